@@ -1,0 +1,123 @@
+"""Expected events: what our own writes will cause, so that it is known when it comes back.
+
+In: what is about to be written, and later what was seen. Out: whether the seen event is the echo of our own write.
+Left to others: when an expectation is overdue is judged by a number the caller passes (`inbound` uses stream offsets
+for the site and seconds for the hub); what follows from a dropped one (`inbound` fetches the key).
+
+The daemon holds two of these. *Expected local* is filled before an apply and matched, by value, against the site's
+replication stream. *Expected remote* is filled before a push and matched, by event name, against the hub's
+keyspace events, which carry no value and no order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from threading import Lock
+
+__all__ = ["ExpectedEvents"]
+
+
+class _Expectation:
+    """One event that will come, and the point after which it no longer can."""
+
+    __slots__ = ("deadline", "event")
+
+    def __init__(self, event: Hashable, deadline: float) -> None:
+        self.event = event
+        self.deadline = deadline
+
+
+class ExpectedEvents:
+    """A bounded, lock-guarded map from a key to the events that our own writes will cause on it.
+
+    Args:
+        capacity: how many expectations fit; see `expect`.
+    """
+
+    __slots__ = ("_by_key", "_capacity", "_count", "_lock")
+
+    def __init__(self, capacity: int) -> None:
+        self._by_key: dict[bytes, list[_Expectation]] = {}
+        self._capacity = capacity
+        self._count = 0
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        """How many expectations are outstanding."""
+        return self._count
+
+    def expect(self, key: bytes, event: Hashable, deadline: float) -> bool:
+        """Note that this event will come on this key before `deadline`.
+
+        Returns:
+            False if the map is full: the event will look foreign when it comes, which costs a fetch and loses nothing.
+        """
+        with self._lock:
+            if self._count >= self._capacity:
+                return False
+            self._by_key.setdefault(key, []).append(_Expectation(event, deadline))
+            self._count += 1
+            return True
+
+    def consume(self, key: bytes, event: Hashable) -> bool:
+        """Whether this event on this key was expected; the oldest matching expectation is used up."""
+        with self._lock:
+            expectations = self._by_key.get(key)
+            if expectations is None:
+                return False
+            for index, expectation in enumerate(expectations):
+                if expectation.event == event:
+                    del expectations[index]
+                    self._count -= 1
+                    if not expectations:
+                        del self._by_key[key]
+                    return True
+            return False
+
+    def holds(self, key: bytes) -> bool:
+        """Whether any event is still expected on this key."""
+        return key in self._by_key
+
+    def set_deadline(self, keys: Iterable[bytes], deadline: float) -> None:
+        """Give every expectation on these keys a new deadline, now that it is known."""
+        with self._lock:
+            for key in keys:
+                for expectation in self._by_key.get(key, ()):
+                    expectation.deadline = deadline
+
+    def drop_overdue(self, now: float) -> list[bytes]:
+        """Drop what should have come before `now`.
+
+        Returns:
+            The keys concerned: a lost event must not swallow a later one, so each must be read again (rule 3).
+        """
+        with self._lock:
+            overdue = [key for key, es in self._by_key.items() if any(e.deadline < now for e in es)]
+            for key in overdue:
+                kept = [e for e in self._by_key[key] if e.deadline >= now]
+                self._count -= len(self._by_key[key]) - len(kept)
+                if kept:
+                    self._by_key[key] = kept
+                else:
+                    del self._by_key[key]
+            return overdue
+
+    def void(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Drop every expectation on these keys: after a fault no guess survives.
+
+        Returns:
+            The keys that had any.
+        """
+        with self._lock:
+            voided = [key for key in keys if key in self._by_key]
+            for key in voided:
+                self._count -= len(self._by_key.pop(key))
+            return voided
+
+    def void_all(self) -> list[bytes]:
+        """Drop everything: the link that was to bring the events is gone. Returns the keys that had any."""
+        with self._lock:
+            keys = list(self._by_key)
+            self._by_key.clear()
+            self._count = 0
+            return keys

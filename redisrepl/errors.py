@@ -1,0 +1,170 @@
+"""Every exception of redisrepl, and which of them are worth another try.
+
+RedisreplError
+ ├── ConfigError            a file, flag or value is unusable                       exit 78
+ ├── RefusedError           auth, ACL or TLS said no: waiting alone will not help     exit 77
+ │    ├── CertificateError  a certificate or key was refused or cannot be used
+ │    └── PsyncRefusedError the server does not let us attach as a replica
+ ├── PeerUnavailableError   a server cannot be reached or is not ready: transient     exit 69
+ ├── LinkLostError          an established link ended: transient
+ ├── HubError               the hub answered with an error
+ │    ├── CommandRefusedError  one command was refused; its key is named, others go on
+ │    └── BodyTooLargeError    HTTP 413: the request must be split
+ └── ProtocolError          a peer sent bytes that make no sense
+      ├── LimitExceededError   a length over its limit, before anything was allocated
+      └── RdbError             a snapshot that cannot be read: offset, type and version named
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+__all__ = [
+    "BodyTooLargeError",
+    "CertificateError",
+    "CommandRefusedError",
+    "ConfigError",
+    "ExitCode",
+    "HubError",
+    "LimitExceededError",
+    "LinkLostError",
+    "OutcomeUnknownError",
+    "PeerUnavailableError",
+    "ProtocolError",
+    "PsyncRefusedError",
+    "RdbError",
+    "RedisreplError",
+    "RefusedError",
+    "exit_code",
+    "is_transient",
+]
+
+
+class ExitCode(IntEnum):
+    """How the process ends; the numbers are those of sysexits.h where it has one."""
+
+    OK = 0
+    UNEXPECTED = 1
+    DIFFERENT = 1
+    USAGE = 2
+    UNAVAILABLE = 69
+    REFUSED = 77
+    CONFIG = 78
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """With which code a process ends that this error ended."""
+    match error:
+        case ConfigError():
+            return ExitCode.CONFIG
+        case RefusedError():
+            return ExitCode.REFUSED
+        case PeerUnavailableError() | LinkLostError() | HubError():
+            return ExitCode.UNAVAILABLE
+        case _:
+            return ExitCode.UNEXPECTED
+
+
+class RedisreplError(Exception):
+    """The root: its text is one sentence for the person who runs the program."""
+
+
+class ConfigError(RedisreplError):
+    """A file, flag or value is unusable; the text names it and says what to do."""
+
+
+class RefusedError(RedisreplError):
+    """A peer refused us for good: wrong password, missing permission, untrusted certificate."""
+
+
+class CertificateError(RefusedError):
+    """A certificate or key cannot be used, or the other side does not accept it."""
+
+
+class PsyncRefusedError(RefusedError):
+    """The server does not let us attach as a replica (managed Redis, ACL)."""
+
+
+class PeerUnavailableError(RedisreplError):
+    """A server cannot be reached, or says that it is not ready yet."""
+
+
+class LinkLostError(RedisreplError):
+    """An established link ended."""
+
+
+class OutcomeUnknownError(LinkLostError):
+    """A request was sent and its answer lost: whether it was, or will be, executed is not known."""
+
+
+class HubError(RedisreplError):
+    """The hub answered a request with an error.
+
+    Attributes:
+        status: the HTTP status, 200 for an error inside a good answer.
+        retry_after: seconds the hub asked us to wait, None if it did not.
+    """
+
+    def __init__(self, message: str, *, status: int, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class CommandRefusedError(HubError):
+    """One command was refused (WRONGTYPE, NOPERM, ...): repeating it changes nothing."""
+
+
+class BodyTooLargeError(HubError):
+    """HTTP 413: a proxy before the hub limits the request body."""
+
+
+class ProtocolError(RedisreplError):
+    """A peer sent bytes that its protocol does not allow."""
+
+
+class LimitExceededError(ProtocolError):
+    """A length announced by a peer is over the limit; nothing was allocated for it."""
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        super().__init__(f"{what} of {size} bytes is over the limit of {limit}")
+        self.size = size
+        self.limit = limit
+
+
+class RdbError(ProtocolError):
+    """A snapshot cannot be read.
+
+    Attributes:
+        reason: what was wrong, without the place.
+        offset: bytes from the start of the snapshot.
+        rdb_type: the value type or opcode being read, None outside of one.
+        version: RDB version of the snapshot, None before its header was read.
+    """
+
+    def __init__(self, reason: str, *, offset: int, rdb_type: int | None = None, version: int | None = None) -> None:
+        place = f"at byte {offset}"
+        if rdb_type is not None:
+            place += f", type {rdb_type}"
+        if version is not None:
+            place += f", RDB version {version}"
+        super().__init__(f"{reason} ({place})")
+        self.reason = reason
+        self.offset = offset
+        self.rdb_type = rdb_type
+        self.version = version
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether trying the same again later can succeed without anybody changing anything."""
+    match error:
+        case PeerUnavailableError() | LinkLostError():
+            return True
+        case CommandRefusedError() | BodyTooLargeError():
+            return False
+        case HubError():
+            return True
+        case ProtocolError():
+            return True
+        case _:
+            return False

@@ -1,0 +1,378 @@
+"""Hub to site: subscribe > dirty > fetch > echo > apply.
+
+In: keyspace events of the hub, which say that a key changed and nothing more. Out: changes applied to the site.
+Left to others: the subscription (`remote.subscribe`), reading the hub (`remote.fetch`), writing the site
+(`local.apply`), what is pushed (`outbound`).
+
+`Inbound` decides and never waits, so that a model can drive it. `Applying` moves what it decides.
+
+A key is in at most one of these at a time, beside being dirty again: pending or in flight to the hub, being fetched,
+being applied. That order is what the rules of convergence rest on:
+
+1. Conflict: a client's change read from the stream while the echo of an apply is outstanding is pushed, and the key
+   fetched again (`changed_at_site`).
+2. Stale fetch: a fetched state is applied only if the key had no local change, pending push or push in flight since
+   the fetch was sent (`fetched`, `about_to_apply`).
+3. Overdue expectation: it is dropped and the key fetched (`tick` for the hub, `outbound.Outbound.read` for the site).
+4. Sweep: all keys are compared at start, after every gap and now and then (`sweep`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import stamina
+import structlog
+
+from redisrepl.changes import (
+    Change,
+    Deleted,
+    ExpirySet,
+    FieldsDeleted,
+    HashSet,
+    HashState,
+    State,
+    StringSet,
+    StringState,
+    kinds_of,
+)
+from redisrepl.echo import ExpectedEvents
+from redisrepl.errors import RedisreplError
+from redisrepl.namespaces import printable
+from redisrepl.observe.troubles import Trouble
+
+__all__ = ["Applying", "Inbound", "InboundCounters", "difference"]
+
+_log = structlog.get_logger("redisrepl")
+
+#: Events that leave the value of a string or hash as it was, or that only a removal causes.
+_REMOVALS = frozenset({b"del", b"expired", b"evicted", b"hdel", b"hexpired", b"rename_from", b"move_from"})
+_EXPIRIES = frozenset({b"expire", b"persist", b"hexpire", b"hpersist"})
+
+
+class InboundCounters:
+    """What went from hub to site since the start."""
+
+    __slots__ = ("applied", "conflicts", "echoes", "equal", "events", "failed", "fetched", "stale")
+
+    def __init__(self) -> None:
+        self.events = 0  # keyspace events of the namespaces
+        self.echoes = 0  # of those, caused by our own pushes
+        self.fetched = 0  # keys read from the hub
+        self.stale = 0  # of those, thrown away because the site changed meanwhile (rule 2)
+        self.equal = 0  # of those, equal at the site already
+        self.applied = 0  # changes written to the site
+        self.failed = 0  # changes the site refused for good
+        self.conflicts = 0  # keys written by a client while our apply was on its way (rule 1)
+
+
+def difference(key: bytes, hub: State, site: State, kinds: frozenset[str], *, may_delete: bool) -> list[Change]:
+    """What must be applied so that the site holds what the hub holds.
+
+    Args:
+        key: the key.
+        hub: what it holds there.
+        site: what it holds here.
+        kinds: which of `changes.KINDS` cross.
+        may_delete: the hub is known to have removed something; never so on a guess, after a gap.
+    """
+    delete = may_delete and "del" in kinds
+    match hub, site:
+        case (StringState(), _) if "set" in kinds:
+            return [] if hub == site else [StringSet(key, hub.value, hub.expires_at_ms)]
+        case (HashState(), HashState()) if "hset" in kinds:
+            return [*_field_differences(key, hub, site, delete=delete), *_expiry_difference(key, hub, site, kinds)]
+        case (HashState(), _) if "hset" in kinds:
+            replaced: list[Change] = [Deleted(key)] if site is not None else []
+            fresh = HashState({})
+            return [*replaced, HashSet(key, dict(hub.fields)), *_expiry_difference(key, hub, fresh, kinds)]
+        case (None, StringState() | HashState()) if delete:
+            return [Deleted(key)]
+        case _:
+            return []
+
+
+def _field_differences(key: bytes, hub: HashState, site: HashState, *, delete: bool) -> list[Change]:
+    changes: list[Change] = []
+    site_fields = site.fields
+    differing: dict[bytes, bytes | None] = {f: v for f, v in hub.fields.items() if site_fields.get(f) != v}
+    if differing:
+        changes.append(HashSet(key, differing))
+    gone = tuple(field for field in site_fields if field not in hub.fields) if delete else ()
+    if gone:
+        changes.append(FieldsDeleted(key, gone))
+    return changes
+
+
+def _expiry_difference(key: bytes, hub: HashState, site: HashState, kinds: frozenset[str]) -> list[Change]:
+    if "expire" not in kinds or hub.expires_at_ms == site.expires_at_ms:
+        return []
+    return [ExpirySet(key, hub.expires_at_ms)]
+
+
+class Inbound:
+    """Decides what of the hub goes to the site.
+
+    Args:
+        covers: whether a key belongs to the namespaces: nothing else is ever fetched or applied.
+        kinds: which of `changes.KINDS` cross.
+        expected_local: filled before an apply.
+        expected_remote: filled before a push (`outbound`), used up here.
+        busy: whether a local change of a key waits or is on its way to the hub.
+
+    Attributes:
+        dirty: keys whose state at the hub must be looked at; the value says whether a removal was announced.
+    """
+
+    def __init__(
+        self,
+        *,
+        covers: Callable[[bytes], bool],
+        kinds: frozenset[str],
+        expected_local: ExpectedEvents,
+        expected_remote: ExpectedEvents,
+        busy: Callable[[bytes], bool],
+    ) -> None:
+        self.dirty: dict[bytes, bool] = {}
+        self.counters = InboundCounters()
+        self.failures: dict[bytes, str] = {}
+        self.kinds = kinds
+        self._covers = covers
+        self._expected_local = expected_local
+        self._expected_remote = expected_remote
+        self._busy = busy
+        self._fetching: dict[bytes, bool] = {}  # key > the site changed since the fetch was sent
+        self._ignored = (frozenset() if "del" in kinds else _REMOVALS) | (
+            frozenset() if "expire" in kinds else _EXPIRIES
+        )
+
+    # What happens.
+
+    def event(self, key: bytes, name: bytes) -> None:
+        """The hub says that something happened to a key."""
+        if not self._covers(key):
+            return
+        self.counters.events += 1
+        if name in self._ignored:
+            return
+        if self._expected_remote.consume(key, name):
+            self.counters.echoes += 1
+            return
+        self.dirty[key] = self.dirty.get(key, False) or name in _REMOVALS
+
+    def changed_at_site(self, key: bytes) -> None:
+        """A client of the site changed this key; its push will follow."""
+        if key in self._fetching:
+            self._fetching[key] = True
+        if self._expected_local.holds(key):
+            self.counters.conflicts += 1
+            self.dirty.setdefault(key, False)  # rule 1
+
+    def mark_dirty(self, keys: Iterable[bytes]) -> None:
+        """The state of these keys at the hub must be looked at; nothing is known of removals."""
+        for key in keys:
+            if self._covers(key):
+                self.dirty.setdefault(key, False)
+
+    def tick(self, now: float) -> None:
+        """Time passes: events that should have come are given up, their keys looked at (rule 3)."""
+        if len(self._expected_remote):
+            self.mark_dirty(self._expected_remote.drop_overdue(now))
+
+    def resubscribed(self) -> None:
+        """Events may have been lost: what is expected on that link is void."""
+        self.mark_dirty(self._expected_remote.void_all())
+
+    # What is to be done.
+
+    def take(self, most: int) -> dict[bytes, bool]:
+        """Keys to fetch now, with whether a removal was announced; none of them is pushed, fetched or applied."""
+        taken: dict[bytes, bool] = {}
+        blocked: dict[bytes, bool] = {}
+        for key, removal in self.dirty.items():
+            if self._busy(key) or key in self._fetching or self._expected_local.holds(key):
+                blocked[key] = removal
+                if len(blocked) >= most:
+                    break
+                continue
+            taken[key] = removal
+            if len(taken) >= most:
+                break
+        for key in taken:
+            del self.dirty[key]
+            self._fetching[key] = False
+        if len(blocked) >= most:  # they would stand in the way of others next time
+            for key in blocked:
+                self.dirty[key] = self.dirty.pop(key)
+        return taken
+
+    def untaken(self, keys: Mapping[bytes, bool]) -> None:
+        """The fetch of these keys failed, or did not reach them: they stay dirty."""
+        for key, removal in keys.items():
+            self._fetching.pop(key, None)
+            self.dirty[key] = self.dirty.get(key, False) or removal
+
+    def fetched(self, states: Mapping[bytes, State], removals: Mapping[bytes, bool]) -> dict[bytes, State]:
+        """The hub holds this; what is not stale (rule 2) goes on to be compared with the site."""
+        self.counters.fetched += len(states)
+        return {key: state for key, state in states.items() if not self._stale(key, removals[key])}
+
+    def about_to_apply(self, key: bytes, changes: Sequence[Change], *, removal: bool) -> bool:
+        """Whether these changes may be sent to the site now; if so their echo is expected from here on."""
+        if self._stale(key, removal):
+            return False
+        if not changes:
+            self.counters.equal += 1
+            del self._fetching[key]
+            return False
+        for change in changes:
+            if self.kinds.isdisjoint(kinds_of(change)):
+                continue  # the stream's reader does not look at these
+            if not self._expected_local.expect(key, change, math.inf):
+                self.not_applied({key: removal})  # no room for the expectation: its echo would cross
+                return False
+        return True
+
+    def applied(self, keys: Iterable[bytes], offset: float) -> None:
+        """The site executed these; their echoes stand in its stream before `offset`."""
+        keys = list(keys)
+        self._expected_local.set_deadline(keys, offset)
+        for key in keys:
+            self._fetching.pop(key, None)
+        self.counters.applied += len(keys)
+
+    def not_applied(self, keys: Mapping[bytes, bool]) -> None:
+        """The site did not answer: whether it executed these is not known, so no expectation of them holds."""
+        self._expected_local.void(keys)
+        self.untaken(keys)
+
+    def refused(self, key: bytes, error: str) -> None:
+        """The site refused this for good; it is given up, by name."""
+        self._expected_local.void([key])
+        self._fetching.pop(key, None)
+        self.failures[key] = error
+        self.counters.failed += 1
+
+    def _stale(self, key: bytes, removal: bool) -> bool:
+        if not self._fetching[key] and not self._busy(key):
+            return False
+        self.counters.stale += 1
+        self.untaken({key: removal})
+        return True
+
+
+class Hub(Protocol):
+    """What is fetched from: `remote.fetch.HubReader`."""
+
+    async def states(self, keys: Sequence[bytes]) -> dict[bytes, State]:
+        """What the first of these keys hold; those that did not fit are left out."""
+
+
+class Site(Protocol):
+    """What is compared with: `local.read.SiteReader`."""
+
+    async def states(self, keys: Sequence[bytes]) -> list[State]:
+        """What these keys hold."""
+
+
+class Writer(Protocol):
+    """What applies: `local.apply.SiteWriter`."""
+
+    async def apply(self, changes: Sequence[Change]) -> tuple[dict[int, str], int]:
+        """Make changes happen; return errors by index and the replication offset after them."""
+
+
+class Applying:
+    """Moves dirty keys from the hub to the site.
+
+    Args:
+        inbound: decides.
+        hub: is fetched from.
+        site: is compared with.
+        writer: applies.
+        max_keys: keys in one fetch.
+        retry: how to wait between tries, as arguments of `stamina.retry_context`.
+    """
+
+    def __init__(
+        self, inbound: Inbound, hub: Hub, site: Site, writer: Writer, *, max_keys: int, retry: Mapping[str, Any]
+    ) -> None:
+        self.inbound = inbound
+        self.fetch_trouble = Trouble("fetch")
+        self.apply_trouble = Trouble("apply")
+        self._hub = hub
+        self._site = site
+        self._writer = writer
+        self._max_keys = max_keys
+        self._retry = retry
+        self._work = asyncio.Event()
+        self.attached = asyncio.Event()  # the site's stream is followed: without it rules 1 and 2 are blind
+        self._site_turn = asyncio.Lock()  # reading and writing a key at the site is one step
+
+    def wake(self) -> None:
+        """There may be a key to fetch."""
+        self._work.set()
+
+    async def run(self) -> None:
+        """Fetch and apply for ever; any number of these may run side by side."""
+        while True:
+            async for attempt in stamina.retry_context(on=RedisreplError, **self._retry):
+                with attempt:
+                    await self._fetch_batch()
+
+    async def _fetch_batch(self) -> None:
+        await self.attached.wait()
+        while not (taken := self.inbound.take(self._max_keys)):
+            self._work.clear()
+            await self._work.wait()
+        try:
+            states = await self._hub.states(list(taken))
+        except BaseException as error:
+            self.inbound.untaken(taken)
+            if isinstance(error, RedisreplError):
+                self.fetch_trouble.failed(error, dirty_keys=len(self.inbound.dirty))
+            raise
+        self.fetch_trouble.succeeded()
+        self.inbound.untaken({key: removal for key, removal in taken.items() if key not in states})
+        try:
+            async with self._site_turn:
+                await self._apply(self.inbound.fetched(states, taken), taken)
+        except RedisreplError as error:
+            self.apply_trouble.failed(error, dirty_keys=len(self.inbound.dirty))
+            raise
+        self.apply_trouble.succeeded()
+        self.wake()
+
+    async def _apply(self, states: Mapping[bytes, State], removals: Mapping[bytes, bool]) -> None:
+        """Compare with the site, write what differs, expect its echo."""
+        inbound = self.inbound
+        keys = list(states)
+        try:
+            site_states = await self._site.states(keys) if keys else []
+        except BaseException:
+            inbound.untaken({key: removals[key] for key in keys})
+            raise
+        changes: list[Change] = []
+        sent: dict[bytes, bool] = {}
+        for key, site_state in zip(keys, site_states, strict=True):
+            removal = removals[key]
+            differing = difference(key, states[key], site_state, inbound.kinds, may_delete=removal)
+            if inbound.about_to_apply(key, differing, removal=removal):
+                changes += differing
+                sent[key] = removal
+        if not changes:
+            return
+        try:
+            errors, offset = await self._writer.apply(changes)
+        except BaseException:
+            inbound.not_applied(sent)
+            raise
+        for index, error in errors.items():
+            key = changes[index].key
+            inbound.refused(key, error)
+            sent.pop(key, None)
+            _log.error("apply.refused", key=printable(key), error=error)
+        inbound.applied(sent, offset)

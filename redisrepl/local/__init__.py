@@ -1,0 +1,1 @@
+"""The site's Redis: its replication stream, and reads and writes of keys."""

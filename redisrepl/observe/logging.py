@@ -1,0 +1,35 @@
+"""Log lines on stderr: a fixed event name, fields, UTC time; text for people or JSON for machines.
+
+In: the format and level. Out: structlog, configured. Left to others: what is logged; values of keys never are.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import stamina.instrumentation
+import structlog
+
+__all__ = ["configure_logging"]
+
+
+def configure_logging(log_format: str, level: str) -> None:
+    """Set up structlog for this process."""
+    stamina.instrumentation.set_on_retry_hooks([])  # failures are told by observe.troubles, once
+    renderer: structlog.typing.Processor
+    if log_format == "json":
+        renderer = structlog.processors.JSONRenderer()
+    else:
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=28)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )

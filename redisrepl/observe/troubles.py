@@ -1,0 +1,60 @@
+"""Repeated failures, told once: the first at once, then a line per period with a count, then one "recovered" line.
+
+In: failures and successes of one link or task. Out: log lines. Left to others: what a failure means.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+__all__ = ["Trouble"]
+
+_log = structlog.get_logger("redisrepl")
+
+
+class Trouble:
+    """One thing that can go wrong again and again.
+
+    Args:
+        event: stem of the log events: `<event>.failed`, `<event>.recovered`.
+        period: seconds between lines while it goes on.
+        clock: seconds that never go backwards.
+
+    Attributes:
+        failures: failures since the last success.
+        last_error: text of the last one, None when all is well.
+    """
+
+    def __init__(self, event: str, *, period: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._event = event
+        self._period = period
+        self._clock = clock
+        self._since = 0.0
+        self._last_line = 0.0
+        self.failures = 0
+        self.last_error: str | None = None
+
+    def failed(self, error: BaseException | str, **fields: Any) -> None:
+        """It went wrong (again)."""
+        now = self._clock()
+        self.failures += 1
+        self.last_error = str(error)
+        if self.failures == 1:
+            self._since = now
+        elif now - self._last_line < self._period:
+            return
+        self._last_line = now
+        _log.warning(f"{self._event}.failed", error=self.last_error, failures=self.failures, **fields)
+
+    def succeeded(self, **fields: Any) -> None:
+        """It works (again)."""
+        if not self.failures:
+            return
+        duration = round(self._clock() - self._since, 1)
+        _log.info(f"{self._event}.recovered", failures=self.failures, after_s=duration, **fields)
+        self.failures = 0
+        self.last_error = None

@@ -1,0 +1,396 @@
+"""Site to hub: stream > namespace > echo > pending > push > acknowledged.
+
+In: commands of the site's replication stream. Out: commands for the hub, and the offset up to which everything is
+there. Left to others: reading the stream (`local.stream`), sending (`remote.push`), what is pulled (`inbound`).
+
+`Outbound` decides and never waits, so that a model can drive it. `Pushing` moves its batches; several run side by
+side, no key in two at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import stamina
+import structlog
+
+from redisrepl.changes import (
+    Change,
+    Deleted,
+    ExpirySet,
+    FieldsDeleted,
+    Flushed,
+    HashSet,
+    HashState,
+    State,
+    StringSet,
+    StringState,
+    Touch,
+    kinds_of,
+)
+from redisrepl.echo import ExpectedEvents
+from redisrepl.errors import OutcomeUnknownError, RedisreplError
+from redisrepl.namespaces import printable
+from redisrepl.observe.troubles import Trouble
+from redisrepl.pacing import Pacer
+from redisrepl.pending import Pending
+from redisrepl.wire.commands import ChangeDecoder
+from redisrepl.wire.rdb import Aux, Entry
+from redisrepl.wire.webdis import EXISTS, commands_of, events_of
+
+__all__ = ["Batch", "Outbound", "OutboundCounters", "Pulling", "Pushing", "settle"]
+
+_log = structlog.get_logger("redisrepl")
+
+
+class Pulling(Protocol):
+    """What the other direction must know of this one: `inbound.Inbound`, or nothing without `-rc`."""
+
+    def changed_at_site(self, key: bytes) -> None:
+        """A client of the site, not we, changed this key."""
+
+    def mark_dirty(self, keys: Iterable[bytes]) -> None:
+        """What the hub holds for these keys must be looked at again."""
+
+
+class OutboundCounters:
+    """What went from site to hub since the start."""
+
+    __slots__ = ("echoes", "failed", "pushed", "read", "requests")
+
+    def __init__(self) -> None:
+        self.read = 0  # changes of the namespaces seen in the stream
+        self.echoes = 0  # of those, our own applies coming back
+        self.pushed = 0  # changes acknowledged by the hub
+        self.failed = 0  # changes refused by the hub for good
+        self.requests = 0  # batches sent
+
+
+def settle(change: Touch, state: State, kinds: frozenset[str]) -> list[Change]:
+    """What to push for a touched key whose state was read.
+
+    A key that is gone is left to the `Deleted` that the stream brings, and a type we do not carry to its own kind.
+    """
+    match state:
+        case StringState(value, expires_at_ms) if "set" in kinds:
+            return [StringSet(change.key, value, expires_at_ms)]
+        case HashState(fields, expires_at_ms) if "hset" in kinds:
+            changes: list[Change] = [Deleted(change.key)] if change.replaces and "del" in kinds else []
+            changes.append(HashSet(change.key, dict(fields)))
+            if expires_at_ms is not None and "expire" in kinds:
+                changes.append(ExpirySet(change.key, expires_at_ms))
+            return changes
+        case _:
+            return []
+
+
+def _alive(entry: Entry, now: float) -> bool:
+    return entry.expires_at_ms is None or entry.expires_at_ms > now * 1000
+
+
+def _of_snapshot(entry: Entry) -> Change | None:
+    """A key of a snapshot, or a part of a large one, as a change; None for types that do not cross."""
+    match entry.type, entry.value:
+        case "string", bytes(value):
+            return StringSet(entry.key, value, entry.expires_at_ms)
+        case "hash", list(items):
+            return HashSet(entry.key, {item[0]: item[1] for item in cast("list[tuple[bytes, bytes]]", items)})
+        case _:
+            return None
+
+
+class Outbound:
+    """Decides what of the stream goes to the hub.
+
+    Args:
+        decoder: commands to changes of the namespaces.
+        pending: where changes of the stream wait.
+        seeds: where keys wait that are to be there only if the hub has none: of a snapshot, or found by a sweep.
+        kinds: which of `changes.KINDS` cross.
+        expected_local: what our own applies will make the stream show.
+        expected_remote: what our own pushes will make the hub's keyspace events say; None without `-rc`.
+        pulling: told of what concerns the other direction; None without `-rc`.
+        event_patience: seconds after which an event that did not come is overdue.
+    """
+
+    def __init__(
+        self,
+        decoder: ChangeDecoder,
+        pending: Pending,
+        seeds: Pending,
+        *,
+        kinds: frozenset[str],
+        expected_local: ExpectedEvents,
+        expected_remote: ExpectedEvents | None = None,
+        pulling: Pulling | None = None,
+        event_patience: float = 60.0,
+    ) -> None:
+        self.decoder = decoder
+        self.pending = pending
+        self.seeds = seeds
+        self.kinds = kinds
+        self.counters = OutboundCounters()
+        self.flushed: Flushed | None = None
+        self.failures: dict[bytes, str] = {}
+        self._expected_local = expected_local
+        self._expected_remote = expected_remote
+        self._pulling = pulling
+        self._patience = event_patience
+        # Events that the hub is asked to send; what it sends beside is not expected and not listened to.
+        self._announced = {b"set", b"hset"} | ({b"del", b"hdel"} if "del" in kinds else set())
+        self._announced |= {b"expire", b"persist"} if "expire" in kinds else set()
+
+    def read(self, commands: Iterable[Sequence[bytes]], end: int) -> None:
+        """Take commands of the stream, which then stands at offset `end`."""
+        decode, add, seeds = self.decoder.decode, self.pending.add, self.seeds
+        expected, pulling = self._expected_local, self._pulling
+        for argv in commands:
+            for change in decode(argv):
+                if isinstance(change, Flushed):
+                    self.flushed = change
+                    continue
+                self.counters.read += 1
+                if len(expected) and expected.consume(change.key, change):
+                    self.counters.echoes += 1
+                    continue
+                if pulling is not None:
+                    pulling.changed_at_site(change.key)
+                if len(seeds):
+                    seeds.forget(change)
+                add(change)
+        if not self.decoder.in_transaction:
+            self.pending.read_up_to(end)
+        if len(expected) and (overdue := expected.drop_overdue(end)) and pulling is not None:
+            pulling.mark_dirty(overdue)  # rule 3: the stream is past the place where the echo must have been
+
+    def read_snapshot(self, entries: Iterable[object], now: float) -> None:
+        """Take entries of the snapshot that opens a full synchronisation.
+
+        Args:
+            entries: of the namespaces, as `wire.rdb` reads them.
+            now: Unix time in seconds; what has expired by then is left to the site to remove.
+        """
+        # With a pull, the hub's values stand where both sides have a key; without one, the site's.
+        queue = self.pending if self._pulling is None else self.seeds
+        for entry in entries:
+            match entry:
+                case Aux(b"repl-stream-db", database):
+                    self.decoder.selected = int(database)
+                case Entry(db, key) if db == self.decoder.database and _alive(entry, now):
+                    change = _of_snapshot(entry)
+                    if change is not None and not self.kinds.isdisjoint(kinds_of(change)):
+                        queue.add(change)
+                    else:
+                        self.decoder.count_unreplicated(f"snapshot:{entry.type}")
+
+    @property
+    def acknowledged(self) -> int:
+        """Offset below which everything is at the hub; 0 while keys of a snapshot are still to go."""
+        return 0 if len(self.seeds) else self.pending.acknowledged
+
+    @property
+    def waiting(self) -> int:
+        """Keys that wait for the hub or are on their way."""
+        return len(self.pending) + len(self.seeds)
+
+    @property
+    def ready(self) -> int:
+        """Keys that could be sent now."""
+        return self.pending.ready or self.seeds.ready
+
+    def busy(self, key: bytes) -> bool:
+        """Whether a change of this key waits for the hub or is on its way."""
+        return self.pending.busy(key) or self.seeds.busy(key)
+
+    def start_over(self) -> None:
+        """A new history of the site begins with a snapshot: what was expected of the old one is void."""
+        self.pending.start_over()
+        self.decoder.in_transaction = False
+        if (voided := self._expected_local.void_all()) and self._pulling is not None:
+            self._pulling.mark_dirty(voided)
+
+    def take(self, max_keys: int, max_bytes: int) -> Batch:
+        """What to send next; changes of the stream first."""
+        queue = self.pending if self.pending.ready else self.seeds
+        return Batch(queue.take(max_keys, max_bytes), queue, if_absent=queue is self.seeds)
+
+    def prepare(self, batch: Batch, changes: Iterable[Change], now: float) -> list[list[bytes]]:
+        """The commands for a batch whose values were read; about to be sent, so their events are expected."""
+        commands = [command for change in changes for command in commands_of(change, if_absent=batch.if_absent)]
+        if self._expected_remote is not None and not batch.if_absent:
+            deadline = now + self._patience
+            for command in commands:
+                for event in events_of(command):
+                    if event in self._announced:
+                        self._expected_remote.expect(command[1], event, deadline)
+        return commands
+
+    def succeeded(self, batch: Batch, commands: Sequence[Sequence[bytes]], errors: dict[int, str]) -> None:
+        """The hub ran these commands, and refused some for good; those are given up, by name."""
+        for index, error in errors.items():
+            if error != EXISTS:
+                key = commands[index][1]
+                self.failures[key] = error
+                self.counters.failed += 1
+                _log.error("push.refused", key=printable(key), command=commands[index][0].decode(), error=error)
+        self._void({commands[index][1] for index in errors})
+        self.counters.pushed += len(batch.changes) - len(errors)
+        batch.queue.done([change.key for change in batch.changes])
+
+    def failed(self, batch: Batch, *, unknown: bool) -> None:
+        """The batch did not arrive; with `unknown`, it may have, or may yet."""
+        keys = [change.key for change in batch.changes]
+        if unknown:
+            self._void(keys)
+        elif self._expected_remote is not None:
+            self._expected_remote.void(keys)
+        batch.queue.put_back(keys, unknown=unknown)
+
+    def _void(self, keys: Collection[bytes]) -> None:
+        """No guess survives a fault: what the hub holds for these keys is looked at again."""
+        if self._expected_remote is not None:
+            self._expected_remote.void(keys)
+        if self._pulling is not None:
+            self._pulling.mark_dirty(keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Changes that travel together, and where they go back to if they do not arrive."""
+
+    changes: Sequence[Change]
+    queue: Pending
+    if_absent: bool
+
+
+class Hub(Protocol):
+    """What sends: `remote.push.HubPusher`."""
+
+    async def push(self, commands: Sequence[Sequence[bytes]]) -> dict[int, str]:
+        """Run these commands at the hub; return the error text of those refused for good, by index."""
+
+
+class Site(Protocol):
+    """What is read before a push: `local.read.SiteReader`."""
+
+    async def states(self, keys: Sequence[bytes]) -> list[State]:
+        """What these keys hold."""
+
+    async def fields(self, key: bytes, fields: Sequence[bytes]) -> list[bytes | None]:
+        """What these fields of a hash hold, None where there is none."""
+
+
+class Pushing:
+    """Moves batches from `Outbound` to the hub.
+
+    Args:
+        outbound: decides.
+        hub: sends.
+        site: is read for values that the stream did not tell.
+        pacer: when a batch may leave.
+        max_keys, max_bytes: limits of a batch.
+        retry: how to wait between tries, as arguments of `stamina.retry_context`.
+    """
+
+    def __init__(
+        self,
+        outbound: Outbound,
+        hub: Hub,
+        site: Site,
+        pacer: Pacer,
+        *,
+        max_keys: int,
+        max_bytes: int,
+        retry: Mapping[str, Any],
+    ) -> None:
+        self.outbound = outbound
+        self.trouble = Trouble("push")
+        self._hub = hub
+        self._site = site
+        self._pacer = pacer
+        self._max_keys = max_keys
+        self._max_bytes = max_bytes
+        self._retry = retry
+        self._work = asyncio.Event()
+
+    def wake(self) -> None:
+        """There may be something to push."""
+        self._work.set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was read is at the hub."""
+        return not self.outbound.waiting
+
+    async def run(self) -> None:
+        """Push for ever; any number of these may run side by side."""
+        while True:
+            async for attempt in stamina.retry_context(on=RedisreplError, **self._retry):
+                with attempt:
+                    await self._departure()
+                    await self._push_batch()
+
+    async def _departure(self) -> None:
+        """Return when a batch may leave."""
+        outbound = self.outbound
+        while True:
+            delay = self._pacer.delay(outbound.ready, time.monotonic()) if outbound.ready else math.inf
+            if not delay:
+                return
+            self._work.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if delay == math.inf else delay):
+                    await self._work.wait()
+
+    async def _push_batch(self) -> None:
+        outbound = self.outbound
+        batch = outbound.take(self._max_keys, self._max_bytes)
+        self._pacer.left(time.monotonic())
+        overloaded = True
+        try:
+            changes = await self._resolve(batch.changes)
+            commands = outbound.prepare(batch, changes, time.monotonic())
+            outbound.counters.requests += 1
+            errors = await self._hub.push(commands) if commands else {}
+        except RedisreplError as error:
+            outbound.failed(batch, unknown=isinstance(error, OutcomeUnknownError))
+            self.trouble.failed(error, pending_keys=outbound.waiting)
+            raise
+        except asyncio.CancelledError:
+            outbound.failed(batch, unknown=True)
+            raise
+        else:
+            overloaded = False
+            outbound.succeeded(batch, commands, errors)
+            self.trouble.succeeded(pending_keys=outbound.waiting)
+        finally:
+            self._pacer.returned(overloaded=overloaded)
+            self.wake()
+
+    async def _resolve(self, batch: Sequence[Change]) -> list[Change]:
+        """The batch with the values that it only names, read from the site."""
+        touches = [change for change in batch if isinstance(change, Touch)]
+        states = iter(await self._site.states([touch.key for touch in touches]) if touches else ())
+        kinds = self.outbound.kinds
+        resolved: list[Change] = []
+        for change in batch:
+            match change:
+                case Touch():
+                    resolved.extend(settle(change, next(states), kinds))
+                case HashSet(key, fields) if None in fields.values():
+                    names = [field for field, value in fields.items() if value is None]
+                    values = await self._site.fields(key, names)
+                    read = dict(zip(names, values, strict=True))
+                    resolved.append(HashSet(key, {**fields, **read}))
+                    gone = tuple(field for field, value in read.items() if value is None)
+                    if gone and "del" in kinds:
+                        resolved.append(FieldsDeleted(key, gone))
+                case _:
+                    resolved.append(change)
+        return resolved

@@ -1,0 +1,103 @@
+"""What keys hold at the hub, many in one request.
+
+In: keys. Out: states. Left to others: which keys, and what to do with the states (`inbound`, `sweep`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from redisrepl.changes import HashState, State, StringState
+from redisrepl.errors import CommandRefusedError, HubError
+from redisrepl.namespaces import glob_escape
+from redisrepl.remote.session import HubSession
+from redisrepl.wire.webdis import CommandError, fetch_body, parse_fetch_reply
+
+__all__ = ["HubReader"]
+
+
+class HubReader:
+    """Reads the hub.
+
+    Args:
+        session: HTTPS to the hub.
+        max_bytes: how much a reply may carry before the rest of the keys is left for another.
+
+    Attributes:
+        scripts: whether the hub allows `EVAL`; found out by trying.
+    """
+
+    def __init__(self, session: HubSession, max_bytes: int = 8 << 20) -> None:
+        self._session = session
+        self._max_bytes = max_bytes
+        self.scripts = True
+
+    async def states(self, keys: Sequence[bytes]) -> dict[bytes, State]:
+        """What these keys hold.
+
+        Returns:
+            The states of at least the first key; keys that did not fit into one reply are left out.
+        """
+        if self.scripts:
+            try:
+                states = parse_fetch_reply(await self._session.post(fetch_body(keys, self._max_bytes)))
+            except CommandRefusedError as error:
+                if error.status != 403:  # noqa: PLR2004 - Webdis' ACL
+                    raise
+            except CommandError as error:
+                if not str(error).startswith(("NOPERM", "ERR unknown command")):
+                    raise HubError(f"the hub refused a fetch: {error}", status=200) from None
+            else:
+                return dict(zip(keys, states, strict=False))
+            self.scripts = False
+        return dict(zip(keys, await asyncio.gather(*map(self._state, keys)), strict=True))
+
+    async def keys(self, prefix: bytes) -> list[bytes]:
+        """Every key of a namespace. `KEYS` blocks the hub while it looks, but is exact for any bytes."""
+        reply = await self._session.command(b"KEYS", glob_escape(prefix) + b"*")
+        return reply if isinstance(reply, list) else []
+
+    async def _state(self, key: bytes) -> State:
+        """One key, without scripts: the value by what type it may have, then its expiry."""
+        command = self._session.command
+        try:
+            value = await command(b"GET", key)
+            if value is None:
+                return None
+            state: State = StringState(value) if isinstance(value, bytes) else None
+        except CommandRefusedError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            try:
+                flat = await command(b"HGETALL", key)
+            except CommandRefusedError as other:
+                if not str(other).startswith("WRONGTYPE"):
+                    raise
+                return "other"
+            if not isinstance(flat, list) or not flat:
+                return None
+            state = HashState(dict(zip(flat[::2], flat[1::2], strict=True)))
+        expires_at_ms = await self._expiry(key)
+        match state:
+            case StringState(value):
+                return StringState(value, expires_at_ms)
+            case HashState(fields):
+                return HashState(fields, expires_at_ms)
+        return state
+
+    async def _expiry(self, key: bytes) -> int | None:
+        """Absolute milliseconds; Redis before 7.0 tells only what is left, and its clock."""
+        command = self._session.command
+        try:
+            at = await command(b"PEXPIRETIME", key)
+        except CommandRefusedError:
+            left = await command(b"PTTL", key)
+            if not isinstance(left, int) or left < 0:
+                return None
+            clock = await command(b"TIME")
+            if not isinstance(clock, list):
+                return None
+            seconds, microseconds = clock
+            return int(seconds) * 1000 + int(microseconds) // 1000 + left
+        return at if isinstance(at, int) and at >= 0 else None

@@ -1,0 +1,169 @@
+"""HTTPS to the hub: one POST in, one body out, every failure as one of our errors.
+
+In: request bodies. Out: reply bodies. Left to others: what the bodies say (`wire.webdis`), when to try again.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import httpx
+
+from redisrepl.errors import (
+    BodyTooLargeError,
+    CertificateError,
+    CommandRefusedError,
+    ConfigError,
+    HubError,
+    OutcomeUnknownError,
+    PeerUnavailableError,
+)
+from redisrepl.tls import tls_reason
+from redisrepl.wire.webdis import CommandError, body, parse_reply
+
+__all__ = ["HubSession", "check_url"]
+
+_OK = 200
+_BAD_REQUEST = 400
+_FORBIDDEN = 403
+_TOO_LARGE = 413
+_HEADERS = {"Content-Type": "application/octet-stream", "User-Agent": "redisrepl"}
+
+
+def check_url(url: str, flag: str = "--haddr") -> str:
+    """The hub's address with one slash at its end.
+
+    Raises:
+        ConfigError: it is not an https:// address.
+    """
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ConfigError(
+            f"{flag} {url}: not an address ({error}): give one like https://hub.example.org/redis"
+        ) from None
+    if parsed.scheme != "https" or not parsed.host:
+        raise ConfigError(
+            f"{flag} {url}: must start with https:// and name a host, as in https://hub.example.org/redis"
+        )
+    return url.rstrip("/") + "/"
+
+
+class HubSession:
+    """Requests to the hub over kept connections.
+
+    Args:
+        url: address of Webdis behind its TLS proxy, with its final slash.
+        context: TLS, with the client certificate.
+        connections: how many requests may be under way.
+        timeout: seconds for a request, from its last byte sent to each byte received.
+        connect_timeout: seconds for a connection and its TLS handshake.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        context: ssl.SSLContext,
+        *,
+        connections: int = 40,
+        timeout: float = 30.0,
+        connect_timeout: float = 10.0,
+    ) -> None:
+        self.url = url
+        self._client = httpx.AsyncClient(
+            verify=context,
+            headers=_HEADERS,
+            timeout=httpx.Timeout(timeout, connect=connect_timeout, pool=None),
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+    async def post(self, content: bytes) -> bytes:
+        """Send a command, or a script over many; return what Webdis answered.
+
+        Raises:
+            PeerUnavailableError: it was not sent. OutcomeUnknownError: it was, and may or may not have been executed.
+            CertificateError: TLS was refused by either side. HubError and its children: the answer is an HTTP error.
+        """
+        with self._translated():
+            response = await self._client.post(self.url, content=content)
+        if response.status_code != _OK:
+            raise _http_error(self.url, response)
+        return response.content
+
+    async def command(self, *argv: bytes) -> object:
+        """Run one command.
+
+        Returns:
+            Its reply: bytes, int, None or a flat list of bytes.
+
+        Raises:
+            CommandRefusedError: Redis or Webdis refused it; and what `post` raises.
+        """
+        try:
+            return parse_reply(await self.post(body(*argv)))
+        except CommandError as error:
+            raise CommandRefusedError(str(error), status=_OK) from None
+
+    @asynccontextmanager
+    async def stream(self, content: bytes, *, silence: float) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Send a command whose reply does not end, and read it as it comes; a connection of its own.
+
+        Args:
+            content: the body.
+            silence: seconds without a byte after which the stream counts as dead.
+        """
+        timeout = httpx.Timeout(silence, connect=self._client.timeout.connect, pool=None)
+        with self._translated():
+            async with self._client.stream("POST", self.url, content=content, timeout=timeout) as response:
+                if response.status_code != _OK:
+                    await response.aread()
+                    raise _http_error(self.url, response)
+                yield response.aiter_raw()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Httpx's exceptions as ours, the cause kept."""
+        try:
+            yield
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
+            if (reason := tls_reason(error)) is not None:
+                raise CertificateError(f"the hub {self.url}: {reason}") from error
+            raise PeerUnavailableError(f"the hub {self.url} cannot be reached: {_text(error)}") from error
+        except (httpx.ReadError, httpx.WriteError) as error:
+            # TLS 1.3: the server refuses our certificate only after the handshake seems done.
+            if (reason := tls_reason(error)) is not None:
+                raise CertificateError(f"the hub {self.url}: {reason}") from error
+            raise OutcomeUnknownError(f"the hub {self.url} broke the connection: {_text(error)}") from error
+        except httpx.TimeoutException as error:
+            raise OutcomeUnknownError(f"the hub {self.url} did not answer in time") from error
+        except httpx.TransportError as error:
+            raise OutcomeUnknownError(f"the hub {self.url} ended the connection early: {_text(error)}") from error
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _http_error(url: str, response: httpx.Response) -> Exception:
+    status = response.status_code
+    retry_after = response.headers.get("Retry-After", "")
+    said = f"the hub {url} answered HTTP {status} {response.reason_phrase}"
+    match status:
+        case 400 if b"SSL certificate" in response.content:  # nginx, ssl_verify_client on
+            return CertificateError(f"the hub {url} refuses our client certificate: check that its CA is the hub's")
+        case 401 | 403:
+            return CommandRefusedError(f"{said}: it does not allow this command or this client", status=status)
+        case 404:
+            return HubError(f"{said}: check the path of the address", status=status)
+        case 413:
+            return BodyTooLargeError(
+                f"{said}: its proxy limits request bodies (nginx: client_max_body_size)", status=status
+            )
+    seconds = float(retry_after) if retry_after.isdigit() else None
+    return HubError(said, status=status, retry_after=seconds)

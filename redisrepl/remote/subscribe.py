@@ -1,0 +1,176 @@
+"""The long poll: keyspace events of one namespace, and proof that they still come.
+
+In: a namespace. Out: calls for each event, for each new subscription, and the canary's round trip. Left to others:
+what an event means (`inbound`), what a gap costs (`sweep`).
+
+A subscription over HTTP is not to be trusted: bursts arrive in reverse, a slow reader gets damaged framing, and after a
+restart of the hub's Redis the stream stays open and says nothing. So an event means "look at this key" and no more,
+and a canary, a message of our own on a channel that the pattern matches, must come back again and again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import stamina
+import structlog
+
+from redisrepl.errors import CommandRefusedError, LinkLostError, RedisreplError
+from redisrepl.namespaces import glob_escape, printable
+from redisrepl.observe.troubles import Trouble
+from redisrepl.remote.notifications import NotifyMode, ensure_notifications
+from redisrepl.remote.session import HubSession
+from redisrepl.wire.webdis import CommandError, MessageReader, body, keyspace_channel
+
+__all__ = ["Subscription", "SubscriptionOptions"]
+
+_log = structlog.get_logger("redisrepl")
+
+_CANARY = b"redisrepl:canary:"
+#: After this many periods without a canary the stream is taken for dead.
+_PATIENCE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionOptions:
+    """How a subscription is made and watched.
+
+    Attributes:
+        database: number of the hub's database, part of the channel's name.
+        origin: who we are, in canaries.
+        kinds: which of `changes.KINDS` are pulled.
+        notify: what may be done about the hub's notification flags.
+        canary_period: seconds between canaries; must be below the idle timeout of the proxy before the hub.
+        retry: how to wait between subscriptions, as arguments of `stamina.retry_context`.
+    """
+
+    database: int
+    origin: bytes
+    kinds: frozenset[str]
+    notify: NotifyMode
+    canary_period: float
+    retry: Mapping[str, Any]
+
+
+class Subscription:
+    """Events of one namespace at the hub.
+
+    Args:
+        session: HTTPS to the hub.
+        prefix: the namespace.
+        options: see there.
+        on_event: called with key and event name.
+        on_subscribed: called when a subscription starts: what happened before it was not seen.
+
+    Attributes:
+        live: the last canary came back.
+        round_trip: seconds that it took, None before the first.
+        subscriptions: how many were made.
+    """
+
+    def __init__(
+        self,
+        session: HubSession,
+        prefix: bytes,
+        *,
+        options: SubscriptionOptions,
+        on_event: Callable[[bytes, bytes], None],
+        on_subscribed: Callable[[], None],
+    ) -> None:
+        self._session = session
+        self._prefix = prefix
+        self._options = options
+        self._channel = keyspace_channel(options.database, b"")
+        self._canary_channel = keyspace_channel(options.database, prefix + _CANARY)
+        self._canary_head = b"canary:" + options.origin + b":"
+        self._period = options.canary_period
+        self._on_event = on_event
+        self._on_subscribed = on_subscribed
+        self._sent: dict[bytes, float] = {}  # canaries under way, with the time they left
+        self._deadline = 0.0  # when the next canary must be back
+        self._subscribed = asyncio.Event()
+        self._was_live = False  # this subscription brought a canary back
+        self._mute = False  # the hub does not let us publish: only silence can tell that the stream is dead
+        self.trouble = Trouble("subscribe")
+        self.live = False
+        self.round_trip: float | None = None
+        self.subscriptions = 0
+
+    async def listen(self) -> None:
+        """Subscribe, and subscribe again, for ever."""
+        while True:
+            async for attempt in stamina.retry_context(on=RedisreplError, **self._options.retry):
+                with attempt:
+                    try:
+                        await self._listen_once()
+                    except RedisreplError as error:
+                        self.trouble.failed(error, namespace=printable(self._prefix))
+                        if not self._was_live:  # one that worked is made again at once, others after a pause
+                            raise
+
+    async def _listen_once(self) -> None:
+        self._was_live = False
+        try:
+            await ensure_notifications(self._session, self._options.kinds, self._options.notify)
+            pattern = self._channel + glob_escape(self._prefix) + b"*"
+            request = body(b"PSUBSCRIBE", pattern)
+            async with self._session.stream(request, silence=_PATIENCE * self._period) as chunks:
+                reader = MessageReader()
+                async for chunk in chunks:
+                    messages = reader.feed(chunk)
+                    if reader.subscribed and not self._subscribed.is_set():
+                        self._start()
+                    for message in messages:
+                        self._message(message.channel, message.data)
+                    if not self._mute and time.monotonic() > self._deadline and self._subscribed.is_set():
+                        raise LinkLostError("events come, but no canary came back in time")
+            raise LinkLostError("the hub ended the subscription")
+        except CommandError as error:
+            raise CommandRefusedError(f"the hub refuses PSUBSCRIBE: {error}", status=200) from None
+        finally:
+            self._subscribed.clear()
+            self._sent.clear()
+            self.live = False
+
+    def _start(self) -> None:
+        self.subscriptions += 1
+        self._deadline = time.monotonic() + _PATIENCE * self._period
+        self._subscribed.set()
+        self._on_subscribed()
+        _log.info("subscribe.started", namespace=printable(self._prefix))
+
+    def _message(self, channel: bytes, data: bytes) -> None:
+        if channel == self._canary_channel:
+            sent = self._sent.pop(data, None)
+            if sent is not None:
+                now = time.monotonic()
+                self.round_trip = now - sent
+                self._deadline = now + _PATIENCE * self._period
+                self.live = self._was_live = True
+                self.trouble.succeeded(namespace=printable(self._prefix))
+        elif channel.startswith(self._channel):
+            self._on_event(channel[len(self._channel) :], data)
+
+    async def send_canaries(self) -> None:
+        """Publish a canary per period, for ever, while there is a subscription that should bring it back."""
+        number = 0
+        while True:
+            await self._subscribed.wait()
+            number += 1
+            canary = self._canary_head + b"%d" % number
+            self._sent[canary] = time.monotonic()
+            try:
+                await self._session.command(b"PUBLISH", self._canary_channel, canary)
+            except CommandRefusedError as error:
+                self._sent.clear()
+                self.live = True
+                if not self._mute:
+                    self._mute = True
+                    _log.warning("subscribe.no_canary", error=str(error), hint="let this client PUBLISH at the hub")
+            except RedisreplError as error:
+                _log.debug("subscribe.canary_lost", error=str(error))
+            await asyncio.sleep(self._period)

@@ -1,0 +1,175 @@
+"""Every setting, its default and its limits: flag > environment > TOML file > default.
+
+In: flags as strings, the environment, a file. Out: `Settings`. Left to others: spelling flags (`cli`), reading the
+files that settings name (`tls`, `cli`).
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ByteSize, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from redisrepl.changes import KINDS
+from redisrepl.errors import ConfigError
+from redisrepl.remote.notifications import NotifyMode
+
+__all__ = ["ENV_PREFIX", "Settings", "flag_of", "load_settings"]
+
+ENV_PREFIX = "REDISREPL_"
+
+
+class Settings(BaseSettings):
+    """How one daemon runs; each field is a flag, a variable `REDISREPL_<NAME>` and a key of the TOML file."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    # The hub.
+    haddr: str = Field("https://localhost/redis", description="address of the hub: Webdis behind its TLS proxy")
+    cert: Path | None = Field(None, description="our certificate for the hub, with its chain (PEM)")
+    key: Path | None = Field(None, description="private key of --cert (PEM, without a passphrase)")
+    ca: Path | None = Field(None, description="certificates to trust for the hub (PEM); default: the system's")
+    hub_database: int = Field(0, ge=0, description="number of the database that Webdis uses at the hub")
+    notify_config: NotifyMode = Field(
+        "merge", description="the hub's notification flags: add what is missing, only check, or never look"
+    )
+
+    # The site.
+    raddr: str = Field(
+        ":6379", repr=False, description="the site's Redis: host:port, redis://, rediss:// or unix:///path"
+    )
+    user: str | None = Field(None, description="user name (ACL) at the site's Redis")
+    password_file: Path | None = Field(None, description="file that holds the password of the site's Redis")
+    site_ca: Path | None = Field(None, description="certificates to trust for rediss:// (PEM); default: the system's")
+    site_cert: Path | None = Field(None, description="our certificate for rediss:// (PEM)")
+    site_key: Path | None = Field(None, description="private key of --site-cert (PEM)")
+
+    # What crosses.
+    ns: Annotated[tuple[bytes, ...], NoDecode] = Field(
+        (), description="namespace: replicate keys that start with this, taken literally; may be repeated"
+    )
+    rc: bool = Field(False, description="also apply to the site what others write at the hub")
+    replicate: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset({"set", "hset"}), description="what crosses: strings, fields of hashes, removals, expiry times"
+    )
+
+    # Limits.
+    max_memory: ByteSize = Field(
+        ByteSize(128 << 20),
+        ge=1 << 20,
+        description="memory for changes that wait for the hub; above it they are re-read",
+    )
+    max_keys: int = Field(2_000_000, ge=1000, description="keys that may wait for the hub; above it all are compared")
+    max_body: ByteSize = Field(
+        ByteSize(900_000), ge=1024, description="largest request body; the hub's proxy must allow it (nginx: 1 MB)"
+    )
+    batch: int = Field(1000, ge=1, le=100_000, description="changes in one request")
+    flights: int = Field(32, ge=1, le=1000, description="requests to the hub side by side")
+
+    # Times, in seconds.
+    canary_period: float = Field(10.0, gt=0, description="seconds between proofs that the subscription lives")
+    timeout: float = Field(30.0, gt=0, description="seconds to wait for an answer of the hub or the site")
+    connect_timeout: float = Field(10.0, gt=0, description="seconds to wait for a connection")
+    retry_max: float = Field(15.0, gt=0, description="longest pause between tries, in seconds")
+    site_silence: float = Field(60.0, gt=0, description="seconds without a byte after which the replica link is dead")
+    shutdown_timeout: float = Field(10.0, ge=0, description="seconds to push what waits when told to stop")
+
+    # Logs.
+    log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")
+
+    @field_validator("ns", mode="before")
+    @classmethod
+    def _namespaces(cls, value: object) -> object:
+        if isinstance(value, str):  # from the environment
+            value = [item for item in value.split(",") if item]
+        if isinstance(value, (list, tuple)):
+            return tuple(os.fsencode(item) if isinstance(item, str) else item for item in value)
+        return value
+
+    @field_validator("replicate", mode="before")
+    @classmethod
+    def _kinds(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = [item.strip() for item in value.split(",") if item.strip()]
+        return value
+
+    @field_validator("replicate")
+    @classmethod
+    def _known_kinds(cls, value: frozenset[str]) -> frozenset[str]:
+        if unknown := sorted(value - KINDS):
+            raise ValueError(f"{', '.join(unknown)} is not one of {', '.join(sorted(KINDS))}")
+        if not value:
+            raise ValueError(f"name at least one of {', '.join(sorted(KINDS))}")
+        return value
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
+def load_settings(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
+    """Put settings together.
+
+    Args:
+        flags: by name of the setting, as given; only those that were given.
+        file: a TOML file; None: none.
+
+    Raises:
+        ConfigError: names the flag, variable or key that is wrong.
+    """
+    content = _read_toml(file) if file is not None else {}
+
+    class Sources(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, content)
+
+    try:
+        return Sources(**flags)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, flags, content, file)) from None
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            content = tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"--config {file}: {(error.strerror or str(error)).lower()}: check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {file}: not TOML: {error}") from None
+    known = Settings.model_fields
+    for name in content:
+        if name not in known:
+            raise ConfigError(f"--config {file}: {name} is not a setting: see config/redisrepl.example.toml")
+    return content
+
+
+def _explain(error: ValidationError, flags: Mapping[str, Any], content: Mapping[str, Any], file: Path | None) -> str:
+    """The first thing that is wrong, and where it was said."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else "settings"
+    variable = f"{ENV_PREFIX}{name.upper()}"
+    if name in flags:
+        place = flag_of(name)
+    elif variable in os.environ:
+        place = f"the environment variable {variable}"
+    elif name in content:
+        place = f"--config {file}: {name}"
+    else:
+        place = flag_of(name)
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}"

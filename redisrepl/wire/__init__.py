@@ -1,0 +1,1 @@
+"""Bytes in, values out: no socket, no clock, no logging."""

@@ -1,0 +1,281 @@
+"""Replicated commands to changes.
+
+In: the arguments of one command after another, as a master sends them to its replicas. Out: what each did to the keys
+of the database and namespaces we follow. Left to others: offsets (`wire.psync`), echoes and what crosses (`outbound`).
+
+A master rewrites what its clients said (`SETEX` arrives as `SET k v PXAT ms`, an expired key as `DEL`); what arrives
+verbatim and what does not is listed in docs/architecture.md. A command that was refused or changed nothing is not
+sent, so conditions (`NX`, `GT`, ...) are known to have been met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from redisrepl.changes import (
+    KINDS,
+    Change,
+    Deleted,
+    ExpirySet,
+    FieldsDeleted,
+    Flushed,
+    HashSet,
+    StringSet,
+    Touch,
+    kinds_of,
+)
+
+__all__ = ["ChangeDecoder"]
+
+Arguments = Sequence[bytes]
+_Handler = Callable[[Arguments], Iterable[Change]]
+
+#: In the stream, but saying nothing about a key.
+_SILENT = frozenset({b"PING", b"REPLCONF", b"PUBLISH", b"SPUBLISH", b"SCRIPT", b"FUNCTION", b"PFCOUNT", b"SWAPDB"})
+
+#: `SET` options that take an argument and say nothing about the value or its expiry (Redis 8.4, Valkey 8.1).
+_SET_CONDITIONS = frozenset({b"IFEQ", b"IFNE", b"IFDEQ", b"IFDNE"})
+
+
+class ChangeDecoder:
+    """Turns the commands of one replication stream into changes.
+
+    Args:
+        covers: whether a key belongs to the followed namespaces.
+        kinds: which of `changes.KINDS` are wanted; others are counted only.
+        database: the database followed; commands of others yield nothing.
+
+    Attributes:
+        selected: the database the stream is in now (`SELECT`); it survives a partial resynchronisation.
+        in_transaction: inside MULTI .. EXEC, where no position may be saved.
+        unreplicated: names of commands that wrote a followed key but yielded no wanted change, with their counts.
+    """
+
+    __slots__ = ("_covers", "_kinds", "_names", "_sets", "database", "in_transaction", "selected", "unreplicated")
+
+    def __init__(self, covers: Callable[[bytes], bool], kinds: frozenset[str] = KINDS, database: int = 0) -> None:
+        self._covers = covers
+        self._kinds = kinds
+        self._sets = "set" in kinds
+        self.database = database
+        self.selected = database
+        self.in_transaction = False
+        self.unreplicated: dict[str, int] = {}
+        self._names: dict[bytes, bytes] = {}  # spelling as seen > upper case, for the few spellings that occur
+
+    def decode(self, argv: Arguments) -> Sequence[Change | Flushed]:
+        """What this command did to keys that we follow.
+
+        Args:
+            argv: command name and arguments. A known command in an unknown form touches every followed key it names.
+        """
+        name = argv[0]
+        if name == b"SET" and len(argv) == 3 and self._sets:  # noqa: PLR2004 - the one hot form: SET key value
+            key = argv[1]
+            return (StringSet(key, argv[2]),) if self.selected == self.database and self._covers(key) else ()
+        name = self._upper(name)
+        handler = _HANDLERS.get(name)
+        if handler is None:
+            return self._decode_rare(name, argv)
+        if self.selected != self.database or (name in _ONE_KEY and not self._covers(argv[1])):
+            return ()
+        try:
+            written = [change for change in handler(argv) if self._covers(change.key)]
+        except (ValueError, IndexError):
+            return [Touch(argument) for argument in argv[1:] if self._covers(argument)]
+        wanted = [change for change in written if not self._kinds.isdisjoint(kinds_of(change))]
+        if written and not wanted:
+            self.count_unreplicated(name.decode("ascii", "backslashreplace"))
+        return wanted
+
+    def _decode_rare(self, name: bytes, argv: Arguments) -> Sequence[Change | Flushed]:
+        """Commands about the connection, a whole database or two of them, and all that we do not know."""
+        match name:
+            case b"SELECT":
+                self.selected = int(argv[1])
+            case b"MULTI":
+                self.in_transaction = True
+            case b"EXEC":
+                self.in_transaction = False
+            case b"FLUSHALL":
+                return (Flushed(emptied=True),)
+            case b"FLUSHDB" if self.selected == self.database:
+                return (Flushed(emptied=True),)
+            case b"SWAPDB" if b"%d" % self.database in argv[1:3]:
+                return (Flushed(emptied=False),)
+            case b"MOVE" | b"COPY":
+                return self._into_other_database(name, argv)
+            case _ if name not in _SILENT and self.selected == self.database and any(map(self._covers, argv[1:])):
+                self.count_unreplicated(name.decode("ascii", "backslashreplace"))
+        return ()
+
+    def _into_other_database(self, name: bytes, argv: Arguments) -> Sequence[Change]:
+        """`MOVE key db` and `COPY src dst [DB db]`: the only commands that write outside the selected database."""
+        options = [argument.upper() for argument in argv[3:]]
+        changes: list[Change] = []
+        if name == b"MOVE":
+            written, target = argv[1], int(argv[2])
+            if self.selected == self.database and "del" in self._kinds:
+                changes.append(Deleted(written))
+        else:
+            written = argv[2]
+            target = int(options[options.index(b"DB") + 1]) if b"DB" in options else self.selected
+        if target == self.database:
+            changes.append(Touch(written, replaces=True))
+        return [change for change in changes if self._covers(change.key)]
+
+    def count_unreplicated(self, text: str) -> None:
+        """Something of a followed key does not cross: it is to be told."""
+        if text in self.unreplicated or len(self.unreplicated) < _MAX_SPELLINGS:
+            self.unreplicated[text] = self.unreplicated.get(text, 0) + 1
+
+    def _upper(self, name: bytes) -> bytes:
+        upper = self._names.get(name)
+        if upper is None:
+            upper = name.upper()
+            if len(self._names) < _MAX_SPELLINGS:
+                self._names[name] = upper
+        return upper
+
+
+_MAX_SPELLINGS = 1000  # a peer that invents spellings must not fill our memory
+
+
+def _set(argv: Arguments) -> Iterable[Change]:
+    """`SET key value [NX|XX|..] [PXAT ms | EXAT s | EX s | PX ms | KEEPTTL]`."""
+    if len(argv) == 3:  # noqa: PLR2004 - the plain form
+        return (StringSet(argv[1], argv[2]),)
+    expires_at_ms = None
+    options = iter(argv[3:])
+    for option in options:
+        match option.upper():
+            case b"NX" | b"XX" | b"GET":
+                continue
+            case b"PXAT":
+                expires_at_ms = int(next(options, b""))
+            case b"EXAT":
+                expires_at_ms = int(next(options, b"")) * 1000
+            case condition if condition in _SET_CONDITIONS:
+                next(options, None)
+            case _:  # EX and PX (Redis 6.2) count from the master's clock, KEEPTTL from what was there
+                return (Touch(argv[1], "set"),)
+    return (StringSet(argv[1], argv[2], expires_at_ms),)
+
+
+def _setnx(argv: Arguments) -> Iterable[Change]:
+    return (StringSet(argv[1], argv[2]),)
+
+
+def _mset(argv: Arguments) -> Iterable[Change]:
+    return map(StringSet, argv[1::2], argv[2::2])
+
+
+def _msetex(argv: Arguments) -> Iterable[Change]:
+    """`MSETEX numkeys key value [key value ..] [NX|XX] [PXAT ms | ..]` (Redis 8.4, Valkey 9.1)."""
+    end = 2 + 2 * int(argv[1])
+    pairs = argv[2:end]
+    options = argv[end:]
+    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+        yield from _set((b"SET", key, value, *options))
+
+
+def _hset(argv: Arguments) -> Iterable[Change]:
+    return (HashSet(argv[1], dict(zip(argv[2::2], argv[3::2], strict=True))),)
+
+
+def _hsetex(argv: Arguments) -> Iterable[Change]:
+    """`HSETEX key [options] FIELDS n field value ..` (Redis 8.0); expiries of fields do not cross."""
+    options = [a.upper() for a in argv[2:8]]
+    start = 2 + options.index(b"FIELDS") + 2
+    return _hset((argv[0], argv[1], *argv[start : start + 2 * int(argv[start - 1])]))
+
+
+def _replaced(argv: Arguments) -> Iterable[Change]:
+    return (Touch(argv[1], replaces=True),)
+
+
+def _touch_string(argv: Arguments) -> Iterable[Change]:
+    return (Touch(argv[1], "set"),)
+
+
+def _touch_expiry(argv: Arguments) -> Iterable[Change]:
+    return (Touch(argv[1], "expire"),)
+
+
+def _bitop(argv: Arguments) -> Iterable[Change]:
+    """`BITOP operation destination source ..`."""
+    return (Touch(argv[2], "set"),)
+
+
+def _touch_field(argv: Arguments) -> Iterable[Change]:
+    return (HashSet(argv[1], {argv[2]: None}),)
+
+
+def _rename(argv: Arguments) -> Iterable[Change]:
+    return (Deleted(argv[1]), Touch(argv[2], replaces=True))
+
+
+def _delete(argv: Arguments) -> Iterable[Change]:
+    return map(Deleted, argv[1:])
+
+
+def _delete_one(argv: Arguments) -> Iterable[Change]:
+    return (Deleted(argv[1]),)
+
+
+def _hdel(argv: Arguments) -> Iterable[Change]:
+    return (FieldsDeleted(argv[1], tuple(argv[2:])),)
+
+
+def _hgetdel(argv: Arguments) -> Iterable[Change]:
+    """`HGETDEL key FIELDS n field ..` (Valkey 9.1 sends it as it is)."""
+    return (FieldsDeleted(argv[1], tuple(argv[4:])),)
+
+
+def _pexpireat(argv: Arguments) -> Iterable[Change]:
+    return (ExpirySet(argv[1], int(argv[2])),)
+
+
+def _expireat(argv: Arguments) -> Iterable[Change]:
+    return (ExpirySet(argv[1], int(argv[2]) * 1000),)
+
+
+def _persist(argv: Arguments) -> Iterable[Change]:
+    return (ExpirySet(argv[1], None),)
+
+
+#: Commands whose second argument is the one key they write.
+_ONE_KEY = frozenset({b"SET", b"HSET", b"HMSET", b"HSETNX", b"SETNX", b"INCR", b"INCRBY", b"HINCRBY", b"APPEND"})
+
+_HANDLERS: dict[bytes, _Handler] = {
+    b"SET": _set,
+    b"GETSET": _setnx,
+    b"SETNX": _setnx,
+    b"MSET": _mset,
+    b"MSETNX": _mset,
+    b"MSETEX": _msetex,
+    b"HSET": _hset,
+    b"HMSET": _hset,
+    b"HSETNX": _hset,
+    b"HSETEX": _hsetex,
+    b"HINCRBY": _touch_field,
+    b"HINCRBYFLOAT": _touch_field,
+    b"RENAME": _rename,
+    b"RENAMENX": _rename,
+    b"DEL": _delete,
+    b"UNLINK": _delete,
+    b"GETDEL": _delete_one,
+    b"DELEX": _delete_one,
+    b"DELIFEQ": _delete_one,
+    b"HDEL": _hdel,
+    b"HGETDEL": _hgetdel,
+    b"PEXPIREAT": _pexpireat,
+    b"EXPIREAT": _expireat,
+    b"PERSIST": _persist,
+    b"RESTORE": _replaced,
+    b"BITOP": _bitop,
+    # A relative expiry (Redis 6.2) counts from the master's clock: read what came of it.
+    **dict.fromkeys((b"EXPIRE", b"PEXPIRE", b"GETEX"), _touch_expiry),
+    **dict.fromkeys((b"SETEX", b"PSETEX", b"INCR", b"DECR", b"INCRBY", b"DECRBY", b"INCRBYFLOAT"), _touch_string),
+    **dict.fromkeys((b"INCREX", b"APPEND", b"SETRANGE", b"SETBIT", b"BITFIELD", b"PFADD", b"PFMERGE"), _touch_string),
+}

@@ -1,0 +1,401 @@
+"""The replica's side of Redis replication: handshake, snapshot, stream.
+
+In: the bytes a master sends. Out: events, and the bytes to send back. Left to others: sockets and the acknowledgement
+timer (`local.stream`), what a command means (`wire.commands`), what is in a snapshot (`wire.rdb`).
+
+The order of things (replication.c, `syncWithMaster`, `readSyncBulkPayload`):
+
+    AUTH > REPLCONF capa .. > PSYNC id offset > +CONTINUE  ------------------------------> stream
+                                              > +FULLRESYNC > $length | $EOF:mark > RDB > stream
+
+A bare newline may stand before any reply and before the snapshot: the master is still there, but busy saving.
+Offsets count every byte of the stream (SELECT, PING and GETACK too) and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import hiredis
+
+from redisrepl.changes import Position
+from redisrepl.errors import (
+    LimitExceededError,
+    LinkLostError,
+    PeerUnavailableError,
+    ProtocolError,
+    PsyncRefusedError,
+    RefusedError,
+)
+
+__all__ = [
+    "Commands",
+    "Continued",
+    "Event",
+    "FullSync",
+    "ReplicaProtocol",
+    "SnapshotData",
+    "SnapshotEnd",
+    "SnapshotParser",
+    "encode_command",
+]
+
+#: The longest reply line of a handshake; Redis' own limit is 256 bytes (`CONFIG_RUN_ID_SIZE` and words around it).
+_MAX_LINE = 4096
+_MARK_SIZE = 40  # RDB_EOF_MARK_SIZE
+#: hiredis moves what is left of its buffer as it consumes: larger feeds are slower, not faster.
+_FEED = 65536
+#: `-` replies that a later attempt does not get: the server is loading, saving or without its own master.
+_NOT_YET = (b"LOADING", b"NOMASTERLINK", b"MASTERDOWN", b"BUSY", b"TRYAGAIN")
+
+
+@dataclass(frozen=True, slots=True)
+class FullSync:
+    """A snapshot follows; it stands for everything up to `position`."""
+
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """The stream goes on right after `position`, under a history id that may have changed in a failover."""
+
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotData:
+    """The next bytes of the snapshot, for progress; `total` is None when the master does not know it."""
+
+    size: int
+    total: int | None
+    events: Sequence[object]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotEnd:
+    """The snapshot is complete; acknowledgements must start now, or the master keeps the stream back."""
+
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """Whole commands of the stream, in order.
+
+    Attributes:
+        commands: arguments of each.
+        ends: for each, the offset right after it.
+        wants_ack: the master asked for an acknowledgement now (`REPLCONF GETACK`).
+    """
+
+    commands: Sequence[Sequence[bytes]]
+    ends: Sequence[int]
+    wants_ack: bool
+
+
+Event = FullSync | Continued | SnapshotData | SnapshotEnd | Commands
+
+
+class SnapshotParser(Protocol):
+    """What reads a snapshot while it arrives: `wire.rdb.RdbReader`."""
+
+    def feed(self, data: bytes) -> Iterable[object]:
+        """Take the next bytes; return what they told."""
+
+    def close(self) -> None:
+        """Say that no more bytes come; raises RdbError if the snapshot is incomplete."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last byte of the snapshot was seen."""
+
+    @property
+    def unused(self) -> bytes:
+        """What was fed beyond the last byte of the snapshot."""
+
+
+def encode_command(*argv: bytes) -> bytes:
+    """A command as a RESP array, the way clients send it."""
+    return b"*%d\r\n" % len(argv) + b"".join(b"$%d\r\n%b\r\n" % (len(a), a) for a in argv)
+
+
+def _header_sizes() -> list[int]:
+    r"""Size of `$<n>\r\n` plus the closing `\r\n`, for every n that is common."""
+    return [len(b"$%d\r\n\r\n" % n) for n in range(4096)]
+
+
+_HEADER_SIZES = _header_sizes()
+
+
+def _command_size(argv: Sequence[bytes]) -> int:
+    """Bytes that a command took in the stream: a master's framing is canonical, so its arguments tell."""
+    size = len(b"*%d\r\n" % len(argv)) if len(argv) > 9 else 4  # noqa: PLR2004 - one digit: `*n\r\n`
+    for argument in argv:
+        length = len(argument)
+        size += length + (_HEADER_SIZES[length] if length < len(_HEADER_SIZES) else len(b"$%d\r\n\r\n" % length))
+    return size
+
+
+class ReplicaProtocol:
+    """The state machine of one replica link, from the first byte to the last.
+
+    Args:
+        position: where to go on; None to start with a snapshot.
+        username, password: for AUTH; a password of None sends none.
+        snapshot: reads the snapshot; None passes over it unread.
+        replica_version: sent to a Valkey server so that it uses its newest snapshot format; None sends nothing.
+        max_snapshot: largest snapshot accepted, in bytes.
+
+    Attributes:
+        received: bytes of the stream taken in, as an offset; counts whole commands only.
+        online: the handshake and the snapshot are over: acknowledgements may and must be sent.
+    """
+
+    def __init__(
+        self,
+        position: Position | None = None,
+        *,
+        username: bytes | None = None,
+        password: bytes | None = None,
+        snapshot: SnapshotParser | None = None,
+        replica_version: bytes | None = None,
+        psync_command: bytes = b"PSYNC",
+        max_snapshot: int = 1 << 44,
+    ) -> None:
+        self._username = username
+        self._password = password
+        self._snapshot = snapshot
+        self._replica_version = replica_version
+        self._psync_command = psync_command
+        self._max_snapshot = max_snapshot
+        self._position = position
+        self._buffer = bytearray()
+        self._outgoing = bytearray()
+        self._events: deque[Event] = deque()
+        self._reader = hiredis.Reader()
+        self._unparsed = 0  # bytes fed to hiredis that do not make a whole command yet
+        self._steps = self._run()
+        self.online = False
+        self.received = 0
+        self.replid = position.replid if position else ""
+        next(self._steps)
+
+    def data_to_send(self) -> bytes:
+        """What to write to the socket now; each byte is handed out once."""
+        data = bytes(self._outgoing)
+        self._outgoing.clear()
+        return data
+
+    def acknowledge(self, offset: int) -> None:
+        """Queue an acknowledgement; the master never sees it go backwards (`REPLCONF ACK`)."""
+        self._outgoing += encode_command(b"REPLCONF", b"ACK", b"%d" % offset)
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Take bytes from the socket.
+
+        Returns:
+            What they completed, in order.
+
+        Raises:
+            ProtocolError: the bytes make no sense (RdbError: inside the snapshot).
+            RefusedError: the server refuses us and will go on doing so; PsyncRefusedError: only PSYNC is refused.
+            PeerUnavailableError: the server is not ready; LinkLostError: it ended the link with an error.
+        """
+        if self.online:
+            return self._receive_stream(data)
+        self._buffer += data
+        next(self._steps)
+        events = list(self._events)
+        self._events.clear()
+        if self._handed_over():
+            rest = bytes(self._buffer)
+            self._buffer.clear()
+            events += self._receive_stream(rest)
+        return events
+
+    def _handed_over(self) -> bool:
+        """Whether bytes are left over that belong to the stream."""
+        return self.online and bool(self._buffer)
+
+    # Handshake and snapshot: generators that yield when they need more bytes.
+
+    def _run(self) -> Generator[None, None, None]:
+        if self._password is not None:
+            credentials = [self._password] if self._username is None else [self._username, self._password]
+            yield from self._call(b"AUTH", *credentials)
+        yield from self._call(b"REPLCONF", b"capa", b"eof", b"capa", b"psync2", optional=True)
+        if self._replica_version is not None:
+            yield from self._call(b"REPLCONF", b"version", self._replica_version, optional=True)
+        replid, offset = (self._position.replid.encode(), self._position.offset + 1) if self._position else (b"?", -1)
+        self._outgoing += encode_command(self._psync_command, replid, b"%d" % offset)
+        reply = yield from self._line()
+        if reply.startswith(b"+CONTINUE"):
+            yield from self._continue(reply)
+        elif reply.startswith(b"+FULLRESYNC"):
+            yield from self._full_sync(reply)
+        else:
+            raise _refusal(reply, self._psync_command.decode("ascii", "replace"))
+        self.online = True
+        yield
+
+    def _call(self, *argv: bytes, optional: bool = False) -> Generator[None, None, None]:
+        """Send a command and read its reply; an optional one may be refused (older servers, narrow ACLs)."""
+        self._outgoing += encode_command(*argv)
+        reply = yield from self._line()
+        if reply.startswith(b"-") and (not optional or reply.startswith((b"-NOAUTH", b"-LOADING"))):
+            raise _refusal(reply, argv[0].decode("ascii"))
+
+    def _continue(self, reply: bytes) -> Generator[None, None, None]:
+        if self._position is None:
+            raise ProtocolError("the server continues a history that was not asked for")
+        words = reply.split()
+        if len(words) > 1:
+            self.replid = words[1].decode("ascii", "replace")
+        self.received = self._position.offset
+        self._events.append(Continued(Position(self.replid, self.received)))
+        yield from ()
+
+    def _full_sync(self, reply: bytes) -> Generator[None, None, None]:
+        try:
+            _, replid, offset = reply.split()
+            self.replid, self.received = replid.decode("ascii"), int(offset)
+        except ValueError:
+            raise ProtocolError(f"not a FULLRESYNC reply: {reply[:80]!r}") from None
+        position = Position(self.replid, self.received)
+        self._events.append(FullSync(position))
+        header = yield from self._line()
+        if header.startswith(b"-"):
+            raise LinkLostError(f"the server could not make a snapshot: {_text(header)}")
+        if header.startswith(b"$EOF:") and len(header) == len(b"$EOF:") + _MARK_SIZE:
+            yield from self._marked_snapshot(header[5:])
+        elif header.startswith(b"$") and header[1:].isdigit():
+            yield from self._sized_snapshot(int(header[1:]))
+        else:
+            raise ProtocolError(f"not a snapshot header: {header[:80]!r}")
+        self._events.append(SnapshotEnd(position))
+
+    def _sized_snapshot(self, total: int) -> Generator[None, None, None]:
+        """The disk form: `$<length>` and exactly that many bytes, the stream right behind them."""
+        if total > self._max_snapshot:
+            raise LimitExceededError("snapshot", total, self._max_snapshot)
+        left = total
+        while left:
+            chunk = yield from self._some(left)
+            left -= len(chunk)
+            self._read_snapshot(chunk, total)
+        if self._snapshot is not None:
+            self._snapshot.close()
+
+    def _marked_snapshot(self, mark: bytes) -> Generator[None, None, None]:
+        """The diskless form: the snapshot, then a mark. The end is where the snapshot says, for it may hold the mark.
+
+        Passed over unread, the first occurrence of the mark has to do: a rolling tail finds it when split.
+        """
+        if self._snapshot is None:
+            tail = b""
+            while True:
+                tail += yield from self._some(_FEED)
+                end = tail.find(mark)
+                if end >= 0:
+                    self._events.append(SnapshotData(end, None, ()))
+                    self._buffer[:0] = tail[end + _MARK_SIZE :]
+                    return
+                passed = max(0, len(tail) - _MARK_SIZE + 1)
+                self._events.append(SnapshotData(passed, None, ()))
+                tail = tail[passed:]
+        while not self._snapshot.finished:
+            self._read_snapshot((yield from self._some(_FEED)), None)
+        self._buffer[:0] = self._snapshot.unused
+        end_mark = yield from self._exactly(_MARK_SIZE)
+        if end_mark != mark:
+            raise ProtocolError("the snapshot is not followed by the mark that was announced")
+
+    def _read_snapshot(self, chunk: bytes, total: int | None) -> None:
+        events = list(self._snapshot.feed(chunk)) if self._snapshot is not None else ()
+        self._events.append(SnapshotData(len(chunk), total, events))
+
+    def _line(self) -> Generator[None, None, bytes]:
+        """The next line without its end, bare newlines (keepalives) left out."""
+        while True:
+            while self._buffer[:1] == b"\n":
+                del self._buffer[:1]
+            end = self._buffer.find(b"\n")
+            if end >= 0:
+                line = bytes(self._buffer[:end]).rstrip(b"\r")
+                del self._buffer[: end + 1]
+                return line
+            if len(self._buffer) > _MAX_LINE:
+                raise LimitExceededError("reply line", len(self._buffer), _MAX_LINE)
+            yield
+
+    def _some(self, most: int) -> Generator[None, None, bytes]:
+        """At least one byte, at most `most`."""
+        while not self._buffer:
+            yield
+        chunk = bytes(self._buffer[:most])
+        del self._buffer[:most]
+        return chunk
+
+    def _exactly(self, size: int) -> Generator[None, None, bytes]:
+        while len(self._buffer) < size:
+            yield
+        return (yield from self._some(size))
+
+    # The stream: decoded by hiredis, in feeds of a size it likes.
+
+    def _receive_stream(self, data: bytes) -> list[Event]:
+        if not self._unparsed:
+            data = data.lstrip(b"\n")  # a keepalive at a command boundary; hiredis would call it an error
+        commands: list[Sequence[bytes]] = []
+        ends: list[int] = []
+        wants_ack = False
+        received = self.received
+        for start in range(0, len(data), _FEED):
+            piece = data[start : start + _FEED] if len(data) > _FEED else data
+            fed = self._unparsed + len(piece)
+            before = received
+            try:
+                self._reader.feed(piece)
+                gets = self._reader.gets
+                while (argv := gets()) is not False:
+                    if not isinstance(argv, list) or not argv or not isinstance(argv[0], bytes):
+                        raise _not_a_command(argv)
+                    received += _command_size(argv)
+                    commands.append(argv)
+                    ends.append(received)
+                    if argv[0] in _REPLCONF and argv[1:2] and argv[1].upper() == b"GETACK":
+                        wants_ack = True
+            except (hiredis.ProtocolError, TypeError) as error:
+                raise ProtocolError(f"the replication stream is damaged after offset {received}: {error}") from error
+            self._unparsed = fed - (received - before)
+        self.received = received
+        return [Commands(commands, ends, wants_ack)] if commands else []
+
+
+_REPLCONF = frozenset({b"REPLCONF", b"replconf"})
+
+
+def _text(line: bytes) -> str:
+    return line[1:].decode("utf-8", "backslashreplace")
+
+
+def _not_a_command(reply: object) -> Exception:
+    if isinstance(reply, hiredis.ReplyError):
+        return LinkLostError(f"the server ended the link: {reply}")
+    return ProtocolError("the replication stream holds something that is not a command")
+
+
+def _refusal(reply: bytes, command: str) -> Exception:
+    """The exception that a `-` reply of the handshake stands for."""
+    if not reply.startswith(b"-"):
+        return ProtocolError(f"unexpected reply to {command}: {reply[:80]!r}")
+    text = _text(reply)
+    if reply[1:].startswith(_NOT_YET):
+        return PeerUnavailableError(f"the server is not ready: {text}")
+    if reply[1:].startswith((b"NOAUTH", b"WRONGPASS")) or command == "AUTH":
+        return RefusedError(f"the server refuses the user or password: {text}")
+    return PsyncRefusedError(f"the server refuses {command}: {text}")

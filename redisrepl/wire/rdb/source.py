@@ -1,0 +1,353 @@
+"""The bytes of a snapshot as they arrive, and the few shapes everything in it is made of.
+
+Comes in: chunks of any size.
+Goes out: integers, lengths and strings, or `Short` when the bytes for one are not there yet.
+Left to others: what the strings mean.
+
+There is one buffer and one position in it. A reader that runs out of bytes goes back to where its item began and says
+how many bytes it wants; the buffer is not looked at again before they are there, so a value that arrives byte by byte
+costs no more than one that arrives at once. A value nobody wants is never held: the position just moves on, past the
+end of the buffer if need be, and what arrives before it is summed and dropped.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, TypeVar
+
+from redisrepl.errors import RdbError
+from redisrepl.wire.rdb import crc64, lzf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+__all__ = [
+    "MAX_SKIP",
+    "PART_BYTES",
+    "PART_ITEMS",
+    "Short",
+    "Source",
+    "attempt",
+    "parts",
+    "skip_strings",
+    "string_parts",
+]
+
+T = TypeVar("T")
+
+PART_ITEMS = 6000
+"""Elements in one part of a collection; divisible by 2 and 3, so that pairs and triples are never torn."""
+
+PART_BYTES = 1 << 20
+"""Bytes of the snapshot after which a part of a collection ends."""
+
+MAX_SKIP = 1 << 32
+"""The longest string that is skipped: nothing is allocated for it, but a longer one can only be damage."""
+
+LENGTH_14BIT, LENGTH_32BIT, LENGTH_64BIT, ENCODED = 0x40, 0x80, 0x81, 0xC0
+"""First bytes of lengths (RDB_14BITLEN, ...): below the first two, 6 and 14 bits; from the last on, an encoding."""
+
+_LZF = 3  # RDB_ENC_LZF; the encodings below it are integers of 1, 2 and 4 bytes
+_INT64 = Struct("<q")
+_DOUBLE = Struct("<d")
+
+
+class Short(Exception):  # noqa: N818 (not an error: more bytes are needed)
+    """The buffer ends before the item does; `Source.target` says what to wait for."""
+
+
+class Source:
+    """The buffer, the position in it and the primitives that move it.
+
+    Attributes:
+        buf: what is here and not yet consumed, behind `pos`.
+        pos: where the next item begins in `buf`; may lie beyond its end.
+        base: how many bytes of the snapshot came before `buf`.
+        received: how many bytes of the snapshot have arrived.
+        expanded: how many bytes decompression has added to those consumed.
+        target: how many bytes of the snapshot must have arrived before reading on can succeed.
+        type: the value type or opcode being read, for error messages.
+        version: RDB version, None before the header was read.
+        valkey: whether the magic was Valkey's.
+        templates: field names by the id of their template (RDB_OPCODE_HASH_TEMPLATE).
+        kept: how many bytes of the snapshot the templates took.
+        summed: whether bytes are being summed.
+        crc: checksum of everything before `buf` (a CRC-64 as Redis computes it).
+    """
+
+    __slots__ = (
+        "_chunks",
+        "base",
+        "buf",
+        "crc",
+        "expanded",
+        "kept",
+        "max_string",
+        "pos",
+        "received",
+        "summed",
+        "target",
+        "templates",
+        "type",
+        "valkey",
+        "version",
+    )
+
+    def __init__(self, *, max_string: int, verify_checksum: bool) -> None:
+        self.buf = b""
+        self.pos = 0
+        self.base = 0
+        self.target = 1
+        self.received = 0
+        self.expanded = 0
+        self.max_string = max_string
+        self.summed = verify_checksum
+        self.crc = 0
+        self.type: int | None = None
+        self.version: int | None = None
+        self.valkey = False
+        self.templates: dict[int, list[bytes]] = {}
+        self.kept = 0
+        self._chunks: list[bytes] = []
+
+    def feed(self, data: bytes) -> bool:
+        """Takes a chunk and says whether there is now enough to read on."""
+        self.received += len(data)
+        if self.received <= self.base + self.pos:
+            self._drop(data)
+            return False
+        self._chunks.append(data)
+        if self.received < self.target:
+            return False
+        self._drop(b"".join(self._chunks))
+        self._chunks = []
+        return True
+
+    def _drop(self, data: bytes) -> None:
+        """Makes `data` follow what is left of the buffer, and lets go of what was consumed."""
+        buf, pos, size = self.buf, self.pos, len(self.buf)
+        if pos >= size:
+            self._sum(buf)
+            if size:
+                self.base += size
+                pos -= size
+            buf = data
+            size = len(data)
+            if pos >= size:
+                self._sum(buf)
+                self.base += size
+                self.buf, self.pos = b"", pos - size
+                return
+            data = b""
+        self._sum(memoryview(buf)[:pos])
+        self.base += pos
+        self.buf, self.pos = buf[pos:] + data, 0
+
+    def _sum(self, data: bytes | memoryview) -> None:
+        if self.summed and data:
+            self.crc = crc64.update(data, self.crc)
+
+    def checksum(self) -> int:
+        """The checksum of everything consumed so far."""
+        self._sum(memoryview(self.buf)[: self.pos])
+        self.base += self.pos
+        self.buf, self.pos = self.buf[self.pos :], 0
+        return self.crc
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the snapshot that were consumed."""
+        return self.base + self.pos
+
+    @property
+    def weight(self) -> int:
+        """Bytes consumed, compressed strings at their full size: what a part of a collection is measured by."""
+        return self.base + self.pos + self.expanded
+
+    def rest(self) -> bytes:
+        """Everything that arrived and was not consumed."""
+        return self.buf[self.pos :] + b"".join(self._chunks)
+
+    def fail(self, reason: str) -> RdbError:
+        """The error to raise: `reason`, with the place where it was noticed."""
+        return RdbError(reason, offset=self.offset, rdb_type=self.type, version=self.version)
+
+    def short(self, end: int) -> Short:
+        """What to raise when `buf` has to reach up to `end`."""
+        self.target = self.base + end
+        return Short()
+
+    def byte(self) -> int:
+        """One byte."""
+        pos = self.pos
+        if pos >= len(self.buf):
+            raise self.short(pos + 1)
+        self.pos = pos + 1
+        return self.buf[pos]
+
+    def raw(self, size: int) -> bytes:
+        """Exactly `size` bytes; the caller has checked the size."""
+        pos = self.pos
+        end = pos + size
+        if end > len(self.buf):
+            raise self.short(end)
+        self.pos = end
+        return self.buf[pos:end]
+
+    def int64(self) -> int:
+        """A signed 64-bit integer, little-endian."""
+        value: int = _INT64.unpack(self.raw(8))[0]
+        return value
+
+    def double(self) -> float:
+        """An IEEE 754 double, little-endian."""
+        value: float = _DOUBLE.unpack(self.raw(8))[0]
+        return value
+
+    def _head(self) -> tuple[int, bool]:
+        """A length, or the number of a special string encoding (RDB_ENCVAL) and True."""
+        first = self.byte()
+        if first < LENGTH_14BIT:
+            return first, False
+        if first < LENGTH_32BIT:
+            return (first & 0x3F) << 8 | self.byte(), False
+        if first >= ENCODED:
+            return first & 0x3F, True
+        if first == LENGTH_32BIT:
+            return int.from_bytes(self.raw(4), "big"), False
+        if first == LENGTH_64BIT:
+            return int.from_bytes(self.raw(8), "big"), False
+        self.pos -= 1
+        raise self.fail(f"invalid length encoding 0x{first:02x}")
+
+    def length(self) -> int:
+        """A length or number, 0 to 2**64 - 1 (rdbLoadLen)."""
+        value, special = self._head()
+        if special:
+            raise self.fail("a string encoding stands where a number is expected")
+        return value
+
+    def string(self) -> bytes:
+        """A string in any of its encodings (rdbGenericLoadStringObject)."""
+        size, special = self._head()
+        if not special:
+            if size > self.max_string:
+                raise self.fail(f"a string of {size} bytes is over the limit of {self.max_string}")
+            return self.raw(size)
+        if size < _LZF:  # RDB_ENC_INT8, RDB_ENC_INT16, RDB_ENC_INT32
+            return b"%d" % int.from_bytes(self.raw(1 << size), "little", signed=True)
+        packed, original = self._lzf_sizes(size, self.max_string)
+        data = self.raw(packed)
+        self.expanded += original
+        try:
+            return lzf.decompress(data, original)
+        except ValueError as error:
+            raise self.fail(f"broken LZF data: {error}") from None
+
+    def _lzf_sizes(self, encoding: int, limit: int) -> tuple[int, int]:
+        if encoding != _LZF:
+            raise self.fail(f"unknown string encoding {encoding}")
+        packed, original = self.length(), self.length()
+        if packed > limit or original > limit:
+            raise self.fail(f"a compressed string of {packed} bytes for {original} is over the limit of {limit}")
+        if original > packed * lzf.MAX_RATIO:
+            raise self.fail(f"{packed} bytes of LZF data cannot become {original}")
+        return packed, original
+
+    def skip(self, size: int) -> None:
+        """Moves on over `size` bytes that may not have arrived yet."""
+        self.pos += size
+
+    def skip_string(self) -> int:
+        """Moves on over a string without decoding it; returns the bytes it takes behind its length."""
+        size, special = self._head()
+        if special:
+            size = 1 << size if size < _LZF else self._lzf_sizes(size, MAX_SKIP)[0]
+        elif size > MAX_SKIP:
+            raise self.fail(f"a string of {size} bytes is over the limit of {MAX_SKIP}")
+        self.pos += size
+        return size
+
+
+def attempt(source: Source, take: Callable[[Source], T]) -> Generator[None, None, T]:
+    """Returns what `take` takes from the source; yields None, and begins again, whenever more bytes are needed."""
+    while True:
+        mark = source.pos
+        try:
+            return take(source)
+        except Short:
+            source.pos = mark
+            yield None
+
+
+def parts(source: Source, count: int, take: Callable[[Source], T]) -> Iterator[list[T] | None]:
+    """Takes `count` elements; yields them in parts, and None whenever more bytes are needed."""
+    out: list[T] = []
+    limit = source.weight + PART_BYTES
+    while count:
+        mark = source.pos
+        try:
+            out.append(take(source))
+        except Short:
+            source.pos = mark
+            yield None
+            continue
+        count -= 1
+        if len(out) >= PART_ITEMS or source.weight > limit:
+            yield out
+            out = []
+            limit = source.weight + PART_BYTES
+    if out:
+        yield out
+
+
+def string_parts(source: Source, count: int, group: int = 1) -> Iterator[list[bytes] | None]:
+    """Takes `count` strings as `parts` does, a multiple of `group` in each part; the fast way for the common ones.
+
+    Short strings are read here from local variables; all others, and those cut by the end of the buffer, by `string`.
+    """
+    out: list[bytes] = []
+    append = out.append
+    limit = source.weight + PART_BYTES
+    buf, pos, size = source.buf, source.pos, len(source.buf)
+    for left in range(count, 0, -1):
+        if pos + 1 < size and (length := buf[pos]) < LENGTH_32BIT:
+            if length < LENGTH_14BIT:
+                start = pos + 1
+            else:
+                length = (length & 0x3F) << 8 | buf[pos + 1]
+                start = pos + 2
+            end = start + length
+        else:
+            start = end = size + 1
+        if end <= size:
+            append(buf[start:end])
+            pos = end
+        else:
+            source.pos = pos
+            append((yield from attempt(source, Source.string)))
+            buf, pos, size = source.buf, source.pos, len(source.buf)
+        if (len(out) >= PART_ITEMS or source.weight > limit) and not (left - 1) % group:
+            source.pos = pos
+            yield out
+            out = []
+            append = out.append
+            limit = source.weight + PART_BYTES
+    source.pos = pos
+    if out:
+        yield out
+
+
+def skip_strings(source: Source, count: int, tail: int = 0) -> Iterator[None]:
+    """Moves on over `count` strings, each with `tail` more bytes behind it; yields None when more bytes are needed."""
+    buf, pos, size = source.buf, source.pos, len(source.buf)
+    while count:
+        if pos + 1 < size and (length := buf[pos]) < LENGTH_32BIT:
+            pos += (length + 1 if length < LENGTH_14BIT else ((length & 0x3F) << 8 | buf[pos + 1]) + 2) + tail
+        else:
+            source.pos = pos
+            yield from attempt(source, Source.skip_string)
+            source.pos += tail
+            buf, pos, size = source.buf, source.pos, len(source.buf)
+        count -= 1
+    source.pos = pos

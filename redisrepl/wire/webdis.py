@@ -1,0 +1,329 @@
+r"""How the hub is spoken to: commands as request bodies, `.raw` replies and events as values.
+
+In: commands as lists of bytes, and bytes of replies. Out: request bodies, reply values, keyspace events.
+Left to others: HTTP (`remote.session`), what to send (`remote.push`, `remote.fetch`).
+
+Webdis takes a command as `NAME/argument/..` in the body of a POST to its root. Four bytes have a meaning there and
+are percent-encoded; all others, NUL and 0xFF included, pass as they are. Every body ends in `.raw`, so the reply is
+RESP, exact for any bytes; a dot elsewhere is then no suffix. In `.raw` arrays nil, status and nested elements are
+lost while the count stays (Webdis' formats/raw.c), so every script here returns a flat list of strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import hiredis
+
+from redisrepl.changes import (
+    Change,
+    Deleted,
+    ExpirySet,
+    FieldsDeleted,
+    HashSet,
+    HashState,
+    State,
+    StringSet,
+    StringState,
+)
+from redisrepl.errors import ProtocolError
+
+__all__ = [
+    "EXISTS",
+    "FETCH_SCRIPT",
+    "PUSH_SCRIPT",
+    "CommandError",
+    "Message",
+    "MessageReader",
+    "batch_body",
+    "body",
+    "commands_of",
+    "escape",
+    "events_of",
+    "fetch_body",
+    "keyspace_channel",
+    "parse_batch_reply",
+    "parse_fetch_reply",
+    "parse_reply",
+]
+
+#: Lua's C stack takes 8,000 values (LUAI_MAXCSTACK) and `unpack` puts a whole command on it.
+MAX_FIELDS_PER_COMMAND = 1000
+
+#: Runs each command by itself: one that fails does not stop the others. Returns how many ran, then `index message`
+#: of each that failed, or `index EXISTS` where a value was to be set only if there was none, and there was.
+#: ARGV: for each command its length, then its words; `HSETNX` may name many fields.
+PUSH_SCRIPT = b"""\
+local out, i, n = {''}, 1, 0
+while i <= #ARGV do
+  local size = tonumber(ARGV[i])
+  local reply, exists
+  if ARGV[i + 1] == 'HSETNX' then
+    for j = i + 3, i + size, 2 do
+      reply = redis.pcall('HSETNX', ARGV[i + 2], ARGV[j], ARGV[j + 1])
+      exists = exists or reply == 0
+      if type(reply) == 'table' then break end
+    end
+  else
+    reply = redis.pcall(unpack(ARGV, i + 1, i + size))
+    exists = reply == false
+  end
+  if type(reply) == 'table' and reply.err then
+    out[#out + 1] = n .. ' ' .. reply.err
+  elseif exists then
+    out[#out + 1] = n .. ' EXISTS'
+  end
+  i, n = i + size + 1, n + 1
+end
+out[1] = tostring(n)
+return out
+"""
+
+#: Reads keys until `ARGV[1]` bytes are full, at least one. Returns for each: type, expiry (absolute milliseconds or
+#: empty), number of strings that follow, and those: the value, or fields and values.
+FETCH_SCRIPT = b"""\
+local out, left = {}, tonumber(ARGV[1])
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+for i = 2, #ARGV do
+  if left <= 0 then break end
+  local key = ARGV[i]
+  local kind = redis.call('TYPE', key).ok
+  local expires, values = '', {}
+  if kind == 'string' then
+    values = {redis.call('GET', key)}
+  elseif kind == 'hash' then
+    values = redis.call('HGETALL', key)
+  end
+  if kind ~= 'none' then
+    local at = redis.pcall('PEXPIRETIME', key)
+    if type(at) == 'table' then
+      local ttl = redis.call('PTTL', key)
+      at = ttl < 0 and ttl or now + ttl
+    end
+    if at >= 0 then expires = string.format('%.0f', at) end
+  end
+  out[#out + 1] = kind
+  out[#out + 1] = expires
+  out[#out + 1] = tostring(#values)
+  for j = 1, #values do
+    out[#out + 1] = values[j]
+    left = left - #values[j]
+  end
+  left = left - 1
+end
+return out
+"""
+
+
+def escape(argument: bytes) -> bytes:
+    """One argument for the body of a POST: any bytes, C speed (a loop per byte would cost 100 times as much)."""
+    return argument.replace(b"%", b"%25").replace(b"/", b"%2f").replace(b"?", b"%3f").replace(b"+", b"%2b")
+
+
+def body(*argv: bytes) -> bytes:
+    """A single command, its reply wanted in `.raw`."""
+    return b"/".join(map(escape, argv)) + b".raw"
+
+
+def keyspace_channel(database: int, key: bytes) -> bytes:
+    """The channel on which a server tells what happened to a key."""
+    return b"__keyspace@%d__:%b" % (database, key)
+
+
+#: What stands for an error where a value was to be set only if there was none, and there was.
+EXISTS = "EXISTS"
+
+
+def commands_of(change: Change, *, if_absent: bool = False) -> Iterator[list[bytes]]:
+    """The commands that make a change happen; large hashes in several.
+
+    Args:
+        change: what was to be read first (`Touch`, fields of None) has no commands.
+        if_absent: a string, or a field of a hash, is set only where there is none.
+    """
+    if if_absent:
+        yield from _commands_if_absent(change)
+        return
+    match change:
+        case StringSet(key, value, None):
+            yield [b"SET", key, value]
+        case StringSet(key, value, int(expires_at_ms)):
+            yield [b"SET", key, value, b"PXAT", b"%d" % expires_at_ms]
+        case HashSet(key, fields):
+            known = [(field, value) for field, value in fields.items() if value is not None]
+            for start in range(0, len(known), MAX_FIELDS_PER_COMMAND):
+                pairs = known[start : start + MAX_FIELDS_PER_COMMAND]
+                yield [b"HSET", key, *(word for pair in pairs for word in pair)]
+        case Deleted(key):
+            yield [b"DEL", key]
+        case FieldsDeleted(key, fields):
+            for start in range(0, len(fields), MAX_FIELDS_PER_COMMAND):
+                yield [b"HDEL", key, *fields[start : start + MAX_FIELDS_PER_COMMAND]]
+        case ExpirySet(key, None):
+            yield [b"PERSIST", key]
+        case ExpirySet(key, int(expires_at_ms)):
+            yield [b"PEXPIREAT", key, b"%d" % expires_at_ms]
+
+
+def _commands_if_absent(change: Change) -> Iterator[list[bytes]]:
+    for command in commands_of(change):
+        if command[0] == b"SET":
+            yield [*command, b"NX"]
+        elif command[0] == b"HSET":
+            yield [b"HSETNX", *command[1:]]
+
+
+_EVENTS = {b"HSET": b"hset", b"DEL": b"del", b"HDEL": b"hdel", b"PEXPIREAT": b"expire", b"PERSIST": b"persist"}
+
+
+def events_of(command: Sequence[bytes]) -> tuple[bytes, ...]:
+    """The keyspace events that a command of ours causes when it changes what it names."""
+    if command[0] == b"SET":
+        return (b"set",) if len(command) == 3 else (b"set", b"expire")  # noqa: PLR2004 - SET key value
+    return (_EVENTS[command[0]],)
+
+
+_PUSH_HEAD = b"EVAL/" + escape(PUSH_SCRIPT) + b"/0"
+_FETCH_HEAD = b"EVAL/" + escape(FETCH_SCRIPT) + b"/0"
+
+
+def batch_body(commands: Iterable[Sequence[bytes]]) -> bytes:
+    """Many commands in one request: `PUSH_SCRIPT` over them."""
+    parts = [_PUSH_HEAD]
+    for command in commands:
+        parts.append(b"%d" % len(command))
+        parts.extend(map(escape, command))
+    return b"/".join(parts) + b".raw"
+
+
+def parse_batch_reply(reply: bytes, sent: int) -> dict[int, str]:
+    """What `PUSH_SCRIPT` answered.
+
+    Returns:
+        Error text by index of the command, for those that failed.
+
+    Raises:
+        CommandError: the script itself was refused.
+        ProtocolError: the reply does not account for all `sent` commands.
+    """
+    items = _flat(reply)
+    if not items or items[0] != b"%d" % sent:
+        raise ProtocolError(f"the hub did not say that it ran all {sent} commands")
+    errors = {}
+    for item in items[1:]:
+        index, _, message = item.partition(b" ")
+        errors[int(index)] = message.decode("utf-8", "backslashreplace")
+    return errors
+
+
+def fetch_body(keys: Sequence[bytes], max_bytes: int) -> bytes:
+    """Read the state of many keys in one request, as many as fit into `max_bytes`: `FETCH_SCRIPT` over them."""
+    return b"/".join([_FETCH_HEAD, b"%d" % max_bytes, *map(escape, keys)]) + b".raw"
+
+
+def parse_fetch_reply(reply: bytes) -> list[State]:
+    """What `FETCH_SCRIPT` answered: the states of the first keys asked for; the rest did not fit."""
+    items = iter(_flat(reply))
+    states: list[State] = []
+    try:
+        for kind in items:
+            expires = next(items)
+            expires_at_ms = int(expires) if expires else None
+            values = [next(items) for _ in range(int(next(items)))]
+            states.append(_state(kind, values, expires_at_ms))
+    except (StopIteration, ValueError, IndexError):
+        raise ProtocolError("the hub's reply to a fetch is not what the script returns") from None
+    return states
+
+
+def _state(kind: bytes, values: list[bytes], expires_at_ms: int | None) -> State:
+    match kind:
+        case b"string":
+            return StringState(values[0], expires_at_ms)
+        case b"hash":
+            return HashState(dict(zip(values[::2], values[1::2], strict=True)), expires_at_ms)
+        case b"none":
+            return None
+        case _:
+            return kind.decode("ascii", "backslashreplace")
+
+
+def parse_reply(reply: bytes) -> Any:
+    """One `.raw` reply: bytes, an int, None, or a list of them.
+
+    Raises:
+        CommandError: the reply is an error; in HTTP 200 too, Webdis answers a refused command that way.
+        ProtocolError: it is not one whole reply.
+    """
+    reader = hiredis.Reader()
+    try:
+        reader.feed(reply)
+        value = reader.gets()
+    except hiredis.ProtocolError as error:
+        raise ProtocolError(f"the hub's reply is damaged: {error}") from error
+    if value is False or reader.has_data():
+        raise ProtocolError("the hub's reply is not one whole reply")
+    if isinstance(value, hiredis.ReplyError):
+        raise CommandError(str(value))
+    return value
+
+
+def _flat(reply: bytes) -> list[bytes]:
+    """A reply that must be a list of strings."""
+    value = parse_reply(reply)
+    if not isinstance(value, list) or not all(isinstance(item, bytes) for item in value):
+        raise ProtocolError("the hub's reply is not a flat list of strings")
+    return value
+
+
+class CommandError(Exception):
+    """Redis' own error text for one command, as it arrived: `WRONGTYPE Operation against ...`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a subscription: on a keyspace channel `data` is the name of the event."""
+
+    channel: bytes
+    data: bytes
+
+
+class MessageReader:
+    """The long poll's body to messages.
+
+    Attributes:
+        subscribed: the server confirmed the subscription.
+    """
+
+    __slots__ = ("_reader", "subscribed")
+
+    def __init__(self) -> None:
+        self._reader = hiredis.Reader()
+        self.subscribed = False
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Take bytes of the body; return the messages they completed, in the order of arrival (which means nothing).
+
+        Raises:
+            CommandError: the subscription was refused.
+            ProtocolError: the framing is damaged, as Webdis leaves it when a reader was too slow.
+        """
+        messages: list[Message] = []
+        try:
+            self._reader.feed(data)
+            while (item := self._reader.gets()) is not False:
+                match item:
+                    case [b"pmessage", _, bytes(channel), bytes(message)]:
+                        messages.append(Message(channel, message))
+                    case [b"psubscribe", *_]:
+                        self.subscribed = True
+                    case hiredis.ReplyError():
+                        raise CommandError(str(item))
+                    case _:
+                        raise ProtocolError("the subscription brought something that is not a message")
+        except hiredis.ProtocolError as error:
+            raise ProtocolError(f"the subscription's framing is damaged: {error}") from error
+        return messages
