@@ -52,6 +52,7 @@ _GROUPS: list[tuple[str, list[str]]] = [
     ("the hub", ["haddr", "cert", "key", "ca", "hub_database", "notify_config"]),
     ("the site's Redis", ["raddr", "user", "password_file", "site_ca", "site_cert", "site_key"]),
     ("what crosses", ["ns", "rc", "replicate"]),
+    ("after a gap", ["state_dir", "initial_sync", "on_conflict", "sweep_period", "sweep_rate"]),
     ("limits", ["max_memory", "max_keys", "max_body", "batch", "flights"]),
     ("times", ["canary_period", "timeout", "connect_timeout", "retry_max", "site_silence", "shutdown_timeout"]),
     ("logs", ["log_format", "log_level"]),

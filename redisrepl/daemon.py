@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import secrets
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import stamina
 import structlog
 
 from redisrepl import __version__
-from redisrepl.changes import Position
+from redisrepl.applying import Applying
+from redisrepl.checkpoint import Checkpoint, Pair, StateDirectoryError, default_directory
 from redisrepl.echo import ExpectedEvents
 from redisrepl.errors import (
     CommandRefusedError,
@@ -30,29 +31,26 @@ from redisrepl.errors import (
     PeerUnavailableError,
     ProtocolError,
     RedisreplError,
-    RefusedError,
 )
-from redisrepl.inbound import Applying, Inbound
+from redisrepl.following import Following, LinkOptions
+from redisrepl.inbound import Inbound
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.apply import SiteWriter
 from redisrepl.local.connection import open_client, translated
 from redisrepl.local.read import SiteReader
-from redisrepl.local.stream import ReplicaLink
 from redisrepl.namespaces import Namespaces, printable
-from redisrepl.observe.troubles import Trouble
-from redisrepl.outbound import Outbound, Pushing
+from redisrepl.outbound import Outbound
 from redisrepl.pacing import Pacer
-from redisrepl.pending import Pending
+from redisrepl.pushing import Pushing
+from redisrepl.remote.compare import HubComparer
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
 from redisrepl.settings import Settings
-from redisrepl.sweep import HubSweep
+from redisrepl.sweep import Comparison, ConflictWinner, Healing, Sweep
 from redisrepl.tls import CertificateFiles, client_context
 from redisrepl.wire.commands import ChangeDecoder
-from redisrepl.wire.psync import Commands, Continued, Event, FullSync, SnapshotData, SnapshotEnd
-from redisrepl.wire.rdb import RdbReader
 
 __all__ = ["Daemon"]
 
@@ -63,7 +61,8 @@ _EXPECTATIONS = 1_000_000
 #: Batches being fetched and applied side by side.
 _FETCHES = 4
 _TICK = 1.0
-_DRAIN_POLL = 0.02
+#: A difference found by a sweep is looked at again after this many seconds: it may have been on its way.
+_SECOND_LOOK = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +71,7 @@ class _Pull:
 
     inbound: Inbound
     applying: Applying
-    sweep: HubSweep
-    subscriptions: Sequence[Subscription]
+    subscriptions: list[Subscription]
 
 
 class Daemon:
@@ -96,12 +94,14 @@ class Daemon:
         self._session = HubSession(
             check_url(settings.haddr),
             client_context(CertificateFiles(settings.ca, settings.cert, settings.key)),
-            connections=settings.flights + _FETCHES + 2,
+            connections=settings.flights + _FETCHES + 4,
             timeout=settings.timeout,
             connect_timeout=settings.connect_timeout,
         )
         self._hub_reader = HubReader(self._session)
-        self._read_client, self._write_client = (open_client(address, settings.timeout) for _ in range(2))
+        self._read_client = open_client(address, settings.timeout, connections=2)
+        self._write_client = open_client(address, settings.timeout, connections=1)
+        self._site_reader = SiteReader(self._read_client, address)
         self._retry: dict[str, Any] = {
             "attempts": None,
             "timeout": None,
@@ -109,28 +109,73 @@ class Daemon:
             "wait_max": settings.retry_max,
             "wait_jitter": 0.5,
         }
-        self._position: Position | None = None
         self._stop = asyncio.Event()
-        self._stream_trouble = Trouble("stream")
         self._told_unreplicated: set[str] = set()
+        self._checkpoint = self._open_checkpoint()
         expected_local, expected_remote = ExpectedEvents(_EXPECTATIONS), ExpectedEvents(_EXPECTATIONS)
         self._pull = self._build_pull(expected_local, expected_remote) if settings.rc else None
-        self.outbound = Outbound(
+        winner: ConflictWinner = settings.on_conflict or ("hub" if settings.rc else "site")
+        self._outbound = Outbound(
             ChangeDecoder(self._namespaces.covers, settings.replicate, address.database),
-            Pending(settings.max_memory, settings.max_keys),
-            Pending(settings.max_memory // 4, settings.max_keys),
-            kinds=settings.replicate,
-            expected_local=expected_local,
-            expected_remote=expected_remote if settings.rc else None,
-            pulling=self._pull.inbound if self._pull else None,
+            expected_local,
+            expected_remote if settings.rc else None,
+            self._pull.inbound if self._pull else None,
+            max_bytes=settings.max_memory,
+            max_keys=settings.max_keys,
+            site_wins=winner == "site",
         )
         self._pushing = Pushing(
-            self.outbound,
+            self._outbound,
             HubPusher(self._session, settings.max_body),
-            SiteReader(self._read_client, address),
+            self._site_reader,
             Pacer(settings.flights, worthwhile=max(1, settings.batch // 2), interval=0.002),
             max_keys=settings.batch,
             max_bytes=settings.max_body,
+            retry=self._retry,
+        )
+        self._sweep = self._build_sweep(winner)
+        self._following = Following(
+            address,
+            self._outbound,
+            self._namespaces.prefixes,
+            self._checkpoint,
+            options=LinkOptions(settings.site_silence, settings.connect_timeout, self._retry),
+            listener=self,
+        )
+
+    def _open_checkpoint(self) -> Checkpoint | None:
+        settings = self._settings
+        scope = {
+            "database": self._address.database,
+            "namespaces": [prefix.hex() for prefix in self._namespaces],
+            "kinds": sorted(settings.replicate),
+        }
+        pair = Pair(str(self._address), self._session.url, json.dumps(scope, sort_keys=True))
+        try:
+            return Checkpoint(settings.state_dir or default_directory(), pair)
+        except StateDirectoryError as error:
+            if settings.state_dir is not None:
+                raise
+            _log.warning(
+                "checkpoint.none", error=str(error), hint="each start is a full synchronisation: set --state-dir"
+            )
+            return None
+
+    def _build_sweep(self, winner: ConflictWinner) -> Sweep:
+        settings = self._settings
+        expiries = "expire" in settings.replicate
+        return Sweep(
+            Comparison(
+                self._site_reader,
+                HubComparer(self._session, self._hub_reader, expiries=expiries),
+                expiries=expiries,
+                rate=settings.sweep_rate,
+                patience=_SECOND_LOOK,
+            ),
+            self._namespaces,
+            Healing(self._outbound, self._pull.inbound if self._pull else None, winner, settings.initial_sync),
+            period=settings.sweep_period,
+            wake=self.wake,
             retry=self._retry,
         )
 
@@ -141,7 +186,7 @@ class Daemon:
             kinds=settings.replicate,
             expected_local=expected_local,
             expected_remote=expected_remote,
-            busy=lambda key: self.outbound.busy(key),
+            busy=self._busy,
         )
         applying = Applying(
             inbound,
@@ -151,7 +196,6 @@ class Daemon:
             max_keys=settings.batch,
             retry=self._retry,
         )
-        sweep = HubSweep(self._hub_reader, self._namespaces, inbound, applying.wake, self._retry)
 
         def on_event(key: bytes, event: bytes) -> None:
             inbound.event(key, event)
@@ -159,7 +203,7 @@ class Daemon:
 
         def on_subscribed() -> None:
             inbound.resubscribed()
-            sweep.owe()
+            self._sweep.owe("subscribed")
 
         options = SubscriptionOptions(
             database=settings.hub_database,
@@ -173,7 +217,34 @@ class Daemon:
             Subscription(self._session, prefix, options=options, on_event=on_event, on_subscribed=on_subscribed)
             for prefix in self._namespaces
         ]
-        return _Pull(inbound, applying, sweep, subscriptions)
+        return _Pull(inbound, applying, subscriptions)
+
+    def _busy(self, key: bytes) -> bool:
+        return self._outbound.busy(key)
+
+    # What `following` tells.
+
+    def attached(self, *, continued: bool) -> None:
+        """The site's stream is followed: what is decided about its keys is no longer blind."""
+        self._sweep.attached.set()
+        if self._pull is not None:
+            self._pull.applying.attached.set()
+        if not continued and self._settings.rc:
+            self._sweep.owe("full synchronisation")
+
+    def detached(self) -> None:
+        """The site's stream is lost."""
+        self._sweep.attached.clear()
+        if self._pull is not None:
+            self._pull.applying.attached.clear()
+
+    def wake(self) -> None:
+        """There may be something to push or to pull."""
+        self._pushing.wake()
+        if self._pull is not None and self._pull.inbound.dirty:
+            self._pull.applying.wake()
+
+    # Life.
 
     async def run(self) -> None:
         """Run until a signal says stop.
@@ -190,42 +261,53 @@ class Daemon:
                 raise errors.exceptions[0] from errors.exceptions[0].__cause__
             finally:
                 await self._session.close()
-                for client in (self._read_client, self._write_client):
-                    await client.aclose()
-        _log.info("daemon.stopped", unpushed_keys=self.outbound.waiting)
+                await self._read_client.aclose()
+                await self._write_client.aclose()
+                if self._checkpoint is not None:
+                    self._checkpoint.close()
+        _log.info("daemon.stopped", unpushed_keys=self._outbound.waiting)
 
     async def _run_tasks(self, tasks: asyncio.TaskGroup) -> None:
-        """Start everything, wait for the word to stop, then: take nothing in, push what waits, end."""
+        """Start everything, wait for the word to stop, then: take nothing in, push what waits, save, end."""
         settings, pull = self._settings, self._pull
-        intake = [tasks.create_task(self._follow_site(), name="stream")]
+        intake = [
+            tasks.create_task(self._following.run(), name="stream"),
+            tasks.create_task(self._sweep.run(), name="sweep"),
+        ]
         others = [tasks.create_task(self._pushing.run(), name=f"push {n}") for n in range(settings.flights)]
+        others.append(tasks.create_task(self._following.save_forever(), name="checkpoint"))
         others.append(tasks.create_task(self._tick(), name="tick"))
         if pull is not None:
-            intake.append(tasks.create_task(pull.sweep.run(), name="sweep"))
             for subscription in pull.subscriptions:
                 intake.append(tasks.create_task(subscription.listen(), name="subscribe"))
                 intake.append(tasks.create_task(subscription.send_canaries(), name="canary"))
-            others += [tasks.create_task(pull.applying.run(), name=f"fetch {n}") for n in range(_FETCHES)]
+            intake += [tasks.create_task(pull.applying.run(), name=f"fetch {n}") for n in range(_FETCHES)]
+        self._say_started()
+        await self._stop.wait()
+        _log.info("daemon.stopping", waiting_keys=self._outbound.waiting)
+        for task in intake:
+            task.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(settings.shutdown_timeout):
+                await self._pushing.drained()
+        for task in others:
+            task.cancel()
+        self._following.save()
+
+    def _say_started(self) -> None:
         _log.info(
             "daemon.started",
             version=__version__,
             site=str(self._address),
             hub=self._session.url,
             namespaces=[printable(prefix) for prefix in self._namespaces],
-            pull=settings.rc,
+            pull=self._settings.rc,
         )
         for prefix in self._namespaces.without_delimiter():
             name = printable(prefix)
             _log.warning(
                 "daemon.namespace_open", namespace=name, hint=f"{name} also covers {name}2: end it with a colon"
             )
-        await self._stop.wait()
-        _log.info("daemon.stopping", waiting_keys=self.outbound.waiting)
-        for task in intake:
-            task.cancel()
-        await self._drain()
-        for task in others:
-            task.cancel()
 
     async def _check_peers(self) -> None:
         """Find out at once what waiting would not heal; a peer that merely cannot be reached is waited for."""
@@ -233,7 +315,7 @@ class Daemon:
             with translated(self._address):
                 await self._read_client.ping()
         except (PeerUnavailableError, LinkLostError) as error:
-            self._stream_trouble.failed(error, hint="waiting for it")
+            self._following.trouble.failed(error, hint="waiting for it")
         try:
             info = await self._session.command(b"INFO", b"cluster")
             if isinstance(info, bytes) and b"cluster_enabled:1" in info:
@@ -243,85 +325,20 @@ class Daemon:
         except (PeerUnavailableError, LinkLostError, HubError, ProtocolError) as error:
             self._pushing.trouble.failed(error, hint="waiting for it")
 
-    async def _follow_site(self) -> None:
-        """Attach to the site's Redis, and attach again, for ever."""
-
-        def worth_another_try(error: Exception) -> bool:
-            refused_at_start = isinstance(error, RefusedError) and self._position is None
-            return isinstance(error, RedisreplError) and not refused_at_start
-
-        while True:
-            async for attempt in stamina.retry_context(on=worth_another_try, **self._retry):
-                with attempt:
-                    await self._follow_link()
-
-    async def _follow_link(self) -> None:
-        """One replica link, from attaching to its end; returns if it worked for a while, raises if it did not."""
-        reader = RdbReader(self._namespaces.prefixes)
-        link = ReplicaLink(
-            self._address,
-            self._position,
-            snapshot=reader,
-            acknowledged=lambda: self.outbound.acknowledged,
-            silence=self._settings.site_silence,
-            connect_wait=self._settings.connect_timeout,
-        )
-        attached = False
-        try:
-            async for event in link.events():
-                match event:
-                    case Commands(commands, ends):
-                        self.outbound.read(commands, ends[-1])
-                        self._position = link.position
-                    case SnapshotData(events=entries):
-                        self.outbound.read_snapshot(entries, time.time())
-                    case FullSync(position):
-                        _log.info("stream.full_sync", position=str(position))
-                        self._position = None  # until the snapshot is complete there is no place to go on from
-                        self.outbound.start_over()
-                    case SnapshotEnd(position) | Continued(position):
-                        attached = True
-                        self._position = position
-                        self._attached(event, position)
-                self._pushing.wake()
-        except RedisreplError as error:
-            self._stream_trouble.failed(error)
-            if not attached:
-                raise
-        finally:
-            if self._pull is not None:
-                self._pull.applying.attached.clear()
-
-    def _attached(self, event: Event, position: Position) -> None:
-        if isinstance(event, SnapshotEnd):
-            self.outbound.pending.read_up_to(position.offset)
-        elif self.outbound.pending.acknowledged == 0 and not self.outbound.waiting:
-            self.outbound.pending.resume_at(position.offset)
-        self._stream_trouble.succeeded()
-        _log.info("stream.attached", position=str(position), partial=isinstance(event, Continued))
-        if self._pull is not None:
-            self._pull.applying.attached.set()
-            if isinstance(event, SnapshotEnd):
-                self._pull.sweep.owe()
-
     async def _tick(self) -> None:
-        """What time alone brings: overdue events, and the names of commands that do not cross."""
+        """What time alone brings: overdue events, owed sweeps, and the names of commands that do not cross."""
         while True:
             await asyncio.sleep(_TICK)
             if self._pull is not None:
                 self._pull.inbound.tick(time.monotonic())
-                self._pull.applying.wake()
-            for name, count in self.outbound.decoder.unreplicated.items():
+            if self._outbound.pending.overflowed or self._outbound.seeds.overflowed:
+                self._outbound.pending.overflowed = self._outbound.seeds.overflowed = False
+                self._sweep.owe("more keys waited than --max-keys")
+            self.wake()
+            for name, count in self._outbound.decoder.unreplicated.items():
                 if name not in self._told_unreplicated:
                     self._told_unreplicated.add(name)
                     _log.warning("stream.not_replicated", command=name, count=count)
-
-    async def _drain(self) -> None:
-        """Push what waits, as long as the shutdown may take."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.shutdown_timeout):
-                while not self._pushing.idle:
-                    await asyncio.sleep(_DRAIN_POLL)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -330,7 +347,7 @@ class Daemon:
 
         def stop() -> None:
             if self._stop.is_set():
-                _log.warning("daemon.forced", unpushed_keys=self.outbound.waiting)
+                _log.warning("daemon.forced", unpushed_keys=self._outbound.waiting)
                 os._exit(ExitCode.UNEXPECTED)
             self._stop.set()
 

@@ -1,30 +1,23 @@
 """Site to hub: stream > namespace > echo > pending > push > acknowledged.
 
 In: commands of the site's replication stream. Out: commands for the hub, and the offset up to which everything is
-there. Left to others: reading the stream (`local.stream`), sending (`remote.push`), what is pulled (`inbound`).
+there. Left to others: reading the stream (`following`), sending (`pushing`), what is pulled (`inbound`).
 
-`Outbound` decides and never waits, so that a model can drive it. `Pushing` moves its batches; several run side by
-side, no key in two at a time.
+It decides and never waits, so that a model can drive it; `pushing` moves its batches.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import math
-import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
-import stamina
 import structlog
 
 from redisrepl.changes import (
     Change,
     Deleted,
     ExpirySet,
-    FieldsDeleted,
     Flushed,
     HashSet,
     HashState,
@@ -35,16 +28,13 @@ from redisrepl.changes import (
     kinds_of,
 )
 from redisrepl.echo import ExpectedEvents
-from redisrepl.errors import OutcomeUnknownError, RedisreplError
 from redisrepl.namespaces import printable
-from redisrepl.observe.troubles import Trouble
-from redisrepl.pacing import Pacer
 from redisrepl.pending import Pending
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.rdb import Aux, Entry
 from redisrepl.wire.webdis import EXISTS, commands_of, events_of
 
-__all__ = ["Batch", "Outbound", "OutboundCounters", "Pulling", "Pushing", "settle"]
+__all__ = ["Batch", "Outbound", "OutboundCounters", "Pulling", "settle"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -109,38 +99,45 @@ class Outbound:
     """Decides what of the stream goes to the hub.
 
     Args:
-        decoder: commands to changes of the namespaces.
-        pending: where changes of the stream wait.
-        seeds: where keys wait that are to be there only if the hub has none: of a snapshot, or found by a sweep.
-        kinds: which of `changes.KINDS` cross.
+        decoder: commands to changes of the namespaces; knows which kinds of change cross.
         expected_local: what our own applies will make the stream show.
         expected_remote: what our own pushes will make the hub's keyspace events say; None without `-rc`.
         pulling: told of what concerns the other direction; None without `-rc`.
+        max_bytes: memory for changes that wait; a quarter of it again for keys of snapshots.
+        max_keys: how many keys may wait.
+        site_wins: keys of a snapshot replace those of the hub; otherwise they only join them.
         event_patience: seconds after which an event that did not come is overdue.
+
+    Attributes:
+        pending: changes of the stream that wait for the hub.
+        seeds: keys that wait, and are to be there only if the hub has none: of a snapshot, or found by a sweep.
+        failures: error text by key, of what the hub refused for good.
+        flushed: the last command that changed the whole database at once.
     """
 
     def __init__(
         self,
         decoder: ChangeDecoder,
-        pending: Pending,
-        seeds: Pending,
-        *,
-        kinds: frozenset[str],
         expected_local: ExpectedEvents,
         expected_remote: ExpectedEvents | None = None,
         pulling: Pulling | None = None,
+        *,
+        max_bytes: int = 128 << 20,
+        max_keys: int = 2_000_000,
+        site_wins: bool = True,
         event_patience: float = 60.0,
     ) -> None:
         self.decoder = decoder
-        self.pending = pending
-        self.seeds = seeds
-        self.kinds = kinds
+        self.kinds = kinds = decoder.kinds
+        self.pending = Pending(max_bytes, max_keys)
+        self.seeds = Pending(max_bytes // 4, max_keys)
         self.counters = OutboundCounters()
         self.flushed: Flushed | None = None
         self.failures: dict[bytes, str] = {}
         self._expected_local = expected_local
         self._expected_remote = expected_remote
         self._pulling = pulling
+        self._site_wins = site_wins
         self._patience = event_patience
         # Events that the hub is asked to send; what it sends beside is not expected and not listened to.
         self._announced = {b"set", b"hset"} | ({b"del", b"hdel"} if "del" in kinds else set())
@@ -165,7 +162,7 @@ class Outbound:
                     seeds.forget(change)
                 add(change)
         if not self.decoder.in_transaction:
-            self.pending.read_up_to(end)
+            self.pending.read_up_to(end, self.decoder.selected)
         if len(expected) and (overdue := expected.drop_overdue(end)) and pulling is not None:
             pulling.mark_dirty(overdue)  # rule 3: the stream is past the place where the echo must have been
 
@@ -176,18 +173,34 @@ class Outbound:
             entries: of the namespaces, as `wire.rdb` reads them.
             now: Unix time in seconds; what has expired by then is left to the site to remove.
         """
-        # With a pull, the hub's values stand where both sides have a key; without one, the site's.
-        queue = self.pending if self._pulling is None else self.seeds
+        queue = self.pending if self._site_wins else self.seeds
         for entry in entries:
             match entry:
                 case Aux(b"repl-stream-db", database):
                     self.decoder.selected = int(database)
-                case Entry(db, key) if db == self.decoder.database and _alive(entry, now):
+                case Entry(db) if db == self.decoder.database and _alive(entry, now):
                     change = _of_snapshot(entry)
                     if change is not None and not self.kinds.isdisjoint(kinds_of(change)):
                         queue.add(change)
                     else:
                         self.decoder.count_unreplicated(f"snapshot:{entry.type}")
+
+    def snapshot_complete(self, offset: int) -> None:
+        """Everything of the snapshot was taken; its position counts once all of it is at the hub."""
+        self.pending.read_up_to(offset, self.decoder.selected)
+
+    def resume_at(self, offset: int, database: int) -> None:
+        """The stream goes on here after a restart; everything before is at the hub."""
+        self.pending.resume_at(offset, database)
+        self.decoder.selected = database
+
+    def add(self, change: Change) -> None:
+        """Push this too: a sweep found that the hub lacks it."""
+        self.pending.add(change)
+
+    def seed(self, change: Change) -> None:
+        """Push this too, but only what the hub does not have."""
+        self.seeds.add(change)
 
     @property
     def acknowledged(self) -> int:
@@ -267,130 +280,3 @@ class Batch:
     changes: Sequence[Change]
     queue: Pending
     if_absent: bool
-
-
-class Hub(Protocol):
-    """What sends: `remote.push.HubPusher`."""
-
-    async def push(self, commands: Sequence[Sequence[bytes]]) -> dict[int, str]:
-        """Run these commands at the hub; return the error text of those refused for good, by index."""
-
-
-class Site(Protocol):
-    """What is read before a push: `local.read.SiteReader`."""
-
-    async def states(self, keys: Sequence[bytes]) -> list[State]:
-        """What these keys hold."""
-
-    async def fields(self, key: bytes, fields: Sequence[bytes]) -> list[bytes | None]:
-        """What these fields of a hash hold, None where there is none."""
-
-
-class Pushing:
-    """Moves batches from `Outbound` to the hub.
-
-    Args:
-        outbound: decides.
-        hub: sends.
-        site: is read for values that the stream did not tell.
-        pacer: when a batch may leave.
-        max_keys, max_bytes: limits of a batch.
-        retry: how to wait between tries, as arguments of `stamina.retry_context`.
-    """
-
-    def __init__(
-        self,
-        outbound: Outbound,
-        hub: Hub,
-        site: Site,
-        pacer: Pacer,
-        *,
-        max_keys: int,
-        max_bytes: int,
-        retry: Mapping[str, Any],
-    ) -> None:
-        self.outbound = outbound
-        self.trouble = Trouble("push")
-        self._hub = hub
-        self._site = site
-        self._pacer = pacer
-        self._max_keys = max_keys
-        self._max_bytes = max_bytes
-        self._retry = retry
-        self._work = asyncio.Event()
-
-    def wake(self) -> None:
-        """There may be something to push."""
-        self._work.set()
-
-    @property
-    def idle(self) -> bool:
-        """Whether everything that was read is at the hub."""
-        return not self.outbound.waiting
-
-    async def run(self) -> None:
-        """Push for ever; any number of these may run side by side."""
-        while True:
-            async for attempt in stamina.retry_context(on=RedisreplError, **self._retry):
-                with attempt:
-                    await self._departure()
-                    await self._push_batch()
-
-    async def _departure(self) -> None:
-        """Return when a batch may leave."""
-        outbound = self.outbound
-        while True:
-            delay = self._pacer.delay(outbound.ready, time.monotonic()) if outbound.ready else math.inf
-            if not delay:
-                return
-            self._work.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if delay == math.inf else delay):
-                    await self._work.wait()
-
-    async def _push_batch(self) -> None:
-        outbound = self.outbound
-        batch = outbound.take(self._max_keys, self._max_bytes)
-        self._pacer.left(time.monotonic())
-        overloaded = True
-        try:
-            changes = await self._resolve(batch.changes)
-            commands = outbound.prepare(batch, changes, time.monotonic())
-            outbound.counters.requests += 1
-            errors = await self._hub.push(commands) if commands else {}
-        except RedisreplError as error:
-            outbound.failed(batch, unknown=isinstance(error, OutcomeUnknownError))
-            self.trouble.failed(error, pending_keys=outbound.waiting)
-            raise
-        except asyncio.CancelledError:
-            outbound.failed(batch, unknown=True)
-            raise
-        else:
-            overloaded = False
-            outbound.succeeded(batch, commands, errors)
-            self.trouble.succeeded(pending_keys=outbound.waiting)
-        finally:
-            self._pacer.returned(overloaded=overloaded)
-            self.wake()
-
-    async def _resolve(self, batch: Sequence[Change]) -> list[Change]:
-        """The batch with the values that it only names, read from the site."""
-        touches = [change for change in batch if isinstance(change, Touch)]
-        states = iter(await self._site.states([touch.key for touch in touches]) if touches else ())
-        kinds = self.outbound.kinds
-        resolved: list[Change] = []
-        for change in batch:
-            match change:
-                case Touch():
-                    resolved.extend(settle(change, next(states), kinds))
-                case HashSet(key, fields) if None in fields.values():
-                    names = [field for field, value in fields.items() if value is None]
-                    values = await self._site.fields(key, names)
-                    read = dict(zip(names, values, strict=True))
-                    resolved.append(HashSet(key, {**fields, **read}))
-                    gone = tuple(field for field, value in read.items() if value is None)
-                    if gone and "del" in kinds:
-                        resolved.append(FieldsDeleted(key, gone))
-                case _:
-                    resolved.append(change)
-        return resolved

@@ -27,13 +27,15 @@ class Mark:
 
     Attributes:
         offset: offset right after the stretch; None while it is still being read.
+        database: the one that the stream has selected there.
         outstanding: keys whose oldest unacknowledged change lies in it.
     """
 
-    __slots__ = ("offset", "outstanding")
+    __slots__ = ("database", "offset", "outstanding")
 
     def __init__(self) -> None:
         self.offset: int | None = None
+        self.database = 0
         self.outstanding = 0
 
 
@@ -90,6 +92,7 @@ class Pending:
 
     Attributes:
         acknowledged: offset below which every change is at the hub; 0 while a first snapshot is not there yet.
+        database: the one that the stream had selected at `acknowledged`.
         overflowed: keys were dropped; all of the namespace must be compared (sweep).
         bytes: memory that values take now.
     """
@@ -103,6 +106,7 @@ class Pending:
         self._marks: deque[Mark] = deque()
         self._open: Mark | None = None  # the stretch being read
         self.acknowledged = 0
+        self.database = 0
         self.overflowed = False
         self.bytes = 0
 
@@ -119,9 +123,10 @@ class Pending:
         """Whether a change of this key waits or is on its way."""
         return key in self._ready or key in self._in_flight
 
-    def resume_at(self, offset: int) -> None:
+    def resume_at(self, offset: int, database: int) -> None:
         """The stream goes on here, and everything before is at the hub."""
         self.acknowledged = offset
+        self.database = database
 
     def start_over(self) -> None:
         """A new history begins with a snapshot. What waits is kept, and counts as the snapshot's first part."""
@@ -190,13 +195,13 @@ class Pending:
         self._marks.append(self._open)
         return self._open
 
-    def read_up_to(self, offset: int) -> None:
+    def read_up_to(self, offset: int, database: int = 0) -> None:
         """Everything before `offset` was added, and the stream may be resumed there (no transaction is open)."""
         if self._open is None and not self._marks:
-            self.acknowledged = offset
+            self.resume_at(offset, database)
             return
         mark = self._open or self._reopen()
-        mark.offset = offset
+        mark.offset, mark.database = offset, database
         self._open = None
         self._advance()
 
@@ -262,7 +267,7 @@ class Pending:
     def _advance(self) -> None:
         marks = self._marks
         while marks and marks[0].offset is not None and not marks[0].outstanding:
-            self.acknowledged = marks[0].offset
+            self.resume_at(marks[0].offset, marks[0].database)
             marks.popleft()
 
 

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, Pydant
 from redisrepl.changes import KINDS
 from redisrepl.errors import ConfigError
 from redisrepl.remote.notifications import NotifyMode
+from redisrepl.sweep import ConflictWinner, InitialSync
 
 __all__ = ["ENV_PREFIX", "Settings", "flag_of", "load_settings"]
 
@@ -57,6 +58,22 @@ class Settings(BaseSettings):
     replicate: Annotated[frozenset[str], NoDecode] = Field(
         frozenset({"set", "hset"}), description="what crosses: strings, fields of hashes, removals, expiry times"
     )
+
+    # What happens after a gap.
+    state_dir: Path | None = Field(
+        None,
+        description="directory for the acknowledged position; default: $STATE_DIRECTORY or ~/.local/state/redisrepl",
+    )
+    initial_sync: InitialSync = Field(
+        "both", description="which way differences found by comparing both sides are copied: both, push, pull or none"
+    )
+    on_conflict: ConflictWinner | None = Field(
+        None, description="whose value stands where both sides have one at first contact; default: hub with -rc"
+    )
+    sweep_period: float = Field(
+        3600.0, ge=0, description="seconds between comparisons of both sides; 0: only after gaps"
+    )
+    sweep_rate: float = Field(20_000.0, gt=0, description="keys compared in a second, at most")
 
     # Limits.
     max_memory: ByteSize = Field(

@@ -1,79 +1,241 @@
-"""Both sides compared: after a gap nobody knows what was missed.
+"""Both sides compared, key by key: rule 4 of convergence, and the way back after any gap.
 
-In: a sweep that is owed. Out: keys of the hub marked dirty, to be fetched, compared and applied. Left to others:
-fetching and applying (`inbound`).
+In: pages of keys of both sides, and digests of what they hold. Out: the keys that differ and go on differing, healed by
+the same rules as everything else. Left to others: pushing (`outbound`), fetching and applying (`inbound`).
+
+Nothing is ever deleted by a sweep: that a key is missing on one side may mean that it was removed there, or that it
+never arrived, and which of the two nobody knows after a gap. So what one side has alone is copied to the other.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import stamina
 import structlog
 
+from redisrepl.changes import State, Touch
 from redisrepl.errors import RedisreplError
 from redisrepl.inbound import Inbound
 from redisrepl.namespaces import Namespaces
 from redisrepl.observe.troubles import Trouble
-from redisrepl.remote.fetch import HubReader
+from redisrepl.outbound import Outbound
+from redisrepl.wire.digests import NO_KEY, digest
 
-__all__ = ["HubSweep"]
+__all__ = ["Comparison", "ConflictWinner", "Difference", "Healing", "InitialSync", "Sweep"]
 
 _log = structlog.get_logger("redisrepl")
 
+ConflictWinner = Literal["hub", "site"]
+InitialSync = Literal["both", "push", "pull", "none"]
 
-class HubSweep:
-    """Looks at every key that the hub holds under the namespaces, when that is owed.
+#: Differing keys that are looked at a second time together.
+_SECOND_LOOK = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A key that is not the same on both sides; a digest of `NO_KEY` says that it is missing there."""
+
+    key: bytes
+    site: bytes
+    hub: bytes
+
+
+class Hub(Protocol):
+    """`remote.compare.HubComparer`."""
+
+    def pages(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
+        """The keys of a namespace."""
+
+    async def digests(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Digests of what keys hold."""
+
+
+class Site(Protocol):
+    """`local.read.SiteReader`."""
+
+    def pages(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
+        """The keys of a namespace."""
+
+    async def states(self, keys: Sequence[bytes]) -> list[State]:
+        """What keys hold."""
+
+    async def existing(self, keys: Sequence[bytes]) -> list[bool]:
+        """Which keys are there."""
+
+
+class Comparison:
+    """Finds the keys that differ.
 
     Args:
-        hub: is read.
-        namespaces: what is looked at.
-        inbound: is told of the keys.
-        wake: called when it was.
+        site: one side.
+        hub: the other.
+        expiries: whether the expiry of hashes is compared.
+        rate: keys per second, at most: a sweep must not disturb what is live.
+        patience: seconds after which a difference is looked at again: what was merely on its way has then arrived.
+
+    Attributes:
+        compared: keys looked at.
+    """
+
+    def __init__(self, site: Site, hub: Hub, *, expiries: bool, rate: float, patience: float) -> None:
+        self._site = site
+        self._hub = hub
+        self._expiries = expiries
+        self._rate = rate
+        self._patience = patience
+        self.compared = 0
+
+    async def differences(self, prefix: bytes) -> AsyncIterator[list[Difference]]:
+        """Keys of a namespace that differ at both of two looks."""
+        suspects: list[bytes] = []
+        async for keys in self._suspects(prefix):
+            suspects += keys
+            if len(suspects) >= _SECOND_LOOK:
+                yield await self._second_look(suspects)
+                suspects = []
+        if suspects:
+            yield await self._second_look(suspects)
+
+    async def _suspects(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
+        async for keys in self._paced(self._site.pages(prefix)):
+            yield [difference.key for difference in await self._look(keys)]
+        async for keys in self._paced(self._hub.pages(prefix)):
+            ours = [key for key in keys if key.startswith(prefix)]
+            existing = await self._site.existing(ours)
+            yield [key for key, exists in zip(ours, existing, strict=True) if not exists]
+
+    async def _paced(self, pages: AsyncIterator[list[bytes]]) -> AsyncIterator[list[bytes]]:
+        async for keys in pages:
+            started = time.monotonic()
+            yield keys
+            self.compared += len(keys)
+            await asyncio.sleep(max(0.0, len(keys) / self._rate - (time.monotonic() - started)))
+
+    async def _second_look(self, keys: Sequence[bytes]) -> list[Difference]:
+        await asyncio.sleep(self._patience)
+        found: list[Difference] = []
+        for start in range(0, len(keys), 500):
+            found += await self._look(keys[start : start + 500])
+        return found
+
+    async def _look(self, keys: Sequence[bytes]) -> list[Difference]:
+        site_states, hub_digests = await asyncio.gather(self._site.states(keys), self._hub.digests(keys))
+        pairs = zip(keys, site_states, hub_digests, strict=True)
+        looks = (Difference(key, digest(state, expiries=self._expiries), hub) for key, state, hub in pairs)
+        return [look for look in looks if look.site != look.hub]
+
+
+@dataclass(frozen=True, slots=True)
+class Healing:
+    """How differences are made good.
+
+    Attributes:
+        outbound: pushes.
+        inbound: pulls; None without `-rc`.
+        winner: whose string, or field of a hash, stands where both sides have one.
+        direction: which way anything is copied at all.
+    """
+
+    outbound: Outbound
+    inbound: Inbound | None
+    winner: ConflictWinner
+    direction: InitialSync
+
+    def heal(self, difference: Difference) -> None:
+        """Have a difference made good."""
+        key = difference.key
+        if difference.site != NO_KEY and self.direction in {"both", "push"}:
+            if self.winner == "site":
+                self.outbound.add(Touch(key))
+            else:
+                self.outbound.seed(Touch(key))
+        if difference.hub != NO_KEY and self.direction in {"both", "pull"} and self.inbound is not None:
+            self.inbound.mark_dirty([key])
+
+
+class Sweep:
+    """Compares all namespaces when that is owed, and now and then.
+
+    Args:
+        comparison: finds differences.
+        namespaces: what is compared.
+        healing: what is done about them.
+        period: seconds between sweeps that nothing asked for; 0: none.
+        wake: called when there is something to push or pull.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
+
+    Attributes:
+        runs: sweeps that came to their end.
+        owed: why one is due; None if none is.
     """
 
     def __init__(
         self,
-        hub: HubReader,
+        comparison: Comparison,
         namespaces: Namespaces,
-        inbound: Inbound,
+        healing: Healing,
+        *,
+        period: float,
         wake: Callable[[], None],
         retry: Mapping[str, Any],
     ) -> None:
-        self._hub = hub
+        self._comparison = comparison
         self._namespaces = namespaces
-        self._inbound = inbound
+        self._healing = healing
+        self._period = period
         self._wake = wake
         self._retry = retry
-        self._owed = asyncio.Event()
-        self._trouble = Trouble("sweep")
+        self._due = asyncio.Event()
+        self.attached = asyncio.Event()  # the site's stream is followed: what a sweep finds there is then up to date
+        self.trouble = Trouble("sweep")
         self.runs = 0
+        self.owed: str | None = None
 
-    def owe(self) -> None:
+    def owe(self, reason: str) -> None:
         """Something may have been missed."""
-        self._owed.set()
+        self.owed = self.owed or reason
+        self._due.set()
 
     async def run(self) -> None:
         """Sweep whenever it is owed, for ever."""
         while True:
-            await self._owed.wait()
-            self._owed.clear()
+            try:
+                async with asyncio.timeout(self._period or None):
+                    await self._due.wait()
+            except TimeoutError:
+                self.owed = self.owed or "timer"
             async for attempt in stamina.retry_context(on=RedisreplError, **self._retry):
                 with attempt:
+                    await self.attached.wait()
                     await self._sweep()
 
     async def _sweep(self) -> None:
+        self._due.clear()
+        reason, self.owed = self.owed, None
+        started, before, different = time.monotonic(), self._comparison.compared, 0
         try:
             for prefix in self._namespaces:
-                keys = await self._hub.keys(prefix)
-                self._inbound.mark_dirty(keys)
-                self._wake()
-                _log.info("sweep.started", keys=len(keys))
+                async for differences in self._comparison.differences(prefix):
+                    for difference in differences:
+                        self._healing.heal(difference)
+                    different += len(differences)
+                    self._wake()
         except RedisreplError as error:
-            self._trouble.failed(error)
+            self.owe(reason or "failed")
+            self.trouble.failed(error)
             raise
         self.runs += 1
-        self._trouble.succeeded()
+        self.trouble.succeeded()
+        _log.info(
+            "sweep.finished",
+            reason=reason,
+            compared=self._comparison.compared - before,
+            different=different,
+            duration_s=round(time.monotonic() - started, 2),
+        )

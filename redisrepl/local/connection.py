@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import redis.asyncio
+import redis.asyncio.connection
 import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -51,8 +52,14 @@ async def open_connection(address: SiteAddress, wait: float) -> tuple[asyncio.St
         raise PeerUnavailableError(f"the site's Redis {address} cannot be reached: {reason}") from error
 
 
-def open_client(address: SiteAddress, wait: float) -> redis.asyncio.Redis:
-    """A client that connects when first used, keeps one connection, and never sends anything twice by itself."""
+def open_client(address: SiteAddress, wait: float, connections: int) -> redis.asyncio.Redis:
+    """A client that connects when first used and never sends anything twice by itself.
+
+    Args:
+        address: of the server.
+        wait: seconds for a connection, and for an answer.
+        connections: how many it may keep; who wants one more waits for one.
+    """
     options: dict[str, Any] = {
         "db": address.database,
         "username": address.username,
@@ -61,22 +68,26 @@ def open_client(address: SiteAddress, wait: float) -> redis.asyncio.Redis:
         "socket_timeout": wait,
         "socket_connect_timeout": wait,
         "retry": Retry(NoBackoff(), 0),
-        "single_connection_client": True,
     }
+    connection_class: type[redis.asyncio.connection.AbstractConnection] = redis.asyncio.Connection
     if address.path is not None:
-        options["unix_socket_path"] = address.path
+        connection_class = redis.asyncio.UnixDomainSocketConnection
+        options["path"] = address.path
     else:
         options |= {"host": address.host, "port": address.port}
     if address.files is not None:
         files = address.files
+        connection_class = redis.asyncio.SSLConnection
         options |= {
-            "ssl": True,
             "ssl_check_hostname": True,
             "ssl_ca_certs": str(files.ca) if files.ca else None,
             "ssl_certfile": str(files.cert) if files.cert else None,
             "ssl_keyfile": str(files.key) if files.key else None,
         }
-    return redis.asyncio.Redis(**options)
+    pool = redis.asyncio.BlockingConnectionPool(
+        max_connections=connections, timeout=None, connection_class=connection_class, **options
+    )
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 @contextmanager

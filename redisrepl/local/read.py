@@ -5,7 +5,8 @@ In: keys. Out: states. Left to others: which keys, and what follows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from typing import cast
 
 import redis.asyncio
 import redis.exceptions
@@ -13,6 +14,7 @@ import redis.exceptions
 from redisrepl.changes import HashState, State, StringState
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import translated
+from redisrepl.namespaces import glob_escape
 
 __all__ = ["SiteReader"]
 
@@ -72,6 +74,26 @@ class SiteReader:
             else:
                 states[key] = kind.decode("ascii", "replace")
         return states
+
+    async def pages(self, prefix: bytes, count: int = 500) -> AsyncIterator[list[bytes]]:
+        """The keys of a namespace, page by page; some may come twice."""
+        cursor = 0
+        while True:
+            with translated(self._address):
+                reply = await self._client.scan(cursor, match=glob_escape(prefix) + b"*", count=count)
+            cursor, keys = int(reply[0]), cast("list[bytes]", reply[1])
+            if keys:
+                yield keys
+            if not cursor:
+                return
+
+    async def existing(self, keys: Sequence[bytes]) -> list[bool]:
+        """Which of these keys are there."""
+        with translated(self._address):
+            pipeline = self._client.pipeline(transaction=False)
+            for key in keys:
+                pipeline.exists(key)
+            return [bool(reply) for reply in await pipeline.execute()]
 
     async def fields(self, key: bytes, fields: Sequence[bytes]) -> list[bytes | None]:
         """What these fields of a hash hold; None for one that is not there, and for all if the key is no hash."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from redisrepl.changes import HashState, State, StringState
 from redisrepl.errors import CommandRefusedError, HubError
 from redisrepl.namespaces import glob_escape
+from redisrepl.remote.push import scripts_refused
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.webdis import CommandError, fetch_body, parse_fetch_reply
 
@@ -46,7 +47,7 @@ class HubReader:
                 if error.status != 403:  # noqa: PLR2004 - Webdis' ACL
                     raise
             except CommandError as error:
-                if not str(error).startswith(("NOPERM", "ERR unknown command")):
+                if not scripts_refused(str(error)):
                     raise HubError(f"the hub refused a fetch: {error}", status=200) from None
             else:
                 return dict(zip(keys, states, strict=False))
@@ -88,16 +89,16 @@ class HubReader:
 
     async def _expiry(self, key: bytes) -> int | None:
         """Absolute milliseconds; Redis before 7.0 tells only what is left, and its clock."""
-        command = self._session.command
+        command, integer = self._session.command, self._session.integer
         try:
-            at = await command(b"PEXPIRETIME", key)
+            at = await integer(b"PEXPIRETIME", key)
         except CommandRefusedError:
-            left = await command(b"PTTL", key)
-            if not isinstance(left, int) or left < 0:
+            left = await integer(b"PTTL", key)
+            if left < 0:
                 return None
             clock = await command(b"TIME")
             if not isinstance(clock, list):
                 return None
             seconds, microseconds = clock
             return int(seconds) * 1000 + int(microseconds) // 1000 + left
-        return at if isinstance(at, int) and at >= 0 else None
+        return at if at >= 0 else None

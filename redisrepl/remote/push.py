@@ -18,7 +18,7 @@ from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.webdis import CommandError, batch_body, body, parse_batch_reply, parse_reply
 
-__all__ = ["HubPusher", "is_passing"]
+__all__ = ["HubPusher", "is_passing", "scripts_refused"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -27,12 +27,17 @@ _Command = Sequence[bytes]
 #: Errors of a server that will take the same command later.
 _PASSING = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN")
 #: Words with which scripts are refused: no permission, or a server that knows none.
-_NO_SCRIPTS = ("NOPERM", "ERR unknown command", "ERR This Redis command is not allowed")
+_NO_SCRIPTS = ("NOPERM", "unknown command", "This Redis command is not allowed")
 
 
 def is_passing(error: str) -> bool:
     """Whether Redis' error text stands for a state of the server, not for a fault of the command."""
     return error.removeprefix("ERR ").startswith(_PASSING) or (error.startswith("-") and is_passing(error[1:]))
+
+
+def scripts_refused(error: str) -> bool:
+    """Whether Redis' error text says that no script may run at all."""
+    return error.removeprefix("ERR ").startswith(_NO_SCRIPTS)
 
 
 class HubPusher:
@@ -104,7 +109,7 @@ class HubPusher:
             if error.status != 403:  # noqa: PLR2004 - Webdis' ACL
                 raise
         except CommandError as error:
-            if not str(error).startswith(_NO_SCRIPTS):
+            if not scripts_refused(str(error)):
                 raise HubError(f"the hub refused a batch: {error}", status=200) from None
         self.scripts = False
         _log.warning("push.scripts_refused", hint="each write is a request of its own now: allow EVAL at the hub")

@@ -21,7 +21,7 @@ from redisrepl.errors import (
     PeerUnavailableError,
 )
 from redisrepl.tls import tls_reason
-from redisrepl.wire.webdis import CommandError, body, parse_reply
+from redisrepl.wire.webdis import CommandError, body, integer_body, parse_integer, parse_reply
 
 __all__ = ["HubSession", "check_url"]
 
@@ -107,6 +107,13 @@ class HubSession:
         """
         try:
             return parse_reply(await self.post(body(*argv)))
+        except CommandError as error:
+            raise CommandRefusedError(str(error), status=_OK) from None
+
+    async def integer(self, *argv: bytes) -> int:
+        """Run one command whose reply is an integer of any size; raises what `command` raises."""
+        try:
+            return parse_integer(await self.post(integer_body(*argv)))
         except CommandError as error:
             raise CommandRefusedError(str(error), status=_OK) from None
 

@@ -11,6 +11,7 @@ sent, so conditions (`NX`, `GT`, ...) are known to have been met.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import starmap
 
 from redisrepl.changes import (
     KINDS,
@@ -51,11 +52,11 @@ class ChangeDecoder:
         unreplicated: names of commands that wrote a followed key but yielded no wanted change, with their counts.
     """
 
-    __slots__ = ("_covers", "_kinds", "_names", "_sets", "database", "in_transaction", "selected", "unreplicated")
+    __slots__ = ("_covers", "_names", "_sets", "database", "in_transaction", "kinds", "selected", "unreplicated")
 
     def __init__(self, covers: Callable[[bytes], bool], kinds: frozenset[str] = KINDS, database: int = 0) -> None:
         self._covers = covers
-        self._kinds = kinds
+        self.kinds = kinds
         self._sets = "set" in kinds
         self.database = database
         self.selected = database
@@ -75,15 +76,16 @@ class ChangeDecoder:
             return (StringSet(key, argv[2]),) if self.selected == self.database and self._covers(key) else ()
         name = self._upper(name)
         handler = _HANDLERS.get(name)
-        if handler is None:
-            return self._decode_rare(name, argv)
-        if self.selected != self.database or (name in _ONE_KEY and not self._covers(argv[1])):
-            return ()
         try:
+            if handler is None:
+                return self._decode_rare(name, argv)
+            if self.selected != self.database or (name in _ONE_KEY and not self._covers(argv[1])):
+                return ()
             written = [change for change in handler(argv) if self._covers(change.key)]
         except (ValueError, IndexError):
-            return [Touch(argument) for argument in argv[1:] if self._covers(argument)]
-        wanted = [change for change in written if not self._kinds.isdisjoint(kinds_of(change))]
+            followed = self.selected == self.database
+            return [Touch(argument) for argument in argv[1:] if followed and self._covers(argument)]
+        wanted = [change for change in written if not self.kinds.isdisjoint(kinds_of(change))]
         if written and not wanted:
             self.count_unreplicated(name.decode("ascii", "backslashreplace"))
         return wanted
@@ -115,7 +117,7 @@ class ChangeDecoder:
         changes: list[Change] = []
         if name == b"MOVE":
             written, target = argv[1], int(argv[2])
-            if self.selected == self.database and "del" in self._kinds:
+            if self.selected == self.database and "del" in self.kinds:
                 changes.append(Deleted(written))
         else:
             written = argv[2]
@@ -167,7 +169,7 @@ def _setnx(argv: Arguments) -> Iterable[Change]:
 
 
 def _mset(argv: Arguments) -> Iterable[Change]:
-    return map(StringSet, argv[1::2], argv[2::2])
+    return starmap(StringSet, zip(argv[1::2], argv[2::2], strict=True))
 
 
 def _msetex(argv: Arguments) -> Iterable[Change]:

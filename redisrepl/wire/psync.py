@@ -49,7 +49,9 @@ _MARK_SIZE = 40  # RDB_EOF_MARK_SIZE
 #: hiredis moves what is left of its buffer as it consumes: larger feeds are slower, not faster.
 _FEED = 65536
 #: `-` replies that a later attempt does not get: the server is loading, saving or without its own master.
-_NOT_YET = (b"LOADING", b"NOMASTERLINK", b"MASTERDOWN", b"BUSY", b"TRYAGAIN")
+_NOT_YET = (b"LOADING", b"NOMASTERLINK", b"MASTERDOWN", b"BUSY", b"TRYAGAIN", b"ERR BGSAVE", b"ERR max number")
+#: `-` replies that end the handshake even where a refusal is of no matter.
+_FATAL = (b"-NOAUTH", b"-LOADING", b"-DENIED", b"-ERR max number")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +125,16 @@ def encode_command(*argv: bytes) -> bytes:
     return b"*%d\r\n" % len(argv) + b"".join(b"$%d\r\n%b\r\n" % (len(a), a) for a in argv)
 
 
-def _header_sizes() -> list[int]:
-    r"""Size of `$<n>\r\n` plus the closing `\r\n`, for every n that is common."""
-    return [len(b"$%d\r\n\r\n" % n) for n in range(4096)]
-
-
-_HEADER_SIZES = _header_sizes()
+#: Size of `$<n>` and both line ends around the argument, for every n that is common.
+_HEADER_SIZES = [len(b"$%d\r\n\r\n" % n) for n in range(4096)]
 
 
 def _command_size(argv: Sequence[bytes]) -> int:
     """Bytes that a command took in the stream: a master's framing is canonical, so its arguments tell."""
     size = len(b"*%d\r\n" % len(argv)) if len(argv) > 9 else 4  # noqa: PLR2004 - one digit: `*n\r\n`
     for argument in argv:
+        if type(argument) is not bytes:
+            raise TypeError("an argument is not a string")
         length = len(argument)
         size += length + (_HEADER_SIZES[length] if length < len(_HEADER_SIZES) else len(b"$%d\r\n\r\n" % length))
     return size
@@ -211,15 +211,11 @@ class ReplicaProtocol:
         next(self._steps)
         events = list(self._events)
         self._events.clear()
-        if self._handed_over():
+        if self.online and self._buffer:  # bytes are left over that belong to the stream
             rest = bytes(self._buffer)
             self._buffer.clear()
             events += self._receive_stream(rest)
         return events
-
-    def _handed_over(self) -> bool:
-        """Whether bytes are left over that belong to the stream."""
-        return self.online and bool(self._buffer)
 
     # Handshake and snapshot: generators that yield when they need more bytes.
 
@@ -246,7 +242,7 @@ class ReplicaProtocol:
         """Send a command and read its reply; an optional one may be refused (older servers, narrow ACLs)."""
         self._outgoing += encode_command(*argv)
         reply = yield from self._line()
-        if reply.startswith(b"-") and (not optional or reply.startswith((b"-NOAUTH", b"-LOADING"))):
+        if reply.startswith(b"-") and (not optional or reply.startswith(_FATAL)):
             raise _refusal(reply, argv[0].decode("ascii"))
 
     def _continue(self, reply: bytes) -> Generator[None, None, None]:
@@ -262,7 +258,7 @@ class ReplicaProtocol:
     def _full_sync(self, reply: bytes) -> Generator[None, None, None]:
         try:
             _, replid, offset = reply.split()
-            self.replid, self.received = replid.decode("ascii"), int(offset)
+            self.replid, self.received = replid.decode("ascii"), int(offset if offset.isdigit() else b"")
         except ValueError:
             raise ProtocolError(f"not a FULLRESYNC reply: {reply[:80]!r}") from None
         position = Position(self.replid, self.received)
@@ -315,8 +311,11 @@ class ReplicaProtocol:
             raise ProtocolError("the snapshot is not followed by the mark that was announced")
 
     def _read_snapshot(self, chunk: bytes, total: int | None) -> None:
-        events = list(self._snapshot.feed(chunk)) if self._snapshot is not None else ()
-        self._events.append(SnapshotData(len(chunk), total, events))
+        if self._snapshot is None:
+            self._events.append(SnapshotData(len(chunk), total, ()))
+            return
+        events = list(self._snapshot.feed(chunk))
+        self._events.append(SnapshotData(len(chunk) - len(self._snapshot.unused), total, events))
 
     def _line(self) -> Generator[None, None, bytes]:
         """The next line without its end, bare newlines (keepalives) left out."""
@@ -324,7 +323,7 @@ class ReplicaProtocol:
             while self._buffer[:1] == b"\n":
                 del self._buffer[:1]
             end = self._buffer.find(b"\n")
-            if end >= 0:
+            if 0 <= end <= _MAX_LINE:
                 line = bytes(self._buffer[:end]).rstrip(b"\r")
                 del self._buffer[: end + 1]
                 return line
@@ -369,7 +368,7 @@ class ReplicaProtocol:
                     ends.append(received)
                     if argv[0] in _REPLCONF and argv[1:2] and argv[1].upper() == b"GETACK":
                         wants_ack = True
-            except (hiredis.ProtocolError, TypeError) as error:
+            except (hiredis.ProtocolError, TypeError, MemoryError) as error:
                 raise ProtocolError(f"the replication stream is damaged after offset {received}: {error}") from error
             self._unparsed = fed - (received - before)
         self.received = received

@@ -11,6 +11,7 @@ lost while the count stays (Webdis' formats/raw.c), so every script here returns
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,12 +44,17 @@ __all__ = [
     "escape",
     "events_of",
     "fetch_body",
+    "integer_body",
+    "flat_reply",
     "keyspace_channel",
     "parse_batch_reply",
     "parse_fetch_reply",
+    "parse_integer",
     "parse_reply",
 ]
 
+#: What hiredis raises over bytes that are no reply: a list as a key of a map, an array larger than memory, ...
+_DAMAGED = (hiredis.ProtocolError, TypeError, MemoryError)
 #: Lua's C stack takes 8,000 values (LUAI_MAXCSTACK) and `unpack` puts a whole command on it.
 MAX_FIELDS_PER_COMMAND = 1000
 
@@ -126,6 +132,28 @@ def escape(argument: bytes) -> bytes:
 def body(*argv: bytes) -> bytes:
     """A single command, its reply wanted in `.raw`."""
     return b"/".join(map(escape, argv)) + b".raw"
+
+
+def integer_body(*argv: bytes) -> bytes:
+    """A single command whose reply is one integer, wanted as JSON: Webdis 0.1.9 cuts those over 2^31 short in `.raw`."""
+    return b"/".join(map(escape, argv)) + b".json"
+
+
+def parse_integer(reply: bytes) -> int:
+    """The reply to an `integer_body`.
+
+    Raises:
+        CommandError: Redis refused the command. ProtocolError: the reply is not one integer.
+    """
+    try:
+        (value,) = json.loads(reply).values()
+    except (ValueError, AttributeError):
+        raise ProtocolError("the hub's reply is not JSON with one value") from None
+    if isinstance(value, list):
+        raise CommandError(str(value[-1]))
+    if not isinstance(value, int):
+        raise ProtocolError("the hub's reply is not an integer")
+    return value
 
 
 def keyspace_channel(database: int, key: bytes) -> bytes:
@@ -209,12 +237,14 @@ def parse_batch_reply(reply: bytes, sent: int) -> dict[int, str]:
         CommandError: the script itself was refused.
         ProtocolError: the reply does not account for all `sent` commands.
     """
-    items = _flat(reply)
+    items = flat_reply(reply)
     if not items or items[0] != b"%d" % sent:
         raise ProtocolError(f"the hub did not say that it ran all {sent} commands")
     errors = {}
     for item in items[1:]:
         index, _, message = item.partition(b" ")
+        if not index.isdigit() or int(index) >= sent:
+            raise ProtocolError("the hub names a command that it was not sent")
         errors[int(index)] = message.decode("utf-8", "backslashreplace")
     return errors
 
@@ -226,7 +256,7 @@ def fetch_body(keys: Sequence[bytes], max_bytes: int) -> bytes:
 
 def parse_fetch_reply(reply: bytes) -> list[State]:
     """What `FETCH_SCRIPT` answered: the states of the first keys asked for; the rest did not fit."""
-    items = iter(_flat(reply))
+    items = iter(flat_reply(reply))
     states: list[State] = []
     try:
         for kind in items:
@@ -262,7 +292,7 @@ def parse_reply(reply: bytes) -> Any:
     try:
         reader.feed(reply)
         value = reader.gets()
-    except hiredis.ProtocolError as error:
+    except _DAMAGED as error:
         raise ProtocolError(f"the hub's reply is damaged: {error}") from error
     if value is False or reader.has_data():
         raise ProtocolError("the hub's reply is not one whole reply")
@@ -271,7 +301,7 @@ def parse_reply(reply: bytes) -> Any:
     return value
 
 
-def _flat(reply: bytes) -> list[bytes]:
+def flat_reply(reply: bytes) -> list[bytes]:
     """A reply that must be a list of strings."""
     value = parse_reply(reply)
     if not isinstance(value, list) or not all(isinstance(item, bytes) for item in value):
@@ -324,6 +354,6 @@ class MessageReader:
                         raise CommandError(str(item))
                     case _:
                         raise ProtocolError("the subscription brought something that is not a message")
-        except hiredis.ProtocolError as error:
+        except _DAMAGED as error:
             raise ProtocolError(f"the subscription's framing is damaged: {error}") from error
         return messages

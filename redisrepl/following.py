@@ -1,0 +1,187 @@
+"""The site's stream, attached to again and again: saved position > link > outbound > acknowledged position saved.
+
+In: an address and a checkpoint. Out: everything that the stream says, handed to `outbound`. Left to others: the link
+(`local.stream`), what crosses (`outbound`), what a gap costs (`sweep`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import stamina
+import structlog
+
+from redisrepl.changes import Position
+from redisrepl.checkpoint import Checkpoint, SavedPosition
+from redisrepl.errors import RedisreplError, RefusedError
+from redisrepl.local.address import SiteAddress
+from redisrepl.local.stream import ReplicaLink
+from redisrepl.observe.troubles import Trouble
+from redisrepl.outbound import Outbound
+from redisrepl.wire.psync import Commands, Continued, Event, FullSync, SnapshotData, SnapshotEnd
+from redisrepl.wire.rdb import RdbReader
+
+__all__ = ["Following", "LinkOptions", "Listener"]
+
+_log = structlog.get_logger("redisrepl")
+
+#: A link that lived this many seconds worked: after its end the next is made at once, and pauses start small again.
+_WORKED = 5.0
+_SAVE_PERIOD = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOptions:
+    """How a link is kept; see `Following`."""
+
+    silence: float
+    connect_wait: float
+    retry: Mapping[str, Any]
+
+
+class Listener(Protocol):
+    """Who wants to know how the link fares."""
+
+    def attached(self, *, continued: bool) -> None:
+        """The stream is followed: continued where it was, or from a snapshot."""
+
+    def detached(self) -> None:
+        """The link has ended: what the site does now is not seen."""
+
+    def wake(self) -> None:
+        """There may be something to push."""
+
+
+class Following:
+    """Keeps `outbound` attached to the site's stream.
+
+    Args:
+        address: of the site's Redis.
+        outbound: is told what the stream says.
+        prefixes: namespaces; other keys of a snapshot are passed over.
+        checkpoint: where the acknowledged position is kept; None: nowhere.
+        options: silence after which a link counts as dead and time for connecting, in seconds; how to wait between
+            tries, as arguments of `stamina.retry_context`.
+        listener: is told when a link begins and ends, and when there may be something to push.
+
+    Attributes:
+        position: up to where commands were read; None before the first snapshot was.
+        full_syncs, partial_syncs: how often the link began which way.
+    """
+
+    def __init__(
+        self,
+        address: SiteAddress,
+        outbound: Outbound,
+        prefixes: tuple[bytes, ...],
+        checkpoint: Checkpoint | None,
+        *,
+        options: LinkOptions,
+        listener: Listener,
+    ) -> None:
+        self._address = address
+        self._outbound = outbound
+        self._prefixes = prefixes
+        self._checkpoint = checkpoint
+        self._options = options
+        self._listener = listener
+        self._attached_at: float | None = None
+        self.trouble = Trouble("stream")
+        self.checkpoint_trouble = Trouble("checkpoint")
+        self.position: Position | None = None
+        self.full_syncs = 0
+        self.partial_syncs = 0
+        saved = checkpoint.load() if checkpoint is not None else None
+        if saved is not None:
+            self.position = saved.position
+            outbound.resume_at(saved.position.offset, saved.database)
+
+    async def run(self) -> None:
+        """Attach, and attach again, for ever.
+
+        Raises:
+            RefusedError: the server refuses us, and never did otherwise.
+        """
+
+        def worth_another_try(error: Exception) -> bool:
+            refused_at_start = isinstance(error, RefusedError) and not (self.full_syncs or self.partial_syncs)
+            return isinstance(error, RedisreplError) and not refused_at_start
+
+        while True:
+            async for attempt in stamina.retry_context(on=worth_another_try, **self._options.retry):
+                with attempt:
+                    await self._follow_link()
+
+    async def _follow_link(self) -> None:
+        """One link, from attaching to its end; returns if it worked for a while, raises if it did not."""
+        link = ReplicaLink(
+            self._address,
+            self.position,
+            snapshot=RdbReader(self._prefixes),
+            acknowledged=lambda: self._outbound.acknowledged,
+            silence=self._options.silence,
+            connect_wait=self._options.connect_wait,
+        )
+        self._attached_at = None
+        try:
+            async for event in link.events():
+                self._take(event, link)
+                self._listener.wake()
+        except RedisreplError as error:
+            self.trouble.failed(error)
+            if not self._worked():
+                raise
+        finally:
+            self._listener.detached()
+
+    def _worked(self) -> bool:
+        return self._attached_at is not None and time.monotonic() - self._attached_at >= _WORKED
+
+    def _take(self, event: Event, link: ReplicaLink) -> None:
+        match event:
+            case Commands(commands, ends):
+                self._outbound.read(commands, ends[-1])
+                self.position = link.position
+            case SnapshotData(events=entries):
+                self._outbound.read_snapshot(entries, time.time())
+            case FullSync(position):
+                _log.info("stream.full_sync", position=str(position))
+                self.full_syncs += 1
+                self.position = None  # until the snapshot is complete there is no place to go on from
+                self._outbound.start_over()
+            case SnapshotEnd(position):
+                self._outbound.snapshot_complete(position.offset)
+                self._attached(position, continued=False)
+            case Continued(position):
+                self.partial_syncs += 1
+                self._attached(position, continued=True)
+
+    def _attached(self, position: Position, *, continued: bool) -> None:
+        self._attached_at = time.monotonic()
+        self.position = position
+        self.trouble.succeeded()
+        _log.info("stream.attached", position=str(position), partial=continued)
+        self._listener.attached(continued=continued)
+
+    async def save_forever(self) -> None:
+        """Save what the hub has acknowledged, a few times a second at most."""
+        while True:
+            await asyncio.sleep(_SAVE_PERIOD)
+            self.save()
+
+    def save(self) -> None:
+        """Save what the hub has acknowledged; a full disk is reported, and tried again."""
+        acknowledged = self._outbound.acknowledged
+        if self._checkpoint is None or self.position is None or not acknowledged:
+            return
+        position = Position(self.position.replid, acknowledged)
+        try:
+            self._checkpoint.save(SavedPosition(position, self._outbound.pending.database))
+        except OSError as error:
+            self.checkpoint_trouble.failed(f"{self._checkpoint.path}: {error.strerror or error}")
+        else:
+            self.checkpoint_trouble.succeeded()

@@ -1,0 +1,154 @@
+"""Moves batches from `outbound` to the hub, several side by side, no key in two at a time.
+
+In: what `outbound` has ready. Out: requests, and how they ended. Left to others: what to push (`outbound`), when a
+batch may leave (`pacing`), how it is sent (`remote.push`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import stamina
+
+from redisrepl.changes import Change, FieldsDeleted, HashSet, State, Touch
+from redisrepl.errors import OutcomeUnknownError, RedisreplError
+from redisrepl.observe.troubles import Trouble
+from redisrepl.outbound import Outbound, settle
+from redisrepl.pacing import Pacer
+
+__all__ = ["Pushing"]
+
+
+class Hub(Protocol):
+    """What sends: `remote.push.HubPusher`."""
+
+    async def push(self, commands: Sequence[Sequence[bytes]]) -> dict[int, str]:
+        """Run these commands at the hub; return the error text of those refused for good, by index."""
+
+
+class Site(Protocol):
+    """What is read before a push: `local.read.SiteReader`."""
+
+    async def states(self, keys: Sequence[bytes]) -> list[State]:
+        """What these keys hold."""
+
+    async def fields(self, key: bytes, fields: Sequence[bytes]) -> list[bytes | None]:
+        """What these fields of a hash hold, None where there is none."""
+
+
+class Pushing:
+    """Moves batches from `Outbound` to the hub.
+
+    Args:
+        outbound: decides.
+        hub: sends.
+        site: is read for values that the stream did not tell.
+        pacer: when a batch may leave.
+        max_keys, max_bytes: limits of a batch.
+        retry: how to wait between tries, as arguments of `stamina.retry_context`.
+    """
+
+    def __init__(
+        self,
+        outbound: Outbound,
+        hub: Hub,
+        site: Site,
+        pacer: Pacer,
+        *,
+        max_keys: int,
+        max_bytes: int,
+        retry: Mapping[str, Any],
+    ) -> None:
+        self.outbound = outbound
+        self.trouble = Trouble("push")
+        self._hub = hub
+        self._site = site
+        self._pacer = pacer
+        self._max_keys = max_keys
+        self._max_bytes = max_bytes
+        self._retry = retry
+        self._work = asyncio.Event()
+        self._returned = asyncio.Event()
+
+    def wake(self) -> None:
+        """There may be something to push."""
+        self._work.set()
+
+    async def drained(self) -> None:
+        """Return when everything that was read is at the hub."""
+        while self.outbound.waiting:
+            self._returned.clear()
+            await self._returned.wait()
+
+    async def run(self) -> None:
+        """Push for ever; any number of these may run side by side."""
+        while True:
+            async for attempt in stamina.retry_context(on=RedisreplError, **self._retry):
+                with attempt:
+                    await self._departure()
+                    await self._push_batch()
+
+    async def _departure(self) -> None:
+        """Return when a batch may leave."""
+        outbound = self.outbound
+        while True:
+            delay = self._pacer.delay(outbound.ready, time.monotonic()) if outbound.ready else math.inf
+            if not delay:
+                return
+            self._work.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if delay == math.inf else delay):
+                    await self._work.wait()
+
+    async def _push_batch(self) -> None:
+        outbound = self.outbound
+        batch = outbound.take(self._max_keys, self._max_bytes)
+        self._pacer.left(time.monotonic())
+        overloaded = True
+        try:
+            changes = await self._resolve(batch.changes)
+            commands = outbound.prepare(batch, changes, time.monotonic())
+            outbound.counters.requests += 1
+            errors = await self._hub.push(commands) if commands else {}
+        except RedisreplError as error:
+            outbound.failed(batch, unknown=isinstance(error, OutcomeUnknownError))
+            self.trouble.failed(error, pending_keys=outbound.waiting)
+            raise
+        except asyncio.CancelledError:
+            outbound.failed(batch, unknown=True)
+            raise
+        else:
+            overloaded = False
+            outbound.succeeded(batch, commands, errors)
+            self.trouble.succeeded(pending_keys=outbound.waiting)
+        finally:
+            self._pacer.returned(overloaded=overloaded)
+            self._returned.set()
+            self.wake()
+
+    async def _resolve(self, batch: Sequence[Change]) -> list[Change]:
+        """The batch with the values that it only names, read from the site."""
+        touches = [change for change in batch if isinstance(change, Touch)]
+        states = iter(await self._site.states([touch.key for touch in touches]) if touches else ())
+        kinds = self.outbound.kinds
+        resolved: list[Change] = []
+        for change in batch:
+            match change:
+                case Touch():
+                    resolved.extend(settle(change, next(states), kinds))
+                case HashSet(key, fields) if None in fields.values():
+                    names = [field for field, value in fields.items() if value is None]
+                    values = await self._site.fields(key, names)
+                    read = dict(zip(names, values, strict=True))
+                    resolved.append(HashSet(key, {**fields, **read}))
+                    gone = tuple(field for field, value in read.items() if value is None)
+                    if gone and "del" in kinds:
+                        resolved.append(FieldsDeleted(key, gone))
+                case _:
+                    resolved.append(change)
+        return resolved

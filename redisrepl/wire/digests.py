@@ -1,0 +1,124 @@
+"""Digests of what keys hold, the same at the hub (in Lua) and here: equal values need not cross to be compared.
+
+In: keys, states, replies. Out: request bodies, digests. Left to others: what a difference means (`sweep`).
+
+A string's digest is the SHA-1 of its value and its expiry. A hash's is the sum over its fields of the SHA-1 of field
+and value, so that the order of fields does not matter: Lua sorts by the collation of the server's locale, which may
+call different names equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha1
+
+from redisrepl.changes import HashState, State, StringState
+from redisrepl.errors import ProtocolError
+from redisrepl.wire.webdis import escape, flat_reply
+
+__all__ = ["NO_KEY", "digest", "digest_body", "parse_digest_reply", "parse_scan_reply", "scan_body"]
+
+#: The digest of a key that is not there.
+NO_KEY = b""
+
+#: Half of a SHA-1 is added as two numbers of 48 bits: sums of those are exact in Lua's doubles.
+_PART = 12
+_MODULUS = 1 << 48
+
+_DIGEST_SCRIPT = b"""\
+local out = {}
+for i = 2, #ARGV do
+  local key = ARGV[i]
+  local kind = redis.call('TYPE', key).ok
+  local sum = ''
+  if kind == 'string' then
+    sum = redis.sha1hex(redis.call('GET', key))
+  elseif kind == 'hash' then
+    local flat, a, b, m = redis.call('HGETALL', key), 0, 0, 281474976710656
+    for j = 1, #flat, 2 do
+      local h = redis.sha1hex(#flat[j] .. ':' .. flat[j] .. flat[j + 1])
+      a = (a + tonumber(string.sub(h, 1, 12), 16)) % m
+      b = (b + tonumber(string.sub(h, 13, 24), 16)) % m
+    end
+    sum = string.format('%.0f.%.0f', a, b)
+  end
+  local at = ''
+  if kind == 'string' or (kind == 'hash' and ARGV[1] == '1') then
+    at = redis.pcall('PEXPIRETIME', key)
+    if type(at) == 'table' then
+      local t = redis.call('TIME')
+      local ttl = redis.call('PTTL', key)
+      at = ttl < 0 and ttl or math.floor((t[1] * 1000 + t[2] / 1000 + ttl) / 1000) * 1000
+    end
+    at = at >= 0 and string.format('%.0f', at) or ''
+  end
+  out[#out + 1] = kind == 'none' and '' or kind .. ' ' .. sum .. ' ' .. at
+end
+return out
+"""
+
+#: One step of a SCAN as strings: the next cursor, then keys. `.raw` cannot carry SCAN's own nested reply.
+_SCAN_SCRIPT = b"""\
+local reply = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3])
+local out = {reply[1]}
+for _, key in ipairs(reply[2]) do out[#out + 1] = key end
+return out
+"""
+
+
+def digest(state: State, *, expiries: bool) -> bytes:
+    """What `_DIGEST_SCRIPT` returns for a key that holds this.
+
+    Args:
+        state: of the key.
+        expiries: whether the expiry of a hash counts; that of a string always does.
+    """
+    match state:
+        case None:
+            return NO_KEY
+        case StringState(value, expires_at_ms):
+            return b"string %b %b" % (sha1(value).hexdigest().encode(), _number(expires_at_ms))  # noqa: S324
+        case HashState(fields, expires_at_ms):
+            first = second = 0
+            for field, value in fields.items():
+                hexdigest = sha1(b"%d:%b%b" % (len(field), field, value)).hexdigest()  # noqa: S324 - Redis' Lua has SHA-1
+                first += int(hexdigest[:_PART], 16)
+                second += int(hexdigest[_PART : 2 * _PART], 16)
+            total = b"%d.%d" % (first % _MODULUS, second % _MODULUS)
+            return b"hash %b %b" % (total, _number(expires_at_ms if expiries else None))
+        case _:
+            return b"%b  " % state.encode("ascii", "backslashreplace")
+
+
+def _number(value: int | None) -> bytes:
+    return b"" if value is None else b"%d" % value
+
+
+_DIGEST_HEAD = b"EVAL/" + escape(_DIGEST_SCRIPT) + b"/0"
+_SCAN_HEAD = b"EVAL/" + escape(_SCAN_SCRIPT) + b"/0"
+
+
+def digest_body(keys: Sequence[bytes], *, expiries: bool) -> bytes:
+    """Ask for the digests of these keys, in one request."""
+    return b"/".join([_DIGEST_HEAD, b"1" if expiries else b"0", *map(escape, keys)]) + b".raw"
+
+
+def parse_digest_reply(reply: bytes, asked: int) -> list[bytes]:
+    """The digests, in the order of the keys."""
+    digests = flat_reply(reply)
+    if len(digests) != asked:
+        raise ProtocolError(f"the hub returned {len(digests)} digests for {asked} keys")
+    return digests
+
+
+def scan_body(cursor: bytes, pattern: bytes, count: int) -> bytes:
+    """One step of a SCAN, from this cursor (`0` to begin)."""
+    return b"/".join([_SCAN_HEAD, escape(cursor), escape(pattern), b"%d" % count]) + b".raw"
+
+
+def parse_scan_reply(reply: bytes) -> tuple[bytes, list[bytes]]:
+    """The next cursor (`0` at the end) and the keys of this step."""
+    items = flat_reply(reply)
+    if not items:
+        raise ProtocolError("the hub's reply to a scan has no cursor")
+    return items[0], items[1:]

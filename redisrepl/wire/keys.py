@@ -1,0 +1,110 @@
+"""Which keys a replicated command names.
+
+In: the arguments of one command, as a master sends them to its replicas. Out: its keys. Left to others: what the
+command did to them (`wire.commands`), which of them matter.
+
+A table of names suffices: masters send only commands that write, rewritten to a few forms. Of a name that is not in
+it (a module's, a newer server's) every argument is taken for a key, so that nothing is missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+__all__ = ["keys_of", "writes_whole_databases"]
+
+Arguments = Sequence[bytes]
+
+
+def keys_of(argv: Arguments) -> Sequence[bytes]:
+    """The keys that a command names; all its arguments where the command is not known, or too short for its name.
+
+    `FLUSHALL` and the like name none: see `writes_whole_databases`.
+    """
+    find = _KEYS.get(argv[0]) or _KEYS.get(argv[0].upper())
+    if find is None:
+        return argv[1:]
+    try:
+        return find(argv)
+    except (ValueError, IndexError):
+        return argv[1:]
+
+
+def writes_whole_databases(argv: Arguments) -> bool:
+    """Whether the command may change every key there is."""
+    return argv[0].upper() in _WHOLE
+
+
+_WHOLE = frozenset({b"FLUSHALL", b"FLUSHDB", b"SWAPDB"})
+
+
+def _none(_argv: Arguments) -> Arguments:
+    return ()
+
+
+def _first(argv: Arguments) -> Arguments:
+    return (argv[1],)
+
+
+def _second(argv: Arguments) -> Arguments:
+    return (argv[2],)
+
+
+def _first_two(argv: Arguments) -> Arguments:
+    return (argv[1], argv[2])
+
+
+def _all(argv: Arguments) -> Arguments:
+    return argv[1:]
+
+
+def _pairs(argv: Arguments) -> Arguments:
+    return argv[1::2]
+
+
+def _from_second(argv: Arguments) -> Arguments:
+    return argv[2:]
+
+
+def _counted_pairs(argv: Arguments) -> Arguments:
+    """`MSETEX numkeys key value [key value ..] options`."""
+    return argv[2 : 2 + 2 * int(argv[1]) : 2]
+
+
+def _target_and_counted(argv: Arguments) -> Arguments:
+    """`ZUNIONSTORE destination numkeys key ..`."""
+    return (argv[1], *argv[3 : 3 + int(argv[2])])
+
+
+#: Commands that write one key, their first argument.
+_ONE = (
+    # strings
+    *("SET", "SETNX", "SETEX", "PSETEX", "GETSET", "GETDEL", "GETEX", "APPEND", "SETRANGE", "SETBIT", "BITFIELD"),
+    *("INCR", "DECR", "INCRBY", "DECRBY", "INCRBYFLOAT", "INCREX", "DELEX", "DELIFEQ"),
+    # hashes
+    *("HSET", "HMSET", "HSETNX", "HSETEX", "HDEL", "HGETDEL", "HGETEX", "HINCRBY", "HINCRBYFLOAT", "HPEXPIREAT"),
+    *("HEXPIRE", "HPEXPIRE", "HEXPIREAT", "HPERSIST"),
+    # lists
+    *("LPUSH", "RPUSH", "LPUSHX", "RPUSHX", "LPOP", "RPOP", "LINSERT", "LSET", "LREM", "LTRIM"),
+    # sets
+    *("SADD", "SREM", "SPOP"),
+    # sorted sets
+    *("ZADD", "ZINCRBY", "ZREM", "ZREMRANGEBYSCORE", "ZREMRANGEBYRANK", "ZREMRANGEBYLEX", "ZPOPMIN", "ZPOPMAX"),
+    "GEOADD",
+    # streams
+    *("XADD", "XDEL", "XDELEX", "XTRIM", "XSETID", "XACK", "XACKDEL", "XCLAIM", "XAUTOCLAIM"),
+    # keys as such
+    *("EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT", "PERSIST", "RESTORE", "MOVE", "SORT", "PFADD"),
+)
+_FORMS: tuple[tuple[Callable[[Arguments], Arguments], tuple[str, ...]], ...] = (
+    (_first, _ONE),
+    (_first_two, ("RENAME", "RENAMENX", "COPY", "SMOVE", "LMOVE", "RPOPLPUSH", "ZRANGESTORE", "GEOSEARCHSTORE")),
+    (_all, ("DEL", "UNLINK", "PFMERGE", "SINTERSTORE", "SUNIONSTORE", "SDIFFSTORE")),
+    (_pairs, ("MSET", "MSETNX")),
+    (_second, ("XGROUP",)),
+    (_from_second, ("BITOP",)),
+    (_counted_pairs, ("MSETEX",)),
+    (_target_and_counted, ("ZUNIONSTORE", "ZINTERSTORE", "ZDIFFSTORE")),
+    (_none, ("FLUSHALL", "FLUSHDB", "SWAPDB", "PUBLISH", "SPUBLISH", "SCRIPT", "FUNCTION")),
+)
+_KEYS = {name.encode(): find for find, names in _FORMS for name in names}

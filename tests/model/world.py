@@ -1,0 +1,390 @@
+"""A hub, some sites and the daemon's own decisions, played in any order that the network allows.
+
+In: a seed, and which faults may happen. Out: whether all copies end equal. What is real: `Outbound`, `Inbound`,
+`Pending`, `ExpectedEvents`, `difference`, `Healing` and the commands they make. What is played: the servers, the links
+between them, and time. A step is one thing that can happen next: a client writes, a chunk of a stream is read, a
+request is executed, its answer arrives or is lost, an event overtakes another.
+"""
+
+from __future__ import annotations
+
+import collections
+import random
+from dataclasses import dataclass, field
+
+from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, State, StringState, Touch
+from redisrepl.echo import ExpectedEvents
+from redisrepl.inbound import Inbound, difference
+from redisrepl.outbound import Batch, Outbound, settle
+from redisrepl.sweep import Difference, Healing
+from redisrepl.wire.commands import ChangeDecoder
+from redisrepl.wire.digests import digest
+from redisrepl.wire.webdis import EXISTS, commands_of
+
+PREFIX = b"ns:"
+STRINGS = [b"ns:s1", b"ns:s2"]
+HASHES = [b"ns:h1"]
+FIELDS = [b"f1", b"f2"]
+PATIENCE = 1000.0
+
+
+class Redis:
+    """As much of a server as the daemon can tell apart: keys, a replication stream, keyspace events."""
+
+    def __init__(self) -> None:
+        self.data: dict[bytes, bytes | dict[bytes, bytes]] = {}
+        self.stream: list[list[bytes]] = []
+        self.executed: collections.Counter[bytes] = collections.Counter()
+
+    def run(self, argv: list[bytes]) -> tuple[str | None, list[bytes]]:
+        """Execute a command; return what a script would report of it, and the events that it causes."""
+        name, key = argv[0], argv[1]
+        self.executed[name] += 1
+        held = self.data.get(key)
+        match name:
+            case b"SET":
+                if argv[-1] == b"NX" and held is not None:
+                    return EXISTS, []
+                self.data[key] = argv[2]
+                self.stream.append([b"SET", key, argv[2]])
+                return None, [b"set"]
+            case b"HSET":
+                if isinstance(held, bytes):
+                    return "WRONGTYPE", []
+                self.data[key] = {**(held or {}), **dict(zip(argv[2::2], argv[3::2], strict=True))}
+                self.stream.append(argv)
+                return None, [b"hset"]
+            case b"HSETNX":
+                fields = dict(zip(argv[2::2], argv[3::2], strict=True))
+                held = held or {}
+                fresh = {f: v for f, v in fields.items() if f not in held}
+                self.data[key] = {**fresh, **held}
+                self.stream += [[b"HSETNX", key, f, v] for f, v in fresh.items()]
+                return (None if len(fresh) == len(fields) else EXISTS), [b"hset"] * len(fresh)
+            case b"DEL":
+                if held is None:
+                    return None, []
+                del self.data[key]
+                self.stream.append(argv)
+                return None, [b"del"]
+            case b"HDEL":
+                gone = [f for f in argv[2:] if held and f in held]
+                if not gone:
+                    return None, []
+                self.data[key] = {f: v for f, v in held.items() if f not in gone}
+                events = [b"hdel"]
+                if not self.data[key]:
+                    del self.data[key]
+                    events.append(b"del")
+                self.stream.append(argv)
+                return None, events
+        raise AssertionError(argv)
+
+    def state(self, key: bytes) -> State:
+        held = self.data.get(key)
+        if held is None:
+            return None
+        return StringState(held) if isinstance(held, bytes) else HashState(dict(held))
+
+
+@dataclass
+class Flight:
+    """A batch on its way: sent, executed, answered."""
+
+    batch: Batch
+    commands: list[list[bytes]]
+    errors: dict[int, str] = field(default_factory=dict)
+    executed: bool = False
+
+
+@dataclass
+class Fetch:
+    """Keys asked of the hub, then their states, then the site's, then the apply on its way."""
+
+    taken: dict[bytes, bool]
+    states: dict[bytes, State] | None = None
+    site_states: dict[bytes, State] | None = None
+    changes: list[Change] | None = None
+    sent: dict[bytes, bool] = field(default_factory=dict)
+    offset: int | None = None
+
+
+class Site:
+    """A site's Redis and its daemon."""
+
+    def __init__(self, kinds: frozenset[str], outbound: type[Outbound], inbound: type[Inbound]) -> None:
+        self.redis = Redis()
+        self.read_to = 0
+        self.expected_local = ExpectedEvents(100_000)
+        self.expected_remote = ExpectedEvents(100_000)
+        self.inbound = inbound(
+            covers=lambda key: key.startswith(PREFIX),
+            kinds=kinds,
+            expected_local=self.expected_local,
+            expected_remote=self.expected_remote,
+            busy=lambda key: self.outbound.busy(key),
+        )
+        self.outbound = outbound(
+            ChangeDecoder(lambda key: key.startswith(PREFIX), kinds),
+            self.expected_local,
+            self.expected_remote,
+            self.inbound,
+            site_wins=False,
+            event_patience=PATIENCE,
+        )
+        self.flights: list[Flight] = []
+        self.late: list[list[list[bytes]]] = []
+        self.fetches: list[Fetch] = []
+        self.events: list[tuple[bytes, bytes]] = []
+        self.subscribed = True
+        self.healing = Healing(self.outbound, self.inbound, "hub", "both")
+        self.swept = False
+
+
+class World:
+    """One run; see the module."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        sites: int,
+        faults: bool,
+        silent: bool = False,
+        deletes: bool = False,
+        outbound: type[Outbound] = Outbound,
+        inbound: type[Inbound] = Inbound,
+        sweep: bool = True,
+    ) -> None:
+        self.rng = random.Random(seed)
+        self.kinds = frozenset({"set", "hset"} | ({"del"} if deletes else set()))
+        self.faults, self.silent, self.deletes, self.sweep = faults, silent, deletes, sweep
+        self.hub = Redis()
+        self.sites = [Site(self.kinds, outbound, inbound) for _ in range(sites)]
+        self.now = 0.0
+        self.counter = 0
+        self.quiet = False
+
+    # What can happen.
+
+    def write(self) -> list[bytes]:
+        """A client's command, sometimes with a value that was written before."""
+        self.counter += 1
+        number = self.counter if self.rng.random() < 0.8 else self.rng.randint(1, self.counter)
+        value = b"%d" % number
+        if self.deletes and self.rng.random() < 0.2:
+            return [b"DEL", self.rng.choice(STRINGS)]
+        if self.rng.random() < 0.5:
+            return [b"SET", self.rng.choice(STRINGS), value]
+        fields = self.rng.sample(FIELDS, self.rng.randint(1, len(FIELDS)))
+        return [b"HSET", self.rng.choice(HASHES), *(word for f in fields for word in (f, value))]
+
+    def hub_run(self, argv: list[bytes]) -> str | None:
+        error, events = self.hub.run(argv)
+        for site in self.sites:
+            if site.subscribed:
+                site.events += [(argv[1], event) for event in events]
+        return error
+
+    def moves(self, site: Site):
+        bad = self.faults and not self.quiet
+        if not self.quiet:
+            yield self.client
+            yield self.client
+        if site.read_to < len(site.redis.stream):
+            yield self.read
+            yield self.read
+        if site.outbound.ready and len(site.flights) < 3:
+            yield self.send
+        for flight in site.flights:
+            yield self.acknowledge if flight.executed else self.execute
+        if site.flights and bad:
+            yield self.lose_reply
+        if site.late:
+            yield self.execute_late
+        if site.events:
+            yield self.event
+            yield self.event
+            if bad and self.silent:
+                yield self.lose_event
+        if site.inbound.dirty and len(site.fetches) < 2:
+            yield self.send_fetch
+        if site.fetches:
+            yield self.step_fetch
+            yield self.step_fetch
+            if bad:
+                yield self.lose_fetch
+        if bad and site.subscribed:
+            yield self.unsubscribe
+        if not site.subscribed:
+            yield self.resubscribe
+
+    def client(self, site: Site) -> None:
+        site.redis.run(self.write())
+
+    def read(self, site: Site) -> None:
+        end = self.rng.randint(site.read_to + 1, len(site.redis.stream))
+        site.outbound.read(site.redis.stream[site.read_to : end], end)
+        site.read_to = end
+
+    def send(self, site: Site) -> None:
+        batch = site.outbound.take(self.rng.randint(1, 3), 1_000_000)
+        changes: list[Change] = []
+        for change in batch.changes:
+            changes += self.resolve(site, change)
+        site.flights.append(Flight(batch, site.outbound.prepare(batch, changes, self.now)))
+
+    def resolve(self, site: Site, change: Change) -> list[Change]:
+        """What `pushing` does: read the values that the batch only names."""
+        match change:
+            case Touch():
+                return settle(change, site.redis.state(change.key), self.kinds)
+            case HashSet(key, fields) if None in fields.values():
+                held = site.redis.data.get(key)
+                held = held if isinstance(held, dict) else {}
+                known = {f: held.get(f) if v is None else v for f, v in fields.items()}
+                gone = tuple(f for f, v in known.items() if v is None)
+                return [HashSet(key, known), *([FieldsDeleted(key, gone)] if gone and self.deletes else [])]
+            case _:
+                return [change]
+
+    def execute(self, site: Site) -> None:
+        flight = self.rng.choice([f for f in site.flights if not f.executed])
+        for index, command in enumerate(flight.commands):
+            error = self.hub_run(command)
+            if error is not None:
+                flight.errors[index] = error
+        flight.executed = True
+
+    def acknowledge(self, site: Site) -> None:
+        flight = self.rng.choice([f for f in site.flights if f.executed])
+        site.flights.remove(flight)
+        site.outbound.succeeded(flight.batch, flight.commands, flight.errors)
+
+    def lose_reply(self, site: Site) -> None:
+        flight = self.rng.choice(site.flights)
+        site.flights.remove(flight)
+        if not flight.executed and self.rng.random() < 0.5:
+            site.late.append(flight.commands)
+        site.outbound.failed(flight.batch, unknown=True)
+
+    def execute_late(self, site: Site) -> None:
+        for command in site.late.pop():
+            self.hub_run(command)
+
+    def event(self, site: Site) -> None:
+        site.inbound.event(*site.events.pop(self.rng.randrange(len(site.events))))
+
+    def lose_event(self, site: Site) -> None:
+        site.events.pop(self.rng.randrange(len(site.events)))
+
+    def send_fetch(self, site: Site) -> None:
+        if taken := site.inbound.take(self.rng.randint(1, 3)):
+            site.fetches.append(Fetch(taken))
+
+    def step_fetch(self, site: Site) -> None:
+        # Comparing and applying is one step at a time, as `applying` has it; reading the hub is not.
+        fetch = next((f for f in site.fetches if f.site_states is not None), None) or self.rng.choice(site.fetches)
+        inbound = site.inbound
+        if fetch.states is None:
+            fetch.states = {key: self.hub.state(key) for key in fetch.taken}
+        elif fetch.site_states is None:
+            fetch.states = inbound.fetched(fetch.states, fetch.taken)
+            fetch.site_states = {key: site.redis.state(key) for key in fetch.states}
+        elif fetch.changes is None:
+            fetch.changes = []
+            for key, state in fetch.states.items():
+                removal = fetch.taken[key]
+                differing = difference(key, state, fetch.site_states[key], self.kinds, may_delete=removal)
+                if inbound.about_to_apply(key, differing, removal=removal):
+                    fetch.changes += differing
+                    fetch.sent[key] = removal
+        elif fetch.offset is None:
+            for change in fetch.changes:
+                for command in commands_of(change):
+                    site.redis.run(command)
+            fetch.offset = len(site.redis.stream)
+        else:
+            inbound.applied(fetch.sent, fetch.offset)
+            site.fetches.remove(fetch)
+
+    def lose_fetch(self, site: Site) -> None:
+        fetch = self.rng.choice(site.fetches)
+        site.fetches.remove(fetch)
+        if fetch.changes is None:
+            keys = fetch.taken if fetch.site_states is None else fetch.states
+            site.inbound.untaken({key: fetch.taken[key] for key in keys})
+        else:
+            if fetch.offset is None and self.rng.random() < 0.5:
+                for change in fetch.changes:
+                    for command in commands_of(change):
+                        site.redis.run(command)
+            site.inbound.not_applied(fetch.sent)
+
+    def unsubscribe(self, site: Site) -> None:
+        site.subscribed = False
+        site.events.clear()
+
+    def resubscribe(self, site: Site) -> None:
+        site.subscribed = True
+        site.inbound.resubscribed()
+        site.swept = False
+        site.inbound.mark_dirty(self.hub.data)
+
+    def timers(self) -> bool:
+        """What fires once nothing else moves: overdue events, and the sweep."""
+        fired = False
+        self.now += 2 * PATIENCE
+        for site in self.sites:
+            site.inbound.tick(self.now)
+            # The master's ping moves the stream on, past every place where an echo must have been.
+            site.redis.stream.append([b"PING"])
+            fired = fired or bool(site.inbound.dirty)
+            if not fired and self.sweep and not site.swept:
+                site.swept = fired = True
+                for key in STRINGS + HASHES:
+                    look = Difference(
+                        key, digest(site.redis.state(key), expiries=False), digest(self.hub.state(key), expiries=False)
+                    )
+                    if look.site != look.hub:
+                        site.healing.heal(look)
+        return fired
+
+    # A run.
+
+    def run(self) -> bool:
+        """Play until nothing moves; return whether all copies are equal."""
+        quiet_from = self.rng.randint(3, 40)
+        idle = 0
+        for step in range(20_000):
+            self.quiet = step >= quiet_from
+            if not self.quiet and self.rng.random() < 0.1:
+                self.hub_run(self.write())
+                continue
+            moves = [(move, site) for site in self.sites for move in self.moves(site)]
+            if moves:
+                move, site = self.rng.choice(moves)
+                move(site)
+            elif not self.timers():
+                idle += 1
+                if idle > 2:
+                    return all(site.redis.data == self.hub.data for site in self.sites)
+            else:
+                idle = 0
+        raise AssertionError("the model did not come to rest")
+
+    def leftovers(self) -> list[str]:
+        """What should be empty at rest and is not."""
+        found = []
+        for index, site in enumerate(self.sites):
+            parts = {
+                "expected local": len(site.expected_local),
+                "expected remote": len(site.expected_remote),
+                "pending": site.outbound.waiting,
+                "dirty": len(site.inbound.dirty),
+                "acknowledged": site.read_to - site.outbound.acknowledged,
+            }
+            found += [f"site {index}: {name} {count}" for name, count in parts.items() if count]
+        return found
+
+
