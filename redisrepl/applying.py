@@ -84,8 +84,7 @@ class Applying:
                     await self._fetch_batch()
 
     async def _fetch_batch(self) -> None:
-        await self.attached.wait()
-        while not (taken := self.inbound.take(self._max_keys)):
+        while not (self.attached.is_set() and (taken := self.inbound.take(self._max_keys))):
             self._work.clear()
             await self._work.wait()
         try:

@@ -56,10 +56,17 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class SavedPosition:
-    """A position, and the database that the stream had selected there."""
+    """Where to go on.
+
+    Attributes:
+        position: everything before it is at the hub.
+        database: the one that the stream had selected there.
+        origin: who wrote what we applied to the site.
+    """
 
     position: Position
     database: int
+    origin: str
 
 
 def default_directory() -> Path:
@@ -144,10 +151,11 @@ class Checkpoint:
             raise _UnusableError(f"its format is {saved['format']}, not {_FORMAT}")
         if (saved["site"], saved["hub"], saved["scope"]) != (self._pair.site, self._pair.hub, self._pair.scope):
             raise _UnusableError("it was written for other addresses, namespaces or kinds of change")
-        replid, offset, database = saved["replid"], saved["offset"], saved["database"]
-        if not (_REPLID.fullmatch(replid) and isinstance(offset, int) and isinstance(database, int) and offset >= 0):
+        replid, offset, database, origin = saved["replid"], saved["offset"], saved["database"], saved["origin"]
+        numbers = isinstance(offset, int) and isinstance(database, int) and offset >= 0
+        if not (numbers and _REPLID.fullmatch(replid) and isinstance(origin, str)):
             raise _UnusableError("it holds no position")
-        return SavedPosition(Position(replid, offset), database)
+        return SavedPosition(Position(replid, offset), database, origin)
 
     def _set_aside(self, reason: str) -> None:
         aside = self.path.with_suffix(f".set-aside-{time.time_ns()}")
@@ -171,6 +179,7 @@ class Checkpoint:
             "replid": saved.position.replid,
             "offset": saved.position.offset,
             "database": saved.database,
+            "origin": saved.origin,
         }
         fresh = self.path.with_suffix(".new")
         now = self._clock()

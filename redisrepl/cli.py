@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from redisrepl import __version__
 from redisrepl.errors import ConfigError, ExitCode, RedisreplError, exit_code
@@ -35,6 +35,7 @@ _COMMANDS_HELP = """\
 commands:
   redisrepl [run] ...      run the daemon (the default)
   redisrepl rdb FILE|-     print a snapshot file as JSON, one object a line
+  redisrepl tail ...       print what a Redis holds, then each write, likewise
   redisrepl COMMAND --help tells more
 
 exit codes:
@@ -45,12 +46,73 @@ Each flag is also a variable (--ns: REDISREPL_NS) and a key of the --config file
 flag, variable, file, default. Flags may be written with one dash, as redisRepl 1.2 had them.
 """
 
+_RDB_EXAMPLE = """\
+example:
+  redisrepl rdb dump.rdb --ns site1: | jq .key
+
+Prints what a snapshot of Redis or Valkey holds, one JSON object a line:
+
+  {"db":0,"key":"site1:a","type":"string","value":"1","expires_at_ms":null}
+  {"db":0,"key":"site1:h","type":"hash","value":[["field","value"]],"expires_at_ms":1790000000000}
+
+Bytes that are not UTF-8 are {"base64":"..."}. Filters of one kind widen each other, of two kinds narrow each other.
+"""
+
+_RDB_EPILOG = """\
+more examples:
+  redis-cli --rdb - | redisrepl rdb - --summary     what takes the space
+  redisrepl rdb dump.rdb --type hash --db 3 --keys  names of the hashes in database 3
+
+exit codes:
+  0 all of it was read      1 the snapshot is damaged: everything before the damage was printed
+  2 wrong usage             78 there is no such file, or it cannot be read
+"""
+
+_TAIL_EXAMPLE = """\
+example:
+  redisrepl tail --raddr redis.lab:6379 --ns site1:
+
+Prints what a Redis holds, as `redisrepl rdb` does, and then each write at the moment it happens:
+
+  {"db":0,"argv":["SET","site1:a","1"],"offset":1234,"replid":"8371b4..."}
+"""
+
+_TAIL_EPILOG = """\
+more examples:
+  redisrepl tail --no-snapshot --command del --command unlink     who removes keys?
+  redisrepl tail --key site1:a --key site1:b                      watch two keys
+  redisrepl tail --from 8371b4...:1234                            go on after that line
+  redisrepl tail --sentinel s1:26379,s2:26379/mymaster            whichever server is the master
+
+--ns and --key widen each other. PING, REPLCONF, SELECT, MULTI and EXEC are not printed; the writes of a transaction
+come together and have the same "transaction". A lost link is made again and goes on without a gap or a repeated line;
+where the server cannot, a line on stderr says so and the snapshot comes again.
+
+exit codes:
+  0 stopped with Ctrl-C or SIGTERM, or nobody reads the output any more
+  2 wrong usage             69 the server is away at the start
+  77 refused by the server  78 bad configuration      1 unexpected error
+"""
+
+#: Settings that concern one Redis and nothing else.
+_TAIL_SETTINGS = [
+    *("raddr", "sentinel", "user", "password_file", "site_ca", "site_cert", "site_key"),
+    *("sentinel_user", "sentinel_password_file", "ns", "site_silence", "connect_timeout", "retry_max"),
+    *("log_format", "log_level"),
+]
+
 #: Spellings of redisRepl 1.2 beside the setting's own.
 _GO_FLAGS = {"ca": ["-CA", "--CA"], "ns": ["-nam", "--nam"]}
 #: What `--help` shows, in this order.
 _GROUPS: list[tuple[str, list[str]]] = [
     ("the hub", ["haddr", "cert", "key", "ca", "hub_database", "notify_config"]),
-    ("the site's Redis", ["raddr", "user", "password_file", "site_ca", "site_cert", "site_key"]),
+    (
+        "the site's Redis",
+        [
+            *("raddr", "sentinel", "user", "password_file", "site_ca", "site_cert", "site_key"),
+            *("sentinel_user", "sentinel_password_file"),
+        ],
+    ),
     ("what crosses", ["ns", "rc", "replicate"]),
     ("after a gap", ["state_dir", "initial_sync", "on_conflict", "sweep_period", "sweep_rate"]),
     ("limits", ["max_memory", "max_keys", "max_body", "batch", "flights"]),
@@ -68,7 +130,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands: dict[str, Callable[[list[str]], int]] = {"run": _run, "rdb": _rdb}
+    commands: dict[str, Callable[[list[str]], int]] = {"run": _run, "rdb": _rdb, "tail": _tail}
     command = commands["run"]
     if arguments and arguments[0] in commands:
         command = commands[arguments.pop(0)]
@@ -88,18 +150,13 @@ def _run(argv: list[str]) -> int:
         epilog=_COMMANDS_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        add_help=False,
         usage="redisrepl --cert FILE --key FILE --ca FILE --ns PREFIX [-rc] [flags]",
     )
     _add_settings(parser, [name for _, names in _GROUPS for name in names])
-    parser.add_argument("-pass", "--pass", dest="ask_password", action="store_true", help="ask for the password")
-    parser.add_argument("-config", "--config", type=Path, metavar="FILE", help="TOML file with settings")
+    parser.add_argument("-h", "-help", "--help", action="help", help="show this and exit")
     parser.add_argument("-version", "--version", action="version", version=f"redisrepl {__version__}")
-    flags = vars(parser.parse_args(_go_booleans(argv)))
-    ask_password = flags.pop("ask_password")
-    file = flags.pop("config") or _from_environment("CONFIG")
-    settings = load_settings({name: value for name, value in flags.items() if value is not None}, file)
-    configure_logging(settings.log_format, settings.log_level)
-    address = site_address(settings, ask_password=ask_password)
+    settings, address, _ = _load(parser, argv)
 
     from redisrepl.daemon import Daemon  # noqa: PLC0415 - the other commands do not need it
 
@@ -110,8 +167,91 @@ def _run(argv: list[str]) -> int:
     return ExitCode.OK
 
 
+def _load(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Settings, SiteAddress, dict[str, Any]]:
+    """Settings, the site's Redis and the command's own flags; logs are set up by then."""
+    parser.add_argument("-pass", "--pass", dest="ask_password", action="store_true", help="ask for the password")
+    parser.add_argument("-config", "--config", type=Path, metavar="FILE", help="TOML file with settings")
+    flags = vars(parser.parse_args(_go_booleans(argv)))
+    ask_password = flags.pop("ask_password")
+    file = flags.pop("config") or _from_environment("CONFIG")
+    given = {name: flags.pop(name) for name in Settings.model_fields if name in flags}
+    settings = load_settings({name: value for name, value in given.items() if value is not None}, file)
+    configure_logging(settings.log_format, settings.log_level)
+    return settings, site_address(settings, ask_password=ask_password), flags
+
+
 def _rdb(argv: list[str]) -> int:
-    raise NotImplementedError
+    from redisrepl.subcommands import rdb  # noqa: PLC0415 - the daemon does not need it
+
+    parser = _Parser(
+        prog="redisrepl rdb",
+        description=_RDB_EXAMPLE,
+        epilog=_RDB_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("file", metavar="FILE", help="the snapshot; - for standard input")
+    parser.add_argument("--ns", action="append", default=[], metavar="PREFIX", help="only keys that start with this")
+    parser.add_argument("--type", action="append", default=[], choices=rdb.TYPES, help="only values of this type")
+    parser.add_argument("--db", action="append", default=[], type=_database, metavar="N", help="only this database")
+    shapes = parser.add_mutually_exclusive_group()
+    shapes.add_argument("--keys", action="store_true", help="only keys: a JSON string a line; values are passed over")
+    shapes.add_argument("--summary", action="store_true", help="a table of types, sizes and the biggest keys instead")
+    flags = parser.parse_args(argv)
+    return rdb.run(
+        flags.file,
+        ns=[os.fsencode(prefix) for prefix in flags.ns],
+        types=flags.type,
+        dbs=flags.db,
+        keys=flags.keys,
+        summary=flags.summary,
+        out=sys.stdout.buffer,
+        err=sys.stderr,
+    )
+
+
+def _tail(argv: list[str]) -> int:
+    from redisrepl.local.replica import LinkOptions, parse_place  # noqa: PLC0415 - the daemon does not need them
+    from redisrepl.subcommands import tail  # noqa: PLC0415
+
+    parser = _Parser(
+        prog="redisrepl tail",
+        description=_TAIL_EXAMPLE,
+        epilog=_TAIL_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        usage="redisrepl tail [--raddr ADDRESS] [flags]",
+    )
+    chosen = parser.add_argument_group("what is printed")
+    chosen.add_argument("--no-snapshot", action="store_true", help="leave out what is there, begin with the next write")
+    chosen.add_argument("--from", dest="begin", metavar="REPLID:OFFSET[:DB]", help="go on after this position instead")
+    chosen.add_argument(
+        "--key", dest="watched", action="append", default=[], metavar="K", help="this key too; may be repeated"
+    )
+    chosen.add_argument(
+        "--command", action="append", default=[], metavar="NAME", help="of the writes only these; may be repeated"
+    )
+    _add_settings(parser, _TAIL_SETTINGS)
+    settings, address, flags = _load(parser, argv)
+    place = parse_place(flags["begin"]) if flags["begin"] else None
+    choice = tail.Choice(
+        ns=settings.ns,
+        keys=frozenset(os.fsencode(key) for key in flags["watched"]),
+        commands=frozenset(os.fsencode(name).upper() for name in flags["command"]),
+        snapshot=not flags["no_snapshot"],
+        place=place,
+    )
+    options = LinkOptions(
+        silence=settings.site_silence, connect_wait=settings.connect_timeout, retry_max=settings.retry_max
+    )
+    return asyncio.run(tail.run(address, choice, options, sys.stdout.fileno()))
+
+
+def _database(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
 
 
 def site_address(settings: Settings, *, ask_password: bool) -> SiteAddress:
@@ -126,19 +266,35 @@ def site_address(settings: Settings, *, ask_password: bool) -> SiteAddress:
             raise ConfigError("--pass asks on a terminal and there is none: use --password-file")
         password = getpass.getpass("Enter Redis password: ")
     elif settings.password_file is not None:
-        password = (
-            read_file(settings.password_file, "--password-file").decode("utf-8", "surrogateescape").rstrip("\r\n")
-        )
-        if not password:
-            raise ConfigError(f"--password-file {settings.password_file}: is empty: put the password on its first line")
+        password = _password(settings.password_file, "--password-file")
+    raddr, flag = settings.raddr, "--raddr"
+    if settings.sentinel is not None:
+        if raddr != Settings.model_fields["raddr"].default:
+            raise ConfigError("--raddr and --sentinel are given: give one of them")
+        raddr, flag = settings.sentinel, "--sentinel"
+        raddr = raddr if "://" in raddr else f"redis-sentinel://{raddr}"
+    sentinel_password = None
+    if settings.sentinel_password_file is not None:
+        sentinel_password = _password(settings.sentinel_password_file, "--sentinel-password-file")
     return parse_address(
-        settings.raddr,
+        raddr,
+        flag=flag,
         username=settings.user,
         password=password,
         files=CertificateFiles(
             settings.site_ca, settings.site_cert, settings.site_key, ("--site-ca", "--site-cert", "--site-key")
         ),
+        sentinel_username=settings.sentinel_user,
+        sentinel_password=sentinel_password,
     )
+
+
+def _password(file: Path, flag: str) -> str:
+    """The password that a file holds, in UTF-8 or not."""
+    password = read_file(file, flag).decode("utf-8", "surrogateescape").rstrip("\r\n")
+    if not password:
+        raise ConfigError(f"{flag} {file}: is empty: put the password on its first line")
+    return password
 
 
 def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
@@ -153,6 +309,7 @@ def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None
         help_text = (field.description or "") + _default_text(name)
         if name == "rc":
             group.add_argument(*spellings, dest=name, action="store_true", default=None, help=help_text)
+            group.add_argument("--no-rc", dest=name, action="store_false", default=None, help="do not (also -rc=false)")
         elif name == "ns":
             group.add_argument(*spellings, dest=name, action="append", metavar="PREFIX", help=help_text)
         else:
@@ -165,7 +322,14 @@ def _metavar(name: str) -> str:
         return "FILE"
     if "Literal" in annotation:
         return "|".join(part.strip(" '\"") for part in annotation.partition("[")[2].rstrip("]").split(","))
-    return {"haddr": "URL", "raddr": "ADDRESS", "user": "NAME", "replicate": "KINDS"}.get(name, "N")
+    return {
+        "haddr": "URL",
+        "raddr": "ADDRESS",
+        "user": "NAME",
+        "sentinel": "HOST:PORT,../SERVICE",
+        "sentinel_user": "NAME",
+        "replicate": "KINDS",
+    }.get(name, "N")
 
 
 def _default_text(name: str) -> str:
@@ -192,6 +356,9 @@ def _go_booleans(argv: Sequence[str]) -> list[str]:
         if name.lstrip("-") in {"rc", "pass", "version"} and name.startswith("-") and value:
             if value.lower() in {"1", "t", "true"}:
                 result.append(name)
-            continue
+                continue
+            if value.lower() in {"0", "f", "false"}:
+                result += ["--no-rc"] if name.lstrip("-") == "rc" else []
+                continue
         result.append(argument)
     return result

@@ -7,6 +7,7 @@ RedisreplError
  │    └── PsyncRefusedError the server does not let us attach as a replica
  ├── PeerUnavailableError   a server cannot be reached or is not ready: transient     exit 69
  ├── LinkLostError          an established link ended: transient
+ │    └── OutcomeUnknownError  a request was sent and its answer lost
  ├── HubError               the hub answered with an error
  │    ├── CommandRefusedError  one command was refused; its key is named, others go on
  │    └── BodyTooLargeError    HTTP 413: the request must be split

@@ -64,6 +64,7 @@ class Following:
         outbound: is told what the stream says.
         prefixes: namespaces; other keys of a snapshot are passed over.
         checkpoint: where the acknowledged position is kept; None: nowhere.
+        saved: where to go on; None to begin with a snapshot.
         options: silence after which a link counts as dead and time for connecting, in seconds; how to wait between
             tries, as arguments of `stamina.retry_context`.
         listener: is told when a link begins and ends, and when there may be something to push.
@@ -79,6 +80,7 @@ class Following:
         outbound: Outbound,
         prefixes: tuple[bytes, ...],
         checkpoint: Checkpoint | None,
+        saved: SavedPosition | None,
         *,
         options: LinkOptions,
         listener: Listener,
@@ -95,7 +97,6 @@ class Following:
         self.position: Position | None = None
         self.full_syncs = 0
         self.partial_syncs = 0
-        saved = checkpoint.load() if checkpoint is not None else None
         if saved is not None:
             self.position = saved.position
             outbound.resume_at(saved.position.offset, saved.database)
@@ -180,7 +181,9 @@ class Following:
             return
         position = Position(self.position.replid, acknowledged)
         try:
-            self._checkpoint.save(SavedPosition(position, self._outbound.pending.database))
+            self._checkpoint.save(
+                SavedPosition(position, self._outbound.pending.database, self._outbound.origin.decode())
+            )
         except OSError as error:
             self.checkpoint_trouble.failed(f"{self._checkpoint.path}: {error.strerror or error}")
         else:

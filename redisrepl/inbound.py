@@ -172,8 +172,10 @@ class Inbound:
             self.mark_dirty(self._expected_remote.drop_overdue(now))
 
     def resubscribed(self) -> None:
-        """Events may have been lost: what is expected on that link is void."""
+        """Events may have been lost: what is expected on that link is void, and so is what was fetched before."""
         self.mark_dirty(self._expected_remote.void_all())
+        for key in self._fetching:
+            self._fetching[key] = True
 
     # What is to be done.
 
@@ -244,6 +246,15 @@ class Inbound:
         self._fetching.pop(key, None)
         self.failures[key] = error
         self.counters.failed += 1
+
+    def outstanding(self) -> dict[str, int]:
+        """What is under way, in numbers, for people."""
+        return {
+            "dirty_keys": len(self.dirty),
+            "fetching_keys": len(self._fetching),
+            "expected_local": len(self._expected_local),
+            "expected_remote": len(self._expected_remote),
+        }
 
     def _stale(self, key: bytes, removal: bool) -> bool:
         if not self._fetching[key] and not self._busy(key):

@@ -34,7 +34,7 @@ from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.rdb import Aux, Entry
 from redisrepl.wire.webdis import EXISTS, commands_of, events_of
 
-__all__ = ["Batch", "Outbound", "OutboundCounters", "Pulling", "settle"]
+__all__ = ["Batch", "Outbound", "OutboundCounters", "OutboundOptions", "Pulling", "settle"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -65,7 +65,8 @@ class OutboundCounters:
 def settle(change: Touch, state: State, kinds: frozenset[str]) -> list[Change]:
     """What to push for a touched key whose state was read.
 
-    A key that is gone is left to the `Deleted` that the stream brings, and a type we do not carry to its own kind.
+    A key that is gone is left to the `Deleted` that the stream brings, except where fields of it were removed; a type
+    that we do not carry is left to its own kind.
     """
     match state:
         case StringState(value, expires_at_ms) if "set" in kinds:
@@ -76,6 +77,8 @@ def settle(change: Touch, state: State, kinds: frozenset[str]) -> list[Change]:
             if expires_at_ms is not None and "expire" in kinds:
                 changes.append(ExpirySet(change.key, expires_at_ms))
             return changes
+        case None if change.replaces and "del" in kinds:  # a hash goes with its last field, which the stream leaves out
+            return [Deleted(change.key)]
         case _:
             return []
 
@@ -95,6 +98,25 @@ def _of_snapshot(entry: Entry) -> Change | None:
             return None
 
 
+@dataclass(frozen=True, slots=True)
+class OutboundOptions:
+    """How `Outbound` decides.
+
+    Attributes:
+        origin: who we are, in transactions that we apply: what stands in one is an echo even if nobody expects it.
+        max_bytes: memory for changes that wait; a quarter of it again for keys of snapshots.
+        max_keys: how many keys may wait.
+        site_wins: keys of a snapshot replace those of the hub; otherwise they only join them.
+        event_patience: seconds after which an event that did not come is overdue.
+    """
+
+    origin: bytes = b""
+    max_bytes: int = 128 << 20
+    max_keys: int = 2_000_000
+    site_wins: bool = True
+    event_patience: float = 60.0
+
+
 class Outbound:
     """Decides what of the stream goes to the hub.
 
@@ -103,10 +125,7 @@ class Outbound:
         expected_local: what our own applies will make the stream show.
         expected_remote: what our own pushes will make the hub's keyspace events say; None without `-rc`.
         pulling: told of what concerns the other direction; None without `-rc`.
-        max_bytes: memory for changes that wait; a quarter of it again for keys of snapshots.
-        max_keys: how many keys may wait.
-        site_wins: keys of a snapshot replace those of the hub; otherwise they only join them.
-        event_patience: seconds after which an event that did not come is overdue.
+        options: see there.
 
     Attributes:
         pending: changes of the stream that wait for the hub.
@@ -121,31 +140,30 @@ class Outbound:
         expected_local: ExpectedEvents,
         expected_remote: ExpectedEvents | None = None,
         pulling: Pulling | None = None,
-        *,
-        max_bytes: int = 128 << 20,
-        max_keys: int = 2_000_000,
-        site_wins: bool = True,
-        event_patience: float = 60.0,
+        options: OutboundOptions | None = None,
     ) -> None:
+        options = options or OutboundOptions()
         self.decoder = decoder
         self.kinds = kinds = decoder.kinds
-        self.pending = Pending(max_bytes, max_keys)
-        self.seeds = Pending(max_bytes // 4, max_keys)
+        self.pending = Pending(options.max_bytes, options.max_keys)
+        self.seeds = Pending(options.max_bytes // 4, options.max_keys)
         self.counters = OutboundCounters()
         self.flushed: Flushed | None = None
         self.failures: dict[bytes, str] = {}
         self._expected_local = expected_local
         self._expected_remote = expected_remote
         self._pulling = pulling
-        self._site_wins = site_wins
-        self._patience = event_patience
+        self.origin = options.origin
+        self._site_wins = options.site_wins
+        self._patience = options.event_patience
         # Events that the hub is asked to send; what it sends beside is not expected and not listened to.
         self._announced = {b"set", b"hset"} | ({b"del", b"hdel"} if "del" in kinds else set())
         self._announced |= {b"expire", b"persist"} if "expire" in kinds else set()
 
     def read(self, commands: Iterable[Sequence[bytes]], end: int) -> None:
         """Take commands of the stream, which then stands at offset `end`."""
-        decode, add, seeds = self.decoder.decode, self.pending.add, self.seeds
+        decoder, seeds = self.decoder, self.seeds
+        decode, add = decoder.decode, self.pending.add
         expected, pulling = self._expected_local, self._pulling
         for argv in commands:
             for change in decode(argv):
@@ -153,7 +171,7 @@ class Outbound:
                     self.flushed = change
                     continue
                 self.counters.read += 1
-                if len(expected) and expected.consume(change.key, change):
+                if (len(expected) and expected.consume(change.key, change)) or decoder.origin == self.origin:
                     self.counters.echoes += 1
                     continue
                 if pulling is not None:
@@ -161,8 +179,8 @@ class Outbound:
                 if len(seeds):
                     seeds.forget(change)
                 add(change)
-        if not self.decoder.in_transaction:
-            self.pending.read_up_to(end, self.decoder.selected)
+        if not decoder.in_transaction:
+            self.pending.read_up_to(end, decoder.selected)
         if len(expected) and (overdue := expected.drop_overdue(end)) and pulling is not None:
             pulling.mark_dirty(overdue)  # rule 3: the stream is past the place where the echo must have been
 
@@ -225,6 +243,7 @@ class Outbound:
         """A new history of the site begins with a snapshot: what was expected of the old one is void."""
         self.pending.start_over()
         self.decoder.in_transaction = False
+        self.decoder.origin = None
         if (voided := self._expected_local.void_all()) and self._pulling is not None:
             self._pulling.mark_dirty(voided)
 

@@ -67,7 +67,18 @@ def merge(older: Change, newer: Change) -> Change:
         case Touch(replaces=True), _:
             return older
         case _:
-            return Touch(newer.key)
+            return Touch(newer.key, replaces=_removes(older) or _removes(newer))
+
+
+def _removes(change: Change) -> bool:
+    """Whether fields are, or may be, gone: reading what is there would not tell which."""
+    match change:
+        case FieldsDeleted() | Touch(replaces=True):
+            return True
+        case HashSet(_, fields):
+            return None in fields.values()
+        case _:
+            return False
 
 
 def _size(change: Change) -> int:
@@ -154,6 +165,8 @@ class Pending:
             entries[key] = self._entry(change, mark, _size(change))
         elif isinstance(older, Mark):
             # Already a touch: reading the key covers this change too, unless it replaces the key.
+            if isinstance(change, FieldsDeleted):
+                change = Touch(key, replaces=True)
             if isinstance(change, Deleted) or (isinstance(change, Touch) and change.replaces):
                 entries[key] = self._entry(change, older, 0)
         else:
@@ -171,7 +184,7 @@ class Pending:
         if isinstance(change, Touch) and not change.replaces:
             return mark
         if size and self.bytes + size + _OVERHEAD * len(self._ready) > self._max_bytes:
-            return mark
+            return (Touch(change.key, replaces=True), mark, 0) if _removes(change) else mark
         self.bytes += size
         return change, mark, size
 
@@ -200,7 +213,12 @@ class Pending:
         if self._open is None and not self._marks:
             self.resume_at(offset, database)
             return
-        mark = self._open or self._reopen()
+        mark = self._open
+        if mark is not None and not mark.outstanding and len(self._marks) > 1:
+            self._marks.pop()  # every key that changed in this stretch had changed before, and holds an older one open
+            mark = None
+        if mark is None:
+            mark = self._marks[-1]  # nothing new to wait for: the stretch before is longer now
         mark.offset, mark.database = offset, database
         self._open = None
         self._advance()
@@ -254,6 +272,11 @@ class Pending:
         if entry is None:
             return
         match change:
+            case ExpirySet():  # tells nothing of the value: both are to be read
+                if not isinstance(entry, Mark):
+                    self.bytes -= entry[2]
+                    self._ready[change.key] = entry[1]
+                return
             case HashSet(_, names) | FieldsDeleted(_, names):
                 if isinstance(entry, Mark) or not isinstance(entry[0], HashSet):
                     return

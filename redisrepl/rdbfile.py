@@ -47,9 +47,7 @@ def read_rdb(
     return (event for event in assemble(_events(source, prefixes, want_values)) if not isinstance(event, Aux))
 
 
-def _events(
-    source: str | os.PathLike[str] | BinaryIO, prefixes: Sequence[bytes], want_values: bool
-) -> Iterator[Event]:
+def _events(source: str | os.PathLike[str] | BinaryIO, prefixes: Sequence[bytes], want_values: bool) -> Iterator[Event]:
     reader = RdbReader(prefixes, want_values=want_values)
     with ExitStack() as stack:
         if source == "-":

@@ -42,13 +42,20 @@ class Settings(BaseSettings):
 
     # The site.
     raddr: str = Field(
-        ":6379", repr=False, description="the site's Redis: host:port, redis://, rediss:// or unix:///path"
+        ":6379",
+        repr=False,
+        description="the site's Redis: host:port, redis://, rediss://, unix:///path or redis-sentinel://",
+    )
+    sentinel: str | None = Field(
+        None, repr=False, description="instead of --raddr: host:port,host:port/service of the Sentinels to ask for it"
     )
     user: str | None = Field(None, description="user name (ACL) at the site's Redis")
     password_file: Path | None = Field(None, description="file that holds the password of the site's Redis")
     site_ca: Path | None = Field(None, description="certificates to trust for rediss:// (PEM); default: the system's")
     site_cert: Path | None = Field(None, description="our certificate for rediss:// (PEM)")
     site_key: Path | None = Field(None, description="private key of --site-cert (PEM)")
+    sentinel_user: str | None = Field(None, description="user name (ACL) at the Sentinels")
+    sentinel_password_file: Path | None = Field(None, description="file that holds the password of the Sentinels")
 
     # What crosses.
     ns: Annotated[tuple[bytes, ...], NoDecode] = Field(

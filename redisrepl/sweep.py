@@ -3,8 +3,8 @@
 In: pages of keys of both sides, and digests of what they hold. Out: the keys that differ and go on differing, healed by
 the same rules as everything else. Left to others: pushing (`outbound`), fetching and applying (`inbound`).
 
-Nothing is ever deleted by a sweep: that a key is missing on one side may mean that it was removed there, or that it
-never arrived, and which of the two nobody knows after a gap. So what one side has alone is copied to the other.
+Nothing is deleted by a sweep on a guess: that a key is missing on one side may mean that it was removed there, or that
+it never arrived, and which of the two nobody knows after a gap. So what one side has alone is copied to the other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 import stamina
 import structlog
 
-from redisrepl.changes import State, Touch
+from redisrepl.changes import Deleted, State, Touch
 from redisrepl.errors import RedisreplError
 from redisrepl.inbound import Inbound
 from redisrepl.namespaces import Namespaces
@@ -147,9 +147,12 @@ class Healing:
     winner: ConflictWinner
     direction: InitialSync
 
-    def heal(self, difference: Difference) -> None:
-        """Have a difference made good."""
+    def heal(self, difference: Difference, *, removals: bool = False) -> None:
+        """Have a difference made good; with `removals`, what the hub has alone is removed there."""
         key = difference.key
+        if removals and difference.site == NO_KEY:
+            self.outbound.add(Deleted(key))
+            return
         if difference.site != NO_KEY and self.direction in {"both", "push"}:
             if self.winner == "site":
                 self.outbound.add(Touch(key))
@@ -196,10 +199,18 @@ class Sweep:
         self.trouble = Trouble("sweep")
         self.runs = 0
         self.owed: str | None = None
+        self._removals = False
 
-    def owe(self, reason: str) -> None:
-        """Something may have been missed."""
+    def owe(self, reason: str, *, removals: bool = False) -> None:
+        """Something may have been missed.
+
+        Args:
+            reason: why, for the log.
+            removals: the site is known to have removed all that it does not hold now (`FLUSHALL`); then, and only then,
+                what the hub has alone is removed there.
+        """
         self.owed = self.owed or reason
+        self._removals = self._removals or removals
         self._due.set()
 
     async def run(self) -> None:
@@ -218,16 +229,17 @@ class Sweep:
     async def _sweep(self) -> None:
         self._due.clear()
         reason, self.owed = self.owed, None
+        removals, self._removals = self._removals, False
         started, before, different = time.monotonic(), self._comparison.compared, 0
         try:
             for prefix in self._namespaces:
                 async for differences in self._comparison.differences(prefix):
                     for difference in differences:
-                        self._healing.heal(difference)
+                        self._healing.heal(difference, removals=removals)
                     different += len(differences)
                     self._wake()
         except RedisreplError as error:
-            self.owe(reason or "failed")
+            self.owe(reason or "failed", removals=removals)
             self.trouble.failed(error)
             raise
         self.runs += 1

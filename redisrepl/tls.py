@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from redisrepl.errors import CertificateError, ConfigError
@@ -68,7 +69,7 @@ def client_context(files: CertificateFiles, now: datetime | None = None) -> ssl.
     if files.ca is not None:
         pem = read_file(files.ca, ca_flag)
         _certificates(pem, files.ca, ca_flag)
-        context = ssl.create_default_context(cadata=pem.decode("ascii", "replace"))
+        context = ssl.create_default_context(cadata=pem.decode("ascii", "ignore"))
     if files.cert is None and files.key is None:
         return context
     if files.cert is None or files.key is None:
@@ -99,6 +100,8 @@ def _check_key(certificate: x509.Certificate, cert: Path, cert_flag: str, key: P
         raise ConfigError(f"{key_flag} {key}: the key is encrypted: store it without a passphrase") from None
     except ValueError:
         raise ConfigError(f"{key_flag} {key}: holds no private key in PEM form") from None
+    except UnsupportedAlgorithm as error:
+        raise ConfigError(f"{key_flag} {key}: this kind of key is not supported: {error}") from None
     spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if private_key.public_key().public_bytes(*spki) != certificate.public_key().public_bytes(*spki):
         raise ConfigError(

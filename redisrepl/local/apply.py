@@ -7,28 +7,39 @@ others: what to apply, and expecting its echo (`inbound`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import redis.asyncio
+import redis.exceptions
+import structlog
 
 from redisrepl.changes import Change, HashSet, StringSet
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import translated
+from redisrepl.wire.commands import ORIGIN_CHANNEL
 from redisrepl.wire.webdis import commands_of
 
 __all__ = ["SiteWriter"]
+
+_log = structlog.get_logger("redisrepl")
 
 
 class SiteWriter:
     """Writes the site's Redis.
 
+    What is applied stands in one transaction behind a message that says who applied it. Both show in the replication
+    stream, so that our own writes are known there even by a daemon that was restarted and expects nothing any more.
+
     Args:
         client: its connection is used by nobody else while an apply is under way.
         address: for messages.
+        origin: who we are; None: leave no message.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, address: SiteAddress) -> None:
+    def __init__(self, client: redis.asyncio.Redis, address: SiteAddress, origin: bytes | None = None) -> None:
         self._client = client
         self._address = address
+        self._origin = origin
 
     async def apply(self, changes: Sequence[Change]) -> tuple[dict[int, str], int]:
         """Make changes of different keys happen, and changes of one key in order.
@@ -40,33 +51,59 @@ class SiteWriter:
             LinkLostError: the connection failed; whether they happened is not known.
             PeerUnavailableError, RefusedError: the server does not take writes.
         """
+        commands: list[list[bytes]] = []
+        owners: list[list[int]] = []
+        mset: list[bytes] = [b"MSET"]  # one command for all plain sets: the stream shows it as it is
+        in_mset: list[int] = []
+        for index, change in enumerate(changes):
+            if isinstance(change, StringSet) and change.expires_at_ms is None:
+                mset += change.key, change.value
+                in_mset.append(index)
+            else:
+                of_change = _commands(change)
+                commands += of_change
+                owners += [[index]] * len(of_change)
+        if in_mset:
+            commands.append(mset)
+            owners.append(in_mset)
         with translated(self._address):
-            pipeline = self._client.pipeline(transaction=False)
-            owners: list[list[int]] = []
-            mset: list[bytes] = []  # one command for all plain sets: the stream shows it as it is
-            in_mset: list[int] = []
-            for index, change in enumerate(changes):
-                if isinstance(change, StringSet) and change.expires_at_ms is None:
-                    mset += change.key, change.value
-                    in_mset.append(index)
-                else:
-                    for command in _commands(change):
-                        pipeline.execute_command(*command)
-                        owners.append([index])
-            if mset:
-                pipeline.execute_command("MSET", *mset)
-                owners.append(in_mset)
-            pipeline.info("replication")
-            *replies, info = await pipeline.execute(raise_on_error=False)
+            replies, offset = await self._run(commands)
             errors: dict[int, str] = {}
             for indexes, reply in zip(owners, replies, strict=True):
                 if isinstance(reply, Exception):
                     if not str(reply).startswith("WRONGTYPE"):
                         raise reply
                     errors.update(dict.fromkeys(indexes, str(reply)))
-            if isinstance(info, Exception):
-                raise info
-        return errors, info["master_repl_offset"]
+        return errors, offset
+
+    async def _run(self, commands: Sequence[Sequence[bytes]]) -> tuple[list[Any], int]:
+        """The replies, and the replication offset after the last."""
+        pipeline = self._client.pipeline(transaction=False)
+        if self._origin is not None:
+            pipeline.execute_command("MULTI")
+            pipeline.execute_command("PUBLISH", ORIGIN_CHANNEL, self._origin)
+        for command in commands:
+            pipeline.execute_command(*command)
+        if self._origin is not None:
+            pipeline.execute_command("EXEC")
+        pipeline.info("replication")
+        *replies, info = await pipeline.execute(raise_on_error=False)
+        if self._origin is not None:
+            if isinstance(replies[1], redis.exceptions.NoPermissionError):
+                _log.warning(
+                    "apply.no_origin",
+                    error=str(replies[1]),
+                    hint=f"after a restart our own writes are pushed again: allow PUBLISH on {ORIGIN_CHANNEL.decode()}",
+                )
+                self._origin = None
+                return await self._run(commands)
+            executed = replies[-1]
+            if isinstance(executed, Exception):
+                raise executed
+            replies = executed[1:]
+        if isinstance(info, Exception):
+            raise info
+        return replies, info["master_repl_offset"]
 
 
 def _commands(change: Change) -> list[list[bytes]]:

@@ -6,17 +6,22 @@ In: keys. Out: states. Left to others: which keys, and what follows.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import cast
+from typing import Any, cast
 
 import redis.asyncio
 import redis.exceptions
 
 from redisrepl.changes import HashState, State, StringState
+from redisrepl.errors import PeerUnavailableError
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import translated
 from redisrepl.namespaces import glob_escape
+from redisrepl.wire.states import STATES_SCRIPT, parse_states
 
 __all__ = ["SiteReader"]
+
+#: Bytes of values in one reply, before the rest of the keys is read by another command.
+_MAX_REPLY = 8 << 20
 
 
 class SiteReader:
@@ -30,50 +35,55 @@ class SiteReader:
     def __init__(self, client: redis.asyncio.Redis, address: SiteAddress) -> None:
         self._client = client
         self._address = address
-        self._has_pexpiretime = True  # Redis 7.0 and later
+        self._scripts = True
 
     async def states(self, keys: Sequence[bytes]) -> list[State]:
         """What these keys hold, in their order."""
+        states: list[State] = []
+        while len(states) < len(keys):
+            rest = keys[len(states) :]
+            states += await self._by_script(rest) if self._scripts else await self._one_by_one(rest)
+        return states
+
+    async def _by_script(self, keys: Sequence[bytes]) -> list[State]:
+        """One command for many keys: the first of them, as many as fit into a reply."""
+        with translated(self._address):
+            try:
+                reply = await self._client.execute_command("EVAL", STATES_SCRIPT, 0, _MAX_REPLY, *keys)
+            except redis.exceptions.ResponseError as error:
+                if not str(error).startswith(("NOPERM", "unknown command", "This Redis command is not allowed")):
+                    raise
+                self._scripts = False
+                return await self._one_by_one(keys)
+        return parse_states(reply)
+
+    async def _one_by_one(self, keys: Sequence[bytes]) -> list[State]:
+        """Where scripts are not allowed."""
         with translated(self._address):
             pipeline = self._client.pipeline(transaction=False)
-            pipeline.mget(keys)
-            for key in keys:
-                pipeline.execute_command("PEXPIRETIME" if self._has_pexpiretime else "PTTL", key)
             pipeline.time()
-            values, *times, clock = await pipeline.execute(raise_on_error=False)
-            if times and isinstance(times[0], redis.exceptions.ResponseError) and self._has_pexpiretime:
-                self._has_pexpiretime = False
-                return await self.states(keys)
-            for reply in (values, clock, *times):
-                if isinstance(reply, Exception):
-                    raise reply
-            now = 0 if self._has_pexpiretime else clock[0] * 1000 + clock[1] // 1000
-            expiries = [time + now if time >= 0 else None for time in times]
-            # MGET has no value for a key of another type: such a key has an expiry time of -1 or later, a missing -2.
-            others = [
-                key for key, value, time in zip(keys, values, times, strict=True) if value is None and time != _NO_KEY
-            ]
-            hashes = await self._hashes(others) if others else {}
-        return [
-            StringState(value, expiry) if value is not None else _with_expiry(hashes.get(key), expiry)
-            for key, value, expiry in zip(keys, values, expiries, strict=True)
-        ]
+            for key in keys:
+                pipeline.type(key)
+                pipeline.pttl(key)
+                pipeline.execute_command("GET", key)
+                pipeline.execute_command("HGETALL", key)
+            clock, *replies = await pipeline.execute(raise_on_error=False)
+        now = clock[0] * 1000 + clock[1] // 1000
+        return [self._state(now, *replies[start : start + 4]) for start in range(0, len(replies), 4)]
 
-    async def _hashes(self, keys: Sequence[bytes]) -> dict[bytes, State]:
-        pipeline = self._client.pipeline(transaction=False)
-        for key in keys:
-            pipeline.type(key)
-            pipeline.execute_command("HGETALL", key)
-        replies = await pipeline.execute(raise_on_error=False)
-        states: dict[bytes, State] = {}
-        for key, kind, fields in zip(keys, replies[::2], replies[1::2], strict=True):
-            if isinstance(kind, Exception):
-                raise kind
-            if isinstance(fields, dict):
-                states[key] = HashState(fields) if fields else None
-            else:
-                states[key] = kind.decode("ascii", "replace")
-        return states
+    def _state(self, now: int, kind: Any, left: Any, string: Any, fields: Any) -> State:
+        if isinstance(kind, Exception) or isinstance(left, Exception):
+            raise PeerUnavailableError(f"the site's Redis {self._address} answered: {kind} {left}")
+        expires_at_ms = now + left if left >= 0 else None
+        match kind:
+            case b"string" if isinstance(string, bytes):
+                return StringState(string, expires_at_ms)
+            case b"hash" if isinstance(fields, dict):
+                return HashState(fields, expires_at_ms)
+            case b"string" | b"hash" | b"none":
+                return None  # gone between two commands
+            case _:
+                return str(kind, "ascii", "backslashreplace")
 
     async def pages(self, prefix: bytes, count: int = 500) -> AsyncIterator[list[bytes]]:
         """The keys of a namespace, page by page; some may come twice."""
@@ -104,10 +114,3 @@ class SiteReader:
                 if str(error).startswith("WRONGTYPE"):
                     return [None] * len(fields)
                 raise
-
-
-_NO_KEY = -2
-
-
-def _with_expiry(state: State, expires_at_ms: int | None) -> State:
-    return HashState(state.fields, expires_at_ms) if isinstance(state, HashState) else state

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError
+from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError, OutcomeUnknownError
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.webdis import CommandError, batch_body, body, parse_batch_reply, parse_reply
 
@@ -139,7 +139,10 @@ class HubPusher:
                 if error is not None:
                     errors[index] = error
 
-        await asyncio.gather(*map(push_key, by_key.values()))
+        # All of them are waited for: one that went on by itself could overtake what is sent for its key later.
+        results = await asyncio.gather(*map(push_key, by_key.values()), return_exceptions=True)
+        if failures := [failure for failure in results if failure is not None]:
+            raise next((failure for failure in failures if isinstance(failure, OutcomeUnknownError)), failures[0])
         return errors
 
     async def _push_one(self, command: _Command) -> str | None:

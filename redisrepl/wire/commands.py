@@ -26,13 +26,16 @@ from redisrepl.changes import (
     kinds_of,
 )
 
-__all__ = ["ChangeDecoder"]
+__all__ = ["ORIGIN_CHANNEL", "ChangeDecoder"]
 
 Arguments = Sequence[bytes]
 _Handler = Callable[[Arguments], Iterable[Change]]
 
+#: Where a transaction that we apply says so: it shows in the stream, and leaves no key behind.
+ORIGIN_CHANNEL = b"redisrepl:origin"
+
 #: In the stream, but saying nothing about a key.
-_SILENT = frozenset({b"PING", b"REPLCONF", b"PUBLISH", b"SPUBLISH", b"SCRIPT", b"FUNCTION", b"PFCOUNT", b"SWAPDB"})
+_SILENT = frozenset({b"PING", b"REPLCONF", b"SPUBLISH", b"SCRIPT", b"FUNCTION", b"PFCOUNT", b"SWAPDB"})
 
 #: `SET` options that take an argument and say nothing about the value or its expiry (Redis 8.4, Valkey 8.1).
 _SET_CONDITIONS = frozenset({b"IFEQ", b"IFNE", b"IFDEQ", b"IFDNE"})
@@ -49,10 +52,21 @@ class ChangeDecoder:
     Attributes:
         selected: the database the stream is in now (`SELECT`); it survives a partial resynchronisation.
         in_transaction: inside MULTI .. EXEC, where no position may be saved.
+        origin: who applied the transaction that is open, None if nobody said so.
         unreplicated: names of commands that wrote a followed key but yielded no wanted change, with their counts.
     """
 
-    __slots__ = ("_covers", "_names", "_sets", "database", "in_transaction", "kinds", "selected", "unreplicated")
+    __slots__ = (
+        "_covers",
+        "_names",
+        "_sets",
+        "database",
+        "in_transaction",
+        "kinds",
+        "origin",
+        "selected",
+        "unreplicated",
+    )
 
     def __init__(self, covers: Callable[[bytes], bool], kinds: frozenset[str] = KINDS, database: int = 0) -> None:
         self._covers = covers
@@ -61,6 +75,7 @@ class ChangeDecoder:
         self.database = database
         self.selected = database
         self.in_transaction = False
+        self.origin: bytes | None = None
         self.unreplicated: dict[str, int] = {}
         self._names: dict[bytes, bytes] = {}  # spelling as seen > upper case, for the few spellings that occur
 
@@ -99,6 +114,10 @@ class ChangeDecoder:
                 self.in_transaction = True
             case b"EXEC":
                 self.in_transaction = False
+                self.origin = None
+            case b"PUBLISH":
+                if self.in_transaction and argv[1] == ORIGIN_CHANNEL:
+                    self.origin = argv[2]
             case b"FLUSHALL":
                 return (Flushed(emptied=True),)
             case b"FLUSHDB" if self.selected == self.database:

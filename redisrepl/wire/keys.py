@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-__all__ = ["keys_of", "writes_whole_databases"]
+__all__ = ["keys_of", "names_one_key", "writes_whole_databases"]
 
 Arguments = Sequence[bytes]
 
@@ -28,6 +28,11 @@ def keys_of(argv: Arguments) -> Sequence[bytes]:
         return find(argv)
     except (ValueError, IndexError):
         return argv[1:]
+
+
+def names_one_key(name: bytes) -> bool:
+    """Whether a command of this name has one key, its first argument; a quick yes for the most frequent ones."""
+    return _KEYS.get(name.upper()) is _first
 
 
 def writes_whole_databases(argv: Arguments) -> bool:

@@ -147,7 +147,9 @@ class ReplicaProtocol:
         position: where to go on; None to start with a snapshot.
         username, password: for AUTH; a password of None sends none.
         snapshot: reads the snapshot; None passes over it unread.
-        replica_version: sent to a Valkey server so that it uses its newest snapshot format; None sends nothing.
+        replica_version: lets a Valkey server use its newest snapshot format; other servers refuse the option, which is
+            of no matter; None sends nothing.
+        empty_snapshot: ask for a snapshot without data, for the stream alone (Redis 7.0); older servers send all.
         max_snapshot: largest snapshot accepted, in bytes.
 
     Attributes:
@@ -163,6 +165,7 @@ class ReplicaProtocol:
         password: bytes | None = None,
         snapshot: SnapshotParser | None = None,
         replica_version: bytes | None = None,
+        empty_snapshot: bool = False,
         psync_command: bytes = b"PSYNC",
         max_snapshot: int = 1 << 44,
     ) -> None:
@@ -170,6 +173,7 @@ class ReplicaProtocol:
         self._password = password
         self._snapshot = snapshot
         self._replica_version = replica_version
+        self._empty_snapshot = empty_snapshot
         self._psync_command = psync_command
         self._max_snapshot = max_snapshot
         self._position = position
@@ -205,7 +209,8 @@ class ReplicaProtocol:
             RefusedError: the server refuses us and will go on doing so; PsyncRefusedError: only PSYNC is refused.
             PeerUnavailableError: the server is not ready; LinkLostError: it ended the link with an error.
         """
-        if self.online:
+        online = self.online  # it may change below
+        if online:
             return self._receive_stream(data)
         self._buffer += data
         next(self._steps)
@@ -226,11 +231,13 @@ class ReplicaProtocol:
         yield from self._call(b"REPLCONF", b"capa", b"eof", b"capa", b"psync2", optional=True)
         if self._replica_version is not None:
             yield from self._call(b"REPLCONF", b"version", self._replica_version, optional=True)
+        if self._empty_snapshot:
+            yield from self._call(b"REPLCONF", b"rdb-filter-only", b"", optional=True)
         replid, offset = (self._position.replid.encode(), self._position.offset + 1) if self._position else (b"?", -1)
         self._outgoing += encode_command(self._psync_command, replid, b"%d" % offset)
         reply = yield from self._line()
         if reply.startswith(b"+CONTINUE"):
-            yield from self._continue(reply)
+            self._continue(reply)
         elif reply.startswith(b"+FULLRESYNC"):
             yield from self._full_sync(reply)
         else:
@@ -245,7 +252,7 @@ class ReplicaProtocol:
         if reply.startswith(b"-") and (not optional or reply.startswith(_FATAL)):
             raise _refusal(reply, argv[0].decode("ascii"))
 
-    def _continue(self, reply: bytes) -> Generator[None, None, None]:
+    def _continue(self, reply: bytes) -> None:
         if self._position is None:
             raise ProtocolError("the server continues a history that was not asked for")
         words = reply.split()
@@ -253,7 +260,6 @@ class ReplicaProtocol:
             self.replid = words[1].decode("ascii", "replace")
         self.received = self._position.offset
         self._events.append(Continued(Position(self.replid, self.received)))
-        yield from ()
 
     def _full_sync(self, reply: bytes) -> Generator[None, None, None]:
         try:
@@ -306,16 +312,15 @@ class ReplicaProtocol:
         while not self._snapshot.finished:
             self._read_snapshot((yield from self._some(_FEED)), None)
         self._buffer[:0] = self._snapshot.unused
-        end_mark = yield from self._exactly(_MARK_SIZE)
-        if end_mark != mark:
+        while len(self._buffer) < _MARK_SIZE:
+            yield
+        if (yield from self._some(_MARK_SIZE)) != mark:
             raise ProtocolError("the snapshot is not followed by the mark that was announced")
 
     def _read_snapshot(self, chunk: bytes, total: int | None) -> None:
-        if self._snapshot is None:
-            self._events.append(SnapshotData(len(chunk), total, ()))
-            return
-        events = list(self._snapshot.feed(chunk))
-        self._events.append(SnapshotData(len(chunk) - len(self._snapshot.unused), total, events))
+        events = list(self._snapshot.feed(chunk)) if self._snapshot is not None else ()
+        beyond = len(self._snapshot.unused) if self._snapshot is not None else 0
+        self._events.append(SnapshotData(len(chunk) - beyond, total, events))
 
     def _line(self) -> Generator[None, None, bytes]:
         """The next line without its end, bare newlines (keepalives) left out."""
@@ -338,11 +343,6 @@ class ReplicaProtocol:
         chunk = bytes(self._buffer[:most])
         del self._buffer[:most]
         return chunk
-
-    def _exactly(self, size: int) -> Generator[None, None, bytes]:
-        while len(self._buffer) < size:
-            yield
-        return (yield from self._some(size))
 
     # The stream: decoded by hiredis, in feeds of a size it likes.
 

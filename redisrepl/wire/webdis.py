@@ -24,16 +24,14 @@ from redisrepl.changes import (
     ExpirySet,
     FieldsDeleted,
     HashSet,
-    HashState,
     State,
     StringSet,
-    StringState,
 )
 from redisrepl.errors import ProtocolError
+from redisrepl.wire.states import STATES_SCRIPT, parse_states
 
 __all__ = [
     "EXISTS",
-    "FETCH_SCRIPT",
     "PUSH_SCRIPT",
     "CommandError",
     "Message",
@@ -44,8 +42,8 @@ __all__ = [
     "escape",
     "events_of",
     "fetch_body",
-    "integer_body",
     "flat_reply",
+    "integer_body",
     "keyspace_channel",
     "parse_batch_reply",
     "parse_fetch_reply",
@@ -87,42 +85,6 @@ out[1] = tostring(n)
 return out
 """
 
-#: Reads keys until `ARGV[1]` bytes are full, at least one. Returns for each: type, expiry (absolute milliseconds or
-#: empty), number of strings that follow, and those: the value, or fields and values.
-FETCH_SCRIPT = b"""\
-local out, left = {}, tonumber(ARGV[1])
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
-for i = 2, #ARGV do
-  if left <= 0 then break end
-  local key = ARGV[i]
-  local kind = redis.call('TYPE', key).ok
-  local expires, values = '', {}
-  if kind == 'string' then
-    values = {redis.call('GET', key)}
-  elseif kind == 'hash' then
-    values = redis.call('HGETALL', key)
-  end
-  if kind ~= 'none' then
-    local at = redis.pcall('PEXPIRETIME', key)
-    if type(at) == 'table' then
-      local ttl = redis.call('PTTL', key)
-      at = ttl < 0 and ttl or now + ttl
-    end
-    if at >= 0 then expires = string.format('%.0f', at) end
-  end
-  out[#out + 1] = kind
-  out[#out + 1] = expires
-  out[#out + 1] = tostring(#values)
-  for j = 1, #values do
-    out[#out + 1] = values[j]
-    left = left - #values[j]
-  end
-  left = left - 1
-end
-return out
-"""
-
 
 def escape(argument: bytes) -> bytes:
     """One argument for the body of a POST: any bytes, C speed (a loop per byte would cost 100 times as much)."""
@@ -149,9 +111,9 @@ def parse_integer(reply: bytes) -> int:
         (value,) = json.loads(reply).values()
     except (ValueError, AttributeError):
         raise ProtocolError("the hub's reply is not JSON with one value") from None
-    if isinstance(value, list):
+    if isinstance(value, list) and value:
         raise CommandError(str(value[-1]))
-    if not isinstance(value, int):
+    if type(value) is not int:
         raise ProtocolError("the hub's reply is not an integer")
     return value
 
@@ -215,7 +177,7 @@ def events_of(command: Sequence[bytes]) -> tuple[bytes, ...]:
 
 
 _PUSH_HEAD = b"EVAL/" + escape(PUSH_SCRIPT) + b"/0"
-_FETCH_HEAD = b"EVAL/" + escape(FETCH_SCRIPT) + b"/0"
+_FETCH_HEAD = b"EVAL/" + escape(STATES_SCRIPT) + b"/0"
 
 
 def batch_body(commands: Iterable[Sequence[bytes]]) -> bytes:
@@ -250,35 +212,13 @@ def parse_batch_reply(reply: bytes, sent: int) -> dict[int, str]:
 
 
 def fetch_body(keys: Sequence[bytes], max_bytes: int) -> bytes:
-    """Read the state of many keys in one request, as many as fit into `max_bytes`: `FETCH_SCRIPT` over them."""
+    """Read the state of many keys in one request, as many as fit into `max_bytes`: `STATES_SCRIPT` over them."""
     return b"/".join([_FETCH_HEAD, b"%d" % max_bytes, *map(escape, keys)]) + b".raw"
 
 
 def parse_fetch_reply(reply: bytes) -> list[State]:
-    """What `FETCH_SCRIPT` answered: the states of the first keys asked for; the rest did not fit."""
-    items = iter(flat_reply(reply))
-    states: list[State] = []
-    try:
-        for kind in items:
-            expires = next(items)
-            expires_at_ms = int(expires) if expires else None
-            values = [next(items) for _ in range(int(next(items)))]
-            states.append(_state(kind, values, expires_at_ms))
-    except (StopIteration, ValueError, IndexError):
-        raise ProtocolError("the hub's reply to a fetch is not what the script returns") from None
-    return states
-
-
-def _state(kind: bytes, values: list[bytes], expires_at_ms: int | None) -> State:
-    match kind:
-        case b"string":
-            return StringState(values[0], expires_at_ms)
-        case b"hash":
-            return HashState(dict(zip(values[::2], values[1::2], strict=True)), expires_at_ms)
-        case b"none":
-            return None
-        case _:
-            return kind.decode("ascii", "backslashreplace")
+    """What `STATES_SCRIPT` answered: the states of the first keys asked for; the rest did not fit."""
+    return parse_states(flat_reply(reply))
 
 
 def parse_reply(reply: bytes) -> Any:

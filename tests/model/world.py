@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, State, StringState, Touch
 from redisrepl.echo import ExpectedEvents
 from redisrepl.inbound import Inbound, difference
-from redisrepl.outbound import Batch, Outbound, settle
+from redisrepl.outbound import Batch, Outbound, OutboundOptions, settle
 from redisrepl.sweep import Difference, Healing
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.digests import digest
@@ -129,8 +129,7 @@ class Site:
             self.expected_local,
             self.expected_remote,
             self.inbound,
-            site_wins=False,
-            event_patience=PATIENCE,
+            OutboundOptions(site_wins=False, event_patience=PATIENCE),
         )
         self.flights: list[Flight] = []
         self.late: list[list[list[bytes]]] = []

@@ -1,0 +1,78 @@
+"""What keys hold, read by one script, the same at the hub and at the site.
+
+In: the flat list of strings that `STATES_SCRIPT` returns. Out: states. Left to others: running it (`remote.fetch`,
+`local.read`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from redisrepl.changes import HashState, State, StringState
+from redisrepl.errors import ProtocolError
+
+__all__ = ["STATES_SCRIPT", "parse_states"]
+
+#: Reads keys until `ARGV[1]` bytes are full, at least one. Returns for each: type, expiry (absolute milliseconds or
+#: empty), number of strings that follow, and those: the value, or fields and values.
+STATES_SCRIPT = b"""\
+local out, left = {}, tonumber(ARGV[1])
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+for i = 2, #ARGV do
+  if left <= 0 then break end
+  local key = ARGV[i]
+  local kind = redis.call('TYPE', key).ok
+  local expires, values = '', {}
+  if kind == 'string' then
+    values = {redis.call('GET', key)}
+  elseif kind == 'hash' then
+    values = redis.call('HGETALL', key)
+  end
+  if kind ~= 'none' then
+    local at = redis.pcall('PEXPIRETIME', key)
+    if type(at) == 'table' then
+      local ttl = redis.call('PTTL', key)
+      at = ttl < 0 and ttl or now + ttl
+    end
+    if at >= 0 then expires = string.format('%.0f', at) end
+  end
+  out[#out + 1] = kind
+  out[#out + 1] = expires
+  out[#out + 1] = tostring(#values)
+  for j = 1, #values do
+    out[#out + 1] = values[j]
+    left = left - #values[j]
+  end
+  left = left - 1
+end
+return out
+"""
+
+
+def parse_states(items: Sequence[bytes]) -> list[State]:
+    """The states of the first keys that the script was asked for; the rest did not fit.
+
+    Raises:
+        ProtocolError: the list is not what the script returns.
+    """
+    states: list[State] = []
+    index, end = 0, len(items)
+    try:
+        while index < end:
+            kind, expires, count = items[index], items[index + 1], int(items[index + 2])
+            index += 3
+            expires_at_ms = int(expires) if expires else None
+            if kind == b"string":
+                states.append(StringState(items[index], expires_at_ms))
+            elif kind == b"hash":
+                fields = dict(zip(items[index : index + count : 2], items[index + 1 : index + count : 2], strict=True))
+                states.append(HashState(fields, expires_at_ms))
+            else:
+                states.append(None if kind == b"none" else kind.decode("ascii", "backslashreplace"))
+            index += count
+    except (IndexError, ValueError):
+        raise ProtocolError("the reply to a reading script is not what the script returns") from None
+    if index != end:
+        raise ProtocolError("the reply to a reading script ends early")
+    return states

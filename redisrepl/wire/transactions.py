@@ -1,0 +1,170 @@
+"""The stream's commands as a program wants them: with their database and position, transactions in one piece.
+
+In: the arguments of one command after another with their offsets, in pieces of any size. Out: `Command` values, those
+of a transaction only when it is complete. Left to others: bytes and offsets (`wire.psync`), what a command does.
+
+`MULTI`, `EXEC`, `SELECT`, `PING` and `REPLCONF` say nothing about data: they are followed here and not passed on. What
+a script or a module writes arrives as a transaction too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import NamedTuple
+
+from redisrepl.changes import Position
+from redisrepl.errors import ProtocolError
+from redisrepl.wire.keys import keys_of, names_one_key, writes_whole_databases
+
+__all__ = ["Command", "CommandReader", "Place"]
+
+
+class Command(NamedTuple):
+    """One write, as the master told it to its replicas.
+
+    Attributes:
+        argv: its name, in the spelling of whoever sent it, and its arguments.
+        database: the number of the database that it is for.
+        replid: the history that it belongs to.
+        offset: where to go on once it was dealt with: the end of the command, of the whole transaction for the last
+            command of one, and the beginning of the transaction for the others, which are then repeated.
+        transaction: the offset at which its transaction began, the same for all commands of one; None outside of one.
+    """
+
+    argv: Sequence[bytes]
+    database: int
+    replid: str
+    offset: int
+    transaction: int | None = None
+
+    @property
+    def position(self) -> Position:
+        """`replid` and `offset`."""
+        return Position(self.replid, self.offset)
+
+    @property
+    def completes(self) -> bool:
+        """Whether nothing of its transaction follows; true outside of one."""
+        return self.offset != self.transaction
+
+
+class Place(NamedTuple):
+    """All it takes to go on: a position, and the database that the stream has selected there."""
+
+    position: Position
+    database: int
+
+
+class _Kind(Enum):
+    DATA = auto()
+    ONE_KEY = auto()  # data; told apart only where keys matter
+    SILENT = auto()
+    SELECT = auto()
+    MULTI = auto()
+    EXEC = auto()
+
+
+_KINDS = {
+    b"PING": _Kind.SILENT,
+    b"REPLCONF": _Kind.SILENT,
+    b"SELECT": _Kind.SELECT,
+    b"MULTI": _Kind.MULTI,
+    b"EXEC": _Kind.EXEC,
+}
+_MULTI_SIZE = len(b"*1\r\n$5\r\nMULTI\r\n")
+_MAX_SPELLINGS = 1000  # a peer that invents spellings must not fill our memory
+
+
+class CommandReader:
+    """Follows one stream, over any number of links.
+
+    Args:
+        prefixes: only commands that name a key that begins with one of these, or that write a whole database; empty
+            for all.
+
+    Attributes:
+        place: from where to go on after a break: never inside a transaction. None before `start`.
+    """
+
+    def __init__(self, prefixes: Sequence[bytes] = ()) -> None:
+        self.place: Place | None = None
+        self._prefixes = tuple(prefixes)
+        self._kinds = dict(_KINDS)
+        self._replid = ""
+        self._database = 0
+        self._opened_at: int | None = None  # offset before MULTI
+        self._open: list[Command] = []
+
+    def start(self, position: Position, database: int) -> None:
+        """What comes next follows right after this position; a transaction that was cut off begins anew."""
+        self._replid = position.replid
+        self._database = database
+        self._opened_at = None
+        self._open = []
+        self.place = Place(position, database)
+
+    def take(self, commands: Sequence[Sequence[bytes]], ends: Sequence[int]) -> list[Command]:
+        """The next commands, and for each the offset right after it.
+
+        Returns:
+            Those of them that write data; the commands of a transaction come with its end.
+        """
+        events: list[Command] = []
+        append, kinds, new = events.append, self._kinds, tuple.__new__
+        database, replid, prefixes = self._database, self._replid, self._prefixes
+        data, one_key = _Kind.DATA, _Kind.ONE_KEY
+        for argv, end in zip(commands, ends, strict=True):
+            kind = kinds.get(argv[0])
+            if kind is None:
+                kind = self._learn(argv[0])
+            if kind is one_key:
+                if len(argv) > 1 and not argv[1].startswith(prefixes):
+                    continue
+            elif kind is data:
+                if prefixes and not self._wanted(argv):
+                    continue
+            else:
+                database = self._follow(kind, argv, end, events)
+                continue
+            if self._opened_at is None:
+                append(new(Command, (argv, database, replid, end, None)))
+            else:
+                self._open.append(Command(argv, database, replid, self._opened_at, self._opened_at))
+        if ends and self._opened_at is None:
+            self.place = Place(Position(replid, ends[-1]), database)
+        return events
+
+    def _follow(self, kind: _Kind, argv: Sequence[bytes], end: int, events: list[Command]) -> int:
+        """What is not data: the database that is selected then; the end of a transaction releases its commands."""
+        match kind:
+            case _Kind.SELECT:
+                self._database = _number(argv)
+            case _Kind.MULTI:
+                self._opened_at = end - _MULTI_SIZE
+                self.place = Place(Position(self._replid, self._opened_at), self._database)
+            case _Kind.EXEC:
+                if self._open:
+                    self._open[-1] = self._open[-1]._replace(offset=end)
+                events += self._open
+                self._open = []
+                self._opened_at = None
+        return self._database
+
+    def _wanted(self, argv: Sequence[bytes]) -> bool:
+        return any(key.startswith(self._prefixes) for key in keys_of(argv)) or writes_whole_databases(argv)
+
+    def _learn(self, name: bytes) -> _Kind:
+        kind = _KINDS.get(name.upper())
+        if kind is None:
+            kind = _Kind.ONE_KEY if self._prefixes and names_one_key(name) else _Kind.DATA
+        if len(self._kinds) < _MAX_SPELLINGS:
+            self._kinds[name] = kind
+        return kind
+
+
+def _number(argv: Sequence[bytes]) -> int:
+    try:
+        return int(argv[1])
+    except (IndexError, ValueError):
+        raise ProtocolError(f"the replication stream selects no database: {argv!r:.80}") from None
