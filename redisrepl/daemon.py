@@ -13,7 +13,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -266,9 +266,10 @@ class Daemon:
         gc.set_threshold(100_000, 50, 100)
         with self._signals():
             try:
-                await self._check_peers()
-                async with asyncio.TaskGroup() as tasks:
-                    await self._run_tasks(tasks)
+                await self._unless_stopped(self._check_peers())
+                if not self._stop.is_set():
+                    async with asyncio.TaskGroup() as tasks:
+                        await self._run_tasks(tasks)
             except* RedisreplError as errors:
                 raise errors.exceptions[0] from errors.exceptions[0].__cause__
             finally:
@@ -278,6 +279,16 @@ class Daemon:
                 if self._checkpoint is not None:
                     self._checkpoint.close()
         _log.info("daemon.stopped", unpushed_keys=self._outbound.waiting)
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this, but no longer than until a signal says stop: a silent peer must not hold us."""
+        task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        for future in (task, stopped):
+            future.cancel()
+        await asyncio.gather(task, stopped, return_exceptions=True)
+        if not task.cancelled():
+            task.result()
 
     async def _run_tasks(self, tasks: asyncio.TaskGroup) -> None:
         """Start everything, wait for the word to stop, then: take nothing in, push what waits, save, end."""

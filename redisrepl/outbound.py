@@ -162,23 +162,28 @@ class Outbound:
 
     def read(self, commands: Iterable[Sequence[bytes]], end: int) -> None:
         """Take commands of the stream, which then stands at offset `end`."""
-        decoder, seeds = self.decoder, self.seeds
-        decode, add = decoder.decode, self.pending.add
-        expected, pulling = self._expected_local, self._pulling
+        decoder, pulling, expected = self.decoder, self._pulling, self._expected_local
+        decode, add, origin = decoder.decode, self.pending.add, self.origin
+        # Nothing is expected or seeded anew while this runs, and most of the time nothing is at all.
+        seeds = self.seeds if len(self.seeds) else None
+        consume = expected.consume if len(expected) else None
+        read = echoes = 0
         for argv in commands:
             for change in decode(argv):
                 if isinstance(change, Flushed):
                     self.flushed = change
                     continue
-                self.counters.read += 1
-                if (len(expected) and expected.consume(change.key, change)) or decoder.origin == self.origin:
-                    self.counters.echoes += 1
+                read += 1
+                if (consume is not None and consume(change.key, change)) or decoder.origin == origin:
+                    echoes += 1
                     continue
                 if pulling is not None:
                     pulling.changed_at_site(change.key)
-                if len(seeds):
+                if seeds is not None:
                     seeds.forget(change)
                 add(change)
+        self.counters.read += read
+        self.counters.echoes += echoes
         if not decoder.in_transaction:
             self.pending.read_up_to(end, decoder.selected)
         if len(expected) and (overdue := expected.drop_overdue(end)) and pulling is not None:

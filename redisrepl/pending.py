@@ -162,7 +162,8 @@ class Pending:
             if len(entries) >= self._max_keys:
                 self._overflow()
             mark.outstanding += 1
-            entries[key] = self._entry(change, mark, _size(change))
+            size = len(change.value) if type(change) is StringSet else _size(change)  # the common case without a call
+            entries[key] = self._entry(change, mark, size)
         elif isinstance(older, Mark):
             # Already a touch: reading the key covers this change too, unless it replaces the key.
             if isinstance(change, FieldsDeleted):

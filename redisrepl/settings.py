@@ -31,7 +31,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
 
     # The hub.
-    haddr: str = Field("https://localhost/redis", description="address of the hub: Webdis behind its TLS proxy")
+    haddr: str = Field(
+        "https://localhost/redis", repr=False, description="address of the hub: Webdis behind its TLS proxy"
+    )
     cert: Path | None = Field(None, description="our certificate for the hub, with its chain (PEM)")
     key: Path | None = Field(None, description="private key of --cert (PEM, without a passphrase)")
     ca: Path | None = Field(None, description="certificates to trust for the hub (PEM); default: the system's")

@@ -65,9 +65,6 @@ class Site(Protocol):
     async def states(self, keys: Sequence[bytes]) -> list[State]:
         """What keys hold."""
 
-    async def existing(self, keys: Sequence[bytes]) -> list[bool]:
-        """Which keys are there."""
-
 
 class Comparison:
     """Finds the keys that differ.
@@ -93,22 +90,25 @@ class Comparison:
 
     async def differences(self, prefix: bytes) -> AsyncIterator[list[Difference]]:
         """Keys of a namespace that differ at both of two looks."""
-        suspects: list[bytes] = []
+        suspects: dict[bytes, None] = {}
         async for keys in self._suspects(prefix):
-            suspects += keys
+            suspects.update(dict.fromkeys(keys))
             if len(suspects) >= _SECOND_LOOK:
-                yield await self._second_look(suspects)
-                suspects = []
+                yield await self._second_look(list(suspects))
+                suspects.clear()
         if suspects:
-            yield await self._second_look(suspects)
+            yield await self._second_look(list(suspects))
 
     async def _suspects(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
-        async for keys in self._paced(self._site.pages(prefix)):
-            yield [difference.key for difference in await self._look(keys)]
-        async for keys in self._paced(self._hub.pages(prefix)):
-            ours = [key for key in keys if key.startswith(prefix)]
-            existing = await self._site.existing(ours)
-            yield [key for key, exists in zip(ours, existing, strict=True) if not exists]
+        """Keys that differ at the first look.
+
+        The keys of both sides are gone through, and each is compared whole: a key that one side had alone when its
+        page was read may be on both a moment later, and different.
+        """
+        for pages in (self._site.pages(prefix), self._hub.pages(prefix)):
+            async for keys in self._paced(pages):
+                ours = [key for key in keys if key.startswith(prefix)]
+                yield [difference.key for difference in await self._look(ours)]
 
     async def _paced(self, pages: AsyncIterator[list[bytes]]) -> AsyncIterator[list[bytes]]:
         async for keys in pages:
@@ -125,6 +125,8 @@ class Comparison:
         return found
 
     async def _look(self, keys: Sequence[bytes]) -> list[Difference]:
+        if not keys:
+            return []
         site_states, hub_digests = await asyncio.gather(self._site.states(keys), self._hub.digests(keys))
         pairs = zip(keys, site_states, hub_digests, strict=True)
         looks = (Difference(key, digest(state, expiries=self._expiries), hub) for key, state, hub in pairs)

@@ -138,13 +138,25 @@ _REASONS = (
 )
 
 
+#: TLS was under way and the connection broke or fell silent: that says nothing about certificates.
+_INTERRUPTED = (
+    ssl.SSLWantReadError,
+    ssl.SSLWantWriteError,
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+    ssl.SSLSyscallError,
+)
+#: Causes of causes that are looked at; a chain may run in a circle.
+_DEEPEST = 16
+
+
 def tls_reason(error: BaseException) -> str | None:
-    """What a TLS failure, or an error caused by one, means; None if it is no TLS failure."""
+    """What a TLS failure, or an error caused by one, means; None if it is none, or a connection that broke."""
     seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ssl.SSLError):
+    for _ in range(_DEEPEST):
+        if isinstance(seen, ssl.SSLError) and not isinstance(seen, _INTERRUPTED):
             text = str(seen)
             return next((meaning for needle, meaning in _REASONS if needle in text), f"TLS failed: {text}")
-        seen = seen.__cause__ or seen.__context__
+        seen = seen and (seen.__cause__ or seen.__context__)
     text = str(error)
     return next((meaning for needle, meaning in _REASONS if needle in text), None)

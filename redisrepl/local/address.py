@@ -7,8 +7,8 @@ Left to others: connecting (`local.connection`).
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass, field
-from urllib.parse import unquote, urlsplit
+from dataclasses import dataclass, field, replace
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from redisrepl.errors import ConfigError
 from redisrepl.tls import CertificateFiles, client_context
@@ -16,6 +16,8 @@ from redisrepl.tls import CertificateFiles, client_context
 __all__ = ["SiteAddress", "parse_address"]
 
 _PORT = 6379
+_SENTINEL_PORT = 26379
+_SCHEMES = frozenset({"redis", "rediss", "unix", "redis-sentinel", "rediss-sentinel"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,10 @@ class SiteAddress:
 
     Attributes:
         path: of a unix socket; if set, `host` and `port` mean nothing.
+        service: name under which Sentinels know the master; if set, they are asked for `host` and `port` whenever a
+            connection is made (`local.sentinel`).
+        sentinels: host and port of each.
+        sentinel_username, sentinel_password: for the Sentinels; `username` and `password` are for the master.
         files, context: TLS, None for plain TCP.
     """
 
@@ -35,12 +41,35 @@ class SiteAddress:
     password: str | None = field(default=None, repr=False)
     files: CertificateFiles | None = field(default=None, repr=False)
     context: ssl.SSLContext | None = field(default=None, repr=False)
+    service: str | None = None
+    sentinels: tuple[tuple[str, int], ...] = ()
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         if self.path is not None:
             return f"unix://{self.path}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'rediss' if self.context else 'redis'}://{host}:{self.port}"
+        scheme = "rediss" if self.context else "redis"
+        if self.service is not None:
+            places = ",".join(_place(host, port) for host, port in self.sentinels)
+            return f"{scheme}-sentinel://{places}/{self.service}"
+        return f"{scheme}://{_place(self.host, self.port)}"
+
+    @property
+    def tls_options(self) -> dict[str, object]:
+        """TLS as redis-py wants it; empty for plain TCP."""
+        if self.files is None:
+            return {}
+        ca, cert, key = (str(file) if file else None for file in (self.files.ca, self.files.cert, self.files.key))
+        return {"ssl_check_hostname": True, "ssl_ca_certs": ca, "ssl_certfile": cert, "ssl_keyfile": key}
+
+    def at(self, host: str, port: int) -> SiteAddress:
+        """The same login at the server that the Sentinels named."""
+        return replace(self, host=host, port=port, service=None, sentinels=())
+
+
+def _place(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def parse_address(
@@ -50,49 +79,74 @@ def parse_address(
     username: str | None = None,
     password: str | None = None,
     files: CertificateFiles | None = None,
+    sentinel_username: str | None = None,
+    sentinel_password: str | None = None,
 ) -> SiteAddress:
-    """`host:port`, `:port`, `redis://`, `rediss://` or `unix://` to an address.
+    """`host:port`, `:port` or a URL to an address.
+
+    The URLs: `redis://`, `rediss://`, `unix://` and `redis-sentinel://host:port,host:port/service`, each with
+    `user:password@` and `?db=number` where wanted; `rediss-sentinel://` means TLS to the Sentinels and the master.
 
     Args:
         address: as given. Credentials in a URL give way to the other arguments.
         flag: how it was given, for messages.
         username: from a flag.
         password: from a file or prompt.
-        files: for TLS; they turn it on only together with `rediss://`.
+        files: for TLS; they turn it on only together with `rediss://` or `rediss-sentinel://`.
+        sentinel_username: for the Sentinels; in the URL `?sentinel_username=`.
+        sentinel_password: likewise.
 
     Raises:
         ConfigError: the address cannot be understood.
     """
-    hint = f"give {flag} as host:port, redis://, rediss:// or unix:///path"
+    hint = (
+        f"give {flag} as host:port, redis://, rediss://, unix:///path or redis-sentinel://host:port,host:port/service"
+    )
     if "://" not in address:
         address = f"redis://{address}"
     try:
         url = urlsplit(address)
-        port = url.port or _PORT
+        if url.scheme not in _SCHEMES:
+            raise ConfigError(f"{flag} {_masked(address)}: {url.scheme}:// is not known: {hint}")
+        by_sentinel = url.scheme.endswith("-sentinel")
+        sentinels = _sentinels(url) if by_sentinel else ()
+        host, port = (None, None) if by_sentinel else (url.hostname, url.port)
     except ValueError:
         raise ConfigError(f"{flag} {_masked(address)}: not an address: {hint}") from None
-    if url.scheme not in {"redis", "rediss", "unix"}:
-        raise ConfigError(f"{flag} {_masked(address)}: {url.scheme}:// is not known: {hint}")
-    query = dict(pair.partition("=")[::2] for pair in url.query.split("&") if pair)
-    database = query.get("db", "0") if url.scheme == "unix" else url.path.strip("/") or query.get("db", "0")
-    if not database.isdigit():
+    query = {name: unquote(value) for name, _, value in (pair.partition("=") for pair in url.query.split("&"))}
+    service, _, in_path = url.path.strip("/").partition("/") if by_sentinel else (None, "", url.path.strip("/"))
+    database = ("" if url.scheme == "unix" else in_path) or query.get("db", "0")
+    if not database.isdecimal():
         raise ConfigError(f"{flag} {_masked(address)}: the database {database!r} is not a number")
     if url.scheme == "unix" and not url.path:
         raise ConfigError(f"{flag} {_masked(address)}: names no socket: give unix:///path/to/redis.sock")
-    tls = (files or CertificateFiles(None, None, None)) if url.scheme == "rediss" else None
+    if by_sentinel and not (service and all(name for name, _ in sentinels)):
+        raise ConfigError(f"{flag} {_masked(address)}: names no Sentinel or no service: {hint}")
+    tls = (files or CertificateFiles(None, None, None)) if url.scheme.startswith("rediss") else None
     return SiteAddress(
-        host=url.hostname or "127.0.0.1",
-        port=port,
+        host=host or "127.0.0.1",
+        port=port or _PORT,
         path=url.path if url.scheme == "unix" else None,
         database=int(database),
         username=username or (unquote(url.username) if url.username else None),
         password=password if password is not None else (unquote(url.password) if url.password else None),
         files=tls,
         context=client_context(tls) if tls is not None else None,
+        service=unquote(service) if service else None,
+        sentinels=sentinels,
+        sentinel_username=sentinel_username or query.get("sentinel_username"),
+        sentinel_password=sentinel_password if sentinel_password is not None else query.get("sentinel_password"),
     )
 
 
+def _sentinels(url: SplitResult) -> tuple[tuple[str, int], ...]:
+    """Host and port of each Sentinel; ValueError if one is none."""
+    places = [urlsplit(f"//{place}") for place in url.netloc.rpartition("@")[2].split(",")]
+    return tuple((place.hostname or "", place.port or _SENTINEL_PORT) for place in places)
+
+
 def _masked(address: str) -> str:
-    """The address without what stands before its @."""
+    """The address without what stands before its @, and without what follows a ?."""
     scheme, _, rest = address.partition("://")
-    return f"{scheme}://…@{rest.rpartition('@')[2]}" if "@" in rest else address
+    rest = rest.partition("?")[0]
+    return f"{scheme}://…@{rest.rpartition('@')[2]}" if "@" in rest else f"{scheme}://{rest}"

@@ -1,14 +1,14 @@
 """Connections to the site's Redis, and its refusals as our errors.
 
-In: a `SiteAddress`. Out: a raw connection for the replication stream, a client for reads and writes. Left to others:
-what is said on them.
+In: a `SiteAddress`. Out: a raw connection for the replication stream, a client for reads and writes; behind Sentinels
+each connection of a client goes to the master of the moment. Left to others: what is said on them, asking the Sentinels
+(`local.sentinel`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,9 +20,13 @@ from redis.backoff import NoBackoff
 
 from redisrepl.errors import CertificateError, LinkLostError, PeerUnavailableError, RefusedError
 from redisrepl.local.address import SiteAddress
+from redisrepl.local.sentinel import ask_sentinels
 from redisrepl.tls import tls_reason
 
-__all__ = ["open_client", "open_connection", "translated"]
+__all__ = ["LOGIN_HINT", "find_master", "open_client", "open_connection", "translated"]
+
+#: What to do when a server refuses the user or password.
+LOGIN_HINT = "check the password (--password-file) and the user (--user)"
 
 #: asyncio stops reading a socket at twice this many unread bytes.
 _READ_LIMIT = 1 << 20
@@ -32,7 +36,7 @@ async def open_connection(address: SiteAddress, wait: float) -> tuple[asyncio.St
     """A connection on which nothing was said yet.
 
     Args:
-        address: of the server.
+        address: of the server itself, not of its Sentinels.
         wait: seconds for TCP and TLS.
 
     Raises:
@@ -45,9 +49,9 @@ async def open_connection(address: SiteAddress, wait: float) -> tuple[asyncio.St
             return await asyncio.open_connection(address.host, address.port, ssl=address.context, limit=_READ_LIMIT)
     except TimeoutError:
         raise PeerUnavailableError(f"the site's Redis {address} did not answer in {wait:g} s") from None
-    except ssl.SSLError as error:
-        raise CertificateError(f"the site's Redis {address}: {tls_reason(error)}") from error
     except OSError as error:
+        if (trouble := tls_reason(error)) is not None:
+            raise CertificateError(f"the site's Redis {address}: {trouble}") from error
         reason = error.strerror or str(error)
         raise PeerUnavailableError(f"the site's Redis {address} cannot be reached: {reason}") from error
 
@@ -70,36 +74,105 @@ def open_client(address: SiteAddress, wait: float, connections: int) -> redis.as
         "retry": Retry(NoBackoff(), 0),
     }
     connection_class: type[redis.asyncio.connection.AbstractConnection] = redis.asyncio.Connection
+    if address.service is not None:
+        connection_class = _MasterConnection
+        options["find"] = lambda: find_master(address, wait)
     if address.path is not None:
         connection_class = redis.asyncio.UnixDomainSocketConnection
         options["path"] = address.path
     else:
         options |= {"host": address.host, "port": address.port}
     if address.files is not None:
-        files = address.files
-        connection_class = redis.asyncio.SSLConnection
-        options |= {
-            "ssl_check_hostname": True,
-            "ssl_ca_certs": str(files.ca) if files.ca else None,
-            "ssl_certfile": str(files.cert) if files.cert else None,
-            "ssl_keyfile": str(files.key) if files.key else None,
-        }
+        connection_class = redis.asyncio.SSLConnection if address.service is None else _SSLMasterConnection
+        options |= address.tls_options
     pool = redis.asyncio.BlockingConnectionPool(
         max_connections=connections, timeout=None, connection_class=connection_class, **options
     )
     return redis.asyncio.Redis.from_pool(pool)
 
 
+async def find_master(address: SiteAddress, wait: float) -> SiteAddress:
+    """The address itself, or the master that its Sentinels name, which must say itself that it is one.
+
+    Raises:
+        PeerUnavailableError, LinkLostError: there is none now. RefusedError: a Sentinel or the master refuses us.
+    """
+    if address.service is None:
+        return address
+    master = address.at(*await ask_sentinels(address, wait))
+    client = open_client(master, wait, connections=1)
+    try:
+        with translated(address):
+            role, *_ = await client.execute_command("ROLE")  # type: ignore[no-untyped-call]
+    except RefusedError as error:
+        if isinstance(error.__cause__, redis.exceptions.NoPermissionError):
+            return master  # a user who may replicate only; a replica would say so when written to
+        raise
+    finally:
+        await client.aclose()
+    if role != b"master":
+        raise PeerUnavailableError(f"the site's Redis {address}: {master}, named as its master, is a replica now")
+    return master
+
+
+class _FollowsMaster(redis.asyncio.connection.AbstractConnection):
+    """A connection to whichever server is the master when it is made; one that was demoted is given up.
+
+    Args:
+        find: gives the address of the master.
+    """
+
+    host: str
+    port: int
+
+    def __init__(self, *, find: Callable[[], Awaitable[SiteAddress]], **options: Any) -> None:
+        self._find = find
+        super().__init__(**options)
+
+    async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
+        if self.is_connected:
+            return
+        master = await self._find()
+        self.host, self.port = master.host, master.port
+        await super().connect_check_health(check_health, retry_socket_connect)
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)
+        except redis.exceptions.ReadOnlyError as error:
+            await self.disconnect()
+            raise redis.exceptions.ConnectionError(f"{self.host}:{self.port} is a replica now") from error
+
+
+class _MasterConnection(_FollowsMaster, redis.asyncio.Connection):
+    pass
+
+
+class _SSLMasterConnection(_FollowsMaster, redis.asyncio.SSLConnection):
+    pass
+
+
 @contextmanager
 def translated(address: SiteAddress) -> Iterator[None]:
-    """redis-py's exceptions as ours, the cause kept."""
+    """redis-py's exceptions as ours, the cause kept.
+
+    It sends under `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes just as it ends: a
+    task would then go on for ever. So one that is being cancelled goes no further than this.
+    """
     try:
         yield
-    except (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
+    except redis.exceptions.AuthenticationError as error:
+        raise RefusedError(f"the site's Redis {address} refuses us: {str(error).rstrip('.')}: {LOGIN_HINT}") from error
+    except redis.exceptions.NoPermissionError as error:
         raise RefusedError(f"the site's Redis {address} refuses us: {error}") from error
     except (redis.exceptions.BusyLoadingError, redis.exceptions.ReadOnlyError) as error:
         raise PeerUnavailableError(f"the site's Redis {address} is not ready: {error}") from error
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as error:
+        if (trouble := tls_reason(error)) is not None:
+            raise CertificateError(f"the site's Redis {address}: {trouble}") from error
         raise LinkLostError(f"the connection to the site's Redis {address} failed: {error}") from error
     except redis.exceptions.ResponseError as error:
         if str(error).startswith(("NOAUTH", "WRONGPASS", "NOPERM")):

@@ -97,14 +97,6 @@ class SiteReader:
             if not cursor:
                 return
 
-    async def existing(self, keys: Sequence[bytes]) -> list[bool]:
-        """Which of these keys are there."""
-        with translated(self._address):
-            pipeline = self._client.pipeline(transaction=False)
-            for key in keys:
-                pipeline.exists(key)
-            return [bool(reply) for reply in await pipeline.execute()]
-
     async def fields(self, key: bytes, fields: Sequence[bytes]) -> list[bytes | None]:
         """What these fields of a hash hold; None for one that is not there, and for all if the key is no hash."""
         with translated(self._address):

@@ -7,17 +7,37 @@ attach again and from where (`daemon`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import contextlib
+import math
+from collections.abc import AsyncGenerator, Callable
 
 from redisrepl.changes import Position
-from redisrepl.errors import LinkLostError, RedisreplError
+from redisrepl.errors import (
+    CertificateError,
+    LinkLostError,
+    PeerUnavailableError,
+    PsyncRefusedError,
+    RedisreplError,
+    RefusedError,
+)
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.connection import open_connection
+from redisrepl.local.connection import LOGIN_HINT, find_master, open_connection
+from redisrepl.local.sentinel import ask_sentinels
+from redisrepl.tls import tls_reason
 from redisrepl.wire.psync import Event, ReplicaProtocol, SnapshotParser
 
 __all__ = ["ReplicaLink"]
 
 _CHUNK = 65536
+#: After a diskless snapshot the stream starts with an acknowledgement, but not with one that comes before the master
+#: has reaped the child that wrote the snapshot: so the first few follow each other closely.
+_EARLY_ACKS = 20
+_EARLY_PERIOD = 0.05
+_PSYNC_HINT = "let this user run PSYNC and REPLCONF (ACL: +psync +replconf), or follow a Redis that takes replicas"
+_WATCH_PERIOD = 1.0  # between questions to the Sentinels
+#: Of Valkey, whose snapshot format (RDB version 80) `wire.rdb` reads. Without it Valkey 9 writes version 11, and cannot
+#: write a hash with field expiries at all.
+_REPLICA_VERSION = b"9.0.0"
 
 
 class ReplicaLink:
@@ -31,6 +51,7 @@ class ReplicaLink:
         ack_period: seconds.
         silence: seconds without a byte after which the link counts as dead; a master pings every 10 (by default).
         connect_wait: seconds for connecting.
+        empty_snapshot: ask for a snapshot without data; servers before Redis 7.0 send all of it.
     """
 
     def __init__(
@@ -43,6 +64,7 @@ class ReplicaLink:
         ack_period: float = 1.0,
         silence: float = 60.0,
         connect_wait: float = 10.0,
+        empty_snapshot: bool = False,
     ) -> None:
         self._address = address
         self._acknowledged = acknowledged
@@ -50,11 +72,15 @@ class ReplicaLink:
         self._silence = silence
         self._connect_wait = connect_wait
         self._timer: asyncio.TimerHandle | None = None
+        self._early_acks = _EARLY_ACKS
+        self._watch_at = math.inf if address.service is None else 0.0  # when to ask the Sentinels again
         self._protocol = ReplicaProtocol(
             position,
             username=None if address.username is None else address.username.encode(),
             password=None if address.password is None else address.password.encode(),
             snapshot=snapshot,
+            replica_version=_REPLICA_VERSION,
+            empty_snapshot=empty_snapshot,
         )
 
     @property
@@ -62,26 +88,20 @@ class ReplicaLink:
         """Up to where whole commands were taken in: `PSYNC` from here continues without a gap."""
         return Position(self._protocol.replid, self._protocol.received)
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncGenerator[Event, None]:
         """Attach, and yield what comes until the link ends.
 
         Raises:
             LinkLostError: it ended; RefusedError, PeerUnavailableError, ProtocolError: see `ReplicaProtocol.receive`.
         """
         protocol = self._protocol
-        reader, writer = await open_connection(self._address, self._connect_wait)
+        master = await find_master(self._address, self._connect_wait)
+        reader, writer = await open_connection(master, self._connect_wait)
         try:
             writer.write(protocol.data_to_send())
             while True:
-                try:
-                    async with asyncio.timeout(self._silence):
-                        data = await reader.read(_CHUNK)
-                except TimeoutError:
-                    raise LinkLostError(f"no byte from {self._address} for {self._silence:g} s") from None
-                except OSError as error:
-                    raise LinkLostError(f"the link to {self._address} broke: {error.strerror or error}") from error
-                if not data:
-                    raise LinkLostError(f"{self._address} closed the replication link")
+                await self._check_master(master)
+                data = await self._read(reader, master)
                 for event in protocol.receive(data):
                     yield event
                     if getattr(event, "wants_ack", False):
@@ -89,13 +109,57 @@ class ReplicaLink:
                 if protocol.online and self._timer is None:
                     self._acknowledge(writer)
                 writer.write(protocol.data_to_send())
+        except PsyncRefusedError as error:
+            raise PsyncRefusedError(f"the site's Redis {self._address}: {error}: {_PSYNC_HINT}") from error
+        except CertificateError:
+            raise
+        except RefusedError as error:
+            raise RefusedError(f"the site's Redis {self._address}: {error}: {LOGIN_HINT}") from error
         except RedisreplError as error:
             error.add_note(f"site {self._address}")
             raise
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            writer.close()
+            writer.transport.abort()  # nothing that waits to be sent is of use any more, and the peer may be stuck
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _read(self, reader: asyncio.StreamReader, master: SiteAddress) -> bytes:
+        """The next bytes; while there are none, the Sentinels are asked now and then."""
+        now = asyncio.get_running_loop().time
+        deadline = now() + self._silence
+        while now() < deadline:
+            wait = min(deadline, self._watch_at) - now()
+            try:
+                async with asyncio.timeout(wait):
+                    data = await reader.read(_CHUNK)
+            except TimeoutError:
+                await self._check_master(master)
+                continue
+            except OSError as error:
+                # TLS 1.3: the server judges our certificate only once the handshake is done.
+                if (trouble := tls_reason(error)) is not None:
+                    raise CertificateError(f"the site's Redis {self._address}: {trouble}") from error
+                raise LinkLostError(f"the link to {self._address} broke: {error.strerror or error}") from error
+            if not data:
+                raise LinkLostError(f"{self._address} closed the replication link")
+            return data
+        raise LinkLostError(f"no byte from {self._address} for {self._silence:g} s")
+
+    async def _check_master(self, master: SiteAddress) -> None:
+        """Leave a master as soon as the Sentinels name another: what it still sends will be lost.
+
+        It goes on for seconds, until a Sentinel comes round to demoting it.
+        """
+        now = asyncio.get_running_loop().time
+        if self._address.service is None or now() < self._watch_at:
+            return
+        with contextlib.suppress(PeerUnavailableError, RefusedError):  # no answer is no reason to leave
+            named = await ask_sentinels(self._address, self._connect_wait)
+            if named != (master.host, master.port):
+                raise LinkLostError(f"{self._address}: {master} was replaced by {named[0]}:{named[1]}")
+        self._watch_at = now() + _WATCH_PERIOD
 
     def _acknowledge(self, writer: asyncio.StreamWriter) -> None:
         """Tell the master where we are, now and every period: it drops a replica that is silent for long."""
@@ -103,4 +167,6 @@ class ReplicaLink:
             return
         self._protocol.acknowledge(self._acknowledged())
         writer.write(self._protocol.data_to_send())
-        self._timer = asyncio.get_running_loop().call_later(self._ack_period, self._acknowledge, writer)
+        period = min(_EARLY_PERIOD, self._ack_period) if self._early_acks else self._ack_period
+        self._early_acks = max(0, self._early_acks - 1)
+        self._timer = asyncio.get_running_loop().call_later(period, self._acknowledge, writer)

@@ -32,6 +32,7 @@ _OK = 200
 _BAD_REQUEST = 400
 _FORBIDDEN = 403
 _TOO_LARGE = 413
+_LAST_PORT = 65535
 #: Bytes per second below which a request is given up.
 _SLOWEST = 50_000
 _HEADERS = {"Content-Type": "application/octet-stream", "User-Agent": "redisrepl"}
@@ -43,17 +44,26 @@ def check_url(url: str, flag: str = "--haddr") -> str:
     Raises:
         ConfigError: it is not an https:// address.
     """
+    shown = _without_credentials(url)
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise ConfigError(
-            f"{flag} {url}: not an address ({error}): give one like https://hub.example.org/redis"
+            f"{flag} {shown}: not an address ({error}): give one like https://hub.example.org/redis"
         ) from None
+    if (parsed.port or 0) > _LAST_PORT:
+        raise ConfigError(f"{flag} {shown}: not an address (no such port): give one like https://hub.example.org/redis")
     if parsed.scheme != "https" or not parsed.host:
         raise ConfigError(
-            f"{flag} {url}: must start with https:// and name a host, as in https://hub.example.org/redis"
+            f"{flag} {shown}: must start with https:// and name a host, as in https://hub.example.org/redis"
         )
     return url.rstrip("/") + "/"
+
+
+def _without_credentials(url: str) -> str:
+    """The address without what stands before its @."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if "@" in rest else url
 
 
 class HubSession:
@@ -66,6 +76,9 @@ class HubSession:
         timeout: seconds that a request may take, beside the time that a large body needs at `_SLOWEST`.
         connect_timeout: seconds for a connection and its TLS handshake.
         transport: stands in for the network in tests of this module.
+
+    Attributes:
+        url: for messages, without credentials.
     """
 
     def __init__(
@@ -78,7 +91,8 @@ class HubSession:
         connect_timeout: float = 10.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.url = url
+        self.url = _without_credentials(url)
+        self._url = url
         self._timeout = timeout
         # aiohttp below httpx: half the cost of a request, and events of the long poll are parsed in C. With h11 a
         # burst outruns us, and Webdis damages the framing of what a slow reader has not taken.
@@ -103,7 +117,7 @@ class HubSession:
         """
         with self._translated():
             async with asyncio.timeout(self._timeout + len(content) / _SLOWEST):
-                response = await self._client.post(self.url, content=content)
+                response = await self._client.post(self._url, content=content)
         if response.status_code != _OK:
             raise _http_error(self.url, response)
         return response.content
@@ -139,7 +153,7 @@ class HubSession:
         """
         timeout = httpx.Timeout(silence, connect=self._client.timeout.connect, pool=None)
         with self._translated():
-            async with self._client.stream("POST", self.url, content=content, timeout=timeout) as response:
+            async with self._client.stream("POST", self._url, content=content, timeout=timeout) as response:
                 if response.status_code != _OK:
                     await response.aread()
                     raise _http_error(self.url, response)

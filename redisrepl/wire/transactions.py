@@ -3,8 +3,11 @@
 In: the arguments of one command after another with their offsets, in pieces of any size. Out: `Command` values, those
 of a transaction only when it is complete. Left to others: bytes and offsets (`wire.psync`), what a command does.
 
-`MULTI`, `EXEC`, `SELECT`, `PING` and `REPLCONF` say nothing about data: they are followed here and not passed on. What
-a script or a module writes arrives as a transaction too.
+`MULTI`, `EXEC`, `SELECT`, `PING`, `REPLCONF` and what Sentinels tell each other through `PUBLISH` say nothing about
+data: they are followed here and not passed on. What a script or a module writes arrives as a transaction too.
+
+A master that is being replaced goes on sending pings and the Sentinels' messages, which its successor never had: a
+stream that asks to go on after them is refused. `resume` is therefore the end of what was last passed on.
 """
 
 from __future__ import annotations
@@ -62,17 +65,22 @@ class _Kind(Enum):
     SILENT = auto()
     SELECT = auto()
     MULTI = auto()
+    PUBLISH = auto()
     EXEC = auto()
 
 
 _KINDS = {
     b"PING": _Kind.SILENT,
     b"REPLCONF": _Kind.SILENT,
+    b"PUBLISH": _Kind.PUBLISH,
     b"SELECT": _Kind.SELECT,
     b"MULTI": _Kind.MULTI,
     b"EXEC": _Kind.EXEC,
 }
 _MULTI_SIZE = len(b"*1\r\n$5\r\nMULTI\r\n")
+_HELLO = b"__sentinel__:hello"  # SENTINEL_HELLO_CHANNEL
+#: How far `resume` may stay behind, in bytes: the smallest backlog is 16 KiB (CONFIG_REPL_BACKLOG_MIN_SIZE).
+_QUIET = 6 << 10
 _MAX_SPELLINGS = 1000  # a peer that invents spellings must not fill our memory
 
 
@@ -84,7 +92,7 @@ class CommandReader:
             for all.
 
     Attributes:
-        place: from where to go on after a break: never inside a transaction. None before `start`.
+        place: the end of what was taken in, or the beginning of an open transaction. None before `start`.
     """
 
     def __init__(self, prefixes: Sequence[bytes] = ()) -> None:
@@ -95,6 +103,19 @@ class CommandReader:
         self._database = 0
         self._opened_at: int | None = None  # offset before MULTI
         self._open: list[Command] = []
+        # Between `resume`, `newer` and `place` nothing was passed on.
+        self._resume: Place | None = None
+        self._newer: Place | None = None
+        self._completed: Place | None = None  # the end of the last transaction
+
+    @property
+    def resume(self) -> Place | None:
+        """From where to go on after a break, a little behind `place` where that repeats nothing."""
+        return self._resume
+
+    def forget(self) -> None:
+        """There is nowhere to go on from."""
+        self.place = self._resume = self._newer = None
 
     def start(self, position: Position, database: int) -> None:
         """What comes next follows right after this position; a transaction that was cut off begins anew."""
@@ -102,7 +123,7 @@ class CommandReader:
         self._database = database
         self._opened_at = None
         self._open = []
-        self.place = Place(position, database)
+        self.place = self._resume = self._newer = Place(position, database)
 
     def take(self, commands: Sequence[Sequence[bytes]], ends: Sequence[int]) -> list[Command]:
         """The next commands, and for each the offset right after it.
@@ -113,7 +134,7 @@ class CommandReader:
         events: list[Command] = []
         append, kinds, new = events.append, self._kinds, tuple.__new__
         database, replid, prefixes = self._database, self._replid, self._prefixes
-        data, one_key = _Kind.DATA, _Kind.ONE_KEY
+        data, one_key, publish = _Kind.DATA, _Kind.ONE_KEY, _Kind.PUBLISH
         for argv, end in zip(commands, ends, strict=True):
             kind = kinds.get(argv[0])
             if kind is None:
@@ -121,8 +142,8 @@ class CommandReader:
             if kind is one_key:
                 if len(argv) > 1 and not argv[1].startswith(prefixes):
                     continue
-            elif kind is data:
-                if prefixes and not self._wanted(argv):
+            elif kind is data or kind is publish:
+                if (prefixes and not self._wanted(argv)) or (kind is publish and _HELLO in argv[1:2]):
                     continue
             else:
                 database = self._follow(kind, argv, end, events)
@@ -133,7 +154,17 @@ class CommandReader:
                 self._open.append(Command(argv, database, replid, self._opened_at, self._opened_at))
         if ends and self._opened_at is None:
             self.place = Place(Position(replid, ends[-1]), database)
+        self._stay_behind(events)
         return events
+
+    def _stay_behind(self, events: Sequence[Command]) -> None:
+        """Move `resume` to the end of what is passed on now, or, after a lot that is not, half-way up to it."""
+        if events:
+            last = events[-1]
+            end = Place(last.position, last.database) if last.transaction is None else self._completed
+            self._resume = self._newer = end
+        if self.place and self._newer and self.place.position.offset - self._newer.position.offset > _QUIET:
+            self._resume, self._newer = self._newer, self.place
 
     def _follow(self, kind: _Kind, argv: Sequence[bytes], end: int, events: list[Command]) -> int:
         """What is not data: the database that is selected then; the end of a transaction releases its commands."""
@@ -149,6 +180,7 @@ class CommandReader:
                 events += self._open
                 self._open = []
                 self._opened_at = None
+                self._completed = Place(Position(self._replid, end), self._database)
         return self._database
 
     def _wanted(self, argv: Sequence[bytes]) -> bool:

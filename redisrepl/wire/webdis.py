@@ -97,7 +97,7 @@ def body(*argv: bytes) -> bytes:
 
 
 def integer_body(*argv: bytes) -> bytes:
-    """A single command whose reply is one integer, wanted as JSON: Webdis 0.1.9 cuts those over 2^31 short in `.raw`."""
+    """A single command whose reply is one integer, as JSON: Webdis 0.1.9 cuts those over 2^31 short in `.raw`."""
     return b"/".join(map(escape, argv)) + b".json"
 
 

@@ -1,0 +1,399 @@
+"""The replication stream for programs: `ReplicaStream`.
+
+In: the address of a server and perhaps a position. Out: what its snapshot holds, then every command; attached again by
+itself. Left to others: one link (`local.stream`), the protocol (`wire.psync`), transactions and databases
+(`wire.transactions`), the snapshot's format (`wire.rdb`).
+
+Three places in the stream are kept apart:
+
+    taken in    the link has it; after a break the stream goes on from here, or from before an open transaction
+    handed out  the program has it: `ReplicaStream.position`
+    consumed    the program has asked for what follows: this is acknowledged to the server
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple, Self, TypeAlias
+
+import stamina
+
+from redisrepl.changes import Position
+from redisrepl.errors import ConfigError, LimitExceededError, RdbError, RedisreplError, RefusedError, is_transient
+from redisrepl.local.address import SiteAddress, parse_address
+from redisrepl.local.connection import open_client, translated
+from redisrepl.local.stream import ReplicaLink
+from redisrepl.tls import CertificateFiles
+from redisrepl.wire.psync import Commands, Continued, FullSync, SnapshotData, SnapshotEnd
+from redisrepl.wire.rdb import Aux, Entry, Function, RdbReader, assemble
+from redisrepl.wire.transactions import Command, CommandReader, Place
+
+__all__ = [
+    "Command",
+    "LinkOptions",
+    "ReplicaStream",
+    "SnapshotEnd",
+    "SnapshotStart",
+    "StreamEvent",
+    "parse_place",
+]
+
+#: A link that lived this many seconds worked: after its end the next is made at once, and pauses start small again.
+_WORKED = 5.0
+_PLACE = re.compile(r"([0-9a-fA-F]{40}):(\d{1,19})(?::(\d{1,9}))?")  # CONFIG_RUN_ID_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotStart:
+    """What was known is void: the keys of a snapshot follow, and `SnapshotEnd`.
+
+    Attributes:
+        position: what the snapshot stands for.
+        restarted: whether the stream had begun, or was to go on, elsewhere: what happened in between is lost, except
+            for what the snapshot shows of it.
+    """
+
+    position: Position
+    restarted: bool
+
+
+StreamEvent: TypeAlias = SnapshotStart | Entry | Function | SnapshotEnd | Command
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOptions:
+    """How a stream deals with its link.
+
+    Attributes:
+        acknowledged: asked every second for the offset to acknowledge, on which `WAIT` at the master then relies; None:
+            what the program has consumed.
+        on_lost: told why each link ended that another try follows.
+        silence: seconds without a byte after which the link counts as dead; a master pings every 10 (by default).
+        connect_wait: seconds for connecting.
+        retry_max: longest pause between tries, in seconds.
+    """
+
+    acknowledged: Callable[[], int] | None = None
+    on_lost: Callable[[RedisreplError], None] | None = None
+    silence: float = 60.0
+    connect_wait: float = 10.0
+    retry_max: float = 15.0
+
+
+class _Batch(NamedTuple):
+    events: Sequence[StreamEvent]
+    end: Place | None  # None inside a snapshot: there is no place to go on from
+
+
+class ReplicaStream:
+    """Everything that happens in a Redis server, from its replication stream.
+
+    Entering the context attaches; from then on nothing is missed. Iterating gives one event after another:
+    `SnapshotStart`, the snapshot's `Entry` and `Function` values, each whole, `SnapshotEnd`, then a `Command` for each
+    write. `batches()` gives the same in lists, in less time.
+
+    A link that ends is made again, with growing pauses, and goes on where it ended; commands are then neither lost nor
+    repeated. When the server no longer has what is missing, a `SnapshotStart` says so and everything begins anew.
+    Before the first link works, every error is raised; later only those that waiting does not heal.
+
+    Memory holds what one read from the socket brought (64 KiB), the biggest value of the snapshot, and a transaction
+    until it is complete. A program that is slow holds the server's buffer up, not ours: beyond
+    `client-output-buffer-limit replica` (256 MiB) the server drops the link. Acknowledgements go out every second as
+    long as the event loop runs.
+
+    Cancelling a task that waits for an event ends the link; asking for the next event makes it again.
+
+    Args:
+        address: `redis://`, `rediss://`, `unix://` or `redis-sentinel://host:port,host:port/service`, with user and
+            password where needed. All databases are followed, whatever it says of one.
+        position: where to go on: a `Position` or `bookmark` of an earlier stream; None to start with a snapshot.
+        database: that the stream had selected there: commands do not repeat it. Zero if neither this nor the bookmark
+            tells.
+        snapshot: False to leave the snapshot out: without a position, begin with the next write.
+        prefixes: only keys that begin with one of these, in the snapshot, and only commands that name such a key or
+            write whole databases. A transaction may then come in part.
+        want_values: False to have the keys of the snapshot only.
+        tls: PEM files for `rediss://`.
+        options: how to deal with the link.
+
+    Attributes:
+        full_syncs, partial_syncs: how often a link began which way.
+
+    Raises:
+        ConfigError: the address or the position cannot be understood.
+
+    Example:
+        >>> async def follow(url):
+        ...     async with ReplicaStream(url) as stream:
+        ...         async for event in stream:
+        ...             match event:
+        ...                 case Entry(key=key, value=value):
+        ...                     print("had", key, value)
+        ...                 case Command(argv=argv):
+        ...                     print("did", argv)
+        ...                     return stream.bookmark
+        >>> bookmark = asyncio.run(follow("redis://127.0.0.1:6379"))
+        had b'greeting' b'hello'
+        did [b'SET', b'greeting', b'good bye']
+    """
+
+    def __init__(
+        self,
+        address: str | SiteAddress,
+        position: Position | str | None = None,
+        *,
+        database: int | None = None,
+        snapshot: bool = True,
+        prefixes: Sequence[bytes] = (),
+        want_values: bool = True,
+        tls: CertificateFiles | None = None,
+        options: LinkOptions | None = None,
+    ) -> None:
+        self._address = parse_address(address, flag="address", files=tls) if isinstance(address, str) else address
+        self._options = options or LinkOptions()
+        self._snapshot = snapshot
+        self._prefixes = tuple(prefixes)
+        self._want_values = want_values and snapshot
+        self._commands = CommandReader(self._prefixes)
+        if position is not None:
+            self._commands.start(*_given_place(position, database))
+        self._begun = position is not None
+        self._snapshot_database = 0
+        self._parts: list[Entry] = []
+        self._pump: AsyncGenerator[_Batch, None] | None = None
+        self._batch: Sequence[StreamEvent] = ()
+        self._handed = 0  # how many events of the batch the program has
+        self._whole = False  # whether it has them all at once
+        self._base = self._end = self._commands.place  # before and after the batch
+        self.full_syncs = 0
+        self.partial_syncs = 0
+
+    @property
+    def position(self) -> Position | None:
+        """Where to go on once everything that was handed out is dealt with; None inside a snapshot.
+
+        Never inside a transaction: while one is being handed out, this is where it begins.
+        """
+        place = self._place_after(self._handed)
+        return place.position if place else None
+
+    @property
+    def database(self) -> int:
+        """The database that the stream has selected at `position`."""
+        place = self._place_after(self._handed)
+        return place.database if place else 0
+
+    @property
+    def bookmark(self) -> str | None:
+        """Position and database in one string, `REPLID:OFFSET:DB`, for `ReplicaStream(.., position=bookmark)`."""
+        place = self._place_after(self._handed)
+        return f"{place.position}:{place.database}" if place else None
+
+    async def batches(self) -> AsyncIterator[Sequence[StreamEvent]]:
+        """Events in lists, as they come from the socket: the fast way.
+
+        `position` is that of the end of the list; the list counts as consumed when the next one is asked for. A
+        transaction is in one list.
+        """
+        while True:
+            if rest := self._batch[self._handed :]:
+                self._handed = len(self._batch)
+                self._whole = True
+                yield rest
+            await self._advance()
+
+    def __aiter__(self) -> AsyncIterator[StreamEvent]:
+        return self._events()
+
+    async def __anext__(self) -> StreamEvent:
+        while self._handed >= len(self._batch):
+            await self._advance()
+        self._handed += 1
+        return self._batch[self._handed - 1]
+
+    async def _events(self) -> AsyncIterator[StreamEvent]:
+        while True:
+            batch = self._batch
+            while self._handed < len(batch):
+                self._handed += 1
+                yield batch[self._handed - 1]
+            await self._advance()
+
+    async def __aenter__(self) -> Self:
+        await self._advance()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End the link. Iterating again goes on after what was handed out."""
+        pump, self._pump = self._pump, None
+        if pump is not None:
+            await pump.aclose()
+
+    def _place_after(self, count: int) -> Place | None:
+        """Where to go on when this many events of the batch were dealt with."""
+        if count >= len(self._batch):
+            return self._end
+        for event in reversed(self._batch[:count]):
+            if not isinstance(event, Command):
+                break
+            if event.completes:
+                return Place(event.position, event.database)
+        return self._base
+
+    def _acknowledged(self) -> int:
+        if self._options.acknowledged is not None:
+            return self._options.acknowledged()
+        place = self._base if self._whole else self._place_after(self._handed - 1)
+        return place.position.offset if place else 0
+
+    async def _advance(self) -> None:
+        """Everything was consumed: wait for what comes next, which may be no event at all."""
+        self._batch, self._handed, self._whole = (), 0, False
+        self._base = self._end
+        if self._pump is None:
+            self._pump = self._links()
+        try:
+            batch = await anext(self._pump)
+        except BaseException:
+            self._pump = None  # it has ended; another one may be started
+            raise
+        self._batch, self._end = batch
+        if self._end is None:
+            self._base = None
+
+    # The pump: link after link.
+
+    async def _links(self) -> AsyncGenerator[_Batch, None]:
+        options = self._options
+        while True:
+            async for attempt in stamina.retry_context(
+                on=self._worth_another_try,
+                attempts=None,
+                timeout=None,
+                wait_initial=0.1,
+                wait_max=options.retry_max,
+                wait_jitter=0.5,
+            ):
+                attached_at = time.monotonic()
+                syncs = self.full_syncs + self.partial_syncs
+                try:
+                    async with aclosing(self._link()) as batches:
+                        async for batch in batches:
+                            yield batch
+                except RedisreplError as error:
+                    lost = error
+                if options.on_lost is not None and self._worth_another_try(lost):
+                    options.on_lost(lost)
+                if self.full_syncs + self.partial_syncs > syncs and time.monotonic() - attached_at > _WORKED:
+                    break
+                with attempt:
+                    raise lost
+
+    def _worth_another_try(self, error: Exception) -> bool:
+        """Whether waiting may heal this; a snapshot that cannot be read will not be readable next time."""
+        attached = bool(self.full_syncs or self.partial_syncs)
+        return attached and is_transient(error) and not isinstance(error, (RdbError, LimitExceededError))
+
+    async def _link(self) -> AsyncGenerator[_Batch, None]:
+        """One link, from attaching to the error that ends it."""
+        options = self._options
+        place = self._commands.resume
+        if place is None and not self._snapshot:
+            place = await self._current_place()
+        link = ReplicaLink(
+            self._address,
+            place.position if place else None,
+            snapshot=RdbReader(self._prefixes, want_values=self._want_values),
+            acknowledged=self._acknowledged,
+            silence=options.silence,
+            connect_wait=options.connect_wait,
+            empty_snapshot=not self._snapshot,
+        )
+        async with aclosing(link.events()) as events:
+            async for event in events:
+                match event:
+                    case Commands(commands, ends):
+                        taken = self._commands.take(commands, ends)
+                        yield _Batch(taken, self._commands.place)
+                    case SnapshotData(events=entries):
+                        yield _Batch(self._entries(entries), None)
+                    case FullSync(position):
+                        yield _Batch((self._start_over(position),), None)
+                    case SnapshotEnd(position):
+                        self._commands.start(position, self._snapshot_database)
+                        yield _Batch((event,), self._commands.place)
+                    case Continued(position):
+                        self.partial_syncs += 1
+                        self._begun = True
+                        self._commands.start(position, place.database if place else 0)
+                        yield _Batch((), self._commands.place)
+
+    def _start_over(self, position: Position) -> SnapshotStart:
+        self.full_syncs += 1
+        event = SnapshotStart(position, restarted=self._begun)
+        self._begun = True
+        self._commands.forget()
+        self._parts = []
+        self._snapshot_database = 0
+        return event
+
+    def _entries(self, events: Iterable[object]) -> list[StreamEvent]:
+        """What a piece of the snapshot tells, values put together."""
+        found: list[StreamEvent] = []
+        for event in events:
+            match event:
+                case Aux(b"repl-stream-db", number) if number.isdigit():
+                    self._snapshot_database = int(number)
+                case Entry(first=True, last=True) | Function() if self._snapshot:
+                    found.append(event)
+                case Entry(last=last) if self._snapshot:
+                    self._parts.append(event)
+                    if last:
+                        found += (whole for whole in assemble(self._parts) if isinstance(whole, Entry))
+                        self._parts = []
+        return found
+
+    async def _current_place(self) -> Place | None:
+        """Where the server is now; None if it cannot go on from there, or does not tell the stream's database."""
+        client = open_client(self._address, self._options.connect_wait, connections=1)
+        try:
+            with translated(self._address):
+                state = await client.info("replication")
+                databases = [name.removeprefix("db") for name in await client.info("keyspace")]
+        except RefusedError:
+            return None  # a user who may replicate only; who is refused altogether is told by the link
+        finally:
+            await client.aclose()
+        if state.get("repl_backlog_active") != 1 or len(databases) > 1:
+            return None
+        return Place(
+            Position(str(state["master_replid"]), int(state["master_repl_offset"])), int(*databases) if databases else 0
+        )
+
+
+def parse_place(text: str) -> Place:
+    """`REPLID:OFFSET` or `REPLID:OFFSET:DB`; without DB it is database 0.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    match = _PLACE.fullmatch(text.strip())
+    if match is None:
+        raise ConfigError(f"{text[:80]!r} is no position: give REPLID:OFFSET or REPLID:OFFSET:DB")
+    replid, offset, database = match.groups()
+    return Place(Position(replid, int(offset)), int(database or 0))
+
+
+def _given_place(position: Position | str, database: int | None) -> Place:
+    place = parse_place(position) if isinstance(position, str) else Place(position, 0)
+    return place if database is None else Place(place.position, database)

@@ -1,0 +1,56 @@
+"""Where the master is, asked of the Sentinels that watch it.
+
+In: an address that names Sentinels and a service. Out: host and port of the master of the moment. Left to others:
+making sure that it is one, and connecting (`local.connection`).
+
+Nothing is remembered from one question to the next: what a Sentinel said before a fail-over is worth nothing after it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis.exceptions
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+
+from redisrepl.errors import PeerUnavailableError, RefusedError
+from redisrepl.local.address import SiteAddress
+
+__all__ = ["ask_sentinels"]
+
+#: Seconds for one Sentinel: the next may know more than one that is dead.
+_WAIT = 2.0
+
+
+async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
+    """Host and port of the master, from the first Sentinel that knows one and does not count it as down.
+
+    Args:
+        address: one with a `service`.
+        wait: seconds for each Sentinel, two at most.
+
+    Raises:
+        PeerUnavailableError: none knows a master. RefusedError: a Sentinel refuses us.
+    """
+    options: dict[str, Any] = {
+        "username": address.sentinel_username,
+        "password": address.sentinel_password,
+        "protocol": 2,
+        "socket_timeout": min(wait, _WAIT),
+        "socket_connect_timeout": min(wait, _WAIT),
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if address.files is not None:
+        options |= {"ssl": True} | address.tls_options
+    async with Sentinel(address.sentinels, sentinel_kwargs=options) as sentinel:  # type: ignore[no-untyped-call]
+        try:
+            host, port = await sentinel.discover_master(address.service or "")
+        except redis.exceptions.ResponseError as error:
+            raise RefusedError(f"a Sentinel of {address} refuses us: {error}") from error
+        except redis.exceptions.ConnectionError as error:  # MasterNotFoundError among them
+            if "Authentication" in str(error):
+                raise RefusedError(f"a Sentinel of {address} refuses the user or password: {error}") from error
+            raise PeerUnavailableError(f"no Sentinel of {address} knows a working master: {error}") from error
+    return str(host), int(port)
