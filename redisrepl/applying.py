@@ -69,12 +69,19 @@ class Applying:
         self._max_keys = max_keys
         self._retry = retry
         self._work = asyncio.Event()
+        self._settled = asyncio.Event()
         self.attached = asyncio.Event()  # the site's stream is followed: without it rules 1 and 2 are blind
         self._site_turn = asyncio.Lock()  # reading and writing a key at the site is one step
 
     def wake(self) -> None:
         """There may be a key to fetch."""
         self._work.set()
+
+    async def idle(self) -> None:
+        """Return when no key is left to be looked at."""
+        while self.inbound.unsettled:
+            self._settled.clear()
+            await self._settled.wait()
 
     async def run(self) -> None:
         """Fetch and apply for ever; any number of these may run side by side."""
@@ -104,6 +111,7 @@ class Applying:
             raise
         self.apply_trouble.succeeded()
         self.wake()
+        self._settled.set()
 
     async def _apply(self, states: Mapping[bytes, State], removals: Mapping[bytes, bool]) -> None:
         """Compare with the site, write what differs, expect its echo."""

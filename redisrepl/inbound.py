@@ -247,6 +247,11 @@ class Inbound:
         self.failures[key] = error
         self.counters.failed += 1
 
+    @property
+    def unsettled(self) -> int:
+        """Keys that are dirty or being fetched."""
+        return len(self.dirty) + len(self._fetching)
+
     def outstanding(self) -> dict[str, int]:
         """What is under way, in numbers, for people."""
         return {

@@ -77,7 +77,7 @@ class Comparison:
         patience: seconds after which a difference is looked at again: what was merely on its way has then arrived.
 
     Attributes:
-        compared: keys looked at.
+        compared: keys looked at, on either side.
     """
 
     def __init__(self, site: Site, hub: Hub, *, expiries: bool, rate: float, patience: float) -> None:
@@ -105,16 +105,18 @@ class Comparison:
         The keys of both sides are gone through, and each is compared whole: a key that one side had alone when its
         page was read may be on both a moment later, and different.
         """
-        for pages in (self._site.pages(prefix), self._hub.pages(prefix)):
-            async for keys in self._paced(pages):
-                ours = [key for key in keys if key.startswith(prefix)]
-                yield [difference.key for difference in await self._look(ours)]
+        async for keys in self._paced(self._site.pages(prefix)):
+            self.compared += len(keys)
+            yield [difference.key for difference in await self._look(keys)]
+        async for keys in self._paced(self._hub.pages(prefix)):
+            differences = await self._look([key for key in keys if key.startswith(prefix)])
+            self.compared += sum(difference.site == NO_KEY for difference in differences)
+            yield [difference.key for difference in differences]
 
     async def _paced(self, pages: AsyncIterator[list[bytes]]) -> AsyncIterator[list[bytes]]:
         async for keys in pages:
             started = time.monotonic()
             yield keys
-            self.compared += len(keys)
             await asyncio.sleep(max(0.0, len(keys) / self._rate - (time.monotonic() - started)))
 
     async def _second_look(self, keys: Sequence[bytes]) -> list[Difference]:

@@ -49,7 +49,7 @@ class SiteReader:
         """One command for many keys: the first of them, as many as fit into a reply."""
         with translated(self._address):
             try:
-                reply = await self._client.execute_command("EVAL", STATES_SCRIPT, 0, _MAX_REPLY, *keys)
+                reply = await self._client.execute_command("EVAL", STATES_SCRIPT, 0, _MAX_REPLY, *keys)  # type: ignore[no-untyped-call]
             except redis.exceptions.ResponseError as error:
                 if not str(error).startswith(("NOPERM", "unknown command", "This Redis command is not allowed")):
                     raise

@@ -1,0 +1,224 @@
+"""`redisrepl check`: every precondition, one line each, with what to do where one does not hold.
+
+In: settings of a daemon. Out: lines, and the exit code that a daemon would end with. Left to others: healing anything:
+nothing is changed on either side, but for a message on a channel of the namespace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TextIO
+
+from cryptography import x509
+
+from redisrepl.errors import (
+    BodyTooLargeError,
+    CommandRefusedError,
+    ExitCode,
+    LinkLostError,
+    PeerUnavailableError,
+    RedisreplError,
+    exit_code,
+)
+from redisrepl.local.address import SiteAddress
+from redisrepl.local.connection import open_client, translated
+from redisrepl.local.stream import ReplicaLink
+from redisrepl.namespaces import Namespaces, glob_escape, printable
+from redisrepl.remote.notifications import missing_flags
+from redisrepl.remote.push import HubPusher
+from redisrepl.remote.session import HubSession, check_url
+from redisrepl.settings import Settings
+from redisrepl.tls import CertificateFiles, client_context, read_file
+from redisrepl.wire.psync import Continued, FullSync
+from redisrepl.wire.webdis import MessageReader, body, keyspace_channel
+
+__all__ = ["Finding", "run"]
+
+_EXPIRES_SOON = timedelta(days=14)
+_CLOCK_TOLERANCE = 2.0
+_MIN_BACKLOG = 16 << 20
+_CANARY_PATIENCE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line.
+
+    Attributes:
+        what: the precondition.
+        said: what was found, and what to do if it does not hold.
+        code: OK, or how a daemon would end; None for something that works but could be better.
+    """
+
+    what: str
+    said: str
+    code: ExitCode | None = ExitCode.OK
+
+
+async def run(settings: Settings, address: SiteAddress, *, out: TextIO) -> int:
+    """Check everything; what cannot be checked because something before it failed is left out."""
+    findings = [finding async for finding in _findings(settings, address, out)]
+    failed = [finding.code for finding in findings if finding.code]
+    warned = sum(finding.code is None for finding in findings)
+    out.write(f"{len(findings)} checks, {len(failed)} failed, {warned} could be better\n")
+    return failed[0] if failed else ExitCode.OK
+
+
+async def _findings(settings: Settings, address: SiteAddress, out: TextIO) -> AsyncIterator[Finding]:
+    for group in (_check_settings, _check_site, _check_hub):
+        async for finding in group(settings, address):
+            sign = {ExitCode.OK: "ok  ", None: "note"}.get(finding.code, "FAIL")
+            out.write(f"{sign} {finding.what}: {finding.said}\n")
+            out.flush()
+            yield finding
+
+
+async def _check_settings(settings: Settings, _address: SiteAddress) -> AsyncIterator[Finding]:
+    try:
+        namespaces = Namespaces(settings.ns)
+    except RedisreplError as error:
+        yield Finding("namespaces", str(error), exit_code(error))
+    else:
+        for prefix in namespaces.without_delimiter():
+            name = printable(prefix)
+            yield Finding("namespaces", f"{name} also covers {name}2: end it with a colon", None)
+        yield Finding("namespaces", ", ".join(map(printable, namespaces)))
+    try:
+        client_context(CertificateFiles(settings.ca, settings.cert, settings.key))
+    except RedisreplError as error:
+        yield Finding("certificates", str(error), exit_code(error))
+        return
+    if settings.cert is None:
+        yield Finding("certificates", "no client certificate is given: give --cert and --key", ExitCode.CONFIG)
+        return
+    expiry = x509.load_pem_x509_certificates(read_file(settings.cert, "--cert"))[0].not_valid_after_utc
+    said = f"{settings.cert} fits {settings.key} and expires on {expiry:%Y-%m-%d}"
+    soon = expiry - datetime.now(UTC) < _EXPIRES_SOON
+    yield Finding("certificates", f"{said}: renew it now" if soon else said, None if soon else ExitCode.OK)
+
+
+async def _check_site(settings: Settings, address: SiteAddress) -> AsyncIterator[Finding]:
+    client = open_client(address, settings.connect_timeout, connections=1)
+    try:
+        with translated(address):
+            info = await client.info()
+            clock = await client.time()
+    except RedisreplError as error:
+        yield Finding("site", str(error), exit_code(error))
+        return
+    finally:
+        await client.aclose()
+    version = info.get("valkey_version") or info.get("redis_version")
+    yield Finding("site", f"{address} answers, version {version}, role {info.get('role')}")
+    yield _clock_finding("site clock", clock[0] + clock[1] / 1e6)
+    backlog = int(info.get("repl_backlog_size", 0))
+    if backlog < _MIN_BACKLOG:
+        advice = f"CONFIG SET repl-backlog-size {_MIN_BACKLOG >> 20}mb, or a longer gap is a full synchronisation"
+        yield Finding("site backlog", f"{backlog >> 10} KiB: {advice}", None)
+    else:
+        yield Finding("site backlog", f"{backlog >> 20} MiB")
+    link = ReplicaLink(address, acknowledged=lambda: 0, connect_wait=settings.connect_timeout)
+    try:
+        async with asyncio.timeout(settings.timeout), aclosing(link.events()) as events:
+            async for event in events:
+                if isinstance(event, (FullSync, Continued)):
+                    yield Finding("site PSYNC", f"allowed, at {event.position}")
+                    break
+    except (RedisreplError, TimeoutError) as error:
+        code = exit_code(error) if isinstance(error, RedisreplError) else ExitCode.UNAVAILABLE
+        yield Finding("site PSYNC", str(error) or "no answer in time", code)
+
+
+async def _check_hub(settings: Settings, _address: SiteAddress) -> AsyncIterator[Finding]:
+    try:
+        context = client_context(CertificateFiles(settings.ca, settings.cert, settings.key))
+        url, namespaces = check_url(settings.haddr), Namespaces(settings.ns)
+    except RedisreplError as error:
+        yield Finding("hub", str(error), exit_code(error))
+        return
+    session = HubSession(url, context, timeout=settings.timeout, connect_timeout=settings.connect_timeout)
+    try:
+        started = time.monotonic()
+        await session.command(b"EXISTS", namespaces.prefixes[0] + b"redisrepl:check")
+        yield Finding("hub", f"{url} answers after {(time.monotonic() - started) * 1000:.0f} ms")
+        async for finding in _check_hub_abilities(settings, session, namespaces):
+            yield finding
+    except RedisreplError as error:
+        yield Finding("hub", str(error), exit_code(error))
+    finally:
+        await session.close()
+
+
+async def _check_hub_abilities(
+    settings: Settings, session: HubSession, namespaces: Namespaces
+) -> AsyncIterator[Finding]:
+    try:
+        reply = await session.command(b"TIME")
+        if isinstance(reply, list):
+            yield _clock_finding("hub clock", int(reply[0]) + int(reply[1]) / 1e6)
+    except CommandRefusedError as error:
+        yield Finding("hub clock", str(error), None)
+    pusher = HubPusher(session, settings.max_body)
+    await pusher.push([[b"EXISTS", namespaces.prefixes[0]]])
+    if pusher.scripts:
+        yield Finding("hub scripts", "allowed")
+    else:
+        yield Finding("hub scripts", "EVAL is refused, so each write is a request of its own: allow it", None)
+    try:
+        await session.command(b"EXISTS", *[b"x" * 1000] * (settings.max_body // 1000))
+        yield Finding("hub body limit", f"{settings.max_body} bytes pass")
+    except BodyTooLargeError as error:
+        yield Finding("hub body limit", f"{error}: raise it there, or lower --max-body", None)
+    if not settings.rc:
+        return
+    try:
+        reply = await session.command(b"CONFIG", b"GET", b"notify-keyspace-events")
+        flags = reply[1].decode("ascii", "replace") if isinstance(reply, list) and len(reply) > 1 else ""
+        missing = missing_flags(flags, settings.replicate)
+        if not missing:
+            yield Finding("hub notifications", flags)
+        elif settings.notify_config == "merge":
+            yield Finding("hub notifications", f"{missing} is missing and will be added at the start")
+        else:
+            yield Finding("hub notifications", f"{missing} is missing: have it set there", ExitCode.CONFIG)
+    except CommandRefusedError as error:
+        yield Finding("hub notifications", f"{error}: make sure that notify-keyspace-events has K$hg", None)
+    for prefix in namespaces:
+        yield await _check_subscription(settings, session, prefix)
+
+
+async def _check_subscription(settings: Settings, session: HubSession, prefix: bytes) -> Finding:
+    """Subscribe, publish, and see the message come back."""
+    what = f"hub subscription {printable(prefix)}"
+    channel = keyspace_channel(settings.hub_database, prefix + b"redisrepl:check")
+    pattern = keyspace_channel(settings.hub_database, glob_escape(prefix)) + b"*"
+    try:
+        async with session.stream(body(b"PSUBSCRIBE", pattern), silence=_CANARY_PATIENCE) as chunks:
+            reader, sent = MessageReader(), 0.0
+            async for chunk in chunks:
+                messages = reader.feed(chunk)
+                if any(message.channel == channel for message in messages):
+                    return Finding(what, f"a message came back after {(time.monotonic() - sent) * 1000:.0f} ms")
+                if reader.subscribed and not sent:
+                    sent = time.monotonic()
+                    await session.command(b"PUBLISH", channel, b"check")
+    except CommandRefusedError as error:
+        return Finding(what, str(error), None)
+    except (LinkLostError, PeerUnavailableError) as error:
+        advice = f"allow the channel {pattern.decode('utf-8', 'backslashreplace')}, and no proxy may buffer the answer"
+        return Finding(what, f"no message came back: {error}: {advice}", ExitCode.UNAVAILABLE)
+    return Finding(what, "the hub ended the subscription", ExitCode.UNAVAILABLE)
+
+
+def _clock_finding(what: str, there: float) -> Finding:
+    off = there - time.time()
+    if abs(off) > _CLOCK_TOLERANCE:
+        return Finding(
+            what, f"{off:+.1f} s from ours: keys with an expiry end at other times there: set it right", None
+        )
+    return Finding(what, f"{off:+.1f} s from ours")
