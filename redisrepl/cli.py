@@ -34,6 +34,8 @@ https://localhost/redis: writes here go there, and with -rc writes there come he
 _COMMANDS_HELP = """\
 commands:
   redisrepl [run] ...      run the daemon (the default)
+  redisrepl check ...      is everything there that the daemon needs? One line each, with the remedy
+  redisrepl verify ...     are both sides equal? Which keys are not? --repair heals them
   redisrepl rdb FILE|-     print a snapshot file as JSON, one object a line
   redisrepl tail ...       print what a Redis holds, then each write, likewise
   redisrepl COMMAND --help tells more
@@ -44,6 +46,23 @@ exit codes:
 
 Each flag is also a variable (--ns: REDISREPL_NS) and a key of the --config file (ns). The order is
 flag, variable, file, default. Flags may be written with one dash, as redisRepl 1.2 had them.
+"""
+
+_CHECK_EXAMPLE = """\
+example:
+  redisrepl check --cert c.pem --key k.pem --ca ca.pem -rc --ns site1:
+
+Looks at every precondition of a daemon with these flags, and says what to do where one does not hold. Changes nothing.
+Exit code: 0 if the daemon can work, else the one that it would end with.
+"""
+
+_VERIFY_EXAMPLE = """\
+example:
+  redisrepl verify --cert c.pem --key k.pem --ca ca.pem -rc --ns site1:
+
+Compares both sides key by key, by digests where the hub allows scripts, and names the keys that differ and go on
+differing. Exit code: 0 if none does, 1 if some do. With --repair they are healed as the daemon would: what one side
+has alone is copied, and where both have a value the hub's stands with -rc, the site's without (--on-conflict).
 """
 
 _RDB_EXAMPLE = """\
@@ -130,7 +149,13 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands: dict[str, Callable[[list[str]], int]] = {"run": _run, "rdb": _rdb, "tail": _tail}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "run": _run,
+        "check": _check,
+        "verify": _verify,
+        "tail": _tail,
+        "rdb": _rdb,
+    }
     command = commands["run"]
     if arguments and arguments[0] in commands:
         command = commands[arguments.pop(0)]
@@ -178,6 +203,36 @@ def _load(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Settings, S
     settings = load_settings({name: value for name, value in given.items() if value is not None}, file)
     configure_logging(settings.log_format, settings.log_level)
     return settings, site_address(settings, ask_password=ask_password), flags
+
+
+def _check(argv: list[str]) -> int:
+    from redisrepl.subcommands import check  # noqa: PLC0415 - the daemon does not need it
+
+    settings, address, _ = _load(_settings_parser("check", _CHECK_EXAMPLE), argv)
+    return asyncio.run(check.run(settings, address, out=sys.stdout))
+
+
+def _verify(argv: list[str]) -> int:
+    from redisrepl.subcommands import verify  # noqa: PLC0415 - the daemon does not need it
+
+    parser = _settings_parser("verify", _VERIFY_EXAMPLE)
+    parser.add_argument("--repair", action="store_true", help="heal what differs, then compare again")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+    settings, address, flags = _load(parser, argv)
+    return asyncio.run(verify.run(settings, address, repair=flags["repair"], as_json=flags["json"], out=sys.stdout))
+
+
+def _settings_parser(command: str, example: str) -> argparse.ArgumentParser:
+    """A parser that takes the flags of the daemon, so that its command line can be used as it is."""
+    parser = _Parser(
+        prog=f"redisrepl {command}",
+        description=example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        usage=f"redisrepl {command} [flags of the daemon]",
+    )
+    _add_settings(parser, [name for _, names in _GROUPS for name in names])
+    return parser
 
 
 def _rdb(argv: list[str]) -> int:

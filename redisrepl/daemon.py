@@ -9,11 +9,9 @@ import asyncio
 import contextlib
 import gc
 import json
-import os
 import secrets
-import signal
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +24,6 @@ from redisrepl.echo import ExpectedEvents
 from redisrepl.errors import (
     CommandRefusedError,
     ConfigError,
-    ExitCode,
     HubError,
     LinkLostError,
     PeerUnavailableError,
@@ -49,6 +46,7 @@ from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
 from redisrepl.settings import Settings
+from redisrepl.signals import stop_signals
 from redisrepl.sweep import Comparison, ConflictWinner, Healing, Sweep
 from redisrepl.tls import CertificateFiles, client_context
 from redisrepl.wire.commands import ChangeDecoder
@@ -264,7 +262,7 @@ class Daemon:
         # and again took a tenth of the time.
         gc.freeze()
         gc.set_threshold(100_000, 50, 100)
-        with self._signals():
+        with stop_signals(self._stop, self._say_state):
             try:
                 await self._unless_stopped(self._check_peers())
                 if not self._stop.is_set():
@@ -334,19 +332,30 @@ class Daemon:
 
     async def _check_peers(self) -> None:
         """Find out at once what waiting would not heal; a peer that merely cannot be reached is waited for."""
+        async with asyncio.TaskGroup() as checks:
+            checks.create_task(self._check_site())
+            checks.create_task(self._check_hub())
+
+    async def _check_site(self) -> None:
         try:
             with translated(self._address):
-                await self._read_client.ping()
+                async with asyncio.timeout(self._settings.connect_timeout):
+                    await self._read_client.ping()
         except (PeerUnavailableError, LinkLostError) as error:
             self._following.trouble.failed(error, hint="waiting for it")
+
+    async def _check_hub(self) -> None:
         try:
-            info = await self._session.command(b"INFO", b"cluster")
+            async with asyncio.timeout(self._settings.connect_timeout):
+                info = await self._session.command(b"INFO", b"cluster")
             if isinstance(info, bytes) and b"cluster_enabled:1" in info:
                 raise ConfigError(f"the hub {self._session.url} is a Redis cluster, of which Webdis sees one node only")
         except CommandRefusedError as error:
             _log.debug("hub.info_refused", error=str(error))
         except (PeerUnavailableError, LinkLostError, HubError, ProtocolError) as error:
             self._pushing.trouble.failed(error, hint="waiting for it")
+        except TimeoutError:
+            self._pushing.trouble.failed(f"the hub {self._session.url} does not answer", hint="waiting for it")
 
     async def _tick(self) -> None:
         """What time alone brings: overdue events, owed sweeps, and the names of commands that do not cross."""
@@ -384,24 +393,3 @@ class Daemon:
             counters = inbound.counters
             fields |= inbound.outstanding() | {name: getattr(counters, name) for name in counters.__slots__}
         _log.info("daemon.state", **fields)
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT ask for a clean stop; a second one does not wait."""
-        loop = asyncio.get_running_loop()
-
-        def stop() -> None:
-            if self._stop.is_set():
-                _log.warning("daemon.forced", unpushed_keys=self._outbound.waiting)
-                os._exit(ExitCode.UNEXPECTED)
-            self._stop.set()
-
-        signals = (signal.SIGTERM, signal.SIGINT)
-        for number in signals:
-            loop.add_signal_handler(number, stop)
-        loop.add_signal_handler(signal.SIGUSR1, self._say_state)
-        try:
-            yield
-        finally:
-            for number in (*signals, signal.SIGUSR1):
-                loop.remove_signal_handler(number)

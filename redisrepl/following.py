@@ -20,10 +20,12 @@ from redisrepl.checkpoint import Checkpoint, SavedPosition
 from redisrepl.errors import RedisreplError, RefusedError
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.stream import ReplicaLink
+from redisrepl.observe.progress import SnapshotProgress
 from redisrepl.observe.troubles import Trouble
 from redisrepl.outbound import Outbound
 from redisrepl.wire.psync import Commands, Continued, Event, FullSync, SnapshotData, SnapshotEnd
-from redisrepl.wire.rdb import RdbReader
+from redisrepl.wire.rdb import Entry, RdbReader
+from redisrepl.wire.transactions import says_nothing
 
 __all__ = ["Following", "LinkOptions", "Listener"]
 
@@ -32,6 +34,8 @@ _log = structlog.get_logger("redisrepl")
 #: A link that lived this many seconds worked: after its end the next is made at once, and pauses start small again.
 _WORKED = 5.0
 _SAVE_PERIOD = 0.2
+#: Bytes of pings and the like after which the stream is attached to behind them; see `wire.transactions.says_nothing`.
+_QUIET = 8 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,7 @@ class Following:
         self._options = options
         self._listener = listener
         self._attached_at: float | None = None
+        self._progress = SnapshotProgress()
         self.trouble = Trouble("stream")
         self.checkpoint_trouble = Trouble("checkpoint")
         self.position: Position | None = None
@@ -137,6 +142,7 @@ class Following:
             if not self._worked():
                 raise
         finally:
+            self._progress.end()
             self._listener.detached()
 
     def _worked(self) -> bool:
@@ -146,16 +152,21 @@ class Following:
         match event:
             case Commands(commands, ends):
                 self._outbound.read(commands, ends[-1])
-                self.position = link.position
-            case SnapshotData(events=entries):
+                quiet = self.position is not None and ends[-1] - self.position.offset < _QUIET
+                if not (quiet and says_nothing(commands)):
+                    self.position = link.position
+            case SnapshotData(size, total, entries):
                 self._outbound.read_snapshot(entries, time.time())
+                self._progress.advance(size, total, sum(type(entry) is Entry and entry.last for entry in entries))
             case FullSync(position):
                 _log.info("stream.full_sync", position=str(position))
                 self.full_syncs += 1
                 self.position = None  # until the snapshot is complete there is no place to go on from
                 self._outbound.start_over()
+                self._progress.begin()
             case SnapshotEnd(position):
                 self._outbound.snapshot_complete(position.offset)
+                self._progress.end()
                 self._attached(position, continued=False)
             case Continued(position):
                 self.partial_syncs += 1

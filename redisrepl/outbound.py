@@ -74,7 +74,7 @@ def settle(change: Touch, state: State, kinds: frozenset[str]) -> list[Change]:
         case HashState(fields, expires_at_ms) if "hset" in kinds:
             changes: list[Change] = [Deleted(change.key)] if change.replaces and "del" in kinds else []
             changes.append(HashSet(change.key, dict(fields)))
-            if expires_at_ms is not None and "expire" in kinds:
+            if "expire" in kinds:
                 changes.append(ExpirySet(change.key, expires_at_ms))
             return changes
         case None if change.replaces and "del" in kinds:  # a hash goes with its last field, which the stream leaves out
@@ -87,15 +87,17 @@ def _alive(entry: Entry, now: float) -> bool:
     return entry.expires_at_ms is None or entry.expires_at_ms > now * 1000
 
 
-def _of_snapshot(entry: Entry) -> Change | None:
-    """A key of a snapshot, or a part of a large one, as a change; None for types that do not cross."""
+def _of_snapshot(entry: Entry) -> list[Change]:
+    """A key of a snapshot, or a part of a large one, as changes; none for types that do not cross."""
     match entry.type, entry.value:
         case "string", bytes(value):
-            return StringSet(entry.key, value, entry.expires_at_ms)
+            return [StringSet(entry.key, value, entry.expires_at_ms)]
         case "hash", list(items):
-            return HashSet(entry.key, {item[0]: item[1] for item in cast("list[tuple[bytes, bytes]]", items)})
+            fields: dict[bytes, bytes | None] = {item[0]: item[1] for item in cast("list[tuple[bytes, bytes]]", items)}
+            expiry: list[Change] = [] if entry.expires_at_ms is None else [ExpirySet(entry.key, entry.expires_at_ms)]
+            return [HashSet(entry.key, fields), *expiry]
         case _:
-            return None
+            return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +204,10 @@ class Outbound:
                 case Aux(b"repl-stream-db", database):
                     self.decoder.selected = int(database)
                 case Entry(db) if db == self.decoder.database and _alive(entry, now):
-                    change = _of_snapshot(entry)
-                    if change is not None and not self.kinds.isdisjoint(kinds_of(change)):
+                    changes = [c for c in _of_snapshot(entry) if not self.kinds.isdisjoint(kinds_of(c))]
+                    for change in changes:
                         queue.add(change)
-                    else:
+                    if not changes:
                         self.decoder.count_unreplicated(f"snapshot:{entry.type}")
 
     def snapshot_complete(self, offset: int) -> None:

@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 
 from redisrepl.errors import CertificateError, LinkLostError, PeerUnavailableError, RefusedError
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.sentinel import ask_sentinels
+from redisrepl.local.sentinel import MasterWatch, ask_sentinels
 from redisrepl.tls import tls_reason
 
 __all__ = ["LOGIN_HINT", "find_master", "open_client", "open_connection", "translated"]
@@ -76,7 +76,7 @@ def open_client(address: SiteAddress, wait: float, connections: int) -> redis.as
     connection_class: type[redis.asyncio.connection.AbstractConnection] = redis.asyncio.Connection
     if address.service is not None:
         connection_class = _MasterConnection
-        options["find"] = lambda: find_master(address, wait)
+        options |= {"find": lambda: find_master(address, wait), "watch": lambda: MasterWatch(address, wait)}
     if address.path is not None:
         connection_class = redis.asyncio.UnixDomainSocketConnection
         options["path"] = address.path
@@ -116,17 +116,21 @@ async def find_master(address: SiteAddress, wait: float) -> SiteAddress:
 
 
 class _FollowsMaster(redis.asyncio.connection.AbstractConnection):
-    """A connection to whichever server is the master when it is made; one that was demoted is given up.
+    """A connection to whichever server is the master; one to a server that was replaced is given up.
 
     Args:
         find: gives the address of the master.
+        watch: makes what tells when it was replaced.
     """
 
     host: str
     port: int
 
-    def __init__(self, *, find: Callable[[], Awaitable[SiteAddress]], **options: Any) -> None:
+    def __init__(
+        self, *, find: Callable[[], Awaitable[SiteAddress]], watch: Callable[[], MasterWatch], **options: Any
+    ) -> None:
         self._find = find
+        self._watch = watch()
         super().__init__(**options)
 
     async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
@@ -135,6 +139,11 @@ class _FollowsMaster(redis.asyncio.connection.AbstractConnection):
         master = await self._find()
         self.host, self.port = master.host, master.port
         await super().connect_check_health(check_health, retry_socket_connect)
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        if self.is_connected and await self._watch.successor(self.host, self.port):
+            await self.disconnect()  # sending connects anew
+        await super().send_packed_command(command, check_health)
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:
@@ -173,7 +182,8 @@ def translated(address: SiteAddress) -> Iterator[None]:
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as error:
         if (trouble := tls_reason(error)) is not None:
             raise CertificateError(f"the site's Redis {address}: {trouble}") from error
-        raise LinkLostError(f"the connection to the site's Redis {address} failed: {error}") from error
+        reason = str(error) or "no answer in time"
+        raise LinkLostError(f"the connection to the site's Redis {address} failed: {reason}") from error
     except redis.exceptions.ResponseError as error:
         if str(error).startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
             raise RefusedError(f"the site's Redis {address} refuses us: {error}") from error

@@ -4,10 +4,15 @@ In: an address that names Sentinels and a service. Out: host and port of the mas
 making sure that it is one, and connecting (`local.connection`).
 
 Nothing is remembered from one question to the next: what a Sentinel said before a fail-over is worth nothing after it.
+
+A master that was replaced does not know it until a Sentinel comes round to demoting it, which takes some ten seconds.
+What it is told or tells in the meantime is lost, so it has to be left as soon as the Sentinels name another.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import redis.exceptions
@@ -18,10 +23,12 @@ from redis.backoff import NoBackoff
 from redisrepl.errors import PeerUnavailableError, RefusedError
 from redisrepl.local.address import SiteAddress
 
-__all__ = ["ask_sentinels"]
+__all__ = ["WATCH_PERIOD", "MasterWatch", "ask_sentinels"]
 
 #: Seconds for one Sentinel: the next may know more than one that is dead.
 _WAIT = 2.0
+WATCH_PERIOD = 1.0
+"""Seconds between questions whether a master still is one."""
 
 
 async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
@@ -54,3 +61,29 @@ async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
                 raise RefusedError(f"a Sentinel of {address} refuses the user or password: {error}") from error
             raise PeerUnavailableError(f"no Sentinel of {address} knows a working master: {error}") from error
     return str(host), int(port)
+
+
+class MasterWatch:
+    """Asks now and then whether the server of one connection still is the master.
+
+    Args:
+        address: with a `service`; without, there is nothing to ask.
+        wait: seconds for each Sentinel, two at most.
+    """
+
+    def __init__(self, address: SiteAddress, wait: float) -> None:
+        self._address = address
+        self._wait = wait
+        self.due = math.inf if address.service is None else -math.inf  # when to ask again, `time.monotonic`
+
+    async def successor(self, host: str, port: int) -> str | None:
+        """The master that was named instead of this server; None also if it is not time to ask, or nobody answers."""
+        if time.monotonic() < self.due:
+            return None
+        try:
+            named = await ask_sentinels(self._address, self._wait)
+        except (PeerUnavailableError, RefusedError):
+            return None  # no answer is no reason to leave
+        finally:
+            self.due = time.monotonic() + WATCH_PERIOD
+        return None if named == (host, port) else f"{named[0]}:{named[1]}"

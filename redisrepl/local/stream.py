@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
+import time
 from collections.abc import AsyncGenerator, Callable
 
 from redisrepl.changes import Position
 from redisrepl.errors import (
     CertificateError,
     LinkLostError,
-    PeerUnavailableError,
     PsyncRefusedError,
     RedisreplError,
     RefusedError,
 )
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import LOGIN_HINT, find_master, open_connection
-from redisrepl.local.sentinel import ask_sentinels
+from redisrepl.local.sentinel import MasterWatch
 from redisrepl.tls import tls_reason
 from redisrepl.wire.psync import Event, ReplicaProtocol, SnapshotParser
 
@@ -34,7 +33,6 @@ _CHUNK = 65536
 _EARLY_ACKS = 20
 _EARLY_PERIOD = 0.05
 _PSYNC_HINT = "let this user run PSYNC and REPLCONF (ACL: +psync +replconf), or follow a Redis that takes replicas"
-_WATCH_PERIOD = 1.0  # between questions to the Sentinels
 #: Of Valkey, whose snapshot format (RDB version 80) `wire.rdb` reads. Without it Valkey 9 writes version 11, and cannot
 #: write a hash with field expiries at all.
 _REPLICA_VERSION = b"9.0.0"
@@ -73,7 +71,7 @@ class ReplicaLink:
         self._connect_wait = connect_wait
         self._timer: asyncio.TimerHandle | None = None
         self._early_acks = _EARLY_ACKS
-        self._watch_at = math.inf if address.service is None else 0.0  # when to ask the Sentinels again
+        self._watch = MasterWatch(address, connect_wait)
         self._protocol = ReplicaProtocol(
             position,
             username=None if address.username is None else address.username.encode(),
@@ -127,10 +125,9 @@ class ReplicaLink:
 
     async def _read(self, reader: asyncio.StreamReader, master: SiteAddress) -> bytes:
         """The next bytes; while there are none, the Sentinels are asked now and then."""
-        now = asyncio.get_running_loop().time
-        deadline = now() + self._silence
-        while now() < deadline:
-            wait = min(deadline, self._watch_at) - now()
+        deadline = time.monotonic() + self._silence
+        while (now := time.monotonic()) < deadline:
+            wait = min(deadline, self._watch.due) - now
             try:
                 async with asyncio.timeout(wait):
                     data = await reader.read(_CHUNK)
@@ -148,18 +145,9 @@ class ReplicaLink:
         raise LinkLostError(f"no byte from {self._address} for {self._silence:g} s")
 
     async def _check_master(self, master: SiteAddress) -> None:
-        """Leave a master as soon as the Sentinels name another: what it still sends will be lost.
-
-        It goes on for seconds, until a Sentinel comes round to demoting it.
-        """
-        now = asyncio.get_running_loop().time
-        if self._address.service is None or now() < self._watch_at:
-            return
-        with contextlib.suppress(PeerUnavailableError, RefusedError):  # no answer is no reason to leave
-            named = await ask_sentinels(self._address, self._connect_wait)
-            if named != (master.host, master.port):
-                raise LinkLostError(f"{self._address}: {master} was replaced by {named[0]}:{named[1]}")
-        self._watch_at = now() + _WATCH_PERIOD
+        """Leave a master as soon as the Sentinels name another: what it still sends will be lost."""
+        if successor := await self._watch.successor(master.host, master.port):
+            raise LinkLostError(f"{self._address}: {master} was replaced by {successor}")
 
     def _acknowledge(self, writer: asyncio.StreamWriter) -> None:
         """Tell the master where we are, now and every period: it drops a replica that is silent for long."""

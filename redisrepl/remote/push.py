@@ -16,13 +16,16 @@ import structlog
 
 from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError, OutcomeUnknownError
 from redisrepl.remote.session import HubSession
-from redisrepl.wire.webdis import CommandError, batch_body, body, parse_batch_reply, parse_reply
+from redisrepl.wire.webdis import CommandError, batch_body, body, encode_batch_command, parse_batch_reply, parse_reply
 
 __all__ = ["HubPusher", "is_passing", "scripts_refused"]
 
 _log = structlog.get_logger("redisrepl")
 
 _Command = Sequence[bytes]
+
+_BODY_HEAD = len(batch_body([]))
+_SMALLEST_BODY = 2 << 10
 
 #: Errors of a server that will take the same command later.
 _PASSING = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN")
@@ -66,45 +69,48 @@ class HubPusher:
         Raises:
             RedisreplError: the request failed as a whole; see `HubSession.post`. Executed commands may be repeated.
         """
+        encoded = [encode_batch_command(command) for command in commands]
         errors: dict[int, str] = {}
         start = 0
         while start < len(commands):
-            end = self._fitting(commands, start)
-            errors.update(await self._push_fitting(commands, start, end))
+            end = self._fitting(encoded, start)
+            errors.update(await self._push_fitting(commands, encoded, start, end))
             start = end
         passing = next((error for error in errors.values() if is_passing(error)), None)
         if passing is not None:
             raise HubError(f"the hub is not ready for writes: {passing}", status=200)
         return errors
 
-    def _fitting(self, commands: Sequence[_Command], start: int) -> int:
+    def _fitting(self, encoded: Sequence[bytes], start: int) -> int:
         """The end of the longest run from `start` whose body is small enough; at least one command."""
-        size = 0
-        for index in range(start, len(commands)):
-            size += sum(map(len, commands[index])) + 8 * len(commands[index])
+        size = _BODY_HEAD
+        for index in range(start, len(encoded)):
+            size += len(encoded[index]) + 1
             if size > self.max_body and index > start:
                 return index
-        return len(commands)
+        return len(encoded)
 
-    async def _push_fitting(self, commands: Sequence[_Command], start: int, end: int) -> dict[int, str]:
+    async def _push_fitting(
+        self, commands: Sequence[_Command], encoded: Sequence[bytes], start: int, end: int
+    ) -> dict[int, str]:
         try:
             if self.scripts:
-                found = await self._push_script(commands[start:end])
+                found = await self._push_script(commands[start:end], encoded[start:end])
             else:
                 found = await self._push_singly(commands[start:end])
         except BodyTooLargeError as error:
             if end - start == 1:
                 return {start: str(error)}
-            self.max_body = max(self.max_body // 2, 1024)
+            self.max_body = max(self.max_body // 2, _SMALLEST_BODY)
             _log.warning("push.body_too_large", max_body=self.max_body, error=str(error))
             middle = (start + end) // 2
-            first = await self._push_fitting(commands, start, middle)
-            return first | await self._push_fitting(commands, middle, end)
+            first = await self._push_fitting(commands, encoded, start, middle)
+            return first | await self._push_fitting(commands, encoded, middle, end)
         return {start + index: error for index, error in found.items()}
 
-    async def _push_script(self, commands: Sequence[_Command]) -> dict[int, str]:
+    async def _push_script(self, commands: Sequence[_Command], encoded: Sequence[bytes]) -> dict[int, str]:
         try:
-            return parse_batch_reply(await self._session.post(batch_body(commands)), len(commands))
+            return parse_batch_reply(await self._session.post(batch_body(encoded)), len(encoded))
         except CommandRefusedError as error:
             if error.status != 403:  # noqa: PLR2004 - Webdis' ACL
                 raise

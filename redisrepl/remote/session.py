@@ -78,7 +78,7 @@ class HubSession:
         transport: stands in for the network in tests of this module.
 
     Attributes:
-        url: for messages, without credentials.
+        url: the address without credentials.
     """
 
     def __init__(
@@ -92,13 +92,15 @@ class HubSession:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = _without_credentials(url)
-        self._url = url
+        address = httpx.URL(url)
+        credentials = (address.username, address.password) if address.userinfo else None
         self._timeout = timeout
         # aiohttp below httpx: half the cost of a request, and events of the long poll are parsed in C. With h11 a
         # burst outruns us, and Webdis damages the framing of what a slow reader has not taken.
         self._client = HttpxAiohttpClient(
             transport=transport,
             verify=context,
+            auth=credentials,
             headers=_HEADERS,
             timeout=httpx.Timeout(timeout, connect=connect_timeout, pool=None),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
@@ -117,7 +119,7 @@ class HubSession:
         """
         with self._translated():
             async with asyncio.timeout(self._timeout + len(content) / _SLOWEST):
-                response = await self._client.post(self._url, content=content)
+                response = await self._client.post(self.url, content=content)
         if response.status_code != _OK:
             raise _http_error(self.url, response)
         return response.content
@@ -153,7 +155,7 @@ class HubSession:
         """
         timeout = httpx.Timeout(silence, connect=self._client.timeout.connect, pool=None)
         with self._translated():
-            async with self._client.stream("POST", self._url, content=content, timeout=timeout) as response:
+            async with self._client.stream("POST", self.url, content=content, timeout=timeout) as response:
                 if response.status_code != _OK:
                     await response.aread()
                     raise _http_error(self.url, response)
@@ -192,6 +194,8 @@ def _never_sent(error: Exception) -> bool:
 
 
 def _text(error: Exception) -> str:
+    if isinstance(cause := error.__cause__, aiohttp.ClientHttpProxyError):
+        return f"the HTTP proxy {cause.request_info.real_url} answers {cause.status} {cause.message}"
     return str(error) or type(error.__cause__ or error).__name__
 
 

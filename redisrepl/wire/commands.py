@@ -35,7 +35,7 @@ _Handler = Callable[[Arguments], Iterable[Change]]
 ORIGIN_CHANNEL = b"redisrepl:origin"
 
 #: In the stream, but saying nothing about a key.
-_SILENT = frozenset({b"PING", b"REPLCONF", b"SPUBLISH", b"SCRIPT", b"FUNCTION", b"PFCOUNT", b"SWAPDB"})
+_SILENT = frozenset({b"PING", b"REPLCONF", b"SPUBLISH", b"SCRIPT", b"FUNCTION", b"SWAPDB"})
 
 #: `SET` options that take an argument and say nothing about the value or its expiry (Redis 8.4, Valkey 8.1).
 _SET_CONDITIONS = frozenset({b"IFEQ", b"IFNE", b"IFDEQ", b"IFDNE"})
@@ -298,5 +298,7 @@ _HANDLERS: dict[bytes, _Handler] = {
     # A relative expiry (Redis 6.2) counts from the master's clock: read what came of it.
     **dict.fromkeys((b"EXPIRE", b"PEXPIRE", b"GETEX"), _touch_expiry),
     **dict.fromkeys((b"SETEX", b"PSETEX", b"INCR", b"DECR", b"INCRBY", b"DECRBY", b"INCRBYFLOAT"), _touch_string),
-    **dict.fromkeys((b"INCREX", b"APPEND", b"SETRANGE", b"SETBIT", b"BITFIELD", b"PFADD", b"PFMERGE"), _touch_string),
+    **dict.fromkeys(
+        (b"INCREX", b"APPEND", b"SETRANGE", b"SETBIT", b"BITFIELD", b"PFADD", b"PFCOUNT", b"PFMERGE"), _touch_string
+    ),
 }

@@ -20,7 +20,7 @@ from redisrepl.changes import Position
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.keys import keys_of, names_one_key, writes_whole_databases
 
-__all__ = ["Command", "CommandReader", "Place"]
+__all__ = ["Command", "CommandReader", "Place", "says_nothing"]
 
 
 class Command(NamedTuple):
@@ -193,6 +193,19 @@ class CommandReader:
         if len(self._kinds) < _MAX_SPELLINGS:
             self._kinds[name] = kind
         return kind
+
+
+def says_nothing(commands: Sequence[Sequence[bytes]]) -> bool:
+    """Whether all of these are pings, acknowledgements asked for, and what Sentinels tell each other.
+
+    A master that is being replaced goes on sending them, and its successor does not have them: who wants to go on there
+    asks for what follows the last command that said something.
+    """
+    for argv in commands:
+        kind = _KINDS.get(argv[0].upper())
+        if kind is not _Kind.SILENT and not (kind is _Kind.PUBLISH and _HELLO in argv[1:2]):
+            return False
+    return True
 
 
 def _number(argv: Sequence[bytes]) -> int:

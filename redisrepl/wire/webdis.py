@@ -12,7 +12,7 @@ lost while the count stays (Webdis' formats/raw.c), so every script here returns
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ __all__ = [
     "batch_body",
     "body",
     "commands_of",
+    "encode_batch_command",
     "escape",
     "events_of",
     "fetch_body",
@@ -55,6 +56,8 @@ __all__ = [
 _DAMAGED = (hiredis.ProtocolError, TypeError, MemoryError)
 #: Lua's C stack takes 8,000 values (LUAI_MAXCSTACK) and `unpack` puts a whole command on it.
 MAX_FIELDS_PER_COMMAND = 1000
+#: A hash goes in commands of about this many bytes, so that a body can be split between them.
+MAX_BYTES_PER_COMMAND = 64 << 10
 
 #: Runs each command by itself: one that fails does not stop the others. Returns how many ran, then `index message`
 #: of each that failed, or `index EXISTS` where a value was to be set only if there was none, and there was.
@@ -143,10 +146,7 @@ def commands_of(change: Change, *, if_absent: bool = False) -> Iterator[list[byt
         case StringSet(key, value, int(expires_at_ms)):
             yield [b"SET", key, value, b"PXAT", b"%d" % expires_at_ms]
         case HashSet(key, fields):
-            known = [(field, value) for field, value in fields.items() if value is not None]
-            for start in range(0, len(known), MAX_FIELDS_PER_COMMAND):
-                pairs = known[start : start + MAX_FIELDS_PER_COMMAND]
-                yield [b"HSET", key, *(word for pair in pairs for word in pair)]
+            yield from _hset_commands(key, fields)
         case Deleted(key):
             yield [b"DEL", key]
         case FieldsDeleted(key, fields):
@@ -156,6 +156,21 @@ def commands_of(change: Change, *, if_absent: bool = False) -> Iterator[list[byt
             yield [b"PERSIST", key]
         case ExpirySet(key, int(expires_at_ms)):
             yield [b"PEXPIREAT", key, b"%d" % expires_at_ms]
+
+
+def _hset_commands(key: bytes, fields: Mapping[bytes, bytes | None]) -> Iterator[list[bytes]]:
+    """The known fields, in commands that Lua can unpack and a request body can hold."""
+    command, size = [b"HSET", key], 0
+    for field, value in fields.items():
+        if value is None:
+            continue
+        command += field, value
+        size += len(field) + len(value)
+        if len(command) >= 2 + 2 * MAX_FIELDS_PER_COMMAND or size >= MAX_BYTES_PER_COMMAND:
+            yield command
+            command, size = [b"HSET", key], 0
+    if len(command) > 2:  # noqa: PLR2004 - more than name and key
+        yield command
 
 
 def _commands_if_absent(change: Change) -> Iterator[list[bytes]]:
@@ -180,13 +195,14 @@ _PUSH_HEAD = b"EVAL/" + escape(PUSH_SCRIPT) + b"/0"
 _FETCH_HEAD = b"EVAL/" + escape(STATES_SCRIPT) + b"/0"
 
 
-def batch_body(commands: Iterable[Sequence[bytes]]) -> bytes:
-    """Many commands in one request: `PUSH_SCRIPT` over them."""
-    parts = [_PUSH_HEAD]
-    for command in commands:
-        parts.append(b"%d" % len(command))
-        parts.extend(map(escape, command))
-    return b"/".join(parts) + b".raw"
+def encode_batch_command(command: Sequence[bytes]) -> bytes:
+    """A command as `PUSH_SCRIPT` wants it: its length, then its words."""
+    return b"%d/" % len(command) + b"/".join(map(escape, command))
+
+
+def batch_body(encoded: Iterable[bytes]) -> bytes:
+    """Many encoded commands in one request."""
+    return b"/".join([_PUSH_HEAD, *encoded]) + b".raw"
 
 
 def parse_batch_reply(reply: bytes, sent: int) -> dict[int, str]:

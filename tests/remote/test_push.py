@@ -1,0 +1,428 @@
+"""Commands to the hub: in batches where scripts may run, singly where not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+
+import httpx
+import pytest
+import respx
+from structlog.testing import capture_logs
+
+from redisrepl.errors import (
+    BodyTooLargeError,
+    CommandRefusedError,
+    HubError,
+    OutcomeUnknownError,
+    PeerUnavailableError,
+    ProtocolError,
+)
+from redisrepl.remote.push import HubPusher, is_passing, scripts_refused
+from redisrepl.remote.session import HubSession, check_url
+from redisrepl.wire.webdis import EXISTS, batch_body, body, encode_batch_command
+from testbed import Hub
+from tests.samples import ALL_BYTES, AWKWARD_NAMES, resp
+
+URL = "https://hub.example/redis/"
+
+
+def sets(*numbers):
+    return [[b"SET", b"k%d" % number, b"v"] for number in numbers]
+
+
+class FakeHub:
+    """Answers by what the body says, and remembers the bodies."""
+
+    def __init__(self, answer):
+        self.bodies = []
+        self._answer = answer
+
+    def __call__(self, request):
+        content = request.read()
+        self.bodies.append(content)
+        answer = self._answer(content)
+        return answer if isinstance(answer, httpx.Response) else httpx.Response(200, content=answer)
+
+
+@contextlib.asynccontextmanager
+async def pushing(answer, max_body=100_000):
+    """A pusher to a hub that answers like this; `hub` holds the bodies it got."""
+    hub = answer if isinstance(answer, FakeHub) else FakeHub(answer)
+    router = respx.Router()
+    router.post(URL).mock(side_effect=hub)
+    session = HubSession(URL, ssl.create_default_context(), transport=httpx.MockTransport(router.async_handler))
+    pusher = HubPusher(session, max_body)
+    pusher.hub = hub
+    try:
+        yield pusher
+    finally:
+        await session.close()
+
+
+def is_script(content):
+    return content.startswith(b"EVAL/")
+
+
+def keys_in(content):
+    return [word for word in content.removesuffix(b".raw").split(b"/") if word.startswith(b"k")]
+
+
+def all_ran(content, *failed):
+    """What the script says of a batch of `sets`."""
+    return resp(b"%d" % len(keys_in(content)), *failed)
+
+
+# Scripts.
+
+
+async def test_a_batch_is_one_request():
+    async with pushing(all_ran) as pusher:
+        assert await pusher.push(sets(1, 2, 3)) == {}
+
+    assert pusher.hub.bodies == [batch_body(map(encode_batch_command, sets(1, 2, 3)))]
+
+
+async def test_nothing_to_push_is_no_request():
+    async with pushing(all_ran) as pusher:
+        assert await pusher.push([]) == {}
+        assert pusher.hub.bodies == []
+        await pusher.push(sets(1))
+
+
+async def test_commands_refused_for_good_are_named():
+    async with pushing(lambda content: all_ran(content, b"1 WRONGTYPE no", b"2 EXISTS")) as pusher:
+        assert await pusher.push(sets(1, 2, 3)) == {1: "WRONGTYPE no", 2: EXISTS}
+
+
+async def test_a_batch_is_split_by_the_size_of_its_body():
+    commands = [[b"SET", b"k%d" % number, b"x" * 400] for number in range(10)]
+    async with pushing(lambda content: all_ran(content, b"0 WRONGTYPE no"), max_body=2048) as pusher:
+        errors = await pusher.push(commands)
+
+    assert all(len(content) <= 2048 for content in pusher.hub.bodies)
+    assert [key for content in pusher.hub.bodies for key in keys_in(content)] == [command[1] for command in commands]
+    assert errors.keys() == {0, 3, 6, 9}  # the first of each body, by its place among all
+
+
+async def test_a_command_over_the_limit_goes_alone():
+    commands = [*sets(1), [b"SET", b"k2", b"x" * 5000], *sets(3)]
+    async with pushing(all_ran, max_body=2048) as pusher:
+        await pusher.push(commands)
+
+    assert [keys_in(content) for content in pusher.hub.bodies] == [[b"k1"], [b"k2"], [b"k3"]]
+
+
+def too_large_over(limit):
+    return lambda content: httpx.Response(413) if len(content) > limit else all_ran(content)
+
+
+async def test_a_body_that_the_proxy_refuses_is_halved_until_it_fits():
+    commands = [[b"SET", b"k%d" % number, b"x" * 1000] for number in range(16)]
+    async with pushing(too_large_over(6000)) as pusher:
+        with capture_logs() as lines:
+            assert await pusher.push(commands) == {}
+        took = [content for content in pusher.hub.bodies if len(content) <= 6000]
+        assert [key for content in took for key in keys_in(content)] == [command[1] for command in commands]
+        assert pusher.max_body < 100_000
+        assert {line["event"] for line in lines} == {"push.body_too_large"}
+
+
+async def test_the_limit_found_out_is_kept():
+    commands = [[b"SET", b"k%d" % number, b"x" * 1000] for number in range(16)]
+    async with pushing(too_large_over(6000), max_body=8000) as pusher:
+        await pusher.push(commands)
+        before = len(pusher.hub.bodies)
+        await pusher.push(commands)
+        assert all(len(content) <= 6000 for content in pusher.hub.bodies[before:])
+
+
+async def test_the_limit_never_shrinks_to_nothing():
+    async with pushing(too_large_over(0)) as pusher:
+        errors = await pusher.push(sets(*range(8)))
+        assert pusher.max_body >= 1024
+
+    assert errors.keys() == set(range(8))
+
+
+async def test_one_command_that_is_too_large_is_given_up_by_name():
+    commands = [*sets(1), [b"SET", b"k2", b"x" * 9000], *sets(3)]
+    async with pushing(too_large_over(6000)) as pusher:
+        errors = await pusher.push(commands)
+
+    assert errors.keys() == {1}
+    assert "client_max_body_size" in errors[1]
+
+
+@pytest.mark.parametrize(
+    "error", ["OOM command not allowed", "MISCONF Redis is", "READONLY You can't", "-OOM x", "ERR BUSY x"]
+)
+async def test_a_hub_that_is_not_ready_fails_the_batch(error):
+    """Nothing is given up for good: the batch comes again."""
+    async with pushing(lambda content: all_ran(content, b"0 WRONGTYPE no", b"1 " + error.encode())) as pusher:
+        with pytest.raises(HubError, match="not ready for writes") as caught:
+            await pusher.push(sets(1, 2))
+    assert type(caught.value) is HubError
+    assert caught.value.status == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "passing"),
+    [
+        ("BUSY Redis is busy running a script", True),
+        ("CLUSTERDOWN The cluster is down", True),
+        ("LOADING Redis is loading", True),
+        ("MASTERDOWN Link with MASTER is down", True),
+        ("NOREPLICAS Not enough good replicas", True),
+        ("TRYAGAIN Multiple keys", True),
+        ("WRONGTYPE Operation against", False),
+        ("NOPERM this user", False),
+        ("ERR value is not an integer", False),
+        ("ERR x OOM", False),
+        (EXISTS, False),
+        ("", False),
+        ("-", False),
+    ],
+)
+def test_what_will_pass(error, passing):
+    assert is_passing(error) is passing
+
+
+@pytest.mark.parametrize("answer", [b"", b"*0\r\n", b":1\r\n", resp(b"2"), b"<html>"])
+async def test_an_answer_that_does_not_account_for_the_batch(answer):
+    async with pushing(lambda _content: answer) as pusher:
+        with pytest.raises(ProtocolError):
+            await pusher.push(sets(1))
+
+
+@pytest.mark.parametrize("status", [401, 500, 502, 503, 404])
+async def test_an_http_error_fails_the_batch(status):
+    async with pushing(lambda _content: httpx.Response(status)) as pusher:
+        with pytest.raises(HubError) as caught:
+            await pusher.push(sets(1))
+        assert caught.value.status == status
+        assert pusher.scripts
+
+
+async def test_a_script_that_fails_by_itself_fails_the_batch():
+    async with pushing(lambda _content: b"-BUSY Redis is busy running a script\r\n") as pusher:
+        with pytest.raises(HubError, match="refused a batch: BUSY"):
+            await pusher.push(sets(1))
+        assert pusher.scripts
+
+
+# Without scripts.
+
+
+def no_scripts(
+    answer=lambda _content: b"+OK\r\n", refusal=b"-NOPERM this user has no permissions to run the 'eval' command\r\n"
+):
+    return lambda content: refusal if is_script(content) else answer(content)
+
+
+REFUSALS = [
+    httpx.Response(403),
+    b"-NOPERM this user has no permissions to run the 'eval' command\r\n",
+    b"-ERR unknown command 'EVAL', with args beginning with:\r\n",
+    b"-ERR unknown command `EVAL`\r\n",
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_refused_scripts_are_not_tried_again(refusal):
+    async with pushing(no_scripts(refusal=refusal)) as pusher:
+        with capture_logs() as lines:
+            assert await pusher.push([[b"HSET", b"k1", b"f", b"v"]]) == {}
+            assert await pusher.push([[b"HSET", b"k2", b"f", b"v"]]) == {}
+
+        assert not pusher.scripts
+        assert [is_script(content) for content in pusher.hub.bodies] == [True, False, False]
+        assert [line["event"] for line in lines] == ["push.scripts_refused"]
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [("NOPERM x", True), ("ERR unknown command 'EVAL'", True), ("WRONGTYPE", False), ("NOSCRIPT x", False)],
+)
+def test_whether_scripts_may_run(error, refused):
+    assert scripts_refused(error) is refused
+
+
+async def test_plain_sets_travel_together():
+    commands = [*sets(1, 2), [b"SET", b"k3", b"v", b"PXAT", b"5"], [b"HSET", b"k4", b"f", b"v"], *sets(5, 5)]
+    async with pushing(no_scripts()) as pusher:
+        assert await pusher.push(commands) == {}
+        sent = pusher.hub.bodies[1:]
+
+    assert sent[0] == body(b"MSET", b"k1", b"v", b"k2", b"v")
+    assert sorted(sent[1:]) == sorted(body(*command) for command in commands[2:])
+
+
+async def test_a_single_plain_set_is_just_that():
+    async with pushing(no_scripts()) as pusher:
+        await pusher.push(sets(1))
+        assert pusher.hub.bodies[1:] == [body(b"SET", b"k1", b"v")]
+
+
+async def test_commands_of_one_key_stay_in_order():
+    commands = [[b"DEL", b"k1"], [b"HSET", b"k1", b"f", b"v"], [b"PEXPIREAT", b"k1", b"5"]]
+    async with pushing(no_scripts()) as pusher:
+        await pusher.push(commands)
+        assert pusher.hub.bodies[1:] == [body(*command) for command in commands]
+
+
+async def test_when_sets_cannot_travel_together_each_is_tried():
+    def answer(content):
+        return b"-NOPERM no k2\r\n" if b"MSET" in content or b"k2" in content else b"+OK\r\n"
+
+    async with pushing(no_scripts(answer)) as pusher:
+        assert await pusher.push(sets(1, 2, 3)) == {1: "NOPERM no k2"}
+
+
+@pytest.mark.parametrize(
+    ("refusal", "text"),
+    [(b"-WRONGTYPE no\r\n", "WRONGTYPE no"), (httpx.Response(403), "HTTP 403"), (httpx.Response(413), "HTTP 413")],
+)
+async def test_a_single_refusal_is_named_and_the_others_go_on(refusal, text):
+    commands = [[b"HSET", b"k%d" % number, b"f", b"v"] for number in range(5)]
+    async with pushing(no_scripts(lambda content: refusal if b"k2" in content else b":1\r\n")) as pusher:
+        errors = await pusher.push(commands)
+
+    assert errors.keys() == {2}
+    assert text in errors[2]
+
+
+async def test_a_hub_that_is_not_ready_fails_single_commands_too():
+    async with pushing(no_scripts(lambda _content: b"-OOM command not allowed\r\n")) as pusher:
+        with pytest.raises(HubError, match="not ready"):
+            await pusher.push(sets(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "kind"),
+    [
+        (httpx.ConnectError, None, PeerUnavailableError),
+        (httpx.ReadError, None, OutcomeUnknownError),
+        (httpx.ConnectError, httpx.ReadError, OutcomeUnknownError),
+    ],
+)
+async def test_no_single_command_is_left_behind_by_the_failure_of_another(first, then, kind):
+    """One that went on by itself could overtake what is sent for its key later."""
+    under_way, slow_may_end = set(), asyncio.Event()
+
+    async def handler(request):
+        content = await request.aread()
+        if is_script(content):
+            return httpx.Response(403)
+        key = keys_in(content)[0]
+        under_way.add(key)
+        try:
+            if key == b"k1":
+                slow_may_end.set()
+                raise first("")
+            await slow_may_end.wait()
+            await asyncio.wait([asyncio.ensure_future(asyncio.Event().wait())], timeout=0.02)
+            if then is not None:
+                raise then("")
+            return httpx.Response(200, content=b":1\r\n")
+        finally:
+            under_way.discard(key)
+
+    session = HubSession(URL, ssl.create_default_context(), transport=httpx.MockTransport(handler))
+    with pytest.raises(kind):
+        await HubPusher(session, 10_000).push([[b"HSET", b"k%d" % number, b"f", b"v"] for number in (1, 2, 3)])
+    assert not under_way
+    await session.close()
+
+
+# A real hub.
+
+COMMANDS = [
+    [b"SET", b"string", ALL_BYTES],
+    [b"SET", b"dying", b"v", b"PXAT", b"4000000000000"],
+    [b"HSET", b"hash", ALL_BYTES, ALL_BYTES, b"", b""],
+    [b"HSET", b"there", b"f", b"v"],
+    [b"SET", b"plain", b""],
+    [b"DEL", b"gone"],
+]
+
+
+@pytest.fixture(scope="module")
+def real(certificates):
+    with Hub(certificates) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module", params=["webdis", "redis"])
+def narrow(request, certificates):
+    """A hub that allows no scripts: Webdis' own ACL says so, or Redis'."""
+    options = (
+        {"webdis": {"acl": [{"disabled": ["EVAL"]}]}}
+        if request.param == "webdis"
+        else {"redis": {"users": ["default on nopass ~* &* +@all -@scripting"]}}
+    )
+    with Hub(certificates, **options) as hub:
+        yield hub
+
+
+@contextlib.asynccontextmanager
+async def connected(hub, max_body=900_000):
+    session = HubSession(check_url(hub.url), hub.certificates.ssl_context())
+    try:
+        yield HubPusher(session, max_body)
+    finally:
+        await session.close()
+
+
+async def all_arrived(hub, *, scripts):
+    hub.redis.flushall()
+    hub.redis.mset({"there": "string", "gone": "x"})
+    async with connected(hub) as pusher:
+        errors = await pusher.push(COMMANDS + [[b"SET", name, name] for name in AWKWARD_NAMES])
+        assert pusher.scripts is scripts
+
+    assert errors.keys() == {3}
+    assert errors[3].startswith("WRONGTYPE ")
+    assert hub.redis.get("string") == ALL_BYTES
+    assert hub.redis.pexpiretime("dying") == 4_000_000_000_000
+    assert hub.redis.hgetall("hash") == {ALL_BYTES: ALL_BYTES, b"": b""}
+    assert hub.redis.get("plain") == b""
+    assert not hub.redis.exists("gone")
+    assert hub.redis.mget(AWKWARD_NAMES) == list(AWKWARD_NAMES)
+
+
+async def test_everything_arrives_by_script(real):
+    await all_arrived(real, scripts=True)
+
+
+async def test_everything_arrives_without_scripts(narrow):
+    await all_arrived(narrow, scripts=False)
+
+
+async def test_a_hub_that_is_full_is_waited_for(real):
+    real.redis.flushall()
+    real.redis.config_set("maxmemory", 1)
+    try:
+        async with connected(real) as pusher:
+            with pytest.raises(HubError, match="OOM"):
+                await pusher.push(sets(1, 2))
+            pusher.scripts = False
+            with pytest.raises(HubError, match="OOM"):
+                await pusher.push(sets(1, 2))
+    finally:
+        real.redis.config_set("maxmemory", 0)
+
+
+async def test_a_real_proxy_with_a_small_limit_is_found_out(certificates):
+    commands = [[b"SET", b"k%d" % number, b"x" * 1000] for number in range(50)] + [[b"SET", b"huge", b"x" * 30_000]]
+    with Hub(certificates, nginx={"client_max_body_size": "20k"}) as hub:
+        async with connected(hub) as pusher:
+            errors = await pusher.push(commands)
+        assert errors.keys() == {50}
+        assert hub.redis.dbsize() == 50
+
+
+def test_errors_used_here_are_those_of_the_session():
+    assert issubclass(BodyTooLargeError, HubError)
+    assert issubclass(CommandRefusedError, HubError)

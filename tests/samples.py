@@ -1,0 +1,54 @@
+"""What several tests feed to the code: commands as a master frames them, and every way in which bytes can arrive."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+REPLID = "8371445ee47b3a83d9f2d1e0b2d1d8c3f4a5b6c7"
+ALL_BYTES = bytes(range(256))
+#: Keys that a URL, a glob or a careless parser would take apart.
+AWKWARD_NAMES = (
+    ALL_BYTES,
+    b"a/b.c?d+e%2f&g h.json",
+    b"k.raw",
+    b"k.json",
+    b"..",
+    b"%",
+    b"//",
+    b" ",
+    b"\r\n",
+    b"\x00",
+    "Größe·µ".encode(),
+)
+
+
+def resp(*argv):
+    """A command in the canonical framing of a master; written anew here, so that it can judge `encode_command`."""
+    lines = [f"*{len(argv)}".encode()]
+    for argument in argv:
+        lines += [f"${len(argument)}".encode(), argument]
+    return b"".join(line + b"\r\n" for line in lines)
+
+
+def pieces(data, size):
+    """The data in pieces of so many bytes; None: in one."""
+    if not data:
+        return []
+    return [data[start : start + (size or len(data))] for start in range(0, len(data), size or len(data))]
+
+
+def resp_like(*, leaves=None):
+    """Bytes that a RESP parser takes seriously: types, lengths and nesting right and wrong."""
+    number = st.sampled_from(
+        [b"-1", b"0", b"1", b"2", b"3", b"10", b"01", b"4294967295", b"99999999999999999999", b"x"]
+    )
+    word = st.sampled_from([b"SET", b"REPLCONF", b"GETACK", b"k", b"", b"pmessage", b"ERR no", b"1", b"2 x"])
+    bulk = (leaves or word).map(lambda value: b"$%d\r\n%b\r\n" % (len(value), value))
+    scalar = st.builds(
+        lambda kind, value: kind + value + b"\r\n", st.sampled_from([*map(bytes, zip(b":+-_#,(=!$"))]), word
+    )
+    header = st.builds(
+        lambda kind, count: kind + count + b"\r\n", st.sampled_from([b"*", b"~", b"%", b">", b"|"]), number
+    )
+    array = st.lists(bulk | scalar, max_size=4).map(lambda items: b"*%d\r\n" % len(items) + b"".join(items))
+    return st.lists(bulk | scalar | header | array | st.binary(max_size=6), max_size=8).map(b"".join)

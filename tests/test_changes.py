@@ -1,0 +1,64 @@
+"""The vocabulary."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from redisrepl.changes import (
+    KINDS,
+    Deleted,
+    ExpirySet,
+    FieldsDeleted,
+    Flushed,
+    HashSet,
+    HashState,
+    Position,
+    StringSet,
+    StringState,
+    Touch,
+    kinds_of,
+)
+
+CHANGES = [
+    (StringSet(b"k", b"v"), {"set"}),
+    (StringSet(b"k", b"v", 5), {"set"}),
+    (HashSet(b"k", {b"f": b"v"}), {"hset"}),
+    (Touch(b"k"), {"set", "hset"}),
+    (Touch(b"k", replaces=True), {"set", "hset"}),
+    (Touch(b"k", "set"), {"set"}),
+    (Touch(b"k", "expire"), {"expire"}),
+    (Deleted(b"k"), {"del"}),
+    (FieldsDeleted(b"k", (b"f",)), {"del"}),
+    (ExpirySet(b"k", 5), {"expire"}),
+    (ExpirySet(b"k", None), {"expire"}),
+]
+
+
+@pytest.mark.parametrize(("change", "kinds"), CHANGES)
+def test_a_change_crosses_under_any_of_its_kinds(change, kinds):
+    assert kinds_of(change) == kinds
+    assert kinds_of(change) <= KINDS
+
+
+@pytest.mark.parametrize(
+    "value", [change for change, _ in CHANGES] + [Flushed(emptied=True), StringState(b""), HashState({})]
+)
+def test_a_value_stays_what_it_is(value):
+    field = dataclasses.fields(value)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(value, field, b"other")
+    assert not hasattr(value, "__dict__")
+
+
+def test_equal_values_are_equal():
+    assert StringSet(b"k", b"v") == StringSet(b"k", b"v", None)
+    assert StringSet(b"k", b"v") != StringSet(b"k", b"v", 0)
+    assert Touch(b"k") != Touch(b"k", replaces=True)
+    assert Deleted(b"k") != Touch(b"k")
+    assert HashState({b"f": b"1", b"g": b"2"}) == HashState({b"g": b"2", b"f": b"1"})
+
+
+def test_a_position_reads_as_redis_writes_it():
+    assert str(Position("abc", 15)) == "abc:15"

@@ -1,0 +1,148 @@
+"""Who may know whom, and what every module owes its reader."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import redisrepl
+
+PACKAGE = Path(redisrepl.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+NAMES = [str(path.relative_to(PACKAGE)) for path in MODULES]
+#: A clock, chance, I/O and logs: what bytes-to-values code must not know.
+IMPURE = {
+    "asyncio",
+    "socket",
+    "ssl",
+    "httpx",
+    "time",
+    "datetime",
+    "random",
+    "secrets",
+    "os",
+    "logging",
+    "structlog",
+    "stamina",
+}
+
+
+def tree(path):
+    return ast.parse(path.read_text(), str(path))
+
+
+def imports(path):
+    """Every module that is imported, at the top or inside a function."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports name the whole path"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def below(name, packages):
+    return {package for package in packages if name == package or name.startswith(f"{package}.")}
+
+
+def modules_of(*parts):
+    return [path for path in MODULES if path.is_relative_to(PACKAGE.joinpath(*parts))]
+
+
+def of(paths):
+    return pytest.mark.parametrize("path", paths, ids=[str(path.relative_to(PACKAGE)) for path in paths])
+
+
+def test_there_is_something_to_look_at():
+    assert len(modules_of("wire")) > 10
+    assert modules_of("local")
+    assert modules_of("remote")
+
+
+@of([*modules_of("wire"), PACKAGE / "changes.py"])
+def test_wire_knows_only_bytes(path):
+    assert not {name for name in imports(path) if below(name, IMPURE)}
+
+
+@of(modules_of("wire"))
+def test_wire_knows_nobody_above_it(path):
+    allowed = ("redisrepl.wire", "redisrepl.changes", "redisrepl.errors")
+    ours = {name for name in imports(path) if name.startswith("redisrepl.")}
+
+    assert not {name for name in ours if not below(name, allowed)}
+
+
+@of(modules_of("local"))
+def test_local_does_not_know_remote(path):
+    assert not {name for name in imports(path) if below(name, {"redisrepl.remote", "httpx"})}
+
+
+@of(modules_of("remote"))
+def test_remote_does_not_know_local(path):
+    assert not {name for name in imports(path) if below(name, {"redisrepl.local", "redis"})}
+
+
+@of([*modules_of("local"), *modules_of("remote")])
+def test_who_does_the_input_and_output_decides_nothing(path):
+    deciding = {
+        f"redisrepl.{name}" for name in ("daemon", "outbound", "inbound", "sweep", "pending", "echo", "settings")
+    }
+
+    assert not {name for name in imports(path) if below(name, deciding)}
+
+
+@of([PACKAGE / name for name in ("echo.py", "pacing.py", "pending.py", "namespaces.py")])
+def test_the_time_is_told_not_asked(path):
+    assert not {name for name in imports(path) if below(name, IMPURE)}
+
+
+@of(MODULES)
+def test_tasks_are_born_in_the_daemon(path):
+    """In one group, so that none is forgotten and none dies unseen. A command is a program of its own."""
+    born = {
+        node.attr
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and node.attr in {"create_task", "ensure_future", "TaskGroup"}
+    }
+
+    assert not born or path.name == "daemon.py" or path.parent.name == "subcommands"
+
+
+@of(MODULES)
+def test_a_module_can_be_read_in_one_sitting(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+@of(MODULES)
+def test_a_module_says_what_it_is_for(path):
+    assert ast.get_docstring(tree(path))
+
+
+@of([path for path in MODULES if path.name not in {"__init__.py", "__main__.py"}])
+def test_a_module_says_what_it_offers(path):
+    names = [
+        node.value
+        for node in tree(path).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__"
+    ]
+
+    assert len(names) == 1
+    offered = ast.literal_eval(names[0])
+    assert sorted(offered) == sorted(set(offered))
+    defined = {node.name for node in tree(path).body if hasattr(node, "name")}
+    assigned = {
+        target.id
+        for node in tree(path).body
+        for target in (getattr(node, "targets", None) or [getattr(node, "target", None)])
+        if isinstance(target, ast.Name)
+    }
+    passed_on = {name.rpartition(".")[2] for name in imports(path)}
+    assert set(offered) <= defined | assigned | passed_on
+
+
+def test_there_is_no_room_for_odds_and_ends():
+    assert not {"utils.py", "util.py", "helpers.py", "common.py", "misc.py"} & {path.name for path in MODULES}

@@ -1,0 +1,473 @@
+"""Replicated commands and what they did to our keys; what a real master sends is read from a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from redisrepl.changes import KINDS, Deleted, ExpirySet, FieldsDeleted, Flushed, HashSet, StringSet, Touch, kinds_of
+from redisrepl.local.address import parse_address
+from redisrepl.local.stream import ReplicaLink
+from redisrepl.namespaces import Namespaces
+from redisrepl.wire.commands import ORIGIN_CHANNEL, ChangeDecoder
+from redisrepl.wire.psync import Commands, SnapshotEnd
+from testbed import RedisServer
+from tests.samples import ALL_BYTES
+
+K, L = b"site1:k", b"site1:l"
+FAR = 4_000_000_000_000  # 2096
+
+
+def decoder(kinds=KINDS, database=0):
+    return ChangeDecoder(Namespaces([b"site1:"]).covers, frozenset(kinds), database)
+
+
+def words(line):
+    """`SET k v` to arguments: k and l are followed keys, x is another, 0x00 stands for every byte there is."""
+    names = {b"k": K, b"l": L, b"x": b"other:x", b"''": b"", b"0x00": ALL_BYTES}
+    return [names.get(word, word) for word in line.encode().split()]
+
+
+def decode(line, **options):
+    return list(decoder(**options).decode(words(line)))
+
+
+# The table.
+
+STRINGS = [
+    ("SET k v", [StringSet(K, b"v")]),
+    ("SET k 0x00", [StringSet(K, ALL_BYTES)]),
+    ("SET k ''", [StringSet(K, b"")]),
+    ("SET k v NX", [StringSet(K, b"v")]),
+    ("SET k v XX GET", [StringSet(K, b"v")]),
+    (f"SET k v PXAT {FAR}", [StringSet(K, b"v", FAR)]),
+    ("SET k v EXAT 4000000000", [StringSet(K, b"v", FAR)]),
+    ("SET k v PXAT 1", [StringSet(K, b"v", 1)]),
+    ("SET k v PX 5000", [Touch(K, "set")]),
+    ("SET k v EX 5", [Touch(K, "set")]),
+    ("SET k v KEEPTTL", [Touch(K, "set")]),
+    ("SET k v IFEQ old", [StringSet(K, b"v")]),
+    (f"SET k v IFNE PXAT PXAT {FAR}", [StringSet(K, b"v", FAR)]),
+    ("SET k v IFDEQ KEEPTTL", [StringSet(K, b"v")]),
+    ("GETSET k v", [StringSet(K, b"v")]),
+    ("SETNX k v", [StringSet(K, b"v")]),
+    ("MSET k v l w", [StringSet(K, b"v"), StringSet(L, b"w")]),
+    ("MSET x v l w", [StringSet(L, b"w")]),
+    ("MSETNX k v", [StringSet(K, b"v")]),
+    ("MSETEX 2 k v l w", [StringSet(K, b"v"), StringSet(L, b"w")]),
+    (f"MSETEX 2 k v x w NX PXAT {FAR}", [StringSet(K, b"v", FAR)]),
+    ("MSETEX 1 k v KEEPTTL", [Touch(K, "set")]),
+    ("SETEX k 5 v", [Touch(K, "set")]),
+    ("PSETEX k 5 v", [Touch(K, "set")]),
+    ("APPEND k v", [Touch(K, "set")]),
+    ("SETRANGE k 1 v", [Touch(K, "set")]),
+    ("SETBIT k 1 1", [Touch(K, "set")]),
+    ("BITFIELD k SET u8 0 1", [Touch(K, "set")]),
+    ("BITOP OR k x", [Touch(K, "set")]),
+    ("BITOP OR x k", []),
+    ("INCR k", [Touch(K, "set")]),
+    ("DECR k", [Touch(K, "set")]),
+    ("INCRBY k 2", [Touch(K, "set")]),
+    ("DECRBY k 2", [Touch(K, "set")]),
+    ("INCRBYFLOAT k 2", [Touch(K, "set")]),
+    ("INCREX k", [Touch(K, "set")]),
+    ("PFADD k a", [Touch(K, "set")]),
+    ("PFMERGE k x", [Touch(K, "set")]),
+    ("PFMERGE x k", []),
+]
+HASHES = [
+    ("HSET k f v g w", [HashSet(K, {b"f": b"v", b"g": b"w"})]),
+    ("HSET k f v f w", [HashSet(K, {b"f": b"w"})]),
+    ("HSET k '' 0x00", [HashSet(K, {b"": ALL_BYTES})]),
+    ("HMSET k f v", [HashSet(K, {b"f": b"v"})]),
+    ("HSETNX k f v", [HashSet(K, {b"f": b"v"})]),
+    ("HINCRBY k f 1", [HashSet(K, {b"f": None})]),
+    ("HINCRBYFLOAT k f 1", [HashSet(K, {b"f": None})]),
+    ("HSETEX k FIELDS 1 f v", [HashSet(K, {b"f": b"v"})]),
+    ("HSETEX k KEEPTTL FIELDS 2 f v g w", [HashSet(K, {b"f": b"v", b"g": b"w"})]),
+    (f"HSETEX k FNX PXAT {FAR} FIELDS 1 f v", [HashSet(K, {b"f": b"v"})]),
+    ("HDEL k f g", [FieldsDeleted(K, (b"f", b"g"))]),
+    ("HGETDEL k FIELDS 2 f g", [FieldsDeleted(K, (b"f", b"g"))]),
+]
+GENERIC = [
+    ("DEL k", [Deleted(K)]),
+    ("DEL k x l", [Deleted(K), Deleted(L)]),
+    ("UNLINK l", [Deleted(L)]),
+    ("GETDEL k", [Deleted(K)]),
+    ("DELEX k IFEQ v", [Deleted(K)]),
+    ("DELIFEQ k l", [Deleted(K)]),
+    (f"PEXPIREAT k {FAR}", [ExpirySet(K, FAR)]),
+    (f"PEXPIREAT k {FAR} GT", [ExpirySet(K, FAR)]),
+    ("EXPIREAT k 4000000000", [ExpirySet(K, FAR)]),
+    ("PERSIST k", [ExpirySet(K, None)]),
+    ("EXPIRE k 5", [Touch(K, "expire")]),
+    ("PEXPIRE k 5", [Touch(K, "expire")]),
+    ("GETEX k PX 5", [Touch(K, "expire")]),
+    ("RENAME k l", [Deleted(K), Touch(L, replaces=True)]),
+    ("RENAME x k", [Touch(K, replaces=True)]),
+    ("RENAMENX k x", [Deleted(K)]),
+    ("RESTORE k 0 payload REPLACE ABSTTL", [Touch(K, replaces=True)]),
+    ("COPY x k", [Touch(K, replaces=True)]),
+    ("COPY x k REPLACE", [Touch(K, replaces=True)]),
+    ("COPY k x", []),
+    ("COPY x k DB 0", [Touch(K, replaces=True)]),
+    ("COPY x k db 0 replace", [Touch(K, replaces=True)]),
+    ("COPY x k DB 1", []),
+    ("MOVE k 1", [Deleted(K)]),
+    ("MOVE x 1", []),
+    ("FLUSHALL", [Flushed(emptied=True)]),
+    ("FLUSHDB ASYNC", [Flushed(emptied=True)]),
+    ("SWAPDB 0 1", [Flushed(emptied=False)]),
+    ("SWAPDB 2 0", [Flushed(emptied=False)]),
+    ("SWAPDB 1 2", []),
+]
+TABLE = STRINGS + HASHES + GENERIC
+
+
+@pytest.mark.parametrize(("line", "expected"), TABLE, ids=[line for line, _ in TABLE])
+def test_what_a_command_did(line, expected):
+    assert decode(line) == expected
+
+
+@pytest.mark.parametrize(("line", "expected"), TABLE, ids=[line for line, _ in TABLE])
+def test_a_script_may_write_the_verb_in_lower_case(line, expected):
+    verb, *arguments = words(line)
+    for spelling in (verb.lower(), verb.title()):
+        assert list(decoder().decode([spelling, *arguments])) == expected
+
+
+@pytest.mark.parametrize(
+    "line", [line for line, _ in STRINGS + HASHES] + ["DEL k", "RENAME k l", "PERSIST k", "COPY k l"]
+)
+def test_other_databases_are_left_alone(line):
+    other = decoder()
+    other.decode([b"SELECT", b"1"])
+
+    assert not other.decode(words(line))
+    assert not other.unreplicated
+    other.decode([b"select", b"0"])
+    assert list(other.decode(words(line))) == decode(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("MOVE k 0", [Touch(K, replaces=True)]),
+        ("MOVE x 0", []),
+        ("MOVE k 2", []),
+        ("COPY k l DB 0", [Touch(L, replaces=True)]),
+        ("COPY k l", []),
+        ("FLUSHDB", []),
+        ("FLUSHALL", [Flushed(emptied=True)]),
+        ("SWAPDB 1 0", [Flushed(emptied=False)]),
+        ("MSET k", []),
+        ("COPY k", []),
+    ],
+)
+def test_what_reaches_our_database_from_another(line, expected):
+    other = decoder()
+    other.decode([b"SELECT", b"1"])
+
+    assert list(other.decode(words(line))) == expected
+
+
+def test_the_database_followed_need_not_be_the_first():
+    assert decode("SET k v", database=3) == [StringSet(K, b"v")]
+    assert decode("SWAPDB 0 1", database=3) == []
+    assert decode("SWAPDB 0 3", database=3) == [Flushed(emptied=False)]
+
+
+def test_a_transaction_is_known_from_multi_to_exec():
+    decode = decoder()
+    assert not decode.in_transaction
+    decode.decode([b"multi"])
+    assert decode.in_transaction
+    assert list(decode.decode(words("SET k v"))) == [StringSet(K, b"v")]
+    decode.decode([b"SELECT", b"2"])
+    decode.decode([b"PUBLISH", K, b"x"])
+    assert decode.in_transaction
+    decode.decode([b"EXEC"])
+    assert not decode.in_transaction
+    assert decode.selected == 2
+    assert not decode.unreplicated
+
+
+def test_a_transaction_may_say_who_wrote_it():
+    """M14: our own applies open with a message on a channel of ours; it holds up to EXEC."""
+    followed = decoder()
+    followed.decode([b"PUBLISH", ORIGIN_CHANNEL, b"stray"])  # what is left of a transaction that changed nothing
+    assert followed.origin is None
+    followed.decode([b"MULTI"])
+    followed.decode([b"PUBLISH", b"other", b"x"])
+    followed.decode([b"PUBLISH", ORIGIN_CHANNEL])
+    assert followed.origin is None
+    followed.decode([b"publish", ORIGIN_CHANNEL, b"us"])
+    assert followed.origin == b"us"
+    followed.decode(words("SET k v"))
+    assert followed.origin == b"us"
+    followed.decode([b"EXEC"])
+    assert followed.origin is None
+
+
+@pytest.mark.parametrize(
+    ("key", "followed"),
+    [(b"site1:", True), (b"site1:x", True), (b"site10:x", False), (b"site1", False), (b"SITE1:z", False), (b"", False)],
+)
+def test_a_namespace_is_a_literal_prefix(key, followed):
+    for argv in ([b"SET", key, b"v"], [b"HSET", key, b"f", b"v"], [b"DEL", key], [b"SET", key, b"v", b"PXAT", b"9"]):
+        assert bool(decoder().decode(argv)) is followed
+
+
+# Commands in a form that we do not know.
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "SET k",
+        "SET k v PXAT",
+        "SET k v PXAT soon",
+        "MSET k v l",
+        "MSETEX k l",
+        "MSETEX 3 k v l",
+        "HSET k f",
+        "HSET k f v g",
+        "HSETEX k f v",
+        "HSETEX k FIELDS",
+        "HINCRBY k",
+        "PEXPIREAT k",
+        "PEXPIREAT k soon",
+        "RENAME k",
+        "BITOP k",
+        "COPY k",
+        "COPY x k DB",
+        "COPY x k DB one",
+        "MOVE k",
+        "MOVE k one",
+    ],
+)
+def test_a_form_that_we_do_not_know_touches_each_key_it_names(line):
+    named = [word for word in words(line)[1:] if word in (K, L)]
+
+    assert decode(line) == [Touch(key) for key in named]
+
+
+@pytest.mark.parametrize("line", ["SELECT", "SELECT one", "SWAPDB", "MULTI 1", "EXEC now", "FLUSHDB a b c"])
+def test_a_damaged_command_about_the_connection_is_passed_over(line):
+    odd = decoder()
+    odd.decode(words(line))
+
+    assert odd.selected == 0
+
+
+VERBS = sorted({line.split()[0] for line, _ in TABLE} | {"SELECT", "MULTI", "EXEC", "PING", "LPUSH", "NEW.COMMAND"})
+ARGUMENTS = [
+    K,
+    L,
+    b"x",
+    b"0",
+    b"1",
+    b"2",
+    b"-1",
+    b"9" * 5000,
+    b"PXAT",
+    b"FIELDS",
+    b"DB",
+    b"KEEPTTL",
+    b"IFEQ",
+    b"",
+    b"\xff",
+]
+
+
+@given(
+    st.sampled_from(VERBS).map(str.encode) | st.binary(max_size=4),
+    st.lists(st.sampled_from(ARGUMENTS) | st.binary(max_size=4), max_size=8),
+    st.sets(st.sampled_from(sorted(KINDS))),
+)
+@settings(max_examples=800, deadline=None)
+def test_no_command_is_an_exception(verb, arguments, kinds):
+    followed = decoder(kinds)
+    for argv in ([verb, *arguments], [verb.lower(), *arguments]):
+        for change in followed.decode(argv):
+            assert isinstance(change, Flushed) or change.key.startswith(b"site1:")
+
+
+# What crosses.
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize(("line", "expected"), TABLE, ids=[line for line, _ in TABLE])
+def test_only_the_kinds_asked_for_come_out(line, expected, kind):
+    changes = [change for change in expected if isinstance(change, Flushed) or kind in kinds_of(change)]
+    if line.startswith("COPY"):
+        changes = expected  # settled when the state is read
+
+    assert decode(line, kinds={kind}) == changes
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("DEL k", "DEL"),
+        ("unlink k", "UNLINK"),
+        ("PEXPIREAT k 5", "PEXPIREAT"),
+        ("HDEL k f", "HDEL"),
+        ("RENAME k x", "RENAME"),
+        ("LPUSH k v", "LPUSH"),
+        ("lpush k v", "LPUSH"),
+        ("SMOVE x k v", "SMOVE"),
+        ("HPEXPIREAT k 5 FIELDS 1 f", "HPEXPIREAT"),
+        ("XADD k * f v", "XADD"),
+    ],
+)
+def test_what_does_not_cross_is_counted(line, name):
+    followed = decoder({"set", "hset"})
+    for count in (1, 2):
+        assert not followed.decode(words(line))
+        assert followed.unreplicated == {name: count}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["PING", "REPLCONF GETACK k", "PUBLISH k v", "SPUBLISH k v", "SCRIPT LOAD k", "LPUSH x v", "DEL x"],
+)
+def test_what_says_nothing_about_our_keys_is_not_counted(line):
+    followed = decoder({"set", "hset"})
+    followed.decode(words(line))
+
+    assert not followed.unreplicated
+
+
+def test_a_peer_that_invents_commands_does_not_fill_our_memory():
+    followed = decoder()
+    for number in range(3000):
+        followed.decode([b"VERB%d" % number, K])
+        followed.decode([b"verb%d" % (number % 10), K])
+
+    assert len(followed.unreplicated) <= 1000
+    assert len(followed._names) <= 1000
+    assert followed.unreplicated["VERB3"] == 1 + 300
+    followed.count_unreplicated("VERB3")
+    assert followed.unreplicated["VERB3"] == 302
+
+
+# What a real master sends for what its clients say.
+
+#: What a client says, and the changes that come of it; an expiry of 1,000,000 is so many milliseconds from now.
+SAID = [
+    ("SET k v", [StringSet(K, b"v")]),
+    ("SET k w XX GET", [StringSet(K, b"w")]),
+    ("SET k v EX 1000", [StringSet(K, b"v", 1_000_000)]),
+    ("SET k v KEEPTTL", [Touch(K, "set")]),
+    (f"SET k v PXAT {FAR}", [StringSet(K, b"v", FAR)]),
+    ("SETEX k 1000 v", [StringSet(K, b"v", 1_000_000)]),
+    ("PSETEX k 1000000 v", [StringSet(K, b"v", 1_000_000)]),
+    ("SET k v NX", []),
+    ("GETSET k w", [StringSet(K, b"w")]),
+    ("GETEX k EX 1000", [ExpirySet(K, 1_000_000)]),
+    ("GETEX k PERSIST", [ExpirySet(K, None)]),
+    ("GETDEL k", [Deleted(K)]),
+    ("SETNX k v", [StringSet(K, b"v")]),
+    ("MSET k 1 l 2 x 3", [StringSet(K, b"1"), StringSet(L, b"2")]),
+    ("MSETNX k 1 l 2", []),
+    ("INCR k", [Touch(K, "set")]),
+    ("DECRBY k 5", [Touch(K, "set")]),
+    ("INCRBYFLOAT k 0.5", [Touch(K, "set")]),
+    ("APPEND l z", [Touch(L, "set")]),
+    ("SETRANGE l 3 z", [Touch(L, "set")]),
+    ("SETBIT l 3 0", [Touch(L, "set")]),
+    ("SETBIT l 3 0", []),
+    ("BITFIELD l SET u8 0 65", [Touch(L, "set")]),
+    ("BITOP NOT k l", [Touch(K, "set")]),
+    ("DEL k l", [Deleted(K), Deleted(L)]),
+    ("DEL k l", []),
+    ("PFADD k a", [Touch(K, "set")]),
+    ("PFCOUNT k", [Touch(K, "set")]),
+    ("UNLINK k", [Deleted(K)]),
+    ("HSET k f 1 g 2", [HashSet(K, {b"f": b"1", b"g": b"2"})]),
+    ("HSET k f 1", [HashSet(K, {b"f": b"1"})]),
+    ("HMSET k f 2 h 3", [HashSet(K, {b"f": b"2", b"h": b"3"})]),
+    ("HSETNX k i 9", [HashSet(K, {b"i": b"9"})]),
+    ("HSETNX k i 9", []),
+    ("HINCRBY k f 1", [HashSet(K, {b"f": None})]),
+    ("HINCRBYFLOAT k f 0.5", [HashSet(K, {b"f": b"3.5"})]),
+    ("HDEL k f nothere", [FieldsDeleted(K, (b"f", b"nothere"))]),
+    ("HDEL k nothere", []),
+    ("EXPIRE k 1000", [ExpirySet(K, 1_000_000)]),
+    ("PEXPIRE k 1000000", [ExpirySet(K, 1_000_000)]),
+    (f"PEXPIREAT k {FAR} GT", [ExpirySet(K, FAR)]),
+    ("EXPIREAT k 4100000000", [ExpirySet(K, 4_100_000_000_000)]),
+    ("PEXPIREAT k 5 GT", []),
+    ("PERSIST k", [ExpirySet(K, None)]),
+    ("RENAME k l", [Deleted(K), Touch(L, replaces=True)]),
+    ("RENAMENX l k", [Deleted(L), Touch(K, replaces=True)]),
+    ("COPY k l", [Touch(L, replaces=True)]),
+    ("COPY k k DB 1", []),
+    ("MOVE l 2", [Deleted(L)]),
+    ("EXPIRE k -1", [Deleted(K)]),
+    (
+        "EVAL redis.call('set',KEYS[1],'a');redis.call('hset','site1:l','f','b') 1 k",
+        [StringSet(K, b"a"), HashSet(L, {b"f": b"b"})],
+    ),
+    ("EVAL redis.call('select','5');redis.call('set',KEYS[1],'a') 1 k", []),
+    ("LPUSH site1:list a", []),
+    ("FLUSHDB", [Flushed(emptied=True)]),
+    ("SWAPDB 0 1", [Flushed(emptied=False)]),
+    ("FLUSHALL", [Flushed(emptied=True)]),
+]
+_MARK = b"site1:mark"
+
+
+def normal(change, now_ms):
+    """A time a thousand seconds from now as just that: 1,000,000 ms."""
+    at = getattr(change, "expires_at_ms", None)
+    if at is None or abs(at - now_ms - 1_000_000) > 60_000:
+        return change
+    return (
+        StringSet(change.key, change.value, 1_000_000)
+        if isinstance(change, StringSet)
+        else ExpirySet(change.key, 1_000_000)
+    )
+
+
+async def test_every_listed_command_on_a_real_server():
+    with RedisServer() as server:
+        link = ReplicaLink(parse_address(f"127.0.0.1:{server.port}"), acknowledged=lambda: 0)
+        followed = decoder()
+        changes = []
+        async with asyncio.timeout(30), contextlib.aclosing(link.events()) as events:
+            async for event in events:
+                if isinstance(event, SnapshotEnd):
+                    await asyncio.to_thread(say, server)
+                elif isinstance(event, Commands):
+                    for argv in event.commands:
+                        changes += followed.decode(argv)
+                    if StringSet(_MARK, b"%d" % len(SAID)) in changes:
+                        break
+        now_ms = time.time() * 1000
+        server.kill()  # told to stop, it would wait for a replica that never acknowledges
+
+    came, part = [], []
+    for change in changes:
+        if isinstance(change, StringSet) and change.key == _MARK:
+            came.append(part)
+            part = []
+        else:
+            part.append(normal(change, now_ms))
+    assert [(line, got) for (line, _), got in zip(SAID, came[1:], strict=True)] == SAID
+    assert followed.unreplicated == {"LPUSH": 1}
+    assert not followed.in_transaction
+
+
+def say(server):
+    client = server.client(single_connection_client=True)
+    client.set(_MARK, 0)
+    for number, (line, _) in enumerate(SAID, start=1):
+        client.execute_command(*words(line))
+        client.set(_MARK, number)

@@ -1,0 +1,580 @@
+"""How the hub is spoken to: what we write is run by a real Webdis, what it may answer is read."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from redisrepl.changes import (
+    Deleted,
+    ExpirySet,
+    FieldsDeleted,
+    HashSet,
+    HashState,
+    StringSet,
+    StringState,
+    Touch,
+)
+from redisrepl.errors import ProtocolError
+from redisrepl.wire.webdis import (
+    EXISTS,
+    MAX_FIELDS_PER_COMMAND,
+    CommandError,
+    Message,
+    MessageReader,
+    batch_body,
+    body,
+    commands_of,
+    encode_batch_command,
+    escape,
+    events_of,
+    fetch_body,
+    integer_body,
+    keyspace_channel,
+    parse_batch_reply,
+    parse_fetch_reply,
+    parse_integer,
+    parse_reply,
+)
+from testbed import RedisServer, Webdis, eventually
+from tests.samples import ALL_BYTES, AWKWARD_NAMES, pieces, resp, resp_like
+
+FAR = 4_000_000_000_000
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with RedisServer() as server, Webdis(server) as webdis, httpx.Client(timeout=10) as client:
+
+        def post(content):
+            answer = client.post(webdis.url, content=content)
+            assert answer.status_code == 200
+            return answer.content
+
+        post.redis = server.client()
+        yield post
+
+
+@pytest.fixture(autouse=True)
+def _empty(request):
+    if "hub" in request.fixturenames:
+        request.getfixturevalue("hub").redis.flushall()
+
+
+def run(hub, *commands):
+    """Send commands as a batch; return the errors by index."""
+    return parse_batch_reply(hub(batch_body(map(encode_batch_command, commands))), len(commands))
+
+
+# Escaping.
+
+
+@pytest.mark.parametrize("byte", range(256))
+def test_a_byte_is_escaped_only_where_it_has_a_meaning(byte):
+    character = bytes([byte])
+    expected = b"%%%02x" % byte if character in b"%/?+" else character
+
+    assert escape(character) == expected
+    assert escape(b"a" + character + b"z" + character) == b"a" + expected + b"z" + expected
+
+
+@given(st.binary())
+def test_what_is_escaped_can_be_read_back(data):
+    escaped = escape(data)
+
+    assert not set(escaped) & set(b"/?+")
+    assert bytes.fromhex("".join(unescaped(escaped))) == data
+
+
+def unescaped(data):
+    position = 0
+    while position < len(data):
+        if data[position] == ord("%"):
+            yield data[position + 1 : position + 3].decode()
+            position += 3
+        else:
+            yield f"{data[position]:02x}"
+            position += 1
+
+
+@pytest.mark.parametrize("byte", range(256))
+def test_every_byte_arrives_by_itself(hub, byte):
+    """Alone, at the start and at the end of keys and values."""
+    character = bytes([byte])
+    for value in (character, character + b"x", b"x" + character, character * 3):
+        assert parse_reply(hub(body(b"SET", value, value))) == b"OK"
+        assert hub.redis.get(value) == value
+        assert parse_reply(hub(body(b"GET", value))) == value
+
+
+@pytest.mark.parametrize("name", AWKWARD_NAMES)
+def test_awkward_names_arrive(hub, name):
+    assert not run(hub, [b"SET", name, name], [b"HSET", b"h" + name, name, name])
+    assert hub.redis.get(name) == name
+    assert hub.redis.hgetall(b"h" + name) == {name: name}
+    assert parse_reply(hub(body(b"HGETALL", b"h" + name))) == [name, name]
+    assert parse_fetch_reply(hub(fetch_body([name, b"h" + name], 1000))) == [StringState(name), HashState({name: name})]
+
+
+@pytest.mark.parametrize("value", [b"v.raw", b"v.json", b"v.txt", b".raw", b"a.b.raw", b"", b"v.RAW", b"v.j%son"])
+def test_what_looks_like_a_suffix_stays_part_of_the_value(hub, value):
+    hub(body(b"SET", b"k", value))
+    assert hub.redis.get("k") == value
+    run(hub, [b"SET", b"l", value], [b"HSET", b"h", value, value])
+    assert hub.redis.get("l") == value
+    assert hub.redis.hgetall("h") == {value: value}
+
+
+@given(key=st.binary(min_size=1, max_size=20), value=st.binary(max_size=50))
+@settings(max_examples=60, deadline=None)
+def test_any_bytes_arrive_in_a_batch(hub, key, value):
+    hub.redis.flushall()
+
+    assert not run(hub, [b"SET", key, value], [b"HSET", b"\xffh" + key, value, key])
+    assert hub.redis.get(key) == value
+    assert hub.redis.hgetall(b"\xffh" + key) == {value: key}
+
+
+def test_large_values_arrive(hub):
+    value = ALL_BYTES * 4096
+    run(hub, [b"SET", b"k", value])
+
+    assert hub.redis.get("k") == value
+    assert parse_fetch_reply(hub(fetch_body([b"k"], 1))) == [StringState(value)]
+
+
+# From a change to commands.
+
+
+@pytest.mark.parametrize(
+    ("change", "commands", "if_absent"),
+    [
+        (StringSet(b"k", b"v"), [[b"SET", b"k", b"v"]], [[b"SET", b"k", b"v", b"NX"]]),
+        (
+            StringSet(b"k", b"v", FAR),
+            [[b"SET", b"k", b"v", b"PXAT", b"%d" % FAR]],
+            [[b"SET", b"k", b"v", b"PXAT", b"%d" % FAR, b"NX"]],
+        ),
+        (
+            HashSet(b"k", {b"f": b"v", b"g": b""}),
+            [[b"HSET", b"k", b"f", b"v", b"g", b""]],
+            [[b"HSETNX", b"k", b"f", b"v", b"g", b""]],
+        ),
+        (HashSet(b"k", {b"f": None, b"g": b"w"}), [[b"HSET", b"k", b"g", b"w"]], [[b"HSETNX", b"k", b"g", b"w"]]),
+        (HashSet(b"k", {b"f": None}), [], []),
+        (HashSet(b"k", {}), [], []),
+        (Deleted(b"k"), [[b"DEL", b"k"]], []),
+        (FieldsDeleted(b"k", (b"f", b"g")), [[b"HDEL", b"k", b"f", b"g"]], []),
+        (FieldsDeleted(b"k", ()), [], []),
+        (ExpirySet(b"k", FAR), [[b"PEXPIREAT", b"k", b"%d" % FAR]], []),
+        (ExpirySet(b"k", None), [[b"PERSIST", b"k"]], []),
+        (Touch(b"k"), [], []),
+        (Touch(b"k", replaces=True), [], []),
+    ],
+)
+def test_a_change_in_commands(change, commands, if_absent):
+    assert list(commands_of(change)) == commands
+    assert list(commands_of(change, if_absent=True)) == if_absent
+
+
+@pytest.mark.parametrize("count", [1, 999, 1000, 1001, 2500])
+def test_a_large_hash_is_spread_over_commands_that_lua_can_unpack(hub, count):
+    fields = {b"f%d" % number: b"%d" % number for number in range(count)}
+    commands = list(commands_of(HashSet(b"h", fields)))
+
+    assert len(commands) == -(-count // MAX_FIELDS_PER_COMMAND)
+    assert not run(hub, *commands)
+    assert hub.redis.hgetall("h") == fields
+    removals = list(commands_of(FieldsDeleted(b"h", tuple(fields)[1:])))
+    assert not run(hub, *removals) or count == 1
+    assert hub.redis.hgetall("h") == {b"f0": b"0"}
+
+
+@pytest.mark.parametrize(
+    ("change", "events"),
+    [
+        (StringSet(b"k", b"w"), [b"set"]),
+        (StringSet(b"k", b"w", FAR), [b"set", b"expire"]),
+        (Deleted(b"k"), [b"del"]),
+        (ExpirySet(b"k", FAR), [b"expire"]),
+        (ExpirySet(b"k", None), [b"persist"]),
+        (HashSet(b"h", {b"f": b"1", b"i": b"2"}), [b"hset"]),
+        (FieldsDeleted(b"h", (b"f", b"g")), [b"hdel"]),
+    ],
+)
+def test_a_command_causes_the_events_that_we_expect(hub, change, events):
+    """Compared with what a real server publishes."""
+    redis = hub.redis
+    redis.config_set("notify-keyspace-events", "KA")
+    redis.set("k", "v", px=100_000)
+    redis.hset("h", mapping={"f": 1, "g": 2, "keep": 3})
+    (command,) = commands_of(change)
+    with redis.pubsub(ignore_subscribe_messages=True) as listener:
+        listener.psubscribe("__keyspace@0__:*")
+        eventually(redis.pubsub_numpat)
+        run(hub, command)
+        redis.publish("__keyspace@0__:end", "end")
+        seen = []
+        while not seen or seen[-1] != b"end":
+            message = listener.get_message(timeout=5)
+            seen += [message["data"]] if message else []
+
+    assert seen == [*events, b"end"]
+    assert list(events_of(command)) == events
+
+
+def test_the_channel_of_a_key():
+    assert keyspace_channel(0, b"site1:\xff") == b"__keyspace@0__:site1:\xff"
+    assert keyspace_channel(12, b"") == b"__keyspace@12__:"
+
+
+# Batches.
+
+
+def test_a_command_that_fails_does_not_stop_the_others(hub):
+    hub.redis.set("string", "v")
+    errors = run(
+        hub,
+        [b"SET", b"a", b"1"],
+        [b"HSET", b"string", b"f", b"v"],
+        [b"SET", b"b", b"2", b"PXAT", b"soon"],
+        [b"NOSUCH", b"c"],
+        [b"SET", b"d", b"4"],
+    )
+
+    assert errors.keys() == {1, 2, 3}
+    assert errors[1].startswith("WRONGTYPE ")
+    assert errors[2].startswith("ERR value is not an integer")
+    assert hub.redis.mget("a", "d") == [b"1", b"4"]
+
+
+def test_an_expiry_crosses_as_the_time_it_is(hub):
+    run(hub, [b"SET", b"k", b"v", b"PXAT", b"%d" % FAR])
+    assert hub.redis.pexpiretime("k") == FAR
+    run(hub, [b"PERSIST", b"k"])
+    assert hub.redis.pexpiretime("k") == -1
+
+
+def test_a_string_that_is_there_is_left_alone(hub):
+    hub.redis.set("there", "old")
+    errors = run(hub, [b"SET", b"there", b"new", b"NX"], [b"SET", b"gone", b"new", b"NX"])
+
+    assert errors == {0: EXISTS}
+    assert hub.redis.mget("there", "gone") == [b"old", b"new"]
+
+
+def test_fields_that_are_there_are_left_alone(hub):
+    hub.redis.hset("h", "f", "old")
+    errors = run(
+        hub,
+        [b"HSETNX", b"h", b"f", b"new", b"g", b"new", b"", ALL_BYTES],
+        [b"HSETNX", b"other", b"f", b"1", b"g", b"2"],
+        [b"SET", b"k", b"v"],
+    )
+
+    assert errors == {0: EXISTS}
+    assert hub.redis.hgetall("h") == {b"f": b"old", b"g": b"new", b"": ALL_BYTES}
+    assert hub.redis.hgetall("other") == {b"f": b"1", b"g": b"2"}
+    assert hub.redis.get("k") == b"v"
+
+
+def test_fields_for_what_is_no_hash(hub):
+    hub.redis.set("string", "v")
+    errors = run(hub, [b"HSETNX", b"string", b"f", b"1", b"g", b"2"], [b"SET", b"k", b"v"])
+
+    assert errors.keys() == {0}
+    assert errors[0].startswith("WRONGTYPE ")
+    assert hub.redis.get("k") == b"v"
+
+
+def test_an_empty_batch(hub):
+    assert run(hub) == {}
+
+
+@pytest.mark.parametrize("count", [1, 1000])
+def test_as_many_commands_as_a_batch_holds(hub, count):
+    assert not run(hub, *([b"SET", b"k%d" % number, b"v"] for number in range(count)))
+    assert hub.redis.dbsize() == count
+
+
+def reply(*items):
+    return resp(*items)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        reply(),
+        reply(b"2"),
+        reply(b""),
+        reply(b"3", b"x WRONGTYPE"),
+        reply(b"3", b"-1 WRONGTYPE"),
+        reply(b"3", b"3 WRONGTYPE"),
+        reply(b"3", b""),
+        b":3\r\n",
+        b"$1\r\n3\r\n",
+        b"*1\r\n:3\r\n",
+        b"*1\r\n*1\r\n$1\r\n3\r\n",
+        b"*2\r\n$1\r\n3\r\n$-1\r\n",
+        b"*2\r\n$1\r\n3\r\n",
+        b"",
+    ],
+)
+def test_a_batch_reply_that_does_not_account_for_all_commands(answer):
+    with pytest.raises(ProtocolError):
+        parse_batch_reply(answer, 3)
+
+
+def test_a_batch_reply_names_what_failed():
+    answer = reply(b"3", b"0 EXISTS", b"2 ERR caf\xe9  x")
+
+    assert parse_batch_reply(answer, 3) == {0: EXISTS, 2: "ERR caf\\xe9  x"}
+
+
+def test_a_refused_script_is_not_a_reply():
+    with pytest.raises(CommandError, match=r"^NOPERM no scripts$"):
+        parse_batch_reply(b"-NOPERM no scripts\r\n", 1)
+
+
+# Reading.
+
+
+def test_states_are_read_with_their_expiry(hub):
+    redis = hub.redis
+    redis.set("string", b"\x00\xff")
+    redis.set("empty", b"")
+    redis.set("dying", "v", pxat=FAR)
+    redis.hset("hash", mapping={"f": "v", "g": ""})
+    redis.hset("dying hash", mapping={b"\xff": "v"})
+    redis.pexpireat("dying hash", FAR)
+    redis.rpush("list", "a")
+    redis.pexpireat("list", FAR)
+    redis.sadd("set", "a")
+    redis.zadd("zset", {"a": 1})
+    redis.xadd("stream", {"a": 1})
+    keys = [
+        b"string",
+        b"none",
+        b"empty",
+        b"dying",
+        b"hash",
+        b"dying hash",
+        b"list",
+        b"set",
+        b"zset",
+        b"stream",
+        b"string",
+    ]
+
+    assert parse_fetch_reply(hub(fetch_body(keys, 10_000))) == [
+        StringState(b"\x00\xff"),
+        None,
+        StringState(b""),
+        StringState(b"v", FAR),
+        HashState({b"f": b"v", b"g": b""}),
+        HashState({b"\xff": b"v"}, FAR),
+        "list",
+        "set",
+        "zset",
+        "stream",
+        StringState(b"\x00\xff"),
+    ]
+
+
+def test_a_server_without_pexpiretime_tells_the_expiry_too():
+    """Redis before 7.0; a renamed command stands for one that is not there."""
+    with RedisServer(config={"rename-command": ['PEXPIRETIME ""']}) as server, Webdis(server) as webdis:
+        server.client().set("k", "v", px=100_000)
+        server.client().set("l", "v")
+        before = time.time() * 1000
+        dying, lasting = parse_fetch_reply(httpx.post(webdis.url, content=fetch_body([b"k", b"l"], 100)).content)
+
+    assert abs(dying.expires_at_ms - before - 100_000) < 20_000
+    assert lasting == StringState(b"v")
+
+
+@pytest.mark.parametrize(("budget", "count"), [(1, 1), (0, 0), (100, 1), (101, 1), (102, 2), (202, 2), (10_000, 5)])
+def test_a_reply_carries_no_more_than_the_budget_and_one_key(hub, budget, count):
+    for number in range(5):
+        hub.redis.set(f"k{number}", b"x" * 100)
+    states = parse_fetch_reply(hub(fetch_body([b"k%d" % number for number in range(5)], budget)))
+
+    assert states == [StringState(b"x" * 100)] * count
+
+
+def test_missing_keys_count_too(hub):
+    assert parse_fetch_reply(hub(fetch_body([b"none"] * 50, 10))) == [None] * 10
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        reply(b"string"),
+        reply(b"string", b""),
+        reply(b"string", b"", b"1"),
+        reply(b"string", b"", b"0"),
+        reply(b"string", b"", b"x", b"v"),
+        reply(b"string", b"soon", b"1", b"v"),
+        reply(b"string", b"", b"9" * 30, b"v"),
+        reply(b"string", b"", b"9" * 5000, b"v"),
+        reply(b"hash", b"", b"3", b"f", b"v", b"g"),
+        reply(b"hash", b"", b"2", b"f"),
+        b"*1\r\n:5\r\n",
+        b"+OK\r\n",
+    ],
+)
+def test_a_fetch_reply_that_the_script_does_not_return(answer):
+    with pytest.raises(ProtocolError):
+        parse_fetch_reply(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        (b"$3\r\nabc\r\n", b"abc"),
+        (b"$0\r\n\r\n", b""),
+        (b"$-1\r\n", None),
+        (b"+OK\r\n", b"OK"),
+        (b":-5\r\n", -5),
+        (b"*0\r\n", []),
+        (b"*2\r\n$1\r\na\r\n:1\r\n", [b"a", 1]),
+    ],
+)
+def test_a_reply_by_itself(answer, value):
+    assert parse_reply(answer) == value
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"$3\r\nab",
+        b"$1\r\na\r\nx",
+        b"+OK\r\n+OK\r\n",
+        b"<html>",
+        b'{"GET":null}',
+        b"%1\r\n*0\r\n:1\r\n",
+        b"*4294967295\r\n",
+    ],
+)
+def test_what_is_not_one_reply(answer):
+    with pytest.raises(ProtocolError):
+        parse_reply(answer)
+
+
+def test_an_error_reply_keeps_redis_words():
+    with pytest.raises(CommandError, match=r"^WRONGTYPE Operation against$"):
+        parse_reply(b"-WRONGTYPE Operation against\r\n")
+
+
+@pytest.mark.parametrize("name", [b"k", b"k.raw", b"a/b?c+d%2f.json"])
+def test_a_large_integer_arrives_whole(hub, name):
+    hub.redis.set(name, "v", pxat=FAR)
+
+    assert parse_integer(hub(integer_body(b"PEXPIRETIME", name))) == FAR
+    assert parse_integer(hub(integer_body(b"PEXPIRETIME", b"none"))) == -2
+
+
+def test_a_command_without_its_integer_keeps_redis_words(hub):
+    hub.redis.rpush("list", "a")
+    with pytest.raises(CommandError, match=r"^WRONGTYPE "):
+        parse_integer(hub(integer_body(b"INCR", b"list")))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"<html>",
+        b"5",
+        b"[]",
+        b"{}",
+        b'{"A":1,"B":2}',
+        b'{"A":"1"}',
+        b'{"A":null}',
+        b'{"A":true}',
+        b'{"A":[]}',
+        b"\xff",
+    ],
+)
+def test_what_is_not_one_integer(answer):
+    with pytest.raises(ProtocolError):
+        parse_integer(answer)
+
+
+@given(resp_like() | st.binary(max_size=40))
+@settings(max_examples=400, deadline=None)
+def test_any_reply_is_read_or_refused(answer):
+    for read in (parse_reply, parse_fetch_reply, lambda data: parse_batch_reply(data, 2)):
+        with contextlib.suppress(ProtocolError, CommandError):
+            read(answer)
+
+
+# The long poll.
+
+CONFIRMED = b"*3\r\n$10\r\npsubscribe\r\n$2\r\ns*\r\n:1\r\n"
+EVENT = resp(b"pmessage", b"s*", b"__keyspace@0__:site1:" + ALL_BYTES, b"set")
+
+
+@pytest.mark.parametrize("size", [None, 1, 7])
+def test_messages_are_read_however_they_are_cut(size):
+    reader = MessageReader()
+    assert not reader.subscribed
+    messages = []
+    for piece in pieces(CONFIRMED + EVENT + EVENT, size):
+        messages += reader.feed(piece)
+
+    assert reader.subscribed
+    assert messages == [Message(b"__keyspace@0__:site1:" + ALL_BYTES, b"set")] * 2
+
+
+def test_a_message_may_come_before_the_confirmation():
+    reader = MessageReader()
+
+    assert len(reader.feed(EVENT)) == 1
+    assert not reader.subscribed
+    assert reader.feed(CONFIRMED) == []
+    assert reader.subscribed
+
+
+def test_a_refused_subscription():
+    with pytest.raises(CommandError, match=r"^NOPERM no channel$"):
+        MessageReader().feed(b"-NOPERM no channel\r\n")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"HTTP/1.1 200 OK\r\n",
+        b"+OK\r\n",
+        b":1\r\n",
+        b"*0\r\n",
+        resp(b"message", b"c", b"m"),
+        resp(b"pmessage", b"p", b"c"),
+        b"*4\r\n$8\r\npmessage\r\n$1\r\np\r\n:1\r\n$1\r\nm\r\n",
+        b"*4\r\n$8\r\npmessage\r\n$1\r\np\r\n$1\r\nc\r\n$-1\r\n",
+        b"*4\r\n$8\r\npmessage\r\n$2\r\ns*\r\n$5\r\nabc\r\n*4\r\n$8\r\n",
+        b"%1\r\n*0\r\n:1\r\n",
+        b"*4294967295\r\n",
+    ],
+)
+def test_damaged_framing_is_noticed(damage):
+    reader = MessageReader()
+    reader.feed(CONFIRMED + EVENT)
+    with pytest.raises(ProtocolError):
+        reader.feed(damage + b"\r\n" * 3)
+
+
+@given(resp_like(), st.sampled_from([None, 1, 5]))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_give_messages_or_an_error_of_ours(data, size):
+    reader = MessageReader()
+    with contextlib.suppress(ProtocolError, CommandError):
+        for piece in pieces(data, size):
+            for message in reader.feed(piece):
+                assert type(message.channel) is type(message.data) is bytes
