@@ -16,102 +16,22 @@ from typing import Any, NoReturn
 
 from redisrepl import __version__
 from redisrepl.errors import ConfigError, ExitCode, RedisreplError, exit_code
+from redisrepl.helptexts import (
+    CHECK_EXAMPLE,
+    RDB_EPILOG,
+    RDB_EXAMPLE,
+    RUN_EPILOG,
+    RUN_EXAMPLE,
+    TAIL_EPILOG,
+    TAIL_EXAMPLE,
+    VERIFY_EXAMPLE,
+)
 from redisrepl.local.address import SiteAddress, parse_address
 from redisrepl.observe.logging import configure_logging
 from redisrepl.settings import ENV_PREFIX, Settings, flag_of, load_settings
 from redisrepl.tls import CertificateFiles, read_file
 
 __all__ = ["main"]
-
-_EXAMPLE = """\
-example:
-  redisrepl --cert c.pem --key k.pem --ca ca.pem -rc --ns site1:
-
-Keeps the keys of the Redis on this machine that start with site1: equal to those of the hub at
-https://localhost/redis: writes here go there, and with -rc writes there come here.
-"""
-
-_COMMANDS_HELP = """\
-commands:
-  redisrepl [run] ...      run the daemon (the default)
-  redisrepl check ...      is everything there that the daemon needs? One line each, with the remedy
-  redisrepl verify ...     are both sides equal? Which keys are not? --repair heals them
-  redisrepl rdb FILE|-     print a snapshot file as JSON, one object a line
-  redisrepl tail ...       print what a Redis holds, then each write, likewise
-  redisrepl COMMAND --help tells more
-
-exit codes:
-  0 stopped when told to    1 unexpected error         2 wrong usage
-  69 a server is away       77 refused by a server     78 bad configuration
-
-Each flag is also a variable (--ns: REDISREPL_NS) and a key of the --config file (ns). The order is
-flag, variable, file, default. Flags may be written with one dash, as redisRepl 1.2 had them.
-"""
-
-_CHECK_EXAMPLE = """\
-example:
-  redisrepl check --cert c.pem --key k.pem --ca ca.pem -rc --ns site1:
-
-Looks at every precondition of a daemon with these flags, and says what to do where one does not hold. Changes nothing.
-Exit code: 0 if the daemon can work, else the one that it would end with.
-"""
-
-_VERIFY_EXAMPLE = """\
-example:
-  redisrepl verify --cert c.pem --key k.pem --ca ca.pem -rc --ns site1:
-
-Compares both sides key by key, by digests where the hub allows scripts, and names the keys that differ and go on
-differing. Exit code: 0 if none does, 1 if some do. With --repair they are healed as the daemon would: what one side
-has alone is copied, and where both have a value the hub's stands with -rc, the site's without (--on-conflict).
-"""
-
-_RDB_EXAMPLE = """\
-example:
-  redisrepl rdb dump.rdb --ns site1: | jq .key
-
-Prints what a snapshot of Redis or Valkey holds, one JSON object a line:
-
-  {"db":0,"key":"site1:a","type":"string","value":"1","expires_at_ms":null}
-  {"db":0,"key":"site1:h","type":"hash","value":[["field","value"]],"expires_at_ms":1790000000000}
-
-Bytes that are not UTF-8 are {"base64":"..."}. Filters of one kind widen each other, of two kinds narrow each other.
-"""
-
-_RDB_EPILOG = """\
-more examples:
-  redis-cli --rdb - | redisrepl rdb - --summary     what takes the space
-  redisrepl rdb dump.rdb --type hash --db 3 --keys  names of the hashes in database 3
-
-exit codes:
-  0 all of it was read      1 the snapshot is damaged: everything before the damage was printed
-  2 wrong usage             78 there is no such file, or it cannot be read
-"""
-
-_TAIL_EXAMPLE = """\
-example:
-  redisrepl tail --raddr redis.lab:6379 --ns site1:
-
-Prints what a Redis holds, as `redisrepl rdb` does, and then each write at the moment it happens:
-
-  {"db":0,"argv":["SET","site1:a","1"],"offset":1234,"replid":"8371b4..."}
-"""
-
-_TAIL_EPILOG = """\
-more examples:
-  redisrepl tail --no-snapshot --command del --command unlink     who removes keys?
-  redisrepl tail --key site1:a --key site1:b                      watch two keys
-  redisrepl tail --from 8371b4...:1234                            go on after that line
-  redisrepl tail --sentinel s1:26379,s2:26379/mymaster            whichever server is the master
-
---ns and --key widen each other. PING, REPLCONF, SELECT, MULTI and EXEC are not printed; the writes of a transaction
-come together and have the same "transaction". A lost link is made again and goes on without a gap or a repeated line;
-where the server cannot, a line on stderr says so and the snapshot comes again.
-
-exit codes:
-  0 stopped with Ctrl-C or SIGTERM, or nobody reads the output any more
-  2 wrong usage             69 the server is away at the start
-  77 refused by the server  78 bad configuration      1 unexpected error
-"""
 
 #: Settings that concern one Redis and nothing else.
 _TAIL_SETTINGS = [
@@ -171,8 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     parser = _Parser(
         prog="redisrepl",
-        description=_EXAMPLE,
-        epilog=_COMMANDS_HELP,
+        description=RUN_EXAMPLE,
+        epilog=RUN_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         add_help=False,
@@ -208,14 +128,14 @@ def _load(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Settings, S
 def _check(argv: list[str]) -> int:
     from redisrepl.subcommands import check  # noqa: PLC0415 - the daemon does not need it
 
-    settings, address, _ = _load(_settings_parser("check", _CHECK_EXAMPLE), argv)
+    settings, address, _ = _load(_settings_parser("check", CHECK_EXAMPLE), argv)
     return asyncio.run(check.run(settings, address, out=sys.stdout))
 
 
 def _verify(argv: list[str]) -> int:
     from redisrepl.subcommands import verify  # noqa: PLC0415 - the daemon does not need it
 
-    parser = _settings_parser("verify", _VERIFY_EXAMPLE)
+    parser = _settings_parser("verify", VERIFY_EXAMPLE)
     parser.add_argument("--repair", action="store_true", help="heal what differs, then compare again")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     settings, address, flags = _load(parser, argv)
@@ -240,8 +160,8 @@ def _rdb(argv: list[str]) -> int:
 
     parser = _Parser(
         prog="redisrepl rdb",
-        description=_RDB_EXAMPLE,
-        epilog=_RDB_EPILOG,
+        description=RDB_EXAMPLE,
+        epilog=RDB_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -271,8 +191,8 @@ def _tail(argv: list[str]) -> int:
 
     parser = _Parser(
         prog="redisrepl tail",
-        description=_TAIL_EXAMPLE,
-        epilog=_TAIL_EPILOG,
+        description=TAIL_EXAMPLE,
+        epilog=TAIL_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         usage="redisrepl tail [--raddr ADDRESS] [flags]",

@@ -37,6 +37,7 @@ from redisrepl.local.apply import SiteWriter
 from redisrepl.local.connection import open_client, translated
 from redisrepl.local.read import SiteReader
 from redisrepl.namespaces import Namespaces, printable
+from redisrepl.observe.state import state_fields
 from redisrepl.outbound import Outbound, OutboundOptions
 from redisrepl.pacing import Pacer
 from redisrepl.pushing import Pushing
@@ -46,9 +47,9 @@ from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
 from redisrepl.settings import Settings
-from redisrepl.signals import stop_signals
+from redisrepl.signals import process_signals
 from redisrepl.sweep import Comparison, ConflictWinner, Healing, Sweep
-from redisrepl.tls import CertificateFiles, client_context
+from redisrepl.tls import CertificateFiles, client_context, renew
 from redisrepl.wire.commands import ChangeDecoder
 
 __all__ = ["Daemon"]
@@ -90,9 +91,11 @@ class Daemon:
         self._settings = settings
         self._address = address
         self._namespaces = Namespaces(settings.ns)
+        self._certificates = CertificateFiles(settings.ca, settings.cert, settings.key)
+        self._context = client_context(self._certificates)
         self._session = HubSession(
             check_url(settings.haddr),
-            client_context(CertificateFiles(settings.ca, settings.cert, settings.key)),
+            self._context,
             connections=settings.flights + _FETCHES + 4,
             timeout=settings.timeout,
             connect_timeout=settings.connect_timeout,
@@ -262,7 +265,7 @@ class Daemon:
         # and again took a tenth of the time.
         gc.freeze()
         gc.set_threshold(100_000, 50, 100)
-        with stop_signals(self._stop, self._say_state):
+        with process_signals(self._stop, self._say_state, self._reload):
             try:
                 await self._unless_stopped(self._check_peers())
                 if not self._stop.is_set():
@@ -375,21 +378,16 @@ class Daemon:
                     self._told_unreplicated.add(name)
                     _log.warning("stream.not_replicated", command=name, count=count)
 
+    def _reload(self) -> None:
+        """Take new certificates from the same files, for the connections that follow (SIGHUP)."""
+        try:
+            renew(self._context, self._certificates)
+        except RedisreplError as error:
+            _log.error("daemon.reload_failed", error=str(error), then="the old certificates stay in use")
+        else:
+            _log.info("daemon.reloaded", certificate=str(self._certificates.cert))
+
     def _say_state(self) -> None:
-        """What waits where, in numbers (SIGUSR1)."""
-        outbound, following = self._outbound, self._following
-        fields: dict[str, Any] = {
-            "position": str(following.position),
-            "acknowledged": outbound.acknowledged,
-            "waiting_keys": outbound.waiting,
-            "waiting_bytes": outbound.pending.bytes + outbound.seeds.bytes,
-            "pushed": outbound.counters.pushed,
-            "push_failures": outbound.counters.failed,
-            "requests": outbound.counters.requests,
-            "echoes_local": outbound.counters.echoes,
-        }
-        if self._pull is not None:
-            inbound = self._pull.inbound
-            counters = inbound.counters
-            fields |= inbound.outstanding() | {name: getattr(counters, name) for name in counters.__slots__}
-        _log.info("daemon.state", **fields)
+        """How things stand, in numbers (SIGUSR1)."""
+        inbound = self._pull.inbound if self._pull else None
+        _log.info("daemon.state", **state_fields(self._following, self._outbound, inbound))

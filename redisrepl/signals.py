@@ -1,7 +1,7 @@
 """What the process does when it is told to.
 
-In: SIGTERM, SIGINT, SIGUSR1. Out: an event set, a call made; at a second order to stop, the end. Left to others:
-stopping in order (`daemon`).
+In: SIGTERM, SIGINT, SIGUSR1, SIGHUP. Out: an event set, a call made; at a second order to stop, the end. Left to
+others: stopping in order (`daemon`).
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ import structlog
 
 from redisrepl.errors import ExitCode
 
-__all__ = ["stop_signals"]
+__all__ = ["process_signals"]
 
 _log = structlog.get_logger("redisrepl")
 
 
 @contextlib.contextmanager
-def stop_signals(stop: asyncio.Event, say_state: Callable[[], None]) -> Iterator[None]:
+def process_signals(stop: asyncio.Event, say_state: Callable[[], None], reload: Callable[[], None]) -> Iterator[None]:
     """SIGTERM and SIGINT ask for a clean stop, a second one does not wait; SIGUSR1 asks how things stand.
 
     Args:
         stop: set at the first order to stop.
         say_state: called at SIGUSR1.
+        reload: called at SIGHUP.
     """
     loop = asyncio.get_running_loop()
 
@@ -37,7 +38,7 @@ def stop_signals(stop: asyncio.Event, say_state: Callable[[], None]) -> Iterator
             os._exit(ExitCode.UNEXPECTED)
         stop.set()
 
-    handlers = {signal.SIGTERM: order, signal.SIGINT: order, signal.SIGUSR1: say_state}
+    handlers = {signal.SIGTERM: order, signal.SIGINT: order, signal.SIGUSR1: say_state, signal.SIGHUP: reload}
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
     try:

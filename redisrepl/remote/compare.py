@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
+import structlog
+
 from redisrepl.errors import CommandRefusedError, HubError
 from redisrepl.namespaces import glob_escape
 from redisrepl.remote.fetch import HubReader
-from redisrepl.remote.push import scripts_refused
+from redisrepl.remote.push import is_passing
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.digests import digest, digest_body, parse_digest_reply, parse_scan_reply, scan_body
 
 __all__ = ["HubComparer"]
+
+_log = structlog.get_logger("redisrepl")
 
 
 class HubComparer:
@@ -74,8 +78,12 @@ class HubComparer:
             if not reply.startswith(b"-"):
                 return reply
             text = reply[1:].decode("utf-8", "backslashreplace").strip()
-            if not scripts_refused(text):
-                raise HubError(f"the hub refused a comparison: {text}", status=_OK)
+            if is_passing(text):
+                raise HubError(f"the hub is not ready for a comparison: {text}", status=_OK)
+            # EVAL itself, or a command in it (SCAN, TYPE, HGETALL): either way there is another way.
+            _log.warning(
+                "sweep.scripts_refused", error=text, hint="values cross instead of digests: allow EVAL and SCAN"
+            )
         self.scripts = False
         return None
 

@@ -15,9 +15,9 @@ STAND_IN = """
 
     signal.signal(signal.SIGTERM, lambda *_: (say("stopping"), sys.exit(0)))
     signal.signal(signal.SIGHUP, lambda *_: say("reloaded"))
+    print("data", flush=True)
     say("started", args=sys.argv[1:], setting=os.environ.get("REDISREPL_NS"))
     print("a plain line", file=sys.stderr, flush=True)
-    print("data", flush=True)
     if sys.argv[1:] == ["fail"]:
         sys.exit(78)
     while True:
@@ -29,6 +29,7 @@ STAND_IN = """
 def start(tmp_path):
     package = tmp_path / "redisrepl"
     package.mkdir()
+    (package / "__init__.py").touch()  # without it an installed redisrepl would go before it
     (package / "__main__.py").write_text(textwrap.dedent(STAND_IN))
     daemons = []
 

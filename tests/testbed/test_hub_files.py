@@ -31,6 +31,8 @@ NEEDED = [
     "HDEL/site1%3ah/g",
     "HGETALL/site1%3ah",
     "KEYS/site1%3a%2a",
+    "SCAN/0/MATCH/site1%3a%2a",
+    "HSETNX/site1%3ah/f/1",
     "DEL/site1%3ab",
     "PUBLISH/__keyspace@0__%3asite1%3acanary/1",
     "SCRIPT/LOAD/return%201",
@@ -48,7 +50,7 @@ DENIED_BY_REDIS = [
     "EVAL/return%20redis%2ecall%28%27get%27%2c%27site2%3aa%27%29/0",
     "PUBLISH/__keyspace@0__%3asite2%3acanary/1",
     "CONFIG/SET/notify-keyspace-events/KEA",
-    "SCAN/0",
+    "RANDOMKEY",
     "RENAME/site1%3aa/site1%3ab",
     "SCRIPT/FLUSH",
 ]

@@ -8,7 +8,7 @@ import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 PLAIN_TOOLS = ("sort", "tr", "dirname", "cksum", "cat")
-SERVERS = ("redis-server", "webdis", "nginx", "openssl", "tinyproxy")
+SERVERS = ("redis-server", "webdis", "nginx", "openssl", "tinyproxy", "systemd-analyze")
 
 
 @pytest.fixture
@@ -56,12 +56,13 @@ def test_what_is_missing_is_said_and_asked_of_sudo(machine):
     machine.install("apt-get")
     machine.install("sudo", '#!/bin/sh\nshift\necho "$@"\n')
     run = machine.run("install-packages", "demo", "test")
-    assert run.stderr == "install-packages: installing nginx-light tinyproxy webdis (no service will be started)\n"
-    assert run.stdout == "--install nginx-light tinyproxy webdis\n"
+    packages = "nginx-light systemd tinyproxy webdis"
+    assert run.stderr == f"install-packages: installing {packages} (no service will be started)\n"
+    assert run.stdout == f"--install {packages}\n"
 
 
-def test_the_demonstration_needs_no_forward_proxy(machine):
-    for server in SERVERS[:-1]:
+def test_the_demonstration_needs_no_forward_proxy_and_no_systemd(machine):
+    for server in SERVERS[:4]:
         machine.install(server)
     assert machine.run("install-packages", "demo").returncode == 0
 

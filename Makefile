@@ -1,0 +1,41 @@
+# The verbs of this project. What is missing on the machine is installed first, and said.
+
+PYTHON_FILES := .
+BIN := .venv/bin
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format check venv clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## two sites and a hub on this machine, writes on every side (20 s; more the first time)
+	@scripts/install-packages demo
+	@scripts/venv
+	@$(BIN)/python -m testbed.demo $(DEMO_ARGS)
+
+test: ## every test, against real servers; PYTEST_ARGS='-k demo -x' for some
+	@scripts/install-packages test
+	@scripts/venv
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: ## ruff and mypy
+	@scripts/venv
+	$(BIN)/ruff check $(PYTHON_FILES)
+	$(BIN)/ruff format --check $(PYTHON_FILES)
+	$(BIN)/mypy
+
+format: ## put the code into the one shape
+	@scripts/venv
+	$(BIN)/ruff check --fix --exit-zero $(PYTHON_FILES)
+	$(BIN)/ruff format $(PYTHON_FILES)
+
+check: lint test ## what has to pass before a change goes in
+
+venv: ## .venv with this project and its tools
+	@scripts/venv
+
+clean: ## remove what the other verbs made
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,105 @@
+"""What `--help` says before and after the flags.
+
+In: nothing. Out: texts. Left to others: the flags (`cli`), what they mean (`settings`).
+"""
+
+__all__ = [
+    "CHECK_EXAMPLE",
+    "RDB_EPILOG",
+    "RDB_EXAMPLE",
+    "RUN_EPILOG",
+    "RUN_EXAMPLE",
+    "TAIL_EPILOG",
+    "TAIL_EXAMPLE",
+    "VERIFY_EXAMPLE",
+]
+
+RUN_EXAMPLE = """\
+example:
+  redisrepl --cert c.pem --key k.pem --ca ca.pem -rc --ns site1:
+
+Keeps the keys of the Redis on this machine that start with site1: equal to those of the hub at
+https://localhost/redis: writes here go there, and with -rc writes there come here.
+"""
+
+RUN_EPILOG = """\
+commands:
+  redisrepl [run] ...      run the daemon (the default)
+  redisrepl check ...      is everything there that the daemon needs? One line each, with the remedy
+  redisrepl verify ...     are both sides equal? Which keys are not? --repair heals them
+  redisrepl rdb FILE|-     print a snapshot file as JSON, one object a line
+  redisrepl tail ...       print what a Redis holds, then each write, likewise
+  redisrepl COMMAND --help tells more
+
+exit codes:
+  0 stopped when told to    1 unexpected error         2 wrong usage
+  69 a server is away       77 refused by a server     78 bad configuration
+
+Each flag is also a variable (--ns: REDISREPL_NS) and a key of the --config file (ns). The order is
+flag, variable, file, default. Flags may be written with one dash, as redisRepl 1.2 had them.
+"""
+
+CHECK_EXAMPLE = """\
+example:
+  redisrepl check --cert c.pem --key k.pem --ca ca.pem -rc --ns site1:
+
+Looks at every precondition of a daemon with these flags, and says what to do where one does not hold. Changes nothing.
+Exit code: 0 if the daemon can work, else the one that it would end with.
+"""
+
+VERIFY_EXAMPLE = """\
+example:
+  redisrepl verify --cert c.pem --key k.pem --ca ca.pem -rc --ns site1:
+
+Compares both sides key by key, by digests where the hub allows scripts, and names the keys that differ and go on
+differing. Exit code: 0 if none does, 1 if some do. With --repair they are healed as the daemon would: what one side
+has alone is copied, and where both have a value the hub's stands with -rc, the site's without (--on-conflict).
+"""
+
+RDB_EXAMPLE = """\
+example:
+  redisrepl rdb dump.rdb --ns site1: | jq .key
+
+Prints what a snapshot of Redis or Valkey holds, one JSON object a line:
+
+  {"db":0,"key":"site1:a","type":"string","value":"1","expires_at_ms":null}
+  {"db":0,"key":"site1:h","type":"hash","value":[["field","value"]],"expires_at_ms":1790000000000}
+
+Bytes that are not UTF-8 are {"base64":"..."}. Filters of one kind widen each other, of two kinds narrow each other.
+"""
+
+RDB_EPILOG = """\
+more examples:
+  redis-cli --rdb - | redisrepl rdb - --summary     what takes the space
+  redisrepl rdb dump.rdb --type hash --db 3 --keys  names of the hashes in database 3
+
+exit codes:
+  0 all of it was read      1 the snapshot is damaged: everything before the damage was printed
+  2 wrong usage             78 there is no such file, or it cannot be read
+"""
+
+TAIL_EXAMPLE = """\
+example:
+  redisrepl tail --raddr redis.lab:6379 --ns site1:
+
+Prints what a Redis holds, as `redisrepl rdb` does, and then each write at the moment it happens:
+
+  {"db":0,"argv":["SET","site1:a","1"],"offset":1234,"replid":"8371b4..."}
+"""
+
+TAIL_EPILOG = """\
+more examples:
+  redisrepl tail --no-snapshot --command del --command unlink     who removes keys?
+  redisrepl tail --key site1:a --key site1:b                      watch two keys
+  redisrepl tail --from 8371b4...:1234                            go on after that line
+  redisrepl tail --sentinel s1:26379,s2:26379/mymaster            whichever server is the master
+
+--ns and --key widen each other. PING, REPLCONF, SELECT, MULTI and EXEC are not printed; the writes of a transaction
+come together and have the same "transaction". A lost link is made again and goes on without a gap or a repeated line;
+where the server cannot, a line on stderr says so and the snapshot comes again.
+
+exit codes:
+  0 stopped with Ctrl-C or SIGTERM, or nobody reads the output any more
+  2 wrong usage             69 the server is away at the start
+  77 refused by the server  78 bad configuration      1 unexpected error
+"""

@@ -1,0 +1,96 @@
+"""deploy/*.service: systemd understands them, and leaves the daemon little to do harm with."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from redisrepl.errors import ExitCode
+from redisrepl.settings import ENV_PREFIX, Settings
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+UNITS = ["redisrepl.service", "redisrepl@.service"]
+
+
+@pytest.fixture
+def units(tmp_path):
+    """The units with their drop-ins, an instance of the template, and an executable that is there."""
+    for name in UNITS:
+        text = (DEPLOY / name).read_text().replace("/opt/redisrepl/bin/redisrepl", sys.executable)
+        for copy in {name, name.replace("@", "@site1")}:
+            (tmp_path / copy).write_text(text)
+            shutil.copytree(DEPLOY / f"{name}.d", tmp_path / f"{copy}.d")
+    return tmp_path
+
+
+def analyze(*args):
+    return subprocess.run(["systemd-analyze", *args], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("unit", ["redisrepl.service", "redisrepl@site1.service"])
+def test_systemd_has_nothing_to_complain_of(units, unit):
+    verified = analyze("verify", "--man=no", units / unit)
+
+    assert verified.returncode == 0
+    assert [line for line in verified.stderr.splitlines() if "redisrepl" in line] == []
+
+
+def test_an_unknown_directive_would_be_found(units):
+    """The test above can fail."""
+    unit = units / "redisrepl.service"
+    unit.write_text(unit.read_text().replace("PrivateTmp=", "PrivateTemp="))
+
+    assert "PrivateTemp" in analyze("verify", "--man=no", unit).stderr
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_exposure_is_below_2(units, unit):
+    """By the measure of systemd, where 10 is a service without any hardening."""
+    checked = analyze("security", "--offline=yes", "--threshold=20", "--no-pager", units / unit)
+    exposure = re.search(r"Overall exposure level for \S+: ([0-9.]+)", checked.stdout)
+
+    assert checked.returncode == 0, checked.stdout
+    assert float(exposure[1]) < 2.0
+
+
+def directives(name):
+    pairs = [line.split("=", 1) for line in (DEPLOY / name).read_text().splitlines() if re.match(r"\w+=", line)]
+    values = {}
+    for key, value in pairs:
+        values.setdefault(key, []).append(value)
+    return values
+
+
+def test_both_units_are_hardened_alike():
+    hardening = [
+        (DEPLOY / name).read_text().partition("NoNewPrivileges")[2].partition("[Install]")[0] for name in UNITS
+    ]
+
+    assert hardening[0] == hardening[1]
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_what_cannot_get_better_is_not_tried_again(name):
+    codes = {ExitCode.USAGE, ExitCode.REFUSED, ExitCode.CONFIG}
+
+    assert directives(name)["RestartPreventExitStatus"] == [" ".join(str(int(code)) for code in sorted(codes))]
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_stopping_may_take_as_long_as_the_daemon_may(name):
+    assert int(directives(name)["TimeoutStopSec"][0]) > Settings().shutdown_timeout
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_each_credential_is_used_and_each_variable_is_known(name):
+    unit = directives(name)
+    dropin = directives(f"{name}.d/password.conf")
+    loaded = {entry.partition(":")[0] for entry in unit["LoadCredential"] + dropin["LoadCredential"]}
+    pairs = [pair.split("=", 1) for line in unit["Environment"] + dropin["Environment"] for pair in line.split()]
+    variables = {key: value for key, value in pairs if key.startswith(ENV_PREFIX)}
+
+    assert {value.removeprefix("%d/") for value in variables.values() if value.startswith("%d/")} == loaded
+    assert {key.removeprefix(ENV_PREFIX).lower() for key in variables} <= {*Settings.model_fields, "config"}
