@@ -51,7 +51,7 @@ class Listener(Protocol):
     """Who wants to know how the link fares."""
 
     def attached(self, *, continued: bool) -> None:
-        """The stream is followed: continued where it was, or from a snapshot."""
+        """The stream is followed: continued where it was, or after a snapshot or a failover."""
 
     def detached(self) -> None:
         """The link has ended: what the site does now is not seen."""
@@ -170,14 +170,16 @@ class Following:
                 self._attached(position, continued=False)
             case Continued(position):
                 self.partial_syncs += 1
-                self._attached(position, continued=True)
+                # Under a new history id there was a failover, and what we wrote to the old master may be lost with it.
+                failed_over = self.position is not None and self.position.replid != position.replid
+                self._attached(position, continued=True, gap=failed_over)
 
-    def _attached(self, position: Position, *, continued: bool) -> None:
+    def _attached(self, position: Position, *, continued: bool, gap: bool = False) -> None:
         self._attached_at = time.monotonic()
         self.position = position
         self.trouble.succeeded()
         _log.info("stream.attached", position=str(position), partial=continued)
-        self._listener.attached(continued=continued)
+        self._listener.attached(continued=continued and not gap)
 
     async def save_forever(self) -> None:
         """Save what the hub has acknowledged, a few times a second at most."""

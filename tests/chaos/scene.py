@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import redis
 
@@ -92,7 +93,7 @@ class Scene:
             "pause a daemon": self.pause_daemon,
         }
 
-    def __enter__(self) -> Scene:
+    def __enter__(self) -> Self:
         enter = self._stack.enter_context
         self.hub = enter(Hub(redis={"persistent": True}))
         self.sites = [enter(RedisServer(persistent=True)) for _ in range(2)]

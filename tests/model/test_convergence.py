@@ -41,7 +41,7 @@ class WithoutConflictRule(Inbound):
 
 
 class WithoutStaleFetchRule(Inbound):
-    def _stale(self, key, removal):
+    def _stale(self, _key, _removal):
         return False
 
 

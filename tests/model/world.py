@@ -122,7 +122,7 @@ class Site:
             kinds=kinds,
             expected_local=self.expected_local,
             expected_remote=self.expected_remote,
-            busy=lambda key: self.outbound.busy(key),
+            busy=lambda key: self.outbound.busy(key),  # noqa: PLW0108 - there is none yet
         )
         self.outbound = outbound(
             ChangeDecoder(lambda key: key.startswith(PREFIX), kinds),
@@ -185,7 +185,7 @@ class World:
                 site.events += [(argv[1], event) for event in events]
         return error
 
-    def moves(self, site: Site):
+    def moves(self, site: Site):  # noqa: C901, PLR0912 - one line for each thing that can happen
         bad = self.faults and not self.quiet
         if not self.quiet:
             yield self.client
@@ -385,5 +385,3 @@ class World:
             }
             found += [f"site {index}: {name} {count}" for name, count in parts.items() if count]
         return found
-
-
