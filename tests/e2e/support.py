@@ -1,0 +1,178 @@
+"""Arguments of a daemon, what its two sides hold, and which writes they executed."""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import re
+import socket
+import threading
+from collections import Counter
+
+from testbed import eventually
+
+PREFIX = b"site1:"
+ALPHABET = bytes(range(256))
+
+#: Short pauses, so that a test of an outage does not wait for the backoff.
+SWIFT = ("--retry-max", "0.2", "--connect-timeout", "2", "--timeout", "2", "--canary-period", "0.3")
+
+_numbers = itertools.count(1)
+
+
+def certificate_flags(certificates):
+    return ["--ca", certificates.ca, "--cert", certificates.client, "--key", certificates.client_key]
+
+
+def place_flags(site, hub):
+    """Where the servers are: each a server of the test bed, a port of a proxy before it, or an address."""
+    if isinstance(site, int):
+        raddr = f"127.0.0.1:{site}"
+    else:
+        raddr = site if isinstance(site, str) else f"127.0.0.1:{site.port}"
+    haddr = f"https://localhost:{hub}/redis" if isinstance(hub, int) else getattr(hub, "url", hub)
+    return ["--raddr", raddr, "--haddr", haddr]
+
+
+def wait_until_live(daemon, *, pull, namespaces=1, after=0):
+    """Both directions are open: what is written from now on crosses as it is written."""
+    daemon.wait_for_log("stream.attached", after=after)
+    if pull:
+        daemon.wait_for_log("subscribe.started", after=after)
+
+        def subscribed():
+            records = daemon.records[after:]
+            return {r["namespace"] for r in records if r["event"] == "subscribe.started"}
+
+        eventually(lambda: len(subscribed()) == namespaces or not daemon.running, description="all are subscribed")
+
+
+def content(client, prefix=PREFIX, *, without=b"~marker"):
+    """All keys under a prefix: type, value, absolute expiry."""
+    found = {}
+    for key in client.keys(b"*"):
+        if key.startswith(prefix) and without not in key:
+            found[key] = state(client, key)
+    return found
+
+
+def state(client, key):
+    match client.type(key):
+        case b"string":
+            return "string", client.get(key), client.pexpiretime(key)
+        case b"hash":
+            return "hash", client.hgetall(key), client.pexpiretime(key)
+        case other:
+            return other.decode(), None, None
+
+
+def assert_equal_soon(site, hub, prefix=PREFIX, timeout=20.0):
+    """Both clients come to see the same keys under the prefix; returns them."""
+
+    def equal():
+        here, there = content(site, prefix), content(hub, prefix)
+        differing = {k for k in here.keys() | there.keys() if here.get(k) != there.get(k)}
+        examples = {k[:60]: (_short(here.get(k)), _short(there.get(k))) for k in sorted(differing)[:3]}
+        assert not differing, f"{len(differing)} keys differ, for example (site, hub): {examples}"
+        return [here]
+
+    return eventually(equal, timeout, "site and hub hold the same")[0]
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) < 200 else text[:200] + "..."
+
+
+def pushed(site, timeout=15.0):
+    """Everything written at the site so far is at the hub: the daemon acknowledges no earlier."""
+
+    def acknowledged():
+        with site.pipeline(transaction=False) as pipeline:
+            pipeline.ping()  # WAIT is about what its own connection has seen
+            pipeline.wait(1, 20)  # each asks for an acknowledgement, which otherwise comes once a second
+            return pipeline.execute()[1] == 1
+
+    eventually(acknowledged, timeout, "the daemon acknowledged everything written at the site")
+
+
+def crossed(site, hub, prefix=PREFIX, *, back=True):
+    """Whatever would cross of what was written before has crossed: later writes have, in both directions, twice.
+
+    Twice, because what comes with a marker may be a step behind it.
+    """
+    up, down = prefix + b"~marker:up", prefix + b"~marker:down"
+    for _ in range(2):
+        number = b"%d" % next(_numbers)
+        site.set(up, number)
+        eventually(lambda value=number: hub.get(up) == value, 15, "a marker reached the hub")
+        pushed(site)
+        if back:
+            hub.set(down, number)
+            eventually(lambda value=number: site.get(down) == value, 15, "a marker came back to the site")
+    pushed(site)
+
+
+_ARGUMENT = re.compile(rb'"((?:[^"\\]|\\.)*)"')
+_WRITES = {b"SET", b"SETEX", b"PSETEX", b"SETNX", b"HSET", b"HMSET", b"HSETNX", b"DEL"}
+
+
+class Monitor:
+    """MONITOR at one server: every command it executes, those inside scripts included."""
+
+    def __init__(self, server):
+        self._server = server
+        self._socket = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        self._lock = threading.Lock()
+        self._lines = []
+        self._file = self._socket.makefile("rb")
+        self._socket.sendall(b"MONITOR\r\n")
+        assert self._file.readline() == b"+OK\r\n"
+        self._thread = threading.Thread(target=self._collect, daemon=True)
+        self._thread.start()
+
+    def _collect(self):
+        try:
+            for line in self._file:
+                with self._lock:
+                    self._lines.append(line)
+        except OSError:
+            pass
+
+    def commands(self):
+        """All commands executed up to now."""
+        marker = b"monitor:%d" % next(_numbers)
+        with self._server.client() as client:
+            client.echo(marker)
+
+        def seen():
+            with self._lock:
+                return any(marker in line for line in self._lines[-20:]) and list(self._lines)
+
+        lines = eventually(seen, description="MONITOR is level")
+        return [_arguments(line) for line in lines]
+
+    def writes(self):
+        """How often each key was written with a value."""
+        counts = Counter()
+        for argv in self.commands():
+            name = argv[0].upper() if argv else b""
+            if name == b"MSET":
+                counts.update(argv[1::2])
+            elif name in _WRITES:
+                counts[argv[1]] += 1
+        return counts
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join(10)
+        self._file.close()
+        self._socket.close()
+
+
+def _arguments(line):
+    _, _, text = line.partition(b"] ")
+    return [codecs.escape_decode(argument)[0] for argument in _ARGUMENT.findall(text)]
