@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format check venv clean
+.PHONY: help demo test chaos lint format check venv clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,12 @@ test: ## every test, against real servers; PYTEST_ARGS='-k demo -x' for some
 	@scripts/install-packages test
 	@scripts/venv
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+chaos: ## faults at random while all sides write, for SECONDS=600; SEED=n plays a failing run again
+	@scripts/install-packages test
+	@scripts/venv
+	REDISREPL_CHAOS_SECONDS=$(or $(SECONDS),600) REDISREPL_CHAOS_SEED=$(or $(SEED),0) \
+		$(BIN)/python -m pytest tests/chaos -k everything_at_once -s
 
 lint: ## ruff and mypy
 	@scripts/venv
