@@ -7,6 +7,7 @@ the hub (`remote.fetch`) and the site (`local.read`), writing (`local.apply`).
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -142,4 +143,5 @@ class Applying:
             inbound.refused(key, error)
             sent.pop(key, None)
             _log.error("apply.refused", key=printable(key), error=error)
-        inbound.applied(sent, offset)
+        patience = inbound.echo_patience
+        inbound.applied(sent, offset if patience is None else time.monotonic() + patience)

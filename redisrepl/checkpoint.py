@@ -23,7 +23,7 @@ import structlog
 from redisrepl.changes import Position
 from redisrepl.errors import ConfigError
 
-__all__ = ["Checkpoint", "Pair", "SavedPosition", "StateDirectoryError", "default_directory"]
+__all__ = ["Checkpoint", "Pair", "SavedPosition", "StateDirectoryError", "default_directory", "open_checkpoint"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -75,6 +75,21 @@ def default_directory() -> Path:
         return Path(directory.partition(":")[0])
     state_home = os.environ.get("XDG_STATE_HOME")
     return (Path(state_home) if state_home else Path.home() / ".local" / "state") / "redisrepl"
+
+
+def open_checkpoint(directory: Path | None, pair: Pair) -> Checkpoint | None:
+    """The checkpoint of a pair in this directory, or in the default one; None if that one cannot be used.
+
+    Raises:
+        StateDirectoryError: the directory that was named cannot be used.
+    """
+    try:
+        return Checkpoint(directory or default_directory(), pair)
+    except StateDirectoryError as error:
+        if directory is not None:
+            raise
+        _log.warning("checkpoint.none", error=str(error), hint="each start is a full synchronisation: set --state-dir")
+        return None
 
 
 class StateDirectoryError(ConfigError):
@@ -141,7 +156,7 @@ class Checkpoint:
             return self._parse(content)
         except _UnusableError as error:
             self._set_aside(str(error))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             self._set_aside("it is damaged")
         return None
 
@@ -191,6 +206,12 @@ class Checkpoint:
                 self._synced = now
         fresh.replace(self.path)
         self._saved = saved
+
+    def forget(self) -> None:
+        """Have no saved position any more."""
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+        self._saved = None
 
     def close(self) -> None:
         """Let go of the lock."""

@@ -48,7 +48,7 @@ _GROUPS: list[tuple[str, list[str]]] = [
     (
         "the site's Redis",
         [
-            *("raddr", "sentinel", "user", "password_file", "site_ca", "site_cert", "site_key"),
+            *("raddr", "sentinel", "source", "user", "password_file", "site_ca", "site_cert", "site_key"),
             *("sentinel_user", "sentinel_password_file"),
         ],
     ),

@@ -17,9 +17,8 @@ from typing import Any
 
 import structlog
 
-from redisrepl import __version__
 from redisrepl.applying import Applying
-from redisrepl.checkpoint import Checkpoint, Pair, StateDirectoryError, default_directory
+from redisrepl.checkpoint import Checkpoint, Pair, open_checkpoint
 from redisrepl.echo import ExpectedEvents
 from redisrepl.errors import (
     CommandRefusedError,
@@ -35,9 +34,11 @@ from redisrepl.inbound import Inbound
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.apply import SiteWriter
 from redisrepl.local.connection import open_client, translated
+from redisrepl.local.notify import SiteEvents
 from redisrepl.local.read import SiteReader
-from redisrepl.namespaces import Namespaces, printable
-from redisrepl.observe.state import state_fields
+from redisrepl.namespaces import Namespaces
+from redisrepl.noticing import Noticing, Source
+from redisrepl.observe.state import say_started, state_fields
 from redisrepl.outbound import Outbound, OutboundOptions
 from redisrepl.pacing import Pacer
 from redisrepl.pushing import Pushing
@@ -150,6 +151,26 @@ class Daemon:
             options=LinkOptions(settings.site_silence, settings.connect_timeout, self._retry),
             listener=self,
         )
+        self._source = Source(
+            settings.source,
+            self._following,
+            Noticing(
+                SiteEvents(
+                    address,
+                    self._read_client,
+                    self._namespaces.prefixes,
+                    settings.replicate,
+                    silence=settings.site_silence,
+                    connect_wait=settings.connect_timeout,
+                ),
+                self._outbound,
+                self._pull.inbound if self._pull else None,
+                covers=self._namespaces.covers,
+                retry=self._retry,
+                listener=self,
+                owe=self._sweep.owe,
+            ),
+        )
 
     def _open_checkpoint(self) -> Checkpoint | None:
         settings = self._settings
@@ -159,15 +180,7 @@ class Daemon:
             "kinds": sorted(settings.replicate),
         }
         pair = Pair(str(self._address), self._session.url, json.dumps(scope, sort_keys=True))
-        try:
-            return Checkpoint(settings.state_dir or default_directory(), pair)
-        except StateDirectoryError as error:
-            if settings.state_dir is not None:
-                raise
-            _log.warning(
-                "checkpoint.none", error=str(error), hint="each start is a full synchronisation: set --state-dir"
-            )
-            return None
+        return open_checkpoint(settings.state_dir, pair)
 
     def _build_sweep(self, winner: ConflictWinner) -> Sweep:
         settings = self._settings
@@ -296,7 +309,7 @@ class Daemon:
         """Start everything, wait for the word to stop, then: take nothing in, push what waits, save, end."""
         settings, pull = self._settings, self._pull
         intake = [
-            tasks.create_task(self._following.run(), name="stream"),
+            tasks.create_task(self._source.run(), name="source"),
             tasks.create_task(self._sweep.run(), name="sweep"),
         ]
         others = [tasks.create_task(self._pushing.run(), name=f"push {n}") for n in range(settings.flights)]
@@ -307,7 +320,7 @@ class Daemon:
                 intake.append(tasks.create_task(subscription.listen(), name="subscribe"))
                 intake.append(tasks.create_task(subscription.send_canaries(), name="canary"))
             intake += [tasks.create_task(pull.applying.run(), name=f"fetch {n}") for n in range(_FETCHES)]
-        self._say_started()
+        say_started(self._address, self._session.url, self._namespaces, pull=settings.rc)
         await self._stop.wait()
         _log.info("daemon.stopping", waiting_keys=self._outbound.waiting)
         for task in intake:
@@ -318,21 +331,6 @@ class Daemon:
         for task in others:
             task.cancel()
         self._following.save()
-
-    def _say_started(self) -> None:
-        _log.info(
-            "daemon.started",
-            version=__version__,
-            site=str(self._address),
-            hub=self._session.url,
-            namespaces=[printable(prefix) for prefix in self._namespaces],
-            pull=self._settings.rc,
-        )
-        for prefix in self._namespaces.without_delimiter():
-            name = printable(prefix)
-            _log.warning(
-                "daemon.namespace_open", namespace=name, hint=f"{name} also covers {name}2: end it with a colon"
-            )
 
     async def _check_peers(self) -> None:
         """Find out at once what waiting would not heal; a peer that merely cannot be reached is waited for."""
@@ -391,4 +389,4 @@ class Daemon:
     def _say_state(self) -> None:
         """How things stand, in numbers (SIGUSR1)."""
         inbound = self._pull.inbound if self._pull else None
-        _log.info("daemon.state", **state_fields(self._following, self._outbound, inbound))
+        _log.info("daemon.state", source=self._source.kind, **state_fields(self._following, self._outbound, inbound))

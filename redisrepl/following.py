@@ -17,7 +17,7 @@ import structlog
 
 from redisrepl.changes import Position
 from redisrepl.checkpoint import Checkpoint, SavedPosition
-from redisrepl.errors import RedisreplError, RefusedError
+from redisrepl.errors import PsyncRefusedError, RedisreplError, RefusedError
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.stream import ReplicaLink
 from redisrepl.observe.progress import SnapshotProgress
@@ -114,7 +114,7 @@ class Following:
         """
 
         def worth_another_try(error: Exception) -> bool:
-            refused_at_start = isinstance(error, RefusedError) and not (self.full_syncs or self.partial_syncs)
+            refused_at_start = isinstance(error, RefusedError) and not self._attached_once
             return isinstance(error, RedisreplError) and not refused_at_start
 
         while True:
@@ -137,6 +137,10 @@ class Following:
             async for event in link.events():
                 self._take(event, link)
                 self._listener.wake()
+        except PsyncRefusedError as error:
+            if self._attached_once:
+                self.trouble.failed(error)
+            raise  # at the start this is the last word, and the caller has it
         except RedisreplError as error:
             self.trouble.failed(error)
             if not self._worked():
@@ -144,6 +148,10 @@ class Following:
         finally:
             self._progress.end()
             self._listener.detached()
+
+    @property
+    def _attached_once(self) -> bool:
+        return bool(self.full_syncs or self.partial_syncs)
 
     def _worked(self) -> bool:
         return self._attached_at is not None and time.monotonic() - self._attached_at >= _WORKED
@@ -180,6 +188,12 @@ class Following:
         self.trouble.succeeded()
         _log.info("stream.attached", position=str(position), partial=continued)
         self._listener.attached(continued=continued and not gap)
+
+    def abandon(self) -> None:
+        """The stream will not be followed: by the next time that it is, its position will be long out of date."""
+        self.position = None
+        if self._checkpoint is not None:
+            self._checkpoint.forget()
 
     async def save_forever(self) -> None:
         """Save what the hub has acknowledged, a few times a second at most."""

@@ -19,7 +19,7 @@ being applied. That order is what the rules of convergence rest on:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from redisrepl.changes import (
     Change,
@@ -102,6 +102,10 @@ def _expiry_difference(key: bytes, hub: HashState, site: HashState, kinds: froze
     return [ExpirySet(key, hub.expires_at_ms)]
 
 
+def _itself(change: Change) -> Iterable[Hashable]:
+    return (change,)
+
+
 class Inbound:
     """Decides what of the hub goes to the site.
 
@@ -114,6 +118,8 @@ class Inbound:
 
     Attributes:
         dirty: keys whose state at the hub must be looked at; the value says whether a removal was announced.
+        echo_patience: None: the echoes of an apply are overdue once the site's stream is past it (`Outbound.read`);
+            else after so many seconds (`tick`), see `expect_events`.
     """
 
     def __init__(
@@ -129,6 +135,8 @@ class Inbound:
         self.counters = InboundCounters()
         self.failures: dict[bytes, str] = {}
         self.kinds = kinds
+        self.echo_patience: float | None = None
+        self._echoes_of: Callable[[Change], Iterable[Hashable]] = _itself
         self._covers = covers
         self._expected_local = expected_local
         self._expected_remote = expected_remote
@@ -137,6 +145,11 @@ class Inbound:
         self._ignored = (frozenset() if "del" in kinds else _REMOVALS) | (
             frozenset() if "expire" in kinds else _EXPIRIES
         )
+
+    def expect_events(self, echoes_of: Callable[[Change], Iterable[Hashable]], patience: float) -> None:
+        """The site is followed by its keyspace events: an apply will be seen as these, within so many seconds."""
+        self._echoes_of = echoes_of
+        self.echo_patience = patience
 
     # What happens.
 
@@ -170,6 +183,8 @@ class Inbound:
         """Time passes: events that should have come are given up, their keys looked at (rule 3)."""
         if len(self._expected_remote):
             self.mark_dirty(self._expected_remote.drop_overdue(now))
+        if self.echo_patience is not None and len(self._expected_local):
+            self.mark_dirty(self._expected_local.drop_overdue(now))
 
     def resubscribed(self) -> None:
         """Events may have been lost: what is expected on that link is void, and so is what was fetched before."""
@@ -226,15 +241,16 @@ class Inbound:
         for change in changes:
             if self.kinds.isdisjoint(kinds_of(change)):
                 continue  # the stream's reader does not look at these
-            if not self._expected_local.expect(key, change, math.inf):
-                self.not_applied({key: removal})  # no room for the expectation: its echo would cross
-                return False
+            for echo in self._echoes_of(change):
+                if not self._expected_local.expect(key, echo, math.inf):
+                    self.not_applied({key: removal})  # no room for the expectation: its echo would cross
+                    return False
         return True
 
-    def applied(self, keys: Iterable[bytes], offset: float) -> None:
-        """The site executed these; their echoes stand in its stream before `offset`."""
+    def applied(self, keys: Iterable[bytes], deadline: float) -> None:
+        """The site executed these; their echoes stand in its stream before this offset, or come before this time."""
         keys = list(keys)
-        self._expected_local.set_deadline(keys, offset)
+        self._expected_local.set_deadline(keys, deadline)
         for key in keys:
             self._fetching.pop(key, None)
         self.counters.applied += len(keys)

@@ -191,6 +191,18 @@ class Outbound:
         if len(expected) and (overdue := expected.drop_overdue(end)) and pulling is not None:
             pulling.mark_dirty(overdue)  # rule 3: the stream is past the place where the echo must have been
 
+    def noticed(self, key: bytes, event: bytes, change: Change) -> None:
+        """Take a keyspace event of the site, where its stream is not to be had: it stands for this change."""
+        self.counters.read += 1
+        if self._expected_local.consume(key, event):
+            self.counters.echoes += 1
+            return
+        if self._pulling is not None:
+            self._pulling.changed_at_site(key)
+        if len(self.seeds):
+            self.seeds.forget(change)
+        self.pending.add(change)
+
     def read_snapshot(self, entries: Iterable[object], now: float) -> None:
         """Take entries of the snapshot that opens a full synchronisation.
 

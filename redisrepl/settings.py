@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     sentinel: str | None = Field(
         None, repr=False, description="instead of --raddr: host:port,host:port/service of the Sentinels to ask for it"
     )
+    source: Literal["auto", "psync", "notify"] = Field(
+        "auto", description="how the site's writes are seen: psync, notify (keyspace events) or auto: psync if allowed"
+    )
     user: str | None = Field(None, description="user name (ACL) at the site's Redis")
     password_file: Path | None = Field(None, description="file that holds the password of the site's Redis")
     site_ca: Path | None = Field(None, description="certificates to trust for rediss:// (PEM); default: the system's")

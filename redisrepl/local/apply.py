@@ -19,7 +19,7 @@ from redisrepl.local.connection import translated
 from redisrepl.wire.commands import ORIGIN_CHANNEL
 from redisrepl.wire.webdis import commands_of
 
-__all__ = ["SiteWriter"]
+__all__ = ["SiteWriter", "site_commands"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -60,7 +60,7 @@ class SiteWriter:
                 mset += change.key, change.value
                 in_mset.append(index)
             else:
-                of_change = _commands(change)
+                of_change = site_commands(change)
                 commands += of_change
                 owners += [[index]] * len(of_change)
         if in_mset:
@@ -106,7 +106,7 @@ class SiteWriter:
         return replies, info["master_repl_offset"]
 
 
-def _commands(change: Change) -> list[list[bytes]]:
+def site_commands(change: Change) -> list[list[bytes]]:
     """As for the hub, but a hash in one command: its echo is then one change too."""
     if isinstance(change, HashSet):
         return [[b"HSET", change.key, *(w for f, v in change.fields.items() if v is not None for w in (f, v))]]

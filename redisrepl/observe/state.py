@@ -1,15 +1,37 @@
 """How a daemon stands, in numbers for people.
 
-In: its parts. Out: fields of a log line. Left to others: when it is said (`daemon`).
+In: its parts. Out: log lines, or fields of one. Left to others: when it is said (`daemon`).
 """
 
 from __future__ import annotations
 
+import structlog
+
+from redisrepl import __version__
 from redisrepl.following import Following
 from redisrepl.inbound import Inbound
+from redisrepl.local.address import SiteAddress
+from redisrepl.namespaces import Namespaces, printable
 from redisrepl.outbound import Outbound
 
-__all__ = ["state_fields"]
+__all__ = ["say_started", "state_fields"]
+
+_log = structlog.get_logger("redisrepl")
+
+
+def say_started(address: SiteAddress, hub: str, namespaces: Namespaces, *, pull: bool) -> None:
+    """Between whom the daemon runs, and what of that is seldom meant."""
+    _log.info(
+        "daemon.started",
+        version=__version__,
+        site=str(address),
+        hub=hub,
+        namespaces=[printable(prefix) for prefix in namespaces],
+        pull=pull,
+    )
+    for prefix in namespaces.without_delimiter():
+        name = printable(prefix)
+        _log.warning("daemon.namespace_open", namespace=name, hint=f"{name} also covers {name}2: end it with a colon")
 
 
 def state_fields(following: Following, outbound: Outbound, inbound: Inbound | None) -> dict[str, object]:

@@ -12,6 +12,7 @@ import structlog
 
 from redisrepl.errors import CommandRefusedError
 from redisrepl.remote.session import HubSession
+from redisrepl.wire.keyspace import NOTIFY_OPTION, missing_flags
 
 __all__ = ["NotifyMode", "ensure_notifications", "missing_flags"]
 
@@ -19,20 +20,7 @@ _log = structlog.get_logger("redisrepl")
 
 NotifyMode = Literal["merge", "check", "never"]
 
-_OPTION = b"notify-keyspace-events"
-#: `A` stands for these classes (`NOTIFY_ALL` in Redis' server.h).
-_ALL = "g$lshzxetd"
-
-
-def missing_flags(flags: str, kinds: frozenset[str]) -> str:
-    """Which flags must be added to see what we pull: K for keyspace channels, and the classes of the events.
-
-    `$` strings and `h` hashes; `g` tells of RENAME, COPY and RESTORE, of DEL and of expiry times; `x` and `e` of keys
-    that expired or were evicted.
-    """
-    wanted = "K$hg" + ("xe" if "del" in kinds else "")
-    present = flags.replace("A", _ALL)
-    return "".join(flag for flag in wanted if flag not in present)
+_OPTION = NOTIFY_OPTION.encode()
 
 
 async def ensure_notifications(session: HubSession, kinds: frozenset[str], mode: NotifyMode) -> bool:

@@ -22,6 +22,7 @@ from redisrepl.errors import (
     ExitCode,
     LinkLostError,
     PeerUnavailableError,
+    PsyncRefusedError,
     RedisreplError,
     exit_code,
 )
@@ -122,6 +123,8 @@ async def _check_site(settings: Settings, address: SiteAddress) -> AsyncIterator
         yield Finding("site backlog", f"{backlog >> 10} KiB: {advice}", None)
     else:
         yield Finding("site backlog", f"{backlog >> 20} MiB")
+    if settings.source == "notify":
+        return
     link = ReplicaLink(address, acknowledged=lambda: 0, connect_wait=settings.connect_timeout)
     try:
         async with asyncio.timeout(settings.timeout), aclosing(link.events()) as events:
@@ -129,6 +132,8 @@ async def _check_site(settings: Settings, address: SiteAddress) -> AsyncIterator
                 if isinstance(event, (FullSync, Continued)):
                     yield Finding("site PSYNC", f"allowed, at {event.position}")
                     break
+    except PsyncRefusedError as error:
+        yield Finding("site PSYNC", str(error), None if settings.source == "auto" else exit_code(error))
     except (RedisreplError, TimeoutError) as error:
         code = exit_code(error) if isinstance(error, RedisreplError) else ExitCode.UNAVAILABLE
         yield Finding("site PSYNC", str(error) or "no answer in time", code)

@@ -62,6 +62,8 @@ def parse_states(items: Sequence[bytes]) -> list[State]:
         while index < end:
             kind, expires, count = items[index], items[index + 1], int(items[index + 2])
             index += 3
+            if count < 0:
+                raise ValueError  # it would be read for ever
             expires_at_ms = int(expires) if expires else None
             if kind == b"string":
                 states.append(StringState(items[index], expires_at_ms))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, State, StringState, Touch
 from redisrepl.echo import ExpectedEvents
 from redisrepl.inbound import Inbound, difference
+from redisrepl.noticing import change_of, echoes_of
 from redisrepl.outbound import Batch, Outbound, OutboundOptions, settle
 from redisrepl.sweep import Difference, Healing
 from redisrepl.wire.commands import ChangeDecoder
@@ -135,6 +136,7 @@ class Site:
         self.late: list[list[list[bytes]]] = []
         self.fetches: list[Fetch] = []
         self.events: list[tuple[bytes, bytes]] = []
+        self.noticed: list[tuple[bytes, bytes]] | None = None  # events of the site itself, if it is followed by them
         self.subscribed = True
         self.healing = Healing(self.outbound, self.inbound, "hub", "both")
         self.swept = False
@@ -143,7 +145,7 @@ class Site:
 class World:
     """One run; see the module."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the circumstances of a run
         self,
         seed: int,
         *,
@@ -154,12 +156,17 @@ class World:
         outbound: type[Outbound] = Outbound,
         inbound: type[Inbound] = Inbound,
         sweep: bool = True,
+        notify: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
         self.kinds = frozenset({"set", "hset"} | ({"del"} if deletes else set()))
         self.faults, self.silent, self.deletes, self.sweep = faults, silent, deletes, sweep
         self.hub = Redis()
         self.sites = [Site(self.kinds, outbound, inbound) for _ in range(sites)]
+        if notify:
+            for site in self.sites[::2]:  # the others follow the stream
+                site.noticed = []
+                site.inbound.expect_events(lambda change: echoes_of(change, self.kinds), PATIENCE)
         self.now = 0.0
         self.counter = 0
         self.quiet = False
@@ -185,14 +192,24 @@ class World:
                 site.events += [(argv[1], event) for event in events]
         return error
 
+    def site_run(self, site: Site, argv: list[bytes]) -> None:
+        _, events = site.redis.run(argv)
+        if site.noticed is not None:
+            site.noticed += [(argv[1], event) for event in events]
+
     def moves(self, site: Site):  # noqa: C901, PLR0912 - one line for each thing that can happen
         bad = self.faults and not self.quiet
         if not self.quiet:
             yield self.client
             yield self.client
-        if site.read_to < len(site.redis.stream):
+        if site.noticed is None and site.read_to < len(site.redis.stream):
             yield self.read
             yield self.read
+        if site.noticed:
+            yield self.notice
+            yield self.notice
+        if site.noticed is not None and bad:
+            yield self.lose_noticed
         if site.outbound.ready and len(site.flights) < 3:
             yield self.send
         for flight in site.flights:
@@ -219,7 +236,19 @@ class World:
             yield self.resubscribe
 
     def client(self, site: Site) -> None:
-        site.redis.run(self.write())
+        self.site_run(site, self.write())
+
+    def notice(self, site: Site) -> None:
+        for key, event in [site.noticed.pop(0) for _ in range(self.rng.randint(1, len(site.noticed)))]:
+            if (change := change_of(key, event, self.kinds)) is not None:
+                site.outbound.noticed(key, event, change)
+
+    def lose_noticed(self, site: Site) -> None:
+        """The subscription at the site broke and was made again."""
+        site.noticed.clear()
+        site.inbound.distrust_fetched()
+        site.outbound.start_over()
+        site.swept = False
 
     def read(self, site: Site) -> None:
         end = self.rng.randint(site.read_to + 1, len(site.redis.stream))
@@ -301,10 +330,10 @@ class World:
         elif fetch.offset is None:
             for change in fetch.changes:
                 for command in commands_of(change):
-                    site.redis.run(command)
+                    self.site_run(site, command)
             fetch.offset = len(site.redis.stream)
         else:
-            inbound.applied(fetch.sent, fetch.offset)
+            inbound.applied(fetch.sent, fetch.offset if site.noticed is None else self.now + PATIENCE)
             site.fetches.remove(fetch)
 
     def lose_fetch(self, site: Site) -> None:
@@ -317,7 +346,7 @@ class World:
             if fetch.offset is None and self.rng.random() < 0.5:
                 for change in fetch.changes:
                     for command in commands_of(change):
-                        site.redis.run(command)
+                        self.site_run(site, command)
             site.inbound.not_applied(fetch.sent)
 
     def unsubscribe(self, site: Site) -> None:
@@ -381,7 +410,8 @@ class World:
                 "expected remote": len(site.expected_remote),
                 "pending": site.outbound.waiting,
                 "dirty": len(site.inbound.dirty),
-                "acknowledged": site.read_to - site.outbound.acknowledged,
+                "acknowledged": site.read_to - site.outbound.acknowledged if site.noticed is None else 0,
+                "seen": len(site.noticed or ()),
             }
             found += [f"site {index}: {name} {count}" for name, count in parts.items() if count]
         return found

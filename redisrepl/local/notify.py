@@ -1,0 +1,221 @@
+"""Keyspace events of the site, where its replication stream is not to be had.
+
+In: namespaces. Out: what happened to which key, in the site's order, and from when on nothing is missed. Left to
+others: what an event means (`noticing`), what a gap costs (`sweep`).
+
+The connection is asked for a PONG when it has been silent, and the flags that make the server tell are looked at now
+and then: somebody who takes them away makes it silent without ending anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import hiredis
+import redis.asyncio
+import redis.exceptions
+import structlog
+
+from redisrepl.errors import CertificateError, LinkLostError, PeerUnavailableError, ProtocolError, RefusedError
+from redisrepl.local.address import SiteAddress
+from redisrepl.local.connection import LOGIN_HINT, find_master, open_connection, translated
+from redisrepl.local.sentinel import MasterWatch
+from redisrepl.namespaces import glob_escape
+from redisrepl.tls import tls_reason
+from redisrepl.wire.keyspace import NOTIFY_OPTION, missing_flags
+from redisrepl.wire.psync import encode_command
+
+__all__ = ["Gap", "Noticed", "SiteEvents", "Subscribed"]
+
+_log = structlog.get_logger("redisrepl")
+
+_CHUNK = 256 << 10
+#: Seconds between looks at the flags.
+_FLAGS_PERIOD = 30.0
+#: The first comes soon: right after a fail-over the client may have asked the server that was replaced.
+_FLAGS_AGAIN = 3.0
+_LEAST_WAIT = 0.05
+_NOT_NOW = ("LOADING", "MASTERDOWN", "TRYAGAIN", "BUSY ", "ERR max number of clients")
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """From here on every event is seen; what happened before was not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """Keys and names of events, in the order in which they happened."""
+
+    events: Sequence[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Events were lost though the subscription lived."""
+
+    reason: str
+
+
+class SiteEvents:
+    """One subscription after another to the keyspace events of the site's namespaces.
+
+    Args:
+        address: of the site's Redis.
+        client: for its notification flags.
+        prefixes: the namespaces.
+        kinds: which of `changes.KINDS` cross.
+        silence: seconds without a byte after which the subscription is dead; a PING goes out after a third of them.
+        connect_wait: seconds for connecting.
+    """
+
+    def __init__(
+        self,
+        address: SiteAddress,
+        client: redis.asyncio.Redis,
+        prefixes: Sequence[bytes],
+        kinds: frozenset[str],
+        *,
+        silence: float = 60.0,
+        connect_wait: float = 10.0,
+    ) -> None:
+        self._address = address
+        self._client = client
+        self._kinds = kinds
+        self._silence = silence
+        self._connect_wait = connect_wait
+        self._head = b"__keyspace@%d__:" % address.database
+        self._patterns = [self._head + glob_escape(prefix) + b"*" for prefix in prefixes]
+        self._may_configure = True
+
+    async def events(self) -> AsyncGenerator[Subscribed | Noticed | Gap, None]:
+        """Subscribe, and yield what comes until the subscription ends.
+
+        Raises:
+            LinkLostError: it ended; PeerUnavailableError: nobody is there, or not yet; RefusedError: it is not allowed.
+            ProtocolError: what came is no RESP.
+        """
+        watch = MasterWatch(self._address, self._connect_wait)
+        master = await find_master(self._address, self._connect_wait)
+        reader, writer = await open_connection(master, self._connect_wait)
+        parser = hiredis.Reader()
+        waiting = len(self._patterns)  # confirmations to come
+        try:
+            if self._address.password is not None:
+                username = [] if self._address.username is None else [self._address.username.encode()]
+                writer.write(encode_command(b"AUTH", *username, self._address.password.encode()))
+            writer.write(encode_command(b"PSUBSCRIBE", *self._patterns))
+            heard = time.monotonic()
+            flags_due = heard + _FLAGS_PERIOD
+            while True:
+                wait = min(self._silence / 3, min(watch.due, flags_due) - time.monotonic())
+                data = await self._read(reader, max(wait, _LEAST_WAIT))
+                now = time.monotonic()
+                if successor := await watch.successor(master.host, master.port):
+                    raise LinkLostError(f"{self._address}: {master} was replaced by {successor}")
+                if data is None:
+                    if now - heard > self._silence:
+                        raise LinkLostError(f"no byte from {self._address} for {self._silence:g} s")
+                    writer.write(encode_command(b"PING"))
+                else:
+                    heard = now
+                    noticed, confirmed = self._parse(parser, data)
+                    if confirmed and not (waiting := waiting - confirmed):
+                        await self._ensure_flags()
+                        flags_due = now + min(_FLAGS_AGAIN, _FLAGS_PERIOD)
+                        yield Subscribed()
+                    if noticed:
+                        yield Noticed(noticed)
+                if now >= flags_due and not waiting:
+                    flags_due = now + _FLAGS_PERIOD
+                    if added := await self._ensure_flags():
+                        yield Gap(f"the site's {NOTIFY_OPTION} lacked {added}")
+        finally:
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _read(self, reader: asyncio.StreamReader, wait: float) -> bytes | None:
+        """The next bytes; None if there are none for so long."""
+        try:
+            async with asyncio.timeout(wait):
+                data = await reader.read(_CHUNK)
+        except TimeoutError:
+            return None
+        except OSError as error:
+            # TLS 1.3: the server judges our certificate only once the handshake is done.
+            if (trouble := tls_reason(error)) is not None:
+                raise CertificateError(f"the site's Redis {self._address}: {trouble}") from error
+            raise LinkLostError(f"the subscription at {self._address} broke: {error.strerror or error}") from error
+        if not data:
+            raise LinkLostError(f"{self._address} closed the subscription")
+        return data
+
+    def _parse(self, parser: hiredis.Reader, data: bytes) -> tuple[list[tuple[bytes, bytes]], int]:
+        """The events in these bytes, and how many patterns were confirmed."""
+        found: list[tuple[bytes, bytes]] = []
+        confirmed = 0
+        skip = len(self._head)
+        try:
+            parser.feed(data)
+            while (item := parser.gets()) is not False:
+                match item:
+                    case [b"pmessage", _, bytes(channel), bytes(event)]:
+                        found.append((channel[skip:], event))
+                    case [b"psubscribe", *_]:
+                        confirmed += 1
+                    case hiredis.ReplyError():
+                        raise self._refusal(str(item))
+                    case _:
+                        pass  # +OK, pong
+        except (hiredis.ProtocolError, TypeError, MemoryError) as error:
+            raise ProtocolError(f"{self._address} sent what is not RESP: {error}") from error
+        return found, confirmed
+
+    def _refusal(self, text: str) -> Exception:
+        who = f"the site's Redis {self._address}"
+        if text.startswith(_NOT_NOW):
+            return PeerUnavailableError(f"{who} is not ready: {text}")
+        if text.startswith(("NOAUTH", "WRONGPASS")) or "AUTH" in text:
+            return RefusedError(f"{who} refuses us: {text.rstrip('.')}: {LOGIN_HINT}")
+        patterns = " ".join("&" + pattern.decode("utf-8", "backslashreplace") for pattern in self._patterns)
+        return RefusedError(f"{who} refuses PSUBSCRIBE: {text}: allow it to this user (ACL: +psubscribe {patterns})")
+
+    async def _ensure_flags(self) -> str:
+        """Make the server send what is needed; a restart may have taken it away. Returns what had to be added."""
+        if not self._may_configure:
+            return ""
+        flags = missing = ""
+        with translated(self._address):
+            try:
+                reply: dict[Any, Any] = await self._client.config_get(NOTIFY_OPTION)
+                flags = _text(next(iter(reply.values()), b""))
+                if missing := missing_flags(flags, self._kinds):
+                    await self._client.config_set(NOTIFY_OPTION, flags + missing)
+                    _log.info("site.notifications_enabled", added=missing, before=flags)
+            except redis.exceptions.ResponseError as error:
+                if isinstance(error, (redis.exceptions.AuthenticationError, redis.exceptions.ReadOnlyError)):
+                    raise
+                self._say_unknown(error, missing)
+                return ""
+        return missing
+
+    def _say_unknown(self, error: Exception, missing: str) -> None:
+        """Told once: from now on it is left to whoever may set it."""
+        self._may_configure = False
+        wanted = missing_flags("", self._kinds)
+        _log.warning(
+            "site.notifications_unknown",
+            error=str(error),
+            missing=missing or "unknown",
+            hint=f"have {NOTIFY_OPTION} of the site's Redis include {wanted}: without it writes there are not seen",
+        )
+
+
+def _text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode("ascii", "replace")

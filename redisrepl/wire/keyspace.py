@@ -1,0 +1,24 @@
+"""Keyspace notifications: which of a server's flags make it tell what we must see.
+
+In: the flags that are set. Out: those that are missing. Left to others: reading and setting them, at the hub
+(`remote.notifications`) and at the site (`local.notify`).
+"""
+
+from __future__ import annotations
+
+__all__ = ["NOTIFY_OPTION", "missing_flags"]
+
+NOTIFY_OPTION = "notify-keyspace-events"
+#: `A` stands for these classes (`NOTIFY_ALL` in Redis' server.h).
+_ALL = "g$lshzxetd"
+
+
+def missing_flags(flags: str, kinds: frozenset[str]) -> str:
+    """Which flags must be added to see what crosses: K for keyspace channels, and the classes of the events.
+
+    `$` strings and `h` hashes; `g` tells of RENAME, COPY and RESTORE, of DEL and of expiry times; `x` and `e` of keys
+    that expired or were evicted.
+    """
+    wanted = "K$hg" + ("xe" if "del" in kinds else "")
+    present = flags.replace("A", _ALL)
+    return "".join(flag for flag in wanted if flag not in present)

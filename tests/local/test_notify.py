@@ -1,0 +1,194 @@
+"""Keyspace events of a real Redis: which come, when a subscription counts as dead, and the flags that it takes."""
+
+import asyncio
+import contextlib
+
+import pytest
+from structlog.testing import capture_logs
+
+from redisrepl.changes import KINDS
+from redisrepl.errors import LinkLostError, PeerUnavailableError, ProtocolError, RefusedError
+from redisrepl.local.address import parse_address
+from redisrepl.local.connection import open_client
+from redisrepl.local.notify import Gap, Noticed, SiteEvents, Subscribed
+from testbed import RedisServer
+
+ALPHABET = bytes(range(256))
+OPTION = "notify-keyspace-events"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with RedisServer() as server:
+        yield server
+
+
+@contextlib.asynccontextmanager
+async def listening(place, *prefixes, kinds=KINDS, **options):
+    """News of one subscription."""
+    address = parse_address(place if isinstance(place, str) else f"127.0.0.1:{place.port}", **options.pop("login", {}))
+    client = open_client(address, 5, connections=1)
+    events = SiteEvents(address, client, prefixes or (b"ns:",), kinds, **options).events()
+    try:
+        async with asyncio.timeout(20):
+            yield events
+    finally:
+        await events.aclose()
+        await client.aclose()
+
+
+async def noticed(events, count):
+    found = []
+    while len(found) < count:
+        news = await anext(events)
+        assert isinstance(news, Noticed)
+        found += news.events
+    return found
+
+
+async def test_what_happens_comes_in_order_and_whole(server):
+    at = server.client()
+    special = b"a*[b]?\\:"
+    async with listening(server, b"ns:", special) as events:
+        assert await anext(events) == Subscribed()
+        at.set(b"other", "1")
+        at.set(b"aXb?\\:", "1")
+        at.set(b"ns:" + ALPHABET, "1")
+        at.hset(special + ALPHABET, "f", "1")
+        at.mset({b"ns:": "1", b"ns:b": "1"})
+        at.delete(b"ns:b")
+        assert await noticed(events, 5) == [
+            (b"ns:" + ALPHABET, b"set"),
+            (special + ALPHABET, b"hset"),
+            (b"ns:", b"set"),
+            (b"ns:b", b"set"),
+            (b"ns:b", b"del"),
+        ]
+
+
+async def test_another_database(server):
+    async with listening(f"redis://127.0.0.1:{server.port}/3") as events:
+        await anext(events)
+        server.client().set("ns:here-not", "1")
+        server.client(db=3).set("ns:here", "1")
+        assert await noticed(events, 1) == [(b"ns:here", b"set")]
+
+
+async def test_a_burst(server):
+    async with listening(server) as events:
+        await anext(events)
+        with server.client().pipeline(transaction=False) as pipeline:
+            for number in range(20_000):
+                pipeline.set(f"ns:{number}", number)
+            await asyncio.to_thread(pipeline.execute)
+        found = await noticed(events, 20_000)
+        assert [key for key, _ in found] == [b"ns:%d" % number for number in range(20_000)]
+
+
+@pytest.mark.parametrize(("before", "after"), [("", "K$hgxe"), ("Elx", "ElxK$hge"), ("KA", "KA")])
+async def test_flags_are_added_to(server, before, after):
+    at = server.client()
+    at.config_set(OPTION, before)
+    with capture_logs() as lines:
+        async with listening(server) as events:
+            await anext(events)
+    assert set(at.config_get(OPTION)[OPTION].replace("A", "g$lshzxetd")) == set(after.replace("A", "g$lshzxetd"))
+    assert [line["event"] for line in lines] == ([] if before == "KA" else ["site.notifications_enabled"])
+
+
+async def test_flags_that_are_taken_away_are_a_gap(server, monkeypatch):
+    monkeypatch.setattr("redisrepl.local.notify._FLAGS_PERIOD", 0.1)
+    async with listening(server) as events:
+        assert await anext(events) == Subscribed()
+        server.client().config_set(OPTION, "")
+        assert isinstance(await anext(events), Gap)
+        server.client().set("ns:a", "1")
+        assert await noticed(events, 1) == [(b"ns:a", b"set")]
+
+
+@pytest.mark.parametrize("rights", ["-config", "-config|set"])
+async def test_flags_out_of_reach_are_told_of_once(rights):
+    with RedisServer(users=[f"u on >pw ~* &* +@all {rights}"]) as server:
+        address = parse_address(f"127.0.0.1:{server.port}", username="u", password="pw")
+        client = open_client(address, 5, connections=1)
+        site = SiteEvents(address, client, [b"ns:"], KINDS)
+        with capture_logs() as lines:
+            for _ in range(2):
+                events = site.events()
+                assert await anext(events) == Subscribed()
+                await events.aclose()
+        await client.aclose()
+    assert [line["event"] for line in lines] == ["site.notifications_unknown"]
+    assert "K$hgxe" in lines[0]["hint"]
+
+
+@pytest.mark.parametrize(
+    ("rights", "said"),
+    [
+        ("resetchannels +@all", "&__keyspace@0__:ns:\\*"),
+        ("&* +@all -psubscribe", "\\+psubscribe"),
+        ("resetchannels &__keyspace@0__:ns:* -@all +ping +psubscribe +config", None),
+    ],
+)
+async def test_permissions(rights, said):
+    with RedisServer(users=[f"u on >pw ~* {rights}"]) as server:
+        async with listening(server, login={"username": "u", "password": "pw"}) as events:
+            if said is None:
+                assert await anext(events) == Subscribed()
+            else:
+                with pytest.raises(RefusedError, match=said):
+                    await anext(events)
+
+
+async def test_a_wrong_password():
+    with RedisServer(password="right") as server:
+        for login in ({"password": "wrong"}, {}):
+            async with listening(server, login=login) as events:
+                with pytest.raises(RefusedError, match="password"):
+                    await anext(events)
+
+
+async def test_nobody_there():
+    async with listening("127.0.0.1:1") as events:
+        with pytest.raises(PeerUnavailableError):
+            await anext(events)
+
+
+async def test_the_end_of_the_server():
+    with RedisServer() as server:
+        async with listening(server) as events:
+            await anext(events)
+            await asyncio.to_thread(server.kill)
+            with pytest.raises(LinkLostError):
+                await anext(events)
+
+
+async def test_a_quiet_server_is_alive_and_a_silent_one_is_not():
+    with RedisServer() as server:
+        async with listening(server, silence=0.6) as events:
+            await anext(events)
+            task = asyncio.ensure_future(anext(events))
+            await asyncio.sleep(1.5)
+            assert not task.done()  # it answers our PINGs
+            server.pause()
+            try:
+                with pytest.raises(LinkLostError, match="no byte"):
+                    await task
+            finally:
+                server.resume()
+
+
+async def test_what_is_no_redis():
+    async def answer(reader, writer):
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with listening(f"127.0.0.1:{server.sockets[0].getsockname()[1]}") as events:
+        with pytest.raises(ProtocolError):
+            await anext(events)
+    server.close()
+    await server.wait_closed()
+    await asyncio.sleep(0.05)  # its end of the connection closes, too
