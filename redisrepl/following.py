@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -160,9 +160,7 @@ class Following:
         match event:
             case Commands(commands, ends):
                 self._outbound.read(commands, ends[-1])
-                quiet = self.position is not None and ends[-1] - self.position.offset < _QUIET
-                if not (quiet and says_nothing(commands)):
-                    self.position = link.position
+                self._advance(commands, ends, link.position)
             case SnapshotData(size, total, entries):
                 self._outbound.read_snapshot(entries, time.time())
                 self._progress.advance(size, total, sum(type(entry) is Entry and entry.last for entry in entries))
@@ -181,6 +179,14 @@ class Following:
                 # Under a new history id there was a failover, and what we wrote to the old master may be lost with it.
                 failed_over = self.position is not None and self.position.replid != position.replid
                 self._attached(position, continued=True, gap=failed_over)
+
+    def _advance(self, commands: Sequence[Sequence[bytes]], ends: Sequence[int], position: Position) -> None:
+        """The position behind the last command that says something; pings behind it a new master may never have had."""
+        last = next((i for i in range(len(commands) - 1, -1, -1) if not says_nothing(commands[i : i + 1])), None)
+        if last is not None and position.offset - ends[last] < _QUIET:
+            self.position = Position(position.replid, ends[last])
+        elif self.position is None or position.offset - self.position.offset >= _QUIET:
+            self.position = position
 
     def _attached(self, position: Position, *, continued: bool, gap: bool = False) -> None:
         self._attached_at = time.monotonic()
