@@ -39,6 +39,8 @@ __all__ = ["Inbound", "InboundCounters", "difference"]
 
 #: Events that leave the value of a string or hash as it was, or that only a removal causes.
 _REMOVALS = frozenset({b"del", b"expired", b"evicted", b"hdel", b"hexpired", b"rename_from", b"move_from"})
+#: Events after which the key is another one as a whole: fields of a hash that are not there any more are gone.
+_REPLACED = frozenset({b"rename_to", b"copy_to", b"restore", b"move_to"})
 _EXPIRIES = frozenset({b"expire", b"persist", b"hexpire", b"hpersist"})
 
 
@@ -163,7 +165,7 @@ class Inbound:
         if self._expected_remote.consume(key, name):
             self.counters.echoes += 1
             return
-        self.dirty[key] = self.dirty.get(key, False) or name in _REMOVALS
+        self.dirty[key] = self.dirty.get(key, False) or name in _REMOVALS or name in _REPLACED
 
     def changed_at_site(self, key: bytes) -> None:
         """A client of the site changed this key; its push will follow."""

@@ -60,10 +60,8 @@ def parse_states(items: Sequence[bytes]) -> list[State]:
     index, end = 0, len(items)
     try:
         while index < end:
-            kind, expires, count = items[index], items[index + 1], int(items[index + 2])
+            kind, expires, count = items[index], items[index + 1], _count(items[index + 2])
             index += 3
-            if count < 0:
-                raise ValueError  # it would be read for ever
             expires_at_ms = int(expires) if expires else None
             if kind == b"string":
                 states.append(StringState(items[index], expires_at_ms))
@@ -78,3 +76,10 @@ def parse_states(items: Sequence[bytes]) -> list[State]:
     if index != end:
         raise ProtocolError("the reply to a reading script ends early")
     return states
+
+
+def _count(text: bytes) -> int:
+    """How many strings follow; with a negative number the list would be read for ever."""
+    if (count := int(text)) < 0:
+        raise ValueError
+    return count

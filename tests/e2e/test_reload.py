@@ -1,0 +1,72 @@
+"""SIGHUP takes renewed certificates, SIGUSR1 says how things stand."""
+
+import signal
+
+import pytest
+
+from testbed import Certificates, Hub
+from tests.e2e.support import SWIFT, assert_equal_soon, certificate_flags, crossed, place_flags, wait_until_live
+
+
+@pytest.fixture
+def own():
+    """Certificates that a test may replace."""
+    with Certificates() as own:
+        yield own
+
+
+@pytest.fixture
+def daemon(daemons, site, own):
+    with Hub(own) as hub:
+        daemon = daemons.raw(*certificate_flags(own), *place_flags(site, hub), *SWIFT, "--ns", "site1:", "-rc")
+        wait_until_live(daemon, pull=True)
+        daemon.hub = hub
+        yield daemon
+
+
+def test_a_renewed_certificate_is_taken(daemon, own, at_site):
+    own.issue("client", "site1.example", common_name="site1")
+    mark = daemon.mark()
+    daemon.signal(signal.SIGHUP)
+    assert daemon.wait_for_log("daemon.reloaded", after=mark)["certificate"] == str(own.client)
+    daemon.hub.nginx.restart()  # every connection is made anew
+    at_site.set("site1:key", "v")
+    crossed(at_site, daemon.hub.redis)
+    assert assert_equal_soon(at_site, daemon.hub.redis).keys() == {b"site1:key"}
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("broken", ["no certificate", "no key", "another key"])
+def test_a_broken_file_leaves_the_old_certificate_in_use(daemon, own, at_site, broken):
+    whole = {path: path.read_bytes() for path in (own.client, own.client_key)}
+    match broken:
+        case "no certificate":
+            own.client.write_text("nothing\n")
+        case "no key":
+            own.client_key.unlink()
+        case "another key":
+            own.client_key.write_bytes(own.issue("other", "other.example").key.read_bytes())
+    mark = daemon.mark()
+    daemon.signal(signal.SIGHUP)
+    failed = daemon.wait_for_log("daemon.reload_failed", after=mark)
+    assert failed["level"] == "error"
+    assert "--cert" in failed["error"] or "--key" in failed["error"]
+    for path, content in whole.items():  # nginx is asked with these whether it is ready
+        path.write_bytes(content)
+    daemon.hub.nginx.restart()
+    at_site.set("site1:key", "v")
+    crossed(at_site, daemon.hub.redis)
+    assert not daemon.logged("daemon.reloaded")
+    assert daemon.stop() == 0
+
+
+def test_how_things_stand(daemon, at_site):
+    at_site.set("site1:key", "v")
+    crossed(at_site, daemon.hub.redis)
+    mark = daemon.mark()
+    daemon.signal(signal.SIGUSR1)
+    state = daemon.wait_for_log("daemon.state", after=mark)
+    assert state["pushed"] >= 1
+    assert state["applied"] >= 1
+    assert state["waiting_keys"] == state["push_failures"] == 0
+    assert daemon.running

@@ -1,0 +1,91 @@
+"""Removals and expiry times, which cross if `--replicate` names them."""
+
+import pytest
+
+from testbed import eventually
+from tests.e2e.support import SWIFT, assert_equal_soon, crossed
+
+ALL = ("--replicate", "set,hset,del,expire")
+FAR = 4_102_444_800_123
+
+
+def fill(client):
+    client.mset({f"site1:{number}": "v" for number in range(10)})
+    client.hset("site1:hash", mapping={"a": "1", "b": "2", "c": "3"})
+    client.hset("site1:last", "field", "v")
+    client.set("site1:ends", "v", pxat=FAR)
+    client.hset("site1:hash ends", "field", "v")
+    client.pexpireat("site1:hash ends", FAR)
+
+
+REMOVALS = {
+    "DEL": lambda client: client.delete("site1:1", "site1:2", "site1:hash"),
+    "UNLINK": lambda client: client.unlink("site1:1", "site1:hash"),
+    "GETDEL": lambda client: client.getdel("site1:1"),
+    "HDEL": lambda client: client.hdel("site1:hash", "a", "c"),
+    "HDEL of the last": lambda client: client.hdel("site1:last", "field"),
+    "EXPIRE": lambda client: client.expire("site1:1", 5000),
+    "EXPIRE of a hash": lambda client: client.expire("site1:hash", 5000),
+    "PEXPIREAT": lambda client: client.pexpireat("site1:1", FAR + 1),
+    "PERSIST": lambda client: client.persist("site1:ends"),
+    "PERSIST of a hash": lambda client: client.persist("site1:hash ends"),
+    "RENAME": lambda client: client.rename("site1:1", "site1:renamed"),
+    "RENAME onto another": lambda client: client.rename("site1:hash", "site1:last"),
+    "RENAME out": lambda client: client.rename("site1:1", "site2:renamed"),
+    "expired at once": lambda client: client.pexpire("site1:1", -1),
+    "expired in time": lambda client: client.pexpire("site1:1", 50),
+}
+
+
+@pytest.fixture(params=["up", "down"])
+def there_and_back(request, daemons, site, hub, at_site, at_hub):
+    """A daemon that carries everything; the side that is written, and the other."""
+    daemons.live(site, hub, *SWIFT, *ALL)
+    return (at_site, at_hub) if request.param == "up" else (at_hub, at_site)
+
+
+def test_removals_and_expiries_cross(there_and_back, at_site, at_hub):
+    here, there = there_and_back
+    for name, remove in REMOVALS.items():
+        here.delete(*here.keys("site1:*"), "site1:x")
+        crossed(at_site, at_hub)
+        fill(here)
+        before = assert_equal_soon(at_site, at_hub)
+        assert len(before) == 14, name
+        remove(here)
+        if name == "expired in time":
+            eventually(lambda: not there.exists("site1:1"))
+        crossed(at_site, at_hub)
+        after = assert_equal_soon(at_site, at_hub)
+        assert after != before, name
+    assert there.exists("site2:renamed") == 0
+
+
+def test_a_flush_of_the_site_empties_its_namespace_only(daemons, site, hub, at_site, at_hub):
+    daemon = daemons.live(site, hub, *SWIFT, *ALL, rc=False)
+    at_hub.set("site2:elsewhere", "v")
+    fill(at_site)
+    crossed(at_site, at_hub, back=False)
+    assert len(assert_equal_soon(at_site, at_hub)) == 14
+    daemon.mark()
+    at_site.flushdb()
+    eventually(lambda: not at_hub.keys("site1:*"), 20)
+    assert at_hub.get("site2:elsewhere") == b"v"
+    at_site.set("site1:after", "v")
+    crossed(at_site, at_hub, back=False)
+    assert assert_equal_soon(at_site, at_hub).keys() == {b"site1:after"}
+
+
+def test_by_default_removals_and_expiries_do_not_cross(daemons, site, hub, at_site, at_hub):
+    daemons.live(site, hub, *SWIFT)
+    at_site.mset({"site1:site": "v", "site1:hub": "v", "site1:gone": "v"})
+    at_site.hset("site1:hash", mapping={"a": "1", "b": "2"})
+    crossed(at_site, at_hub)
+    at_site.delete("site1:site")
+    at_site.hdel("site1:hash", "a")
+    at_site.unlink("site1:gone")
+    at_hub.delete("site1:hub")
+    crossed(at_site, at_hub)
+    assert at_hub.get("site1:site") == at_hub.get("site1:gone") == b"v"
+    assert at_hub.hgetall("site1:hash") == {b"a": b"1", b"b": b"2"}
+    assert at_site.get("site1:hub") == b"v"

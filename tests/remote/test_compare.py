@@ -1,0 +1,60 @@
+"""What a comparison asks of a real hub, with scripts and without."""
+
+import contextlib
+
+import pytest
+from structlog.testing import capture_logs
+
+from redisrepl.changes import HashState, StringState
+from redisrepl.remote.compare import HubComparer
+from redisrepl.remote.fetch import HubReader
+from redisrepl.remote.session import HubSession, check_url
+from redisrepl.wire.digests import NO_KEY, digest
+from testbed import Hub
+from tests.samples import AWKWARD_NAMES
+
+PREFIX = b"n*[:"  # a glob, were it not taken literally
+
+
+@pytest.fixture(scope="module", params=["scripts", "no scripts"])
+def hub(request, certificates):
+    users = ["user default on nopass ~* &* +@all -eval"] if request.param == "no scripts" else []
+    with Hub(certificates, redis={"users": users}) as hub:
+        hub.scripts = not users
+        yield hub
+
+
+@contextlib.asynccontextmanager
+async def comparing(hub):
+    session = HubSession(check_url(hub.url), hub.certificates.ssl_context())
+    try:
+        yield HubComparer(session, HubReader(session), expiries=True, page=50)
+    finally:
+        await session.close()
+
+
+async def test_the_keys_of_a_prefix(hub):
+    names = {PREFIX + name for name in AWKWARD_NAMES} | {PREFIX + b"%d" % number for number in range(300)}
+    hub.redis.flushall()
+    hub.redis.mset(dict.fromkeys(names | {b"nx:", b"n", b"other"}, b"v"))
+    with capture_logs() as logs:
+        async with comparing(hub) as comparer:
+            pages = [keys async for keys in comparer.pages(PREFIX)]
+            assert comparer.scripts == hub.scripts
+    assert {key for keys in pages for key in keys} == names
+    assert len(pages) > 1
+    assert [record["event"] for record in logs] == ([] if hub.scripts else ["sweep.scripts_refused"])
+
+
+async def test_the_digests_of_any_keys(hub):
+    wanted = {b"s:" + name: StringState(name) for name in AWKWARD_NAMES}
+    wanted |= {b"h:" + name: HashState({name: name}) for name in AWKWARD_NAMES}
+    hub.redis.flushall()
+    for key, state in wanted.items():
+        if isinstance(state, StringState):
+            hub.redis.set(key, state.value)
+        else:
+            hub.redis.hset(key, mapping=dict(state.fields))
+    async with comparing(hub) as comparer:
+        found = await comparer.digests([*wanted, b"none"])
+    assert found == [*(digest(state, expiries=True) for state in wanted.values()), NO_KEY]

@@ -1,0 +1,286 @@
+"""A comparison finds what differs and goes on differing; a sweep heals it, and stays owed until it came to its end."""
+
+import asyncio
+import contextlib
+
+import pytest
+from structlog.testing import capture_logs
+
+from redisrepl.changes import Deleted, HashState, StringState, Touch
+from redisrepl.errors import PeerUnavailableError
+from redisrepl.namespaces import Namespaces
+from redisrepl.sweep import Comparison, Difference, Healing, Sweep
+from redisrepl.wire.digests import NO_KEY, digest
+from testbed import eventually_async
+
+PREFIX = b"n:"
+RETRY = {"attempts": None, "timeout": None, "wait_initial": 0.001, "wait_max": 0.002, "wait_jitter": 0.0}
+
+
+class Side:
+    """Keys of one side; `before_page` and `before_look` are called with a number, and may change anything."""
+
+    def __init__(self, held, page=2):
+        self.held = {key: value if isinstance(value, HashState) else StringState(value) for key, value in held.items()}
+        self.page = page
+        self.pages_read = self.looks = 0
+        self.before_page = self.before_look = lambda _number: None
+
+    def set(self, key, value):
+        self.held[key] = StringState(value)
+
+    async def pages(self, prefix):
+        keys = sorted(key for key in self.held if key.startswith(prefix))
+        for start in range(0, len(keys), self.page):
+            self.before_page(self.pages_read)
+            self.pages_read += 1
+            yield keys[start : start + self.page]
+
+    async def states(self, keys):
+        self.looks += 1
+        self.before_look(self.looks - 1)
+        return [self.held.get(key) for key in keys]
+
+    async def digests(self, keys):
+        return [digest(state, expiries=True) for state in await self.states(keys)]
+
+
+def comparing(site, hub):
+    return Comparison(site, hub, expiries=True, rate=1e9, patience=0.0)
+
+
+async def found_by(comparison, prefix=PREFIX):
+    return [difference async for batch in comparison.differences(prefix) for difference in batch]
+
+
+class Recorder:
+    """Stands for both directions; remembers what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def add(self, change):
+        self.told.append(("push", change))
+
+    def seed(self, change):
+        self.told.append(("seed", change))
+
+    def mark_dirty(self, keys):
+        self.told += [("pull", key) for key in keys]
+
+
+# Comparing.
+
+
+async def test_equal_sides():
+    held = {b"n:%d" % number: b"v" for number in range(7)}
+    comparison = comparing(Side(held), Side(held))
+    assert await found_by(comparison) == []
+    assert comparison.compared == 7
+
+
+async def test_keys_here_there_and_different():
+    site = Side({b"n:here": b"v", b"n:both": b"one", b"n:same": b"v", b"n:hash": HashState({b"f": b"1"})})
+    hub = Side({b"n:there": b"v", b"n:both": b"two", b"n:same": b"v", b"n:hash": HashState({b"f": b"2"})})
+    comparison = comparing(site, hub)
+    found = {difference.key: difference for difference in await found_by(comparison)}
+    assert found.keys() == {b"n:here", b"n:there", b"n:both", b"n:hash"}
+    assert found[b"n:here"].hub == NO_KEY != found[b"n:here"].site
+    assert found[b"n:there"].site == NO_KEY != found[b"n:there"].hub
+    assert NO_KEY not in {found[b"n:both"].site, found[b"n:both"].hub}
+    assert comparison.compared == 5
+
+
+async def test_each_difference_is_told_once():
+    held = {b"n:%d" % number: b"site" for number in range(20)}
+    found = await found_by(comparing(Side(held), Side(dict.fromkeys(held, b"hub"))))
+    assert sorted(difference.key for difference in found) == sorted(held)
+
+
+async def test_a_difference_that_vanishes_at_the_second_look_is_not_told():
+    site, hub = Side({b"n:late": b"v", b"n:lost": b"v"}), Side({})
+
+    def arrive(number):
+        if number == 1:
+            hub.set(b"n:late", b"v")
+
+    hub.before_look = arrive
+    assert [difference.key for difference in await found_by(comparing(site, hub))] == [b"n:lost"]
+
+
+async def test_a_key_that_is_created_between_the_passes_is_compared_whole():
+    """The hub's pass meets a key that the site's pass did not; by then both have one, and not the same."""
+    site, hub = Side({b"n:a": b"v"}), Side({b"n:a": b"v"})
+
+    def appear(_number):
+        site.set(b"n:b", b"site")
+        hub.set(b"n:b", b"hub")
+
+    site.before_page = appear
+    (found,) = await found_by(comparing(site, hub))
+    assert found.key == b"n:b"
+    assert NO_KEY not in {found.site, found.hub}
+
+
+async def test_other_namespaces_are_left_alone():
+    class Careless(Side):
+        async def pages(self, _prefix):
+            yield list(self.held)
+
+    found = await found_by(comparing(Side({}), Careless({b"x:other": b"v", b"n:key": b"v"})))
+    assert [difference.key for difference in found] == [b"n:key"]
+
+
+async def test_no_keys_at_all_are_no_look():
+    site, hub = Side({}), Side({})
+    assert await found_by(comparing(site, hub)) == []
+    assert (site.looks, hub.looks) == (0, 0)
+
+
+# Healing.
+
+SITE_ONLY = Difference(b"k", b"site", NO_KEY)
+HUB_ONLY = Difference(b"k", NO_KEY, b"hub")
+BOTH = Difference(b"k", b"site", b"hub")
+PUSH, SEED, PULL, REMOVE = ("push", Touch(b"k")), ("seed", Touch(b"k")), ("pull", b"k"), ("push", Deleted(b"k"))
+
+
+@pytest.mark.parametrize(
+    ("winner", "direction", "expected"),
+    [
+        ("hub", "both", ([SEED], [PULL], [SEED, PULL])),
+        ("site", "both", ([PUSH], [PULL], [PUSH, PULL])),
+        ("hub", "push", ([SEED], [], [SEED])),
+        ("site", "push", ([PUSH], [], [PUSH])),
+        ("hub", "pull", ([], [PULL], [PULL])),
+        ("site", "pull", ([], [PULL], [PULL])),
+        ("hub", "none", ([], [], [])),
+        ("site", "none", ([], [], [])),
+    ],
+)
+def test_healing(winner, direction, expected):
+    for difference, calls in zip((SITE_ONLY, HUB_ONLY, BOTH), expected, strict=True):
+        recorder = Recorder()
+        Healing(recorder, recorder, winner, direction).heal(difference)
+        assert recorder.told == calls
+
+
+@pytest.mark.parametrize(("winner", "calls"), [("hub", [SEED]), ("site", [PUSH])])
+def test_healing_without_a_way_back(winner, calls):
+    for difference, expected in ((SITE_ONLY, calls), (HUB_ONLY, []), (BOTH, calls)):
+        recorder = Recorder()
+        Healing(recorder, None, winner, "both").heal(difference)
+        assert recorder.told == expected
+
+
+def test_healing_with_removals():
+    for difference, calls in ((SITE_ONLY, [SEED]), (HUB_ONLY, [REMOVE]), (BOTH, [SEED, PULL])):
+        recorder = Recorder()
+        Healing(recorder, recorder, "hub", "both").heal(difference, removals=True)
+        assert recorder.told == calls
+
+
+# Sweeping.
+
+
+@contextlib.asynccontextmanager
+async def sweeping(site, hub, *, prefixes=(PREFIX,), period=0.0, attached=True):
+    """A sweep that runs; `told` is what it did."""
+    recorder, wakes = Recorder(), []
+    sweep = Sweep(
+        comparing(site, hub),
+        Namespaces(prefixes),
+        Healing(recorder, recorder, "hub", "both"),
+        period=period,
+        wake=lambda: wakes.append(1),
+        retry=RETRY,
+    )
+    sweep.told, sweep.wakes = recorder.told, wakes
+    if attached:
+        sweep.attached.set()
+    task = asyncio.create_task(sweep.run())
+    try:
+        yield sweep
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_sweep_that_is_owed_heals_every_namespace():
+    site, hub = Side({b"n:here": b"v"}), Side({b"m:there": b"v"})
+    with capture_logs() as logs:
+        async with sweeping(site, hub, prefixes=(b"n:", b"m:")) as sweep:
+            sweep.owe("a reason")
+            await eventually_async(lambda: sweep.runs == 1)
+    assert sorted(sweep.told) == [("pull", b"m:there"), ("seed", Touch(b"n:here"))]
+    assert sweep.wakes
+    assert sweep.owed is None
+    (record,) = [record for record in logs if record["event"] == "sweep.finished"]
+    assert (record["reason"], record["compared"], record["different"]) == ("a reason", 2, 2)
+
+
+async def test_it_waits_for_the_sites_stream():
+    site = Side({b"n:here": b"v"})
+    async with sweeping(site, Side({}), attached=False) as sweep:
+        sweep.owe("start")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert site.pages_read == 0
+        assert sweep.owed == "start"
+        sweep.attached.set()
+        await eventually_async(lambda: sweep.runs == 1)
+
+
+async def test_a_sweep_on_a_timer():
+    async with sweeping(Side({}), Side({}), period=0.01) as sweep:
+        await eventually_async(lambda: sweep.runs >= 2)
+
+
+async def test_removals_are_for_one_sweep_only():
+    async with sweeping(Side({}), Side({b"n:there": b"v"})) as sweep:
+        sweep.owe("flushed", removals=True)
+        await eventually_async(lambda: sweep.runs == 1)
+        assert sweep.told == [("push", Deleted(b"n:there"))]
+        sweep.owe("later")
+        await eventually_async(lambda: sweep.runs == 2)
+        assert sweep.told[1:] == [("pull", b"n:there")]
+
+
+@pytest.mark.parametrize("removals", [True, False])
+async def test_a_sweep_that_fails_midway_stays_owed_and_is_tried_again(removals):
+    site, hub = Side({}), Side({b"n:%d" % number: b"v" for number in range(5)})
+    owed = []
+
+    def fail(number):
+        if number in {0, 2, 3}:
+            raise PeerUnavailableError("away")
+        owed.append(sweep.owed)
+
+    hub.before_look = fail
+    with capture_logs() as logs:
+        async with sweeping(site, hub) as sweep:
+            sweep.owe("first", removals=removals)
+            await eventually_async(lambda: sweep.runs == 1)
+    keys = {entry[1].key if removals else entry[1] for entry in sweep.told}
+    assert keys == set(hub.held)
+    assert {entry[0] for entry in sweep.told} == {"push" if removals else "pull"}
+    assert set(owed) == {None}  # while it is under way it is owed no more, so that another can be
+    assert sweep.owed is None
+    events = [record["event"] for record in logs]
+    assert events.count("sweep.failed") == events.count("sweep.recovered") == 1
+    assert [record["reason"] for record in logs if record["event"] == "sweep.finished"] == ["first"]
+
+
+async def test_what_is_owed_while_one_is_under_way_is_done_next():
+    site, hub = Side({b"n:a": b"v"}), Side({b"n:a": b"v"})
+
+    def gap(number):
+        if number == 0:
+            sweep.owe("gap")
+
+    hub.before_page = gap
+    with capture_logs() as logs:
+        async with sweeping(site, hub) as sweep:
+            sweep.owe("start")
+            await eventually_async(lambda: sweep.runs == 2)
+    assert [record["reason"] for record in logs if record["event"] == "sweep.finished"] == ["start", "gap"]
