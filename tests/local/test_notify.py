@@ -11,7 +11,7 @@ from redisrepl.errors import LinkLostError, PeerUnavailableError, ProtocolError,
 from redisrepl.local.address import parse_address
 from redisrepl.local.connection import open_client
 from redisrepl.local.notify import Gap, Noticed, SiteEvents, Subscribed
-from testbed import RedisServer
+from testbed import RedisServer, eventually_async
 
 ALPHABET = bytes(range(256))
 OPTION = "notify-keyspace-events"
@@ -168,7 +168,8 @@ async def test_a_quiet_server_is_alive_and_a_silent_one_is_not():
         async with listening(server, silence=0.6) as events:
             await anext(events)
             task = asyncio.ensure_future(anext(events))
-            await asyncio.sleep(1.5)
+            asked = server.commandstats()["ping"]
+            await eventually_async(lambda: server.commandstats()["ping"] >= asked + 4)
             assert not task.done()  # it answers our PINGs
             server.pause()
             try:
@@ -179,11 +180,14 @@ async def test_a_quiet_server_is_alive_and_a_silent_one_is_not():
 
 
 async def test_what_is_no_redis():
+    closed = asyncio.Event()
+
     async def answer(reader, writer):
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await reader.read()
         writer.close()
         await writer.wait_closed()
+        closed.set()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with listening(f"127.0.0.1:{server.sockets[0].getsockname()[1]}") as events:
@@ -191,4 +195,4 @@ async def test_what_is_no_redis():
             await anext(events)
     server.close()
     await server.wait_closed()
-    await asyncio.sleep(0.05)  # its end of the connection closes, too
+    await closed.wait()
