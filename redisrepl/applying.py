@@ -140,7 +140,7 @@ class Applying:
             raise
         for index, error in errors.items():
             key = changes[index].key
-            inbound.refused(key, error)
+            inbound.refused(key)
             sent.pop(key, None)
             _log.error("apply.refused", key=printable(key), error=error)
         patience = inbound.echo_patience

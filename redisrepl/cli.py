@@ -61,6 +61,11 @@ _GROUPS: list[tuple[str, list[str]]] = [
 
 
 class _Parser(argparse.ArgumentParser):
+    """Texts as they are written; flags in full; a wrong use in one sentence."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
     def error(self, message: str) -> NoReturn:
         """One sentence, and where to read on."""
         self.exit(ExitCode.USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -93,8 +98,6 @@ def _run(argv: list[str]) -> int:
         prog="redisrepl",
         description=RUN_EXAMPLE,
         epilog=RUN_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
         add_help=False,
         usage="redisrepl --cert FILE --key FILE --ca FILE --ns PREFIX [-rc] [flags]",
     )
@@ -147,8 +150,6 @@ def _settings_parser(command: str, example: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"redisrepl {command}",
         description=example,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
         usage=f"redisrepl {command} [flags of the daemon]",
     )
     _add_settings(parser, [name for _, names in _GROUPS for name in names])
@@ -162,8 +163,6 @@ def _rdb(argv: list[str]) -> int:
         prog="redisrepl rdb",
         description=RDB_EXAMPLE,
         epilog=RDB_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("file", metavar="FILE", help="the snapshot; - for standard input")
     parser.add_argument("--ns", action="append", default=[], metavar="PREFIX", help="only keys that start with this")
@@ -193,8 +192,6 @@ def _tail(argv: list[str]) -> int:
         prog="redisrepl tail",
         description=TAIL_EXAMPLE,
         epilog=TAIL_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
         usage="redisrepl tail [--raddr ADDRESS] [flags]",
     )
     chosen = parser.add_argument_group("what is printed")

@@ -135,7 +135,6 @@ class Inbound:
     ) -> None:
         self.dirty: dict[bytes, bool] = {}
         self.counters = InboundCounters()
-        self.failures: dict[bytes, str] = {}
         self.kinds = kinds
         self.echo_patience: float | None = None
         self._echoes_of: Callable[[Change], Iterable[Hashable]] = _itself
@@ -262,11 +261,10 @@ class Inbound:
         self._expected_local.void(keys)
         self.untaken(keys)
 
-    def refused(self, key: bytes, error: str) -> None:
+    def refused(self, key: bytes) -> None:
         """The site refused this for good; it is given up, by name."""
         self._expected_local.void([key])
         self._fetching.pop(key, None)
-        self.failures[key] = error
         self.counters.failed += 1
 
     @property

@@ -132,7 +132,6 @@ class Outbound:
     Attributes:
         pending: changes of the stream that wait for the hub.
         seeds: keys that wait, and are to be there only if the hub has none: of a snapshot, or found by a sweep.
-        failures: error text by key, of what the hub refused for good.
         flushed: the last command that changed the whole database at once.
     """
 
@@ -151,7 +150,6 @@ class Outbound:
         self.seeds = Pending(options.max_bytes // 4, options.max_keys)
         self.counters = OutboundCounters()
         self.flushed: Flushed | None = None
-        self.failures: dict[bytes, str] = {}
         self._expected_local = expected_local
         self._expected_remote = expected_remote
         self._pulling = pulling
@@ -287,7 +285,6 @@ class Outbound:
         for index, error in errors.items():
             if error != EXISTS:
                 key = commands[index][1]
-                self.failures[key] = error
                 self.counters.failed += 1
                 _log.error("push.refused", key=printable(key), command=commands[index][0].decode(), error=error)
         self._void({commands[index][1] for index in errors})
