@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from redisrepl.changes import HashState, StringState
+
 REPLID = "8371445ee47b3a83d9f2d1e0b2d1d8c3f4a5b6c7"
 ALL_BYTES = bytes(range(256))
 #: Keys that a URL, a glob or a careless parser would take apart.
@@ -52,3 +54,17 @@ def resp_like(*, leaves=None):
     )
     array = st.lists(bulk | scalar, max_size=4).map(lambda items: b"*%d\r\n" % len(items) + b"".join(items))
     return st.lists(bulk | scalar | header | array | st.binary(max_size=6), max_size=8).map(b"".join)
+
+
+def write(redis, key, state):
+    """Have a server hold exactly this under a key."""
+    redis.delete(key)
+    match state:
+        case StringState(value, at):
+            redis.set(key, value)
+        case HashState(fields, at):
+            redis.hset(key, mapping=dict(fields))
+        case _:
+            return
+    if at is not None:
+        redis.pexpireat(key, at)

@@ -21,7 +21,7 @@ from redisrepl.wire.digests import (
 )
 from redisrepl.wire.webdis import CommandError
 from testbed import RedisServer, Webdis
-from tests.samples import ALL_BYTES, AWKWARD_NAMES, resp
+from tests.samples import ALL_BYTES, AWKWARD_NAMES, resp, write
 
 FAR = 4_102_444_800_123  # a time in 2100, with milliseconds
 values = st.binary(max_size=200) | st.sampled_from([b"", b"0", b"-1", b"1e3", ALL_BYTES, b"\x00", b"\xff" * 100])
@@ -45,19 +45,6 @@ def redis(server):
 def webdis(server):
     with Webdis(server) as webdis:
         yield webdis
-
-
-def write(redis, key, state):
-    redis.delete(key)
-    match state:
-        case StringState(value, at):
-            redis.set(key, value)
-        case HashState(fields, at):
-            redis.hset(key, mapping=dict(fields))
-        case _:
-            return
-    if at is not None:
-        redis.pexpireat(key, at)
 
 
 def of_server(redis, *keys, expiries=True):

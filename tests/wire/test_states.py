@@ -10,7 +10,7 @@ from redisrepl.changes import HashState, StringState
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.states import STATES_SCRIPT, parse_states
 from testbed import RedisServer
-from tests.samples import ALL_BYTES, AWKWARD_NAMES
+from tests.samples import ALL_BYTES, AWKWARD_NAMES, write
 
 FAR = 4_102_444_800_123
 UNLIMITED = 1 << 30
@@ -32,19 +32,6 @@ def redis():
 @pytest.fixture(autouse=True)
 def _empty(redis):
     redis.flushall()
-
-
-def write(redis, key, state):
-    redis.delete(key)
-    match state:
-        case StringState(value, at):
-            redis.set(key, value)
-        case HashState(fields, at):
-            redis.hset(key, mapping=dict(fields))
-        case _:
-            return
-    if at is not None:
-        redis.pexpireat(key, at)
 
 
 def read(redis, *keys, budget=UNLIMITED):
