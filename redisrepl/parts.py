@@ -1,0 +1,258 @@
+"""The parts of the daemon: each is built here, once, and told of the others.
+
+In: settings. Out: `Parts`, in which nothing runs yet. Left to others: running them (`daemon`), and every change; this
+module never looks inside one.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from redisrepl.applying import Applying
+from redisrepl.checkpoint import Checkpoint, Pair, open_checkpoint
+from redisrepl.echo import ExpectedEvents
+from redisrepl.errors import ConfigError
+from redisrepl.following import Following, LinkOptions
+from redisrepl.inbound import Inbound
+from redisrepl.local.address import SiteAddress
+from redisrepl.local.apply import SiteWriter
+from redisrepl.local.connection import open_client
+from redisrepl.local.notify import SiteEvents
+from redisrepl.local.read import SiteReader
+from redisrepl.namespaces import Namespaces
+from redisrepl.noticing import Noticing, Source
+from redisrepl.outbound import Outbound, OutboundOptions
+from redisrepl.pacing import Pacer
+from redisrepl.pushing import Pushing
+from redisrepl.remote.compare import HubComparer
+from redisrepl.remote.fetch import HubReader
+from redisrepl.remote.push import HubPusher
+from redisrepl.remote.session import HubSession, check_url
+from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
+from redisrepl.settings import Settings
+from redisrepl.sweep import Comparison, ConflictWinner, Healing, Sweep
+from redisrepl.tls import CertificateFiles, client_context
+from redisrepl.wire.commands import ChangeDecoder
+
+__all__ = ["FETCHES", "Parts", "Pull"]
+
+#: Expectations that fit into each echo map.
+_EXPECTATIONS = 1_000_000
+#: Batches being fetched and applied side by side.
+FETCHES = 4
+#: A difference found by a sweep is looked at again after this many seconds: it may have been on its way.
+_SECOND_LOOK = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """The parts of the direction from hub to site."""
+
+    inbound: Inbound
+    applying: Applying
+    subscriptions: list[Subscription]
+
+
+class Parts:
+    """The parts of one daemon, put together.
+
+    Args:
+        settings: all of them.
+        address: the site's Redis, with its password.
+
+    Attributes:
+        pull: the direction from hub to site; None without `-rc`.
+
+    Raises:
+        ConfigError, CertificateError: what is configured cannot be used.
+    """
+
+    def __init__(self, settings: Settings, address: SiteAddress) -> None:
+        if settings.cert is None or settings.key is None:
+            raise ConfigError("no client certificate for the hub is given: give --cert and --key")
+        self._settings = settings
+        self._address = address
+        self.namespaces = Namespaces(settings.ns)
+        self.certificates = CertificateFiles(settings.ca, settings.cert, settings.key)
+        self.context = client_context(self.certificates)
+        self.session = HubSession(
+            check_url(settings.haddr),
+            self.context,
+            connections=settings.flights + FETCHES + 4,
+            timeout=settings.timeout,
+            connect_timeout=settings.connect_timeout,
+        )
+        self._hub_reader = HubReader(self.session)
+        self.read_client = open_client(address, settings.timeout, connections=2)
+        self.write_client = open_client(address, settings.timeout, connections=1)
+        self._site_reader = SiteReader(self.read_client, address)
+        self._retry: dict[str, Any] = {
+            "attempts": None,
+            "timeout": None,
+            "wait_initial": 0.1,
+            "wait_max": settings.retry_max,
+            "wait_jitter": 0.5,
+        }
+        self.checkpoint = self._open_checkpoint()
+        saved = self.checkpoint.load() if self.checkpoint is not None else None
+        self._origin = saved.origin.encode() if saved is not None else secrets.token_hex(8).encode()
+        expected_local, expected_remote = ExpectedEvents(_EXPECTATIONS), ExpectedEvents(_EXPECTATIONS)
+        self.pull = self._build_pull(expected_local, expected_remote) if settings.rc else None
+        winner: ConflictWinner = settings.on_conflict or ("hub" if settings.rc else "site")
+        self.outbound = Outbound(
+            ChangeDecoder(self.namespaces.covers, settings.replicate, address.database),
+            expected_local,
+            expected_remote if settings.rc else None,
+            self.pull.inbound if self.pull else None,
+            OutboundOptions(
+                origin=self._origin,
+                max_bytes=settings.max_memory,
+                max_keys=settings.max_keys,
+                site_wins=winner == "site",
+            ),
+        )
+        self.pushing = Pushing(
+            self.outbound,
+            HubPusher(self.session, settings.max_body),
+            self._site_reader,
+            Pacer(settings.flights, worthwhile=max(1, settings.batch // 2), interval=0.002),
+            max_keys=settings.batch,
+            max_bytes=settings.max_body,
+            retry=self._retry,
+        )
+        self.sweep = self._build_sweep(winner)
+        self.following = Following(
+            address,
+            self.outbound,
+            self.namespaces.prefixes,
+            self.checkpoint,
+            saved,
+            options=LinkOptions(settings.site_silence, settings.connect_timeout, self._retry),
+            listener=self,
+        )
+        self.source = Source(
+            settings.source,
+            self.following,
+            Noticing(
+                SiteEvents(
+                    address,
+                    self.read_client,
+                    self.namespaces.prefixes,
+                    settings.replicate,
+                    silence=settings.site_silence,
+                    connect_wait=settings.connect_timeout,
+                ),
+                self.outbound,
+                self.pull.inbound if self.pull else None,
+                covers=self.namespaces.covers,
+                retry=self._retry,
+                listener=self,
+                owe=self.sweep.owe,
+            ),
+        )
+
+    def _open_checkpoint(self) -> Checkpoint | None:
+        settings = self._settings
+        scope = {
+            "database": self._address.database,
+            "namespaces": [prefix.hex() for prefix in self.namespaces],
+            "kinds": sorted(settings.replicate),
+        }
+        pair = Pair(str(self._address), self.session.url, json.dumps(scope, sort_keys=True))
+        return open_checkpoint(settings.state_dir, pair)
+
+    def _build_sweep(self, winner: ConflictWinner) -> Sweep:
+        settings = self._settings
+        expiries = "expire" in settings.replicate
+        return Sweep(
+            Comparison(
+                self._site_reader,
+                HubComparer(self.session, self._hub_reader, expiries=expiries),
+                expiries=expiries,
+                rate=settings.sweep_rate,
+                patience=_SECOND_LOOK,
+            ),
+            self.namespaces,
+            Healing(self.outbound, self.pull.inbound if self.pull else None, winner, settings.initial_sync),
+            period=settings.sweep_period,
+            wake=self.wake,
+            retry=self._retry,
+        )
+
+    def _build_pull(self, expected_local: ExpectedEvents, expected_remote: ExpectedEvents) -> Pull:
+        settings = self._settings
+        inbound = Inbound(
+            covers=self.namespaces.covers,
+            kinds=settings.replicate,
+            expected_local=expected_local,
+            expected_remote=expected_remote,
+            busy=self._busy,
+        )
+        applying = Applying(
+            inbound,
+            self._hub_reader,
+            SiteReader(self.write_client, self._address),
+            SiteWriter(self.write_client, self._address, self._origin),
+            max_keys=settings.batch,
+            retry=self._retry,
+        )
+
+        def on_event(key: bytes, event: bytes) -> None:
+            inbound.event(key, event)
+            applying.wake()
+
+        def on_subscribed() -> None:
+            inbound.resubscribed()
+            self.sweep.owe("subscribed")
+
+        options = SubscriptionOptions(
+            database=settings.hub_database,
+            origin=self._origin,
+            kinds=settings.replicate,
+            notify=settings.notify_config,
+            canary_period=settings.canary_period,
+            retry=self._retry,
+        )
+        subscriptions = [
+            Subscription(self.session, prefix, options=options, on_event=on_event, on_subscribed=on_subscribed)
+            for prefix in self.namespaces
+        ]
+        return Pull(inbound, applying, subscriptions)
+
+    def _busy(self, key: bytes) -> bool:
+        return self.outbound.busy(key)
+
+    # What `following` tells.
+
+    def attached(self, *, continued: bool) -> None:
+        """The site's stream is followed: what is decided about its keys is no longer blind."""
+        self.sweep.attached.set()
+        if self.pull is not None:
+            self.pull.applying.attached.set()
+            self.pull.applying.wake()
+        if not continued and self._settings.rc:
+            self.sweep.owe("full synchronisation or failover")
+
+    def detached(self) -> None:
+        """The site's stream is lost."""
+        self.sweep.attached.clear()
+        if self.pull is not None:
+            self.pull.applying.attached.clear()
+            self.pull.inbound.distrust_fetched()
+
+    def wake(self) -> None:
+        """There may be something to push or to pull."""
+        self.pushing.wake()
+        if self.pull is not None and self.pull.inbound.dirty:
+            self.pull.applying.wake()
+
+    async def close(self) -> None:
+        """Close every connection, and let go of the checkpoint."""
+        await self.session.close()
+        await self.read_client.aclose()
+        await self.write_client.aclose()
+        if self.checkpoint is not None:
+            self.checkpoint.close()
