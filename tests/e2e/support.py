@@ -57,11 +57,18 @@ def content(client, prefix=PREFIX, *, without=b"~marker"):
 
 
 def state(client, key):
-    match client.type(key):
+    """Type, value and expiry, at one moment: the type may be about to change."""
+    pipeline = client.pipeline(transaction=True)
+    pipeline.type(key)
+    pipeline.get(key)
+    pipeline.hgetall(key)
+    pipeline.pexpiretime(key)
+    kind, string, fields, expiry = pipeline.execute(raise_on_error=False)
+    match kind:
         case b"string":
-            return "string", client.get(key), client.pexpiretime(key)
+            return "string", string, expiry
         case b"hash":
-            return "hash", client.hgetall(key), client.pexpiretime(key)
+            return "hash", fields, expiry
         case other:
             return other.decode(), None, None
 
