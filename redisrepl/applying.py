@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 import stamina
@@ -17,6 +18,7 @@ import structlog
 from redisrepl.changes import Change, State
 from redisrepl.errors import RedisreplError
 from redisrepl.inbound import Inbound, difference
+from redisrepl.local.apply import Applied
 from redisrepl.namespaces import printable
 from redisrepl.observe.troubles import Trouble
 
@@ -39,11 +41,22 @@ class Site(Protocol):
         """What these keys hold."""
 
 
+class Turn(Protocol):
+    """Keys that are watched: `local.apply.Turn`."""
+
+    @property
+    def offset(self) -> int:
+        """Of the site's stream: what is seen of the keys now stands before it."""
+
+    async def apply(self, changes: Sequence[Change]) -> Applied | None:
+        """Make changes happen, unless a client changed one of the keys meanwhile (None)."""
+
+
 class Writer(Protocol):
     """What applies: `local.apply.SiteWriter`."""
 
-    async def apply(self, changes: Sequence[Change]) -> tuple[dict[int, str], int]:
-        """Make changes happen; return errors by index and the replication offset after them."""
+    def turn(self, keys: Sequence[bytes]) -> AbstractAsyncContextManager[Turn]:
+        """Watch keys."""
 
 
 class Applying:
@@ -54,12 +67,21 @@ class Applying:
         hub: is fetched from.
         site: is compared with.
         writer: applies.
+        read_to: tells up to which offset the site's stream was read; infinity if nobody reads it.
         max_keys: keys in one fetch.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
     """
 
     def __init__(
-        self, inbound: Inbound, hub: Hub, site: Site, writer: Writer, *, max_keys: int, retry: Mapping[str, Any]
+        self,
+        inbound: Inbound,
+        hub: Hub,
+        site: Site,
+        writer: Writer,
+        *,
+        read_to: Callable[[], float],
+        max_keys: int,
+        retry: Mapping[str, Any],
     ) -> None:
         self.inbound = inbound
         self.fetch_trouble = Trouble("fetch")
@@ -73,10 +95,17 @@ class Applying:
         self._settled = asyncio.Event()
         self.attached = asyncio.Event()  # the site's stream is followed: without it rules 1 and 2 are blind
         self._site_turn = asyncio.Lock()  # reading and writing a key at the site is one step
+        self._together = max_keys  # keys in one step
+        self._read_to = read_to
+        self._moved = asyncio.Event()
 
     def wake(self) -> None:
         """There may be a key to fetch."""
         self._work.set()
+
+    def stream_moved(self) -> None:
+        """The site's stream was read further, or was lost."""
+        self._moved.set()
 
     async def idle(self) -> None:
         """Return when no key is left to be looked at."""
@@ -115,33 +144,57 @@ class Applying:
         self._settled.set()
 
     async def _apply(self, states: Mapping[bytes, State], removals: Mapping[bytes, bool]) -> None:
-        """Compare with the site, write what differs, expect its echo."""
-        inbound = self.inbound
+        """Compare with the site and write what differs, as many keys at a time as the site's own clients let us."""
         keys = list(states)
-        try:
-            site_states = await self._site.states(keys) if keys else []
-        except BaseException:
-            inbound.untaken({key: removals[key] for key in keys})
-            raise
+        while keys:
+            piece, keys = keys[: self._together], keys[self._together :]
+            try:
+                applied = await self._apply_together({key: states[key] for key in piece}, removals)
+            except BaseException:
+                self.inbound.untaken({key: removals[key] for key in keys})
+                raise
+            # One key that changes all the time must not hold up the others for ever.
+            self._together = min(2 * self._together, self._max_keys) if applied else max(1, len(piece) // 2)
+
+    async def _apply_together(self, states: Mapping[bytes, State], removals: Mapping[bytes, bool]) -> bool:
+        """Write what differs, and expect its echo; False if a client of the site wrote one of the keys meanwhile."""
+        inbound = self.inbound
         changes: list[Change] = []
-        sent: dict[bytes, bool] = {}
-        for key, site_state in zip(keys, site_states, strict=True):
-            removal = removals[key]
-            differing = difference(key, states[key], site_state, inbound.kinds, may_delete=removal)
-            if inbound.about_to_apply(key, differing, removal=removal):
-                changes += differing
-                sent[key] = removal
-        if not changes:
-            return
+        unsettled = {key: removals[key] for key in states}
         try:
-            errors, offset = await self._writer.apply(changes)
+            async with self._writer.turn(list(states)) as turn:
+                site_states = await self._site.states(list(states))
+                await self._stream_passed(turn.offset)
+                for (key, state), site_state in zip(states.items(), site_states, strict=True):
+                    removal = unsettled.pop(key)
+                    differing = difference(key, state, site_state, inbound.kinds, may_delete=removal)
+                    if inbound.about_to_apply(key, differing, removal=removal):
+                        changes += differing
+                        unsettled[key] = removal
+                if not changes:
+                    return True
+                applied = await turn.apply(changes)
         except BaseException:
-            inbound.not_applied(sent)
+            inbound.not_applied(unsettled)
             raise
-        for index, error in errors.items():
+        if applied is None:
+            inbound.not_applied(unsettled)
+            return False
+        for index, error in applied.errors.items():
             key = changes[index].key
             inbound.refused(key)
-            sent.pop(key, None)
+            unsettled.pop(key, None)
             _log.error("apply.refused", key=printable(key), error=error)
         patience = inbound.echo_patience
-        inbound.applied(sent, offset if patience is None else time.monotonic() + patience)
+        inbound.applied(unsettled, applied.offset if patience is None else time.monotonic() + patience)
+        return True
+
+    async def _stream_passed(self, offset: int) -> None:
+        """Return when everything that the site did before this offset was seen, or its stream is lost.
+
+        What was read of a key may hold a client's write that `inbound` has not heard of yet. A computed one (`HINCRBY`)
+        has no value in the stream: overwritten here, it would be gone.
+        """
+        while self.attached.is_set() and self._read_to() < offset:
+            self._moved.clear()
+            await self._moved.wait()

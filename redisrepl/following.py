@@ -7,6 +7,7 @@ In: an address and a checkpoint. Out: everything that the stream says, handed to
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,8 @@ class Following:
         listener: is told when a link begins and ends, and when there may be something to push.
 
     Attributes:
-        position: up to where commands were read; None before the first snapshot was.
+        position: where to attach again; None before the first snapshot was read.
+        read_to: the offset up to which the stream was read; infinity if it will not be.
         full_syncs, partial_syncs: how often the link began which way.
     """
 
@@ -100,6 +102,7 @@ class Following:
         self.trouble = Trouble("stream")
         self.checkpoint_trouble = Trouble("checkpoint")
         self.position: Position | None = None
+        self.read_to: float = 0
         self.full_syncs = 0
         self.partial_syncs = 0
         if saved is not None:
@@ -160,6 +163,7 @@ class Following:
         match event:
             case Commands(commands, ends):
                 self._outbound.read(commands, ends[-1])
+                self.read_to = ends[-1]
                 self._advance(commands, ends, link.position)
             case SnapshotData(size, total, entries):
                 self._outbound.read_snapshot(entries, time.time())
@@ -191,6 +195,7 @@ class Following:
     def _attached(self, position: Position, *, continued: bool, gap: bool = False) -> None:
         self._attached_at = time.monotonic()
         self.position = position
+        self.read_to = position.offset
         self.trouble.succeeded()
         _log.info("stream.attached", position=str(position), partial=continued)
         self._listener.attached(continued=continued and not gap)
@@ -198,6 +203,7 @@ class Following:
     def abandon(self) -> None:
         """The stream will not be followed: by the next time that it is, its position will be long out of date."""
         self.position = None
+        self.read_to = math.inf
         if self._checkpoint is not None:
             self._checkpoint.forget()
 

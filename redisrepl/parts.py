@@ -87,7 +87,7 @@ class Parts:
         )
         self._hub_reader = HubReader(self.session)
         self.read_client = open_client(address, settings.timeout, connections=2)
-        self.write_client = open_client(address, settings.timeout, connections=1)
+        self.write_client = open_client(address, settings.timeout, connections=2)
         self._site_reader = SiteReader(self.read_client, address)
         self._retry: dict[str, Any] = {
             "attempts": None,
@@ -196,6 +196,7 @@ class Parts:
             self._hub_reader,
             SiteReader(self.write_client, self._address),
             SiteWriter(self.write_client, self._address, self._origin),
+            read_to=self._read_to,
             max_keys=settings.batch,
             retry=self._retry,
         )
@@ -225,6 +226,9 @@ class Parts:
     def _busy(self, key: bytes) -> bool:
         return self.outbound.busy(key)
 
+    def _read_to(self) -> float:
+        return self.following.read_to
+
     # What `following` tells.
 
     def attached(self, *, continued: bool) -> None:
@@ -242,12 +246,15 @@ class Parts:
         if self.pull is not None:
             self.pull.applying.attached.clear()
             self.pull.inbound.distrust_fetched()
+            self.pull.applying.stream_moved()
 
     def wake(self) -> None:
         """There may be something to push or to pull."""
         self.pushing.wake()
-        if self.pull is not None and self.pull.inbound.dirty:
-            self.pull.applying.wake()
+        if self.pull is not None:
+            self.pull.applying.stream_moved()
+            if self.pull.inbound.dirty:
+                self.pull.applying.wake()
 
     async def close(self) -> None:
         """Close every connection, and let go of the checkpoint."""

@@ -1,27 +1,45 @@
-"""Changes written to the site, and where in its replication stream they then stand.
+"""Changes written to the site, unless a client changed the same keys first.
 
-In: changes. Out: the error of each that was refused, and an offset before which the stream shows the others. Left to
-others: what to apply, and expecting its echo (`inbound`).
+In: keys, then changes of them. Out: where the site's replication stream stood when they were watched, the error of each
+change that was refused, and an offset before which the stream shows the others. Left to others: what to apply, and
+expecting its echo (`inbound`); reading the keys (`local.read`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio
+import redis.asyncio.connection
 import redis.exceptions
 import structlog
 
 from redisrepl.changes import Change, HashSet, StringSet
+from redisrepl.errors import PeerUnavailableError
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import translated
 from redisrepl.wire.commands import ORIGIN_CHANNEL
 from redisrepl.wire.webdis import commands_of
 
-__all__ = ["SiteWriter", "site_commands"]
+__all__ = ["Applied", "SiteWriter", "Turn", "site_commands"]
 
 _log = structlog.get_logger("redisrepl")
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of the changes of a turn.
+
+    Attributes:
+        errors: text of those that were refused for good, by index.
+        offset: the stream shows the others before this.
+    """
+
+    errors: dict[int, str]
+    offset: int
 
 
 class SiteWriter:
@@ -31,7 +49,7 @@ class SiteWriter:
     stream, so that our own writes are known there even by a daemon that was restarted and expects nothing any more.
 
     Args:
-        client: its connection is used by nobody else while an apply is under way.
+        client: its connections are used by nobody else.
         address: for messages.
         origin: who we are; None: leave no message.
     """
@@ -40,70 +58,140 @@ class SiteWriter:
         self._client = client
         self._address = address
         self._origin = origin
+        self._told_blind = False
 
-    async def apply(self, changes: Sequence[Change]) -> tuple[dict[int, str], int]:
-        """Make changes of different keys happen, and changes of one key in order.
-
-        Returns:
-            Error text by index of those refused for good, and the site's replication offset after them.
+    @asynccontextmanager
+    async def turn(self, keys: Sequence[bytes]) -> AsyncIterator[Turn]:
+        """Watch keys: what is read of them from here on still holds when it is written, or nothing is written.
 
         Raises:
-            LinkLostError: the connection failed; whether they happened is not known.
-            PeerUnavailableError, RefusedError: the server does not take writes.
+            LinkLostError, PeerUnavailableError, RefusedError: the server cannot be used.
         """
-        commands: list[list[bytes]] = []
-        owners: list[list[int]] = []
-        mset: list[bytes] = [b"MSET"]  # one command for all plain sets: the stream shows it as it is
-        in_mset: list[int] = []
-        for index, change in enumerate(changes):
-            if isinstance(change, StringSet) and change.expires_at_ms is None:
-                mset += change.key, change.value
-                in_mset.append(index)
-            else:
-                of_change = site_commands(change)
-                commands += of_change
-                owners += [[index]] * len(of_change)
-        if in_mset:
-            commands.append(mset)
-            owners.append(in_mset)
+        pool = self._client.connection_pool
         with translated(self._address):
-            replies, offset = await self._run(commands)
-            errors: dict[int, str] = {}
+            connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            _, watched, info = await self._replies(connection, [[b"UNWATCH"], [b"WATCH", *keys], _INFO])
+            if isinstance(watched, Exception) and not self._told_blind:
+                self._told_blind = True
+                _log.warning(
+                    "apply.no_watch",
+                    error=str(watched),
+                    hint="a client's write in the moment of an apply may be overwritten: allow +watch +unwatch",
+                )
+            yield Turn(self, connection, _offset(info))
+        finally:
+            await pool.release(connection)
+
+    async def _replies(self, connection: Any, commands: Sequence[Sequence[bytes]]) -> list[Any]:
+        """What the server answers to each; errors are answers."""
+        with translated(self._address):
+            await connection.send_packed_command(connection.pack_commands(commands))
+            replies: list[Any] = []
+            for _ in commands:
+                try:
+                    replies.append(await connection.read_response())
+                except redis.exceptions.ResponseError as error:
+                    replies.append(error)
+        return replies
+
+    async def transact(self, connection: Any, commands: Sequence[Sequence[bytes]]) -> tuple[list[Any] | None, int]:
+        """The replies of one transaction, None if a watched key was changed; and the offset after it."""
+        opening: list[Sequence[bytes]] = [[b"MULTI"]]
+        if self._origin is not None:
+            opening.append([b"PUBLISH", ORIGIN_CHANNEL, self._origin])
+        replies = await self._replies(connection, [*opening, *commands, [b"EXEC"], _INFO])
+        executed, info = replies[-2:]
+        if self._origin is not None and isinstance(replies[1], redis.exceptions.NoPermissionError):
+            _log.warning(
+                "apply.no_origin",
+                error=str(replies[1]),
+                hint=f"after a restart our own writes are pushed again: allow PUBLISH on {ORIGIN_CHANNEL.decode()}",
+            )
+            self._origin = None
+            return None, _offset(info)  # and nobody watches any more: the next turn does
+        with translated(self._address):
+            if isinstance(executed, Exception):
+                refused = (reply for reply in replies[:-2] if isinstance(reply, redis.exceptions.ResponseError))
+                raise next(refused, executed)
+        return (None if executed is None else executed[len(opening) - 1 :]), _offset(info)
+
+    def judged(self, replies: Sequence[Any], owners: Sequence[Sequence[int]]) -> dict[int, str]:
+        """Error text by index of the change, from the replies of a transaction.
+
+        Raises:
+            PeerUnavailableError, RefusedError: an error that is not about one key.
+        """
+        errors: dict[int, str] = {}
+        with translated(self._address):
             for indexes, reply in zip(owners, replies, strict=True):
                 if isinstance(reply, Exception):
                     if not str(reply).startswith("WRONGTYPE"):
                         raise reply
                     errors.update(dict.fromkeys(indexes, str(reply)))
-        return errors, offset
+        return errors
 
-    async def _run(self, commands: Sequence[Sequence[bytes]]) -> tuple[list[Any], int]:
-        """The replies, and the replication offset after the last."""
-        pipeline = self._client.pipeline(transaction=False)
-        if self._origin is not None:
-            pipeline.execute_command("MULTI")
-            pipeline.execute_command("PUBLISH", ORIGIN_CHANNEL, self._origin)
-        for command in commands:
-            pipeline.execute_command(*command)
-        if self._origin is not None:
-            pipeline.execute_command("EXEC")
-        pipeline.info("replication")
-        *replies, info = await pipeline.execute(raise_on_error=False)
-        if self._origin is not None:
-            if isinstance(replies[1], redis.exceptions.NoPermissionError):
-                _log.warning(
-                    "apply.no_origin",
-                    error=str(replies[1]),
-                    hint=f"after a restart our own writes are pushed again: allow PUBLISH on {ORIGIN_CHANNEL.decode()}",
-                )
-                self._origin = None
-                return await self._run(commands)
-            executed = replies[-1]
-            if isinstance(executed, Exception):
-                raise executed
-            replies = executed[1:]
-        if isinstance(info, Exception):
-            raise info
-        return replies, info["master_repl_offset"]
+
+class Turn:
+    """Keys of the site that are watched; made by `SiteWriter.turn`.
+
+    Attributes:
+        offset: of the site's stream. A write that a reader of these keys sees now stands before it, unless it came
+            after; then `apply` will notice.
+    """
+
+    __slots__ = ("_connection", "_writer", "offset")
+
+    def __init__(self, writer: SiteWriter, connection: Any, offset: int) -> None:
+        self._writer = writer
+        self._connection = connection
+        self.offset = offset
+
+    async def apply(self, changes: Sequence[Change]) -> Applied | None:
+        """Make changes of these keys happen, those of one key in order; once in a turn.
+
+        Returns:
+            What became of them; None if a client changed one of the keys since the turn began: then nothing happened.
+
+        Raises:
+            LinkLostError: the connection failed; whether they happened is not known.
+            PeerUnavailableError, RefusedError: the server does not take writes.
+        """
+        commands, owners = _commands(changes)
+        replies, offset = await self._writer.transact(self._connection, commands)
+        return None if replies is None else Applied(self._writer.judged(replies, owners), offset)
+
+
+_INFO = (b"INFO", b"replication")
+
+
+def _offset(info: Any) -> int:
+    """The replication offset in the answer to `INFO replication`."""
+    if isinstance(info, bytes):
+        _, found, rest = info.partition(b"master_repl_offset:")
+        if found:
+            return int(rest.split(b"\r\n", 1)[0])
+    raise PeerUnavailableError(f"the site's Redis does not tell its replication offset: {info!r:.80}")
+
+
+def _commands(changes: Sequence[Change]) -> tuple[list[list[bytes]], list[list[int]]]:
+    """The commands for changes, and for each command the indexes of the changes that it stands for."""
+    commands: list[list[bytes]] = []
+    owners: list[list[int]] = []
+    mset: list[bytes] = [b"MSET"]  # one command for all plain sets: the stream shows it as it is
+    in_mset: list[int] = []
+    for index, change in enumerate(changes):
+        if isinstance(change, StringSet) and change.expires_at_ms is None:
+            mset += change.key, change.value
+            in_mset.append(index)
+        else:
+            of_change = site_commands(change)
+            commands += of_change
+            owners += [[index]] * len(of_change)
+    if in_mset:
+        commands.append(mset)
+        owners.append(in_mset)
+    return commands, owners
 
 
 def site_commands(change: Change) -> list[list[bytes]]:

@@ -135,15 +135,12 @@ class _FollowsMaster(redis.asyncio.connection.AbstractConnection):
 
     async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
         if self.is_connected:
-            return
+            if not await self._watch.successor(self.host, self.port):
+                return
+            await self.disconnect()
         master = await self._find()
         self.host, self.port = master.host, master.port
         await super().connect_check_health(check_health, retry_socket_connect)
-
-    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        if self.is_connected and await self._watch.successor(self.host, self.port):
-            await self.disconnect()  # sending connects anew
-        await super().send_packed_command(command, check_health)
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:

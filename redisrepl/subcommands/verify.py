@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -133,7 +134,15 @@ async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, fou
         max_bytes=settings.max_body,
         retry=retry,
     )
-    applying = Applying(inbound, sides.hub, sides.site, sides.writer, max_keys=settings.batch, retry=retry)
+    applying = Applying(
+        inbound,
+        sides.hub,
+        sides.site,
+        sides.writer,
+        read_to=lambda: math.inf,
+        max_keys=settings.batch,
+        retry=retry,
+    )
     healing = Healing(outbound, inbound if settings.rc else None, winner, settings.initial_sync)
     for difference in found:
         healing.heal(difference)

@@ -23,7 +23,7 @@ SECRET = "s3cret"
 RIGHTS = (
     "~site1:* -@all resetchannels &redisrepl:origin &__keyspace@0__:site1:* +psubscribe +ping +config|get +config|set"
     " +type +get +mget +hmget +hgetall +pttl +pexpiretime +time +eval +scan +exists +info +select"
-    " +set +mset +hset +del +hdel +pexpireat +persist +multi +exec +publish"
+    " +set +mset +hset +del +hdel +pexpireat +persist +watch +unwatch +multi +exec +publish"
 )
 ALL_KINDS = ("--replicate", "set,hset,del,expire")
 

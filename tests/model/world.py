@@ -36,13 +36,20 @@ class Redis:
         self.data: dict[bytes, bytes | dict[bytes, bytes]] = {}
         self.stream: list[list[bytes]] = []
         self.executed: collections.Counter[bytes] = collections.Counter()
+        self.writes: collections.Counter[bytes] = collections.Counter()  # by key: what `WATCH` looks at
 
     def run(self, argv: list[bytes]) -> tuple[str | None, list[bytes]]:
         """Execute a command; return what a script would report of it, and the events that it causes."""
         name, key = argv[0], argv[1]
         self.executed[name] += 1
+        self.writes[key] += 1
         held = self.data.get(key)
         match name:
+            case b"HINCRBY":
+                fields = held if isinstance(held, dict) else {}
+                self.data[key] = {**fields, argv[2]: b"%d" % (int(fields.get(argv[2], b"0")) + int(argv[3]))}
+                self.stream.append(argv)
+                return None, [b"hincrby"]
             case b"SET":
                 if argv[-1] == b"NX" and held is not None:
                     return EXISTS, []
@@ -105,6 +112,8 @@ class Fetch:
     taken: dict[bytes, bool]
     states: dict[bytes, State] | None = None
     site_states: dict[bytes, State] | None = None
+    read_at: int = 0  # where the site's stream stood then
+    watched: dict[bytes, int] = field(default_factory=dict)
     changes: list[Change] | None = None
     sent: dict[bytes, bool] = field(default_factory=dict)
     offset: int | None = None
@@ -113,8 +122,10 @@ class Fetch:
 class Site:
     """A site's Redis and its daemon."""
 
-    def __init__(self, kinds: frozenset[str], outbound: type[Outbound], inbound: type[Inbound]) -> None:
+    def __init__(self, name: int, kinds: frozenset[str], outbound: type[Outbound], inbound: type[Inbound]) -> None:
         self.redis = Redis()
+        self.counter = b"counter of %d" % name
+        self.counted = 0
         self.read_to = 0
         self.expected_local = ExpectedEvents(100_000)
         self.expected_remote = ExpectedEvents(100_000)
@@ -157,12 +168,15 @@ class World:
         inbound: type[Inbound] = Inbound,
         sweep: bool = True,
         notify: bool = False,
+        waits: bool = True,
+        watches: bool = True,
     ) -> None:
+        self.waits, self.watches = waits, watches
         self.rng = random.Random(seed)
         self.kinds = frozenset({"set", "hset"} | ({"del"} if deletes else set()))
         self.faults, self.silent, self.deletes, self.sweep = faults, silent, deletes, sweep
         self.hub = Redis()
-        self.sites = [Site(self.kinds, outbound, inbound) for _ in range(sites)]
+        self.sites = [Site(name, self.kinds, outbound, inbound) for name in range(sites)]
         if notify:
             for site in self.sites[::2]:  # the others follow the stream
                 site.noticed = []
@@ -236,7 +250,11 @@ class World:
             yield self.resubscribe
 
     def client(self, site: Site) -> None:
-        self.site_run(site, self.write())
+        if self.rng.random() < 0.2:  # a field that only this site's clients count up
+            site.counted += 1
+            self.site_run(site, [b"HINCRBY", HASHES[0], site.counter, b"1"])
+        else:
+            self.site_run(site, self.write())
 
     def notice(self, site: Site) -> None:
         for key, event in [site.noticed.pop(0) for _ in range(self.rng.randint(1, len(site.noticed)))]:
@@ -319,7 +337,11 @@ class World:
         elif fetch.site_states is None:
             fetch.states = inbound.fetched(fetch.states, fetch.taken)
             fetch.site_states = {key: site.redis.state(key) for key in fetch.states}
+            fetch.read_at = len(site.redis.stream)
+            fetch.watched = {key: site.redis.writes[key] for key in fetch.states}
         elif fetch.changes is None:
+            if site.noticed is None and site.read_to < fetch.read_at and self.waits:
+                return
             fetch.changes = []
             for key, state in fetch.states.items():
                 removal = fetch.taken[key]
@@ -328,6 +350,10 @@ class World:
                     fetch.changes += differing
                     fetch.sent[key] = removal
         elif fetch.offset is None:
+            if any(site.redis.writes[key] != count for key, count in fetch.watched.items()) and self.watches:
+                inbound.not_applied(fetch.sent)
+                site.fetches.remove(fetch)
+                return
             for change in fetch.changes:
                 for command in commands_of(change):
                     self.site_run(site, command)
@@ -400,6 +426,13 @@ class World:
             else:
                 idle = 0
         raise AssertionError("the model did not come to rest")
+
+    def miscounted(self) -> list[tuple[bytes, int, bytes | None]]:
+        """Counters that do not stand where their site's clients have counted them to."""
+        held = self.hub.data.get(HASHES[0])
+        fields = held if isinstance(held, dict) else {}
+        found = [(site.counter, site.counted, fields.get(site.counter)) for site in self.sites]
+        return [(name, counted, value) for name, counted, value in found if int(value or b"0") != counted]
 
     def leftovers(self) -> list[str]:
         """What should be empty at rest and is not."""

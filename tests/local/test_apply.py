@@ -1,0 +1,145 @@
+"""What is written at the site: as one transaction, unless a client was faster."""
+
+import pytest
+import redis
+
+from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet
+from redisrepl.errors import LinkLostError, PeerUnavailableError, RefusedError
+from redisrepl.local.address import parse_address
+from redisrepl.local.apply import Applied, SiteWriter
+from redisrepl.local.connection import open_client
+from testbed import RedisServer
+
+FAR = 4_102_444_800_000
+KEYS = [b"s", b"e", b"h", b"gone", b"f"]
+
+
+@pytest.fixture(scope="module")
+def server():
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def at_site(server):
+    client = server.client()
+    client.config_set("min-replicas-to-write", 0)
+    client.flushall()
+    return client
+
+
+@pytest.fixture
+async def connected(server):
+    clients = []
+
+    def connect(url=f"redis://127.0.0.1:{server.port}", origin=b"us"):
+        address = parse_address(url, flag="--raddr")
+        clients.append(open_client(address, 5.0, connections=1))
+        return SiteWriter(clients[-1], address, origin)
+
+    yield connect
+    for client in clients:
+        await client.aclose()
+
+
+async def test_every_kind_of_change(at_site, connected):
+    at_site.set("gone", "x")
+    at_site.hset("f", mapping={"a": 1, "b": 2})
+    changes = [
+        StringSet(b"s", b"\x00\xff"),
+        StringSet(b"e", b"v", FAR),
+        HashSet(b"h", {b"f": b"1", b"g": b"\r\n"}),
+        Deleted(b"gone"),
+        FieldsDeleted(b"f", (b"a",)),
+        ExpirySet(b"f", FAR),
+    ]
+    async with connected().turn(KEYS) as turn:
+        applied = await turn.apply(changes)
+
+    assert applied == Applied({}, at_site.info("replication")["master_repl_offset"])
+    assert at_site.get("s") == b"\x00\xff"
+    assert (at_site.get("e"), at_site.pexpiretime("e")) == (b"v", FAR)
+    assert at_site.hgetall("h") == {b"f": b"1", b"g": b"\r\n"}
+    assert (at_site.hgetall("f"), at_site.pexpiretime("f")) == ({b"b": b"2"}, FAR)
+    assert not at_site.exists("gone")
+
+
+async def test_what_was_written_before_the_turn_stands_before_its_offset(at_site, connected):
+    at_site.set("s", "x")
+    before = at_site.info("replication")["master_repl_offset"]
+    async with connected().turn(KEYS) as turn:
+        assert turn.offset >= before
+
+
+async def test_a_client_that_was_faster_wins(at_site, connected):
+    async with connected().turn(KEYS) as turn:
+        at_site.set("s", "of a client")
+        assert await turn.apply([StringSet(b"s", b"ours"), StringSet(b"e", b"ours")]) is None
+
+    assert at_site.get("s") == b"of a client"
+    assert not at_site.exists("e")
+
+
+async def test_a_turn_does_not_remember_the_one_before(at_site, connected):
+    writer = connected()
+    async with writer.turn([b"s"]):
+        at_site.set("s", "x")
+    async with writer.turn([b"e"]) as turn:
+        assert await turn.apply([StringSet(b"e", b"ours")]) is not None
+
+
+async def test_a_key_of_another_type_is_refused_and_the_rest_written(at_site, connected):
+    at_site.set("h", "a string")
+    async with connected().turn(KEYS) as turn:
+        applied = await turn.apply([StringSet(b"s", b"1"), HashSet(b"h", {b"f": b"v"}), StringSet(b"e", b"2")])
+
+    assert list(applied.errors) == [1]
+    assert applied.errors[1].startswith("WRONGTYPE")
+    assert at_site.mget("s", "e") == [b"1", b"2"]
+
+
+async def test_a_server_that_takes_no_writes(at_site, connected):
+    at_site.config_set("min-replicas-to-write", 1)
+    with pytest.raises(PeerUnavailableError, match="NOREPLICAS"):
+        async with connected().turn(KEYS) as turn:
+            await turn.apply([StringSet(b"s", b"1")])
+    assert not at_site.exists("s")
+
+
+async def test_a_connection_that_breaks_within_the_turn(at_site, connected):
+    async with connected().turn(KEYS) as turn:
+        at_site.client_kill_filter(_type="normal", skipme=True)
+        with pytest.raises(LinkLostError):
+            await turn.apply([StringSet(b"s", b"1")])
+    assert not at_site.exists("s")
+
+
+async def test_who_may_not_publish_writes_without_an_origin_in_the_next_turn(server, at_site, connected):
+    at_site.acl_setuser("mute", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all"], reset_channels=True)
+    writer = connected(f"redis://mute:pw@127.0.0.1:{server.port}")
+    async with writer.turn(KEYS) as turn:
+        assert await turn.apply([StringSet(b"s", b"1")]) is None
+    async with writer.turn(KEYS) as turn:
+        assert await turn.apply([StringSet(b"s", b"1")]) is not None
+    assert at_site.get("s") == b"1"
+
+
+async def test_who_may_not_watch_is_told_once_and_writes_all_the_same(server, at_site, connected, capsys):
+    at_site.acl_setuser("blind", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-watch"])
+    at_site.execute_command("ACL", "SETUSER", "blind", "allchannels")
+    writer = connected(f"redis://blind:pw@127.0.0.1:{server.port}")
+    for _ in range(2):
+        async with writer.turn(KEYS) as turn:
+            assert await turn.apply([StringSet(b"s", b"1")]) is not None
+
+    assert capsys.readouterr().out.count("apply.no_watch") == 1
+
+
+async def test_who_may_not_write_is_refused(server, at_site, connected):
+    at_site.acl_setuser("reader", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-@write"])
+    at_site.execute_command("ACL", "SETUSER", "reader", "allchannels")
+    with pytest.raises(RefusedError, match="refuses us: this user has no permissions"):
+        async with connected(f"redis://reader:pw@127.0.0.1:{server.port}").turn(KEYS) as turn:
+            await turn.apply([StringSet(b"s", b"1")])
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        redis.Redis(port=server.port, username="reader", password="pw").set("s", "1")

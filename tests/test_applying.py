@@ -1,0 +1,180 @@
+"""Fetch, compare, apply: against a real site, with a hub that says what the test wants."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from redisrepl.applying import Applying
+from redisrepl.changes import HashState, StringState
+from redisrepl.echo import ExpectedEvents
+from redisrepl.inbound import Inbound
+from redisrepl.local.address import parse_address
+from redisrepl.local.apply import SiteWriter
+from redisrepl.local.connection import open_client
+from redisrepl.local.read import SiteReader
+from testbed import RedisServer, eventually_async
+
+KEY, OTHER = b"ns:key", b"ns:other"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def at_site(server):
+    client = server.client()
+    client.flushall()
+    return client
+
+
+class Reader(SiteReader):
+    """A reader whose answer the test can hold up."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.asked = []
+
+    async def states(self, keys):
+        states = await super().states(keys)
+        self.asked.append(list(keys))
+        await self.go_on.wait()
+        return states
+
+
+class World:
+    """The parts of a pull; the hub holds `hub`, and the site's stream is read up to `read_to`."""
+
+    def __init__(self, server):
+        address = parse_address(f"redis://127.0.0.1:{server.port}", flag="--raddr")
+        self.client = open_client(address, 5.0, connections=2)
+        self.hub = {}
+        self.read_to = float("inf")
+        self.expected = ExpectedEvents(1000)
+        self.inbound = Inbound(
+            covers=lambda key: key.startswith(b"ns:"),
+            kinds=frozenset({"set", "hset", "del"}),
+            expected_local=self.expected,
+            expected_remote=ExpectedEvents(1000),
+            busy=lambda _: False,
+        )
+        self.reader = Reader(self.client, address)
+        self.applying = Applying(
+            self.inbound,
+            self,
+            self.reader,
+            SiteWriter(self.client, address, b"us"),
+            read_to=lambda: self.read_to,
+            max_keys=8,
+            retry={"attempts": None, "timeout": None, "wait_initial": 0.01, "wait_max": 0.05},
+        )
+        self.applying.attached.set()
+
+    async def states(self, keys):
+        return {key: self.hub.get(key) for key in keys}
+
+    def dirty(self, *keys):
+        self.inbound.mark_dirty(keys)
+        self.applying.wake()
+
+
+@contextlib.asynccontextmanager
+async def running(server):
+    world = World(server)
+    task = asyncio.ensure_future(world.applying.run())
+    try:
+        yield world
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await world.client.aclose()
+
+
+def offset(client):
+    return client.info("replication")["master_repl_offset"]
+
+
+async def test_what_differs_is_written_and_its_echo_expected(server, at_site):
+    at_site.hset(KEY, mapping={"same": "1", "old": "2"})
+    async with running(server) as world:
+        world.hub[KEY] = HashState({b"same": b"1", b"old": b"3"})
+        world.dirty(KEY)
+        await world.applying.idle()
+
+        assert at_site.hgetall(KEY) == {b"same": b"1", b"old": b"3"}
+        assert world.inbound.counters.applied == 1
+        assert world.expected.holds(KEY)
+
+
+async def test_nothing_is_written_before_the_stream_has_shown_what_was_read(server, at_site):
+    at_site.set(KEY, "of a client")
+    async with running(server) as world:
+        world.read_to = offset(at_site) - 1
+        world.hub[KEY] = StringState(b"of the hub")
+        world.dirty(KEY)
+        await eventually_async(lambda: world.reader.asked)
+        assert at_site.get(KEY) == b"of a client"
+        assert world.inbound.unsettled == 1
+
+        world.inbound.changed_at_site(KEY)  # now it shows
+        world.read_to = offset(at_site)
+        world.applying.stream_moved()
+        await eventually_async(lambda: world.inbound.counters.stale)
+
+
+async def test_a_lost_stream_ends_the_wait(server, at_site):
+    async with running(server) as world:
+        world.read_to = -1
+        world.hub[KEY] = StringState(b"of the hub")
+        world.dirty(KEY)
+        await eventually_async(lambda: world.reader.asked)
+
+        world.applying.attached.clear()
+        world.inbound.distrust_fetched()
+        world.applying.stream_moved()
+        await eventually_async(lambda: KEY in world.inbound.dirty)
+        assert at_site.get(KEY) is None
+
+
+async def test_a_key_that_a_client_writes_meanwhile_is_left_alone_and_looked_at_again(server, at_site):
+    at_site.set(KEY, 1)
+    async with running(server) as world:
+        world.reader.go_on.clear()
+        world.hub = {KEY: StringState(b"of the hub"), OTHER: StringState(b"other")}
+        world.dirty(KEY, OTHER)
+        await eventually_async(lambda: world.reader.asked)
+        at_site.incr(KEY)
+        world.inbound._busy = lambda key: key == KEY  # as the stream will show
+        world.reader.go_on.set()
+
+        await eventually_async(lambda: at_site.get(OTHER) == b"other")
+        assert at_site.get(KEY) == b"2"
+        assert list(world.inbound.dirty) == [KEY]
+        assert not world.expected.holds(KEY)
+
+
+async def test_a_key_that_is_written_all_the_time_does_not_hold_up_the_others(server, at_site):
+    """What clients do to it (a list, say) may not even show as busy."""
+    keys = [b"ns:%d" % number for number in range(8)]
+
+    async with running(server) as world:
+        read = world.reader.states
+
+        async def disturbed(asked):
+            states = await read(asked)
+            if keys[3] in asked:
+                at_site.rpush(keys[3], "x")
+            return states
+
+        world.reader.states = disturbed
+        world.hub = {key: StringState(b"value") for key in keys}
+        world.dirty(*keys)
+
+        quiet = [key for key in keys if key != keys[3]]
+        await eventually_async(lambda: at_site.mget(quiet) == [b"value"] * 7)
+        assert at_site.type(keys[3]) == b"list"
