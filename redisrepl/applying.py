@@ -1,15 +1,15 @@
-"""Moves dirty keys from the hub to the site: fetch, compare, apply.
+"""Moves changes from the hub to the site: fetch, compare, apply; or apply at once what the feed told.
 
-In: what `inbound` says is dirty. Out: writes at the site. Left to others: what may be applied (`inbound`), reading
-the hub (`remote.fetch`) and the site (`local.read`), writing (`local.apply`).
+In: what `inbound` says is dirty, or was told. Out: writes at the site. Left to others: what may be applied (`inbound`),
+reading the hub (`remote.fetch`) and the site (`local.read`), writing (`local.apply`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
 import stamina
@@ -21,8 +21,12 @@ from redisrepl.inbound import Inbound, difference
 from redisrepl.local.apply import Applied
 from redisrepl.namespaces import printable
 from redisrepl.observe.troubles import Trouble
+from redisrepl.remote.fetch import Fetched
 
 __all__ = ["Applying"]
+
+#: Keys > what is to be applied to each.
+_ChangesOf = Callable[[Iterable[bytes]], Awaitable[Mapping[bytes, Sequence[Change]]]]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -30,7 +34,7 @@ _log = structlog.get_logger("redisrepl")
 class Hub(Protocol):
     """What is fetched from: `remote.fetch.HubReader`."""
 
-    async def states(self, keys: Sequence[bytes]) -> dict[bytes, State]:
+    async def states(self, keys: Sequence[bytes]) -> Fetched:
         """What the first of these keys hold; those that did not fit are left out."""
 
 
@@ -118,24 +122,54 @@ class Applying:
         while True:
             async for attempt in stamina.retry_context(on=RedisreplError, **self._retry):
                 with attempt:
-                    await self._fetch_batch()
+                    await self._next()
 
-    async def _fetch_batch(self) -> None:
-        while not (self.attached.is_set() and (taken := self.inbound.take(self._max_keys))):
+    async def _next(self) -> None:
+        """Move one batch: what the feed told, or else what must be fetched."""
+        inbound = self.inbound
+        while True:
+            if self.attached.is_set():
+                if told := inbound.take_told(self._max_keys):
+                    return await self._apply_told(told)
+                if taken := inbound.take(self._max_keys):
+                    return await self._fetch(taken)
             self._work.clear()
             await self._work.wait()
+
+    async def _apply_told(self, told: Mapping[bytes, Sequence[Change]]) -> None:
+        async def as_told(_: Iterable[bytes]) -> Mapping[bytes, Sequence[Change]]:
+            return told
+
+        async with self._at_the_site():
+            await self._apply(dict.fromkeys(told, False), as_told, final=False)
+
+    async def _fetch(self, taken: Mapping[bytes, bool]) -> None:
+        inbound = self.inbound
         try:
-            states = await self._hub.states(list(taken))
+            fetched = await self._hub.states(list(taken))
         except BaseException as error:
-            self.inbound.untaken(taken)
+            inbound.untaken(taken)
             if isinstance(error, RedisreplError):
-                self.fetch_trouble.failed(error, dirty_keys=len(self.inbound.dirty))
+                self.fetch_trouble.failed(error, dirty_keys=len(inbound.dirty))
             raise
         self.fetch_trouble.succeeded()
-        self.inbound.untaken({key: removal for key, removal in taken.items() if key not in states})
+        inbound.untaken({key: removal for key, removal in taken.items() if key not in fetched.states})
+        states = inbound.fetched(fetched.states, taken, fetched.time)
+
+        async def differences(keys: Iterable[bytes]) -> dict[bytes, list[Change]]:
+            keys = list(keys)
+            pairs = zip(keys, await self._site.states(keys), strict=True)
+            return {k: difference(k, states[k], held, inbound.kinds, may_delete=taken[k]) for k, held in pairs}
+
+        async with self._at_the_site():
+            await self._apply({key: taken[key] for key in states}, differences, final=True)
+
+    @asynccontextmanager
+    async def _at_the_site(self) -> AsyncIterator[None]:
+        """One at a time; what goes wrong there is told."""
         try:
             async with self._site_turn:
-                await self._apply(self.inbound.fetched(states, taken), taken)
+                yield
         except RedisreplError as error:
             self.apply_trouble.failed(error, dirty_keys=len(self.inbound.dirty))
             raise
@@ -143,33 +177,38 @@ class Applying:
         self.wake()
         self._settled.set()
 
-    async def _apply(self, states: Mapping[bytes, State], removals: Mapping[bytes, bool]) -> None:
-        """Compare with the site and write what differs, as many keys at a time as the site's own clients let us."""
-        keys = list(states)
+    async def _apply(self, removals: Mapping[bytes, bool], changes_of: _ChangesOf, *, final: bool) -> None:
+        """Apply changes of these keys, as many keys at a time as the site's own clients let us."""
+        keys = list(removals)
         while keys:
             piece, keys = keys[: self._together], keys[self._together :]
             try:
-                applied = await self._apply_together({key: states[key] for key in piece}, removals)
+                applied = await self._apply_together({key: removals[key] for key in piece}, changes_of, final=final)
             except BaseException:
                 self.inbound.untaken({key: removals[key] for key in keys})
                 raise
             # One key that changes all the time must not hold up the others for ever.
             self._together = min(2 * self._together, self._max_keys) if applied else max(1, len(piece) // 2)
 
-    async def _apply_together(self, states: Mapping[bytes, State], removals: Mapping[bytes, bool]) -> bool:
-        """Write what differs, and expect its echo; False if a client of the site wrote one of the keys meanwhile."""
+    async def _apply_together(self, removals: Mapping[bytes, bool], changes_of: _ChangesOf, *, final: bool) -> bool:
+        """Apply changes, and expect their echo; False if a client of the site wrote one of the keys meanwhile.
+
+        Args:
+            removals: the keys, and whether a removal was announced.
+            changes_of: asked for the changes once the keys are watched.
+            final: what the site refuses is given up, by name; otherwise the key is fetched.
+        """
         inbound = self.inbound
         changes: list[Change] = []
-        unsettled = {key: removals[key] for key in states}
+        unsettled = dict(removals)
         try:
-            async with self._writer.turn(list(states)) as turn:
-                site_states = await self._site.states(list(states))
+            async with self._writer.turn(list(removals)) as turn:
+                found = await changes_of(removals)
                 await self._stream_passed(turn.offset)
-                for (key, state), site_state in zip(states.items(), site_states, strict=True):
-                    removal = unsettled.pop(key)
-                    differing = difference(key, state, site_state, inbound.kinds, may_delete=removal)
-                    if inbound.about_to_apply(key, differing, removal=removal):
-                        changes += differing
+                for key, removal in removals.items():
+                    del unsettled[key]
+                    if inbound.about_to_apply(key, found[key], removal=removal):
+                        changes += found[key]
                         unsettled[key] = removal
                 if not changes:
                     return True
@@ -182,9 +221,14 @@ class Applying:
             return False
         for index, error in applied.errors.items():
             key = changes[index].key
-            inbound.refused(key)
-            unsettled.pop(key, None)
-            _log.error("apply.refused", key=printable(key), error=error)
+            if key not in unsettled:
+                continue
+            removal = unsettled.pop(key)
+            if final:
+                inbound.refused(key)
+                _log.error("apply.refused", key=printable(key), error=error)
+            else:
+                inbound.not_applied({key: removal})
         patience = inbound.echo_patience
         inbound.applied(unsettled, applied.offset if patience is None else time.monotonic() + patience)
         return True

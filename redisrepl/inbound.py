@@ -19,7 +19,7 @@ being applied. That order is what the rules of convergence rest on:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
 from redisrepl.changes import (
     Change,
@@ -31,9 +31,14 @@ from redisrepl.changes import (
     State,
     StringSet,
     StringState,
+    Touch,
     kinds_of,
 )
 from redisrepl.echo import ExpectedEvents
+from redisrepl.freshness import Freshness
+from redisrepl.pending import merge
+from redisrepl.wire.keyspace import announced_events
+from redisrepl.wire.webdis import commands_of, events_of
 
 __all__ = ["Inbound", "InboundCounters", "difference"]
 
@@ -41,17 +46,22 @@ __all__ = ["Inbound", "InboundCounters", "difference"]
 _REMOVALS = frozenset({b"del", b"expired", b"evicted", b"hdel", b"hexpired", b"rename_from", b"move_from"})
 #: Events after which the key is another one as a whole: fields of a hash that are not there any more are gone.
 _REPLACED = frozenset({b"rename_to", b"copy_to", b"restore", b"move_to"})
+#: Keys whose time at the hub is noted.
+_NOTED = 100_000
+#: Keys, and fields of one, that wait as they were told; while the site is away there may come more.
+_TOLD = 1000
 _EXPIRIES = frozenset({b"expire", b"persist", b"hexpire", b"hpersist"})
 
 
 class InboundCounters:
     """What went from hub to site since the start."""
 
-    __slots__ = ("applied", "conflicts", "echoes", "equal", "events", "failed", "fetched", "stale")
+    __slots__ = ("applied", "conflicts", "echoes", "equal", "events", "failed", "fed", "fetched", "stale")
 
     def __init__(self) -> None:
         self.events = 0  # keyspace events of the namespaces
         self.echoes = 0  # of those, caused by our own pushes
+        self.fed = 0  # changes that other sites' pushes told, taken without a fetch
         self.fetched = 0  # keys read from the hub
         self.stale = 0  # of those, thrown away because the site changed meanwhile (rule 2)
         self.equal = 0  # of those, equal at the site already
@@ -117,6 +127,7 @@ class Inbound:
         expected_local: filled before an apply.
         expected_remote: filled before a push (`outbound`), used up here.
         busy: whether a local change of a key waits or is on its way to the hub.
+        event_patience: seconds after which an event that did not come is overdue.
 
     Attributes:
         dirty: keys whose state at the hub must be looked at; the value says whether a removal was announced.
@@ -132,7 +143,9 @@ class Inbound:
         expected_local: ExpectedEvents,
         expected_remote: ExpectedEvents,
         busy: Callable[[bytes], bool],
+        event_patience: float = 60.0,
     ) -> None:
+        self._event_patience = event_patience
         self.dirty: dict[bytes, bool] = {}
         self.counters = InboundCounters()
         self.kinds = kinds
@@ -142,7 +155,11 @@ class Inbound:
         self._expected_local = expected_local
         self._expected_remote = expected_remote
         self._busy = busy
-        self._fetching: dict[bytes, bool] = {}  # key > the site changed since the fetch was sent
+        self._fetching: dict[bytes, bool] = {}  # key > the site changed since the fetch was sent, or it was told
+        self._told: dict[bytes, Change] = {}  # by the feed, waiting to be applied
+        self._taken_told: set[bytes] = set()  # of `_fetching`, those that were told
+        self._fresh = Freshness(_NOTED)
+        self._announced = announced_events(kinds)
         self._ignored = (frozenset() if "del" in kinds else _REMOVALS) | (
             frozenset() if "expire" in kinds else _EXPIRIES
         )
@@ -166,10 +183,55 @@ class Inbound:
             return
         self.dirty[key] = self.dirty.get(key, False) or name in _REMOVALS or name in _REPLACED
 
+    def told(self, time: int, changes: Iterable[Change], now: float) -> None:
+        """Another redisrepl says what its push did at the hub at this time (`wire.feed`); events of it come as well.
+
+        A change is taken as it is only if nothing newer can be known of its key. All others are left to their events,
+        after which the key is fetched: that is always right.
+        """
+        by_key: dict[bytes, list[Change]] = {}
+        for change in changes:
+            by_key.setdefault(change.key, []).append(change)
+        for key, of_key in by_key.items():
+            if self._is_news(key, time, of_key):
+                self._take_told(key, of_key, now)
+                self._fresh.learn((key,), time)
+
+    def _is_news(self, key: bytes, time: int, changes: Iterable[Change]) -> bool:
+        return (
+            self._covers(key)
+            and all(not self.kinds.isdisjoint(kinds_of(change)) for change in changes)
+            and self._fresh.is_news(key, time)
+            and key not in self.dirty
+            and (key not in self._fetching or key in self._taken_told)
+            and (key in self._told or len(self._told) < _TOLD)
+            and not self._busy(key)
+        )
+
+    def _take_told(self, key: bytes, changes: Iterable[Change], now: float) -> None:
+        for change in changes:
+            older = self._told.get(key)
+            merged = change if older is None else merge(older, change)
+            if isinstance(merged, Touch) or (isinstance(merged, HashSet) and len(merged.fields) > _TOLD):
+                self.dirty[key] = False  # it changed its type meanwhile, or is better fetched as a whole
+            else:
+                self._told[key] = merged
+            self.counters.fed += 1
+            for command in commands_of(change):
+                for event in events_of(command):
+                    if event in self._announced:
+                        self._expected_remote.expect(key, event, now + self._event_patience)
+
+    def pushed(self, keys: Collection[bytes], time: float) -> None:
+        """The hub took our own push of these keys at this time; infinity if it did not say when."""
+        self._fresh.learn(keys, time)
+
     def changed_at_site(self, key: bytes) -> None:
         """A client of the site changed this key; its push will follow."""
         if key in self._fetching:
             self._fetching[key] = True
+        if self._told.pop(key, None) is not None:
+            self.dirty.setdefault(key, False)  # rule 2
         if self._expected_local.holds(key):
             self.counters.conflicts += 1
             self.dirty.setdefault(key, False)  # rule 1
@@ -191,11 +253,14 @@ class Inbound:
         """Events may have been lost: what is expected on that link is void, and so is what was fetched before."""
         self.mark_dirty(self._expected_remote.void_all())
         self.distrust_fetched()
+        self._fresh.forget()
 
     def distrust_fetched(self) -> None:
         """What is being fetched may be stale without our knowing (rule 2): events, or the site's stream, were lost."""
         for key in self._fetching:
             self._fetching[key] = True
+        self.mark_dirty(self._told)
+        self._told.clear()
 
     # What is to be done.
 
@@ -214,21 +279,45 @@ class Inbound:
                 break
         for key in taken:
             del self.dirty[key]
+            self._told.pop(key, None)  # what is fetched is newer
             self._fetching[key] = False
         if len(blocked) >= most:  # they would stand in the way of others next time
             for key in blocked:
                 self.dirty[key] = self.dirty.pop(key)
         return taken
 
+    def take_told(self, most: int) -> dict[bytes, list[Change]]:
+        """What the feed told and may be applied now, in the place of a fetch."""
+        taken: dict[bytes, list[Change]] = {}
+        for key, change in self._told.items():
+            if key in self._fetching or self._expected_local.holds(key) or key in self.dirty:
+                continue  # a dirty key is fetched
+            taken[key] = [change]
+            if len(taken) >= most:
+                break
+        for key in taken:
+            del self._told[key]
+            self._fetching[key] = False
+            self._taken_told.add(key)
+        return taken
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there may be a key to fetch or to apply."""
+        return bool(self.dirty or self._told)
+
     def untaken(self, keys: Mapping[bytes, bool]) -> None:
         """The fetch of these keys failed, or did not reach them: they stay dirty."""
         for key, removal in keys.items():
-            self._fetching.pop(key, None)
+            self._settle(key)
             self.dirty[key] = self.dirty.get(key, False) or removal
 
-    def fetched(self, states: Mapping[bytes, State], removals: Mapping[bytes, bool]) -> dict[bytes, State]:
-        """The hub holds this; what is not stale (rule 2) goes on to be compared with the site."""
+    def fetched(
+        self, states: Mapping[bytes, State], removals: Mapping[bytes, bool], time: float = math.inf
+    ) -> dict[bytes, State]:
+        """The hub held this at that time; what is not stale (rule 2) goes on to be compared with the site."""
         self.counters.fetched += len(states)
+        self._fresh.learn(states, time)
         return {key: state for key, state in states.items() if not self._stale(key, removals[key])}
 
     def about_to_apply(self, key: bytes, changes: Sequence[Change], *, removal: bool) -> bool:
@@ -237,7 +326,7 @@ class Inbound:
             return False
         if not changes:
             self.counters.equal += 1
-            del self._fetching[key]
+            self._settle(key)
             return False
         for change in changes:
             if self.kinds.isdisjoint(kinds_of(change)):
@@ -253,7 +342,7 @@ class Inbound:
         keys = list(keys)
         self._expected_local.set_deadline(keys, deadline)
         for key in keys:
-            self._fetching.pop(key, None)
+            self._settle(key)
         self.counters.applied += len(keys)
 
     def not_applied(self, keys: Mapping[bytes, bool]) -> None:
@@ -264,13 +353,13 @@ class Inbound:
     def refused(self, key: bytes) -> None:
         """The site refused this for good; it is given up, by name."""
         self._expected_local.void([key])
-        self._fetching.pop(key, None)
+        self._settle(key)
         self.counters.failed += 1
 
     @property
     def unsettled(self) -> int:
-        """Keys that are dirty or being fetched."""
-        return len(self.dirty) + len(self._fetching)
+        """Keys that are dirty, told or being fetched."""
+        return len(self.dirty) + len(self._fetching) + len(self._told)
 
     def outstanding(self) -> dict[str, int]:
         """What is under way, in numbers, for people."""
@@ -280,6 +369,10 @@ class Inbound:
             "expected_local": len(self._expected_local),
             "expected_remote": len(self._expected_remote),
         }
+
+    def _settle(self, key: bytes) -> None:
+        self._fetching.pop(key, None)
+        self._taken_told.discard(key)
 
     def _stale(self, key: bytes, removal: bool) -> bool:
         if not self._fetching[key] and not self._busy(key):

@@ -31,6 +31,7 @@ from redisrepl.echo import ExpectedEvents
 from redisrepl.namespaces import printable
 from redisrepl.pending import Pending
 from redisrepl.wire.commands import ChangeDecoder
+from redisrepl.wire.keyspace import announced_events
 from redisrepl.wire.rdb import Aux, Entry
 from redisrepl.wire.webdis import EXISTS, commands_of, events_of
 
@@ -157,8 +158,7 @@ class Outbound:
         self._site_wins = options.site_wins
         self._patience = options.event_patience
         # Events that the hub is asked to send; what it sends beside is not expected and not listened to.
-        self._announced = {b"set", b"hset"} | ({b"del", b"hdel"} if "del" in kinds else set())
-        self._announced |= {b"expire", b"persist"} if "expire" in kinds else set()
+        self._announced = announced_events(kinds)
 
     def read(self, commands: Iterable[Sequence[bytes]], end: int) -> None:
         """Take commands of the stream, which then stands at offset `end`."""

@@ -253,7 +253,7 @@ class Parts:
         self.pushing.wake()
         if self.pull is not None:
             self.pull.applying.stream_moved()
-            if self.pull.inbound.dirty:
+            if self.pull.inbound.waiting:
                 self.pull.applying.wake()
 
     async def close(self) -> None:

@@ -13,6 +13,7 @@ from redisrepl.local.address import parse_address
 from redisrepl.local.apply import SiteWriter
 from redisrepl.local.connection import open_client
 from redisrepl.local.read import SiteReader
+from redisrepl.remote.fetch import Fetched
 from testbed import RedisServer, eventually_async
 
 KEY, OTHER = b"ns:key", b"ns:other"
@@ -76,7 +77,7 @@ class World:
         self.applying.attached.set()
 
     async def states(self, keys):
-        return {key: self.hub.get(key) for key in keys}
+        return Fetched({key: self.hub.get(key) for key in keys}, 1)
 
     def dirty(self, *keys):
         self.inbound.mark_dirty(keys)

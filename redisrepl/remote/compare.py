@@ -63,7 +63,7 @@ class HubComparer:
                 return parse_digest_reply(reply, len(keys))
         found: dict[bytes, bytes] = {}
         while missing := [key for key in keys if key not in found]:
-            states = await self._reader.states(missing)
+            states = (await self._reader.states(missing)).states
             found |= {key: digest(state, expiries=self._expiries) for key, state in states.items()}
         return [found[key] for key in keys]
 

@@ -6,7 +6,9 @@ In: keys. Out: states. Left to others: which keys, and what to do with the state
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from redisrepl.changes import HashState, State, StringState
 from redisrepl.errors import CommandRefusedError, HubError
@@ -15,7 +17,19 @@ from redisrepl.remote.push import scripts_refused
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.webdis import CommandError, fetch_body, parse_fetch_reply
 
-__all__ = ["HubReader"]
+__all__ = ["Fetched", "HubReader"]
+
+
+class Fetched(NamedTuple):
+    """What keys of the hub held.
+
+    Attributes:
+        states: by key.
+        time: of the hub, in microseconds, when it was read in one step; infinity where scripts are refused.
+    """
+
+    states: dict[bytes, State]
+    time: float
 
 
 class HubReader:
@@ -34,15 +48,11 @@ class HubReader:
         self._max_bytes = max_bytes
         self.scripts = True
 
-    async def states(self, keys: Sequence[bytes]) -> dict[bytes, State]:
-        """What these keys hold.
-
-        Returns:
-            The states of at least the first key; keys that did not fit into one reply are left out.
-        """
+    async def states(self, keys: Sequence[bytes]) -> Fetched:
+        """What these keys hold; keys that did not fit into one reply, but never the first, are left out."""
         if self.scripts:
             try:
-                states = parse_fetch_reply(await self._session.post(fetch_body(keys, self._max_bytes)))
+                time, states = parse_fetch_reply(await self._session.post(fetch_body(keys, self._max_bytes)))
             except CommandRefusedError as error:
                 if error.status != 403:  # noqa: PLR2004 - Webdis' ACL
                     raise
@@ -50,9 +60,9 @@ class HubReader:
                 if not scripts_refused(str(error)):
                     raise HubError(f"the hub refused a fetch: {error}", status=200) from None
             else:
-                return dict(zip(keys, states, strict=False))
+                return Fetched(dict(zip(keys, states, strict=False)), time)
             self.scripts = False
-        return dict(zip(keys, await asyncio.gather(*map(self._state, keys)), strict=True))
+        return Fetched(dict(zip(keys, await asyncio.gather(*map(self._state, keys)), strict=True)), math.inf)
 
     async def keys(self, prefix: bytes) -> list[bytes]:
         """Every key of a namespace. `KEYS` blocks the hub while it looks, but is exact for any bytes."""

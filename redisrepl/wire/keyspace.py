@@ -6,7 +6,7 @@ In: the flags that are set. Out: those that are missing. Left to others: reading
 
 from __future__ import annotations
 
-__all__ = ["NOTIFY_OPTION", "missing_flags"]
+__all__ = ["NOTIFY_OPTION", "announced_events", "missing_flags"]
 
 NOTIFY_OPTION = "notify-keyspace-events"
 #: `A` stands for these classes (`NOTIFY_ALL` in Redis' server.h).
@@ -22,3 +22,13 @@ def missing_flags(flags: str, kinds: frozenset[str]) -> str:
     wanted = "K$hg" + ("xe" if "del" in kinds else "")
     present = flags.replace("A", _ALL)
     return "".join(flag for flag in wanted if flag not in present)
+
+
+def announced_events(kinds: frozenset[str]) -> frozenset[bytes]:
+    """Names of the events that our own commands cause and that these flags make the server send."""
+    events = {b"set", b"hset"}
+    if "del" in kinds:
+        events |= {b"del", b"hdel"}
+    if "expire" in kinds:
+        events |= {b"expire", b"persist"}
+    return frozenset(events)

@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from redisrepl.changes import HashState, State, StringState
 from redisrepl.errors import ProtocolError
 
-__all__ = ["STATES_SCRIPT", "parse_states"]
+__all__ = ["STATES_SCRIPT", "parse_states", "read_at"]
 
-#: Reads keys until `ARGV[1]` bytes are full, at least one. Returns for each: type, expiry (absolute milliseconds or
-#: empty), number of strings that follow, and those: the value, or fields and values.
+#: Reads keys until `ARGV[1]` bytes are full, at least one. Returns the server's time in microseconds, and for each key:
+#: type, expiry (absolute milliseconds or empty), number of strings that follow, and those: the value, or fields and
+#: values.
 STATES_SCRIPT = b"""\
 local out, left = {}, tonumber(ARGV[1])
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
+out[1] = string.format('%.0f', t[1] * 1000000 + t[2])
 for i = 2, #ARGV do
   if left <= 0 then break end
   local key = ARGV[i]
@@ -56,8 +58,9 @@ def parse_states(items: Sequence[bytes]) -> list[State]:
     Raises:
         ProtocolError: the list is not what the script returns.
     """
+    read_at(items)
     states: list[State] = []
-    index, end = 0, len(items)
+    index, end = 1, len(items)
     try:
         while index < end:
             kind, expires, count = items[index], items[index + 1], _count(items[index + 2])
@@ -76,6 +79,21 @@ def parse_states(items: Sequence[bytes]) -> list[State]:
     if index != end:
         raise ProtocolError("the reply to a reading script ends early")
     return states
+
+
+#: Digits: until the year 33658.
+_LONGEST_TIME = 18
+
+
+def read_at(items: Sequence[bytes]) -> int:
+    """When the script read them: the server's time in microseconds.
+
+    Raises:
+        ProtocolError: the list is not what the script returns.
+    """
+    if not items or not items[0].isdigit() or len(items[0]) > _LONGEST_TIME:
+        raise ProtocolError("the reply to a reading script does not say when it ran")
+    return int(items[0])
 
 
 def _count(text: bytes) -> int:

@@ -28,7 +28,7 @@ from redisrepl.changes import (
     StringSet,
 )
 from redisrepl.errors import ProtocolError
-from redisrepl.wire.states import STATES_SCRIPT, parse_states
+from redisrepl.wire.states import STATES_SCRIPT, parse_states, read_at
 
 __all__ = [
     "EXISTS",
@@ -232,9 +232,10 @@ def fetch_body(keys: Sequence[bytes], max_bytes: int) -> bytes:
     return b"/".join([_FETCH_HEAD, b"%d" % max_bytes, *map(escape, keys)]) + b".raw"
 
 
-def parse_fetch_reply(reply: bytes) -> list[State]:
-    """What `STATES_SCRIPT` answered: the states of the first keys asked for; the rest did not fit."""
-    return parse_states(flat_reply(reply))
+def parse_fetch_reply(reply: bytes) -> tuple[int, list[State]]:
+    """What `STATES_SCRIPT` answered: the hub's time in microseconds, and the states of the keys that fitted."""
+    items = flat_reply(reply)
+    return read_at(items), parse_states(items)
 
 
 def parse_reply(reply: bytes) -> Any:

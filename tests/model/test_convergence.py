@@ -8,6 +8,7 @@ import os
 
 import pytest
 
+from redisrepl.freshness import Freshness
 from redisrepl.inbound import Inbound
 from redisrepl.outbound import Outbound
 from tests.model.world import World
@@ -24,6 +25,9 @@ SCHEDULES = int(os.environ.get("REDISREPL_SCHEDULES", "1500"))
         pytest.param({"faults": True, "silent": True}, id="events lost unnoticed, all rules"),
         pytest.param({"faults": False, "deletes": True}, id="removals"),
         pytest.param({"faults": True, "deletes": True, "silent": True}, id="removals, everything else too"),
+        pytest.param({"faults": False, "feed": True}, id="the feed"),
+        pytest.param({"faults": True, "feed": True, "sweep": False}, id="the feed, and faults that are noticed"),
+        pytest.param({"faults": True, "feed": True, "silent": True, "deletes": True}, id="the feed, and all faults"),
         pytest.param({"faults": False, "deletes": True, "notify": True}, id="no PSYNC at every other site"),
         pytest.param({"faults": True, "deletes": True, "silent": True, "notify": True}, id="no PSYNC, and all faults"),
     ],
@@ -95,3 +99,32 @@ def test_what_a_site_counts_is_lost_unless_its_stream_is_waited_for():
     worlds = [World(seed, sites=2, faults=False, waits=False) for seed in range(3000)]
 
     assert any(not world.run() or world.miscounted() for world in worlds)
+
+
+class BelievesOldNews(Inbound):
+    def _is_news(self, key, time, changes):
+        self._fresh = Freshness(0)
+        return super()._is_news(key, time, changes)
+
+
+class ForgetsItsPushes(Inbound):
+    def pushed(self, keys, time):
+        pass
+
+
+class PrefersNewsToWhatIsDirty(Inbound):
+    def _is_news(self, key, time, changes):
+        removal = self.dirty.pop(key, None)
+        news = super()._is_news(key, time, changes)
+        if removal is not None and not news:
+            self.dirty[key] = removal
+        return news
+
+
+@pytest.mark.parametrize("credulous", [BelievesOldNews, ForgetsItsPushes, PrefersNewsToWhatIsDirty])
+def test_what_the_feed_tells_is_believed_only_where_nothing_newer_can_be_known(credulous):
+    seeds = range(1500)
+
+    assert any(
+        not World(seed, sites=3, faults=False, sweep=False, feed=True, inbound=credulous).run() for seed in seeds
+    )

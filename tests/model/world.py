@@ -20,6 +20,7 @@ from redisrepl.outbound import Batch, Outbound, OutboundOptions, settle
 from redisrepl.sweep import Difference, Healing
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.digests import digest
+from redisrepl.wire.feed import Feed, feed_content, parse_feed
 from redisrepl.wire.webdis import EXISTS, commands_of
 
 PREFIX = b"ns:"
@@ -103,6 +104,7 @@ class Flight:
     commands: list[list[bytes]]
     errors: dict[int, str] = field(default_factory=dict)
     executed: bool = False
+    at: int = 0  # when by the hub's clock
 
 
 @dataclass
@@ -110,6 +112,8 @@ class Fetch:
     """Keys asked of the hub, then their states, then the site's, then the apply on its way."""
 
     taken: dict[bytes, bool]
+    told: dict[bytes, list[Change]] | None = None  # by the feed, in the place of a fetch
+    at: int = 0
     states: dict[bytes, State] | None = None
     site_states: dict[bytes, State] | None = None
     read_at: int = 0  # where the site's stream stood then
@@ -146,7 +150,7 @@ class Site:
         self.flights: list[Flight] = []
         self.late: list[list[list[bytes]]] = []
         self.fetches: list[Fetch] = []
-        self.events: list[tuple[bytes, bytes]] = []
+        self.events: list[tuple[bytes, bytes] | Feed] = []
         self.noticed: list[tuple[bytes, bytes]] | None = None  # events of the site itself, if it is followed by them
         self.subscribed = True
         self.healing = Healing(self.outbound, self.inbound, "hub", "both")
@@ -170,7 +174,9 @@ class World:
         notify: bool = False,
         waits: bool = True,
         watches: bool = True,
+        feed: bool = False,
     ) -> None:
+        self.feed, self.time = feed, 0
         self.waits, self.watches = waits, watches
         self.rng = random.Random(seed)
         self.kinds = frozenset({"set", "hset"} | ({"del"} if deletes else set()))
@@ -237,7 +243,7 @@ class World:
             yield self.event
             if bad and self.silent:
                 yield self.lose_event
-        if site.inbound.dirty and len(site.fetches) < 2:
+        if site.inbound.waiting and len(site.fetches) < 2:
             yield self.send_fetch
         if site.fetches:
             yield self.step_fetch
@@ -300,12 +306,26 @@ class World:
             error = self.hub_run(command)
             if error is not None:
                 flight.errors[index] = error
-        flight.executed = True
+        flight.executed, flight.at = True, self.tell(site, [] if flight.errors else flight.commands)
+
+    def tell(self, site: Site, commands: list[list[bytes]]) -> int:
+        """The feed: every other site hears what was executed; when, by the hub's clock."""
+        at = self.clock()
+        if self.feed and (content := feed_content(commands)):
+            for other in self.sites:
+                if other is not site and other.subscribed:
+                    other.events.append(parse_feed(b"%d origin %b" % (at, content)))
+        return at
+
+    def clock(self) -> int:
+        self.time += 1
+        return self.time
 
     def acknowledge(self, site: Site) -> None:
         flight = self.rng.choice([f for f in site.flights if f.executed])
         site.flights.remove(flight)
         site.outbound.succeeded(flight.batch, flight.commands, flight.errors)
+        site.inbound.pushed([change.key for change in flight.batch.changes], flight.at)
 
     def lose_reply(self, site: Site) -> None:
         flight = self.rng.choice(site.flights)
@@ -315,17 +335,25 @@ class World:
         site.outbound.failed(flight.batch, unknown=True)
 
     def execute_late(self, site: Site) -> None:
-        for command in site.late.pop():
+        commands = site.late.pop()
+        for command in commands:
             self.hub_run(command)
+        self.tell(site, commands)
 
     def event(self, site: Site) -> None:
-        site.inbound.event(*site.events.pop(self.rng.randrange(len(site.events))))
+        happened = site.events.pop(self.rng.randrange(len(site.events)))
+        if isinstance(happened, Feed):
+            site.inbound.told(happened.time, happened.changes(), self.now)
+        else:
+            site.inbound.event(*happened)
 
     def lose_event(self, site: Site) -> None:
         site.events.pop(self.rng.randrange(len(site.events)))
 
     def send_fetch(self, site: Site) -> None:
-        if taken := site.inbound.take(self.rng.randint(1, 3)):
+        if told := site.inbound.take_told(self.rng.randint(1, 3)):
+            site.fetches.append(Fetch(dict.fromkeys(told, False), told, states=dict.fromkeys(told)))
+        elif taken := site.inbound.take(self.rng.randint(1, 3)):
             site.fetches.append(Fetch(taken))
 
     def step_fetch(self, site: Site) -> None:
@@ -334,8 +362,10 @@ class World:
         inbound = site.inbound
         if fetch.states is None:
             fetch.states = {key: self.hub.state(key) for key in fetch.taken}
+            fetch.at = self.clock()
         elif fetch.site_states is None:
-            fetch.states = inbound.fetched(fetch.states, fetch.taken)
+            if fetch.told is None:
+                fetch.states = inbound.fetched(fetch.states, fetch.taken, fetch.at)
             fetch.site_states = {key: site.redis.state(key) for key in fetch.states}
             fetch.read_at = len(site.redis.stream)
             fetch.watched = {key: site.redis.writes[key] for key in fetch.states}
@@ -346,6 +376,7 @@ class World:
             for key, state in fetch.states.items():
                 removal = fetch.taken[key]
                 differing = difference(key, state, fetch.site_states[key], self.kinds, may_delete=removal)
+                differing = differing if fetch.told is None else fetch.told[key]
                 if inbound.about_to_apply(key, differing, removal=removal):
                     fetch.changes += differing
                     fetch.sent[key] = removal

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from redisrepl.changes import HashState, StringState
 from redisrepl.errors import ProtocolError
-from redisrepl.wire.states import STATES_SCRIPT, parse_states
+from redisrepl.wire.states import STATES_SCRIPT, parse_states, read_at
 from testbed import RedisServer
 from tests.samples import ALL_BYTES, AWKWARD_NAMES, write
 
@@ -55,6 +55,13 @@ def test_keys_of_any_bytes_in_their_order(redis):
     assert read(redis, *reversed(wanted)) == list(reversed(wanted.values()))
 
 
+def test_the_time_of_reading_is_that_of_the_server(redis):
+    before = redis.time()
+    at = read_at(redis.eval(STATES_SCRIPT, 0, UNLIMITED, b"none"))
+    after = redis.time()
+    assert before[0] * 1_000_000 + before[1] <= at <= after[0] * 1_000_000 + after[1]
+
+
 def test_a_key_asked_for_twice(redis):
     redis.set(b"key", b"v")
     assert read(redis, b"key", b"none", b"key") == [StringState(b"v"), None, StringState(b"v")]
@@ -77,7 +84,7 @@ def test_other_types_are_named_and_not_read(redis):
     redis.pexpireat(b"list", FAR)
     reply = redis.eval(STATES_SCRIPT, 0, UNLIMITED, b"list", b"set", b"zset", b"stream", b"none")
     assert parse_states(reply) == ["list", "set", "zset", "stream", None]
-    assert sum(map(len, reply)) < 100
+    assert sum(map(len, reply)) < 120
 
 
 def test_what_other_kinds_of_string_hold(redis):
@@ -128,15 +135,32 @@ def test_missing_keys_use_up_the_budget_too(redis):
 # Replies that are none.
 
 
-WHOLE = [b"string", b"", b"1", b"v", b"hash", b"%d" % FAR, b"4", b"f", b"1", b"g", b"2", b"none", b"", b"0"]
+WHOLE = [
+    b"1700000000000000",
+    b"string",
+    b"",
+    b"1",
+    b"v",
+    b"hash",
+    b"%d" % FAR,
+    b"4",
+    b"f",
+    b"1",
+    b"g",
+    b"2",
+    b"none",
+    b"",
+    b"0",
+]
 
 
 def test_a_whole_reply():
     assert parse_states(WHOLE) == [StringState(b"v"), HashState({b"f": b"1", b"g": b"2"}, FAR), None]
-    assert parse_states([]) == []
+    assert read_at(WHOLE) == 1_700_000_000_000_000
+    assert parse_states(WHOLE[:1]) == []
 
 
-@pytest.mark.parametrize("length", [n for n in range(len(WHOLE)) if n not in {0, 4, 11}])
+@pytest.mark.parametrize("length", [n for n in range(len(WHOLE)) if n not in {1, 5, 12}])
 def test_a_reply_that_ends_early(length):
     with pytest.raises(ProtocolError):
         parse_states(WHOLE[:length])
@@ -145,13 +169,16 @@ def test_a_reply_that_ends_early(length):
 @pytest.mark.parametrize(
     "items",
     [
-        [b"string", b"", b"one", b"v"],
-        [b"string", b"soon", b"1", b"v"],
-        [b"hash", b"", b"3", b"f", b"v", b"g"],
-        [b"hash", b"", b"2", b"f"],
-        [b"list", b"", b"1"],
-        [b"string", b"", b"0"],
-        [b"none", b""],
+        [b"5", b"string", b"", b"one", b"v"],
+        [b"5", b"string", b"soon", b"1", b"v"],
+        [b"5", b"hash", b"", b"3", b"f", b"v", b"g"],
+        [b"5", b"hash", b"", b"2", b"f"],
+        [b"5", b"list", b"", b"1"],
+        [b"5", b"string", b"", b"0"],
+        [b"5", b"none", b""],
+        [b"none", b"", b"0"],
+        [b"", b"none", b"", b"0"],
+        [b"9" * 5000, b"none", b"", b"0"],
     ],
 )
 def test_a_malformed_reply(items):
@@ -164,7 +191,7 @@ def test_a_malformed_reply(items):
 )
 def test_any_items_are_states_or_an_error_of_ours(items):
     try:
-        parsed = parse_states(items)
+        parsed = parse_states([b"5", *items])
     except ProtocolError:
         return
     assert len(parsed) <= len(items)
