@@ -145,7 +145,7 @@ class WebSocketHub:
                 response = httpx.Response(
                     answer.status_code, headers=list(answer.headers.raw_items()), content=bytes(answer.body or b"")
                 )
-                return http_error(f"{self._shown} asked for a WebSocket", response)
+                return http_error(f"{self._shown}, asked for a WebSocket,", response)
             case InvalidProxyStatus(response=answer):
                 said = f"the HTTP proxy answers {answer.status_code} {answer.reason_phrase}"
                 return PeerUnavailableError(f"{hub} cannot be reached: {said}")
