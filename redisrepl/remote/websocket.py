@@ -52,8 +52,6 @@ _LARGEST_FRAME = 16 << 20
 _NO_REDIS = b"Service Unavailable"
 #: What a hub must have.
 _NEEDED = 'it takes Webdis 0.1.12 with "websockets": true, and a proxy that passes Upgrade'
-#: Seconds that the hub has to say goodbye.
-_FAREWELL = 1.0
 #: The library would log frames, and with them keys, and the password in the address.
 _NO_LOG = logging.getLogger("redisrepl.websocket")
 _NO_LOG.setLevel(logging.CRITICAL + 1)
@@ -101,8 +99,12 @@ class WebSocketHub:
             socket = await self._connect(open_timeout)
         except (OSError, TimeoutError, InvalidHandshake, InvalidProxy, InvalidURI, ImportError) as error:
             raise self._refusal(error) from error
-        async with socket, aclosing(self._frames(socket, encode_command(*argv), silence)) as frames:
-            yield frames
+        try:
+            async with aclosing(self._frames(socket, encode_command(*argv), silence)) as frames:
+                yield frames
+        finally:
+            socket.transport.abort()  # Webdis does not answer a farewell
+            await socket.wait_closed()
 
     async def _connect(self, open_timeout: float) -> ClientConnection:
         return await _Connect(
@@ -114,7 +116,6 @@ class WebSocketHub:
             compression=None,
             max_size=_LARGEST_FRAME,
             open_timeout=open_timeout,
-            close_timeout=_FAREWELL,
             logger=_NO_LOG,
         )
 
