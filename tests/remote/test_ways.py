@@ -260,6 +260,19 @@ async def test_a_webdis_without_websockets_is_polled(certificates):
             assert ways.way == "http"
 
 
+async def test_a_proxy_that_does_not_pass_an_upgrade(certificates):
+    plain = {"proxy_set_header Upgrade $with_upgrade;": "", "Connection $with_connection;": 'Connection "";'}
+    with Hub(certificates, nginx={"replacements": plain}) as hub:
+        async with ways_to(hub, certificates) as ways:
+            with capture_logs() as logs:
+                assert len(await collected(ways, 3, publishing(hub, 3))) == 3
+            assert "HTTP 200" in next(line["why"] for line in logs if line["event"] == "subscribe.way")
+            assert ways.way == "http"
+        async with ways_to(hub, certificates, "websocket") as ways:
+            with pytest.raises(HubError, match="HTTP 200"):
+                await collected(ways, 1, lambda: None)
+
+
 async def test_http_is_forgotten_after_a_while(both, certificates):
     hub, _ = both
     async with ways_to(hub, certificates) as ways:
