@@ -33,6 +33,7 @@ from websockets.frames import CloseCode
 
 from redisrepl.errors import (
     CertificateError,
+    ConfigError,
     LinkLostError,
     OutcomeUnknownError,
     PeerUnavailableError,
@@ -143,20 +144,19 @@ class WebSocketHub:
             return CertificateError(f"{hub}: {reason}")
         match error:
             case InvalidStatus(response=answer):
-                response = httpx.Response(
-                    answer.status_code, headers=list(answer.headers.raw_items()), content=bytes(answer.body or b"")
-                )
+                pause = [pair for pair in answer.headers.raw_items() if pair[0].lower() == "retry-after"]
+                response = httpx.Response(answer.status_code, headers=pause, content=bytes(answer.body or b""))
                 return http_error(f"{self._shown}, asked for a WebSocket,", response)
             case InvalidProxyStatus(response=answer):
                 said = f"the HTTP proxy answers {answer.status_code} {answer.reason_phrase}"
                 return PeerUnavailableError(f"{hub} cannot be reached: {said}")
-            case InvalidProxy(msg=why):  # its own text shows the password
-                return PeerUnavailableError(f"{hub} cannot be reached: the HTTP proxy in the environment: {why}")
+            case InvalidProxy(msg=why) | ImportError(msg=why):  # the text of the first shows the password
+                return ConfigError(f"the proxy in the environment cannot be used for a WebSocket: {why}")
             case TimeoutError():
                 return SilentError(f"{hub} does not answer the handshake of a WebSocket: {_NEEDED}")
             case InvalidMessage(__cause__=EOFError()):
                 return OutcomeUnknownError(f"{hub} broke the connection in the handshake of a WebSocket")
-            case OSError() | ImportError():
+            case OSError():
                 return PeerUnavailableError(f"{hub} cannot be reached: {str(error) or type(error).__name__}")
         return ProtocolError(f"{hub} does not speak WebSocket ({error}): {_NEEDED}")
 

@@ -185,6 +185,17 @@ async def test_a_user_and_password_in_the_address(hub, stand_in, certificates):
     assert stand_in.credentials[-1] == f"Basic {b64encode(b'us er:p@ss').decode()}"
 
 
+async def test_a_proxy_that_only_requests_can_use(hub, certificates, monkeypatch):
+    monkeypatch.setattr(websocket, "_proxy", lambda _: "http://user:geheim@proxy:1/path")
+    async with ways_to(hub, certificates) as ways:
+        with capture_logs() as logs:
+            assert len(await collected(ways, 2, publishing(hub, 2))) == 2
+    (told,) = [line for line in logs if line["event"] == "subscribe.way"]
+    assert told["way"] == "http"
+    assert "proxy" in told["why"]
+    assert "geheim" not in str(logs)
+
+
 @pytest.mark.parametrize(
     ("variables", "proxy"),
     [
