@@ -104,6 +104,8 @@ class Ways:
     ) -> AsyncIterator[bytes] | None:
         """By WebSocket; None if it has to be HTTP."""
         try:
+            if self.way is None:
+                await self._websocket.probe(open_timeout=self._open_timeout)
             reads = await stack.enter_async_context(
                 self._websocket.stream(b"PSUBSCRIBE", pattern, silence=silence, open_timeout=self._open_timeout)
             )

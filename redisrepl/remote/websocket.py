@@ -76,7 +76,8 @@ class WebSocketHub:
     def __init__(self, url: str, context: ssl.SSLContext) -> None:
         address = httpx.URL(url)
         self._shown = without_credentials(url)
-        self._url = str(address.copy_with(scheme="wss", userinfo=b"", raw_path=address.raw_path + b".raw"))
+        self._root = str(address.copy_with(scheme="wss", userinfo=b""))
+        self._url = self._root + ".raw"
         self._context = context
         self._headers = {}
         if address.userinfo:
@@ -96,10 +97,7 @@ class WebSocketHub:
             what `HubSession.stream` raises; ProtocolError: the other side does not speak WebSocket as it should.
             SilentError: nothing came.
         """
-        try:
-            socket = await self._connect(open_timeout)
-        except (OSError, TimeoutError, InvalidHandshake, InvalidProxy, InvalidURI, ImportError) as error:
-            raise self._refusal(error) from error
+        socket = await self._connect(self._url, open_timeout)
         try:
             async with aclosing(self._frames(socket, encode_command(*argv), silence)) as frames:
                 yield frames
@@ -107,18 +105,31 @@ class WebSocketHub:
             socket.transport.abort()  # Webdis does not answer a farewell
             await socket.wait_closed()
 
-    async def _connect(self, open_timeout: float) -> ClientConnection:
-        return await _Connect(
-            self._url,
-            ssl=self._context,
-            proxy=_proxy(self._url),
-            additional_headers=self._headers,
-            user_agent_header=USER_AGENT,
-            compression=None,
-            max_size=_LARGEST_FRAME,
-            open_timeout=open_timeout,
-            logger=_NO_LOG,
-        )
+    async def probe(self, *, open_timeout: float) -> None:
+        """Find out whether the hub agrees to a WebSocket; raises what `stream` raises.
+
+        A Webdis with `"websockets": false` takes a handshake for a command as well. At its root, where there is none,
+        it refuses at once; the reply to `.raw` comes when the connection may be gone, and can reach another client.
+        """
+        socket = await self._connect(self._root, open_timeout)
+        socket.transport.abort()
+        await socket.wait_closed()
+
+    async def _connect(self, url: str, open_timeout: float) -> ClientConnection:
+        try:
+            return await _Connect(
+                url,
+                ssl=self._context,
+                proxy=_proxy(url),
+                additional_headers=self._headers,
+                user_agent_header=USER_AGENT,
+                compression=None,
+                max_size=_LARGEST_FRAME,
+                open_timeout=open_timeout,
+                logger=_NO_LOG,
+            )
+        except (OSError, TimeoutError, InvalidHandshake, InvalidProxy, InvalidURI, ImportError) as error:
+            raise self._refusal(error) from error
 
     async def _frames(self, socket: ClientConnection, command: bytes, silence: float) -> AsyncGenerator[bytes]:
         """What comes, until the hub ends it in order."""
