@@ -44,7 +44,7 @@ _TAIL_SETTINGS = [
 _GO_FLAGS = {"ca": ["-CA", "--CA"], "ns": ["-nam", "--nam"]}
 #: What `--help` shows, in this order.
 _GROUPS: list[tuple[str, list[str]]] = [
-    ("the hub", ["haddr", "cert", "key", "ca", "hub_database", "notify_config"]),
+    ("the hub", ["haddr", "cert", "key", "ca", "hub_database", "notify_config", "subscribe"]),
     (
         "the site's Redis",
         [

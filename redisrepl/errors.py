@@ -7,6 +7,7 @@ RedisreplError
  │    └── PsyncRefusedError the server does not let us attach as a replica
  ├── PeerUnavailableError   a server cannot be reached or is not ready: transient     exit 69
  ├── LinkLostError          an established link ended: transient
+ │    ├── SilentError          .. or is open and says nothing
  │    └── OutcomeUnknownError  a request was sent and its answer lost
  ├── HubError               the hub answered with an error
  │    ├── CommandRefusedError  one command was refused; its key is named, others go on
@@ -36,6 +37,7 @@ __all__ = [
     "RdbError",
     "RedisreplError",
     "RefusedError",
+    "SilentError",
     "exit_code",
     "is_transient",
 ]
@@ -92,6 +94,10 @@ class PeerUnavailableError(RedisreplError):
 
 class LinkLostError(RedisreplError):
     """An established link ended."""
+
+
+class SilentError(LinkLostError):
+    """A link is open, and what should come over it does not."""
 
 
 class OutcomeUnknownError(LinkLostError):

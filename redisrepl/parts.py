@@ -32,6 +32,8 @@ from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
+from redisrepl.remote.ways import Ways
+from redisrepl.remote.websocket import WebSocketHub
 from redisrepl.settings import Settings
 from redisrepl.sweep import Comparison, ConflictWinner, Healing, Sweep
 from redisrepl.tls import CertificateFiles, client_context
@@ -64,6 +66,7 @@ class Parts:
         address: the site's Redis, with its password.
 
     Attributes:
+        ways: on which the hub's events come.
         pull: the direction from hub to site; None without `-rc`.
 
     Raises:
@@ -78,11 +81,18 @@ class Parts:
         self.namespaces = Namespaces(settings.ns)
         self.certificates = CertificateFiles(settings.ca, settings.cert, settings.key)
         self.context = client_context(self.certificates)
+        url = check_url(settings.haddr)
         self.session = HubSession(
-            check_url(settings.haddr),
+            url,
             self.context,
             connections=settings.flights + FETCHES + 4,
             timeout=settings.timeout,
+            connect_timeout=settings.connect_timeout,
+        )
+        self.ways = Ways(
+            self.session,
+            WebSocketHub(url, self.context),
+            settings.subscribe,
             connect_timeout=settings.connect_timeout,
         )
         self._hub_reader = HubReader(self.session)
@@ -218,7 +228,9 @@ class Parts:
             retry=self._retry,
         )
         subscriptions = [
-            Subscription(self.session, prefix, options=options, on_event=on_event, on_subscribed=on_subscribed)
+            Subscription(
+                self.session, self.ways, prefix, options=options, on_event=on_event, on_subscribed=on_subscribed
+            )
             for prefix in self.namespaces
         ]
         return Pull(inbound, applying, subscriptions)

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, Pydant
 from redisrepl.changes import KINDS
 from redisrepl.errors import ConfigError
 from redisrepl.remote.notifications import NotifyMode
+from redisrepl.remote.ways import SubscribeChoice
 from redisrepl.sweep import ConflictWinner, InitialSync
 
 __all__ = ["ENV_PREFIX", "Settings", "flag_of", "load_settings"]
@@ -40,6 +41,9 @@ class Settings(BaseSettings):
     hub_database: int = Field(0, ge=0, description="number of the database that Webdis uses at the hub")
     notify_config: NotifyMode = Field(
         "merge", description="the hub's notification flags: add what is missing, only check, or never look"
+    )
+    subscribe: SubscribeChoice = Field(
+        "auto", description="how the hub's events come: websocket, http (long poll) or auto: WebSocket if the hub can"
     )
 
     # The site.

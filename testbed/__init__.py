@@ -16,6 +16,7 @@ from testbed.redis_server import RedisServer
 from testbed.server import Server, ServerFailedError
 from testbed.waiting import eventually, eventually_async
 from testbed.webdis import Webdis
+from testbed.websocket_webdis import WebSocketWebdis
 
 __all__ = [
     "Certificates",
@@ -31,6 +32,7 @@ __all__ = [
     "RedisServer",
     "Server",
     "ServerFailedError",
+    "WebSocketWebdis",
     "Webdis",
     "eventually",
     "eventually_async",

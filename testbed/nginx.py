@@ -32,6 +32,7 @@ HUB_FILES = Path(__file__).parents[1] / "deploy" / "hub"
 class Nginx(Server):
     """nginx as an unprivileged foreground process.
 
+    `websocket_port` is that of a stand-in for the WebSocket side of Webdis (`websocket_webdis`).
     `replacements` maps further text of the shipped configuration to what a test wants to see there instead.
     """
 
@@ -47,6 +48,7 @@ class Nginx(Server):
         proxy_read_timeout: str | None = None,
         server_pair: KeyPair | None = None,
         upstream_port: int | None = None,
+        websocket_port: int | None = None,
         replacements: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
@@ -56,6 +58,7 @@ class Nginx(Server):
         self.proxy_read_timeout = proxy_read_timeout
         self.server_pair = server_pair or certificates.server_pair
         self.upstream_port = upstream_port
+        self.websocket_port = websocket_port
         self.replacements = dict(replacements or {})
 
     @property
@@ -135,6 +138,8 @@ class Nginx(Server):
                 f"{kind}_temp_path {temporary / kind};" for kind in kinds
             ),
             "listen 443 ssl;": f"listen 127.0.0.1:{self.port} ssl;",
+            "webdis_websocket {\n        server 127.0.0.1:7379;": "webdis_websocket {\n"
+            f"        server 127.0.0.1:{self.websocket_port or self.upstream_port or self.webdis.port};",
             "server 127.0.0.1:7379;": f"server 127.0.0.1:{self.upstream_port or self.webdis.port};",
             "/etc/redisrepl-hub/ca.pem": str(self.certificates.ca),
             "/etc/redisrepl-hub/server.pem": str(self.server_pair.cert),

@@ -22,11 +22,12 @@ from redisrepl.errors import (
     HubError,
     OutcomeUnknownError,
     PeerUnavailableError,
+    RedisreplError,
 )
 from redisrepl.tls import tls_reason
 from redisrepl.wire.webdis import CommandError, body, integer_body, parse_integer, parse_reply
 
-__all__ = ["HubSession", "check_url"]
+__all__ = ["USER_AGENT", "HubSession", "check_url", "http_error", "without_credentials"]
 
 _OK = 200
 _BAD_REQUEST = 400
@@ -35,7 +36,8 @@ _TOO_LARGE = 413
 _LAST_PORT = 65535
 #: Bytes per second below which a request is given up.
 _SLOWEST = 50_000
-_HEADERS = {"Content-Type": "application/octet-stream", "User-Agent": "redisrepl"}
+USER_AGENT = "redisrepl"
+_HEADERS = {"Content-Type": "application/octet-stream", "User-Agent": USER_AGENT}
 
 
 def check_url(url: str, flag: str = "--haddr") -> str:
@@ -44,7 +46,7 @@ def check_url(url: str, flag: str = "--haddr") -> str:
     Raises:
         ConfigError: it is not an https:// address.
     """
-    shown = _without_credentials(url)
+    shown = without_credentials(url)
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
@@ -60,7 +62,7 @@ def check_url(url: str, flag: str = "--haddr") -> str:
     return url.rstrip("/") + "/"
 
 
-def _without_credentials(url: str) -> str:
+def without_credentials(url: str) -> str:
     """The address without what stands before its @."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}" if "@" in rest else url
@@ -91,7 +93,7 @@ class HubSession:
         connect_timeout: float = 10.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.url = _without_credentials(url)
+        self.url = without_credentials(url)
         address = httpx.URL(url)
         credentials = (address.username, address.password) if address.userinfo else None
         self._timeout = timeout
@@ -121,7 +123,7 @@ class HubSession:
             async with asyncio.timeout(self._timeout + len(content) / _SLOWEST):
                 response = await self._client.post(self.url, content=content)
         if response.status_code != _OK:
-            raise _http_error(self.url, response)
+            raise http_error(self.url, response)
         return response.content
 
     async def command(self, *argv: bytes) -> object:
@@ -158,7 +160,7 @@ class HubSession:
             async with self._client.stream("POST", self.url, content=content, timeout=timeout) as response:
                 if response.status_code != _OK:
                     await response.aread()
-                    raise _http_error(self.url, response)
+                    raise http_error(self.url, response)
                 yield response.aiter_raw()
 
     @contextmanager
@@ -199,7 +201,8 @@ def _text(error: Exception) -> str:
     return str(error) or type(error.__cause__ or error).__name__
 
 
-def _http_error(url: str, response: httpx.Response) -> Exception:
+def http_error(url: str, response: httpx.Response) -> RedisreplError:
+    """What an answer other than the one hoped for means."""
     status = response.status_code
     retry_after = response.headers.get("Retry-After", "")
     said = f"the hub {url} answered HTTP {status} {response.reason_phrase}"

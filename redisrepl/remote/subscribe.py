@@ -1,11 +1,11 @@
-"""The long poll: keyspace events of one namespace, and proof that they still come.
+"""The subscription: keyspace events of one namespace, and proof that they still come.
 
 In: a namespace. Out: calls for each event, for each new subscription, and the canary's round trip. Left to others:
-what an event means (`inbound`), what a gap costs (`sweep`).
+how messages get here (`ways`), what an event means (`inbound`), what a gap costs (`sweep`).
 
-A subscription over HTTP is not to be trusted: bursts arrive in reverse, a slow reader gets damaged framing, and after a
-restart of the hub's Redis the stream stays open and says nothing. So an event means "look at this key" and no more,
-and a canary, a message of our own on a channel that the pattern matches, must come back again and again.
+A subscription is not to be trusted: over HTTP bursts arrive in reverse, and the stream of a hub whose Redis was
+restarted stays open and says nothing. So an event means "look at this key" and no more, and a canary, a message of our
+own on a channel that the pattern matches, must come back again and again.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from typing import Any
 import stamina
 import structlog
 
-from redisrepl.errors import CommandRefusedError, LinkLostError, RedisreplError
+from redisrepl.errors import CommandRefusedError, LinkLostError, RedisreplError, SilentError
 from redisrepl.namespaces import glob_escape, printable
 from redisrepl.observe.troubles import Trouble
 from redisrepl.remote.notifications import NotifyMode, ensure_notifications
 from redisrepl.remote.session import HubSession
-from redisrepl.wire.webdis import CommandError, MessageReader, body, keyspace_channel
+from redisrepl.remote.ways import Ways
+from redisrepl.wire.webdis import Message, keyspace_channel
 
 __all__ = ["Subscription", "SubscriptionOptions"]
 
@@ -60,7 +61,8 @@ class Subscription:
     """Events of one namespace at the hub.
 
     Args:
-        session: HTTPS to the hub.
+        session: HTTPS to the hub, for what is asked and said.
+        ways: to the hub, for what comes from there.
         prefix: the namespace.
         options: see there.
         on_event: called with key and event name.
@@ -75,6 +77,7 @@ class Subscription:
     def __init__(
         self,
         session: HubSession,
+        ways: Ways,
         prefix: bytes,
         *,
         options: SubscriptionOptions,
@@ -82,6 +85,7 @@ class Subscription:
         on_subscribed: Callable[[], None],
     ) -> None:
         self._session = session
+        self._ways = ways
         self._prefix = prefix
         self._options = options
         self._channel = keyspace_channel(options.database, b"")
@@ -117,20 +121,17 @@ class Subscription:
         try:
             await ensure_notifications(self._session, self._options.kinds, self._options.notify)
             pattern = self._channel + glob_escape(self._prefix) + b"*"
-            request = body(b"PSUBSCRIBE", pattern)
-            async with self._session.stream(request, silence=_PATIENCE * self._period) as chunks:
-                reader = MessageReader()
-                async for chunk in chunks:
-                    messages = reader.feed(chunk)
-                    if reader.subscribed and not self._subscribed.is_set():
+            async with self._ways.subscribe(pattern, silence=_PATIENCE * self._period) as lists:
+                async for messages in lists:
+                    if not self._subscribed.is_set():
                         self._start()
-                    for message in messages:
-                        self._message(message.channel, message.data)
-                    if not self._mute and time.monotonic() > self._deadline and self._subscribed.is_set():
-                        raise LinkLostError("events come, but no canary came back in time")
+                    self._dispatch(messages)
+                    self._demand_canary()
             raise LinkLostError("the hub ended the subscription")
-        except CommandError as error:
-            raise CommandRefusedError(f"the hub refuses PSUBSCRIBE: {error}", status=200) from None
+        except SilentError as error:
+            if not self._was_live and not self._mute:
+                await self._ways.distrust(error)
+            raise
         finally:
             self._subscribed.clear()
             self._sent.clear()
@@ -143,17 +144,26 @@ class Subscription:
         self._on_subscribed()
         _log.info("subscribe.started", namespace=printable(self._prefix))
 
-    def _message(self, channel: bytes, data: bytes) -> None:
-        if channel == self._canary_channel:
-            sent = self._sent.pop(data, None)
-            if sent is not None:
-                now = time.monotonic()
-                self.round_trip = now - sent
-                self._deadline = now + _PATIENCE * self._period
-                self.live = self._was_live = True
-                self.trouble.succeeded(namespace=printable(self._prefix))
-        elif channel.startswith(self._channel):
-            self._on_event(channel[len(self._channel) :], data)
+    def _dispatch(self, messages: list[Message]) -> None:
+        """Hand on the messages that came together."""
+        for message in messages:
+            if message.channel == self._canary_channel:
+                self._canary(message.data)
+            elif message.channel.startswith(self._channel):
+                self._on_event(message.channel[len(self._channel) :], message.data)
+
+    def _canary(self, canary: bytes) -> None:
+        sent = self._sent.pop(canary, None)
+        if sent is not None:
+            now = time.monotonic()
+            self.round_trip = now - sent
+            self._deadline = now + _PATIENCE * self._period
+            self.live = self._was_live = True
+            self.trouble.succeeded(namespace=printable(self._prefix))
+
+    def _demand_canary(self) -> None:
+        if not self._mute and time.monotonic() > self._deadline:
+            raise SilentError("events come, but no canary came back in time")
 
     async def send_canaries(self) -> None:
         """Publish a canary per period, for ever, while there is a subscription that should bring it back."""

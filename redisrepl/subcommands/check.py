@@ -33,10 +33,12 @@ from redisrepl.namespaces import Namespaces, glob_escape, printable
 from redisrepl.remote.notifications import missing_flags
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
+from redisrepl.remote.ways import Ways
+from redisrepl.remote.websocket import WebSocketHub
 from redisrepl.settings import Settings
 from redisrepl.tls import CertificateFiles, client_context, read_file
 from redisrepl.wire.psync import Continued, FullSync
-from redisrepl.wire.webdis import MessageReader, body, keyspace_channel
+from redisrepl.wire.webdis import keyspace_channel
 
 __all__ = ["Finding", "run"]
 
@@ -147,11 +149,12 @@ async def _check_hub(settings: Settings, _address: SiteAddress) -> AsyncIterator
         yield Finding("hub", str(error), exit_code(error))
         return
     session = HubSession(url, context, timeout=settings.timeout, connect_timeout=settings.connect_timeout)
+    ways = Ways(session, WebSocketHub(url, context), settings.subscribe, connect_timeout=settings.connect_timeout)
     try:
         started = time.monotonic()
         await session.command(b"EXISTS", namespaces.prefixes[0] + b"redisrepl:check")
         yield Finding("hub", f"{url} answers after {(time.monotonic() - started) * 1000:.0f} ms")
-        async for finding in _check_hub_abilities(settings, session, namespaces):
+        async for finding in _check_hub_abilities(settings, session, ways, namespaces):
             yield finding
     except RedisreplError as error:
         yield Finding("hub", str(error), exit_code(error))
@@ -160,7 +163,7 @@ async def _check_hub(settings: Settings, _address: SiteAddress) -> AsyncIterator
 
 
 async def _check_hub_abilities(
-    settings: Settings, session: HubSession, namespaces: Namespaces
+    settings: Settings, session: HubSession, ways: Ways, namespaces: Namespaces
 ) -> AsyncIterator[Finding]:
     try:
         reply = await session.command(b"TIME")
@@ -194,22 +197,22 @@ async def _check_hub_abilities(
     except CommandRefusedError as error:
         yield Finding("hub notifications", f"{error}: make sure that notify-keyspace-events has K$hg", None)
     for prefix in namespaces:
-        yield await _check_subscription(settings, session, prefix)
+        yield await _check_subscription(settings, session, ways, prefix)
 
 
-async def _check_subscription(settings: Settings, session: HubSession, prefix: bytes) -> Finding:
+async def _check_subscription(settings: Settings, session: HubSession, ways: Ways, prefix: bytes) -> Finding:
     """Subscribe, publish, and see the message come back."""
     what = f"hub subscription {printable(prefix)}"
     channel = keyspace_channel(settings.hub_database, prefix + b"redisrepl:check")
     pattern = keyspace_channel(settings.hub_database, glob_escape(prefix)) + b"*"
     try:
-        async with session.stream(body(b"PSUBSCRIBE", pattern), silence=_CANARY_PATIENCE) as chunks:
-            reader, sent = MessageReader(), 0.0
-            async for chunk in chunks:
-                messages = reader.feed(chunk)
+        async with ways.subscribe(pattern, silence=_CANARY_PATIENCE) as lists:
+            sent = 0.0
+            async for messages in lists:
                 if any(message.channel == channel for message in messages):
-                    return Finding(what, f"a message came back after {(time.monotonic() - sent) * 1000:.0f} ms")
-                if reader.subscribed and not sent:
+                    took = (time.monotonic() - sent) * 1000
+                    return Finding(what, f"a message came back after {took:.0f} ms, by {ways.way}")
+                if not sent:
                     sent = time.monotonic()
                     await session.command(b"PUBLISH", channel, b"check")
     except CommandRefusedError as error:

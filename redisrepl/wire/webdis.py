@@ -279,7 +279,7 @@ class Message:
 
 
 class MessageReader:
-    """The long poll's body to messages.
+    """The bytes of a subscription to messages.
 
     Attributes:
         subscribed: the server confirmed the subscription.

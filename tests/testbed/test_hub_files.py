@@ -150,8 +150,8 @@ def test_the_sample_of_one_webdis_per_namespace_works(webdis):
     replacements = {
         "    server {\n": sample.replace('"CN=site1,O=Example"', '"~CN=site1(,|$)"')
         + f"\nupstream webdis_site1 {{ server 127.0.0.1:{webdis.port}; }}\n    server {{\n",
-        "proxy_pass http://webdis$webdis_path;": 'if ($webdis_instance = "") { return 403; }\n'
-        "proxy_pass http://$webdis_instance$webdis_path;",
+        "proxy_pass http://webdis$websocket$webdis_path;": 'if ($webdis_instance = "") { return 403; }\n'
+        "proxy_pass http://$webdis_instance$websocket$webdis_path;",
     }
     with Certificates() as certificates, Nginx(webdis, certificates, replacements=replacements) as nginx:
         known = certificates.ssl_context()

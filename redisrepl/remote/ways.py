@@ -1,0 +1,149 @@
+"""The way on which the hub's events come: a WebSocket where Webdis speaks it, else the long poll over HTTP.
+
+In: a pattern. Out: lists of messages as they come. Left to others: what messages mean, and when to subscribe again
+(`subscribe`).
+
+Over a WebSocket messages are in order and complete, and the loss of the hub's Redis is told. Over HTTP bursts arrive
+in reverse, a slow reader gets damaged framing, and after a restart of the hub's Redis the stream stays open and says
+nothing; but it works with every Webdis, and through every proxy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from typing import Literal
+
+import structlog
+
+from redisrepl.errors import CertificateError, CommandRefusedError, PeerUnavailableError, RedisreplError
+from redisrepl.remote.session import HubSession
+from redisrepl.remote.websocket import WebSocketHub
+from redisrepl.wire.webdis import CommandError, Message, MessageReader, body
+
+__all__ = ["SubscribeChoice", "Way", "Ways"]
+
+_log = structlog.get_logger("redisrepl")
+
+Way = Literal["http", "websocket"]
+SubscribeChoice = Literal["auto", "http", "websocket"]
+
+#: Seconds that the hub has to agree to a WebSocket while there is HTTP to turn to: Webdis before 0.1.12 never answers.
+_BRIEF = 2.0
+#: After this many seconds the next subscription tries the WebSocket again.
+_FORGET = 3600.0
+
+
+class Ways:
+    """Subscriptions at one hub, and what has been found out about the way there.
+
+    Args:
+        session: HTTPS to the hub.
+        websocket: WebSocket to the hub.
+        choice: the way; `auto`: WebSocket unless it fails where HTTP works.
+        connect_timeout: seconds for a connection.
+
+    Attributes:
+        way: the one that is taken; None until `auto` has found out.
+    """
+
+    def __init__(
+        self, session: HubSession, websocket: WebSocketHub, choice: SubscribeChoice, *, connect_timeout: float
+    ) -> None:
+        self._session = session
+        self._websocket = websocket
+        self._choice = choice
+        self._open_timeout = min(_BRIEF, connect_timeout) if choice == "auto" else connect_timeout
+        self._trying = asyncio.Lock()  # one subscription finds out, for those of all namespaces
+        self._forget_at = 0.0
+        self.way: Way | None = None if choice == "auto" else choice
+
+    @asynccontextmanager
+    async def subscribe(self, pattern: bytes, *, silence: float) -> AsyncIterator[AsyncIterator[list[Message]]]:
+        """Subscribe to a pattern; a connection of its own.
+
+        Args:
+            pattern: of channels.
+            silence: seconds without a byte after which the subscription counts as dead.
+
+        Yields:
+            The messages of one read after another. The first list, which may be empty, comes once the hub has confirmed
+            the subscription.
+
+        Raises:
+            CommandRefusedError: the hub refuses it. What `HubSession.stream` and `WebSocketHub.stream` raise.
+        """
+        async with AsyncExitStack() as stack:
+            reads = await self._open(stack, pattern, silence)
+            yield await stack.enter_async_context(aclosing(_messages(reads)))
+
+    async def distrust(self, why: RedisreplError) -> None:
+        """A subscription was confirmed, or not even that, and then brought nothing; raises if HTTP fails too."""
+        if self._choice == "auto" and self.way == "websocket":
+            await self._turn_to_http(why)
+
+    async def _open(self, stack: AsyncExitStack, pattern: bytes, silence: float) -> AsyncIterator[bytes]:
+        if self._choice == "auto" and self.way == "http" and time.monotonic() > self._forget_at:
+            self.way = None
+        if self.way is None:
+            async with self._trying:
+                if self.way is None:
+                    reads = await self._try_websocket(stack, pattern, silence)
+                    if reads is not None:
+                        return reads
+        if self.way == "websocket":
+            reads = await self._try_websocket(stack, pattern, silence)
+            if reads is not None:
+                return reads
+        return await stack.enter_async_context(self._session.stream(body(b"PSUBSCRIBE", pattern), silence=silence))
+
+    async def _try_websocket(
+        self, stack: AsyncExitStack, pattern: bytes, silence: float
+    ) -> AsyncIterator[bytes] | None:
+        """By WebSocket; None if it has to be HTTP."""
+        try:
+            if self.way is None:
+                await self._websocket.probe(open_timeout=self._open_timeout)
+            reads = await stack.enter_async_context(
+                self._websocket.stream(b"PSUBSCRIBE", pattern, silence=silence, open_timeout=self._open_timeout)
+            )
+        except (PeerUnavailableError, CertificateError):
+            raise  # it would be the same over HTTP
+        except RedisreplError as error:
+            if self._choice == "websocket":
+                raise
+            await self._turn_to_http(error)
+            return None
+        if self.way is None:
+            self.way = "websocket"
+            _log.info("subscribe.way", way=self.way)
+        return reads
+
+    async def _turn_to_http(self, why: RedisreplError) -> None:
+        """The WebSocket fails: if HTTP works, then that is the way; if not, the hub is away and nothing is known."""
+        with suppress(CommandRefusedError):  # an answer all the same
+            await self._session.command(b"PING")
+        self._forget_at = time.monotonic() + _FORGET
+        if self.way != "http":
+            self.way = "http"
+            _log.info("subscribe.way", way=self.way, why=str(why))
+
+
+async def _messages(reads: AsyncIterator[bytes]) -> AsyncGenerator[list[Message]]:
+    """What each read completed, from the confirmation on; what came before that goes with it."""
+    reader = MessageReader()
+    early: list[Message] = []
+    try:
+        async for data in reads:
+            messages = reader.feed(data)
+            if not reader.subscribed:
+                early += messages
+            elif early:
+                yield early + messages
+                early = []
+            else:
+                yield messages
+    except CommandError as error:
+        raise CommandRefusedError(f"the hub refuses PSUBSCRIBE: {error}", status=200) from None

@@ -1,0 +1,72 @@
+"""Which way the hub's events come to the daemon, and that it works on each."""
+
+import pytest
+
+from testbed import HttpProxy, Hub, WebSocketWebdis, eventually
+from tests.e2e.support import SWIFT, assert_equal_soon, crossed
+
+
+@pytest.fixture
+def new_hub(certificates):
+    """Of a Webdis that speaks WebSocket, for which a stand-in does it."""
+    with WebSocketWebdis() as stand_in, Hub(certificates, nginx={"websocket_port": stand_in.port}) as hub:
+        stand_in.redis = hub.server
+        yield hub, stand_in
+
+
+def pulls(at_site, at_hub):
+    crossed(at_site, at_hub)
+    with at_hub.pipeline(transaction=False) as pipeline:
+        for number in range(1000):
+            pipeline.set(b"site1:\xff\x00%d" % number, number)
+        pipeline.execute()
+    assert len(assert_equal_soon(at_site, at_hub)) == 1000
+
+
+def test_a_hub_without_websockets_is_polled(daemons, site, hub, at_site, at_hub):
+    daemon = daemons.live(site, hub)
+    told = daemon.wait_for_log("subscribe.way", way="http")
+    assert "asked for a WebSocket" in told["why"]
+    pulls(at_site, at_hub)
+    assert len(daemon.logged("subscribe.way")) == 1
+
+
+def test_a_hub_with_websockets_is_listened_to(daemons, site, new_hub, at_site):
+    hub, stand_in = new_hub
+    daemon = daemons.live(site, hub, *SWIFT)
+    daemon.wait_for_log("subscribe.way", way="websocket")
+    eventually(lambda: stand_in.open == 1)
+    pulls(at_site, hub.redis)
+
+    after = daemon.mark()
+    stand_in.cut()
+    daemon.wait_for_log("subscribe.started", after=after)
+    hub.redis.set("site1:later", 1)
+    eventually(lambda: at_site.get("site1:later") == b"1")
+
+    after = daemon.mark()
+    hub.server.restart()
+    daemon.wait_for_log("subscribe.started", after=after)
+    hub.redis.set("site1:last", 1)
+    eventually(lambda: at_site.get("site1:last") == b"1")
+    assert daemon.stop() == 0
+    eventually(lambda: stand_in.open == 0)
+
+
+def test_a_websocket_goes_through_the_proxy(daemons, site, new_hub, at_site):
+    hub, stand_in = new_hub
+    with HttpProxy() as proxy:
+        daemon = daemons.live(site, hub, "--subscribe", "websocket", env={"HTTPS_PROXY": proxy.url})
+        assert stand_in.open == 1
+        pulls(at_site, hub.redis)
+        assert daemon.stop() == 0
+        assert set(proxy.connects) == {f"localhost:{hub.port}"}
+        assert len(proxy.connects) >= 2  # requests, and the WebSocket
+
+
+def test_a_websocket_that_was_asked_for_is_not_given_up(daemons, site, hub):
+    daemon = daemons.start(site, hub, "--subscribe", "websocket", *SWIFT)
+    told = daemon.wait_for_log("subscribe.failed")
+    assert "asked for a WebSocket" in told["error"]
+    assert daemon.logged("subscribe.started") == []
+    assert daemon.stop() == 0

@@ -1,0 +1,360 @@
+"""How the hub's events come: by WebSocket from a stand-in, by long poll from the real Webdis, and which when."""
+
+import asyncio
+import contextlib
+import subprocess
+from base64 import b64encode
+
+import pytest
+from structlog.testing import capture_logs
+
+from redisrepl.errors import (
+    CertificateError,
+    CommandRefusedError,
+    HubError,
+    LinkLostError,
+    OutcomeUnknownError,
+    PeerUnavailableError,
+    ProtocolError,
+    SilentError,
+)
+from redisrepl.remote import websocket
+from redisrepl.remote.session import HubSession, check_url
+from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
+from redisrepl.remote.ways import Ways
+from redisrepl.remote.websocket import WebSocketHub
+from testbed import FaultProxy, Hub, WebSocketWebdis, eventually_async, free_port
+from tests.samples import ALL_BYTES
+
+PATTERN = b"__keyspace@0__:site1:*"
+CHANNEL = PATTERN[:-1]
+RETRY = {"attempts": None, "timeout": None, "wait_initial": 0.05, "wait_max": 0.1, "wait_jitter": 0.0}
+
+
+@pytest.fixture(scope="module")
+def both(certificates):
+    """A hub with both ways; the stand-in speaks WebSocket for it."""
+    with WebSocketWebdis() as stand_in, Hub(certificates, nginx={"websocket_port": stand_in.port}) as hub:
+        stand_in.redis = hub.server
+        yield hub, stand_in
+
+
+@pytest.fixture
+def hub(both):
+    return both[0]
+
+
+@pytest.fixture
+def stand_in(both):
+    stand_in = both[1]
+    usual = stand_in.frames
+    yield stand_in
+    stand_in.frames = usual
+
+
+@pytest.fixture(scope="module")
+def deaf(certificates):
+    """Webdis 0.1.9 with WebSockets of an older kind: it never answers a handshake."""
+    with Hub(certificates, webdis={"websockets": True}) as hub:
+        yield hub
+
+
+@contextlib.asynccontextmanager
+async def ways_to(hub, certificates, choice="auto", *, context=None, connect_timeout=5.0, user=""):
+    """Over a link that is cut at the end, for else a connection with an open reply lives on for 30 s."""
+    context = context or certificates.ssl_context()
+    with FaultProxy(hub.port) as link:
+        url = check_url(hub.url_at(link.port).replace("https://", f"https://{user}"))
+        session = HubSession(url, context, timeout=5, connect_timeout=connect_timeout)
+        try:
+            yield Ways(session, WebSocketHub(url, context), choice, connect_timeout=connect_timeout)
+        finally:
+            await session.close()
+            link.down()
+            await eventually_async(lambda: link.counters().open == 0)
+
+
+async def collected(ways, count, at_first, *, silence=5.0):
+    """Subscribe, do something, and return as many messages as that should bring."""
+    found, confirmed = [], False
+    async with asyncio.timeout(20), ways.subscribe(PATTERN, silence=silence) as lists:
+        async for messages in lists:
+            if not confirmed:
+                confirmed = True
+                await asyncio.to_thread(at_first)
+            found += messages
+            if len(found) >= count:
+                break
+    return found
+
+
+def publishing(hub, count, tail=b""):
+    def publish():
+        with hub.redis.pipeline(transaction=False) as pipeline:
+            for number in range(count):
+                pipeline.publish(CHANNEL + b"%d" % number + tail, b"set")
+            pipeline.execute()
+
+    return publish
+
+
+# By WebSocket.
+
+
+async def test_a_burst_arrives_in_order_with_any_bytes(hub, stand_in, certificates):
+    async with ways_to(hub, certificates) as ways:
+        messages = await collected(ways, 2000, publishing(hub, 2000, ALL_BYTES))
+        assert ways.way == "websocket"
+    assert [(m.channel, m.data) for m in messages] == [(CHANNEL + b"%d" % n + ALL_BYTES, b"set") for n in range(2000)]
+    assert stand_in.paths[-1] == "/.raw"
+    await eventually_async(lambda: stand_in.open == 0, description="the connection is given back")
+    await eventually_async(lambda: hub.redis.pubsub_numpat() == 0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+async def test_where_frames_end_means_nothing(hub, stand_in, certificates, size):
+    stand_in.frames = lambda data: [data[n : n + size] for n in range(0, len(data), size)]
+    async with ways_to(hub, certificates, "websocket") as ways:
+        messages = await collected(ways, 50, publishing(hub, 50))
+    assert [m.channel for m in messages] == [CHANNEL + b"%d" % n for n in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "kind", "reason"),
+    [
+        (b"\x00garbage", ProtocolError, "damaged"),
+        (b"x" * ((16 << 20) + 1), ProtocolError, "damaged frame"),
+        (b"-NOPERM no\r\n", CommandRefusedError, "refuses PSUBSCRIBE: NOPERM"),
+        (b"Service Unavailable", LinkLostError, "has lost its Redis"),
+    ],
+    ids=["garbage", "oversize", "refused", "no redis"],
+)
+async def test_what_should_not_come(hub, stand_in, certificates, spoiled, kind, reason):
+    stand_in.frames = lambda _: [spoiled]
+    async with ways_to(hub, certificates, "websocket") as ways:
+        with pytest.raises(kind, match=reason):
+            await collected(ways, 1, lambda: None)
+
+
+async def test_silence_has_an_end(hub, stand_in, certificates):
+    stand_in.frames = lambda _: []
+    async with ways_to(hub, certificates, "websocket") as ways:
+        with pytest.raises(SilentError, match="sent nothing"):
+            await collected(ways, 1, lambda: None, silence=0.2)
+
+
+async def test_an_end_in_order_and_one_without_a_word(hub, stand_in, certificates):
+    async with ways_to(hub, certificates, "websocket") as ways:
+        assert await collected(ways, 1, stand_in.farewell) == []
+        with pytest.raises(OutcomeUnknownError, match="broke the connection"):
+            await collected(ways, 1, stand_in.cut)
+
+
+async def test_the_loss_of_the_hubs_redis_is_told(certificates):
+    with WebSocketWebdis() as stand_in, Hub(certificates, nginx={"websocket_port": stand_in.port}) as hub:
+        stand_in.redis = hub.server
+        async with ways_to(hub, certificates) as ways:
+            with pytest.raises(LinkLostError, match="has lost its Redis"):
+                await collected(ways, 1, hub.server.stop)
+            assert ways.way == "websocket"
+
+
+@pytest.mark.parametrize("which", ["anonymous", "foreign"])
+async def test_a_client_certificate_that_the_hub_refuses(hub, certificates, which):
+    pair = certificates.foreign_client() if which == "foreign" else None
+    context = certificates.ssl_context(pair, anonymous=which == "anonymous")
+    async with ways_to(hub, certificates, "websocket", context=context) as ways:
+        with pytest.raises(CertificateError, match="refuses our client certificate"):
+            await collected(ways, 1, lambda: None)
+
+
+@pytest.mark.parametrize("choice", ["auto", "websocket"])
+async def test_a_port_where_nobody_listens(certificates, choice):
+    context, url = certificates.ssl_context(), f"https://localhost:{free_port()}/redis/"
+    session = HubSession(url, context)
+    ways = Ways(session, WebSocketHub(url, context), choice, connect_timeout=5)
+    with pytest.raises(PeerUnavailableError, match="cannot be reached"):
+        await collected(ways, 1, lambda: None)
+    assert ways.way == (None if choice == "auto" else choice)
+    await session.close()
+
+
+async def test_a_user_and_password_in_the_address(hub, stand_in, certificates):
+    async with ways_to(hub, certificates, "websocket", user="us%20er:p%40ss@") as ways:
+        await collected(ways, 1, publishing(hub, 1))
+    assert stand_in.credentials[-1] == f"Basic {b64encode(b'us er:p@ss').decode()}"
+
+
+async def test_a_proxy_that_only_requests_can_use(hub, certificates, monkeypatch):
+    monkeypatch.setattr(websocket, "_proxy", lambda _: "http://user:geheim@proxy:1/path")
+    async with ways_to(hub, certificates) as ways:
+        with capture_logs() as logs:
+            assert len(await collected(ways, 2, publishing(hub, 2))) == 2
+    (told,) = [line for line in logs if line["event"] == "subscribe.way"]
+    assert told["way"] == "http"
+    assert "proxy" in told["why"]
+    assert "geheim" not in str(logs)
+
+
+@pytest.mark.parametrize(
+    ("variables", "proxy"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": "http://proxy:3128"}, "http://proxy:3128"),
+        ({"HTTPS_PROXY": "proxy:3128"}, "http://proxy:3128"),
+        ({"ALL_PROXY": "http://proxy:3128"}, "http://proxy:3128"),
+        ({"HTTP_PROXY": "http://proxy:3128", "WSS_PROXY": "http://other"}, None),
+        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "example.org"}, None),
+        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "*"}, None),
+        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "other.org"}, "http://proxy:3128"),
+    ],
+)
+def test_the_proxy_is_the_one_of_requests(monkeypatch, variables, proxy):
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "WSS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert websocket._proxy("wss://hub.example.org/redis/.raw") == proxy
+
+
+# Which way.
+
+
+def connections(port):
+    """Established ones at both ends of a port."""
+    listed = subprocess.run(["ss", "-Htn", f"sport = :{port} or dport = :{port}"], capture_output=True, check=True)
+    return listed.stdout.count(b"ESTAB")
+
+
+async def test_a_handshake_without_an_answer_is_tried_once_for_all_and_leaves_nothing(deaf, certificates):
+    async with ways_to(deaf, certificates, connect_timeout=0.5) as ways:
+        before = connections(deaf.webdis.port)
+        with capture_logs() as logs:
+            confirmed = asyncio.Semaphore(0)
+            done = asyncio.Event()
+
+            async def subscribe(number):
+                async with ways.subscribe(b"quiet%d*" % number, silence=10) as lists:
+                    async for _ in lists:
+                        confirmed.release()
+                        await done.wait()
+                        return
+
+            tried = []
+            real = ways._websocket.probe
+            ways._websocket.probe = lambda *a, **k: tried.append(a) or real(*a, **k)
+            async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+                for number in range(4):
+                    tasks.create_task(subscribe(number))
+                for _ in range(4):
+                    await confirmed.acquire()
+                # Four long polls, each seen from both ends, one kept connection for requests at most.
+                await eventually_async(lambda: connections(deaf.webdis.port) - before <= 2 * 5)
+                done.set()
+        assert ways.way == "http"
+        assert len(tried) == 1
+        (told,) = [line for line in logs if line["event"] == "subscribe.way"]
+        assert told["way"] == "http"
+        assert "does not answer the handshake" in told["why"]
+
+
+async def test_a_webdis_without_websockets_is_polled(certificates):
+    with Hub(certificates) as hub:
+        async with ways_to(hub, certificates) as ways:
+            assert len(await collected(ways, 3, publishing(hub, 3))) == 3
+            assert ways.way == "http"
+            for _ in range(20):  # nobody gets the second answer of the refused handshake
+                ways._forget_at = 0.0
+                await collected(ways, 1, publishing(hub, 1))
+                assert await ways._session.command(b"ECHO", b"mine") == b"mine"
+            assert ways.way == "http"
+
+
+async def test_a_proxy_that_does_not_pass_an_upgrade(certificates):
+    plain = {"proxy_set_header Upgrade $with_upgrade;": "", "Connection $with_connection;": 'Connection "";'}
+    with Hub(certificates, nginx={"replacements": plain}) as hub:
+        async with ways_to(hub, certificates) as ways:
+            with capture_logs() as logs:
+                assert len(await collected(ways, 3, publishing(hub, 3))) == 3
+            assert "HTTP 403" in next(line["why"] for line in logs if line["event"] == "subscribe.way")
+            assert ways.way == "http"
+        async with ways_to(hub, certificates, "websocket") as ways:
+            with pytest.raises(HubError, match="HTTP 200"):
+                await collected(ways, 1, lambda: None)
+
+
+async def test_http_is_forgotten_after_a_while(both, certificates):
+    hub, _ = both
+    async with ways_to(hub, certificates) as ways:
+        ways.way, ways._forget_at = "http", float("inf")
+        await collected(ways, 1, publishing(hub, 1))
+        assert ways.way == "http"
+        ways._forget_at = 0.0
+        await collected(ways, 1, publishing(hub, 1))
+        assert ways.way == "websocket"
+
+
+async def test_a_hub_that_is_away_decides_nothing(certificates):
+    with WebSocketWebdis() as stand_in, Hub(certificates, nginx={"websocket_port": stand_in.port}) as hub:
+        stand_in.redis = hub.server
+        stand_in.close()
+        hub.webdis.stop()
+        async with ways_to(hub, certificates) as ways:
+            with pytest.raises(HubError, match="HTTP 502"):
+                await collected(ways, 1, lambda: None)
+            assert ways.way is None
+
+
+async def test_http_is_not_left_and_websocket_is_not_given_up(deaf, certificates):
+    async with ways_to(deaf, certificates, "http") as ways:
+        ways._websocket = None
+        assert len(await collected(ways, 2, publishing(deaf, 2))) == 2
+    async with ways_to(deaf, certificates, "websocket", connect_timeout=0.3) as ways:
+        for _ in range(2):
+            with pytest.raises(SilentError, match=r"0\.1\.12"):
+                await collected(ways, 1, lambda: None)
+            assert ways.way == "websocket"
+
+
+# With canaries.
+
+
+@contextlib.asynccontextmanager
+async def listening(hub, certificates, choice="auto"):
+    async with ways_to(hub, certificates, choice) as ways:
+        seen = []
+        subscription = Subscription(
+            ways._session,
+            ways,
+            b"site1:",
+            options=SubscriptionOptions(0, b"me", frozenset({"set"}), "merge", 0.1, RETRY),
+            on_event=lambda key, event: seen.append((key, event)),
+            on_subscribed=lambda: None,
+        )
+        async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(subscription.listen()), tasks.create_task(subscription.send_canaries())]
+            yield ways, subscription, seen
+            for task in running:
+                task.cancel()
+
+
+async def test_a_websocket_that_brings_no_canaries_is_left(hub, stand_in, certificates):
+    stand_in.frames = lambda data: [data] if data.startswith(b"*3\r\n$10\r\npsubscribe") else []
+    async with listening(hub, certificates) as (ways, subscription, seen):
+        await eventually_async(lambda: subscription.live, 20)
+        assert ways.way == "http"
+        await asyncio.to_thread(hub.redis.set, "site1:a", 1)
+        await eventually_async(lambda: (b"site1:a", b"set") in seen)
+
+
+async def test_a_websocket_that_falls_silent_is_made_again(hub, stand_in, certificates):
+    async with listening(hub, certificates) as (ways, subscription, _):
+        await eventually_async(lambda: subscription.live)
+        before = subscription.subscriptions
+        usual, stand_in.frames = stand_in.frames, lambda _: []
+        await eventually_async(lambda: not subscription.live)
+        stand_in.frames = usual
+        await eventually_async(lambda: subscription.live, 20)
+        assert subscription.subscriptions > before
+        assert ways.way in {"websocket", "http"}  # http if a whole subscription fell into the silence
