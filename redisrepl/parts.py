@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from redisrepl.applying import Applying
+from redisrepl.changes import Change
 from redisrepl.checkpoint import Checkpoint, Pair, open_checkpoint
 from redisrepl.echo import ExpectedEvents
 from redisrepl.errors import ConfigError
@@ -215,6 +217,10 @@ class Parts:
             inbound.event(key, event)
             applying.wake()
 
+        def on_feed(time_us: int, changes: list[Change]) -> None:
+            inbound.told(time_us, changes, time.monotonic())
+            applying.wake()
+
         def on_subscribed() -> None:
             inbound.resubscribed()
             self.sweep.owe("subscribed")
@@ -229,7 +235,13 @@ class Parts:
         )
         subscriptions = [
             Subscription(
-                self.session, self.ways, prefix, options=options, on_event=on_event, on_subscribed=on_subscribed
+                self.session,
+                self.ways,
+                prefix,
+                options=options,
+                on_event=on_event,
+                on_feed=on_feed,
+                on_subscribed=on_subscribed,
             )
             for prefix in self.namespaces
         ]

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
         "merge", description="the hub's notification flags: add what is missing, only check, or never look"
     )
     subscribe: SubscribeChoice = Field(
-        "auto", description="how the hub's events come: websocket, http (long poll) or auto: WebSocket if the hub can"
+        "http", description="how the hub's events come: http (long poll), websocket, or auto: WebSocket if the hub can"
     )
 
     # The site.

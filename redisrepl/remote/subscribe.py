@@ -12,19 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import stamina
 import structlog
 
-from redisrepl.errors import CommandRefusedError, LinkLostError, RedisreplError, SilentError
+from redisrepl.changes import Change
+from redisrepl.errors import CommandRefusedError, LinkLostError, ProtocolError, RedisreplError, SilentError
 from redisrepl.namespaces import glob_escape, printable
 from redisrepl.observe.troubles import Trouble
 from redisrepl.remote.notifications import NotifyMode, ensure_notifications
 from redisrepl.remote.session import HubSession
 from redisrepl.remote.ways import Ways
+from redisrepl.wire.feed import FEED_KEY, parse_feed
 from redisrepl.wire.webdis import Message, keyspace_channel
 
 __all__ = ["Subscription", "SubscriptionOptions"]
@@ -66,6 +69,8 @@ class Subscription:
         prefix: the namespace.
         options: see there.
         on_event: called with key and event name.
+        on_feed: called with what the push of another redisrepl did and when, by the hub's clock in microseconds; before
+            the events of it that came together.
         on_subscribed: called when a subscription starts: what happened before it was not seen.
 
     Attributes:
@@ -82,6 +87,7 @@ class Subscription:
         *,
         options: SubscriptionOptions,
         on_event: Callable[[bytes, bytes], None],
+        on_feed: Callable[[int, list[Change]], None],
         on_subscribed: Callable[[], None],
     ) -> None:
         self._session = session
@@ -90,9 +96,11 @@ class Subscription:
         self._options = options
         self._channel = keyspace_channel(options.database, b"")
         self._canary_channel = keyspace_channel(options.database, prefix + _CANARY)
+        self._feed_channel = keyspace_channel(options.database, prefix + FEED_KEY)
         self._canary_head = b"canary:" + options.origin + b":"
         self._period = options.canary_period
         self._on_event = on_event
+        self._on_feed = on_feed
         self._on_subscribed = on_subscribed
         self._sent: dict[bytes, float] = {}  # canaries under way, with the time they left
         self._deadline = 0.0  # when the next canary must be back
@@ -145,12 +153,26 @@ class Subscription:
         _log.info("subscribe.started", namespace=printable(self._prefix))
 
     def _dispatch(self, messages: list[Message]) -> None:
-        """Hand on the messages that came together."""
+        """Hand on the messages that came together: first what the feed tells, which makes its events expected ones."""
+        if feeds := [message.data for message in messages if message.channel == self._feed_channel]:
+            self._tell(feeds)
         for message in messages:
             if message.channel == self._canary_channel:
                 self._canary(message.data)
-            elif message.channel.startswith(self._channel):
+            elif message.channel != self._feed_channel and message.channel.startswith(self._channel):
                 self._on_event(message.channel[len(self._channel) :], message.data)
+
+    def _tell(self, messages: Iterable[bytes]) -> None:
+        told: list[tuple[int, list[Change]]] = []
+        for message in messages:
+            try:
+                feed = parse_feed(message)
+                if feed.origin != self._options.origin:
+                    told.append((feed.time, feed.changes()))
+            except ProtocolError as error:  # nothing is lost: the events of what it would have told come as well
+                _log.debug("subscribe.feed_damaged", error=str(error))
+        for time_us, changes in sorted(told, key=itemgetter(0)):
+            self._on_feed(time_us, changes)
 
     def _canary(self, canary: bytes) -> None:
         sent = self._sent.pop(canary, None)

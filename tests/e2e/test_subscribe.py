@@ -24,7 +24,7 @@ def pulls(at_site, at_hub):
 
 
 def test_a_hub_without_websockets_is_polled(daemons, site, hub, at_site, at_hub):
-    daemon = daemons.live(site, hub)
+    daemon = daemons.live(site, hub, "--subscribe", "auto")
     told = daemon.wait_for_log("subscribe.way", way="http")
     assert "asked for a WebSocket" in told["why"]
     pulls(at_site, at_hub)
@@ -33,7 +33,7 @@ def test_a_hub_without_websockets_is_polled(daemons, site, hub, at_site, at_hub)
 
 def test_a_hub_with_websockets_is_listened_to(daemons, site, new_hub, at_site):
     hub, stand_in = new_hub
-    daemon = daemons.live(site, hub, *SWIFT)
+    daemon = daemons.live(site, hub, "--subscribe", "auto", *SWIFT)
     daemon.wait_for_log("subscribe.way", way="websocket")
     eventually(lambda: stand_in.open == 1)
     pulls(at_site, hub.redis)

@@ -330,6 +330,7 @@ async def listening(hub, certificates, choice="auto"):
             b"site1:",
             options=SubscriptionOptions(0, b"me", frozenset({"set"}), "merge", 0.1, RETRY),
             on_event=lambda key, event: seen.append((key, event)),
+            on_feed=lambda time, changes: seen.append((time, changes)),
             on_subscribed=lambda: None,
         )
         async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
