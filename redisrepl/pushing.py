@@ -27,8 +27,8 @@ __all__ = ["Pushing"]
 class Hub(Protocol):
     """What sends: `remote.push.HubPusher`."""
 
-    async def push(self, commands: Sequence[Sequence[bytes]]) -> dict[int, str]:
-        """Run these commands at the hub; return the error text of those refused for good, by index."""
+    async def push(self, commands: Sequence[Sequence[bytes]]) -> dict[bytes, str]:
+        """Run these commands at the hub; return the error text of what was refused for good, by key."""
 
 
 class Site(Protocol):
@@ -124,15 +124,17 @@ class Pushing:
             raise
         else:
             overloaded = False
-            outbound.succeeded(batch, commands, errors)
+            outbound.succeeded(batch, errors)
             self.trouble.succeeded(pending_keys=outbound.waiting)
         finally:
             self._pacer.returned(overloaded=overloaded)
             self._returned.set()
             self.wake()
 
-    async def _resolve(self, batch: Sequence[Change]) -> list[Change]:
+    async def _resolve(self, batch: Sequence[Change]) -> Sequence[Change]:
         """The batch with the values that it only names, read from the site."""
+        if {Touch, HashSet}.isdisjoint(map(type, batch)):
+            return batch
         touches = [change for change in batch if isinstance(change, Touch)]
         states = iter(await self._site.states([touch.key for touch in touches]) if touches else ())
         kinds = self.outbound.kinds

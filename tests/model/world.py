@@ -20,7 +20,7 @@ from redisrepl.outbound import Batch, Outbound, OutboundOptions, settle
 from redisrepl.sweep import Difference, Healing
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.digests import digest
-from redisrepl.wire.webdis import EXISTS, commands_of
+from redisrepl.wire.webdis import EXISTS, commands_of, keys_of
 
 PREFIX = b"ns:"
 STRINGS = [b"ns:s1", b"ns:s2"]
@@ -48,6 +48,10 @@ class Redis:
                     return EXISTS, []
                 self.data[key] = argv[2]
                 self.stream.append([b"SET", key, argv[2]])
+                return None, [b"set"]
+            case b"MSET":
+                self.data |= zip(argv[1::2], argv[2::2], strict=True)
+                self.stream.append(argv)
                 return None, [b"set"]
             case b"HSET":
                 if isinstance(held, bytes):
@@ -94,7 +98,7 @@ class Flight:
 
     batch: Batch
     commands: list[list[bytes]]
-    errors: dict[int, str] = field(default_factory=dict)
+    errors: dict[bytes, str] = field(default_factory=dict)
     executed: bool = False
 
 
@@ -189,7 +193,7 @@ class World:
         error, events = self.hub.run(argv)
         for site in self.sites:
             if site.subscribed:
-                site.events += [(argv[1], event) for event in events]
+                site.events += [(key, event) for key in keys_of(argv) for event in events]
         return error
 
     def site_run(self, site: Site, argv: list[bytes]) -> None:
@@ -278,16 +282,16 @@ class World:
 
     def execute(self, site: Site) -> None:
         flight = self.rng.choice([f for f in site.flights if not f.executed])
-        for index, command in enumerate(flight.commands):
+        for command in flight.commands:
             error = self.hub_run(command)
             if error is not None:
-                flight.errors[index] = error
+                flight.errors[command[1]] = error
         flight.executed = True
 
     def acknowledge(self, site: Site) -> None:
         flight = self.rng.choice([f for f in site.flights if f.executed])
         site.flights.remove(flight)
-        site.outbound.succeeded(flight.batch, flight.commands, flight.errors)
+        site.outbound.succeeded(flight.batch, flight.errors)
 
     def lose_reply(self, site: Site) -> None:
         flight = self.rng.choice(site.flights)
