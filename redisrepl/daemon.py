@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import math
 import secrets
 import time
 from collections.abc import Coroutine
@@ -132,12 +133,14 @@ class Daemon:
                 site_wins=winner == "site",
             ),
         )
+        # Within one second no more leaves than is allowed in one.
+        batch = min(settings.batch, math.ceil(settings.max_push_rate)) or settings.batch
         self._pushing = Pushing(
             self._outbound,
-            HubPusher(self._session, settings.max_body),
+            HubPusher(self._session, settings.max_body, side_by_side=settings.flights),
             self._site_reader,
-            Pacer(settings.flights, worthwhile=max(1, settings.batch // 2), interval=0.002),
-            max_keys=settings.batch,
+            Pacer(settings.flights, worthwhile=max(1, batch // 2), interval=0.002, rate=settings.max_push_rate),
+            max_keys=batch,
             max_bytes=settings.max_body,
             retry=self._retry,
         )

@@ -16,12 +16,15 @@ from typing import Any, Protocol
 import stamina
 
 from redisrepl.changes import Change, FieldsDeleted, HashSet, State, Touch
-from redisrepl.errors import OutcomeUnknownError, RedisreplError
+from redisrepl.errors import HubError, OutcomeUnknownError, RedisreplError
 from redisrepl.observe.troubles import Trouble
 from redisrepl.outbound import Outbound, settle
 from redisrepl.pacing import Pacer
 
 __all__ = ["Pushing"]
+
+#: Seconds for which a hub may ask us to stay away at most; after that it is asked again whatever it said.
+_LONGEST_HOLD = 300.0
 
 
 class Hub(Protocol):
@@ -72,6 +75,7 @@ class Pushing:
         self._max_keys = max_keys
         self._max_bytes = max_bytes
         self._retry = retry
+        self._turn = asyncio.Lock()
         self._work = asyncio.Event()
         self._returned = asyncio.Event()
 
@@ -90,8 +94,9 @@ class Pushing:
         while True:
             async for attempt in stamina.retry_context(on=RedisreplError, **self._retry):
                 with attempt:
-                    await self._departure()
                     await self._push_batch()
+                    while attempt.num == 1:  # nothing failed: a new context for each batch would cost more than it
+                        await self._push_batch()
 
     async def _departure(self) -> None:
         """Return when a batch may leave."""
@@ -106,28 +111,33 @@ class Pushing:
                     await self._work.wait()
 
     async def _push_batch(self) -> None:
-        outbound = self.outbound
-        batch = outbound.take(self._max_keys, self._max_bytes)
-        self._pacer.left(time.monotonic())
-        overloaded = True
+        outbound, pacer = self.outbound, self._pacer
+        async with self._turn:  # one waits for work, the others for their turn: news wakes one
+            await self._departure()
+            batch = outbound.take(self._max_keys, self._max_bytes)
+            pacer.left(len(batch.changes), time.monotonic())
         try:
             changes = await self._resolve(batch.changes)
-            commands = outbound.prepare(batch, changes, time.monotonic())
+            sent = time.monotonic()
+            commands = outbound.prepare(batch, changes, sent)
             outbound.counters.requests += 1
             errors = await self._hub.push(commands) if commands else {}
         except RedisreplError as error:
+            pacer.failed()
+            if isinstance(error, HubError) and error.retry_after is not None:
+                pacer.hold(time.monotonic() + min(error.retry_after, _LONGEST_HOLD))
             outbound.failed(batch, unknown=isinstance(error, OutcomeUnknownError))
             self.trouble.failed(error, pending_keys=outbound.waiting)
             raise
         except asyncio.CancelledError:
+            pacer.failed()
             outbound.failed(batch, unknown=True)
             raise
         else:
-            overloaded = False
+            pacer.arrived(len(batch.changes), time.monotonic() - sent)
             outbound.succeeded(batch, errors)
             self.trouble.succeeded(pending_keys=outbound.waiting)
         finally:
-            self._pacer.returned(overloaded=overloaded)
             self._returned.set()
             self.wake()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha1
 from typing import Any
 
 import hiredis
@@ -267,6 +268,7 @@ def events_of(command: Sequence[bytes]) -> tuple[bytes, ...]:
 
 
 _PUSH_HEAD = b"EVAL/" + escape(PUSH_SCRIPT) + b"/0"
+_PUSH_BY_HASH = b"EVALSHA/%b/0" % sha1(PUSH_SCRIPT, usedforsecurity=False).hexdigest().encode()
 _FETCH_HEAD = b"EVAL/" + escape(STATES_SCRIPT) + b"/0"
 
 
@@ -275,9 +277,9 @@ def encode_batch_command(command: Sequence[bytes]) -> bytes:
     return b"%d/" % len(command) + escape_words(command)
 
 
-def batch_body(encoded: Iterable[bytes]) -> bytes:
-    """Many encoded commands in one request."""
-    return b"/".join([_PUSH_HEAD, *encoded]) + b".raw"
+def batch_body(encoded: Iterable[bytes], *, by_hash: bool = False) -> bytes:
+    """Many encoded commands in one request; `by_hash` for a hub that has run `PUSH_SCRIPT` before."""
+    return b"/".join([_PUSH_BY_HASH if by_hash else _PUSH_HEAD, *encoded]) + b".raw"
 
 
 def parse_batch_reply(reply: bytes, sent: int) -> dict[int, str]:

@@ -70,7 +70,7 @@ async def pushing(answer, max_body=100_000, **options):
 
 
 def is_script(content):
-    return content.startswith(b"EVAL/")
+    return content.startswith((b"EVAL/", b"EVALSHA/"))
 
 
 def keys_in(content):
@@ -238,6 +238,52 @@ async def test_a_script_that_fails_by_itself_fails_the_batch():
         assert pusher.scripts
 
 
+async def test_the_script_is_named_by_its_hash_once_the_hub_has_run_it():
+    async with pushing(all_ran) as pusher:
+        for _ in range(3):
+            await pusher.push(sets(1))
+
+        encoded = [encode_batch_command(command) for command in sets(1)]
+        assert pusher.hub.bodies == [batch_body(encoded), *[batch_body(encoded, by_hash=True)] * 2]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "by_hash"),
+    [
+        (b"-NOSCRIPT No matching script. Please use EVAL.\r\n", [False, True, False, True, False]),
+        (b"-NOPERM no evalsha\r\n", [False, True, False, False]),
+        (httpx.Response(403), [False, True, False, False]),
+    ],
+)
+async def test_a_hub_that_does_not_take_the_hash_gets_the_script(refusal, by_hash):
+    """One that has forgotten it is given it anew; one that forbids `EVALSHA` is not asked again."""
+
+    def answer(content):
+        return refusal if content.startswith(b"EVALSHA/") else all_ran(content)
+
+    async with pushing(answer) as pusher:
+        for _ in range(3):
+            assert await pusher.push(sets(1)) == {}
+        assert pusher.scripts
+        assert [content.startswith(b"EVALSHA/") for content in pusher.hub.bodies] == by_hash
+
+
+async def test_a_busy_hub_is_not_one_without_the_script():
+    busy = False
+
+    def answer(content):
+        return b"-BUSY Redis is busy running a script\r\n" if busy else all_ran(content)
+
+    async with pushing(answer) as pusher:
+        await pusher.push(sets(1))
+        busy = True
+        with pytest.raises(HubError, match="BUSY"):
+            await pusher.push(sets(1))
+        busy = False
+        await pusher.push(sets(1))
+        assert [content.startswith(b"EVALSHA/") for content in pusher.hub.bodies] == [False, True, True]
+
+
 # Without scripts.
 
 
@@ -358,6 +404,36 @@ async def test_a_hub_that_is_not_ready_fails_single_commands_too():
             await pusher.push(sets(1, 2))
 
 
+async def test_single_commands_are_so_many_at_a_time_and_stay_when_the_hub_has_had_enough():
+    out, most = 0, 0
+
+    async def handler(request):
+        nonlocal out, most
+        content = await request.aread()
+        if is_script(content):
+            return httpx.Response(403)
+        out += 1
+        most = max(most, out)
+        sent.append(content)
+        for _ in range(20):  # turns of the loop
+            await asyncio.sleep(0)
+        out -= 1
+        return (
+            httpx.Response(429, headers={"Retry-After": "7"})
+            if len(sent) > 8
+            else httpx.Response(200, content=b":1\r\n")
+        )
+
+    sent = []
+    session = HubSession(URL, ssl.create_default_context(), transport=httpx.MockTransport(handler))
+    with pytest.raises(HubError) as caught:
+        await HubPusher(session, 10_000, side_by_side=4).push([[b"DEL", b"k%d" % number] for number in range(100)])
+    assert caught.value.retry_after == 7
+    assert most == 4
+    assert len(sent) < 20
+    await session.close()
+
+
 @pytest.mark.parametrize(
     ("first", "then", "kind"),
     [
@@ -457,6 +533,24 @@ async def test_everything_arrives_by_script(real):
 
 async def test_everything_arrives_without_scripts(narrow):
     await all_arrived(narrow, scripts=False)
+
+
+async def test_a_hub_that_forgot_the_script_is_given_it_again(real):
+    real.redis.flushall()
+    async with connected(real) as pusher:
+        await pusher.push(sets(1))
+        await pusher.push(sets(2))
+        real.redis.script_flush()
+        before = real.redis.info("commandstats")
+        assert await pusher.push(sets(3)) == {}
+        assert await pusher.push(sets(4)) == {}
+        after = real.redis.info("commandstats")
+    assert real.redis.dbsize() == 4
+    calls = {
+        name: after[f"cmdstat_{name}"]["calls"] - before.get(f"cmdstat_{name}", {"calls": 0})["calls"]
+        for name in ("eval", "evalsha")
+    }
+    assert calls == {"eval": 1, "evalsha": 2}
 
 
 @pytest.mark.parametrize("scripting", ["+@scripting", "-@scripting"])
