@@ -117,10 +117,13 @@ def escape(argument: bytes) -> bytes:
 #: Stands for the slash between words while they are escaped as one. None of its bytes is escaped or comes with an
 #: escape, and no end of it is its beginning, so in joined words it is found just where it was put, or once more.
 _BETWEEN = b"\x00\x01\xfe\xff"
+_MANY = 8
 
 
 def escape_words(words: Sequence[bytes]) -> bytes:
-    """Arguments for the body of a POST, slashes between them: a call for all of them, not four for each."""
+    """Arguments for the body of a POST, slashes between them: of many, all in four calls instead of four for each."""
+    if len(words) < _MANY:  # one can be large, and joining copies it twice more
+        return b"/".join(map(escape, words))
     joined = _BETWEEN.join(words)
     if joined.count(_BETWEEN) != len(words) - 1:  # a word holds it
         return b"/".join(map(escape, words))
