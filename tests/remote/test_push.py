@@ -11,6 +11,7 @@ import pytest
 import respx
 from structlog.testing import capture_logs
 
+from redisrepl.changes import StringSet
 from redisrepl.errors import (
     BodyTooLargeError,
     CommandRefusedError,
@@ -22,7 +23,7 @@ from redisrepl.errors import (
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.refusals import is_passing, scripts_refused
 from redisrepl.remote.session import HubSession, check_url
-from redisrepl.wire.webdis import EXISTS, batch_body, body, encode_batch_command
+from redisrepl.wire.webdis import EXISTS, batch_body, body, commands_of_batch, encode_batch_command
 from testbed import Hub
 from tests.samples import ALL_BYTES, AWKWARD_NAMES, resp
 
@@ -582,7 +583,8 @@ async def test_a_hub_that_is_full_is_waited_for(real):
 
 
 async def test_a_real_proxy_with_a_small_limit_is_found_out(certificates):
-    commands = [[b"SET", b"k%d" % number, b"x" * 1000] for number in range(50)] + [[b"SET", b"huge", b"x" * 30_000]]
+    changes = [StringSet(b"k%d" % number, b"x" * 1000) for number in range(50)]
+    commands = commands_of_batch([*changes[:20], StringSet(b"huge", b"x" * 30_000), *changes[20:]])
     with Hub(certificates, nginx={"client_max_body_size": "20k"}) as hub:
         async with connected(hub) as pusher:
             errors = await pusher.push(commands)
