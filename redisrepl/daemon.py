@@ -141,7 +141,6 @@ class Daemon:
             self._site_reader,
             Pacer(settings.flights, worthwhile=max(1, batch // 2), interval=0.002, rate=settings.max_push_rate),
             max_keys=batch,
-            max_bytes=settings.max_body,
             retry=self._retry,
         )
         self._sweep = self._build_sweep(winner)

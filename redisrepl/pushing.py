@@ -28,7 +28,13 @@ _LONGEST_HOLD = 300.0
 
 
 class Hub(Protocol):
-    """What sends: `remote.push.HubPusher`."""
+    """What sends: `remote.push.HubPusher`.
+
+    Attributes:
+        max_body: the largest request that it makes, in bytes.
+    """
+
+    max_body: int
 
     async def push(self, commands: Sequence[Sequence[bytes]]) -> dict[bytes, str]:
         """Run these commands at the hub; return the error text of what was refused for good, by key."""
@@ -52,7 +58,7 @@ class Pushing:
         hub: sends.
         site: is read for values that the stream did not tell.
         pacer: when a batch may leave.
-        max_keys, max_bytes: limits of a batch.
+        max_keys: changes in a batch, at most.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
     """
 
@@ -64,7 +70,6 @@ class Pushing:
         pacer: Pacer,
         *,
         max_keys: int,
-        max_bytes: int,
         retry: Mapping[str, Any],
     ) -> None:
         self.outbound = outbound
@@ -73,7 +78,6 @@ class Pushing:
         self._site = site
         self._pacer = pacer
         self._max_keys = max_keys
-        self._max_bytes = max_bytes
         self._retry = retry
         self._turn = asyncio.Lock()
         self._work = asyncio.Event()
@@ -114,7 +118,7 @@ class Pushing:
         outbound, pacer = self.outbound, self._pacer
         async with self._turn:  # one waits for work, the others for their turn: news wakes one
             await self._departure()
-            batch = outbound.take(self._max_keys, self._max_bytes)
+            batch = outbound.take(self._max_keys, self._hub.max_body * 15 // 16)  # the rest is for what escapes add
             pacer.left(len(batch.changes), time.monotonic())
         try:
             changes = await self._resolve(batch.changes)

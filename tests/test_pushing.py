@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import re
 import time
 
@@ -23,8 +24,8 @@ from testbed import Hub, eventually_async
 RETRY = {"attempts": None, "timeout": None, "wait_initial": 0.01, "wait_max": 0.01, "wait_jitter": 0.0}
 
 
-def outbound_with(count):
-    outbound = Outbound(ChangeDecoder(lambda _key: True, frozenset({"set"})), ExpectedEvents(0))
+def outbound_with(count, kind=Outbound):
+    outbound = kind(ChangeDecoder(lambda _key: True, frozenset({"set"})), ExpectedEvents(0))
     for number in range(count):
         outbound.add(StringSet(b"k%d" % number, b"v"))
     return outbound
@@ -35,7 +36,7 @@ class Flights:
 
     def __init__(self, outbound, hub, count, pacer=None, batch=100):
         self.pacer = pacer or Pacer(count, worthwhile=batch, interval=0.0)
-        self.pushing = Pushing(outbound, hub, None, self.pacer, max_keys=batch, max_bytes=900_000, retry=RETRY)
+        self.pushing = Pushing(outbound, hub, None, self.pacer, max_keys=batch, retry=RETRY)
         self._count = count
 
     async def __aenter__(self):
@@ -50,6 +51,8 @@ class Flights:
 
 class FakeHub:
     """Takes what it is given, or raises what it is told to."""
+
+    max_body = 900_000
 
     def __init__(self):
         self.calls = 0
@@ -98,22 +101,39 @@ async def test_after_an_error_that_names_no_time_the_batch_is_tried_again():
 
 async def test_news_wakes_one_flight():
     """The others wait for their turn; with each awake for each piece of news, idle flights would cost the most."""
-    outbound, hub = outbound_with(0), FakeHub()
     looks = 0
 
-    class Looked(Pacer):
-        def delay(self, ready, now):
+    class Watched(Outbound):
+        @property
+        def ready(self):
             nonlocal looks
             looks += 1
-            return super().delay(ready, now)
+            return super().ready
 
-    async with Flights(outbound, hub, 32, Looked(32, 100, 0.0)) as flights:
+    outbound, hub = outbound_with(0, Watched), FakeHub()
+    async with Flights(outbound, hub, 32) as flights:
         for number in range(100):
             outbound.add(StringSet(b"k%d" % number, b"v"))
             flights.pushing.wake()
             await flights.pushing.drained()
     assert hub.calls == 100
-    assert looks <= 200
+    assert looks <= 1000
+
+
+async def test_a_full_batch_of_any_bytes_is_one_request(certificates):
+    """It is taken so much smaller than a body that escapes do not make it two."""
+    outbound = Outbound(ChangeDecoder(lambda _key: True, frozenset({"set"})), ExpectedEvents(0))
+    for number in range(300):
+        outbound.add(StringSet(b"k%d" % number, random.Random(number).randbytes(900)))
+    with Hub(certificates, nginx={"replacements": {" buffer=64k flush=5s": ""}}) as hub:
+        session = HubSession(check_url(hub.url), certificates.ssl_context())
+        async with Flights(outbound, HubPusher(session, 100_000), 1, batch=1000) as flights:
+            await flights.pushing.drained()
+        await session.close()
+        assert hub.redis.dbsize() == 300
+        requests = (hub.nginx.directory / "access.log").read_text().count(" POST ")
+
+    assert requests == outbound.counters.requests == 3
 
 
 async def test_a_proxy_with_a_rate_limit_is_not_besieged(certificates):

