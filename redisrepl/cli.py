@@ -54,7 +54,7 @@ _GROUPS: list[tuple[str, list[str]]] = [
     ),
     ("what crosses", ["ns", "rc", "replicate"]),
     ("after a gap", ["state_dir", "initial_sync", "on_conflict", "sweep_period", "sweep_rate"]),
-    ("limits", ["max_memory", "max_keys", "max_body", "batch", "flights"]),
+    ("limits", ["max_memory", "max_keys", "max_body", "batch", "flights", "max_push_rate"]),
     ("times", ["canary_period", "timeout", "connect_timeout", "retry_max", "site_silence", "shutdown_timeout"]),
     ("logs", ["log_format", "log_level"]),
 ]

@@ -11,20 +11,18 @@ keyspace events, which carry no value and no order.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from threading import Lock
+from typing import NamedTuple
 
 __all__ = ["ExpectedEvents"]
 
 
-class _Expectation:
+class _Expectation(NamedTuple):
     """One event that will come, and the point after which it no longer can."""
 
-    __slots__ = ("deadline", "event")
-
-    def __init__(self, event: Hashable, deadline: float) -> None:
-        self.event = event
-        self.deadline = deadline
+    event: Hashable
+    deadline: float
 
 
 class ExpectedEvents:
@@ -59,6 +57,20 @@ class ExpectedEvents:
             self._count += 1
             return True
 
+    def expect_each(self, keys: Sequence[bytes], event: Hashable, deadline: float) -> None:
+        """Note that this event will come on each of these keys before `deadline`; on none if not all fit."""
+        expectation = _Expectation(event, deadline)
+        by_key = self._by_key
+        with self._lock:
+            if self._count + len(keys) > self._capacity:
+                return
+            for key in keys:
+                if key in by_key:
+                    by_key[key].append(expectation)
+                else:
+                    by_key[key] = [expectation]
+            self._count += len(keys)
+
     def consume(self, key: bytes, event: Hashable) -> bool:
         """Whether this event on this key was expected; the oldest matching expectation is used up."""
         with self._lock:
@@ -82,8 +94,8 @@ class ExpectedEvents:
         """Give every expectation on these keys a new deadline, now that it is known."""
         with self._lock:
             for key in keys:
-                for expectation in self._by_key.get(key, ()):
-                    expectation.deadline = deadline
+                if key in self._by_key:
+                    self._by_key[key] = [_Expectation(event, deadline) for event, _ in self._by_key[key]]
 
     def drop_overdue(self, now: float) -> list[bytes]:
         """Drop what should have come before `now`.

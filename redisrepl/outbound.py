@@ -8,7 +8,7 @@ It decides and never waits, so that a model can drive it; `pushing` moves its ba
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -33,7 +33,7 @@ from redisrepl.pending import Pending
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.keyspace import announced_events
 from redisrepl.wire.rdb import Aux, Entry
-from redisrepl.wire.webdis import EXISTS, commands_of, events_of
+from redisrepl.wire.webdis import EXISTS, commands_of_batch, events_of, keys_of
 
 __all__ = ["Batch", "Outbound", "OutboundCounters", "OutboundOptions", "Pulling", "settle"]
 
@@ -269,25 +269,24 @@ class Outbound:
         queue = self.pending if self.pending.ready else self.seeds
         return Batch(queue.take(max_keys, max_bytes), queue, if_absent=queue is self.seeds)
 
-    def prepare(self, batch: Batch, changes: Iterable[Change], now: float) -> list[list[bytes]]:
+    def prepare(self, batch: Batch, changes: Sequence[Change], now: float) -> list[list[bytes]]:
         """The commands for a batch whose values were read; about to be sent, so their events are expected."""
-        commands = [command for change in changes for command in commands_of(change, if_absent=batch.if_absent)]
+        commands = commands_of_batch(changes, if_absent=batch.if_absent)
         if self._expected_remote is not None and not batch.if_absent:
             deadline = now + self._patience
             for command in commands:
                 for event in events_of(command):
                     if event in self._announced:
-                        self._expected_remote.expect(command[1], event, deadline)
+                        self._expected_remote.expect_each(keys_of(command), event, deadline)
         return commands
 
-    def succeeded(self, batch: Batch, commands: Sequence[Sequence[bytes]], errors: dict[int, str]) -> None:
-        """The hub ran these commands, and refused some for good; those are given up, by name."""
-        for index, error in errors.items():
+    def succeeded(self, batch: Batch, errors: Mapping[bytes, str]) -> None:
+        """The hub has these changes, but for keys that it refused for good; those are given up, by name."""
+        for key, error in errors.items():
             if error != EXISTS:
-                key = commands[index][1]
                 self.counters.failed += 1
-                _log.error("push.refused", key=printable(key), command=commands[index][0].decode(), error=error)
-        self._void({commands[index][1] for index in errors})
+                _log.error("push.refused", key=printable(key), error=error)
+        self._void(errors.keys())
         self.counters.pushed += len(batch.changes) - len(errors)
         batch.queue.done([change.key for change in batch.changes])
 

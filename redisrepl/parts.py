@@ -7,6 +7,7 @@ module never looks inside one.
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import time
 from dataclasses import dataclass
@@ -126,13 +127,14 @@ class Parts:
                 site_wins=winner == "site",
             ),
         )
+        # Within one second no more leaves than is allowed in one.
+        batch = min(settings.batch, math.ceil(settings.max_push_rate)) or settings.batch
         self.pushing = Pushing(
             self.outbound,
-            HubPusher(self.session, settings.max_body),
+            HubPusher(self.session, settings.max_body, side_by_side=settings.flights),
             self._site_reader,
-            Pacer(settings.flights, worthwhile=max(1, settings.batch // 2), interval=0.002),
-            max_keys=settings.batch,
-            max_bytes=settings.max_body,
+            Pacer(settings.flights, worthwhile=max(1, batch // 2), interval=0.002, rate=settings.max_push_rate),
+            max_keys=batch,
             retry=self._retry,
         )
         self.sweep = self._build_sweep(winner)

@@ -16,19 +16,28 @@ from typing import Any, Protocol
 import stamina
 
 from redisrepl.changes import Change, FieldsDeleted, HashSet, State, Touch
-from redisrepl.errors import OutcomeUnknownError, RedisreplError
+from redisrepl.errors import HubError, OutcomeUnknownError, RedisreplError
 from redisrepl.observe.troubles import Trouble
 from redisrepl.outbound import Outbound, settle
 from redisrepl.pacing import Pacer
 
 __all__ = ["Pushing"]
 
+#: Seconds for which a hub may ask us to stay away at most; after that it is asked again whatever it said.
+_LONGEST_HOLD = 300.0
+
 
 class Hub(Protocol):
-    """What sends: `remote.push.HubPusher`."""
+    """What sends: `remote.push.HubPusher`.
 
-    async def push(self, commands: Sequence[Sequence[bytes]]) -> dict[int, str]:
-        """Run these commands at the hub; return the error text of those refused for good, by index."""
+    Attributes:
+        max_body: the largest request that it makes, in bytes.
+    """
+
+    max_body: int
+
+    async def push(self, commands: Sequence[Sequence[bytes]]) -> dict[bytes, str]:
+        """Run these commands at the hub; return the error text of what was refused for good, by key."""
 
 
 class Site(Protocol):
@@ -49,7 +58,7 @@ class Pushing:
         hub: sends.
         site: is read for values that the stream did not tell.
         pacer: when a batch may leave.
-        max_keys, max_bytes: limits of a batch.
+        max_keys: changes in a batch, at most.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
     """
 
@@ -61,7 +70,6 @@ class Pushing:
         pacer: Pacer,
         *,
         max_keys: int,
-        max_bytes: int,
         retry: Mapping[str, Any],
     ) -> None:
         self.outbound = outbound
@@ -70,8 +78,8 @@ class Pushing:
         self._site = site
         self._pacer = pacer
         self._max_keys = max_keys
-        self._max_bytes = max_bytes
         self._retry = retry
+        self._turn = asyncio.Lock()
         self._work = asyncio.Event()
         self._returned = asyncio.Event()
 
@@ -90,8 +98,9 @@ class Pushing:
         while True:
             async for attempt in stamina.retry_context(on=RedisreplError, **self._retry):
                 with attempt:
-                    await self._departure()
                     await self._push_batch()
+                    while attempt.num == 1:  # nothing failed: a new context for each batch would cost more than it
+                        await self._push_batch()
 
     async def _departure(self) -> None:
         """Return when a batch may leave."""
@@ -106,33 +115,40 @@ class Pushing:
                     await self._work.wait()
 
     async def _push_batch(self) -> None:
-        outbound = self.outbound
-        batch = outbound.take(self._max_keys, self._max_bytes)
-        self._pacer.left(time.monotonic())
-        overloaded = True
+        outbound, pacer = self.outbound, self._pacer
+        async with self._turn:  # one waits for work, the others for their turn: news wakes one
+            await self._departure()
+            batch = outbound.take(self._max_keys, self._hub.max_body * 15 // 16)  # the rest is for what escapes add
+            pacer.left(len(batch.changes), time.monotonic())
         try:
             changes = await self._resolve(batch.changes)
-            commands = outbound.prepare(batch, changes, time.monotonic())
+            sent = time.monotonic()
+            commands = outbound.prepare(batch, changes, sent)
             outbound.counters.requests += 1
             errors = await self._hub.push(commands) if commands else {}
         except RedisreplError as error:
+            pacer.failed()
+            if isinstance(error, HubError) and error.retry_after is not None:
+                pacer.hold(time.monotonic() + min(error.retry_after, _LONGEST_HOLD))
             outbound.failed(batch, unknown=isinstance(error, OutcomeUnknownError))
             self.trouble.failed(error, pending_keys=outbound.waiting)
             raise
         except asyncio.CancelledError:
+            pacer.failed()
             outbound.failed(batch, unknown=True)
             raise
         else:
-            overloaded = False
-            outbound.succeeded(batch, commands, errors)
+            pacer.arrived(len(batch.changes), time.monotonic() - sent)
+            outbound.succeeded(batch, errors)
             self.trouble.succeeded(pending_keys=outbound.waiting)
         finally:
-            self._pacer.returned(overloaded=overloaded)
             self._returned.set()
             self.wake()
 
-    async def _resolve(self, batch: Sequence[Change]) -> list[Change]:
+    async def _resolve(self, batch: Sequence[Change]) -> Sequence[Change]:
         """The batch with the values that it only names, read from the site."""
+        if {Touch, HashSet}.isdisjoint(map(type, batch)):
+            return batch
         touches = [change for change in batch if isinstance(change, Touch)]
         states = iter(await self._site.states([touch.key for touch in touches]) if touches else ())
         kinds = self.outbound.kinds

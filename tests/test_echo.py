@@ -186,3 +186,32 @@ def test_it_agrees_with_a_plain_list(operations):
                 plain = [entry for entry in plain if entry not in voided]
         assert len(events) == len(plain)
         assert all(events.holds(b"%d" % number) is any(entry[0] == number for entry in plain) for number in range(3))
+
+
+def test_one_event_on_each_of_many_keys():
+    expected = ExpectedEvents(10)
+    expected.expect(b"a", b"set", 5)
+    expected.expect_each([b"a", b"b", b"c"], b"set", 9)
+
+    assert len(expected) == 4
+    assert expected.drop_overdue(6) == [b"a"]
+    assert [expected.consume(key, b"set") for key in (b"a", b"a", b"b", b"c", b"d")] == [True, False, True, True, False]
+    assert len(expected) == 0
+
+
+def test_a_new_deadline_is_for_its_key_alone():
+    expected = ExpectedEvents(10)
+    expected.expect_each([b"a", b"b"], b"set", 5)
+    expected.set_deadline([b"a", b"none"], 9)
+
+    assert expected.drop_overdue(6) == [b"b"]
+    assert expected.holds(b"a")
+
+
+def test_where_not_all_fit_none_is_expected():
+    expected = ExpectedEvents(2)
+    expected.expect_each([b"a", b"b", b"c"], b"set", 5)
+    assert len(expected) == 0
+    assert not expected.holds(b"a")
+    expected.expect_each([b"a", b"b"], b"set", 5)
+    assert len(expected) == 2

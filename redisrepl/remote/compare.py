@@ -12,7 +12,7 @@ import structlog
 from redisrepl.errors import CommandRefusedError, HubError
 from redisrepl.namespaces import glob_escape
 from redisrepl.remote.fetch import HubReader
-from redisrepl.remote.push import is_passing
+from redisrepl.remote.refusals import is_passing
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.digests import digest, digest_body, parse_digest_reply, parse_scan_reply, scan_body
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from redisrepl.changes import HashState, State, StringState
 from redisrepl.errors import CommandRefusedError, HubError
 from redisrepl.namespaces import glob_escape
-from redisrepl.remote.push import scripts_refused
+from redisrepl.remote.refusals import scripts_refused
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.webdis import CommandError, fetch_body, parse_fetch_reply
 

@@ -1,46 +1,52 @@
 """Commands to the hub, many in one request.
 
-In: commands in order. Out: the error text of those refused for good. Left to others: which commands, and what to do
-after a failure (`outbound`).
+In: commands in order. Out: the error text of what was refused for good, by key. Left to others: which commands, and
+what to do after a failure (`outbound`).
 
-Where scripts are allowed, one `EVAL` carries hundreds of commands. Where they are not, plain `SET`s travel as `MSET`
-and the rest one by one, those of different keys side by side.
+Where scripts are allowed, one `EVAL` carries all of a batch. Where they are not, each command is a request, those of
+different keys side by side.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import structlog
 
 from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError, OutcomeUnknownError
+from redisrepl.remote.refusals import is_passing, scripts_refused
 from redisrepl.remote.session import HubSession
-from redisrepl.wire.webdis import CommandError, batch_body, body, encode_batch_command, parse_batch_reply, parse_reply
+from redisrepl.wire.webdis import (
+    EXISTS,
+    CommandError,
+    batch_body,
+    body,
+    encode_batch_command,
+    halves_of,
+    keys_of,
+    parse_batch_reply,
+    parse_reply,
+)
 
-__all__ = ["HubPusher", "is_passing", "scripts_refused"]
+__all__ = ["HubPusher"]
 
 _log = structlog.get_logger("redisrepl")
 
-_Command = Sequence[bytes]
-
 _BODY_HEAD = len(batch_body([]))
 _SMALLEST_BODY = 2 << 10
-
-#: Errors of a server that will take the same command later.
-_PASSING = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN")
-#: Words with which scripts are refused: no permission, or a server that knows none.
-_NO_SCRIPTS = ("NOPERM", "unknown command", "This Redis command is not allowed")
+#: Seconds after which refused scripts are tried again: an administrator may have allowed them meanwhile.
+_PROBE_EVERY = 300.0
 
 
-def is_passing(error: str) -> bool:
-    """Whether Redis' error text stands for a state of the server, not for a fault of the command."""
-    return error.removeprefix("ERR ").startswith(_PASSING) or (error.startswith("-") and is_passing(error[1:]))
+class _Part(NamedTuple):
+    """A command, and how it is spelled in a batch."""
 
-
-def scripts_refused(error: str) -> bool:
-    """Whether Redis' error text says that no script may run at all."""
-    return error.removeprefix("ERR ").startswith(_NO_SCRIPTS)
+    command: Sequence[bytes]
+    encoded: bytes
 
 
 class HubPusher:
@@ -49,114 +55,162 @@ class HubPusher:
     Args:
         session: HTTPS to the hub.
         max_body: largest request body in bytes; halved when the hub's proxy says that it was too large.
+        side_by_side: single commands on their way at a time, where scripts are refused.
+        clock: seconds, for when refused scripts are tried again.
 
     Attributes:
         scripts: whether the hub allows `EVAL`; found out by trying.
         max_body: the limit in force.
     """
 
-    def __init__(self, session: HubSession, max_body: int) -> None:
+    def __init__(
+        self,
+        session: HubSession,
+        max_body: int,
+        *,
+        side_by_side: int = 32,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._session = session
+        self._single = asyncio.Semaphore(side_by_side)
+        self._clock = clock
+        self._probe_at = math.inf
+        self._by_hash = False  # the hub has run the script before, and knows it by its hash
+        self._hash_refused = False
         self.max_body = max_body
         self.scripts = True
 
-    async def push(self, commands: Sequence[_Command]) -> dict[int, str]:
+    async def push(self, commands: Iterable[Sequence[bytes]]) -> dict[bytes, str]:
         """Run commands in order.
 
         Returns:
-            Error text by index, of those that were refused for good. All others were executed.
+            Error text by key, of what was refused for good. All else was executed.
 
         Raises:
             RedisreplError: the request failed as a whole; see `HubSession.post`. Executed commands may be repeated.
         """
-        encoded = [encode_batch_command(command) for command in commands]
-        errors: dict[int, str] = {}
-        start = 0
-        while start < len(commands):
-            end = self._fitting(encoded, start)
-            errors.update(await self._push_fitting(commands, encoded, start, end))
-            start = end
+        errors: dict[bytes, str] = {}
+        for parts in self._fitting(commands):
+            _note(errors, await self._push_parts(parts))
         passing = next((error for error in errors.values() if is_passing(error)), None)
         if passing is not None:
             raise HubError(f"the hub is not ready for writes: {passing}", status=200)
         return errors
 
-    def _fitting(self, encoded: Sequence[bytes], start: int) -> int:
-        """The end of the longest run from `start` whose body is small enough; at least one command."""
+    def _fitting(self, commands: Iterable[Sequence[bytes]]) -> Iterator[list[_Part]]:
+        """Runs of commands whose bodies are small enough; one command at least."""
+        run: list[_Part] = []
         size = _BODY_HEAD
-        for index in range(start, len(encoded)):
-            size += len(encoded[index]) + 1
-            if size > self.max_body and index > start:
-                return index
-        return len(encoded)
+        for command in commands:
+            for part in self._parts(command):
+                size += len(part.encoded) + 1
+                if size > self.max_body and run:
+                    yield run
+                    run, size = [], _BODY_HEAD + len(part.encoded) + 1
+                run.append(part)
+        if run:
+            yield run
 
-    async def _push_fitting(
-        self, commands: Sequence[_Command], encoded: Sequence[bytes], start: int, end: int
-    ) -> dict[int, str]:
+    def _parts(self, command: Sequence[bytes]) -> Iterator[_Part]:
+        """A command, in as many parts as it takes to fit into a body."""
+        part = _Part(command, encode_batch_command(command))
+        if _BODY_HEAD + len(part.encoded) < self.max_body or len(keys_of(command)) == 1:
+            yield part
+        else:
+            for half in halves_of(command):
+                yield from self._parts(half)
+
+    async def _push_parts(self, parts: Sequence[_Part]) -> list[tuple[bytes, str]]:
         try:
-            if self.scripts:
-                found = await self._push_script(commands[start:end], encoded[start:end])
-            else:
-                found = await self._push_singly(commands[start:end])
+            if self.scripts or self._clock() >= self._probe_at:
+                return await self._push_script(parts)
+            return await self._push_singly([part.command for part in parts])
         except BodyTooLargeError as error:
-            if end - start == 1:
-                return {start: str(error)}
+            if len(parts) == 1:
+                command = parts[0].command
+                if len(keys_of(command)) == 1:
+                    return [(command[1], str(error))]
+                parts = [_Part(half, encode_batch_command(half)) for half in halves_of(command)]
             self.max_body = max(self.max_body // 2, _SMALLEST_BODY)
             _log.warning("push.body_too_large", max_body=self.max_body, error=str(error))
-            middle = (start + end) // 2
-            first = await self._push_fitting(commands, encoded, start, middle)
-            return first | await self._push_fitting(commands, encoded, middle, end)
-        return {start + index: error for index, error in found.items()}
+            middle = len(parts) // 2
+            return await self._push_parts(parts[:middle]) + await self._push_parts(parts[middle:])
 
-    async def _push_script(self, commands: Sequence[_Command], encoded: Sequence[bytes]) -> dict[int, str]:
+    async def _push_script(self, parts: Sequence[_Part]) -> list[tuple[bytes, str]]:
+        keys = [key for part in parts for key in keys_of(part.command)]
         try:
-            return parse_batch_reply(await self._session.post(batch_body(encoded)), len(encoded))
+            errors = await self._run_script([part.encoded for part in parts], len(keys))
         except CommandRefusedError as error:
             if error.status != 403:  # noqa: PLR2004 - Webdis' ACL
                 raise
         except CommandError as error:
             if not scripts_refused(str(error)):
                 raise HubError(f"the hub refused a batch: {error}", status=200) from None
+        else:
+            if not self.scripts:
+                self.scripts = True
+                _log.info("push.scripts_allowed")
+            return [(keys[index], error) for index, error in errors.items()]
+        if self.scripts:
+            _log.warning("push.scripts_refused", hint="each write is a request of its own now: allow EVAL at the hub")
         self.scripts = False
-        _log.warning("push.scripts_refused", hint="each write is a request of its own now: allow EVAL at the hub")
-        return await self._push_singly(commands)
+        self._probe_at = self._clock() + _PROBE_EVERY
+        return await self._push_singly([part.command for part in parts])
 
-    async def _push_singly(self, commands: Sequence[_Command]) -> dict[int, str]:
-        """Without scripts: plain sets in one `MSET`, other keys side by side, commands of one key in order."""
-        by_key: dict[bytes, list[int]] = {}
-        for index, command in enumerate(commands):
-            by_key.setdefault(command[1], []).append(index)
-        plain = [
-            indexes[0]
-            for indexes in by_key.values()
-            if len(indexes) == 1 and commands[indexes[0]][0] == b"SET" and len(commands[indexes[0]]) == 3  # noqa: PLR2004
-        ]
-        errors: dict[int, str] = {}
-        if len(plain) > 1:
-            words = [word for index in plain for word in commands[index][1:]]
-            error = await self._push_one([b"MSET", *words])
-            if error is None:
-                for index in plain:
-                    del by_key[commands[index][1]]
-
-        async def push_key(indexes: list[int]) -> None:
-            for index in indexes:
-                error = await self._push_one(commands[index])
-                if error is not None:
-                    errors[index] = error
-
-        # All of them are waited for: one that went on by itself could overtake what is sent for its key later.
-        results = await asyncio.gather(*map(push_key, by_key.values()), return_exceptions=True)
-        if failures := [failure for failure in results if failure is not None]:
-            raise next((failure for failure in failures if isinstance(failure, OutcomeUnknownError)), failures[0])
+    async def _run_script(self, encoded: Sequence[bytes], writes: int) -> dict[int, str]:
+        """Run the script: by its hash if the hub knows it, which takes 950 bytes off a lone write."""
+        if self._by_hash:
+            try:
+                return parse_batch_reply(await self._session.post(batch_body(encoded, by_hash=True)), writes)
+            except (CommandError, CommandRefusedError) as error:
+                if is_passing(str(error)):
+                    raise
+                self._by_hash = False
+                self._hash_refused = not str(error).startswith("NOSCRIPT")  # else it was restarted, or flushed
+        errors = parse_batch_reply(await self._session.post(batch_body(encoded)), writes)
+        self._by_hash = not self._hash_refused
         return errors
 
-    async def _push_one(self, command: _Command) -> str | None:
-        """Run one command; its error text, if it was refused."""
+    async def _push_singly(self, commands: Iterable[Sequence[bytes]]) -> list[tuple[bytes, str]]:
+        """Without scripts: commands of one key in order, all else side by side."""
+        by_key: dict[bytes, list[Sequence[bytes]]] = {}
+        for command in commands:
+            by_key.setdefault(command[1], []).append(command)  # the keys of an MSET are in no other command
+        overload: list[HubError] = []  # what has not left when the hub answers with an error, stays
+
+        async def push_in_turn(commands: Iterable[Sequence[bytes]]) -> list[tuple[bytes, str]]:
+            return [error for command in commands for error in await self._push_one(command, overload)]
+
+        # All of them are waited for: one that went on by itself could overtake what is sent for its key later.
+        results = await asyncio.gather(*map(push_in_turn, by_key.values()), return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures:
+            raise next((failure for failure in failures if isinstance(failure, OutcomeUnknownError)), failures[0])
+        return [error for result in results if not isinstance(result, BaseException) for error in result]
+
+    async def _push_one(self, command: Sequence[bytes], overload: list[HubError]) -> list[tuple[bytes, str]]:
+        """Run one command; what was refused of it."""
         try:
-            parse_reply(await self._session.post(body(*command)))
-        except (CommandError, CommandRefusedError) as error:
-            return str(error)
-        except BodyTooLargeError as error:
-            return str(error)
-        return None
+            async with self._single:
+                if overload:
+                    raise overload[0]
+                reply = await self._session.post(body(*command))
+            parse_reply(reply)
+        except (CommandError, CommandRefusedError, BodyTooLargeError) as error:
+            if len(keys_of(command)) == 1 or is_passing(str(error)):
+                return [(command[1], str(error))]
+        except HubError as error:
+            overload.append(error)
+            raise
+        else:
+            return []
+        # One key can be the reason: halves find it in few steps.
+        first, second = halves_of(command)
+        return await self._push_one(first, overload) + await self._push_one(second, overload)
+
+
+def _note(errors: dict[bytes, str], found: Iterable[tuple[bytes, str]]) -> None:
+    """Add errors; one of a key is kept, rather not that it exists, for that is none."""
+    for key, error in found:
+        if errors.get(key, EXISTS) == EXISTS:
+            errors[key] = error

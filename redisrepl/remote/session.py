@@ -9,6 +9,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from email.utils import parsedate_to_datetime
 
 import aiohttp
 import httpx
@@ -95,6 +96,7 @@ class HubSession:
     ) -> None:
         self.url = without_credentials(url)
         address = httpx.URL(url)
+        self._address = httpx.URL(self.url)  # parsed once
         credentials = (address.username, address.password) if address.userinfo else None
         self._timeout = timeout
         # aiohttp below httpx: half the cost of a request, and events of the long poll are parsed in C. With h11 a
@@ -121,7 +123,7 @@ class HubSession:
         """
         with self._translated():
             async with asyncio.timeout(self._timeout + len(content) / _SLOWEST):
-                response = await self._client.post(self.url, content=content)
+                response = await self._client.post(self._address, content=content)
         if response.status_code != _OK:
             raise http_error(self.url, response)
         return response.content
@@ -217,5 +219,15 @@ def http_error(url: str, response: httpx.Response) -> RedisreplError:
             return BodyTooLargeError(
                 f"{said}: its proxy limits request bodies (nginx: client_max_body_size)", status=status
             )
-    seconds = float(retry_after) if retry_after.isdecimal() else None
-    return HubError(said, status=status, retry_after=seconds)
+    return HubError(said, status=status, retry_after=_seconds_until(retry_after, response.headers.get("Date", "")))
+
+
+def _seconds_until(retry_after: str, date: str) -> float | None:
+    """What `Retry-After` asks for, by the hub's own clock where it names a time; None if it says nothing sound."""
+    if retry_after.isdecimal():
+        return float(retry_after)
+    try:
+        until, now = parsedate_to_datetime(retry_after), parsedate_to_datetime(date)
+        return max(0.0, (until - now).total_seconds())
+    except (TypeError, ValueError, OverflowError):  # no dates, or one with a zone and one without
+        return None

@@ -131,7 +131,6 @@ async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, fou
         sides.site,
         Pacer(4, worthwhile=settings.batch, interval=0.0),
         max_keys=settings.batch,
-        max_bytes=settings.max_body,
         retry=retry,
     )
     applying = Applying(

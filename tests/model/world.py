@@ -21,7 +21,7 @@ from redisrepl.sweep import Difference, Healing
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.digests import digest
 from redisrepl.wire.feed import Feed, feed_content, parse_feed
-from redisrepl.wire.webdis import EXISTS, commands_of
+from redisrepl.wire.webdis import EXISTS, commands_of, keys_of
 
 PREFIX = b"ns:"
 STRINGS = [b"ns:s1", b"ns:s2"]
@@ -39,7 +39,7 @@ class Redis:
         self.executed: collections.Counter[bytes] = collections.Counter()
         self.writes: collections.Counter[bytes] = collections.Counter()  # by key: what `WATCH` looks at
 
-    def run(self, argv: list[bytes]) -> tuple[str | None, list[bytes]]:
+    def run(self, argv: list[bytes]) -> tuple[str | None, list[bytes]]:  # noqa: C901 - one case for each command
         """Execute a command; return what a script would report of it, and the events that it causes."""
         name, key = argv[0], argv[1]
         self.executed[name] += 1
@@ -56,6 +56,10 @@ class Redis:
                     return EXISTS, []
                 self.data[key] = argv[2]
                 self.stream.append([b"SET", key, argv[2]])
+                return None, [b"set"]
+            case b"MSET":
+                self.data |= zip(argv[1::2], argv[2::2], strict=True)
+                self.stream.append(argv)
                 return None, [b"set"]
             case b"HSET":
                 if isinstance(held, bytes):
@@ -102,7 +106,7 @@ class Flight:
 
     batch: Batch
     commands: list[list[bytes]]
-    errors: dict[int, str] = field(default_factory=dict)
+    errors: dict[bytes, str] = field(default_factory=dict)
     executed: bool = False
     at: int = 0  # when by the hub's clock
 
@@ -209,7 +213,7 @@ class World:
         error, events = self.hub.run(argv)
         for site in self.sites:
             if site.subscribed:
-                site.events += [(argv[1], event) for event in events]
+                site.events += [(key, event) for key in keys_of(argv) for event in events]
         return error
 
     def site_run(self, site: Site, argv: list[bytes]) -> None:
@@ -302,10 +306,10 @@ class World:
 
     def execute(self, site: Site) -> None:
         flight = self.rng.choice([f for f in site.flights if not f.executed])
-        for index, command in enumerate(flight.commands):
+        for command in flight.commands:
             error = self.hub_run(command)
             if error is not None:
-                flight.errors[index] = error
+                flight.errors[command[1]] = error
         flight.executed, flight.at = True, self.tell(site, [] if flight.errors else flight.commands)
 
     def tell(self, site: Site, commands: list[list[bytes]]) -> int:
@@ -324,7 +328,7 @@ class World:
     def acknowledge(self, site: Site) -> None:
         flight = self.rng.choice([f for f in site.flights if f.executed])
         site.flights.remove(flight)
-        site.outbound.succeeded(flight.batch, flight.commands, flight.errors)
+        site.outbound.succeeded(flight.batch, flight.errors)
         site.inbound.pushed([change.key for change in flight.batch.changes], flight.at)
 
     def lose_reply(self, site: Site) -> None:

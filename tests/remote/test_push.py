@@ -11,6 +11,7 @@ import pytest
 import respx
 from structlog.testing import capture_logs
 
+from redisrepl.changes import StringSet
 from redisrepl.errors import (
     BodyTooLargeError,
     CommandRefusedError,
@@ -19,9 +20,10 @@ from redisrepl.errors import (
     PeerUnavailableError,
     ProtocolError,
 )
-from redisrepl.remote.push import HubPusher, is_passing, scripts_refused
+from redisrepl.remote.push import HubPusher
+from redisrepl.remote.refusals import is_passing, scripts_refused
 from redisrepl.remote.session import HubSession, check_url
-from redisrepl.wire.webdis import EXISTS, batch_body, body, encode_batch_command
+from redisrepl.wire.webdis import EXISTS, batch_body, body, commands_of_batch, encode_batch_command
 from testbed import Hub
 from tests.samples import ALL_BYTES, AWKWARD_NAMES, resp
 
@@ -30,6 +32,13 @@ URL = "https://hub.example/redis/"
 
 def sets(*numbers):
     return [[b"SET", b"k%d" % number, b"v"] for number in numbers]
+
+
+def mset(*numbers):
+    return [b"MSET", *(word for command in sets(*numbers) for word in command[1:])]
+
+
+MSET = mset(1, 2)
 
 
 class FakeHub:
@@ -47,13 +56,13 @@ class FakeHub:
 
 
 @contextlib.asynccontextmanager
-async def pushing(answer, max_body=100_000):
+async def pushing(answer, max_body=100_000, **options):
     """A pusher to a hub that answers like this; `hub` holds the bodies it got."""
     hub = answer if isinstance(answer, FakeHub) else FakeHub(answer)
     router = respx.Router()
     router.post(URL).mock(side_effect=hub)
     session = HubSession(URL, ssl.create_default_context(), transport=httpx.MockTransport(router.async_handler))
-    pusher = HubPusher(session, max_body)
+    pusher = HubPusher(session, max_body, **options)
     pusher.hub = hub
     try:
         yield pusher
@@ -62,7 +71,7 @@ async def pushing(answer, max_body=100_000):
 
 
 def is_script(content):
-    return content.startswith(b"EVAL/")
+    return content.startswith((b"EVAL/", b"EVALSHA/"))
 
 
 def keys_in(content):
@@ -93,17 +102,17 @@ async def test_nothing_to_push_is_no_request():
 
 async def test_commands_refused_for_good_are_named():
     async with pushing(lambda content: all_ran(content, b"1 WRONGTYPE no", b"2 EXISTS")) as pusher:
-        assert await pusher.push(sets(1, 2, 3)) == {1: "WRONGTYPE no", 2: EXISTS}
+        assert await pusher.push(sets(1, 2, 3)) == {b"k2": "WRONGTYPE no", b"k3": EXISTS}
 
 
 async def test_a_batch_is_split_by_the_size_of_its_body():
     commands = [[b"SET", b"k%d" % number, b"x" * 400] for number in range(10)]
-    async with pushing(lambda content: all_ran(content, b"0 WRONGTYPE no"), max_body=2048) as pusher:
+    async with pushing(lambda content: all_ran(content, b"0 WRONGTYPE no"), max_body=2500) as pusher:
         errors = await pusher.push(commands)
 
-    assert all(len(content) <= 2048 for content in pusher.hub.bodies)
+    assert all(len(content) <= 2500 for content in pusher.hub.bodies)
     assert [key for content in pusher.hub.bodies for key in keys_in(content)] == [command[1] for command in commands]
-    assert errors.keys() == {0, 3, 6, 9}  # the first of each body, by its place among all
+    assert errors.keys() == {b"k0", b"k3", b"k6", b"k9"}  # the first of each body
 
 
 async def test_a_command_over_the_limit_goes_alone():
@@ -129,6 +138,24 @@ async def test_a_body_that_the_proxy_refuses_is_halved_until_it_fits():
         assert {line["event"] for line in lines} == {"push.body_too_large"}
 
 
+async def test_joined_sets_are_split_where_a_body_cannot_hold_them():
+    command = [b"MSET", *(word for number in range(10) for word in (b"k%d" % number, b"x" * 400))]
+    async with pushing(all_ran, max_body=2048) as pusher:
+        assert await pusher.push([command]) == {}
+
+    assert all(len(content) <= 2048 for content in pusher.hub.bodies)
+    assert [key for content in pusher.hub.bodies for key in keys_in(content)] == command[1::2]
+
+
+async def test_joined_sets_that_the_proxy_refuses_are_halved_until_they_fit():
+    command = [b"MSET", *(word for number in range(16) for word in (b"k%d" % number, b"x" * (9000 * (number == 5))))]
+    async with pushing(too_large_over(6000)) as pusher:
+        assert (await pusher.push([command])).keys() == {b"k5"}
+        took = [content for content in pusher.hub.bodies if len(content) <= 6000]
+
+    assert sorted(k for c in took for k in keys_in(c)) == sorted(set(command[1::2]) - {b"k5"})
+
+
 async def test_the_limit_found_out_is_kept():
     commands = [[b"SET", b"k%d" % number, b"x" * 1000] for number in range(16)]
     async with pushing(too_large_over(6000), max_body=8000) as pusher:
@@ -143,7 +170,7 @@ async def test_the_limit_never_shrinks_to_nothing():
         errors = await pusher.push(sets(*range(8)))
         assert pusher.max_body >= 1024
 
-    assert errors.keys() == set(range(8))
+    assert errors.keys() == {b"k%d" % number for number in range(8)}
 
 
 async def test_one_command_that_is_too_large_is_given_up_by_name():
@@ -151,8 +178,8 @@ async def test_one_command_that_is_too_large_is_given_up_by_name():
     async with pushing(too_large_over(6000)) as pusher:
         errors = await pusher.push(commands)
 
-    assert errors.keys() == {1}
-    assert "client_max_body_size" in errors[1]
+    assert errors.keys() == {b"k2"}
+    assert "client_max_body_size" in errors[b"k2"]
 
 
 @pytest.mark.parametrize(
@@ -212,6 +239,52 @@ async def test_a_script_that_fails_by_itself_fails_the_batch():
         assert pusher.scripts
 
 
+async def test_the_script_is_named_by_its_hash_once_the_hub_has_run_it():
+    async with pushing(all_ran) as pusher:
+        for _ in range(3):
+            await pusher.push(sets(1))
+
+        encoded = [encode_batch_command(command) for command in sets(1)]
+        assert pusher.hub.bodies == [batch_body(encoded), *[batch_body(encoded, by_hash=True)] * 2]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "by_hash"),
+    [
+        (b"-NOSCRIPT No matching script. Please use EVAL.\r\n", [False, True, False, True, False]),
+        (b"-NOPERM no evalsha\r\n", [False, True, False, False]),
+        (httpx.Response(403), [False, True, False, False]),
+    ],
+)
+async def test_a_hub_that_does_not_take_the_hash_gets_the_script(refusal, by_hash):
+    """One that has forgotten it is given it anew; one that forbids `EVALSHA` is not asked again."""
+
+    def answer(content):
+        return refusal if content.startswith(b"EVALSHA/") else all_ran(content)
+
+    async with pushing(answer) as pusher:
+        for _ in range(3):
+            assert await pusher.push(sets(1)) == {}
+        assert pusher.scripts
+        assert [content.startswith(b"EVALSHA/") for content in pusher.hub.bodies] == by_hash
+
+
+async def test_a_busy_hub_is_not_one_without_the_script():
+    busy = False
+
+    def answer(content):
+        return b"-BUSY Redis is busy running a script\r\n" if busy else all_ran(content)
+
+    async with pushing(answer) as pusher:
+        await pusher.push(sets(1))
+        busy = True
+        with pytest.raises(HubError, match="BUSY"):
+            await pusher.push(sets(1))
+        busy = False
+        await pusher.push(sets(1))
+        assert [content.startswith(b"EVALSHA/") for content in pusher.hub.bodies] == [False, True, True]
+
+
 # Without scripts.
 
 
@@ -249,20 +322,11 @@ def test_whether_scripts_may_run(error, refused):
     assert scripts_refused(error) is refused
 
 
-async def test_plain_sets_travel_together():
-    commands = [*sets(1, 2), [b"SET", b"k3", b"v", b"PXAT", b"5"], [b"HSET", b"k4", b"f", b"v"], *sets(5, 5)]
+async def test_commands_of_different_keys_go_side_by_side():
+    commands = [MSET, [b"SET", b"k3", b"v", b"PXAT", b"5"], [b"HSET", b"k4", b"f", b"v"]]
     async with pushing(no_scripts()) as pusher:
         assert await pusher.push(commands) == {}
-        sent = pusher.hub.bodies[1:]
-
-    assert sent[0] == body(b"MSET", b"k1", b"v", b"k2", b"v")
-    assert sorted(sent[1:]) == sorted(body(*command) for command in commands[2:])
-
-
-async def test_a_single_plain_set_is_just_that():
-    async with pushing(no_scripts()) as pusher:
-        await pusher.push(sets(1))
-        assert pusher.hub.bodies[1:] == [body(b"SET", b"k1", b"v")]
+        assert sorted(pusher.hub.bodies[1:]) == sorted(body(*command) for command in commands)
 
 
 async def test_commands_of_one_key_stay_in_order():
@@ -272,12 +336,54 @@ async def test_commands_of_one_key_stay_in_order():
         assert pusher.hub.bodies[1:] == [body(*command) for command in commands]
 
 
-async def test_when_sets_cannot_travel_together_each_is_tried():
+@pytest.mark.parametrize("refusal", [b"-NOPERM no k2\r\n", httpx.Response(403), httpx.Response(413)])
+async def test_a_bad_key_among_sets_is_found_and_the_others_go_on(refusal):
     def answer(content):
-        return b"-NOPERM no k2\r\n" if b"MSET" in content or b"k2" in content else b"+OK\r\n"
+        return refusal if b"k2" in keys_in(content) else b"+OK\r\n"
 
     async with pushing(no_scripts(answer)) as pusher:
-        assert await pusher.push(sets(1, 2, 3)) == {1: "NOPERM no k2"}
+        errors = await pusher.push([mset(*range(64))])
+        assert errors.keys() == {b"k2"}
+        took = [key for content in pusher.hub.bodies[1:] if b"k2" not in (keys := keys_in(content)) for key in keys]
+        assert sorted(took) == sorted(b"k%d" % number for number in range(64) if number != 2)
+        assert len(pusher.hub.bodies) == 1 + 13  # halves, not each by itself
+
+
+async def test_a_hub_that_is_not_ready_is_not_asked_for_each_key():
+    async with pushing(no_scripts(lambda _content: b"-OOM command not allowed\r\n")) as pusher:
+        with pytest.raises(HubError, match="not ready"):
+            await pusher.push([MSET])
+        assert len(pusher.hub.bodies) == 2
+
+
+async def test_refused_scripts_are_tried_again_after_minutes():
+    now = 1000.0
+    refuse = True
+
+    def answer(content):
+        if is_script(content):
+            return httpx.Response(403) if refuse else all_ran(content)
+        return b"+OK\r\n"
+
+    async with pushing(answer, clock=lambda: now) as pusher:
+        with capture_logs() as lines:
+            await pusher.push(sets(1))
+            now += 299
+            await pusher.push(sets(2))
+            now += 2
+            await pusher.push(sets(3))
+            assert [is_script(content) for content in pusher.hub.bodies] == [True, False, False, True, False]
+            now += 299
+            refuse = False
+            await pusher.push(sets(4))
+            assert not pusher.scripts
+            now += 2
+            await pusher.push(sets(5))
+            await pusher.push(sets(6))
+
+        assert pusher.scripts
+        assert [is_script(content) for content in pusher.hub.bodies[5:]] == [False, True, True]
+        assert [line["event"] for line in lines] == ["push.scripts_refused", "push.scripts_allowed"]
 
 
 @pytest.mark.parametrize(
@@ -289,14 +395,44 @@ async def test_a_single_refusal_is_named_and_the_others_go_on(refusal, text):
     async with pushing(no_scripts(lambda content: refusal if b"k2" in content else b":1\r\n")) as pusher:
         errors = await pusher.push(commands)
 
-    assert errors.keys() == {2}
-    assert text in errors[2]
+    assert errors.keys() == {b"k2"}
+    assert text in errors[b"k2"]
 
 
 async def test_a_hub_that_is_not_ready_fails_single_commands_too():
     async with pushing(no_scripts(lambda _content: b"-OOM command not allowed\r\n")) as pusher:
         with pytest.raises(HubError, match="not ready"):
             await pusher.push(sets(1, 2))
+
+
+async def test_single_commands_are_so_many_at_a_time_and_stay_when_the_hub_has_had_enough():
+    out, most = 0, 0
+
+    async def handler(request):
+        nonlocal out, most
+        content = await request.aread()
+        if is_script(content):
+            return httpx.Response(403)
+        out += 1
+        most = max(most, out)
+        sent.append(content)
+        for _ in range(20):  # turns of the loop
+            await asyncio.sleep(0)
+        out -= 1
+        return (
+            httpx.Response(429, headers={"Retry-After": "7"})
+            if len(sent) > 8
+            else httpx.Response(200, content=b":1\r\n")
+        )
+
+    sent = []
+    session = HubSession(URL, ssl.create_default_context(), transport=httpx.MockTransport(handler))
+    with pytest.raises(HubError) as caught:
+        await HubPusher(session, 10_000, side_by_side=4).push([[b"DEL", b"k%d" % number] for number in range(100)])
+    assert caught.value.retry_after == 7
+    assert most == 4
+    assert len(sent) < 20
+    await session.close()
 
 
 @pytest.mark.parametrize(
@@ -379,11 +515,11 @@ async def all_arrived(hub, *, scripts):
     hub.redis.flushall()
     hub.redis.mset({"there": "string", "gone": "x"})
     async with connected(hub) as pusher:
-        errors = await pusher.push(COMMANDS + [[b"SET", name, name] for name in AWKWARD_NAMES])
+        errors = await pusher.push([*COMMANDS, [b"MSET", *(word for name in AWKWARD_NAMES for word in (name, name))]])
         assert pusher.scripts is scripts
 
-    assert errors.keys() == {3}
-    assert errors[3].startswith("WRONGTYPE ")
+    assert errors.keys() == {b"there"}
+    assert errors[b"there"].startswith("WRONGTYPE ")
     assert hub.redis.get("string") == ALL_BYTES
     assert hub.redis.pexpiretime("dying") == 4_000_000_000_000
     assert hub.redis.hgetall("hash") == {ALL_BYTES: ALL_BYTES, b"": b""}
@@ -400,13 +536,45 @@ async def test_everything_arrives_without_scripts(narrow):
     await all_arrived(narrow, scripts=False)
 
 
+async def test_a_hub_that_forgot_the_script_is_given_it_again(real):
+    real.redis.flushall()
+    async with connected(real) as pusher:
+        await pusher.push(sets(1))
+        await pusher.push(sets(2))
+        real.redis.script_flush()
+        before = real.redis.info("commandstats")
+        assert await pusher.push(sets(3)) == {}
+        assert await pusher.push(sets(4)) == {}
+        after = real.redis.info("commandstats")
+    assert real.redis.dbsize() == 4
+    calls = {
+        name: after[f"cmdstat_{name}"]["calls"] - before.get(f"cmdstat_{name}", {"calls": 0})["calls"]
+        for name in ("eval", "evalsha")
+    }
+    assert calls == {"eval": 1, "evalsha": 2}
+
+
+@pytest.mark.parametrize("scripting", ["+@scripting", "-@scripting"])
+async def test_a_key_that_may_not_be_written_does_not_stop_those_it_travels_with(certificates, scripting):
+    user = f"default on nopass ~k* ~other &* +@all {scripting}"
+    with Hub(certificates, redis={"users": [user, "all on nopass ~* +@all"]}) as hub:
+        async with connected(hub) as pusher:
+            errors = await pusher.push([[*mset(*range(50)), b"bad", b"v", b"other", b"v"], *sets(50)])
+            assert pusher.scripts is scripting.startswith("+")
+        assert errors.keys() == {b"bad"}
+        assert "one of the keys" in errors[b"bad"]
+        hub.redis.execute_command("AUTH", "all", "x")
+        assert hub.redis.dbsize() == 52
+
+
 async def test_a_hub_that_is_full_is_waited_for(real):
     real.redis.flushall()
     real.redis.config_set("maxmemory", 1)
     try:
         async with connected(real) as pusher:
-            with pytest.raises(HubError, match="OOM"):
-                await pusher.push(sets(1, 2))
+            for commands in (sets(1, 2), [MSET]):
+                with pytest.raises(HubError, match="OOM"):
+                    await pusher.push(commands)
             pusher.scripts = False
             with pytest.raises(HubError, match="OOM"):
                 await pusher.push(sets(1, 2))
@@ -415,11 +583,12 @@ async def test_a_hub_that_is_full_is_waited_for(real):
 
 
 async def test_a_real_proxy_with_a_small_limit_is_found_out(certificates):
-    commands = [[b"SET", b"k%d" % number, b"x" * 1000] for number in range(50)] + [[b"SET", b"huge", b"x" * 30_000]]
+    changes = [StringSet(b"k%d" % number, b"x" * 1000) for number in range(50)]
+    commands = commands_of_batch([*changes[:20], StringSet(b"huge", b"x" * 30_000), *changes[20:]])
     with Hub(certificates, nginx={"client_max_body_size": "20k"}) as hub:
         async with connected(hub) as pusher:
             errors = await pusher.push(commands)
-        assert errors.keys() == {50}
+        assert errors.keys() == {b"huge"}
         assert hub.redis.dbsize() == 50
 
 

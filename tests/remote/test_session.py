@@ -133,6 +133,26 @@ async def test_the_hub_may_ask_for_a_pause(header, seconds):
     assert error.retry_after == seconds
 
 
+NOW = "Wed, 21 Oct 2015 07:28:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("header", "date", "seconds"),
+    [
+        ("Wed, 21 Oct 2015 07:29:30 GMT", NOW, 90.0),
+        ("Wednesday, 21-Oct-15 07:29:30 GMT", NOW, 90.0),
+        ("Wed, 21 Oct 2015 07:27:00 GMT", NOW, 0.0),
+        ("Wed, 21 Oct 2015 07:29:30", NOW, None),
+        ("Wed, 21 Oct 2015 07:29:30 GMT", "today", None),
+        ("Wed, 21 Oct 99999999999 07:29:30 GMT", NOW, None),
+    ],
+)
+async def test_a_time_to_come_back_is_by_the_clock_of_the_hub(header, date, seconds):
+    error = await failure(httpx.Response(429, headers={"Retry-After": header, "Date": date}))
+
+    assert error.retry_after == seconds
+
+
 @pytest.mark.parametrize(
     ("answer", "value"), [(b"+PONG\r\n", b"PONG"), (b":5\r\n", 5), (b"$-1\r\n", None), (b"*1\r\n$1\r\na\r\n", [b"a"])]
 )

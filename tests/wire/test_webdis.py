@@ -24,17 +24,22 @@ from redisrepl.errors import ProtocolError
 from redisrepl.wire.webdis import (
     EXISTS,
     MAX_FIELDS_PER_COMMAND,
+    MAX_PAIRS_PER_COMMAND,
     CommandError,
     Message,
     MessageReader,
     batch_body,
     body,
     commands_of,
+    commands_of_batch,
     encode_batch_command,
     escape,
+    escape_words,
     events_of,
     fetch_body,
+    halves_of,
     integer_body,
+    keys_of,
     keyspace_channel,
     parse_batch_reply,
     parse_fetch_reply,
@@ -72,8 +77,9 @@ def fetched(reply):
 
 
 def run(hub, *commands):
-    """Send commands as a batch; return the errors by index."""
-    return parse_batch_reply(hub(batch_body(map(encode_batch_command, commands))), len(commands))
+    """Send commands as a batch; return the errors by index of the write."""
+    writes = sum(len(keys_of(command)) for command in commands)
+    return parse_batch_reply(hub(batch_body(map(encode_batch_command, commands))), writes)
 
 
 # Escaping.
@@ -94,6 +100,29 @@ def test_what_is_escaped_can_be_read_back(data):
 
     assert not set(escaped) & set(b"/?+")
     assert bytes.fromhex("".join(unescaped(escaped))) == data
+
+
+#: Between words while they are escaped as one; see there.
+BETWEEN = b"\x00\x01\xfe\xff"
+
+
+@given(
+    st.lists(
+        st.binary() | st.text("\x00\x01%/?+2f").map(str.encode) | st.sampled_from(pieces(BETWEEN * 2, 3)), max_size=30
+    )
+)
+def test_words_escaped_as_one_are_the_words_escaped_one_by_one(words):
+    assert escape_words(words) == b"/".join(map(escape, words))
+
+
+@pytest.mark.parametrize("cut", range(5))
+def test_words_that_make_up_the_separator_stay_words(cut):
+    words = [BETWEEN[:cut], BETWEEN[cut:], BETWEEN, b"x" + BETWEEN + b"/", BETWEEN[cut:], BETWEEN[:cut]]
+    for turn in range(len(words)):
+        turned = (words[turn:] + words[:turn]) * 2
+        assert escape_words(turned) == b"/".join(map(escape, turned))
+        without = [word for word in turned if BETWEEN not in word]
+        assert escape_words(without) == b"/".join(map(escape, without))
 
 
 def unescaped(data):
@@ -187,6 +216,56 @@ def test_a_change_in_commands(change, commands, if_absent):
     assert list(commands_of(change, if_absent=True)) == if_absent
 
 
+def test_plain_sets_are_joined_and_the_rest_stays_in_order():
+    changes = [
+        HashSet(b"h", {b"f": b"v"}),
+        StringSet(b"k1", b"1"),
+        Deleted(b"g"),
+        HashSet(b"g", {b"f": b"v"}),
+        StringSet(b"k2", b"2"),
+        StringSet(b"dying", b"v", FAR),
+    ]
+    rest = [[b"HSET", b"h", b"f", b"v"], [b"DEL", b"g"], [b"HSET", b"g", b"f", b"v"]]
+    dying = [b"SET", b"dying", b"v", b"PXAT", b"%d" % FAR]
+
+    assert commands_of_batch(changes) == [[b"MSET", b"k1", b"1", b"k2", b"2"], *rest, dying]
+    assert commands_of_batch(changes[1:2]) == [[b"SET", b"k1", b"1"]]
+    assert commands_of_batch([]) == []
+
+
+def test_what_is_set_only_if_absent_is_not_joined():
+    changes = [StringSet(b"k1", b"1"), StringSet(b"k2", b"2")]
+    assert commands_of_batch(changes, if_absent=True) == [
+        [b"SET", b"k1", b"1", b"NX"],
+        [b"SET", b"k2", b"2", b"NX"],
+    ]
+
+
+@pytest.mark.parametrize("count", [2, 499, 500, 501, 502, 1250])
+def test_many_sets_are_spread_over_commands_that_lua_can_unpack(hub, count):
+    commands = commands_of_batch([StringSet(b"k%d" % number, b"v") for number in range(count)])
+
+    assert len(commands) == -(-count // MAX_PAIRS_PER_COMMAND)
+    assert [key for command in commands for key in keys_of(command)] == [b"k%d" % number for number in range(count)]
+    assert not run(hub, *commands)
+    assert hub.redis.dbsize() == count
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 500])
+def test_joined_sets_in_halves(count):
+    (command,) = commands_of_batch([StringSet(b"k%d" % number, b"v") for number in range(count)])
+    halves = halves_of(command)
+
+    assert [len(keys_of(half)) for half in halves] == [count // 2, count - count // 2]
+    assert [word for half in halves for word in half[1:]] == command[1:]
+    assert {half[0] for half in halves} <= {b"SET", b"MSET"}
+    assert all((half[0] == b"SET") == (len(keys_of(half)) == 1) for half in halves)
+
+
+def test_other_commands_have_no_halves():
+    assert halves_of([b"HSET", b"k", b"f", b"v", b"g", b"w"]) == [[b"HSET", b"k", b"f", b"v", b"g", b"w"]]
+
+
 @pytest.mark.parametrize("count", [1, 999, 1000, 1001, 2500])
 def test_a_large_hash_is_spread_over_commands_that_lua_can_unpack(hub, count):
     fields = {b"f%d" % number: b"%d" % number for number in range(count)}
@@ -233,6 +312,24 @@ def test_a_command_causes_the_events_that_we_expect(hub, change, events):
     assert list(events_of(command)) == events
 
 
+def test_joined_sets_cause_one_event_for_each_key(hub):
+    hub.redis.config_set("notify-keyspace-events", "KA")
+    hub.redis.set("k1", "v", px=100_000)
+    command = [b"MSET", b"k1", b"v", b"k2", b"v"]
+    with hub.redis.pubsub(ignore_subscribe_messages=True) as listener:
+        listener.psubscribe("__keyspace@0__:*")
+        eventually(hub.redis.pubsub_numpat)
+        run(hub, command)
+        hub.redis.publish("__keyspace@0__:end", "end")
+        seen = []
+        while not seen or seen[-1][1] != b"end":
+            message = listener.get_message(timeout=5)
+            seen += [(message["channel"], message["data"])] if message else []
+
+    expected = [(keyspace_channel(0, key), event) for key in keys_of(command) for event in events_of(command)]
+    assert seen[:-1] == expected
+
+
 def test_the_channel_of_a_key():
     assert keyspace_channel(0, b"site1:\xff") == b"__keyspace@0__:site1:\xff"
     assert keyspace_channel(12, b"") == b"__keyspace@12__:"
@@ -256,6 +353,26 @@ def test_a_command_that_fails_does_not_stop_the_others(hub):
     assert errors[1].startswith("WRONGTYPE ")
     assert errors[2].startswith("ERR value is not an integer")
     assert hub.redis.mget("a", "d") == [b"1", b"4"]
+
+
+def test_sets_that_cannot_be_made_together_are_made_one_by_one(hub):
+    """What fails is named by its place among all writes."""
+    hub.redis.execute_command("ACL", "SETUSER", "default", "resetkeys", "~k*", "~h")
+    try:
+        errors = run(
+            hub,
+            [b"MSET", b"k1", b"1", b"bad", b"x", b"k2", b"2"],
+            [b"HSET", b"h", b"f", b"v"],
+            [b"MSET", b"k3", b"3", b"k4", b"4"],
+            [b"HSET", b"k1", b"f", b"v"],
+        )
+    finally:
+        hub.redis.execute_command("ACL", "SETUSER", "default", "allkeys")
+
+    assert errors.keys() == {1, 6}
+    assert "can't access at least one of the keys" in errors[1]
+    assert errors[6].startswith("WRONGTYPE ")
+    assert hub.redis.mget("k1", "k2", "k3", "k4", "bad") == [b"1", b"2", b"3", b"4", None]
 
 
 def test_an_expiry_crosses_as_the_time_it_is(hub):

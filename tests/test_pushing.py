@@ -1,0 +1,157 @@
+"""Batches to a hub that has had enough for now."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import re
+import time
+
+import pytest
+
+from redisrepl.changes import StringSet
+from redisrepl.echo import ExpectedEvents
+from redisrepl.errors import HubError
+from redisrepl.outbound import Outbound
+from redisrepl.pacing import Pacer
+from redisrepl.pushing import Pushing
+from redisrepl.remote.push import HubPusher
+from redisrepl.remote.session import HubSession, check_url
+from redisrepl.wire.commands import ChangeDecoder
+from testbed import Hub, eventually_async
+
+RETRY = {"attempts": None, "timeout": None, "wait_initial": 0.01, "wait_max": 0.01, "wait_jitter": 0.0}
+
+
+def outbound_with(count, kind=Outbound):
+    outbound = kind(ChangeDecoder(lambda _key: True, frozenset({"set"})), ExpectedEvents(0))
+    for number in range(count):
+        outbound.add(StringSet(b"k%d" % number, b"v"))
+    return outbound
+
+
+class Flights:
+    """So many tasks that push; they end with the test."""
+
+    def __init__(self, outbound, hub, count, pacer=None, batch=100):
+        self.pacer = pacer or Pacer(count, worthwhile=batch, interval=0.0)
+        self.pushing = Pushing(outbound, hub, None, self.pacer, max_keys=batch, retry=RETRY)
+        self._count = count
+
+    async def __aenter__(self):
+        self._tasks = [asyncio.create_task(self.pushing.run()) for _ in range(self._count)]
+        return self
+
+    async def __aexit__(self, *_):
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class FakeHub:
+    """Takes what it is given, or raises what it is told to."""
+
+    max_body = 900_000
+
+    def __init__(self):
+        self.calls = 0
+        self.out = 0
+        self.error = None
+
+    async def push(self, _commands):
+        self.calls += 1
+        self.out += 1
+        await asyncio.sleep(0)
+        self.out -= 1
+        if self.error is not None:
+            raise self.error
+        return {}
+
+
+@pytest.mark.parametrize(("asked", "held"), [(100.0, 100.0), (86_400.0, 300.0), (math.inf, 300.0)])
+async def test_nothing_leaves_while_the_hub_wants_a_pause(asked, held):
+    outbound, hub = outbound_with(1000), FakeHub()
+    hub.error = HubError("enough", status=429, retry_after=asked)
+    async with Flights(outbound, hub, 4) as flights:
+        await eventually_async(lambda: hub.calls and not hub.out)
+        assert flights.pacer.held_until == pytest.approx(time.monotonic() + held, abs=30)
+        assert hub.calls <= 4  # those that were on their way already
+        calls, hub.error = hub.calls, None
+        for _ in range(100):
+            flights.pushing.wake()
+            await asyncio.sleep(0)
+        assert hub.calls == calls
+
+        flights.pacer.held_until = -math.inf  # the time has come
+        flights.pushing.wake()
+        await flights.pushing.drained()
+    assert outbound.counters.pushed == 1000
+
+
+async def test_after_an_error_that_names_no_time_the_batch_is_tried_again():
+    outbound, hub = outbound_with(10), FakeHub()
+    hub.error = HubError("broken", status=502)
+    async with Flights(outbound, hub, 1) as flights:
+        await eventually_async(lambda: hub.calls >= 3)
+        hub.error = None
+        await flights.pushing.drained()
+    assert outbound.counters.pushed == 10
+
+
+async def test_news_wakes_one_flight():
+    """The others wait for their turn; with each awake for each piece of news, idle flights would cost the most."""
+    looks = 0
+
+    class Watched(Outbound):
+        @property
+        def ready(self):
+            nonlocal looks
+            looks += 1
+            return super().ready
+
+    outbound, hub = outbound_with(0, Watched), FakeHub()
+    async with Flights(outbound, hub, 32) as flights:
+        for number in range(100):
+            outbound.add(StringSet(b"k%d" % number, b"v"))
+            flights.pushing.wake()
+            await flights.pushing.drained()
+    assert hub.calls == 100
+    assert looks <= 1000
+
+
+async def test_a_full_batch_of_any_bytes_is_one_request(certificates):
+    """It is taken so much smaller than a body that escapes do not make it two."""
+    outbound = Outbound(ChangeDecoder(lambda _key: True, frozenset({"set"})), ExpectedEvents(0))
+    for number in range(300):
+        outbound.add(StringSet(b"k%d" % number, random.Random(number).randbytes(900)))
+    with Hub(certificates, nginx={"replacements": {" buffer=64k flush=5s": ""}}) as hub:
+        session = HubSession(check_url(hub.url), certificates.ssl_context())
+        async with Flights(outbound, HubPusher(session, 100_000), 1, batch=1000) as flights:
+            await flights.pushing.drained()
+        await session.close()
+        assert hub.redis.dbsize() == 300
+        requests = (hub.nginx.directory / "access.log").read_text().count(" POST ")
+
+    assert requests == outbound.counters.requests == 3
+
+
+async def test_a_proxy_with_a_rate_limit_is_not_besieged(certificates):
+    """A real nginx that lets in two requests a second and says when to come back."""
+    limit = {
+        "server_tokens off;": "server_tokens off;\n    limit_req_zone $server_name zone=few:1m rate=2r/s;",
+        "limit_except GET POST PUT { deny all; }": "limit_req zone=few; limit_req_status 429; "
+        "add_header Retry-After 1 always;",
+        " buffer=64k flush=5s": "",
+    }
+    outbound = outbound_with(400)
+    with Hub(certificates, nginx={"replacements": limit}) as hub:
+        session = HubSession(check_url(hub.url), certificates.ssl_context())
+        async with Flights(outbound, HubPusher(session, 900_000), 4) as flights:
+            await flights.pushing.drained()
+        await session.close()
+        assert hub.redis.dbsize() == 400
+        statuses = re.findall(r" POST (\d+) ", (hub.nginx.directory / "access.log").read_text())
+
+    assert set(statuses) == {"200", "429"}
+    assert statuses.count("429") <= 8
