@@ -44,7 +44,7 @@ _TAIL_SETTINGS = [
 _GO_FLAGS = {"ca": ["-CA", "--CA"], "ns": ["-nam", "--nam"]}
 #: What `--help` shows, in this order.
 _GROUPS: list[tuple[str, list[str]]] = [
-    ("the hub", ["haddr", "cert", "key", "ca", "hub_database", "notify_config", "subscribe"]),
+    ("the hub", ["haddr", "cert", "key", "ca", "hub_database", "notify_config", "subscribe", "feed"]),
     (
         "the site's Redis",
         [
@@ -279,9 +279,10 @@ def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None
         flag = flag_of(name)
         spellings = [flag, flag[1:], *_GO_FLAGS.get(name, [])]
         help_text = (field.description or "") + _default_text(name)
-        if name == "rc":
+        if field.annotation is bool:
             group.add_argument(*spellings, dest=name, action="store_true", default=None, help=help_text)
-            group.add_argument("--no-rc", dest=name, action="store_false", default=None, help="do not (also -rc=false)")
+            help_text = "do not (also -rc=false)" if name == "rc" else "do not"
+            group.add_argument(f"--no-{flag[2:]}", dest=name, action="store_false", default=None, help=help_text)
         elif name == "ns":
             group.add_argument(*spellings, dest=name, action="append", metavar="PREFIX", help=help_text)
         else:

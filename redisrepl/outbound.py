@@ -8,6 +8,7 @@ It decides and never waits, so that a model can drive it; `pushing` moves its ba
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -48,6 +49,9 @@ class Pulling(Protocol):
 
     def mark_dirty(self, keys: Iterable[bytes]) -> None:
         """What the hub holds for these keys must be looked at again."""
+
+    def pushed(self, keys: Collection[bytes], time: float) -> None:
+        """The hub took our push of these keys at this time of its own, in microseconds."""
 
 
 class OutboundCounters:
@@ -280,15 +284,24 @@ class Outbound:
                         self._expected_remote.expect_each(keys_of(command), event, deadline)
         return commands
 
-    def succeeded(self, batch: Batch, errors: Mapping[bytes, str]) -> None:
-        """The hub has these changes, but for keys that it refused for good; those are given up, by name."""
+    def succeeded(self, batch: Batch, errors: Mapping[bytes, str], time: float = math.inf) -> None:
+        """The hub has these changes, but for keys that it refused for good; those are given up, by name.
+
+        Args:
+            batch: as it was taken.
+            errors: text by key.
+            time: of the hub, in microseconds, when it took them; infinity if it does not tell.
+        """
         for key, error in errors.items():
             if error != EXISTS:
                 self.counters.failed += 1
                 _log.error("push.refused", key=printable(key), error=error)
         self._void(errors.keys())
         self.counters.pushed += len(batch.changes) - len(errors)
-        batch.queue.done([change.key for change in batch.changes])
+        keys = [change.key for change in batch.changes]
+        if self._pulling is not None:
+            self._pulling.pushed(keys, time)
+        batch.queue.done(keys)
 
     def failed(self, batch: Batch, *, unknown: bool) -> None:
         """The batch did not arrive; with `unknown`, it may have, or may yet."""

@@ -41,6 +41,7 @@ from redisrepl.settings import Settings
 from redisrepl.sweep import Comparison, ConflictWinner, Healing, Sweep
 from redisrepl.tls import CertificateFiles, client_context
 from redisrepl.wire.commands import ChangeDecoder
+from redisrepl.wire.feed import FeedWriter
 
 __all__ = ["FETCHES", "Parts", "Pull"]
 
@@ -127,11 +128,12 @@ class Parts:
                 site_wins=winner == "site",
             ),
         )
+        teller = FeedWriter(self._origin, settings.hub_database, self.namespaces.prefixes) if settings.feed else None
         # Within one second no more leaves than is allowed in one.
         batch = min(settings.batch, math.ceil(settings.max_push_rate)) or settings.batch
         self.pushing = Pushing(
             self.outbound,
-            HubPusher(self.session, settings.max_body, side_by_side=settings.flights),
+            HubPusher(self.session, settings.max_body, side_by_side=settings.flights, teller=teller),
             self._site_reader,
             Pacer(settings.flights, worthwhile=max(1, batch // 2), interval=0.002, rate=settings.max_push_rate),
             max_keys=batch,

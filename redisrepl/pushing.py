@@ -20,11 +20,13 @@ from redisrepl.errors import HubError, OutcomeUnknownError, RedisreplError
 from redisrepl.observe.troubles import Trouble
 from redisrepl.outbound import Outbound, settle
 from redisrepl.pacing import Pacer
+from redisrepl.remote.push import Pushed
 
 __all__ = ["Pushing"]
 
 #: Seconds for which a hub may ask us to stay away at most; after that it is asked again whatever it said.
 _LONGEST_HOLD = 300.0
+_NOTHING = Pushed({}, math.inf)
 
 
 class Hub(Protocol):
@@ -36,7 +38,7 @@ class Hub(Protocol):
 
     max_body: int
 
-    async def push(self, commands: Sequence[Sequence[bytes]]) -> dict[bytes, str]:
+    async def push(self, commands: Sequence[Sequence[bytes]]) -> Pushed:
         """Run these commands at the hub; return the error text of what was refused for good, by key."""
 
 
@@ -125,7 +127,7 @@ class Pushing:
             sent = time.monotonic()
             commands = outbound.prepare(batch, changes, sent)
             outbound.counters.requests += 1
-            errors = await self._hub.push(commands) if commands else {}
+            pushed = await self._hub.push(commands) if commands else _NOTHING
         except RedisreplError as error:
             pacer.failed()
             if isinstance(error, HubError) and error.retry_after is not None:
@@ -139,7 +141,7 @@ class Pushing:
             raise
         else:
             pacer.arrived(len(batch.changes), time.monotonic() - sent)
-            outbound.succeeded(batch, errors)
+            outbound.succeeded(batch, pushed.errors, pushed.time)
             self.trouble.succeeded(pending_keys=outbound.waiting)
         finally:
             self._returned.set()

@@ -46,6 +46,10 @@ class Settings(BaseSettings):
         "http", description="how the hub's events come: http (long poll), websocket, or auto: WebSocket if the hub can"
     )
 
+    feed: bool = Field(
+        True, description="tell other redisrepl sites what is pushed, and take what they tell without fetching it"
+    )
+
     # The site.
     raddr: str = Field(
         ":6379",

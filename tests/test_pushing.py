@@ -16,7 +16,7 @@ from redisrepl.errors import HubError
 from redisrepl.outbound import Outbound
 from redisrepl.pacing import Pacer
 from redisrepl.pushing import Pushing
-from redisrepl.remote.push import HubPusher
+from redisrepl.remote.push import HubPusher, Pushed
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.wire.commands import ChangeDecoder
 from testbed import Hub, eventually_async
@@ -66,7 +66,7 @@ class FakeHub:
         self.out -= 1
         if self.error is not None:
             raise self.error
-        return {}
+        return Pushed({}, math.inf)
 
 
 @pytest.mark.parametrize(("asked", "held"), [(100.0, 100.0), (86_400.0, 300.0), (math.inf, 300.0)])

@@ -32,7 +32,7 @@ from redisrepl.wire.webdis import (
     parse_reply,
 )
 
-__all__ = ["HubPusher"]
+__all__ = ["HubPusher", "Pushed", "Teller"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -49,6 +49,22 @@ class _Part(NamedTuple):
     encoded: bytes
 
 
+class Pushed(NamedTuple):
+    """What became of commands.
+
+    Attributes:
+        errors: text by key, of what was refused for good. All else was executed.
+        time: of the hub, in microseconds, when the last of them was; infinity if it does not tell.
+    """
+
+    errors: dict[bytes, str]
+    time: float
+
+
+#: Commands > a channel and what to tell there (`wire.feed`); both empty to tell nothing.
+Teller = Callable[[Sequence[Sequence[bytes]]], tuple[bytes, bytes]]
+
+
 class HubPusher:
     """Pushes commands.
 
@@ -56,6 +72,7 @@ class HubPusher:
         session: HTTPS to the hub.
         max_body: largest request body in bytes; halved when the hub's proxy says that it was too large.
         side_by_side: single commands on their way at a time, where scripts are refused.
+        teller: makes of the commands of a request what is told to other sites; None to tell nothing.
         clock: seconds, for when refused scripts are tried again.
 
     Attributes:
@@ -69,9 +86,11 @@ class HubPusher:
         max_body: int,
         *,
         side_by_side: int = 32,
+        teller: Teller | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
+        self._teller = teller
         self._single = asyncio.Semaphore(side_by_side)
         self._clock = clock
         self._probe_at = math.inf
@@ -80,22 +99,20 @@ class HubPusher:
         self.max_body = max_body
         self.scripts = True
 
-    async def push(self, commands: Iterable[Sequence[bytes]]) -> dict[bytes, str]:
+    async def push(self, commands: Iterable[Sequence[bytes]]) -> Pushed:
         """Run commands in order.
-
-        Returns:
-            Error text by key, of what was refused for good. All else was executed.
 
         Raises:
             RedisreplError: the request failed as a whole; see `HubSession.post`. Executed commands may be repeated.
         """
         errors: dict[bytes, str] = {}
+        times: list[float] = []
         for parts in self._fitting(commands):
-            _note(errors, await self._push_parts(parts))
+            _note(errors, await self._push_parts(parts, times))
         passing = next((error for error in errors.values() if is_passing(error)), None)
         if passing is not None:
             raise HubError(f"the hub is not ready for writes: {passing}", status=200)
-        return errors
+        return Pushed(errors, max(times, default=math.inf))
 
     def _fitting(self, commands: Iterable[Sequence[bytes]]) -> Iterator[list[_Part]]:
         """Runs of commands whose bodies are small enough; one command at least."""
@@ -120,10 +137,12 @@ class HubPusher:
             for half in halves_of(command):
                 yield from self._parts(half)
 
-    async def _push_parts(self, parts: Sequence[_Part]) -> list[tuple[bytes, str]]:
+    async def _push_parts(self, parts: Sequence[_Part], times: list[float]) -> list[tuple[bytes, str]]:
+        """Run what fits into one body; what was refused, and (in `times`) when it ran."""
         try:
             if self.scripts or self._clock() >= self._probe_at:
-                return await self._push_script(parts)
+                return await self._push_script(parts, times)
+            times.append(math.inf)
             return await self._push_singly([part.command for part in parts])
         except BodyTooLargeError as error:
             if len(parts) == 1:
@@ -134,12 +153,15 @@ class HubPusher:
             self.max_body = max(self.max_body // 2, _SMALLEST_BODY)
             _log.warning("push.body_too_large", max_body=self.max_body, error=str(error))
             middle = len(parts) // 2
-            return await self._push_parts(parts[:middle]) + await self._push_parts(parts[middle:])
+            return await self._push_parts(parts[:middle], times) + await self._push_parts(parts[middle:], times)
 
-    async def _push_script(self, parts: Sequence[_Part]) -> list[tuple[bytes, str]]:
+    async def _push_script(self, parts: Sequence[_Part], times: list[float]) -> list[tuple[bytes, str]]:
         keys = [key for part in parts for key in keys_of(part.command)]
+        told = self._teller([part.command for part in parts]) if self._teller is not None else (b"", b"")
+        if sum(map(len, told)) + sum(len(part.encoded) for part in parts) + _BODY_HEAD > self.max_body:
+            told = (b"", b"")
         try:
-            errors = await self._run_script([part.encoded for part in parts], len(keys))
+            errors, time_us = await self._run_script([part.encoded for part in parts], told, len(keys))
         except CommandRefusedError as error:
             if error.status != 403:  # noqa: PLR2004 - Webdis' ACL
                 raise
@@ -150,26 +172,31 @@ class HubPusher:
             if not self.scripts:
                 self.scripts = True
                 _log.info("push.scripts_allowed")
+            times.append(time_us)
             return [(keys[index], error) for index, error in errors.items()]
         if self.scripts:
             _log.warning("push.scripts_refused", hint="each write is a request of its own now: allow EVAL at the hub")
         self.scripts = False
         self._probe_at = self._clock() + _PROBE_EVERY
+        times.append(math.inf)
         return await self._push_singly([part.command for part in parts])
 
-    async def _run_script(self, encoded: Sequence[bytes], writes: int) -> dict[int, str]:
+    async def _run_script(
+        self, encoded: Sequence[bytes], told: tuple[bytes, bytes], writes: int
+    ) -> tuple[dict[int, str], float]:
         """Run the script: by its hash if the hub knows it, which takes 950 bytes off a lone write."""
         if self._by_hash:
             try:
-                return parse_batch_reply(await self._session.post(batch_body(encoded, by_hash=True)), writes)
+                content = batch_body(encoded, by_hash=True, told=told)
+                return parse_batch_reply(await self._session.post(content), writes)
             except (CommandError, CommandRefusedError) as error:
                 if is_passing(str(error)):
                     raise
                 self._by_hash = False
                 self._hash_refused = not str(error).startswith("NOSCRIPT")  # else it was restarted, or flushed
-        errors = parse_batch_reply(await self._session.post(batch_body(encoded)), writes)
+        reply = parse_batch_reply(await self._session.post(batch_body(encoded, told=told)), writes)
         self._by_hash = not self._hash_refused
-        return errors
+        return reply
 
     async def _push_singly(self, commands: Iterable[Sequence[bytes]]) -> list[tuple[bytes, str]]:
         """Without scripts: commands of one key in order, all else side by side."""

@@ -4,7 +4,7 @@ In: commands of a batch; messages. Out: payloads, and what messages say. Left to
 (`remote.push`), what may be applied straight from a message (`inbound`).
 
 The script of a batch publishes `TIME ORIGIN CONTENT` after its commands, in one step with them: the hub's clock in
-microseconds, who pushed, and the commands as Redis' protocol has them, in base64. ASCII throughout, because Webdis
+microseconds, who pushed, and the commands as Redis' protocol has them, in base64 for URLs. ASCII throughout, because Webdis
 leaves what is not UTF-8 out of JSON, and redisRepl 1.2, which reads JSON there, would miss an element and end.
 """
 
@@ -20,8 +20,9 @@ import hiredis
 from redisrepl.changes import Change, HashSet, StringSet
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.psync import encode_command
+from redisrepl.wire.webdis import keys_of, keyspace_channel
 
-__all__ = ["FEED_KEY", "Feed", "feed_content", "parse_feed"]
+__all__ = ["FEED_KEY", "Feed", "FeedWriter", "feed_content", "parse_feed"]
 
 #: The channel is that of a key of this name in the namespace, so that the one pattern of a subscription matches it.
 FEED_KEY = b"redisrepl:feed"
@@ -56,13 +57,38 @@ class Feed(NamedTuple):
             raise ProtocolError("a message of the feed holds a command that it should not") from None
 
 
+class FeedWriter:
+    """Says for commands of one request on which channel to tell them, and what.
+
+    Args:
+        origin: who we are.
+        database: number of the hub's database, part of the channel's name.
+        prefixes: the namespaces; commands of several at once are not told.
+    """
+
+    __slots__ = ("_channels", "_origin")
+
+    def __init__(self, origin: bytes, database: int, prefixes: Sequence[bytes]) -> None:
+        self._origin = origin
+        self._channels = {prefix: keyspace_channel(database, prefix + FEED_KEY) for prefix in prefixes}
+
+    def __call__(self, commands: Sequence[Sequence[bytes]]) -> tuple[bytes, bytes]:
+        """The channel and the message behind the time; both empty for what is not told."""
+        if content := feed_content(commands):
+            keys = [key for command in commands for key in keys_of(command)]
+            for prefix, channel in self._channels.items():
+                if all(key.startswith(prefix) for key in keys):
+                    return channel, self._origin + b" " + content
+        return b"", b""
+
+
 def feed_content(commands: Sequence[Sequence[bytes]]) -> bytes:
     """These commands for a message; empty if they are too many, too large, or not all of a kind that is told."""
-    if len(commands) > _MAX_COMMANDS or not all(argv[0] in _TOLD for argv in commands):
+    if not 0 < len(commands) <= _MAX_COMMANDS or not all(argv[0] in _TOLD for argv in commands):
         return b""
     if sum(len(word) for argv in commands for word in argv) > _MAX_BYTES or any(argv[-1] == b"NX" for argv in commands):
         return b""
-    return base64.b64encode(b"".join(encode_command(*argv) for argv in commands))
+    return base64.urlsafe_b64encode(b"".join(encode_command(*argv) for argv in commands))
 
 
 def parse_feed(message: bytes) -> Feed:
@@ -74,7 +100,7 @@ def parse_feed(message: bytes) -> Feed:
     try:
         time, origin, content = message.split(b" ")
         reader = hiredis.Reader()
-        reader.feed(base64.b64decode(content, validate=True))
+        reader.feed(base64.b64decode(content, altchars=b"-_", validate=True))
         commands: list[list[bytes]] = []
         while (argv := reader.gets()) is not False:
             if not isinstance(argv, list) or not all(isinstance(word, bytes) for word in argv):

@@ -12,6 +12,7 @@ lost while the count stays (Webdis' formats/raw.c), so every script here returns
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
@@ -59,6 +60,7 @@ __all__ = [
 
 #: What hiredis raises over bytes that are no reply: a list as a key of a map, an array larger than memory, ...
 _DAMAGED = (hiredis.ProtocolError, TypeError, MemoryError)
+_LONGEST_TIME = 18  # digits
 #: Lua's C stack takes 8,000 values (LUAI_MAXCSTACK) and `unpack` puts a whole command on it.
 MAX_FIELDS_PER_COMMAND = 1000
 #: Likewise for the pairs of an `MSET`. From 50 to 1,000 it makes no difference (2 us of processor a pair, all servers).
@@ -67,11 +69,13 @@ MAX_PAIRS_PER_COMMAND = 500
 MAX_BYTES_PER_COMMAND = 64 << 10
 
 #: Runs each command by itself: one that fails does not stop the others. A write is a command, or a pair of an `MSET`;
-#: pairs that cannot be set together are tried one by one, so that one bad key does not take others with it. Returns how
-#: many writes there were, then `index message` of each that failed, or `index EXISTS` where a value was to be set only
-#: if there was none, and there was. ARGV: for each command its length, then its words; `HSETNX` may name many fields.
+#: pairs that cannot be set together are tried one by one, so that one bad key does not take others with it. If nothing
+#: failed, what was done is told on a channel (`wire.feed`). Returns how many writes there were and the hub's time in
+#: microseconds, then `index message` of each that failed, or `index EXISTS` where a value was to be set only if there
+#: was none, and there was. ARGV: a channel or nothing, what to tell there, and for each command its length, then its
+#: words; `HSETNX` may name many fields.
 PUSH_SCRIPT = b"""\
-local out, i, n = {''}, 1, 0
+local out, i, n = {''}, 3, 0
 local function tried(reply, exists)
   if type(reply) == 'table' and reply.err then
     out[#out + 1] = n .. ' ' .. reply.err
@@ -104,7 +108,12 @@ while i <= #ARGV do
   end
   i = last + 1
 end
-out[1] = tostring(n)
+local t, now = redis.pcall('TIME'), ''
+if not t.err then
+  now = string.format('%.0f', t[1] * 1000000 + t[2])
+  if ARGV[1] ~= '' and #out == 1 then redis.pcall('PUBLISH', ARGV[1], now .. ' ' .. ARGV[2]) end
+end
+out[1] = n .. ' ' .. now
 return out
 """
 
@@ -280,23 +289,31 @@ def encode_batch_command(command: Sequence[bytes]) -> bytes:
     return b"%d/" % len(command) + escape_words(command)
 
 
-def batch_body(encoded: Iterable[bytes], *, by_hash: bool = False) -> bytes:
-    """Many encoded commands in one request; `by_hash` for a hub that has run `PUSH_SCRIPT` before."""
-    return b"/".join([_PUSH_BY_HASH if by_hash else _PUSH_HEAD, *encoded]) + b".raw"
+def batch_body(encoded: Iterable[bytes], *, by_hash: bool = False, told: tuple[bytes, bytes] = (b"", b"")) -> bytes:
+    """Many encoded commands in one request.
+
+    Args:
+        encoded: by `encode_batch_command`.
+        by_hash: for a hub that has run `PUSH_SCRIPT` before.
+        told: a channel, and what to tell there behind the time.
+    """
+    return b"/".join([_PUSH_BY_HASH if by_hash else _PUSH_HEAD, *map(escape, told), *encoded]) + b".raw"
 
 
-def parse_batch_reply(reply: bytes, sent: int) -> dict[int, str]:
+def parse_batch_reply(reply: bytes, sent: int) -> tuple[dict[int, str], float]:
     """What `PUSH_SCRIPT` answered.
 
     Returns:
-        Error text by index of the write, for those that failed.
+        Error text by index of the write, for those that failed; and the hub's time in microseconds, infinity if it does
+        not tell.
 
     Raises:
         CommandError: the script itself was refused.
         ProtocolError: the reply does not account for all `sent` writes.
     """
     items = flat_reply(reply)
-    if not items or items[0] != b"%d" % sent:
+    tried, _, time = items[0].partition(b" ") if items else (b"", b"", b"")
+    if tried != b"%d" % sent or (time and not (time.isdigit() and len(time) <= _LONGEST_TIME)):
         raise ProtocolError(f"the hub did not say that it tried all {sent} writes")
     errors = {}
     for item in items[1:]:
@@ -304,7 +321,7 @@ def parse_batch_reply(reply: bytes, sent: int) -> dict[int, str]:
         if not index.isdigit() or int(index) >= sent:
             raise ProtocolError("the hub names a write that it was not sent")
         errors[int(index)] = message.decode("utf-8", "backslashreplace")
-    return errors
+    return errors, int(time) if time else math.inf
 
 
 def fetch_body(keys: Sequence[bytes], max_bytes: int) -> bytes:

@@ -328,8 +328,7 @@ class World:
     def acknowledge(self, site: Site) -> None:
         flight = self.rng.choice([f for f in site.flights if f.executed])
         site.flights.remove(flight)
-        site.outbound.succeeded(flight.batch, flight.errors)
-        site.inbound.pushed([change.key for change in flight.batch.changes], flight.at)
+        site.outbound.succeeded(flight.batch, flight.errors, flight.at)
 
     def lose_reply(self, site: Site) -> None:
         flight = self.rng.choice(site.flights)

@@ -88,27 +88,27 @@ def all_ran(content, *failed):
 
 async def test_a_batch_is_one_request():
     async with pushing(all_ran) as pusher:
-        assert await pusher.push(sets(1, 2, 3)) == {}
+        assert (await pusher.push(sets(1, 2, 3))).errors == {}
 
     assert pusher.hub.bodies == [batch_body(map(encode_batch_command, sets(1, 2, 3)))]
 
 
 async def test_nothing_to_push_is_no_request():
     async with pushing(all_ran) as pusher:
-        assert await pusher.push([]) == {}
+        assert (await pusher.push([])).errors == {}
         assert pusher.hub.bodies == []
         await pusher.push(sets(1))
 
 
 async def test_commands_refused_for_good_are_named():
     async with pushing(lambda content: all_ran(content, b"1 WRONGTYPE no", b"2 EXISTS")) as pusher:
-        assert await pusher.push(sets(1, 2, 3)) == {b"k2": "WRONGTYPE no", b"k3": EXISTS}
+        assert (await pusher.push(sets(1, 2, 3))).errors == {b"k2": "WRONGTYPE no", b"k3": EXISTS}
 
 
 async def test_a_batch_is_split_by_the_size_of_its_body():
     commands = [[b"SET", b"k%d" % number, b"x" * 400] for number in range(10)]
     async with pushing(lambda content: all_ran(content, b"0 WRONGTYPE no"), max_body=2500) as pusher:
-        errors = await pusher.push(commands)
+        errors = (await pusher.push(commands)).errors
 
     assert all(len(content) <= 2500 for content in pusher.hub.bodies)
     assert [key for content in pusher.hub.bodies for key in keys_in(content)] == [command[1] for command in commands]
@@ -131,7 +131,7 @@ async def test_a_body_that_the_proxy_refuses_is_halved_until_it_fits():
     commands = [[b"SET", b"k%d" % number, b"x" * 1000] for number in range(16)]
     async with pushing(too_large_over(6000)) as pusher:
         with capture_logs() as lines:
-            assert await pusher.push(commands) == {}
+            assert (await pusher.push(commands)).errors == {}
         took = [content for content in pusher.hub.bodies if len(content) <= 6000]
         assert [key for content in took for key in keys_in(content)] == [command[1] for command in commands]
         assert pusher.max_body < 100_000
@@ -141,7 +141,7 @@ async def test_a_body_that_the_proxy_refuses_is_halved_until_it_fits():
 async def test_joined_sets_are_split_where_a_body_cannot_hold_them():
     command = [b"MSET", *(word for number in range(10) for word in (b"k%d" % number, b"x" * 400))]
     async with pushing(all_ran, max_body=2048) as pusher:
-        assert await pusher.push([command]) == {}
+        assert (await pusher.push([command])).errors == {}
 
     assert all(len(content) <= 2048 for content in pusher.hub.bodies)
     assert [key for content in pusher.hub.bodies for key in keys_in(content)] == command[1::2]
@@ -150,7 +150,7 @@ async def test_joined_sets_are_split_where_a_body_cannot_hold_them():
 async def test_joined_sets_that_the_proxy_refuses_are_halved_until_they_fit():
     command = [b"MSET", *(word for number in range(16) for word in (b"k%d" % number, b"x" * (9000 * (number == 5))))]
     async with pushing(too_large_over(6000)) as pusher:
-        assert (await pusher.push([command])).keys() == {b"k5"}
+        assert (await pusher.push([command])).errors.keys() == {b"k5"}
         took = [content for content in pusher.hub.bodies if len(content) <= 6000]
 
     assert sorted(k for c in took for k in keys_in(c)) == sorted(set(command[1::2]) - {b"k5"})
@@ -167,7 +167,7 @@ async def test_the_limit_found_out_is_kept():
 
 async def test_the_limit_never_shrinks_to_nothing():
     async with pushing(too_large_over(0)) as pusher:
-        errors = await pusher.push(sets(*range(8)))
+        errors = (await pusher.push(sets(*range(8)))).errors
         assert pusher.max_body >= 1024
 
     assert errors.keys() == {b"k%d" % number for number in range(8)}
@@ -176,7 +176,7 @@ async def test_the_limit_never_shrinks_to_nothing():
 async def test_one_command_that_is_too_large_is_given_up_by_name():
     commands = [*sets(1), [b"SET", b"k2", b"x" * 9000], *sets(3)]
     async with pushing(too_large_over(6000)) as pusher:
-        errors = await pusher.push(commands)
+        errors = (await pusher.push(commands)).errors
 
     assert errors.keys() == {b"k2"}
     assert "client_max_body_size" in errors[b"k2"]
@@ -264,7 +264,7 @@ async def test_a_hub_that_does_not_take_the_hash_gets_the_script(refusal, by_has
 
     async with pushing(answer) as pusher:
         for _ in range(3):
-            assert await pusher.push(sets(1)) == {}
+            assert (await pusher.push(sets(1))).errors == {}
         assert pusher.scripts
         assert [content.startswith(b"EVALSHA/") for content in pusher.hub.bodies] == by_hash
 
@@ -306,8 +306,8 @@ REFUSALS = [
 async def test_refused_scripts_are_not_tried_again(refusal):
     async with pushing(no_scripts(refusal=refusal)) as pusher:
         with capture_logs() as lines:
-            assert await pusher.push([[b"HSET", b"k1", b"f", b"v"]]) == {}
-            assert await pusher.push([[b"HSET", b"k2", b"f", b"v"]]) == {}
+            assert (await pusher.push([[b"HSET", b"k1", b"f", b"v"]])).errors == {}
+            assert (await pusher.push([[b"HSET", b"k2", b"f", b"v"]])).errors == {}
 
         assert not pusher.scripts
         assert [is_script(content) for content in pusher.hub.bodies] == [True, False, False]
@@ -325,7 +325,7 @@ def test_whether_scripts_may_run(error, refused):
 async def test_commands_of_different_keys_go_side_by_side():
     commands = [MSET, [b"SET", b"k3", b"v", b"PXAT", b"5"], [b"HSET", b"k4", b"f", b"v"]]
     async with pushing(no_scripts()) as pusher:
-        assert await pusher.push(commands) == {}
+        assert (await pusher.push(commands)).errors == {}
         assert sorted(pusher.hub.bodies[1:]) == sorted(body(*command) for command in commands)
 
 
@@ -342,7 +342,7 @@ async def test_a_bad_key_among_sets_is_found_and_the_others_go_on(refusal):
         return refusal if b"k2" in keys_in(content) else b"+OK\r\n"
 
     async with pushing(no_scripts(answer)) as pusher:
-        errors = await pusher.push([mset(*range(64))])
+        errors = (await pusher.push([mset(*range(64))])).errors
         assert errors.keys() == {b"k2"}
         took = [key for content in pusher.hub.bodies[1:] if b"k2" not in (keys := keys_in(content)) for key in keys]
         assert sorted(took) == sorted(b"k%d" % number for number in range(64) if number != 2)
@@ -393,7 +393,7 @@ async def test_refused_scripts_are_tried_again_after_minutes():
 async def test_a_single_refusal_is_named_and_the_others_go_on(refusal, text):
     commands = [[b"HSET", b"k%d" % number, b"f", b"v"] for number in range(5)]
     async with pushing(no_scripts(lambda content: refusal if b"k2" in content else b":1\r\n")) as pusher:
-        errors = await pusher.push(commands)
+        errors = (await pusher.push(commands)).errors
 
     assert errors.keys() == {b"k2"}
     assert text in errors[b"k2"]
@@ -515,7 +515,9 @@ async def all_arrived(hub, *, scripts):
     hub.redis.flushall()
     hub.redis.mset({"there": "string", "gone": "x"})
     async with connected(hub) as pusher:
-        errors = await pusher.push([*COMMANDS, [b"MSET", *(word for name in AWKWARD_NAMES for word in (name, name))]])
+        errors = (
+            await pusher.push([*COMMANDS, [b"MSET", *(word for name in AWKWARD_NAMES for word in (name, name))]])
+        ).errors
         assert pusher.scripts is scripts
 
     assert errors.keys() == {b"there"}
@@ -543,8 +545,8 @@ async def test_a_hub_that_forgot_the_script_is_given_it_again(real):
         await pusher.push(sets(2))
         real.redis.script_flush()
         before = real.redis.info("commandstats")
-        assert await pusher.push(sets(3)) == {}
-        assert await pusher.push(sets(4)) == {}
+        assert (await pusher.push(sets(3))).errors == {}
+        assert (await pusher.push(sets(4))).errors == {}
         after = real.redis.info("commandstats")
     assert real.redis.dbsize() == 4
     calls = {
@@ -559,7 +561,7 @@ async def test_a_key_that_may_not_be_written_does_not_stop_those_it_travels_with
     user = f"default on nopass ~k* ~other &* +@all {scripting}"
     with Hub(certificates, redis={"users": [user, "all on nopass ~* +@all"]}) as hub:
         async with connected(hub) as pusher:
-            errors = await pusher.push([[*mset(*range(50)), b"bad", b"v", b"other", b"v"], *sets(50)])
+            errors = (await pusher.push([[*mset(*range(50)), b"bad", b"v", b"other", b"v"], *sets(50)])).errors
             assert pusher.scripts is scripting.startswith("+")
         assert errors.keys() == {b"bad"}
         assert "one of the keys" in errors[b"bad"]
@@ -587,7 +589,7 @@ async def test_a_real_proxy_with_a_small_limit_is_found_out(certificates):
     commands = commands_of_batch([*changes[:20], StringSet(b"huge", b"x" * 30_000), *changes[20:]])
     with Hub(certificates, nginx={"client_max_body_size": "20k"}) as hub:
         async with connected(hub) as pusher:
-            errors = await pusher.push(commands)
+            errors = (await pusher.push(commands)).errors
         assert errors.keys() == {b"huge"}
         assert hub.redis.dbsize() == 50
 

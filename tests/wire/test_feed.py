@@ -26,7 +26,7 @@ commands = st.one_of(
 
 
 def message(*argvs, time=b"5", origin=b"us"):
-    return b" ".join([time, origin, base64.b64encode(b"".join(encode_command(*argv) for argv in argvs))])
+    return b" ".join([time, origin, base64.urlsafe_b64encode(b"".join(encode_command(*argv) for argv in argvs))])
 
 
 @given(st.lists(commands, min_size=1, max_size=5))
@@ -85,12 +85,12 @@ def test_what_is_not_told(batch):
         b"",
         b"5 us",
         b"5 us a b",
-        b"x us " + base64.b64encode(encode_command(b"SET", b"k", b"v")),
+        b"x us " + base64.urlsafe_b64encode(encode_command(b"SET", b"k", b"v")),
         b"5 us !!!!",
-        b"5 us " + base64.b64encode(encode_command(b"SET", b"k", b"v")[:-3]),
-        b"5 us " + base64.b64encode(b"+OK\r\n"),
-        b"5 us " + base64.b64encode(b"*1\r\n*0\r\n"),
-        b"9" * 5000 + b" us " + base64.b64encode(encode_command(b"SET", b"k", b"v")),
+        b"5 us " + base64.urlsafe_b64encode(encode_command(b"SET", b"k", b"v")[:-3]),
+        b"5 us " + base64.urlsafe_b64encode(b"+OK\r\n"),
+        b"5 us " + base64.urlsafe_b64encode(b"*1\r\n*0\r\n"),
+        b"9" * 5000 + b" us " + base64.urlsafe_b64encode(encode_command(b"SET", b"k", b"v")),
     ],
 )
 def test_a_damaged_message(damaged):
@@ -119,7 +119,7 @@ def test_a_command_that_is_not_told(argv):
 
 @given(st.binary(max_size=100))
 def test_any_bytes_are_a_message_or_an_error_of_ours(data):
-    for content in (data, b"5 us " + base64.b64encode(data)):
+    for content in (data, b"5 us " + base64.urlsafe_b64encode(data)):
         try:
             parse_feed(content).changes()
         except ProtocolError:

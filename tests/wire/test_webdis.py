@@ -79,7 +79,34 @@ def fetched(reply):
 def run(hub, *commands):
     """Send commands as a batch; return the errors by index of the write."""
     writes = sum(len(keys_of(command)) for command in commands)
-    return parse_batch_reply(hub(batch_body(map(encode_batch_command, commands))), writes)
+    return parse_batch_reply(hub(batch_body(map(encode_batch_command, commands))), writes)[0]
+
+
+def test_a_batch_tells_when_it_ran_and_what_it_was_given_to_tell(hub):
+    pubsub = hub.redis.pubsub(ignore_subscribe_messages=True)
+    pubsub.psubscribe("told:*")
+    pubsub.get_message(timeout=5)
+    encoded = [encode_batch_command([b"SET", b"k", b"v"])]
+    before = hub.redis.time()
+    errors, time_us = parse_batch_reply(hub(batch_body(encoded, told=(b"told:\xff/", b"us +/%?"))), 1)
+
+    assert errors == {}
+    assert before[0] * 1_000_000 + before[1] <= time_us < (before[0] + 60) * 1_000_000
+    message = pubsub.get_message(timeout=5)
+    assert (message["channel"], message["data"]) == (b"told:\xff/", b"%d us +/%%?" % time_us)
+
+
+def test_a_batch_of_which_something_failed_tells_nothing(hub):
+    hub.redis.set("k", "a string")
+    pubsub = hub.redis.pubsub(ignore_subscribe_messages=True)
+    pubsub.psubscribe("told:*")
+    pubsub.get_message(timeout=5)
+    encoded = [encode_batch_command([b"HSET", b"k", b"f", b"v"]), encode_batch_command([b"SET", b"l", b"v"])]
+    errors, _ = parse_batch_reply(hub(batch_body(encoded, told=(b"told:", b"x"))), 2)
+    hub.redis.publish("told:", "the next")
+
+    assert list(errors) == [0]
+    assert pubsub.get_message(timeout=5)["data"] == b"the next"
 
 
 # Escaping.
@@ -438,6 +465,8 @@ def reply(*items):
         reply(b"3", b"-1 WRONGTYPE"),
         reply(b"3", b"3 WRONGTYPE"),
         reply(b"3", b""),
+        reply(b"3 x"),
+        reply(b"3 " + b"9" * 5000),
         b":3\r\n",
         b"$1\r\n3\r\n",
         b"*1\r\n:3\r\n",
@@ -453,9 +482,9 @@ def test_a_batch_reply_that_does_not_account_for_all_commands(answer):
 
 
 def test_a_batch_reply_names_what_failed():
-    answer = reply(b"3", b"0 EXISTS", b"2 ERR caf\xe9  x")
+    answer = reply(b"3 1700000000000000", b"0 EXISTS", b"2 ERR caf\xe9  x")
 
-    assert parse_batch_reply(answer, 3) == {0: EXISTS, 2: "ERR caf\\xe9  x"}
+    assert parse_batch_reply(answer, 3) == ({0: EXISTS, 2: "ERR caf\\xe9  x"}, 1_700_000_000_000_000)
 
 
 def test_a_refused_script_is_not_a_reply():
