@@ -122,8 +122,7 @@ class Pushing:
             pacer.left(len(batch.changes), time.monotonic())
         try:
             changes = await self._resolve(batch.changes)
-            sent = time.monotonic()
-            commands = outbound.prepare(batch, changes, sent)
+            commands = outbound.prepare(batch, changes, time.monotonic())
             outbound.counters.requests += 1
             errors = await self._hub.push(commands) if commands else {}
         except RedisreplError as error:
@@ -138,7 +137,7 @@ class Pushing:
             outbound.failed(batch, unknown=True)
             raise
         else:
-            pacer.arrived(len(batch.changes), time.monotonic() - sent)
+            pacer.arrived()
             outbound.succeeded(batch, errors)
             self.trouble.succeeded(pending_keys=outbound.waiting)
         finally:
