@@ -11,7 +11,7 @@ __all__ = ["Pacer"]
 
 
 class Pacer:
-    """A lone write leaves at once; small batches never eat the processor; the hub gets no more than it takes.
+    """A lone write leaves at once; small batches never eat the processor; the hub is left alone when it asks.
 
     While others are on their way, the next batch leaves when it is worth a request of its own, or when the last left
     `interval` seconds ago.
