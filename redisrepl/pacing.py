@@ -9,19 +9,12 @@ import math
 
 __all__ = ["Pacer"]
 
-#: Batches that may queue at the hub: one would leave it idle while the next is made ready, more only wait there.
-_QUEUE = 3
-#: How fast the best round trip is forgotten, by each batch, if there is never a pause to measure it anew.
-_FORGET = 1.0001
-
 
 class Pacer:
-    """A lone write leaves at once; small batches never eat the processor; the hub gets no more than it takes.
+    """A lone write leaves at once; small batches never eat the processor; the hub is left alone when it asks.
 
     While others are on their way, the next batch leaves when it is worth a request of its own, or when the last left
-    `interval` seconds ago. How many may be on their way follows from the round trips of those worth a request, as in
-    TCP Vegas: of n batches, n * (1 - best / current) are not under way but queue at the hub. So a distant hub gets as
-    many as the distance holds, and one next door a few.
+    `interval` seconds ago.
 
     Args:
         most: batches on their way at a time.
@@ -30,9 +23,8 @@ class Pacer:
         rate: changes that may leave in a second; 0: any number.
 
     Attributes:
-        limit: batches that may be on their way now; halved when the hub is overloaded, grown and shrunk one by one.
+        limit: batches that may be on their way now; halved when the hub is overloaded, grown one by one.
         out: batches on their way.
-        round_trip: seconds that a batch worth a request took at best since none was on its way.
         held_until: when the next batch may leave at the earliest: the hub said so.
     """
 
@@ -46,7 +38,6 @@ class Pacer:
         "held_until",
         "limit",
         "out",
-        "round_trip",
     )
 
     def __init__(self, most: int, worthwhile: int, interval: float, rate: float = 0.0) -> None:
@@ -57,7 +48,6 @@ class Pacer:
         self._last = -math.inf
         self._paid_until = -math.inf  # what left until now, at the rate that is allowed, takes until then
         self.held_until = -math.inf
-        self.round_trip = math.inf
         self.limit = most
         self.out = 0
 
@@ -81,19 +71,10 @@ class Pacer:
         """Nothing leaves before this time."""
         self.held_until = max(self.held_until, until)
 
-    def arrived(self, size: int, seconds: float) -> None:
-        """A batch of so many changes came back after so many seconds, executed."""
-        queued = 0.0
-        if size >= self._worthwhile:
-            self.round_trip = min(seconds, self.round_trip * _FORGET)
-            queued = self.out * (1 - self.round_trip / seconds) if seconds else 0.0
+    def arrived(self) -> None:
+        """A batch came back, executed."""
         self.out -= 1
-        if not self.out:
-            self.round_trip = math.inf
-        if queued <= _QUEUE:
-            self.limit = min(self._most, self.limit + 1)
-        elif self.limit > _QUEUE:
-            self.limit -= 1
+        self.limit = min(self._most, self.limit + 1)
 
     def failed(self) -> None:
         """A batch came back, not executed: the hub gets half as many side by side."""

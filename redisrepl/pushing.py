@@ -124,8 +124,7 @@ class Pushing:
             pacer.left(len(batch.changes), time.monotonic())
         try:
             changes = await self._resolve(batch.changes)
-            sent = time.monotonic()
-            commands = outbound.prepare(batch, changes, sent)
+            commands = outbound.prepare(batch, changes, time.monotonic())
             outbound.counters.requests += 1
             pushed = await self._hub.push(commands) if commands else _NOTHING
         except RedisreplError as error:
@@ -140,7 +139,7 @@ class Pushing:
             outbound.failed(batch, unknown=True)
             raise
         else:
-            pacer.arrived(len(batch.changes), time.monotonic() - sent)
+            pacer.arrived()
             outbound.succeeded(batch, pushed.errors, pushed.time)
             self.trouble.succeeded(pending_keys=outbound.waiting)
         finally:

@@ -13,17 +13,6 @@ def pacer(most=4, **options):
     return Pacer(most, worthwhile=100, interval=2.0, **options)
 
 
-def flown(pace, trip, size=100, count=1):
-    """As many batches as may be on their way leave, and come back one by one; the limit after each."""
-    limits = []
-    for _ in range(count):
-        while pace.out < pace.limit:
-            pace.left(size, now=0.0)
-        pace.arrived(size, trip(pace.out))
-        limits.append(pace.limit)
-    return limits
-
-
 def test_a_lone_write_leaves_at_once():
     assert pacer().delay(1, now=50.0) == 0
 
@@ -48,7 +37,7 @@ def test_a_batch_worth_a_request_leaves_at_once():
 def test_once_nothing_is_on_its_way_a_small_batch_leaves_at_once():
     pace = pacer()
     pace.left(1, now=50.0)
-    pace.arrived(1, 0.1)
+    pace.arrived()
 
     assert pace.delay(1, now=50.1) == 0
 
@@ -59,7 +48,7 @@ def test_no_more_than_the_limit_are_on_their_way():
     pace.left(1, now=50.0)
 
     assert pace.delay(1000, now=99.0) == math.inf
-    pace.arrived(1, 0.1)
+    pace.arrived()
     assert pace.delay(1000, now=99.0) == 0
 
 
@@ -82,7 +71,7 @@ def test_the_limit_grows_one_by_one_up_to_the_most():
     limits = []
     for _ in range(4):
         pace.left(1, now=0.0)
-        pace.arrived(1, 0.1)
+        pace.arrived()
         limits.append(pace.limit)
 
     assert limits == [2, 3, 3, 3]
@@ -97,63 +86,6 @@ def test_a_limit_that_shrank_below_what_is_out_waits_for_them(out):
 
     assert pace.limit == 2
     assert pace.delay(1000, now=99.0) == math.inf
-
-
-# How many are useful.
-
-
-def test_a_hub_next_door_gets_a_few():
-    """It runs one batch in 5 ms, so n of them take n times as long: any more than a few only wait there."""
-    pace = pacer(32)
-    pace.round_trip = 0.005
-    limits = flown(pace, lambda out: 0.005 * out, count=200)
-
-    assert max(limits[100:]) <= 5
-    assert min(limits[100:]) >= 2
-
-
-def test_a_distant_hub_gets_as_many_as_the_distance_holds():
-    """200 ms away, 5 ms for each batch: 40 keep it busy."""
-    pace = pacer(64)
-    pace.round_trip = 0.205
-    limits = flown(pace, lambda out: max(0.205, 0.005 * out), count=500)
-
-    assert min(limits[200:]) >= 40
-    assert max(limits[200:]) <= 48
-
-
-def test_the_most_is_the_ceiling_at_any_distance():
-    assert max(flown(pacer(8), lambda _out: 0.2, count=100)) == 8
-
-
-def test_small_batches_tell_nothing_of_a_queue():
-    """One that carries little is back soon; a full one after it is slower without any queue."""
-    pace = pacer(8)
-    flown(pace, lambda _out: 0.0001, size=1, count=50)
-    assert pace.round_trip == math.inf
-    assert flown(pace, lambda _out: 0.005, count=50)[-1] == 8
-
-
-def test_a_way_that_became_longer_is_known_after_a_while():
-    pace = pacer(8)
-    flown(pace, lambda _out: 0.01, count=10)
-    limits = flown(pace, lambda _out: 0.2, count=40_000)
-
-    assert min(limits) < 8
-    assert limits[-1] == 8
-
-
-def test_a_pause_is_a_new_beginning():
-    pace = pacer(8)
-    flown(pace, lambda _out: 0.01, count=10)
-    assert pace.round_trip < 0.011
-    while pace.out:
-        pace.arrived(100, 0.01)
-    assert pace.round_trip == math.inf
-
-
-def test_a_clock_that_stood_still_is_no_queue():
-    assert flown(pacer(4), lambda _out: 0.0, count=3) == [4, 4, 4]
 
 
 # When the hub asks for a pause, or the operator for a rate.
@@ -182,7 +114,7 @@ def test_changes_leave_at_no_more_than_the_rate():
 def test_a_lone_write_leaves_at_once_at_any_rate():
     pace = pacer(rate=10.0)
     pace.left(1, now=50.0)
-    pace.arrived(1, 0.01)
+    pace.arrived()
 
     assert pace.delay(1, now=50.01) == pytest.approx(0.09)
     assert pace.delay(1, now=51.0) == 0
@@ -201,7 +133,7 @@ def test_with_a_driven_clock_the_rate_is_met(size):
     while left < 2000:
         now += pace.delay(1000, now)
         pace.left(size, now)
-        pace.arrived(size, 0.001)
+        pace.arrived()
         left += size
 
     assert (left - size) / 500 == pytest.approx(now)
