@@ -209,7 +209,8 @@ class ReplicaProtocol:
             RefusedError: the server refuses us and will go on doing so; PsyncRefusedError: only PSYNC is refused.
             PeerUnavailableError: the server is not ready; LinkLostError: it ended the link with an error.
         """
-        if self.online:
+        online = self.online  # it may change below
+        if online:
             return self._receive_stream(data)
         self._buffer += data
         next(self._steps)
@@ -348,8 +349,7 @@ class ReplicaProtocol:
             data = data.lstrip(b"\n")  # a keepalive at a command boundary; hiredis would call it an error
         commands: list[Sequence[bytes]] = []
         ends: list[int] = []
-        wants_ack = False
-        received = self.received
+        received, wants_ack = self.received, False
         for start in range(0, len(data), _FEED):
             piece = data[start : start + _FEED]
             unparsed = self._unparsed + len(piece) + received
