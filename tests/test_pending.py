@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import reduce
 
 import pytest
@@ -20,7 +21,7 @@ from redisrepl.changes import (
     Touch,
 )
 from redisrepl.outbound import settle
-from redisrepl.pending import Pending, merge
+from redisrepl.pending import Pending, _parts, merge
 
 K = b"k"
 SET = StringSet(K, b"v")
@@ -647,3 +648,58 @@ def test_forgetting_a_key_that_does_not_wait():
 
     waiting.done([K])
     assert len(waiting) == 0
+
+
+# Runs of plain sets.
+
+
+def entries_of(waiting):
+    """All that is kept, without the identity of marks: which stretch each key holds open is told by its number."""
+    numbers = {id(mark): number for number, mark in enumerate(waiting._marks)}
+
+    def parts(key, entry):
+        change, mark, size = _parts(key, entry)
+        return change, numbers[id(mark)], size
+
+    kept = [[(key, *parts(key, entry)) for key, entry in part.items()] for part in (waiting._ready, waiting._held)]
+    return kept, [(mark.offset, mark.outstanding) for mark in waiting._marks], waiting.bytes, waiting.overflowed
+
+
+KEYS = st.integers(0, 5).map(lambda number: b"%d" % number)
+BEFORE = st.one_of(
+    st.builds(StringSet, KEYS, VALUES, TIMES),
+    st.builds(Touch, KEYS),
+    st.builds(Touch, KEYS, replaces=st.just(True)),
+    st.builds(Deleted, KEYS),
+    st.builds(HashSet, KEYS, st.dictionaries(FIELDS, VALUES, min_size=1)),
+    st.builds(FieldsDeleted, KEYS, st.just((b"f",))),
+    st.builds(ExpirySet, KEYS, TIMES),
+)
+RUNS = st.lists(st.tuples(st.just(b"SET"), KEYS, st.binary(max_size=400)), max_size=8)
+
+
+@given(
+    st.lists(st.tuples(st.lists(BEFORE, max_size=4), RUNS, st.booleans(), st.booleans()), max_size=5),
+    st.sampled_from([0, 700, 1200, 1 << 20]),
+    st.sampled_from([3, 1000]),
+)
+@settings(max_examples=300, deadline=None)
+def test_a_run_of_plain_sets_is_taken_like_each_of_them(rounds, max_bytes, max_keys):
+    by_runs, one_by_one = pending(max_bytes, max_keys), pending(max_bytes, max_keys)
+    offset = 0
+    for before, run, leaves, arrives in rounds:
+        for change in before:
+            by_runs.add(deepcopy(change))
+            one_by_one.add(deepcopy(change))
+        by_runs.add_sets(run)
+        for _, key, value in run:
+            one_by_one.add(StringSet(key, value))
+        offset += 10
+        for waiting in (by_runs, one_by_one):
+            waiting.read_up_to(offset)
+            if leaves:
+                keys = [change.key for change in takes(waiting, max_keys=2)]
+                if arrives:
+                    waiting.done(keys)
+        assert entries_of(by_runs) == entries_of(one_by_one)
+    assert takes(by_runs) == takes(one_by_one)
