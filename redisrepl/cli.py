@@ -52,7 +52,7 @@ _GROUPS: list[tuple[str, list[str]]] = [
             *("sentinel_user", "sentinel_password_file"),
         ],
     ),
-    ("what crosses", ["ns", "rc", "replicate"]),
+    ("what crosses", ["ns", "rc", "replicate", "every_write"]),
     ("after a gap", ["state_dir", "initial_sync", "on_conflict", "sweep_period", "sweep_rate"]),
     ("limits", ["max_memory", "max_keys", "max_body", "batch", "flights"]),
     ("times", ["canary_period", "timeout", "connect_timeout", "retry_max", "site_silence", "shutdown_timeout"]),
@@ -282,6 +282,8 @@ def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None
         if name == "rc":
             group.add_argument(*spellings, dest=name, action="store_true", default=None, help=help_text)
             group.add_argument("--no-rc", dest=name, action="store_false", default=None, help="do not (also -rc=false)")
+        elif name == "every_write":
+            group.add_argument(*spellings, dest=name, action="store_true", default=None, help=help_text)
         elif name == "ns":
             group.add_argument(*spellings, dest=name, action="append", metavar="PREFIX", help=help_text)
         else:

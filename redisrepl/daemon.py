@@ -130,6 +130,7 @@ class Daemon:
                 max_bytes=settings.max_memory,
                 max_keys=settings.max_keys,
                 site_wins=winner == "site",
+                every_write=settings.every_write,
             ),
         )
         self._pushing = Pushing(

@@ -28,6 +28,7 @@ from redisrepl.changes import (
     kinds_of,
 )
 from redisrepl.echo import ExpectedEvents
+from redisrepl.everywrite import EveryWrite
 from redisrepl.namespaces import printable
 from redisrepl.pending import Pending
 from redisrepl.wire.commands import ChangeDecoder
@@ -110,6 +111,7 @@ class OutboundOptions:
         max_keys: how many keys may wait.
         site_wins: keys of a snapshot replace those of the hub; otherwise they only join them.
         event_patience: seconds after which an event that did not come is overdue.
+        every_write: each change of a key reaches the hub, in order; otherwise what waits for a key is merged.
     """
 
     origin: bytes = b""
@@ -117,6 +119,7 @@ class OutboundOptions:
     max_keys: int = 2_000_000
     site_wins: bool = True
     event_patience: float = 60.0
+    every_write: bool = False
 
 
 class Outbound:
@@ -146,7 +149,7 @@ class Outbound:
         options = options or OutboundOptions()
         self.decoder = decoder
         self.kinds = kinds = decoder.kinds
-        self.pending = Pending(options.max_bytes, options.max_keys)
+        self.pending = (EveryWrite if options.every_write else Pending)(options.max_bytes, options.max_keys)
         self.seeds = Pending(options.max_bytes // 4, options.max_keys)
         self.counters = OutboundCounters()
         self.flushed: Flushed | None = None

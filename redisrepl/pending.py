@@ -15,13 +15,12 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, Touch
+from redisrepl.merging import growth, merge, removes, reread, size_of
 
-__all__ = ["Mark", "Pending", "merge"]
+__all__ = ["OVERHEAD", "Entry", "Mark", "Pending", "Waiting", "parts_of"]
 
 #: Bytes that an entry costs beside its value: dictionary slot, a short key, tuple, object headers (measured).
-_OVERHEAD = 240
-#: The same for each field of a hash.
-_FIELD_OVERHEAD = 300
+OVERHEAD = 240
 
 
 class Mark:
@@ -41,7 +40,7 @@ class Mark:
         self.outstanding = 0
 
 
-class _Waiting:
+class Waiting:
     """A change, its mark and the memory its values take."""
 
     __slots__ = ("change", "mark", "size")
@@ -54,66 +53,16 @@ class _Waiting:
 
 #: There may be a million of these, so the frequent ones are small: the value of a string without an expiry, with its
 #: mark; a mark alone is a touch, the value is to be read.
-_Entry = tuple[bytes, Mark] | Mark | _Waiting
+Entry = tuple[bytes, Mark] | Mark | Waiting
 
 
-def _parts(key: bytes, entry: _Entry) -> tuple[Change, Mark, int]:
+def parts_of(key: bytes, entry: Entry) -> tuple[Change, Mark, int]:
     """The change that an entry stands for, its mark and the memory its values take."""
     if isinstance(entry, tuple):
         return StringSet(key, entry[0]), entry[1], len(entry[0])
     if isinstance(entry, Mark):
         return Touch(key), entry, 0
     return entry.change, entry.mark, entry.size
-
-
-def merge(older: Change, newer: Change) -> Change:
-    """The one change that stands for both, in this order."""
-    match older, newer:
-        case (_, StringSet() | Deleted() | Touch(replaces=True)):
-            return newer
-        case HashSet(_, fields), HashSet(_, newer_fields):
-            fields.update(newer_fields)
-            return older
-        case HashSet(_, fields), FieldsDeleted(_, deleted):
-            fields.update(dict.fromkeys(deleted))
-            return older
-        case FieldsDeleted(key, deleted), FieldsDeleted(_, more):
-            return FieldsDeleted(key, tuple(dict.fromkeys(deleted + more)))
-        case FieldsDeleted(key, deleted), HashSet(_, fields):
-            return HashSet(key, {**dict.fromkeys(deleted), **fields})
-        case StringSet(key, value, _), ExpirySet(_, expires_at_ms):
-            return StringSet(key, value, expires_at_ms)
-        case ExpirySet(), ExpirySet():
-            return newer
-        case Deleted(key), _:
-            return Touch(key, replaces=True)
-        case Touch(replaces=True), _:
-            return older
-        case _:
-            return Touch(newer.key, replaces=_removes(older) or _removes(newer))
-
-
-def _removes(change: Change) -> bool:
-    """Whether fields are, or may be, gone: reading what is there would not tell which."""
-    match change:
-        case FieldsDeleted() | Touch(replaces=True):
-            return True
-        case HashSet(_, fields):
-            return None in fields.values()
-        case _:
-            return False
-
-
-def _size(change: Change) -> int:
-    """Bytes of memory, roughly, that a change holds beside its key."""
-    if isinstance(change, StringSet):
-        return len(change.value)
-    if isinstance(change, HashSet):
-        size = _FIELD_OVERHEAD * len(change.fields)
-        for field, value in change.fields.items():
-            size += len(field) + (0 if value is None else len(value))
-        return size
-    return sum(map(len, change.fields)) if isinstance(change, FieldsDeleted) else 0
 
 
 class Pending:
@@ -133,9 +82,9 @@ class Pending:
     def __init__(self, max_bytes: int, max_keys: int) -> None:
         self._max_bytes = max_bytes
         self._max_keys = max_keys
-        self._ready: dict[bytes, _Entry] = {}
-        self._in_flight: dict[bytes, _Entry] = {}
-        self._held: dict[bytes, _Entry] = {}  # changed again while in flight
+        self._ready: dict[bytes, Entry] = {}
+        self._in_flight: dict[bytes, Entry] = {}
+        self._held: dict[bytes, Entry] = {}  # changed again while in flight
         self._marks: deque[Mark] = deque()
         self._open: Mark | None = None  # the stretch being read
         self._left = 0  # keys taken out of `_ready`, which a dictionary steps over for ever
@@ -190,7 +139,7 @@ class Pending:
             if len(entries) >= self._max_keys:
                 self._overflow()
             mark.outstanding += 1
-            entries[key] = self._entry(change, mark, _size(change))
+            entries[key] = self._entry(change, mark, size_of(change))
         elif isinstance(older, Mark):
             # Already a touch: reading the key covers this change too, unless it replaces the key.
             if isinstance(change, FieldsDeleted):
@@ -198,14 +147,14 @@ class Pending:
             if isinstance(change, Deleted) or (isinstance(change, Touch) and change.replaces):
                 entries[key] = self._entry(change, older, 0)
         else:
-            older_change, mark, size = _parts(key, older)
+            older_change, mark, size = parts_of(key, older)
             self.bytes -= size
             if isinstance(older_change, HashSet) and isinstance(change, HashSet):
-                size += _growth(older_change, change)
+                size += growth(older_change, change)
                 entries[key] = self._entry(merge(older_change, change), mark, size)
             else:
                 merged = merge(older_change, change)
-                entries[key] = self._entry(merged, mark, _size(merged))
+                entries[key] = self._entry(merged, mark, size_of(merged))
 
     def add_sets(self, commands: Sequence[Sequence[bytes]]) -> None:
         """Take the next changes of the stream, all of them `SET key value`: as `add` would, in a third of the time."""
@@ -215,7 +164,7 @@ class Pending:
                 self.add(StringSet(key, value))
             return
         mark = self._open or self._reopen()
-        room = self._max_bytes - self.bytes - _OVERHEAD * len(ready)  # what a value may take
+        room = self._max_bytes - self.bytes - OVERHEAD * len(ready)  # what a value may take
         fresh = 0
         for _, key, value in commands:
             entries = held if key in in_flight else ready
@@ -238,20 +187,20 @@ class Pending:
             else:
                 entries[key] = entry_mark
             if older is None and entries is ready:
-                room -= _OVERHEAD
+                room -= OVERHEAD
         mark.outstanding += fresh
-        self.bytes = self._max_bytes - _OVERHEAD * len(ready) - room
+        self.bytes = self._max_bytes - OVERHEAD * len(ready) - room
 
-    def _entry(self, change: Change, mark: Mark, size: int) -> _Entry:
+    def _entry(self, change: Change, mark: Mark, size: int) -> Entry:
         """The change as it is kept: values only as long as there is room for them."""
         if isinstance(change, Touch) and not change.replaces:
             return mark
-        if size and self.bytes + size + _OVERHEAD * len(self._ready) > self._max_bytes:
-            return _Waiting(Touch(change.key, replaces=True), mark, 0) if _removes(change) else mark
+        if size and self.bytes + size + OVERHEAD * len(self._ready) > self._max_bytes:
+            return Waiting(Touch(change.key, replaces=True), mark, 0) if removes(change) else mark
         self.bytes += size
         if type(change) is StringSet and change.expires_at_ms is None:
             return change.value, mark
-        return _Waiting(change, mark, size)
+        return Waiting(change, mark, size)
 
     def _overflow(self) -> None:
         """Too many keys: forget all that wait, and owe a sweep. What is in flight stays."""
@@ -261,9 +210,9 @@ class Pending:
             entries.clear()
         self.overflowed = True
 
-    def _release(self, key: bytes, entry: _Entry) -> Change:
+    def _release(self, key: bytes, entry: Entry) -> Change:
         """Account for an entry that is not kept any more; return its change."""
-        change, mark, size = _parts(key, entry)
+        change, mark, size = parts_of(key, entry)
         mark.outstanding -= 1
         self.bytes -= size
         return change
@@ -299,7 +248,7 @@ class Pending:
                 change = StringSet(key, entry[0])
                 size += len(key) + len(entry[0])
             else:
-                change, _, weight = _parts(key, entry)
+                change, _, weight = parts_of(key, entry)
                 size += len(key) + weight
             if size > max_bytes and batch:
                 break
@@ -331,21 +280,21 @@ class Pending:
         """These did not arrive; with `unknown` they may have, or may yet: then what is read anew is sent, not this."""
         for key in keys:
             entry = self._in_flight.pop(key)
-            mark = _parts(key, entry)[1]
+            mark = parts_of(key, entry)[1]
             change = self._release(key, entry)
             if unknown:
-                change = _reread(change)
+                change = reread(change)
             if (held := self._held.pop(key, None)) is not None:
                 change = merge(change, self._release(key, held))
             mark.outstanding += 1
-            self._ready[key] = self._entry(change, mark, _size(change))
+            self._ready[key] = self._entry(change, mark, size_of(change))
 
     def forget(self, change: Change) -> None:
         """A newer change makes what waits for its key needless; of a hash, only the fields that it names."""
         entry = self._ready.get(change.key)
         if entry is None:
             return
-        waiting, mark, size = _parts(change.key, entry)
+        waiting, mark, size = parts_of(change.key, entry)
         match change:
             case ExpirySet():  # tells nothing of the value: both are to be read
                 self.bytes -= size
@@ -366,24 +315,3 @@ class Pending:
         while marks and marks[0].offset is not None and not marks[0].outstanding:
             self.resume_at(marks[0].offset, marks[0].database)
             marks.popleft()
-
-
-def _growth(older: HashSet, newer: HashSet) -> int:
-    """Bytes by which merging `newer` into `older` makes it larger; counts only what is new."""
-    fields = older.fields
-    growth = 0
-    for field, value in newer.fields.items():
-        growth += len(value or b"")
-        growth += -len(fields[field] or b"") if field in fields else len(field) + _FIELD_OVERHEAD
-    return growth
-
-
-def _reread(change: Change) -> Change:
-    """The same change, its values to be read again: fields of a hash one by one, anything else as a whole."""
-    match change:
-        case HashSet(key, fields):
-            return HashSet(key, dict.fromkeys(fields))
-        case StringSet(key) | ExpirySet(key):
-            return Touch(key)
-        case _:
-            return change

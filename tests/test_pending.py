@@ -20,8 +20,10 @@ from redisrepl.changes import (
     StringState,
     Touch,
 )
+from redisrepl.everywrite import EveryWrite
+from redisrepl.merging import merge
 from redisrepl.outbound import settle
-from redisrepl.pending import Pending, _parts, merge
+from redisrepl.pending import Pending, parts_of
 
 K = b"k"
 SET = StringSet(K, b"v")
@@ -232,12 +234,13 @@ def test_one_merged_change_makes_the_hub_what_the_site_is(start, commands):
     assert content(pushed(start, resolved(merged, site.state))) == content(site.state)
 
 
+@pytest.mark.parametrize("kind", [Pending, EveryWrite])
 @given(STATES, st.lists(COMMANDS, min_size=1, max_size=8), st.sampled_from([0, 310, 700, 1 << 20]), st.data())
 @settings(max_examples=300, deadline=None)
-def test_what_is_taken_makes_the_hub_what_the_site_is(start, commands, max_bytes, data):
+def test_what_is_taken_makes_the_hub_what_the_site_is(kind, start, commands, max_bytes, data):
     """At any memory ceiling, whatever came while a batch was out, and whether or not it arrived."""
     site, hub = Site(start), start
-    waiting = pending(max_bytes)
+    waiting = kind(max_bytes, 1000)
     for command in commands:
         change = site.run(command)
         if change is not None:
@@ -658,7 +661,7 @@ def entries_of(waiting):
     numbers = {id(mark): number for number, mark in enumerate(waiting._marks)}
 
     def parts(key, entry):
-        change, mark, size = _parts(key, entry)
+        change, mark, size = parts_of(key, entry)
         return change, numbers[id(mark)], size
 
     kept = [[(key, *parts(key, entry)) for key, entry in part.items()] for part in (waiting._ready, waiting._held)]
