@@ -24,6 +24,7 @@ SCHEDULES = int(os.environ.get("REDISREPL_SCHEDULES", "1500"))
         pytest.param({"faults": True, "silent": True}, id="events lost unnoticed, all rules"),
         pytest.param({"faults": False, "deletes": True}, id="removals"),
         pytest.param({"faults": True, "deletes": True, "silent": True}, id="removals, everything else too"),
+        pytest.param({"faults": True, "deletes": True, "silent": True, "every_write": True}, id="each write"),
         pytest.param({"faults": False, "deletes": True, "notify": True}, id="no PSYNC at every other site"),
         pytest.param({"faults": True, "deletes": True, "silent": True, "notify": True}, id="no PSYNC, and all faults"),
     ],

@@ -113,7 +113,9 @@ class Fetch:
 class Site:
     """A site's Redis and its daemon."""
 
-    def __init__(self, kinds: frozenset[str], outbound: type[Outbound], inbound: type[Inbound]) -> None:
+    def __init__(
+        self, kinds: frozenset[str], outbound: type[Outbound], inbound: type[Inbound], *, every_write: bool
+    ) -> None:
         self.redis = Redis()
         self.read_to = 0
         self.expected_local = ExpectedEvents(100_000)
@@ -130,7 +132,7 @@ class Site:
             self.expected_local,
             self.expected_remote,
             self.inbound,
-            OutboundOptions(site_wins=False, event_patience=PATIENCE),
+            OutboundOptions(site_wins=False, event_patience=PATIENCE, every_write=every_write),
         )
         self.flights: list[Flight] = []
         self.late: list[list[list[bytes]]] = []
@@ -157,12 +159,13 @@ class World:
         inbound: type[Inbound] = Inbound,
         sweep: bool = True,
         notify: bool = False,
+        every_write: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
         self.kinds = frozenset({"set", "hset"} | ({"del"} if deletes else set()))
         self.faults, self.silent, self.deletes, self.sweep = faults, silent, deletes, sweep
         self.hub = Redis()
-        self.sites = [Site(self.kinds, outbound, inbound) for _ in range(sites)]
+        self.sites = [Site(self.kinds, outbound, inbound, every_write=every_write) for _ in range(sites)]
         if notify:
             for site in self.sites[::2]:  # the others follow the stream
                 site.noticed = []
