@@ -43,7 +43,7 @@ class EveryWrite(Pending):
             mark = self._open or self._reopen()
             mark.outstanding += len(queue)
             for waiting in queue:
-                waiting.mark = mark
+                waiting.mark = mark.number
 
     def add(self, change: Change) -> None:
         """Take the next change of the stream."""
@@ -62,7 +62,7 @@ class EveryWrite(Pending):
             return
         mark = self._open or self._reopen()
         mark.outstanding += 1
-        self._behind.setdefault(key, deque()).append(Waiting(change, mark, size + OVERHEAD))
+        self._behind.setdefault(key, deque()).append(Waiting(change, mark.number, size + OVERHEAD))
         self.bytes += size + OVERHEAD
 
     def add_sets(self, commands: Sequence[Sequence[bytes]]) -> None:
@@ -146,7 +146,7 @@ class EveryWrite(Pending):
             self._ready[key] = Waiting(change, mark, 0)
 
     def _let_go(self, waiting: Waiting) -> None:
-        waiting.mark.outstanding -= 1
+        self._marks[waiting.mark].outstanding -= 1
         self.bytes -= waiting.size
 
     def _tell(self) -> None:

@@ -10,9 +10,8 @@ is owed (`overflowed`).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import count, islice
 
 from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, Touch
 from redisrepl.merging import growth, merge, removes, reread, size_of
@@ -27,40 +26,44 @@ class Mark:
     """A stretch of the stream. It is done when no key that changed in it first is outstanding.
 
     Attributes:
+        number: by which entries name it.
         offset: offset right after the stretch; None while it is still being read.
         database: the one that the stream has selected there.
         outstanding: keys whose oldest unacknowledged change lies in it.
     """
 
-    __slots__ = ("database", "offset", "outstanding")
+    __slots__ = ("database", "number", "offset", "outstanding")
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.offset: int | None = None
         self.database = 0
         self.outstanding = 0
 
 
 class Waiting:
-    """A change, its mark and the memory its values take."""
+    """A change, the number of its mark and the memory its values take."""
 
     __slots__ = ("change", "mark", "size")
 
-    def __init__(self, change: Change, mark: Mark, size: int) -> None:
+    def __init__(self, change: Change, mark: int, size: int) -> None:
         self.change = change
         self.mark = mark
         self.size = size
 
 
-#: There may be a million of these, so the frequent ones are small: the value of a string without an expiry, with its
-#: mark; a mark alone is a touch, the value is to be read.
-Entry = tuple[bytes, Mark] | Mark | Waiting
+#: There may be a million of these, so the frequent ones are small: the value of a string without an expiry, with the
+#: number of its mark; a number alone is a touch, the value is to be read. Numbers, because the garbage collector passes
+#: over tuples of bytes and numbers. A million that it had to look at would also keep it from looking often enough, and
+#: requests that are done would stay in memory with their bodies.
+Entry = tuple[bytes, int] | int | Waiting
 
 
-def parts_of(key: bytes, entry: Entry) -> tuple[Change, Mark, int]:
-    """The change that an entry stands for, its mark and the memory its values take."""
+def parts_of(key: bytes, entry: Entry) -> tuple[Change, int, int]:
+    """The change that an entry stands for, the number of its mark and the memory its values take."""
     if isinstance(entry, tuple):
         return StringSet(key, entry[0]), entry[1], len(entry[0])
-    if isinstance(entry, Mark):
+    if isinstance(entry, int):
         return Touch(key), entry, 0
     return entry.change, entry.mark, entry.size
 
@@ -85,7 +88,8 @@ class Pending:
         self._ready: dict[bytes, Entry] = {}
         self._in_flight: dict[bytes, Entry] = {}
         self._held: dict[bytes, Entry] = {}  # changed again while in flight
-        self._marks: deque[Mark] = deque()
+        self._marks: dict[int, Mark] = {}  # in the order of the stream
+        self._numbers = count()
         self._open: Mark | None = None  # the stretch being read
         self._left = 0  # keys taken out of `_ready`, which a dictionary steps over for ever
         self.acknowledged = 0
@@ -123,24 +127,24 @@ class Pending:
             mark.outstanding += len(entries)
             for key, entry in entries.items():
                 if isinstance(entry, tuple):
-                    entries[key] = entry[0], mark
-                elif isinstance(entry, Mark):
-                    entries[key] = mark
+                    entries[key] = entry[0], mark.number
+                elif isinstance(entry, int):
+                    entries[key] = mark.number
                 else:
-                    entry.mark = mark
+                    entry.mark = mark.number
 
     def add(self, change: Change) -> None:
         """Take the next change of the stream."""
         key = change.key
-        mark = self._open or self._reopen()
+        opened = self._open or self._reopen()
         entries = self._held if key in self._in_flight else self._ready
         older = entries.get(key)
         if older is None:
             if len(entries) >= self._max_keys:
                 self._overflow()
-            mark.outstanding += 1
-            entries[key] = self._entry(change, mark, size_of(change))
-        elif isinstance(older, Mark):
+            opened.outstanding += 1
+            entries[key] = self._entry(change, opened.number, size_of(change))
+        elif isinstance(older, int):
             # Already a touch: reading the key covers this change too, unless it replaces the key.
             if isinstance(change, FieldsDeleted):
                 change = Touch(key, replaces=True)
@@ -163,7 +167,8 @@ class Pending:
             for _, key, value in commands:
                 self.add(StringSet(key, value))
             return
-        mark = self._open or self._reopen()
+        opened = self._open or self._reopen()
+        number = opened.number
         room = self._max_bytes - self.bytes - OVERHEAD * len(ready)  # what a value may take
         fresh = 0
         for _, key, value in commands:
@@ -172,26 +177,26 @@ class Pending:
             size = len(value)
             if older is None:
                 fresh += 1
-                entry_mark = mark
+                mark = number
             elif isinstance(older, tuple):
                 room += len(older[0])
-                entry_mark = older[1]
-            elif isinstance(older, Mark):
+                mark = older[1]
+            elif isinstance(older, int):
                 continue  # a touch, which covers this too
             else:
                 room += older.size
-                entry_mark = older.mark
+                mark = older.mark
             if size <= room or not size:
-                entries[key] = value, entry_mark
+                entries[key] = value, mark
                 room -= size
             else:
-                entries[key] = entry_mark
+                entries[key] = mark
             if older is None and entries is ready:
                 room -= OVERHEAD
-        mark.outstanding += fresh
+        opened.outstanding += fresh
         self.bytes = self._max_bytes - OVERHEAD * len(ready) - room
 
-    def _entry(self, change: Change, mark: Mark, size: int) -> Entry:
+    def _entry(self, change: Change, mark: int, size: int) -> Entry:
         """The change as it is kept: values only as long as there is room for them."""
         if isinstance(change, Touch) and not change.replaces:
             return mark
@@ -213,14 +218,14 @@ class Pending:
     def _release(self, key: bytes, entry: Entry) -> Change:
         """Account for an entry that is not kept any more; return its change."""
         change, mark, size = parts_of(key, entry)
-        mark.outstanding -= 1
+        self._marks[mark].outstanding -= 1
         self.bytes -= size
         return change
 
     def _reopen(self) -> Mark:
-        self._open = Mark()
-        self._marks.append(self._open)
-        return self._open
+        self._open = mark = Mark(next(self._numbers))
+        self._marks[mark.number] = mark
+        return mark
 
     def read_up_to(self, offset: int, database: int = 0) -> None:
         """Everything before `offset` was added, and the stream may be resumed there (no transaction is open)."""
@@ -229,10 +234,10 @@ class Pending:
             return
         mark = self._open
         if mark is not None and not mark.outstanding and len(self._marks) > 1:
-            self._marks.pop()  # every key that changed in this stretch had changed before, and holds an older one open
+            self._marks.popitem()  # every key that changed in it had changed before, and holds an older one open
             mark = None
         if mark is None:
-            mark = self._marks[-1]  # nothing new to wait for: the stretch before is longer now
+            mark = next(reversed(self._marks.values()))  # nothing new to wait for: the stretch before is longer now
         mark.offset, mark.database = offset, database
         self._open = None
         self._advance()
@@ -264,11 +269,11 @@ class Pending:
 
     def done(self, keys: Iterable[bytes]) -> None:
         """These are at the hub, or were given up with an error that names them."""
-        take, ready, held = self._in_flight.pop, self._ready, self._held
+        take, ready, held, marks = self._in_flight.pop, self._ready, self._held, self._marks
         for key in keys:
             entry = take(key)
             if isinstance(entry, tuple):
-                entry[1].outstanding -= 1
+                marks[entry[1]].outstanding -= 1
                 self.bytes -= len(entry[0])
             else:
                 self._release(key, entry)
@@ -286,7 +291,7 @@ class Pending:
                 change = reread(change)
             if (held := self._held.pop(key, None)) is not None:
                 change = merge(change, self._release(key, held))
-            mark.outstanding += 1
+            self._marks[mark].outstanding += 1
             self._ready[key] = self._entry(change, mark, size_of(change))
 
     def forget(self, change: Change) -> None:
@@ -312,6 +317,9 @@ class Pending:
 
     def _advance(self) -> None:
         marks = self._marks
-        while marks and marks[0].offset is not None and not marks[0].outstanding:
-            self.resume_at(marks[0].offset, marks[0].database)
-            marks.popleft()
+        while marks:
+            oldest = next(iter(marks.values()))
+            if oldest.offset is None or oldest.outstanding:
+                return
+            self.resume_at(oldest.offset, oldest.database)
+            del marks[oldest.number]

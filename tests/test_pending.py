@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from copy import deepcopy
 from functools import reduce
 
@@ -23,7 +25,7 @@ from redisrepl.changes import (
 from redisrepl.everywrite import EveryWrite
 from redisrepl.merging import merge
 from redisrepl.outbound import settle
-from redisrepl.pending import Pending, parts_of
+from redisrepl.pending import OVERHEAD, Pending, parts_of
 
 K = b"k"
 SET = StringSet(K, b"v")
@@ -466,6 +468,42 @@ def test_above_the_key_ceiling_all_that_waits_is_dropped_and_a_sweep_owed():
     assert len(waiting) == waiting.bytes == 0
 
 
+def filled(max_bytes, count=100_000, size=64):
+    """Distinct keys of ordinary length, in pieces as the stream brings them, and what they take of memory, each."""
+    waiting = pending(max_bytes, max_keys=count)
+    tracemalloc.start()
+    try:
+        for start in range(0, count, 500):
+            waiting.add_sets([[b"SET", b"site1:key:%08d" % n, b"%0*d" % (size, n)] for n in range(start, start + 500)])
+            waiting.read_up_to(start + 1)
+        return waiting, tracemalloc.get_traced_memory()[0] / count
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [8, 64, 1000])
+def test_what_waits_takes_no_more_memory_than_is_counted(size):
+    waiting, taken = filled(1 << 30, size=size)
+
+    assert waiting.bytes == len(waiting) * size
+    assert taken <= size + OVERHEAD
+
+
+def test_a_touch_takes_little_more_than_its_key():
+    waiting, taken = filled(0)
+
+    assert waiting.bytes == 0
+    assert taken <= 130
+
+
+def test_the_garbage_collector_need_not_look_at_what_waits():
+    waiting, _ = filled(1 << 20, count=10_000)
+    gc.collect()
+
+    assert waiting.bytes > 0
+    assert not any(map(gc.is_tracked, waiting._ready.values()))
+
+
 # How far the stream is acknowledged.
 
 
@@ -658,14 +696,19 @@ def test_forgetting_a_key_that_does_not_wait():
 
 def entries_of(waiting):
     """All that is kept, without the identity of marks: which stretch each key holds open is told by its number."""
-    numbers = {id(mark): number for number, mark in enumerate(waiting._marks)}
+    numbers = {mark: place for place, mark in enumerate(waiting._marks)}
 
     def parts(key, entry):
         change, mark, size = parts_of(key, entry)
-        return change, numbers[id(mark)], size
+        return change, numbers[mark], size
 
     kept = [[(key, *parts(key, entry)) for key, entry in part.items()] for part in (waiting._ready, waiting._held)]
-    return kept, [(mark.offset, mark.outstanding) for mark in waiting._marks], waiting.bytes, waiting.overflowed
+    return (
+        kept,
+        [(mark.offset, mark.outstanding) for mark in waiting._marks.values()],
+        waiting.bytes,
+        waiting.overflowed,
+    )
 
 
 KEYS = st.integers(0, 5).map(lambda number: b"%d" % number)
