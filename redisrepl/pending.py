@@ -91,7 +91,7 @@ class Pending:
         self._marks: dict[int, Mark] = {}  # in the order of the stream
         self._numbers = count()
         self._open: Mark | None = None  # the stretch being read
-        self._left = 0  # keys taken out of `_ready`, which a dictionary steps over for ever
+        self._left = 0  # keys taken out of `_ready` since it was made; a dictionary steps over their places
         self.acknowledged = 0
         self.database = 0
         self.overflowed = False
@@ -262,7 +262,7 @@ class Pending:
         for change in batch:
             del ready[change.key]
         self._left += len(batch)
-        if self._left > len(ready):
+        if self._left > 3 * len(ready):  # not sooner: the copy of a million keys would be what memory must suffice for
             self._ready = dict(ready)
             self._left = 0
         return batch
