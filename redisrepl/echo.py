@@ -121,7 +121,7 @@ class ExpectedEvents:
             The keys that had any.
         """
         with self._lock:
-            voided = [key for key in keys if key in self._by_key]
+            voided = [key for key in dict.fromkeys(keys) if key in self._by_key]
             for key in voided:
                 self._count -= len(self._by_key.pop(key))
             return voided

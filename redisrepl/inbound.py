@@ -36,9 +36,9 @@ from redisrepl.changes import (
 )
 from redisrepl.echo import ExpectedEvents
 from redisrepl.freshness import Freshness
-from redisrepl.pending import merge
+from redisrepl.merging import merge
 from redisrepl.wire.keyspace import announced_events
-from redisrepl.wire.webdis import commands_of, events_of
+from redisrepl.wire.writes import commands_of, events_of
 
 __all__ = ["Inbound", "InboundCounters", "difference"]
 

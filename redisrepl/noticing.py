@@ -24,7 +24,7 @@ from redisrepl.local.apply import site_commands
 from redisrepl.local.notify import Gap, Noticed, SiteEvents, Subscribed
 from redisrepl.observe.troubles import Trouble
 from redisrepl.outbound import Outbound
-from redisrepl.wire.webdis import events_of
+from redisrepl.wire.writes import events_of
 
 __all__ = ["Noticing", "Source", "SourceChoice", "change_of", "echoes_of"]
 

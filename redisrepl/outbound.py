@@ -9,7 +9,7 @@ It decides and never waits, so that a model can drive it; `pushing` moves its ba
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -29,12 +29,14 @@ from redisrepl.changes import (
     kinds_of,
 )
 from redisrepl.echo import ExpectedEvents
+from redisrepl.everywrite import EveryWrite
 from redisrepl.namespaces import printable
 from redisrepl.pending import Pending
+from redisrepl.wire.batches import EXISTS
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.keyspace import announced_events
 from redisrepl.wire.rdb import Aux, Entry
-from redisrepl.wire.webdis import EXISTS, commands_of_batch, events_of, keys_of
+from redisrepl.wire.writes import commands_of_batch, events_of, keys_of
 
 __all__ = ["Batch", "Outbound", "OutboundCounters", "OutboundOptions", "Pulling", "settle"]
 
@@ -115,6 +117,7 @@ class OutboundOptions:
         max_keys: how many keys may wait.
         site_wins: keys of a snapshot replace those of the hub; otherwise they only join them.
         event_patience: seconds after which an event that did not come is overdue.
+        every_write: each change of a key reaches the hub, in order; otherwise what waits for a key is merged.
     """
 
     origin: bytes = b""
@@ -122,6 +125,7 @@ class OutboundOptions:
     max_keys: int = 2_000_000
     site_wins: bool = True
     event_patience: float = 60.0
+    every_write: bool = False
 
 
 class Outbound:
@@ -151,8 +155,9 @@ class Outbound:
         options = options or OutboundOptions()
         self.decoder = decoder
         self.kinds = kinds = decoder.kinds
-        self.pending = Pending(options.max_bytes, options.max_keys)
+        self.pending = (EveryWrite if options.every_write else Pending)(options.max_bytes, options.max_keys)
         self.seeds = Pending(options.max_bytes // 4, options.max_keys)
+        self._every_write = options.every_write
         self.counters = OutboundCounters()
         self.flushed: Flushed | None = None
         self._expected_local = expected_local
@@ -165,33 +170,69 @@ class Outbound:
         self._announced = announced_events(kinds)
 
     def read(self, commands: Iterable[Sequence[bytes]], end: int) -> None:
-        """Take commands of the stream, which then stands at offset `end`."""
-        decoder, pulling, expected = self.decoder, self._pulling, self._expected_local
-        decode, add, origin = decoder.decode, self.pending.add, self.origin
-        # Nothing is expected or seeded anew while this runs, and most of the time nothing is at all.
-        seeds = self.seeds if len(self.seeds) else None
-        consume = expected.consume if len(expected) else None
-        read = echoes = 0
+        """Take commands of the stream, which then stands at offset `end`.
+
+        `SET key value` is what a busy site sends most, so it is passed on as it is, in runs, unless someone must be
+        asked about it first.
+        """
+        decoder, expected, pending = self.decoder, self._expected_local, self.pending
+        decode, covers = decoder.decode, decoder.covers
+        concerns_others = self._concerning_others()
+        run: list[Sequence[bytes]] = []
+        plain = decoder.plain
         for argv in commands:
-            for change in decode(argv):
-                if isinstance(change, Flushed):
-                    self.flushed = change
+            if plain and argv[0] == b"SET" and len(argv) == 3:  # noqa: PLR2004
+                if not covers(argv[1]):
                     continue
-                read += 1
-                if (consume is not None and consume(change.key, change)) or decoder.origin == origin:
-                    echoes += 1
+                if concerns_others is None or not concerns_others(argv[1]):
+                    run.append(argv)
                     continue
-                if pulling is not None:
-                    pulling.changed_at_site(change.key)
-                if seeds is not None:
-                    seeds.forget(change)
-                add(change)
-        self.counters.read += read
-        self.counters.echoes += echoes
+            if changes := decode(argv):
+                self._take_in_sets(run)
+                for change in changes:
+                    self._take_in(change)
+            plain = decoder.plain
+        self._take_in_sets(run)
         if not decoder.in_transaction:
-            self.pending.read_up_to(end, decoder.selected)
-        if len(expected) and (overdue := expected.drop_overdue(end)) and pulling is not None:
-            pulling.mark_dirty(overdue)  # rule 3: the stream is past the place where the echo must have been
+            pending.read_up_to(end, decoder.selected)
+        if len(expected) and (overdue := expected.drop_overdue(end)) and self._pulling is not None:
+            self._pulling.mark_dirty(overdue)  # rule 3: the stream is past the place where the echo must have been
+
+    def _concerning_others(self) -> Callable[[bytes], bool] | None:
+        """Whether a change of a key may be an echo, or make a seed needless; None, most of the time: no key's is."""
+        expected, seeds = self._expected_local, self.seeds
+        if len(expected) and len(seeds):
+            return lambda key: expected.holds(key) or seeds.busy(key)
+        if len(expected):
+            return expected.holds
+        return seeds.busy if len(seeds) else None
+
+    def _take_in_sets(self, run: list[Sequence[bytes]]) -> None:
+        """Take `SET key value` commands of the stream that concern nobody else; leave the list empty."""
+        if not run:
+            return
+        self.counters.read += len(run)
+        if self._pulling is not None:
+            for argv in run:
+                self._pulling.changed_at_site(argv[1])
+        self.pending.add_sets(run)
+        run.clear()
+
+    def _take_in(self, change: Change | Flushed) -> None:
+        """Take one change of the stream, unless it is the echo of our own apply."""
+        if isinstance(change, Flushed):
+            self.flushed = change
+            return
+        self.counters.read += 1
+        expected = self._expected_local
+        if (len(expected) and expected.consume(change.key, change)) or self.decoder.origin == self.origin:
+            self.counters.echoes += 1
+            return
+        if self._pulling is not None:
+            self._pulling.changed_at_site(change.key)
+        if len(self.seeds):
+            self.seeds.forget(change)
+        self.pending.add(change)
 
     def noticed(self, key: bytes, event: bytes, change: Change) -> None:
         """Take a keyspace event of the site, where its stream is not to be had: it stands for this change."""
@@ -275,7 +316,7 @@ class Outbound:
 
     def prepare(self, batch: Batch, changes: Sequence[Change], now: float) -> list[list[bytes]]:
         """The commands for a batch whose values were read; about to be sent, so their events are expected."""
-        commands = commands_of_batch(changes, if_absent=batch.if_absent)
+        commands = commands_of_batch(changes, if_absent=batch.if_absent, in_order=self._every_write)
         if self._expected_remote is not None and not batch.if_absent:
             deadline = now + self._patience
             for command in commands:

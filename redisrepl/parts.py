@@ -126,6 +126,7 @@ class Parts:
                 max_bytes=settings.max_memory,
                 max_keys=settings.max_keys,
                 site_wins=winner == "site",
+                every_write=settings.every_write,
             ),
         )
         teller = FeedWriter(self._origin, settings.hub_database, self.namespaces.prefixes) if settings.feed else None

@@ -10,88 +10,62 @@ is owed (`overflowed`).
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from itertools import count, islice
 
 from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, Touch
+from redisrepl.merging import growth, merge, removes, reread, size_of
 
-__all__ = ["Mark", "Pending", "merge"]
+__all__ = ["OVERHEAD", "Entry", "Mark", "Pending", "Waiting", "parts_of"]
 
-#: Bytes that an entry costs beside its key and value: dictionary slot, tuple, change, object headers (measured).
-_OVERHEAD = 300
+#: Bytes that an entry costs beside its value: dictionary slot, a short key, tuple, object headers (measured).
+OVERHEAD = 240
 
 
 class Mark:
     """A stretch of the stream. It is done when no key that changed in it first is outstanding.
 
     Attributes:
+        number: by which entries name it.
         offset: offset right after the stretch; None while it is still being read.
         database: the one that the stream has selected there.
         outstanding: keys whose oldest unacknowledged change lies in it.
     """
 
-    __slots__ = ("database", "offset", "outstanding")
+    __slots__ = ("database", "number", "offset", "outstanding")
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.offset: int | None = None
         self.database = 0
         self.outstanding = 0
 
 
-#: A change, its mark and the memory its values take; a mark alone is a touch: the value is to be read.
-_Entry = tuple[Change, Mark, int] | Mark
+class Waiting:
+    """A change, the number of its mark and the memory its values take."""
+
+    __slots__ = ("change", "mark", "size")
+
+    def __init__(self, change: Change, mark: int, size: int) -> None:
+        self.change = change
+        self.mark = mark
+        self.size = size
 
 
-def merge(older: Change, newer: Change) -> Change:
-    """The one change that stands for both, in this order."""
-    match older, newer:
-        case (_, StringSet() | Deleted() | Touch(replaces=True)):
-            return newer
-        case HashSet(_, fields), HashSet(_, newer_fields):
-            fields.update(newer_fields)
-            return older
-        case HashSet(_, fields), FieldsDeleted(_, deleted):
-            fields.update(dict.fromkeys(deleted))
-            return older
-        case FieldsDeleted(key, deleted), FieldsDeleted(_, more):
-            return FieldsDeleted(key, tuple(dict.fromkeys(deleted + more)))
-        case FieldsDeleted(key, deleted), HashSet(_, fields):
-            return HashSet(key, {**dict.fromkeys(deleted), **fields})
-        case StringSet(key, value, _), ExpirySet(_, expires_at_ms):
-            return StringSet(key, value, expires_at_ms)
-        case ExpirySet(), ExpirySet():
-            return newer
-        case Deleted(key), _:
-            return Touch(key, replaces=True)
-        case Touch(replaces=True), _:
-            return older
-        case _:
-            return Touch(newer.key, replaces=_removes(older) or _removes(newer))
+#: There may be a million of these, so the frequent ones are small: the value of a string without an expiry, with the
+#: number of its mark; a number alone is a touch, the value is to be read. Numbers, because the garbage collector passes
+#: over tuples of bytes and numbers. A million that it had to look at would also keep it from looking often enough, and
+#: requests that are done would stay in memory with their bodies.
+Entry = tuple[bytes, int] | int | Waiting
 
 
-def _removes(change: Change) -> bool:
-    """Whether fields are, or may be, gone: reading what is there would not tell which."""
-    match change:
-        case FieldsDeleted() | Touch(replaces=True):
-            return True
-        case HashSet(_, fields):
-            return None in fields.values()
-        case _:
-            return False
-
-
-def _size(change: Change) -> int:
-    """Bytes of memory, roughly, that a change holds beside its key."""
-    match change:
-        case StringSet(_, value, _):
-            return len(value)
-        case HashSet(_, fields):
-            return sum(len(field) + len(value or b"") + _OVERHEAD for field, value in fields.items())
-        case FieldsDeleted(_, deleted):
-            return sum(map(len, deleted))
-        case _:
-            return 0
+def parts_of(key: bytes, entry: Entry) -> tuple[Change, int, int]:
+    """The change that an entry stands for, the number of its mark and the memory its values take."""
+    if isinstance(entry, tuple):
+        return StringSet(key, entry[0]), entry[1], len(entry[0])
+    if isinstance(entry, int):
+        return Touch(key), entry, 0
+    return entry.change, entry.mark, entry.size
 
 
 class Pending:
@@ -111,11 +85,13 @@ class Pending:
     def __init__(self, max_bytes: int, max_keys: int) -> None:
         self._max_bytes = max_bytes
         self._max_keys = max_keys
-        self._ready: dict[bytes, _Entry] = {}
-        self._in_flight: dict[bytes, _Entry] = {}
-        self._held: dict[bytes, _Entry] = {}  # changed again while in flight
-        self._marks: deque[Mark] = deque()
+        self._ready: dict[bytes, Entry] = {}
+        self._in_flight: dict[bytes, Entry] = {}
+        self._held: dict[bytes, Entry] = {}  # changed again while in flight
+        self._marks: dict[int, Mark] = {}  # in the order of the stream
+        self._numbers = count()
         self._open: Mark | None = None  # the stretch being read
+        self._left = 0  # keys taken out of `_ready` since it was made; a dictionary steps over their places
         self.acknowledged = 0
         self.database = 0
         self.overflowed = False
@@ -150,64 +126,106 @@ class Pending:
         for entries in (self._ready, self._in_flight, self._held):
             mark.outstanding += len(entries)
             for key, entry in entries.items():
-                entries[key] = mark if isinstance(entry, Mark) else (entry[0], mark, entry[2])
+                if isinstance(entry, tuple):
+                    entries[key] = entry[0], mark.number
+                elif isinstance(entry, int):
+                    entries[key] = mark.number
+                else:
+                    entry.mark = mark.number
 
     def add(self, change: Change) -> None:
         """Take the next change of the stream."""
         key = change.key
-        mark = self._open or self._reopen()
+        opened = self._open or self._reopen()
         entries = self._held if key in self._in_flight else self._ready
         older = entries.get(key)
         if older is None:
             if len(entries) >= self._max_keys:
                 self._overflow()
-            mark.outstanding += 1
-            size = len(change.value) if type(change) is StringSet else _size(change)  # the common case without a call
-            entries[key] = self._entry(change, mark, size)
-        elif isinstance(older, Mark):
+            opened.outstanding += 1
+            entries[key] = self._entry(change, opened.number, size_of(change))
+        elif isinstance(older, int):
             # Already a touch: reading the key covers this change too, unless it replaces the key.
             if isinstance(change, FieldsDeleted):
                 change = Touch(key, replaces=True)
             if isinstance(change, Deleted) or (isinstance(change, Touch) and change.replaces):
                 entries[key] = self._entry(change, older, 0)
         else:
-            older_change, mark, size = older
+            older_change, mark, size = parts_of(key, older)
             self.bytes -= size
             if isinstance(older_change, HashSet) and isinstance(change, HashSet):
-                size += _growth(older_change, change)
+                size += growth(older_change, change)
                 entries[key] = self._entry(merge(older_change, change), mark, size)
             else:
                 merged = merge(older_change, change)
-                entries[key] = self._entry(merged, mark, _size(merged))
+                entries[key] = self._entry(merged, mark, size_of(merged))
 
-    def _entry(self, change: Change, mark: Mark, size: int) -> _Entry:
+    def add_sets(self, commands: Sequence[Sequence[bytes]]) -> None:
+        """Take the next changes of the stream, all of them `SET key value`: as `add` would, in a third of the time."""
+        ready, held, in_flight = self._ready, self._held, self._in_flight
+        if len(ready) + len(commands) > self._max_keys or len(held) + len(commands) > self._max_keys:
+            for _, key, value in commands:
+                self.add(StringSet(key, value))
+            return
+        opened = self._open or self._reopen()
+        number = opened.number
+        room = self._max_bytes - self.bytes - OVERHEAD * len(ready)  # what a value may take
+        fresh = 0
+        for _, key, value in commands:
+            entries = held if key in in_flight else ready
+            older = entries.get(key)
+            size = len(value)
+            if older is None:
+                fresh += 1
+                mark = number
+            elif isinstance(older, tuple):
+                room += len(older[0])
+                mark = older[1]
+            elif isinstance(older, int):
+                continue  # a touch, which covers this too
+            else:
+                room += older.size
+                mark = older.mark
+            if size <= room or not size:
+                entries[key] = value, mark
+                room -= size
+            else:
+                entries[key] = mark
+            if older is None and entries is ready:
+                room -= OVERHEAD
+        opened.outstanding += fresh
+        self.bytes = self._max_bytes - OVERHEAD * len(ready) - room
+
+    def _entry(self, change: Change, mark: int, size: int) -> Entry:
         """The change as it is kept: values only as long as there is room for them."""
         if isinstance(change, Touch) and not change.replaces:
             return mark
-        if size and self.bytes + size + _OVERHEAD * len(self._ready) > self._max_bytes:
-            return (Touch(change.key, replaces=True), mark, 0) if _removes(change) else mark
+        if size and self.bytes + size + OVERHEAD * len(self._ready) > self._max_bytes:
+            return Waiting(Touch(change.key, replaces=True), mark, 0) if removes(change) else mark
         self.bytes += size
-        return change, mark, size
+        if type(change) is StringSet and change.expires_at_ms is None:
+            return change.value, mark
+        return Waiting(change, mark, size)
 
     def _overflow(self) -> None:
         """Too many keys: forget all that wait, and owe a sweep. What is in flight stays."""
         for entries in (self._ready, self._held):
-            for entry in entries.values():
-                self._release(entry)
+            for key, entry in entries.items():
+                self._release(key, entry)
             entries.clear()
         self.overflowed = True
 
-    def _release(self, entry: _Entry) -> None:
-        if isinstance(entry, Mark):
-            entry.outstanding -= 1
-        else:
-            entry[1].outstanding -= 1
-            self.bytes -= entry[2]
+    def _release(self, key: bytes, entry: Entry) -> Change:
+        """Account for an entry that is not kept any more; return its change."""
+        change, mark, size = parts_of(key, entry)
+        self._marks[mark].outstanding -= 1
+        self.bytes -= size
+        return change
 
     def _reopen(self) -> Mark:
-        self._open = Mark()
-        self._marks.append(self._open)
-        return self._open
+        self._open = mark = Mark(next(self._numbers))
+        self._marks[mark.number] = mark
+        return mark
 
     def read_up_to(self, offset: int, database: int = 0) -> None:
         """Everything before `offset` was added, and the stream may be resumed there (no transaction is open)."""
@@ -216,101 +234,92 @@ class Pending:
             return
         mark = self._open
         if mark is not None and not mark.outstanding and len(self._marks) > 1:
-            self._marks.pop()  # every key that changed in this stretch had changed before, and holds an older one open
+            self._marks.popitem()  # every key that changed in it had changed before, and holds an older one open
             mark = None
         if mark is None:
-            mark = self._marks[-1]  # nothing new to wait for: the stretch before is longer now
+            mark = next(reversed(self._marks.values()))  # nothing new to wait for: the stretch before is longer now
         mark.offset, mark.database = offset, database
         self._open = None
         self._advance()
 
     def take(self, max_keys: int, max_bytes: int) -> list[Change]:
         """Changes to send in one batch, each key in no other batch; ends when either limit is reached."""
+        ready, in_flight = self._ready, self._in_flight
         batch: list[Change] = []
         size = 0
-        for key, entry in islice(self._ready.items(), max_keys):
+        for key, entry in islice(ready.items(), max_keys):
             change: Change
-            if isinstance(entry, Mark):
-                change = Touch(key)
+            if isinstance(entry, tuple):
+                change = StringSet(key, entry[0])
+                size += len(key) + len(entry[0])
             else:
-                change = entry[0]
-                size += entry[2]
-            size += len(key)
-            if batch and size > max_bytes:
+                change, _, weight = parts_of(key, entry)
+                size += len(key) + weight
+            if size > max_bytes and batch:
                 break
             batch.append(change)
+            in_flight[key] = entry
         for change in batch:
-            self._in_flight[change.key] = self._ready.pop(change.key)
+            del ready[change.key]
+        self._left += len(batch)
+        if self._left > 3 * len(ready):  # not sooner: the copy of a million keys would be what memory must suffice for
+            self._ready = dict(ready)
+            self._left = 0
         return batch
 
     def done(self, keys: Iterable[bytes]) -> None:
         """These are at the hub, or were given up with an error that names them."""
+        take, ready, held, marks = self._in_flight.pop, self._ready, self._held, self._marks
         for key in keys:
-            self._release(self._in_flight.pop(key))
-            if (held := self._held.pop(key, None)) is not None:
-                self._ready[key] = held
+            entry = take(key)
+            if isinstance(entry, tuple):
+                marks[entry[1]].outstanding -= 1
+                self.bytes -= len(entry[0])
+            else:
+                self._release(key, entry)
+            if key in held:
+                ready[key] = held.pop(key)
         self._advance()
 
     def put_back(self, keys: Iterable[bytes], *, unknown: bool) -> None:
         """These did not arrive; with `unknown` they may have, or may yet: then what is read anew is sent, not this."""
         for key in keys:
             entry = self._in_flight.pop(key)
-            held = self._held.pop(key, None)
-            mark = entry if isinstance(entry, Mark) else entry[1]
-            change: Change = Touch(key) if isinstance(entry, Mark) else entry[0]
-            self._release(entry)
+            mark = parts_of(key, entry)[1]
+            change = self._release(key, entry)
             if unknown:
-                change = _reread(change)
-            if held is not None:
-                self._release(held)
-                change = merge(change, Touch(key) if isinstance(held, Mark) else held[0])
-            mark.outstanding += 1
-            self._ready[key] = self._entry(change, mark, _size(change))
+                change = reread(change)
+            if (held := self._held.pop(key, None)) is not None:
+                change = merge(change, self._release(key, held))
+            self._marks[mark].outstanding += 1
+            self._ready[key] = self._entry(change, mark, size_of(change))
 
     def forget(self, change: Change) -> None:
         """A newer change makes what waits for its key needless; of a hash, only the fields that it names."""
         entry = self._ready.get(change.key)
         if entry is None:
             return
+        waiting, mark, size = parts_of(change.key, entry)
         match change:
             case ExpirySet():  # tells nothing of the value: both are to be read
-                if not isinstance(entry, Mark):
-                    self.bytes -= entry[2]
-                    self._ready[change.key] = entry[1]
+                self.bytes -= size
+                self._ready[change.key] = mark
                 return
             case HashSet(_, names) | FieldsDeleted(_, names):
-                if isinstance(entry, Mark) or not isinstance(entry[0], HashSet):
+                if not isinstance(waiting, HashSet):
                     return
                 for name in names:
-                    entry[0].fields.pop(name, None)
-                if entry[0].fields:
+                    waiting.fields.pop(name, None)
+                if waiting.fields:
                     return
-        self._release(self._ready.pop(change.key))
+        self._release(change.key, self._ready.pop(change.key))
         self._advance()
 
     def _advance(self) -> None:
         marks = self._marks
-        while marks and marks[0].offset is not None and not marks[0].outstanding:
-            self.resume_at(marks[0].offset, marks[0].database)
-            marks.popleft()
-
-
-def _growth(older: HashSet, newer: HashSet) -> int:
-    """Bytes by which merging `newer` into `older` makes it larger; counts only what is new."""
-    fields = older.fields
-    growth = 0
-    for field, value in newer.fields.items():
-        growth += len(value or b"")
-        growth += -len(fields[field] or b"") if field in fields else len(field) + _OVERHEAD
-    return growth
-
-
-def _reread(change: Change) -> Change:
-    """The same change, its values to be read again: fields of a hash one by one, anything else as a whole."""
-    match change:
-        case HashSet(key, fields):
-            return HashSet(key, dict.fromkeys(fields))
-        case StringSet(key) | ExpirySet(key):
-            return Touch(key)
-        case _:
-            return change
+        while marks:
+            oldest = next(iter(marks.values()))
+            if oldest.offset is None or oldest.outstanding:
+                return
+            self.resume_at(oldest.offset, oldest.database)
+            del marks[oldest.number]

@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     replicate: Annotated[frozenset[str], NoDecode] = Field(
         frozenset({"set", "hset"}), description="what crosses: strings, fields of hashes, removals, expiry times"
     )
+    every_write: bool = Field(
+        False, description="push each value that a key had, in order; otherwise only the latest of those that wait"
+    )
 
     # What happens after a gap.
     state_dir: Path | None = Field(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+from copy import deepcopy
 from functools import reduce
 
 import pytest
@@ -19,8 +22,10 @@ from redisrepl.changes import (
     StringState,
     Touch,
 )
+from redisrepl.everywrite import EveryWrite
+from redisrepl.merging import merge
 from redisrepl.outbound import settle
-from redisrepl.pending import Pending, merge
+from redisrepl.pending import OVERHEAD, Pending, parts_of
 
 K = b"k"
 SET = StringSet(K, b"v")
@@ -231,12 +236,13 @@ def test_one_merged_change_makes_the_hub_what_the_site_is(start, commands):
     assert content(pushed(start, resolved(merged, site.state))) == content(site.state)
 
 
+@pytest.mark.parametrize("kind", [Pending, EveryWrite])
 @given(STATES, st.lists(COMMANDS, min_size=1, max_size=8), st.sampled_from([0, 310, 700, 1 << 20]), st.data())
 @settings(max_examples=300, deadline=None)
-def test_what_is_taken_makes_the_hub_what_the_site_is(start, commands, max_bytes, data):
+def test_what_is_taken_makes_the_hub_what_the_site_is(kind, start, commands, max_bytes, data):
     """At any memory ceiling, whatever came while a batch was out, and whether or not it arrived."""
     site, hub = Site(start), start
-    waiting = pending(max_bytes)
+    waiting = kind(max_bytes, 1000)
     for command in commands:
         change = site.run(command)
         if change is not None:
@@ -462,6 +468,42 @@ def test_above_the_key_ceiling_all_that_waits_is_dropped_and_a_sweep_owed():
     assert len(waiting) == waiting.bytes == 0
 
 
+def filled(max_bytes, count=100_000, size=64):
+    """Distinct keys of ordinary length, in pieces as the stream brings them, and what they take of memory, each."""
+    waiting = pending(max_bytes, max_keys=count)
+    tracemalloc.start()
+    try:
+        for start in range(0, count, 500):
+            waiting.add_sets([[b"SET", b"site1:key:%08d" % n, b"%0*d" % (size, n)] for n in range(start, start + 500)])
+            waiting.read_up_to(start + 1)
+        return waiting, tracemalloc.get_traced_memory()[0] / count
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [8, 64, 1000])
+def test_what_waits_takes_no_more_memory_than_is_counted(size):
+    waiting, taken = filled(1 << 30, size=size)
+
+    assert waiting.bytes == len(waiting) * size
+    assert taken <= size + OVERHEAD
+
+
+def test_a_touch_takes_little_more_than_its_key():
+    waiting, taken = filled(0)
+
+    assert waiting.bytes == 0
+    assert taken <= 130
+
+
+def test_the_garbage_collector_need_not_look_at_what_waits():
+    waiting, _ = filled(1 << 20, count=10_000)
+    gc.collect()
+
+    assert waiting.bytes > 0
+    assert not any(map(gc.is_tracked, waiting._ready.values()))
+
+
 # How far the stream is acknowledged.
 
 
@@ -647,3 +689,63 @@ def test_forgetting_a_key_that_does_not_wait():
 
     waiting.done([K])
     assert len(waiting) == 0
+
+
+# Runs of plain sets.
+
+
+def entries_of(waiting):
+    """All that is kept, without the identity of marks: which stretch each key holds open is told by its number."""
+    numbers = {mark: place for place, mark in enumerate(waiting._marks)}
+
+    def parts(key, entry):
+        change, mark, size = parts_of(key, entry)
+        return change, numbers[mark], size
+
+    kept = [[(key, *parts(key, entry)) for key, entry in part.items()] for part in (waiting._ready, waiting._held)]
+    return (
+        kept,
+        [(mark.offset, mark.outstanding) for mark in waiting._marks.values()],
+        waiting.bytes,
+        waiting.overflowed,
+    )
+
+
+KEYS = st.integers(0, 5).map(lambda number: b"%d" % number)
+BEFORE = st.one_of(
+    st.builds(StringSet, KEYS, VALUES, TIMES),
+    st.builds(Touch, KEYS),
+    st.builds(Touch, KEYS, replaces=st.just(True)),
+    st.builds(Deleted, KEYS),
+    st.builds(HashSet, KEYS, st.dictionaries(FIELDS, VALUES, min_size=1)),
+    st.builds(FieldsDeleted, KEYS, st.just((b"f",))),
+    st.builds(ExpirySet, KEYS, TIMES),
+)
+RUNS = st.lists(st.tuples(st.just(b"SET"), KEYS, st.binary(max_size=400)), max_size=8)
+
+
+@given(
+    st.lists(st.tuples(st.lists(BEFORE, max_size=4), RUNS, st.booleans(), st.booleans()), max_size=5),
+    st.sampled_from([0, 700, 1200, 1 << 20]),
+    st.sampled_from([3, 1000]),
+)
+@settings(max_examples=300, deadline=None)
+def test_a_run_of_plain_sets_is_taken_like_each_of_them(rounds, max_bytes, max_keys):
+    by_runs, one_by_one = pending(max_bytes, max_keys), pending(max_bytes, max_keys)
+    offset = 0
+    for before, run, leaves, arrives in rounds:
+        for change in before:
+            by_runs.add(deepcopy(change))
+            one_by_one.add(deepcopy(change))
+        by_runs.add_sets(run)
+        for _, key, value in run:
+            one_by_one.add(StringSet(key, value))
+        offset += 10
+        for waiting in (by_runs, one_by_one):
+            waiting.read_up_to(offset)
+            if leaves:
+                keys = [change.key for change in takes(waiting, max_keys=2)]
+                if arrives:
+                    waiting.done(keys)
+        assert entries_of(by_runs) == entries_of(one_by_one)
+    assert takes(by_runs) == takes(one_by_one)

@@ -39,7 +39,7 @@ def sample(name):
     if Path in (field.annotation, *types):
         return "/some/file", Path("/some/file")
     if field.annotation is bool:
-        return "true", True
+        return ("false", False) if field.default else ("true", True)
     if field.annotation is ByteSize:
         return "2MiB", 2 << 20
     if field.annotation in (int, float):
@@ -65,7 +65,10 @@ def from_flags(*argv):
 def test_each_setting_is_a_flag(name):
     text, value = sample(name)
     for flag in (flag_of(name), flag_of(name)[1:]):
-        flags = from_flags(flag) if FIELDS[name].annotation is bool else from_flags(flag, text)
+        if FIELDS[name].annotation is bool:
+            flags = from_flags(f"--no-{flag.lstrip('-')}" if FIELDS[name].default else flag)
+        else:
+            flags = from_flags(flag, text)
         assert getattr(load_settings(flags), name) == value != FIELDS[name].default
 
 

@@ -22,7 +22,7 @@ from redisrepl.errors import PeerUnavailableError
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import translated
 from redisrepl.wire.commands import ORIGIN_CHANNEL
-from redisrepl.wire.webdis import commands_of
+from redisrepl.wire.writes import commands_of
 
 __all__ = ["Applied", "SiteWriter", "Turn", "site_commands"]
 

@@ -20,17 +20,9 @@ import structlog
 from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError, OutcomeUnknownError
 from redisrepl.remote.refusals import is_passing, scripts_refused
 from redisrepl.remote.session import HubSession
-from redisrepl.wire.webdis import (
-    EXISTS,
-    CommandError,
-    batch_body,
-    body,
-    encode_batch_command,
-    halves_of,
-    keys_of,
-    parse_batch_reply,
-    parse_reply,
-)
+from redisrepl.wire.batches import EXISTS, batch_body, encode_batch_command, parse_batch_reply
+from redisrepl.wire.webdis import CommandError, body, parse_reply
+from redisrepl.wire.writes import halves_of, keys_of
 
 __all__ = ["HubPusher", "Pushed", "Teller"]
 

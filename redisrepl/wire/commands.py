@@ -10,8 +10,9 @@ sent, so conditions (`NX`, `GT`, ...) are known to have been met.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import starmap
+from collections.abc import Callable, Sequence
+from itertools import chain, starmap
+from typing import NamedTuple
 
 from redisrepl.changes import (
     KINDS,
@@ -25,11 +26,27 @@ from redisrepl.changes import (
     Touch,
     kinds_of,
 )
+from redisrepl.wire.keys import names_one_key
 
 __all__ = ["ORIGIN_CHANNEL", "ChangeDecoder"]
 
 Arguments = Sequence[bytes]
-_Handler = Callable[[Arguments], Iterable[Change]]
+_Handler = Callable[[Arguments], Sequence[Change]]
+
+
+class _Form(NamedTuple):
+    """What is known of a command by its name.
+
+    Attributes:
+        name: in upper case.
+        one_key: it writes its first argument, and no other key.
+        handler: what it did; None for those that are not about keys alone, and those that we do not know.
+    """
+
+    name: bytes
+    one_key: bool
+    handler: _Handler | None
+
 
 #: Where a transaction that we apply says so: it shows in the stream, and leaves no key behind.
 ORIGIN_CHANNEL = b"redisrepl:origin"
@@ -45,7 +62,7 @@ class ChangeDecoder:
     """Turns the commands of one replication stream into changes.
 
     Args:
-        covers: whether a key belongs to the followed namespaces.
+        covers: whether a key belongs to the followed namespaces; asked for nearly every command.
         kinds: which of `changes.KINDS` are wanted; others are counted only.
         database: the database followed; commands of others yield nothing.
 
@@ -57,9 +74,9 @@ class ChangeDecoder:
     """
 
     __slots__ = (
-        "_covers",
-        "_names",
+        "_forms",
         "_sets",
+        "covers",
         "database",
         "in_transaction",
         "kinds",
@@ -69,7 +86,7 @@ class ChangeDecoder:
     )
 
     def __init__(self, covers: Callable[[bytes], bool], kinds: frozenset[str] = KINDS, database: int = 0) -> None:
-        self._covers = covers
+        self.covers = covers
         self.kinds = kinds
         self._sets = "set" in kinds
         self.database = database
@@ -77,7 +94,12 @@ class ChangeDecoder:
         self.in_transaction = False
         self.origin: bytes | None = None
         self.unreplicated: dict[str, int] = {}
-        self._names: dict[bytes, bytes] = {}  # spelling as seen > upper case, for the few spellings that occur
+        self._forms: dict[bytes, _Form] = {}  # by name as it was spelled, for the few spellings that occur
+
+    @property
+    def plain(self) -> bool:
+        """Whether `SET key value` of a followed key just sets that key now: then `decode` need not be asked."""
+        return self._sets and self.origin is None and self.selected == self.database
 
     def decode(self, argv: Arguments) -> Sequence[Change | Flushed]:
         """What this command did to keys that we follow.
@@ -85,21 +107,20 @@ class ChangeDecoder:
         Args:
             argv: command name and arguments. A known command in an unknown form touches every followed key it names.
         """
-        name = argv[0]
-        if name == b"SET" and len(argv) == 3 and self._sets:  # noqa: PLR2004 - the one hot form: SET key value
-            key = argv[1]
-            return (StringSet(key, argv[2]),) if self.selected == self.database and self._covers(key) else ()
-        name = self._upper(name)
-        handler = _HANDLERS.get(name)
+        name, one_key, handler = self._forms.get(argv[0]) or self._learn(argv[0])
+        if one_key and len(argv) > 1 and not self.covers(argv[1]):
+            return ()
         try:
             if handler is None:
                 return self._decode_rare(name, argv)
-            if self.selected != self.database or (name in _ONE_KEY and not self._covers(argv[1])):
+            if self.selected != self.database:
                 return ()
-            written = [change for change in handler(argv) if self._covers(change.key)]
+            written = handler(argv)
+            if not one_key:
+                written = [change for change in written if self.covers(change.key)]
         except (ValueError, IndexError):
             followed = self.selected == self.database
-            return [Touch(argument) for argument in argv[1:] if followed and self._covers(argument)]
+            return [Touch(argument) for argument in argv[1:] if followed and self.covers(argument)]
         wanted = [change for change in written if not self.kinds.isdisjoint(kinds_of(change))]
         if written and not wanted:
             self.count_unreplicated(name.decode("ascii", "backslashreplace"))
@@ -126,7 +147,7 @@ class ChangeDecoder:
                 return (Flushed(emptied=False),)
             case b"MOVE" | b"COPY":
                 return self._into_other_database(name, argv)
-            case _ if name not in _SILENT and self.selected == self.database and any(map(self._covers, argv[1:])):
+            case _ if name not in _SILENT and self.selected == self.database and any(map(self.covers, argv[1:])):
                 self.count_unreplicated(name.decode("ascii", "backslashreplace"))
         return ()
 
@@ -143,26 +164,25 @@ class ChangeDecoder:
             target = int(options[options.index(b"DB") + 1]) if b"DB" in options else self.selected
         if target == self.database:
             changes.append(Touch(written, replaces=True))
-        return [change for change in changes if self._covers(change.key)]
+        return [change for change in changes if self.covers(change.key)]
 
     def count_unreplicated(self, text: str) -> None:
         """Something of a followed key does not cross: it is to be told."""
         if text in self.unreplicated or len(self.unreplicated) < _MAX_SPELLINGS:
             self.unreplicated[text] = self.unreplicated.get(text, 0) + 1
 
-    def _upper(self, name: bytes) -> bytes:
-        upper = self._names.get(name)
-        if upper is None:
-            upper = name.upper()
-            if len(self._names) < _MAX_SPELLINGS:
-                self._names[name] = upper
-        return upper
+    def _learn(self, name: bytes) -> _Form:
+        upper = name.upper()
+        form = _Form(upper, names_one_key(upper), _HANDLERS.get(upper))
+        if len(self._forms) < _MAX_SPELLINGS:
+            self._forms[name] = form
+        return form
 
 
 _MAX_SPELLINGS = 1000  # a peer that invents spellings must not fill our memory
 
 
-def _set(argv: Arguments) -> Iterable[Change]:
+def _set(argv: Arguments) -> Sequence[Change]:
     """`SET key value [NX|XX|..] [PXAT ms | EXAT s | EX s | PX ms | KEEPTTL]`."""
     if len(argv) == 3:  # noqa: PLR2004 - the plain form
         return (StringSet(argv[1], argv[2]),)
@@ -183,90 +203,89 @@ def _set(argv: Arguments) -> Iterable[Change]:
     return (StringSet(argv[1], argv[2], expires_at_ms),)
 
 
-def _setnx(argv: Arguments) -> Iterable[Change]:
+def _setnx(argv: Arguments) -> Sequence[Change]:
     return (StringSet(argv[1], argv[2]),)
 
 
-def _mset(argv: Arguments) -> Iterable[Change]:
-    return starmap(StringSet, zip(argv[1::2], argv[2::2], strict=True))
+def _mset(argv: Arguments) -> Sequence[Change]:
+    return list(starmap(StringSet, zip(argv[1::2], argv[2::2], strict=True)))
 
 
-def _msetex(argv: Arguments) -> Iterable[Change]:
+def _msetex(argv: Arguments) -> Sequence[Change]:
     """`MSETEX numkeys key value [key value ..] [NX|XX] [PXAT ms | ..]` (Redis 8.4, Valkey 9.1)."""
     end = 2 + 2 * int(argv[1])
     pairs = argv[2:end]
     options = argv[end:]
-    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-        yield from _set((b"SET", key, value, *options))
+    sets = [_set((b"SET", key, value, *options)) for key, value in zip(pairs[::2], pairs[1::2], strict=True)]
+    return list(chain.from_iterable(sets))
 
 
-def _hset(argv: Arguments) -> Iterable[Change]:
-    return (HashSet(argv[1], dict(zip(argv[2::2], argv[3::2], strict=True))),)
+def _hset(argv: Arguments) -> Sequence[Change]:
+    fields: dict[bytes, bytes | None]
+    fields = {argv[2]: argv[3]} if len(argv) == 4 else dict(zip(argv[2::2], argv[3::2], strict=True))  # noqa: PLR2004
+    return (HashSet(argv[1], fields),)
 
 
-def _hsetex(argv: Arguments) -> Iterable[Change]:
+def _hsetex(argv: Arguments) -> Sequence[Change]:
     """`HSETEX key [options] FIELDS n field value ..` (Redis 8.0); expiries of fields do not cross."""
     options = [a.upper() for a in argv[2:8]]
     start = 2 + options.index(b"FIELDS") + 2
     return _hset((argv[0], argv[1], *argv[start : start + 2 * int(argv[start - 1])]))
 
 
-def _replaced(argv: Arguments) -> Iterable[Change]:
+def _replaced(argv: Arguments) -> Sequence[Change]:
     return (Touch(argv[1], replaces=True),)
 
 
-def _touch_string(argv: Arguments) -> Iterable[Change]:
+def _touch_string(argv: Arguments) -> Sequence[Change]:
     return (Touch(argv[1], "set"),)
 
 
-def _touch_expiry(argv: Arguments) -> Iterable[Change]:
+def _touch_expiry(argv: Arguments) -> Sequence[Change]:
     return (Touch(argv[1], "expire"),)
 
 
-def _bitop(argv: Arguments) -> Iterable[Change]:
+def _bitop(argv: Arguments) -> Sequence[Change]:
     """`BITOP operation destination source ..`."""
     return (Touch(argv[2], "set"),)
 
 
-def _touch_field(argv: Arguments) -> Iterable[Change]:
+def _touch_field(argv: Arguments) -> Sequence[Change]:
     return (HashSet(argv[1], {argv[2]: None}),)
 
 
-def _rename(argv: Arguments) -> Iterable[Change]:
+def _rename(argv: Arguments) -> Sequence[Change]:
     return (Deleted(argv[1]), Touch(argv[2], replaces=True))
 
 
-def _delete(argv: Arguments) -> Iterable[Change]:
-    return map(Deleted, argv[1:])
+def _delete(argv: Arguments) -> Sequence[Change]:
+    return list(map(Deleted, argv[1:]))
 
 
-def _delete_one(argv: Arguments) -> Iterable[Change]:
+def _delete_one(argv: Arguments) -> Sequence[Change]:
     return (Deleted(argv[1]),)
 
 
-def _hdel(argv: Arguments) -> Iterable[Change]:
+def _hdel(argv: Arguments) -> Sequence[Change]:
     return (FieldsDeleted(argv[1], tuple(argv[2:])),)
 
 
-def _hgetdel(argv: Arguments) -> Iterable[Change]:
+def _hgetdel(argv: Arguments) -> Sequence[Change]:
     """`HGETDEL key FIELDS n field ..` (Valkey 9.1 sends it as it is)."""
     return (FieldsDeleted(argv[1], tuple(argv[4:])),)
 
 
-def _pexpireat(argv: Arguments) -> Iterable[Change]:
+def _pexpireat(argv: Arguments) -> Sequence[Change]:
     return (ExpirySet(argv[1], int(argv[2])),)
 
 
-def _expireat(argv: Arguments) -> Iterable[Change]:
+def _expireat(argv: Arguments) -> Sequence[Change]:
     return (ExpirySet(argv[1], int(argv[2]) * 1000),)
 
 
-def _persist(argv: Arguments) -> Iterable[Change]:
+def _persist(argv: Arguments) -> Sequence[Change]:
     return (ExpirySet(argv[1], None),)
 
-
-#: Commands whose second argument is the one key they write.
-_ONE_KEY = frozenset({b"SET", b"HSET", b"HMSET", b"HSETNX", b"SETNX", b"INCR", b"INCRBY", b"HINCRBY", b"APPEND"})
 
 _HANDLERS: dict[bytes, _Handler] = {
     b"SET": _set,

@@ -4,8 +4,8 @@ In: commands of a batch; messages. Out: payloads, and what messages say. Left to
 (`remote.push`), what may be applied straight from a message (`inbound`).
 
 The script of a batch publishes `TIME ORIGIN CONTENT` after its commands, in one step with them: the hub's clock in
-microseconds, who pushed, and the commands as Redis' protocol has them, in base64 for URLs. ASCII throughout, because Webdis
-leaves what is not UTF-8 out of JSON, and redisRepl 1.2, which reads JSON there, would miss an element and end.
+microseconds, who pushed, and the commands as Redis' protocol has them, in base64 for URLs. ASCII throughout, because
+Webdis leaves what is not UTF-8 out of JSON, and redisRepl 1.2, which reads JSON there, would miss an element and end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import hiredis
 from redisrepl.changes import Change, HashSet, StringSet
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.psync import encode_command
-from redisrepl.wire.webdis import keys_of, keyspace_channel
+from redisrepl.wire.webdis import keyspace_channel
+from redisrepl.wire.writes import keys_of
 
 __all__ = ["FEED_KEY", "Feed", "FeedWriter", "feed_content", "parse_feed"]
 

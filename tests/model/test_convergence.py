@@ -28,6 +28,7 @@ SCHEDULES = int(os.environ.get("REDISREPL_SCHEDULES", "1500"))
         pytest.param({"faults": False, "feed": True}, id="the feed"),
         pytest.param({"faults": True, "feed": True, "sweep": False}, id="the feed, and faults that are noticed"),
         pytest.param({"faults": True, "feed": True, "silent": True, "deletes": True}, id="the feed, and all faults"),
+        pytest.param({"faults": True, "deletes": True, "silent": True, "every_write": True}, id="each write"),
         pytest.param({"faults": False, "deletes": True, "notify": True}, id="no PSYNC at every other site"),
         pytest.param({"faults": True, "deletes": True, "silent": True, "notify": True}, id="no PSYNC, and all faults"),
     ],

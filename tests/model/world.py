@@ -18,10 +18,11 @@ from redisrepl.inbound import Inbound, difference
 from redisrepl.noticing import change_of, echoes_of
 from redisrepl.outbound import Batch, Outbound, OutboundOptions, settle
 from redisrepl.sweep import Difference, Healing
+from redisrepl.wire.batches import EXISTS
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.digests import digest
 from redisrepl.wire.feed import Feed, feed_content, parse_feed
-from redisrepl.wire.webdis import EXISTS, commands_of, keys_of
+from redisrepl.wire.writes import commands_of, keys_of
 
 PREFIX = b"ns:"
 STRINGS = [b"ns:s1", b"ns:s2"]
@@ -130,7 +131,15 @@ class Fetch:
 class Site:
     """A site's Redis and its daemon."""
 
-    def __init__(self, name: int, kinds: frozenset[str], outbound: type[Outbound], inbound: type[Inbound]) -> None:
+    def __init__(
+        self,
+        name: int,
+        kinds: frozenset[str],
+        outbound: type[Outbound],
+        inbound: type[Inbound],
+        *,
+        every_write: bool,
+    ) -> None:
         self.redis = Redis()
         self.counter = b"counter of %d" % name
         self.counted = 0
@@ -149,7 +158,7 @@ class Site:
             self.expected_local,
             self.expected_remote,
             self.inbound,
-            OutboundOptions(site_wins=False, event_patience=PATIENCE),
+            OutboundOptions(site_wins=False, event_patience=PATIENCE, every_write=every_write),
         )
         self.flights: list[Flight] = []
         self.late: list[list[list[bytes]]] = []
@@ -179,6 +188,7 @@ class World:
         waits: bool = True,
         watches: bool = True,
         feed: bool = False,
+        every_write: bool = False,
     ) -> None:
         self.feed, self.time = feed, 0
         self.waits, self.watches = waits, watches
@@ -186,7 +196,7 @@ class World:
         self.kinds = frozenset({"set", "hset"} | ({"del"} if deletes else set()))
         self.faults, self.silent, self.deletes, self.sweep = faults, silent, deletes, sweep
         self.hub = Redis()
-        self.sites = [Site(name, self.kinds, outbound, inbound) for name in range(sites)]
+        self.sites = [Site(name, self.kinds, outbound, inbound, every_write=every_write) for name in range(sites)]
         if notify:
             for site in self.sites[::2]:  # the others follow the stream
                 site.noticed = []

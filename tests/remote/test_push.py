@@ -23,7 +23,9 @@ from redisrepl.errors import (
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.refusals import is_passing, scripts_refused
 from redisrepl.remote.session import HubSession, check_url
-from redisrepl.wire.webdis import EXISTS, batch_body, body, commands_of_batch, encode_batch_command
+from redisrepl.wire.batches import EXISTS, batch_body, encode_batch_command
+from redisrepl.wire.webdis import body
+from redisrepl.wire.writes import commands_of_batch
 from testbed import Hub
 from tests.samples import ALL_BYTES, AWKWARD_NAMES, resp
 

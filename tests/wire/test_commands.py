@@ -351,7 +351,7 @@ def test_a_peer_that_invents_commands_does_not_fill_our_memory():
         followed.decode([b"verb%d" % (number % 10), K])
 
     assert len(followed.unreplicated) <= 1000
-    assert len(followed._names) <= 1000
+    assert len(followed._forms) <= 1000
     assert followed.unreplicated["VERB3"] == 1 + 300
     followed.count_unreplicated("VERB3")
     assert followed.unreplicated["VERB3"] == 302

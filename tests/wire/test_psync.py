@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 
 import pytest
 from hypothesis import given, settings
@@ -456,6 +457,17 @@ def test_an_offset_counts_every_byte_whatever_the_number_of_arguments(count):
     argv = [b"DEL"] + [b"%d" % number for number in range(count - 1)]
 
     assert stream(resp(*argv) + PING, 3).ends == [len(resp(*argv)), len(resp(*argv)) + len(PING)]
+
+
+@pytest.mark.parametrize("size", [0, 9, 10, 99, 100, 4095, 4096, 100_000])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_an_offset_counts_every_byte_whatever_the_size_of_arguments(size, count):
+    argv = [b"x" * size] * count
+    commands = [[b"SET", *argv], [b"SET", *argv[:-1], b"short"], [b"y" * size, b"a", b"b"]]
+    link = stream(b"".join(resp(*command) for command in commands))
+
+    assert link.commands == commands
+    assert link.ends == list(itertools.accumulate(len(resp(*command)) for command in commands))
 
 
 @given(st.lists(st.lists(st.binary(max_size=12), min_size=1, max_size=12), max_size=6), st.integers(1, 40))

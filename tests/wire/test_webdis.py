@@ -21,30 +21,29 @@ from redisrepl.changes import (
     Touch,
 )
 from redisrepl.errors import ProtocolError
+from redisrepl.wire.batches import EXISTS, batch_body, encode_batch_command, parse_batch_reply
 from redisrepl.wire.webdis import (
-    EXISTS,
-    MAX_FIELDS_PER_COMMAND,
-    MAX_PAIRS_PER_COMMAND,
     CommandError,
     Message,
     MessageReader,
-    batch_body,
     body,
-    commands_of,
-    commands_of_batch,
-    encode_batch_command,
     escape,
     escape_words,
-    events_of,
     fetch_body,
-    halves_of,
     integer_body,
-    keys_of,
     keyspace_channel,
-    parse_batch_reply,
     parse_fetch_reply,
     parse_integer,
     parse_reply,
+)
+from redisrepl.wire.writes import (
+    MAX_FIELDS_PER_COMMAND,
+    MAX_PAIRS_PER_COMMAND,
+    commands_of,
+    commands_of_batch,
+    events_of,
+    halves_of,
+    keys_of,
 )
 from testbed import RedisServer, Webdis, eventually
 from tests.samples import ALL_BYTES, AWKWARD_NAMES, pieces, resp, resp_like

@@ -1,0 +1,131 @@
+"""What of the stream goes to the hub, whichever way through `Outbound.read` a command takes."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from redisrepl.changes import KINDS, StringSet
+from redisrepl.echo import ExpectedEvents
+from redisrepl.namespaces import Namespaces
+from redisrepl.outbound import Outbound, OutboundOptions
+from redisrepl.wire.commands import ORIGIN_CHANNEL, ChangeDecoder
+
+ORIGIN = b"us"
+
+
+class Listener:
+    """The other direction: what it is told, in order."""
+
+    def __init__(self):
+        self.changed = []
+        self.dirty = []
+
+    def changed_at_site(self, key):
+        self.changed.append(key)
+
+    def mark_dirty(self, keys):
+        self.dirty.extend(keys)
+
+
+class DecodesAll(ChangeDecoder):
+    """Knows no plain sets: every command takes the general way."""
+
+    __slots__ = ()
+    plain = False
+
+
+class Side:
+    def __init__(self, decoder=ChangeDecoder, kinds=KINDS, max_bytes=1 << 20):
+        self.listener, self.expected = Listener(), ExpectedEvents(100)
+        self.outbound = Outbound(
+            decoder(Namespaces([b"a:", b"b:"]).covers, kinds),
+            self.expected,
+            None,
+            self.listener,
+            OutboundOptions(origin=ORIGIN, max_bytes=max_bytes),
+        )
+
+    def seen(self):
+        outbound = self.outbound
+        counters = outbound.counters
+        return {
+            "order": [change.key for change in outbound.pending.take(1, 1)],
+            "waiting": outbound.pending.take(1000, 1 << 20),
+            "seeds": outbound.seeds.take(1000, 1 << 20),
+            "told": (self.listener.changed, self.listener.dirty),
+            "counters": (counters.read, counters.echoes),
+            "unreplicated": outbound.decoder.unreplicated,
+            "position": (outbound.pending.acknowledged, outbound.pending.bytes, len(outbound.pending)),
+            "expected": len(self.expected),
+            "state": (outbound.decoder.selected, outbound.decoder.in_transaction, outbound.decoder.origin),
+        }
+
+
+KEYS = st.sampled_from([b"a:1", b"a:2", b"b:1", b"c:1", b"a", b""])
+VALUES = st.sampled_from([b"", b"1", b"2", b"x" * 300])
+SETS = st.tuples(st.just(b"SET"), KEYS, VALUES)
+COMMANDS = st.one_of(
+    SETS,
+    SETS,
+    SETS,
+    st.tuples(st.sampled_from([b"set", b"Set", b"SETNX"]), KEYS, VALUES),
+    st.tuples(st.just(b"SET"), KEYS, VALUES, st.just(b"PXAT"), st.just(b"99")),
+    st.tuples(st.just(b"SET"), KEYS),
+    st.tuples(st.sampled_from([b"HSET", b"hset"]), KEYS, st.just(b"f"), VALUES),
+    st.tuples(st.sampled_from([b"INCR", b"LPUSH", b"DEL", b"unlink", b"PERSIST", b"ODD"]), KEYS),
+    st.tuples(st.sampled_from([b"MSET", b"RENAME"]), KEYS, KEYS),
+    st.tuples(st.just(b"SELECT"), st.sampled_from([b"0", b"1"])),
+    st.tuples(st.sampled_from([b"MULTI", b"EXEC", b"PING", b"FLUSHDB"])),
+    st.tuples(st.just(b"PUBLISH"), st.just(ORIGIN_CHANNEL), st.sampled_from([ORIGIN, b"another"])),
+)
+
+
+@given(
+    st.lists(st.lists(COMMANDS, max_size=8), max_size=5),
+    st.sampled_from([KINDS, frozenset({"set", "hset"}), frozenset({"hset"})]),
+    st.sampled_from([700, 1 << 20]),
+    st.lists(st.builds(StringSet, KEYS, VALUES), max_size=3),
+    st.lists(st.builds(StringSet, st.sampled_from([b"a:1", b"a:2"]), VALUES), max_size=3),
+)
+@settings(max_examples=400, deadline=None)
+def test_a_plain_set_is_read_as_any_other_command(pieces, kinds, max_bytes, expected, seeds):
+    sides = Side(ChangeDecoder, kinds, max_bytes), Side(DecodesAll, kinds, max_bytes)
+    for side in sides:
+        for change in expected:
+            side.expected.expect(change.key, change, 25)
+        for change in seeds:
+            side.outbound.seed(change)
+        for number, commands in enumerate(pieces, 1):
+            side.outbound.read([list(argv) for argv in commands], number * 10)
+    quick, general = (side.seen() for side in sides)
+    for seen in (quick, general):
+        seen["told"][0].sort()  # of a run, before or after what the decoder was asked for
+    assert quick == general
+
+
+def test_sets_keep_their_place_among_other_commands():
+    side = Side()
+    side.outbound.read(
+        [
+            [b"SET", b"a:1", b"1"],
+            [b"HSET", b"a:2", b"f", b"1"],
+            [b"SET", b"a:2", b"2"],
+            [b"SET", b"c:1", b"1"],
+            [b"DEL", b"a:1"],
+            [b"SET", b"a:1", b"3"],
+        ],
+        10,
+    )
+
+    assert side.outbound.pending.take(10, 1000) == [StringSet(b"a:1", b"3"), StringSet(b"a:2", b"2")]
+    assert side.listener.changed == [b"a:1", b"a:2", b"a:2", b"a:1", b"a:1"]
+
+
+def test_an_expected_set_is_an_echo_though_others_are_on_their_way():
+    side = Side()
+    side.expected.expect(b"a:1", StringSet(b"a:1", b"1"), 100)
+    side.outbound.read([[b"SET", b"a:2", b"1"], [b"SET", b"a:1", b"1"], [b"SET", b"a:1", b"1"]], 10)
+
+    assert side.outbound.counters.echoes == 1
+    assert sorted(side.listener.changed) == [b"a:1", b"a:2"]
