@@ -98,6 +98,7 @@ class Daemon:
         ]
         others = [tasks.create_task(parts.pushing.run(), name=f"push {n}") for n in range(settings.flights)]
         others.append(tasks.create_task(parts.following.save_forever(), name="checkpoint"))
+        others.append(tasks.create_task(parts.following.diagnosis.run(), name="diagnosis"))
         others.append(tasks.create_task(self._tick(), name="tick"))
         if pull is not None:
             for subscription in pull.subscriptions:

@@ -7,6 +7,7 @@ RedisreplError
  │    └── PsyncRefusedError the server does not let us attach as a replica
  ├── PeerUnavailableError   a server cannot be reached or is not ready: transient     exit 69
  ├── LinkLostError          an established link ended: transient
+ │    ├── SilenceError     it was open, and nothing came for too long: we ended it
  │    └── OutcomeUnknownError  a request was sent and its answer lost
  ├── HubError               the hub answered with an error
  │    ├── CommandRefusedError  one command was refused; its key is named, others go on
@@ -36,6 +37,7 @@ __all__ = [
     "RdbError",
     "RedisreplError",
     "RefusedError",
+    "SilenceError",
     "exit_code",
     "is_transient",
 ]
@@ -92,6 +94,10 @@ class PeerUnavailableError(RedisreplError):
 
 class LinkLostError(RedisreplError):
     """An established link ended."""
+
+
+class SilenceError(LinkLostError):
+    """Nothing came on an established link for too long: it was given up here."""
 
 
 class OutcomeUnknownError(LinkLostError):

@@ -17,8 +17,9 @@ import structlog
 
 from redisrepl.changes import Position
 from redisrepl.checkpoint import Checkpoint, SavedPosition
-from redisrepl.errors import PsyncRefusedError, RedisreplError, RefusedError
+from redisrepl.errors import PsyncRefusedError, RedisreplError, RefusedError, SilenceError
 from redisrepl.local.address import SiteAddress
+from redisrepl.local.diagnosis import LinkDiagnosis, Loss
 from redisrepl.local.stream import ReplicaLink
 from redisrepl.observe.progress import SnapshotProgress
 from redisrepl.observe.troubles import Trouble
@@ -75,6 +76,7 @@ class Following:
 
     Attributes:
         position: up to where commands were read; None before the first snapshot was.
+        diagnosis: finds out why a link was lost.
         full_syncs, partial_syncs: how often the link began which way.
     """
 
@@ -96,9 +98,12 @@ class Following:
         self._options = options
         self._listener = listener
         self._attached_at: float | None = None
+        self._heard_at = time.monotonic()  # when the site was last told where we are
+        self._pause = 0.0  # the longest time between two of these
         self._progress = SnapshotProgress()
         self.trouble = Trouble("stream")
         self.checkpoint_trouble = Trouble("checkpoint")
+        self.diagnosis = LinkDiagnosis(address)
         self.position: Position | None = None
         self.full_syncs = 0
         self.partial_syncs = 0
@@ -128,7 +133,7 @@ class Following:
             self._address,
             self.position,
             snapshot=RdbReader(self._prefixes),
-            acknowledged=lambda: self._outbound.acknowledged,
+            acknowledged=self._acknowledged,
             silence=self._options.silence,
             connect_wait=self._options.connect_wait,
         )
@@ -142,12 +147,27 @@ class Following:
                 self.trouble.failed(error)
             raise  # at the start this is the last word, and the caller has it
         except RedisreplError as error:
-            self.trouble.failed(error)
+            told = self.trouble.failed(error)
+            if self._attached_once:
+                self.diagnosis.lost(self._loss(error), told=told)
             if not self._worked():
                 raise
         finally:
             self._progress.end()
             self._listener.detached()
+
+    def _acknowledged(self) -> int:
+        """Up to where the hub has everything; asked whenever the site is going to be told."""
+        now = time.monotonic()
+        if self._attached_at is not None:
+            self._pause = max(self._pause, now - self._heard_at)
+        self._heard_at = now
+        return self._outbound.acknowledged
+
+    def _loss(self, error: RedisreplError) -> Loss:
+        self._acknowledged()
+        silence = self._options.silence if isinstance(error, SilenceError) else None
+        return Loss(str(error), self.position, self._pause, silence)
 
     @property
     def _attached_once(self) -> bool:
@@ -167,6 +187,8 @@ class Following:
             case FullSync(position):
                 _log.info("stream.full_sync", position=str(position))
                 self.full_syncs += 1
+                if self.position is not None:
+                    self.diagnosis.restarted(self.position)
                 self.position = None  # until the snapshot is complete there is no place to go on from
                 self._outbound.start_over()
                 self._progress.begin()
@@ -189,8 +211,10 @@ class Following:
             self.position = position
 
     def _attached(self, position: Position, *, continued: bool, gap: bool = False) -> None:
-        self._attached_at = time.monotonic()
+        self._attached_at = self._heard_at = time.monotonic()
+        self._pause = 0.0
         self.position = position
+        self.diagnosis.attached()
         self.trouble.succeeded()
         _log.info("stream.attached", position=str(position), partial=continued)
         self._listener.attached(continued=continued and not gap)

@@ -23,6 +23,7 @@ from redisrepl.errors import (
     RdbError,
     RedisreplError,
     RefusedError,
+    SilenceError,
     exit_code,
     is_transient,
 )
@@ -35,6 +36,7 @@ TABLE = [
     (PsyncRefusedError("x"), ExitCode.REFUSED, False),
     (PeerUnavailableError("x"), ExitCode.UNAVAILABLE, True),
     (LinkLostError("x"), ExitCode.UNAVAILABLE, True),
+    (SilenceError("x"), ExitCode.UNAVAILABLE, True),
     (OutcomeUnknownError("x"), ExitCode.UNAVAILABLE, True),
     (HubError("x", status=503), ExitCode.UNAVAILABLE, True),
     (CommandRefusedError("x", status=200), ExitCode.UNAVAILABLE, False),
