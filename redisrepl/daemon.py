@@ -154,10 +154,12 @@ class Daemon:
                 pull.inbound.tick(time.monotonic())
             if outbound.pending.overflowed or outbound.seeds.overflowed:
                 outbound.pending.overflowed = outbound.seeds.overflowed = False
-                sweep.owe("more keys waited than --max-keys")
+                sweep.owe("more keys waited than --max-keys", "push")
             if (flushed := outbound.flushed) is not None:
                 outbound.flushed = None
-                sweep.owe("the site was flushed", removals=flushed.emptied and "del" in self._settings.replicate)
+                sweep.owe(
+                    "the site was flushed", "push", removals=flushed.emptied and "del" in self._settings.replicate
+                )
             self._parts.wake()
             for name, count in outbound.decoder.unreplicated.items():
                 if name not in self._told_unreplicated:

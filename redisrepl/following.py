@@ -46,6 +46,7 @@ class LinkOptions:
     silence: float
     connect_wait: float
     retry: Mapping[str, Any]
+    push_snapshot: bool = True
 
 
 class Listener(Protocol):
@@ -71,12 +72,14 @@ class Following:
         checkpoint: where the acknowledged position is kept; None: nowhere.
         saved: where to go on; None to begin with a snapshot.
         options: silence after which a link counts as dead and time for connecting, in seconds; how to wait between
-            tries, as arguments of `stamina.retry_context`.
+            tries, as arguments of `stamina.retry_context`; whether the snapshot of the first contact crosses. Later
+            ones do: they are what heals a gap.
         listener: is told when a link begins and ends, and when there may be something to push.
 
     Attributes:
         position: up to where commands were read; None before the first snapshot was.
         diagnosis: finds out why a link was lost.
+        first_contact: nothing is known of an earlier link, and no snapshot was complete yet.
         full_syncs, partial_syncs: how often the link began which way.
     """
 
@@ -107,6 +110,7 @@ class Following:
         self.position: Position | None = None
         self.full_syncs = 0
         self.partial_syncs = 0
+        self.first_contact = saved is None
         if saved is not None:
             self.position = saved.position
             outbound.resume_at(saved.position.offset, saved.database)
@@ -182,7 +186,10 @@ class Following:
                 self._outbound.read(commands, ends[-1])
                 self._advance(commands, ends, link.position)
             case SnapshotData(size, total, entries):
-                self._outbound.read_snapshot(entries, time.time())
+                if self.first_contact and not self._options.push_snapshot:
+                    self._outbound.read_snapshot((e for e in entries if not isinstance(e, Entry)), time.time())
+                else:
+                    self._outbound.read_snapshot(entries, time.time())
                 self._progress.advance(size, total, sum(type(entry) is Entry and entry.last for entry in entries))
             case FullSync(position):
                 _log.info("stream.full_sync", position=str(position))
@@ -218,6 +225,7 @@ class Following:
         self.trouble.succeeded()
         _log.info("stream.attached", position=str(position), partial=continued)
         self._listener.attached(continued=continued and not gap)
+        self.first_contact = False
 
     def abandon(self) -> None:
         """The stream will not be followed: by the next time that it is, its position will be long out of date."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from redisrepl.applying import Applying
@@ -33,7 +34,7 @@ from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
 from redisrepl.settings import Settings
-from redisrepl.sweep import Comparison, ConflictWinner, Healing, Sweep
+from redisrepl.sweep import Comparison, ConflictWinner, Healing, Sweep, Way
 from redisrepl.tls import CertificateFiles, client_context
 from redisrepl.wire.commands import ChangeDecoder
 
@@ -99,6 +100,8 @@ class Parts:
         self.checkpoint = self._open_checkpoint()
         saved = self.checkpoint.load() if self.checkpoint is not None else None
         self._origin = saved.origin.encode() if saved is not None else secrets.token_hex(8).encode()
+        self._never_noticed = saved is None
+        self._never_subscribed = set(self.namespaces) if saved is None else set()  # of them, nothing can be missed
         expected_local, expected_remote = ExpectedEvents(_EXPECTATIONS), ExpectedEvents(_EXPECTATIONS)
         self.pull = self._build_pull(expected_local, expected_remote) if settings.rc else None
         winner: ConflictWinner = settings.on_conflict or ("hub" if settings.rc else "site")
@@ -130,7 +133,12 @@ class Parts:
             self.namespaces.prefixes,
             self.checkpoint,
             saved,
-            options=LinkOptions(settings.site_silence, settings.connect_timeout, self._retry),
+            options=LinkOptions(
+                settings.site_silence,
+                settings.connect_timeout,
+                self._retry,
+                push_snapshot=settings.initial_sync in {"both", "push"},
+            ),
             listener=self,
         )
         self.source = Source(
@@ -150,7 +158,7 @@ class Parts:
                 covers=self.namespaces.covers,
                 retry=self._retry,
                 listener=self,
-                owe=self.sweep.owe,
+                owe=self._noticing_gap,
             ),
         )
 
@@ -204,9 +212,13 @@ class Parts:
             inbound.event(key, event)
             applying.wake()
 
-        def on_subscribed() -> None:
+        def on_subscribed(prefix: bytes) -> None:
             inbound.resubscribed()
-            self.sweep.owe("subscribed")
+            if prefix in self._never_subscribed:
+                self._never_subscribed.remove(prefix)
+                self.sweep.owe("subscribed")
+            else:
+                self.sweep.owe("subscribed", "pull")
 
         options = SubscriptionOptions(
             database=settings.hub_database,
@@ -217,13 +229,20 @@ class Parts:
             retry=self._retry,
         )
         subscriptions = [
-            Subscription(self.session, prefix, options=options, on_event=on_event, on_subscribed=on_subscribed)
+            Subscription(
+                self.session, prefix, options=options, on_event=on_event, on_subscribed=partial(on_subscribed, prefix)
+            )
             for prefix in self.namespaces
         ]
         return Pull(inbound, applying, subscriptions)
 
     def _busy(self, key: bytes) -> bool:
         return self.outbound.busy(key)
+
+    def _noticing_gap(self, reason: str) -> None:
+        missed: tuple[Way, ...] = () if self._never_noticed else ("push",)
+        self._never_noticed = False
+        self.sweep.owe(reason, *missed)
 
     # What `following` tells.
 
@@ -234,11 +253,12 @@ class Parts:
             self.pull.applying.attached.set()
             self.pull.applying.wake()
         if not continued and self._settings.rc:
-            self.sweep.owe("full synchronisation or failover")
+            missed: tuple[Way, ...] = () if self.following.first_contact else ("push", "pull")
+            self.sweep.owe("full synchronisation or failover", *missed)
 
     def detached(self) -> None:
         """The site's stream is lost."""
-        self.sweep.attached.clear()
+        self.sweep.detached()
         if self.pull is not None:
             self.pull.applying.attached.clear()
             self.pull.inbound.distrust_fetched()

@@ -77,7 +77,8 @@ class Settings(BaseSettings):
         description="directory for the acknowledged position; default: $STATE_DIRECTORY or ~/.local/state/redisrepl",
     )
     initial_sync: InitialSync = Field(
-        "both", description="which way differences found by comparing both sides are copied: both, push, pull or none"
+        "both",
+        description="which way first contact copies: both, push, pull or none; later gaps are healed all the same",
     )
     on_conflict: ConflictWinner | None = Field(
         None, description="whose value stands where both sides have one at first contact; default: hub with -rc"
