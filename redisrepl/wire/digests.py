@@ -27,7 +27,7 @@ _MODULUS = 1 << 48
 
 #: How much one run of the script does before it leaves the rest to another, in bytes that are digested; a field or a
 #: key costs as much as 400 of them. The server does nothing else meanwhile.
-_WORK = 2_000_000
+_WORK = 1_000_000
 
 _DIGEST_SCRIPT = b"""\
 local out, left = {}, tonumber(ARGV[2])
