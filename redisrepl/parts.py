@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -66,6 +67,7 @@ class Parts:
 
     Attributes:
         pull: the direction from hub to site; None without `-rc`.
+        attached_at: since when the site's writes are seen, Unix time; None: they are not.
 
     Raises:
         ConfigError, CertificateError: what is configured cannot be used.
@@ -100,6 +102,7 @@ class Parts:
         self.checkpoint = self._open_checkpoint()
         saved = self.checkpoint.load() if self.checkpoint is not None else None
         self._origin = saved.origin.encode() if saved is not None else secrets.token_hex(8).encode()
+        self.attached_at: float | None = None
         self._never_noticed = saved is None
         self._never_subscribed = set(self.namespaces) if saved is None else set()  # of them, nothing can be missed
         expected_local, expected_remote = ExpectedEvents(_EXPECTATIONS), ExpectedEvents(_EXPECTATIONS)
@@ -117,9 +120,10 @@ class Parts:
                 site_wins=winner == "site",
             ),
         )
+        self.pusher = HubPusher(self.session, settings.max_body)
         self.pushing = Pushing(
             self.outbound,
-            HubPusher(self.session, settings.max_body),
+            self.pusher,
             self._site_reader,
             Pacer(settings.flights, worthwhile=max(1, settings.batch // 2), interval=0.002),
             max_keys=settings.batch,
@@ -141,26 +145,23 @@ class Parts:
             ),
             listener=self,
         )
-        self.source = Source(
-            settings.source,
-            self.following,
-            Noticing(
-                SiteEvents(
-                    address,
-                    self.read_client,
-                    self.namespaces.prefixes,
-                    settings.replicate,
-                    silence=settings.site_silence,
-                    connect_wait=settings.connect_timeout,
-                ),
-                self.outbound,
-                self.pull.inbound if self.pull else None,
-                covers=self.namespaces.covers,
-                retry=self._retry,
-                listener=self,
-                owe=self._noticing_gap,
+        self.noticing = Noticing(
+            SiteEvents(
+                address,
+                self.read_client,
+                self.namespaces.prefixes,
+                settings.replicate,
+                silence=settings.site_silence,
+                connect_wait=settings.connect_timeout,
             ),
+            self.outbound,
+            self.pull.inbound if self.pull else None,
+            covers=self.namespaces.covers,
+            retry=self._retry,
+            listener=self,
+            owe=self._noticing_gap,
         )
+        self.source = Source(settings.source, self.following, self.noticing)
 
     def _open_checkpoint(self) -> Checkpoint | None:
         settings = self._settings
@@ -248,6 +249,7 @@ class Parts:
 
     def attached(self, *, continued: bool) -> None:
         """The site's stream is followed: what is decided about its keys is no longer blind."""
+        self.attached_at = round(time.time(), 3)
         self.sweep.attached.set()
         if self.pull is not None:
             self.pull.applying.attached.set()
@@ -258,6 +260,7 @@ class Parts:
 
     def detached(self) -> None:
         """The site's stream is lost."""
+        self.attached_at = None
         self.sweep.detached()
         if self.pull is not None:
             self.pull.applying.attached.clear()

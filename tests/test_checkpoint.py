@@ -316,7 +316,9 @@ def test_a_file_that_holds_no_position(open_pair, members):
     assert_set_aside(checkpoint, changed(checkpoint, **members), "it holds no position")
 
 
-@pytest.mark.parametrize("name", ["checksum", "format", "site", "hub", "scope", "replid", "offset", "database", "origin"])
+@pytest.mark.parametrize(
+    "name", ["checksum", "format", "site", "hub", "scope", "replid", "offset", "database", "origin"]
+)
 def test_a_file_that_lacks_something(open_pair, name):
     checkpoint = open_pair()
     assert_set_aside(checkpoint, changed(checkpoint, **{name: ...}), "damaged")
