@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import stamina
@@ -71,6 +71,7 @@ class Applying:
         self._retry = retry
         self._work = asyncio.Event()
         self._settled = asyncio.Event()
+        self.on_apply: Callable[[bytes, State, State], None] | None = None  # told the hub's state and the site's
         self.attached = asyncio.Event()  # the site's stream is followed: without it rules 1 and 2 are blind
         self._site_turn = asyncio.Lock()  # reading and writing a key at the site is one step
 
@@ -131,6 +132,8 @@ class Applying:
             if inbound.about_to_apply(key, differing, removal=removal):
                 changes += differing
                 sent[key] = removal
+                if self.on_apply is not None:
+                    self.on_apply(key, states[key], site_state)
         if not changes:
             return
         try:

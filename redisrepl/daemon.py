@@ -166,6 +166,7 @@ class Daemon:
                     "the site was flushed", "push", removals=flushed.emptied and "del" in self._settings.replicate
                 )
             self._parts.wake()
+            self._parts.tick()
             self._state.tick(time.monotonic())
             for name, count in outbound.decoder.unreplicated.items():
                 if name not in self._told_unreplicated:

@@ -34,6 +34,7 @@ from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
+from redisrepl.replaced import Replacements
 from redisrepl.settings import Settings
 from redisrepl.sweep import Comparison, ConflictWinner, Healing, Sweep, Way
 from redisrepl.tls import CertificateFiles, client_context
@@ -56,6 +57,7 @@ class Pull:
     inbound: Inbound
     applying: Applying
     subscriptions: list[Subscription]
+    replacements: Replacements
 
 
 class Parts:
@@ -108,11 +110,12 @@ class Parts:
         expected_local, expected_remote = ExpectedEvents(_EXPECTATIONS), ExpectedEvents(_EXPECTATIONS)
         self.pull = self._build_pull(expected_local, expected_remote) if settings.rc else None
         winner: ConflictWinner = settings.on_conflict or ("hub" if settings.rc else "site")
+        self._winner = winner
         self.outbound = Outbound(
             ChangeDecoder(self.namespaces.covers, settings.replicate, address.database),
             expected_local,
             expected_remote if settings.rc else None,
-            self.pull.inbound if self.pull else None,
+            self.pull.replacements if self.pull else None,
             OutboundOptions(
                 origin=self._origin,
                 max_bytes=settings.max_memory,
@@ -185,7 +188,7 @@ class Parts:
                 patience=_SECOND_LOOK,
             ),
             self.namespaces,
-            Healing(self.outbound, self.pull.inbound if self.pull else None, winner, settings.initial_sync),
+            Healing(self.outbound, self.pull.replacements if self.pull else None, winner, settings.initial_sync),
             period=settings.sweep_period,
             wake=self.wake,
             retry=self._retry,
@@ -235,7 +238,10 @@ class Parts:
             )
             for prefix in self.namespaces
         ]
-        return Pull(inbound, applying, subscriptions)
+        replacements = Replacements(inbound)
+        replacements.watch()
+        applying.on_apply = replacements.applying
+        return Pull(inbound, applying, subscriptions, replacements)
 
     def _busy(self, key: bytes) -> bool:
         return self.outbound.busy(key)
@@ -252,6 +258,10 @@ class Parts:
         self.attached_at = round(time.time(), 3)
         self.sweep.attached.set()
         if self.pull is not None:
+            if continued or self.following.first_contact or self._winner == "site":
+                self.pull.replacements.no_gap()
+            else:
+                self.pull.replacements.gap()
             self.pull.applying.attached.set()
             self.pull.applying.wake()
         if not continued and self._settings.rc:
@@ -263,8 +273,17 @@ class Parts:
         self.attached_at = None
         self.sweep.detached()
         if self.pull is not None:
+            self.pull.replacements.watch()
             self.pull.applying.attached.clear()
             self.pull.inbound.distrust_fetched()
+
+    def tick(self) -> None:
+        """Time passes: what a gap has hidden may have been healed."""
+        pull, sweep = self.pull, self.sweep
+        if pull is None or self.attached_at is None or not pull.replacements.watching:
+            return
+        if not (sweep.owed or sweep.running or len(self.outbound.seeds) or pull.inbound.unsettled):
+            pull.replacements.healed()
 
     def wake(self) -> None:
         """There may be something to push or to pull."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -30,7 +30,6 @@ import structlog
 
 from redisrepl.changes import Deleted, State, Touch
 from redisrepl.errors import RedisreplError
-from redisrepl.inbound import Inbound
 from redisrepl.namespaces import Namespaces
 from redisrepl.observe.troubles import Trouble
 from redisrepl.outbound import Outbound
@@ -115,6 +114,13 @@ class Place:
         self.begun += 1
         if not self.at_hub:
             self.cursor = b"0"
+
+
+class Pulling(Protocol):
+    """`inbound.Inbound`, or what stands before it."""
+
+    def mark_dirty(self, keys: Iterable[bytes]) -> None:
+        """The state of these keys at the hub must be looked at."""
 
 
 class Comparison:
@@ -205,7 +211,7 @@ class Healing:
     """
 
     outbound: Outbound
-    inbound: Inbound | None
+    inbound: Pulling | None
     winner: ConflictWinner
     direction: InitialSync
 

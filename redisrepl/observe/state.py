@@ -154,7 +154,8 @@ class State:
             for prefix, subscription in zip(self._parts.namespaces, pull.subscriptions, strict=True)
         ]
         names = counters.__slots__
-        return pull.inbound.outstanding() | {n: getattr(counters, n) for n in names} | {"subscriptions": subscriptions}
+        fields = pull.inbound.outstanding() | {name: getattr(counters, name) for name in names}
+        return fields | {"replaced": pull.replacements.count, "subscriptions": subscriptions}
 
     def _problems(self) -> Iterator[str]:
         """What is wrong at this moment, a sentence each."""

@@ -21,7 +21,7 @@ __all__ = ["run"]
 #: Seconds that a daemon has; it may wait for its site for one of them.
 _PATIENCE = 5.0
 
-_PULL_COUNTS = (("refused", "failed"), ("echoes", "echoes"), ("conflicts", "conflicts"))
+_PULL_COUNTS = (("refused", "failed"), ("echoes", "echoes"), ("conflicts", "conflicts"), ("replaced", "replaced"))
 
 _Document = dict[str, Any]
 

@@ -70,3 +70,34 @@ def test_a_snapshot_after_a_gap_is_pushed(daemons, site, hub, at_site, at_hub, t
     daemon.wait_for_log("stream.lost")
     crossed(at_site, at_hub, back=False)
     eventually(lambda: held(at_hub) == ("site", "hub", "site"))
+
+
+@pytest.mark.usefixtures("stood_there")
+def test_keys_whose_value_was_replaced_after_a_gap_are_named(daemons, site, hub, at_site, at_hub, tmp_path):
+    """Not at first contact, not for what the hub announces, and not where a hash only gained fields."""
+    daemon = daemons.live(site, hub, *SWIFT, "--state-dir", tmp_path)
+    at_site.mset({"site1:same": "v", "site1:string": "v"})
+    at_site.hset("site1:hash", mapping={"field": "v", "other": "v"})
+    at_site.hset("site1:gains", "field", "v")
+    crossed(at_site, at_hub)
+    daemon.wait_for_log("sweep.finished")
+    at_hub.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    at_hub.set("site1:string", "newer")
+    eventually(lambda: at_site.get("site1:string") == b"newer")
+    crossed(at_site, at_hub)
+    assert daemon.stop() == 0
+    at_site.execute_command("DEBUG", "CHANGE-REPL-ID")
+    for client, value in ((at_site, "s3cret of the site"), (at_hub, "of the hub")):
+        client.set("site1:string", value)
+        client.hset("site1:hash", "field", value)
+        client.hset("site1:gains", value, "v")
+    assert daemon.logged("sweep.replaced") == []
+    mark = daemon.mark()
+    daemon.start()
+    eventually(lambda: at_site.get("site1:string") == b"of the hub")
+    eventually(lambda: at_site.hgetall("site1:gains") == at_hub.hgetall("site1:gains"))
+    eventually(lambda: len(daemon.logged("sweep.replaced")) == 2)
+    daemon.wait_for_log("sweep.finished", after=mark)
+    assert {record["key"] for record in daemon.logged("sweep.replaced")} == {"site1:string", "site1:hash"}
+    assert len(at_hub.hgetall("site1:gains")) == 3
+    assert "s3cret" not in daemon.stderr
