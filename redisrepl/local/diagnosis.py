@@ -122,7 +122,7 @@ class LinkDiagnosis:
             now = Facts() if full else await ask_facts(self._address, self._wait)
             if loss is not None:
                 self._say(explain_loss(loss, self.facts, now))
-                if not now.failure:
+                if self._attached or not now.failure or _REFUSAL in now.failure:
                     self._loss = None  # else it is looked at again when the site answers
             if without is not None:
                 self._say(explain_full_sync(without, self.facts, now))

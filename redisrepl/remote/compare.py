@@ -43,14 +43,13 @@ class HubComparer:
             reply = await self._script(scan_body(cursor, glob_escape(prefix) + b"*", count))
             if reply is not None:
                 return parse_scan_reply(reply)
-            cursor = b"0"
-        if cursor == b"0":
-            self._keys = await self._reader.keys(prefix)
-        begin = int(cursor)
+        if not cursor.startswith(_LISTED):  # the beginning, or a cursor of a SCAN that is not allowed any more
+            self._keys, cursor = await self._reader.keys(prefix), _LISTED + b"0"
+        begin = int(cursor.removeprefix(_LISTED))
         end = begin + count
         page = self._keys[begin:end]
         if end < len(self._keys):
-            return b"%d" % end, page
+            return _LISTED + b"%d" % end, page
         self._keys = []
         return b"0", page
 
@@ -92,3 +91,5 @@ class HubComparer:
 
 
 _OK = 200
+#: Marks a cursor that is an index into the list of keys.
+_LISTED = b"list:"

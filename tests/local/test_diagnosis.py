@@ -1,14 +1,18 @@
 """Why a link was lost: decided from what a server tells, and seen at real servers that drop it for each reason."""
 
+import asyncio
 import signal
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from redisrepl.changes import Position
-from redisrepl.local.diagnosis import Loss, explain_full_sync, explain_loss
+from redisrepl.local import diagnosis as module
+from redisrepl.local.address import parse_address
+from redisrepl.local.diagnosis import LinkDiagnosis, Loss, explain_full_sync, explain_loss
 from redisrepl.local.facts import BufferLimit, Facts
-from testbed import Certificates, Daemon, FaultProxy, RedisServer, eventually, free_port
+from testbed import Certificates, Daemon, FaultProxy, RedisServer, eventually, eventually_async, free_port
 from tests.e2e.support import certificate_flags
 
 REPLID, OTHER = "a" * 40, "b" * 40
@@ -123,14 +127,19 @@ def follow(certificates, tmp_path):
         started.append(daemon)
         daemon.wait_for_log("stream.attached")
         if site is not None:
-            asked = "cmdstat_config|get"
-            eventually(lambda: site.client().info("commandstats").get(asked, {}).get("calls", 0) >= 4)
+            eventually(lambda: looked_at(site.client()), description="it knows how the site is when all is well")
         return daemon
 
     yield follow
     for daemon in started:
         daemon.close()
         assert "Traceback" not in daemon.stderr
+
+
+def looked_at(client):
+    """The site was asked, and the connection for it is closed again: the answer was read."""
+    asked = client.info("commandstats").get("cmdstat_config|get", {}).get("calls", 0) >= 4
+    return asked and not [entry for entry in client.client_list() if entry["cmd"] == "config|get"]
 
 
 def lost(daemon, cause, remedy, *, after=0):
@@ -250,3 +259,26 @@ def test_a_user_who_may_not_ask(follow, tmp_path):
         daemon = follow(site.port, "--user", "narrow", "--password-file", tmp_path / "password")
         kill_replicas(site)
         lost(daemon, "not known", "allow +info +config|get")
+
+
+async def test_a_loss_is_explained_once_however_often_the_site_is_looked_at(monkeypatch):
+    asked = []
+
+    async def ask(_address, _wait):
+        asked.append(1)
+        return Facts(failure="it refuses us: no permission")
+
+    monkeypatch.setattr(module, "ask_facts", ask)
+    monkeypatch.setattr(module, "_PERIOD", 0.001)
+    monkeypatch.setattr(module, "_REPEAT", 0.0)
+    diagnosis = LinkDiagnosis(parse_address("127.0.0.1:1"))
+    with capture_logs() as logs:
+        task = asyncio.ensure_future(diagnosis.run())
+        diagnosis.lost(CLOSED, told=True)
+        await eventually_async(lambda: len(asked) == 1)
+        diagnosis.attached()
+        await eventually_async(lambda: len(asked) > 5)
+        diagnosis.lost(CLOSED, told=False)  # the log does not tell of every failure, nor does this
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert [record["event"] for record in logs] == ["stream.lost"]

@@ -78,3 +78,21 @@ async def test_big_hashes_are_digested_a_few_at_a_time(hub):
     assert found == [digest(state, expiries=True) for state in states.values()]
     runs = hub.server.commandstats().get("eval", 0)
     assert runs == 15 if hub.scripts else runs <= 2  # two hashes, or two strings, fill a run
+
+
+async def test_scripts_that_are_refused_midway_leave_no_key_out(certificates):
+    """The cursor of the SCAN means nothing to the other way of going through the keys."""
+    with Hub(certificates) as hub:
+        names = {PREFIX + b"%d" % number for number in range(300)}
+        hub.redis.mset(dict.fromkeys(names, b"v"))
+        async with comparing(hub) as comparer:
+            cursor, found = await comparer.page(PREFIX, b"0", 50)
+            assert cursor != b"0"
+            comparer.scripts = False
+            pages = 0
+            while cursor != b"0":
+                cursor, keys = await comparer.page(PREFIX, cursor, 50)
+                found += keys
+                pages += 1
+    assert set(found) == names
+    assert pages == 6
