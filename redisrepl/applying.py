@@ -97,6 +97,7 @@ class Applying:
         self._retry = retry
         self._work = asyncio.Event()
         self._settled = asyncio.Event()
+        self.on_apply: Callable[[bytes, State, State], None] | None = None  # told the hub's state and the site's
         self.attached = asyncio.Event()  # the site's stream is followed: without it rules 1 and 2 are blind
         self._site_turn = asyncio.Lock()  # reading and writing a key at the site is one step
         self._together = max_keys  # keys in one step
@@ -141,7 +142,7 @@ class Applying:
             return told
 
         async with self._at_the_site():
-            await self._apply(dict.fromkeys(told, False), as_told, final=False)
+            await self._apply(dict.fromkeys(told, False), as_told)
 
     async def _fetch(self, taken: Mapping[bytes, bool]) -> None:
         inbound = self.inbound
@@ -155,14 +156,19 @@ class Applying:
         self.fetch_trouble.succeeded()
         inbound.untaken({key: removal for key, removal in taken.items() if key not in fetched.states})
         states = inbound.fetched(fetched.states, taken, fetched.time)
+        held: dict[bytes, State] = {}
 
         async def differences(keys: Iterable[bytes]) -> dict[bytes, list[Change]]:
             keys = list(keys)
-            pairs = zip(keys, await self._site.states(keys), strict=True)
-            return {k: difference(k, states[k], held, inbound.kinds, may_delete=taken[k]) for k, held in pairs}
+            held.update(zip(keys, await self._site.states(keys), strict=True))
+            return {k: difference(k, states[k], held[k], inbound.kinds, may_delete=taken[k]) for k in keys}
+
+        def replaced(key: bytes) -> None:
+            if self.on_apply is not None:
+                self.on_apply(key, states[key], held[key])
 
         async with self._at_the_site():
-            await self._apply({key: taken[key] for key in states}, differences, final=True)
+            await self._apply({key: taken[key] for key in states}, differences, replaced)
 
     @asynccontextmanager
     async def _at_the_site(self) -> AsyncIterator[None]:
@@ -177,26 +183,31 @@ class Applying:
         self.wake()
         self._settled.set()
 
-    async def _apply(self, removals: Mapping[bytes, bool], changes_of: _ChangesOf, *, final: bool) -> None:
+    async def _apply(
+        self, removals: Mapping[bytes, bool], changes_of: _ChangesOf, replaced: Callable[[bytes], None] | None = None
+    ) -> None:
         """Apply changes of these keys, as many keys at a time as the site's own clients let us."""
         keys = list(removals)
         while keys:
             piece, keys = keys[: self._together], keys[self._together :]
             try:
-                applied = await self._apply_together({key: removals[key] for key in piece}, changes_of, final=final)
+                applied = await self._apply_together({key: removals[key] for key in piece}, changes_of, replaced)
             except BaseException:
                 self.inbound.untaken({key: removals[key] for key in keys})
                 raise
             # One key that changes all the time must not hold up the others for ever.
             self._together = min(2 * self._together, self._max_keys) if applied else max(1, len(piece) // 2)
 
-    async def _apply_together(self, removals: Mapping[bytes, bool], changes_of: _ChangesOf, *, final: bool) -> bool:
+    async def _apply_together(
+        self, removals: Mapping[bytes, bool], changes_of: _ChangesOf, replaced: Callable[[bytes], None] | None
+    ) -> bool:
         """Apply changes, and expect their echo; False if a client of the site wrote one of the keys meanwhile.
 
         Args:
             removals: the keys, and whether a removal was announced.
             changes_of: asked for the changes once the keys are watched.
-            final: what the site refuses is given up, by name; otherwise the key is fetched.
+            replaced: called with each key that was written. None for what was only told: then a key that the site
+                refuses is fetched, otherwise it is given up, by name.
         """
         inbound = self.inbound
         changes: list[Change] = []
@@ -224,11 +235,14 @@ class Applying:
             if key not in unsettled:
                 continue
             removal = unsettled.pop(key)
-            if final:
+            if replaced is not None:
                 inbound.refused(key)
                 _log.error("apply.refused", key=printable(key), error=error)
             else:
                 inbound.not_applied({key: removal})
+        if replaced is not None:
+            for key in unsettled:
+                replaced(key)
         patience = inbound.echo_patience
         inbound.applied(unsettled, applied.offset if patience is None else time.monotonic() + patience)
         return True

@@ -27,7 +27,7 @@ __all__ = ["Checkpoint", "Pair", "SavedPosition", "StateDirectoryError", "defaul
 
 _log = structlog.get_logger("redisrepl")
 
-_FORMAT = 1
+_FORMAT = 2
 _REPLID = re.compile(r"[0-9a-fA-F]{40}")  # CONFIG_RUN_ID_SIZE
 
 
@@ -90,6 +90,11 @@ def open_checkpoint(directory: Path | None, pair: Pair) -> Checkpoint | None:
             raise
         _log.warning("checkpoint.none", error=str(error), hint="each start is a full synchronisation: set --state-dir")
         return None
+
+
+def _checksum(content: dict[str, object]) -> str:
+    """A flipped digit of the offset would be a position as good as any other, and what lies between would be lost."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class StateDirectoryError(ConfigError):
@@ -164,6 +169,9 @@ class Checkpoint:
         saved = json.loads(content)
         if saved["format"] != _FORMAT:
             raise _UnusableError(f"its format is {saved['format']}, not {_FORMAT}")
+        checksum = saved.pop("checksum")
+        if checksum != _checksum(saved):
+            raise _UnusableError("its checksum does not fit")
         if (saved["site"], saved["hub"], saved["scope"]) != (self._pair.site, self._pair.hub, self._pair.scope):
             raise _UnusableError("it was written for other addresses, namespaces or kinds of change")
         replid, offset, database, origin = saved["replid"], saved["offset"], saved["database"], saved["origin"]
@@ -186,7 +194,7 @@ class Checkpoint:
         """
         if saved == self._saved:
             return
-        content = {
+        content: dict[str, object] = {
             "format": _FORMAT,
             "site": self._pair.site,
             "hub": self._pair.hub,
@@ -196,6 +204,7 @@ class Checkpoint:
             "database": saved.database,
             "origin": saved.origin,
         }
+        content["checksum"] = _checksum(content)
         fresh = self.path.with_suffix(".new")
         now = self._clock()
         with fresh.open("w", encoding="utf-8") as file:

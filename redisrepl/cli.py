@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import structlog
+
 from redisrepl import __version__
 from redisrepl.errors import ConfigError, ExitCode, RedisreplError, exit_code
 from redisrepl.helptexts import (
@@ -22,16 +24,20 @@ from redisrepl.helptexts import (
     RDB_EXAMPLE,
     RUN_EPILOG,
     RUN_EXAMPLE,
+    STATUS_EPILOG,
+    STATUS_EXAMPLE,
     TAIL_EPILOG,
     TAIL_EXAMPLE,
     VERIFY_EXAMPLE,
 )
 from redisrepl.local.address import SiteAddress, parse_address
 from redisrepl.observe.logging import configure_logging
-from redisrepl.settings import ENV_PREFIX, Settings, flag_of, load_settings
+from redisrepl.settings import ENV_PREFIX, Settings, flag_of, load_settings, unknown_variables
 from redisrepl.tls import CertificateFiles, read_file
 
 __all__ = ["main"]
+
+_log = structlog.get_logger("redisrepl")
 
 #: Settings that concern one Redis and nothing else.
 _TAIL_SETTINGS = [
@@ -77,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "run": _run,
         "check": _check,
+        "status": _status,
         "verify": _verify,
         "tail": _tail,
         "rdb": _rdb,
@@ -125,6 +132,9 @@ def _load(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Settings, S
     given = {name: flags.pop(name) for name in Settings.model_fields if name in flags}
     settings = load_settings({name: value for name, value in given.items() if value is not None}, file)
     configure_logging(settings.log_format, settings.log_level)
+    for variable, meant in unknown_variables().items():
+        hint = f"is {meant} meant?" if meant else "config/redisrepl.example.env has them all"
+        _log.warning("settings.unknown_variable", variable=variable, hint=hint)
     return settings, site_address(settings, ask_password=ask_password), flags
 
 
@@ -143,6 +153,23 @@ def _verify(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     settings, address, flags = _load(parser, argv)
     return asyncio.run(verify.run(settings, address, repair=flags["repair"], as_json=flags["json"], out=sys.stdout))
+
+
+def _status(argv: list[str]) -> int:
+    from redisrepl.checkpoint import default_directory  # noqa: PLC0415 - the daemon does not need them here
+    from redisrepl.subcommands import status  # noqa: PLC0415
+
+    parser = _Parser(
+        prog="redisrepl status",
+        description=STATUS_EXAMPLE,
+        epilog=STATUS_EPILOG,
+        usage="redisrepl status [--state-dir DIR] [--json]",
+    )
+    _add_settings(parser, ["state_dir"])
+    parser.add_argument("--json", action="store_true", help="what each daemon says, as one line of JSON")
+    flags = vars(parser.parse_args(argv))
+    directory = flags["state_dir"] or _from_environment("STATE_DIR") or default_directory()
+    return status.run(Path(directory), as_json=flags["json"], out=sys.stdout)
 
 
 def _settings_parser(command: str, example: str) -> argparse.ArgumentParser:

@@ -26,7 +26,8 @@ from redisrepl.errors import (
 )
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import translated
-from redisrepl.observe.state import say_started, state_fields
+from redisrepl.observe.socket import serve_state
+from redisrepl.observe.state import State, say_started
 from redisrepl.parts import FETCHES, Parts
 from redisrepl.settings import Settings
 from redisrepl.signals import process_signals
@@ -54,6 +55,7 @@ class Daemon:
         self._settings = settings
         self._address = address
         self._parts = Parts(settings, address)
+        self._state = State(self._parts, address)
         self._stop = asyncio.Event()
         self._told_unreplicated: set[str] = set()
 
@@ -98,7 +100,11 @@ class Daemon:
         ]
         others = [tasks.create_task(parts.pushing.run(), name=f"push {n}") for n in range(settings.flights)]
         others.append(tasks.create_task(parts.following.save_forever(), name="checkpoint"))
+        others.append(tasks.create_task(parts.following.diagnosis.run(), name="diagnosis"))
         others.append(tasks.create_task(self._tick(), name="tick"))
+        if parts.checkpoint is not None:
+            path = parts.checkpoint.path.with_suffix(".sock")
+            others.append(tasks.create_task(serve_state(path, self._state.full_document), name="state"))
         if pull is not None:
             for subscription in pull.subscriptions:
                 intake.append(tasks.create_task(subscription.listen(), name="subscribe"))
@@ -153,11 +159,15 @@ class Daemon:
                 pull.inbound.tick(time.monotonic())
             if outbound.pending.overflowed or outbound.seeds.overflowed:
                 outbound.pending.overflowed = outbound.seeds.overflowed = False
-                sweep.owe("more keys waited than --max-keys")
+                sweep.owe("more keys waited than --max-keys", "push")
             if (flushed := outbound.flushed) is not None:
                 outbound.flushed = None
-                sweep.owe("the site was flushed", removals=flushed.emptied and "del" in self._settings.replicate)
+                sweep.owe(
+                    "the site was flushed", "push", removals=flushed.emptied and "del" in self._settings.replicate
+                )
             self._parts.wake()
+            self._parts.tick()
+            self._state.tick(time.monotonic())
             for name, count in outbound.decoder.unreplicated.items():
                 if name not in self._told_unreplicated:
                     self._told_unreplicated.add(name)
@@ -174,10 +184,4 @@ class Daemon:
 
     def _say_state(self) -> None:
         """How things stand, in numbers (SIGUSR1)."""
-        parts = self._parts
-        inbound = parts.pull.inbound if parts.pull else None
-        _log.info(
-            "daemon.state",
-            source=parts.source.kind,
-            **state_fields(parts.following, parts.outbound, inbound),
-        )
+        _log.info("daemon.state", **self._state.document())

@@ -18,8 +18,9 @@ import structlog
 
 from redisrepl.changes import Position
 from redisrepl.checkpoint import Checkpoint, SavedPosition
-from redisrepl.errors import PsyncRefusedError, RedisreplError, RefusedError
+from redisrepl.errors import PsyncRefusedError, RedisreplError, RefusedError, SilentError
 from redisrepl.local.address import SiteAddress
+from redisrepl.local.diagnosis import LinkDiagnosis, Loss
 from redisrepl.local.stream import ReplicaLink
 from redisrepl.observe.progress import SnapshotProgress
 from redisrepl.observe.troubles import Trouble
@@ -46,6 +47,7 @@ class LinkOptions:
     silence: float
     connect_wait: float
     retry: Mapping[str, Any]
+    push_snapshot: bool = True
 
 
 class Listener(Protocol):
@@ -71,12 +73,15 @@ class Following:
         checkpoint: where the acknowledged position is kept; None: nowhere.
         saved: where to go on; None to begin with a snapshot.
         options: silence after which a link counts as dead and time for connecting, in seconds; how to wait between
-            tries, as arguments of `stamina.retry_context`.
+            tries, as arguments of `stamina.retry_context`; whether the snapshot of the first contact crosses. Later
+            ones do: they are what heals a gap.
         listener: is told when a link begins and ends, and when there may be something to push.
 
     Attributes:
         position: where to attach again; None before the first snapshot was read.
         read_to: the offset up to which the stream was read; infinity if it will not be.
+        diagnosis: finds out why a link was lost.
+        first_contact: nothing is known of an earlier link, and no snapshot was complete yet.
         full_syncs, partial_syncs: how often the link began which way.
     """
 
@@ -98,13 +103,17 @@ class Following:
         self._options = options
         self._listener = listener
         self._attached_at: float | None = None
+        self._heard_at = time.monotonic()  # when the site was last told where we are
+        self._pause = 0.0  # the longest time between two of these
         self._progress = SnapshotProgress()
         self.trouble = Trouble("stream")
         self.checkpoint_trouble = Trouble("checkpoint")
+        self.diagnosis = LinkDiagnosis(address)
         self.position: Position | None = None
         self.read_to: float = 0
         self.full_syncs = 0
         self.partial_syncs = 0
+        self.first_contact = saved is None
         if saved is not None:
             self.position = saved.position
             outbound.resume_at(saved.position.offset, saved.database)
@@ -131,7 +140,7 @@ class Following:
             self._address,
             self.position,
             snapshot=RdbReader(self._prefixes),
-            acknowledged=lambda: self._outbound.acknowledged,
+            acknowledged=self._acknowledged,
             silence=self._options.silence,
             connect_wait=self._options.connect_wait,
         )
@@ -145,12 +154,27 @@ class Following:
                 self.trouble.failed(error)
             raise  # at the start this is the last word, and the caller has it
         except RedisreplError as error:
-            self.trouble.failed(error)
+            told = self.trouble.failed(error)
+            if self._attached_once:
+                self.diagnosis.lost(self._loss(error), told=told)
             if not self._worked():
                 raise
         finally:
             self._progress.end()
             self._listener.detached()
+
+    def _acknowledged(self) -> int:
+        """Up to where the hub has everything; asked whenever the site is going to be told."""
+        now = time.monotonic()
+        if self._attached_at is not None:
+            self._pause = max(self._pause, now - self._heard_at)
+        self._heard_at = now
+        return self._outbound.acknowledged
+
+    def _loss(self, error: RedisreplError) -> Loss:
+        self._acknowledged()
+        silence = self._options.silence if isinstance(error, SilentError) else None
+        return Loss(str(error), self.position, self._pause, silence)
 
     @property
     def _attached_once(self) -> bool:
@@ -166,11 +190,16 @@ class Following:
                 self.read_to = ends[-1]
                 self._advance(commands, ends, link.position)
             case SnapshotData(size, total, entries):
-                self._outbound.read_snapshot(entries, time.time())
+                if self.first_contact and not self._options.push_snapshot:
+                    self._outbound.read_snapshot((e for e in entries if not isinstance(e, Entry)), time.time())
+                else:
+                    self._outbound.read_snapshot(entries, time.time())
                 self._progress.advance(size, total, sum(type(entry) is Entry and entry.last for entry in entries))
             case FullSync(position):
                 _log.info("stream.full_sync", position=str(position))
                 self.full_syncs += 1
+                if self.position is not None:
+                    self.diagnosis.restarted(self.position)
                 self.position = None  # until the snapshot is complete there is no place to go on from
                 self._outbound.start_over()
                 self._progress.begin()
@@ -193,12 +222,15 @@ class Following:
             self.position = position
 
     def _attached(self, position: Position, *, continued: bool, gap: bool = False) -> None:
-        self._attached_at = time.monotonic()
+        self._attached_at = self._heard_at = time.monotonic()
+        self._pause = 0.0
         self.position = position
         self.read_to = position.offset
+        self.diagnosis.attached()
         self.trouble.succeeded()
         _log.info("stream.attached", position=str(position), partial=continued)
         self._listener.attached(continued=continued and not gap)
+        self.first_contact = False
 
     def abandon(self) -> None:
         """The stream will not be followed: by the next time that it is, its position will be long out of date."""

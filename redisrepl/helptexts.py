@@ -9,6 +9,8 @@ __all__ = [
     "RDB_EXAMPLE",
     "RUN_EPILOG",
     "RUN_EXAMPLE",
+    "STATUS_EPILOG",
+    "STATUS_EXAMPLE",
     "TAIL_EPILOG",
     "TAIL_EXAMPLE",
     "VERIFY_EXAMPLE",
@@ -25,6 +27,7 @@ https://localhost/redis: writes here go there, and with -rc writes there come he
 RUN_EPILOG = """\
 commands:
   redisrepl [run] ...      run the daemon (the default)
+  redisrepl status ...     how the daemons on this machine stand
   redisrepl check ...      is everything there that the daemon needs? One line each, with the remedy
   redisrepl verify ...     are both sides equal? Which keys are not? --repair heals them
   redisrepl rdb FILE|-     print a snapshot file as JSON, one object a line
@@ -45,6 +48,25 @@ example:
 
 Looks at every precondition of a daemon with these flags, and says what to do where one does not hold. Changes nothing.
 Exit code: 0 if the daemon can work, else the one that it would end with.
+"""
+
+STATUS_EXAMPLE = """\
+example:
+  redisrepl status --state-dir /var/lib/redisrepl
+
+Asks every daemon that keeps its state there how it stands: its link, what waits, what crossed, what is wrong. The
+default directory is the daemon's own: $STATE_DIRECTORY, else ~/.local/state/redisrepl.
+"""
+
+STATUS_EPILOG = """\
+more examples:
+  sudo redisrepl status --state-dir /var/lib/redisrepl     of the systemd unit
+  docker compose exec redisrepl redisrepl status           of a container
+  redisrepl status --json | jq '.waiting_keys, .lag_bytes'
+
+exit codes:
+  0 all is well             1 something is wrong: a line "trouble" says what
+  2 wrong usage             69 no daemon answers
 """
 
 VERIFY_EXAMPLE = """\

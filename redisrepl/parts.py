@@ -11,6 +11,7 @@ import math
 import secrets
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from redisrepl.applying import Applying
@@ -37,8 +38,9 @@ from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
 from redisrepl.remote.ways import Ways
 from redisrepl.remote.websocket import WebSocketHub
+from redisrepl.replaced import Replacements
 from redisrepl.settings import Settings
-from redisrepl.sweep import Comparison, ConflictWinner, Healing, Sweep
+from redisrepl.sweep import Comparison, ConflictWinner, Healing, Sweep, Way
 from redisrepl.tls import CertificateFiles, client_context
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.feed import FeedWriter
@@ -60,6 +62,7 @@ class Pull:
     inbound: Inbound
     applying: Applying
     subscriptions: list[Subscription]
+    replacements: Replacements
 
 
 class Parts:
@@ -72,6 +75,7 @@ class Parts:
     Attributes:
         ways: on which the hub's events come.
         pull: the direction from hub to site; None without `-rc`.
+        attached_at: since when the site's writes are seen, Unix time; None: they are not.
 
     Raises:
         ConfigError, CertificateError: what is configured cannot be used.
@@ -113,14 +117,18 @@ class Parts:
         self.checkpoint = self._open_checkpoint()
         saved = self.checkpoint.load() if self.checkpoint is not None else None
         self._origin = saved.origin.encode() if saved is not None else secrets.token_hex(8).encode()
+        self.attached_at: float | None = None
+        self._never_noticed = saved is None
+        self._never_subscribed = set(self.namespaces) if saved is None else set()  # of them, nothing can be missed
         expected_local, expected_remote = ExpectedEvents(_EXPECTATIONS), ExpectedEvents(_EXPECTATIONS)
         self.pull = self._build_pull(expected_local, expected_remote) if settings.rc else None
         winner: ConflictWinner = settings.on_conflict or ("hub" if settings.rc else "site")
+        self._winner = winner
         self.outbound = Outbound(
             ChangeDecoder(self.namespaces.covers, settings.replicate, address.database),
             expected_local,
             expected_remote if settings.rc else None,
-            self.pull.inbound if self.pull else None,
+            self.pull.replacements if self.pull else None,
             OutboundOptions(
                 origin=self._origin,
                 max_bytes=settings.max_memory,
@@ -132,11 +140,13 @@ class Parts:
         teller = FeedWriter(self._origin, settings.hub_database, self.namespaces.prefixes) if settings.feed else None
         # Within one second no more leaves than is allowed in one.
         batch = min(settings.batch, math.ceil(settings.max_push_rate)) or settings.batch
+        self.pusher = HubPusher(self.session, settings.max_body, side_by_side=settings.flights, teller=teller)
+        self.pacer = Pacer(settings.flights, worthwhile=max(1, batch // 2), interval=0.002, rate=settings.max_push_rate)
         self.pushing = Pushing(
             self.outbound,
-            HubPusher(self.session, settings.max_body, side_by_side=settings.flights, teller=teller),
+            self.pusher,
             self._site_reader,
-            Pacer(settings.flights, worthwhile=max(1, batch // 2), interval=0.002, rate=settings.max_push_rate),
+            self.pacer,
             max_keys=batch,
             retry=self._retry,
         )
@@ -147,29 +157,31 @@ class Parts:
             self.namespaces.prefixes,
             self.checkpoint,
             saved,
-            options=LinkOptions(settings.site_silence, settings.connect_timeout, self._retry),
+            options=LinkOptions(
+                settings.site_silence,
+                settings.connect_timeout,
+                self._retry,
+                push_snapshot=settings.initial_sync in {"both", "push"},
+            ),
             listener=self,
         )
-        self.source = Source(
-            settings.source,
-            self.following,
-            Noticing(
-                SiteEvents(
-                    address,
-                    self.read_client,
-                    self.namespaces.prefixes,
-                    settings.replicate,
-                    silence=settings.site_silence,
-                    connect_wait=settings.connect_timeout,
-                ),
-                self.outbound,
-                self.pull.inbound if self.pull else None,
-                covers=self.namespaces.covers,
-                retry=self._retry,
-                listener=self,
-                owe=self.sweep.owe,
+        self.noticing = Noticing(
+            SiteEvents(
+                address,
+                self.read_client,
+                self.namespaces.prefixes,
+                settings.replicate,
+                silence=settings.site_silence,
+                connect_wait=settings.connect_timeout,
             ),
+            self.outbound,
+            self.pull.inbound if self.pull else None,
+            covers=self.namespaces.covers,
+            retry=self._retry,
+            listener=self,
+            owe=self._noticing_gap,
         )
+        self.source = Source(settings.source, self.following, self.noticing)
 
     def _open_checkpoint(self) -> Checkpoint | None:
         settings = self._settings
@@ -193,7 +205,7 @@ class Parts:
                 patience=_SECOND_LOOK,
             ),
             self.namespaces,
-            Healing(self.outbound, self.pull.inbound if self.pull else None, winner, settings.initial_sync),
+            Healing(self.outbound, self.pull.replacements if self.pull else None, winner, settings.initial_sync),
             period=settings.sweep_period,
             wake=self.wake,
             retry=self._retry,
@@ -226,9 +238,13 @@ class Parts:
             inbound.told(time_us, changes, time.monotonic())
             applying.wake()
 
-        def on_subscribed() -> None:
+        def on_subscribed(prefix: bytes) -> None:
             inbound.resubscribed()
-            self.sweep.owe("subscribed")
+            if prefix in self._never_subscribed:
+                self._never_subscribed.remove(prefix)
+                self.sweep.owe("subscribed")
+            else:
+                self.sweep.owe("subscribed", "pull")
 
         options = SubscriptionOptions(
             database=settings.hub_database,
@@ -246,11 +262,14 @@ class Parts:
                 options=options,
                 on_event=on_event,
                 on_feed=on_feed,
-                on_subscribed=on_subscribed,
+                on_subscribed=partial(on_subscribed, prefix),
             )
             for prefix in self.namespaces
         ]
-        return Pull(inbound, applying, subscriptions)
+        replacements = Replacements(inbound)
+        replacements.watch()
+        applying.on_apply = replacements.applying
+        return Pull(inbound, applying, subscriptions, replacements)
 
     def _busy(self, key: bytes) -> bool:
         return self.outbound.busy(key)
@@ -258,24 +277,45 @@ class Parts:
     def _read_to(self) -> float:
         return self.following.read_to
 
+    def _noticing_gap(self, reason: str) -> None:
+        missed: tuple[Way, ...] = () if self._never_noticed else ("push",)
+        self._never_noticed = False
+        self.sweep.owe(reason, *missed)
+
     # What `following` tells.
 
     def attached(self, *, continued: bool) -> None:
         """The site's stream is followed: what is decided about its keys is no longer blind."""
+        self.attached_at = round(time.time(), 3)
         self.sweep.attached.set()
         if self.pull is not None:
+            if continued or self.following.first_contact or self._winner == "site":
+                self.pull.replacements.no_gap()
+            else:
+                self.pull.replacements.gap()
             self.pull.applying.attached.set()
             self.pull.applying.wake()
         if not continued and self._settings.rc:
-            self.sweep.owe("full synchronisation or failover")
+            missed: tuple[Way, ...] = () if self.following.first_contact else ("push", "pull")
+            self.sweep.owe("full synchronisation or failover", *missed)
 
     def detached(self) -> None:
         """The site's stream is lost."""
-        self.sweep.attached.clear()
+        self.attached_at = None
+        self.sweep.detached()
         if self.pull is not None:
+            self.pull.replacements.watch()
             self.pull.applying.attached.clear()
             self.pull.inbound.distrust_fetched()
             self.pull.applying.stream_moved()
+
+    def tick(self) -> None:
+        """Time passes: what a gap has hidden may have been healed."""
+        pull, sweep = self.pull, self.sweep
+        if pull is None or self.attached_at is None or not pull.replacements.watching:
+            return
+        if not (sweep.owed or sweep.running or len(self.outbound.seeds) or pull.inbound.unsettled):
+            pull.replacements.healed()
 
     def wake(self) -> None:
         """There may be something to push or to pull."""

@@ -6,7 +6,9 @@ files that settings name (`tls`, `cli`).
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +23,13 @@ from redisrepl.remote.notifications import NotifyMode
 from redisrepl.remote.ways import SubscribeChoice
 from redisrepl.sweep import ConflictWinner, InitialSync
 
-__all__ = ["ENV_PREFIX", "Settings", "flag_of", "load_settings"]
+__all__ = ["ENV_PREFIX", "Settings", "flag_of", "load_settings", "unknown_variables"]
 
 ENV_PREFIX = "REDISREPL_"
+#: Variables that are no settings: where the file with settings is.
+_OTHER_VARIABLES = frozenset({"CONFIG"})
+#: What Kubernetes sets in every container once there is a service of the name redisrepl.
+_KUBERNETES = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_.+)?")
 
 
 class Settings(BaseSettings):
@@ -88,7 +94,8 @@ class Settings(BaseSettings):
         description="directory for the acknowledged position; default: $STATE_DIRECTORY or ~/.local/state/redisrepl",
     )
     initial_sync: InitialSync = Field(
-        "both", description="which way differences found by comparing both sides are copied: both, push, pull or none"
+        "both",
+        description="which way first contact copies: both, push, pull or none; later gaps are healed all the same",
     )
     on_conflict: ConflictWinner | None = Field(
         None, description="whose value stands where both sides have one at first contact; default: hub with -rc"
@@ -153,6 +160,19 @@ class Settings(BaseSettings):
 def flag_of(name: str) -> str:
     """The flag of a setting."""
     return f"--{name.replace('_', '-')}"
+
+
+def unknown_variables() -> dict[str, str]:
+    """Variables of the environment that look like settings and are none, each with the one that may be meant."""
+    known = {name.upper() for name in Settings.model_fields} | _OTHER_VARIABLES
+    unknown: dict[str, str] = {}
+    for variable in sorted(os.environ):
+        name = variable.upper().removeprefix(ENV_PREFIX)
+        if not variable.upper().startswith(ENV_PREFIX) or name in known or _KUBERNETES.fullmatch(name):
+            continue
+        close = difflib.get_close_matches(name, known, n=1)
+        unknown[variable] = ENV_PREFIX + close[0] if close else ""
+    return unknown
 
 
 def load_settings(flags: Mapping[str, Any], file: Path | None = None) -> Settings:

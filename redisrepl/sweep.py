@@ -5,14 +5,24 @@ the same rules as everything else. Left to others: pushing (`outbound`), fetchin
 
 Nothing is deleted by a sweep on a guess: that a key is missing on one side may mean that it was removed there, or that
 it never arrived, and which of the two nobody knows after a gap. So what one side has alone is copied to the other.
+
+A sweep that fails goes on with the page where it failed. What it did before may be out of date by then, but only if
+there was another gap, and a gap makes another sweep due: that one begins when this one has come to its end, so that
+gaps in quick succession cannot keep the last keys from being looked at for ever. Two things make it begin anew: the
+link to the site was lost (a cursor means nothing to a server that was restarted; the hub's restart is a gap itself),
+and FLUSHALL, since what it would bring back is to be removed.
+
+`--initial-sync` says which way differences are copied at first contact, when all of them are older than we are; so
+does a sweep that only the timer asked for. After a gap, what was missed is healed, whichever way it had to go, and
+what has been different since first contact cannot be told from it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import stamina
@@ -20,21 +30,30 @@ import structlog
 
 from redisrepl.changes import Deleted, State, Touch
 from redisrepl.errors import RedisreplError
-from redisrepl.inbound import Inbound
 from redisrepl.namespaces import Namespaces
 from redisrepl.observe.troubles import Trouble
 from redisrepl.outbound import Outbound
 from redisrepl.wire.digests import NO_KEY, digest
 
-__all__ = ["Comparison", "ConflictWinner", "Difference", "Healing", "InitialSync", "Sweep"]
+__all__ = ["Comparison", "ConflictWinner", "Difference", "Healing", "InitialSync", "Place", "Sweep", "Way"]
 
 _log = structlog.get_logger("redisrepl")
 
 ConflictWinner = Literal["hub", "site"]
 InitialSync = Literal["both", "push", "pull", "none"]
+Way = Literal["push", "pull"]
 
-#: Differing keys that are looked at a second time together.
+_WAYS: dict[InitialSync, frozenset[Way]] = {
+    "both": frozenset({"push", "pull"}),
+    "push": frozenset({"push"}),
+    "pull": frozenset({"pull"}),
+    "none": frozenset(),
+}
+#: Differing keys that wait for their second look together.
 _SECOND_LOOK = 10_000
+#: Keys that a server goes through for one page; those of other namespaces among them cost a tenth of one compared.
+_PAGE = 500
+_SCANNED = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +68,8 @@ class Difference:
 class Hub(Protocol):
     """`remote.compare.HubComparer`."""
 
-    def pages(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
-        """The keys of a namespace."""
+    async def page(self, prefix: bytes, cursor: bytes, count: int) -> tuple[bytes, list[bytes]]:
+        """Keys of a namespace, from `0` on, and where to go on: `0` is the end. Some may come twice."""
 
     async def digests(self, keys: Sequence[bytes]) -> list[bytes]:
         """Digests of what keys hold."""
@@ -59,11 +78,49 @@ class Hub(Protocol):
 class Site(Protocol):
     """`local.read.SiteReader`."""
 
-    def pages(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
-        """The keys of a namespace."""
+    async def page(self, prefix: bytes, cursor: bytes, count: int) -> tuple[bytes, list[bytes]]:
+        """Keys of a namespace, from `0` on, and where to go on: `0` is the end. Some may come twice."""
 
     async def states(self, keys: Sequence[bytes]) -> list[State]:
         """What keys hold."""
+
+
+@dataclass(slots=True)
+class Place:
+    """How far the comparison of a namespace has come.
+
+    Attributes:
+        cursor: where the next page begins.
+        at_hub: the site's keys are done, the hub's are gone through.
+        complete: so are these.
+        suspects: keys that differed at their first look.
+        begun: how often the site's keys were begun with.
+    """
+
+    cursor: bytes = b"0"
+    at_hub: bool = False
+    complete: bool = False
+    suspects: dict[bytes, None] = field(default_factory=dict)
+    begun: int = 1
+
+    def advance(self, cursor: bytes) -> None:
+        """A page was compared."""
+        self.cursor = cursor
+        if cursor == b"0":
+            self.complete, self.at_hub = self.at_hub, True
+
+    def begin_site_again(self) -> None:
+        """The site may be another server now, and a cursor of the old one would leave keys out."""
+        self.begun += 1
+        if not self.at_hub:
+            self.cursor = b"0"
+
+
+class Pulling(Protocol):
+    """`inbound.Inbound`, or what stands before it."""
+
+    def mark_dirty(self, keys: Iterable[bytes]) -> None:
+        """The state of these keys at the hub must be looked at."""
 
 
 class Comparison:
@@ -88,43 +145,50 @@ class Comparison:
         self._patience = patience
         self.compared = 0
 
-    async def differences(self, prefix: bytes) -> AsyncIterator[list[Difference]]:
-        """Keys of a namespace that differ at both of two looks."""
-        suspects: dict[bytes, None] = {}
-        async for keys in self._suspects(prefix):
-            suspects.update(dict.fromkeys(keys))
-            if len(suspects) >= _SECOND_LOOK:
-                yield await self._second_look(list(suspects))
-                suspects.clear()
-        if suspects:
-            yield await self._second_look(list(suspects))
-
-    async def _suspects(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
-        """Keys that differ at the first look.
+    async def differences(self, prefix: bytes, place: Place | None = None) -> AsyncIterator[list[Difference]]:
+        """Keys of a namespace that differ at both of two looks.
 
         The keys of both sides are gone through, and each is compared whole: a key that one side had alone when its
         page was read may be on both a moment later, and different.
+
+        Args:
+            prefix: the namespace.
+            place: where to begin; moved on with every page, so that it is where to go on after a failure.
         """
-        async for keys in self._paced(self._site.pages(prefix)):
-            self.compared += len(keys)
-            yield [difference.key for difference in await self._look(keys)]
-        async for keys in self._paced(self._hub.pages(prefix)):
-            differences = await self._look([key for key in keys if key.startswith(prefix)])
-            self.compared += sum(difference.site == NO_KEY for difference in differences)
-            yield [difference.key for difference in differences]
+        place = place or Place()
+        while not place.complete:
+            await self._compare_page(prefix, place)
+            if len(place.suspects) >= _SECOND_LOOK:
+                async for found in self._second_looks(place):
+                    yield found
+        async for found in self._second_looks(place):
+            yield found
 
-    async def _paced(self, pages: AsyncIterator[list[bytes]]) -> AsyncIterator[list[bytes]]:
-        async for keys in pages:
+    async def _compare_page(self, prefix: bytes, place: Place) -> None:
+        started, begun = time.monotonic(), place.begun
+        at_hub = place.at_hub
+        cursor, keys = await (self._hub if at_hub else self._site).page(prefix, place.cursor, _PAGE)
+        looks = await self._look([key for key in keys if key.startswith(prefix)])
+        self.compared += sum(look.site == NO_KEY for look in looks) if at_hub else len(keys)
+        place.suspects.update((look.key, None) for look in looks)
+        if begun == place.begun or at_hub:
+            place.advance(cursor)
+        await self._pace(len(keys) + _SCANNED * _PAGE, started)
+
+    async def _second_looks(self, place: Place) -> AsyncIterator[list[Difference]]:
+        if place.suspects:
+            await asyncio.sleep(self._patience)
+        while place.suspects:
             started = time.monotonic()
-            yield keys
-            await asyncio.sleep(max(0.0, len(keys) / self._rate - (time.monotonic() - started)))
+            keys = list(place.suspects)[:_PAGE]
+            found = await self._look(keys)
+            for key in keys:
+                del place.suspects[key]
+            yield found
+            await self._pace(len(keys), started)
 
-    async def _second_look(self, keys: Sequence[bytes]) -> list[Difference]:
-        await asyncio.sleep(self._patience)
-        found: list[Difference] = []
-        for start in range(0, len(keys), 500):
-            found += await self._look(keys[start : start + 500])
-        return found
+    async def _pace(self, keys: float, started: float) -> None:
+        await asyncio.sleep(max(0.0, keys / self._rate - (time.monotonic() - started)))
 
     async def _look(self, keys: Sequence[bytes]) -> list[Difference]:
         if not keys:
@@ -143,27 +207,56 @@ class Healing:
         outbound: pushes.
         inbound: pulls; None without `-rc`.
         winner: whose string, or field of a hash, stands where both sides have one.
-        direction: which way anything is copied at all.
+        direction: which way differences are copied that no gap explains.
     """
 
     outbound: Outbound
-    inbound: Inbound | None
+    inbound: Pulling | None
     winner: ConflictWinner
     direction: InitialSync
 
-    def heal(self, difference: Difference, *, removals: bool = False) -> None:
-        """Have a difference made good; with `removals`, what the hub has alone is removed there."""
+    def heal(self, difference: Difference, *, removals: bool = False, missed: frozenset[Way] = frozenset()) -> None:
+        """Have a difference made good.
+
+        Args:
+            difference: it.
+            removals: what the hub has alone is removed there.
+            missed: ways on which there was a gap: there, everything is copied.
+        """
         key = difference.key
+        ways = _WAYS[self.direction] | missed
         if removals and difference.site == NO_KEY:
             self.outbound.add(Deleted(key))
             return
-        if difference.site != NO_KEY and self.direction in {"both", "push"}:
+        if difference.site != NO_KEY and "push" in ways:
             if self.winner == "site":
                 self.outbound.add(Touch(key))
             else:
                 self.outbound.seed(Touch(key))
-        if difference.hub != NO_KEY and self.direction in {"both", "pull"} and self.inbound is not None:
+        if difference.hub != NO_KEY and "pull" in ways and self.inbound is not None:
             self.inbound.mark_dirty([key])
+
+
+@dataclass(slots=True)
+class _Run:
+    """A sweep that has begun.
+
+    Attributes:
+        reason: why.
+        missed: ways on which there was a gap.
+        removals: what the hub has alone is removed there.
+        namespaces: those not yet done.
+        place: in the first of them.
+    """
+
+    reason: str
+    missed: frozenset[Way]
+    removals: bool
+    namespaces: list[bytes]
+    place: Place = field(default_factory=Place)
+    started: float = field(default_factory=time.monotonic)
+    compared: int = 0
+    different: int = 0
 
 
 class Sweep:
@@ -180,6 +273,8 @@ class Sweep:
     Attributes:
         runs: sweeps that came to their end.
         owed: why one is due; None if none is.
+        last: what the last one found, for people; empty before the first.
+        next_at: when the timer asks for one, Unix time; None: never, or one is due or under way.
     """
 
     def __init__(
@@ -203,55 +298,89 @@ class Sweep:
         self.trouble = Trouble("sweep")
         self.runs = 0
         self.owed: str | None = None
+        self.last: dict[str, object] = {}
+        self.next_at: float | None = None
+        self._missed: set[Way] = set()
         self._removals = False
+        self._run: _Run | None = None
 
-    def owe(self, reason: str, *, removals: bool = False) -> None:
+    def owe(self, reason: str, *missed: Way, removals: bool = False) -> None:
         """Something may have been missed.
 
         Args:
             reason: why, for the log.
+            missed: which way it had to go; none: nothing was known before, it is the first contact.
             removals: the site is known to have removed all that it does not hold now (`FLUSHALL`); then, and only then,
                 what the hub has alone is removed there.
         """
         self.owed = self.owed or reason
+        self._missed.update(missed)
         self._removals = self._removals or removals
         self._due.set()
+
+    def detached(self) -> None:
+        """The site's stream is lost."""
+        self.attached.clear()
+        if self._run is not None:
+            self._run.place.begin_site_again()
+
+    @property
+    def running(self) -> str | None:
+        """Why a sweep is under way; None if none is."""
+        return None if self._run is None else self._run.reason
 
     async def run(self) -> None:
         """Sweep whenever it is owed, for ever."""
         while True:
+            self.next_at = time.time() + self._period if self._period else None
             try:
                 async with asyncio.timeout(self._period or None):
                     await self._due.wait()
             except TimeoutError:
                 self.owed = self.owed or "timer"
+            self.next_at = None
             async for attempt in stamina.retry_context(on=RedisreplError, **self._retry):
                 with attempt:
                     await self.attached.wait()
                     await self._sweep()
 
     async def _sweep(self) -> None:
-        self._due.clear()
-        reason, self.owed = self.owed, None
-        removals, self._removals = self._removals, False
-        started, before, different = time.monotonic(), self._comparison.compared, 0
+        """Begin, or go on after a failure, and come to the end."""
+        before = self._comparison.compared
+        run = self._run = self._run or self._begin()
         try:
-            for prefix in self._namespaces:
-                async for differences in self._comparison.differences(prefix):
+            while run.namespaces:
+                async for differences in self._comparison.differences(run.namespaces[0], run.place):
+                    if self._removals and not run.removals:
+                        self._run = run = self._begin()
+                        break
                     for difference in differences:
-                        self._healing.heal(difference, removals=removals)
-                    different += len(differences)
+                        self._healing.heal(difference, removals=run.removals, missed=run.missed)
+                    run.different += len(differences)
                     self._wake()
+                else:
+                    del run.namespaces[0]
+                    run.place = Place()
         except RedisreplError as error:
-            self.owe(reason or "failed", removals=removals)
             self.trouble.failed(error)
             raise
+        finally:
+            run.compared += self._comparison.compared - before
+        self._run = None
         self.runs += 1
         self.trouble.succeeded()
-        _log.info(
-            "sweep.finished",
-            reason=reason,
-            compared=self._comparison.compared - before,
-            different=different,
-            duration_s=round(time.monotonic() - started, 2),
-        )
+        self.last = {
+            "reason": run.reason,
+            "compared": run.compared,
+            "different": run.different,
+            "duration_s": round(time.monotonic() - run.started, 2),
+        }
+        _log.info("sweep.finished", **self.last)
+        self.last["finished_at"] = round(time.time(), 3)
+
+    def _begin(self) -> _Run:
+        self._due.clear()
+        run = _Run(self.owed or "failed", frozenset(self._missed), self._removals, list(self._namespaces))
+        self.owed, self._removals = None, False
+        self._missed.clear()
+        return run

@@ -12,7 +12,7 @@ from pydantic import ByteSize
 
 from redisrepl import cli
 from redisrepl.errors import ConfigError
-from redisrepl.settings import ENV_PREFIX, Settings, flag_of, load_settings
+from redisrepl.settings import ENV_PREFIX, Settings, flag_of, load_settings, unknown_variables
 
 FIELDS = Settings.model_fields
 
@@ -233,3 +233,25 @@ def test_nothing_shows_a_password(monkeypatch, tmp_path):
 def test_settings_do_not_change():
     with pytest.raises(ValueError, match="frozen"):
         load_settings({}).timeout = 5.0
+
+
+# Variables that are no settings.
+
+
+def test_a_mistyped_variable_is_told_with_the_one_that_may_be_meant(monkeypatch):
+    monkeypatch.setenv("REDISREPL_HADR", "s3cret")
+    monkeypatch.setenv("redisrepl_max_key", "1")
+    monkeypatch.setenv("REDISREPL_QQQQ", "1")
+    assert unknown_variables() == {
+        "REDISREPL_HADR": "REDISREPL_HADDR",
+        "REDISREPL_QQQQ": "",
+        "redisrepl_max_key": "REDISREPL_MAX_KEYS",
+    }
+
+
+def test_settings_and_what_kubernetes_sets_are_known(monkeypatch):
+    others = ("CONFIG", "SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP_ADDR")
+    for name in (*(field.upper() for field in FIELDS), *others):
+        monkeypatch.setenv(f"REDISREPL_{name}", "x")
+    monkeypatch.setenv("NOT_REDISREPL_NS", "x")
+    assert unknown_variables() == {}

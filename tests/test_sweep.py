@@ -20,21 +20,24 @@ RETRY = {"attempts": None, "timeout": None, "wait_initial": 0.001, "wait_max": 0
 class Side:
     """Keys of one side; `before_page` and `before_look` are called with a number, and may change anything."""
 
-    def __init__(self, held, page=2):
+    def __init__(self, held, size=2):
         self.held = {key: value if isinstance(value, HashState) else StringState(value) for key, value in held.items()}
-        self.page = page
+        self.size = size
+        self.cursors = []
         self.pages_read = self.looks = 0
         self.before_page = self.before_look = lambda _number: None
 
     def set(self, key, value):
         self.held[key] = StringState(value)
 
-    async def pages(self, prefix):
+    async def page(self, prefix, cursor, _count):
         keys = sorted(key for key in self.held if key.startswith(prefix))
-        for start in range(0, len(keys), self.page):
-            self.before_page(self.pages_read)
-            self.pages_read += 1
-            yield keys[start : start + self.page]
+        self.pages_read += 1
+        self.before_page(self.pages_read - 1)
+        begin = int(cursor)
+        end = begin + self.size
+        self.cursors.append(begin)
+        return b"%d" % (end if end < len(keys) else 0), keys[begin:end]
 
     async def states(self, keys):
         self.looks += 1
@@ -124,8 +127,8 @@ async def test_a_key_that_is_created_between_the_passes_is_compared_whole():
 
 async def test_other_namespaces_are_left_alone():
     class Careless(Side):
-        async def pages(self, _prefix):
-            yield list(self.held)
+        async def page(self, _prefix, _cursor, _count):
+            return b"0", list(self.held)
 
     found = await found_by(comparing(Side({}), Careless({b"x:other": b"v", b"n:key": b"v"})))
     assert [difference.key for difference in found] == [b"n:key"]
@@ -180,17 +183,35 @@ def test_healing_with_removals():
         assert recorder.told == calls
 
 
+@pytest.mark.parametrize(
+    ("direction", "missed", "expected"),
+    [
+        ("none", {"push"}, ([SEED], [], [SEED])),
+        ("none", {"pull"}, ([], [PULL], [PULL])),
+        ("none", {"push", "pull"}, ([SEED], [PULL], [SEED, PULL])),
+        ("push", {"pull"}, ([SEED], [PULL], [SEED, PULL])),
+        ("pull", {"push"}, ([SEED], [PULL], [SEED, PULL])),
+        ("pull", {"pull"}, ([], [PULL], [PULL])),
+    ],
+)
+def test_a_gap_is_healed_whichever_way_first_contact_copied(direction, missed, expected):
+    for difference, calls in zip((SITE_ONLY, HUB_ONLY, BOTH), expected, strict=True):
+        recorder = Recorder()
+        Healing(recorder, recorder, "hub", direction).heal(difference, missed=frozenset(missed))
+        assert recorder.told == calls
+
+
 # Sweeping.
 
 
 @contextlib.asynccontextmanager
-async def sweeping(site, hub, *, prefixes=(PREFIX,), period=0.0, attached=True):
+async def sweeping(site, hub, *, prefixes=(PREFIX,), period=0.0, attached=True, direction="both"):
     """A sweep that runs; `told` is what it did."""
     recorder, wakes = Recorder(), []
     sweep = Sweep(
         comparing(site, hub),
         Namespaces(prefixes),
-        Healing(recorder, recorder, "hub", "both"),
+        Healing(recorder, recorder, "hub", direction),
         period=period,
         wake=lambda: wakes.append(1),
         retry=RETRY,
@@ -284,3 +305,128 @@ async def test_what_is_owed_while_one_is_under_way_is_done_next():
             sweep.owe("start")
             await eventually_async(lambda: sweep.runs == 2)
     assert [record["reason"] for record in logs if record["event"] == "sweep.finished"] == ["start", "gap"]
+
+
+async def test_it_goes_on_with_the_page_where_it_failed():
+    """Each page is read once more than it failed, and each key compared once."""
+    held = {b"n:%02d" % number: b"v" for number in range(20)}
+    site, hub = Side(held), Side(held)
+    site.set(b"n:00", b"early")  # what was found before the failure is not forgotten
+    hub.set(b"n:19", b"late")
+
+    def fail(number):
+        if number in {2, 3, 7}:
+            raise PeerUnavailableError("away")
+
+    def fail_too(number):
+        if number in {12, 25}:
+            raise PeerUnavailableError("away")
+
+    site.before_page, hub.before_look = fail, fail_too
+    with capture_logs() as logs:
+        async with sweeping(site, hub) as sweep:
+            sweep.owe("first")
+            await eventually_async(lambda: sweep.runs == 1)
+    assert sorted(set(site.cursors)) == sorted(set(hub.cursors)) == list(range(0, 20, 2))
+    assert site.cursors == sorted(site.cursors)  # never back to the beginning
+    assert hub.cursors == sorted(hub.cursors)
+    assert {entry[1] for entry in sweep.told if entry[0] == "pull"} == {b"n:00", b"n:19"}
+    assert len(sweep.told) == 4
+    (record,) = [record for record in logs if record["event"] == "sweep.finished"]
+    assert (record["compared"], record["different"]) == (20, 2)
+
+
+async def test_a_second_look_that_failed_is_taken_again():
+    site, hub = Side({b"n:a": b"v"}), Side({})
+
+    def fail(number):
+        if number == 1:
+            raise PeerUnavailableError("away")
+
+    hub.before_look = fail
+    async with sweeping(site, hub) as sweep:
+        sweep.owe("first")
+        await eventually_async(lambda: sweep.runs == 1)
+    assert sweep.told == [("seed", Touch(b"n:a"))]
+    assert site.pages_read == hub.pages_read == 1
+
+
+async def test_after_the_sites_link_was_lost_its_keys_are_gone_through_anew():
+    """The server may be another one: a cursor of the old one would leave keys out. Also one that is just being read."""
+    held = {b"n:%d" % number: b"v" for number in range(6)}
+    site, hub = Side(held), Side(held)
+
+    def lose(number):
+        if number == 1:
+            sweep.detached()
+            sweep.attached.set()
+
+    site.before_page = lose
+    async with sweeping(site, hub) as sweep:
+        sweep.owe("first")
+        await eventually_async(lambda: sweep.runs == 1)
+    assert site.cursors == [0, 2, 0, 2, 4]
+    assert hub.cursors == [0, 2, 4]
+
+
+async def test_a_link_that_is_lost_later_leaves_what_is_done():
+    held = {b"n:%d" % number: b"v" for number in range(6)}
+    site, hub = Side(held), Side(held)
+
+    def lose(number):
+        if number == 1:
+            sweep.detached()
+            sweep.attached.set()
+
+    hub.before_page = lose
+    async with sweeping(site, hub) as sweep:
+        sweep.owe("first")
+        await eventually_async(lambda: sweep.runs == 1)
+    assert site.cursors == hub.cursors == [0, 2, 4]
+
+
+async def test_flushall_makes_it_begin_anew():
+    """What it would bring back from the hub is what must be removed there."""
+    site, hub = Side({}), Side({b"n:%d" % number: b"v" for number in range(4)})
+
+    def flush(number):
+        if number == 0:
+            sweep.owe("flushed", removals=True)
+
+    hub.before_page = flush
+    async with sweeping(site, hub) as sweep:
+        sweep.owe("first")
+        await eventually_async(lambda: sweep.runs == 1)
+        assert sweep.owed is None
+    assert sweep.told == [("push", Deleted(b"n:%d" % number)) for number in range(4)]
+
+
+async def test_what_a_gap_missed_is_for_one_sweep_only():
+    async with sweeping(Side({b"n:here": b"v"}), Side({b"n:there": b"v"}), direction="none") as sweep:
+        sweep.owe("first contact")
+        await eventually_async(lambda: sweep.runs == 1)
+        assert sweep.told == []
+        sweep.owe("gap", "pull")
+        await eventually_async(lambda: sweep.runs == 2)
+        assert sweep.told == [("pull", b"n:there")]
+        sweep.owe("timer")
+        await eventually_async(lambda: sweep.runs == 3)
+        assert len(sweep.told) == 1
+        assert sweep.last["different"] == 2
+
+
+async def test_pages_and_second_looks_are_paced(monkeypatch):
+    """Keys per second hold for what is compared, on either side and at either look; passing over others is cheap."""
+    slept = []
+
+    async def sleep(seconds):
+        slept.append(seconds)
+
+    monkeypatch.setattr("redisrepl.sweep.asyncio.sleep", sleep)
+    held = {b"n:%d" % number: b"v" for number in range(4)}
+    comparison = Comparison(Side(held), Side(dict.fromkeys(held, b"w")), expiries=True, rate=1.0, patience=1000.0)
+    assert len(await found_by(comparison)) == 4
+    pages, patience, looks = slept[:4], slept[4], slept[5:]
+    assert patience == 1000.0
+    assert [round(seconds) for seconds in pages] == [52] * 4  # two keys, and 50 for going through 500
+    assert [round(seconds) for seconds in looks] == [4]

@@ -5,7 +5,7 @@ In: keys. Out: states. Left to others: which keys, and what follows.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import redis.asyncio
@@ -85,17 +85,11 @@ class SiteReader:
             case _:
                 return str(kind, "ascii", "backslashreplace")
 
-    async def pages(self, prefix: bytes, count: int = 500) -> AsyncIterator[list[bytes]]:
-        """The keys of a namespace, page by page; some may come twice."""
-        cursor = 0
-        while True:
-            with translated(self._address):
-                reply = await self._client.scan(cursor, match=glob_escape(prefix) + b"*", count=count)
-            cursor, keys = int(reply[0]), cast("list[bytes]", reply[1])
-            if keys:
-                yield keys
-            if not cursor:
-                return
+    async def page(self, prefix: bytes, cursor: bytes, count: int) -> tuple[bytes, list[bytes]]:
+        """Keys of a namespace, from cursor `0` on, and the next cursor; `0` is the end. Some may come twice."""
+        with translated(self._address):
+            reply = await self._client.scan(int(cursor), match=glob_escape(prefix) + b"*", count=count)
+        return b"%d" % int(reply[0]), cast("list[bytes]", reply[1])
 
     async def fields(self, key: bytes, fields: Sequence[bytes]) -> list[bytes | None]:
         """What these fields of a hash hold; None for one that is not there, and for all if the key is no hash."""

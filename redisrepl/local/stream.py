@@ -18,6 +18,7 @@ from redisrepl.errors import (
     PsyncRefusedError,
     RedisreplError,
     RefusedError,
+    SilentError,
 )
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import LOGIN_HINT, find_master, open_connection
@@ -142,7 +143,7 @@ class ReplicaLink:
             if not data:
                 raise LinkLostError(f"{self._address} closed the replication link")
             return data
-        raise LinkLostError(f"no byte from {self._address} for {self._silence:g} s")
+        raise SilentError(f"no byte from {self._address} for {self._silence:g} s")
 
     async def _check_master(self, master: SiteAddress) -> None:
         """Leave a master as soon as the Sentinels name another: what it still sends will be lost."""

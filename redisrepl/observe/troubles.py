@@ -38,17 +38,18 @@ class Trouble:
         self.failures = 0
         self.last_error: str | None = None
 
-    def failed(self, error: BaseException | str, **fields: Any) -> None:
-        """It went wrong (again)."""
+    def failed(self, error: BaseException | str, **fields: Any) -> bool:
+        """It went wrong (again). Returns whether a line said so."""
         now = self._clock()
         self.failures += 1
         self.last_error = str(error)
         if self.failures == 1:
             self._since = now
         elif now - self._last_line < self._period:
-            return
+            return False
         self._last_line = now
         _log.warning(f"{self._event}.failed", error=self.last_error, failures=self.failures, **fields)
+        return True
 
     def succeeded(self, **fields: Any) -> None:
         """It works (again)."""

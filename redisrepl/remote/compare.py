@@ -5,7 +5,7 @@ In: a namespace, keys. Out: pages of keys, digests. Left to others: comparing (`
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import structlog
 
@@ -28,39 +28,41 @@ class HubComparer:
         session: HTTPS to the hub.
         reader: reads values.
         expiries: whether the expiry of hashes is compared.
-        page: keys in one request.
     """
 
-    def __init__(self, session: HubSession, reader: HubReader, *, expiries: bool, page: int = 500) -> None:
+    def __init__(self, session: HubSession, reader: HubReader, *, expiries: bool) -> None:
         self._session = session
         self._reader = reader
         self._expiries = expiries
-        self._page = page
+        self._keys: list[bytes] = []  # of the namespace that is gone through, where scripts are refused
         self.scripts = True
 
-    async def pages(self, prefix: bytes) -> AsyncIterator[list[bytes]]:
-        """The keys of a namespace, page by page; some may come twice."""
-        pattern = glob_escape(prefix) + b"*"
-        cursor = b"0"
-        while self.scripts:
-            reply = await self._script(scan_body(cursor, pattern, self._page))
-            if reply is None:
-                break
-            cursor, keys = parse_scan_reply(reply)
-            if keys:
-                yield keys
-            if cursor == b"0":
-                return
-        keys = await self._reader.keys(prefix)
-        for start in range(0, len(keys), self._page):
-            yield keys[start : start + self._page]
+    async def page(self, prefix: bytes, cursor: bytes, count: int) -> tuple[bytes, list[bytes]]:
+        """Keys of a namespace, from cursor `0` on, and the next cursor; `0` is the end. Some may come twice."""
+        if self.scripts:
+            reply = await self._script(scan_body(cursor, glob_escape(prefix) + b"*", count))
+            if reply is not None:
+                return parse_scan_reply(reply)
+        if not cursor.startswith(_LISTED):  # the beginning, or a cursor of a SCAN that is not allowed any more
+            self._keys, cursor = await self._reader.keys(prefix), _LISTED + b"0"
+        begin = int(cursor.removeprefix(_LISTED))
+        end = begin + count
+        page = self._keys[begin:end]
+        if end < len(self._keys):
+            return _LISTED + b"%d" % end, page
+        self._keys = []
+        return b"0", page
 
     async def digests(self, keys: Sequence[bytes]) -> list[bytes]:
         """The digests of what these keys hold."""
-        if self.scripts:
-            reply = await self._script(digest_body(keys, expiries=self._expiries))
+        digests: list[bytes] = []
+        while self.scripts and len(digests) < len(keys):
+            rest = keys[len(digests) :]
+            reply = await self._script(digest_body(rest, expiries=self._expiries))
             if reply is not None:
-                return parse_digest_reply(reply, len(keys))
+                digests += parse_digest_reply(reply, len(rest))
+        if len(digests) == len(keys):
+            return digests
         found: dict[bytes, bytes] = {}
         while missing := [key for key in keys if key not in found]:
             states = (await self._reader.states(missing)).states
@@ -89,3 +91,5 @@ class HubComparer:
 
 
 _OK = 200
+#: Marks a cursor that is an index into the list of keys.
+_LISTED = b"list:"

@@ -7,15 +7,19 @@ nothing is changed on either side, but for a message on a channel of the namespa
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TextIO
+from typing import Any, TextIO
 
+import redis.asyncio
+import redis.exceptions
 from cryptography import x509
 
+from redisrepl.checkpoint import default_directory
 from redisrepl.errors import (
     BodyTooLargeError,
     CommandRefusedError,
@@ -24,19 +28,21 @@ from redisrepl.errors import (
     PeerUnavailableError,
     PsyncRefusedError,
     RedisreplError,
+    RefusedError,
     exit_code,
 )
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import open_client, translated
+from redisrepl.local.facts import Facts, ask_facts
 from redisrepl.local.stream import ReplicaLink
 from redisrepl.namespaces import Namespaces, glob_escape, printable
-from redisrepl.remote.notifications import missing_flags
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.ways import Ways
 from redisrepl.remote.websocket import WebSocketHub
 from redisrepl.settings import Settings
 from redisrepl.tls import CertificateFiles, client_context, read_file
+from redisrepl.wire.keyspace import NOTIFY_OPTION, missing_flags
 from redisrepl.wire.psync import Continued, FullSync
 from redisrepl.wire.webdis import keyspace_channel
 
@@ -45,6 +51,9 @@ __all__ = ["Finding", "run"]
 _EXPIRES_SOON = timedelta(days=14)
 _CLOCK_TOLERANCE = 2.0
 _MIN_BACKLOG = 16 << 20
+#: Redis' own defaults leave 64 MiB for a minute; below that a burst of large values ends the link.
+_MIN_BUFFER = 64 << 20
+_MIN_TIMEOUT = 10
 _CANARY_PATIENCE = 10.0
 
 
@@ -91,6 +100,7 @@ async def _check_settings(settings: Settings, _address: SiteAddress) -> AsyncIte
             name = printable(prefix)
             yield Finding("namespaces", f"{name} also covers {name}2: end it with a colon", None)
         yield Finding("namespaces", ", ".join(map(printable, namespaces)))
+    yield _state_finding(settings)
     try:
         client_context(CertificateFiles(settings.ca, settings.cert, settings.key))
     except RedisreplError as error:
@@ -105,40 +115,125 @@ async def _check_settings(settings: Settings, _address: SiteAddress) -> AsyncIte
     yield Finding("certificates", f"{said}: renew it now" if soon else said, None if soon else ExitCode.OK)
 
 
+def _state_finding(settings: Settings) -> Finding:
+    """Whether the position can be kept; nothing is made for it."""
+    directory = settings.state_dir or default_directory()
+    existing = next((path for path in (directory, *directory.parents) if path.exists()), directory)
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        return Finding("state directory", str(directory))
+    said = f"{directory} cannot be written: each start is a full synchronisation: set --state-dir to one that can"
+    return Finding("state directory", said, ExitCode.CONFIG if settings.state_dir is not None else None)
+
+
 async def _check_site(settings: Settings, address: SiteAddress) -> AsyncIterator[Finding]:
-    client = open_client(address, settings.connect_timeout, connections=1)
+    client = open_client(address, settings.connect_timeout, connections=2)
     try:
-        with translated(address):
-            info = await client.info()
-            clock = await client.time()
-    except RedisreplError as error:
-        yield Finding("site", str(error), exit_code(error))
-        return
+        try:
+            with translated(address):
+                info = await client.info()
+                clock = await client.time()
+        except RedisreplError as error:
+            yield Finding("site", str(error), exit_code(error))
+            return
+        version = info.get("valkey_version") or info.get("redis_version")
+        said = f"{address} answers, version {version}, role {info.get('role')}"
+        if settings.rc and info.get("role") == "slave":
+            advice = "what comes from the hub it refuses: follow its master (--raddr, --sentinel)"
+            yield Finding("site", f"{said}: {advice}", ExitCode.CONFIG)
+        else:
+            yield Finding("site", said)
+        yield _clock_finding("site clock", clock[0] + clock[1] / 1e6)
+        refused = settings.source == "notify"
+        if not refused:
+            for finding in _replica_findings(settings, info, await ask_facts(address, settings.connect_timeout)):
+                yield finding
+            finding = await _check_psync(settings, address)
+            yield finding
+            refused = finding.code is None
+        if refused:
+            yield await _check_site_flags(settings, client)
+            yield await _check_site_events(settings, address, client)
     finally:
         await client.aclose()
-    version = info.get("valkey_version") or info.get("redis_version")
-    yield Finding("site", f"{address} answers, version {version}, role {info.get('role')}")
-    yield _clock_finding("site clock", clock[0] + clock[1] / 1e6)
+
+
+def _replica_findings(settings: Settings, info: Mapping[str, Any], facts: Facts) -> Iterator[Finding]:
+    """How long a gap may be, and what ends a link."""
     backlog = int(info.get("repl_backlog_size", 0))
     if backlog < _MIN_BACKLOG:
         advice = f"CONFIG SET repl-backlog-size {_MIN_BACKLOG >> 20}mb, or a longer gap is a full synchronisation"
         yield Finding("site backlog", f"{backlog >> 10} KiB: {advice}", None)
     else:
         yield Finding("site backlog", f"{backlog >> 20} MiB")
-    if settings.source == "notify":
+    limit = facts.buffer_limit
+    if limit is None:
+        yield Finding("site buffer", "not known, CONFIG GET is refused; the default is enough")
         return
+    smallest = min(filter(None, (limit.hard, limit.soft)), default=_MIN_BUFFER)
+    said = f"replica {limit.hard} {limit.soft} {limit.seconds}"
+    if smallest < _MIN_BUFFER:
+        advice = 'CONFIG SET client-output-buffer-limit "replica 256mb 64mb 60", or bursts of writes end the link'
+        yield Finding("site buffer", f"{said}: {advice}", None)
+    else:
+        yield Finding("site buffer", said)
+    said = f"repl-timeout {facts.repl_timeout} s, a ping every {facts.ping_period} s"
+    if facts.repl_timeout is not None and facts.repl_timeout < _MIN_TIMEOUT:
+        yield Finding("site timeouts", f"{said}: CONFIG SET repl-timeout 60, or a short pause ends the link", None)
+    elif facts.ping_period is not None and facts.ping_period >= settings.site_silence:
+        advice = f"CONFIG SET repl-ping-replica-period 10, or --site-silence {3 * facts.ping_period}"
+        yield Finding("site timeouts", f"{said}, but --site-silence is {settings.site_silence:g} s: {advice}", None)
+    else:
+        yield Finding("site timeouts", said)
+
+
+async def _check_psync(settings: Settings, address: SiteAddress) -> Finding:
     link = ReplicaLink(address, acknowledged=lambda: 0, connect_wait=settings.connect_timeout)
     try:
         async with asyncio.timeout(settings.timeout), aclosing(link.events()) as events:
             async for event in events:
                 if isinstance(event, (FullSync, Continued)):
-                    yield Finding("site PSYNC", f"allowed, at {event.position}")
-                    break
+                    return Finding("site PSYNC", f"allowed, at {event.position}")
     except PsyncRefusedError as error:
-        yield Finding("site PSYNC", str(error), None if settings.source == "auto" else exit_code(error))
+        return Finding("site PSYNC", str(error), None if settings.source == "auto" else exit_code(error))
     except (RedisreplError, TimeoutError) as error:
         code = exit_code(error) if isinstance(error, RedisreplError) else ExitCode.UNAVAILABLE
-        yield Finding("site PSYNC", str(error) or "no answer in time", code)
+        return Finding("site PSYNC", str(error) or "no answer in time", code)
+    return Finding("site PSYNC", "the link ended before it began", ExitCode.UNAVAILABLE)
+
+
+async def _check_site_flags(settings: Settings, client: redis.asyncio.Redis) -> Finding:
+    """Where keyspace events are followed, the site must send them."""
+    wanted = missing_flags("", settings.replicate)
+    try:
+        reply = await client.config_get(NOTIFY_OPTION)
+    except redis.exceptions.RedisError as error:
+        advice = f"have {NOTIFY_OPTION} include {wanted}, by the service's own means"
+        return Finding("site notifications", f"not known, {error}: {advice}", None)
+    value = next(iter(reply.values()), b"")
+    flags = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+    if not (missing := missing_flags(flags, settings.replicate)):
+        return Finding("site notifications", flags)
+    advice = f"it is added at the start if CONFIG SET is allowed, else have {NOTIFY_OPTION} include {wanted}"
+    return Finding("site notifications", f"{missing} is missing: {advice}")
+
+
+async def _check_site_events(settings: Settings, address: SiteAddress, client: redis.asyncio.Redis) -> Finding:
+    """Where keyspace events are followed, we must be let subscribe to them."""
+    patterns = [keyspace_channel(address.database, glob_escape(prefix)) + b"*" for prefix in settings.ns]
+    names = " ".join("&" + pattern.decode("utf-8", "backslashreplace") for pattern in patterns)
+    try:
+        async with asyncio.timeout(settings.timeout), client.pubsub() as subscription:
+            with translated(address):
+                await subscription.psubscribe(*patterns)
+                for _ in patterns:
+                    await subscription.parse_response()
+    except RefusedError as error:
+        return Finding("site events", f"{error}: allow them (ACL: +psubscribe {names})", ExitCode.REFUSED)
+    except RedisreplError as error:
+        return Finding("site events", str(error), exit_code(error))
+    except TimeoutError:
+        return Finding("site events", "no answer to PSUBSCRIBE in time", ExitCode.UNAVAILABLE)
+    return Finding("site events", f"PSUBSCRIBE {names.replace('&', '')} is allowed")
 
 
 async def _check_hub(settings: Settings, _address: SiteAddress) -> AsyncIterator[Finding]:

@@ -109,13 +109,17 @@ async def run(address: SiteAddress, choice: Choice, options: LinkOptions, descri
 
 async def _follow(address: SiteAddress, choice: Choice, options: LinkOptions, output: Output) -> None:
     trouble = Trouble("stream")
+
+    def told(error: RedisreplError) -> None:
+        trouble.failed(error)
+
     stream = ReplicaStream(
         address,
         choice.place.position if choice.place else None,
         database=choice.place.database if choice.place else None,
         snapshot=choice.snapshot,
         prefixes=(*choice.ns, *choice.keys),
-        options=LinkOptions(None, trouble.failed, options.silence, options.connect_wait, options.retry_max),
+        options=LinkOptions(None, told, options.silence, options.connect_wait, options.retry_max),
     )
     async with stream:
         _log.info("stream.attached", site=str(address), position=str(stream.position or "snapshot"))

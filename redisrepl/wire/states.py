@@ -44,7 +44,7 @@ for i = 2, #ARGV do
   out[#out + 1] = tostring(#values)
   for j = 1, #values do
     out[#out + 1] = values[j]
-    left = left - #values[j]
+    left = left - #values[j] - 100
   end
   left = left - 1
 end

@@ -311,3 +311,12 @@ def test_the_level_silences_what_is_below(certificates, daemons, site, hub, at_s
     daemon.wait_for_log("stream.not_replicated")
     assert daemon.stop() == 0
     assert {record["level"] for record in daemon.records} == {"warning"}
+
+
+def test_a_mistyped_variable_is_a_warning(daemons):
+    daemon = daemons.raw("--ns", "site1:", env={"REDISREPL_HADR": "https://s3cret/"})
+    assert daemon.wait() == 78  # no certificate is given
+    (told,) = daemon.logged("settings.unknown_variable")
+    assert (told["level"], told["variable"]) == ("warning", "REDISREPL_HADR")
+    assert told["hint"] == "is REDISREPL_HADDR meant?"
+    assert "s3cret" not in daemon.stderr

@@ -28,7 +28,7 @@ def hub(request, certificates):
 async def comparing(hub):
     session = HubSession(check_url(hub.url), hub.certificates.ssl_context())
     try:
-        yield HubComparer(session, HubReader(session), expiries=True, page=50)
+        yield HubComparer(session, HubReader(session), expiries=True)
     finally:
         await session.close()
 
@@ -39,7 +39,10 @@ async def test_the_keys_of_a_prefix(hub):
     hub.redis.mset(dict.fromkeys(names | {b"nx:", b"n", b"other"}, b"v"))
     with capture_logs() as logs:
         async with comparing(hub) as comparer:
-            pages = [keys async for keys in comparer.pages(PREFIX)]
+            cursor, pages = b"0", []
+            while not pages or cursor != b"0":
+                cursor, keys = await comparer.page(PREFIX, cursor, 50)
+                pages.append(keys)
             assert comparer.scripts == hub.scripts
     assert {key for keys in pages for key in keys} == names
     assert len(pages) > 1
@@ -58,3 +61,38 @@ async def test_the_digests_of_any_keys(hub):
     async with comparing(hub) as comparer:
         found = await comparer.digests([*wanted, b"none"])
     assert found == [*(digest(state, expiries=True) for state in wanted.values()), NO_KEY]
+
+
+async def test_big_hashes_are_digested_a_few_at_a_time(hub):
+    """The hub does nothing else while a script runs, so one run is bounded by fields and bytes, not by keys."""
+    hub.redis.flushall()
+    states = {}
+    for number in range(20):
+        states[b"h:%d" % number] = HashState({b"%d" % field: b"v" for field in range(2000)})
+        hub.redis.hset(b"h:%d" % number, mapping=dict(states[b"h:%d" % number].fields))
+    states |= {b"s:%d" % number: StringState(bytes(500_000)) for number in range(10)}
+    hub.redis.mset({key: state.value for key, state in states.items() if isinstance(state, StringState)})
+    hub.server.reset_commandstats()
+    async with comparing(hub) as comparer:
+        found = await comparer.digests(list(states))
+    assert found == [digest(state, expiries=True) for state in states.values()]
+    runs = hub.server.commandstats().get("eval", 0)
+    assert runs == 15 if hub.scripts else runs <= 2  # two hashes, or two strings, fill a run
+
+
+async def test_scripts_that_are_refused_midway_leave_no_key_out(certificates):
+    """The cursor of the SCAN means nothing to the other way of going through the keys."""
+    with Hub(certificates) as hub:
+        names = {PREFIX + b"%d" % number for number in range(300)}
+        hub.redis.mset(dict.fromkeys(names, b"v"))
+        async with comparing(hub) as comparer:
+            cursor, found = await comparer.page(PREFIX, b"0", 50)
+            assert cursor != b"0"
+            comparer.scripts = False
+            pages = 0
+            while cursor != b"0":
+                cursor, keys = await comparer.page(PREFIX, cursor, 50)
+                found += keys
+                pages += 1
+    assert set(found) == names
+    assert pages == 6

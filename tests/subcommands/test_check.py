@@ -45,10 +45,11 @@ def test_everything_holds(check):
     assert code == OK
     assert {sign for sign, _ in found.values()} == {"ok"}, found
     assert list(found) == [
-        *("namespaces", "certificates", "site", "site clock", "site backlog", "site PSYNC"),
+        *("namespaces", "state directory", "certificates", "site", "site clock"),
+        *("site backlog", "site buffer", "site timeouts", "site PSYNC"),
         *("hub", "hub clock", "hub scripts", "hub body limit", "hub notifications", "hub subscription site1:"),
     ]
-    assert summary == "12 checks, 0 failed, 0 could be better"
+    assert summary == "15 checks, 0 failed, 0 could be better"
 
 
 def test_without_rc_the_hub_needs_no_notifications(check):
@@ -118,6 +119,90 @@ def test_psync_is_refused(check, source, sign, tmp_path):
     assert found["site PSYNC"][0] == sign
     assert "psync" in found["site PSYNC"][1].lower()
     assert found["hub"][0] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("config", "what", "remedy"),
+    [
+        ({"client-output-buffer-limit": "replica 16mb 8mb 60"}, "site buffer", "CONFIG SET client-output-buffer-limit"),
+        ({"repl-timeout": 5}, "site timeouts", "CONFIG SET repl-timeout 60"),
+        ({"repl-ping-replica-period": 90}, "site timeouts", "CONFIG SET repl-ping-replica-period 10"),
+    ],
+)
+def test_limits_that_end_links(check, config, what, remedy):
+    with RedisServer(config=ROOMY["config"] | config) as site:
+        code, found, summary = check(site=site)
+    assert code == OK
+    assert found[what][0] == "note"
+    assert remedy in found[what][1]
+    assert summary.endswith("0 failed, 1 could be better")
+
+
+def test_a_buffer_without_a_limit(check):
+    with RedisServer(config=ROOMY["config"] | {"client-output-buffer-limit": "replica 0 0 0"}) as site:
+        assert check(site=site)[1]["site buffer"] == ("ok", "replica 0 0 0")
+
+
+def test_a_site_that_is_a_replica(check, servers):
+    with RedisServer(replica_of=servers[0], **ROOMY) as replica:
+        code, found, _ = check("-rc", site=replica)
+        assert code == CONFIG
+        assert found["site"][0] == "FAIL"
+        assert "--sentinel" in found["site"][1]
+        assert check(site=replica)[1]["site"][0] == "ok"
+
+
+def test_a_state_directory_that_cannot_be_used(check, tmp_path):
+    (tmp_path / "file").touch()
+    code, found, _ = check("--state-dir", tmp_path / "file")
+    assert code == CONFIG
+    assert found["state directory"][0] == "FAIL"
+    assert "--state-dir" in found["state directory"][1]
+    assert check("--state-dir", tmp_path / "new" / "one")[1]["state directory"][0] == "ok"
+    assert not (tmp_path / "new").exists()
+
+
+# Where keyspace events are followed.
+
+
+@pytest.mark.parametrize("source", ["auto", "notify"])
+def test_events_of_the_site(check, source, tmp_path):
+    (tmp_path / "password").write_text("secret")
+    users = ["weak on >secret ~* &* +@all -psync -sync"]
+    args = ("--user", "weak", "--password-file", tmp_path / "password", "--source", source, "--replicate", "set,del")
+    with RedisServer(users=users, **ROOMY) as site:
+        code, found, _ = check(*args, site=site)
+        assert code == OK
+        assert found["site notifications"][0] == "ok"
+        assert "K$hgxe is missing: it is added at the start if CONFIG SET is allowed" in found["site notifications"][1]
+        assert site.client().config_get("notify-keyspace-events") == {"notify-keyspace-events": ""}  # still
+        assert found["site events"] == ("ok", "PSUBSCRIBE __keyspace@0__:site1:* is allowed")
+        site.client().config_set("notify-keyspace-events", "KA")
+        assert check(*args, site=site)[1]["site notifications"][0] == "ok"
+
+
+def test_events_of_the_site_that_are_not_allowed(check, tmp_path):
+    (tmp_path / "password").write_text("secret")
+    users = ["weak on >secret ~* resetchannels &other +@all -psync -sync -config"]
+    args = ("--user", "weak", "--password-file", tmp_path / "password", "--source", "notify")
+    with RedisServer(users=users, **ROOMY) as site:
+        code, found, _ = check(*args, site=site)
+    assert code == REFUSED
+    assert found["site notifications"][0] == "note"
+    assert "have notify-keyspace-events include K$hg" in found["site notifications"][1]
+    assert found["site events"][0] == "FAIL"
+    assert "(ACL: +psubscribe &__keyspace@0__:site1:*)" in found["site events"][1]
+    assert "site PSYNC" not in found
+
+
+def test_a_user_who_may_not_see_the_configuration(check, tmp_path):
+    (tmp_path / "password").write_text("secret")
+    users = ["weak on >secret ~* &* +@all -config"]
+    with RedisServer(users=users, **ROOMY) as site:
+        code, found, _ = check("--user", "weak", "--password-file", tmp_path / "password", site=site)
+    assert code == OK
+    assert found["site buffer"] == ("ok", "not known, CONFIG GET is refused; the default is enough")
+    assert "site timeouts" not in found
 
 
 def test_a_wrong_password(check, tmp_path):

@@ -48,7 +48,7 @@ def webdis(server):
 
 
 def of_server(redis, *keys, expiries=True):
-    return redis.eval(_DIGEST_SCRIPT, 0, b"1" if expiries else b"0", *keys)
+    return redis.eval(_DIGEST_SCRIPT, 0, b"1" if expiries else b"0", 1 << 30, *keys)
 
 
 def ask(webdis, body):
@@ -189,7 +189,7 @@ def test_the_expiry_of_a_hash_counts_only_if_asked_for():
         b"",
         b"garbage",
         b"<html>502</html>",
-        resp(b"only one"),
+        resp(),
         resp(b"one", b"two", b"three"),
         resp(b"one", b"two")[:-1],
         resp(b"one", b"two") + b"more",
@@ -228,3 +228,7 @@ def test_any_bytes_are_a_reply_or_an_error_of_ours(reply):
     for parse in (lambda: parse_digest_reply(reply, 1), lambda: parse_scan_reply(reply)):
         with contextlib.suppress(ProtocolError, CommandError):
             parse()
+
+
+def test_a_reply_may_be_about_the_first_keys_only():
+    assert parse_digest_reply(resp(b"one"), 2) == [b"one"]

@@ -1,0 +1,322 @@
+"""Why the site dropped the replication link, or had to send a snapshot: the likely cause, and what helps.
+
+In: how the link ended. Out: the line `stream.lost`, with a cause and a remedy. Left to others: asking (`local.facts`),
+attaching again, which never waits for this (`following`).
+
+A master does not say why it closes a link; it writes that into its own log. What it tells of itself, now and when the
+link was whole, mostly allows to infer it. Everything that is asked may be refused (ACL) or unknown to the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from redisrepl.changes import Position
+from redisrepl.local.address import SiteAddress
+from redisrepl.local.facts import BufferLimit, Facts, ask_facts
+
+__all__ = ["Diagnosis", "LinkDiagnosis", "Loss", "explain_full_sync", "explain_loss"]
+
+_log = structlog.get_logger("redisrepl")
+
+#: Seconds for everything that is asked.
+_WAIT = 5.0
+#: Seconds between looks at a link that is well: what the counters say is then of the last moments.
+_PERIOD = 60.0
+#: Seconds before the same is said again.
+_REPEAT = 30.0
+_REFUSAL = "refuses us"
+_MAX_CLIENTS = "max number of clients"
+_LEAST_BACKLOG = 16 << 20
+#: A `repl-timeout` below its default may be too short for a snapshot.
+_SHORT_TIMEOUT = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """How a link ended.
+
+    Attributes:
+        error: what was seen of it here.
+        position: up to where commands had come; None: no snapshot was complete.
+        pause: the longest time, in seconds, that passed between two acknowledgements of ours.
+        silence: the link was given up here, after so many seconds without a byte; None: it was ended from outside.
+    """
+
+    error: str
+    position: Position | None
+    pause: float = 0.0
+    silence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """A sentence each.
+
+    Attributes:
+        cause: what most likely happened.
+        remedy: what helps.
+    """
+
+    cause: str
+    remedy: str
+
+
+class LinkDiagnosis:
+    """Asks the site when its link was lost, and now and then while it is well.
+
+    Args:
+        address: of the site.
+        wait: seconds for an answer.
+
+    Attributes:
+        facts: what the site told last; None: nothing yet.
+    """
+
+    def __init__(self, address: SiteAddress, *, wait: float = _WAIT) -> None:
+        self._address = address
+        self._wait = wait
+        self._news = asyncio.Event()
+        self._attached = False
+        self._loss: Loss | None = None
+        self._without: Position | None = None  # the place that the site could not go on from
+        self._said, self._said_at = "", 0.0
+        self.facts: Facts | None = None
+
+    def lost(self, loss: Loss, *, told: bool) -> None:
+        """The link ended, or could not be made again; explained only if a line in the log tells of it."""
+        self._attached = False
+        if _MAX_CLIENTS in loss.error:  # whatever happened before: this is what keeps us out now
+            self._loss = loss
+            self._news.set()
+        elif told:
+            self._loss = self._loss or loss
+            self._news.set()
+
+    def restarted(self, position: Position) -> None:
+        """A snapshot comes, though we asked to go on from here."""
+        self._without = position
+        self._news.set()
+
+    def attached(self) -> None:
+        """The link is whole."""
+        self._attached = True
+        self._news.set()
+
+    async def run(self) -> None:
+        """Explain every loss, for ever."""
+        while True:
+            try:
+                async with asyncio.timeout(_PERIOD):
+                    await self._news.wait()
+            except TimeoutError:
+                if not self._attached:
+                    continue
+            self._news.clear()
+            loss, without = self._loss, self._without
+            full = loss is not None and _MAX_CLIENTS in loss.error
+            now = Facts() if full else await ask_facts(self._address, self._wait)
+            if loss is not None:
+                self._say(explain_loss(loss, self.facts, now))
+                if self._attached or not now.failure or _REFUSAL in now.failure:
+                    self._loss = None  # else it is looked at again when the site answers
+            if without is not None:
+                self._say(explain_full_sync(without, self.facts, now))
+                self._without = None
+            if self._attached and not now.failure and not full:
+                self.facts = now
+
+    def _say(self, diagnosis: Diagnosis) -> None:
+        now = time.monotonic()
+        if diagnosis.remedy == self._said and now - self._said_at < _REPEAT:
+            return
+        self._said, self._said_at = diagnosis.remedy, now
+        _log.warning("stream.lost", cause=diagnosis.cause, remedy=diagnosis.remedy)
+
+
+def explain_loss(loss: Loss, before: Facts | None, now: Facts) -> Diagnosis:
+    """The likely cause of a link's end.
+
+    Args:
+        loss: how it ended.
+        before: what the site told while the link was whole; None if it was not asked.
+        now: what it tells after.
+    """
+    if _MAX_CLIENTS in loss.error or _MAX_CLIENTS in now.failure:
+        return Diagnosis(
+            "the site's Redis has as many clients as it may have (maxclients), and takes no more",
+            "end clients there, or CONFIG SET maxclients to a larger number",
+        )
+    if now.failure:
+        return _of_failure(now)
+    known = _of_identity(before, now) or _of_counters(before, now) or _of_overrun(loss, now)
+    return known or _of_silence(loss, now) or _of_network(loss, now)
+
+
+def explain_full_sync(position: Position, before: Facts | None, now: Facts) -> Diagnosis:
+    """Why a snapshot came though we asked to go on.
+
+    Args:
+        position: where we asked to go on.
+        before: as in `explain_loss`.
+        now: what it tells when the snapshot has begun.
+    """
+    if now.failure:
+        return _of_failure(now)
+    if now.history and position.replid not in now.history:
+        return _of_identity(before, now) or _of_history(before, now)
+    if now.backlog_begins is not None and position.offset + 1 < now.backlog_begins:
+        return _of_backlog(position, now)
+    if now.offset is not None and position.offset > now.offset:
+        return Diagnosis(
+            f"the site's Redis is at offset {now.offset}, behind ours: it lost its last writes (failover or restart)",
+            "nothing: what it lost is at the hub, and comes back from there with -rc",
+        )
+    return _of_identity(before, now) or Diagnosis(
+        "the site's Redis does not tell why it cannot go on from where we were", "look at its log"
+    )
+
+
+def _of_failure(now: Facts) -> Diagnosis:
+    if _REFUSAL in now.failure:
+        return Diagnosis(
+            f"not known: the site's Redis does not tell us about itself: {now.failure}",
+            "look at its log; to have the cause named here allow +info +config|get to this user",
+        )
+    return Diagnosis(
+        f"the site's Redis is down, or the network to it is: {now.failure}",
+        "see whether it runs; it is waited for",
+    )
+
+
+def _of_identity(before: Facts | None, now: Facts) -> Diagnosis | None:
+    """It is another server than before, or plays another part."""
+    if before is None:
+        return None
+    if before.run_id and now.run_id and before.run_id != now.run_id:
+        if now.uptime is not None and now.uptime > now.at - before.at + 1:
+            return Diagnosis(
+                "another server answers at this address: there was a failover, or the address was moved",
+                "nothing if that was meant; where Sentinels see to it, --sentinel follows faster",
+            )
+        since = "" if now.uptime is None else f" {now.uptime} s ago"
+        return Diagnosis(
+            f"the site's Redis was restarted{since}",
+            "nothing if that was meant, else look at its log and for OOM kills",
+        )
+    if before.role == "master" and now.role == "slave":
+        return Diagnosis(
+            f"the site's Redis became a replica of {now.master} (failover or REPLICAOF): what we apply it refuses",
+            "follow the master: --raddr with its address, or --sentinel",
+        )
+    if before.role == "slave" and now.role == "master":
+        return Diagnosis("the site's Redis became a master (failover or REPLICAOF NO ONE)", "nothing")
+    return None
+
+
+def _of_counters(before: Facts | None, now: Facts) -> Diagnosis | None:
+    """What the server counts went up."""
+    if before is None:
+        return None
+    if before.overruns is not None and now.overruns is not None and now.overruns > before.overruns:
+        return _overrun(now, "")
+    if before.kills is not None and now.kills is not None and now.kills > before.kills:
+        return Diagnosis(
+            "somebody ended the link with CLIENT KILL", "nothing if that was meant; else see who does: ACL LOG, MONITOR"
+        )
+    return None
+
+
+def _of_overrun(loss: Loss, now: Facts) -> Diagnosis | None:
+    """Before Redis 7.2 overruns are not counted: what we miss is more than the buffer could hold."""
+    if now.overruns is not None or loss.silence is not None or now.offset is None or loss.position is None:
+        return None
+    missed = now.offset - loss.position.offset
+    limit = now.buffer_limit
+    if limit is None or missed < min(filter(None, (limit.hard, limit.soft)), default=missed + 1):
+        return None
+    return _overrun(now, f": {_size(missed)} had not come yet")
+
+
+def _overrun(now: Facts, detail: str) -> Diagnosis:
+    limit = now.buffer_limit or BufferLimit(256 << 20, 64 << 20, 60)
+    raised = f"replica {_size(2 * limit.hard)} {_size(2 * limit.soft)} {limit.seconds or 60}"
+    said = "" if now.buffer_limit is None else f" ({_size(limit.hard)})"
+    return Diagnosis(
+        f"our output buffer at the site's Redis went over its limit{said}, because we read too slowly{detail}",
+        f'CONFIG SET client-output-buffer-limit "{raised}"; is this machine short of processor time?',
+    )
+
+
+def _of_silence(loss: Loss, now: Facts) -> Diagnosis | None:
+    """One of the two gave the other up."""
+    if loss.silence is not None:
+        if now.ping_period is not None and now.ping_period >= loss.silence:
+            return Diagnosis(
+                f"the site's Redis pings its replicas every {now.ping_period} s, and after {loss.silence:g} s without a"
+                " byte the link counts as dead here",
+                f"CONFIG SET repl-ping-replica-period 10, or --site-silence {3 * now.ping_period}",
+            )
+        return Diagnosis(
+            f"no byte came for {loss.silence:g} s: the site's Redis hung, or the network swallowed what it sent",
+            "look at its log and SLOWLOG; where a firewall forgets quiet connections, lower repl-ping-replica-period",
+        )
+    if now.repl_timeout is not None and loss.pause >= now.repl_timeout:
+        return Diagnosis(
+            f"the site's Redis heard nothing from us for {loss.pause:.0f} s, more than its repl-timeout"
+            f" ({now.repl_timeout} s): redisrepl or its machine was held up",
+            f"CONFIG SET repl-timeout {max(60, 2 * round(loss.pause))}; is this machine short of processor time?",
+        )
+    return None
+
+
+def _of_network(loss: Loss, now: Facts) -> Diagnosis:
+    if loss.position is None and now.repl_timeout is not None and now.repl_timeout < _SHORT_TIMEOUT:
+        return Diagnosis(
+            f"the snapshot took longer than the site's repl-timeout ({now.repl_timeout} s), or the network failed",
+            "CONFIG SET repl-timeout 60",
+        )
+    return Diagnosis(
+        f"the network, or a proxy or firewall in between: the site's Redis is well, and counts nothing ({loss.error})",
+        "nothing if it is rare; if it comes in equal intervals, look for an idle timeout in between",
+    )
+
+
+def _of_history(before: Facts | None, now: Facts) -> Diagnosis:
+    """The same server, as far as we know, with another history."""
+    if before is not None and before.run_id and before.run_id == now.run_id:
+        return Diagnosis(
+            "the site's Redis began a new history: it was made a replica for a while, or gave its backlog up after"
+            " repl-backlog-ttl without replicas",
+            "CONFIG SET repl-backlog-ttl 0 keeps the backlog",
+        )
+    since = "" if now.uptime is None else f"; it runs since {now.uptime} s"
+    return Diagnosis(
+        f"the history of the site's Redis is not the one that we followed: it was restarted, replaced, or gave its"
+        f" backlog up while no replica was there{since}",
+        "nothing if that was meant; CONFIG SET repl-backlog-ttl 0 keeps the backlog while redisrepl is down",
+    )
+
+
+def _of_backlog(position: Position, now: Facts) -> Diagnosis:
+    gap = 0 if now.offset is None else now.offset - position.offset
+    wanted = _LEAST_BACKLOG
+    while wanted < 2 * gap:
+        wanted *= 2
+    has = "" if now.backlog_size is None else f" ({_size(now.backlog_size)})"
+    return Diagnosis(
+        f"the site's backlog{has} is too small: {_size(gap)} were written while the link was down",
+        f"CONFIG SET repl-backlog-size {_size(wanted)}",
+    )
+
+
+def _size(count: int) -> str:
+    """As `CONFIG SET` takes it, roughly."""
+    for shift, unit in ((30, "gb"), (20, "mb"), (10, "kb")):
+        if count >= 10 << shift or (count >= 1 << shift and not count % (1 << shift)):
+            return f"{count >> shift}{unit}"
+    return f"{count}"

@@ -1,0 +1,77 @@
+"""A unix socket in the state directory that tells how the daemon stands: one JSON document per connection.
+
+In: connections. Out: documents. Left to others: what is in one (`observe.state`), showing it (`subcommands.status`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+
+__all__ = ["serve_state"]
+
+_log = structlog.get_logger("redisrepl")
+
+#: `sun_path` has 108 bytes, and a zero at its end.
+_LONGEST = 107
+#: Seconds that a reader has.
+_PATIENCE = 5.0
+
+
+async def serve_state(path: Path, document: Callable[[], Awaitable[dict[str, object]]]) -> None:
+    """Answer until cancelled; the socket is gone then. That it cannot be made is a warning: replication needs none.
+
+    Args:
+        path: of the socket. Whoever calls this holds the lock of the state, so one that is there is of a dead daemon.
+        document: asked anew for each connection.
+    """
+
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                writer.write(json.dumps(await document()).encode() + b"\n")
+                await writer.drain()
+        writer.close()
+
+    try:
+        listening = _bind(path)
+    except OSError as error:
+        hint = "redisrepl status cannot ask this daemon: give a --state-dir that it may write, with a short path"
+        _log.warning("daemon.no_socket", file=str(path), error=error.strerror or str(error), hint=hint)
+        return
+    try:
+        server = await asyncio.start_unix_server(answer, sock=listening)
+        async with server:
+            await server.serve_forever()
+    finally:
+        listening.close()
+        _unlink(path)
+
+
+def _unlink(path: Path) -> None:
+    with contextlib.suppress(OSError):  # the directory went away
+        path.unlink()
+
+
+def _bind(path: Path) -> socket.socket:
+    """A socket that nobody but this user may connect to, not even for a moment."""
+    if len(os.fsencode(path)) > _LONGEST:
+        raise OSError(f"the path is longer than {_LONGEST} bytes")
+    path.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listening.bind(str(path))
+    except OSError:
+        listening.close()
+        raise
+    finally:
+        os.umask(before)
+    return listening

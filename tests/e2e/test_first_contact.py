@@ -1,0 +1,103 @@
+"""`--initial-sync`: which way what stood there before is copied; gaps that come later are healed all the same."""
+
+import pytest
+
+from testbed import eventually
+from tests.e2e.support import SWIFT, crossed
+
+KEYS = ("site1:site", "site1:hub", "site1:both")
+
+
+@pytest.fixture
+def stood_there(at_site, at_hub):
+    """Each side has a key of its own and one with the other."""
+    at_site.mset({"site1:site": "site", "site1:both": "site"})
+    at_hub.mset({"site1:hub": "hub", "site1:both": "hub"})
+
+
+def held(client):
+    return tuple(value and value.decode() for value in client.mget(KEYS))
+
+
+@pytest.mark.parametrize(
+    ("way", "at_the_site", "at_the_hub"),
+    [
+        ("both", ("site", "hub", "hub"), ("site", "hub", "hub")),
+        ("pull", ("site", "hub", "hub"), (None, "hub", "hub")),
+        ("none", ("site", None, "site"), (None, "hub", "hub")),
+    ],
+)
+@pytest.mark.usefixtures("stood_there")
+def test_first_contact(daemons, site, hub, at_site, at_hub, way, at_the_site, at_the_hub):
+    daemon = daemons.live(site, hub, *SWIFT, "--initial-sync", way)
+    daemon.wait_for_log("sweep.finished")
+    crossed(at_site, at_hub)
+    eventually(lambda: (held(at_site), held(at_hub)) == (at_the_site, at_the_hub))
+
+
+@pytest.mark.usefixtures("stood_there")
+def test_without_a_way_back_nothing_is_pushed_either(daemons, site, hub, at_site, at_hub):
+    daemons.live(site, hub, *SWIFT, "--initial-sync", "none", rc=False)
+    crossed(at_site, at_hub, back=False)
+    assert held(at_hub) == (None, "hub", "hub")
+
+
+@pytest.mark.usefixtures("stood_there")
+def test_gaps_are_healed_the_way_that_was_missed(daemons, site, hub, at_site, at_hub):
+    daemon = daemons.live(site, hub, *SWIFT, "--initial-sync", "none")
+    daemon.wait_for_log("sweep.finished")
+    crossed(at_site, at_hub)
+    mark = daemon.mark()
+    at_hub.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    daemon.wait_for_log("subscribe.started", after=mark)
+    eventually(lambda: held(at_site) == ("site", "hub", "hub"))
+    crossed(at_site, at_hub)
+    assert held(at_hub) == (None, "hub", "hub")
+    at_site.execute_command("DEBUG", "CHANGE-REPL-ID")
+    at_site.execute_command("CLIENT", "KILL", "TYPE", "replica")
+    eventually(lambda: held(at_site) == held(at_hub) == ("site", "hub", "hub"))
+
+
+@pytest.mark.usefixtures("stood_there")
+def test_a_snapshot_after_a_gap_is_pushed(daemons, site, hub, at_site, at_hub, tmp_path):
+    """Nobody can tell what changed in the gap from what has been different since first contact."""
+    daemon = daemons.live(site, hub, *SWIFT, "--initial-sync", "none", "--state-dir", tmp_path, rc=False)
+    crossed(at_site, at_hub, back=False)
+    eventually(lambda: list(tmp_path.glob("*.json")))
+    assert daemon.stop() == 0
+    at_site.execute_command("DEBUG", "CHANGE-REPL-ID")
+    daemon.start()
+    daemon.wait_for_log("stream.lost")
+    crossed(at_site, at_hub, back=False)
+    eventually(lambda: held(at_hub) == ("site", "hub", "site"))
+
+
+@pytest.mark.usefixtures("stood_there")
+def test_keys_whose_value_was_replaced_after_a_gap_are_named(daemons, site, hub, at_site, at_hub, tmp_path):
+    """Not at first contact, not for what the hub announces, and not where a hash only gained fields."""
+    daemon = daemons.live(site, hub, *SWIFT, "--state-dir", tmp_path)
+    at_site.mset({"site1:same": "v", "site1:string": "v"})
+    at_site.hset("site1:hash", mapping={"field": "v", "other": "v"})
+    at_site.hset("site1:gains", "field", "v")
+    crossed(at_site, at_hub)
+    daemon.wait_for_log("sweep.finished")
+    at_hub.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    at_hub.set("site1:string", "newer")
+    eventually(lambda: at_site.get("site1:string") == b"newer")
+    crossed(at_site, at_hub)
+    assert daemon.stop() == 0
+    at_site.execute_command("DEBUG", "CHANGE-REPL-ID")
+    for client, value in ((at_site, "s3cret of the site"), (at_hub, "of the hub")):
+        client.set("site1:string", value)
+        client.hset("site1:hash", "field", value)
+        client.hset("site1:gains", value, "v")
+    assert daemon.logged("sweep.replaced") == []
+    mark = daemon.mark()
+    daemon.start()
+    eventually(lambda: at_site.get("site1:string") == b"of the hub")
+    eventually(lambda: at_site.hgetall("site1:gains") == at_hub.hgetall("site1:gains"))
+    eventually(lambda: len(daemon.logged("sweep.replaced")) == 2)
+    daemon.wait_for_log("sweep.finished", after=mark)
+    assert {record["key"] for record in daemon.logged("sweep.replaced")} == {"site1:string", "site1:hash"}
+    assert len(at_hub.hgetall("site1:gains")) == 3
+    assert "s3cret" not in daemon.stderr

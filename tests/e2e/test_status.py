@@ -1,0 +1,190 @@
+"""`redisrepl status` asks running daemons by their sockets, and says what is wrong."""
+
+import json
+import signal
+import socket
+import stat
+from datetime import datetime
+
+import pytest
+
+from testbed import Daemon, FaultProxy, RedisServer, eventually
+from tests.e2e.support import SWIFT, crossed, pushed
+
+OK, WRONG, UNAVAILABLE = 0, 1, 69
+
+
+@pytest.fixture
+def state(tmp_path):
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def status(state):
+    """Run it; exit code, standard output, what it said otherwise."""
+
+    def status(*args, directory=state, **env):
+        flags = [] if directory is None else ["--state-dir", directory]
+        with Daemon(["status", *flags, *args], env=env) as process:
+            code = process.wait()
+        assert "Traceback" not in process.stderr
+        return code, process.stdout, process.stderr
+
+    return status
+
+
+def sockets(state):
+    return list(state.glob("*.sock"))
+
+
+def test_all_is_well(daemons, site, hub, at_site, at_hub, state, status):
+    daemon = daemons.live(site, hub, *SWIFT, "--state-dir", state)
+    at_hub.set("site1:from the hub", "s3cret-value")
+    at_site.set("site1:from the site", "s3cret-value")
+    crossed(at_site, at_hub)
+    daemon.wait_for_log("sweep.finished")
+    eventually(lambda: status("--json")[0] == OK, description="all is well")
+    code, said, _ = status("--json")
+    assert code == OK
+    (line,) = said.splitlines()
+    found = json.loads(line)
+    assert found["problems"] == []
+    assert found["site"] == f"redis://127.0.0.1:{site.port}"
+    assert found["hub"].startswith("https://localhost")
+    assert found["namespaces"] == ["site1:"]
+    assert (found["direction"], found["source"], found["scripts"]) == ("both", "psync", True)
+    assert found["position"].partition(":")[0] == at_site.info("replication")["master_replid"]
+    assert 0 <= found["lag_bytes"] < 20_000
+    assert found["started_at"] <= found["attached_at"]
+    assert (found["waiting_keys"], found["push_failures"], found["failed"]) == (0, 0, 0)
+    assert found["pushed"] >= 3
+    assert found["applied"] >= 1
+    (subscription,) = found["subscriptions"]
+    assert subscription["live"] is True
+    assert subscription["round_trip_s"] > 0
+    assert found["sweep"]["runs"] >= 1
+    assert found["sweep"]["next_at"] > found["started_at"] + 3000
+    assert datetime.fromisoformat(found["certificate_expires_at"]).tzinfo is not None
+    assert 10 << 20 < found["memory_bytes"] < 500 << 20
+    assert found["pid"] == daemon.pid
+    assert "s3cret" not in said
+    code, said, _ = status()
+    assert code == OK
+    head, *rows = said.splitlines()
+    assert head == f"{found['site']} <-> {found['hub']}: well"
+    names = [row.split()[0] for row in rows]
+    assert names == [
+        *("namespaces", "site", "waiting", "pushed", "pulled", "subscription", "sweep", "scripts", "certificate"),
+        "process",
+    ]
+    mark = daemon.mark()
+    daemon.signal(signal.SIGUSR1)
+    told = daemon.wait_for_log("daemon.state", after=mark)
+    assert found.keys() - {"lag_bytes"} <= told.keys()
+
+
+def test_something_is_wrong(daemons, site, hub, at_site, state, status):
+    with FaultProxy(hub.port) as wire:
+        daemon = daemons.live(site, wire.port, *SWIFT, "--state-dir", state, rc=False)
+        at_site.set("site1:before", "v")
+        pushed(at_site)
+        assert status()[0] == OK
+        wire.down()
+        at_site.set("site1:key", "v")
+        daemon.wait_for_log("push.failed")
+        eventually(lambda: json.loads(status("--json")[1])["oldest_s"], description="it is known how long it waits")
+        code, said, _ = status()
+        assert code == WRONG
+        assert ": NOT WELL" in said
+        assert "trouble      push: " in said
+        assert "waiting      1 keys" in said
+        assert "pulled" not in said
+
+
+def test_the_site_is_away(daemons, site, hub, state, status):
+    daemon = daemons.live(site, hub, *SWIFT, "--state-dir", state, rc=False)
+    site.kill()
+    daemon.wait_for_log("stream.failed")
+    code, said, _ = status("--json")
+    assert code == WRONG
+    found = json.loads(said)
+    assert found["attached_at"] is found["lag_bytes"] is None
+    assert found["problems"][0] == "the site's Redis is not followed"
+
+
+def test_nobody_answers(state, status):
+    state.mkdir()
+    code, said, error = status()
+    assert (code, said) == (UNAVAILABLE, "")
+    assert error.startswith(f"redisrepl: no daemon answers in {state}: ")
+    assert error.count("\n") == 0
+    with socket.socket(socket.AF_UNIX) as dead:  # of one that was killed
+        dead.bind(str(state / "0123.sock"))
+    assert status()[0] == UNAVAILABLE
+
+
+def test_the_default_directory(daemons, site, hub, state, status):
+    daemons.live(site, hub, *SWIFT, rc=False, env={"STATE_DIRECTORY": str(state)})
+    assert status(directory=None, STATE_DIRECTORY=str(state))[0] == OK
+    assert status(directory=None, REDISREPL_STATE_DIR=str(state))[0] == OK
+
+
+def test_several_daemons_in_one_directory(daemons, site, hub, state, status):
+    daemons.live(site, hub, *SWIFT, "--state-dir", state, rc=False)
+    with RedisServer() as other, FaultProxy(hub.port) as wire:
+        daemon = daemons.live(other, wire.port, *SWIFT, "--state-dir", state, rc=False)
+        code, said, _ = status("--json")
+        assert code == OK
+        found = [json.loads(line) for line in said.splitlines()]
+        assert {document["site"] for document in found} == {f"redis://127.0.0.1:{s.port}" for s in (site, other)}
+        wire.down()
+        other.client().set("site1:key", "v")
+        daemon.wait_for_log("push.failed")
+        assert status()[0] == WRONG
+
+
+# The socket.
+
+
+def test_only_its_user_may_ask_and_it_is_gone_at_the_end(daemons, site, hub, state):
+    daemon = daemons.live(site, hub, *SWIFT, "--state-dir", state, rc=False)
+    (path,) = eventually(lambda: sockets(state))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert daemon.stop() == 0
+    assert sockets(state) == []
+
+
+def test_one_that_was_left_behind_is_replaced(daemons, site, hub, state, status):
+    daemon = daemons.live(site, hub, *SWIFT, "--state-dir", state, rc=False)
+    (path,) = eventually(lambda: sockets(state))
+    daemon.kill()
+    assert path.exists()
+    assert status()[0] == UNAVAILABLE
+    mark = daemon.mark()
+    daemon.start()
+    daemon.wait_for_log("stream.attached", after=mark)
+    eventually(lambda: status()[0] == OK)
+
+
+def test_who_asks_and_does_not_read_holds_nobody_up(daemons, site, hub, state, status):
+    daemons.live(site, hub, *SWIFT, "--state-dir", state, rc=False)
+    (path,) = eventually(lambda: sockets(state))
+    deaf = [socket.socket(socket.AF_UNIX) for _ in range(20)]
+    try:
+        for connection in deaf:
+            connection.connect(str(path))
+        assert status()[0] == OK
+    finally:
+        for connection in deaf:
+            connection.close()
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_a_warning(daemons, site, hub, at_site, at_hub, state, status):
+    deep = state / ("d" * 100)
+    daemon = daemons.live(site, hub, *SWIFT, "--state-dir", deep, rc=False)
+    told = daemon.wait_for_log("daemon.no_socket")
+    assert told["level"] == "warning"
+    assert "longer than 107 bytes" in told["error"]
+    assert "short path" in told["hint"]
+    crossed(at_site, at_hub, back=False)
+    assert status(directory=deep)[0] == UNAVAILABLE
