@@ -25,6 +25,7 @@ class Bench:
         rounds: how often a rate is measured, all contenders in turn.
         limit: seconds after which a rate is what has arrived by then.
         round_trips: distances beside none.
+        settle: seconds after a start, before a daemon counts as idle.
     """
 
     certificates: Certificates
@@ -43,6 +44,7 @@ class Bench:
     sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000, 3_000_000)
     growth_limit: float = 90.0
     idle_seconds: float = 30.0
+    settle: float = 3.0
     quick: bool = False
     profile: Path | None = None
     commands: Commands = field(default_factory=Commands)
@@ -50,10 +52,10 @@ class Bench:
     def hasten(self) -> None:
         """The amounts of a quick run."""
         self.quick = True
-        self.keys, self.rounds, self.limit = 50_000, 1, 5.0
+        self.keys, self.rounds, self.limit = 20_000, 1, 5.0
         self.round_trips = (0.05,)
-        self.hot_seconds, self.idle_seconds = 3.0, 5.0
-        self.lone_writes, self.distant_writes = 50, 20
+        self.hot_seconds, self.idle_seconds, self.settle = 3.0, 5.0, 1.0
+        self.lone_writes, self.distant_writes = 40, 20
         self.large_rounds = 2
         self.paced = ((100, 2.0), (1_000, 2.0), (10_000, 2.0))
         self.sizes, self.growth_limit = (1_000, 10_000, 100_000), 10.0

@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 
 from benchmarks.replication.bench import Bench
-from benchmarks.replication.outcome import Curve, Goal, Outcome, Samples, Table, at_most, short
-from benchmarks.replication.scene import Contender, Scene
+from benchmarks.replication.outcome import Curve, Goal, Outcome, Samples, Table, at_least, at_most, short
+from benchmarks.replication.scene import Scene
 from benchmarks.replication.usage import connections, cpu_seconds, peak_memory
 from benchmarks.replication.writers import NAMESPACE, Writer, hot_keys, write_evenly
 
@@ -172,8 +172,6 @@ def growth(bench: Bench) -> Outcome:
 
 
 def _flat(what: str, measured: dict[str, Samples]) -> Goal:
-    from benchmarks.replication.outcome import at_least
-
     return at_least(what, _FLAT, f"of the fastest, from {_LARGE_ENOUGH:,} keys on", measured)
 
 
@@ -184,7 +182,7 @@ def idle(bench: Bench) -> Outcome:
         bench.say(f"{contender.name}, idle for {bench.idle_seconds:g} s")
         with Scene(bench.certificates) as scene:
             _, replicator = scene.start(contender, rc=True)
-            time.sleep(3)  # what a start still has to do is not idleness
+            time.sleep(bench.settle)
             began, cpu = time.perf_counter(), cpu_seconds(replicator.pid)
             time.sleep(bench.idle_seconds)
             used = cpu_seconds(replicator.pid) - cpu

@@ -13,11 +13,9 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 
-import redis
-
 from benchmarks.replication.bench import Bench
-from benchmarks.replication.outcome import Goal, Outcome, Samples, Table, at_most, short
-from benchmarks.replication.scene import Contender, Scene
+from benchmarks.replication.outcome import Outcome, Samples, Table, at_most, short
+from benchmarks.replication.scene import REPLICAOF, Contender, Scene
 from benchmarks.replication.writers import NAMESPACE
 from testbed import RedisServer, eventually
 
@@ -58,7 +56,7 @@ def _lone_delays(bench: Bench, contender: Contender, count: int, round_trip: flo
         at_site, at_hub, at_far = Watch(near), Watch(scene.hub.server), Watch(far)
         site, hub = near.client(), scene.hub.redis
         for n in range(count):
-            with _lone(bench, round_trip):
+            with _lone(round_trip):
                 key = f"{NAMESPACE}push:{n}"
                 began = time.perf_counter()
                 site.set(key, n)
@@ -66,7 +64,7 @@ def _lone_delays(bench: Bench, contender: Contender, count: int, round_trip: flo
                 delays["push"].append((pushed - began) * 1000)
                 # The same write goes on to the other site.
                 delays["from another site"].append((at_far.wait_for(key) - pushed) * 1000)
-            with _lone(bench, round_trip):
+            with _lone(round_trip):
                 key = f"{NAMESPACE}pull:{n}"
                 began = time.perf_counter()
                 hub.set(key, n)
@@ -75,10 +73,25 @@ def _lone_delays(bench: Bench, contender: Contender, count: int, round_trip: flo
 
 
 @contextlib.contextmanager
-def _lone(bench: Bench, round_trip: float | None) -> Iterator[None]:
+def _lone(round_trip: float | None) -> Iterator[None]:
     """What a write has caused is over before the next."""
     yield
     time.sleep(_BETWEEN + (round_trip or 0.0))
+
+
+def _lone_delays_of_redis(bench: Bench, count: int, round_trip: float | None) -> list[float]:
+    """The same by REPLICAOF: what of the delays is the machine's."""
+    delays = []
+    with Scene(bench.certificates, round_trip=round_trip) as scene:
+        master = scene.start_site()
+        watch, client = Watch(scene.start_replica(master, **_EVENTS)), master.client()
+        for n in range(count):
+            with _lone(round_trip):
+                key = f"{NAMESPACE}push:{n}"
+                began = time.perf_counter()
+                client.set(key, n)
+                delays.append((watch.wait_for(key) - began) * 1000)
+    return delays
 
 
 def lone_writes(bench: Bench) -> Outcome:
@@ -96,17 +109,20 @@ def lone_writes(bench: Bench) -> Outcome:
         for contender in bench.contenders:
             bench.say(f"{contender.name}, {count} lone writes each way, {place}")
             delays[contender.name] = _lone_delays(bench, contender, count, round_trip)
+        delays_of_redis = _lone_delays_of_redis(bench, count, round_trip)
+        rows.append([REPLICAOF, "one write", place, *_spread(delays_of_redis)])
         for way, (trips, p50, p99) in wanted.items():
             distance = trips * (round_trip or 0.0) * 1000
             for name, share, more in (("p50", 0.5, p50), ("p99", 0.99, p99)):
                 measured = {who: Samples([_percentile(ways[way], share)]) for who, ways in delays.items()}
                 outcome.goals.append(at_most(f"{titles[way]}, {name}, {place}", distance + more, "ms", measured))
-            rows += [
-                [who, titles[way], place, *(short(_percentile(ways[way], share)) for share in (0, 0.5, 0.99, 1))]
-                for who, ways in delays.items()
-            ]
+            rows += [[who, titles[way], place, *_spread(ways[way])] for who, ways in delays.items()]
     outcome.tables = [Table("Milliseconds of one write", ["who", "way", "place", "least", "p50", "p99", "most"], rows)]
     return outcome
+
+
+def _spread(values: Sequence[float]) -> list[str]:
+    return [short(_percentile(values, share)) for share in (0, 0.5, 0.99, 1)]
 
 
 def _percentile(values: Sequence[float], share: float) -> float:
@@ -119,11 +135,12 @@ def hash_field(bench: Bench) -> Outcome:
     times: dict[str, dict[str, Samples]] = {"push": {}, "pull": {}}
     sizes: dict[str, dict[str, Samples]] = {"push": {}, "pull": {}}
     rows = []
+    writes = 5 if bench.quick else _FIELD_WRITES
     for contender in bench.contenders:
         bench.say(f"{contender.name}, one field of a hash of {bench.fields:,}")
         for way in ("push", "pull"):
-            direct = _field_writes(bench, contender, way, round_trip=None)
-            proxied = _field_writes(bench, contender, way, round_trip=0.0)
+            direct = _field_writes(bench, contender, way, writes, round_trip=None)
+            proxied = _field_writes(bench, contender, way, writes, round_trip=0.0)
             times[way][contender.name] = Samples([Samples([sample[0] for sample in direct]).median])
             up, down = (Samples([sample[n] for sample in proxied]).median for n in (1, 2))
             sizes[way][contender.name] = Samples([up])
@@ -137,7 +154,7 @@ def hash_field(bench: Bench) -> Outcome:
         ]
     outcome.tables = [
         Table(
-            f"One write of {title} (medians of {_FIELD_WRITES})",
+            f"One write of {title} (medians of {writes})",
             ["who", "way", "ms", "bytes to the hub", "bytes from the hub"],
             rows,
             "Bytes as they are on the wire, TLS included; those of an idle second are in the samples but not in the "
@@ -148,7 +165,7 @@ def hash_field(bench: Bench) -> Outcome:
 
 
 def _field_writes(
-    bench: Bench, contender: Contender, way: str, *, round_trip: float | None
+    bench: Bench, contender: Contender, way: str, writes: int, *, round_trip: float | None
 ) -> list[tuple[float, int, int]]:
     """Milliseconds, bytes to the hub and bytes from it, of each write."""
     key = f"{NAMESPACE}hash"
@@ -159,7 +176,7 @@ def _field_writes(
         site.hset(key, mapping={f"field:{n}": f"value {n}" for n in range(bench.fields)})
         eventually(lambda: hub.hlen(key) == bench.fields, timeout=20, description="the hash at the hub")
         source, watch = (site, Watch(scene.hub.server)) if way == "push" else (hub, Watch(near))
-        for n in range(_FIELD_WRITES):
+        for n in range(writes):
             _wait_for_silence(scene)
             before = scene.proxy.counters() if scene.proxy else None
             began = time.perf_counter()
@@ -180,7 +197,6 @@ def _field_writes(
 
 def _wait_for_silence(scene: Scene, quiet: float = 0.15) -> None:
     """Until nothing crosses any more, which only the proxy can tell; without it, a moment."""
-    time.sleep(quiet)
     while scene.proxy:
         before = scene.proxy.counters()
         time.sleep(quiet)

@@ -6,18 +6,20 @@ Left to others: servers (`scene`), writers (`writers`).
 
 from __future__ import annotations
 
-import signal
+import contextlib
+import os
 import socket
 import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 
 import redis
 
 from benchmarks.replication.bench import Bench
 from benchmarks.replication.outcome import Outcome, Rate, Samples, Table, at_least, short
-from benchmarks.replication.scene import REPLICAOF, Contender, Scene, start_profiler
+from benchmarks.replication.scene import REPLICAOF, Contender, Scene, profiling
 from benchmarks.replication.writers import NAMESPACE, Writer
 from testbed import FaultProxy
 
@@ -43,7 +45,14 @@ class Run:
         return self.held / self.seconds
 
 
-def measure(bench: Bench, contender: Contender | str, way: str, *, round_trip: float | None = None) -> Run:
+def measure(
+    bench: Bench,
+    contender: Contender | str,
+    way: str,
+    *,
+    round_trip: float | None = None,
+    profile: Path | None = None,
+) -> Run:
     """One way (`push`, `push -rc`, `pull`) of a contender, or Redis' own replication, with servers of its own."""
     with Scene(bench.certificates, round_trip=round_trip) as scene:
         if isinstance(contender, str):
@@ -52,10 +61,8 @@ def measure(bench: Bench, contender: Contender | str, way: str, *, round_trip: f
         else:
             site, replicator = scene.start(contender, rc=way != "push")
             source, target = (scene.hub.server, site) if way == "pull" else (site, scene.hub.server)
-            if bench.profile and way == "push":
-                profiler = start_profiler(replicator.pid, bench.profile)
-                scene.callback(profiler.wait)
-                scene.callback(profiler.send_signal, signal.SIGINT)
+            if profile:
+                scene.enter_context(profiling(replicator.pid, profile))
         return _run(bench, scene, source.client(), target.client(), source.port)
 
 
@@ -96,6 +103,9 @@ def push_and_pull(bench: Bench) -> Outcome:
             name = contender if isinstance(contender, str) else contender.name
             bench.say(f"{name} {way}, {bench.keys:,} keys, round {turn + 1} of {bench.rounds}")
             runs[name, way].append(measure(bench, contender, way))
+    if bench.profile:
+        bench.say("push, under py-spy; not counted")
+        measure(bench, bench.contenders[0], "push", profile=bench.profile)
     redis_rates = [run.rate for run in runs[REPLICAOF, "replica"]]
 
     def ratios(way: str) -> dict[str, Samples]:
@@ -149,17 +159,14 @@ def distance(bench: Bench) -> Outcome:
             outcome.goals.append(at_least(f"{way} at {place} round trip", 0.9, "of the rate at 0 ms", ratios))
     for (name, way, place), measured in runs.items():
         outcome.rates.append(Rate(name, way, place, Samples([run.rate for run in measured])))
-    outcome.tables = _tables(bench, "at a distance, through the delaying proxy", runs)
-    outcome.tables[0] = Table(
-        outcome.tables[0].title,
-        outcome.tables[0].columns,
-        outcome.tables[0].rows,
-        f"The proxy itself, without a delay, relays {relay():,.0f} MB/s over one connection.",
-    )
+    proxy = f"The proxy itself, without a delay, relays {relay():,.0f} MB/s over one connection."
+    outcome.tables = _tables(bench, "at a distance, through the delaying proxy", runs, proxy)
     return outcome
 
 
-def _tables(bench: Bench, where: str, runs: dict[tuple[str, str, str], list[Run]]) -> list[Table]:
+def _tables(bench: Bench, where: str, runs: dict[tuple[str, str, str], list[Run]], note: str = "") -> list[Table]:
+    cores = len(os.sched_getaffinity(0))
+    parts = [part for part in PARTS if any(part in measured[0].cpu for measured in runs.values())]
     rates, cpu = [], []
     for (name, way, place), measured in runs.items():
         title = [name, " ".join(filter(None, (way, place)))]
@@ -169,38 +176,44 @@ def _tables(bench: Bench, where: str, runs: dict[tuple[str, str, str], list[Run]
                 *title,
                 str(Samples([run.rate for run in measured])),
                 short(Samples([bench.keys / run.written_in for run in measured]).median),
-                f"{missing:,} of {bench.keys:,} within {bench.limit:g} s" if missing else "none",
+                f"{missing:,} of {bench.keys:,} after {bench.limit:g} s" if missing else "none",
             ]
         )
-        medians = {
-            part: Samples([run.cpu[part] for run in measured]).median for part in PARTS if part in measured[0].cpu
-        }
-        cpu.append([*title, *(short(medians[part]) if part in medians else "" for part in PARTS)])
-    parts = [part for n, part in enumerate(PARTS) if any(row[n + 2] for row in cpu)]
-    kept = [0, 1, *(PARTS.index(part) + 2 for part in parts)]
+        medians = {part: Samples([run.cpu[part] for run in measured]).median for part in measured[0].cpu}
+        total = sum(medians.values())
+        cpu.append(
+            [
+                *title,
+                *(short(medians[part]) if part in medians else "" for part in parts),
+                short(total),
+                short(cores / total * 1e6),
+            ]
+        )
     return [
-        Table(f"Keys a second {where}", ["who", "way", "keys/s", "written, keys/s", "missing"], rates),
+        Table(f"Keys a second {where}", ["who", "way", "keys/s", "written, keys/s", "missing"], rates, note),
         Table(
             f"CPU seconds per million keys {where}",
-            ["who", "way", *parts],
-            [[row[n] for n in kept] for row in cpu],
+            ["who", "way", *parts, "all", "limit, keys/s"],
+            cpu,
+            f"The limit is what {cores} cores could do if all of this were spread over them without a gap.",
         ),
     ]
 
 
 def relay(megabytes: int = 128) -> float:
     """MB a second that the proxy passes on without a delay, so that it is known not to be what is measured."""
-    piece = bytes(1 << 18)
-    with socket.create_server(("127.0.0.1", 0)) as sink, FaultProxy(sink.getsockname()[1]) as proxy:
-        with socket.create_connection(("127.0.0.1", proxy.port)) as source:
-            receiver, _ = sink.accept()
-            total = megabytes << 20
-            sender = threading.Thread(target=lambda: [source.sendall(piece) for _ in range(total // len(piece))])
-            began = time.perf_counter()
-            sender.start()
-            received = 0
-            with receiver:
-                while received < total:
-                    received += len(receiver.recv(1 << 18))
-            sender.join()
-            return megabytes * 1.048576 / (time.perf_counter() - began)
+    piece, pieces = bytes(1 << 18), megabytes * 4
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        proxy = stack.enter_context(FaultProxy(sink.getsockname()[1]))
+        source = stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port)))
+        receiver = stack.enter_context(sink.accept()[0])
+        sender = threading.Thread(target=lambda: [source.sendall(piece) for _ in range(pieces)])
+        began = time.perf_counter()
+        sender.start()
+        received = 0
+        while received < pieces * len(piece):
+            received += len(receiver.recv(len(piece)))
+        seconds = time.perf_counter() - began
+        sender.join()
+    return received / seconds / 1e6

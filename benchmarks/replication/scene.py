@@ -7,9 +7,11 @@ Left to others: writing and measuring.
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +23,9 @@ from testbed import Certificates, FaultProxy, Hub, RedisServer, eventually
 from testbed.directories import new_directory
 from testbed.processes import end_group, spawn
 
-__all__ = ["REPLICAOF", "Contender", "Replicator", "Scene"]
+__all__ = ["REPLICAOF", "Contender", "Replicator", "Scene", "profiling"]
 
 REPLICAOF = "REPLICAOF"
-_CHECKOUT = Path(__file__).parents[2]
 _PATIENCE = 30.0
 
 
@@ -50,7 +51,7 @@ class Replicator:
         with self.log.open("wb") as log:
             self._process = spawn(
                 [*contender.command, *arguments],
-                cwd=_CHECKOUT,
+                cwd=self.directory,
                 env={"PATH": "/usr/local/bin:/usr/bin:/bin", "STATE_DIRECTORY": str(self.directory)},
                 stdout=log,
                 stderr=log,
@@ -98,10 +99,10 @@ class Scene(contextlib.ExitStack):
         self._parts.setdefault("site redis", []).append(site.pid)
         return site
 
-    def start_replica(self, site: RedisServer) -> RedisServer:
+    def start_replica(self, site: RedisServer, **options: object) -> RedisServer:
         """Redis' own replication, in place of hub and daemon."""
         port = self.distant(site.port)
-        replica = self.enter_context(RedisServer(config={"replicaof": f"127.0.0.1 {port}"}))
+        replica = self.enter_context(RedisServer(config={"replicaof": f"127.0.0.1 {port}"} | options))
         self._parts["replica"] = [replica.pid]
         client = replica.client()
         eventually(lambda: client.info("replication")["master_link_status"] == "up", description="a linked replica")
@@ -111,8 +112,12 @@ class Scene(contextlib.ExitStack):
         """Start it; it may not be ready yet."""
         certificates = self.certificates
         flags = {
-            **{"-haddr": self.url, "-raddr": f"localhost:{site.port}", "-nam": NAMESPACE},
-            **{"-cert": certificates.client, "-key": certificates.client_key, "-CA": certificates.ca},
+            "-haddr": self.url,
+            "-raddr": f"localhost:{site.port}",
+            "-nam": NAMESPACE,
+            "-cert": certificates.client,
+            "-key": certificates.client_key,
+            "-CA": certificates.ca,
         }
         arguments = [str(word) for pair in flags.items() for word in pair]
         replicator = Replicator(contender, arguments + ["-rc"] * rc)
@@ -163,6 +168,12 @@ def _wait_for(client: redis.Redis, key: bytes, timeout: float) -> None:
         time.sleep(0.005)
 
 
-def start_profiler(pid: int, file: Path) -> subprocess.Popen[bytes]:
-    """py-spy, until it is sent SIGINT."""
-    return subprocess.Popen(["py-spy", "record", "--pid", str(pid), "--output", str(file)], stderr=subprocess.DEVNULL)
+@contextlib.contextmanager
+def profiling(pid: int, file: Path) -> Iterator[None]:
+    """Have py-spy draw a flame graph of where the process spends its time."""
+    command = ["py-spy", "record", "--pid", str(pid), "--output", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as profiler:
+        try:
+            yield
+        finally:
+            profiler.send_signal(signal.SIGINT)

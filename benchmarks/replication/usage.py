@@ -38,7 +38,7 @@ def connections(pid: int, port: int) -> int:
     sockets = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
-            name = os.readlink(descriptor)
+            name = str(descriptor.readlink())
             if name.startswith("socket:["):
                 sockets.add(name[8:-1])
     count = 0

@@ -63,6 +63,7 @@ class Writer:
         self.ended = 0.0
         self.cpu = 0.0
         self._status = 0
+        self._said = ""
         self._thread = threading.Thread(target=self._reap, daemon=True)
         self._thread.start()
 
@@ -84,7 +85,7 @@ class Writer:
         self._thread.join(timeout)
         if self.running or self._status:
             self.end()
-            raise RuntimeError(f"the writer failed ({self._status}): {self._process.stderr.read().strip()}")
+            raise RuntimeError(f"the writer failed ({self._status}): {self._said}")
 
     def end(self) -> None:
         """Whatever it has still to write."""
@@ -93,6 +94,8 @@ class Writer:
             self._thread.join()
 
     def _reap(self) -> None:
+        with self._process.stderr as stderr:
+            self._said = stderr.read().strip()
         _, status, used = os.wait4(self._process.pid, 0)
         self.ended = time.perf_counter()
         self.cpu = used.ru_utime + used.ru_stime
