@@ -25,7 +25,7 @@ from benchmarks.replication.outcome import Goal, Outcome
 from benchmarks.replication.plot import draw
 from benchmarks.replication.rates import distance, push_and_pull
 from benchmarks.replication.report import markdown, show, write_between_markers
-from benchmarks.replication.scene import Contender
+from benchmarks.replication.scene import Contender, find_profiler
 from testbed import Certificates
 
 __all__ = ["main"]
@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         bench = Bench(certificates, [Contender.ours(), *arguments.against], say, profile=arguments.profile)
         if arguments.quick:
             bench.hasten()
+        bench.keys = arguments.keys or bench.keys
         with contextlib.closing(bench.commands):
             for name in arguments.only:
                 outcome.add(_run(name, bench))
@@ -98,11 +99,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--against", type=_contender, action="append", default=[], metavar="[NAME=]PATH", help="another program"
     )
+    parser.add_argument("--keys", type=int, help="of a rate's measurement (500,000); fewer for a slow machine")
     parser.add_argument("--out", type=Path, help="document to write; default: docs/performance.md after a full run")
     parser.add_argument("--profile", type=Path, help="have py-spy record the daemon while it pushes")
     arguments = parser.parse_args(argv)
-    if arguments.profile and not shutil.which("py-spy"):
-        parser.error("--profile needs py-spy on PATH: pip install py-spy")
+    if arguments.profile and not find_profiler():
+        parser.error("--profile needs py-spy: .venv/bin/pip install py-spy")
     if not arguments.out and not arguments.quick and len(arguments.only) == len(SCENARIOS):
         arguments.out = _DOCUMENT
     return arguments

@@ -5,7 +5,8 @@ In: the command line's wishes. Out: `Bench`. Left to others: the scenarios.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,8 @@ class Bench:
 
     Args:
         keys: of a rate's measurement.
-        rounds: how often a rate is measured, all contenders in turn.
+        rounds: how often a rate is measured, all contenders in turn, unless a busy machine takes too long over it.
+        patience: seconds after which a scenario begins no further round.
         limit: seconds after which a rate is what has arrived by then.
         round_trips: distances beside none.
         settle: seconds after a start, before a daemon counts as idle.
@@ -33,6 +35,7 @@ class Bench:
     say: Callable[[str], None] = print
     keys: int = 500_000
     rounds: int = 3
+    patience: float = 150.0
     limit: float = 20.0
     round_trips: tuple[float, ...] = (0.05, 0.2)
     hot_seconds: float = 30.0
@@ -48,6 +51,15 @@ class Bench:
     quick: bool = False
     profile: Path | None = None
     commands: Commands = field(default_factory=Commands)
+
+    def turns(self, rounds: int) -> Iterator[int]:
+        """Rounds from 0 on; the first is always played."""
+        began = time.monotonic()
+        for turn in range(rounds):
+            if turn and time.monotonic() - began > self.patience:
+                self.say(f"no further round: {turn} took {time.monotonic() - began:.0f} s")
+                return
+            yield turn
 
     def hasten(self) -> None:
         """The amounts of a quick run."""

@@ -29,7 +29,9 @@ class Samples:
 
 
 def short(value: float) -> str:
-    """Three digits that mean something."""
+    """Three digits that mean something, and whole numbers as they are."""
+    if value == int(value) and abs(value) < 100:
+        return f"{value:.0f}"
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"

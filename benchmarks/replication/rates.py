@@ -98,7 +98,7 @@ def push_and_pull(bench: Bench) -> Outcome:
         for way in (("push", "pull") if bench.quick else ("push", "push -rc", "pull"))
     ]
     runs: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for turn in range(bench.rounds):
+    for turn in bench.turns(bench.rounds):
         for contender, way in subjects:
             name = contender if isinstance(contender, str) else contender.name
             bench.say(f"{name} {way}, {bench.keys:,} keys, round {turn + 1} of {bench.rounds}")
@@ -131,7 +131,7 @@ def distance(bench: Bench) -> Outcome:
     """The same through a proxy that delays: no delay, then more."""
     places = {0.0: "0 ms"} | {seconds: f"{seconds * 1000:.0f} ms" for seconds in bench.round_trips}
     runs: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
-    for turn in range(max(1, bench.rounds - 1)):
+    for turn in bench.turns(max(1, bench.rounds - 1)):
         for contender, way in [
             (REPLICAOF, "replica"),
             *((contender, way) for contender in bench.contenders for way in ("push", "pull")),

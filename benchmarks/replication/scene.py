@@ -7,6 +7,8 @@ Left to others: writing and measuring.
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from testbed import Certificates, FaultProxy, Hub, RedisServer, eventually
 from testbed.directories import new_directory
 from testbed.processes import end_group, spawn
 
-__all__ = ["REPLICAOF", "Contender", "Replicator", "Scene", "profiling"]
+__all__ = ["REPLICAOF", "Contender", "Replicator", "Scene", "find_profiler", "profiling"]
 
 REPLICAOF = "REPLICAOF"
 _PATIENCE = 30.0
@@ -168,10 +170,15 @@ def _wait_for(client: redis.Redis, key: bytes, timeout: float) -> None:
         time.sleep(0.005)
 
 
+def find_profiler() -> str | None:
+    """Where py-spy is: beside this interpreter, or on PATH."""
+    return shutil.which("py-spy", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+
+
 @contextlib.contextmanager
 def profiling(pid: int, file: Path) -> Iterator[None]:
     """Have py-spy draw a flame graph of where the process spends its time."""
-    command = ["py-spy", "record", "--pid", str(pid), "--output", str(file)]
+    command = [find_profiler() or "py-spy", "record", "--pid", str(pid), "--output", str(file)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as profiler:
         try:
             yield
