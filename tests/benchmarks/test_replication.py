@@ -63,6 +63,12 @@ def test_the_median_decides_and_a_missed_goal_is_said():
     assert at_most("lag", 1, "s", {"a": Samples([0.5, 1.5, 2.5]), "b": Samples([0.1])}).verdict == "NOT MET"
 
 
+def test_a_slow_machine_plays_one_round_and_a_fast_one_all(bench):
+    assert list(bench.turns(3)) == [0, 1, 2]
+    bench.patience = -1
+    assert list(bench.turns(3)) == [0]
+
+
 def test_tables_stand_between_the_markers_and_the_rest_stays(tmp_path):
     document = tmp_path / "performance.md"
     document.write_text(f"# By hand\n\n{BEGIN}\nold\n{END}\n\nand after\n")
