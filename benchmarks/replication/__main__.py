@@ -56,21 +56,25 @@ def main(argv: list[str] | None = None) -> int:
         console.print(f"{time.monotonic() - began:6.0f} s  {text}", highlight=False, markup=False)
 
     facts = machine()
-    outcome = Outcome()
+    outcome, interrupted = Outcome(), False
     with Certificates() as certificates:
         bench = Bench(certificates, [Contender.ours(), *arguments.against], say, profile=arguments.profile)
         if arguments.quick:
             bench.hasten()
         bench.keys = arguments.keys or bench.keys
         with contextlib.closing(bench.commands):
-            for name in arguments.only:
-                outcome.add(_run(name, bench))
+            try:
+                for name in arguments.only:
+                    outcome.add(_run(name, bench))
+            except KeyboardInterrupt:
+                say("interrupted; what was measured until now is shown, not written")
+                arguments.out, interrupted = None, True
     facts["took"] = f"{time.monotonic() - began:.0f} s{', a quick run' if arguments.quick else ''}"
     show(console, outcome, facts)
     if arguments.out:
         _write(arguments.out, outcome, facts)
         say(f"written to {arguments.out}")
-    return 1 if any(goal.wanted == _FAILED for goal in outcome.goals) else 0
+    return 1 if interrupted or any(goal.wanted == _FAILED for goal in outcome.goals) else 0
 
 
 def _run(name: str, bench: Bench) -> Outcome:

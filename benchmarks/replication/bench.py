@@ -35,7 +35,7 @@ class Bench:
     say: Callable[[str], None] = print
     keys: int = 500_000
     rounds: int = 3
-    patience: float = 150.0
+    patience: float = 100.0
     limit: float = 20.0
     round_trips: tuple[float, ...] = (0.05, 0.2)
     hot_seconds: float = 30.0
@@ -45,7 +45,7 @@ class Bench:
     large_rounds: int = 5
     paced: tuple[tuple[int, float], ...] = ((100, 10.0), (1_000, 8.0), (10_000, 8.0), (100_000, 5.0))
     sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000, 3_000_000)
-    growth_limit: float = 90.0
+    growth_limit: float = 60.0
     idle_seconds: float = 30.0
     settle: float = 3.0
     quick: bool = False

@@ -119,6 +119,17 @@ def test_a_scenario_that_fails_is_told_and_the_others_are_measured(monkeypatch, 
     assert "| idle | at most 1 s | 0.5 | met |" in text
 
 
+def test_an_interrupted_run_is_shown_and_not_written(monkeypatch, capsys, tmp_path):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    works = Outcome([Goal("idle", "at most 1 s", {"redisrepl": "0.5"}, met=True)])
+    monkeypatch.setattr(command_line, "SCENARIOS", {"idle": lambda _: works, "hot": interrupted})
+    assert command_line.main(["--only", "idle,hot", "--out", str(tmp_path / "out.md")]) == 1
+    assert "at most 1 s" in capsys.readouterr().out
+    assert not (tmp_path / "out.md").exists()
+
+
 def test_another_programs_failure_is_no_reason_not_to_measure_ours(monkeypatch, capsys):
     def fails_with_others(bench):
         if len(bench.contenders) > 1:
