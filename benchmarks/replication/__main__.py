@@ -97,11 +97,18 @@ def _write(document: Path, outcome: Outcome, facts: dict[str, str]) -> None:
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.replication", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.replication", description="Every goal, measured beside Redis' own replication."
+    )
     parser.add_argument("--quick", action="store_true", help="small amounts: shows that it works, proves nothing")
     parser.add_argument("--only", type=_scenarios, default=list(SCENARIOS), help=f"of {','.join(SCENARIOS)}")
     parser.add_argument(
-        "--against", type=_contender, action="append", default=[], metavar="[NAME=]PATH", help="another program"
+        "--against",
+        type=_contender,
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="another program with the same flags; may be repeated",
     )
     parser.add_argument("--keys", type=int, help="of a rate's measurement (500,000); fewer for a slow machine")
     parser.add_argument("--out", type=Path, help="document to write; default: docs/performance.md after a full run")
