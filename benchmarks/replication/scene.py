@@ -178,7 +178,7 @@ def find_profiler() -> str | None:
 @contextlib.contextmanager
 def profiling(pid: int, file: Path) -> Iterator[None]:
     """Have py-spy draw a flame graph of where the process spends its time."""
-    command = [find_profiler() or "py-spy", "record", "--pid", str(pid), "--output", str(file)]
+    command = [find_profiler() or "py-spy", "record", "--threads", "--pid", str(pid), "--output", str(file)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as profiler:
         try:
             yield
