@@ -5,6 +5,7 @@ In: an `Outcome`. Out: a file that reads well on white and on black. Left to oth
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import matplotlib as mpl
@@ -49,11 +50,13 @@ def _rates(axes, rates: list[Rate]) -> None:
         label = contender if way == "replica" else f"{contender} {way}"
         axes.bar(where, medians, width, label=label, color=_COLOURS[n % len(_COLOURS)], yerr=spread, ecolor=_GREY)
     axes.set_yscale("log")
+    least = min((min(rate.samples.values) for rate in rates), default=1.0)
+    axes.set_ylim(bottom=10 ** math.floor(math.log10(max(least, 1.0))))
     axes.set_xticks(range(len(places)), [place if place == "loopback" else f"{place}\nby proxy" for place in places])
     axes.set_title("keys a second")
     axes.grid(axis="y", alpha=0.4)
     if series:
-        axes.legend(frameon=False, fontsize=7, loc="lower left", bbox_to_anchor=(0, -0.42), ncols=3)
+        axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.15), ncols=3)
 
 
 def _curve(axes, outcome: Outcome) -> None:
