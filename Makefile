@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint format check venv clean
+.PHONY: help demo test bench chaos lint format check venv clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,11 @@ chaos: ## faults at random while all sides write, for SECONDS=600; SEED=n plays 
 	@scripts/venv
 	REDISREPL_CHAOS_SECONDS=$(or $(SECONDS),600) REDISREPL_CHAOS_SEED=$(or $(SEED),0) \
 		$(BIN)/python -m pytest tests/chaos -k everything_at_once -s
+
+bench: ## every goal beside Redis' own replication, into docs/performance.md; BENCH_ARGS=--quick for a look
+	@scripts/install-packages bench
+	@scripts/venv
+	$(BIN)/python -m benchmarks.replication $(BENCH_ARGS)
 
 lint: ## ruff and mypy
 	@scripts/venv

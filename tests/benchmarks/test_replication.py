@@ -1,0 +1,141 @@
+"""The benchmark's machinery, with amounts that prove nothing about speed."""
+
+import contextlib
+
+import pytest
+
+from benchmarks.replication import __main__ as command_line
+from benchmarks.replication.bench import Bench
+from benchmarks.replication.costs import idle
+from benchmarks.replication.outcome import Curve, Goal, Outcome, Rate, Samples, Table, at_least, at_most
+from benchmarks.replication.plot import draw
+from benchmarks.replication.rates import push_and_pull
+from benchmarks.replication.report import BEGIN, END, markdown, write_between_markers
+from benchmarks.replication.scene import REPLICAOF, Contender
+from benchmarks.replication.writers import Commands, write_evenly
+from testbed import RedisServer
+
+
+@pytest.fixture
+def bench(certificates):
+    bench = Bench(certificates, [Contender.ours()], say=lambda _: None)
+    bench.hasten()
+    bench.keys, bench.limit, bench.idle_seconds, bench.settle = 1000, 30.0, 0.1, 0.0
+    with contextlib.closing(bench.commands):
+        yield bench
+
+
+@pytest.fixture
+def commands():
+    with contextlib.closing(Commands()) as commands:
+        yield commands
+
+
+def test_rates_are_measured_beside_replicaof_and_every_key_arrives(bench):
+    outcome = push_and_pull(bench)
+    assert [goal.what.split(",")[0] for goal in outcome.goals] == ["push", "pull"]
+    assert all(goal.met is not None and "redisrepl" in goal.measured for goal in outcome.goals)
+    assert {(rate.contender, rate.way) for rate in outcome.rates} == {
+        (REPLICAOF, "replica"),
+        ("redisrepl", "push"),
+        ("redisrepl", "pull"),
+    }
+    rates, cpu = outcome.tables
+    assert [row[-1] for row in rates.rows] == ["none"] * 3
+    assert {"writer", "daemon", "hub redis", "all"} <= set(cpu.columns)
+
+
+def test_the_connections_of_an_idle_daemon_are_counted(bench):
+    cpu, connections = idle(bench).goals
+    assert cpu.wanted.endswith("% of a core")
+    assert float(connections.measured["redisrepl"]) >= 1
+
+
+def test_an_even_writer_writes_as_many_as_asked_for(commands):
+    with RedisServer() as server:
+        assert write_evenly(server.port, commands.file(500), rate=1000, seconds=0.3) == 300
+        assert server.client().dbsize() == 300
+        assert server.client().get("bench:000000000299") == b"%064d" % 299
+
+
+def test_the_median_decides_and_a_missed_goal_is_said():
+    assert at_least("push", 0.7, "of it", {"a": Samples([0.6, 0.8, 0.9])}).verdict == "met"
+    assert at_most("lag", 1, "s", {"a": Samples([0.5, 1.5, 2.5]), "b": Samples([0.1])}).verdict == "NOT MET"
+
+
+def test_a_slow_machine_plays_one_round_and_a_fast_one_all(bench):
+    assert list(bench.turns(3)) == [0, 1, 2]
+    bench.patience = -1
+    assert list(bench.turns(3)) == [0]
+
+
+def test_tables_stand_between_the_markers_and_the_rest_stays(tmp_path):
+    document = tmp_path / "performance.md"
+    document.write_text(f"# By hand\n\n{BEGIN}\nold\n{END}\n\nand after\n")
+    outcome = Outcome(
+        [Goal("push", "at least 1", {"us": "0.5", "them": "2"}, met=False)],
+        [Table("Keys", ["who", "n"], [["us", "1"]], "A note.")],
+    )
+    for _ in range(2):
+        write_between_markers(document, markdown(outcome, {"date": "today"}, None))
+    text = document.read_text()
+    assert text.startswith(f"# By hand\n\n{BEGIN}\n\n| what | goal | us | verdict | them |\n")
+    assert "| push | at least 1 | 0.5 | **NOT MET** | 2 |" in text
+    assert "### Keys" in text
+    assert "A note." in text
+    assert text.endswith(f"| date | today |\n\n{END}\n\nand after\n")
+    assert "old" not in text
+
+
+def test_a_document_without_markers_is_left_alone(tmp_path):
+    document = tmp_path / "notes.md"
+    document.write_text("by hand\n")
+    with pytest.raises(RuntimeError, match="put them where the tables belong"):
+        write_between_markers(document, "tables")
+    assert document.read_text() == "by hand\n"
+
+
+def test_the_plot_has_every_contender_and_place(tmp_path):
+    rates = [
+        Rate("us", "push", "loopback", Samples([1e5, 2e5])),
+        Rate(REPLICAOF, "replica", "50 ms", Samples([4e5])),
+    ]
+    draw(Outcome(rates=rates, curves=[Curve("us", [(100, 900.0), (10_000, 30.0)])]), tmp_path / "plot.svg")
+    drawn = (tmp_path / "plot.svg").read_text()
+    for text in ("us push", REPLICAOF, "loopback", "50 ms", "writes a second"):
+        assert text in drawn
+
+
+def test_a_scenario_that_fails_is_told_and_the_others_are_measured(monkeypatch, capsys, tmp_path):
+    def fails(_):
+        raise RuntimeError("no hub today")
+
+    works = Outcome([Goal("idle", "at most 1 s", {"redisrepl": "0.5"}, met=True)])
+    monkeypatch.setattr(command_line, "SCENARIOS", {"hot": fails, "idle": lambda _: works})
+    assert command_line.main(["--quick", "--only", "hot,idle", "--out", str(tmp_path / "out.md")]) == 1
+    assert "no hub today" in capsys.readouterr().out
+    text = (tmp_path / "out.md").read_text()
+    assert "| hot | to be measured | no hub today | **NOT MET** |" in text
+    assert "| idle | at most 1 s | 0.5 | met |" in text
+
+
+def test_an_interrupted_run_is_shown_and_not_written(monkeypatch, capsys, tmp_path):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    works = Outcome([Goal("idle", "at most 1 s", {"redisrepl": "0.5"}, met=True)])
+    monkeypatch.setattr(command_line, "SCENARIOS", {"idle": lambda _: works, "hot": interrupted})
+    assert command_line.main(["--only", "idle,hot", "--out", str(tmp_path / "out.md")]) == 1
+    assert "at most 1 s" in capsys.readouterr().out
+    assert not (tmp_path / "out.md").exists()
+
+
+def test_another_programs_failure_is_no_reason_not_to_measure_ours(monkeypatch, capsys):
+    def fails_with_others(bench):
+        if len(bench.contenders) > 1:
+            raise RuntimeError("it lets no write cross")
+        return Outcome([Goal("idle", "at most 1 s", {bench.contenders[0].name: "0.5"}, met=True)])
+
+    monkeypatch.setattr(command_line, "SCENARIOS", {"idle": fails_with_others})
+    assert command_line.main(["--quick", "--only", "idle", "--against", "old=/bin/true"]) == 0
+    assert "it lets no write cross" in capsys.readouterr().out
