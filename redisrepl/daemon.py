@@ -36,6 +36,7 @@ from redisrepl.local.apply import SiteWriter
 from redisrepl.local.connection import open_client, translated
 from redisrepl.local.notify import SiteEvents
 from redisrepl.local.read import SiteReader
+from redisrepl.local.sentinel import Epoch
 from redisrepl.namespaces import Namespaces
 from redisrepl.noticing import Noticing, Source
 from redisrepl.observe.state import say_started, state_fields
@@ -102,8 +103,9 @@ class Daemon:
             connect_timeout=settings.connect_timeout,
         )
         self._hub_reader = HubReader(self._session)
-        self._read_client = open_client(address, settings.timeout, connections=2)
-        self._write_client = open_client(address, settings.timeout, connections=1)
+        self._master_epoch = Epoch()
+        self._read_client = open_client(address, settings.timeout, connections=2, epoch=self._master_epoch)
+        self._write_client = open_client(address, settings.timeout, connections=1, epoch=self._master_epoch)
         self._site_reader = SiteReader(self._read_client, address)
         self._retry: dict[str, Any] = {
             "attempts": None,
@@ -247,6 +249,7 @@ class Daemon:
 
     def attached(self, *, continued: bool) -> None:
         """The site's stream is followed: what is decided about its keys is no longer blind."""
+        self._master_epoch.advance()  # it may be another server's: what a replaced one is told or tells is lost
         self._sweep.attached.set()
         if self._pull is not None:
             self._pull.applying.attached.set()
