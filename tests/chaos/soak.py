@@ -2,9 +2,12 @@
 
     python -m tests.chaos.soak [--minutes 30] [--faults] [--seed N] [--out samples.json] [--report docs/reliability.md]
 
-Three clients write without pause, modestly. Every two minutes a link is cut or the hub's subscriptions are killed; with
-`--faults` there is a fault of the chaos suite every half minute instead. Each ten seconds it notes what the daemons hold
-and how many connections the servers have. Exit code 1: something grows, or the copies differ at the end.
+Three clients write without pause, modestly. Every two minutes a link is cut or the hub's subscriptions are killed;
+with `--faults` there is a fault of the chaos suite every half minute instead. Each ten seconds it notes what the
+daemons hold and how many connections the servers have. Exit code 1: something grows, or the copies differ at the end.
+
+In: the real servers. Out: a table, a file of all samples, a section of a document. Left to others: the scene, the
+faults.
 """
 
 from __future__ import annotations
@@ -44,8 +47,8 @@ WARM_UP = 0.25
 #: A rise over the judged part that says nothing yet, in MB or pieces.
 NOISE = 2.0
 RULE = (
-    "GROWING: the line fitted to all samples after the first quarter rises by more than 2 (MB or pieces), and so steeply "
-    "that a day would double the median. Else FLAT."
+    "GROWING: the line fitted to all samples after the first quarter rises by more than 2 (MB or pieces), and so "
+    "steeply that a day would double the median. Else FLAT."
 )
 MARKS = "<!-- soak -->", "<!-- /soak -->"
 
@@ -81,7 +84,7 @@ def of_process(daemon: Daemon) -> dict[str, float]:
     status = Path(f"/proc/{daemon.pid}/status").read_text()
     return {
         "resident memory, MB": int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024,
-        "open files": len(os.listdir(f"/proc/{daemon.pid}/fd")),
+        "open files": len(list(Path(f"/proc/{daemon.pid}/fd").iterdir())),
         "threads": int(re.search(r"Threads:\s+(\d+)", status)[1]),
     }
 
@@ -115,9 +118,9 @@ class Observer:
         return found
 
     def _client(self, server: RedisServer):
-        return (
-            self._clients.setdefault(server, server.client()) if server not in self._clients else self._clients[server]
-        )
+        if server not in self._clients:
+            self._clients[server] = server.client()
+        return self._clients[server]
 
 
 def disturbances(scene: Scene) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -176,11 +179,17 @@ def setting(minutes: float, written: int, *, with_faults: bool) -> list[str]:
     trouble = (
         "a fault of the chaos suite every 30 s" if with_faults else "a link cut or the subscriptions killed every 2 min"
     )
+    versions = [
+        f"{platform.system()} {platform.release()}",
+        f"Python {platform.python_version()}",
+        f"redisrepl {version('redisrepl')}",
+        f"redis-server {redis_server.partition('v=')[2].split()[0]}",
+        nginx.strip().partition(": ")[2],
+    ]
+    cores = len(os.sched_getaffinity(0))
     return [
         f"{dt.datetime.now(dt.UTC):%Y-%m-%d}: {minutes:g} minutes, {written:,} writes by three clients, {trouble}.",
-        f"{model[1] if model else platform.machine()}, {len(os.sched_getaffinity(0))} cores for everything; "
-        f"{platform.system()} {platform.release()}, Python {platform.python_version()}, redisrepl {version('redisrepl')}, "
-        f"redis-server {redis_server.partition('v=')[2].split()[0]}, {nginx.strip().partition(': ')[2]}.",
+        f"{model[1] if model else platform.machine()}, {cores} cores for everything; {', '.join(versions)}.",
         f"Made by `make soak MINUTES={minutes:g}{' FAULTS=1' if with_faults else ''}`.",
     ]
 
@@ -211,6 +220,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="file for all samples (JSON)")
     parser.add_argument("--report", type=Path, help="document to write the numbers into, between its marks")
     options = parser.parse_args()
+    if options.minutes < 1:
+        parser.error("--minutes: less than a minute tells nothing")
     console = Console()
     seed = options.seed or random.SystemRandom().randrange(1 << 32)
     console.print(f"seed {seed}, {options.minutes:g} minutes")

@@ -30,17 +30,15 @@ Contents = Mapping[bytes, object]
 
 @dataclass(slots=True)
 class History:
-    """All values of one place that only one client writes, oldest first.
+    """The values of one place that only one client writes, from the one that all copies last agreed on.
 
     Attributes:
-        values: that were sent; each is different.
+        values: that were sent, oldest first; each is different.
         accepted: index of the last one that the server acknowledged; -1: none. A later one may have happened or not.
-        everywhere: index of the one that all copies held when they were last equal.
     """
 
     values: list[bytes] = field(default_factory=list)
     accepted: int = -1
-    everywhere: int = -1
 
 
 class Writer(threading.Thread):
@@ -127,17 +125,21 @@ class Writer(threading.Thread):
         """
         found = []
         for (key, place), history in self.own.items():
-            holder = contents.get(key)
-            value = holder.get(place) if isinstance(holder, dict) else holder
-            earliest = history.everywhere if cut and history.everywhere >= 0 else 0 if cut else history.accepted
-            if history.accepted >= 0 and value not in history.values[max(earliest, 0) :]:
+            value = _held(contents, key, place)
+            allowed = history.values if cut else history.values[history.accepted :]
+            if history.accepted >= 0 and value not in allowed:
                 found.append((key, place, value, history.values[history.accepted]))
         return found
 
     def settled(self, contents: Contents) -> None:
-        """All copies hold this now."""
+        """All copies hold this now: what was replaced when a history was cut stays replaced."""
         for (key, place), history in self.own.items():
-            holder = contents.get(key)
-            value = holder.get(place) if isinstance(holder, dict) else holder
+            value = _held(contents, key, place)
             if value in history.values:
-                history.everywhere = history.values.index(value)
+                history.values = [value]
+                history.accepted = 0
+
+
+def _held(contents: Contents, key: bytes, place: bytes | None) -> object:
+    holder = contents.get(key)
+    return holder.get(place) if isinstance(holder, dict) else holder
