@@ -148,7 +148,8 @@ def kill_the_subscription(scene: Scene) -> None:
 
 
 def kill_the_replica_link(scene: Scene) -> None:
-    scene.rng.choice(scene.sites).master.client().execute_command("CLIENT", "KILL", "TYPE", "replica")
+    with scene.rng.choice(scene.sites).master.client() as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "replica")
 
 
 def outrun_the_backlog_of_a_killed_daemon(scene: Scene) -> None:
@@ -257,9 +258,10 @@ def _full_sync(daemon: Daemon) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _set(server: RedisServer, name: str, value: str, usual: str) -> Iterator[None]:
-    server.client().config_set(name, value)
-    yield
-    server.client().config_set(name, usual)
+    with server.client() as client:
+        client.config_set(name, value)
+        yield
+        client.config_set(name, usual)
 
 
 def _small_backlog(site: Site) -> contextlib.AbstractContextManager[None]:
@@ -269,18 +271,20 @@ def _small_backlog(site: Site) -> contextlib.AbstractContextManager[None]:
 def _write_outside(scene: Scene, site: Site, count: int) -> None:
     """Write 100 KB this often, outside the namespace."""
     writer = scene.writers[1 + scene.sites.index(site)]
-    pipeline = site.master.client().pipeline(transaction=False)
-    for _ in range(count):
-        pipeline.set(writer.key_outside, bytes(100_000))
-    pipeline.execute()
+    with site.master.client() as client:
+        pipeline = client.pipeline(transaction=False)
+        for _ in range(count):
+            pipeline.set(writer.key_outside, bytes(100_000))
+        pipeline.execute()
 
 
 def _flood(hub: RedisServer, count: int) -> None:
     """Publish events of 8 KB on a channel that belongs to the namespace."""
-    pipeline = hub.client().pipeline(transaction=False)
-    for _ in range(count):
-        pipeline.publish(b"__keyspace@0__:" + NAMESPACE + b"flood", bytes(8 << 10))
-    pipeline.execute()
+    with hub.client() as client:
+        pipeline = client.pipeline(transaction=False)
+        for _ in range(count):
+            pipeline.publish(b"__keyspace@0__:" + NAMESPACE + b"flood", bytes(8 << 10))
+        pipeline.execute()
 
 
 def _dropped_for_slowness(server: RedisServer) -> int:

@@ -125,16 +125,17 @@ class Scene:
             lost = [
                 miss for writer, c in zip(self.writers, cut, strict=True) for miss in writer.misses(contents, cut=c)
             ]
-            assert lost == []
-            assert self._strays() == []
+            assert not lost, f"{len(lost)} writes are lost, such as {lost[:3]} (key, field, held, accepted); cut: {cut}"
+            strays = self._strays()
+            assert not strays, f"outside the namespace: {strays[:3]}"
             for writer in self.writers:
                 writer.settled(contents)
             self._marks = [daemon.mark() for daemon in self.daemons]
-        assert [daemon.exit_code for daemon in self.daemons if not daemon.running] == []
-        assert [record for daemon in self.daemons for record in daemon.records if "Traceback" in record["event"]] == []
         for daemon in self.daemons:
+            assert daemon.running, f"a daemon has ended: {daemon.stderr[-2000:]}"
+            assert "Traceback" not in daemon.stderr
             self.note_memory(daemon)
-        assert self._most_memory < MOST_MEMORY << 10
+        assert self._most_memory < MOST_MEMORY << 10, f"a daemon held {self._most_memory >> 10} MB"
 
     def _settle(self) -> Contents:
         """Wait until all copies are equal; what they hold. Only what differed is looked at again and again."""
@@ -176,12 +177,12 @@ class Scene:
 
     def _strays(self) -> list[bytes]:
         """Keys outside the namespace that are where nobody wrote them."""
-        return [
-            key
-            for writer, server in zip(self.writers, self.servers, strict=True)
-            for key in server.client().scan_iter(count=10_000)
-            if not key.startswith(NAMESPACE) and key != writer.key_outside
-        ]
+        found = []
+        for writer, server in zip(self.writers, self.servers, strict=True):
+            with server.client() as client:
+                keys = client.scan_iter(count=10_000)
+                found += [key for key in keys if not key.startswith(NAMESPACE) and key != writer.key_outside]
+        return found
 
     def note_memory(self, daemon: Daemon) -> None:
         """Remember the most that a daemon has held; to be called before it is killed."""

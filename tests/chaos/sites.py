@@ -49,13 +49,14 @@ class SentinelSite(Site):
 
     def fail_over(self) -> None:
         """Make the replica master, once it has all that was written: what it has not would be Redis' own loss."""
-        written = self.master.client().info("replication")["master_repl_offset"]
+        with self.master.client() as master, self.replica.client() as replica:
+            written = master.info("replication")["master_repl_offset"]
 
-        def level() -> bool:
-            replication = self.replica.client().info("replication")
-            return replication["role"] == "slave" and replication["slave_repl_offset"] >= written
+            def level() -> bool:
+                replication = replica.info("replication")
+                return replication["role"] == "slave" and replication["slave_repl_offset"] >= written
 
-        eventually(level, timeout=60)
+            eventually(level, timeout=60)
         port = self._sentinel.fail_over(timeout=60)
         assert port == self.replica.port
         self.master, self.replica = self.replica, self.master

@@ -7,6 +7,7 @@ makes the mixed run longer.
 import os
 import random
 import time
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,12 @@ class Play:
         before = self.seconds
         self.scene.check()
         print(f"{self.seconds:7.1f} s  equal after {self.seconds - before:.1f} s", flush=True)
+
+
+def test_the_document_names_every_fault():
+    document = Path(__file__).parents[2].joinpath("docs", "reliability.md").read_text()
+
+    assert [name for name in FAULTS if f"`{name}`" not in document] == []
 
 
 @pytest.mark.timeout(300)
