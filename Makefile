@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench chaos lint format check venv clean
+.PHONY: help demo test bench chaos soak lint format check venv clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,12 @@ chaos: ## faults at random while all sides write, for SECONDS=600; SEED=n plays 
 	@scripts/venv
 	REDISREPL_CHAOS_SECONDS=$(or $(SECONDS),600) REDISREPL_CHAOS_SEED=$(or $(SEED),0) \
 		$(BIN)/python -m pytest tests/chaos -k everything_at_once -s
+
+soak: ## whether anything grows in MINUTES=30 (FAULTS=1: with faults); writes its numbers into docs/reliability.md
+	@scripts/install-packages test
+	@scripts/venv
+	$(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),30) --seed $(or $(SEED),0) $(if $(FAULTS),--faults) \
+		$(if $(OUT),--out $(OUT)) --report docs/reliability.md
 
 bench: ## every goal beside Redis' own replication, into docs/performance.md; BENCH_ARGS=--quick for a look
 	@scripts/install-packages bench

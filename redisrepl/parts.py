@@ -26,6 +26,7 @@ from redisrepl.local.apply import SiteWriter
 from redisrepl.local.connection import open_client
 from redisrepl.local.notify import SiteEvents
 from redisrepl.local.read import SiteReader
+from redisrepl.local.sentinel import Epoch
 from redisrepl.namespaces import Namespaces
 from redisrepl.noticing import Noticing, Source
 from redisrepl.outbound import Outbound, OutboundOptions
@@ -104,8 +105,9 @@ class Parts:
             connect_timeout=settings.connect_timeout,
         )
         self._hub_reader = HubReader(self.session)
-        self.read_client = open_client(address, settings.timeout, connections=2)
-        self.write_client = open_client(address, settings.timeout, connections=2)
+        self._master_epoch = Epoch()
+        self.read_client = open_client(address, settings.timeout, connections=2, epoch=self._master_epoch)
+        self.write_client = open_client(address, settings.timeout, connections=2, epoch=self._master_epoch)
         self._site_reader = SiteReader(self.read_client, address)
         self._retry: dict[str, Any] = {
             "attempts": None,
@@ -286,6 +288,7 @@ class Parts:
 
     def attached(self, *, continued: bool) -> None:
         """The site's stream is followed: what is decided about its keys is no longer blind."""
+        self._master_epoch.advance()  # it may be another server's: what a replaced one is told or tells is lost
         self.attached_at = round(time.time(), 3)
         self.sweep.attached.set()
         if self.pull is not None:

@@ -14,6 +14,7 @@ from testbed.ports import free_port, release_port
 from testbed.redis_sentinel import RedisSentinel
 from testbed.redis_server import RedisServer
 from testbed.server import Server, ServerFailedError
+from testbed.small_disk import SmallDisk
 from testbed.waiting import eventually, eventually_async
 from testbed.webdis import Webdis
 from testbed.websocket_webdis import WebSocketWebdis
@@ -32,6 +33,7 @@ __all__ = [
     "RedisServer",
     "Server",
     "ServerFailedError",
+    "SmallDisk",
     "WebSocketWebdis",
     "Webdis",
     "eventually",

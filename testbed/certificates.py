@@ -42,11 +42,9 @@ class Certificates:
         self._owns_directory = directory is None
         self.directory = directory or new_directory("certificates")
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._authority = trustme.CA(organization_name="redisrepl test bed")
         self.ca = self.directory / "ca.pem"
-        self._authority.cert_pem.write_to_path(self.ca)
-        self.server_pair = self.issue("server", *_HOSTS)
-        self.client_pair = self.issue("client", f"{client_name}.example", common_name=client_name)
+        self._client_name = client_name
+        self.replace_authority()
         at_exit(self, self.close)
 
     @property
@@ -64,6 +62,13 @@ class Certificates:
     @property
     def client_key(self) -> Path:
         return self.client_pair.key
+
+    def replace_authority(self) -> None:
+        """Begin anew with another authority: ca.pem, and the server's and the client's certificates by it."""
+        self._authority = trustme.CA(organization_name="redisrepl test bed")
+        self._authority.cert_pem.write_to_path(self.ca)
+        self.server_pair = self.issue("server", *_HOSTS)
+        self.client_pair = self.issue("client", f"{self._client_name}.example", common_name=self._client_name)
 
     def issue(
         self,

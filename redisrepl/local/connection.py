@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 
 from redisrepl.errors import CertificateError, LinkLostError, PeerUnavailableError, RefusedError
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.sentinel import MasterWatch, ask_sentinels
+from redisrepl.local.sentinel import Epoch, MasterWatch, ask_sentinels
 from redisrepl.tls import tls_reason
 
 __all__ = ["LOGIN_HINT", "find_master", "open_client", "open_connection", "translated"]
@@ -56,13 +56,14 @@ async def open_connection(address: SiteAddress, wait: float) -> tuple[asyncio.St
         raise PeerUnavailableError(f"the site's Redis {address} cannot be reached: {reason}") from error
 
 
-def open_client(address: SiteAddress, wait: float, connections: int) -> redis.asyncio.Redis:
+def open_client(address: SiteAddress, wait: float, connections: int, epoch: Epoch | None = None) -> redis.asyncio.Redis:
     """A client that connects when first used and never sends anything twice by itself.
 
     Args:
         address: of the server.
         wait: seconds for a connection, and for an answer.
         connections: how many it may keep; who wants one more waits for one.
+        epoch: behind Sentinels, tells when others have found another master.
     """
     options: dict[str, Any] = {
         "db": address.database,
@@ -76,7 +77,7 @@ def open_client(address: SiteAddress, wait: float, connections: int) -> redis.as
     connection_class: type[redis.asyncio.connection.AbstractConnection] = redis.asyncio.Connection
     if address.service is not None:
         connection_class = _MasterConnection
-        options |= {"find": lambda: find_master(address, wait), "watch": lambda: MasterWatch(address, wait)}
+        options |= {"find": lambda: find_master(address, wait), "watch": lambda: MasterWatch(address, wait, epoch)}
     if address.path is not None:
         connection_class = redis.asyncio.UnixDomainSocketConnection
         options["path"] = address.path

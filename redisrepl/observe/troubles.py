@@ -1,4 +1,4 @@
-"""Repeated failures, told once: the first at once, then a line per period with a count, then one "recovered" line.
+"""Repeated failures, told once: the first of each kind at once, then a line per period with a count, then "recovered".
 
 In: failures and successes of one link or task. Out: log lines. Left to others: what a failure means.
 """
@@ -35,6 +35,7 @@ class Trouble:
         self._clock = clock
         self._since = 0.0
         self._last_line = 0.0
+        self._told: set[type] = set()
         self.failures = 0
         self.last_error: str | None = None
 
@@ -45,9 +46,10 @@ class Trouble:
         self.last_error = str(error)
         if self.failures == 1:
             self._since = now
-        elif now - self._last_line < self._period:
+        elif now - self._last_line < self._period and type(error) in self._told:
             return False
         self._last_line = now
+        self._told.add(type(error))  # "no answer" must not hide for half a minute that the certificate is refused
         _log.warning(f"{self._event}.failed", error=self.last_error, failures=self.failures, **fields)
         return True
 
@@ -59,3 +61,4 @@ class Trouble:
         _log.info(f"{self._event}.recovered", failures=self.failures, after_s=duration, **fields)
         self.failures = 0
         self.last_error = None
+        self._told.clear()

@@ -176,7 +176,7 @@ class HubSession:
                 raise CertificateError(f"the hub {self.url}: {reason}") from error
             if _never_sent(error):
                 raise PeerUnavailableError(f"the hub {self.url} cannot be reached: {_text(error)}") from error
-            if isinstance(error, httpx.TimeoutException):
+            if isinstance(error.__cause__ or error, (TimeoutError, httpx.TimeoutException)):
                 raise OutcomeUnknownError(f"the hub {self.url} did not answer in time") from error
             raise OutcomeUnknownError(f"the hub {self.url} broke the connection: {_text(error)}") from error
         except TimeoutError as error:

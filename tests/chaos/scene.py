@@ -1,238 +1,158 @@
 """A hub, two sites and their daemons behind faulty links, with clients that write everywhere.
 
-In: a seed. Out: faults by name, and the differences that remain after them. Left to others: which faults, and how long.
+In: a seed. Out: what differs, is lost or strays once the clients pause. Left to others: the faults (`faults`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import random
-import signal
-import threading
-from collections.abc import Callable
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-import redis
+from testbed import Daemon, FaultProxy, Hub, RedisServer, SmallDisk, eventually
+from tests.chaos.sites import SentinelSite, Site
+from tests.chaos.writers import NAMESPACE, Contents, Writer
 
-from testbed import Daemon, FaultProxy, Hub, RedisServer, eventually
+__all__ = ["SWIFT", "Scene"]
 
-__all__ = ["Scene"]
-
-NAMESPACE = b"lab:"
-HOT = 5
-COLD = 3000
-#: A copy may differ this long after the writers have stopped and the faults have ended, in seconds.
-PATIENCE = 90.0
-
-
-class Writer(threading.Thread):
-    """A client that writes strings and hashes, to few hot keys and many cold ones, until told to stop."""
-
-    def __init__(self, name: str, server: RedisServer, seed: int) -> None:
-        super().__init__(name=name, daemon=True)
-        self._server = server
-        self._rng = random.Random(seed)
-        self._ended = threading.Event()
-        self.accepted = 0
-        self.refused = 0
-        self.last: dict[bytes, bytes] = {}
-
-    def run(self) -> None:
-        client = self._server.client()
-        while not self._ended.wait(0.002):
-            try:
-                self._write(client)
-            except redis.exceptions.RedisError:
-                self.refused += 1
-
-    def _write(self, client: redis.Redis) -> None:
-        rng = self._rng
-        for _ in range(rng.randint(1, 10)):
-            number = rng.randrange(HOT) if rng.random() < 0.5 else HOT + rng.randrange(COLD)
-            value = b"%b %d " % (self.name.encode(), self.accepted) + rng.randbytes(rng.randrange(20))
-            if rng.random() < 0.5:
-                client.set(NAMESPACE + b"s%d" % number, value)
-            else:
-                client.hset(NAMESPACE + b"h%d" % number, b"f%d" % rng.randrange(8), value)
-            self.accepted += 1
-        # A key that only this client writes: its last value must be everywhere in the end.
-        key = NAMESPACE + b"own:%b:%d" % (self.name.encode(), rng.randrange(50))
-        value = b"%d" % self.accepted
-        self.last.pop(key, None)  # a write whose answer is lost may have happened or not
-        client.set(key, value)
-        self.last[key] = value
-        client.set(b"elsewhere:%b" % self.name.encode(), value)
-
-    def stop(self) -> None:
-        self._ended.set()
-        self.join()
+#: Short times, so that a fault is noticed in a test's time.
+SWIFT = ("--canary-period", "0.5", "--timeout", "3", "--retry-max", "1")
+#: Copies may differ this long after the writers have paused and the faults have ended, in seconds.
+PATIENCE = 60.0
+#: Megabytes that a daemon may have held at most.
+MOST_MEMORY = 150
 
 
 class Scene:
-    """All of it; a context manager."""
+    """All of it; a context manager. The first site has one address, the second a Sentinel.
 
-    def __init__(self, seed: int, directory: Path) -> None:
+    Args:
+        seed: of all choices.
+        pause: seconds between the bursts of each writer.
+        flags: further ones of the daemons.
+    """
+
+    def __init__(self, seed: int, *, pause: float = 0.002, flags: tuple[str, ...] = SWIFT) -> None:
         self.rng = random.Random(seed)
-        self._directory = directory
+        self._pause = pause
+        self._flags = flags
         self._stack = contextlib.ExitStack()
-        self.faults: dict[str, Callable[[], None]] = {
-            "cut the link": self.cut,
-            "stall the link": self.stall,
-            "truncate an answer": self.truncate,
-            "trickle": self.trickle,
-            "kill a daemon": self.kill_daemon,
-            "restart the hub's Redis behind a living Webdis": self.restart_hub_redis,
-            "restart Webdis": self.restart_webdis,
-            "restart nginx": self.restart_nginx,
-            "reload nginx": self.reload_nginx,
-            "kill the subscription": self.kill_subscription,
-            "kill the replica link": self.kill_replica_link,
-            "overrun the replica's buffer": self.overrun_replica,
-            "restart a site's Redis": self.restart_site,
-            "pause a daemon": self.pause_daemon,
-        }
+        self._most_memory = 0
 
     def __enter__(self) -> Self:
-        enter = self._stack.enter_context
+        with contextlib.ExitStack() as stack:
+            self._start(stack.enter_context)
+            self._stack = stack.pop_all()
+        return self
+
+    def _start(self, enter) -> None:
         self.hub = enter(Hub(redis={"persistent": True}))
-        self.sites = [enter(RedisServer(persistent=True)) for _ in range(2)]
+        self.disk = enter(SmallDisk())
+        self.sites = [enter(Site()), enter(SentinelSite())]
         self.proxies = [enter(FaultProxy(self.hub.port)) for _ in self.sites]
         pair = self.hub.certificates
-        self.daemons = []
-        for number, (site, proxy) in enumerate(zip(self.sites, self.proxies, strict=True)):
-            state = self._directory / f"site{number}"
-            flags = [
-                "--cert",
-                pair.client,
-                "--key",
-                pair.client_key,
-                "--ca",
-                pair.ca,
-                "-rc",
-                "--ns",
-                NAMESPACE.decode(),
-            ]
-            flags += ["--haddr", self.hub.url_at(proxy.port), "--raddr", f":{site.port}", "--state-dir", state]
-            flags += ["--canary-period", "0.5", "--timeout", "3", "--retry-max", "1", "--log-format", "json"]
-            self.daemons.append(enter(Daemon(flags)))
+        secrets = ["--cert", pair.client, "--key", pair.client_key, "--ca", pair.ca]
+        what = ["-rc", "--ns", NAMESPACE.decode(), "--log-format", "json", *self._flags]
+        self.daemons = [
+            enter(
+                Daemon(
+                    [
+                        *secrets,
+                        *what,
+                        *site.flags,
+                        *("--haddr", self.hub.url_at(proxy.port)),
+                        *("--state-dir", self.disk.path / f"site{n}"),
+                    ]
+                )
+            )
+            for n, (site, proxy) in enumerate(zip(self.sites, self.proxies, strict=True))
+        ]
         for daemon in self.daemons:
             daemon.wait_for_log("stream.attached")
             daemon.wait_for_log("subscribe.started")
+            daemon.wait_for_log("sweep.finished")
+        self._marks = [daemon.mark() for daemon in self.daemons]
+        masters = [lambda: self.hub.server, *(lambda site=site: site.master for site in self.sites)]
         self.writers = [
-            Writer(name, server, self.rng.random())
-            for name, server in [("hub", self.hub.server), *((f"site{n}", s) for n, s in enumerate(self.sites))]
+            Writer(name, master, self.rng.random(), self._pause)
+            for name, master in zip(("hub", "site0", "site1"), masters, strict=True)
         ]
         for writer in self.writers:
             writer.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
         for writer in self.writers:
             writer.stop()
         self._stack.close()
 
-    # Faults. Each ends what it began.
+    @property
+    def servers(self) -> list[RedisServer]:
+        return [self.hub.server, *(site.master for site in self.sites)]
 
-    def some(self, things: list) -> object:
-        return self.rng.choice(things)
+    def daemon_of(self, site: Site) -> Daemon:
+        return self.daemons[self.sites.index(site)]
 
     def written(self, count: int) -> None:
         """Return when the clients have written this much more: time in this scene is counted in writes."""
-        goal = sum(w.accepted + w.refused for w in self.writers) + count
-        eventually(lambda: sum(w.accepted + w.refused for w in self.writers) >= goal, timeout=60)
+        goal = self._attempts() + count
+        eventually(lambda: self._attempts() >= goal, timeout=60)
 
-    def cut(self) -> None:
-        proxy = self.some(self.proxies)
-        for _ in range(3):
-            proxy.cut()
-            self.written(200)
+    def _attempts(self) -> int:
+        return sum(writer.accepted + writer.refused for writer in self.writers)
 
-    def stall(self) -> None:
-        proxy = self.some(self.proxies)
-        proxy.stall(self.rng.choice(["both", "to_target", "to_client"]))
-        self.written(3000)
-        proxy.heal()
-
-    def truncate(self) -> None:
-        proxy = self.some(self.proxies)
-        proxy.truncate(self.rng.randrange(1, 20_000), self.rng.choice(["to_target", "to_client"]))
-        self.written(1000)
-        proxy.heal()
-
-    def trickle(self) -> None:
-        proxy = self.some(self.proxies)
-        proxy.trickle(2000, 0.01, "both")
-        self.written(1000)
-        proxy.heal()
-
-    def kill_daemon(self) -> None:
-        daemon = self.some(self.daemons)
-        daemon.kill()
-        self.written(500)
-        daemon.start()
-
-    def pause_daemon(self) -> None:
-        daemon = self.some(self.daemons)
-        daemon.signal(signal.SIGSTOP)
-        self.written(2000)
-        daemon.signal(signal.SIGCONT)
-
-    def restart_hub_redis(self) -> None:
-        self.hub.server.restart()
-
-    def restart_webdis(self) -> None:
-        self.hub.webdis.restart()
-
-    def restart_nginx(self) -> None:
-        self.hub.nginx.restart()
-
-    def reload_nginx(self) -> None:
-        self.hub.nginx.reload()
-
-    def kill_subscription(self) -> None:
-        self.hub.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-
-    def kill_replica_link(self) -> None:
-        self.some(self.sites).client().execute_command("CLIENT", "KILL", "TYPE", "replica")
-
-    def overrun_replica(self) -> None:
-        """The master drops us, and its backlog does not reach back: a full synchronisation."""
-        site = self.some(self.sites)
-        client = site.client()
-        client.config_set("repl-backlog-size", "16kb")
-        daemon = self.daemons[self.sites.index(site)]
-        daemon.kill()
-        self.written(2000)
-        daemon.start()
-
-    def restart_site(self) -> None:
-        self.some(self.sites).restart()
+    @contextlib.contextmanager
+    def silence(self, *writers: Writer) -> Iterator[None]:
+        """These clients, or all, pause."""
+        writers = writers or tuple(self.writers)
+        for writer in writers:
+            writer.pause()
+        try:
+            yield
+        finally:
+            for writer in writers:
+                writer.resume()
 
     # What must hold in the end.
 
-    def settle(self) -> None:
-        """Stop the clients, and wait until all copies are equal."""
-        for writer in self.writers:
-            writer.stop()
+    def check(self) -> None:
+        """Pause all clients and wait until all copies are equal; then nothing is lost, strayed, or grown too large."""
+        with self.silence():
+            contents = self._settle()
+            cut = [False, *map(self._was_cut, self.daemons, self._marks)]
+            lost = [
+                miss for writer, c in zip(self.writers, cut, strict=True) for miss in writer.misses(contents, cut=c)
+            ]
+            assert not lost, f"{len(lost)} writes are lost, such as {lost[:3]} (key, field, held, accepted); cut: {cut}"
+            strays = self._strays()
+            assert not strays, f"outside the namespace: {strays[:3]}"
+            for writer in self.writers:
+                writer.settled(contents)
+            self._marks = [daemon.mark() for daemon in self.daemons]
+        for daemon in self.daemons:
+            assert daemon.running, f"a daemon has ended: {daemon.stderr[-2000:]}"
+            assert "Traceback" not in daemon.stderr
+            self.note_memory(daemon)
+        assert self._most_memory < MOST_MEMORY << 10, f"a daemon held {self._most_memory >> 10} MB"
+
+    def _settle(self) -> Contents:
+        """Wait until all copies are equal; what they hold. Only what differed is looked at again and again."""
+        suspects: set[bytes] | None = None
 
         def equal() -> bool:
-            differences = self.differences()
+            nonlocal suspects
+            differences = self._differences(suspects)
+            suspects = {key for _, key, *_ in differences} or None
             assert not differences, f"{len(differences)} differences, such as {differences[:3]}"
-            return True
+            return not self._differences(None)
 
         eventually(equal, timeout=PATIENCE)
+        return self._contents(self.hub.server, None)
 
-    def content(self, server: RedisServer) -> dict[bytes, object]:
-        client = server.client()
-        keys = sorted(client.scan_iter(NAMESPACE + b"*", count=10_000))
-        pipeline = client.pipeline(transaction=False)
-        for key in keys:
-            pipeline.hgetall(key) if key.startswith(NAMESPACE + b"h") else pipeline.get(key)
-        return dict(zip(keys, pipeline.execute(), strict=True))
-
-    def differences(self) -> list[object]:
-        hub, *sites = [self.content(server) for server in (self.hub.server, *self.sites)]
+    def _differences(self, keys: set[bytes] | None) -> list[tuple[int, bytes, object, object]]:
+        hub, *sites = [self._contents(server, keys) for server in self.servers]
         return [
             (number, key, hub.get(key), site.get(key))
             for number, site in enumerate(sites)
@@ -240,27 +160,31 @@ class Scene:
             if hub.get(key) != site.get(key)
         ]
 
-    def lost(self) -> list[object]:
-        """Last values of keys that only one client wrote, and that are not what all hold now.
+    @staticmethod
+    def _contents(server: RedisServer, keys: set[bytes] | None) -> dict[bytes, object]:
+        """What these keys hold, or all of the namespace."""
+        with server.client() as client:
+            wanted = sorted(keys if keys is not None else client.scan_iter(NAMESPACE + b"*", count=10_000))
+            pipeline = client.pipeline(transaction=False)
+            for key in wanted:
+                pipeline.hgetall(key) if key.startswith(NAMESPACE + b"h") else pipeline.get(key)
+            return dict(zip(wanted, pipeline.execute(), strict=True))
 
-        A site whose history was cut (a full synchronisation after the first) is left out: there the hub's value
-        stands, by rule, and the log says which keys that concerned.
-        """
-        hub = self.content(self.hub.server)
-        cut = [len(daemon.logged("stream.full_sync")) > 1 for daemon in self.daemons]
-        return [
-            (key, value, hub.get(key))
-            for writer, skipped in zip(self.writers, [False, *cut], strict=True)
-            if not skipped
-            for key, value in writer.last.items()
-            if hub.get(key) != value
-        ]
+    @staticmethod
+    def _was_cut(daemon: Daemon, mark: int) -> bool:
+        """Whether the site's history was lost since, so that the hub's values stand where both sides have one."""
+        return any(record["event"] == "stream.full_sync" for record in daemon.records[mark:])
 
-    def strays(self) -> list[bytes]:
+    def _strays(self) -> list[bytes]:
         """Keys outside the namespace that are where nobody wrote them."""
-        return [
-            key
-            for writer, server in zip(self.writers, (self.hub.server, *self.sites), strict=True)
-            for key in server.client().keys("elsewhere:*")
-            if key != b"elsewhere:%b" % writer.name.encode()
-        ]
+        found = []
+        for writer, server in zip(self.writers, self.servers, strict=True):
+            with server.client() as client:
+                keys = client.scan_iter(count=10_000)
+                found += [key for key in keys if not key.startswith(NAMESPACE) and key != writer.key_outside]
+        return found
+
+    def note_memory(self, daemon: Daemon) -> None:
+        """Remember the most that a daemon has held; to be called before it is killed."""
+        status = Path(f"/proc/{daemon.pid}/status").read_text()
+        self._most_memory = max(self._most_memory, int(re.search(r"VmHWM:\s+(\d+)", status)[1]))

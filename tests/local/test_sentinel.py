@@ -12,7 +12,7 @@ from redisrepl import LinkOptions, ReplicaStream
 from redisrepl.errors import ConfigError, LinkLostError, PeerUnavailableError, RefusedError
 from redisrepl.local.address import parse_address
 from redisrepl.local.connection import find_master, open_client, translated
-from redisrepl.local.sentinel import ask_sentinels
+from redisrepl.local.sentinel import Epoch, ask_sentinels
 from testbed import RedisSentinel, RedisServer, eventually, eventually_async, free_port, release_port
 
 SWIFT = LinkOptions(retry_max=0.2, connect_wait=2.0)
@@ -136,6 +136,23 @@ async def test_clients_follow_the_master(trio):
         return replica.client().get("a") == b"2"  # until it was demoted, the old master took writes, and lost them
 
     await eventually_async(written, 20)
+    await client.aclose()
+
+
+async def test_whoever_finds_another_master_first_lets_all_clients_know(trio, monkeypatch):
+    """Else they would write to the old one, or compare with it, until they ask for themselves."""
+    _, replica, sentinel = trio
+    monkeypatch.setattr("redisrepl.local.sentinel.WATCH_PERIOD", 3600.0)
+    epoch = Epoch()
+    client = open_client(parse_address(url(sentinel)), 2.0, connections=1, epoch=epoch)
+    for number in (1, 2):  # connected, and asked
+        await client.set("a", number)
+    await asyncio.to_thread(sentinel.fail_over)
+
+    epoch.advance()
+    await client.set("a", 3)
+
+    assert replica.client().get("a") == b"3"
     await client.aclose()
 
 

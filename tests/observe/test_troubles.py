@@ -56,6 +56,19 @@ def test_a_line_tells_the_latest_error(trouble, clock):
     assert trouble.last_error == "third"
 
 
+def test_another_kind_of_error_is_told_at_once_and_once(trouble):
+    with capture_logs() as lines:
+        trouble.failed(TimeoutError("no answer"))
+        for _ in range(3):
+            trouble.failed(ValueError("the certificate is refused"))
+            trouble.failed(TimeoutError("no answer"))
+
+    assert [(line["error"], line["failures"]) for line in lines] == [
+        ("no answer", 1),
+        ("the certificate is refused", 2),
+    ]
+
+
 def test_the_end_is_told_once_with_its_length(trouble, clock):
     with capture_logs() as lines:
         trouble.failed("no route")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 
+import aiohttp
 import httpx
 import pytest
 import respx
@@ -220,6 +221,16 @@ async def test_a_request_has_an_end():
 
     assert type(error) is OutcomeUnknownError
     assert "did not answer in time" in str(error)
+
+
+async def test_a_connection_that_is_closed_instead_of_an_answer_is_no_timeout():
+    def closed(_request):
+        raise httpx.ConnectTimeout("") from aiohttp.ServerDisconnectedError  # as httpx-aiohttp translates it
+
+    error = await failure(closed)
+
+    assert type(error) is OutcomeUnknownError
+    assert "broke the connection" in str(error)
 
 
 async def test_a_stop_is_not_a_failure_of_the_hub():

@@ -1,0 +1,62 @@
+"""A site's Redis in its two forms: at one address, or with a replica and a Sentinel that tells which of them is master.
+
+In: nothing. Out: the master of now, the flags that lead a daemon there, faults of the site itself.
+Left to others: daemons, writers, and when which fault comes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Self
+
+from testbed import FaultProxy, RedisSentinel, RedisServer, eventually
+
+__all__ = ["SentinelSite", "Site"]
+
+
+class Site:
+    """One redis-server; its daemon reaches it by `link`, which can be faulty."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self.master = self._stack.enter_context(RedisServer(persistent=True))
+        self.link = self._stack.enter_context(FaultProxy(self.master.port))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def flags(self) -> list[object]:
+        return ["--raddr", f":{self.link.port}"]
+
+
+class SentinelSite(Site):
+    """A master and a replica. Only `fail_over` makes them change places: a restart is over before Sentinel minds."""
+
+    def __enter__(self) -> Self:
+        enter = self._stack.enter_context
+        self.master = enter(RedisServer(persistent=True))
+        self.replica = enter(RedisServer(persistent=True, replica_of=self.master))
+        self._sentinel = enter(RedisSentinel(self.master, down_after=60))
+        return self
+
+    @property
+    def flags(self) -> list[object]:
+        return ["--sentinel", f"127.0.0.1:{self._sentinel.port}/{self._sentinel.service}"]
+
+    def fail_over(self) -> None:
+        """Make the replica master, once it has all that was written: what it has not would be Redis' own loss."""
+        with self.master.client() as master, self.replica.client() as replica:
+            written = master.info("replication")["master_repl_offset"]
+
+            def level() -> bool:
+                replication = replica.info("replication")
+                return replication["role"] == "slave" and replication["slave_repl_offset"] >= written
+
+            eventually(level, timeout=60)
+        port = self._sentinel.fail_over(timeout=60)
+        assert port == self.replica.port
+        self.master, self.replica = self.replica, self.master
