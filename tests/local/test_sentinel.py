@@ -143,12 +143,16 @@ async def test_whoever_finds_another_master_first_lets_all_clients_know(trio, mo
     """Else they would write to the old one, or compare with it, until they ask for themselves."""
     _, replica, sentinel = trio
     monkeypatch.setattr("redisrepl.local.sentinel.WATCH_PERIOD", 3600.0)
-    epoch = Epoch()
-    client = open_client(parse_address(url(sentinel)), 2.0, connections=1, epoch=epoch)
+    epoch, address = Epoch(), parse_address(url(sentinel))
+    client = open_client(address, 2.0, connections=1, epoch=epoch)
     for number in (1, 2):  # connected, and asked
         await client.set("a", number)
     await asyncio.to_thread(sentinel.fail_over)
 
+    async def named():
+        return (await ask_sentinels(address, 2.0))[1] == replica.port  # a moment later than by GET-MASTER-ADDR-BY-NAME
+
+    await eventually_async(named)
     epoch.advance()
     await client.set("a", 3)
 
