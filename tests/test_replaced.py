@@ -22,6 +22,9 @@ class Inbound:
     def changed_at_site(self, key):
         self.changed.append(key)
 
+    def pushed(self, keys, time):
+        pass
+
 
 @pytest.mark.parametrize(
     ("hub", "site", "expected"),

@@ -16,6 +16,7 @@ from redisrepl.errors import (
     ProtocolError,
     PsyncRefusedError,
     RefusedError,
+    SilentError,
 )
 from redisrepl.local.address import SiteAddress, parse_address
 from redisrepl.local.stream import ReplicaLink
@@ -217,7 +218,7 @@ async def test_a_server_that_falls_silent(server):
         error = await link.ended()
         server.resume()
 
-    assert type(error) is LinkLostError
+    assert type(error) is SilentError
     assert "no byte from" in str(error)
 
 
