@@ -10,17 +10,15 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import structlog
 
-__all__ = ["serve_state"]
+__all__ = ["serve_state", "short_path"]
 
 _log = structlog.get_logger("redisrepl")
 
-#: `sun_path` has 108 bytes, and a zero at its end.
-_LONGEST = 107
 #: Seconds that a reader has.
 _PATIENCE = 5.0
 
@@ -43,7 +41,7 @@ async def serve_state(path: Path, document: Callable[[], Awaitable[dict[str, obj
     try:
         listening = _bind(path)
     except OSError as error:
-        hint = "redisrepl status cannot ask this daemon: give a --state-dir that it may write, with a short path"
+        hint = "redisrepl status cannot ask this daemon: give a --state-dir in which it may make a socket"
         _log.warning("daemon.no_socket", file=str(path), error=error.strerror or str(error), hint=hint)
         return
     try:
@@ -55,6 +53,16 @@ async def serve_state(path: Path, document: Callable[[], Awaitable[dict[str, obj
         _unlink(path)
 
 
+@contextlib.contextmanager
+def short_path(path: Path) -> Iterator[str]:
+    """Another name of a socket, by its open directory: the address of one holds 107 bytes (`sun_path`), a path more."""
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
 def _unlink(path: Path) -> None:
     with contextlib.suppress(OSError):  # the directory went away
         path.unlink()
@@ -62,13 +70,12 @@ def _unlink(path: Path) -> None:
 
 def _bind(path: Path) -> socket.socket:
     """A socket that nobody but this user may connect to, not even for a moment."""
-    if len(os.fsencode(path)) > _LONGEST:
-        raise OSError(f"the path is longer than {_LONGEST} bytes")
     path.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
-        listening.bind(str(path))
+        with short_path(path) as short:
+            listening.bind(short)
     except OSError:
         listening.close()
         raise

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from redisrepl.errors import ExitCode, PeerUnavailableError
+from redisrepl.observe.socket import short_path
 
 __all__ = ["run"]
 
@@ -54,7 +55,8 @@ def _ask(path: Path) -> _Document | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_PATIENCE)
         try:
-            connection.connect(str(path))
+            with short_path(path) as short:
+                connection.connect(short)
             with connection.makefile("rb") as answer:
                 document = json.loads(answer.read())
         except (OSError, ValueError):
