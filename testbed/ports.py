@@ -6,6 +6,7 @@ Left to others: binding it. A stranger may still take the port in between, so se
 
 from __future__ import annotations
 
+import atexit
 import errno
 import random
 import socket
@@ -36,6 +37,12 @@ def release_port(port: int) -> None:
     """Give a port back that `free_port` returned."""
     if claim := _claims.pop(port, None):
         claim.close()
+
+
+@atexit.register
+def _release_all() -> None:
+    for port in list(_claims):
+        release_port(port)
 
 
 def _claim(port: int) -> bool:
