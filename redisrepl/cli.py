@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import structlog
 
@@ -317,11 +317,14 @@ def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None
 
 
 def _metavar(name: str) -> str:
-    annotation = str(Settings.model_fields[name].annotation)
-    if "Path" in annotation:
+    annotation = Settings.model_fields[name].annotation
+    parts = (annotation, *get_args(annotation))  # of `Literal[..] | None` too
+    if choices := [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]:
+        return "|".join(choices)
+    if name == "state_dir":
+        return "DIR"
+    if Path in parts:
         return "FILE"
-    if "Literal" in annotation:
-        return "|".join(part.strip(" '\"") for part in annotation.partition("[")[2].rstrip("]").split(","))
     return {
         "haddr": "URL",
         "raddr": "ADDRESS",
@@ -337,6 +340,10 @@ def _default_text(name: str) -> str:
     match default:
         case None | () | False:
             return ""
+        case True:
+            return " (default: yes)"
+        case float():
+            return f" (default: {default:g})"
         case frozenset():
             return f" (default: {','.join(sorted(default, reverse=True))})"
         case _:

@@ -26,7 +26,7 @@ __all__ = ["Pushing"]
 
 #: Seconds for which a hub may ask us to stay away at most; after that it is asked again whatever it said.
 _LONGEST_HOLD = 300.0
-_NOTHING = Pushed({}, math.inf)
+_NOTHING = Pushed({}, 0)  # nothing was sent, so nothing is known of these keys that was not known before
 
 
 class Hub(Protocol):

@@ -98,7 +98,8 @@ class Settings(BaseSettings):
         description="which way first contact copies: both, push, pull or none; later gaps are healed all the same",
     )
     on_conflict: ConflictWinner | None = Field(
-        None, description="whose value stands where both sides have one at first contact; default: hub with -rc"
+        None,
+        description="whose value stands where both sides have one at first contact; default: hub with -rc, else site",
     )
     sweep_period: float = Field(
         3600.0, ge=0, description="seconds between comparisons of both sides; 0: only after gaps"

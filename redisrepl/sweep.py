@@ -33,7 +33,7 @@ from redisrepl.errors import RedisreplError
 from redisrepl.namespaces import Namespaces
 from redisrepl.observe.troubles import Trouble
 from redisrepl.outbound import Outbound
-from redisrepl.wire.digests import NO_KEY, digest
+from redisrepl.wire.digests import NO_KEY, alike, digest
 
 __all__ = ["Comparison", "ConflictWinner", "Difference", "Healing", "InitialSync", "Place", "Sweep", "Way"]
 
@@ -196,7 +196,7 @@ class Comparison:
         site_states, hub_digests = await asyncio.gather(self._site.states(keys), self._hub.digests(keys))
         pairs = zip(keys, site_states, hub_digests, strict=True)
         looks = (Difference(key, digest(state, expiries=self._expiries), hub) for key, state, hub in pairs)
-        return [look for look in looks if look.site != look.hub]
+        return [look for look in looks if not alike(look.site, look.hub)]
 
 
 @dataclass(frozen=True, slots=True)

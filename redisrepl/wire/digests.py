@@ -2,6 +2,9 @@
 
 In: keys, states, replies. Out: request bodies, digests. Left to others: what a difference means (`sweep`).
 
+Before Redis 7.0, and where `PEXPIRETIME` is not allowed, a hub tells only what is left of an expiry. So the digest has
+a `~` before the time, and `alike` is content with a few milliseconds.
+
 A string's digest is the SHA-1 of its value and its expiry. A hash's is the sum over its fields of the SHA-1 of field
 and value, so that the order of fields does not matter: Lua sorts by the collation of the server's locale, which may
 call different names equal.
@@ -16,7 +19,7 @@ from redisrepl.changes import HashState, State, StringState
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.webdis import escape, flat_reply
 
-__all__ = ["NO_KEY", "digest", "digest_body", "parse_digest_reply", "parse_scan_reply", "scan_body"]
+__all__ = ["NO_KEY", "alike", "digest", "digest_body", "parse_digest_reply", "parse_scan_reply", "scan_body"]
 
 #: The digest of a key that is not there.
 NO_KEY = b""
@@ -24,6 +27,10 @@ NO_KEY = b""
 #: Half of a SHA-1 is added as two numbers of 48 bits: sums of those are exact in Lua's doubles.
 _PART = 12
 _MODULUS = 1 << 48
+
+#: Milliseconds that may pass between what a script reads of the clock and what is left of an expiry.
+_INEXACT = 20
+_LONGEST_TIME = 18  # digits
 
 #: How much one run of the script does before it leaves the rest to another, in bytes that are digested; a field or a
 #: key costs as much as 400 of them. The server does nothing else meanwhile.
@@ -51,15 +58,15 @@ for i = 3, #ARGV do
     sum = string.format('%.0f.%.0f', a, b)
   end
   left = left - 400
-  local at = ''
+  local at, about = '', ''
   if kind == 'string' or (kind == 'hash' and ARGV[1] == '1') then
     at = redis.pcall('PEXPIRETIME', key)
     if type(at) == 'table' then
       local t = redis.call('TIME')
       local ttl = redis.call('PTTL', key)
-      at = ttl < 0 and ttl or math.floor((t[1] * 1000 + t[2] / 1000 + ttl) / 1000) * 1000
+      about, at = '~', ttl < 0 and ttl or t[1] * 1000 + math.floor(t[2] / 1000) + ttl
     end
-    at = at >= 0 and string.format('%.0f', at) or ''
+    at = at >= 0 and about .. string.format('%.0f', at) or ''
   end
   out[#out + 1] = kind == 'none' and '' or kind .. ' ' .. sum .. ' ' .. at
 end
@@ -97,6 +104,16 @@ def digest(state: State, *, expiries: bool) -> bytes:
             return b"hash %b %b" % (total, _number(expires_at_ms if expiries else None))
         case _:
             return b"%b  " % state.encode("ascii", "backslashreplace")
+
+
+def alike(site: bytes, hub: bytes) -> bool:
+    """Whether these digests, one of either side, mean that both hold the same."""
+    if site == hub:
+        return True
+    held, _, inexact = hub.partition(b" ~")
+    ours, _, exact = site.rpartition(b" ")
+    times = exact.isdigit() and inexact.isdigit() and len(inexact) <= _LONGEST_TIME
+    return times and held == ours and abs(int(exact) - int(inexact)) <= _INEXACT
 
 
 def _number(value: int | None) -> bytes:

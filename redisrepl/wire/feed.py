@@ -31,6 +31,8 @@ FEED_KEY = b"redisrepl:feed"
 #: gets damaged framing from Webdis.
 _MAX_COMMANDS = 64
 _MAX_BYTES = 8 << 10
+#: No message that follows from these is longer, whatever its words are; a hub's client can send any.
+_LONGEST = 128 << 10
 
 
 class Feed(NamedTuple):
@@ -98,6 +100,8 @@ def parse_feed(message: bytes) -> Feed:
     Raises:
         ProtocolError: it is damaged, or of another version.
     """
+    if len(message) > _LONGEST:
+        raise ProtocolError("a message of the feed is too long")
     try:
         time, origin, content = message.split(b" ")
         reader = hiredis.Reader()

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from testbed import RedisServer, eventually
-from tests.e2e.support import ALPHABET, Monitor, assert_equal_soon, crossed
+from tests.e2e.support import ALPHABET, Monitor, assert_equal_soon, crossed, pushed
 
 FAR = 4_102_444_800_000
 
@@ -64,6 +64,21 @@ def test_lone_writes_of_another_site_need_no_fetch(daemons, site, other, hub, at
     assert after["fetched"] == before["fetched"]
     assert after["fed"] - before["fed"] >= 13
     assert at_other.pexpiretime("site1:expires") == FAR
+
+
+def test_a_change_that_leaves_nothing_to_push_does_not_end_it(daemons, site, other, hub, at_site):
+    """Counted and removed: there is no value to push, so no request, and no time of the hub."""
+    daemons.live(site, hub)
+    follower = daemons.live(other, hub)
+    at_other = other.client()
+    at_other.pipeline(transaction=True).incr("site1:gone").delete("site1:gone").execute()
+    pushed(at_other)
+    before = quiet(follower)
+    lone_writes(at_site, at_other, lambda c: c.set("site1:k", "v"))
+    after = quiet(follower)
+
+    assert after["fetched"] == before["fetched"]
+    assert after["fed"] > before["fed"]
 
 
 def test_what_comes_by_the_feed_is_executed_once_and_does_not_come_back(daemons, site, other, hub, at_site):

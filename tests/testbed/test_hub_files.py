@@ -23,6 +23,7 @@ NEEDED = [
     "GET/site1%3aa",
     "TYPE/site1%3aa",
     "PTTL/site1%3aa",
+    "PEXPIRETIME/site1%3aa",
     "PEXPIREAT/site1%3aa/4000000000001",
     "PERSIST/site1%3aa",
     "MSET/site1%3aa/1/site1%3ab/2",

@@ -13,6 +13,7 @@ from redisrepl.errors import ProtocolError
 from redisrepl.wire.digests import (
     _DIGEST_SCRIPT,
     NO_KEY,
+    alike,
     digest,
     digest_body,
     parse_digest_reply,
@@ -68,6 +69,25 @@ def ask(webdis, body):
 def test_whatever_a_key_holds_has_one_digest(redis, state, expire):
     write(redis, b"key", state)
     assert of_server(redis, b"key", expiries=expire) == [digest(state, expiries=expire)]
+
+
+def test_a_server_that_does_not_tell_the_time_of_an_expiry():
+    """Redis before 7.0, or a user who may not ask: what is left of it is all there is, and nothing differs for that."""
+    string, lasting, of_hash = StringState(b"v", FAR), StringState(b"v"), HashState({b"f": b"v"}, FAR)
+    with RedisServer(users=["default on nopass ~* &* +@all -pexpiretime"]) as server:
+        redis = server.client()
+        for key, state in {b"s": string, b"l": lasting, b"h": of_hash}.items():
+            write(redis, key, state)
+        found = of_server(redis, b"s", b"l", b"h")
+
+    assert all(map(alike, [digest(state, expiries=True) for state in (string, lasting, of_hash)], found))
+    for other in (StringState(b"w", FAR), StringState(b"v", FAR + 5000), StringState(b"v"), of_hash):
+        assert not alike(digest(other, expiries=True), found[0])
+
+
+@pytest.mark.parametrize("hub", [b"string x ~", b"string x ~-", b"string x ~" + b"9" * 5000, b" ~", b"", b"string x 1"])
+def test_what_a_hub_may_say_of_an_expiry(hub):
+    assert not alike(b"string x 5", hub)
 
 
 def test_a_hash_of_a_thousand_fields(redis):

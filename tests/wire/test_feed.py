@@ -38,6 +38,14 @@ def test_what_is_told_is_understood(batch):
     assert feed.changes() is not None
 
 
+def test_the_longest_message_that_is_told_is_understood():
+    pairs = [word for number in range(4096) for word in (number.to_bytes(2), b"")]
+    content = feed_content([(b"HSET", b"", *pairs[:-10])])
+
+    assert len(content) > 60_000
+    assert len(parse_feed(b"1700000000000000 0123456789abcdef " + content).changes()[0].fields) == 4091
+
+
 def test_changes():
     feed = parse_feed(
         message(
@@ -87,6 +95,7 @@ def test_what_is_not_told(batch):
         b"5 us a b",
         b"x us " + base64.urlsafe_b64encode(encode_command(b"SET", b"k", b"v")),
         b"5 us !!!!",
+        b"5 us " + base64.urlsafe_b64encode(encode_command(b"SET", b"k", bytes(100_000))),
         b"5 us " + base64.urlsafe_b64encode(encode_command(b"SET", b"k", b"v")[:-3]),
         b"5 us " + base64.urlsafe_b64encode(b"+OK\r\n"),
         b"5 us " + base64.urlsafe_b64encode(b"*1\r\n*0\r\n"),
