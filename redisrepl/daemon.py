@@ -66,7 +66,7 @@ class Daemon:
             RefusedError: a peer refuses us at the start. ConfigError: what is configured cannot work there.
         """
         # What waits is many small objects that live for long: looking at all of them again and again took a tenth of
-        # the time. Not rarer than this: requests that are done are cycles that hold their bodies.
+        # the time. Requests that are done are no cycles (`remote.session`), so nothing large waits for the collector.
         gc.freeze()
         gc.set_threshold(10_000, 5, 5)
         with process_signals(self._stop, self._say_state, self._reload):

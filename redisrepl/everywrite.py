@@ -10,7 +10,7 @@ is not kept: a touch stands for it and for what follows, until there is room aga
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import reduce
 
 import structlog
@@ -65,7 +65,7 @@ class EveryWrite(Pending):
         self._behind.setdefault(key, deque()).append(Waiting(change, mark.number, size + OVERHEAD))
         self.bytes += size + OVERHEAD
 
-    def add_sets(self, commands: Sequence[Sequence[bytes]]) -> None:
+    def add_sets(self, commands: Collection[Sequence[bytes]]) -> None:
         """Take the next changes of the stream, all of them `SET key value`."""
         for _, key, value in commands:
             self.add(StringSet(key, value))

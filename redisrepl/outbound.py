@@ -212,10 +212,11 @@ class Outbound:
         if not run:
             return
         self.counters.read += len(run)
+        latest = {argv[1]: argv for argv in run}  # of hot keys a run holds many values, of which one will be sent
         if self._pulling is not None:
-            for argv in run:
-                self._pulling.changed_at_site(argv[1])
-        self.pending.add_sets(run)
+            for key in latest:
+                self._pulling.changed_at_site(key)
+        self.pending.add_sets(run if self._every_write else latest.values())
         run.clear()
 
     def _take_in(self, change: Change | Flushed) -> None:

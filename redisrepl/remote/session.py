@@ -124,6 +124,8 @@ class HubSession:
         with self._translated():
             async with asyncio.timeout(self._timeout + len(content) / _SLOWEST):
                 response = await self._client.post(self._address, content=content)
+        # It was read to its end, and holds the response: with this the bodies are freed at once, not by a collection.
+        del response.stream
         if response.status_code != _OK:
             raise http_error(self.url, response)
         return response.content

@@ -1,5 +1,6 @@
 """What the soak makes of its samples."""
 
+import math
 import random
 
 import pytest
@@ -16,24 +17,49 @@ def noisy(value, *, per_hour=0.0, noise=0.5):
     return [value + per_hour * hours + rng.uniform(-noise, noise) for hours in HOURS]
 
 
+def sawtooth(value, *, height, phase, per_hour=0.0):
+    """Connections after cuts that come every four minutes."""
+    return [
+        value + per_hour * hours + height * ((seconds + phase) % 240 / 240)
+        for hours, seconds in zip(HOURS, TIMES, strict=True)
+    ]
+
+
+def heap(*, per_minute=0.0):
+    """Resident memory as it was seen: fast at first, then ever slower; and a leak."""
+    return [91 - 18 * math.exp(-seconds / 480) + per_minute * seconds / 60 for seconds in TIMES]
+
+
+def is_growing(values):
+    return soak.judged({"seconds": TIMES, "row": values})["row"].growing
+
+
 @pytest.mark.parametrize(
     ("values", "growing"),
     [
         (noisy(80), False),
-        (noisy(80, per_hour=3), False),  # 1.5 MB in the half hour: noise
-        (noisy(80, per_hour=20), True),
-        (noisy(10_000, per_hour=20), False),  # a day would add a twentieth
-        (noisy(20, per_hour=-40), False),
+        (noisy(80, per_hour=6), False),  # 1.5 MB in a quarter of an hour
+        (noisy(80, per_hour=60), True),
+        (noisy(20, per_hour=-60), False),
+        (noisy(1000, per_hour=60, noise=100), False),  # 15 more, of which nobody can tell in such a scatter
+        (heap(), False),
+        (heap(per_minute=1), True),
         ([19.0] * 180, False),
-        ([19.0 + n // 10 for n in range(180)], True),  # a descriptor every 100 s
+        ([19.0 + n // 6 for n in range(180)], True),  # a descriptor a minute
     ],
 )
 def test_growth_is_told_from_noise(values, growing):
-    assert soak.trend(values, TIMES).growing is growing
+    assert is_growing(values) is growing
 
 
-def test_the_first_quarter_is_not_judged():
-    values = [min(80.0, 20.0 + 2 * n) for n in range(180)]
+@pytest.mark.parametrize("phase", range(0, 240, 40))
+def test_growth_is_told_from_what_comes_and_goes_with_the_cuts(phase):
+    assert not is_growing(sawtooth(15, height=12, phase=phase))
+    assert is_growing(sawtooth(15, height=12, phase=phase, per_hour=60))
+
+
+def test_the_first_half_is_not_judged():
+    values = [min(80.0, n) for n in range(180)]
 
     assert soak.judged({"seconds": TIMES, "memory": values}) == {"memory": soak.Trend(80, 80, 80, 0, growing=False)}
     assert soak.trend(values, TIMES).growing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ssl
 
 import aiohttp
@@ -291,6 +292,21 @@ async def test_commands_reach_redis(hub, certificates):
         with pytest.raises(CommandRefusedError, match="HTTP 403"):
             await session.command(b"MULTI")
     assert hub.redis.get(ALL_BYTES) == ALL_BYTES
+
+
+async def test_a_request_that_is_done_is_freed_at_once(hub, certificates):
+    async with connected(hub.url, certificates) as session:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                await session.command(b"ECHO", ALL_BYTES)
+                with pytest.raises(CommandRefusedError, match="HTTP 403"):
+                    await session.command(b"MULTI")
+            alive = [kept for kept in gc.get_objects() if isinstance(kept, (httpx.Request, httpx.Response))]
+        finally:
+            gc.enable()
+    assert not alive
 
 
 async def test_a_large_integer_arrives_whole(hub, certificates):
