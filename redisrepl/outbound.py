@@ -32,7 +32,7 @@ from redisrepl.echo import ExpectedEvents
 from redisrepl.everywrite import EveryWrite
 from redisrepl.namespaces import printable
 from redisrepl.pending import Pending
-from redisrepl.wire.batches import EXISTS
+from redisrepl.wire.batches import UNCHANGED
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.keyspace import announced_events
 from redisrepl.wire.rdb import Aux, Entry
@@ -335,7 +335,7 @@ class Outbound:
             time: of the hub, in microseconds, when it took them; infinity if it does not tell.
         """
         for key, error in errors.items():
-            if error != EXISTS:
+            if error != UNCHANGED:
                 self.counters.failed += 1
                 _log.error("push.refused", key=printable(key), error=error)
         self._void(errors.keys())

@@ -20,7 +20,7 @@ import structlog
 from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError, OutcomeUnknownError
 from redisrepl.remote.refusals import is_passing, scripts_refused
 from redisrepl.remote.session import HubSession
-from redisrepl.wire.batches import EXISTS, batch_body, encode_batch_command, parse_batch_reply
+from redisrepl.wire.batches import UNCHANGED, batch_body, changed_nothing, encode_batch_command, parse_batch_reply
 from redisrepl.wire.webdis import CommandError, body, parse_reply
 from redisrepl.wire.writes import halves_of, keys_of
 
@@ -194,7 +194,7 @@ class HubPusher:
         """Without scripts: commands of one key in order, all else side by side."""
         by_key: dict[bytes, list[Sequence[bytes]]] = {}
         for command in commands:
-            by_key.setdefault(command[1], []).append(command)  # the keys of an MSET are in no other command
+            by_key.setdefault(command[1], []).extend(_singly(command))  # the keys of an MSET are in no other command
         overload: list[HubError] = []  # what has not left when the hub answers with an error, stays
 
         async def push_in_turn(commands: Iterable[Sequence[bytes]]) -> list[tuple[bytes, str]]:
@@ -214,7 +214,7 @@ class HubPusher:
                 if overload:
                     raise overload[0]
                 reply = await self._session.post(body(*command))
-            parse_reply(reply)
+            unchanged = changed_nothing(command, parse_reply(reply))
         except (CommandError, CommandRefusedError, BodyTooLargeError) as error:
             if len(keys_of(command)) == 1 or is_passing(str(error)):
                 return [(command[1], str(error))]
@@ -222,14 +222,21 @@ class HubPusher:
             overload.append(error)
             raise
         else:
-            return []
+            return [(command[1], UNCHANGED)] if unchanged else []
         # One key can be the reason: halves find it in few steps.
         first, second = halves_of(command)
         return await self._push_one(first, overload) + await self._push_one(second, overload)
 
 
+def _singly(command: Sequence[bytes]) -> list[Sequence[bytes]]:
+    """A command as Redis itself takes it: `HSETNX` with one field."""
+    if command[0] != b"HSETNX":
+        return [command]
+    return [[*command[:2], *command[at : at + 2]] for at in range(2, len(command), 2)]
+
+
 def _note(errors: dict[bytes, str], found: Iterable[tuple[bytes, str]]) -> None:
-    """Add errors; one of a key is kept, rather not that it exists, for that is none."""
+    """Add errors; one of a key is kept, rather not that nothing changed, for that is none."""
     for key, error in found:
-        if errors.get(key, EXISTS) == EXISTS:
+        if errors.get(key, UNCHANGED) == UNCHANGED:
             errors[key] = error

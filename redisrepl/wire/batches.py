@@ -13,26 +13,27 @@ from hashlib import sha1
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.webdis import escape, escape_words, flat_reply
 
-__all__ = ["EXISTS", "PUSH_SCRIPT", "batch_body", "encode_batch_command", "parse_batch_reply"]
+__all__ = ["PUSH_SCRIPT", "UNCHANGED", "batch_body", "changed_nothing", "encode_batch_command", "parse_batch_reply"]
 
 _LONGEST_TIME = 18  # digits
 
-#: What stands for an error where a value was to be set only if there was none, and there was.
-EXISTS = "EXISTS"
+#: What stands for an error where a write changed nothing: a value was to be set only if there was none, and there was;
+#: or what was to be removed is not there, or has the expiry that it should. Then the event of it does not come.
+UNCHANGED = "UNCHANGED"
+_MAY_CHANGE_NOTHING = frozenset({b"HSETNX", b"DEL", b"HDEL", b"PEXPIREAT", b"PERSIST"})
 
 #: Runs each command by itself: one that fails does not stop the others. A write is a command, or a pair of an `MSET`;
 #: pairs that cannot be set together are tried one by one, so that one bad key does not take others with it. If nothing
 #: failed, what was done is told on a channel (`wire.feed`). Returns how many writes there were and the hub's time in
-#: microseconds, then `index message` of each that failed, or `index EXISTS` where a value was to be set only if there
-#: was none, and there was. ARGV: a channel or nothing, what to tell there, and for each command its length, then its
-#: words; `HSETNX` may name many fields.
+#: microseconds, then `index message` of each that failed, or `index UNCHANGED`. ARGV: a channel or nothing, what to
+#: tell there, and for each command its length, then its words; `HSETNX` may name many fields.
 PUSH_SCRIPT = b"""\
 local out, i, n = {''}, 3, 0
-local function tried(reply, exists)
+local function tried(reply, unchanged)
   if type(reply) == 'table' and reply.err then
     out[#out + 1] = n .. ' ' .. reply.err
-  elseif exists then
-    out[#out + 1] = n .. ' EXISTS'
+  elseif unchanged then
+    out[#out + 1] = n .. ' UNCHANGED'
   end
   n = n + 1
 end
@@ -56,7 +57,7 @@ while i <= #ARGV do
     tried(reply, exists)
   else
     local reply = redis.pcall(unpack(ARGV, i + 1, last))
-    tried(reply, reply == false)
+    tried(reply, reply == false or reply == 0 and name ~= 'HSET')
   end
   i = last + 1
 end
@@ -87,6 +88,11 @@ def batch_body(encoded: Iterable[bytes], *, by_hash: bool = False, told: tuple[b
         told: a channel, and what to tell there behind the time.
     """
     return b"/".join([_PUSH_BY_HASH if by_hash else _PUSH_HEAD, *map(escape, told), *encoded]) + b".raw"
+
+
+def changed_nothing(command: Sequence[bytes], reply: object) -> bool:
+    """Whether a command that was sent by itself, and not refused, found nothing to do."""
+    return reply is None or (reply == 0 and command[0] in _MAY_CHANGE_NOTHING)
 
 
 def parse_batch_reply(reply: bytes, sent: int) -> tuple[dict[int, str], float]:

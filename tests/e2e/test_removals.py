@@ -89,3 +89,25 @@ def test_by_default_removals_and_expiries_do_not_cross(daemons, site, hub, at_si
     assert at_hub.get("site1:site") == at_hub.get("site1:gone") == b"v"
     assert at_hub.hgetall("site1:hash") == {b"a": b"1", b"b": b"2"}
     assert at_site.get("site1:hub") == b"v"
+
+
+def test_a_removal_that_finds_nothing_does_not_hide_the_next_one(daemons, site, hub, at_site, at_hub):
+    """It causes no event at the hub, so the next one is somebody else's."""
+    daemons.live(site, hub, *ALL)
+    at_hub.hset("site1:hash", mapping={"kept": "v"})
+    crossed(at_site, at_hub)
+    at_site.pipeline(transaction=True).set("site1:k", "v").delete("site1:k").execute()
+    at_site.pipeline(transaction=True).hset("site1:hash", "f", "v").hdel("site1:hash", "f").execute()
+    crossed(at_site, at_hub)
+    at_hub.set("site1:k", "v")
+    at_hub.hset("site1:hash", "f", "v")
+    crossed(at_site, at_hub)
+    assert at_site.get("site1:k") == b"v"
+    assert at_site.hget("site1:hash", "f") == b"v"
+    at_hub.delete("site1:k")
+    at_hub.hdel("site1:hash", "f")
+    crossed(at_site, at_hub)
+
+    assert_equal_soon(at_site, at_hub, timeout=5)
+    assert not at_site.exists("site1:k")
+    assert at_site.hgetall("site1:hash") == {b"kept": b"v"}

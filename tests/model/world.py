@@ -18,7 +18,7 @@ from redisrepl.inbound import Inbound, difference
 from redisrepl.noticing import change_of, echoes_of
 from redisrepl.outbound import Batch, Outbound, OutboundOptions, settle
 from redisrepl.sweep import Difference, Healing
-from redisrepl.wire.batches import EXISTS
+from redisrepl.wire.batches import UNCHANGED
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.digests import digest
 from redisrepl.wire.feed import Feed, feed_content, parse_feed
@@ -54,7 +54,7 @@ class Redis:
                 return None, [b"hincrby"]
             case b"SET":
                 if argv[-1] == b"NX" and held is not None:
-                    return EXISTS, []
+                    return UNCHANGED, []
                 self.data[key] = argv[2]
                 self.stream.append([b"SET", key, argv[2]])
                 return None, [b"set"]
@@ -74,17 +74,17 @@ class Redis:
                 fresh = {f: v for f, v in fields.items() if f not in held}
                 self.data[key] = {**fresh, **held}
                 self.stream += [[b"HSETNX", key, f, v] for f, v in fresh.items()]
-                return (None if len(fresh) == len(fields) else EXISTS), [b"hset"] * len(fresh)
+                return (None if len(fresh) == len(fields) else UNCHANGED), [b"hset"] * len(fresh)
             case b"DEL":
                 if held is None:
-                    return None, []
+                    return UNCHANGED, []
                 del self.data[key]
                 self.stream.append(argv)
                 return None, [b"del"]
             case b"HDEL":
                 gone = [f for f in argv[2:] if held and f in held]
                 if not gone:
-                    return None, []
+                    return UNCHANGED, []
                 self.data[key] = {f: v for f, v in held.items() if f not in gone}
                 events = [b"hdel"]
                 if not self.data[key]:

@@ -23,7 +23,7 @@ from redisrepl.errors import (
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.refusals import is_passing, scripts_refused
 from redisrepl.remote.session import HubSession, check_url
-from redisrepl.wire.batches import EXISTS, batch_body, encode_batch_command
+from redisrepl.wire.batches import UNCHANGED, batch_body, encode_batch_command
 from redisrepl.wire.webdis import body
 from redisrepl.wire.writes import commands_of_batch
 from testbed import Hub
@@ -103,8 +103,8 @@ async def test_nothing_to_push_is_no_request():
 
 
 async def test_commands_refused_for_good_are_named():
-    async with pushing(lambda content: all_ran(content, b"1 WRONGTYPE no", b"2 EXISTS")) as pusher:
-        assert (await pusher.push(sets(1, 2, 3))).errors == {b"k2": "WRONGTYPE no", b"k3": EXISTS}
+    async with pushing(lambda content: all_ran(content, b"1 WRONGTYPE no", b"2 UNCHANGED")) as pusher:
+        assert (await pusher.push(sets(1, 2, 3))).errors == {b"k2": "WRONGTYPE no", b"k3": UNCHANGED}
 
 
 async def test_a_batch_is_split_by_the_size_of_its_body():
@@ -209,7 +209,7 @@ async def test_a_hub_that_is_not_ready_fails_the_batch(error):
         ("NOPERM this user", False),
         ("ERR value is not an integer", False),
         ("ERR x OOM", False),
-        (EXISTS, False),
+        (UNCHANGED, False),
         ("", False),
         ("-", False),
     ],
@@ -336,6 +336,23 @@ async def test_commands_of_one_key_stay_in_order():
     async with pushing(no_scripts()) as pusher:
         await pusher.push(commands)
         assert pusher.hub.bodies[1:] == [body(*command) for command in commands]
+
+
+@pytest.mark.parametrize(
+    ("command", "reply", "bodies"),
+    [
+        ([b"SET", b"k", b"v", b"NX"], b"$-1\r\n", 1),
+        ([b"HSETNX", b"k", b"f", b"v", b"g", b"w"], b":0\r\n", 2),  # Redis takes one field
+        ([b"DEL", b"k"], b":0\r\n", 1),
+        ([b"HDEL", b"k", b"f", b"g"], b":0\r\n", 1),
+        ([b"PERSIST", b"k"], b":0\r\n", 1),
+        ([b"PEXPIREAT", b"k", b"5"], b":0\r\n", 1),
+    ],
+)
+async def test_what_changes_nothing_is_said_to(command, reply, bodies):
+    async with pushing(no_scripts(lambda _content: reply)) as pusher:
+        assert (await pusher.push([command])).errors == {b"k": UNCHANGED}
+        assert len(pusher.hub.bodies) == 1 + bodies
 
 
 @pytest.mark.parametrize("refusal", [b"-NOPERM no k2\r\n", httpx.Response(403), httpx.Response(413)])

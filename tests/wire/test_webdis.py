@@ -21,7 +21,7 @@ from redisrepl.changes import (
     Touch,
 )
 from redisrepl.errors import ProtocolError
-from redisrepl.wire.batches import EXISTS, batch_body, encode_batch_command, parse_batch_reply
+from redisrepl.wire.batches import UNCHANGED, batch_body, encode_batch_command, parse_batch_reply
 from redisrepl.wire.webdis import (
     CommandError,
     Message,
@@ -412,8 +412,28 @@ def test_a_string_that_is_there_is_left_alone(hub):
     hub.redis.set("there", "old")
     errors = run(hub, [b"SET", b"there", b"new", b"NX"], [b"SET", b"gone", b"new", b"NX"])
 
-    assert errors == {0: EXISTS}
+    assert errors == {0: UNCHANGED}
     assert hub.redis.mget("there", "gone") == [b"old", b"new"]
+
+
+def test_what_finds_nothing_to_do_says_so(hub):
+    hub.redis.delete("none")
+    hub.redis.set("k", "v")
+    hub.redis.hset("h", mapping={"f": "v", "g": "v"})
+    errors = run(
+        hub,
+        [b"DEL", b"none"],
+        [b"HDEL", b"h", b"none"],
+        [b"PERSIST", b"k"],
+        [b"PEXPIREAT", b"none", b"%d" % FAR],
+        [b"HSET", b"h", b"f", b"v"],
+        [b"HDEL", b"h", b"f"],
+        [b"PEXPIREAT", b"k", b"%d" % FAR],
+        [b"PERSIST", b"k"],
+        [b"DEL", b"k"],
+    )
+
+    assert errors == dict.fromkeys(range(4), UNCHANGED)
 
 
 def test_fields_that_are_there_are_left_alone(hub):
@@ -425,7 +445,7 @@ def test_fields_that_are_there_are_left_alone(hub):
         [b"SET", b"k", b"v"],
     )
 
-    assert errors == {0: EXISTS}
+    assert errors == {0: UNCHANGED}
     assert hub.redis.hgetall("h") == {b"f": b"old", b"g": b"new", b"": ALL_BYTES}
     assert hub.redis.hgetall("other") == {b"f": b"1", b"g": b"2"}
     assert hub.redis.get("k") == b"v"
@@ -481,9 +501,9 @@ def test_a_batch_reply_that_does_not_account_for_all_commands(answer):
 
 
 def test_a_batch_reply_names_what_failed():
-    answer = reply(b"3 1700000000000000", b"0 EXISTS", b"2 ERR caf\xe9  x")
+    answer = reply(b"3 1700000000000000", b"0 UNCHANGED", b"2 ERR caf\xe9  x")
 
-    assert parse_batch_reply(answer, 3) == ({0: EXISTS, 2: "ERR caf\\xe9  x"}, 1_700_000_000_000_000)
+    assert parse_batch_reply(answer, 3) == ({0: UNCHANGED, 2: "ERR caf\\xe9  x"}, 1_700_000_000_000_000)
 
 
 def test_a_refused_script_is_not_a_reply():
