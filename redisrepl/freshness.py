@@ -26,29 +26,37 @@ class Freshness:
         capacity: keys that are noted; when there are more, all are forgotten.
     """
 
-    __slots__ = ("_capacity", "_floor", "_times")
+    __slots__ = ("_blind", "_capacity", "_floor", "_times")
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._times: dict[bytes, float] = {}
         self._floor: float = 0
+        self._blind = False
 
     def is_news(self, key: bytes, time: int) -> bool:
         """Whether what happened to the key at this time is newer than all that is known of it."""
-        return time > self._floor and time > self._times.get(key, 0)
+        return not self._blind and time > self._floor and time > self._times.get(key, 0)
 
     def learn(self, keys: Collection[bytes], time: float) -> None:
-        """These keys are known as they were at this time; infinity if nobody knows when that was."""
-        if len(keys) > _ONE_BY_ONE or time == math.inf:
+        """These keys are known as they were at this time; infinity: nobody knows when that was, so nothing is news."""
+        if time == math.inf:
+            self._blind = True
+        elif len(keys) > _ONE_BY_ONE:
             self._floor = max(self._floor, time)
-            return
-        if len(self._times) + len(keys) > self._capacity:
-            self.forget()
-        for key in keys:
-            self._times[key] = max(time, self._times.get(key, 0))
+        else:
+            if len(self._times) + len(keys) > self._capacity:
+                self._forget_keys()
+            for key in keys:
+                self._times[key] = max(time, self._times.get(key, 0))
 
-    def forget(self) -> None:
-        """Note nothing more of single keys: what is older than the latest that was known of any counts as old."""
+    def start_over(self) -> None:
+        """No news from before this moment will come any more."""
+        self._forget_keys()
+        self._blind = False
+
+    def _forget_keys(self) -> None:
+        """What is older than the latest that was known of any key counts as old."""
         if self._times:
             self._floor = max(self._floor, *self._times.values())
             self._times.clear()

@@ -253,7 +253,7 @@ class Inbound:
         """Events may have been lost: what is expected on that link is void, and so is what was fetched before."""
         self.mark_dirty(self._expected_remote.void_all())
         self.distrust_fetched()
-        self._fresh.forget()
+        self._fresh.start_over()
 
     def distrust_fetched(self) -> None:
         """What is being fetched may be stale without our knowing (rule 2): events, or the site's stream, were lost."""

@@ -33,12 +33,12 @@ def test_when_it_is_full_it_errs_towards_old():
     assert fresh.is_news(b"other", 11)
 
 
-def test_forgetting_keeps_the_latest_time():
+def test_starting_over_keeps_the_latest_time():
     fresh = Freshness(10)
     fresh.learn([b"a"], 5)
     fresh.learn([b"b"], 7)
-    fresh.forget()
-    fresh.forget()
+    fresh.start_over()
+    fresh.start_over()
 
     assert [fresh.is_news(b"a", time) for time in (6, 7, 8)] == [False, False, True]
 
@@ -46,5 +46,9 @@ def test_forgetting_keeps_the_latest_time():
 def test_what_is_known_at_no_known_time_makes_everything_old():
     fresh = Freshness(10)
     fresh.learn([b"a"], math.inf)
+    fresh.learn([b"a"], 5)
 
     assert not fresh.is_news(b"b", 10**18)
+
+    fresh.start_over()
+    assert fresh.is_news(b"b", 6)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from redisrepl.changes import HashState, State, StringState
 from redisrepl.errors import CommandRefusedError, HubError
 from redisrepl.namespaces import glob_escape
-from redisrepl.remote.refusals import scripts_refused
+from redisrepl.remote.refusals import PROBE_EVERY, scripts_refused
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.webdis import CommandError, fetch_body, parse_fetch_reply
 
@@ -38,21 +39,26 @@ class HubReader:
     Args:
         session: HTTPS to the hub.
         max_bytes: how much a reply may carry before the rest of the keys is left for another.
+        clock: seconds, for when refused scripts are tried again.
 
     Attributes:
         scripts: whether the hub allows `EVAL`; found out by trying.
     """
 
-    def __init__(self, session: HubSession, max_bytes: int = 8 << 20) -> None:
+    def __init__(
+        self, session: HubSession, max_bytes: int = 8 << 20, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._session = session
+        self._clock = clock
+        self._probe_at = math.inf
         self._max_bytes = max_bytes
         self.scripts = True
 
     async def states(self, keys: Sequence[bytes]) -> Fetched:
         """What these keys hold; keys that did not fit into one reply, but never the first, are left out."""
-        if self.scripts:
+        if self.scripts or self._clock() >= self._probe_at:
             try:
-                time, states = parse_fetch_reply(await self._session.post(fetch_body(keys, self._max_bytes)))
+                at, states = parse_fetch_reply(await self._session.post(fetch_body(keys, self._max_bytes)))
             except CommandRefusedError as error:
                 if error.status != 403:  # noqa: PLR2004 - Webdis' ACL
                     raise
@@ -60,8 +66,10 @@ class HubReader:
                 if not scripts_refused(str(error)):
                     raise HubError(f"the hub refused a fetch: {error}", status=200) from None
             else:
-                return Fetched(dict(zip(keys, states, strict=False)), time)
+                self.scripts = True
+                return Fetched(dict(zip(keys, states, strict=False)), at)
             self.scripts = False
+            self._probe_at = self._clock() + PROBE_EVERY
         return Fetched(dict(zip(keys, await asyncio.gather(*map(self._state, keys)), strict=True)), math.inf)
 
     async def keys(self, prefix: bytes) -> list[bytes]:

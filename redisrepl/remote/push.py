@@ -18,7 +18,7 @@ from typing import NamedTuple
 import structlog
 
 from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError, OutcomeUnknownError
-from redisrepl.remote.refusals import is_passing, scripts_refused
+from redisrepl.remote.refusals import PROBE_EVERY, is_passing, scripts_refused
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.batches import UNCHANGED, batch_body, changed_nothing, encode_batch_command, parse_batch_reply
 from redisrepl.wire.webdis import CommandError, body, parse_reply
@@ -30,8 +30,6 @@ _log = structlog.get_logger("redisrepl")
 
 _BODY_HEAD = len(batch_body([]))
 _SMALLEST_BODY = 2 << 10
-#: Seconds after which refused scripts are tried again: an administrator may have allowed them meanwhile.
-_PROBE_EVERY = 300.0
 
 
 class _Part(NamedTuple):
@@ -169,7 +167,7 @@ class HubPusher:
         if self.scripts:
             _log.warning("push.scripts_refused", hint="each write is a request of its own now: allow EVAL at the hub")
         self.scripts = False
-        self._probe_at = self._clock() + _PROBE_EVERY
+        self._probe_at = self._clock() + PROBE_EVERY
         times.append(math.inf)
         return await self._push_singly([part.command for part in parts])
 

@@ -6,7 +6,10 @@ In: Redis' own error text. Out: whether it will pass, whether scripts may run. L
 
 from __future__ import annotations
 
-__all__ = ["is_passing", "scripts_refused"]
+__all__ = ["PROBE_EVERY", "is_passing", "scripts_refused"]
+
+#: Seconds after which refused scripts are tried again: an administrator may have allowed them meanwhile.
+PROBE_EVERY = 300.0
 
 #: Errors of a server that will take the same command later.
 _PASSING = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN")

@@ -1,0 +1,69 @@
+"""Reading the hub, with scripts and without."""
+
+import math
+
+import pytest
+
+from redisrepl.changes import HashState, StringState
+from redisrepl.remote.fetch import HubReader
+from redisrepl.remote.session import HubSession, check_url
+from redisrepl.tls import CertificateFiles, client_context
+from testbed import Hub
+
+FAR = 4_102_444_800_000
+STATES = {
+    b"ns:s": StringState(b"\x00\xff"),
+    b"ns:e": StringState(b"", FAR),
+    b"ns:h": HashState({b"f": b"\r\n", b"": b"v"}, FAR),
+    b"ns:list": "list",
+    b"ns:none": None,
+}
+
+
+@pytest.fixture(scope="module")
+def hub(certificates):
+    with Hub(certificates) as hub:
+        hub.redis.set("ns:s", b"\x00\xff")
+        hub.redis.set("ns:e", b"", pxat=FAR)
+        hub.redis.hset("ns:h", mapping={b"f": b"\r\n", b"": b"v"})
+        hub.redis.pexpireat("ns:h", FAR)
+        hub.redis.rpush("ns:list", "x")
+        yield hub
+
+
+@pytest.fixture
+async def session(hub, certificates):
+    context = client_context(CertificateFiles(certificates.ca, certificates.client, certificates.client_key))
+    session = HubSession(check_url(hub.url), context)
+    yield session
+    await session.close()
+
+
+async def test_with_scripts_it_is_known_when_it_was_read(hub, session):
+    seconds, microseconds = hub.redis.time()
+    fetched = await HubReader(session).states(list(STATES))
+
+    assert fetched.states == STATES
+    assert seconds * 1_000_000 + microseconds <= fetched.time < (seconds + 60) * 1_000_000
+
+
+async def test_without_scripts_the_same_is_read_and_scripts_are_tried_again_later(hub, session):
+    now = 0.0
+    reader = HubReader(session, clock=lambda: now)
+    hub.redis.acl_setuser("default", commands=["+@all", "-eval"])
+    try:
+        fetched = await reader.states(list(STATES))
+        assert {**fetched.states, b"ns:list": "list"} == STATES
+        assert (fetched.time, reader.scripts) == (math.inf, False)
+    finally:
+        hub.redis.acl_setuser("default", commands=["+@all"])
+    assert (await reader.states([b"ns:s"])).time == math.inf
+
+    now = 400.0
+    assert (await reader.states([b"ns:s"])).time < math.inf
+    assert reader.scripts
+
+
+async def test_keys_of_any_bytes(hub, session):
+    hub.redis.set(b"n[*]s:\xff\x00", 1)
+    assert await HubReader(session).keys(b"n[*]s:") == [b"n[*]s:\xff\x00"]
