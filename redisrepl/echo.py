@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 __all__ = ["ExpectedEvents"]
+
+_Event = TypeVar("_Event", bound=Hashable)
 
 
 class _Expectation(NamedTuple):
@@ -74,17 +76,28 @@ class ExpectedEvents:
     def consume(self, key: bytes, event: Hashable) -> bool:
         """Whether this event on this key was expected; the oldest matching expectation is used up."""
         with self._lock:
-            expectations = self._by_key.get(key)
-            if expectations is None:
-                return False
-            for index, expectation in enumerate(expectations):
-                if expectation.event == event:
-                    del expectations[index]
-                    self._count -= 1
-                    if not expectations:
-                        del self._by_key[key]
-                    return True
+            return self._consume(key, event)
+
+    def consume_each(self, events: Sequence[tuple[bytes, _Event]]) -> list[tuple[bytes, _Event]]:
+        """Use up what was expected of these keys and events, one after the other; return those that were not."""
+        if not self._count:
+            return list(events)
+        with self._lock:
+            return [(key, event) for key, event in events if not self._consume(key, event)]
+
+    def _consume(self, key: bytes, event: Hashable) -> bool:
+        expectations = self._by_key.get(key)
+        if expectations is None:
             return False
+        for index, expectation in enumerate(expectations):
+            if expectation.event == event:
+                self._count -= 1
+                if len(expectations) == 1:
+                    del self._by_key[key]
+                else:
+                    del expectations[index]
+                return True
+        return False
 
     def holds(self, key: bytes) -> bool:
         """Whether any event is still expected on this key."""

@@ -46,8 +46,8 @@ _log = structlog.get_logger("redisrepl")
 class Pulling(Protocol):
     """What the other direction must know of this one: `inbound.Inbound`, or nothing without `-rc`."""
 
-    def changed_at_site(self, key: bytes) -> None:
-        """A client of the site, not we, changed this key."""
+    def changed_at_site(self, keys: Iterable[bytes]) -> None:
+        """A client of the site, not we, changed these keys."""
 
     def mark_dirty(self, keys: Iterable[bytes]) -> None:
         """What the hub holds for these keys must be looked at again."""
@@ -213,8 +213,7 @@ class Outbound:
             return
         self.counters.read += len(run)
         if self._pulling is not None:
-            for argv in run:
-                self._pulling.changed_at_site(argv[1])
+            self._pulling.changed_at_site([argv[1] for argv in run])
         self.pending.add_sets(run)
         run.clear()
 
@@ -229,7 +228,7 @@ class Outbound:
             self.counters.echoes += 1
             return
         if self._pulling is not None:
-            self._pulling.changed_at_site(change.key)
+            self._pulling.changed_at_site((change.key,))
         if len(self.seeds):
             self.seeds.forget(change)
         self.pending.add(change)
@@ -241,7 +240,7 @@ class Outbound:
             self.counters.echoes += 1
             return
         if self._pulling is not None:
-            self._pulling.changed_at_site(key)
+            self._pulling.changed_at_site((key,))
         if len(self.seeds):
             self.seeds.forget(change)
         self.pending.add(change)

@@ -122,7 +122,7 @@ async def test_nothing_is_written_before_the_stream_has_shown_what_was_read(serv
         assert at_site.get(KEY) == b"of a client"
         assert world.inbound.unsettled == 1
 
-        world.inbound.changed_at_site(KEY)  # now it shows
+        world.inbound.changed_at_site([KEY])  # now it shows
         world.read_to = offset(at_site)
         world.applying.stream_moved()
         await eventually_async(lambda: world.inbound.counters.stale)
