@@ -107,8 +107,8 @@ class ExpectedEvents:
         """Give every expectation on these keys a new deadline, now that it is known."""
         with self._lock:
             for key in keys:
-                if key in self._by_key:
-                    self._by_key[key] = [_Expectation(event, deadline) for event, _ in self._by_key[key]]
+                if (expectations := self._by_key.get(key)) is not None:
+                    expectations[:] = [_Expectation(event, deadline) for event, _ in expectations]
 
     def drop_overdue(self, now: float) -> list[bytes]:
         """Drop what should have come before `now`.

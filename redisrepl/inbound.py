@@ -46,8 +46,8 @@ __all__ = ["Inbound", "InboundCounters", "difference"]
 _REMOVALS = frozenset({b"del", b"expired", b"evicted", b"hdel", b"hexpired", b"rename_from", b"move_from"})
 #: Events after which the key is another one as a whole: fields of a hash that are not there any more are gone.
 _REPLACED = frozenset({b"rename_to", b"copy_to", b"restore", b"move_to"})
-#: Events of which a key that only gains and changes has none.
-_NEWS = _REMOVALS | _REPLACED
+#: Events after which something may be gone: the key, or fields of it.
+_TAKES_AWAY = _REMOVALS | _REPLACED
 #: Keys whose time at the hub is noted.
 _NOTED = 100_000
 #: Keys, and fields of one, that wait as they were told; while the site is away there may come more.
@@ -182,7 +182,10 @@ class Inbound:
         foreign = self._expected_remote.consume_each(heard)
         self.counters.echoes += len(heard) - len(foreign)
         for key, name in foreign:
-            dirty[key] = name in _NEWS or dirty.get(key, False)
+            if name in _TAKES_AWAY:
+                dirty[key] = True
+            else:
+                dirty.setdefault(key, False)
 
     def told(self, time: int, changes: Iterable[Change], now: float) -> None:
         """Another redisrepl says what its push did at the hub at this time (`wire.feed`); events of it come as well.
@@ -347,7 +350,8 @@ class Inbound:
         keys = list(keys)
         self._expected_local.set_deadline(keys, deadline)
         for key in keys:
-            self._settle(key)
+            self._fetching.pop(key, None)
+        self._taken_told.difference_update(keys)
         self.counters.applied += len(keys)
 
     def not_applied(self, keys: Mapping[bytes, bool]) -> None:
