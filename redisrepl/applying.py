@@ -29,7 +29,7 @@ __all__ = ["Applying"]
 _ChangesOf = Callable[[Iterable[bytes]], Awaitable[Mapping[bytes, Sequence[Change]]]]
 
 #: Keys watched at a time, at most: Redis compares each with all that its client watches already.
-_WATCHED = 500
+_WATCHED = 350
 
 _log = structlog.get_logger("redisrepl")
 

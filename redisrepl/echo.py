@@ -13,18 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from threading import Lock
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 __all__ = ["ExpectedEvents"]
 
 _Event = TypeVar("_Event", bound=Hashable)
 
 
-class _Expectation(NamedTuple):
-    """One event that will come, and the point after which it no longer can."""
-
-    event: Hashable
-    deadline: float
+#: One event that will come, and the point after which it no longer can.
+_Expectation = tuple[Hashable, float]
 
 
 class ExpectedEvents:
@@ -55,13 +52,16 @@ class ExpectedEvents:
         with self._lock:
             if self._count >= self._capacity:
                 return False
-            self._by_key.setdefault(key, []).append(_Expectation(event, deadline))
+            if key in self._by_key:
+                self._by_key[key].append((event, deadline))
+            else:
+                self._by_key[key] = [(event, deadline)]
             self._count += 1
             return True
 
     def expect_each(self, keys: Sequence[bytes], event: Hashable, deadline: float) -> None:
         """Note that this event will come on each of these keys before `deadline`; on none if not all fit."""
-        expectation = _Expectation(event, deadline)
+        expectation = (event, deadline)
         by_key = self._by_key
         with self._lock:
             if self._count + len(keys) > self._capacity:
@@ -89,8 +89,8 @@ class ExpectedEvents:
         expectations = self._by_key.get(key)
         if expectations is None:
             return False
-        for index, expectation in enumerate(expectations):
-            if expectation.event == event:
+        for index, (expected, _) in enumerate(expectations):
+            if expected == event:
                 self._count -= 1
                 if len(expectations) == 1:
                     del self._by_key[key]
@@ -108,7 +108,7 @@ class ExpectedEvents:
         with self._lock:
             for key in keys:
                 if (expectations := self._by_key.get(key)) is not None:
-                    expectations[:] = [_Expectation(event, deadline) for event, _ in expectations]
+                    expectations[:] = [(event, deadline) for event, _ in expectations]
 
     def drop_overdue(self, now: float) -> list[bytes]:
         """Drop what should have come before `now`.
@@ -117,9 +117,9 @@ class ExpectedEvents:
             The keys concerned: a lost event must not swallow a later one, so each must be read again (rule 3).
         """
         with self._lock:
-            overdue = [key for key, es in self._by_key.items() if any(e.deadline < now for e in es)]
+            overdue = [key for key, es in self._by_key.items() if any(deadline < now for _, deadline in es)]
             for key in overdue:
-                kept = [e for e in self._by_key[key] if e.deadline >= now]
+                kept = [(event, deadline) for event, deadline in self._by_key[key] if deadline >= now]
                 self._count -= len(self._by_key[key]) - len(kept)
                 if kept:
                     self._by_key[key] = kept

@@ -82,10 +82,10 @@ def difference(key: bytes, hub: State, site: State, kinds: frozenset[str], *, ma
         kinds: which of `changes.KINDS` cross.
         may_delete: the hub is known to have removed something; never so on a guess, after a gap.
     """
+    if isinstance(hub, StringState) and "set" in kinds:  # what most keys are
+        return [] if hub == site else [StringSet(key, hub.value, hub.expires_at_ms)]
     delete = may_delete and "del" in kinds
     match hub, site:
-        case (StringState(), _) if "set" in kinds:
-            return [] if hub == site else [StringSet(key, hub.value, hub.expires_at_ms)]
         case (HashState(), HashState()) if "hset" in kinds:
             return [*_field_differences(key, hub, site, delete=delete), *_expiry_difference(key, hub, site, kinds)]
         case (HashState(), _) if "hset" in kinds:
