@@ -28,6 +28,9 @@ __all__ = ["Applying"]
 #: Keys > what is to be applied to each.
 _ChangesOf = Callable[[Iterable[bytes]], Awaitable[Mapping[bytes, Sequence[Change]]]]
 
+#: Keys watched at a time, at most: Redis compares each with all that its client watches already.
+_WATCHED = 350
+
 _log = structlog.get_logger("redisrepl")
 
 
@@ -100,7 +103,8 @@ class Applying:
         self.on_apply: Callable[[bytes, State, State], None] | None = None  # told the hub's state and the site's
         self.attached = asyncio.Event()  # the site's stream is followed: without it rules 1 and 2 are blind
         self._site_turn = asyncio.Lock()  # reading and writing a key at the site is one step
-        self._together = max_keys  # keys in one step
+        self._most_together = min(max_keys, _WATCHED)
+        self._together = self._most_together  # keys in one step
         self._read_to = read_to
         self._moved = asyncio.Event()
 
@@ -196,7 +200,7 @@ class Applying:
                 self.inbound.untaken({key: removals[key] for key in keys})
                 raise
             # One key that changes all the time must not hold up the others for ever.
-            self._together = min(2 * self._together, self._max_keys) if applied else max(1, len(piece) // 2)
+            self._together = min(2 * self._together, self._most_together) if applied else max(1, len(piece) // 2)
 
     async def _apply_together(
         self, removals: Mapping[bytes, bool], changes_of: _ChangesOf, replaced: Callable[[bytes], None] | None

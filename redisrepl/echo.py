@@ -13,16 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from threading import Lock
-from typing import NamedTuple
+from typing import TypeVar
 
 __all__ = ["ExpectedEvents"]
 
+_Event = TypeVar("_Event", bound=Hashable)
 
-class _Expectation(NamedTuple):
-    """One event that will come, and the point after which it no longer can."""
 
-    event: Hashable
-    deadline: float
+#: One event that will come, and the point after which it no longer can.
+_Expectation = tuple[Hashable, float]
 
 
 class ExpectedEvents:
@@ -53,13 +52,16 @@ class ExpectedEvents:
         with self._lock:
             if self._count >= self._capacity:
                 return False
-            self._by_key.setdefault(key, []).append(_Expectation(event, deadline))
+            if key in self._by_key:
+                self._by_key[key].append((event, deadline))
+            else:
+                self._by_key[key] = [(event, deadline)]
             self._count += 1
             return True
 
     def expect_each(self, keys: Sequence[bytes], event: Hashable, deadline: float) -> None:
         """Note that this event will come on each of these keys before `deadline`; on none if not all fit."""
-        expectation = _Expectation(event, deadline)
+        expectation = (event, deadline)
         by_key = self._by_key
         with self._lock:
             if self._count + len(keys) > self._capacity:
@@ -74,17 +76,28 @@ class ExpectedEvents:
     def consume(self, key: bytes, event: Hashable) -> bool:
         """Whether this event on this key was expected; the oldest matching expectation is used up."""
         with self._lock:
-            expectations = self._by_key.get(key)
-            if expectations is None:
-                return False
-            for index, expectation in enumerate(expectations):
-                if expectation.event == event:
-                    del expectations[index]
-                    self._count -= 1
-                    if not expectations:
-                        del self._by_key[key]
-                    return True
+            return self._consume(key, event)
+
+    def consume_each(self, events: Sequence[tuple[bytes, _Event]]) -> list[tuple[bytes, _Event]]:
+        """Use up what was expected of these keys and events, one after the other; return those that were not."""
+        if not self._count:
+            return list(events)
+        with self._lock:
+            return [(key, event) for key, event in events if not self._consume(key, event)]
+
+    def _consume(self, key: bytes, event: Hashable) -> bool:
+        expectations = self._by_key.get(key)
+        if expectations is None:
             return False
+        for index, (expected, _) in enumerate(expectations):
+            if expected == event:
+                self._count -= 1
+                if len(expectations) == 1:
+                    del self._by_key[key]
+                else:
+                    del expectations[index]
+                return True
+        return False
 
     def holds(self, key: bytes) -> bool:
         """Whether any event is still expected on this key."""
@@ -94,8 +107,8 @@ class ExpectedEvents:
         """Give every expectation on these keys a new deadline, now that it is known."""
         with self._lock:
             for key in keys:
-                if key in self._by_key:
-                    self._by_key[key] = [_Expectation(event, deadline) for event, _ in self._by_key[key]]
+                if (expectations := self._by_key.get(key)) is not None:
+                    expectations[:] = [(event, deadline) for event, _ in expectations]
 
     def drop_overdue(self, now: float) -> list[bytes]:
         """Drop what should have come before `now`.
@@ -104,9 +117,9 @@ class ExpectedEvents:
             The keys concerned: a lost event must not swallow a later one, so each must be read again (rule 3).
         """
         with self._lock:
-            overdue = [key for key, es in self._by_key.items() if any(e.deadline < now for e in es)]
+            overdue = [key for key, es in self._by_key.items() if any(deadline < now for _, deadline in es)]
             for key in overdue:
-                kept = [e for e in self._by_key[key] if e.deadline >= now]
+                kept = [(event, deadline) for event, deadline in self._by_key[key] if deadline >= now]
                 self._count -= len(self._by_key[key]) - len(kept)
                 if kept:
                     self._by_key[key] = kept

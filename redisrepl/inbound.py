@@ -46,6 +46,8 @@ __all__ = ["Inbound", "InboundCounters", "difference"]
 _REMOVALS = frozenset({b"del", b"expired", b"evicted", b"hdel", b"hexpired", b"rename_from", b"move_from"})
 #: Events after which the key is another one as a whole: fields of a hash that are not there any more are gone.
 _REPLACED = frozenset({b"rename_to", b"copy_to", b"restore", b"move_to"})
+#: Events after which something may be gone: the key, or fields of it.
+_TAKES_AWAY = _REMOVALS | _REPLACED
 #: Keys whose time at the hub is noted.
 _NOTED = 100_000
 #: Keys, and fields of one, that wait as they were told; while the site is away there may come more.
@@ -80,10 +82,10 @@ def difference(key: bytes, hub: State, site: State, kinds: frozenset[str], *, ma
         kinds: which of `changes.KINDS` cross.
         may_delete: the hub is known to have removed something; never so on a guess, after a gap.
     """
+    if isinstance(hub, StringState) and "set" in kinds:  # what most keys are
+        return [] if hub == site else [StringSet(key, hub.value, hub.expires_at_ms)]
     delete = may_delete and "del" in kinds
     match hub, site:
-        case (StringState(), _) if "set" in kinds:
-            return [] if hub == site else [StringSet(key, hub.value, hub.expires_at_ms)]
         case (HashState(), HashState()) if "hset" in kinds:
             return [*_field_differences(key, hub, site, delete=delete), *_expiry_difference(key, hub, site, kinds)]
         case (HashState(), _) if "hset" in kinds:
@@ -171,17 +173,19 @@ class Inbound:
 
     # What happens.
 
-    def event(self, key: bytes, name: bytes) -> None:
-        """The hub says that something happened to a key."""
-        if not self._covers(key):
-            return
-        self.counters.events += 1
-        if name in self._ignored:
-            return
-        if self._expected_remote.consume(key, name):
-            self.counters.echoes += 1
-            return
-        self.dirty[key] = self.dirty.get(key, False) or name in _REMOVALS or name in _REPLACED
+    def events(self, events: Iterable[tuple[bytes, bytes]]) -> None:
+        """The hub says that something happened to keys."""
+        covers, ignored, dirty = self._covers, self._ignored, self.dirty
+        covered = [event for event in events if covers(event[0])]
+        self.counters.events += len(covered)
+        heard = [event for event in covered if event[1] not in ignored]
+        foreign = self._expected_remote.consume_each(heard)
+        self.counters.echoes += len(heard) - len(foreign)
+        for key, name in foreign:
+            if name in _TAKES_AWAY:
+                dirty[key] = True
+            else:
+                dirty.setdefault(key, False)
 
     def told(self, time: int, changes: Iterable[Change], now: float) -> None:
         """Another redisrepl says what its push did at the hub at this time (`wire.feed`); events of it come as well.
@@ -226,15 +230,19 @@ class Inbound:
         """The hub took our own push of these keys at this time; infinity if it did not say when."""
         self._fresh.learn(keys, time)
 
-    def changed_at_site(self, key: bytes) -> None:
-        """A client of the site changed this key; its push will follow."""
-        if key in self._fetching:
-            self._fetching[key] = True
-        if self._told.pop(key, None) is not None:
-            self.dirty.setdefault(key, False)  # rule 2
-        if self._expected_local.holds(key):
-            self.counters.conflicts += 1
-            self.dirty.setdefault(key, False)  # rule 1
+    def changed_at_site(self, keys: Iterable[bytes]) -> None:
+        """A client of the site changed these keys; their push will follow."""
+        fetching, told, expected = self._fetching, self._told, self._expected_local
+        if not (fetching or told or len(expected)):
+            return  # the way most of a site's own writes go
+        for key in keys:
+            if key in fetching:
+                fetching[key] = True
+            if told.pop(key, None) is not None:
+                self.dirty.setdefault(key, False)  # rule 2
+            if expected.holds(key):
+                self.counters.conflicts += 1
+                self.dirty.setdefault(key, False)  # rule 1
 
     def mark_dirty(self, keys: Iterable[bytes]) -> None:
         """The state of these keys at the hub must be looked at; nothing is known of removals."""
@@ -342,7 +350,8 @@ class Inbound:
         keys = list(keys)
         self._expected_local.set_deadline(keys, deadline)
         for key in keys:
-            self._settle(key)
+            self._fetching.pop(key, None)
+        self._taken_told.difference_update(keys)
         self.counters.applied += len(keys)
 
     def not_applied(self, keys: Mapping[bytes, bool]) -> None:

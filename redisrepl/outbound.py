@@ -46,8 +46,8 @@ _log = structlog.get_logger("redisrepl")
 class Pulling(Protocol):
     """What the other direction must know of this one: `inbound.Inbound`, or nothing without `-rc`."""
 
-    def changed_at_site(self, key: bytes) -> None:
-        """A client of the site, not we, changed this key."""
+    def changed_at_site(self, keys: Iterable[bytes]) -> None:
+        """A client of the site, not we, changed these keys."""
 
     def mark_dirty(self, keys: Iterable[bytes]) -> None:
         """What the hub holds for these keys must be looked at again."""
@@ -214,8 +214,7 @@ class Outbound:
         self.counters.read += len(run)
         latest = {argv[1]: argv for argv in run}  # of hot keys a run holds many values, of which one will be sent
         if self._pulling is not None:
-            for key in latest:
-                self._pulling.changed_at_site(key)
+            self._pulling.changed_at_site(latest)
         self.pending.add_sets(run if self._every_write else latest.values())
         run.clear()
 
@@ -230,7 +229,7 @@ class Outbound:
             self.counters.echoes += 1
             return
         if self._pulling is not None:
-            self._pulling.changed_at_site(change.key)
+            self._pulling.changed_at_site((change.key,))
         if len(self.seeds):
             self.seeds.forget(change)
         self.pending.add(change)
@@ -242,7 +241,7 @@ class Outbound:
             self.counters.echoes += 1
             return
         if self._pulling is not None:
-            self._pulling.changed_at_site(key)
+            self._pulling.changed_at_site((key,))
         if len(self.seeds):
             self.seeds.forget(change)
         self.pending.add(change)

@@ -232,8 +232,8 @@ class Parts:
             retry=self._retry,
         )
 
-        def on_event(key: bytes, event: bytes) -> None:
-            inbound.event(key, event)
+        def on_events(events: list[tuple[bytes, bytes]]) -> None:
+            inbound.events(events)
             applying.wake()
 
         def on_feed(time_us: int, changes: list[Change]) -> None:
@@ -262,7 +262,7 @@ class Parts:
                 self.ways,
                 prefix,
                 options=options,
-                on_event=on_event,
+                on_events=on_events,
                 on_feed=on_feed,
                 on_subscribed=partial(on_subscribed, prefix),
             )

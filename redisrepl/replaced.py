@@ -46,7 +46,7 @@ class Replacements:
     """
 
     def __init__(self, inbound: Inbound, *, most: int = 1000) -> None:
-        self.changed_at_site: Callable[[bytes], None] = inbound.changed_at_site
+        self.changed_at_site: Callable[[Iterable[bytes]], None] = inbound.changed_at_site
         self.pushed: Callable[[Collection[bytes], float], None] = inbound.pushed
         self._inbound = inbound
         self._most = most

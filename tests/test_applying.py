@@ -112,6 +112,19 @@ async def test_what_differs_is_written_and_its_echo_expected(server, at_site):
         assert world.expected.holds(KEY)
 
 
+async def test_few_keys_are_watched_at_a_time_however_many_are_fetched(server, at_site, monkeypatch):
+    """Redis compares each key to be watched with all that are watched already."""
+    monkeypatch.setattr("redisrepl.applying._WATCHED", 3)
+    async with running(server) as world:
+        keys = [b"ns:%d" % number for number in range(8)]
+        world.hub |= dict.fromkeys(keys, StringState(b"v"))
+        world.dirty(*keys)
+        await world.applying.idle()
+
+        assert at_site.mget(keys) == [b"v"] * 8
+        assert [len(asked) for asked in world.reader.asked] == [3, 3, 2]
+
+
 async def test_nothing_is_written_before_the_stream_has_shown_what_was_read(server, at_site):
     at_site.set(KEY, "of a client")
     async with running(server) as world:
@@ -122,7 +135,7 @@ async def test_nothing_is_written_before_the_stream_has_shown_what_was_read(serv
         assert at_site.get(KEY) == b"of a client"
         assert world.inbound.unsettled == 1
 
-        world.inbound.changed_at_site(KEY)  # now it shows
+        world.inbound.changed_at_site([KEY])  # now it shows
         world.read_to = offset(at_site)
         world.applying.stream_moved()
         await eventually_async(lambda: world.inbound.counters.stale)

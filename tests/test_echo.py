@@ -36,6 +36,19 @@ def test_another_event_or_key_is_foreign():
     assert len(events) == 1
 
 
+def test_events_that_come_together_are_used_up_one_after_the_other():
+    events = expecting((K, b"set", 10), (L, b"set", 10), (L, b"expire", 10))
+    came = [(K, b"set"), (L, b"hset"), (K, b"set"), (b"m", b"set"), (L, b"expire")]
+
+    assert events.consume_each(came) == [(L, b"hset"), (K, b"set"), (b"m", b"set")]
+    assert len(events) == 1
+    assert events.holds(L)
+
+
+def test_where_nothing_is_expected_all_that_came_is_foreign():
+    assert ExpectedEvents(100).consume_each([(K, b"set"), (K, b"set")]) == [(K, b"set")] * 2
+
+
 def test_events_of_a_key_come_in_any_order_and_as_often_as_expected():
     events = expecting((K, b"set", 10), (K, b"expire", 10), (K, b"set", 10))
 

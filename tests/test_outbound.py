@@ -21,8 +21,8 @@ class Listener:
         self.changed = []
         self.dirty = []
 
-    def changed_at_site(self, key):
-        self.changed.append(key)
+    def changed_at_site(self, keys):
+        self.changed += keys
 
     def mark_dirty(self, keys):
         self.dirty.extend(keys)

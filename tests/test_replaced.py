@@ -19,8 +19,8 @@ class Inbound:
     def mark_dirty(self, keys):
         self.dirty += keys
 
-    def changed_at_site(self, key):
-        self.changed.append(key)
+    def changed_at_site(self, keys):
+        self.changed += keys
 
     def pushed(self, keys, time):
         pass
@@ -67,7 +67,7 @@ def test_keys_are_named_while_a_gap_is_healed():
     assert told_by(replacements, b"late", suspected=False) == []
     assert inbound.dirty == [b"before", b"a", b"b", b"late"]
     assert replacements.count == 2
-    replacements.changed_at_site(b"k")
+    replacements.changed_at_site([b"k"])
     assert inbound.changed == [b"k"]
 
 

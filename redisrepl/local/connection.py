@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import hiredis
 import redis.asyncio
 import redis.asyncio.connection
 import redis.exceptions
@@ -74,17 +75,17 @@ def open_client(address: SiteAddress, wait: float, connections: int, epoch: Epoc
         "socket_connect_timeout": wait,
         "retry": Retry(NoBackoff(), 0),
     }
-    connection_class: type[redis.asyncio.connection.AbstractConnection] = redis.asyncio.Connection
+    connection_class: type[redis.asyncio.connection.AbstractConnection] = _Connection
     if address.service is not None:
         connection_class = _MasterConnection
         options |= {"find": lambda: find_master(address, wait), "watch": lambda: MasterWatch(address, wait, epoch)}
     if address.path is not None:
-        connection_class = redis.asyncio.UnixDomainSocketConnection
+        connection_class = _UnixConnection
         options["path"] = address.path
     else:
         options |= {"host": address.host, "port": address.port}
     if address.files is not None:
-        connection_class = redis.asyncio.SSLConnection if address.service is None else _SSLMasterConnection
+        connection_class = _SSLConnection if address.service is None else _SSLMasterConnection
         options |= address.tls_options
     pool = redis.asyncio.BlockingConnectionPool(
         max_connections=connections, timeout=None, connection_class=connection_class, **options
@@ -151,11 +152,30 @@ class _FollowsMaster(redis.asyncio.connection.AbstractConnection):
             raise redis.exceptions.ConnectionError(f"{self.host}:{self.port} is a replica now") from error
 
 
-class _MasterConnection(_FollowsMaster, redis.asyncio.Connection):
+class _Packs(redis.asyncio.connection.AbstractConnection):
+    """A connection that packs commands in C; redis-py does so only where it is not asynchronous."""
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        return [hiredis.pack_command((*args[0].split(), *args[1:]))]  # the name may be two words: `CONFIG GET`
+
+
+class _Connection(_Packs, redis.asyncio.Connection):
     pass
 
 
-class _SSLMasterConnection(_FollowsMaster, redis.asyncio.SSLConnection):
+class _UnixConnection(_Packs, redis.asyncio.UnixDomainSocketConnection):
+    pass
+
+
+class _SSLConnection(_Packs, redis.asyncio.SSLConnection):
+    pass
+
+
+class _MasterConnection(_FollowsMaster, _Connection):
+    pass
+
+
+class _SSLMasterConnection(_FollowsMaster, _SSLConnection):
     pass
 
 

@@ -68,7 +68,7 @@ class Subscription:
         ways: to the hub, for what comes from there.
         prefix: the namespace.
         options: see there.
-        on_event: called with key and event name.
+        on_events: called with keys and event names that came together.
         on_feed: called with what the push of another redisrepl did and when, by the hub's clock in microseconds; before
             the events of it that came together.
         on_subscribed: called when a subscription starts: what happened before it was not seen.
@@ -86,7 +86,7 @@ class Subscription:
         prefix: bytes,
         *,
         options: SubscriptionOptions,
-        on_event: Callable[[bytes, bytes], None],
+        on_events: Callable[[list[tuple[bytes, bytes]]], None],
         on_feed: Callable[[int, list[Change]], None],
         on_subscribed: Callable[[], None],
     ) -> None:
@@ -99,7 +99,7 @@ class Subscription:
         self._feed_channel = keyspace_channel(options.database, prefix + FEED_KEY)
         self._canary_head = b"canary:" + options.origin + b":"
         self._period = options.canary_period
-        self._on_event = on_event
+        self._on_events = on_events
         self._on_feed = on_feed
         self._on_subscribed = on_subscribed
         self._sent: dict[bytes, float] = {}  # canaries under way, with the time they left
@@ -154,13 +154,15 @@ class Subscription:
 
     def _dispatch(self, messages: list[Message]) -> None:
         """Hand on the messages that came together: first what the feed tells, which makes its events expected ones."""
-        if feeds := [message.data for message in messages if message.channel == self._feed_channel]:
+        head, ours = self._channel, (self._canary_channel, self._feed_channel)
+        start = len(head)
+        if feeds := [data for channel, data in messages if channel == self._feed_channel]:
             self._tell(feeds)
-        for message in messages:
-            if message.channel == self._canary_channel:
-                self._canary(message.data)
-            elif message.channel != self._feed_channel and message.channel.startswith(self._channel):
-                self._on_event(message.channel[len(self._channel) :], message.data)
+        for canary in [data for channel, data in messages if channel == self._canary_channel]:
+            self._canary(canary)
+        events = [(c[start:], data) for c, data in messages if c.startswith(head) and c not in ours]
+        if events:
+            self._on_events(events)
 
     def _tell(self, messages: Iterable[bytes]) -> None:
         told: list[tuple[int, list[Change]]] = []

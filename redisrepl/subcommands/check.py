@@ -304,7 +304,7 @@ async def _check_subscription(settings: Settings, session: HubSession, ways: Way
         async with ways.subscribe(pattern, silence=_CANARY_PATIENCE) as lists:
             sent = 0.0
             async for messages in lists:
-                if any(message.channel == channel for message in messages):
+                if any(heard == channel for heard, _ in messages):
                     took = (time.monotonic() - sent) * 1000
                     return Finding(what, f"a message came back after {took:.0f} ms, by {ways.way}")
                 if not sent:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import hiredis
@@ -102,7 +101,7 @@ _FETCH_HEAD = b"EVAL/" + escape(STATES_SCRIPT) + b"/0"
 
 def fetch_body(keys: Sequence[bytes], max_bytes: int) -> bytes:
     """Read the state of many keys in one request, as many as fit into `max_bytes`: `STATES_SCRIPT` over them."""
-    return b"/".join([_FETCH_HEAD, b"%d" % max_bytes, *map(escape, keys)]) + b".raw"
+    return b"/".join((_FETCH_HEAD, b"%d" % max_bytes, escape_words(keys))) + b".raw"
 
 
 def parse_fetch_reply(reply: bytes) -> tuple[int, list[State]]:
@@ -134,7 +133,7 @@ def parse_reply(reply: bytes) -> Any:
 def flat_reply(reply: bytes) -> list[bytes]:
     """A reply that must be a list of strings."""
     value = parse_reply(reply)
-    if not isinstance(value, list) or not all(isinstance(item, bytes) for item in value):
+    if not isinstance(value, list) or not set(map(type, value)) <= {bytes}:
         raise ProtocolError("the hub's reply is not a flat list of strings")
     return value
 
@@ -143,12 +142,8 @@ class CommandError(Exception):
     """Redis' own error text for one command, as it arrived: `WRONGTYPE Operation against ...`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message of a subscription: on a keyspace channel `data` is the name of the event."""
-
-    channel: bytes
-    data: bytes
+#: One message of a subscription: channel and data. On a keyspace channel the data is the name of the event.
+Message = tuple[bytes, bytes]
 
 
 class MessageReader:
@@ -174,10 +169,11 @@ class MessageReader:
         messages: list[Message] = []
         try:
             self._reader.feed(data)
-            while (item := self._reader.gets()) is not False:
+            gets = self._reader.gets
+            while (item := gets()) is not False:
                 match item:
-                    case [b"pmessage", _, bytes(channel), bytes(message)]:
-                        messages.append(Message(channel, message))
+                    case [b"pmessage", _, channel, message] if type(channel) is type(message) is bytes:
+                        messages.append((channel, message))
                     case [b"psubscribe", *_]:
                         self.subscribed = True
                     case hiredis.ReplyError():

@@ -44,9 +44,10 @@ def test_all_copies_end_equal_and_nothing_is_left_over(sites, circumstances):
 
 
 class WithoutConflictRule(Inbound):
-    def changed_at_site(self, key):
-        if key in self._fetching:
-            self._fetching[key] = True
+    def changed_at_site(self, keys):
+        for key in keys:
+            if key in self._fetching:
+                self._fetching[key] = True
 
 
 class WithoutStaleFetchRule(Inbound):
@@ -57,9 +58,10 @@ class WithoutStaleFetchRule(Inbound):
 class WithoutTaint(Inbound):
     """Looks only at what is pending now, not at what passed through while the fetch was out."""
 
-    def changed_at_site(self, key):
-        if self._expected_local.holds(key):
-            self.dirty.setdefault(key, False)
+    def changed_at_site(self, keys):
+        for key in keys:
+            if self._expected_local.holds(key):
+                self.dirty.setdefault(key, False)
 
 
 class WithoutVoiding(Outbound):

@@ -358,7 +358,7 @@ class World:
         if isinstance(happened, Feed):
             site.inbound.told(happened.time, happened.changes(), self.now)
         else:
-            site.inbound.event(*happened)
+            site.inbound.events([happened])
 
     def lose_event(self, site: Site) -> None:
         site.events.pop(self.rng.randrange(len(site.events)))

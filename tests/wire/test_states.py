@@ -55,6 +55,16 @@ def test_keys_of_any_bytes_in_their_order(redis):
     assert read(redis, *reversed(wanted)) == list(reversed(wanted.values()))
 
 
+def test_keys_of_any_type_are_read_without_an_error_at_the_server(redis):
+    """Operators watch `INFO errorstats`; hashes are read all day."""
+    redis.hset("hash", "f", "v")
+    redis.rpush("list", "v")
+    redis.config_resetstat()
+    read(redis, "hash", "list", "none")
+
+    assert redis.info("errorstats") == {}
+
+
 def test_the_time_of_reading_is_that_of_the_server(redis):
     before = redis.time()
     at = read_at(redis.eval(STATES_SCRIPT, 0, UNLIMITED, b"none"))

@@ -24,7 +24,6 @@ from redisrepl.errors import ProtocolError
 from redisrepl.wire.batches import UNCHANGED, batch_body, encode_batch_command, parse_batch_reply
 from redisrepl.wire.webdis import (
     CommandError,
-    Message,
     MessageReader,
     body,
     escape,
@@ -700,7 +699,7 @@ def test_messages_are_read_however_they_are_cut(size):
         messages += reader.feed(piece)
 
     assert reader.subscribed
-    assert messages == [Message(b"__keyspace@0__:site1:" + ALL_BYTES, b"set")] * 2
+    assert messages == [(b"__keyspace@0__:site1:" + ALL_BYTES, b"set")] * 2
 
 
 def test_a_message_may_come_before_the_confirmation():
@@ -746,5 +745,5 @@ def test_any_bytes_give_messages_or_an_error_of_ours(data, size):
     reader = MessageReader()
     with contextlib.suppress(ProtocolError, CommandError):
         for piece in pieces(data, size):
-            for message in reader.feed(piece):
-                assert type(message.channel) is type(message.data) is bytes
+            for channel, message in reader.feed(piece):
+                assert type(channel) is type(message) is bytes
