@@ -298,12 +298,14 @@ async def test_a_request_that_is_done_is_freed_at_once(hub, certificates):
     async with connected(hub.url, certificates) as session:
         gc.collect()
         gc.disable()
+        before = {id(kept) for kept in gc.get_objects() if isinstance(kept, (httpx.Request, httpx.Response))}
         try:
             for _ in range(20):
                 await session.command(b"ECHO", ALL_BYTES)
                 with pytest.raises(CommandRefusedError, match="HTTP 403"):
                     await session.command(b"MULTI")
-            alive = [kept for kept in gc.get_objects() if isinstance(kept, (httpx.Request, httpx.Response))]
+            now = [kept for kept in gc.get_objects() if isinstance(kept, (httpx.Request, httpx.Response))]
+            alive = [kept for kept in now if id(kept) not in before]
         finally:
             gc.enable()
     assert not alive
