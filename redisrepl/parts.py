@@ -51,7 +51,7 @@ __all__ = ["FETCHES", "Parts", "Pull"]
 #: Expectations that fit into each echo map.
 _EXPECTATIONS = 1_000_000
 #: Batches being fetched and applied side by side.
-FETCHES = 4
+FETCHES = 16
 #: A difference found by a sweep is looked at again after this many seconds: it may have been on its way.
 _SECOND_LOOK = 1.0
 

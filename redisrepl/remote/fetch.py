@@ -46,7 +46,7 @@ class HubReader:
     """
 
     def __init__(
-        self, session: HubSession, max_bytes: int = 8 << 20, *, clock: Callable[[], float] = time.monotonic
+        self, session: HubSession, max_bytes: int = 2 << 20, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._session = session
         self._clock = clock

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import aiohttp
 import httpx
@@ -35,6 +36,7 @@ _BAD_REQUEST = 400
 _FORBIDDEN = 403
 _TOO_LARGE = 413
 _LAST_PORT = 65535
+_PIECE = 256 << 10
 #: Bytes per second below which a request is given up.
 _SLOWEST = 50_000
 USER_AGENT = "redisrepl"
@@ -123,7 +125,7 @@ class HubSession:
         """
         with self._translated():
             async with asyncio.timeout(self._timeout + len(content) / _SLOWEST):
-                response = await self._client.post(self._address, content=content)
+                response = await self._client.post(self._address, **_in_pieces(content))
         # It was read to its end, and holds the response: with this the bodies are freed at once, not by a collection.
         del response.stream
         if response.status_code != _OK:
@@ -183,6 +185,18 @@ class HubSession:
             raise OutcomeUnknownError(f"the hub {self.url} broke the connection: {_text(error)}") from error
         except TimeoutError as error:
             raise OutcomeUnknownError(f"the hub {self.url} did not answer in time") from error
+
+
+def _in_pieces(content: bytes) -> dict[str, Any]:
+    """Arguments for httpx; a large body goes in pieces, since asyncio moves all that is unsent with each that is."""
+    if len(content) <= _PIECE:
+        return {"content": content}
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(content), _PIECE):
+            yield content[start : start + _PIECE]
+
+    return {"content": pieces(), "headers": {"Content-Length": str(len(content))}}
 
 
 def _never_sent(error: Exception) -> bool:

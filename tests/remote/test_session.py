@@ -12,6 +12,7 @@ import httpx
 import pytest
 import respx
 
+import redisrepl.remote.session as session_module
 from redisrepl.errors import (
     BodyTooLargeError,
     CertificateError,
@@ -309,6 +310,17 @@ async def test_a_request_that_is_done_is_freed_at_once(hub, certificates):
         finally:
             gc.enable()
     assert not alive
+
+
+async def test_a_body_of_many_pieces_arrives_whole_and_with_its_length(hub, certificates):
+    value = ALL_BYTES * 4096
+    async with connected(hub.url, certificates) as session:
+        assert await session.command(b"SET", b"large", value) == b"OK"
+        assert await session.command(b"GET", b"large") == value
+
+    request = session_module._in_pieces(value)
+    assert request["headers"] == {"Content-Length": str(len(value))}
+    assert b"".join([piece async for piece in request["content"]]) == value
 
 
 async def test_a_large_integer_arrives_whole(hub, certificates):
