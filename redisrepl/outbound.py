@@ -121,7 +121,7 @@ class OutboundOptions:
     """
 
     origin: bytes = b""
-    max_bytes: int = 128 << 20
+    max_bytes: int = 96 << 20
     max_keys: int = 2_000_000
     site_wins: bool = True
     event_patience: float = 60.0
