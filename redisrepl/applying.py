@@ -16,7 +16,7 @@ import stamina
 import structlog
 
 from redisrepl.changes import Change, State
-from redisrepl.errors import RedisreplError
+from redisrepl.errors import LinkLostError, RedisreplError
 from redisrepl.inbound import Inbound, difference
 from redisrepl.local.apply import Applied
 from redisrepl.namespaces import printable
@@ -25,6 +25,8 @@ from redisrepl.remote.fetch import Fetched
 
 __all__ = ["Applying"]
 
+#: Seconds after which the stream is not waited for any longer.
+_LONGEST_WAIT = 5.0
 #: Keys > what is to be applied to each.
 _ChangesOf = Callable[[Iterable[bytes]], Awaitable[Mapping[bytes, Sequence[Change]]]]
 
@@ -254,9 +256,17 @@ class Applying:
     async def _stream_passed(self, offset: int) -> None:
         """Return when everything that the site did before this offset was seen, or its stream is lost.
 
+        After a failover the offset may be that of the old master, which the stream of the new one never reaches.
+
         What was read of a key may hold a client's write that `inbound` has not heard of yet. A computed one (`HINCRBY`)
         has no value in the stream: overwritten here, it would be gone.
         """
-        while self.attached.is_set() and self._read_to() < offset:
-            self._moved.clear()
-            await self._moved.wait()
+        try:
+            async with asyncio.timeout(_LONGEST_WAIT):
+                while self.attached.is_set() and self._read_to() < offset:
+                    self._moved.clear()
+                    await self._moved.wait()
+        except TimeoutError:
+            raise LinkLostError(
+                "the site's stream does not come to where the site says that it is: a replaced master may have answered"
+            ) from None

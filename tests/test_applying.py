@@ -155,6 +155,20 @@ async def test_a_lost_stream_ends_the_wait(server, at_site):
         assert at_site.get(KEY) is None
 
 
+async def test_a_stream_that_never_comes_so_far_does_not_hold_up_for_ever(server, at_site, monkeypatch):
+    """As when the server that answers was replaced by the one that is followed."""
+    monkeypatch.setattr("redisrepl.applying._LONGEST_WAIT", 0.1)
+    async with running(server) as world:
+        world.read_to = -1
+        world.hub[KEY] = StringState(b"of the hub")
+        world.dirty(KEY)
+        await eventually_async(lambda: world.applying.apply_trouble.failures > 1)
+        assert at_site.get(KEY) is None
+
+        world.read_to = float("inf")
+        await eventually_async(lambda: at_site.get(KEY) == b"of the hub")
+
+
 async def test_a_key_that_a_client_writes_meanwhile_is_left_alone_and_looked_at_again(server, at_site):
     at_site.set(KEY, 1)
     async with running(server) as world:
