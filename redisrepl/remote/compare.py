@@ -5,14 +5,15 @@ In: a namespace, keys. Out: pages of keys, digests. Left to others: comparing (`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from redisrepl.errors import CommandRefusedError, HubError
 from redisrepl.namespaces import glob_escape
 from redisrepl.remote.fetch import HubReader
-from redisrepl.remote.refusals import is_passing
+from redisrepl.remote.refusals import ScriptRunner, is_passing
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.digests import digest, digest_body, parse_digest_reply, parse_scan_reply, scan_body
 
@@ -21,25 +22,28 @@ __all__ = ["HubComparer"]
 _log = structlog.get_logger("redisrepl")
 
 
-class HubComparer:
+class HubComparer(ScriptRunner):
     """Reads the hub for a comparison; where scripts are refused, values cross instead of digests.
 
     Args:
         session: HTTPS to the hub.
         reader: reads values.
         expiries: whether the expiry of hashes is compared.
+        clock: seconds that never go backwards.
     """
 
-    def __init__(self, session: HubSession, reader: HubReader, *, expiries: bool) -> None:
+    def __init__(
+        self, session: HubSession, reader: HubReader, *, expiries: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(clock)
         self._session = session
         self._reader = reader
         self._expiries = expiries
         self._keys: list[bytes] = []  # of the namespace that is gone through, where scripts are refused
-        self.scripts = True
 
     async def page(self, prefix: bytes, cursor: bytes, count: int) -> tuple[bytes, list[bytes]]:
         """Keys of a namespace, from cursor `0` on, and the next cursor; `0` is the end. Some may come twice."""
-        if self.scripts:
+        if self.tries_scripts() and not cursor.startswith(_LISTED):
             reply = await self._script(scan_body(cursor, glob_escape(prefix) + b"*", count))
             if reply is not None:
                 return parse_scan_reply(reply)
@@ -56,7 +60,7 @@ class HubComparer:
     async def digests(self, keys: Sequence[bytes]) -> list[bytes]:
         """The digests of what these keys hold."""
         digests: list[bytes] = []
-        while self.scripts and len(digests) < len(keys):
+        while self.tries_scripts() and len(digests) < len(keys):
             rest = keys[len(digests) :]
             reply = await self._script(digest_body(rest, expiries=self._expiries))
             if reply is not None:
@@ -78,15 +82,17 @@ class HubComparer:
                 raise
         else:
             if not reply.startswith(b"-"):
+                self.scripts = True
                 return reply
             text = reply[1:].decode("utf-8", "backslashreplace").strip()
             if is_passing(text):
                 raise HubError(f"the hub is not ready for a comparison: {text}", status=_OK)
             # EVAL itself, or a command in it (SCAN, TYPE, HGETALL): either way there is another way.
-            _log.warning(
-                "sweep.scripts_refused", error=text, hint="values cross instead of digests: allow EVAL and SCAN"
-            )
-        self.scripts = False
+            if self.scripts:
+                _log.warning(
+                    "sweep.scripts_refused", error=text, hint="values cross instead of digests: allow EVAL and SCAN"
+                )
+        self.no_scripts()
         return None
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from redisrepl.changes import HashState, State, StringState
 from redisrepl.errors import CommandRefusedError, HubError
 from redisrepl.namespaces import glob_escape
-from redisrepl.remote.refusals import PROBE_EVERY, scripts_refused
+from redisrepl.remote.refusals import ScriptRunner, scripts_refused
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.webdis import CommandError, fetch_body, parse_fetch_reply
 
@@ -33,7 +33,7 @@ class Fetched(NamedTuple):
     time: float
 
 
-class HubReader:
+class HubReader(ScriptRunner):
     """Reads the hub.
 
     Args:
@@ -48,15 +48,13 @@ class HubReader:
     def __init__(
         self, session: HubSession, max_bytes: int = 2 << 20, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        super().__init__(clock)
         self._session = session
-        self._clock = clock
-        self._probe_at = math.inf
         self._max_bytes = max_bytes
-        self.scripts = True
 
     async def states(self, keys: Sequence[bytes]) -> Fetched:
         """What these keys hold; keys that did not fit into one reply, but never the first, are left out."""
-        if self.scripts or self._clock() >= self._probe_at:
+        if self.tries_scripts():
             try:
                 at, states = parse_fetch_reply(await self._session.post(fetch_body(keys, self._max_bytes)))
             except CommandRefusedError as error:
@@ -68,8 +66,7 @@ class HubReader:
             else:
                 self.scripts = True
                 return Fetched(dict(zip(keys, states, strict=False)), at)
-            self.scripts = False
-            self._probe_at = self._clock() + PROBE_EVERY
+            self.no_scripts()
         return Fetched(dict(zip(keys, await asyncio.gather(*map(self._state, keys)), strict=True)), math.inf)
 
     async def keys(self, prefix: bytes) -> list[bytes]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import structlog
 
 from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError, OutcomeUnknownError
-from redisrepl.remote.refusals import PROBE_EVERY, is_passing, scripts_refused
+from redisrepl.remote.refusals import ScriptRunner, is_passing, scripts_refused
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.batches import UNCHANGED, batch_body, changed_nothing, encode_batch_command, parse_batch_reply
 from redisrepl.wire.webdis import CommandError, body, parse_reply
@@ -55,7 +55,7 @@ class Pushed(NamedTuple):
 Teller = Callable[[Sequence[Sequence[bytes]]], tuple[bytes, bytes]]
 
 
-class HubPusher:
+class HubPusher(ScriptRunner):
     """Pushes commands.
 
     Args:
@@ -79,15 +79,13 @@ class HubPusher:
         teller: Teller | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(clock)
         self._session = session
         self._teller = teller
         self._single = asyncio.Semaphore(side_by_side)
-        self._clock = clock
-        self._probe_at = math.inf
         self._by_hash = False  # the hub has run the script before, and knows it by its hash
         self._hash_refused = False
         self.max_body = max_body
-        self.scripts = True
 
     async def push(self, commands: Iterable[Sequence[bytes]]) -> Pushed:
         """Run commands in order.
@@ -130,7 +128,7 @@ class HubPusher:
     async def _push_parts(self, parts: Sequence[_Part], times: list[float]) -> list[tuple[bytes, str]]:
         """Run what fits into one body; what was refused, and (in `times`) when it ran."""
         try:
-            if self.scripts or self._clock() >= self._probe_at:
+            if self.tries_scripts():
                 return await self._push_script(parts, times)
             times.append(math.inf)
             return await self._push_singly([part.command for part in parts])
@@ -166,8 +164,7 @@ class HubPusher:
             return [(keys[index], error) for index, error in errors.items()]
         if self.scripts:
             _log.warning("push.scripts_refused", hint="each write is a request of its own now: allow EVAL at the hub")
-        self.scripts = False
-        self._probe_at = self._clock() + PROBE_EVERY
+        self.no_scripts()
         times.append(math.inf)
         return await self._push_singly([part.command for part in parts])
 

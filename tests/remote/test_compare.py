@@ -1,6 +1,7 @@
 """What a comparison asks of a real hub, with scripts and without."""
 
 import contextlib
+import time
 
 import pytest
 from structlog.testing import capture_logs
@@ -25,10 +26,10 @@ def hub(request, certificates):
 
 
 @contextlib.asynccontextmanager
-async def comparing(hub):
+async def comparing(hub, clock=time.monotonic):
     session = HubSession(check_url(hub.url), hub.certificates.ssl_context())
     try:
-        yield HubComparer(session, HubReader(session), expiries=True)
+        yield HubComparer(session, HubReader(session), expiries=True, clock=clock)
     finally:
         await session.close()
 
@@ -96,3 +97,27 @@ async def test_scripts_that_are_refused_midway_leave_no_key_out(certificates):
                 pages += 1
     assert set(found) == names
     assert pages == 6
+
+
+async def test_scripts_are_tried_again_after_minutes(certificates):
+    now = 1000.0
+    with Hub(certificates, redis={"users": ["user default on nopass ~* &* +@all -eval"]}) as hub:
+        names = {PREFIX + b"%d" % number for number in range(300)}
+        hub.redis.mset(dict.fromkeys(names, b"v"))
+        with capture_logs() as logs:
+            async with comparing(hub, clock=lambda: now) as comparer:
+                cursor, found = await comparer.page(PREFIX, b"0", 150)
+                assert not comparer.scripts
+                now += 301
+                assert await comparer.digests([b"none"]) == [NO_KEY]
+                assert not comparer.scripts
+                hub.redis.execute_command("ACL", "SETUSER", "default", "+@all")
+                now += 299
+                await comparer.digests([b"none"])
+                assert not comparer.scripts
+                now += 2
+                cursor, keys = await comparer.page(PREFIX, cursor, 150)
+                assert (cursor, {*found, *keys}) == (b"0", names)  # what was begun one way ends that way
+                await comparer.digests([b"none"])
+                assert comparer.scripts
+    assert [record["event"] for record in logs] == ["sweep.scripts_refused"]
