@@ -120,13 +120,6 @@ class EveryWrite(Pending):
                 self._let_go(waiting)
             super().put_back([key], unknown=True)
 
-    def _overflow(self) -> None:
-        for queue in self._behind.values():
-            for waiting in queue:
-                self._let_go(waiting)
-        self._behind.clear()
-        super()._overflow()
-
     def _last(self, key: bytes) -> Change | None:
         """The last change of a key that is not on its way."""
         if queue := self._behind.get(key):

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import stamina
 import structlog
 
+from redisrepl.backpressure import Backpressure
 from redisrepl.changes import Position
 from redisrepl.checkpoint import Checkpoint, SavedPosition
 from redisrepl.errors import PsyncRefusedError, RedisreplError, RefusedError, SilentError
@@ -72,6 +73,7 @@ class Following:
         prefixes: namespaces; other keys of a snapshot are passed over.
         checkpoint: where the acknowledged position is kept; None: nowhere.
         saved: where to go on; None to begin with a snapshot.
+        backpressure: lets a snapshot wait for the hub.
         options: silence after which a link counts as dead and time for connecting, in seconds; how to wait between
             tries, as arguments of `stamina.retry_context`; whether the snapshot of the first contact crosses. Later
             ones do: they are what heals a gap.
@@ -92,6 +94,7 @@ class Following:
         prefixes: tuple[bytes, ...],
         checkpoint: Checkpoint | None,
         saved: SavedPosition | None,
+        backpressure: Backpressure,
         *,
         options: LinkOptions,
         listener: Listener,
@@ -100,6 +103,7 @@ class Following:
         self._outbound = outbound
         self._prefixes = prefixes
         self._checkpoint = checkpoint
+        self._backpressure = backpressure
         self._options = options
         self._listener = listener
         self._attached_at: float | None = None
@@ -149,6 +153,8 @@ class Following:
             async for event in link.events():
                 self._take(event, link)
                 self._listener.wake()
+                if isinstance(event, SnapshotData):
+                    await self._backpressure.room()
         except PsyncRefusedError as error:
             if self._attached_once:
                 self.trouble.failed(error)
@@ -203,6 +209,7 @@ class Following:
                 self.position = None  # until the snapshot is complete there is no place to go on from
                 self._outbound.start_over()
                 self._progress.begin()
+                self._backpressure.begin(position.offset)
             case SnapshotEnd(position):
                 self._outbound.snapshot_complete(position.offset)
                 self._progress.end()

@@ -297,6 +297,16 @@ class Outbound:
         """Keys that could be sent now."""
         return self.pending.ready or self.seeds.ready
 
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits that what can be had later had better come later."""
+        return self.pending.crowded or self.seeds.crowded
+
+    @property
+    def unheard(self) -> int:
+        """Events of our own pushes that the hub has yet to send; 0 without `-rc`."""
+        return 0 if self._expected_remote is None else len(self._expected_remote)
+
     def busy(self, key: bytes) -> bool:
         """Whether a change of this key waits for the hub or is on its way."""
         return self.pending.busy(key) or self.seeds.busy(key)

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from redisrepl.applying import Applying
+from redisrepl.backpressure import Backpressure
 from redisrepl.changes import Change
 from redisrepl.checkpoint import Checkpoint, Pair, open_checkpoint
 from redisrepl.echo import ExpectedEvents
@@ -24,6 +25,7 @@ from redisrepl.inbound import Inbound
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.apply import SiteWriter
 from redisrepl.local.connection import open_client
+from redisrepl.local.facts import ask_facts
 from redisrepl.local.notify import SiteEvents
 from redisrepl.local.read import SiteReader
 from redisrepl.local.sentinel import Epoch
@@ -48,8 +50,8 @@ from redisrepl.wire.feed import FeedWriter
 
 __all__ = ["FETCHES", "Parts", "Pull"]
 
-#: Expectations that fit into each echo map.
-_EXPECTATIONS = 1_000_000
+#: Expectations that fit into each echo map. Pushes wait before there are so many (`pacing`), unless the hub is silent.
+_EXPECTATIONS = 300_000
 #: Batches being fetched and applied side by side.
 FETCHES = 16
 #: A difference found by a sweep is looked at again after this many seconds: it may have been on its way.
@@ -159,6 +161,7 @@ class Parts:
             self.namespaces.prefixes,
             self.checkpoint,
             saved,
+            Backpressure(self.outbound, self.pushing.returned, partial(ask_facts, address, settings.connect_timeout)),
             options=LinkOptions(
                 settings.site_silence,
                 settings.connect_timeout,
@@ -233,7 +236,10 @@ class Parts:
         )
 
         def on_events(events: list[tuple[bytes, bytes]]) -> None:
+            echoes = inbound.counters.echoes
             inbound.events(events)
+            if inbound.counters.echoes != echoes:
+                self.pushing.heard()
             applying.wake()
 
         def on_feed(time_us: int, changes: list[Change]) -> None:

@@ -4,8 +4,8 @@ In: changes in the order of the stream. Out: batches of changes with disjoint ke
 everything has arrived at the hub. Left to others: sending (`outbound`), reading what a touch only names (`local.read`).
 
 Changes of one key are merged, so a key that changes a thousand times while a batch is out is sent once more. Above
-`max_bytes` values give way to touches: the site's Redis is the spool. Above `max_keys` the map is dropped and a sweep
-is owed (`overflowed`).
+`max_bytes` values give way to touches: the site's Redis is the spool. Keys above `max_keys` are left to a sweep, which
+is then owed (`overflowed`).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Pending:
     Attributes:
         acknowledged: offset below which every change is at the hub; 0 while a first snapshot is not there yet.
         database: the one that the stream had selected at `acknowledged`.
-        overflowed: keys were dropped; all of the namespace must be compared (sweep).
+        overflowed: keys were left out; all of the namespace must be compared (sweep).
         bytes: memory that values take now.
     """
 
@@ -104,6 +104,11 @@ class Pending:
     def ready(self) -> int:
         """Keys that could be sent now."""
         return len(self._ready)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether half of what may wait does."""
+        return self.bytes + OVERHEAD * len(self) > self._max_bytes // 2 or len(self) > self._max_keys // 2
 
     def busy(self, key: bytes) -> bool:
         """Whether a change of this key waits or is on its way."""
@@ -140,7 +145,8 @@ class Pending:
         older = entries.get(key)
         if older is None:
             if len(entries) >= self._max_keys:
-                self._overflow()
+                self.overflowed = True
+                return
             opened.outstanding += 1
             entries[key] = self._entry(change, opened.number, size_of(change))
         elif isinstance(older, int):
@@ -205,14 +211,6 @@ class Pending:
         if type(change) is StringSet and change.expires_at_ms is None:
             return change.value, mark
         return Waiting(change, mark, size)
-
-    def _overflow(self) -> None:
-        """Too many keys: forget all that wait, and owe a sweep. What is in flight stays."""
-        for entries in (self._ready, self._held):
-            for key, entry in entries.items():
-                self._release(key, entry)
-            entries.clear()
-        self.overflowed = True
 
     def _release(self, key: bytes, entry: Entry) -> Change:
         """Account for an entry that is not kept any more; return its change."""

@@ -89,11 +89,20 @@ class Pushing:
         """There may be something to push."""
         self._work.set()
 
+    def heard(self) -> None:
+        """The hub said that something of what was pushed happened."""
+        self._pacer.heard(time.monotonic())
+        self._work.set()
+
     async def drained(self) -> None:
         """Return when everything that was read is at the hub."""
         while self.outbound.waiting:
-            self._returned.clear()
-            await self._returned.wait()
+            await self.returned()
+
+    async def returned(self) -> None:
+        """Return when the next batch came back, arrived or not."""
+        self._returned.clear()
+        await self._returned.wait()
 
     async def run(self) -> None:
         """Push for ever; any number of these may run side by side."""
@@ -108,7 +117,8 @@ class Pushing:
         """Return when a batch may leave."""
         outbound = self.outbound
         while True:
-            delay = self._pacer.delay(outbound.ready, time.monotonic()) if outbound.ready else math.inf
+            now, ready = time.monotonic(), outbound.ready
+            delay = self._pacer.delay(ready, now, outbound.unheard) if ready else math.inf
             if not delay:
                 return
             self._work.clear()

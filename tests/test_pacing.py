@@ -27,6 +27,24 @@ def test_while_another_is_on_its_way_a_small_batch_waits_for_the_interval():
     assert pace.delay(1, now=99.0) == 0
 
 
+def test_pushes_wait_for_the_events_of_those_before():
+    pace = pacer()
+    assert pace.delay(100, now=50.0, unheard=100_001) == 0  # none ever came: nobody listens
+    pace.heard(now=50.0)
+
+    assert pace.delay(100, now=50.25, unheard=100_001) == 0.75
+    pace.heard(now=50.5)
+    assert pace.delay(100, now=50.5, unheard=100_001) == 1.0
+    assert pace.delay(100, now=50.5, unheard=100_000) == 0
+
+
+def test_a_dead_subscription_does_not_hold_pushes_up():
+    pace = pacer()
+    pace.heard(now=50.0)
+
+    assert pace.delay(100, now=51.0, unheard=200_000) == 0
+
+
 def test_a_batch_worth_a_request_leaves_at_once():
     pace = pacer()
     pace.left(1, now=50.0)
