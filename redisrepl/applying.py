@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import stamina
 import structlog
 
-from redisrepl.changes import Change, State
-from redisrepl.errors import LinkLostError, RedisreplError
+from redisrepl.changes import DENIED, Change, State
+from redisrepl.errors import KeyDeniedError, LinkLostError, RedisreplError
 from redisrepl.inbound import Inbound, difference
 from redisrepl.local.apply import Applied
 from redisrepl.namespaces import printable
@@ -162,6 +162,9 @@ class Applying:
         self.fetch_trouble.succeeded()
         inbound.untaken({key: removal for key, removal in taken.items() if key not in fetched.states})
         states = inbound.fetched(fetched.states, taken, fetched.time)
+        for key in [key for key, state in states.items() if state is DENIED]:
+            del states[key]
+            self._give_up(key, "the hub does not let us read it")
         held: dict[bytes, State] = {}
 
         async def differences(keys: Iterable[bytes]) -> dict[bytes, list[Change]]:
@@ -198,6 +201,10 @@ class Applying:
             piece, keys = keys[: self._together], keys[self._together :]
             try:
                 applied = await self._apply_together({key: removals[key] for key in piece}, changes_of, replaced)
+            except KeyDeniedError as error:
+                applied = len(piece) == 1  # by halves, until those are alone that must be given up
+                if applied:
+                    self._give_up(piece[0], str(error))
             except BaseException:
                 self.inbound.untaken({key: removals[key] for key in keys})
                 raise
@@ -236,14 +243,13 @@ class Applying:
         if applied is None:
             inbound.not_applied(unsettled)
             return False
-        for index, error in applied.errors.items():
+        for index, reason in applied.errors.items():
             key = changes[index].key
             if key not in unsettled:
                 continue
             removal = unsettled.pop(key)
             if replaced is not None:
-                inbound.refused(key)
-                _log.error("apply.refused", key=printable(key), error=error)
+                self._give_up(key, reason)
             else:
                 inbound.not_applied({key: removal})
         if replaced is not None:
@@ -252,6 +258,10 @@ class Applying:
         patience = inbound.echo_patience
         inbound.applied(unsettled, applied.offset if patience is None else time.monotonic() + patience)
         return True
+
+    def _give_up(self, key: bytes, reason: str) -> None:
+        self.inbound.refused(key)
+        _log.error("apply.refused", key=printable(key), error=reason)
 
     async def _stream_passed(self, offset: int) -> None:
         """Return when everything that the site did before this offset was seen, or its stream is lost.

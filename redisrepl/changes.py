@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar, dataclass_transform
 
 __all__ = [
+    "DENIED",
     "KINDS",
     "Change",
     "Deleted",
@@ -136,6 +137,9 @@ class HashState:
 
 #: What a key holds; None: there is no such key. Other types are named by Redis' own word for them (`list`, ...).
 State = StringState | HashState | str | None
+
+#: Stands for a type where the server does not let us read the key.
+DENIED = "denied"
 
 
 def kinds_of(change: Change) -> frozenset[str]:

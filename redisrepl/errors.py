@@ -4,6 +4,7 @@ RedisreplError
  ├── ConfigError            a file, flag or value is unusable                       exit 78
  ├── RefusedError           auth, ACL or TLS said no: waiting alone will not help     exit 77
  │    ├── CertificateError  a certificate or key was refused or cannot be used
+ │    ├── KeyDeniedError    an ACL denies a key, not a command
  │    └── PsyncRefusedError the server does not let us attach as a replica
  ├── PeerUnavailableError   a server cannot be reached or is not ready: transient     exit 69
  ├── LinkLostError          an established link ended: transient
@@ -19,6 +20,7 @@ RedisreplError
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "ConfigError",
     "ExitCode",
     "HubError",
+    "KeyDeniedError",
     "LimitExceededError",
     "LinkLostError",
     "OutcomeUnknownError",
@@ -38,6 +41,7 @@ __all__ = [
     "RedisreplError",
     "RefusedError",
     "SilentError",
+    "denies_key",
     "exit_code",
     "is_transient",
 ]
@@ -82,6 +86,10 @@ class RefusedError(RedisreplError):
 
 class CertificateError(RefusedError):
     """A certificate or key cannot be used, or the other side does not accept it."""
+
+
+class KeyDeniedError(RefusedError):
+    """An ACL does not let us have one of the keys that were named together."""
 
 
 class PsyncRefusedError(RefusedError):
@@ -160,6 +168,15 @@ class RdbError(ProtocolError):
         self.offset = offset
         self.rdb_type = rdb_type
         self.version = version
+
+
+#: `access one of the keys used as arguments`; in later versions `access a key`, `access the 'name' key`.
+_KEY_DENIED = re.compile(r"\baccess\b.*\bkeys?\b", re.DOTALL)
+
+
+def denies_key(error: str) -> bool:
+    """Whether an ACL's refusal is about a key, not about the command."""
+    return _KEY_DENIED.search(error) is not None
 
 
 def is_transient(error: BaseException) -> bool:

@@ -360,9 +360,10 @@ class Inbound:
         self.untaken(keys)
 
     def refused(self, key: bytes) -> None:
-        """The site refused this for good; it is given up, by name."""
+        """It was refused for good, and is given up, by name."""
         self._expected_local.void([key])
         self._settle(key)
+        self.dirty.pop(key, None)
         self.counters.failed += 1
 
     @property

@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import stamina
+import structlog
 
-from redisrepl.changes import Change, FieldsDeleted, HashSet, State, Touch
-from redisrepl.errors import HubError, OutcomeUnknownError, RedisreplError
+from redisrepl.changes import DENIED, Change, FieldsDeleted, HashSet, State, Touch
+from redisrepl.errors import HubError, KeyDeniedError, OutcomeUnknownError, RedisreplError
+from redisrepl.namespaces import printable
 from redisrepl.observe.troubles import Trouble
 from redisrepl.outbound import Outbound, settle
 from redisrepl.pacing import Pacer
@@ -26,6 +28,8 @@ __all__ = ["Pushing"]
 
 #: Seconds for which a hub may ask us to stay away at most; after that it is asked again whatever it said.
 _LONGEST_HOLD = 300.0
+_log = structlog.get_logger("redisrepl")
+
 _NOTHING = Pushed({}, 0)  # nothing was sent, so nothing is known of these keys that was not known before
 
 
@@ -166,11 +170,17 @@ class Pushing:
         resolved: list[Change] = []
         for change in batch:
             match change:
-                case Touch():
-                    resolved.extend(settle(change, next(states), kinds))
+                case Touch(key):
+                    if (state := next(states)) is DENIED:
+                        self._unreadable(key)
+                    resolved.extend(settle(change, state, kinds))
                 case HashSet(key, fields) if None in fields.values():
                     names = [field for field, value in fields.items() if value is None]
-                    values = await self._site.fields(key, names)
+                    try:
+                        values = await self._site.fields(key, names)
+                    except KeyDeniedError:
+                        self._unreadable(key)
+                        continue
                     read = dict(zip(names, values, strict=True))
                     resolved.append(HashSet(key, {**fields, **read}))
                     gone = tuple(field for field, value in read.items() if value is None)
@@ -179,3 +189,7 @@ class Pushing:
                 case _:
                     resolved.append(change)
         return resolved
+
+    def _unreadable(self, key: bytes) -> None:
+        self.outbound.counters.failed += 1
+        _log.error("push.refused", key=printable(key), error="the site does not let us read it")

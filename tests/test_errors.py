@@ -14,6 +14,7 @@ from redisrepl.errors import (
     ConfigError,
     ExitCode,
     HubError,
+    KeyDeniedError,
     LimitExceededError,
     LinkLostError,
     OutcomeUnknownError,
@@ -24,6 +25,7 @@ from redisrepl.errors import (
     RedisreplError,
     RefusedError,
     SilentError,
+    denies_key,
     exit_code,
     is_transient,
 )
@@ -33,6 +35,7 @@ TABLE = [
     (ConfigError("x"), ExitCode.CONFIG, False),
     (RefusedError("x"), ExitCode.REFUSED, False),
     (CertificateError("x"), ExitCode.REFUSED, False),
+    (KeyDeniedError("x"), ExitCode.REFUSED, False),
     (PsyncRefusedError("x"), ExitCode.REFUSED, False),
     (PeerUnavailableError("x"), ExitCode.UNAVAILABLE, True),
     (LinkLostError("x"), ExitCode.UNAVAILABLE, True),
@@ -115,3 +118,22 @@ def test_a_damaged_snapshot_is_placed(place, text):
 
     assert str(error) == text
     assert (error.reason, error.offset) == ("bad", 9)
+
+
+@pytest.mark.parametrize(
+    ("text", "denies"),
+    [
+        ("NOPERM this user has no permissions to access one of the keys used as arguments", True),
+        ("NOPERM No permissions to access a key", True),
+        (
+            "The user executing the script can't access at least one of the keys mentioned in the command arguments",
+            True,
+        ),
+        ("ACL failure in script: User x has no permissions to access the 'k' key", True),
+        ("NOPERM this user has no permissions to run the 'keys' command", False),
+        ("NOPERM this user has no permissions to access one of the channels used as arguments", False),
+        ("The user executing the script can't run this command or subcommand", False),
+    ],
+)
+def test_which_refusals_are_about_a_key(text, denies):
+    assert denies_key(text) is denies

@@ -18,7 +18,7 @@ import redis.exceptions
 import structlog
 
 from redisrepl.changes import Change, HashSet, StringSet
-from redisrepl.errors import PeerUnavailableError
+from redisrepl.errors import PeerUnavailableError, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import translated
 from redisrepl.wire.commands import ORIGIN_CHANNEL
@@ -65,6 +65,7 @@ class SiteWriter:
         """Watch keys: what is read of them from here on still holds when it is written, or nothing is written.
 
         Raises:
+            KeyDeniedError: the server does not let us have one of the keys.
             LinkLostError, PeerUnavailableError, RefusedError: the server cannot be used.
         """
         pool = self._client.connection_pool
@@ -72,6 +73,9 @@ class SiteWriter:
             connection = await pool.get_connection()  # type: ignore[no-untyped-call]
         try:
             _, watched, info = await self._replies(connection, [[b"UNWATCH"], [b"WATCH", *keys], _INFO])
+            if isinstance(watched, Exception) and denies_key(str(watched)):
+                with translated(self._address):
+                    raise watched
             if isinstance(watched, Exception) and not self._told_blind:
                 self._told_blind = True
                 _log.warning(
@@ -155,6 +159,7 @@ class Turn:
 
         Raises:
             LinkLostError: the connection failed; whether they happened is not known.
+            KeyDeniedError: the server does not let us write one of the keys; nothing happened.
             PeerUnavailableError, RefusedError: the server does not take writes.
         """
         commands, owners = _commands(changes)

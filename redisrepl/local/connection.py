@@ -19,7 +19,14 @@ import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from redisrepl.errors import CertificateError, LinkLostError, PeerUnavailableError, RefusedError
+from redisrepl.errors import (
+    CertificateError,
+    KeyDeniedError,
+    LinkLostError,
+    PeerUnavailableError,
+    RefusedError,
+    denies_key,
+)
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.sentinel import Epoch, MasterWatch, ask_sentinels
 from redisrepl.tls import tls_reason
@@ -194,7 +201,8 @@ def translated(address: SiteAddress) -> Iterator[None]:
     except redis.exceptions.AuthenticationError as error:
         raise RefusedError(f"the site's Redis {address} refuses us: {str(error).rstrip('.')}: {LOGIN_HINT}") from error
     except redis.exceptions.NoPermissionError as error:
-        raise RefusedError(f"the site's Redis {address} refuses us: {error}") from error
+        refusal = KeyDeniedError if denies_key(str(error)) else RefusedError
+        raise refusal(f"the site's Redis {address} refuses us: {error}") from error
     except (redis.exceptions.BusyLoadingError, redis.exceptions.ReadOnlyError) as error:
         raise PeerUnavailableError(f"the site's Redis {address} is not ready: {error}") from error
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as error:

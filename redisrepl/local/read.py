@@ -11,8 +11,8 @@ from typing import Any, cast
 import redis.asyncio
 import redis.exceptions
 
-from redisrepl.changes import HashState, State, StringState
-from redisrepl.errors import PeerUnavailableError
+from redisrepl.changes import DENIED, HashState, State, StringState
+from redisrepl.errors import PeerUnavailableError, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import translated
 from redisrepl.namespaces import glob_escape
@@ -51,7 +51,8 @@ class SiteReader:
             try:
                 reply = await self._client.execute_command("EVAL", STATES_SCRIPT, 0, _MAX_REPLY, *keys)  # type: ignore[no-untyped-call]
             except redis.exceptions.ResponseError as error:
-                if not str(error).startswith(("NOPERM", "unknown command", "This Redis command is not allowed")):
+                denied = isinstance(error, redis.exceptions.NoPermissionError)  # whose text redis-py cuts short
+                if not denied and not str(error).startswith(("unknown command", "This Redis command is not allowed")):
                     raise
                 self._scripts = False
                 return await self._one_by_one(keys)
@@ -72,6 +73,8 @@ class SiteReader:
         return [self._state(now, *replies[start : start + 4]) for start in range(0, len(replies), 4)]
 
     def _state(self, now: int, kind: Any, left: Any, string: Any, fields: Any) -> State:
+        if isinstance(kind, Exception) and denies_key(str(kind)):
+            return DENIED
         if isinstance(kind, Exception) or isinstance(left, Exception):
             raise PeerUnavailableError(f"the site's Redis {self._address} answered: {kind} {left}")
         expires_at_ms = now + left if left >= 0 else None
@@ -92,7 +95,11 @@ class SiteReader:
         return b"%d" % int(reply[0]), cast("list[bytes]", reply[1])
 
     async def fields(self, key: bytes, fields: Sequence[bytes]) -> list[bytes | None]:
-        """What these fields of a hash hold; None for one that is not there, and for all if the key is no hash."""
+        """What these fields of a hash hold; None for one that is not there, and for all if the key is no hash.
+
+        Raises:
+            KeyDeniedError: the server does not let us read the key.
+        """
         with translated(self._address):
             try:
                 return list(await self._client.hmget(key, list(fields)))  # type: ignore[arg-type]

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from redisrepl.changes import HashState, State, StringState
-from redisrepl.errors import CommandRefusedError, HubError
+from redisrepl.changes import DENIED, HashState, State, StringState
+from redisrepl.errors import CommandRefusedError, HubError, denies_key
 from redisrepl.namespaces import glob_escape
 from redisrepl.remote.refusals import ScriptRunner, scripts_refused
 from redisrepl.remote.session import HubSession
@@ -83,6 +83,8 @@ class HubReader(ScriptRunner):
                 return None
             state: State = StringState(value) if isinstance(value, bytes) else None
         except CommandRefusedError as error:
+            if denies_key(str(error)):
+                return DENIED
             if not str(error).startswith("WRONGTYPE"):
                 raise
             try:

@@ -41,7 +41,9 @@ local out, left = {}, tonumber(ARGV[2])
 for i = 3, #ARGV do
   if left <= 0 then break end
   local key = ARGV[i]
-  local kind = redis.call('TYPE', key).ok
+  local kind = redis.pcall('TYPE', key)
+  if kind.err and not string.find(kind.err, 'access') then return kind end
+  kind = kind.ok or 'denied'
   local sum = ''
   if kind == 'string' then
     local value = redis.call('GET', key)

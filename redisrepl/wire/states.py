@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from redisrepl.changes import HashState, State, StringState
+from redisrepl.changes import DENIED, HashState, State, StringState
 from redisrepl.errors import ProtocolError
 
 __all__ = ["STATES_SCRIPT", "parse_states", "read_at"]
 
 #: Reads keys until `ARGV[1]` bytes are full, at least one. Returns the server's time in microseconds, and for each key:
 #: type, expiry (absolute milliseconds or empty), number of strings that follow, and those: the value, or fields and
-#: values.
+#: values. A key that an ACL denies has the type `denied`: what is asked beside it must not wait for that.
 #: `GET` without `TYPE` would be cheaper for strings, but each hash would count in the server's statistics of errors.
 STATES_SCRIPT = b"""\
 local call, try, format = redis.call, redis.pcall, string.format
@@ -34,10 +34,12 @@ end
 for i = 2, #ARGV do
   if left <= 0 then break end
   local key = ARGV[i]
-  local kind = call('TYPE', key).ok
+  local kind = try('TYPE', key)
+  if kind.err and not string.find(kind.err, 'access') then return kind end
+  kind = kind.ok or 'denied'
   local value = kind == 'string' and call('GET', key)
   out[n + 1] = kind
-  out[n + 2] = kind == 'none' and '' or expires(key)
+  out[n + 2] = (kind == 'none' or kind == 'denied') and '' or expires(key)
   if value then
     out[n + 3] = '1'
     out[n + 4] = value
@@ -79,7 +81,8 @@ def parse_states(items: Sequence[bytes]) -> list[State]:
                 fields = dict(zip(items[index : index + count : 2], items[index + 1 : index + count : 2], strict=True))
                 states.append(HashState(fields, expires_at_ms))
             else:
-                states.append(None if kind == b"none" else kind.decode("ascii", "backslashreplace"))
+                other = DENIED if kind == b"denied" else kind.decode("ascii", "backslashreplace")
+                states.append(None if kind == b"none" else other)
             index += count
     except (IndexError, ValueError):
         raise ProtocolError("the reply to a reading script is not what the script returns") from None

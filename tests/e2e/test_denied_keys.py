@@ -1,0 +1,78 @@
+"""Keys that an ACL keeps from us: they are named, and hold nobody else up."""
+
+import pytest
+
+from testbed import Hub, RedisServer, eventually
+from tests.e2e.support import SWIFT, crossed
+
+SECRET = "s3cret"
+DENIED = [b"site1:x%d" % number for number in range(3)]
+ALLOWED = [b"site1:a%d" % number for number in range(400)]
+
+
+def named(daemon, event):
+    return {line["key"].encode() for line in daemon.logged(event)}
+
+
+@pytest.mark.parametrize("rights", ["", "%R~site1:x*", "-eval", "-watch"])
+def test_the_hubs_writes_where_the_site_denies_a_key(daemons, hub, at_hub, rights):
+    with RedisServer(users=[f"repl on >{SECRET} ~site1:a* ~site1:~* &* +@all {rights}"]) as site:
+        at_site = site.client()
+        daemon = daemons.live(f"redis://repl:{SECRET}@localhost:{site.port}", hub, *SWIFT)
+        daemon.wait_for_log("sweep.finished")
+        with at_hub.pipeline(transaction=False) as pipeline:
+            for number, key in enumerate(ALLOWED):
+                pipeline.set(key, "v")
+                if number == 100:
+                    pipeline.mset(dict.fromkeys(DENIED, "v"))
+            pipeline.execute()
+        eventually(lambda: at_site.exists(*ALLOWED) == len(ALLOWED))
+        eventually(lambda: named(daemon, "apply.refused") == set(DENIED))
+        assert at_site.exists(*DENIED) == 0
+        crossed(at_site, at_hub)
+
+
+def test_the_hubs_writes_where_the_hub_denies_a_key(certificates, daemons, site, at_site):
+    users = ["user default on nopass ~site1:a* ~site1:~* &* +@all", f"user other on >{SECRET} ~* &* +@all"]
+    with Hub(certificates, redis={"users": users}) as hub:
+        at_hub = hub.server.client(username="other", password=SECRET)
+        daemon = daemons.live(site, hub, *SWIFT)
+        daemon.wait_for_log("sweep.finished")
+        at_hub.mset(dict.fromkeys((*ALLOWED, *DENIED), "v"))
+        eventually(lambda: at_site.exists(*ALLOWED) == len(ALLOWED))
+        eventually(lambda: named(daemon, "apply.refused") == set(DENIED))
+        at_site.mset(dict.fromkeys((*ALLOWED, *DENIED), "w"))
+        eventually(lambda: at_hub.mget(ALLOWED) == [b"w"] * len(ALLOWED))
+        eventually(lambda: named(daemon, "push.refused") == set(DENIED))
+        crossed(at_site, at_hub)
+
+
+def test_the_sites_computed_writes_where_it_denies_reading_them(daemons, hub, at_hub):
+    with RedisServer(users=[f"repl on >{SECRET} ~site1:a* ~site1:~* &* +@all"]) as site:
+        at_site = site.client()
+        daemon = daemons.live(f"redis://repl:{SECRET}@localhost:{site.port}", hub, *SWIFT)
+        daemon.wait_for_log("sweep.finished")
+        for key in (*ALLOWED[:10], DENIED[0]):
+            at_site.incr(key)
+        for key in (*ALLOWED[10:20], DENIED[1]):
+            at_site.hincrby(key, "field", 5)
+        at_site.set(DENIED[2], "the stream tells this value")
+        eventually(lambda: named(daemon, "push.refused") == set(DENIED[:2]))
+        crossed(at_site, at_hub)
+        assert at_hub.exists(*ALLOWED[:20], *DENIED) == 21
+
+
+def test_a_comparison_where_each_side_denies_a_key(certificates, daemons):
+    users = ["user default on nopass ~site1:a* ~site1:x* ~site1:~* &* +@all", f"user other on >{SECRET} ~* &* +@all"]
+    with (
+        Hub(certificates, redis={"users": users}) as hub,
+        RedisServer(users=[f"repl on >{SECRET} ~site1:a* ~site1:y* ~site1:~* &* +@all"]) as site,
+    ):
+        at_site, at_hub = site.client(), hub.server.client(username="other", password=SECRET)
+        at_site.mset(dict.fromkeys((*ALLOWED[:200], b"site1:x", b"site1:y"), "v"))
+        at_hub.mset(dict.fromkeys((*ALLOWED[200:], b"site1:x", b"site1:y"), "w"))
+        daemon = daemons.live(f"redis://repl:{SECRET}@localhost:{site.port}", hub, *SWIFT)
+        eventually(lambda: at_site.exists(*ALLOWED) == at_hub.exists(*ALLOWED) == len(ALLOWED))
+        daemon.wait_for_log("sweep.finished")
+        eventually(lambda: named(daemon, "apply.refused") == {b"site1:x", b"site1:y"})
+        crossed(at_site, at_hub)

@@ -1,0 +1,67 @@
+"""What keys hold at the site: the same with scripts and without."""
+
+import pytest
+
+from redisrepl.changes import DENIED, HashState, StringState
+from redisrepl.errors import KeyDeniedError
+from redisrepl.local.address import parse_address
+from redisrepl.local.connection import open_client
+from redisrepl.local.read import SiteReader
+from testbed import RedisServer
+from tests.samples import AWKWARD_NAMES, write
+
+FAR = 4_102_444_800_000
+STATES = {
+    **{b"s:" + name: StringState(name) for name in AWKWARD_NAMES},
+    **{b"h:" + name: HashState({name: name, b"f": b""}) for name in AWKWARD_NAMES},
+    b"empty": StringState(b""),
+    b"large": StringState(bytes(9 << 20)),
+}
+WAYS = {
+    "scripts": {},
+    "no right to run them": {"users": ["default on nopass ~* &* +@all -eval"]},
+    "no such command": {"config": {"rename-command": 'EVAL ""'}},
+}
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def server(request):
+    with RedisServer(**WAYS[request.param]) as server:
+        yield server
+
+
+@pytest.fixture
+async def reader(server):
+    address = parse_address(f"redis://127.0.0.1:{server.port}", flag="--raddr")
+    client = open_client(address, 5.0, connections=1)
+    yield SiteReader(client, address)
+    await client.aclose()
+
+
+async def test_all_states(server, reader):
+    at_site = server.client()
+    at_site.flushall()
+    for key, state in STATES.items():
+        write(at_site, key, state)
+    at_site.rpush("list", 1)
+    at_site.set("expires", "v", pxat=FAR)
+    keys = [*STATES, b"none", b"list", b"expires"]
+    *found, none, other, expires = await reader.states(keys)
+    assert found == list(STATES.values())
+    assert (none, other, expires.value) == (None, "list", b"v")
+    assert abs(expires.expires_at_ms - FAR) < 1000  # without scripts: what is left, added to the server's clock
+
+
+async def test_a_key_that_is_denied_does_not_hide_the_others(server, reader):
+    at_site = server.client()
+    at_site.flushall()
+    at_site.mset({"a": 1, "secret": 2, "b": 3})
+    at_site.hset("hidden", "f", "v")
+    at_site.execute_command("ACL", "SETUSER", "default", "resetkeys", "~a", "~b")
+    try:
+        found = await reader.states([b"a", b"secret", b"b", b"hidden"])
+        with pytest.raises(KeyDeniedError):
+            await reader.fields(b"hidden", [b"f"])
+    finally:
+        at_site.execute_command("ACL", "SETUSER", "default", "allkeys")
+    assert found == [StringState(b"1"), DENIED, StringState(b"3"), DENIED]
