@@ -2,7 +2,7 @@
 
 import pytest
 
-from testbed import eventually
+from testbed import Hub, eventually
 from tests.e2e.support import SWIFT, crossed
 
 KEYS = ("site1:site", "site1:hub", "site1:both")
@@ -101,3 +101,30 @@ def test_keys_whose_value_was_replaced_after_a_gap_are_named(daemons, site, hub,
     assert {record["key"] for record in daemon.logged("sweep.replaced")} == {"site1:string", "site1:hash"}
     assert len(at_hub.hgetall("site1:gains")) == 3
     assert "s3cret" not in daemon.stderr
+
+
+def test_a_snapshot_waits_for_the_hub_so_that_its_values_need_not_be_read_again(daemons, site, hub, at_site, at_hub):
+    """Half of the ceiling is room for some 2,000 of these keys."""
+    number_of_keys = 60_000
+    at_site.mset({f"site1:{number}": f"value {number}" for number in range(number_of_keys)})
+    daemon = daemons.live(site, hub, "--max-memory", "1MiB", rc=False)
+    eventually(lambda: at_hub.dbsize() == number_of_keys, timeout=30)
+    assert at_hub.mget("site1:0", "site1:59999") == [b"value 0", b"value 59999"]
+    assert "eval" not in site.commandstats()
+    assert daemon.logged("snapshot.unpaced") == []
+    crossed(at_site, at_hub, back=False)
+
+
+def test_keys_above_the_ceiling_arrive_by_a_comparison(daemons, site, certificates):
+    """The hub is away, so the snapshot does not wait."""
+    number_of_keys = 20_000
+    at_site = site.client()
+    at_site.mset({f"site1:{number}": number for number in range(number_of_keys)})
+    with Hub(certificates) as hub:
+        hub.nginx.stop()
+        daemon = daemons.start(site, hub, "--max-keys", "5000", *SWIFT, rc=False)
+        daemon.wait_for_log("stream.attached")
+        assert len(daemon.logged("snapshot.unpaced")) == 1
+        hub.nginx.start()
+        eventually(lambda: hub.redis.dbsize() == number_of_keys, timeout=30)
+        assert "eval" in site.commandstats()
