@@ -167,7 +167,6 @@ class ReplicaProtocol:
         snapshot: SnapshotParser | None = None,
         replica_version: bytes | None = None,
         empty_snapshot: bool = False,
-        psync_command: bytes = b"PSYNC",
         max_snapshot: int = 1 << 44,
     ) -> None:
         self._username = username
@@ -175,7 +174,6 @@ class ReplicaProtocol:
         self._snapshot = snapshot
         self._replica_version = replica_version
         self._empty_snapshot = empty_snapshot
-        self._psync_command = psync_command
         self._max_snapshot = max_snapshot
         self._position = position
         self._buffer = bytearray()
@@ -232,14 +230,14 @@ class ReplicaProtocol:
         if self._empty_snapshot:
             yield from self._call(b"REPLCONF", b"rdb-filter-only", b"", optional=True)
         replid, offset = (self._position.replid.encode(), self._position.offset + 1) if self._position else (b"?", -1)
-        self._outgoing += encode_command(self._psync_command, replid, b"%d" % offset)
+        self._outgoing += encode_command(b"PSYNC", replid, b"%d" % offset)
         reply = yield from self._line()
         if reply.startswith(b"+CONTINUE"):
             self._continue(reply)
         elif reply.startswith(b"+FULLRESYNC"):
             yield from self._full_sync(reply)
         else:
-            raise _refusal(reply, self._psync_command.decode("ascii", "replace"))
+            raise _refusal(reply, "PSYNC")
         self.online = True
         yield
 

@@ -195,10 +195,6 @@ def test_a_snapshot_without_data_can_be_asked_for(reply):
     assert link.story[-1] == SnapshotEnd(Position(REPLID, 14))
 
 
-def test_the_name_of_the_command_may_be_another():
-    assert account(b"+OK\r\n", psync_command=b"SYNC2").sent.endswith(resp(b"SYNC2", b"?", b"-1"))
-
-
 def test_a_failover_gives_the_history_a_new_name():
     link = check(f"+OK\r\n+CONTINUE {OTHER_ID}\r\n".encode(), position=HERE)
 
