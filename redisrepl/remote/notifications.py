@@ -1,7 +1,8 @@
 """Keyspace notifications at the hub: the flags that are needed are added to those that are set, never put in place.
 
-In: the kinds of change that are pulled. Out: whether the hub will send their events. The hub is shared: other clients
-rely on its other flags.
+In: the kinds of change that are pulled. Out: the hub sends their events, or it is said why not. The hub is shared:
+other clients rely on its other flags, and may take ours away: redisRepl 1.2 sets those that it needs itself, and no
+others, whenever it starts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from redisrepl.errors import CommandRefusedError
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.keyspace import NOTIFY_OPTION, missing_flags
 
-__all__ = ["NotifyMode", "ensure_notifications", "missing_flags"]
+__all__ = ["Notifications", "NotifyMode", "missing_flags"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -23,30 +24,51 @@ NotifyMode = Literal["merge", "check", "never"]
 _OPTION = NOTIFY_OPTION.encode()
 
 
-async def ensure_notifications(session: HubSession, kinds: frozenset[str], mode: NotifyMode) -> bool:
-    """Make the hub send the events that are needed; a restart of its Redis may have taken them away.
+class Notifications:
+    """The flags that one client of the hub needs.
 
-    Returns:
-        Whether the needed flags are known to be set.
+    Args:
+        session: HTTPS to the hub.
+        kinds: which of `changes.KINDS` are pulled.
+        mode: `merge` adds what is missing, `check` tells, `never` does not look.
     """
-    if mode == "never":
-        return True
-    try:
-        reply = await session.command(b"CONFIG", b"GET", _OPTION)
-        flags = reply[1].decode("ascii", "replace") if isinstance(reply, list) and len(reply) > 1 else ""
-        missing = missing_flags(flags, kinds)
-        if not missing:
-            return True
-        if mode == "merge":
-            await session.command(b"CONFIG", b"SET", _OPTION, (flags + missing).encode("ascii"))
-            _log.info("hub.notifications_enabled", added=missing, before=flags)
-            return True
-    except CommandRefusedError as error:
-        _log.warning(
-            "hub.notifications_unknown",
-            error=str(error),
-            hint=f"the hub does not let us look: have its administrator set {_OPTION.decode()} to include K$hg",
-        )
-        return False
-    _log.warning("hub.notifications_missing", missing=missing, flags=flags, hint="without them changes are not seen")
-    return False
+
+    def __init__(self, session: HubSession, kinds: frozenset[str], mode: NotifyMode) -> None:
+        self._session = session
+        self._kinds = kinds
+        self._mode = mode
+        self._told = ""  # what is wrong, since when it was told
+
+    async def ensure(self) -> bool:
+        """Make the hub send the events that are needed.
+
+        Returns:
+            Whether it may not have sent them until now, and does so from now on.
+        """
+        if self._mode == "never":
+            return False
+        session = self._session
+        try:
+            reply = await session.command(b"CONFIG", b"GET", _OPTION)
+            flags = reply[1].decode("ascii", "replace") if isinstance(reply, list) and len(reply) > 1 else ""
+            missing = missing_flags(flags, self._kinds)
+            if missing and self._mode == "merge":
+                await session.command(b"CONFIG", b"SET", _OPTION, (flags + missing).encode("ascii"))
+                _log.info("hub.notifications_enabled", added=missing, before=flags)
+        except CommandRefusedError as error:
+            hint = f"the hub does not let us look: have its administrator set {_OPTION.decode()} to include K$hg"
+            self._tell("hub.notifications_unknown", error=str(error), hint=hint)
+            return False
+        if missing and self._mode == "check":
+            hint = "without them changes are not seen"
+            self._tell("hub.notifications_missing", missing=missing, flags=flags, hint=hint)
+            return False
+        were_missing = bool(missing or self._told)
+        self._told = ""
+        return were_missing
+
+    def _tell(self, event: str, **facts: object) -> None:
+        """Warn, once until it is over."""
+        if self._told != event:
+            self._told = event
+            _log.warning(event, **facts)

@@ -24,7 +24,7 @@ from redisrepl.changes import Change
 from redisrepl.errors import CommandRefusedError, LinkLostError, ProtocolError, RedisreplError, SilentError
 from redisrepl.namespaces import glob_escape, printable
 from redisrepl.observe.troubles import Trouble
-from redisrepl.remote.notifications import NotifyMode, ensure_notifications
+from redisrepl.remote.notifications import Notifications, NotifyMode
 from redisrepl.remote.session import HubSession
 from redisrepl.remote.ways import Ways
 from redisrepl.wire.feed import FEED_KEY, parse_feed
@@ -97,6 +97,7 @@ class Subscription:
         self._channel = keyspace_channel(options.database, b"")
         self._canary_channel = keyspace_channel(options.database, prefix + _CANARY)
         self._feed_channel = keyspace_channel(options.database, prefix + FEED_KEY)
+        self._notifications = Notifications(session, options.kinds, options.notify)
         self._canary_head = b"canary:" + options.origin + b":"
         self._period = options.canary_period
         self._on_events = on_events
@@ -127,7 +128,7 @@ class Subscription:
     async def _listen_once(self) -> None:
         self._was_live = False
         try:
-            await ensure_notifications(self._session, self._options.kinds, self._options.notify)
+            await self._notifications.ensure()
             pattern = self._channel + glob_escape(self._prefix) + b"*"
             async with self._ways.subscribe(pattern, silence=_PATIENCE * self._period) as lists:
                 async for messages in lists:
@@ -190,14 +191,19 @@ class Subscription:
             raise SilentError("events come, but no canary came back in time")
 
     async def send_canaries(self) -> None:
-        """Publish a canary per period, for ever, while there is a subscription that should bring it back."""
+        """Publish a canary per period, for ever, while there is a subscription that should bring it back.
+
+        And see to it that the hub still sends events: without them there is nothing wrong with the subscription.
+        """
         number = 0
         while True:
             await self._subscribed.wait()
-            number += 1
-            canary = self._canary_head + b"%d" % number
-            self._sent[canary] = time.monotonic()
             try:
+                if await self._notifications.ensure():
+                    self._on_subscribed()  # likewise: what happened until now may not have been seen
+                number += 1
+                canary = self._canary_head + b"%d" % number
+                self._sent[canary] = time.monotonic()
                 await self._session.command(b"PUBLISH", self._canary_channel, canary)
             except CommandRefusedError as error:
                 self._sent.clear()

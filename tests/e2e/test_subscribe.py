@@ -31,6 +31,22 @@ def test_a_hub_without_websockets_is_polled(daemons, site, hub, at_site, at_hub)
     assert len(daemon.logged("subscribe.way")) == 1
 
 
+@pytest.mark.parametrize("flags", ["", "K$h"], ids=["nothing", "what redisRepl 1.2 sets"])
+def test_flags_that_another_client_takes_away_are_added_again(daemons, site, hub, at_site, at_hub, flags):
+    daemon = daemons.live(site, hub, *SWIFT)
+    at_hub.set("site1:old", "v")
+    eventually(lambda: at_site.exists("site1:old"))
+    mark = daemon.mark()
+    at_hub.config_set("notify-keyspace-events", flags)
+    at_hub.rename("site1:old", "site1:new")  # of which nobody hears
+    daemon.wait_for_log("hub.notifications_enabled", after=mark)
+    eventually(lambda: at_site.get("site1:new") == b"v")
+    at_hub.rename("site1:new", "site1:newer")
+    eventually(lambda: at_site.get("site1:newer") == b"v")
+    assert len(daemon.logged("subscribe.started")) == 1
+    crossed(at_site, at_hub)
+
+
 def test_a_hub_with_websockets_is_listened_to(daemons, site, new_hub, at_site):
     hub, stand_in = new_hub
     daemon = daemons.live(site, hub, "--subscribe", "auto", *SWIFT)

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from redisrepl.changes import KINDS
-from redisrepl.remote.notifications import ensure_notifications, missing_flags
+from redisrepl.remote.notifications import Notifications, missing_flags
 from redisrepl.remote.session import HubSession, check_url
 from testbed import Hub
 
@@ -56,12 +56,13 @@ def test_what_is_missing(flags, kinds, missing):
 async def test_missing_flags_join_those_that_are_set(hub, before):
     hub.redis.config_set(OPTION, before)
     async with connected(hub) as session:
-        assert await ensure_notifications(session, KINDS, "merge")
+        notifications = Notifications(session, KINDS, "merge")
+        assert await notifications.ensure() is bool(missing_flags(before, KINDS))
         after = hub.redis.config_get(OPTION)[OPTION]
         assert missing_flags(after, KINDS) == ""
         assert set(before.replace("A", "g$lshzxetd")) <= set(after.replace("A", "g$lshzxetd"))
         with capture_logs() as lines:
-            assert await ensure_notifications(session, KINDS, "merge")
+            assert not await notifications.ensure()
         assert lines == []
 
 
@@ -69,7 +70,7 @@ async def test_what_was_added_is_told(hub):
     hub.redis.config_set(OPTION, "K$")
     async with connected(hub) as session:
         with capture_logs() as lines:
-            await ensure_notifications(session, DEFAULT, "merge")
+            await Notifications(session, DEFAULT, "merge").ensure()
 
     assert lines == [{"event": "hub.notifications_enabled", "log_level": "info", "added": "hg", "before": "$K"}]
 
@@ -77,19 +78,24 @@ async def test_what_was_added_is_told(hub):
 async def test_only_looking_changes_nothing_and_tells(hub):
     hub.redis.config_set(OPTION, "K$")
     async with connected(hub) as session:
+        notifications = Notifications(session, DEFAULT, "check")
         with capture_logs() as lines:
-            assert not await ensure_notifications(session, DEFAULT, "check")
-        assert [line["event"] for line in lines] == ["hub.notifications_missing"]
-        assert hub.redis.config_get(OPTION)[OPTION] == "$K"
-        hub.redis.config_set(OPTION, "K$hg")
-        assert await ensure_notifications(session, DEFAULT, "check")
+            assert not await notifications.ensure()
+            assert not await notifications.ensure()
+            assert hub.redis.config_get(OPTION)[OPTION] == "$K"
+            hub.redis.config_set(OPTION, "K$hg")
+            assert await notifications.ensure()  # what happened until now was not seen
+            assert not await notifications.ensure()
+            hub.redis.config_set(OPTION, "K$")
+            assert not await notifications.ensure()
+        assert [line["event"] for line in lines] == ["hub.notifications_missing"] * 2
 
 
 async def test_never_looking_asks_nothing(hub):
     hub.redis.config_set(OPTION, "")
     hub.server.reset_commandstats()
     async with connected(hub) as session:
-        assert await ensure_notifications(session, DEFAULT, "never")
+        assert not await Notifications(session, DEFAULT, "never").ensure()
     assert not [name for name in hub.server.commandstats() if name.startswith("config|get")]
 
 
@@ -106,7 +112,9 @@ async def test_a_hub_that_does_not_let_us_is_told_of_once_and_lived_with(certifi
     with Hub(certificates, **options) as hub:
         async with connected(hub) as session:
             with capture_logs() as lines:
-                assert not await ensure_notifications(session, DEFAULT, "merge")
+                notifications = Notifications(session, DEFAULT, "merge")
+                assert not await notifications.ensure()
+                assert not await notifications.ensure()
 
     assert [line["event"] for line in lines] == ["hub.notifications_unknown"]
     assert "K$hg" in lines[0]["hint"]
