@@ -31,9 +31,10 @@ _PATIENCE = 60.0
 _STALLED = 2.0
 #: Seconds between two looks at how far the site has come.
 _LOOK_PERIOD = 1.0
-#: Bytes of writes that a site may have to keep for us: a part of its limit, or so many where it has none.
+#: Bytes of writes that a site may have to keep for us: a quarter of its limit, or of Redis' default where it does not
+#: tell or has none.
 _PART = 4
-_MOST = 64 << 20
+_DEFAULT_LIMIT = 64 << 20
 
 
 class Backpressure:
@@ -94,7 +95,7 @@ class Backpressure:
             return False
         limit = facts.buffer_limit
         limits = [most for most in (limit.hard, limit.soft) if most] if limit is not None else []
-        return facts.offset - self._offset <= min(limits, default=_MOST * _PART) // _PART
+        return facts.offset - self._offset <= min(limits, default=_DEFAULT_LIMIT) // _PART
 
     def _give_up(self, reason: str) -> None:
         self._patience = 0

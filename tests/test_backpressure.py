@@ -73,11 +73,11 @@ async def test_it_waits_until_there_is_room():
         (Facts(offset=1101, buffer_limit=LIMIT), False),
         (Facts(offset=1250, buffer_limit=BufferLimit(1000, 0, 0)), True),
         (Facts(offset=1251, buffer_limit=BufferLimit(1000, 0, 0)), False),
-        (Facts(offset=1000 + (64 << 20), buffer_limit=BufferLimit(0, 0, 0)), True),
-        (Facts(offset=1001 + (64 << 20)), False),
+        (Facts(offset=1000 + (16 << 20), buffer_limit=BufferLimit(0, 0, 0)), True),
+        (Facts(offset=1001 + (16 << 20)), False),
         (Facts(failure="refused"), False),
     ],
-    ids=["soft", "above soft", "hard", "above hard", "no limit", "above ours", "unknown"],
+    ids=["soft", "above soft", "hard", "above hard", "no limit", "limit unknown", "offset unknown"],
 )
 async def test_a_site_whose_buffer_for_us_fills_up_does_not_have_to_wait(facts, waits):
     snapshot = Snapshot(facts)
