@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -26,6 +25,7 @@ from redisrepl.errors import (
 )
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import translated
+from redisrepl.memory import collect_seldom, give_back
 from redisrepl.observe.socket import serve_state
 from redisrepl.observe.state import State, say_started
 from redisrepl.parts import FETCHES, Parts
@@ -38,6 +38,8 @@ __all__ = ["Daemon"]
 _log = structlog.get_logger("redisrepl")
 
 _TICK = 1.0
+#: Seconds between two times that memory is given back.
+_GIVE_BACK_PERIOD = 60.0
 
 
 class Daemon:
@@ -65,10 +67,7 @@ class Daemon:
         Raises:
             RefusedError: a peer refuses us at the start. ConfigError: what is configured cannot work there.
         """
-        # What waits is many small objects that live for long: looking at all of them again and again took a tenth of
-        # the time. Requests that are done are no cycles (`remote.session`), so nothing large waits for the collector.
-        gc.freeze()
-        gc.set_threshold(10_000, 5, 5)
+        collect_seldom()
         with process_signals(self._stop, self._say_state, self._reload):
             try:
                 await self._unless_stopped(self._check_peers())
@@ -153,8 +152,12 @@ class Daemon:
     async def _tick(self) -> None:
         """What time alone brings: overdue events, owed sweeps, and the names of commands that do not cross."""
         outbound, sweep, pull = self._parts.outbound, self._parts.sweep, self._parts.pull
+        gave_back_at = time.monotonic()
         while True:
             await asyncio.sleep(_TICK)
+            if time.monotonic() - gave_back_at >= _GIVE_BACK_PERIOD:
+                give_back()
+                gave_back_at = time.monotonic()
             if pull is not None:
                 pull.inbound.tick(time.monotonic())
             if outbound.pending.overflowed or outbound.seeds.overflowed:

@@ -7,7 +7,6 @@ In: its parts. Out: one flat document of numbers and texts, never of values. Lef
 from __future__ import annotations
 
 import os
-import resource
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from redisrepl import __version__
 from redisrepl.errors import RedisreplError
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.facts import ask_facts
+from redisrepl.memory import resident
 from redisrepl.namespaces import Namespaces, printable
 from redisrepl.observe.troubles import Trouble
 from redisrepl.parts import Parts
@@ -101,7 +101,7 @@ class State:
             "flights": parts.pacer.out,
             "flights_limit": parts.pacer.limit,
             "certificate_expires_at": self._certificate_end(),
-            "memory_bytes": _memory(),
+            "memory_bytes": resident(),
             "version": __version__,
             "pid": os.getpid(),
             "started_at": round(self._started_at, 3),
@@ -193,12 +193,3 @@ class State:
             return x509.load_pem_x509_certificates(read_file(file, "--cert"))[0].not_valid_after_utc.isoformat()
         except (RedisreplError, ValueError):
             return None  # the file was taken away since; what was read of it stays in use
-
-
-def _memory() -> int:
-    """Bytes that the process holds now; where the system does not tell, the most that it ever held."""
-    try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - a pseudo-file, not a place
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except (OSError, ValueError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -89,9 +89,14 @@ def feed_content(commands: Sequence[Sequence[bytes]]) -> bytes:
     """These commands for a message; empty if they are too many, too large, or not all of a kind that is told."""
     if not 0 < len(commands) <= _MAX_COMMANDS or not all(argv[0] in _TOLD for argv in commands):
         return b""
-    if sum(len(word) for argv in commands for word in argv) > _MAX_BYTES or any(argv[-1] == b"NX" for argv in commands):
+    if sum(len(word) for argv in commands for word in argv) > _MAX_BYTES or any(map(_is_conditional, commands)):
         return b""
     return base64.urlsafe_b64encode(b"".join(encode_command(*argv) for argv in commands))
+
+
+def _is_conditional(argv: Sequence[bytes]) -> bool:
+    """`SET key value .. NX`: what it does, its script cannot foresee."""
+    return argv[0] == b"SET" and len(argv) > 3 and argv[-1] == b"NX"  # noqa: PLR2004 - SET key value
 
 
 def parse_feed(message: bytes) -> Feed:

@@ -275,7 +275,9 @@ def test_the_sites_redis_restarts_with_its_data(daemons, hub, at_hub):
         assert len(assert_equal_soon(at_site, at_hub)) == keys
         crossed(at_site, at_hub)
         told = [r["event"] for r in daemon.records[mark:] if r["event"] in {"stream.failed", "stream.recovered"}]
-        assert told == ["stream.failed", "stream.recovered"]
+        assert told[0] == "stream.failed"
+        assert told[1:].count("stream.recovered") == 1
+        assert told[-1] == "stream.recovered"
 
 
 def test_the_sites_redis_comes_back_empty(daemons, site, hub, at_site, at_hub):

@@ -12,7 +12,7 @@ from redisrepl.errors import ProtocolError
 from redisrepl.wire.feed import feed_content, parse_feed
 from redisrepl.wire.psync import encode_command
 
-words = st.binary(max_size=20)
+words = st.one_of(st.binary(max_size=20), st.sampled_from([b"NX", b"PXAT"]))
 commands = st.one_of(
     st.tuples(st.just(b"SET"), words, words),
     st.tuples(st.just(b"SET"), words, words, st.just(b"PXAT"), st.just(b"1700000000000")),
