@@ -144,7 +144,9 @@ class Parts:
         teller = FeedWriter(self._origin, settings.hub_database, self.namespaces.prefixes) if settings.feed else None
         # Within one second no more leaves than is allowed in one.
         batch = min(settings.batch, math.ceil(settings.max_push_rate)) or settings.batch
-        self.pusher = HubPusher(self.session, settings.max_body, side_by_side=settings.flights, teller=teller)
+        self.pusher = HubPusher(
+            self.session, settings.max_body, side_by_side=settings.flights, teller=teller, timed=settings.rc
+        )
         self.pacer = Pacer(settings.flights, worthwhile=max(1, batch // 2), interval=0.002, rate=settings.max_push_rate)
         self.pushing = Pushing(
             self.outbound,

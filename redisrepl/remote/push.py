@@ -21,7 +21,7 @@ from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError, O
 from redisrepl.remote.refusals import ScriptRunner, is_passing, scripts_refused
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.batches import UNCHANGED, batch_body, changed_nothing, encode_batch_command, parse_batch_reply
-from redisrepl.wire.webdis import CommandError, body, parse_reply
+from redisrepl.wire.webdis import CommandError, body_pieces, parse_reply
 from redisrepl.wire.writes import halves_of, keys_of
 
 __all__ = ["HubPusher", "Pushed", "Teller"]
@@ -63,6 +63,7 @@ class HubPusher(ScriptRunner):
         max_body: largest request body in bytes; halved when the hub's proxy says that it was too large.
         side_by_side: single commands on their way at a time, where scripts are refused.
         teller: makes of the commands of a request what is told to other sites; None to tell nothing.
+        timed: whether it matters when the hub took them; a large value then needs a second request.
         clock: seconds, for when refused scripts are tried again.
 
     Attributes:
@@ -77,17 +78,19 @@ class HubPusher(ScriptRunner):
         *,
         side_by_side: int = 32,
         teller: Teller | None = None,
+        timed: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(clock)
         self._session = session
         self._teller = teller
+        self._timed = timed
         self._single = asyncio.Semaphore(side_by_side)
         self._by_hash = False  # the hub has run the script before, and knows it by its hash
         self._hash_refused = False
         self.max_body = max_body
 
-    async def push(self, commands: Iterable[Sequence[bytes]]) -> Pushed:
+    async def push(self, commands: Sequence[Sequence[bytes]]) -> Pushed:
         """Run commands in order.
 
         Raises:
@@ -95,12 +98,21 @@ class HubPusher(ScriptRunner):
         """
         errors: dict[bytes, str] = {}
         times: list[float] = []
-        for parts in self._fitting(commands):
-            _note(errors, await self._push_parts(parts, times))
+        if len(commands) == 1 and self._fills_a_body(commands[0]):
+            _note(errors, await self._push_singly(commands))  # a script would have the hub's Redis copy it twice more
+            if self._timed:
+                _note(errors, await self._push_parts([], times))  # which tells the time
+        else:
+            for parts in self._fitting(commands):
+                _note(errors, await self._push_parts(parts, times))
         passing = next((error for error in errors.values() if is_passing(error)), None)
         if passing is not None:
             raise HubError(f"the hub is not ready for writes: {passing}", status=200)
         return Pushed(errors, max(times, default=math.inf))
+
+    def _fills_a_body(self, command: Sequence[bytes]) -> bool:
+        """Whether it is a large value, which cannot be split, rather than many small ones."""
+        return command[0] in (b"SET", b"HSET") and sum(map(len, command)) > self.max_body
 
     def _fitting(self, commands: Iterable[Sequence[bytes]]) -> Iterator[list[_Part]]:
         """Runs of commands whose bodies are small enough; one command at least."""
@@ -208,7 +220,7 @@ class HubPusher(ScriptRunner):
             async with self._single:
                 if overload:
                     raise overload[0]
-                reply = await self._session.post(body(*command))
+                reply = await self._session.post(*body_pieces(*command))
             unchanged = changed_nothing(command, parse_reply(reply))
         except (CommandError, CommandRefusedError, BodyTooLargeError) as error:
             if len(keys_of(command)) == 1 or is_passing(str(error)):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -116,16 +116,20 @@ class HubSession:
         """Close every connection."""
         await self._client.aclose()
 
-    async def post(self, content: bytes) -> bytes:
+    async def post(self, *content: bytes) -> bytes:
         """Send a command, or a script over many; return what Webdis answered.
+
+        Args:
+            content: the body, or its pieces.
 
         Raises:
             PeerUnavailableError: it was not sent. OutcomeUnknownError: it was, and may or may not have been executed.
             CertificateError: TLS was refused by either side. HubError and its children: the answer is an HTTP error.
         """
+        size = sum(map(len, content))
         with self._translated():
-            async with asyncio.timeout(self._timeout + len(content) / _SLOWEST):
-                response = await self._client.post(self._address, **_in_pieces(content))
+            async with asyncio.timeout(self._timeout + size / _SLOWEST):
+                response = await self._client.post(self._address, **_in_pieces(content, size))
         # It was read to its end, and holds the response: with this the bodies are freed at once, not by a collection.
         del response.stream
         if response.status_code != _OK:
@@ -187,16 +191,17 @@ class HubSession:
             raise OutcomeUnknownError(f"the hub {self.url} did not answer in time") from error
 
 
-def _in_pieces(content: bytes) -> dict[str, Any]:
+def _in_pieces(content: Sequence[bytes], size: int) -> dict[str, Any]:
     """Arguments for httpx; a large body goes in pieces, since asyncio moves all that is unsent with each that is."""
-    if len(content) <= _PIECE:
-        return {"content": content}
+    if size <= _PIECE:
+        return {"content": b"".join(content)}
 
     async def pieces() -> AsyncIterator[bytes]:
-        for start in range(0, len(content), _PIECE):
-            yield content[start : start + _PIECE]
+        for part in content:
+            for start in range(0, len(part), _PIECE):
+                yield part[start : start + _PIECE]
 
-    return {"content": pieces(), "headers": {"Content-Length": str(len(content))}}
+    return {"content": pieces(), "headers": {"Content-Length": str(size)}}
 
 
 def _never_sent(error: Exception) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import hiredis
@@ -28,6 +29,7 @@ __all__ = [
     "Message",
     "MessageReader",
     "body",
+    "body_pieces",
     "escape",
     "escape_words",
     "fetch_body",
@@ -52,6 +54,7 @@ def escape(argument: bytes) -> bytes:
 #: escape, and no end of it is its beginning, so in joined words it is found just where it was put, or once more.
 _BETWEEN = b"\x00\x01\xfe\xff"
 _MANY = 8
+_PIECE = 64 << 10
 
 
 def escape_words(words: Sequence[bytes]) -> bytes:
@@ -67,6 +70,23 @@ def escape_words(words: Sequence[bytes]) -> bytes:
 def body(*argv: bytes) -> bytes:
     """A single command, its reply wanted in `.raw`."""
     return escape_words(argv) + b".raw"
+
+
+def body_pieces(*argv: bytes) -> list[bytes]:
+    """The same in pieces, to be sent one behind the other.
+
+    A piece of a large word stays in the processor's cache while it is escaped; and as a whole the word is not copied,
+    since to the system fresh memory of that size is dearer than what is done with it.
+    """
+    pieces: list[bytes] = []
+    for large, words in groupby(argv, lambda word: len(word) > _PIECE):
+        if not large:
+            pieces += b"/", escape_words(tuple(words))
+            continue
+        for word in words:
+            pieces.append(b"/")
+            pieces += (escape(word[start : start + _PIECE]) for start in range(0, len(word), _PIECE))
+    return [*pieces[1:], b".raw"]
 
 
 def integer_body(*argv: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import ssl
 
 import httpx
@@ -123,6 +124,32 @@ async def test_a_command_over_the_limit_goes_alone():
         await pusher.push(commands)
 
     assert [keys_in(content) for content in pusher.hub.bodies] == [[b"k1"], [b"k2"], [b"k3"]]
+
+
+@pytest.mark.parametrize("command", [[b"SET", b"k", b"+" * 5000], [b"HSET", b"k", b"f", b"+" * 5000]])
+async def test_a_lone_large_value_needs_no_script_but_the_time_does(command):
+    for timed, sent, time in ((True, [body(*command), batch_body([])], 4711), (False, [body(*command)], math.inf)):
+        answers = iter([b":0\r\n", resp(b"0 4711")])
+        async with pushing(lambda _content, answers=answers: next(answers), max_body=2048, timed=timed) as pusher:
+            assert await pusher.push([command]) == ({}, time)
+            assert pusher.hub.bodies == sent
+
+
+async def test_a_lone_large_value_may_be_refused():
+    answers = iter([b"-WRONGTYPE no\r\n", resp(b"0 4711")])
+    async with pushing(lambda _content: next(answers), max_body=2048) as pusher:
+        pushed = await pusher.push([[b"HSET", b"k", b"f", b"x" * 5000]])
+
+    assert pushed.errors == {b"k": "WRONGTYPE no"}
+
+
+async def test_many_small_values_are_no_large_one():
+    """`HSETNX` by itself takes one field: a request for each."""
+    command = [b"HSETNX", b"k", *[b"field"] * 1000]
+    async with pushing(lambda _content: resp(b"1 1"), max_body=2048) as pusher:
+        await pusher.push([command])
+
+    assert list(map(is_script, pusher.hub.bodies)) == [True]
 
 
 def too_large_over(limit):

@@ -24,7 +24,7 @@ from redisrepl.errors import (
     RedisreplError,
 )
 from redisrepl.remote.session import HubSession, check_url
-from redisrepl.wire.webdis import MessageReader, body
+from redisrepl.wire.webdis import MessageReader, body, body_pieces, parse_reply
 from testbed import FaultProxy, Hub, Nginx, eventually_async, free_port
 from tests.samples import ALL_BYTES
 
@@ -316,11 +316,15 @@ async def test_a_body_of_many_pieces_arrives_whole_and_with_its_length(hub, cert
     value = ALL_BYTES * 4096
     async with connected(hub.url, certificates) as session:
         assert await session.command(b"SET", b"large", value) == b"OK"
+        assert parse_reply(await session.post(*body_pieces(b"SET", b"larger", value * 2))) == b"OK"
         assert await session.command(b"GET", b"large") == value
+        assert await session.command(b"GET", b"larger") == value * 2
 
-    request = session_module._in_pieces(value)
-    assert request["headers"] == {"Content-Length": str(len(value))}
-    assert b"".join([piece async for piece in request["content"]]) == value
+    request = session_module._in_pieces([value, b"end"], len(value) + 3)
+    assert request["headers"] == {"Content-Length": str(len(value) + 3)}
+    pieces = [piece async for piece in request["content"]]
+    assert b"".join(pieces) == value + b"end"
+    assert max(map(len, pieces)) <= 256 << 10
 
 
 async def test_a_large_integer_arrives_whole(hub, certificates):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from itertools import product
 
 import httpx
 import pytest
@@ -26,6 +27,7 @@ from redisrepl.wire.webdis import (
     CommandError,
     MessageReader,
     body,
+    body_pieces,
     escape,
     escape_words,
     fetch_body,
@@ -148,6 +150,16 @@ def test_words_that_make_up_the_separator_stay_words(cut):
         assert escape_words(turned) == b"/".join(map(escape, turned))
         without = [word for word in turned if BETWEEN not in word]
         assert escape_words(without) == b"/".join(map(escape, without))
+
+
+def test_a_body_in_pieces_is_the_same_body():
+    """Small words and large ones, in any order; of the large ones, one that fills its pieces and one that does not."""
+    words = [b"", b"a/+", ALL_BYTES * 512, ALL_BYTES * 513]
+    for argv in [*product(words, repeat=3), words * 3]:
+        pieces = body_pieces(*argv)
+
+        assert b"".join(pieces) == body(*argv)
+        assert max(map(len, pieces)) <= 70_000
 
 
 def unescaped(data):
