@@ -354,6 +354,11 @@ class Outbound:
             self._pulling.pushed(keys, time)
         batch.queue.done(keys)
 
+    def shortened(self, batch: Batch, keys: Collection[bytes]) -> Batch:
+        """The batch without these keys, which do not travel in it after all and wait again."""
+        batch.queue.put_back(keys, unknown=False)
+        return Batch([change for change in batch.changes if change.key not in keys], batch.queue, batch.if_absent)
+
     def failed(self, batch: Batch, *, unknown: bool) -> None:
         """The batch did not arrive; with `unknown`, it may have, or may yet."""
         keys = [change.key for change in batch.changes]

@@ -11,6 +11,8 @@ import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Protocol
 
 import stamina
@@ -18,9 +20,10 @@ import structlog
 
 from redisrepl.changes import DENIED, Change, FieldsDeleted, HashSet, State, Touch
 from redisrepl.errors import HubError, KeyDeniedError, OutcomeUnknownError, RedisreplError
+from redisrepl.merging import size_of
 from redisrepl.namespaces import printable
 from redisrepl.observe.troubles import Trouble
-from redisrepl.outbound import Outbound, settle
+from redisrepl.outbound import Batch, Outbound, settle
 from redisrepl.pacing import Pacer
 from redisrepl.remote.push import Pushed
 
@@ -49,8 +52,8 @@ class Hub(Protocol):
 class Site(Protocol):
     """What is read before a push: `local.read.SiteReader`."""
 
-    async def states(self, keys: Sequence[bytes]) -> list[State]:
-        """What these keys hold."""
+    async def first_states(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
+        """What the first of these keys hold, until so many bytes are read."""
 
     async def fields(self, key: bytes, fields: Sequence[bytes]) -> list[bytes | None]:
         """What these fields of a hash hold, None where there is none."""
@@ -137,7 +140,7 @@ class Pushing:
             batch = outbound.take(self._max_keys, self._hub.max_body * 15 // 16)  # the rest is for what escapes add
             pacer.left(len(batch.changes), time.monotonic())
         try:
-            changes = await self._resolve(batch.changes)
+            batch, changes = await self._resolve(batch)
             commands = outbound.prepare(batch, changes, time.monotonic())
             outbound.counters.requests += 1
             pushed = await self._hub.push(commands) if commands else _NOTHING
@@ -160,35 +163,48 @@ class Pushing:
             self._returned.set()
             self.wake()
 
-    async def _resolve(self, batch: Sequence[Change]) -> Sequence[Change]:
-        """The batch with the values that it only names, read from the site."""
-        if {Touch, HashSet}.isdisjoint(map(type, batch)):
-            return batch
-        touches = [change for change in batch if isinstance(change, Touch)]
-        states = iter(await self._site.states([touch.key for touch in touches]) if touches else ())
-        kinds = self.outbound.kinds
+    async def _resolve(self, batch: Batch) -> tuple[Batch, Sequence[Change]]:
+        """The changes of a batch with the values that they only name, read from the site; and what is left of it.
+
+        Keys of which nobody knew how large they are, and that would make more than one request, wait for the next.
+        """
+        if {Touch, HashSet}.isdisjoint(map(type, batch.changes)):
+            return batch, batch.changes
+        most = self._hub.max_body
+        touched = list(dict.fromkeys(change.key for change in batch.changes if isinstance(change, Touch)))
+        states = dict(zip(touched, await self._site.first_states(touched, most) if touched else (), strict=False))
+        late: set[bytes] = set(touched[len(states) :])
         resolved: list[Change] = []
-        for change in batch:
-            match change:
-                case Touch(key):
-                    if (state := next(states)) is DENIED:
-                        self._unreadable(key)
-                    resolved.extend(settle(change, state, kinds))
-                case HashSet(key, fields) if None in fields.values():
-                    names = [field for field, value in fields.items() if value is None]
-                    try:
-                        values = await self._site.fields(key, names)
-                    except KeyDeniedError:
-                        self._unreadable(key)
-                        continue
-                    read = dict(zip(names, values, strict=True))
-                    resolved.append(HashSet(key, {**fields, **read}))
-                    gone = tuple(field for field, value in read.items() if value is None)
-                    if gone and "del" in kinds:
-                        resolved.append(FieldsDeleted(key, gone))
-                case _:
-                    resolved.append(change)
-        return resolved
+        size = 0
+        for key, of_key in groupby(batch.changes, attrgetter("key")):
+            if key in late or size > most:
+                late.add(key)
+                continue
+            ready = [piece for change in of_key for piece in await self._settled(change, states.get(key))]
+            size += sum(map(size_of, ready))
+            resolved += ready
+        return (self.outbound.shortened(batch, late) if late else batch), resolved
+
+    async def _settled(self, change: Change, state: State) -> Sequence[Change]:
+        """A change with its values; what its key holds is known if the change does not tell anything of it."""
+        kinds = self.outbound.kinds
+        match change:
+            case Touch(key):
+                if state is DENIED:
+                    self._unreadable(key)
+                return settle(change, state, kinds)
+            case HashSet(key, fields) if None in fields.values():
+                names = [field for field, value in fields.items() if value is None]
+                try:
+                    values = await self._site.fields(key, names)
+                except KeyDeniedError:
+                    self._unreadable(key)
+                    return ()
+                read = dict(zip(names, values, strict=True))
+                gone = tuple(field for field, value in read.items() if value is None) if "del" in kinds else ()
+                return [HashSet(key, {**fields, **read}), *([FieldsDeleted(key, gone)] if gone else [])]
+            case _:
+                return [change]
 
     def _unreadable(self, key: bytes) -> None:
         self.outbound.counters.failed += 1

@@ -81,8 +81,8 @@ class Site(Protocol):
     async def page(self, prefix: bytes, cursor: bytes, count: int) -> tuple[bytes, list[bytes]]:
         """Keys of a namespace, from `0` on, and where to go on: `0` is the end. Some may come twice."""
 
-    async def states(self, keys: Sequence[bytes]) -> list[State]:
-        """What keys hold."""
+    async def first_states(self, keys: Sequence[bytes]) -> list[State]:
+        """What the first of these keys hold, as many as are read together."""
 
 
 @dataclass(slots=True)
@@ -193,10 +193,17 @@ class Comparison:
     async def _look(self, keys: Sequence[bytes]) -> list[Difference]:
         if not keys:
             return []
-        site_states, hub_digests = await asyncio.gather(self._site.states(keys), self._hub.digests(keys))
-        pairs = zip(keys, site_states, hub_digests, strict=True)
-        looks = (Difference(key, digest(state, expiries=self._expiries), hub) for key, state, hub in pairs)
+        site, hub = await asyncio.gather(self._site_digests(keys), self._hub.digests(keys))
+        looks = map(Difference, keys, site, hub)
         return [look for look in looks if not alike(look.site, look.hub)]
+
+    async def _site_digests(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Of what keys hold, which as a whole may be more than memory is for."""
+        digests: list[bytes] = []
+        while len(digests) < len(keys):
+            states = await self._site.first_states(keys[len(digests) :])
+            digests += [digest(state, expiries=self._expiries) for state in states]
+        return digests
 
 
 @dataclass(frozen=True, slots=True)

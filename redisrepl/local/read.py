@@ -22,6 +22,8 @@ __all__ = ["SiteReader"]
 
 #: Bytes of values in one reply, before the rest of the keys is read by another command.
 _MAX_REPLY = 8 << 20
+#: Keys read together where no script can say when it is enough.
+_FEW = 20
 
 
 class SiteReader:
@@ -41,21 +43,25 @@ class SiteReader:
         """What these keys hold, in their order."""
         states: list[State] = []
         while len(states) < len(keys):
-            rest = keys[len(states) :]
-            states += await self._by_script(rest) if self._scripts else await self._one_by_one(rest)
+            states += await self.first_states(keys[len(states) :])
         return states
 
-    async def _by_script(self, keys: Sequence[bytes]) -> list[State]:
-        """One command for many keys: the first of them, as many as fit into a reply."""
+    async def first_states(self, keys: Sequence[bytes], max_bytes: int = _MAX_REPLY) -> list[State]:
+        """What the first of these keys hold: one at least, and no further ones once so many bytes are read."""
+        if self._scripts:
+            return await self._by_script(keys, max_bytes)
+        return await self._one_by_one(keys[:_FEW])
+
+    async def _by_script(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
         with translated(self._address):
             try:
-                reply = await self._client.execute_command("EVAL", STATES_SCRIPT, 0, _MAX_REPLY, *keys)  # type: ignore[no-untyped-call]
+                reply = await self._client.execute_command("EVAL", STATES_SCRIPT, 0, max_bytes, *keys)  # type: ignore[no-untyped-call]
             except redis.exceptions.ResponseError as error:
                 denied = isinstance(error, redis.exceptions.NoPermissionError)  # whose text redis-py cuts short
                 if not denied and not str(error).startswith(("unknown command", "This Redis command is not allowed")):
                     raise
                 self._scripts = False
-                return await self._one_by_one(keys)
+                return await self._one_by_one(keys[:_FEW])
         return parse_states(reply)
 
     async def _one_by_one(self, keys: Sequence[bytes]) -> list[State]:

@@ -20,6 +20,9 @@ from redisrepl.wire.webdis import CommandError, fetch_body, parse_fetch_reply
 
 __all__ = ["Fetched", "HubReader"]
 
+#: Keys read side by side where no script can say when it is enough.
+_FEW = 50
+
 
 class Fetched(NamedTuple):
     """What keys of the hub held.
@@ -67,7 +70,8 @@ class HubReader(ScriptRunner):
                 self.scripts = True
                 return Fetched(dict(zip(keys, states, strict=False)), at)
             self.no_scripts()
-        return Fetched(dict(zip(keys, await asyncio.gather(*map(self._state, keys)), strict=True)), math.inf)
+        few = keys[:_FEW]
+        return Fetched(dict(zip(few, await asyncio.gather(*map(self._state, few)), strict=True)), math.inf)
 
     async def keys(self, prefix: bytes) -> list[bytes]:
         """Every key of a namespace. `KEYS` blocks the hub while it looks, but is exact for any bytes."""
