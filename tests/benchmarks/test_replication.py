@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from benchmarks.replication import __main__ as command_line
-from benchmarks.replication import delays
+from benchmarks.replication import delays, rates
 from benchmarks.replication.bench import Bench
 from benchmarks.replication.costs import idle
 from benchmarks.replication.outcome import Curve, Goal, Outcome, Rate, Samples, Table, at_least, at_most
@@ -44,6 +44,20 @@ def test_rates_are_measured_beside_replicaof_and_every_key_arrives(bench):
     rates, cpu = outcome.tables
     assert [row[-1] for row in rates.rows] == ["none"] * 3
     assert {"writer", "daemon", "hub redis", "all"} <= set(cpu.columns)
+
+
+def test_at_a_distance_more_keys_are_pushed_so_that_a_round_trip_weighs_little(bench, monkeypatch):
+    asked = []
+
+    def measured(_bench, _contender, way, *, keys, round_trip):
+        asked.append((way, keys, round_trip))
+        return rates.Run(1.0, keys, 0, 1.0, {"daemon": 1.0})
+
+    monkeypatch.setattr(rates, "measure", measured)
+    outcome = rates.distance(bench)
+    assert {(way, keys) for way, keys, _ in asked} == {("replica", 4000), ("push", 4000), ("pull", 1000)}
+    assert {round_trip for _, _, round_trip in asked} == {0.0, 0.05}
+    assert [goal.what for goal in outcome.goals] == ["push at 50 ms round trip", "pull at 50 ms round trip"]
 
 
 def test_what_another_site_writes_of_a_large_hash_is_not_fetched(bench):
