@@ -95,13 +95,13 @@ async def test_a_hub_that_has_forgotten_the_script_is_given_it_anew(hub, session
 async def test_a_hub_that_forbids_the_hash_is_asked_by_it_once(hub, session):
     reader = HubReader(session)
     await reader.states([b"ns:s"])
-    hub.redis.acl_setuser("default", commands=["+@all", "-evalsha"])
+    hub.redis.execute_command("ACL", "SETUSER", "default", "-evalsha")
     hub.redis.config_resetstat()
     try:
         for _ in range(3):
             assert (await reader.states(list(STATES))).states == STATES
     finally:
-        hub.redis.acl_setuser("default", commands=["+@all"])
+        hub.redis.execute_command("ACL", "SETUSER", "default", "+evalsha")
 
     statistics = hub.redis.info("commandstats")
     assert (statistics["cmdstat_evalsha"]["rejected_calls"], calls(hub, "eval")) == (1, 3)
@@ -111,12 +111,12 @@ async def test_a_hub_that_forbids_the_hash_is_asked_by_it_once(hub, session):
 async def test_a_script_that_fails_is_no_refusal_of_its_hash(hub, session):
     reader = HubReader(session)
     await reader.states([b"ns:s"])
-    hub.redis.acl_setuser("default", commands=["+@all", "-type"])
+    hub.redis.execute_command("ACL", "SETUSER", "default", "-type")
     try:
         with pytest.raises(HubError, match="refused a fetch"):
             await reader.states([b"ns:s"])
     finally:
-        hub.redis.acl_setuser("default", commands=["+@all"])
+        hub.redis.execute_command("ACL", "SETUSER", "default", "+type")
     hub.redis.config_resetstat()
     for _ in range(2):
         await reader.states([b"ns:s"])
