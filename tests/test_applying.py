@@ -125,6 +125,20 @@ async def test_few_keys_are_watched_at_a_time_however_many_are_fetched(server, a
         assert [len(asked) for asked in world.reader.asked] == [3, 3, 2]
 
 
+async def test_a_site_that_allows_no_scripts_is_read_without(server, at_site):
+    at_site.execute_command("ACL", "SETUSER", "default", "-eval")
+    try:
+        async with running(server) as world:
+            for value in (b"1", b"2"):
+                world.hub[KEY] = StringState(value)
+                world.dirty(KEY)
+                await eventually_async(lambda value=value: at_site.get(KEY) == value)
+                world.expected.void([KEY])  # nobody reads the stream
+            assert not world.applying.apply_trouble.failures
+    finally:
+        at_site.execute_command("ACL", "SETUSER", "default", "+eval")
+
+
 async def test_nothing_is_written_before_the_stream_has_shown_what_was_read(server, at_site):
     at_site.set(KEY, "of a client")
     async with running(server) as world:

@@ -51,7 +51,8 @@ class SiteReader:
             try:
                 reply = await self._client.execute_command("EVAL", STATES_SCRIPT, 0, _MAX_REPLY, *keys)  # type: ignore[no-untyped-call]
             except redis.exceptions.ResponseError as error:
-                if not str(error).startswith(("NOPERM", "unknown command", "This Redis command is not allowed")):
+                refused = isinstance(error, redis.exceptions.NoPermissionError)  # redis-py takes NOPERM off its text
+                if not refused and not str(error).startswith(("unknown command", "This Redis command is not allowed")):
                     raise
                 self._scripts = False
                 return await self._one_by_one(keys)
