@@ -27,8 +27,8 @@ __all__ = ["Applying"]
 
 #: Seconds after which the stream is not waited for any longer.
 _LONGEST_WAIT = 5.0
-#: Keys > what is to be applied to each.
-_ChangesOf = Callable[[Iterable[bytes]], Awaitable[Mapping[bytes, Sequence[Change]]]]
+#: Keys, and what the site said of them > what is to be applied to each.
+_ChangesOf = Callable[[Iterable[bytes], Sequence[object]], Awaitable[Mapping[bytes, Sequence[Change]]]]
 
 #: Keys watched at a time, at most: Redis compares each with all that its client watches already.
 _WATCHED = 350
@@ -46,8 +46,11 @@ class Hub(Protocol):
 class Site(Protocol):
     """What is compared with: `local.read.SiteReader`."""
 
-    async def states(self, keys: Sequence[bytes]) -> list[State]:
-        """What these keys hold."""
+    def request(self, keys: Sequence[bytes]) -> Sequence[Sequence[bytes]]:
+        """Commands that ask for it."""
+
+    async def states(self, keys: Sequence[bytes], replies: Sequence[object]) -> list[State]:
+        """What these keys hold, from the replies to that and, if need be, more."""
 
 
 class Turn(Protocol):
@@ -57,6 +60,10 @@ class Turn(Protocol):
     def offset(self) -> int:
         """Of the site's stream: what is seen of the keys now stands before it."""
 
+    @property
+    def replies(self) -> Sequence[object]:
+        """To what was read of the keys."""
+
     async def apply(self, changes: Sequence[Change]) -> Applied | None:
         """Make changes happen, unless a client changed one of the keys meanwhile (None)."""
 
@@ -64,8 +71,8 @@ class Turn(Protocol):
 class Writer(Protocol):
     """What applies: `local.apply.SiteWriter`."""
 
-    def turn(self, keys: Sequence[bytes]) -> AbstractAsyncContextManager[Turn]:
-        """Watch keys."""
+    def turn(self, keys: Sequence[bytes], reads: Sequence[Sequence[bytes]]) -> AbstractAsyncContextManager[Turn]:
+        """Watch keys, and run the commands that read them."""
 
 
 class Applying:
@@ -144,7 +151,7 @@ class Applying:
             await self._work.wait()
 
     async def _apply_told(self, told: Mapping[bytes, Sequence[Change]]) -> None:
-        async def as_told(_: Iterable[bytes]) -> Mapping[bytes, Sequence[Change]]:
+        async def as_told(_: Iterable[bytes], __: Sequence[object]) -> Mapping[bytes, Sequence[Change]]:
             return told
 
         async with self._at_the_site():
@@ -164,9 +171,9 @@ class Applying:
         states = inbound.fetched(fetched.states, taken, fetched.time)
         held: dict[bytes, State] = {}
 
-        async def differences(keys: Iterable[bytes]) -> dict[bytes, list[Change]]:
+        async def differences(keys: Iterable[bytes], replies: Sequence[object]) -> dict[bytes, list[Change]]:
             keys = list(keys)
-            held.update(zip(keys, await self._site.states(keys), strict=True))
+            held.update(zip(keys, await self._site.states(keys, replies), strict=True))
             return {k: difference(k, states[k], held[k], inbound.kinds, may_delete=taken[k]) for k in keys}
 
         def replaced(key: bytes) -> None:
@@ -212,15 +219,17 @@ class Applying:
         Args:
             removals: the keys, and whether a removal was announced.
             changes_of: asked for the changes once the keys are watched.
-            replaced: called with each key that was written. None for what was only told: then a key that the site
-                refuses is fetched, otherwise it is given up, by name.
+            replaced: called with each key that was written. None for what was only told: then nothing is read, and a
+                key that the site refuses is fetched; otherwise it is given up, by name.
         """
         inbound = self.inbound
         changes: list[Change] = []
         unsettled = dict(removals)
+        keys = list(removals)
+        reads = self._site.request(keys) if replaced is not None else ()
         try:
-            async with self._writer.turn(list(removals)) as turn:
-                found = await changes_of(removals)
+            async with self._writer.turn(keys, reads) as turn:
+                found = await changes_of(keys, turn.replies)
                 await self._stream_passed(turn.offset)
                 for key, removal in removals.items():
                     del unsettled[key]

@@ -40,9 +40,14 @@ class Reader(SiteReader):
         self.go_on = asyncio.Event()
         self.go_on.set()
         self.asked = []
+        self.read_again = 0
 
-    async def states(self, keys):
-        states = await super().states(keys)
+    async def _by_script(self, keys):
+        self.read_again += 1
+        return await super()._by_script(keys)
+
+    async def states(self, keys, replies):
+        states = await super().states(keys, replies)
         self.asked.append(list(keys))
         await self.go_on.wait()
         return states
@@ -123,6 +128,33 @@ async def test_few_keys_are_watched_at_a_time_however_many_are_fetched(server, a
 
         assert at_site.mget(keys) == [b"v"] * 8
         assert [len(asked) for asked in world.reader.asked] == [3, 3, 2]
+
+
+async def test_what_the_site_holds_is_read_in_the_round_trip_that_watches_it(server, at_site):
+    at_site.set(KEY, "old")
+    async with running(server) as world:
+        world.hub[KEY] = StringState(b"new")
+        with at_site.monitor() as monitor:
+            world.dirty(KEY)
+            await world.applying.idle()
+            seen = iter(lambda: monitor.next_command()["command"].split()[0], "EXEC")
+
+            said = [word for word in seen if word in {"WATCH", "INFO", "EVAL", "MULTI"}]
+            assert said == ["WATCH", "INFO", "EVAL", "MULTI"]
+        assert world.reader.read_again == 0
+
+
+async def test_what_does_not_fit_into_that_reply_is_read_too(server, at_site, monkeypatch):
+    monkeypatch.setattr("redisrepl.local.read._MAX_REPLY", 1)
+    async with running(server) as world:
+        keys = [b"ns:%d" % number for number in range(5)]
+        at_site.mset(dict.fromkeys(keys, b"old"))
+        world.hub |= dict.fromkeys(keys, StringState(b"new"))
+        world.dirty(*keys)
+        await world.applying.idle()
+
+        assert at_site.mget(keys) == [b"new"] * 5
+        assert world.reader.read_again == 4
 
 
 async def test_a_site_that_allows_no_scripts_is_read_without(server, at_site):
@@ -207,8 +239,8 @@ async def test_a_key_that_is_written_all_the_time_does_not_hold_up_the_others(se
     async with running(server) as world:
         read = world.reader.states
 
-        async def disturbed(asked):
-            states = await read(asked)
+        async def disturbed(asked, replies):
+            states = await read(asked, replies)
             if keys[3] in asked:
                 at_site.rpush(keys[3], "x")
             return states

@@ -37,9 +37,21 @@ class SiteReader:
         self._address = address
         self._scripts = True
 
-    async def states(self, keys: Sequence[bytes]) -> list[State]:
-        """What these keys hold, in their order."""
+    def request(self, keys: Sequence[bytes]) -> list[list[bytes]]:
+        """What asks for `states`, for who has more to ask in one go; nothing where scripts are not allowed."""
+        return [[b"EVAL", STATES_SCRIPT, b"0", b"%d" % _MAX_REPLY, *keys]] if self._scripts else []
+
+    async def states(self, keys: Sequence[bytes], replies: Sequence[object] = ()) -> list[State]:
+        """What these keys hold, in their order.
+
+        Args:
+            keys: any.
+            replies: to `request`, if that was asked already; what they do not tell is asked for here.
+        """
         states: list[State] = []
+        for reply in replies:
+            if isinstance(reply, list):
+                states += parse_states(reply)
         while len(states) < len(keys):
             rest = keys[len(states) :]
             states += await self._by_script(rest) if self._scripts else await self._one_by_one(rest)
