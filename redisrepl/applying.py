@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
@@ -107,6 +107,7 @@ class Applying:
         self._writer = writer
         self._max_keys = max_keys
         self._retry = retry
+        self._turn = asyncio.Lock()
         self._work = asyncio.Event()
         self._settled = asyncio.Event()
         self.on_apply: Callable[[bytes, State, State], None] | None = None  # told the hub's state and the site's
@@ -137,18 +138,28 @@ class Applying:
             async for attempt in stamina.retry_context(on=RedisreplError, **self._retry):
                 with attempt:
                     await self._next()
+                    while attempt.num == 1:  # nothing failed: a new context for each batch would cost more than it
+                        await self._next()
 
     async def _next(self) -> None:
-        """Move one batch: what the feed told, or else what must be fetched."""
+        """Move one batch."""
+        move = self._take()
+        if move is None:
+            async with self._turn:  # one waits for work, the others for their turn: news wakes one
+                while (move := self._take()) is None:
+                    self._work.clear()
+                    await self._work.wait()
+        await move
+
+    def _take(self) -> Coroutine[None, None, None] | None:
+        """What moves the next batch: what the feed told, or else what must be fetched."""
         inbound = self.inbound
-        while True:
-            if self.attached.is_set():
-                if told := inbound.take_told(self._max_keys):
-                    return await self._apply_told(told)
-                if taken := inbound.take(self._max_keys):
-                    return await self._fetch(taken)
-            self._work.clear()
-            await self._work.wait()
+        if self.attached.is_set():
+            if told := inbound.take_told(self._max_keys):
+                return self._apply_told(told)
+            if taken := inbound.take(self._max_keys):
+                return self._fetch(taken)
+        return None
 
     async def _apply_told(self, told: Mapping[bytes, Sequence[Change]]) -> None:
         async def as_told(_: Iterable[bytes], __: Sequence[object]) -> Mapping[bytes, Sequence[Change]]:

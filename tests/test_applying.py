@@ -90,14 +90,15 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def running(server):
+async def running(server, workers=1):
     world = World(server)
-    task = asyncio.ensure_future(world.applying.run())
+    tasks = [asyncio.ensure_future(world.applying.run()) for _ in range(workers)]
     try:
         yield world
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await world.client.aclose()
 
 
@@ -169,6 +170,39 @@ async def test_a_site_that_allows_no_scripts_is_read_without(server, at_site):
             assert not world.applying.apply_trouble.failures
     finally:
         at_site.execute_command("ACL", "SETUSER", "default", "+eval")
+
+
+async def test_news_wakes_one_of_those_who_wait_for_work(server, at_site):
+    async with running(server, workers=16) as world:
+        world.hub = {OTHER: StringState(b"first"), KEY: StringState(b"second")}
+        world.dirty(OTHER)
+        await world.applying.idle()
+        looks, take = [], world.inbound.take
+        world.inbound.take = lambda most: looks.append(most) or take(most)
+        world.dirty(KEY)
+        await world.applying.idle()
+
+        assert at_site.get(KEY) == b"second"
+        assert 0 < len(looks) < 8
+
+
+async def test_batches_are_moved_side_by_side(server, at_site):
+    async with running(server, workers=4) as world:
+        asked, go_on = [], asyncio.Event()
+
+        async def states(keys):
+            asked.append(len(keys))
+            await go_on.wait()
+            return Fetched(dict.fromkeys(keys, StringState(b"v")), 1)
+
+        world.applying._hub.states = states
+        world.dirty(*(b"ns:%d" % number for number in range(40)))
+        await eventually_async(lambda: len(asked) == 4)
+        go_on.set()
+        await world.applying.idle()
+
+        assert asked == [8] * 5
+        assert at_site.dbsize() == 40
 
 
 async def test_nothing_is_written_before_the_stream_has_shown_what_was_read(server, at_site):
