@@ -107,7 +107,7 @@ class Applying:
         self._writer = writer
         self._max_keys = max_keys
         self._retry = retry
-        self._turn = asyncio.Lock()
+        self._looking = asyncio.Lock()
         self._work = asyncio.Event()
         self._settled = asyncio.Event()
         self.on_apply: Callable[[bytes, State, State], None] | None = None  # told the hub's state and the site's
@@ -145,7 +145,7 @@ class Applying:
         """Move one batch."""
         move = self._take()
         if move is None:
-            async with self._turn:  # one waits for work, the others for their turn: news wakes one
+            async with self._looking:  # one at a time, so that news wakes one
                 while (move := self._take()) is None:
                     self._work.clear()
                     await self._work.wait()
