@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
@@ -27,8 +27,8 @@ __all__ = ["Applying"]
 
 #: Seconds after which the stream is not waited for any longer.
 _LONGEST_WAIT = 5.0
-#: Keys > what is to be applied to each.
-_ChangesOf = Callable[[Iterable[bytes]], Awaitable[Mapping[bytes, Sequence[Change]]]]
+#: Keys, and what the site said of them > what is to be applied to each.
+_ChangesOf = Callable[[Iterable[bytes], Sequence[object]], Awaitable[Mapping[bytes, Sequence[Change]]]]
 
 #: Keys watched at a time, at most: Redis compares each with all that its client watches already.
 _WATCHED = 350
@@ -46,8 +46,11 @@ class Hub(Protocol):
 class Site(Protocol):
     """What is compared with: `local.read.SiteReader`."""
 
-    async def states(self, keys: Sequence[bytes]) -> list[State]:
-        """What these keys hold."""
+    def request(self, keys: Sequence[bytes]) -> Sequence[Sequence[bytes]]:
+        """Commands that ask for it."""
+
+    async def states(self, keys: Sequence[bytes], replies: Sequence[object]) -> list[State]:
+        """What these keys hold, from the replies to that and, if need be, more."""
 
 
 class Turn(Protocol):
@@ -57,6 +60,10 @@ class Turn(Protocol):
     def offset(self) -> int:
         """Of the site's stream: what is seen of the keys now stands before it."""
 
+    @property
+    def replies(self) -> Sequence[object]:
+        """To what was read of the keys."""
+
     async def apply(self, changes: Sequence[Change]) -> Applied | None:
         """Make changes happen, unless a client changed one of the keys meanwhile (None)."""
 
@@ -64,8 +71,8 @@ class Turn(Protocol):
 class Writer(Protocol):
     """What applies: `local.apply.SiteWriter`."""
 
-    def turn(self, keys: Sequence[bytes]) -> AbstractAsyncContextManager[Turn]:
-        """Watch keys."""
+    def turn(self, keys: Sequence[bytes], reads: Sequence[Sequence[bytes]]) -> AbstractAsyncContextManager[Turn]:
+        """Watch keys, and run the commands that read them."""
 
 
 class Applying:
@@ -100,6 +107,7 @@ class Applying:
         self._writer = writer
         self._max_keys = max_keys
         self._retry = retry
+        self._looking = asyncio.Lock()
         self._work = asyncio.Event()
         self._settled = asyncio.Event()
         self.on_apply: Callable[[bytes, State, State], None] | None = None  # told the hub's state and the site's
@@ -130,21 +138,31 @@ class Applying:
             async for attempt in stamina.retry_context(on=RedisreplError, **self._retry):
                 with attempt:
                     await self._next()
+                    while attempt.num == 1:  # nothing failed: a new context for each batch would cost more than it
+                        await self._next()
 
     async def _next(self) -> None:
-        """Move one batch: what the feed told, or else what must be fetched."""
+        """Move one batch."""
+        move = self._take()
+        if move is None:
+            async with self._looking:  # one at a time, so that news wakes one
+                while (move := self._take()) is None:
+                    self._work.clear()
+                    await self._work.wait()
+        await move
+
+    def _take(self) -> Coroutine[None, None, None] | None:
+        """What moves the next batch: what the feed told, or else what must be fetched."""
         inbound = self.inbound
-        while True:
-            if self.attached.is_set():
-                if told := inbound.take_told(self._max_keys):
-                    return await self._apply_told(told)
-                if taken := inbound.take(self._max_keys):
-                    return await self._fetch(taken)
-            self._work.clear()
-            await self._work.wait()
+        if self.attached.is_set():
+            if told := inbound.take_told(self._max_keys):
+                return self._apply_told(told)
+            if taken := inbound.take(self._max_keys):
+                return self._fetch(taken)
+        return None
 
     async def _apply_told(self, told: Mapping[bytes, Sequence[Change]]) -> None:
-        async def as_told(_: Iterable[bytes]) -> Mapping[bytes, Sequence[Change]]:
+        async def as_told(_: Iterable[bytes], __: Sequence[object]) -> Mapping[bytes, Sequence[Change]]:
             return told
 
         async with self._at_the_site():
@@ -167,9 +185,9 @@ class Applying:
             self._give_up(key, "the hub does not let us read it")
         held: dict[bytes, State] = {}
 
-        async def differences(keys: Iterable[bytes]) -> dict[bytes, list[Change]]:
+        async def differences(keys: Iterable[bytes], replies: Sequence[object]) -> dict[bytes, list[Change]]:
             keys = list(keys)
-            held.update(zip(keys, await self._site.states(keys), strict=True))
+            held.update(zip(keys, await self._site.states(keys, replies), strict=True))
             return {k: difference(k, states[k], held[k], inbound.kinds, may_delete=taken[k]) for k in keys}
 
         def replaced(key: bytes) -> None:
@@ -219,15 +237,17 @@ class Applying:
         Args:
             removals: the keys, and whether a removal was announced.
             changes_of: asked for the changes once the keys are watched.
-            replaced: called with each key that was written. None for what was only told: then a key that the site
-                refuses is fetched, otherwise it is given up, by name.
+            replaced: called with each key that was written. None for what was only told: then nothing is read, and a
+                key that the site refuses is fetched; otherwise it is given up, by name.
         """
         inbound = self.inbound
         changes: list[Change] = []
         unsettled = dict(removals)
+        keys = list(removals)
+        reads = self._site.request(keys) if replaced is not None else ()
         try:
-            async with self._writer.turn(list(removals)) as turn:
-                found = await changes_of(removals)
+            async with self._writer.turn(keys, reads) as turn:
+                found = await changes_of(keys, turn.replies)
                 await self._stream_passed(turn.offset)
                 for key, removal in removals.items():
                     del unsettled[key]

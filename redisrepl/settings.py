@@ -119,7 +119,7 @@ class Settings(BaseSettings):
         ByteSize(900_000), ge=1024, description="largest request body; the hub's proxy must allow it (nginx: 1 MB)"
     )
     batch: int = Field(1000, ge=1, le=100_000, description="changes in one request")
-    flights: int = Field(48, ge=1, le=1000, description="requests to the hub side by side, at most")
+    flights: int = Field(64, ge=1, le=1000, description="requests to the hub side by side, at most")
     max_push_rate: float = Field(0.0, ge=0, description="changes pushed in a second, at most; 0: as fast as it goes")
 
     # Times, in seconds.

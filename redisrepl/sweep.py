@@ -54,6 +54,8 @@ _SECOND_LOOK = 10_000
 #: Keys that a server goes through for one page; those of other namespaces among them cost a tenth of one compared.
 _PAGE = 500
 _SCANNED = 0.1
+#: Bytes of the site's values that are held at a time.
+_TOGETHER = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,8 @@ class Site(Protocol):
     async def page(self, prefix: bytes, cursor: bytes, count: int) -> tuple[bytes, list[bytes]]:
         """Keys of a namespace, from `0` on, and where to go on: `0` is the end. Some may come twice."""
 
-    async def first_states(self, keys: Sequence[bytes]) -> list[State]:
-        """What the first of these keys hold, as many as are read together."""
+    async def first_states(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
+        """What the first of these keys hold, until so many bytes are read."""
 
 
 @dataclass(slots=True)
@@ -201,7 +203,7 @@ class Comparison:
         """Of what keys hold, which as a whole may be more than memory is for."""
         digests: list[bytes] = []
         while len(digests) < len(keys):
-            states = await self._site.first_states(keys[len(digests) :])
+            states = await self._site.first_states(keys[len(digests) :], _TOGETHER)
             digests += [digest(state, expiries=self._expiries) for state in states]
         return digests
 

@@ -6,6 +6,11 @@ Left to others: which fault when (the test), the life of this process (`fault_pr
 
 It is a process of its own so that neither the event loop nor the interpreter lock of the code under test distorts
 its timing. It uses the standard library alone and starts with `python -S`.
+
+A delay lasts from the moment when bytes arrive, as the kernel notes it, until they are sent on: never less, and little
+more. A processor that sleeps takes 0.1 to 0.3 ms to wake, for bytes as for a timer, and the kernel may let a timer come
+50 us late. So it does not count from when we look, the kernel is asked for exact timers, and the last bit of a delay is
+waited for by itself, by a processor that is awake.
 """
 
 from __future__ import annotations
@@ -17,8 +22,10 @@ import selectors
 import socket
 import struct
 import sys
+import time
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 __all__ = ["main"]
@@ -27,6 +34,12 @@ CHUNK = 128 * 1024
 IN_FLIGHT = 64 * 1024 * 1024  # a delay must not limit throughput: 100 ms at 500 MB/s
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with time 0: close sends RST
 TO_TARGET, TO_CLIENT = "to_target", "to_client"
+
+SO_TIMESTAMPNS = 35  # Linux; Python has no name for it
+TIMESTAMP = struct.Struct("@ll")  # struct timespec
+LATEST = 0.005  # seconds that bytes may have lain here before we look; if longer, something held them back
+LAST_BIT = 0.0005  # seconds of a delay that are waited for by themselves
+TIMER_SLACK = Path("/proc/self/timerslack_ns")
 
 
 @dataclass(slots=True)
@@ -88,8 +101,8 @@ class Pipe:
         while True:
             await self.way.flowing.wait()
             await self._room.wait()
-            data = await loop.sock_recv(self.source, CHUNK)
-            self._queue.append((max(loop.time() + self.way.delay, self._not_before), data))
+            data, age = await receive(self.source)
+            self._queue.append((max(loop.time() - age + self.way.delay, self._not_before), data))
             self._queued += len(data)
             self._arrival.set()
             if self._queued >= IN_FLIGHT:
@@ -107,7 +120,9 @@ class Pipe:
             due, data = self._queue.popleft()
             self._queued -= len(data)
             self._room.set()
-            if (wait := due - loop.time()) > 0:
+            if (wait := due - loop.time()) > LAST_BIT:
+                await asyncio.sleep(wait - LAST_BIT)
+            while (wait := due - loop.time()) > 0:
                 await asyncio.sleep(wait)
             await self.way.flowing.wait()
             if not data:
@@ -135,6 +150,34 @@ class Pipe:
             if pause:
                 await asyncio.sleep(pause)
                 await self.way.flowing.wait()
+
+
+async def receive(source: socket.socket) -> tuple[bytes, float]:
+    """Bytes, and for how many seconds the last of them has been here."""
+    while True:
+        try:
+            data, notes, _, _ = source.recvmsg(CHUNK, socket.CMSG_SPACE(TIMESTAMP.size))
+        except BlockingIOError:
+            await readable(source)
+        else:
+            break
+    for level, kind, note in notes:
+        if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
+            seconds, nanoseconds = TIMESTAMP.unpack(note)
+            age = (time.time_ns() - seconds * 1_000_000_000 - nanoseconds) / 1e9
+            return data, min(max(age, 0.0), LATEST)
+    return data, 0.0  # an end carries no time
+
+
+async def readable(source: socket.socket) -> None:
+    """Return when there is something to receive."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(source, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(source)
 
 
 class Connection:
@@ -172,6 +215,8 @@ class Connection:
 
     async def _relay(self, target: socket.socket) -> None:
         ways = self.relay.ways
+        for end in (self.client, target):
+            end.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         # The kernel accepted at once. Over a real link of this delay the client would have waited a round trip
         # before it could send, so its first bytes are later by that much.
         round_trip = ways[TO_TARGET].delay + ways[TO_CLIENT].delay
@@ -313,6 +358,8 @@ def main(control: str, port: str, target_port: str) -> None:
         # Python's epoll rounds a timeout up to the next whole millisecond; select takes microseconds.
         return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
+    with contextlib.suppress(OSError):  # not everywhere is there such a file
+        TIMER_SLACK.write_text("1")
     with asyncio.Runner(loop_factory=loop_with_fine_timers) as runner, contextlib.suppress(ConnectionError):
         runner.run(serve(socket.socket(fileno=int(control)), int(port), ("127.0.0.1", int(target_port))))
 

@@ -40,9 +40,14 @@ class Reader(SiteReader):
         self.go_on = asyncio.Event()
         self.go_on.set()
         self.asked = []
+        self.read_again = 0
 
-    async def states(self, keys):
-        states = await super().states(keys)
+    async def _by_script(self, keys, max_bytes):
+        self.read_again += 1
+        return await super()._by_script(keys, max_bytes)
+
+    async def states(self, keys, replies):
+        states = await super().states(keys, replies)
         self.asked.append(list(keys))
         await self.go_on.wait()
         return states
@@ -85,14 +90,15 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def running(server):
+async def running(server, workers=1):
     world = World(server)
-    task = asyncio.ensure_future(world.applying.run())
+    tasks = [asyncio.ensure_future(world.applying.run()) for _ in range(workers)]
     try:
         yield world
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await world.client.aclose()
 
 
@@ -123,6 +129,80 @@ async def test_few_keys_are_watched_at_a_time_however_many_are_fetched(server, a
 
         assert at_site.mget(keys) == [b"v"] * 8
         assert [len(asked) for asked in world.reader.asked] == [3, 3, 2]
+
+
+async def test_what_the_site_holds_is_read_in_the_round_trip_that_watches_it(server, at_site):
+    at_site.set(KEY, "old")
+    async with running(server) as world:
+        world.hub[KEY] = StringState(b"new")
+        with at_site.monitor() as monitor:
+            world.dirty(KEY)
+            await world.applying.idle()
+            seen = iter(lambda: monitor.next_command()["command"].split()[0], "EXEC")
+
+            said = [word for word in seen if word in {"WATCH", "INFO", "EVAL", "MULTI"}]
+            assert said == ["WATCH", "INFO", "EVAL", "MULTI"]
+        assert world.reader.read_again == 0
+
+
+async def test_what_does_not_fit_into_that_reply_is_read_too(server, at_site, monkeypatch):
+    monkeypatch.setattr("redisrepl.local.read._MAX_REPLY", 1)
+    async with running(server) as world:
+        keys = [b"ns:%d" % number for number in range(5)]
+        at_site.mset(dict.fromkeys(keys, b"old"))
+        world.hub |= dict.fromkeys(keys, StringState(b"new"))
+        world.dirty(*keys)
+        await world.applying.idle()
+
+        assert at_site.mget(keys) == [b"new"] * 5
+        assert world.reader.read_again == 4
+
+
+async def test_a_site_that_allows_no_scripts_is_read_without(server, at_site):
+    at_site.execute_command("ACL", "SETUSER", "default", "-eval")
+    try:
+        async with running(server) as world:
+            for value in (b"1", b"2"):
+                world.hub[KEY] = StringState(value)
+                world.dirty(KEY)
+                await eventually_async(lambda value=value: at_site.get(KEY) == value)
+                world.expected.void([KEY])  # nobody reads the stream
+            assert not world.applying.apply_trouble.failures
+    finally:
+        at_site.execute_command("ACL", "SETUSER", "default", "+eval")
+
+
+async def test_news_wakes_one_of_those_who_wait_for_work(server, at_site):
+    async with running(server, workers=16) as world:
+        world.hub = {OTHER: StringState(b"first"), KEY: StringState(b"second")}
+        world.dirty(OTHER)
+        await world.applying.idle()
+        looks, take = [], world.inbound.take
+        world.inbound.take = lambda most: looks.append(most) or take(most)
+        world.dirty(KEY)
+        await world.applying.idle()
+
+        assert at_site.get(KEY) == b"second"
+        assert 0 < len(looks) < 8
+
+
+async def test_batches_are_moved_side_by_side(server, at_site):
+    async with running(server, workers=4) as world:
+        asked, go_on = [], asyncio.Event()
+
+        async def states(keys):
+            asked.append(len(keys))
+            await go_on.wait()
+            return Fetched(dict.fromkeys(keys, StringState(b"v")), 1)
+
+        world.applying._hub.states = states
+        world.dirty(*(b"ns:%d" % number for number in range(40)))
+        await eventually_async(lambda: len(asked) == 4)
+        go_on.set()
+        await world.applying.idle()
+
+        assert asked == [8] * 5
+        assert at_site.dbsize() == 40
 
 
 async def test_nothing_is_written_before_the_stream_has_shown_what_was_read(server, at_site):
@@ -193,8 +273,8 @@ async def test_a_key_that_is_written_all_the_time_does_not_hold_up_the_others(se
     async with running(server) as world:
         read = world.reader.states
 
-        async def disturbed(asked):
-            states = await read(asked)
+        async def disturbed(asked, replies):
+            states = await read(asked, replies)
             if keys[3] in asked:
                 at_site.rpush(keys[3], "x")
             return states

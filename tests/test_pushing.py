@@ -10,22 +10,24 @@ import time
 
 import pytest
 
-from redisrepl.changes import StringSet
+from redisrepl.changes import HashSet, StringSet, StringState, Touch
 from redisrepl.echo import ExpectedEvents
 from redisrepl.errors import HubError
+from redisrepl.everywrite import EveryWrite
 from redisrepl.outbound import Outbound
 from redisrepl.pacing import Pacer
 from redisrepl.pushing import Pushing
 from redisrepl.remote.push import HubPusher, Pushed
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.wire.commands import ChangeDecoder
+from redisrepl.wire.writes import keys_of
 from testbed import Hub, eventually_async
 
 RETRY = {"attempts": None, "timeout": None, "wait_initial": 0.01, "wait_max": 0.01, "wait_jitter": 0.0}
 
 
 def outbound_with(count, kind=Outbound):
-    outbound = kind(ChangeDecoder(lambda _key: True, frozenset({"set"})), ExpectedEvents(0))
+    outbound = kind(ChangeDecoder(lambda _key: True, frozenset({"set", "hset"})), ExpectedEvents(0))
     for number in range(count):
         outbound.add(StringSet(b"k%d" % number, b"v"))
     return outbound
@@ -34,9 +36,9 @@ def outbound_with(count, kind=Outbound):
 class Flights:
     """So many tasks that push; they end with the test."""
 
-    def __init__(self, outbound, hub, count, pacer=None, batch=100):
+    def __init__(self, outbound, hub, count, pacer=None, batch=100, site=None):
         self.pacer = pacer or Pacer(count, worthwhile=batch, interval=0.0)
-        self.pushing = Pushing(outbound, hub, None, self.pacer, max_keys=batch, retry=RETRY)
+        self.pushing = Pushing(outbound, hub, site, self.pacer, max_keys=batch, retry=RETRY)
         self._count = count
 
     async def __aenter__(self):
@@ -56,10 +58,12 @@ class FakeHub:
 
     def __init__(self):
         self.calls = 0
+        self.pushed = []
         self.out = 0
         self.error = None
 
-    async def push(self, _commands):
+    async def push(self, commands):
+        self.pushed.append(commands)
         self.calls += 1
         self.out += 1
         await asyncio.sleep(0)
@@ -155,3 +159,50 @@ async def test_a_proxy_with_a_rate_limit_is_not_besieged(certificates):
 
     assert set(statuses) == {"200", "429"}
     assert statuses.count("429") <= 8
+
+
+class LargeValues:
+    """A site whose values are known to be large only once they are read."""
+
+    def __init__(self, size):
+        self.value = bytes(size)
+        self.most = 0
+
+    async def first_states(self, keys, max_bytes):
+        few = keys[: max_bytes // len(self.value) + 1]
+        self.most = max(self.most, len(few))
+        return [StringState(self.value)] * len(few)
+
+    async def fields(self, _key, fields):
+        return [self.value] * len(fields)
+
+
+@pytest.mark.parametrize("every_write", [False, True])
+async def test_values_that_are_read_for_a_request_are_no_more_than_fit(every_write):
+    outbound, hub = outbound_with(0), FakeHub()
+    if every_write:
+        outbound.pending = EveryWrite(96 << 20, 1000)
+    hub.max_body = 100_000
+    for number in range(50):
+        outbound.add(StringSet(b"a%d" % number, b"small"))
+        outbound.add(Touch(b"t%d" % number))
+        outbound.add(HashSet(b"h%d" % number, {b"f": None}))
+        outbound.add(Touch(b"a%d" % number, replaces=True))
+    site = LargeValues(30_000)
+    async with Flights(outbound, hub, 2, site=site) as flights:
+        await flights.pushing.drained()
+
+    sizes = [sum(len(word) for command in commands for word in command) for commands in hub.pushed]
+    assert max(sizes) < 2 * (hub.max_body + 30_000)
+    assert site.most == 4
+    arrived = {key for commands in hub.pushed for command in commands for key in keys_of(command)}
+    assert arrived == {b"%b%d" % (kind, number) for kind in (b"a", b"t", b"h") for number in range(50)}
+    for number in range(50):
+        values = [
+            value
+            for commands in hub.pushed
+            for command in commands
+            for key, value in zip(command[1::2], command[2::2], strict=False)
+            if command[0] in (b"SET", b"MSET") and key == b"a%d" % number
+        ]
+        assert values == ([b"small"] if every_write else []) + [site.value]

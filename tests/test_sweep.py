@@ -25,6 +25,7 @@ class Side:
         self.size = size
         self.cursors = []
         self.pages_read = self.looks = 0
+        self.together = 1000
         self.before_page = self.before_look = lambda _number: None
 
     def set(self, key, value):
@@ -39,13 +40,15 @@ class Side:
         self.cursors.append(begin)
         return b"%d" % (end if end < len(keys) else 0), keys[begin:end]
 
-    async def states(self, keys):
+    async def first_states(self, keys, _max_bytes):
         self.looks += 1
         self.before_look(self.looks - 1)
-        return [self.held.get(key) for key in keys]
+        return [self.held.get(key) for key in keys[: self.together]]
 
     async def digests(self, keys):
-        return [digest(state, expiries=True) for state in await self.states(keys)]
+        self.looks += 1
+        self.before_look(self.looks - 1)
+        return [digest(self.held.get(key), expiries=True) for key in keys]
 
 
 def comparing(site, hub):
@@ -54,6 +57,13 @@ def comparing(site, hub):
 
 async def found_by(comparison, prefix=PREFIX):
     return [difference async for batch in comparison.differences(prefix) for difference in batch]
+
+
+async def test_values_of_the_site_are_held_a_few_at_a_time():
+    site, hub = Side({b"n:%d" % number: b"%d" % number for number in range(10)}, size=10), Side({b"n:3": b"3"}, size=10)
+    site.together = 3
+    found = await found_by(comparing(site, hub))
+    assert sorted(difference.key for difference in found) == [b"n:%d" % number for number in range(10) if number != 3]
 
 
 class Recorder:

@@ -35,8 +35,8 @@ class Bench:
     say: Callable[[str], None] = print
     keys: int = 500_000
     rounds: int = 3
-    patience: float = 100.0
-    limit: float = 20.0
+    patience: float = 150.0
+    limit: float = 30.0
     round_trips: tuple[float, ...] = (0.05, 0.2)
     hot_seconds: float = 30.0
     lone_writes: int = 300

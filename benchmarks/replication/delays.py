@@ -19,12 +19,14 @@ from benchmarks.replication.scene import REPLICAOF, Contender, Scene
 from benchmarks.replication.writers import NAMESPACE
 from testbed import RedisServer, eventually
 
-__all__ = ["Watch", "hash_field", "large_value", "lone_writes"]
+__all__ = ["FOREIGN", "OF_ANOTHER_SITE", "Watch", "field_writes", "hash_field", "large_value", "lone_writes"]
 
 _EVENTS = {"notify-keyspace-events": "K$hg"}
 _LARGE = 5_000_000
 _BETWEEN = 0.02
 _FIELD_WRITES = 15
+FOREIGN, OF_ANOTHER_SITE = "pull of a foreign write", "pull of another site's write, hub to site"
+_FIELD_WAYS = ("push", FOREIGN, OF_ANOTHER_SITE)
 
 
 class Watch:
@@ -100,8 +102,8 @@ def lone_writes(bench: Bench) -> Outcome:
     wanted = {"push": (0.5, 2, 10), "pull": (1.5, 3, 15), "from another site": (0.5, 3, 15)}
     titles = {
         "push": "push of one write",
-        "pull": "pull of a foreign write",
-        "from another site": "pull of another site's write, hub to site",
+        "pull": FOREIGN,
+        "from another site": OF_ANOTHER_SITE,
     }
     for round_trip, count in ((None, bench.lone_writes), (0.05, bench.distant_writes)):
         place = "loopback" if round_trip is None else f"{round_trip * 1000:.0f} ms round trip"
@@ -131,23 +133,23 @@ def _percentile(values: Sequence[float], share: float) -> float:
 
 
 def hash_field(bench: Bench) -> Outcome:
-    """One field of a large hash, both ways: time without the proxy, bytes with it."""
-    times: dict[str, dict[str, Samples]] = {"push": {}, "pull": {}}
-    sizes: dict[str, dict[str, Samples]] = {"push": {}, "pull": {}}
+    """One field of a large hash: time without the proxy, bytes with it."""
+    times: dict[str, dict[str, Samples]] = {way: {} for way in _FIELD_WAYS}
+    sizes: dict[str, dict[str, Samples]] = {way: {} for way in _FIELD_WAYS}
     rows = []
     writes = 5 if bench.quick else _FIELD_WRITES
     for contender in bench.contenders:
-        bench.say(f"{contender.name}, one field of a hash of {bench.fields:,}")
-        for way in ("push", "pull"):
-            direct = _field_writes(bench, contender, way, writes, round_trip=None)
-            proxied = _field_writes(bench, contender, way, writes, round_trip=0.0)
+        for way in _FIELD_WAYS:
+            bench.say(f"{contender.name}, one field of a hash of {bench.fields:,}, {way}")
+            direct = field_writes(bench, contender, way, writes, round_trip=None)
+            proxied = field_writes(bench, contender, way, writes, round_trip=0.0)
             times[way][contender.name] = Samples([Samples([sample[0] for sample in direct]).median])
             up, down = (Samples([sample[n] for sample in proxied]).median for n in (1, 2))
             sizes[way][contender.name] = Samples([up])
             rows.append([contender.name, way, str(times[way][contender.name]), short(up), short(down)])
     title = f"one field of a hash of {bench.fields:,}"
     outcome = Outcome()
-    for way in ("push", "pull"):
+    for way in _FIELD_WAYS:
         outcome.goals += [
             at_most(f"{title}, {way}: to the hub", 1000, "bytes", sizes[way]),
             at_most(f"{title}, {way}: time, loopback", 2, "ms", times[way]),
@@ -157,14 +159,14 @@ def hash_field(bench: Bench) -> Outcome:
             f"One write of {title} (medians of {writes})",
             ["who", "way", "ms", "bytes to the hub", "bytes from the hub"],
             rows,
-            "Bytes as they are on the wire, TLS included; those of an idle second are in the samples but not in the "
-            "median.",
+            "Bytes as they are on the wire, TLS included, of the site measured; those of an idle second are "
+            "in the samples but not in the median.",
         )
     ]
     return outcome
 
 
-def _field_writes(
+def field_writes(
     bench: Bench, contender: Contender, way: str, writes: int, *, round_trip: float | None
 ) -> list[tuple[float, int, int]]:
     """Milliseconds, bytes to the hub and bytes from it, of each write."""
@@ -172,16 +174,27 @@ def _field_writes(
     samples = []
     with Scene(bench.certificates, round_trip=round_trip) as scene:
         near, _ = scene.start(contender, rc=True, **_EVENTS)
-        site, hub = near.client(), scene.hub.redis
-        site.hset(key, mapping={f"field:{n}": f"value {n}" for n in range(bench.fields)})
-        eventually(lambda: hub.hlen(key) == bench.fields, timeout=20, description="the hash at the hub")
-        source, watch = (site, Watch(scene.hub.server)) if way == "push" else (hub, Watch(near))
+        source, hub = near.client(), scene.hub.server
+        path = [hub] if way == "push" else [near]
+        if way == FOREIGN:
+            source = hub.client()
+        elif way == OF_ANOTHER_SITE:
+            far = scene.start_site(config=_EVENTS)
+            # Not through the proxy: its bytes are not those of the site that pulls.
+            replicator = scene.start_replicator(contender, far, rc=True, url=scene.hub.url)
+            scene.wait_until_ready(far, replicator, rc=True)
+            source, path = far.client(), [hub, near]
+        source.hset(key, mapping={f"field:{n}": f"value {n}" for n in range(bench.fields)})
+        ends = [hub.client(), near.client()]
+        eventually(lambda: {end.hlen(key) for end in ends} == {bench.fields}, timeout=20, description="the hash")
+        stages = [Watch(server) for server in path]
         for n in range(writes):
             _wait_for_silence(scene)
             before = scene.proxy.counters() if scene.proxy else None
-            began = time.perf_counter()
+            passed = [time.perf_counter()]
             source.hset(key, f"field:{n}", f"another value {n}")
-            delay = (watch.wait_for(key) - began) * 1000
+            passed += [stage.wait_for(key) for stage in stages]
+            delay = (passed[-1] - passed[-2]) * 1000
             if scene.proxy and before:
                 _wait_for_silence(scene)
                 after = scene.proxy.counters()
@@ -197,6 +210,8 @@ def _field_writes(
 
 def _wait_for_silence(scene: Scene, quiet: float = 0.15) -> None:
     """Until nothing crosses any more, which only the proxy can tell; without it, a moment."""
+    if scene.proxy is None:
+        time.sleep(_BETWEEN)
     while scene.proxy:
         before = scene.proxy.counters()
         time.sleep(quiet)

@@ -110,11 +110,13 @@ class Scene(contextlib.ExitStack):
         eventually(lambda: client.info("replication")["master_link_status"] == "up", description="a linked replica")
         return replica
 
-    def start_replicator(self, contender: Contender, site: RedisServer, *, rc: bool) -> Replicator:
-        """Start it; it may not be ready yet."""
+    def start_replicator(
+        self, contender: Contender, site: RedisServer, *, rc: bool, url: str | None = None
+    ) -> Replicator:
+        """Start it; it may not be ready yet. Without another address of the hub it goes by way of the proxy."""
         certificates = self.certificates
         flags = {
-            "-haddr": self.url,
+            "-haddr": url or self.url,
             "-raddr": f"localhost:{site.port}",
             "-nam": NAMESPACE,
             "-cert": certificates.client,

@@ -61,8 +61,12 @@ class SiteWriter:
         self._told_blind = False
 
     @asynccontextmanager
-    async def turn(self, keys: Sequence[bytes]) -> AsyncIterator[Turn]:
+    async def turn(self, keys: Sequence[bytes], reads: Sequence[Sequence[bytes]] = ()) -> AsyncIterator[Turn]:
         """Watch keys: what is read of them from here on still holds when it is written, or nothing is written.
+
+        Args:
+            keys: to watch.
+            reads: commands that the server runs once it watches, in the same round trip.
 
         Raises:
             KeyDeniedError: the server does not let us have one of the keys.
@@ -72,7 +76,8 @@ class SiteWriter:
         with translated(self._address):
             connection = await pool.get_connection()  # type: ignore[no-untyped-call]
         try:
-            _, watched, info = await self._replies(connection, [[b"UNWATCH"], [b"WATCH", *keys], _INFO])
+            opening = [[b"UNWATCH"], [b"WATCH", *keys], _INFO]
+            _, watched, info, *replies = await self._replies(connection, [*opening, *reads])
             if isinstance(watched, Exception) and denies_key(str(watched)):
                 with translated(self._address):
                     raise watched
@@ -83,7 +88,7 @@ class SiteWriter:
                     error=str(watched),
                     hint="a client's write in the moment of an apply may be overwritten: allow +watch +unwatch",
                 )
-            yield Turn(self, connection, _offset(info))
+            yield Turn(self, connection, _offset(info), replies)
         finally:
             await pool.release(connection)
 
@@ -142,14 +147,16 @@ class Turn:
     Attributes:
         offset: of the site's stream. A write that a reader of these keys sees now stands before it, unless it came
             after; then `apply` will notice.
+        replies: to what was to be read; errors are replies.
     """
 
-    __slots__ = ("_connection", "_writer", "offset")
+    __slots__ = ("_connection", "_writer", "offset", "replies")
 
-    def __init__(self, writer: SiteWriter, connection: Any, offset: int) -> None:
+    def __init__(self, writer: SiteWriter, connection: Any, offset: int, replies: Sequence[object]) -> None:
         self._writer = writer
         self._connection = connection
         self.offset = offset
+        self.replies = replies
 
     async def apply(self, changes: Sequence[Change]) -> Applied | None:
         """Make changes of these keys happen, those of one key in order; once in a turn.

@@ -39,14 +39,26 @@ class SiteReader:
         self._address = address
         self._scripts = True
 
-    async def states(self, keys: Sequence[bytes]) -> list[State]:
-        """What these keys hold, in their order."""
+    def request(self, keys: Sequence[bytes]) -> list[list[bytes]]:
+        """What asks for `states`, for who has more to ask in one go; nothing where scripts are not allowed."""
+        return [[b"EVAL", STATES_SCRIPT, b"0", b"%d" % _MAX_REPLY, *keys]] if self._scripts else []
+
+    async def states(self, keys: Sequence[bytes], replies: Sequence[object] = ()) -> list[State]:
+        """What these keys hold, in their order.
+
+        Args:
+            keys: any.
+            replies: to `request`, if that was asked already; what they do not tell is asked for here.
+        """
         states: list[State] = []
+        for reply in replies:
+            if isinstance(reply, list):
+                states += parse_states(reply)
         while len(states) < len(keys):
-            states += await self.first_states(keys[len(states) :])
+            states += await self.first_states(keys[len(states) :], _MAX_REPLY)
         return states
 
-    async def first_states(self, keys: Sequence[bytes], max_bytes: int = _MAX_REPLY) -> list[State]:
+    async def first_states(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
         """What the first of these keys hold: one at least, and no further ones once so many bytes are read."""
         if self._scripts:
             return await self._by_script(keys, max_bytes)
@@ -57,8 +69,8 @@ class SiteReader:
             try:
                 reply = await self._client.execute_command("EVAL", STATES_SCRIPT, 0, max_bytes, *keys)  # type: ignore[no-untyped-call]
             except redis.exceptions.ResponseError as error:
-                denied = isinstance(error, redis.exceptions.NoPermissionError)  # whose text redis-py cuts short
-                if not denied and not str(error).startswith(("unknown command", "This Redis command is not allowed")):
+                refused = isinstance(error, redis.exceptions.NoPermissionError)  # redis-py takes NOPERM off its text
+                if not refused and not str(error).startswith(("unknown command", "This Redis command is not allowed")):
                     raise
                 self._scripts = False
                 return await self._one_by_one(keys[:_FEW])

@@ -59,7 +59,7 @@ class HubReader(ScriptRunner):
         """What these keys hold; keys that did not fit into one reply, but never the first, are left out."""
         if self.tries_scripts():
             try:
-                at, states = parse_fetch_reply(await self._session.post(fetch_body(keys, self._max_bytes)))
+                at, states = await self._by_script(keys)
             except CommandRefusedError as error:
                 if error.status != 403:  # noqa: PLR2004 - Webdis' ACL
                     raise
@@ -72,6 +72,15 @@ class HubReader(ScriptRunner):
             self.no_scripts()
         few = keys[:_FEW]
         return Fetched(dict(zip(few, await asyncio.gather(*map(self._state, few)), strict=True)), math.inf)
+
+    async def _by_script(self, keys: Sequence[bytes]) -> tuple[int, list[State]]:
+        """The hub's time, and the states of the first keys, as many as fit."""
+
+        async def send(*, by_hash: bool) -> tuple[int, list[State]]:
+            content = fetch_body(keys, self._max_bytes, by_hash=by_hash)
+            return parse_fetch_reply(await self._session.post(content))
+
+        return await self.run(send)
 
     async def keys(self, prefix: bytes) -> list[bytes]:
         """Every key of a namespace. `KEYS` blocks the hub while it looks, but is exact for any bytes."""

@@ -86,8 +86,6 @@ class HubPusher(ScriptRunner):
         self._teller = teller
         self._timed = timed
         self._single = asyncio.Semaphore(side_by_side)
-        self._by_hash = False  # the hub has run the script before, and knows it by its hash
-        self._hash_refused = False
         self.max_body = max_body
 
     async def push(self, commands: Sequence[Sequence[bytes]]) -> Pushed:
@@ -183,19 +181,13 @@ class HubPusher(ScriptRunner):
     async def _run_script(
         self, encoded: Sequence[bytes], told: tuple[bytes, bytes], writes: int
     ) -> tuple[dict[int, str], float]:
-        """Run the script: by its hash if the hub knows it, which takes 950 bytes off a lone write."""
-        if self._by_hash:
-            try:
-                content = batch_body(encoded, by_hash=True, told=told)
-                return parse_batch_reply(await self._session.post(content), writes)
-            except (CommandError, CommandRefusedError) as error:
-                if is_passing(str(error)):
-                    raise
-                self._by_hash = False
-                self._hash_refused = not str(error).startswith("NOSCRIPT")  # else it was restarted, or flushed
-        reply = parse_batch_reply(await self._session.post(batch_body(encoded, told=told)), writes)
-        self._by_hash = not self._hash_refused
-        return reply
+        """Run the script over commands that make so many writes."""
+
+        async def send(*, by_hash: bool) -> tuple[dict[int, str], float]:
+            content = batch_body(encoded, by_hash=by_hash, told=told)
+            return parse_batch_reply(await self._session.post(content), writes)
+
+        return await self.run(send)
 
     async def _push_singly(self, commands: Iterable[Sequence[bytes]]) -> list[tuple[bytes, str]]:
         """Without scripts: commands of one key in order, all else side by side."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from hashlib import sha1
 from itertools import groupby
 from typing import Any
 
@@ -117,11 +118,18 @@ def keyspace_channel(database: int, key: bytes) -> bytes:
 
 
 _FETCH_HEAD = b"EVAL/" + escape(STATES_SCRIPT) + b"/0"
+_FETCH_BY_HASH = b"EVALSHA/%b/0" % sha1(STATES_SCRIPT, usedforsecurity=False).hexdigest().encode()
 
 
-def fetch_body(keys: Sequence[bytes], max_bytes: int) -> bytes:
-    """Read the state of many keys in one request, as many as fit into `max_bytes`: `STATES_SCRIPT` over them."""
-    return b"/".join((_FETCH_HEAD, b"%d" % max_bytes, escape_words(keys))) + b".raw"
+def fetch_body(keys: Sequence[bytes], max_bytes: int, *, by_hash: bool = False) -> bytes:
+    """Read the state of many keys in one request, as many as fit into `max_bytes`: `STATES_SCRIPT` over them.
+
+    Args:
+        keys: in their order.
+        max_bytes: of values in the reply.
+        by_hash: for a hub that has run `STATES_SCRIPT` before.
+    """
+    return b"/".join((_FETCH_BY_HASH if by_hash else _FETCH_HEAD, b"%d" % max_bytes, escape_words(keys))) + b".raw"
 
 
 def parse_fetch_reply(reply: bytes) -> tuple[int, list[State]]:

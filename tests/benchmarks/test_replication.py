@@ -5,6 +5,7 @@ import contextlib
 import pytest
 
 from benchmarks.replication import __main__ as command_line
+from benchmarks.replication import delays, rates
 from benchmarks.replication.bench import Bench
 from benchmarks.replication.costs import idle
 from benchmarks.replication.outcome import Curve, Goal, Outcome, Rate, Samples, Table, at_least, at_most
@@ -43,6 +44,28 @@ def test_rates_are_measured_beside_replicaof_and_every_key_arrives(bench):
     rates, cpu = outcome.tables
     assert [row[-1] for row in rates.rows] == ["none"] * 3
     assert {"writer", "daemon", "hub redis", "all"} <= set(cpu.columns)
+
+
+def test_at_a_distance_more_keys_are_pushed_so_that_a_round_trip_weighs_little(bench, monkeypatch):
+    asked = []
+
+    def measured(_bench, _contender, way, *, keys, round_trip):
+        asked.append((way, keys, round_trip))
+        return rates.Run(1.0, keys, 0, 1.0, {"daemon": 1.0})
+
+    monkeypatch.setattr(rates, "measure", measured)
+    outcome = rates.distance(bench)
+    assert {(way, keys) for way, keys, _ in asked} == {("replica", 4000), ("push", 4000), ("pull", 1000)}
+    assert {round_trip for _, _, round_trip in asked} == {0.0, 0.05}
+    assert [goal.what for goal in outcome.goals] == ["push at 50 ms round trip", "pull at 50 ms round trip"]
+
+
+def test_what_another_site_writes_of_a_large_hash_is_not_fetched(bench):
+    bench.fields = 5000
+    samples = delays.field_writes(bench, bench.contenders[0], delays.OF_ANOTHER_SITE, 3, round_trip=0.0)
+    assert all(took > 0 for took, _, _ in samples)
+    assert min(to_hub for _, to_hub, _ in samples) == 0
+    assert 0 < min(from_hub for _, _, from_hub in samples) < 2000
 
 
 def test_the_connections_of_an_idle_daemon_are_counted(bench):

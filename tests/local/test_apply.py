@@ -80,6 +80,16 @@ async def test_a_client_that_was_faster_wins(at_site, connected):
     assert not at_site.exists("e")
 
 
+async def test_what_is_read_in_the_same_round_trip_is_watched_already(at_site, connected):
+    at_site.set("s", "x")
+    async with connected().turn(KEYS, [[b"GET", b"s"], [b"HGET", b"s", b"f"]]) as turn:
+        value, refused = turn.replies
+        assert value == b"x"
+        assert "WRONGTYPE" in str(refused)
+        at_site.set("s", "of a client")
+        assert await turn.apply([StringSet(b"s", b"ours")]) is None
+
+
 async def test_a_turn_does_not_remember_the_one_before(at_site, connected):
     writer = connected()
     async with writer.turn([b"s"]):

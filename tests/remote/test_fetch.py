@@ -5,6 +5,7 @@ import math
 import pytest
 
 from redisrepl.changes import HashState, StringState
+from redisrepl.errors import HubError
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.tls import CertificateFiles, client_context
@@ -62,6 +63,65 @@ async def test_without_scripts_the_same_is_read_and_scripts_are_tried_again_late
     now = 400.0
     assert (await reader.states([b"ns:s"])).time < math.inf
     assert reader.scripts
+
+
+def calls(hub, command):
+    """How often the hub's Redis ran a command since its statistics were reset."""
+    return hub.redis.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"]
+
+
+async def test_the_script_is_sent_once_and_then_named_by_its_hash(hub, session):
+    hub.redis.script_flush()
+    hub.redis.config_resetstat()
+    reader = HubReader(session)
+    for _ in range(4):
+        assert (await reader.states(list(STATES))).states == STATES
+
+    assert (calls(hub, "eval"), calls(hub, "evalsha")) == (1, 3)
+
+
+async def test_a_hub_that_has_forgotten_the_script_is_given_it_anew(hub, session):
+    reader = HubReader(session)
+    await reader.states([b"ns:s"])
+    hub.redis.script_flush()
+    hub.redis.config_resetstat()
+    for _ in range(3):
+        assert (await reader.states(list(STATES))).states == STATES
+
+    assert (calls(hub, "eval"), calls(hub, "evalsha")) == (1, 3)  # the first of these three did not find it
+    assert reader.scripts
+
+
+async def test_a_hub_that_forbids_the_hash_is_asked_by_it_once(hub, session):
+    reader = HubReader(session)
+    await reader.states([b"ns:s"])
+    hub.redis.execute_command("ACL", "SETUSER", "default", "-evalsha")
+    hub.redis.config_resetstat()
+    try:
+        for _ in range(3):
+            assert (await reader.states(list(STATES))).states == STATES
+    finally:
+        hub.redis.execute_command("ACL", "SETUSER", "default", "+evalsha")
+
+    statistics = hub.redis.info("commandstats")
+    assert (statistics["cmdstat_evalsha"]["rejected_calls"], calls(hub, "eval")) == (1, 3)
+    assert reader.scripts
+
+
+async def test_a_script_that_fails_is_no_refusal_of_its_hash(hub, session):
+    reader = HubReader(session)
+    await reader.states([b"ns:s"])
+    hub.redis.execute_command("ACL", "SETUSER", "default", "-type")
+    try:
+        with pytest.raises(HubError, match="refused a fetch"):
+            await reader.states([b"ns:s"])
+    finally:
+        hub.redis.execute_command("ACL", "SETUSER", "default", "+type")
+    hub.redis.config_resetstat()
+    for _ in range(2):
+        await reader.states([b"ns:s"])
+
+    assert (calls(hub, "eval"), calls(hub, "evalsha")) == (1, 1)
 
 
 async def test_keys_of_any_bytes(hub, session):

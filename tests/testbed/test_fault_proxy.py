@@ -133,6 +133,28 @@ def test_a_delay_holds_each_way_to_a_millisecond(proxy, connect, delay):
     assert 2 * delay <= round_trip(connection) < 2 * delay + 0.003
 
 
+@pytest.mark.parametrize("gap", [0, 0.0004, 0.003])
+def test_no_byte_is_ever_early(proxy, connect, gap):
+    """Whether it comes alone, or with others while earlier ones wait."""
+    connection = connect()
+    proxy.delay(0.004)
+    sent, received = [], []
+
+    def take():
+        while len(received) < 100:
+            data = connection.recv(100)
+            received.extend([time.perf_counter()] * len(data))
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    for _ in range(100):
+        sent.append(time.perf_counter())
+        connection.sendall(b"x")
+        time.sleep(gap)
+    taker.join()
+    assert min(arrived - left for left, arrived in zip(sent, received, strict=True)) >= 0.008
+
+
 def test_a_delay_can_hold_one_way(proxy, connect):
     connection = connect()
     proxy.delay(0.05, "to_client")

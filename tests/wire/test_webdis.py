@@ -588,6 +588,14 @@ def test_a_reply_carries_no_more_than_the_budget_and_one_key(hub, budget, count)
     assert states == [StringState(b"x" * 100)] * count
 
 
+def test_a_script_that_the_hub_has_run_may_be_named_by_its_hash(hub):
+    hub.redis.set("k", "v")
+    in_full, by_hash = fetch_body([b"k"], 1000), fetch_body([b"k"], 1000, by_hash=True)
+
+    assert fetched(hub(in_full)) == fetched(hub(by_hash)) == [StringState(b"v")]
+    assert len(by_hash) < 80 < len(in_full)
+
+
 def test_missing_keys_count_too(hub):
     assert fetched(hub(fetch_body([b"none"] * 50, 10))) == [None] * 10
 
