@@ -59,7 +59,7 @@ class Pulling(Protocol):
 class OutboundCounters:
     """What went from site to hub since the start."""
 
-    __slots__ = ("echoes", "failed", "pushed", "read", "requests")
+    __slots__ = ("answered", "echoes", "failed", "pushed", "read", "requests")
 
     def __init__(self) -> None:
         self.read = 0  # changes of the namespaces seen in the stream
@@ -67,6 +67,7 @@ class OutboundCounters:
         self.pushed = 0  # changes acknowledged by the hub
         self.failed = 0  # changes refused by the hub for good
         self.requests = 0  # batches sent
+        self.answered = 0  # changes that the hub has taken, refused or had already
 
 
 def settle(change: Touch, state: State, kinds: frozenset[str]) -> list[Change]:
@@ -348,6 +349,7 @@ class Outbound:
                 self.counters.failed += 1
                 _log.error("push.refused", key=printable(key), error=error)
         self._void(errors.keys())
+        self.counters.answered += len(batch.changes)
         self.counters.pushed += len(batch.changes) - len(errors)
         keys = [change.key for change in batch.changes]
         if self._pulling is not None:
