@@ -143,6 +143,7 @@ class Outbound:
         pending: changes of the stream that wait for the hub.
         seeds: keys that wait, and are to be there only if the hub has none: of a snapshot, or found by a sweep.
         flushed: the last command that changed the whole database at once.
+        unswept: changes were left to a sweep that has not come to its end.
     """
 
     def __init__(
@@ -161,6 +162,7 @@ class Outbound:
         self._every_write = options.every_write
         self.counters = OutboundCounters()
         self.flushed: Flushed | None = None
+        self.unswept = False
         self._expected_local = expected_local
         self._expected_remote = expected_remote
         self._pulling = pulling
@@ -285,8 +287,9 @@ class Outbound:
 
     @property
     def acknowledged(self) -> int:
-        """Offset below which everything is at the hub; 0 while keys of a snapshot are still to go."""
-        return 0 if len(self.seeds) else self.pending.acknowledged
+        """Offset below which everything is at the hub; 0 while keys of a snapshot or of a sweep are still to go."""
+        left = self.unswept or self.flushed is not None or self.pending.overflowed or self.seeds.overflowed
+        return 0 if left or len(self.seeds) else self.pending.acknowledged
 
     @property
     def waiting(self) -> int:

@@ -331,3 +331,19 @@ def test_it_starts_before_the_hub_and_the_site(certificates, daemons):
             told = [record["error"] for record in daemon.logged(f"{link}.failed")]
             assert len(told) == len(set(told)), "a failure of one kind was told twice"
             assert len(daemon.logged(f"{link}.recovered")) == 1
+
+
+def test_values_that_the_hubs_replaced_for_want_of_room_are_named(daemons, site, hub, at_site, at_hub):
+    with FaultProxy(hub.port) as wire:
+        daemon = daemons.live(site, wire.port, *SWIFT, "--max-keys", "1000")
+        at_site.mset({f"site1:{number}": "older" for number in range(1500)})
+        crossed(at_site, at_hub)
+        wire.down()
+        at_site.mset({f"site1:{number}": "newer" for number in range(1500)})
+        daemon.wait_for_log("push.failed")
+        wire.listen()
+        lost = 500
+        eventually(lambda: len(daemon.logged("sweep.replaced")) == lost, 20, "each is named")
+        values = [state[1] for state in assert_equal_soon(at_site, at_hub).values()]
+        assert (values.count(b"newer"), values.count(b"older")) == (1000, lost)
+        daemon.stop()
