@@ -12,13 +12,16 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from redisrepl.changes import DENIED, HashState, State, StringState
-from redisrepl.errors import CommandRefusedError, HubError, denies_key
+from redisrepl.errors import CommandRefusedError, HubError, OutcomeUnknownError, denies_key
 from redisrepl.namespaces import glob_escape
 from redisrepl.remote.refusals import ScriptRunner, scripts_refused
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.webdis import CommandError, fetch_body, parse_fetch_reply
 
 __all__ = ["Fetched", "HubReader"]
+
+#: The smallest reply that is asked for, and by how much one is larger than the last after one that came in time.
+_LEAST_BYTES = 16 << 10
 
 
 class Fetched(NamedTuple):
@@ -36,6 +39,9 @@ class Fetched(NamedTuple):
 class HubReader(ScriptRunner):
     """Reads the hub.
 
+    Replies that do not arrive in time are asked for in smaller pieces: over a slow link, what is fetched side by side
+    would otherwise be late for ever.
+
     Args:
         session: HTTPS to the hub.
         max_bytes: how much a reply may carry before the rest of the keys is left for another.
@@ -50,13 +56,16 @@ class HubReader(ScriptRunner):
     ) -> None:
         super().__init__(clock)
         self._session = session
-        self._max_bytes = max_bytes
+        self._most_bytes = self._max_bytes = max_bytes
 
     async def states(self, keys: Sequence[bytes]) -> Fetched:
         """What these keys hold; keys that did not fit into one reply, but never the first, are left out."""
         if self.tries_scripts():
             try:
                 at, states = parse_fetch_reply(await self._session.post(fetch_body(keys, self._max_bytes)))
+            except OutcomeUnknownError:
+                self._max_bytes = max(self._max_bytes // 2, _LEAST_BYTES)
+                raise
             except CommandRefusedError as error:
                 if error.status != 403:  # noqa: PLR2004 - Webdis' ACL
                     raise
@@ -64,6 +73,7 @@ class HubReader(ScriptRunner):
                 if not scripts_refused(str(error)):
                     raise HubError(f"the hub refused a fetch: {error}", status=200) from None
             else:
+                self._max_bytes = min(self._max_bytes + _LEAST_BYTES, self._most_bytes)
                 self.scripts = True
                 return Fetched(dict(zip(keys, states, strict=False)), at)
             self.no_scripts()

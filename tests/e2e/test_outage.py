@@ -200,6 +200,14 @@ def test_a_slow_link(daemons, site, hub, at_site, at_hub):
         crossed(at_site, at_hub)
 
 
+def test_more_than_a_slow_link_brings_in_time(daemons, site, hub, at_site, at_hub):
+    with FaultProxy(hub.port) as wire:
+        at_hub.mset({f"site1:{number}": b"%d" % number + bytes(7000) for number in range(160)})
+        wire.trickle(12_500, 0.04, "to_client")  # 312 kB/s
+        daemons.live(site, wire.port, "--timeout", "1", "--retry-max", "0.2")
+        assert len(assert_equal_soon(at_site, at_hub, timeout=40)) == 160
+
+
 # The subscription dies.
 
 
