@@ -224,6 +224,7 @@ class Parts:
             expected_local=expected_local,
             expected_remote=expected_remote,
             busy=self._busy,
+            max_keys=settings.max_keys,
         )
         applying = Applying(
             inbound,
@@ -339,6 +340,9 @@ class Parts:
         """Compare for what did not wait; until that is done the position before it is the one to go on from."""
         outbound, sweep = self.outbound, self.sweep
         outbound.unswept = outbound.unswept and sweep.unfinished
+        if self.pull is not None and self.pull.inbound.overflowed:
+            self.pull.inbound.overflowed = False
+            sweep.owe("more keys changed at the hub than --max-keys", "pull")
         if outbound.pending.overflowed or outbound.seeds.overflowed:
             if outbound.pending.overflowed and self.pull is not None and self._winner == "hub":
                 self.pull.replacements.gap()

@@ -355,3 +355,17 @@ def test_values_that_the_hubs_replaced_for_want_of_room_are_named(daemons, site,
         values = [state[1] for state in assert_equal_soon(at_site, at_hub).values()]
         assert (values.count(b"newer"), values.count(b"older")) == (1000, lost)
         daemon.stop()
+
+
+def test_more_keys_of_the_hub_than_may_wait_for_the_site(daemons, site, hub, at_site, at_hub):
+    daemon = daemons.live(site, hub, *SWIFT, "--max-keys", "1000", "--batch", "50")
+    crossed(at_site, at_hub)
+    site.pause()
+    try:
+        for start in (0, 1500):
+            at_hub.mset({f"site1:{number}": "v" for number in range(start, start + 1500)})
+        assert daemon.wait_for_log("apply.failed")["dirty_keys"] < 3000
+    finally:
+        site.resume()
+    assert len(assert_equal_soon(at_site, at_hub)) == 3000
+    daemon.wait_for_log("sweep.finished", reason="more keys changed at the hub than --max-keys", timeout=20)
