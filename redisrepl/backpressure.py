@@ -72,7 +72,7 @@ class Backpressure:
     async def room(self) -> None:
         """Return when there is room for more, or when waiting would do harm."""
         while self._outbound.crowded and self._patience > 0:
-            began, pushed = self._clock(), self._outbound.counters.pushed
+            began, answered = self._clock(), self._outbound.counters.answered
             if began >= self._look_at:
                 self._look_at = began + _LOOK_PERIOD
                 if not self._is_harmless(await self._ask_facts()):
@@ -80,7 +80,7 @@ class Backpressure:
                     return
             try:
                 async with asyncio.timeout(_STALLED):
-                    while self._outbound.counters.pushed == pushed:
+                    while self._outbound.counters.answered == answered:
                         await self._returned()
             except TimeoutError:
                 self._give_up("the hub takes nothing")

@@ -150,8 +150,8 @@ class Daemon:
             pushing.trouble.failed(f"the hub {session.url} does not answer", hint="waiting for it")
 
     async def _tick(self) -> None:
-        """What time alone brings: overdue events, owed sweeps, and the names of commands that do not cross."""
-        outbound, sweep, pull = self._parts.outbound, self._parts.sweep, self._parts.pull
+        """What time alone brings: overdue events, memory to give back, and the names of commands that do not cross."""
+        outbound, pull = self._parts.outbound, self._parts.pull
         gave_back_at = time.monotonic()
         while True:
             await asyncio.sleep(_TICK)
@@ -160,14 +160,6 @@ class Daemon:
                 gave_back_at = time.monotonic()
             if pull is not None:
                 pull.inbound.tick(time.monotonic())
-            if outbound.pending.overflowed or outbound.seeds.overflowed:
-                outbound.pending.overflowed = outbound.seeds.overflowed = False
-                sweep.owe("more keys waited than --max-keys", "push")
-            if (flushed := outbound.flushed) is not None:
-                outbound.flushed = None
-                sweep.owe(
-                    "the site was flushed", "push", removals=flushed.emptied and "del" in self._settings.replicate
-                )
             self._parts.wake()
             self._parts.tick()
             self._state.tick(time.monotonic())

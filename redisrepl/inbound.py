@@ -90,8 +90,7 @@ def difference(key: bytes, hub: State, site: State, kinds: frozenset[str], *, ma
             return [*_field_differences(key, hub, site, delete=delete), *_expiry_difference(key, hub, site, kinds)]
         case (HashState(), _) if "hset" in kinds:
             replaced: list[Change] = [Deleted(key)] if site is not None else []
-            fresh = HashState({})
-            return [*replaced, HashSet(key, dict(hub.fields)), *_expiry_difference(key, hub, fresh, kinds)]
+            return [*replaced, HashSet(key, dict(hub.fields)), *_expiry_difference(key, hub, HashState({}), kinds)]
         case (None, StringState() | HashState()) if delete:
             return [Deleted(key)]
         case _:
@@ -116,10 +115,6 @@ def _expiry_difference(key: bytes, hub: HashState, site: HashState, kinds: froze
     return [ExpirySet(key, hub.expires_at_ms)]
 
 
-def _itself(change: Change) -> Iterable[Hashable]:
-    return (change,)
-
-
 class Inbound:
     """Decides what of the hub goes to the site.
 
@@ -130,8 +125,10 @@ class Inbound:
         expected_remote: filled before a push (`outbound`), used up here.
         busy: whether a local change of a key waits or is on its way to the hub.
         event_patience: seconds after which an event that did not come is overdue.
+        max_keys: how many keys may be dirty.
 
     Attributes:
+        overflowed: keys found no room among the dirty ones; all must be compared (sweep).
         dirty: keys whose state at the hub must be looked at; the value says whether a removal was announced.
         echo_patience: None: the echoes of an apply are overdue once the site's stream is past it (`Outbound.read`);
             else after so many seconds (`tick`), see `expect_events`.
@@ -146,13 +143,16 @@ class Inbound:
         expected_remote: ExpectedEvents,
         busy: Callable[[bytes], bool],
         event_patience: float = 60.0,
+        max_keys: int = 2_000_000,
     ) -> None:
         self._event_patience = event_patience
+        self._max_keys = max_keys
+        self.overflowed = False
         self.dirty: dict[bytes, bool] = {}
         self.counters = InboundCounters()
         self.kinds = kinds
         self.echo_patience: float | None = None
-        self._echoes_of: Callable[[Change], Iterable[Hashable]] = _itself
+        self._echoes_of: Callable[[Change], Iterable[Hashable]] = lambda change: (change,)
         self._covers = covers
         self._expected_local = expected_local
         self._expected_remote = expected_remote
@@ -181,6 +181,8 @@ class Inbound:
         heard = [event for event in covered if event[1] not in ignored]
         foreign = self._expected_remote.consume_each(heard)
         self.counters.echoes += len(heard) - len(foreign)
+        if len(dirty) + len(foreign) > self._max_keys:
+            foreign = [event for event in foreign if self._has_room_for(event[0])]
         for key, name in foreign:
             if name in _TAKES_AWAY:
                 dirty[key] = True
@@ -247,8 +249,13 @@ class Inbound:
     def mark_dirty(self, keys: Iterable[bytes]) -> None:
         """The state of these keys at the hub must be looked at; nothing is known of removals."""
         for key in keys:
-            if self._covers(key):
+            if self._covers(key) and self._has_room_for(key):
                 self.dirty.setdefault(key, False)
+
+    def _has_room_for(self, key: bytes) -> bool:
+        room = key in self.dirty or len(self.dirty) < self._max_keys
+        self.overflowed = self.overflowed or not room
+        return room
 
     def tick(self, now: float) -> None:
         """Time passes: events that should have come are given up, their keys looked at (rule 3)."""

@@ -59,7 +59,7 @@ class Pulling(Protocol):
 class OutboundCounters:
     """What went from site to hub since the start."""
 
-    __slots__ = ("echoes", "failed", "pushed", "read", "requests")
+    __slots__ = ("answered", "echoes", "failed", "pushed", "read", "requests")
 
     def __init__(self) -> None:
         self.read = 0  # changes of the namespaces seen in the stream
@@ -67,6 +67,7 @@ class OutboundCounters:
         self.pushed = 0  # changes acknowledged by the hub
         self.failed = 0  # changes refused by the hub for good
         self.requests = 0  # batches sent
+        self.answered = 0  # changes that the hub has taken, refused or had already
 
 
 def settle(change: Touch, state: State, kinds: frozenset[str]) -> list[Change]:
@@ -142,6 +143,7 @@ class Outbound:
         pending: changes of the stream that wait for the hub.
         seeds: keys that wait, and are to be there only if the hub has none: of a snapshot, or found by a sweep.
         flushed: the last command that changed the whole database at once.
+        unswept: changes were left to a sweep that has not come to its end.
     """
 
     def __init__(
@@ -160,6 +162,7 @@ class Outbound:
         self._every_write = options.every_write
         self.counters = OutboundCounters()
         self.flushed: Flushed | None = None
+        self.unswept = False
         self._expected_local = expected_local
         self._expected_remote = expected_remote
         self._pulling = pulling
@@ -284,8 +287,9 @@ class Outbound:
 
     @property
     def acknowledged(self) -> int:
-        """Offset below which everything is at the hub; 0 while keys of a snapshot are still to go."""
-        return 0 if len(self.seeds) else self.pending.acknowledged
+        """Offset below which everything is at the hub; 0 while keys of a snapshot or of a sweep are still to go."""
+        left = self.unswept or self.flushed is not None or self.pending.overflowed or self.seeds.overflowed
+        return 0 if left or len(self.seeds) else self.pending.acknowledged
 
     @property
     def waiting(self) -> int:
@@ -348,6 +352,7 @@ class Outbound:
                 self.counters.failed += 1
                 _log.error("push.refused", key=printable(key), error=error)
         self._void(errors.keys())
+        self.counters.answered += len(batch.changes)
         self.counters.pushed += len(batch.changes) - len(errors)
         keys = [change.key for change in batch.changes]
         if self._pulling is not None:

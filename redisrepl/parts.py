@@ -226,6 +226,7 @@ class Parts:
             expected_local=expected_local,
             expected_remote=expected_remote,
             busy=self._busy,
+            max_keys=settings.max_keys,
         )
         applying = Applying(
             inbound,
@@ -329,12 +330,32 @@ class Parts:
             pull.replacements.healed()
 
     def wake(self) -> None:
-        """There may be something to push or to pull."""
+        """There may be something to push, to pull or to compare."""
+        self._owe_what_was_left()
         self.pushing.wake()
         if self.pull is not None:
             self.pull.applying.stream_moved()
             if self.pull.inbound.waiting:
                 self.pull.applying.wake()
+
+    def _owe_what_was_left(self) -> None:
+        """Compare for what did not wait; until that is done the position before it is the one to go on from."""
+        outbound, sweep = self.outbound, self.sweep
+        outbound.unswept = outbound.unswept and sweep.unfinished
+        if self.pull is not None and self.pull.inbound.overflowed:
+            self.pull.inbound.overflowed = False
+            sweep.owe("more keys changed at the hub than --max-keys", "pull")
+        if outbound.pending.overflowed or outbound.seeds.overflowed:
+            if outbound.pending.overflowed and self.pull is not None and self._winner == "hub":
+                self.pull.replacements.gap()
+            outbound.pending.overflowed = outbound.seeds.overflowed = False
+            outbound.unswept = True
+            sweep.owe("more keys waited than --max-keys", "push")
+        if (flushed := outbound.flushed) is not None:
+            outbound.flushed = None
+            outbound.unswept = True
+            removals = flushed.emptied and "del" in self._settings.replicate
+            sweep.owe("the site was flushed", "push", removals=removals)
 
     async def close(self) -> None:
         """Close every connection, and let go of the checkpoint."""

@@ -61,9 +61,8 @@ class Replacements:
         self.watching = True
 
     def gap(self) -> None:
-        """A part of the site's history is not known."""
+        """A part of the site's history is not known; the last one may still be being healed."""
         self.watching = self._gap = True
-        self._since_gap = 0
 
     def no_gap(self) -> None:
         """The stream went on where it was; a gap before it may still be being healed."""

@@ -113,7 +113,7 @@ class Settings(BaseSettings):
         description="memory for changes that wait for the hub; above it they are re-read",
     )
     max_keys: int = Field(
-        2_000_000, ge=1000, description="keys that may wait for the hub; others are found by a comparison"
+        2_000_000, ge=1000, description="keys that may wait, each way; others are found by a comparison"
     )
     max_body: ByteSize = Field(
         ByteSize(900_000), ge=1024, description="largest request body; the hub's proxy must allow it (nginx: 1 MB)"

@@ -334,6 +334,11 @@ class Sweep:
             self._run.place.begin_site_again()
 
     @property
+    def unfinished(self) -> bool:
+        """Whether one is due or under way."""
+        return self.owed is not None or self._run is not None
+
+    @property
     def running(self) -> str | None:
         """Why a sweep is under way; None if none is."""
         return None if self._run is None else self._run.reason

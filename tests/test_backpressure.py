@@ -13,6 +13,7 @@ from redisrepl.echo import ExpectedEvents
 from redisrepl.local.facts import BufferLimit, Facts
 from redisrepl.namespaces import Namespaces
 from redisrepl.outbound import Outbound, OutboundOptions
+from redisrepl.wire.batches import UNCHANGED
 from redisrepl.wire.commands import ChangeDecoder
 
 LIMIT = BufferLimit(hard=1000, soft=400, seconds=60)
@@ -21,7 +22,7 @@ LIMIT = BufferLimit(hard=1000, soft=400, seconds=60)
 class Snapshot:
     """A queue with room for 100 keys before it is crowded, and a hub that takes ten at a time."""
 
-    def __init__(self, facts, *, seconds_per_batch=1.0, batches=1000):
+    def __init__(self, facts, *, seconds_per_batch=1.0, batches=1000, holds_all=False):
         decoder = ChangeDecoder(Namespaces([b"n:"]).covers, frozenset({"set"}), 0)
         self.outbound = Outbound(decoder, ExpectedEvents(10), options=OutboundOptions(max_keys=200))
         self.facts = facts
@@ -29,6 +30,7 @@ class Snapshot:
         self.now = 50.0
         self._seconds = seconds_per_batch
         self._batches = batches
+        self._holds_all = holds_all
         self.pressure = Backpressure(self.outbound, self.returned, self.ask, clock=lambda: self.now)
         self.pressure.begin(offset=1000)
 
@@ -42,7 +44,7 @@ class Snapshot:
         self._batches -= 1
         self.now += self._seconds
         batch = self.outbound.take(10, 1 << 20)
-        self.outbound.succeeded(batch, {})
+        self.outbound.succeeded(batch, {c.key: UNCHANGED for c in batch.changes} if self._holds_all else {})
 
     def read(self, keys):
         for number in range(keys):
@@ -98,6 +100,15 @@ async def test_a_hub_that_takes_nothing_is_not_waited_for():
         await snapshot.pressure.room()
     assert snapshot.outbound.waiting == 140
     assert [line["reason"] for line in logs] == ["the hub takes nothing"]
+
+
+async def test_a_hub_that_holds_all_of_it_already_takes_it_too():
+    snapshot = Snapshot(Facts(offset=1000), holds_all=True)
+    snapshot.read(150)
+    with capture_logs() as logs:
+        await snapshot.pressure.room()
+    assert snapshot.outbound.waiting == 100
+    assert logs == []
 
 
 async def test_a_snapshot_does_not_wait_for_ever_but_the_next_may_wait_again():

@@ -100,3 +100,15 @@ def test_after_so_many_they_are_only_counted():
             replacements.healed()
         assert [record["more_keys"] for record in logs] == [5]
     assert replacements.count == 16
+
+
+def test_of_gaps_in_quick_succession_no_more_is_named_than_of_one():
+    replacements = Replacements(Inbound(), most=3)
+    told = []
+    for number in range(5):
+        replacements.gap()
+        told += told_by(replacements, b"%d" % number)
+    assert told == ["0", "1", "2"]
+    with capture_logs() as logs:
+        replacements.healed()
+    assert [record["more_keys"] for record in logs] == [2]

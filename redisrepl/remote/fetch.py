@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from redisrepl.changes import DENIED, HashState, State, StringState
-from redisrepl.errors import CommandRefusedError, HubError, denies_key
+from redisrepl.errors import CommandRefusedError, HubError, OutcomeUnknownError, denies_key
 from redisrepl.namespaces import glob_escape
 from redisrepl.remote.refusals import ScriptRunner, scripts_refused
 from redisrepl.remote.session import HubSession
@@ -22,6 +22,8 @@ __all__ = ["Fetched", "HubReader"]
 
 #: Keys read side by side where no script can say when it is enough.
 _FEW = 50
+#: The smallest reply that is asked for, and by how much one is larger than the last after one that came in time.
+_LEAST_BYTES = 16 << 10
 
 
 class Fetched(NamedTuple):
@@ -39,6 +41,9 @@ class Fetched(NamedTuple):
 class HubReader(ScriptRunner):
     """Reads the hub.
 
+    Replies that do not arrive in time are asked for in smaller pieces: over a slow link, what is fetched side by side
+    would otherwise be late for ever.
+
     Args:
         session: HTTPS to the hub.
         max_bytes: how much a reply may carry before the rest of the keys is left for another.
@@ -53,13 +58,16 @@ class HubReader(ScriptRunner):
     ) -> None:
         super().__init__(clock)
         self._session = session
-        self._max_bytes = max_bytes
+        self._most_bytes = self._max_bytes = max_bytes
 
     async def states(self, keys: Sequence[bytes]) -> Fetched:
         """What these keys hold; keys that did not fit into one reply, but never the first, are left out."""
         if self.tries_scripts():
             try:
                 at, states = await self._by_script(keys)
+            except OutcomeUnknownError:
+                self._max_bytes = max(self._max_bytes // 2, _LEAST_BYTES)
+                raise
             except CommandRefusedError as error:
                 if error.status != 403:  # noqa: PLR2004 - Webdis' ACL
                     raise
@@ -67,6 +75,7 @@ class HubReader(ScriptRunner):
                 if not scripts_refused(str(error)):
                     raise HubError(f"the hub refused a fetch: {error}", status=200) from None
             else:
+                self._max_bytes = min(self._max_bytes + _LEAST_BYTES, self._most_bytes)
                 self.scripts = True
                 return Fetched(dict(zip(keys, states, strict=False)), at)
             self.no_scripts()

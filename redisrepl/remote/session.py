@@ -78,7 +78,7 @@ class HubSession:
         url: address of Webdis behind its TLS proxy, with its final slash.
         context: TLS, with the client certificate.
         connections: how many requests may be under way.
-        timeout: seconds that a request may take, beside the time that a large body needs at `_SLOWEST`.
+        timeout: seconds that a request may take, beside the time that large bodies, of either way, need at `_SLOWEST`.
         connect_timeout: seconds for a connection and its TLS handshake.
         transport: stands in for the network in tests of this module.
 
@@ -128,13 +128,15 @@ class HubSession:
         """
         size = sum(map(len, content))
         with self._translated():
-            async with asyncio.timeout(self._timeout + size / _SLOWEST):
-                response = await self._client.post(self._address, **_in_pieces(content, size))
+            async with asyncio.timeout(self._timeout + size / _SLOWEST) as limit:
+                request = self._client.build_request("POST", self._address, **_in_pieces(content, size))
+                response = await self._client.send(request, stream=True)
+                answer = await _read(response, limit)
         # It was read to its end, and holds the response: with this the bodies are freed at once, not by a collection.
         del response.stream
         if response.status_code != _OK:
             raise http_error(self.url, response)
-        return response.content
+        return answer
 
     async def command(self, *argv: bytes) -> object:
         """Run one command.
@@ -189,6 +191,20 @@ class HubSession:
             raise OutcomeUnknownError(f"the hub {self.url} broke the connection: {_text(error)}") from error
         except TimeoutError as error:
             raise OutcomeUnknownError(f"the hub {self.url} did not answer in time") from error
+
+
+async def _read(response: httpx.Response, limit: asyncio.Timeout) -> bytes:
+    """The body; whatever of it has come gives the rest more time."""
+    pieces: list[bytes] = []
+    try:
+        if response.status_code != _OK:
+            return await response.aread()
+        async for piece in response.aiter_bytes():
+            pieces.append(piece)
+            limit.reschedule((limit.when() or 0.0) + len(piece) / _SLOWEST)
+    finally:
+        await response.aclose()
+    return b"".join(pieces)
 
 
 def _in_pieces(content: Sequence[bytes], size: int) -> dict[str, Any]:

@@ -35,6 +35,8 @@ __all__ = ["Subscription", "SubscriptionOptions"]
 _log = structlog.get_logger("redisrepl")
 
 _CANARY = b"redisrepl:canary:"
+#: Sent as a canary by whoever made the hub send events again: the others, who see the flags that they need, must know.
+_GAP = b"gap:"
 #: After this many periods without a canary the stream is taken for dead.
 _PATIENCE = 3
 
@@ -99,6 +101,8 @@ class Subscription:
         self._feed_channel = keyspace_channel(options.database, prefix + FEED_KEY)
         self._notifications = Notifications(session, options.kinds, options.notify)
         self._canary_head = b"canary:" + options.origin + b":"
+        self._gap = _GAP + options.origin
+        self._untold = False  # that the hub did not send events until now
         self._period = options.canary_period
         self._on_events = on_events
         self._on_feed = on_feed
@@ -128,7 +132,7 @@ class Subscription:
     async def _listen_once(self) -> None:
         self._was_live = False
         try:
-            await self._notifications.ensure()
+            self._untold |= await self._notifications.ensure()
             pattern = self._channel + glob_escape(self._prefix) + b"*"
             async with self._ways.subscribe(pattern, silence=_PATIENCE * self._period) as lists:
                 async for messages in lists:
@@ -178,6 +182,8 @@ class Subscription:
             self._on_feed(time_us, changes)
 
     def _canary(self, canary: bytes) -> None:
+        if canary.startswith(_GAP) and canary != self._gap:
+            self._on_subscribed()
         sent = self._sent.pop(canary, None)
         if sent is not None:
             now = time.monotonic()
@@ -193,14 +199,19 @@ class Subscription:
     async def send_canaries(self) -> None:
         """Publish a canary per period, for ever, while there is a subscription that should bring it back.
 
-        And see to it that the hub still sends events: without them there is nothing wrong with the subscription.
+        And see to it that the hub still sends events: without them there is nothing wrong with the subscription. Who
+        finds that it did not tells the others of the namespace: they would find nothing amiss any more.
         """
         number = 0
         while True:
             await self._subscribed.wait()
             try:
                 if await self._notifications.ensure():
+                    self._untold = True
                     self._on_subscribed()  # likewise: what happened until now may not have been seen
+                if self._untold:
+                    await self._session.command(b"PUBLISH", self._canary_channel, self._gap)
+                    self._untold = False
                 number += 1
                 canary = self._canary_head + b"%d" % number
                 self._sent[canary] = time.monotonic()

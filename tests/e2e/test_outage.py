@@ -200,6 +200,14 @@ def test_a_slow_link(daemons, site, hub, at_site, at_hub):
         crossed(at_site, at_hub)
 
 
+def test_more_than_a_slow_link_brings_in_time(daemons, site, hub, at_site, at_hub):
+    with FaultProxy(hub.port) as wire:
+        at_hub.mset({f"site1:{number}": b"%d" % number + bytes(7000) for number in range(160)})
+        wire.trickle(12_500, 0.04, "to_client")  # 312 kB/s
+        daemons.live(site, wire.port, "--timeout", "1", "--retry-max", "0.2")
+        assert len(assert_equal_soon(at_site, at_hub, timeout=40)) == 160
+
+
 # The subscription dies.
 
 
@@ -333,3 +341,33 @@ def test_it_starts_before_the_hub_and_the_site(certificates, daemons):
             told = [record["error"] for record in daemon.logged(f"{link}.failed")]
             assert len(told) == len(set(told)), "a failure of one kind was told twice"
             assert len(daemon.logged(f"{link}.recovered")) == 1
+
+
+def test_values_that_the_hubs_replaced_for_want_of_room_are_named(daemons, site, hub, at_site, at_hub):
+    with FaultProxy(hub.port) as wire:
+        daemon = daemons.live(site, wire.port, *SWIFT, "--max-keys", "1000")
+        at_site.mset({f"site1:{number}": "older" for number in range(1500)})
+        crossed(at_site, at_hub)
+        wire.down()
+        at_site.mset({f"site1:{number}": "newer" for number in range(1500)})
+        daemon.wait_for_log("push.failed")
+        wire.listen()
+        lost = 500
+        eventually(lambda: len(daemon.logged("sweep.replaced")) == lost, 20, "each is named")
+        values = [state[1] for state in assert_equal_soon(at_site, at_hub).values()]
+        assert (values.count(b"newer"), values.count(b"older")) == (1000, lost)
+        daemon.stop()
+
+
+def test_more_keys_of_the_hub_than_may_wait_for_the_site(daemons, site, hub, at_site, at_hub):
+    daemon = daemons.live(site, hub, *SWIFT, "--max-keys", "1000", "--batch", "50")
+    crossed(at_site, at_hub)
+    site.pause()
+    try:
+        for start in (0, 1500):
+            at_hub.mset({f"site1:{number}": "v" for number in range(start, start + 1500)})
+        assert daemon.wait_for_log("apply.failed")["dirty_keys"] < 3000
+    finally:
+        site.resume()
+    assert len(assert_equal_soon(at_site, at_hub)) == 3000
+    daemon.wait_for_log("sweep.finished", reason="more keys changed at the hub than --max-keys", timeout=20)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from testbed import eventually
+from testbed import FaultProxy, eventually
 from tests.e2e.support import SWIFT, assert_equal_soon, crossed, pushed, wait_until_live
 
 CONFIG = 78
@@ -156,3 +156,37 @@ def test_a_default_directory_that_cannot_be_used_is_one_warning(daemons, site, h
     assert told["level"] == "warning"
     assert "--state-dir" in told["hint"]
     assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("rc", [True, False])
+def test_a_flush_that_the_hub_has_not_heard_of_is_not_forgotten(daemons, site, hub, state, saved, rc):
+    at_site, at_hub = site.client(), hub.redis
+    with FaultProxy(hub.port) as wire:
+        kinds = ("--replicate", "set,hset,del,expire")
+        daemon = daemons.live(site, wire.port, *SWIFT, *kinds, "--state-dir", state, rc=rc)
+        at_site.mset({f"site1:{number}": "v" for number in range(100)})
+        crossed(at_site, at_hub, back=rc)
+        saved()
+        wire.down()
+        at_site.flushdb()
+        daemon.wait_for_log("sweep.failed")
+        end(daemon, "SIGTERM")
+        wire.listen()
+        start_again(daemon, pull=rc)
+        eventually(lambda: not at_hub.keys("site1:*"), 20, "the hub's keys are gone")
+        assert at_site.keys("site1:*") == []
+
+
+def test_keys_that_found_no_room_are_not_forgotten(daemons, site, hub, at_site, at_hub, state, saved):
+    with FaultProxy(hub.port) as wire:
+        daemon = daemons.live(site, wire.port, *SWIFT, "--max-keys", "1000", "--state-dir", state, rc=False)
+        crossed(at_site, at_hub, back=False)
+        saved()
+        wire.down()
+        at_site.mset({f"site1:{number}": "v" for number in range(3000)})
+        daemon.wait_for_log("sweep.failed")
+        wire.listen()
+        eventually(lambda: at_hub.exists("site1:999"), description="those that waited are pushed")
+        end(daemon, "SIGTERM")
+        start_again(daemon, pull=False)
+        assert len(assert_equal_soon(at_site, at_hub)) == 3000
