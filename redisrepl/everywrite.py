@@ -70,9 +70,9 @@ class EveryWrite(Pending):
         for _, key, value in commands:
             self.add(StringSet(key, value))
 
-    def take(self, max_keys: int, max_bytes: int) -> list[Change]:
-        """Changes to send in one batch, those of a key in their order; ends when either limit is reached."""
-        first = super().take(max_keys, max_bytes)
+    def take(self, max_keys: int, max_bytes: int, unless: Collection[bytes] = ()) -> list[Change]:
+        """Changes to send in one batch, those of a key in their order; see `Pending`."""
+        first = super().take(max_keys, max_bytes, unless)
         if not self._behind:
             return first
         left, room = max_keys - len(first), max_bytes - sum(len(change.key) + size_of(change) for change in first)

@@ -324,9 +324,13 @@ class Outbound:
             self._pulling.mark_dirty(voided)
 
     def take(self, max_keys: int, max_bytes: int) -> Batch:
-        """What to send next; changes of the stream first."""
-        queue = self.pending if self.pending.ready else self.seeds
-        return Batch(queue.take(max_keys, max_bytes), queue, if_absent=queue is self.seeds)
+        """What to send next; changes of the stream first. Nothing if each key that waits is on its way as a seed.
+
+        A removal that flew beside the seed of its key might arrive before it, and be undone.
+        """
+        if changes := self.pending.take(max_keys, max_bytes, unless=self.seeds.in_flight):
+            return Batch(changes, self.pending, if_absent=False)
+        return Batch(self.seeds.take(max_keys, max_bytes), self.seeds, if_absent=True)
 
     def prepare(self, batch: Batch, changes: Sequence[Change], now: float) -> list[list[bytes]]:
         """The commands for a batch whose values were read; about to be sent, so their events are expected."""

@@ -106,6 +106,11 @@ class Pending:
         return len(self._ready)
 
     @property
+    def in_flight(self) -> Collection[bytes]:
+        """Keys that are on their way."""
+        return self._in_flight.keys()
+
+    @property
     def crowded(self) -> bool:
         """Whether half of what may wait does."""
         return self.bytes + OVERHEAD * len(self) > self._max_bytes // 2 or len(self) > self._max_keys // 2
@@ -239,12 +244,21 @@ class Pending:
         self._open = None
         self._advance()
 
-    def take(self, max_keys: int, max_bytes: int) -> list[Change]:
-        """Changes to send in one batch, each key in no other batch; ends when either limit is reached."""
+    def take(self, max_keys: int, max_bytes: int, unless: Collection[bytes] = ()) -> list[Change]:
+        """Changes to send in one batch, each key in no other batch; ends when either limit is reached.
+
+        Args:
+            max_keys: of the batch.
+            max_bytes: of its keys and values.
+            unless: keys that are left for later.
+        """
         ready, in_flight = self._ready, self._in_flight
         batch: list[Change] = []
         size = 0
-        for key, entry in islice(ready.items(), max_keys):
+        items: Iterable[tuple[bytes, Entry]] = ready.items()
+        if unless:
+            items = (item for item in items if item[0] not in unless)
+        for key, entry in islice(items, max_keys):
             change: Change
             if isinstance(entry, tuple):
                 change = StringSet(key, entry[0])

@@ -136,8 +136,12 @@ class Pushing:
     async def _push_batch(self) -> None:
         outbound, pacer = self.outbound, self._pacer
         async with self._turn:  # one waits for work, the others for their turn: news wakes one
-            await self._departure()
-            batch = outbound.take(self._max_keys, self._hub.max_body * 15 // 16)  # the rest is for what escapes add
+            while True:
+                await self._departure()
+                batch = outbound.take(self._max_keys, self._hub.max_body * 15 // 16)  # the rest is for what escapes add
+                if batch.changes:
+                    break
+                await self.returned()
             pacer.left(len(batch.changes), time.monotonic())
         try:
             batch, changes = await self._resolve(batch)

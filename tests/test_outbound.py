@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redisrepl.changes import KINDS, StringSet
+from redisrepl.changes import KINDS, Deleted, StringSet, Touch
 from redisrepl.echo import ExpectedEvents
 from redisrepl.namespaces import Namespaces
 from redisrepl.outbound import Outbound, OutboundOptions
+from redisrepl.pacing import Pacer
+from redisrepl.pushing import Pushing
+from redisrepl.remote.push import Pushed
 from redisrepl.wire.commands import ORIGIN_CHANNEL, ChangeDecoder
 
 ORIGIN = b"us"
@@ -26,6 +31,9 @@ class Listener:
 
     def mark_dirty(self, keys):
         self.dirty.extend(keys)
+
+    def pushed(self, keys, time):
+        """Nothing is told."""
 
 
 class DecodesAll(ChangeDecoder):
@@ -150,3 +158,48 @@ def test_with_every_write_none_of_a_key_is_left_out():
     outbound.read([[b"SET", b"a:1", b"%d" % n] for n in range(5)], 10)
 
     assert outbound.pending.take(10, 1000) == [StringSet(b"a:1", b"%d" % n) for n in range(5)]
+
+
+def test_a_removal_waits_until_the_seed_of_its_key_is_back():
+    """Beside it, it might come to the hub first, and be undone."""
+    outbound = Side().outbound
+    outbound.seed(Touch(b"a:1"))
+    seeds = outbound.take(10, 1 << 20)
+    outbound.read([[b"DEL", b"a:1"], [b"SET", b"a:2", b"v"]], 100)
+
+    others = outbound.take(10, 1 << 20)
+    assert others.changes == [StringSet(b"a:2", b"v")]
+    assert outbound.take(10, 1 << 20).changes == []
+    outbound.succeeded(others, {})
+    outbound.succeeded(seeds, {})
+    assert outbound.take(10, 1 << 20).changes == [Deleted(b"a:1")]
+
+
+async def test_flights_do_not_spin_while_all_that_waits_is_a_seed_on_its_way():
+    outbound = Side().outbound
+    outbound.seed(StringSet(b"a:1", b"v"))
+    came, go = asyncio.Event(), asyncio.Event()
+    pushed = []
+
+    class Hub:
+        max_body = 900_000
+
+        async def push(self, commands):
+            pushed.append(commands)
+            came.set()
+            await go.wait()
+            return Pushed({}, 0)
+
+    retry = {"attempts": None, "timeout": None}
+    pushing = Pushing(outbound, Hub(), None, Pacer(4, worthwhile=1, interval=0.0), max_keys=10, retry=retry)
+    tasks = [asyncio.create_task(pushing.run()) for _ in range(2)]
+    await came.wait()
+    outbound.read([[b"DEL", b"a:1"]], 100)
+    pushing.wake()
+    await asyncio.sleep(0)
+    go.set()
+    await pushing.drained()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert pushed == [[[b"SET", b"a:1", b"v", b"NX"]], [[b"DEL", b"a:1"]]]
