@@ -67,7 +67,7 @@ class SiteReader:
     async def _by_script(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
         with translated(self._address):
             try:
-                reply = await self._client.execute_command("EVAL", STATES_SCRIPT, 0, max_bytes, *keys)  # type: ignore[no-untyped-call]
+                reply = await self._client.execute_command("EVAL", STATES_SCRIPT, 0, b"%d" % max_bytes, *keys)  # type: ignore[no-untyped-call]
             except redis.exceptions.ResponseError as error:
                 refused = isinstance(error, redis.exceptions.NoPermissionError)  # redis-py takes NOPERM off its text
                 if not refused and not str(error).startswith(("unknown command", "This Redis command is not allowed")):
