@@ -25,8 +25,9 @@ from redisrepl.remote.fetch import Fetched
 
 __all__ = ["Applying"]
 
-#: Seconds after which the stream is not waited for any longer.
-_LONGEST_WAIT = 5.0
+#: Seconds after which the stream is not waited for any longer: while it stands still, and in all.
+_LONGEST_STANDSTILL = 5.0
+_LONGEST_WAIT = 60.0
 #: Keys, and what the site said of them > what is to be applied to each.
 _ChangesOf = Callable[[Iterable[bytes], Sequence[object]], Awaitable[Mapping[bytes, Sequence[Change]]]]
 
@@ -293,9 +294,11 @@ class Applying:
         """
         try:
             async with asyncio.timeout(_LONGEST_WAIT):
-                while self.attached.is_set() and self._read_to() < offset:
-                    self._moved.clear()
-                    await self._moved.wait()
+                while self.attached.is_set() and (read_to := self._read_to()) < offset:
+                    async with asyncio.timeout(_LONGEST_STANDSTILL):
+                        while self.attached.is_set() and self._read_to() == read_to:
+                            self._moved.clear()
+                            await self._moved.wait()
         except TimeoutError:
             raise LinkLostError(
                 "the site's stream does not come to where the site says that it is: a replaced master may have answered"

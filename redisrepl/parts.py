@@ -21,6 +21,7 @@ from redisrepl.checkpoint import Checkpoint, Pair, open_checkpoint
 from redisrepl.echo import ExpectedEvents
 from redisrepl.errors import ConfigError
 from redisrepl.following import Following, LinkOptions
+from redisrepl.healing import ConflictWinner, Healing, Way
 from redisrepl.inbound import Inbound
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.apply import SiteWriter
@@ -43,7 +44,7 @@ from redisrepl.remote.ways import Ways
 from redisrepl.remote.websocket import WebSocketHub
 from redisrepl.replaced import Replacements
 from redisrepl.settings import Settings
-from redisrepl.sweep import Comparison, ConflictWinner, Healing, Sweep, Way
+from redisrepl.sweep import Comparison, Sweep
 from redisrepl.tls import CertificateFiles, client_context
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.feed import FeedWriter
@@ -122,6 +123,7 @@ class Parts:
         saved = self.checkpoint.load() if self.checkpoint is not None else None
         self._origin = saved.origin.encode() if saved is not None else secrets.token_hex(8).encode()
         self.attached_at: float | None = None
+        self._gaps = 0
         self._never_noticed = saved is None
         self._never_subscribed = set(self.namespaces) if saved is None else set()  # of them, nothing can be missed
         expected_local, expected_remote = ExpectedEvents(_EXPECTATIONS), ExpectedEvents(_EXPECTATIONS)
@@ -212,7 +214,13 @@ class Parts:
                 patience=_SECOND_LOOK,
             ),
             self.namespaces,
-            Healing(self.outbound, self.pull.replacements if self.pull else None, winner, settings.initial_sync),
+            Healing(
+                self.outbound,
+                self.pull.replacements if self.pull else None,
+                winner,
+                settings.initial_sync,
+                self._hearing,
+            ),
             period=settings.sweep_period,
             wake=self.wake,
             retry=self._retry,
@@ -250,6 +258,7 @@ class Parts:
             applying.wake()
 
         def on_subscribed(prefix: bytes) -> None:
+            self._gaps += 1
             inbound.resubscribed()
             if prefix in self._never_subscribed:
                 self._never_subscribed.remove(prefix)
@@ -284,6 +293,12 @@ class Parts:
 
     def _busy(self, key: bytes) -> bool:
         return self.outbound.busy(key)
+
+    def _hearing(self) -> int | None:
+        """How many gaps there were in what the hub tells; None while it tells nothing."""
+        if self.pull is not None and not all(subscription.live for subscription in self.pull.subscriptions):
+            return None
+        return self._gaps
 
     def _read_to(self) -> float:
         return self.following.read_to

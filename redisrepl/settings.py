@@ -19,9 +19,9 @@ from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, Pydant
 
 from redisrepl.changes import KINDS
 from redisrepl.errors import ConfigError
+from redisrepl.healing import ConflictWinner, InitialSync
 from redisrepl.remote.notifications import NotifyMode
 from redisrepl.remote.ways import SubscribeChoice
-from redisrepl.sweep import ConflictWinner, InitialSync
 
 __all__ = ["ENV_PREFIX", "Settings", "flag_of", "load_settings", "unknown_variables"]
 

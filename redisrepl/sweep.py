@@ -21,34 +21,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import stamina
 import structlog
 
-from redisrepl.changes import Deleted, State, Touch
+from redisrepl.changes import State
 from redisrepl.errors import RedisreplError
+from redisrepl.healing import Difference, Healing, Way
 from redisrepl.namespaces import Namespaces
 from redisrepl.observe.troubles import Trouble
-from redisrepl.outbound import Outbound
 from redisrepl.wire.digests import NO_KEY, alike, digest
 
-__all__ = ["Comparison", "ConflictWinner", "Difference", "Healing", "InitialSync", "Place", "Sweep", "Way"]
+__all__ = ["Comparison", "Place", "Sweep"]
 
 _log = structlog.get_logger("redisrepl")
 
-ConflictWinner = Literal["hub", "site"]
-InitialSync = Literal["both", "push", "pull", "none"]
-Way = Literal["push", "pull"]
-
-_WAYS: dict[InitialSync, frozenset[Way]] = {
-    "both": frozenset({"push", "pull"}),
-    "push": frozenset({"push"}),
-    "pull": frozenset({"pull"}),
-    "none": frozenset(),
-}
 #: Differing keys that wait for their second look together.
 _SECOND_LOOK = 10_000
 #: Keys that a server goes through for one page; those of other namespaces among them cost a tenth of one compared.
@@ -56,15 +46,6 @@ _PAGE = 500
 _SCANNED = 0.1
 #: Bytes of the site's values that are held at a time.
 _TOGETHER = 8 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A key that is not the same on both sides; a digest of `NO_KEY` says that it is missing there."""
-
-    key: bytes
-    site: bytes
-    hub: bytes
 
 
 class Hub(Protocol):
@@ -118,20 +99,13 @@ class Place:
             self.cursor = b"0"
 
 
-class Pulling(Protocol):
-    """`inbound.Inbound`, or what stands before it."""
-
-    def mark_dirty(self, keys: Iterable[bytes]) -> None:
-        """The state of these keys at the hub must be looked at."""
-
-
 class Comparison:
     """Finds the keys that differ.
 
     Args:
         site: one side.
         hub: the other.
-        expiries: whether the expiry of hashes is compared.
+        expiries: whether expiries are compared.
         rate: keys per second, at most: a sweep must not disturb what is live.
         patience: seconds after which a difference is looked at again: what was merely on its way has then arrived.
 
@@ -208,44 +182,6 @@ class Comparison:
         return digests
 
 
-@dataclass(frozen=True, slots=True)
-class Healing:
-    """How differences are made good.
-
-    Attributes:
-        outbound: pushes.
-        inbound: pulls; None without `-rc`.
-        winner: whose string, or field of a hash, stands where both sides have one.
-        direction: which way differences are copied that no gap explains.
-    """
-
-    outbound: Outbound
-    inbound: Pulling | None
-    winner: ConflictWinner
-    direction: InitialSync
-
-    def heal(self, difference: Difference, *, removals: bool = False, missed: frozenset[Way] = frozenset()) -> None:
-        """Have a difference made good.
-
-        Args:
-            difference: it.
-            removals: what the hub has alone is removed there.
-            missed: ways on which there was a gap: there, everything is copied.
-        """
-        key = difference.key
-        ways = _WAYS[self.direction] | missed
-        if removals and difference.site == NO_KEY:
-            self.outbound.add(Deleted(key))
-            return
-        if difference.site != NO_KEY and "push" in ways:
-            if self.winner == "site":
-                self.outbound.add(Touch(key))
-            else:
-                self.outbound.seed(Touch(key))
-        if difference.hub != NO_KEY and "pull" in ways and self.inbound is not None:
-            self.inbound.mark_dirty([key])
-
-
 @dataclass(slots=True)
 class _Run:
     """A sweep that has begun.
@@ -253,7 +189,8 @@ class _Run:
     Attributes:
         reason: why.
         missed: ways on which there was a gap.
-        removals: what the hub has alone is removed there.
+        removals: what the hub has alone is removed there, as long as `Healing.hearing` is what it was.
+        heard: that.
         namespaces: those not yet done.
         place: in the first of them.
     """
@@ -261,6 +198,7 @@ class _Run:
     reason: str
     missed: frozenset[Way]
     removals: bool
+    heard: int | None
     namespaces: list[bytes]
     place: Place = field(default_factory=Place)
     started: float = field(default_factory=time.monotonic)
@@ -311,6 +249,7 @@ class Sweep:
         self.next_at: float | None = None
         self._missed: set[Way] = set()
         self._removals = False
+        self._heard: int | None = None  # when these became due
         self._run: _Run | None = None
 
     def owe(self, reason: str, *missed: Way, removals: bool = False) -> None:
@@ -324,7 +263,8 @@ class Sweep:
         """
         self.owed = self.owed or reason
         self._missed.update(missed)
-        self._removals = self._removals or removals
+        if removals:
+            self._removals, self._heard = True, self._healing.hearing()
         self._due.set()
 
     def detached(self) -> None:
@@ -368,6 +308,7 @@ class Sweep:
                     if self._removals and not run.removals:
                         self._run = run = self._begin()
                         break
+                    self._check_removals(run)
                     for difference in differences:
                         self._healing.heal(difference, removals=run.removals, missed=run.missed)
                     run.different += len(differences)
@@ -392,9 +333,16 @@ class Sweep:
         _log.info("sweep.finished", **self.last)
         self.last["finished_at"] = round(time.time(), 3)
 
+    def _check_removals(self, run: _Run) -> None:
+        """After a gap in what the hub tells nobody knows which of its keys are newer than the flush of the site."""
+        if run.removals and (run.heard is None or run.heard != self._healing.hearing()):
+            run.removals = False
+            _log.warning("sweep.flush_undone", reason="the hub's events were missed since, so its keys may be newer")
+
     def _begin(self) -> _Run:
         self._due.clear()
-        run = _Run(self.owed or "failed", frozenset(self._missed), self._removals, list(self._namespaces))
+        missed = frozenset(self._missed)
+        run = _Run(self.owed or "failed", missed, self._removals, self._heard, list(self._namespaces))
         self.owed, self._removals = None, False
         self._missed.clear()
         return run

@@ -235,9 +235,10 @@ async def test_a_lost_stream_ends_the_wait(server, at_site):
         assert at_site.get(KEY) is None
 
 
-async def test_a_stream_that_never_comes_so_far_does_not_hold_up_for_ever(server, at_site, monkeypatch):
+@pytest.mark.parametrize("limit", ["_LONGEST_STANDSTILL", "_LONGEST_WAIT"])
+async def test_a_stream_that_never_comes_so_far_does_not_hold_up_for_ever(server, at_site, monkeypatch, limit):
     """As when the server that answers was replaced by the one that is followed."""
-    monkeypatch.setattr("redisrepl.applying._LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(f"redisrepl.applying.{limit}", 0.1)
     async with running(server) as world:
         world.read_to = -1
         world.hub[KEY] = StringState(b"of the hub")

@@ -8,8 +8,9 @@ from structlog.testing import capture_logs
 
 from redisrepl.changes import Deleted, HashState, StringState, Touch
 from redisrepl.errors import PeerUnavailableError
+from redisrepl.healing import Difference, Healing
 from redisrepl.namespaces import Namespaces
-from redisrepl.sweep import Comparison, Difference, Healing, Sweep
+from redisrepl.sweep import Comparison, Sweep
 from redisrepl.wire.digests import NO_KEY, digest
 from testbed import eventually_async
 

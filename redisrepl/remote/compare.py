@@ -28,7 +28,7 @@ class HubComparer(ScriptRunner):
     Args:
         session: HTTPS to the hub.
         reader: reads values.
-        expiries: whether the expiry of hashes is compared.
+        expiries: whether expiries are compared.
         clock: seconds that never go backwards.
     """
 

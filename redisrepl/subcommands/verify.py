@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from redisrepl.applying import Applying
 from redisrepl.echo import ExpectedEvents
 from redisrepl.errors import ConfigError, ExitCode
+from redisrepl.healing import Difference, Healing
 from redisrepl.inbound import Inbound
 from redisrepl.jsonlines import encode_bytes
 from redisrepl.local.address import SiteAddress
@@ -32,7 +33,7 @@ from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.settings import Settings
-from redisrepl.sweep import Comparison, Difference, Healing
+from redisrepl.sweep import Comparison
 from redisrepl.tls import CertificateFiles, client_context
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.digests import NO_KEY

@@ -5,9 +5,10 @@ In: keys, states, replies. Out: request bodies, digests. Left to others: what a 
 Before Redis 7.0, and where `PEXPIRETIME` is not allowed, a hub tells only what is left of an expiry. So the digest has
 a `~` before the time, and `alike` is content with a few milliseconds.
 
-A string's digest is the SHA-1 of its value and its expiry. A hash's is the sum over its fields of the SHA-1 of field
-and value, so that the order of fields does not matter: Lua sorts by the collation of the server's locale, which may
-call different names equal.
+A string's digest is the SHA-1 of its value. A hash's is the sum over its fields of the SHA-1 of field and value, so
+that the order of fields does not matter: Lua sorts by the collation of the server's locale, which may call different
+names equal. To both belongs the expiry, but only where expiries cross: what a client of the site has set with `EXPIRE`
+and is kept from the hub is no difference.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ for i = 3, #ARGV do
   end
   left = left - 400
   local at, about = '', ''
-  if kind == 'string' or (kind == 'hash' and ARGV[1] == '1') then
+  if ARGV[1] == '1' and (kind == 'string' or kind == 'hash') then
     at = redis.pcall('PEXPIRETIME', key)
     if type(at) == 'table' then
       local t = redis.call('TIME')
@@ -89,13 +90,14 @@ def digest(state: State, *, expiries: bool) -> bytes:
 
     Args:
         state: of the key.
-        expiries: whether the expiry of a hash counts; that of a string always does.
+        expiries: whether the expiry of a key counts.
     """
     match state:
         case None:
             return NO_KEY
         case StringState(value, expires_at_ms):
-            return b"string %b %b" % (sha1(value).hexdigest().encode(), _number(expires_at_ms))  # noqa: S324
+            expiry = _number(expires_at_ms if expiries else None)
+            return b"string %b %b" % (sha1(value).hexdigest().encode(), expiry)  # noqa: S324 - Redis' Lua has SHA-1
         case HashState(fields, expires_at_ms):
             first = second = 0
             for field, value in fields.items():

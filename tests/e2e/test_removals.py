@@ -2,7 +2,7 @@
 
 import pytest
 
-from testbed import eventually
+from testbed import FaultProxy, eventually
 from tests.e2e.support import SWIFT, assert_equal_soon, crossed
 
 ALL = ("--replicate", "set,hset,del,expire")
@@ -74,6 +74,46 @@ def test_a_flush_of_the_site_empties_its_namespace_only(daemons, site, hub, at_s
     at_site.set("site1:after", "v")
     crossed(at_site, at_hub, back=False)
     assert assert_equal_soon(at_site, at_hub).keys() == {b"site1:after"}
+
+
+def test_a_flush_is_undone_where_the_hub_may_hold_newer_keys(daemons, site, hub, at_site, at_hub):
+    """The subscription was lost since; what another site has written meanwhile must not go with the rest."""
+    with FaultProxy(hub.port) as wire:
+        daemon = daemons.live(site, wire.port, *SWIFT, *ALL)
+        at_site.mset({f"site1:{number}": "v" for number in range(20)})
+        crossed(at_site, at_hub)
+        wire.down()
+        at_site.flushdb()
+        daemon.wait_for_log("subscribe.failed")
+        at_hub.mset({f"site1:new:{number}": "v" for number in range(20)})
+        wire.listen()
+        daemon.wait_for_log("sweep.flush_undone")
+        crossed(at_site, at_hub)
+        assert len(assert_equal_soon(at_site, at_hub)) == 40
+
+
+def test_a_flush_of_the_site_with_a_way_back(daemons, site, hub, at_site, at_hub):
+    daemon = daemons.live(site, hub, *SWIFT, *ALL)
+    fill(at_site)
+    crossed(at_site, at_hub)
+    at_site.flushdb()
+    eventually(lambda: not at_hub.keys("site1:[^~]*"), 20)
+    crossed(at_site, at_hub)
+    assert assert_equal_soon(at_site, at_hub) == {}
+    assert daemon.logged("sweep.flush_undone") == []
+
+
+def test_a_comparison_leaves_an_expiry_alone_that_does_not_cross(daemons, site, hub, at_site, at_hub):
+    daemon = daemons.live(site, hub, *SWIFT, "--sweep-period", "0.5")
+    at_site.set("site1:key", "v")
+    crossed(at_site, at_hub)
+    at_site.expire("site1:key", 1000)
+    crossed(at_site, at_hub)
+    daemon.wait_for_log("sweep.finished", after=daemon.mark())
+    daemon.wait_for_log("sweep.finished", after=daemon.mark())
+    crossed(at_site, at_hub)
+    assert at_site.ttl("site1:key") > 0
+    assert at_hub.ttl("site1:key") == -1
 
 
 def test_by_default_removals_and_expiries_do_not_cross(daemons, site, hub, at_site, at_hub):

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, State, StringState, Touch
 from redisrepl.echo import ExpectedEvents
+from redisrepl.healing import Difference, Healing
 from redisrepl.inbound import Inbound, difference
 from redisrepl.noticing import change_of, echoes_of
 from redisrepl.outbound import Batch, Outbound, OutboundOptions, settle
-from redisrepl.sweep import Difference, Healing
 from redisrepl.wire.batches import UNCHANGED
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.digests import digest

@@ -56,6 +56,12 @@ def test_equal_sides(verify, site, hub):
     assert verify() == (SAME, "2 keys compared: no difference\n", "")
 
 
+def test_expiries_that_do_not_cross_are_not_compared(verify, site, hub):
+    site.set("site1:string", "v", pxat=FAR)
+    hub.set("site1:string", "v")
+    assert verify()[0] == SAME
+
+
 @pytest.mark.usefixtures("site", "hub")
 def test_nothing_on_either_side(verify):
     assert verify() == (SAME, "0 keys compared: no difference\n", "")
@@ -79,7 +85,7 @@ def unlike(site, hub):
 
 def test_each_kind_of_difference_is_named(verify, site, hub):
     unlike(site, hub)
-    code, said, errors = verify()
+    code, said, errors = verify("--replicate", "set,hset,expire")
     *lines, summary = said.splitlines()
     assert code == DIFFERENT
     assert errors == ""
@@ -96,7 +102,7 @@ def test_each_kind_of_difference_is_named(verify, site, hub):
 
 def test_the_same_as_json(verify, site, hub):
     unlike(site, hub)
-    code, said, _ = verify("--json")
+    code, said, _ = verify("--json", "--replicate", "set,hset,expire")
     assert code == DIFFERENT
     assert said.count("\n") == 1
     found = json.loads(said)

@@ -1,0 +1,84 @@
+"""How a key that is not the same on both sides is made the same.
+
+In: differences. Out: changes to push, keys to look at. Left to others: finding differences (`sweep`), pushing
+(`outbound`), fetching and applying (`inbound`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from redisrepl.changes import Deleted, Touch
+from redisrepl.outbound import Outbound
+from redisrepl.wire.digests import NO_KEY
+
+__all__ = ["ConflictWinner", "Difference", "Healing", "InitialSync", "Way"]
+
+ConflictWinner = Literal["hub", "site"]
+InitialSync = Literal["both", "push", "pull", "none"]
+Way = Literal["push", "pull"]
+
+_WAYS: dict[InitialSync, frozenset[Way]] = {
+    "both": frozenset({"push", "pull"}),
+    "push": frozenset({"push"}),
+    "pull": frozenset({"pull"}),
+    "none": frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A key that is not the same on both sides; a digest of `NO_KEY` says that it is missing there."""
+
+    key: bytes
+    site: bytes
+    hub: bytes
+
+
+class Pulling(Protocol):
+    """`inbound.Inbound`, or what stands before it."""
+
+    def mark_dirty(self, keys: Iterable[bytes]) -> None:
+        """The state of these keys at the hub must be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Healing:
+    """How differences are made good.
+
+    Attributes:
+        outbound: pushes.
+        inbound: pulls; None without `-rc`.
+        winner: whose string, or field of a hash, stands where both sides have one.
+        direction: which way differences are copied that no gap explains.
+        hearing: gives a number that is another after each gap in what the hub tells; None while it tells nothing.
+    """
+
+    outbound: Outbound
+    inbound: Pulling | None
+    winner: ConflictWinner
+    direction: InitialSync
+    hearing: Callable[[], int | None] = lambda: 0
+
+    def heal(self, difference: Difference, *, removals: bool = False, missed: frozenset[Way] = frozenset()) -> None:
+        """Have a difference made good.
+
+        Args:
+            difference: it.
+            removals: what the hub has alone is removed there.
+            missed: ways on which there was a gap: there, everything is copied.
+        """
+        key = difference.key
+        ways = _WAYS[self.direction] | missed
+        if removals and difference.site == NO_KEY:
+            self.outbound.add(Deleted(key))
+            return
+        if difference.site != NO_KEY and "push" in ways:
+            if self.winner == "site":
+                self.outbound.add(Touch(key))
+            else:
+                self.outbound.seed(Touch(key))
+        if difference.hub != NO_KEY and "pull" in ways and self.inbound is not None:
+            self.inbound.mark_dirty([key])
