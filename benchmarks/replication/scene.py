@@ -124,6 +124,8 @@ class Scene(contextlib.ExitStack):
             "-CA": certificates.ca,
         }
         arguments = [str(word) for pair in flags.items() for word in pair]
+        if self.round_trip is not None and contender.name == Contender.ours().name:
+            arguments += ["--max-memory", "1GiB"]  # what has to be read again is no matter of distance
         replicator = Replicator(contender, arguments + ["-rc"] * rc)
         self.callback(replicator.close)
         self._parts.setdefault("daemon", []).append(replicator.pid)
