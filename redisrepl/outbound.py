@@ -353,8 +353,7 @@ class Outbound:
         """
         for key, error in errors.items():
             if error != UNCHANGED:
-                self.counters.failed += 1
-                _log.error("push.refused", key=printable(key), error=error)
+                self.given_up(key, error)
         self._void(errors.keys())
         self.counters.answered += len(batch.changes)
         self.counters.pushed += len(batch.changes) - len(errors)
@@ -362,6 +361,11 @@ class Outbound:
         if self._pulling is not None:
             self._pulling.pushed(keys, time)
         batch.queue.done(keys)
+
+    def given_up(self, key: bytes, error: str) -> None:
+        """A change of this key will not arrive: the hub refused it for good, or it cannot be read."""
+        self.counters.failed += 1
+        _log.error("push.refused", key=printable(key), error=error)
 
     def shortened(self, batch: Batch, keys: Collection[bytes]) -> Batch:
         """The batch without these keys, which do not travel in it after all and wait again."""

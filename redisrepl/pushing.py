@@ -16,12 +16,10 @@ from operator import attrgetter
 from typing import Any, Protocol
 
 import stamina
-import structlog
 
 from redisrepl.changes import DENIED, Change, FieldsDeleted, HashSet, State, Touch
 from redisrepl.errors import HubError, KeyDeniedError, OutcomeUnknownError, RedisreplError
 from redisrepl.merging import size_of
-from redisrepl.namespaces import printable
 from redisrepl.observe.troubles import Trouble
 from redisrepl.outbound import Batch, Outbound, settle
 from redisrepl.pacing import Pacer
@@ -31,8 +29,7 @@ __all__ = ["Pushing"]
 
 #: Seconds for which a hub may ask us to stay away at most; after that it is asked again whatever it said.
 _LONGEST_HOLD = 300.0
-_log = structlog.get_logger("redisrepl")
-
+_UNREADABLE = "the site does not let us read it"
 _NOTHING = Pushed({}, 0)  # nothing was sent, so nothing is known of these keys that was not known before
 
 
@@ -99,7 +96,7 @@ class Pushing:
     def heard(self) -> None:
         """The hub said that something of what was pushed happened."""
         self._pacer.heard(time.monotonic())
-        self._work.set()
+        self.wake()
 
     async def drained(self) -> None:
         """Return when everything that was read is at the hub."""
@@ -120,14 +117,17 @@ class Pushing:
                     while attempt.num == 1:  # nothing failed: a new context for each batch would cost more than it
                         await self._push_batch()
 
-    async def _departure(self) -> None:
-        """Return when a batch may leave."""
+    async def _departure(self) -> Batch:
+        """The next batch, once it may leave."""
         outbound = self.outbound
         while True:
             now, ready = time.monotonic(), outbound.ready
             delay = self._pacer.delay(ready, now, outbound.unheard) if ready else math.inf
             if not delay:
-                return
+                batch = outbound.take(self._max_keys, self._hub.max_body * 15 // 16)  # the rest is for what escapes add
+                if batch.changes:
+                    return batch
+                delay = math.inf  # each key that waits is on its way as a seed
             self._work.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if delay == math.inf else delay):
@@ -136,12 +136,7 @@ class Pushing:
     async def _push_batch(self) -> None:
         outbound, pacer = self.outbound, self._pacer
         async with self._turn:  # one waits for work, the others for their turn: news wakes one
-            while True:
-                await self._departure()
-                batch = outbound.take(self._max_keys, self._hub.max_body * 15 // 16)  # the rest is for what escapes add
-                if batch.changes:
-                    break
-                await self.returned()
+            batch = await self._departure()
             pacer.left(len(batch.changes), time.monotonic())
         try:
             batch, changes = await self._resolve(batch)
@@ -195,21 +190,17 @@ class Pushing:
         match change:
             case Touch(key):
                 if state is DENIED:
-                    self._unreadable(key)
+                    self.outbound.given_up(key, _UNREADABLE)
                 return settle(change, state, kinds)
             case HashSet(key, fields) if None in fields.values():
                 names = [field for field, value in fields.items() if value is None]
                 try:
                     values = await self._site.fields(key, names)
                 except KeyDeniedError:
-                    self._unreadable(key)
+                    self.outbound.given_up(key, _UNREADABLE)
                     return ()
                 read = dict(zip(names, values, strict=True))
                 gone = tuple(field for field, value in read.items() if value is None) if "del" in kinds else ()
                 return [HashSet(key, {**fields, **read}), *([FieldsDeleted(key, gone)] if gone else [])]
             case _:
                 return [change]
-
-    def _unreadable(self, key: bytes) -> None:
-        self.outbound.counters.failed += 1
-        _log.error("push.refused", key=printable(key), error="the site does not let us read it")

@@ -80,9 +80,10 @@ def parse_states(items: Sequence[bytes]) -> list[State]:
             elif kind == b"hash":
                 fields = dict(zip(items[index : index + count : 2], items[index + 1 : index + count : 2], strict=True))
                 states.append(HashState(fields, expires_at_ms))
+            elif kind == b"none":
+                states.append(None)
             else:
-                other = DENIED if kind == b"denied" else kind.decode("ascii", "backslashreplace")
-                states.append(None if kind == b"none" else other)
+                states.append(DENIED if kind == b"denied" else kind.decode("ascii", "backslashreplace"))
             index += count
     except (IndexError, ValueError):
         raise ProtocolError("the reply to a reading script is not what the script returns") from None
