@@ -185,7 +185,7 @@ class Pushing:
         return (self.outbound.shortened(batch, late) if late else batch), resolved
 
     async def _settled(self, change: Change, state: State) -> Sequence[Change]:
-        """A change with its values; what its key holds is known if the change does not tell anything of it."""
+        """A change with its values; `state` is what the key of a touch holds."""
         kinds = self.outbound.kinds
         match change:
             case Touch(key):

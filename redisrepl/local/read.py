@@ -41,7 +41,7 @@ class SiteReader:
 
     def request(self, keys: Sequence[bytes]) -> list[list[bytes]]:
         """What asks for `states`, for who has more to ask in one go; nothing where scripts are not allowed."""
-        return [[b"EVAL", STATES_SCRIPT, b"0", b"%d" % _MAX_REPLY, *keys]] if self._scripts else []
+        return [_command(keys, _MAX_REPLY)] if self._scripts else []
 
     async def states(self, keys: Sequence[bytes], replies: Sequence[object] = ()) -> list[State]:
         """What these keys hold, in their order.
@@ -67,7 +67,7 @@ class SiteReader:
     async def _by_script(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
         with translated(self._address):
             try:
-                reply = await self._client.execute_command("EVAL", STATES_SCRIPT, 0, b"%d" % max_bytes, *keys)  # type: ignore[no-untyped-call]
+                reply = await self._client.execute_command(*_command(keys, max_bytes))  # type: ignore[no-untyped-call]
             except redis.exceptions.ResponseError as error:
                 refused = isinstance(error, redis.exceptions.NoPermissionError)  # redis-py takes NOPERM off its text
                 if not refused and not str(error).startswith(("unknown command", "This Redis command is not allowed")):
@@ -125,3 +125,8 @@ class SiteReader:
                 if str(error).startswith("WRONGTYPE"):
                     return [None] * len(fields)
                 raise
+
+
+def _command(keys: Sequence[bytes], max_bytes: int) -> list[bytes]:
+    """Reads these keys until so many bytes are full."""
+    return [b"EVAL", STATES_SCRIPT, b"0", b"%d" % max_bytes, *keys]
