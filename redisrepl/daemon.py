@@ -108,6 +108,8 @@ class Daemon:
             for subscription in pull.subscriptions:
                 intake.append(tasks.create_task(subscription.listen(), name="subscribe"))
                 intake.append(tasks.create_task(subscription.send_canaries(), name="canary"))
+            if pull.flushes is not None:
+                intake.append(tasks.create_task(pull.flushes.watch(), name="flushes"))
             intake += [tasks.create_task(pull.applying.run(), name=f"fetch {n}") for n in range(FETCHES)]
         say_started(self._address, parts.session.url, parts.namespaces, pull=settings.rc)
         await self._stop.wait()

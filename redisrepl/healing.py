@@ -6,7 +6,7 @@ In: differences. Out: changes to push, keys to look at. Left to others: finding 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -14,10 +14,11 @@ from redisrepl.changes import Deleted, Touch
 from redisrepl.outbound import Outbound
 from redisrepl.wire.digests import NO_KEY
 
-__all__ = ["ConflictWinner", "Difference", "Healing", "InitialSync", "Way"]
+__all__ = ["ConflictWinner", "Difference", "Healing", "InitialSync", "Side", "Way"]
 
 ConflictWinner = Literal["hub", "site"]
 InitialSync = Literal["both", "push", "pull", "none"]
+Side = Literal["site", "hub"]
 Way = Literal["push", "pull"]
 
 _WAYS: dict[InitialSync, frozenset[Way]] = {
@@ -40,8 +41,8 @@ class Difference:
 class Pulling(Protocol):
     """`inbound.Inbound`, or what stands before it."""
 
-    def mark_dirty(self, keys: Iterable[bytes]) -> None:
-        """The state of these keys at the hub must be looked at."""
+    def mark_dirty(self, keys: Iterable[bytes], *, removal: bool = False) -> None:
+        """The state of these keys at the hub must be looked at; whether something is known to be removed there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +63,28 @@ class Healing:
     direction: InitialSync
     hearing: Callable[[], int | None] = lambda: 0
 
-    def heal(self, difference: Difference, *, removals: bool = False, missed: frozenset[Way] = frozenset()) -> None:
+    @property
+    def all_was_pushed(self) -> bool:
+        """Whether what the site holds was at the hub once both sides had been compared."""
+        return "push" in _WAYS[self.direction] and not self.outbound.counters.failed
+
+    def heal(
+        self, difference: Difference, *, emptied: Collection[Side] = (), missed: frozenset[Way] = frozenset()
+    ) -> None:
         """Have a difference made good.
 
         Args:
             difference: it.
-            removals: what the hub has alone is removed there.
+            emptied: sides that were flushed: what such a side lacks is removed from the other.
             missed: ways on which there was a gap: there, everything is copied.
         """
         key = difference.key
         ways = _WAYS[self.direction] | missed
-        if removals and difference.site == NO_KEY:
+        if difference.site == NO_KEY and "site" in emptied:
             self.outbound.add(Deleted(key))
+            return
+        if difference.site != NO_KEY and "hub" in emptied and self.inbound is not None:
+            self.inbound.mark_dirty([key], removal=True)  # a hash may be there again, with fewer fields
             return
         if difference.site != NO_KEY and "push" in ways:
             if self.winner == "site":

@@ -246,11 +246,11 @@ class Inbound:
                 self.counters.conflicts += 1
                 self.dirty.setdefault(key, False)  # rule 1
 
-    def mark_dirty(self, keys: Iterable[bytes]) -> None:
-        """The state of these keys at the hub must be looked at; nothing is known of removals."""
+    def mark_dirty(self, keys: Iterable[bytes], *, removal: bool = False) -> None:
+        """The state of these keys at the hub must be looked at; whether something is known to be removed there."""
         for key in keys:
             if self._covers(key) and self._has_room_for(key):
-                self.dirty.setdefault(key, False)
+                self.dirty[key] = removal or self.dirty.get(key, False)
 
     def _has_room_for(self, key: bytes) -> bool:
         room = key in self.dirty or len(self.dirty) < self._max_keys

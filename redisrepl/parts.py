@@ -37,6 +37,7 @@ from redisrepl.pacing import Pacer
 from redisrepl.pushing import Pushing
 from redisrepl.remote.compare import HubComparer
 from redisrepl.remote.fetch import HubReader
+from redisrepl.remote.flushes import Flushes
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
@@ -67,6 +68,7 @@ class Pull:
     applying: Applying
     subscriptions: list[Subscription]
     replacements: Replacements
+    flushes: Flushes | None
 
 
 class Parts:
@@ -212,6 +214,7 @@ class Parts:
                 expiries=expiries,
                 rate=settings.sweep_rate,
                 patience=_SECOND_LOOK,
+                look_for_flush=self._look_for_flush,
             ),
             self.namespaces,
             Healing(
@@ -289,7 +292,22 @@ class Parts:
         replacements = Replacements(inbound)
         replacements.watch()
         applying.on_apply = replacements.applying
-        return Pull(inbound, applying, subscriptions, replacements)
+        flushes = Flushes(
+            self.session, settings.canary_period, on_flush=self._hub_flushed, on_restart=self._hub_restarted
+        )
+        return Pull(inbound, applying, subscriptions, replacements, flushes if "del" in settings.replicate else None)
+
+    async def _look_for_flush(self) -> None:
+        if self.pull is not None and self.pull.flushes is not None:
+            await self.pull.flushes.look()
+
+    def _hub_restarted(self) -> None:
+        """A gap, of which its subscribers may hear later."""
+        self._gaps += 1
+        self.sweep.owe("the hub is another process", "pull")
+
+    def _hub_flushed(self) -> None:
+        self.sweep.hub_flushed(followed=self.source.kind == "psync")
 
     def _busy(self, key: bytes) -> bool:
         return self.outbound.busy(key)
@@ -370,7 +388,7 @@ class Parts:
             outbound.flushed = None
             outbound.unswept = True
             removals = flushed.emptied and "del" in self._settings.replicate
-            sweep.owe("the site was flushed", "push", removals=removals)
+            sweep.owe("the site was flushed", "push", emptied="site" if removals else None)
 
     async def close(self) -> None:
         """Close every connection, and let go of the checkpoint."""

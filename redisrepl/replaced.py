@@ -69,12 +69,12 @@ class Replacements:
         if not self._gap:
             self.healed()
 
-    def mark_dirty(self, keys: Iterable[bytes]) -> None:
-        """These differ, or may."""
+    def mark_dirty(self, keys: Iterable[bytes], *, removal: bool = False) -> None:
+        """These differ, or may; whether something is known to be removed at the hub."""
         keys = list(keys)
         if self.watching:
             self._suspects.update(keys)
-        self._inbound.mark_dirty(keys)
+        self._inbound.mark_dirty(keys, removal=removal)
 
     def applying(self, key: bytes, hub: State, site: State) -> None:
         """The site is going to hold what the hub holds."""

@@ -10,7 +10,8 @@ A sweep that fails goes on with the page where it failed. What it did before may
 there was another gap, and a gap makes another sweep due: that one begins when this one has come to its end, so that
 gaps in quick succession cannot keep the last keys from being looked at for ever. Two things make it begin anew: the
 link to the site was lost (a cursor means nothing to a server that was restarted; the hub's restart is a gap itself),
-and FLUSHALL, since what it would bring back is to be removed.
+and FLUSHALL at either side, since what it would bring back is to be removed. No event tells of one at the hub: before
+the sweep says that the hub lacks a key, it is asked whether it was flushed.
 
 `--initial-sync` says which way differences are copied at first contact, when all of them are older than we are; so
 does a sweep that only the timer asked for. After a gap, what was missed is healed, whichever way it had to go, and
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -30,7 +31,7 @@ import structlog
 
 from redisrepl.changes import State
 from redisrepl.errors import RedisreplError
-from redisrepl.healing import Difference, Healing, Way
+from redisrepl.healing import Difference, Healing, Side, Way
 from redisrepl.namespaces import Namespaces
 from redisrepl.observe.troubles import Trouble
 from redisrepl.wire.digests import NO_KEY, alike, digest
@@ -56,6 +57,10 @@ class Hub(Protocol):
 
     async def digests(self, keys: Sequence[bytes]) -> list[bytes]:
         """Digests of what keys hold."""
+
+
+async def _assume_unflushed() -> None:
+    """Where a difference is only told, and not healed."""
 
 
 class Site(Protocol):
@@ -108,17 +113,28 @@ class Comparison:
         expiries: whether expiries are compared.
         rate: keys per second, at most: a sweep must not disturb what is live.
         patience: seconds after which a difference is looked at again: what was merely on its way has then arrived.
+        look_for_flush: called before it is said that the hub lacks keys.
 
     Attributes:
         compared: keys looked at, on either side.
     """
 
-    def __init__(self, site: Site, hub: Hub, *, expiries: bool, rate: float, patience: float) -> None:
+    def __init__(
+        self,
+        site: Site,
+        hub: Hub,
+        *,
+        expiries: bool,
+        rate: float,
+        patience: float,
+        look_for_flush: Callable[[], Awaitable[None]] = _assume_unflushed,
+    ) -> None:
         self._site = site
         self._hub = hub
         self._expiries = expiries
         self._rate = rate
         self._patience = patience
+        self._look_for_flush = look_for_flush
         self.compared = 0
 
     async def differences(self, prefix: bytes, place: Place | None = None) -> AsyncIterator[list[Difference]]:
@@ -158,6 +174,8 @@ class Comparison:
             started = time.monotonic()
             keys = list(place.suspects)[:_PAGE]
             found = await self._look(keys)
+            if any(look.hub == NO_KEY for look in found):
+                await self._look_for_flush()
             for key in keys:
                 del place.suspects[key]
             yield found
@@ -189,16 +207,14 @@ class _Run:
     Attributes:
         reason: why.
         missed: ways on which there was a gap.
-        removals: what the hub has alone is removed there, as long as `Healing.hearing` is what it was.
-        heard: that.
+        emptied: sides that were flushed, as long as `Healing.hearing` is what it was then.
         namespaces: those not yet done.
         place: in the first of them.
     """
 
     reason: str
     missed: frozenset[Way]
-    removals: bool
-    heard: int | None
+    emptied: dict[Side, int | None]
     namespaces: list[bytes]
     place: Place = field(default_factory=Place)
     started: float = field(default_factory=time.monotonic)
@@ -220,6 +236,7 @@ class Sweep:
     Attributes:
         runs: sweeps that came to their end.
         owed: why one is due; None if none is.
+        settled: all keys were compared after the last gap; of what differs now nothing was missed.
         last: what the last one found, for people; empty before the first.
         next_at: when the timer asks for one, Unix time; None: never, or one is due or under way.
     """
@@ -245,27 +262,42 @@ class Sweep:
         self.trouble = Trouble("sweep")
         self.runs = 0
         self.owed: str | None = None
+        self.settled = False
         self.last: dict[str, object] = {}
         self.next_at: float | None = None
         self._missed: set[Way] = set()
-        self._removals = False
-        self._heard: int | None = None  # when these became due
+        self._emptied: dict[Side, int | None] = {}
+        self._gap = False  # since the sweep that is under way has begun
         self._run: _Run | None = None
 
-    def owe(self, reason: str, *missed: Way, removals: bool = False) -> None:
+    def owe(self, reason: str, *missed: Way, emptied: Side | None = None) -> None:
         """Something may have been missed.
 
         Args:
             reason: why, for the log.
             missed: which way it had to go; none: nothing was known before, it is the first contact.
-            removals: the site is known to have removed all that it does not hold now (`FLUSHALL`); then, and only then,
-                what the hub has alone is removed there.
+            emptied: this side is known to have removed all that it does not hold now (`FLUSHALL`); then, and only then,
+                what the other has alone is removed there.
         """
         self.owed = self.owed or reason
         self._missed.update(missed)
-        if removals:
-            self._removals, self._heard = True, self._healing.hearing()
+        if emptied is None:
+            self.settled, self._gap = False, True
+        else:
+            self._emptied[emptied] = self._healing.hearing()
         self._due.set()
+
+    def hub_flushed(self, *, followed: bool) -> None:
+        """The hub has removed what the site alone holds now; but only if all of that was there, and it is known.
+
+        Args:
+            followed: the site's stream is; its events may come after what they tell of was compared.
+        """
+        known = followed and self.settled and self._healing.all_was_pushed
+        self.owe("the hub was flushed", emptied="hub" if known else None)
+        if not known:
+            reason = "not all that the site holds is known to have been at the hub before"
+            _log.warning("sweep.flush_undone", flushed="hub", reason=reason)
 
     def detached(self) -> None:
         """The site's stream is lost."""
@@ -301,16 +333,16 @@ class Sweep:
     async def _sweep(self) -> None:
         """Begin, or go on after a failure, and come to the end."""
         before = self._comparison.compared
-        run = self._run = self._run or self._begin()
+        run = self._run = self._run or self._begin(None)
         try:
             while run.namespaces:
                 async for differences in self._comparison.differences(run.namespaces[0], run.place):
-                    if self._removals and not run.removals:
-                        self._run = run = self._begin()
+                    if not self._emptied.keys() <= run.emptied.keys():
+                        self._run = run = self._begin(run)
                         break
-                    self._check_removals(run)
+                    self._check_emptied(run)
                     for difference in differences:
-                        self._healing.heal(difference, removals=run.removals, missed=run.missed)
+                        self._healing.heal(difference, emptied=run.emptied, missed=run.missed)
                     run.different += len(differences)
                     self._wake()
                 else:
@@ -322,6 +354,7 @@ class Sweep:
         finally:
             run.compared += self._comparison.compared - before
         self._run = None
+        self.settled = not self._gap
         self.runs += 1
         self.trouble.succeeded()
         self.last = {
@@ -333,16 +366,20 @@ class Sweep:
         _log.info("sweep.finished", **self.last)
         self.last["finished_at"] = round(time.time(), 3)
 
-    def _check_removals(self, run: _Run) -> None:
-        """After a gap in what the hub tells nobody knows which of its keys are newer than the flush of the site."""
-        if run.removals and (run.heard is None or run.heard != self._healing.hearing()):
-            run.removals = False
-            _log.warning("sweep.flush_undone", reason="the hub's events were missed since, so its keys may be newer")
+    def _check_emptied(self, run: _Run) -> None:
+        """After a gap in what the hub tells nobody knows what is newer than the flush, or was lost in another way."""
+        for side in [s for s, heard in run.emptied.items() if heard is None or heard != self._healing.hearing()]:
+            del run.emptied[side]
+            _log.warning("sweep.flush_undone", flushed=side, reason="the hub's events were missed since")
 
-    def _begin(self) -> _Run:
+    def _begin(self, given_up: _Run | None) -> _Run:
+        """Begin with all that is owed, and what the sweep in whose place this one comes was for."""
         self._due.clear()
-        missed = frozenset(self._missed)
-        run = _Run(self.owed or "failed", missed, self._removals, self._heard, list(self._namespaces))
-        self.owed, self._removals = None, False
+        missed, emptied = frozenset(self._missed), dict(self._emptied)
+        if given_up is not None:
+            missed, emptied = missed | given_up.missed, emptied | given_up.emptied
+        run = _Run(self.owed or "failed", missed, emptied, list(self._namespaces))
+        self.owed, self._gap = None, False
         self._missed.clear()
+        self._emptied.clear()
         return run

@@ -16,8 +16,9 @@ class Inbound:
         self.dirty = []
         self.changed = []
 
-    def mark_dirty(self, keys):
+    def mark_dirty(self, keys, *, removal=False):
         self.dirty += keys
+        self.removal = removal
 
     def changed_at_site(self, keys):
         self.changed += keys
@@ -52,6 +53,13 @@ def told_by(replacements, *keys, suspected=True):
         for key in keys:
             replacements.applying(key, ONE, TWO)
     return [record["key"] for record in logs if "key" in record]
+
+
+@pytest.mark.parametrize("removal", [True, False])
+def test_whether_something_was_removed_is_passed_on(removal):
+    inbound = Inbound()
+    Replacements(inbound).mark_dirty([b"key"], removal=removal)
+    assert (inbound.dirty, inbound.removal) == ([b"key"], removal)
 
 
 def test_keys_are_named_while_a_gap_is_healed():

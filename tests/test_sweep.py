@@ -10,6 +10,7 @@ from redisrepl.changes import Deleted, HashState, StringState, Touch
 from redisrepl.errors import PeerUnavailableError
 from redisrepl.healing import Difference, Healing
 from redisrepl.namespaces import Namespaces
+from redisrepl.outbound import OutboundCounters
 from redisrepl.sweep import Comparison, Sweep
 from redisrepl.wire.digests import NO_KEY, digest
 from testbed import eventually_async
@@ -52,8 +53,12 @@ class Side:
         return [digest(self.held.get(key), expiries=True) for key in keys]
 
 
-def comparing(site, hub):
-    return Comparison(site, hub, expiries=True, rate=1e9, patience=0.0)
+async def not_flushed():
+    pass
+
+
+def comparing(site, hub, look_for_flush=not_flushed):
+    return Comparison(site, hub, expiries=True, rate=1e9, patience=0.0, look_for_flush=look_for_flush)
 
 
 async def found_by(comparison, prefix=PREFIX):
@@ -72,6 +77,7 @@ class Recorder:
 
     def __init__(self):
         self.told = []
+        self.counters = OutboundCounters()
 
     def add(self, change):
         self.told.append(("push", change))
@@ -79,8 +85,8 @@ class Recorder:
     def seed(self, change):
         self.told.append(("seed", change))
 
-    def mark_dirty(self, keys):
-        self.told += [("pull", key) for key in keys]
+    def mark_dirty(self, keys, *, removal=False):
+        self.told += [("remove here" if removal else "pull", key) for key in keys]
 
 
 # Comparing.
@@ -157,6 +163,7 @@ SITE_ONLY = Difference(b"k", b"site", NO_KEY)
 HUB_ONLY = Difference(b"k", NO_KEY, b"hub")
 BOTH = Difference(b"k", b"site", b"hub")
 PUSH, SEED, PULL, REMOVE = ("push", Touch(b"k")), ("seed", Touch(b"k")), ("pull", b"k"), ("push", Deleted(b"k"))
+REMOVE_HERE = ("remove here", b"k")
 
 
 @pytest.mark.parametrize(
@@ -187,11 +194,29 @@ def test_healing_without_a_way_back(winner, calls):
         assert recorder.told == expected
 
 
-def test_healing_with_removals():
-    for difference, calls in ((SITE_ONLY, [SEED]), (HUB_ONLY, [REMOVE]), (BOTH, [SEED, PULL])):
+@pytest.mark.parametrize(
+    ("emptied", "expected"),
+    [
+        ({"site"}, ([SEED], [REMOVE], [SEED, PULL])),
+        ({"hub"}, ([REMOVE_HERE], [PULL], [REMOVE_HERE])),  # a hash that is there again may lack fields
+        ({"site", "hub"}, ([REMOVE_HERE], [REMOVE], [REMOVE_HERE])),
+    ],
+)
+def test_healing_after_a_flush(emptied, expected):
+    for difference, calls in zip((SITE_ONLY, HUB_ONLY, BOTH), expected, strict=True):
         recorder = Recorder()
-        Healing(recorder, recorder, "hub", "both").heal(difference, removals=True)
+        Healing(recorder, recorder, "hub", "both").heal(difference, emptied=emptied)
         assert recorder.told == calls
+
+
+@pytest.mark.parametrize(
+    ("direction", "failed", "known"),
+    [("both", 0, True), ("push", 0, True), ("pull", 0, False), ("none", 0, False), ("both", 1, False)],
+)
+def test_whether_all_that_the_site_holds_was_at_the_hub(direction, failed, known):
+    recorder = Recorder()
+    recorder.counters.failed = failed
+    assert Healing(recorder, recorder, "hub", direction).all_was_pushed is known
 
 
 @pytest.mark.parametrize(
@@ -216,13 +241,20 @@ def test_a_gap_is_healed_whichever_way_first_contact_copied(direction, missed, e
 
 
 @contextlib.asynccontextmanager
-async def sweeping(site, hub, *, prefixes=(PREFIX,), period=0.0, attached=True, direction="both"):
-    """A sweep that runs; `told` is what it did."""
+async def sweeping(
+    site, hub, *, prefixes=(PREFIX,), period=0.0, attached=True, direction="both", hearing=lambda: 0, flushes=None
+):
+    """A sweep that runs; `told` is what it did. `flushes`: called when it looks whether the hub was flushed."""
     recorder, wakes = Recorder(), []
+
+    async def look_for_flush():
+        if flushes is not None:
+            flushes()
+
     sweep = Sweep(
-        comparing(site, hub),
+        comparing(site, hub, look_for_flush),
         Namespaces(prefixes),
-        Healing(recorder, recorder, "hub", direction),
+        Healing(recorder, recorder, "hub", direction, hearing),
         period=period,
         wake=lambda: wakes.append(1),
         retry=RETRY,
@@ -270,7 +302,7 @@ async def test_a_sweep_on_a_timer():
 
 async def test_removals_are_for_one_sweep_only():
     async with sweeping(Side({}), Side({b"n:there": b"v"})) as sweep:
-        sweep.owe("flushed", removals=True)
+        sweep.owe("flushed", emptied="site")
         await eventually_async(lambda: sweep.runs == 1)
         assert sweep.told == [("push", Deleted(b"n:there"))]
         sweep.owe("later")
@@ -291,7 +323,7 @@ async def test_a_sweep_that_fails_midway_stays_owed_and_is_tried_again(removals)
     hub.before_look = fail
     with capture_logs() as logs:
         async with sweeping(site, hub) as sweep:
-            sweep.owe("first", removals=removals)
+            sweep.owe("first", emptied="site" if removals else None)
             await eventually_async(lambda: sweep.runs == 1)
     keys = {entry[1].key if removals else entry[1] for entry in sweep.told}
     assert keys == set(hub.held)
@@ -402,7 +434,7 @@ async def test_flushall_makes_it_begin_anew():
 
     def flush(number):
         if number == 0:
-            sweep.owe("flushed", removals=True)
+            sweep.owe("flushed", emptied="site")
 
     hub.before_page = flush
     async with sweeping(site, hub) as sweep:
@@ -410,6 +442,132 @@ async def test_flushall_makes_it_begin_anew():
         await eventually_async(lambda: sweep.runs == 1)
         assert sweep.owed is None
     assert sweep.told == [("push", Deleted(b"n:%d" % number)) for number in range(4)]
+
+
+async def settled(sweep):
+    """Both sides were compared once, and told nothing."""
+    sweep.owe("start")
+    await eventually_async(lambda: sweep.settled)
+    runs = sweep.runs
+    sweep.told.clear()
+    return runs
+
+
+def undone(logs):
+    return [(record["flushed"], record["reason"]) for record in logs if record["event"] == "sweep.flush_undone"]
+
+
+UNKNOWN = "not all that the site holds is known to have been at the hub before"
+MISSED = "the hub's events were missed since"
+
+
+async def test_a_flush_of_the_hub_removes_what_the_site_alone_holds():
+    held = {b"n:%d" % number: b"v" for number in range(5)}
+    site, hub = Side(held), Side(held)
+    with capture_logs() as logs:
+        async with sweeping(site, hub) as sweep:
+            runs = await settled(sweep)
+            hub.held = {b"n:3": StringState(b"new"), b"n:after": StringState(b"v")}
+            sweep.hub_flushed(followed=True)
+            await eventually_async(lambda: sweep.runs > runs)
+            assert sweep.settled
+    assert sorted(sweep.told) == [
+        ("pull", b"n:after"),
+        *(("remove here", key) for key in sorted(held)),
+    ]
+    assert undone(logs) == []
+
+
+@pytest.mark.parametrize("why", ["nothing was compared yet", "a gap", "some was not pushed", "not followed"])
+async def test_a_flush_of_the_hub_is_undone_where_keys_may_never_have_been_there(why):
+    site, hub = Side({b"n:key": b"v"}), Side({})
+    with capture_logs() as logs:
+        async with sweeping(site, hub, direction="pull" if why == "some was not pushed" else "both") as sweep:
+            runs = 0 if why == "nothing was compared yet" else await settled(sweep)
+            if why == "a gap":
+                sweep.owe("gap", "push")
+            sweep.hub_flushed(followed=why != "not followed")
+            await eventually_async(lambda: sweep.runs > runs)
+    assert sweep.told == ([] if why == "some was not pushed" else [("seed", Touch(b"n:key"))])
+    assert undone(logs) == [("hub", UNKNOWN)]
+
+
+async def test_a_flush_of_the_hub_that_only_the_sweep_has_found_out():
+    """It began before the flush, and would have brought everything back."""
+    held = {b"n:%d" % number: b"v" for number in range(5)}
+    site, hub = Side(held), Side(held)
+    flushed = []
+
+    def look():
+        if not flushed:
+            flushed.append(True)
+            sweep.hub_flushed(followed=True)
+
+    def flush(number):
+        if number == begun + 1:
+            hub.held = {}
+
+    async with sweeping(site, hub, flushes=look, period=0.05) as sweep:
+        runs = await settled(sweep)
+        begun = site.pages_read
+        site.before_page = flush
+        await eventually_async(lambda: flushed and sweep.runs > runs)
+        assert sorted(sweep.told) == [("remove here", key) for key in sorted(held)]
+
+
+@pytest.mark.parametrize("hearing", [None, 2])
+async def test_a_flush_of_the_hub_is_undone_if_its_events_were_missed(hearing):
+    site, hub, gaps = Side({b"n:key": b"v"}), Side({b"n:key": b"v"}), [1]
+
+    def miss():
+        gaps[0] = hearing
+
+    with capture_logs() as logs:
+        async with sweeping(site, hub, hearing=lambda: gaps[0], flushes=miss) as sweep:
+            runs = await settled(sweep)
+            hub.held = {}
+            sweep.hub_flushed(followed=True)
+            await eventually_async(lambda: sweep.runs > runs)
+    assert sweep.told == [("seed", Touch(b"n:key"))]
+    assert undone(logs) == [("hub", MISSED)]
+
+
+async def test_two_flushes_in_a_row():
+    """The second one comes while the first is being healed, and the other side is flushed in between."""
+    held = {b"n:%d" % number: b"v" for number in range(5)}
+    site, hub = Side(held), Side(held)
+
+    def flush_again(number):
+        if number == begun + 1:
+            site.held = {b"n:site": StringState(b"v")}
+            sweep.owe("the site was flushed", "push", emptied="site")
+            sweep.hub_flushed(followed=True)
+
+    with capture_logs() as logs:
+        async with sweeping(site, hub) as sweep:
+            await settled(sweep)
+            begun = site.pages_read
+            site.before_page = flush_again
+            hub.held = {b"n:hub": StringState(b"v")}
+            sweep.hub_flushed(followed=True)
+            await eventually_async(lambda: sweep.owed is None and sweep.running is None)
+    assert set(sweep.told) == {("remove here", b"n:site"), ("push", Deleted(b"n:hub"))}
+    assert undone(logs) == []
+
+
+async def test_a_sweep_that_begins_anew_is_still_for_what_the_first_one_was():
+    site, hub = Side({}), Side({b"n:there": b"v"})
+
+    def flush(number):
+        if number == 0:
+            site.set(b"n:here", b"v")
+            sweep.owe("the site was flushed", "push", emptied="site")
+
+    hub.before_page = flush
+    async with sweeping(site, hub, direction="none", hearing=lambda: None) as sweep:
+        sweep.owe("gap", "pull")
+        await eventually_async(lambda: sweep.runs == 1)
+    assert sorted(sweep.told) == [("pull", b"n:there"), ("seed", Touch(b"n:here"))]
 
 
 async def test_what_a_gap_missed_is_for_one_sweep_only():

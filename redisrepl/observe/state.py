@@ -95,7 +95,7 @@ class State:
             **self._pull_fields(),
             "sweep": parts.sweep.last
             | {"runs": parts.sweep.runs, "running": parts.sweep.running, "owed": parts.sweep.owed}
-            | {"next_at": parts.sweep.next_at},
+            | {"next_at": parts.sweep.next_at, "settled": parts.sweep.settled},
             "scripts": parts.pusher.scripts,
             "max_body": parts.pusher.max_body,
             "flights": parts.pacer.out,

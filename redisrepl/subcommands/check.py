@@ -291,8 +291,18 @@ async def _check_hub_abilities(
             yield Finding("hub notifications", f"{missing} is missing: have it set there", ExitCode.CONFIG)
     except CommandRefusedError as error:
         yield Finding("hub notifications", f"{error}: make sure that notify-keyspace-events has K$hg", None)
+    if "del" in settings.replicate:
+        yield await _check_flushes(session)
     for prefix in namespaces:
         yield await _check_subscription(settings, session, ways, prefix)
+
+
+async def _check_flushes(session: HubSession) -> Finding:
+    try:
+        await session.command(b"INFO", b"all")
+    except CommandRefusedError as error:
+        return Finding("hub flushes", f"{error}: allow INFO, or a FLUSHALL there is undone instead of followed", None)
+    return Finding("hub flushes", "INFO tells of them")
 
 
 async def _check_subscription(settings: Settings, session: HubSession, ways: Ways, prefix: bytes) -> Finding:

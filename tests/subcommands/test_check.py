@@ -52,6 +52,22 @@ def test_everything_holds(check):
     assert summary == "15 checks, 0 failed, 0 could be better"
 
 
+def test_whether_a_flush_of_the_hub_would_be_noticed(check, servers):
+    removals = ("-rc", "--replicate", "set,hset,del")
+    code, found, _ = check(*removals)
+    assert (code, found["hub flushes"]) == (OK, ("ok", "INFO tells of them"))
+    servers[1].redis.execute_command("ACL", "SETUSER", "default", "-info")
+    try:
+        code, found, summary = check(*removals)
+    finally:
+        servers[1].redis.execute_command("ACL", "SETUSER", "default", "+info")
+    assert code == OK
+    sign, said = found["hub flushes"]
+    assert sign != "ok"
+    assert "allow INFO" in said
+    assert summary.endswith("0 failed, 1 could be better")
+
+
 def test_without_rc_the_hub_needs_no_notifications(check):
     code, found, _ = check()
     assert code == OK

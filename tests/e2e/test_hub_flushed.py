@@ -1,0 +1,178 @@
+"""FLUSHALL at the hub, of which no event tells, crosses where removals do; what is written since stays."""
+
+import random
+import signal
+import threading
+
+from testbed import RedisServer, eventually
+from tests.e2e.support import SWIFT, assert_equal_soon, crossed
+
+ALL = ("--replicate", "set,hset,del,expire")
+
+
+def settled(daemon):
+    """Both sides were compared since the last gap, so that it is known what a flush has removed."""
+
+    def compared():
+        mark = daemon.mark()
+        daemon.signal(signal.SIGUSR1)
+        return daemon.wait_for_log("daemon.state", after=mark)["sweep"]["settled"]
+
+    eventually(compared)
+
+
+def fill(client):
+    client.mset({f"site1:{number}": "v" for number in range(10)})
+    client.hset("site1:hash", mapping={"a": "1", "b": "2", "c": "3"})
+    client.hset("site1:last", "field", "v")
+
+
+def test_a_flush_of_the_hub_empties_the_namespace_only(daemons, site, hub, at_site, at_hub):
+    """No event tells of it; what is written after it stays, on either side."""
+    daemon = daemons.live(site, hub, *SWIFT, *ALL)
+    at_site.set("elsewhere", "v")
+    fill(at_site)
+    fill(at_hub)
+    crossed(at_site, at_hub)
+    assert len(assert_equal_soon(at_site, at_hub)) == 12
+    settled(daemon)
+    pipeline = at_hub.pipeline(transaction=True)
+    pipeline.flushall().set("site1:after", "hub").hset("site1:hash", "a", "new").execute()
+    at_site.set("site1:too", "site")
+    at_site.hset("site1:last", "other", "v")
+    eventually(lambda: at_site.dbsize() == 5, 20, "four keys, and the one elsewhere")
+    crossed(at_site, at_hub)
+    assert assert_equal_soon(at_site, at_hub) == {
+        b"site1:after": ("string", b"hub", -1),
+        b"site1:hash": ("hash", {b"a": b"new"}, -1),
+        b"site1:too": ("string", b"site", -1),
+        b"site1:last": ("hash", {b"other": b"v"}, -1),
+    }
+    assert at_site.get("elsewhere") == b"v"
+    assert daemon.logged("sweep.flush_undone") == []
+
+
+def test_a_flush_of_the_hub_with_many_keys_and_two_sites(daemons, site, hub, at_site, at_hub):
+    """No site brings back what the other is about to remove."""
+    with RedisServer() as second:
+        at_second = second.client()
+        first, other = (daemons.live(place, hub, *SWIFT, *ALL, "--sweep-period", "1") for place in (site, second))
+        at_site.mset({f"site1:{number}": "v" for number in range(5000)})
+        eventually(lambda: at_second.dbsize() >= 5000)
+        for daemon in (first, other):
+            settled(daemon)
+        at_hub.flushdb(asynchronous=True)
+        eventually(lambda: not at_site.keys("site1:[0-9]*") and not at_second.keys("site1:[0-9]*"), 20)
+        crossed(at_site, at_hub)
+        assert at_hub.keys("site1:[0-9]*") == []
+        assert [daemon.logged("sweep.flush_undone") for daemon in (first, other)] == [[], []]
+
+
+def test_a_flush_of_another_database_of_the_hub_removes_nothing(daemons, site, hub, at_site, at_hub):
+    daemon = daemons.live(site, hub, *SWIFT, *ALL)
+    fill(at_site)
+    crossed(at_site, at_hub)
+    settled(daemon)
+    mark = daemon.mark()
+    hub.server.client(db=1).flushdb()
+    daemon.wait_for_log("sweep.finished", after=mark, reason="the hub was flushed")
+    crossed(at_site, at_hub)
+    assert len(assert_equal_soon(at_site, at_hub)) == 12
+
+
+def test_a_flush_of_the_hub_is_undone_if_removals_do_not_cross(daemons, site, hub, at_site, at_hub):
+    daemons.live(site, hub, *SWIFT, "--sweep-period", "1")
+    at_site.mset({f"site1:{number}": "v" for number in range(20)})
+    crossed(at_site, at_hub)
+    at_hub.flushall()
+    eventually(lambda: len(at_hub.keys("site1:[0-9]*")) == 20, 20, "a comparison has brought them back")
+    assert len(at_site.keys("site1:[0-9]*")) == 20
+
+
+def test_a_flush_of_the_hub_is_undone_if_the_daemon_was_away(daemons, site, hub, at_site, at_hub):
+    """What was written at either side since, and what was removed, nobody can tell."""
+    daemon = daemons.live(site, hub, *SWIFT, *ALL)
+    at_site.mset({f"site1:{number}": "v" for number in range(20)})
+    crossed(at_site, at_hub)
+    settled(daemon)
+    daemon.stop()
+    at_hub.flushall()
+    daemon.start()
+    eventually(lambda: len(at_hub.keys("site1:[0-9]*")) == 20, 20, "a comparison has brought them back")
+    assert len(at_site.keys("site1:[0-9]*")) == 20
+
+
+class Writer:
+    """A client that never stops; of what it wrote after the flush it remembers the last value of each key and field."""
+
+    def __init__(self, name, server):
+        self._name = name
+        self._client = server.client()
+        self._stop = threading.Event()
+        self._flushed = threading.Event()
+        self._thread = threading.Thread(target=self._write)
+        self.written = 0
+        self.last = {}
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+    def flushed(self):
+        self._flushed.set()
+        return self.written
+
+    def _write(self):
+        rng = random.Random(self._name)
+        while not self._stop.is_set():
+            after = self._flushed.is_set()
+            value = b"%s %d" % (self._name.encode(), self.written)
+            match rng.randrange(3):
+                case 0:
+                    place = b"site1:%d:%s" % (rng.randrange(500), self._name.encode()), None
+                    self._client.set(place[0], value)
+                case 1:
+                    place = b"site1:new:%s" % value, None
+                    self._client.set(place[0], value)
+                case 2:
+                    place = b"site1:hash:%d" % rng.randrange(100), value
+                    self._client.hset(*place, value)
+            if after:
+                self.last[place] = value
+            self.written += 1
+
+
+def test_what_is_written_after_a_flush_of_the_hub_stays_and_what_was_before_goes(daemons, site, hub, at_site, at_hub):
+    with RedisServer() as second:
+        at_second = second.client()
+        both = [daemons.live(place, hub, *SWIFT, *ALL, "--sweep-period", "1") for place in (site, second)]
+        names = ("site", "second", "hub")
+        at_site.mset({f"site1:{number}:{name}": "old" for number in range(500) for name in names})
+        for number in range(100):
+            at_hub.hset(f"site1:hash:{number}", "old", "v")
+        for client in (at_site, at_second):
+            crossed(client, at_hub)
+            assert len(assert_equal_soon(client, at_hub)) == 1600
+        for daemon in both:
+            settled(daemon)
+        with Writer("site", site) as one, Writer("second", second) as two, Writer("hub", hub.server) as three:
+            writers = one, two, three
+            eventually(lambda: all(writer.written > 200 for writer in writers))
+            at_hub.flushall()
+            before = [writer.flushed() for writer in writers]
+            for daemon in both:
+                daemon.wait_for_log("sweep.finished", 30, reason="the hub was flushed")
+            eventually(lambda: all(writer.written > n + 200 for writer, n in zip(writers, before, strict=True)))
+        for client in (at_site, at_second):
+            crossed(client, at_hub)
+            held = assert_equal_soon(client, at_hub)
+        for writer in writers:
+            assert writer.last
+            for (key, field), value in writer.last.items():
+                assert (held[key][1] if field is None else held[key][1][field]) == value
+        assert not [key for key, (_, value, _) in held.items() if value == b"old" or b"old" in value]
+        assert [daemon.logged("sweep.flush_undone") for daemon in both] == [[], []]
