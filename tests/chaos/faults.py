@@ -50,6 +50,7 @@ def trickle(scene: Scene) -> None:
 def slow_reader(scene: Scene) -> None:
     """Events come faster than a link carries them: buffers fill up to Webdis, whose own link Redis then cuts."""
     hub = scene.hub.server
+    _wait_until_over(scene, "subscribe")
     marks = [daemon.mark() for daemon in scene.daemons]
     for proxy in scene.proxies:
         proxy.trickle(2000, 0.01, "to_client")
@@ -100,6 +101,7 @@ def fill_the_disk(scene: Scene) -> None:
 
 def swap_certificates(scene: Scene) -> None:
     """All certificates are replaced, by another authority: first a file that does not fit, then the hub's alone."""
+    _wait_until_over(scene, "push")
     pair = scene.hub.certificates
     old_key = pair.client_key.read_bytes()
     pair.replace_authority()
@@ -290,6 +292,19 @@ def _flood(hub: RedisServer, count: int) -> None:
 def _dropped_for_slowness(server: RedisServer) -> int:
     """How many clients or replicas this server has dropped because they did not read."""
     return server.log.read_text(errors="replace").count("overcoming of output buffer limits")
+
+
+def _wait_until_over(scene: Scene, room: str) -> None:
+    """What an earlier fault has broken there works again: a failure is told once, so the next would not be."""
+
+    def over(daemon: Daemon) -> bool:
+        told = [record["event"] for record in daemon.records]
+        since = len(told) - told[::-1].index("daemon.started")
+        return [event for event in told[since:] if event in {f"{room}.failed", f"{room}.recovered"}][-1:] != [
+            f"{room}.failed"
+        ]
+
+    eventually(lambda: all(map(over, scene.daemons)), 30, f"nothing fails to {room}")
 
 
 def _wait_for_reason(daemon: Daemon, reason: str, mark: int) -> None:
