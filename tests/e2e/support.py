@@ -95,10 +95,11 @@ def pushed(site, timeout=15.0):
     """Everything written at the site so far is at the hub: the daemon acknowledges no earlier."""
 
     def acknowledged():
+        replicas = max(1, site.info("replication")["connected_slaves"])  # after a failover the old master is one too
         with site.pipeline(transaction=False) as pipeline:
             pipeline.ping()  # WAIT is about what its own connection has seen
-            pipeline.wait(1, 20)  # each asks for an acknowledgement, which otherwise comes once a second
-            return pipeline.execute()[1] == 1
+            pipeline.wait(replicas, 20)  # each asks for an acknowledgement, which otherwise comes once a second
+            return pipeline.execute()[1] == replicas
 
     eventually(acknowledged, timeout, "the daemon acknowledged everything written at the site")
 

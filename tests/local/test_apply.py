@@ -148,7 +148,7 @@ async def test_who_may_not_watch_is_told_once_and_writes_all_the_same(server, at
 async def test_who_may_not_write_is_refused(server, at_site, connected):
     at_site.acl_setuser("reader", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-@write"])
     at_site.execute_command("ACL", "SETUSER", "reader", "allchannels")
-    with pytest.raises(RefusedError, match="refuses us: this user has no permissions"):
+    with pytest.raises(RefusedError, match=r"refuses us: .* has no permissions"):
         async with connected(f"redis://reader:pw@127.0.0.1:{server.port}").turn(KEYS) as turn:
             await turn.apply([StringSet(b"s", b"1")])
     with pytest.raises(redis.exceptions.NoPermissionError):
