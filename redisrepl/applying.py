@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
-import stamina
 import structlog
 
 from redisrepl.changes import DENIED, Change, State
@@ -22,6 +21,7 @@ from redisrepl.local.apply import Applied
 from redisrepl.namespaces import printable
 from redisrepl.observe.troubles import Trouble
 from redisrepl.remote.fetch import Fetched
+from redisrepl.repeating import repeat
 
 __all__ = ["Applying"]
 
@@ -135,12 +135,7 @@ class Applying:
 
     async def run(self) -> None:
         """Fetch and apply for ever; any number of these may run side by side."""
-        while True:
-            async for attempt in stamina.retry_context(on=RedisreplError, **self._retry):
-                with attempt:
-                    await self._next()
-                    while attempt.num == 1:  # nothing failed: a new context for each batch would cost more than it
-                        await self._next()
+        await repeat(self._next, self._retry)
 
     async def _next(self) -> None:
         """Move one batch."""

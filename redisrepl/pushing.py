@@ -15,8 +15,6 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, Protocol
 
-import stamina
-
 from redisrepl.changes import DENIED, Change, FieldsDeleted, HashSet, State, Touch
 from redisrepl.errors import HubError, KeyDeniedError, OutcomeUnknownError, RedisreplError
 from redisrepl.merging import size_of
@@ -24,6 +22,7 @@ from redisrepl.observe.troubles import Trouble
 from redisrepl.outbound import Batch, Outbound, settle
 from redisrepl.pacing import Pacer
 from redisrepl.remote.push import Pushed
+from redisrepl.repeating import repeat
 
 __all__ = ["Pushing"]
 
@@ -110,12 +109,7 @@ class Pushing:
 
     async def run(self) -> None:
         """Push for ever; any number of these may run side by side."""
-        while True:
-            async for attempt in stamina.retry_context(on=RedisreplError, **self._retry):
-                with attempt:
-                    await self._push_batch()
-                    while attempt.num == 1:  # nothing failed: a new context for each batch would cost more than it
-                        await self._push_batch()
+        await repeat(self._push_batch, self._retry)
 
     async def _departure(self) -> Batch:
         """The next batch, once it may leave."""

@@ -13,7 +13,7 @@ import structlog
 from redisrepl.errors import CommandRefusedError, HubError
 from redisrepl.namespaces import glob_escape
 from redisrepl.remote.fetch import HubReader
-from redisrepl.remote.refusals import ScriptRunner, is_passing
+from redisrepl.remote.refusals import ScriptUser, is_passing
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.digests import digest, digest_body, parse_digest_reply, parse_scan_reply, scan_body
 
@@ -22,7 +22,7 @@ __all__ = ["HubComparer"]
 _log = structlog.get_logger("redisrepl")
 
 
-class HubComparer(ScriptRunner):
+class HubComparer(ScriptUser):
     """Reads the hub for a comparison; where scripts are refused, values cross instead of digests.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from redisrepl.errors import CommandRefusedError
 from redisrepl.wire.webdis import CommandError
 
-__all__ = ["ScriptRunner", "is_passing", "scripts_refused"]
+__all__ = ["ScriptRunner", "ScriptUser", "is_passing", "scripts_refused"]
 
 #: Seconds after which refused scripts are tried again: an administrator may have allowed them meanwhile.
 _PROBE_EVERY = 300.0
@@ -37,8 +37,8 @@ class _Send(Protocol[_Reply_co]):
     async def __call__(self, *, by_hash: bool) -> _Reply_co: ...
 
 
-class ScriptRunner:
-    """What runs scripts where the hub allows them, and now and then finds out whether it does again.
+class ScriptUser:
+    """What uses scripts where the hub allows them, and now and then finds out whether it does again.
 
     Args:
         clock: seconds that never go backwards.
@@ -50,8 +50,6 @@ class ScriptRunner:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._probe_at = math.inf
-        self._by_hash = False  # the hub has run the script before, and knows it by its hash
-        self._hash_refused = False
         self.scripts = True
 
     def tries_scripts(self) -> bool:
@@ -62,6 +60,19 @@ class ScriptRunner:
         """One was refused: none is tried for a while."""
         self.scripts = False
         self._probe_at = self._clock() + _PROBE_EVERY
+
+
+class ScriptRunner(ScriptUser):
+    """What runs one script again and again, by its hash as soon as the hub knows it.
+
+    Args:
+        clock: seconds that never go backwards.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock)
+        self._by_hash = False  # the hub has run the script before, and knows it by its hash
+        self._hash_refused = False
 
     async def run(self, send: _Send[_Reply_co]) -> _Reply_co:
         """Run the script, for who has just one: by its hash if the hub knows it, which takes 1,000 bytes off a request.

@@ -18,6 +18,7 @@ from hashlib import sha1
 
 from redisrepl.changes import HashState, State, StringState
 from redisrepl.errors import ProtocolError
+from redisrepl.wire.states import KIND_OF
 from redisrepl.wire.webdis import escape, flat_reply
 
 __all__ = ["NO_KEY", "alike", "digest", "digest_body", "parse_digest_reply", "parse_scan_reply", "scan_body"]
@@ -37,14 +38,15 @@ _LONGEST_TIME = 18  # digits
 #: key costs as much as 400 of them. The server does nothing else meanwhile.
 _WORK = 1_000_000
 
-_DIGEST_SCRIPT = b"""\
+_DIGEST_SCRIPT = (
+    KIND_OF
+    + b"""\
 local out, left = {}, tonumber(ARGV[2])
 for i = 3, #ARGV do
   if left <= 0 then break end
   local key = ARGV[i]
-  local kind = redis.pcall('TYPE', key)
-  if kind.err and not string.find(kind.err, 'access') then return kind end
-  kind = kind.ok or 'denied'
+  local kind, failed = kind_of(key)
+  if failed then return failed end
   local sum = ''
   if kind == 'string' then
     local value = redis.call('GET', key)
@@ -75,6 +77,7 @@ for i = 3, #ARGV do
 end
 return out
 """
+)
 
 #: One step of a SCAN as strings: the next cursor, then keys. `.raw` cannot carry SCAN's own nested reply.
 _SCAN_SCRIPT = b"""\

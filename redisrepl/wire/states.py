@@ -11,13 +11,25 @@ from collections.abc import Sequence
 from redisrepl.changes import DENIED, HashState, State, StringState
 from redisrepl.errors import ProtocolError
 
-__all__ = ["STATES_SCRIPT", "parse_states", "read_at"]
+__all__ = ["KIND_OF", "STATES_SCRIPT", "parse_states", "read_at"]
+
+#: Lua: the type of a key, `denied` if an ACL keeps it from us: what is asked beside it must not wait for that. Any
+#: other error comes second.
+KIND_OF = b"""\
+local function kind_of(key)
+  local kind = redis.pcall('TYPE', key)
+  if kind.err and not string.find(kind.err, 'access') then return nil, kind end
+  return kind.ok or 'denied'
+end
+"""
 
 #: Reads keys until `ARGV[1]` bytes are full, at least one. Returns the server's time in microseconds, and for each key:
 #: type, expiry (absolute milliseconds or empty), number of strings that follow, and those: the value, or fields and
-#: values. A key that an ACL denies has the type `denied`: what is asked beside it must not wait for that.
+#: values.
 #: `GET` without `TYPE` would be cheaper for strings, but each hash would count in the server's statistics of errors.
-STATES_SCRIPT = b"""\
+STATES_SCRIPT = (
+    KIND_OF
+    + b"""\
 local call, try, format = redis.call, redis.pcall, string.format
 local out, n, left = {}, 1, tonumber(ARGV[1])
 local t = call('TIME')
@@ -34,9 +46,8 @@ end
 for i = 2, #ARGV do
   if left <= 0 then break end
   local key = ARGV[i]
-  local kind = try('TYPE', key)
-  if kind.err and not string.find(kind.err, 'access') then return kind end
-  kind = kind.ok or 'denied'
+  local kind, failed = kind_of(key)
+  if failed then return failed end
   local value = kind == 'string' and call('GET', key)
   out[n + 1] = kind
   out[n + 2] = (kind == 'none' or kind == 'denied') and '' or expires(key)
@@ -59,6 +70,7 @@ for i = 2, #ARGV do
 end
 return out
 """
+)
 
 
 def parse_states(items: Sequence[bytes]) -> list[State]:
