@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -37,7 +38,7 @@ _FORBIDDEN = 403
 _TOO_LARGE = 413
 _LAST_PORT = 65535
 _PIECE = 256 << 10
-#: Bytes per second below which a request is given up.
+#: Bytes per second at which the last of a body must arrive: what a system holds of it on its way, nobody is told.
 _SLOWEST = 50_000
 USER_AGENT = "redisrepl"
 _HEADERS = {"Content-Type": "application/octet-stream", "User-Agent": USER_AGENT}
@@ -78,7 +79,7 @@ class HubSession:
         url: address of Webdis behind its TLS proxy, with its final slash.
         context: TLS, with the client certificate.
         connections: how many requests may be under way.
-        timeout: seconds that a request may take, beside the time that large bodies, of either way, need at `_SLOWEST`.
+        timeout: seconds that a request may take; each piece of a large body or answer that moves begins them anew.
         connect_timeout: seconds for a connection and its TLS handshake.
         transport: stands in for the network in tests of this module.
 
@@ -128,10 +129,12 @@ class HubSession:
         """
         size = sum(map(len, content))
         with self._translated():
-            async with asyncio.timeout(self._timeout + size / _SLOWEST) as limit:
-                request = self._client.build_request("POST", self._address, **_in_pieces(content, size))
+            async with asyncio.timeout(None) as limit:
+                moved = partial(_put_off, limit, self._timeout + size / _SLOWEST)
+                moved()
+                request = self._client.build_request("POST", self._address, **_in_pieces(content, size, moved))
                 response = await self._client.send(request, stream=True)
-                answer = await _read(response, limit)
+                answer = await _read(response, partial(_put_off, limit, self._timeout))
         # It was read to its end, and holds the response: with this the bodies are freed at once, not by a collection.
         del response.stream
         if response.status_code != _OK:
@@ -193,28 +196,40 @@ class HubSession:
             raise OutcomeUnknownError(f"the hub {self.url} did not answer in time") from error
 
 
-async def _read(response: httpx.Response, limit: asyncio.Timeout) -> bytes:
-    """The body; whatever of it has come gives the rest more time."""
+def _put_off(limit: asyncio.Timeout, seconds: float) -> None:
+    """There is at least so much time from now on."""
+    later = asyncio.get_running_loop().time() + seconds
+    if (limit.when() or 0.0) < later:
+        with suppress(RuntimeError):  # it is over: the answer came, or time was up, before the last piece was asked for
+            limit.reschedule(later)
+
+
+async def _read(response: httpx.Response, moved: Callable[[], None]) -> bytes:
+    """The body; `moved` is called when a piece of it has come."""
     pieces: list[bytes] = []
     try:
         if response.status_code != _OK:
             return await response.aread()
         async for piece in response.aiter_bytes():
             pieces.append(piece)
-            limit.reschedule((limit.when() or 0.0) + len(piece) / _SLOWEST)
+            moved()
     finally:
         await response.aclose()
     return b"".join(pieces)
 
 
-def _in_pieces(content: Sequence[bytes], size: int) -> dict[str, Any]:
-    """Arguments for httpx; a large body goes in pieces, since asyncio moves all that is unsent with each that is."""
+def _in_pieces(content: Sequence[bytes], size: int, moved: Callable[[], None]) -> dict[str, Any]:
+    """Arguments for httpx; a large body goes in pieces, since asyncio moves all that is unsent with each that is.
+
+    `moved` is called when there is room for one.
+    """
     if size <= _PIECE:
         return {"content": b"".join(content)}
 
     async def pieces() -> AsyncIterator[bytes]:
         for part in content:
             for start in range(0, len(part), _PIECE):
+                moved()
                 yield part[start : start + _PIECE]
 
     return {"content": pieces(), "headers": {"Content-Length": str(size)}}

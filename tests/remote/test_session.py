@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import ssl
 
 import aiohttp
@@ -320,7 +321,7 @@ async def test_a_body_of_many_pieces_arrives_whole_and_with_its_length(hub, cert
         assert await session.command(b"GET", b"large") == value
         assert await session.command(b"GET", b"larger") == value * 2
 
-    request = session_module._in_pieces([value, b"end"], len(value) + 3)
+    request = session_module._in_pieces([value, b"end"], len(value) + 3, lambda: None)
     assert request["headers"] == {"Content-Length": str(len(value) + 3)}
     pieces = [piece async for piece in request["content"]]
     assert b"".join(pieces) == value + b"end"
@@ -410,6 +411,59 @@ async def test_an_answer_that_does_not_come_leaves_the_outcome_unknown(hub, cert
             with pytest.raises(OutcomeUnknownError, match="in time"):
                 await session.command(b"SET", b"stalled", b"1")
     assert hub.redis.get("stalled") == b"1"
+
+
+class SlowLink(httpx.AsyncBaseTransport):
+    """Takes the pieces of a body, and brings those of an answer, each after a pause; then it stops, if told to."""
+
+    def __init__(self, pause=0.0, answer=0, stops_after=math.inf):
+        self._pause = pause
+        self._answer = answer
+        self._stops_after = stops_after
+        self._moved = 0
+
+    async def _move(self):
+        if self._moved >= self._stops_after:
+            await asyncio.Event().wait()
+        self._moved += 1
+        await asyncio.sleep(self._pause)
+
+    async def handle_async_request(self, request):
+        async for _ in request.stream:
+            await self._move()
+
+        async def pieces():
+            for _ in range(self._answer):
+                await self._move()
+                yield b"piece"
+
+        return httpx.Response(200, content=pieces())
+
+
+@contextlib.asynccontextmanager
+async def over(link, certificates, timeout):
+    session = HubSession("https://hub.test/", certificates.ssl_context(), timeout=timeout, transport=link)
+    try:
+        yield session
+    finally:
+        await session.close()
+
+
+@pytest.mark.parametrize(("pieces", "answer"), [(8, 0), (0, 8), (4, 4)])
+async def test_a_body_may_take_long_as_long_as_it_moves(certificates, monkeypatch, pieces, answer):
+    monkeypatch.setattr(session_module, "_SLOWEST", math.inf)
+    body = bytes(max(1, pieces) * (256 << 10))
+    async with over(SlowLink(0.25, answer), certificates, timeout=1.0) as session:
+        assert await session.post(body) == b"piece" * answer
+
+
+@pytest.mark.parametrize(("pieces", "answer"), [(8, 0), (0, 8)])
+async def test_a_body_that_does_not_move_any_more_is_given_up(certificates, monkeypatch, pieces, answer):
+    monkeypatch.setattr(session_module, "_SLOWEST", math.inf)
+    body = bytes(max(1, pieces) * (256 << 10))
+    async with over(SlowLink(0.0, answer, stops_after=4), certificates, timeout=0.1) as session:
+        with pytest.raises(OutcomeUnknownError, match="in time"):
+            await session.post(body)
 
 
 async def test_a_connection_that_is_not_made_in_time_sent_nothing(hub, certificates):
