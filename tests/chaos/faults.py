@@ -176,6 +176,7 @@ def overrun_the_output_buffer(scene: Scene) -> None:
     site = scene.rng.choice(scene.sites)
     daemon = scene.daemon_of(site)
     limits = "client-output-buffer-limit", "replica 1mb 1mb 1", "replica 256mb 64mb 60"
+    _wait_until_attached(daemon)  # else there is nobody to drop
     with _small_backlog(site), _set(site.master, *limits), _full_sync(daemon):
         dropped = _dropped_for_slowness(site.master)
         daemon.signal(signal.SIGSTOP)
@@ -292,6 +293,17 @@ def _flood(hub: RedisServer, count: int) -> None:
 def _dropped_for_slowness(server: RedisServer) -> int:
     """How many clients or replicas this server has dropped because they did not read."""
     return server.log.read_text(errors="replace").count("overcoming of output buffer limits")
+
+
+def _wait_until_attached(daemon: Daemon) -> None:
+    """An earlier fault may just have cost it the link."""
+
+    def attached() -> bool:
+        mark = daemon.mark()
+        daemon.signal(signal.SIGUSR1)
+        return daemon.wait_for_log("daemon.state", after=mark)["attached_at"] is not None
+
+    eventually(attached, 30)
 
 
 def _wait_until_over(scene: Scene, room: str) -> None:
