@@ -47,6 +47,7 @@ _PAGE = 500
 _SCANNED = 0.1
 #: Bytes of the site's values that are held at a time.
 _TOGETHER = 8 << 20
+_NOT_ALL_WAS_THERE = "not all that the site holds is known to have been at the hub"
 
 
 class Hub(Protocol):
@@ -174,7 +175,7 @@ class Comparison:
             started = time.monotonic()
             keys = list(place.suspects)[:_PAGE]
             found = await self._look(keys)
-            if any(look.hub == NO_KEY for look in found):
+            if found:  # a hash may be there again, with fewer fields
                 await self._look_for_flush()
             for key in keys:
                 del place.suspects[key]
@@ -283,6 +284,8 @@ class Sweep:
         self._missed.update(missed)
         if emptied is None:
             self.settled, self._gap = False, True
+            if "push" in missed:
+                self._distrust_flush_of_hub()
         else:
             self._emptied[emptied] = self._healing.hearing()
         self._due.set()
@@ -296,8 +299,7 @@ class Sweep:
         known = followed and self.settled and self._healing.all_was_pushed
         self.owe("the hub was flushed", emptied="hub" if known else None)
         if not known:
-            reason = "not all that the site holds is known to have been at the hub before"
-            _log.warning("sweep.flush_undone", flushed="hub", reason=reason)
+            _log.warning("sweep.flush_undone", flushed="hub", reason=_NOT_ALL_WAS_THERE)
 
     def detached(self) -> None:
         """The site's stream is lost."""
@@ -371,6 +373,16 @@ class Sweep:
         for side in [s for s, heard in run.emptied.items() if heard is None or heard != self._healing.hearing()]:
             del run.emptied[side]
             _log.warning("sweep.flush_undone", flushed=side, reason="the hub's events were missed since")
+        if not self._healing.all_was_pushed:
+            self._distrust_flush_of_hub()
+
+    def _distrust_flush_of_hub(self) -> None:
+        """What the site alone holds may never have been at the hub."""
+        emptied = [self._emptied] if self._run is None else [self._emptied, self._run.emptied]
+        if any("hub" in sides for sides in emptied):
+            for sides in emptied:
+                sides.pop("hub", None)
+            _log.warning("sweep.flush_undone", flushed="hub", reason=_NOT_ALL_WAS_THERE)
 
     def _begin(self, given_up: _Run | None) -> _Run:
         """Begin with all that is owed, and what the sweep in whose place this one comes was for."""

@@ -80,6 +80,20 @@ def test_a_flush_of_another_database_of_the_hub_removes_nothing(daemons, site, h
     assert len(assert_equal_soon(at_site, at_hub)) == 12
 
 
+def test_a_flush_of_the_hub_removes_nothing_of_a_kind_that_does_not_cross(daemons, site, hub, at_site, at_hub):
+    """It was never there."""
+    daemon = daemons.live(site, hub, *SWIFT, "--replicate", "set,del")
+    fill(at_site)
+    crossed(at_site, at_hub)
+    settled(daemon)
+    mark = daemon.mark()
+    at_hub.flushall()
+    daemon.wait_for_log("sweep.finished", after=mark, reason="the hub was flushed")
+    eventually(lambda: set(at_site.keys("site1:[^~]*")) == {b"site1:hash", b"site1:last"})
+    crossed(at_site, at_hub)
+    assert at_site.hgetall("site1:hash") == {b"a": b"1", b"b": b"2", b"c": b"3"}
+
+
 def test_a_flush_of_the_hub_is_undone_if_removals_do_not_cross(daemons, site, hub, at_site, at_hub):
     daemons.live(site, hub, *SWIFT, "--sweep-period", "1")
     at_site.mset({f"site1:{number}": "v" for number in range(20)})

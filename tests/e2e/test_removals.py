@@ -103,6 +103,17 @@ def test_a_flush_of_the_site_with_a_way_back(daemons, site, hub, at_site, at_hub
     assert daemon.logged("sweep.flush_undone") == []
 
 
+def test_a_flush_of_the_site_removes_only_what_can_have_been_there(daemons, site, hub, at_site, at_hub):
+    daemons.live(site, hub, *SWIFT, *ALL)
+    at_hub.rpush("site1:list", "element")
+    fill(at_site)
+    crossed(at_site, at_hub)
+    at_site.flushall()
+    eventually(lambda: at_hub.keys("site1:[^~]*") == [b"site1:list"])
+    crossed(at_site, at_hub)
+    assert at_hub.lrange("site1:list", 0, -1) == [b"element"]
+
+
 def test_a_comparison_leaves_an_expiry_alone_that_does_not_cross(daemons, site, hub, at_site, at_hub):
     daemon = daemons.live(site, hub, *SWIFT, "--sweep-period", "0.5")
     at_site.set("site1:key", "v")
