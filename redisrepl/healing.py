@@ -73,6 +73,11 @@ class Healing:
         """Whether what the site holds was at the hub once both sides had been compared."""
         return "push" in _WAYS[self.direction] and not self.outbound.counters.failed
 
+    @property
+    def all_was_pulled(self) -> bool:
+        """Whether what the hub holds was at the site then; without a way back the hub holds what the site wrote."""
+        return self.inbound is None or "pull" in _WAYS[self.direction]
+
     def heal(
         self, difference: Difference, *, emptied: Collection[Side] = (), missed: frozenset[Way] = frozenset()
     ) -> None:

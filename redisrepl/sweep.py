@@ -11,11 +11,10 @@ there was another gap, and a gap makes another sweep due: that one begins when t
 gaps in quick succession cannot keep the last keys from being looked at for ever. Two things make it begin anew: the
 link to the site was lost (a cursor means nothing to a server that was restarted; the hub's restart is a gap itself),
 and FLUSHALL at either side, since what it would bring back is to be removed. No event tells of one at the hub: before
-the sweep says that the hub lacks a key, it is asked whether it was flushed.
+the sweep says that the two differ, the hub is asked whether it was flushed.
 
-`--initial-sync` says which way differences are copied at first contact, when all of them are older than we are; so
-does a sweep that only the timer asked for. After a gap, what was missed is healed, whichever way it had to go, and
-what has been different since first contact cannot be told from it.
+`--initial-sync` says which way differences are copied at first contact, and by a sweep that only the timer asked for.
+After a gap, what was missed is healed whichever way it had to go; older differences cannot be told from it.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ _PAGE = 500
 _SCANNED = 0.1
 #: Bytes of the site's values that are held at a time.
 _TOGETHER = 8 << 20
-_NOT_ALL_WAS_THERE = "not all that the site holds is known to have been at the hub"
+_NOT_ALL_WAS_THERE = "not all that the other side holds is known to have been there"
 
 
 class Hub(Protocol):
@@ -114,7 +113,7 @@ class Comparison:
         expiries: whether expiries are compared.
         rate: keys per second, at most: a sweep must not disturb what is live.
         patience: seconds after which a difference is looked at again: what was merely on its way has then arrived.
-        look_for_flush: called before it is said that the hub lacks keys.
+        look_for_flush: called before it is said that keys differ.
 
     Attributes:
         compared: keys looked at, on either side.
@@ -277,8 +276,7 @@ class Sweep:
         Args:
             reason: why, for the log.
             missed: which way it had to go; none: nothing was known before, it is the first contact.
-            emptied: this side is known to have removed all that it does not hold now (`FLUSHALL`); then, and only then,
-                what the other has alone is removed there.
+            emptied: this side has removed all that it does not hold now (`FLUSHALL`): so the other is to do.
         """
         self.owed = self.owed or reason
         self._missed.update(missed)
@@ -300,6 +298,13 @@ class Sweep:
         self.owe("the hub was flushed", emptied="hub" if known else None)
         if not known:
             _log.warning("sweep.flush_undone", flushed="hub", reason=_NOT_ALL_WAS_THERE)
+
+    def site_flushed(self) -> None:
+        """Likewise; without a way back nothing but the site's own keys can be meant."""
+        known = self._healing.all_was_pulled and (self.settled or self._healing.inbound is None)
+        self.owe("the site was flushed", "push", emptied="site" if known else None)
+        if not known:
+            _log.warning("sweep.flush_undone", flushed="site", reason=_NOT_ALL_WAS_THERE)
 
     def detached(self) -> None:
         """The site's stream is lost."""
@@ -378,10 +383,8 @@ class Sweep:
 
     def _distrust_flush_of_hub(self) -> None:
         """What the site alone holds may never have been at the hub."""
-        emptied = [self._emptied] if self._run is None else [self._emptied, self._run.emptied]
-        if any("hub" in sides for sides in emptied):
-            for sides in emptied:
-                sides.pop("hub", None)
+        emptied = [self._emptied, *([self._run.emptied] if self._run else [])]
+        if [sides.pop("hub") for sides in emptied if "hub" in sides]:
             _log.warning("sweep.flush_undone", flushed="hub", reason=_NOT_ALL_WAS_THERE)
 
     def _begin(self, given_up: _Run | None) -> _Run:

@@ -485,7 +485,7 @@ def undone(logs):
     return [(record["flushed"], record["reason"]) for record in logs if record["event"] == "sweep.flush_undone"]
 
 
-UNKNOWN = "not all that the site holds is known to have been at the hub"
+UNKNOWN = "not all that the other side holds is known to have been there"
 MISSED = "the hub's events were missed since"
 
 
@@ -596,6 +596,29 @@ async def test_whether_the_hub_was_flushed_is_asked_where_a_hash_has_fewer_field
         await eventually_async(lambda: sweep.runs == 1)
     assert asked == [[]]
     assert sweep.told
+
+
+@pytest.mark.parametrize("why", ["nothing was compared yet", "a gap", "not pulled"])
+async def test_a_flush_of_the_site_is_undone_where_keys_may_never_have_been_there(why):
+    site, hub = Side({}), Side({b"n:key": b"v"})
+    with capture_logs() as logs:
+        async with sweeping(site, hub, direction="push" if why == "not pulled" else "both") as sweep:
+            runs = 0 if why == "nothing was compared yet" else await settled(sweep)
+            if why == "a gap":
+                sweep.owe("gap", "pull")
+            sweep.site_flushed()
+            await eventually_async(lambda: sweep.runs > runs)
+    assert sweep.told == ([] if why == "not pulled" else [("pull", b"n:key")])
+    assert undone(logs) == [("site", UNKNOWN)]
+
+
+async def test_a_flush_of_the_site_removes_what_the_hub_alone_holds():
+    site, hub = Side({}), Side({b"n:key": b"v"})
+    async with sweeping(site, hub) as sweep:
+        runs = await settled(sweep)
+        sweep.site_flushed()
+        await eventually_async(lambda: sweep.runs > runs)
+        assert sweep.told == [remove(b"n:key")]
 
 
 async def test_two_flushes_in_a_row():

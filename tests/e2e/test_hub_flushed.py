@@ -1,24 +1,12 @@
 """FLUSHALL at the hub, of which no event tells, crosses where removals do; what is written since stays."""
 
 import random
-import signal
 import threading
 
 from testbed import RedisServer, eventually
-from tests.e2e.support import SWIFT, assert_equal_soon, crossed
+from tests.e2e.support import SWIFT, assert_equal_soon, crossed, settled
 
 ALL = ("--replicate", "set,hset,del,expire")
-
-
-def settled(daemon):
-    """Both sides were compared since the last gap, so that it is known what a flush has removed."""
-
-    def compared():
-        mark = daemon.mark()
-        daemon.signal(signal.SIGUSR1)
-        return daemon.wait_for_log("daemon.state", after=mark)["sweep"]["settled"]
-
-    eventually(compared)
 
 
 def fill(client):
