@@ -253,7 +253,7 @@ class Inbound:
 
     def holds(self, key: bytes) -> bool:
         """Whether what the hub holds for this key may be on its way to the site."""
-        return key in self.dirty or key in self._fetching or key in self._told
+        return self.overflowed or key in self.dirty or key in self._fetching or key in self._told
 
     def _has_room_for(self, key: bytes) -> bool:
         room = key in self.dirty or len(self.dirty) < self._max_keys

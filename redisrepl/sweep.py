@@ -282,8 +282,8 @@ class Sweep:
         self._missed.update(missed)
         if emptied is None:
             self.settled, self._gap = False, True
-            if "push" in missed:
-                self._distrust_flush_of_hub()
+            for way in missed:
+                self._distrust_flush("hub" if way == "push" else "site")
         else:
             self._emptied[emptied] = self._healing.hearing()
         self._due.set()
@@ -379,13 +379,13 @@ class Sweep:
             del run.emptied[side]
             _log.warning("sweep.flush_undone", flushed=side, reason="the hub's events were missed since")
         if not self._healing.all_was_pushed:
-            self._distrust_flush_of_hub()
+            self._distrust_flush("hub")
 
-    def _distrust_flush_of_hub(self) -> None:
-        """What the site alone holds may never have been at the hub."""
+    def _distrust_flush(self, side: Side) -> None:
+        """What the other side alone holds may never have been there."""
         emptied = [self._emptied, *([self._run.emptied] if self._run else [])]
-        if [sides.pop("hub") for sides in emptied if "hub" in sides]:
-            _log.warning("sweep.flush_undone", flushed="hub", reason=_NOT_ALL_WAS_THERE)
+        if [sides.pop(side) for sides in emptied if side in sides]:
+            _log.warning("sweep.flush_undone", flushed=side, reason=_NOT_ALL_WAS_THERE)
 
     def _begin(self, given_up: _Run | None) -> _Run:
         """Begin with all that is owed, and what the sweep in whose place this one comes was for."""

@@ -134,6 +134,18 @@ async def test_what_the_hub_has_refused_is_not_removed_because_it_lacks_it(serve
         assert at_site.get(KEY) == b"old"
 
 
+async def test_what_may_be_on_its_way_to_the_site(server):
+    async with running(server) as world:
+        world.applying.attached.clear()
+        world.dirty(KEY)
+        assert world.inbound.holds(KEY)
+        assert not world.inbound.holds(b"ns:other")
+        world.inbound.take(1)
+        assert world.inbound.holds(KEY)
+        world.inbound.overflowed = True
+        assert world.inbound.holds(b"ns:other")
+
+
 async def test_few_keys_are_watched_at_a_time_however_many_are_fetched(server, at_site, monkeypatch):
     """Redis compares each key to be watched with all that are watched already."""
     monkeypatch.setattr("redisrepl.applying._WATCHED", 3)

@@ -587,6 +587,29 @@ async def test_a_flush_of_the_hub_is_undone_if_not_all_of_the_site_arrived_since
     assert undone(logs) == [("hub", UNKNOWN)]
 
 
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_flush_of_the_site_is_undone_if_not_all_of_the_hub_was_heard_of_since(begun):
+    site, hub = Side({b"n:key": b"v"}), Side({b"n:key": b"v"})
+
+    def write(*_):
+        site.before_look = lambda _number: None
+        hub.set(b"n:new", b"v")
+        sweep.owe("more keys changed at the hub than --max-keys", "pull")
+
+    with capture_logs() as logs:
+        async with sweeping(site, hub) as sweep:
+            runs = await settled(sweep)
+            site.held = {}
+            sweep.site_flushed()
+            if begun:
+                site.before_look = write
+            else:
+                write()
+            await eventually_async(lambda: sweep.runs > runs)
+    assert {told for told, _ in sweep.told} == {"pull"}
+    assert undone(logs) == [("site", UNKNOWN)]
+
+
 async def test_whether_the_hub_was_flushed_is_asked_where_a_hash_has_fewer_fields():
     """It may be there again, and the sweep would bring its old fields back."""
     site, hub, asked = Side({b"n:hash": HashState({b"a": b"1", b"b": b"2"})}), Side({}), []
