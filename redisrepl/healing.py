@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from redisrepl.changes import Deleted, Touch
+from redisrepl.changes import Touch
 from redisrepl.outbound import Outbound
 from redisrepl.wire.digests import NO_KEY
 
@@ -21,6 +21,8 @@ InitialSync = Literal["both", "push", "pull", "none"]
 Side = Literal["site", "hub"]
 Way = Literal["push", "pull"]
 
+#: What a digest begins with > which of `changes.KINDS` its key must be of to cross.
+_KINDS = {b"string": "set", b"hash": "hset"}
 _WAYS: dict[InitialSync, frozenset[Way]] = {
     "both": frozenset({"push", "pull"}),
     "push": frozenset({"push"}),
@@ -41,8 +43,11 @@ class Difference:
 class Pulling(Protocol):
     """`inbound.Inbound`, or what stands before it."""
 
-    def mark_dirty(self, keys: Iterable[bytes], *, removal: bool = False) -> None:
+    def mark_dirty(self, keys: Iterable[bytes], *, removal: bool | None = None) -> None:
         """The state of these keys at the hub must be looked at; whether something is known to be removed there."""
+
+    def holds(self, key: bytes) -> bool:
+        """Whether what the hub holds for this key may be on its way to the site."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,11 @@ class Healing:
         """Whether what the site holds was at the hub once both sides had been compared."""
         return "push" in _WAYS[self.direction] and not self.outbound.counters.failed
 
+    @property
+    def all_was_pulled(self) -> bool:
+        """Whether what the hub holds was at the site then; without a way back the hub holds what the site wrote."""
+        return self.inbound is None or "pull" in _WAYS[self.direction]
+
     def heal(
         self, difference: Difference, *, emptied: Collection[Side] = (), missed: frozenset[Way] = frozenset()
     ) -> None:
@@ -80,10 +90,11 @@ class Healing:
         """
         key = difference.key
         ways = _WAYS[self.direction] | missed
-        if difference.site == NO_KEY and "site" in emptied:
-            self.outbound.add(Deleted(key))
+        if difference.site == NO_KEY and "site" in emptied and self._crosses(difference.hub):
+            if self.inbound is None or not self.inbound.holds(key):  # else it is newer than the flush, or may be
+                self.outbound.add(Touch(key, replaces=True))  # removed, unless the site has it by then
             return
-        if difference.site != NO_KEY and "hub" in emptied and self.inbound is not None:
+        if "hub" in emptied and self.inbound is not None and self._crosses(difference.site):
             self.inbound.mark_dirty([key], removal=True)  # a hash may be there again, with fewer fields
             return
         if difference.site != NO_KEY and "push" in ways:
@@ -93,3 +104,7 @@ class Healing:
                 self.outbound.seed(Touch(key))
         if difference.hub != NO_KEY and "pull" in ways and self.inbound is not None:
             self.inbound.mark_dirty([key])
+
+    def _crosses(self, digest: bytes) -> bool:
+        """Whether a key with this digest can have been on the other side: not if it is missing, or of another kind."""
+        return _KINDS.get(digest.partition(b" ")[0]) in self.outbound.kinds

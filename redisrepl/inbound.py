@@ -162,9 +162,8 @@ class Inbound:
         self._taken_told: set[bytes] = set()  # of `_fetching`, those that were told
         self._fresh = Freshness(_NOTED)
         self._announced = announced_events(kinds)
-        self._ignored = (frozenset() if "del" in kinds else _REMOVALS) | (
-            frozenset() if "expire" in kinds else _EXPIRIES
-        )
+        crosses_not = () if "del" in kinds else _REMOVALS, () if "expire" in kinds else _EXPIRIES
+        self._ignored = frozenset[bytes]().union(*crosses_not)
 
     def expect_events(self, echoes_of: Callable[[Change], Iterable[Hashable]], patience: float) -> None:
         """The site is followed by its keyspace events: an apply will be seen as these, within so many seconds."""
@@ -246,11 +245,15 @@ class Inbound:
                 self.counters.conflicts += 1
                 self.dirty.setdefault(key, False)  # rule 1
 
-    def mark_dirty(self, keys: Iterable[bytes], *, removal: bool = False) -> None:
-        """The state of these keys at the hub must be looked at; whether something is known to be removed there."""
+    def mark_dirty(self, keys: Iterable[bytes], *, removal: bool | None = None) -> None:
+        """What the hub holds for these is to be looked at; whether something is known to be gone; None: as before."""
         for key in keys:
             if self._covers(key) and self._has_room_for(key):
-                self.dirty[key] = removal or self.dirty.get(key, False)
+                self.dirty[key] = self.dirty.get(key, False) if removal is None else removal
+
+    def holds(self, key: bytes) -> bool:
+        """Whether what the hub holds for this key may be on its way to the site."""
+        return self.overflowed or key in self.dirty or key in self._fetching or key in self._told
 
     def _has_room_for(self, key: bytes) -> bool:
         room = key in self.dirty or len(self.dirty) < self._max_keys
@@ -259,10 +262,8 @@ class Inbound:
 
     def tick(self, now: float) -> None:
         """Time passes: events that should have come are given up, their keys looked at (rule 3)."""
-        if len(self._expected_remote):
-            self.mark_dirty(self._expected_remote.drop_overdue(now))
-        if self.echo_patience is not None and len(self._expected_local):
-            self.mark_dirty(self._expected_local.drop_overdue(now))
+        overdue = self._expected_remote.drop_overdue(now)
+        self.mark_dirty(overdue if self.echo_patience is None else overdue + self._expected_local.drop_overdue(now))
 
     def resubscribed(self) -> None:
         """Events may have been lost: what is expected on that link is void, and so is what was fetched before."""
@@ -272,8 +273,7 @@ class Inbound:
 
     def distrust_fetched(self) -> None:
         """What is being fetched may be stale without our knowing (rule 2): events, or the site's stream, were lost."""
-        for key in self._fetching:
-            self._fetching[key] = True
+        self._fetching = dict.fromkeys(self._fetching, True)
         self.mark_dirty(self._told)
         self._told.clear()
 

@@ -49,8 +49,8 @@ class Pulling(Protocol):
     def changed_at_site(self, keys: Iterable[bytes]) -> None:
         """A client of the site, not we, changed these keys."""
 
-    def mark_dirty(self, keys: Iterable[bytes]) -> None:
-        """What the hub holds for these keys must be looked at again."""
+    def mark_dirty(self, keys: Iterable[bytes], *, removal: bool | None = None) -> None:
+        """What the hub holds for these keys must be looked at again; False: that it lacks them tells nothing."""
 
     def pushed(self, keys: Collection[bytes], time: float) -> None:
         """The hub took our push of these keys at this time of its own, in microseconds."""
@@ -366,6 +366,8 @@ class Outbound:
         """A change of this key will not arrive: the hub refused it for good, or it cannot be read."""
         self.counters.failed += 1
         _log.error("push.refused", key=printable(key), error=error)
+        if self._pulling is not None:
+            self._pulling.mark_dirty((key,), removal=False)
 
     def shortened(self, batch: Batch, keys: Collection[bytes]) -> Batch:
         """The batch without these keys, which do not travel in it after all and wait again."""

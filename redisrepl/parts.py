@@ -385,10 +385,11 @@ class Parts:
             outbound.unswept = True
             sweep.owe("more keys waited than --max-keys", "push")
         if (flushed := outbound.flushed) is not None:
-            outbound.flushed = None
-            outbound.unswept = True
-            removals = flushed.emptied and "del" in self._settings.replicate
-            sweep.owe("the site was flushed", "push", emptied="site" if removals else None)
+            outbound.flushed, outbound.unswept = None, True
+            if flushed.emptied and "del" in self._settings.replicate:
+                sweep.site_flushed()
+            else:
+                sweep.owe("the site was flushed", "push")
 
     async def close(self) -> None:
         """Close every connection, and let go of the checkpoint."""

@@ -11,11 +11,10 @@ there was another gap, and a gap makes another sweep due: that one begins when t
 gaps in quick succession cannot keep the last keys from being looked at for ever. Two things make it begin anew: the
 link to the site was lost (a cursor means nothing to a server that was restarted; the hub's restart is a gap itself),
 and FLUSHALL at either side, since what it would bring back is to be removed. No event tells of one at the hub: before
-the sweep says that the hub lacks a key, it is asked whether it was flushed.
+the sweep says that the two differ, the hub is asked whether it was flushed.
 
-`--initial-sync` says which way differences are copied at first contact, when all of them are older than we are; so
-does a sweep that only the timer asked for. After a gap, what was missed is healed, whichever way it had to go, and
-what has been different since first contact cannot be told from it.
+`--initial-sync` says which way differences are copied at first contact, and by a sweep that only the timer asked for.
+After a gap, what was missed is healed whichever way it had to go; older differences cannot be told from it.
 """
 
 from __future__ import annotations
@@ -47,6 +46,7 @@ _PAGE = 500
 _SCANNED = 0.1
 #: Bytes of the site's values that are held at a time.
 _TOGETHER = 8 << 20
+_NOT_ALL_WAS_THERE = "not all that the other side holds is known to have been there"
 
 
 class Hub(Protocol):
@@ -113,7 +113,7 @@ class Comparison:
         expiries: whether expiries are compared.
         rate: keys per second, at most: a sweep must not disturb what is live.
         patience: seconds after which a difference is looked at again: what was merely on its way has then arrived.
-        look_for_flush: called before it is said that the hub lacks keys.
+        look_for_flush: called before it is said that keys differ.
 
     Attributes:
         compared: keys looked at, on either side.
@@ -174,7 +174,7 @@ class Comparison:
             started = time.monotonic()
             keys = list(place.suspects)[:_PAGE]
             found = await self._look(keys)
-            if any(look.hub == NO_KEY for look in found):
+            if found:  # a hash may be there again, with fewer fields
                 await self._look_for_flush()
             for key in keys:
                 del place.suspects[key]
@@ -276,13 +276,14 @@ class Sweep:
         Args:
             reason: why, for the log.
             missed: which way it had to go; none: nothing was known before, it is the first contact.
-            emptied: this side is known to have removed all that it does not hold now (`FLUSHALL`); then, and only then,
-                what the other has alone is removed there.
+            emptied: this side has removed all that it does not hold now (`FLUSHALL`): so the other is to do.
         """
         self.owed = self.owed or reason
         self._missed.update(missed)
         if emptied is None:
             self.settled, self._gap = False, True
+            for way in missed:
+                self._distrust_flush("hub" if way == "push" else "site")
         else:
             self._emptied[emptied] = self._healing.hearing()
         self._due.set()
@@ -296,8 +297,14 @@ class Sweep:
         known = followed and self.settled and self._healing.all_was_pushed
         self.owe("the hub was flushed", emptied="hub" if known else None)
         if not known:
-            reason = "not all that the site holds is known to have been at the hub before"
-            _log.warning("sweep.flush_undone", flushed="hub", reason=reason)
+            _log.warning("sweep.flush_undone", flushed="hub", reason=_NOT_ALL_WAS_THERE)
+
+    def site_flushed(self) -> None:
+        """Likewise; without a way back nothing but the site's own keys can be meant."""
+        known = self._healing.all_was_pulled and (self.settled or self._healing.inbound is None)
+        self.owe("the site was flushed", "push", emptied="site" if known else None)
+        if not known:
+            _log.warning("sweep.flush_undone", flushed="site", reason=_NOT_ALL_WAS_THERE)
 
     def detached(self) -> None:
         """The site's stream is lost."""
@@ -371,6 +378,14 @@ class Sweep:
         for side in [s for s, heard in run.emptied.items() if heard is None or heard != self._healing.hearing()]:
             del run.emptied[side]
             _log.warning("sweep.flush_undone", flushed=side, reason="the hub's events were missed since")
+        if not self._healing.all_was_pushed:
+            self._distrust_flush("hub")
+
+    def _distrust_flush(self, side: Side) -> None:
+        """What the other side alone holds may never have been there."""
+        emptied = [self._emptied, *([self._run.emptied] if self._run else [])]
+        if [sides.pop(side) for sides in emptied if side in sides]:
+            _log.warning("sweep.flush_undone", flushed=side, reason=_NOT_ALL_WAS_THERE)
 
     def _begin(self, given_up: _Run | None) -> _Run:
         """Begin with all that is owed, and what the sweep in whose place this one comes was for."""

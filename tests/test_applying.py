@@ -84,8 +84,8 @@ class World:
     async def states(self, keys):
         return Fetched({key: self.hub.get(key) for key in keys}, 1)
 
-    def dirty(self, *keys):
-        self.inbound.mark_dirty(keys)
+    def dirty(self, *keys, removal=None):
+        self.inbound.mark_dirty(keys, removal=removal)
         self.applying.wake()
 
 
@@ -116,6 +116,34 @@ async def test_what_differs_is_written_and_its_echo_expected(server, at_site):
         assert at_site.hgetall(KEY) == {b"same": b"1", b"old": b"3"}
         assert world.inbound.counters.applied == 1
         assert world.expected.holds(KEY)
+
+
+async def test_what_the_hub_has_refused_is_not_removed_because_it_lacks_it(server, at_site):
+    """Not even if a removal was announced before the site wrote it anew."""
+    at_site.set(KEY, "old")
+    async with running(server) as world:
+        world.applying.attached.clear()
+        world.dirty(KEY, removal=True)
+        world.dirty(KEY)
+        assert world.inbound.dirty == {KEY: True}
+        world.dirty(KEY, removal=False)
+        world.dirty(KEY)
+        world.applying.attached.set()
+        world.applying.wake()
+        await world.applying.idle()
+        assert at_site.get(KEY) == b"old"
+
+
+async def test_what_may_be_on_its_way_to_the_site(server):
+    async with running(server) as world:
+        world.applying.attached.clear()
+        world.dirty(KEY)
+        assert world.inbound.holds(KEY)
+        assert not world.inbound.holds(b"ns:other")
+        world.inbound.take(1)
+        assert world.inbound.holds(KEY)
+        world.inbound.overflowed = True
+        assert world.inbound.holds(b"ns:other")
 
 
 async def test_few_keys_are_watched_at_a_time_however_many_are_fetched(server, at_site, monkeypatch):

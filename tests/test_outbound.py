@@ -14,6 +14,7 @@ from redisrepl.outbound import Outbound, OutboundOptions
 from redisrepl.pacing import Pacer
 from redisrepl.pushing import Pushing
 from redisrepl.remote.push import Pushed
+from redisrepl.wire.batches import UNCHANGED
 from redisrepl.wire.commands import ORIGIN_CHANNEL, ChangeDecoder
 
 ORIGIN = b"us"
@@ -25,12 +26,13 @@ class Listener:
     def __init__(self):
         self.changed = []
         self.dirty = []
+        self.doubted = []
 
     def changed_at_site(self, keys):
         self.changed += keys
 
-    def mark_dirty(self, keys):
-        self.dirty.extend(keys)
+    def mark_dirty(self, keys, *, removal=None):
+        (self.dirty if removal is None else self.doubted).extend(keys)
 
     def pushed(self, keys, time):
         """Nothing is told."""
@@ -173,6 +175,14 @@ def test_a_removal_waits_until_the_seed_of_its_key_is_back():
     outbound.succeeded(others, {})
     outbound.succeeded(seeds, {})
     assert outbound.take(10, 1 << 20).changes == [Deleted(b"a:1")]
+
+
+def test_that_the_hub_lacks_what_it_refused_tells_nothing():
+    side = Side()
+    side.outbound.read([[b"SET", b"a:1", b"v"], [b"SET", b"a:2", b"v"]], 100)
+    side.outbound.succeeded(side.outbound.take(10, 1 << 20), {b"a:1": "ERR", b"a:2": UNCHANGED})
+    assert side.listener.doubted == [b"a:1"]
+    assert side.listener.dirty == [b"a:1", b"a:2"]
 
 
 async def test_flights_do_not_spin_while_all_that_waits_is_a_seed_on_its_way():

@@ -16,7 +16,7 @@ class Inbound:
         self.dirty = []
         self.changed = []
 
-    def mark_dirty(self, keys, *, removal=False):
+    def mark_dirty(self, keys, *, removal=None):
         self.dirty += keys
         self.removal = removal
 
@@ -25,6 +25,9 @@ class Inbound:
 
     def pushed(self, keys, time):
         pass
+
+    def holds(self, key):
+        return key in self.dirty
 
 
 @pytest.mark.parametrize(

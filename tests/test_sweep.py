@@ -6,7 +6,7 @@ import contextlib
 import pytest
 from structlog.testing import capture_logs
 
-from redisrepl.changes import Deleted, HashState, StringState, Touch
+from redisrepl.changes import KINDS, HashState, StringState, Touch
 from redisrepl.errors import PeerUnavailableError
 from redisrepl.healing import Difference, Healing
 from redisrepl.namespaces import Namespaces
@@ -75,9 +75,11 @@ async def test_values_of_the_site_are_held_a_few_at_a_time():
 class Recorder:
     """Stands for both directions; remembers what it is told."""
 
-    def __init__(self):
+    def __init__(self, kinds=KINDS):
         self.told = []
         self.counters = OutboundCounters()
+        self.kinds = kinds
+        self.on_its_way = set()
 
     def add(self, change):
         self.told.append(("push", change))
@@ -85,8 +87,11 @@ class Recorder:
     def seed(self, change):
         self.told.append(("seed", change))
 
-    def mark_dirty(self, keys, *, removal=False):
+    def mark_dirty(self, keys, *, removal=None):
         self.told += [("remove here" if removal else "pull", key) for key in keys]
+
+    def holds(self, key):
+        return key in self.on_its_way
 
 
 # Comparing.
@@ -159,10 +164,17 @@ async def test_no_keys_at_all_are_no_look():
 
 # Healing.
 
-SITE_ONLY = Difference(b"k", b"site", NO_KEY)
-HUB_ONLY = Difference(b"k", NO_KEY, b"hub")
-BOTH = Difference(b"k", b"site", b"hub")
-PUSH, SEED, PULL, REMOVE = ("push", Touch(b"k")), ("seed", Touch(b"k")), ("pull", b"k"), ("push", Deleted(b"k"))
+SITE_ONLY = Difference(b"k", b"string site ", NO_KEY)
+HUB_ONLY = Difference(b"k", NO_KEY, b"string hub ")
+BOTH = Difference(b"k", b"string site ", b"string hub ")
+
+
+def remove(key):
+    """At the hub, unless the site has it again when that leaves."""
+    return "push", Touch(key, replaces=True)
+
+
+PUSH, SEED, PULL, REMOVE = ("push", Touch(b"k")), ("seed", Touch(b"k")), ("pull", b"k"), remove(b"k")
 REMOVE_HERE = ("remove here", b"k")
 
 
@@ -207,6 +219,22 @@ def test_healing_after_a_flush(emptied, expected):
         recorder = Recorder()
         Healing(recorder, recorder, "hub", "both").heal(difference, emptied=emptied)
         assert recorder.told == calls
+
+
+@pytest.mark.parametrize("digest", [b"hash 1.2 ", b"list  "])
+def test_a_flush_tells_nothing_of_keys_of_a_kind_that_does_not_cross(digest):
+    recorder = Recorder(kinds=frozenset({"set", "del"}))
+    healing = Healing(recorder, recorder, "hub", "both")
+    for difference in (Difference(b"k", digest, NO_KEY), Difference(b"k", NO_KEY, digest)):
+        healing.heal(difference, emptied={"site", "hub"})
+    assert recorder.told == [SEED, PULL]
+
+
+def test_a_key_on_its_way_to_the_site_is_not_what_a_flush_there_removed():
+    recorder = Recorder()
+    recorder.on_its_way.add(b"k")
+    Healing(recorder, recorder, "hub", "both").heal(HUB_ONLY, emptied={"site"})
+    assert recorder.told == []
 
 
 @pytest.mark.parametrize(
@@ -259,7 +287,7 @@ async def sweeping(
         wake=lambda: wakes.append(1),
         retry=RETRY,
     )
-    sweep.told, sweep.wakes = recorder.told, wakes
+    sweep.told, sweep.wakes, sweep.pushes = recorder.told, wakes, recorder.counters
     if attached:
         sweep.attached.set()
     task = asyncio.create_task(sweep.run())
@@ -304,7 +332,7 @@ async def test_removals_are_for_one_sweep_only():
     async with sweeping(Side({}), Side({b"n:there": b"v"})) as sweep:
         sweep.owe("flushed", emptied="site")
         await eventually_async(lambda: sweep.runs == 1)
-        assert sweep.told == [("push", Deleted(b"n:there"))]
+        assert sweep.told == [remove(b"n:there")]
         sweep.owe("later")
         await eventually_async(lambda: sweep.runs == 2)
         assert sweep.told[1:] == [("pull", b"n:there")]
@@ -441,7 +469,7 @@ async def test_flushall_makes_it_begin_anew():
         sweep.owe("first")
         await eventually_async(lambda: sweep.runs == 1)
         assert sweep.owed is None
-    assert sweep.told == [("push", Deleted(b"n:%d" % number)) for number in range(4)]
+    assert sweep.told == [remove(b"n:%d" % number) for number in range(4)]
 
 
 async def settled(sweep):
@@ -457,7 +485,7 @@ def undone(logs):
     return [(record["flushed"], record["reason"]) for record in logs if record["event"] == "sweep.flush_undone"]
 
 
-UNKNOWN = "not all that the site holds is known to have been at the hub before"
+UNKNOWN = "not all that the other side holds is known to have been there"
 MISSED = "the hub's events were missed since"
 
 
@@ -532,6 +560,90 @@ async def test_a_flush_of_the_hub_is_undone_if_its_events_were_missed(hearing):
     assert undone(logs) == [("hub", MISSED)]
 
 
+@pytest.mark.parametrize("why", ["refused", "left to a sweep"])
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_flush_of_the_hub_is_undone_if_not_all_of_the_site_arrived_since(why, begun):
+    site, hub = Side({b"n:key": b"v"}), Side({b"n:key": b"v"})
+
+    def write(*_):
+        hub.before_look = lambda _number: None
+        site.set(b"n:new", b"v")
+        if why == "refused":
+            sweep.pushes.failed = 1
+        else:
+            sweep.owe("more keys waited than --max-keys", "push")
+
+    with capture_logs() as logs:
+        async with sweeping(site, hub) as sweep:
+            runs = await settled(sweep)
+            hub.held = {}
+            sweep.hub_flushed(followed=True)
+            if begun:
+                hub.before_look = write
+            else:
+                write()
+            await eventually_async(lambda: sweep.runs > runs)
+    assert {told for told, _ in sweep.told} == {"seed"}
+    assert undone(logs) == [("hub", UNKNOWN)]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_flush_of_the_site_is_undone_if_not_all_of_the_hub_was_heard_of_since(begun):
+    site, hub = Side({b"n:key": b"v"}), Side({b"n:key": b"v"})
+
+    def write(*_):
+        site.before_look = lambda _number: None
+        hub.set(b"n:new", b"v")
+        sweep.owe("more keys changed at the hub than --max-keys", "pull")
+
+    with capture_logs() as logs:
+        async with sweeping(site, hub) as sweep:
+            runs = await settled(sweep)
+            site.held = {}
+            sweep.site_flushed()
+            if begun:
+                site.before_look = write
+            else:
+                write()
+            await eventually_async(lambda: sweep.runs > runs)
+    assert {told for told, _ in sweep.told} == {"pull"}
+    assert undone(logs) == [("site", UNKNOWN)]
+
+
+async def test_whether_the_hub_was_flushed_is_asked_where_a_hash_has_fewer_fields():
+    """It may be there again, and the sweep would bring its old fields back."""
+    site, hub, asked = Side({b"n:hash": HashState({b"a": b"1", b"b": b"2"})}), Side({}), []
+    hub.held[b"n:hash"] = HashState({b"a": b"new"})
+    async with sweeping(site, hub, flushes=lambda: asked.append(list(sweep.told))) as sweep:
+        sweep.owe("first")
+        await eventually_async(lambda: sweep.runs == 1)
+    assert asked == [[]]
+    assert sweep.told
+
+
+@pytest.mark.parametrize("why", ["nothing was compared yet", "a gap", "not pulled"])
+async def test_a_flush_of_the_site_is_undone_where_keys_may_never_have_been_there(why):
+    site, hub = Side({}), Side({b"n:key": b"v"})
+    with capture_logs() as logs:
+        async with sweeping(site, hub, direction="push" if why == "not pulled" else "both") as sweep:
+            runs = 0 if why == "nothing was compared yet" else await settled(sweep)
+            if why == "a gap":
+                sweep.owe("gap", "pull")
+            sweep.site_flushed()
+            await eventually_async(lambda: sweep.runs > runs)
+    assert sweep.told == ([] if why == "not pulled" else [("pull", b"n:key")])
+    assert undone(logs) == [("site", UNKNOWN)]
+
+
+async def test_a_flush_of_the_site_removes_what_the_hub_alone_holds():
+    site, hub = Side({}), Side({b"n:key": b"v"})
+    async with sweeping(site, hub) as sweep:
+        runs = await settled(sweep)
+        sweep.site_flushed()
+        await eventually_async(lambda: sweep.runs > runs)
+        assert sweep.told == [remove(b"n:key")]
+
+
 async def test_two_flushes_in_a_row():
     """The second one comes while the first is being healed, and the other side is flushed in between."""
     held = {b"n:%d" % number: b"v" for number in range(5)}
@@ -551,7 +663,7 @@ async def test_two_flushes_in_a_row():
             hub.held = {b"n:hub": StringState(b"v")}
             sweep.hub_flushed(followed=True)
             await eventually_async(lambda: sweep.owed is None and sweep.running is None)
-    assert set(sweep.told) == {("remove here", b"n:site"), ("push", Deleted(b"n:hub"))}
+    assert set(sweep.told) == {("remove here", b"n:site"), remove(b"n:hub")}
     assert undone(logs) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import itertools
 import re
+import signal
 import socket
 import threading
 from collections import Counter
@@ -119,6 +120,17 @@ def crossed(site, hub, prefix=PREFIX, *, back=True):
             hub.set(down, number)
             eventually(lambda value=number: site.get(down) == value, 15, "a marker came back to the site")
     pushed(site)
+
+
+def settled(daemon):
+    """Both sides were compared since the last gap, so that it is known what a flush has removed."""
+
+    def compared():
+        mark = daemon.mark()
+        daemon.signal(signal.SIGUSR1)
+        return daemon.wait_for_log("daemon.state", after=mark)["sweep"]["settled"]
+
+    eventually(compared)
 
 
 _ARGUMENT = re.compile(rb'"((?:[^"\\]|\\.)*)"')

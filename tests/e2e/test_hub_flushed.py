@@ -1,24 +1,12 @@
 """FLUSHALL at the hub, of which no event tells, crosses where removals do; what is written since stays."""
 
 import random
-import signal
 import threading
 
 from testbed import RedisServer, eventually
-from tests.e2e.support import SWIFT, assert_equal_soon, crossed
+from tests.e2e.support import SWIFT, assert_equal_soon, crossed, settled
 
 ALL = ("--replicate", "set,hset,del,expire")
-
-
-def settled(daemon):
-    """Both sides were compared since the last gap, so that it is known what a flush has removed."""
-
-    def compared():
-        mark = daemon.mark()
-        daemon.signal(signal.SIGUSR1)
-        return daemon.wait_for_log("daemon.state", after=mark)["sweep"]["settled"]
-
-    eventually(compared)
 
 
 def fill(client):
@@ -78,6 +66,20 @@ def test_a_flush_of_another_database_of_the_hub_removes_nothing(daemons, site, h
     daemon.wait_for_log("sweep.finished", after=mark, reason="the hub was flushed")
     crossed(at_site, at_hub)
     assert len(assert_equal_soon(at_site, at_hub)) == 12
+
+
+def test_a_flush_of_the_hub_removes_nothing_of_a_kind_that_does_not_cross(daemons, site, hub, at_site, at_hub):
+    """It was never there."""
+    daemon = daemons.live(site, hub, *SWIFT, "--replicate", "set,del")
+    fill(at_site)
+    crossed(at_site, at_hub)
+    settled(daemon)
+    mark = daemon.mark()
+    at_hub.flushall()
+    daemon.wait_for_log("sweep.finished", after=mark, reason="the hub was flushed")
+    eventually(lambda: set(at_site.keys("site1:[^~]*")) == {b"site1:hash", b"site1:last"})
+    crossed(at_site, at_hub)
+    assert at_site.hgetall("site1:hash") == {b"a": b"1", b"b": b"2", b"c": b"3"}
 
 
 def test_a_flush_of_the_hub_is_undone_if_removals_do_not_cross(daemons, site, hub, at_site, at_hub):

@@ -3,7 +3,7 @@
 import pytest
 
 from testbed import FaultProxy, eventually
-from tests.e2e.support import SWIFT, assert_equal_soon, crossed
+from tests.e2e.support import SWIFT, assert_equal_soon, crossed, settled
 
 ALL = ("--replicate", "set,hset,del,expire")
 FAR = 4_102_444_800_123
@@ -96,11 +96,35 @@ def test_a_flush_of_the_site_with_a_way_back(daemons, site, hub, at_site, at_hub
     daemon = daemons.live(site, hub, *SWIFT, *ALL)
     fill(at_site)
     crossed(at_site, at_hub)
+    settled(daemon)
     at_site.flushdb()
     eventually(lambda: not at_hub.keys("site1:[^~]*"), 20)
     crossed(at_site, at_hub)
     assert assert_equal_soon(at_site, at_hub) == {}
     assert daemon.logged("sweep.flush_undone") == []
+
+
+def test_a_flush_of_the_site_removes_only_what_can_have_been_there(daemons, site, hub, at_site, at_hub):
+    daemon = daemons.live(site, hub, *SWIFT, *ALL)
+    at_hub.rpush("site1:list", "element")
+    fill(at_site)
+    crossed(at_site, at_hub)
+    settled(daemon)
+    at_site.flushall()
+    eventually(lambda: at_hub.keys("site1:[^~]*") == [b"site1:list"])
+    crossed(at_site, at_hub)
+    assert at_hub.lrange("site1:list", 0, -1) == [b"element"]
+
+
+def test_a_flush_of_the_site_is_undone_before_all_of_the_hub_was_there(daemons, site, hub, at_site, at_hub):
+    at_hub.mset({f"site1:{number}": "v" for number in range(600)})
+    daemon = daemons.live(site, hub, *SWIFT, *ALL, "--initial-sync", "push")
+    settled(daemon)
+    at_site.flushall()
+    daemon.wait_for_log("sweep.flush_undone", flushed="site")
+    daemon.wait_for_log("sweep.finished", reason="the site was flushed")
+    crossed(at_site, at_hub)
+    assert len(at_hub.keys("site1:[^~]*")) == 600
 
 
 def test_a_comparison_leaves_an_expiry_alone_that_does_not_cross(daemons, site, hub, at_site, at_hub):
