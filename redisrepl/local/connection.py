@@ -8,7 +8,7 @@ each connection of a client goes to the master of the moment. Left to others: wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -159,22 +159,32 @@ class _FollowsMaster(redis.asyncio.connection.AbstractConnection):
             raise redis.exceptions.ConnectionError(f"{self.host}:{self.port} is a replica now") from error
 
 
-class _Packs(redis.asyncio.connection.AbstractConnection):
-    """A connection that packs commands in C; redis-py does so only where it is not asynchronous."""
+class _SiteConnection(redis.asyncio.connection.AbstractConnection):
+    """A connection that packs commands in C, which redis-py does only where it is not asynchronous.
+
+    And that says so when the server has closed it. From Python 3.12 on, asyncio fails with an `AttributeError` then; to
+    connect again in silence, as redis-py does before the first command, would lose a `WATCH`.
+    """
 
     def pack_command(self, *args: Any) -> list[bytes]:
         return [hiredis.pack_command((*args[0].split(), *args[1:]))]  # the name may be two words: `CONFIG GET`
 
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        if self._writer is not None and self._writer.is_closing():
+            await self.disconnect(nowait=True)
+            raise redis.exceptions.ConnectionError("the server has closed it")
+        await super().send_packed_command(command, check_health)
 
-class _Connection(_Packs, redis.asyncio.Connection):
+
+class _Connection(_SiteConnection, redis.asyncio.Connection):
     pass
 
 
-class _UnixConnection(_Packs, redis.asyncio.UnixDomainSocketConnection):
+class _UnixConnection(_SiteConnection, redis.asyncio.UnixDomainSocketConnection):
     pass
 
 
-class _SSLConnection(_Packs, redis.asyncio.SSLConnection):
+class _SSLConnection(_SiteConnection, redis.asyncio.SSLConnection):
     pass
 
 
