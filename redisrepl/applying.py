@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import structlog
 
 from redisrepl.changes import DENIED, Change, State
+from redisrepl.differences import difference
 from redisrepl.errors import KeyDeniedError, LinkLostError, RedisreplError
-from redisrepl.inbound import Inbound, difference
+from redisrepl.inbound import Inbound
 from redisrepl.local.apply import Applied
 from redisrepl.namespaces import printable
 from redisrepl.observe.troubles import Trouble

@@ -43,7 +43,7 @@ class Difference:
 class Pulling(Protocol):
     """`inbound.Inbound`, or what stands before it."""
 
-    def mark_dirty(self, keys: Iterable[bytes], *, removal: bool | None = None) -> None:
+    def mark_dirty(self, keys: Iterable[bytes], *, removal: bool = False) -> None:
         """The state of these keys at the hub must be looked at; whether something is known to be removed there."""
 
     def holds(self, key: bytes) -> bool:

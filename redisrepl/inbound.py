@@ -23,14 +23,8 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 
 from redisrepl.changes import (
     Change,
-    Deleted,
-    ExpirySet,
-    FieldsDeleted,
     HashSet,
-    HashState,
     State,
-    StringSet,
-    StringState,
     Touch,
     kinds_of,
 )
@@ -40,7 +34,7 @@ from redisrepl.merging import merge
 from redisrepl.wire.keyspace import announced_events
 from redisrepl.wire.writes import commands_of, events_of
 
-__all__ = ["Inbound", "InboundCounters", "difference"]
+__all__ = ["Inbound", "InboundCounters"]
 
 #: Events that leave the value of a string or hash as it was, or that only a removal causes.
 _REMOVALS = frozenset({b"del", b"expired", b"evicted", b"hdel", b"hexpired", b"rename_from", b"move_from"})
@@ -70,49 +64,6 @@ class InboundCounters:
         self.applied = 0  # changes written to the site
         self.failed = 0  # changes the site refused for good
         self.conflicts = 0  # keys written by a client while our apply was on its way (rule 1)
-
-
-def difference(key: bytes, hub: State, site: State, kinds: frozenset[str], *, may_delete: bool) -> list[Change]:
-    """What must be applied so that the site holds what the hub holds.
-
-    Args:
-        key: the key.
-        hub: what it holds there.
-        site: what it holds here.
-        kinds: which of `changes.KINDS` cross.
-        may_delete: the hub is known to have removed something; never so on a guess, after a gap.
-    """
-    if isinstance(hub, StringState) and "set" in kinds:  # what most keys are
-        return [] if hub == site else [StringSet(key, hub.value, hub.expires_at_ms)]
-    delete = may_delete and "del" in kinds
-    match hub, site:
-        case (HashState(), HashState()) if "hset" in kinds:
-            return [*_field_differences(key, hub, site, delete=delete), *_expiry_difference(key, hub, site, kinds)]
-        case (HashState(), _) if "hset" in kinds:
-            replaced: list[Change] = [Deleted(key)] if site is not None else []
-            return [*replaced, HashSet(key, dict(hub.fields)), *_expiry_difference(key, hub, HashState({}), kinds)]
-        case (None, StringState() | HashState()) if delete:
-            return [Deleted(key)]
-        case _:
-            return []
-
-
-def _field_differences(key: bytes, hub: HashState, site: HashState, *, delete: bool) -> list[Change]:
-    changes: list[Change] = []
-    site_fields = site.fields
-    differing: dict[bytes, bytes | None] = {f: v for f, v in hub.fields.items() if site_fields.get(f) != v}
-    if differing:
-        changes.append(HashSet(key, differing))
-    gone = tuple(field for field in site_fields if field not in hub.fields) if delete else ()
-    if gone:
-        changes.append(FieldsDeleted(key, gone))
-    return changes
-
-
-def _expiry_difference(key: bytes, hub: HashState, site: HashState, kinds: frozenset[str]) -> list[Change]:
-    if "expire" not in kinds or hub.expires_at_ms == site.expires_at_ms:
-        return []
-    return [ExpirySet(key, hub.expires_at_ms)]
 
 
 class Inbound:
@@ -162,8 +113,9 @@ class Inbound:
         self._taken_told: set[bytes] = set()  # of `_fetching`, those that were told
         self._fresh = Freshness(_NOTED)
         self._announced = announced_events(kinds)
-        crosses_not = () if "del" in kinds else _REMOVALS, () if "expire" in kinds else _EXPIRIES
-        self._ignored = frozenset[bytes]().union(*crosses_not)
+        self._ignored = (frozenset() if "del" in kinds else _REMOVALS) | (
+            frozenset() if "expire" in kinds else _EXPIRIES
+        )
 
     def expect_events(self, echoes_of: Callable[[Change], Iterable[Hashable]], patience: float) -> None:
         """The site is followed by its keyspace events: an apply will be seen as these, within so many seconds."""
@@ -245,11 +197,16 @@ class Inbound:
                 self.counters.conflicts += 1
                 self.dirty.setdefault(key, False)  # rule 1
 
-    def mark_dirty(self, keys: Iterable[bytes], *, removal: bool | None = None) -> None:
-        """What the hub holds for these is to be looked at; whether something is known to be gone; None: as before."""
+    def mark_dirty(self, keys: Iterable[bytes], *, removal: bool = False) -> None:
+        """The state of these keys at the hub must be looked at; whether something is known to be removed there."""
         for key in keys:
             if self._covers(key) and self._has_room_for(key):
-                self.dirty[key] = self.dirty.get(key, False) if removal is None else removal
+                self.dirty[key] = removal or self.dirty.get(key, False)
+
+    def refused_at_hub(self, key: bytes) -> None:
+        """The hub did not take what the site holds: that it lacks this key tells nothing."""
+        if key in self.dirty:
+            self.dirty[key] = False
 
     def holds(self, key: bytes) -> bool:
         """Whether what the hub holds for this key may be on its way to the site."""
@@ -262,8 +219,10 @@ class Inbound:
 
     def tick(self, now: float) -> None:
         """Time passes: events that should have come are given up, their keys looked at (rule 3)."""
-        overdue = self._expected_remote.drop_overdue(now)
-        self.mark_dirty(overdue if self.echo_patience is None else overdue + self._expected_local.drop_overdue(now))
+        if len(self._expected_remote):
+            self.mark_dirty(self._expected_remote.drop_overdue(now))
+        if self.echo_patience is not None and len(self._expected_local):
+            self.mark_dirty(self._expected_local.drop_overdue(now))
 
     def resubscribed(self) -> None:
         """Events may have been lost: what is expected on that link is void, and so is what was fetched before."""
@@ -273,7 +232,8 @@ class Inbound:
 
     def distrust_fetched(self) -> None:
         """What is being fetched may be stale without our knowing (rule 2): events, or the site's stream, were lost."""
-        self._fetching = dict.fromkeys(self._fetching, True)
+        for key in self._fetching:
+            self._fetching[key] = True
         self.mark_dirty(self._told)
         self._told.clear()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import structlog
 
@@ -36,6 +36,7 @@ from redisrepl.wire.batches import UNCHANGED
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.keyspace import announced_events
 from redisrepl.wire.rdb import Aux, Entry
+from redisrepl.wire.snapshots import changes_of, is_alive
 from redisrepl.wire.writes import commands_of_batch, events_of, keys_of
 
 __all__ = ["Batch", "Outbound", "OutboundCounters", "OutboundOptions", "Pulling", "settle"]
@@ -49,8 +50,11 @@ class Pulling(Protocol):
     def changed_at_site(self, keys: Iterable[bytes]) -> None:
         """A client of the site, not we, changed these keys."""
 
-    def mark_dirty(self, keys: Iterable[bytes], *, removal: bool | None = None) -> None:
-        """What the hub holds for these keys must be looked at again; False: that it lacks them tells nothing."""
+    def mark_dirty(self, keys: Iterable[bytes]) -> None:
+        """What the hub holds for these keys must be looked at again."""
+
+    def refused_at_hub(self, key: bytes) -> None:
+        """The hub did not take what the site holds: that it lacks this key tells nothing."""
 
     def pushed(self, keys: Collection[bytes], time: float) -> None:
         """The hub took our push of these keys at this time of its own, in microseconds."""
@@ -87,23 +91,6 @@ def settle(change: Touch, state: State, kinds: frozenset[str]) -> list[Change]:
             return changes
         case None if change.replaces and "del" in kinds:  # a hash goes with its last field, which the stream leaves out
             return [Deleted(change.key)]
-        case _:
-            return []
-
-
-def _alive(entry: Entry, now: float) -> bool:
-    return entry.expires_at_ms is None or entry.expires_at_ms > now * 1000
-
-
-def _of_snapshot(entry: Entry) -> list[Change]:
-    """A key of a snapshot, or a part of a large one, as changes; none for types that do not cross."""
-    match entry.type, entry.value:
-        case "string", bytes(value):
-            return [StringSet(entry.key, value, entry.expires_at_ms)]
-        case "hash", list(items):
-            fields: dict[bytes, bytes | None] = {item[0]: item[1] for item in cast("list[tuple[bytes, bytes]]", items)}
-            expiry: list[Change] = [] if entry.expires_at_ms is None else [ExpirySet(entry.key, entry.expires_at_ms)]
-            return [HashSet(entry.key, fields), *expiry]
         case _:
             return []
 
@@ -261,8 +248,8 @@ class Outbound:
             match entry:
                 case Aux(b"repl-stream-db", database):
                     self.decoder.selected = int(database)
-                case Entry(db) if db == self.decoder.database and _alive(entry, now):
-                    changes = [c for c in _of_snapshot(entry) if not self.kinds.isdisjoint(kinds_of(c))]
+                case Entry(db) if db == self.decoder.database and is_alive(entry, now):
+                    changes = [c for c in changes_of(entry) if not self.kinds.isdisjoint(kinds_of(c))]
                     for change in changes:
                         queue.add(change)
                     if not changes:
@@ -367,7 +354,7 @@ class Outbound:
         self.counters.failed += 1
         _log.error("push.refused", key=printable(key), error=error)
         if self._pulling is not None:
-            self._pulling.mark_dirty((key,), removal=False)
+            self._pulling.refused_at_hub(key)
 
     def shortened(self, batch: Batch, keys: Collection[bytes]) -> Batch:
         """The batch without these keys, which do not travel in it after all and wait again."""

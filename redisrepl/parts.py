@@ -18,6 +18,7 @@ from redisrepl.applying import Applying
 from redisrepl.backpressure import Backpressure
 from redisrepl.changes import Change
 from redisrepl.checkpoint import Checkpoint, Pair, open_checkpoint
+from redisrepl.comparison import Comparison
 from redisrepl.echo import ExpectedEvents
 from redisrepl.errors import ConfigError
 from redisrepl.following import Following, LinkOptions
@@ -45,7 +46,7 @@ from redisrepl.remote.ways import Ways
 from redisrepl.remote.websocket import WebSocketHub
 from redisrepl.replaced import Replacements
 from redisrepl.settings import Settings
-from redisrepl.sweep import Comparison, Sweep
+from redisrepl.sweep import Sweep
 from redisrepl.tls import CertificateFiles, client_context
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.feed import FeedWriter
@@ -263,11 +264,9 @@ class Parts:
         def on_subscribed(prefix: bytes) -> None:
             self._gaps += 1
             inbound.resubscribed()
-            if prefix in self._never_subscribed:
-                self._never_subscribed.remove(prefix)
-                self.sweep.owe("subscribed")
-            else:
-                self.sweep.owe("subscribed", "pull")
+            missed: tuple[Way, ...] = () if prefix in self._never_subscribed else ("pull",)
+            self._never_subscribed.discard(prefix)
+            self.sweep.owe("subscribed", *missed)
 
         options = SubscriptionOptions(
             database=settings.hub_database,

@@ -48,6 +48,7 @@ class Replacements:
     def __init__(self, inbound: Inbound, *, most: int = 1000) -> None:
         self.changed_at_site: Callable[[Iterable[bytes]], None] = inbound.changed_at_site
         self.pushed: Callable[[Collection[bytes], float], None] = inbound.pushed
+        self.refused_at_hub: Callable[[bytes], None] = inbound.refused_at_hub
         self.holds: Callable[[bytes], bool] = inbound.holds
         self._inbound = inbound
         self._most = most
@@ -70,7 +71,7 @@ class Replacements:
         if not self._gap:
             self.healed()
 
-    def mark_dirty(self, keys: Iterable[bytes], *, removal: bool | None = None) -> None:
+    def mark_dirty(self, keys: Iterable[bytes], *, removal: bool = False) -> None:
         """These differ, or may; whether something is known to be removed at the hub."""
         keys = list(keys)
         if self.watching:

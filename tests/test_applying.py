@@ -84,7 +84,7 @@ class World:
     async def states(self, keys):
         return Fetched({key: self.hub.get(key) for key in keys}, 1)
 
-    def dirty(self, *keys, removal=None):
+    def dirty(self, *keys, removal=False):
         self.inbound.mark_dirty(keys, removal=removal)
         self.applying.wake()
 
@@ -126,8 +126,9 @@ async def test_what_the_hub_has_refused_is_not_removed_because_it_lacks_it(serve
         world.dirty(KEY, removal=True)
         world.dirty(KEY)
         assert world.inbound.dirty == {KEY: True}
-        world.dirty(KEY, removal=False)
-        world.dirty(KEY)
+        world.inbound.refused_at_hub(KEY)
+        world.inbound.refused_at_hub(b"ns:other")
+        assert world.inbound.dirty == {KEY: False}
         world.applying.attached.set()
         world.applying.wake()
         await world.applying.idle()

@@ -31,8 +31,11 @@ class Listener:
     def changed_at_site(self, keys):
         self.changed += keys
 
-    def mark_dirty(self, keys, *, removal=None):
-        (self.dirty if removal is None else self.doubted).extend(keys)
+    def mark_dirty(self, keys):
+        self.dirty.extend(keys)
+
+    def refused_at_hub(self, key):
+        self.doubted.append(key)
 
     def pushed(self, keys, time):
         """Nothing is told."""

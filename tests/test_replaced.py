@@ -16,7 +16,7 @@ class Inbound:
         self.dirty = []
         self.changed = []
 
-    def mark_dirty(self, keys, *, removal=None):
+    def mark_dirty(self, keys, *, removal=False):
         self.dirty += keys
         self.removal = removal
 
@@ -24,6 +24,9 @@ class Inbound:
         self.changed += keys
 
     def pushed(self, keys, time):
+        pass
+
+    def refused_at_hub(self, key):
         pass
 
     def holds(self, key):

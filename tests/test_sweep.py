@@ -7,11 +7,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from redisrepl.changes import KINDS, HashState, StringState, Touch
+from redisrepl.comparison import Comparison
 from redisrepl.errors import PeerUnavailableError
 from redisrepl.healing import Difference, Healing
 from redisrepl.namespaces import Namespaces
 from redisrepl.outbound import OutboundCounters
-from redisrepl.sweep import Comparison, Sweep
+from redisrepl.sweep import Sweep
 from redisrepl.wire.digests import NO_KEY, digest
 from testbed import eventually_async
 
@@ -87,7 +88,7 @@ class Recorder:
     def seed(self, change):
         self.told.append(("seed", change))
 
-    def mark_dirty(self, keys, *, removal=None):
+    def mark_dirty(self, keys, *, removal=False):
         self.told += [("remove here" if removal else "pull", key) for key in keys]
 
     def holds(self, key):
@@ -703,7 +704,7 @@ async def test_pages_and_second_looks_are_paced(monkeypatch):
     async def sleep(seconds):
         slept.append(seconds)
 
-    monkeypatch.setattr("redisrepl.sweep.asyncio.sleep", sleep)
+    monkeypatch.setattr("redisrepl.comparison.asyncio.sleep", sleep)
     held = {b"n:%d" % number: b"v" for number in range(4)}
     comparison = Comparison(Side(held), Side(dict.fromkeys(held, b"w")), expiries=True, rate=1.0, patience=1000.0)
     assert len(await found_by(comparison)) == 4

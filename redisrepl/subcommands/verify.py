@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from redisrepl.applying import Applying
+from redisrepl.comparison import Comparison
 from redisrepl.echo import ExpectedEvents
 from redisrepl.errors import ConfigError, ExitCode
 from redisrepl.healing import Difference, Healing
@@ -33,7 +34,6 @@ from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.settings import Settings
-from redisrepl.sweep import Comparison
 from redisrepl.tls import CertificateFiles, client_context
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.digests import NO_KEY

@@ -13,9 +13,10 @@ import random
 from dataclasses import dataclass, field
 
 from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, State, StringState, Touch
+from redisrepl.differences import difference
 from redisrepl.echo import ExpectedEvents
 from redisrepl.healing import Difference, Healing
-from redisrepl.inbound import Inbound, difference
+from redisrepl.inbound import Inbound
 from redisrepl.noticing import change_of, echoes_of
 from redisrepl.outbound import Batch, Outbound, OutboundOptions, settle
 from redisrepl.wire.batches import UNCHANGED
