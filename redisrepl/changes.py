@@ -70,7 +70,8 @@ class Touch:
     """The key changed in a way that the command does not tell: read it, and carry its state.
 
     Attributes:
-        kind: what changed, one of `KINDS`; None when only reading tells (`RENAME`, `COPY`, `RESTORE`).
+        kind: what changed, one of `KINDS`; None when only reading tells (`RENAME`, `COPY`, `RESTORE`). `del`: it is
+            gone, unless it is there when it is read.
         replaces: the key became another one as a whole: fields of a hash that are not there any more are gone.
     """
 

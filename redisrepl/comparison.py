@@ -37,7 +37,7 @@ class Hub(Protocol):
         """Digests of what keys hold."""
 
 
-async def _assume_unflushed() -> None:
+async def _nothing() -> None:
     """Where a difference is only told, and not healed."""
 
 
@@ -91,7 +91,7 @@ class Comparison:
         expiries: whether expiries are compared.
         rate: keys per second, at most: a sweep must not disturb what is live.
         patience: seconds after which a difference is looked at again: what was merely on its way has then arrived.
-        look_for_flush: called before it is said that keys differ.
+        before_telling: called before it is said that keys differ.
 
     Attributes:
         compared: keys looked at, on either side.
@@ -105,14 +105,14 @@ class Comparison:
         expiries: bool,
         rate: float,
         patience: float,
-        look_for_flush: Callable[[], Awaitable[None]] = _assume_unflushed,
+        before_telling: Callable[[], Awaitable[None]] = _nothing,
     ) -> None:
         self._site = site
         self._hub = hub
         self._expiries = expiries
         self._rate = rate
         self._patience = patience
-        self._look_for_flush = look_for_flush
+        self._before_telling = before_telling
         self.compared = 0
 
     async def differences(self, prefix: bytes, place: Place | None = None) -> AsyncIterator[list[Difference]]:
@@ -152,8 +152,8 @@ class Comparison:
             started = time.monotonic()
             keys = list(place.suspects)[:_PAGE]
             found = await self._look(keys)
-            if found:  # a hash may be there again, with fewer fields
-                await self._look_for_flush()
+            if found:
+                await self._before_telling()
             for key in keys:
                 del place.suspects[key]
             yield found

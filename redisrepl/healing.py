@@ -91,8 +91,9 @@ class Healing:
         key = difference.key
         ways = _WAYS[self.direction] | missed
         if difference.site == NO_KEY and "site" in emptied and self._crosses(difference.hub):
-            if self.inbound is None or not self.inbound.holds(key):  # else it is newer than the flush, or may be
-                self.outbound.add(Touch(key, replaces=True))  # removed, unless the site has it by then
+            held = self.outbound.busy(key) or (self.inbound is not None and self.inbound.holds(key))
+            if not held:  # else it is newer than the flush, or may be
+                self.outbound.add(Touch(key, "del", replaces=True))
             return
         if "hub" in emptied and self.inbound is not None and self._crosses(difference.site):
             self.inbound.mark_dirty([key], removal=True)  # a hash may be there again, with fewer fields

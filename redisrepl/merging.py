@@ -33,7 +33,7 @@ def merge(older: Change, newer: Change) -> Change:
             return StringSet(key, value, expires_at_ms)
         case ExpirySet(), ExpirySet():
             return newer
-        case Deleted(key), _:
+        case ((Deleted(key) | Touch(key, "del")), _):
             return Touch(key, replaces=True)
         case Touch(replaces=True), _:
             return older

@@ -81,6 +81,8 @@ def settle(change: Touch, state: State, kinds: frozenset[str]) -> list[Change]:
     that we do not carry is left to its own kind.
     """
     match state:
+        case StringState() | HashState() if change.kind == "del":
+            return []  # it is there again, and its own change will say so
         case StringState(value, expires_at_ms) if "set" in kinds:
             return [StringSet(change.key, value, expires_at_ms)]
         case HashState(fields, expires_at_ms) if "hset" in kinds:

@@ -215,7 +215,7 @@ class Parts:
                 expiries=expiries,
                 rate=settings.sweep_rate,
                 patience=_SECOND_LOOK,
-                look_for_flush=self._look_for_flush,
+                before_telling=self._before_differences,
             ),
             self.namespaces,
             Healing(
@@ -245,7 +245,7 @@ class Parts:
             self._hub_reader,
             SiteReader(self.write_client, self._address),
             SiteWriter(self.write_client, self._address, self._origin),
-            read_to=self._read_to,
+            read_to=lambda: self.following.read_to,
             max_keys=settings.batch,
             retry=self._retry,
         )
@@ -296,9 +296,13 @@ class Parts:
         )
         return Pull(inbound, applying, subscriptions, replacements, flushes if "del" in settings.replicate else None)
 
-    async def _look_for_flush(self) -> None:
+    async def _before_differences(self) -> None:
+        """What the hub lacks may have been flushed; what it has alone may be newer than a flush of the site."""
         if self.pull is not None and self.pull.flushes is not None:
             await self.pull.flushes.look()
+            if self.sweep.follows_flush_of("site"):
+                for subscription in self.pull.subscriptions:
+                    await subscription.caught_up()
 
     def _hub_restarted(self) -> None:
         """A gap, of which its subscribers may hear later."""
@@ -316,9 +320,6 @@ class Parts:
         if self.pull is not None and not all(subscription.live for subscription in self.pull.subscriptions):
             return None
         return self._gaps
-
-    def _read_to(self) -> float:
-        return self.following.read_to
 
     def _noticing_gap(self, reason: str) -> None:
         missed: tuple[Way, ...] = () if self._never_noticed else ("push",)

@@ -154,6 +154,10 @@ class Sweep:
         if self._run is not None:
             self._run.place.begin_site_again()
 
+    def follows_flush_of(self, side: Side) -> bool:
+        """Whether what this side lacks is being removed from the other."""
+        return side in self._emptied or (self._run is not None and side in self._run.emptied)
+
     @property
     def unfinished(self) -> bool:
         """Whether one is due or under way."""

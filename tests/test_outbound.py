@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redisrepl.changes import KINDS, Deleted, StringSet, Touch
+from redisrepl.changes import KINDS, Deleted, HashState, StringSet, StringState, Touch
 from redisrepl.echo import ExpectedEvents
 from redisrepl.namespaces import Namespaces
-from redisrepl.outbound import Outbound, OutboundOptions
+from redisrepl.outbound import Outbound, OutboundOptions, settle
 from redisrepl.pacing import Pacer
 from redisrepl.pushing import Pushing
 from redisrepl.remote.push import Pushed
@@ -178,6 +179,14 @@ def test_a_removal_waits_until_the_seed_of_its_key_is_back():
     outbound.succeeded(others, {})
     outbound.succeeded(seeds, {})
     assert outbound.take(10, 1 << 20).changes == [Deleted(b"a:1")]
+
+
+@pytest.mark.parametrize(
+    ("state", "left"),
+    [(None, [Deleted(b"k")]), (StringState(b"v"), []), (HashState({b"f": b"v"}), []), ("list", [])],
+)
+def test_a_key_that_is_removed_unless_it_is_there(state, left):
+    assert settle(Touch(b"k", "del", replaces=True), state, KINDS) == left
 
 
 def test_that_the_hub_lacks_what_it_refused_tells_nothing():

@@ -31,6 +31,7 @@ K = b"k"
 SET = StringSet(K, b"v")
 TOUCH = Touch(K)
 REPLACE = Touch(K, replaces=True)
+UNLESS_THERE = Touch(K, "del", replaces=True)
 GONE = Deleted(K)
 
 
@@ -86,6 +87,9 @@ def takes(waiting, max_keys=1000, max_bytes=1 << 20):
         (hset(f="1"), ExpirySet(K, 5), TOUCH),
         (GONE, hset(f="1"), REPLACE),
         (GONE, ExpirySet(K, 5), REPLACE),
+        (UNLESS_THERE, hset(f="1"), REPLACE),
+        (UNLESS_THERE, TOUCH, REPLACE),
+        (UNLESS_THERE, SET, SET),
         (REPLACE, hset(f="1"), REPLACE),
         (REPLACE, TOUCH, REPLACE),
         (SET, hset(f="1"), TOUCH),

@@ -59,7 +59,7 @@ async def not_flushed():
 
 
 def comparing(site, hub, look_for_flush=not_flushed):
-    return Comparison(site, hub, expiries=True, rate=1e9, patience=0.0, look_for_flush=look_for_flush)
+    return Comparison(site, hub, expiries=True, rate=1e9, patience=0.0, before_telling=look_for_flush)
 
 
 async def found_by(comparison, prefix=PREFIX):
@@ -81,6 +81,10 @@ class Recorder:
         self.counters = OutboundCounters()
         self.kinds = kinds
         self.on_its_way = set()
+        self.waiting = set()
+
+    def busy(self, key):
+        return key in self.waiting
 
     def add(self, change):
         self.told.append(("push", change))
@@ -172,7 +176,7 @@ BOTH = Difference(b"k", b"string site ", b"string hub ")
 
 def remove(key):
     """At the hub, unless the site has it again when that leaves."""
-    return "push", Touch(key, replaces=True)
+    return "push", Touch(key, "del", replaces=True)
 
 
 PUSH, SEED, PULL, REMOVE = ("push", Touch(b"k")), ("seed", Touch(b"k")), ("pull", b"k"), remove(b"k")
@@ -231,9 +235,10 @@ def test_a_flush_tells_nothing_of_keys_of_a_kind_that_does_not_cross(digest):
     assert recorder.told == [SEED, PULL]
 
 
-def test_a_key_on_its_way_to_the_site_is_not_what_a_flush_there_removed():
+@pytest.mark.parametrize("where", ["on_its_way", "waiting"])
+def test_a_key_on_its_way_to_either_side_is_not_what_a_flush_of_the_site_removed(where):
     recorder = Recorder()
-    recorder.on_its_way.add(b"k")
+    getattr(recorder, where).add(b"k")
     Healing(recorder, recorder, "hub", "both").heal(HUB_ONLY, emptied={"site"})
     assert recorder.told == []
 

@@ -11,6 +11,7 @@ own on a channel that the pattern matches, must come back again and again.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -108,6 +109,8 @@ class Subscription:
         self._on_feed = on_feed
         self._on_subscribed = on_subscribed
         self._sent: dict[bytes, float] = {}  # canaries under way, with the time they left
+        self._awaited: dict[bytes, asyncio.Event] = {}  # those that `caught_up` waits for
+        self._numbers = itertools.count(1)
         self._deadline = 0.0  # when the next canary must be back
         self._subscribed = asyncio.Event()
         self._was_live = False  # this subscription brought a canary back
@@ -184,6 +187,8 @@ class Subscription:
     def _canary(self, canary: bytes) -> None:
         if canary.startswith(_GAP) and canary != self._gap:
             self._on_subscribed()
+        if (awaited := self._awaited.get(canary)) is not None:
+            awaited.set()
         sent = self._sent.pop(canary, None)
         if sent is not None:
             now = time.monotonic()
@@ -196,13 +201,36 @@ class Subscription:
         if not self._mute and time.monotonic() > self._deadline:
             raise SilentError("events come, but no canary came back in time")
 
+    def _next_canary(self) -> bytes:
+        return self._canary_head + b"%d" % next(self._numbers)
+
+    async def caught_up(self) -> None:
+        """Return when everything that the hub has announced until now was heard, as far as that can be told.
+
+        A canary may come before what the hub announced just before it, since Webdis delivers a burst in reverse; one
+        that is sent when another has come back does not belong to that burst.
+
+        Raises:
+            RedisreplError: it was not, in time.
+        """
+        for _ in range(0 if self._mute else 2):
+            canary = self._next_canary()
+            heard = self._awaited[canary] = asyncio.Event()
+            try:
+                await self._session.command(b"PUBLISH", self._canary_channel, canary)
+                async with asyncio.timeout(_PATIENCE * self._period):
+                    await heard.wait()
+            except TimeoutError:
+                raise SilentError("no canary came back in time") from None
+            finally:
+                del self._awaited[canary]
+
     async def send_canaries(self) -> None:
         """Publish a canary per period, for ever, while there is a subscription that should bring it back.
 
         And see to it that the hub still sends events: without them there is nothing wrong with the subscription. Who
         finds that it did not tells the others of the namespace: they would find nothing amiss any more.
         """
-        number = 0
         while True:
             await self._subscribed.wait()
             try:
@@ -212,8 +240,7 @@ class Subscription:
                 if self._untold:
                     await self._session.command(b"PUBLISH", self._canary_channel, self._gap)
                     self._untold = False
-                number += 1
-                canary = self._canary_head + b"%d" % number
+                canary = self._next_canary()
                 self._sent[canary] = time.monotonic()
                 await self._session.command(b"PUBLISH", self._canary_channel, canary)
             except CommandRefusedError as error:

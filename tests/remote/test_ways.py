@@ -340,6 +340,30 @@ async def listening(hub, certificates, choice="auto"):
                 task.cancel()
 
 
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize("choice", ["http", "websocket"])
+async def test_what_was_announced_before_is_heard_before_it_has_caught_up(hub, certificates, choice):
+    """Over HTTP a burst comes in reverse, and the canary with it."""
+    async with listening(hub, certificates, choice) as (_, subscription, seen):
+        await eventually_async(lambda: subscription.live, 20)
+        for burst in range(20):
+            keys = [b"site1:%d:%d" % (burst, number) for number in range(100)]
+            pipeline = hub.redis.pipeline(transaction=False)
+            for key in keys:
+                pipeline.set(key, 1)
+            await asyncio.to_thread(pipeline.execute)
+            await subscription.caught_up()
+            assert {(key, b"set") for key in keys} <= set(seen)
+
+
+async def test_a_subscription_that_falls_silent_does_not_catch_up(hub, stand_in, certificates):
+    async with listening(hub, certificates, "websocket") as (_, subscription, _):
+        await eventually_async(lambda: subscription.live)
+        stand_in.frames = lambda _: []
+        with pytest.raises(SilentError, match="no canary"):
+            await subscription.caught_up()
+
+
 async def test_a_websocket_that_brings_no_canaries_is_left(hub, stand_in, certificates):
     stand_in.frames = lambda data: [data] if data.startswith(b"*3\r\n$10\r\npsubscribe") else []
     async with listening(hub, certificates) as (ways, subscription, seen):
