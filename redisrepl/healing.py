@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from redisrepl.changes import Touch
+from redisrepl.inbound import InboundCounters
 from redisrepl.outbound import Outbound
 from redisrepl.wire.digests import NO_KEY
 
@@ -41,7 +42,13 @@ class Difference:
 
 
 class Pulling(Protocol):
-    """`inbound.Inbound`, or what stands before it."""
+    """`inbound.Inbound`, or what stands before it.
+
+    Attributes:
+        counters: what it did since the start.
+    """
+
+    counters: InboundCounters
 
     def mark_dirty(self, keys: Iterable[bytes], *, removal: bool = False) -> None:
         """The state of these keys at the hub must be looked at; whether something is known to be removed there."""
@@ -76,7 +83,7 @@ class Healing:
     @property
     def all_was_pulled(self) -> bool:
         """Whether what the hub holds was at the site then; without a way back the hub holds what the site wrote."""
-        return self.inbound is None or "pull" in _WAYS[self.direction]
+        return self.inbound is None or ("pull" in _WAYS[self.direction] and not self.inbound.counters.failed)
 
     def heal(
         self, difference: Difference, *, emptied: Collection[Side] = (), missed: frozenset[Way] = frozenset()

@@ -226,6 +226,8 @@ class Sweep:
             _log.warning("sweep.flush_undone", flushed=side, reason="the hub's events were missed since")
         if not self._healing.all_was_pushed:
             self._distrust_flush("hub")
+        if not self._healing.all_was_pulled:
+            self._distrust_flush("site")
 
     def _distrust_flush(self, side: Side) -> None:
         """What the other side alone holds may never have been there."""

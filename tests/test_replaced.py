@@ -4,6 +4,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from redisrepl.changes import HashState, StringState
+from redisrepl.inbound import InboundCounters
 from redisrepl.replaced import Replacements, replaces
 
 ONE, TWO = StringState(b"1"), StringState(b"2")
@@ -13,6 +14,7 @@ class Inbound:
     """Remembers what it is told."""
 
     def __init__(self):
+        self.counters = InboundCounters()
         self.dirty = []
         self.changed = []
 

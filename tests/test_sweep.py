@@ -245,6 +245,17 @@ def test_a_key_on_its_way_to_either_side_is_not_what_a_flush_of_the_site_removed
 
 @pytest.mark.parametrize(
     ("direction", "failed", "known"),
+    [("both", 0, True), ("push", 0, False), ("pull", 0, True), ("none", 0, False), ("both", 1, False)],
+)
+def test_whether_all_that_the_hub_holds_was_at_the_site(direction, failed, known):
+    recorder = Recorder()
+    recorder.counters.failed = failed
+    assert Healing(recorder, recorder, "hub", direction).all_was_pulled is known
+    assert Healing(recorder, None, "hub", direction).all_was_pulled
+
+
+@pytest.mark.parametrize(
+    ("direction", "failed", "known"),
     [("both", 0, True), ("push", 0, True), ("pull", 0, False), ("none", 0, False), ("both", 1, False)],
 )
 def test_whether_all_that_the_site_holds_was_at_the_hub(direction, failed, known):
@@ -648,6 +659,23 @@ async def test_a_flush_of_the_site_removes_what_the_hub_alone_holds():
         sweep.site_flushed()
         await eventually_async(lambda: sweep.runs > runs)
         assert sweep.told == [remove(b"n:key")]
+
+
+async def test_a_flush_of_the_site_is_not_followed_any_more_once_the_site_refuses_a_key_of_the_hub():
+    site, hub = Side({}), Side({b"n:key": b"v"})
+
+    def refuse(_):
+        sweep.told.clear()
+        sweep.pushes.failed = 1  # it counts for both ways here
+
+    with capture_logs() as logs:
+        async with sweeping(site, hub) as sweep:
+            runs = await settled(sweep)
+            hub.before_look = refuse
+            sweep.site_flushed()
+            await eventually_async(lambda: sweep.runs > runs)
+    assert sweep.told == [("pull", b"n:key")]
+    assert undone(logs) == [("site", UNKNOWN)]
 
 
 async def test_two_flushes_in_a_row():
