@@ -37,10 +37,6 @@ class Hub(Protocol):
         """Digests of what keys hold."""
 
 
-async def _nothing() -> None:
-    """Where a difference is only told, and not healed."""
-
-
 class Site(Protocol):
     """`local.read.SiteReader`."""
 
@@ -49,6 +45,10 @@ class Site(Protocol):
 
     async def first_states(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
         """What the first of these keys hold, until so many bytes are read."""
+
+
+async def _nothing() -> None:
+    """Where a difference is only told, and not healed."""
 
 
 @dataclass(slots=True)

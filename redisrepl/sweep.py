@@ -136,17 +136,17 @@ class Sweep:
         Args:
             followed: the site's stream is; its events may come after what they tell of was compared.
         """
-        known = followed and self.settled and self._healing.all_was_pushed
-        self.owe("the hub was flushed", emptied="hub" if known else None)
-        if not known:
-            _log.warning("sweep.flush_undone", flushed="hub", reason=_NOT_ALL_WAS_THERE)
+        self._flushed("hub", known=followed and self.settled and self._healing.all_was_pushed)
 
     def site_flushed(self) -> None:
         """Likewise; without a way back nothing but the site's own keys can be meant."""
-        known = self._healing.all_was_pulled and (self.settled or self._healing.inbound is None)
-        self.owe("the site was flushed", "push", emptied="site" if known else None)
+        healing = self._healing
+        self._flushed("site", "push", known=healing.all_was_pulled and (self.settled or healing.inbound is None))
+
+    def _flushed(self, side: Side, *missed: Way, known: bool) -> None:
+        self.owe(f"the {side} was flushed", *missed, emptied=side if known else None)
         if not known:
-            _log.warning("sweep.flush_undone", flushed="site", reason=_NOT_ALL_WAS_THERE)
+            _log.warning("sweep.flush_undone", flushed=side, reason=_NOT_ALL_WAS_THERE)
 
     def detached(self) -> None:
         """The site's stream is lost."""
@@ -231,8 +231,10 @@ class Sweep:
 
     def _distrust_flush(self, side: Side) -> None:
         """What the other side alone holds may never have been there."""
-        emptied = [self._emptied, *([self._run.emptied] if self._run else [])]
-        if [sides.pop(side) for sides in emptied if side in sides]:
+        if self.follows_flush_of(side):
+            self._emptied.pop(side, None)
+            if self._run is not None:
+                self._run.emptied.pop(side, None)
             _log.warning("sweep.flush_undone", flushed=side, reason=_NOT_ALL_WAS_THERE)
 
     def _begin(self, given_up: _Run | None) -> _Run:

@@ -75,14 +75,11 @@ class Flushes:
                     _log.warning("hub.flushes_unknown", error=str(error), hint=hint)
                 return
             self._refused = False
-            run, count = flush_count(info if isinstance(info, bytes) else b"")
-            before, self._seen = self._seen, (run, count)
-            if before is None:
+            before, self._seen = self._seen, flush_count(info if isinstance(info, bytes) else b"")
+            if before is None or before == self._seen:
                 return
+            run, count = self._seen
             if run != before[0]:
                 self._on_restart()
-            elif count not in {
-                0,
-                before[1],
-            }:  # after CONFIG RESETSTAT any is of a flush since then
+            elif count:  # none: they were counted anew (CONFIG RESETSTAT), and none has been since
                 self._on_flush()
