@@ -130,6 +130,12 @@ class Daemon:
         """Send a signal."""
         os.kill(self.pid, number)
 
+    def state(self) -> Record:
+        """What it says of itself when it is asked (SIGUSR1)."""
+        mark = self.mark()
+        self.signal(signal.SIGUSR1)
+        return self.wait_for_log("daemon.state", after=mark)
+
     def wait(self, timeout: float = 30.0) -> int:
         """Wait until it ends by itself; return its exit code."""
         if self._process is None:

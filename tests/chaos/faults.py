@@ -297,24 +297,14 @@ def _dropped_for_slowness(server: RedisServer) -> int:
 
 def _wait_until_attached(daemon: Daemon) -> None:
     """An earlier fault may just have cost it the link."""
-
-    def attached() -> bool:
-        mark = daemon.mark()
-        daemon.signal(signal.SIGUSR1)
-        return daemon.wait_for_log("daemon.state", after=mark)["attached_at"] is not None
-
-    eventually(attached, 30)
+    eventually(lambda: daemon.state()["attached_at"] is not None, 30)
 
 
 def _wait_until_over(scene: Scene, room: str) -> None:
     """What an earlier fault has broken there works again: a failure is told once, so the next would not be."""
 
     def over(daemon: Daemon) -> bool:
-        told = [record["event"] for record in daemon.records]
-        since = len(told) - told[::-1].index("daemon.started")
-        return [event for event in told[since:] if event in {f"{room}.failed", f"{room}.recovered"}][-1:] != [
-            f"{room}.failed"
-        ]
+        return not any(problem.startswith(f"{room}:") for problem in daemon.state()["problems"])
 
     eventually(lambda: all(map(over, scene.daemons)), 30, f"nothing fails to {room}")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import itertools
 import re
-import signal
 import socket
 import threading
 from collections import Counter
@@ -17,6 +16,9 @@ ALPHABET = bytes(range(256))
 
 #: Short pauses, so that a test of an outage does not wait for the backoff.
 SWIFT = ("--retry-max", "0.2", "--connect-timeout", "2", "--timeout", "2", "--canary-period", "0.3")
+
+#: Everything crosses, removals and expiry times too.
+ALL_KINDS = ("--replicate", "set,hset,del,expire")
 
 _numbers = itertools.count(1)
 
@@ -124,13 +126,7 @@ def crossed(site, hub, prefix=PREFIX, *, back=True):
 
 def settled(daemon):
     """Both sides were compared since the last gap, so that it is known what a flush has removed."""
-
-    def compared():
-        mark = daemon.mark()
-        daemon.signal(signal.SIGUSR1)
-        return daemon.wait_for_log("daemon.state", after=mark)["sweep"]["settled"]
-
-    eventually(compared)
+    eventually(lambda: daemon.state()["sweep"]["settled"])
 
 
 _ARGUMENT = re.compile(rb'"((?:[^"\\]|\\.)*)"')

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import random
-import signal
 
 import httpx
 import pytest
@@ -21,17 +20,11 @@ def other():
         yield server
 
 
-def state(daemon):
-    mark = daemon.mark()
-    daemon.signal(signal.SIGUSR1)
-    return daemon.wait_for_log("daemon.state", after=mark)
-
-
 def quiet(daemon):
     """Nothing is under way any more, the sweep of the start included."""
     daemon.wait_for_log("sweep.finished")
     return eventually(
-        lambda: [s for s in [state(daemon)] if not s["dirty_keys"] + s["fetching_keys"] + s["expected_remote"]]
+        lambda: [s for s in [daemon.state()] if not s["dirty_keys"] + s["fetching_keys"] + s["expected_remote"]]
     )[-1]
 
 
@@ -121,7 +114,7 @@ def test_bulk_is_fetched_in_batches(daemons, site, other, hub, at_site):
         pipeline.execute()
 
     assert len(assert_equal_soon(at_site, other.client())) == 5000
-    assert state(follower)["fetched"] > 2500
+    assert follower.state()["fetched"] > 2500
 
 
 def test_it_can_be_switched_off(daemons, site, other, hub, at_site):

@@ -4,9 +4,7 @@ import random
 import threading
 
 from testbed import RedisServer, eventually
-from tests.e2e.support import SWIFT, assert_equal_soon, crossed, settled
-
-ALL = ("--replicate", "set,hset,del,expire")
+from tests.e2e.support import ALL_KINDS, SWIFT, assert_equal_soon, crossed, settled
 
 
 def fill(client):
@@ -17,7 +15,7 @@ def fill(client):
 
 def test_a_flush_of_the_hub_empties_the_namespace_only(daemons, site, hub, at_site, at_hub):
     """No event tells of it; what is written after it stays, on either side."""
-    daemon = daemons.live(site, hub, *SWIFT, *ALL)
+    daemon = daemons.live(site, hub, *SWIFT, *ALL_KINDS)
     at_site.set("elsewhere", "v")
     fill(at_site)
     fill(at_hub)
@@ -44,7 +42,7 @@ def test_a_flush_of_the_hub_with_many_keys_and_two_sites(daemons, site, hub, at_
     """No site brings back what the other is about to remove."""
     with RedisServer() as second:
         at_second = second.client()
-        first, other = (daemons.live(place, hub, *SWIFT, *ALL, "--sweep-period", "1") for place in (site, second))
+        first, other = (daemons.live(place, hub, *SWIFT, *ALL_KINDS, "--sweep-period", "1") for place in (site, second))
         at_site.mset({f"site1:{number}": "v" for number in range(5000)})
         eventually(lambda: at_second.dbsize() >= 5000)
         for daemon in (first, other):
@@ -57,7 +55,7 @@ def test_a_flush_of_the_hub_with_many_keys_and_two_sites(daemons, site, hub, at_
 
 
 def test_a_flush_of_another_database_of_the_hub_removes_nothing(daemons, site, hub, at_site, at_hub):
-    daemon = daemons.live(site, hub, *SWIFT, *ALL)
+    daemon = daemons.live(site, hub, *SWIFT, *ALL_KINDS)
     fill(at_site)
     crossed(at_site, at_hub)
     settled(daemon)
@@ -93,7 +91,7 @@ def test_a_flush_of_the_hub_is_undone_if_removals_do_not_cross(daemons, site, hu
 
 def test_a_flush_of_the_hub_is_undone_if_the_daemon_was_away(daemons, site, hub, at_site, at_hub):
     """What was written at either side since, and what was removed, nobody can tell."""
-    daemon = daemons.live(site, hub, *SWIFT, *ALL)
+    daemon = daemons.live(site, hub, *SWIFT, *ALL_KINDS)
     at_site.mset({f"site1:{number}": "v" for number in range(20)})
     crossed(at_site, at_hub)
     settled(daemon)
@@ -151,7 +149,7 @@ class Writer:
 def test_what_is_written_after_a_flush_of_the_hub_stays_and_what_was_before_goes(daemons, site, hub, at_site, at_hub):
     with RedisServer() as second:
         at_second = second.client()
-        both = [daemons.live(place, hub, *SWIFT, *ALL, "--sweep-period", "1") for place in (site, second)]
+        both = [daemons.live(place, hub, *SWIFT, *ALL_KINDS, "--sweep-period", "1") for place in (site, second)]
         names = ("site", "second", "hub")
         at_site.mset({f"site1:{number}:{name}": "old" for number in range(500) for name in names})
         for number in range(100):

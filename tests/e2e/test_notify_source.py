@@ -1,13 +1,13 @@
 """A site whose Redis refuses PSYNC, followed by its keyspace events instead."""
 
 import random
-import signal
 import threading
 
 import pytest
 
 from testbed import RedisSentinel, RedisServer, eventually
 from tests.e2e.support import (
+    ALL_KINDS,
     ALPHABET,
     SWIFT,
     Monitor,
@@ -25,7 +25,6 @@ RIGHTS = (
     " +type +get +mget +hmget +hgetall +pttl +pexpiretime +time +eval +scan +exists +info +select"
     " +set +mset +hset +del +hdel +pexpireat +persist +watch +unwatch +multi +exec +publish"
 )
-ALL_KINDS = ("--replicate", "set,hset,del,expire")
 
 
 @pytest.fixture(params=["ACL", "rename-command"])
@@ -86,8 +85,7 @@ def test_auto_falls_back_with_one_warning(daemons, managed, hub, at_hub):
     warnings = [record["event"] for record in daemon.records if record.get("level") == "warning"]
     assert warnings == ["source.psync_refused"]
     assert "compar" in daemon.logged("source.psync_refused")[0]["cost"]
-    daemon.signal(signal.SIGUSR1)
-    assert daemon.wait_for_log("daemon.state")["source"] == "notify"
+    assert daemon.state()["source"] == "notify"
     assert daemon.stop() == 0
 
 
@@ -110,8 +108,7 @@ def test_each_write_is_executed_once_on_each_side(daemons, renamed, hub, at_hub)
         crossed(at_site, at_hub)
         for monitor in (of_site, of_hub):
             assert {k: n for k, n in monitor.writes().items() if b"~marker" not in k} == expected
-    daemon.signal(signal.SIGUSR1)
-    assert daemon.wait_for_log("daemon.state")["expected_local"] == 0
+    assert daemon.state()["expected_local"] == 0
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
@@ -177,8 +174,7 @@ def test_notify_uses_events_from_the_start(daemons, site, hub, at_site, at_hub):
 def test_auto_follows_the_stream_where_it_may(daemons, site, hub, at_site):
     daemon = daemons.live(site, hub)
     assert flags(at_site) == set()
-    daemon.signal(signal.SIGUSR1)
-    assert daemon.wait_for_log("daemon.state")["source"] == "psync"
+    assert daemon.state()["source"] == "psync"
 
 
 def test_flags_of_the_site_are_added_to(daemons, renamed, hub):

@@ -3,9 +3,8 @@
 import pytest
 
 from testbed import FaultProxy, eventually
-from tests.e2e.support import SWIFT, assert_equal_soon, crossed, settled
+from tests.e2e.support import ALL_KINDS, SWIFT, assert_equal_soon, crossed, settled
 
-ALL = ("--replicate", "set,hset,del,expire")
 FAR = 4_102_444_800_123
 
 
@@ -40,7 +39,7 @@ REMOVALS = {
 @pytest.fixture(params=["up", "down"])
 def there_and_back(request, daemons, site, hub, at_site, at_hub):
     """A daemon that carries everything; the side that is written, and the other."""
-    daemons.live(site, hub, *SWIFT, *ALL)
+    daemons.live(site, hub, *SWIFT, *ALL_KINDS)
     return (at_site, at_hub) if request.param == "up" else (at_hub, at_site)
 
 
@@ -62,7 +61,7 @@ def test_removals_and_expiries_cross(there_and_back, at_site, at_hub):
 
 
 def test_a_flush_of_the_site_empties_its_namespace_only(daemons, site, hub, at_site, at_hub):
-    daemon = daemons.live(site, hub, *SWIFT, *ALL, rc=False)
+    daemon = daemons.live(site, hub, *SWIFT, *ALL_KINDS, rc=False)
     at_hub.set("site2:elsewhere", "v")
     fill(at_site)
     crossed(at_site, at_hub, back=False)
@@ -79,7 +78,7 @@ def test_a_flush_of_the_site_empties_its_namespace_only(daemons, site, hub, at_s
 def test_a_flush_is_undone_where_the_hub_may_hold_newer_keys(daemons, site, hub, at_site, at_hub):
     """The subscription was lost since; what another site has written meanwhile must not go with the rest."""
     with FaultProxy(hub.port) as wire:
-        daemon = daemons.live(site, wire.port, *SWIFT, *ALL)
+        daemon = daemons.live(site, wire.port, *SWIFT, *ALL_KINDS)
         at_site.mset({f"site1:{number}": "v" for number in range(20)})
         crossed(at_site, at_hub)
         wire.down()
@@ -93,7 +92,7 @@ def test_a_flush_is_undone_where_the_hub_may_hold_newer_keys(daemons, site, hub,
 
 
 def test_a_flush_of_the_site_with_a_way_back(daemons, site, hub, at_site, at_hub):
-    daemon = daemons.live(site, hub, *SWIFT, *ALL)
+    daemon = daemons.live(site, hub, *SWIFT, *ALL_KINDS)
     fill(at_site)
     crossed(at_site, at_hub)
     settled(daemon)
@@ -105,7 +104,7 @@ def test_a_flush_of_the_site_with_a_way_back(daemons, site, hub, at_site, at_hub
 
 
 def test_a_flush_of_the_site_removes_only_what_can_have_been_there(daemons, site, hub, at_site, at_hub):
-    daemon = daemons.live(site, hub, *SWIFT, *ALL)
+    daemon = daemons.live(site, hub, *SWIFT, *ALL_KINDS)
     at_hub.rpush("site1:list", "element")
     fill(at_site)
     crossed(at_site, at_hub)
@@ -118,7 +117,7 @@ def test_a_flush_of_the_site_removes_only_what_can_have_been_there(daemons, site
 
 def test_a_flush_of_the_site_is_undone_before_all_of_the_hub_was_there(daemons, site, hub, at_site, at_hub):
     at_hub.mset({f"site1:{number}": "v" for number in range(600)})
-    daemon = daemons.live(site, hub, *SWIFT, *ALL, "--initial-sync", "push")
+    daemon = daemons.live(site, hub, *SWIFT, *ALL_KINDS, "--initial-sync", "push")
     settled(daemon)
     at_site.flushall()
     daemon.wait_for_log("sweep.flush_undone", flushed="site")
@@ -157,7 +156,7 @@ def test_by_default_removals_and_expiries_do_not_cross(daemons, site, hub, at_si
 
 def test_a_removal_that_finds_nothing_does_not_hide_the_next_one(daemons, site, hub, at_site, at_hub):
     """It causes no event at the hub, so the next one is somebody else's."""
-    daemons.live(site, hub, *ALL)
+    daemons.live(site, hub, *ALL_KINDS)
     at_hub.hset("site1:hash", mapping={"kept": "v"})
     crossed(at_site, at_hub)
     at_site.pipeline(transaction=True).set("site1:k", "v").delete("site1:k").execute()

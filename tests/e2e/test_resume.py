@@ -3,7 +3,7 @@
 import pytest
 
 from testbed import FaultProxy, eventually
-from tests.e2e.support import SWIFT, assert_equal_soon, crossed, pushed, wait_until_live
+from tests.e2e.support import ALL_KINDS, SWIFT, assert_equal_soon, crossed, pushed, wait_until_live
 
 CONFIG = 78
 
@@ -163,8 +163,7 @@ def test_a_flush_that_the_hub_has_not_heard_of_is_not_forgotten(daemons, site, h
     """With -rc it is undone: nobody knows which of the hub's keys are newer."""
     at_site, at_hub = site.client(), hub.redis
     with FaultProxy(hub.port) as wire:
-        kinds = ("--replicate", "set,hset,del,expire")
-        daemon = daemons.live(site, wire.port, *SWIFT, *kinds, "--state-dir", state, rc=rc)
+        daemon = daemons.live(site, wire.port, *SWIFT, *ALL_KINDS, "--state-dir", state, rc=rc)
         at_site.mset({f"site1:{number}": "v" for number in range(100)})
         crossed(at_site, at_hub, back=rc)
         saved()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 
 import pytest
 
@@ -36,9 +35,7 @@ class Sending:
 
     def waiting(self):
         """Keys that wait for the hub, by the daemon's own count."""
-        told = len(self.daemon.logged("daemon.state"))
-        os.kill(self.daemon.pid, signal.SIGUSR1)
-        return eventually(lambda: self.daemon.logged("daemon.state")[told:])[-1]["waiting_keys"]
+        return self.daemon.state()["waiting_keys"]
 
 
 @pytest.fixture(scope="module")
