@@ -18,7 +18,7 @@ from redisrepl import __version__
 __all__ = ["machine"]
 
 _CHECKOUT = Path(__file__).parents[2]
-_PACKAGES = ("hiredis", "redis", "httpx", "aiohttp")
+_PACKAGES = ("hiredis", "redis", "httpx", "httptools")
 
 
 def machine() -> dict[str, str]:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any
 
-import aiohttp
 import httpx
-from httpx_aiohttp import HttpxAiohttpClient
 
 from redisrepl.errors import (
     BodyTooLargeError,
@@ -27,6 +25,7 @@ from redisrepl.errors import (
     PeerUnavailableError,
     RedisreplError,
 )
+from redisrepl.remote.transport import HubTransport, environment_proxy
 from redisrepl.tls import tls_reason
 from redisrepl.wire.webdis import CommandError, body, integer_body, parse_integer, parse_reply
 
@@ -41,7 +40,8 @@ _PIECE = 256 << 10
 #: Bytes per second at which the last of a body must arrive: what a system holds of it on its way, nobody is told.
 _SLOWEST = 50_000
 USER_AGENT = "redisrepl"
-_HEADERS = {"Content-Type": "application/octet-stream", "User-Agent": USER_AGENT}
+_HEADERS = [(b"Content-Type", b"application/octet-stream"), (b"User-Agent", USER_AGENT.encode())]
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
 def check_url(url: str, flag: str = "--haddr") -> str:
@@ -99,23 +99,21 @@ class HubSession:
     ) -> None:
         self.url = without_credentials(url)
         address = httpx.URL(url)
-        self._address = httpx.URL(self.url)  # parsed once
-        credentials = (address.username, address.password) if address.userinfo else None
+        self._address = address.copy_with(userinfo=b"")  # parsed once
+        self._headers = [(b"Host", address.netloc), *_HEADERS]
+        if address.userinfo:
+            credentials = b64encode(f"{address.username}:{address.password}".encode())
+            self._headers.append((b"Authorization", b"Basic " + credentials))
         self._timeout = timeout
-        # aiohttp below httpx: half the cost of a request, and events of the long poll are parsed in C. With h11 a
-        # burst outruns us, and Webdis damages the framing of what a slow reader has not taken.
-        self._client = HttpxAiohttpClient(
-            transport=transport,
-            verify=context,
-            auth=credentials,
-            headers=_HEADERS,
-            timeout=httpx.Timeout(timeout, connect=connect_timeout, pool=None),
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        self._connect_timeout = connect_timeout
+        # No httpx.AsyncClient: what it does beside sending a request takes longer than sending it.
+        self._transport = transport or HubTransport(
+            self._address, context, connections=connections, proxy=environment_proxy(self._address)
         )
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._client.aclose()
+        await self._transport.aclose()
 
     async def post(self, *content: bytes) -> bytes:
         """Send a command, or a script over many; return what Webdis answered.
@@ -132,11 +130,8 @@ class HubSession:
             async with asyncio.timeout(None) as limit:
                 moved = partial(_put_off, limit, self._timeout + size / _SLOWEST)
                 moved()
-                request = self._client.build_request("POST", self._address, **_in_pieces(content, size, moved))
-                response = await self._client.send(request, stream=True)
+                response = await self._send(_in_pieces(content, size, moved), size)
                 answer = await _read(response, partial(_put_off, limit, self._timeout))
-        # It was read to its end, and holds the response: with this the bodies are freed at once, not by a collection.
-        del response.stream
         if response.status_code != _OK:
             raise http_error(self.url, response)
         return answer
@@ -170,28 +165,42 @@ class HubSession:
             content: the body.
             silence: seconds without a byte after which the stream counts as dead.
         """
-        timeout = httpx.Timeout(silence, connect=self._client.timeout.connect, pool=None)
         with self._translated():
-            async with self._client.stream("POST", self.url, content=content, timeout=timeout) as response:
+            response = await self._send(httpx.ByteStream(content), len(content), silence)
+            try:
                 if response.status_code != _OK:
                     await response.aread()
                     raise http_error(self.url, response)
                 yield response.aiter_raw()
+            finally:
+                await response.aclose()
+
+    async def _send(self, stream: httpx.AsyncByteStream, size: int, silence: float | None = None) -> httpx.Response:
+        """The response once its head is there; `silence`: seconds without a byte after which it counts as dead."""
+        request = httpx.Request(
+            "POST",
+            self._address,
+            headers=[*self._headers, (b"Content-Length", b"%d" % size)],
+            stream=stream,
+            extensions={"timeout": {"connect": self._connect_timeout, "read": silence}},
+        )
+        return await self._transport.handle_async_request(request)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """Httpx's exceptions as ours, the cause kept."""
         try:
             yield
-        except (httpx.RequestError, aiohttp.ClientError, ssl.SSLError) as error:
+        except httpx.RequestError as error:
             # TLS 1.3: the server refuses our certificate only after the handshake seems done, so in any phase.
             if (reason := tls_reason(error)) is not None:
                 raise CertificateError(f"the hub {self.url}: {reason}") from error
-            if _never_sent(error):
-                raise PeerUnavailableError(f"the hub {self.url} cannot be reached: {_text(error)}") from error
-            if isinstance(error.__cause__ or error, (TimeoutError, httpx.TimeoutException)):
+            text = str(error) or type(error).__name__
+            if isinstance(error, _NEVER_SENT):
+                raise PeerUnavailableError(f"the hub {self.url} cannot be reached: {text}") from error
+            if isinstance(error, httpx.TimeoutException):
                 raise OutcomeUnknownError(f"the hub {self.url} did not answer in time") from error
-            raise OutcomeUnknownError(f"the hub {self.url} broke the connection: {_text(error)}") from error
+            raise OutcomeUnknownError(f"the hub {self.url} broke the connection: {text}") from error
         except TimeoutError as error:
             raise OutcomeUnknownError(f"the hub {self.url} did not answer in time") from error
 
@@ -218,41 +227,24 @@ async def _read(response: httpx.Response, moved: Callable[[], None]) -> bytes:
     return b"".join(pieces)
 
 
-def _in_pieces(content: Sequence[bytes], size: int, moved: Callable[[], None]) -> dict[str, Any]:
-    """Arguments for httpx; a large body goes in pieces, since asyncio moves all that is unsent with each that is.
+def _in_pieces(content: Sequence[bytes], size: int, moved: Callable[[], None]) -> httpx.AsyncByteStream:
+    """A body; a large one goes in pieces, since asyncio moves all that is unsent with each that is.
 
     `moved` is called when there is room for one.
     """
-    if size <= _PIECE:
-        return {"content": b"".join(content)}
+    return _Pieces(content, moved) if size > _PIECE else httpx.ByteStream(b"".join(content))
 
-    async def pieces() -> AsyncIterator[bytes]:
-        for part in content:
+
+class _Pieces(httpx.AsyncByteStream):
+    def __init__(self, content: Sequence[bytes], moved: Callable[[], None]) -> None:
+        self._content = content
+        self._moved = moved
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for part in self._content:
             for start in range(0, len(part), _PIECE):
-                moved()
+                self._moved()
                 yield part[start : start + _PIECE]
-
-    return {"content": pieces(), "headers": {"Content-Length": str(size)}}
-
-
-def _never_sent(error: Exception) -> bool:
-    """Whether no byte of the request can have reached the hub.
-
-    httpx' own classes do not tell: over aiohttp a connection that broke in the middle is a ConnectTimeout too.
-    """
-    match error.__cause__:
-        case aiohttp.ClientConnectorError() | aiohttp.ClientHttpProxyError() | aiohttp.ConnectionTimeoutError():
-            return True
-        case aiohttp.ClientError():
-            return False
-        case _:
-            return isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError))
-
-
-def _text(error: Exception) -> str:
-    if isinstance(cause := error.__cause__, aiohttp.ClientHttpProxyError):
-        return f"the HTTP proxy {cause.request_info.real_url} answers {cause.status} {cause.message}"
-    return str(error) or type(error.__cause__ or error).__name__
 
 
 def http_error(url: str, response: httpx.Response) -> RedisreplError:

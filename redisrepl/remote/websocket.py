@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-import urllib.request
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -42,6 +41,7 @@ from redisrepl.errors import (
     SilentError,
 )
 from redisrepl.remote.session import USER_AGENT, http_error, without_credentials
+from redisrepl.remote.transport import environment_proxy
 from redisrepl.tls import tls_reason
 from redisrepl.wire.psync import encode_command
 
@@ -120,7 +120,7 @@ class WebSocketHub:
             return await _Connect(
                 url,
                 ssl=self._context,
-                proxy=_proxy(url),
+                proxy=environment_proxy(httpx.URL(url)),  # the library's own choice leaves out ALL_PROXY
                 additional_headers=self._headers,
                 user_agent_header=USER_AGENT,
                 compression=None,
@@ -181,13 +181,3 @@ class WebSocketHub:
                 case CloseCode.PROTOCOL_ERROR | CloseCode.MESSAGE_TOO_BIG | CloseCode.INVALID_DATA:
                     return ProtocolError(f"{hub} sent a damaged frame: {error.sent.reason}")
         return OutcomeUnknownError(f"{hub} broke the connection: {error}")
-
-
-def _proxy(url: str) -> str | None:
-    """The proxy that httpx would take; the library's own choice has other names and leaves out ALL_PROXY."""
-    address = httpx.URL(url)
-    if urllib.request.proxy_bypass(f"{address.host}:{address.port or 443}"):
-        return None
-    proxies = urllib.request.getproxies()
-    proxy = proxies.get("https") or proxies.get("all")
-    return f"http://{proxy}" if proxy and "://" not in proxy else proxy

@@ -1,0 +1,204 @@
+"""HTTPS/1.1 to one server, below httpx' interface: connections that are kept, a proxy on the way if there has to be.
+
+In: `httpx.Request`. Out: `httpx.Response`, whose body comes as it is read; failures as the exceptions of httpx, which
+tell what became of the request: with `ConnectError`, `ConnectTimeout` and `ProxyError` no byte of it has left, with all
+others it may have been executed. Left to others: what is asked, and how long it may take altogether (`session`).
+
+Why none that is there already: a write that comes alone is a request that comes alone, and most of its time and of its
+cost was spent in the client (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import urllib.request
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
+from typing import TypeVar, cast
+
+import httpx
+
+from redisrepl.errors import ConfigError, ProtocolError
+from redisrepl.remote.connection import Connection
+from redisrepl.wire.http import request_head
+
+__all__ = ["HubTransport", "environment_proxy"]
+
+#: Seconds for which an unused connection is kept. Longer than the time between canaries (10, unless set otherwise),
+#: so that a lone write finds one open; shorter than any proxy's patience.
+_KEPT = 15.0
+#: Seconds after which the next of a host's addresses is tried beside the one that does not answer (RFC 8305).
+_NEXT_ADDRESS = 0.25
+_OK = range(200, 300)
+_PORTS = {"http": 80, "https": 443}
+
+_T = TypeVar("_T")
+
+
+def environment_proxy(url: httpx.URL) -> str | None:
+    """The proxy that the environment names for an https:// address: HTTPS_PROXY or ALL_PROXY, unless NO_PROXY does."""
+    if urllib.request.proxy_bypass(f"{url.host}:{url.port or _PORTS['https']}"):
+        return None
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get("https") or proxies.get("all")
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
+
+
+class HubTransport(httpx.AsyncBaseTransport):
+    """Requests to one server.
+
+    Args:
+        url: of the server; what is requested is at the same host and port.
+        context: TLS.
+        connections: how many requests may be under way; others wait, without an end of their own.
+        proxy: by way of which to go, `http://` or `https://`, with user and password if need be.
+
+    Raises:
+        ConfigError: the proxy cannot be used.
+    """
+
+    def __init__(self, url: httpx.URL, context: ssl.SSLContext, *, connections: int, proxy: str | None = None) -> None:
+        self._host = url.raw_host.decode("ascii")
+        self._port = url.port or _PORTS["https"]
+        self._context = context
+        self._proxy = None if proxy is None else _checked(proxy)
+        self._slots = asyncio.Semaphore(connections)
+        self._kept: dict[Connection, None] = {}  # the one used last comes last
+        self._open: set[Connection] = set()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request and return its response once the head of it is there; see httpx for `timeout`."""
+        timeout = request.extensions.get("timeout", {})
+        silence = timeout.get("read")
+        await self._slots.acquire()
+        connection = self._from_kept()
+        try:
+            if connection is None:
+                connection = await self._connect(timeout.get("connect"))
+            head = request_head(request.method, request.url.raw_path, request.headers.raw)
+            await _translated(connection.ask(head, cast("httpx.AsyncByteStream", request.stream)), silence)
+        except BaseException:
+            self._done(connection)
+            raise
+        response = connection.response
+        return httpx.Response(
+            response.status,
+            headers=response.headers,
+            stream=_Body(connection, silence, partial(self._done, connection)),
+            extensions={"http_version": b"HTTP/1.1", "reason_phrase": response.reason},
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        connections = list(self._open)
+        for connection in connections:
+            connection.abort()
+        await asyncio.gather(*(connection.closed for connection in connections))
+
+    def _from_kept(self) -> Connection | None:
+        while self._kept:
+            connection, _ = self._kept.popitem()
+            if connection.usable:
+                return connection
+        return None
+
+    def _done(self, connection: Connection | None) -> None:
+        """A request is over, however it ended."""
+        if connection is not None and connection.finish():
+            connection.keep(_KEPT)
+            self._kept[connection] = None
+        self._slots.release()
+
+    def _forget(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        self._kept.pop(connection, None)
+
+    async def _connect(self, seconds: float | None) -> Connection:
+        try:
+            async with asyncio.timeout(seconds):
+                connection = await (self._directly() if self._proxy is None else self._by_way_of(self._proxy))
+        except TimeoutError as error:
+            raise httpx.ConnectTimeout("it does not answer") from error
+        except (OSError, ProtocolError) as error:
+            raise httpx.ConnectError(str(error) or type(error).__name__) from error
+        self._open.add(connection)
+        connection.closed.add_done_callback(lambda _: self._forget(connection))
+        return connection
+
+    async def _directly(self) -> Connection:
+        _, connection = await asyncio.get_running_loop().create_connection(
+            Connection, self._host, self._port, ssl=self._context, happy_eyeballs_delay=_NEXT_ADDRESS
+        )
+        return connection
+
+    async def _by_way_of(self, proxy: httpx.URL) -> Connection:
+        host, port = proxy.raw_host.decode("ascii"), proxy.port or _PORTS[proxy.scheme]
+        _, connection = await asyncio.get_running_loop().create_connection(
+            Connection, host, port, ssl=proxy.scheme == "https" or None, happy_eyeballs_delay=_NEXT_ADDRESS
+        )
+        try:
+            await self._tunnel(connection, proxy)
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+    async def _tunnel(self, connection: Connection, proxy: httpx.URL) -> None:
+        """Have a proxy connect us, and speak TLS to who is there (RFC 9110, 9.3.6)."""
+        name = f"[{self._host}]" if ":" in self._host else self._host
+        there = f"{name}:{self._port}".encode()
+        headers = [(b"Host", there)]
+        if proxy.userinfo:
+            credentials = b64encode(f"{proxy.username}:{proxy.password}".encode())
+            headers.append((b"Proxy-Authorization", b"Basic " + credentials))
+        await connection.ask(request_head("CONNECT", there, headers), httpx.ByteStream(b""))
+        response = connection.response
+        if response.status not in _OK:
+            said = f"{response.status} {response.reason.decode('latin-1')}"
+            raise httpx.ProxyError(f"the HTTP proxy {proxy.copy_with(userinfo=b'')} answers {said}")
+        await connection.start_tls(self._context, self._host)
+
+
+class _Body(httpx.AsyncByteStream):
+    """The body of a response, as it comes."""
+
+    def __init__(self, connection: Connection, silence: float | None, done: Callable[[], None]) -> None:
+        self._connection = connection
+        self._silence = silence
+        self._done: Callable[[], None] | None = done
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while data := await _translated(self._connection.receive(), self._silence):
+            yield data
+
+    async def aclose(self) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done()
+
+
+async def _translated(step: Coroutine[None, None, _T], silence: float | None) -> _T:
+    """What goes wrong once a request was sent, or a part of it, as the exceptions of httpx."""
+    try:
+        async with asyncio.timeout(silence):
+            return await step
+    except TimeoutError as error:
+        raise httpx.ReadTimeout("it does not answer") from error
+    except ProtocolError as error:
+        raise httpx.RemoteProtocolError(str(error)) from error
+    except OSError as error:
+        raise httpx.ReadError(str(error) or type(error).__name__) from error
+
+
+def _checked(proxy: str) -> httpx.URL:
+    try:
+        url = httpx.URL(proxy)
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"the proxy that the environment names is not an address ({error})") from None
+    if url.scheme not in _PORTS or not url.host:
+        raise ConfigError(
+            f"the proxy that the environment names begins with {url.scheme}://: name one that begins with http://"
+        )
+    return url

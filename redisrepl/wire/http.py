@@ -1,0 +1,112 @@
+"""HTTP/1.1 as a client speaks it: a request's head out, responses in, as they come.
+
+In: bytes of responses. Out: status, headers and pieces of the body. Left to others: sockets, time, and what the bodies
+say. llhttp, by way of httptools, does the parsing; what a response may be is said in RFC 9112.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import httptools
+
+from redisrepl.errors import ProtocolError
+
+__all__ = ["ResponseReader", "request_head"]
+
+#: Bytes of a status line and headers.
+_LARGEST_HEAD = 64 << 10
+_INTERIM = range(100, 200)
+_NO_BODY = {204, 304}
+
+
+def request_head(method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """What stands before the body of a request."""
+    lines = [b"%s: %s\r\n" % header for header in headers]
+    return b"%s %s HTTP/1.1\r\n%s\r\n" % (method.encode(), target, b"".join(lines))
+
+
+class ResponseReader:
+    """The responses of one connection, one after another.
+
+    Attributes:
+        status: of the response; 0 until its head is complete.
+        reason: what stands beside the status.
+        headers: as they came.
+        pieces: of the body, for the caller to take away.
+        complete: nothing of this response is to come.
+        keeps_alive: whether another may follow.
+    """
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._head_size = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """The next response is awaited."""
+        self.status = 0
+        self.reason = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.pieces: list[bytes] = []
+        self.complete = False
+        self.keeps_alive = False
+        self._until_end = False
+
+    def feed(self, data: bytes) -> None:
+        """Take what has come.
+
+        Raises:
+            ProtocolError: it is no HTTP, or more than one response.
+        """
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            raise ProtocolError(f"no HTTP response: {error}") from error
+        if self.status:
+            self._head_size = 0
+        else:
+            self._head_size += len(data)
+            if self._head_size > _LARGEST_HEAD:
+                raise ProtocolError(f"no HTTP response: a head of more than {_LARGEST_HEAD} bytes")
+
+    def feed_end(self) -> None:
+        """Nothing will come any more: that ends a response that does not tell its length."""
+        if self.status and self._until_end:
+            self.complete = True
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        """A response begins."""
+        if self.complete:
+            raise ProtocolError("a response that nothing was asked for")
+
+    def on_status(self, reason: bytes) -> None:
+        """A part of what stands beside the status."""
+        self.reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header."""
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The head is complete."""
+        status = self._parser.get_status_code()
+        if status in _INTERIM:
+            return
+        self.status = status
+        names = {name.lower() for name, _ in self.headers}
+        self._until_end = status not in _NO_BODY and names.isdisjoint((b"content-length", b"transfer-encoding"))
+
+    def on_body(self, piece: bytes) -> None:
+        """A piece of the body."""
+        self.pieces.append(piece)
+
+    def on_message_complete(self) -> None:
+        """A response is complete."""
+        if not self.status:  # an interim response, such as 100 Continue: the one that counts follows
+            self.begin()
+            return
+        self.complete = True
+        self.keeps_alive = self._parser.should_keep_alive()

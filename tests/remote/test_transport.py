@@ -1,0 +1,408 @@
+"""Connections to the hub: which are kept, which are not, and what httpx is told when one breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+
+import httpx
+import pytest
+
+import redisrepl.remote.connection as connection_module
+import redisrepl.remote.transport as transport_module
+from redisrepl.errors import ConfigError
+from redisrepl.remote.transport import HubTransport, environment_proxy
+from testbed import FaultProxy, HttpProxy, Hub, eventually_async, free_port
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n+OK\r\n"
+LARGE = 30 << 20
+
+
+@pytest.fixture(scope="module")
+def hub(certificates):
+    with Hub(certificates) as hub:
+        yield hub
+
+
+@contextlib.asynccontextmanager
+async def over(url, context, *, connections=8, proxy=None):
+    transport = HubTransport(httpx.URL(url), context, connections=connections, proxy=proxy)
+    try:
+        async with asyncio.timeout(30):
+            yield transport
+    finally:
+        await transport.aclose()
+
+
+@contextlib.asynccontextmanager
+async def by_link(hub, **options):
+    """A transport to the hub, and the link on which its connections can be counted and cut."""
+    with FaultProxy(hub.port) as link:
+        async with over(hub.url_at(link.port), hub.certificates.ssl_context(), **options) as transport:
+            yield transport, link
+
+
+async def post(transport, content=b"PING.raw", **timeout):
+    response = await send(transport, content, **timeout)
+    try:
+        return await response.aread()
+    finally:
+        await response.aclose()
+
+
+async def send(transport, content=b"PING.raw", **timeout):
+    url = httpx.URL("https://localhost/redis/")
+    return await transport.handle_async_request(
+        httpx.Request("POST", url, content=content, extensions={"timeout": timeout})
+    )
+
+
+async def pieces(*content):
+    for piece in content:
+        yield piece
+
+
+# Which are kept.
+
+
+async def test_requests_one_after_another_share_a_connection(hub):
+    async with by_link(hub) as (transport, link):
+        for _ in range(50):
+            assert await post(transport) == b"+PONG\r\n"
+        assert link.counters().accepted == 1
+
+
+async def test_requests_side_by_side_have_one_each_and_no_more_than_allowed(hub):
+    async with by_link(hub, connections=3) as (transport, link):
+        assert await asyncio.gather(*(post(transport) for _ in range(20))) == [b"+PONG\r\n"] * 20
+        assert link.counters().accepted == 3
+
+
+async def test_what_broke_while_nobody_used_it_is_not_used(hub):
+    async with by_link(hub) as (transport, link):
+        for _ in range(5):
+            await asyncio.gather(*(post(transport) for _ in range(3)))
+            link.cut()
+            await eventually_async(lambda: not transport._open)
+
+
+async def test_what_is_not_used_is_closed(hub, monkeypatch):
+    monkeypatch.setattr(transport_module, "_KEPT", 0.2)
+    async with by_link(hub) as (transport, link):
+        await asyncio.gather(*(post(transport) for _ in range(3)))
+        await eventually_async(lambda: link.counters().open == 0)
+        assert not transport._kept
+        await post(transport)
+        assert link.counters().accepted == 4
+
+
+async def test_a_response_that_nobody_read_to_its_end_ends_its_connection(hub):
+    hub.redis.set("large", bytes(LARGE))
+    async with by_link(hub) as (transport, link):
+        response = await send(transport, b"GET/large.raw")
+        await response.aclose()
+        assert await post(transport) == b"+PONG\r\n"
+        assert link.counters().accepted == 2
+
+
+async def test_a_request_that_is_given_up_ends_its_connection(hub):
+    async with by_link(hub) as (transport, link):
+        await post(transport)
+        link.stall("to_client")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(post(transport, b"ECHO/late.raw"), 0.1)
+        link.heal()
+        assert await post(transport) == b"+PONG\r\n"
+        assert link.counters().accepted == 2
+
+
+async def test_nothing_is_left_open(hub):
+    with FaultProxy(hub.port) as link:
+        async with over(hub.url_at(link.port), hub.certificates.ssl_context()) as transport:
+            await asyncio.gather(*(post(transport) for _ in range(3)))
+            under_way = await send(transport, b"GET/nothing.raw")
+        await eventually_async(lambda: link.counters().open == 0)
+        await under_way.aclose()
+
+
+# Bodies.
+
+
+async def test_a_slow_reader_does_not_have_it_all_in_memory(hub, monkeypatch):
+    monkeypatch.setattr(connection_module, "_WAITING", 1 << 20)
+    hub.redis.set("large", bytes(LARGE))
+    async with by_link(hub) as (transport, link):
+        response = await send(transport, b"GET/large.raw")
+        (connection,) = transport._open
+        await eventually_async(lambda: connection._paused)
+        assert sum(map(len, connection.response.pieces)) < 2 << 20
+        assert len(await response.aread()) == LARGE + len(b"$%d\r\n\r\n" % LARGE)
+        await response.aclose()
+        assert await post(transport) == b"+PONG\r\n"
+        assert link.counters().accepted == 1
+
+
+async def test_a_body_that_is_refused_is_not_sent_to_its_end(hub):
+    sent = 0
+
+    async def endless():
+        nonlocal sent
+        while True:
+            sent += 1
+            yield bytes(64 << 10)
+
+    async with by_link(hub) as (transport, _):
+        url = httpx.URL("https://localhost/redis/")
+        request = httpx.Request("POST", url, content=endless(), headers={"Content-Length": str(1 << 40)})
+        response = await transport.handle_async_request(request)
+        await response.aclose()
+        assert response.status_code == 413
+        assert sent < 1000
+        assert await post(transport) == b"+PONG\r\n"
+
+
+async def test_a_body_waits_until_the_other_side_takes_it(hub):
+    taken = 0
+
+    async def counted():
+        nonlocal taken
+        for _ in range(480):
+            taken += 1
+            yield bytes(64 << 10)
+
+    async with by_link(hub) as (transport, link):
+        await post(transport)
+        link.stall("to_target")
+        url = httpx.URL("https://localhost/redis/")
+        size = len(b"SET/k/") + LARGE + len(b".raw")
+
+        async def content():
+            yield b"SET/k/"
+            async for piece in counted():
+                yield piece
+            yield b".raw"
+
+        request = httpx.Request("POST", url, content=content(), headers={"Content-Length": str(size)})
+        sending = asyncio.ensure_future(transport.handle_async_request(request))
+        (connection,) = transport._open
+        await eventually_async(lambda: connection._full)
+        assert taken < 480
+        link.heal()
+        response = await sending
+        assert await response.aread() == b"+OK\r\n"
+        await response.aclose()
+    assert taken == 480
+    assert hub.redis.strlen("k") == LARGE
+
+
+# What no server of ours would say.
+
+
+@contextlib.asynccontextmanager
+async def saying(certificates, *answers, ends=False):
+    """A transport to a server with one answer for each request of a connection, and the connections so far."""
+    accepted = []
+
+    async def serve(reader, writer):
+        accepted.append(writer)
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            for answer in answers:
+                await reader.readuntil(b"PING.raw")
+                writer.write(answer)
+            await writer.drain()
+            if not ends:
+                await reader.read()
+        writer.close()
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.server, certificates.server_key)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        async with over(f"https://localhost:{port}/", certificates.ssl_context()) as transport:
+            yield transport, accepted
+    finally:
+        server.close()
+        for writer in accepted:
+            writer.close()
+
+
+async def test_a_body_without_a_length_ends_with_its_connection(certificates):
+    answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n+OK\r\n"
+    async with saying(certificates, answer, ends=True) as (transport, accepted):
+        assert await post(transport) == b"+OK\r\n"
+        assert await post(transport) == b"+OK\r\n"
+        assert len(accepted) == 2
+
+
+async def test_an_interim_response_is_not_the_answer(certificates):
+    async with saying(certificates, b"HTTP/1.1 100 Continue\r\n\r\n" + OK) as (transport, _):
+        assert await post(transport) == b"+OK\r\n"
+
+
+async def test_a_farewell_is_not_taken_for_the_next_answer(certificates):
+    farewell = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    async with saying(certificates, OK, OK) as (transport, accepted):
+        assert await post(transport) == b"+OK\r\n"
+        accepted[0].write(farewell)
+        await eventually_async(lambda: not transport._kept)
+        assert await post(transport) == b"+OK\r\n"
+        assert len(accepted) == 2
+
+
+async def test_two_answers_to_one_request_leave_none_for_the_next(certificates):
+    async with saying(certificates, OK + OK) as (transport, accepted):
+        assert await post(transport) == b"+OK\r\n"
+        assert await post(transport) == b"+OK\r\n"
+        assert len(accepted) == 2
+
+
+async def test_a_server_that_does_not_want_to_keep_it(certificates):
+    async with saying(certificates, OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)) as (
+        transport,
+        accepted,
+    ):
+        assert await post(transport) == b"+OK\r\n"
+        assert await post(transport) == b"+OK\r\n"
+        assert len(accepted) == 2
+
+
+@pytest.mark.parametrize(
+    "answer", [b"$5\r\nvalue\r\n", OK.replace(b"5", b"five"), b"HTTP/1.1 101 No\r\nUpgrade: x\r\n\r\n"]
+)
+async def test_what_is_no_http(certificates, answer):
+    async with saying(certificates, answer) as (transport, _):
+        with pytest.raises(httpx.RemoteProtocolError):
+            await post(transport)
+
+
+@pytest.mark.parametrize("length", [0, 10, len(OK) - 1])
+async def test_an_answer_that_is_cut_short(certificates, length):
+    async with saying(certificates, OK[:length], ends=True) as (transport, _):
+        with pytest.raises(httpx.ReadError):
+            await post(transport)
+
+
+# Connecting.
+
+
+async def test_nobody_there(certificates):
+    async with over(f"https://localhost:{free_port()}/", certificates.ssl_context()) as transport:
+        with pytest.raises(httpx.ConnectError):
+            await post(transport)
+
+
+async def test_nobody_answers_the_handshake(hub):
+    async with by_link(hub) as (transport, link):
+        link.stall()
+        with pytest.raises(httpx.ConnectTimeout):
+            await post(transport, connect=0.2)
+        link.heal()
+        await eventually_async(lambda: link.counters().open == 0)
+
+
+async def test_a_failure_gives_its_place_back(hub):
+    async with by_link(hub, connections=1) as (transport, link):
+        link.down()
+        for _ in range(3):
+            with pytest.raises(httpx.ConnectError):
+                await post(transport)
+        link.listen()
+        assert await post(transport) == b"+PONG\r\n"
+
+
+# By way of a proxy.
+
+
+async def test_a_proxy_connects_us_once(hub):
+    with HttpProxy() as proxy:
+        async with over(hub.url, hub.certificates.ssl_context(), proxy=proxy.url) as transport:
+            for _ in range(5):
+                assert await post(transport) == b"+PONG\r\n"
+        assert proxy.connects == [f"localhost:{hub.port}"]
+
+
+@contextlib.asynccontextmanager
+async def behind_tls(certificates, port):
+    """TLS before a port, as it stands before a proxy with an https:// address."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.server, certificates.server_key)
+    writers = []
+
+    async def copy(reader, writer):
+        with contextlib.suppress(OSError):
+            while data := await reader.read(64 << 10):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader, writer):
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        writers.extend((writer, back))
+        await asyncio.gather(copy(reader, back), copy(there, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+
+
+async def test_a_proxy_that_speaks_tls_is_verified(hub, monkeypatch):
+    certificates = hub.certificates
+    with HttpProxy() as proxy:
+        async with behind_tls(certificates, proxy.port) as port:
+            url = f"https://localhost:{port}"
+            async with over(hub.url, certificates.ssl_context(), proxy=url) as transport:
+                with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+                    await post(transport)
+            monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca))
+            async with over(hub.url, certificates.ssl_context(), proxy=url) as transport:
+                assert await post(transport) == b"+PONG\r\n"
+        assert proxy.connects == [f"localhost:{hub.port}"]
+
+
+async def test_a_proxy_that_refuses_us_says_why_and_keeps_its_password(hub):
+    with HttpProxy(user="site", password="another") as proxy:
+        url = proxy.url.replace("another", "geheim")
+        async with over(hub.url, hub.certificates.ssl_context(), proxy=url) as transport:
+            with pytest.raises(httpx.ProxyError, match=r"^the HTTP proxy http://127.0.0.1:\d+ answers 40\d") as caught:
+                await post(transport)
+    assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "proxy", ["socks5://user:geheim@localhost:1080", "ftp://localhost", "http://:3128", "http://[::1"]
+)
+def test_a_proxy_that_cannot_be_used(certificates, proxy):
+    with pytest.raises(ConfigError, match=r"^the proxy that the environment names") as caught:
+        HubTransport(httpx.URL("https://hub/"), certificates.ssl_context(), connections=1, proxy=proxy)
+    assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "proxy"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": "http://proxy:3128"}, "http://proxy:3128"),
+        ({"https_proxy": "proxy:3128"}, "http://proxy:3128"),
+        ({"ALL_PROXY": "http://all:1"}, "http://all:1"),
+        ({"ALL_PROXY": "http://all:1", "HTTPS_PROXY": "http://proxy:3128"}, "http://proxy:3128"),
+        ({"HTTP_PROXY": "http://plain:1"}, None),
+        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "hub.example"}, None),
+        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": ".example"}, None),
+        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "*"}, None),
+        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "other.example"}, "http://proxy:3128"),
+    ],
+)
+def test_the_proxy_of_the_environment(monkeypatch, environment, proxy):
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert environment_proxy(httpx.URL("https://hub.example/redis/")) == proxy
