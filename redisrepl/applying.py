@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from redisrepl.changes import DENIED, Change, State
+from redisrepl.changes import DENIED, Change, HashState, State
 from redisrepl.differences import difference
 from redisrepl.errors import KeyDeniedError, LinkLostError, RedisreplError
 from redisrepl.inbound import Inbound
@@ -34,6 +34,8 @@ _ChangesOf = Callable[[Iterable[bytes], Sequence[object]], Awaitable[Mapping[byt
 
 #: Keys watched at a time, at most: Redis compares each with all that its client watches already.
 _WATCHED = 350
+#: Fields from which on a hash is large: as many as a script copies while a round trip within a machine takes place.
+_LARGE = 500
 
 _log = structlog.get_logger("redisrepl")
 
@@ -48,10 +50,10 @@ class Hub(Protocol):
 class Site(Protocol):
     """What is compared with: `local.read.SiteReader`."""
 
-    def request(self, keys: Sequence[bytes]) -> Sequence[Sequence[bytes]]:
-        """Commands that ask for it."""
+    def request(self, keys: Sequence[bytes], large: frozenset[bytes]) -> Sequence[Sequence[bytes]]:
+        """Commands that ask for it; `large` hashes one by one."""
 
-    async def states(self, keys: Sequence[bytes], replies: Sequence[object]) -> list[State]:
+    async def states(self, keys: Sequence[bytes], replies: Sequence[object], large: frozenset[bytes]) -> list[State]:
         """What these keys hold, from the replies to that and, if need be, more."""
 
 
@@ -181,10 +183,13 @@ class Applying:
             del states[key]
             self._give_up(key, "the hub does not let us read it")
         held: dict[bytes, State] = {}
+        large = frozenset(
+            k for k, state in states.items() if isinstance(state, HashState) and len(state.fields) >= _LARGE
+        )
 
         async def differences(keys: Iterable[bytes], replies: Sequence[object]) -> dict[bytes, list[Change]]:
             keys = list(keys)
-            held.update(zip(keys, await self._site.states(keys, replies), strict=True))
+            held.update(zip(keys, await self._site.states(keys, replies, large), strict=True))
             return {k: difference(k, states[k], held[k], inbound.kinds, may_delete=taken[k]) for k in keys}
 
         def replaced(key: bytes) -> None:
@@ -192,7 +197,7 @@ class Applying:
                 self.on_apply(key, states[key], held[key])
 
         async with self._at_the_site():
-            await self._apply({key: taken[key] for key in states}, differences, replaced)
+            await self._apply({key: taken[key] for key in states}, differences, replaced, large)
 
     @asynccontextmanager
     async def _at_the_site(self) -> AsyncIterator[None]:
@@ -208,14 +213,18 @@ class Applying:
         self._settled.set()
 
     async def _apply(
-        self, removals: Mapping[bytes, bool], changes_of: _ChangesOf, replaced: Callable[[bytes], None] | None = None
+        self,
+        removals: Mapping[bytes, bool],
+        changes_of: _ChangesOf,
+        replaced: Callable[[bytes], None] | None = None,
+        large: frozenset[bytes] = frozenset(),
     ) -> None:
         """Apply changes of these keys, as many keys at a time as the site's own clients let us."""
         keys = list(removals)
         while keys:
             piece, keys = keys[: self._together], keys[self._together :]
             try:
-                applied = await self._apply_together({key: removals[key] for key in piece}, changes_of, replaced)
+                applied = await self._apply_together({key: removals[key] for key in piece}, changes_of, replaced, large)
             except KeyDeniedError as error:
                 applied = len(piece) == 1  # by halves, until those are alone that must be given up
                 if applied:
@@ -227,7 +236,11 @@ class Applying:
             self._together = min(2 * self._together, self._most_together) if applied else max(1, len(piece) // 2)
 
     async def _apply_together(
-        self, removals: Mapping[bytes, bool], changes_of: _ChangesOf, replaced: Callable[[bytes], None] | None
+        self,
+        removals: Mapping[bytes, bool],
+        changes_of: _ChangesOf,
+        replaced: Callable[[bytes], None] | None,
+        large: frozenset[bytes],
     ) -> bool:
         """Apply changes, and expect their echo; False if a client of the site wrote one of the keys meanwhile.
 
@@ -236,12 +249,13 @@ class Applying:
             changes_of: asked for the changes once the keys are watched.
             replaced: called with each key that was written. None for what was only told: then nothing is read, and a
                 key that the site refuses is fetched; otherwise it is given up, by name.
+            large: keys that hold a large hash at the hub.
         """
         inbound = self.inbound
         changes: list[Change] = []
         unsettled = dict(removals)
         keys = list(removals)
-        reads = self._site.request(keys) if replaced is not None else ()
+        reads = self._site.request(keys, large) if replaced is not None else ()
         try:
             async with self._writer.turn(keys, reads) as turn:
                 found = await changes_of(keys, turn.replies)

@@ -46,8 +46,8 @@ class Reader(SiteReader):
         self.read_again += 1
         return await super()._by_script(keys, max_bytes)
 
-    async def states(self, keys, replies):
-        states = await super().states(keys, replies)
+    async def states(self, keys, replies, large):
+        states = await super().states(keys, replies, large)
         self.asked.append(list(keys))
         await self.go_on.wait()
         return states
@@ -172,6 +172,52 @@ async def test_what_the_site_holds_is_read_in_the_round_trip_that_watches_it(ser
             said = [word for word in seen if word in {"WATCH", "INFO", "EVAL", "MULTI"}]
             assert said == ["WATCH", "INFO", "EVAL", "MULTI"]
         assert world.reader.read_again == 0
+
+
+LARGE = {b"field:%d" % number: b"%d" % number for number in range(600)}
+
+
+async def test_a_large_hash_is_read_by_itself_and_not_in_a_script(server, at_site):
+    """A script takes five times as long, and holds up the clients of the site."""
+    at_site.hset(KEY, mapping=LARGE | {b"field:7": b"old"})
+    at_site.set(OTHER, "old")
+    async with running(server) as world:
+        world.hub |= {KEY: HashState(LARGE), OTHER: StringState(b"new")}
+        with at_site.monitor() as monitor:
+            world.dirty(KEY, OTHER)
+            await world.applying.idle()
+            seen = [monitor.next_command()["command"]]
+            while seen[-1] != "EXEC":
+                seen.append(monitor.next_command()["command"])
+
+        assert at_site.hgetall(KEY) == LARGE
+        assert at_site.get(OTHER) == b"new"
+        (script,) = [command for command in seen if command.startswith("EVAL ")]
+        assert script.split()[-1] == OTHER.decode()
+        assert "HSET ns:key field:7 7" in seen
+        assert world.reader.read_again == 0
+
+
+@pytest.mark.parametrize("kind", ["none", "string", "hash", "list"])
+@pytest.mark.parametrize("version", ["7", "6"])
+async def test_what_is_a_large_hash_at_the_hub_may_be_anything_at_the_site(kind, version):
+    renamed = {"rename-command": 'PEXPIRETIME ""'} if version == "6" else {}  # which has no such command
+    with RedisServer(config=renamed) as server:
+        at_site = server.client()
+        match kind:
+            case "string":
+                at_site.set(KEY, "old")
+            case "hash":
+                at_site.hset(KEY, mapping=LARGE | {b"field:7": b"old", b"more": b"1"})
+                at_site.pexpireat(KEY, 4_000_000_000_000)
+            case "list":
+                at_site.rpush(KEY, "old")
+        async with running(server) as world:
+            world.hub[KEY] = HashState(LARGE)
+            world.dirty(KEY)
+            await world.applying.idle()
+
+            assert at_site.hgetall(KEY) == LARGE | ({b"more": b"1"} if kind == "hash" else {})
 
 
 async def test_what_does_not_fit_into_that_reply_is_read_too(server, at_site, monkeypatch):
@@ -303,8 +349,8 @@ async def test_a_key_that_is_written_all_the_time_does_not_hold_up_the_others(se
     async with running(server) as world:
         read = world.reader.states
 
-        async def disturbed(asked, replies):
-            states = await read(asked, replies)
+        async def disturbed(asked, replies, large):
+            states = await read(asked, replies, large)
             if keys[3] in asked:
                 at_site.rpush(keys[3], "x")
             return states

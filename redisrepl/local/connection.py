@@ -170,9 +170,15 @@ class _SiteConnection(redis.asyncio.connection.AbstractConnection):
         return [hiredis.pack_command((*args[0].split(), *args[1:]))]  # the name may be two words: `CONFIG GET`
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
-        if self._writer is not None and self._writer.is_closing():
-            await self.disconnect(nowait=True)
-            raise redis.exceptions.ConnectionError("the server has closed it")
+        if self._writer is not None:
+            if self._writer.is_closing():
+                await self.disconnect(nowait=True)
+                raise redis.exceptions.ConnectionError("the server has closed it")
+            if isinstance(command, list):
+                self._writer.write(b"".join(command))
+                if not self._writer.transport.get_write_buffer_size():
+                    return  # the system took all of it: redis-py would make a task to wait for that
+                command = []
         await super().send_packed_command(command, check_health)
 
 

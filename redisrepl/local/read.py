@@ -39,24 +39,41 @@ class SiteReader:
         self._address = address
         self._scripts = True
 
-    def request(self, keys: Sequence[bytes]) -> list[list[bytes]]:
-        """What asks for `states`, for who has more to ask in one go; nothing where scripts are not allowed."""
-        return [_command(keys, _MAX_REPLY)] if self._scripts else []
+    def request(self, keys: Sequence[bytes], large: frozenset[bytes] = frozenset()) -> list[list[bytes]]:
+        """What asks for `states`, for who has more to ask in one go; what a script must do only where it may.
 
-    async def states(self, keys: Sequence[bytes], replies: Sequence[object] = ()) -> list[State]:
+        Args:
+            keys: any.
+            large: of these, such as hold a large hash. In a script Redis would take five times as long to read them,
+                and serve nobody else meanwhile.
+        """
+        commands = [command for key in keys if key in large for command in ([b"PEXPIRETIME", key], [b"HGETALL", key])]
+        others = [key for key in keys if key not in large]
+        return [*commands, _command(others, _MAX_REPLY)] if others and self._scripts else commands
+
+    async def states(
+        self, keys: Sequence[bytes], replies: Sequence[object] = (), large: frozenset[bytes] = frozenset()
+    ) -> list[State]:
         """What these keys hold, in their order.
 
         Args:
             keys: any.
-            replies: to `request`, if that was asked already; what they do not tell is asked for here.
+            replies: to `request` for these, if that was asked already; what they do not tell is asked for here.
+            large: as there.
         """
+        small, alone = [key for key in keys if key not in large], [key for key in keys if key in large]
+        found = _large_states(alone, replies)
         states: list[State] = []
-        for reply in replies:
+        for reply in replies[2 * len(alone) :]:
             if isinstance(reply, list):
                 states += parse_states(reply)
-        while len(states) < len(keys):
-            states += await self.first_states(keys[len(states) :], _MAX_REPLY)
-        return states
+        left = small + [key for key in alone if key not in found]
+        while len(states) < len(left):
+            states += await self.first_states(left[len(states) :], _MAX_REPLY)
+        if not alone:
+            return states
+        found.update(zip(left, states, strict=True))
+        return [found[key] for key in keys]
 
     async def first_states(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
         """What the first of these keys hold: one at least, and no further ones once so many bytes are read."""
@@ -125,6 +142,16 @@ class SiteReader:
                 if str(error).startswith("WRONGTYPE"):
                     return [None] * len(fields)
                 raise
+
+
+def _large_states(keys: Sequence[bytes], replies: Sequence[object]) -> dict[bytes, State]:
+    """What keys hold, from what `PEXPIRETIME` and `HGETALL` say of each; not of those of which they do not tell."""
+    found: dict[bytes, State] = {}
+    for key, at, flat in zip(keys, replies[::2], replies[1::2], strict=False):
+        if isinstance(at, int) and isinstance(flat, list):  # Redis 7.0 or later, and a hash, or nothing
+            fields = dict(zip(flat[::2], flat[1::2], strict=True))
+            found[key] = HashState(fields, at if at >= 0 else None) if fields else None
+    return found
 
 
 def _command(keys: Sequence[bytes], max_bytes: int) -> list[bytes]:

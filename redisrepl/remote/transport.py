@@ -182,6 +182,8 @@ class _Body(httpx.AsyncByteStream):
 async def _translated(step: Coroutine[None, None, _T], silence: float | None) -> _T:
     """What goes wrong once a request was sent, or a part of it, as the exceptions of httpx."""
     try:
+        if silence is None:
+            return await step
         async with asyncio.timeout(silence):
             return await step
     except TimeoutError as error:
