@@ -391,7 +391,7 @@ def test_a_proxy_that_cannot_be_used(certificates, proxy):
         ({"https_proxy": "proxy:3128"}, "http://proxy:3128"),
         ({"ALL_PROXY": "http://all:1"}, "http://all:1"),
         ({"ALL_PROXY": "http://all:1", "HTTPS_PROXY": "http://proxy:3128"}, "http://proxy:3128"),
-        ({"HTTP_PROXY": "http://plain:1"}, None),
+        ({"HTTP_PROXY": "http://plain:1", "WSS_PROXY": "http://other:1"}, None),
         ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "hub.example"}, None),
         ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": ".example"}, None),
         ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "*"}, None),
@@ -399,10 +399,11 @@ def test_a_proxy_that_cannot_be_used(certificates, proxy):
     ],
 )
 def test_the_proxy_of_the_environment(monkeypatch, environment, proxy):
-    for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"):
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "WSS_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
     assert environment_proxy(httpx.URL("https://hub.example/redis/")) == proxy
+    assert environment_proxy(httpx.URL("wss://hub.example/redis/.raw")) == proxy

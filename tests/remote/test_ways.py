@@ -186,7 +186,7 @@ async def test_a_user_and_password_in_the_address(hub, stand_in, certificates):
 
 
 async def test_a_proxy_that_only_requests_can_use(hub, certificates, monkeypatch):
-    monkeypatch.setattr(websocket, "_proxy", lambda _: "http://user:geheim@proxy:1/path")
+    monkeypatch.setattr(websocket, "environment_proxy", lambda _: "http://user:geheim@proxy:1/path")
     async with ways_to(hub, certificates) as ways:
         with capture_logs() as logs:
             assert len(await collected(ways, 2, publishing(hub, 2))) == 2
@@ -194,28 +194,6 @@ async def test_a_proxy_that_only_requests_can_use(hub, certificates, monkeypatch
     assert told["way"] == "http"
     assert "proxy" in told["why"]
     assert "geheim" not in str(logs)
-
-
-@pytest.mark.parametrize(
-    ("variables", "proxy"),
-    [
-        ({}, None),
-        ({"HTTPS_PROXY": "http://proxy:3128"}, "http://proxy:3128"),
-        ({"HTTPS_PROXY": "proxy:3128"}, "http://proxy:3128"),
-        ({"ALL_PROXY": "http://proxy:3128"}, "http://proxy:3128"),
-        ({"HTTP_PROXY": "http://proxy:3128", "WSS_PROXY": "http://other"}, None),
-        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "example.org"}, None),
-        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "*"}, None),
-        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "other.org"}, "http://proxy:3128"),
-    ],
-)
-def test_the_proxy_is_the_one_of_requests(monkeypatch, variables, proxy):
-    for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "WSS_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert websocket._proxy("wss://hub.example.org/redis/.raw") == proxy
 
 
 # Which way.
