@@ -207,9 +207,9 @@ class HubSession:
 
 
 def _put_off(limit: asyncio.Timeout, seconds: float) -> None:
-    """There is at least so much time from now on."""
+    """There is so much time from now on, or nine tenths of it: not every little piece sets a timer."""
     later = asyncio.get_running_loop().time() + seconds
-    if (limit.when() or 0.0) < later - seconds / 10:  # not for every little piece
+    if (limit.when() or 0.0) < later - seconds / 10:
         with suppress(RuntimeError):  # it is over: the answer came, or time was up, before the last piece was asked for
             limit.reschedule(later)
 
