@@ -69,6 +69,8 @@ class Connection(asyncio.Protocol):
         self.response.begin()
         unsent = head
         async for piece in body:
+            if not unsent:
+                await asyncio.sleep(0)  # until then asyncio does not tell what a write met, and complains of the next
             self._transport.write(unsent + piece)
             unsent = b""
             while self._full and not self.response.status:

@@ -87,6 +87,27 @@ async def test_what_broke_while_nobody_used_it_is_not_used(hub):
             await eventually_async(lambda: not transport._open)
 
 
+async def test_what_broke_as_it_was_used_is_sent_no_more(hub, caplog):
+    """Asyncio complains of writes to a connection that it knows to be broken, on stderr."""
+    async with by_link(hub) as (transport, link):
+        await post(transport)
+        link.cut()  # and the event loop has not seen it yet
+        url = httpx.URL("https://localhost/redis/")
+        sent = 0
+
+        async def content():
+            nonlocal sent
+            for _ in range(100):
+                sent += 1
+                yield bytes(64 << 10)
+
+        request = httpx.Request("POST", url, content=content(), headers={"Content-Length": str(100 << 16)})
+        with pytest.raises(httpx.ReadError):
+            await transport.handle_async_request(request)
+    assert sent < 10
+    assert not caplog.records
+
+
 async def test_what_is_not_used_is_closed(hub, monkeypatch):
     monkeypatch.setattr(transport_module, "_KEPT", 0.2)
     async with by_link(hub) as (transport, link):
