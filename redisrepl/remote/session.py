@@ -26,7 +26,7 @@ from redisrepl.errors import (
     PeerUnavailableError,
     RedisreplError,
 )
-from redisrepl.remote.transport import HubTransport, environment_proxy
+from redisrepl.remote.transport import HubTransport, environment_proxy, parse_address
 from redisrepl.tls import tls_reason
 from redisrepl.wire.webdis import CommandError, body, integer_body, parse_integer, parse_reply
 
@@ -36,7 +36,6 @@ _OK = 200
 _BAD_REQUEST = 400
 _FORBIDDEN = 403
 _TOO_LARGE = 413
-_LAST_PORT = 65535
 _PIECE = 256 << 10
 #: Bytes per second at which the last of a body must arrive: what a system holds of it on its way, nobody is told.
 _SLOWEST = 50_000
@@ -53,13 +52,9 @@ def check_url(url: str, flag: str = "--haddr") -> str:
     """
     shown = without_credentials(url)
     try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise ConfigError(
-            f"{flag} {shown}: not an address ({error}): give one like https://hub.example.org/redis"
-        ) from None
-    if (parsed.port or 0) > _LAST_PORT:
-        raise ConfigError(f"{flag} {shown}: not an address (no such port): give one like https://hub.example.org/redis")
+        parsed = parse_address(url)
+    except ValueError:
+        raise ConfigError(f"{flag} {shown}: not an address: give one like https://hub.example.org/redis") from None
     if parsed.scheme != "https" or not parsed.host:
         raise ConfigError(
             f"{flag} {shown}: must start with https:// and name a host, as in https://hub.example.org/redis"

@@ -24,7 +24,7 @@ from redisrepl.errors import ConfigError, ProtocolError
 from redisrepl.remote.connection import Connection
 from redisrepl.wire.http import request_head
 
-__all__ = ["HubTransport", "environment_proxy"]
+__all__ = ["HubTransport", "environment_proxy", "parse_address"]
 
 #: Seconds for which an unused connection is kept. Longer than the time between canaries (10, unless set otherwise),
 #: so that a lone write finds one open; shorter than any proxy's patience.
@@ -33,8 +33,26 @@ _KEPT = 15.0
 _NEXT_ADDRESS = 0.25
 _OK = range(200, 300)
 _PORTS = {"http": 80, "https": 443}
+_LAST_PORT = 65535
 
 _T = TypeVar("_T")
+
+
+def parse_address(text: str) -> httpx.URL:
+    """An address to which a connection can be tried.
+
+    Raises:
+        ValueError: it is none. Without a reason: what would be shown as a bad port may be a part of a password.
+    """
+    try:
+        url = httpx.URL(text)
+        if url.host:  # asked for, an international name is decoded
+            url.raw_host.decode("ascii").encode("idna")  # as it is when the system is asked for it
+    except (httpx.InvalidURL, UnicodeError):
+        raise ValueError from None
+    if (url.port or 0) > _LAST_PORT:
+        raise ValueError
+    return url
 
 
 def environment_proxy(url: httpx.URL) -> str | None:
@@ -196,9 +214,11 @@ async def _translated(step: Coroutine[None, None, _T], silence: float | None) ->
 
 def _checked(proxy: str) -> httpx.URL:
     try:
-        url = httpx.URL(proxy)
-    except httpx.InvalidURL as error:
-        raise ConfigError(f"the proxy that the environment names is not an address ({error})") from None
+        url = parse_address(proxy)
+    except ValueError:
+        raise ConfigError(
+            "the proxy that the environment names is not an address: name one like http://proxy.example.org:3128"
+        ) from None
     if url.scheme not in _PORTS or not url.host:
         raise ConfigError(
             f"the proxy that the environment names begins with {url.scheme}://: name one that begins with http://"

@@ -250,6 +250,7 @@ async def test_a_stop_is_not_a_failure_of_the_hub():
         ("https://hub/redis/", "https://hub/redis/"),
         ("https://hub:8443", "https://hub:8443/"),
         ("https://[::1]/redis//", "https://[::1]/redis/"),
+        ("https://bücher.example.", "https://bücher.example./"),
     ],
 )
 def test_an_address_ends_in_one_slash(url, checked):
@@ -262,10 +263,23 @@ def test_only_https_is_spoken(url):
         check_url(url)
 
 
-@pytest.mark.parametrize("url", ["https://hub:port/", "https://hub:99999999/", "https://[::1/", "https://a\x00b/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://hub:port/",
+        "https://hub:99999999/",
+        "https://[::1/",
+        "https://a\x00b/",
+        "https://hub..example/",
+        f"https://{'h' * 64}/",
+        "https://xn--a/",
+        "https://user:geheim/2@hub/",
+    ],
+)
 def test_what_is_no_address(url):
-    with pytest.raises(ConfigError, match=r"^--hub .*not an address"):
+    with pytest.raises(ConfigError, match=r"^--hub .*not an address") as caught:
         check_url(url, "--hub")
+    assert "geheim" not in str(caught.value)
 
 
 # Real TLS, real nginx.

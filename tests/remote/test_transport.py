@@ -396,7 +396,16 @@ async def test_a_proxy_that_refuses_us_says_why_and_keeps_its_password(hub):
 
 
 @pytest.mark.parametrize(
-    "proxy", ["socks5://user:geheim@localhost:1080", "ftp://localhost", "http://:3128", "http://[::1"]
+    "proxy",
+    [
+        "socks5://user:geheim@localhost:1080",
+        "ftp://localhost",
+        "http://:3128",
+        "http://[::1",
+        "http://proxy:99999",
+        "http://proxy..example:3128",
+        "http://user:geheim/2@proxy:3128",
+    ],
 )
 def test_a_proxy_that_cannot_be_used(certificates, proxy):
     with pytest.raises(ConfigError, match=r"^the proxy that the environment names") as caught:
