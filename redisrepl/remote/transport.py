@@ -27,7 +27,7 @@ from redisrepl.wire.http import request_head
 __all__ = ["HubTransport", "environment_proxy", "parse_address"]
 
 #: Seconds for which an unused connection is kept. Longer than the time between canaries (10, unless set otherwise),
-#: so that a lone write finds one open; shorter than any proxy's patience.
+#: so that a lone write finds one open; shorter than the patience of nginx (75, and 90 in deploy/hub).
 _KEPT = 15.0
 #: Seconds after which the next of a host's addresses is tried beside the one that does not answer (RFC 8305).
 _NEXT_ADDRESS = 0.25
@@ -109,7 +109,7 @@ class HubTransport(httpx.AsyncBaseTransport):
         )
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Close every connection; no request may be under way."""
         connections = list(self._open)
         for connection in connections:
             connection.abort()
