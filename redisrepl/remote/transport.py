@@ -32,7 +32,8 @@ _KEPT = 15.0
 #: Seconds after which the next of a host's addresses is tried beside the one that does not answer (RFC 8305).
 _NEXT_ADDRESS = 0.25
 _OK = range(200, 300)
-_PORTS = {"http": 80, "https": 443}
+_HTTP_PORT = 80
+_HTTPS_PORT = 443
 _LAST_PORT = 65535
 
 _T = TypeVar("_T")
@@ -57,7 +58,7 @@ def parse_address(text: str) -> httpx.URL:
 
 def environment_proxy(url: httpx.URL) -> str | None:
     """The proxy that the environment names for an https:// address: HTTPS_PROXY or ALL_PROXY, unless NO_PROXY does."""
-    if urllib.request.proxy_bypass(f"{url.host}:{url.port or _PORTS['https']}"):
+    if urllib.request.proxy_bypass(f"{url.host}:{url.port or _HTTPS_PORT}"):
         return None
     proxies = urllib.request.getproxies()
     proxy = proxies.get("https") or proxies.get("all")
@@ -71,7 +72,8 @@ class HubTransport(httpx.AsyncBaseTransport):
         url: of the server; what is requested is at the same host and port.
         context: TLS.
         connections: how many requests may be under way; others wait, without an end of their own.
-        proxy: by way of which to go, `http://` or `https://`, with user and password if need be.
+        proxy: by way of which to go, `http://`, with user and password if need be. (TLS within TLS: up to Python 3.12.1
+            asyncio cannot end it for an error.)
 
     Raises:
         ConfigError: the proxy cannot be used.
@@ -79,7 +81,7 @@ class HubTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, url: httpx.URL, context: ssl.SSLContext, *, connections: int, proxy: str | None = None) -> None:
         self._host = url.raw_host.decode("ascii")
-        self._port = url.port or _PORTS["https"]
+        self._port = url.port or _HTTPS_PORT
         self._context = context
         self._proxy = None if proxy is None else _checked(proxy)
         self._slots = asyncio.Semaphore(connections)
@@ -152,9 +154,9 @@ class HubTransport(httpx.AsyncBaseTransport):
         return connection
 
     async def _by_way_of(self, proxy: httpx.URL) -> Connection:
-        host, port = proxy.raw_host.decode("ascii"), proxy.port or _PORTS[proxy.scheme]
+        host, port = proxy.raw_host.decode("ascii"), proxy.port or _HTTP_PORT
         _, connection = await asyncio.get_running_loop().create_connection(
-            Connection, host, port, ssl=proxy.scheme == "https" or None, happy_eyeballs_delay=_NEXT_ADDRESS
+            Connection, host, port, happy_eyeballs_delay=_NEXT_ADDRESS
         )
         try:
             await self._tunnel(connection, proxy)
@@ -219,7 +221,7 @@ def _checked(proxy: str) -> httpx.URL:
         raise ConfigError(
             "the proxy that the environment names is not an address: name one like http://proxy.example.org:3128"
         ) from None
-    if url.scheme not in _PORTS or not url.host:
+    if url.scheme != "http" or not url.host:
         raise ConfigError(
             f"the proxy that the environment names begins with {url.scheme}://: name one that begins with http://"
         )

@@ -344,48 +344,6 @@ async def test_a_proxy_connects_us_once(hub):
         assert proxy.connects == [f"localhost:{hub.port}"]
 
 
-@contextlib.asynccontextmanager
-async def behind_tls(certificates, port):
-    """TLS before a port, as it stands before a proxy with an https:// address."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificates.server, certificates.server_key)
-    writers = []
-
-    async def copy(reader, writer):
-        with contextlib.suppress(OSError):
-            while data := await reader.read(64 << 10):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def serve(reader, writer):
-        there, back = await asyncio.open_connection("127.0.0.1", port)
-        writers.extend((writer, back))
-        await asyncio.gather(copy(reader, back), copy(there, writer))
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for writer in writers:
-            writer.transport.abort()
-
-
-async def test_a_proxy_that_speaks_tls_is_verified(hub, monkeypatch):
-    certificates = hub.certificates
-    with HttpProxy() as proxy:
-        async with behind_tls(certificates, proxy.port) as port:
-            url = f"https://localhost:{port}"
-            async with over(hub.url, certificates.ssl_context(), proxy=url) as transport:
-                with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
-                    await post(transport)
-            monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca))
-            async with over(hub.url, certificates.ssl_context(), proxy=url) as transport:
-                assert await post(transport) == b"+PONG\r\n"
-        assert proxy.connects == [f"localhost:{hub.port}"]
-
-
 async def test_a_proxy_that_refuses_us_says_why_and_keeps_its_password(hub):
     with HttpProxy(user="site", password="another") as proxy:
         url = proxy.url.replace("another", "geheim")
@@ -400,6 +358,7 @@ async def test_a_proxy_that_refuses_us_says_why_and_keeps_its_password(hub):
     [
         "socks5://user:geheim@localhost:1080",
         "ftp://localhost",
+        "https://user:geheim@localhost",
         "http://:3128",
         "http://[::1",
         "http://proxy:99999",
