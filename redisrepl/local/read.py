@@ -156,4 +156,4 @@ def _large_states(keys: Sequence[bytes], replies: Sequence[object]) -> dict[byte
 
 def _command(keys: Sequence[bytes], max_bytes: int) -> list[bytes]:
     """Reads these keys until so many bytes are full."""
-    return [b"EVAL", STATES_SCRIPT, b"0", b"%d" % max_bytes, *keys]
+    return [b"EVAL", STATES_SCRIPT, b"0", b"%d" % max_bytes, b"", *keys]

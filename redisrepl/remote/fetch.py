@@ -86,8 +86,9 @@ class HubReader(ScriptRunner):
         """The hub's time, and the states of the first keys, as many as fit."""
 
         async def send(*, by_hash: bool) -> tuple[int, list[State]]:
-            content = fetch_body(keys, self._max_bytes, by_hash=by_hash)
-            return parse_fetch_reply(await self._session.post(content))
+            token = self.token()
+            content = fetch_body(keys, self._max_bytes, token=token, by_hash=by_hash)
+            return parse_fetch_reply(await self._session.post(content), token)
 
         return await self.run(send)
 

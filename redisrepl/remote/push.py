@@ -28,7 +28,7 @@ __all__ = ["HubPusher", "Pushed", "Teller"]
 
 _log = structlog.get_logger("redisrepl")
 
-_BODY_HEAD = len(batch_body([]))
+_BODY_HEAD = len(batch_body([], token=bytes(24)))
 _SMALLEST_BODY = 2 << 10
 
 
@@ -184,8 +184,9 @@ class HubPusher(ScriptRunner):
         """Run the script over commands that make so many writes."""
 
         async def send(*, by_hash: bool) -> tuple[dict[int, str], float]:
-            content = batch_body(encoded, by_hash=by_hash, told=told)
-            return parse_batch_reply(await self._session.post(content), writes)
+            token = self.token()
+            content = batch_body(encoded, token=token, by_hash=by_hash, told=told)
+            return parse_batch_reply(await self._session.post(content), writes, token)
 
         return await self.run(send)
 

@@ -7,7 +7,9 @@ again. Left to others: what is sent, and what follows from it (`push`, `fetch`, 
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable
+from itertools import count
 from typing import Protocol, TypeVar
 
 from redisrepl.errors import CommandRefusedError
@@ -73,6 +75,12 @@ class ScriptRunner(ScriptUser):
         super().__init__(clock)
         self._by_hash = False  # the hub has run the script before, and knows it by its hash
         self._hash_refused = False
+        self._name = secrets.token_hex(4).encode()
+        self._numbers = count()
+
+    def token(self) -> bytes:
+        """What the answer to one request, and to no other of anybody's, repeats."""
+        return b"%b-%d" % (self._name, next(self._numbers))
 
     async def run(self, send: _Send[_Reply_co]) -> _Reply_co:
         """Run the script, for who has just one: by its hash if the hub knows it, which takes 1,000 bytes off a request.

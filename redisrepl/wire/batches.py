@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Sequence
 from hashlib import sha1
 
-from redisrepl.errors import ProtocolError
-from redisrepl.wire.webdis import escape, escape_words, flat_reply
+from redisrepl.errors import OutcomeUnknownError, ProtocolError
+from redisrepl.wire.webdis import STRAY, escape, escape_words, flat_reply
 
 __all__ = ["PUSH_SCRIPT", "UNCHANGED", "batch_body", "changed_nothing", "encode_batch_command", "parse_batch_reply"]
 
@@ -25,10 +25,11 @@ _MAY_CHANGE_NOTHING = frozenset({b"HSETNX", b"DEL", b"HDEL", b"PEXPIREAT", b"PER
 #: Runs each command by itself: one that fails does not stop the others. A write is a command, or a pair of an `MSET`;
 #: pairs that cannot be set together are tried one by one, so that one bad key does not take others with it. If nothing
 #: failed, what was done is told on a channel (`wire.feed`). Returns how many writes there were and the hub's time in
-#: microseconds, then `index message` of each that failed, or `index UNCHANGED`. ARGV: a channel or nothing, what to
-#: tell there, and for each command its length, then its words; `HSETNX` may name many fields.
+#: microseconds, and repeats what makes this request's answer known; then `index message` of each that failed, or
+#: `index UNCHANGED`. ARGV: that token, a channel or nothing, what to tell there, and for each command its length, then
+#: its words; `HSETNX` may name many fields.
 PUSH_SCRIPT = b"""\
-local out, i, n = {''}, 3, 0
+local out, i, n = {''}, 4, 0
 local function tried(reply, unchanged)
   if type(reply) == 'table' and reply.err then
     out[#out + 1] = n .. ' ' .. reply.err
@@ -64,9 +65,9 @@ end
 local t, now = redis.pcall('TIME'), ''
 if not t.err then
   now = string.format('%.0f', t[1] * 1000000 + t[2])
-  if ARGV[1] ~= '' and #out == 1 then redis.pcall('PUBLISH', ARGV[1], now .. ' ' .. ARGV[2]) end
+  if ARGV[2] ~= '' and #out == 1 then redis.pcall('PUBLISH', ARGV[2], now .. ' ' .. ARGV[3]) end
 end
-out[1] = n .. ' ' .. now
+out[1] = n .. ' ' .. now .. ' ' .. ARGV[1]
 return out
 """
 
@@ -79,15 +80,18 @@ def encode_batch_command(command: Sequence[bytes]) -> bytes:
     return b"%d/" % len(command) + escape_words(command)
 
 
-def batch_body(encoded: Iterable[bytes], *, by_hash: bool = False, told: tuple[bytes, bytes] = (b"", b"")) -> bytes:
+def batch_body(
+    encoded: Iterable[bytes], *, token: bytes = b"", by_hash: bool = False, told: tuple[bytes, bytes] = (b"", b"")
+) -> bytes:
     """Many encoded commands in one request.
 
     Args:
         encoded: by `encode_batch_command`.
+        token: by which the answer is known; without spaces.
         by_hash: for a hub that has run `PUSH_SCRIPT` before.
         told: a channel, and what to tell there behind the time.
     """
-    return b"/".join([_PUSH_BY_HASH if by_hash else _PUSH_HEAD, *map(escape, told), *encoded]) + b".raw"
+    return b"/".join([_PUSH_BY_HASH if by_hash else _PUSH_HEAD, token, *map(escape, told), *encoded]) + b".raw"
 
 
 def changed_nothing(command: Sequence[bytes], reply: object) -> bool:
@@ -95,8 +99,8 @@ def changed_nothing(command: Sequence[bytes], reply: object) -> bool:
     return reply is None or (reply == 0 and command[0] in _MAY_CHANGE_NOTHING)
 
 
-def parse_batch_reply(reply: bytes, sent: int) -> tuple[dict[int, str], float]:
-    """What `PUSH_SCRIPT` answered.
+def parse_batch_reply(reply: bytes, sent: int, token: bytes = b"") -> tuple[dict[int, str], float]:
+    """What `PUSH_SCRIPT` answered to the request with this token, of so many writes.
 
     Returns:
         Error text by index of the write, for those that failed; and the hub's time in microseconds, infinity if it does
@@ -104,10 +108,14 @@ def parse_batch_reply(reply: bytes, sent: int) -> tuple[dict[int, str], float]:
 
     Raises:
         CommandError: the script itself was refused.
+        OutcomeUnknownError: it is the answer to another request.
         ProtocolError: the reply does not account for all `sent` writes.
     """
     items = flat_reply(reply)
-    tried, _, time = items[0].partition(b" ") if items else (b"", b"", b"")
+    tried, _, rest = items[0].partition(b" ") if items else (b"", b"", b"")
+    time, _, answers = rest.partition(b" ")
+    if items and answers != token:
+        raise OutcomeUnknownError(STRAY)
     if tried != b"%d" % sent or (time and not (time.isdigit() and len(time) <= _LONGEST_TIME)):
         raise ProtocolError(f"the hub did not say that it tried all {sent} writes")
     errors = {}

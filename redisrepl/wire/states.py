@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from redisrepl.changes import DENIED, HashState, State, StringState
 from redisrepl.errors import ProtocolError
 
-__all__ = ["KIND_OF", "STATES_SCRIPT", "parse_states", "read_at"]
+__all__ = ["KIND_OF", "STATES_SCRIPT", "parse_states", "read_at", "token_of"]
 
 #: Lua: the type of a key, `denied` if an ACL keeps it from us: what is asked beside it must not wait for that. Any
 #: other error comes second.
@@ -23,9 +23,9 @@ local function kind_of(key)
 end
 """
 
-#: Reads keys until `ARGV[1]` bytes are full, at least one. Returns the server's time in microseconds, and for each key:
-#: type, expiry (absolute milliseconds or empty), number of strings that follow, and those: the value, or fields and
-#: values.
+#: Reads keys until `ARGV[1]` bytes are full, at least one. Returns the server's time in microseconds with `ARGV[2]`, by
+#: which this request's answer is known; and for each key: type, expiry (absolute milliseconds or empty), number of
+#: strings that follow, and those: the value, or fields and values.
 #: `GET` without `TYPE` would be cheaper for strings, but each hash would count in the server's statistics of errors.
 STATES_SCRIPT = (
     KIND_OF
@@ -34,7 +34,7 @@ local call, try, format = redis.call, redis.pcall, string.format
 local out, n, left = {}, 1, tonumber(ARGV[1])
 local t = call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-out[1] = format('%.0f', t[1] * 1000000 + t[2])
+out[1] = format('%.0f %s', t[1] * 1000000 + t[2], ARGV[2])
 local function expires(key)
   local at = try('PEXPIRETIME', key)
   if type(at) == 'table' then
@@ -43,7 +43,7 @@ local function expires(key)
   end
   return at < 0 and '' or format('%.0f', at)
 end
-for i = 2, #ARGV do
+for i = 3, #ARGV do
   if left <= 0 then break end
   local key = ARGV[i]
   local kind, failed = kind_of(key)
@@ -114,9 +114,15 @@ def read_at(items: Sequence[bytes]) -> int:
     Raises:
         ProtocolError: the list is not what the script returns.
     """
-    if not items or not items[0].isdigit() or len(items[0]) > _LONGEST_TIME:
+    time = items[0].partition(b" ")[0] if items else b""
+    if not time.isdigit() or len(time) > _LONGEST_TIME:
         raise ProtocolError("the reply to a reading script does not say when it ran")
-    return int(items[0])
+    return int(time)
+
+
+def token_of(items: Sequence[bytes]) -> bytes:
+    """Which request this answers."""
+    return items[0].partition(b" ")[2] if items else b""
 
 
 def _count(text: bytes) -> int:

@@ -22,10 +22,11 @@ import hiredis
 from redisrepl.changes import (
     State,
 )
-from redisrepl.errors import ProtocolError
-from redisrepl.wire.states import STATES_SCRIPT, parse_states, read_at
+from redisrepl.errors import OutcomeUnknownError, ProtocolError
+from redisrepl.wire.states import STATES_SCRIPT, parse_states, read_at, token_of
 
 __all__ = [
+    "STRAY",
     "CommandError",
     "Message",
     "MessageReader",
@@ -117,24 +118,39 @@ def keyspace_channel(database: int, key: bytes) -> bytes:
     return b"__keyspace@%d__:%b" % (database, key)
 
 
+#: Webdis can answer a request with the reply to one whose connection was closed. Then a batch that was not executed
+#: would be taken for executed, and with -rc the values of other keys be applied; so the scripts repeat a token.
+STRAY = "the hub answered with the reply to another request"
+
 _FETCH_HEAD = b"EVAL/" + escape(STATES_SCRIPT) + b"/0"
 _FETCH_BY_HASH = b"EVALSHA/%b/0" % sha1(STATES_SCRIPT, usedforsecurity=False).hexdigest().encode()
 
 
-def fetch_body(keys: Sequence[bytes], max_bytes: int, *, by_hash: bool = False) -> bytes:
+def fetch_body(keys: Sequence[bytes], max_bytes: int, *, token: bytes = b"", by_hash: bool = False) -> bytes:
     """Read the state of many keys in one request, as many as fit into `max_bytes`: `STATES_SCRIPT` over them.
 
     Args:
         keys: in their order.
         max_bytes: of values in the reply.
+        token: by which the answer is known; without spaces.
         by_hash: for a hub that has run `STATES_SCRIPT` before.
     """
-    return b"/".join((_FETCH_BY_HASH if by_hash else _FETCH_HEAD, b"%d" % max_bytes, escape_words(keys))) + b".raw"
+    head = _FETCH_BY_HASH if by_hash else _FETCH_HEAD
+    return b"/".join((head, b"%d" % max_bytes, token, escape_words(keys))) + b".raw"
 
 
-def parse_fetch_reply(reply: bytes) -> tuple[int, list[State]]:
-    """What `STATES_SCRIPT` answered: the hub's time in microseconds, and the states of the keys that fitted."""
+def parse_fetch_reply(reply: bytes, token: bytes = b"") -> tuple[int, list[State]]:
+    """What `STATES_SCRIPT` answered to the request with this token.
+
+    Returns:
+        The hub's time in microseconds, and the states of the keys that fitted.
+
+    Raises:
+        OutcomeUnknownError: it is the answer to another request. ProtocolError: it is not what the script returns.
+    """
     items = flat_reply(reply)
+    if items and token_of(items) != token:
+        raise OutcomeUnknownError(STRAY)
     return read_at(items), parse_states(items)
 
 

@@ -5,10 +5,11 @@ import math
 import pytest
 
 from redisrepl.changes import HashState, StringState
-from redisrepl.errors import HubError
+from redisrepl.errors import HubError, OutcomeUnknownError
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.tls import CertificateFiles, client_context
+from redisrepl.wire.webdis import fetch_body
 from testbed import Hub
 
 FAR = 4_102_444_800_000
@@ -127,3 +128,18 @@ async def test_a_script_that_fails_is_no_refusal_of_its_hash(hub, session):
 async def test_keys_of_any_bytes(hub, session):
     hub.redis.set(b"n[*]s:\xff\x00", 1)
     assert await HubReader(session).keys(b"n[*]s:") == [b"n[*]s:\xff\x00"]
+
+
+async def test_the_reply_to_another_request_is_not_taken_for_this_one(session, monkeypatch):
+    """Its keys are others, and as many."""
+    reader, post = HubReader(session), session.post
+    stray = await post(fetch_body([b"ns:e"], 1000, token=b"5f-1"))
+
+    async def mistaken(*_content):
+        return stray
+
+    monkeypatch.setattr(session, "post", mistaken)
+    with pytest.raises(OutcomeUnknownError, match="another request"):
+        await reader.states([b"ns:s"])
+    monkeypatch.setattr(session, "post", post)
+    assert (await reader.states([b"ns:s"])).states == {b"ns:s": STATES[b"ns:s"]}

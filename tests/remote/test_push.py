@@ -26,7 +26,7 @@ from redisrepl.remote.push import HubPusher
 from redisrepl.remote.refusals import is_passing, scripts_refused
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.wire.batches import UNCHANGED, batch_body, encode_batch_command
-from redisrepl.wire.webdis import body
+from redisrepl.wire.webdis import body, parse_reply
 from redisrepl.wire.writes import commands_of_batch
 from testbed import Hub
 from tests.samples import ALL_BYTES, AWKWARD_NAMES, resp
@@ -46,16 +46,22 @@ MSET = mset(1, 2)
 
 
 class FakeHub:
-    """Answers by what the body says, and remembers the bodies."""
+    """Answers by what the body says, and remembers the bodies; tokens are put into the answers and not remembered."""
 
     def __init__(self, answer):
         self.bodies = []
         self._answer = answer
 
     def __call__(self, request):
-        content = request.read()
+        content, token = request.read(), b""
+        if is_script(content):
+            token = token_in(content)
+            content = content.replace(b"/0/" + token, b"/0/", 1)
         self.bodies.append(content)
         answer = self._answer(content)
+        if token and isinstance(answer, bytes) and answer.startswith(b"*") and (items := parse_reply(answer)):
+            writes, _, time = items[0].partition(b" ")
+            answer = resp(b"%b %b %b" % (writes, time, token), *items[1:])
         return answer if isinstance(answer, httpx.Response) else httpx.Response(200, content=answer)
 
 
@@ -76,6 +82,10 @@ async def pushing(answer, max_body=100_000, **options):
 
 def is_script(content):
     return content.startswith((b"EVAL/", b"EVALSHA/"))
+
+
+def token_in(content):
+    return content.partition(b"/0/")[2].partition(b"/")[0]
 
 
 def keys_in(content):
@@ -111,10 +121,10 @@ async def test_commands_refused_for_good_are_named():
 
 async def test_a_batch_is_split_by_the_size_of_its_body():
     commands = [[b"SET", b"k%d" % number, b"x" * 400] for number in range(10)]
-    async with pushing(lambda content: all_ran(content, b"0 WRONGTYPE no"), max_body=2500) as pusher:
+    async with pushing(lambda content: all_ran(content, b"0 WRONGTYPE no"), max_body=2600) as pusher:
         errors = (await pusher.push(commands)).errors
 
-    assert all(len(content) <= 2500 for content in pusher.hub.bodies)
+    assert all(len(content) <= 2600 for content in pusher.hub.bodies)
     assert [key for content in pusher.hub.bodies for key in keys_in(content)] == [command[1] for command in commands]
     assert errors.keys() == {b"k0", b"k3", b"k6", b"k9"}  # the first of each body
 
@@ -244,6 +254,32 @@ async def test_a_hub_that_is_not_ready_fails_the_batch(error):
 )
 def test_what_will_pass(error, passing):
     assert is_passing(error) is passing
+
+
+async def test_the_reply_to_another_request_is_no_answer():
+    """What this one did is not known."""
+
+    def stray(request):
+        return httpx.Response(200, content=resp(b"1 4711 " + token_in(request.read()) + b"0"))
+
+    session = HubSession(URL, ssl.create_default_context(), transport=httpx.MockTransport(stray))
+    with pytest.raises(OutcomeUnknownError, match="another request"):
+        await HubPusher(session, 100_000).push(sets(1))
+
+
+async def test_each_request_has_a_token_of_its_own():
+    seen = []
+
+    def seeing(request):
+        seen.append(token_in(request.read()))
+        return httpx.Response(200, content=resp(b"1 4711 " + seen[-1]))
+
+    session = HubSession(URL, ssl.create_default_context(), transport=httpx.MockTransport(seeing))
+    for pusher in (HubPusher(session, 100_000), HubPusher(session, 100_000)):
+        for _ in range(3):
+            await pusher.push(sets(1))
+    assert len(set(seen)) == 6
+    assert all(seen)
 
 
 @pytest.mark.parametrize("answer", [b"", b"*0\r\n", b":1\r\n", resp(b"2"), b"<html>"])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from redisrepl.changes import HashState, StringState
 from redisrepl.errors import ProtocolError
-from redisrepl.wire.states import STATES_SCRIPT, parse_states, read_at
+from redisrepl.wire.states import STATES_SCRIPT, parse_states, read_at, token_of
 from testbed import RedisServer
 from tests.samples import ALL_BYTES, AWKWARD_NAMES, write
 
@@ -35,7 +35,7 @@ def _empty(redis):
 
 
 def read(redis, *keys, budget=UNLIMITED):
-    return parse_states(redis.eval(STATES_SCRIPT, 0, budget, *keys))
+    return parse_states(redis.eval(STATES_SCRIPT, 0, budget, b"", *keys))
 
 
 @settings(max_examples=100, deadline=None)
@@ -67,9 +67,16 @@ def test_keys_of_any_type_are_read_without_an_error_at_the_server(redis):
 
 def test_the_time_of_reading_is_that_of_the_server(redis):
     before = redis.time()
-    at = read_at(redis.eval(STATES_SCRIPT, 0, UNLIMITED, b"none"))
+    at = read_at(redis.eval(STATES_SCRIPT, 0, UNLIMITED, b"", b"none"))
     after = redis.time()
     assert before[0] * 1_000_000 + before[1] <= at <= after[0] * 1_000_000 + after[1]
+
+
+def test_the_reply_repeats_the_token(redis):
+    reply = redis.eval(STATES_SCRIPT, 0, UNLIMITED, b"5f-1", b"none")
+    assert token_of(reply) == b"5f-1"
+    assert parse_states(reply) == [None]
+    assert read_at(reply) > 1_000_000
 
 
 def test_a_key_asked_for_twice(redis):
@@ -92,7 +99,7 @@ def test_other_types_are_named_and_not_read(redis):
     redis.zadd(b"zset", {b"x": 1})
     redis.xadd(b"stream", {b"x": b"1"})
     redis.pexpireat(b"list", FAR)
-    reply = redis.eval(STATES_SCRIPT, 0, UNLIMITED, b"list", b"set", b"zset", b"stream", b"none")
+    reply = redis.eval(STATES_SCRIPT, 0, UNLIMITED, b"", b"list", b"set", b"zset", b"stream", b"none")
     assert parse_states(reply) == ["list", "set", "zset", "stream", None]
     assert sum(map(len, reply)) < 120
 
