@@ -384,32 +384,6 @@ async def test_a_name_that_nobody_has(certificates):
             await session.post(b"PING.raw")
 
 
-async def test_what_is_given_up_is_not_answered_to_the_next(hub, certificates):
-    """Webdis would: what the shipped nginx.conf says keeps it from that."""
-    async with connected(hub.url, certificates) as session:
-        for number in range(600):
-            given_up = asyncio.ensure_future(session.post(body(b"ECHO", b"given up")))
-            for _ in range(2 + number % 8):
-                await asyncio.sleep(0)
-            given_up.cancel()
-            await asyncio.gather(given_up, return_exceptions=True)
-            assert await session.command(b"ECHO", b"%d" % number) == b"%d" % number
-
-
-async def test_a_long_poll_that_is_given_up_ends_with_its_next_events(hub, certificates):
-    async with connected(hub.url, certificates) as session:
-        others = hub.redis.pubsub_numpat()
-        async with session.stream(body(b"PSUBSCRIBE", b"given-up*"), silence=5) as stream:
-            await anext(stream)
-            assert hub.redis.pubsub_numpat() == others + 1
-
-        def nobody_listens():
-            hub.redis.publish("given-up", "canary")
-            return hub.redis.pubsub_numpat() <= others
-
-        await eventually_async(nobody_listens)
-
-
 async def test_a_hub_without_its_redis(certificates):
     with Hub(certificates) as hub:
         hub.webdis.stop()
