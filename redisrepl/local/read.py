@@ -47,9 +47,9 @@ class SiteReader:
             large: of these, such as hold a large hash. In a script Redis would take five times as long to read them,
                 and serve nobody else meanwhile.
         """
-        commands = [command for key in keys if key in large for command in ([b"PEXPIRETIME", key], [b"HGETALL", key])]
-        others = [key for key in keys if key not in large]
-        return [*commands, _command(others, _MAX_REPLY)] if others and self._scripts else commands
+        small, alone = _apart(keys, large)
+        commands = [command for key in alone for command in ([b"PEXPIRETIME", key], [b"HGETALL", key])]
+        return [*commands, _command(small, _MAX_REPLY)] if small and self._scripts else commands
 
     async def states(
         self, keys: Sequence[bytes], replies: Sequence[object] = (), large: frozenset[bytes] = frozenset()
@@ -61,13 +61,13 @@ class SiteReader:
             replies: to `request` for these, if that was asked already; what they do not tell is asked for here.
             large: as there.
         """
-        small, alone = [key for key in keys if key not in large], [key for key in keys if key in large]
+        small, alone = _apart(keys, large)
         found = _large_states(alone, replies)
         states: list[State] = []
         for reply in replies[2 * len(alone) :]:
             if isinstance(reply, list):
                 states += parse_states(reply)
-        left = small + [key for key in alone if key not in found]
+        left = [*small, *(key for key in alone if key not in found)] if alone else small
         while len(states) < len(left):
             states += await self.first_states(left[len(states) :], _MAX_REPLY)
         if not alone:
@@ -142,6 +142,13 @@ class SiteReader:
                 if str(error).startswith("WRONGTYPE"):
                     return [None] * len(fields)
                 raise
+
+
+def _apart(keys: Sequence[bytes], large: frozenset[bytes]) -> tuple[Sequence[bytes], Sequence[bytes]]:
+    """Those that a script may read, and those that are read by themselves, most of the time none."""
+    if not large:
+        return keys, ()
+    return [key for key in keys if key not in large], [key for key in keys if key in large]
 
 
 def _large_states(keys: Sequence[bytes], replies: Sequence[object]) -> dict[bytes, State]:

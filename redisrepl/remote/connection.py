@@ -1,7 +1,7 @@
 """One connection to an HTTP server: a request out, its response in, and whether the next may follow.
 
-In: a request's head and body. Out: the response as it comes; what ends a connection, as `LostError`. Left to others:
-what is opened, for how long it is kept (`transport`), and time.
+In: a request's head and body. Out: the response as it comes, or what ended the connection before that was complete.
+Left to others: what is opened, for how long it is kept (`transport`), and time.
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ class Connection(asyncio.Protocol):
 
     async def _send(self, head: bytes, body: AsyncIterable[bytes]) -> None:
         """Send a request, or so much of it as is wanted."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
+        self._keep_no_longer()
         self._asked, self._sent = True, False
         self._waiting = 0
         self.response.begin()
@@ -111,6 +109,12 @@ class Connection(asyncio.Protocol):
     def keep(self, seconds: float) -> None:
         """Close it if it is not used within that time."""
         self._expiry = self._loop.call_later(seconds, self.abort)
+
+    def _keep_no_longer(self) -> None:
+        """It is used again, or gone."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
 
     @property
     def usable(self) -> bool:
@@ -172,9 +176,7 @@ class Connection(asyncio.Protocol):
         """It is closed, or has failed."""
         self._full = False
         self._failed(exc or ConnectionResetError("the server closed the connection"))
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
+        self._keep_no_longer()
         if not self.closed.done():
             self.closed.set_result(None)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from email.utils import parsedate_to_datetime
@@ -26,16 +25,13 @@ from redisrepl.errors import (
     PeerUnavailableError,
     RedisreplError,
 )
-from redisrepl.remote.transport import HubTransport, environment_proxy, parse_address
+from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy, parse_address
 from redisrepl.tls import tls_reason
 from redisrepl.wire.webdis import CommandError, body, integer_body, parse_integer, parse_reply
 
 __all__ = ["USER_AGENT", "HubSession", "check_url", "http_error", "without_credentials"]
 
 _OK = 200
-_BAD_REQUEST = 400
-_FORBIDDEN = 403
-_TOO_LARGE = 413
 _PIECE = 256 << 10
 #: Bytes per second at which the last of a body must arrive: what a system holds of it on its way, nobody is told.
 _SLOWEST = 50_000
@@ -98,8 +94,7 @@ class HubSession:
         self._address = address.copy_with(userinfo=b"")  # parsed once
         self._headers = [(b"Host", address.netloc), *_HEADERS]
         if address.userinfo:
-            credentials = b64encode(f"{address.username}:{address.password}".encode())
-            self._headers.append((b"Authorization", b"Basic " + credentials))
+            self._headers.append((b"Authorization", basic_credentials(address)))
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         # No httpx.AsyncClient: what it does beside sending a request takes longer than sending it.

@@ -24,7 +24,7 @@ from redisrepl.errors import ConfigError, ProtocolError
 from redisrepl.remote.connection import Connection
 from redisrepl.wire.http import request_head
 
-__all__ = ["HubTransport", "environment_proxy", "parse_address"]
+__all__ = ["HubTransport", "basic_credentials", "environment_proxy", "parse_address"]
 
 #: Seconds for which an unused connection is kept. Longer than the time between canaries (10, unless set otherwise),
 #: so that a lone write finds one open; shorter than the patience of nginx (75, and 90 in deploy/hub).
@@ -54,6 +54,11 @@ def parse_address(text: str) -> httpx.URL:
     if (url.port or 0) > _LAST_PORT:
         raise ValueError
     return url
+
+
+def basic_credentials(url: httpx.URL) -> bytes:
+    """User and password of an address, as a header has them (RFC 7617)."""
+    return b"Basic " + b64encode(f"{url.username}:{url.password}".encode())
 
 
 def environment_proxy(url: httpx.URL) -> str | None:
@@ -171,8 +176,7 @@ class HubTransport(httpx.AsyncBaseTransport):
         there = f"{name}:{self._port}".encode()
         headers = [(b"Host", there)]
         if proxy.userinfo:
-            credentials = b64encode(f"{proxy.username}:{proxy.password}".encode())
-            headers.append((b"Proxy-Authorization", b"Basic " + credentials))
+            headers.append((b"Proxy-Authorization", basic_credentials(proxy)))
         await connection.ask(request_head("CONNECT", there, headers), httpx.ByteStream(b""))
         response = connection.response
         if response.status not in _OK:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
@@ -41,7 +40,7 @@ from redisrepl.errors import (
     SilentError,
 )
 from redisrepl.remote.session import USER_AGENT, http_error, without_credentials
-from redisrepl.remote.transport import environment_proxy
+from redisrepl.remote.transport import basic_credentials, environment_proxy
 from redisrepl.tls import tls_reason
 from redisrepl.wire.psync import encode_command
 
@@ -81,8 +80,7 @@ class WebSocketHub:
         self._context = context
         self._headers = {}
         if address.userinfo:
-            credentials = f"{address.username}:{address.password}".encode()
-            self._headers["Authorization"] = f"Basic {b64encode(credentials).decode()}"
+            self._headers["Authorization"] = basic_credentials(address).decode()
 
     @asynccontextmanager
     async def stream(self, *argv: bytes, silence: float, open_timeout: float) -> AsyncIterator[AsyncIterator[bytes]]:

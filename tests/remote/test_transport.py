@@ -17,6 +17,7 @@ from testbed import FaultProxy, HttpProxy, Hub, eventually_async, free_port
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n+OK\r\n"
 LARGE = 30 << 20
+URL = httpx.URL("https://localhost/redis/")
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +52,11 @@ async def post(transport, content=b"PING.raw", **timeout):
         await response.aclose()
 
 
-async def send(transport, content=b"PING.raw", **timeout):
-    url = httpx.URL("https://localhost/redis/")
-    return await transport.handle_async_request(
-        httpx.Request("POST", url, content=content, extensions={"timeout": timeout})
-    )
-
-
-async def pieces(*content):
-    for piece in content:
-        yield piece
+async def send(transport, content=b"PING.raw", *, size=None, **timeout):
+    """Send bytes, or what makes `size` of them; the response once its head is there."""
+    headers = {} if size is None else {"Content-Length": str(size)}
+    request = httpx.Request("POST", URL, content=content, headers=headers, extensions={"timeout": timeout})
+    return await transport.handle_async_request(request)
 
 
 # Which are kept.
@@ -92,7 +88,6 @@ async def test_what_broke_as_it_was_used_is_sent_no_more(hub, caplog):
     async with by_link(hub) as (transport, link):
         await post(transport)
         link.cut()  # and the event loop has not seen it yet
-        url = httpx.URL("https://localhost/redis/")
         sent = 0
 
         async def content():
@@ -101,9 +96,8 @@ async def test_what_broke_as_it_was_used_is_sent_no_more(hub, caplog):
                 sent += 1
                 yield bytes(64 << 10)
 
-        request = httpx.Request("POST", url, content=content(), headers={"Content-Length": str(100 << 16)})
         with pytest.raises(httpx.ReadError):
-            await transport.handle_async_request(request)
+            await send(transport, content(), size=100 << 16)
     assert sent < 10
     assert not caplog.records
 
@@ -170,9 +164,7 @@ async def test_a_body_that_is_refused_is_not_sent_to_its_end(hub):
             yield bytes(64 << 10)
 
     async with by_link(hub) as (transport, _):
-        url = httpx.URL("https://localhost/redis/")
-        request = httpx.Request("POST", url, content=endless(), headers={"Content-Length": str(1 << 40)})
-        response = await transport.handle_async_request(request)
+        response = await send(transport, endless(), size=1 << 40)
         await response.aclose()
         assert response.status_code == 413
         assert await post(transport) == b"+PONG\r\n"
@@ -190,7 +182,6 @@ async def test_a_body_waits_until_the_other_side_takes_it(hub):
     async with by_link(hub) as (transport, link):
         await post(transport)
         link.stall("to_target")
-        url = httpx.URL("https://localhost/redis/")
         size = len(b"SET/k/") + LARGE + len(b".raw")
 
         async def content():
@@ -199,8 +190,7 @@ async def test_a_body_waits_until_the_other_side_takes_it(hub):
                 yield piece
             yield b".raw"
 
-        request = httpx.Request("POST", url, content=content(), headers={"Content-Length": str(size)})
-        sending = asyncio.ensure_future(transport.handle_async_request(request))
+        sending = asyncio.ensure_future(send(transport, content(), size=size))
         (connection,) = transport._open
         await eventually_async(lambda: connection._full)
         assert taken < 480
