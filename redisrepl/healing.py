@@ -56,6 +56,9 @@ class Pulling(Protocol):
     def holds(self, key: bytes) -> bool:
         """Whether what the hub holds for this key may be on its way to the site."""
 
+    def removes(self, key: bytes) -> bool:
+        """Whether something of this key is known to be removed at the hub, and may be at the site still."""
+
 
 @dataclass(frozen=True, slots=True)
 class Healing:
@@ -105,7 +108,9 @@ class Healing:
         if "hub" in emptied and self.inbound is not None and self._crosses(difference.site):
             self.inbound.mark_dirty([key], removal=True)  # a hash may be there again, with fewer fields
             return
-        if difference.site != NO_KEY and "push" in ways:
+        # What is removed at the hub, and only not yet here, would come back; after a gap, it may never have been there.
+        removed = "push" not in missed and self.inbound is not None and self.inbound.removes(key)
+        if difference.site != NO_KEY and "push" in ways and not removed:
             if self.winner == "site":
                 self.outbound.add(Touch(key))
             else:

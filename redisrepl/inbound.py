@@ -109,6 +109,7 @@ class Inbound:
         self._expected_remote = expected_remote
         self._busy = busy
         self._fetching: dict[bytes, bool] = {}  # key > the site changed since the fetch was sent, or it was told
+        self._removing: set[bytes] = set()  # of `_fetching`, those that something is known to be removed of
         self._told: dict[bytes, Change] = {}  # by the feed, waiting to be applied
         self._taken_told: set[bytes] = set()  # of `_fetching`, those that were told
         self._fresh = Freshness(_NOTED)
@@ -212,6 +213,10 @@ class Inbound:
         """Whether what the hub holds for this key may be on its way to the site."""
         return self.overflowed or key in self.dirty or key in self._fetching or key in self._told
 
+    def removes(self, key: bytes) -> bool:
+        """Whether something of this key is known to be removed at the hub, and may be at the site still."""
+        return "del" in self.kinds and (self.dirty.get(key, False) or key in self._removing)
+
     def _has_room_for(self, key: bytes) -> bool:
         room = key in self.dirty or len(self.dirty) < self._max_keys
         self.overflowed = self.overflowed or not room
@@ -252,10 +257,12 @@ class Inbound:
             taken[key] = removal
             if len(taken) >= most:
                 break
-        for key in taken:
+        for key, removal in taken.items():
             del self.dirty[key]
             self._told.pop(key, None)  # what is fetched is newer
             self._fetching[key] = False
+            if removal:
+                self._removing.add(key)
         if len(blocked) >= most:  # they would stand in the way of others next time
             for key in blocked:
                 self.dirty[key] = self.dirty.pop(key)
@@ -317,8 +324,7 @@ class Inbound:
         keys = list(keys)
         self._expected_local.set_deadline(keys, deadline)
         for key in keys:
-            self._fetching.pop(key, None)
-        self._taken_told.difference_update(keys)
+            self._settle(key)
         self.counters.applied += len(keys)
 
     def not_applied(self, keys: Mapping[bytes, bool]) -> None:
@@ -350,6 +356,7 @@ class Inbound:
 
     def _settle(self, key: bytes) -> None:
         self._fetching.pop(key, None)
+        self._removing.discard(key)
         self._taken_told.discard(key)
 
     def _stale(self, key: bytes, removal: bool) -> bool:

@@ -50,6 +50,7 @@ class Replacements:
         self.pushed: Callable[[Collection[bytes], float], None] = inbound.pushed
         self.refused_at_hub: Callable[[bytes], None] = inbound.refused_at_hub
         self.holds: Callable[[bytes], bool] = inbound.holds
+        self.removes: Callable[[bytes], bool] = inbound.removes
         self.counters = inbound.counters
         self._inbound = inbound
         self._most = most

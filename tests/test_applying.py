@@ -56,7 +56,7 @@ class Reader(SiteReader):
 class World:
     """The parts of a pull; the hub holds `hub`, and the site's stream is read up to `read_to`."""
 
-    def __init__(self, server):
+    def __init__(self, server, kinds=frozenset({"set", "hset", "del"})):
         address = parse_address(f"redis://127.0.0.1:{server.port}", flag="--raddr")
         self.client = open_client(address, 5.0, connections=2)
         self.hub = {}
@@ -64,7 +64,7 @@ class World:
         self.expected = ExpectedEvents(1000)
         self.inbound = Inbound(
             covers=lambda key: key.startswith(b"ns:"),
-            kinds=frozenset({"set", "hset", "del"}),
+            kinds=kinds,
             expected_local=self.expected,
             expected_remote=ExpectedEvents(1000),
             busy=lambda _: False,
@@ -145,6 +145,38 @@ async def test_what_may_be_on_its_way_to_the_site(server):
         assert world.inbound.holds(KEY)
         world.inbound.overflowed = True
         assert world.inbound.holds(b"ns:other")
+
+
+@pytest.mark.parametrize("end", ["applied", "equal", "another"])
+async def test_what_was_removed_at_the_hub_is_known_until_it_is_removed_here(server, at_site, end):
+    at_site.hset(KEY, mapping={"old": "1", "f": "2"})
+    async with running(server) as world:
+        fields = {b"f": b"2"} | ({b"old": b"1"} if end == "equal" else {})
+        world.hub[KEY] = HashState(fields)
+        world.reader.go_on.clear()
+        world.dirty(OTHER)
+        world.dirty(KEY, removal=True)
+        assert world.inbound.removes(KEY)  # as it waits
+        await eventually_async(lambda: not world.inbound.dirty)
+        assert world.inbound.removes(KEY)  # as it is fetched and compared
+        if end == "another":
+            await eventually_async(lambda: world.reader.asked)
+            at_site.hset(KEY, "more", "3")  # so that it has to be compared again
+            fields[b"more"] = b"3"  # of the hub's hash
+            world.reader.asked.clear()
+        world.reader.go_on.set()
+        await world.applying.idle()
+        assert at_site.hgetall(KEY) == fields
+        assert not world.inbound.removes(KEY)
+        assert not world.inbound.removes(OTHER)
+
+
+async def test_nothing_is_removed_where_removals_do_not_cross(server):
+    world = World(server, kinds=frozenset({"set", "hset"}))
+    world.inbound.events([(KEY, b"rename_to")])
+    assert world.inbound.dirty == {KEY: True}
+    assert not world.inbound.removes(KEY)
+    await world.client.aclose()
 
 
 async def test_few_keys_are_watched_at_a_time_however_many_are_fetched(server, at_site, monkeypatch):

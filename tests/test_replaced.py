@@ -34,6 +34,9 @@ class Inbound:
     def holds(self, key):
         return key in self.dirty
 
+    def removes(self, key):
+        return self.removal and key in self.dirty
+
 
 @pytest.mark.parametrize(
     ("hub", "site", "expected"),

@@ -82,6 +82,7 @@ class Recorder:
         self.kinds = kinds
         self.on_its_way = set()
         self.waiting = set()
+        self.removed = set()
 
     def busy(self, key):
         return key in self.waiting
@@ -97,6 +98,9 @@ class Recorder:
 
     def holds(self, key):
         return key in self.on_its_way
+
+    def removes(self, key):
+        return key in self.removed
 
 
 # Comparing.
@@ -209,6 +213,25 @@ def test_healing_without_a_way_back(winner, calls):
         recorder = Recorder()
         Healing(recorder, None, winner, "both").heal(difference)
         assert recorder.told == expected
+
+
+@pytest.mark.parametrize("winner", ["hub", "site"])
+def test_what_is_removed_at_the_hub_and_not_yet_here_is_not_brought_back(winner):
+    """Seen where a flush of the hub was still being followed when the next sweep, a second later, found the rest."""
+    for difference, calls in ((SITE_ONLY, []), (BOTH, [PULL])):
+        recorder = Recorder()
+        recorder.removed.add(b"k")
+        healing = Healing(recorder, recorder, winner, "both")
+        healing.heal(difference, missed=frozenset({"pull"}))
+        assert recorder.told == calls
+
+
+@pytest.mark.parametrize(("winner", "call"), [("hub", SEED), ("site", PUSH)])
+def test_after_a_gap_what_is_removed_at_the_hub_may_never_have_been_there(winner, call):
+    recorder = Recorder()
+    recorder.removed.add(b"k")
+    Healing(recorder, recorder, winner, "both").heal(SITE_ONLY, missed=frozenset({"push"}))
+    assert recorder.told == [call]
 
 
 @pytest.mark.parametrize(
