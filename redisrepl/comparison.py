@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from redisrepl.changes import State
@@ -59,14 +59,14 @@ class Place:
         cursor: where the next page begins.
         at_hub: the site's keys are done, the hub's are gone through.
         complete: so are these.
-        suspects: keys that differed at their first look.
+        suspects: keys that differed at their first look, and how.
         begun: how often the site's keys were begun with.
     """
 
     cursor: bytes = b"0"
     at_hub: bool = False
     complete: bool = False
-    suspects: dict[bytes, None] = field(default_factory=dict)
+    suspects: dict[bytes, Difference] = field(default_factory=dict)
     begun: int = 1
 
     def advance(self, cursor: bytes) -> None:
@@ -140,7 +140,7 @@ class Comparison:
         cursor, keys = await (self._hub if at_hub else self._site).page(prefix, place.cursor, _PAGE)
         looks = await self._look([key for key in keys if key.startswith(prefix)])
         self.compared += sum(look.site == NO_KEY for look in looks) if at_hub else len(keys)
-        place.suspects.update((look.key, None) for look in looks)
+        place.suspects.update((look.key, look) for look in looks)
         if begun == place.begun or at_hub:
             place.advance(cursor)
         await self._pace(len(keys) + _SCANNED * _PAGE, started)
@@ -154,9 +154,8 @@ class Comparison:
             found = await self._look(keys)
             if found:
                 await self._before_telling()
-            for key in keys:
-                del place.suspects[key]
-            yield found
+            before = {key: place.suspects.pop(key) for key in keys}
+            yield [replace(look, steady=look == before[look.key]) for look in found]
             await self._pace(len(keys), started)
 
     async def _pace(self, keys: float, started: float) -> None:

@@ -34,11 +34,19 @@ _WAYS: dict[InitialSync, frozenset[Way]] = {
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A key that is not the same on both sides; a digest of `NO_KEY` says that it is missing there."""
+    """A key that is not the same on both sides; a digest of `NO_KEY` says that it is missing there.
+
+    Attributes:
+        key: it.
+        site: digest of what the site holds.
+        hub: of what the hub does.
+        steady: both sides held just that at an earlier look too.
+    """
 
     key: bytes
     site: bytes
     hub: bytes
+    steady: bool = True
 
 
 class Pulling(Protocol):
@@ -89,7 +97,12 @@ class Healing:
         return self.inbound is None or ("pull" in _WAYS[self.direction] and not self.inbound.counters.failed)
 
     def heal(
-        self, difference: Difference, *, emptied: Collection[Side] = (), missed: frozenset[Way] = frozenset()
+        self,
+        difference: Difference,
+        *,
+        emptied: Collection[Side] = (),
+        missed: frozenset[Way] = frozenset(),
+        settled: bool = False,
     ) -> None:
         """Have a difference made good.
 
@@ -97,6 +110,7 @@ class Healing:
             difference: it.
             emptied: sides that were flushed: what such a side lacks is removed from the other.
             missed: ways on which there was a gap: there, everything is copied.
+            settled: all keys were compared after the last gap: nothing else was missed.
         """
         key = difference.key
         ways = _WAYS[self.direction] | missed
@@ -108,9 +122,9 @@ class Healing:
         if "hub" in emptied and self.inbound is not None and self._crosses(difference.site):
             self.inbound.mark_dirty([key], removal=True)  # a hash may be there again, with fewer fields
             return
-        # What is removed at the hub, and only not yet here, would come back; after a gap, it may never have been there.
-        removed = "push" not in missed and self.inbound is not None and self.inbound.removes(key)
-        if difference.site != NO_KEY and "push" in ways and not removed:
+        # What was removed at the hub, and is not yet here, would come back.
+        moving = not difference.steady or (self.inbound is not None and self.inbound.removes(key))
+        if difference.site != NO_KEY and "push" in ways and not (settled and moving):
             if self.winner == "site":
                 self.outbound.add(Touch(key))
             else:

@@ -195,7 +195,7 @@ class Sweep:
                         break
                     self._check_emptied(run)
                     for difference in differences:
-                        self._healing.heal(difference, emptied=run.emptied, missed=run.missed)
+                        self._healing.heal(difference, emptied=run.emptied, missed=run.missed, settled=self.settled)
                     run.different += len(differences)
                     self._wake()
                 else:

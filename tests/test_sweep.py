@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
@@ -156,6 +157,20 @@ async def test_a_key_that_is_created_between_the_passes_is_compared_whole():
     assert NO_KEY not in {found.site, found.hub}
 
 
+@pytest.mark.parametrize("written", ["neither", "site", "hub"])
+async def test_a_difference_is_steady_if_it_is_the_same_at_both_looks(written):
+    site, hub = Side({b"n:a": b"0", b"n:b": b"0"}, size=9), Side({b"n:a": b"1", b"n:b": b"1"}, size=9)
+
+    def write(number):
+        if number == 2:  # after a page of either side
+            {"neither": Side({}), "site": site, "hub": hub}[written].set(b"n:b", b"2")
+
+    site.before_look = write
+    first, second = sorted(await found_by(comparing(site, hub)), key=lambda difference: difference.key)
+    assert (first.key, first.steady) == (b"n:a", True)
+    assert (second.key, second.steady) == (b"n:b", written == "neither")
+
+
 async def test_other_namespaces_are_left_alone():
     class Careless(Side):
         async def page(self, _prefix, _cursor, _count):
@@ -221,16 +236,30 @@ def test_what_is_removed_at_the_hub_and_not_yet_here_is_not_brought_back(winner)
     for difference, calls in ((SITE_ONLY, []), (BOTH, [PULL])):
         recorder = Recorder()
         recorder.removed.add(b"k")
-        healing = Healing(recorder, recorder, winner, "both")
-        healing.heal(difference, missed=frozenset({"pull"}))
+        Healing(recorder, recorder, winner, "both").heal(difference, settled=True)
+        assert recorder.told == calls
+
+
+@pytest.mark.parametrize("winner", ["hub", "site"])
+@pytest.mark.parametrize("inbound", [True, False])
+def test_a_key_that_is_being_written_is_not_pushed_for_differing(winner, inbound):
+    """By the time that it is, what the site still held may have been removed at the hub."""
+    for difference, calls in (
+        (SITE_ONLY, []),
+        (BOTH, [PULL] if inbound else []),
+        (HUB_ONLY, [PULL] if inbound else []),
+    ):
+        recorder = Recorder()
+        healing = Healing(recorder, recorder if inbound else None, winner, "both")
+        healing.heal(replace(difference, steady=False), settled=True)
         assert recorder.told == calls
 
 
 @pytest.mark.parametrize(("winner", "call"), [("hub", SEED), ("site", PUSH)])
-def test_after_a_gap_what_is_removed_at_the_hub_may_never_have_been_there(winner, call):
+def test_what_may_never_have_been_at_the_hub_is_pushed_whatever_happens_to_it(winner, call):
     recorder = Recorder()
     recorder.removed.add(b"k")
-    Healing(recorder, recorder, winner, "both").heal(SITE_ONLY, missed=frozenset({"push"}))
+    Healing(recorder, recorder, winner, "both").heal(replace(SITE_ONLY, steady=False))
     assert recorder.told == [call]
 
 
@@ -349,6 +378,29 @@ async def test_a_sweep_that_is_owed_heals_every_namespace():
     assert sweep.owed is None
     (record,) = [record for record in logs if record["event"] == "sweep.finished"]
     assert (record["reason"], record["compared"], record["different"]) == ("a reason", 2, 2)
+
+
+def being_written():
+    site, hub = Side({b"n:k": b"v"}), Side({b"n:k": b"0"})
+    hub.before_look = lambda number: hub.set(b"n:k", b"%d" % number)
+    return site, hub
+
+
+async def test_what_is_being_written_may_have_been_missed_in_a_gap():
+    async with sweeping(*being_written()) as sweep:
+        for missed in ((), ("pull",), ("push",)):
+            runs = sweep.runs
+            sweep.owe("a gap", *missed)
+            await eventually_async(lambda runs=runs: sweep.runs > runs)
+            assert sweep.told == [("seed", Touch(b"n:k")), ("pull", b"n:k")]
+            sweep.told.clear()
+
+
+async def test_what_is_being_written_is_not_pushed_where_nothing_was_missed():
+    async with sweeping(*being_written(), period=0.001) as sweep:
+        await eventually_async(lambda: sweep.runs > 2)
+        assert sweep.told[:2] == [("seed", Touch(b"n:k")), ("pull", b"n:k")]  # at first contact
+        assert sweep.told[2:4] == [("pull", b"n:k")] * 2
 
 
 async def test_it_waits_for_the_sites_stream():
