@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 
 from redisrepl.changes import (
     Change,
+    Deleted,
     HashSet,
     State,
     Touch,
@@ -30,7 +31,7 @@ from redisrepl.changes import (
 )
 from redisrepl.echo import ExpectedEvents
 from redisrepl.freshness import Freshness
-from redisrepl.merging import merge
+from redisrepl.merging import merge, removes
 from redisrepl.wire.keyspace import announced_events
 from redisrepl.wire.writes import commands_of, events_of
 
@@ -171,7 +172,7 @@ class Inbound:
             older = self._told.get(key)
             merged = change if older is None else merge(older, change)
             if isinstance(merged, Touch) or (isinstance(merged, HashSet) and len(merged.fields) > _TOLD):
-                self.dirty[key] = False  # it changed its type meanwhile, or is better fetched as a whole
+                self._fetch_told(key, change)  # it changed its type meanwhile, or is better fetched as a whole
             else:
                 self._told[key] = merged
             self.counters.fed += 1
@@ -179,6 +180,12 @@ class Inbound:
                 for event in events_of(command):
                     if event in self._announced:
                         self._expected_remote.expect(key, event, now + self._event_patience)
+
+    def _fetch_told(self, key: bytes, *more: Change) -> None:
+        """Fetch what was told of a key; no event will tell of a removal in it, for those are expected."""
+        told = self._told.pop(key, None)
+        removal = any(map(_takes_away, more if told is None else (told, *more)))
+        self.dirty[key] = self.dirty.get(key, False) or removal
 
     def pushed(self, keys: Collection[bytes], time: float) -> None:
         """The hub took our own push of these keys at this time; infinity if it did not say when."""
@@ -192,8 +199,8 @@ class Inbound:
         for key in keys:
             if key in fetching:
                 fetching[key] = True
-            if told.pop(key, None) is not None:
-                self.dirty.setdefault(key, False)  # rule 2
+            if key in told:
+                self._fetch_told(key)  # rule 2
             if expected.holds(key):
                 self.counters.conflicts += 1
                 self.dirty.setdefault(key, False)  # rule 1
@@ -215,7 +222,9 @@ class Inbound:
 
     def removes(self, key: bytes) -> bool:
         """Whether something of this key is known to be removed at the hub, and may be at the site still."""
-        return "del" in self.kinds and (self.dirty.get(key, False) or key in self._removing)
+        if "del" not in self.kinds:
+            return False
+        return self.dirty.get(key, False) or key in self._removing or _takes_away(self._told.get(key))
 
     def _has_room_for(self, key: bytes) -> bool:
         room = key in self.dirty or len(self.dirty) < self._max_keys
@@ -239,8 +248,8 @@ class Inbound:
         """What is being fetched may be stale without our knowing (rule 2): events, or the site's stream, were lost."""
         for key in self._fetching:
             self._fetching[key] = True
-        self.mark_dirty(self._told)
-        self._told.clear()
+        for key in list(self._told):
+            self._fetch_told(key)
 
     # What is to be done.
 
@@ -257,11 +266,12 @@ class Inbound:
             taken[key] = removal
             if len(taken) >= most:
                 break
-        for key, removal in taken.items():
+        for key, announced in taken.items():
             del self.dirty[key]
-            self._told.pop(key, None)  # what is fetched is newer
+            told = self._told.pop(key, None)  # what is fetched is newer
             self._fetching[key] = False
-            if removal:
+            if announced or _takes_away(told):
+                taken[key] = True
                 self._removing.add(key)
         if len(blocked) >= most:  # they would stand in the way of others next time
             for key in blocked:
@@ -278,7 +288,8 @@ class Inbound:
             if len(taken) >= most:
                 break
         for key in taken:
-            del self._told[key]
+            if _takes_away(self._told.pop(key)):
+                self._removing.add(key)
             self._fetching[key] = False
             self._taken_told.add(key)
         return taken
@@ -291,8 +302,8 @@ class Inbound:
     def untaken(self, keys: Mapping[bytes, bool]) -> None:
         """The fetch of these keys failed, or did not reach them: they stay dirty."""
         for key, removal in keys.items():
+            self.dirty[key] = self.dirty.get(key, False) or removal or key in self._removing
             self._settle(key)
-            self.dirty[key] = self.dirty.get(key, False) or removal
 
     def fetched(
         self, states: Mapping[bytes, State], removals: Mapping[bytes, bool], time: float = math.inf
@@ -365,3 +376,8 @@ class Inbound:
         self.counters.stale += 1
         self.untaken({key: removal})
         return True
+
+
+def _takes_away(change: Change | None) -> bool:
+    """Whether the key, or fields of it, are or may be gone after this."""
+    return change is not None and (isinstance(change, Deleted) or removes(change))
