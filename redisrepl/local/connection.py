@@ -31,11 +31,13 @@ from redisrepl.local.address import SiteAddress
 from redisrepl.local.sentinel import Epoch, MasterWatch, ask_sentinels
 from redisrepl.tls import tls_reason
 
-__all__ = ["LOGIN_HINT", "find_master", "open_client", "open_connection", "translated"]
+__all__ = ["LOGIN_HINT", "certificate_refusal", "find_master", "open_client", "open_connection", "translated"]
 
 #: What to do when a server refuses the user or password.
 LOGIN_HINT = "check the password (--password-file) and the user (--user)"
 
+#: Seconds within which a server says that it refuses our certificate.
+_VERDICT = 2.0
 #: asyncio stops reading a socket at twice this many unread bytes.
 _READ_LIMIT = 1 << 20
 
@@ -62,6 +64,33 @@ async def open_connection(address: SiteAddress, wait: float) -> tuple[asyncio.St
             raise CertificateError(f"the site's Redis {address}: {trouble}") from error
         reason = error.strerror or str(error)
         raise PeerUnavailableError(f"the site's Redis {address} cannot be reached: {reason}") from error
+
+
+async def certificate_refusal(address: SiteAddress, wait: float) -> str | None:
+    """Why a server that has reset a connection before it said anything refuses our certificate; None if it does not.
+
+    In TLS 1.3 it judges that after we have begun to speak. It then closes at once, and if our words are unread by then,
+    a reset overtakes its reason. So it is asked once more, without a word.
+
+    Args:
+        address: of the server itself, not of its Sentinels.
+        wait: seconds for TCP and TLS.
+    """
+    try:
+        reader, writer = await open_connection(address, wait)
+    except CertificateError as error:
+        return tls_reason(error)
+    except PeerUnavailableError:
+        return None
+    try:
+        async with asyncio.timeout(min(wait, _VERDICT)):
+            await reader.read(1)
+    except OSError as error:  # TimeoutError is one: it waits for us to speak
+        return tls_reason(error)
+    else:
+        return None
+    finally:
+        writer.transport.abort()
 
 
 def open_client(address: SiteAddress, wait: float, connections: int, epoch: Epoch | None = None) -> redis.asyncio.Redis:

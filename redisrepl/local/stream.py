@@ -21,7 +21,7 @@ from redisrepl.errors import (
     SilentError,
 )
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.connection import LOGIN_HINT, find_master, open_connection
+from redisrepl.local.connection import LOGIN_HINT, certificate_refusal, find_master, open_connection
 from redisrepl.local.sentinel import MasterWatch
 from redisrepl.tls import tls_reason
 from redisrepl.wire.psync import Event, ReplicaProtocol, SnapshotParser
@@ -72,6 +72,7 @@ class ReplicaLink:
         self._connect_wait = connect_wait
         self._timer: asyncio.TimerHandle | None = None
         self._early_acks = _EARLY_ACKS
+        self._heard = False  # anything, from the server
         self._watch = MasterWatch(address, connect_wait)
         self._protocol = ReplicaProtocol(
             position,
@@ -137,11 +138,15 @@ class ReplicaLink:
                 continue
             except OSError as error:
                 # TLS 1.3: the server judges our certificate only once the handshake is done.
-                if (trouble := tls_reason(error)) is not None:
+                trouble = tls_reason(error)
+                if trouble is None and not self._heard and master.context is not None:
+                    trouble = await certificate_refusal(master, self._connect_wait)
+                if trouble is not None:
                     raise CertificateError(f"the site's Redis {self._address}: {trouble}") from error
                 raise LinkLostError(f"the link to {self._address} broke: {error.strerror or error}") from error
             if not data:
                 raise LinkLostError(f"{self._address} closed the replication link")
+            self._heard = True
             return data
         raise SilentError(f"no byte from {self._address} for {self._silence:g} s")
 
