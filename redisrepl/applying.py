@@ -165,7 +165,7 @@ class Applying:
             return told
 
         async with self._at_the_site():
-            await self._apply(dict.fromkeys(told, False), as_told)
+            await self._apply(list(told), as_told)
 
     async def _fetch(self, taken: Mapping[bytes, bool]) -> None:
         inbound = self.inbound
@@ -177,8 +177,8 @@ class Applying:
                 self.fetch_trouble.failed(error, dirty_keys=len(inbound.dirty))
             raise
         self.fetch_trouble.succeeded()
-        inbound.untaken({key: removal for key, removal in taken.items() if key not in fetched.states})
-        states = inbound.fetched(fetched.states, taken, fetched.time)
+        inbound.untaken([key for key in taken if key not in fetched.states])
+        states = inbound.fetched(fetched.states, fetched.time)
         for key in [key for key, state in states.items() if state is DENIED]:
             del states[key]
             self._give_up(key, "the hub does not let us read it")
@@ -197,7 +197,7 @@ class Applying:
                 self.on_apply(key, states[key], held[key])
 
         async with self._at_the_site():
-            await self._apply({key: taken[key] for key in states}, differences, replaced, large)
+            await self._apply(list(states), differences, replaced, large)
 
     @asynccontextmanager
     async def _at_the_site(self) -> AsyncIterator[None]:
@@ -214,30 +214,29 @@ class Applying:
 
     async def _apply(
         self,
-        removals: Mapping[bytes, bool],
+        keys: Sequence[bytes],
         changes_of: _ChangesOf,
         replaced: Callable[[bytes], None] | None = None,
         large: frozenset[bytes] = frozenset(),
     ) -> None:
         """Apply changes of these keys, as many keys at a time as the site's own clients let us."""
-        keys = list(removals)
         while keys:
             piece, keys = keys[: self._together], keys[self._together :]
             try:
-                applied = await self._apply_together({key: removals[key] for key in piece}, changes_of, replaced, large)
+                applied = await self._apply_together(piece, changes_of, replaced, large)
             except KeyDeniedError as error:
                 applied = len(piece) == 1  # by halves, until those are alone that must be given up
                 if applied:
                     self._give_up(piece[0], str(error))
             except BaseException:
-                self.inbound.untaken({key: removals[key] for key in keys})
+                self.inbound.untaken(keys)
                 raise
             # One key that changes all the time must not hold up the others for ever.
             self._together = min(2 * self._together, self._most_together) if applied else max(1, len(piece) // 2)
 
     async def _apply_together(
         self,
-        removals: Mapping[bytes, bool],
+        keys: Sequence[bytes],
         changes_of: _ChangesOf,
         replaced: Callable[[bytes], None] | None,
         large: frozenset[bytes],
@@ -245,7 +244,7 @@ class Applying:
         """Apply changes, and expect their echo; False if a client of the site wrote one of the keys meanwhile.
 
         Args:
-            removals: the keys, and whether a removal was announced.
+            keys: those of one step.
             changes_of: asked for the changes once the keys are watched.
             replaced: called with each key that was written. None for what was only told: then nothing is read, and a
                 key that the site refuses is fetched; otherwise it is given up, by name.
@@ -253,18 +252,17 @@ class Applying:
         """
         inbound = self.inbound
         changes: list[Change] = []
-        unsettled = dict(removals)
-        keys = list(removals)
+        unsettled = set(keys)
         reads = self._site.request(keys, large) if replaced is not None else ()
         try:
             async with self._writer.turn(keys, reads) as turn:
                 found = await changes_of(keys, turn.replies)
                 await self._stream_passed(turn.offset)
-                for key, removal in removals.items():
-                    del unsettled[key]
-                    if inbound.about_to_apply(key, found[key], removal=removal):
+                for key in keys:
+                    unsettled.remove(key)
+                    if inbound.about_to_apply(key, found[key]):
                         changes += found[key]
-                        unsettled[key] = removal
+                        unsettled.add(key)
                 if not changes:
                     return True
                 applied = await turn.apply(changes)
@@ -278,11 +276,11 @@ class Applying:
             key = changes[index].key
             if key not in unsettled:
                 continue
-            removal = unsettled.pop(key)
+            unsettled.remove(key)
             if replaced is not None:
                 self._give_up(key, reason)
             else:
-                inbound.not_applied({key: removal})
+                inbound.not_applied((key,))
         if replaced is not None:
             for key in unsettled:
                 replaced(key)

@@ -299,23 +299,21 @@ class Inbound:
         """Whether there may be a key to fetch or to apply."""
         return bool(self.dirty or self._told)
 
-    def untaken(self, keys: Mapping[bytes, bool]) -> None:
+    def untaken(self, keys: Iterable[bytes]) -> None:
         """The fetch of these keys failed, or did not reach them: they stay dirty."""
-        for key, removal in keys.items():
-            self.dirty[key] = self.dirty.get(key, False) or removal or key in self._removing
+        for key in keys:
+            self.dirty[key] = self.dirty.get(key, False) or key in self._removing
             self._settle(key)
 
-    def fetched(
-        self, states: Mapping[bytes, State], removals: Mapping[bytes, bool], time: float = math.inf
-    ) -> dict[bytes, State]:
+    def fetched(self, states: Mapping[bytes, State], time: float = math.inf) -> dict[bytes, State]:
         """The hub held this at that time; what is not stale (rule 2) goes on to be compared with the site."""
         self.counters.fetched += len(states)
         self._fresh.learn(states, time)
-        return {key: state for key, state in states.items() if not self._stale(key, removals[key])}
+        return {key: state for key, state in states.items() if not self._stale(key)}
 
-    def about_to_apply(self, key: bytes, changes: Sequence[Change], *, removal: bool) -> bool:
+    def about_to_apply(self, key: bytes, changes: Sequence[Change]) -> bool:
         """Whether these changes may be sent to the site now; if so their echo is expected from here on."""
-        if self._stale(key, removal):
+        if self._stale(key):
             return False
         if not changes:
             self.counters.equal += 1
@@ -326,7 +324,7 @@ class Inbound:
                 continue  # the stream's reader does not look at these
             for echo in self._echoes_of(change):
                 if not self._expected_local.expect(key, echo, math.inf):
-                    self.not_applied({key: removal})  # no room for the expectation: its echo would cross
+                    self.not_applied((key,))  # no room for the expectation: its echo would cross
                     return False
         return True
 
@@ -338,7 +336,7 @@ class Inbound:
             self._settle(key)
         self.counters.applied += len(keys)
 
-    def not_applied(self, keys: Mapping[bytes, bool]) -> None:
+    def not_applied(self, keys: Collection[bytes]) -> None:
         """The site did not answer: whether it executed these is not known, so no expectation of them holds."""
         self._expected_local.void(keys)
         self.untaken(keys)
@@ -370,11 +368,11 @@ class Inbound:
         self._removing.discard(key)
         self._taken_told.discard(key)
 
-    def _stale(self, key: bytes, removal: bool) -> bool:
+    def _stale(self, key: bytes) -> bool:
         if not self._fetching[key] and not self._busy(key):
             return False
         self.counters.stale += 1
-        self.untaken({key: removal})
+        self.untaken((key,))
         return True
 
 

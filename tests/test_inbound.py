@@ -42,7 +42,7 @@ def a_foreign_write_came(inbound):
 def a_client_wrote_as_it_was_applied(inbound):
     taken = inbound.take_told(1)
     assert inbound.removes(KEY) == any(change != WRITE for change in taken[KEY])
-    inbound.not_applied(dict.fromkeys(taken, False))
+    inbound.not_applied(taken)
 
 
 BETWEEN = [changed_at_the_site, the_link_was_lost, a_foreign_write_came, a_client_wrote_as_it_was_applied]
@@ -81,7 +81,7 @@ def test_of_several_that_were_told_any_may_be_a_removal(changes, removal):
 def test_once_it_was_applied_nothing_is_left_to_remove():
     inbound = told(Deleted(KEY))
     (changes,) = inbound.take_told(1).values()
-    assert inbound.about_to_apply(KEY, changes, removal=False)
+    assert inbound.about_to_apply(KEY, changes)
     inbound.applied([KEY], deadline=1)
     assert not inbound.removes(KEY)
     assert inbound.dirty == {}

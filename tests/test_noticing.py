@@ -40,7 +40,7 @@ class Sides:
     def apply(self, *changes, key=KEY):
         self.inbound.mark_dirty([key])
         assert self.inbound.take(1) == {key: False}
-        assert self.inbound.about_to_apply(key, changes, removal=False)
+        assert self.inbound.about_to_apply(key, changes)
 
     def notice(self, event, key=KEY):
         change = change_of(key, event, self.outbound.kinds)

@@ -51,7 +51,7 @@ class WithoutConflictRule(Inbound):
 
 
 class WithoutStaleFetchRule(Inbound):
-    def _stale(self, _key, _removal):
+    def _stale(self, _key):
         return False
 
 

@@ -125,7 +125,7 @@ class Fetch:
     read_at: int = 0  # where the site's stream stood then
     watched: dict[bytes, int] = field(default_factory=dict)
     changes: list[Change] | None = None
-    sent: dict[bytes, bool] = field(default_factory=dict)
+    sent: set[bytes] = field(default_factory=set)
     offset: int | None = None
 
 
@@ -379,7 +379,7 @@ class World:
             fetch.at = self.clock()
         elif fetch.site_states is None:
             if fetch.told is None:
-                fetch.states = inbound.fetched(fetch.states, fetch.taken, fetch.at)
+                fetch.states = inbound.fetched(fetch.states, fetch.at)
             fetch.site_states = {key: site.redis.state(key) for key in fetch.states}
             fetch.read_at = len(site.redis.stream)
             fetch.watched = {key: site.redis.writes[key] for key in fetch.states}
@@ -391,9 +391,9 @@ class World:
                 removal = fetch.taken[key]
                 differing = difference(key, state, fetch.site_states[key], self.kinds, may_delete=removal)
                 differing = differing if fetch.told is None else fetch.told[key]
-                if inbound.about_to_apply(key, differing, removal=removal):
+                if inbound.about_to_apply(key, differing):
                     fetch.changes += differing
-                    fetch.sent[key] = removal
+                    fetch.sent.add(key)
         elif fetch.offset is None:
             if any(site.redis.writes[key] != count for key, count in fetch.watched.items()) and self.watches:
                 inbound.not_applied(fetch.sent)
@@ -412,7 +412,7 @@ class World:
         site.fetches.remove(fetch)
         if fetch.changes is None:
             keys = fetch.taken if fetch.site_states is None else fetch.states
-            site.inbound.untaken({key: fetch.taken[key] for key in keys})
+            site.inbound.untaken(keys)
         else:
             if fetch.offset is None and self.rng.random() < 0.5:
                 for change in fetch.changes:
