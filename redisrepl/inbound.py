@@ -172,7 +172,8 @@ class Inbound:
             older = self._told.get(key)
             merged = change if older is None else merge(older, change)
             if isinstance(merged, Touch) or (isinstance(merged, HashSet) and len(merged.fields) > _TOLD):
-                self._fetch_told(key, change)  # it changed its type meanwhile, or is better fetched as a whole
+                # It changed its type meanwhile, or is better fetched as a whole.
+                self._fetch_told(key, removal=_takes_away(change))
             else:
                 self._told[key] = merged
             self.counters.fed += 1
@@ -181,10 +182,12 @@ class Inbound:
                     if event in self._announced:
                         self._expected_remote.expect(key, event, now + self._event_patience)
 
-    def _fetch_told(self, key: bytes, *more: Change) -> None:
+    def _fetch_told(self, key: bytes, *, removal: bool = False) -> None:
         """Fetch what was told of a key; no event will tell of a removal in it, for those are expected."""
-        told = self._told.pop(key, None)
-        removal = any(map(_takes_away, more if told is None else (told, *more)))
+        self._look_again(key, removal=_takes_away(self._told.pop(key, None)) or removal)
+
+    def _look_again(self, key: bytes, *, removal: bool) -> None:
+        """It is dirty, and what is known to be removed of it stays known."""
         self.dirty[key] = self.dirty.get(key, False) or removal
 
     def pushed(self, keys: Collection[bytes], time: float) -> None:
@@ -209,7 +212,7 @@ class Inbound:
         """The state of these keys at the hub must be looked at; whether something is known to be removed there."""
         for key in keys:
             if self._covers(key) and self._has_room_for(key):
-                self.dirty[key] = removal or self.dirty.get(key, False)
+                self._look_again(key, removal=removal)
 
     def refused_at_hub(self, key: bytes) -> None:
         """The hub did not take what the site holds: that it lacks this key tells nothing."""
@@ -269,10 +272,8 @@ class Inbound:
         for key, announced in taken.items():
             del self.dirty[key]
             told = self._told.pop(key, None)  # what is fetched is newer
-            self._fetching[key] = False
-            if announced or _takes_away(told):
-                taken[key] = True
-                self._removing.add(key)
+            taken[key] = announced or _takes_away(told)
+            self._begin(key, removal=taken[key])
         if len(blocked) >= most:  # they would stand in the way of others next time
             for key in blocked:
                 self.dirty[key] = self.dirty.pop(key)
@@ -288,9 +289,7 @@ class Inbound:
             if len(taken) >= most:
                 break
         for key in taken:
-            if _takes_away(self._told.pop(key)):
-                self._removing.add(key)
-            self._fetching[key] = False
+            self._begin(key, removal=_takes_away(self._told.pop(key)))
             self._taken_told.add(key)
         return taken
 
@@ -302,7 +301,7 @@ class Inbound:
     def untaken(self, keys: Iterable[bytes]) -> None:
         """The fetch of these keys failed, or did not reach them: they stay dirty."""
         for key in keys:
-            self.dirty[key] = self.dirty.get(key, False) or key in self._removing
+            self._look_again(key, removal=key in self._removing)
             self._settle(key)
 
     def fetched(self, states: Mapping[bytes, State], time: float = math.inf) -> dict[bytes, State]:
@@ -362,6 +361,11 @@ class Inbound:
             "expected_local": len(self._expected_local),
             "expected_remote": len(self._expected_remote),
         }
+
+    def _begin(self, key: bytes, *, removal: bool) -> None:
+        self._fetching[key] = False
+        if removal:
+            self._removing.add(key)
 
     def _settle(self, key: bytes) -> None:
         self._fetching.pop(key, None)
