@@ -122,9 +122,10 @@ class Daemon:
         """The number of records so far, for `wait_for_log(after=...)`."""
         return len(self._seen())
 
-    def logged(self, event: str, **fields: object) -> list[Record]:
-        """All records so far of this event with these fields."""
-        return [record for record in self._seen() if record.get("event") == event and fields.items() <= record.items()]
+    def logged(self, event: str, *, after: int = 0, **fields: object) -> list[Record]:
+        """All records so far of this event with these fields; `after` as in `wait_for_log`."""
+        records = self._seen()[after:]
+        return [record for record in records if record.get("event") == event and fields.items() <= record.items()]
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""

@@ -173,7 +173,7 @@ class Scene:
     @staticmethod
     def _was_cut(daemon: Daemon, mark: int) -> bool:
         """Whether the site's history was lost since, so that the hub's values stand where both sides have one."""
-        return any(record["event"] == "stream.full_sync" for record in daemon.records[mark:])
+        return bool(daemon.logged("stream.full_sync", after=mark))
 
     def _strays(self) -> list[bytes]:
         """Keys outside the namespace that are where nobody wrote them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import itertools
+import random
 import re
 import socket
 import threading
@@ -44,8 +45,7 @@ def wait_until_live(daemon, *, pull, namespaces=1, after=0):
         daemon.wait_for_log("subscribe.started", after=after)
 
         def subscribed():
-            records = daemon.records[after:]
-            return {r["namespace"] for r in records if r["event"] == "subscribe.started"}
+            return {record["namespace"] for record in daemon.logged("subscribe.started", after=after)}
 
         eventually(lambda: len(subscribed()) == namespaces or not daemon.running, description="all are subscribed")
 
@@ -127,6 +127,33 @@ def crossed(site, hub, prefix=PREFIX, *, back=True):
 def settled(daemon):
     """Both sides were compared since the last gap, so that it is known what a flush has removed."""
     eventually(lambda: daemon.state()["sweep"]["settled"])
+
+
+class BackgroundClient:
+    """A client of a server that does what `write` says again and again; `name` decides its choices.
+
+    Between two times it waits `pause` seconds.
+    """
+
+    def __init__(self, name, server, pause=0.0):
+        self.name = name
+        self.client = server.client()
+        self._pause = pause
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self):
+        rng = random.Random(self.name)
+        while not self._stop.wait(self._pause):
+            self.write(rng)
 
 
 _ARGUMENT = re.compile(rb'"((?:[^"\\]|\\.)*)"')

@@ -1,10 +1,9 @@
 """FLUSHALL at the hub, of which no event tells, crosses where removals do; what is written since stays."""
 
-import random
 import threading
 
 from testbed import RedisServer, eventually
-from tests.e2e.support import ALL_KINDS, SWIFT, assert_equal_soon, crossed, settled
+from tests.e2e.support import ALL_KINDS, SWIFT, BackgroundClient, assert_equal_soon, crossed, settled
 
 #: A canary that a busy machine delays is a gap, and after a gap a flush is undone.
 CALM = ("--retry-max", "0.2", "--canary-period", "1")
@@ -105,48 +104,35 @@ def test_a_flush_of_the_hub_is_undone_if_the_daemon_was_away(daemons, site, hub,
     assert len(at_site.keys("site1:[0-9]*")) == 20
 
 
-class Writer:
-    """A client that never stops; of what it wrote after the flush it remembers the last value of each key and field."""
+class Writer(BackgroundClient):
+    """Of what it wrote after the flush it remembers the last value of each key and field."""
 
     def __init__(self, name, server):
-        self._name = name
-        self._client = server.client()
-        self._stop = threading.Event()
+        super().__init__(name, server)
         self._flushed = threading.Event()
-        self._thread = threading.Thread(target=self._write)
         self.written = 0
         self.last = {}
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
 
     def flushed(self):
         self._flushed.set()
         return self.written
 
-    def _write(self):
-        rng = random.Random(self._name)
-        while not self._stop.is_set():
-            after = self._flushed.is_set()
-            value = b"%s %d" % (self._name.encode(), self.written)
-            match rng.randrange(3):
-                case 0:
-                    place = b"site1:%d:%s" % (rng.randrange(500), self._name.encode()), None
-                    self._client.set(place[0], value)
-                case 1:
-                    place = b"site1:new:%s" % value, None
-                    self._client.set(place[0], value)
-                case 2:
-                    place = b"site1:hash:%d" % rng.randrange(100), value
-                    self._client.hset(*place, value)
-            if after:
-                self.last[place] = value
-            self.written += 1
+    def write(self, rng):
+        after = self._flushed.is_set()
+        value = b"%s %d" % (self.name, self.written)
+        match rng.randrange(3):
+            case 0:
+                place = b"site1:%d:%s" % (rng.randrange(500), self.name), None
+                self.client.set(place[0], value)
+            case 1:
+                place = b"site1:new:%s" % value, None
+                self.client.set(place[0], value)
+            case 2:
+                place = b"site1:hash:%d" % rng.randrange(100), value
+                self.client.hset(*place, value)
+        if after:
+            self.last[place] = value
+        self.written += 1
 
 
 def test_what_is_written_after_a_flush_of_the_hub_stays_and_what_was_before_goes(daemons, site, hub, at_site, at_hub):
@@ -162,7 +148,7 @@ def test_what_is_written_after_a_flush_of_the_hub_stays_and_what_was_before_goes
             assert len(assert_equal_soon(client, at_hub)) == 1600
         for daemon in both:
             settled(daemon)
-        with Writer("site", site) as one, Writer("second", second) as two, Writer("hub", hub.server) as three:
+        with Writer(b"site", site) as one, Writer(b"second", second) as two, Writer(b"hub", hub.server) as three:
             writers = one, two, three
             eventually(lambda: all(writer.written > 200 for writer in writers))
             at_hub.flushall()

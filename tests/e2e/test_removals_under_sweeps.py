@@ -1,57 +1,37 @@
 """Removals by everybody, while both sides are compared again and again: what is removed stays so."""
 
-import random
-import threading
-
 from testbed import FaultProxy, RedisServer, eventually
-from tests.e2e.support import ALL_KINDS, assert_equal_soon, crossed, settled
+from tests.e2e.support import ALL_KINDS, BackgroundClient, assert_equal_soon, crossed, settled
 
 #: Each way, so that much is on its way whenever the sides are looked at.
 DELAY = 0.1
 SWEEPS = 4
 
 
-class Client:
+class Client(BackgroundClient):
     """Writes and removes keys and fields that nobody else does, and remembers what it has left of each."""
 
     def __init__(self, name, server):
-        self._name = name
-        self._client = server.client()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._write)
+        super().__init__(name, server, pause=0.002)
         self.left = {}
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
-
-    def _write(self):
-        rng = random.Random(self._name)
-        while not self._stop.wait(0.002):
-            value = b"%s %d" % (self._name, rng.randrange(1000))
-            key = b"site1:%s:%d" % (self._name, rng.randrange(30))
-            place = b"site1:hash:%d" % rng.randrange(30), b"%s %d" % (self._name, rng.randrange(4))
-            match rng.randrange(4):
-                case 0:
-                    self._client.set(key, value)
-                    self.left[key, None] = value
-                case 1:
-                    self._client.delete(key)
-                    self.left[key, None] = None
-                case 2:
-                    self._client.hset(*place, value)
-                    self.left[place] = value
-                case 3:
-                    self._client.hdel(*place)
-                    self.left[place] = None
-
-
-def sweeps(daemon, after):
-    return [record for record in daemon.records[after:] if record["event"] == "sweep.finished"]
+    def write(self, rng):
+        value = b"%s %d" % (self.name, rng.randrange(1000))
+        key = b"site1:%s:%d" % (self.name, rng.randrange(30))
+        place = b"site1:hash:%d" % rng.randrange(30), b"%s %d" % (self.name, rng.randrange(4))
+        match rng.randrange(4):
+            case 0:
+                self.client.set(key, value)
+                self.left[key, None] = value
+            case 1:
+                self.client.delete(key)
+                self.left[key, None] = None
+            case 2:
+                self.client.hset(*place, value)
+                self.left[place] = value
+            case 3:
+                self.client.hdel(*place)
+                self.left[place] = None
 
 
 def test_what_is_removed_stays_removed_whenever_both_sides_are_compared(daemons, site, hub, at_site, at_hub):
@@ -66,9 +46,13 @@ def test_what_is_removed_stays_removed_whenever_both_sides_are_compared(daemons,
         with Client(b"site", site) as one, Client(b"second", second) as two, Client(b"hub", hub.server) as three:
             marks = [daemon.mark() for daemon in both]
             for daemon, mark in zip(both, marks, strict=True):
-                eventually(lambda d=daemon, m=mark: len(sweeps(d, m)) >= SWEEPS, 60, "both sides were compared")
-        found = [sweep for daemon, mark in zip(both, marks, strict=True) for sweep in sweeps(daemon, mark)]
-        assert {sweep["reason"] for sweep in found} == {"timer"}
+                eventually(
+                    lambda d=daemon, m=mark: len(d.logged("sweep.finished", after=m)) >= SWEEPS,
+                    60,
+                    "both sides were compared",
+                )
+        for daemon, mark in zip(both, marks, strict=True):
+            assert {sweep["reason"] for sweep in daemon.logged("sweep.finished", after=mark)} == {"timer"}
         for link in (wire, other):
             link.heal()
         for client in (at_site, at_second):

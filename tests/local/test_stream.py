@@ -275,16 +275,16 @@ class HastyServer:
         resets = self.connections <= self._resets
         taken, said = ssl.MemoryBIO(), ssl.MemoryBIO()
         tls = self._context.wrap_bio(taken, said, server_side=True)
-        done = False
-        while not done:
+        accepted = None
+        while accepted is None:
             try:
                 tls.do_handshake()
-                done = accepted = True
+                accepted = True
             except ssl.SSLWantReadError:
                 writer.write(said.read())
                 taken.write(await reader.read(65536))
             except ssl.SSLError:
-                done, accepted = True, False
+                accepted = False
         if resets:
             linger = struct.pack("ii", 1, 0)
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -307,11 +307,8 @@ class HastyServer:
 async def test_a_reset_that_overtakes_the_reason(certificates, monkeypatch, client, resets, kind, says):
     """With TLS 1.3 the handshake is over for us, and we have spoken, when the server says no."""
     monkeypatch.setattr("redisrepl.local.connection._VERDICT", 0.1)
-    pair = certificates.foreign_client()
-    if client == "good":
-        files = CertificateFiles(certificates.ca, certificates.client, certificates.client_key)
-    else:
-        files = CertificateFiles(certificates.ca, pair.cert, pair.key)
+    pair = certificates.client_pair if client == "good" else certificates.foreign_client()
+    files = CertificateFiles(certificates.ca, pair.cert, pair.key)
     async with HastyServer(certificates, resets) as server, Following(parse_address(server.url, files=files)) as link:
         error = await link.ended()
         assert type(error) is kind
