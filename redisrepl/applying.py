@@ -1,41 +1,40 @@
 """Moves changes from the hub to the site: fetch, compare, apply; or apply at once what the feed told.
 
 In: what `inbound` says is dirty, or was told. Out: writes at the site. Left to others: what may be applied (`inbound`),
-reading the hub (`remote.fetch`) and the site (`local.read`), writing (`local.apply`).
+what to do with a key that may have changed on both sides (`engine.core`), reading the hub (`remote.fetch`) and the site
+(`local.read`), writing (`local.apply`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
 import structlog
 
-from redisrepl.changes import DENIED, Change, HashState, State
-from redisrepl.differences import difference
+from redisrepl.changes import DENIED, Change
+from redisrepl.engine.ancestor import note_changes
+from redisrepl.engine.core import Core
 from redisrepl.errors import KeyDeniedError, LinkLostError, RedisreplError
 from redisrepl.inbound import Inbound
+from redisrepl.jobs import FetchedJob, Job, Site, ToldJob
 from redisrepl.local.apply import Applied
 from redisrepl.namespaces import printable
 from redisrepl.observe.troubles import Trouble
 from redisrepl.remote.fetch import Fetched
 from redisrepl.repeating import repeat
+from redisrepl.store import Facts, Store
 
 __all__ = ["Applying"]
 
 #: Seconds after which the stream is not waited for any longer: while it stands still, and in all.
 _LONGEST_STANDSTILL = 5.0
 _LONGEST_WAIT = 60.0
-#: Keys, and what the site said of them > what is to be applied to each.
-_ChangesOf = Callable[[Iterable[bytes], Sequence[object]], Awaitable[Mapping[bytes, Sequence[Change]]]]
-
 #: Keys watched at a time, at most: Redis compares each with all that its client watches already.
 _WATCHED = 350
-#: Fields from which on a hash is large: as many as a script copies while a round trip within a machine takes place.
-_LARGE = 500
 
 _log = structlog.get_logger("redisrepl")
 
@@ -45,16 +44,6 @@ class Hub(Protocol):
 
     async def states(self, keys: Sequence[bytes]) -> Fetched:
         """What the first of these keys hold; those that did not fit are left out."""
-
-
-class Site(Protocol):
-    """What is compared with: `local.read.SiteReader`."""
-
-    def request(self, keys: Sequence[bytes], large: frozenset[bytes]) -> Sequence[Sequence[bytes]]:
-        """Commands that ask for it; `large` hashes one by one."""
-
-    async def states(self, keys: Sequence[bytes], replies: Sequence[object], large: frozenset[bytes]) -> list[State]:
-        """What these keys hold, from the replies to that and, if need be, more."""
 
 
 class Turn(Protocol):
@@ -83,27 +72,35 @@ class Applying:
     """Moves dirty keys from the hub to the site.
 
     Args:
-        inbound: decides.
+        core: decides.
+        store: remembers what both sides agree on.
         hub: is fetched from.
         site: is compared with.
         writer: applies.
+        same_hub: whether the hub still is the server whose history is known; asked before anything is removed for it.
         read_to: tells up to which offset the site's stream was read; infinity if nobody reads it.
         max_keys: keys in one fetch.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of
         self,
-        inbound: Inbound,
+        core: Core,
+        store: Store,
         hub: Hub,
         site: Site,
         writer: Writer,
         *,
+        same_hub: Callable[[], Awaitable[bool]],
         read_to: Callable[[], float],
         max_keys: int,
         retry: Mapping[str, Any],
     ) -> None:
-        self.inbound = inbound
+        if core.inbound is None:
+            raise AssertionError("nothing is applied where nothing is pulled")
+        self.inbound: Inbound = core.inbound
+        self._core = core
+        self._store = store
         self.fetch_trouble = Trouble("fetch")
         self.apply_trouble = Trouble("apply")
         self._hub = hub
@@ -114,11 +111,10 @@ class Applying:
         self._looking = asyncio.Lock()
         self._work = asyncio.Event()
         self._settled = asyncio.Event()
-        self.on_apply: Callable[[bytes, State, State], None] | None = None  # told the hub's state and the site's
-        self.attached = asyncio.Event()  # the site's stream is followed: without it rules 1 and 2 are blind
         self._site_turn = asyncio.Lock()  # reading and writing a key at the site is one step
         self._most_together = min(max_keys, _WATCHED)
         self._together = self._most_together  # keys in one step
+        self._same_hub = same_hub
         self._read_to = read_to
         self._moved = asyncio.Event()
 
@@ -153,7 +149,7 @@ class Applying:
     def _take(self) -> Coroutine[None, None, None] | None:
         """What moves the next batch: what the feed told, or else what must be fetched."""
         inbound = self.inbound
-        if self.attached.is_set():
+        if self._core.continuity.known:  # else rules 1 and 2 are blind, or a server may have lost what it lacks
             if told := inbound.take_told(self._max_keys):
                 return self._apply_told(told)
             if taken := inbound.take(self._max_keys):
@@ -161,11 +157,8 @@ class Applying:
         return None
 
     async def _apply_told(self, told: Mapping[bytes, Sequence[Change]]) -> None:
-        async def as_told(_: Iterable[bytes], __: Sequence[object]) -> Mapping[bytes, Sequence[Change]]:
-            return told
-
         async with self._at_the_site():
-            await self._apply(list(told), as_told)
+            await self._apply(list(told), ToldJob(told, None if self.inbound.echo_patience is None else self._site))
 
     async def _fetch(self, taken: Mapping[bytes, bool]) -> None:
         inbound = self.inbound
@@ -182,22 +175,10 @@ class Applying:
         for key in [key for key, state in states.items() if state is DENIED]:
             del states[key]
             self._give_up(key, "the hub does not let us read it")
-        held: dict[bytes, State] = {}
-        large = frozenset(
-            k for k, state in states.items() if isinstance(state, HashState) and len(state.fields) >= _LARGE
-        )
-
-        async def differences(keys: Iterable[bytes], replies: Sequence[object]) -> dict[bytes, list[Change]]:
-            keys = list(keys)
-            held.update(zip(keys, await self._site.states(keys, replies, large), strict=True))
-            return {k: difference(k, states[k], held[k], inbound.kinds, may_delete=taken[k]) for k in keys}
-
-        def replaced(key: bytes) -> None:
-            if self.on_apply is not None:
-                self.on_apply(key, states[key], held[key])
-
         async with self._at_the_site():
-            await self._apply(list(states), differences, replaced, large)
+            await self._apply(
+                list(states), FetchedJob(self._core, self._site, self._store, self._same_hub, states, taken)
+            )
 
     @asynccontextmanager
     async def _at_the_site(self) -> AsyncIterator[None]:
@@ -212,20 +193,14 @@ class Applying:
         self.wake()
         self._settled.set()
 
-    async def _apply(
-        self,
-        keys: Sequence[bytes],
-        changes_of: _ChangesOf,
-        replaced: Callable[[bytes], None] | None = None,
-        large: frozenset[bytes] = frozenset(),
-    ) -> None:
+    async def _apply(self, keys: Sequence[bytes], job: Job) -> None:
         """Apply changes of these keys, as many keys at a time as the site's own clients let us."""
         while keys:
             piece, keys = keys[: self._together], keys[self._together :]
             try:
-                applied = await self._apply_together(piece, changes_of, replaced, large)
+                applied = await self._apply_together(piece, job)
             except KeyDeniedError as error:
-                applied = len(piece) == 1  # by halves, until those are alone that must be given up
+                applied = len(piece) == 1  # by halves, until those are alone that must be dropped
                 if applied:
                     self._give_up(piece[0], str(error))
             except BaseException:
@@ -234,42 +209,42 @@ class Applying:
             # One key that changes all the time must not hold up the others for ever.
             self._together = min(2 * self._together, self._most_together) if applied else max(1, len(piece) // 2)
 
-    async def _apply_together(
-        self,
-        keys: Sequence[bytes],
-        changes_of: _ChangesOf,
-        replaced: Callable[[bytes], None] | None,
-        large: frozenset[bytes],
-    ) -> bool:
+    async def _apply_together(self, keys: Sequence[bytes], job: Job) -> bool:
         """Apply changes, and expect their echo; False if a client of the site wrote one of the keys meanwhile.
 
         Args:
             keys: those of one step.
-            changes_of: asked for the changes once the keys are watched.
-            replaced: called with each key that was written. None for what was only told: then nothing is read, and a
-                key that the site refuses is fetched; otherwise it is given up, by name.
-            large: keys that hold a large hash at the hub.
+            job: asked for the changes once the keys are watched. What was only told and the site refuses is fetched;
+                what was fetched and refused is dropped, by name.
         """
         inbound = self.inbound
         changes: list[Change] = []
+        equal = Facts()
         unsettled = set(keys)
-        reads = self._site.request(keys, large) if replaced is not None else ()
+        reads = self._site.request(keys, job.large) if job.reads else ()
         try:
             async with self._writer.turn(keys, reads) as turn:
-                found = await changes_of(keys, turn.replies)
+                found = await job.changes(keys, turn.replies)
                 await self._stream_passed(turn.offset)
                 for key in keys:
                     unsettled.remove(key)
+                    if not inbound.is_current(key):
+                        continue
+                    if not found[key]:
+                        job.agreed(key, equal)
+                        job.decided(key)
                     if inbound.about_to_apply(key, found[key]):
                         changes += found[key]
                         unsettled.add(key)
+                self._store.agreed(equal)
                 if not changes:
                     return True
-                applied = await turn.apply(changes)
+                number, applied = await self._sent(turn, changes, job)
         except BaseException:
             inbound.not_applied(unsettled)
             raise
         if applied is None:
+            self._store.dropped(number)
             inbound.not_applied(unsettled)
             return False
         for index, reason in applied.errors.items():
@@ -277,20 +252,47 @@ class Applying:
             if key not in unsettled:
                 continue
             unsettled.remove(key)
-            if replaced is not None:
+            if job.final:
                 self._give_up(key, reason)
             else:
                 inbound.not_applied((key,))
-        if replaced is not None:
-            for key in unsettled:
-                replaced(key)
+        self._store.acknowledged(number, {change.key for change in changes} - unsettled)
+        for key in unsettled:
+            job.decided(key)
+            job.applied(key)
         patience = inbound.echo_patience
         inbound.applied(unsettled, applied.offset if patience is None else time.monotonic() + patience)
         return True
 
+    async def _sent(self, turn: Turn, changes: Sequence[Change], job: Job) -> tuple[int, Applied | None]:
+        """Apply changes; should we not hear of it any more, it is remembered that the site may have them from us."""
+        number, facts = self._store.next_number(), Facts()
+        for key in dict.fromkeys(change.key for change in changes):
+            job.agreed(key, facts)  # first: of that, the changes may be newer
+        note_changes(facts, changes)
+        self._store.sending(number, facts, to_site=True)
+        shown_before: float | None = None
+        try:
+            self._core.applies(number)
+            applied = await turn.apply(changes)
+            if applied is not None and self.inbound.echo_patience is None:
+                shown_before = applied.offset
+        except LinkLostError:
+            self.inbound.suspect({change.key for change in changes})
+            raise
+        except RedisreplError:  # they were refused
+            self._store.dropped(number)
+            raise
+        finally:
+            self._core.applies(number, shown_before)
+        return number, applied
+
     def _give_up(self, key: bytes, reason: str) -> None:
         self.inbound.refused(key)
         _log.error("apply.refused", key=printable(key), error=reason)
+
+    def _site_is(self, epoch: int) -> bool:
+        return self._core.continuity.site.epoch == epoch
 
     async def _stream_passed(self, offset: int) -> None:
         """Return when everything that the site did before this offset was seen, or its stream is lost.
@@ -300,11 +302,12 @@ class Applying:
         What was read of a key may hold a client's write that `inbound` has not heard of yet. A computed one (`HINCRBY`)
         has no value in the stream: overwritten here, it would be gone.
         """
+        epoch = self._core.continuity.site.epoch  # in another one the offset may mean nothing
         try:
             async with asyncio.timeout(_LONGEST_WAIT):
-                while self.attached.is_set() and (read_to := self._read_to()) < offset:
+                while self._site_is(epoch) and (read_to := self._read_to()) < offset:
                     async with asyncio.timeout(_LONGEST_STANDSTILL):
-                        while self.attached.is_set() and self._read_to() == read_to:
+                        while self._site_is(epoch) and self._read_to() == read_to:
                             self._moved.clear()
                             await self._moved.wait()
         except TimeoutError:

@@ -20,6 +20,8 @@ from redisrepl import __version__
 from redisrepl.errors import ConfigError, ExitCode, RedisreplError, exit_code
 from redisrepl.helptexts import (
     CHECK_EXAMPLE,
+    CONFLICTS_EPILOG,
+    CONFLICTS_EXAMPLE,
     RDB_EPILOG,
     RDB_EXAMPLE,
     RUN_EPILOG,
@@ -39,12 +41,13 @@ __all__ = ["main"]
 
 _log = structlog.get_logger("redisrepl")
 
-#: Settings that concern one Redis and nothing else.
-_TAIL_SETTINGS = [
+#: Where one Redis is and how to log in there.
+_SITE_SETTINGS = [
     *("raddr", "sentinel", "user", "password_file", "site_ca", "site_cert", "site_key"),
-    *("sentinel_user", "sentinel_password_file", "ns", "site_silence", "connect_timeout", "retry_max"),
-    *("log_format", "log_level"),
+    *("sentinel_user", "sentinel_password_file"),
 ]
+#: Settings that concern one Redis and nothing else.
+_TAIL_SETTINGS = [*_SITE_SETTINGS, "ns", "site_silence", "connect_timeout", "retry_max", "log_format", "log_level"]
 
 #: Spellings of redisRepl 1.2 beside the setting's own.
 _GO_FLAGS = {"ca": ["-CA", "--CA"], "ns": ["-nam", "--nam"]}
@@ -59,7 +62,10 @@ _GROUPS: list[tuple[str, list[str]]] = [
         ],
     ),
     ("what crosses", ["ns", "rc", "replicate", "every_write"]),
-    ("after a gap", ["state_dir", "initial_sync", "on_conflict", "sweep_period", "sweep_rate"]),
+    (
+        "after a gap",
+        ["state_dir", "initial_sync", "on_conflict", "keep_conflicts", "max_removals", "sweep_period", "sweep_rate"],
+    ),
     ("limits", ["max_memory", "max_keys", "max_body", "batch", "flights", "max_push_rate"]),
     ("times", ["canary_period", "timeout", "connect_timeout", "retry_max", "site_silence", "shutdown_timeout"]),
     ("logs", ["log_format", "log_level"]),
@@ -84,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "run": _run,
         "check": _check,
         "status": _status,
+        "conflicts": _conflicts,
         "verify": _verify,
         "tail": _tail,
         "rdb": _rdb,
@@ -149,14 +156,18 @@ def _verify(argv: list[str]) -> int:
     from redisrepl.subcommands import verify  # noqa: PLC0415 - the daemon does not need it
 
     parser = _settings_parser("verify", VERIFY_EXAMPLE)
-    parser.add_argument("--repair", action="store_true", help="heal what differs, then compare again")
+    parser.add_argument("--repair", action="store_true", help="deal with what differs, then compare again")
+    parser.add_argument(
+        "--removals", action="store_true", help="with --repair: remove as many keys as it takes (see --max-removals)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     settings, address, flags = _load(parser, argv)
-    return asyncio.run(verify.run(settings, address, repair=flags["repair"], as_json=flags["json"], out=sys.stdout))
+    choice = verify.Choice(repair=flags["repair"], removals=flags["removals"], as_json=flags["json"])
+    return asyncio.run(verify.run(settings, address, choice, out=sys.stdout))
 
 
 def _status(argv: list[str]) -> int:
-    from redisrepl.checkpoint import default_directory  # noqa: PLC0415 - the daemon does not need them here
+    from redisrepl.store import default_directory  # noqa: PLC0415 - the daemon does not need them here
     from redisrepl.subcommands import status  # noqa: PLC0415
 
     parser = _Parser(
@@ -170,6 +181,23 @@ def _status(argv: list[str]) -> int:
     flags = vars(parser.parse_args(argv))
     directory = flags["state_dir"] or _from_environment("STATE_DIR") or default_directory()
     return status.run(Path(directory), as_json=flags["json"], out=sys.stdout)
+
+
+def _conflicts(argv: list[str]) -> int:
+    from redisrepl.store import default_directory  # noqa: PLC0415 - the daemon does not need them here
+    from redisrepl.subcommands import conflicts  # noqa: PLC0415
+
+    parser = _Parser(
+        prog="redisrepl conflicts",
+        description=CONFLICTS_EXAMPLE,
+        epilog=CONFLICTS_EPILOG,
+        usage="redisrepl conflicts [--state-dir DIR] [--json] [--show KEY | --restore KEY] [--number N] [flags]",
+    )
+    conflicts.add_flags(parser)
+    _add_settings(parser, ["state_dir", *_SITE_SETTINGS, "timeout", "log_format", "log_level"])
+    settings, address, flags = _load(parser, argv)
+    directory = settings.state_dir or default_directory()
+    return conflicts.run(directory, conflicts.Choice.of(flags), address, settings.timeout, out=sys.stdout.buffer)
 
 
 def _settings_parser(command: str, example: str) -> argparse.ArgumentParser:
@@ -331,6 +359,7 @@ def _metavar(name: str) -> str:
         "user": "NAME",
         "sentinel": "HOST:PORT,../SERVICE",
         "sentinel_user": "NAME",
+        "keep_conflicts": "SIZE,DAYS",
         "replicate": "KINDS",
     }.get(name, "N")
 

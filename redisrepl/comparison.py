@@ -1,177 +1,165 @@
-"""Both sides compared, key by key: which keys differ, and go on differing.
+"""One side compared with the ancestor: which of its keys are not as both sides last agreed on.
 
-In: pages of keys of both sides, and digests of what they hold. Out: differences. Left to others: when to compare
-(`sweep`), and what is done about a difference (`healing`).
+In: sums and digests of what a side holds, and what was agreed on. Out: keys. Left to others: when to compare (`sweep`),
+what is done about a key that differs (`engine.core`).
+
+First all keys are summed in 256 buckets, on the side and in the ancestor: of a million keys that are as they were,
+that is a few megabytes and no key by name. Only in buckets whose sums differ are keys looked at one by one. Whatever is
+found is looked at again before anything follows from it, so a key that changes meanwhile costs no more than that look.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Protocol
 
-from redisrepl.changes import State
-from redisrepl.healing import Difference
-from redisrepl.wire.digests import NO_KEY, alike, digest
+from redisrepl.engine.ancestor import Agreed
+from redisrepl.wire.digests import BUCKETS, UNREADABLE, Look, Page, Summed, add_sums
 
-__all__ = ["Comparison", "Place"]
+__all__ = ["Comparison", "Holder", "Remembered"]
 
-#: Differing keys that wait for their second look together.
-_SECOND_LOOK = 10_000
-#: Keys that a server goes through for one page; those of other namespaces among them cost a tenth of one compared.
-_PAGE = 500
+#: Keys that a server goes through in one step.
+_STEP = 500
+#: A step through keys of other namespaces costs a tenth of what it costs to look at so many of ours.
 _SCANNED = 0.1
-#: Bytes of the site's values that are held at a time.
-_TOGETHER = 8 << 20
+#: At first contact everything is to be copied, so a server is gone through so many times as fast.
+_FIRST = 4
 
 
-class Hub(Protocol):
-    """`remote.compare.HubComparer`."""
+class Holder(Protocol):
+    """A side: `local.compare.SiteComparer`, `remote.compare.HubComparer`."""
 
-    async def page(self, prefix: bytes, cursor: bytes, count: int) -> tuple[bytes, list[bytes]]:
-        """Keys of a namespace, from `0` on, and where to go on: `0` is the end. Some may come twice."""
+    async def sums(self, prefix: bytes, cursor: bytes, count: int, sums: list[int]) -> Summed:
+        """Add the keys of one step of a scan to the sums of their buckets."""
 
-    async def digests(self, keys: Sequence[bytes]) -> list[bytes]:
-        """Digests of what keys hold."""
+    async def page(self, prefix: bytes, cursor: bytes, count: int, buckets: Collection[int] | None) -> Page:
+        """Keys of a namespace, from cursor `0` on, in these buckets (None: all). Some may come twice."""
 
-
-class Site(Protocol):
-    """`local.read.SiteReader`."""
-
-    async def page(self, prefix: bytes, cursor: bytes, count: int) -> tuple[bytes, list[bytes]]:
-        """Keys of a namespace, from `0` on, and where to go on: `0` is the end. Some may come twice."""
-
-    async def first_states(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
-        """What the first of these keys hold, until so many bytes are read."""
+    async def looks(self, keys: Sequence[bytes]) -> list[Look]:
+        """What these keys hold."""
 
 
-async def _nothing() -> None:
-    """Where a difference is only told, and not healed."""
+class Remembered(Protocol):
+    """What both sides last agreed on: `store.Store`."""
 
+    @property
+    def fresh(self) -> bool:
+        """Nothing is agreed about any key."""
 
-@dataclass(slots=True)
-class Place:
-    """How far the comparison of a namespace has come.
+    async def lookup(self, keys: Sequence[bytes], *, elements: bool = False) -> Mapping[bytes, Agreed]:
+        """What is agreed about these keys."""
 
-    Attributes:
-        cursor: where the next page begins.
-        at_hub: the site's keys are done, the hub's are gone through.
-        complete: so are these.
-        suspects: keys that differed at their first look, and how.
-        begun: how often the site's keys were begun with.
-    """
+    async def sums(self, prefix: bytes) -> list[int]:
+        """For each bucket the sum of the digests of the prefix's keys."""
 
-    cursor: bytes = b"0"
-    at_hub: bool = False
-    complete: bool = False
-    suspects: dict[bytes, Difference] = field(default_factory=dict)
-    begun: int = 1
-
-    def advance(self, cursor: bytes) -> None:
-        """A page was compared."""
-        self.cursor = cursor
-        if cursor == b"0":
-            self.complete, self.at_hub = self.at_hub, True
-
-    def begin_site_again(self) -> None:
-        """The site may be another server now, and a cursor of the old one would leave keys out."""
-        self.begun += 1
-        if not self.at_hub:
-            self.cursor = b"0"
+    def listed(self, prefix: bytes, buckets: Collection[int]) -> AsyncIterator[list[tuple[bytes, int]]]:
+        """The prefix's keys in these buckets, with their digests."""
 
 
 class Comparison:
-    """Finds the keys that differ.
+    """Compares a side with the ancestor.
 
     Args:
-        site: one side.
-        hub: the other.
+        store: remembers the ancestor.
         expiries: whether expiries are compared.
-        rate: keys per second, at most: a sweep must not disturb what is live.
-        patience: seconds after which a difference is looked at again: what was merely on its way has then arrived.
-        before_telling: called before it is said that keys differ.
+        rate: keys per second, at most: a comparison must not disturb what is live.
 
     Attributes:
-        compared: keys looked at, on either side.
+        compared: keys summed or looked at.
     """
 
-    def __init__(
-        self,
-        site: Site,
-        hub: Hub,
-        *,
-        expiries: bool,
-        rate: float,
-        patience: float,
-        before_telling: Callable[[], Awaitable[None]] = _nothing,
-    ) -> None:
-        self._site = site
-        self._hub = hub
+    def __init__(self, store: Remembered, *, expiries: bool, rate: float) -> None:
+        self._store = store
         self._expiries = expiries
         self._rate = rate
-        self._patience = patience
-        self._before_telling = before_telling
         self.compared = 0
 
-    async def differences(self, prefix: bytes, place: Place | None = None) -> AsyncIterator[list[Difference]]:
-        """Keys of a namespace that differ at both of two looks.
-
-        The keys of both sides are gone through, and each is compared whole: a key that one side had alone when its
-        page was read may be on both a moment later, and different.
+    async def differing(self, side: Holder, prefix: bytes) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:
+        """Keys of a namespace that are not on this side as they were agreed on.
 
         Args:
+            side: what is compared.
             prefix: the namespace.
-            place: where to begin; moved on with every page, so that it is where to go on after a failure.
+
+        Yields:
+            Keys that hold something else, and keys that are missing.
         """
-        place = place or Place()
-        while not place.complete:
-            await self._compare_page(prefix, place)
-            if len(place.suspects) >= _SECOND_LOOK:
-                async for found in self._second_looks(place):
-                    yield found
-        async for found in self._second_looks(place):
-            yield found
-
-    async def _compare_page(self, prefix: bytes, place: Place) -> None:
-        started, begun = time.monotonic(), place.begun
-        at_hub = place.at_hub
-        cursor, keys = await (self._hub if at_hub else self._site).page(prefix, place.cursor, _PAGE)
-        looks = await self._look([key for key in keys if key.startswith(prefix)])
-        self.compared += sum(look.site == NO_KEY for look in looks) if at_hub else len(keys)
-        place.suspects.update((look.key, look) for look in looks)
-        if begun == place.begun or at_hub:
-            place.advance(cursor)
-        await self._pace(len(keys) + _SCANNED * _PAGE, started)
-
-    async def _second_looks(self, place: Place) -> AsyncIterator[list[Difference]]:
-        if place.suspects:
-            await asyncio.sleep(self._patience)
-        while place.suspects:
+        speed = _FIRST if self._store.fresh else 1
+        buckets = await self._differing_buckets(side, prefix)
+        if buckets is not None and not buckets:
+            return
+        found = [0] * BUCKETS  # sums of what is agreed about the keys that the side has
+        cursor = b"0"
+        while True:
             started = time.monotonic()
-            keys = list(place.suspects)[:_PAGE]
-            found = await self._look(keys)
-            if found:
-                await self._before_telling()
-            before = {key: place.suspects.pop(key) for key in keys}
-            yield [replace(look, steady=look == before[look.key]) for look in found]
+            page = await side.page(prefix, cursor, _STEP, buckets)
+            looks = page.looks | dict(zip(page.left, await side.looks(page.left) if page.left else (), strict=True))
+            looks = {key: look for key, look in looks.items() if key.startswith(prefix)}
+            agreed = {} if self._store.fresh else await self._store.lookup(list(looks))
+            add_sums(found, {key: Look(known.digest) for key, known in agreed.items()})
+            differing = [key for key, look in looks.items() if self._differs(look, agreed.get(key))]
+            if buckets is None:
+                self.compared += len(looks)
+            if differing:
+                yield differing, []
+            await self._pace(len(looks) + _SCANNED * _STEP, started, speed)
+            cursor = page.cursor
+            if cursor == b"0":
+                break
+        if not self._store.fresh:
+            async for missing in self._missing(side, prefix, buckets, found):
+                yield [], missing
+
+    def _differs(self, look: Look, agreed: Agreed | None) -> bool:
+        if look.digest == UNREADABLE:
+            return False
+        if agreed is None:
+            return look.digest is not None
+        if look.digest != agreed.digest:
+            return True
+        if agreed.intents or agreed.element_intents or agreed.applied or agreed.element_applied:
+            return True
+        return self._expiries and look.expires_at_ms != agreed.expires_at_ms and not look.inexact
+
+    async def _differing_buckets(self, side: Holder, prefix: bytes) -> list[int] | None:
+        """Buckets in which something is not as agreed; None: nothing is agreed, so all of them."""
+        if self._store.fresh or self._expiries:
+            return None  # sums do not tell expiries
+        sums = [0] * BUCKETS
+        cursor = b"0"
+        while True:
+            started = time.monotonic()
+            step = await side.sums(prefix, cursor, _STEP, sums)
+            if step.left:
+                looks = dict(zip(step.left, await side.looks(step.left), strict=True))
+                add_sums(sums, looks)
+            self.compared += step.keys
+            await self._pace(step.keys + _SCANNED * _STEP, started)
+            cursor = step.cursor
+            if cursor == b"0":
+                break
+        agreed = await self._store.sums(prefix)
+        return [bucket for bucket in range(BUCKETS) if sums[bucket] != agreed[bucket]]
+
+    async def _missing(
+        self, side: Holder, prefix: bytes, buckets: Collection[int] | None, found: Sequence[int]
+    ) -> AsyncIterator[list[bytes]]:
+        """Keys that were agreed on and that the side has not."""
+        agreed = await self._store.sums(prefix)
+        wanted = range(BUCKETS) if buckets is None else buckets
+        lacking = [bucket for bucket in wanted if agreed[bucket] != found[bucket]]
+        if not lacking:
+            return
+        async for page in self._store.listed(prefix, lacking):
+            started = time.monotonic()
+            keys = [key for key, _ in page]
+            looks = await side.looks(keys)
+            missing = [key for key, look in zip(keys, looks, strict=True) if look.digest is None]
+            if missing:
+                yield missing
             await self._pace(len(keys), started)
 
-    async def _pace(self, keys: float, started: float) -> None:
-        await asyncio.sleep(max(0.0, keys / self._rate - (time.monotonic() - started)))
-
-    async def _look(self, keys: Sequence[bytes]) -> list[Difference]:
-        if not keys:
-            return []
-        site, hub = await asyncio.gather(self._site_digests(keys), self._hub.digests(keys))
-        looks = map(Difference, keys, site, hub)
-        return [look for look in looks if not alike(look.site, look.hub)]
-
-    async def _site_digests(self, keys: Sequence[bytes]) -> list[bytes]:
-        """Of what keys hold, which as a whole may be more than memory is for."""
-        digests: list[bytes] = []
-        while len(digests) < len(keys):
-            states = await self._site.first_states(keys[len(digests) :], _TOGETHER)
-            digests += [digest(state, expiries=self._expiries) for state in states]
-        return digests
+    async def _pace(self, keys: float, started: float, speed: float = 1) -> None:
+        await asyncio.sleep(max(0.0, keys / (speed * self._rate) - (time.monotonic() - started)))

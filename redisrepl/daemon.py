@@ -98,18 +98,16 @@ class Daemon:
             tasks.create_task(parts.sweep.run(), name="sweep"),
         ]
         others = [tasks.create_task(parts.pushing.run(), name=f"push {n}") for n in range(settings.flights)]
-        others.append(tasks.create_task(parts.following.save_forever(), name="checkpoint"))
+        others.append(tasks.create_task(parts.saving.run(), name="saving"))
+        others.append(tasks.create_task(parts.judging.run(), name="judging"))
+        others.append(tasks.create_task(self._look_at_hub(), name="hub"))
         others.append(tasks.create_task(parts.following.diagnosis.run(), name="diagnosis"))
         others.append(tasks.create_task(self._tick(), name="tick"))
-        if parts.checkpoint is not None:
-            path = parts.checkpoint.path.with_suffix(".sock")
-            others.append(tasks.create_task(serve_state(path, self._state.full_document), name="state"))
+        others.append(tasks.create_task(serve_state(parts.store.file("sock"), self._state.full_document), name="state"))
         if pull is not None:
             for subscription in pull.subscriptions:
                 intake.append(tasks.create_task(subscription.listen(), name="subscribe"))
                 intake.append(tasks.create_task(subscription.send_canaries(), name="canary"))
-            if pull.flushes is not None:
-                intake.append(tasks.create_task(pull.flushes.watch(), name="flushes"))
             intake += [tasks.create_task(pull.applying.run(), name=f"fetch {n}") for n in range(FETCHES)]
         say_started(self._address, parts.session.url, parts.namespaces, pull=settings.rc)
         await self._stop.wait()
@@ -121,7 +119,7 @@ class Daemon:
                 await parts.pushing.drained()
         for task in others:
             task.cancel()
-        parts.following.save()
+        parts.saving.save(last=True)
 
     async def _check_peers(self) -> None:
         """Find out at once what waiting would not heal; a peer that merely cannot be reached is waited for."""
@@ -151,19 +149,33 @@ class Daemon:
         except TimeoutError:
             pushing.trouble.failed(f"the hub {session.url} does not answer", hint="waiting for it")
 
+    async def _look_at_hub(self) -> None:
+        """Whether it was emptied, or is another process: of neither does an event tell."""
+        judging = self._parts.judging
+        if self._parts.pull is None:
+            judging.hub_heard()  # nobody listens: what is known of it is what it says when it is asked
+        look_at = 0.0
+        while True:
+            await asyncio.sleep(_TICK)
+            try:
+                if time.monotonic() >= look_at:
+                    look_at = time.monotonic() + self._settings.canary_period
+                    await judging.look_at_hub()
+                else:
+                    await judging.mark()
+            except RedisreplError as error:
+                _log.debug("hub.not_asked", error=str(error))
+
     async def _tick(self) -> None:
         """What time alone brings: overdue events, memory to give back, and the names of commands that do not cross."""
-        outbound, pull = self._parts.outbound, self._parts.pull
+        outbound = self._parts.outbound
         gave_back_at = time.monotonic()
         while True:
             await asyncio.sleep(_TICK)
             if time.monotonic() - gave_back_at >= _GIVE_BACK_PERIOD:
                 give_back()
                 gave_back_at = time.monotonic()
-            if pull is not None:
-                pull.inbound.tick(time.monotonic())
-            self._parts.wake()
-            self._parts.tick()
+            self._parts.tick(time.monotonic())
             self._state.tick(time.monotonic())
             for name, count in outbound.decoder.unreplicated.items():
                 if name not in self._told_unreplicated:

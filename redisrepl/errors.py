@@ -9,7 +9,8 @@ RedisreplError
  ├── PeerUnavailableError   a server cannot be reached or is not ready: transient     exit 69
  ├── LinkLostError          an established link ended: transient
  │    ├── SilentError          .. or is open and says nothing
- │    └── OutcomeUnknownError  a request was sent and its answer lost
+ │    ├── OutcomeUnknownError  a request was sent and its answer lost
+ │    └── FencedError          the hub refused a request of an earlier epoch, and executed nothing of it
  ├── HubError               the hub answered with an error
  │    ├── CommandRefusedError  one command was refused; its key is named, others go on
  │    └── BodyTooLargeError    HTTP 413: the request must be split
@@ -29,6 +30,7 @@ __all__ = [
     "CommandRefusedError",
     "ConfigError",
     "ExitCode",
+    "FencedError",
     "HubError",
     "KeyDeniedError",
     "LimitExceededError",
@@ -110,6 +112,10 @@ class SilentError(LinkLostError):
 
 class OutcomeUnknownError(LinkLostError):
     """A request was sent and its answer lost: whether it was, or will be, executed is not known."""
+
+
+class FencedError(LinkLostError):
+    """The hub knows a later epoch of this site than that of the request, and has executed nothing of it."""
 
 
 class HubError(RedisreplError):

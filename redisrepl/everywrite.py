@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from functools import reduce
 
 import structlog
 
 from redisrepl.changes import Change, StringSet, Touch
-from redisrepl.merging import merge, removes, reread, size_of
+from redisrepl.merging import merge, removes, size_of
 from redisrepl.pending import OVERHEAD, Pending, Waiting, parts_of
 
 __all__ = ["EveryWrite"]
@@ -103,22 +102,13 @@ class EveryWrite(Pending):
             if not queue:
                 del self._behind[key]
 
-    def put_back(self, keys: Iterable[bytes], *, unknown: bool) -> None:
-        """These did not arrive; with `unknown` they may have, or may yet: then what is read anew is sent instead."""
+    def put_back(self, keys: Iterable[bytes]) -> None:
+        """These did not arrive, and never will: they wait again, in their order."""
         for key in dict.fromkeys(keys):
+            self._ready[key] = self._in_flight.pop(key)
             along, behind = self._along.pop(key, []), self._behind.pop(key, ())
-            if not unknown:
-                self._ready[key] = self._in_flight.pop(key)
-                if along or behind:
-                    self._behind[key] = deque((*along, *behind))
-                continue
-            change, mark, size = parts_of(key, self._in_flight[key])
-            changes = [change, *(waiting.change for waiting in (*along, *behind))]
-            self.bytes -= size
-            self._in_flight[key] = Waiting(reduce(merge, map(reread, changes)), mark, 0)
-            for waiting in (*along, *behind):
-                self._let_go(waiting)
-            super().put_back([key], unknown=True)
+            if along or behind:
+                self._behind[key] = deque((*along, *behind))
 
     def _last(self, key: bytes) -> Change | None:
         """The last change of a key that is not on its way."""

@@ -1,12 +1,11 @@
-"""The site's stream, attached to again and again: saved position > link > outbound > acknowledged position saved.
+"""The site's stream, attached to again and again: saved position > link > outbound > acknowledged position.
 
-In: an address and a checkpoint. Out: everything that the stream says, handed to `outbound`. Left to others: the link
-(`local.stream`), what crosses (`outbound`), what a gap costs (`sweep`).
+In: an address and a position. Out: everything that the stream says, handed to `outbound`. Left to others: the link
+(`local.stream`), what is replicated (`outbound`), what a gap costs (`judging`), keeping the position (`saving`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,6 @@ import structlog
 
 from redisrepl.backpressure import Backpressure
 from redisrepl.changes import Position
-from redisrepl.checkpoint import Checkpoint, SavedPosition
 from redisrepl.errors import PsyncRefusedError, RedisreplError, RefusedError, SilentError
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.diagnosis import LinkDiagnosis, Loss
@@ -36,7 +34,6 @@ _log = structlog.get_logger("redisrepl")
 
 #: A link that lived this many seconds worked: after its end the next is made at once, and pauses start small again.
 _WORKED = 5.0
-_SAVE_PERIOD = 0.2
 #: Bytes of pings and the like after which the stream is attached to behind them; see `wire.transactions.says_nothing`.
 _QUIET = 8 << 10
 
@@ -54,8 +51,8 @@ class LinkOptions:
 class Listener(Protocol):
     """Who wants to know how the link fares."""
 
-    def attached(self, *, continued: bool) -> None:
-        """The stream is followed: continued where it was, or after a snapshot or a failover."""
+    def attached(self, *, resumed: bool) -> None:
+        """The site is followed: its stream goes on where it was, or it has begun anew."""
 
     def detached(self) -> None:
         """The link has ended: what the site does now is not seen."""
@@ -71,12 +68,10 @@ class Following:
         address: of the site's Redis.
         outbound: is told what the stream says.
         prefixes: namespaces; other keys of a snapshot are passed over.
-        checkpoint: where the acknowledged position is kept; None: nowhere.
-        saved: where to go on; None to begin with a snapshot.
+        position: where to go on; None to begin with a snapshot.
         backpressure: lets a snapshot wait for the hub.
         options: silence after which a link counts as dead and time for connecting, in seconds; how to wait between
-            tries, as arguments of `stamina.retry_context`; whether the snapshot of the first contact crosses. Later
-            ones do: they are what heals a gap.
+            tries, as arguments of `stamina.retry_context`; whether the snapshot of the first contact is pushed.
         listener: is told when a link begins and ends, and when there may be something to push.
 
     Attributes:
@@ -92,8 +87,7 @@ class Following:
         address: SiteAddress,
         outbound: Outbound,
         prefixes: tuple[bytes, ...],
-        checkpoint: Checkpoint | None,
-        saved: SavedPosition | None,
+        position: Position | None,
         backpressure: Backpressure,
         *,
         options: LinkOptions,
@@ -102,7 +96,6 @@ class Following:
         self._address = address
         self._outbound = outbound
         self._prefixes = prefixes
-        self._checkpoint = checkpoint
         self._backpressure = backpressure
         self._options = options
         self._listener = listener
@@ -111,16 +104,12 @@ class Following:
         self._pause = 0.0  # the longest time between two of these
         self._progress = SnapshotProgress()
         self.trouble = Trouble("stream")
-        self.checkpoint_trouble = Trouble("checkpoint")
         self.diagnosis = LinkDiagnosis(address)
-        self.position: Position | None = None
+        self.position = position
         self.read_to: float = 0
         self.full_syncs = 0
         self.partial_syncs = 0
-        self.first_contact = saved is None
-        if saved is not None:
-            self.position = saved.position
-            outbound.resume_at(saved.position.offset, saved.database)
+        self.first_contact = position is None
 
     async def run(self) -> None:
         """Attach, and attach again, for ever.
@@ -213,12 +202,10 @@ class Following:
             case SnapshotEnd(position):
                 self._outbound.snapshot_complete(position.offset)
                 self._progress.end()
-                self._attached(position, continued=False)
+                self._attached(position, resumed=False)
             case Continued(position):
                 self.partial_syncs += 1
-                # Under a new history id there was a failover, and what we wrote to the old master may be lost with it.
-                failed_over = self.position is not None and self.position.replid != position.replid
-                self._attached(position, continued=True, gap=failed_over)
+                self._attached(position, resumed=True)
 
     def _advance(self, commands: Sequence[Sequence[bytes]], ends: Sequence[int], position: Position) -> None:
         """The position behind the last command that says something; pings behind it a new master may never have had."""
@@ -228,41 +215,25 @@ class Following:
         elif self.position is None or position.offset - self.position.offset >= _QUIET:
             self.position = position
 
-    def _attached(self, position: Position, *, continued: bool, gap: bool = False) -> None:
+    def _attached(self, position: Position, *, resumed: bool) -> None:
         self._attached_at = self._heard_at = time.monotonic()
         self._pause = 0.0
         self.position = position
         self.read_to = position.offset
         self.diagnosis.attached()
         self.trouble.succeeded()
-        _log.info("stream.attached", position=str(position), partial=continued)
-        self._listener.attached(continued=continued and not gap)
+        _log.info("stream.attached", position=str(position), partial=resumed)
+        self._listener.attached(resumed=resumed)
         self.first_contact = False
+
+    @property
+    def seen(self) -> Position | None:
+        """How far the stream was read; None: not at all."""
+        if self.position is None or not self._attached_once:
+            return None
+        return Position(self.position.replid, max(self.position.offset, int(self.read_to)))
 
     def abandon(self) -> None:
         """The stream will not be followed: by the next time that it is, its position will be long out of date."""
         self.position = None
         self.read_to = math.inf
-        if self._checkpoint is not None:
-            self._checkpoint.forget()
-
-    async def save_forever(self) -> None:
-        """Save what the hub has acknowledged, a few times a second at most."""
-        while True:
-            await asyncio.sleep(_SAVE_PERIOD)
-            self.save()
-
-    def save(self) -> None:
-        """Save what the hub has acknowledged; a full disk is reported, and tried again."""
-        acknowledged = self._outbound.acknowledged
-        if self._checkpoint is None or self.position is None or not acknowledged:
-            return
-        position = Position(self.position.replid, acknowledged)
-        try:
-            self._checkpoint.save(
-                SavedPosition(position, self._outbound.pending.database, self._outbound.origin.decode())
-            )
-        except OSError as error:
-            self.checkpoint_trouble.failed(f"{self._checkpoint.path}: {error.strerror or error}")
-        else:
-            self.checkpoint_trouble.succeeded()

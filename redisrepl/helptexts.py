@@ -5,6 +5,8 @@ In: nothing. Out: texts. Left to others: the flags (`cli`), what they mean (`set
 
 __all__ = [
     "CHECK_EXAMPLE",
+    "CONFLICTS_EPILOG",
+    "CONFLICTS_EXAMPLE",
     "RDB_EPILOG",
     "RDB_EXAMPLE",
     "RUN_EPILOG",
@@ -28,6 +30,7 @@ RUN_EPILOG = """\
 commands:
   redisrepl [run] ...      run the daemon (the default)
   redisrepl status ...     how the daemons on this machine stand
+  redisrepl conflicts ...  values that lost a conflict: list, show and restore them
   redisrepl check ...      is everything there that the daemon needs? One line each, with the remedy
   redisrepl verify ...     are both sides equal? Which keys are not? --repair heals them
   redisrepl rdb FILE|-     print a snapshot file as JSON, one object a line
@@ -67,6 +70,31 @@ more examples:
 exit codes:
   0 all is well             1 something is wrong: a line "trouble" says what
   2 wrong usage             69 no daemon answers
+"""
+
+CONFLICTS_EXAMPLE = """\
+example:
+  redisrepl conflicts --state-dir /var/lib/redisrepl
+
+Lists the values that lost a conflict: both sides changed a key while nobody could tell which change was newer, and
+--on-conflict decided. The daemon keeps what lost, as --keep-conflicts says. The default directory is the daemon's own:
+$STATE_DIRECTORY, else ~/.local/state/redisrepl.
+"""
+
+CONFLICTS_EPILOG = """\
+more examples:
+  redisrepl conflicts --show site1:a                       what was lost
+  redisrepl conflicts --restore site1:a --raddr :6379      write it at the site; the daemon replicates it
+  redisrepl conflicts --json | jq 'select(.winner == "hub") | .key'
+
+--restore asks nothing. A string replaces what the key holds, with its expiry; of a hash only the fields that lost are
+written. Only --restore needs --raddr and the other flags of the site's Redis.
+
+exit codes:
+  0 done; also if nothing is kept
+  1 nothing is kept of that key, its value cannot be written, or a file is damaged
+  2 wrong usage             69 the site's Redis is away
+  77 refused by it          78 bad configuration
 """
 
 VERIFY_EXAMPLE = """\

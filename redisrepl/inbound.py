@@ -5,6 +5,10 @@ Left to others: the subscription (`remote.subscribe`), fetching and writing (`ap
 
 It decides and never waits, so that a model can drive it; `applying` moves what it decides.
 
+A dirty key is fetched, and what the hub holds is applied: the site's stream is the authority for the site's own changes
+as long as it is whole. Where it is not, a key is *suspect*: what both sides hold is compared with what they last agreed
+on (`engine.merge`), and so is each key of which the hub lacks something that the site has.
+
 A key is in at most one of these at a time, beside being dirty again: pending or in flight to the hub, being fetched,
 being applied. That order is what the rules of convergence rest on:
 
@@ -21,28 +25,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
-from redisrepl.changes import (
-    Change,
-    Deleted,
-    HashSet,
-    State,
-    Touch,
-    kinds_of,
-)
+from redisrepl.changes import Change, HashSet, State, Touch, kinds_of
 from redisrepl.echo import ExpectedEvents
 from redisrepl.freshness import Freshness
-from redisrepl.merging import merge, removes
+from redisrepl.merging import merge
 from redisrepl.wire.keyspace import announced_events
 from redisrepl.wire.writes import commands_of, events_of
 
 __all__ = ["Inbound", "InboundCounters"]
 
-#: Events that leave the value of a string or hash as it was, or that only a removal causes.
+#: Events that only a removal causes.
 _REMOVALS = frozenset({b"del", b"expired", b"evicted", b"hdel", b"hexpired", b"rename_from", b"move_from"})
-#: Events after which the key is another one as a whole: fields of a hash that are not there any more are gone.
-_REPLACED = frozenset({b"rename_to", b"copy_to", b"restore", b"move_to"})
-#: Events after which something may be gone: the key, or fields of it.
-_TAKES_AWAY = _REMOVALS | _REPLACED
+#: In the place of the epoch in which a fetch began: what it finds out is stale.
+_CHANGED = -1
 #: Keys whose time at the hub is noted.
 _NOTED = 100_000
 #: Keys, and fields of one, that wait as they were told; while the site is away there may come more.
@@ -76,17 +71,19 @@ class Inbound:
         expected_local: filled before an apply.
         expected_remote: filled before a push (`outbound`), used up here.
         busy: whether a local change of a key waits or is on its way to the hub.
+        epoch: of the links: what was begun in another one is void.
+        whole: whether all that the site holds and the hub may lack is known: its stream has no gap that was not healed.
         event_patience: seconds after which an event that did not come is overdue.
         max_keys: how many keys may be dirty.
 
     Attributes:
         overflowed: keys found no room among the dirty ones; all must be compared (sweep).
-        dirty: keys whose state at the hub must be looked at; the value says whether a removal was announced.
+        dirty: keys whose state at the hub must be looked at; the value says whether they are suspect.
         echo_patience: None: the echoes of an apply are overdue once the site's stream is past it (`Outbound.read`);
             else after so many seconds (`tick`), see `expect_events`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of
         self,
         *,
         covers: Callable[[bytes], bool],
@@ -94,6 +91,8 @@ class Inbound:
         expected_local: ExpectedEvents,
         expected_remote: ExpectedEvents,
         busy: Callable[[bytes], bool],
+        epoch: Callable[[], int] = lambda: 0,
+        whole: Callable[[], bool] = lambda: True,
         event_patience: float = 60.0,
         max_keys: int = 2_000_000,
     ) -> None:
@@ -109,9 +108,11 @@ class Inbound:
         self._expected_local = expected_local
         self._expected_remote = expected_remote
         self._busy = busy
-        self._fetching: dict[bytes, bool] = {}  # key > the site changed since the fetch was sent, or it was told
-        self._removing: set[bytes] = set()  # of `_fetching`, those that something is known to be removed of
-        self._told: dict[bytes, Change] = {}  # by the feed, waiting to be applied
+        self._epoch = epoch
+        self._whole = whole
+        self._fetching: dict[bytes, int] = {}  # key > the epoch in which it began; `_CHANGED`: the site changed since
+        self._suspect: set[bytes] = set()  # of `_fetching`, those that are suspect
+        self._told: dict[bytes, tuple[Change, int]] = {}  # by the feed, waiting to be applied, and in which epoch
         self._taken_told: set[bytes] = set()  # of `_fetching`, those that were told
         self._fresh = Freshness(_NOTED)
         self._announced = announced_events(kinds)
@@ -136,11 +137,8 @@ class Inbound:
         self.counters.echoes += len(heard) - len(foreign)
         if len(dirty) + len(foreign) > self._max_keys:
             foreign = [event for event in foreign if self._has_room_for(event[0])]
-        for key, name in foreign:
-            if name in _TAKES_AWAY:
-                dirty[key] = True
-            else:
-                dirty.setdefault(key, False)
+        for key, _ in foreign:
+            dirty.setdefault(key, False)
 
     def told(self, time: int, changes: Iterable[Change], now: float) -> None:
         """Another redisrepl says what its push did at the hub at this time (`wire.feed`); events of it come as well.
@@ -158,7 +156,8 @@ class Inbound:
 
     def _is_news(self, key: bytes, time: int, changes: Iterable[Change]) -> bool:
         return (
-            self._covers(key)
+            self._whole()
+            and self._covers(key)
             and all(not self.kinds.isdisjoint(kinds_of(change)) for change in changes)
             and self._fresh.is_news(key, time)
             and key not in self.dirty
@@ -170,25 +169,22 @@ class Inbound:
     def _take_told(self, key: bytes, changes: Iterable[Change], now: float) -> None:
         for change in changes:
             older = self._told.get(key)
-            merged = change if older is None else merge(older, change)
+            merged = change if older is None else merge(older[0], change)
             if isinstance(merged, Touch) or (isinstance(merged, HashSet) and len(merged.fields) > _TOLD):
                 # It changed its type meanwhile, or is better fetched as a whole.
-                self._fetch_told(key, removal=_takes_away(change))
+                self._fetch_told(key)
             else:
-                self._told[key] = merged
+                self._told[key] = (merged, self._epoch())
             self.counters.fed += 1
             for command in commands_of(change):
                 for event in events_of(command):
                     if event in self._announced:
                         self._expected_remote.expect(key, event, now + self._event_patience)
 
-    def _fetch_told(self, key: bytes, *, removal: bool = False) -> None:
-        """Fetch what was told of a key; no event will tell of a removal in it, for those are expected."""
-        self._look_again(key, removal=_takes_away(self._told.pop(key, None)) or removal)
-
-    def _look_again(self, key: bytes, *, removal: bool) -> None:
-        """It is dirty, and what is known to be removed of it stays known."""
-        self.dirty[key] = self.dirty.get(key, False) or removal
+    def _fetch_told(self, key: bytes) -> None:
+        """Fetch what was told of a key; its events are expected, so nothing else would lead to it."""
+        self._told.pop(key, None)
+        self.dirty.setdefault(key, False)
 
     def pushed(self, keys: Collection[bytes], time: float) -> None:
         """The hub took our own push of these keys at this time; infinity if it did not say when."""
@@ -201,33 +197,26 @@ class Inbound:
             return  # the way most of a site's own writes go
         for key in keys:
             if key in fetching:
-                fetching[key] = True
+                fetching[key] = _CHANGED
             if key in told:
                 self._fetch_told(key)  # rule 2
             if expected.holds(key):
                 self.counters.conflicts += 1
                 self.dirty.setdefault(key, False)  # rule 1
 
-    def mark_dirty(self, keys: Iterable[bytes], *, removal: bool = False) -> None:
-        """The state of these keys at the hub must be looked at; whether something is known to be removed there."""
+    def mark_dirty(self, keys: Iterable[bytes]) -> None:
+        """The state of these keys at the hub must be looked at."""
         for key in keys:
             if self._covers(key) and self._has_room_for(key):
-                self._look_again(key, removal=removal)
+                self.dirty.setdefault(key, False)
 
-    def refused_at_hub(self, key: bytes) -> None:
-        """The hub did not take what the site holds: that it lacks this key tells nothing."""
-        if key in self.dirty:
-            self.dirty[key] = False
-
-    def holds(self, key: bytes) -> bool:
-        """Whether what the hub holds for this key may be on its way to the site."""
-        return self.overflowed or key in self.dirty or key in self._fetching or key in self._told
-
-    def removes(self, key: bytes) -> bool:
-        """Whether something of this key is known to be removed at the hub, and may be at the site still."""
-        if "del" not in self.kinds:
-            return False
-        return self.dirty.get(key, False) or key in self._removing or _takes_away(self._told.get(key))
+    def suspect(self, keys: Iterable[bytes]) -> None:
+        """These keys may have changed on both sides: they must be compared, with the ancestor."""
+        for key in keys:
+            if self._covers(key) and self._has_room_for(key):
+                self.dirty[key] = True
+                if key in self._told:
+                    del self._told[key]  # what is fetched is newer
 
     def _has_room_for(self, key: bytes) -> bool:
         room = key in self.dirty or len(self.dirty) < self._max_keys
@@ -242,38 +231,31 @@ class Inbound:
             self.mark_dirty(self._expected_local.drop_overdue(now))
 
     def resubscribed(self) -> None:
-        """Events may have been lost: what is expected on that link is void, and so is what was fetched before."""
+        """Events may have been lost: what is expected on that link is void."""
         self.mark_dirty(self._expected_remote.void_all())
-        self.distrust_fetched()
         self._fresh.start_over()
-
-    def distrust_fetched(self) -> None:
-        """What is being fetched may be stale without our knowing (rule 2): events, or the site's stream, were lost."""
-        for key in self._fetching:
-            self._fetching[key] = True
-        for key in list(self._told):
-            self._fetch_told(key)
 
     # What is to be done.
 
     def take(self, most: int) -> dict[bytes, bool]:
-        """Keys to fetch now, with whether a removal was announced; none of them is pushed, fetched or applied."""
+        """Keys to fetch now, with whether they are suspect; none of them is pushed, fetched or applied."""
         taken: dict[bytes, bool] = {}
         blocked: dict[bytes, bool] = {}
-        for key, removal in self.dirty.items():
+        for key, suspect in self.dirty.items():
             if self._busy(key) or key in self._fetching or self._expected_local.holds(key):
-                blocked[key] = removal
+                blocked[key] = suspect
                 if len(blocked) >= most:
                     break
                 continue
-            taken[key] = removal
+            taken[key] = suspect
             if len(taken) >= most:
                 break
-        for key, announced in taken.items():
+        for key, suspect in taken.items():
             del self.dirty[key]
-            told = self._told.pop(key, None)  # what is fetched is newer
-            taken[key] = announced or _takes_away(told)
-            self._begin(key, removal=taken[key])
+            self._told.pop(key, None)  # what is fetched is newer
+            self._fetching[key] = self._epoch()
+            if suspect:
+                self._suspect.add(key)
         if len(blocked) >= most:  # they would stand in the way of others next time
             for key in blocked:
                 self.dirty[key] = self.dirty.pop(key)
@@ -282,14 +264,18 @@ class Inbound:
     def take_told(self, most: int) -> dict[bytes, list[Change]]:
         """What the feed told and may be applied now, in the place of a fetch."""
         taken: dict[bytes, list[Change]] = {}
-        for key, change in self._told.items():
+        now = self._epoch()
+        for key in [key for key, (_, epoch) in self._told.items() if epoch != now]:
+            self._fetch_told(key)  # something may have been missed since
+        for key, (change, _) in self._told.items():
             if key in self._fetching or self._expected_local.holds(key) or key in self.dirty:
                 continue  # a dirty key is fetched
             taken[key] = [change]
             if len(taken) >= most:
                 break
         for key in taken:
-            self._begin(key, removal=_takes_away(self._told.pop(key)))
+            del self._told[key]
+            self._fetching[key] = now
             self._taken_told.add(key)
         return taken
 
@@ -301,7 +287,7 @@ class Inbound:
     def untaken(self, keys: Iterable[bytes]) -> None:
         """The fetch of these keys failed, or did not reach them: they stay dirty."""
         for key in keys:
-            self._look_again(key, removal=key in self._removing)
+            self.dirty[key] = self.dirty.get(key, False) or key in self._suspect
             self._settle(key)
 
     def fetched(self, states: Mapping[bytes, State], time: float = math.inf) -> dict[bytes, State]:
@@ -310,10 +296,12 @@ class Inbound:
         self._fresh.learn(states, time)
         return {key: state for key, state in states.items() if not self._stale(key)}
 
+    def is_current(self, key: bytes) -> bool:
+        """Whether what was found out about this key is not stale; if it is, it is to be found out again."""
+        return not self._stale(key)
+
     def about_to_apply(self, key: bytes, changes: Sequence[Change]) -> bool:
         """Whether these changes may be sent to the site now; if so their echo is expected from here on."""
-        if self._stale(key):
-            return False
         if not changes:
             self.counters.equal += 1
             self._settle(key)
@@ -352,6 +340,11 @@ class Inbound:
         """Keys that are dirty, told or being fetched."""
         return len(self.dirty) + len(self._fetching) + len(self._told)
 
+    @property
+    def compares(self) -> bool:
+        """Whether a suspect key may be left."""
+        return self.overflowed or bool(self._suspect) or any(self.dirty.values())
+
     def outstanding(self) -> dict[str, int]:
         """What is under way, in numbers, for people."""
         return {
@@ -362,24 +355,14 @@ class Inbound:
             "expected_remote": len(self._expected_remote),
         }
 
-    def _begin(self, key: bytes, *, removal: bool) -> None:
-        self._fetching[key] = False
-        if removal:
-            self._removing.add(key)
-
     def _settle(self, key: bytes) -> None:
         self._fetching.pop(key, None)
-        self._removing.discard(key)
+        self._suspect.discard(key)
         self._taken_told.discard(key)
 
     def _stale(self, key: bytes) -> bool:
-        if not self._fetching[key] and not self._busy(key):
+        if self._fetching[key] == self._epoch() and not self._busy(key):
             return False
         self.counters.stale += 1
         self.untaken((key,))
         return True
-
-
-def _takes_away(change: Change | None) -> bool:
-    """Whether the key, or fields of it, are or may be gone after this."""
-    return change is not None and (isinstance(change, Deleted) or removes(change))

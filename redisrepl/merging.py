@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, Touch
 
-__all__ = ["growth", "merge", "removes", "reread", "size_of"]
+__all__ = ["growth", "merge", "removes", "size_of"]
 
 #: Bytes that each field of a hash costs beside its name and value (measured).
 _FIELD_OVERHEAD = 300
@@ -72,14 +72,3 @@ def growth(older: HashSet, newer: HashSet) -> int:
         more += len(value or b"")
         more += -len(fields[field] or b"") if field in fields else len(field) + _FIELD_OVERHEAD
     return more
-
-
-def reread(change: Change) -> Change:
-    """The same change, its values to be read again: fields of a hash one by one, anything else as a whole."""
-    match change:
-        case HashSet(key, fields):
-            return HashSet(key, dict.fromkeys(fields))
-        case StringSet(key) | ExpirySet(key):
-            return Touch(key)
-        case _:
-            return change

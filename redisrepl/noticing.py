@@ -45,7 +45,7 @@ _REMEDY = "allow PSYNC and REPLCONF (ACL: +psync +replconf), or say --source not
 _STRING = frozenset({b"set", b"setrange", b"append", b"incrby", b"incrbyfloat"})
 _HASH = frozenset({b"hset", b"hincrby", b"hincrbyfloat"})
 _FIELDS_GONE = frozenset({b"hdel", b"hexpired"})
-_GONE = frozenset({b"del", b"expired", b"evicted", b"rename_from", b"move_from"})
+_GONE = frozenset({b"del", b"expired", b"rename_from", b"move_from"})  # `evicted`: nobody removed it
 _WHOLE = frozenset({b"rename_to", b"copy_to", b"move_to", b"restore"})
 _EXPIRY = frozenset({b"expire", b"persist"})
 
@@ -88,7 +88,6 @@ class Noticing:
         covers: whether a key belongs to the namespaces.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
         listener: is told when a subscription begins and ends, and when there may be something to push.
-        owe: called with a reason when both sides must be compared.
 
     Attributes:
         subscriptions: how many were made.
@@ -103,7 +102,6 @@ class Noticing:
         covers: Callable[[bytes], bool],
         retry: Mapping[str, Any],
         listener: Listener,
-        owe: Callable[[str], None],
     ) -> None:
         self._events = events
         self._outbound = outbound
@@ -111,7 +109,6 @@ class Noticing:
         self._covers = covers
         self._retry = retry
         self._listener = listener
-        self._owe = owe
         self._subscribed_at: float | None = None
         self.trouble = Trouble("notice")
         self.subscriptions = 0
@@ -166,11 +163,11 @@ class Noticing:
                 self.trouble.succeeded()
                 self._outbound.start_over()  # there is no position, and what was expected before may have been missed
                 _log.info("notice.started")
-                self._listener.attached(continued=True)
-                self._owe("subscribed to the site's events")
+                self._listener.attached(resumed=False)
             case Gap(reason):
                 self._outbound.start_over()
-                self._owe(reason)
+                _log.info("notice.gap", reason=reason)
+                self._listener.attached(resumed=False)
 
 
 class Source:

@@ -6,7 +6,7 @@ module never looks inside one.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
 import secrets
 import time
@@ -14,42 +14,52 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import structlog
+
 from redisrepl.applying import Applying
 from redisrepl.backpressure import Backpressure
 from redisrepl.changes import Change
-from redisrepl.checkpoint import Checkpoint, Pair, open_checkpoint
 from redisrepl.comparison import Comparison
-from redisrepl.echo import ExpectedEvents
+from redisrepl.engine.continuity import Continuity
+from redisrepl.engine.core import Core, CoreOptions, Loss
+from redisrepl.engine.evidence import Ring
 from redisrepl.errors import ConfigError
 from redisrepl.following import Following, LinkOptions
-from redisrepl.healing import ConflictWinner, Healing, Way
 from redisrepl.inbound import Inbound
+from redisrepl.judging import Judging, Known
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.apply import SiteWriter
+from redisrepl.local.compare import SiteComparer
 from redisrepl.local.connection import open_client
 from redisrepl.local.facts import ask_facts
+from redisrepl.local.history import SiteHistory
 from redisrepl.local.notify import SiteEvents
 from redisrepl.local.read import SiteReader
 from redisrepl.local.sentinel import Epoch
 from redisrepl.namespaces import Namespaces
 from redisrepl.noticing import Noticing, Source
-from redisrepl.outbound import Outbound, OutboundOptions
+from redisrepl.opening import open_state
 from redisrepl.pacing import Pacer
 from redisrepl.pushing import Pushing
 from redisrepl.remote.compare import HubComparer
+from redisrepl.remote.fence import Fence
 from redisrepl.remote.fetch import HubReader
-from redisrepl.remote.flushes import Flushes
+from redisrepl.remote.history import HubHistory
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
 from redisrepl.remote.ways import Ways
 from redisrepl.remote.websocket import WebSocketHub
-from redisrepl.replaced import Replacements
+from redisrepl.saving import SavedState, Saving
 from redisrepl.settings import Settings
+from redisrepl.store.conflicts import Conflicts
+from redisrepl.store.losers import SUFFIX, Loser
 from redisrepl.sweep import Sweep
 from redisrepl.tls import CertificateFiles, client_context
-from redisrepl.wire.commands import ChangeDecoder
+from redisrepl.wire.digests import digest_of
 from redisrepl.wire.feed import FeedWriter
+
+_log = structlog.get_logger("redisrepl")
 
 __all__ = ["FETCHES", "Parts", "Pull"]
 
@@ -57,8 +67,6 @@ __all__ = ["FETCHES", "Parts", "Pull"]
 _EXPECTATIONS = 300_000
 #: Batches being fetched and applied side by side.
 FETCHES = 16
-#: A difference found by a sweep is looked at again after this many seconds: it may have been on its way.
-_SECOND_LOOK = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +76,6 @@ class Pull:
     inbound: Inbound
     applying: Applying
     subscriptions: list[Subscription]
-    replacements: Replacements
-    flushes: Flushes | None
 
 
 class Parts:
@@ -122,52 +128,47 @@ class Parts:
             "wait_max": settings.retry_max,
             "wait_jitter": 0.5,
         }
-        self.checkpoint = self._open_checkpoint()
-        saved = self.checkpoint.load() if self.checkpoint is not None else None
-        self._origin = saved.origin.encode() if saved is not None else secrets.token_hex(8).encode()
+        self.store = open_state(settings, address, self.session.url, on_trouble=self._store_failed)
+        saved = SavedState.load(self.store.saved)
+        who = saved.origin or secrets.token_hex(8)
+        self.origin = b"%b %b" % (who.encode(), _identity(self.session.url, settings.hub_database))
         self.attached_at: float | None = None
-        self._gaps = 0
-        self._never_noticed = saved is None
-        self._never_subscribed = set(self.namespaces) if saved is None else set()  # of them, nothing can be missed
-        expected_local, expected_remote = ExpectedEvents(_EXPECTATIONS), ExpectedEvents(_EXPECTATIONS)
-        self.pull = self._build_pull(expected_local, expected_remote) if settings.rc else None
-        winner: ConflictWinner = settings.on_conflict or ("hub" if settings.rc else "site")
-        self._winner = winner
-        self.outbound = Outbound(
-            ChangeDecoder(self.namespaces.covers, settings.replicate, address.database),
-            expected_local,
-            expected_remote if settings.rc else None,
-            self.pull.replacements if self.pull else None,
-            OutboundOptions(
-                origin=self._origin,
-                max_bytes=settings.max_memory,
-                max_keys=settings.max_keys,
-                site_wins=winner == "site",
-                every_write=settings.every_write,
-            ),
-        )
-        teller = FeedWriter(self._origin, settings.hub_database, self.namespaces.prefixes) if settings.feed else None
+        self.another: str | None = None
+        self.conflicts = self._open_conflicts()
+        self.core = self._build_core()
+        self.fence = Fence(self.session, who.encode(), saved.epoch, saved.executed)
+        self.core.differs("site", self.store.open_applies)
+        self.outbound = self.core.outbound
+        if saved.position is not None:
+            self.outbound.resume_at(saved.position.offset, saved.database)
+        teller = FeedWriter(who.encode(), settings.hub_database, self.namespaces.prefixes) if settings.feed else None
         # Within one second no more leaves than is allowed in one.
         batch = min(settings.batch, math.ceil(settings.max_push_rate)) or settings.batch
         self.pusher = HubPusher(
-            self.session, settings.max_body, side_by_side=settings.flights, teller=teller, timed=settings.rc
+            self.session,
+            settings.max_body,
+            side_by_side=settings.flights,
+            teller=teller,
+            timed=settings.rc,
+            fence=self.fence,
+            on_fence_lost=self._fence_lost,
         )
         self.pacer = Pacer(settings.flights, worthwhile=max(1, batch // 2), interval=0.002, rate=settings.max_push_rate)
         self.pushing = Pushing(
             self.outbound,
+            self.store,
             self.pusher,
             self._site_reader,
             self.pacer,
+            site_evicted=lambda: self.judging.site_evicted(),  # noqa: PLW0108 - there is none yet
             max_keys=batch,
             retry=self._retry,
         )
-        self.sweep = self._build_sweep(winner)
         self.following = Following(
             address,
             self.outbound,
             self.namespaces.prefixes,
-            self.checkpoint,
-            saved,
+            saved.position,
             Backpressure(self.outbound, self.pushing.returned, partial(ask_facts, address, settings.connect_timeout)),
             options=LinkOptions(
                 settings.site_silence,
@@ -177,6 +178,23 @@ class Parts:
             ),
             listener=self,
         )
+        known = Known(self.store.saved)
+        history = SiteHistory(self.read_client, address, self._site_reader)
+        self.judging = Judging(
+            self.core,
+            known,
+            history,
+            HubHistory(self.session),
+            self.fence,
+            lambda: self.store.number,
+            lambda: int(self.following.read_to) if math.isfinite(self.following.read_to) else 0,
+            first="continuity" not in self.store.saved,
+            retry=self._retry,
+        )
+        self.saving = Saving(self.store, self.core, self.following, known, self.fence, history.held, who)
+        self.judging.save = self.saving.save
+        self.pull = self._build_pull(who.encode()) if self.core.inbound is not None else None
+        self.sweep = self._build_sweep()
         self.noticing = Noticing(
             SiteEvents(
                 address,
@@ -187,68 +205,98 @@ class Parts:
                 connect_wait=settings.connect_timeout,
             ),
             self.outbound,
-            self.pull.inbound if self.pull else None,
+            self.core.inbound,
             covers=self.namespaces.covers,
             retry=self._retry,
             listener=self,
-            owe=self._noticing_gap,
         )
         self.source = Source(settings.source, self.following, self.noticing)
 
-    def _open_checkpoint(self) -> Checkpoint | None:
-        settings = self._settings
-        scope = {
-            "database": self._address.database,
-            "namespaces": [prefix.hex() for prefix in self.namespaces],
-            "kinds": sorted(settings.replicate),
-        }
-        pair = Pair(str(self._address), self.session.url, json.dumps(scope, sort_keys=True))
-        return open_checkpoint(settings.state_dir, pair)
+    def _store_failed(self, trouble: str | None) -> None:
+        self.saving.failed(trouble)
 
-    def _build_sweep(self, winner: ConflictWinner) -> Sweep:
+    def _build_core(self) -> Core:
+        settings = self._settings
+        return Core(
+            self.namespaces.covers,
+            settings.replicate,
+            self._address.database,
+            CoreOptions(
+                origin=self.origin,
+                pulls=settings.rc,
+                winner=settings.on_conflict or ("hub" if settings.rc else "site"),
+                initial_sync=settings.initial_sync,
+                max_memory=settings.max_memory,
+                max_keys=settings.max_keys,
+                every_write=settings.every_write,
+                expectations=_EXPECTATIONS,
+            ),
+            continuity=Continuity.load(self.store.saved.get("continuity")),
+            ring=Ring.load(self.store.saved.get("ring")),
+            keep=self._keep_loser,
+        )
+
+    def _open_conflicts(self) -> Conflicts | None:
+        retention = self._settings.keep_conflicts
+        if not retention.max_bytes:
+            return None
+        return Conflicts(
+            self.store.file(SUFFIX.removeprefix(".")),
+            retention.max_bytes,
+            retention.max_days,
+            time.time,
+            site=str(self._address),
+            database=self._address.database,
+            on_failed=lambda reason: _log.warning("conflicts.failed", error=reason),
+        )
+
+    def _keep_loser(self, loss: Loss) -> None:
+        """What lost a conflict is kept."""
+        if self.conflicts is not None:
+            held = digest_of(loss.key, loss.value)
+            site, hub = (None, held) if loss.winner == "site" else (held, None)
+            reason = "changed on both sides"
+            self.conflicts.keep(Loser(loss.key, time.time(), loss.winner, reason, site, hub, loss.value))
+
+    def _build_sweep(self) -> Sweep:
         settings = self._settings
         expiries = "expire" in settings.replicate
         return Sweep(
-            Comparison(
-                self._site_reader,
-                HubComparer(self.session, self._hub_reader, expiries=expiries),
-                expiries=expiries,
-                rate=settings.sweep_rate,
-                patience=_SECOND_LOOK,
-                before_telling=self._before_differences,
-            ),
+            self.core,
+            Comparison(self.store, expiries=expiries, rate=settings.sweep_rate),
+            {
+                "site": SiteComparer(self.read_client, self._address, self._site_reader, expiries=expiries),
+                "hub": HubComparer(self.session, self._hub_reader, expiries=expiries),
+            },
+            self.store,
             self.namespaces,
-            Healing(
-                self.outbound,
-                self.pull.replacements if self.pull else None,
-                winner,
-                settings.initial_sync,
-                self._hearing,
-            ),
+            ready=self._ready_to_compare,
             period=settings.sweep_period,
+            max_removals=settings.max_removals / 100,
             wake=self.wake,
             retry=self._retry,
         )
 
-    def _build_pull(self, expected_local: ExpectedEvents, expected_remote: ExpectedEvents) -> Pull:
+    async def _ready_to_compare(self) -> None:
+        await self.judging.known_now()
+        await self.judging.site_evicted()
+        await self.fence.ready()
+        await self.judging.mark(always=True)  # which also puts off the fence's expiry
+
+    def _build_pull(self, who: bytes) -> Pull:
         settings = self._settings
-        inbound = Inbound(
-            covers=self.namespaces.covers,
-            kinds=settings.replicate,
-            expected_local=expected_local,
-            expected_remote=expected_remote,
-            busy=self._busy,
-            max_keys=settings.max_keys,
-        )
         applying = Applying(
-            inbound,
+            self.core,
+            self.store,
             self._hub_reader,
             SiteReader(self.write_client, self._address),
-            SiteWriter(self.write_client, self._address, self._origin),
+            SiteWriter(self.write_client, self._address, self.origin),
+            same_hub=self.judging.same_hub,
             read_to=lambda: self.following.read_to,
             max_keys=settings.batch,
             retry=self._retry,
         )
+        inbound = applying.inbound
 
         def on_events(events: list[tuple[bytes, bytes]]) -> None:
             echoes = inbound.counters.echoes
@@ -261,16 +309,9 @@ class Parts:
             inbound.told(time_us, changes, time.monotonic())
             applying.wake()
 
-        def on_subscribed(prefix: bytes) -> None:
-            self._gaps += 1
-            inbound.resubscribed()
-            missed: tuple[Way, ...] = () if prefix in self._never_subscribed else ("pull",)
-            self._never_subscribed.discard(prefix)
-            self.sweep.owe("subscribed", *missed)
-
         options = SubscriptionOptions(
             database=settings.hub_database,
-            origin=self._origin,
+            origin=who,
             kinds=settings.replicate,
             notify=settings.notify_config,
             canary_period=settings.canary_period,
@@ -284,117 +325,75 @@ class Parts:
                 options=options,
                 on_events=on_events,
                 on_feed=on_feed,
-                on_subscribed=partial(on_subscribed, prefix),
+                on_subscribed=self.judging.hub_heard,
             )
             for prefix in self.namespaces
         ]
-        replacements = Replacements(inbound)
-        replacements.watch()
-        applying.on_apply = replacements.applying
-        flushes = Flushes(
-            self.session, settings.canary_period, on_flush=self._hub_flushed, on_restart=self._hub_restarted
-        )
-        return Pull(inbound, applying, subscriptions, replacements, flushes if "del" in settings.replicate else None)
+        return Pull(inbound, applying, subscriptions)
 
-    async def _before_differences(self) -> None:
-        """What the hub lacks may have been flushed; what it has alone may be newer than a flush of the site."""
-        if self.pull is not None and self.pull.flushes is not None:
-            await self.pull.flushes.look()
-            if self.sweep.follows_flush_of("site"):
-                for subscription in self.pull.subscriptions:
-                    await subscription.caught_up()
+    def _fence_lost(self) -> None:
+        """The hub has no fence of ours any more."""
+        if self.core.continuity.hub.judged:
+            self.judging.hub_heard()
 
-    def _hub_restarted(self) -> None:
-        """A gap, of which its subscribers may hear later."""
-        self._gaps += 1
-        self.sweep.owe("the hub is another process", "pull")
+    # What `following` and `noticing` tell.
 
-    def _hub_flushed(self) -> None:
-        self.sweep.hub_flushed(followed=self.source.kind == "psync")
-
-    def _busy(self, key: bytes) -> bool:
-        return self.outbound.busy(key)
-
-    def _hearing(self) -> int | None:
-        """How many gaps there were in what the hub tells; None while it tells nothing."""
-        if self.pull is not None and not all(subscription.live for subscription in self.pull.subscriptions):
-            return None
-        return self._gaps
-
-    def _noticing_gap(self, reason: str) -> None:
-        missed: tuple[Way, ...] = () if self._never_noticed else ("push",)
-        self._never_noticed = False
-        self.sweep.owe(reason, *missed)
-
-    # What `following` tells.
-
-    def attached(self, *, continued: bool) -> None:
-        """The site's stream is followed: what is decided about its keys is no longer blind."""
+    def attached(self, *, resumed: bool) -> None:
+        """The site is followed: what is decided about its keys is no longer blind."""
         self._master_epoch.advance()  # it may be another server's: what a replaced one is told or tells is lost
         self.attached_at = round(time.time(), 3)
-        self.sweep.attached.set()
-        if self.pull is not None:
-            if continued or self.following.first_contact or self._winner == "site":
-                self.pull.replacements.no_gap()
-            else:
-                self.pull.replacements.gap()
-            self.pull.applying.attached.set()
-            self.pull.applying.wake()
-        if not continued and self._settings.rc:
-            missed: tuple[Way, ...] = () if self.following.first_contact else ("push", "pull")
-            self.sweep.owe("full synchronisation or failover", *missed)
+        self.judging.site_attached(resumed=resumed)
 
     def detached(self) -> None:
-        """The site's stream is lost."""
+        """The site is not followed any more."""
         self.attached_at = None
-        self.sweep.detached()
+        if self.core.continuity.site.judged:
+            self.core.saw(self.store.number)  # of what the next link tells, nobody knows yet whose history it is
+        self.core.site_lost()
         if self.pull is not None:
-            self.pull.replacements.watch()
-            self.pull.applying.attached.clear()
-            self.pull.inbound.distrust_fetched()
             self.pull.applying.stream_moved()
 
-    def tick(self) -> None:
-        """Time passes: what a gap has hidden may have been healed."""
-        pull, sweep = self.pull, self.sweep
-        if pull is None or self.attached_at is None or not pull.replacements.watching:
-            return
-        if not (sweep.owed or sweep.running or len(self.outbound.seeds) or pull.inbound.unsettled):
-            pull.replacements.healed()
+    def tick(self, now: float) -> None:
+        """Time passes."""
+        self.core.overdue(now)
+        self._look_for_another()
+        if self.conflicts is not None:
+            self.conflicts.flush()
+        if self.core.certain:
+            self.pushing.nothing_in_doubt()
+        self.wake()
+
+    def _look_for_another(self) -> None:
+        """Say once that another redisrepl applies to this site what comes from the same hub."""
+        other = self.outbound.foreign_origin
+        if other is not None and self.another is None:
+            self.another = other.decode("ascii", "backslashreplace")
+            _log.warning(
+                "site.another_redisrepl",
+                origin=self.another,
+                cost="each write of the hub is applied and compared twice",
+                hint="two daemons beside one site do the work of one: stop one of them",
+            )
 
     def wake(self) -> None:
         """There may be something to push, to pull or to compare."""
-        self._owe_what_was_left()
         self.pushing.wake()
+        self.sweep.look()
         if self.pull is not None:
             self.pull.applying.stream_moved()
             if self.pull.inbound.waiting:
                 self.pull.applying.wake()
 
-    def _owe_what_was_left(self) -> None:
-        """Compare for what did not wait; until that is done the position before it is the one to go on from."""
-        outbound, sweep = self.outbound, self.sweep
-        outbound.unswept = outbound.unswept and sweep.unfinished
-        if self.pull is not None and self.pull.inbound.overflowed:
-            self.pull.inbound.overflowed = False
-            sweep.owe("more keys changed at the hub than --max-keys", "pull")
-        if outbound.pending.overflowed or outbound.seeds.overflowed:
-            if outbound.pending.overflowed and self.pull is not None and self._winner == "hub":
-                self.pull.replacements.gap()
-            outbound.pending.overflowed = outbound.seeds.overflowed = False
-            outbound.unswept = True
-            sweep.owe("more keys waited than --max-keys", "push")
-        if (flushed := outbound.flushed) is not None:
-            outbound.flushed, outbound.unswept = None, True
-            if flushed.emptied and "del" in self._settings.replicate:
-                sweep.site_flushed()
-            else:
-                sweep.owe("the site was flushed", "push")
-
     async def close(self) -> None:
-        """Close every connection, and let go of the checkpoint."""
+        """Close every connection, and let go of the store."""
         await self.session.close()
         await self.read_client.aclose()
         await self.write_client.aclose()
-        if self.checkpoint is not None:
-            self.checkpoint.close()
+        if self.conflicts is not None:
+            self.conflicts.close()
+        await self.store.close()
+
+
+def _identity(hub: str, database: int) -> bytes:
+    """By which two daemons know that they serve the same hub."""
+    return hashlib.sha256(f"{hub}\n{database}".encode()).hexdigest()[:8].encode()

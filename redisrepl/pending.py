@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import count, islice
 
 from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, Touch
-from redisrepl.merging import growth, merge, removes, reread, size_of
+from redisrepl.merging import growth, merge, removes, size_of
 
 __all__ = ["OVERHEAD", "Entry", "Mark", "Pending", "Waiting", "parts_of"]
 
@@ -292,14 +292,12 @@ class Pending:
                 ready[key] = held.pop(key)
         self._advance()
 
-    def put_back(self, keys: Iterable[bytes], *, unknown: bool) -> None:
-        """These did not arrive; with `unknown` they may have, or may yet: then what is read anew is sent, not this."""
+    def put_back(self, keys: Iterable[bytes]) -> None:
+        """These did not arrive, and never will: they wait again."""
         for key in keys:
             entry = self._in_flight.pop(key)
             mark = parts_of(key, entry)[1]
             change = self._release(key, entry)
-            if unknown:
-                change = reread(change)
             if (held := self._held.pop(key, None)) is not None:
                 change = merge(change, self._release(key, held))
             self._marks[mark].outstanding += 1

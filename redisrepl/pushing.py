@@ -10,19 +10,24 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Protocol
 
-from redisrepl.changes import DENIED, Change, FieldsDeleted, HashSet, State, Touch
-from redisrepl.errors import HubError, KeyDeniedError, OutcomeUnknownError, RedisreplError
+from redisrepl.changes import DENIED, Change, Deleted, FieldsDeleted, HashSet, State, Touch
+from redisrepl.engine.ancestor import note_changes
+from redisrepl.errors import FencedError, HubError, KeyDeniedError, OutcomeUnknownError, RedisreplError
 from redisrepl.merging import size_of
 from redisrepl.observe.troubles import Trouble
-from redisrepl.outbound import Batch, Outbound, settle
+from redisrepl.outbound import Outbound
 from redisrepl.pacing import Pacer
+from redisrepl.pushes import Batch, Departure, settle
+from redisrepl.remote.fence import NoFence
 from redisrepl.remote.push import Pushed
 from redisrepl.repeating import repeat
+from redisrepl.store import Facts, Store
+from redisrepl.wire.writes import UNCHANGED
 
 __all__ = ["Pushing"]
 
@@ -37,11 +42,13 @@ class Hub(Protocol):
 
     Attributes:
         max_body: the largest request that it makes, in bytes.
+        fence: keeps requests that were given up from being executed later.
     """
 
     max_body: int
+    fence: NoFence
 
-    async def push(self, commands: Sequence[Sequence[bytes]]) -> Pushed:
+    async def push(self, commands: Sequence[Sequence[bytes]], *, slot: int, number: int) -> Pushed:
         """Run these commands at the hub; return the error text of what was refused for good, by key."""
 
 
@@ -60,9 +67,11 @@ class Pushing:
 
     Args:
         outbound: decides.
+        store: remembers what both sides agree on.
         hub: sends.
         site: is read for values that the stream did not tell.
         pacer: when a batch may leave.
+        site_evicted: whether removals that the site's stream told may be evictions, which remove nothing at the hub.
         max_keys: changes in a batch, at most.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
     """
@@ -70,18 +79,25 @@ class Pushing:
     def __init__(
         self,
         outbound: Outbound,
+        store: Store,
         hub: Hub,
         site: Site,
         pacer: Pacer,
         *,
+        site_evicted: Callable[[], Awaitable[bool]],
         max_keys: int,
         retry: Mapping[str, Any],
     ) -> None:
         self.outbound = outbound
         self.trouble = Trouble("push")
+        self._store = store
         self._hub = hub
         self._site = site
         self._pacer = pacer
+        self._site_evicted = site_evicted
+        self._slots: list[int] = []  # that are free
+        self._slot_count = 0
+        self._unknown = set(store.open_batches)  # numbers of batches of unknown outcome
         self._max_keys = max_keys
         self._retry = retry
         self._turn = asyncio.Lock()
@@ -132,29 +148,94 @@ class Pushing:
         async with self._turn:  # one waits for work, the others for their turn: news wakes one
             batch = await self._departure()
             pacer.left(len(batch.changes), time.monotonic())
+        slot, number = self._take_slot(), 0
         try:
-            batch, changes = await self._resolve(batch)
-            commands = outbound.prepare(batch, changes, time.monotonic())
+            await self._fenced()
+            batch, departure = await self._prepared(batch)
             outbound.counters.requests += 1
-            pushed = await self._hub.push(commands) if commands else _NOTHING
+            pushed = _NOTHING
+            if departure.commands:
+                number = self._store.next_number()
+                facts = Facts()
+                note_changes(facts, departure.changes)
+                self._store.sending(number, facts)
+                pushed = await self._hub.push(departure.commands, slot=slot, number=number)
+        except FencedError:  # the epoch was raised while it was on its way: it is known not to have been executed
+            pacer.arrived()
+            self._hub.fence.doubt()
+            self._failed(batch, number, unknown=False)
         except RedisreplError as error:
             pacer.failed()
             if isinstance(error, HubError) and error.retry_after is not None:
                 pacer.hold(time.monotonic() + min(error.retry_after, _LONGEST_HOLD))
-            outbound.failed(batch, unknown=isinstance(error, OutcomeUnknownError))
+            self._failed(batch, number, unknown=isinstance(error, OutcomeUnknownError))
             self.trouble.failed(error, pending_keys=outbound.waiting)
             raise
         except asyncio.CancelledError:
             pacer.failed()
-            outbound.failed(batch, unknown=True)
+            self._failed(batch, number, unknown=True)
             raise
         else:
             pacer.arrived()
+            if number:
+                self._hub.fence.acknowledged(slot, number)
+                refused = [key for key, error in pushed.errors.items() if error != UNCHANGED]
+                self._store.acknowledged(number, refused)
             outbound.succeeded(batch, pushed.errors, pushed.time)
             self.trouble.succeeded(pending_keys=outbound.waiting)
         finally:
+            self._slots.append(slot)
             self._returned.set()
             self.wake()
+
+    def _take_slot(self) -> int:
+        if not self._slots:
+            self._slot_count += 1
+            return self._slot_count - 1
+        return self._slots.pop()
+
+    def _failed(self, batch: Batch, number: int, *, unknown: bool) -> None:
+        if number and unknown:
+            self._unknown.add(number)
+            self._hub.fence.doubt()
+        elif number:
+            self._store.dropped(number)
+        self.outbound.failed(batch, unknown=unknown and bool(number))
+
+    async def _fenced(self) -> None:
+        """Nothing of what was given up is executed from here on; and the hub has said which of it was."""
+        await self._hub.fence.ready()
+        for number in [number for number in self._unknown if self._hub.fence.was_executed(number)]:
+            self._store.acknowledged(number)
+            self._unknown.remove(number)
+
+    def nothing_in_doubt(self) -> None:
+        """Every key has been looked at again whose push had an unknown outcome."""
+        for number in self._unknown:
+            self._store.dropped(number)
+        self._unknown.clear()
+
+    async def _prepared(self, batch: Batch) -> tuple[Batch, Departure]:
+        """What to send for a batch, and what is left of it, once what it takes was read."""
+        outbound = self.outbound
+        if not batch.in_doubt:
+            batch, changes = await self._resolve(batch)
+            if any(type(change) is Deleted for change in changes) and await self._site_evicted():
+                changes = [change for change in changes if type(change) is not Deleted]
+            return batch, outbound.prepare(changes, time.monotonic())
+        touched = [change.key for change in batch.changes if isinstance(change, Touch)]
+        read = await self._site.first_states(touched, self._hub.max_body) if touched else ()
+        states = dict(zip(touched, read, strict=False))
+        late = set(touched[len(states) :])
+        for key in [key for key, state in states.items() if state is DENIED]:
+            outbound.given_up(key, _UNREADABLE)
+            del states[key]
+        changes = [change for change in batch.changes if not isinstance(change, Touch)]
+        settled = [piece for change in changes for piece in await self._settled(change, None)]
+        if late:
+            batch = outbound.shortened(batch, late)
+        ancestors = await self._store.lookup([change.key for change in batch.changes], elements=True)
+        return batch, outbound.prepare_doubtful(batch, settled, states, ancestors, time.monotonic())
 
     async def _resolve(self, batch: Batch) -> tuple[Batch, Sequence[Change]]:
         """The changes of a batch with the values that they only name, read from the site; and what is left of it.

@@ -18,10 +18,12 @@ from pydantic import ByteSize, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from redisrepl.changes import KINDS
+from redisrepl.engine.core import InitialSync
+from redisrepl.engine.merge import ConflictWinner
 from redisrepl.errors import ConfigError
-from redisrepl.healing import ConflictWinner, InitialSync
 from redisrepl.remote.notifications import NotifyMode
 from redisrepl.remote.ways import SubscribeChoice
+from redisrepl.retention import Retention
 
 __all__ = ["ENV_PREFIX", "Settings", "flag_of", "load_settings", "unknown_variables"]
 
@@ -101,10 +103,20 @@ class Settings(BaseSettings):
         None,
         description="whose value stands where both sides have one at first contact; default: hub with -rc, else site",
     )
+    keep_conflicts: Annotated[Retention, NoDecode] = Field(
+        Retention(64 << 20, 30.0),
+        description="size and age of what is kept of values that lost a conflict (`redisrepl conflicts`), or off",
+    )
     sweep_period: float = Field(
         3600.0, ge=0, description="seconds between comparisons of both sides; 0: only after gaps"
     )
-    sweep_rate: float = Field(20_000.0, gt=0, description="keys compared in a second, at most")
+    max_removals: float = Field(
+        50.0,
+        ge=0,
+        le=100,
+        description="percent of all keys (and more than 100) that one comparison may remove; more wait for a person",
+    )
+    sweep_rate: float = Field(30_000.0, gt=0, description="keys compared in a second, at most")
 
     # Limits.
     max_memory: ByteSize = Field(
@@ -149,6 +161,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             value = [item.strip() for item in value.split(",") if item.strip()]
         return value
+
+    @field_validator("keep_conflicts", mode="before")
+    @classmethod
+    def _kept(cls, value: object) -> object:
+        return value if isinstance(value, Retention) else Retention.parse(str(value))
 
     @field_validator("replicate")
     @classmethod

@@ -1,250 +1,196 @@
-"""Both sides compared whenever that is owed: rule 4 of convergence, and the way back after any gap.
+"""Each side compared with the ancestor whenever that is owed: rule 4 of convergence, and what heals any gap.
 
-In: why. Out: the keys that differ, healed by the same rules as everything else. Left to others: finding them
-(`comparison`), pushing (`outbound`), fetching and applying (`inbound`).
+In: which sides are owed it (`engine.continuity`). Out: keys that differ, handed to the core. Left to others: finding
+them (`comparison`), what is done about each (`engine.core`, `applying`, `pushing`).
 
-Nothing is deleted by a sweep on a guess: that a key is missing on one side may mean that it was removed there, or that
-it never arrived, and which of the two nobody knows after a gap. So what one side has alone is copied to the other.
-
-A sweep that fails goes on with the page where it failed. What it did before may be out of date by then, but only if
-there was another gap, and a gap makes another sweep due: that one begins when this one has come to its end, so that
-gaps in quick succession cannot keep the last keys from being looked at for ever. Two things make it begin anew: the
-link to the site was lost (a cursor means nothing to a server that was restarted; the hub's restart is a gap itself),
-and FLUSHALL at either side, since what it would bring back is to be removed. No event tells of one at the hub: before
-the sweep says that the two differ, the hub is asked whether it was flushed.
-
-`--initial-sync` says which way differences are copied at first contact, when all of them are older than we are; so
-does a sweep that only the timer asked for. After a gap, what was missed is healed, whichever way it had to go, and
-what has been different since first contact cannot be told from it.
+A sweep has come to its end when every key that it found has been dealt with. One that fails begins anew: with nothing
+to find, that costs sums only. What a side lacks is removed from the other only by the table of `engine.reconcile`, and
+not if it would be more than `--max-removals`: then the sweep says so, and waits for a person.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import stamina
 import structlog
 
-from redisrepl.comparison import Comparison, Place
+from redisrepl.comparison import Comparison, Holder
+from redisrepl.engine.continuity import Side
+from redisrepl.engine.core import Core
 from redisrepl.errors import RedisreplError
-from redisrepl.healing import Healing, Side, Way
 from redisrepl.namespaces import Namespaces
 from redisrepl.observe.troubles import Trouble
+from redisrepl.store import Store
 
-__all__ = ["Sweep"]
+__all__ = ["FEW_REMOVALS", "Sweep"]
 
 _log = structlog.get_logger("redisrepl")
 
-_NOT_ALL_WAS_THERE = "not all that the other side holds is known to have been there"
-
-
-@dataclass(slots=True)
-class _Run:
-    """A sweep that has begun.
-
-    Attributes:
-        reason: why.
-        missed: ways on which there was a gap.
-        emptied: sides that were flushed, as long as `Healing.hearing` is what it was then.
-        namespaces: those not yet done.
-        place: in the first of them.
-    """
-
-    reason: str
-    missed: frozenset[Way]
-    emptied: dict[Side, int | None]
-    namespaces: list[bytes]
-    place: Place = field(default_factory=Place)
-    started: float = field(default_factory=time.monotonic)
-    compared: int = 0
-    different: int = 0
+#: So few removals are followed whatever part of all keys they are.
+FEW_REMOVALS = 100
+_SIDES: tuple[Side, ...] = ("hub", "site")
 
 
 class Sweep:
     """Compares all namespaces when that is owed, and now and then.
 
     Args:
+        core: decides.
         comparison: finds differences.
+        sides: what is compared.
+        store: remembers the ancestor.
         namespaces: what is compared.
-        healing: what is done about them.
+        ready: returns when both servers are followed and their histories known, and nothing is on its way to the hub
+            that was given up.
         period: seconds between sweeps that nothing asked for; 0: none.
+        max_removals: which part of all keys one comparison may remove, from 0 to 1.
         wake: called when there is something to push or pull.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
 
     Attributes:
         runs: sweeps that came to their end.
-        owed: why one is due; None if none is.
-        settled: all keys were compared after the last gap; of what differs now nothing was missed.
+        running: why one is under way; None if none is.
+        held: how many removals wait for a person; 0: none.
         last: what the last one found, for people; empty before the first.
         next_at: when the timer asks for one, Unix time; None: never, or one is due or under way.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of
         self,
+        core: Core,
         comparison: Comparison,
+        sides: Mapping[Side, Holder],
+        store: Store,
         namespaces: Namespaces,
-        healing: Healing,
         *,
+        ready: Callable[[], Awaitable[None]],
         period: float,
+        max_removals: float,
         wake: Callable[[], None],
         retry: Mapping[str, Any],
     ) -> None:
+        self._core = core
         self._comparison = comparison
+        self._sides = sides
+        self._store = store
         self._namespaces = namespaces
-        self._healing = healing
+        self._ready = ready
         self._period = period
+        self._max_removals = max_removals
         self._wake = wake
         self._retry = retry
-        self._due = asyncio.Event()
-        self.attached = asyncio.Event()  # the site's stream is followed: what a sweep finds there is then up to date
+        self._changed = asyncio.Event()
         self.trouble = Trouble("sweep")
         self.runs = 0
-        self.owed: str | None = None
-        self.settled = False
+        self.running: str | None = None
+        self.held = 0
         self.last: dict[str, object] = {}
         self.next_at: float | None = None
-        self._missed: set[Way] = set()
-        self._emptied: dict[Side, int | None] = {}
-        self._gap = False  # since the sweep that is under way has begun
-        self._run: _Run | None = None
-
-    def owe(self, reason: str, *missed: Way, emptied: Side | None = None) -> None:
-        """Something may have been missed.
-
-        Args:
-            reason: why, for the log.
-            missed: which way it had to go; none: nothing was known before, it is the first contact.
-            emptied: this side has removed all that it does not hold now (`FLUSHALL`): so the other is to do.
-        """
-        self.owed = self.owed or reason
-        self._missed.update(missed)
-        if emptied is None:
-            self.settled, self._gap = False, True
-            for way in missed:
-                self._distrust_flush("hub" if way == "push" else "site")
-        else:
-            self._emptied[emptied] = self._healing.hearing()
-        self._due.set()
-
-    def hub_flushed(self, *, followed: bool) -> None:
-        """The hub has removed what the site alone holds now; but only if all of that was there, and it is known.
-
-        Args:
-            followed: the site's stream is; its events may come after what they tell of was compared.
-        """
-        self._flushed("hub", known=followed and self.settled and self._healing.all_was_pushed)
-
-    def site_flushed(self) -> None:
-        """Likewise; without a way back nothing but the site's own keys can be meant."""
-        healing = self._healing
-        self._flushed("site", "push", known=healing.all_was_pulled and (self.settled or healing.inbound is None))
-
-    def _flushed(self, side: Side, *missed: Way, known: bool) -> None:
-        self.owe(f"the {side} was flushed", *missed, emptied=side if known else None)
-        if not known:
-            _log.warning("sweep.flush_undone", flushed=side, reason=_NOT_ALL_WAS_THERE)
-
-    def detached(self) -> None:
-        """The site's stream is lost."""
-        self.attached.clear()
-        if self._run is not None:
-            self._run.place.begin_site_again()
-
-    def follows_flush_of(self, side: Side) -> bool:
-        """Whether what this side lacks is being removed from the other."""
-        return side in self._emptied or (self._run is not None and side in self._run.emptied)
 
     @property
-    def unfinished(self) -> bool:
-        """Whether one is due or under way."""
-        return self.owed is not None or self._run is not None
+    def owed(self) -> str | None:
+        """Why one is due; None if none is."""
+        continuity = self._core.continuity
+        return continuity.hub.owed or continuity.site.owed
 
-    @property
-    def running(self) -> str | None:
-        """Why a sweep is under way; None if none is."""
-        return None if self._run is None else self._run.reason
+    def look(self) -> None:
+        """One may be due, or what was found may have been dealt with."""
+        self._changed.set()
 
     async def run(self) -> None:
         """Sweep whenever it is owed, for ever."""
         while True:
             self.next_at = time.time() + self._period if self._period else None
+            timer = False
             try:
                 async with asyncio.timeout(self._period or None):
-                    await self._due.wait()
+                    await self._until(lambda: self.owed is not None)
             except TimeoutError:
-                self.owed = self.owed or "timer"
+                timer = True
             self.next_at = None
             async for attempt in stamina.retry_context(on=RedisreplError, **self._retry):
                 with attempt:
-                    await self.attached.wait()
-                    await self._sweep()
+                    await self._ready()
+                    await self._sweep(timer=timer)
 
-    async def _sweep(self) -> None:
-        """Begin, or go on after a failure, and come to the end."""
-        before = self._comparison.compared
-        run = self._run = self._run or self._begin(None)
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _sweep(self, *, timer: bool) -> None:
+        continuity = self._core.continuity
+        sides = [side for side in _SIDES if timer or continuity.of(side).owed]
+        reasons = {side: continuity.begin(side) for side in sides}
+        self.running = next(filter(None, reasons.values()), "timer")
+        started, before, different, held = time.monotonic(), self._comparison.compared, 0, 0
         try:
-            while run.namespaces:
-                async for differences in self._comparison.differences(run.namespaces[0], run.place):
-                    if not self._emptied.keys() <= run.emptied.keys():
-                        self._run = run = self._begin(run)
-                        break
-                    self._check_emptied(run)
-                    for difference in differences:
-                        self._healing.heal(difference, emptied=run.emptied, missed=run.missed, settled=self.settled)
-                    run.different += len(differences)
-                    self._wake()
-                else:
-                    del run.namespaces[0]
-                    run.place = Place()
-        except RedisreplError as error:
-            self.trouble.failed(error)
+            for side in sides:
+                if side == "site":  # what the site's snapshot brought is to be pushed first
+                    await self._until(lambda: not len(self._core.outbound.doubtful))
+                found, refused = await self._compare(side)
+                different, held = different + found, held + refused
+            self._wake()
+            await self._until(lambda: self._core.quiet)
+        except BaseException as error:
+            for side, reason in reasons.items():
+                state = continuity.of(side)
+                state.owed = state.owed or reason or "timer"
+            if isinstance(error, RedisreplError):
+                self.trouble.failed(error)
             raise
         finally:
-            run.compared += self._comparison.compared - before
-        self._run = None
-        self.settled = not self._gap
+            reason, self.running = self.running, None
+        self.held = held
+        if not held:
+            self._core.compared(sides)
         self.runs += 1
         self.trouble.succeeded()
         self.last = {
-            "reason": run.reason,
-            "compared": run.compared,
-            "different": run.different,
-            "duration_s": round(time.monotonic() - run.started, 2),
+            "reason": reason,
+            "compared": self._comparison.compared - before,
+            "different": different,
+            "duration_s": round(time.monotonic() - started, 2),
         }
         _log.info("sweep.finished", **self.last)
         self.last["finished_at"] = round(time.time(), 3)
 
-    def _check_emptied(self, run: _Run) -> None:
-        """After a gap in what the hub tells nobody knows what is newer than the flush, or was lost in another way."""
-        for side in [s for s, heard in run.emptied.items() if heard is None or heard != self._healing.hearing()]:
-            del run.emptied[side]
-            _log.warning("sweep.flush_undone", flushed=side, reason="the hub's events were missed since")
-        if not self._healing.all_was_pushed:
-            self._distrust_flush("hub")
-        if not self._healing.all_was_pulled:
-            self._distrust_flush("site")
+    async def _compare(self, side: Side) -> tuple[int, int]:
+        """How many keys differ on this side, and how many more are not removed from the other without a person."""
+        different, missing = 0, 0
+        lacked: list[bytes] = []
+        most = await self._most_removals(side)
+        for prefix in self._namespaces:
+            async for differing, lacking in self._comparison.differing(self._sides[side], prefix):
+                different += len(differing) + len(lacking)
+                missing += len(lacking)
+                self._core.differs(side, differing)
+                if most is None:
+                    self._core.differs(side, lacking)
+                elif missing <= most:
+                    lacked += lacking
+                self._wake()
+        if most is not None and missing > most:
+            self.held = missing
+            _log.warning(
+                "sweep.removals_held",
+                missing_at=side,
+                keys=missing,
+                limit=most,
+                hint="if they were removed on purpose: redisrepl verify --repair --removals, or --max-removals 100",
+            )
+            return different - missing, missing
+        self._core.differs(side, lacked)
+        self._wake()
+        return different, 0
 
-    def _distrust_flush(self, side: Side) -> None:
-        """What the other side alone holds may never have been there."""
-        if self.follows_flush_of(side):
-            self._emptied.pop(side, None)
-            if self._run is not None:
-                self._run.emptied.pop(side, None)
-            _log.warning("sweep.flush_undone", flushed=side, reason=_NOT_ALL_WAS_THERE)
-
-    def _begin(self, given_up: _Run | None) -> _Run:
-        """Begin with all that is owed, and what the sweep in whose place this one comes was for."""
-        self._due.clear()
-        missed, emptied = frozenset(self._missed), dict(self._emptied)
-        if given_up is not None:
-            missed, emptied = missed | given_up.missed, emptied | given_up.emptied
-        run = _Run(self.owed or "failed", missed, emptied, list(self._namespaces))
-        self.owed, self._gap = None, False
-        self._missed.clear()
-        self._emptied.clear()
-        return run
+    async def _most_removals(self, side: Side) -> int | None:
+        """How many keys that a side lacks may be removed from the other; None: there is no limit."""
+        state = self._core.continuity.of(side)
+        if "del" not in self._core.policy.kinds or state.flushed or state.proved != float("inf") or self._store.fresh:
+            return None
+        return max(FEW_REMOVALS, int(self._max_removals * await self._store.count()))

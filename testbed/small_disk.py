@@ -7,7 +7,6 @@ Left to others: the processes that write there.
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import shutil
 import subprocess
@@ -24,32 +23,22 @@ if TYPE_CHECKING:
 
 __all__ = ["SmallDisk"]
 
-_SIZE = 256 << 10
+_SIZE = 2 << 20
 _PAGE = 4096
 
 
 class SmallDisk:
-    """A file system of 256 KB in memory or, where mounting is not allowed, a limit on the writers' file size.
+    """A file system of 2 MB in memory or, where mounting is not allowed, a limit on the writers' file size.
 
-    The file system is unmounted as soon as it is mounted and lives on behind a descriptor of this process, so nothing
-    is left behind however the test run ends; `path` leads through that descriptor and is good for other processes of
-    the same user.
+    It stays mounted at `path` until `close`, which comes however the run ends: SQLite finds its way only to paths that
+    are what they seem.
     """
 
     def __init__(self, *, may_mount: bool = True) -> None:
-        self._directory = new_directory("disk")
-        self._descriptor = _detached_tmpfs(self._directory) if may_mount else None
+        self.path = new_directory("disk")
+        self.mounted = may_mount and _mount(self.path)  #: whether it is a file system of its own
         self._limits: dict[int, tuple[int, int]] = {}
         at_exit(self, self.close)
-
-    @property
-    def mounted(self) -> bool:
-        """Whether it is a file system of its own."""
-        return self._descriptor is not None
-
-    @property
-    def path(self) -> Path:
-        return Path(f"/proc/{os.getpid()}/fd/{self._descriptor}") if self.mounted else self._directory
 
     def fill(self, writers: Iterable[int]) -> None:
         """Leave no room; `writers` are the processes that are to feel it where there is no file system to fill."""
@@ -75,10 +64,10 @@ class SmallDisk:
         """Give everything back."""
         forget_at_exit(self)
         self.free()
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if self.mounted:
+            subprocess.run(["umount", "--lazy", self.path], check=True)
+            self.mounted = False
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -89,12 +78,7 @@ class SmallDisk:
         self.close()
 
 
-def _detached_tmpfs(directory: Path) -> int | None:
-    """A descriptor of a new file system that is mounted nowhere; None if we may not mount."""
+def _mount(directory: Path) -> bool:
+    """Mount a new file system there; False if we may not."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE}", "redisrepl-testbed", directory]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        return None
-    try:
-        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    finally:
-        subprocess.run(["umount", "--lazy", directory], check=True)
+    return not subprocess.run(mount, capture_output=True, check=False).returncode

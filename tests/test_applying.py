@@ -6,15 +6,19 @@ import contextlib
 import pytest
 
 from redisrepl.applying import Applying
-from redisrepl.changes import HashState, StringState
-from redisrepl.echo import ExpectedEvents
-from redisrepl.inbound import Inbound
+from redisrepl.changes import KINDS, ExpirySet, HashState, StringSet, StringState, Touch
+from redisrepl.engine.ancestor import note_state
+from redisrepl.engine.continuity import Continuity, SideState
+from redisrepl.engine.core import Core, CoreOptions, Loss
 from redisrepl.local.address import parse_address
 from redisrepl.local.apply import SiteWriter
 from redisrepl.local.connection import open_client
 from redisrepl.local.read import SiteReader
 from redisrepl.remote.fetch import Fetched
+from redisrepl.store import Facts
+from redisrepl.wire.digests import digest_of, elements_of
 from testbed import RedisServer, eventually_async
+from tests.samples import write
 
 KEY, OTHER = b"ns:key", b"ns:other"
 
@@ -53,60 +57,93 @@ class Reader(SiteReader):
         return states
 
 
+def settled():
+    return SideState(followed=True, judged=True, settled=True)
+
+
 class World:
     """The parts of a pull; the hub holds `hub`, and the site's stream is read up to `read_to`."""
 
-    def __init__(self, server, kinds=frozenset({"set", "hset", "del"})):
+    def __init__(self, server, store, kinds=KINDS, winner="hub"):
         address = parse_address(f"redis://127.0.0.1:{server.port}", flag="--raddr")
         self.client = open_client(address, 5.0, connections=2)
         self.hub = {}
         self.read_to = float("inf")
-        self.expected = ExpectedEvents(1000)
-        self.inbound = Inbound(
-            covers=lambda key: key.startswith(b"ns:"),
-            kinds=kinds,
-            expected_local=self.expected,
-            expected_remote=ExpectedEvents(1000),
-            busy=lambda _: False,
+        self.is_same_hub = True
+        self.store = store
+        self.lost = []
+        self.core = Core(
+            lambda key: key.startswith(b"ns:"),
+            kinds,
+            options=CoreOptions(winner=winner, expectations=1000),
+            continuity=Continuity(settled(), settled()),
+            keep=self.lost.append,
         )
+        self.expected, self.inbound = self.core.expected_local, self.core.inbound
         self.reader = Reader(self.client, address)
         self.applying = Applying(
-            self.inbound,
+            self.core,
+            store,
             self,
             self.reader,
             SiteWriter(self.client, address, b"us"),
+            same_hub=self.same_hub,
             read_to=lambda: self.read_to,
             max_keys=8,
             retry={"attempts": None, "timeout": None, "wait_initial": 0.01, "wait_max": 0.05},
         )
-        self.applying.attached.set()
 
     async def states(self, keys):
         return Fetched({key: self.hub.get(key) for key in keys}, 1)
 
-    def dirty(self, *keys, removal=False):
-        self.inbound.mark_dirty(keys, removal=removal)
+    async def same_hub(self):
+        return self.is_same_hub
+
+    def dirty(self, *keys, suspect=False):
+        (self.inbound.suspect if suspect else self.inbound.mark_dirty)(keys)
         self.applying.wake()
 
+    def agree(self, key, state):
+        facts = Facts()
+        note_state(facts, key, state)
+        self.store.agreed(facts)
 
-@contextlib.asynccontextmanager
-async def running(server, workers=1):
-    world = World(server)
-    tasks = [asyncio.ensure_future(world.applying.run()) for _ in range(workers)]
-    try:
-        yield world
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await world.client.aclose()
+    async def agreed(self, key=KEY):
+        """The digest, fields and expiry that are agreed."""
+        known = (await self.store.lookup([key], elements=True)).get(key)
+        return None if known is None else (known.digest, known.elements, known.expires_at_ms)
+
+
+@pytest.fixture
+def running(store):
+    """Starts a world on a server."""
+
+    @contextlib.asynccontextmanager
+    async def run(server, workers=1, **options):
+        world = World(server, store, **options)
+        tasks = [asyncio.ensure_future(world.applying.run()) for _ in range(workers)]
+        try:
+            yield world
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await world.client.aclose()
+
+    return run
+
+
+def told(state, key=KEY):
+    """What is agreed once both sides hold this."""
+    elements = elements_of(state.fields) if isinstance(state, HashState) else None
+    return digest_of(key, state), elements, state.expires_at_ms
 
 
 def offset(client):
     return client.info("replication")["master_repl_offset"]
 
 
-async def test_what_differs_is_written_and_its_echo_expected(server, at_site):
+async def test_what_differs_is_written_and_its_echo_expected(server, at_site, running):
     at_site.hset(KEY, mapping={"same": "1", "old": "2"})
     async with running(server) as world:
         world.hub[KEY] = HashState({b"same": b"1", b"old": b"3"})
@@ -118,68 +155,196 @@ async def test_what_differs_is_written_and_its_echo_expected(server, at_site):
         assert world.expected.holds(KEY)
 
 
-async def test_what_the_hub_has_refused_is_not_removed_because_it_lacks_it(server, at_site):
-    """Not even if a removal was announced before the site wrote it anew."""
-    at_site.set(KEY, "old")
+# With the ancestor.
+
+A, B, C = StringState(b"a"), StringState(b"b"), StringState(b"c")
+
+
+@pytest.mark.parametrize(
+    ("site", "hub", "ancestor", "suspect", "site_after", "pushed"),
+    [
+        # What differs is applied, without asking for the ancestor, where the hub lacks nothing.
+        (A, B, A, False, B, False),
+        (C, B, A, False, B, False),
+        # What the hub lacks was removed there, or never was.
+        (A, None, A, False, None, False),
+        (C, None, A, False, C, True),
+        (A, None, None, False, A, True),
+        # What may have changed on both sides is compared as a whole.
+        (B, A, A, True, B, True),
+        (A, B, A, True, B, False),
+        (None, A, A, True, None, True),
+        (None, B, A, True, B, False),
+        (A, A, A, True, A, False),
+    ],
+)
+async def test_what_is_fetched_is_compared_with_what_was_agreed(  # noqa: PLR0913, PLR0917 - a table
+    server, at_site, running, site, hub, ancestor, suspect, site_after, pushed
+):
+    if site is not None:
+        at_site.set(KEY, site.value)
     async with running(server) as world:
-        world.applying.attached.clear()
-        world.dirty(KEY, removal=True)
-        world.dirty(KEY)
-        assert world.inbound.dirty == {KEY: True}
-        world.inbound.refused_at_hub(KEY)
-        world.inbound.refused_at_hub(b"ns:other")
-        assert world.inbound.dirty == {KEY: False}
-        world.applying.attached.set()
-        world.applying.wake()
+        world.hub = {KEY: hub}
+        world.agree(KEY, ancestor)
+        world.dirty(KEY, suspect=suspect)
         await world.applying.idle()
-        assert at_site.get(KEY) == b"old"
+
+        assert at_site.get(KEY) == (None if site_after is None else site_after.value)
+        assert world.core.outbound.doubtful.take(10, 1000) == ([Touch(KEY, replaces=True)] if pushed else [])
+        if not pushed:
+            assert await world.agreed() == (None if site_after is None else told(site_after))
 
 
-async def test_what_may_be_on_its_way_to_the_site(server):
+async def test_a_field_that_was_removed_at_the_hub_is_removed_and_one_that_is_new_here_is_pushed(
+    server, at_site, running
+):
+    at_site.hset(KEY, mapping={"f": 1, "gone": 1, "new": 1})
     async with running(server) as world:
-        world.applying.attached.clear()
+        world.agree(KEY, HashState({b"f": b"1", b"gone": b"1"}))
+        world.hub = {KEY: HashState({b"f": b"1"})}
         world.dirty(KEY)
-        assert world.inbound.holds(KEY)
-        assert not world.inbound.holds(b"ns:other")
-        world.inbound.take(1)
-        assert world.inbound.holds(KEY)
-        world.inbound.overflowed = True
-        assert world.inbound.holds(b"ns:other")
+        await world.applying.idle()
+
+        assert at_site.hgetall(KEY) == {b"f": b"1", b"new": b"1"}
+        (push,) = world.core.outbound.doubtful.take(10, 1000)
+        assert push.fields == {b"new": None}
+        assert await world.agreed() == told(HashState({b"f": b"1"}))
 
 
-@pytest.mark.parametrize("end", ["applied", "equal", "another"])
-async def test_what_was_removed_at_the_hub_is_known_until_it_is_removed_here(server, at_site, end):
-    at_site.hset(KEY, mapping={"old": "1", "f": "2"})
+@pytest.mark.parametrize("state", [A, HashState({b"f": b"1"}), HashState({b"f": b"1"}, 4_000_000_000_000)])
+async def test_what_both_have_come_to_hold_is_agreed(server, at_site, running, state):
+    write(at_site, KEY, state)
     async with running(server) as world:
-        fields = {b"f": b"2"} | ({b"old": b"1"} if end == "equal" else {})
-        world.hub[KEY] = HashState(fields)
+        world.hub = {KEY: state}
+        world.dirty(KEY, suspect=True)
+        await world.applying.idle()
+
+        assert world.inbound.counters.equal == 1
+        assert await world.agreed() == told(state)
+
+
+async def test_that_values_agree_is_noted_before_the_expiry_that_is_applied(server, at_site, running):
+    at_site.set(KEY, "a")
+    async with running(server) as world:
+        world.hub = {KEY: StringState(b"a", 4_000_000_000_000)}
+        world.dirty(KEY, suspect=True)
+        await world.applying.idle()
+
+        assert at_site.pexpiretime(KEY) == 4_000_000_000_000
+        assert await world.agreed() == told(StringState(b"a", 4_000_000_000_000))
+
+
+async def test_until_the_site_is_settled_everything_is_compared_with_what_was_agreed(server, at_site, running):
+    at_site.set(KEY, "b")
+    async with running(server) as world:
+        world.core.continuity.site.settled = False
+        world.agree(KEY, A)
+        world.hub = {KEY: A}
+        world.dirty(KEY)
+        await world.applying.idle()
+
+        assert at_site.get(KEY) == b"b"
+        assert world.core.outbound.doubtful.busy(KEY)
+
+
+@pytest.mark.parametrize("winner", ["hub", "site"])
+async def test_of_a_conflict_the_loser_is_kept(server, at_site, running, winner):
+    at_site.set(KEY, "b")
+    async with running(server, winner=winner) as world:
+        world.agree(KEY, A)
+        world.hub = {KEY: C}
+        world.dirty(KEY, suspect=True)
+        await world.applying.idle()
+
+        assert at_site.get(KEY) == (b"c" if winner == "hub" else b"b")
+        assert world.lost == [Loss(KEY, winner, B if winner == "hub" else C)]
+
+
+async def test_what_was_not_applied_after_all_has_lost_nothing(server, at_site, running):
+    at_site.set(KEY, "b")
+    async with running(server) as world:
         world.reader.go_on.clear()
-        world.dirty(OTHER)
-        world.dirty(KEY, removal=True)
-        assert world.inbound.removes(KEY)  # as it waits
-        await eventually_async(lambda: not world.inbound.dirty)
-        assert world.inbound.removes(KEY)  # as it is fetched and compared
-        if end == "another":
-            await eventually_async(lambda: world.reader.asked)
-            at_site.hset(KEY, "more", "3")  # so that it has to be compared again
-            fields[b"more"] = b"3"  # of the hub's hash
-            world.reader.asked.clear()
+        world.agree(KEY, A)
+        world.hub = {KEY: C}
+        world.dirty(KEY, suspect=True)
+        await eventually_async(lambda: world.reader.asked)
+        at_site.set(KEY, "d")
         world.reader.go_on.set()
         await world.applying.idle()
-        assert at_site.hgetall(KEY) == fields
-        assert not world.inbound.removes(KEY)
-        assert not world.inbound.removes(OTHER)
+
+        assert at_site.get(KEY) == b"c"
+        assert world.lost == [Loss(KEY, "hub", StringState(b"d"))]
 
 
-async def test_nothing_is_removed_where_removals_do_not_cross(server):
-    world = World(server, kinds=frozenset({"set", "hset"}))
-    world.inbound.events([(KEY, b"rename_to")])
-    assert world.inbound.dirty == {KEY: True}
-    assert not world.inbound.removes(KEY)
-    await world.client.aclose()
+@pytest.mark.parametrize("hub", [None, HashState({})])
+async def test_nothing_is_removed_for_a_hub_that_is_another_server(server, at_site, running, hub):
+    """It restarted empty, say, in the moment of the fetch."""
+    state = A if hub is None else HashState({b"f": b"1", b"g": b"1"})
+    write(at_site, KEY, state)
+    async with running(server) as world:
+        world.is_same_hub = False
+        world.agree(KEY, state)
+        world.hub = {KEY: None if hub is None else HashState({b"f": b"1"})}
+        world.dirty(KEY)
+        await eventually_async(lambda: world.applying.apply_trouble.failures > 1)
+        assert at_site.exists(KEY)
+        assert KEY in world.inbound.dirty or world.inbound.unsettled
+
+        world.is_same_hub = True
+        await world.applying.idle()
+        assert at_site.exists(KEY) == (hub is not None)
+        assert at_site.type(KEY) == b"none" or at_site.hgetall(KEY) == {b"f": b"1"}
 
 
-async def test_few_keys_are_watched_at_a_time_however_many_are_fetched(server, at_site, monkeypatch):
+@pytest.mark.parametrize("side", ["site", "hub"])
+async def test_nothing_is_fetched_before_both_histories_are_known(server, at_site, running, side):
+    async with running(server) as world:
+        state = world.core.continuity.of(side)
+        state.judged = False
+        world.hub = {KEY: A}
+        world.dirty(KEY)
+        world.inbound.told(1, [StringSet(OTHER, b"told")], 0.0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert (world.inbound.counters.fetched, at_site.dbsize()) == (0, 0)
+        state.judged = True
+        world.applying.wake()
+        await world.applying.idle()
+        assert at_site.mget(KEY, OTHER) == [b"a", b"told"]
+
+
+async def test_what_the_feed_told_is_applied_and_agreed(server, at_site, running):
+    async with running(server) as world:
+        world.inbound.told(1, [StringSet(KEY, b"a"), ExpirySet(KEY, 4_000_000_000_000)], 0.0)
+        world.applying.wake()
+        await world.applying.idle()
+
+        assert (at_site.get(KEY), world.inbound.counters.fetched) == (b"a", 0)
+        assert await world.agreed() == told(StringState(b"a", 4_000_000_000_000))
+
+
+async def test_what_the_site_refuses_is_not_agreed(server, at_site, running):
+    async with running(server) as world:
+        world.hub = {KEY: HashState({b"f": b"1"}), OTHER: A}
+        read = world.reader.states
+
+        async def states(keys, replies, large):
+            return [None for _ in await read(keys, replies, large)]  # it does not see the list
+
+        world.reader.states = states
+        at_site.rpush(KEY, "x")
+        world.dirty(KEY, OTHER)
+        await world.applying.idle()
+
+        assert (at_site.type(KEY), at_site.get(OTHER)) == (b"list", b"a")
+        assert world.inbound.counters.failed == 1
+        assert (await world.agreed(), await world.agreed(OTHER)) == (None, told(A, OTHER))
+
+
+# At the site.
+
+
+async def test_few_keys_are_watched_at_a_time_however_many_are_fetched(server, at_site, running, monkeypatch):
     """Redis compares each key to be watched with all that are watched already."""
     monkeypatch.setattr("redisrepl.applying._WATCHED", 3)
     async with running(server) as world:
@@ -192,7 +357,7 @@ async def test_few_keys_are_watched_at_a_time_however_many_are_fetched(server, a
         assert [len(asked) for asked in world.reader.asked] == [3, 3, 2]
 
 
-async def test_what_the_site_holds_is_read_in_the_round_trip_that_watches_it(server, at_site):
+async def test_what_the_site_holds_is_read_in_the_round_trip_that_watches_it(server, at_site, running):
     at_site.set(KEY, "old")
     async with running(server) as world:
         world.hub[KEY] = StringState(b"new")
@@ -209,7 +374,7 @@ async def test_what_the_site_holds_is_read_in_the_round_trip_that_watches_it(ser
 LARGE = {b"field:%d" % number: b"%d" % number for number in range(600)}
 
 
-async def test_a_large_hash_is_read_by_itself_and_not_in_a_script(server, at_site):
+async def test_a_large_hash_is_read_by_itself_and_not_in_a_script(server, at_site, running):
     """A script takes five times as long, and holds up the clients of the site."""
     at_site.hset(KEY, mapping=LARGE | {b"field:7": b"old"})
     at_site.set(OTHER, "old")
@@ -232,7 +397,7 @@ async def test_a_large_hash_is_read_by_itself_and_not_in_a_script(server, at_sit
 
 @pytest.mark.parametrize("kind", ["none", "string", "hash", "list"])
 @pytest.mark.parametrize("version", ["7", "6"])
-async def test_what_is_a_large_hash_at_the_hub_may_be_anything_at_the_site(kind, version):
+async def test_what_is_a_large_hash_at_the_hub_may_be_anything_at_the_site(running, kind, version):
     renamed = {"rename-command": 'PEXPIRETIME ""'} if version == "6" else {}  # which has no such command
     with RedisServer(config=renamed) as server:
         at_site = server.client()
@@ -252,7 +417,7 @@ async def test_what_is_a_large_hash_at_the_hub_may_be_anything_at_the_site(kind,
             assert at_site.hgetall(KEY) == LARGE | ({b"more": b"1"} if kind == "hash" else {})
 
 
-async def test_what_does_not_fit_into_that_reply_is_read_too(server, at_site, monkeypatch):
+async def test_what_does_not_fit_into_that_reply_is_read_too(server, at_site, running, monkeypatch):
     monkeypatch.setattr("redisrepl.local.read._MAX_REPLY", 1)
     async with running(server) as world:
         keys = [b"ns:%d" % number for number in range(5)]
@@ -265,7 +430,7 @@ async def test_what_does_not_fit_into_that_reply_is_read_too(server, at_site, mo
         assert world.reader.read_again == 4
 
 
-async def test_a_site_that_allows_no_scripts_is_read_without(server, at_site):
+async def test_a_site_that_allows_no_scripts_is_read_without(server, at_site, running):
     at_site.execute_command("ACL", "SETUSER", "default", "-eval")
     try:
         async with running(server) as world:
@@ -279,7 +444,7 @@ async def test_a_site_that_allows_no_scripts_is_read_without(server, at_site):
         at_site.execute_command("ACL", "SETUSER", "default", "+eval")
 
 
-async def test_news_wakes_one_of_those_who_wait_for_work(server, at_site):
+async def test_news_wakes_one_of_those_who_wait_for_work(server, at_site, running):
     async with running(server, workers=16) as world:
         world.hub = {OTHER: StringState(b"first"), KEY: StringState(b"second")}
         world.dirty(OTHER)
@@ -293,7 +458,7 @@ async def test_news_wakes_one_of_those_who_wait_for_work(server, at_site):
         assert 0 < len(looks) < 8
 
 
-async def test_batches_are_moved_side_by_side(server, at_site):
+async def test_batches_are_moved_side_by_side(server, at_site, running):
     async with running(server, workers=4) as world:
         asked, go_on = [], asyncio.Event()
 
@@ -312,7 +477,7 @@ async def test_batches_are_moved_side_by_side(server, at_site):
         assert at_site.dbsize() == 40
 
 
-async def test_nothing_is_written_before_the_stream_has_shown_what_was_read(server, at_site):
+async def test_nothing_is_written_before_the_stream_has_shown_what_was_read(server, at_site, running):
     at_site.set(KEY, "of a client")
     async with running(server) as world:
         world.read_to = offset(at_site) - 1
@@ -328,22 +493,21 @@ async def test_nothing_is_written_before_the_stream_has_shown_what_was_read(serv
         await eventually_async(lambda: world.inbound.counters.stale)
 
 
-async def test_a_lost_stream_ends_the_wait(server, at_site):
+async def test_a_lost_stream_ends_the_wait(server, at_site, running):
     async with running(server) as world:
         world.read_to = -1
         world.hub[KEY] = StringState(b"of the hub")
         world.dirty(KEY)
         await eventually_async(lambda: world.reader.asked)
 
-        world.applying.attached.clear()
-        world.inbound.distrust_fetched()
+        world.core.site_lost()
         world.applying.stream_moved()
         await eventually_async(lambda: KEY in world.inbound.dirty)
         assert at_site.get(KEY) is None
 
 
 @pytest.mark.parametrize("limit", ["_LONGEST_STANDSTILL", "_LONGEST_WAIT"])
-async def test_a_stream_that_never_comes_so_far_does_not_hold_up_for_ever(server, at_site, monkeypatch, limit):
+async def test_a_stream_that_never_comes_so_far_does_not_hold_up_for_ever(server, at_site, running, monkeypatch, limit):
     """As when the server that answers was replaced by the one that is followed."""
     monkeypatch.setattr(f"redisrepl.applying.{limit}", 0.1)
     async with running(server) as world:
@@ -357,7 +521,7 @@ async def test_a_stream_that_never_comes_so_far_does_not_hold_up_for_ever(server
         await eventually_async(lambda: at_site.get(KEY) == b"of the hub")
 
 
-async def test_a_key_that_a_client_writes_meanwhile_is_left_alone_and_looked_at_again(server, at_site):
+async def test_a_key_that_a_client_writes_meanwhile_is_left_alone_and_looked_at_again(server, at_site, running):
     at_site.set(KEY, 1)
     async with running(server) as world:
         world.reader.go_on.clear()
@@ -374,7 +538,7 @@ async def test_a_key_that_a_client_writes_meanwhile_is_left_alone_and_looked_at_
         assert not world.expected.holds(KEY)
 
 
-async def test_a_key_that_is_written_all_the_time_does_not_hold_up_the_others(server, at_site):
+async def test_a_key_that_is_written_all_the_time_does_not_hold_up_the_others(server, at_site, running):
     """What clients do to it (a list, say) may not even show as busy."""
     keys = [b"ns:%d" % number for number in range(8)]
 

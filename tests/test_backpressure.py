@@ -12,7 +12,8 @@ from redisrepl.changes import StringSet
 from redisrepl.echo import ExpectedEvents
 from redisrepl.local.facts import BufferLimit, Facts
 from redisrepl.namespaces import Namespaces
-from redisrepl.outbound import Outbound, OutboundOptions
+from redisrepl.outbound import Outbound
+from redisrepl.pushes import OutboundOptions
 from redisrepl.wire.batches import UNCHANGED
 from redisrepl.wire.commands import ChangeDecoder
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from redisrepl.changes import Deleted, HashSet, StringSet, Touch
+from redisrepl.changes import Deleted, StringSet, Touch
 from redisrepl.everywrite import EveryWrite
 
 K, L = b"k", b"l"
@@ -85,23 +85,9 @@ def test_what_did_not_arrive_is_sent_again_in_order():
     waiting = holding(value(1), value(2))
     batch = takes(waiting)
     waiting.add(value(3))
-    waiting.put_back([change.key for change in batch], unknown=False)
+    waiting.put_back([change.key for change in batch])
 
     assert takes(waiting) == [value(1), value(2), value(3)]
-
-
-def test_after_an_unknown_outcome_the_key_is_read_again():
-    waiting = holding(value(1), value(2), HashSet(L, {b"f": b"1"}), HashSet(L, {b"g": b"1"}))
-    batch = takes(waiting)
-    waiting.add(value(3))
-    waiting.put_back([change.key for change in batch], unknown=True)
-
-    assert takes(waiting) == [Touch(K), HashSet(L, {b"f": None, b"g": None})]
-    waiting.read_up_to(10)
-    assert waiting.acknowledged == 0
-    waiting.done([K, L])
-    assert waiting.acknowledged == 10
-    assert len(waiting) == waiting.bytes == 0
 
 
 def test_above_the_ceiling_one_touch_stands_for_what_follows_and_that_is_told_once():
@@ -194,7 +180,7 @@ def test_every_change_arrives_once_in_order_and_acknowledged_says_so(operations)
                 batches += [batch] if batch else []
             case "put back" if batches:
                 batch = batches.pop(arguments[0] % len(batches))
-                waiting.put_back([change.key for change in batch], unknown=False)
+                waiting.put_back([change.key for change in batch])
             case "done" | "finish":
                 if name == "finish":
                     batches += [batch] if (batch := takes(waiting)) else []

@@ -24,8 +24,8 @@ from redisrepl.changes import (
 )
 from redisrepl.everywrite import EveryWrite
 from redisrepl.merging import merge
-from redisrepl.outbound import settle
 from redisrepl.pending import OVERHEAD, Pending, parts_of
+from redisrepl.pushes import settle
 
 K = b"k"
 SET = StringSet(K, b"v")
@@ -254,8 +254,8 @@ def test_what_is_taken_makes_the_hub_what_the_site_is(kind, start, commands, max
         if data.draw(st.booleans()):
             batch = takes(waiting)
             at_push = site.state
-            arrives, unknown = data.draw(st.booleans()), data.draw(st.booleans())
-            if arrives or unknown:
+            arrives = data.draw(st.booleans())
+            if arrives:
                 hub = pushed(hub, [each for sent in batch for each in resolved(sent, at_push)])
             during = site.run(data.draw(COMMANDS))
             if during is not None:
@@ -263,7 +263,7 @@ def test_what_is_taken_makes_the_hub_what_the_site_is(kind, start, commands, max
             if arrives:
                 waiting.done([sent.key for sent in batch])
             else:
-                waiting.put_back([sent.key for sent in batch], unknown=unknown)
+                waiting.put_back([sent.key for sent in batch])
     while batch := takes(waiting):
         hub = pushed(hub, [each for sent in batch for each in resolved(sent, site.state)])
         waiting.done([sent.key for sent in batch])
@@ -323,49 +323,31 @@ def test_what_comes_meanwhile_is_merged_too():
     assert takes(waiting) == [hset(f="1", g="2")]
 
 
-@pytest.mark.parametrize(
-    ("change", "unknown", "again"),
-    [
-        (SET, False, SET),
-        (SET, True, TOUCH),
-        (hset(f="1"), False, hset(f="1")),
-        (hset(f="1"), True, hset(f=None)),
-        (ExpirySet(K, 5), False, ExpirySet(K, 5)),
-        (ExpirySet(K, 5), True, TOUCH),
-        (GONE, True, GONE),
-        (hdel("f"), True, hdel("f")),
-        (TOUCH, False, TOUCH),
-        (TOUCH, True, TOUCH),
-        (REPLACE, True, REPLACE),
-    ],
-)
-def test_a_batch_that_did_not_arrive_is_taken_again(change, unknown, again):
-    """With an unknown outcome its values may be old by the time it runs: they are read anew."""
+@pytest.mark.parametrize("change", [SET, hset(f="1"), ExpirySet(K, 5), GONE, hdel("f"), TOUCH, REPLACE])
+def test_a_batch_that_did_not_arrive_is_taken_again(change):
     waiting = holding(change)
     takes(waiting)
-    waiting.put_back([K], unknown=unknown)
+    waiting.put_back([K])
 
-    assert takes(waiting) == [again]
+    assert takes(waiting) == [change]
 
 
 @pytest.mark.parametrize(
-    ("change", "meanwhile", "unknown", "again"),
+    ("change", "meanwhile", "again"),
     [
-        (SET, StringSet(K, b"w"), False, StringSet(K, b"w")),
-        (SET, StringSet(K, b"w"), True, StringSet(K, b"w")),
-        (hset(f="1"), hset(g="2"), False, hset(f="1", g="2")),
-        (hset(f="1"), hset(g="2"), True, hset(f=None, g="2")),
-        (SET, TOUCH, False, TOUCH),
-        (TOUCH, hset(f="1"), False, TOUCH),
-        (hdel("f"), TOUCH, False, REPLACE),
-        (SET, GONE, False, GONE),
+        (SET, StringSet(K, b"w"), StringSet(K, b"w")),
+        (hset(f="1"), hset(g="2"), hset(f="1", g="2")),
+        (SET, TOUCH, TOUCH),
+        (TOUCH, hset(f="1"), TOUCH),
+        (hdel("f"), TOUCH, REPLACE),
+        (SET, GONE, GONE),
     ],
 )
-def test_a_batch_that_did_not_arrive_takes_in_what_came_meanwhile(change, meanwhile, unknown, again):
+def test_a_batch_that_did_not_arrive_takes_in_what_came_meanwhile(change, meanwhile, again):
     waiting = holding(change)
     takes(waiting)
     waiting.add(meanwhile)
-    waiting.put_back([K], unknown=unknown)
+    waiting.put_back([K])
 
     assert takes(waiting) == [again]
     waiting.done([K])
@@ -425,8 +407,8 @@ def test_memory_is_counted_down_to_nothing():
     assert waiting.bytes == 4
     takes(waiting)
     waiting.add(SET)
-    waiting.put_back([K, b"l"], unknown=True)
-    assert waiting.bytes == 1
+    waiting.put_back([K, b"l"])
+    assert waiting.bytes == 5
     waiting.done([change.key for change in takes(waiting)])
     assert waiting.bytes == 0
 
@@ -567,7 +549,7 @@ OPERATIONS = st.lists(
         st.tuples(st.just("add"), st.integers(0, 4), st.sampled_from(["set", "touch", "hset"])),
         st.tuples(st.just("read"), st.integers(1, 5)),
         st.tuples(st.just("take"), st.integers(1, 3)),
-        st.tuples(st.sampled_from(["done", "put back", "put back unknown"]), st.integers(0, 3)),
+        st.tuples(st.sampled_from(["done", "put back"]), st.integers(0, 3)),
         st.tuples(st.just("forget"), st.integers(0, 4)),
     ),
     max_size=40,
@@ -616,7 +598,7 @@ def test_acknowledged_is_exactly_what_a_naive_account_says(operations, max_bytes
                 if name == "done":
                     waiting.done(batch)
                 else:
-                    waiting.put_back(batch, unknown=name == "put back unknown")
+                    waiting.put_back(batch)
         missing = {token for tokens in (*unsent.values(), *flying.values()) for token in tokens}
         while ends and not missing.intersection(ends[0][1]):
             acknowledged = ends.pop(0)[0]

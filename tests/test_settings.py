@@ -12,6 +12,7 @@ from pydantic import ByteSize
 
 from redisrepl import cli
 from redisrepl.errors import ConfigError
+from redisrepl.retention import Retention
 from redisrepl.settings import ENV_PREFIX, Settings, flag_of, load_settings, unknown_variables
 
 FIELDS = Settings.model_fields
@@ -31,6 +32,8 @@ def sample(name):
     literal = next((t for t in (field.annotation, *types) if typing.get_origin(t) is typing.Literal), None)
     if name == "ns":
         return "a:", (b"a:",)
+    if name == "keep_conflicts":
+        return "2MiB,1.5d", Retention(2 << 20, 1.5)
     if name == "replicate":
         return "del", frozenset({"del"})
     if literal is not None:
@@ -152,6 +155,8 @@ def test_kinds_are_a_list_with_commas(text):
         ("replicate", "set,zset", "zset is not one of del, expire, hset, set"),
         ("replicate", "", "name at least one of del, expire, hset, set"),
         ("rc", "perhaps", "valid boolean"),
+        ("keep_conflicts", "64MiB", "such as 64MiB,30d, or off"),
+        ("keep_conflicts", "1023KiB,30d", "from 1MiB to 1TiB"),
     ],
 )
 def test_a_wrong_value_is_told_with_the_place_where_it_was_said(name, wrong, complaint, monkeypatch, tmp_path):
@@ -186,6 +191,12 @@ def test_a_namespace_of_another_type_is_an_error(value, tmp_path):
 def test_kinds_of_another_type_are_an_error(value, tmp_path):
     with pytest.raises(ConfigError, match="replicate: "):
         load_settings({}, toml(tmp_path, f"replicate = {value}\n"))
+
+
+@pytest.mark.parametrize("value", ["5", "[5]", "false", "[[1]]", "{max_bytes = 1, max_days = 1}"])
+def test_what_is_kept_of_conflicts_is_text(value, tmp_path):
+    with pytest.raises(ConfigError, match="keep_conflicts: "):
+        load_settings({}, toml(tmp_path, f"keep_conflicts = {value}\n"))
 
 
 def test_a_key_that_is_no_setting_is_an_error(tmp_path):

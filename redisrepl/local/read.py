@@ -18,7 +18,7 @@ from redisrepl.local.connection import translated
 from redisrepl.namespaces import glob_escape
 from redisrepl.wire.states import STATES_SCRIPT, parse_states
 
-__all__ = ["SiteReader"]
+__all__ = ["SiteReader", "scripts_denied"]
 
 #: Bytes of values in one reply, before the rest of the keys is read by another command.
 _MAX_REPLY = 8 << 20
@@ -86,8 +86,7 @@ class SiteReader:
             try:
                 reply = await self._client.execute_command(*_command(keys, max_bytes))  # type: ignore[no-untyped-call]
             except redis.exceptions.ResponseError as error:
-                refused = isinstance(error, redis.exceptions.NoPermissionError)  # redis-py takes NOPERM off its text
-                if not refused and not str(error).startswith(("unknown command", "This Redis command is not allowed")):
+                if not scripts_denied(error):
                     raise
                 self._scripts = False
                 return await self._one_by_one(keys[:_FEW])
@@ -164,3 +163,9 @@ def _large_states(keys: Sequence[bytes], replies: Sequence[object]) -> dict[byte
 def _command(keys: Sequence[bytes], max_bytes: int) -> list[bytes]:
     """Reads these keys until so many bytes are full."""
     return [b"EVAL", STATES_SCRIPT, b"0", b"%d" % max_bytes, b"", *keys]
+
+
+def scripts_denied(error: redis.exceptions.ResponseError) -> bool:
+    """Whether it says that no script may run."""
+    refused = isinstance(error, redis.exceptions.NoPermissionError)  # redis-py takes NOPERM off its text
+    return refused or str(error).startswith(("unknown command", "This Redis command is not allowed"))

@@ -95,7 +95,8 @@ class State:
             **self._pull_fields(),
             "sweep": parts.sweep.last
             | {"runs": parts.sweep.runs, "running": parts.sweep.running, "owed": parts.sweep.owed}
-            | {"next_at": parts.sweep.next_at, "settled": parts.sweep.settled},
+            | {"next_at": parts.sweep.next_at, "removals_held": parts.sweep.held}
+            | {"settled": parts.core.continuity.site.settled and parts.core.continuity.hub.settled},
             "scripts": parts.pusher.scripts,
             "max_body": parts.pusher.max_body,
             "flights": parts.pacer.out,
@@ -133,7 +134,7 @@ class State:
         oldest = round(time.monotonic() - self._marks[0][0], 1) if self._marks and outbound.waiting else None
         return {
             "waiting_keys": outbound.waiting,
-            "waiting_bytes": outbound.pending.bytes + outbound.seeds.bytes,
+            "waiting_bytes": outbound.pending.bytes + outbound.doubtful.bytes,
             "oldest_s": oldest,
             "pushed": outbound.counters.pushed,
             "push_failures": outbound.counters.failed,
@@ -158,13 +159,15 @@ class State:
         ]
         names = counters.__slots__
         fields = pull.inbound.outstanding() | {name: getattr(counters, name) for name in names}
-        return fields | {"replaced": pull.replacements.count, "subscriptions": subscriptions}
+        return fields | {"conflicts_resolved": self._parts.core.conflicts, "subscriptions": subscriptions}
 
     def _problems(self) -> Iterator[str]:
         """What is wrong at this moment, a sentence each."""
         parts = self._parts
         if parts.attached_at is None:
             yield "the site's Redis is not followed"
+        if parts.sweep.held:
+            yield f"sweep: {parts.sweep.held} removals are held, more than --max-removals lets a comparison follow"
         for name, trouble in self._troubles():
             if trouble.last_error is not None:
                 yield f"{name}: {trouble.last_error}"
@@ -176,7 +179,8 @@ class State:
         parts = self._parts
         yield "stream", parts.following.trouble
         yield "notice", parts.noticing.trouble
-        yield "checkpoint", parts.following.checkpoint_trouble
+        yield "history", parts.judging.trouble
+        yield "store", parts.saving.trouble
         yield "push", parts.pushing.trouble
         yield "sweep", parts.sweep.trouble
         if parts.pull is not None:

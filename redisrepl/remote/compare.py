@@ -1,12 +1,12 @@
-"""What a comparison asks of the hub: its keys, and digests of what they hold.
+"""What a comparison asks of the hub: sums, digests, and pages of its keys.
 
-In: a namespace, keys. Out: pages of keys, digests. Left to others: comparing (`sweep`).
+In: a namespace, keys. Out: what `wire.digests` makes of the answers. Left to others: comparing (`comparison`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import structlog
 
@@ -15,15 +15,35 @@ from redisrepl.namespaces import glob_escape
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.refusals import ScriptUser, is_passing
 from redisrepl.remote.session import HubSession
-from redisrepl.wire.digests import digest, digest_body, parse_digest_reply, parse_scan_reply, scan_body
+from redisrepl.wire.digests import (
+    LOOK_SCRIPT,
+    PAGE_SCRIPT,
+    SUMS_SCRIPT,
+    WORK,
+    Look,
+    Page,
+    Summed,
+    add_sums,
+    bucket_of,
+    look_at,
+    parse_looks,
+    parse_page,
+    parse_sums,
+    wanted_buckets,
+)
+from redisrepl.wire.webdis import body, flat_reply
 
 __all__ = ["HubComparer"]
 
 _log = structlog.get_logger("redisrepl")
 
+_OK = 200
+#: Marks a cursor that is an index into the list of keys.
+_LISTED = b"list:"
+
 
 class HubComparer(ScriptUser):
-    """Reads the hub for a comparison; where scripts are refused, values cross instead of digests.
+    """Reads the hub for a comparison; where scripts are refused, values travel instead of digests.
 
     Args:
         session: HTTPS to the hub.
@@ -38,64 +58,82 @@ class HubComparer(ScriptUser):
         super().__init__(clock)
         self._session = session
         self._reader = reader
-        self._expiries = expiries
+        self._expiries = b"1" if expiries else b"0"
         self._keys: list[bytes] = []  # of the namespace that is gone through, where scripts are refused
 
-    async def page(self, prefix: bytes, cursor: bytes, count: int) -> tuple[bytes, list[bytes]]:
-        """Keys of a namespace, from cursor `0` on, and the next cursor; `0` is the end. Some may come twice."""
+    async def sums(self, prefix: bytes, cursor: bytes, count: int, sums: list[int]) -> Summed:
+        """Add the keys of one step of a scan to the sums of their buckets."""
         if self.tries_scripts() and not cursor.startswith(_LISTED):
-            reply = await self._script(scan_body(cursor, glob_escape(prefix) + b"*", count))
+            reply = await self._script(SUMS_SCRIPT, cursor, _pattern(prefix), b"%d" % count, b"%d" % WORK)
             if reply is not None:
-                return parse_scan_reply(reply)
+                return parse_sums(reply, sums)
+        page = await self._listed_page(prefix, cursor, count, None)
+        add_sums(sums, page.looks)
+        return Summed(page.cursor, len(page.looks))
+
+    async def page(self, prefix: bytes, cursor: bytes, count: int, buckets: Collection[int] | None) -> Page:
+        """Keys of a namespace, from cursor `0` on, in these buckets (None: all). Some may come twice."""
+        if self.tries_scripts() and not cursor.startswith(_LISTED):
+            words = (self._expiries, cursor, _pattern(prefix), b"%d" % count, b"%d" % WORK, *wanted_buckets(buckets))
+            reply = await self._script(PAGE_SCRIPT, *words)
+            if reply is not None:
+                return parse_page(reply)
+        return await self._listed_page(prefix, cursor, count, buckets)
+
+    async def looks(self, keys: Sequence[bytes]) -> list[Look]:
+        """What these keys hold."""
+        looks: list[Look] = []
+        while self.tries_scripts() and len(looks) < len(keys):
+            rest = keys[len(looks) :]
+            reply = await self._script(LOOK_SCRIPT, self._expiries, b"%d" % WORK, *rest)
+            if reply is not None:
+                looks += parse_looks(reply, len(rest))
+        if len(looks) == len(keys):
+            return looks
+        return list((await self._read(keys)).values())
+
+    async def _listed_page(self, prefix: bytes, cursor: bytes, count: int, buckets: Collection[int] | None) -> Page:
+        """Without scripts: all keys are listed at the beginning, and read page by page."""
         if not cursor.startswith(_LISTED):  # the beginning, or a cursor of a SCAN that is not allowed any more
             self._keys, cursor = await self._reader.keys(prefix), _LISTED + b"0"
         begin = int(cursor.removeprefix(_LISTED))
         end = begin + count
-        page = self._keys[begin:end]
+        keys = [key for key in self._keys[begin:end] if buckets is None or bucket_of(key) in buckets]
+        looks = await self._read(keys)
         if end < len(self._keys):
-            return _LISTED + b"%d" % end, page
+            return Page(_LISTED + b"%d" % end, looks)
         self._keys = []
-        return b"0", page
+        return Page(b"0", looks)
 
-    async def digests(self, keys: Sequence[bytes]) -> list[bytes]:
-        """The digests of what these keys hold."""
-        digests: list[bytes] = []
-        while self.tries_scripts() and len(digests) < len(keys):
-            rest = keys[len(digests) :]
-            reply = await self._script(digest_body(rest, expiries=self._expiries))
-            if reply is not None:
-                digests += parse_digest_reply(reply, len(rest))
-        if len(digests) == len(keys):
-            return digests
-        found: dict[bytes, bytes] = {}
+    async def _read(self, keys: Sequence[bytes]) -> dict[bytes, Look]:
+        found: dict[bytes, Look] = {}
         while missing := [key for key in keys if key not in found]:
             states = (await self._reader.states(missing)).states
-            found |= {key: digest(state, expiries=self._expiries) for key, state in states.items()}
-        return [found[key] for key in keys]
+            found |= {key: look_at(key, state) for key, state in states.items()}
+        return {key: found[key] for key in keys}
 
-    async def _script(self, content: bytes) -> bytes | None:
+    async def _script(self, script: bytes, *words: bytes) -> list[bytes] | None:
         """The reply to a script; None if the hub allows none."""
         try:
-            reply = await self._session.post(content)
+            reply = await self._session.post(body(b"EVAL", script, b"0", *words))
         except CommandRefusedError as error:
             if error.status == _OK:
                 raise
         else:
             if not reply.startswith(b"-"):
                 self.scripts = True
-                return reply
+                return flat_reply(reply)
             text = reply[1:].decode("utf-8", "backslashreplace").strip()
             if is_passing(text):
                 raise HubError(f"the hub is not ready for a comparison: {text}", status=_OK)
             # EVAL itself, or a command in it (SCAN, TYPE, HGETALL): either way there is another way.
             if self.scripts:
                 _log.warning(
-                    "sweep.scripts_refused", error=text, hint="values cross instead of digests: allow EVAL and SCAN"
+                    "sweep.scripts_refused", error=text, hint="values travel instead of digests: allow EVAL and SCAN"
                 )
         self.no_scripts()
         return None
 
 
-_OK = 200
-#: Marks a cursor that is an index into the list of keys.
-_LISTED = b"list:"
+def _pattern(prefix: bytes) -> bytes:
+    return glob_escape(prefix) + b"*"

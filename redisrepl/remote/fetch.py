@@ -80,7 +80,7 @@ class HubReader(ScriptRunner):
                 return Fetched(dict(zip(keys, states, strict=False)), at)
             self.no_scripts()
         few = keys[:_FEW]
-        return Fetched(dict(zip(few, await asyncio.gather(*map(self._state, few)), strict=True)), math.inf)
+        return Fetched(dict(zip(few, await asyncio.gather(*map(self.state, few)), strict=True)), math.inf)
 
     async def _by_script(self, keys: Sequence[bytes]) -> tuple[int, list[State]]:
         """The hub's time, and the states of the first keys, as many as fit."""
@@ -97,7 +97,7 @@ class HubReader(ScriptRunner):
         reply = await self._session.command(b"KEYS", glob_escape(prefix) + b"*")
         return reply if isinstance(reply, list) else []
 
-    async def _state(self, key: bytes) -> State:
+    async def state(self, key: bytes) -> State:
         """One key, without scripts: the value by what type it may have, then its expiry."""
         command = self._session.command
         try:

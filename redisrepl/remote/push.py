@@ -18,11 +18,21 @@ from typing import NamedTuple
 import structlog
 
 from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError, OutcomeUnknownError
+from redisrepl.remote.fence import NOT_LAST, NoFence
+from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.refusals import ScriptRunner, is_passing, scripts_refused
 from redisrepl.remote.session import HubSession
-from redisrepl.wire.batches import UNCHANGED, batch_body, changed_nothing, encode_batch_command, parse_batch_reply
+from redisrepl.wire.batches import (
+    MOVED,
+    UNCHANGED,
+    Answer,
+    batch_body,
+    changed_nothing,
+    encode_batch_command,
+    parse_batch_reply,
+)
 from redisrepl.wire.webdis import CommandError, body_pieces, parse_reply
-from redisrepl.wire.writes import halves_of, keys_of
+from redisrepl.wire.writes import CONDITIONAL, halves_of, keys_of, plain_command
 
 __all__ = ["HubPusher", "Pushed", "Teller"]
 
@@ -64,6 +74,8 @@ class HubPusher(ScriptRunner):
         side_by_side: single commands on their way at a time, where scripts are refused.
         teller: makes of the commands of a request what is told to other sites; None to tell nothing.
         timed: whether it matters when the hub took them; a large value then needs a second request.
+        fence: keeps requests that were given up from being executed later; None: nothing does.
+        on_fence_lost: called when the hub has no fence of ours any more: it may have lost more.
         clock: seconds, for when refused scripts are tried again.
 
     Attributes:
@@ -79,17 +91,27 @@ class HubPusher(ScriptRunner):
         side_by_side: int = 32,
         teller: Teller | None = None,
         timed: bool = True,
+        fence: NoFence | None = None,
+        on_fence_lost: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(clock)
         self._session = session
+        self._reader = HubReader(session)
+        self.fence = fence or NoFence()
+        self._on_fence_lost = on_fence_lost
         self._teller = teller
         self._timed = timed
         self._single = asyncio.Semaphore(side_by_side)
         self.max_body = max_body
 
-    async def push(self, commands: Sequence[Sequence[bytes]]) -> Pushed:
+    async def push(self, commands: Sequence[Sequence[bytes]], *, slot: int = 0, number: int = 0) -> Pushed:
         """Run commands in order.
+
+        Args:
+            commands: of one batch.
+            slot: which of the batches side by side it is.
+            number: of the batch.
 
         Raises:
             RedisreplError: the request failed as a whole; see `HubSession.post`. Executed commands may be repeated.
@@ -99,10 +121,13 @@ class HubPusher(ScriptRunner):
         if len(commands) == 1 and self._fills_a_body(commands[0]):
             _note(errors, await self._push_singly(commands))  # a script would have the hub's Redis copy it twice more
             if self._timed:
-                _note(errors, await self._push_parts([], times))  # which tells the time
+                _note(errors, await self._push_parts([], times, (slot, number)))  # which tells the time
         else:
-            for parts in self._fitting(commands):
-                _note(errors, await self._push_parts(parts, times))
+            runs = list(self._fitting(commands))
+            for parts in runs[:-1]:
+                _note(errors, await self._push_parts(parts, times, (slot + NOT_LAST, number)))
+            if runs:  # only the last says that the batch was executed
+                _note(errors, await self._push_parts(runs[-1], times, (slot, number)))
         passing = next((error for error in errors.values() if is_passing(error)), None)
         if passing is not None:
             raise HubError(f"the hub is not ready for writes: {passing}", status=200)
@@ -135,11 +160,19 @@ class HubPusher(ScriptRunner):
             for half in halves_of(command):
                 yield from self._parts(half)
 
-    async def _push_parts(self, parts: Sequence[_Part], times: list[float]) -> list[tuple[bytes, str]]:
-        """Run what fits into one body; what was refused, and (in `times`) when it ran."""
+    async def _push_parts(
+        self, parts: Sequence[_Part], times: list[float], noted: tuple[int, int]
+    ) -> list[tuple[bytes, str]]:
+        """Run what fits into one body; what was refused, and (in `times`) when it ran.
+
+        Args:
+            parts: of a batch.
+            times: by the hub's clock, added to.
+            noted: slot and number of the batch that the hub notes.
+        """
         try:
             if self.tries_scripts():
-                return await self._push_script(parts, times)
+                return await self._push_script(parts, times, noted)
             times.append(math.inf)
             return await self._push_singly([part.command for part in parts])
         except BodyTooLargeError as error:
@@ -151,15 +184,18 @@ class HubPusher(ScriptRunner):
             self.max_body = max(self.max_body // 2, _SMALLEST_BODY)
             _log.warning("push.body_too_large", max_body=self.max_body, error=str(error))
             middle = len(parts) // 2
-            return await self._push_parts(parts[:middle], times) + await self._push_parts(parts[middle:], times)
+            first = await self._push_parts(parts[:middle], times, (noted[0] % NOT_LAST + NOT_LAST, noted[1]))
+            return first + await self._push_parts(parts[middle:], times, noted)
 
-    async def _push_script(self, parts: Sequence[_Part], times: list[float]) -> list[tuple[bytes, str]]:
+    async def _push_script(
+        self, parts: Sequence[_Part], times: list[float], noted: tuple[int, int]
+    ) -> list[tuple[bytes, str]]:
         keys = [key for part in parts for key in keys_of(part.command)]
         told = self._teller([part.command for part in parts]) if self._teller is not None else (b"", b"")
         if sum(map(len, told)) + sum(len(part.encoded) for part in parts) + _BODY_HEAD > self.max_body:
             told = (b"", b"")
         try:
-            errors, time_us = await self._run_script([part.encoded for part in parts], told, len(keys))
+            answer = await self._run_script([part.encoded for part in parts], told, len(keys), noted)
         except CommandRefusedError as error:
             if error.status != 403:  # noqa: PLR2004 - Webdis' ACL
                 raise
@@ -170,8 +206,12 @@ class HubPusher(ScriptRunner):
             if not self.scripts:
                 self.scripts = True
                 _log.info("push.scripts_allowed")
-            times.append(time_us)
-            return [(keys[index], error) for index, error in errors.items()]
+            times.append(answer.time)
+            if answer.fence == "-":
+                self.fence.denied()
+            elif answer.fence:
+                self._on_fence_lost()
+            return [(keys[index], error) for index, error in answer.errors.items()]
         if self.scripts:
             _log.warning("push.scripts_refused", hint="each write is a request of its own now: allow EVAL at the hub")
         self.no_scripts()
@@ -179,13 +219,18 @@ class HubPusher(ScriptRunner):
         return await self._push_singly([part.command for part in parts])
 
     async def _run_script(
-        self, encoded: Sequence[bytes], told: tuple[bytes, bytes], writes: int
-    ) -> tuple[dict[int, str], float]:
+        self,
+        encoded: Sequence[bytes],
+        told: tuple[bytes, bytes],
+        writes: int,
+        noted: tuple[int, int],
+    ) -> Answer:
         """Run the script over commands that make so many writes."""
+        fencing = self.fence.fencing(*noted)
 
-        async def send(*, by_hash: bool) -> tuple[dict[int, str], float]:
+        async def send(*, by_hash: bool) -> Answer:
             token = self.token()
-            content = batch_body(encoded, token=token, by_hash=by_hash, told=told)
+            content = batch_body(encoded, token=token, by_hash=by_hash, told=told, fencing=fencing)
             return parse_batch_reply(await self._session.post(content), writes, token)
 
         return await self.run(send)
@@ -213,6 +258,11 @@ class HubPusher(ScriptRunner):
             async with self._single:
                 if overload:
                     raise overload[0]
+                if command[0] in CONDITIONAL:
+                    plain, outcome = plain_command(command, await self._reader.state(command[1]))
+                    if plain is None:
+                        return [(command[1], outcome)]
+                    command = plain
                 reply = await self._session.post(*body_pieces(*command))
             unchanged = changed_nothing(command, parse_reply(reply))
         except (CommandError, CommandRefusedError, BodyTooLargeError) as error:
@@ -222,21 +272,26 @@ class HubPusher(ScriptRunner):
             overload.append(error)
             raise
         else:
-            return [(command[1], UNCHANGED)] if unchanged else []
+            return [(command[1], unchanged)] if unchanged else []
         # One key can be the reason: halves find it in few steps.
         first, second = halves_of(command)
         return await self._push_one(first, overload) + await self._push_one(second, overload)
 
 
 def _singly(command: Sequence[bytes]) -> list[Sequence[bytes]]:
-    """A command as Redis itself takes it: `HSETNX` with one field."""
-    if command[0] != b"HSETNX":
+    """A command as Redis itself takes it, or nearly so: `HSETNX` and `HSETIF` with one field."""
+    step = {b"HSETNX": 2, b"HSETIF": 3}.get(command[0])
+    if step is None:
         return [command]
-    return [[*command[:2], *command[at : at + 2]] for at in range(2, len(command), 2)]
+    return [[*command[:2], *command[at : at + step]] for at in range(2, len(command), step)]
+
+
+#: What is worst of the outcomes of one key is kept; that nothing changed is no error.
+_MILDEST = (UNCHANGED, MOVED)
 
 
 def _note(errors: dict[bytes, str], found: Iterable[tuple[bytes, str]]) -> None:
-    """Add errors; one of a key is kept, rather not that nothing changed, for that is none."""
     for key, error in found:
-        if errors.get(key, UNCHANGED) == UNCHANGED:
+        known = errors.get(key)
+        if known is None or known == UNCHANGED or (known == MOVED and error not in _MILDEST):
             errors[key] = error

@@ -19,7 +19,6 @@ import redis.asyncio
 import redis.exceptions
 from cryptography import x509
 
-from redisrepl.checkpoint import default_directory
 from redisrepl.errors import (
     BodyTooLargeError,
     CommandRefusedError,
@@ -41,6 +40,7 @@ from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.ways import Ways
 from redisrepl.remote.websocket import WebSocketHub
 from redisrepl.settings import Settings
+from redisrepl.store import default_directory
 from redisrepl.tls import CertificateFiles, client_context, read_file
 from redisrepl.wire.keyspace import NOTIFY_OPTION, missing_flags
 from redisrepl.wire.psync import Continued, FullSync

@@ -22,7 +22,12 @@ __all__ = ["run"]
 #: Seconds that a daemon has; it may wait for its site for one of them.
 _PATIENCE = 5.0
 
-_PULL_COUNTS = (("refused", "failed"), ("echoes", "echoes"), ("conflicts", "conflicts"), ("replaced", "replaced"))
+_PULL_COUNTS = (
+    ("refused", "failed"),
+    ("echoes", "echoes"),
+    ("conflicts", "conflicts"),
+    ("resolved", "conflicts_resolved"),
+)
 
 _Document = dict[str, Any]
 

@@ -1,7 +1,10 @@
-"""`redisrepl verify` says whether both sides are equal.
+"""`redisrepl verify` says whether both sides are equal, and what would be done about what differs.
 
-In: settings of a daemon. Out: counts and the keys that differ, exit 0 or 1; with `repair`, the same after healing them
-by the rules of the sweep. Left to others: comparing (`sweep`), pushing and pulling.
+In: settings of a daemon. Out: counts and the keys that differ, exit 0 or 1; with `repair`, the same after dealing with
+them as the daemon does. Left to others: what is done about a key (`engine.core`), pushing and pulling.
+
+What both sides last agreed on is taken from the state directory, unless a daemon runs that holds it: then nobody here
+knows which of two values is newer, and what one side lacks is copied to it.
 """
 
 from __future__ import annotations
@@ -9,24 +12,30 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
 from redisrepl.applying import Applying
-from redisrepl.comparison import Comparison
-from redisrepl.echo import ExpectedEvents
+from redisrepl.comparison import Holder
+from redisrepl.engine.ancestor import Agreed
+from redisrepl.engine.continuity import Event
+from redisrepl.engine.core import Core, CoreOptions
+from redisrepl.engine.merge import circumstances
+from redisrepl.engine.reconcile import Circumstances, Verdict, reconcile
 from redisrepl.errors import ConfigError, ExitCode
-from redisrepl.healing import Difference, Healing
-from redisrepl.inbound import Inbound
 from redisrepl.jsonlines import encode_bytes
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.apply import SiteWriter
+from redisrepl.local.compare import SiteComparer
 from redisrepl.local.connection import open_client
 from redisrepl.local.read import SiteReader
 from redisrepl.namespaces import Namespaces, printable
-from redisrepl.outbound import Outbound, OutboundOptions
+from redisrepl.opening import open_state
 from redisrepl.pacing import Pacer
 from redisrepl.pushing import Pushing
 from redisrepl.remote.compare import HubComparer
@@ -34,25 +43,61 @@ from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.settings import Settings
+from redisrepl.store import StateDirectoryError, Store
+from redisrepl.sweep import FEW_REMOVALS
 from redisrepl.tls import CertificateFiles, client_context
-from redisrepl.wire.commands import ChangeDecoder
-from redisrepl.wire.digests import NO_KEY
+from redisrepl.wire.digests import UNREADABLE, Look, expiries_differ
 
-__all__ = ["run"]
+__all__ = ["Choice", "run"]
 
 #: A key that is being replicated at this moment differs for a moment: it is looked at again after these seconds.
 _PATIENCE = 1.0
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to do.
+
+    Attributes:
+        repair: deal with what differs, then compare again.
+        removals: remove as many keys as that takes, even above `--max-removals`.
+        as_json: print one JSON object, instead of lines for people.
+        limit: how many keys are named; all are counted.
+    """
+
+    repair: bool = False
+    removals: bool = False
+    as_json: bool = False
+    limit: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """A key that is not the same on both sides."""
+
+    key: bytes
+    site: Look
+    hub: Look
+
+    @property
+    def kind(self) -> str:
+        if self.hub.digest is None:
+            return "only at the site"
+        return "only at the hub" if self.site.digest is None else "different"
 
 
 @dataclass(frozen=True, slots=True)
 class _Sides:
-    """Both sides, opened."""
+    """Both sides, opened, and what is remembered of them."""
 
     session: HubSession
     site: SiteReader
     writer: SiteWriter
     hub: HubReader
-    comparison: Comparison
+    site_looks: Holder
+    hub_looks: Holder
+    store: Store
 
 
 @asynccontextmanager
@@ -60,126 +105,231 @@ async def _open(settings: Settings, address: SiteAddress) -> AsyncIterator[_Side
     if settings.cert is None or settings.key is None:
         raise ConfigError("no client certificate for the hub is given: give --cert and --key")
     context = client_context(CertificateFiles(settings.ca, settings.cert, settings.key))
-    session = HubSession(
-        check_url(settings.haddr), context, timeout=settings.timeout, connect_timeout=settings.connect_timeout
-    )
-    client = open_client(address, settings.timeout, connections=4)
-    try:
+    async with AsyncExitStack() as stack:
+        session = HubSession(
+            check_url(settings.haddr), context, timeout=settings.timeout, connect_timeout=settings.connect_timeout
+        )
+        stack.push_async_callback(session.close)
+        client = open_client(address, settings.timeout, connections=4)
+        stack.push_async_callback(client.aclose)
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="redisrepl-verify-"))
+        store = _open_store(settings, address, session.url, Path(directory))
+        stack.push_async_callback(store.close)
         site, hub = SiteReader(client, address), HubReader(session)
         expiries = "expire" in settings.replicate
-        comparer = HubComparer(session, hub, expiries=expiries)
-        comparison = Comparison(site, comparer, expiries=expiries, rate=settings.sweep_rate, patience=_PATIENCE)
-        yield _Sides(session, site, SiteWriter(client, address), hub, comparison)
-    finally:
-        await session.close()
-        await client.aclose()
+        yield _Sides(
+            session,
+            site,
+            SiteWriter(client, address),
+            hub,
+            SiteComparer(client, address, site, expiries=expiries),
+            HubComparer(session, hub, expiries=expiries),
+            store,
+        )
 
 
-async def run(
-    settings: Settings, address: SiteAddress, *, repair: bool, as_json: bool, out: TextIO, limit: int = 1000
-) -> int:
+def _open_store(settings: Settings, address: SiteAddress, hub: str, spare: Path) -> Store:
+    """What the daemon has left behind; an empty one while it runs, or if there is none."""
+    try:
+        return open_state(settings, address, hub)
+    except StateDirectoryError:
+        raise
+    except ConfigError:  # a daemon holds it
+        return open_state(settings, address, hub, directory=spare)
+
+
+async def run(settings: Settings, address: SiteAddress, choice: Choice, *, out: TextIO) -> int:
     """Compare both sides once.
 
     Args:
         settings: as for the daemon.
         address: the site's Redis.
-        repair: heal what differs, then compare again.
-        as_json: one JSON object, instead of lines for people.
+        choice: see there.
         out: where the result goes.
-        limit: how many keys are named; all are counted.
 
     Raises:
         PeerUnavailableError, RefusedError, HubError: a side cannot be asked.
+        ConfigError: more keys would be removed than `--max-removals` says.
     """
     namespaces = Namespaces(settings.ns)
     async with _open(settings, address) as sides:
-        found = [difference async for difference in _differences(sides, namespaces)]
-        if repair and found:
+        found, compared = await _differences(settings, sides, namespaces)
+        if choice.repair and found:
+            if not choice.removals:
+                await _check_removals(settings, sides.store, found)
             await _repair(settings, sides, namespaces, found)
-            sides.comparison.compared = 0
-            found = [difference async for difference in _differences(sides, namespaces)]
-        _report(found, sides.comparison.compared, as_json=as_json, out=out, limit=limit)
+            found, compared = await _differences(settings, sides, namespaces)
+        named = [difference.key for difference in found[: choice.limit]]
+        ancestors = await sides.store.lookup(named) if named else {}
+        _report(settings, found, ancestors, compared, choice, out)
     return ExitCode.DIFFERENT if found else ExitCode.OK
 
 
-async def _differences(sides: _Sides, namespaces: Namespaces) -> AsyncIterator[Difference]:
+async def _differences(settings: Settings, sides: _Sides, namespaces: Namespaces) -> tuple[list[_Difference], int]:
+    """Keys that differ at both of two looks, and how many were looked at."""
+    suspects: dict[bytes, None] = {}
+    compared = 0
     for prefix in namespaces:
-        async for differences in sides.comparison.differences(prefix):
-            for difference in differences:
-                yield difference
+        for holder, other in ((sides.site_looks, sides.hub_looks), (sides.hub_looks, sides.site_looks)):
+            cursor = b"0"
+            while True:
+                started = time.monotonic()
+                page = await holder.page(prefix, cursor, _PAGE, None)
+                keys = [key for key in (*page.looks, *page.left) if key.startswith(prefix)]
+                looks = page.looks | dict(
+                    zip(page.left, await holder.looks(page.left) if page.left else (), strict=True)
+                )
+                others = await other.looks(keys) if keys else []
+                if holder is sides.site_looks:
+                    compared += len(keys)
+                else:
+                    compared += sum(look.digest is None for look in others)
+                for key, look in zip(keys, others, strict=True):
+                    if _differ(looks[key], look):
+                        suspects[key] = None
+                await asyncio.sleep(max(0.0, len(keys) / settings.sweep_rate - (time.monotonic() - started)))
+                cursor = page.cursor
+                if cursor == b"0":
+                    break
+    if suspects:
+        await asyncio.sleep(_PATIENCE)
+    found: list[_Difference] = []
+    left = list(suspects)
+    while left:
+        keys, left = left[:_PAGE], left[_PAGE:]
+        site, hub = await asyncio.gather(sides.site_looks.looks(keys), sides.hub_looks.looks(keys))
+        found += [_Difference(key, s, h) for key, s, h in zip(keys, site, hub, strict=True) if _differ(s, h)]
+    return found, compared
 
 
-async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, found: list[Difference]) -> None:
+def _differ(one: Look, other: Look) -> bool:
+    if UNREADABLE in (one.digest, other.digest):
+        return one.digest != other.digest
+    return one.digest != other.digest or expiries_differ(one, other)
+
+
+async def _check_removals(settings: Settings, store: Store, found: Sequence[_Difference]) -> None:
+    """As for a comparison of the daemon: so many removals at once are believed only if somebody says so."""
+    if "del" not in settings.replicate:
+        return
+    missing = [difference.key for difference in found if difference.kind != "different"]
+    agreed = await store.lookup(missing)
+    most = max(FEW_REMOVALS, int(settings.max_removals / 100 * await store.count()))
+    if len(agreed) > most:
+        raise ConfigError(
+            f"{len(agreed)} keys would be removed, more than --max-removals lets: give --removals if you mean it"
+        )
+
+
+async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, found: Sequence[_Difference]) -> None:
     """Push and pull what differs, without following either side: a daemon that runs sees it as anybody's writes."""
-    expected = ExpectedEvents(1_000_000)
-    winner = settings.on_conflict or ("hub" if settings.rc else "site")
-    outbound = Outbound(
-        ChangeDecoder(namespaces.covers, settings.replicate),
-        expected,
-        options=OutboundOptions(max_bytes=settings.max_memory, max_keys=settings.max_keys, site_wins=winner == "site"),
+    core = Core(
+        namespaces.covers,
+        settings.replicate,
+        options=CoreOptions(
+            pulls=settings.rc,
+            winner=settings.on_conflict or ("hub" if settings.rc else "site"),
+            initial_sync=settings.initial_sync,
+            max_memory=settings.max_memory,
+            max_keys=settings.max_keys,
+        ),
     )
-    inbound = Inbound(
-        covers=namespaces.covers,
-        kinds=settings.replicate,
-        expected_local=expected,
-        expected_remote=ExpectedEvents(0),
-        busy=outbound.busy,
-    )
+    core.site_attached()
+    core.hub_heard()
+    for side in ("site", "hub"):
+        core.judged("site" if side == "site" else "hub", Event.GAP, "verify")
     retry: dict[str, Any] = {"attempts": 5, "timeout": None, "wait_initial": 0.1, "wait_max": settings.retry_max}
     pushing = Pushing(
-        outbound,
+        core.outbound,
+        sides.store,
         HubPusher(sides.session, settings.max_body),
         sides.site,
         Pacer(4, worthwhile=settings.batch, interval=0.0),
+        site_evicted=_never,
         max_keys=settings.batch,
         retry=retry,
     )
-    applying = Applying(
-        inbound,
-        sides.hub,
-        sides.site,
-        sides.writer,
-        read_to=lambda: math.inf,
-        max_keys=settings.batch,
-        retry=retry,
-    )
-    healing = Healing(outbound, inbound if settings.rc else None, winner, settings.initial_sync)
-    for difference in found:
-        healing.heal(difference)
+    core.differs("hub", [difference.key for difference in found])
     async with asyncio.TaskGroup() as tasks:
         workers = [tasks.create_task(pushing.run(), name="push")]
-        applying.attached.set()
-        workers.append(tasks.create_task(applying.run(), name="fetch"))
-        await pushing.drained()
-        applying.wake()
-        await applying.idle()
+        applying = _applying(settings, sides, core, retry) if core.inbound is not None else None
+        if applying is not None:
+            workers.append(tasks.create_task(applying.run(), name="fetch"))
+        while not core.quiet or core.outbound.waiting:
+            if applying is not None:
+                applying.wake()
+                await applying.idle()
+            pushing.wake()  # for what was decided just now
+            await pushing.drained()
         for worker in workers:
             worker.cancel()
 
 
-def _report(found: list[Difference], compared: int, *, as_json: bool, out: TextIO, limit: int) -> None:
-    kinds = [_kind(difference) for difference in found]
+async def _always() -> bool:
+    return True
+
+
+async def _never() -> bool:
+    return False
+
+
+def _applying(settings: Settings, sides: _Sides, core: Core, retry: Mapping[str, Any]) -> Applying:
+    return Applying(
+        core,
+        sides.store,
+        sides.hub,
+        sides.site,
+        sides.writer,
+        same_hub=_always,
+        read_to=lambda: math.inf,
+        max_keys=settings.batch,
+        retry=retry,
+    )
+
+
+_WORDS = {
+    Verdict.AGREE: "expiry differs",
+    Verdict.NOTHING: "stays: evicted or expired",
+    Verdict.PUSH: "to be pushed",
+    Verdict.APPLY: "to be pulled",
+    Verdict.CONFLICT: "changed on both sides",
+}
+
+
+def _would(settings: Settings, difference: _Difference, ancestor: Agreed | None) -> str:
+    """What a comparison would do about a key, in two words."""
+    if UNREADABLE in (difference.site.digest, difference.hub.digest):
+        return "stays: not replicated"
+    base = Circumstances(removals="del" in settings.replicate)
+    about = circumstances(base, ancestor, now_ms=time.time() * 1000, proved_at_site=math.inf, proved_at_hub=math.inf)
+    known, intents = (None, ()) if ancestor is None else (ancestor.digest, ancestor.intents)
+    verdict = reconcile(known, difference.site.digest, difference.hub.digest, intents, about)
+    return _WORDS[verdict]
+
+
+def _report(
+    settings: Settings,
+    found: list[_Difference],
+    ancestors: Mapping[bytes, Agreed],
+    compared: int,
+    choice: Choice,
+    out: TextIO,
+) -> None:
+    kinds = [difference.kind for difference in found]
     counts = {kind: kinds.count(kind) for kind in ("only at the site", "only at the hub", "different")}
-    if as_json:
+    shown = [(d.kind, d.key, _would(settings, d, ancestors.get(d.key))) for d in found[: choice.limit]]
+    if choice.as_json:
         keys = [
-            '{"key":' + encode_bytes(difference.key) + ',"difference":' + json.dumps(kind) + "}"
-            for difference, kind in zip(found[:limit], kinds, strict=False)
+            '{"key":' + encode_bytes(key) + ',"difference":' + json.dumps(kind) + ',"would":' + json.dumps(would) + "}"
+            for kind, key, would in shown
         ]
         head = json.dumps(
             {"equal": not found, "compared": compared, **{k.replace(" ", "_"): n for k, n in counts.items()}}
         )
         out.write(head[:-1] + ', "keys": [' + ", ".join(keys) + "]}\n")
         return
-    out.writelines(
-        f"{kind:17} {printable(difference.key, 200)}\n" for difference, kind in zip(found[:limit], kinds, strict=False)
-    )
-    if len(found) > limit:
-        out.write(f"... and {len(found) - limit} more\n")
+    out.writelines(f"{kind:17} {would:22} {printable(key, 200)}\n" for kind, key, would in shown)
+    if len(found) > choice.limit:
+        out.write(f"... and {len(found) - choice.limit} more\n")
     said = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "no difference"
     out.write(f"{compared} keys compared: {said}\n")
-
-
-def _kind(difference: Difference) -> str:
-    if difference.hub == NO_KEY:
-        return "only at the site"
-    return "only at the hub" if difference.site == NO_KEY else "different"

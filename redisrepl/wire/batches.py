@@ -9,67 +9,173 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from hashlib import sha1
+from typing import NamedTuple
 
-from redisrepl.errors import OutcomeUnknownError, ProtocolError
+from redisrepl.errors import FencedError, OutcomeUnknownError, ProtocolError
 from redisrepl.wire.webdis import STRAY, escape, escape_words, flat_reply
+from redisrepl.wire.writes import MOVED, UNCHANGED
 
-__all__ = ["PUSH_SCRIPT", "UNCHANGED", "batch_body", "changed_nothing", "encode_batch_command", "parse_batch_reply"]
+__all__ = [
+    "MOVED",
+    "NO_FENCE",
+    "PUSH_SCRIPT",
+    "UNCHANGED",
+    "Answer",
+    "Fencing",
+    "batch_body",
+    "changed_nothing",
+    "encode_batch_command",
+    "parse_batch_reply",
+]
 
 _LONGEST_TIME = 18  # digits
 
-#: What stands for an error where a write changed nothing: a value was to be set only if there was none, and there was;
-#: or what was to be removed is not there, or has the expiry that it should. Then the event of it does not come.
-UNCHANGED = "UNCHANGED"
-_MAY_CHANGE_NOTHING = frozenset({b"HSETNX", b"DEL", b"HDEL", b"PEXPIREAT", b"PERSIST"})
+_MAY_CHANGE_NOTHING = frozenset({b"DEL", b"HDEL", b"PEXPIREAT", b"PERSIST"})
+
+
+class Fencing(NamedTuple):
+    """What keeps a request that was given up from being executed later, and tells which ones were executed.
+
+    Attributes:
+        key: the site's fence at the hub, a hash; empty: it has none.
+        epoch: of the site; the hub refuses requests of an earlier one.
+        slot: which of the requests side by side this is.
+        number: of the batch; the hub notes the last one of each slot, and once more if not all of it was executed.
+    """
+
+    key: bytes = b""
+    epoch: int = 0
+    slot: int = 0
+    number: int = 0
+
 
 #: Runs each command by itself: one that fails does not stop the others. A write is a command, or a pair of an `MSET`;
 #: pairs that cannot be set together are tried one by one, so that one bad key does not take others with it. If nothing
 #: failed, what was done is told on a channel (`wire.feed`). Returns how many writes there were and the hub's time in
-#: microseconds, and repeats what makes this request's answer known; then `index message` of each that failed, or
-#: `index UNCHANGED`. ARGV: that token, a channel or nothing, what to tell there, and for each command its length, then
-#: its words; `HSETNX` may name many fields.
+#: microseconds, and repeats what makes this request's answer known; then `index message` of each that failed,
+#: `index UNCHANGED` or `index MOVED`. ARGV: that token, a channel or nothing, what to tell there, the fence's key or
+#: nothing, the epoch, the slot and the number of the batch, and for each command its length, then its words; `HSETNX`
+#: may name many fields. The commands with conditions are described where they are made (`wire.writes.commands_if`).
 PUSH_SCRIPT = b"""\
-local out, i, n = {''}, 4, 0
+local call, pcall, sha1, sub, find = redis.call, redis.pcall, redis.sha1hex, string.sub, string.find
+local fence, now = ARGV[4], ''
+if fence ~= '' then
+  local epoch = pcall('HGET', fence, 'epoch')
+  if type(epoch) == 'table' then fence = '-'
+  elseif epoch and tonumber(epoch) > tonumber(ARGV[5]) then return {'FENCED ' .. ARGV[1]}
+  elseif not epoch then fence = '?' end
+end
+local out, i, n, flaw = {''}, 8, 0, ''
 local function tried(reply, unchanged)
   if type(reply) == 'table' and reply.err then
     out[#out + 1] = n .. ' ' .. reply.err
+    flaw = '!'
   elseif unchanged then
-    out[#out + 1] = n .. ' UNCHANGED'
+    if unchanged == 'MOVED' then flaw = '!' end
+    out[#out + 1] = n .. ' ' .. unchanged
   end
   n = n + 1
+end
+local function digest_of(key)
+  local kind = pcall('TYPE', key)
+  if kind.err then return nil, kind end
+  kind = kind.ok
+  if kind == 'none' then return '' end
+  if kind == 'string' then return sub(sha1('s' .. #key .. ':' .. key .. call('GET', key)), 1, 15) end
+  if kind ~= 'hash' then return '?' end
+  local flat, a, b, m = call('HGETALL', key), 0, 0, 281474976710656
+  for j = 1, #flat, 2 do
+    local h = sha1(#flat[j] .. ':' .. flat[j] .. flat[j + 1])
+    a = (a + tonumber(sub(h, 1, 12), 16)) % m
+    b = (b + tonumber(sub(h, 13, 24), 16)) % m
+  end
+  return sub(sha1('h' .. #key .. ':' .. key .. string.format('%.0f.%.0f', a, b)), 1, 15)
+end
+local function holds(key, first, last)
+  local held, failed = digest_of(key)
+  if failed then return false, failed end
+  for j = first, last do if ARGV[j] == held then return true end end
+  return false
+end
+local function field_holds(field, value, digests)
+  local held = value and sub(sha1(#field .. ':' .. field .. value), 1, 24) or ''
+  return find(',' .. digests .. ',', ',' .. held .. ',', 1, true)
 end
 while i <= #ARGV do
   local name, key, last = ARGV[i + 1], ARGV[i + 2], i + ARGV[i]
   if name == 'MSET' then
-    if redis.pcall(unpack(ARGV, i + 1, last)).ok then
+    if pcall(unpack(ARGV, i + 1, last)).ok then
       n = n + (last - i - 1) / 2
     else
       for j = i + 2, last, 2 do
-        tried(redis.pcall('SET', ARGV[j], ARGV[j + 1]))
+        tried(pcall('SET', ARGV[j], ARGV[j + 1]))
       end
     end
-  elseif name == 'HSETNX' then
-    local reply, exists
-    for j = i + 3, last, 2 do
-      reply = redis.pcall('HSETNX', key, ARGV[j], ARGV[j + 1])
-      exists = exists or reply == 0
+  elseif name == 'HSETNX' or name == 'HSETIF' then
+    local reply, moved, set = nil, nil, {}
+    local step = name == 'HSETNX' and 2 or 3
+    for j = i + 3, last, step do
+      reply = pcall('HGET', key, ARGV[j])
       if type(reply) == 'table' then break end
+      local value, digests = ARGV[j + step - 1], step == 3 and ARGV[j + 1] or ''
+      if reply ~= value then
+        if field_holds(ARGV[j], reply, digests) then
+          set[#set + 1] = ARGV[j]
+          set[#set + 1] = value
+        else
+          moved = 'MOVED'
+        end
+      end
     end
-    tried(reply, exists)
+    if type(reply) == 'table' then
+      tried(reply)
+    elseif #set > 0 then
+      tried(pcall('HSET', key, unpack(set)), moved)
+    else
+      tried(nil, moved or 'UNCHANGED')
+    end
+  elseif name == 'HDELIF' then
+    local reply = pcall('HGET', key, ARGV[i + 3])
+    if type(reply) == 'table' then tried(reply)
+    elseif not reply then tried(nil, 'UNCHANGED')
+    elseif field_holds(ARGV[i + 3], reply, ARGV[i + 4]) then tried(pcall('HDEL', key, ARGV[i + 3]))
+    else tried(nil, 'MOVED') end
+  elseif name == 'SETIF' then
+    local held, failed = holds(key, i + 5, last)
+    if failed then tried(failed)
+    elseif held then
+      if ARGV[i + 4] == '' then tried(pcall('SET', key, ARGV[i + 3]))
+      else tried(pcall('SET', key, ARGV[i + 3], 'PXAT', ARGV[i + 4])) end
+    elseif call('TYPE', key).ok == 'string' and call('GET', key) == ARGV[i + 3] then tried(nil, 'UNCHANGED')
+    else tried(nil, 'MOVED') end
+  elseif name == 'DELIF' then
+    local held, failed = holds(key, i + 3, last)
+    if failed then tried(failed)
+    elseif held and call('EXISTS', key) == 1 then tried(pcall('DEL', key))
+    elseif call('EXISTS', key) == 0 then tried(nil, 'UNCHANGED')
+    else tried(nil, 'MOVED') end
   else
-    local reply = redis.pcall(unpack(ARGV, i + 1, last))
-    tried(reply, reply == false or reply == 0 and name ~= 'HSET')
+    local reply = pcall(unpack(ARGV, i + 1, last))
+    if name == 'SET' and reply == false then tried(nil, pcall('GET', key) == ARGV[i + 3] and 'UNCHANGED' or 'MOVED')
+    else tried(reply, (reply == false or reply == 0 and name ~= 'HSET') and 'UNCHANGED') end
   end
   i = last + 1
 end
-local t, now = redis.pcall('TIME'), ''
+local t = pcall('TIME')
 if not t.err then
   now = string.format('%.0f', t[1] * 1000000 + t[2])
-  if ARGV[2] ~= '' and #out == 1 then redis.pcall('PUBLISH', ARGV[2], now .. ' ' .. ARGV[3]) end
+  if ARGV[2] ~= '' and #out == 1 then pcall('PUBLISH', ARGV[2], now .. ' ' .. ARGV[3]) end
+end
+if fence == '-' or fence == '?' then n = n .. fence
+elseif fence ~= '' then
+  pcall('HSET', fence, ARGV[6], ARGV[7])
+  if flaw ~= '' then pcall('HSET', fence, ARGV[6] .. flaw, ARGV[7]) end
 end
 out[1] = n .. ' ' .. now .. ' ' .. ARGV[1]
 return out
 """
+
+NO_FENCE = Fencing()
 
 _PUSH_HEAD = b"EVAL/" + escape(PUSH_SCRIPT) + b"/0"
 _PUSH_BY_HASH = b"EVALSHA/%b/0" % sha1(PUSH_SCRIPT, usedforsecurity=False).hexdigest().encode()
@@ -81,7 +187,12 @@ def encode_batch_command(command: Sequence[bytes]) -> bytes:
 
 
 def batch_body(
-    encoded: Iterable[bytes], *, token: bytes = b"", by_hash: bool = False, told: tuple[bytes, bytes] = (b"", b"")
+    encoded: Iterable[bytes],
+    *,
+    token: bytes = b"",
+    by_hash: bool = False,
+    told: tuple[bytes, bytes] = (b"", b""),
+    fencing: Fencing = NO_FENCE,
 ) -> bytes:
     """Many encoded commands in one request.
 
@@ -90,33 +201,51 @@ def batch_body(
         token: by which the answer is known; without spaces.
         by_hash: for a hub that has run `PUSH_SCRIPT` before.
         told: a channel, and what to tell there behind the time.
+        fencing: see there.
     """
-    return b"/".join([_PUSH_BY_HASH if by_hash else _PUSH_HEAD, token, *map(escape, told), *encoded]) + b".raw"
+    fence = b"%b/%d/%d/%d" % (escape(fencing.key), fencing.epoch, fencing.slot, fencing.number)
+    return b"/".join([_PUSH_BY_HASH if by_hash else _PUSH_HEAD, token, *map(escape, told), fence, *encoded]) + b".raw"
 
 
-def changed_nothing(command: Sequence[bytes], reply: object) -> bool:
-    """Whether a command that was sent by itself, and not refused, found nothing to do."""
-    return reply is None or (reply == 0 and command[0] in _MAY_CHANGE_NOTHING)
+def changed_nothing(command: Sequence[bytes], reply: object) -> str | None:
+    """`UNCHANGED` or `MOVED`, if a command that was sent by itself, and not refused, found nothing to do."""
+    if reply is None or (reply == 0 and command[0] == b"HSETNX"):
+        return MOVED  # it was to be set only where there is nothing
+    return UNCHANGED if reply == 0 and command[0] in _MAY_CHANGE_NOTHING else None
 
 
-def parse_batch_reply(reply: bytes, sent: int, token: bytes = b"") -> tuple[dict[int, str], float]:
+class Answer(NamedTuple):
+    """What `PUSH_SCRIPT` answered.
+
+    Attributes:
+        errors: text by index of the write, for those that failed, found nothing to do, or whose condition did not hold.
+        time: of the hub, in microseconds; infinity if it does not tell.
+        fence: `-`: it does not let us have a fence; `?`: it has none of ours, so it may have lost more; else empty.
+    """
+
+    errors: dict[int, str]
+    time: float
+    fence: str = ""
+
+
+def parse_batch_reply(reply: bytes, sent: int, token: bytes = b"") -> Answer:
     """What `PUSH_SCRIPT` answered to the request with this token, of so many writes.
-
-    Returns:
-        Error text by index of the write, for those that failed; and the hub's time in microseconds, infinity if it does
-        not tell.
 
     Raises:
         CommandError: the script itself was refused.
         OutcomeUnknownError: it is the answer to another request.
+        FencedError: the hub knows a later epoch, and has executed nothing.
         ProtocolError: the reply does not account for all `sent` writes.
     """
     items = flat_reply(reply)
+    if items == [b"FENCED " + token]:
+        raise FencedError("the hub knows a later epoch of this site: another process of it pushes")
     tried, _, rest = items[0].partition(b" ") if items else (b"", b"", b"")
     time, _, answers = rest.partition(b" ")
     if items and answers != token:
         raise OutcomeUnknownError(STRAY)
-    if tried != b"%d" % sent or (time and not (time.isdigit() and len(time) <= _LONGEST_TIME)):
+    fence = tried[-1:].decode("ascii", "replace") if tried[-1:] in (b"-", b"?") else ""
+    if tried.rstrip(b"-?") != b"%d" % sent or (time and not (time.isdigit() and len(time) <= _LONGEST_TIME)):
         raise ProtocolError(f"the hub did not say that it tried all {sent} writes")
     errors = {}
     for item in items[1:]:
@@ -124,4 +253,4 @@ def parse_batch_reply(reply: bytes, sent: int, token: bytes = b"") -> tuple[dict
         if not index.isdigit() or int(index) >= sent:
             raise ProtocolError("the hub names a write that it was not sent")
         errors[int(index)] = message.decode("utf-8", "backslashreplace")
-    return errors, int(time) if time else math.inf
+    return Answer(errors, int(time) if time else math.inf, fence)

@@ -1,157 +1,400 @@
-"""Digests of what keys hold, the same at the hub (in Lua) and here: equal values need not cross to be compared.
+"""Digests of what keys hold, the same at the hub and at the site (in Lua) and here.
 
-In: keys, states, replies. Out: request bodies, digests. Left to others: what a difference means (`sweep`).
+In: keys, states, replies. Out: digests, and the scripts and bodies that ask a server for them. Left to others: what a
+difference means (`engine.reconcile`), where agreed digests are kept (`store`).
 
-Before Redis 7.0, and where `PEXPIRETIME` is not allowed, a hub tells only what is left of an expiry. So the digest has
-a `~` before the time, and `alike` is content with a few milliseconds.
+The digest of a string is taken of its key and value, so that the digests of many keys can be summed: two sides with
+equal sums hold equal keys. The digest of a hash is taken of its key and the sum over its fields of the digests of
+field and value (an *element*). A sum, because the order of fields does not matter: Lua sorts by the collation of the
+server's locale, which may call different names equal. SHA-1, because Redis' Lua has nothing faster.
 
-A string's digest is the SHA-1 of its value. A hash's is the sum over its fields of the SHA-1 of field and value, so
-that the order of fields does not matter: Lua sorts by the collation of the server's locale, which may call different
-names equal. To both belongs the expiry, but only where expiries cross: what a client of the site has set with `EXPIRE`
-and is kept from the hub is no difference.
+An expiry is no part of the digest: expiries are compared only where they are replicated. Before Redis 7.0, and where
+`PEXPIRETIME` is not allowed, a server tells only what is left of one, so `Look.inexact` says that it may be off by
+some milliseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import sha1
+from typing import NamedTuple
 
 from redisrepl.changes import HashState, State, StringState
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.states import KIND_OF
-from redisrepl.wire.webdis import escape, flat_reply
 
-__all__ = ["NO_KEY", "alike", "digest", "digest_body", "parse_digest_reply", "parse_scan_reply", "scan_body"]
+__all__ = [
+    "BUCKETS",
+    "DISPUTED",
+    "LOOK_SCRIPT",
+    "PAGE_SCRIPT",
+    "SUMS_SCRIPT",
+    "UNREADABLE",
+    "WORK",
+    "Look",
+    "Page",
+    "Summed",
+    "add_sums",
+    "bucket_of",
+    "digest_of",
+    "element_of",
+    "elements_of",
+    "expiries_differ",
+    "hash_digest",
+    "look_at",
+    "parse_looks",
+    "parse_page",
+    "parse_sums",
+    "string_digest",
+    "total_of",
+    "wanted_buckets",
+]
 
-#: The digest of a key that is not there.
-NO_KEY = b""
-
-#: Half of a SHA-1 is added as two numbers of 48 bits: sums of those are exact in Lua's doubles.
-_PART = 12
+#: Keys are summed in so many buckets.
+BUCKETS = 256
+#: Sums are taken modulo this: sums of 48-bit numbers are exact in Lua's doubles.
 _MODULUS = 1 << 48
+_HALF = 48
+#: Hexadecimal digits of a SHA-1 that make a digest; its last twelve are what is summed.
+_DIGITS = 15
+_SHIFT = 64 - 4 * _DIGITS
 
-#: Milliseconds that may pass between what a script reads of the clock and what is left of an expiry.
+#: In the place of the digest of a key whose value cannot be replicated: of another type, or denied by an ACL.
+UNREADABLE = -1
+
+#: In the place of an agreed digest: no value has it, so both sides count as changed.
+DISPUTED = 0
+
+#: Milliseconds by which an expiry may be off that a server could only tell as what is left.
 _INEXACT = 20
-_LONGEST_TIME = 18  # digits
+_LONGEST_NUMBER = 18  # digits
+_SUMS_HEAD = 3  # items of a reply before those that are left
 
-#: How much one run of the script does before it leaves the rest to another, in bytes that are digested; a field or a
-#: key costs as much as 400 of them. The server does nothing else meanwhile.
-_WORK = 1_000_000
+#: How much one run of `LOOK_SCRIPT` does before it leaves the rest to another. The server does nothing else meanwhile.
+WORK = 1_000_000
 
-_DIGEST_SCRIPT = (
+
+class Look(NamedTuple):
+    """What was seen of a key.
+
+    Attributes:
+        digest: of what it holds; None: there is no such key; `UNREADABLE`: it holds what cannot be replicated.
+        expires_at_ms: Unix time in milliseconds; None: it does not expire.
+        inexact: the expiry may be off by some milliseconds.
+    """
+
+    digest: int | None
+    expires_at_ms: int | None = None
+    inexact: bool = False
+
+
+class Page(NamedTuple):
+    """A step of a scan.
+
+    Attributes:
+        cursor: where to go on; `0`: the end.
+        looks: what was seen of its keys.
+        left: keys that are still to be looked at, since the server had done enough in one go.
+    """
+
+    cursor: bytes
+    looks: dict[bytes, Look]
+    left: tuple[bytes, ...] = ()
+
+
+# Here.
+
+
+def string_digest(key: bytes, value: bytes) -> int:
+    """The digest of a string."""
+    hashed = sha1(b"s%d:%b%b" % (len(key), key, value)).digest()  # noqa: S324 - what Redis' Lua has
+    return int.from_bytes(hashed[:8], "big") >> _SHIFT
+
+
+def element_of(field: bytes, value: bytes) -> int:
+    """The digest of one field of a hash with its value: two numbers of 48 bits, one behind the other."""
+    hashed = sha1(b"%d:%b%b" % (len(field), field, value)).digest()  # noqa: S324 - what Redis' Lua has
+    return int.from_bytes(hashed[:12], "big")
+
+
+def elements_of(fields: Mapping[bytes, bytes]) -> dict[bytes, int]:
+    """The digest of each field."""
+    return {field: element_of(field, value) for field, value in fields.items()}
+
+
+def total_of(elements: Iterable[int]) -> tuple[int, int]:
+    """The sums of both halves of these elements."""
+    first = second = 0
+    for element in elements:
+        first += element >> _HALF
+        second += element % _MODULUS
+    return first % _MODULUS, second % _MODULUS
+
+
+def hash_digest(key: bytes, total: tuple[int, int]) -> int:
+    """The digest of a hash whose elements sum up to this."""
+    hashed = sha1(b"h%d:%b%d.%d" % (len(key), key, *total)).digest()  # noqa: S324 - what Redis' Lua has
+    return int.from_bytes(hashed[:8], "big") >> _SHIFT
+
+
+def digest_of(key: bytes, state: State) -> int | None:
+    """The digest of what a key holds; see `Look`."""
+    match state:
+        case None:
+            return None
+        case StringState(value):
+            return string_digest(key, value)
+        case HashState(fields):
+            return hash_digest(key, total_of(elements_of(fields).values()))
+        case _:
+            return UNREADABLE
+
+
+def look_at(key: bytes, state: State) -> Look:
+    """What a server's own script would say of a key that holds this."""
+    expires_at_ms = state.expires_at_ms if isinstance(state, StringState | HashState) else None
+    return Look(digest_of(key, state), expires_at_ms)
+
+
+def bucket_of(key: bytes) -> int:
+    """In which bucket a key is summed: told by its last three bytes, which differ most."""
+    length = len(key)
+    bucket = key[-1] if length else 0
+    if length > 1:
+        bucket += 31 * key[-2]
+    if length > 2:  # noqa: PLR2004 - as far as the scripts look
+        bucket += 961 * key[-3]
+    return bucket % BUCKETS
+
+
+def add_sums(sums: list[int], looks: Mapping[bytes, Look]) -> None:
+    """Add what was seen of keys to the sums of their buckets."""
+    for key, look in looks.items():
+        if look.digest is not None and look.digest != UNREADABLE:
+            bucket = bucket_of(key)
+            sums[bucket] = (sums[bucket] + look.digest) % _MODULUS
+
+
+def expiries_differ(site: Look, hub: Look) -> bool:
+    """Whether two looks at the same value mean different expiries."""
+    if site.expires_at_ms is None or hub.expires_at_ms is None:
+        return site.expires_at_ms is not hub.expires_at_ms
+    tolerance = _INEXACT if site.inexact or hub.inexact else 0
+    return abs(site.expires_at_ms - hub.expires_at_ms) > tolerance
+
+
+# At a server.
+
+_DIGEST_OF = (
     KIND_OF
     + b"""\
-local out, left = {}, tonumber(ARGV[2])
-for i = 3, #ARGV do
-  if left <= 0 then break end
-  local key = ARGV[i]
-  local kind, failed = kind_of(key)
-  if failed then return failed end
-  local sum = ''
+local sha1, sub, format = redis.sha1hex, string.sub, string.format
+local left = 0
+local function elements(key)
+  local flat, a, b, m = redis.call('HGETALL', key), 0, 0, 281474976710656
+  for j = 1, #flat, 2 do
+    left = left - #flat[j] - #flat[j + 1] - 400
+    local h = sha1(#flat[j] .. ':' .. flat[j] .. flat[j + 1])
+    a = (a + tonumber(sub(h, 1, 12), 16)) % m
+    b = (b + tonumber(sub(h, 13, 24), 16)) % m
+  end
+  return format('%.0f.%.0f', a, b)
+end
+local function digest_of(key, kind)
+  left = left - 400
+  if kind == 'none' then return '' end
   if kind == 'string' then
     local value = redis.call('GET', key)
     left = left - #value
-    sum = redis.sha1hex(value)
-  elseif kind == 'hash' then
-    local flat, a, b, m = redis.call('HGETALL', key), 0, 0, 281474976710656
-    for j = 1, #flat, 2 do
-      left = left - #flat[j] - #flat[j + 1] - 400
-      local h = redis.sha1hex(#flat[j] .. ':' .. flat[j] .. flat[j + 1])
-      a = (a + tonumber(string.sub(h, 1, 12), 16)) % m
-      b = (b + tonumber(string.sub(h, 13, 24), 16)) % m
-    end
-    sum = string.format('%.0f.%.0f', a, b)
+    return sub(sha1('s' .. #key .. ':' .. key .. value), 1, 15)
   end
-  left = left - 400
-  local at, about = '', ''
-  if ARGV[1] == '1' and (kind == 'string' or kind == 'hash') then
-    at = redis.pcall('PEXPIRETIME', key)
-    if type(at) == 'table' then
-      local t = redis.call('TIME')
-      local ttl = redis.call('PTTL', key)
-      about, at = '~', ttl < 0 and ttl or t[1] * 1000 + math.floor(t[2] / 1000) + ttl
-    end
-    at = at >= 0 and about .. string.format('%.0f', at) or ''
+  if kind == 'hash' then
+    return sub(sha1('h' .. #key .. ':' .. key .. elements(key)), 1, 15)
   end
-  out[#out + 1] = kind == 'none' and '' or kind .. ' ' .. sum .. ' ' .. at
+  return '?'
+end
+"""
+)
+
+_EXPIRY_OF = b"""\
+local function expiry_of(key)
+  local at = redis.pcall('PEXPIRETIME', key)
+  if type(at) ~= 'table' then return at >= 0 and ' ' .. format('%.0f', at) or '' end
+  local ttl = redis.call('PTTL', key)
+  if ttl < 0 then return '' end
+  local t = redis.call('TIME')
+  return ' ~' .. format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000) + ttl)
+end
+"""
+
+#: Looks at keys, until so much work is done (`ARGV[2]`, in bytes that are digested; a field or a key costs as much as
+#: 400 of them), one at least. ARGV: `1` to tell expiries, the work, keys.
+LOOK_SCRIPT = (
+    _DIGEST_OF
+    + _EXPIRY_OF
+    + b"""\
+left = tonumber(ARGV[2])
+local out = {}
+for i = 3, #ARGV do
+  if left <= 0 then break end
+  local kind, failed = kind_of(ARGV[i])
+  if failed then return failed end
+  local told = digest_of(ARGV[i], kind)
+  if ARGV[1] == '1' and (kind == 'string' or kind == 'hash') then told = told .. expiry_of(ARGV[i]) end
+  out[#out + 1] = told
 end
 return out
 """
 )
 
-#: One step of a SCAN as strings: the next cursor, then keys. `.raw` cannot carry SCAN's own nested reply.
-_SCAN_SCRIPT = b"""\
-local reply = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3])
-local out = {reply[1]}
-for _, key in ipairs(reply[2]) do out[#out + 1] = key end
-return out
+_BUCKET_OF = b"""\
+local byte = string.byte
+local function bucket_of(key)
+  local a, b, c = byte(key, -1), byte(key, -2), byte(key, -3)
+  return ((a or 0) + 31 * (b or 0) + 961 * (c or 0)) % 256
+end
 """
 
+#: One step of a scan: keys in wanted buckets with their digests. ARGV: `1` to tell expiries, cursor,
+#: pattern, count, the work, then `*` or the wanted buckets. Returns the next cursor, then in turn keys and what was
+#: seen of them: `!` where it would have been too much work.
+PAGE_SCRIPT = (
+    _DIGEST_OF
+    + _EXPIRY_OF
+    + _BUCKET_OF
+    + b"""\
+local reply = redis.call('SCAN', ARGV[2], 'MATCH', ARGV[3], 'COUNT', ARGV[4])
+local out, wanted = {reply[1]}, ARGV[6] ~= '*' and {}
+left = tonumber(ARGV[5])
+for i = 6, wanted and #ARGV or 0 do wanted[tonumber(ARGV[i])] = true end
+for _, key in ipairs(reply[2]) do
+  if not wanted or wanted[bucket_of(key)] then
+    local told = '!'
+    if left > 0 then
+      local kind, failed = kind_of(key)
+      if failed then return failed end
+      told = digest_of(key, kind)
+      if ARGV[1] == '1' and (kind == 'string' or kind == 'hash') then told = told .. expiry_of(key) end
+    end
+    out[#out + 1] = key
+    out[#out + 1] = told
+  end
+end
+return out
+"""
+)
 
-def digest(state: State, *, expiries: bool) -> bytes:
-    """What `_DIGEST_SCRIPT` returns for a key that holds this.
+#: One step of a scan, its keys summed. ARGV: cursor, pattern, count, the work. Returns the next cursor, how many keys
+#: there were, how many of them would have been too much work and those, then buckets and their sums in turn.
+SUMS_SCRIPT = (
+    _DIGEST_OF
+    + _BUCKET_OF
+    + b"""\
+local reply = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3])
+local sums, m = {}, 281474976710656
+local out = {reply[1], tostring(#reply[2]), '0'}
+left = tonumber(ARGV[4])
+for _, key in ipairs(reply[2]) do
+  if left <= 0 then
+    out[#out + 1] = key
+  else
+    local kind, failed = kind_of(key)
+    if failed then return failed end
+    if kind == 'string' or kind == 'hash' then
+      local bucket = bucket_of(key)
+      sums[bucket] = ((sums[bucket] or 0) + tonumber(sub(digest_of(key, kind), 4, 15), 16)) % m
+    end
+  end
+end
+out[3] = tostring(#out - 3)
+for bucket, sum in pairs(sums) do
+  out[#out + 1] = tostring(bucket)
+  out[#out + 1] = format('%.0f', sum)
+end
+return out
+"""
+)
 
-    Args:
-        state: of the key.
-        expiries: whether the expiry of a key counts.
+
+def parse_looks(items: Sequence[bytes], asked: int) -> list[Look]:
+    """What `LOOK_SCRIPT` said of the first keys, in their order.
+
+    Raises:
+        ProtocolError: it is not what the script returns.
     """
-    match state:
-        case None:
-            return NO_KEY
-        case StringState(value, expires_at_ms):
-            expiry = _number(expires_at_ms if expiries else None)
-            return b"string %b %b" % (sha1(value).hexdigest().encode(), expiry)  # noqa: S324 - Redis' Lua has SHA-1
-        case HashState(fields, expires_at_ms):
-            first = second = 0
-            for field, value in fields.items():
-                hexdigest = sha1(b"%d:%b%b" % (len(field), field, value)).hexdigest()  # noqa: S324 - Redis' Lua has SHA-1
-                first += int(hexdigest[:_PART], 16)
-                second += int(hexdigest[_PART : 2 * _PART], 16)
-            total = b"%d.%d" % (first % _MODULUS, second % _MODULUS)
-            return b"hash %b %b" % (total, _number(expires_at_ms if expiries else None))
-        case _:
-            return b"%b  " % state.encode("ascii", "backslashreplace")
+    if not 0 < len(items) <= asked:
+        raise ProtocolError(f"a server returned {len(items)} digests for {asked} keys")
+    return list(map(_parse_look, items))
 
 
-def alike(site: bytes, hub: bytes) -> bool:
-    """Whether these digests, one of either side, mean that both hold the same."""
-    if site == hub:
-        return True
-    held, _, inexact = hub.partition(b" ~")
-    ours, _, exact = site.rpartition(b" ")
-    times = exact.isdigit() and inexact.isdigit() and len(inexact) <= _LONGEST_TIME
-    return times and held == ours and abs(int(exact) - int(inexact)) <= _INEXACT
+def parse_page(items: Sequence[bytes]) -> Page:
+    """What `PAGE_SCRIPT` returned.
+
+    Raises:
+        ProtocolError: it is not what the script returns.
+    """
+    if len(items) % 2 != 1:
+        raise ProtocolError("a server's reply to a step of a comparison is not what the script returns")
+    told = dict(zip(items[1::2], items[2::2], strict=True))
+    left = tuple(key for key, of_key in told.items() if of_key == b"!")
+    looks = {key: _parse_look(of_key) for key, of_key in told.items() if of_key != b"!"}
+    return Page(items[0], looks, left)
 
 
-def _number(value: int | None) -> bytes:
-    return b"" if value is None else b"%d" % value
+class Summed(NamedTuple):
+    """A step of a scan whose keys were summed.
+
+    Attributes:
+        cursor: where to go on; `0`: the end.
+        keys: how many there were.
+        left: those of them that are still to be summed.
+    """
+
+    cursor: bytes
+    keys: int
+    left: Sequence[bytes] = ()
 
 
-_DIGEST_HEAD = b"EVAL/" + escape(_DIGEST_SCRIPT) + b"/0"
-_SCAN_HEAD = b"EVAL/" + escape(_SCAN_SCRIPT) + b"/0"
+def parse_sums(items: Sequence[bytes], sums: list[int]) -> Summed:
+    """Add what `SUMS_SCRIPT` returned to the sums of the buckets.
+
+    Raises:
+        ProtocolError: it is not what the script returns.
+    """
+    if len(items) < _SUMS_HEAD or len(items) - _SUMS_HEAD < (left := _number(items[2])):
+        raise ProtocolError("a server's reply to a step of a comparison is not what the script returns")
+    numbers = [_number(item) for item in items[_SUMS_HEAD + left :]]
+    if len(numbers) % 2:
+        raise ProtocolError("a server's reply to a step of a comparison is not what the script returns")
+    for bucket, total in zip(numbers[::2], numbers[1::2], strict=True):
+        if bucket >= BUCKETS:
+            raise ProtocolError("a server's reply to a step of a comparison names a bucket that there is not")
+        sums[bucket] = (sums[bucket] + total) % _MODULUS
+    return Summed(items[0], _number(items[1]), items[_SUMS_HEAD : _SUMS_HEAD + left])
 
 
-def digest_body(keys: Sequence[bytes], *, expiries: bool) -> bytes:
-    """Ask for the digests of these keys; the answer is about the first of them, at least one."""
-    return b"/".join([_DIGEST_HEAD, b"1" if expiries else b"0", b"%d" % _WORK, *map(escape, keys)]) + b".raw"
+def _parse_look(told: bytes) -> Look:
+    digest, _, expiry = told.partition(b" ")
+    if not digest:
+        return Look(None)
+    if len(digest) != _DIGITS or not _HEXADECIMAL.issuperset(digest):
+        if digest == b"?":
+            return Look(UNREADABLE)
+        raise ProtocolError("a server's reply to a step of a comparison holds no digest")
+    if not expiry:
+        return Look(int(digest, 16))
+    return Look(int(digest, 16), _number(expiry.removeprefix(b"~")), expiry.startswith(b"~"))
 
 
-def parse_digest_reply(reply: bytes, asked: int) -> list[bytes]:
-    """The digests of the first keys, in their order."""
-    digests = flat_reply(reply)
-    if not 0 < len(digests) <= asked:
-        raise ProtocolError(f"the hub returned {len(digests)} digests for {asked} keys")
-    return digests
+_HEXADECIMAL = frozenset(b"0123456789abcdef")
 
 
-def scan_body(cursor: bytes, pattern: bytes, count: int) -> bytes:
-    """One step of a SCAN, from this cursor (`0` to begin)."""
-    return b"/".join([_SCAN_HEAD, escape(cursor), escape(pattern), b"%d" % count]) + b".raw"
+def _number(text: bytes) -> int:
+    if not text.isdigit() or len(text) > _LONGEST_NUMBER:
+        raise ProtocolError("a server's reply to a step of a comparison holds no number where one belongs")
+    return int(text)
 
 
-def parse_scan_reply(reply: bytes) -> tuple[bytes, list[bytes]]:
-    """The next cursor (`0` at the end) and the keys of this step."""
-    items = flat_reply(reply)
-    if not items:
-        raise ProtocolError("the hub's reply to a scan has no cursor")
-    return items[0], items[1:]
+def wanted_buckets(buckets: Collection[int] | None) -> list[bytes]:
+    """Buckets as `PAGE_SCRIPT` wants them; None: all."""
+    return [b"*"] if buckets is None else [b"%d" % bucket for bucket in sorted(buckets)]

@@ -8,17 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet
+from redisrepl.changes import (
+    Change,
+    Deleted,
+    ExpirySet,
+    FieldsDeleted,
+    HashSet,
+    HashState,
+    State,
+    StringSet,
+    StringState,
+)
+from redisrepl.wire.digests import digest_of, element_of
 
 __all__ = [
+    "CONDITIONAL",
     "MAX_BYTES_PER_COMMAND",
     "MAX_FIELDS_PER_COMMAND",
     "MAX_PAIRS_PER_COMMAND",
+    "MOVED",
+    "UNCHANGED",
+    "commands_if",
     "commands_of",
     "commands_of_batch",
     "events_of",
     "halves_of",
     "keys_of",
+    "plain_command",
 ]
 
 #: Lua's C stack takes 8,000 values (LUAI_MAXCSTACK) and `unpack` puts a whole command on it.
@@ -29,16 +45,12 @@ MAX_PAIRS_PER_COMMAND = 500
 MAX_BYTES_PER_COMMAND = 64 << 10
 
 
-def commands_of(change: Change, *, if_absent: bool = False) -> Iterator[list[bytes]]:
+def commands_of(change: Change) -> Iterator[list[bytes]]:
     """The commands that make a change happen; large hashes in several.
 
     Args:
         change: what was to be read first (`Touch`, fields of None) has no commands.
-        if_absent: a string, or a field of a hash, is set only where there is none.
     """
-    if if_absent:
-        yield from _commands_if_absent(change)
-        return
     match change:
         case StringSet(key, value, None):
             yield [b"SET", key, value]
@@ -57,25 +69,22 @@ def commands_of(change: Change, *, if_absent: bool = False) -> Iterator[list[byt
             yield [b"PEXPIREAT", key, b"%d" % expires_at_ms]
 
 
-def commands_of_batch(
-    changes: Iterable[Change], *, if_absent: bool = False, in_order: bool = False
-) -> list[list[bytes]]:
+def commands_of_batch(changes: Iterable[Change], *, in_order: bool = False) -> list[list[bytes]]:
     """The commands for many changes: plain sets together in `MSET`s, then the others in their order.
 
     Args:
         changes: a plain set is the only change of its key, unless `in_order`.
-        if_absent: see `commands_of`.
         in_order: each change by itself, in its place.
     """
     if in_order:
-        return [command for change in changes for command in commands_of(change, if_absent=if_absent)]
+        return [command for change in changes for command in commands_of(change)]
     words: list[bytes] = []
     others: list[list[bytes]] = []
     for change in changes:
-        if type(change) is StringSet and change.expires_at_ms is None and not if_absent:
+        if type(change) is StringSet and change.expires_at_ms is None:
             words += change.key, change.value
         else:
-            others += commands_of(change, if_absent=if_absent)
+            others += commands_of(change)
     step = 2 * MAX_PAIRS_PER_COMMAND
     return [_set_command(words[start : start + step]) for start in range(0, len(words), step)] + others
 
@@ -113,12 +122,102 @@ def _hset_commands(key: bytes, fields: Mapping[bytes, bytes | None]) -> Iterator
         yield command
 
 
-def _commands_if_absent(change: Change) -> Iterator[list[bytes]]:
-    for command in commands_of(change):
-        if command[0] == b"SET":
-            yield [*command, b"NX"]
-        elif command[0] == b"HSET":
+#: What a command found that did nothing: the key, or field, holds already what it should; or somebody wrote there.
+UNCHANGED = "UNCHANGED"
+MOVED = "MOVED"
+
+#: What a key, or a field, may hold: one of these digests (None: it is not there).
+_Alternatives = Sequence[int | None]
+_NEW = (None,)
+
+
+def commands_if(
+    changes: Iterable[Change], whole: _Alternatives | None, fields: Mapping[bytes, _Alternatives] | None
+) -> Iterator[list[bytes]]:
+    """Commands that make changes of one key happen if it holds what it should; `wire.batches` has their script.
+
+    `SETIF key value expiry digest ..`, `DELIF key digest ..`, `HSETIF key field digests value ..`, and
+    `HDELIF key field digests ..`, where the digests of a field are joined by commas. What is to be set only where there
+    is nothing travels as `SET .. NX` and as `HSETNX`, which are shorter.
+
+    Args:
+        changes: in their order, with their values.
+        whole: digests of the key; None: each field has its own.
+        fields: digests of the fields that the changes name.
+    """
+    for change in changes:
+        match change:
+            case StringSet(key, value, expires_at_ms) if whole == _NEW:
+                yield [b"SET", key, value, *_pxat(expires_at_ms), b"NX"]
+            case StringSet(key, value, expires_at_ms):
+                expiry = b"" if expires_at_ms is None else b"%d" % expires_at_ms
+                yield [b"SETIF", key, value, expiry, *map(_key_digest, whole or ())]
+            case Deleted(key) if whole != _NEW:
+                yield [b"DELIF", key, *map(_key_digest, whole or ())]
+            case HashSet(key, named):
+                yield from _hset_commands_if(key, named, fields)
+            case FieldsDeleted(key, names):
+                for name in names:
+                    yield [b"HDELIF", key, name, _field_digests((fields or {}).get(name, _NEW))]
+            case ExpirySet():
+                yield from commands_of(change)
+
+
+#: Names of commands that only the script knows.
+CONDITIONAL = frozenset({b"SETIF", b"DELIF", b"HSETIF", b"HDELIF"})
+
+
+def plain_command(command: Sequence[bytes], state: State) -> tuple[list[bytes] | None, str]:
+    """What a conditional command comes to at a hub that takes no scripts, where its key holds this.
+
+    Returns:
+        The command to send; or None, and the outcome without it.
+    """
+    name, key = command[0], command[1]
+    if name in (b"SETIF", b"DELIF"):
+        alternatives = command[4:] if name == b"SETIF" else command[2:]
+        held = _key_digest(digest_of(key, state)) in alternatives
+        if name == b"DELIF":
+            return ([b"DEL", key], "") if held and state is not None else (None, MOVED if state else UNCHANGED)
+        if held:
+            return [b"SET", key, command[2], *([b"PXAT", command[3]] if command[3] else [])], ""
+        return None, UNCHANGED if isinstance(state, StringState) and state.value == command[2] else MOVED
+    field, alternatives = command[2], command[3].split(b",")
+    value = state.fields.get(field) if isinstance(state, HashState) else None
+    held = (b"%024x" % element_of(field, value) if value is not None else b"") in alternatives
+    if name == b"HSETIF":
+        if value == command[4]:
+            return None, UNCHANGED
+        return ([b"HSET", key, field, command[4]], "") if held else (None, MOVED)
+    if value is None:
+        return None, UNCHANGED
+    return ([b"HDEL", key, field], "") if held else (None, MOVED)
+
+
+def _pxat(expires_at_ms: int | None) -> list[bytes]:
+    return [] if expires_at_ms is None else [b"PXAT", b"%d" % expires_at_ms]
+
+
+def _key_digest(digest: int | None) -> bytes:
+    return b"" if digest is None else b"%015x" % max(digest, 0)  # unreadable: no digest of a value
+
+
+def _field_digests(alternatives: _Alternatives) -> bytes:
+    return b",".join(b"" if digest is None else b"%024x" % digest for digest in alternatives)
+
+
+def _hset_commands_if(
+    key: bytes, named: Mapping[bytes, bytes | None], fields: Mapping[bytes, _Alternatives] | None
+) -> Iterator[list[bytes]]:
+    new = fields is None or all(tuple(fields.get(name, _NEW)) == _NEW for name in named)
+    for command in _hset_commands(key, named):
+        if new:
             yield [b"HSETNX", *command[1:]]
+            continue
+        conditional = [b"HSETIF", key]
+        for name, value in zip(command[2::2], command[3::2], strict=True):
+            conditional += name, _field_digests((fields or {}).get(name, _NEW)), value
+        yield conditional
 
 
 _EVENTS = {
@@ -126,6 +225,10 @@ _EVENTS = {
     b"HSET": b"hset",
     b"DEL": b"del",
     b"HDEL": b"hdel",
+    b"DELIF": b"del",
+    b"HSETNX": b"hset",
+    b"HSETIF": b"hset",
+    b"HDELIF": b"hdel",
     b"PEXPIREAT": b"expire",
     b"PERSIST": b"persist",
 }
@@ -134,5 +237,7 @@ _EVENTS = {
 def events_of(command: Sequence[bytes]) -> tuple[bytes, ...]:
     """The keyspace events that a command of ours causes on each of its keys when it changes what it names."""
     if command[0] == b"SET":
-        return (b"set",) if len(command) == 3 else (b"set", b"expire")  # noqa: PLR2004 - SET key value
+        return (b"set", b"expire") if b"PXAT" in command[3:4] else (b"set",)
+    if command[0] == b"SETIF":
+        return (b"set", b"expire") if command[3] else (b"set",)
     return (_EVENTS[command[0]],)

@@ -89,14 +89,14 @@ def fill_the_disk(scene: Scene) -> None:
     marks = [daemon.mark() for daemon in scene.daemons]
     scene.disk.fill(daemon.pid for daemon in scene.daemons)
     for daemon, mark in zip(scene.daemons, marks, strict=True):
-        daemon.wait_for_log("checkpoint.failed", after=mark)
+        daemon.wait_for_log("store.failed", after=mark)
     victim = scene.rng.choice(scene.daemons)
     with _dead(scene, victim):
         scene.written(300)
     scene.disk.free()
     for daemon, mark in zip(scene.daemons, marks, strict=True):
         if daemon is not victim:
-            daemon.wait_for_log("checkpoint.recovered", after=mark)
+            daemon.wait_for_log("store.recovered", after=mark)
 
 
 def swap_certificates(scene: Scene) -> None:

@@ -50,11 +50,15 @@ def wait_until_live(daemon, *, pull, namespaces=1, after=0):
         eventually(lambda: len(subscribed()) == namespaces or not daemon.running, description="all are subscribed")
 
 
+#: What a daemon keeps at the hub for itself.
+FENCE = b"redisrepl:fence:"
+
+
 def content(client, prefix=PREFIX, *, without=b"~marker"):
     """All keys under a prefix: type, value, absolute expiry."""
     found = {}
     for key in client.keys(b"*"):
-        if key.startswith(prefix) and without not in key:
+        if key.startswith(prefix) and without not in key and not key.startswith(FENCE):
             found[key] = state(client, key)
     return found
 
@@ -196,10 +200,12 @@ class Monitor:
         return [_arguments(line) for line in lines]
 
     def writes(self):
-        """How often each key was written with a value."""
+        """How often each key was written with a value, those of daemons aside."""
         counts = Counter()
         for argv in self.commands():
             name = argv[0].upper() if argv else b""
+            if len(argv) > 1 and argv[1].startswith(FENCE):
+                continue
             if name == b"MSET":
                 counts.update(argv[1::2])
             elif name in _WRITES:

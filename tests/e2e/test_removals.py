@@ -75,8 +75,8 @@ def test_a_flush_of_the_site_empties_its_namespace_only(daemons, site, hub, at_s
     assert assert_equal_soon(at_site, at_hub).keys() == {b"site1:after"}
 
 
-def test_a_flush_is_undone_where_the_hub_may_hold_newer_keys(daemons, site, hub, at_site, at_hub):
-    """The subscription was lost since; what another site has written meanwhile must not go with the rest."""
+def test_a_flush_while_the_hub_is_away_takes_nothing_that_is_newer(daemons, site, hub, at_site, at_hub):
+    """What another site has written meanwhile must not go with the rest."""
     with FaultProxy(hub.port) as wire:
         daemon = daemons.live(site, wire.port, *SWIFT, *ALL_KINDS)
         at_site.mset({f"site1:{number}": "v" for number in range(20)})
@@ -86,9 +86,10 @@ def test_a_flush_is_undone_where_the_hub_may_hold_newer_keys(daemons, site, hub,
         daemon.wait_for_log("subscribe.failed")
         at_hub.mset({f"site1:new:{number}": "v" for number in range(20)})
         wire.listen()
-        daemon.wait_for_log("sweep.flush_undone")
+        eventually(lambda: len(at_site.keys("site1:new:*")) == 20, 20)
+        eventually(lambda: not at_hub.keys("site1:[0-9]*"), 20)
         crossed(at_site, at_hub)
-        assert len(assert_equal_soon(at_site, at_hub)) == 40
+        assert len(assert_equal_soon(at_site, at_hub)) == 20
 
 
 def test_a_flush_of_the_site_with_a_way_back(daemons, site, hub, at_site, at_hub):
@@ -100,7 +101,6 @@ def test_a_flush_of_the_site_with_a_way_back(daemons, site, hub, at_site, at_hub
     eventually(lambda: not at_hub.keys("site1:[^~]*"), 20)
     crossed(at_site, at_hub)
     assert assert_equal_soon(at_site, at_hub) == {}
-    assert daemon.logged("sweep.flush_undone") == []
 
 
 def test_a_flush_of_the_site_removes_only_what_can_have_been_there(daemons, site, hub, at_site, at_hub):
@@ -115,12 +115,11 @@ def test_a_flush_of_the_site_removes_only_what_can_have_been_there(daemons, site
     assert at_hub.lrange("site1:list", 0, -1) == [b"element"]
 
 
-def test_a_flush_of_the_site_is_undone_before_all_of_the_hub_was_there(daemons, site, hub, at_site, at_hub):
+def test_a_flush_of_the_site_leaves_what_was_never_there(daemons, site, hub, at_site, at_hub):
     at_hub.mset({f"site1:{number}": "v" for number in range(600)})
     daemon = daemons.live(site, hub, *SWIFT, *ALL_KINDS, "--initial-sync", "push")
     settled(daemon)
     at_site.flushall()
-    daemon.wait_for_log("sweep.flush_undone", flushed="site")
     daemon.wait_for_log("sweep.finished", reason="the site was flushed")
     crossed(at_site, at_hub)
     assert len(at_hub.keys("site1:[^~]*")) == 600

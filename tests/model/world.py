@@ -1,495 +1,624 @@
-"""A hub, some sites and the daemon's own decisions, played in any order that the network allows.
+"""A hub, some sites and their daemons, played in any order that the network allows.
 
-In: a seed, and which faults may happen. Out: whether all copies end equal. What is real: `Outbound`, `Inbound`,
-`Pending`, `ExpectedEvents`, `difference`, `Healing` and the commands they make. What is played: the servers, the links
-between them, and time. A step is one thing that can happen next: a client writes, a chunk of a stream is read, a
-request is executed, its answer arrives or is lost, an event overtakes another.
+In: a seed, and which faults may happen. Out: what went wrong, if anything. What is real: `engine.core` and all that it
+owns, and the flow around it (`pushing`, `applying`, `judging`, `sweep`, `comparison`, `saving`, `following`,
+`remote.fence`). What is played: the servers, the disk, the links between them, and time. A step is one thing that can
+happen next: a client writes, a chunk of a stream is read, a request is executed, its answer arrives or is lost, an
+event overtakes another, a daemon dies.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
+import logging
 import random
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, State, StringState, Touch
-from redisrepl.differences import difference
-from redisrepl.echo import ExpectedEvents
-from redisrepl.healing import Difference, Healing
-from redisrepl.inbound import Inbound
-from redisrepl.noticing import change_of, echoes_of
-from redisrepl.outbound import Batch, Outbound, OutboundOptions, settle
-from redisrepl.wire.batches import UNCHANGED
-from redisrepl.wire.commands import ChangeDecoder
-from redisrepl.wire.digests import digest
+import structlog
+
+from redisrepl.changes import State
+from redisrepl.engine.continuity import Event
+from redisrepl.engine.core import Loss
+from redisrepl.errors import OutcomeUnknownError, PeerUnavailableError, RedisreplError
+from redisrepl.wire.digests import digest_of
 from redisrepl.wire.feed import Feed, feed_content, parse_feed
-from redisrepl.wire.writes import commands_of, keys_of
+from redisrepl.wire.writes import UNCHANGED
+from tests.model.ancestors import Disk
+from tests.model.daemons import CLOCK, LATER, PREFIX, Daemon, Made
+from tests.model.servers import Server
+from tests.model.steps import Task
 
-PREFIX = b"ns:"
-STRINGS = [b"ns:s1", b"ns:s2"]
-HASHES = [b"ns:h1"]
-FIELDS = [b"f1", b"f2"]
-PATIENCE = 1000.0
-
-
-class Redis:
-    """As much of a server as the daemon can tell apart: keys, a replication stream, keyspace events."""
-
-    def __init__(self) -> None:
-        self.data: dict[bytes, bytes | dict[bytes, bytes]] = {}
-        self.stream: list[list[bytes]] = []
-        self.executed: collections.Counter[bytes] = collections.Counter()
-        self.writes: collections.Counter[bytes] = collections.Counter()  # by key: what `WATCH` looks at
-
-    def run(self, argv: list[bytes]) -> tuple[str | None, list[bytes]]:  # noqa: C901 - one case for each command
-        """Execute a command; return what a script would report of it, and the events that it causes."""
-        name, key = argv[0], argv[1]
-        self.executed[name] += 1
-        self.writes[key] += 1
-        held = self.data.get(key)
-        match name:
-            case b"HINCRBY":
-                fields = held if isinstance(held, dict) else {}
-                self.data[key] = {**fields, argv[2]: b"%d" % (int(fields.get(argv[2], b"0")) + int(argv[3]))}
-                self.stream.append(argv)
-                return None, [b"hincrby"]
-            case b"SET":
-                if argv[-1] == b"NX" and held is not None:
-                    return UNCHANGED, []
-                self.data[key] = argv[2]
-                self.stream.append([b"SET", key, argv[2]])
-                return None, [b"set"]
-            case b"MSET":
-                self.data |= zip(argv[1::2], argv[2::2], strict=True)
-                self.stream.append(argv)
-                return None, [b"set"]
-            case b"HSET":
-                if isinstance(held, bytes):
-                    return "WRONGTYPE", []
-                self.data[key] = {**(held or {}), **dict(zip(argv[2::2], argv[3::2], strict=True))}
-                self.stream.append(argv)
-                return None, [b"hset"]
-            case b"HSETNX":
-                fields = dict(zip(argv[2::2], argv[3::2], strict=True))
-                held = held or {}
-                fresh = {f: v for f, v in fields.items() if f not in held}
-                self.data[key] = {**fresh, **held}
-                self.stream += [[b"HSETNX", key, f, v] for f, v in fresh.items()]
-                return (None if len(fresh) == len(fields) else UNCHANGED), [b"hset"] * len(fresh)
-            case b"DEL":
-                if held is None:
-                    return UNCHANGED, []
-                del self.data[key]
-                self.stream.append(argv)
-                return None, [b"del"]
-            case b"HDEL":
-                gone = [f for f in argv[2:] if held and f in held]
-                if not gone:
-                    return UNCHANGED, []
-                self.data[key] = {f: v for f, v in held.items() if f not in gone}
-                events = [b"hdel"]
-                if not self.data[key]:
-                    del self.data[key]
-                    events.append(b"del")
-                self.stream.append(argv)
-                return None, events
-        raise AssertionError(argv)
-
-    def state(self, key: bytes) -> State:
-        held = self.data.get(key)
-        if held is None:
-            return None
-        return StringState(held) if isinstance(held, bytes) else HashState(dict(held))
-
-
-@dataclass
-class Flight:
-    """A batch on its way: sent, executed, answered."""
-
-    batch: Batch
-    commands: list[list[bytes]]
-    errors: dict[bytes, str] = field(default_factory=dict)
-    executed: bool = False
-    at: int = 0  # when by the hub's clock
-
-
-@dataclass
-class Fetch:
-    """Keys asked of the hub, then their states, then the site's, then the apply on its way."""
-
-    taken: dict[bytes, bool]
-    told: dict[bytes, list[Change]] | None = None  # by the feed, in the place of a fetch
-    at: int = 0
-    states: dict[bytes, State] | None = None
-    site_states: dict[bytes, State] | None = None
-    read_at: int = 0  # where the site's stream stood then
-    watched: dict[bytes, int] = field(default_factory=dict)
-    changes: list[Change] | None = None
-    sent: set[bytes] = field(default_factory=set)
-    offset: int | None = None
+STRINGS = [PREFIX + b"s%d" % number for number in range(1, 5)]
+HASHES = [PREFIX + b"h1", PREFIX + b"h2"]
+MIXED = PREFIX + b"m"  # a string now, a hash then
+FIELDS = [b"f1", b"f2", b"f3"]
+KEYS = [*STRINGS, *HASHES, MIXED]
+_HOUR = 3_600_000
 
 
 class Site:
-    """A site's Redis and its daemon."""
+    """A site's Redis, and the daemon beside it.
 
-    def __init__(
-        self,
-        name: int,
-        kinds: frozenset[str],
-        outbound: type[Outbound],
-        inbound: type[Inbound],
-        *,
-        every_write: bool,
-    ) -> None:
-        self.redis = Redis()
-        self.counter = b"counter of %d" % name
+    Attributes:
+        disk: its state directory.
+        by_events: there is no PSYNC.
+        counter: a field that only its own clients count, and how far they did.
+    """
+
+    def __init__(self, name: str, rng: random.Random, *, by_events: bool) -> None:
+        self.name = name
+        self.server = Server(rng)
+        self.disk = Disk()
+        self.by_events = by_events
+        self.counter = b"counter of " + name.encode()
         self.counted = 0
-        self.read_to = 0
-        self.expected_local = ExpectedEvents(100_000)
-        self.expected_remote = ExpectedEvents(100_000)
-        self.inbound = inbound(
-            covers=lambda key: key.startswith(PREFIX),
-            kinds=kinds,
-            expected_local=self.expected_local,
-            expected_remote=self.expected_remote,
-            busy=lambda key: self.outbound.busy(key),  # noqa: PLW0108 - there is none yet
-        )
-        self.outbound = outbound(
-            ChangeDecoder(lambda key: key.startswith(PREFIX), kinds),
-            self.expected_local,
-            self.expected_remote,
-            self.inbound,
-            OutboundOptions(site_wins=False, event_patience=PATIENCE, every_write=every_write),
-        )
-        self.flights: list[Flight] = []
-        self.late: list[list[list[bytes]]] = []
-        self.fetches: list[Fetch] = []
-        self.events: list[tuple[bytes, bytes] | Feed] = []
-        self.noticed: list[tuple[bytes, bytes]] | None = None  # events of the site itself, if it is followed by them
-        self.subscribed = True
-        self.healing = Healing(self.outbound, self.inbound, "hub", "both")
-        self.swept = False
+        self.daemon: Daemon
+
+
+class WrongError(AssertionError):
+    """Something ended as it must not."""
 
 
 class World:
-    """One run; see the module."""
+    """One run; see the module.
+
+    Args:
+        seed: of everything that happens by chance.
+        sites: how many.
+        faults: links break, daemons die, requests are executed late.
+        silent: events are lost that nobody misses.
+        deletes, expires: these kinds of change are replicated too.
+        feed: what is pushed is told to the others.
+        notify: every other site has no PSYNC.
+        evicts: servers may evict keys.
+        restarts: servers restart, with everything that they held.
+        winner: of conflicts.
+        every_write: see `CoreOptions`.
+        waits, watches: an apply waits for the stream, and watches its keys.
+        made: of what the daemons are made.
+    """
 
     def __init__(  # noqa: PLR0913 - the circumstances of a run
         self,
         seed: int,
         *,
-        sites: int,
-        faults: bool,
+        sites: int = 2,
+        faults: bool = True,
         silent: bool = False,
-        deletes: bool = False,
-        outbound: type[Outbound] = Outbound,
-        inbound: type[Inbound] = Inbound,
-        sweep: bool = True,
+        deletes: bool = True,
+        expires: bool = False,
+        feed: bool = False,
         notify: bool = False,
+        evicts: bool = False,
+        restarts: bool = False,
+        flushes: bool = False,
+        winner: str = "hub",
+        every_write: bool = False,
         waits: bool = True,
         watches: bool = True,
-        feed: bool = False,
-        every_write: bool = False,
+        counts: bool = True,
+        made: Made | None = None,
     ) -> None:
-        self.feed, self.time = feed, 0
-        self.waits, self.watches = waits, watches
         self.rng = random.Random(seed)
-        self.kinds = frozenset({"set", "hset"} | ({"del"} if deletes else set()))
-        self.faults, self.silent, self.deletes, self.sweep = faults, silent, deletes, sweep
-        self.hub = Redis()
-        self.sites = [Site(name, self.kinds, outbound, inbound, every_write=every_write) for name in range(sites)]
-        if notify:
-            for site in self.sites[::2]:  # the others follow the stream
-                site.noticed = []
-                site.inbound.expect_events(lambda change: echoes_of(change, self.kinds), PATIENCE)
-        self.now = 0.0
-        self.counter = 0
+        self.made = made or Made()
+        self.kinds = frozenset({"set", "hset"} | ({"del"} if deletes else set()) | ({"expire"} if expires else set()))
+        self.faults, self.silent, self.deletes, self.expires = faults, silent, deletes, expires
+        self.feed, self.evicts, self.restarts, self.flushes = feed, evicts, restarts, flushes
+        self.winner, self.every_write, self.waits, self.watches = winner, every_write, waits, watches
+        self.counts = counts
+        self.now_ms = CLOCK.now_ms = 1_000_000_000
+        self.hub = Server(self.rng, self.now_ms)
+        self.time = self.counter = 0
+        self.kept: list[tuple[str, Loss]] = []
+        self.late: list[tuple[Site, Callable[[], object]]] = []
+        self.trace: list[str] | None = None
+        self.judgements: collections.Counter[tuple[str, Event]] = collections.Counter()
         self.quiet = False
-
-    # What can happen.
-
-    def write(self) -> list[bytes]:
-        """A client's command, sometimes with a value that was written before."""
-        self.counter += 1
-        number = self.counter if self.rng.random() < 0.8 else self.rng.randint(1, self.counter)
-        value = b"%d" % number
-        if self.deletes and self.rng.random() < 0.2:
-            return [b"DEL", self.rng.choice(STRINGS)]
-        if self.rng.random() < 0.5:
-            return [b"SET", self.rng.choice(STRINGS), value]
-        fields = self.rng.sample(FIELDS, self.rng.randint(1, len(FIELDS)))
-        return [b"HSET", self.rng.choice(HASHES), *(word for f in fields for word in (f, value))]
-
-    def hub_run(self, argv: list[bytes]) -> str | None:
-        error, events = self.hub.run(argv)
+        self.sites = [Site(f"site{n}", self.rng, by_events=notify and n % 2 == 0) for n in range(sites)]
         for site in self.sites:
-            if site.subscribed:
-                site.events += [(key, event) for key in keys_of(argv) for event in events]
-        return error
+            site.server.now_ms = self.now_ms
+            site.daemon = Daemon(self, site)
 
-    def site_run(self, site: Site, argv: list[bytes]) -> None:
-        _, events = site.redis.run(argv)
-        if site.noticed is not None:
-            site.noticed += [(argv[1], event) for event in events]
-
-    def moves(self, site: Site):  # noqa: C901, PLR0912 - one line for each thing that can happen
-        bad = self.faults and not self.quiet
-        if not self.quiet:
-            yield self.client
-            yield self.client
-        if site.noticed is None and site.read_to < len(site.redis.stream):
-            yield self.read
-            yield self.read
-        if site.noticed:
-            yield self.notice
-            yield self.notice
-        if site.noticed is not None and bad:
-            yield self.lose_noticed
-        if site.outbound.ready and len(site.flights) < 3:
-            yield self.send
-        for flight in site.flights:
-            yield self.acknowledge if flight.executed else self.execute
-        if site.flights and bad:
-            yield self.lose_reply
-        if site.late:
-            yield self.execute_late
-        if site.events:
-            yield self.event
-            yield self.event
-            if bad and self.silent:
-                yield self.lose_event
-        if site.inbound.waiting and len(site.fetches) < 2:
-            yield self.send_fetch
-        if site.fetches:
-            yield self.step_fetch
-            yield self.step_fetch
-            if bad:
-                yield self.lose_fetch
-        if bad and site.subscribed:
-            yield self.unsubscribe
-        if not site.subscribed:
-            yield self.resubscribe
-
-    def client(self, site: Site) -> None:
-        if self.rng.random() < 0.2:  # a field that only this site's clients count up
-            site.counted += 1
-            self.site_run(site, [b"HINCRBY", HASHES[0], site.counter, b"1"])
-        else:
-            self.site_run(site, self.write())
-
-    def notice(self, site: Site) -> None:
-        for key, event in [site.noticed.pop(0) for _ in range(self.rng.randint(1, len(site.noticed)))]:
-            if (change := change_of(key, event, self.kinds)) is not None:
-                site.outbound.noticed(key, event, change)
-
-    def lose_noticed(self, site: Site) -> None:
-        """The subscription at the site broke and was made again."""
-        site.noticed.clear()
-        site.inbound.distrust_fetched()
-        site.outbound.start_over()
-        site.swept = False
-
-    def read(self, site: Site) -> None:
-        end = self.rng.randint(site.read_to + 1, len(site.redis.stream))
-        site.outbound.read(site.redis.stream[site.read_to : end], end)
-        site.read_to = end
-
-    def send(self, site: Site) -> None:
-        batch = site.outbound.take(self.rng.randint(1, 3), 1_000_000)
-        changes: list[Change] = []
-        for change in batch.changes:
-            changes += self.resolve(site, change)
-        site.flights.append(Flight(batch, site.outbound.prepare(batch, changes, self.now)))
-
-    def resolve(self, site: Site, change: Change) -> list[Change]:
-        """What `pushing` does: read the values that the batch only names."""
-        match change:
-            case Touch():
-                return settle(change, site.redis.state(change.key), self.kinds)
-            case HashSet(key, fields) if None in fields.values():
-                held = site.redis.data.get(key)
-                held = held if isinstance(held, dict) else {}
-                known = {f: held.get(f) if v is None else v for f, v in fields.items()}
-                gone = tuple(f for f, v in known.items() if v is None)
-                return [HashSet(key, known), *([FieldsDeleted(key, gone)] if gone and self.deletes else [])]
-            case _:
-                return [change]
-
-    def execute(self, site: Site) -> None:
-        flight = self.rng.choice([f for f in site.flights if not f.executed])
-        for command in flight.commands:
-            error = self.hub_run(command)
-            if error is not None:
-                flight.errors[command[1]] = error
-        flight.executed, flight.at = True, self.tell(site, [] if flight.errors else flight.commands)
-
-    def tell(self, site: Site, commands: list[list[bytes]]) -> int:
-        """The feed: every other site hears what was executed; when, by the hub's clock."""
-        at = self.clock()
-        if self.feed and (content := feed_content(commands)):
-            for other in self.sites:
-                if other is not site and other.subscribed:
-                    other.events.append(parse_feed(b"%d origin %b" % (at, content)))
-        return at
-
-    def clock(self) -> int:
+    def tick(self) -> int:
+        """The hub's clock."""
         self.time += 1
         return self.time
 
-    def acknowledge(self, site: Site) -> None:
-        flight = self.rng.choice([f for f in site.flights if f.executed])
-        site.flights.remove(flight)
-        site.outbound.succeeded(flight.batch, flight.errors, flight.at)
+    def judged(self, side: str, event: Event) -> None:
+        """A daemon has judged a server."""
+        self.judgements[side, event] += 1
 
-    def lose_reply(self, site: Site) -> None:
-        flight = self.rng.choice(site.flights)
-        site.flights.remove(flight)
-        if not flight.executed and self.rng.random() < 0.5:
-            site.late.append(flight.commands)
-        site.outbound.failed(flight.batch, unknown=True)
+    def note(self, text: str) -> None:
+        """For who follows a run."""
+        if self.trace is not None:
+            self.trace.append(text)
 
-    def execute_late(self, site: Site) -> None:
-        commands = site.late.pop()
+    # What happens at the servers.
+
+    def hub_run(self, argv: list[bytes]) -> str | None:
+        """A command at the hub; its events go to all who hear."""
+        error, events = self.hub.run(argv)
+        self._tell(events)
+        return error
+
+    def _tell(self, events: list[tuple[bytes, bytes]]) -> None:
+        for site in self.sites:
+            if site.daemon.subscribed:
+                site.daemon.heard += events
+
+    def site_run(self, site: Site, argv: list[bytes]) -> str | None:
+        """A command at a site."""
+        error, events = site.server.run(argv)
+        self._notice(site, events)
+        return error
+
+    def _notice(self, site: Site, events: list[tuple[bytes, bytes]]) -> None:
+        if site.daemon.noticed is not None and site.daemon.linked:
+            site.daemon.noticed += events
+
+    def execute(self, daemon: Daemon, commands: list[list[bytes]], fencing: Any) -> Any:
+        """What the script of a batch does: errors by key, the time, whether the fence is lost; None: it was fenced."""
+        fence = self.hub.fences.get(fencing.key)
+        if fencing.key and fence is not None and fence["epoch"] > fencing.epoch:
+            self.note(f"{daemon.site.name}: FENCED {commands}")
+            return None
+        errors = []
         for command in commands:
-            self.hub_run(command)
-        self.tell(site, commands)
+            error = self.hub_run(command)
+            if error is not None:
+                errors.append((command[1], error))
+        self.note(f"{daemon.site.name}: executed {commands} {errors}")
+        at = self.tick()
+        if self.feed and not errors and (content := feed_content(commands)):
+            for site in self.sites:
+                if site.daemon is not daemon and site.daemon.subscribed:
+                    site.daemon.heard.append(parse_feed(b"%d origin %b" % (at, content)))
+        if fence is not None:
+            fence[fencing.slot] = fencing.number
+            if any(error != UNCHANGED for _, error in errors):
+                fence[f"{fencing.slot}!"] = fencing.number
+        self.hub.written()
+        return errors, at, bool(fencing.key) and fence is None
 
-    def event(self, site: Site) -> None:
-        happened = site.events.pop(self.rng.randrange(len(site.events)))
+    def perhaps_late(
+        self, site: Site, run: Callable[[], object], *, unsent: bool = False
+    ) -> Callable[[], RedisreplError]:
+        """What the loss of a request does: it was not sent, or it was, and may be executed yet."""
+
+        def lose() -> RedisreplError:
+            if unsent and self.rng.random() < 0.3:
+                return PeerUnavailableError("the hub is away")
+            if self.rng.random() < 0.6:
+                self.late.append((site, run))
+            return OutcomeUnknownError("the request is lost")
+
+        return lose
+
+    # Who writes.
+
+    def value(self) -> bytes:
+        """One that was not written before, mostly."""
+        self.counter += 1
+        return b"%d" % (self.counter if self.rng.random() < 0.85 else self.rng.randint(1, self.counter))
+
+    def command(self, party: Server) -> list[list[bytes]]:
+        """What a client runs at a server."""
+        key, dice, held = self.rng.choice(KEYS), self.rng.random(), None
+        held = party.data.get(key)
+        if self.deletes and dice < 0.15:
+            return [[b"DEL", key]]
+        if key in HASHES or (key == MIXED and dice < 0.5):
+            before = [[b"DEL", key]] if isinstance(held, bytes) else []
+            if self.deletes and dice < 0.3:
+                return [*before, [b"HDEL", key, self.rng.choice(FIELDS)]]
+            fields = self.rng.sample(FIELDS, self.rng.randint(1, len(FIELDS)))
+            return [*before, [b"HSET", key, *(word for name in fields for word in (name, self.value()))]]
+        if self.expires and dice < 0.5:
+            return [[b"SET", key, self.value(), b"PXAT", b"%d" % (self.now_ms + self.rng.choice([1, 2, 50]) * _HOUR)]]
+        if self.expires and held is not None and dice < 0.6:
+            return [self.rng.choice([[b"PERSIST", key], [b"PEXPIREAT", key, b"%d" % (self.now_ms + 50 * _HOUR)]])]
+        return [[b"SET", key, self.value()]]
+
+    def write(self, party: Site | None, commands: list[list[bytes]] | None = None) -> list[bytes]:
+        """A client writes; which keys."""
+        server = self.hub if party is None else party.server
+        commands = commands or self.command(server)
+        self.note(f"client at {'hub' if party is None else party.name}: {commands}")
+        for argv in commands:
+            if party is None:
+                self.hub_run(argv)
+            else:
+                self.site_run(party, argv)
+        server.written()
+        return [argv[1] for argv in commands]
+
+    def count(self, site: Site) -> None:
+        """A client counts."""
+        self.write(site, [[b"HINCRBY", HASHES[0], site.counter, b"1"]])
+        site.counted += 1
+
+    # What a daemon does.
+
+    def moves(self, site: Site) -> Iterator[Callable[[Site], None]]:  # noqa: C901, PLR0912 - a list of what can happen
+        """What can happen next at a site, if nothing goes wrong."""
+        daemon = site.daemon
+        kinds = [task.kind for task in daemon.tasks]
+        for task in daemon.tasks:
+            if task.movable:
+                yield self.step
+        if not daemon.linked and "attach" not in kinds:
+            yield self.attach
+        if daemon.linked and daemon.noticed is None and daemon.unread:
+            yield self.read
+            yield self.read
+        if daemon.linked and daemon.noticed:
+            yield self.notice
+            yield self.notice
+        if daemon.outbound.ready and kinds.count("push") < 3:
+            yield self.push
+        if daemon.core.continuity.known and daemon.inbound.waiting and kinds.count("fetch") < 2:
+            yield self.fetch
+        side = daemon.core.continuity
+        if "judge" not in kinds and (
+            (side.site.followed and not side.site.judged) or (side.hub.followed and not side.hub.judged)
+        ):
+            yield self.judge
+        if "sweep" not in kinds and daemon.sweep.owed is not None:
+            yield self.sweep
+        if not daemon.subscribed:
+            yield self.subscribe
+        if daemon.heard:
+            yield self.hear
+            yield self.hear
+        if self.late:
+            yield self.execute_late
+        if not self.quiet:
+            yield self.rarely
+
+    def rarely(self, site: Site) -> None:
+        """What happens now and then, and need not."""
+        daemon, dice = site.daemon, self.rng.random()
+        if dice < 0.4:
+            self.save(site)
+        elif dice < 0.7:
+            self.daemon_tick(site)
+        elif dice < 0.9:
+            self.look_at_hub(site)
+        elif self.silent and "sweep" not in [task.kind for task in daemon.tasks]:
+            self.begin(site, "sweep", daemon.sweep.once(timer=True))
+
+    def save(self, site: Site) -> None:
+        """What `Saving.run` does at its times."""
+        if "save" not in [task.kind for task in site.daemon.tasks]:
+
+            async def save(saving: Any = site.daemon.saving) -> None:
+                await saving._read_witnesses()
+                saving.save()
+
+            self.begin(site, "save", save())
+
+    def begin(self, site: Site, kind: str, coroutine: Any) -> None:
+        """Something is begun."""
+        task = Task(kind, coroutine)
+        if not task.over:
+            site.daemon.tasks.append(task)
+
+    def step(self, site: Site) -> None:
+        daemon = site.daemon
+        task = self.rng.choice([task for task in daemon.tasks if task.movable])
+        task.step()
+        if task.over and task in daemon.tasks:
+            daemon.tasks.remove(task)
+
+    def attach(self, site: Site) -> None:
+        self.begin(site, "attach", site.daemon.attach())
+
+    def read(self, site: Site) -> None:
+        site.daemon.read(self.rng.randint(1, 4))
+
+    def notice(self, site: Site) -> None:
+        noticed = site.daemon.noticed
+        site.daemon.take_noticed([noticed.pop(0) for _ in range(self.rng.randint(1, len(noticed)))])
+
+    def push(self, site: Site) -> None:
+        site.daemon.pushing.most = self.rng.randint(1, 3)
+        self.begin(site, "push", site.daemon.pushing._push_batch())
+
+    def fetch(self, site: Site) -> None:
+        site.daemon.applying._max_keys = self.rng.randint(1, 3)
+        if (work := site.daemon.applying._take()) is not None:
+            self.begin(site, "fetch", work)
+
+    def judge(self, site: Site) -> None:
+        self.begin(site, "judge", site.daemon.judging._next())
+
+    def sweep(self, site: Site) -> None:
+        self.begin(site, "sweep", site.daemon.sweep.once(timer=False))
+
+    def look_at_hub(self, site: Site) -> None:
+        if "look" not in [task.kind for task in site.daemon.tasks]:
+            judging = site.daemon.judging
+            self.begin(site, "look", judging.mark() if self.rng.random() < 0.7 else judging.look_at_hub())
+
+    def subscribe(self, site: Site) -> None:
+        site.daemon.subscribed = True
+        site.daemon.judging.hub_heard()
+
+    def hear(self, site: Site) -> None:
+        heard = site.daemon.heard
+        happened = heard.pop(self.rng.randrange(len(heard)))
         if isinstance(happened, Feed):
-            site.inbound.told(happened.time, happened.changes(), self.now)
+            site.daemon.inbound.told(happened.time, happened.changes(), 0.0)
         else:
-            site.inbound.events([happened])
+            site.daemon.inbound.events([happened])
 
-    def lose_event(self, site: Site) -> None:
-        site.events.pop(self.rng.randrange(len(site.events)))
+    def execute_late(self, _: Site) -> None:
+        owner, run = self.late.pop(self.rng.randrange(len(self.late)))
+        self.note(f"late, of {owner.name}:")
+        run()
 
-    def send_fetch(self, site: Site) -> None:
-        if told := site.inbound.take_told(self.rng.randint(1, 3)):
-            site.fetches.append(Fetch(dict.fromkeys(told, False), told, states=dict.fromkeys(told)))
-        elif taken := site.inbound.take(self.rng.randint(1, 3)):
-            site.fetches.append(Fetch(taken))
+    def daemon_tick(self, site: Site, now: float = 0.0) -> None:
+        daemon = site.daemon
+        daemon.core.overdue(now)
+        if daemon.core.certain:
+            daemon.pushing.nothing_in_doubt()
 
-    def step_fetch(self, site: Site) -> None:
-        # Comparing and applying is one step at a time, as `applying` has it; reading the hub is not.
-        fetch = next((f for f in site.fetches if f.site_states is not None), None) or self.rng.choice(site.fetches)
-        inbound = site.inbound
-        if fetch.states is None:
-            fetch.states = {key: self.hub.state(key) for key in fetch.taken}
-            fetch.at = self.clock()
-        elif fetch.site_states is None:
-            if fetch.told is None:
-                fetch.states = inbound.fetched(fetch.states, fetch.at)
-            fetch.site_states = {key: site.redis.state(key) for key in fetch.states}
-            fetch.read_at = len(site.redis.stream)
-            fetch.watched = {key: site.redis.writes[key] for key in fetch.states}
-        elif fetch.changes is None:
-            if site.noticed is None and site.read_to < fetch.read_at and self.waits:
-                return
-            fetch.changes = []
-            for key, state in fetch.states.items():
-                removal = fetch.taken[key]
-                differing = difference(key, state, fetch.site_states[key], self.kinds, may_delete=removal)
-                differing = differing if fetch.told is None else fetch.told[key]
-                if inbound.about_to_apply(key, differing):
-                    fetch.changes += differing
-                    fetch.sent.add(key)
-        elif fetch.offset is None:
-            if any(site.redis.writes[key] != count for key, count in fetch.watched.items()) and self.watches:
-                inbound.not_applied(fetch.sent)
-                site.fetches.remove(fetch)
-                return
-            for change in fetch.changes:
-                for command in commands_of(change):
-                    self.site_run(site, command)
-            fetch.offset = len(site.redis.stream)
-        else:
-            inbound.applied(fetch.sent, fetch.offset if site.noticed is None else self.now + PATIENCE)
-            site.fetches.remove(fetch)
+    # What goes wrong.
 
-    def lose_fetch(self, site: Site) -> None:
-        fetch = self.rng.choice(site.fetches)
-        site.fetches.remove(fetch)
-        if fetch.changes is None:
-            keys = fetch.taken if fetch.site_states is None else fetch.states
-            site.inbound.untaken(keys)
-        else:
-            if fetch.offset is None and self.rng.random() < 0.5:
-                for change in fetch.changes:
-                    for command in commands_of(change):
-                        self.site_run(site, command)
-            site.inbound.not_applied(fetch.sent)
+    def wrongs(self, site: Site) -> Iterator[Callable[[Site], None]]:
+        """What can go wrong next at a site."""
+        daemon = site.daemon
+        yield self.kill
+        yield self.kill_and_overrun
+        yield self.cut
+        yield self.cut
+        if any(task.losable for task in daemon.tasks):
+            yield self.lose
+            yield self.lose
+            yield self.lose
+        if daemon.subscribed:
+            yield self.unsubscribe
+        if self.silent and daemon.heard:
+            yield self.lose_event
+        if self.restarts:
+            yield self.restart_site
+            yield self.restart_hub
+        if self.flushes and self.rng.random() < 0.1:
+            yield self.flush
+        if self.evicts:
+            yield self.evict_at_hub
+        if self.expires:
+            yield self.pass_time
+
+    def kill(self, site: Site) -> None:
+        """Kill -9 of the daemon."""
+        self.note(f"{site.name}: killed")
+        daemon = site.daemon
+        daemon.store.die()
+        for task in daemon.tasks:
+            task.kill()
+        site.daemon = Daemon(self, site)
+
+    def kill_and_overrun(self, site: Site) -> None:
+        self.kill(site)
+        site.server.overrun()
+
+    def cut(self, site: Site) -> None:
+        """The link to the site, sometimes for longer than the backlog reaches."""
+        self.note(f"{site.name}: cut")
+        daemon = site.daemon
+        for task in [task for task in daemon.tasks if task.kind == "attach"]:
+            task.kill()
+            daemon.tasks.remove(task)
+        daemon.detached()
+        if self.rng.random() < 0.5:
+            site.server.overrun()
+
+    def lose(self, site: Site) -> None:
+        daemon = site.daemon
+        task = self.rng.choice([task for task in daemon.tasks if task.losable])
+        self.note(f"{site.name}: lost {task.kind}")
+        task.lose()
+        if task.over:
+            daemon.tasks.remove(task)
 
     def unsubscribe(self, site: Site) -> None:
-        site.subscribed = False
-        site.events.clear()
+        site.daemon.subscribed = False
+        site.daemon.heard.clear()
 
-    def resubscribe(self, site: Site) -> None:
-        site.subscribed = True
-        site.inbound.resubscribed()
-        site.swept = False
-        site.inbound.mark_dirty(self.hub.data)
+    def lose_event(self, site: Site) -> None:
+        heard = site.daemon.heard
+        heard.pop(self.rng.randrange(len(heard)))
 
-    def timers(self) -> bool:
-        """What fires once nothing else moves: overdue events, and the sweep."""
-        fired = False
-        self.now += 2 * PATIENCE
+    def restart_site(self, site: Site) -> None:
+        self.note(f"{site.name}: its server restarts")
+        site.server.restart()
+        self.disconnect(site)
+
+    def disconnect(self, site: Site) -> None:
+        """Every connection to the site's server breaks."""
+        self.cut(site)
+
+    def restart_hub(self, _: Site) -> None:
+        self.note("the hub restarts")
+        self.hub.restart()
         for site in self.sites:
-            site.inbound.tick(self.now)
-            # The master's ping moves the stream on, past every place where an echo must have been.
-            site.redis.stream.append([b"PING"])
-            fired = fired or bool(site.inbound.dirty)
-            if not fired and self.sweep and not site.swept:
-                site.swept = fired = True
-                for key in STRINGS + HASHES:
-                    look = Difference(
-                        key, digest(site.redis.state(key), expiries=False), digest(self.hub.state(key), expiries=False)
-                    )
-                    if look.site != look.hub:
-                        site.healing.heal(look)
-        return fired
+            self.unsubscribe(site)
+
+    def flush(self, site: Site) -> None:
+        if self.rng.random() < 0.5:
+            self.hub.flush()
+        else:
+            site.server.flush()
+
+    def evict_at_hub(self, _: Site) -> None:
+        if self.hub.data:
+            self._tell(self.hub.evict())
+
+    def pass_time(self, _: Site) -> None:
+        self.now_ms += _HOUR // 2
+        CLOCK.now_ms = self.now_ms
+        self._tell(self.hub.expire(self.now_ms))
+        for site in self.sites:
+            self._notice(site, site.server.expire(self.now_ms))
+
+    def fall_back(self, party: Site | None) -> None:
+        """A server goes on with something older than it held."""
+        server = self.hub if party is None else party.server
+        server.fall_back()
+        self.note(f"{'hub' if party is None else party.name} fell back to {server.data} {server.fences}")
+        for site in self.sites if party is None else ():
+            self.unsubscribe(site)
+        if party is not None:
+            self.disconnect(party)
 
     # A run.
 
-    def run(self) -> bool:
-        """Play until nothing moves; return whether all copies are equal."""
-        quiet_from = self.rng.randint(3, 40)
-        idle = 0
-        for step in range(20_000):
-            self.quiet = step >= quiet_from
-            if not self.quiet and self.rng.random() < 0.1:
-                self.hub_run(self.write())
-                continue
-            moves = [(move, site) for site in self.sites for move in self.moves(site)]
-            if moves:
-                move, site = self.rng.choice(moves)
-                move(site)
-            elif not self.timers():
-                idle += 1
-                if idle > 2:
-                    return all(site.redis.data == self.hub.data for site in self.sites)
+    def play(self, steps: int, writers: list[Site | None]) -> None:
+        """So many steps, with these clients."""
+        self.quiet = False
+        for _ in range(steps):
+            dice = self.rng.random()
+            site = self.rng.choice(self.sites)
+            if writers and dice < 0.10:
+                party = self.rng.choice(writers)
+                if party is not None and self.counts and self.rng.random() < 0.2:
+                    self.count(party)
+                else:
+                    self.write(party)
+            elif self.faults and dice < 0.14:
+                self.rng.choice(list(self.wrongs(site)))(site)
             else:
-                idle = 0
-        raise AssertionError("the model did not come to rest")
+                self.rng.choice(list(self.moves(site)))(site)
+
+    def settle(self) -> None:
+        """Nothing goes wrong any more, and everything is waited for."""
+        self.quiet = True
+        left = 2
+        for _ in range(100):
+            self._settle_once()
+            if not self._timers():
+                left -= 1
+                if not left:
+                    self._settle_once()
+                    return
+        raise WrongError(f"it does not come to rest: {self.leftovers()}")
+
+    def _settle_once(self) -> None:
+        for _ in range(20_000):
+            for site in self.rng.sample(self.sites, len(self.sites)):
+                if moves := list(self.moves(site)):
+                    self.rng.choice(moves)(site)
+                    break
+            else:
+                return
+        raise WrongError(
+            f"it does not come to rest: {[(s.name, [t.kind for t in s.daemon.tasks]) for s in self.sites]}"
+        )
+
+    def _timers(self) -> bool:
+        """What fires once nothing else moves; whether anything did."""
+        fired = False
+        for site in self.sites:
+            daemon = site.daemon
+            site.server.stream.append([b"PING"])
+            self.daemon_tick(site, LATER)
+            fired = fired or daemon.inbound.waiting or daemon.outbound.ready or daemon.sweep.owed is not None
+        if not fired:
+            for site in self.sites:
+                self.look_at_hub(site)
+                if self.silent:  # else every fault is noticed, and nothing is left to a sweep that nobody asked for
+                    self.begin(site, "sweep", site.daemon.sweep.once(timer=True))
+        for site in self.sites:
+            self.save(site)
+        return bool(fired)
+
+    # What must hold at rest.
+
+    def check(self) -> None:
+        """All copies are equal, and nothing is left over."""
+        for site in self.sites:
+            if differing := unlike(site.server.states(), self.hub.states()):
+                raise WrongError(f"copies differ: {site.name} and the hub: {differing}")
+        if left := self.leftovers():
+            raise WrongError(f"left over: {left}")
+
+    def alive(self, states: Mapping[bytes, State]) -> dict[bytes, State]:
+        """Without what has expired by now."""
+        return {
+            key: state
+            for key, state in states.items()
+            if state.expires_at_ms is None or state.expires_at_ms > self.now_ms
+        }
+
+    def leftovers(self) -> list[str]:
+        """What should be empty at rest and is not."""
+        found = []
+        for site in self.sites:
+            daemon, core = site.daemon, site.daemon.core
+            outbound, inbound, continuity = core.outbound, core.inbound, core.continuity
+            agreed = daemon.store.memory
+            wrong = [
+                key
+                for key in {*agreed.keys, *self.hub.data}
+                if agreed.digest(key) != digest_of(key, self.hub.state(key))
+            ]
+            parts = {
+                "expected local": len(core.expected_local),
+                "expected remote": len(core.expected_remote),
+                "waiting": outbound.waiting,
+                "expected of the hub": len(outbound._doubts._expected) + len(outbound._doubts._in_flight),
+                "unsettled": inbound.unsettled,
+                "suspect": len(inbound._suspect),
+                "told": len(inbound._taken_told),
+                "tasks": len(daemon.tasks),
+                "unswept": outbound.unswept,
+                "not acknowledged": daemon.noticed is None and int(daemon.following.read_to) - outbound.acknowledged,
+                "read again": outbound.read_again_to,
+                "noticed": len(daemon.noticed or ()),
+                "open batches": len(agreed.open),
+                "unknown batches": len(daemon.pushing._unknown),
+                "not as agreed": wrong,
+                **{
+                    f"{name} of the {side}": value
+                    for side, state in (("site", continuity.site), ("hub", continuity.hub))
+                    for name, value in {
+                        "owed": state.owed,
+                        "unsettled": not state.settled,
+                        "missed": state.missed,
+                        "proved": state.proved != float("inf") and state.proved,
+                        "flushed": state.flushed,
+                        "evicts": state.evicts,
+                    }.items()
+                },
+            }
+            found += [f"{site.name}: {name} {value}" for name, value in parts.items() if value]
+        return found
 
     def miscounted(self) -> list[tuple[bytes, int, bytes | None]]:
-        """Counters that do not stand where their site's clients have counted them to."""
+        """Counters that do not say how far their site's clients have counted."""
         held = self.hub.data.get(HASHES[0])
         fields = held if isinstance(held, dict) else {}
         found = [(site.counter, site.counted, fields.get(site.counter)) for site in self.sites]
         return [(name, counted, value) for name, counted, value in found if int(value or b"0") != counted]
 
-    def leftovers(self) -> list[str]:
-        """What should be empty at rest and is not."""
-        found = []
-        for index, site in enumerate(self.sites):
-            parts = {
-                "expected local": len(site.expected_local),
-                "expected remote": len(site.expected_remote),
-                "pending": site.outbound.waiting,
-                "dirty": len(site.inbound.dirty),
-                "acknowledged": site.read_to - site.outbound.acknowledged if site.noticed is None else 0,
-                "seen": len(site.noticed or ()),
-            }
-            found += [f"site {index}: {name} {count}" for name, count in parts.items() if count]
-        return found
+
+def unlike(wanted: Mapping[bytes, Any], found: Mapping[bytes, Any]) -> dict[bytes, tuple[Any, Any]]:
+    """By key what is wanted and what was found, where they differ."""
+    keys = sorted({*wanted, *found})
+    return {key: (wanted.get(key), found.get(key)) for key in keys if wanted.get(key) != found.get(key)}
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Thousands of runs are not to be logged."""
+    before = structlog.get_config()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)

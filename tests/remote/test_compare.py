@@ -1,5 +1,7 @@
 """What a comparison asks of a real hub, with scripts and without."""
 
+from __future__ import annotations
+
 import contextlib
 import time
 
@@ -7,14 +9,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from redisrepl.changes import HashState, StringState
+from redisrepl.errors import HubError
 from redisrepl.remote.compare import HubComparer
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.session import HubSession, check_url
-from redisrepl.wire.digests import NO_KEY, digest
+from redisrepl.wire.digests import UNREADABLE, WORK, Look, look_at
 from testbed import Hub
-from tests.samples import AWKWARD_NAMES
-
-PREFIX = b"n*[:"  # a glob, were it not taken literally
+from tests.comparing import PREFIX, fill, pages, sees_all, sums, without_expiries
+from tests.samples import write
 
 
 @pytest.fixture(scope="module", params=["scripts", "no scripts"])
@@ -26,98 +28,106 @@ def hub(request, certificates):
 
 
 @contextlib.asynccontextmanager
-async def comparing(hub, clock=time.monotonic):
+async def comparing(hub, clock=time.monotonic, *, expiries=True):
     session = HubSession(check_url(hub.url), hub.certificates.ssl_context())
     try:
-        yield HubComparer(session, HubReader(session), expiries=True, clock=clock)
+        yield HubComparer(session, HubReader(session), expiries=expiries, clock=clock)
     finally:
         await session.close()
 
 
-async def test_the_keys_of_a_prefix(hub):
-    names = {PREFIX + name for name in AWKWARD_NAMES} | {PREFIX + b"%d" % number for number in range(300)}
-    hub.redis.flushall()
-    hub.redis.mset(dict.fromkeys(names | {b"nx:", b"n", b"other"}, b"v"))
+async def test_whichever_way_it_is_asked(hub):
+    expected = fill(hub.redis)
     with capture_logs() as logs:
         async with comparing(hub) as comparer:
-            cursor, pages = b"0", []
-            while not pages or cursor != b"0":
-                cursor, keys = await comparer.page(PREFIX, cursor, 50)
-                pages.append(keys)
+            await sees_all(comparer, expected)
             assert comparer.scripts == hub.scripts
-    assert {key for keys in pages for key in keys} == names
-    assert len(pages) > 1
-    assert [record["event"] for record in logs] == ([] if hub.scripts else ["sweep.scripts_refused"])
+    assert [line["event"] for line in logs] == ([] if hub.scripts else ["sweep.scripts_refused"])
 
 
-async def test_the_digests_of_any_keys(hub):
-    wanted = {b"s:" + name: StringState(name) for name in AWKWARD_NAMES}
-    wanted |= {b"h:" + name: HashState({name: name}) for name in AWKWARD_NAMES}
-    hub.redis.flushall()
-    for key, state in wanted.items():
-        if isinstance(state, StringState):
-            hub.redis.set(key, state.value)
-        else:
-            hub.redis.hset(key, mapping=dict(state.fields))
-    async with comparing(hub) as comparer:
-        found = await comparer.digests([*wanted, b"none"])
-    assert found == [*(digest(state, expiries=True) for state in wanted.values()), NO_KEY]
+async def test_expiries_are_told_where_they_are_compared(hub):
+    expected = fill(hub.redis)
+    async with comparing(hub, expiries=False) as comparer:
+        found, _ = await pages(comparer)
+    assert without_expiries(found) == without_expiries(expected)
+    assert (found == without_expiries(expected)) == hub.scripts
 
 
-async def test_big_hashes_are_digested_a_few_at_a_time(hub):
+async def test_large_hashes_and_values_are_looked_at_a_few_at_a_time(hub):
     """The hub does nothing else while a script runs, so one run is bounded by fields and bytes, not by keys."""
     hub.redis.flushall()
-    states = {}
-    for number in range(20):
-        states[b"h:%d" % number] = HashState({b"%d" % field: b"v" for field in range(2000)})
-        hub.redis.hset(b"h:%d" % number, mapping=dict(states[b"h:%d" % number].fields))
-    states |= {b"s:%d" % number: StringState(bytes(500_000)) for number in range(10)}
-    hub.redis.mset({key: state.value for key, state in states.items() if isinstance(state, StringState)})
+    held = {PREFIX + b"h%d" % number: HashState({b"%d" % field: b"v" for field in range(2000)}) for number in range(6)}
+    held |= {PREFIX + b"s%d" % number: StringState(bytes(WORK // 2)) for number in range(6)}
+    for key, state in held.items():
+        write(hub.redis, key, state)
     hub.server.reset_commandstats()
     async with comparing(hub) as comparer:
-        found = await comparer.digests(list(states))
-    assert found == [digest(state, expiries=True) for state in states.values()]
-    runs = hub.server.commandstats().get("eval", 0)
-    assert runs == 15 if hub.scripts else runs <= 2  # two hashes, or two strings, fill a run
+        assert await comparer.looks(list(held)) == [look_at(key, state) for key, state in held.items()]
+        assert (await pages(comparer))[0].keys() == held.keys()
+        assert (await sums(comparer))[1] == len(held)
+    if hub.scripts:
+        assert hub.server.commandstats()["eval"] >= 18
+
+
+async def test_a_key_that_is_denied_does_not_hide_the_others(hub):
+    hub.redis.flushall()
+    hub.redis.mset({PREFIX + b"ours": "v", PREFIX + b"theirs": "v"})
+    hub.redis.execute_command("ACL", "SETUSER", "default", "resetkeys", "~*ours")
+    try:
+        async with comparing(hub) as comparer:
+            expected = [look_at(PREFIX + b"ours", StringState(b"v")), Look(UNREADABLE)]
+            assert await comparer.looks([PREFIX + b"ours", PREFIX + b"theirs"]) == expected
+    finally:
+        hub.redis.execute_command("ACL", "SETUSER", "default", "allkeys")
 
 
 async def test_scripts_that_are_refused_midway_leave_no_key_out(certificates):
     """The cursor of the SCAN means nothing to the other way of going through the keys."""
     with Hub(certificates) as hub:
-        names = {PREFIX + b"%d" % number for number in range(300)}
-        hub.redis.mset(dict.fromkeys(names, b"v"))
+        expected = fill(hub.redis)
         async with comparing(hub) as comparer:
-            cursor, found = await comparer.page(PREFIX, b"0", 50)
-            assert cursor != b"0"
+            page = await comparer.page(PREFIX, b"0", 50, None)
+            assert page.cursor != b"0"
             comparer.scripts = False
-            pages = 0
+            found, cursor, steps = page.looks, page.cursor, 0
             while cursor != b"0":
-                cursor, keys = await comparer.page(PREFIX, cursor, 50)
-                found += keys
-                pages += 1
-    assert set(found) == names
-    assert pages == 6
+                page = await comparer.page(PREFIX, cursor, 50, None)
+                found |= page.looks
+                cursor, steps = page.cursor, steps + 1
+    assert found.keys() == expected.keys()
+    assert steps == -(-len(expected) // 50)
 
 
 async def test_scripts_are_tried_again_after_minutes(certificates):
     now = 1000.0
     with Hub(certificates, redis={"users": ["user default on nopass ~* &* +@all -eval"]}) as hub:
-        names = {PREFIX + b"%d" % number for number in range(300)}
-        hub.redis.mset(dict.fromkeys(names, b"v"))
+        expected = fill(hub.redis)
         with capture_logs() as logs:
             async with comparing(hub, clock=lambda: now) as comparer:
-                cursor, found = await comparer.page(PREFIX, b"0", 150)
+                page = await comparer.page(PREFIX, b"0", 200, None)
                 assert not comparer.scripts
                 now += 301
-                assert await comparer.digests([b"none"]) == [NO_KEY]
+                assert await comparer.looks([b"none"]) == [Look(None)]
                 assert not comparer.scripts
                 hub.redis.execute_command("ACL", "SETUSER", "default", "+@all")
                 now += 299
-                await comparer.digests([b"none"])
+                await comparer.looks([b"none"])
                 assert not comparer.scripts
                 now += 2
-                cursor, keys = await comparer.page(PREFIX, cursor, 150)
-                assert (cursor, {*found, *keys}) == (b"0", names)  # what was begun one way ends that way
-                await comparer.digests([b"none"])
+                rest = await comparer.page(PREFIX, page.cursor, 200, None)
+                assert (rest.cursor, page.looks.keys() | rest.looks.keys()) == (b"0", expected.keys())  # as it began
+                await comparer.looks([b"none"])
                 assert comparer.scripts
-    assert [record["event"] for record in logs] == ["sweep.scripts_refused"]
+    assert [line["event"] for line in logs] == ["sweep.scripts_refused"]
+
+
+async def test_a_hub_that_is_not_ready_is_waited_for(hub, monkeypatch):
+    async with comparing(hub) as comparer:
+
+        async def busy(*_):
+            return b"-BUSY Redis is busy running a script\r\n"
+
+        monkeypatch.setattr(comparer._session, "post", busy)
+        with pytest.raises(HubError, match="not ready for a comparison"):
+            await comparer.page(PREFIX, b"0", 10, None)
+        assert comparer.scripts

@@ -12,20 +12,23 @@ import pytest
 import respx
 from structlog.testing import capture_logs
 
-from redisrepl.changes import StringSet
+from redisrepl.changes import StringSet, StringState
 from redisrepl.errors import (
     BodyTooLargeError,
     CommandRefusedError,
+    FencedError,
     HubError,
     OutcomeUnknownError,
     PeerUnavailableError,
     ProtocolError,
     denies_key,
 )
+from redisrepl.remote.fence import Fence
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.refusals import is_passing, scripts_refused
 from redisrepl.remote.session import HubSession, check_url
-from redisrepl.wire.batches import UNCHANGED, batch_body, encode_batch_command
+from redisrepl.wire.batches import MOVED, UNCHANGED, batch_body, encode_batch_command
+from redisrepl.wire.digests import digest_of, element_of
 from redisrepl.wire.webdis import body, parse_reply
 from redisrepl.wire.writes import commands_of_batch
 from testbed import Hub
@@ -121,10 +124,11 @@ async def test_commands_refused_for_good_are_named():
 
 async def test_a_batch_is_split_by_the_size_of_its_body():
     commands = [[b"SET", b"k%d" % number, b"x" * 400] for number in range(10)]
-    async with pushing(lambda content: all_ran(content, b"0 WRONGTYPE no"), max_body=2600) as pusher:
+    most = len(batch_body([])) + 1500
+    async with pushing(lambda content: all_ran(content, b"0 WRONGTYPE no"), max_body=most) as pusher:
         errors = (await pusher.push(commands)).errors
 
-    assert all(len(content) <= 2600 for content in pusher.hub.bodies)
+    assert all(len(content) <= most for content in pusher.hub.bodies)
     assert [key for content in pusher.hub.bodies for key in keys_in(content)] == [command[1] for command in commands]
     assert errors.keys() == {b"k0", b"k3", b"k6", b"k9"}  # the first of each body
 
@@ -180,10 +184,11 @@ async def test_a_body_that_the_proxy_refuses_is_halved_until_it_fits():
 
 async def test_joined_sets_are_split_where_a_body_cannot_hold_them():
     command = [b"MSET", *(word for number in range(10) for word in (b"k%d" % number, b"x" * 400))]
-    async with pushing(all_ran, max_body=2048) as pusher:
+    most = len(batch_body([])) + 1000
+    async with pushing(all_ran, max_body=most) as pusher:
         assert (await pusher.push([command])).errors == {}
 
-    assert all(len(content) <= 2048 for content in pusher.hub.bodies)
+    assert all(len(content) <= most for content in pusher.hub.bodies)
     assert [key for content in pusher.hub.bodies for key in keys_in(content)] == command[1::2]
 
 
@@ -403,19 +408,19 @@ async def test_commands_of_one_key_stay_in_order():
 
 
 @pytest.mark.parametrize(
-    ("command", "reply", "bodies"),
+    ("command", "reply", "bodies", "outcome"),
     [
-        ([b"SET", b"k", b"v", b"NX"], b"$-1\r\n", 1),
-        ([b"HSETNX", b"k", b"f", b"v", b"g", b"w"], b":0\r\n", 2),  # Redis takes one field
-        ([b"DEL", b"k"], b":0\r\n", 1),
-        ([b"HDEL", b"k", b"f", b"g"], b":0\r\n", 1),
-        ([b"PERSIST", b"k"], b":0\r\n", 1),
-        ([b"PEXPIREAT", b"k", b"5"], b":0\r\n", 1),
+        ([b"SET", b"k", b"v", b"NX"], b"$-1\r\n", 1, MOVED),
+        ([b"HSETNX", b"k", b"f", b"v", b"g", b"w"], b":0\r\n", 2, MOVED),  # Redis takes one field
+        ([b"DEL", b"k"], b":0\r\n", 1, UNCHANGED),
+        ([b"HDEL", b"k", b"f", b"g"], b":0\r\n", 1, UNCHANGED),
+        ([b"PERSIST", b"k"], b":0\r\n", 1, UNCHANGED),
+        ([b"PEXPIREAT", b"k", b"5"], b":0\r\n", 1, UNCHANGED),
     ],
 )
-async def test_what_changes_nothing_is_said_to(command, reply, bodies):
+async def test_what_changes_nothing_is_said_to(command, reply, bodies, outcome):
     async with pushing(no_scripts(lambda _content: reply)) as pusher:
-        assert (await pusher.push([command])).errors == {b"k": UNCHANGED}
+        assert (await pusher.push([command])).errors == {b"k": outcome}
         assert len(pusher.hub.bodies) == 1 + bodies
 
 
@@ -586,10 +591,11 @@ def narrow(request, certificates):
 
 
 @contextlib.asynccontextmanager
-async def connected(hub, max_body=900_000):
+async def connected(hub, max_body=900_000, *, fenced=False, **options):
     session = HubSession(check_url(hub.url), hub.certificates.ssl_context())
+    fence = Fence(session, b"us") if fenced else None
     try:
-        yield HubPusher(session, max_body)
+        yield HubPusher(session, max_body, fence=fence, **options)
     finally:
         await session.close()
 
@@ -619,6 +625,113 @@ async def test_everything_arrives_by_script(real):
 
 async def test_everything_arrives_without_scripts(narrow):
     await all_arrived(narrow, scripts=False)
+
+
+def whole(key, value):
+    return b"%015x" % digest_of(key, StringState(value))
+
+
+def field(name, value):
+    return b"%024x" % element_of(name, value)
+
+
+CONDITIONS = [
+    # A command, what the key holds, what it says, what the key holds then.
+    ([b"SETIF", b"k", b"b", b"", whole(b"k", b"a")], b"a", None, b"b"),
+    ([b"SETIF", b"k", b"b", b"4000000000000", whole(b"k", b"a")], b"a", None, b"b"),
+    ([b"SETIF", b"k", b"b", b"", whole(b"k", b"a")], b"c", MOVED, b"c"),
+    ([b"SETIF", b"k", b"b", b"", whole(b"k", b"a")], b"b", UNCHANGED, b"b"),
+    ([b"DELIF", b"k", whole(b"k", b"a")], b"a", None, None),
+    ([b"DELIF", b"k", whole(b"k", b"a")], b"c", MOVED, b"c"),
+    ([b"DELIF", b"k", whole(b"k", b"a")], None, UNCHANGED, None),
+    ([b"SET", b"k", b"b", b"NX"], b"a", MOVED, b"a"),
+    ([b"HSETNX", b"k", b"f", b"2", b"h", b"2"], {b"f": b"1"}, MOVED, {b"f": b"1", b"h": b"2"}),
+    (
+        [b"HSETIF", b"k", b"f", field(b"f", b"1"), b"2", b"g", field(b"g", b"0"), b"2", b"h", b"", b"2"],
+        {b"f": b"1", b"g": b"1"},
+        MOVED,
+        {b"f": b"2", b"g": b"1", b"h": b"2"},
+    ),
+    ([b"HSETIF", b"k", b"f", field(b"f", b"1"), b"2"], {b"f": b"1"}, None, {b"f": b"2"}),
+    ([b"HSETIF", b"k", b"f", b"", b"2"], b"a", "WRONGTYPE", b"a"),
+    ([b"HDELIF", b"k", b"f", field(b"f", b"1")], {b"f": b"1", b"g": b"1"}, None, {b"g": b"1"}),
+    ([b"HDELIF", b"k", b"f", field(b"f", b"0")], {b"f": b"1"}, MOVED, {b"f": b"1"}),
+]
+
+
+async def conditions_hold(hub):
+    redis = hub.redis
+    async with connected(hub) as pusher:
+        for command, held, outcome, after in CONDITIONS:
+            redis.delete("k")
+            if held is not None:
+                (redis.hset("k", mapping=held) if isinstance(held, dict) else redis.set("k", held))
+            errors = (await pusher.push([command, [b"SET", b"other", b"v"]])).errors
+            assert (errors[b"k"].partition(" ")[0] if errors else None) == outcome, command
+            kind = redis.type("k")
+            found = redis.hgetall("k") if kind == b"hash" else redis.get("k")
+            assert found == after, command
+            assert (redis.pexpiretime("k") > 0) == (b"4000000000000" in command), command
+
+
+async def test_a_condition_holds_by_script(real):
+    await conditions_hold(real)
+
+
+async def test_a_condition_holds_without_scripts(narrow):
+    await conditions_hold(narrow)
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_the_hub_notes_a_batch_once_all_of_it_was_executed(real, large):
+    real.redis.flushall()
+    commands = [[b"SET", b"k%d" % number, bytes(3000 if large else 3)] for number in range(8)]
+    async with connected(real, 12_000, fenced=True) as pusher:
+        await pusher.fence.ready()
+        await pusher.push(commands, slot=3, number=17)
+        noted = {
+            int(slot): int(number)
+            for slot, number in real.redis.hgetall("redisrepl:fence:us").items()
+            if slot != b"epoch"
+        }
+        assert noted == {3: 17} | ({10_003: 17} if large else {})
+        await pusher.push([[b"SET", b"huge", bytes(20_000)]], slot=4, number=18)
+        assert real.redis.hget("redisrepl:fence:us", "4") == b"18"
+
+
+async def test_a_request_of_an_earlier_epoch_fails_as_a_whole(real):
+    real.redis.flushall()
+    async with connected(real, fenced=True) as pusher:
+        await pusher.fence.ready()
+        real.redis.hincrby("redisrepl:fence:us", "epoch", 1)
+        with pytest.raises(FencedError):
+            await pusher.push(sets(1), slot=1, number=1)
+        assert not real.redis.exists("k1")
+        pusher.fence.doubt()
+        await pusher.fence.ready()
+        assert (await pusher.push(sets(1), slot=1, number=1)).errors == {}
+
+
+async def test_that_the_fence_is_lost_is_told(real):
+    told = []
+    async with connected(real, fenced=True, on_fence_lost=lambda: told.append(1)) as pusher:
+        await pusher.fence.ready()
+        await pusher.push(sets(1), slot=1, number=1)
+        assert not told
+        real.redis.delete("redisrepl:fence:us")
+        assert (await pusher.push(sets(1), slot=1, number=2)).errors == {}
+    assert told
+
+
+async def test_where_no_fence_is_allowed_pushing_goes_on_without(certificates):
+    users = ["default on nopass ~k* &* +@all", "all on nopass ~* +@all"]
+    with Hub(certificates, redis={"users": users}) as hub, capture_logs() as logs:
+        async with connected(hub, fenced=True) as pusher:
+            await pusher.fence.ready()
+            for number in (1, 2):
+                assert (await pusher.push(sets(number), slot=0, number=number)).errors == {}
+        assert [line["event"] for line in logs] == ["hub.no_fence"]
+        assert hub.redis.mget("k1", "k2") == [b"v", b"v"]
 
 
 async def test_a_hub_that_forgot_the_script_is_given_it_again(real):

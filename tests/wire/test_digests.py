@@ -1,28 +1,43 @@
-"""The digest computed here is the one that a real server's script computes; other content has another one."""
+"""The digests computed here are those that a real server's scripts compute; other content has other ones."""
+
+from __future__ import annotations
 
 import contextlib
-import http.client
 import random
+from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from redisrepl.changes import HashState, StringState
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.digests import (
-    _DIGEST_SCRIPT,
-    NO_KEY,
-    alike,
-    digest,
-    digest_body,
-    parse_digest_reply,
-    parse_scan_reply,
-    scan_body,
+    BUCKETS,
+    LOOK_SCRIPT,
+    PAGE_SCRIPT,
+    SUMS_SCRIPT,
+    UNREADABLE,
+    WORK,
+    Look,
+    Page,
+    Summed,
+    add_sums,
+    bucket_of,
+    digest_of,
+    element_of,
+    elements_of,
+    expiries_differ,
+    hash_digest,
+    look_at,
+    parse_looks,
+    parse_page,
+    parse_sums,
+    total_of,
+    wanted_buckets,
 )
-from redisrepl.wire.webdis import CommandError
-from testbed import RedisServer, Webdis
-from tests.samples import ALL_BYTES, AWKWARD_NAMES, resp, write
+from testbed import RedisServer
+from tests.samples import ALL_BYTES, AWKWARD_NAMES, write
 
 FAR = 4_102_444_800_123  # a time in 2100, with milliseconds
 values = st.binary(max_size=200) | st.sampled_from([b"", b"0", b"-1", b"1e3", ALL_BYTES, b"\x00", b"\xff" * 100])
@@ -42,215 +57,329 @@ def redis(server):
     return server.client()
 
 
-@pytest.fixture(scope="module")
-def webdis(server):
-    with Webdis(server) as webdis:
-        yield webdis
+def looks(redis, *keys, expiries=True, work=WORK):
+    return parse_looks(redis.eval(LOOK_SCRIPT, 0, b"1" if expiries else b"0", work, *keys), len(keys))
 
 
-def of_server(redis, *keys, expiries=True):
-    return redis.eval(_DIGEST_SCRIPT, 0, b"1" if expiries else b"0", 1 << 30, *keys)
+def pages(redis, pattern=b"*", buckets=None, count=1000, work=WORK):
+    """What all steps of a scan say of its keys."""
+    found, cursor, steps = Page(b"", {}), b"0", 0
+    while steps == 0 or cursor != b"0":
+        page = parse_page(redis.eval(PAGE_SCRIPT, 0, b"1", cursor, pattern, count, work, *wanted_buckets(buckets)))
+        found = Page(b"", found.looks | page.looks, (*found.left, *page.left))
+        cursor, steps = page.cursor, steps + 1
+    return found, steps
 
 
-def ask(webdis, body):
-    connection = http.client.HTTPConnection("127.0.0.1", webdis.port, timeout=10)
-    try:
-        connection.request("POST", "/", body=body)
-        return connection.getresponse().read()
-    finally:
-        connection.close()
+def summed(redis, pattern=b"*", count=1000, work=WORK):
+    """The sums of all keys, how many there are, and which are left."""
+    sums, cursor, number, left, steps = [0] * BUCKETS, b"0", 0, [], 0
+    while steps == 0 or cursor != b"0":
+        step = parse_sums(redis.eval(SUMS_SCRIPT, 0, cursor, pattern, count, work), sums)
+        cursor, number, left, steps = step.cursor, number + step.keys, [*left, *step.left], steps + 1
+    return sums, number, left
+
+
+def held(redis, states):
+    redis.flushall()
+    for key, state in states.items():
+        write(redis, key, state)
+    return {key: look_at(key, state) for key, state in states.items()}
 
 
 # The same here and there.
 
 
 @settings(max_examples=150, deadline=None)
-@given(state=strings | hashes, expire=st.booleans())
-def test_whatever_a_key_holds_has_one_digest(redis, state, expire):
-    write(redis, b"key", state)
-    assert of_server(redis, b"key", expiries=expire) == [digest(state, expiries=expire)]
+@given(key=values, state=strings | hashes, expire=st.booleans())
+@example(b"", HashState({b"": b""}), True)
+def test_whatever_a_key_holds_has_one_digest(redis, key, state, expire):
+    expected = held(redis, {key: state})
+    assert look_at(key, state) == Look(digest_of(key, state), state.expires_at_ms)
+
+    assert looks(redis, key, expiries=expire) == [expected[key] if expire else Look(expected[key].digest)]
+    assert pages(redis)[0].looks == expected
+    sums = [0] * BUCKETS
+    add_sums(sums, expected)
+    assert summed(redis) == (sums, 1, [])
+
+
+MANY = (
+    {
+        b"s:%d:" % number + name: StringState(name * number, FAR if number % 2 else None)
+        for number, name in enumerate(AWKWARD_NAMES)
+    }
+    | {b"h:%d:" % number + name: HashState({name: b"v", b"f": name}, FAR) for number, name in enumerate(AWKWARD_NAMES)}
+    | {b"n:%d" % number: StringState(b"v" * number) for number in range(300)}
+)
+
+
+def test_the_keys_of_a_pattern_in_steps(redis):
+    expected = held(redis, MANY | {b"m:1": StringState(b"v"), b"xn:1": StringState(b"v")})
+    found, steps = pages(redis, b"n:*", count=20)
+    assert found == Page(b"", {key: look for key, look in expected.items() if key.startswith(b"n:")})
+    assert steps > 1
+    assert pages(redis, count=20)[0].looks == expected
+
+    for pattern, prefix in ((b"n:*", b"n:"), (b"*", b"")):
+        sums = [0] * BUCKETS
+        add_sums(sums, {key: look for key, look in expected.items() if key.startswith(prefix)})
+        assert summed(redis, pattern, count=20) == (sums, sum(key.startswith(prefix) for key in expected), [])
+
+
+def test_only_the_buckets_that_are_wanted_are_looked_into(redis):
+    expected = held(redis, MANY)
+    wanted = {0, 7, 100, 255, *range(50, 60)}
+    found, _ = pages(redis, buckets=wanted)
+    assert found.looks == {key: look for key, look in expected.items() if bucket_of(key) in wanted}
+    assert 0 < len(found.looks) < len(expected)
+    assert pages(redis, buckets=[])[0].looks == {}
+
+
+@given(st.binary(max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_a_key_lies_in_one_bucket(redis, key):
+    held(redis, {key: StringState(b"v")})
+    sums, _, _ = summed(redis)
+    assert [bucket for bucket, total in enumerate(sums) if total] == [bucket_of(key)]
+    assert pages(redis, buckets=[bucket_of(key)])[0].looks.keys() == {key}
+    assert pages(redis, buckets=set(range(BUCKETS)) - {bucket_of(key)})[0].looks == {}
+
+
+def test_keys_that_count_up_are_spread_over_the_buckets():
+    spread = Counter(bucket_of(b"site1:session:%d" % number) for number in range(100_000))
+    assert len(spread) > BUCKETS // 2
+    assert max(spread.values()) < 4 * 100_000 / BUCKETS
+
+
+def test_a_server_is_held_up_for_so_much_work_at_a_time(redis):
+    states = {b"h:%d" % number: HashState({b"%d" % f: b"v" for f in range(100)}) for number in range(5)}
+    expected = held(redis, states)
+    keys = sorted(states)
+
+    assert looks(redis, *keys, work=1) == [expected[keys[0]]]  # one at least
+    assert looks(redis, *keys, work=81_000) == [expected[key] for key in keys[:2]]
+    found, _ = pages(redis, work=81_000)
+    assert (len(found.looks), len(found.left)) == (2, 3)
+    assert found.looks.keys() | set(found.left) == set(keys)
+    sums, number, left = summed(redis, work=81_000)
+    assert (number, len(left)) == (5, 3)
+    expected_sums = [0] * BUCKETS
+    add_sums(expected_sums, {key: expected[key] for key in keys if key not in left})
+    assert sums == expected_sums
 
 
 def test_a_server_that_does_not_tell_the_time_of_an_expiry():
-    """Redis before 7.0, or a user who may not ask: what is left of it is all there is, and nothing differs for that."""
-    string, lasting, of_hash = StringState(b"v", FAR), StringState(b"v"), HashState({b"f": b"v"}, FAR)
+    """Redis before 7.0, or a user who may not ask: what is left of it is all there is."""
+    states = {b"s": StringState(b"v", FAR), b"l": StringState(b"v"), b"h": HashState({b"f": b"v"}, FAR)}
     with RedisServer(users=["default on nopass ~* &* +@all -pexpiretime"]) as server:
         redis = server.client()
-        for key, state in {b"s": string, b"l": lasting, b"h": of_hash}.items():
-            write(redis, key, state)
-        found = of_server(redis, b"s", b"l", b"h")
-
-    assert all(map(alike, [digest(state, expiries=True) for state in (string, lasting, of_hash)], found))
-    for other in (StringState(b"w", FAR), StringState(b"v", FAR + 5000), StringState(b"v"), of_hash):
-        assert not alike(digest(other, expiries=True), found[0])
-
-
-@pytest.mark.parametrize("hub", [b"string x ~", b"string x ~-", b"string x ~" + b"9" * 5000, b" ~", b"", b"string x 1"])
-def test_what_a_hub_may_say_of_an_expiry(hub):
-    assert not alike(b"string x 5", hub)
+        expected = held(redis, states)
+        found = dict(zip(states, looks(redis, *states), strict=True))
+    assert [look.inexact for look in found.values()] == [True, False, True]
+    for key, look in found.items():
+        assert look.digest == expected[key].digest
+        assert not expiries_differ(expected[key], look)
 
 
-def test_a_hash_of_a_thousand_fields(redis):
+@pytest.mark.parametrize(
+    ("site", "hub", "differ"),
+    [
+        (Look(1, 5), Look(1, 5), False),
+        (Look(1, 5), Look(1, 6), True),
+        (Look(1, 5), Look(1), True),
+        (Look(1), Look(1, 5), True),
+        (Look(1), Look(1), False),
+        (Look(1, 1000), Look(1, 1020, inexact=True), False),
+        (Look(1, 1020, inexact=True), Look(1, 1000), False),
+        (Look(1, 1000), Look(1, 1021, inexact=True), True),
+        (Look(1), Look(1, 1, inexact=True), True),
+    ],
+)
+def test_whether_expiries_differ(site, hub, differ):
+    assert expiries_differ(site, hub) is differ
+
+
+def test_a_hash_of_a_thousand_fields_and_a_large_string(redis):
     chance = random.Random(1)
     fields = {chance.randbytes(chance.randrange(1, 30)): chance.randbytes(chance.randrange(60)) for _ in range(1000)}
     fields |= {b"": b"no name", b"no value": b"", ALL_BYTES: ALL_BYTES}
-    for at in (None, FAR):
-        state = HashState(fields, at)
-        write(redis, b"thousand", state)
-        assert of_server(redis, b"thousand") == [digest(state, expiries=True)]
-        assert of_server(redis, b"thousand", expiries=False) == [digest(state, expiries=False)]
-
-
-def test_a_large_string(redis):
-    state = StringState(random.Random(2).randbytes(3_000_000))
-    write(redis, b"large", state)
-    assert of_server(redis, b"large") == [digest(state, expiries=True)]
+    expected = held(redis, {b"many": HashState(fields, FAR), b"large": StringState(chance.randbytes(3_000_000))})
+    assert looks(redis, *expected, work=1 << 30) == list(expected.values())
 
 
 def test_a_hash_in_each_encoding_and_order(redis):
     """A listpack keeps the order of insertion, a table keeps none: the digest knows neither."""
     small = HashState({b"%d" % number: b"v" for number in range(5)})
-    write(redis, b"small", small)
-    write(redis, b"turned", HashState(dict(reversed(small.fields.items()))))
+    turned = HashState(dict(reversed(small.fields.items())))
+    held(redis, {b"small": small})
     redis.hset(b"table", b"big", b"x" * 1000)
     redis.hset(b"table", mapping=dict(small.fields))
     redis.hdel(b"table", b"big")
     assert (redis.object("encoding", b"small"), redis.object("encoding", b"table")) == (b"listpack", b"hashtable")
-    assert set(of_server(redis, b"small", b"turned", b"table")) == {digest(small, expiries=True)}
+    assert [look.digest for look in looks(redis, b"small", b"table")] == [
+        digest_of(key, turned) for key in (b"small", b"table")
+    ]
 
 
-def test_no_key_and_other_types(redis):
-    redis.delete(b"gone", b"list", b"set", b"zset", b"stream")
+def test_no_key_and_what_cannot_be_replicated(redis):
+    held(redis, {})
     redis.rpush(b"list", b"x")
     redis.sadd(b"set", b"x")
     redis.zadd(b"zset", {b"x": 1})
     redis.xadd(b"stream", {b"x": b"1"})
-    states = [None, "list", "set", "zset", "stream"]
-    redis.pexpireat(b"list", FAR)  # not looked at: what such a key holds does not cross
-    found = of_server(redis, b"gone", b"list", b"set", b"zset", b"stream")
-    assert found == [digest(state, expiries=True) for state in states]
-    assert found[0] == NO_KEY
-    assert len(set(found)) == 5
+    redis.pexpireat(b"list", FAR)  # not looked at
+    others = [b"list", b"set", b"zset", b"stream"]
+    assert looks(redis, b"gone", *others) == [Look(None), *[Look(UNREADABLE)] * 4]
+    assert pages(redis)[0].looks == dict.fromkeys(others, Look(UNREADABLE))
+    assert summed(redis) == ([0] * BUCKETS, 4, [])
+    sums = [0] * BUCKETS
+    add_sums(sums, {b"gone": Look(None), b"list": Look(UNREADABLE)})
+    assert sums == [0] * BUCKETS
+    assert [digest_of(b"k", state) for state in (None, "list", "denied")] == [None, UNREADABLE, UNREADABLE]
 
 
-def test_through_webdis_any_bytes_in_keys_and_values(redis, webdis):
-    states = {}
-    for number, name in enumerate(AWKWARD_NAMES):
-        states[b"s:" + name] = StringState(name * number, FAR if number % 2 else None)
-        states[b"h:" + name] = HashState({name: b"v", b"f": name}, None if number % 2 else FAR)
-        states[b"none:" + name] = None
-    for key, state in states.items():
-        write(redis, key, state)
-    for expire in (True, False):
-        reply = ask(webdis, digest_body(list(states), expiries=expire))
-        expected = [digest(state, expiries=expire) for state in states.values()]
-        assert parse_digest_reply(reply, len(states)) == expected
-
-
-def test_a_scan_through_webdis_finds_every_key_of_a_prefix(redis, webdis):
-    names = {b"scan:%d:" % number + name for number, name in enumerate(AWKWARD_NAMES)}
-    names |= {b"scan:%d" % number for number in range(500)}
-    redis.mset(dict.fromkeys(names, b"v") | {b"scam:1": b"v", b"xscan:1": b"v"})
-    found, cursor, steps = set(), b"0", 0
-    while steps == 0 or cursor != b"0":
-        cursor, keys = parse_scan_reply(ask(webdis, scan_body(cursor, b"scan:*", 50)))
-        found.update(keys)
-        steps += 1
-    assert found == names
-    assert steps > 1
+def test_a_key_that_is_denied_does_not_hide_the_others(redis):
+    expected = held(redis, {b"ours": StringState(b"v"), b"theirs": StringState(b"v")})
+    redis.execute_command("ACL", "SETUSER", "default", "resetkeys", "~ours")
+    try:
+        assert looks(redis, b"theirs", b"ours") == [Look(UNREADABLE), expected[b"ours"]]
+        assert pages(redis)[0].looks == {b"theirs": Look(UNREADABLE), b"ours": expected[b"ours"]}
+        _, number, left = summed(redis)
+        assert (number, left) == (2, [])
+    finally:
+        redis.execute_command("ACL", "SETUSER", "default", "allkeys")
 
 
 # Different content.
 
-
-@settings(max_examples=200, deadline=None)
-@given(one=strings | hashes | st.none(), other=strings | hashes | st.none())
-def test_different_states_have_different_digests(one, other):
-    assert (digest(one, expiries=True) == digest(other, expiries=True)) == (one == other)
-
-
 NEIGHBOURS = [
     None,
+    "list",
     StringState(b""),
     StringState(b"v"),
-    StringState(b"v", FAR),
-    StringState(b"v", FAR + 1),
     HashState({b"a": b"bc"}),
     HashState({b"ab": b"c"}),
-    HashState({b"a": b"bc"}, FAR),
     HashState({b"a": b"1", b"b": b"2"}),
     HashState({b"a": b"2", b"b": b"1"}),
     HashState({b"1": b":x"}),
     HashState({b"1:": b"x"}),
     HashState({b"": b"v"}),
     HashState({b"v": b""}),
-    "list",
-    "set",
 ]
 
 
 def test_what_is_easily_mixed_up_is_not():
-    assert len({digest(state, expiries=True) for state in NEIGHBOURS}) == len(NEIGHBOURS)
+    assert len({digest_of(b"k", state) for state in NEIGHBOURS}) == len(NEIGHBOURS)
+    assert digest_of(b"k", StringState(b"ey")) != digest_of(b"ke", StringState(b"y"))
+    assert digest_of(b"1", HashState({b"a": b"1"})) != digest_of(b"2", HashState({b"a": b"1"}))
 
 
-@pytest.mark.parametrize(
-    ("plain", "ends"),
-    [(HashState({b"f": b"v"}), HashState({b"f": b"v"}, FAR)), (StringState(b"v"), StringState(b"v", FAR))],
-)
-def test_an_expiry_counts_only_if_asked_for(plain, ends):
-    assert digest(plain, expiries=False) == digest(ends, expiries=False)
-    assert digest(plain, expiries=True) != digest(ends, expiries=True)
+@settings(max_examples=200, deadline=None)
+@given(one=strings | hashes | st.none(), other=strings | hashes | st.none())
+def test_different_values_have_different_digests(one, other):
+    def value(state):
+        return state if state is None else getattr(state, "value", None) or dict(getattr(state, "fields", {}))
+
+    same = type(one) is type(other) and value(one) == value(other)
+    assert (digest_of(b"k", one) == digest_of(b"k", other)) == same
+
+
+@given(st.dictionaries(values, values, min_size=1, max_size=8))
+def test_the_digest_of_a_hash_comes_from_the_sum_of_its_fields(fields):
+    """So a field can be taken out or put in without the others."""
+    elements = elements_of(fields)
+    assert elements == {name: element_of(name, value) for name, value in fields.items()}
+    assert hash_digest(b"k", total_of(elements.values())) == digest_of(b"k", HashState(fields))
+    first, second = total_of(elements.values())
+    _, element = elements.popitem()
+    less = total_of(elements.values())
+    assert ((less[0] + (element >> 48)) % (1 << 48), (less[1] + element % (1 << 48)) % (1 << 48)) == (first, second)
 
 
 # Replies that are none.
 
+DIGEST = b"0123456789abcde"
+
 
 @pytest.mark.parametrize(
-    "reply",
+    ("told", "look"),
     [
-        b"",
-        b"garbage",
-        b"<html>502</html>",
-        resp(),
-        resp(b"one", b"two", b"three"),
-        resp(b"one", b"two")[:-1],
-        resp(b"one", b"two") + b"more",
-        b"*2\r\n:1\r\n:2\r\n",
-        b"*2\r\n$-1\r\n$1\r\nx\r\n",
-        b"*-1\r\n",
-        b":2\r\n",
-        b"$3\r\none\r\n",
+        (b"", Look(None)),
+        (b"?", Look(UNREADABLE)),
+        (DIGEST, Look(int(DIGEST, 16))),
+        (DIGEST + b" 5", Look(int(DIGEST, 16), 5)),
+        (DIGEST + b" ~5", Look(int(DIGEST, 16), 5, inexact=True)),
     ],
 )
-def test_a_malformed_reply_of_digests(reply):
-    with pytest.raises(ProtocolError):
-        parse_digest_reply(reply, 2)
-
-
-def test_a_refused_script_is_told_apart():
-    with pytest.raises(CommandError, match="NOPERM"):
-        parse_digest_reply(b"-NOPERM no\r\n", 2)
+def test_what_is_told_of_a_key(told, look):
+    assert parse_looks([told], 1) == [look]
+    assert parse_page([b"7", b"key", told]) == Page(b"7", {b"key": look})
 
 
 @pytest.mark.parametrize(
-    "reply", [b"", b"*0\r\n", b"*1\r\n:0\r\n", b"$1\r\n0\r\n", b"*2\r\n$1\r\n0\r\n*0\r\n", b"nothing"]
+    "told",
+    [
+        DIGEST[1:],
+        DIGEST + b"0",
+        DIGEST.upper(),
+        b"-" + DIGEST[1:],
+        b"!!",
+        b"x",
+        DIGEST + b" -1",
+        DIGEST + b" " + b"9" * 19,
+        DIGEST + b" ~~5",
+    ],
 )
-def test_a_malformed_reply_of_a_scan(reply):
-    with pytest.raises(ProtocolError):
-        parse_scan_reply(reply)
-
-
-def test_a_whole_reply_of_a_scan():
-    assert parse_scan_reply(resp(b"17", b"a", b"")) == (b"17", [b"a", b""])
-    assert parse_scan_reply(resp(b"0")) == (b"0", [])
-
-
-@given(st.binary(max_size=60))
-def test_any_bytes_are_a_reply_or_an_error_of_ours(reply):
-    for parse in (lambda: parse_digest_reply(reply, 1), lambda: parse_scan_reply(reply)):
-        with contextlib.suppress(ProtocolError, CommandError):
+def test_what_may_not_be_told_of_a_key(told):
+    for parse in (lambda: parse_looks([told], 1), lambda: parse_page([b"0", b"k", told])):
+        with pytest.raises(ProtocolError):
             parse()
 
 
-def test_a_reply_may_be_about_the_first_keys_only():
-    assert parse_digest_reply(resp(b"one"), 2) == [b"one"]
+def test_what_is_left_for_later():
+    assert parse_page([b"0", b"a", b"!", b"b", DIGEST]) == Page(b"0", {b"b": Look(int(DIGEST, 16))}, (b"a",))
+
+
+@pytest.mark.parametrize("items", [[], [b""] * 3])
+def test_looks_that_were_not_asked_for(items):
+    with pytest.raises(ProtocolError):
+        parse_looks(items, 2)
+
+
+@pytest.mark.parametrize("items", [[], [b"0", b"key"]])
+def test_a_page_that_is_none(items):
+    with pytest.raises(ProtocolError):
+        parse_page(items)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [],
+        [b"0", b"1"],
+        [b"0", b"x", b"0"],
+        [b"0", b"1", b"1"],
+        [b"0", b"1", b"-1", b"k"],
+        [b"0", b"1", b"0", b"7"],
+        [b"0", b"1", b"0", b"256", b"1"],
+        [b"0", b"1", b"0", b"1", b"9" * 19],
+    ],
+)
+def test_sums_that_are_none(items):
+    with pytest.raises(ProtocolError):
+        parse_sums(items, [0] * BUCKETS)
+
+
+def test_sums_are_added():
+    sums = [0] * BUCKETS
+    sums[7] = (1 << 48) - 1
+    assert parse_sums([b"5", b"3", b"1", b"left", b"7", b"2", b"0", b"9"], sums) == Summed(b"5", 3, [b"left"])
+    assert (sums[7], sums[0], sum(sums)) == (1, 9, 10)
+
+
+@given(st.lists(st.binary(max_size=20) | st.sampled_from([b"0", b"1", b"?", b"!", DIGEST, b"255"]), max_size=8))
+def test_any_strings_are_an_answer_or_an_error_of_ours(items):
+    for parse in (parse_page, lambda items: parse_looks(items, 3), lambda items: parse_sums(items, [0] * BUCKETS)):
+        with contextlib.suppress(ProtocolError):
+            parse(items)

@@ -1,0 +1,129 @@
+"""What both sides last agreed on about a key: the third thing that is known beside what they hold.
+
+In: changes that were pushed, applied or found equal. Out: facts to record. Left to others: keeping them (`store`), what
+follows from them (`engine.reconcile`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from redisrepl.changes import (
+    Change,
+    Deleted,
+    ExpirySet,
+    FieldsDeleted,
+    HashSet,
+    HashState,
+    State,
+    StringSet,
+    StringState,
+)
+from redisrepl.wire.digests import element_of, elements_of, string_digest
+
+__all__ = ["NOTHING_AGREED", "Agreed", "Facts", "note_changes", "note_state"]
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """What is known of one key.
+
+    Attributes:
+        digest: of the value that both sides held; None: neither had the key, or nothing is known.
+        number: when that was agreed, by the store's count.
+        expires_at_ms: its expiry, Unix time in milliseconds.
+        total: of a hash, the sums of the digests of its fields, each half by itself.
+        elements: of a hash, the digest of each field; None unless they were asked for.
+        intents: digests that pushes of unknown outcome may have left at the hub.
+        element_intents: likewise for fields.
+        applied: digests that applies of unknown outcome may have left at the site, and that the hub had then.
+        element_applied: likewise for fields.
+    """
+
+    digest: int | None = None
+    number: int = 0
+    expires_at_ms: int | None = None
+    total: tuple[int, int] | None = None
+    elements: Mapping[bytes, int] | None = None
+    intents: tuple[int | None, ...] = ()
+    element_intents: Mapping[bytes, tuple[int | None, ...]] = field(default_factory=dict)
+    applied: tuple[int | None, ...] = ()
+    element_applied: Mapping[bytes, tuple[int | None, ...]] = field(default_factory=dict)
+
+
+NOTHING_AGREED = Agreed()
+
+
+class Facts(Protocol):
+    """What is agreed, or about to be, about some keys: `store.Facts`."""
+
+    def strings(self, keys: Sequence[bytes], digests: Sequence[int]) -> None:
+        """Each key is a string with this digest, without expiry."""
+
+    def string(self, key: bytes, digest: int, expires_at_ms: int | None) -> None:
+        """The key is a string."""
+
+    def fields(self, key: bytes, fields: Mapping[bytes, int], gone: Collection[bytes] = ()) -> None:
+        """These fields of a hash have these digests, those are gone, others are as they were."""
+
+    def hash(self, key: bytes, fields: Mapping[bytes, int], expires_at_ms: int | None) -> None:
+        """The key is a hash with exactly these fields."""
+
+    def gone(self, key: bytes) -> None:
+        """Neither side has the key."""
+
+    def expiry(self, key: bytes, expires_at_ms: int | None) -> None:
+        """The key has this expiry."""
+
+    def forget(self, key: bytes) -> None:
+        """Nothing is agreed about the key any more."""
+
+
+def note_changes(facts: Facts, changes: Iterable[Change]) -> None:
+    """Record that both sides hold what these changes say, once they have happened; those of one key in order.
+
+    Args:
+        facts: where.
+        changes: with their values: no `Touch`, no field of None.
+    """
+    keys: list[bytes] = []
+    digests: list[int] = []
+    for change in changes:
+        if type(change) is StringSet and change.expires_at_ms is None:  # what most are
+            keys.append(change.key)
+            digests.append(string_digest(change.key, change.value))
+            continue
+        if keys:
+            facts.strings(keys, digests)
+            keys, digests = [], []
+        match change:
+            case StringSet(key, value, expires_at_ms):
+                facts.string(key, string_digest(key, value), expires_at_ms)
+            case HashSet(key, fields):
+                facts.fields(
+                    key, {name: element_of(name, value) for name, value in fields.items() if value is not None}
+                )
+            case Deleted(key):
+                facts.gone(key)
+            case FieldsDeleted(key, names):
+                facts.fields(key, {}, names)
+            case ExpirySet(key, expires_at_ms):
+                facts.expiry(key, expires_at_ms)
+    if keys:
+        facts.strings(keys, digests)
+
+
+def note_state(facts: Facts, key: bytes, state: State | Mapping[bytes, bytes | None]) -> None:
+    """Record that both sides hold this: a state, or fields of a hash (None: neither has it)."""
+    match state:
+        case None:
+            facts.gone(key)
+        case StringState(value, expires_at_ms):
+            facts.string(key, string_digest(key, value), expires_at_ms)
+        case HashState(fields, expires_at_ms):
+            facts.hash(key, elements_of(fields), expires_at_ms)
+        case Mapping():
+            held = {name: element_of(name, value) for name, value in state.items() if value is not None}
+            facts.fields(key, held, [name for name, value in state.items() if value is None])

@@ -1,0 +1,362 @@
+"""Everything that decides, in one object: what comes in, and what is to be done.
+
+In: what the links tell (attached, lost, subscribed, flushed, ...), what comparisons find. Out: `outbound` and `inbound`
+with what is to be pushed, fetched and applied; which sides must be compared. Left to others: every wait and every byte
+(`flow`, `local`, `remote`); it is driven alike by the daemon and by the model.
+
+Each event of a link is one method here, which does all that follows from it: nothing has to be kept in step elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import structlog
+
+from redisrepl.changes import KINDS, HashSet, State, Touch
+from redisrepl.doubts import Doubts
+from redisrepl.echo import ExpectedEvents
+from redisrepl.engine.ancestor import Agreed
+from redisrepl.engine.continuity import Continuity, Event, Side
+from redisrepl.engine.evidence import Ring
+from redisrepl.engine.merge import ConflictWinner, Plan, Policy, circumstances, plan_for
+from redisrepl.engine.reconcile import Circumstances
+from redisrepl.inbound import Inbound
+from redisrepl.namespaces import printable
+from redisrepl.outbound import Outbound
+from redisrepl.pushes import OutboundOptions
+from redisrepl.wire.commands import ChangeDecoder
+from redisrepl.wire.digests import digest_of
+
+__all__ = ["Core", "CoreOptions", "InitialSync", "Loss"]
+
+_log = structlog.get_logger("redisrepl")
+
+InitialSync = Literal["both", "push", "pull", "none"]
+
+#: Conflicts that are named in the log one by one between two comparisons; of more, their number.
+_NAMED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class CoreOptions:
+    """How it decides.
+
+    Attributes:
+        origin: who we are, in transactions that we apply.
+        pulls: what others write at the hub is applied to the site (`-rc`).
+        winner: whose value wins where both sides changed.
+        initial_sync: which way the first contact copies what has no ancestor.
+        max_memory: bytes for changes that wait for the hub.
+        max_keys: how many keys may wait, each way.
+        every_write: each change of a key reaches the hub, in order.
+        expectations: how many fit into each echo map.
+        event_patience: seconds after which an event that did not come is overdue.
+    """
+
+    origin: bytes = b""
+    pulls: bool = True
+    winner: ConflictWinner = "hub"
+    initial_sync: InitialSync = "both"
+    max_memory: int = 96 << 20
+    max_keys: int = 2_000_000
+    every_write: bool = False
+    expectations: int = 300_000
+    event_patience: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What lost a conflict.
+
+    Attributes:
+        key: whose.
+        winner: the side whose value replaces it.
+        value: of the loser; of a hash, the fields that lost.
+    """
+
+    key: bytes
+    winner: ConflictWinner
+    value: State
+
+
+class Core:
+    """Decides for one site and one hub.
+
+    Args:
+        covers: whether a key belongs to the namespaces.
+        kinds: which of `changes.KINDS` are replicated.
+        database: of the site.
+        options: see there.
+        continuity: what is known of both histories, from the last process.
+        ring: the last changes seen of the site, likewise.
+        keep: called with what loses a conflict.
+
+    Attributes:
+        outbound: site to hub.
+        inbound: hub to site; None if nothing is pulled.
+        conflicts: keys that lost something, since the start.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a core is made of
+        self,
+        covers: Callable[[bytes], bool],
+        kinds: frozenset[str] = KINDS,
+        database: int = 0,
+        options: CoreOptions | None = None,
+        *,
+        continuity: Continuity | None = None,
+        ring: Ring | None = None,
+        keep: Callable[[Loss], None] = lambda _: None,
+        outbound: type[Outbound] = Outbound,
+        inbound: type[Inbound] = Inbound,
+    ) -> None:
+        self.options = options = options or CoreOptions()
+        self.continuity = continuity or Continuity()
+        self.ring = ring or Ring()
+        self._seen_before = Ring()  # of the history that the site had before it was judged last
+        self._applies: dict[int, float] = {}  # by number, before which offset the stream shows them
+        self.policy = Policy(kinds, options.winner)
+        self.expected_local = ExpectedEvents(options.expectations)
+        self.expected_remote = ExpectedEvents(options.expectations)
+        self.conflicts = 0
+        self._keep = keep
+        self._named = 0
+        self.inbound = (
+            inbound(
+                covers=covers,
+                kinds=kinds,
+                expected_local=self.expected_local,
+                expected_remote=self.expected_remote,
+                busy=self._busy,
+                epoch=lambda: self.continuity.epoch,
+                whole=lambda: self.continuity.site.settled,
+                event_patience=options.event_patience,
+                max_keys=options.max_keys,
+            )
+            if options.pulls
+            else None
+        )
+        self.outbound = outbound(
+            ChangeDecoder(covers, kinds, database),
+            self.expected_local,
+            self.expected_remote if options.pulls else None,
+            self.inbound,
+            OutboundOptions(
+                origin=options.origin,
+                max_bytes=options.max_memory,
+                max_keys=options.max_keys,
+                yields=options.pulls or options.winner == "hub",
+                event_patience=options.event_patience,
+                every_write=options.every_write,
+            ),
+            Doubts(
+                options.max_memory // 4,
+                options.max_keys,
+                kinds,
+                self.inbound,
+                may_judge=lambda: self.continuity.site.followed and self.continuity.site.judged,
+                went_back=self._site_went_back,
+                evicts=lambda: self.continuity.site.evicts and not self.continuity.site.flushed,
+            ),
+        )
+
+    def _site_went_back(self, key: bytes, state: State, ancestor: Agreed) -> bool:
+        """Whether what the site holds for a key may be older than what was agreed on.
+
+        What it was seen to write after the agreement is newer, whatever else it has lost.
+        """
+        if ancestor.number <= self.continuity.site.proved:
+            return False
+        last = self.ring.last(key) or self._seen_before.last(key)
+        return last is None or last.number < ancestor.number or last.digest != digest_of(key, state)
+
+    def _busy(self, key: bytes) -> bool:
+        return self.outbound.busy(key)
+
+    # What happens to the links.
+
+    def site_lost(self) -> None:
+        """The site is not followed any more."""
+        self.continuity.happened("site", Event.DETACHED)
+
+    def site_attached(self) -> None:
+        """The site is followed; what its history is turns out in a moment (`judged`)."""
+        self.continuity.happened("site", Event.ATTACHED)
+
+    def site_missed(self) -> None:
+        """What the site did since it was followed last is not told by its stream."""
+        self.continuity.happened("site", Event.MISSED, "the site's stream has a gap")
+
+    def site_began_anew(self) -> None:
+        """There is no position to go on from: what was expected of the stream until now may have been missed."""
+        self.outbound.start_over()
+
+    def hub_heard(self) -> None:
+        """The hub's events are heard from now on: what was expected of the link before may have been missed."""
+        self.continuity.happened("hub", Event.ATTACHED)
+        if self.inbound is not None:
+            self.inbound.resubscribed()
+
+    def judged(self, side: Side, event: Event, reason: str = "", *, proved: float = math.inf) -> None:
+        """What the history of a server is, at the end of a link that was made."""
+        self.continuity.happened(side, event, reason, proved=proved)
+        if side == "site" and event is not Event.RESUMED:
+            # What is seen from here on does not follow upon what was seen before.
+            self._seen_before, self.ring = self.ring, Ring(number=self.ring.number)
+            self._applies = {number: offset for number, offset in self._applies.items() if offset == math.inf}
+
+    def flushed(self, side: Side) -> None:
+        """A side removed everything that it held."""
+        self.continuity.happened(side, Event.FLUSHED, f"the {side} was flushed")
+
+    def overdue(self, now: float) -> None:
+        """Time passes."""
+        if self.inbound is not None:
+            self.inbound.tick(now)
+        self._owe_what_found_no_room()
+
+    def _owe_what_found_no_room(self) -> None:
+        """Compare for what could not be kept; until that is done, the position before it is the one to go on from."""
+        outbound, inbound = self.outbound, self.inbound
+        if inbound is not None and inbound.overflowed:
+            inbound.overflowed = False
+            self.continuity.happened("hub", Event.MISSED, "more keys changed at the hub than --max-keys")
+        if outbound.pending.overflowed or outbound.doubtful.overflowed:
+            outbound.pending.overflowed = outbound.doubtful.overflowed = False
+            outbound.unswept = True
+            self.continuity.happened("site", Event.MISSED, "more keys waited than --max-keys")
+        if outbound.flushed is not None:
+            outbound.flushed, outbound.unswept = None, True
+            self.flushed("site")
+
+    # What comparisons find.
+
+    def differs(self, side: Side, keys: Collection[bytes]) -> None:
+        """What a side holds for these keys is not what was agreed on."""
+        ways = self.options.initial_sync
+        if self.inbound is not None:
+            self.inbound.suspect(keys)
+        elif ways in ("pull", "none") and not self.continuity.of(side).missed:
+            return  # it was different when we came, and stays so
+        elif side == "site":
+            for key in keys:
+                self.outbound.doubt(key)
+        elif self.options.winner == "site":
+            for key in keys:
+                self.outbound.add(Touch(key))
+        else:
+            for key in keys:
+                self.outbound.doubt(key)
+
+    def compared(self, sides: Iterable[Side]) -> None:
+        """These sides were gone through, and nothing of what was found is left."""
+        for side in sides:
+            self.continuity.happened(side, Event.COMPARED)
+        if "site" in sides:
+            self.outbound.unswept = False
+        if self._named > _NAMED:
+            _log.warning("conflict.resolved", more_keys=self._named - _NAMED)
+        self._named = 0
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is in doubt."""
+        return not len(self.outbound.doubtful) and (self.inbound is None or not self.inbound.compares)
+
+    @property
+    def certain(self) -> bool:
+        """Whether, beyond that, both sides were compared since anything may have been missed."""
+        continuity = self.continuity
+        settled = continuity.site.settled and continuity.hub.settled
+        return self.quiet and continuity.known and settled and not self.outbound.read_again_to
+
+    # What is to be done with one key.
+
+    def must_ask(self, *, suspect: bool) -> bool:
+        """Whether the ancestor of a fetched key must be known, even if the hub lacks nothing of it."""
+        return suspect or not self.continuity.site.settled
+
+    def plan(self, key: bytes, site: State, hub: State, ancestor: Agreed | None, now_ms: float) -> Plan:
+        """What to do with a key of which all of this is known."""
+        about = circumstances(
+            Circumstances(
+                removals="del" in self.policy.kinds,
+                site_evicts=self.continuity.site.evicts and not self.continuity.site.flushed,
+                hub_evicts=self.continuity.hub.evicts and not self.continuity.hub.flushed,
+            ),
+            ancestor,
+            now_ms=now_ms,
+            proved_at_site=math.inf if ancestor is None or not self._site_went_back(key, site, ancestor) else -1,
+            proved_at_hub=self.continuity.hub.proved,
+        )
+        plan = plan_for(key, site, hub, ancestor, self.policy, about)
+        if ancestor is None:
+            self._restrict(plan)
+        return plan
+
+    def _restrict(self, plan: Plan) -> None:
+        """What has no ancestor is copied the ways that `--initial-sync` says, unless it may be newer than that."""
+        ways = self.options.initial_sync
+        if ways not in ("both", "pull") and not self.continuity.hub.missed:
+            plan.apply = []
+        if ways not in ("both", "push") and not self.continuity.site.missed:
+            plan.push = None
+        if not plan.apply and plan.push is None:
+            plan.lost = None
+
+    def push_planned(self, plan: Plan) -> None:
+        """Have the hub get its part of a plan."""
+        if plan.push is None:
+            return
+        if plan.winner == "site":
+            self._name(plan)
+        self.outbound.doubt(plan.key, plan.push, plan.expected)
+
+    def applied_planned(self, plan: Plan) -> None:
+        """The site holds its part of a plan now."""
+        if plan.winner == "hub":
+            self._name(plan)
+
+    def _name(self, plan: Plan) -> None:
+        """The loser of a conflict is named, and kept."""
+        if plan.lost is None or plan.winner is None:
+            return
+        self.conflicts += 1
+        self._named += 1
+        if self._named <= _NAMED:
+            _log.warning("conflict.resolved", key=printable(plan.key), winner=plan.winner)
+        self._keep(Loss(plan.key, plan.winner, plan.lost))
+
+    def applies(self, number: int, offset: float | None = math.inf) -> None:
+        """Something is applied to the site under this number, and its stream will show it.
+
+        Args:
+            number: of the batch.
+            offset: it will be shown before this; infinity: that is not known yet; None: it was not applied.
+        """
+        if offset is None:
+            self._applies.pop(number, None)
+        else:
+            self._applies[number] = offset
+
+    def saw(self, number: int) -> list[bytes]:
+        """Remember the last changes of the site, as evidence of its history.
+
+        Args:
+            number: of agreements by now.
+
+        Returns:
+            Keys of which a change told no value.
+        """
+        changes = self.outbound.take_recent()
+        read_to = self.outbound.read_to
+        self._applies = {apply: offset for apply, offset in self._applies.items() if offset > read_to}
+        self.ring.add(min(number, min(self._applies, default=math.inf) - 1), changes)
+        untold = (
+            c.key for c in changes if isinstance(c, Touch) or (isinstance(c, HashSet) and None in c.fields.values())
+        )
+        return list(dict.fromkeys(untold))

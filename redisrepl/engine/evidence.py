@@ -1,0 +1,178 @@
+"""Which part of its history a server still holds that was restarted, judged from what it holds now.
+
+In: the last changes that were seen of it, in order, and what it holds now. Out: up to which of them it has all. Left to
+others: asking it, and what follows (`engine.continuity`).
+
+What a Redis restores after a restart, or a replica has that takes over, is a prefix of its history: a change is there
+only if all earlier ones are. So the last few hundred changes are remembered with their digests, and the prefix is found
+that fits what the server holds now. Clients may have written since, so not every key needs to fit; of several prefixes
+that fit equally well the shortest is taken, which claims the least.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from redisrepl.changes import Change, Deleted, HashSet, StringSet
+from redisrepl.wire.digests import element_of, string_digest
+
+__all__ = ["RING", "Ring", "Seen", "proved"]
+
+#: Changes that are remembered.
+RING = 128
+#: Fields of one change that are remembered.
+_FIELDS = 16
+#: At least so many of the places changed in a prefix must fit, and three quarters of them; or so many that hold a value
+#: they held at no other time, though clients have overwritten the others since.
+_WITNESSES = 5
+_PART = 4
+
+
+class Seen(NamedTuple):
+    """A change that was seen.
+
+    Attributes:
+        number: agreements up to this one were made before it.
+        key: what changed.
+        field: of a hash; None: the key as a whole.
+        digest: of what is there since; None: nothing.
+    """
+
+    number: int
+    key: bytes
+    field: bytes | None
+    digest: int | None
+
+    @property
+    def place(self) -> tuple[bytes, bytes | None]:
+        """What changed."""
+        return self.key, self.field
+
+
+class Ring:
+    """The last changes that were seen of one server.
+
+    Args:
+        seen: they, in order.
+        number: agreements up to this one are about what was seen by then.
+
+    Attributes:
+        number: likewise.
+    """
+
+    def __init__(self, seen: Iterable[Seen] = (), number: int = 0) -> None:
+        self._seen: deque[Seen] = deque(seen, maxlen=RING)
+        self.number = number
+
+    def __iter__(self) -> Iterator[Seen]:
+        return iter(self._seen)
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def last(self, key: bytes) -> Seen | None:
+        """The last change that told what a key holds as a whole."""
+        return next((seen for seen in reversed(self._seen) if seen.key == key and seen.field is None), None)
+
+    def add(self, now: float, changes: Iterable[Change]) -> None:
+        """These are the newest changes, and so many agreements there are now; what tells no value is no witness."""
+        number, self.number = self.number, max(self.number, int(now))
+        for change in changes:
+            match change:
+                case StringSet(key, value):
+                    self._seen.append(Seen(number, key, None, string_digest(key, value)))
+                case HashSet(key, fields):
+                    for name, known in list(fields.items())[-_FIELDS:]:
+                        if known is not None:
+                            self._seen.append(Seen(number, key, name, element_of(name, known)))
+                case Deleted(key):
+                    self._seen.append(Seen(number, key, None, None))
+
+    def add_read(self, held: Mapping[bytes, int | None]) -> None:
+        """Keys of which a change told no value were read to hold this now."""
+        self._seen.extend(Seen(self.number, key, None, digest) for key, digest in held.items())
+
+    def saved(self) -> dict[str, object]:
+        """As JSON can hold it."""
+        seen = [[s.number, s.key.hex(), None if s.field is None else s.field.hex(), s.digest] for s in self._seen]
+        return {"number": self.number, "seen": seen}
+
+    @classmethod
+    def load(cls, document: object) -> Ring:
+        """From what was saved; what cannot be read is left out, which only proves less."""
+        seen: list[Seen] = []
+        match document:
+            case {"number": int(number), "seen": list(entries)}:
+                pass
+            case _:
+                return cls()
+        for entry in entries:
+            match entry:
+                case [int(before), str(key), str() | None as name, int() | None as digest]:
+                    with suppress(ValueError):
+                        field = None if name is None else bytes.fromhex(name)
+                        seen.append(Seen(before, bytes.fromhex(key), field, digest))
+        return cls(seen, number)
+
+
+def proved(ring: Ring, held: Mapping[tuple[bytes, bytes | None], int | None]) -> float:
+    """Up to which number a server holds what was agreed.
+
+    Args:
+        ring: the last changes that were seen of it.
+        held: what each place of them holds now.
+
+    Returns:
+        The number; 0: nothing is proved. What was agreed after the ring was brought up to date, it cannot prove.
+    """
+    changes = list(ring)
+    unique = _unique(changes)
+    state: dict[tuple[bytes, bytes | None], int | None] = {}
+    fits = best = alive = strong = 0
+    found, proves, end = 0.0, False, 0
+    for index, seen in enumerate(changes):
+        place = seen.place
+        now, was = held.get(place), state.get(place)
+        # A removal is no witness: a server that lost everything lacks the key too.
+        fits += (seen.digest is not None and now == seen.digest) - (was is not None and now == was)
+        alive += (seen.digest is not None) - (was is not None)
+        strong += seen.digest is not None and now == seen.digest and seen in unique
+        state[place] = seen.digest
+        if fits > best:
+            proves = (fits >= _WITNESSES and _PART * fits >= (_PART - 1) * alive) or (
+                strong >= _WITNESSES and strong > _PART * _against(state, held, changes[: index + 1])
+            )
+            best, found, end = fits, float(seen.number) if proves else 0.0, index + 1
+    if proves and all(_was_written_since(seen, held, changes[:end]) for seen in changes[end:]):
+        return float(ring.number)
+    return found
+
+
+def _unique(changes: Sequence[Seen]) -> set[Seen]:
+    """Changes to a value that their place held at no other time, among others: nothing but they can explain it."""
+    values: dict[tuple[bytes, bytes | None], Counter[int | None]] = {}
+    for seen in changes:
+        values.setdefault(seen.place, Counter())[seen.digest] += 1
+    return {seen for seen in changes if len(of_place := values[seen.place]) > 1 and of_place[seen.digest] == 1}
+
+
+def _against(
+    state: Mapping[tuple[bytes, bytes | None], int | None],
+    held: Mapping[tuple[bytes, bytes | None], int | None],
+    changes: Sequence[Seen],
+) -> int:
+    """Places that hold a value again that these changes had overwritten."""
+    before = {seen.place for seen in changes if seen.digest is not None and held.get(seen.place) == seen.digest}
+    return sum(held.get(place) != state[place] for place in before)
+
+
+def _was_written_since(
+    seen: Seen, held: Mapping[tuple[bytes, bytes | None], int | None], prefix: Sequence[Seen]
+) -> bool:
+    """Whether a place that is known from this prefix holds neither what it held then nor nothing: a client's write."""
+    known = {earlier.digest for earlier in prefix if earlier.place == seen.place}
+    now = held.get(seen.place)
+    return now is not None and bool(known) and now not in known

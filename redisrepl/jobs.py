@@ -1,0 +1,165 @@
+"""What is to be done with keys that `applying` took: what the feed told, or what was fetched.
+
+In: keys that are watched at the site. Out: what is to be applied to each, and what both sides agree on then. Left to
+others: taking keys and applying (`applying`), deciding (`engine.core`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+from redisrepl.changes import Change, HashState, State
+from redisrepl.differences import difference, lacks, news_of
+from redisrepl.engine.ancestor import note_state
+from redisrepl.engine.core import Core
+from redisrepl.engine.merge import Plan
+from redisrepl.errors import LinkLostError
+from redisrepl.store import Facts, Store
+from redisrepl.wire.digests import DISPUTED
+
+__all__ = ["FetchedJob", "Job", "Site", "ToldJob"]
+
+#: Fields from which on a hash is large: as many as a script copies while a round trip within a machine takes place.
+_LARGE = 500
+
+
+class Site(Protocol):
+    """What is compared with: `local.read.SiteReader`."""
+
+    def request(self, keys: Sequence[bytes], large: frozenset[bytes]) -> Sequence[Sequence[bytes]]:
+        """Commands that ask for it; `large` hashes one by one."""
+
+    async def states(self, keys: Sequence[bytes], replies: Sequence[object], large: frozenset[bytes]) -> list[State]:
+        """What these keys hold, from the replies to that and, if need be, more."""
+
+
+class Job(Protocol):
+    """What is to be done with the keys that one round of `Applying` took."""
+
+    large: frozenset[bytes]
+    reads: bool
+    final: bool  # what the site refuses is dropped, by name; otherwise it is fetched
+
+    async def changes(self, keys: Sequence[bytes], replies: Sequence[object]) -> Mapping[bytes, Sequence[Change]]:
+        """What is to be applied to each of these, which are watched now; `replies`: to what was read of them."""
+
+    def agreed(self, key: bytes, facts: Facts) -> None:
+        """Note what both sides hold of this key beside its changes."""
+
+    def decided(self, key: bytes) -> None:
+        """What was found out about this key is not stale, and nothing of it can fail any more but an apply."""
+
+    def applied(self, key: bytes) -> None:
+        """The changes of this key were applied."""
+
+
+class ToldJob:
+    """What the feed told: it is applied as it is.
+
+    Args:
+        told: by key.
+        site: is asked first, and what would change nothing is left out; None: it is not. Where the site is followed by
+            its events, another redisrepl beside it would take each apply for a client's write, and push it back.
+    """
+
+    large: frozenset[bytes] = frozenset()
+    final = False
+
+    def __init__(self, told: Mapping[bytes, Sequence[Change]], site: Site | None) -> None:
+        self._told = told
+        self._site = site
+        self.reads = site is not None
+
+    async def changes(self, keys: Sequence[bytes], replies: Sequence[object]) -> Mapping[bytes, Sequence[Change]]:
+        """See `Job.changes`."""
+        if self._site is None:
+            return self._told
+        states = await self._site.states(keys, replies, self.large)
+        return {key: news_of(self._told[key], state) for key, state in zip(keys, states, strict=True)}
+
+    def agreed(self, key: bytes, facts: Facts) -> None:
+        """There is nothing beside the apply."""
+
+    def decided(self, key: bytes) -> None:
+        """Likewise."""
+
+    def applied(self, key: bytes) -> None:
+        """Likewise."""
+
+
+class FetchedJob:
+    """What was fetched: compared with the site and, where that alone does not tell what to do, with the ancestor.
+
+    Args:
+        core: decides.
+        site: is compared with.
+        store: remembers the ancestor.
+        same_hub: see `Applying`.
+        states: what the hub holds, by key.
+        suspect: which of the keys may have changed on both sides.
+    """
+
+    reads = True
+    final = True
+
+    def __init__(
+        self,
+        core: Core,
+        site: Site,
+        store: Store,
+        same_hub: Callable[[], Awaitable[bool]],
+        states: Mapping[bytes, State],
+        suspect: Mapping[bytes, bool],
+    ) -> None:
+        self._core = core
+        self._site = site
+        self._store = store
+        self._same_hub = same_hub
+        self._states = states
+        self._suspect = suspect
+        self._plans: dict[bytes, Plan] = {}
+        self.large = frozenset(
+            key for key, state in states.items() if isinstance(state, HashState) and len(state.fields) >= _LARGE
+        )
+
+    async def changes(self, keys: Sequence[bytes], replies: Sequence[object]) -> Mapping[bytes, Sequence[Change]]:
+        """See `Job.changes`."""
+        core, states = self._core, self._states
+        held = dict(zip(keys, await self._site.states(keys, replies, self.large), strict=True))
+        asked = [k for k in keys if core.must_ask(suspect=self._suspect[k]) or lacks(states[k], held[k])]
+        lacking = [key for key in asked if lacks(states[key], held[key])]
+        if lacking and not await self._same_hub():
+            raise LinkLostError("the hub is not the server any more that it was: nothing is removed for what it lacks")
+        ancestors = await self._store.lookup(asked, elements=True) if asked else {}
+        now_ms = time.time() * 1000
+        for key in asked:
+            self._plans[key] = core.plan(key, held[key], states[key], ancestors.get(key), now_ms)
+        kinds = core.policy.kinds
+        return {
+            key: self._plans[key].apply if key in self._plans else difference(key, states[key], held[key], kinds)
+            for key in keys
+        }
+
+    def agreed(self, key: bytes, facts: Facts) -> None:
+        """See `Job.agreed`."""
+        plan = self._plans.get(key)
+        if plan is None:
+            return
+        if plan.disputed:
+            facts.string(key, DISPUTED, None)
+        if plan.agreed != "nothing":
+            note_state(facts, key, plan.agreed)
+        if plan.expiry != "nothing":
+            facts.expiry(key, plan.expiry)
+
+    def decided(self, key: bytes) -> None:
+        """See `Job.decided`."""
+        if (plan := self._plans.get(key)) is not None:
+            self._core.push_planned(plan)
+
+    def applied(self, key: bytes) -> None:
+        """See `Job.applied`."""
+        if (plan := self._plans.get(key)) is not None:
+            self._core.applied_planned(plan)

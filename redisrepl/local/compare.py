@@ -1,0 +1,120 @@
+"""What a comparison asks of the site: sums, digests, and pages of its keys.
+
+In: a namespace, keys. Out: what `wire.digests` makes of the answers. Left to others: comparing (`comparison`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import redis.asyncio
+import redis.exceptions
+
+from redisrepl.errors import ProtocolError
+from redisrepl.local.address import SiteAddress
+from redisrepl.local.connection import translated
+from redisrepl.local.read import SiteReader, scripts_denied
+from redisrepl.namespaces import glob_escape
+from redisrepl.wire.digests import (
+    LOOK_SCRIPT,
+    PAGE_SCRIPT,
+    SUMS_SCRIPT,
+    WORK,
+    Look,
+    Page,
+    Summed,
+    add_sums,
+    bucket_of,
+    look_at,
+    parse_looks,
+    parse_page,
+    parse_sums,
+    wanted_buckets,
+)
+
+__all__ = ["SiteComparer"]
+
+#: Bytes of the site's values that are held at a time, where they must be read.
+_TOGETHER = 8 << 20
+
+
+class SiteComparer:
+    """Reads the site's Redis for a comparison; where scripts are refused, values are read instead of digests.
+
+    Args:
+        client: its connection is used by nobody else at the time.
+        address: for messages.
+        reader: reads values.
+        expiries: whether expiries are compared.
+    """
+
+    def __init__(
+        self, client: redis.asyncio.Redis, address: SiteAddress, reader: SiteReader, *, expiries: bool
+    ) -> None:
+        self._client = client
+        self._address = address
+        self._reader = reader
+        self._expiries = b"1" if expiries else b"0"
+        self._scripts = True
+
+    async def sums(self, prefix: bytes, cursor: bytes, count: int, sums: list[int]) -> Summed:
+        """Add the keys of one step of a scan to the sums of their buckets."""
+        reply = await self._script(SUMS_SCRIPT, cursor, glob_escape(prefix) + b"*", b"%d" % count, b"%d" % WORK)
+        if reply is not None:
+            return parse_sums(reply, sums)
+        page = await self._read_page(prefix, cursor, count, None)
+        add_sums(sums, page.looks)
+        return Summed(page.cursor, len(page.looks))
+
+    async def page(self, prefix: bytes, cursor: bytes, count: int, buckets: Collection[int] | None) -> Page:
+        """Keys of a namespace, from cursor `0` on, in these buckets (None: all). Some may come twice."""
+        words = (
+            self._expiries,
+            cursor,
+            glob_escape(prefix) + b"*",
+            b"%d" % count,
+            b"%d" % WORK,
+            *wanted_buckets(buckets),
+        )
+        reply = await self._script(PAGE_SCRIPT, *words)
+        return parse_page(reply) if reply is not None else await self._read_page(prefix, cursor, count, buckets)
+
+    async def looks(self, keys: Sequence[bytes]) -> list[Look]:
+        """What these keys hold."""
+        looks: list[Look] = []
+        while len(looks) < len(keys):
+            rest = keys[len(looks) :]
+            reply = await self._script(LOOK_SCRIPT, self._expiries, b"%d" % WORK, *rest)
+            if reply is None:
+                return list((await self._read(keys)).values())
+            looks += parse_looks(reply, len(rest))
+        return looks
+
+    async def _read_page(self, prefix: bytes, cursor: bytes, count: int, buckets: Collection[int] | None) -> Page:
+        following, keys = await self._reader.page(prefix, cursor, count)
+        return Page(following, await self._read([k for k in keys if buckets is None or bucket_of(k) in buckets]))
+
+    async def _read(self, keys: Sequence[bytes]) -> dict[bytes, Look]:
+        looks: dict[bytes, Look] = {}
+        left = list(keys)
+        while left:
+            states = await self._reader.first_states(left, _TOGETHER)
+            looks |= {key: look_at(key, state) for key, state in zip(left, states, strict=False)}
+            left = left[len(states) :]
+        return looks
+
+    async def _script(self, script: bytes, *words: bytes) -> list[bytes] | None:
+        """The reply to a script; None if the site allows none."""
+        if not self._scripts:
+            return None
+        with translated(self._address):
+            try:
+                reply = await self._client.execute_command("EVAL", script, 0, *words)  # type: ignore[no-untyped-call]
+            except redis.exceptions.ResponseError as error:
+                if not scripts_denied(error):
+                    raise
+                self._scripts = False
+                return None
+        if not isinstance(reply, list) or not set(map(type, reply)) <= {bytes}:
+            raise ProtocolError(f"the site's Redis {self._address} answered a script with something else than strings")
+        return reply

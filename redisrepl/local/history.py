@@ -1,0 +1,128 @@
+"""What the site tells of its history, and whether it still holds the last changes that were seen of it.
+
+In: INFO, and the values of a few hundred keys. Out: `SiteFacts`, digests. Left to others: what follows from them
+(`judging`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio
+import redis.exceptions
+
+from redisrepl.changes import HashState, State
+from redisrepl.local.address import SiteAddress
+from redisrepl.local.connection import translated
+from redisrepl.local.read import SiteReader
+from redisrepl.wire.digests import digest_of, element_of
+
+__all__ = ["SiteFacts", "SiteHistory"]
+
+_MAX_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFacts:
+    """What the site tells; empty or None: it does not.
+
+    Attributes:
+        run_id: of its process.
+        role: `master` or `slave`.
+        replid, offset: of its history now.
+        earlier, earlier_to: of the history that it went on from after a failover, and up to which offset.
+        evicted: how many keys it has evicted since it started, or its counters were reset.
+    """
+
+    run_id: str = ""
+    role: str = ""
+    replid: str = ""
+    offset: int = 0
+    earlier: str = ""
+    earlier_to: int = 0
+    evicted: int = 0
+
+    def continues(self, replid: str, seen: int) -> bool:
+        """Whether all of a history up to this offset is included in this one."""
+        if replid == self.replid:
+            return self.offset >= seen
+        return replid == self.earlier and self.earlier_to > seen
+
+    @property
+    def alone(self) -> bool:
+        """Whether it has always been its own master; a master whose last replica is long gone takes a new id."""
+        return self.role == "master" and not self.earlier.strip("0")  # redis-py makes a number of forty zeros
+
+
+class SiteHistory:
+    """Asks the site.
+
+    Args:
+        client: its connection is used by nobody else at the time.
+        address: for messages.
+        reader: reads keys.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis, address: SiteAddress, reader: SiteReader) -> None:
+        self._client = client
+        self._address = address
+        self._reader = reader
+
+    async def ask(self) -> SiteFacts:
+        """What the site tells now; nothing where INFO is not allowed.
+
+        Raises:
+            RedisreplError: it cannot be asked.
+        """
+        told: dict[str, Any] = {}
+        with translated(self._address):
+            pipeline = self._client.pipeline(transaction=False)
+            for section in ("server", "replication", "stats"):
+                pipeline.info(section)
+            for reply in await pipeline.execute(raise_on_error=False):
+                if isinstance(reply, redis.exceptions.ResponseError):
+                    continue
+                if isinstance(reply, Exception):
+                    raise reply
+                if isinstance(reply, Mapping):
+                    told |= {_text(name): value for name, value in reply.items()}
+        return SiteFacts(
+            run_id=_text(told.get("run_id", "")),
+            role=_text(told.get("role", "")),
+            replid=_text(told.get("master_replid", "")),
+            offset=_number(told.get("master_repl_offset")),
+            earlier=_text(told.get("master_replid2", "")),
+            earlier_to=_number(told.get("second_repl_offset")),
+            evicted=_number(told.get("evicted_keys")),
+        )
+
+    async def held(self, places: Iterable[tuple[bytes, bytes | None]]) -> dict[tuple[bytes, bytes | None], int | None]:
+        """The digests of what the site holds now at these places: keys, and fields of hashes.
+
+        Raises:
+            RedisreplError: it cannot be asked.
+        """
+        held: dict[tuple[bytes, bytes | None], int | None] = dict.fromkeys(places)
+        keys = list(dict.fromkeys(key for key, _ in held))
+        states: dict[bytes, State] = {}
+        while len(states) < len(keys):
+            rest = keys[len(states) :]
+            states |= dict(zip(rest, await self._reader.first_states(rest, _MAX_BYTES), strict=False))
+        for key, field in held:
+            state = states[key]
+            if field is None:
+                held[key, field] = digest_of(key, state)
+            elif isinstance(state, HashState) and (value := state.fields.get(field)) is not None:
+                held[key, field] = element_of(field, value)
+        return held
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _number(value: object) -> int:
+    text = _text(value)
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0  # noqa: PLR2004 - digits of 64 bits

@@ -1,0 +1,89 @@
+"""What the hub tells of its history: which process it is, what it removed as a whole, whether it evicts.
+
+In: INFO. Out: `HubFacts`. Left to others: what follows from them (`judging`), the fence (`remote.fence`).
+
+`FLUSHALL`, `FLUSHDB` and `SWAPDB` change every key without an event; Redis counts them, and says so in INFO.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import structlog
+
+from redisrepl.errors import CommandRefusedError
+from redisrepl.remote.session import HubSession
+
+__all__ = ["HubFacts", "HubHistory", "parse_info"]
+
+_log = structlog.get_logger("redisrepl")
+
+_RUN = re.compile(rb"^run_id:(\w{1,64})", re.MULTILINE)
+_CALLS = re.compile(rb"^cmdstat_(?:flushall|flushdb|swapdb):calls=(\d{1,18})", re.MULTILINE)
+_PROCESSED = re.compile(rb"^total_commands_processed:(\d{1,18})", re.MULTILINE)
+_EVICTED = re.compile(rb"^evicted_keys:(\d{1,18})", re.MULTILINE)
+
+
+class HubFacts(NamedTuple):
+    """What the hub tells.
+
+    Attributes:
+        run_id: of its process; empty: it does not tell.
+        flushes: how often a database was emptied or exchanged, since it started or its counters were reset.
+        evicted: how many keys it has evicted since then.
+        processed: how many commands it has executed since then.
+    """
+
+    run_id: str = ""
+    flushes: int = 0
+    evicted: int = 0
+    processed: int = 0
+
+    def flushed_since(self, before: HubFacts) -> bool:
+        """Whether the same process has emptied or exchanged a database since then."""
+        return self.flushes > (before.flushes if self.processed >= before.processed else 0)
+
+    def evicted_since(self, before: HubFacts) -> bool:
+        """Whether the same process has evicted keys since then."""
+        return self.evicted > (before.evicted if self.processed >= before.processed else 0)
+
+
+def parse_info(info: bytes) -> HubFacts:
+    """What `INFO all` tells."""
+    run, evicted, processed = _RUN.search(info), _EVICTED.search(info), _PROCESSED.search(info)
+    return HubFacts(
+        run[1].decode("ascii", "replace") if run else "",
+        sum(int(match[1]) for match in _CALLS.finditer(info)),
+        int(evicted[1]) if evicted else 0,
+        int(processed[1]) if processed else 0,
+    )
+
+
+class HubHistory:
+    """Asks the hub.
+
+    Args:
+        session: HTTPS to the hub.
+    """
+
+    def __init__(self, session: HubSession) -> None:
+        self._session = session
+        self._refused = False
+
+    async def ask(self) -> HubFacts:
+        """What the hub tells now; nothing where INFO is not allowed, which is said once.
+
+        Raises:
+            RedisreplError: it cannot be asked.
+        """
+        try:
+            info = await self._session.command(b"INFO", b"all")
+        except CommandRefusedError as error:
+            if not self._refused:
+                self._refused = True
+                hint = "let this client run INFO at the hub; until then a flush of it is undone by the sites"
+                _log.warning("hub.flushes_unknown", error=str(error), hint=hint)
+            return HubFacts()
+        self._refused = False
+        return parse_info(info if isinstance(info, bytes) else b"")

@@ -1,0 +1,8 @@
+"""What both sides last agreed on, kept on disk: a journal, and the database that it is folded into."""
+
+from redisrepl.store.directory import Pair, StateDirectoryError, default_directory
+from redisrepl.store.facts import Facts
+from redisrepl.store.folding import Agreed
+from redisrepl.store.store import Store, open_store
+
+__all__ = ["Agreed", "Facts", "Pair", "StateDirectoryError", "Store", "default_directory", "open_store"]

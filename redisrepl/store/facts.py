@@ -1,0 +1,234 @@
+"""What is agreed about keys, as bytes, and many such facts conflated to one entry a key.
+
+In: keys and digests from the engine, or their encoding from the journal. Out: the encoding; entries by key.
+Left to others: where facts are kept (`journal`, `database`), whether they are agreed yet (`folding`).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise, repeat
+
+__all__ = ["DIGEST_SIZE", "Changes", "Entry", "Facts", "Patch", "pack_keys", "unpack_keys"]
+
+DIGEST_SIZE = 12  # bytes of an element's digest
+
+_STRINGS, _STRING, _FIELDS, _HASH, _GONE, _EXPIRY, _FORGET = range(1, 8)
+_NEVER = -(1 << 63)  # an expiry that no server can hold
+
+_COUNT = struct.Struct("<BI")
+_STRING_HEAD = struct.Struct("<BIQq")
+_FIELDS_HEAD = struct.Struct("<BIII")
+_HASH_HEAD = struct.Struct("<BIIq")
+_EXPIRY_HEAD = struct.Struct("<BIq")
+
+
+def pack_keys(keys: Collection[bytes]) -> tuple[bytes, ...]:
+    """Their lengths and then themselves, to be joined; how many there are is told elsewhere."""
+    return struct.pack(f"<{len(keys)}I", *map(len, keys)), *keys
+
+
+def unpack_keys(data: bytes, at: int, count: int) -> tuple[list[bytes], int]:
+    """So many keys from this offset, and the offset behind them."""
+    lengths = struct.unpack_from(f"<{count}I", data, at)
+    ends = list(accumulate(lengths, initial=at + 4 * count))
+    if ends[-1] > len(data):
+        raise ValueError("keys are cut off")
+    return [data[start:end] for start, end in pairwise(ends)], ends[-1]
+
+
+class Facts:
+    """A batch of facts, encoded as they are added. Of several about one key the later ones count.
+
+    Digests of keys have 60 bits, those of elements 96.
+    """
+
+    __slots__ = ("_parts",)
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def encoded(self) -> bytes:
+        """Everything added so far."""
+        return b"".join(self._parts)
+
+    def strings(self, keys: Sequence[bytes], digests: Sequence[int]) -> None:
+        """Each of these keys is a string with this digest, and does not expire."""
+        count = len(keys)
+        if count:
+            self._parts += (
+                _COUNT.pack(_STRINGS, count),
+                struct.pack(f"<{count}Q", *digests),  # also notices a digest too many or too few
+                *pack_keys(keys),
+            )
+
+    def string(self, key: bytes, digest: int, expires_at_ms: int | None = None) -> None:
+        """The key is a string."""
+        self._parts += (_STRING_HEAD.pack(_STRING, len(key), digest, _or_never(expires_at_ms)), key)
+
+    def fields(self, key: bytes, fields: Mapping[bytes, int], gone: Collection[bytes] = ()) -> None:
+        """These elements of the hash have these digests, those others are gone; the rest is as it was.
+
+        The expiry is as it was, too. A hash without elements is absent; one that is filled again before it is folded
+        may keep the expiry that it had.
+        """
+        if not fields and not gone:
+            return
+        head = _FIELDS_HEAD.pack(_FIELDS, len(key), len(fields), len(gone))
+        self._parts += (head, key, *_elements(fields), _names(gone))
+
+    def hash(self, key: bytes, fields: Mapping[bytes, int], expires_at_ms: int | None = None) -> None:
+        """The key is a hash of exactly these elements; of none: it is absent."""
+        head = _HASH_HEAD.pack(_HASH, len(key), len(fields), _or_never(expires_at_ms))
+        self._parts += (head, key, *_elements(fields))
+
+    def gone(self, key: bytes) -> None:
+        """The key is absent on both sides."""
+        self._parts += (_COUNT.pack(_GONE, len(key)), key)
+
+    def expiry(self, key: bytes, expires_at_ms: int | None) -> None:
+        """The key, if it is there, expires then and holds what it held."""
+        self._parts += (_EXPIRY_HEAD.pack(_EXPIRY, len(key), _or_never(expires_at_ms)), key)
+
+    def forget(self, key: bytes) -> None:
+        """Nothing is agreed about the key any more."""
+        self._parts += (_COUNT.pack(_FORGET, len(key)), key)
+
+
+def _or_never(expires_at_ms: int | None) -> int:
+    return _NEVER if expires_at_ms is None else expires_at_ms
+
+
+def _names(fields: Iterable[bytes]) -> bytes:
+    return b"".join(pack_keys(list(fields)))
+
+
+def _elements(fields: Mapping[bytes, int]) -> tuple[bytes, bytes]:
+    return _names(fields), b"".join([digest.to_bytes(DIGEST_SIZE) for digest in fields.values()])
+
+
+@dataclass(slots=True)
+class Patch:
+    """What changed of a hash, or of the expiry of any key.
+
+    Attributes:
+        number: of the record that agreed it.
+        whole: it says everything about the key, which is a hash; else it changes what is agreed already.
+        elements: digest by field; None: gone.
+        sets_expiry: `expires_at_ms` counts.
+        if_there: .. but only if something was agreed before.
+    """
+
+    number: int
+    whole: bool = False
+    elements: dict[bytes, int | None] = field(default_factory=dict)
+    sets_expiry: bool = False
+    if_there: bool = False
+    expires_at_ms: int | None = None
+
+
+#: Of a string: digest, number, expiry. None: gone, or forgotten.
+Entry = tuple[int, int, int | None] | Patch | None
+
+
+class Changes(dict[bytes, Entry]):
+    """The outcome of many facts: one entry for each key that they are about."""
+
+    def take(self, facts: bytes, number: int, besides: Collection[bytes] = frozenset()) -> None:  # noqa: C901, PLR0912 - a table
+        """Add encoded facts, but for those about some keys.
+
+        Args:
+            facts: as `Facts.encoded` returned them.
+            number: of the record that agreed them.
+            besides: keys to leave out.
+
+        Raises:
+            ValueError, IndexError, struct.error: they are damaged.
+        """
+        at = 0
+        while at < len(facts):
+            operation, size = _COUNT.unpack_from(facts, at)
+            if operation == _STRINGS:
+                at = self._take_strings(facts, at + _COUNT.size, size, number, besides)
+                continue
+            if operation == _STRING:
+                *_, digest, expires = _STRING_HEAD.unpack_from(facts, at)
+                key, at = _key(facts, at + _STRING_HEAD.size, size)
+                if key not in besides:
+                    self[key] = (digest, number, None if expires == _NEVER else expires)
+            elif operation == _FIELDS:
+                *_, count, missing = _FIELDS_HEAD.unpack_from(facts, at)
+                key, at = _key(facts, at + _FIELDS_HEAD.size, size)
+                elements, at = _read_elements(facts, at, count)
+                gone, at = unpack_keys(facts, at, missing)
+                if key not in besides:
+                    self._patch(key, number).elements |= elements | dict.fromkeys(gone)
+            elif operation == _HASH:
+                *_, count, expires = _HASH_HEAD.unpack_from(facts, at)
+                key, at = _key(facts, at + _HASH_HEAD.size, size)
+                elements, at = _read_elements(facts, at, count)
+                if key not in besides:
+                    self[key] = Patch(
+                        number, True, elements, True, expires_at_ms=None if expires == _NEVER else expires
+                    )
+            elif operation == _EXPIRY:
+                *_, expires = _EXPIRY_HEAD.unpack_from(facts, at)
+                key, at = _key(facts, at + _EXPIRY_HEAD.size, size)
+                if key not in besides:
+                    self._expire(key, number, None if expires == _NEVER else expires)
+            elif operation in {_GONE, _FORGET}:
+                key, at = _key(facts, at + _COUNT.size, size)
+                if key not in besides:
+                    self[key] = None
+            else:
+                raise ValueError(f"no such fact: {operation}")
+
+    def _take_strings(self, facts: bytes, at: int, count: int, number: int, besides: Collection[bytes]) -> int:
+        digests = struct.unpack_from(f"<{count}Q", facts, at)
+        keys, at = unpack_keys(facts, at + 8 * count, count)
+        entries = zip(keys, zip(digests, repeat(number), repeat(None)))  # noqa: B905 - `repeat` has no end
+        self.update(entries if not besides else ((key, entry) for key, entry in entries if key not in besides))
+        return at
+
+    def _patch(self, key: bytes, number: int) -> Patch:
+        """The entry of a hash of which elements change."""
+        entry = self.get(key, _UNKNOWN)
+        if entry is _UNKNOWN:
+            entry = self[key] = Patch(number)
+        elif not isinstance(entry, Patch):  # it was a string, or gone: the hash is a new one
+            expires_at_ms = entry[2] if entry else None
+            entry = self[key] = Patch(number, whole=True, sets_expiry=True, expires_at_ms=expires_at_ms)
+        entry.number = number
+        return entry
+
+    def _expire(self, key: bytes, number: int, expires_at_ms: int | None) -> None:
+        entry = self.get(key, _UNKNOWN)
+        if isinstance(entry, tuple):
+            self[key] = (entry[0], number, expires_at_ms)
+        elif entry is not None:
+            patch = self._patch(key, number)
+            patch.sets_expiry, patch.expires_at_ms = True, expires_at_ms
+            patch.if_there = not patch.whole and not patch.elements
+
+
+_UNKNOWN = Patch(0)
+
+
+def _key(facts: bytes, at: int, size: int) -> tuple[bytes, int]:
+    if at + size > len(facts):
+        raise ValueError("a key is cut off")
+    return facts[at : at + size], at + size
+
+
+def _read_elements(facts: bytes, at: int, count: int) -> tuple[dict[bytes, int | None], int]:
+    names, at = unpack_keys(facts, at, count)
+    end = at + DIGEST_SIZE * count
+    if end > len(facts):
+        raise ValueError("digests are cut off")
+    digests = [int.from_bytes(facts[start : start + DIGEST_SIZE]) for start in range(at, end, DIGEST_SIZE)]
+    return dict(zip(names, digests, strict=True)), end

@@ -1,0 +1,338 @@
+"""The journal folded into the database, and what is agreed about a key, from both.
+
+In: the records of the journal. Out: what is agreed, and what pushes of unknown outcome may have left. Left to others:
+when to fold, and in which thread (`store`).
+
+What was read of the journal is conflated in memory until there is enough of it to be worth a transaction; a lookup
+sees both. Facts of a batch count when it is acknowledged; until then they are intents.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import structlog
+
+from redisrepl.engine.ancestor import Agreed
+from redisrepl.store.database import Database, Row, is_damage
+from redisrepl.store.directory import Pair, StateDirectory, UnusableError, reason_of
+from redisrepl.store.facts import Changes, Entry, Patch
+from redisrepl.store.journal import Journal, Kind
+from redisrepl.store.reading import MALFORMED, Reader
+
+__all__ = ["Agreed", "Folder"]
+
+_log = structlog.get_logger("redisrepl")
+
+_T = TypeVar("_T")
+_ENOUGH_KEYS = 100_000
+_ENOUGH_BYTES = 32 << 20
+_TOO_MANY_KEYS = 1_000_000  # that the database does not take
+_HALF = (1 << 48) - 1
+_UNCHANGED = Patch(0)
+_Digests = tuple[int | None, ...]
+_ElementDigests = dict[bytes, _Digests]
+_NO_INTENTS: tuple[_Digests, _ElementDigests, _Digests, _ElementDigests] = ((), {}, (), {})
+_NONE: frozenset[bytes] = frozenset()
+
+
+class Folder:
+    """Journal and database of a pair. Made in one thread; what is not an attribute is then called in another.
+
+    Args:
+        directory: where they lie.
+        pair: whom they belong to.
+        digest_of_hash, bucket_of: as for `Database`.
+
+    Attributes:
+        journal: to be appended to.
+        found: what the journal held at the start.
+        fresh: nothing is agreed about any key.
+        trouble: why the files cannot be written, or read.
+        stopped: to be set from outside: what is not read yet is not needed any more.
+        carried: bytes that the journal began with when it was last begun anew.
+
+    Raises:
+        OSError, sqlite3.OperationalError: the files cannot be read or made.
+    """
+
+    def __init__(
+        self,
+        directory: StateDirectory,
+        pair: Pair,
+        *,
+        digest_of_hash: Callable[[bytes, tuple[int, int]], int],
+        bucket_of: Callable[[bytes], int],
+    ) -> None:
+        self._directory = directory
+        self._pair = pair
+        self._digest_of_hash = digest_of_hash
+        self._bucket_of = bucket_of
+        self.trouble: str | None = None
+        self.stopped = False
+        self.carried = 0
+        self._changes = Changes()
+        self._taken = 0
+        self._intents: dict[int, tuple[bytes, Changes]] = {}
+        self.journal = self._open_journal()
+        try:
+            self._database, lost = self._open_database()
+            try:
+                self._read_all(lost=lost or self._database.place < self.journal.base)
+            except BaseException:
+                self._database.close()
+                raise
+        except BaseException:
+            self.journal.close()
+            raise
+
+    def _open_journal(self) -> Journal:
+        path = self._directory.file("journal")
+        try:
+            return Journal(path, self._pair)
+        except UnusableError as error:
+            self._directory.set_aside(path, str(error))
+            return Journal(path, self._pair)
+
+    def _open_database(self) -> tuple[Database, bool]:
+        """The database, and whether there was another that cannot be used."""
+        path = self._directory.file("db")
+        if not self.journal.existed and path.exists():
+            self._directory.set_aside(path, "its journal is missing, or cannot be used")
+        try:
+            return self._make_database(0), False
+        except UnusableError as error:
+            self._directory.set_aside(path, str(error))
+            return self._make_database(0), True
+
+    def _make_database(self, place: int) -> Database:
+        path, functions = self._directory.file("db"), (self._digest_of_hash, self._bucket_of)
+        return Database(path, self._pair, place, digest_of_hash=functions[0], bucket_of=functions[1])
+
+    def _read_all(self, *, lost: bool) -> None:
+        """Find what the journal holds, and where the database is in it."""
+        journal, database = self.journal, self._database
+        self.found, reader = Reader(), None
+        place, self.fresh = journal.base, database.empty
+        for kind, payload, behind in journal.records(place, journal.end):
+            if reader is None and place >= database.place:
+                reader = self.found.copy()
+            try:
+                agreed = self.found.take(kind, payload)
+            except MALFORMED:
+                break
+            if reader is not None and (agreed or kind == Kind.CLEARED):
+                self.fresh = not agreed
+            place = behind
+        if place < journal.end:
+            behind = journal.cut(place)
+            _log.warning("store.cut", file=str(journal.path), at=journal.size, bytes=behind, reason="no whole record")
+        self._place = database.place
+        self._reader = self.found.copy() if lost or reader is None else reader
+        if lost:
+            self._lose(place)
+        elif database.place > place:  # the end of the journal was lost, after it was folded
+            self._renew()
+
+    def _lose(self, place: int) -> None:
+        """Have nothing agreed about any key by what the journal says up to this place."""
+        self._database.clear(place)
+        self._changes, self._taken, self._place = Changes(), 0, place
+        self.fresh = True
+
+    # Called in the worker's thread.
+
+    def undamaged(self, step: Callable[[], _T]) -> _T:
+        """Do a step; if the database turns out to be damaged, begin another one, and do it again."""
+        try:
+            return step()
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
+            reason = reason_of(error)
+        self._database.close()
+        self._directory.set_aside(self._directory.file("db"), reason)
+        self._database = self._make_database(self._place)
+        self._lose(self._place)
+        return step()
+
+    def catch_up(self) -> None:
+        """Read what was appended to the journal."""
+        end = self.journal.end
+        for kind, payload, place in self.journal.records(self._place, end):
+            try:
+                if agreed := self._reader.take(kind, payload):
+                    self._changes.take(*agreed)
+                    self._taken += len(agreed[0])
+                    self.fresh = False
+            except MALFORMED:
+                break
+            if kind == Kind.CLEARED:
+                self._lose(place)
+            self._place = place
+            if self.stopped:
+                return
+            if len(self._changes) >= _ENOUGH_KEYS or self._taken >= _ENOUGH_BYTES:
+                self._write_if_possible()
+        if self._place < end:
+            _log.warning("store.unreadable", file=str(self.journal.path), then="everything is compared anew")
+            self._lose(end)
+
+    def _write_if_possible(self) -> None:
+        """Go on in memory if the disk is full; but not for ever."""
+        try:
+            self._write()
+        except sqlite3.OperationalError as error:
+            if is_damage(error) or len(self._changes) >= _TOO_MANY_KEYS:
+                raise
+            self.trouble = reason_of(error)
+
+    def _write(self) -> None:
+        if self._place != self._database.place:
+            self._database.write(self._changes, self._place, self._reader.number)
+            self._changes, self._taken = Changes(), 0
+
+    def fold(self) -> None:
+        """Write to the database what the journal holds."""
+        self.catch_up()
+        self._write()
+
+    def renew(self) -> None:
+        """Fold, and begin the journal anew."""
+        self.fold()
+        self._renew()
+
+    def _renew(self) -> None:
+        self._database.checkpoint()  # for good, before the journal forgets
+        carried = self._reader.carried()
+        self.journal.renew(self._database.place, carried)
+        self._place = self._database.place + len(carried)
+        self.carried = len(carried)
+
+    def restore(self) -> None:
+        """Write everything again to a directory that was removed."""
+        self._directory.acquire_again()
+        self._database.move()
+        self.renew()
+
+    def close(self) -> None:
+        """Close both files."""
+        self._database.close()
+        self.journal.close()
+
+    def lookup(
+        self,
+        keys: Sequence[bytes],
+        *,
+        elements: bool,
+        forgotten: Callable[[bytes], bool],
+        unwritten: Mapping[int, bytes],
+    ) -> dict[bytes, Agreed]:
+        """What is agreed about these keys, and which intents there are.
+
+        Args:
+            keys: those without either are missing in the result.
+            elements: whether those are asked for.
+            forgotten: about which keys nothing is agreed, whatever the files say.
+            unwritten: facts of open batches that the journal does not have.
+        """
+        rows = self._database.read(keys)
+        batches = {number: (facts, _NONE) for number, facts in {**self._reader.open, **unwritten}.items()}
+        sent = self._sent(keys, batches)
+        applied = self._sent(keys, self._reader.applying)
+        self._intents = {n: known for n, known in self._intents.items() if n in batches or n in self._reader.applying}
+        found = {}
+        for key in keys:
+            if forgotten(key):
+                row, its = None, None
+            else:
+                row, its = self._row(key, rows.get(key), elements=elements)
+            intents = self._intents_of(key, sent.get(key, ()), applied.get(key, ()), its or {}, elements=elements)
+            if row is not None:
+                total = None if row.total is None else (row.total >> 48, row.total & _HALF)
+                found[key] = Agreed(row.digest, row.number, row.expires_at_ms, total, its, *intents)
+            elif intents != _NO_INTENTS:
+                found[key] = Agreed(None, 0, None, None, None, *intents)
+        return found
+
+    def _row(self, key: bytes, row: Row | None, *, elements: bool) -> tuple[Row | None, dict[bytes, int] | None]:
+        """What is agreed about a key of which the database has this row; and its elements."""
+        entry = self._changes.get(key, _UNCHANGED)
+        if entry is None:
+            return None, None
+        if isinstance(entry, tuple):
+            return Row(*entry, None), None
+        before, row = row, self._database.patched(key, entry, row) if entry is not _UNCHANGED else row
+        if not elements or row is None or row.total is None:
+            return row, None
+        return row, self._database.merged(key, entry, before)
+
+    def _sent(
+        self, keys: Collection[bytes], batches: Mapping[int, tuple[bytes, frozenset[bytes]]]
+    ) -> dict[bytes, list[Entry]]:
+        """What these batches, each without some keys, say of these keys."""
+        wanted = set(keys)
+        sent: dict[bytes, list[Entry]] = {}
+        for batch, (facts, void) in batches.items():
+            known = self._intents.get(batch)
+            if known is None or known[0] is not facts:
+                known = self._intents[batch] = facts, Changes()
+                known[1].take(facts, batch)
+            for key in (known[1].keys() & wanted) - void:  # of both, it goes through the smaller
+                sent.setdefault(key, []).append(known[1][key])
+        return sent
+
+    def _intents_of(
+        self,
+        key: bytes,
+        sent: Sequence[Entry],
+        applied: Sequence[Entry],
+        agreed: Collection[bytes],
+        *,
+        elements: bool,
+    ) -> tuple[_Digests, _ElementDigests, _Digests, _ElementDigests]:
+        """The intents of a key and of its elements, at the hub and at the site."""
+        if not sent and not applied:
+            return _NO_INTENTS
+        at_hub = self._left_by(key, sent, agreed, elements=elements)
+        return *at_hub, *self._left_by(key, applied, agreed, elements=elements)
+
+    def _left_by(
+        self, key: bytes, entries: Iterable[Entry], agreed: Collection[bytes], *, elements: bool
+    ) -> tuple[_Digests, _ElementDigests]:
+        """The intents of a key, and by field those of its elements; `agreed` are fields."""
+        of_key: list[int | None] = []
+        of_elements: dict[bytes, list[int | None]] = {}
+        for entry in entries:
+            changed: Mapping[bytes, int | None] = entry.elements if isinstance(entry, Patch) else {}
+            if not isinstance(entry, Patch) or entry.whole:
+                of_key.append(self._digest_of(key, entry))
+                changed = {**dict.fromkeys((*agreed, *of_elements)), **changed} if elements else {}
+            for name, digest in changed.items():
+                of_elements.setdefault(name, []).append(digest)
+        return _distinct(of_key), {name: _distinct(digests) for name, digests in of_elements.items()}
+
+    def _digest_of(self, key: bytes, entry: Entry) -> int | None:
+        """Of an entry that says everything about its key."""
+        if isinstance(entry, Patch):
+            row = self._database.patched(key, entry, None)
+            return None if row is None else row.digest
+        return None if entry is None else entry[0]
+
+    def sums(self, prefix: bytes) -> list[int]:
+        """See `Database`; of what is folded."""
+        return self._database.sums(prefix)
+
+    def page(self, prefix: bytes, buckets: Collection[int], after: bytes | None) -> list[tuple[bytes, int]]:
+        """See `Database`; of what is folded."""
+        return self._database.page(prefix, buckets, after)
+
+    def count(self) -> int:
+        """See `Database`; of what is folded."""
+        return self._database.count()
+
+
+def _distinct(digests: Iterable[int | None]) -> tuple[int | None, ...]:
+    return tuple(dict.fromkeys(digests))

@@ -1,0 +1,252 @@
+"""A file of checksummed records that is only ever appended to, and begun anew when it has grown.
+
+In: records, in their order. Out: the same records, up to the first that is not whole. Left to others: what they mean
+(`folding`), when to begin anew (`store`).
+
+A place in the journal is a number of bytes that never goes back: the header tells the place of the first record, so
+that whoever has remembered a place finds it again after the file was begun anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from enum import IntEnum
+from pathlib import Path
+from zlib import crc32
+
+from redisrepl.store.directory import Pair, UnusableError, open_private, sync_directory
+
+__all__ = ["Journal", "Kind", "Record", "parse", "record"]
+
+_MAGIC = b"redisrepl journal\n"
+_FORMAT = 1
+_HEAD = struct.Struct("<IBI")  # length of the payload, kind, checksum of both and of the payload
+_SUMMED = 5  # bytes of the head that its checksum covers
+_BLOCK = 1 << 20
+_LONGEST_HEADER = 1 << 20
+
+
+class Kind(IntEnum):
+    """What a record says. None is 0, so that a hole of zeros is no record."""
+
+    HEADER = 1
+    SENDING = 2  # batch, facts
+    ACKNOWLEDGED = 3  # batch, count and keys that were refused
+    DROPPED = 4  # batch
+    AGREED = 5  # number, facts
+    DOCUMENT = 6  # JSON
+    NUMBER = 7  # the last number that was given out
+    CLEARED = 8  # nothing is agreed about any key
+    APPLYING = 9  # batch, count and keys about which it says nothing any more, facts
+
+
+#: Kind, payload, place behind it.
+Record = tuple[int, bytes, int]
+
+
+def record(kind: Kind, *parts: bytes) -> bytes:
+    """The bytes of a record."""
+    payload = b"".join(parts)
+    head = _HEAD.pack(len(payload), kind, 0)[:_SUMMED]
+    return b"".join((head, crc32(payload, crc32(head)).to_bytes(4, "little"), payload))
+
+
+def parse(data: bytes) -> Iterator[Record]:
+    """The records of these bytes, up to the first that is not whole."""
+    at = 0
+    while at + _HEAD.size <= len(data):
+        length, kind, checksum = _HEAD.unpack_from(data, at)
+        start, end = at + _HEAD.size, at + _HEAD.size + length
+        payload = data[start:end]
+        if len(payload) < length or crc32(payload, crc32(data[at : at + _SUMMED])) != checksum:
+            return
+        yield kind, payload, end
+        at = end
+
+
+class Journal:
+    """The file. One thread appends; another reads, syncs and renews.
+
+    Args:
+        path: where it lies, or will.
+        pair: whom it belongs to.
+
+    Attributes:
+        base: the place of the first record.
+        end: the place behind the last record.
+        existed: it was not made just now.
+
+    Raises:
+        OSError: it cannot be read or made.
+        UnusableError: it is damaged or foreign.
+    """
+
+    def __init__(self, path: Path, pair: Pair) -> None:
+        self.path = path
+        self._pair = pair
+        self._lock = threading.Lock()
+        self._torn = False
+        try:
+            self._file = open_private(path, os.O_RDWR)
+        except FileNotFoundError:
+            self.existed = False
+            self._replace(0, b"", None)
+        else:
+            self.existed = True
+            try:
+                size = os.fstat(self._file).st_size
+                self.base, self._first = self._read_header(size)
+            except BaseException:
+                os.close(self._file)
+                raise
+            self.end = self.base + size - self._first
+
+    def _read_header(self, size: int) -> tuple[int, int]:
+        start = os.pread(self._file, min(size, _LONGEST_HEADER), 0)
+        found = next(parse(start[len(_MAGIC) :]), None)
+        if not start.startswith(_MAGIC) or found is None or found[0] != Kind.HEADER:
+            raise UnusableError("it is damaged")
+        try:
+            header = json.loads(found[1])
+            if header["format"] != _FORMAT:
+                raise UnusableError(f"its format is {header['format']}, not {_FORMAT}")
+            if [header[name] for name in ("site", "hub", "scope")] != [
+                self._pair.site,
+                self._pair.hub,
+                self._pair.scope,
+            ]:
+                raise UnusableError("it was written for other addresses, namespaces or kinds of change")
+            return int(header["base"]), len(_MAGIC) + found[2]
+        except (ValueError, KeyError, TypeError):
+            raise UnusableError("it is damaged") from None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._first + self.end - self.base
+
+    def records(self, start: int, end: int) -> Iterator[Record]:
+        """The records between two places; fewer if one is not whole."""
+        window, begin, place = b"", start, start
+        while end - place >= _HEAD.size:
+            at = place - begin
+            if at + _HEAD.size > len(window):
+                window, begin, at = self._read(place, min(_BLOCK, end - place)), place, 0
+            if at + _HEAD.size > len(window):
+                return
+            length, kind, checksum = _HEAD.unpack_from(window, at)
+            if length > end - place - _HEAD.size:
+                return
+            stop = at + _HEAD.size + length
+            if stop > len(window):
+                window, begin, at = self._read(place, min(max(_BLOCK, _HEAD.size + length), end - place)), place, 0
+                stop = _HEAD.size + length
+            payload = window[at + _HEAD.size : stop]
+            if len(payload) < length or crc32(payload, crc32(window[at : at + _SUMMED])) != checksum:
+                return
+            place = begin + stop
+            yield kind, payload, place
+
+    def _read(self, place: int, size: int) -> bytes:
+        return os.pread(self._file, size, place - self.base + self._first)
+
+    def cut(self, end: int) -> int:
+        """Let the file end at this place; how many bytes were behind it."""
+        behind = self.end - end
+        os.ftruncate(self._file, end - self.base + self._first)
+        self.end = end
+        return behind
+
+    def append(self, records: bytes) -> None:
+        """Write whole records.
+
+        Raises:
+            OSError: nothing was written.
+        """
+        with self._lock:
+            if self._torn:
+                self._untear()
+            self._torn = True
+            offset = self.size
+            written = os.pwrite(self._file, records, offset)
+            while written < len(records):  # the second call tells why the first was short
+                written += os.pwrite(self._file, records[written:], offset + written)
+            self._torn = False
+            self.end += len(records)
+
+    def _untear(self) -> None:
+        """Take away what a failed write has left."""
+        os.ftruncate(self._file, self.size)
+        self._torn = False
+
+    def sync(self) -> None:
+        """Force what was written to the disk."""
+        os.fsync(self._file)
+
+    @property
+    def removed(self) -> bool:
+        """The file is not in its directory any more."""
+        try:
+            found = self.path.lstat()
+        except OSError:
+            return True
+        ours = os.fstat(self._file)
+        return (found.st_dev, found.st_ino) != (ours.st_dev, ours.st_ino)
+
+    def renew(self, base: int, carried: bytes) -> None:
+        """Begin the file anew: these records, and then the ones that lie behind `base`.
+
+        Raises:
+            OSError: the file is as it was.
+        """
+        self._replace(base, carried, self._file)
+
+    def _replace(self, base: int, carried: bytes, old: int | None) -> None:
+        header = {"format": _FORMAT, "site": self._pair.site, "hub": self._pair.hub, "scope": self._pair.scope}
+        start = _MAGIC + record(Kind.HEADER, json.dumps(header | {"base": base}).encode())
+        fresh = self.path.with_name(self.path.name + ".new")
+        with contextlib.suppress(FileNotFoundError):
+            fresh.unlink()
+        file = open_private(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        try:
+            _write(file, start + carried)
+            copied = base if old is None else self._copy(file, base, self.end)
+            os.fsync(file)
+            with self._lock:  # short: what was appended since
+                if old is not None:
+                    copied = self._copy(file, copied, self.end)
+                fresh.replace(self.path)
+                self._file, self.base, self._first, self._torn = file, base, len(start), False
+                self.end = copied + len(carried)
+        except BaseException:
+            os.close(file)
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+            raise
+        if old is not None:
+            os.close(old)
+        sync_directory(self.path.parent)
+
+    def _copy(self, file: int, start: int, end: int) -> int:
+        while start < end:
+            block = self._read(start, min(_BLOCK, end - start))
+            if not block:
+                raise OSError(5, os.strerror(5))
+            _write(file, block)
+            start += len(block)
+        return start
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+def _write(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]

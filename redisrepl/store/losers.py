@@ -1,0 +1,290 @@
+"""The file of kept losers: what is in it, and how it is opened.
+
+In: losers, a path. Out: rows, an SQLite file that is ours. Left to others: writing and bounding it (`store.conflicts`),
+reading it (`store.kept`).
+
+One row is one loser. The file is in WAL mode, so that nobody who reads holds up the daemon.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from redisrepl.changes import HashState, State, StringState
+
+__all__ = [
+    "COLUMNS",
+    "INSERT",
+    "LENGTHS",
+    "SUFFIX",
+    "Loser",
+    "Row",
+    "UnusableError",
+    "Winner",
+    "claim",
+    "encode_value",
+    "identity",
+    "is_damage",
+    "is_ours",
+    "open_for_writing",
+    "place_of",
+    "reason_of",
+    "row_of",
+]
+
+#: What such a file's name ends in; before it comes the stem that all files of a pair share.
+SUFFIX = ".conflicts"
+
+Winner = Literal["site", "hub"]
+
+_APPLICATION = 0x72726366  # "rrcf", in SQLite's own field for the program that a file belongs to
+_FORMAT = 1
+#: Seconds to wait for a lock, which only an operator's `sqlite3` ever holds for long.
+_LOCK_WAIT = 0.1
+_WAL_LIMIT = 4 << 20
+
+_SCHEMA = """\
+BEGIN IMMEDIATE;
+CREATE TABLE place (site TEXT NOT NULL, database INTEGER NOT NULL);
+CREATE TABLE losers (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    at REAL NOT NULL,
+    key BLOB NOT NULL,
+    winner TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    site_digest TEXT,
+    hub_digest TEXT,
+    kind TEXT NOT NULL,
+    fields INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    expires_at_ms INTEGER,
+    value BLOB
+);
+CREATE INDEX losers_at ON losers (at);
+"""
+COLUMNS = "at, key, winner, reason, site_digest, hub_digest, kind, fields, size, expires_at_ms"
+INSERT = f"INSERT INTO losers ({COLUMNS}, value) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
+#: The largest integer of SQLite; a peer may claim any.
+_INTEGER = (1 << 63) - 1
+#: A field and its value are preceded by their lengths.
+LENGTHS = struct.Struct(">II")
+
+
+class UnusableError(Exception):
+    """A file from which no losers can be read; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loser:
+    """One side's value that a conflict has replaced.
+
+    Attributes:
+        key: of both sides.
+        at: when it lost, Unix time.
+        winner: the side whose value replaced it.
+        reason: why nobody could tell which is newer, in a few words.
+        site_digest: of what the site held; None if that is not known.
+        hub_digest: likewise of the hub.
+        loser: what was lost; of a hash only the fields that lost.
+    """
+
+    key: bytes
+    at: float
+    winner: Winner
+    reason: str
+    site_digest: int | None
+    hub_digest: int | None
+    loser: State
+
+
+class Row(NamedTuple):
+    """A loser as it is written.
+
+    Attributes:
+        kind: `string`, `hash`, `none` for a removal, else the type of what cannot be kept.
+        fields: how many of a hash.
+        size: bytes of the value, or of fields and values.
+        value: None if only the digests are kept.
+    """
+
+    at: float
+    key: bytes
+    winner: str
+    reason: str
+    site_digest: str | None
+    hub_digest: str | None
+    kind: str
+    fields: int
+    size: int
+    expires_at_ms: int | None
+    value: bytes | None
+
+
+def row_of(loser: Loser) -> Row:
+    """The row of a loser, as yet without its value."""
+    kind, fields, size, expires_at_ms = _described(loser.loser)
+    return Row(
+        at=loser.at,
+        key=loser.key,
+        winner=loser.winner,
+        reason=loser.reason.encode(errors="backslashreplace").decode(),
+        site_digest=_hex(loser.site_digest),
+        hub_digest=_hex(loser.hub_digest),
+        kind=kind,
+        fields=fields,
+        size=size,
+        expires_at_ms=None if expires_at_ms is None else max(-_INTEGER, min(expires_at_ms, _INTEGER)),
+        value=None,
+    )
+
+
+def _hex(digest: int | None) -> str | None:
+    """As text: SQLite's integers have a sign, and those of JSON are exact up to 53 bits only."""
+    return None if digest is None else f"{digest:016x}"
+
+
+def _described(state: State) -> tuple[str, int, int, int | None]:
+    match state:
+        case None:
+            return "none", 0, 0, None
+        case StringState(value, expires_at_ms):
+            return "string", 0, len(value), expires_at_ms
+        case HashState(fields, expires_at_ms):
+            return "hash", len(fields), sum(map(len, fields)) + sum(map(len, fields.values())), expires_at_ms
+        case kind:
+            return kind, 0, 0, None
+
+
+def encode_value(state: State) -> bytes | None:
+    """A value as it is kept; None for what has none."""
+    match state:
+        case StringState(value):
+            return value
+        case HashState(fields):
+            return b"".join(part for f, v in fields.items() for part in (LENGTHS.pack(len(f), len(v)), f, v))
+        case _:
+            return None
+
+
+def claim(path: Path) -> tuple[int, int]:
+    """Make the file, or find it, for this user alone; which one it is. A link in its place is not followed.
+
+    SQLite gives the files that it makes beside this one the same permissions. It must not have this one open yet: by
+    the rules of POSIX, closing any descriptor of a file gives up every lock that the process has on it.
+
+    Raises:
+        OSError: it is a link or no file, it belongs to somebody else, the disk is full, ...
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        if stat.S_IMODE(found.st_mode) & ~0o600:
+            os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+    return found.st_dev, found.st_ino
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file lies there now; None: none."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def open_for_writing(path: Path, file: tuple[int, int], place: tuple[str, int]) -> sqlite3.Connection:
+    """A connection in autocommit mode; a new file gets its tables, and one that is there has to be ours.
+
+    Args:
+        path: where it lies.
+        file: which one it is, as `claim` says.
+        place: address and database of the site, which are noted.
+
+    Raises:
+        UnusableError: it belongs to another program or version. OSError: another one lies there by now.
+        sqlite3.Error: it is damaged, locked, read-only, ...
+    """
+    db = sqlite3.connect(path, timeout=_LOCK_WAIT, isolation_level=None)
+    try:
+        _check_same(db, file)
+        db.execute("PRAGMA auto_vacuum = FULL")  # the file shrinks with what it holds; has to come before any table
+        if not is_ours(db):
+            db.executescript(_SCHEMA)
+            db.execute("INSERT INTO place VALUES (?, ?)", place)
+            db.execute(f"PRAGMA application_id = {_APPLICATION}")
+            db.execute(f"PRAGMA user_version = {_FORMAT}")
+            db.execute("COMMIT")
+        elif place_of(db) != place:
+            db.execute("UPDATE place SET site = ?, database = ?", place)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _check_same(db: sqlite3.Connection, file: tuple[int, int]) -> None:
+    """SQLite resolves the links to the directory by their text: what it has opened must be the file that we claimed."""
+    opened = db.execute("PRAGMA database_list").fetchone()[2]
+    if identity(Path(opened)) != file:
+        raise OSError(errno.ESTALE, f"SQLite opens another file instead, {opened}")
+
+
+def is_ours(db: sqlite3.Connection) -> bool:
+    """Whether it has our tables; False: nothing was ever written.
+
+    Raises:
+        UnusableError: somebody else's.
+    """
+    (application,), (version,) = (
+        db.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
+    )
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if not (application or version or tables):
+        return False
+    if application != _APPLICATION:
+        raise UnusableError("it belongs to another program")
+    if version != _FORMAT:
+        raise UnusableError(f"its format is {version}, not {_FORMAT}")
+    place_of(db)
+    return True
+
+
+def place_of(db: sqlite3.Connection) -> tuple[str, int]:
+    """Address and database of the site that the losers are of."""
+    row = db.execute("SELECT site, database FROM place").fetchone()
+    if row is None:
+        raise UnusableError("it does not say whose losers it holds")
+    return str(row[0]), int(row[1])
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether a file will never be usable, as opposed to a disk that is full or a file that is locked.
+
+    SQLite's complaint about a damaged schema quotes it, and then Python cannot decode the complaint.
+    """
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extension
+    return isinstance(error, UnusableError | UnicodeDecodeError) or code in {
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+    }
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be used, as part of a sentence."""
+    if isinstance(error, OSError):
+        return "it is a symbolic link" if error.errno == errno.ELOOP else (error.strerror or str(error)).lower()
+    return "it is damaged" if isinstance(error, UnicodeDecodeError) else str(error)

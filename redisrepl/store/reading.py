@@ -1,0 +1,133 @@
+"""What the records of the journal add up to, besides agreed facts.
+
+In: records, in their order. Out: facts as they become agreed; the batches that are open; the state document. Left to
+others: where records come from (`journal`), where agreed facts go (`folding`).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection
+
+from redisrepl.store.facts import Changes, pack_keys, unpack_keys
+from redisrepl.store.journal import Kind, record
+
+__all__ = ["MALFORMED", "Reader", "acknowledged", "agreed", "applying", "dropped", "sending"]
+
+#: What reading a record or facts raises that are not what this package writes.
+MALFORMED = (struct.error, ValueError, IndexError)
+
+_NUMBER = struct.Struct("<Q")
+_REFUSED = struct.Struct("<QI")
+
+
+def sending(batch: int, facts: bytes) -> bytes:
+    """The record of a batch that is about to be sent."""
+    return record(Kind.SENDING, _NUMBER.pack(batch), facts)
+
+
+def applying(batch: int, facts: bytes, void: Collection[bytes] = ()) -> bytes:
+    """The record of a batch that is about to be applied to the site, but for these keys."""
+    return record(Kind.APPLYING, _REFUSED.pack(batch, len(void)), *pack_keys(list(void)), facts)
+
+
+def acknowledged(batch: int, refused: Collection[bytes]) -> bytes:
+    """The record of a batch whose facts are agreed, but for those about some keys."""
+    return record(Kind.ACKNOWLEDGED, _REFUSED.pack(batch, len(refused)), *pack_keys(refused))
+
+
+def dropped(batch: int) -> bytes:
+    """The record of a batch that was not executed."""
+    return record(Kind.DROPPED, _NUMBER.pack(batch))
+
+
+def agreed(number: int, facts: bytes) -> bytes:
+    """The record of facts that are agreed at once."""
+    return record(Kind.AGREED, _NUMBER.pack(number), facts)
+
+
+class Reader:
+    """Reads records one after another.
+
+    Attributes:
+        document: the last state document.
+        number: the highest number that was given out.
+        open: facts of batches for the hub that are neither acknowledged nor dropped.
+        applying: likewise for the site, with keys that were agreed on since.
+    """
+
+    def __init__(self) -> None:
+        self.document = b"{}"
+        self.number = 0
+        self.open: dict[int, bytes] = {}
+        self.applying: dict[int, tuple[bytes, frozenset[bytes]]] = {}
+
+    def copy(self) -> Reader:
+        """Another one that has read the same."""
+        other = Reader()
+        other.document, other.number = self.document, self.number
+        other.open, other.applying = dict(self.open), dict(self.applying)
+        return other
+
+    def take(self, kind: int, payload: bytes) -> tuple[bytes, int, Collection[bytes]] | None:
+        """Read a record; if facts are agreed with it: those, their number, and keys that they are not to count for."""
+        if kind == Kind.DOCUMENT:
+            self.document = payload
+            return None
+        if kind == Kind.CLEARED:
+            return None
+        (number,) = _NUMBER.unpack_from(payload)
+        self.number = max(self.number, number)
+        if kind == Kind.SENDING:
+            self.open[number] = payload[_NUMBER.size :]
+        elif kind == Kind.APPLYING:
+            void, at = self._keys(payload)
+            self.applying[number] = payload[at:], void
+        elif kind == Kind.AGREED:
+            return self._agreed(payload[_NUMBER.size :], number, frozenset())
+        elif kind in {Kind.ACKNOWLEDGED, Kind.DROPPED}:
+            facts, void = self.open.pop(number, None), frozenset[bytes]()
+            if number in self.applying:
+                facts, void = self.applying.pop(number)
+            if facts is not None and kind == Kind.ACKNOWLEDGED:
+                return self._agreed(facts, number, self._keys(payload)[0] | void)
+        elif kind != Kind.NUMBER:
+            raise ValueError(f"no such record: {kind}")
+        return None
+
+    @staticmethod
+    def _keys(payload: bytes) -> tuple[frozenset[bytes], int]:
+        """The keys behind a batch's number, and where they end."""
+        _, count = _REFUSED.unpack_from(payload)
+        keys, at = unpack_keys(payload, _REFUSED.size, count)
+        return frozenset(keys), at
+
+    def _agreed(self, facts: bytes, number: int, besides: frozenset[bytes]) -> tuple[bytes, int, Collection[bytes]]:
+        """These facts are agreed: what an earlier apply may have left of their keys does not matter any more."""
+        if self.applying:
+            told = Changes()
+            told.take(facts, number, besides)
+            for batch, (applied, void) in list(self.applying.items()):
+                keys = Changes()
+                keys.take(applied, batch, void)
+                if keys.keys() <= told.keys():
+                    del self.applying[batch]
+                else:
+                    self.applying[batch] = applied, void | (keys.keys() & told.keys())
+        return facts, number, besides
+
+    def applied_keys(self) -> frozenset[bytes]:
+        """Of which keys it is not known whether they were applied to the site."""
+        keys: set[bytes] = set()
+        for batch, (facts, void) in self.applying.items():
+            told = Changes()
+            told.take(facts, batch, void)
+            keys |= told.keys()
+        return frozenset(keys)
+
+    def carried(self) -> bytes:
+        """Records that say the same as all that were read."""
+        records = [record(Kind.NUMBER, _NUMBER.pack(self.number)), record(Kind.DOCUMENT, self.document)]
+        records += [sending(batch, facts) for batch, facts in self.open.items()]
+        records += [applying(batch, *facts) for batch, facts in self.applying.items()]
+        return b"".join(records)

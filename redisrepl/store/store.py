@@ -1,0 +1,369 @@
+"""What the engine remembers between two looks at a key, and between two lives of the daemon.
+
+In: facts that are agreed, or will be when a batch is acknowledged; the state document. Out: what is agreed about keys.
+Left to others: the formats (`journal`, `database`), what follows from an ancestor (the engine).
+
+Recording is one `write` of the caller's; everything else is done in a thread of the store's, one thing at a time.
+Nothing that a disk does is raised: the store goes on, says what is wrong, and forgets what it could not write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+
+from redisrepl.errors import ConfigError
+from redisrepl.store import reading
+from redisrepl.store.directory import Pair, StateDirectory, StateDirectoryError, default_directory, reason_of
+from redisrepl.store.facts import Facts
+from redisrepl.store.folding import Agreed, Folder
+from redisrepl.store.journal import Kind, record
+from redisrepl.store.unwritten import Unwritten
+from redisrepl.store.upgrade import old_checkpoint
+
+__all__ = ["Store", "open_store"]
+
+_log = structlog.get_logger("redisrepl")
+
+_T = TypeVar("_T")
+_RETRY = 5.0  # seconds between attempts to write, after one failed
+_SYNC = 1.0  # seconds between calls that force the journal to the disk
+_IDLE = 5.0  # seconds without records before the journal is folded
+_BEHIND = 4 << 20  # bytes of the journal that a lookup may have to read
+_RENEW = 32 << 20  # bytes of the journal, besides what it carries
+_RENEW_IDLE = 1 << 20
+_LONGEST = 256 << 20  # bytes of a journal that cannot be folded
+_BUFFER = 1 << 20
+
+
+class Store:
+    """The journal and the ancestor of one pair of site and hub.
+
+    Args:
+        directory: where they lie; made if it is not there.
+        pair: what they belong to.
+        digest_of_hash: digest of a hash, from its key and the sums of its elements' digests.
+        bucket_of: to which of 256 buckets a key belongs; to the same one in every version.
+        on_trouble: told why nothing is kept on the disk, and None when it is again; in the caller's thread.
+        clock: seconds that never go backwards.
+
+    Attributes:
+        saved: the state document that was saved last; empty at first contact.
+        open_batches: those that were sent to the hub and not acknowledged when the last process ended.
+        open_applies: keys of those that were sent to the site, likewise.
+        number: the last one that was given out.
+        failed: why nothing is kept on the disk; None: it is.
+
+    Raises:
+        StateDirectoryError: the directory cannot be used.
+        ConfigError: another daemon uses it for the same pair.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        pair: Pair,
+        *,
+        digest_of_hash: Callable[[bytes, tuple[int, int]], int],
+        bucket_of: Callable[[bytes], int],
+        on_trouble: Callable[[str | None], object] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._directory = StateDirectory(directory, pair)
+        try:
+            self._folder = Folder(self._directory, pair, digest_of_hash=digest_of_hash, bucket_of=bucket_of)
+        except (OSError, sqlite3.Error) as error:
+            self._directory.release()
+            raise self._directory.error(error) from None
+        self._journal = self._folder.journal
+        found = self._folder.found
+        self.number = found.number
+        self.open_batches = sorted(found.open)
+        self.open_applies = found.applied_keys()
+        self.saved = _document(found.document)
+        self.failed: str | None = None
+        self._document = found.document
+        self._on_trouble = on_trouble
+        self._clock = clock
+        self._buffer: list[bytes] = []
+        self._buffered = 0
+        self._unwritten = Unwritten()
+        self._written_at = self._synced_at = clock()
+        self._retry_write_at = self._retry_job_at = clock()
+        self._dirty = False  # something was written that was not forced to the disk
+        self._seen = self._journal.base  # place up to which the worker was told to read
+        self._idle = False  # everything is folded that was recorded
+        self._worker = ThreadPoolExecutor(1, "store")
+        self._job: Future[None] | None = None
+        self._old: Path | None = self._directory.file("json")
+        saved = old_checkpoint(self._old, pair)
+        if saved is None:
+            self._old = None
+        elif not self.saved:
+            self.save(saved)
+            self.saved = saved
+
+    @property
+    def fresh(self) -> bool:
+        """Nothing is agreed about any key: first contact, or what was there could not be used."""
+        return self._folder.fresh
+
+    def file(self, ending: str) -> Path:
+        """A file of this pair beside the store's own, with this ending."""
+        return self._directory.file(ending)
+
+    # Recording.
+
+    def next_number(self) -> int:
+        """Give out a number, for a batch."""
+        self.number += 1
+        return self.number
+
+    def sending(self, batch: int, facts: Facts, *, to_site: bool = False) -> None:
+        """A batch is about to be sent: when it is acknowledged, these facts are agreed. Written at once.
+
+        Args:
+            batch: its number.
+            facts: what both sides hold once it has been executed.
+            to_site: to the site; otherwise to the hub.
+        """
+        self.number = max(self.number, batch)
+        record_of = reading.applying if to_site else reading.sending
+        self._record(record_of(batch, facts.encoded()))
+        self._write()
+
+    def acknowledged(self, batch: int, refused: Collection[bytes] = ()) -> None:
+        """The facts of a batch are agreed, but for those about the refused keys."""
+        self._folder.fresh = False  # at once, not only when the worker has read it
+        self._record(reading.acknowledged(batch, refused))
+
+    def dropped(self, batch: int) -> None:
+        """A batch was not executed: its facts are void."""
+        self._record(reading.dropped(batch))
+
+    def agreed(self, facts: Facts) -> None:
+        """These facts are agreed."""
+        if facts:
+            self._folder.fresh = False  # at once, not only when the worker has read it
+            self._record(reading.agreed(self.next_number(), facts.encoded()))
+
+    def save(self, document: dict[str, object]) -> None:
+        """The state from which the next process goes on; what was recorded before is written before."""
+        content = json.dumps(document).encode()
+        if content != self._document:
+            self._document = content
+            self._record(record(Kind.DOCUMENT, content))
+
+    def _record(self, data: bytes) -> None:
+        self._buffer.append(data)
+        self._buffered += len(data)
+        if self._buffered > _BUFFER:
+            self._write()
+
+    def _write(self) -> None:
+        """Write what is buffered, or remember that it is not."""
+        if not self._buffer:
+            return
+        data = b"".join(self._buffer)
+        self._buffer, self._buffered = [], 0
+        if self._unwritten:  # else a later fact would be written, and an earlier one not
+            self._unwritten.take(data)
+            return
+        try:
+            self._append(data)
+        except OSError as error:
+            self._unwritten.take(data)
+            self._retry_write_at = self._clock() + _RETRY
+            self._report(reason_of(error))
+
+    def _append(self, data: bytes) -> None:
+        if self._folder.trouble and self._journal.size > _LONGEST:
+            raise OSError(f"the journal has grown to {self._journal.size} bytes and cannot be folded")
+        self._journal.append(data)
+        self._written_at = self._clock()
+        self._dirty, self._idle = True, False
+
+    def _write_again(self) -> None:
+        """Make up for what was not written."""
+        self._retry_write_at = self._clock() + _RETRY
+        try:
+            self._append(b"".join(self._unwritten.records(self.next_number())))
+        except OSError as error:
+            self._report(reason_of(error))
+        else:
+            self._unwritten = Unwritten()
+
+    def _report(self, trouble: str | None) -> None:
+        if trouble != self.failed:
+            self.failed = trouble
+            self._on_trouble(trouble)
+
+    def flush(self) -> None:
+        """Write what is buffered; see to the disk and to the folding, in the background."""
+        self._write()
+        now = self._clock()
+        if self._unwritten and now >= self._retry_write_at:
+            self._write_again()
+        if self._job and self._job.done():
+            self._job.result()  # raises what must not happen
+            self._job = None
+        if not self._unwritten:
+            self._remove_old()
+            self._report(self._folder.trouble)
+        if self._job is None:
+            self._begin_job(now)
+
+    def _remove_old(self) -> None:
+        """Remove the checkpoint of an earlier version, now that the journal says the same."""
+        if self._old:
+            with contextlib.suppress(OSError):
+                self._journal.sync()
+                self._old.unlink(missing_ok=True)
+                self._old = None
+
+    # In the background.
+
+    def _begin_job(self, now: float) -> None:
+        idle = now - self._written_at >= _IDLE
+        size = self._journal.size - 2 * self._folder.carried
+        if self._folder.trouble and now < self._retry_job_at:
+            return
+        if size > _RENEW or (idle and not self._idle and size > _RENEW_IDLE):
+            step = self._folder.renew
+        elif self._folder.trouble or (idle and not self._idle):
+            step = self._folder.fold
+        elif self._journal.end - self._seen > _BEHIND:
+            step = self._folder.catch_up
+        elif self._dirty and now - self._synced_at >= _SYNC:
+            step = _nothing
+        else:
+            return
+        self._idle = idle
+        self._seen, self._synced_at, self._dirty = self._journal.end, now, False
+        self._retry_job_at = now + _RETRY
+        self._job = self._worker.submit(self._maintain, step)
+
+    def _maintain(self, step: Callable[[], None]) -> None:
+        """Do this, and force the journal to the disk."""
+        try:
+            if self._journal.removed:
+                self._folder.restore()
+            self._journal.sync()
+            self._folder.trouble = None
+            self._folder.undamaged(step)
+        except (OSError, sqlite3.Error, ConfigError) as error:
+            self._folder.trouble = reason_of(error)
+
+    async def _ask(self, question: Callable[[], _T], otherwise: _T) -> _T:
+        """Have the worker answer from everything that was recorded; or this, if the files cannot be read."""
+
+        def answer() -> _T:
+            try:
+                return self._folder.undamaged(question)
+            except (OSError, sqlite3.Error) as error:
+                self._folder.trouble = reason_of(error)
+                return otherwise
+
+        self._write()
+        self._seen = self._journal.end
+        return await asyncio.wrap_future(self._worker.submit(answer))
+
+    # Asking.
+
+    async def lookup(self, keys: Sequence[bytes], *, elements: bool = False) -> dict[bytes, Agreed]:
+        """What is agreed about these keys, and what pushes of unknown outcome may have left at the hub.
+
+        Args:
+            keys: those of which there is neither are missing in the result.
+            elements: whether those of hashes are asked for.
+        """
+        self._write()
+        forgotten, unwritten = self._unwritten.forgotten(), dict(self._unwritten.open)
+
+        def question() -> dict[bytes, Agreed]:
+            self._folder.catch_up()
+            return self._folder.lookup(keys, elements=elements, forgotten=forgotten, unwritten=unwritten)
+
+        return await self._ask(question, {})
+
+    async def sums(self, prefix: bytes) -> list[int]:
+        """For each of the 256 buckets the sum, modulo 2**48, of the digests of the prefix's keys."""
+        await self.fold()
+        return await self._ask(partial(self._folder.sums, prefix), [0] * 256)
+
+    async def listed(self, prefix: bytes, buckets: Collection[int]) -> AsyncIterator[list[tuple[bytes, int]]]:
+        """The prefix's keys in these buckets, with their digests, in pages and in order."""
+        await self.fold()
+        after: bytes | None = None
+        none: list[tuple[bytes, int]] = []
+        while page := await self._ask(partial(self._folder.page, prefix, buckets, after), none):
+            yield page
+            after = page[-1][0]
+
+    async def count(self) -> int:
+        """How many keys something is agreed about."""
+        await self.fold()
+        return await self._ask(self._folder.count, 0)
+
+    async def fold(self) -> None:
+        """Write everything that was recorded to the database."""
+        await self._ask(self._folder.fold, None)
+
+    async def close(self) -> None:
+        """Write what is buffered, force it to the disk, and let go of the files. A second time it does nothing."""
+        if self._folder.stopped:
+            return
+        self._write()
+        if self._unwritten:
+            self._write_again()
+        self._folder.stopped = True
+        await asyncio.wrap_future(self._worker.submit(self._close))
+        self._worker.shutdown()
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._journal.sync()
+        with contextlib.suppress(OSError, sqlite3.Error):
+            self._folder.close()
+        self._directory.release()
+
+
+def _nothing() -> None:
+    """Only force the journal to the disk."""
+
+
+def _document(content: bytes) -> dict[str, Any]:
+    document = json.loads(content)
+    return document if isinstance(document, dict) else {}
+
+
+def open_store(directory: Path | None, pair: Pair, **options: Any) -> Store:
+    """The store of a pair in this directory, or in the default one; if that cannot be used, in one for this life only.
+
+    Args:
+        directory: None: the default one.
+        pair: what it belongs to.
+        options: as for `Store`.
+
+    Raises:
+        StateDirectoryError: the directory that was named cannot be used, or there is none at all.
+        ConfigError: another daemon uses it for the same pair.
+    """
+    try:
+        return Store(directory or default_directory(), pair, **options)
+    except StateDirectoryError as error:
+        if directory is not None:
+            raise
+        _log.warning("store.temporary", error=str(error), hint="each start compares everything: set --state-dir")
+    return Store(Path(tempfile.mkdtemp(prefix="redisrepl-")), pair, **options)

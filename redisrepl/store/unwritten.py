@@ -1,0 +1,88 @@
+"""What could not be written to the journal: about which keys nothing is agreed until that is written.
+
+In: records that were not written. Out: records to write first when writing works again. Left to others: writing,
+and trying again (`store`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from redisrepl.store.facts import Changes, Facts
+from redisrepl.store.journal import Kind, parse, record
+from redisrepl.store.reading import Reader, agreed, sending
+
+__all__ = ["Unwritten"]
+
+_MOST_BYTES = 16 << 20
+_OVERHEAD = 100  # of a key in a set
+
+
+class Unwritten:
+    """Records that were not written, as far as they must be made up for.
+
+    Attributes:
+        open: facts of batches that were sent meanwhile, and are neither acknowledged nor dropped.
+    """
+
+    def __init__(self) -> None:
+        self.open: dict[int, bytes] = {}
+        self._keys: set[bytes] = set()
+        self._size = 0
+        self._all = False
+        self._outcomes: list[bytes] = []  # of batches that the journal has
+        self._document: bytes | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._all or self._keys or self.open or self._outcomes or self._document)
+
+    def take(self, records: bytes) -> None:
+        """These were not written."""
+        for kind, payload, _ in parse(records):
+            reader = Reader()
+            reader.open = self.open
+            known = len(self.open)
+            facts = reader.take(kind, payload)
+            if kind == Kind.DOCUMENT:
+                self._document = payload
+            elif kind == Kind.CLEARED:
+                self._all = True
+            elif kind == Kind.SENDING:
+                self._forget(self.open[reader.number])
+            elif kind == Kind.APPLYING:
+                self._forget(reader.applying[reader.number][0])
+            elif kind == Kind.AGREED and facts:
+                self._forget(facts[0])
+            elif known == len(self.open):  # acknowledged or dropped
+                self._outcomes.append(record(Kind(kind), payload))
+        if self._size + sum(map(len, self.open.values())) > _MOST_BYTES:
+            self._all, self._keys, self._size = True, set(), 0
+            self.open = dict.fromkeys(self.open, b"")
+
+    def _forget(self, facts: bytes) -> None:
+        if self._all:
+            return
+        changes = Changes()
+        changes.take(facts, 0)
+        before = len(self._keys)
+        self._keys |= changes.keys()
+        self._size += sum(map(len, changes)) + _OVERHEAD * (len(self._keys) - before)
+
+    def forgotten(self) -> Callable[[bytes], bool]:
+        """Whether nothing is agreed about a key, as it is now."""
+        if self._all:
+            return lambda _: True
+        return frozenset(self._keys).__contains__
+
+    def records(self, number: int) -> list[bytes]:
+        """What to write instead, with this number."""
+        facts = Facts()
+        for key in self._keys:
+            facts.forget(key)
+        made_up = [*self._outcomes, agreed(number, facts.encoded())]
+        if self._all:
+            made_up.append(record(Kind.CLEARED))
+        made_up += [sending(batch, facts) for batch, facts in self.open.items()]
+        if self._document is not None:
+            made_up.append(record(Kind.DOCUMENT, self._document))
+        return made_up

@@ -1,0 +1,30 @@
+"""The checkpoint of earlier versions: a position, from which the first start with a journal goes on.
+
+In: the file. Out: a state document. Left to others: writing it, and removing the file (`store`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from redisrepl.store.directory import Pair
+
+__all__ = ["old_checkpoint"]
+
+_FORMAT = 2
+
+
+def old_checkpoint(path: Path, pair: Pair) -> dict[str, object] | None:
+    """The position in this file; None if there is none for this pair that can be trusted."""
+    try:
+        saved = json.loads(path.read_bytes())
+        checksum = saved.pop("checksum")
+        whole = checksum == hashlib.sha256(json.dumps(saved, sort_keys=True).encode()).hexdigest()[:16]
+        belongs_to = [saved[name] for name in ("format", "site", "hub", "scope")]
+        if not whole or belongs_to != [_FORMAT, pair.site, pair.hub, pair.scope]:
+            return None
+        return {name: saved[name] for name in ("replid", "offset", "database", "origin")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None

@@ -1,0 +1,337 @@
+"""`redisrepl conflicts`: what lost a conflict, listed, shown, and written back.
+
+In: the files of kept losers in a state directory. Out: a table, JSON lines or one value; with `restore`, a write at the
+site. Left to others: keeping losers (`store.conflicts`), replicating what is restored (the daemon, as any write).
+
+Whatever a client chose (keys, fields, values) is escaped before it reaches a terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import redis.asyncio
+
+from redisrepl.changes import ExpirySet, HashSet, HashState, State, StringSet, StringState
+from redisrepl.errors import ConfigError, ExitCode, RedisreplError
+from redisrepl.jsonlines import encode_bytes, encode_number
+from redisrepl.local.address import SiteAddress
+from redisrepl.local.apply import site_commands
+from redisrepl.local.connection import open_client, translated
+from redisrepl.namespaces import printable
+from redisrepl.store.kept import Kept, KeptConflicts
+from redisrepl.store.losers import SUFFIX, UnusableError
+
+__all__ = ["Choice", "add_flags", "run"]
+
+#: Losers in the table; JSON has all of them.
+_LISTED = 1000
+_WIDTH = 120
+#: From here on JSON writes a character as two.
+_ASTRAL = 0x10000
+
+#: A site: its address, and the number of the database there.
+_Place = tuple[str, int]
+
+
+class _Found(NamedTuple):
+    """A loser, and the file that it is in."""
+
+    kept: Kept
+    file: KeptConflicts
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is to be done with what is kept.
+
+    Attributes:
+        key: None: all is listed.
+        number: of the values of that key, the one of this number; None: the one that was lost last.
+        restore: write it at the site, instead of showing it.
+        as_json: one object a line with the value, instead of what people read.
+    """
+
+    key: bytes | None = None
+    number: int | None = None
+    restore: bool = False
+    as_json: bool = False
+
+    @classmethod
+    def of(cls, flags: Mapping[str, Any]) -> Choice:
+        """As the flags of `add_flags` say.
+
+        Raises:
+            ConfigError: they do not go together.
+        """
+        restore = flags["restore"] is not None
+        key = flags["restore"] if restore else flags["show"]
+        if key is None and flags["number"] is not None:
+            raise ConfigError("--number says which value of a key: give it with --show KEY or --restore KEY")
+        return cls(None if key is None else os.fsencode(key), flags["number"], restore, flags["json"])
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say what is to be done."""
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--show", metavar="KEY", help="print the value of this key that was lost last")
+    chosen.add_argument("--restore", metavar="KEY", help="write it at the site's Redis, as any client would")
+    parser.add_argument("--number", type=int, metavar="N", help="of several values of that key, the one of this number")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, values and all")
+
+
+def run(directory: Path, choice: Choice, address: SiteAddress, wait: float, *, out: BinaryIO) -> ExitCode:
+    """List what is kept, show one value, or write it back.
+
+    Args:
+        directory: of the daemons' state.
+        choice: what is to be done.
+        address: of the site's Redis, to restore a value there.
+        wait: seconds for its answers.
+        out: where is printed what was found, or done.
+
+    Raises:
+        RedisreplError: a file is damaged, nothing is kept of the key, or what is kept cannot be written.
+        ConfigError: the directory or a file cannot be read, or holds the state of another site.
+        PeerUnavailableError, LinkLostError, RefusedError: the site's Redis does not take it.
+    """
+    try:
+        with _opened(directory) as files:
+            if choice.key is not None and choice.restore:
+                lines = iter([asyncio.run(_restore(files, choice.key, choice.number, address, wait))])
+            elif choice.key is not None:
+                found = _find(files, choice.key, choice.number)
+                lines = iter([_json_line(found)]) if choice.as_json else _shown(found)
+            elif choice.as_json:
+                lines = (_json_line(found) for found in _losers(files))
+            else:
+                lines = _table(_losers(files), directory, terminal=out.isatty())
+            out.writelines(line.encode() + b"\n" for line in lines)
+            out.flush()
+    except BrokenPipeError:  # nobody reads any more: keep Python from complaining about it at its own end
+        with suppress(OSError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, out.fileno())
+            os.close(null)
+    return ExitCode.OK
+
+
+async def _restore(
+    files: list[KeptConflicts], key: bytes, number: int | None, address: SiteAddress, wait: float
+) -> str:
+    """Write a value where it was lost; returns what was done."""
+    place = str(address), address.database
+    ours = [file for file in files if not file.site or (file.site, file.database) == place]
+    found = _find(ours or files, key, number)
+    if not ours:
+        raise ConfigError(
+            f"--raddr: {printable(key)} was lost at {_place((found.file.site, found.file.database))}, "
+            f"not at {_place(place)}: give the address as the daemon has it"
+        )
+    state = found.file.state(found.kept)
+    if not isinstance(state, StringState | HashState):
+        raise RedisreplError(f"{printable(key)}: {_lost(found.kept)}: there is no value to restore")
+    client = open_client(address, wait, connections=1)
+    try:
+        with translated(address):
+            return f"{_place(place)}: {await _write(client, key, state)}"
+    finally:
+        await client.aclose()
+
+
+async def _write(client: redis.asyncio.Redis, key: bytes, state: StringState | HashState) -> str:
+    """Write it; returns what was done."""
+    kind: bytes = await client.execute_command(b"TYPE", key)  # type: ignore[no-untyped-call]
+    holds = kind.decode("ascii", "backslashreplace")
+    seconds, microseconds = await client.time()
+    name, expires_at_ms = printable(key), state.expires_at_ms
+    whole = isinstance(state, StringState) or holds == "none"  # otherwise fields are added to a key that has an expiry
+    if whole and expires_at_ms is not None and expires_at_ms <= seconds * 1000 + microseconds // 1000:
+        raise RedisreplError(f"{name}: what was lost has expired on {_time(expires_at_ms / 1000)}: --show still has it")
+    if isinstance(state, StringState):
+        commands = site_commands(StringSet(key, state.value, expires_at_ms))
+        said = f"{name}: wrote a string of {_bytes(len(state.value))}"
+        said += "" if holds == "none" else f" in place of the {holds} there"
+    elif holds in {"none", "hash"}:
+        commands = site_commands(HashSet(key, dict(state.fields)))
+        said = f"{name}: wrote {_fields(len(state.fields))} of a hash" + (" that was gone" if holds == "none" else "")
+        if whole and expires_at_ms is not None:
+            commands += site_commands(ExpirySet(key, expires_at_ms))
+    else:
+        raise RedisreplError(f"{name}: a {holds} is there, which takes no fields of a hash: remove it first")
+    for command in commands:
+        await client.execute_command(*command)  # type: ignore[no-untyped-call]
+    return said + (f", expiring on {_time(expires_at_ms / 1000)}" if whole and expires_at_ms is not None else "")
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[list[KeptConflicts]]:
+    """Every file of losers in this directory."""
+    path = directory
+    with ExitStack() as stack:
+        try:
+            paths = sorted(path for path in directory.iterdir() if path.name.endswith(SUFFIX))
+            files = [stack.enter_context(KeptConflicts(path := each)) for each in paths]
+            path = directory
+            yield files
+        except UnusableError as error:
+            raise RedisreplError(f"{path}: what lost conflicts cannot be read: {error}: move the file away") from None
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            hint = "give the --state-dir of a daemon, as its user or as root"
+            raise ConfigError(f"--state-dir {path}: {reason}: {hint}") from None
+
+
+def _losers(files: Iterable[KeptConflicts], key: bytes | None = None) -> Iterator[_Found]:
+    return (_Found(kept, file) for file in files for kept in file.entries(key))
+
+
+def _find(files: Iterable[KeptConflicts], key: bytes, number: int | None) -> _Found:
+    """The loser of this key that was lost last, or has this number."""
+    found = [loser for loser in _losers(files, key) if number in {None, loser.kept.number}]
+    if not found:
+        which = "" if number is None else f" with number {number}"
+        raise RedisreplError(f"{printable(key)}: nothing is kept of it{which}: `redisrepl conflicts` lists what is")
+    return max(found, key=lambda loser: (loser.kept.at, loser.kept.number))
+
+
+def _json_line(found: _Found) -> str:
+    kept = found.kept
+    digests = (encode_bytes(digest.encode()) if digest else "null" for digest in (kept.site_digest, kept.hub_digest))
+    fields = {
+        "number": kept.number,
+        "at": encode_number(kept.at),
+        "site": encode_bytes(found.file.site.encode()),
+        "db": found.file.database,
+        "key": encode_bytes(kept.key),
+        "winner": encode_bytes(kept.winner.encode()),
+        "reason": encode_bytes(kept.reason.encode()),
+        **dict(zip(("site_digest", "hub_digest"), digests, strict=True)),
+        "type": encode_bytes(kept.kind.encode()),
+        "bytes": kept.size,
+        "value": _json_value(found.file.state(kept) if kept.has_value else None),
+        "expires_at_ms": "null" if kept.expires_at_ms is None else kept.expires_at_ms,
+    }
+    return _escaped("{" + ",".join(f'"{name}":{text}' for name, text in fields.items()) + "}")
+
+
+def _json_value(state: State) -> str:
+    """As `redisrepl rdb` prints it."""
+    match state:
+        case StringState(value):
+            return encode_bytes(value)
+        case HashState(fields):
+            return f"[{','.join(f'[{encode_bytes(field)},{encode_bytes(value)}]' for field, value in fields.items())}]"
+        case _:
+            return "null"
+
+
+def _escaped(text: str) -> str:
+    """JSON that means the same, without what a terminal would obey; JSON's own escapes end at 0x20."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(ord(c)) for c in text)
+
+
+def _escape(code: int) -> str:
+    if code < _ASTRAL:
+        return f"\\u{code:04x}"
+    code -= _ASTRAL
+    return f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
+
+
+def _shown(found: _Found) -> Iterator[str]:
+    """One loser for people."""
+    kept, state = found.kept, found.file.state(found.kept)
+    yield f"{printable(kept.key)}, number {kept.number}: lost on {_time(kept.at)} to the {kept.winner}'s value"
+    yield f"  reason       {printable(kept.reason.encode(), 1000)}"
+    yield f"  digests      site {kept.site_digest or 'not known'}, hub {kept.hub_digest or 'not known'}"
+    yield f"  lost         {_lost(kept)}"
+    if kept.expires_at_ms is not None:
+        yield f"  expires      {_time(kept.expires_at_ms / 1000)}"
+    match state:
+        case StringState(value):
+            yield _escaped(encode_bytes(value))
+        case HashState(fields):
+            for field, value in fields.items():
+                yield _escaped(f"{encode_bytes(field)}: {encode_bytes(value)}")
+
+
+def _table(losers: Iterable[_Found], directory: Path, *, terminal: bool) -> Iterator[str]:
+    """The latest losers for people, the last one at the end."""
+    from rich import box  # noqa: PLC0415 - the other shapes need no table
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    latest: deque[_Found] = deque(maxlen=_LISTED)
+    count = 0
+    for loser in losers:
+        latest.append(loser)
+        count += 1
+    if not count:
+        yield f"no value that lost a conflict is kept in {directory}"
+        return
+    sites = {(file.site, file.database): None for _, file in latest}
+    columns = ("number", "when (UTC)", "key", "winner", "what was lost", "reason", "site")[: 6 + (len(sites) > 1)]
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in columns:
+        table.add_column(name, justify="right" if name == "number" else "left", overflow="fold")
+    for kept, file in latest:
+        cells = (
+            *(str(kept.number), _time(kept.at), printable(kept.key), kept.winner, _lost(kept)),
+            *(printable(kept.reason.encode()), _place((file.site, file.database))),
+        )
+        table.add_row(*map(Text, cells[: len(columns)]))
+    text = StringIO()
+    width = shutil.get_terminal_size((_WIDTH, 0)).columns if terminal else _WIDTH
+    Console(file=text, width=width, force_terminal=terminal).print(table)
+    yield from (line.rstrip() for line in text.getvalue().splitlines() if line.strip())
+    older = f"; {count - len(latest):,} older ones: --json lists them" if count > len(latest) else ""
+    yield f"{count:,} kept{older}"
+
+
+def _lost(kept: Kept) -> str:
+    """What was lost, in short."""
+    match kept.kind:
+        case "string":
+            what = f"string of {_bytes(kept.size)}"
+        case "hash":
+            what = f"{_fields(kept.fields)} of a hash, {_bytes(kept.size)}"
+        case "none":
+            return "removal"
+        case other:
+            return f"{other} (digest only)"
+    return what if kept.has_value else f"{what} (digest only)"
+
+
+def _bytes(count: int) -> str:
+    return "1 byte" if count == 1 else f"{count:,} bytes"
+
+
+def _fields(count: int) -> str:
+    return "1 field" if count == 1 else f"{count:,} fields"
+
+
+def _place(place: _Place) -> str:
+    site, database = place
+    return f"{site}, database {database}" if database else site
+
+
+def _time(seconds: float) -> str:
+    """Unix time as people read it; what no calendar holds as it is."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:.0f}"

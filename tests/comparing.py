@@ -1,0 +1,71 @@
+"""What both comparers, of the site and of the hub, must say of the same keys."""
+
+from __future__ import annotations
+
+from redisrepl.changes import HashState, StringState
+from redisrepl.wire.digests import BUCKETS, Look, add_sums, bucket_of, look_at
+from tests.samples import AWKWARD_NAMES, write
+
+PREFIX = b"n*[:"  # a glob, were it not taken literally
+FAR = 4_102_444_800_000
+
+
+def states():
+    """Keys of a namespace, with what they hold."""
+    found = {PREFIX + b"s" + name: StringState(name) for name in AWKWARD_NAMES}
+    found |= {PREFIX + b"h" + name: HashState({name: name, b"f": b"v"}) for name in AWKWARD_NAMES}
+    found |= {PREFIX + b"%d" % number: StringState(b"v") for number in range(300)}
+    found |= {PREFIX + b"es": StringState(b"v", FAR), PREFIX + b"eh": HashState({b"f": b"v"}, FAR)}
+    return found
+
+
+def fill(redis):
+    """Have a server hold these, and others beside; returns what is to be seen of them."""
+    redis.flushall()
+    held = states()
+    for key, state in held.items():
+        write(redis, key, state)
+    redis.rpush(PREFIX + b"list", "x")
+    redis.mset({b"nx:": b"v", b"n": b"v", b"other": b"v"})
+    return {key: look_at(key, state) for key, state in held.items()} | {PREFIX + b"list": look_at(b"", "list")}
+
+
+async def pages(comparer, buckets=None, count=50):
+    """What all steps say, and how many there were."""
+    looks, cursor, steps = {}, b"0", 0
+    while steps == 0 or cursor != b"0":
+        page = await comparer.page(PREFIX, cursor, count, buckets)
+        looks |= page.looks | dict(zip(page.left, await comparer.looks(page.left), strict=True))
+        cursor, steps = page.cursor, steps + 1
+    return looks, steps
+
+
+async def sums(comparer, count=50):
+    """The sums of all steps, and how many keys there were."""
+    found, cursor, steps, keys = [0] * BUCKETS, b"0", 0, 0
+    while steps == 0 or cursor != b"0":
+        step = await comparer.sums(PREFIX, cursor, count, found)
+        add_sums(found, dict(zip(step.left, await comparer.looks(step.left), strict=True)))
+        cursor, steps, keys = step.cursor, steps + 1, keys + step.keys
+    return found, keys
+
+
+def without_expiries(looks):
+    return {key: Look(look.digest) for key, look in looks.items()}
+
+
+async def sees_all(comparer, expected):
+    """A comparer that compares expiries says what is to be seen, whichever way it is asked."""
+    found, steps = await pages(comparer)
+    assert found == expected
+    assert steps > 1
+    wanted = set(range(0, BUCKETS, 3))
+    some, _ = await pages(comparer, wanted)
+    assert some == {key: look for key, look in expected.items() if bucket_of(key) in wanted}
+    assert 0 < len(some) < len(expected)
+    keys = [*expected, PREFIX + b"gone"]
+    assert await comparer.looks(keys) == [*expected.values(), Look(None)]
+    assert await comparer.looks([]) == []
+    total = [0] * BUCKETS
+    add_sums(total, expected)
+    assert await sums(comparer) == (total, len(expected))

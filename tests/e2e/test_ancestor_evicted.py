@@ -1,0 +1,86 @@
+"""What a server evicted, or let expire, was not removed by anybody."""
+
+import contextlib
+import time
+
+import pytest
+
+from testbed import eventually
+from tests.e2e.pairs import REMOVALS, Pair, emptied, held, overrun, some
+from tests.e2e.support import ALL_KINDS, Monitor
+
+LARGE = "v" * 1000
+
+
+def evict(client, least):
+    """Have a server evict at least so many keys, and then no more."""
+    before = client.info("stats")["evicted_keys"]
+    client.config_set("maxmemory-policy", "allkeys-random")
+    client.config_set("maxmemory", client.info("memory")["used_memory"] - least * 1200)
+    eventually(lambda: client.info("stats")["evicted_keys"] >= before + least, description="keys were evicted")
+    client.config_set("maxmemory", 0)
+
+
+@pytest.mark.parametrize(
+    ("side", "state", "source"),
+    [
+        ("site", "running", "psync"),
+        ("site", "running", "notify"),
+        ("site", "stopped", "psync"),
+        ("hub", "running", "psync"),
+        ("hub", "stopped", "psync"),
+    ],
+)
+def test_what_one_side_evicts_the_other_keeps(daemons, site, hub, side, state, source):
+    """Also if the counters begin anew in between."""
+    pair = Pair(daemons, site, hub, *REMOVALS, "--sweep-period", "1", source=source)
+    everything = some("key", 300, LARGE)
+    pair.fill(everything)
+    if side == "site":
+        here, there, other = pair.at_site, pair.at_hub, hub.server
+    else:
+        here, there, other = pair.at_hub, pair.at_site, site
+    with Monitor(other) as watch:
+        for least in (60, 20):
+            if state == "stopped":
+                pair.end("stop")
+            evict(here, least)
+            if state == "stopped":
+                pair.start_again()
+            mark = pair.daemon.mark()
+            pair.daemon.wait_for_log("sweep.finished", 30, after=mark)
+            pair.level()
+            here.config_resetstat()
+        for client, least in ((there, len(everything)), (here, 0)):
+            found = held(client)
+            assert len(found) >= least
+            assert found.items() <= everything.items()
+        assert emptied(watch) == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "kinds", "backlog"),
+    [("psync", ALL_KINDS, "whole"), ("psync", ALL_KINDS, "overrun"), ("notify", (), "whole")],
+    ids=["psync", "psync, backlog overrun", "notify"],
+)
+def test_what_expired_as_agreed_does_not_come_back(daemons, site, hub, at_site, at_hub, source, kinds, backlog):
+    """Nor is what was written in its place meanwhile taken for it: the stream that goes on tells of its end."""
+    pair = Pair(daemons, site, hub, *kinds, source=source)
+    pair.fill(some("lasts", 30, "v"))
+    until = int(time.time() * 1000) + 5000
+    for key, value in some("ends", 30, "v").items():
+        at_site.set(key, value, pxat=until)
+    ends = list(some("ends", 30, ""))
+    eventually(lambda: {at_hub.pexpiretime(key) for key in ends} == {until}, 4.5, "both sides agree on the expiry")
+    pair.level()
+    pair.end("kill")
+    with overrun(at_site) if backlog == "overrun" else contextlib.nullcontext():
+        eventually(lambda: not at_site.exists(*ends) and not at_hub.exists(*ends), 15, "it has passed")
+        at_site.set("site1:ends:0", "written at the site")
+        at_hub.set("site1:ends:1", "written at the hub")
+    with Monitor(site) as of_site, Monitor(hub.server) as of_hub:
+        pair.start_again()
+        since = {b"site1:ends:0": b"written at the site", b"site1:ends:1": b"written at the hub"}
+        pair.expect(some("lasts", 30, "v"), since)
+        for watch in (of_site, of_hub):
+            assert not watch.writes().keys() & set(ends[2:]) - emptied(watch).keys()

@@ -1,0 +1,92 @@
+"""What others wrote and removed at the hub while the site did not hear of it stands."""
+
+import contextlib
+
+import pytest
+
+from testbed import FaultProxy
+from tests.e2e.pairs import REMOVALS, Pair, overrun, some, write
+
+SOURCES = pytest.mark.parametrize("source", ["psync", "notify"])
+
+
+@SOURCES
+def test_what_was_removed_at_the_hub_while_its_link_was_cut_stays_removed(daemons, site, hub, at_hub, source):
+    with FaultProxy(hub.port) as wire:
+        pair = Pair(daemons, site, hub, *REMOVALS, source=source, hub_at=wire.port)
+        fields = {b"site1:hash": {b"kept": b"v", b"removed": b"v"}}
+        pair.fill(some("removed", 1000, "v"), some("kept", 2000, "v"), fields)
+        mark = pair.daemon.mark()
+        wire.down()
+        pair.daemon.wait_for_log("subscribe.failed", after=mark)
+        at_hub.delete(*some("removed", 1000, "v"))
+        at_hub.hdel("site1:hash", "removed")
+        write(pair.at_site, some("site", 100, "v"))
+        wire.listen()
+        pair.wait_for_hub(mark)
+        pair.expect(some("kept", 2000, "v"), some("site", 100, "v"), {b"site1:hash": {b"kept": b"v"}})
+
+
+@SOURCES
+def test_what_was_removed_at_the_hub_while_nobody_was_subscribed_stays_removed(daemons, site, hub, at_hub, source):
+    """Requests go on, and what the site writes arrives meanwhile."""
+    pair = Pair(daemons, site, hub, *REMOVALS, source=source)
+    pair.fill(some("removed", 300, "v"), some("kept", 600, "v"))
+    mark = pair.daemon.mark()
+    with at_hub.pipeline(transaction=True) as pipeline:  # so that nobody listens when they go
+        pipeline.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        pipeline.delete(*some("removed", 300, "v"))
+        pipeline.execute()
+    write(pair.at_site, some("site", 100, "v"))
+    pair.wait_for_hub(mark)
+    pair.expect(some("kept", 600, "v"), some("site", 100, "v"))
+
+
+@pytest.mark.parametrize(("source", "way"), [("psync", "kill"), ("notify", "stop")])
+def test_what_was_removed_at_the_hub_while_the_daemon_was_away_stays_removed(
+    daemons, site, hub, at_site, at_hub, source, way
+):
+    """The site has written too, more than its backlog holds."""
+    pair = Pair(daemons, site, hub, *REMOVALS, source=source)
+    pair.fill(some("removed", 300, "v"), some("kept", 600, "v"), some("site", 100, "old"))
+    pair.end(way)
+    at_hub.delete(*some("removed", 300, "v"))
+    with overrun(at_site):
+        write(at_site, some("site", 100, "new"))
+    pair.start_again()
+    pair.expect(some("kept", 600, "v"), some("site", 100, "new"))
+
+
+@pytest.mark.parametrize(
+    ("source", "backlog"),
+    [("psync", "whole"), ("psync", "overrun"), ("notify", "whole")],
+    ids=["psync", "psync, backlog overrun", "notify"],
+)
+def test_what_was_removed_on_one_side_and_written_on_the_other_is_there(
+    daemons, site, hub, at_site, at_hub, source, backlog
+):
+    """A value goes before a removal, whichever side has it, and though the stream goes on with the removal."""
+    pair = Pair(daemons, site, hub, *REMOVALS, source=source)
+    pair.fill(some("site", 100, "old"), some("hub", 100, "old"), some("kept", 300, "v"))
+    pair.end("kill")
+    with overrun(at_site) if backlog == "overrun" else contextlib.nullcontext():
+        write(at_site, some("site", 100, "new"))
+        at_site.delete(*some("hub", 100, ""))
+    write(at_hub, some("hub", 100, "new"))
+    at_hub.delete(*some("site", 100, ""))
+    pair.start_again()
+    pair.expect(some("site", 100, "new"), some("hub", 100, "new"), some("kept", 300, "v"))
+
+
+def test_another_database_in_the_place_of_the_hubs_is_what_others_wrote(daemons, site, hub, at_hub):
+    """No event tells of SWAPDB: a comparison finds it."""
+    pair = Pair(daemons, site, hub, *REMOVALS, "--sweep-period", "1")
+    pair.fill(some("key", 200, "old"), some("only before", 50, "old"))
+    with contextlib.closing(hub.server.client(db=1)) as other:
+        write(other, some("key", 200, "new") | some("only after", 50, "new"))
+    mark = pair.daemon.mark()
+    at_hub.swapdb(0, 1)
+    for _ in range(2):
+        pair.daemon.wait_for_log("sweep.finished", after=mark)
+        mark = pair.daemon.mark()
+    pair.expect(some("key", 200, "new"), some("only after", 50, "new"))

@@ -1,0 +1,136 @@
+"""A server that lost its history gets its data back, and takes nothing from the other side at any moment.
+
+There are fewer keys than a comparison may remove without asking, so that nothing but the judgement protects them.
+"""
+
+from contextlib import contextmanager
+
+import pytest
+
+from testbed import RedisServer, eventually
+from tests.e2e.pairs import REMOVALS, Pair, emptied, some, write, written
+from tests.e2e.support import Monitor
+
+#: Which server, and what becomes of the daemon meanwhile.
+CASES = [("site", "running"), ("site", "stopped"), ("hub", "running"), ("hub", "stopped")]
+
+
+def of(side, pair):
+    """The server of a side, a client of it, and the server of the other side."""
+    site, hub = (pair.site, pair.at_site), (pair.hub.server, pair.at_hub)
+    here, there = (site, hub) if side == "site" else (hub, site)
+    return *here, there[0]
+
+
+@contextmanager
+def daemon_is(pair, state, side):
+    """What happens to this side's server here happens while the daemon runs, or while it is stopped."""
+    if state == "stopped":
+        pair.end("stop")
+    mark = pair.daemon.mark()
+    yield
+    if state == "stopped":
+        pair.start_again()
+    elif side == "site":
+        pair.wait_for_site(mark)
+    else:
+        pair.wait_for_hub(mark)
+
+
+@pytest.mark.parametrize(
+    ("side", "state", "removals", "source"),
+    [(*case, REMOVALS, "psync") for case in CASES]
+    + [(*case, REMOVALS, "notify") for case in CASES if case != ("hub", "running")]
+    + [(side, "stopped", (), "psync") for side in ("site", "hub")],
+    ids=lambda value: value if isinstance(value, str) else "del" if value else "no del",
+)
+def test_a_server_that_comes_back_empty_empties_nobody(daemons, site, hub, side, state, removals, source):
+    pair = Pair(daemons, site, hub, *removals, source=source)
+    base = some("key", 80, "v"), {b"site1:hash": {b"a": b"v", b"b": b"v"}}
+    pair.fill(*base)
+    server, client, other = of(side, pair)
+    with Monitor(other) as watch:
+        with daemon_is(pair, state, side):
+            server.kill()
+            server.start()
+            write(client, some("since", 3, "new"))
+        pair.expect(*base, some("since", 3, "new"))
+        assert emptied(watch) == {}
+
+
+@pytest.mark.parametrize("side", ["site", "hub"])
+def test_a_daemon_that_dies_while_it_gives_the_data_back_goes_on_with_it(daemons, site, hub, side):
+    """That the server lost its history must outlive the daemon: what is not back yet was not removed."""
+    pair = Pair(daemons, site, hub, *REMOVALS, "--batch", "50", "--flights", "1")
+    base = some("key", 2000, "v")
+    pair.fill(base)
+    server, client, other = of(side, pair)
+    with Monitor(other) as watch:
+        pair.end("kill")
+        server.kill()
+        server.start()
+        for _ in range(2):
+            some_more = min(client.exists(*base) + 1, len(base))
+            pair.daemon.start()
+            eventually(lambda: client.exists(*base) >= some_more, 20, "more is back")  # noqa: B023 - called at once
+            pair.end("kill")
+        pair.start_again()
+        pair.expect(base)
+        assert emptied(watch) == {}
+
+
+@pytest.mark.parametrize(
+    ("side", "state", "source"),
+    [(*case, "psync") for case in CASES] + [("site", state, "notify") for state in ("running", "stopped")],
+)
+def test_a_server_that_comes_back_with_an_older_file_spreads_nothing_of_it(daemons, site, hub, side, state, source):
+    """What was written since is still on the other side, and stands."""
+    pair = Pair(daemons, site, hub, *REMOVALS, source=source)
+    pair.fill(some("key", 80, "first"), {b"site1:hash": {b"a": b"first"}})
+    server, client, other = of(side, pair)
+    client.save()
+    write(pair.at_site, some("key", 40, "second") | some("later", 20, "second"))
+    write(pair.at_hub, {b"site1:hash": {b"a": b"second", b"b": b"second"}})
+    since = {**some("key", 80, "first"), **some("key", 40, "second"), **some("later", 20, "second")}
+    fields = {b"site1:hash": {b"a": b"second", b"b": b"second"}}
+    pair.expect(since, fields)
+    with Monitor(other) as watch:
+        with daemon_is(pair, state, side):
+            server.kill()
+            server.start()
+            assert client.get("site1:key:0") == b"first"
+        pair.expect(since, fields)
+        assert emptied(watch) == {}
+        assert written(watch, b"first") == []
+
+
+@pytest.mark.parametrize("source", ["psync", "notify"])
+@pytest.mark.parametrize("side", ["site", "hub"])
+def test_a_server_that_was_the_replica_of_another_gets_its_data_back(daemons, site, hub, side, source):
+    """The other one's data takes the place of its own, as if it were a server behind the same address."""
+    pair = Pair(daemons, site, hub, *REMOVALS, "--sweep-period", "1", source=source)
+    base = some("key", 80, "v"), {b"site1:hash": {b"a": b"v", b"b": b"v"}}
+    pair.fill(*base)
+    _, client, other = of(side, pair)
+    with RedisServer() as stranger, Monitor(other) as watch:
+        write(stranger.client(), some("strange", 5, "v"))
+        client.replicaof("127.0.0.1", stranger.port)
+        eventually(lambda: client.info("replication").get("master_link_status") == "up")
+        write(pair.at_hub if side == "site" else pair.at_site, some("meanwhile", 5, "v"))
+        client.replicaof("NO", "ONE")
+        pair.expect(*base, some("strange", 5, "v"), some("meanwhile", 5, "v"))
+        assert emptied(watch) == {}
+
+
+def test_a_reload_of_either_server_changes_nothing(daemons, site, hub, at_site, at_hub):
+    pair = Pair(daemons, site, hub, *REMOVALS)
+    pair.fill(some("key", 80, "v"), some("site", 10, "v"), some("hub", 10, "v"))
+    with Monitor(site) as of_site, Monitor(hub.server) as of_hub:
+        for client in (at_site, at_hub):
+            client.execute_command("DEBUG", "RELOAD")
+        at_site.delete(*some("site", 10, ""))
+        at_hub.delete(*some("hub", 10, ""))
+        pair.expect(some("key", 80, "v"))
+        for watch in (of_site, of_hub):
+            assert not emptied(watch).keys() & some("key", 80, "").keys()
+            assert not watch.writes().keys() & some("key", 80, "").keys()

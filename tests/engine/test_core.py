@@ -1,0 +1,354 @@
+"""What each event of a link, and each difference that is found, comes to."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+from structlog.testing import capture_logs
+
+from redisrepl.changes import KINDS, Deleted, Flushed, StringSet, Touch
+from redisrepl.engine.continuity import Continuity, Event, SideState
+from redisrepl.engine.core import Core, CoreOptions, Loss
+from redisrepl.engine.evidence import Ring
+from redisrepl.engine.merge import Plan
+from redisrepl.wire.digests import digest_of
+from tests.engine.sides import KEY, ancestor_of, string
+
+OTHER = b"ns:other"
+A, B, C = string("a"), string("b"), string("c")
+REPLACE = Touch(KEY, replaces=True)
+INF = math.inf
+
+
+def covers(key):
+    return key.startswith(b"ns:")
+
+
+def core_of(kinds=KINDS, site=None, hub=None, **options):
+    """A core whose links are up and settled, unless told otherwise."""
+    core = Core(covers, kinds, 0, CoreOptions(**options), continuity=Continuity(settled(site), settled(hub)))
+    core.lost = []
+    core._keep = core.lost.append
+    return core
+
+
+def settled(state):
+    return state or SideState(followed=True, judged=True, settled=True)
+
+
+def doubted(core):
+    """Keys in doubt, and what is known to be pushed of them."""
+    return core.outbound.doubtful.take(100, 1 << 20)
+
+
+# Links.
+
+
+def test_a_link_is_known_once_it_is_judged():
+    core = Core(covers)
+    assert not core.continuity.known
+    core.site_attached()
+    core.hub_heard()
+    core.judged("site", Event.RESUMED)
+    assert not core.continuity.known
+    core.judged("hub", Event.FIRST, "first contact")
+    assert core.continuity.known
+    core.site_lost()
+    assert not core.continuity.known
+
+
+def test_keys_in_doubt_wait_until_the_sites_history_is_known():
+    core = Core(covers)
+    core.differs("site", [KEY])
+    core.inbound.take(1)
+    core.outbound.doubt(KEY)
+    assert core.outbound.ready == 0
+    core.site_attached()
+    assert core.outbound.take(1, 1).changes == ()
+    core.judged("site", Event.RESUMED)
+    assert list(core.outbound.take(1, 1).changes) == [REPLACE]
+
+
+@pytest.mark.parametrize("happens", ["site_lost", "site_attached", "hub_heard"])
+def test_work_that_was_begun_before_is_void(happens):
+    core = core_of()
+    core.inbound.mark_dirty([KEY])
+    assert core.inbound.take(1) == {KEY: False}
+    getattr(core, happens)()
+    assert core.inbound.fetched({KEY: A}) == {}
+    assert core.inbound.dirty == {KEY: False}
+
+
+def test_what_was_expected_of_a_link_is_void_with_it():
+    core = core_of()
+    core.expected_remote.expect(KEY, b"set", INF)
+    core.expected_local.expect(OTHER, b"set", INF)
+    core.hub_heard()
+    assert core.inbound.dirty == {KEY: False}
+    core.site_began_anew()
+    assert core.inbound.dirty == {KEY: False, OTHER: False}
+    assert len(core.expected_local) == len(core.expected_remote) == 0
+
+
+def test_what_found_no_room_is_compared_and_the_position_waits_for_that():
+    core = core_of(max_keys=1)
+    core.outbound.pending.resume_at(7, 0)
+    core.inbound.mark_dirty([KEY, OTHER])
+    core.outbound.add(Touch(KEY))
+    core.outbound.add(Touch(OTHER))
+    core.overdue(0.0)
+
+    assert core.continuity.hub.owed == "more keys changed at the hub than --max-keys"
+    assert core.continuity.site.owed == "more keys waited than --max-keys"
+    assert not any((core.inbound.overflowed, core.outbound.pending.overflowed))
+    assert core.outbound.acknowledged == 0
+    core.continuity.begin("site")
+    core.compared(["site"])
+    assert not core.outbound.unswept
+
+
+def test_a_flush_of_the_site_is_no_gap_and_is_compared():
+    core = core_of()
+    epoch = core.continuity.epoch
+    core.outbound.read([[b"FLUSHDB"]], 7)
+    assert core.outbound.flushed == Flushed(emptied=True)
+    core.overdue(0.0)
+
+    assert (core.continuity.site.owed, core.continuity.site.flushed) == ("the site was flushed", True)
+    assert core.continuity.epoch == epoch
+    assert core.outbound.acknowledged == 0
+    core.continuity.begin("site")
+    core.compared(["site"])
+    assert core.outbound.acknowledged == 7
+
+
+def test_time_makes_expected_events_overdue():
+    core = core_of()
+    core.expected_remote.expect(KEY, b"set", 5.0)
+    core.overdue(4.0)
+    assert core.inbound.dirty == {}
+    core.overdue(6.0)
+    assert core.inbound.dirty == {KEY: False}
+
+
+# What comparisons find.
+
+
+@pytest.mark.parametrize(
+    ("side", "pulls", "winner", "suspect", "doubt", "pushed"),
+    [
+        ("site", True, "hub", {KEY: True}, [], []),
+        ("hub", True, "site", {KEY: True}, [], []),
+        ("site", False, "site", None, [REPLACE], []),
+        ("site", False, "hub", None, [REPLACE], []),
+        ("hub", False, "hub", None, [REPLACE], []),
+        ("hub", False, "site", None, [], [Touch(KEY)]),
+    ],
+)
+def test_what_differs(side, pulls, winner, suspect, doubt, pushed):
+    core = core_of(pulls=pulls, winner=winner)
+    core.differs(side, [KEY])
+    assert (core.inbound.dirty if pulls else None) == suspect
+    assert core.outbound.pending.take(1, 1) == pushed
+    assert doubted(core) == doubt
+
+
+def test_nothing_is_in_doubt_any_more():
+    for pulls in (True, False):
+        core = core_of(pulls=pulls)
+        assert core.quiet
+        core.differs("site", [KEY])
+        assert not core.quiet
+        if pulls:
+            core.inbound.take(1)
+            assert not core.quiet  # while it is fetched, compared and applied
+            core.inbound.fetched({KEY: None})
+            core.inbound.about_to_apply(KEY, [])
+        else:
+            core.outbound.doubtful.take(1, 1)
+            assert not core.quiet
+            core.outbound.doubtful.done([KEY])
+        assert core.quiet
+
+
+def test_certain_is_what_is_quiet_known_and_settled():
+    assert core_of().certain
+    for side in ("site", "hub"):
+        for state in (
+            SideState(followed=True, judged=False, settled=True),
+            SideState(followed=True, judged=True, settled=False),
+        ):
+            assert not core_of(**{side: state}).certain
+    core = core_of()
+    core.outbound.resume_at(5, 0)
+    assert not core.certain
+    core.outbound.read_again_to = 0
+    core.outbound.doubt(KEY)
+    assert not core.certain
+
+
+# What is to be done with one key.
+
+UNSETTLED = SideState(followed=True, judged=True)
+
+
+def test_the_ancestor_is_asked_for_what_is_suspect_and_while_the_site_is_not_settled():
+    for suspect, site in product((True, False), (None, UNSETTLED)):
+        assert core_of(site=site).must_ask(suspect=suspect) == (suspect or site is UNSETTLED)
+
+
+EVICTS = SideState(followed=True, judged=True, settled=True, evicts=True)
+EMPTIED = SideState(followed=True, judged=True, evicts=True, flushed=True)
+WENT_BACK = SideState(followed=True, judged=True, proved=6)
+PUSH, APPLY_B, REMOVE = (REPLACE, []), (None, [StringSet(KEY, b"b")]), (None, [Deleted(KEY)])
+NOTHING = (None, [])
+
+
+@pytest.mark.parametrize(
+    ("states", "site", "hub", "ancestor", "expected"),
+    [
+        ({}, None, A, A, PUSH),
+        ({}, A, None, A, REMOVE),
+        ({"kinds": KINDS - {"del"}}, None, B, B, APPLY_B),
+        ({"kinds": KINDS - {"del"}}, A, None, A, PUSH),
+        # What a server may have evicted, nobody has removed; unless it was emptied on purpose.
+        ({"site": EVICTS}, None, A, A, NOTHING),
+        ({"site": EVICTS}, A, None, A, REMOVE),
+        ({"hub": EVICTS}, A, None, A, NOTHING),
+        ({"hub": EVICTS}, None, A, A, PUSH),
+        ({"site": EMPTIED}, None, A, A, PUSH),
+        ({"hub": EMPTIED}, A, None, A, REMOVE),
+        # What was agreed on (as number 7) after what a server has proved to hold.
+        ({"site": WENT_BACK}, None, B, B, APPLY_B),
+        ({"site": WENT_BACK}, A, B, B, APPLY_B),
+        ({"hub": WENT_BACK}, A, None, A, PUSH),
+        ({"hub": WENT_BACK}, A, B, A, PUSH),
+        ({"site": WENT_BACK, "number": 6}, A, B, B, PUSH),
+        ({"hub": WENT_BACK, "number": 6}, A, B, A, APPLY_B),
+        ({"site": WENT_BACK}, A, B, None, APPLY_B),  # nothing was agreed on: the policy decides
+    ],
+)
+def test_what_is_known_of_the_servers_bears_on_the_plan(states, site, hub, ancestor, expected):
+    states = dict(states)
+    agreed = ancestor_of(ancestor, states.pop("number", 7))
+    plan = core_of(**states).plan(KEY, site, hub, agreed, 0.0)
+    assert (plan.push, plan.apply) == expected
+
+
+@pytest.mark.parametrize(("value", "pushed"), [("b", True), ("a", False)])
+def test_what_the_site_was_seen_to_write_after_the_agreement_did_not_go_back(value, pushed):
+    core = core_of(site=WENT_BACK)
+    core.ring = Ring((), 7)
+    core.ring.add(8, [StringSet(KEY, b"b")])
+    plan = core.plan(KEY, string(value), C, ancestor_of(C, 7), 0.0)
+    assert (plan.push == REPLACE) == pushed
+    core.ring = Ring((), 6)
+    core.ring.add(8, [StringSet(KEY, value.encode())])  # before it
+    assert core.plan(KEY, string(value), C, ancestor_of(C, 7), 0.0).push is None
+
+
+@pytest.mark.parametrize("now", [999.0, 1001.0])
+def test_what_has_expired_was_not_removed(now):
+    plan = core_of().plan(KEY, None, string("a", 1000), ancestor_of(string("a", 1000)), now)
+    assert plan.push == (REPLACE if now < 1000 else None)
+
+
+MISSED = SideState(followed=True, judged=True, missed=True)
+
+
+@pytest.mark.parametrize(
+    ("ways", "states", "pushes", "applies"),
+    [
+        ("both", {}, True, True),
+        ("push", {}, True, False),
+        ("pull", {}, False, True),
+        ("none", {}, False, False),
+        ("none", {"site": MISSED}, True, False),
+        ("none", {"hub": MISSED}, False, True),
+        ("push", {"hub": MISSED}, True, True),
+        ("pull", {"site": MISSED}, True, True),
+    ],
+)
+def test_first_contact_copies_the_ways_that_were_asked_for(ways, states, pushes, applies):
+    """But what was missed may be newer than first contact."""
+    core = core_of(initial_sync=ways, **states)
+    assert core.plan(KEY, A, None, None, 0.0).push == (REPLACE if pushes else None)
+    assert core.plan(KEY, None, A, None, 0.0).apply == ([StringSet(KEY, b"a")] if applies else [])
+    conflict = core.plan(KEY, A, B, None, 0.0)
+    assert (conflict.apply, conflict.lost) == (([StringSet(KEY, b"b")], A) if applies else ([], None))
+    assert core.plan(KEY, A, A, None, 0.0).agreed == A
+    # What has an ancestor is not a matter of first contact.
+    assert core.plan(KEY, A, None, ancestor_of(B), 0.0).push == REPLACE
+    assert core.plan(KEY, None, A, ancestor_of(B), 0.0).apply == [StringSet(KEY, b"a")]
+
+
+@pytest.mark.parametrize("winner", ["hub", "site"])
+def test_the_loser_of_a_conflict_is_named_and_kept_once_it_is_replaced(winner):
+    core = core_of(winner=winner)
+    plan = core.plan(KEY, A, B, ancestor_of(C), 0.0)
+    with capture_logs() as logs:
+        core.push_planned(plan)
+        assert len(core.lost) == (winner == "site")
+        if winner == "hub":
+            core.applied_planned(plan)
+    assert core.lost == [Loss(KEY, winner, A if winner == "hub" else B)]
+    assert core.conflicts == 1
+    assert [(line["event"], line["key"], line["winner"]) for line in logs] == [("conflict.resolved", "ns:k", winner)]
+    assert doubted(core) == ([REPLACE] if winner == "site" else [])
+
+
+def test_of_many_conflicts_the_rest_is_counted():
+    core = core_of()
+    plan = Plan(KEY, lost=A, winner="hub")
+    with capture_logs() as logs:
+        for _ in range(1002):
+            core.applied_planned(plan)
+        core.compared(["hub"])
+        core.compared(["hub"])
+    assert (len(logs), logs[-1]["more_keys"], core.conflicts) == (1001, 2, 1002)
+
+
+def test_a_plan_without_a_conflict_names_nobody():
+    core = core_of()
+    for plan in (Plan(KEY), core.plan(KEY, A, B, ancestor_of(B), 0.0), core.plan(KEY, A, B, ancestor_of(A), 0.0)):
+        core.push_planned(plan)
+        core.applied_planned(plan)
+    assert core.lost == []
+    assert doubted(core) == [REPLACE]
+
+
+def test_what_the_hub_was_seen_to_hold_is_what_it_must_still_hold():
+    core = core_of(winner="site")
+    core.push_planned(core.plan(KEY, A, B, ancestor_of(C), 0.0))
+    batch = core.outbound.take(10, 1000)
+    departure = core.outbound.prepare_doubtful(batch, [], {KEY: A}, {KEY: ancestor_of(C)}, 0.0)
+    assert departure.commands == [[b"SETIF", KEY, b"a", b"", b"%015x" % digest_of(KEY, B)]]
+    assert departure.changes == [StringSet(KEY, b"a")]
+
+
+# What is seen, and what is kept.
+
+
+def test_the_last_changes_of_the_site_are_remembered_with_the_number_before_them():
+    core = core_of()
+    core.ring = Ring((), 3)
+    core.outbound.read([[b"SET", KEY, b"a"], [b"HSET", OTHER, b"f", b"v"], [b"INCR", b"ns:n"]], 9)
+    core.outbound.read([[b"HINCRBY", OTHER, b"f", b"1"], [b"SET", KEY, b"b"], [b"SET", b"else", b"v"]], 99)
+
+    assert core.saw(4) == [b"ns:n", OTHER]
+    told = [(seen.number, seen.key, seen.field) for seen in core.ring]
+    assert sorted(told) == sorted([(3, KEY, None), (3, OTHER, b"f"), (3, KEY, None)])
+    assert core.ring.last(KEY).digest == digest_of(KEY, B)
+    assert (core.saw(5), core.ring.number) == ([], 5)
+
+
+def test_without_rc_nothing_is_pulled_and_nothing_breaks():
+    core = core_of(pulls=False)
+    core.hub_heard()
+    core.overdue(1.0)
+    core.site_began_anew()
+    core.outbound.read([[b"SET", KEY, b"a"]], 9)
+    assert core.inbound is None
+    assert core.outbound.take(10, 1000).changes == [StringSet(KEY, b"a")]

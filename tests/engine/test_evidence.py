@@ -1,0 +1,233 @@
+"""How far a restarted server has gone back is told by what it holds; where nothing is proved, nothing old spreads."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, StringState, Touch
+from redisrepl.engine.ancestor import Agreed
+from redisrepl.engine.continuity import Event
+from redisrepl.engine.core import Core
+from redisrepl.engine.evidence import RING, Ring, Seen, proved
+from redisrepl.wire.digests import digest_of, element_of, string_digest
+
+KEYS = 30
+
+
+class Case:
+    """A server that has executed numbered changes, and restores some prefix of them; clients may write again then.
+
+    Attributes:
+        seen: up to which change the daemon has seen them.
+        agreed: by key, the change that both sides agreed on.
+        restored: by key, the change that the server has restored.
+        site, hub: by key, what both hold when they are compared.
+        written_after: keys that clients wrote after the restart.
+    """
+
+    def __init__(self, rng):
+        self.changes = []  # key, value
+        values = {}
+        for number in range(rng.randint(5, 600)):
+            key = rng.randrange(KEYS)
+            unique = f"unique {number}"
+            value = rng.choice([None, f"common {rng.randrange(4)}", unique, unique])
+            if values.get(key) != value:  # what changes nothing is no witness
+                self.changes.append((key, value))
+                values[key] = value
+        last = len(self.changes)
+        self.seen = rng.randint(max(0, last - 5), last)
+        self.agreed = [self.last_of(key, rng.randint(0, self.seen)) for key in range(KEYS)]
+        kept = rng.choice([last, last, self.seen, rng.randint(max(0, last - 10), last), rng.randint(0, last), 0])
+        self.restored = [self.last_of(key, kept) for key in range(KEYS)]
+        self.hub = [self.value(number) for number in self.agreed]
+        self.site = [self.value(number) for number in self.restored]
+        after = rng.choice([0, 0.02, 0.15])
+        self.written_after = {key for key in range(KEYS) if rng.random() < after}
+        for key in self.written_after:
+            self.site[key] = f"after {key}"
+
+    def last_of(self, key, end):
+        """Number of the last change of this key among the first `end`, from 1; 0: none."""
+        return max((n + 1 for n in range(end) if self.changes[n][0] == key), default=0)
+
+    def value(self, number):
+        return self.changes[number - 1][1] if number else None
+
+    def right(self, key):
+        """A write after the restart; else the newer of what was restored and what was agreed on."""
+        if key in self.written_after or self.restored[key] >= self.agreed[key]:
+            return self.site[key]
+        return self.hub[key]
+
+
+def named(key):
+    return b"k%d" % key
+
+
+def state_of(value):
+    return None if value is None else StringState(value.encode())
+
+
+def change_of(key, value):
+    return Deleted(named(key)) if value is None else StringSet(named(key), value.encode())
+
+
+def judged(case):
+    """A core that has seen the changes, and was told how far the server has gone back."""
+    core = Core(lambda _: True)
+    for index in range(case.seen):
+        core.ring.add(index + 1, [change_of(*case.changes[index])])  # which may be agreed on as number `index + 1`
+    held = {(named(key), None): digest_of(named(key), state_of(case.site[key])) for key in range(KEYS)}
+    number = proved(core.ring, held)
+    core.judged("site", Event.RESTARTED if number == case.seen else Event.WENT_BACK, "restarted", proved=number)
+    return core
+
+
+def outcome(core, case, key):
+    """What both sides hold once a key was compared."""
+    site, hub, agreed = state_of(case.site[key]), state_of(case.hub[key]), case.agreed[key]
+    ancestor = None if hub is None else Agreed(digest_of(named(key), hub), agreed)
+    plan = core.plan(named(key), site, hub, ancestor, 0.0)
+    if plan.push is not None:
+        return case.site[key]
+    return case.hub[key] if plan.apply else case.site[key]
+
+
+def faults(case, core):
+    """What went wrong with which of the keys."""
+    for key in range(KEYS):
+        value, right, newest = outcome(core, case, key), case.right(key), case.last_of(key, case.seen)
+        if value == right or (newest > case.agreed[key] and value == case.value(newest)):
+            continue  # or what a client wrote last, which the server has lost and holds from before
+        back = case.restored[key] < case.agreed[key]
+        if key in case.written_after:
+            yield "written after the restart, of a key that went back" if back else "written after the restart"
+        elif back:
+            yield "removal undone" if right is None else "older value spread"
+        else:
+            yield "newer value lost"
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return [Case(random.Random(seed)) for seed in range(400)]
+
+
+def test_no_older_value_spreads_and_few_newer_ones_are_lost(cases):
+    wrong = Counter(fault for case in cases for fault in faults(case, judged(case)))
+
+    assert not wrong["older value spread"]
+    assert wrong["newer value lost"] < 0.02 * len(cases) * KEYS
+
+
+def test_without_evidence_one_or_the_other_happens(cases):
+    """What the test above would find."""
+
+    def believing(case, number):
+        core = judged(case)
+        core.continuity.site.proved = number
+        core.ring = Ring()
+        return core
+
+    trusting = Counter(fault for case in cases for fault in faults(case, believing(case, math.inf)))
+    distrusting = Counter(fault for case in cases for fault in faults(case, believing(case, -1)))
+
+    assert trusting["older value spread"] > 0.05 * len(cases) * KEYS
+    assert distrusting["newer value lost"] > 0.04 * len(cases) * KEYS
+
+
+def seen(*numbers):
+    """Changes of keys of their own, and what a server holds that has those of them below a limit."""
+    return [Seen(number, b"k%d" % number, None, number) for number in numbers]
+
+
+def held(ring, below=math.inf):
+    return {change.place: change.digest for change in ring if change.number < below}
+
+
+@pytest.mark.parametrize(
+    ("ring", "now", "number"),
+    [
+        (seen(*range(10)), held(seen(*range(10))), 99),
+        (seen(*range(10)), held(seen(*range(10)), 7), 6),
+        (seen(*range(10)), held(seen(*range(10)), 5), 4),
+        (seen(*range(10)), held(seen(*range(10)), 4), 0),  # too few witnesses
+        (seen(*range(10)), {}, 0),
+        (seen(*range(4)), held(seen(*range(4))), 0),
+        ([], {}, 0),
+        # One key in four may have been written again since; more prove nothing.
+        (seen(*range(8)), held(seen(*range(8))) | {(b"k1", None): 99, (b"k2", None): 99}, 99),
+        (seen(*range(8)), held(seen(*range(8))) | {(b"k%d" % n, None): 99 for n in (1, 2, 3)}, 0),
+        # Of several changes of one place the one that is there counts.
+        (
+            [*seen(*range(5)), Seen(5, b"k0", None, 50), Seen(6, b"k0", None, 60)],
+            held(seen(*range(5))) | {(b"k0", None): 50},
+            5,
+        ),
+        # A removal is no witness, and what it removed is not alive.
+        ([*seen(*range(5)), *(Seen(9, b"k%d" % n, None, None) for n in range(5))], {}, 0),
+        ([*seen(*range(6)), Seen(9, b"k0", None, None)], held(seen(*range(1, 6))), 5),
+    ],
+)
+def test_how_far_a_server_has_gone_back(ring, now, number):
+    assert proved(Ring(ring, 99), now) == number
+
+
+def test_what_is_remembered_of_a_change():
+    ring = Ring((), 3)
+    ring.add(
+        4,
+        [
+            StringSet(b"s", b"v"),
+            HashSet(b"h", {b"f": b"1", b"g": None}),
+            Deleted(b"d"),
+            Touch(b"t"),
+            ExpirySet(b"e", 5),
+            FieldsDeleted(b"h", (b"f",)),
+        ],
+    )
+    ring.add_read({b"t": 7, b"none": None})
+    assert list(ring) == [
+        Seen(3, b"s", None, string_digest(b"s", b"v")),
+        Seen(3, b"h", b"f", element_of(b"f", b"1")),
+        Seen(3, b"d", None, None),
+        Seen(4, b"t", None, 7),
+        Seen(4, b"none", None, None),
+    ]
+
+
+def test_only_the_last_changes_are_remembered_and_few_fields_of_one():
+    ring = Ring()
+    ring.add(1, [StringSet(b"%d" % number, b"v") for number in range(RING + 5)])
+    assert [change.key for change in ring] == [b"%d" % number for number in range(5, RING + 5)]
+    ring.add(2, [HashSet(b"h", {b"%d" % number: b"v" for number in range(1000)})])
+    assert len(ring) == RING
+    assert [change.field for change in ring if change.key == b"h"] == [b"%d" % number for number in range(984, 1000)]
+
+
+def test_a_ring_survives_the_daemon():
+    ring = Ring((), 3)
+    ring.add(5, [StringSet(b"\xff", b"v"), HashSet(b"h", {b"\x00": b"1"}), Deleted(b"d")])
+    again = Ring.load(json.loads(json.dumps(ring.saved())))
+    assert (list(again), again.number) == (list(ring), 5)
+
+
+ENTRIES = st.lists(st.none() | st.integers() | st.text("0aZ ", max_size=4) | st.binary(max_size=1), max_size=5)
+
+
+DOCUMENTS = st.fixed_dictionaries({"number": st.integers(0, 9), "seen": st.lists(ENTRIES | st.none(), max_size=4)})
+
+
+@given(st.none() | st.integers() | DOCUMENTS | st.lists(ENTRIES))
+def test_what_cannot_be_read_of_a_ring_is_left_out(document):
+    ring = Ring.load(document)
+    assert list(Ring.load(ring.saved())) == list(ring)
+    assert proved(ring, {}) == 0

@@ -1,0 +1,246 @@
+"""A double of `store.Store`: what was written to the journal outlives a daemon, what was only buffered does not.
+
+In: as there. Out: as there. Left to others: the formats, the folding, and everything that a disk does (tests/store).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from redisrepl.engine.ancestor import Agreed
+from redisrepl.store.facts import Changes, Facts, Patch
+from redisrepl.wire.digests import Look, add_sums, hash_digest, total_of
+from tests.model.steps import Wire
+
+Held = tuple[int | dict[bytes, int], int, int | None]  # a string's digest or the fields, number, expiry
+Record = Callable[["Memory"], None]
+
+
+class Memory:
+    """What the records add up to."""
+
+    def __init__(self) -> None:
+        self.keys: dict[bytes, Held] = {}
+        self.open: dict[int, Changes] = {}
+        self.applying: dict[int, Changes] = {}
+        self.document: dict[str, Any] = {}
+        self.number = 0
+        self.fresh = True
+
+    def copy(self) -> Memory:
+        """Another one that holds the same."""
+        other = Memory()
+        for key, (held, number, expires) in self.keys.items():
+            other.keys[key] = (dict(held) if isinstance(held, dict) else held), number, expires
+        other.open = {batch: Changes(changes) for batch, changes in self.open.items()}
+        other.applying = {batch: Changes(changes) for batch, changes in self.applying.items()}
+        other.document, other.number, other.fresh = self.document, self.number, self.fresh
+        return other
+
+    def agree(self, changes: Changes, refused: Collection[bytes] = ()) -> None:
+        """These are agreed."""
+        for key, entry in changes.items():
+            if key in refused:
+                continue
+            for applied in self.applying.values():
+                applied.pop(key, None)
+            self.fresh = False
+            if entry is None:
+                self.keys.pop(key, None)
+            elif isinstance(entry, Patch):
+                self._patch(key, entry)
+            else:
+                self.keys[key] = entry
+
+    def _patch(self, key: bytes, patch: Patch) -> None:
+        held = self.keys.get(key)
+        if held is not None and not patch.elements and not patch.whole:
+            self.keys[key] = held[0], patch.number, patch.expires_at_ms
+            return
+        before = held[0] if held is not None and isinstance(held[0], dict) and not patch.whole else {}
+        elements = {name: digest for name, digest in (before | patch.elements).items() if digest is not None}
+        if not elements:
+            self.keys.pop(key, None)
+            return
+        expires = patch.expires_at_ms if patch.sets_expiry or held is None else held[2]
+        self.keys[key] = elements, patch.number, expires
+
+    def digest(self, key: bytes) -> int | None:
+        """Of what is agreed about a key."""
+        held = self.keys.get(key)
+        return None if held is None else _digest(key, held[0])
+
+
+def _digest(key: bytes, held: int | dict[bytes, int]) -> int:
+    return hash_digest(key, total_of(held.values())) if isinstance(held, dict) else held
+
+
+class Disk:
+    """What outlives a daemon: the records that were written."""
+
+    def __init__(self) -> None:
+        self.written: list[Record] = []
+        self.memory = Memory()
+
+    def read(self) -> Memory:
+        """As the next daemon finds it."""
+        for record in self.written:
+            record(self.memory)
+        self.written = []
+        return self.memory.copy()
+
+
+class Ancestors:
+    """See `store.Store`.
+
+    Args:
+        disk: what an earlier daemon left.
+        journalled: nothing is written before `flush` otherwise.
+        remembers: it forgets everything at once otherwise.
+        intends: it is known what an apply may have left at the site.
+    """
+
+    def __init__(self, disk: Disk, *, journalled: bool = True, remembers: bool = True, intends: bool = True) -> None:
+        self._disk = disk
+        self._journalled, self._remembers, self._intends = journalled, remembers, intends
+        self.memory = disk.read()
+        self.number = self.memory.number
+        self.saved = self.memory.document
+        self.open_batches = sorted(self.memory.open)
+        self.open_applies = {key for changes in self.memory.applying.values() for key in changes} if intends else ()
+        self._buffer: list[Record] = []
+
+    @property
+    def fresh(self) -> bool:
+        return self.memory.fresh or not self._remembers
+
+    def die(self) -> None:
+        """Nothing is written any more."""
+        self._disk, self._buffer = Disk(), []
+
+    def next_number(self) -> int:
+        self.number += 1
+        return self.number
+
+    def _record(self, record: Record) -> None:
+        record(self.memory)
+        self._buffer.append(record)
+
+    def _write(self) -> None:
+        if self._journalled:
+            self.flush()
+
+    def flush(self) -> None:
+        self._disk.written += self._buffer
+        self._buffer = []
+
+    def sending(self, batch: int, facts: Facts, *, to_site: bool = False) -> None:
+        self.number = max(self.number, batch)
+        encoded = facts.encoded()
+
+        def record(memory: Memory) -> None:
+            changes = Changes()
+            changes.take(encoded, batch)
+            (memory.applying if to_site else memory.open)[batch] = changes
+            memory.number = max(memory.number, batch)
+
+        self._record(record)
+        self._write()
+
+    def acknowledged(self, batch: int, refused: Collection[bytes] = ()) -> None:
+        refused = frozenset(refused)
+
+        def record(memory: Memory) -> None:
+            for batches in (memory.open, memory.applying):
+                if (changes := batches.pop(batch, None)) is not None:
+                    memory.agree(changes, refused)
+
+        self._record(record)
+
+    def dropped(self, batch: int) -> None:
+        def record(memory: Memory) -> None:
+            memory.open.pop(batch, None)
+            memory.applying.pop(batch, None)
+
+        self._record(record)
+
+    def agreed(self, facts: Facts) -> None:
+        if not facts:
+            return
+        number, encoded = self.next_number(), facts.encoded()
+
+        def record(memory: Memory) -> None:
+            changes = Changes()
+            changes.take(encoded, number)
+            memory.agree(changes)
+            memory.number = max(memory.number, number)
+
+        self._record(record)
+
+    def save(self, document: dict[str, object]) -> None:
+        def record(memory: Memory) -> None:
+            memory.document = document
+
+        self._record(record)
+
+    async def lookup(self, keys: Sequence[bytes], *, elements: bool = False) -> dict[bytes, Agreed]:
+        self._write()
+        found = {} if not self._remembers else self.look(keys, elements=elements)
+        await Wire()
+        return found
+
+    def look(self, keys: Sequence[bytes], *, elements: bool = True) -> dict[bytes, Agreed]:
+        """`lookup`, at once."""
+        found = {}
+        for key in keys:
+            held = self.memory.keys.get(key)
+            its = held[0] if held is not None and isinstance(held[0], dict) else None
+            unknown = (
+                *self._intents(self.memory.open, key, its or {}, elements=elements),
+                *self._intents(self.memory.applying if self._intends else {}, key, its or {}, elements=elements),
+            )
+            if held is None:
+                if any(unknown):
+                    found[key] = Agreed(None, 0, None, None, None, *unknown)
+                continue
+            total = None if its is None else total_of(its.values())
+            shown = dict(its) if its is not None and elements else None
+            found[key] = Agreed(_digest(key, held[0]), held[1], held[2], total, shown, *unknown)
+        return found
+
+    def _intents(
+        self, batches: Mapping[int, Changes], key: bytes, agreed: Collection[bytes], *, elements: bool
+    ) -> tuple[tuple[int | None, ...], dict[bytes, tuple[int | None, ...]]]:
+        of_key: dict[int | None, None] = {}
+        of_elements: dict[bytes, dict[int | None, None]] = {}
+        for changes in batches.values():
+            if key not in changes:
+                continue
+            entry = changes[key]
+            changed = dict(entry.elements) if isinstance(entry, Patch) else {}
+            if not isinstance(entry, Patch) or entry.whole:
+                alone = Memory()
+                alone.agree(Changes({key: entry}))
+                of_key[alone.digest(key)] = None
+                changed = {**dict.fromkeys((*agreed, *of_elements)), **changed} if elements else {}
+            for name, digest in changed.items():
+                of_elements.setdefault(name, {})[digest] = None
+        return tuple(of_key), {name: tuple(digests) for name, digests in of_elements.items()}
+
+    async def sums(self, prefix: bytes) -> list[int]:
+        await Wire()
+        sums = [0] * 256
+        if self._remembers:
+            held = self.memory.keys
+            add_sums(sums, {key: Look(self.memory.digest(key)) for key in held if key.startswith(prefix)})
+        return sums
+
+    async def listed(self, prefix: bytes, buckets: Collection[int]) -> AsyncIterator[list[tuple[bytes, int]]]:  # noqa: ARG002 - more than is asked for does no harm
+        await Wire()
+        if self._remembers:
+            held = self.memory.keys
+            yield [(key, self.memory.digest(key)) for key in sorted(held) if key.startswith(prefix)]
+
+    async def count(self) -> int:
+        return len(self.memory.keys)

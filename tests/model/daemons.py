@@ -1,0 +1,560 @@
+"""One daemon, made of the real parts; what they talk to is played.
+
+In: a site, a hub, what the last daemon left. Out: tasks to be moved on. Left to others: the order of things (`world`).
+What is wired here is wired as in `redisrepl.parts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+from redisrepl import applying as applying_module
+from redisrepl.applying import Applying
+from redisrepl.changes import Change, State
+from redisrepl.comparison import Comparison
+from redisrepl.engine.continuity import Continuity, Event
+from redisrepl.engine.core import Core, CoreOptions
+from redisrepl.engine.evidence import Ring
+from redisrepl.errors import FencedError, LinkLostError, OutcomeUnknownError, PeerUnavailableError
+from redisrepl.following import Following, LinkOptions
+from redisrepl.inbound import Inbound
+from redisrepl.judging import Judging, Known
+from redisrepl.local.apply import Applied, _commands
+from redisrepl.local.history import SiteHistory
+from redisrepl.local.notify import Noticed, Subscribed
+from redisrepl.namespaces import Namespaces
+from redisrepl.noticing import Noticing, echoes_of
+from redisrepl.outbound import Outbound
+from redisrepl.pushes import Batch
+from redisrepl.pushing import Pushing
+from redisrepl.remote import fence as fence_module
+from redisrepl.remote.fence import NOT_LAST, Fence
+from redisrepl.remote.fetch import Fetched
+from redisrepl.remote.push import Pushed
+from redisrepl.saving import SavedState, Saving
+from redisrepl.sweep import Sweep
+from redisrepl.wire.commands import ORIGIN_CHANNEL
+from redisrepl.wire.digests import Look, Page, Summed, add_sums, look_at
+from redisrepl.wire.psync import Commands, Continued, FullSync, Position, SnapshotData, SnapshotEnd
+from redisrepl.wire.rdb import Entry
+from tests.model.ancestors import Ancestors
+from tests.model.steps import Lock, Task, Until, Wire
+
+if TYPE_CHECKING:
+    from tests.model.world import Site, World
+
+PREFIX = b"ns:"
+LATER = 1e9  # seconds after which every event is overdue
+
+
+class Clock:
+    """In the place of `time` where a part asks it for the time of day."""
+
+    now_ms = 0
+
+    def time(self) -> float:
+        return self.now_ms / 1000
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+CLOCK = Clock()
+applying_module.time = CLOCK  # what the tests of this package run beside does not expire
+
+
+class PlayedPushing(Pushing):
+    """Its batches leave when `world` says so."""
+
+    most = 1
+
+    async def _departure(self) -> Batch:
+        return self.outbound.take(self.most, 1_000_000)
+
+
+class PlayedApplying(Applying):
+    """It waits without a loop."""
+
+    site: Site
+
+    async def _stream_passed(self, offset: int) -> None:
+        site, server = self._core.continuity.site, self.site.server
+        if self.waits:
+            await Until(lambda: not site.followed or self._read_to() >= offset or server.offset < offset)
+        if site.followed and self._read_to() < offset and self.waits:
+            raise LinkLostError("a replaced master has answered")
+
+    waits = True
+
+
+class PlayedJudging(Judging):
+    """Likewise."""
+
+    note: Callable[[str, Event], None]
+
+    async def known_now(self) -> None:
+        await Until(lambda: self._core.continuity.known)
+
+    def _tell(self, side: str, event: Event, reason: str, number: float) -> None:
+        self.note(side, event)
+        super()._tell(side, event, reason, number)
+
+
+class PlayedSweep(Sweep):
+    """Likewise."""
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        await Until(condition)
+
+    async def once(self, *, timer: bool) -> None:
+        """What `run` does once it is due."""
+        await self._ready()
+        await self._sweep(timer=timer)
+
+
+class FenceSession:
+    """Runs the fence's scripts at the hub."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    async def post(self, content: bytes) -> bytes:
+        _, script, _, key, *arguments = map(unquote_to_bytes, content.removesuffix(b".raw").split(b"/"))
+        world, site, found = self._daemon.world, self._daemon.site, []
+
+        def run() -> None:
+            fences = world.hub.fences
+            if script == fence_module._MARK:
+                if key not in fences:
+                    found.append(b"lost")
+                elif fences[key]["epoch"] != int(arguments[3]):
+                    found.append(b"late")
+                else:
+                    fences[key][int(arguments[0])] = int(arguments[1])
+                    found.append(b"kept")
+                world.hub.written()
+                return
+            was = fences.get(key, {}).get("epoch", 0)
+            if script == fence_module._RAISE:
+                fences.setdefault(key, {})["epoch"] = max(was + 1, int(arguments[0]))
+                world.hub.written()
+            for name, number in fences.get(key, {}).items():
+                found.extend((str(name).encode(), b"%d" % number))
+            found.extend((b"was", b"%d" % was))
+
+        await Wire(world.perhaps_late(site, run))
+        run()
+        await Wire(lambda: OutcomeUnknownError("the reply is lost"))
+        return b"*%d\r\n" % len(found) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in found)
+
+    async def command(self, *argv: bytes) -> bytes | None:
+        await Wire(lambda: LinkLostError("the request is lost"))
+        fence = self._daemon.world.hub.fences.get(argv[1])
+        await Wire(lambda: LinkLostError("the reply is lost"))
+        return None if fence is None else b"%d" % fence["epoch"]
+
+
+class HubDouble:
+    """`remote.push`, `remote.fetch`, `remote.compare` and `remote.history`."""
+
+    max_body = 1_000_000
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon, self._world = daemon, daemon.world
+        self.fence: Fence = daemon.fence
+
+    async def push(self, commands: Sequence[list[bytes]], *, slot: int, number: int) -> Pushed:
+        commands = list(commands)
+        most = len(commands)
+        if most > 1 and self._world.rng.random() < 0.2:  # too much for one request
+            most = self._world.rng.randint(1, most - 1)
+        errors, at = {}, 0.0
+        for start in range(0, len(commands), most):
+            last = start + most >= len(commands)
+            fencing = self.fence.fencing(slot if last else slot + NOT_LAST, number)
+            piece = commands[start : start + most]
+            answers: list[Any] = []
+
+            def run(piece: list[list[bytes]] = piece, fencing: Any = fencing, answers: list[Any] = answers) -> None:
+                answers.append(self._world.execute(self._daemon, piece, fencing))
+
+            await Wire(self._world.perhaps_late(self._daemon.site, run, unsent=not start))
+            run()
+            await Wire(lambda: OutcomeUnknownError("the reply is lost"))
+            if answers[-1] is None:
+                raise FencedError("the hub knows a later epoch")
+            found, at, lost = answers[-1]
+            for key, error in found:
+                known = errors.get(key)
+                if known is None or known == "UNCHANGED" or (known == "MOVED" and error not in ("UNCHANGED", "MOVED")):
+                    errors[key] = error
+            if lost:
+                self._daemon.fence_lost()
+        return Pushed(errors, at)
+
+    async def _asked(self) -> None:
+        await Wire(lambda: LinkLostError("the request is lost"))
+
+    async def _answered(self) -> None:
+        await Wire(lambda: LinkLostError("the reply is lost"))
+
+    async def states(self, keys: Sequence[bytes]) -> Fetched:
+        await self._asked()
+        fetched = Fetched({key: self._world.hub.state(key) for key in keys}, self._world.tick())
+        await self._answered()
+        return fetched
+
+    async def ask(self) -> Any:
+        await self._asked()
+        facts = self._world.hub.hub_facts()
+        await self._answered()
+        return facts
+
+    @property
+    def server(self) -> Any:
+        return self._world.hub
+
+
+class SiteDouble:
+    """`local.read`, `local.apply` and `local.compare`."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self.server = daemon.site.server
+
+    async def _asked(self) -> None:
+        await Wire(lambda: LinkLostError("the request is lost"))
+
+    async def _answered(self) -> None:
+        await Wire(lambda: LinkLostError("the reply is lost"))
+
+    def request(self, keys: Sequence[bytes], large: frozenset[bytes]) -> list[list[bytes]]:  # noqa: ARG002
+        return [[b"states", *keys]]
+
+    async def states(self, keys: Sequence[bytes], replies: Sequence[object], large: frozenset[bytes]) -> list[State]:  # noqa: ARG002
+        return replies[0]
+
+    async def first_states(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:  # noqa: ARG002
+        await self._asked()
+        states = [self.server.state(key) for key in keys]
+        await self._answered()
+        return states
+
+    async def fields(self, key: bytes, names: Sequence[bytes]) -> list[bytes | None]:
+        await self._asked()
+        held = self.server.data.get(key)
+        await self._answered()
+        return [held.get(name) if isinstance(held, dict) else None for name in names]
+
+    @asynccontextmanager
+    async def turn(self, keys: Sequence[bytes], reads: Sequence[Sequence[bytes]] = ()) -> AsyncIterator[Turn]:
+        await self._asked()
+        server = self.server
+        states = [server.state(key) for key in keys]
+        watched = {key: server.writes[key] for key in keys}
+        turn = Turn(self._daemon, server.run_id, watched, server.offset, [states] if reads else [])
+        await self._answered()
+        yield turn
+
+
+@dataclass
+class Turn:
+    """`local.apply.Turn`."""
+
+    daemon: Daemon
+    run_id: str
+    watched: dict[bytes, int]
+    offset: int
+    replies: list[object]
+
+    async def apply(self, changes: Sequence[Change]) -> Applied | None:
+        site = self.daemon.site
+        server = site.server
+        commands, owners = _commands(changes)
+        errors: dict[int, str] = {}
+
+        def run() -> bool:
+            """Whether the keys are as they were."""
+            if self.daemon.world.watches and any(server.writes[key] != seen for key, seen in self.watched.items()):
+                return False
+            server.stream += [[b"MULTI"], [b"PUBLISH", ORIGIN_CHANNEL, self.daemon.origin]]
+            for command, indexes in zip(commands, owners, strict=True):
+                error = self.daemon.world.site_run(site, command)
+                if error is not None and error.startswith("WRONGTYPE"):
+                    errors.update(dict.fromkeys(indexes, error))
+            server.stream.append([b"EXEC"])
+            server.written()
+            return True
+
+        def lose() -> LinkLostError:
+            if server.run_id == self.run_id and self.daemon.world.rng.random() < 0.5:
+                run()
+            return LinkLostError("the request is lost")
+
+        await Wire(lose)
+        if server.run_id != self.run_id:
+            raise LinkLostError("the connection is closed")
+        if not run():
+            return None
+        applied = Applied(errors, server.offset)
+        await Wire(lambda: LinkLostError("the reply is lost"))
+        return applied
+
+
+class PlayedHistory(SiteHistory):
+    """Its INFO is played."""
+
+    def __init__(self, site: SiteDouble) -> None:
+        super().__init__(None, None, site)
+        self._double = site
+
+    async def ask(self) -> Any:
+        await self._double._asked()
+        facts = self._double.server.site_facts()
+        await self._double._answered()
+        return facts
+
+
+class HolderDouble:
+    """`local.compare.SiteComparer` and `remote.compare.HubComparer`."""
+
+    def __init__(self, double: HubDouble | SiteDouble, world: World) -> None:
+        self._double, self._world = double, world
+
+    def _step(self, prefix: bytes, cursor: bytes) -> tuple[bytes, dict[bytes, Look]]:
+        """Keys by halves: those that are there all the time come."""
+        server = self._double.server
+        keys = sorted(key for key in server.data if key.startswith(prefix))
+        half = prefix + b"k"  # hashes before, strings behind
+        part = [key for key in keys if (key < half) == (cursor == b"0")]
+        return b"0" if cursor != b"0" else b"1", {key: look_at(key, server.state(key)) for key in part}
+
+    async def sums(self, prefix: bytes, cursor: bytes, count: int, sums: list[int]) -> Summed:  # noqa: ARG002
+        await self._double._asked()
+        following, looks = self._step(prefix, cursor)
+        add_sums(sums, looks)
+        await self._double._answered()
+        return Summed(following, len(looks))
+
+    async def page(self, prefix: bytes, cursor: bytes, count: int, buckets: Collection[int] | None) -> Page:  # noqa: ARG002
+        await self._double._asked()
+        page = Page(*self._step(prefix, cursor))
+        await self._double._answered()
+        return page
+
+    async def looks(self, keys: Sequence[bytes]) -> list[Look]:
+        await self._double._asked()
+        looks = [look_at(key, self._double.server.state(key)) for key in keys]
+        await self._double._answered()
+        return looks
+
+
+@dataclass(frozen=True)
+class Made:
+    """Of what a daemon is made."""
+
+    core: type[Core] = Core
+    outbound: type[Outbound] = Outbound
+    inbound: type[Inbound] = Inbound
+    fence: type[Fence] = Fence
+    judging: type[PlayedJudging] = PlayedJudging
+    pushing: type[PlayedPushing] = PlayedPushing
+    applying: type[PlayedApplying] = PlayedApplying
+    sweep: type[PlayedSweep] = PlayedSweep
+    continuity: type[Continuity] = Continuity
+    store: Mapping[str, bool] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Daemon:
+    """Beside one site.
+
+    Attributes:
+        tasks: what is under way.
+        linked: it reads the site's stream, or hears its events.
+        subscribed: it hears the hub's.
+        heard: events of the hub that are on their way.
+        noticed: events of the site; None: it reads the stream.
+    """
+
+    def __init__(self, world: World, site: Site) -> None:
+        self.world, self.site = world, site
+        made = world.made
+        self.store = store = Ancestors(site.disk, **made.store)
+        saved = SavedState.load(store.saved)
+        who = saved.origin or f"{site.name}.{world.rng.randrange(1 << 30)}"
+        self.origin = who.encode() + b" hub"
+        kinds = world.kinds
+        namespaces = Namespaces((PREFIX,))
+        self.core = core = made.core(
+            namespaces.covers,
+            kinds,
+            0,
+            CoreOptions(origin=self.origin, winner=world.winner, every_write=world.every_write, **made.options),
+            continuity=made.continuity.load(store.saved.get("continuity")),
+            ring=Ring.load(store.saved.get("ring")),
+            keep=lambda loss: world.kept.append((site.name, loss)),
+            outbound=made.outbound,
+            inbound=made.inbound,
+        )
+        core.differs("site", store.open_applies)
+        self.outbound, self.inbound = core.outbound, core.inbound
+        self.fence = made.fence(FenceSession(self), who.encode(), saved.epoch, saved.executed)
+        self.fence._raise = Lock()
+        if saved.position is not None:
+            self.outbound.resume_at(saved.position.offset, saved.database)
+        hub, of_site = HubDouble(self), SiteDouble(self)
+        pacer = SimpleNamespace(**dict.fromkeys(("left", "arrived", "failed", "hold"), lambda *_: None))
+        self.pushing = made.pushing(
+            self.outbound,
+            store,
+            hub,
+            of_site,
+            pacer,
+            site_evicted=lambda: self.judging.site_evicted(),  # noqa: PLW0108 - there is none yet
+            max_keys=1,
+            retry={},
+        )
+        self.following = Following(
+            None,
+            self.outbound,
+            (PREFIX,),
+            saved.position,
+            SimpleNamespace(begin=lambda _: None),
+            options=LinkOptions(1, 1, {}),
+            listener=self,
+        )
+        known = Known(store.saved)
+        history = PlayedHistory(of_site)
+        self.judging = made.judging(
+            core,
+            known,
+            history,
+            hub,
+            self.fence,
+            lambda: store.number,
+            lambda: int(self.following.read_to) if self.following.read_to != float("inf") else 0,
+            first=not store.saved,
+            retry={},
+        )
+        self.judging.note = world.judged
+        self.saving = Saving(store, core, self.following, known, self.fence, history.held, who)
+        self.judging.save = self.saving.save
+        self.applying = made.applying(
+            core,
+            store,
+            hub,
+            of_site,
+            of_site,
+            same_hub=self.judging.same_hub,
+            read_to=lambda: self.following.read_to,
+            max_keys=3,
+            retry={},
+        )
+        self.applying.site = site
+        self.applying._site_turn = Lock()
+        self.applying.waits = world.waits
+        holders = {"site": HolderDouble(of_site, world), "hub": HolderDouble(hub, world)}
+        self.sweep = made.sweep(
+            core,
+            Comparison(store, expiries="expire" in kinds, rate=float("inf")),
+            holders,
+            store,
+            namespaces,
+            ready=self._ready_to_compare,
+            period=0,
+            max_removals=0.5,
+            wake=lambda: None,
+            retry={},
+        )
+        self.noticing = Noticing(None, self.outbound, self.inbound, covers=namespaces.covers, retry={}, listener=self)
+        self.noticed: list[tuple[bytes, bytes]] | None = None
+        if site.by_events:
+            self.noticed = []
+            self.inbound.expect_events(lambda change: echoes_of(change, kinds), 15.0)
+            self.following.abandon()
+        self.linked = self.subscribed = False
+        self.heard: list[Any] = []
+        self.tasks: list[Task] = []
+
+    async def _ready_to_compare(self) -> None:
+        await self.judging.known_now()
+        await self.fence.ready()
+        await self.judging.mark(always=True)
+
+    def fence_lost(self) -> None:
+        if self.core.continuity.hub.judged:
+            self.judging.hub_heard()
+
+    # What `following` and `noticing` tell.
+
+    def attached(self, *, resumed: bool) -> None:
+        self.linked = True
+        self.judging.site_attached(resumed=resumed)
+
+    def detached(self) -> None:
+        self.linked = False
+        if self.core.continuity.site.judged:
+            self.core.saw(self.store.number)
+        self.core.site_lost()
+
+    def wake(self) -> None:
+        """Everything is looked at all the time."""
+
+    # Its link to the site.
+
+    async def attach(self) -> None:
+        """Make the link; it is there when this has ended."""
+        server, following = self.site.server, self.following
+        await Wire(lambda: PeerUnavailableError("the site is away"))
+        if self.noticed is not None:
+            self.noticed.clear()
+            self.noticing._take(Subscribed())
+            return
+        position = following.position
+        if position is not None and server.continues(*position):
+            self._take(Continued(Position(server.replid, position.offset)))
+            return
+        start = Position(server.replid, server.offset)
+        self._take(FullSync(start))
+        entries = [self._entry(key) for key in sorted(server.data)]
+        for at in range(0, len(entries), 2):
+            await Wire(self._lost)
+            self._take(SnapshotData(1, None, entries[at : at + 2]))
+        await Wire(self._lost)
+        self._take(SnapshotEnd(start))
+
+    def _lost(self) -> LinkLostError:
+        return LinkLostError("the link is lost")
+
+    def _entry(self, key: bytes) -> Entry:
+        server = self.site.server
+        held = server.data[key]
+        kind, value = ("string", held) if isinstance(held, bytes) else ("hash", list(held.items()))
+        return Entry(0, key, kind, value, server.expiries.get(key))
+
+    def _take(self, event: Any) -> None:
+        self.following._take(event, SimpleNamespace(position=getattr(event, "position", None)))
+
+    def read(self, most: int) -> None:
+        """Read commands of the stream."""
+        server, following = self.site.server, self.following
+        begin = int(following.read_to)
+        commands = server.stream[begin - server.first : begin - server.first + most]
+        ends = list(range(begin + 1, begin + 1 + len(commands)))
+        link = SimpleNamespace(position=Position(following.position.replid, ends[-1]))
+        following._take(Commands(commands, ends, wants_ack=False), link)
+
+    def take_noticed(self, events: list[tuple[bytes, bytes]]) -> None:
+        """Events of the site have come."""
+        self.noticing._take(Noticed(events))
+
+    @property
+    def unread(self) -> int:
+        """Commands of the stream that were not read."""
+        return self.site.server.offset - int(self.following.read_to)

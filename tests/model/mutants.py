@@ -1,0 +1,160 @@
+"""Lines of the engine left out or turned round one at a time, and whether the model notices.
+
+By hand: `python -m tests.model.mutants [SEEDS [NAME ..]]` plays all of them. In: seeds. Out: what was not noticed.
+A mutant is text of a module replaced by other text, in memory; where the text is not found any more it says so.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import redisrepl
+from redisrepl import applying, doubts, inbound, judging, outbound, pushing, sweep
+from redisrepl.engine import conditional, core, merge, reconcile
+from tests.model.daemons import Made
+from tests.model.runs import conflict, everybody, fallen, one_writer, run
+from tests.model.world import silence
+
+ROOT = Path(redisrepl.__file__).parent
+ONE, FALL, ALL = (everybody, one_writer), (everybody, fallen), (everybody, one_writer, fallen, conflict)
+
+
+class Mutant(NamedTuple):
+    """A change of one place.
+
+    Attributes:
+        module: whose.
+        name: of the class (empty: none) and the function, and what is different.
+        text, instead: the place, and what stands there.
+        phases, circumstances: of the runs that must notice it.
+    """
+
+    module: Any
+    owner: str
+    text: str
+    instead: str
+    phases: tuple[Any, ...] = ALL
+    circumstances: dict[str, Any] = {}  # noqa: RUF012 - read only
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.module.__name__.removeprefix('redisrepl.')}:{self.owner}: {' '.join(self.text.split())[:60]}"
+
+
+FEW = {"made": Made(options={"max_keys": 2})}
+
+#: Those that CI plays: what they break, some runs notice.
+SAMPLE = [
+    Mutant(core, "Core.must_ask", "return suspect or not self.continuity.site.settled", "return suspect", ONE),
+    Mutant(core, "Core.push_planned", "self.outbound.doubt(plan.key, plan.push, plan.expected)", "pass"),
+    Mutant(core, "Core.applied_planned", "self._name(plan)", "pass", (conflict,)),
+    Mutant(core, "Core._name", "self._keep(Loss(plan.key, plan.winner, plan.lost))", "pass", (conflict,)),
+    Mutant(core, "Core.site_lost", 'self.continuity.happened("site", Event.DETACHED)', "pass"),
+    Mutant(core, "Core.site_attached", 'self.continuity.happened("site", Event.ATTACHED)', "pass"),
+    Mutant(core, "Core.site_missed", "Event.MISSED", "Event.RESUMED", ONE),
+    Mutant(core, "Core.hub_heard", 'self.continuity.happened("hub", Event.ATTACHED)', "pass"),
+    Mutant(core, "Core.judged", "self.continuity.happened(side, event, reason, proved=proved)", "pass"),
+    Mutant(core, "Core.overdue", "self._owe_what_found_no_room()", "pass", ONE, FEW),
+    Mutant(core, "Core.differs", "self.inbound.suspect(keys)", "pass"),
+    Mutant(core, "Core.compared", "self.continuity.happened(side, Event.COMPARED)", "pass"),
+    Mutant(judging, "Judging._site_event", "return Event.WENT_BACK", "return Event.RESTARTED", FALL),
+    Mutant(judging, "Judging._hub_event", "return Event.WENT_BACK", "return Event.RESTARTED", FALL),
+    Mutant(reconcile, "reconcile", "if about.site_lost or about.hub_lost:", "if False:", FALL),
+    Mutant(reconcile, "_two_way", "return Verdict.PUSH", "return Verdict.APPLY", FALL),
+    Mutant(reconcile, "reconcile", "if site == ancestor:", "if False:", ONE),
+    Mutant(doubts, "Doubts._must_be_compared", "return True", "return False", FALL),
+    Mutant(outbound, "Outbound.failed", "self.doubt(key)", "pass"),
+]
+#: Those that need more runs, or that something else makes up for.
+MORE = [
+    Mutant(core, "Core.hub_heard", "self.inbound.resubscribed()", "pass", ONE),
+    Mutant(core, "Core.overdue", "self.inbound.tick(now)", "pass"),
+    Mutant(
+        reconcile, "reconcile", "if hub == ancestor or hub in intents or hub in applied:", "if hub == ancestor:", ONE
+    ),
+    Mutant(core, "Core.compared", "self.outbound.unswept = False", "pass", ONE, FEW),
+    Mutant(core, "Core.saw", "self.ring.add(", "print_nothing = (lambda *_: None)(", FALL),
+    Mutant(reconcile, "reconcile", "if site in applied or (site == ancestor and hub in applied):", "if False:", ONE),
+    Mutant(
+        reconcile,
+        "_removed_at_site",
+        "return Verdict.PUSH if about.removals else Verdict.APPLY",
+        "return Verdict.APPLY",
+    ),
+    Mutant(
+        reconcile, "_removed_at_hub", "return Verdict.APPLY if about.removals else Verdict.PUSH", "return Verdict.PUSH"
+    ),
+    Mutant(
+        outbound, "Outbound.new_from", "self.read_again_to = min(self.read_again_to, offset)", "self.read_again_to = 0"
+    ),
+    Mutant(outbound, "Outbound._add", "if self.read_again_to:", "if False:", ONE),
+    Mutant(outbound, "Outbound.succeeded", "self._pulling.suspect(moved)", "pass", ONE),
+    Mutant(inbound, "Inbound.take", "self._suspect.add(key)", "pass", ONE),
+    Mutant(sweep, "Sweep._sweep", "state.owed = state.owed or reason or", "state.owed = state.owed or", ONE),
+    Mutant(applying, "Applying._sent", "self.inbound.suspect({change.key for change in changes})", "pass", ONE),
+    Mutant(pushing, "Pushing._failed", "self._hub.fence.doubt()", "pass", ONE),
+    Mutant(merge, "_plan_whole", "plan.push, plan.expected = Touch(key, replaces=True), (far,)", "pass"),
+    Mutant(conditional, "_was_no_hash", "return ", "return not ", ONE),
+]
+
+
+@contextmanager
+def mutated(mutant: Mutant) -> Iterator[None]:
+    """The engine is different for a while."""
+    module, (*owner, name) = mutant.module, mutant.owner.split(".")
+    holder = getattr(module, owner[0]) if owner else module
+    source = Path(module.__file__).read_text()
+    body = ast.parse(source).body
+    if owner:
+        body = next(node for node in body if isinstance(node, ast.ClassDef) and node.name == owner[0]).body
+    node = next(n for n in body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) and n.name == name)
+    text = textwrap.dedent("\n".join(source.splitlines()[node.lineno - 1 : node.end_lineno]))
+    if mutant.text not in text:
+        raise LookupError(f"not found any more: {mutant.name}")
+    names: dict[str, Any] = {}
+    code = text.replace(mutant.text, mutant.instead)
+    exec(compile("from __future__ import annotations\n" + code, mutant.name, "exec"), module.__dict__, names)
+    before = holder.__dict__[name]
+    holders = [holder] if owner else [m for m in list(sys.modules.values()) if getattr(m, name, None) is before]
+    for one in holders:  # a function is known by name wherever it is imported
+        setattr(one, name, names[name])
+    try:
+        yield
+    finally:
+        for one in holders:
+            setattr(one, name, before)
+
+
+def noticed(mutant: Mutant, seeds: range) -> int | None:
+    """With which seed the model notices a mutant; None: with none."""
+    with mutated(mutant):
+        for seed in seeds:
+            try:
+                run(seed, *mutant.phases, **{"sites": 2, **mutant.circumstances})
+            except Exception:  # noqa: BLE001 - whatever it is
+                return seed
+    return None
+
+
+def main() -> None:
+    """Play all of them, or those of which the name holds one of the words."""
+    seeds, words = range(int(sys.argv[1]) if len(sys.argv) > 1 else 300), sys.argv[2:]
+    with silence():
+        for mutant in [*SAMPLE, *MORE]:
+            if not words or any(word in mutant.name for word in words):
+                try:
+                    outcome = f"seed {noticed(mutant, seeds)}"
+                except LookupError as error:
+                    outcome = str(error)
+                print(f"{mutant.name}: {outcome}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

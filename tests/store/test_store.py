@@ -1,0 +1,655 @@
+"""What the engine records it finds again, after an orderly end, a crash, or an upgrade; or nothing at all."""
+
+import hashlib
+import json
+import os
+import sqlite3
+import stat
+
+import pytest
+from structlog.testing import capture_logs
+
+from redisrepl.store import Pair, StateDirectoryError, open_store
+from redisrepl.store import store as module
+from redisrepl.store.journal import Kind, record
+from tests.store.stores import (
+    PAIR,
+    Model,
+    assert_like,
+    bucket_of,
+    digest_of_hash,
+    facts,
+    name,
+    new_store,
+    strings,
+    total_of,
+)
+
+OLD = {
+    "replid": "8371b4fb1155b71f4a04d3e1bc3e18c4a990aeeb",
+    "offset": 1234,
+    "database": 3,
+    "origin": "0123456789abcdef",
+}
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+async def opened(tmp_path, clock):
+    """Open a store here; the one before is closed."""
+    stores = []
+
+    async def opened(directory=tmp_path, pair=PAIR, **options):
+        for store in stores:
+            await store.close()
+        stores[:] = [new_store(directory, pair, clock=clock, **options)]
+        return stores[0]
+
+    yield opened
+    for store in stores:
+        await store.close()
+
+
+async def worked(store):
+    """Let the background come to an end."""
+    if store._job:
+        store._worker.submit(int).result()
+        assert store._job.done()
+    store.flush()
+
+
+def aside(directory):
+    return sorted(path.name.partition(".set-aside")[0] for path in directory.iterdir() if "set-aside" in path.name)
+
+
+# There and back.
+
+
+async def test_nothing_is_agreed_at_first(opened):
+    with capture_logs() as logs:
+        store = await opened()
+
+    assert (store.fresh, store.saved, store.open_batches, store.number) == (True, {}, [], 0)
+    assert await store.lookup([b"key"], elements=True) == {}
+    assert await store.count() == 0
+    assert logs == []
+
+
+async def test_what_was_agreed_is_found_by_the_next(opened):
+    store = await opened()
+    store.agreed(strings((b"a", 1), (b"b", 2)))
+    store.save({"position": 7, "ring": ["x"]})
+    store = await opened()
+
+    assert (store.fresh, store.saved, store.number) == (False, {"position": 7, "ring": ["x"]}, 1)
+    found = await store.lookup([b"a", b"b", b"c"])
+    assert {key: (one.digest, one.number) for key, one in found.items()} == {b"a": (1, 1), b"b": (2, 1)}
+
+
+async def test_it_is_fresh_until_something_is_agreed(opened):
+    store = await opened()
+    store.sending(store.next_number(), strings((b"a", 1)))
+    store = await opened()
+    assert store.fresh
+    store.acknowledged(1)
+    store = await opened()
+    assert not store.fresh  # although nothing was folded
+    await store.fold()
+    store = await opened()
+    assert not store.fresh
+
+
+async def test_numbers_go_on(opened):
+    store = await opened()
+    assert [store.next_number(), store.next_number()] == [1, 2]
+    store.sending(2, strings((b"a", 1)))
+    store.agreed(strings((b"b", 1)))
+    store.sending(9, strings((b"c", 1)))
+    store = await opened()
+
+    assert store.number == 9
+    assert store.next_number() == 10
+
+
+async def test_a_row_keeps_the_number_of_its_batch(opened):
+    store = await opened()
+    batch = store.next_number()
+    store.sending(batch, strings((b"a", 1)))
+    store.agreed(strings((b"b", 1)))
+    store.acknowledged(batch)
+
+    found = await store.lookup([b"a", b"b"])
+    assert [found[key].number for key in (b"a", b"b")] == [1, 2]
+
+
+async def test_a_document_that_says_the_same_is_not_written(opened):
+    store = await opened()
+    store.save({"a": [1]})
+    store.flush()
+    size = store._journal.size
+    store.save({"a": [1]})
+    store.flush()
+    assert store._journal.size == size
+    store.save({"a": [2]})
+    store.flush()
+    assert store._journal.size > size
+
+
+async def test_the_next_process_knows_a_batch_that_left_without_a_flush(opened):
+    """It was written before `sending` returned."""
+    store = await opened()
+    store.sending(1, strings((b"a", 1)))
+    store.sending(2, strings((b"b", 1)))
+    store.acknowledged(1)
+    store._buffer.clear()  # as kill -9 would
+    store = await opened()
+
+    assert store.open_batches == [1, 2]
+
+
+# Intents.
+
+
+async def test_a_batch_is_an_intent_until_its_outcome_is_known(opened):
+    store = await opened()
+    store.agreed(strings((b"a", 1)))
+    for batch, told in enumerate([("strings", [b"a"], [5]), ("gone", b"a"), ("string", b"a", 5, 99)], 11):
+        store.sending(batch, facts(told))
+    store.sending(14, facts(("hash", b"a", {name(1): 3}, None)))
+
+    (one,) = (await store.lookup([b"a"])).values()
+    assert (one.digest, one.intents) == (1, (5, None, digest_of_hash(b"a", (0, 3))))
+    store = await opened()
+    store.dropped(11)
+    store.dropped(12)
+    store.acknowledged(14)
+    (one,) = (await store.lookup([b"a"])).values()
+    assert (one.digest, one.total, one.number, one.intents) == (digest_of_hash(b"a", (0, 3)), (0, 3), 14, (5,))
+
+
+async def test_a_key_of_which_there_is_only_an_intent(opened):
+    store = await opened()
+    store.sending(1, facts(("string", b"a", 5, None), ("expiry", b"b", 7), ("gone", b"c")))
+
+    found = await store.lookup([b"a", b"b", b"c"])
+    assert {key: (one.digest, one.number, one.intents) for key, one in found.items()} == {
+        b"a": (None, 0, (5,)),
+        b"c": (None, 0, (None,)),
+    }
+
+
+async def test_intents_of_elements(opened):
+    store = await opened()
+    store.agreed(facts(("hash", b"h", {name(1): 1, name(2): 2}, None)))
+    store.sending(2, facts(("fields", b"h", {name(1): 11, name(3): 3}, [name(2)])))
+    store.sending(3, facts(("fields", b"h", {name(1): 12})))
+    expected = {name(1): (11, 12), name(3): (3,), name(2): (None,)}
+
+    for elements in (False, True):
+        (one,) = (await store.lookup([b"h"], elements=elements)).values()
+        assert (one.intents, one.element_intents) == ((), expected)
+    assert one.elements == {name(1): 1, name(2): 2}
+
+
+@pytest.mark.parametrize("told", [("gone", b"h"), ("string", b"h", 5, None), ("hash", b"h", {name(4): 4}, None)])
+async def test_a_push_of_the_whole_key_may_have_taken_its_elements_away(opened, told):
+    store = await opened()
+    store.agreed(facts(("hash", b"h", {name(1): 1}, None)))
+    store.sending(2, facts(told))
+
+    (one,) = (await store.lookup([b"h"], elements=True)).values()
+    assert one.element_intents == {name(1): (None,)} | ({name(4): (4,)} if told[0] == "hash" else {})
+    assert len(one.intents) == 1
+
+
+# From an earlier version.
+
+
+def old_file(directory, pair=PAIR, **members):
+    content = {"format": 2, "site": pair.site, "hub": pair.hub, "scope": pair.scope} | OLD | members
+    content["checksum"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    path = directory / f"{pair.stem}.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+async def test_the_position_of_an_earlier_version_is_taken_over(opened, tmp_path):
+    path = old_file(tmp_path)
+    store = await opened()
+    assert (store.saved, store.fresh) == (OLD, True)
+    assert path.exists()
+    store = await opened()  # it ended before it had written anything of its own
+    assert store.saved == OLD
+    store.flush()
+    assert not path.exists()
+    store = await opened()
+    assert store.saved == OLD
+
+
+async def test_a_journal_is_newer_than_the_file_of_an_earlier_version(opened, tmp_path):
+    store = await opened()
+    store.save({"new": 1})
+    old_file(tmp_path)
+    store = await opened()
+    assert store.saved == {"new": 1}
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"[" * 100_000, b'{"format": 2}', b"\xff"])
+async def test_a_damaged_file_of_an_earlier_version(opened, tmp_path, content):
+    path = old_file(tmp_path)
+    path.write_bytes(content)
+    store = await opened()
+    store.flush()
+    assert store.saved == {}
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("member", [{"format": 1}, {"site": "another"}, {"scope": "another"}])
+async def test_another_file_of_an_earlier_version(opened, tmp_path, member):
+    path = old_file(tmp_path, **member)
+    store = await opened()
+    store.flush()
+    assert store.saved == {}
+    assert path.exists()
+
+
+async def test_a_flipped_digit_in_a_file_of_an_earlier_version(opened, tmp_path):
+    path = old_file(tmp_path)
+    path.write_text(path.read_text().replace("1234", "1235"))
+    assert (await opened()).saved == {}
+
+
+# Files that cannot be used.
+
+
+@pytest.fixture
+async def again(tmp_path):
+    """Open what a test has damaged."""
+    stores = []
+
+    def again(pair=PAIR):
+        with capture_logs() as logs:
+            stores.append(new_store(tmp_path, pair))
+        return stores[-1], [(one["event"], one["reason"]) for one in logs]
+
+    yield again
+    for store in stores:
+        await store.close()
+
+
+@pytest.fixture
+async def files(tmp_path):
+    """Journal and database of a store that has been used."""
+    store = new_store(tmp_path)
+    store.agreed(strings((b"a", 1)))
+    store.sending(7, strings((b"b", 1)))
+    store.save({"x": 1})
+    await store.fold()
+    await store.close()
+    return store._directory.file("journal"), store._directory.file("db")
+
+
+async def assert_fresh(store):
+    assert store.fresh
+    assert await store.count() == 0
+    assert await store.lookup([b"a"]) == {}
+    store.agreed(strings((b"c", 3)))
+    assert (await store.lookup([b"c"]))[b"c"].digest == 3
+
+
+@pytest.mark.parametrize("data", [b"", b"text", bytes(1000)])
+async def test_a_damaged_journal(files, again, tmp_path, data):
+    files[0].write_bytes(data)
+    store, logs = again()
+
+    assert logs == [
+        ("store.set_aside", "it is damaged"),
+        ("store.set_aside", "its journal is missing, or cannot be used"),
+    ]
+    assert (store.saved, store.open_batches) == ({}, [])
+    assert aside(tmp_path) == sorted(path.name for path in files)
+    await assert_fresh(store)
+
+
+@pytest.mark.usefixtures("files")
+async def test_other_namespaces_of_the_same_pair_begin_anew(again, tmp_path):
+    store, logs = again(Pair(PAIR.site, PAIR.hub, "another"))
+
+    assert logs[0] == ("store.set_aside", "it was written for other addresses, namespaces or kinds of change")
+    assert len(aside(tmp_path)) == 2
+    await assert_fresh(store)
+
+
+async def test_a_database_without_its_journal(files, again):
+    files[0].unlink()
+    store, logs = again()
+
+    assert logs == [("store.set_aside", "its journal is missing, or cannot be used")]
+    assert store.saved == {}
+    await assert_fresh(store)
+
+
+def write_another(path, change):
+    with sqlite3.connect(path) as connection:
+        connection.execute(change)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: path.write_bytes(b"no database at all" * 100), "it is damaged"),
+        (lambda path: write_another(path, "PRAGMA application_id = 5"), "it is not redisrepl's"),
+        (lambda path: write_another(path, "PRAGMA user_version = 2"), "its format is 2, not 1"),
+        (lambda path: write_another(path, "UPDATE about SET pair = 'x'"), "it was written for other addresses, namesp"),
+        (lambda path: write_another(path, "DROP TABLE elements"), "it is damaged"),
+        (lambda path: write_another(path, "DELETE FROM about"), "it is damaged"),
+    ],
+)
+async def test_a_damaged_database(files, again, tmp_path, damage, reason):
+    """The journal is good: it still tells what was on its way, and the state."""
+    damage(files[1])
+    store, ((event, said),) = again()
+
+    assert (event, said[: len(reason)]) == ("store.set_aside", reason)
+    assert (store.saved, store.open_batches, store.number) == ({"x": 1}, [7], 7)
+    assert aside(tmp_path) == [files[1].name]
+    await assert_fresh(store)
+
+
+async def test_a_database_that_is_older_than_the_journal(tmp_path, again):
+    """From a backup: what was folded and is not in the journal any more is missing in it."""
+    store = new_store(tmp_path)
+    store.agreed(strings((b"a", 1)))
+    await store.fold()
+    await store.close()
+    path = store._directory.file("db")
+    before = path.read_bytes()
+    store = new_store(tmp_path)
+    store.agreed(strings((b"a", 2)))
+    store.flush()
+    store._worker.submit(store._folder.renew).result()
+    await store.close()
+    path.write_bytes(before)
+
+    store, _ = again()
+    await assert_fresh(store)
+
+
+async def test_a_database_that_was_removed_is_made_again_from_a_journal_that_has_everything(files, again):
+    files[1].unlink()
+    store, logs = again()
+
+    assert logs == []
+    assert not store.fresh
+    assert (await store.lookup([b"a"]))[b"a"].digest == 1
+
+
+async def test_a_torn_tail_is_cut_and_named_once(files, again):
+    size = files[0].stat().st_size
+    with files[0].open("ab") as file:
+        file.write(b"\x00garbage")
+    store, logs = again()
+
+    assert logs == [("store.cut", "no whole record")]
+    assert files[0].stat().st_size == size
+    assert store.open_batches == [7]
+    await store.close()
+    store, logs = again()
+    assert logs == []
+
+
+async def test_a_journal_cut_anywhere_ends_with_a_whole_record(tmp_path, again):
+    """Whatever is folded already."""
+    store, model, stages = new_store(tmp_path), Model(), []
+    journal, database = (store._directory.file(ending) for ending in ("journal", "db"))
+    stages.append((journal.stat().st_size, model.copy()))
+    for number in range(1, 6):
+        told = [("strings", [b"a", b"%d" % number], [number, number]), ("fields", b"h", {name(number): number})]
+        store.agreed(facts(*told))
+        store.flush()
+        model.agree(told, store.number)
+        stages.append((journal.stat().st_size, model.copy()))
+        if number == 3:
+            await store.fold()
+            folded = journal.stat().st_size
+    store._buffer.clear()
+    await store.close()
+    whole, base = journal.read_bytes(), database.read_bytes()
+    for length in range(stages[0][0], len(whole) + 1):
+        journal.write_bytes(whole[:length])
+        database.write_bytes(base)
+        store, _ = again()
+        held = next(state for size, state in reversed(stages) if size <= max(length, folded))
+        await assert_like(store, held, [b"a", b"h", *(b"%d" % number for number in range(1, 6))])
+        store.agreed(strings((b"z", length)))  # what is recorded now is not taken for what was folded
+        assert (await store.lookup([b"z"]))[b"z"].digest == length
+        await store.close()
+
+
+@pytest.mark.parametrize("bad", [record(Kind.HEADER, b"12345678"), record(Kind.SENDING, b"1")])
+async def test_a_record_that_makes_no_sense_is_cut(files, again, bad):
+    with files[0].open("ab") as file:
+        file.write(bad)
+    _, logs = again()
+
+    assert logs == [("store.cut", "no whole record")]
+
+
+async def test_facts_that_make_no_sense_end_all_agreement(files, again):
+    """Their checksum fits: this is another program's, or a mistake of ours."""
+    with files[0].open("ab") as file:
+        file.write(record(Kind.AGREED, bytes(8), b"\x63no facts at all"))
+    store, _ = again()
+    with capture_logs() as logs:
+        await store.fold()
+
+    assert [one["event"] for one in logs] == ["store.unreadable"]
+    await assert_fresh(store)
+
+
+# In the background.
+
+
+async def test_what_was_recorded_is_folded_after_a_while_without_records(opened, clock):
+    store = await opened()
+    store.agreed(strings((b"a", 1)))
+    store.flush()
+    clock.now += 4.9
+    store.flush()
+    await worked(store)
+    assert store._folder._database.empty
+    clock.now += 0.2
+    store.flush()
+    await worked(store)
+    assert not store._folder._database.empty
+    store.flush()
+    assert store._job is None
+
+
+async def test_a_journal_that_has_grown_is_begun_anew(opened, monkeypatch):
+    monkeypatch.setattr(module, "_RENEW", 10_000)
+    store = await opened()
+    store.sending(1, strings((b"open", 5)))
+    store.save({"x": 1})
+    for number in range(300):
+        store.agreed(strings((b"%0100d" % number, number)))
+    store.flush()
+    await worked(store)
+
+    assert store._journal.base > 10_000
+    assert store._journal.size < 1000
+    store = await opened()
+    assert (store.saved, store.open_batches, store.number) == ({"x": 1}, [1], 300 + 1)
+    assert await store.count() == 300
+    assert (await store.lookup([b"open"]))[b"open"].intents == (5,)
+
+
+async def test_a_journal_of_open_batches_is_not_begun_anew_for_ever(opened, monkeypatch):
+    monkeypatch.setattr(module, "_RENEW", 10_000)
+    store = await opened()
+    for batch in range(1, 400):
+        store.sending(batch, strings((b"%0100d" % batch, batch)))
+    store.flush()
+    await worked(store)
+    base = store._journal.base
+    assert base
+    store.flush()
+    await worked(store)
+    assert store._journal.base == base
+
+
+async def test_the_journal_is_forced_to_the_disk_in_the_background_once_a_second(opened, clock, monkeypatch):
+    store = await opened()
+    forced = []
+    monkeypatch.setattr(store._journal, "sync", lambda: forced.append(clock.now))
+    for _ in range(20):
+        clock.now += 0.25
+        store.agreed(strings((b"a", 1)))
+        store.flush()
+        assert store._job is None or len(forced) <= 5
+        await worked(store)
+    assert len(forced) == 5
+
+
+# Where it lies.
+
+
+@pytest.mark.parametrize("mask", [0, 0o077, 0o377])
+async def test_nobody_else_may_read_it(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        store = new_store(tmp_path / "a" / "state")
+        store.agreed(strings((b"a", 1)))
+        await store.fold()
+        store._worker.submit(store._folder.renew).result()
+        store.agreed(strings((b"a", 2)))
+        await store.fold()
+    finally:
+        os.umask(before)
+    modes = {
+        path.name.rpartition(".")[2]: stat.S_IMODE(path.stat().st_mode) for path in store._directory.path.iterdir()
+    }
+    await store.close()
+
+    assert stat.S_IMODE((tmp_path / "a" / "state").stat().st_mode) == 0o700
+    assert modes == {"journal": 0o600, "lock": 0o600, "db": 0o600, "db-wal": 0o600}
+
+
+@pytest.mark.parametrize("ending", ["lock", "journal", "db"])
+async def test_a_link_is_not_followed(tmp_path, ending):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / f"{PAIR.stem}.{ending}").symlink_to(victim)
+    if ending == "db":
+        store = new_store(tmp_path)  # set aside, as a database without a journal
+        await store.close()
+    else:
+        with pytest.raises(StateDirectoryError, match="symbolic links"):
+            new_store(tmp_path)
+    assert victim.read_text() == "precious"
+
+
+async def test_a_directory_that_cannot_be_used(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StateDirectoryError, match=f"--state-dir {tmp_path}/file/below: .*give a directory that"):
+        new_store(tmp_path / "file" / "below")
+
+
+async def test_without_a_directory_it_remembers_for_this_life(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "file"))
+    monkeypatch.setattr(module.tempfile, "mkdtemp", lambda prefix: str(tmp_path / prefix))
+    options = {"digest_of_hash": digest_of_hash, "bucket_of": bucket_of}
+    with capture_logs() as logs:
+        store = open_store(None, PAIR, **options)
+    store.agreed(strings((b"a", 1)))
+
+    assert (await store.lookup([b"a"]))[b"a"].digest == 1
+    assert [(one["event"], one["log_level"]) for one in logs] == [("store.temporary", "warning")]
+    await store.close()
+    with pytest.raises(StateDirectoryError):
+        open_store(tmp_path / "file", PAIR, **options)
+
+
+async def test_a_large_hash_of_which_one_element_changes(opened):
+    """Only that element is read and written."""
+    store = await opened()
+    elements = {number.to_bytes(8): number for number in range(5000)}
+    store.agreed(facts(("hash", b"h", elements, None)))
+    await store.fold()
+    connection, steps = store._folder._database._connection, []
+    connection.set_progress_handler(lambda: steps.append(1) and 0, 100)
+    store.agreed(facts(("fields", b"h", {(7).to_bytes(8): 1 << 90})))
+    await store.fold()
+    connection.set_progress_handler(None, 0)
+
+    assert len(steps) < 20  # of 100 instructions each
+    (one,) = (await store.lookup([b"h"], elements=True)).values()
+    assert one.elements == elements | {(7).to_bytes(8): 1 << 90}
+    assert one.total == total_of(one.elements)
+
+
+async def test_pages_of_what_is_in_some_buckets(opened):
+    store = await opened()
+    keys = [b"%s:%04d" % (prefix, number) for prefix in (b"a", b"b") for number in range(3500)]
+    store.agreed(strings(*((key, number) for number, key in enumerate(keys))))
+    wanted = {ord("1"), ord("4"), ord("5"), ord("6"), ord("7")}
+
+    pages = [page async for page in store.listed(b"b:", wanted)]
+    assert [len(page) for page in pages] == [1000, 750]
+    expected = [(key, number) for number, key in enumerate(keys) if key[:2] == b"b:" and key[-1] in wanted]
+    assert [row for page in pages for row in page] == expected
+    assert [page async for page in store.listed(b"b:", set())] == []
+
+
+async def test_what_was_applied_to_the_site_is_known_until_its_outcome_is_or_the_key_is_agreed_on_again(tmp_path):
+    store = new_store(tmp_path)
+    store.agreed(facts(("strings", [b"a", b"b", b"c", b"d"], [1, 2, 3, 4])))
+    for key, digest in ((b"a", 11), (b"b", 12), (b"c", 13)):
+        store.sending(store.next_number(), facts(("strings", [key, b"d"], [digest, digest])), to_site=True)
+    store.acknowledged(store.number, [b"d"])
+    store.dropped(store.number - 1)
+    found = await store.lookup([b"a", b"b", b"c", b"d"])
+    assert [found[key].applied for key in (b"a", b"b", b"c", b"d")] == [(11,), (), (), (11,)]
+    assert found[b"c"].digest == 13
+    assert not any(one.intents for one in found.values())
+
+    store._worker.submit(store._folder.renew).result()
+    store.agreed(facts(("gone", b"d")))
+    await store.close()
+    store = new_store(tmp_path)
+    assert store.open_batches == []
+    assert store.open_applies == {b"a"}
+    found = await store.lookup([b"a", b"d"])
+    assert found[b"a"].applied == (11,)
+    assert b"d" not in found
+
+    store.agreed(facts(("string", b"a", 5, None)))
+    assert (await store.lookup([b"a"]))[b"a"].applied == ()
+    assert not store._folder._reader.applying
+    await store.close()
+
+
+async def test_fields_that_were_applied_to_the_site(tmp_path):
+    store = new_store(tmp_path)
+    store.agreed(facts(("hash", b"h", {b"f": 1, b"g": 2}, None)))
+    store.sending(store.next_number(), facts(("fields", b"h", {b"f": 3}, [b"g"])), to_site=True)
+    found = (await store.lookup([b"h"], elements=True))[b"h"]
+    assert found.element_applied == {b"f": (3,), b"g": (None,)}
+    assert found.elements == {b"f": 1, b"g": 2}
+    assert not found.element_intents
+    await store.close()

@@ -1,0 +1,353 @@
+"""Whatever a disk does, the store goes on, and trusts nothing that it could not write."""
+
+import os
+import shutil
+import sqlite3
+
+import pytest
+from structlog.testing import capture_logs
+
+from redisrepl.store import folding, unwritten
+from redisrepl.store import store as module
+from testbed import SmallDisk
+from tests.store.stores import Model, assert_like, facts, name, new_store, strings
+
+
+class Scene:
+    """A store in a directory, its clock, and what it has said of its troubles."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.now = 100.0
+        self.said = []
+        self.open()
+
+    def open(self):
+        self.store = new_store(self.directory, clock=lambda: self.now, on_trouble=self.said.append)
+
+    async def reopen(self):
+        await self.store.close()
+        self.open()
+
+    def flush(self, seconds=0.0):
+        """Some time later; the background has come to its end."""
+        self.now += seconds
+        self.store.flush()
+        self.store._worker.submit(int).result()
+        self.store.flush()
+
+    async def digests(self, *keys):
+        return {key: one.digest for key, one in (await self.store.lookup(keys)).items()}
+
+
+@pytest.fixture
+async def scene(tmp_path):
+    scene = Scene(tmp_path / "state")
+    yield scene
+    await scene.store.close()
+
+
+def refuse(monkeypatch, scene):
+    def refuse(_):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(scene.store._journal, "append", refuse)
+
+
+# The journal cannot be written.
+
+
+async def test_what_was_not_written_is_not_agreed(scene, monkeypatch):
+    store = scene.store
+    store.agreed(strings((b"a", 1), (b"b", 1), (b"c", 1)))
+    store.sending(2, strings((b"c", 2)))
+    scene.flush()
+    refuse(monkeypatch, scene)
+    store.agreed(strings((b"a", 2)))
+    store.sending(3, strings((b"d", 3)))
+    store.acknowledged(2)
+    store.save({"x": 1})
+    scene.flush()
+
+    assert store.failed == "no space left on device"
+    assert scene.said == [store.failed]
+    assert await scene.digests(b"a", b"b", b"c", b"d") == {b"b": 1, b"c": 1, b"d": None}
+    found = await store.lookup([b"c", b"d"])
+    assert {key: one.intents for key, one in found.items()} == {b"c": (2,), b"d": (3,)}
+
+    monkeypatch.undo()
+    scene.flush(4.9)
+    assert store.failed
+    scene.flush(0.2)
+    assert scene.said == ["no space left on device", None]
+    assert store.failed is None
+    store.acknowledged(3)
+    for _ in range(2):
+        assert await scene.digests(b"a", b"b", b"c", b"d") == {b"b": 1, b"c": 2, b"d": 3}
+        await scene.reopen()
+    assert scene.store.saved == {"x": 1}
+    assert scene.store.open_batches == []
+
+
+async def test_what_ended_while_nothing_could_be_written(scene, monkeypatch):
+    """Sent and acknowledged meanwhile: forgotten. Still on its way: an intent, also for the next process."""
+    store = scene.store
+    store.agreed(strings((b"a", 1), (b"b", 1), (b"c", 1)))
+    store.sending(2, strings((b"c", 9)))
+    scene.flush()
+    refuse(monkeypatch, scene)
+    store.sending(3, strings((b"a", 3)))
+    store.sending(4, strings((b"b", 4)))
+    store.sending(5, strings((b"e", 5)))
+    store.acknowledged(3)
+    store.dropped(5)
+    store.dropped(2)
+    monkeypatch.undo()
+    scene.flush(5.0)
+    await scene.reopen()
+
+    assert scene.store.open_batches == [4]
+    assert await scene.digests(b"a", b"b", b"c", b"e") == {b"b": None, b"c": 1}
+
+
+async def test_the_next_write_is_not_tried_between_attempts(scene, monkeypatch):
+    """Else an earlier fact would be lost, and a later one kept."""
+    store = scene.store
+    store.agreed(strings((b"a", 1)))
+    scene.flush()
+    refuse(monkeypatch, scene)
+    store.agreed(facts(("gone", b"a")))
+    scene.flush()
+    monkeypatch.undo()
+    store.agreed(strings((b"b", 2)))
+    scene.flush(1.0)
+    assert store.failed
+    await scene.reopen()  # tries once more
+
+    assert await scene.digests(b"a", b"b") == {}
+
+
+async def test_too_much_that_was_not_written_ends_all_agreement(scene, monkeypatch):
+    monkeypatch.setattr(unwritten, "_MOST_BYTES", 5000)
+    store = scene.store
+    store.agreed(strings((b"a", 1)))
+    store.sending(2, strings((b"c", 2)))
+    scene.flush()
+    await store.fold()
+    with pytest.MonkeyPatch.context() as disk:
+        refuse(disk, scene)
+        for number in range(10, 200):
+            store.sending(number, strings((b"%0100d" % number, number)))
+            assert len(store._unwritten._keys) < 100
+        assert sum(map(len, store._unwritten.open.values())) < 5000
+        assert await scene.digests(b"a") == {}
+    scene.flush(5.0)
+    assert store.failed is None
+    for _ in range(2):
+        assert await scene.digests(b"a", b"%0100d" % 11) == {}
+        assert len(scene.store.open_batches) in {0, 191}
+        await scene.reopen()
+    assert scene.store.fresh
+
+
+# A disk that is really full.
+
+
+@pytest.mark.parametrize("may_mount", [True, False], ids=["as this machine allows", "without a mount"])
+async def test_a_full_disk(may_mount):
+    with SmallDisk(may_mount=may_mount) as disk:
+        scene, model = Scene(disk.path / "state"), Model()
+        keys = [b"%05d" % number for number in range(40)]
+        model.agree([("strings", keys, [1] * 40)], 1)
+        scene.store.agreed(strings(*((key, 1) for key in keys)))
+        await scene.store.fold()
+        disk.fill([os.getpid()])
+        try:
+            for number in range(2, 200):
+                scene.store.agreed(strings((b"%0200d" % number, number)))
+                scene.store.agreed(strings((keys[number % 20], number)))
+                scene.flush()
+                found = await scene.digests(*keys)
+                assert all(found[key] == 1 for key in keys[20:])
+            assert scene.store.failed in {"no space left on device", "file too large"}
+            assert scene.said[-1] == scene.store.failed
+            await scene.store.fold()
+            await scene.store.sums(b"")
+        finally:
+            disk.free()
+        scene.flush(5.0)
+        scene.flush(5.0)
+        assert scene.store.failed is None
+        assert scene.said[-1] is None
+        found = await scene.digests(*keys)
+        assert all(found[key] == 1 for key in keys[20:])
+        assert not set(found) & {keys[number % 20] for number in range(180, 200)} or found[keys[199 % 20]] == 199
+        await scene.reopen()
+        assert await scene.digests(*keys) == found
+        await scene.store.close()
+
+
+async def test_a_database_that_cannot_be_written_while_the_journal_can(scene, monkeypatch):
+    """Lookups read the journal; nothing is lost."""
+    store, model = scene.store, Model()
+    keys = [b"a", b"h", b"s", b"gone"]
+    before = [("hash", b"h", {name(1): 1, name(2): 2}, 5), ("string", b"s", 1, 5), ("string", b"gone", 1, None)]
+    store.agreed(facts(*before))
+    model.agree(before, 1)
+    await store.fold()
+    monkeypatch.setattr(folding, "_ENOUGH_KEYS", 1)
+    with pytest.MonkeyPatch.context() as disk:
+
+        def refuse(*_):
+            raise sqlite3.OperationalError("database or disk is full")
+
+        disk.setattr(store._folder._database, "write", refuse)
+        after = [
+            ("fields", b"h", {name(1): 7}, [name(2)]),
+            ("expiry", b"s", 6),
+            ("gone", b"gone"),
+            ("string", b"a", 4, None),
+        ]
+        for told in after:
+            store.agreed(facts(told))
+            model.agree([told], store.number)
+        assert {key: one.digest for key, one in (await store.lookup(keys)).items()} == {
+            key: held.digest for key, held in model.keys.items()
+        }
+        scene.flush(6.0)
+        assert store.failed == "database or disk is full"
+        assert await store.count() == 3  # as it was
+    scene.flush(5.0)
+    assert store.failed is None
+    assert scene.said == ["database or disk is full", None]
+    await assert_like(store, model, keys)
+
+
+async def test_a_database_that_can_never_be_written_does_not_fill_the_memory(scene, monkeypatch):
+    monkeypatch.setattr(folding, "_ENOUGH_KEYS", 10)
+    monkeypatch.setattr(folding, "_TOO_MANY_KEYS", 50)
+
+    def refuse(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with pytest.MonkeyPatch.context() as disk:
+        disk.setattr(scene.store._folder._database, "write", refuse)
+        for number in range(100):
+            scene.store.agreed(strings((b"%d" % number, number)))
+        assert await scene.store.lookup([b"5"]) == {}
+        assert len(scene.store._folder._changes) == 50
+        scene.flush()
+        assert scene.store.failed == "database or disk is full"
+    scene.flush(5.0)
+    assert scene.store.failed is None
+    assert await scene.digests(b"5") == {b"5": 5}
+
+
+async def test_a_journal_that_cannot_be_folded_ends_somewhere(scene, monkeypatch):
+    monkeypatch.setattr(module, "_LONGEST", 10_000)
+    scene.store._folder.trouble = "database or disk is full"
+    for number in range(200):
+        scene.store.agreed(strings((b"%0100d" % number, number)))
+        scene.store._write()
+
+    assert scene.store._journal.size < 11_000
+    assert "cannot be folded" in scene.store.failed
+
+
+async def test_a_disk_that_does_not_take_the_journal_is_named(scene):
+    with pytest.MonkeyPatch.context() as disk:
+
+        def broken():
+            raise OSError(5, os.strerror(5))
+
+        disk.setattr(scene.store._journal, "sync", broken)
+        scene.store.agreed(strings((b"a", 1)))
+        scene.flush(2.0)
+        assert scene.said == ["input/output error"]
+    scene.flush(2.0)
+    assert len(scene.said) == 1
+    scene.flush(5.0)
+    assert scene.said == ["input/output error", None]
+
+
+# The directory.
+
+
+async def test_a_directory_that_was_removed_is_written_again(scene):
+    told = [("strings", [b"a"], [1]), ("hash", b"h", {name(1): 1}, None)]
+    model = Model()
+    model.agree(told, 1)
+    scene.store.agreed(facts(*told))
+    scene.store.sending(2, strings((b"c", 2)))
+    scene.store.save({"x": 1})
+    await scene.store.fold()
+    scene.flush(2.0)
+    shutil.rmtree(scene.directory)
+    told = [("string", b"b", 5, None)]
+    model.agree(told, 3)
+    scene.store.agreed(facts(*told))
+    scene.flush(2.0)
+
+    assert scene.store.failed is None
+    assert sorted(path.suffix for path in scene.directory.iterdir()) == [".db", ".db-wal", ".journal", ".lock"]
+    for _ in range(2):
+        await assert_like(scene.store, model, [b"a", b"b", b"c", b"h"])
+        await scene.reopen()
+    assert scene.store.open_batches == [2]
+    assert scene.store.saved == {"x": 1}
+
+
+async def test_a_directory_that_was_removed_and_cannot_be_made(scene):
+    scene.store.agreed(strings((b"a", 1)))
+    shutil.rmtree(scene.directory)
+    scene.directory.touch()
+    scene.flush(2.0)
+    assert len(scene.said) == 1
+    assert f"--state-dir {scene.directory}" in scene.store.failed
+    assert await scene.digests(b"a") == {b"a": 1}
+    scene.directory.unlink()
+    scene.flush(5.0)
+    assert scene.store.failed is None
+    await scene.reopen()
+    assert await scene.digests(b"a") == {b"a": 1}
+
+
+# Damage while it runs.
+
+
+async def test_a_database_that_is_damaged_while_it_is_used(scene):
+    scene.store.agreed(strings(*((b"%05d" % number, number) for number in range(5000))))
+    await scene.store.fold()
+    scene.flush()
+    scene.store._worker.submit(scene.store._folder._database.checkpoint).result()
+    path = scene.store._directory.file("db")
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+    scene.store._folder._database._connection.execute("PRAGMA shrink_memory")
+    scene.store.agreed(strings((b"new", 1)))
+    with capture_logs() as logs:
+        assert await scene.digests(b"00001", b"03000") == {}
+    assert [one["event"] for one in logs] == ["store.set_aside"]
+    assert scene.store.fresh
+    assert "malformed" in logs[0]["reason"]
+    scene.store.agreed(strings((b"newer", 2)))
+    await scene.reopen()
+    assert await scene.digests(b"00001", b"newer") == {b"newer": 2}
+
+
+async def test_a_journal_that_is_damaged_while_it_is_used(scene):
+    scene.store.agreed(strings((b"a", 1)))
+    await scene.store.fold()
+    scene.store.agreed(strings((b"b", 1)))
+    scene.store._write()
+    path = scene.store._journal.path
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size - 1)
+        file.write(b"\xff")
+    with capture_logs() as logs:
+        assert await scene.digests(b"a", b"b") == {}
+    assert [one["event"] for one in logs] == ["store.unreadable"]
+    assert scene.store.fresh
+    scene.store.agreed(strings((b"c", 1)))
+    assert await scene.digests(b"a", b"b", b"c") == {b"c": 1}
