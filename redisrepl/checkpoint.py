@@ -22,6 +22,7 @@ import structlog
 
 from redisrepl.changes import Position
 from redisrepl.errors import ConfigError
+from redisrepl.places import default_directory
 
 __all__ = ["Checkpoint", "Pair", "SavedPosition", "StateDirectoryError", "default_directory", "open_checkpoint"]
 
@@ -67,14 +68,6 @@ class SavedPosition:
     position: Position
     database: int
     origin: str
-
-
-def default_directory() -> Path:
-    """Where state is kept: systemd's `StateDirectory`, else as the XDG base directories say."""
-    if directory := os.environ.get("STATE_DIRECTORY"):
-        return Path(directory.partition(":")[0])
-    state_home = os.environ.get("XDG_STATE_HOME")
-    return (Path(state_home) if state_home else Path.home() / ".local" / "state") / "redisrepl"
 
 
 def open_checkpoint(directory: Path | None, pair: Pair) -> Checkpoint | None:

@@ -57,6 +57,7 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 69
     REFUSED = 77
     CONFIG = 78
+    INTERRUPTED = 130
 
 
 def exit_code(error: BaseException) -> ExitCode:

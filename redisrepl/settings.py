@@ -1,54 +1,81 @@
 """Every setting, its default and its limits: flag > environment > TOML file > default.
 
-In: flags as strings, the environment, a file. Out: `Settings`. Left to others: spelling flags (`cli`), reading the
-files that settings name (`tls`, `cli`).
+In: flags as strings, the environment, a file. Out: `Settings`. Left to others: spelling flags (`arguments`), reading
+the files that settings name (`tls`, `cli`), how a value is read (`values`).
 """
 
-from __future__ import annotations
+# No postponed annotations: `values.Declared` reads them when the class is made.
 
-import difflib
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import ByteSize, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
-
-from redisrepl.changes import KINDS
 from redisrepl.errors import ConfigError
-from redisrepl.healing import ConflictWinner, InitialSync
-from redisrepl.remote.notifications import NotifyMode
-from redisrepl.remote.ways import SubscribeChoice
+from redisrepl.values import ByteSize, Declared, Field
 
-__all__ = ["ENV_PREFIX", "Settings", "flag_of", "load_settings", "unknown_variables"]
+__all__ = ["ENV_PREFIX", "ByteSize", "Settings", "flag_of", "load_settings", "split_list", "unknown_variables"]
 
 ENV_PREFIX = "REDISREPL_"
+#: What `--replicate` may name; `changes.KINDS`, which this module need not load.
+_KINDS = ("set", "hset", "del", "expire")
 #: Variables that are no settings: where the file with settings is.
 _OTHER_VARIABLES = frozenset({"CONFIG"})
 #: What Kubernetes sets in every container once there is a service of the name redisrepl.
 _KUBERNETES = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_.+)?")
 
 
-class Settings(BaseSettings):
-    """How one daemon runs; each field is a flag, a variable `REDISREPL_<NAME>` and a key of the TOML file."""
+def split_list(text: str) -> list[str]:
+    """The items of a list with commas, without the space around each; a comma at the end adds none."""
+    return [item for piece in text.split(",") if (item := piece.strip())]
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+def _namespaces(value: object) -> tuple[bytes, ...]:
+    """Prefixes as bytes. A string is a list with commas; in a list each item is taken as it is."""
+    items = split_list(value) if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, (str, bytes)) for item in items):
+        raise ValueError("must be a prefix, or a list of prefixes")
+    for item in items:
+        text = item if isinstance(item, str) else os.fsdecode(item)
+        if text.endswith("*"):
+            raise ValueError(
+                f"{text} is a prefix, and a * in it is no wildcard: leave it out"
+                if text.strip("*")
+                else "would mean every key: give the prefix of the keys to replicate"
+            )
+    return tuple(os.fsencode(item) for item in items)
+
+
+def _kinds(value: object) -> frozenset[str]:
+    items = split_list(value) if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple, set, frozenset)) or not all(isinstance(item, str) for item in items):
+        raise ValueError(f"must be a list of {', '.join(_KINDS)}")
+    if unknown := sorted(set(items) - set(_KINDS)):
+        raise ValueError(f"{', '.join(unknown)} is not one of {', '.join(_KINDS)}")
+    if not items:
+        raise ValueError(f"must name at least one of {', '.join(_KINDS)}")
+    return frozenset(items)
+
+
+class Settings(Declared):
+    """How one daemon runs; each field is a flag, a variable `REDISREPL_<NAME>` and a key of the TOML file."""
 
     # The hub.
     haddr: str = Field(
-        "https://localhost/redis", repr=False, description="address of the hub: Webdis behind its TLS proxy"
+        "https://localhost/redis",
+        repr=False,
+        example="https://hub.example.org/redis",
+        description="address of the hub: Webdis behind its TLS proxy",
     )
     cert: Path | None = Field(None, description="our certificate for the hub, with its chain (PEM)")
     key: Path | None = Field(None, description="private key of --cert (PEM, without a passphrase)")
     ca: Path | None = Field(None, description="certificates to trust for the hub (PEM); default: the system's")
     hub_database: int = Field(0, ge=0, description="number of the database that Webdis uses at the hub")
-    notify_config: NotifyMode = Field(
+    notify_config: Literal["merge", "check", "never"] = Field(
         "merge", description="the hub's notification flags: add what is missing, only check, or never look"
     )
-    subscribe: SubscribeChoice = Field(
+    subscribe: Literal["http", "websocket", "auto"] = Field(
         "http", description="how the hub's events come: http (long poll), websocket, or auto: WebSocket if the hub can"
     )
 
@@ -60,49 +87,57 @@ class Settings(BaseSettings):
     raddr: str = Field(
         ":6379",
         repr=False,
+        example="redis.example.org:6379",
         description="the site's Redis: host:port, redis://, rediss://, unix:///path or redis-sentinel://",
     )
     sentinel: str | None = Field(
-        None, repr=False, description="instead of --raddr: host:port,host:port/service of the Sentinels to ask for it"
+        None,
+        repr=False,
+        example="s1:26379,s2:26379/mymaster",
+        description="instead of --raddr: host:port,host:port/service of the Sentinels to ask for it",
     )
     source: Literal["auto", "psync", "notify"] = Field(
         "auto", description="how the site's writes are seen: psync, notify (keyspace events) or auto: psync if allowed"
     )
-    user: str | None = Field(None, description="user name (ACL) at the site's Redis")
+    user: str | None = Field(None, example="redisrepl", description="user name (ACL) at the site's Redis")
     password_file: Path | None = Field(None, description="file that holds the password of the site's Redis")
     site_ca: Path | None = Field(None, description="certificates to trust for rediss:// (PEM); default: the system's")
     site_cert: Path | None = Field(None, description="our certificate for rediss:// (PEM)")
     site_key: Path | None = Field(None, description="private key of --site-cert (PEM)")
-    sentinel_user: str | None = Field(None, description="user name (ACL) at the Sentinels")
+    sentinel_user: str | None = Field(None, example="redisrepl", description="user name (ACL) at the Sentinels")
     sentinel_password_file: Path | None = Field(None, description="file that holds the password of the Sentinels")
 
-    # What crosses.
-    ns: Annotated[tuple[bytes, ...], NoDecode] = Field(
-        (), description="namespace: replicate keys that start with this, taken literally; may be repeated"
+    # What is replicated.
+    ns: tuple[bytes, ...] = Field(
+        (),
+        read=_namespaces,
+        example="site1:",
+        description="namespace: replicate keys that start with this prefix; for several repeat it, or write a:,b:",
     )
     rc: bool = Field(False, description="also apply to the site what others write at the hub")
-    replicate: Annotated[frozenset[str], NoDecode] = Field(
-        frozenset({"set", "hset"}), description="what crosses: strings, fields of hashes, removals, expiry times"
+    replicate: frozenset[str] = Field(
+        frozenset({"set", "hset"}),
+        read=_kinds,
+        example="set,hset,del,expire",
+        description="what is replicated: strings, fields of hashes, removals (del), expiry times (expire)",
     )
-    every_write: bool = Field(
-        False, description="push each value that a key had, in order; otherwise only the latest of those that wait"
-    )
+    every_write: bool = Field(False, description="push each value that a key had, in order; otherwise only its latest")
 
-    # What happens after a gap.
+    # What happens after an outage.
     state_dir: Path | None = Field(
         None,
         description="directory for the acknowledged position; default: $STATE_DIRECTORY or ~/.local/state/redisrepl",
     )
-    initial_sync: InitialSync = Field(
+    initial_sync: Literal["both", "push", "pull", "none"] = Field(
         "both",
-        description="which way first contact copies: both, push, pull or none; later gaps are healed all the same",
+        description="which way first contact copies: both, push, pull or none; later outages are healed all the same",
     )
-    on_conflict: ConflictWinner | None = Field(
+    on_conflict: Literal["hub", "site"] | None = Field(
         None,
-        description="whose value stands where both sides have one at first contact; default: hub with -rc, else site",
+        description="whose value wins where both sides have one at first contact; default: hub with -rc, else site",
     )
     sweep_period: float = Field(
-        3600.0, ge=0, description="seconds between comparisons of both sides; 0: only after gaps"
+        3600.0, ge=0, description="seconds between comparisons of both sides; 0: only after outages"
     )
     sweep_rate: float = Field(20_000.0, gt=0, description="keys compared in a second, at most")
 
@@ -110,13 +145,17 @@ class Settings(BaseSettings):
     max_memory: ByteSize = Field(
         ByteSize(96 << 20),
         ge=1 << 20,
+        example="96MiB",
         description="memory for changes that wait for the hub; above it they are re-read",
     )
     max_keys: int = Field(
         2_000_000, ge=1000, description="keys that may wait, each way; others are found by a comparison"
     )
     max_body: ByteSize = Field(
-        ByteSize(900_000), ge=1024, description="largest request body; the hub's proxy must allow it (nginx: 1 MB)"
+        ByteSize(900_000),
+        ge=1024,
+        example="900kB",
+        description="largest request body; the hub's proxy must allow it (nginx: 1 MB)",
     )
     batch: int = Field(1000, ge=1, le=100_000, description="changes in one request")
     flights: int = Field(64, ge=1, le=1000, description="requests to the hub side by side, at most")
@@ -134,31 +173,6 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")
 
-    @field_validator("ns", mode="before")
-    @classmethod
-    def _namespaces(cls, value: object) -> object:
-        if isinstance(value, str):  # from the environment
-            value = [item for item in value.split(",") if item]
-        if isinstance(value, (list, tuple)):
-            return tuple(os.fsencode(item) if isinstance(item, str) else item for item in value)
-        return value
-
-    @field_validator("replicate", mode="before")
-    @classmethod
-    def _kinds(cls, value: object) -> object:
-        if isinstance(value, str):
-            value = [item.strip() for item in value.split(",") if item.strip()]
-        return value
-
-    @field_validator("replicate")
-    @classmethod
-    def _known_kinds(cls, value: frozenset[str]) -> frozenset[str]:
-        if unknown := sorted(value - KINDS):
-            raise ValueError(f"{', '.join(unknown)} is not one of {', '.join(sorted(KINDS))}")
-        if not value:
-            raise ValueError(f"name at least one of {', '.join(sorted(KINDS))}")
-        return value
-
 
 def flag_of(name: str) -> str:
     """The flag of a setting."""
@@ -167,14 +181,14 @@ def flag_of(name: str) -> str:
 
 def unknown_variables() -> dict[str, str]:
     """Variables of the environment that look like settings and are none, each with the one that may be meant."""
-    known = {name.upper() for name in Settings.model_fields} | _OTHER_VARIABLES
+    known = {name.upper() for name in Settings.fields} | _OTHER_VARIABLES
     unknown: dict[str, str] = {}
     for variable in sorted(os.environ):
         name = variable.upper().removeprefix(ENV_PREFIX)
         if not variable.upper().startswith(ENV_PREFIX) or name in known or _KUBERNETES.fullmatch(name):
             continue
-        close = difflib.get_close_matches(name, known, n=1)
-        unknown[variable] = ENV_PREFIX + close[0] if close else ""
+        close = _closest(name, known)
+        unknown[variable] = ENV_PREFIX + close if close else ""
     return unknown
 
 
@@ -189,26 +203,50 @@ def load_settings(flags: Mapping[str, Any], file: Path | None = None) -> Setting
         ConfigError: names the flag, variable or key that is wrong.
     """
     content = _read_toml(file) if file is not None else {}
+    if unknown := sorted(flags.keys() - Settings.fields.keys()):
+        raise ConfigError(f"{flag_of(unknown[0])} is not a setting: see redisrepl --help")
+    variables = _variables()
+    values: dict[str, Any] = {}
+    for name, setting in Settings.fields.items():
+        if name in flags:
+            flag = flag_of(name)
+            place, value, example = flag, flags[name], flag if setting.kind is bool else f"{flag} {setting.example}"
+        elif name in variables:
+            variable, value = variables[name]
+            place, example = f"the environment variable {variable}", f"{variable}={setting.example}"
+        elif name in content:
+            place, value, example = f"--config {file}: {name}", content[name], f"{name} = {_toml(name)}"
+        else:
+            continue
+        try:
+            values[name] = setting.read(value)
+        except ValueError as error:
+            raise ConfigError(f"{place}: {error}, for example {example}") from None
+    return Settings(**values)
 
-    class Sources(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
-            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, InitSettingsSource(settings_cls, content)
 
-    try:
-        return Sources(**flags)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, flags, content, file)) from None
+def _variables() -> dict[str, tuple[str, str]]:
+    """The variables that are settings, by name: how each is spelled here, and its value. Capitals win."""
+    found: dict[str, tuple[str, str]] = {}
+    for variable, value in sorted(os.environ.items(), reverse=True):  # capitals last
+        if variable.upper().startswith(ENV_PREFIX):
+            found[variable[len(ENV_PREFIX) :].lower()] = variable, value
+    return found
+
+
+def _toml(name: str) -> str:
+    """The example of a setting as it stands in the file."""
+    setting = Settings.fields[name]
+    if setting.kind in (int, float, bool):
+        return setting.example
+    if name in {"ns", "replicate"}:
+        return "[" + ", ".join(f'"{item}"' for item in split_list(setting.example)) + "]"
+    return f'"{setting.example}"'
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415 - most starts read no file
+
     try:
         with file.open("rb") as stream:
             content = tomllib.load(stream)
@@ -216,24 +254,20 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"--config {file}: {(error.strerror or str(error)).lower()}: check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {file}: not TOML: {error}") from None
-    known = Settings.model_fields
-    for name in content:
-        if name not in known:
-            raise ConfigError(f"--config {file}: {name} is not a setting: see config/redisrepl.example.toml")
+    for name, value in content.items():
+        if name in Settings.fields:
+            continue
+        if isinstance(value, dict):
+            hint = 'the file has no tables, only lines like haddr = "https://hub.example.org/redis"'
+        else:
+            close = _closest(name.replace("-", "_"), Settings.fields)
+            hint = f"is {close} meant?" if close else "config/redisrepl.example.toml has them all"
+        raise ConfigError(f"--config {file}: {name} is not a setting: {hint}")
     return content
 
 
-def _explain(error: ValidationError, flags: Mapping[str, Any], content: Mapping[str, Any], file: Path | None) -> str:
-    """The first thing that is wrong, and where it was said."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    name = str(first["loc"][0]) if first["loc"] else "settings"
-    variable = f"{ENV_PREFIX}{name.upper()}"
-    if name in flags:
-        place = flag_of(name)
-    elif variable in os.environ:
-        place = f"the environment variable {variable}"
-    elif name in content:
-        place = f"--config {file}: {name}"
-    else:
-        place = flag_of(name)
-    return f"{place}: {first['msg'].removeprefix('Value error, ')}"
+def _closest(name: str, known: "Mapping[str, object] | set[str] | frozenset[str]") -> str:
+    """The known name that is most like this one; empty if none is."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only mistakes need it
+
+    return next(iter(get_close_matches(name, list(known), n=1)), "")

@@ -10,12 +10,14 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import structlog
 
-__all__ = ["serve_state", "short_path"]
+from redisrepl.places import short_path
+
+__all__ = ["serve_state"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -51,16 +53,6 @@ async def serve_state(path: Path, document: Callable[[], Awaitable[dict[str, obj
     finally:
         listening.close()
         _unlink(path)
-
-
-@contextlib.contextmanager
-def short_path(path: Path) -> Iterator[str]:
-    """Another name of a socket, by its open directory: the address of one holds 107 bytes (`sun_path`), a path more."""
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)
 
 
 def _unlink(path: Path) -> None:

@@ -19,7 +19,6 @@ import redis.asyncio
 import redis.exceptions
 from cryptography import x509
 
-from redisrepl.checkpoint import default_directory
 from redisrepl.errors import (
     BodyTooLargeError,
     CommandRefusedError,
@@ -36,6 +35,7 @@ from redisrepl.local.connection import open_client, translated
 from redisrepl.local.facts import Facts, ask_facts
 from redisrepl.local.stream import ReplicaLink
 from redisrepl.namespaces import Namespaces, glob_escape, printable
+from redisrepl.places import default_directory
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.ways import Ways

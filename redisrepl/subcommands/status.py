@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from redisrepl.errors import ExitCode, PeerUnavailableError
-from redisrepl.observe.socket import short_path
+from redisrepl.places import short_path
 
 __all__ = ["run"]
 

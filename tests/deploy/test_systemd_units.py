@@ -93,4 +93,4 @@ def test_each_credential_is_used_and_each_variable_is_known(name):
     variables = {key: value for key, value in pairs if key.startswith(ENV_PREFIX)}
 
     assert {value.removeprefix("%d/") for value in variables.values() if value.startswith("%d/")} == loaded
-    assert {key.removeprefix(ENV_PREFIX).lower() for key in variables} <= {*Settings.model_fields, "config"}
+    assert {key.removeprefix(ENV_PREFIX).lower() for key in variables} <= {*Settings.fields, "config"}
