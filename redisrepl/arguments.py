@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from redisrepl import __version__, helptexts
 from redisrepl.errors import ExitCode
 from redisrepl.settings import ByteSize, Settings, flag_of
+from redisrepl.suggestions import closest, elsewhere
 
 __all__ = ["COMMANDS", "GROUPS", "Parser", "go_booleans", "parser_of", "split_command"]
 
@@ -55,21 +56,6 @@ _METAVARS = {
     "replicate": "KINDS",
     "ns": _PREFIX,
     "state_dir": "DIR",
-}
-#: What people call things elsewhere, and what it is called here.
-_ELSEWHERE = {
-    **dict.fromkeys(("--host", "--redis", "--port", "--redis-url", "--local"), "--raddr HOST:PORT"),
-    **dict.fromkeys(("--hub", "--url", "--remote", "--server"), "--haddr URL"),
-    **dict.fromkeys(("--prefix", "--namespace", "--namespaces", "--pattern"), "--ns PREFIX"),
-    **dict.fromkeys(("--db", "--database"), "--raddr redis://HOST:PORT/NUMBER"),
-    **dict.fromkeys(("--tls", "--ssl"), "--raddr rediss://HOST:PORT"),
-    **dict.fromkeys(("-v", "--verbose", "--debug"), "--log-level debug"),
-    "-V": "--version",
-    **dict.fromkeys(("-q", "--quiet"), "--log-level warning"),
-    **dict.fromkeys(("-a", "--password", "--auth"), "--password-file FILE"),
-    **dict.fromkeys(("--cacert", "--ca-file"), "--ca FILE"),
-    **dict.fromkeys(("--delete", "--deletes"), "--replicate set,hset,del"),
-    **dict.fromkeys(("--pull", "--two-way"), "-rc"),
 }
 
 
@@ -117,7 +103,7 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """As argparse does, in the same words for every version of Python."""
         if action.choices is not None and value not in action.choices:
-            close = _closest(str(value), action.choices)
+            close = closest(str(value), action.choices)
             advice = f"is {close} meant?" if close else f"there are {', '.join(action.choices)}"
             raise argparse.ArgumentError(action, f"there is no {value}: {advice}")
 
@@ -131,9 +117,9 @@ class Parser(argparse.ArgumentParser):
                 return f"{before} takes no value: {advice}"
             return f"{word} is neither a flag nor the value of one"
         name = word.partition("=")[0]
-        if meant := _ELSEWHERE.get(name) or _ELSEWHERE.get(f"-{name}"):
+        if meant := elsewhere(name):
             return f"there is no flag {name}: {meant} is its name here"
-        if close := _closest(name, self._option_string_actions):
+        if close := closest(name, self._option_string_actions):
             return f"there is no flag {name}: is {close} meant?"
         if others := [command for command in COMMANDS if name in parser_of(command)._option_string_actions]:  # noqa: SLF001 - another of this class
             return f"there is no flag {name} here: it belongs to redisrepl {', '.join(others)}"
@@ -176,7 +162,7 @@ def _sentence(program: str, message: str) -> str:
 
 def _no_such_command(word: str) -> NoReturn:
     advice = f"there are {', '.join(COMMANDS)}"
-    if close := _closest(word, COMMANDS):
+    if close := closest(word, COMMANDS):
         advice = f"is {close} meant?"
     elif word.endswith((":", ":*")):
         advice = f"a namespace is given as --ns {word.rstrip('*')}"
@@ -370,14 +356,6 @@ def _database(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError("must be the number of a database, for example --db 3")
     return int(text)
-
-
-def _closest(name: str, known: Iterable[str]) -> str:
-    """The known name that is most like this one, however many dashes it has; empty if none is."""
-    from difflib import get_close_matches  # noqa: PLC0415 - only mistakes need it
-
-    bare = {one.lstrip("-"): one for one in sorted(known, reverse=True)}  # two dashes last: they win
-    return next((bare[match] for match in get_close_matches(name.lstrip("-").replace("_", "-"), bare, n=1)), "")
 
 
 def go_booleans(argv: Sequence[str]) -> list[str]:

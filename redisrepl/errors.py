@@ -11,7 +11,7 @@ RedisreplError
  │    ├── SilentError          .. or is open and says nothing
  │    └── OutcomeUnknownError  a request was sent and its answer lost
  ├── HubError               the hub answered with an error
- │    ├── CommandRefusedError  one command was refused; its key is named, others go on
+ │    ├── CommandRefusedError  one command was refused; its key is named, others go on: exit 77
  │    └── BodyTooLargeError    HTTP 413: the request must be split
  └── ProtocolError          a peer sent bytes that make no sense
       ├── LimitExceededError   a length over its limit, before anything was allocated
@@ -65,7 +65,7 @@ def exit_code(error: BaseException) -> ExitCode:
     match error:
         case ConfigError():
             return ExitCode.CONFIG
-        case RefusedError():
+        case RefusedError() | CommandRefusedError():
             return ExitCode.REFUSED
         case PeerUnavailableError() | LinkLostError() | HubError():
             return ExitCode.UNAVAILABLE

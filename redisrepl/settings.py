@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from redisrepl.errors import ConfigError
+from redisrepl.suggestions import closest
 from redisrepl.values import ByteSize, Declared, Field
 
 __all__ = ["ENV_PREFIX", "ByteSize", "Settings", "flag_of", "load_settings", "split_list", "unknown_variables"]
@@ -187,7 +188,7 @@ def unknown_variables() -> dict[str, str]:
         name = variable.upper().removeprefix(ENV_PREFIX)
         if not variable.upper().startswith(ENV_PREFIX) or name in known or _KUBERNETES.fullmatch(name):
             continue
-        close = _closest(name, known)
+        close = closest(name, known)
         unknown[variable] = ENV_PREFIX + close if close else ""
     return unknown
 
@@ -260,14 +261,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
         if isinstance(value, dict):
             hint = 'the file has no tables, only lines like haddr = "https://hub.example.org/redis"'
         else:
-            close = _closest(name.replace("-", "_"), Settings.fields)
+            close = closest(name, Settings.fields)
             hint = f"is {close} meant?" if close else "config/redisrepl.example.toml has them all"
         raise ConfigError(f"--config {file}: {name} is not a setting: {hint}")
     return content
-
-
-def _closest(name: str, known: "Mapping[str, object] | set[str] | frozenset[str]") -> str:
-    """The known name that is most like this one; empty if none is."""
-    from difflib import get_close_matches  # noqa: PLC0415 - only mistakes need it
-
-    return next(iter(get_close_matches(name, list(known), n=1)), "")

@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 
 from redisrepl.errors import (
     CertificateError,
+    ConfigError,
     KeyDeniedError,
     LinkLostError,
     PeerUnavailableError,
@@ -35,6 +36,8 @@ __all__ = ["LOGIN_HINT", "certificate_refusal", "find_master", "open_client", "o
 
 #: What to do when a server refuses the user or password.
 LOGIN_HINT = "check the password (--password-file) and the user (--user)"
+
+_PLAIN = "it speaks without TLS on this port: write redis:// instead of rediss://, or give its TLS port"
 
 #: Seconds within which a server says that it refuses our certificate.
 _VERDICT = 2.0
@@ -220,7 +223,29 @@ class _UnixConnection(_SiteConnection, redis.asyncio.UnixDomainSocketConnection)
 
 
 class _SSLConnection(_SiteConnection, redis.asyncio.SSLConnection):
-    pass
+    """A connection that says so when the server speaks without TLS: to such a one the handshake is half a line."""
+
+    async def _connect(self) -> None:
+        try:
+            await super()._connect()  # type: ignore[no-untyped-call]
+        except TimeoutError:
+            if await _speaks_plainly(self.host, self.port):
+                raise redis.exceptions.ConnectionError(_PLAIN) from None
+            raise
+
+
+async def _speaks_plainly(host: str, port: int) -> bool:
+    """Whether a Redis without TLS listens there."""
+    try:
+        async with asyncio.timeout(_VERDICT):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(b"PING\r\n")
+                return (await reader.read(1)) in {b"+", b"-"}
+            finally:
+                writer.transport.abort()
+    except OSError:  # TimeoutError is one
+        return False
 
 
 class _MasterConnection(_FollowsMaster, _Connection):
@@ -258,4 +283,13 @@ def translated(address: SiteAddress) -> Iterator[None]:
     except redis.exceptions.ResponseError as error:
         if str(error).startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
             raise RefusedError(f"the site's Redis {address} refuses us: {error}") from error
+        if "DB index is out of range" in str(error):
+            has = "its redis.conf says how many it has (databases, by default 16: 0 to 15)"
+            raise ConfigError(
+                f"--raddr: the site's Redis {address} has no database {address.database}: {has}"
+            ) from error
         raise PeerUnavailableError(f"the site's Redis {address} answered: {error}") from error
+    except redis.exceptions.InvalidResponse as error:
+        raise PeerUnavailableError(
+            f"what answers at {address} is no Redis: check address and port (--raddr)"
+        ) from error

@@ -255,6 +255,10 @@ def http_error(url: str, response: httpx.Response) -> RedisreplError:
             return BodyTooLargeError(
                 f"{said}: its proxy limits request bodies (nginx: client_max_body_size)", status=status
             )
+        case 502 | 504:
+            said = f"{said}: Webdis is down or restarting"
+        case 503:
+            said = f"{said}: Webdis is down or restarting, or its Redis is"
     return HubError(said, status=status, retry_after=_seconds_until(retry_after, response.headers.get("Date", "")))
 
 
