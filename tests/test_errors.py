@@ -88,7 +88,12 @@ def test_exit_codes_are_those_of_the_readme():
     codes = {code.name: int(code) for code in ExitCode.__members__.values()}
 
     assert codes == {
-        **{"OK": 0, "UNEXPECTED": 1, "USAGE": 2, "UNAVAILABLE": 69, "REFUSED": 77, "CONFIG": 78},
+        "OK": 0,
+        "UNEXPECTED": 1,
+        "USAGE": 2,
+        "UNAVAILABLE": 69,
+        "REFUSED": 77,
+        "CONFIG": 78,
         "INTERRUPTED": 130,
     }
     assert ExitCode.DIFFERENT == 1

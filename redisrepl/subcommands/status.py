@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from redisrepl.errors import ExitCode, PeerUnavailableError
 from redisrepl.places import short_path
 
-__all__ = ["run"]
+__all__ = ["documents", "run"]
 
 #: Seconds that a daemon has; it may wait for its site for one of them.
 _PATIENCE = 5.0
@@ -39,15 +39,21 @@ def run(directory: Path, *, as_json: bool, out: TextIO, now: float | None = None
     Raises:
         PeerUnavailableError: none answers.
     """
-    documents = [document for path in sorted(directory.glob("*.sock")) if (document := _ask(path)) is not None]
-    if not documents:
+    told = documents(directory)
+    if not told:
         raise PeerUnavailableError(
             f"no daemon answers in {directory}: see whether one runs, and give its --state-dir, as its user or as root"
         )
     now = time.time() if now is None else now
-    for document in documents:
-        out.write(json.dumps(document) + "\n" if as_json else "\n".join(_lines(document, now)) + "\n")
-    return ExitCode.OK if all(document["well"] for document in documents) else ExitCode.DIFFERENT
+    out.writelines(
+        json.dumps(document) + "\n" if as_json else "\n".join(_lines(document, now)) + "\n" for document in told
+    )
+    return ExitCode.OK if all(document["well"] for document in told) else ExitCode.DIFFERENT
+
+
+def documents(directory: Path) -> list[_Document]:
+    """What every daemon says whose state is in this directory."""
+    return [document for path in sorted(directory.glob("*.sock")) if (document := _ask(path)) is not None]
 
 
 def _ask(path: Path) -> _Document | None:
