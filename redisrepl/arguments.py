@@ -63,7 +63,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Shows each flag once; that one dash is enough is said below the flags."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        spellings = [flag for flag in action.option_strings if _is_own(flag, action.option_strings)]
+        spellings = Parser.spellings(action)
         if not spellings:
             return super()._format_action_invocation(action)
         value = "" if action.nargs == 0 else f" {self._format_args(action, (action.dest or '').upper())}"
@@ -76,6 +76,11 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=_Formatter, allow_abbrev=False, add_help=False, **options)
         self.add_argument("-h", "-help", "--help", action="help", help="show this and exit")
+
+    @staticmethod
+    def spellings(action: argparse.Action) -> list[str]:
+        """How a flag is shown: once, and as redisRepl 1.2 had it where that is another name."""
+        return [flag for flag in action.option_strings if _is_own(flag, action.option_strings)]
 
     def parse(self, argv: Sequence[str]) -> dict[str, Any]:
         """The flags that were given, by name; ends the process where there is a mistake."""

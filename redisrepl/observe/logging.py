@@ -6,6 +6,7 @@ In: the format and level. Out: structlog, configured. Left to others: what is lo
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import stamina.instrumentation
@@ -21,7 +22,8 @@ def configure_logging(log_format: str, level: str) -> None:
     if log_format == "json":
         renderer = structlog.processors.JSONRenderer()
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=28)
+        colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")  # no-color.org
+        renderer = structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=28)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
