@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from redisrepl import __version__, helptexts
 from redisrepl.errors import ExitCode
 from redisrepl.settings import ByteSize, Settings, flag_of
-from redisrepl.suggestions import closest, elsewhere
+from redisrepl.suggestions import closest, closest_command, elsewhere
 
 __all__ = ["COMMANDS", "GROUPS", "Parser", "go_booleans", "parser_of", "split_command"]
 
@@ -120,6 +120,8 @@ class Parser(argparse.ArgumentParser):
             if name in {"pass", "rc", "every-write"} and before.startswith("-"):
                 advice = "it asks, or give --password-file FILE" if name == "pass" else f"write {before} or --no-{name}"
                 return f"{before} takes no value: {advice}"
+            if word in COMMANDS:
+                return f"{word} is a command too: give one of them"
             return f"{word} is neither a flag nor the value of one"
         name = word.partition("=")[0]
         if meant := elsewhere(name):
@@ -167,7 +169,7 @@ def _sentence(program: str, message: str) -> str:
 
 def _no_such_command(word: str) -> NoReturn:
     advice = f"there are {', '.join(COMMANDS)}"
-    if close := closest(word, COMMANDS):
+    if close := closest_command(word, COMMANDS):
         advice = f"is {close} meant?"
     elif word.endswith((":", ":*")):
         advice = f"a namespace is given as --ns {word.rstrip('*')}"

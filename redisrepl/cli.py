@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(parser: Parser, argv: list[str]) -> int:
     settings, address, _ = _load(parser, argv)
+    if not settings.ns and settings.cert is None and settings.key is None:
+        raise ConfigError(f"nothing says what to replicate: {parser.usage}; redisrepl --help tells more")
 
     import asyncio
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from redisrepl.errors import ConfigError
 from redisrepl.suggestions import closest
-from redisrepl.values import ByteSize, Declared, Field
+from redisrepl.values import ByteSize, Declared, Field, SelfExplainingError
 
 __all__ = ["ENV_PREFIX", "ByteSize", "Settings", "flag_of", "load_settings", "split_list", "unknown_variables"]
 
@@ -40,11 +40,11 @@ def _namespaces(value: object) -> tuple[bytes, ...]:
     for item in items:
         text = item if isinstance(item, str) else os.fsdecode(item)
         if text.endswith("*"):
-            raise ValueError(
-                f"{text} is a prefix, and a * in it is no wildcard: leave it out"
-                if text.strip("*")
-                else "would mean every key: give the prefix of the keys to replicate"
-            )
+            if prefix := text.rstrip("*"):
+                raise SelfExplainingError(
+                    f"a namespace is a prefix, and the * of {text} is no wildcard: write {prefix}"
+                )
+            raise ValueError("* would mean every key: give the prefix of the keys to replicate")
     return tuple(os.fsencode(item) for item in items)
 
 
@@ -221,6 +221,8 @@ def load_settings(flags: Mapping[str, Any], file: Path | None = None) -> Setting
             continue
         try:
             values[name] = setting.read(value)
+        except SelfExplainingError as error:
+            raise ConfigError(f"{place}: {error}") from None
         except ValueError as error:
             raise ConfigError(f"{place}: {error}, for example {example}") from None
     return Settings(**values)
@@ -254,7 +256,9 @@ def _read_toml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"--config {file}: {(error.strerror or str(error)).lower()}: check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {file}: not TOML: {error}") from None
+        raise ConfigError(
+            f'--config {file}: not TOML: {error}: text stands in quotes, as in haddr = "https://hub.example.org/redis"'
+        ) from None
     for name, value in content.items():
         if name in Settings.fields:
             continue

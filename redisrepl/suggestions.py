@@ -7,8 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["closest", "elsewhere"]
+__all__ = ["closest", "closest_command", "elsewhere"]
 
+_COMMANDS = {
+    **dict.fromkeys(("start", "daemon", "serve", "sync", "replicate"), "run"),
+    **dict.fromkeys(("compare", "diff", "repair"), "verify"),
+    **dict.fromkeys(("doctor", "test", "validate", "ping"), "check"),
+    **dict.fromkeys(("info", "health", "state", "ps"), "status"),
+    **dict.fromkeys(("monitor", "watch", "follow", "listen"), "tail"),
+    **dict.fromkeys(("dump", "snapshot", "export"), "rdb"),
+}
 #: What people call flags elsewhere, and what it is called here.
 _ELSEWHERE = {
     **dict.fromkeys(("host", "redis", "port", "redis-url", "local"), "--raddr HOST:PORT"),
@@ -29,6 +37,11 @@ _ELSEWHERE = {
 def elsewhere(flag: str) -> str:
     """What a flag of another program is called here; empty if we know none like it."""
     return _ELSEWHERE.get(flag.lstrip("-"), "")
+
+
+def closest_command(word: str, known: Iterable[str]) -> str:
+    """The command that is meant, as far as it can be told."""
+    return _COMMANDS.get(word.lower()) or closest(word.lower(), known)
 
 
 def closest(word: str, known: Iterable[str]) -> str:

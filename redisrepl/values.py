@@ -15,12 +15,16 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, Union, dataclass_transform, get_args, get_origin
 
-__all__ = ["ByteSize", "Declared", "Field", "Setting"]
+__all__ = ["ByteSize", "Declared", "Field", "SelfExplainingError", "Setting"]
 
 _TRUE = frozenset({"1", "t", "true", "y", "yes", "on"})
 _FALSE = frozenset({"0", "f", "false", "n", "no", "off"})
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _POWERS = " kmgt"
+
+
+class SelfExplainingError(ValueError):
+    """A value is wrong, and the message itself says what to write."""
 
 
 class ByteSize(int):

@@ -156,8 +156,8 @@ def test_kinds_are_a_list_with_commas(text):
         ("replicate", "", "must name at least one of set, hset, del, expire"),
         ("rc", "perhaps", "must be true or false"),
         ("state_dir", "", "must be a path"),
-        ("ns", "site1:*", "site1:* is a prefix, and a * in it is no wildcard: leave it out, for example {} site1:"),
-        ("ns", "*", "would mean every key"),
+        ("ns", "site1:*", "a namespace is a prefix, and the * of site1:* is no wildcard: write site1:"),
+        ("ns", "*", "* would mean every key"),
     ],
 )
 def test_a_wrong_value_is_told_with_the_place_where_it_was_said(name, wrong, complaint, monkeypatch, tmp_path):

@@ -100,7 +100,9 @@ def parse_address(
         ConfigError: the address cannot be understood.
     """
     hint = (
-        f"give {flag} as host:port, redis://, rediss://, unix:///path or redis-sentinel://host:port,host:port/service"
+        "give --sentinel as host:port,host:port/service"
+        if flag == "--sentinel"
+        else f"give {flag} as host:port, redis://, rediss://, unix:///path or redis-sentinel://host:port,host:port/service"
     )
     if "://" not in address:
         address = f"redis://{address}"
@@ -117,7 +119,9 @@ def parse_address(
     service, _, in_path = url.path.strip("/").partition("/") if by_sentinel else (None, "", url.path.strip("/"))
     database = ("" if url.scheme == "unix" else in_path) or query.get("db", "0")
     if not database.isdecimal():
-        raise ConfigError(f"{flag} {_masked(address)}: the database {database!r} is not a number")
+        raise ConfigError(
+            f"{flag} {_masked(address)}: the database {database!r} is not a number, as in redis://host:6379/2"
+        )
     if url.scheme == "unix" and not url.path:
         raise ConfigError(f"{flag} {_masked(address)}: names no socket: give unix:///path/to/redis.sock")
     if by_sentinel and not (service and all(name for name, _ in sentinels)):

@@ -121,7 +121,7 @@ def _chunks(file: str, stack: ExitStack, out: BinaryIO, err: TextIO) -> Iterator
                 advance(len(chunk))
             yield chunk
     except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{file} cannot be read: {(error.strerror or str(error)).lower()}: check the path") from error
 
 
 def _progress(stack: ExitStack, total: int | None, err: TextIO) -> Callable[[int], None]:

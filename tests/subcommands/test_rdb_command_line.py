@@ -74,7 +74,7 @@ def test_a_file_that_is_not_there(tmp_path):
     code, out, err = rdb(tmp_path / "none")
 
     assert (code, out) == (78, "")
-    assert "No such file" in err
+    assert "no such file" in err
     assert len(err.splitlines()) == 1
 
 
