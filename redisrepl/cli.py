@@ -17,6 +17,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 import structlog
 
 from redisrepl import __version__
+from redisrepl.certificates import site_files
 from redisrepl.errors import ConfigError, ExitCode, RedisreplError, exit_code
 from redisrepl.helptexts import (
     CHECK_EXAMPLE,
@@ -33,7 +34,7 @@ from redisrepl.helptexts import (
 from redisrepl.local.address import SiteAddress, parse_address
 from redisrepl.observe.logging import configure_logging
 from redisrepl.settings import ENV_PREFIX, Settings, flag_of, load_settings, unknown_variables
-from redisrepl.tls import CertificateFiles, read_file
+from redisrepl.tls import read_file
 
 __all__ = ["main"]
 
@@ -42,26 +43,39 @@ _log = structlog.get_logger("redisrepl")
 #: Settings that concern one Redis and nothing else.
 _TAIL_SETTINGS = [
     *("raddr", "sentinel", "user", "password_file", "site_ca", "site_cert", "site_key"),
+    *("site_key_password_file", "strict_certificates"),
     *("sentinel_user", "sentinel_password_file", "ns", "site_silence", "connect_timeout", "retry_max"),
     *("log_format", "log_level"),
 ]
 
 #: Spellings of redisRepl 1.2 beside the setting's own.
 _GO_FLAGS = {"ca": ["-CA", "--CA"], "ns": ["-nam", "--nam"]}
+#: Settings whose flag may be given more than once.
+_REPEATED = {"ns": "PREFIX", "listen": "ADDRESS", "listen_host": "NAME"}
 #: What `--help` shows, in this order.
 _GROUPS: list[tuple[str, list[str]]] = [
-    ("the hub", ["haddr", "cert", "key", "ca", "hub_database", "notify_config", "subscribe", "feed"]),
+    (
+        "the hub",
+        [
+            *("haddr", "cert", "key", "key_password_file", "ca", "strict_certificates", "hub_database"),
+            *("notify_config", "subscribe", "feed"),
+        ],
+    ),
     (
         "the site's Redis",
         [
             *("raddr", "sentinel", "source", "user", "password_file", "site_ca", "site_cert", "site_key"),
-            *("sentinel_user", "sentinel_password_file"),
+            *("site_key_password_file", "sentinel_user", "sentinel_password_file"),
         ],
     ),
     ("what crosses", ["ns", "rc", "replicate", "every_write"]),
     ("after a gap", ["state_dir", "initial_sync", "on_conflict", "sweep_period", "sweep_rate"]),
     ("limits", ["max_memory", "max_keys", "max_body", "batch", "flights", "max_push_rate"]),
     ("times", ["canary_period", "timeout", "connect_timeout", "retry_max", "site_silence", "shutdown_timeout"]),
+    (
+        "metrics and status page",
+        ["listen", "listen_host", "listen_token_file", "listen_cert", "listen_key", "listen_ca"],
+    ),
     ("logs", ["log_format", "log_level"]),
 ]
 
@@ -280,9 +294,7 @@ def site_address(settings: Settings, *, ask_password: bool) -> SiteAddress:
         flag=flag,
         username=settings.user,
         password=password,
-        files=CertificateFiles(
-            settings.site_ca, settings.site_cert, settings.site_key, ("--site-ca", "--site-cert", "--site-key")
-        ),
+        files=site_files(settings),
         sentinel_username=settings.sentinel_user,
         sentinel_password=sentinel_password,
     )
@@ -310,8 +322,8 @@ def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None
             group.add_argument(*spellings, dest=name, action="store_true", default=None, help=help_text)
             help_text = "do not (also -rc=false)" if name == "rc" else "do not"
             group.add_argument(f"--no-{flag[2:]}", dest=name, action="store_false", default=None, help=help_text)
-        elif name == "ns":
-            group.add_argument(*spellings, dest=name, action="append", metavar="PREFIX", help=help_text)
+        elif name in _REPEATED:
+            group.add_argument(*spellings, dest=name, action="append", metavar=_REPEATED[name], help=help_text)
         else:
             group.add_argument(*spellings, dest=name, metavar=_metavar(name), help=help_text)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from redisrepl.applying import Applying
 from redisrepl.backpressure import Backpressure
+from redisrepl.certificates import client_context, hub_files
 from redisrepl.changes import Change
 from redisrepl.checkpoint import Checkpoint, Pair, open_checkpoint
 from redisrepl.comparison import Comparison
@@ -47,7 +48,6 @@ from redisrepl.remote.websocket import WebSocketHub
 from redisrepl.replaced import Replacements
 from redisrepl.settings import Settings
 from redisrepl.sweep import Sweep
-from redisrepl.tls import CertificateFiles, client_context
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.feed import FeedWriter
 
@@ -94,7 +94,7 @@ class Parts:
         self._settings = settings
         self._address = address
         self.namespaces = Namespaces(settings.ns)
-        self.certificates = CertificateFiles(settings.ca, settings.cert, settings.key)
+        self.certificates = hub_files(settings)
         self.context = client_context(self.certificates)
         url = check_url(settings.haddr)
         self.session = HubSession(

@@ -42,8 +42,12 @@ class Settings(BaseSettings):
         "https://localhost/redis", repr=False, description="address of the hub: Webdis behind its TLS proxy"
     )
     cert: Path | None = Field(None, description="our certificate for the hub, with its chain (PEM)")
-    key: Path | None = Field(None, description="private key of --cert (PEM, without a passphrase)")
+    key: Path | None = Field(None, description="private key of --cert (PEM)")
+    key_password_file: Path | None = Field(None, description="file that holds the passphrase of --key")
     ca: Path | None = Field(None, description="certificates to trust for the hub (PEM); default: the system's")
+    strict_certificates: bool = Field(
+        False, description="refuse authorities that lack what RFC 5280 asks for, as Python 3.13 does"
+    )
     hub_database: int = Field(0, ge=0, description="number of the database that Webdis uses at the hub")
     notify_config: NotifyMode = Field(
         "merge", description="the hub's notification flags: add what is missing, only check, or never look"
@@ -73,6 +77,7 @@ class Settings(BaseSettings):
     site_ca: Path | None = Field(None, description="certificates to trust for rediss:// (PEM); default: the system's")
     site_cert: Path | None = Field(None, description="our certificate for rediss:// (PEM)")
     site_key: Path | None = Field(None, description="private key of --site-cert (PEM)")
+    site_key_password_file: Path | None = Field(None, description="file that holds the passphrase of --site-key")
     sentinel_user: str | None = Field(None, description="user name (ACL) at the Sentinels")
     sentinel_password_file: Path | None = Field(None, description="file that holds the password of the Sentinels")
 
@@ -130,6 +135,18 @@ class Settings(BaseSettings):
     site_silence: float = Field(60.0, gt=0, description="seconds without a byte after which the replica link is dead")
     shutdown_timeout: float = Field(10.0, ge=0, description="seconds to push what waits when told to stop")
 
+    # Metrics and status page.
+    listen: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="serve /metrics, probes and a status page at host:port or unix:///path; may be repeated"
+    )
+    listen_host: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="name by which --listen may be asked, beside localhost and IP addresses; may be repeated"
+    )
+    listen_token_file: Path | None = Field(None, description="file that holds a token which whoever asks must show")
+    listen_cert: Path | None = Field(None, description="certificate of --listen (PEM): it speaks HTTPS then")
+    listen_key: Path | None = Field(None, description="private key of --listen-cert (PEM)")
+    listen_ca: Path | None = Field(None, description="authority of the clients that may ask --listen (PEM)")
+
     # Logs.
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")
@@ -141,6 +158,15 @@ class Settings(BaseSettings):
             value = [item for item in value.split(",") if item]
         if isinstance(value, (list, tuple)):
             return tuple(os.fsencode(item) if isinstance(item, str) else item for item in value)
+        return value
+
+    @field_validator("listen", "listen_host", mode="before")
+    @classmethod
+    def _places(cls, value: object) -> object:
+        if isinstance(value, str):  # from the environment
+            value = value.split(",")
+        if isinstance(value, (list, tuple)):
+            return tuple(item.strip() for item in value if item.strip())
         return value
 
     @field_validator("replicate", mode="before")

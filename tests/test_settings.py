@@ -31,6 +31,8 @@ def sample(name):
     literal = next((t for t in (field.annotation, *types) if typing.get_origin(t) is typing.Literal), None)
     if name == "ns":
         return "a:", (b"a:",)
+    if name in {"listen", "listen_host"}:
+        return "a.example", ("a.example",)
     if name == "replicate":
         return "del", frozenset({"del"})
     if literal is not None:
@@ -93,7 +95,9 @@ def test_each_setting_is_a_key_of_the_file(name, tmp_path):
     assert getattr(load_settings({}, toml(tmp_path, f"{name} = {literal}\n")), name) == value
 
 
-@pytest.mark.parametrize("name", [name for name in FIELDS if name not in {"ns", "replicate", "rc"}])
+@pytest.mark.parametrize(
+    "name", [name for name in FIELDS if name not in {"ns", "replicate", "rc", "listen", "listen_host"}]
+)
 def test_flag_goes_before_variable_before_file_before_default(name, monkeypatch, tmp_path):
     text, value = sample(name)
     default = getattr(load_settings({}), name)

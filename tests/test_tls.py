@@ -122,8 +122,29 @@ def test_a_key_of_a_kind_that_nobody_supports_is_named(certificates, tmp_path):
 def test_an_encrypted_key_is_refused(certificates, tmp_path):
     """The daemon starts without anybody at a keyboard."""
     path = written(tmp_path / "key.pem", pem(private_key(), BestAvailableEncryption(b"secret")))
-    with pytest.raises(ConfigError, match=rf"^--key {path}: the key is encrypted: store it without a passphrase"):
+    with pytest.raises(ConfigError, match=rf"^--key {path}: the key is encrypted: give its passphrase with --key-pass"):
         client_context(files(certificates, key=path))
+
+
+def test_an_encrypted_key_is_opened_with_its_passphrase(certificates, tmp_path):
+    now = dt.datetime.now(dt.UTC)
+    key = private_key()
+    cert = written(
+        tmp_path / "c.pem", self_signed(key, start=now - dt.timedelta(days=1), end=now + dt.timedelta(days=1))
+    )
+    locked = written(tmp_path / "k.pem", pem(key, BestAvailableEncryption(b"secret")))
+    password = written(tmp_path / "password", b"secret\n")
+
+    def encrypted(password, key=locked):
+        return CertificateFiles(certificates.ca, cert, key, password=password)
+
+    assert client_context(encrypted(password)).ends_at is not None
+    wrong = written(tmp_path / "wrong", b"other\n")
+    with pytest.raises(ConfigError, match=rf"^--key-password-file {wrong}: is not the passphrase of --key {locked}: "):
+        client_context(encrypted(wrong))
+    with pytest.raises(ConfigError, match=r"^--key-password-file .*: no such file"):
+        client_context(encrypted(tmp_path / "none"))
+    assert client_context(encrypted(password, written(tmp_path / "plain.pem", pem(key)))).ends_at is not None
 
 
 @pytest.mark.parametrize(
@@ -170,7 +191,9 @@ def test_a_key_that_openssl_finds_too_weak_is_named_with_the_reason(certificates
     key = private_key(1024)
     cert = self_signed(key, start=now - dt.timedelta(days=1), end=now + dt.timedelta(days=1))
     weak = files(certificates, cert=written(tmp_path / "c.pem", cert), key=written(tmp_path / "k.pem", pem(key)))
-    with pytest.raises(ConfigError, match=r"^--cert .*c.pem with --key .*k.pem: TLS failed: .*KEY_TOO_SMALL"):
+    with pytest.raises(
+        ConfigError, match=r"^--cert .*c.pem with --key .*k.pem: the key .* is too short for OpenSSL.*2048"
+    ):
         client_context(weak)
 
 

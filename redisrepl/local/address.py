@@ -6,12 +6,11 @@ Left to others: connecting (`local.connection`).
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import dataclass, field, replace
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from redisrepl.errors import ConfigError
-from redisrepl.tls import CertificateFiles, client_context
+from redisrepl.tls import CertificateFiles, RenewableContext, client_context
 
 __all__ = ["SiteAddress", "parse_address"]
 
@@ -40,7 +39,7 @@ class SiteAddress:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     files: CertificateFiles | None = field(default=None, repr=False)
-    context: ssl.SSLContext | None = field(default=None, repr=False)
+    context: RenewableContext | None = field(default=None, repr=False)
     service: str | None = None
     sentinels: tuple[tuple[str, int], ...] = ()
     sentinel_username: str | None = None
@@ -54,14 +53,6 @@ class SiteAddress:
             places = ",".join(_place(host, port) for host, port in self.sentinels)
             return f"{scheme}-sentinel://{places}/{self.service}"
         return f"{scheme}://{_place(self.host, self.port)}"
-
-    @property
-    def tls_options(self) -> dict[str, object]:
-        """TLS as redis-py wants it; empty for plain TCP."""
-        if self.files is None:
-            return {}
-        ca, cert, key = (str(file) if file else None for file in (self.files.ca, self.files.cert, self.files.key))
-        return {"ssl_check_hostname": True, "ssl_ca_certs": ca, "ssl_certfile": cert, "ssl_keyfile": key}
 
     def at(self, host: str, port: int) -> SiteAddress:
         """The same login at the server that the Sentinels named."""

@@ -29,6 +29,7 @@ from redisrepl.errors import (
 )
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.sentinel import Epoch, MasterWatch, ask_sentinels
+from redisrepl.local.tlsconnection import TlsConnection
 from redisrepl.tls import tls_reason
 
 __all__ = ["LOGIN_HINT", "certificate_refusal", "find_master", "open_client", "open_connection", "translated"]
@@ -122,7 +123,7 @@ def open_client(address: SiteAddress, wait: float, connections: int, epoch: Epoc
         options |= {"host": address.host, "port": address.port}
     if address.files is not None:
         connection_class = _SSLConnection if address.service is None else _SSLMasterConnection
-        options |= address.tls_options
+        options["tls"] = address.context
     pool = redis.asyncio.BlockingConnectionPool(
         max_connections=connections, timeout=None, connection_class=connection_class, **options
     )
@@ -219,7 +220,7 @@ class _UnixConnection(_SiteConnection, redis.asyncio.UnixDomainSocketConnection)
     pass
 
 
-class _SSLConnection(_SiteConnection, redis.asyncio.SSLConnection):
+class _SSLConnection(_SiteConnection, TlsConnection):
     pass
 
 

@@ -23,6 +23,7 @@ from redis.backoff import NoBackoff
 
 from redisrepl.errors import PeerUnavailableError, RefusedError
 from redisrepl.local.address import SiteAddress
+from redisrepl.local.tlsconnection import TlsConnection
 
 __all__ = ["WATCH_PERIOD", "Epoch", "MasterWatch", "ask_sentinels"]
 
@@ -50,9 +51,12 @@ async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
         "socket_connect_timeout": min(wait, _WAIT),
         "retry": Retry(NoBackoff(), 0),
     }
-    if address.files is not None:
-        options |= {"ssl": True} | address.tls_options
-    async with Sentinel(address.sentinels, sentinel_kwargs=options) as sentinel:  # type: ignore[no-untyped-call]
+    connection_class: type[redis.asyncio.Connection] = redis.asyncio.Connection
+    if address.context is not None:
+        connection_class = TlsConnection
+        options["tls"] = address.context
+    async with Sentinel([]) as sentinel:  # type: ignore[no-untyped-call]
+        sentinel.sentinels = [_client(connection_class, host, port, options) for host, port in address.sentinels]
         try:
             host, port = await sentinel.discover_master(address.service or "")
         except redis.exceptions.ResponseError as error:
@@ -62,6 +66,13 @@ async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
                 raise RefusedError(f"a Sentinel of {address} refuses the user or password: {error}") from error
             raise PeerUnavailableError(f"no Sentinel of {address} knows a working master: {error}") from error
     return str(host), int(port)
+
+
+def _client(
+    connection_class: type[redis.asyncio.Connection], host: str, port: int, options: dict[str, Any]
+) -> redis.asyncio.Redis:
+    pool = redis.asyncio.ConnectionPool(connection_class=connection_class, host=host, port=port, **options)
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 @dataclass(slots=True)

@@ -11,6 +11,8 @@ import sys
 import stamina.instrumentation
 import structlog
 
+from redisrepl.observe.recent import recent
+
 __all__ = ["configure_logging"]
 
 
@@ -26,6 +28,7 @@ def configure_logging(log_format: str, level: str) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            recent,
             structlog.processors.format_exc_info,
             renderer,
         ],

@@ -19,6 +19,7 @@ import redis.asyncio
 import redis.exceptions
 from cryptography import x509
 
+from redisrepl.certificates import hub_files
 from redisrepl.checkpoint import default_directory
 from redisrepl.errors import (
     BodyTooLargeError,
@@ -41,7 +42,7 @@ from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.ways import Ways
 from redisrepl.remote.websocket import WebSocketHub
 from redisrepl.settings import Settings
-from redisrepl.tls import CertificateFiles, client_context, read_file
+from redisrepl.tls import client_context, read_file
 from redisrepl.wire.keyspace import NOTIFY_OPTION, missing_flags
 from redisrepl.wire.psync import Continued, FullSync
 from redisrepl.wire.webdis import keyspace_channel
@@ -102,7 +103,7 @@ async def _check_settings(settings: Settings, _address: SiteAddress) -> AsyncIte
         yield Finding("namespaces", ", ".join(map(printable, namespaces)))
     yield _state_finding(settings)
     try:
-        client_context(CertificateFiles(settings.ca, settings.cert, settings.key))
+        client_context(hub_files(settings))
     except RedisreplError as error:
         yield Finding("certificates", str(error), exit_code(error))
         return
@@ -238,7 +239,7 @@ async def _check_site_events(settings: Settings, address: SiteAddress, client: r
 
 async def _check_hub(settings: Settings, _address: SiteAddress) -> AsyncIterator[Finding]:
     try:
-        context = client_context(CertificateFiles(settings.ca, settings.cert, settings.key))
+        context = client_context(hub_files(settings))
         url, namespaces = check_url(settings.haddr), Namespaces(settings.ns)
     except RedisreplError as error:
         yield Finding("hub", str(error), exit_code(error))

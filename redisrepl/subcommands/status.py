@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from redisrepl.errors import ExitCode, PeerUnavailableError
 from redisrepl.observe.socket import short_path
+from redisrepl.observe.words import span
 
 __all__ = ["run"]
 
@@ -76,7 +77,7 @@ def _rows(document: _Document, now: float) -> Iterator[tuple[str, str]]:
         yield "trouble", problem
     yield "namespaces", ", ".join(document["namespaces"])
     yield "site", _site(document, now)
-    oldest = "" if document["oldest_s"] is None else f", the oldest for {_span(document['oldest_s'])}"
+    oldest = "" if document["oldest_s"] is None else f", the oldest for {span(document['oldest_s'])}"
     yield "waiting", f"{document['waiting_keys']:,} keys, {document['waiting_bytes']:,} bytes{oldest}"
     failed, echoes = document["push_failures"], document["echoes_local"]
     yield "pushed", f"{document['pushed']:,}, refused {failed:,}, echoes {echoes:,}, requests {document['requests']:,}"
@@ -91,14 +92,14 @@ def _rows(document: _Document, now: float) -> Iterator[tuple[str, str]]:
         end = datetime.fromisoformat(document["certificate_expires_at"])
         left = end - datetime.fromtimestamp(now, UTC)
         yield "certificate", f"expires on {end:%Y-%m-%d}, in {left.days} days"
-    memory, running = document["memory_bytes"] >> 20, _span(now - document["started_at"])
+    memory, running = document["memory_bytes"] >> 20, span(now - document["started_at"])
     yield "process", f"version {document['version']}, pid {document['pid']}, {memory} MB, running for {running}"
 
 
 def _site(document: _Document, now: float) -> str:
     if document["attached_at"] is None:
         return f"not attached ({document['source']})"
-    parts = [f"{document['source']}, attached for {_span(now - document['attached_at'])}"]
+    parts = [f"{document['source']}, attached for {span(now - document['attached_at'])}"]
     if document["position"] is not None:
         parts.append(f"at {document['position']}")
     if document["lag_bytes"] is not None:
@@ -118,7 +119,7 @@ def _sweep(sweep: _Document, now: float) -> str:
     parts = []
     if "finished_at" in sweep:
         parts.append(
-            f"last {_span(now - sweep['finished_at'])} ago ({sweep['reason']}): {sweep['compared']:,} compared,"
+            f"last {span(now - sweep['finished_at'])} ago ({sweep['reason']}): {sweep['compared']:,} compared,"
             f" {sweep['different']:,} different"
         )
     if sweep["running"] is not None:
@@ -126,14 +127,5 @@ def _sweep(sweep: _Document, now: float) -> str:
     if sweep["owed"] is not None:
         parts.append(f"one is due ({sweep['owed']})")
     if sweep["next_at"] is not None:
-        parts.append(f"next in {_span(sweep['next_at'] - now)}")
+        parts.append(f"next in {span(sweep['next_at'] - now)}")
     return "; ".join(parts) or "none yet"
-
-
-def _span(seconds: float) -> str:
-    """A time as people say it."""
-    whole = max(0, round(seconds))
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if whole >= size:
-            return f"{whole // size} {unit}"
-    return f"{whole} s"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from redisrepl.applying import Applying
+from redisrepl.certificates import hub_files
 from redisrepl.comparison import Comparison
 from redisrepl.echo import ExpectedEvents
 from redisrepl.errors import ConfigError, ExitCode
@@ -34,7 +35,7 @@ from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.settings import Settings
-from redisrepl.tls import CertificateFiles, client_context
+from redisrepl.tls import client_context
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.digests import NO_KEY
 
@@ -59,7 +60,7 @@ class _Sides:
 async def _open(settings: Settings, address: SiteAddress) -> AsyncIterator[_Sides]:
     if settings.cert is None or settings.key is None:
         raise ConfigError("no client certificate for the hub is given: give --cert and --key")
-    context = client_context(CertificateFiles(settings.ca, settings.cert, settings.key))
+    context = client_context(hub_files(settings))
     session = HubSession(
         check_url(settings.haddr), context, timeout=settings.timeout, connect_timeout=settings.connect_timeout
     )

@@ -1,0 +1,15 @@
+"""Times as people say them.
+
+In: seconds. Out: words. Left to others: where they are shown.
+"""
+
+__all__ = ["span"]
+
+
+def span(seconds: float) -> str:
+    """A length of time in its largest unit."""
+    whole = max(0, round(seconds))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if whole >= size:
+            return f"{whole // size} {unit}"
+    return f"{whole} s"
