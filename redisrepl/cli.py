@@ -177,12 +177,23 @@ def _status(argv: list[str]) -> int:
         prog="redisrepl status",
         description=STATUS_EXAMPLE,
         epilog=STATUS_EPILOG,
-        usage="redisrepl status [--state-dir DIR] [--json]",
+        usage="redisrepl status [--state-dir DIR] [--json | --watch [SECONDS]]",
     )
     _add_settings(parser, ["state_dir"])
-    parser.add_argument("--json", action="store_true", help="what each daemon says, as one line of JSON")
+    shapes = parser.add_mutually_exclusive_group()
+    shapes.add_argument("--json", action="store_true", help="what each daemon says, as one line of JSON")
+    shapes.add_argument(
+        "--watch",
+        nargs="?",
+        type=status.seconds,
+        const=2.0,
+        metavar="SECONDS",
+        help="a live table of all daemons (every 2 s)",
+    )
     flags = vars(parser.parse_args(argv))
     directory = flags["state_dir"] or _from_environment("STATE_DIR") or default_directory()
+    if flags["watch"] is not None:
+        return status.watch(Path(directory), period=flags["watch"], out=sys.stdout)
     return status.run(Path(directory), as_json=flags["json"], out=sys.stdout)
 
 

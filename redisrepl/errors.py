@@ -55,6 +55,7 @@ class ExitCode(IntEnum):
     DIFFERENT = 1
     USAGE = 2
     UNAVAILABLE = 69
+    STARTING = 75
     REFUSED = 77
     CONFIG = 78
 

@@ -62,11 +62,12 @@ STATUS_EPILOG = """\
 more examples:
   sudo redisrepl status --state-dir /var/lib/redisrepl     of the systemd unit
   docker compose exec redisrepl redisrepl status           of a container
+  redisrepl status --watch                                 a live table of all daemons
   redisrepl status --json | jq '.waiting_keys, .lag_bytes'
 
 exit codes:
   0 all is well             1 something is wrong: a line "trouble" says what
-  2 wrong usage             69 no daemon answers
+  75 one is still starting  69 no daemon answers           2 wrong usage
 """
 
 VERIFY_EXAMPLE = """\

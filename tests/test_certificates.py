@@ -206,9 +206,7 @@ def test_who_asks_is_told_even_if_nothing_changed(watched, own):
     assert logs[0]["log_level"] == "error"
 
 
-@pytest.mark.parametrize(
-    ("days", "told", "wrong"), [(31, [], 0), (29, [29], 0), (6, [6], 1), (0.5, [0], 1)], ids=str
-)
+@pytest.mark.parametrize(("days", "told", "wrong"), [(31, [], 0), (29, [29], 0), (6, [6], 1), (0.5, [0], 1)], ids=str)
 def test_an_end_that_comes_near_is_told(own, days, told, wrong):
     own.issue("client", "site1.example", common_name="site1", valid_for=dt.timedelta(days=days, minutes=1))
     watched = Watched(own)

@@ -5,18 +5,21 @@ In: the document of `status`, series of numbers. Out: HTML. Left to others: the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from redisrepl.observe.history import History
-from redisrepl.observe.words import span
+from redisrepl.observe.history import PERIOD, History
+from redisrepl.observe.words import count, span
 
 __all__ = ["links", "plot"]
 
 _Document = dict[str, Any]
 
-_WIDTH, _HEIGHT = 360, 50
+_HEIGHT = 50
+#: Points that a plot is wide: ten minutes as long as there are no more, then an hour.
+_SPANS = (60, 360)
 _VERDICTS = {"well": "connected", "starting": "connecting", "bad": "broken"}
 #: Troubles of the link to the site, and of that to the hub.
 _SITE_TROUBLES = frozenset({"stream", "notice", "apply"})
@@ -29,11 +32,11 @@ def links(document: _Document, history: History, now: float) -> str:
     site, hub = _site_state(document), _hub_state(document)
     both = document["direction"] == "both"
     items = (
-        _node("Site", str(document["site"]), site),
+        _node("Site", _address(document["site"]), site),
         _link("Link to the site", site, _site_words(document, site, now), both=both),
-        _node("redisrepl", f"version {document['version']}", state),
+        _node("redisrepl", escape(f"version {document['version']}"), state),
         _link("Link to the hub", hub, _hub_words(document, history), both=both),
-        _node("Hub", str(document["hub"]).removeprefix("https://").rstrip("/"), hub),
+        _node("Hub", _address(document["hub"]), hub),
     )
     return f"<ol>{''.join(items)}</ol>"
 
@@ -59,7 +62,8 @@ def _hub_state(document: _Document) -> str:
 
 
 def _site_words(document: _Document, state: str, now: float) -> list[str]:
-    way = {"psync": "as a replica (PSYNC)", "notify": "by keyspace events"}.get(document["source"], document["source"])
+    source = str(document["source"])
+    way = {"psync": "as a replica (PSYNC)", "notify": "by keyspace events"}.get(source, source)
     if document["attached_at"] is None:
         doing = document["doing"] if state == "starting" else None
         return [str(doing or "its writes are not seen")]
@@ -80,12 +84,18 @@ def _hub_words(document: _Document, history: History) -> list[str]:
     if applied and applied[-1]:
         words.append(f"{applied[-1]:,.1f} changes/s in")
     if document["waiting_keys"]:
-        words.append(f"{document['waiting_keys']:,} keys wait")
+        words.append(f"{count(document['waiting_keys'], 'key')} waiting")
     return words or ["idle"]
 
 
 def _node(name: str, where: str, state: str) -> str:
-    return f"<li class='node is-{state}'><b>{escape(name)}</b><span class='soft'>{escape(where)}</span></li>"
+    return f"<li class='node is-{state}'><b>{escape(name)}</b><span class='soft'>{where}</span></li>"
+
+
+def _address(url: object) -> str:
+    """Without what is the same everywhere, and with places where it may be broken into lines."""
+    shown = escape(str(url).removeprefix("https://").removeprefix("redis://").rstrip("/"))
+    return re.sub(r"([/@.])(?=.)|(?=:\d)", r"\1<wbr>", shown)
 
 
 def _link(name: str, state: str, words: Sequence[str], *, both: bool) -> str:
@@ -140,20 +150,22 @@ def plot(name: str, points: Sequence[float | None], unit: str) -> str:
     if not known:
         return "<p class='soft axis'>no numbers yet</p>"
     highest = max(known)
-    said = f"{name} in the last hour: at most {_short(highest)} {unit}, now {_last(points)} {unit}"
-    base = f"<path class='base' d='M0 {_HEIGHT}H{_WIDTH}'/>"
-    curves = "".join(_curve(run, highest) for run in _runs(points))
+    width = next((width for width in _SPANS if len(points) <= width), _SPANS[-1])
+    since = span(width * PERIOD)
+    said = f"{name} in the last {since}: at most {_short(highest)} {unit}, now {_last(points)} {unit}"
+    base = f"<path class='base' d='M0 {_HEIGHT}H{width}'/>"
+    curves = "".join(_curve(run, highest) for run in _runs(points, width))
     return (
-        f"<svg class='plot' viewBox='0 0 {_WIDTH} {_HEIGHT}' preserveAspectRatio='none' role='img'"
+        f"<div class='axis top' aria-hidden='true'><span>at most {_short(highest)} {escape(unit)}</span></div>"
+        f"<svg class='plot' viewBox='0 0 {width} {_HEIGHT}' preserveAspectRatio='none' role='img'"
         f" aria-label='{escape(said)}'>{base}{curves}</svg>"
-        f"<div class='axis' aria-hidden='true'><span>1 h ago</span>"
-        f"<span>at most {_short(highest)} {escape(unit)}</span><span>now</span></div>"
+        f"<div class='axis' aria-hidden='true'><span>{since} ago</span><span>now</span></div>"
     )
 
 
-def _runs(points: Sequence[float | None]) -> list[list[tuple[float, float]]]:
+def _runs(points: Sequence[float | None], width: int) -> list[list[tuple[float, float]]]:
     """Stretches without a hole; the last point is at the right."""
-    first = _WIDTH - len(points)
+    first = width - len(points)
     runs: list[list[tuple[float, float]]] = [[]]
     for x, value in enumerate(points, first + 1):
         if value is None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from redisrepl.listener.drawing import links, plot
 from redisrepl.observe.history import History
-from redisrepl.observe.words import span
+from redisrepl.observe.words import count, span
 
 __all__ = ["Page"]
 
@@ -101,10 +101,10 @@ def _headline(document: _Document) -> str:
         case "well":
             said = "The site and the hub are connected, and nothing is wrong."
         case "starting":
-            said = f"Nothing is wrong, but not everything is there yet: {document['doing']}."
+            said = f"Nothing is wrong. It is {document['doing']}."
         case _:
-            count = len(document["problems"])
-            said = f"{count} things are wrong at this moment." if count > 1 else "One thing is wrong at this moment."
+            wrong = len(document["problems"])
+            said = f"{wrong} things are wrong at this moment." if wrong > 1 else "One thing is wrong at this moment."
     return (
         f"<h1>redisrepl <span class='soft'>{escape(namespaces)}</span></h1>"
         f"<span class='state {kind}'><span aria-hidden='true'>{sign}</span> {name}</span><p>{escape(said)}</p>"
@@ -121,7 +121,7 @@ def _troubles(document: _Document) -> str:
         if trouble is not None:
             if trouble["remedy"]:
                 lines.append(f"<p>{escape(trouble['remedy'])}</p>")
-            tries = f"{trouble['failures']:,} failures" if trouble["failures"] != 1 else "1 failure"
+            tries = count(trouble["failures"], "failure")
             lines.append(f"<p class='soft'>for {span(trouble['for_s'])}, {tries}</p>")
         items.append(f"<li>{''.join(lines)}</li>")
     if not items:
@@ -132,16 +132,18 @@ def _troubles(document: _Document) -> str:
 def _numbers(document: _Document, lag: float | None, history: History) -> str:
     cards = []
     unread = document.get("unread_bytes")
-    beside = "the site is away" if lag is None else "how long the oldest change waits"
+    beside = "how long the oldest change waits"
+    if lag is None:
+        beside = "not attached yet" if document["state"] == "starting" else "the site is away"
     if unread:
-        beside += f"; {unread:,} bytes to read"
+        beside += f"; {count(unread, 'byte')} to read"
     shown = "unknown" if lag is None else "under 1 s" if lag < 1 else span(lag)
     cards.append(_card("Lag", shown, beside, plot("Lag", history.points("lag_s"), "s")))
     waiting = f"{document['waiting_keys']:,}"
     inward = document.get("dirty_keys")
-    beside = f"{document['waiting_bytes']:,} bytes for the hub"
+    beside = f"{count(document['waiting_bytes'], 'byte')} for the hub"
     if inward:
-        beside += f"; {inward:,} keys to fetch from it"
+        beside += f"; {count(inward, 'key')} to fetch from it"
     cards.append(_card("Waiting keys", waiting, beside, plot("Waiting keys", history.points("waiting_keys"), "keys")))
     for title, name, total in (
         ("Pushed to the hub", "pushed_per_s", "pushed"),
@@ -153,7 +155,7 @@ def _numbers(document: _Document, lag: float | None, history: History) -> str:
         points = history.points(name)
         shown = _rate(points[-1]) if points else "\N{EN DASH}"
         curve = plot(title, points, "a second")
-        cards.append(_card(title, shown, f"{document[total]:,} changes since the start", curve))
+        cards.append(_card(title, shown, f"{count(document[total], 'change')} since the start", curve))
     return "".join(cards)
 
 
@@ -182,12 +184,12 @@ def _replication_rows(document: _Document, now: float) -> Iterator[tuple[str, st
         said = f"{alive}, by {subscription['way']}" + ("" if trip is None else f", round trip {trip * 1000:.1f} ms")
         yield f"Events of {subscription['namespace']}", said
     refused = document["push_failures"] + document.get("failed", 0)
-    yield "Refused for good", f"{refused:,} changes" + (": the log names their keys" if refused else "")
+    yield "Refused for good", count(refused, "change") + (": the log names the keys" if refused else "")
     if "conflicts" in document:
         conflicts, replaced = document["conflicts"], document["replaced"]
-        yield "Conflicts", f"{conflicts:,} keys written on both sides at once"
+        yield "Conflicts", f"{count(conflicts, 'key')} written on both sides at once"
         if replaced:
-            yield "Replaced", f"{replaced:,} keys hold the hub's value: the log names them"
+            yield "Replaced", f"{count(replaced, 'key')} now with the hub's value: the log names them"
     yield "Last comparison", _sweep(document["sweep"], now)
     yield "Links made", f"{document['partial_syncs']:,} went on, {document['full_syncs']:,} began with a snapshot"
     if not document["scripts"]:
@@ -198,8 +200,8 @@ def _sweep(sweep: _Document, now: float) -> str:
     parts = []
     if "finished_at" in sweep:
         parts.append(
-            f"{span(now - sweep['finished_at'])} ago: {sweep['compared']:,} keys compared, {sweep['different']:,}"
-            " different"
+            f"{span(now - sweep['finished_at'])} ago: {count(sweep['compared'], 'key')} compared,"
+            f" {sweep['different']:,} different"
         )
     if sweep.get("running") is not None:
         parts.append("one is under way")
@@ -218,7 +220,7 @@ def _certificates(document: _Document, now: float) -> str:
         end = datetime.fromisoformat(end_text)
         days = (end.timestamp() - now) / 86400
         kind = "bad" if days < _NOW else "starting" if days < _SOON else ""
-        left = f"expired on {end:%Y-%m-%d}" if days <= 0 else f"{int(days):,} days left, until {end:%Y-%m-%d}"
+        left = f"expired on {end:%Y-%m-%d}" if days <= 0 else f"{count(int(days), 'day')} left, until {end:%Y-%m-%d}"
         rows.append((name, left, kind))
     return "<h2 id='certificates-title'>Certificates</h2>" + (
         _list(rows) if rows else "<p class='soft'>None was seen yet.</p>"

@@ -176,7 +176,7 @@ class Listener:
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         local = writer.get_extra_info("socket").family.name == "AF_UNIX"
         if len(self._open) > _CONNECTIONS:
-            await _send(writer, _plain(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections"))
+            writer.transport.abort()
             return
         try:
             async with asyncio.timeout(_PATIENCE):

@@ -15,6 +15,8 @@ _BY_TEXT = (
     ("HTTP 404", "Check the path of --haddr."),
     ("HTTP 429", "The hub has had enough requests. It is left alone for a while; --max-push-rate limits what is sent."),
     ("HTTP 413", "Raise client_max_body_size of the hub's nginx to 64m, or lower --max-body."),
+    ("cannot be reached", "See whether it runs, and whether this machine may reach it. It is tried again by itself."),
+    ("not signed by the given CA", "Check the file of the authority: --ca for the hub, --site-ca for the site."),
     ("WRONGTYPE", "The key has another type on the other side. Remove one of the two."),
     ("NOPERM", "An ACL denies this. Compare it with deploy/hub/users.acl or deploy/site/users.acl."),
     ("WRONGPASS", "Check the password: --password-file, --user."),

@@ -114,6 +114,7 @@ class State:
             "version": __version__,
             "pid": os.getpid(),
             "started_at": round(self._started_at, 3),
+            "asked_at": round(time.time(), 3),
         }
 
     async def full_document(self) -> dict[str, object]:
@@ -162,9 +163,9 @@ class State:
         if self._began:
             return None
         if parts.attached_at is None:
-            return "the site's snapshot is read" if parts.following.full_syncs else "the site's Redis is attached to"
+            return "reading the site's snapshot" if parts.following.full_syncs else "attaching to the site's Redis"
         if parts.pull is not None and not all(subscription.live for subscription in parts.pull.subscriptions):
-            return "the first message of the hub is waited for"
+            return "waiting for the hub's first message"
         return None
 
     def _site_fields(self) -> dict[str, object]:

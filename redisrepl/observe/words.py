@@ -1,9 +1,14 @@
-"""Times as people say them.
+"""Times and numbers as people say them.
 
-In: seconds. Out: words. Left to others: where they are shown.
+In: numbers. Out: words. Left to others: where they are shown.
 """
 
-__all__ = ["span"]
+__all__ = ["count", "span"]
+
+
+def count(number: int, what: str) -> str:
+    """So many of these."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def span(seconds: float) -> str:
