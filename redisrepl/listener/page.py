@@ -176,7 +176,7 @@ def _replication(document: _Document, now: float) -> str:
     return "<h2 id='replication-title'>Replication</h2>" + _list(_replication_rows(document, now))
 
 
-def _replication_rows(document: _Document, now: float) -> Iterator[tuple[str, str]]:
+def _replication_rows(document: _Document, now: float) -> Iterator[tuple[str, ...]]:
     yield "Direction", "both ways" if document["direction"] == "both" else "from the site to the hub"
     for subscription in document.get("subscriptions", ()):
         trip = subscription["round_trip_s"]
@@ -184,16 +184,21 @@ def _replication_rows(document: _Document, now: float) -> Iterator[tuple[str, st
         said = f"{alive}, by {subscription['way']}" + ("" if trip is None else f", round trip {trip * 1000:.1f} ms")
         yield f"Events of {subscription['namespace']}", said
     refused = document["push_failures"] + document.get("failed", 0)
-    yield "Refused for good", count(refused, "change") + (": the log names the keys" if refused else "")
+    yield "Refused for good", count(refused, "change") + (": the log names the keys" if refused else ""), _mark(refused)
     if "conflicts" in document:
         conflicts, replaced = document["conflicts"], document["replaced"]
-        yield "Conflicts", f"{count(conflicts, 'key')} written on both sides at once"
+        yield "Conflicts", f"{count(conflicts, 'key')} written on both sides at once", _mark(conflicts)
         if replaced:
-            yield "Replaced", f"{count(replaced, 'key')} now with the hub's value: the log names them"
+            yield "Replaced", f"{count(replaced, 'key')} now with the hub's value: the log names them", _mark(replaced)
     yield "Last comparison", _sweep(document["sweep"], now)
     yield "Links made", f"{document['partial_syncs']:,} went on, {document['full_syncs']:,} began with a snapshot"
     if not document["scripts"]:
         yield "Scripts", "refused by the hub: each write is a request"
+
+
+def _mark(number: int) -> str:
+    """How a number stands out that had better be 0."""
+    return "starting" if number else ""
 
 
 def _sweep(sweep: _Document, now: float) -> str:

@@ -57,10 +57,6 @@ class History:
         """The points of a series, the oldest first; None: nobody knew."""
         return [None if value != value else round(value, 3) for value in self._points[name]]  # noqa: PLR0124 - NaN
 
-    def document(self) -> dict[str, object]:
-        """All series."""
-        return {"period_s": PERIOD} | {name: self.points(name) for name in SERIES}
-
 
 def _number(document: Mapping[str, object], name: str) -> float:
     value = document.get(name)
