@@ -92,6 +92,7 @@ class Listener:
         self._known: dict[str, object] = {}
         self._known_at = -_FRESH
         self._asking = asyncio.Lock()
+        self._servers: dict[Place, asyncio.Server] = {}
         self._open: set[asyncio.Task[None]] = set()
         self._streams = 0
         self._ticked_at = time.monotonic()
@@ -113,7 +114,7 @@ class Listener:
 
     async def run(self) -> None:
         """Listen until cancelled. What cannot be listened at is a trouble, and tried again: replication goes on."""
-        servers: dict[Place, asyncio.Server] = {}
+        servers = self._servers
         try:
             self._warn()
             while len(servers) < len(self._places):
@@ -131,12 +132,17 @@ class Listener:
             self.trouble.succeeded()
             await asyncio.get_running_loop().create_future()
         finally:
-            for place, server in servers.items():
-                server.close()
-                if place.path is not None:
-                    remove_socket(place.path)
-            for task in self._open:
-                task.cancel()
+            self.close()
+
+    def close(self) -> None:
+        """Listen no more, and end what is under way."""
+        for place, server in self._servers.items():
+            server.close()
+            if place.path is not None:
+                remove_socket(place.path)
+        self._servers.clear()
+        for task in self._open:
+            task.cancel()
 
     async def _listen(self, place: Place) -> asyncio.Server:
         if place.path is not None:
