@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from redisrepl.errors import ExitCode, PeerUnavailableError
 from redisrepl.observe.socket import short_path
-from redisrepl.observe.words import span
+from redisrepl.observe.words import count, span
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -90,11 +90,11 @@ def watch(directory: Path, *, period: float, out: TextIO, times: int | None = No
     documents: list[_Document] = []
     console = Console(file=out)
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
-        for count in itertools.count(1):
+        for look in itertools.count(1):
             documents = _documents(directory)
             live.update(_table(directory, documents, before), refresh=True)
             before = {document["pid"]: document for document in documents}
-            if count == times:
+            if look == times:
                 break
             time.sleep(period)
     return verdict(documents) if documents else ExitCode.UNAVAILABLE
@@ -114,22 +114,25 @@ def seconds(text: str) -> float:
 
 def _table(directory: Path, documents: list[_Document], before: dict[object, _Document]) -> Table:
     """One row for each daemon; `before` is what each said at the last look."""
-    from rich.table import Table  # noqa: PLC0415 - only this needs it
+    from rich import box  # noqa: PLC0415 - only this needs it
+    from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    table = Table(caption=f"{len(documents)} daemons in {directory}, {time.strftime('%H:%M:%S')}; Ctrl-C ends this")
-    for title in ("site", "hub", "namespaces", "state"):
+    told = f"{count(len(documents), 'daemon')} in {directory}, {time.strftime('%H:%M:%S')}; Ctrl-C ends this"
+    table = Table(caption=told, box=box.SIMPLE_HEAD, expand=True)
+    for title in ("site and hub", "namespaces", "state"):
         table.add_column(title, overflow="fold")
-    for title in ("lag", "waiting", "pushed/s", "applied/s", "conflicts"):
-        table.add_column(title, justify="right")
+    for title in ("lag", "waits", "push/s", "apply/s"):
+        table.add_column(title, justify="right", no_wrap=True)
     for document in documents:
         state = document["state"]
         said = "; ".join(document["problems"]) or document["doing"]
-        row = [_bare(document["site"]), _bare(document["hub"]), ", ".join(document["namespaces"])]
-        cells = [Text(cell) for cell in row]
+        arrow = "<->" if document["direction"] == "both" else "->"
+        place = f"{_bare(document['site'])}\n{arrow} {_bare(document['hub'])}"
+        cells = [Text(place), Text(", ".join(document["namespaces"]))]
         cells.append(Text(f"{state}: {said}" if said else state, _STYLES[state]))
         rates = [_rate(document, before.get(document["pid"]), name) for name in ("pushed", "applied")]
-        numbers = [_lag(document), f"{document['waiting_keys']:,}", *rates, f"{document.get('conflicts', 0):,}"]
+        numbers = [_lag(document), f"{document['waiting_keys']:,}", *rates]
         table.add_row(*cells, *(Text(number) for number in numbers))
     return table
 
@@ -218,11 +221,12 @@ def _site(document: _Document, now: float) -> str:
 
 
 def _subscription(subscription: _Document) -> str:
+    where = subscription["namespace"] + ("" if subscription["way"] is None else f" by {subscription['way']}")
     if not subscription["live"]:
-        return f"{subscription['namespace']} by {subscription['way']}: no sign of life"
+        return f"{where}: no sign of life"
     trip = subscription["round_trip_s"]
     said = "" if trip is None else f", round trip {trip * 1000:.1f} ms"
-    return f"{subscription['namespace']} by {subscription['way']}: live{said}"
+    return f"{where}: live{said}"
 
 
 def _sweep(sweep: _Document, now: float) -> str:

@@ -68,3 +68,21 @@ def test_how_things_stand(daemon, at_site):
     assert state["applied"] >= 1
     assert state["waiting_keys"] == state["push_failures"] == 0
     assert daemon.running
+
+
+def test_renewed_files_are_taken_without_a_signal(daemon, own, at_site):
+    mark = daemon.mark()
+    own.client_key.write_bytes(own.issue("other", "other.example").key.read_bytes())
+    assert "is not the key of" in daemon.wait_for_log("certificate.failed", 60, after=mark)["error"]
+    assert any(problem.startswith("certificate: ") for problem in daemon.state()["problems"])
+    own.issue("client", "site1.example", common_name="site1")
+    daemon.wait_for_log("daemon.reloaded", 60, after=mark)
+    assert not any(problem.startswith("certificate: ") for problem in daemon.state()["problems"])
+    daemon.hub.nginx.restart()
+    at_site.set("site1:key", "v")
+    crossed(at_site, daemon.hub.redis)
+
+
+def test_the_end_of_both_certificates_is_known(daemon):
+    state = daemon.state()
+    assert state["certificate_expires_at"] == state["hub_certificate_expires_at"] == "3000-01-01T00:00:00+00:00"
