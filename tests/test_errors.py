@@ -87,7 +87,15 @@ def test_the_drawing_shows_every_one_where_it_belongs():
 def test_exit_codes_are_those_of_the_readme():
     codes = {code.name: int(code) for code in ExitCode.__members__.values()}
 
-    assert codes == {"OK": 0, "UNEXPECTED": 1, "USAGE": 2, "UNAVAILABLE": 69, "REFUSED": 77, "CONFIG": 78}
+    assert codes == {
+        "OK": 0,
+        "UNEXPECTED": 1,
+        "USAGE": 2,
+        "UNAVAILABLE": 69,
+        "STARTING": 75,
+        "REFUSED": 77,
+        "CONFIG": 78,
+    }
     assert ExitCode.DIFFERENT == 1
 
 

@@ -119,9 +119,9 @@ def _table(directory: Path, documents: list[_Document], before: dict[object, _Do
     from rich.text import Text  # noqa: PLC0415
 
     told = f"{count(len(documents), 'daemon')} in {directory}, {time.strftime('%H:%M:%S')}; Ctrl-C ends this"
-    table = Table(caption=told, box=box.SIMPLE_HEAD, expand=True)
-    for title in ("site and hub", "namespaces", "state"):
-        table.add_column(title, overflow="fold")
+    table = Table(caption=told, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, expand=True)
+    for title, width in (("site and hub", 19), ("ns", 6), ("state", 13)):
+        table.add_column(title, overflow="fold", min_width=width)
     for title in ("lag", "waits", "push/s", "apply/s"):
         table.add_column(title, justify="right", no_wrap=True)
     for document in documents:
