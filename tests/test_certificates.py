@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from redisrepl.certificates import CertificateWatch, hub_files, site_files
 from redisrepl.errors import ConfigError
 from redisrepl.settings import Settings
-from redisrepl.tls import CertificateFiles, client_context
+from redisrepl.tls import CertificateFiles, client_context, tls_reason
 from testbed import Certificates
 from testbed.certificates import KeyPair
 
@@ -91,10 +91,10 @@ def serve():
         server.close()
 
 
-def handshake(context, port):
+def handshake(context, port, name="localhost"):
     """As asyncio makes it: with memory between TLS and the socket."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=name)
 
     with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
 
@@ -299,6 +299,32 @@ def test_strictly_it_is_refused(tmp_path, extensions, lacks):
     ca, _, _ = old_authority(tmp_path, *extensions)
     with pytest.raises(ConfigError, match=rf"^--ca {ca}: .*{lacks}.*, or do without --strict-certificates"):
         client_context(CertificateFiles(ca, None, None, strict=True))
+
+
+def reason(context, port, name="localhost"):
+    """What a handshake that fails means."""
+    with pytest.raises(ssl.SSLError) as failed:
+        handshake(context, port, name)
+    return tls_reason(failed.value)
+
+
+def test_what_openssl_says_of_real_certificates_is_put_into_words(tmp_path, own, serve):
+    context = client_context(CertificateFiles(own.ca, None, None))
+    port = serve(own.server_pair)
+    assert "is for another host name" in reason(context, port, "elsewhere.example")
+    assert "the server's certificate has expired" in reason(context, serve(own.expired_server()))
+    stranger = client_context(CertificateFiles(own.foreign_ca(), None, None))
+    assert "is not signed by the given CA" in reason(stranger, port)
+    (tmp_path / "old").mkdir()
+    ca, server, key = old_authority(
+        tmp_path / "old", "basicConstraints = critical,CA:TRUE", "subjectKeyIdentifier = hash"
+    )
+    strict = client_context(CertificateFiles(ca, None, None))
+    strict.verify_flags |= ssl.VERIFY_X509_STRICT  # as Python 3.13 does by default
+    assert "the CA lacks the extension keyUsage, which --strict-" in reason(strict, serve(KeyPair(server, key)))
+    itself = old_authority(tmp_path, "subjectAltName = DNS:localhost")[0]
+    alone = KeyPair(itself, tmp_path / "ca-key.pem")
+    assert "is self-signed and not the given CA" in reason(context, serve(alone))
 
 
 def test_a_sound_authority_is_accepted_strictly(certificates):

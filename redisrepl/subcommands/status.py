@@ -120,7 +120,7 @@ def _table(directory: Path, documents: list[_Document], before: dict[object, _Do
 
     told = f"{count(len(documents), 'daemon')} in {directory}, {time.strftime('%H:%M:%S')}; Ctrl-C ends this"
     table = Table(caption=told, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, expand=True)
-    for title, width in (("site and hub", 19), ("ns", 6), ("state", 13)):
+    for title, width in (("site and hub", 19), ("ns", 6), ("state", 11)):
         table.add_column(title, overflow="fold", min_width=width)
     for title in ("lag", "waits", "push/s", "apply/s"):
         table.add_column(title, justify="right", no_wrap=True)
