@@ -44,7 +44,7 @@ class History:
         waiting, *counters = (_number(document, name) for name in ("waiting_keys", "pushed", "applied"))
         if self._began is not None:
             elapsed = now - self._began
-            pushed, applied = ((new - old) / elapsed for new, old in zip(counters, self._counters, strict=True))
+            pushed, applied = (max(0.0, new - old) / elapsed for new, old in zip(counters, self._counters, strict=True))
             lowest = float("nan") if self._lag is None else self._lag
             for name, value in zip(SERIES, (lowest, waiting, pushed, applied), strict=True):
                 points = self._points[name]
