@@ -143,6 +143,7 @@ class LimitExceededError(ProtocolError):
 
     def __init__(self, what: str, size: int, limit: int) -> None:
         super().__init__(f"{what} of {size} bytes is over the limit of {limit}")
+        self.what = what
         self.size = size
         self.limit = limit
 

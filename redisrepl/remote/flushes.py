@@ -14,6 +14,7 @@ import structlog
 
 from redisrepl.errors import CommandRefusedError, RedisreplError
 from redisrepl.remote.session import HubSession
+from redisrepl.wire.replies import number
 
 __all__ = ["Flushes", "flush_count"]
 
@@ -26,7 +27,7 @@ _CALLS = re.compile(rb"^cmdstat_flush(?:all|db):calls=(\d+)", re.MULTILINE)
 def flush_count(info: bytes) -> tuple[bytes, int]:
     """Which process a server is, and how often it was told to flush a database, by its `INFO all`."""
     run = _RUN.search(info)
-    return run[1] if run else b"", sum(int(match[1]) for match in _CALLS.finditer(info))
+    return run[1] if run else b"", sum(number(match[1]) or 0 for match in _CALLS.finditer(info))
 
 
 class Flushes:
@@ -67,7 +68,7 @@ class Flushes:
         """
         async with self._turn:
             try:
-                info = await self._session.command(b"INFO", b"all")
+                info = await self._session.text(b"INFO", b"all")
             except CommandRefusedError as error:
                 if not self._refused:
                     self._refused = True
@@ -75,7 +76,7 @@ class Flushes:
                     _log.warning("hub.flushes_unknown", error=str(error), hint=hint)
                 return
             self._refused = False
-            before, self._seen = self._seen, flush_count(info if isinstance(info, bytes) else b"")
+            before, self._seen = self._seen, flush_count(info)
             if before is None or before == self._seen:
                 return
             run, count = self._seen

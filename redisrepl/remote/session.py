@@ -27,6 +27,7 @@ from redisrepl.errors import (
 )
 from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy, parse_address
 from redisrepl.tls import tls_reason
+from redisrepl.wire.replies import as_bytes, as_clock, as_option, as_pairs, as_strings
 from redisrepl.wire.webdis import CommandError, body, integer_body, parse_integer, parse_reply
 
 __all__ = ["USER_AGENT", "HubSession", "check_url", "http_error", "without_credentials"]
@@ -147,6 +148,36 @@ class HubSession:
             return parse_integer(await self.post(integer_body(*argv)))
         except CommandError as error:
             raise CommandRefusedError(str(error), status=_OK) from None
+
+    def _asked(self, *argv: bytes) -> str:
+        words = argv[:2] if argv[0] in (b"CONFIG", b"INFO") else argv[:1]  # no key is named
+        return f"{b' '.join(words).decode('ascii', 'backslashreplace')} at the hub {self.url}"
+
+    async def strings(self, *argv: bytes) -> list[bytes]:
+        """Run one command whose reply is a list of strings; raises what `command` raises, as all that follow."""
+        return as_strings(await self.command(*argv), self._asked(*argv))
+
+    async def pairs(self, *argv: bytes) -> dict[bytes, bytes]:
+        """Run one command whose reply is a list of names and values."""
+        return as_pairs(await self.command(*argv), self._asked(*argv))
+
+    async def text(self, *argv: bytes) -> bytes:
+        """Run one command whose reply is a string."""
+        return as_bytes(await self.command(*argv), self._asked(*argv))
+
+    async def text_or_none(self, *argv: bytes) -> bytes | None:
+        """Run one command whose reply is a string or nothing."""
+        reply = await self.command(*argv)
+        return None if reply is None else as_bytes(reply, self._asked(*argv))
+
+    async def option(self, name: bytes) -> str:
+        """What an option of the hub's Redis is set to; nothing if there is none of the name."""
+        argv = (b"CONFIG", b"GET", name)
+        return as_option(await self.command(*argv), self._asked(*argv))
+
+    async def clock(self) -> int:
+        """The hub's time, in microseconds."""
+        return as_clock(await self.command(b"TIME"), self._asked(b"TIME"))
 
     @asynccontextmanager
     async def stream(self, content: bytes, *, silence: float) -> AsyncIterator[AsyncIterator[bytes]]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TextIO
+from typing import TextIO
 
 import redis.asyncio
-import redis.exceptions
 from cryptography import x509
 
 from redisrepl.checkpoint import default_directory
@@ -32,7 +31,8 @@ from redisrepl.errors import (
     exit_code,
 )
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.connection import open_client, translated
+from redisrepl.local.client import ask, translated
+from redisrepl.local.connection import open_client
 from redisrepl.local.facts import Facts, ask_facts
 from redisrepl.local.stream import ReplicaLink
 from redisrepl.namespaces import Namespaces, glob_escape, printable
@@ -44,6 +44,7 @@ from redisrepl.settings import Settings
 from redisrepl.tls import CertificateFiles, client_context, read_file
 from redisrepl.wire.keyspace import NOTIFY_OPTION, missing_flags
 from redisrepl.wire.psync import Continued, FullSync
+from redisrepl.wire.replies import Info, as_clock, as_info, as_option
 from redisrepl.wire.webdis import keyspace_channel
 
 __all__ = ["Finding", "run"]
@@ -130,19 +131,19 @@ async def _check_site(settings: Settings, address: SiteAddress) -> AsyncIterator
     try:
         try:
             with translated(address):
-                info = await client.info()
-                clock = await client.time()
+                info = as_info(await ask(client, b"INFO"), f"INFO at the site's Redis {address}")
+                clock = as_clock(await ask(client, b"TIME"), f"TIME at the site's Redis {address}")
         except RedisreplError as error:
             yield Finding("site", str(error), exit_code(error))
             return
-        version = info.get("valkey_version") or info.get("redis_version")
-        said = f"{address} answers, version {version}, role {info.get('role')}"
-        if settings.rc and info.get("role") == "slave":
+        version = info.text("valkey_version") or info.text("redis_version")
+        said = f"{address} answers, version {version}, role {info.text('role')}"
+        if settings.rc and info.text("role") == "slave":
             advice = "what comes from the hub it refuses: follow its master (--raddr, --sentinel)"
             yield Finding("site", f"{said}: {advice}", ExitCode.CONFIG)
         else:
             yield Finding("site", said)
-        yield _clock_finding("site clock", clock[0] + clock[1] / 1e6)
+        yield _clock_finding("site clock", clock / 1e6)
         refused = settings.source == "notify"
         if not refused:
             for finding in _replica_findings(settings, info, await ask_facts(address, settings.connect_timeout)):
@@ -151,15 +152,15 @@ async def _check_site(settings: Settings, address: SiteAddress) -> AsyncIterator
             yield finding
             refused = finding.code is None
         if refused:
-            yield await _check_site_flags(settings, client)
+            yield await _check_site_flags(settings, address, client)
             yield await _check_site_events(settings, address, client)
     finally:
         await client.aclose()
 
 
-def _replica_findings(settings: Settings, info: Mapping[str, Any], facts: Facts) -> Iterator[Finding]:
+def _replica_findings(settings: Settings, info: Info, facts: Facts) -> Iterator[Finding]:
     """How long a gap may be, and what ends a link."""
-    backlog = int(info.get("repl_backlog_size", 0))
+    backlog = info.number("repl_backlog_size") or 0
     if backlog < _MIN_BACKLOG:
         advice = f"CONFIG SET repl-backlog-size {_MIN_BACKLOG >> 20}mb, or a longer gap is a full synchronisation"
         yield Finding("site backlog", f"{backlog >> 10} KiB: {advice}", None)
@@ -201,16 +202,16 @@ async def _check_psync(settings: Settings, address: SiteAddress) -> Finding:
     return Finding("site PSYNC", "the link ended before it began", ExitCode.UNAVAILABLE)
 
 
-async def _check_site_flags(settings: Settings, client: redis.asyncio.Redis) -> Finding:
+async def _check_site_flags(settings: Settings, address: SiteAddress, client: redis.asyncio.Redis) -> Finding:
     """Where keyspace events are followed, the site must send them."""
     wanted = missing_flags("", settings.replicate)
     try:
-        reply = await client.config_get(NOTIFY_OPTION)
-    except redis.exceptions.RedisError as error:
+        with translated(address):
+            reply = await ask(client, b"CONFIG", b"GET", NOTIFY_OPTION.encode())
+        flags = as_option(reply, f"CONFIG GET at the site's Redis {address}")
+    except RedisreplError as error:
         advice = f"have {NOTIFY_OPTION} include {wanted}, by the service's own means"
         return Finding("site notifications", f"not known, {error}: {advice}", None)
-    value = next(iter(reply.values()), b"")
-    flags = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
     if not (missing := missing_flags(flags, settings.replicate)):
         return Finding("site notifications", flags)
     advice = f"it is added at the start if CONFIG SET is allowed, else have {NOTIFY_OPTION} include {wanted}"
@@ -261,9 +262,7 @@ async def _check_hub_abilities(
     settings: Settings, session: HubSession, ways: Ways, namespaces: Namespaces
 ) -> AsyncIterator[Finding]:
     try:
-        reply = await session.command(b"TIME")
-        if isinstance(reply, list):
-            yield _clock_finding("hub clock", int(reply[0]) + int(reply[1]) / 1e6)
+        yield _clock_finding("hub clock", await session.clock() / 1e6)
     except CommandRefusedError as error:
         yield Finding("hub clock", str(error), None)
     pusher = HubPusher(session, settings.max_body)
@@ -280,8 +279,7 @@ async def _check_hub_abilities(
     if not settings.rc:
         return
     try:
-        reply = await session.command(b"CONFIG", b"GET", b"notify-keyspace-events")
-        flags = reply[1].decode("ascii", "replace") if isinstance(reply, list) and len(reply) > 1 else ""
+        flags = await session.option(NOTIFY_OPTION.encode())
         missing = missing_flags(flags, settings.replicate)
         if not missing:
             yield Finding("hub notifications", flags)
@@ -299,7 +297,7 @@ async def _check_hub_abilities(
 
 async def _check_flushes(session: HubSession) -> Finding:
     try:
-        await session.command(b"INFO", b"all")
+        await session.text(b"INFO", b"all")
     except CommandRefusedError as error:
         return Finding("hub flushes", f"{error}: allow INFO, or a FLUSHALL there is undone instead of followed", None)
     return Finding("hub flushes", "INFO tells of them")

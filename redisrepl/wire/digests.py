@@ -18,6 +18,7 @@ from hashlib import sha1
 
 from redisrepl.changes import HashState, State, StringState
 from redisrepl.errors import ProtocolError
+from redisrepl.wire.replies import number
 from redisrepl.wire.states import KIND_OF
 from redisrepl.wire.webdis import escape, flat_reply
 
@@ -152,6 +153,6 @@ def scan_body(cursor: bytes, pattern: bytes, count: int) -> bytes:
 def parse_scan_reply(reply: bytes) -> tuple[bytes, list[bytes]]:
     """The next cursor (`0` at the end) and the keys of this step."""
     items = flat_reply(reply)
-    if not items:
+    if not items or number(items[0]) is None:
         raise ProtocolError("the hub's reply to a scan has no cursor")
     return items[0], items[1:]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from redisrepl.changes import DENIED, HashState, State, StringState
 from redisrepl.errors import ProtocolError
+from redisrepl.wire.replies import number
 
 __all__ = ["KIND_OF", "STATES_SCRIPT", "parse_states", "read_at", "token_of"]
 
@@ -86,7 +87,7 @@ def parse_states(items: Sequence[bytes]) -> list[State]:
         while index < end:
             kind, expires, count = items[index], items[index + 1], _count(items[index + 2])
             index += 3
-            expires_at_ms = int(expires) if expires else None
+            expires_at_ms = _count(expires) if expires else None
             if kind == b"string":
                 states.append(StringState(items[index], expires_at_ms))
             elif kind == b"hash":
@@ -127,6 +128,6 @@ def token_of(items: Sequence[bytes]) -> bytes:
 
 def _count(text: bytes) -> int:
     """How many strings follow; with a negative number the list would be read for ever."""
-    if (count := int(text)) < 0:
+    if (count := number(text)) is None or count < 0:
         raise ValueError
     return count
