@@ -31,7 +31,8 @@ from redisrepl.errors import (
 )
 from redisrepl.local.address import SiteAddress
 from redisrepl.tls import tls_reason
-from redisrepl.wire.resp import Walker, announces_much, cut_header
+from redisrepl.wire.resp import announces_much, cut_header
+from redisrepl.wire.walker import Walker
 
 __all__ = [
     "LOGIN_HINT",

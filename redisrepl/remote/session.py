@@ -21,8 +21,10 @@ from redisrepl.errors import (
     CommandRefusedError,
     ConfigError,
     HubError,
+    LimitExceededError,
     OutcomeUnknownError,
     PeerUnavailableError,
+    ProtocolError,
     RedisreplError,
 )
 from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy, parse_address
@@ -36,6 +38,12 @@ _OK = 200
 _PIECE = 256 << 10
 #: Bytes per second at which the last of a body must arrive: what a system holds of it on its way, nobody is told.
 _SLOWEST = 50_000
+#: Seconds, in units of `timeout`, that a whole reply may take if it comes no faster than `_SLOWEST`.
+_PATIENCE = 4
+#: Bytes of a reply, unless told otherwise. A fetch asks for two million and a value more.
+_LARGEST_REPLY = 192 << 20
+#: Bytes of the body of an error that are looked at.
+_ERROR_BODY = 8 << 10
 USER_AGENT = "redisrepl"
 _HEADERS = [(b"Content-Type", b"application/octet-stream"), (b"User-Agent", USER_AGENT.encode())]
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
@@ -74,6 +82,7 @@ class HubSession:
         connections: how many requests may be under way.
         timeout: seconds that a request may take; each piece of a large body or answer that moves begins them anew.
         connect_timeout: seconds for a connection and its TLS handshake.
+        max_reply: largest reply, in bytes.
         transport: stands in for the network in tests of this module.
 
     Attributes:
@@ -88,6 +97,7 @@ class HubSession:
         connections: int = 40,
         timeout: float = 30.0,
         connect_timeout: float = 10.0,
+        max_reply: int = _LARGEST_REPLY,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = without_credentials(url)
@@ -98,6 +108,7 @@ class HubSession:
             self._headers.append((b"Authorization", basic_credentials(address)))
         self._timeout = timeout
         self._connect_timeout = connect_timeout
+        self._max_reply = max_reply
         # No httpx.AsyncClient: what it does beside sending a request takes longer than sending it.
         self._transport = transport or HubTransport(
             self._address, context, connections=connections, proxy=environment_proxy(self._address)
@@ -116,6 +127,7 @@ class HubSession:
         Raises:
             PeerUnavailableError: it was not sent. OutcomeUnknownError: it was, and may or may not have been executed.
             CertificateError: TLS was refused by either side. HubError and its children: the answer is an HTTP error.
+            ProtocolError: the answer is too large, or encoded, which nobody asked for.
         """
         size = sum(map(len, content))
         with self._translated():
@@ -123,10 +135,7 @@ class HubSession:
                 moved = partial(_put_off, limit, self._timeout + size / _SLOWEST)
                 moved()
                 response = await self._send(_in_pieces(content, size, moved), size)
-                answer = await _read(response, partial(_put_off, limit, self._timeout))
-        if response.status_code != _OK:
-            raise http_error(self.url, response)
-        return answer
+                return await self._read(response, partial(_put_off, limit, self._timeout))
 
     async def command(self, *argv: bytes) -> object:
         """Run one command.
@@ -190,12 +199,44 @@ class HubSession:
         with self._translated():
             response = await self._send(httpx.ByteStream(content), len(content), silence)
             try:
+                self._check_encoding(response)
                 if response.status_code != _OK:
-                    await response.aread()
-                    raise http_error(self.url, response)
+                    async with asyncio.timeout(self._timeout):
+                        raise http_error(self.url, await _beginning(response))
                 yield response.aiter_raw()
             finally:
                 await response.aclose()
+
+    async def _read(self, response: httpx.Response, moved: Callable[[], None]) -> bytes:
+        """The body; `moved` is called when a piece of it has come."""
+        pieces: list[bytes] = []
+        size, now = 0, asyncio.get_running_loop().time
+        patience = now() + _PATIENCE * self._timeout
+        try:
+            self._check_encoding(response)
+            if response.status_code != _OK:
+                raise http_error(self.url, await _beginning(response))
+            # As it is: httpx' own iterators take longer than all else that is done here.
+            async for piece in cast("httpx.AsyncByteStream", response.stream):
+                pieces.append(piece)
+                size += len(piece)
+                if size > self._max_reply:
+                    raise LimitExceededError(f"a reply of the hub {self.url}", size, self._max_reply)
+                if now() > patience + size / _SLOWEST:  # it moves, but would for ever
+                    raise TimeoutError
+                moved()
+        finally:
+            await response.aclose()
+        return b"".join(pieces)
+
+    def _check_encoding(self, response: httpx.Response) -> None:
+        """A few bytes that are encoded can stand for any number of others."""
+        encoding = response.headers.get("Content-Encoding", "identity")
+        if encoding.lower() != "identity":
+            raise ProtocolError(
+                f"the hub {self.url} answered HTTP {response.status_code} in the encoding {encoding[:20]!r}, which was"
+                " not asked for: turn compression off in its proxy for this address"
+            )
 
     async def _send(self, stream: httpx.AsyncByteStream, size: int, silence: float | None = None) -> httpx.Response:
         """The response once its head is there; `silence`: seconds without a byte after which it counts as dead."""
@@ -235,19 +276,16 @@ def _put_off(limit: asyncio.Timeout, seconds: float) -> None:
             limit.reschedule(later)
 
 
-async def _read(response: httpx.Response, moved: Callable[[], None]) -> bytes:
-    """The body; `moved` is called when a piece of it has come."""
-    pieces: list[bytes] = []
-    try:
-        if response.status_code != _OK:
-            return await response.aread()
-        # As it is: no encoding was asked for, and httpx' own iterators take longer than all else that is done here.
-        async for piece in cast("httpx.AsyncByteStream", response.stream):
-            pieces.append(piece)
-            moved()
-    finally:
-        await response.aclose()
-    return b"".join(pieces)
+async def _beginning(response: httpx.Response) -> httpx.Response:
+    """An error with so much of its body as is of interest."""
+    body = b""
+    async for piece in cast("httpx.AsyncByteStream", response.stream):
+        body += piece
+        if len(body) > _ERROR_BODY:
+            break
+    return httpx.Response(
+        response.status_code, headers=response.headers, content=body[:_ERROR_BODY], extensions=response.extensions
+    )
 
 
 def _in_pieces(content: Sequence[bytes], size: int, moved: Callable[[], None]) -> httpx.AsyncByteStream:

@@ -28,8 +28,8 @@ from redisrepl.errors import (
     PsyncRefusedError,
     RefusedError,
 )
-from redisrepl.wire.resp import Skip
 from redisrepl.wire.stream import Commands, CommandStream, encode_command
+from redisrepl.wire.walker import Skip
 
 __all__ = [
     "Commands",

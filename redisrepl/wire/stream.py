@@ -15,7 +15,8 @@ from itertools import accumulate
 import hiredis
 
 from redisrepl.errors import LimitExceededError, LinkLostError, ProtocolError
-from redisrepl.wire.resp import DAMAGED, PIECE, RespReader, Skip
+from redisrepl.wire.resp import DAMAGED, PIECE, RespReader
+from redisrepl.wire.walker import Skip
 
 __all__ = ["CommandStream", "Commands", "encode_command"]
 

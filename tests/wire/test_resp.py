@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from redisrepl.errors import LimitExceededError, ProtocolError
 from redisrepl.wire.feed import parse_feed
 from redisrepl.wire.psync import encode_command
-from redisrepl.wire.resp import DAMAGED, PIECE, RespReader, Walker, announces_much, parse_all, parse_one, resp_size
+from redisrepl.wire.resp import DAMAGED, PIECE, RespReader, announces_much, parse_all, parse_one, resp_size
+from redisrepl.wire.walker import LEFT_OUT, Walker
 from redisrepl.wire.webdis import MessageReader, parse_reply
 
 HUGE = b"*1000000000\r\n"
@@ -97,7 +98,7 @@ def test_what_is_left_out_takes_no_memory_and_does_not_count():
     for _ in range(256):
         assert walker.feed(value) == []
 
-    assert walker.feed(b"\r\n" + encode_command(*SMALL)) == [[b"SET", b"other", b""], SMALL]
+    assert walker.feed(b"\r\n" + encode_command(*SMALL)) == [[b"SET", b"other", LEFT_OUT], SMALL]
     assert walker.sizes[0] == len(b"*3\r\n$3\r\nSET\r\n$5\r\nother\r\n$268435456\r\n\r\n") + (256 << 20)
     assert peak() - rss < 16
 
@@ -219,7 +220,7 @@ def test_a_message_of_gigabytes_is_left_out_of_a_subscription():
     for _ in range(512):
         assert reader.feed(b"x" * (1 << 20)) == []
 
-    assert reader.feed(b"\r\n" + head + b"$3\r\ndel\r\n") == [(b"ab", b""), (b"ab", b"del")]
+    assert reader.feed(b"\r\n" + head + b"$3\r\ndel\r\n") == [(b"ab", LEFT_OUT), (b"ab", b"del")]
     assert peak() - rss < 32
 
 
