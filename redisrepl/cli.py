@@ -60,7 +60,7 @@ _GROUPS: list[tuple[str, list[str]]] = [
     ),
     ("what crosses", ["ns", "rc", "replicate", "every_write"]),
     ("after a gap", ["state_dir", "initial_sync", "on_conflict", "sweep_period", "sweep_rate"]),
-    ("limits", ["max_memory", "max_keys", "max_body", "batch", "flights", "max_push_rate"]),
+    ("limits", ["max_memory", "max_keys", "max_body", "max_value", "batch", "flights", "max_push_rate"]),
     ("times", ["canary_period", "timeout", "connect_timeout", "retry_max", "site_silence", "shutdown_timeout"]),
     ("logs", ["log_format", "log_level"]),
 ]

@@ -103,6 +103,7 @@ class Parts:
             connections=settings.flights + FETCHES + 4,
             timeout=settings.timeout,
             connect_timeout=settings.connect_timeout,
+            max_value=settings.max_value,
         )
         self.ways = Ways(
             self.session,
@@ -110,11 +111,11 @@ class Parts:
             settings.subscribe,
             connect_timeout=settings.connect_timeout,
         )
-        self._hub_reader = HubReader(self.session)
+        self._hub_reader = HubReader(self.session, max_value=settings.max_value)
         self._master_epoch = Epoch()
         self.read_client = open_client(address, settings.timeout, connections=2, epoch=self._master_epoch)
         self.write_client = open_client(address, settings.timeout, connections=2, epoch=self._master_epoch)
-        self._site_reader = SiteReader(self.read_client, address)
+        self._site_reader = SiteReader(self.read_client, address, settings.max_value)
         self._retry: dict[str, Any] = {
             "attempts": None,
             "timeout": None,
@@ -169,12 +170,7 @@ class Parts:
             self.checkpoint,
             saved,
             Backpressure(self.outbound, self.pushing.returned, partial(ask_facts, address, settings.connect_timeout)),
-            options=LinkOptions(
-                settings.site_silence,
-                settings.connect_timeout,
-                self._retry,
-                push_snapshot=settings.initial_sync in {"both", "push"},
-            ),
+            options=LinkOptions.of(settings, self._retry),
             listener=self,
         )
         self.noticing = Noticing(
@@ -243,7 +239,7 @@ class Parts:
         applying = Applying(
             inbound,
             self._hub_reader,
-            SiteReader(self.write_client, self._address),
+            SiteReader(self.write_client, self._address, settings.max_value),
             SiteWriter(self.write_client, self._address, self._origin),
             read_to=lambda: self.following.read_to,
             max_keys=settings.batch,

@@ -22,6 +22,7 @@ from redisrepl.errors import ConfigError
 from redisrepl.healing import ConflictWinner, InitialSync
 from redisrepl.remote.notifications import NotifyMode
 from redisrepl.remote.ways import SubscribeChoice
+from redisrepl.wire.unwanted import MAX_VALUE
 
 __all__ = ["ENV_PREFIX", "Settings", "flag_of", "load_settings", "unknown_variables"]
 
@@ -117,6 +118,11 @@ class Settings(BaseSettings):
     )
     max_body: ByteSize = Field(
         ByteSize(900_000), ge=1024, description="largest request body; the hub's proxy must allow it (nginx: 1 MB)"
+    )
+    max_value: ByteSize = Field(
+        ByteSize(MAX_VALUE),
+        ge=1024,
+        description="largest value that is replicated; larger ones are named and left out; the hub must take it",
     )
     batch: int = Field(1000, ge=1, le=100_000, description="changes in one request")
     flights: int = Field(64, ge=1, le=1000, description="requests to the hub side by side, at most")

@@ -11,21 +11,27 @@ from typing import Any
 
 import redis.asyncio
 import redis.exceptions
+import structlog
 
 from redisrepl.changes import DENIED, HashState, State, StringState
 from redisrepl.errors import PeerUnavailableError, ProtocolError, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import ask, ask_all, translated
-from redisrepl.namespaces import glob_escape
+from redisrepl.namespaces import glob_escape, printable
 from redisrepl.wire.replies import as_bytes, as_clock, as_integer, as_page, as_pairs, as_strings, wrong
-from redisrepl.wire.states import STATES_SCRIPT, parse_states
+from redisrepl.wire.states import STATES_SCRIPT, TOO_LARGE, parse_states
+from redisrepl.wire.unwanted import MAX_VALUE
 
 __all__ = ["SiteReader"]
+
+_log = structlog.get_logger("redisrepl")
 
 #: Bytes of values in one reply, before the rest of the keys is read by another command.
 _MAX_REPLY = 8 << 20
 #: Keys read together where no script can say when it is enough.
 _FEW = 20
+#: Keys that are named for what they hold; beyond that there is something wrong with all of them.
+_MAX_NAMED = 10_000
 _Nothing = type(None)
 
 
@@ -35,11 +41,14 @@ class SiteReader:
     Args:
         client: its connection is used by nobody else.
         address: for messages.
+        max_value: values of more bytes are not read: what a key holds is then `wire.states.TOO_LARGE`.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, address: SiteAddress) -> None:
+    def __init__(self, client: redis.asyncio.Redis, address: SiteAddress, max_value: int = MAX_VALUE) -> None:
         self._client = client
         self._address = address
+        self._max_value = max_value
+        self._named: set[bytes] = set()  # keys that were said to be too large
         self._scripts = True
 
     def request(self, keys: Sequence[bytes], large: frozenset[bytes] = frozenset()) -> list[list[bytes]]:
@@ -52,7 +61,7 @@ class SiteReader:
         """
         small, alone = _apart(keys, large)
         commands = [command for key in alone for command in ([b"PEXPIRETIME", key], [b"HGETALL", key])]
-        return [*commands, _command(small, _MAX_REPLY)] if small and self._scripts else commands
+        return [*commands, self._command(small, _MAX_REPLY)] if small and self._scripts else commands
 
     async def states(
         self, keys: Sequence[bytes], replies: Sequence[object] = (), large: frozenset[bytes] = frozenset()
@@ -69,7 +78,7 @@ class SiteReader:
         states: list[State] = []
         for reply in replies[2 * len(alone) :]:
             if isinstance(reply, list):
-                states += parse_states(as_strings(reply, self._asked("a reading script")))
+                states += self._told(small, reply)
         left = [*small, *(key for key in alone if key not in found)] if alone else small
         while len(states) < len(left):
             states += await self.first_states(left[len(states) :], _MAX_REPLY)
@@ -87,16 +96,35 @@ class SiteReader:
     async def _by_script(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
         with translated(self._address):
             try:
-                reply = await ask(self._client, *_command(keys, max_bytes))
+                reply = await ask(self._client, *self._command(keys, max_bytes))
             except redis.exceptions.ResponseError as error:
                 refused = isinstance(error, redis.exceptions.NoPermissionError)  # redis-py takes NOPERM off its text
                 if not refused and not str(error).startswith(("unknown command", "This Redis command is not allowed")):
                     raise
                 self._scripts = False
                 return await self._one_by_one(keys[:_FEW])
-        states = parse_states(as_strings(reply, self._asked("a reading script")))
+        states = self._told(keys, reply)
         if not 0 < len(states) <= len(keys):
             raise ProtocolError(f"{self._asked('a reading script')} told of {len(states)} of {len(keys)} keys")
+        return states
+
+    def _command(self, keys: Sequence[bytes], max_bytes: int) -> list[bytes]:
+        """Reads these keys until so many bytes are full."""
+        return [b"EVAL", STATES_SCRIPT, b"0", b"%d %d" % (max_bytes, self._max_value), b"", *keys]
+
+    def _told(self, keys: Sequence[bytes], reply: object) -> list[State]:
+        """The states that the script told of; a key that holds too much is named, once."""
+        states = parse_states(as_strings(reply, self._asked("a reading script")))
+        if TOO_LARGE in states:
+            for key, state in zip(keys, states, strict=False):
+                if state == TOO_LARGE and key not in self._named and len(self._named) < _MAX_NAMED:
+                    self._named.add(key)
+                    _log.error(
+                        "site.value_too_large",
+                        key=printable(key),
+                        max_value=self._max_value,
+                        hint="it is not replicated; raise --max-value and what the hub's proxy takes, or split it",
+                    )
         return states
 
     async def _one_by_one(self, keys: Sequence[bytes]) -> list[State]:
@@ -170,8 +198,3 @@ def _large_states(keys: Sequence[bytes], replies: Sequence[object]) -> dict[byte
             fields = as_pairs(flat, "HGETALL at the site")
             found[key] = HashState(dict(fields), at if at >= 0 else None) if fields else None
     return found
-
-
-def _command(keys: Sequence[bytes], max_bytes: int) -> list[bytes]:
-    """Reads these keys until so many bytes are full."""
-    return [b"EVAL", STATES_SCRIPT, b"0", b"%d" % max_bytes, b"", *keys]

@@ -16,6 +16,7 @@ from redisrepl.errors import CommandRefusedError, HubError, OutcomeUnknownError,
 from redisrepl.namespaces import glob_escape
 from redisrepl.remote.refusals import ScriptRunner, scripts_refused
 from redisrepl.remote.session import HubSession
+from redisrepl.wire.unwanted import MAX_VALUE
 from redisrepl.wire.webdis import CommandError, fetch_body, parse_fetch_reply
 
 __all__ = ["Fetched", "HubReader"]
@@ -47,6 +48,7 @@ class HubReader(ScriptRunner):
     Args:
         session: HTTPS to the hub.
         max_bytes: how much a reply may carry before the rest of the keys is left for another.
+        max_value: values of more bytes are not read: what a key holds is then `wire.states.TOO_LARGE`.
         clock: seconds, for when refused scripts are tried again.
 
     Attributes:
@@ -54,10 +56,16 @@ class HubReader(ScriptRunner):
     """
 
     def __init__(
-        self, session: HubSession, max_bytes: int = 2 << 20, *, clock: Callable[[], float] = time.monotonic
+        self,
+        session: HubSession,
+        max_bytes: int = 2 << 20,
+        *,
+        max_value: int = MAX_VALUE,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(clock)
         self._session = session
+        self._max_value = max_value
         self._most_bytes = self._max_bytes = max_bytes
 
     async def states(self, keys: Sequence[bytes]) -> Fetched:
@@ -87,7 +95,7 @@ class HubReader(ScriptRunner):
 
         async def send(*, by_hash: bool) -> tuple[int, list[State]]:
             token = self.token()
-            content = fetch_body(keys, self._max_bytes, token=token, by_hash=by_hash)
+            content = fetch_body(keys, self._max_bytes, self._max_value, token=token, by_hash=by_hash)
             at, states = parse_fetch_reply(await self._session.post(content), token)
             if not 0 < len(states) <= len(keys):
                 raise ProtocolError(f"the hub {self._session.url} told of {len(states)} of {len(keys)} keys")

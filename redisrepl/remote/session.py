@@ -30,6 +30,7 @@ from redisrepl.errors import (
 from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy, parse_address
 from redisrepl.tls import tls_reason
 from redisrepl.wire.replies import as_bytes, as_clock, as_option, as_pairs, as_strings
+from redisrepl.wire.unwanted import MAX_VALUE
 from redisrepl.wire.webdis import CommandError, body, integer_body, parse_integer, parse_reply
 
 __all__ = ["USER_AGENT", "HubSession", "check_url", "http_error", "without_credentials"]
@@ -40,8 +41,8 @@ _PIECE = 256 << 10
 _SLOWEST = 50_000
 #: Seconds, in units of `timeout`, that a whole reply may take if it comes no faster than `_SLOWEST`.
 _PATIENCE = 4
-#: Bytes of a reply, unless told otherwise. A fetch asks for two million and a value more.
-_LARGEST_REPLY = 192 << 20
+#: Bytes of a reply beside one value. A fetch asks for two million; where scripts are refused, all keys come in one.
+_BESIDE_VALUE = 128 << 20
 #: Bytes of the body of an error that are looked at.
 _ERROR_BODY = 8 << 10
 USER_AGENT = "redisrepl"
@@ -82,7 +83,7 @@ class HubSession:
         connections: how many requests may be under way.
         timeout: seconds that a request may take; each piece of a large body or answer that moves begins them anew.
         connect_timeout: seconds for a connection and its TLS handshake.
-        max_reply: largest reply, in bytes.
+        max_value: bytes of the largest value that there may be in a reply.
         transport: stands in for the network in tests of this module.
 
     Attributes:
@@ -97,7 +98,7 @@ class HubSession:
         connections: int = 40,
         timeout: float = 30.0,
         connect_timeout: float = 10.0,
-        max_reply: int = _LARGEST_REPLY,
+        max_value: int = MAX_VALUE,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = without_credentials(url)
@@ -108,7 +109,7 @@ class HubSession:
             self._headers.append((b"Authorization", basic_credentials(address)))
         self._timeout = timeout
         self._connect_timeout = connect_timeout
-        self._max_reply = max_reply
+        self._max_reply = max_value + _BESIDE_VALUE
         # No httpx.AsyncClient: what it does beside sending a request takes longer than sending it.
         self._transport = transport or HubTransport(
             self._address, context, connections=connections, proxy=environment_proxy(self._address)

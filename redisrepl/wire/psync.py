@@ -29,7 +29,7 @@ from redisrepl.errors import (
     RefusedError,
 )
 from redisrepl.wire.stream import Commands, CommandStream, encode_command
-from redisrepl.wire.walker import Skip
+from redisrepl.wire.unwanted import Unwanted
 
 __all__ = [
     "Commands",
@@ -114,8 +114,7 @@ class ReplicaProtocol:
         replica_version: lets a Valkey server use its newest snapshot format; other servers refuse it; None sends none.
         empty_snapshot: ask for a snapshot without data, for the stream alone (Redis 7.0); older servers send all.
         max_snapshot: largest snapshot accepted, in bytes.
-        skip: told what has come of a large command, and the length of its next argument: whether to leave that out; an
-            empty one takes its place. Not asked for small ones.
+        unwanted: what to leave out of large commands of the stream; None: nothing.
 
     Attributes:
         online: the handshake and the snapshot are over: acknowledgements may and must be sent.
@@ -131,7 +130,7 @@ class ReplicaProtocol:
         replica_version: bytes | None = None,
         empty_snapshot: bool = False,
         max_snapshot: int = 1 << 44,
-        skip: Skip | None = None,
+        unwanted: Unwanted | None = None,
     ) -> None:
         self._username = username
         self._password = password
@@ -143,7 +142,7 @@ class ReplicaProtocol:
         self._buffer = bytearray()
         self._outgoing = bytearray()
         self._events: deque[Event] = deque()
-        self._stream = CommandStream(skip)
+        self._stream = CommandStream(unwanted)
         self._steps = self._run()
         self.online = False
         self.replid = position.replid if position else ""

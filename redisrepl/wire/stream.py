@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import hiredis
 
 from redisrepl.errors import LimitExceededError, LinkLostError, ProtocolError
 from redisrepl.wire.resp import DAMAGED, PIECE, RespReader
-from redisrepl.wire.walker import Skip
+from redisrepl.wire.unwanted import Unwanted
+from redisrepl.wire.walker import LEFT_OUT
 
 __all__ = ["CommandStream", "Commands", "encode_command"]
 
@@ -64,17 +64,17 @@ class CommandStream:
     """The stream of one link.
 
     Args:
-        skip: told what has come of a large command, and the length of its next argument: whether to leave that out; an
-            empty one takes its place. Not asked for small ones.
+        unwanted: what to leave out of large commands; None: nothing.
 
     Attributes:
         received: bytes taken in, as an offset; counts whole commands only.
     """
 
-    __slots__ = ("_reader", "received")
+    __slots__ = ("_reader", "_unwanted", "received")
 
-    def __init__(self, skip: Skip | None = None) -> None:
-        self._reader = RespReader(_LARGEST_COMMAND, skip=skip)
+    def __init__(self, unwanted: Unwanted | None = None) -> None:
+        self._reader = RespReader(_LARGEST_COMMAND, skip=unwanted)
+        self._unwanted = unwanted
         self.received = 0
 
     def feed(self, data: bytes) -> list[Commands]:
@@ -94,11 +94,11 @@ class CommandStream:
             try:
                 found = reader.feed(piece)
                 if reader.sizes is not None:
-                    sizes = reader.sizes
-                    commands += map(_command, found)
-                    ends += accumulate(sizes, initial=received)
-                    del ends[-len(sizes) - 1]
-                    received += sum(sizes)
+                    for argv, size in zip(found, reader.sizes, strict=True):
+                        received += size
+                        amounting = self._amounting(argv)
+                        commands += amounting
+                        ends += [received] * len(amounting)
                     continue
                 before = received
                 for argv in found:
@@ -126,6 +126,13 @@ class CommandStream:
                 raise ProtocolError(f"the replication stream is damaged after offset {received}: {error}") from error
         self.received = received
         return [Commands(commands, ends, wants_ack)] if commands else []
+
+    def _amounting(self, argv: object) -> list[Sequence[bytes]]:
+        """The commands that one, which was read element by element, amounts to."""
+        command = _command(argv)
+        if self._unwanted is not None and any(argument is LEFT_OUT for argument in command):
+            return self._unwanted.rest_of(command)
+        return [command]
 
 
 def _command(argv: object) -> Sequence[bytes]:

@@ -27,6 +27,7 @@ from redisrepl.errors import OutcomeUnknownError, ProtocolError
 from redisrepl.wire.replies import number
 from redisrepl.wire.resp import DAMAGED, PIECE, RespReader, parse_one, resp_size
 from redisrepl.wire.states import STATES_SCRIPT, parse_states, read_at, token_of
+from redisrepl.wire.unwanted import MAX_VALUE
 
 __all__ = [
     "STRAY",
@@ -140,17 +141,20 @@ _FETCH_HEAD = b"EVAL/" + escape(STATES_SCRIPT) + b"/0"
 _FETCH_BY_HASH = b"EVALSHA/%b/0" % sha1(STATES_SCRIPT, usedforsecurity=False).hexdigest().encode()
 
 
-def fetch_body(keys: Sequence[bytes], max_bytes: int, *, token: bytes = b"", by_hash: bool = False) -> bytes:
+def fetch_body(
+    keys: Sequence[bytes], max_bytes: int, max_value: int = MAX_VALUE, *, token: bytes = b"", by_hash: bool = False
+) -> bytes:
     """Read the state of many keys in one request, as many as fit into `max_bytes`: `STATES_SCRIPT` over them.
 
     Args:
         keys: in their order.
         max_bytes: of values in the reply.
+        max_value: of one value; of a larger one it is only said that it is too large.
         token: by which the answer is known; without spaces.
         by_hash: for a hub that has run `STATES_SCRIPT` before.
     """
     head = _FETCH_BY_HASH if by_hash else _FETCH_HEAD
-    return b"/".join((head, b"%d" % max_bytes, token, escape_words(keys))) + b".raw"
+    return b"/".join((head, b"%d %d" % (max_bytes, max_value), token, escape_words(keys))) + b".raw"
 
 
 def parse_fetch_reply(reply: bytes, token: bytes = b"") -> tuple[int, list[State]]:
