@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, NoReturn, TextIO, cast, get_args, get_origin
 
 import structlog
 
@@ -33,6 +33,7 @@ from redisrepl.helptexts import (
 from redisrepl.local.address import SiteAddress, parse_address
 from redisrepl.observe.logging import configure_logging
 from redisrepl.settings import ENV_PREFIX, Settings, flag_of, load_settings, unknown_variables
+from redisrepl.showing import PlainOutput, plain
 from redisrepl.tls import CertificateFiles, read_file
 
 __all__ = ["main"]
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return command(arguments)
     except RedisreplError as error:
-        sys.stderr.write(f"redisrepl: {error}\n")
+        sys.stderr.write(f"redisrepl: {plain(str(error))}\n")
         return exit_code(error)
     except KeyboardInterrupt:
         return 130
@@ -142,7 +143,7 @@ def _check(argv: list[str]) -> int:
     from redisrepl.subcommands import check  # noqa: PLC0415 - the daemon does not need it
 
     settings, address, _ = _load(_settings_parser("check", CHECK_EXAMPLE), argv)
-    return asyncio.run(check.run(settings, address, out=sys.stdout))
+    return asyncio.run(check.run(settings, address, out=cast("TextIO", PlainOutput(sys.stdout))))
 
 
 def _verify(argv: list[str]) -> int:
@@ -152,7 +153,15 @@ def _verify(argv: list[str]) -> int:
     parser.add_argument("--repair", action="store_true", help="heal what differs, then compare again")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     settings, address, flags = _load(parser, argv)
-    return asyncio.run(verify.run(settings, address, repair=flags["repair"], as_json=flags["json"], out=sys.stdout))
+    return asyncio.run(
+        verify.run(
+            settings,
+            address,
+            repair=flags["repair"],
+            as_json=flags["json"],
+            out=cast("TextIO", PlainOutput(sys.stdout)),
+        )
+    )
 
 
 def _status(argv: list[str]) -> int:
@@ -169,7 +178,7 @@ def _status(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="what each daemon says, as one line of JSON")
     flags = vars(parser.parse_args(argv))
     directory = flags["state_dir"] or _from_environment("STATE_DIR") or default_directory()
-    return status.run(Path(directory), as_json=flags["json"], out=sys.stdout)
+    return status.run(Path(directory), as_json=flags["json"], out=cast("TextIO", PlainOutput(sys.stdout)))
 
 
 def _settings_parser(command: str, example: str) -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -31,7 +32,7 @@ from redisrepl.observe.state import State, say_started
 from redisrepl.parts import FETCHES, Parts
 from redisrepl.settings import Settings
 from redisrepl.signals import process_signals
-from redisrepl.tls import renew
+from redisrepl.tls import client_context
 
 __all__ = ["Daemon"]
 
@@ -173,11 +174,19 @@ class Daemon:
     def _reload(self) -> None:
         """Take new certificates from the same files, for the connections that follow (SIGHUP)."""
         try:
-            renew(self._parts.context, self._parts.certificates)
+            self._renew(client_context(self._parts.certificates))
         except RedisreplError as error:
             _log.error("daemon.reload_failed", error=str(error), then="the old certificates stay in use")
         else:
             _log.info("daemon.reloaded", certificate=str(self._parts.certificates.cert))
+
+    def _renew(self, context: ssl.SSLContext) -> None:
+        """Connections to a hub whose authority is not trusted any more end at once; others are used up."""
+        parts = self._parts
+        before, now = (set(c.get_ca_certs(binary_form=True)) for c in (parts.context, context))
+        parts.context = context
+        for part in (parts.session, parts.ways):
+            part.renew(context, drop=not before <= now)
 
     def _say_state(self) -> None:
         """How things stand, in numbers (SIGUSR1)."""

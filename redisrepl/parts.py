@@ -100,10 +100,11 @@ class Parts:
         self.session = HubSession(
             url,
             self.context,
-            connections=settings.flights + FETCHES + 4,
+            connections=settings.flights + FETCHES + 4 + len(self.namespaces.prefixes),  # a long poll each
             timeout=settings.timeout,
             connect_timeout=settings.connect_timeout,
             max_value=settings.max_value,
+            retry_max=settings.retry_max,
         )
         self.ways = Ways(
             self.session,
@@ -123,6 +124,9 @@ class Parts:
             "wait_max": settings.retry_max,
             "wait_jitter": 0.5,
         }
+        self._soon = self._retry | {
+            "wait_max": min(0.5, settings.retry_max)
+        }  # the pauses are those of `session.health`
         self.checkpoint = self._open_checkpoint()
         saved = self.checkpoint.load() if self.checkpoint is not None else None
         self._origin = saved.origin.encode() if saved is not None else secrets.token_hex(8).encode()
@@ -160,7 +164,7 @@ class Parts:
             self._site_reader,
             self.pacer,
             max_keys=batch,
-            retry=self._retry,
+            retry=self._soon,
         )
         self.sweep = self._build_sweep(winner)
         self.following = Following(
@@ -270,7 +274,7 @@ class Parts:
             kinds=settings.replicate,
             notify=settings.notify_config,
             canary_period=settings.canary_period,
-            retry=self._retry,
+            retry=self._soon,
         )
         subscriptions = [
             Subscription(

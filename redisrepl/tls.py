@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from redisrepl.errors import CertificateError, ConfigError
 
-__all__ = ["CertificateFiles", "client_context", "read_file", "renew", "tls_reason"]
+__all__ = ["CertificateFiles", "client_context", "read_file", "tls_reason"]
 
 
 class CertificateFiles:
@@ -83,19 +83,6 @@ def client_context(files: CertificateFiles, now: datetime | None = None) -> ssl.
     except (ssl.SSLError, OSError) as error:
         raise ConfigError(f"{cert_flag} {files.cert} with {key_flag} {files.key}: {tls_reason(error)}") from None
     return context
-
-
-def renew(context: ssl.SSLContext, files: CertificateFiles) -> None:
-    """Have a context use what the files hold now, from the next connection on; CAs are added, none is taken away.
-
-    Raises:
-        ConfigError, CertificateError: as `client_context`; the context is as it was.
-    """
-    client_context(files)
-    if files.ca is not None:
-        context.load_verify_locations(cadata=read_file(files.ca, files.flags[0]).decode("ascii", "replace"))
-    if files.cert is not None and files.key is not None:
-        context.load_cert_chain(files.cert, files.key)
 
 
 def _certificates(pem: bytes, path: Path, flag: str) -> list[x509.Certificate]:

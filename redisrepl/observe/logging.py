@@ -11,6 +11,8 @@ import sys
 import stamina.instrumentation
 import structlog
 
+from redisrepl.showing import plain_fields
+
 __all__ = ["configure_logging"]
 
 
@@ -27,6 +29,7 @@ def configure_logging(log_format: str, level: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            *([] if log_format == "json" else [plain_fields]),  # JSON escapes by itself
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),

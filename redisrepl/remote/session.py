@@ -27,7 +27,9 @@ from redisrepl.errors import (
     ProtocolError,
     RedisreplError,
 )
+from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy, parse_address
+from redisrepl.showing import masked
 from redisrepl.tls import tls_reason
 from redisrepl.wire.replies import as_bytes, as_clock, as_option, as_pairs, as_strings
 from redisrepl.wire.unwanted import MAX_VALUE
@@ -61,6 +63,8 @@ def check_url(url: str, flag: str = "--haddr") -> str:
         parsed = parse_address(url)
     except ValueError:
         raise ConfigError(f"{flag} {shown}: not an address: give one like https://hub.example.org/redis") from None
+    if parsed.query or parsed.fragment or "?" in url or "#" in url:
+        raise ConfigError(f"{flag} {shown}: has a part behind ? or #, which Webdis does not understand: leave it out")
     if parsed.scheme != "https" or not parsed.host:
         raise ConfigError(
             f"{flag} {shown}: must start with https:// and name a host, as in https://hub.example.org/redis"
@@ -69,9 +73,8 @@ def check_url(url: str, flag: str = "--haddr") -> str:
 
 
 def without_credentials(url: str) -> str:
-    """The address without what stands before its @."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if "@" in rest else url
+    """The address without what stands before its @, for people."""
+    return masked(url).replace("…@", "", 1)
 
 
 class HubSession:
@@ -84,10 +87,12 @@ class HubSession:
         timeout: seconds that a request may take; each piece of a large body or answer that moves begins them anew.
         connect_timeout: seconds for a connection and its TLS handshake.
         max_value: bytes of the largest value that there may be in a reply.
+        retry_max: longest pause between tries while the hub is away, in seconds.
         transport: stands in for the network in tests of this module.
 
     Attributes:
         url: the address without credentials.
+        health: whether the hub is there; all who ask it share this.
     """
 
     def __init__(
@@ -99,6 +104,7 @@ class HubSession:
         timeout: float = 30.0,
         connect_timeout: float = 10.0,
         max_value: int = MAX_VALUE,
+        retry_max: float = 15.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = without_credentials(url)
@@ -107,6 +113,7 @@ class HubSession:
         self._headers = [(b"Host", address.netloc), *_HEADERS]
         if address.userinfo:
             self._headers.append((b"Authorization", basic_credentials(address)))
+        self.health = HubHealth(retry_max)
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._max_reply = max_value + _BESIDE_VALUE
@@ -114,6 +121,11 @@ class HubSession:
         self._transport = transport or HubTransport(
             self._address, context, connections=connections, proxy=environment_proxy(self._address)
         )
+
+    def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
+        """Use other certificates from here on; `drop`: end what was begun with those of before."""
+        if isinstance(self._transport, HubTransport):
+            self._transport.renew(context, drop=drop)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -131,12 +143,14 @@ class HubSession:
             ProtocolError: the answer is too large, or encoded, which nobody asked for.
         """
         size = sum(map(len, content))
-        with self._translated():
+        async with self._judged() as trial:
             async with asyncio.timeout(None) as limit:
                 moved = partial(_put_off, limit, self._timeout + size / _SLOWEST)
                 moved()
                 response = await self._send(_in_pieces(content, size, moved), size)
-                return await self._read(response, partial(_put_off, limit, self._timeout))
+                answer = await self._read(response, partial(_put_off, limit, self._timeout))
+            trial.answered()
+        return answer
 
     async def command(self, *argv: bytes) -> object:
         """Run one command.
@@ -197,13 +211,14 @@ class HubSession:
             content: the body.
             silence: seconds without a byte after which the stream counts as dead.
         """
-        with self._translated():
+        async with self._judged() as trial:
             response = await self._send(httpx.ByteStream(content), len(content), silence)
             try:
                 self._check_encoding(response)
                 if response.status_code != _OK:
                     async with asyncio.timeout(self._timeout):
                         raise http_error(self.url, await _beginning(response))
+                trial.answered()
                 yield response.aiter_raw()
             finally:
                 await response.aclose()
@@ -249,6 +264,24 @@ class HubSession:
             extensions={"timeout": {"connect": self._connect_timeout, "read": silence}},
         )
         return await self._transport.handle_async_request(request)
+
+    @asynccontextmanager
+    async def _judged(self) -> AsyncIterator[Trial]:
+        """A request when it is time for one; what becomes of it tells how the hub is."""
+        async with self.health.trial() as trial:
+            try:
+                with self._translated():
+                    yield trial
+            except (CommandRefusedError, BodyTooLargeError):
+                trial.answered()
+                raise
+            except RedisreplError as error:
+                # That one answer is late says nothing of others: a script may be slow.
+                if not isinstance(error.__cause__, TimeoutError | httpx.TimeoutException) or isinstance(
+                    error, PeerUnavailableError
+                ):
+                    trial.failed()
+                raise
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -115,6 +115,17 @@ class HubTransport(httpx.AsyncBaseTransport):
             extensions={"http_version": b"HTTP/1.1", "reason_phrase": response.reason},
         )
 
+    def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
+        """Use another context for the connections that follow.
+
+        Args:
+            context: TLS.
+            drop: whether those that there are end now, since their peers may not be trusted any more.
+        """
+        self._context = context
+        for connection in list(self._open if drop else self._kept):
+            connection.abort()
+
     async def aclose(self) -> None:
         """Close every connection; no request may be under way."""
         connections = list(self._open)

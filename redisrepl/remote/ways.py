@@ -11,6 +11,7 @@ nothing; but it works with every Webdis, and through every proxy.
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
@@ -78,6 +79,10 @@ class Ways:
         async with AsyncExitStack() as stack:
             reads = await self._open(stack, pattern, silence)
             yield await stack.enter_async_context(aclosing(_messages(reads)))
+
+    def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
+        """Use other certificates from here on; see `HubSession.renew`."""
+        self._websocket.renew(context, drop=drop)
 
     async def distrust(self, why: RedisreplError) -> None:
         """A subscription was confirmed, or not even that, and then brought nothing; raises if HTTP fails too."""

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import resource
+import ssl
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from redisrepl.errors import LinkLostError, ProtocolError, RedisreplError
-from redisrepl.local.address import SiteAddress
+from redisrepl.errors import CertificateError, LinkLostError, ProtocolError, RedisreplError
+from redisrepl.local.address import SiteAddress, parse_address
 from redisrepl.local.apply import SiteWriter
 from redisrepl.local.client import ask, ask_all, plain_client, translated
 from redisrepl.local.connection import find_master
@@ -17,7 +18,8 @@ from redisrepl.local.facts import ask_facts, ask_place
 from redisrepl.local.notify import SiteEvents
 from redisrepl.local.read import SiteReader
 from redisrepl.local.sentinel import ask_sentinels
-from testbed import RedisServer
+from redisrepl.tls import CertificateFiles
+from testbed import Certificates, RedisServer
 
 of = pytest.mark.parametrize
 HUGE = b"*1000000000\r\n"
@@ -166,3 +168,27 @@ async def test_an_empty_answer_of_a_reading_script_is_no_answer():
 
     with pytest.raises(ProtocolError, match="told of 0 of 1 keys"):
         await SiteReader(Client(), SiteAddress()).states([b"k"])
+
+
+async def test_only_the_authority_that_was_given_is_trusted(certificates, monkeypatch):
+    """Not those of the system beside it: what is pinned is who gets the password."""
+    heard = []
+    with Certificates() as others:
+        monkeypatch.setenv("SSL_CERT_FILE", str(others.ca))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(others.server, others.server_key)
+
+        async def listen(reader, writer):
+            heard.append(await reader.read(100))
+            writer.close()
+
+        server = await asyncio.start_server(listen, "127.0.0.1", 0, ssl=context)
+        files = CertificateFiles(certificates.ca, None, None)
+        address = parse_address(f"rediss://me:secret@localhost:{server.sockets[0].getsockname()[1]}", files=files)
+        client = plain_client(address, 5.0, 1)
+        with pytest.raises(CertificateError, match="not signed by the given CA"), translated(address):
+            await ask(client, b"PING")
+        await client.aclose()
+        server.close()
+
+    assert not heard
