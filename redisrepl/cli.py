@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import getpass
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TextIO, cast, get_args, get_origin
+from typing import Any, BinaryIO, Literal, NoReturn, TextIO, cast, get_args, get_origin
 
 import structlog
 
@@ -215,8 +216,8 @@ def _rdb(argv: list[str]) -> int:
         dbs=flags.db,
         keys=flags.keys,
         summary=flags.summary,
-        out=sys.stdout.buffer,
-        err=sys.stderr,
+        out=_binary_output(),
+        err=cast("TextIO", sys.stderr or io.StringIO()),
     )
 
 
@@ -295,6 +296,13 @@ def site_address(settings: Settings, *, ask_password: bool) -> SiteAddress:
         sentinel_username=settings.sentinel_user,
         sentinel_password=sentinel_password,
     )
+
+
+def _binary_output() -> BinaryIO:
+    """Standard output; Python has none where it was closed before the start."""
+    if sys.stdout is None:
+        raise ConfigError("standard output is closed: redirect it to a file")
+    return cast("BinaryIO", sys.stdout.buffer)
 
 
 def _password(file: Path, flag: str) -> str:

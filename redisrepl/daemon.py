@@ -32,7 +32,7 @@ from redisrepl.observe.state import State, say_started
 from redisrepl.parts import FETCHES, Parts
 from redisrepl.settings import Settings
 from redisrepl.signals import process_signals
-from redisrepl.tls import client_context
+from redisrepl.tls import client_context, readable_by_others
 
 __all__ = ["Daemon"]
 
@@ -58,6 +58,9 @@ class Daemon:
         self._settings = settings
         self._address = address
         self._parts = Parts(settings, address)
+        for key in filter(None, (settings.key, settings.site_key)):
+            if readable_by_others(key):
+                _log.warning("tls.key_readable", file=str(key), hint=f"others can read it: chmod 600 {key}")
         self._state = State(self._parts, address)
         self._stop = asyncio.Event()
         self._told_unreplicated: set[str] = set()

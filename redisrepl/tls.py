@@ -7,6 +7,7 @@ why. Left to others: connecting, and what a peer says of our certificate.
 from __future__ import annotations
 
 import ssl
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from redisrepl.errors import CertificateError, ConfigError
 
-__all__ = ["CertificateFiles", "client_context", "read_file", "tls_reason"]
+__all__ = ["CertificateFiles", "client_context", "read_file", "readable_by_others", "tls_reason"]
 
 
 class CertificateFiles:
@@ -55,6 +56,14 @@ def read_file(path: Path, flag: str) -> bytes:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ConfigError(f"{flag} {path}: {reason}: check the path and that this user may read it") from None
+
+
+def readable_by_others(path: Path) -> bool:
+    """Whether more users of this machine than its owner and root may read a file."""
+    try:
+        return bool(path.stat().st_mode & (stat.S_IROTH | stat.S_IRGRP))
+    except OSError:
+        return False
 
 
 def client_context(files: CertificateFiles, now: datetime | None = None) -> ssl.SSLContext:
@@ -121,17 +130,27 @@ def _check_dates(certificate: x509.Certificate, path: Path, flag: str, now: date
         )
 
 
+_FOREIGN = (
+    "the server's certificate is not signed by the given CA: check the CA file (without one the system's are trusted)"
+)
+_OLD = "the server speaks only versions of TLS that are not safe any more: have it speak TLS 1.2 or later"
 #: What OpenSSL says, and what it means to the one who runs this.
 _REASONS = (
     ("certificate has expired", "the server's certificate has expired: have it renewed"),
+    ("certificate is not yet valid", "the server's certificate is not valid yet: check the clocks of both machines"),
+    ("certificate purpose", "the server's certificate is not one for servers: have one issued with serverAuth"),
+    ("key usage", "the CA's certificate lacks what is asked for today (keyUsage): have the CA make it anew"),
+    ("Missing Authority Key Identifier", "the server's certificate lacks an authority key identifier: have it renewed"),
     ("Hostname mismatch", "the server's certificate is for another host name: check the address"),
     ("IP address mismatch", "the server's certificate is for another address: use its host name"),
-    ("CERTIFICATE_VERIFY_FAILED", "the server's certificate is not signed by the given CA: check the CA file"),
+    ("CERTIFICATE_VERIFY_FAILED", _FOREIGN),
     ("CERTIFICATE_REQUIRED", "the server asks for a client certificate and got none"),
     ("ALERT_UNKNOWN_CA", "the server does not trust the CA of our certificate: get one it trusts"),
     ("CERTIFICATE_EXPIRED", "the server says that our certificate has expired: renew it"),
     ("CERTIFICATE_REVOKED", "the server says that our certificate was revoked: get a new one"),
     ("BAD_CERTIFICATE", "the server refuses our certificate: check that it is meant for this server"),
+    ("UNSUPPORTED_PROTOCOL", _OLD),
+    ("ALERT_PROTOCOL_VERSION", _OLD),
     ("HANDSHAKE_FAILURE", "the server refuses the TLS handshake: a client certificate it accepts may be missing"),
     ("WRONG_VERSION_NUMBER", "the server does not speak TLS on this port: check address and port"),
     ("RECORD_LAYER_FAILURE", "the server does not speak TLS on this port: check address and port"),

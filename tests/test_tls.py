@@ -233,3 +233,20 @@ def test_what_openssl_says_is_put_into_words(said, meaning):
 
 def test_the_text_of_an_error_may_be_all_there_is():
     assert "asks for a client certificate" in tls_reason(OSError("[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] alert"))
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("certificate verify failed: certificate is not yet valid (_ssl.c:1)", "not valid yet"),
+        (
+            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: unsuitable certificate purpose",
+            "not one for servers",
+        ),
+        ("certificate verify failed: CA cert does not include key usage extension", "keyUsage"),
+        ("[SSL: TLSV1_ALERT_PROTOCOL_VERSION] tlsv1 alert protocol version", "TLS 1.2 or later"),
+        ("[SSL: UNSUPPORTED_PROTOCOL] unsupported protocol", "TLS 1.2 or later"),
+    ],
+)
+def test_what_openssl_says_in_words(text, meaning):
+    assert meaning in tls_reason(ssl.SSLError(1, text))

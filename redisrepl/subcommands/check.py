@@ -41,7 +41,7 @@ from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.ways import Ways
 from redisrepl.remote.websocket import WebSocketHub
 from redisrepl.settings import Settings
-from redisrepl.tls import CertificateFiles, client_context, read_file
+from redisrepl.tls import CertificateFiles, client_context, read_file, readable_by_others
 from redisrepl.wire.keyspace import NOTIFY_OPTION, missing_flags
 from redisrepl.wire.psync import Continued, FullSync
 from redisrepl.wire.replies import Info, as_clock, as_info, as_option
@@ -110,6 +110,8 @@ async def _check_settings(settings: Settings, _address: SiteAddress) -> AsyncIte
     if settings.cert is None:
         yield Finding("certificates", "no client certificate is given: give --cert and --key", ExitCode.CONFIG)
         return
+    if settings.key is not None and readable_by_others(settings.key):
+        yield Finding("private key", f"{settings.key} can be read by others: chmod 600 {settings.key}", None)
     expiry = x509.load_pem_x509_certificates(read_file(settings.cert, "--cert"))[0].not_valid_after_utc
     said = f"{settings.cert} fits {settings.key} and expires on {expiry:%Y-%m-%d}"
     soon = expiry - datetime.now(UTC) < _EXPIRES_SOON
