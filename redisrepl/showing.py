@@ -13,7 +13,7 @@ __all__ = ["PlainOutput", "masked", "plain", "plain_fields"]
 
 #: C0 but for tab and newline, DEL, C1, what is no character, and what turns the order of text around.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_PLACES = re.compile(r"[\w.\-]*(:\d{0,5})?|\[[0-9A-Fa-f:.]*\](:-?\d{0,5})?", re.ASCII)
+_PLACES = re.compile(r"[\w.\-]*(:\d{0,5})?|\[[0-9A-Fa-f:.]*\]?(:-?\d{0,5})?", re.ASCII)
 
 
 def plain(text: str) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from testbed import Hub, RedisServer, eventually
 from tests.e2e.conftest import Daemons
 from tests.e2e.support import SWIFT, crossed, wait_until_live
-from testbed import Hub, RedisServer, eventually
 from tests.hostile.peers import HostileHub, HostileSite, Switch
 
 HUGE = b"*1000000000\r\n"
@@ -140,7 +140,7 @@ def endured(daemon, peer, before):
     assert peak(daemon) - before < MOST
 
 
-def healed(daemon, scene):
+def healed(scene):
     site, hub, _, _ = scene
     crossed(site.client(), hub.redis)
 
@@ -155,7 +155,7 @@ def test_a_hostile_hub(daemon, scene, certificates, kind):
         endured(daemon, peer, before)
         assert daemon.logged("push.failed", after=mark) or daemon.logged("subscribe.failed", after=mark)
         to_hub.turn(hub.port)
-    healed(daemon, scene)
+    healed(scene)
     assert hub.redis.get("site1:key") == kind.encode()
 
 
@@ -167,4 +167,4 @@ def test_a_hostile_site(daemon, scene, kind):
         to_site.turn(peer.port)
         endured(daemon, peer, before)
         to_site.turn(site.port)
-    healed(daemon, scene)
+    healed(scene)

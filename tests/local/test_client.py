@@ -32,7 +32,6 @@ def peak():
 @contextlib.asynccontextmanager
 async def a_site_that_answers(data):
     """With these bytes, whatever it is asked, and then with a farewell."""
-
     tasks = set()
 
     async def answer(reader, writer):

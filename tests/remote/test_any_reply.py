@@ -52,7 +52,7 @@ class Answers(httpx.AsyncBaseTransport):
     def __init__(self, content):
         self.content = content
 
-    async def handle_async_request(self, request):
+    async def handle_async_request(self, _request):
         return httpx.Response(200, stream=httpx.ByteStream(self.content))
 
 

@@ -20,7 +20,7 @@ class Hub(httpx.AsyncBaseTransport):
     def __init__(self):
         self.attempts, self.status, self.away, self.under_way, self.most = 0, 200, True, 0, 0
 
-    async def handle_async_request(self, request):
+    async def handle_async_request(self, _request):
         self.attempts += 1
         self.under_way += 1
         self.most = max(self.most, self.under_way)
@@ -73,7 +73,7 @@ async def test_a_hub_that_is_away_is_asked_by_one_at_a_time_and_seldom(hub):
 
 
 async def test_the_pauses_allow_ten_attempts_in_ten_seconds_and_end_at_retry_max(monkeypatch):
-    monkeypatch.setattr("random.uniform", lambda low, high: low)
+    monkeypatch.setattr("random.uniform", lambda low, _: low)
     now = 0.0
     pauses = []
 
@@ -128,10 +128,14 @@ async def test_a_refusal_is_an_answer(hub):
 async def test_the_end_of_a_long_poll_says_nothing_of_the_hub(hub):
     hub.away = False
     session = of(hub)
-    with pytest.raises(LinkLostError):
+
+    async def listen():
         async with session.stream(b"PSUBSCRIBE/x.raw", silence=1) as reads:
             assert [data async for data in reads] == [OK]
             raise LinkLostError("it ended")
+
+    with pytest.raises(LinkLostError):
+        await listen()
     assert session.health.well
 
 

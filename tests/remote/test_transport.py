@@ -406,7 +406,7 @@ def test_addresses_that_go_without_a_proxy(monkeypatch, excepted, host, goes_by_
     assert (environment_proxy(httpx.URL(f"https://{host}/")) is not None) is goes_by_proxy
 
 
-async def test_a_proxy_that_is_away_is_named(certificates, monkeypatch):
+async def test_a_proxy_that_is_away_is_named(certificates):
     port = free_port()
     transport = HubTransport(
         httpx.URL("https://hub.lab/"),

@@ -1,5 +1,7 @@
 """RESP: what hiredis reads is read the same, however it is cut; and no header is believed."""
 
+import base64
+import contextlib
 import resource
 import time
 
@@ -110,9 +112,9 @@ def test_levels_are_limited():
 
 def test_a_line_without_an_end_is_refused():
     walker = Walker(1 << 20)
+    walker.feed(b"+" + b"x" * 60_000)
     with pytest.raises(LimitExceededError):
-        for _ in range(100):
-            walker.feed(b"+" + b"x" * 4000)
+        walker.feed(b"x" * 60_000)
 
 
 @of("damage", [b"$5\r\nvalueXX", b"?\r\n", b"$x\r\n", b"*1_0\r\n", b":" + b"9" * 5000 + b"\r\n", b"$--1\r\n"])
@@ -159,15 +161,11 @@ def test_a_walker_reads_what_hiredis_reads(values, size):
 )
 def test_any_bytes_are_values_or_an_error_of_ours(data):
     for parse in (lambda: read(RespReader(1 << 16), data), lambda: read(RespReader(1 << 16), data, 3)):
-        try:
+        with contextlib.suppress(ProtocolError, *DAMAGED):
             parse()
-        except (ProtocolError, *DAMAGED):
-            pass
     for parse in (lambda: parse_one(data, 1 << 16), lambda: Walker(1 << 16).feed(data)):
-        try:
+        with contextlib.suppress(ProtocolError):
             parse()
-        except ProtocolError:
-            pass
 
 
 @of("cut", [b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n", b"*1\r\n", b"$5\r\nab", b"$5\r\n", b"*", b"*2\r\n$1\r\nx\r\n"])
@@ -188,8 +186,6 @@ def test_a_reply_of_the_hub_is_not_believed():
 
 
 def test_a_feed_message_is_not_believed():
-    import base64
-
     rss = peak()
     for content in (HUGE, b"*3\r\n" + HUGE, encode_command(*SMALL) + b"*99999\r\n"):
         with pytest.raises(ProtocolError):
@@ -200,13 +196,16 @@ def test_a_feed_message_is_not_believed():
     assert peak() - rss < 64
 
 
+def messages(data, size):
+    reader = MessageReader()
+    return [message for start in range(0, len(data), size) for message in reader.feed(data[start : start + size])]
+
+
 def test_a_subscription_is_not_believed():
     rss = peak()
     for size in (3, PIECE):
-        reader = MessageReader()
         with pytest.raises(ProtocolError):
-            for start in range(0, len(HUGE), size):
-                reader.feed((HUGE + b"$1\r\nx\r\n")[start : start + size])
+            messages(HUGE + b"$1\r\nx\r\n", size)
 
     assert peak() - rss < 64
 
