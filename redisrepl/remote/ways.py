@@ -109,13 +109,19 @@ class Ways:
     ) -> AsyncIterator[bytes] | None:
         """By WebSocket; None if it has to be HTTP."""
         try:
-            if self.way is None:
-                await self._websocket.probe(open_timeout=self._open_timeout)
-            reads = await stack.enter_async_context(
-                self._websocket.stream(b"PSUBSCRIBE", pattern, silence=silence, open_timeout=self._open_timeout)
-            )
+            async with self._session.health.trial() as trial:
+                try:
+                    if self.way is None:
+                        await self._websocket.probe(open_timeout=self._open_timeout)
+                    reads = await stack.enter_async_context(
+                        self._websocket.stream(b"PSUBSCRIBE", pattern, silence=silence, open_timeout=self._open_timeout)
+                    )
+                except (PeerUnavailableError, CertificateError):
+                    trial.failed()
+                    raise  # it would be the same over HTTP
+                trial.answered()
         except (PeerUnavailableError, CertificateError):
-            raise  # it would be the same over HTTP
+            raise
         except RedisreplError as error:
             if self._choice == "websocket":
                 raise
