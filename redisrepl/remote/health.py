@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from typing import Self
 
 __all__ = ["HubHealth", "Trial"]
 
@@ -26,10 +26,18 @@ class Trial:
 
     __slots__ = ("_answered", "_health", "_probes")
 
-    def __init__(self, health: HubHealth, *, probes: bool) -> None:
+    def __init__(self, health: HubHealth) -> None:
         self._health = health
-        self._probes = probes
+        self._probes = False
         self._answered = False
+
+    async def __aenter__(self) -> Self:
+        if not self._health.well:
+            self._probes = await self._health.may_try()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.end()  # if nothing was said: it was cancelled, or failed for a reason of its own
 
     def answered(self) -> None:
         """The hub is there; what ends the answer later says nothing of it."""
@@ -68,16 +76,11 @@ class HubHealth:
         self._turn = asyncio.Lock()
         self.well = False
 
-    @asynccontextmanager
-    async def trial(self) -> AsyncIterator[Trial]:
-        """Make a request, once it may be made."""
-        trial = Trial(self, probes=not self.well and await self._may_try())
-        try:
-            yield trial
-        finally:
-            trial.end()  # if nothing was said: it was cancelled, or failed for a reason of its own
+    def trial(self) -> Trial:
+        """Make a request, once it may be made: inside of this context."""
+        return Trial(self)
 
-    async def _may_try(self) -> bool:
+    async def may_try(self) -> bool:
         """Wait for one's turn to try; no: meanwhile the hub was found."""
         await self._turn.acquire()
         try:
