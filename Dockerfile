@@ -5,15 +5,24 @@
 #
 # Beside a Redis: deploy/compose.yaml. It writes to /var/lib/redisrepl only, so the root file system may be read-only.
 
+# For a base that never changes name its digest:
+#
+#   docker buildx imagetools inspect python:3.13-slim-bookworm      # says it
+#   docker build --build-arg PYTHON=3.13-slim-bookworm@sha256:... --tag redisrepl .
+
 ARG PYTHON=3.13-slim-bookworm
 
 FROM python:${PYTHON} AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY release/requirements.txt release/build-requirements.txt release/
+RUN python -m venv /build/tools && python -m venv --without-pip /opt/redisrepl
+RUN /build/tools/bin/pip install --no-cache-dir --require-hashes -r release/build-requirements.txt
+RUN /build/tools/bin/pip --python /opt/redisrepl/bin/python install --no-cache-dir --require-hashes --only-binary :all: -r release/requirements.txt
+COPY pyproject.toml README.md LICENSE hatch_build.py ./
+COPY release release
 COPY redisrepl redisrepl
-RUN pip wheel --no-cache-dir --wheel-dir /wheels .
-RUN python -m venv --without-pip /opt/redisrepl
-RUN pip --python /opt/redisrepl/bin/python install --no-cache-dir --no-index --find-links /wheels redisrepl
+RUN /build/tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /build/wheels .
+RUN /build/tools/bin/pip --python /opt/redisrepl/bin/python install --no-cache-dir --no-deps --no-index /build/wheels/*.whl
 RUN install -d -m 700 /state
 
 FROM python:${PYTHON}
@@ -31,5 +40,6 @@ ENV PATH=/opt/redisrepl/bin:$PATH \
 USER 10001:10001
 VOLUME /var/lib/redisrepl
 STOPSIGNAL SIGTERM
-HEALTHCHECK NONE
+# Well, by its own word. A first snapshot may take its time.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=10m CMD ["redisrepl", "status"]
 ENTRYPOINT ["redisrepl"]

@@ -5,10 +5,10 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench chaos soak lint format check venv clean
+.PHONY: help demo test bench chaos soak lint format check dist deb lock mistakes venv clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## two sites and a hub on this machine, writes on every side (20 s; more the first time)
 	@scripts/install-packages demo
@@ -49,6 +49,27 @@ format: ## put the code into the one shape
 	$(BIN)/ruff format $(PYTHON_FILES)
 
 check: lint test ## what has to pass before a change goes in
+
+dist: ## dist/: sdist, wheel, one-file redisrepl.pyz, SBOM, checksums; the same bytes each time
+	@scripts/venv
+	$(BIN)/python -m release.dist $(DIST_ARGS)
+
+deb: ## dist/redisrepl_VERSION_ARCH.deb, for Debian 12 and later
+	@scripts/install-packages deb
+	@scripts/venv
+	$(BIN)/python -m release.deb
+	lintian --fail-on error,warning dist/redisrepl_*.deb
+
+lock: ## the newest dependencies that fit, with their hashes, into release/requirements.txt
+	@scripts/venv
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
+		--generate-hashes --output-file release/requirements.txt pyproject.toml
+	printf 'hatchling\nshtab\n' | UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal \
+		--python-version 3.11 --upgrade --generate-hashes --no-annotate --output-file release/build-requirements.txt -
+
+mistakes: ## docs/mistakes.md: what is said of wrong command lines
+	@scripts/venv
+	$(BIN)/python -m tests.mistakes </dev/null
 
 venv: ## .venv with this project and its tools
 	@scripts/venv

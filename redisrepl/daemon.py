@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from redisrepl.certificates import CertificateWatch, site_files
 from redisrepl.errors import (
     CommandRefusedError,
     ConfigError,
@@ -26,12 +27,16 @@ from redisrepl.errors import (
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import translated
 from redisrepl.memory import collect_seldom, give_back
+from redisrepl.observe.service import Service
 from redisrepl.observe.socket import serve_state
 from redisrepl.observe.state import State, say_started
 from redisrepl.parts import FETCHES, Parts
 from redisrepl.settings import Settings
 from redisrepl.signals import process_signals
-from redisrepl.tls import renew
+from redisrepl.tls import readable_by_others
+
+if TYPE_CHECKING:
+    from redisrepl.listener.server import Listener
 
 __all__ = ["Daemon"]
 
@@ -57,9 +62,27 @@ class Daemon:
         self._settings = settings
         self._address = address
         self._parts = Parts(settings, address)
-        self._state = State(self._parts, address)
+        for key in filter(None, (settings.key, settings.site_key)):
+            if readable_by_others(key):
+                _log.warning("tls.key_readable", file=str(key), hint=f"others can read it: chmod 600 {key}")
+        links = {"hub": (self._parts.context, self._parts.certificates)}
+        if address.context is not None:
+            links["site"] = (address.context, site_files(settings))
+        self._certificates = CertificateWatch(links, self._renewed)
+        self._state = State(self._parts, address, self._certificates)
+        self._service = Service()
+        self._listener = self._open_listener() if settings.listen else None
         self._stop = asyncio.Event()
         self._told_unreplicated: set[str] = set()
+
+    def _open_listener(self) -> Listener:
+        from redisrepl.listener.server import Listener  # noqa: PLC0415 - a daemon that does not listen need not load it
+
+        listener = Listener(self._settings, self._state)
+        self._state.watch("listen", listener.trouble)
+        if listener.access.context is not None and listener.access.files is not None:
+            self._certificates.add("listener", listener.access.context, listener.access.files)
+        return listener
 
     async def run(self) -> None:
         """Run until a signal says stop.
@@ -104,14 +127,18 @@ class Daemon:
         others.append(tasks.create_task(parts.following.diagnosis.run(), name="diagnosis"))
         others.append(tasks.create_task(self._tick(), name="tick"))
         others.append(tasks.create_task(serve_state(parts.store.file("sock"), self._state.full_document), name="state"))
+        if self._listener is not None:
+            others.append(tasks.create_task(self._listener.run(), name="listen"))
         if pull is not None:
             for subscription in pull.subscriptions:
                 intake.append(tasks.create_task(subscription.listen(), name="subscribe"))
                 intake.append(tasks.create_task(subscription.send_canaries(), name="canary"))
             intake += [tasks.create_task(pull.applying.run(), name=f"fetch {n}") for n in range(FETCHES)]
         say_started(self._address, parts.session.url, parts.namespaces, pull=settings.rc)
+        self._certificates.begin()
         await self._stop.wait()
         _log.info("daemon.stopping", waiting_keys=parts.outbound.waiting)
+        self._service.stopping(f"stopping: {parts.outbound.waiting} keys wait for the hub")
         for task in intake:
             task.cancel()
         with contextlib.suppress(TimeoutError):
@@ -177,6 +204,10 @@ class Daemon:
                 gave_back_at = time.monotonic()
             self._parts.tick(time.monotonic())
             self._state.tick(time.monotonic())
+            self._certificates.tick(time.monotonic())
+            if self._listener is not None:
+                self._listener.tick(time.monotonic())
+            self._service.tick(ready=self._state.ready, status=self._state.line)
             for name, count in outbound.decoder.unreplicated.items():
                 if name not in self._told_unreplicated:
                     self._told_unreplicated.add(name)
@@ -184,12 +215,15 @@ class Daemon:
 
     def _reload(self) -> None:
         """Take new certificates from the same files, for the connections that follow (SIGHUP)."""
-        try:
-            renew(self._parts.context, self._parts.certificates)
-        except RedisreplError as error:
-            _log.error("daemon.reload_failed", error=str(error), then="the old certificates stay in use")
-        else:
-            _log.info("daemon.reloaded", certificate=str(self._parts.certificates.cert))
+        self._service.reloading()
+        self._certificates.reload()
+        self._service.reloaded()
+
+    def _renewed(self, link: str, drop: bool) -> None:
+        """Connections to a hub whose authority is not trusted any more end at once; others are used up."""
+        if link == "hub":
+            for part in (self._parts.session, self._parts.ways):
+                part.renew(self._parts.context, drop=drop)
 
     def _say_state(self) -> None:
         """How things stand, in numbers (SIGUSR1)."""

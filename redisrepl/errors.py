@@ -12,7 +12,7 @@ RedisreplError
  │    ├── OutcomeUnknownError  a request was sent and its answer lost
  │    └── FencedError          the hub refused a request of an earlier epoch, and executed nothing of it
  ├── HubError               the hub answered with an error
- │    ├── CommandRefusedError  one command was refused; its key is named, others go on
+ │    ├── CommandRefusedError  one command was refused; its key is named, others go on: exit 77
  │    └── BodyTooLargeError    HTTP 413: the request must be split
  └── ProtocolError          a peer sent bytes that make no sense
       ├── LimitExceededError   a length over its limit, before anything was allocated
@@ -57,8 +57,10 @@ class ExitCode(IntEnum):
     DIFFERENT = 1
     USAGE = 2
     UNAVAILABLE = 69
+    STARTING = 75
     REFUSED = 77
     CONFIG = 78
+    INTERRUPTED = 130
 
 
 def exit_code(error: BaseException) -> ExitCode:
@@ -66,7 +68,7 @@ def exit_code(error: BaseException) -> ExitCode:
     match error:
         case ConfigError():
             return ExitCode.CONFIG
-        case RefusedError():
+        case RefusedError() | CommandRefusedError():
             return ExitCode.REFUSED
         case PeerUnavailableError() | LinkLostError() | HubError():
             return ExitCode.UNAVAILABLE
@@ -149,6 +151,7 @@ class LimitExceededError(ProtocolError):
 
     def __init__(self, what: str, size: int, limit: int) -> None:
         super().__init__(f"{what} of {size} bytes is over the limit of {limit}")
+        self.what = what
         self.size = size
         self.limit = limit
 

@@ -24,9 +24,11 @@ from redisrepl.local.stream import ReplicaLink
 from redisrepl.observe.progress import SnapshotProgress
 from redisrepl.observe.troubles import Trouble
 from redisrepl.outbound import Outbound
+from redisrepl.settings import Settings
 from redisrepl.wire.psync import Commands, Continued, Event, FullSync, SnapshotData, SnapshotEnd
 from redisrepl.wire.rdb import Entry, RdbReader
 from redisrepl.wire.transactions import says_nothing
+from redisrepl.wire.unwanted import MAX_VALUE, Unwanted
 
 __all__ = ["Following", "LinkOptions", "Listener"]
 
@@ -46,6 +48,18 @@ class LinkOptions:
     connect_wait: float
     retry: Mapping[str, Any]
     push_snapshot: bool = True
+    max_value: int = MAX_VALUE
+
+    @classmethod
+    def of(cls, settings: Settings, retry: Mapping[str, Any]) -> LinkOptions:
+        """As the settings say."""
+        return cls(
+            settings.site_silence,
+            settings.connect_timeout,
+            retry,
+            push_snapshot=settings.initial_sync in {"both", "push"},
+            max_value=settings.max_value,
+        )
 
 
 class Listener(Protocol):
@@ -136,6 +150,7 @@ class Following:
             acknowledged=self._acknowledged,
             silence=self._options.silence,
             connect_wait=self._options.connect_wait,
+            unwanted=Unwanted(self._outbound.decoder.covers, self._options.max_value),
         )
         self._attached_at = None
         try:

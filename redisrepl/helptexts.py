@@ -29,10 +29,10 @@ https://localhost/redis: writes here go there, and with -rc writes there come he
 RUN_EPILOG = """\
 commands:
   redisrepl [run] ...      run the daemon (the default)
-  redisrepl status ...     how the daemons on this machine stand
+  redisrepl status ...     are the daemons on this machine well?
   redisrepl conflicts ...  values that lost a conflict: list, show and restore them
-  redisrepl check ...      is everything there that the daemon needs? One line each, with the remedy
-  redisrepl verify ...     are both sides equal? Which keys are not? --repair heals them
+  redisrepl check ...      tests every precondition and says how to fix it
+  redisrepl verify ...     are both sides equal? Which keys are not? --repair mends that
   redisrepl rdb FILE|-     print a snapshot file as JSON, one object a line
   redisrepl tail ...       print what a Redis holds, then each write, likewise
   redisrepl COMMAND --help tells more
@@ -40,16 +40,18 @@ commands:
 exit codes:
   0 stopped when told to    1 unexpected error         2 wrong usage
   69 a server is away       77 refused by a server     78 bad configuration
+  130 interrupted (Ctrl-C) before it ran
 
-Each flag is also a variable (--ns: REDISREPL_NS) and a key of the --config file (ns). The order is
-flag, variable, file, default. Flags may be written with one dash, as redisRepl 1.2 had them.
+Each flag is also a variable (--ns: REDISREPL_NS) and a key of the --config file (ns). Flags override
+variables, which override the file. Flags may be written with one dash, as redisRepl 1.2 had them.
 """
 
 CHECK_EXAMPLE = """\
 example:
   redisrepl check --cert c.pem --key k.pem --ca ca.pem -rc --ns site1:
 
-Looks at every precondition of a daemon with these flags, and says what to do where one does not hold. Changes nothing.
+Tests every precondition of a daemon with these flags, and says how to fix what is wrong: a line each, FAIL for what
+stops the daemon, note for what could be better. Changes nothing. Give it the command line of the daemon.
 Exit code: 0 if the daemon can work, else the one that it would end with.
 """
 
@@ -57,7 +59,7 @@ STATUS_EXAMPLE = """\
 example:
   redisrepl status --state-dir /var/lib/redisrepl
 
-Asks every daemon that keeps its state there how it stands: its link, what waits, what crossed, what is wrong. The
+Asks every daemon that keeps its state there how it is: its links, what waits, what was replicated, what is wrong. The
 default directory is the daemon's own: $STATE_DIRECTORY, else ~/.local/state/redisrepl.
 """
 
@@ -65,11 +67,12 @@ STATUS_EPILOG = """\
 more examples:
   sudo redisrepl status --state-dir /var/lib/redisrepl     of the systemd unit
   docker compose exec redisrepl redisrepl status           of a container
+  redisrepl status --watch                                 a live table of all daemons
   redisrepl status --json | jq '.waiting_keys, .lag_bytes'
 
 exit codes:
   0 all is well             1 something is wrong: a line "trouble" says what
-  2 wrong usage             69 no daemon answers
+  75 one is still starting  69 no daemon answers           2 wrong usage
 """
 
 CONFLICTS_EXAMPLE = """\
@@ -101,9 +104,11 @@ VERIFY_EXAMPLE = """\
 example:
   redisrepl verify --cert c.pem --key k.pem --ca ca.pem -rc --ns site1:
 
-Compares both sides key by key, by digests where the hub allows scripts, and names the keys that differ and go on
-differing. Exit code: 0 if none does, 1 if some do. With --repair they are healed as the daemon would: what one side
-has alone is copied, and where both have a value the hub's stands with -rc, the site's without (--on-conflict).
+Compares both sides key by key, by digests where the hub allows scripts, names the keys that differ and go on
+differing, and says what would be done about each. Exit code: 0 if none does, 1 if some do. With --repair that is done:
+the state directory tells what both sides last agreed on, so a newer value replaces an older one. Without it, or while
+a daemon runs, what one side has alone is copied, and where both have a value the hub's wins with -rc, the site's
+without (--on-conflict).
 """
 
 RDB_EXAMPLE = """\
@@ -145,8 +150,8 @@ more examples:
   redisrepl tail --sentinel s1:26379,s2:26379/mymaster            whichever server is the master
 
 --ns and --key widen each other. PING, REPLCONF, SELECT, MULTI and EXEC are not printed; the writes of a transaction
-come together and have the same "transaction". A lost link is made again and goes on without a gap or a repeated line;
-where the server cannot, a line on stderr says so and the snapshot comes again.
+come together and have the same "transaction". A lost link is made again, and no line is lost or
+repeated; where the server cannot do that, a line on stderr says so and the snapshot comes again.
 
 exit codes:
   0 stopped with Ctrl-C or SIGTERM, or nobody reads the output any more

@@ -11,6 +11,7 @@ as fast as `json.dumps`, and a value of any size leaves in pieces.
 
 from __future__ import annotations
 
+import re
 from binascii import b2a_base64
 from json.encoder import encode_basestring as _quote  # in C where there is one
 from math import isfinite
@@ -29,9 +30,18 @@ __all__ = ["encode_bytes", "encode_number", "entry_line", "function_line"]
 def encode_bytes(data: bytes) -> str:
     """A JSON string when the bytes are valid UTF-8, else an object with their base64."""
     try:
-        return _quote(data.decode())
+        text = _quote(data.decode())
+        return text if data.isascii() and b"\x7f" not in data else _CONTROLS.sub(_escaped, text)
     except UnicodeDecodeError:
         return f'{{"base64":"{b2a_base64(data, newline=False).decode()}"}}'
+
+
+#: What `_quote` lets through though a terminal may obey it: DEL, C1, and what turns the order of text around.
+_CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
 
 
 def encode_number(number: float) -> str:

@@ -18,6 +18,7 @@ import structlog
 
 from redisrepl.applying import Applying
 from redisrepl.backpressure import Backpressure
+from redisrepl.certificates import client_context, hub_files
 from redisrepl.changes import Change
 from redisrepl.comparison import Comparison
 from redisrepl.engine.continuity import Continuity
@@ -55,7 +56,6 @@ from redisrepl.settings import Settings
 from redisrepl.store.conflicts import Conflicts
 from redisrepl.store.losers import SUFFIX, Loser
 from redisrepl.sweep import Sweep
-from redisrepl.tls import CertificateFiles, client_context
 from redisrepl.wire.digests import digest_of
 from redisrepl.wire.feed import FeedWriter
 
@@ -100,15 +100,17 @@ class Parts:
         self._settings = settings
         self._address = address
         self.namespaces = Namespaces(settings.ns)
-        self.certificates = CertificateFiles(settings.ca, settings.cert, settings.key)
+        self.certificates = hub_files(settings)
         self.context = client_context(self.certificates)
         url = check_url(settings.haddr)
         self.session = HubSession(
             url,
             self.context,
-            connections=settings.flights + FETCHES + 4,
+            connections=settings.flights + FETCHES + 4 + len(self.namespaces.prefixes),  # a long poll each
             timeout=settings.timeout,
             connect_timeout=settings.connect_timeout,
+            max_value=settings.max_value,
+            retry_max=settings.retry_max,
         )
         self.ways = Ways(
             self.session,
@@ -116,11 +118,11 @@ class Parts:
             settings.subscribe,
             connect_timeout=settings.connect_timeout,
         )
-        self._hub_reader = HubReader(self.session)
+        self._hub_reader = HubReader(self.session, max_value=settings.max_value)
         self._master_epoch = Epoch()
         self.read_client = open_client(address, settings.timeout, connections=2, epoch=self._master_epoch)
         self.write_client = open_client(address, settings.timeout, connections=2, epoch=self._master_epoch)
-        self._site_reader = SiteReader(self.read_client, address)
+        self._site_reader = SiteReader(self.read_client, address, settings.max_value)
         self._retry: dict[str, Any] = {
             "attempts": None,
             "timeout": None,
@@ -128,6 +130,9 @@ class Parts:
             "wait_max": settings.retry_max,
             "wait_jitter": 0.5,
         }
+        self._soon = self._retry | {
+            "wait_max": min(0.5, settings.retry_max)
+        }  # the pauses are those of `session.health`
         self.store = open_state(settings, address, self.session.url, on_trouble=self._store_failed)
         saved = SavedState.load(self.store.saved)
         who = saved.origin or secrets.token_hex(8)
@@ -162,7 +167,7 @@ class Parts:
             self.pacer,
             site_evicted=lambda: self.judging.site_evicted(),  # noqa: PLW0108 - there is none yet
             max_keys=batch,
-            retry=self._retry,
+            retry=self._soon,
         )
         self.following = Following(
             address,
@@ -170,12 +175,7 @@ class Parts:
             self.namespaces.prefixes,
             saved.position,
             Backpressure(self.outbound, self.pushing.returned, partial(ask_facts, address, settings.connect_timeout)),
-            options=LinkOptions(
-                settings.site_silence,
-                settings.connect_timeout,
-                self._retry,
-                push_snapshot=settings.initial_sync in {"both", "push"},
-            ),
+            options=LinkOptions.of(settings, self._retry),
             listener=self,
         )
         known = Known(self.store.saved)
@@ -289,7 +289,7 @@ class Parts:
             self.core,
             self.store,
             self._hub_reader,
-            SiteReader(self.write_client, self._address),
+            SiteReader(self.write_client, self._address, settings.max_value),
             SiteWriter(self.write_client, self._address, self.origin),
             same_hub=self.judging.same_hub,
             read_to=lambda: self.following.read_to,
@@ -315,7 +315,7 @@ class Parts:
             kinds=settings.replicate,
             notify=settings.notify_config,
             canary_period=settings.canary_period,
-            retry=self._retry,
+            retry=self._soon,
         )
         subscriptions = [
             Subscription(
@@ -349,6 +349,7 @@ class Parts:
         self.attached_at = None
         if self.core.continuity.site.judged:
             self.core.saw(self.store.number)  # of what the next link tells, nobody knows yet whose history it is
+            self.judging.known.seen = self.following.seen or self.judging.known.seen
         self.core.site_lost()
         if self.pull is not None:
             self.pull.applying.stream_moved()

@@ -6,7 +6,7 @@ In: text. Out: a size and an age. Left to others: keeping anything (`store.confl
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Retention"]
 
@@ -16,8 +16,7 @@ _HINT = "give a size and a number of days, such as 64MiB,30d, or off"
 _LEAST, _MOST = 1 << 20, 1 << 40
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
+class Retention(NamedTuple):
     """Two limits, of which the one that is reached first counts; as text what `parse` takes.
 
     Attributes:

@@ -1,56 +1,101 @@
 """Every setting, its default and its limits: flag > environment > TOML file > default.
 
-In: flags as strings, the environment, a file. Out: `Settings`. Left to others: spelling flags (`cli`), reading the
-files that settings name (`tls`, `cli`).
+In: flags as strings, the environment, a file. Out: `Settings`. Left to others: spelling flags (`arguments`), reading
+the files that settings name (`tls`, `cli`), reading and checking values (`validation`).
+
+What is declared here is all that `--help` and `redisrepl status` need; only who loads settings loads pydantic.
 """
 
-from __future__ import annotations
+# No postponed annotations: `declared.Declared` reads them when the class is made.
 
-import difflib
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import ByteSize, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
-
-from redisrepl.changes import KINDS
-from redisrepl.engine.core import InitialSync
-from redisrepl.engine.merge import ConflictWinner
+from redisrepl.declared import ByteSize, Declared, Field, SelfExplainingError
 from redisrepl.errors import ConfigError
-from redisrepl.remote.notifications import NotifyMode
-from redisrepl.remote.ways import SubscribeChoice
 from redisrepl.retention import Retention
+from redisrepl.suggestions import closest
 
-__all__ = ["ENV_PREFIX", "Settings", "flag_of", "load_settings", "unknown_variables"]
+__all__ = ["ENV_PREFIX", "ByteSize", "Settings", "flag_of", "load_settings", "split_list", "unknown_variables"]
 
 ENV_PREFIX = "REDISREPL_"
+#: What `--replicate` may name; `changes.KINDS`, which this module need not load.
+_KINDS = ("set", "hset", "del", "expire")
 #: Variables that are no settings: where the file with settings is.
 _OTHER_VARIABLES = frozenset({"CONFIG"})
 #: What Kubernetes sets in every container once there is a service of the name redisrepl.
 _KUBERNETES = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_.+)?")
 
 
-class Settings(BaseSettings):
-    """How one daemon runs; each field is a flag, a variable `REDISREPL_<NAME>` and a key of the TOML file."""
+def split_list(text: str) -> list[str]:
+    """The items of a list with commas, without the space around each; a comma at the end adds none."""
+    return [item for piece in text.split(",") if (item := piece.strip())]
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+def _namespaces(value: object) -> tuple[bytes, ...]:
+    """Prefixes as bytes. A string is a list with commas; in a list each item is taken as it is."""
+    items = split_list(value) if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, (str, bytes)) for item in items):
+        raise ValueError("must be a prefix, or a list of prefixes")
+    for item in items:
+        text = item if isinstance(item, str) else os.fsdecode(item)
+        if text.endswith("*"):
+            if prefix := text.rstrip("*"):
+                raise SelfExplainingError(
+                    f"a namespace is a prefix, and the * of {text} is no wildcard: write {prefix}"
+                )
+            raise ValueError("* would mean every key: give the prefix of the keys to replicate")
+    return tuple(os.fsencode(item) for item in items)
+
+
+def _words(value: object) -> tuple[str, ...]:
+    """Words. A string is a list with commas; in a list each item is taken as it is."""
+    items = split_list(value) if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) and item for item in items):
+        raise ValueError("must be text, or a list of texts")
+    return tuple(items)
+
+
+def _kinds(value: object) -> frozenset[str]:
+    items = split_list(value) if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple, set, frozenset)) or not all(isinstance(item, str) for item in items):
+        raise ValueError(f"must be a list of {', '.join(_KINDS)}")
+    if unknown := sorted(set(items) - set(_KINDS)):
+        raise ValueError(f"{', '.join(unknown)} is not one of {', '.join(_KINDS)}")
+    if not items:
+        raise ValueError(f"must name at least one of {', '.join(_KINDS)}")
+    return frozenset(items)
+
+
+def _kept(value: object) -> Retention:
+    return value if isinstance(value, Retention) else Retention.parse(str(value))
+
+
+class Settings(Declared):
+    """How one daemon runs; each field is a flag, a variable `REDISREPL_<NAME>` and a key of the TOML file."""
 
     # The hub.
     haddr: str = Field(
-        "https://localhost/redis", repr=False, description="address of the hub: Webdis behind its TLS proxy"
+        "https://localhost/redis",
+        repr=False,
+        example="https://hub.example.org/redis",
+        description="address of the hub: Webdis behind its TLS proxy",
     )
     cert: Path | None = Field(None, description="our certificate for the hub, with its chain (PEM)")
-    key: Path | None = Field(None, description="private key of --cert (PEM, without a passphrase)")
+    key: Path | None = Field(None, description="private key of --cert (PEM)")
+    key_password_file: Path | None = Field(None, description="file that holds the passphrase of --key")
     ca: Path | None = Field(None, description="certificates to trust for the hub (PEM); default: the system's")
+    strict_certificates: bool = Field(
+        False, description="refuse authorities that lack what RFC 5280 asks for, as Python 3.13 does"
+    )
     hub_database: int = Field(0, ge=0, description="number of the database that Webdis uses at the hub")
-    notify_config: NotifyMode = Field(
+    notify_config: Literal["merge", "check", "never"] = Field(
         "merge", description="the hub's notification flags: add what is missing, only check, or never look"
     )
-    subscribe: SubscribeChoice = Field(
+    subscribe: Literal["http", "websocket", "auto"] = Field(
         "http", description="how the hub's events come: http (long poll), websocket, or auto: WebSocket if the hub can"
     )
 
@@ -62,53 +107,63 @@ class Settings(BaseSettings):
     raddr: str = Field(
         ":6379",
         repr=False,
+        example="redis.example.org:6379",
         description="the site's Redis: host:port, redis://, rediss://, unix:///path or redis-sentinel://",
     )
     sentinel: str | None = Field(
-        None, repr=False, description="instead of --raddr: host:port,host:port/service of the Sentinels to ask for it"
+        None,
+        repr=False,
+        example="s1:26379,s2:26379/mymaster",
+        description="instead of --raddr: host:port,host:port/service of the Sentinels to ask for it",
     )
     source: Literal["auto", "psync", "notify"] = Field(
         "auto", description="how the site's writes are seen: psync, notify (keyspace events) or auto: psync if allowed"
     )
-    user: str | None = Field(None, description="user name (ACL) at the site's Redis")
+    user: str | None = Field(None, example="redisrepl", description="user name (ACL) at the site's Redis")
     password_file: Path | None = Field(None, description="file that holds the password of the site's Redis")
     site_ca: Path | None = Field(None, description="certificates to trust for rediss:// (PEM); default: the system's")
     site_cert: Path | None = Field(None, description="our certificate for rediss:// (PEM)")
     site_key: Path | None = Field(None, description="private key of --site-cert (PEM)")
-    sentinel_user: str | None = Field(None, description="user name (ACL) at the Sentinels")
+    site_key_password_file: Path | None = Field(None, description="file that holds the passphrase of --site-key")
+    sentinel_user: str | None = Field(None, example="redisrepl", description="user name (ACL) at the Sentinels")
     sentinel_password_file: Path | None = Field(None, description="file that holds the password of the Sentinels")
 
-    # What crosses.
-    ns: Annotated[tuple[bytes, ...], NoDecode] = Field(
-        (), description="namespace: replicate keys that start with this, taken literally; may be repeated"
+    # What is replicated.
+    ns: tuple[bytes, ...] = Field(
+        (),
+        read=_namespaces,
+        example="site1:",
+        description="namespace: replicate keys that start with this prefix; for several repeat it, or write a:,b:",
     )
     rc: bool = Field(False, description="also apply to the site what others write at the hub")
-    replicate: Annotated[frozenset[str], NoDecode] = Field(
-        frozenset({"set", "hset"}), description="what crosses: strings, fields of hashes, removals, expiry times"
+    replicate: frozenset[str] = Field(
+        frozenset({"set", "hset"}),
+        read=_kinds,
+        example="set,hset,del,expire",
+        description="what is replicated: strings, fields of hashes, removals (del), expiry times (expire)",
     )
-    every_write: bool = Field(
-        False, description="push each value that a key had, in order; otherwise only the latest of those that wait"
-    )
+    every_write: bool = Field(False, description="push each value that a key had, in order; otherwise only its latest")
 
-    # What happens after a gap.
+    # What happens after an outage.
     state_dir: Path | None = Field(
         None,
         description="directory for the acknowledged position; default: $STATE_DIRECTORY or ~/.local/state/redisrepl",
     )
-    initial_sync: InitialSync = Field(
+    initial_sync: Literal["both", "push", "pull", "none"] = Field(
         "both",
-        description="which way first contact copies: both, push, pull or none; later gaps are healed all the same",
+        description="which way first contact copies: both, push, pull or none; later outages are healed all the same",
     )
-    on_conflict: ConflictWinner | None = Field(
+    on_conflict: Literal["hub", "site"] | None = Field(
         None,
-        description="whose value stands where both sides have one at first contact; default: hub with -rc, else site",
+        description="whose value wins where both sides have one at first contact; default: hub with -rc, else site",
     )
-    keep_conflicts: Annotated[Retention, NoDecode] = Field(
+    keep_conflicts: Retention = Field(
         Retention(64 << 20, 30.0),
+        read=_kept,
         description="size and age of what is kept of values that lost a conflict (`redisrepl conflicts`), or off",
     )
     sweep_period: float = Field(
-        3600.0, ge=0, description="seconds between comparisons of both sides; 0: only after gaps"
+        3600.0, ge=0, description="seconds between comparisons of both sides; 0: only after outages"
     )
     max_removals: float = Field(
         50.0,
@@ -122,13 +177,23 @@ class Settings(BaseSettings):
     max_memory: ByteSize = Field(
         ByteSize(96 << 20),
         ge=1 << 20,
+        example="96MiB",
         description="memory for changes that wait for the hub; above it they are re-read",
     )
     max_keys: int = Field(
         2_000_000, ge=1000, description="keys that may wait, each way; others are found by a comparison"
     )
     max_body: ByteSize = Field(
-        ByteSize(900_000), ge=1024, description="largest request body; the hub's proxy must allow it (nginx: 1 MB)"
+        ByteSize(900_000),
+        ge=1024,
+        example="900kB",
+        description="largest request body; the hub's proxy must allow it (nginx: 1 MB)",
+    )
+    max_value: ByteSize = Field(
+        ByteSize(64 << 20),  # `wire.unwanted.MAX_VALUE`, which this module need not load
+        ge=1024,
+        example="64MiB",
+        description="largest value that is replicated; larger ones are named and left out; the hub must take it",
     )
     batch: int = Field(1000, ge=1, le=100_000, description="changes in one request")
     flights: int = Field(64, ge=1, le=1000, description="requests to the hub side by side, at most")
@@ -142,39 +207,27 @@ class Settings(BaseSettings):
     site_silence: float = Field(60.0, gt=0, description="seconds without a byte after which the replica link is dead")
     shutdown_timeout: float = Field(10.0, ge=0, description="seconds to push what waits when told to stop")
 
+    # Metrics and status page.
+    listen: tuple[str, ...] = Field(
+        (),
+        read=_words,
+        example="127.0.0.1:9646",
+        description="serve /metrics, probes and a status page at host:port or unix:///path; may be repeated",
+    )
+    listen_host: tuple[str, ...] = Field(
+        (),
+        read=_words,
+        example="site1.example.org",
+        description="name by which --listen may be asked, beside localhost and IP addresses; may be repeated",
+    )
+    listen_token_file: Path | None = Field(None, description="file that holds a token which whoever asks must show")
+    listen_cert: Path | None = Field(None, description="certificate of --listen (PEM): it speaks HTTPS then")
+    listen_key: Path | None = Field(None, description="private key of --listen-cert (PEM)")
+    listen_ca: Path | None = Field(None, description="authority of the clients that may ask --listen (PEM)")
+
     # Logs.
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")
-
-    @field_validator("ns", mode="before")
-    @classmethod
-    def _namespaces(cls, value: object) -> object:
-        if isinstance(value, str):  # from the environment
-            value = [item for item in value.split(",") if item]
-        if isinstance(value, (list, tuple)):
-            return tuple(os.fsencode(item) if isinstance(item, str) else item for item in value)
-        return value
-
-    @field_validator("replicate", mode="before")
-    @classmethod
-    def _kinds(cls, value: object) -> object:
-        if isinstance(value, str):
-            value = [item.strip() for item in value.split(",") if item.strip()]
-        return value
-
-    @field_validator("keep_conflicts", mode="before")
-    @classmethod
-    def _kept(cls, value: object) -> object:
-        return value if isinstance(value, Retention) else Retention.parse(str(value))
-
-    @field_validator("replicate")
-    @classmethod
-    def _known_kinds(cls, value: frozenset[str]) -> frozenset[str]:
-        if unknown := sorted(value - KINDS):
-            raise ValueError(f"{', '.join(unknown)} is not one of {', '.join(sorted(KINDS))}")
-        if not value:
-            raise ValueError(f"name at least one of {', '.join(sorted(KINDS))}")
-        return value
 
 
 def flag_of(name: str) -> str:
@@ -184,14 +237,14 @@ def flag_of(name: str) -> str:
 
 def unknown_variables() -> dict[str, str]:
     """Variables of the environment that look like settings and are none, each with the one that may be meant."""
-    known = {name.upper() for name in Settings.model_fields} | _OTHER_VARIABLES
+    known = {name.upper() for name in Settings.fields} | _OTHER_VARIABLES
     unknown: dict[str, str] = {}
     for variable in sorted(os.environ):
         name = variable.upper().removeprefix(ENV_PREFIX)
         if not variable.upper().startswith(ENV_PREFIX) or name in known or _KUBERNETES.fullmatch(name):
             continue
-        close = difflib.get_close_matches(name, known, n=1)
-        unknown[variable] = ENV_PREFIX + close[0] if close else ""
+        close = closest(name, known)
+        unknown[variable] = ENV_PREFIX + close if close else ""
     return unknown
 
 
@@ -206,51 +259,60 @@ def load_settings(flags: Mapping[str, Any], file: Path | None = None) -> Setting
         ConfigError: names the flag, variable or key that is wrong.
     """
     content = _read_toml(file) if file is not None else {}
+    if unknown := sorted(flags.keys() - Settings.fields.keys()):
+        raise ConfigError(f"{flag_of(unknown[0])} is not a setting: see redisrepl --help")
 
-    class Sources(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
-            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, InitSettingsSource(settings_cls, content)
+    from redisrepl.validation import WrongValueError, read_values  # noqa: PLC0415 - loads pydantic
 
     try:
-        return Sources(**flags)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, flags, content, file)) from None
+        return Settings(**read_values(Settings.fields, ENV_PREFIX, flags, content))
+    except WrongValueError as error:
+        place, example = _place(error.name, flags, file)
+        hint = "" if error.explains_itself else f", for example {example}"
+        raise ConfigError(f"{place}: {error}{hint}") from None
+
+
+def _place(name: str, flags: Mapping[str, Any], file: Path | None) -> tuple[str, str]:
+    """Where a value was said that counts, and how a right one would be said there."""
+    setting = Settings.fields[name]
+    if name in flags:
+        flag = flag_of(name)
+        return flag, flag if setting.kind is bool else f"{flag} {setting.example}"
+    spellings = {variable.lower(): variable for variable in os.environ}
+    if variable := spellings.get(f"{ENV_PREFIX}{name}".lower()):
+        return f"the environment variable {variable}", f"{variable}={setting.example}"
+    return f"--config {file}: {name}", f"{name} = {_toml(name)}"
+
+
+def _toml(name: str) -> str:
+    """The example of a setting as it stands in the file."""
+    setting = Settings.fields[name]
+    if setting.kind in (int, float, bool):
+        return setting.example
+    if name in {"ns", "replicate"}:
+        return "[" + ", ".join(f'"{item}"' for item in split_list(setting.example)) + "]"
+    return f'"{setting.example}"'
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415 - most starts read no file
+
     try:
         with file.open("rb") as stream:
             content = tomllib.load(stream)
     except OSError as error:
         raise ConfigError(f"--config {file}: {(error.strerror or str(error)).lower()}: check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {file}: not TOML: {error}") from None
-    known = Settings.model_fields
-    for name in content:
-        if name not in known:
-            raise ConfigError(f"--config {file}: {name} is not a setting: see config/redisrepl.example.toml")
+        raise ConfigError(
+            f'--config {file}: not TOML: {error}: text stands in quotes, as in haddr = "https://hub.example.org/redis"'
+        ) from None
+    for name, value in content.items():
+        if name in Settings.fields:
+            continue
+        if isinstance(value, dict):
+            hint = 'the file has no tables, only lines like haddr = "https://hub.example.org/redis"'
+        else:
+            close = closest(name, Settings.fields)
+            hint = f"is {close} meant?" if close else "config/redisrepl.example.toml has them all"
+        raise ConfigError(f"--config {file}: {name} is not a setting: {hint}")
     return content
-
-
-def _explain(error: ValidationError, flags: Mapping[str, Any], content: Mapping[str, Any], file: Path | None) -> str:
-    """The first thing that is wrong, and where it was said."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    name = str(first["loc"][0]) if first["loc"] else "settings"
-    variable = f"{ENV_PREFIX}{name.upper()}"
-    if name in flags:
-        place = flag_of(name)
-    elif variable in os.environ:
-        place = f"the environment variable {variable}"
-    elif name in content:
-        place = f"--config {file}: {name}"
-    else:
-        place = flag_of(name)
-    return f"{place}: {first['msg'].removeprefix('Value error, ')}"

@@ -24,28 +24,34 @@ if TYPE_CHECKING:
 __all__ = ["SmallDisk"]
 
 _SIZE = 2 << 20
-_PAGE = 4096
+_STEPS = (1 << 20, 4096)
 
 
 class SmallDisk:
-    """A file system of 2 MB in memory or, where mounting is not allowed, a limit on the writers' file size.
+    """A small file system in memory or, where mounting is not allowed, a limit on the writers' file size.
 
     It stays mounted at `path` until `close`, which comes however the run ends: SQLite finds its way only to paths that
     are what they seem.
+
+    Args:
+        size: in bytes.
+        may_mount: whether mounting is tried.
     """
 
-    def __init__(self, *, may_mount: bool = True) -> None:
+    def __init__(self, size: int = _SIZE, *, may_mount: bool = True) -> None:
         self.path = new_directory("disk")
-        self.mounted = may_mount and _mount(self.path)  #: whether it is a file system of its own
+        self.mounted = may_mount and _mount(self.path, size)  #: whether it is a file system of its own
         self._limits: dict[int, tuple[int, int]] = {}
         at_exit(self, self.close)
 
     def fill(self, writers: Iterable[int]) -> None:
         """Leave no room; `writers` are the processes that are to feel it where there is no file system to fill."""
         if self.mounted:
-            with (self.path / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
-                while True:
-                    filler.write(bytes(_PAGE))
+            with (self.path / "filler").open("wb", buffering=0) as filler:
+                for step in _STEPS:
+                    with contextlib.suppress(OSError):
+                        while filler.write(bytes(step)) == step:
+                            pass
             return
         for pid in writers:
             self._limits[pid] = resource.prlimit(pid, resource.RLIMIT_FSIZE)
@@ -78,7 +84,7 @@ class SmallDisk:
         self.close()
 
 
-def _mount(directory: Path) -> bool:
+def _mount(directory: Path, size: int) -> bool:
     """Mount a new file system there; False if we may not."""
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE}", "redisrepl-testbed", directory]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "redisrepl-testbed", directory]
     return not subprocess.run(mount, capture_output=True, check=False).returncode

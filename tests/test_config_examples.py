@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from redisrepl.cli import _GROUPS
+from redisrepl.flags import GROUPS
 from redisrepl.settings import ENV_PREFIX, Settings, load_settings
 
 CONFIG = Path(__file__).parents[1] / "config"
 TOML = CONFIG / "redisrepl.example.toml"
 ENV = CONFIG / "redisrepl.example.env"
-IN_ORDER = [name for _, names in _GROUPS for name in names]
-EXAMPLES = {name for name, field in Settings.model_fields.items() if field.default in (None, ())}
+IN_ORDER = [name for _, names in GROUPS for name in names]
+EXAMPLES = {name for name, field in Settings.fields.items() if field.default in (None, ())}
 
 
 @pytest.fixture(autouse=True)
@@ -36,11 +36,11 @@ def variables():
 
 
 def test_the_command_line_knows_every_setting():
-    assert sorted(IN_ORDER) == sorted(Settings.model_fields)
+    assert sorted(IN_ORDER) == sorted(Settings.fields)
 
 
 def test_the_file_changes_nothing_as_it_is():
-    assert load_settings({}, TOML).model_dump() == Settings().model_dump()
+    assert load_settings({}, TOML).as_dict() == Settings().as_dict()
 
 
 def test_the_file_lists_every_setting_in_the_order_of_help():
@@ -54,15 +54,15 @@ def test_the_file_shows_the_defaults(tmp_path):
     whole.write_text(uncommented(TOML))
     loaded = load_settings({}, whole)
 
-    for name in set(Settings.model_fields) - EXAMPLES:
+    for name in set(Settings.fields) - EXAMPLES:
         assert getattr(loaded, name) == getattr(Settings(), name), name
     for name in EXAMPLES:
         assert getattr(loaded, name), name
 
 
 def test_the_groups_of_the_file_are_those_of_help():
-    assert re.findall(r"(?m)^# --- (.+?) -*$", TOML.read_text()) == [title for title, _ in _GROUPS]
-    assert re.findall(r"(?m)^# --- ([^(,-]+?)(?: \(.*\)|, .*)? ---$", ENV.read_text()) == [t for t, _ in _GROUPS]
+    assert re.findall(r"(?m)^# --- (.+?) -*$", TOML.read_text()) == [title for title, _ in GROUPS]
+    assert re.findall(r"(?m)^# --- ([^(,-]+?)(?: \(.*\)|, .*)? ---$", ENV.read_text()) == [t for t, _ in GROUPS]
 
 
 def test_the_variables_are_every_setting_in_the_order_of_help():
@@ -74,7 +74,7 @@ def test_the_variables_show_the_defaults(monkeypatch):
         monkeypatch.setenv(name, value)
     loaded = load_settings({})
 
-    for name in set(Settings.model_fields) - EXAMPLES:
+    for name in set(Settings.fields) - EXAMPLES:
         assert getattr(loaded, name) == getattr(Settings(), name), name
     for name in EXAMPLES:
         assert getattr(loaded, name), name
@@ -83,8 +83,8 @@ def test_the_variables_show_the_defaults(monkeypatch):
 def test_both_show_the_same_examples(tmp_path, monkeypatch):
     whole = tmp_path / "whole.toml"
     whole.write_text(uncommented(TOML))
-    from_file = load_settings({}, whole).model_dump()
+    from_file = load_settings({}, whole).as_dict()
     for name, value in variables().items():
         monkeypatch.setenv(name, value)
 
-    assert load_settings({}).model_dump() == from_file
+    assert load_settings({}).as_dict() == from_file

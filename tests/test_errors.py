@@ -44,7 +44,7 @@ TABLE = [
     (OutcomeUnknownError("x"), ExitCode.UNAVAILABLE, True),
     (FencedError("x"), ExitCode.UNAVAILABLE, True),
     (HubError("x", status=503), ExitCode.UNAVAILABLE, True),
-    (CommandRefusedError("x", status=200), ExitCode.UNAVAILABLE, False),
+    (CommandRefusedError("x", status=200), ExitCode.REFUSED, False),
     (BodyTooLargeError("x", status=413), ExitCode.UNAVAILABLE, False),
     (ProtocolError("x"), ExitCode.UNEXPECTED, True),
     (LimitExceededError("x", 2, 1), ExitCode.UNEXPECTED, True),
@@ -89,7 +89,16 @@ def test_the_drawing_shows_every_one_where_it_belongs():
 def test_exit_codes_are_those_of_the_readme():
     codes = {code.name: int(code) for code in ExitCode.__members__.values()}
 
-    assert codes == {"OK": 0, "UNEXPECTED": 1, "USAGE": 2, "UNAVAILABLE": 69, "REFUSED": 77, "CONFIG": 78}
+    assert codes == {
+        "OK": 0,
+        "UNEXPECTED": 1,
+        "USAGE": 2,
+        "UNAVAILABLE": 69,
+        "STARTING": 75,
+        "REFUSED": 77,
+        "CONFIG": 78,
+        "INTERRUPTED": 130,
+    }
     assert ExitCode.DIFFERENT == 1
 
 

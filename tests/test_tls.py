@@ -122,8 +122,29 @@ def test_a_key_of_a_kind_that_nobody_supports_is_named(certificates, tmp_path):
 def test_an_encrypted_key_is_refused(certificates, tmp_path):
     """The daemon starts without anybody at a keyboard."""
     path = written(tmp_path / "key.pem", pem(private_key(), BestAvailableEncryption(b"secret")))
-    with pytest.raises(ConfigError, match=rf"^--key {path}: the key is encrypted: store it without a passphrase"):
+    with pytest.raises(ConfigError, match=rf"^--key {path}: the key is encrypted: give its passphrase with --key-pass"):
         client_context(files(certificates, key=path))
+
+
+def test_an_encrypted_key_is_opened_with_its_passphrase(certificates, tmp_path):
+    now = dt.datetime.now(dt.UTC)
+    key = private_key()
+    cert = written(
+        tmp_path / "c.pem", self_signed(key, start=now - dt.timedelta(days=1), end=now + dt.timedelta(days=1))
+    )
+    locked = written(tmp_path / "k.pem", pem(key, BestAvailableEncryption(b"secret")))
+    password = written(tmp_path / "password", b"secret\n")
+
+    def encrypted(password, key=locked):
+        return CertificateFiles(certificates.ca, cert, key, password=password)
+
+    assert client_context(encrypted(password)).ends_at is not None
+    wrong = written(tmp_path / "wrong", b"other\n")
+    with pytest.raises(ConfigError, match=rf"^--key-password-file {wrong}: is not the passphrase of --key {locked}: "):
+        client_context(encrypted(wrong))
+    with pytest.raises(ConfigError, match=r"^--key-password-file .*: no such file"):
+        client_context(encrypted(tmp_path / "none"))
+    assert client_context(encrypted(password, written(tmp_path / "plain.pem", pem(key)))).ends_at is not None
 
 
 @pytest.mark.parametrize(
@@ -170,7 +191,9 @@ def test_a_key_that_openssl_finds_too_weak_is_named_with_the_reason(certificates
     key = private_key(1024)
     cert = self_signed(key, start=now - dt.timedelta(days=1), end=now + dt.timedelta(days=1))
     weak = files(certificates, cert=written(tmp_path / "c.pem", cert), key=written(tmp_path / "k.pem", pem(key)))
-    with pytest.raises(ConfigError, match=r"^--cert .*c.pem with --key .*k.pem: TLS failed: .*KEY_TOO_SMALL"):
+    with pytest.raises(
+        ConfigError, match=r"^--cert .*c.pem with --key .*k.pem: the key .* is too short for OpenSSL.*2048"
+    ):
         client_context(weak)
 
 
@@ -218,6 +241,34 @@ def test_a_chain_of_causes_may_run_in_a_circle():
         ("[SSL: SSLV3_ALERT_BAD_CERTIFICATE]", "refuses our certificate"),
         ("[SSL: SSLV3_ALERT_HANDSHAKE_FAILURE]", "refuses the TLS handshake"),
         ("[SSL: WRONG_VERSION_NUMBER]", "does not speak TLS"),
+        ("certificate verify failed: CA cert does not include key usage extension", "lacks the extension keyUsage"),
+        ("certificate verify failed: Missing Authority Key Identifier", "lacks authorityKeyIdentifier"),
+        ("certificate verify failed: Missing Subject Key Identifier", "lacks the extension subjectKeyIdentifier"),
+        ("certificate verify failed: Basic Constraints of CA cert not marked critical", "basicConstraints are not"),
+        ("certificate verify failed: unable to get issuer certificate", "lacks its root"),
+        ("certificate verify failed: unable to verify the first certificate", "sends no intermediate ones"),
+        ("certificate verify failed: self-signed certificate in certificate chain", "by a private one"),
+        ("certificate verify failed: self signed certificate", "self-signed"),
+        ("certificate verify failed: certificate is not yet valid", "not valid yet: check the clocks"),
+        ("certificate verify failed: certificate signature failure", "a wrong signature"),
+        ("certificate verify failed: certificate revoked", "was revoked"),
+        ("certificate verify failed: invalid CA certificate", "by one that is no CA"),
+        ("certificate verify failed: path length constraint exceeded", "pathlen"),
+        ("certificate verify failed: unsuitable certificate purpose", "serverAuth"),
+        ("certificate verify failed: unsupported certificate purpose", "serverAuth"),
+        ("certificate verify failed: EE certificate key too weak", "key of the server's certificate is too short"),
+        ("certificate verify failed: CA certificate key too weak", "key of the CA is too short"),
+        ("certificate verify failed: CA signature digest algorithm too weak", "SHA-256"),
+        ("certificate verify failed: certificate chain too long", "too many certificates"),
+        ("[SSL: SSLV3_ALERT_UNSUPPORTED_CERTIFICATE]", "clientAuth"),
+        ("[SSL: SSLV3_ALERT_CERTIFICATE_UNKNOWN]", "look into its log"),
+        ("[SSL: TLSV1_ALERT_ACCESS_DENIED]", "does not let it in"),
+        ("[SSL: TLSV1_ALERT_DECRYPT_ERROR]", "could not check our signature"),
+        ("[SSL: TLSV1_UNRECOGNIZED_NAME]", "does not know the host name"),
+        ("[SSL: TLSV1_ALERT_PROTOCOL_VERSION]", "TLS 1.2 or later"),
+        ("[SSL: UNSUPPORTED_PROTOCOL]", "TLS 1.2 or later"),
+        ("[SSL: EE_KEY_TOO_SMALL]", "too short for OpenSSL"),
+        ("[SSL: CA_MD_TOO_WEAK]", "SHA-256"),
         ("[SSL: SOMETHING_NEW]", "TLS failed: "),
     ],
 )
@@ -233,3 +284,20 @@ def test_what_openssl_says_is_put_into_words(said, meaning):
 
 def test_the_text_of_an_error_may_be_all_there_is():
     assert "asks for a client certificate" in tls_reason(OSError("[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] alert"))
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("certificate verify failed: certificate is not yet valid (_ssl.c:1)", "not valid yet"),
+        (
+            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: unsuitable certificate purpose",
+            "not meant for servers",
+        ),
+        ("certificate verify failed: CA cert does not include key usage extension", "keyUsage"),
+        ("[SSL: TLSV1_ALERT_PROTOCOL_VERSION] tlsv1 alert protocol version", "TLS 1.2 or later"),
+        ("[SSL: UNSUPPORTED_PROTOCOL] unsupported protocol", "TLS 1.2 or later"),
+    ],
+)
+def test_what_openssl_says_in_words(text, meaning):
+    assert meaning in tls_reason(ssl.SSLError(1, text))

@@ -355,8 +355,9 @@ class Core:
         changes = self.outbound.take_recent()
         read_to = self.outbound.read_to
         self._applies = {apply: offset for apply, offset in self._applies.items() if offset > read_to}
-        self.ring.add(min(number, min(self._applies, default=math.inf) - 1), changes)
         untold = (
             c.key for c in changes if isinstance(c, Touch) or (isinstance(c, HashSet) and None in c.fields.values())
         )
-        return list(dict.fromkeys(untold))
+        keys = list(dict.fromkeys(untold))
+        self.ring.add(min(number, min(self._applies, default=math.inf) - 1), changes, untold=bool(keys))
+        return keys

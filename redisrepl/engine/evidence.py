@@ -12,7 +12,7 @@ that fit equally well the shortest is taken, which claims the least.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -66,6 +66,7 @@ class Ring:
     def __init__(self, seen: Iterable[Seen] = (), number: int = 0) -> None:
         self._seen: deque[Seen] = deque(seen, maxlen=RING)
         self.number = number
+        self._unread: int | None = None  # the number once the keys of changes that told no value were read
 
     def __iter__(self) -> Iterator[Seen]:
         return iter(self._seen)
@@ -77,9 +78,16 @@ class Ring:
         """The last change that told what a key holds as a whole."""
         return next((seen for seen in reversed(self._seen) if seen.key == key and seen.field is None), None)
 
-    def add(self, now: float, changes: Iterable[Change]) -> None:
-        """These are the newest changes, and so many agreements there are now; what tells no value is no witness."""
-        number, self.number = self.number, max(self.number, int(now))
+    def add(self, now: float, changes: Collection[Change], *, untold: bool = False) -> None:
+        """These are the newest changes, and so many agreements there are now.
+
+        What tells no value (`untold`) is no witness: such agreements count once its keys were read, or others followed.
+        """
+        number = self.number
+        if untold:
+            self._unread = int(now)
+        elif changes or self._unread is None:
+            self.number, self._unread = max(number, int(now)), None
         for change in changes:
             match change:
                 case StringSet(key, value):
@@ -94,6 +102,8 @@ class Ring:
     def add_read(self, held: Mapping[bytes, int | None]) -> None:
         """Keys of which a change told no value were read to hold this now."""
         self._seen.extend(Seen(self.number, key, None, digest) for key, digest in held.items())
+        if self._unread is not None:
+            self.number, self._unread = max(self.number, self._unread), None
 
     def saved(self) -> dict[str, object]:
         """As JSON can hold it."""

@@ -6,12 +6,12 @@ Left to others: connecting (`local.connection`).
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import dataclass, field, replace
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from redisrepl.errors import ConfigError
-from redisrepl.tls import CertificateFiles, client_context
+from redisrepl.showing import masked, plain
+from redisrepl.tls import CertificateFiles, RenewableContext, client_context
 
 __all__ = ["SiteAddress", "parse_address"]
 
@@ -40,7 +40,7 @@ class SiteAddress:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     files: CertificateFiles | None = field(default=None, repr=False)
-    context: ssl.SSLContext | None = field(default=None, repr=False)
+    context: RenewableContext | None = field(default=None, repr=False)
     service: str | None = None
     sentinels: tuple[tuple[str, int], ...] = ()
     sentinel_username: str | None = None
@@ -54,14 +54,6 @@ class SiteAddress:
             places = ",".join(_place(host, port) for host, port in self.sentinels)
             return f"{scheme}-sentinel://{places}/{self.service}"
         return f"{scheme}://{_place(self.host, self.port)}"
-
-    @property
-    def tls_options(self) -> dict[str, object]:
-        """TLS as redis-py wants it; empty for plain TCP."""
-        if self.files is None:
-            return {}
-        ca, cert, key = (str(file) if file else None for file in (self.files.ca, self.files.cert, self.files.key))
-        return {"ssl_check_hostname": True, "ssl_ca_certs": ca, "ssl_certfile": cert, "ssl_keyfile": key}
 
     def at(self, host: str, port: int) -> SiteAddress:
         """The same login at the server that the Sentinels named."""
@@ -100,28 +92,31 @@ def parse_address(
         ConfigError: the address cannot be understood.
     """
     hint = (
-        f"give {flag} as host:port, redis://, rediss://, unix:///path or redis-sentinel://host:port,host:port/service"
+        "give --sentinel as host:port,host:port/service"
+        if flag == "--sentinel"
+        else f"give {flag} as host:port, redis://, rediss://, unix:///path or redis-sentinel://host:port,host:port/service"
     )
     if "://" not in address:
         address = f"redis://{address}"
     try:
         url = urlsplit(address)
         if url.scheme not in _SCHEMES:
-            raise ConfigError(f"{flag} {_masked(address)}: {url.scheme}:// is not known: {hint}")
+            raise ConfigError(f"{flag} {masked(address)}: {url.scheme}:// is not known: {hint}")
         by_sentinel = url.scheme.endswith("-sentinel")
         sentinels = _sentinels(url) if by_sentinel else ()
         host, port = (None, None) if by_sentinel else (url.hostname, url.port)
     except ValueError:
-        raise ConfigError(f"{flag} {_masked(address)}: not an address: {hint}") from None
+        raise ConfigError(f"{flag} {masked(address)}: not an address: {hint}") from None
     query = {name: unquote(value) for name, _, value in (pair.partition("=") for pair in url.query.split("&"))}
     service, _, in_path = url.path.strip("/").partition("/") if by_sentinel else (None, "", url.path.strip("/"))
     database = ("" if url.scheme == "unix" else in_path) or query.get("db", "0")
     if not database.isdecimal():
-        raise ConfigError(f"{flag} {_masked(address)}: the database {database!r} is not a number")
+        said = f"the database {_shown(database, address)}is not a number, as in redis://host:6379/2"
+        raise ConfigError(f"{flag} {masked(address)}: {said}")
     if url.scheme == "unix" and not url.path:
-        raise ConfigError(f"{flag} {_masked(address)}: names no socket: give unix:///path/to/redis.sock")
+        raise ConfigError(f"{flag} {masked(address)}: names no socket: give unix:///path/to/redis.sock")
     if by_sentinel and not (service and all(name for name, _ in sentinels)):
-        raise ConfigError(f"{flag} {_masked(address)}: names no Sentinel or no service: {hint}")
+        raise ConfigError(f"{flag} {masked(address)}: names no Sentinel or no service: {hint}")
     tls = (files or CertificateFiles(None, None, None)) if url.scheme.startswith("rediss") else None
     return SiteAddress(
         host=host or "127.0.0.1",
@@ -139,14 +134,12 @@ def parse_address(
     )
 
 
+def _shown(database: str, address: str) -> str:
+    """What stands where a number should; nothing if it may be a piece of a password."""
+    return "" if "@" in address else f"{plain(database)!r} "
+
+
 def _sentinels(url: SplitResult) -> tuple[tuple[str, int], ...]:
     """Host and port of each Sentinel; ValueError if one is none."""
     places = [urlsplit(f"//{place}") for place in url.netloc.rpartition("@")[2].split(",")]
     return tuple((place.hostname or "", place.port or _SENTINEL_PORT) for place in places)
-
-
-def _masked(address: str) -> str:
-    """The address without what stands before its @, and without what follows a ?."""
-    scheme, _, rest = address.partition("://")
-    rest = rest.partition("?")[0]
-    return f"{scheme}://…@{rest.rpartition('@')[2]}" if "@" in rest else f"{scheme}://{rest}"

@@ -22,6 +22,7 @@ from redisrepl.errors import PeerUnavailableError, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import translated
 from redisrepl.wire.commands import ORIGIN_CHANNEL
+from redisrepl.wire.replies import number
 from redisrepl.wire.writes import commands_of
 
 __all__ = ["Applied", "SiteWriter", "Turn", "site_commands"]
@@ -181,8 +182,8 @@ def _offset(info: Any) -> int:
     """The replication offset in the answer to `INFO replication`."""
     if isinstance(info, bytes):
         _, found, rest = info.partition(b"master_repl_offset:")
-        if found:
-            return int(rest.split(b"\r\n", 1)[0])
+        if found and (offset := number(rest.split(b"\r\n", 1)[0])) is not None:
+            return offset
     raise PeerUnavailableError(f"the site's Redis does not tell its replication offset: {info!r:.80}")
 
 

@@ -10,9 +10,8 @@ from collections.abc import Collection, Sequence
 import redis.asyncio
 import redis.exceptions
 
-from redisrepl.errors import ProtocolError
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.connection import translated
+from redisrepl.local.client import ask, translated
 from redisrepl.local.read import SiteReader, scripts_denied
 from redisrepl.namespaces import glob_escape
 from redisrepl.wire.digests import (
@@ -31,6 +30,7 @@ from redisrepl.wire.digests import (
     parse_sums,
     wanted_buckets,
 )
+from redisrepl.wire.replies import as_strings
 
 __all__ = ["SiteComparer"]
 
@@ -109,12 +109,10 @@ class SiteComparer:
             return None
         with translated(self._address):
             try:
-                reply = await self._client.execute_command("EVAL", script, 0, *words)  # type: ignore[no-untyped-call]
+                reply = await ask(self._client, b"EVAL", script, b"0", *words)
             except redis.exceptions.ResponseError as error:
                 if not scripts_denied(error):
                     raise
                 self._scripts = False
                 return None
-        if not isinstance(reply, list) or not set(map(type, reply)) <= {bytes}:
-            raise ProtocolError(f"the site's Redis {self._address} answered a script with something else than strings")
-        return reply
+        return as_strings(reply, f"a script of a comparison at the site's Redis {self._address}")

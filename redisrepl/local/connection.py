@@ -8,33 +8,30 @@ each connection of a client goes to the master of the moment. Left to others: wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import hiredis
 import redis.asyncio
 import redis.asyncio.connection
 import redis.exceptions
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
-from redisrepl.errors import (
-    CertificateError,
-    KeyDeniedError,
-    LinkLostError,
-    PeerUnavailableError,
-    RefusedError,
-    denies_key,
-)
+from redisrepl.errors import CertificateError, PeerUnavailableError, RefusedError
 from redisrepl.local.address import SiteAddress
+from redisrepl.local.client import (
+    LOGIN_HINT,
+    PlainConnection,
+    SSLConnection,
+    ask,
+    client_of,
+    client_options,
+    plain_client,
+    translated,
+)
 from redisrepl.local.sentinel import Epoch, MasterWatch, ask_sentinels
 from redisrepl.tls import tls_reason
+from redisrepl.wire.replies import wrong
 
 __all__ = ["LOGIN_HINT", "certificate_refusal", "find_master", "open_client", "open_connection", "translated"]
-
-#: What to do when a server refuses the user or password.
-LOGIN_HINT = "check the password (--password-file) and the user (--user)"
 
 #: Seconds within which a server says that it refuses our certificate.
 _VERDICT = 2.0
@@ -102,31 +99,12 @@ def open_client(address: SiteAddress, wait: float, connections: int, epoch: Epoc
         connections: how many it may keep; who wants one more waits for one.
         epoch: behind Sentinels, tells when others have found another master.
     """
-    options: dict[str, Any] = {
-        "db": address.database,
-        "username": address.username,
-        "password": address.password,
-        "protocol": 2,
-        "socket_timeout": wait,
-        "socket_connect_timeout": wait,
-        "retry": Retry(NoBackoff(), 0),
-    }
-    connection_class: type[redis.asyncio.connection.AbstractConnection] = _Connection
-    if address.service is not None:
-        connection_class = _MasterConnection
-        options |= {"find": lambda: find_master(address, wait), "watch": lambda: MasterWatch(address, wait, epoch)}
-    if address.path is not None:
-        connection_class = _UnixConnection
-        options["path"] = address.path
-    else:
-        options |= {"host": address.host, "port": address.port}
-    if address.files is not None:
-        connection_class = _SSLConnection if address.service is None else _SSLMasterConnection
-        options |= address.tls_options
-    pool = redis.asyncio.BlockingConnectionPool(
-        max_connections=connections, timeout=None, connection_class=connection_class, **options
-    )
-    return redis.asyncio.Redis.from_pool(pool)
+    if address.service is None:
+        return plain_client(address, wait, connections)
+    options = client_options(address, wait)
+    options |= {"find": lambda: find_master(address, wait), "watch": lambda: MasterWatch(address, wait, epoch)}
+    connection_class = _MasterConnection if address.context is None else _SSLMasterConnection
+    return client_of(connection_class, options, connections)
 
 
 async def find_master(address: SiteAddress, wait: float) -> SiteAddress:
@@ -141,14 +119,16 @@ async def find_master(address: SiteAddress, wait: float) -> SiteAddress:
     client = open_client(master, wait, connections=1)
     try:
         with translated(address):
-            role, *_ = await client.execute_command("ROLE")  # type: ignore[no-untyped-call]
+            reply = await ask(client, b"ROLE")
     except RefusedError as error:
         if isinstance(error.__cause__, redis.exceptions.NoPermissionError):
             return master  # a user who may replicate only; a replica would say so when written to
         raise
     finally:
         await client.aclose()
-    if role != b"master":
+    if not isinstance(reply, list) or not reply:
+        raise wrong(f"ROLE at the site's Redis {master}", "a role", reply)
+    if reply[0] != b"master":
         raise PeerUnavailableError(f"the site's Redis {address}: {master}, named as its master, is a replica now")
     return master
 
@@ -188,74 +168,9 @@ class _FollowsMaster(redis.asyncio.connection.AbstractConnection):
             raise redis.exceptions.ConnectionError(f"{self.host}:{self.port} is a replica now") from error
 
 
-class _SiteConnection(redis.asyncio.connection.AbstractConnection):
-    """A connection that packs commands in C, which redis-py does only where it is not asynchronous.
-
-    And that says so when the server has closed it. From Python 3.12 on, asyncio fails with an `AttributeError` then; to
-    connect again in silence, as redis-py does before the first command, would lose a `WATCH`.
-    """
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        return [hiredis.pack_command((*args[0].split(), *args[1:]))]  # the name may be two words: `CONFIG GET`
-
-    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
-        if self._writer is not None:
-            if self._writer.is_closing():
-                await self.disconnect(nowait=True)
-                raise redis.exceptions.ConnectionError("the server has closed it")
-            if isinstance(command, list):
-                self._writer.write(b"".join(command))
-                if not self._writer.transport.get_write_buffer_size():
-                    return  # the system took all of it: redis-py would make a task to wait for that
-                command = []
-        await super().send_packed_command(command, check_health)
-
-
-class _Connection(_SiteConnection, redis.asyncio.Connection):
+class _MasterConnection(_FollowsMaster, PlainConnection):
     pass
 
 
-class _UnixConnection(_SiteConnection, redis.asyncio.UnixDomainSocketConnection):
+class _SSLMasterConnection(_FollowsMaster, SSLConnection):
     pass
-
-
-class _SSLConnection(_SiteConnection, redis.asyncio.SSLConnection):
-    pass
-
-
-class _MasterConnection(_FollowsMaster, _Connection):
-    pass
-
-
-class _SSLMasterConnection(_FollowsMaster, _SSLConnection):
-    pass
-
-
-@contextmanager
-def translated(address: SiteAddress) -> Iterator[None]:
-    """redis-py's exceptions as ours, the cause kept.
-
-    It sends under `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes just as it ends: a
-    task would then go on for ever. So one that is being cancelled goes no further than this.
-    """
-    try:
-        yield
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise asyncio.CancelledError
-    except redis.exceptions.AuthenticationError as error:
-        raise RefusedError(f"the site's Redis {address} refuses us: {str(error).rstrip('.')}: {LOGIN_HINT}") from error
-    except redis.exceptions.NoPermissionError as error:
-        refusal = KeyDeniedError if denies_key(str(error)) else RefusedError
-        raise refusal(f"the site's Redis {address} refuses us: {error}") from error
-    except (redis.exceptions.BusyLoadingError, redis.exceptions.ReadOnlyError) as error:
-        raise PeerUnavailableError(f"the site's Redis {address} is not ready: {error}") from error
-    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as error:
-        if (trouble := tls_reason(error)) is not None:
-            raise CertificateError(f"the site's Redis {address}: {trouble}") from error
-        reason = str(error) or "no answer in time"
-        raise LinkLostError(f"the connection to the site's Redis {address} failed: {reason}") from error
-    except redis.exceptions.ResponseError as error:
-        if str(error).startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
-            raise RefusedError(f"the site's Redis {address} refuses us: {error}") from error
-        raise PeerUnavailableError(f"the site's Redis {address} answered: {error}") from error

@@ -7,20 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import redis.exceptions
 
-from redisrepl.errors import RedisreplError
+from redisrepl.changes import Position
+from redisrepl.errors import ProtocolError, RedisreplError, RefusedError
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.connection import open_client, translated
+from redisrepl.local.client import ask, ask_all, translated
+from redisrepl.local.connection import open_client
+from redisrepl.wire.replies import Info, as_info, as_pairs, number
+from redisrepl.wire.transactions import Place
 
-__all__ = ["BufferLimit", "Facts", "ask_facts"]
+__all__ = ["BufferLimit", "Facts", "ask_facts", "ask_place"]
 
-_SECTIONS = ("server", "replication", "stats", "commandstats")
-_OPTIONS = ("client-output-buffer-limit", "repl-timeout", "repl-ping-replica-period", "repl-backlog-size")
+_SECTIONS = (b"server", b"replication", b"stats", b"commandstats")
+_OPTIONS = (
+    b"client-output-buffer-limit",
+    b"repl-timeout",
+    b"repl-ping-replica-period",
+    b"repl-backlog-size",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +78,9 @@ async def ask_facts(address: SiteAddress, wait: float) -> Facts:
     try:
         async with asyncio.timeout(wait):
             with translated(address):
-                pipeline = client.pipeline(transaction=False)
-                for section in _SECTIONS:
-                    pipeline.info(section)
-                for option in _OPTIONS:
-                    pipeline.config_get(option)
-                replies = await pipeline.execute(raise_on_error=False)
+                sections = [[b"INFO", section] for section in _SECTIONS]
+                options = [[b"CONFIG", b"GET", option] for option in _OPTIONS]
+                replies = await ask_all(client, [*sections, *options])
     except RedisreplError as error:
         return Facts(at, failure=str(error))
     except TimeoutError:
@@ -87,39 +93,71 @@ async def ask_facts(address: SiteAddress, wait: float) -> Facts:
     return _facts(at, replies)
 
 
+async def ask_place(address: SiteAddress, wait: float) -> Place | None:
+    """Where the site's stream is now; None if the site cannot go on from there, or does not tell its database."""
+    client = open_client(address, wait, connections=1)
+    told = f"INFO at the site's Redis {address}"
+    try:
+        with translated(address):
+            state = as_info(await ask(client, b"INFO", b"replication"), told)
+            keyspace = as_info(await ask(client, b"INFO", b"keyspace"), told).names()
+    except RefusedError:
+        return None  # a user who may replicate only; who is refused altogether is told by the link
+    finally:
+        await client.aclose()
+    databases = [number(name.removeprefix("db")) for name in keyspace]
+    replid, offset = state.text("master_replid"), state.number("master_repl_offset")
+    database = databases[0] if databases else 0
+    if state.number("repl_backlog_active") != 1 or len(databases) > 1 or not replid or offset is None:
+        return None
+    return None if database is None else Place(Position(replid, offset), database)
+
+
 def _facts(at: float, replies: list[Any]) -> Facts:
-    told: dict[str, Any] = {}
-    for reply in replies:
-        if isinstance(reply, Mapping):
-            told |= {_text(name): value for name, value in reply.items()}
-    master = f"{told['master_host']}:{told['master_port']}" if "master_host" in told else ""
-    killed = told.get("cmdstat_client|kill", {}) if "redis_version" in told else None
-    backlog = told.get("repl_backlog_active") == 1
+    told, options = _told(replies)
+    known = "redis_version" in told
+    master = f"{told.text('master_host')}:{told.text('master_port')}" if "master_host" in told else ""
+    backlog = told.number("repl_backlog_active") == 1
     return Facts(
         at,
-        run_id=str(told.get("run_id", "")),
-        uptime=_number(told.get("uptime_in_seconds")),
-        role=str(told.get("role", "")),
+        run_id=told.text("run_id") or "",
+        uptime=_natural(told.text("uptime_in_seconds")),
+        role=told.text("role") or "",
         master=master,
-        history=tuple(str(told[name]) for name in ("master_replid", "master_replid2") if name in told),
-        offset=_number(told.get("master_repl_offset")),
-        backlog_begins=_number(told.get("repl_backlog_first_byte_offset")) if backlog else None,
-        overruns=_number(told.get("client_output_buffer_limit_disconnections")),
-        kills=None if killed is None else _number(killed.get("calls", 0)),
-        buffer_limit=_buffer_limit(_text(told.get("client-output-buffer-limit", ""))),
-        repl_timeout=_number(told.get("repl-timeout")),
-        ping_period=_number(told.get("repl-ping-replica-period")),
-        backlog_size=_number(told.get("repl-backlog-size", told.get("repl_backlog_size"))),
+        history=tuple(
+            replid for name in ("master_replid", "master_replid2") if (replid := told.text(name)) is not None
+        ),
+        offset=_natural(told.text("master_repl_offset")),
+        backlog_begins=_natural(told.text("repl_backlog_first_byte_offset")) if backlog else None,
+        overruns=_natural(told.text("client_output_buffer_limit_disconnections")),
+        kills=(told.part("cmdstat_client|kill", "calls") or 0) if known else None,
+        buffer_limit=_buffer_limit(options.get("client-output-buffer-limit", "")),
+        repl_timeout=_natural(options.get("repl-timeout")),
+        ping_period=_natural(options.get("repl-ping-replica-period")),
+        backlog_size=_natural(options.get("repl-backlog-size") or told.text("repl_backlog_size")),
     )
 
 
-def _text(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+def _told(replies: list[Any]) -> tuple[Info, dict[str, str]]:
+    """The fields of INFO, and options; of what makes no sense, nothing."""
+    text = b""
+    options: dict[str, str] = {}
+    for reply in replies[: len(_SECTIONS)]:
+        if isinstance(reply, bytes):
+            text += reply + b"\r\n"
+    for reply in replies[len(_SECTIONS) :]:
+        with suppress(ProtocolError):
+            options |= {_text(name): _text(value) for name, value in as_pairs(reply, "CONFIG GET").items()}
+    return as_info(text, "INFO"), options
 
 
-def _number(value: object) -> int | None:
-    text = _text(value)
-    return int(text) if text.isascii() and text.isdigit() else None
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+def _natural(text: str | None) -> int | None:
+    value = None if text is None else number(text)
+    return value if value is not None and value >= 0 else None
 
 
 def _buffer_limit(text: str) -> BufferLimit | None:
@@ -127,7 +165,7 @@ def _buffer_limit(text: str) -> BufferLimit | None:
     words = text.split()
     for name in ("replica", "slave"):
         if name in words:
-            numbers = [_number(word) for word in words[words.index(name) + 1 :][:3]]
+            numbers = [_natural(word) for word in words[words.index(name) + 1 :][:3]]
             match numbers:
                 case [int(hard), int(soft), int(seconds)]:
                     return BufferLimit(hard, soft, seconds)

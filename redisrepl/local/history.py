@@ -6,22 +6,23 @@ In: INFO, and the values of a few hundred keys. Out: `SiteFacts`, digests. Left 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import redis.asyncio
 import redis.exceptions
 
 from redisrepl.changes import HashState, State
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.connection import translated
+from redisrepl.local.client import ask_all, translated
 from redisrepl.local.read import SiteReader
 from redisrepl.wire.digests import digest_of, element_of
+from redisrepl.wire.replies import Info, as_info, merged
 
 __all__ = ["SiteFacts", "SiteHistory"]
 
 _MAX_BYTES = 8 << 20
+_SECTIONS = (b"server", b"replication", b"stats")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +77,23 @@ class SiteHistory:
         Raises:
             RedisreplError: it cannot be asked.
         """
-        told: dict[str, Any] = {}
+        told: list[Info] = []
         with translated(self._address):
-            pipeline = self._client.pipeline(transaction=False)
-            for section in ("server", "replication", "stats"):
-                pipeline.info(section)
-            for reply in await pipeline.execute(raise_on_error=False):
+            for reply in await ask_all(self._client, [[b"INFO", section] for section in _SECTIONS]):
                 if isinstance(reply, redis.exceptions.ResponseError):
                     continue
                 if isinstance(reply, Exception):
                     raise reply
-                if isinstance(reply, Mapping):
-                    told |= {_text(name): value for name, value in reply.items()}
+                told.append(as_info(reply, f"INFO at the site's Redis {self._address}"))
+        info = merged(told)
         return SiteFacts(
-            run_id=_text(told.get("run_id", "")),
-            role=_text(told.get("role", "")),
-            replid=_text(told.get("master_replid", "")),
-            offset=_number(told.get("master_repl_offset")),
-            earlier=_text(told.get("master_replid2", "")),
-            earlier_to=_number(told.get("second_repl_offset")),
-            evicted=_number(told.get("evicted_keys")),
+            run_id=info.text("run_id") or "",
+            role=info.text("role") or "",
+            replid=info.text("master_replid") or "",
+            offset=info.number("master_repl_offset") or 0,
+            earlier=info.text("master_replid2") or "",
+            earlier_to=max(0, info.number("second_repl_offset") or 0),
+            evicted=info.number("evicted_keys") or 0,
         )
 
     async def held(self, places: Iterable[tuple[bytes, bytes | None]]) -> dict[tuple[bytes, bytes | None], int | None]:
@@ -117,12 +115,3 @@ class SiteHistory:
             elif isinstance(state, HashState) and (value := state.fields.get(field)) is not None:
                 held[key, field] = element_of(field, value)
         return held
-
-
-def _text(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _number(value: object) -> int:
-    text = _text(value)
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0  # noqa: PLR2004 - digits of 64 bits

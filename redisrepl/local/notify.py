@@ -14,7 +14,6 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import hiredis
 import redis.asyncio
@@ -23,18 +22,23 @@ import structlog
 
 from redisrepl.errors import CertificateError, LinkLostError, PeerUnavailableError, ProtocolError, RefusedError
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.connection import LOGIN_HINT, find_master, open_connection, translated
+from redisrepl.local.client import LOGIN_HINT, ask, translated
+from redisrepl.local.connection import find_master, open_connection
 from redisrepl.local.sentinel import MasterWatch
 from redisrepl.namespaces import glob_escape
 from redisrepl.tls import tls_reason
 from redisrepl.wire.keyspace import NOTIFY_OPTION, missing_flags
 from redisrepl.wire.psync import encode_command
+from redisrepl.wire.replies import as_option
+from redisrepl.wire.resp import DAMAGED, PIECE, RespReader, resp_size
 
 __all__ = ["Gap", "Noticed", "SiteEvents", "Subscribed"]
 
 _log = structlog.get_logger("redisrepl")
 
 _CHUNK = 256 << 10
+_LONGEST_WORD = 16 << 20
+_LARGEST_MESSAGE = 2 * _LONGEST_WORD
 #: Seconds between looks at the flags.
 _FLAGS_PERIOD = 30.0
 #: The first comes soon: right after a fail-over the client may have asked the server that was replaced.
@@ -103,7 +107,7 @@ class SiteEvents:
         watch = MasterWatch(self._address, self._connect_wait)
         master = await find_master(self._address, self._connect_wait)
         reader, writer = await open_connection(master, self._connect_wait)
-        parser = hiredis.Reader()
+        parser = RespReader(_LARGEST_MESSAGE, skip=_too_long)
         waiting = len(self._patterns)  # confirmations to come
         try:
             if self._address.password is not None:
@@ -156,24 +160,28 @@ class SiteEvents:
             raise LinkLostError(f"{self._address} closed the subscription")
         return data
 
-    def _parse(self, parser: hiredis.Reader, data: bytes) -> tuple[list[tuple[bytes, bytes]], int]:
+    def _parse(self, parser: RespReader, data: bytes) -> tuple[list[tuple[bytes, bytes]], int]:
         """The events in these bytes, and how many patterns were confirmed."""
         found: list[tuple[bytes, bytes]] = []
         confirmed = 0
         skip = len(self._head)
         try:
-            parser.feed(data)
-            while (item := parser.gets()) is not False:
-                match item:
-                    case [b"pmessage", _, bytes(channel), bytes(event)]:
-                        found.append((channel[skip:], event))
-                    case [b"psubscribe", *_]:
-                        confirmed += 1
-                    case hiredis.ReplyError():
-                        raise self._refusal(str(item))
-                    case _:
-                        pass  # +OK, pong
-        except (hiredis.ProtocolError, TypeError, MemoryError) as error:
+            for start in range(0, len(data), PIECE):
+                size = 0
+                for item in parser.feed(data[start : start + PIECE]):
+                    match item:
+                        case [b"pmessage", _, bytes(channel), bytes(event)]:
+                            found.append((channel[skip:], event))
+                        case [b"psubscribe", *_]:
+                            confirmed += 1
+                        case hiredis.ReplyError():
+                            raise self._refusal(str(item))
+                        case _:
+                            pass  # +OK, pong
+                    size += len(b"+%b\r\n" % item) if isinstance(item, bytes) else resp_size(item)
+                if parser.sizes is None:
+                    parser.settle(size)
+        except DAMAGED as error:
             raise ProtocolError(f"{self._address} sent what is not RESP: {error}") from error
         return found, confirmed
 
@@ -193,10 +201,11 @@ class SiteEvents:
         flags = missing = ""
         with translated(self._address):
             try:
-                reply: dict[Any, Any] = await self._client.config_get(NOTIFY_OPTION)
-                flags = _text(next(iter(reply.values()), b""))
+                option = NOTIFY_OPTION.encode()
+                reply = await ask(self._client, b"CONFIG", b"GET", option)
+                flags = as_option(reply, f"CONFIG GET at the site's Redis {self._address}")
                 if missing := missing_flags(flags, self._kinds):
-                    await self._client.config_set(NOTIFY_OPTION, flags + missing)
+                    await ask(self._client, b"CONFIG", b"SET", option, (flags + missing).encode())
                     _log.info("site.notifications_enabled", added=missing, before=flags)
             except redis.exceptions.ResponseError as error:
                 if isinstance(error, (redis.exceptions.AuthenticationError, redis.exceptions.ReadOnlyError)):
@@ -217,5 +226,6 @@ class SiteEvents:
         )
 
 
-def _text(value: bytes | str) -> str:
-    return value if isinstance(value, str) else value.decode("ascii", "replace")
+def _too_long(_: object, length: int) -> bool:
+    """Whether a word is left out while it comes: it is no name of a key that we know what to do with."""
+    return length > _LONGEST_WORD

@@ -6,24 +6,33 @@ In: keys. Out: states. Left to others: which keys, and what follows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from itertools import chain
+from typing import Any
 
 import redis.asyncio
 import redis.exceptions
+import structlog
 
 from redisrepl.changes import DENIED, HashState, State, StringState
-from redisrepl.errors import PeerUnavailableError, denies_key
+from redisrepl.errors import PeerUnavailableError, ProtocolError, denies_key
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.connection import translated
-from redisrepl.namespaces import glob_escape
-from redisrepl.wire.states import STATES_SCRIPT, parse_states
+from redisrepl.local.client import ask, ask_all, translated
+from redisrepl.namespaces import glob_escape, printable
+from redisrepl.wire.replies import as_bytes, as_clock, as_integer, as_page, as_pairs, as_strings, wrong
+from redisrepl.wire.states import STATES_SCRIPT, TOO_LARGE, parse_states
+from redisrepl.wire.unwanted import MAX_VALUE
 
 __all__ = ["SiteReader", "scripts_denied"]
+
+_log = structlog.get_logger("redisrepl")
 
 #: Bytes of values in one reply, before the rest of the keys is read by another command.
 _MAX_REPLY = 8 << 20
 #: Keys read together where no script can say when it is enough.
 _FEW = 20
+#: Keys that are named for what they hold; beyond that there is something wrong with all of them.
+_MAX_NAMED = 10_000
+_Nothing = type(None)
 
 
 class SiteReader:
@@ -32,11 +41,14 @@ class SiteReader:
     Args:
         client: its connection is used by nobody else.
         address: for messages.
+        max_value: values of more bytes are not read: what a key holds is then `wire.states.TOO_LARGE`.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, address: SiteAddress) -> None:
+    def __init__(self, client: redis.asyncio.Redis, address: SiteAddress, max_value: int = MAX_VALUE) -> None:
         self._client = client
         self._address = address
+        self._max_value = max_value
+        self._named: set[bytes] = set()  # keys that were said to be too large
         self._scripts = True
 
     def request(self, keys: Sequence[bytes], large: frozenset[bytes] = frozenset()) -> list[list[bytes]]:
@@ -49,7 +61,7 @@ class SiteReader:
         """
         small, alone = _apart(keys, large)
         commands = [command for key in alone for command in ([b"PEXPIRETIME", key], [b"HGETALL", key])]
-        return [*commands, _command(small, _MAX_REPLY)] if small and self._scripts else commands
+        return [*commands, self._command(small, _MAX_REPLY)] if small and self._scripts else commands
 
     async def states(
         self, keys: Sequence[bytes], replies: Sequence[object] = (), large: frozenset[bytes] = frozenset()
@@ -66,7 +78,7 @@ class SiteReader:
         states: list[State] = []
         for reply in replies[2 * len(alone) :]:
             if isinstance(reply, list):
-                states += parse_states(reply)
+                states += self._told(small, reply)
         left = [*small, *(key for key in alone if key not in found)] if alone else small
         while len(states) < len(left):
             states += await self.first_states(left[len(states) :], _MAX_REPLY)
@@ -84,49 +96,73 @@ class SiteReader:
     async def _by_script(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
         with translated(self._address):
             try:
-                reply = await self._client.execute_command(*_command(keys, max_bytes))  # type: ignore[no-untyped-call]
+                reply = await ask(self._client, *self._command(keys, max_bytes))
             except redis.exceptions.ResponseError as error:
                 if not scripts_denied(error):
                     raise
                 self._scripts = False
                 return await self._one_by_one(keys[:_FEW])
-        return parse_states(reply)
+        states = self._told(keys, reply)
+        if not 0 < len(states) <= len(keys):
+            raise ProtocolError(f"{self._asked('a reading script')} told of {len(states)} of {len(keys)} keys")
+        return states
+
+    def _command(self, keys: Sequence[bytes], max_bytes: int) -> list[bytes]:
+        """Reads these keys until so many bytes are full."""
+        return [b"EVAL", STATES_SCRIPT, b"0", b"%d %d" % (max_bytes, self._max_value), b"", *keys]
+
+    def _told(self, keys: Sequence[bytes], reply: object) -> list[State]:
+        """The states that the script told of; a key that holds too much is named, once."""
+        states = parse_states(as_strings(reply, self._asked("a reading script")))
+        if TOO_LARGE in states:
+            for key, state in zip(keys, states, strict=False):
+                if state == TOO_LARGE and key not in self._named and len(self._named) < _MAX_NAMED:
+                    self._named.add(key)
+                    _log.error(
+                        "site.value_too_large",
+                        key=printable(key),
+                        max_value=self._max_value,
+                        hint="it is not replicated; raise --max-value and what the hub's proxy takes, or split it",
+                    )
+        return states
 
     async def _one_by_one(self, keys: Sequence[bytes]) -> list[State]:
         """Where scripts are not allowed."""
+        questions = [[[b"TYPE", key], [b"PTTL", key], [b"GET", key], [b"HGETALL", key]] for key in keys]
         with translated(self._address):
-            pipeline = self._client.pipeline(transaction=False)
-            pipeline.time()
-            for key in keys:
-                pipeline.type(key)
-                pipeline.pttl(key)
-                pipeline.execute_command("GET", key)
-                pipeline.execute_command("HGETALL", key)
-            clock, *replies = await pipeline.execute(raise_on_error=False)
-        now = clock[0] * 1000 + clock[1] // 1000
+            clock, *replies = await ask_all(self._client, [[b"TIME"], *chain.from_iterable(questions)])
+            if isinstance(clock, redis.exceptions.ResponseError):
+                raise clock
+        now = as_clock(clock, self._asked("TIME")) // 1000
         return [self._state(now, *replies[start : start + 4]) for start in range(0, len(replies), 4)]
+
+    def _asked(self, what: str) -> str:
+        return f"{what} at the site's Redis {self._address}"
 
     def _state(self, now: int, kind: Any, left: Any, string: Any, fields: Any) -> State:
         if isinstance(kind, Exception) and denies_key(str(kind)):
             return DENIED
         if isinstance(kind, Exception) or isinstance(left, Exception):
             raise PeerUnavailableError(f"the site's Redis {self._address} answered: {kind} {left}")
+        left = as_integer(left, self._asked("PTTL"))
         expires_at_ms = now + left if left >= 0 else None
-        match kind:
+        match as_bytes(kind, self._asked("TYPE")):
             case b"string" if isinstance(string, bytes):
                 return StringState(string, expires_at_ms)
-            case b"hash" if isinstance(fields, dict):
-                return HashState(fields, expires_at_ms)
+            case b"hash" if isinstance(fields, list):
+                values = as_pairs(fields, self._asked("HGETALL"))
+                return HashState(dict(values), expires_at_ms) if values else None
             case b"string" | b"hash" | b"none":
                 return None  # gone between two commands
-            case _:
-                return str(kind, "ascii", "backslashreplace")
+            case other:
+                return other.decode("ascii", "backslashreplace")
 
     async def page(self, prefix: bytes, cursor: bytes, count: int) -> tuple[bytes, list[bytes]]:
         """Keys of a namespace, from cursor `0` on, and the next cursor; `0` is the end. Some may come twice."""
         with translated(self._address):
-            reply = await self._client.scan(int(cursor), match=glob_escape(prefix) + b"*", count=count)
-        return b"%d" % int(reply[0]), cast("list[bytes]", reply[1])
+            pattern = glob_escape(prefix) + b"*"
+            reply = await ask(self._client, b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % count)
+        return as_page(reply, self._asked("SCAN"))
 
     async def fields(self, key: bytes, fields: Sequence[bytes]) -> list[bytes | None]:
         """What these fields of a hash hold; None for one that is not there, and for all if the key is no hash.
@@ -136,11 +172,14 @@ class SiteReader:
         """
         with translated(self._address):
             try:
-                return list(await self._client.hmget(key, list(fields)))  # type: ignore[arg-type]
+                reply = await ask(self._client, b"HMGET", key, *fields)
             except redis.exceptions.ResponseError as error:
                 if str(error).startswith("WRONGTYPE"):
                     return [None] * len(fields)
                 raise
+        if not isinstance(reply, list) or len(reply) != len(fields) or not set(map(type, reply)) <= {bytes, _Nothing}:
+            raise wrong(self._asked("HMGET"), f"a list of {len(fields)}", reply)
+        return reply
 
 
 def _apart(keys: Sequence[bytes], large: frozenset[bytes]) -> tuple[Sequence[bytes], Sequence[bytes]]:
@@ -155,14 +194,9 @@ def _large_states(keys: Sequence[bytes], replies: Sequence[object]) -> dict[byte
     found: dict[bytes, State] = {}
     for key, at, flat in zip(keys, replies[::2], replies[1::2], strict=False):
         if isinstance(at, int) and isinstance(flat, list):  # Redis 7.0 or later, and a hash, or nothing
-            fields = dict(zip(flat[::2], flat[1::2], strict=True))
-            found[key] = HashState(fields, at if at >= 0 else None) if fields else None
+            fields = as_pairs(flat, "HGETALL at the site")
+            found[key] = HashState(dict(fields), at if at >= 0 else None) if fields else None
     return found
-
-
-def _command(keys: Sequence[bytes], max_bytes: int) -> list[bytes]:
-    """Reads these keys until so many bytes are full."""
-    return [b"EVAL", STATES_SCRIPT, b"0", b"%d" % max_bytes, b"", *keys]
 
 
 def scripts_denied(error: redis.exceptions.ResponseError) -> bool:

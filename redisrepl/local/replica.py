@@ -24,9 +24,9 @@ from typing import NamedTuple, Self, TypeAlias
 import stamina
 
 from redisrepl.changes import Position
-from redisrepl.errors import ConfigError, LimitExceededError, RdbError, RedisreplError, RefusedError, is_transient
+from redisrepl.errors import ConfigError, LimitExceededError, RdbError, RedisreplError, is_transient
 from redisrepl.local.address import SiteAddress, parse_address
-from redisrepl.local.connection import open_client, translated
+from redisrepl.local.facts import ask_place
 from redisrepl.local.stream import ReplicaLink
 from redisrepl.tls import CertificateFiles
 from redisrepl.wire.psync import Commands, Continued, FullSync, SnapshotData, SnapshotEnd
@@ -309,7 +309,7 @@ class ReplicaStream:
         options = self._options
         place = self._commands.resume
         if place is None and not self._snapshot:
-            place = await self._current_place()
+            place = await ask_place(self._address, self._options.connect_wait)
         link = ReplicaLink(
             self._address,
             place.position if place else None,
@@ -362,23 +362,6 @@ class ReplicaStream:
                         found += (whole for whole in assemble(self._parts) if isinstance(whole, Entry))
                         self._parts = []
         return found
-
-    async def _current_place(self) -> Place | None:
-        """Where the server is now; None if it cannot go on from there, or does not tell the stream's database."""
-        client = open_client(self._address, self._options.connect_wait, connections=1)
-        try:
-            with translated(self._address):
-                state = await client.info("replication")
-                databases = [name.removeprefix("db") for name in await client.info("keyspace")]
-        except RefusedError:
-            return None  # a user who may replicate only; who is refused altogether is told by the link
-        finally:
-            await client.aclose()
-        if state.get("repl_backlog_active") != 1 or len(databases) > 1:
-            return None
-        return Place(
-            Position(str(state["master_replid"]), int(state["master_repl_offset"])), int(*databases) if databases else 0
-        )
 
 
 def parse_place(text: str) -> Place:

@@ -14,20 +14,19 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import redis.exceptions
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
 
-from redisrepl.errors import PeerUnavailableError, RefusedError
+from redisrepl.errors import PeerUnavailableError, ProtocolError, RefusedError
 from redisrepl.local.address import SiteAddress
+from redisrepl.local.client import ask, plain_client
+from redisrepl.wire.replies import as_pairs, number
 
 __all__ = ["WATCH_PERIOD", "Epoch", "MasterWatch", "ask_sentinels"]
 
 #: Seconds for one Sentinel: the next may know more than one that is dead.
 _WAIT = 2.0
+_LAST_PORT = 65535
 WATCH_PERIOD = 1.0
 """Seconds between questions whether a master still is one."""
 
@@ -42,26 +41,49 @@ async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
     Raises:
         PeerUnavailableError: none knows a master. RefusedError: a Sentinel refuses us.
     """
-    options: dict[str, Any] = {
-        "username": address.sentinel_username,
-        "password": address.sentinel_password,
-        "protocol": 2,
-        "socket_timeout": min(wait, _WAIT),
-        "socket_connect_timeout": min(wait, _WAIT),
-        "retry": Retry(NoBackoff(), 0),
-    }
-    if address.files is not None:
-        options |= {"ssl": True} | address.tls_options
-    async with Sentinel(address.sentinels, sentinel_kwargs=options) as sentinel:  # type: ignore[no-untyped-call]
+    failures: list[str] = []
+    for host, port in address.sentinels:
+        sentinel = SiteAddress(
+            host,
+            port,
+            username=address.sentinel_username,
+            password=address.sentinel_password,
+            files=address.files,
+            context=address.context,
+        )
+        client = plain_client(sentinel, min(wait, _WAIT), connections=1)
         try:
-            host, port = await sentinel.discover_master(address.service or "")
+            masters = await ask(client, b"SENTINEL", b"MASTERS")
+            if (place := _working_master(masters, (address.service or "").encode())) is not None:
+                return place
+        except redis.exceptions.AuthenticationError as error:
+            raise RefusedError(f"a Sentinel of {address} refuses the user or password: {error}") from error
+        except redis.exceptions.InvalidResponse as error:
+            failures.append(f"{sentinel}: not RESP: {error}")
         except redis.exceptions.ResponseError as error:
             raise RefusedError(f"a Sentinel of {address} refuses us: {error}") from error
-        except redis.exceptions.ConnectionError as error:  # MasterNotFoundError among them
+        except (redis.exceptions.RedisError, OSError, ProtocolError) as error:
             if "Authentication" in str(error):
                 raise RefusedError(f"a Sentinel of {address} refuses the user or password: {error}") from error
-            raise PeerUnavailableError(f"no Sentinel of {address} knows a working master: {error}") from error
-    return str(host), int(port)
+            failures.append(f"{sentinel}: {error}")
+        finally:
+            await client.aclose()
+    why = f": {', '.join(failures)}" if failures else ""
+    raise PeerUnavailableError(f"no Sentinel of {address} knows a working master{why}")
+
+
+def _working_master(reply: object, service: bytes) -> tuple[str, int] | None:
+    """Where the master of this name is, unless it is down in the eyes of who answers `SENTINEL MASTERS`."""
+    for master in reply if isinstance(reply, list) else [reply]:
+        told = as_pairs(master, "SENTINEL MASTERS")
+        flags = told.get(b"flags", b"").split(b",")
+        if told.get(b"name") != service or b"master" not in flags or b"s_down" in flags or b"o_down" in flags:
+            continue
+        host, port = told.get(b"ip", b"").decode("utf-8", "backslashreplace"), number(told.get(b"port", b""))
+        if not host or port is None or not 0 < port <= _LAST_PORT:
+            raise ProtocolError("SENTINEL MASTERS names no host and port")
+        return host, port
+    return None
 
 
 @dataclass(slots=True)

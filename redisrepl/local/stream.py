@@ -25,6 +25,7 @@ from redisrepl.local.connection import LOGIN_HINT, certificate_refusal, find_mas
 from redisrepl.local.sentinel import MasterWatch
 from redisrepl.tls import tls_reason
 from redisrepl.wire.psync import Event, ReplicaProtocol, SnapshotParser
+from redisrepl.wire.unwanted import Unwanted
 
 __all__ = ["ReplicaLink"]
 
@@ -51,9 +52,10 @@ class ReplicaLink:
         silence: seconds without a byte after which the link counts as dead; a master pings every 10 (by default).
         connect_wait: seconds for connecting.
         empty_snapshot: ask for a snapshot without data; servers before Redis 7.0 send all of it.
+        unwanted: what to leave out of large commands; None: nothing.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is by itself
         self,
         address: SiteAddress,
         position: Position | None = None,
@@ -64,6 +66,7 @@ class ReplicaLink:
         silence: float = 60.0,
         connect_wait: float = 10.0,
         empty_snapshot: bool = False,
+        unwanted: Unwanted | None = None,
     ) -> None:
         self._address = address
         self._acknowledged = acknowledged
@@ -81,6 +84,7 @@ class ReplicaLink:
             snapshot=snapshot,
             replica_version=_REPLICA_VERSION,
             empty_snapshot=empty_snapshot,
+            unwanted=unwanted,
         )
 
     @property

@@ -6,10 +6,14 @@ In: the format and level. Out: structlog, configured. Left to others: what is lo
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import stamina.instrumentation
 import structlog
+
+from redisrepl.observe.recent import recent
+from redisrepl.showing import plain_fields
 
 __all__ = ["configure_logging"]
 
@@ -21,12 +25,15 @@ def configure_logging(log_format: str, level: str) -> None:
     if log_format == "json":
         renderer = structlog.processors.JSONRenderer()
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=28)
+        colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")  # no-color.org
+        renderer = structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=28)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            recent,
             structlog.processors.format_exc_info,
+            *([] if log_format == "json" else [plain_fields]),  # JSON escapes by itself
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),

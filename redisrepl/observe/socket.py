@@ -10,12 +10,14 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import structlog
 
-__all__ = ["serve_state", "short_path"]
+from redisrepl.places import short_path
+
+__all__ = ["bound_socket", "remove_socket", "serve_state"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -39,7 +41,7 @@ async def serve_state(path: Path, document: Callable[[], Awaitable[dict[str, obj
         writer.close()
 
     try:
-        listening = _bind(path)
+        listening = bound_socket(path)
     except OSError as error:
         hint = "redisrepl status cannot ask this daemon: give a --state-dir in which it may make a socket"
         _log.warning("daemon.no_socket", file=str(path), error=error.strerror or str(error), hint=hint)
@@ -50,29 +52,25 @@ async def serve_state(path: Path, document: Callable[[], Awaitable[dict[str, obj
             await server.serve_forever()
     finally:
         listening.close()
-        _unlink(path)
+        remove_socket(path)
 
 
-@contextlib.contextmanager
-def short_path(path: Path) -> Iterator[str]:
-    """Another name of a socket, by its open directory: the address of one holds 107 bytes (`sun_path`), a path more."""
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)
-
-
-def _unlink(path: Path) -> None:
+def remove_socket(path: Path) -> None:
+    """Take a socket away."""
     with contextlib.suppress(OSError):  # the directory went away
         path.unlink()
 
 
-def _bind(path: Path) -> socket.socket:
-    """A socket that nobody but this user may connect to, not even for a moment."""
-    path.unlink(missing_ok=True)
+def bound_socket(path: Path, mode: int = 0o600) -> socket.socket:
+    """A socket that nobody but those of `mode` may connect to, not even for a moment.
+
+    Raises:
+        OSError: it cannot be made there; among others, something that is no socket is there.
+    """
+    if path.is_socket():
+        path.unlink()
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
+    before = os.umask(0o777 & ~mode)
     try:
         with short_path(path) as short:
             listening.bind(short)

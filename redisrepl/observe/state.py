@@ -12,17 +12,16 @@ from collections import deque
 from collections.abc import Iterator
 
 import structlog
-from cryptography import x509
 
 from redisrepl import __version__
-from redisrepl.errors import RedisreplError
+from redisrepl.certificates import CertificateWatch
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.facts import ask_facts
 from redisrepl.memory import resident
 from redisrepl.namespaces import Namespaces, printable
+from redisrepl.observe.remedies import remedy
 from redisrepl.observe.troubles import Trouble
 from redisrepl.parts import Parts
-from redisrepl.tls import read_file
 
 __all__ = ["State", "say_started"]
 
@@ -55,11 +54,15 @@ class State:
     Args:
         parts: they.
         address: the site's.
+        certificates: of the links.
     """
 
-    def __init__(self, parts: Parts, address: SiteAddress) -> None:
+    def __init__(self, parts: Parts, address: SiteAddress, certificates: CertificateWatch) -> None:
         self._parts = parts
         self._address = address
+        self._certificates = certificates
+        self._others: list[tuple[str, Trouble]] = []
+        self._began = False  # it was attached and subscribed once
         self._started_at = time.time()
         self._marks: deque[tuple[float, int]] = deque()  # when the stream was read up to which offset
 
@@ -82,10 +85,16 @@ class State:
     def document(self) -> dict[str, object]:
         """All that is known without asking anybody."""
         parts = self._parts
-        problems = list(self._problems())
+        starting, problems = self._starting(), list(self._problems())
+        self._began = self._began or not starting
+        state = "not well" if problems else "starting" if starting else "well"
         return {
-            "well": not problems,
+            "state": state,
+            "well": state == "well",
             "problems": problems,
+            "doing": starting,
+            "troubles": [_trouble_fields(name, t) for name, t in self._troubles() if t.last_error is not None],
+            "failures": self._failures(),
             "site": str(self._address),
             "hub": parts.session.url,
             "namespaces": [printable(prefix) for prefix in parts.namespaces],
@@ -101,22 +110,64 @@ class State:
             "max_body": parts.pusher.max_body,
             "flights": parts.pacer.out,
             "flights_limit": parts.pacer.limit,
-            "certificate_expires_at": self._certificate_end(),
+            **self._certificates.document(),
             "memory_bytes": resident(),
             "version": __version__,
             "pid": os.getpid(),
             "started_at": round(self._started_at, 3),
+            "asked_at": round(time.time(), 3),
         }
 
     async def full_document(self) -> dict[str, object]:
-        """The same, with how far the site is ahead, which the site is asked for."""
-        document, position = self.document(), self._parts.following.position
-        document["lag_bytes"] = None
-        if position is not None and self._parts.attached_at is not None:
+        """The same, with how far the site is ahead of what was read of it, which the site is asked for."""
+        following, facts = self._parts.following, None
+        if following.position is not None and self._parts.attached_at is not None:
             facts = await ask_facts(self._address, _PATIENCE)
-            if facts.offset is not None and position.replid in facts.history:
-                document["lag_bytes"] = max(0, facts.offset - position.offset)
+        document, position = self.document(), following.position
+        document["lag_bytes"] = document["unread_bytes"] = None
+        if facts is not None and position is not None and facts.offset is not None and position.replid in facts.history:
+            # Compared with what was read, not with the position to go on from: the site's own pings leave that behind.
+            unread = max(0, facts.offset - int(following.read_to))
+            document |= {"unread_bytes": unread, "lag_bytes": unread + self._waiting_bytes()}
         return document
+
+    def watch(self, name: str, trouble: Trouble) -> None:
+        """Tell of this trouble too."""
+        self._others.append((name, trouble))
+
+    @property
+    def ready(self) -> bool:
+        """It was attached and subscribed at least once."""
+        self._began = self._began or self._starting() is None
+        return self._began
+
+    def line(self) -> str:
+        """How it stands in a line, for the service manager."""
+        document = self.document()
+        if problems := [str(problem) for problem in self._problems()]:
+            return f"not well: {problems[0]}"
+        if document["doing"]:
+            return f"starting: {document['doing']}"
+        return f"well: {document['waiting_keys']} keys wait for the hub"
+
+    def lag(self) -> float | None:
+        """Seconds that the oldest change has waited for the hub; 0: none waits; None: the site is away."""
+        if self._parts.attached_at is None:
+            return None
+        if not self._marks or not self._parts.outbound.waiting:
+            return 0.0
+        return time.monotonic() - self._marks[0][0]
+
+    def _starting(self) -> str | None:
+        """What is not there yet in a daemon that has begun, in words; None: everything was there once."""
+        parts = self._parts
+        if self._began:
+            return None
+        if parts.attached_at is None:
+            return "reading the site's snapshot" if parts.following.full_syncs else "attaching to the site's Redis"
+        if parts.pull is not None and not all(subscription.live for subscription in parts.pull.subscriptions):
+            return "waiting for the hub's first message"
+        return None
 
     def _site_fields(self) -> dict[str, object]:
         parts = self._parts
@@ -129,12 +180,15 @@ class State:
             "partial_syncs": parts.following.partial_syncs,
         }
 
+    def _waiting_bytes(self) -> int:
+        return self._parts.outbound.pending.bytes + self._parts.outbound.doubtful.bytes
+
     def _push_fields(self) -> dict[str, object]:
         outbound = self._parts.outbound
         oldest = round(time.monotonic() - self._marks[0][0], 1) if self._marks and outbound.waiting else None
         return {
             "waiting_keys": outbound.waiting,
-            "waiting_bytes": outbound.pending.bytes + outbound.doubtful.bytes,
+            "waiting_bytes": self._waiting_bytes(),
             "oldest_s": oldest,
             "pushed": outbound.counters.pushed,
             "push_failures": outbound.counters.failed,
@@ -164,7 +218,7 @@ class State:
     def _problems(self) -> Iterator[str]:
         """What is wrong at this moment, a sentence each."""
         parts = self._parts
-        if parts.attached_at is None:
+        if parts.attached_at is None and (self._began or parts.following.trouble.last_error is not None):
             yield "the site's Redis is not followed"
         if parts.sweep.held:
             yield f"sweep: {parts.sweep.held} removals are held, more than --max-removals lets a comparison follow"
@@ -172,8 +226,15 @@ class State:
             if trouble.last_error is not None:
                 yield f"{name}: {trouble.last_error}"
         for prefix, subscription in zip(parts.namespaces, parts.pull.subscriptions if parts.pull else (), strict=False):
-            if not subscription.live and subscription.trouble.last_error is None:
+            if self._began and not subscription.live and subscription.trouble.last_error is None:
                 yield f"subscribe: no message came back yet through the hub for {printable(prefix)}"
+        yield from self._certificates.problems()
+
+    def _failures(self) -> dict[str, int]:
+        failures: dict[str, int] = {}
+        for name, trouble in self._troubles():
+            failures[name] = failures.get(name, 0) + trouble.total
+        return failures
 
     def _troubles(self) -> Iterator[tuple[str, Trouble]]:
         parts = self._parts
@@ -183,17 +244,21 @@ class State:
         yield "store", parts.saving.trouble
         yield "push", parts.pushing.trouble
         yield "sweep", parts.sweep.trouble
+        for trouble in self._certificates.troubles:
+            yield "certificate", trouble
+        yield from self._others
         if parts.pull is not None:
             yield "fetch", parts.pull.applying.fetch_trouble
             yield "apply", parts.pull.applying.apply_trouble
             for subscription in parts.pull.subscriptions:
                 yield "subscribe", subscription.trouble
 
-    def _certificate_end(self) -> str | None:
-        file = self._parts.certificates.cert
-        try:
-            if file is None:
-                return None
-            return x509.load_pem_x509_certificates(read_file(file, "--cert"))[0].not_valid_after_utc.isoformat()
-        except (RedisreplError, ValueError):
-            return None  # the file was taken away since; what was read of it stays in use
+
+def _trouble_fields(name: str, trouble: Trouble) -> dict[str, object]:
+    return {
+        "what": name,
+        "error": trouble.last_error,
+        "failures": trouble.failures,
+        "for_s": round(trouble.duration, 1),
+        "remedy": remedy(f"{name}.failed", trouble.last_error or ""),
+    }

@@ -26,6 +26,7 @@ class Trouble:
 
     Attributes:
         failures: failures since the last success.
+        total: failures since the start.
         last_error: text of the last one, None when all is well.
     """
 
@@ -37,12 +38,14 @@ class Trouble:
         self._last_line = 0.0
         self._told: set[type] = set()
         self.failures = 0
+        self.total = 0
         self.last_error: str | None = None
 
     def failed(self, error: BaseException | str, **fields: Any) -> bool:
         """It went wrong (again). Returns whether a line said so."""
         now = self._clock()
         self.failures += 1
+        self.total += 1
         self.last_error = str(error)
         if self.failures == 1:
             self._since = now
@@ -52,6 +55,11 @@ class Trouble:
         self._told.add(type(error))  # "no answer" must not hide for half a minute that the certificate is refused
         _log.warning(f"{self._event}.failed", error=self.last_error, failures=self.failures, **fields)
         return True
+
+    @property
+    def duration(self) -> float:
+        """Seconds since the first failure after the last success; 0 if all is well."""
+        return self._clock() - self._since if self.failures else 0.0
 
     def succeeded(self, **fields: Any) -> None:
         """It works (again)."""

@@ -25,6 +25,7 @@ import structlog
 from redisrepl.errors import CommandRefusedError, ProtocolError
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.batches import NO_FENCE, Fencing
+from redisrepl.wire.replies import as_pairs, number
 from redisrepl.wire.webdis import CommandError, body, flat_reply
 
 __all__ = ["NOT_LAST", "Fence", "NoFence"]
@@ -212,14 +213,15 @@ class Fence(NoFence):
         except (CommandError, CommandRefusedError) as error:
             self.denied(str(error))
             return False
+        pairs = as_pairs(flat, "the fence's script at the hub")
         try:
-            fields = {flat[at]: int(flat[at + 1]) for at in range(0, len(flat), 2)}
-            was, now = fields.pop(b"was"), fields.pop(b"epoch", 0)
-            self.executed = {int(slot): number for slot, number in fields.items() if not slot.endswith(_FLAWED)}
+            was, now = _number(pairs.pop(b"was")), _number(pairs.pop(b"epoch", b"0"))
+            fields = {slot: _number(told) for slot, told in pairs.items()}
+            self.executed = {_number(slot): told for slot, told in fields.items() if not slot.endswith(_FLAWED)}
             flawed = {
-                int(slot.removesuffix(_FLAWED)): number for slot, number in fields.items() if slot.endswith(_FLAWED)
+                _number(slot.removesuffix(_FLAWED)): told for slot, told in fields.items() if slot.endswith(_FLAWED)
             }
-        except (KeyError, ValueError, IndexError):
+        except KeyError:
             raise ProtocolError("the hub's reply about the fence is not what the script returns") from None
         self._flawed, self._known_then = flawed, known
         self.found = was >= self.epoch
@@ -256,7 +258,7 @@ class Fence(NoFence):
         if not self.allowed or not self.raised:
             return True
         try:
-            return await self._session.command(b"HGET", self._key, b"epoch") is not None
+            return await self._session.text_or_none(b"HGET", self._key, b"epoch") is not None
         except CommandRefusedError as error:
             self.denied(str(error))
             return True
@@ -293,3 +295,11 @@ class Fence(NoFence):
     def fencing(self, slot: int, number: int) -> Fencing:
         """What a request carries."""
         return Fencing(self._key, self.epoch, slot, number) if self.allowed else NO_FENCE
+
+
+def _number(text: bytes) -> int:
+    """A number that batches may have; no later one would fit into what the script compares."""
+    value = number(text)
+    if value is None or value < 0:
+        raise ProtocolError("the hub's reply about the fence holds no number where one belongs")
+    return value

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from redisrepl.changes import DENIED, HashState, State, StringState
-from redisrepl.errors import CommandRefusedError, HubError, OutcomeUnknownError, denies_key
+from redisrepl.errors import CommandRefusedError, HubError, OutcomeUnknownError, ProtocolError, denies_key
 from redisrepl.namespaces import glob_escape
 from redisrepl.remote.refusals import ScriptRunner, scripts_refused
 from redisrepl.remote.session import HubSession
+from redisrepl.wire.unwanted import MAX_VALUE
 from redisrepl.wire.webdis import CommandError, fetch_body, parse_fetch_reply
 
 __all__ = ["Fetched", "HubReader"]
@@ -47,6 +48,7 @@ class HubReader(ScriptRunner):
     Args:
         session: HTTPS to the hub.
         max_bytes: how much a reply may carry before the rest of the keys is left for another.
+        max_value: values of more bytes are not read: what a key holds is then `wire.states.TOO_LARGE`.
         clock: seconds, for when refused scripts are tried again.
 
     Attributes:
@@ -54,10 +56,16 @@ class HubReader(ScriptRunner):
     """
 
     def __init__(
-        self, session: HubSession, max_bytes: int = 2 << 20, *, clock: Callable[[], float] = time.monotonic
+        self,
+        session: HubSession,
+        max_bytes: int = 2 << 20,
+        *,
+        max_value: int = MAX_VALUE,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(clock)
         self._session = session
+        self._max_value = max_value
         self._most_bytes = self._max_bytes = max_bytes
 
     async def states(self, keys: Sequence[bytes]) -> Fetched:
@@ -87,38 +95,40 @@ class HubReader(ScriptRunner):
 
         async def send(*, by_hash: bool) -> tuple[int, list[State]]:
             token = self.token()
-            content = fetch_body(keys, self._max_bytes, token=token, by_hash=by_hash)
-            return parse_fetch_reply(await self._session.post(content), token)
+            content = fetch_body(keys, self._max_bytes, self._max_value, token=token, by_hash=by_hash)
+            at, states = parse_fetch_reply(await self._session.post(content), token)
+            if not 0 < len(states) <= len(keys):
+                raise ProtocolError(f"the hub {self._session.url} told of {len(states)} of {len(keys)} keys")
+            return at, states
 
         return await self.run(send)
 
     async def keys(self, prefix: bytes) -> list[bytes]:
         """Every key of a namespace. `KEYS` blocks the hub while it looks, but is exact for any bytes."""
-        reply = await self._session.command(b"KEYS", glob_escape(prefix) + b"*")
-        return reply if isinstance(reply, list) else []
+        return await self._session.strings(b"KEYS", glob_escape(prefix) + b"*")
 
     async def state(self, key: bytes) -> State:
         """One key, without scripts: the value by what type it may have, then its expiry."""
-        command = self._session.command
+        session = self._session
         try:
-            value = await command(b"GET", key)
+            value = await session.text_or_none(b"GET", key)
             if value is None:
                 return None
-            state: State = StringState(value) if isinstance(value, bytes) else None
+            state: State = StringState(value)
         except CommandRefusedError as error:
             if denies_key(str(error)):
                 return DENIED
             if not str(error).startswith("WRONGTYPE"):
                 raise
             try:
-                flat = await command(b"HGETALL", key)
+                pairs = await session.pairs(b"HGETALL", key)
             except CommandRefusedError as other:
                 if not str(other).startswith("WRONGTYPE"):
                     raise
                 return "other"
-            if not isinstance(flat, list) or not flat:
+            if not pairs:
                 return None
-            state = HashState(dict(zip(flat[::2], flat[1::2], strict=True)))
+            state = HashState(dict(pairs))
         expires_at_ms = await self._expiry(key)
         match state:
             case StringState(value):
@@ -129,16 +139,12 @@ class HubReader(ScriptRunner):
 
     async def _expiry(self, key: bytes) -> int | None:
         """Absolute milliseconds; Redis before 7.0 tells only what is left, and its clock."""
-        command, integer = self._session.command, self._session.integer
+        session = self._session
         try:
-            at = await integer(b"PEXPIRETIME", key)
+            at = await session.integer(b"PEXPIRETIME", key)
         except CommandRefusedError:
-            left = await integer(b"PTTL", key)
+            left = await session.integer(b"PTTL", key)
             if left < 0:
                 return None
-            clock = await command(b"TIME")
-            if not isinstance(clock, list):
-                return None
-            seconds, microseconds = clock
-            return int(seconds) * 1000 + int(microseconds) // 1000 + left
+            return await session.clock() // 1000 + left
         return at if at >= 0 else None

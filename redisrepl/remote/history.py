@@ -78,7 +78,7 @@ class HubHistory:
             RedisreplError: it cannot be asked.
         """
         try:
-            info = await self._session.command(b"INFO", b"all")
+            info = await self._session.text(b"INFO", b"all")
         except CommandRefusedError as error:
             if not self._refused:
                 self._refused = True
@@ -86,4 +86,4 @@ class HubHistory:
                 _log.warning("hub.flushes_unknown", error=str(error), hint=hint)
             return HubFacts()
         self._refused = False
-        return parse_info(info if isinstance(info, bytes) else b"")
+        return parse_info(info)

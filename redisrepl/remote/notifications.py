@@ -49,11 +49,10 @@ class Notifications:
             return False
         session = self._session
         try:
-            reply = await session.command(b"CONFIG", b"GET", _OPTION)
-            flags = reply[1].decode("ascii", "replace") if isinstance(reply, list) and len(reply) > 1 else ""
+            flags = await session.option(_OPTION)
             missing = missing_flags(flags, self._kinds)
             if missing and self._mode == "merge":
-                await session.command(b"CONFIG", b"SET", _OPTION, (flags + missing).encode("ascii"))
+                await session.command(b"CONFIG", b"SET", _OPTION, (flags + missing).encode())
                 _log.info("hub.notifications_enabled", added=missing, before=flags)
         except CommandRefusedError as error:
             hint = f"the hub does not let us look: have its administrator set {_OPTION.decode()} to include K$hg"

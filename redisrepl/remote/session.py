@@ -21,12 +21,18 @@ from redisrepl.errors import (
     CommandRefusedError,
     ConfigError,
     HubError,
+    LimitExceededError,
     OutcomeUnknownError,
     PeerUnavailableError,
+    ProtocolError,
     RedisreplError,
 )
+from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy, parse_address
+from redisrepl.showing import masked
 from redisrepl.tls import tls_reason
+from redisrepl.wire.replies import as_bytes, as_clock, as_option, as_pairs, as_strings
+from redisrepl.wire.unwanted import MAX_VALUE
 from redisrepl.wire.webdis import CommandError, body, integer_body, parse_integer, parse_reply
 
 __all__ = ["USER_AGENT", "HubSession", "check_url", "http_error", "without_credentials"]
@@ -35,6 +41,12 @@ _OK = 200
 _PIECE = 256 << 10
 #: Bytes per second at which the last of a body must arrive: what a system holds of it on its way, nobody is told.
 _SLOWEST = 50_000
+#: Seconds, in units of `timeout`, that a whole reply may take if it comes no faster than `_SLOWEST`.
+_PATIENCE = 4
+#: Bytes of a reply beside one value. A fetch asks for two million; where scripts are refused, all keys come in one.
+_BESIDE_VALUE = 128 << 20
+#: Bytes of the body of an error that are looked at.
+_ERROR_BODY = 8 << 10
 USER_AGENT = "redisrepl"
 _HEADERS = [(b"Content-Type", b"application/octet-stream"), (b"User-Agent", USER_AGENT.encode())]
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
@@ -51,6 +63,8 @@ def check_url(url: str, flag: str = "--haddr") -> str:
         parsed = parse_address(url)
     except ValueError:
         raise ConfigError(f"{flag} {shown}: not an address: give one like https://hub.example.org/redis") from None
+    if parsed.query or parsed.fragment or "?" in url or "#" in url:
+        raise ConfigError(f"{flag} {shown}: has a part behind ? or #, which Webdis does not understand: leave it out")
     if parsed.scheme != "https" or not parsed.host:
         raise ConfigError(
             f"{flag} {shown}: must start with https:// and name a host, as in https://hub.example.org/redis"
@@ -59,9 +73,8 @@ def check_url(url: str, flag: str = "--haddr") -> str:
 
 
 def without_credentials(url: str) -> str:
-    """The address without what stands before its @."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if "@" in rest else url
+    """The address without what stands before its @, for people."""
+    return masked(url).replace("…@", "", 1)
 
 
 class HubSession:
@@ -73,10 +86,13 @@ class HubSession:
         connections: how many requests may be under way.
         timeout: seconds that a request may take; each piece of a large body or answer that moves begins them anew.
         connect_timeout: seconds for a connection and its TLS handshake.
+        max_value: bytes of the largest value that there may be in a reply.
+        retry_max: longest pause between tries while the hub is away, in seconds.
         transport: stands in for the network in tests of this module.
 
     Attributes:
         url: the address without credentials.
+        health: whether the hub is there; all who ask it share this.
     """
 
     def __init__(
@@ -87,6 +103,8 @@ class HubSession:
         connections: int = 40,
         timeout: float = 30.0,
         connect_timeout: float = 10.0,
+        max_value: int = MAX_VALUE,
+        retry_max: float = 15.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = without_credentials(url)
@@ -95,12 +113,19 @@ class HubSession:
         self._headers = [(b"Host", address.netloc), *_HEADERS]
         if address.userinfo:
             self._headers.append((b"Authorization", basic_credentials(address)))
+        self.health = HubHealth(retry_max)
         self._timeout = timeout
         self._connect_timeout = connect_timeout
+        self._max_reply = max_value + _BESIDE_VALUE
         # No httpx.AsyncClient: what it does beside sending a request takes longer than sending it.
         self._transport = transport or HubTransport(
             self._address, context, connections=connections, proxy=environment_proxy(self._address)
         )
+
+    def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
+        """Use other certificates from here on; `drop`: end what was begun with those of before."""
+        if isinstance(self._transport, HubTransport):
+            self._transport.renew(context, drop=drop)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -115,16 +140,16 @@ class HubSession:
         Raises:
             PeerUnavailableError: it was not sent. OutcomeUnknownError: it was, and may or may not have been executed.
             CertificateError: TLS was refused by either side. HubError and its children: the answer is an HTTP error.
+            ProtocolError: the answer is too large, or encoded, which nobody asked for.
         """
         size = sum(map(len, content))
-        with self._translated():
+        async with self._judged() as trial:
             async with asyncio.timeout(None) as limit:
                 moved = partial(_put_off, limit, self._timeout + size / _SLOWEST)
                 moved()
                 response = await self._send(_in_pieces(content, size, moved), size)
-                answer = await _read(response, partial(_put_off, limit, self._timeout))
-        if response.status_code != _OK:
-            raise http_error(self.url, response)
+                answer = await self._read(response, partial(_put_off, limit, self._timeout))
+            trial.answered()
         return answer
 
     async def command(self, *argv: bytes) -> object:
@@ -148,6 +173,36 @@ class HubSession:
         except CommandError as error:
             raise CommandRefusedError(str(error), status=_OK) from None
 
+    def _asked(self, *argv: bytes) -> str:
+        words = argv[:2] if argv[0] in (b"CONFIG", b"INFO") else argv[:1]  # no key is named
+        return f"{b' '.join(words).decode('ascii', 'backslashreplace')} at the hub {self.url}"
+
+    async def strings(self, *argv: bytes) -> list[bytes]:
+        """Run one command whose reply is a list of strings; raises what `command` raises, as all that follow."""
+        return as_strings(await self.command(*argv), self._asked(*argv))
+
+    async def pairs(self, *argv: bytes) -> dict[bytes, bytes]:
+        """Run one command whose reply is a list of names and values."""
+        return as_pairs(await self.command(*argv), self._asked(*argv))
+
+    async def text(self, *argv: bytes) -> bytes:
+        """Run one command whose reply is a string."""
+        return as_bytes(await self.command(*argv), self._asked(*argv))
+
+    async def text_or_none(self, *argv: bytes) -> bytes | None:
+        """Run one command whose reply is a string or nothing."""
+        reply = await self.command(*argv)
+        return None if reply is None else as_bytes(reply, self._asked(*argv))
+
+    async def option(self, name: bytes) -> str:
+        """What an option of the hub's Redis is set to; nothing if there is none of the name."""
+        argv = (b"CONFIG", b"GET", name)
+        return as_option(await self.command(*argv), self._asked(*argv))
+
+    async def clock(self) -> int:
+        """The hub's time, in microseconds."""
+        return as_clock(await self.command(b"TIME"), self._asked(b"TIME"))
+
     @asynccontextmanager
     async def stream(self, content: bytes, *, silence: float) -> AsyncIterator[AsyncIterator[bytes]]:
         """Send a command whose reply does not end, and read it as it comes; a connection of its own.
@@ -156,15 +211,48 @@ class HubSession:
             content: the body.
             silence: seconds without a byte after which the stream counts as dead.
         """
-        with self._translated():
+        async with self._judged() as trial:
             response = await self._send(httpx.ByteStream(content), len(content), silence)
             try:
+                self._check_encoding(response)
                 if response.status_code != _OK:
-                    await response.aread()
-                    raise http_error(self.url, response)
+                    async with asyncio.timeout(self._timeout):
+                        raise http_error(self.url, await _beginning(response))
+                trial.answered()
                 yield response.aiter_raw()
             finally:
                 await response.aclose()
+
+    async def _read(self, response: httpx.Response, moved: Callable[[], None]) -> bytes:
+        """The body; `moved` is called when a piece of it has come."""
+        pieces: list[bytes] = []
+        size, now = 0, asyncio.get_running_loop().time
+        patience = now() + _PATIENCE * self._timeout
+        try:
+            self._check_encoding(response)
+            if response.status_code != _OK:
+                raise http_error(self.url, await _beginning(response))
+            # As it is: httpx' own iterators take longer than all else that is done here.
+            async for piece in cast("httpx.AsyncByteStream", response.stream):
+                pieces.append(piece)
+                size += len(piece)
+                if size > self._max_reply:
+                    raise LimitExceededError(f"a reply of the hub {self.url}", size, self._max_reply)
+                if now() > patience + size / _SLOWEST:  # it moves, but would for ever
+                    raise TimeoutError
+                moved()
+        finally:
+            await response.aclose()
+        return b"".join(pieces)
+
+    def _check_encoding(self, response: httpx.Response) -> None:
+        """A few bytes that are encoded can stand for any number of others."""
+        encoding = response.headers.get("Content-Encoding", "identity")
+        if encoding.lower() != "identity":
+            raise ProtocolError(
+                f"the hub {self.url} answered HTTP {response.status_code} in the encoding {encoding[:20]!r}, which was"
+                " not asked for: turn compression off in its proxy for this address"
+            )
 
     async def _send(self, stream: httpx.AsyncByteStream, size: int, silence: float | None = None) -> httpx.Response:
         """The response once its head is there; `silence`: seconds without a byte after which it counts as dead."""
@@ -176,6 +264,24 @@ class HubSession:
             extensions={"timeout": {"connect": self._connect_timeout, "read": silence}},
         )
         return await self._transport.handle_async_request(request)
+
+    @asynccontextmanager
+    async def _judged(self) -> AsyncIterator[Trial]:
+        """A request when it is time for one; what becomes of it tells how the hub is."""
+        async with self.health.trial() as trial:
+            try:
+                with self._translated():
+                    yield trial
+            except (CommandRefusedError, BodyTooLargeError):
+                trial.answered()
+                raise
+            except RedisreplError as error:
+                # That one answer is late says nothing of others: a script may be slow.
+                if not isinstance(error.__cause__, TimeoutError | httpx.TimeoutException) or isinstance(
+                    error, PeerUnavailableError
+                ):
+                    trial.failed()
+                raise
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -204,19 +310,16 @@ def _put_off(limit: asyncio.Timeout, seconds: float) -> None:
             limit.reschedule(later)
 
 
-async def _read(response: httpx.Response, moved: Callable[[], None]) -> bytes:
-    """The body; `moved` is called when a piece of it has come."""
-    pieces: list[bytes] = []
-    try:
-        if response.status_code != _OK:
-            return await response.aread()
-        # As it is: no encoding was asked for, and httpx' own iterators take longer than all else that is done here.
-        async for piece in cast("httpx.AsyncByteStream", response.stream):
-            pieces.append(piece)
-            moved()
-    finally:
-        await response.aclose()
-    return b"".join(pieces)
+async def _beginning(response: httpx.Response) -> httpx.Response:
+    """An error with so much of its body as is of interest."""
+    body = b""
+    async for piece in cast("httpx.AsyncByteStream", response.stream):
+        body += piece
+        if len(body) > _ERROR_BODY:
+            break
+    return httpx.Response(
+        response.status_code, headers=response.headers, content=body[:_ERROR_BODY], extensions=response.extensions
+    )
 
 
 def _in_pieces(content: Sequence[bytes], size: int, moved: Callable[[], None]) -> httpx.AsyncByteStream:
@@ -255,6 +358,10 @@ def http_error(url: str, response: httpx.Response) -> RedisreplError:
             return BodyTooLargeError(
                 f"{said}: its proxy limits request bodies (nginx: client_max_body_size)", status=status
             )
+        case 502 | 504:
+            said = f"{said}: Webdis is down or restarting"
+        case 503:
+            said = f"{said}: Webdis is down or restarting, or its Redis is"
     return HubError(said, status=status, retry_after=_seconds_until(retry_after, response.headers.get("Date", "")))
 
 

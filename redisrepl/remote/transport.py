@@ -11,10 +11,14 @@ cost was spent in the client (docs/performance.md).
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import os
+import re
 import ssl
 import urllib.request
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar, cast
 
@@ -32,6 +36,10 @@ _KEPT = 15.0
 #: Seconds after which the next of a host's addresses is tried beside the one that does not answer (RFC 8305).
 _NEXT_ADDRESS = 0.25
 _OK = range(200, 300)
+#: What is meant by an error without words, while a connection is made.
+_UNSAID: dict[type[Exception], str] = {
+    ConnectionResetError: "it closed the connection in the TLS handshake: it may speak no TLS, or none later than 1.1"
+}
 _HTTP_PORT = 80
 _HTTPS_PORT = 443
 _LAST_PORT = 65535
@@ -61,8 +69,24 @@ def basic_credentials(url: httpx.URL) -> bytes:
     return b"Basic " + b64encode(f"{url.username}:{url.password}".encode())
 
 
+def _is_excepted(host: str) -> bool:
+    """Whether NO_PROXY names this IP address, or a network that it is in (`10.0.0.0/8`, `[fd00::]/8`)."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False  # a name: that is the library's business
+    for entry in os.environ.get("no_proxy", os.environ.get("NO_PROXY", "")).split(","):
+        text = re.sub(r"\[(.*)\](/\d+)?(:\d+)?", r"\1\2", entry.strip())
+        with suppress(ValueError):
+            if address in ipaddress.ip_network(text, strict=False):
+                return True
+    return False
+
+
 def environment_proxy(url: httpx.URL) -> str | None:
     """The proxy that the environment names for an https:// address: HTTPS_PROXY or ALL_PROXY, unless NO_PROXY does."""
+    if _is_excepted(url.host):
+        return None
     if urllib.request.proxy_bypass(f"{url.host}:{url.port or _HTTPS_PORT}"):
         return None
     proxies = urllib.request.getproxies()
@@ -115,6 +139,17 @@ class HubTransport(httpx.AsyncBaseTransport):
             extensions={"http_version": b"HTTP/1.1", "reason_phrase": response.reason},
         )
 
+    def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
+        """Use another context for the connections that follow.
+
+        Args:
+            context: TLS.
+            drop: whether those that there are end now, since their peers may not be trusted any more.
+        """
+        self._context = context
+        for connection in list(self._open if drop else self._kept):
+            connection.abort()
+
     async def aclose(self) -> None:
         """Close every connection; no request may be under way."""
         connections = list(self._open)
@@ -147,7 +182,7 @@ class HubTransport(httpx.AsyncBaseTransport):
         except TimeoutError as error:
             raise httpx.ConnectTimeout("it does not answer") from error
         except (OSError, ProtocolError) as error:
-            raise httpx.ConnectError(str(error) or type(error).__name__) from error
+            raise httpx.ConnectError(str(error) or _UNSAID.get(type(error), type(error).__name__)) from error
         self._open.add(connection)
         connection.closed.add_done_callback(lambda _: self._forget(connection))
         return connection
@@ -160,9 +195,15 @@ class HubTransport(httpx.AsyncBaseTransport):
 
     async def _by_way_of(self, proxy: httpx.URL) -> Connection:
         host, port = proxy.raw_host.decode("ascii"), proxy.port or _HTTP_PORT
-        _, connection = await asyncio.get_running_loop().create_connection(
-            Connection, host, port, happy_eyeballs_delay=_NEXT_ADDRESS
-        )
+        try:
+            _, connection = await asyncio.get_running_loop().create_connection(
+                Connection, host, port, happy_eyeballs_delay=_NEXT_ADDRESS
+            )
+        except OSError as error:
+            shown = proxy.copy_with(userinfo=b"")
+            raise httpx.ProxyError(
+                f"the HTTP proxy {shown}, which the environment names, cannot be reached: {error}"
+            ) from error
         try:
             await self._tunnel(connection, proxy)
         except BaseException:

@@ -11,6 +11,7 @@ nothing; but it works with every Webdis, and through every proxy.
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
@@ -79,6 +80,10 @@ class Ways:
             reads = await self._open(stack, pattern, silence)
             yield await stack.enter_async_context(aclosing(_messages(reads)))
 
+    def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
+        """Use other certificates from here on; see `HubSession.renew`."""
+        self._websocket.renew(context, drop=drop)
+
     async def distrust(self, why: RedisreplError) -> None:
         """A subscription was confirmed, or not even that, and then brought nothing; raises if HTTP fails too."""
         if self._choice == "auto" and self.way == "websocket":
@@ -104,13 +109,19 @@ class Ways:
     ) -> AsyncIterator[bytes] | None:
         """By WebSocket; None if it has to be HTTP."""
         try:
-            if self.way is None:
-                await self._websocket.probe(open_timeout=self._open_timeout)
-            reads = await stack.enter_async_context(
-                self._websocket.stream(b"PSUBSCRIBE", pattern, silence=silence, open_timeout=self._open_timeout)
-            )
+            async with self._session.health.trial() as trial:
+                try:
+                    if self.way is None:
+                        await self._websocket.probe(open_timeout=self._open_timeout)
+                    reads = await stack.enter_async_context(
+                        self._websocket.stream(b"PSUBSCRIBE", pattern, silence=silence, open_timeout=self._open_timeout)
+                    )
+                except (PeerUnavailableError, CertificateError):
+                    trial.failed()
+                    raise  # it would be the same over HTTP
+                trial.answered()
         except (PeerUnavailableError, CertificateError):
-            raise  # it would be the same over HTTP
+            raise
         except RedisreplError as error:
             if self._choice == "websocket":
                 raise

@@ -78,6 +78,7 @@ class WebSocketHub:
         self._root = str(address.copy_with(scheme="wss", userinfo=b""))
         self._url = self._root + ".raw"
         self._context = context
+        self._sockets: set[ClientConnection] = set()
         self._headers = {}
         if address.userinfo:
             self._headers["Authorization"] = basic_credentials(address).decode()
@@ -96,12 +97,20 @@ class WebSocketHub:
             SilentError: nothing came.
         """
         socket = await self._connect(self._url, open_timeout)
+        self._sockets.add(socket)
         try:
             async with aclosing(self._frames(socket, encode_command(*argv), silence)) as frames:
                 yield frames
         finally:
+            self._sockets.discard(socket)
             socket.transport.abort()  # Webdis does not answer a farewell
             await socket.wait_closed()
+
+    def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
+        """Use other certificates from here on; `drop`: end what was begun with those of before."""
+        self._context = context
+        for socket in self._sockets if drop else ():
+            socket.transport.abort()
 
     async def probe(self, *, open_timeout: float) -> None:
         """Find out whether the hub agrees to a WebSocket; raises what `stream` raises.

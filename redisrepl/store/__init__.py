@@ -1,6 +1,7 @@
 """What both sides last agreed on, kept on disk: a journal, and the database that it is folded into."""
 
-from redisrepl.store.directory import Pair, StateDirectoryError, default_directory
+from redisrepl.places import default_directory
+from redisrepl.store.directory import Pair, StateDirectoryError
 from redisrepl.store.facts import Facts
 from redisrepl.store.folding import Agreed
 from redisrepl.store.store import Store, open_store

@@ -22,7 +22,6 @@ __all__ = [
     "StateDirectory",
     "StateDirectoryError",
     "UnusableError",
-    "default_directory",
     "open_private",
     "reason_of",
     "sync_directory",
@@ -56,14 +55,6 @@ class Pair:
     def stem(self) -> str:
         """Name of the files, without their endings: the same for the same pair of site and hub."""
         return hashlib.sha256(f"{self.site}\n{self.hub}".encode()).hexdigest()[:16]
-
-
-def default_directory() -> Path:
-    """Where state is kept: systemd's `StateDirectory`, else as the XDG base directories say."""
-    if directory := os.environ.get("STATE_DIRECTORY"):
-        return Path(directory.partition(":")[0])
-    state_home = os.environ.get("XDG_STATE_HOME")
-    return (Path(state_home) if state_home else Path.home() / ".local" / "state") / "redisrepl"
 
 
 def open_private(path: Path, flags: int) -> int:

@@ -24,8 +24,9 @@ from typing import Any, TypeVar
 import structlog
 
 from redisrepl.errors import ConfigError
+from redisrepl.places import default_directory
 from redisrepl.store import reading
-from redisrepl.store.directory import Pair, StateDirectory, StateDirectoryError, default_directory, reason_of
+from redisrepl.store.directory import Pair, StateDirectory, StateDirectoryError, reason_of
 from redisrepl.store.facts import Facts
 from redisrepl.store.folding import Agreed, Folder
 from redisrepl.store.journal import Kind, record

@@ -8,7 +8,6 @@ Whatever a client chose (keys, fields, values) is escaped before it reaches a te
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import shutil
@@ -19,21 +18,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
-
-import redis.asyncio
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from redisrepl.changes import ExpirySet, HashSet, HashState, State, StringSet, StringState
 from redisrepl.errors import ConfigError, ExitCode, RedisreplError
 from redisrepl.jsonlines import encode_bytes, encode_number
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.apply import site_commands
-from redisrepl.local.connection import open_client, translated
 from redisrepl.namespaces import printable
 from redisrepl.store.kept import Kept, KeptConflicts
 from redisrepl.store.losers import SUFFIX, UnusableError
 
-__all__ = ["Choice", "add_flags", "run"]
+if TYPE_CHECKING:
+    import redis.asyncio
+
+__all__ = ["Choice", "run"]
 
 #: Losers in the table; JSON has all of them.
 _LISTED = 1000
@@ -70,7 +68,7 @@ class Choice:
 
     @classmethod
     def of(cls, flags: Mapping[str, Any]) -> Choice:
-        """As the flags of `add_flags` say.
+        """As the flags say.
 
         Raises:
             ConfigError: they do not go together.
@@ -80,15 +78,6 @@ class Choice:
         if key is None and flags["number"] is not None:
             raise ConfigError("--number says which value of a key: give it with --show KEY or --restore KEY")
         return cls(None if key is None else os.fsencode(key), flags["number"], restore, flags["json"])
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that say what is to be done."""
-    chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--show", metavar="KEY", help="print the value of this key that was lost last")
-    chosen.add_argument("--restore", metavar="KEY", help="write it at the site's Redis, as any client would")
-    parser.add_argument("--number", type=int, metavar="N", help="of several values of that key, the one of this number")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, values and all")
 
 
 def run(directory: Path, choice: Choice, address: SiteAddress, wait: float, *, out: BinaryIO) -> ExitCode:
@@ -131,6 +120,8 @@ async def _restore(
     files: list[KeptConflicts], key: bytes, number: int | None, address: SiteAddress, wait: float
 ) -> str:
     """Write a value where it was lost; returns what was done."""
+    from redisrepl.local.connection import open_client, translated  # noqa: PLC0415 - who only looks needs no client
+
     place = str(address), address.database
     ours = [file for file in files if not file.site or (file.site, file.database) == place]
     found = _find(ours or files, key, number)
@@ -152,6 +143,8 @@ async def _restore(
 
 async def _write(client: redis.asyncio.Redis, key: bytes, state: StringState | HashState) -> str:
     """Write it; returns what was done."""
+    from redisrepl.local.apply import site_commands  # noqa: PLC0415 - as above
+
     kind: bytes = await client.execute_command(b"TYPE", key)  # type: ignore[no-untyped-call]
     holds = kind.decode("ascii", "backslashreplace")
     seconds, microseconds = await client.time()

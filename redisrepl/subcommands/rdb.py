@@ -14,6 +14,7 @@ chosen, and with `--type function`.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import Counter
 from contextlib import ExitStack, suppress
@@ -86,15 +87,28 @@ def run(
             except RdbError as error:
                 code, message = _DAMAGED, f"{file}: {error}"
             else:
-                code, message = _OK, f"{file}: what follows the snapshot was not read" if reader.unused else ""
+                code, message = _OK, _said_of(file, reader.unused)
         printer.finish(reader, out)
         out.flush()
     except BrokenPipeError:
         _detach(out)
         return _OK
+    except (OSError, ValueError) as error:  # the disk is full, or the output was closed before we began
+        _detach(out)
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"standard output cannot be written: {reason}") from error
     if message:
         print(message, file=err)
     return code
+
+
+def _said_of(file: str, rest: bytes) -> str:
+    """`redis-cli --rdb -` cannot take the mark off that a master puts behind a snapshot."""
+    return f"{file}: what follows the snapshot was not read" if rest and not _MARK.fullmatch(rest) else ""
+
+
+#: RDB_EOF_MARK_SIZE
+_MARK = re.compile(rb"[0-9a-f]{40}\n?")
 
 
 def _chooser(ns: Sequence[bytes], types: Sequence[str], dbs: Sequence[int]) -> Callable[[Event], bool] | None:
@@ -112,6 +126,8 @@ def _chooser(ns: Sequence[bytes], types: Sequence[str], dbs: Sequence[int]) -> C
 
 def _chunks(file: str, stack: ExitStack, out: BinaryIO, err: TextIO) -> Iterator[bytes]:
     """The bytes of the file, with a progress bar if somebody can see it and it disturbs nothing."""
+    if file == "-" and sys.stdin is None:
+        raise ConfigError("standard input is closed: give a file, or a snapshot on standard input")
     try:
         source: BinaryIO = sys.stdin.buffer if file == "-" else stack.enter_context(open(file, "rb"))  # noqa: PTH123, SIM115
         total = os.fstat(source.fileno()).st_size if file != "-" else None
@@ -121,7 +137,7 @@ def _chunks(file: str, stack: ExitStack, out: BinaryIO, err: TextIO) -> Iterator
                 advance(len(chunk))
             yield chunk
     except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{file} cannot be read: {(error.strerror or str(error)).lower()}: check the path") from error
 
 
 def _progress(stack: ExitStack, total: int | None, err: TextIO) -> Callable[[int], None]:

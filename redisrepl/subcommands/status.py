@@ -1,23 +1,29 @@
 """`redisrepl status`: how the daemons of a state directory stand.
 
-In: their sockets. Out: a short table or a line of JSON for each, and an exit code. Left to others: what they tell
-(`observe.state`).
+In: their sockets. Out: a few lines or a line of JSON for each, or a live table of all, and an exit code. Left to
+others: what they tell (`observe.state`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import socket
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from redisrepl.errors import ExitCode, PeerUnavailableError
-from redisrepl.observe.socket import short_path
+from redisrepl.observe.words import count, span
+from redisrepl.places import short_path
 
-__all__ = ["run"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["documents", "run", "verdict", "watch"]
 
 #: Seconds that a daemon has; it may wait for its site for one of them.
 _PATIENCE = 5.0
@@ -26,7 +32,17 @@ _PULL_COUNTS = (
     ("refused", "failed"),
     ("echoes", "echoes"),
     ("conflicts", "conflicts"),
-    ("resolved", "conflicts_resolved"),
+    ("conflicts decided", "conflicts_resolved"),
+)
+
+_STATES = {"well": "well", "starting": "starting", "not well": "NOT WELL"}
+_STYLES = {"well": "green", "starting": "yellow", "not well": "bold red"}
+_CERTIFICATES = (
+    ("certificate_expires_at", "ours, for the hub"),
+    ("hub_certificate_expires_at", "the hub's"),
+    ("site_client_certificate_expires_at", "ours, for the site"),
+    ("site_certificate_expires_at", "the site's"),
+    ("listen_certificate_expires_at", "that of --listen"),
 )
 
 _Document = dict[str, Any]
@@ -44,15 +60,96 @@ def run(directory: Path, *, as_json: bool, out: TextIO, now: float | None = None
     Raises:
         PeerUnavailableError: none answers.
     """
-    documents = [document for path in sorted(directory.glob("*.sock")) if (document := _ask(path)) is not None]
-    if not documents:
+    told = documents(directory)
+    if not told:
         raise PeerUnavailableError(
             f"no daemon answers in {directory}: see whether one runs, and give its --state-dir, as its user or as root"
         )
     now = time.time() if now is None else now
-    for document in documents:
-        out.write(json.dumps(document) + "\n" if as_json else "\n".join(_lines(document, now)) + "\n")
-    return ExitCode.OK if all(document["well"] for document in documents) else ExitCode.DIFFERENT
+    for document in told:
+        print(json.dumps(document) if as_json else "\n".join(_lines(document, now)), file=out)
+    return verdict(told)
+
+
+def verdict(told: list[_Document]) -> ExitCode:
+    """That of the daemon that is worst off."""
+    states = {document["state"] for document in told}
+    if "not well" in states:
+        return ExitCode.DIFFERENT
+    return ExitCode.STARTING if "starting" in states else ExitCode.OK
+
+
+def watch(directory: Path, *, period: float, out: TextIO, times: int | None = None) -> ExitCode:
+    """Show a table of all daemons again and again, until Ctrl-C.
+
+    Args:
+        directory: theirs.
+        period: seconds between two looks.
+        out: where the table goes; on a terminal it stays in its place.
+        times: how often to look; None: for ever.
+    """
+    from rich.console import Console  # noqa: PLC0415 - only this needs it
+    from rich.live import Live  # noqa: PLC0415
+
+    before: dict[object, _Document] = {}
+    told: list[_Document] = []
+    console = Console(file=out)
+    with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
+        for look in itertools.count(1):
+            told = documents(directory)
+            live.update(_table(directory, told, before), refresh=True)
+            before = {document["pid"]: document for document in told}
+            if look == times:
+                break
+            time.sleep(period)
+    return verdict(told) if told else ExitCode.UNAVAILABLE
+
+
+def _table(directory: Path, told: list[_Document], before: dict[object, _Document]) -> Table:
+    """One row for each daemon; `before` is what each said at the last look."""
+    from rich import box  # noqa: PLC0415 - only this needs it
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    caption = f"{count(len(told), 'daemon')} in {directory}, {time.strftime('%H:%M:%S')}; Ctrl-C ends this"
+    table = Table(caption=caption, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, expand=True)
+    for title, width in (("site and hub", 19), ("ns", 6), ("state", 11)):
+        table.add_column(title, overflow="fold", min_width=width)
+    for title in ("lag", "waits", "push/s", "apply/s"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for document in told:
+        state = document["state"]
+        said = "; ".join(document["problems"]) or document["doing"]
+        arrow = "<->" if document["direction"] == "both" else "->"
+        place = f"{_bare(document['site'])}\n{arrow} {_bare(document['hub'])}"
+        cells = [Text(place), Text(", ".join(document["namespaces"]))]
+        cells.append(Text(f"{state}: {said}" if said else state, _STYLES[state]))
+        rates = [_rate(document, before.get(document["pid"]), name) for name in ("pushed", "applied")]
+        numbers = [_lag(document), f"{document['waiting_keys']:,}", *rates]
+        table.add_row(*cells, *(Text(number) for number in numbers))
+    return table
+
+
+def _bare(url: str) -> str:
+    return url.partition("://")[2].rstrip("/")
+
+
+def _lag(document: _Document) -> str:
+    if document["attached_at"] is None:
+        return "unknown"
+    return span(document["oldest_s"] or 0)
+
+
+def _rate(document: _Document, before: _Document | None, name: str) -> str:
+    if before is None or name not in document:
+        return "-"
+    seconds = document["asked_at"] - before["asked_at"]
+    return f"{(document[name] - before[name]) / seconds:,.1f}" if seconds > 0 else "-"
+
+
+def documents(directory: Path) -> list[_Document]:
+    """What every daemon says whose state is in this directory."""
+    return [document for path in sorted(directory.glob("*.sock")) if (document := _ask(path)) is not None]
 
 
 def _ask(path: Path) -> _Document | None:
@@ -66,22 +163,27 @@ def _ask(path: Path) -> _Document | None:
                 document = json.loads(answer.read())
         except (OSError, ValueError):
             return None
-    return document if isinstance(document, dict) and "well" in document else None
+    return document if isinstance(document, dict) and "state" in document else None
 
 
 def _lines(document: _Document, now: float) -> Iterator[str]:
     arrow = "<->" if document["direction"] == "both" else "->"
-    yield f"{document['site']} {arrow} {document['hub']}: {'well' if document['well'] else 'NOT WELL'}"
+    yield f"{document['site']} {arrow} {document['hub']}: {_STATES[document['state']]}"
     for name, text in _rows(document, now):
         yield f"  {name:12} {text}"
 
 
 def _rows(document: _Document, now: float) -> Iterator[tuple[str, str]]:
+    remedies = {f"{trouble['what']}: {trouble['error']}": trouble["remedy"] for trouble in document["troubles"]}
     for problem in document["problems"]:
         yield "trouble", problem
+        if (said := remedies.get(problem)) is not None:
+            yield "", said
+    if document["doing"]:
+        yield "starting", document["doing"]
     yield "namespaces", ", ".join(document["namespaces"])
     yield "site", _site(document, now)
-    oldest = "" if document["oldest_s"] is None else f", the oldest for {_span(document['oldest_s'])}"
+    oldest = "" if document["oldest_s"] is None else f", the oldest for {span(document['oldest_s'])}"
     yield "waiting", f"{document['waiting_keys']:,} keys, {document['waiting_bytes']:,} bytes{oldest}"
     failed, echoes = document["push_failures"], document["echoes_local"]
     yield "pushed", f"{document['pushed']:,}, refused {failed:,}, echoes {echoes:,}, requests {document['requests']:,}"
@@ -92,38 +194,40 @@ def _rows(document: _Document, now: float) -> Iterator[tuple[str, str]]:
             yield "subscription", _subscription(subscription)
     yield "sweep", _sweep(document["sweep"], now)
     yield "scripts", "allowed at the hub" if document["scripts"] else "refused by the hub: each write is a request"
-    if document["certificate_expires_at"] is not None:
-        end = datetime.fromisoformat(document["certificate_expires_at"])
-        left = end - datetime.fromtimestamp(now, UTC)
-        yield "certificate", f"expires on {end:%Y-%m-%d}, in {left.days} days"
-    memory, running = document["memory_bytes"] >> 20, _span(now - document["started_at"])
+    for place, whose in _CERTIFICATES:
+        if document[place] is not None:
+            end = datetime.fromisoformat(document[place])
+            left = (end - datetime.fromtimestamp(now, UTC)).days
+            yield "certificate", f"{whose}: expires on {end:%Y-%m-%d}, in {left:,} days"
+    memory, running = document["memory_bytes"] >> 20, span(now - document["started_at"])
     yield "process", f"version {document['version']}, pid {document['pid']}, {memory} MB, running for {running}"
 
 
 def _site(document: _Document, now: float) -> str:
     if document["attached_at"] is None:
         return f"not attached ({document['source']})"
-    parts = [f"{document['source']}, attached for {_span(now - document['attached_at'])}"]
+    parts = [f"{document['source']}, attached for {span(now - document['attached_at'])}"]
     if document["position"] is not None:
         parts.append(f"at {document['position']}")
     if document["lag_bytes"] is not None:
-        parts.append(f"{document['lag_bytes']:,} bytes behind")
+        parts.append(f"{document['lag_bytes']:,} bytes behind" if document["lag_bytes"] else "nothing is behind")
     return ", ".join(parts)
 
 
 def _subscription(subscription: _Document) -> str:
+    where = subscription["namespace"] + ("" if subscription["way"] is None else f" by {subscription['way']}")
     if not subscription["live"]:
-        return f"{subscription['namespace']} by {subscription['way']}: no sign of life"
+        return f"{where}: no sign of life"
     trip = subscription["round_trip_s"]
     said = "" if trip is None else f", round trip {trip * 1000:.1f} ms"
-    return f"{subscription['namespace']} by {subscription['way']}: live{said}"
+    return f"{where}: live{said}"
 
 
 def _sweep(sweep: _Document, now: float) -> str:
     parts = []
     if "finished_at" in sweep:
         parts.append(
-            f"last {_span(now - sweep['finished_at'])} ago ({sweep['reason']}): {sweep['compared']:,} compared,"
+            f"last {span(now - sweep['finished_at'])} ago ({sweep['reason']}): {sweep['compared']:,} compared,"
             f" {sweep['different']:,} different"
         )
     if sweep["running"] is not None:
@@ -131,14 +235,5 @@ def _sweep(sweep: _Document, now: float) -> str:
     if sweep["owed"] is not None:
         parts.append(f"one is due ({sweep['owed']})")
     if sweep["next_at"] is not None:
-        parts.append(f"next in {_span(sweep['next_at'] - now)}")
+        parts.append(f"next in {span(sweep['next_at'] - now)}")
     return "; ".join(parts) or "none yet"
-
-
-def _span(seconds: float) -> str:
-    """A time as people say it."""
-    whole = max(0, round(seconds))
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if whole >= size:
-            return f"{whole // size} {unit}"
-    return f"{whole} s"

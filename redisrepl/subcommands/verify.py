@@ -17,10 +17,12 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from redisrepl.applying import Applying
+from redisrepl.certificates import hub_files
 from redisrepl.comparison import Holder
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Event
@@ -45,7 +47,7 @@ from redisrepl.remote.session import HubSession, check_url
 from redisrepl.settings import Settings
 from redisrepl.store import StateDirectoryError, Store
 from redisrepl.sweep import FEW_REMOVALS
-from redisrepl.tls import CertificateFiles, client_context
+from redisrepl.tls import client_context
 from redisrepl.wire.digests import UNREADABLE, Look, expiries_differ
 
 __all__ = ["Choice", "run"]
@@ -104,7 +106,7 @@ class _Sides:
 async def _open(settings: Settings, address: SiteAddress) -> AsyncIterator[_Sides]:
     if settings.cert is None or settings.key is None:
         raise ConfigError("no client certificate for the hub is given: give --cert and --key")
-    context = client_context(CertificateFiles(settings.ca, settings.cert, settings.key))
+    context = client_context(hub_files(settings))
     async with AsyncExitStack() as stack:
         session = HubSession(
             check_url(settings.haddr), context, timeout=settings.timeout, connect_timeout=settings.connect_timeout
@@ -153,6 +155,7 @@ async def run(settings: Settings, address: SiteAddress, choice: Choice, *, out: 
     """
     namespaces = Namespaces(settings.ns)
     async with _open(settings, address) as sides:
+        first = sides.store.fresh
         found, compared = await _differences(settings, sides, namespaces)
         if choice.repair and found:
             if not choice.removals:
@@ -161,7 +164,8 @@ async def run(settings: Settings, address: SiteAddress, choice: Choice, *, out: 
             found, compared = await _differences(settings, sides, namespaces)
         named = [difference.key for difference in found[: choice.limit]]
         ancestors = await sides.store.lookup(named) if named else {}
-        _report(settings, found, ancestors, compared, choice, out)
+        would = partial(_would, settings, first=first)
+        _report(found, [would(d, ancestors.get(d.key)) for d in found[: choice.limit]], compared, choice, out)
     return ExitCode.DIFFERENT if found else ExitCode.OK
 
 
@@ -236,8 +240,9 @@ async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, fou
     )
     core.site_attached()
     core.hub_heard()
-    for side in ("site", "hub"):
-        core.judged("site" if side == "site" else "hub", Event.GAP, "verify")
+    event = Event.FIRST if sides.store.fresh else Event.GAP  # at first contact --initial-sync decides
+    core.judged("site", event, "verify")
+    core.judged("hub", event, "verify")
     retry: dict[str, Any] = {"attempts": 5, "timeout": None, "wait_initial": 0.1, "wait_max": settings.retry_max}
     pushing = Pushing(
         core.outbound,
@@ -249,7 +254,9 @@ async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, fou
         max_keys=settings.batch,
         retry=retry,
     )
-    core.differs("hub", [difference.key for difference in found])
+    lacking = [difference.key for difference in found if difference.site.digest is None]
+    core.differs("site", lacking)
+    core.differs("hub", [difference.key for difference in found if difference.site.digest is not None])
     async with asyncio.TaskGroup() as tasks:
         workers = [tasks.create_task(pushing.run(), name="push")]
         applying = _applying(settings, sides, core, retry) if core.inbound is not None else None
@@ -296,7 +303,7 @@ _WORDS = {
 }
 
 
-def _would(settings: Settings, difference: _Difference, ancestor: Agreed | None) -> str:
+def _would(settings: Settings, difference: _Difference, ancestor: Agreed | None, *, first: bool) -> str:
     """What a comparison would do about a key, in two words."""
     if UNREADABLE in (difference.site.digest, difference.hub.digest):
         return "stays: not replicated"
@@ -304,31 +311,30 @@ def _would(settings: Settings, difference: _Difference, ancestor: Agreed | None)
     about = circumstances(base, ancestor, now_ms=time.time() * 1000, proved_at_site=math.inf, proved_at_hub=math.inf)
     known, intents = (None, ()) if ancestor is None else (ancestor.digest, ancestor.intents)
     verdict = reconcile(known, difference.site.digest, difference.hub.digest, intents, about)
+    if first and verdict is Verdict.APPLY and settings.initial_sync not in ("both", "pull"):
+        return "stays: not pulled"
+    if first and verdict is Verdict.PUSH and settings.initial_sync not in ("both", "push"):
+        return "stays: not pushed"
+    if verdict is Verdict.APPLY and not settings.rc:  # the site's value goes, unless it was said that the hub's wins
+        return _WORDS[Verdict.PUSH] if difference.site.digest and settings.on_conflict != "hub" else "stays: no -rc"
     return _WORDS[verdict]
 
 
-def _report(
-    settings: Settings,
-    found: list[_Difference],
-    ancestors: Mapping[bytes, Agreed],
-    compared: int,
-    choice: Choice,
-    out: TextIO,
-) -> None:
+def _report(found: Sequence[_Difference], would: Sequence[str], compared: int, choice: Choice, out: TextIO) -> None:
     kinds = [difference.kind for difference in found]
     counts = {kind: kinds.count(kind) for kind in ("only at the site", "only at the hub", "different")}
-    shown = [(d.kind, d.key, _would(settings, d, ancestors.get(d.key))) for d in found[: choice.limit]]
+    shown = [(d.kind, d.key, what) for d, what in zip(found, would, strict=False)]
     if choice.as_json:
         keys = [
-            '{"key":' + encode_bytes(key) + ',"difference":' + json.dumps(kind) + ',"would":' + json.dumps(would) + "}"
-            for kind, key, would in shown
+            '{"key":' + encode_bytes(key) + ',"difference":' + json.dumps(kind) + ',"would":' + json.dumps(what) + "}"
+            for kind, key, what in shown
         ]
         head = json.dumps(
             {"equal": not found, "compared": compared, **{k.replace(" ", "_"): n for k, n in counts.items()}}
         )
         out.write(head[:-1] + ', "keys": [' + ", ".join(keys) + "]}\n")
         return
-    out.writelines(f"{kind:17} {would:22} {printable(key, 200)}\n" for kind, key, would in shown)
+    out.write("".join(f"{kind:17} {what:22} {printable(key, 200)}\n" for kind, key, what in shown))
     if len(found) > choice.limit:
         out.write(f"... and {len(found) - choice.limit} more\n")
     said = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "no difference"

@@ -68,6 +68,7 @@ DISPUTED = 0
 #: Milliseconds by which an expiry may be off that a server could only tell as what is left.
 _INEXACT = 20
 _LONGEST_NUMBER = 18  # digits
+_HEXADECIMAL = frozenset(b"0123456789abcdef")
 _SUMS_HEAD = 3  # items of a reply before those that are left
 
 #: How much one run of `LOOK_SCRIPT` does before it leaves the rest to another. The server does nothing else meanwhile.
@@ -335,6 +336,7 @@ def parse_page(items: Sequence[bytes]) -> Page:
     """
     if len(items) % 2 != 1:
         raise ProtocolError("a server's reply to a step of a comparison is not what the script returns")
+    _number(items[0], 20)  # it goes back to the server as it is
     told = dict(zip(items[1::2], items[2::2], strict=True))
     left = tuple(key for key, of_key in told.items() if of_key == b"!")
     looks = {key: _parse_look(of_key) for key, of_key in told.items() if of_key != b"!"}
@@ -363,6 +365,7 @@ def parse_sums(items: Sequence[bytes], sums: list[int]) -> Summed:
     """
     if len(items) < _SUMS_HEAD or len(items) - _SUMS_HEAD < (left := _number(items[2])):
         raise ProtocolError("a server's reply to a step of a comparison is not what the script returns")
+    _number(items[0], 20)  # it goes back to the server as it is
     numbers = [_number(item) for item in items[_SUMS_HEAD + left :]]
     if len(numbers) % 2:
         raise ProtocolError("a server's reply to a step of a comparison is not what the script returns")
@@ -386,11 +389,8 @@ def _parse_look(told: bytes) -> Look:
     return Look(int(digest, 16), _number(expiry.removeprefix(b"~")), expiry.startswith(b"~"))
 
 
-_HEXADECIMAL = frozenset(b"0123456789abcdef")
-
-
-def _number(text: bytes) -> int:
-    if not text.isdigit() or len(text) > _LONGEST_NUMBER:
+def _number(text: bytes, longest: int = _LONGEST_NUMBER) -> int:
+    if not text.isdigit() or len(text) > longest:
         raise ProtocolError("a server's reply to a step of a comparison holds no number where one belongs")
     return int(text)
 

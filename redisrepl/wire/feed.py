@@ -11,15 +11,13 @@ Webdis leaves what is not UTF-8 out of JSON, and redisRepl 1.2, which reads JSON
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Sequence
 from typing import NamedTuple
-
-import hiredis
 
 from redisrepl.changes import Change, HashSet, StringSet
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.psync import encode_command
+from redisrepl.wire.resp import parse_all
 from redisrepl.wire.webdis import keyspace_channel
 from redisrepl.wire.writes import keys_of
 
@@ -33,6 +31,7 @@ _MAX_COMMANDS = 64
 _MAX_BYTES = 8 << 10
 #: No message that follows from these is longer, whatever its words are; a hub's client can send any.
 _LONGEST = 128 << 10
+_LONGEST_TIME = 18  # digits
 
 
 class Feed(NamedTuple):
@@ -109,18 +108,18 @@ def parse_feed(message: bytes) -> Feed:
         raise ProtocolError("a message of the feed is too long")
     try:
         time, origin, content = message.split(b" ")
-        reader = hiredis.Reader()
-        reader.feed(base64.b64decode(content, altchars=b"-_", validate=True))
-        commands: list[list[bytes]] = []
-        while (argv := reader.gets()) is not False:
-            if not isinstance(argv, list) or not all(isinstance(word, bytes) for word in argv):
-                raise ProtocolError("a message of the feed does not hold commands")
-            commands.append(argv)
-        if reader.has_data():
-            raise ProtocolError("a message of the feed ends early")
-        return Feed(int(time), origin, commands)
-    except (ValueError, binascii.Error, hiredis.ProtocolError, TypeError, MemoryError):
+        decoded = base64.b64decode(content, altchars=b"-_", validate=True)
+        commands = parse_all(decoded, len(decoded))
+    except ValueError:  # binascii.Error is one
         raise ProtocolError("a message of the feed is damaged") from None
+    except ProtocolError as error:
+        raise ProtocolError(f"a message of the feed is damaged: {error}") from None
+    if not time.isdigit() or len(time) > _LONGEST_TIME:
+        raise ProtocolError("a message of the feed does not say when")
+    for argv in commands:
+        if not isinstance(argv, list) or not argv or not all(isinstance(word, bytes) for word in argv):
+            raise ProtocolError("a message of the feed does not hold commands")
+    return Feed(int(time), origin, commands)
 
 
 #: Values only: whether a removal or an expiry has changed anything, and so causes an event, its script cannot foresee.

@@ -52,6 +52,7 @@ class ResponseReader:
         self.complete = False
         self.keeps_alive = False
         self._until_end = False
+        self._header_bytes = 0
 
     def feed(self, data: bytes) -> None:
         """Take what has come.
@@ -88,6 +89,9 @@ class ResponseReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header."""
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > _LARGEST_HEAD:  # they may come behind the body, too
+            raise ProtocolError(f"no HTTP response: headers of more than {_LARGEST_HEAD} bytes")
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:

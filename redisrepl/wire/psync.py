@@ -19,8 +19,6 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import hiredis
-
 from redisrepl.changes import Position
 from redisrepl.errors import (
     LimitExceededError,
@@ -30,6 +28,8 @@ from redisrepl.errors import (
     PsyncRefusedError,
     RefusedError,
 )
+from redisrepl.wire.stream import Commands, CommandStream, encode_command
+from redisrepl.wire.unwanted import Unwanted
 
 __all__ = [
     "Commands",
@@ -46,8 +46,6 @@ __all__ = [
 #: The longest reply line of a handshake; Redis' own limit is 256 bytes (`CONFIG_RUN_ID_SIZE` and words around it).
 _MAX_LINE = 4096
 _MARK_SIZE = 40  # RDB_EOF_MARK_SIZE
-#: hiredis moves what is left of its buffer as it consumes: larger feeds are slower, not faster.
-_FEED = 16384
 _SNAPSHOT_FEED = 65536
 #: `-` replies that a later attempt does not get: the server is loading, saving or without its own master.
 _NOT_YET = (b"LOADING", b"NOMASTERLINK", b"MASTERDOWN", b"BUSY", b"TRYAGAIN", b"ERR BGSAVE", b"ERR max number")
@@ -85,21 +83,6 @@ class SnapshotEnd:
     position: Position
 
 
-@dataclass(frozen=True, slots=True)
-class Commands:
-    """Whole commands of the stream, in order.
-
-    Attributes:
-        commands: arguments of each.
-        ends: for each, the offset right after it.
-        wants_ack: the master asked for an acknowledgement now (`REPLCONF GETACK`).
-    """
-
-    commands: Sequence[Sequence[bytes]]
-    ends: Sequence[int]
-    wants_ack: bool
-
-
 Event = FullSync | Continued | SnapshotData | SnapshotEnd | Commands
 
 
@@ -121,27 +104,6 @@ class SnapshotParser(Protocol):
         """What was fed beyond the last byte of the snapshot."""
 
 
-def encode_command(*argv: bytes) -> bytes:
-    """A command as a RESP array, the way clients send it."""
-    return b"*%d\r\n" % len(argv) + b"".join(b"$%d\r\n%b\r\n" % (len(a), a) for a in argv)
-
-
-#: Bytes that an argument of n bytes takes in the stream, with `$<n>` and both line ends, for every n that is common.
-_SIZES = [n + len(b"$%d\r\n\r\n" % n) for n in range(4096)]
-_GETACK_SIZE = len(encode_command(b"REPLCONF", b"GETACK", b"*"))
-
-
-def _command_size(argv: Sequence[bytes]) -> int:
-    """Bytes that a command took in the stream: a master's framing is canonical, so its arguments tell."""
-    size = len(b"*%d\r\n" % len(argv)) if len(argv) > 9 else 4  # noqa: PLR2004 - one digit: `*n\r\n`
-    for argument in argv:
-        if type(argument) is not bytes:
-            raise TypeError("an argument is not a string")
-        length = len(argument)
-        size += _SIZES[length] if length < len(_SIZES) else length + len(b"$%d\r\n\r\n" % length)
-    return size
-
-
 class ReplicaProtocol:
     """The state machine of one replica link, from the first byte to the last.
 
@@ -152,9 +114,9 @@ class ReplicaProtocol:
         replica_version: lets a Valkey server use its newest snapshot format; other servers refuse it; None sends none.
         empty_snapshot: ask for a snapshot without data, for the stream alone (Redis 7.0); older servers send all.
         max_snapshot: largest snapshot accepted, in bytes.
+        unwanted: what to leave out of large commands of the stream; None: nothing.
 
     Attributes:
-        received: bytes of the stream taken in, as an offset; counts whole commands only.
         online: the handshake and the snapshot are over: acknowledgements may and must be sent.
     """
 
@@ -168,6 +130,7 @@ class ReplicaProtocol:
         replica_version: bytes | None = None,
         empty_snapshot: bool = False,
         max_snapshot: int = 1 << 44,
+        unwanted: Unwanted | None = None,
     ) -> None:
         self._username = username
         self._password = password
@@ -179,13 +142,16 @@ class ReplicaProtocol:
         self._buffer = bytearray()
         self._outgoing = bytearray()
         self._events: deque[Event] = deque()
-        self._reader = hiredis.Reader()
-        self._unparsed = 0  # bytes fed to hiredis that do not make a whole command yet
+        self._stream = CommandStream(unwanted)
         self._steps = self._run()
         self.online = False
-        self.received = 0
         self.replid = position.replid if position else ""
         next(self._steps)
+
+    @property
+    def received(self) -> int:
+        """Bytes of the stream taken in, as an offset; counts whole commands only."""
+        return self._stream.received
 
     def data_to_send(self) -> bytes:
         """What to write to the socket now; each byte is handed out once."""
@@ -209,13 +175,13 @@ class ReplicaProtocol:
         """
         online = self.online  # it may change below
         if online:
-            return self._receive_stream(data)
+            return [*self._stream.feed(data)]
         self._buffer += data
         next(self._steps)
         events, self._events = list(self._events), deque()
         if self.online and self._buffer:  # bytes are left over that belong to the stream
             rest, self._buffer = bytes(self._buffer), bytearray()
-            events += self._receive_stream(rest)
+            events += self._stream.feed(rest)
         return events
 
     # Handshake and snapshot: generators that yield when they need more bytes.
@@ -254,13 +220,13 @@ class ReplicaProtocol:
         words = reply.split()
         if len(words) > 1:
             self.replid = words[1].decode("ascii", "replace")
-        self.received = self._position.offset
+        self._stream.received = self._position.offset
         self._events.append(Continued(Position(self.replid, self.received)))
 
     def _full_sync(self, reply: bytes) -> Generator[None, None, None]:
         try:
             _, replid, offset = reply.split()
-            self.replid, self.received = replid.decode("ascii"), int(offset if offset.isdigit() else b"")
+            self.replid, self._stream.received = replid.decode("ascii"), int(offset if offset.isdigit() else b"")
         except ValueError:
             raise ProtocolError(f"not a FULLRESYNC reply: {reply[:80]!r}") from None
         position = Position(self.replid, self.received)
@@ -340,50 +306,9 @@ class ReplicaProtocol:
         del self._buffer[:most]
         return chunk
 
-    # The stream: decoded by hiredis, in feeds of a size it likes.
-
-    def _receive_stream(self, data: bytes) -> list[Event]:
-        if not self._unparsed:
-            data = data.lstrip(b"\n")  # a keepalive at a command boundary; hiredis would call it an error
-        commands: list[Sequence[bytes]] = []
-        ends: list[int] = []
-        received, wants_ack = self.received, False
-        for start in range(0, len(data), _FEED):
-            piece = data[start : start + _FEED]
-            unparsed = self._unparsed + len(piece) + received
-            try:
-                self._reader.feed(piece)
-                for argv in iter(self._reader.gets, False):
-                    if type(argv) is not list or not argv or type(argv[0]) is not bytes:
-                        raise _not_a_command(argv)
-                    # Nearly every command has three short arguments: without a loop it takes half the time.
-                    if len(argv) == 3 and type(key := argv[1]) is type(value := argv[2]) is bytes:  # noqa: PLR2004
-                        try:
-                            size = 4 + _SIZES[len(argv[0])] + _SIZES[len(key)] + _SIZES[len(value)]
-                        except IndexError:
-                            size = _command_size(argv)
-                    else:
-                        size = _command_size(argv)
-                    received += size
-                    commands.append(argv)
-                    ends.append(received)
-                    if size == _GETACK_SIZE and [word.upper() for word in argv[:2]] == [b"REPLCONF", b"GETACK"]:
-                        wants_ack = True
-            except (hiredis.ProtocolError, TypeError, MemoryError) as error:
-                raise ProtocolError(f"the replication stream is damaged after offset {received}: {error}") from error
-            self._unparsed = unparsed - received
-        self.received = received
-        return [Commands(commands, ends, wants_ack)] if commands else []
-
 
 def _text(line: bytes) -> str:
     return line[1:].decode("utf-8", "backslashreplace")
-
-
-def _not_a_command(reply: object) -> Exception:
-    if isinstance(reply, hiredis.ReplyError):
-        return LinkLostError(f"the server ended the link: {reply}")
-    return ProtocolError("the replication stream holds something that is not a command")
 
 
 def _refusal(reply: bytes, command: str) -> Exception:

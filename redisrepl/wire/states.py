@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from redisrepl.changes import DENIED, HashState, State, StringState
 from redisrepl.errors import ProtocolError
+from redisrepl.wire.replies import number
 
-__all__ = ["KIND_OF", "STATES_SCRIPT", "parse_states", "read_at", "token_of"]
+__all__ = ["KIND_OF", "STATES_SCRIPT", "TOO_LARGE", "parse_states", "read_at", "token_of"]
 
 #: Lua: the type of a key, `denied` if an ACL keeps it from us: what is asked beside it must not wait for that. Any
 #: other error comes second.
@@ -23,7 +24,8 @@ local function kind_of(key)
 end
 """
 
-#: Reads keys until `ARGV[1]` bytes are full, at least one. Returns the server's time in microseconds with `ARGV[2]`, by
+#: Reads keys until `ARGV[1]` bytes are full, at least one; a value of more than the bytes that a second number there
+#: names is only said to be too large. Returns the server's time in microseconds with `ARGV[2]`, by
 #: which this request's answer is known; and for each key: type, expiry (absolute milliseconds or empty), number of
 #: strings that follow, and those: the value, or fields and values.
 #: `GET` without `TYPE` would be cheaper for strings, but each hash would count in the server's statistics of errors.
@@ -31,7 +33,9 @@ STATES_SCRIPT = (
     KIND_OF
     + b"""\
 local call, try, format = redis.call, redis.pcall, string.format
-local out, n, left = {}, 1, tonumber(ARGV[1])
+local budget, most = string.match(ARGV[1], '^(%d+) ?(%d*)$')
+local out, n, left = {}, 1, tonumber(budget)
+most = tonumber(most) or math.huge
 local t = call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 out[1] = format('%.0f %s', t[1] * 1000000 + t[2], ARGV[2])
@@ -49,6 +53,10 @@ for i = 3, #ARGV do
   local kind, failed = kind_of(key)
   if failed then return failed end
   local value = kind == 'string' and call('GET', key)
+  local values = kind == 'hash' and call('HGETALL', key) or {}
+  local size = value and #value or 0
+  for j = 1, #values do size = size + #values[j] end
+  if size > most then kind, value, values = 'too large', nil, {} end
   out[n + 1] = kind
   out[n + 2] = (kind == 'none' or kind == 'denied') and '' or expires(key)
   if value then
@@ -57,7 +65,6 @@ for i = 3, #ARGV do
     n = n + 4
     left = left - #value - 101
   else
-    local values = kind == 'hash' and call('HGETALL', key) or {}
     out[n + 3] = tostring(#values)
     n = n + 3
     for j = 1, #values do
@@ -73,6 +80,10 @@ return out
 )
 
 
+#: The state of a key whose value was not read for its size.
+TOO_LARGE = "too large"
+
+
 def parse_states(items: Sequence[bytes]) -> list[State]:
     """The states of the first keys that the script was asked for; the rest did not fit.
 
@@ -86,7 +97,7 @@ def parse_states(items: Sequence[bytes]) -> list[State]:
         while index < end:
             kind, expires, count = items[index], items[index + 1], _count(items[index + 2])
             index += 3
-            expires_at_ms = int(expires) if expires else None
+            expires_at_ms = _count(expires) if expires else None
             if kind == b"string":
                 states.append(StringState(items[index], expires_at_ms))
             elif kind == b"hash":
@@ -127,6 +138,6 @@ def token_of(items: Sequence[bytes]) -> bytes:
 
 def _count(text: bytes) -> int:
     """How many strings follow; with a negative number the list would be read for ever."""
-    if (count := int(text)) < 0:
+    if (count := number(text)) is None or count < 0:
         raise ValueError
     return count

@@ -12,6 +12,7 @@ lost while the count stays (Webdis' formats/raw.c), so every script here returns
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from hashlib import sha1
 from itertools import groupby
@@ -23,7 +24,10 @@ from redisrepl.changes import (
     State,
 )
 from redisrepl.errors import OutcomeUnknownError, ProtocolError
+from redisrepl.wire.replies import number
+from redisrepl.wire.resp import DAMAGED, PIECE, RespReader, parse_one, resp_size
 from redisrepl.wire.states import STATES_SCRIPT, parse_states, read_at, token_of
+from redisrepl.wire.unwanted import MAX_VALUE
 
 __all__ = [
     "STRAY",
@@ -43,8 +47,14 @@ __all__ = [
     "parse_reply",
 ]
 
-#: What hiredis raises over bytes that are no reply: a list as a key of a map, an array larger than memory, ...
-_DAMAGED = (hiredis.ProtocolError, TypeError, MemoryError)
+#: A reply comes whole, and so is bounded by what `remote.session` takes in; this is beyond that.
+_LARGEST_REPLY = 1 << 40
+#: A channel is a key with a head, data the name of an event, a canary or what the feed tells. A word that is longer is
+#: left out while it comes, so that nobody who may PUBLISH can fill our memory.
+_LONGEST_CHANNEL = 16 << 20
+_LONGEST_DATA = 256 << 10
+_LARGEST_MESSAGE = 2 * _LONGEST_CHANNEL
+_DATA_AT = 3  # pmessage pattern channel data
 
 
 def escape(argument: bytes) -> bytes:
@@ -102,15 +112,20 @@ def parse_integer(reply: bytes) -> int:
     Raises:
         CommandError: Redis refused the command. ProtocolError: the reply is not one integer.
     """
+    match = _JSON_INTEGER.fullmatch(reply)
+    if match is not None and (value := number(match[1])) is not None:
+        return value
     try:
         (value,) = json.loads(reply).values()
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise ProtocolError("the hub's reply is not JSON with one value") from None
-    if isinstance(value, list) and value:
-        raise CommandError(str(value[-1]))
-    if type(value) is not int:
-        raise ProtocolError("the hub's reply is not an integer")
-    return value
+    if isinstance(value, list) and value and isinstance(value[-1], str):
+        raise CommandError(value[-1])
+    raise ProtocolError("the hub's reply is not an integer")
+
+
+#: `{"PTTL":-1}`
+_JSON_INTEGER = re.compile(rb'\s*\{\s*"[A-Za-z]+"\s*:\s*(-?\d+)\s*\}\s*')
 
 
 def keyspace_channel(database: int, key: bytes) -> bytes:
@@ -126,17 +141,20 @@ _FETCH_HEAD = b"EVAL/" + escape(STATES_SCRIPT) + b"/0"
 _FETCH_BY_HASH = b"EVALSHA/%b/0" % sha1(STATES_SCRIPT, usedforsecurity=False).hexdigest().encode()
 
 
-def fetch_body(keys: Sequence[bytes], max_bytes: int, *, token: bytes = b"", by_hash: bool = False) -> bytes:
+def fetch_body(
+    keys: Sequence[bytes], max_bytes: int, max_value: int = MAX_VALUE, *, token: bytes = b"", by_hash: bool = False
+) -> bytes:
     """Read the state of many keys in one request, as many as fit into `max_bytes`: `STATES_SCRIPT` over them.
 
     Args:
         keys: in their order.
         max_bytes: of values in the reply.
+        max_value: of one value; of a larger one it is only said that it is too large.
         token: by which the answer is known; without spaces.
         by_hash: for a hub that has run `STATES_SCRIPT` before.
     """
     head = _FETCH_BY_HASH if by_hash else _FETCH_HEAD
-    return b"/".join((head, b"%d" % max_bytes, token, escape_words(keys))) + b".raw"
+    return b"/".join((head, b"%d %d" % (max_bytes, max_value), token, escape_words(keys))) + b".raw"
 
 
 def parse_fetch_reply(reply: bytes, token: bytes = b"") -> tuple[int, list[State]]:
@@ -161,14 +179,10 @@ def parse_reply(reply: bytes) -> Any:
         CommandError: the reply is an error; in HTTP 200 too, Webdis answers a refused command that way.
         ProtocolError: it is not one whole reply.
     """
-    reader = hiredis.Reader()
     try:
-        reader.feed(reply)
-        value = reader.gets()
-    except _DAMAGED as error:
+        value = parse_one(reply, _LARGEST_REPLY)
+    except ProtocolError as error:
         raise ProtocolError(f"the hub's reply is damaged: {error}") from error
-    if value is False or reader.has_data():
-        raise ProtocolError("the hub's reply is not one whole reply")
     if isinstance(value, hiredis.ReplyError):
         raise CommandError(str(value))
     return value
@@ -200,7 +214,7 @@ class MessageReader:
     __slots__ = ("_reader", "subscribed")
 
     def __init__(self) -> None:
-        self._reader = hiredis.Reader()
+        self._reader = RespReader(_LARGEST_MESSAGE, skip=_too_long)
         self.subscribed = False
 
     def feed(self, data: bytes) -> list[Message]:
@@ -211,19 +225,32 @@ class MessageReader:
             ProtocolError: the framing is damaged, as Webdis leaves it when a reader was too slow.
         """
         messages: list[Message] = []
+        reader = self._reader
         try:
-            self._reader.feed(data)
-            gets = self._reader.gets
-            while (item := gets()) is not False:
-                match item:
-                    case [b"pmessage", _, channel, message] if type(channel) is type(message) is bytes:
-                        messages.append((channel, message))
-                    case [b"psubscribe", *_]:
-                        self.subscribed = True
-                    case hiredis.ReplyError():
-                        raise CommandError(str(item))
-                    case _:
-                        raise ProtocolError("the subscription brought something that is not a message")
-        except _DAMAGED as error:
+            for start in range(0, len(data), PIECE):
+                size = 0
+                for item in reader.feed(data[start : start + PIECE]):
+                    match item:
+                        case [b"pmessage", pattern, channel, message] if type(channel) is type(message) is bytes:
+                            messages.append((channel, message))
+                            size += _HEAD_SIZE + resp_size(pattern) + resp_size(channel) + resp_size(message)
+                        case [b"psubscribe", *_]:
+                            self.subscribed = True
+                            size += resp_size(item)
+                        case hiredis.ReplyError():
+                            raise CommandError(str(item))
+                        case _:
+                            raise ProtocolError("the subscription brought something that is not a message")
+                if reader.sizes is None:
+                    reader.settle(size)
+        except DAMAGED as error:
             raise ProtocolError(f"the subscription's framing is damaged: {error}") from error
         return messages
+
+
+_HEAD_SIZE = len(b"*4\r\n$8\r\npmessage\r\n")
+
+
+def _too_long(items: Sequence[object], length: int) -> bool:
+    """Whether the next word of a message is left out."""
+    return length > (_LONGEST_DATA if len(items) == _DATA_AT else _LONGEST_CHANNEL)

@@ -22,6 +22,10 @@ __all__ = ["SWIFT", "Scene"]
 SWIFT = ("--canary-period", "0.5", "--timeout", "3", "--retry-max", "1")
 #: Copies may differ this long after the writers have paused and the faults have ended, in seconds.
 PATIENCE = 60.0
+#: The daemons' own keys at the hub.
+FENCES = b"redisrepl:fence:"
+#: Bytes for the state of all daemons: enough for every fault but a full disk.
+DISK = 256 << 20
 #: Megabytes that a daemon may have held at most.
 MOST_MEMORY = 150
 
@@ -50,7 +54,7 @@ class Scene:
 
     def _start(self, enter) -> None:
         self.hub = enter(Hub(redis={"persistent": True}))
-        self.disk = enter(SmallDisk())
+        self.disk = enter(SmallDisk(DISK))
         self.sites = [enter(Site()), enter(SentinelSite())]
         self.proxies = [enter(FaultProxy(self.hub.port)) for _ in self.sites]
         pair = self.hub.certificates
@@ -121,11 +125,13 @@ class Scene:
         """Pause all clients and wait until all copies are equal; then nothing is lost, strayed, or grown too large."""
         with self.silence():
             contents = self._settle()
-            cut = [False, *map(self._was_cut, self.daemons, self._marks)]
+            forgot = [False, *map(self._forgot, self.daemons, self._marks)]
             lost = [
-                miss for writer, c in zip(self.writers, cut, strict=True) for miss in writer.misses(contents, cut=c)
+                miss
+                for writer, forgetful in zip(self.writers, forgot, strict=True)
+                for miss in writer.misses(contents, forgot=forgetful)
             ]
-            assert not lost, f"{len(lost)} writes are lost, such as {lost[:3]} (key, field, held, accepted); cut: {cut}"
+            assert not lost, f"{len(lost)} writes are lost, such as {lost[:3]} (key, field, held, accepted): {forgot}"
             strays = self._strays()
             assert not strays, f"outside the namespace: {strays[:3]}"
             for writer in self.writers:
@@ -171,9 +177,9 @@ class Scene:
             return dict(zip(wanted, pipeline.execute(), strict=True))
 
     @staticmethod
-    def _was_cut(daemon: Daemon, mark: int) -> bool:
-        """Whether the site's history was lost since, so that the hub's values stand where both sides have one."""
-        return bool(daemon.logged("stream.full_sync", after=mark))
+    def _forgot(daemon: Daemon, mark: int) -> bool:
+        """Whether what was agreed on could not be kept, so that the hub's value stands where both sides have one."""
+        return bool(daemon.logged("store.failed", after=mark))
 
     def _strays(self) -> list[bytes]:
         """Keys outside the namespace that are where nobody wrote them."""
@@ -181,7 +187,7 @@ class Scene:
         for writer, server in zip(self.writers, self.servers, strict=True):
             with server.client() as client:
                 keys = client.scan_iter(count=10_000)
-                found += [key for key in keys if not key.startswith(NAMESPACE) and key != writer.key_outside]
+                found += [key for key in keys if not key.startswith((NAMESPACE, FENCES)) and key != writer.key_outside]
         return found
 
     def note_memory(self, daemon: Daemon) -> None:

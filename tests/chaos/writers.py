@@ -117,22 +117,22 @@ class Writer(threading.Thread):
         self._ended.set()
         self.join()
 
-    def misses(self, contents: Contents, *, cut: bool) -> list[object]:
+    def misses(self, contents: Contents, *, forgot: bool) -> list[object]:
         """Places that only this client writes and that do not hold what they should.
 
-        That is the last value that was accepted, or one whose answer was lost. Where a site's history was cut the
-        hub's value stands, by rule: an older one, but of this client, and none older than what all had already.
+        That is the last value that was accepted, or one whose answer was lost. Where a daemon forgot what was agreed
+        on, an older one of this client may stand, but none older than what all had already.
         """
         found = []
         for (key, place), history in self.own.items():
             value = _held(contents, key, place)
-            allowed = history.values if cut else history.values[history.accepted :]
+            allowed = history.values if forgot else history.values[history.accepted :]
             if history.accepted >= 0 and value not in allowed:
                 found.append((key, place, value, history.values[history.accepted]))
         return found
 
     def settled(self, contents: Contents) -> None:
-        """All copies hold this now: what was replaced when a history was cut stays replaced."""
+        """All copies hold this now: what came before need not be remembered."""
         for (key, place), history in self.own.items():
             value = _held(contents, key, place)
             if value in history.values:

@@ -72,7 +72,7 @@ def test_the_daemon_is_pid_1_of_a_user_that_is_a_number():
     assert last("ENTRYPOINT") == '["redisrepl"]'
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", last("USER"))
     assert last("STOPSIGNAL") == "SIGTERM"
-    assert last("HEALTHCHECK") == "NONE"
+    assert last("HEALTHCHECK").endswith(' CMD ["redisrepl", "status"]')
 
 
 def test_the_label_tells_this_version():
@@ -100,7 +100,7 @@ def test_the_build_gets_what_it_copies_and_nothing_else():
 def test_the_steps_of_the_build_give_a_program_that_starts(tmp_path):
     places = {
         "/src": tmp_path / "src",
-        "/wheels": tmp_path / "wheels",
+        "/build": tmp_path / "build",
         "/opt": tmp_path / "opt",
         "/state": tmp_path / "s",
     }
@@ -115,13 +115,17 @@ def test_the_steps_of_the_build_give_a_program_that_starts(tmp_path):
     for sources, destination in copied(0):
         for source in sources:
             target = places["/src"] / destination
+            if destination.endswith("/"):
+                target.mkdir(exist_ok=True)
             if (CHECKOUT / source).is_dir():
-                shutil.copytree(CHECKOUT / source, target, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(
+                    CHECKOUT / source, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
+                )
             else:
                 shutil.copy(CHECKOUT / source, target)
     for stage, name, argument in instructions():
         if (stage, name) == (0, "RUN"):
-            step = re.sub(r"(?<![\w.])(/src|/wheels|/opt|/state)\b", lambda match: str(places[match[1]]), argument)
+            step = re.sub(r"(?<![\w.])(/src|/build|/opt|/state)\b", lambda match: str(places[match[1]]), argument)
             done = subprocess.run(
                 ["sh", "-ec", step], cwd=places["/src"], env=environment, capture_output=True, text=True, check=False
             )
@@ -129,6 +133,7 @@ def test_the_steps_of_the_build_give_a_program_that_starts(tmp_path):
     program = tmp_path / "opt" / "redisrepl" / "bin" / "redisrepl"
     answered = subprocess.run([program, "--version"], env={}, capture_output=True, text=True, check=False)
 
+    assert (tmp_path / "opt" / "redisrepl" / "share" / "man" / "man1" / "redisrepl.1").exists()
     assert (answered.returncode, answered.stdout) == (0, f"redisrepl {__version__}\n"), answered.stderr
 
 
@@ -166,7 +171,7 @@ def test_the_sidecar_is_locked_down(compose):
 def test_every_variable_is_a_setting(compose):
     names = {name.removeprefix(ENV_PREFIX).lower() for name in compose["services"]["redisrepl"]["environment"]}
 
-    assert names <= set(Settings.model_fields)
+    assert names <= set(Settings.fields)
 
 
 def test_the_secrets_are_files_named_as_before(compose, settings):
@@ -202,7 +207,7 @@ def test_the_secrets_made_as_the_comment_says_open_redis(tmp_path, compose, sett
     shutil.copytree(CHECKOUT / "deploy" / "site", tmp_path / "site")
     subprocess.run(["bash", "-euc", "\n".join(commands)], cwd=tmp_path, check=True)
     password = tmp_path / "secrets" / "redis-password"
-    given = settings.model_copy(update={"password_file": password})
+    given = settings.replace(password_file=password)
     address = site_address(given, ask_password=False)
     command = compose["services"]["redis"]["command"]
     assert command[:3] == ["redis-server", "--aclfile", "/run/secrets/redis-users"]

@@ -20,6 +20,8 @@ def events():
     for path in DAEMON:
         text = path.read_text()
         found |= set(re.findall(r'_log\.(?:warning|error)\(\s*"([a-z_.]+)"', text))
+        either = re.findall(r'_log\.(?:warning|error)\(\s*f"\{side\}([a-z_.]+)"', text)
+        found |= {side + event for event in either for side in ("site", "hub")}
         found |= {f"{stem}.failed" for stem in re.findall(r'Trouble\("([a-z_]+)"', text)}
     return found
 

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from testbed import Certificates, Hub
+from testbed import Certificates, Hub, eventually
 from tests.e2e.support import SWIFT, assert_equal_soon, certificate_flags, crossed, place_flags, wait_until_live
 
 
@@ -68,3 +68,45 @@ def test_how_things_stand(daemon, at_site):
     assert state["applied"] >= 1
     assert state["waiting_keys"] == state["push_failures"] == 0
     assert daemon.running
+
+
+def test_renewed_files_are_taken_without_a_signal(daemon, own, at_site):
+    mark = daemon.mark()
+    own.client_key.write_bytes(own.issue("other", "other.example").key.read_bytes())
+    assert "is not the key of" in daemon.wait_for_log("certificate.failed", 60, after=mark)["error"]
+    assert any(problem.startswith("certificate: ") for problem in daemon.state()["problems"])
+    own.issue("client", "site1.example", common_name="site1")
+    daemon.wait_for_log("daemon.reloaded", 60, after=mark)
+    assert not any(problem.startswith("certificate: ") for problem in daemon.state()["problems"])
+    daemon.hub.nginx.restart()
+    at_site.set("site1:key", "v")
+    crossed(at_site, daemon.hub.redis)
+
+
+def test_the_end_of_both_certificates_is_known(daemon):
+    state = daemon.state()
+    assert state["certificate_expires_at"] == state["hub_certificate_expires_at"] == "3000-01-01T00:00:00+00:00"
+
+
+def test_an_authority_that_was_taken_out_of_the_file_is_not_trusted_any_more(daemon, own, at_site):
+    """Not even on connections that were made while it was."""
+    at_site.set("site1:before", "v")
+    crossed(at_site, daemon.hub.redis)
+    whole = own.ca.read_bytes()
+    with Certificates() as others:
+        own.ca.write_bytes(others.ca.read_bytes())
+        mark = daemon.mark()
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for_log("daemon.reloaded", after=mark)
+        at_site.set("site1:after", "v")
+
+        def refused(event):
+            return any("not signed by the given CA" in line["error"] for line in daemon.logged(event, after=mark))
+
+        # The first of either may be that the connection was ended.
+        eventually(lambda: refused("push.failed") and refused("subscribe.failed"), 20)
+        assert daemon.hub.redis.get("site1:after") is None
+        own.ca.write_bytes(whole + others.ca.read_bytes())
+        daemon.signal(signal.SIGHUP)
+        crossed(at_site, daemon.hub.redis)
+        assert daemon.stop() == 0

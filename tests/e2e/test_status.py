@@ -1,16 +1,20 @@
 """`redisrepl status` asks running daemons by their sockets, and says what is wrong."""
 
+import io
 import json
 import socket
 import stat
 from datetime import datetime
+from pathlib import Path
 
+import jsonschema
 import pytest
 
+from redisrepl.subcommands.status import watch
 from testbed import Daemon, FaultProxy, RedisServer, eventually
 from tests.e2e.support import SWIFT, crossed, pushed
 
-OK, WRONG, UNAVAILABLE = 0, 1, 69
+OK, WRONG, UNAVAILABLE, STARTING = 0, 1, 69, 75
 
 
 @pytest.fixture
@@ -53,7 +57,8 @@ def test_all_is_well(daemons, site, hub, at_site, at_hub, state, status):
     assert found["namespaces"] == ["site1:"]
     assert (found["direction"], found["source"], found["scripts"]) == ("both", "psync", True)
     assert found["position"].partition(":")[0] == at_site.info("replication")["master_replid"]
-    assert 0 <= found["lag_bytes"] < 20_000
+    assert found["lag_bytes"] >= found["unread_bytes"] >= 0
+    assert (found["state"], found["well"], found["doing"], found["troubles"]) == ("well", True, None, [])
     assert found["started_at"] <= found["attached_at"]
     assert (found["waiting_keys"], found["push_failures"], found["failed"]) == (0, 0, 0)
     assert found["pushed"] >= 3
@@ -74,9 +79,85 @@ def test_all_is_well(daemons, site, hub, at_site, at_hub, state, status):
     names = [row.split()[0] for row in rows]
     assert names == [
         *("namespaces", "site", "waiting", "pushed", "pulled", "subscription", "sweep", "scripts", "certificate"),
-        "process",
+        *("certificate", "process"),
     ]
-    assert found.keys() - {"lag_bytes"} <= daemon.state().keys()
+    assert found.keys() - {"lag_bytes", "unread_bytes"} <= daemon.state().keys()
+
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "status.schema.json").read_text())
+
+
+@pytest.mark.parametrize("rc", [True, False])
+def test_it_says_what_its_schema_says(daemons, site, hub, at_site, at_hub, state, status, rc):
+    daemon = daemons.live(site, hub, *SWIFT, "--state-dir", state, rc=rc)
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    validator = jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.FormatChecker())
+    document = json.loads(status("--json")[1])
+    validator.validate(document)
+    assert validator.is_valid(document | {"surprise": 1}) is False
+    crossed(at_site, at_hub, back=rc)
+    eventually(lambda: json.loads(status("--json")[1])["sweep"].get("finished_at") or not rc)
+    validator.validate(json.loads(status("--json")[1]))
+    hub.redis.connection_pool.disconnect()
+    site.kill()
+    daemon.wait_for_log("stream.failed")
+    validator.validate(json.loads(status("--json")[1]))
+
+
+def test_an_idle_link_is_not_behind(daemons, site, hub, at_site, state, status):
+    """Whatever the site sends that is none of ours: pings, and the writes of other namespaces."""
+    at_site.config_set("repl-ping-replica-period", 1)
+    daemons.live(site, hub, *SWIFT, "--state-dir", state, rc=False)
+    at_site.set("site1:ours", "v")
+    pushed(at_site)
+    offset = at_site.info("replication")["master_repl_offset"]
+    at_site.set("others:key", "v" * 5000)
+    eventually(lambda: at_site.info("replication")["master_repl_offset"] > offset + 5100, description="a ping was sent")
+
+    def behind():
+        found = json.loads(status("--json")[1])
+        return found["lag_bytes"], found["unread_bytes"], found["waiting_keys"]
+
+    eventually(lambda: behind() == (0, 0, 0), description="nothing is behind")
+    assert "nothing is behind" in status()[1]
+
+
+def test_it_is_starting_until_the_first_snapshot_was_read(daemons, site, hub, at_site, state, status):
+    at_site.config_set("repl-diskless-sync", "yes")
+    at_site.config_set("repl-diskless-sync-delay", "3600")
+    daemon = daemons.start(site, hub, *SWIFT, "--state-dir", state, rc=False)
+    daemon.wait_for_log("daemon.started")
+    _, said, _ = eventually(lambda: (found := status())[0] == STARTING and found)
+    assert ": starting" in said.splitlines()[0]
+    assert "starting     attaching to the site's Redis" in said
+    assert "trouble" not in said
+    at_site.config_set("repl-diskless-sync-delay", "0")
+    eventually(lambda: status()[0] == OK, description="all is well")
+    site.kill()  # that it is away later on is no start
+    daemon.wait_for_log("stream.failed")
+    assert status()[0] == WRONG
+
+
+def test_a_hub_that_is_away_at_the_start_is_a_trouble(daemons, site, hub, state, status):
+    with FaultProxy(hub.port) as wire:
+        wire.down()
+        daemon = daemons.start(site, wire.port, *SWIFT, "--state-dir", state)
+        daemon.wait_for_log("daemon.started")
+        eventually(lambda: status()[0] == WRONG)
+        assert "See whether it runs, and whether this machine may reach it" in status()[1]
+
+
+def test_a_table_of_all_daemons(daemons, site, hub, state):
+    daemons.live(site, hub, *SWIFT, "--state-dir", state, rc=False)
+    with RedisServer() as other:
+        daemons.live(other, hub, *SWIFT, "--state-dir", state, ns=("other:",))
+        out = io.StringIO()
+        eventually(lambda: watch(state, period=0.1, out=io.StringIO(), times=1) == OK)
+        assert watch(state, period=0.1, out=out, times=2) == OK
+    table = out.getvalue()
+    assert "2 daemons in" in " ".join(table.split())
+    for said in (f"{site.port}", f"{other.port}", "other:", "well", "0.0"):
+        assert said in table, table
 
 
 def test_something_is_wrong(daemons, site, hub, at_site, state, status):

@@ -99,3 +99,14 @@ def test_a_websocket_that_was_asked_for_is_not_given_up(daemons, site, hub):
     assert "asked for a WebSocket" in told["error"]
     assert daemon.logged("subscribe.started") == []
     assert daemon.stop() == 0
+
+
+def test_each_namespace_has_a_connection_for_its_long_poll(daemons, site, hub, at_site, at_hub):
+    """More of them than there may be requests at a time otherwise: `--flights`, and 20."""
+    prefixes = [f"ns{number}:" for number in range(60)]
+    daemons.live(site, hub, "--flights", "1", ns=prefixes)
+
+    at_site.set("ns59:up", "v")
+    at_hub.set("ns0:down", "v")
+    eventually(lambda: at_hub.get("ns59:up") == b"v", 20)
+    eventually(lambda: at_site.get("ns0:down") == b"v", 20)

@@ -78,10 +78,8 @@ def test_tls_is_for_rediss_only(certificates):
     address = parse_address("rediss://redis.lab", files=files)
     assert address.context is not None
     assert address.files is files
-    assert address.tls_options["ssl_check_hostname"] is True
-    assert address.tls_options["ssl_ca_certs"] == str(certificates.ca)
-    assert parse_address("redis://redis.lab").tls_options == {}
-    assert parse_address("rediss://redis.lab").tls_options["ssl_certfile"] is None
+    assert address.context.check_hostname
+    assert len(address.context.get_ca_certs()) == 1
 
 
 def test_a_wrong_file_for_tls_is_named(tmp_path):

@@ -152,7 +152,7 @@ class FenceSession:
         await Wire(lambda: OutcomeUnknownError("the reply is lost"))
         return b"*%d\r\n" % len(found) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in found)
 
-    async def command(self, *argv: bytes) -> bytes | None:
+    async def text_or_none(self, *argv: bytes) -> bytes | None:
         await Wire(lambda: LinkLostError("the request is lost"))
         fence = self._daemon.world.hub.fences.get(argv[1])
         await Wire(lambda: LinkLostError("the reply is lost"))

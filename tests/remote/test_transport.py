@@ -381,3 +381,42 @@ def test_the_proxy_of_the_environment(monkeypatch, environment, proxy):
 
     assert environment_proxy(httpx.URL("https://hub.example/redis/")) == proxy
     assert environment_proxy(httpx.URL("wss://hub.example/redis/.raw")) == proxy
+
+
+@pytest.mark.parametrize(
+    ("excepted", "host", "goes_by_proxy"),
+    [
+        ("10.0.0.0/8", "10.1.2.3", False),
+        ("10.0.0.0/8,x", "11.1.2.3", True),
+        ("192.168.1.7", "192.168.1.7", False),
+        ("[fd00::1]", "[fd00::1]", False),
+        ("[fd00::1]:443", "[fd00::1]", False),
+        ("fd00::/8", "[fd12::1]", False),
+        ("[fd00::]/8", "[fd12::1]", False),
+        ("fd00::/8", "[fe80::1]", True),
+        ("nonsense/8,,/", "10.1.2.3", True),
+    ],
+)
+def test_addresses_that_go_without_a_proxy(monkeypatch, excepted, host, goes_by_proxy):
+    for name in ("https_proxy", "ALL_PROXY", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:1")
+    monkeypatch.setenv("NO_PROXY", excepted)
+
+    assert (environment_proxy(httpx.URL(f"https://{host}/")) is not None) is goes_by_proxy
+
+
+async def test_a_proxy_that_is_away_is_named(certificates):
+    port = free_port()
+    transport = HubTransport(
+        httpx.URL("https://hub.lab/"),
+        certificates.ssl_context(),
+        connections=1,
+        proxy=f"http://me:secret@127.0.0.1:{port}",
+    )
+    with pytest.raises(
+        httpx.ProxyError, match=f"the HTTP proxy http://127.0.0.1:{port}, which the environment"
+    ) as caught:
+        await post(transport)
+    assert "secret" not in str(caught.value)
+    await transport.aclose()

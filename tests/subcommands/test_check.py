@@ -2,13 +2,30 @@
 
 import contextlib
 import datetime as dt
+import json
+import re
+import shlex
+import time
 
 import pytest
 
+from redisrepl.subcommands.finding import clock_finding
 from testbed import Daemon, Hub, RedisServer
+from testbed.nginx import HUB_FILES
 
 OK, UNAVAILABLE, REFUSED, CONFIG = 0, 69, 77, 78
 ROOMY = {"config": {"repl-backlog-size": "16mb"}}
+ADMIN = "user admin on >x ~* &* +@all"
+
+
+def shipped_hub(certificates):
+    """A hub from the files in deploy/hub; only places on this machine are others."""
+    lines = (HUB_FILES / "redis.conf").read_text().splitlines()
+    directives = dict(line.split(" ", 1) for line in lines if line and not line.startswith("#"))
+    webdis = json.loads((HUB_FILES / "webdis.json").read_text())
+    for own in ("redis_host", "redis_port", "http_host", "http_port", "logfile"):
+        del webdis[own]
+    return Hub(certificates, redis={"config": directives | {"aclfile": HUB_FILES / "users.acl"}}, webdis=webdis)
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +57,191 @@ def check(servers, certificates):
     return check
 
 
-def test_everything_holds(check):
+def test_everything_holds(check, servers):
     code, found, summary = check("-rc")
     assert code == OK
     assert {sign for sign, _ in found.values()} == {"ok"}, found
     assert list(found) == [
-        *("namespaces", "state directory", "certificates", "site", "site clock"),
+        *("namespaces", "state directory", "certificates", "site", "site clock", "site eviction"),
         *("site backlog", "site buffer", "site timeouts", "site PSYNC"),
-        *("hub", "hub clock", "hub scripts", "hub body limit", "hub notifications", "hub subscription site1:"),
+        *("hub", "hub eviction", "hub clock", "hub permissions site1:", "hub scripts", "hub body limit"),
+        *("hub notifications", "hub subscription site1:"),
     ]
-    assert summary == "15 checks, 0 failed, 0 could be better"
+    assert summary == "18 checks, 0 failed, 0 could be better"
+    assert not servers[0].client().keys()
+    assert not servers[1].redis.keys()
+
+
+def test_the_files_of_deploy_hub_are_all_that_a_daemon_needs(check, certificates):
+    """Exactly those: users.acl, redis.conf, webdis.json and nginx.conf, with the password that they come with."""
+    with shipped_hub(certificates) as hub:
+        code, found, summary = check("-rc", "--replicate", "set,hset,del,expire", hub=hub.url)
+    assert (code, {sign for sign, _ in found.values()}) == (OK, {"ok"}), found
+    assert found["hub permissions site1:"][1] == "its keys may be read and written, its events heard"
+    assert summary.endswith("0 failed, 0 could be better")
+
+
+def test_a_namespace_that_the_hubs_users_do_not_have(check, certificates):
+    with shipped_hub(certificates) as hub:
+        code, found, _ = check("-rc", hub=hub.url, ns="site1:,site2:")
+    assert code == REFUSED
+    assert found["hub permissions site1:"][0] == found["hub subscription site1:"][0] == "ok"
+    sign, said = found["hub permissions site2:"]
+    assert sign == "FAIL"
+    grants = "'~site2:*' '&__keyspace@0__:site2:*'"
+    remedy = f"on the hub: redis-cli ACL SETUSER default {grants}, then ACL SAVE"
+    assert said == f"the hub's Redis denies its keys, its channel, so that no events would come: {remedy}"
+    assert "hub subscription site2:" not in found  # to ask would take until somebody loses patience
+
+
+@pytest.mark.parametrize(
+    ("denied", "args", "said"),
+    [
+        ("-hset", (), "HSET: on the hub: redis-cli ACL SETUSER default +hset, then ACL SAVE"),
+        ("-set", ("--replicate", "hset"), None),
+        (
+            "-del -hdel",
+            ("--replicate", "set,del"),
+            "DEL, HDEL: on the hub: redis-cli ACL SETUSER default +del +hdel, ",
+        ),
+        (
+            "resetchannels &other",
+            ("-rc",),
+            "its channel, so that no events would come: on the hub: redis-cli",
+        ),
+        ("resetkeys ~site10:*", (), "its keys: on the hub: redis-cli ACL SETUSER default '~site1:*', then"),
+    ],
+)
+def test_what_the_hubs_users_may_not_do(check, certificates, denied, args, said):
+    """And the remedy is one: with it the check passes."""
+    with Hub(certificates, redis={"users": [f"user default on nopass ~* &* +@all {denied}", ADMIN]}) as hub:
+        code, found, _ = check(*args, hub=hub)
+        if said is None:
+            assert (code, found["hub permissions site1:"][0]) == (OK, "ok")
+            return
+        assert (code, found["hub permissions site1:"][0]) == (REFUSED, "FAIL")
+        assert found["hub permissions site1:"][1].startswith(f"the hub's Redis denies {said}")
+        remedy = re.search(r"redis-cli (ACL SETUSER .*?), then", found["hub permissions site1:"][1])[1]
+        hub.server.client(username="admin", password="x").execute_command(*shlex.split(remedy))
+        assert check(*args, hub=hub)[0] == OK
+
+
+def test_a_command_that_webdis_refuses(check, certificates):
+    with Hub(certificates, webdis={"acl": [{"disabled": ["DEBUG", "HSET"]}]}) as hub:
+        code, found, _ = check(hub=hub)
+    assert code == REFUSED
+    refusal = "Webdis refuses HSET: take HSET out of 'disabled' in its webdis.json"
+    assert found["hub permissions site1:"] == ("FAIL", refusal)
+
+
+def test_a_hub_whose_password_webdis_does_not_have(check, certificates):
+    with Hub(certificates, redis={"users": ["user default on >secret ~* &* +@all"]}) as hub:
+        code, found, _ = check(hub=hub)
+    assert code == REFUSED
+    assert found["hub"][0] == "FAIL"
+    assert "redis_auth in webdis.json must be the password in users.acl" in found["hub"][1]
+
+
+def test_clusters(check, certificates):
+    with RedisServer(config={**ROOMY["config"], "cluster-enabled": "yes"}) as site:
+        code, found, _ = check(site=site)
+        assert (code, found["site"][0]) == (CONFIG, "FAIL")
+        assert found["site"][1].endswith("--raddr of a Redis without cluster-enabled yes")
+    with Hub(certificates, redis={"config": {"cluster-enabled": "yes"}}) as hub:
+        code, found, _ = check(hub=hub)
+        assert (code, found["hub cluster"][0]) == (CONFIG, "FAIL")
+        assert found["hub cluster"][1].endswith("cluster-enabled no")
+
+
+def test_eviction(check, certificates):
+    evicting = {"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}
+    with RedisServer(config=ROOMY["config"] | evicting) as site, Hub(certificates, redis={"config": evicting}) as hub:
+        code, found, summary = check(site=site, hub=hub)
+        assert code == OK
+        for side in ("site", "hub"):
+            sign, said = found[f"{side} eviction"]
+            assert (sign, said[:28]) == ("note", "allkeys-lru above 100 MiB re")
+            assert "CONFIG SET maxmemory-policy noeviction" in said
+        assert summary.endswith("0 failed, 2 could be better")
+        site.client().config_set("maxmemory-policy", "noeviction")
+        assert check(site=site)[1]["site eviction"] == ("ok", "maxmemory 100 MiB, noeviction")
+
+
+def test_a_wrong_clock_is_told_with_the_remedy():
+    there = time.time() + 60
+    finding = clock_finding("hub clock", there)
+    assert finding.code is None
+    assert re.match(r"\+(60|59)\.\d s from ours, so keys expire too early", finding.said)
+    assert finding.said.endswith("timedatectl set-ntp true")
+    assert clock_finding("hub clock", time.time()).code == OK
+
+
+def test_another_redisrepl_at_the_same_site(check, certificates, servers, tmp_path):
+    """One that keeps its state elsewhere is told; the one that this command line is of is not."""
+    with RedisServer(**ROOMY) as site:
+        words = ["--ns", "site1:", "--ca", certificates.ca, "--cert", certificates.client]
+        words += ["--key", certificates.client_key, "--raddr", f"127.0.0.1:{site.port}", "--haddr", servers[1].url]
+        with Daemon([*words, "--state-dir", tmp_path / "one", "--log-format", "json"]) as daemon:
+            daemon.wait_for_log("stream.attached")
+            _, found, _ = check("--state-dir", tmp_path / "two", site=site)
+            assert found["site followers"][0] == "note"
+            assert found["site followers"][1].startswith("1 more follow it as replicas without a port, perhaps another")
+            assert "site followers" not in check("--state-dir", tmp_path / "one", site=site)[1]
+
+
+def test_a_proxy_that_cannot_keep_bodies(check, certificates, tmp_path):
+    """A proxy answers 500 when a body is larger than its buffer and there is no directory for it."""
+    away = tmp_path / "away"
+    away.mkdir()
+    with (
+        Hub(
+            certificates, nginx={"replacements": {"client_body_temp_path ": f"client_body_temp_path {away}; #"}}
+        ) as hub,
+        RedisServer(**ROOMY) as site,
+    ):
+        away.rmdir()
+        code, found, _ = check("--max-body", "4MB", hub=hub, site=site)
+    assert code == OK
+    sign, said = found["hub body limit"]
+    assert sign == "note"
+    assert "HTTP 500" in said
+    assert "client_body_temp_path" in said
+    assert re.search(r"--max-body \d+$", said)
+
+
+@pytest.mark.parametrize(
+    ("address", "code", "said"),
+    [
+        ("rediss://localhost:{plain}", UNAVAILABLE, "write redis:// instead of rediss://"),
+        ("redis://localhost:{tls}", UNAVAILABLE, "if this port wants TLS: --raddr rediss://HOST:PORT"),
+        ("redis://localhost:{plain}/99", CONFIG, "has no database 99"),
+        ("localhost:{http}", UNAVAILABLE, "is no Redis: check address and port (--raddr)"),
+    ],
+)
+def test_wrong_addresses_of_the_site(check, certificates, servers, address, code, said):
+    with RedisServer(tls=certificates) as tls:
+        place = address.format(plain=servers[0].port, tls=tls.tls_port, http=servers[1].webdis.port)
+        got, found, _ = check("--raddr", place, "--connect-timeout", "1", "--site-ca", certificates.ca)
+    assert (got, found["site"][0]) == (code, "FAIL")
+    assert said in found["site"][1]
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [("webdis", "Webdis is down or restarting"), ("server", "Webdis is down or restarting, or its Redis is")],
+)
+def test_a_part_of_the_hub_is_down(check, certificates, part, said):
+    with Hub(certificates) as hub:
+        getattr(hub, part).stop()
+        code, found, _ = check(hub=hub)
+    assert (code, found["hub"][0]) == (UNAVAILABLE, "FAIL")
+    assert found["hub"][1].endswith(said)
+
+
+def test_a_wrong_path_at_the_hub(check, servers):
+    code, found, _ = check(hub=servers[1].url.replace("/redis", "/elsewhere"))
+    assert (code, found["hub"][0]) == (CONFIG, "FAIL")
+    assert "check the path" in found["hub"][1]
 
 
 def test_whether_a_flush_of_the_hub_would_be_noticed(check, servers):
@@ -64,7 +256,8 @@ def test_whether_a_flush_of_the_hub_would_be_noticed(check, servers):
     assert code == OK
     sign, said = found["hub flushes"]
     assert sign != "ok"
-    assert "allow INFO" in said
+    assert "redis-cli ACL SETUSER default +info" in said
+    assert "hub eviction" not in found
     assert summary.endswith("0 failed, 1 could be better")
 
 
@@ -109,7 +302,9 @@ def test_scripts_are_not_allowed(check, certificates):
     with Hub(certificates, redis={"users": users}) as hub:
         code, found, _ = check(hub=hub)
     assert code == OK
-    assert found["hub scripts"] == ("note", "EVAL is refused, so each write is a request of its own: allow it")
+    said = "EVAL is refused, so each write is a request of its own"
+    remedy = "on the hub: redis-cli ACL SETUSER default +eval +evalsha, then ACL SAVE"
+    assert found["hub scripts"] == ("note", f"{said}: {remedy}")
 
 
 def test_a_small_body_limit(check, certificates):

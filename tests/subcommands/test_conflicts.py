@@ -1,6 +1,5 @@
 """`redisrepl conflicts`: what it lists and shows, and what it writes at a real server."""
 
-import argparse
 import base64
 import io
 import json
@@ -12,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from redisrepl.arguments import parser_of
 from redisrepl.changes import HashState, StringState
 from redisrepl.errors import RedisreplError, exit_code
 from redisrepl.local.address import parse_address
 from redisrepl.store.conflicts import Conflicts, Loser
-from redisrepl.subcommands.conflicts import Choice, add_flags, run
+from redisrepl.subcommands.conflicts import Choice, run
 from testbed import Daemon, Hub, RedisServer, eventually
 from testbed.ports import free_port, release_port
 from tests.e2e.support import certificate_flags, place_flags, wait_until_live
@@ -58,11 +58,7 @@ def conflicts(state):
     """Run it; exit code, what it printed and what it said. No process of its own, which takes a second to start."""
 
     def conflicts(*words, directory=state, terminal=False):
-        parser = argparse.ArgumentParser()
-        add_flags(parser)
-        for name in ("--raddr", "--user"):
-            parser.add_argument(name)
-        flags = vars(parser.parse_args([str(word) for word in words]))
+        flags = parser_of("conflicts").parse([str(word) for word in words])
         address = parse_address(flags["raddr"] or "127.0.0.1:1", username=flags["user"])
         out = Terminal() if terminal else io.BytesIO()
         try:

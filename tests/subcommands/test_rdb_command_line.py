@@ -59,6 +59,44 @@ def test_standard_input():
     assert rdb("-", "--keys", "--db", "0", data=SNAPSHOT)[:2] == (0, '"site:s"\n"site:set"\n')
 
 
+def test_the_mark_that_redis_cli_leaves_behind_a_snapshot_is_no_rest():
+    assert rdb("-", "--keys", "--db", "0", data=SNAPSHOT + b"0f" * 20)[2] == ""
+    assert "was not read" in rdb("-", "--keys", data=SNAPSHOT + b"0f" * 19)[2]
+
+
+def by_shell(redirection, dump):
+    """Exit code and the message."""
+    command = f"{sys.executable} -m redisrepl rdb {redirection.format(dump=dump)}"
+    done = subprocess.run(command, shell=True, capture_output=True, check=False, cwd=CHECKOUT)
+    assert b"Traceback" not in done.stderr
+    assert b"Exception" not in done.stderr
+    return done.returncode, done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("redirection", "says"),
+    [
+        ("{dump} >/dev/full", "standard output cannot be written: No space left"),
+        ("{dump} --summary >/dev/full", "standard output cannot be written: No space left"),
+        ("{dump} >&-", "standard output is closed"),
+        ("- <&-", "standard input is closed"),
+    ],
+)
+def test_a_full_or_closed_end_is_one_sentence(redirection, says, dump):
+    code, err = by_shell(redirection, dump)
+
+    assert code == 78
+    assert says in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_version_that_is_not_known_is_said(tmp_path):
+    path = tmp_path / "new.rdb"
+    path.write_bytes(build.rdb(b"\xee", version=99))
+
+    assert "newer than the newest known here" in rdb(path)[2]
+
+
 def test_a_damaged_snapshot_is_printed_up_to_the_damage(tmp_path):
     cut = tmp_path / "cut.rdb"
     cut.write_bytes(SNAPSHOT[:40])
@@ -74,7 +112,7 @@ def test_a_file_that_is_not_there(tmp_path):
     code, out, err = rdb(tmp_path / "none")
 
     assert (code, out) == (78, "")
-    assert "No such file" in err
+    assert "no such file" in err
     assert len(err.splitlines()) == 1
 
 

@@ -239,7 +239,7 @@ def test_a_reader_that_does_not_read_costs_neither_the_link_nor_memory(server, c
         (["--raddr", "ftp://x"], 78, "not known"),
         (["--sentinel", "x:1"], 78, "no Sentinel or no service"),
         (["--raddr", ":2", "--sentinel", "x:1/y"], 78, "give one of them"),
-        (["--nonsense"], 2, "unrecognized arguments"),
+        (["--nonsense"], 2, "there is no flag --nonsense"),
     ],
 )
 def test_exit_codes(args, code, text):

@@ -1,13 +1,14 @@
 """`redisrepl verify` as a process of its own, between a real site and a real hub."""
 
 import json
+import signal
 
 import pytest
 
-from testbed import Daemon, Hub, RedisServer
+from testbed import Daemon, Hub, RedisServer, eventually
 from tests.samples import ALL_BYTES, AWKWARD_NAMES
 
-SAME, DIFFERENT, UNAVAILABLE, REFUSED = 0, 1, 69, 77
+SAME, DIFFERENT, UNAVAILABLE, REFUSED, MISTAKEN = 0, 1, 69, 77, 78
 FAR = 4_102_444_800_123
 
 
@@ -31,20 +32,37 @@ def hub(servers):
 
 
 @pytest.fixture
-def verify(servers, certificates):
+def words(servers, certificates, tmp_path):
+    """Flags that a daemon takes as well as `verify`."""
+    site, hub = servers
+    files = ["--cert", certificates.client, "--key", certificates.client_key, "--ca", certificates.ca]
+    where = ["--raddr", f"127.0.0.1:{site.port}", "--haddr", hub.url, "--state-dir", tmp_path / "state"]
+    return ["--ns", "site1:", *files, *where]
+
+
+@pytest.fixture
+def verify(words):
     """Run it; exit code and what it said."""
 
-    def verify(*args, haddr=None, ca=None):
-        site, hub = servers
-        words = ["verify", "--ns", "site1:", "--cert", certificates.client, "--key", certificates.client_key]
-        words += ["--ca", ca or certificates.ca, "--raddr", f"127.0.0.1:{site.port}", "--haddr", haddr or hub.url]
+    def verify(*args):
         environment = dict.fromkeys(("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"), "")
-        with Daemon([*words, *args], env=environment) as process:
+        with Daemon(["verify", *words, *args], env=environment) as process:
             code = process.wait(60)
         assert "Traceback" not in process.stderr
         return code, process.stdout, process.stderr
 
     return verify
+
+
+BOTH_WAYS = ["-rc", "--replicate", "set,hset,del"]
+
+
+@pytest.fixture
+def daemon(words):
+    """A daemon with a state directory, once both sides were compared."""
+    with Daemon([*words, *BOTH_WAYS, "--log-format", "json"]) as daemon:
+        daemon.wait_for_log("sweep.finished", 60)
+        yield daemon
 
 
 def test_equal_sides(verify, site, hub):
@@ -90,12 +108,12 @@ def test_each_kind_of_difference_is_named(verify, site, hub):
     assert code == DIFFERENT
     assert errors == ""
     assert sorted(lines) == [
-        "different         site1:expiry",
-        "different         site1:field",
-        "different         site1:type",
-        "different         site1:value",
-        "only at the hub   site1:there",
-        "only at the site  site1:here",
+        "different         changed on both sides  site1:field",
+        "different         changed on both sides  site1:type",
+        "different         changed on both sides  site1:value",
+        "different         expiry differs         site1:expiry",
+        "only at the hub   stays: no -rc          site1:there",
+        "only at the site  to be pushed           site1:here",
     ]
     assert summary == "7 keys compared: 1 only at the site, 1 only at the hub, 4 different"
 
@@ -112,6 +130,7 @@ def test_the_same_as_json(verify, site, hub):
     assert kinds["site1:here"] == "only at the site"
     assert kinds["site1:there"] == "only at the hub"
     assert sum(kind == "different" for kind in kinds.values()) == 4
+    assert {entry["key"]: entry["would"] for entry in keys}["site1:here"] == "to be pushed"
 
 
 @pytest.mark.usefixtures("site", "hub")
@@ -174,7 +193,7 @@ def test_repair_in_one_direction_only(verify, site, hub):
     hub.set("site1:there", "v")
     code, said, _ = verify("--repair", "-rc", "--initial-sync", "pull")
     assert code == DIFFERENT
-    assert "only at the site  site1:here" in said
+    assert "only at the site  stays: not pushed      site1:here" in said
     assert hub.get("site1:here") is None
     assert site.get("site1:there") == b"v"
 
@@ -186,13 +205,91 @@ def test_without_repair_nothing_is_written(verify, site, hub):
     assert before == [{key: client.dump(key) for key in client.keys(b"*")} for client in (site, hub)]
 
 
+def test_what_the_daemon_left_tells_which_is_newer(daemon, verify, site, hub):
+    names = [f"site1:{name}" for name in ("hub", "site", "both", "gone-here", "gone-there")]
+    for name in names:
+        site.set(name, "old")
+    eventually(lambda: hub.exists(*names) == len(names))
+    daemon.stop()
+    hub.set("site1:hub", "new")
+    site.set("site1:site", "new")
+    site.set("site1:both", "site")
+    hub.set("site1:both", "hub")
+    site.delete("site1:gone-here")
+    hub.delete("site1:gone-there")
+
+    code, said, _ = verify(*BOTH_WAYS)
+    assert code == DIFFERENT
+    assert sorted(said.splitlines()[:-1]) == [
+        "different         changed on both sides  site1:both",
+        "different         to be pulled           site1:hub",
+        "different         to be pushed           site1:site",
+        "only at the hub   to be pushed           site1:gone-here",
+        "only at the site  to be pulled           site1:gone-there",
+    ]
+    code, said, errors = verify(*BOTH_WAYS, "--repair")
+    assert (code, said) == (SAME, "3 keys compared: no difference\n")
+    assert errors.count("\n") == 0
+    assert "conflict.resolved            key=site1:both winner=hub" in errors
+    for client in (site, hub):
+        assert client.mget(names) == [b"new", b"new", b"hub", None, None]
+
+
+def test_without_rc_a_removal_goes_to_the_hub_and_none_comes_back(daemon, verify, site, hub):
+    names = ["site1:gone-here", "site1:gone-there"]
+    for name in names:
+        site.set(name, "v")
+    eventually(lambda: hub.exists(*names) == len(names))
+    daemon.stop()
+    site.delete("site1:gone-here")
+    hub.delete("site1:gone-there")
+    hub.set("site1:never-here", "v")
+
+    code, said, _ = verify("--replicate", "set,hset,del", "--repair")
+    assert (code, said.splitlines()[0]) == (DIFFERENT, "only at the hub   stays: no -rc          site1:never-here")
+    for client in (site, hub):
+        assert client.mget(names) == [None, b"v"]
+
+
+def test_many_removals_wait_for_a_word(daemon, verify, site, hub):
+    names = [f"site1:{n}" for n in range(150)]
+    for name in names:
+        site.set(name, "v")
+    eventually(lambda: hub.exists(*names) == len(names))
+    daemon.stop()
+    hub.delete(*names[:120])
+
+    code, said, errors = verify(*BOTH_WAYS, "--repair")
+    assert (code, said) == (MISTAKEN, "")
+    assert "120 keys would be removed, more than --max-removals lets: give --removals if you mean it" in errors
+    assert site.exists(*names) == 150
+    assert verify(*BOTH_WAYS, "--repair", "--removals")[0] == SAME
+    assert site.exists(*names) == hub.exists(*names) == 30
+
+
+def test_while_a_daemon_holds_the_state_all_is_copied(daemon, verify, site, hub):
+    site.set("site1:removed", "v")
+    eventually(lambda: hub.exists("site1:removed"))
+    daemon.signal(signal.SIGSTOP)
+    site.set("site1:here", "v")
+    hub.set("site1:there", "v")
+    hub.delete("site1:removed")  # only the daemon knows that it was there
+
+    code, said, errors = verify(*BOTH_WAYS, "--repair")
+    daemon.signal(signal.SIGCONT)
+    assert (code, said, errors) == (SAME, "3 keys compared: no difference\n", "")
+    names = ["site1:here", "site1:there"]
+    eventually(lambda: site.mget(names) == hub.mget(names) == [b"v", b"v"])
+    assert daemon.running
+
+
 def test_the_hub_is_away(verify):
-    code, said, errors = verify(haddr="https://127.0.0.1:1/redis")
+    code, said, errors = verify("--haddr", "https://127.0.0.1:1/redis")
     assert (code, said) == (UNAVAILABLE, "")
     assert errors.startswith("redisrepl: the hub https://127.0.0.1:1/redis/ cannot be reached")
 
 
 def test_the_hub_is_not_trusted(verify, certificates):
-    code, said, errors = verify(ca=certificates.foreign_ca())
+    code, said, errors = verify("--ca", certificates.foreign_ca())
     assert (code, said) == (REFUSED, "")
     assert "not signed by the given CA" in errors

@@ -149,7 +149,7 @@ def test_the_sample_of_one_webdis_per_namespace_works(webdis):
     sample = re.sub(r"^    #   ", "", sample, flags=re.MULTILINE)
     assert "webdis_site1" in sample
     replacements = {
-        "    server {\n": sample.replace('"CN=site1,O=Example"', '"~CN=site1(,|$)"')
+        "    server {\n": sample.replace("~^CN=site1,O=Example$", "~CN=site1(,|$)")
         + f"\nupstream webdis_site1 {{ server 127.0.0.1:{webdis.port}; }}\n    server {{\n",
         "proxy_pass http://webdis$websocket$webdis_path;": 'if ($webdis_instance = "") { return 403; }\n'
         "proxy_pass http://$webdis_instance$websocket$webdis_path;",
@@ -157,5 +157,23 @@ def test_the_sample_of_one_webdis_per_namespace_works(webdis):
     with Certificates() as certificates, Nginx(webdis, certificates, replacements=replacements) as nginx:
         known = certificates.ssl_context()
         other = certificates.ssl_context(certificates.issue("site3", "site3.example", common_name="site3"))
+        upper = certificates.ssl_context(certificates.issue("upper", "site1.example", common_name="SITE1"))
         assert httpx.post(nginx.url, content=b"PING", verify=known).status_code == 200
         assert httpx.post(nginx.url, content=b"PING", verify=other).status_code == 403
+        assert httpx.post(nginx.url, content=b"PING", verify=upper).status_code == 403
+
+
+def test_one_certificate_cannot_use_up_the_hub(webdis):
+    """With limits that a test can reach."""
+    limits = {
+        "limit_conn connections 1000;": "limit_conn connections 2;",
+        "burst=5000": "burst=5",
+        "rate=5000r/s": "rate=1r/m",
+    }
+    with Certificates() as certificates, Nginx(webdis, certificates, replacements=limits) as nginx:
+        one = certificates.ssl_context()
+        other = certificates.ssl_context(certificates.issue("site3", "site3.example", common_name="site3"))
+        said = [httpx.post(nginx.url, content=b"PING", verify=one).status_code for _ in range(10)]
+
+        assert said[-1] == 429
+        assert httpx.post(nginx.url, content=b"PING", verify=other).status_code == 200

@@ -47,6 +47,9 @@ MAX_SKIP = 1 << 32
 LENGTH_14BIT, LENGTH_32BIT, LENGTH_64BIT, ENCODED = 0x40, 0x80, 0x81, 0xC0
 """First bytes of lengths (RDB_14BITLEN, ...): below the first two, 6 and 14 bits; from the last on, an encoding."""
 
+#: RDB_VERSION of Redis 8.4, Valkey 9.1. Later ones are tried all the same: most change little.
+_NEWEST, _NEWEST_VALKEY = 15, 80
+
 _LZF = 3  # RDB_ENC_LZF; the encodings below it are integers of 1, 2 and 4 bytes
 _INT64 = Struct("<q")
 _DOUBLE = Struct("<d")
@@ -170,6 +173,9 @@ class Source:
 
     def fail(self, reason: str) -> RdbError:
         """The error to raise: `reason`, with the place where it was noticed."""
+        newest = _NEWEST_VALKEY if self.valkey else _NEWEST
+        if self.version is not None and self.version > newest:
+            reason = f"{reason}; this version of the format is newer than the newest known here, {newest}"
         return RdbError(reason, offset=self.offset, rdb_type=self.type, version=self.version)
 
     def short(self, end: int) -> Short:

@@ -1,0 +1,161 @@
+"""Where to listen, and who may ask: addresses, names, token, TLS.
+
+In: settings. Out: places, checked; the answer whether a request may be answered. Left to others: sockets (`server`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import ipaddress
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from redisrepl.errors import ConfigError
+from redisrepl.settings import Settings
+from redisrepl.tls import CertificateFiles, RenewableContext, read_file, server_context
+
+__all__ = ["Access", "Place", "access_of", "parse_place"]
+
+_HIGHEST_PORT = 65535
+_HINT = "give host:port, as in 127.0.0.1:9646, or unix:///path/to/a.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One address to listen at.
+
+    Attributes:
+        host, port: of TCP; port 0: any that is free.
+        path: of a unix socket instead.
+    """
+
+    host: str = ""
+    port: int = 0
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix://{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether nobody outside of this machine can reach it."""
+        if self.path is not None or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_place(text: str) -> Place:
+    """An address of `--listen`.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:").removeprefix("//")
+        if not path.startswith("/"):
+            raise ConfigError(f"--listen {text}: names no socket: {_HINT}")
+        return Place(path=Path(path))
+    host, colon, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if (
+        not colon
+        or not port.isascii()
+        or not port.isdecimal()
+        or int(port) > _HIGHEST_PORT
+        or (":" in host) != (host != bare)
+    ):
+        raise ConfigError(f"--listen {text}: not an address: {_HINT}")
+    if not bare or bare == "*":
+        raise ConfigError(f"--listen {text}: names no host: give 127.0.0.1:{port}, or 0.0.0.0:{port} for all addresses")
+    return Place(bare, int(port))
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may ask.
+
+    Attributes:
+        token: what must be shown; empty: nothing.
+        names: host names by which it may be asked, in lower case.
+        context: TLS; None: plain HTTP.
+        files: those that `context` was made of.
+    """
+
+    token: bytes
+    names: frozenset[str]
+    context: RenewableContext | None
+    files: CertificateFiles | None
+
+    def knows_host(self, host: str) -> bool:
+        """Whether a `Host` header names us.
+
+        A page of a stranger, in a browser on this machine, may have its own name lead to 127.0.0.1 and then read what
+        is served there. It cannot have the browser send an IP address, or a name of ours.
+        """
+        name = host.lower()
+        if name.startswith("["):
+            name = name[1:].partition("]")[0]
+        elif name.count(":") <= 1:
+            name = name.partition(":")[0]
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return name.removesuffix(".") in self.names
+        return True
+
+    def shows_token(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request shows the token, as bearer or as the password of a basic login."""
+        if not self.token:
+            return True
+        scheme, _, value = headers.get("authorization", "").partition(" ")
+        shown = value.strip().encode("latin-1", "replace")
+        if scheme.lower() == "basic":
+            try:
+                shown = base64.b64decode(shown, validate=True).partition(b":")[2]
+            except binascii.Error:
+                return False
+        elif scheme.lower() != "bearer":
+            return False
+        return hmac.compare_digest(shown, self.token)
+
+
+def access_of(settings: Settings, places: list[Place]) -> Access:
+    """Who may ask at these places.
+
+    Raises:
+        ConfigError, CertificateError: a file cannot be used, or others than this machine could ask without a word.
+    """
+    token, files, context = b"", None, None
+    if settings.listen_token_file is not None:
+        token = read_file(settings.listen_token_file, "--listen-token-file").strip()
+        if not token:
+            raise ConfigError(
+                f"--listen-token-file {settings.listen_token_file}: is empty: put a token on its first line"
+            )
+    if settings.listen_cert is not None or settings.listen_key is not None or settings.listen_ca is not None:
+        files = CertificateFiles(
+            settings.listen_ca,
+            settings.listen_cert,
+            settings.listen_key,
+            ("--listen-ca", "--listen-cert", "--listen-key"),
+        )
+        if settings.listen_cert is None and settings.listen_key is None:
+            raise ConfigError("--listen-ca is given without --listen-cert and --listen-key: TLS needs all three")
+        context = server_context(files)
+    for place in places:
+        if not place.is_local and not token and context is None:
+            raise ConfigError(
+                f"--listen {place}: others than this machine could read it: give --listen-token-file, or --listen-cert"
+                " and --listen-key, or listen at 127.0.0.1"
+            )
+    ours = {"localhost", socket.gethostname(), *settings.listen_host, *(place.host for place in places)}
+    return Access(token, frozenset(name.lower().removesuffix(".") for name in ours if name), context, files)

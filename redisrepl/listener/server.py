@@ -1,0 +1,319 @@
+"""Listens where it was told to, and answers: /metrics, /livez, /readyz, /status.json, / and its events.
+
+In: requests. Out: answers. Left to others: what a daemon says of itself (`observe.state`), how that looks (`metrics`,
+`page`).
+
+Whoever asks costs little: documents are made at most once a second, however many ask, connections are few and short,
+and who does not read is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Protocol
+
+import structlog
+
+from redisrepl.listener.http import LONGEST_HEAD, BadRequestError, Request, Response, read_request
+from redisrepl.listener.metrics import Metrics
+from redisrepl.listener.page import Page
+from redisrepl.listener.places import Access, Place, access_of, parse_place
+from redisrepl.observe.history import History
+from redisrepl.observe.recent import recent
+from redisrepl.observe.socket import bound_socket, remove_socket
+from redisrepl.observe.troubles import Trouble
+from redisrepl.settings import Settings
+
+__all__ = ["Listener", "Subject"]
+
+_log = structlog.get_logger("redisrepl")
+
+#: Connections at a time, and how many of them may follow the page.
+_CONNECTIONS = 64
+_STREAMS = 16
+#: Seconds to say what is wanted, and to take the answer.
+_PATIENCE = 10.0
+#: Seconds between two events of the page.
+_EVENTS = 2.0
+#: Seconds that a document is good for.
+_FRESH = 0.9
+#: Seconds between two tries to listen.
+_RETRY = 5.0
+#: Seconds that a change may wait until that is worth an alarm.
+_OVERDUE = 60.0
+#: Seconds after which a loop that does not come round is no longer alive.
+_STUCK = 30.0
+
+_TEXT = "text/plain; charset=utf-8"
+
+
+class Subject(Protocol):
+    """The daemon, as far as it is looked at from here."""
+
+    def document(self) -> dict[str, object]:
+        """How it stands, without asking anybody."""
+
+    async def full_document(self) -> dict[str, object]:
+        """The same, with what the site is asked for."""
+
+    def lag(self) -> float | None:
+        """Seconds that the oldest change has waited; None: nobody knows."""
+
+
+class Listener:
+    """The HTTP server of one daemon.
+
+    Args:
+        settings: where it listens, and who may ask.
+        subject: the daemon.
+
+    Attributes:
+        trouble: it cannot listen where it should.
+        history: the last hour.
+        access: who may ask.
+
+    Raises:
+        ConfigError, CertificateError: it cannot listen like this.
+    """
+
+    def __init__(self, settings: Settings, subject: Subject) -> None:
+        self._places = [parse_place(text) for text in settings.listen]
+        self.access: Access = access_of(settings, self._places)
+        self._subject = subject
+        self.trouble = Trouble("listen")
+        self.history = History()
+        self._metrics = Metrics()
+        self._page = Page()
+        self._known: dict[str, object] = {}
+        self._known_at = -_FRESH
+        self._asking = asyncio.Lock()
+        self._servers: dict[Place, asyncio.Server] = {}
+        self._open: set[asyncio.Task[None]] = set()
+        self._streams = 0
+        self._ticked_at = time.monotonic()
+        self._routes: dict[str, Callable[[Request], Awaitable[Response]]] = {
+            "/": self._show_page,
+            "/metrics": self._show_metrics,
+            "/status.json": self._show_status,
+        }
+
+    def tick(self, now: float) -> None:
+        """Note how things stand; called once a second.
+
+        Args:
+            now: seconds that never go backwards.
+        """
+        self._ticked_at = now
+        document = self._subject.document() if self.history.is_due(now) else None
+        self.history.sample(now, self._subject.lag(), document)
+
+    async def run(self) -> None:
+        """Listen until cancelled. What cannot be listened at is a trouble, and tried again: replication goes on."""
+        servers = self._servers
+        try:
+            self._warn()
+            while len(servers) < len(self._places):
+                for place in self._places:
+                    if place in servers:
+                        continue
+                    try:
+                        servers[place] = await self._listen(place)
+                    except OSError as error:
+                        self.trouble.failed(f"--listen {place}: {(error.strerror or str(error)).lower()}")
+                    else:
+                        _log.info("listen.started", address=_shown(place, servers[place]))
+                if len(servers) < len(self._places):
+                    await asyncio.sleep(_RETRY)
+            self.trouble.succeeded()
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Listen no more, and end what is under way."""
+        for place, server in self._servers.items():
+            server.close()
+            if place.path is not None:
+                remove_socket(place.path)
+        self._servers.clear()
+        for task in self._open:
+            task.cancel()
+
+    async def _listen(self, place: Place) -> asyncio.Server:
+        if place.path is not None:
+            # Who may ask is decided by the directory, and by the group that it gives to what is made in it.
+            listening = bound_socket(place.path, 0o660)
+            return await asyncio.start_unix_server(self._answer, sock=listening, limit=LONGEST_HEAD)
+        context = self.access.context
+        return await asyncio.start_server(
+            self._answer, place.host, place.port, ssl=context, limit=LONGEST_HEAD, backlog=_CONNECTIONS
+        )
+
+    def _warn(self) -> None:
+        """Say what is allowed and seldom meant."""
+        if all(place.is_local for place in self._places):
+            return
+        access = self.access
+        if access.context is None:
+            _log.warning("listen.open", hint="the token crosses the network in the clear: give --listen-cert too")
+        elif not access.token and access.files is not None and access.files.ca is None:
+            _log.warning(
+                "listen.open", hint="whoever reaches the port may read: give --listen-token-file or --listen-ca"
+            )
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, from its first byte to its end."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._open.add(task)
+        try:
+            with contextlib.suppress(OSError, TimeoutError, asyncio.CancelledError):
+                await self._converse(reader, writer)
+        finally:
+            if task is not None:
+                self._open.discard(task)
+            writer.close()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        local = writer.get_extra_info("socket").family.name == "AF_UNIX"
+        if len(self._open) > _CONNECTIONS:
+            writer.transport.abort()
+            return
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                request = await read_request(reader)
+        except BadRequestError as error:
+            await _send(writer, _plain(error.status))
+            return
+        if request is None:
+            return
+        if (refusal := self._refusal(request, local=local)) is not None:
+            await _send(writer, refusal)
+        elif request.path == "/events":
+            await self._follow(writer)
+        else:
+            await _send(writer, await self._respond(request))
+
+    def _refusal(self, request: Request, *, local: bool) -> Response | None:
+        """Why a request is not answered; None: it is."""
+        if request.method != "GET":
+            return _plain(HTTPStatus.METHOD_NOT_ALLOWED, headers=(("Allow", "GET"),))
+        if not local and not self.access.knows_host(request.headers.get("host", "")):
+            hint = "this name is not known here: ask by localhost or an IP address, or name it with --listen-host"
+            return _plain(HTTPStatus.MISDIRECTED_REQUEST, hint)
+        if request.path in {"/livez", "/readyz"}:
+            return None  # probes show no token, and learn nothing but yes or no
+        if not self.access.shows_token(request.headers):
+            login = (
+                'Bearer realm="redisrepl", Basic realm="redisrepl: any user, the token as password", charset="UTF-8"'
+            )
+            return _plain(HTTPStatus.UNAUTHORIZED, headers=(("WWW-Authenticate", login),))
+        return None
+
+    async def _respond(self, request: Request) -> Response:
+        match request.path:
+            case "/livez":
+                alive = time.monotonic() - self._ticked_at < _STUCK
+                return _verdict(alive, "alive", "the loop is stuck")
+            case "/readyz":
+                return self._readiness()
+        route = self._routes.get(request.path)
+        if route is None:
+            return _plain(HTTPStatus.NOT_FOUND, "there are /, /metrics, /status.json, /livez and /readyz")
+        return await route(request)
+
+    def _readiness(self) -> Response:
+        """Attached, subscribed, nothing overdue."""
+        document = self._subject.document()
+        subscriptions = document.get("subscriptions") or []
+        lag = self._subject.lag()
+        for wrong, said in (
+            (document.get("state") == "starting", "starting"),
+            (document.get("attached_at") is None, "not attached to the site's Redis"),
+            (
+                isinstance(subscriptions, list) and not all(s["live"] for s in subscriptions),
+                "not subscribed at the hub",
+            ),
+            (lag is not None and lag > _OVERDUE, "changes are overdue"),
+        ):
+            if wrong:
+                return _verdict(False, "", said)
+        return _verdict(True, "ready", "")
+
+    async def _document(self) -> dict[str, object]:
+        """How things stand, with what the site is asked for; one question for all who ask at a time."""
+        async with self._asking:
+            if time.monotonic() - self._known_at >= _FRESH:
+                self._known = await self._subject.full_document()
+                self._known_at = time.monotonic()
+            return self._known
+
+    async def _show_metrics(self, request: Request) -> Response:
+        document = await self._document()
+        body, content_type = self._metrics.text(document, self._subject.lag(), request.headers.get("accept", ""))
+        return Response(HTTPStatus.OK, body, content_type)
+
+    async def _show_status(self, _request: Request) -> Response:
+        body = json.dumps(await self._document()).encode() + b"\n"
+        return Response(HTTPStatus.OK, body, "application/json")
+
+    async def _show_page(self, _request: Request) -> Response:
+        sections = await self._sections()
+        return Response(
+            HTTPStatus.OK,
+            self._page.whole(sections),
+            "text/html; charset=utf-8",
+            (("Content-Security-Policy", self._page.policy),),
+        )
+
+    async def _sections(self) -> dict[str, str]:
+        document = await self._document()
+        return self._page.sections(document, self._subject.lag(), self.history, recent.lines(), time.time())
+
+    async def _follow(self, writer: asyncio.StreamWriter) -> None:
+        """Send the parts of the page that have changed, again and again, until nobody reads any more."""
+        if self._streams >= _STREAMS:
+            await _send(writer, _plain(HTTPStatus.SERVICE_UNAVAILABLE, "too many follow the page"))
+            return
+        self._streams += 1
+        try:
+            await _send(writer, Response(HTTPStatus.OK, b"retry: 3000\n\n", "text/event-stream", streams=True))
+            sent: dict[str, str] = {}
+            while not writer.is_closing():
+                sections = await self._sections()
+                changed = {name: html for name, html in sections.items() if sent.get(name) != html}
+                sent = sections
+                await _write(writer, b"data: " + json.dumps(changed).encode() + b"\n\n")
+                await asyncio.sleep(_EVENTS)
+        finally:
+            self._streams -= 1
+
+
+async def _send(writer: asyncio.StreamWriter, response: Response) -> None:
+    await _write(writer, response.encoded())
+
+
+async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(data)
+    async with asyncio.timeout(_PATIENCE):
+        await writer.drain()
+
+
+def _plain(status: HTTPStatus, text: str = "", headers: tuple[tuple[str, str], ...] = ()) -> Response:
+    return Response(status, f"{text or status.phrase.lower()}\n".encode(), _TEXT, headers)
+
+
+def _verdict(good: bool, yes: str, no: str) -> Response:
+    return _plain(HTTPStatus.OK, yes) if good else _plain(HTTPStatus.SERVICE_UNAVAILABLE, no)
+
+
+def _shown(place: Place, server: asyncio.Server) -> str:
+    """With the port that port 0 became."""
+    if place.path is not None:
+        return str(place)
+    return str(Place(place.host, server.sockets[0].getsockname()[1]))

@@ -1,0 +1,311 @@
+"""Clients of a Redis server beside us: connections that pack in C, check what they read, and trust who we say.
+
+In: a `SiteAddress`. Out: a client for one server, and its refusals as our errors. Left to others: which server
+(`local.connection`, `local.sentinel`), what is asked (`local.replies`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import hiredis
+import redis.asyncio
+import redis.asyncio.connection
+import redis.exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from redisrepl.errors import (
+    CertificateError,
+    ConfigError,
+    KeyDeniedError,
+    LinkLostError,
+    PeerUnavailableError,
+    ProtocolError,
+    RefusedError,
+    denies_key,
+)
+from redisrepl.local.address import SiteAddress
+from redisrepl.tls import tls_reason
+from redisrepl.wire.resp import announces_much, cut_header
+from redisrepl.wire.walker import Walker
+
+__all__ = [
+    "LOGIN_HINT",
+    "PlainConnection",
+    "SSLConnection",
+    "UnixConnection",
+    "ask",
+    "ask_all",
+    "client_of",
+    "client_options",
+    "plain_client",
+    "translated",
+]
+
+#: What to do when a server refuses the user or password.
+LOGIN_HINT = "check the password (--password-file) and the user (--user)"
+_PLAIN = "it speaks without TLS on this port: write redis:// instead of rediss://, or give its TLS port"
+#: Seconds within which a server without TLS answers a PING.
+_VERDICT = 2.0
+#: Bytes of one reply. A reading script stops at 8 MB, and the largest value there can be is half a gigabyte.
+_LARGEST_REPLY = 1 << 30
+#: Bytes of a reply that hiredis may have before the rest is read element by element.
+_MUCH = 1 << 20
+
+
+class _Reader:
+    """Stands where redis-py has a reader of hiredis: the same, but no header is believed (`wire.resp`).
+
+    What came since the last reply that ended with what was read is kept, up to `_MUCH`: with that a walker can begin.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+        self._replies: deque[Any] = deque()  # what the walker has read and nobody has taken
+        self._walker: Walker | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._hiredis = hiredis.Reader(**self._options)
+        self._kept: list[bytes] = []
+        self._size = self._given = 0
+        self._cut = b""
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read."""
+        if self._walker is None:
+            data = self._cut + data
+            self._cut = b""
+            if self._size + len(data) > _MUCH or announces_much(data):
+                self._walker = Walker(_LARGEST_REPLY, error=self._options["replyError"])
+                self._walk(b"".join(self._kept) + data, self._given)
+                self._begin()
+                return
+            self._cut = cut_header(data)
+            if self._cut:
+                data = data[: -len(self._cut)]
+            self._kept.append(data)
+            self._size += len(data)
+            self._hiredis.feed(data)
+        else:
+            self._walk(data, 0)
+
+    def _walk(self, data: bytes, given: int) -> None:
+        walker = self._walker
+        if walker is not None:
+            self._replies += walker.feed(data)[given:]
+            if walker.idle:
+                self._walker = None
+
+    def gets(self, *arguments: bool) -> Any:
+        """The next reply, or what says that there is none yet."""
+        if self._replies:
+            return self._replies.popleft()
+        if self._walker is not None:
+            return self._options["notEnoughData"]
+        try:
+            reply = self._hiredis.gets(*arguments)
+        except (TypeError, MemoryError) as error:  # a list as the key of a map, ..
+            raise ProtocolError(str(error)) from error
+        if reply is not self._options["notEnoughData"]:
+            self._given += 1
+            if not self._hiredis.has_data() and not self._cut:
+                self._kept.clear()
+                self._size = self._given = 0
+        return reply
+
+    def has_data(self) -> bool:
+        """Whether something has come that was not taken."""
+        return bool(self._replies or self._cut or self._walker or self._hiredis.has_data())
+
+
+class _Parser(redis.asyncio.connection._AsyncHiredisParser):  # type: ignore[misc, name-defined]  # noqa: SLF001
+    """redis-py's own, on a reader that checks."""
+
+    def on_connect(self, connection: Any) -> None:
+        super().on_connect(connection)
+        self._reader = _Reader(
+            protocolError=redis.exceptions.InvalidResponse,
+            replyError=self.parse_error,
+            notEnoughData=_NOT_ENOUGH,
+        )
+
+    async def read_response(self, disable_decoding: bool = False, push_request: bool = False) -> Any:  # noqa: ARG002
+        if not self._connected:
+            raise redis.exceptions.ConnectionError("the server has closed it")
+        while (reply := self._reader.gets()) is _NOT_ENOUGH:
+            await self.read_from_socket()
+        first = reply[0] if isinstance(reply, list) and reply else reply
+        if isinstance(first, redis.exceptions.ConnectionError):
+            raise first
+        return reply
+
+
+_NOT_ENOUGH = object()
+
+
+class _SiteConnection(redis.asyncio.connection.AbstractConnection):
+    """A connection that packs commands in C, which redis-py does only where it is not asynchronous.
+
+    And that says so when the server has closed it. From Python 3.12 on, asyncio fails with an `AttributeError` then; to
+    connect again in silence, as redis-py does before the first command, would lose a `WATCH`.
+    """
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        return [hiredis.pack_command((*args[0].split(), *args[1:]))]  # the name may be two words: `CONFIG GET`
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        if self._writer is not None:
+            if self._writer.is_closing():
+                await self.disconnect(nowait=True)
+                raise redis.exceptions.ConnectionError("the server has closed it")
+            if isinstance(command, list):
+                self._writer.write(b"".join(command))
+                if not self._writer.transport.get_write_buffer_size():
+                    return  # the system took all of it: redis-py would make a task to wait for that
+                command = []
+        await super().send_packed_command(command, check_health)
+
+
+class PlainConnection(_SiteConnection, redis.asyncio.Connection):
+    """Over TCP."""
+
+
+class UnixConnection(_SiteConnection, redis.asyncio.UnixDomainSocketConnection):
+    """Over a unix socket."""
+
+
+class SSLConnection(PlainConnection):
+    """Over TLS, in the context that the replication link has too.
+
+    redis-py makes one of its own, which trusts the system's authorities beside the one that was given. And this says so
+    when the server speaks without TLS: to such a one the handshake is half a line.
+    """
+
+    def __init__(self, *, context: ssl.SSLContext, **options: Any) -> None:
+        self._context = context
+        super().__init__(**options)
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        return {**super()._connection_arguments(), "ssl": self._context}
+
+    async def _connect(self) -> None:
+        try:
+            await super()._connect()  # type: ignore[no-untyped-call]
+        except TimeoutError:
+            if await _speaks_plainly(self.host, self.port):
+                raise redis.exceptions.ConnectionError(_PLAIN) from None
+            raise
+
+
+async def _speaks_plainly(host: str, port: int) -> bool:
+    """Whether a Redis without TLS listens there."""
+    try:
+        async with asyncio.timeout(_VERDICT):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(b"PING\r\n")
+                return (await reader.read(1)) in {b"+", b"-"}
+            finally:
+                writer.transport.abort()
+    except OSError:  # TimeoutError is one
+        return False
+
+
+def client_options(address: SiteAddress, wait: float) -> dict[str, Any]:
+    """What a connection to this server is made with."""
+    options: dict[str, Any] = {
+        "db": address.database,
+        "username": address.username,
+        "password": address.password,
+        "protocol": 2,
+        "socket_timeout": wait,
+        "socket_connect_timeout": wait,
+        "retry": Retry(NoBackoff(), 0),
+        "parser_class": _Parser,
+    }
+    if address.path is not None:
+        return options | {"path": address.path}
+    if address.context is not None:
+        options["context"] = address.context
+    return options | {"host": address.host, "port": address.port}
+
+
+def client_of(connection_class: type[Any], options: Mapping[str, Any], connections: int) -> redis.asyncio.Redis:
+    """A client with so many connections of a class, each made with these options."""
+    pool = redis.asyncio.BlockingConnectionPool(
+        max_connections=connections, timeout=None, connection_class=connection_class, **options
+    )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+def plain_client(address: SiteAddress, wait: float, connections: int) -> redis.asyncio.Redis:
+    """A client of this one server, which connects when first used and never sends anything twice by itself."""
+    if address.path is not None:
+        connection_class: type[Any] = UnixConnection
+    else:
+        connection_class = PlainConnection if address.context is None else SSLConnection
+    return client_of(connection_class, client_options(address, wait), connections)
+
+
+async def ask(client: redis.asyncio.Redis, *argv: bytes) -> Any:
+    """Run a command; the reply as it is, which then has to go through `wire.replies`.
+
+    Under a name that is no `str`, redis-py does nothing to it.
+    """
+    return await client.execute_command(*argv)  # type: ignore[no-untyped-call]
+
+
+async def ask_all(client: redis.asyncio.Redis, commands: Sequence[Sequence[bytes]]) -> list[Any]:
+    """Run commands in one round trip; the replies as they are, errors too."""
+    pipeline = client.pipeline(transaction=False)
+    for argv in commands:
+        pipeline.execute_command(*argv)
+    return await pipeline.execute(raise_on_error=False)
+
+
+@contextmanager
+def translated(address: SiteAddress) -> Iterator[None]:
+    """redis-py's exceptions as ours, the cause kept.
+
+    It sends under `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes just as it ends: a
+    task would then go on for ever. So one that is being cancelled goes no further than this.
+    """
+    try:
+        yield
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
+    except redis.exceptions.AuthenticationError as error:
+        raise RefusedError(f"the site's Redis {address} refuses us: {str(error).rstrip('.')}: {LOGIN_HINT}") from error
+    except redis.exceptions.NoPermissionError as error:
+        refusal = KeyDeniedError if denies_key(str(error)) else RefusedError
+        raise refusal(f"the site's Redis {address} refuses us: {error}") from error
+    except (redis.exceptions.BusyLoadingError, redis.exceptions.ReadOnlyError) as error:
+        raise PeerUnavailableError(f"the site's Redis {address} is not ready: {error}") from error
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as error:
+        if (trouble := tls_reason(error)) is not None:
+            raise CertificateError(f"the site's Redis {address}: {trouble}") from error
+        reason = str(error) or "no answer in time"
+        raise LinkLostError(f"the connection to the site's Redis {address} failed: {reason}") from error
+    except redis.exceptions.InvalidResponse as error:
+        raise PeerUnavailableError(
+            f"what answers at {address} is no Redis: check address and port (--raddr)"
+        ) from error
+    except ProtocolError as error:
+        raise ProtocolError(f"the site's Redis {address} sent what makes no sense: {error}") from error
+    except redis.exceptions.ResponseError as error:
+        if str(error).startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+            raise RefusedError(f"the site's Redis {address} refuses us: {error}") from error
+        if "DB index is out of range" in str(error):
+            has = "its redis.conf says how many it has (databases, by default 16: 0 to 15)"
+            raise ConfigError(
+                f"--raddr: the site's Redis {address} has no database {address.database}: {has}"
+            ) from error
+        raise PeerUnavailableError(f"the site's Redis {address} answered: {error}") from error

@@ -1,0 +1,66 @@
+"""The last warnings and errors of the log, kept for those who look at the daemon and not into its log.
+
+In: log lines. Out: the last of them, without the names of keys. Left to others: showing them (the status page).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import MutableMapping
+from typing import Any
+
+from redisrepl.observe.remedies import remedy
+
+__all__ = ["Recent", "recent"]
+
+_KEPT = 20
+_LEVELS = frozenset({"warning", "error", "critical"})
+#: What the log may name and this may not: who reads a page need not be who may read the log.
+_SECRET = frozenset({"key", "keys", "more_keys", "field", "fields"})
+_LONGEST = 500
+
+
+class Recent:
+    """The last log lines of level warning and above; a processor of structlog."""
+
+    def __init__(self) -> None:
+        self._lines: deque[dict[str, object]] = deque(maxlen=_KEPT)
+
+    def __call__(self, _logger: object, level: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """Keep this line, if it is worth it; one that says the same as the last takes its place, and counts."""
+        event = str(line.get("event", ""))
+        if level in _LEVELS:
+            self._keep(event, level, line)
+        elif event.endswith(".recovered"):
+            stem = event.removesuffix("recovered")
+            for kept in self._lines:
+                if kept["event"] == f"{stem}failed":
+                    kept.setdefault("over_at", round(time.time(), 3))
+        return line
+
+    def lines(self) -> list[dict[str, object]]:
+        """The newest first."""
+        return [dict(line) for line in reversed(self._lines)]
+
+    def _keep(self, event: str, level: str, line: MutableMapping[str, Any]) -> None:
+        names_keys = not _SECRET.isdisjoint(line)
+        said = line.get("error") or line.get("cause") or line.get("reason") or line.get("hint") or ""
+        text = "" if names_keys else str(said)[:_LONGEST]
+        kept = {
+            "at": round(time.time(), 3),
+            "level": level,
+            "event": event,
+            "text": text,
+            "remedy": str(line["remedy"]) if line.get("remedy") else remedy(event, str(said)),
+            "times": 1,
+        }
+        last = self._lines[-1] if self._lines else None
+        if last is not None and (last["event"], last["text"]) == (event, text) and "over_at" not in last:
+            kept["times"] = int(str(last["times"])) + 1
+            self._lines.pop()
+        self._lines.append(kept)
+
+
+#: That of this process.
+recent = Recent()

@@ -1,0 +1,91 @@
+"""What to do about a trouble, in a sentence; the long answers are in docs/operations.md.
+
+In: the name of a log event, and the text of its error. Out: a sentence. Left to others: who shows it (`observe.state`,
+the status page, `status`).
+"""
+
+from __future__ import annotations
+
+__all__ = ["REMEDIES", "remedy"]
+
+#: By what the error says, for any event: the first that fits.
+_BY_TEXT = (
+    ("HTTP 502", "Webdis at the hub is down or restarting. Look at it there: systemctl status 'redisrepl-webdis@*'."),
+    ("HTTP 503", "Redis at the hub is down, or Webdis is restarting. Look at them there."),
+    ("HTTP 404", "Check the path of --haddr."),
+    ("HTTP 429", "The hub has had enough requests. It is left alone for a while; --max-push-rate limits what is sent."),
+    ("HTTP 413", "Raise client_max_body_size of the hub's nginx to 64m, or lower --max-body."),
+    ("cannot be reached", "See whether it runs, and whether this machine may reach it. It is tried again by itself."),
+    ("not signed by the given CA", "Check the file of the authority: --ca for the hub, --site-ca for the site."),
+    ("WRONGTYPE", "The key has another type on the other side. Remove one of the two."),
+    ("NOPERM", "An ACL denies this. Compare it with deploy/hub/users.acl or deploy/site/users.acl."),
+    ("WRONGPASS", "Check the password: --password-file, --user."),
+    ("NOAUTH", "The site's Redis wants a password: --password-file."),
+    ("No space left", "The disk is full. Make room; replication goes on meanwhile."),
+    ("expires on", "Renew the certificate. New files are taken within a minute."),
+    ("expired on", "Renew the certificate. New files are taken within a minute."),
+)
+
+#: By event, where the error's text does not tell more.
+REMEDIES = {
+    "apply.failed": "Look at the site's Redis. It is tried again by itself.",
+    "apply.no_origin": "Allow +publish &redisrepl:origin to the site's user.",
+    "apply.no_watch": "Allow +watch +unwatch to the site's user.",
+    "apply.refused": "The log names the key. Remove it on one side, or allow it in the ACL.",
+    "certificate.expires": "Renew the certificate. New files are taken within a minute.",
+    "certificate.failed": "Put a certificate and a key that fit each other in place. They are taken within a minute.",
+    "certificate.not_strict": "Have the authority made anew with the extension that is named.",
+    "conflict.resolved": "If the other value was the one to keep: `redisrepl conflicts --restore KEY`.",
+    "conflicts.failed": "Make room on the disk, or let the daemon write --state-dir.",
+    "conflicts.digest_only": "Give a larger size to --keep-conflicts.",
+    "conflicts.not_kept": "Make room on the disk, or let the daemon write --state-dir.",
+    "conflicts.set_aside": "Nothing. `sqlite3 FILE .recover` may save what is in the old file.",
+    "daemon.forced": "Start it again. It goes on from the last acknowledged position.",
+    "daemon.namespace_open": "End the namespace with a delimiter, such as a colon.",
+    "daemon.no_socket": "Give a --state-dir on a file system that takes sockets.",
+    "daemon.reload_failed": "Mend the file that is named. The old certificates stay in use.",
+    "fetch.failed": "Look at the hub. It is tried again by itself.",
+    "history.failed": "Look at both servers. It is tried again by itself.",
+    "hub.flushes_unknown": "Allow +info at the hub.",
+    "hub.no_fence": "Allow ~redisrepl:fence:* with +eval at the hub.",
+    "hub.notifications_enabled": "Nothing. If it comes again and again, another client takes the flags away.",
+    "hub.notifications_missing": "Have notify-keyspace-events at the hub include K$hg (with del: K$hgxe).",
+    "hub.notifications_unknown": "Have notify-keyspace-events at the hub include K$hg (with del: K$hgxe).",
+    "hub.went_back": "Look at the persistence of the hub's Redis (appendonly yes). Its data is given back to it.",
+    "listen.failed": "Free the address, or give another one to --listen. It is tried again by itself.",
+    "listen.open": "Give --listen-token-file, or --listen-ca with TLS.",
+    "notice.failed": "Look at the site's Redis. It is tried again by itself.",
+    "push.body_too_large": "Raise client_max_body_size of the hub's nginx to 64m, or lower --max-body.",
+    "push.failed": "Look at the hub: nginx, Webdis, Redis. Changes wait, and it is tried again by itself.",
+    "push.not_every_write": "Raise --max-memory, or find out why the hub is slow.",
+    "push.refused": "The log names the key and the reason. Remove it on one side, or allow it in the ACL.",
+    "push.scripts_refused": "Allow +eval +evalsha at the hub.",
+    "settings.unknown_variable": "Correct the name of the variable.",
+    "site.another_redisrepl": "Stop the other one, or give each its own namespaces.",
+    "site.notifications_enabled": "Nothing. If it comes again and again, another client takes the flags away.",
+    "site.notifications_missing": "Have notify-keyspace-events at the site include K$hg (with del: K$hgxe).",
+    "site.notifications_unknown": "Have notify-keyspace-events at the site include K$hg (with del: K$hgxe).",
+    "site.value_too_large": "Raise --max-value and what the hub's proxy takes, or split the value.",
+    "site.went_back": "Look at the persistence of the site's Redis (appendonly yes). Its data is given back to it.",
+    "source.psync_refused": "Allow +psync +replconf to the site's user, if the service lets you.",
+    "stream.failed": "Look at the site's Redis. It is tried again by itself.",
+    "stream.lost": "Do what the line's remedy says.",
+    "stream.not_replicated": "Keep such data elsewhere, or name its kind in --replicate.",
+    "stream.restarted": "Nothing: the snapshot comes again.",
+    "subscribe.failed": "Look at the hub. If it comes often, raise the proxy's idle timeout above 3 x --canary-period.",
+    "subscribe.no_canary": "Allow +publish &__keyspace@0__:<ns>* at the hub.",
+    "store.temporary": "Set --state-dir to a directory that the daemon may write.",
+    "store.unreadable": "Look at the disk. What cannot be read is compared anew.",
+    "sweep.failed": "Look at both servers. It is tried again by itself.",
+    "store.cut": "Nothing: what was cut off is compared anew.",
+    "store.failed": "Make room on the disk, or let the daemon write --state-dir.",
+    "store.set_aside": "Nothing: everything is compared anew.",
+    "sweep.removals_held": "Find out why so many are missing. `redisrepl verify --repair --removals` removes them.",
+    "sweep.scripts_refused": "Allow +eval +scan at the hub.",
+    "tls.key_readable": "Let its owner alone read the key: chmod 600.",
+}
+
+
+def remedy(event: str, error: str = "") -> str | None:
+    """What to do; None if nothing is known."""
+    return next((said for text, said in _BY_TEXT if text in error), REMEDIES.get(event))

@@ -1,0 +1,20 @@
+"""Times and numbers as people say them.
+
+In: numbers. Out: words. Left to others: where they are shown.
+"""
+
+__all__ = ["count", "span"]
+
+
+def count(number: int, what: str) -> str:
+    """So many of these."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def span(seconds: float) -> str:
+    """A length of time in its largest unit."""
+    whole = max(0, round(seconds))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if whole >= size:
+            return f"{whole // size} {unit}"
+    return f"{whole} s"

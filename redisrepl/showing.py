@@ -1,0 +1,66 @@
+"""What is shown to people: addresses without their secrets, text without what a terminal would obey.
+
+In: text as it was given, or as a server sent it. Out: the same, fit to be printed. Left to others: where it goes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import MutableMapping
+from typing import Any, TextIO
+
+__all__ = ["PlainOutput", "masked", "plain", "plain_fields"]
+
+#: C0 but for tab and newline, DEL, C1, what is no character, and what turns the order of text around.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_PLACES = re.compile(r"[\w.\-]*(:\d{0,5})?|\[[0-9A-Fa-f:.]*\]?(:-?\d{0,5})?", re.ASCII)
+
+
+def plain(text: str) -> str:
+    """Text in which escapes of a terminal are to be read, not obeyed."""
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+
+
+def plain_fields(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A processor for log lines: the texts in them are plain."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = plain(value)
+    return event
+
+
+class PlainOutput:
+    """A stream to which only plain text goes.
+
+    Args:
+        out: where it goes.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        """Write text, or what can be read in place of it."""
+        return self._out.write(plain(text))
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        self._out.flush()
+
+
+def masked(address: str) -> str:
+    """An address for a message: without what may be a user, a password or a token, wherever it was put.
+
+    A password with a slash, a question mark or a hash in it ends the address for a parser, but not for who typed it. So
+    everything before the last @ is left out; without one, a place that does not look like host and port.
+    """
+    scheme, found, rest = address.partition("://")
+    if not found:
+        scheme, rest = "", address
+    head = f"{scheme}://" if found else ""
+    secret = "@" in rest
+    place, query, _ = re.split(r"([?#]|\Z)", rest.rpartition("@")[2], maxsplit=1)
+    host, slash, path = place.partition("/")
+    if not secret and not all(map(_PLACES.fullmatch, host.split(","))):
+        return f"{head}…"
+    return plain(f"{head}{'…@' if secret else ''}{host}{slash}{path}{'?…' if query else ''}")

@@ -1,0 +1,54 @@
+"""Which right word is meant by a wrong one.
+
+In: a word and the ones that are known. Out: the nearest, or what it is called here. Left to others: the sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["closest", "closest_command", "elsewhere"]
+
+_COMMANDS = {
+    **dict.fromkeys(("start", "daemon", "serve", "sync", "replicate"), "run"),
+    **dict.fromkeys(("compare", "diff", "repair"), "verify"),
+    **dict.fromkeys(("doctor", "test", "validate", "ping"), "check"),
+    **dict.fromkeys(("info", "health", "state", "ps"), "status"),
+    **dict.fromkeys(("monitor", "watch", "follow", "listen"), "tail"),
+    **dict.fromkeys(("losers", "lost", "restore", "undo"), "conflicts"),
+    **dict.fromkeys(("dump", "snapshot", "export"), "rdb"),
+}
+#: What people call flags elsewhere, and what it is called here.
+_ELSEWHERE = {
+    **dict.fromkeys(("host", "redis", "port", "redis-url", "local"), "--raddr HOST:PORT"),
+    **dict.fromkeys(("hub", "url", "remote", "server"), "--haddr URL"),
+    **dict.fromkeys(("prefix", "namespace", "namespaces", "pattern"), "--ns PREFIX"),
+    **dict.fromkeys(("database", "dbnum"), "--raddr redis://HOST:PORT/NUMBER"),
+    **dict.fromkeys(("tls", "ssl"), "--raddr rediss://HOST:PORT"),
+    **dict.fromkeys(("v", "verbose", "debug"), "--log-level debug"),
+    **dict.fromkeys(("q", "quiet"), "--log-level warning"),
+    **dict.fromkeys(("a", "password", "auth"), "--password-file FILE"),
+    **dict.fromkeys(("cacert", "ca-file"), "--ca FILE"),
+    **dict.fromkeys(("delete", "deletes"), "--replicate set,hset,del"),
+    **dict.fromkeys(("pull", "two-way"), "-rc"),
+    "V": "--version",
+}
+
+
+def elsewhere(flag: str) -> str:
+    """What a flag of another program is called here; empty if we know none like it."""
+    return _ELSEWHERE.get(flag.lstrip("-"), "")
+
+
+def closest_command(word: str, known: Iterable[str]) -> str:
+    """The command that is meant, as far as it can be told."""
+    return _COMMANDS.get(word.lower()) or closest(word.lower(), known)
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """The known word that is most like this one, however many dashes each has; empty if none is."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only mistakes need it, and it takes long to load
+
+    bare = {one.lstrip("-").replace("_", "-"): one for one in sorted(known, reverse=True)}  # two dashes last: they win
+    matches = get_close_matches(word.lstrip("-").replace("_", "-"), bare, n=1)
+    return bare[matches[0]] if matches else ""

@@ -1,0 +1,203 @@
+"""RESP read element by element: nothing is taken before it has come, and strings can be left out while they come.
+
+In: bytes, in pieces. Out: values, as hiredis makes them, and how many bytes each took. Left to others: what goes this
+way (`wire.resp`), for which hiredis is faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+
+from redisrepl.errors import LimitExceededError, ProtocolError
+
+__all__ = ["LEFT_OUT", "LONGEST_NUMBER", "Skip", "Walker"]
+
+#: Most levels of lists in lists; EXEC around SCAN has three.
+_DEEPEST = 8
+#: The longest line: a status or an error. A header is one too.
+_LONGEST_LINE = 64 << 10
+LONGEST_NUMBER = 20
+_DOLLAR = ord("$")
+_SHORT = len(b"$99999\r\n")
+
+
+#: Takes the place of a string that was left out; known by being this very object.
+LEFT_OUT = bytes(bytearray(b"(left out)"))
+
+#: Told what has come of the list that is open, and the length of the next string in it: whether to leave that out.
+Skip = Callable[[list[Any], int], bool]
+
+
+class Walker:
+    """Reads RESP element by element.
+
+    Args:
+        limit: most bytes of one value.
+        skip: see `Skip`; `LEFT_OUT` takes the place of what is left out, which does not count for the limit.
+        error: makes an error of its text.
+
+    Attributes:
+        sizes: bytes that each of the values took that `feed` returned last.
+        rest: what was left of the bytes that `feed` was given last.
+    """
+
+    def __init__(
+        self, limit: int, *, skip: Skip | None = None, error: Callable[[str], Any] = hiredis.ReplyError
+    ) -> None:
+        self._limit = limit
+        self._skip = skip
+        self._error = error
+        self._buffer = b""
+        self._open: list[tuple[list[Any], int]] = []  # lists that are not complete, and how many elements they want
+        self._left = 0  # bytes of the string that comes, with the line end behind it
+        self._chunks: list[bytes] | None = None  # of that string; None: it is left out
+        self._size = 0  # of the value that comes, until now
+        self._kept = 0  # .. without what is left out
+        self._values: list[Any] = []
+        self.sizes: list[int] = []
+        self.rest = b""
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that came made whole values."""
+        return not (self._buffer or self._open or self._left)
+
+    def feed(self, data: bytes, *, one: bool = False) -> list[Any]:
+        """Take bytes; return the values that they completed.
+
+        Args:
+            data: the next bytes.
+            one: take no more than one value; what follows is then in `rest`.
+
+        Raises:
+            ProtocolError: it is no RESP of the kind that is used here. LimitExceededError: a value is too large.
+        """
+        self._values, self.sizes = [], []
+        self.rest = b""
+        data = self._buffer + data if self._buffer else data
+        self._buffer = b""
+        at, end = 0, len(data)
+        while at < end:
+            if one and self._values:
+                self.rest = data[at:]
+                return self._values
+            if self._left:
+                at = self._string(data, at)
+                continue
+            if self._open and (past := self._short_strings(data, at)) > at:
+                at = past
+                continue
+            line_end = data.find(b"\r\n", at)
+            if line_end < 0:
+                if end - at > _LONGEST_LINE:
+                    raise LimitExceededError("a line", end - at, _LONGEST_LINE)
+                break
+            self._size += line_end + 2 - at
+            self._kept += line_end + 2 - at
+            self._line(data[at : at + 1], data[at + 1 : line_end])
+            at = line_end + 2
+        self._buffer = data[at:]
+        return self._values
+
+    def _short_strings(self, data: bytes, at: int) -> int:
+        """Take strings of the list that is open, as many as are short and whole, but not its last; where they end.
+
+        What they need not do they do not do: nearly all elements of a long list are such.
+        """
+        items, wanted = self._open[-1]
+        missing = wanted - len(items) - 1
+        start, end, find = at, len(data), data.find
+        while missing > 0 and at < end and data[at] == _DOLLAR:
+            line_end = find(b"\r\n", at, at + _SHORT)
+            if line_end < 0 or not (digits := data[at + 1 : line_end]).isdigit():
+                break
+            begin = line_end + 2
+            stop = begin + int(digits)
+            if data[stop : stop + 2] != b"\r\n":
+                break
+            items.append(data[begin:stop])
+            missing -= 1
+            at = stop + 2
+        self._size += at - start
+        self._kept += at - start
+        if self._kept > self._limit:
+            raise LimitExceededError("a value", self._kept, self._limit)
+        return at
+
+    def _string(self, data: bytes, at: int) -> int:
+        """The next bytes of a string; where they end."""
+        piece = data[at : at + self._left]
+        self._left -= len(piece)
+        if self._chunks is not None:
+            self._chunks.append(piece)
+        if not self._left:
+            chunks, self._chunks = self._chunks, None
+            value = LEFT_OUT
+            if chunks is not None:
+                value = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                if not value.endswith(b"\r\n"):
+                    raise ProtocolError("a string does not end where it should")
+                value = value[:-2]
+            self._add(value)
+        return at + len(piece)
+
+    def _line(self, kind: bytes, rest: bytes) -> None:
+        match kind:
+            case b"$":
+                if (length := _number(rest)) < 0:
+                    self._add(None)
+                    return
+                self._begin_string(length)
+            case b"*":
+                if (count := _number(rest)) < 0:
+                    self._add(None)
+                    return
+                # Each element takes three bytes at least, and a place in a list that is kept.
+                if 3 * count > self._limit:
+                    raise LimitExceededError("a list", 3 * count, self._limit)
+                if len(self._open) >= _DEEPEST:
+                    raise ProtocolError(f"lists in more than {_DEEPEST} levels")
+                if count:
+                    self._open.append(([], count))
+                else:
+                    self._add([])
+            case b":":
+                self._add(_number(rest))
+            case b"+":
+                self._add(rest)
+            case b"-":
+                self._add(self._error(rest.decode("utf-8", "backslashreplace")))
+            case _:
+                raise ProtocolError("it is no RESP")
+
+    def _begin_string(self, length: int) -> None:
+        self._left = length + 2
+        self._size += self._left
+        if self._skip is not None and self._open and self._skip(self._open[-1][0], length):
+            self._chunks = None
+            return
+        self._kept += self._left
+        if self._kept > self._limit:
+            raise LimitExceededError("a value", self._kept, self._limit)
+        self._chunks = []
+
+    def _add(self, value: Any) -> None:
+        while self._open:
+            items, wanted = self._open[-1]
+            items.append(value)
+            if len(items) < wanted:
+                return
+            value = items
+            self._open.pop()
+        self._values.append(value)
+        self.sizes.append(self._size)
+        self._size = self._kept = 0
+
+
+def _number(text: bytes) -> int:
+    if len(text) > LONGEST_NUMBER or not (text.isdigit() or (text[:1] == b"-" and text[1:].isdigit())):
+        raise ProtocolError("a length or number is none")
+    return int(text)

@@ -1,0 +1,140 @@
+"""Peers that mean harm, and a switch that puts one in the place of the real one and back."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+
+
+class Listener:
+    """A TCP server on loopback; `serve` has each connection, in a thread of its own."""
+
+    def __init__(self):
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self._open = set()
+        self._ended = False
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                self._open.add(connection)
+                thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _serve(self, connection):
+        with contextlib.suppress(OSError, ValueError):
+            self.serve(connection)
+        self._open.discard(connection)
+        _end(connection)
+
+    def serve(self, connection):
+        raise NotImplementedError
+
+    def cut(self):
+        for connection in list(self._open):
+            _end(connection)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._ended = True
+        _end(self._socket)
+        self.cut()
+        for thread in self._threads:
+            thread.join(5)
+
+
+def _end(connection):
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+
+
+class Switch(Listener):
+    """Hands connections on to the port that it is turned to."""
+
+    def __init__(self, port):
+        self._target = port
+        super().__init__()
+
+    def turn(self, port):
+        self._target = port
+        self.cut()
+
+    def serve(self, connection):
+        with socket.create_connection(("127.0.0.1", self._target)) as there:
+            self._open.add(there)
+            back = threading.Thread(target=_copy, args=(there, connection), daemon=True)
+            back.start()
+            _copy(connection, there)
+            back.join()
+            self._open.discard(there)
+
+
+def _copy(source, sink):
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    for end in (source, sink):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+class HostileHub(Listener):
+    """Speaks TLS, takes a request, and answers with what `answer` yields of it."""
+
+    def __init__(self, certificates, answer):
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(certificates.server, certificates.server_key)
+        self._answer = answer
+        self.asked = 0
+        super().__init__()
+
+    def serve(self, connection):
+        with self._context.wrap_socket(connection, server_side=True) as wrapped:
+            while (request := _request(wrapped)) is not None:
+                self.asked += 1
+                for piece in self._answer(request):
+                    wrapped.sendall(piece)
+
+
+def _request(connection):
+    data = b""
+    while b"\r\n\r\n" not in data:
+        if not (more := connection.recv(65536)):
+            return None
+        data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    lengths = [int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
+    while lengths and len(body) < lengths[0]:
+        body += connection.recv(65536)
+    return body
+
+
+class HostileSite(Listener):
+    """Agrees to everything in a handshake, and goes on with what `stream` yields; to clients it says `reply`."""
+
+    def __init__(self, stream, reply):
+        self._stream, self._reply = stream, reply
+        self.asked = 0
+        super().__init__()
+
+    def serve(self, connection):
+        while data := connection.recv(65536):
+            self.asked += 1
+            if b"PSYNC" in data:
+                connection.sendall(b"+CONTINUE\r\n")
+                for piece in self._stream():
+                    connection.sendall(piece)
+            elif b"REPLCONF" in data:
+                connection.sendall(b"+OK\r\n" * data.count(b"REPLCONF"))
+            else:
+                connection.sendall(self._reply)

@@ -1,0 +1,170 @@
+"""A hub or a site that does its worst: memory stays, `status` answers, the log says what is wrong, and all heals."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import itertools
+import random
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from testbed import Hub, RedisServer, eventually
+from tests.e2e.conftest import Daemons
+from tests.e2e.support import SWIFT, crossed, wait_until_live
+from tests.hostile.peers import HostileHub, HostileSite, Switch
+
+HUGE = b"*1000000000\r\n"
+PIECE = b"x" * 65536
+#: Above what it took before. A reply may have 129 MB with `--max-value 1MB`, and is put together once.
+MOST = 350 << 20
+
+
+def head(status, length=None, *extra):
+    lines = [b"HTTP/1.1 %d Said" % status, *extra]
+    lines.append(b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length)
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def whole(body, status=200, *extra):
+    return lambda _: [head(status, len(body), *extra) + body]
+
+
+def endless(status, piece=PIECE):
+    def answer(_):
+        yield head(status)
+        while True:
+            yield b"%x\r\n%b\r\n" % (len(piece), piece)
+
+    return answer
+
+
+def subscription(*messages, then=None):
+    """To a subscription this; to all else what Redis would say to a PING."""
+
+    def answer(request):
+        if not request.startswith(b"PSUBSCRIBE"):
+            yield head(200, 7) + b"+PONG\r\n"
+            return
+        yield head(200)
+        for message in (b"*3\r\n$10\r\npsubscribe\r\n$1\r\nx\r\n:1\r\n", *messages):
+            yield b"%x\r\n%b\r\n" % (len(message), message)
+        while then is not None:
+            yield b"%x\r\n%b\r\n" % (len(then), then)
+
+    return answer
+
+
+def at_random(seed):
+    rng = random.Random(seed)
+    words = [b"*", b"$", b"%", b":", b"-ERR x", b"+OK", b"1", b"9999999999", b"\r\n", b"abc", b"{", b"[", b'"', b"\xff"]
+
+    def answer(_):
+        body = b"".join(rng.choices(words, k=rng.randrange(60)))
+        yield rng.choice([head(rng.choice([200, 200, 301, 404, 500, 503]), len(body)), b"", b"HTTP/1.1 "]) + body
+
+    return answer
+
+
+CHANNEL = b"__keyspace@0__:site1:redisrepl:feed"
+FEED = b"1 other " + base64.urlsafe_b64encode(HUGE)
+HUBS = {
+    "a list of a thousand million": whole(HUGE),
+    "no end of a good reply": endless(200),
+    "no end of an error": endless(500),
+    "a bomb": whole(gzip.compress(bytes(200 << 20)), 500, b"Content-Encoding: gzip"),
+    "levels": whole(b"*1\r\n" * 100_000),
+    "deep JSON": whole(b"[" * 1_000_000),
+    "headers without an end": lambda _: itertools.chain([b"HTTP/1.1 200 OK\r\n"], itertools.repeat(b"X: y\r\n" * 1000)),
+    "a list in the feed": subscription(
+        b"*4\r\n$8\r\npmessage\r\n$1\r\nx\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(CHANNEL), CHANNEL, len(FEED), FEED)
+    ),
+    "a list in a subscription": subscription(HUGE),
+    "a message of gigabytes": subscription(
+        b"*4\r\n$8\r\npmessage\r\n$1\r\nx\r\n$1\r\ny\r\n$8000000000\r\n", then=PIECE
+    ),
+    "random 1": at_random(1),
+    "random 2": at_random(2),
+}
+
+
+def forever(first, piece=PIECE):
+    return lambda: itertools.chain([first], itertools.repeat(piece))
+
+
+SITES = {
+    "a list of a thousand million": (lambda: [HUGE], HUGE),
+    "a value of others without an end": (forever(b"*3\r\n$3\r\nSET\r\n$5\r\nother\r\n$9000000000\r\n"), b"+PONG\r\n"),
+    "a value of ours without an end": (forever(b"*3\r\n$3\r\nSET\r\n$9\r\nsite1:big\r\n$9000000000\r\n"), b"+PONG\r\n"),
+    "no RESP": (lambda: [b"HTTP/1.1 400 Bad Request\r\n\r\n"], b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+    "a line without an end": (forever(b"*2\r\n$1"), b"+" + PIECE),
+    "levels": (lambda: [b"*1\r\n" * 100_000], b"*1\r\n" * 100_000),
+}
+
+
+@pytest.fixture(scope="module")
+def scene(certificates):
+    """One pair of servers for all; a daemon for each test, since what it took at most is what counts."""
+    with RedisServer() as site, Hub(certificates) as hub, Switch(site.port) as to_site, Switch(hub.port) as to_hub:
+        yield site, hub, to_site, to_hub
+
+
+@pytest.fixture
+def daemon(certificates, scene):
+    _, hub, to_site, to_hub = scene
+    daemons = Daemons(certificates)
+    flags = ["--max-value", "1MB", "--site-silence", "3"]
+    daemon = daemons.start(to_site.port, hub.url_at(to_hub.port), *SWIFT, *flags)
+    wait_until_live(daemon, pull=True)
+    yield daemon
+    assert daemon.stop() == 0
+    assert "Traceback" not in daemon.stderr
+    daemons.close()
+
+
+def peak(daemon):
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{daemon.pid}/status").read_text())[1]) << 10
+
+
+def endured(daemon, peer, before):
+    """While the peer does what it does, `status` answers, in a time that is patient with a machine that is busy."""
+    eventually(lambda: peer.asked, 20, "the peer was asked")
+    until = time.monotonic() + 3
+    while time.monotonic() < until:
+        began = time.monotonic()
+        assert daemon.state()
+        assert time.monotonic() - began < 3
+    assert peak(daemon) - before < MOST
+
+
+def healed(scene):
+    site, hub, _, _ = scene
+    crossed(site.client(), hub.redis)
+
+
+@pytest.mark.parametrize("kind", HUBS)
+def test_a_hostile_hub(daemon, scene, certificates, kind):
+    site, hub, _, to_hub = scene
+    mark, before = daemon.mark(), peak(daemon)
+    with HostileHub(certificates, HUBS[kind]) as peer:
+        to_hub.turn(peer.port)
+        site.client().set("site1:key", kind)
+        endured(daemon, peer, before)
+        assert daemon.logged("push.failed", after=mark) or daemon.logged("subscribe.failed", after=mark)
+        to_hub.turn(hub.port)
+    healed(scene)
+    assert hub.redis.get("site1:key") == kind.encode()
+
+
+@pytest.mark.parametrize("kind", SITES)
+def test_a_hostile_site(daemon, scene, kind):
+    site, _, to_site, _ = scene
+    before = peak(daemon)
+    with HostileSite(*SITES[kind]) as peer:
+        to_site.turn(peer.port)
+        endured(daemon, peer, before)
+        to_site.turn(site.port)
+    healed(scene)

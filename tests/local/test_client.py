@@ -1,0 +1,193 @@
+"""Clients of the site: replies of any shape and size are values of the type that was asked for, or errors of ours."""
+
+import asyncio
+import contextlib
+import resource
+import ssl
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from redisrepl.errors import CertificateError, LinkLostError, ProtocolError, RedisreplError
+from redisrepl.local.address import SiteAddress, parse_address
+from redisrepl.local.apply import SiteWriter
+from redisrepl.local.client import ask, ask_all, plain_client, translated
+from redisrepl.local.connection import find_master
+from redisrepl.local.facts import ask_facts, ask_place
+from redisrepl.local.notify import SiteEvents
+from redisrepl.local.read import SiteReader
+from redisrepl.local.sentinel import ask_sentinels
+from redisrepl.tls import CertificateFiles
+from testbed import Certificates, RedisServer
+
+of = pytest.mark.parametrize
+HUGE = b"*1000000000\r\n"
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+@contextlib.asynccontextmanager
+async def a_site_that_answers(data):
+    """With these bytes, whatever it is asked, and then with a farewell."""
+    tasks = set()
+
+    async def answer(reader, writer):
+        tasks.add(asyncio.current_task())
+        with contextlib.suppress(OSError):
+            await reader.read(1)
+            writer.write(data)
+            await writer.drain()
+            writer.write_eof()
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield SiteAddress("127.0.0.1", server.sockets[0].getsockname()[1])
+    finally:
+        server.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def everything_that_is_asked(address):
+    client = plain_client(address, 2.0, 1)
+    reader, keys = SiteReader(client, address), [b"k", b"l"]
+    without = SiteReader(client, address)
+    without._scripts = False
+
+    async def turn():
+        async with SiteWriter(client, address, b"o").turn(keys) as turn:
+            await turn.apply([])
+
+    async def events():
+        async for _ in SiteEvents(address, client, [b"k"], frozenset({"set"}), connect_wait=2.0).events():
+            return
+
+    sentinels = SiteAddress(service="m", sentinels=((address.host, address.port),))
+    questions = [
+        lambda: reader.states(keys),
+        lambda: reader.states(keys, large=frozenset(keys)),
+        lambda: without.first_states(keys, 100),
+        lambda: reader.page(b"k", b"0", 10),
+        lambda: reader.fields(b"k", [b"f"]),
+        turn,
+        events,
+        lambda: SiteEvents(address, client, [b"k"], frozenset({"set"}))._ensure_flags(),
+        lambda: ask_facts(address, 2.0),
+        lambda: ask_place(address, 2.0),
+        lambda: ask_sentinels(sentinels, 2.0),
+        lambda: find_master(sentinels, 2.0),
+    ]
+    try:
+        for question in questions:
+            with contextlib.suppress(RedisreplError):
+                await question()
+    finally:
+        await client.aclose()
+
+
+REPLIES = [
+    HUGE,
+    b"*3\r\n:1\r\n:2\r\n:3\r\n",
+    b"*0\r\n",
+    b"*-1\r\n",
+    b"$-1\r\n",
+    b":7\r\n",
+    b"+\xff\xfe\r\n",
+    b"$4\r\n\xff\xfe\xfd\x00\r\n",
+    b"-NOPERM this user has no permissions\r\n",
+    b"*2\r\n$-1\r\n*1\r\n:1\r\n",
+    b"*2\r\n*1\r\n$1\r\na\r\n*1\r\n$1\r\na\r\n",
+    b"%1\r\n*0\r\n$1\r\na\r\n",
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    b"$25\r\nmaster_repl_offset:" + b"9" * 6 + b"\r\n",
+    b"$5019\r\nmaster_repl_offset:" + b"9" * 5000 + b"\r\n",
+    b"*2\r\n$7\r\nlist:xy\r\n*0\r\n",
+    b"*2\r\n$2\r\n10\r\n*1\r\n:1\r\n",
+    b"*3\r\n$6\r\nmaster\r\n$1\r\nx\r\n$1\r\ny\r\n",
+    b"*1\r\n$3\r\n1 x\r\n",
+]
+
+
+@of("reply", REPLIES)
+async def test_replies_of_any_shape_are_values_or_errors_of_ours(reply):
+    async with a_site_that_answers(reply * 12) as address:
+        await everything_that_is_asked(address)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(REPLIES), max_size=12).map(b"".join) | st.binary(max_size=200))
+def test_any_bytes_are_values_or_errors_of_ours(data):
+    async def scene():
+        async with a_site_that_answers(data) as address:
+            await everything_that_is_asked(address)
+
+    asyncio.run(scene())
+
+
+@of("cut", [1, 3, 1000])
+async def test_a_list_is_not_made_before_its_elements_come(cut):
+    rss = peak()
+    async with a_site_that_answers(HUGE[:cut]) as address:
+        client = plain_client(address, 2.0, 1)
+        with pytest.raises((ProtocolError, LinkLostError)), translated(address):
+            await ask(client, b"KEYS", b"*")
+        await client.aclose()
+
+    assert peak() - rss < 64
+
+
+async def test_large_replies_arrive_whole_between_small_ones():
+    """Those that hiredis does not get to see."""
+    words = [b"field:%d" % n for n in range(240_000)]
+    with RedisServer() as server:
+        address = SiteAddress("127.0.0.1", server.port)
+        client = plain_client(address, 10.0, 1)
+        await ask(client, b"HSET", b"h", *words)
+        await ask(client, b"SET", b"s", b"*1000000\r\n" * 200_000)
+        commands = [[b"PING"], [b"HGETALL", b"h"], [b"NONE"], [b"GET", b"s"], [b"GET", b"none"], [b"ECHO", b"x"]]
+        for _ in range(2):
+            pong, hash_, error, string, none, echo = await ask_all(client, commands)
+
+            assert (pong, string, none, echo) == (b"PONG", b"*1000000\r\n" * 200_000, None, b"x")
+            assert dict(zip(hash_[::2], hash_[1::2], strict=True)) == dict(zip(words[::2], words[1::2], strict=True))
+            assert "unknown command" in str(error)
+        await client.aclose()
+
+
+async def test_an_empty_answer_of_a_reading_script_is_no_answer():
+    """It would be asked again for ever."""
+
+    class Client:
+        async def execute_command(self, *_):
+            return [b"1 "]
+
+    with pytest.raises(ProtocolError, match="told of 0 of 1 keys"):
+        await SiteReader(Client(), SiteAddress()).states([b"k"])
+
+
+async def test_only_the_authority_that_was_given_is_trusted(certificates, monkeypatch):
+    """Not those of the system beside it: what is pinned is who gets the password."""
+    heard = []
+    with Certificates() as others:
+        monkeypatch.setenv("SSL_CERT_FILE", str(others.ca))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(others.server, others.server_key)
+
+        async def listen(reader, writer):
+            heard.append(await reader.read(100))
+            writer.close()
+
+        server = await asyncio.start_server(listen, "127.0.0.1", 0, ssl=context)
+        files = CertificateFiles(certificates.ca, None, None)
+        address = parse_address(f"rediss://me:secret@localhost:{server.sockets[0].getsockname()[1]}", files=files)
+        client = plain_client(address, 5.0, 1)
+        with pytest.raises(CertificateError, match="not signed by the given CA"), translated(address):
+            await ask(client, b"PING")
+        await client.aclose()
+        server.close()
+
+    assert not heard

@@ -1,0 +1,154 @@
+"""Who asks a hub that is away: one at a time, seldom; and all are back as soon as one is."""
+
+import asyncio
+import contextlib
+import ssl
+
+import httpx
+import pytest
+
+from redisrepl.errors import CommandRefusedError, HubError, LinkLostError, RedisreplError
+from redisrepl.remote.health import HubHealth
+from redisrepl.remote.session import HubSession
+
+OK = b"+PONG\r\n"
+
+
+class Hub(httpx.AsyncBaseTransport):
+    """Away, or there."""
+
+    def __init__(self):
+        self.attempts, self.status, self.away, self.under_way, self.most = 0, 200, True, 0, 0
+
+    async def handle_async_request(self, _request):
+        self.attempts += 1
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(0.001)
+        self.under_way -= 1
+        if self.away:
+            raise httpx.ConnectError("refused")
+        return httpx.Response(self.status, stream=httpx.ByteStream(OK))
+
+
+@pytest.fixture
+def hub():
+    return Hub()
+
+
+def of(hub, **options):
+    return HubSession("https://hub.lab/", ssl.create_default_context(), transport=hub, **options)
+
+
+async def ask_for_ever(session, answered):
+    while True:
+        with contextlib.suppress(RedisreplError):
+            await session.post(b"PING.raw")
+            answered.append(1)
+            return
+        await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def many(session, count):
+    answered = []
+    tasks = [asyncio.ensure_future(ask_for_ever(session, answered)) for _ in range(count)]
+    try:
+        yield answered, tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_hub_that_is_away_is_asked_by_one_at_a_time_and_seldom(hub):
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with many(of(hub), 64):
+        while hub.attempts < 4:
+            await asyncio.sleep(0.01)
+        assert loop.time() - began > 0.25 / 2 + 0.5 / 2  # the least pauses before the third and the fourth
+
+    assert hub.most == 1
+
+
+async def test_the_pauses_allow_ten_attempts_in_ten_seconds_and_end_at_retry_max(monkeypatch):
+    monkeypatch.setattr("random.uniform", lambda low, _: low)
+    now = 0.0
+    pauses = []
+
+    async def sleep(seconds):
+        nonlocal now
+        pauses.append(seconds)
+        now += seconds
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    health = HubHealth(5.0, clock=lambda: now)
+    attempts = 0
+    while now <= 10:
+        async with health.trial() as trial:
+            attempts += now <= 10
+            trial.failed()
+
+    assert attempts <= 10
+    assert max(pauses) <= 5.0
+
+
+async def test_whoever_finds_the_hub_back_wakes_all(hub):
+    session = of(hub)
+    async with many(session, 64) as (answered, tasks):
+        while hub.attempts < 3:
+            await asyncio.sleep(0.01)
+        hub.away = False
+        await asyncio.wait_for(tasks[0], 10)
+        while len(answered) < 64:
+            await asyncio.sleep(0.01)
+
+    assert session.health.well
+    assert hub.attempts == 64 + 3
+
+
+@pytest.mark.parametrize("status", [500, 502, 404])
+async def test_a_hub_that_answers_with_errors_is_not_well(hub, status):
+    hub.away, hub.status = False, status
+    session = of(hub)
+    with pytest.raises(HubError):
+        await session.post(b"PING.raw")
+    assert not session.health.well
+
+
+async def test_a_refusal_is_an_answer(hub):
+    hub.away, hub.status = False, 403
+    session = of(hub)
+    with pytest.raises(CommandRefusedError):
+        await session.post(b"PING.raw")
+    assert session.health.well
+
+
+async def test_the_end_of_a_long_poll_says_nothing_of_the_hub(hub):
+    hub.away = False
+    session = of(hub)
+
+    async def listen():
+        async with session.stream(b"PSUBSCRIBE/x.raw", silence=1) as reads:
+            assert [data async for data in reads] == [OK]
+            raise LinkLostError("it ended")
+
+    with pytest.raises(LinkLostError):
+        await listen()
+    assert session.health.well
+
+
+async def test_who_gives_up_leaves_his_turn_to_another(hub):
+    session = of(hub)
+    with pytest.raises(RedisreplError):
+        await session.post(b"PING.raw")
+    with pytest.raises(RedisreplError):
+        await session.post(b"PING.raw")  # the next has to wait
+    waiting = [asyncio.ensure_future(session.post(b"PING.raw")) for _ in range(3)]
+    await asyncio.sleep(0)
+    for task in waiting[:2]:
+        task.cancel()
+    hub.away = False
+
+    assert await asyncio.wait_for(waiting[2], 5) == OK

@@ -1,0 +1,78 @@
+"""Which modules each command loads: `redisrepl status` runs every few seconds in many places."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+#: Packages that take long to load, of others and of Python itself.
+HEAVY = {
+    *("asyncio", "cryptography", "dataclasses", "difflib", "hiredis", "httptools", "httpx", "inspect", "logging"),
+    *("pydantic", "pydantic_settings", "redis", "rich", "ssl", "stamina", "structlog", "tomllib", "websockets"),
+}
+PROGRAM = """
+import json, sys
+sys.argv[1:] = {argv!r}
+from redisrepl.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+print()
+print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
+"""
+
+
+def loaded(*argv):
+    """Which of the heavy packages a command line loads."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(argv=list(argv))],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=CHECKOUT,
+    )
+    return HEAVY & set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--version"],
+        ["--help"],
+        ["help", "tail"],
+        ["status", "--help"],
+        ["check", "--help"],
+        ["conflicts", "--help"],
+        ["verify", "--help"],
+        ["tail", "--help"],
+        ["status", "--state-dir", "/nonexistent"],
+        ["status", "--json"],
+    ],
+)
+def test_what_asks_no_server_loads_nothing_heavy(argv):
+    assert not loaded(*argv)
+
+
+def test_a_mistake_loads_what_finds_the_right_word_and_no_more():
+    assert loaded("stauts") == {"difflib"}
+
+
+def test_a_wrong_value_loads_what_reads_settings_and_no_server():
+    servers = {"cryptography", "hiredis", "httptools", "httpx", "redis", "rich", "stamina", "structlog", "websockets"}
+    assert not loaded("--batch", "0", "--ns", "a:") & servers
+
+
+def test_conflicts_loads_no_client_of_anything(tmp_path):
+    assert not loaded("conflicts", "--state-dir", str(tmp_path)) & {"hiredis", "httptools", "httpx", "websockets"}
+
+
+def test_rdb_loads_no_client_of_anything(tmp_path):
+    assert not loaded("rdb", str(tmp_path / "none.rdb")) & {"redis", "httpx", "cryptography", "rich", "asyncio"}
+
+
+def test_tail_does_not_load_the_hubs_side():
+    assert not loaded("tail", "--raddr", "127.0.0.1:1") & {"httpx", "httptools", "websockets"}

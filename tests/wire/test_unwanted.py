@@ -1,0 +1,82 @@
+"""What is left out of the stream while it comes: what is not ours, of any size, and what is too large."""
+
+import resource
+
+import pytest
+
+from redisrepl.changes import Position, StringSet, Touch
+from redisrepl.wire.commands import ChangeDecoder
+from redisrepl.wire.psync import ReplicaProtocol, encode_command
+from redisrepl.wire.unwanted import Unwanted
+
+BIG = b"x" * 400_000
+HUGE = b"y" * 2_000_000
+SET = [b"SET", b"ns:k", b"v"]
+
+
+def covers(key):
+    return key.startswith(b"ns:")
+
+
+def attached(unwanted):
+    protocol = ReplicaProtocol(Position("0" * 40, 0), unwanted=unwanted)
+    protocol.receive(b"+OK\r\n")
+    protocol.receive(b"+CONTINUE\r\n")
+    return protocol
+
+
+def changes(*commands, chunk=50_000):
+    """What these commands of a stream did, and where it ends."""
+    protocol, decoder = attached(Unwanted(covers, 1_000_000)), ChangeDecoder(covers)
+    data = b"".join(encode_command(*argv) for argv in commands)
+    found = []
+    for start in range(0, len(data), chunk):
+        for event in protocol.receive(data[start : start + chunk]):
+            for argv in event.commands:
+                found += decoder.decode(argv)
+    assert protocol.received == len(data)
+    return found
+
+
+@pytest.mark.parametrize("chunk", [50_000, 7_000, 3_000_000])
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([b"SET", b"other", HUGE], []),
+        ([b"SET", b"other", BIG], []),
+        ([b"SET", b"ns:a", BIG], [StringSet(b"ns:a", BIG)]),
+        ([b"SET", b"ns:a", HUGE], [Touch(b"ns:a", replaces=True)]),
+        ([b"SET", b"ns:a", HUGE, b"PXAT", b"1"], [Touch(b"ns:a", replaces=True)]),
+        ([b"HSET", b"ns:h", b"f", BIG, b"g", HUGE], [Touch(b"ns:h", replaces=True)]),
+        ([b"MSET", b"o", BIG, b"ns:a", b"1", b"ns:b", HUGE], [StringSet(b"ns:a", b"1"), Touch(b"ns:b", replaces=True)]),
+        ([b"MSET", b"ns:a", BIG, b"o", HUGE], [StringSet(b"ns:a", BIG)]),
+        ([b"MSET", b"o", HUGE, b"p", HUGE], []),
+        ([b"mset", HUGE, b"v", b"ns:a", b"1"], [StringSet(b"ns:a", b"1")]),
+        ([b"SET", b"ns:" + HUGE, b"v"], []),
+        ([b"PUBLISH", b"channel", HUGE], []),
+        ([b"UNKNOWN", HUGE, b"x"], []),
+        ([HUGE, b"ns:a"], []),
+    ],
+)
+def test_what_a_large_command_amounts_to(argv, expected, chunk):
+    ours = StringSet(b"ns:k", b"v")
+
+    assert changes(SET, argv, SET, chunk=chunk) == [ours, *expected, ours]
+
+
+def test_memory_does_not_depend_on_what_others_write():
+    protocol = attached(Unwanted(covers))
+    piece = b"x" * 65536
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    protocol.receive(b"*3\r\n$3\r\nSET\r\n$5\r\nother\r\n$%d\r\n" % (4096 * len(piece)))
+    for _ in range(4096):
+        assert protocol.receive(piece) == []
+    (event,) = protocol.receive(b"\r\n" + encode_command(*SET))
+
+    assert event.commands[-1] == SET
+    assert (
+        event.ends[-1]
+        == protocol.received
+        == 4096 * 65536 + len(b"*3\r\n$3\r\nSET\r\n$5\r\nother\r\n$268435456\r\n\r\n") + len(encode_command(*SET))
+    )
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 << 10
