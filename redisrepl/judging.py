@@ -178,7 +178,7 @@ class Judging:
             whole = same or (resumed and not facts.run_id)
         if whole:
             return (Event.RESUMED, "", math.inf) if resumed else (Event.GAP, "the site's stream has a gap", math.inf)
-        ring = self._core.ring
+        ring = self._core.evidence(self._number())
         number = proved(ring, await self._site.held(seen.place for seen in ring))
         if number >= self._number():
             return Event.RESTARTED, "the site is another process", math.inf

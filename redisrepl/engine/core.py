@@ -118,6 +118,7 @@ class Core:
         self.continuity = continuity or Continuity()
         self.ring = ring or Ring()
         self._seen_before = Ring()  # of the history that the site had before it was judged last
+        self._sees = False  # whether the ring has all that the stream told: one that was loaded may lack the last of it
         self._applies: dict[int, float] = {}  # by number, before which offset the stream shows them
         self.policy = Policy(kinds, options.winner)
         self.expected_local = ExpectedEvents(options.expectations)
@@ -353,11 +354,28 @@ class Core:
             Keys of which a change told no value.
         """
         changes = self.outbound.take_recent()
-        read_to = self.outbound.read_to
-        self._applies = {apply: offset for apply, offset in self._applies.items() if offset > read_to}
+        self._sees = True
         untold = (
             c.key for c in changes if isinstance(c, Touch) or (isinstance(c, HashSet) and None in c.fields.values())
         )
         keys = list(dict.fromkeys(untold))
-        self.ring.add(min(number, min(self._applies, default=math.inf) - 1), changes, untold=bool(keys))
+        self.ring.add(self._shown(number), changes, untold=bool(keys))
         return keys
+
+    def evidence(self, number: int) -> Ring:
+        """What was seen of the site until it was lost, to judge its history by.
+
+        What the hub took meanwhile, the stream had told before: the last changes stand for that too.
+
+        Args:
+            number: of agreements by now.
+        """
+        if self._sees:
+            self.ring.add(self._shown(number), ())
+        return self.ring
+
+    def _shown(self, number: int) -> float:
+        """The number without what was applied to the site and not yet shown by its stream."""
+        read_to = self.outbound.read_to
+        self._applies = {apply: offset for apply, offset in self._applies.items() if offset > read_to}
+        return min(number, min(self._applies, default=math.inf) - 1)

@@ -341,7 +341,20 @@ def test_the_last_changes_of_the_site_are_remembered_with_the_number_before_them
     told = [(seen.number, seen.key, seen.field) for seen in core.ring]
     assert sorted(told) == sorted([(3, KEY, None), (3, OTHER, b"f"), (3, KEY, None)])
     assert core.ring.last(KEY).digest == digest_of(KEY, B)
+    assert (core.saw(5), core.ring.number) == ([], 3)  # not before it is known what the counter came to
+    core.ring.add_read({b"ns:n": digest_of(b"ns:n", A)})
     assert (core.saw(5), core.ring.number) == ([], 5)
+
+
+def test_what_the_hub_took_after_the_site_was_lost_had_been_told_before():
+    core = core_of()
+    core.ring = Ring((), 3)
+    assert core.evidence(9).number == 3  # of a ring that was loaded nobody knows what it lacks
+    core.outbound.read([[b"SET", KEY, b"a"]], 9)
+    core.saw(4)
+    core.site_lost()
+    core.applies(8)
+    assert core.evidence(9).number == 7  # what was applied is no word of the stream
 
 
 def test_without_rc_nothing_is_pulled_and_nothing_breaks():
