@@ -273,7 +273,12 @@ class Outbound:
         return self.pending.busy(key) or self.doubtful.busy(key)
 
     def start_over(self) -> None:
-        """A new history of the site begins with a snapshot: what was expected of the old one is void."""
+        """A new history of the site begins with a snapshot: what was expected of the old one is void.
+
+        A key that waits or is on its way may be gone by now, which no snapshot tells.
+        """
+        for key in self.pending.keys():
+            self.doubt(key)
         self.pending.start_over()
         self.read_again_to = 0
         self.decoder.in_transaction = False

@@ -110,6 +110,10 @@ class Pending:
         """Keys that are on their way."""
         return self._in_flight.keys()
 
+    def keys(self) -> set[bytes]:
+        """Keys that wait or are on their way."""
+        return self._ready.keys() | self._in_flight.keys()
+
     @property
     def crowded(self) -> bool:
         """Whether half of what may wait does."""

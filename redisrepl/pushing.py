@@ -222,6 +222,7 @@ class Pushing:
             batch, changes = await self._resolve(batch)
             if any(type(change) is Deleted for change in changes) and await self._site_evicted():
                 changes = [change for change in changes if type(change) is not Deleted]
+            changes = await self._without_expiries(changes)
             return batch, outbound.prepare(changes, time.monotonic())
         touched = [change.key for change in batch.changes if isinstance(change, Touch)]
         read = await self._site.first_states(touched, self._hub.max_body) if touched else ()
@@ -236,6 +237,20 @@ class Pushing:
             batch = outbound.shortened(batch, late)
         ancestors = await self._store.lookup([change.key for change in batch.changes], elements=True)
         return batch, outbound.prepare_doubtful(batch, settled, states, ancestors, time.monotonic())
+
+    async def _without_expiries(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """What is left once keys are put in doubt of which nobody knows whether they were removed or have expired.
+
+        The stream tells both alike. An expiry says nothing of a value that others wrote at the hub meanwhile.
+        """
+        if "expire" not in self.outbound.kinds:
+            return changes
+        removed = [change.key for change in {c.key: c for c in changes}.values() if type(change) is Deleted]
+        agreed = await self._store.lookup(removed) if removed else {}
+        expiring = {key for key, known in agreed.items() if known.expires_at_ms is not None}
+        for key in expiring:
+            self.outbound.doubt(key)
+        return [change for change in changes if change.key not in expiring]
 
     async def _resolve(self, batch: Batch) -> tuple[Batch, Sequence[Change]]:
         """The changes of a batch with the values that they only name, read from the site; and what is left of it.

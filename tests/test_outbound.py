@@ -24,7 +24,7 @@ from redisrepl.echo import ExpectedEvents
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.namespaces import Namespaces
 from redisrepl.outbound import Outbound
-from redisrepl.pushes import OutboundOptions, settle
+from redisrepl.pushes import Batch, OutboundOptions, settle
 from redisrepl.wire.batches import MOVED, UNCHANGED
 from redisrepl.wire.commands import ORIGIN_CHANNEL, ChangeDecoder
 from redisrepl.wire.digests import digest_of, string_digest
@@ -526,6 +526,16 @@ def test_a_new_history_voids_what_was_expected_of_the_old_one():
     assert side.outbound.read_again_to == 0
     side.outbound.read([[b"SET", K, b"v"]], 20)
     assert side.outbound.pending.take(10, 1000) == [StringSet(K, b"v")]
+
+
+def test_what_was_on_its_way_when_a_new_history_began_is_read_again():
+    side = Side()
+    side.outbound.read([[b"SET", K, b"v"]], 10)
+    batch = side.outbound.take(10, 1000)
+    side.outbound.start_over()
+    assert not side.outbound.take(10, 1000).changes  # not beside its own push
+    side.outbound.succeeded(batch, {}, 1.0)
+    assert side.outbound.take(10, 1000) == Batch([Touch(K, replaces=True)], side.outbound.doubtful, in_doubt=True)
 
 
 def test_the_last_changes_of_the_site_are_remembered_once():

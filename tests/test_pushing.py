@@ -413,6 +413,19 @@ async def test_what_the_site_evicted_is_not_removed_at_the_hub(store):
     assert hub.pushed == [[[b"SET", b"k", b"v"]], [[b"DEL", b"k"]]]
 
 
+async def test_a_removal_that_may_be_an_expiry_takes_from_the_hub_only_what_expired(store):
+    agreed = StringSet(b"k", b"v", 1_000)
+    outbound, hub = outbound_of(agreed, StringSet(b"lasts", b"v")), FakeHub()
+    async with Flights(outbound, store, hub, site=StatesOf({b"k": None})) as flights:
+        await flights.pushing.drained()
+        outbound.add(Deleted(b"k"))
+        outbound.add(Deleted(b"lasts"))
+        flights.pushing.wake()
+        await flights.pushing.drained()
+    digest = b"%015x" % string_digest(b"k", b"v")
+    assert hub.pushed[1:] == [[[b"DEL", b"lasts"]], [[b"DELIF", b"k", digest]]]
+
+
 async def test_values_that_only_the_site_knows_are_read_before_they_are_pushed(store):
     states = {b"t": B, b"h": HashState({b"f": b"1"}), b"denied": DENIED, b"no": DENIED}
     changes = [Touch(b"t"), HashSet(b"h", {b"f": None, b"g": None}), Touch(b"denied"), HashSet(b"no", {b"f": None})]

@@ -192,10 +192,6 @@ class Core:
         """What the site did since it was followed last is not told by its stream."""
         self.continuity.happened("site", Event.MISSED, "the site's stream has a gap")
 
-    def site_began_anew(self) -> None:
-        """There is no position to go on from: what was expected of the stream until now may have been missed."""
-        self.outbound.start_over()
-
     def hub_heard(self) -> None:
         """The hub's events are heard from now on: what was expected of the link before may have been missed."""
         self.continuity.happened("hub", Event.ATTACHED)

@@ -87,7 +87,7 @@ def test_what_was_expected_of_a_link_is_void_with_it():
     core.expected_local.expect(OTHER, b"set", INF)
     core.hub_heard()
     assert core.inbound.dirty == {KEY: False}
-    core.site_began_anew()
+    core.outbound.start_over()
     assert core.inbound.dirty == {KEY: False, OTHER: False}
     assert len(core.expected_local) == len(core.expected_remote) == 0
 
@@ -361,7 +361,7 @@ def test_without_rc_nothing_is_pulled_and_nothing_breaks():
     core = core_of(pulls=False)
     core.hub_heard()
     core.overdue(1.0)
-    core.site_began_anew()
+    core.outbound.start_over()
     core.outbound.read([[b"SET", KEY, b"a"]], 9)
     assert core.inbound is None
     assert core.outbound.take(10, 1000).changes == [StringSet(KEY, b"a")]

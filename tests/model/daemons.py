@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
-from redisrepl import applying as applying_module
+from redisrepl import jobs as jobs_module
 from redisrepl.applying import Applying
 from redisrepl.changes import Change, State
 from redisrepl.comparison import Comparison
@@ -65,7 +65,7 @@ class Clock:
 
 
 CLOCK = Clock()
-applying_module.time = CLOCK  # what the tests of this package run beside does not expire
+jobs_module.time = CLOCK  # what the tests of this package run beside does not expire
 
 
 class PlayedPushing(Pushing):
