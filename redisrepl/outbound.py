@@ -277,7 +277,7 @@ class Outbound:
 
         A key that waits or is on its way may be gone by now, which no snapshot tells.
         """
-        for key in self.pending.keys():
+        for key in self.pending.outstanding:
             self.doubt(key)
         self.pending.start_over()
         self.read_again_to = 0

@@ -110,7 +110,8 @@ class Pending:
         """Keys that are on their way."""
         return self._in_flight.keys()
 
-    def keys(self) -> set[bytes]:
+    @property
+    def outstanding(self) -> Collection[bytes]:
         """Keys that wait or are on their way."""
         return self._ready.keys() | self._in_flight.keys()
 
