@@ -108,7 +108,7 @@ Compares both sides key by key, by digests where the hub allows scripts, names t
 differing, and says what would be done about each. Exit code: 0 if none does, 1 if some do. With --repair that is done:
 the state directory tells what both sides last agreed on, so a newer value replaces an older one. Without it, or while
 a daemon runs, what one side has alone is copied, and where both have a value the hub's wins with -rc, the site's
-without (--on-conflict).
+without (--on-conflict). So --removals needs the daemon stopped.
 """
 
 RDB_EXAMPLE = """\

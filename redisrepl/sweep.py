@@ -181,7 +181,7 @@ class Sweep:
                 missing_at=side,
                 keys=missing,
                 limit=most,
-                hint="if they were removed on purpose: redisrepl verify --repair --removals, or --max-removals 100",
+                hint="if on purpose: stop it and run redisrepl verify --repair --removals, or give --max-removals 100",
             )
             return different - missing, missing
         self._core.differs(side, lacked)

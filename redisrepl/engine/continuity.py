@@ -103,6 +103,11 @@ class SideState:
     evicts: bool = False
     run_id: str = ""
 
+    @property
+    def untouched(self) -> bool:
+        """Nothing was ever known of it, nor has a link to it been lost: it cannot have gone back."""
+        return not (self.epoch or self.run_id or self.settled or self.owed)
+
 
 @dataclass(slots=True)
 class Continuity:

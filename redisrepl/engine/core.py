@@ -159,11 +159,19 @@ class Core:
                 options.max_keys,
                 kinds,
                 self.inbound,
-                may_judge=lambda: self.continuity.site.followed and self.continuity.site.judged,
+                may_judge=self._may_judge,
                 went_back=self._site_went_back,
                 evicts=lambda: self.continuity.site.evicts and not self.continuity.site.flushed,
             ),
         )
+
+    def _may_judge(self) -> bool:
+        """Whether what the site holds can be compared with the ancestor.
+
+        At first contact there is none, so the snapshot need not wait until it is whole.
+        """
+        site = self.continuity.site
+        return (site.followed and site.judged) or site.untouched
 
     def _site_went_back(self, key: bytes, state: State, ancestor: Agreed) -> bool:
         """Whether what the site holds for a key may be older than what was agreed on.

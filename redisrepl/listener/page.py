@@ -211,7 +211,7 @@ def _sweep(sweep: _Document, now: float) -> str:
             f" {sweep['different']:,} different"
         )
     if held := sweep.get("removals_held"):
-        parts.append(f"{count(held, 'removal')} held back: `redisrepl verify --repair --removals` makes them")
+        parts.append(f"{count(held, 'removal')} held back: `verify --repair --removals` makes them, the daemon stopped")
     if sweep.get("running") is not None:
         parts.append("one is under way")
     if sweep.get("owed") is not None:

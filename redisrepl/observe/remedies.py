@@ -80,7 +80,7 @@ REMEDIES = {
     "store.cut": "Nothing: what was cut off is compared anew.",
     "store.failed": "Make room on the disk, or let the daemon write --state-dir.",
     "store.set_aside": "Nothing: everything is compared anew.",
-    "sweep.removals_held": "Find out why so many are missing. `redisrepl verify --repair --removals` removes them.",
+    "sweep.removals_held": "Find out why. With the daemon stopped, `verify --repair --removals` removes them.",
     "sweep.scripts_refused": "Allow +eval +scan at the hub.",
     "tls.key_readable": "Let its owner alone read the key: chmod 600.",
 }

@@ -103,7 +103,7 @@ class _Sides:
 
 
 @asynccontextmanager
-async def _open(settings: Settings, address: SiteAddress) -> AsyncIterator[_Sides]:
+async def _open(settings: Settings, address: SiteAddress, choice: Choice) -> AsyncIterator[_Sides]:
     if settings.cert is None or settings.key is None:
         raise ConfigError("no client certificate for the hub is given: give --cert and --key")
     context = client_context(hub_files(settings))
@@ -115,7 +115,8 @@ async def _open(settings: Settings, address: SiteAddress) -> AsyncIterator[_Side
         client = open_client(address, settings.timeout, connections=4)
         stack.push_async_callback(client.aclose)
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="redisrepl-verify-"))
-        store = _open_store(settings, address, session.url, Path(directory))
+        spare = None if choice.removals else Path(directory)  # what was removed cannot be known without it
+        store = _open_store(settings, address, session.url, spare)
         stack.push_async_callback(store.close)
         site, hub = SiteReader(client, address), HubReader(session)
         expiries = "expire" in settings.replicate
@@ -130,13 +131,15 @@ async def _open(settings: Settings, address: SiteAddress) -> AsyncIterator[_Side
         )
 
 
-def _open_store(settings: Settings, address: SiteAddress, hub: str, spare: Path) -> Store:
-    """What the daemon has left behind; an empty one while it runs, or if there is none."""
+def _open_store(settings: Settings, address: SiteAddress, hub: str, spare: Path | None) -> Store:
+    """What the daemon has left behind; an empty one while it runs, if that will do, or if there is none."""
     try:
         return open_state(settings, address, hub)
     except StateDirectoryError:
         raise
     except ConfigError:  # a daemon holds it
+        if spare is None:
+            raise
         return open_state(settings, address, hub, directory=spare)
 
 
@@ -151,10 +154,10 @@ async def run(settings: Settings, address: SiteAddress, choice: Choice, *, out: 
 
     Raises:
         PeerUnavailableError, RefusedError, HubError: a side cannot be asked.
-        ConfigError: more keys would be removed than `--max-removals` says.
+        ConfigError: more keys would be removed than `--max-removals` says; a daemon runs and removals are to be made.
     """
     namespaces = Namespaces(settings.ns)
-    async with _open(settings, address) as sides:
+    async with _open(settings, address, choice) as sides:
         first = sides.store.fresh
         found, compared = await _differences(settings, sides, namespaces)
         if choice.repair and found:

@@ -61,6 +61,9 @@ def test_a_link_is_known_once_it_is_judged():
 
 def test_keys_in_doubt_wait_until_the_sites_history_is_known():
     core = Core(covers)
+    core.outbound.doubt(KEY)
+    assert core.outbound.ready == 1  # at first contact there is none
+    core.site_lost()
     core.differs("site", [KEY])
     core.inbound.take(1)
     core.outbound.doubt(KEY)
