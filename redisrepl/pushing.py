@@ -178,7 +178,6 @@ class Pushing:
         else:
             pacer.arrived()
             if number:
-                self._hub.fence.acknowledged(slot, number)
                 refused = [key for key, error in pushed.errors.items() if error != UNCHANGED]
                 self._store.acknowledged(number, refused)
             outbound.succeeded(batch, pushed.errors, pushed.time)

@@ -82,9 +82,6 @@ class WatchedFence(NoFence):
     def doubt(self):
         self.calls.append("doubt")
 
-    def acknowledged(self, slot, _number):
-        self.calls.append(("acknowledged", slot))
-
     def was_executed(self, number):
         return number in self.executed
 
@@ -239,10 +236,10 @@ async def test_what_a_batch_carries_is_written_before_it_is_sent_and_agreed_once
     async with Flights(outbound, store, hub) as flights:
         await flights.pushing.drained()
 
-    ((slot, number),) = hub.numbers
+    ((_, number),) = hub.numbers
     assert sent == [number, "push"]
     assert number > 0
-    assert hub.fence.calls[:3] == ["ready", "push", ("acknowledged", slot)]
+    assert hub.fence.calls[:2] == ["ready", "push"]
     assert await agreed(store, b"k", b"gone", b"no") == digests(k=b"v", gone=None, no=None)
     assert not (await store.lookup([b"no"]))
 

@@ -77,7 +77,7 @@ class NoFence:
     found: bool | None = None
     highest = 0
 
-    def acknowledged(self, slot: int, number: int) -> None:
+    def noted(self, fencing: Fencing) -> None:
         """Nothing is remembered."""
 
     def forget(self) -> None:
@@ -151,10 +151,15 @@ class Fence(NoFence):
         self.raised = 0
         self.known = dict(known or {})
         self._known_then: Mapping[int, int] = {}  # when the hub was asked last
+        self._forgotten = False  # the fence was lost, and has not been raised since
 
-    def acknowledged(self, slot: int, number: int) -> None:
-        """The hub has said that it has executed this batch."""
-        self.known[slot] = number
+    def noted(self, fencing: Fencing) -> None:
+        """The hub has executed what carried this, and noted it in the fence.
+
+        A reply that comes after the fence was lost, or raised, says nothing about the one that is there now.
+        """
+        if fencing.slot < NOT_LAST and fencing.epoch == self.epoch:
+            self.known[fencing.slot] = fencing.number
 
     @property
     def newest(self) -> int:
@@ -190,7 +195,7 @@ class Fence(NoFence):
     async def _raise_epoch(self) -> None:
         wanted = self._wanted
         if await self._take(_RAISE, b"%d" % (self.epoch + 1)):
-            self.raised = wanted
+            self.raised, self._forgotten = wanted, False
 
     async def look(self) -> None:
         """Find out whether the fence is as we left it, and what has been executed; raise the epoch if that is due.
@@ -224,7 +229,7 @@ class Fence(NoFence):
         except KeyError:
             raise ProtocolError("the hub's reply about the fence is not what the script returns") from None
         self._flawed, self._known_then = flawed, known
-        self.found = was >= self.epoch
+        self.found = was >= self.epoch or self._forgotten
         self.epoch = max(self.epoch, now)
         self.highest = max(self.executed.values(), default=0)
         return True
@@ -266,6 +271,8 @@ class Fence(NoFence):
     def forget(self) -> None:
         """The fence was lost: what the hub was known to have had is nothing to go by any more."""
         self.known.clear()
+        self.epoch += 1
+        self._forgotten = True
 
     def was_executed(self, number: int) -> bool:
         """Whether the hub had executed all of a batch when the epoch was raised, and refused nothing of it."""

@@ -26,6 +26,7 @@ from redisrepl.wire.batches import (
     MOVED,
     UNCHANGED,
     Answer,
+    Fencing,
     batch_body,
     changed_nothing,
     encode_batch_command,
@@ -195,7 +196,8 @@ class HubPusher(ScriptRunner):
         if sum(map(len, told)) + sum(len(part.encoded) for part in parts) + _BODY_HEAD > self.max_body:
             told = (b"", b"")
         try:
-            answer = await self._run_script([part.encoded for part in parts], told, len(keys), noted)
+            fencing = self.fence.fencing(*noted)
+            answer = await self._run_script([part.encoded for part in parts], told, len(keys), fencing)
         except CommandRefusedError as error:
             if error.status != 403:  # noqa: PLR2004 - Webdis' ACL
                 raise
@@ -211,6 +213,8 @@ class HubPusher(ScriptRunner):
                 self.fence.denied()
             elif answer.fence:
                 self._on_fence_lost()
+            else:
+                self.fence.noted(fencing)
             return [(keys[index], error) for index, error in answer.errors.items()]
         if self.scripts:
             _log.warning("push.scripts_refused", hint="each write is a request of its own now: allow EVAL at the hub")
@@ -223,10 +227,9 @@ class HubPusher(ScriptRunner):
         encoded: Sequence[bytes],
         told: tuple[bytes, bytes],
         writes: int,
-        noted: tuple[int, int],
+        fencing: Fencing,
     ) -> Answer:
         """Run the script over commands that make so many writes."""
-        fencing = self.fence.fencing(*noted)
 
         async def send(*, by_hash: bool) -> Answer:
             token = self.token()

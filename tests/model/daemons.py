@@ -195,6 +195,8 @@ class HubDouble:
                     errors[key] = error
             if lost:
                 self._daemon.fence_lost()
+            else:
+                self.fence.noted(fencing)
         return Pushed(errors, at)
 
     async def _asked(self) -> None:

@@ -43,7 +43,6 @@ async def pushed(fence, session, number, slot=0, command=(b"SET", b"k", b"v")):
         await HubPusher(session, 900_000, fence=fence).push([list(command)], slot=slot, number=number)
     except FencedError:
         return False
-    fence.acknowledged(slot, number)
     return True
 
 
@@ -142,8 +141,25 @@ async def test_another_process_knows_what_the_last_one_knew(hub, session):
     await again.look()
     assert again.holds_up_to() == 7
     again.forget()
+    again.doubt()
     await again.look()
     assert again.holds_up_to() == math.inf
+
+
+async def test_what_the_hub_did_without_the_fence_says_nothing_about_the_next_one(hub, session):
+    fence = Fence(session, b"us")
+    await fence.ready()
+    before = fence.fencing(1, 7)
+    hub.redis.delete(KEY)
+    await pushed(fence, session, 8)
+    fence.forget()
+    fence.doubt()
+    await fence.ready()
+    fence.noted(before)
+    await fence.look()
+    assert (fence.known, fence.holds_up_to()) == ({}, math.inf)
+    await pushed(fence, session, 9)
+    assert fence.known == {0: 9}
 
 
 async def test_looking_raises_nothing_that_is_not_due(hub, session):
@@ -240,7 +256,7 @@ async def test_who_needs_none_has_one_that_does_nothing():
     await fence.ready()
     await fence.look()
     fence.doubt()
-    fence.acknowledged(1, 2)
+    fence.noted(NO_FENCE)
     fence.forget()
     assert await fence.mark(1)
     assert await fence.is_there()
