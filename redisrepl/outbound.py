@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from redisrepl.changes import Change, Flushed, State, kinds_of
+from redisrepl.changes import Change, Flushed, State, Touch, kinds_of
 from redisrepl.doubts import Doubts
 from redisrepl.echo import ExpectedEvents
 from redisrepl.engine.ancestor import Agreed
@@ -190,6 +190,7 @@ class Outbound:
         if self._pulling is not None:
             self._pulling.changed_at_site((change.key,))
         if self.read_again_to:
+            self._recent.add(Touch(change.key))  # what it tells may be older than what was seen
             self.doubt(change.key)
             return
         self._recent.add(change)

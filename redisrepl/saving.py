@@ -150,7 +150,9 @@ class Saving:
         if self._saves % _EVIDENCE == 0 or last:
             self._ring = core.ring.saved()
         self._saves += 1
-        self._store.save({**document, **known.saved(), "continuity": core.continuity.saved(), "ring": self._ring})
+        self._store.save(
+            {**document, **known.saved(), "continuity": core.continuity.saved(quiet=core.quiet), "ring": self._ring}
+        )
         self._store.flush()
 
     def _position(self) -> Position | None:

@@ -3,14 +3,18 @@
 In: which sides are owed it (`engine.continuity`). Out: keys that differ, handed to the core. Left to others: finding
 them (`comparison`), what is done about each (`engine.core`, `applying`, `pushing`).
 
-A sweep has come to its end when every key that it found has been dealt with. One that fails begins anew: with nothing
-to find, that costs sums only. What a side lacks is removed from the other only by the table of `engine.reconcile`, and
+A sweep has come to its end when every key that it found has been dealt with; or, while keys are written all the time,
+after a while: what is left waits in memory, and is compared anew should the daemon end before. Not so where a server
+went back, of which the rest may be older than it seems. A sweep that fails begins anew: with nothing to find, that
+costs sums only. What a side lacks is removed from the other only by the table of `engine.reconcile`, and
 not if it would be more than `--max-removals`: then the sweep says so, and waits for a person.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -32,6 +36,8 @@ _log = structlog.get_logger("redisrepl")
 
 #: So few removals are followed whatever part of all keys they are.
 FEW_REMOVALS = 100
+#: Seconds that a sweep waits for keys that are written all the time.
+_PATIENCE = 3.0
 _SIDES: tuple[Side, ...] = ("hub", "site")
 
 
@@ -117,25 +123,29 @@ class Sweep:
                     await self._ready()
                     await self._sweep(timer=timer)
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            self._changed.clear()
-            await self._changed.wait()
+    async def _until(self, condition: Callable[[], bool], patience: float | None = None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while not condition():
+                    self._changed.clear()
+                    await self._changed.wait()
 
     async def _sweep(self, *, timer: bool) -> None:
         continuity = self._core.continuity
         sides = [side for side in _SIDES if timer or continuity.of(side).owed]
         reasons = {side: continuity.begin(side) for side in sides}
         self.running = next(filter(None, reasons.values()), "timer")
+        went_back = any(continuity.of(side).proved != math.inf for side in _SIDES)
+        patience = None if went_back else _PATIENCE
         started, before, different, held = time.monotonic(), self._comparison.compared, 0, 0
         try:
             for side in sides:
                 if side == "site":  # what the site's snapshot brought is to be pushed first
-                    await self._until(lambda: not len(self._core.outbound.doubtful))
+                    await self._until(lambda: not len(self._core.outbound.doubtful), patience)
                 found, refused = await self._compare(side)
                 different, held = different + found, held + refused
             self._wake()
-            await self._until(lambda: self._core.quiet)
+            await self._until(lambda: self._core.quiet, patience)
         except BaseException as error:
             for side, reason in reasons.items():
                 state = continuity.of(side)
@@ -191,6 +201,6 @@ class Sweep:
     async def _most_removals(self, side: Side) -> int | None:
         """How many keys that a side lacks may be removed from the other; None: there is no limit."""
         state = self._core.continuity.of(side)
-        if "del" not in self._core.policy.kinds or state.flushed or state.proved != float("inf") or self._store.fresh:
+        if "del" not in self._core.policy.kinds or state.flushed or state.proved != math.inf or self._store.fresh:
             return None
         return max(FEW_REMOVALS, int(self._max_removals * await self._store.count()))

@@ -164,12 +164,16 @@ class Continuity:
         reason, state.owed = state.owed, None
         return reason
 
-    def saved(self) -> dict[str, object]:
-        """What must survive the daemon: it may end before both sides agree on every key."""
+    def saved(self, *, quiet: bool) -> dict[str, object]:
+        """What must survive the daemon: it may end before both sides agree on every key.
+
+        Args:
+            quiet: no key that a comparison found is left.
+        """
         return {
             side: {
                 "run_id": state.run_id,
-                "settled": state.settled,
+                "settled": state.settled and quiet,
                 "proved": None if state.proved == math.inf else state.proved,
                 "evicts": state.evicts,
                 "missed": state.missed,

@@ -209,7 +209,7 @@ class Core:
     def judged(self, side: Side, event: Event, reason: str = "", *, proved: float = math.inf) -> None:
         """What the history of a server is, at the end of a link that was made."""
         self.continuity.happened(side, event, reason, proved=proved)
-        if side == "site" and event is not Event.RESUMED:
+        if side == "site" and (event is not Event.RESUMED or self.continuity.site.missed):
             # What is seen from here on does not follow upon what was seen before.
             self._seen_before, self.ring = self.ring, Ring(number=self.ring.number)
             self._applies = {number: offset for number, offset in self._applies.items() if offset == math.inf}
@@ -362,7 +362,7 @@ class Core:
         untold = (
             c.key for c in changes if isinstance(c, Touch) or (isinstance(c, HashSet) and None in c.fields.values())
         )
-        keys = list(dict.fromkeys(untold))
+        keys = list(reversed(dict.fromkeys(reversed(list(untold)))))  # those that were told of last are last
         self.ring.add(self._shown(number), changes, untold=bool(keys))
         return keys
 
@@ -380,6 +380,8 @@ class Core:
 
     def _shown(self, number: int) -> float:
         """The number without what was applied to the site and not yet shown by its stream."""
+        if self.outbound.read_again_to:
+            return self.ring.number  # what the last process applied, the stream may have yet to show
         read_to = self.outbound.read_to
         self._applies = {apply: offset for apply, offset in self._applies.items() if offset > read_to}
         return min(number, min(self._applies, default=math.inf) - 1)

@@ -121,7 +121,7 @@ def test_a_side_that_is_owed_another_comparison_meanwhile_is_not_settled():
 
 def test_what_was_not_settled_is_owed_after_a_restart_and_what_is_proved_is_kept():
     for state in STATES:
-        saved = json.loads(json.dumps(Continuity(state, SideState()).saved()))
+        saved = json.loads(json.dumps(Continuity(state, SideState()).saved(quiet=True)))
         loaded = Continuity.load(saved).site
         owed = None if state.settled else "not all was compared before the last stop"
         assert loaded == SideState(

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from redisrepl.changes import KINDS, Deleted, Flushed, StringSet, Touch
 from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import Core, CoreOptions, Loss
-from redisrepl.engine.evidence import Ring
+from redisrepl.engine.evidence import Ring, Seen
 from redisrepl.engine.merge import Plan
 from redisrepl.wire.digests import digest_of
 from tests.engine.sides import KEY, ancestor_of, string
@@ -358,6 +358,30 @@ def test_what_the_hub_took_after_the_site_was_lost_had_been_told_before():
     core.site_lost()
     core.applies(8)
     assert core.evidence(9).number == 7  # what was applied is no word of the stream
+
+
+def test_what_is_read_again_is_read_at_the_site_before_it_counts_as_evidence():
+    core = core_of()
+    core.ring = Ring((), 3)
+    core.outbound.resume_at(0, 0)
+    core.outbound.new_from(20)
+    core.outbound.read([[b"SET", KEY, b"a"]], 9)
+    assert (core.saw(5), core.ring.number) == ([KEY], 3)
+    core.ring.add_read({KEY: digest_of(KEY, B)})
+    assert (core.saw(5), core.ring.number) == ([], 3)  # the stream may have yet to show what the last process applied
+    core.outbound.read([], 20)
+    assert (core.saw(5), core.ring.number) == ([], 5)
+
+
+@pytest.mark.parametrize("missed", [False, True])
+def test_evidence_with_a_gap_in_it_is_none(missed):
+    core = core_of()
+    core.ring = ring = Ring([Seen(1, KEY, None, 1)], 3)
+    if missed:
+        core.site_missed()
+    core.judged("site", Event.RESUMED)
+    assert (core.ring is ring) == (not missed)
+    assert core.ring.number == 3
 
 
 def test_without_rc_nothing_is_pulled_and_nothing_breaks():

@@ -6,6 +6,7 @@ What is wired here is wired as in `redisrepl.parts`.
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -108,8 +109,11 @@ class PlayedJudging(Judging):
 class PlayedSweep(Sweep):
     """Likewise."""
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        await Until(condition)
+    rng: random.Random
+
+    async def _until(self, condition: Callable[[], bool], patience: float | None = None) -> None:
+        if patience is None or self.rng.random() < 0.7:
+            await Until(condition)
 
     async def once(self, *, timer: bool) -> None:
         """What `run` does once it is due."""
@@ -474,6 +478,7 @@ class Daemon:
             wake=lambda: None,
             retry={},
         )
+        self.sweep.rng = world.rng
         self.noticing = Noticing(None, self.outbound, self.inbound, covers=namespaces.covers, retry={}, listener=self)
         self.noticed: list[tuple[bytes, bytes]] | None = None
         if site.by_events:
