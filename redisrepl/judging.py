@@ -151,7 +151,10 @@ class Judging:
         side = self._core.continuity.site
         epoch, resumed = side.epoch, self._resumed
         facts = await self._site.ask()
-        event, reason, number = await self._site_event(facts, resumed=resumed)
+        kept_to = (
+            facts.earlier_to - 1 if self.known.seen is not None and self.known.seen.replid == facts.earlier else None
+        )
+        event, reason, number = await self._site_event(facts, resumed=resumed, kept_to=kept_to)
         if side.epoch != epoch or not side.followed:
             return  # it was lost meanwhile, and may be another one by now
         if facts.evicted != self.known.evicted:
@@ -162,9 +165,9 @@ class Judging:
         if facts.replid and not self._read_to():  # followed by its events, which tell no position
             self.known.seen = Position(facts.replid, facts.offset)
         self._core.outbound.new_from(facts.offset or self._read_to())
-        self._tell("site", event, reason, number)
+        self._tell("site", event, reason, number, kept_to)
 
-    async def _site_event(self, facts: SiteFacts, *, resumed: bool) -> tuple[Event, str, float]:
+    async def _site_event(self, facts: SiteFacts, *, resumed: bool, kept_to: int | None) -> tuple[Event, str, float]:
         seen, run_id = self.known.seen, self._core.continuity.site.run_id
         if self._first_at["site"]:
             return Event.FIRST, "first contact", math.inf
@@ -179,7 +182,9 @@ class Judging:
         if whole:
             return (Event.RESUMED, "", math.inf) if resumed else (Event.GAP, "the site's stream has a gap", math.inf)
         ring = self._core.evidence(self._number())
-        number = proved(ring, await self._site.held(seen.place for seen in ring))
+        number = proved(ring, await self._site.held(change.place for change in ring))
+        if kept_to is not None:  # it was a replica until it took over
+            number = max(number, ring.number_at(kept_to))
         if number >= self._number():
             return Event.RESTARTED, "the site is another process", math.inf
         return Event.WENT_BACK, "the site is another process, which may hold older values", number
@@ -289,14 +294,14 @@ class Judging:
         await self.look_at_hub()
         return self._core.continuity.epoch == epoch and self._core.continuity.hub.judged
 
-    def _tell(self, side: str, event: Event, reason: str, number: float) -> None:
+    def _tell(self, side: str, event: Event, reason: str, number: float, kept_to: int | None = None) -> None:
         if event is Event.WENT_BACK:
             _log.warning(
                 f"{side}.went_back",
                 reason=reason,
                 then="what it lacks is copied back, and what it holds differently gives way to the other side",
             )
-        self._core.judged("site" if side == "site" else "hub", event, reason, proved=number)
+        self._core.judged("site" if side == "site" else "hub", event, reason, proved=number, kept_to=kept_to)
         self.trouble.succeeded()
         self._judged.set()
 

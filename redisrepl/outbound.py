@@ -20,6 +20,7 @@ from redisrepl.changes import Change, Flushed, State, Touch, kinds_of
 from redisrepl.doubts import Doubts
 from redisrepl.echo import ExpectedEvents
 from redisrepl.engine.ancestor import Agreed
+from redisrepl.engine.evidence import Told
 from redisrepl.engine.merge import Expectation
 from redisrepl.everywrite import EveryWrite
 from redisrepl.pending import Pending
@@ -111,6 +112,7 @@ class Outbound:
                     self._take_in(change)
             plain = decoder.plain
         self._take_in_sets(run)
+        self._recent.told.reached(end)
         self.read_to = end
         if self.read_again_to and end >= self.read_again_to:
             self.read_again_to = 0
@@ -145,6 +147,11 @@ class Outbound:
     def take_recent(self) -> list[Change]:
         """The last changes of clients of the site since this was asked last."""
         return self._recent.take()
+
+    def begin_told(self) -> Told:
+        """The stream ends: what it told of; what follows may be another one."""
+        told, self._recent.told = self._recent.told, Told()
+        return told
 
     def _take_in(self, change: Change | Flushed) -> None:
         """Take one change of the stream, unless it is the echo of our own apply."""
@@ -227,6 +234,7 @@ class Outbound:
 
     def new_from(self, offset: int) -> None:
         """What the stream tells from here on, nobody has read before."""
+        self._recent.told.whole_to = min(self._recent.told.whole_to, offset)
         self.read_again_to = min(self.read_again_to, offset)
 
     def add(self, change: Change) -> None:

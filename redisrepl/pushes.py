@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 
 from redisrepl.changes import Change, Deleted, ExpirySet, HashSet, HashState, State, StringSet, StringState, Touch
-from redisrepl.engine.evidence import RING
+from redisrepl.engine.evidence import RING, Told
 from redisrepl.namespaces import printable
 from redisrepl.pending import Pending
 
@@ -61,13 +61,16 @@ class Recent:
 
     def __init__(self) -> None:
         self._recent: deque[Change | Sequence[Sequence[bytes]]] = deque(maxlen=RING)
+        self.told = Told()
 
     def add(self, change: Change) -> None:
         """The site took this change."""
+        self.told.add((change.key,))
         self._recent.append(replace(change, fields=dict(change.fields)) if isinstance(change, HashSet) else change)
 
     def add_sets(self, run: Sequence[Sequence[bytes]]) -> None:
         """The site took these `SET key value`."""
+        self.told.add({key for _, key, _ in run})
         self._recent.append(run[-RING:])
 
     def take(self) -> list[Change]:

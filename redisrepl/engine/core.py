@@ -12,16 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import structlog
 
-from redisrepl.changes import KINDS, HashSet, State, Touch
+from redisrepl.changes import KINDS, Change, HashSet, State, Touch
 from redisrepl.doubts import Doubts
 from redisrepl.echo import ExpectedEvents
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Continuity, Event, Side
-from redisrepl.engine.evidence import Ring
+from redisrepl.engine.evidence import Ring, Told
 from redisrepl.engine.merge import ConflictWinner, Plan, Policy, circumstances, plan_for
 from redisrepl.engine.reconcile import Circumstances
 from redisrepl.inbound import Inbound
@@ -83,6 +83,18 @@ class Loss:
     value: State
 
 
+class _Lost(NamedTuple):
+    """What a replica did not have that took over.
+
+    Attributes:
+        keys: of which the old master's stream had told since.
+        numbers: of what was applied to the old master and not yet shown by its stream.
+    """
+
+    keys: set[bytes]
+    numbers: set[int]
+
+
 class Core:
     """Decides for one site and one hub.
 
@@ -118,6 +130,8 @@ class Core:
         self.continuity = continuity or Continuity()
         self.ring = ring or Ring()
         self._seen_before = Ring()  # of the history that the site had before it was judged last
+        self._told_before = Told()  # likewise
+        self._lost: _Lost | None = None
         self._sees = False  # whether the ring has all that the stream told: one that was loaded may lack the last of it
         self._applies: dict[int, float] = {}  # by number, before which offset the stream shows them
         self.policy = Policy(kinds, options.winner)
@@ -180,6 +194,8 @@ class Core:
         """
         if ancestor.number <= self.continuity.site.proved:
             return False
+        if self._lost is not None:
+            return key in self._lost.keys or ancestor.number in self._lost.numbers
         last = self.ring.last(key) or self._seen_before.last(key)
         return last is None or last.number < ancestor.number or last.digest != digest_of(key, state)
 
@@ -190,6 +206,9 @@ class Core:
 
     def site_lost(self) -> None:
         """The site is not followed any more."""
+        told = self.outbound.begin_told()
+        if self.continuity.site.judged:  # otherwise it may have been another server's
+            self._told_before = told
         self.continuity.happened("site", Event.DETACHED)
 
     def site_attached(self) -> None:
@@ -206,8 +225,24 @@ class Core:
         if self.inbound is not None:
             self.inbound.resubscribed()
 
-    def judged(self, side: Side, event: Event, reason: str = "", *, proved: float = math.inf) -> None:
-        """What the history of a server is, at the end of a link that was made."""
+    def judged(
+        self, side: Side, event: Event, reason: str = "", *, proved: float = math.inf, kept_to: int | None = None
+    ) -> None:
+        """What the history of a server is, at the end of a link that was made.
+
+        Args:
+            side: of which.
+            event: what it is.
+            reason: see `Continuity.happened`.
+            proved: likewise.
+            kept_to: a replica took over, which has what the stream told before this offset; None: nobody knows that.
+        """
+        if side == "site" and event is Event.WENT_BACK:
+            keys = None if kept_to is None else self._told_before.later_than(kept_to)
+            before = self._lost if self.continuity.site.proved != math.inf else _Lost(set(), set())
+            self._lost = None
+            if keys is not None and before is not None:
+                self._lost = _Lost(before.keys | keys, before.numbers | self._applies.keys())
         self.continuity.happened(side, event, reason, proved=proved)
         if side == "site" and (event is not Event.RESUMED or self.continuity.site.missed):
             # What is seen from here on does not follow upon what was seen before.
@@ -359,11 +394,10 @@ class Core:
         """
         changes = self.outbound.take_recent()
         self._sees = True
-        untold = (
-            c.key for c in changes if isinstance(c, Touch) or (isinstance(c, HashSet) and None in c.fields.values())
-        )
+        untold = (change.key for change in changes if _tells_no_value(change))
         keys = list(reversed(dict.fromkeys(reversed(list(untold)))))  # those that were told of last are last
         self.ring.add(self._shown(number), changes, untold=bool(keys))
+        self.ring.reached(self.outbound.read_to)
         return keys
 
     def evidence(self, number: int) -> Ring:
@@ -385,3 +419,7 @@ class Core:
         read_to = self.outbound.read_to
         self._applies = {apply: offset for apply, offset in self._applies.items() if offset > read_to}
         return min(number, min(self._applies, default=math.inf) - 1)
+
+
+def _tells_no_value(change: Change) -> bool:
+    return isinstance(change, Touch) or (isinstance(change, HashSet) and None in change.fields.values())

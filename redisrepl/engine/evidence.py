@@ -3,6 +3,10 @@
 In: the last changes that were seen of it, in order, and what it holds now. Out: up to which of them it has all. Left to
 others: asking it, and what follows (`engine.continuity`).
 
+A replica that took over tells itself up to which offset of the old history it has all; which keys were told of later
+is remembered for that (`Told`), and which agreements are older (`Ring.number_at`). Of any other server, only what it
+holds can tell.
+
 What a Redis restores after a restart, or a replica has that takes over, is a prefix of its history: a change is there
 only if all earlier ones are. So the last few hundred changes are remembered with their digests, and the prefix is found
 that fits what the server holds now. Clients may have written since, so not every key needs to fit; of several prefixes
@@ -11,6 +15,7 @@ that fit equally well the shortest is taken, which claims the least.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,10 +24,14 @@ from typing import NamedTuple
 from redisrepl.changes import Change, Deleted, HashSet, StringSet
 from redisrepl.wire.digests import element_of, string_digest
 
-__all__ = ["RING", "Ring", "Seen", "proved"]
+__all__ = ["RING", "Ring", "Seen", "Told", "proved"]
 
 #: Changes that are remembered.
 RING = 128
+#: Keys that are remembered with the offset of the stream that told of them.
+_TOLD = 20_000
+#: Offsets of which the number of agreements by then is remembered: of some minutes, where agreements are many.
+_MILESTONES = 512
 #: Fields of one change that are remembered.
 _FIELDS = 16
 #: At least so many of the places changed in a prefix must fit, and three quarters of them; or so many that hold a value
@@ -52,6 +61,41 @@ class Seen(NamedTuple):
         return self.key, self.field
 
 
+class Told:
+    """Which keys the stream told of last, and up to which offset.
+
+    Attributes:
+        whole_to: what is not remembered, it had told before this offset; infinity: that is not known.
+    """
+
+    def __init__(self) -> None:
+        self.whole_to: float = math.inf
+        self._keys: deque[tuple[int, list[bytes]]] = deque()
+        self._count = 0
+        self._now: list[bytes] = []
+
+    def add(self, keys: Iterable[bytes]) -> None:
+        """The stream tells of these."""
+        self._now += keys
+
+    def reached(self, offset: int) -> None:
+        """It has told all that lies before this offset."""
+        if not self._now:
+            return
+        self._keys.append((offset, self._now))
+        self._count += len(self._now)
+        self._now = []
+        while self._count > _TOLD and len(self._keys) > 1:
+            self.whole_to, keys = self._keys.popleft()
+            self._count -= len(keys)
+
+    def later_than(self, offset: int) -> set[bytes] | None:
+        """Keys that it told of after this offset; None: not all of them are remembered."""
+        if self.whole_to > offset:
+            return None
+        return {key for reached, keys in self._keys if reached > offset for key in keys}
+
+
 class Ring:
     """The last changes that were seen of one server.
 
@@ -67,6 +111,8 @@ class Ring:
         self._seen: deque[Seen] = deque(seen, maxlen=RING)
         self.number = number
         self._unread: int | None = None  # the number once the keys of changes that told no value were read
+        self._milestones: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)  # offsets, each with its number
+        self._number_before = 0
 
     def __iter__(self) -> Iterator[Seen]:
         return iter(self._seen)
@@ -105,10 +151,23 @@ class Ring:
         if self._unread is not None:
             self.number, self._unread = max(self.number, self._unread), None
 
+    def reached(self, offset: int) -> None:
+        """The stream was read up to this offset, and so all that was agreed on when it was read up to the last one.
+
+        What is agreed on just now may have been read at the site, ahead of its stream.
+        """
+        if self._number_before > (self._milestones[-1][1] if self._milestones else 0):
+            self._milestones.append((offset, self._number_before))
+        self._number_before = self.number
+
+    def number_at(self, offset: int) -> int:
+        """Agreements up to this number are about what the stream had told before this offset."""
+        return max((number for reached, number in self._milestones if reached <= offset), default=0)
+
     def saved(self) -> dict[str, object]:
         """As JSON can hold it."""
         seen = [[s.number, s.key.hex(), None if s.field is None else s.field.hex(), s.digest] for s in self._seen]
-        return {"number": self.number, "seen": seen}
+        return {"number": self.number, "seen": seen, "milestones": [list(pair) for pair in self._milestones]}
 
     @classmethod
     def load(cls, document: object) -> Ring:
@@ -125,7 +184,19 @@ class Ring:
                     with suppress(ValueError):
                         field = None if name is None else bytes.fromhex(name)
                         seen.append(Seen(before, bytes.fromhex(key), field, digest))
-        return cls(seen, number)
+        ring = cls(seen, number)
+        match document:
+            case {"milestones": list(pairs)}:
+                ring._milestones.extend((pair[0], pair[1]) for pair in pairs if _is_milestone(pair))
+        return ring
+
+
+def _is_milestone(pair: object) -> bool:
+    match pair:
+        case [int(), int()]:
+            return True
+        case _:
+            return False
 
 
 def proved(ring: Ring, held: Mapping[tuple[bytes, bytes | None], int | None]) -> float:

@@ -101,9 +101,9 @@ class PlayedJudging(Judging):
     async def known_now(self) -> None:
         await Until(lambda: self._core.continuity.known)
 
-    def _tell(self, side: str, event: Event, reason: str, number: float) -> None:
+    def _tell(self, side: str, event: Event, reason: str, number: float, kept_to: int | None = None) -> None:
         self.note(side, event)
-        super()._tell(side, event, reason, number)
+        super()._tell(side, event, reason, number, kept_to)
 
 
 class PlayedSweep(Sweep):
