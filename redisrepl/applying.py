@@ -257,6 +257,7 @@ class Applying:
             else:
                 inbound.not_applied((key,))
         self._store.acknowledged(number, {change.key for change in changes} - unsettled)
+        self._core.hub_held(number, [change for change in changes if change.key in unsettled])
         for key in unsettled:
             job.decided(key)
             job.applied(key)

@@ -21,7 +21,7 @@ import structlog
 from redisrepl.changes import Position
 from redisrepl.engine.continuity import Event
 from redisrepl.engine.core import Core
-from redisrepl.engine.evidence import proved
+from redisrepl.engine.evidence import holds_since, proved
 from redisrepl.local.history import SiteFacts, SiteHistory
 from redisrepl.observe.troubles import Trouble
 from redisrepl.remote.fence import NoFence
@@ -107,6 +107,7 @@ class Judging:
         self._retry = retry
         self._resumed = False
         self._marked = 0
+        self._began = number()
         self._evicted_to = 0  # removals that the stream tells before this offset may be evictions
         self._work = asyncio.Event()
         self._judged = asyncio.Event()
@@ -211,7 +212,9 @@ class Judging:
         facts = await self._hub.ask()
         if side.epoch != epoch:
             return
-        event, reason, number = self._hub_event(facts)
+        event, reason, number = await self._hub_event(facts)
+        if side.epoch != epoch:
+            return
         lost = self._fence.holds_up_to() != math.inf
         if self.known.hub is not None and facts.evicted_since(self.known.hub):
             side.evicts = True
@@ -226,7 +229,7 @@ class Judging:
             await self._fence.ready()
             await self._fence.mark(self._number())
 
-    def _hub_event(self, facts: HubFacts) -> tuple[Event, str, float]:
+    async def _hub_event(self, facts: HubFacts) -> tuple[Event, str, float]:
         before, fence = self.known.hub, self._fence
         if self._first_at["hub"]:
             return Event.FIRST, "first contact", math.inf
@@ -243,9 +246,16 @@ class Judging:
             return Event.GAP, "subscribed", math.inf
         if fence.found is None:
             return Event.WENT_BACK, "the hub is another process, and has no fence", 0
-        if fence.highest >= self._number():
+        if fence.highest >= self._number() or await self._hub_has_the_latest():
             return Event.RESTARTED, "the hub is another process", math.inf
         return Event.WENT_BACK, "the hub is another process, which may lack what was agreed last", fence.highest
+
+    async def _hub_has_the_latest(self) -> bool:
+        """Whether another process has what came from the hub since it noted a number last; batches note theirs."""
+        noted, ring = self._fence.highest, self._core.hub_ring
+        if noted < self._began:  # what the last process applied, nobody remembers
+            return False
+        return holds_since(noted, ring, await self._hub.held(change.place for change in ring))
 
     async def look_at_hub(self) -> None:
         """Find out whether the hub was emptied, or is another process, since it was looked at last.

@@ -184,7 +184,7 @@ class Parts:
             self.core,
             known,
             history,
-            HubHistory(self.session),
+            HubHistory(self.session, self._hub_reader),
             self.fence,
             lambda: self.store.number,
             lambda: int(self.following.read_to) if math.isfinite(self.following.read_to) else 0,

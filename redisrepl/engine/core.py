@@ -130,6 +130,7 @@ class Core:
         self.continuity = continuity or Continuity()
         self.ring = ring or Ring()
         self._seen_before = Ring()  # of the history that the site had before it was judged last
+        self.hub_ring = Ring()  # the last changes of the hub that were applied to the site
         self._told_before = Told()  # likewise
         self._lost: _Lost | None = None
         self._sees = False  # whether the ring has all that the stream told: one that was loaded may lack the last of it
@@ -244,6 +245,8 @@ class Core:
             if keys is not None and before is not None:
                 self._lost = _Lost(before.keys | keys, before.numbers | self._applies.keys())
         self.continuity.happened(side, event, reason, proved=proved)
+        if side == "hub" and event is Event.WENT_BACK:
+            self.hub_ring = Ring(number=self.hub_ring.number)
         if side == "site" and (event is not Event.RESUMED or self.continuity.site.missed):
             # What is seen from here on does not follow upon what was seen before.
             self._seen_before, self.ring = self.ring, Ring(number=self.ring.number)
@@ -382,6 +385,10 @@ class Core:
             self._applies.pop(number, None)
         else:
             self._applies[number] = offset
+
+    def hub_held(self, number: int, changes: Collection[Change]) -> None:
+        """The hub held this when it was applied to the site under this number: evidence of the hub's history."""
+        self.hub_ring.add(number, changes)
 
     def saw(self, number: int) -> list[bytes]:
         """Remember the last changes of the site, as evidence of its history.

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from redisrepl.changes import Change, Deleted, HashSet, StringSet
 from redisrepl.wire.digests import element_of, string_digest
 
-__all__ = ["RING", "Ring", "Seen", "Told", "proved"]
+__all__ = ["RING", "Ring", "Seen", "Told", "holds_since", "proved"]
 
 #: Changes that are remembered.
 RING = 128
@@ -230,6 +230,34 @@ def proved(ring: Ring, held: Mapping[tuple[bytes, bytes | None], int | None]) ->
     if proves and all(_was_written_since(seen, held, changes[:end]) for seen in changes[end:]):
         return float(ring.number)
     return found
+
+
+def holds_since(number: int, ring: Ring, held: Mapping[tuple[bytes, bytes | None], int | None]) -> bool:
+    """Whether a server that holds all that was agreed up to a number holds the rest as well.
+
+    Args:
+        number: it.
+        ring: the last changes that were seen of the server.
+        held: what each place of them holds now.
+
+    Returns:
+        Some of the changes since are there, and of no place that they changed is it the value before. Others may have
+        written since.
+    """
+    before: dict[tuple[bytes, bytes | None], set[int | None]] = {}
+    latest: dict[tuple[bytes, bytes | None], int | None] = {}
+    for seen in ring:
+        if seen.number >= number:
+            if seen.place in latest:
+                before.setdefault(seen.place, set()).add(latest[seen.place])
+            latest[seen.place] = seen.digest
+        else:
+            before.setdefault(seen.place, set()).add(seen.digest)
+    if not latest:
+        return True
+    witnesses = [place for place, digest in latest.items() if digest is not None and held[place] == digest]
+    changed = [place for place, digest in latest.items() if held[place] != digest]
+    return bool(witnesses) and not any(held[place] is None or held[place] in before.get(place, ()) for place in changed)
 
 
 def _unique(changes: Sequence[Seen]) -> set[Seen]:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import redis.asyncio
 import redis.exceptions
 
-from redisrepl.changes import HashState, State
+from redisrepl.changes import State
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import ask_all, translated
 from redisrepl.local.read import SiteReader
-from redisrepl.wire.digests import digest_of, element_of
+from redisrepl.wire.digests import held_at
 from redisrepl.wire.replies import Info, as_info, merged
 
 __all__ = ["SiteFacts", "SiteHistory"]
@@ -102,16 +102,10 @@ class SiteHistory:
         Raises:
             RedisreplError: it cannot be asked.
         """
-        held: dict[tuple[bytes, bytes | None], int | None] = dict.fromkeys(places)
-        keys = list(dict.fromkeys(key for key, _ in held))
+        places = list(places)
+        keys = list(dict.fromkeys(key for key, _ in places))
         states: dict[bytes, State] = {}
         while len(states) < len(keys):
             rest = keys[len(states) :]
             states |= dict(zip(rest, await self._reader.first_states(rest, _MAX_BYTES), strict=False))
-        for key, field in held:
-            state = states[key]
-            if field is None:
-                held[key, field] = digest_of(key, state)
-            elif isinstance(state, HashState) and (value := state.fields.get(field)) is not None:
-                held[key, field] = element_of(field, value)
-        return held
+        return held_at(places, states)

@@ -8,12 +8,16 @@ In: INFO. Out: `HubFacts`. Left to others: what follows from them (`judging`), t
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import structlog
 
+from redisrepl.changes import State
 from redisrepl.errors import CommandRefusedError
+from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.session import HubSession
+from redisrepl.wire.digests import held_at
 
 __all__ = ["HubFacts", "HubHistory", "parse_info"]
 
@@ -65,10 +69,12 @@ class HubHistory:
 
     Args:
         session: HTTPS to the hub.
+        reader: reads keys.
     """
 
-    def __init__(self, session: HubSession) -> None:
+    def __init__(self, session: HubSession, reader: HubReader) -> None:
         self._session = session
+        self._reader = reader
         self._refused = False
 
     async def ask(self) -> HubFacts:
@@ -87,3 +93,16 @@ class HubHistory:
             return HubFacts()
         self._refused = False
         return parse_info(info)
+
+    async def held(self, places: Iterable[tuple[bytes, bytes | None]]) -> dict[tuple[bytes, bytes | None], int | None]:
+        """The digests of what the hub holds now at these places: keys, and fields of hashes.
+
+        Raises:
+            RedisreplError: it cannot be asked.
+        """
+        places = list(places)
+        keys = list(dict.fromkeys(key for key, _ in places))
+        states: dict[bytes, State] = {}
+        while len(states) < len(keys):
+            states |= (await self._reader.states([key for key in keys if key not in states])).states
+        return held_at(places, states)

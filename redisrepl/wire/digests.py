@@ -41,6 +41,7 @@ __all__ = [
     "elements_of",
     "expiries_differ",
     "hash_digest",
+    "held_at",
     "look_at",
     "parse_looks",
     "parse_page",
@@ -398,3 +399,17 @@ def _number(text: bytes, longest: int = _LONGEST_NUMBER) -> int:
 def wanted_buckets(buckets: Collection[int] | None) -> list[bytes]:
     """Buckets as `PAGE_SCRIPT` wants them; None: all."""
     return [b"*"] if buckets is None else [b"%d" % bucket for bucket in sorted(buckets)]
+
+
+def held_at(
+    places: Iterable[tuple[bytes, bytes | None]], states: Mapping[bytes, State]
+) -> dict[tuple[bytes, bytes | None], int | None]:
+    """The digests of what these states hold at these places: keys, and fields of hashes."""
+    held: dict[tuple[bytes, bytes | None], int | None] = dict.fromkeys(places)
+    for key, field in held:
+        state = states.get(key)
+        if field is None:
+            held[key, field] = digest_of(key, state)
+        elif isinstance(state, HashState) and (value := state.fields.get(field)) is not None:
+            held[key, field] = element_of(field, value)
+    return held

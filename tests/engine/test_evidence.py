@@ -15,7 +15,7 @@ from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, String
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Event
 from redisrepl.engine.core import Core
-from redisrepl.engine.evidence import RING, Ring, Seen, proved
+from redisrepl.engine.evidence import RING, Ring, Seen, Told, holds_since, proved
 from redisrepl.wire.digests import digest_of, element_of, string_digest
 
 KEYS = 30
@@ -231,3 +231,38 @@ def test_what_cannot_be_read_of_a_ring_is_left_out(document):
     ring = Ring.load(document)
     assert list(Ring.load(ring.saved())) == list(ring)
     assert proved(ring, {}) == 0
+
+
+def test_what_a_server_holds_of_the_last_changes_tells_whether_it_has_them():
+    a, b, c = ((key, None) for key in (b"a", b"b", b"c"))
+    ring = Ring([Seen(1, *a, 10), Seen(5, *a, 11), Seen(6, *b, 20), Seen(6, *c, None)])
+    assert holds_since(7, ring, {a: 10, b: None, c: None})  # nothing is younger than that
+    assert holds_since(5, ring, {a: 11, b: 20, c: None})
+    assert holds_since(5, ring, {a: 12, b: 20, c: 30})  # others have written since
+    assert not holds_since(5, ring, {a: 10, b: 20, c: None})  # what it was before
+    assert not holds_since(5, ring, {a: 11, b: None, c: None})
+    assert not holds_since(5, ring, {a: 12, b: 21, c: 30})  # nothing to go by
+
+
+def test_which_keys_a_stream_told_of_after_an_offset():
+    told = Told()
+    assert told.later_than(0) is None
+    told.whole_to = 100
+    for offset, key in ((110, b"a"), (120, b"b"), (130, b"a")):
+        told.add([key])
+        told.reached(offset)
+    assert told.later_than(99) is None
+    assert (told.later_than(110), told.later_than(120), told.later_than(130)) == ({b"a", b"b"}, {b"a"}, set())
+    told.add(b"%d" % number for number in range(30_000))
+    told.reached(140)
+    assert told.later_than(125) is None  # too many to remember
+    assert told.later_than(140) == set()
+
+
+def test_what_is_agreed_on_by_an_offset_is_told_by_the_look_before():
+    ring = Ring()
+    for offset, number in ((10, 3), (20, 5), (30, 5), (40, 9)):
+        ring.add(number, ())
+        ring.reached(offset)
+    assert [ring.number_at(offset) for offset in (9, 20, 29, 30, 40)] == [0, 3, 3, 5, 5]
+    assert Ring.load(ring.saved()).number_at(40) == 5

@@ -7,7 +7,7 @@ What is wired here is wired as in `redisrepl.parts`.
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ from redisrepl.remote.push import Pushed
 from redisrepl.saving import SavedState, Saving
 from redisrepl.sweep import Sweep
 from redisrepl.wire.commands import ORIGIN_CHANNEL
-from redisrepl.wire.digests import Look, Page, Summed, add_sums, look_at
+from redisrepl.wire.digests import Look, Page, Summed, add_sums, held_at, look_at
 from redisrepl.wire.psync import Commands, Continued, FullSync, Position, SnapshotData, SnapshotEnd
 from redisrepl.wire.rdb import Entry
 from tests.model.ancestors import Ancestors
@@ -214,6 +214,12 @@ class HubDouble:
         fetched = Fetched({key: self._world.hub.state(key) for key in keys}, self._world.tick())
         await self._answered()
         return fetched
+
+    async def held(self, places: Iterable[Any]) -> dict[Any, Any]:
+        await self._asked()
+        held = held_at(places, self._world.hub.states())
+        await self._answered()
+        return held
 
     async def ask(self) -> Any:
         await self._asked()

@@ -90,7 +90,7 @@ async def everything_that_is_asked(content, *, scripts):
         lambda: comparer.looks(keys),
         lambda: comparer.sums(b"k", b"0", 10, [0] * BUCKETS),
         lambda: Notifications(session, frozenset({"set"}), "merge").ensure(),
-        HubHistory(session).ask,
+        HubHistory(session, HubReader(session)).ask,
         everything_of_the_fence,
         lambda: session.command(b"PING"),
         lambda: session.integer(b"PTTL", b"k"),

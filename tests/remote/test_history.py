@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
+from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.history import HubFacts, HubHistory, parse_info
 from redisrepl.remote.session import HubSession, check_url
 from testbed import Hub
@@ -19,7 +20,7 @@ def hub(certificates):
 @pytest.fixture
 async def history(hub):
     session = HubSession(check_url(hub.url), hub.certificates.ssl_context())
-    yield HubHistory(session)
+    yield HubHistory(session, HubReader(session))
     await session.close()
 
 
@@ -63,7 +64,7 @@ async def test_a_restarted_hub_is_another_process(certificates):
     with Hub(certificates) as hub:
         for _ in range(2):
             session = HubSession(check_url(hub.url), certificates.ssl_context())
-            runs.add((await HubHistory(session).ask()).run_id)
+            runs.add((await HubHistory(session, HubReader(session)).ask()).run_id)
             await session.close()
             hub.restart()
     assert len(runs) == 2
