@@ -1,7 +1,7 @@
 """What could not be written to the journal: about which keys nothing is agreed until that is written.
 
-In: records that were not written. Out: records to write first when writing works again. Left to others: writing,
-and trying again (`store`).
+In: records that were not written. Out: records to write first when writing works again: they themselves, or, where they
+became too many, that nothing is agreed about their keys. Left to others: writing, and trying again (`store`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class Unwritten:
         self._all = False
         self._outcomes: list[bytes] = []  # of batches that the journal has
         self._document: bytes | None = None
+        self._records: list[bytes] | None = []  # but for documents, of which the last counts; None: too many
+        self._records_size = 0
 
     def __bool__(self) -> bool:
         return bool(self._all or self._keys or self.open or self._outcomes or self._document)
@@ -45,7 +47,9 @@ class Unwritten:
             facts = reader.take(kind, payload)
             if kind == Kind.DOCUMENT:
                 self._document = payload
-            elif kind == Kind.CLEARED:
+                continue
+            self._keep(record(Kind(kind), payload))
+            if kind == Kind.CLEARED:
                 self._all = True
             elif kind == Kind.SENDING:
                 self._forget(self.open[reader.number])
@@ -58,6 +62,13 @@ class Unwritten:
         if self._size + sum(map(len, self.open.values())) > _MOST_BYTES:
             self._all, self._keys, self._size = True, set(), 0
             self.open = dict.fromkeys(self.open, b"")
+
+    def _keep(self, written: bytes) -> None:
+        self._records_size += len(written)
+        if self._records_size > _MOST_BYTES:
+            self._records = None
+        if self._records is not None:
+            self._records.append(written)
 
     def _forget(self, facts: bytes) -> None:
         if self._all:
@@ -75,7 +86,10 @@ class Unwritten:
         return frozenset(self._keys).__contains__
 
     def records(self, number: int) -> list[bytes]:
-        """What to write instead, with this number."""
+        """What to write now, or instead with this number."""
+        document = [] if self._document is None else [record(Kind.DOCUMENT, self._document)]
+        if self._records is not None:
+            return self._records + document
         facts = Facts()
         for key in self._keys:
             facts.forget(key)
@@ -83,6 +97,4 @@ class Unwritten:
         if self._all:
             made_up.append(record(Kind.CLEARED))
         made_up += [sending(batch, facts) for batch, facts in self.open.items()]
-        if self._document is not None:
-            made_up.append(record(Kind.DOCUMENT, self._document))
-        return made_up
+        return made_up + document

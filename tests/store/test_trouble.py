@@ -1,4 +1,4 @@
-"""Whatever a disk does, the store goes on, and trusts nothing that it could not write."""
+"""Whatever a disk does, the store goes on, trusts nothing that it could not write, and writes it once it can."""
 
 import os
 import shutil
@@ -83,14 +83,14 @@ async def test_what_was_not_written_is_not_agreed(scene, monkeypatch):
     assert store.failed is None
     store.acknowledged(3)
     for _ in range(2):
-        assert await scene.digests(b"a", b"b", b"c", b"d") == {b"b": 1, b"c": 2, b"d": 3}
+        assert await scene.digests(b"a", b"b", b"c", b"d") == {b"a": 2, b"b": 1, b"c": 2, b"d": 3}
         await scene.reopen()
     assert scene.store.saved == {"x": 1}
     assert scene.store.open_batches == []
 
 
 async def test_what_ended_while_nothing_could_be_written(scene, monkeypatch):
-    """Sent and acknowledged meanwhile: forgotten. Still on its way: an intent, also for the next process."""
+    """Sent and acknowledged meanwhile: agreed on. Still on its way: an intent, also for the next process."""
     store = scene.store
     store.agreed(strings((b"a", 1), (b"b", 1), (b"c", 1)))
     store.sending(2, strings((b"c", 9)))
@@ -107,7 +107,8 @@ async def test_what_ended_while_nothing_could_be_written(scene, monkeypatch):
     await scene.reopen()
 
     assert scene.store.open_batches == [4]
-    assert await scene.digests(b"a", b"b", b"c", b"e") == {b"b": None, b"c": 1}
+    assert await scene.digests(b"a", b"b", b"c", b"e") == {b"a": 3, b"b": 1, b"c": 1}
+    assert (await scene.store.lookup([b"b"]))[b"b"].intents == (4,)
 
 
 async def test_the_next_write_is_not_tried_between_attempts(scene, monkeypatch):
@@ -124,7 +125,7 @@ async def test_the_next_write_is_not_tried_between_attempts(scene, monkeypatch):
     assert store.failed
     await scene.reopen()  # tries once more
 
-    assert await scene.digests(b"a", b"b") == {}
+    assert await scene.digests(b"a", b"b") == {b"b": 2}
 
 
 async def test_too_much_that_was_not_written_ends_all_agreement(scene, monkeypatch):
@@ -346,7 +347,7 @@ async def test_a_journal_that_is_damaged_while_it_is_used(scene):
         file.seek(path.stat().st_size - 1)
         file.write(b"\xff")
     with capture_logs() as logs:
-        assert await scene.digests(b"a", b"b") == {}
+        assert await scene.digests(b"a", b"b") == {b"b": 2}
     assert [one["event"] for one in logs] == ["store.unreadable"]
     assert scene.store.fresh
     scene.store.agreed(strings((b"c", 1)))
