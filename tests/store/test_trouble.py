@@ -347,7 +347,7 @@ async def test_a_journal_that_is_damaged_while_it_is_used(scene):
         file.seek(path.stat().st_size - 1)
         file.write(b"\xff")
     with capture_logs() as logs:
-        assert await scene.digests(b"a", b"b") == {b"b": 2}
+        assert await scene.digests(b"a", b"b") == {}
     assert [one["event"] for one in logs] == ["store.unreadable"]
     assert scene.store.fresh
     scene.store.agreed(strings((b"c", 1)))
