@@ -292,6 +292,10 @@ class Outbound:
         self.read_again_to = 0
         self.decoder.in_transaction = False
         self.decoder.origin = None
+        self.void_expected()
+
+    def void_expected(self) -> None:
+        """The stream may never show what was applied, or not where it was expected: that server may be replaced."""
         if (voided := self._expected_local.void_all()) and self._pulling is not None:
             self._pulling.mark_dirty(voided)
 

@@ -214,6 +214,7 @@ class Core:
 
     def site_attached(self) -> None:
         """The site is followed; what its history is turns out in a moment (`judged`)."""
+        self.outbound.void_expected()
         self.continuity.happened("site", Event.ATTACHED)
 
     def site_missed(self) -> None:

@@ -90,7 +90,7 @@ def test_what_was_expected_of_a_link_is_void_with_it():
     core.expected_local.expect(OTHER, b"set", INF)
     core.hub_heard()
     assert core.inbound.dirty == {KEY: False}
-    core.outbound.start_over()
+    core.site_attached()
     assert core.inbound.dirty == {KEY: False, OTHER: False}
     assert len(core.expected_local) == len(core.expected_remote) == 0
 
