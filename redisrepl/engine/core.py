@@ -424,8 +424,9 @@ class Core:
         """The number without what was applied to the site and not yet shown by its stream."""
         if self.outbound.read_again_to:
             return self.ring.number  # what the last process applied, the stream may have yet to show
-        read_to = self.outbound.read_to
-        self._applies = {apply: offset for apply, offset in self._applies.items() if offset > read_to}
+        if self.continuity.site.judged:  # else it is the offset of another server, perhaps
+            read_to = self.outbound.read_to
+            self._applies = {apply: offset for apply, offset in self._applies.items() if offset > read_to}
         return min(number, min(self._applies, default=math.inf) - 1)
 
 
