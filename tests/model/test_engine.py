@@ -91,14 +91,14 @@ class WithoutNumbers(Fence):
 
 
 class WithoutHistoryOfTheSite(PlayedJudging):
-    async def _site_event(self, facts, *, resumed):
-        event, *rest = await super()._site_event(facts, resumed=resumed)
+    async def _site_event(self, facts, **more):
+        event, *rest = await super()._site_event(facts, **more)
         return Event.RESTARTED if event is Event.WENT_BACK else event, *rest
 
 
 class WithoutHistoryOfTheHub(PlayedJudging):
-    def _hub_event(self, facts):
-        event, *rest = super()._hub_event(facts)
+    async def _hub_event(self, facts):
+        event, *rest = await super()._hub_event(facts)
         return Event.RESTARTED if event is Event.WENT_BACK else event, *rest
 
 
@@ -206,7 +206,7 @@ def goes_wrong(seeds, phases, circumstances):
 
 @pytest.mark.parametrize(("phases", "circumstances"), LEFT_OUT)
 def test_each_part_is_needed(phases, circumstances):
-    assert goes_wrong(range(300), phases, circumstances)
+    assert goes_wrong(range(450), phases, circumstances)
 
 
 @pytest.mark.skipif(SCHEDULES < 1000, reason="played by hand: REDISREPL_SCHEDULES=3000")
@@ -219,7 +219,7 @@ def test_each_part_is_needed_if_seldom(phases, circumstances):
 @pytest.mark.parametrize("mutant", SAMPLE, ids=[mutant.name for mutant in SAMPLE])
 def test_each_line_is_needed(mutant):
     """A sample of `mutants`; `python -m tests.model.mutants` plays all of them."""
-    seed = noticed(mutant, range(150))
+    seed = noticed(mutant, range(450))
 
     assert seed is not None, "nobody notices"
     run(seed, *mutant.phases, **{"sites": 2, **mutant.circumstances})
