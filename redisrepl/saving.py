@@ -24,7 +24,7 @@ __all__ = ["SavedState", "Saving"]
 
 _PERIOD = 0.2
 #: Saves after which the evidence of the site's history is saved with the rest, which it is larger than.
-_EVIDENCE = 5
+_EVIDENCE = 2
 #: Keys that are read in one period to remember what the site holds, where its changes tell no value.
 _WITNESSES = 32
 
