@@ -141,7 +141,7 @@ class Outbound:
         if self._pulling is not None:
             self._pulling.changed_at_site(latest)
         self.pending.add_sets(run if self._every_write else latest.values())
-        self._recent.add_sets(run)
+        self._recent.add_sets(run, latest)
         run.clear()
 
     def take_recent(self) -> list[Change]:

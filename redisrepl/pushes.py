@@ -68,9 +68,9 @@ class Recent:
         self.told.add((change.key,))
         self._recent.append(replace(change, fields=dict(change.fields)) if isinstance(change, HashSet) else change)
 
-    def add_sets(self, run: Sequence[Sequence[bytes]]) -> None:
-        """The site took these `SET key value`."""
-        self.told.add({key for _, key, _ in run})
+    def add_sets(self, run: Sequence[Sequence[bytes]], keys: Iterable[bytes]) -> None:
+        """The site took these `SET key value`, of these keys."""
+        self.told.add(keys)
         self._recent.append(run[-RING:])
 
     def take(self) -> list[Change]:

@@ -130,8 +130,8 @@ class Core:
         self.continuity = continuity or Continuity()
         self.ring = ring or Ring()
         self._seen_before = Ring()  # of the history that the site had before it was judged last
-        self.hub_ring = Ring()  # the last changes of the hub that were applied to the site
         self._told_before = Told()  # likewise
+        self.hub_ring = Ring()  # the last changes of the hub that were applied to the site
         self._lost: _Lost | None = None
         self._sees = False  # whether the ring has all that the stream told: one that was loaded may lack the last of it
         self._applies: dict[int, float] = {}  # by number, before which offset the stream shows them

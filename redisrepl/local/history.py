@@ -6,7 +6,7 @@ In: INFO, and the values of a few hundred keys. Out: `SiteFacts`, digests. Left 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import redis.asyncio
@@ -102,10 +102,8 @@ class SiteHistory:
         Raises:
             RedisreplError: it cannot be asked.
         """
-        places = list(places)
-        keys = list(dict.fromkeys(key for key, _ in places))
-        states: dict[bytes, State] = {}
-        while len(states) < len(keys):
-            rest = keys[len(states) :]
-            states |= dict(zip(rest, await self._reader.first_states(rest, _MAX_BYTES), strict=False))
-        return held_at(places, states)
+
+        async def read(keys: Sequence[bytes]) -> dict[bytes, State]:
+            return dict(zip(keys, await self._reader.first_states(keys, _MAX_BYTES), strict=False))
+
+        return await held_at(places, read)

@@ -8,7 +8,7 @@ In: INFO. Out: `HubFacts`. Left to others: what follows from them (`judging`), t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -100,9 +100,8 @@ class HubHistory:
         Raises:
             RedisreplError: it cannot be asked.
         """
-        places = list(places)
-        keys = list(dict.fromkeys(key for key, _ in places))
-        states: dict[bytes, State] = {}
-        while len(states) < len(keys):
-            states |= (await self._reader.states([key for key in keys if key not in states])).states
-        return held_at(places, states)
+
+        async def read(keys: Sequence[bytes]) -> dict[bytes, State]:
+            return (await self._reader.states(keys)).states
+
+        return await held_at(places, read)

@@ -48,7 +48,8 @@ class Unwritten:
             if kind == Kind.DOCUMENT:
                 self._document = payload
                 continue
-            self._keep(record(Kind(kind), payload))
+            written = record(Kind(kind), payload)
+            self._keep(written)
             if kind == Kind.CLEARED:
                 self._all = True
             elif kind == Kind.SENDING:
@@ -58,7 +59,7 @@ class Unwritten:
             elif kind == Kind.AGREED and facts:
                 self._forget(facts[0])
             elif known == len(self.open):  # acknowledged or dropped
-                self._outcomes.append(record(Kind(kind), payload))
+                self._outcomes.append(written)
         if self._size + sum(map(len, self.open.values())) > _MOST_BYTES:
             self._all, self._keys, self._size = True, set(), 0
             self.open = dict.fromkeys(self.open, b"")

@@ -15,7 +15,7 @@ some milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from hashlib import sha1
 from typing import NamedTuple
 
@@ -401,13 +401,21 @@ def wanted_buckets(buckets: Collection[int] | None) -> list[bytes]:
     return [b"*"] if buckets is None else [b"%d" % bucket for bucket in sorted(buckets)]
 
 
-def held_at(
-    places: Iterable[tuple[bytes, bytes | None]], states: Mapping[bytes, State]
+async def held_at(
+    places: Iterable[tuple[bytes, bytes | None]], read: Callable[[Sequence[bytes]], Awaitable[Mapping[bytes, State]]]
 ) -> dict[tuple[bytes, bytes | None], int | None]:
-    """The digests of what these states hold at these places: keys, and fields of hashes."""
+    """The digests of what a server holds at these places: keys, and fields of hashes.
+
+    Args:
+        places: they.
+        read: returns the states of some of these keys, one at least.
+    """
     held: dict[tuple[bytes, bytes | None], int | None] = dict.fromkeys(places)
+    states: dict[bytes, State] = {}
+    while left := [key for key in dict.fromkeys(key for key, _ in held) if key not in states]:
+        states |= await read(left)
     for key, field in held:
-        state = states.get(key)
+        state = states[key]
         if field is None:
             held[key, field] = digest_of(key, state)
         elif isinstance(state, HashState) and (value := state.fields.get(field)) is not None:

@@ -216,10 +216,10 @@ class HubDouble:
         return fetched
 
     async def held(self, places: Iterable[Any]) -> dict[Any, Any]:
-        await self._asked()
-        held = held_at(places, self._world.hub.states())
-        await self._answered()
-        return held
+        async def read(keys: Sequence[bytes]) -> dict[bytes, State]:
+            return (await self.states(keys)).states
+
+        return await held_at(places, read)
 
     async def ask(self) -> Any:
         await self._asked()
