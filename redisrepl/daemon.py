@@ -146,7 +146,7 @@ class Daemon:
                 await parts.pushing.drained()
         for task in others:
             task.cancel()
-        parts.saving.save(last=True)
+        parts.saving.save()
 
     async def _check_peers(self) -> None:
         """Find out at once what waiting would not heal; a peer that merely cannot be reached is waited for."""

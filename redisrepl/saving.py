@@ -23,8 +23,6 @@ from redisrepl.store import Store
 __all__ = ["SavedState", "Saving"]
 
 _PERIOD = 0.2
-#: Saves after which the evidence of the site's history is saved with the rest, which it is larger than.
-_EVIDENCE = 2
 #: Keys that are read in one period to remember what the site holds, where its changes tell no value.
 _WITNESSES = 32
 
@@ -102,8 +100,6 @@ class Saving:
         self._held = held
         self._origin = origin
         self._unread: list[bytes] = []
-        self._saves = 0
-        self._ring = core.ring.saved()
         self._kept: dict[str, object] = {name: store.saved.get(name) for name in ("replid", "offset", "database")}
 
     def failed(self, trouble: str | None) -> None:
@@ -133,8 +129,8 @@ class Saving:
         if self._core.continuity.site.epoch == epoch:
             self._core.ring.add_read({key: digest for (key, _), digest in held.items()})
 
-    def save(self, *, last: bool = False) -> None:
-        """Save what there is to save; `last`: for the last time."""
+    def save(self) -> None:
+        """Save what there is to save."""
         core, known, outbound = self._core, self._known, self._core.outbound
         judged = core.continuity.site.judged
         if judged:  # else it may be another server by now
@@ -147,12 +143,8 @@ class Saving:
             known.seen = self._following.seen or known.seen
         fence = {"epoch": self._fence.epoch, "executed": sorted(self._fence.known.items())}
         document = {**self._kept, "origin": self._origin, **fence}
-        if self._saves % _EVIDENCE == 0 or last:
-            self._ring = core.ring.saved()
-        self._saves += 1
-        self._store.save(
-            {**document, **known.saved(), "continuity": core.continuity.saved(quiet=core.quiet), "ring": self._ring}
-        )
+        continuity = core.continuity.saved(quiet=core.quiet)
+        self._store.save({**document, **known.saved(), "continuity": continuity, "ring": core.ring.saved()})
         self._store.flush()
 
     def _position(self) -> Position | None:
