@@ -24,9 +24,10 @@ class Hub(httpx.AsyncBaseTransport):
         self.attempts += 1
         self.under_way += 1
         self.most = max(self.most, self.under_way)
+        away = self.away  # what comes of an attempt is decided when it is made
         await asyncio.sleep(0.001)
         self.under_way -= 1
-        if self.away:
+        if away:
             raise httpx.ConnectError("refused")
         return httpx.Response(self.status, stream=httpx.ByteStream(OK))
 
