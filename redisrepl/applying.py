@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 import structlog
 
-from redisrepl.changes import DENIED, Change
+from redisrepl.changes import DENIED, Change, FieldsDeleted, HashSet, HashState
 from redisrepl.engine.ancestor import note_changes
 from redisrepl.engine.core import Core
 from redisrepl.errors import KeyDeniedError, LinkLostError, RedisreplError
 from redisrepl.inbound import Inbound
 from redisrepl.jobs import FetchedJob, Job, Site, ToldJob
-from redisrepl.local.apply import Applied
+from redisrepl.local.apply import MOST_FIELDS, Applied
 from redisrepl.namespaces import printable
 from redisrepl.observe.troubles import Trouble
 from redisrepl.remote.fetch import Fetched
@@ -35,6 +35,8 @@ _LONGEST_STANDSTILL = 5.0
 _LONGEST_WAIT = 60.0
 #: Keys watched at a time, at most: Redis compares each with all that its client watches already.
 _WATCHED = 350
+#: Keys that clients write all the time which are remembered.
+_OVERTAKEN = 1000
 
 _log = structlog.get_logger("redisrepl")
 
@@ -59,6 +61,9 @@ class Turn(Protocol):
 
     async def apply(self, changes: Sequence[Change]) -> Applied | None:
         """Make changes happen, unless a client changed one of the keys meanwhile (None)."""
+
+    async def compare_and_set(self, changes: Sequence[HashSet | FieldsDeleted], held: HashState) -> Applied | None:
+        """Likewise for fields of one hash, unless a client changed one of these fields."""
 
 
 class Writer(Protocol):
@@ -117,6 +122,7 @@ class Applying:
         self._same_hub = same_hub
         self._read_to = read_to
         self._moved = asyncio.Event()
+        self._overtaken: dict[bytes, None] = {}  # keys that a client wrote while they alone were being applied
 
     def wake(self) -> None:
         """There may be a key to fetch."""
@@ -206,6 +212,10 @@ class Applying:
             except BaseException:
                 self.inbound.untaken(keys)
                 raise
+            if not applied and len(piece) == 1:
+                self._overtaken[piece[0]] = None
+                if len(self._overtaken) > _OVERTAKEN:
+                    del self._overtaken[next(iter(self._overtaken))]
             # One key that changes all the time must not hold up the others for ever.
             self._together = min(2 * self._together, self._most_together) if applied else max(1, len(piece) // 2)
 
@@ -228,18 +238,19 @@ class Applying:
                 await self._stream_passed(turn.offset)
                 for key in keys:
                     unsettled.remove(key)
-                    if not inbound.is_current(key):
+                    of_key = self._still_true(key, found[key], job)
+                    if of_key is None:
                         continue
-                    if not found[key]:
+                    if not of_key:
                         job.agreed(key, equal)
                         job.decided(key)
-                    if inbound.about_to_apply(key, found[key]):
-                        changes += found[key]
+                    if inbound.about_to_apply(key, of_key):
+                        changes += of_key
                         unsettled.add(key)
                 self._store.agreed(equal)
                 if not changes:
                     return True
-                number, applied = await self._sent(turn, changes, job)
+                number, applied = await self._sent(self._write(turn, changes, job), changes, job)
         except BaseException:
             inbound.not_applied(unsettled)
             raise
@@ -265,7 +276,31 @@ class Applying:
         inbound.applied(unsettled, applied.offset if patience is None else time.monotonic() + patience)
         return True
 
-    async def _sent(self, turn: Turn, changes: Sequence[Change], job: Job) -> tuple[int, Applied | None]:
+    def _still_true(self, key: bytes, found: Sequence[Change], job: Job) -> Sequence[Change] | None:
+        """What of this the site has not overtaken; None: it is to be found out again."""
+        if not self.inbound.is_current(key):
+            return None
+        own = self.inbound.own_fields(key)
+        if not own:
+            return found
+        changes = job.without(key, own)
+        if changes is None:
+            self.inbound.stale(key)
+        return changes
+
+    def _write(self, turn: Turn, changes: Sequence[Change], job: Job) -> Awaitable[Applied | None]:
+        """How to make changes happen: of a hash that clients write all the time, fields are compared one by one."""
+        key = changes[0].key
+        held = job.held(key) if key in self._overtaken else None
+        fields = [c for c in changes if isinstance(c, HashSet | FieldsDeleted) and c.key == key]
+        if len(fields) < len(changes) or not isinstance(held, HashState):
+            return turn.apply(changes)
+        small = sum(len(change.fields) for change in fields) <= MOST_FIELDS
+        return turn.compare_and_set(fields, held) if small else turn.apply(changes)
+
+    async def _sent(
+        self, write: Awaitable[Applied | None], changes: Sequence[Change], job: Job
+    ) -> tuple[int, Applied | None]:
         """Apply changes; should we not hear of it any more, it is remembered that the site may have them from us."""
         number, facts = self._store.next_number(), Facts()
         for key in dict.fromkeys(change.key for change in changes):
@@ -275,7 +310,7 @@ class Applying:
         shown_before: float | None = None
         try:
             self._core.applies(number)
-            applied = await turn.apply(changes)
+            applied = await write
             if applied is not None and self.inbound.echo_patience is None:
                 shown_before = applied.offset
         except LinkLostError:

@@ -6,7 +6,7 @@ Left to others: which changes cross (`outbound`, `inbound`), how one is spelled 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar, dataclass_transform
 
@@ -134,6 +134,10 @@ class HashState:
 
     fields: Mapping[bytes, bytes]
     expires_at_ms: int | None = None
+
+    def without(self, names: Collection[bytes]) -> HashState:
+        """The same but for these fields."""
+        return HashState({name: held for name, held in self.fields.items() if name not in names}, self.expires_at_ms)
 
 
 #: What a key holds; None: there is no such key. Other types are named by Redis' own word for them (`list`, ...).

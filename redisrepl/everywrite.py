@@ -16,7 +16,7 @@ import structlog
 
 from redisrepl.changes import Change, StringSet, Touch
 from redisrepl.merging import merge, removes, size_of
-from redisrepl.pending import OVERHEAD, Pending, Waiting, parts_of
+from redisrepl.pending import OVERHEAD, Pending, Waiting, fields_of, parts_of
 
 __all__ = ["EveryWrite"]
 
@@ -68,6 +68,12 @@ class EveryWrite(Pending):
         """Take the next changes of the stream, all of them `SET key value`."""
         for _, key, value in commands:
             self.add(StringSet(key, value))
+
+    def fields(self, key: bytes) -> set[bytes] | None:
+        """Fields of a hash that wait or are on their way; see `Pending`."""
+        first = super().fields(key)
+        others = fields_of((*self._along.get(key, ()), *self._behind.get(key, ())))
+        return None if first is None or others is None else first | others
 
     def take(self, max_keys: int, max_bytes: int, unless: Collection[bytes] = ()) -> list[Change]:
         """Changes to send in one batch, those of a key in their order; see `Pending`."""

@@ -15,7 +15,8 @@ being applied. That order is what the rules of convergence rest on:
 1. Conflict: a client's change read from the stream while the echo of an apply is outstanding is pushed, and the key
    fetched again (`changed_at_site`).
 2. Stale fetch: a fetched state is applied only if the key had no local change, pending push or push in flight since
-   the fetch was sent (`fetched`, `about_to_apply`).
+   the fetch was sent (`fetched`, `is_current`). Of a hash this holds field by field (`own_fields`), so that one whose
+   fields the site writes all the time still gets the others; it is fetched once more when the site leaves it alone.
 3. Overdue expectation: it is dropped and the key fetched (`tick` for the hub, `outbound.Outbound.read` for the site).
 4. Sweep: all keys are compared at start, after every gap and now and then (`sweep`).
 """
@@ -42,6 +43,8 @@ _CHANGED = -1
 _NOTED = 100_000
 #: Keys, and fields of one, that wait as they were told; while the site is away there may come more.
 _TOLD = 1000
+#: Fields of a hash that the site may change while it is fetched.
+_OWN = 1000
 _EXPIRIES = frozenset({b"expire", b"persist", b"hexpire", b"hpersist"})
 
 
@@ -71,6 +74,7 @@ class Inbound:
         expected_local: filled before an apply.
         expected_remote: filled before a push (`outbound`), used up here.
         busy: whether a local change of a key waits or is on its way to the hub.
+        changing: which fields of a hash such changes concern; None: more than fields.
         epoch: of the links: what was begun in another one is void.
         whole: whether all that the site holds and the hub may lack is known: its stream has no gap that was not healed.
         event_patience: seconds after which an event that did not come is overdue.
@@ -91,6 +95,7 @@ class Inbound:
         expected_local: ExpectedEvents,
         expected_remote: ExpectedEvents,
         busy: Callable[[bytes], bool],
+        changing: Callable[[bytes], Collection[bytes] | None] = lambda _: None,
         epoch: Callable[[], int] = lambda: 0,
         whole: Callable[[], bool] = lambda: True,
         event_patience: float = 60.0,
@@ -108,10 +113,13 @@ class Inbound:
         self._expected_local = expected_local
         self._expected_remote = expected_remote
         self._busy = busy
+        self._changing = changing
         self._epoch = epoch
         self._whole = whole
         self._fetching: dict[bytes, int] = {}  # key > the epoch in which it began; `_CHANGED`: the site changed since
         self._suspect: set[bytes] = set()  # of `_fetching`, those that are suspect
+        self._own: dict[bytes, set[bytes]] = {}  # of `_fetching`, fields that the site itself changes or changed since
+        self._resting: set[bytes] = set()  # of `dirty`, those that were fetched but for such fields, without news since
         self._told: dict[bytes, tuple[Change, int]] = {}  # by the feed, waiting to be applied, and in which epoch
         self._taken_told: set[bytes] = set()  # of `_fetching`, those that were told
         self._fresh = Freshness(_NOTED)
@@ -139,6 +147,8 @@ class Inbound:
             foreign = [event for event in foreign if self._has_room_for(event[0])]
         for key, _ in foreign:
             dirty.setdefault(key, False)
+        if self._resting:
+            self._resting.difference_update(key for key, _ in foreign)
 
     def told(self, time: int, changes: Iterable[Change], now: float) -> None:
         """Another redisrepl says what its push did at the hub at this time (`wire.feed`); events of it come as well.
@@ -190,31 +200,42 @@ class Inbound:
         """The hub took our own push of these keys at this time; infinity if it did not say when."""
         self._fresh.learn(keys, time)
 
-    def changed_at_site(self, keys: Iterable[bytes]) -> None:
-        """A client of the site changed these keys; their push will follow."""
+    def changed_at_site(self, keys: Iterable[bytes], fields: Collection[bytes] | None = None) -> None:
+        """A client of the site changed these keys, of hashes no more than these fields; their push will follow."""
         fetching, told, expected = self._fetching, self._told, self._expected_local
         if not (fetching or told or len(expected)):
             return  # the way most of a site's own writes go
         for key in keys:
             if key in fetching:
-                fetching[key] = _CHANGED
+                self._changed_while_fetched(key, fields)
             if key in told:
                 self._fetch_told(key)  # rule 2
             if expected.holds(key):
                 self.counters.conflicts += 1
                 self.dirty.setdefault(key, False)  # rule 1
 
+    def _changed_while_fetched(self, key: bytes, fields: Collection[bytes] | None) -> None:
+        own = self._own.get(key, ())
+        if fields is None or len(own) + len(fields) > _OWN:
+            self._fetching[key] = _CHANGED
+        elif own:
+            self._own[key].update(fields)
+        else:
+            self._own[key] = set(fields)
+
     def mark_dirty(self, keys: Iterable[bytes]) -> None:
         """The state of these keys at the hub must be looked at."""
         for key in keys:
             if self._covers(key) and self._has_room_for(key):
                 self.dirty.setdefault(key, False)
+                self._resting.discard(key)
 
     def suspect(self, keys: Iterable[bytes]) -> None:
         """These keys may have changed on both sides: they must be compared, with the ancestor."""
         for key in keys:
             if self._covers(key) and self._has_room_for(key):
                 self.dirty[key] = True
+                self._resting.discard(key)
                 if key in self._told:
                     del self._told[key]  # what is fetched is newer
 
@@ -242,7 +263,7 @@ class Inbound:
         taken: dict[bytes, bool] = {}
         blocked: dict[bytes, bool] = {}
         for key, suspect in self.dirty.items():
-            if self._busy(key) or key in self._fetching or self._expected_local.holds(key):
+            if key in self._fetching or self._expected_local.holds(key) or (self._busy(key) and not self._begin(key)):
                 blocked[key] = suspect
                 if len(blocked) >= most:
                     break
@@ -252,6 +273,7 @@ class Inbound:
                 break
         for key, suspect in taken.items():
             del self.dirty[key]
+            self._resting.discard(key)
             self._told.pop(key, None)  # what is fetched is newer
             self._fetching[key] = self._epoch()
             if suspect:
@@ -260,6 +282,14 @@ class Inbound:
             for key in blocked:
                 self.dirty[key] = self.dirty.pop(key)
         return taken
+
+    def _begin(self, key: bytes) -> bool:
+        """Whether a key that the site is changing may be fetched now: it changes some fields of a hash, and no more."""
+        fields = None if key in self._resting else self._changing(key)
+        if fields is None or len(fields) > _OWN:
+            return False
+        self._own[key] = set(fields)
+        return True
 
     def take_told(self, most: int) -> dict[bytes, list[Change]]:
         """What the feed told and may be applied now, in the place of a fetch."""
@@ -300,10 +330,21 @@ class Inbound:
         """Whether what was found out about this key is not stale; if it is, it is to be found out again."""
         return not self._stale(key)
 
+    def own_fields(self, key: bytes) -> Collection[bytes]:
+        """Fields of a key that is being fetched which the site itself changes: they must be left as they are."""
+        return self._own.get(key, ())
+
+    def stale(self, key: bytes) -> None:
+        """What was found out about this key cannot be told apart from what the site changes: it is fetched again."""
+        self.counters.stale += 1
+        self._resting.add(key)
+        self.untaken((key,))
+
     def about_to_apply(self, key: bytes, changes: Sequence[Change]) -> bool:
         """Whether these changes may be sent to the site now; if so their echo is expected from here on."""
         if not changes:
             self.counters.equal += 1
+            self._leave_own(key)
             self._settle(key)
             return False
         for change in changes:
@@ -320,6 +361,7 @@ class Inbound:
         keys = list(keys)
         self._expected_local.set_deadline(keys, deadline)
         for key in keys:
+            self._leave_own(key)
             self._settle(key)
         self.counters.applied += len(keys)
 
@@ -333,6 +375,7 @@ class Inbound:
         self._expected_local.void([key])
         self._settle(key)
         self.dirty.pop(key, None)
+        self._resting.discard(key)
         self.counters.failed += 1
 
     @property
@@ -355,14 +398,25 @@ class Inbound:
             "expected_remote": len(self._expected_remote),
         }
 
+    def _leave_own(self, key: bytes) -> None:
+        """What the hub holds for the site's own fields is looked at once the site leaves the key alone."""
+        if key in self._own and key not in self._taken_told and key not in self.dirty and self._has_room_for(key):
+            self.dirty[key] = key in self._suspect
+            self._resting.add(key)
+
     def _settle(self, key: bytes) -> None:
         self._fetching.pop(key, None)
+        self._own.pop(key, None)
         self._suspect.discard(key)
         self._taken_told.discard(key)
 
     def _stale(self, key: bytes) -> bool:
-        if self._fetching[key] == self._epoch() and not self._busy(key):
+        if self._fetching[key] == self._epoch() and (not self._busy(key) or self._changes_own_fields(key)):
             return False
         self.counters.stale += 1
         self.untaken((key,))
         return True
+
+    def _changes_own_fields(self, key: bytes) -> bool:
+        fields = self._changing(key)
+        return fields is not None and key in self._own and self._own[key].issuperset(fields)

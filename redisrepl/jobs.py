@@ -7,12 +7,12 @@ others: taking keys and applying (`applying`), deciding (`engine.core`).
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from redisrepl.changes import Change, HashState, State
+from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, State
 from redisrepl.differences import difference, lacks, news_of
-from redisrepl.engine.ancestor import note_state
+from redisrepl.engine.ancestor import Agreed, note_state
 from redisrepl.engine.core import Core
 from redisrepl.engine.merge import Plan
 from redisrepl.errors import LinkLostError
@@ -44,6 +44,12 @@ class Job(Protocol):
 
     async def changes(self, keys: Sequence[bytes], replies: Sequence[object]) -> Mapping[bytes, Sequence[Change]]:
         """What is to be applied to each of these, which are watched now; `replies`: to what was read of them."""
+
+    def held(self, key: bytes) -> State:
+        """What the site was seen to hold for this key; None: nothing, or it was not looked at."""
+
+    def without(self, key: bytes, fields: Collection[bytes]) -> Sequence[Change] | None:
+        """The changes of a key that leave these fields of a hash as they are; None: there are none such."""
 
     def agreed(self, key: bytes, facts: Facts) -> None:
         """Note what both sides hold of this key beside its changes."""
@@ -78,6 +84,16 @@ class ToldJob:
             return self._told
         states = await self._site.states(keys, replies, self.large)
         return {key: news_of(self._told[key], state) for key, state in zip(keys, states, strict=True)}
+
+    def held(self, key: bytes) -> State:  # noqa: ARG002 - of no key
+        """It is not looked at."""
+        return None
+
+    def without(self, key: bytes, fields: Collection[bytes]) -> Sequence[Change] | None:
+        """See `Job.without`; what was told of a field that the site has changed is left to a fetch."""
+        changes = self._told[key]
+        apart = (isinstance(c, HashSet | FieldsDeleted) and set(fields).isdisjoint(c.fields) for c in changes)
+        return changes if all(apart) else None
 
     def agreed(self, key: bytes, facts: Facts) -> None:
         """There is nothing beside the apply."""
@@ -119,6 +135,8 @@ class FetchedJob:
         self._same_hub = same_hub
         self._states = states
         self._suspect = suspect
+        self._held: dict[bytes, State] = {}
+        self._ancestors: Mapping[bytes, Agreed] = {}
         self._plans: dict[bytes, Plan] = {}
         self.large = frozenset(
             key for key, state in states.items() if isinstance(state, HashState) and len(state.fields) >= _LARGE
@@ -127,12 +145,12 @@ class FetchedJob:
     async def changes(self, keys: Sequence[bytes], replies: Sequence[object]) -> Mapping[bytes, Sequence[Change]]:
         """See `Job.changes`."""
         core, states = self._core, self._states
-        held = dict(zip(keys, await self._site.states(keys, replies, self.large), strict=True))
+        self._held = held = dict(zip(keys, await self._site.states(keys, replies, self.large), strict=True))
         asked = [k for k in keys if core.must_ask(suspect=self._suspect[k]) or lacks(states[k], held[k])]
         lacking = [key for key in asked if lacks(states[key], held[key])]
         if lacking and not await self._same_hub():
             raise LinkLostError("the hub is not the server any more that it was: nothing is removed for what it lacks")
-        ancestors = await self._store.lookup(asked, elements=True) if asked else {}
+        self._ancestors = ancestors = await self._store.lookup(asked, elements=True) if asked else {}
         now_ms = time.time() * 1000
         for key in asked:
             self._plans[key] = core.plan(key, held[key], states[key], ancestors.get(key), now_ms)
@@ -141,6 +159,23 @@ class FetchedJob:
             key: self._plans[key].apply if key in self._plans else difference(key, states[key], held[key], kinds)
             for key in keys
         }
+
+    def held(self, key: bytes) -> State:
+        """See `Job.held`."""
+        return self._held.get(key)
+
+    def without(self, key: bytes, fields: Collection[bytes]) -> Sequence[Change] | None:
+        """See `Job.without`."""
+        core, site, hub = self._core, self._held[key], self._states[key]
+        if not (isinstance(site, HashState) and isinstance(hub, HashState)):
+            return None
+        if key not in self._plans:
+            return difference(key, hub.without(fields), site.without(fields), core.policy.kinds)
+        plan = core.plan(key, site, hub, self._ancestors.get(key), time.time() * 1000, without=fields)
+        if plan.disputed:
+            return None  # that concerns the key as a whole
+        self._plans[key] = plan
+        return plan.apply
 
     def agreed(self, key: bytes, facts: Facts) -> None:
         """See `Job.agreed`."""

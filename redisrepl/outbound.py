@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from redisrepl.changes import Change, Flushed, State, Touch, kinds_of
+from redisrepl.changes import Change, FieldsDeleted, Flushed, HashSet, State, Touch, kinds_of
 from redisrepl.doubts import Doubts
 from redisrepl.echo import ExpectedEvents
 from redisrepl.engine.ancestor import Agreed
@@ -79,6 +79,7 @@ class Outbound:
         self.read_to = 0
         self.foreign_origin: bytes | None = None  # another redisrepl that applies what comes from the same hub
         self._recent = Recent()
+        self._doubts_turn = False  # to leave, before what the stream told
         self._expected_local = expected_local
         self._expected_remote = expected_remote
         self._pulling = pulling
@@ -195,7 +196,8 @@ class Outbound:
     def _add(self, change: Change) -> None:
         """A client of the site, not we, changed this key."""
         if self._pulling is not None:
-            self._pulling.changed_at_site((change.key,))
+            fields = change.fields if isinstance(change, HashSet | FieldsDeleted) else None
+            self._pulling.changed_at_site((change.key,), fields)
         if self.read_again_to:
             self._recent.add(Touch(change.key))  # what it tells may be older than what was seen
             self.doubt(change.key)
@@ -281,6 +283,10 @@ class Outbound:
         """Whether a change of this key waits for the hub or is on its way."""
         return self.pending.busy(key) or self.doubtful.busy(key)
 
+    def changing(self, key: bytes) -> set[bytes] | None:
+        """Fields of a hash that wait for the hub or are on their way; None: more of the key than fields does."""
+        return None if self.doubtful.busy(key) else self.pending.fields(key)
+
     def start_over(self) -> None:
         """A new history of the site begins with a snapshot: what was expected of the old one is void.
 
@@ -300,16 +306,24 @@ class Outbound:
             self._pulling.mark_dirty(voided)
 
     def take(self, max_keys: int, max_bytes: int) -> Batch:
-        """What to send next; changes of the stream first. Nothing if each key that waits is on its way in doubt.
+        """What to send next, what the stream told and what is in doubt by turns; nothing if all of it is on its way.
 
         A removal that flew beside the conditional push of its key might arrive before it, and be undone.
         """
-        if changes := self.pending.take(max_keys, max_bytes, unless=self.doubtful.in_flight):
+        doubts_first = self._doubts_turn and self._doubts.may_judge()
+        if doubts_first and (changes := self._take_doubts(max_keys, max_bytes)):
+            self._doubts_turn = False
+            return Batch(changes, self.doubtful, in_doubt=True)
+        # What the site changes all the time must not stay in doubt for ever.
+        unless = self.doubtful.outstanding if doubts_first else self.doubtful.in_flight
+        if changes := self.pending.take(max_keys, max_bytes, unless=unless):
+            self._doubts_turn = True
             return Batch(changes, self.pending, in_doubt=False)
-        if not self._doubts.may_judge():
-            return Batch((), self.doubtful, in_doubt=True)
-        doubtful = self.doubtful.take(max_keys, max_bytes, unless=self.pending.in_flight)
-        return Batch(doubtful, self.doubtful, in_doubt=True)
+        left = self._take_doubts(max_keys, max_bytes) if not doubts_first and self._doubts.may_judge() else []
+        return Batch(left, self.doubtful, in_doubt=True)
+
+    def _take_doubts(self, max_keys: int, max_bytes: int) -> list[Change]:
+        return self.doubtful.take(max_keys, max_bytes, unless=self.pending.in_flight) if self.doubtful.ready else []
 
     def prepare(self, changes: Sequence[Change], now: float) -> Departure:
         """What to send for a batch of the stream whose values were read; its events are expected from here on."""

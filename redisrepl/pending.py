@@ -16,7 +16,7 @@ from itertools import count, islice
 from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, Touch
 from redisrepl.merging import growth, merge, removes, size_of
 
-__all__ = ["OVERHEAD", "Entry", "Mark", "Pending", "Waiting", "parts_of"]
+__all__ = ["OVERHEAD", "Entry", "Mark", "Pending", "Waiting", "fields_of", "parts_of"]
 
 #: Bytes that an entry costs beside its value: dictionary slot, a short key, tuple, object headers (measured).
 OVERHEAD = 240
@@ -65,6 +65,16 @@ def parts_of(key: bytes, entry: Entry) -> tuple[Change, int, int]:
     if isinstance(entry, int):
         return Touch(key), entry, 0
     return entry.change, entry.mark, entry.size
+
+
+def fields_of(entries: Iterable[Entry]) -> set[bytes] | None:
+    """The fields of a hash that these change; None: one of them changes more than fields."""
+    names: set[bytes] = set()
+    for entry in entries:
+        if not isinstance(entry, Waiting) or not isinstance(entry.change, HashSet | FieldsDeleted):
+            return None
+        names.update(entry.change.fields)
+    return names
 
 
 class Pending:
@@ -123,6 +133,10 @@ class Pending:
     def busy(self, key: bytes) -> bool:
         """Whether a change of this key waits or is on its way."""
         return key in self._ready or key in self._in_flight
+
+    def fields(self, key: bytes) -> set[bytes] | None:
+        """Fields of a hash that wait or are on their way; None: more of the key than fields does."""
+        return fields_of(entries[key] for entries in (self._ready, self._in_flight, self._held) if key in entries)
 
     def resume_at(self, offset: int, database: int) -> None:
         """The stream goes on here, and everything before is at the hub."""

@@ -29,8 +29,8 @@ _REFUSED = 10_000
 class Pulling(Protocol):
     """What the other direction must know of this one: `inbound.Inbound`, or nothing without `-rc`."""
 
-    def changed_at_site(self, keys: Iterable[bytes]) -> None:
-        """A client of the site, not we, changed these keys."""
+    def changed_at_site(self, keys: Iterable[bytes], fields: Collection[bytes] | None = None) -> None:
+        """A client of the site, not we, changed these keys; of hashes, no more than these fields."""
 
     def mark_dirty(self, keys: Iterable[bytes]) -> None:
         """What the hub holds for these keys must be looked at again."""

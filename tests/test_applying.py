@@ -530,6 +530,7 @@ async def test_a_key_that_a_client_writes_meanwhile_is_left_alone_and_looked_at_
         await eventually_async(lambda: world.reader.asked)
         at_site.incr(KEY)
         world.inbound._busy = lambda key: key == KEY  # as the stream will show
+        world.inbound._changing = lambda _: None
         world.reader.go_on.set()
 
         await eventually_async(lambda: at_site.get(OTHER) == b"other")

@@ -43,7 +43,7 @@ class Listener:
         self.suspects = []
         self.known = []
 
-    def changed_at_site(self, keys):
+    def changed_at_site(self, keys, fields=None):  # noqa: ARG002 - it is told the keys
         self.changed += keys
 
     def mark_dirty(self, keys):

@@ -7,8 +7,8 @@ follows from them (`engine.reconcile`).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
 
 from redisrepl.changes import (
     Change,
@@ -24,6 +24,8 @@ from redisrepl.changes import (
 from redisrepl.wire.digests import element_of, elements_of, string_digest
 
 __all__ = ["NOTHING_AGREED", "Agreed", "Facts", "note_changes", "note_state"]
+
+_Known = TypeVar("_Known")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,19 @@ class Agreed:
     element_intents: Mapping[bytes, tuple[int | None, ...]] = field(default_factory=dict)
     applied: tuple[int | None, ...] = ()
     element_applied: Mapping[bytes, tuple[int | None, ...]] = field(default_factory=dict)
+
+    def without(self, names: Collection[bytes]) -> Agreed:
+        """What is known of the other fields of a hash."""
+
+        def others(fields: Mapping[bytes, _Known]) -> dict[bytes, _Known]:
+            return {name: known for name, known in fields.items() if name not in names}
+
+        return replace(
+            self,
+            elements=None if self.elements is None else others(self.elements),
+            element_intents=others(self.element_intents),
+            element_applied=others(self.element_applied),
+        )
 
 
 NOTHING_AGREED = Agreed()

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import structlog
 
-from redisrepl.changes import KINDS, Change, HashSet, State, Touch
+from redisrepl.changes import KINDS, Change, HashSet, HashState, State, Touch
 from redisrepl.doubts import Doubts
 from redisrepl.echo import ExpectedEvents
 from redisrepl.engine.ancestor import Agreed
@@ -148,6 +148,7 @@ class Core:
                 expected_local=self.expected_local,
                 expected_remote=self.expected_remote,
                 busy=self._busy,
+                changing=lambda key: self.outbound.changing(key),  # noqa: PLW0108 - it is made below
                 epoch=lambda: self.continuity.epoch,
                 whole=lambda: self.continuity.site.settled,
                 event_patience=options.event_patience,
@@ -324,8 +325,17 @@ class Core:
         """Whether the ancestor of a fetched key must be known, even if the hub lacks nothing of it."""
         return suspect or not self.continuity.site.settled
 
-    def plan(self, key: bytes, site: State, hub: State, ancestor: Agreed | None, now_ms: float) -> Plan:
-        """What to do with a key of which all of this is known."""
+    def plan(
+        self,
+        key: bytes,
+        site: State,
+        hub: State,
+        ancestor: Agreed | None,
+        now_ms: float,
+        *,
+        without: Collection[bytes] = (),
+    ) -> Plan:
+        """What to do with a key of which all of this is known; of two hashes, without some fields."""
         about = circumstances(
             Circumstances(
                 removals="del" in self.policy.kinds,
@@ -337,6 +347,9 @@ class Core:
             proved_at_site=math.inf if ancestor is None or not self._site_went_back(key, site, ancestor) else -1,
             proved_at_hub=self.continuity.hub.proved,
         )
+        if without and isinstance(site, HashState) and isinstance(hub, HashState):
+            site, hub = site.without(without), hub.without(without)
+            ancestor = None if ancestor is None else ancestor.without(without)
         plan = plan_for(key, site, hub, ancestor, self.policy, about)
         if ancestor is None:
             self._restrict(plan)

@@ -17,7 +17,7 @@ import redis.asyncio.connection
 import redis.exceptions
 import structlog
 
-from redisrepl.changes import Change, HashSet, StringSet
+from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, StringSet
 from redisrepl.errors import PeerUnavailableError, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import translated
@@ -25,7 +25,7 @@ from redisrepl.wire.commands import ORIGIN_CHANNEL
 from redisrepl.wire.replies import number
 from redisrepl.wire.writes import commands_of
 
-__all__ = ["Applied", "SiteWriter", "Turn", "site_commands"]
+__all__ = ["MOST_FIELDS", "Applied", "SiteWriter", "Turn", "site_commands"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -126,6 +126,27 @@ class SiteWriter:
                 raise next(refused, executed)
         return (None if executed is None else executed[len(opening) - 1 :]), _offset(info)
 
+    async def compare_and_set(
+        self, connection: Any, key: bytes, fields: Sequence[tuple[bytes, bytes | None, bytes | None]]
+    ) -> int | None:
+        """Set fields of a hash, each of which still holds what was seen; all in one step.
+
+        Args:
+            connection: of a turn.
+            key: of the hash.
+            fields: name, what was seen, what it becomes; None: there is none.
+
+        Returns:
+            The offset after it; None: one of them holds something else, or scripts are refused, and nothing happened.
+        """
+        words = [word for field in fields for word in (field[0], *_optional(field[1]), *_optional(field[2]))]
+        channel = b"" if self._origin is None else ORIGIN_CHANNEL
+        script = [b"EVAL", _COMPARE_AND_SET, b"1", key, channel, self._origin or b"", *words]
+        done, info = await self._replies(connection, [script, _INFO])
+        if isinstance(done, redis.exceptions.ResponseError):
+            return None
+        return _offset(info) if done else None
+
     def judged(self, replies: Sequence[Any], owners: Sequence[Sequence[int]]) -> dict[int, str]:
         """Error text by index of the change, from the replies of a transaction.
 
@@ -174,8 +195,48 @@ class Turn:
         replies, offset = await self._writer.transact(self._connection, commands)
         return None if replies is None else Applied(self._writer.judged(replies, owners), offset)
 
+    async def compare_and_set(self, changes: Sequence[HashSet | FieldsDeleted], held: HashState) -> Applied | None:
+        """Likewise for fields of one hash that still hold what was seen, whatever clients write to its others meanwhile.
+
+        Args:
+            changes: of one key, to at most `MOST_FIELDS` fields.
+            held: what it was seen to hold.
+        """
+        becomes: dict[bytes, bytes | None] = {}
+        for change in changes:
+            becomes |= change.fields if isinstance(change, HashSet) else dict.fromkeys(change.fields)
+        fields = [(name, held.fields.get(name), value) for name, value in becomes.items()]
+        offset = await self._writer.compare_and_set(self._connection, changes[0].key, fields)
+        return None if offset is None else Applied({}, offset)
+
 
 _INFO = (b"INFO", b"replication")
+#: Fields that one script sets at most: Lua's stack holds 8,000 words.
+MOST_FIELDS = 1000
+_COMPARE_AND_SET = b"""
+for at = 3, #ARGV, 5 do
+  local held = redis.call('HGET', KEYS[1], ARGV[at])
+  if (held and '1' or '0') ~= ARGV[at + 1] or (held or '') ~= ARGV[at + 2] then return 0 end
+end
+local put, gone = {}, {}
+for at = 3, #ARGV, 5 do
+  if ARGV[at + 3] == '1' then
+    put[#put + 1] = ARGV[at]
+    put[#put + 1] = ARGV[at + 4]
+  else
+    gone[#gone + 1] = ARGV[at]
+  end
+end
+if ARGV[1] ~= '' then redis.call('PUBLISH', ARGV[1], ARGV[2]) end
+if #put > 0 then redis.call('HSET', KEYS[1], unpack(put)) end
+if #gone > 0 then redis.call('HDEL', KEYS[1], unpack(gone)) end
+return 1
+"""
+
+
+def _optional(value: bytes | None) -> tuple[bytes, bytes]:
+    """A value that may be missing, for the script."""
+    return (b"0", b"") if value is None else (b"1", value)
 
 
 def _offset(info: Any) -> int:
