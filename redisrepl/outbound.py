@@ -319,11 +319,11 @@ class Outbound:
         if changes := self.pending.take(max_keys, max_bytes, unless=unless):
             self._doubts_turn = True
             return Batch(changes, self.pending, in_doubt=False)
-        left = self._take_doubts(max_keys, max_bytes) if not doubts_first and self._doubts.may_judge() else []
+        left = self._take_doubts(max_keys, max_bytes) if not doubts_first and self._doubts.may_judge() else ()
         return Batch(left, self.doubtful, in_doubt=True)
 
-    def _take_doubts(self, max_keys: int, max_bytes: int) -> list[Change]:
-        return self.doubtful.take(max_keys, max_bytes, unless=self.pending.in_flight) if self.doubtful.ready else []
+    def _take_doubts(self, max_keys: int, max_bytes: int) -> Sequence[Change]:
+        return self.doubtful.take(max_keys, max_bytes, unless=self.pending.in_flight) if self.doubtful.ready else ()
 
     def prepare(self, changes: Sequence[Change], now: float) -> Departure:
         """What to send for a batch of the stream whose values were read; its events are expected from here on."""

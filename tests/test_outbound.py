@@ -450,15 +450,32 @@ def test_after_an_unknown_outcome_the_keys_are_in_doubt_and_what_came_meanwhile_
 
     assert len(side.remote) == 0
     assert sorted(side.listener.dirty) == [K, b"a:2"]
-    live = side.outbound.take(10, 1000)
-    assert (live.changes, live.in_doubt) == ([StringSet(K, b"live")], False)
-    side.outbound.succeeded(live, {})
-    left = side.outbound.take(10, 1000)
-    assert left.in_doubt
-    assert Touch(b"a:2", replaces=True) in left.changes
+    one = side.outbound.take(10, 1000)
+    assert one.in_doubt is not doubt  # by turns
+    side.outbound.succeeded(one, {})
     assert side.outbound.acknowledged == 0
-    side.outbound.succeeded(left, {})
+    other = side.outbound.take(10, 1000)
+    live, left = (one, other) if doubt else (other, one)
+    assert (live.changes, live.in_doubt) == ([StringSet(K, b"live")], False)
+    assert Touch(b"a:2", replaces=True) in left.changes
+    side.outbound.succeeded(other, {})
     assert side.outbound.acknowledged == 10
+
+
+def test_what_is_in_doubt_has_its_turn_though_the_site_writes_its_key_all_the_time():
+    outbound = Side().outbound
+    outbound.read([[b"HSET", K, b"f", b"0"]], 10)
+    live = outbound.take(10, 1000)
+    outbound.doubt(K)
+    for number in range(4):
+        outbound.read([[b"HSET", K, b"f", b"%d" % number], [b"SET", b"a:2", b"v"]], 20 + number)
+        if number == 2:
+            outbound.succeeded(live, {})
+            live = outbound.take(10, 1000)
+            assert live.in_doubt
+            assert [change.key for change in live.changes] == [K]
+        elif changes := outbound.take(10, 1000).changes:
+            assert [change.key for change in changes] == [b"a:2"]
 
 
 def test_what_does_not_fit_into_a_request_after_all_waits_for_the_next():

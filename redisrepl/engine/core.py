@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import structlog
 
@@ -21,7 +21,8 @@ from redisrepl.doubts import Doubts
 from redisrepl.echo import ExpectedEvents
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Continuity, Event, Side
-from redisrepl.engine.evidence import Ring, Told
+from redisrepl.engine.evidence import Ring
+from redisrepl.engine.losses import Losses
 from redisrepl.engine.merge import ConflictWinner, Plan, Policy, circumstances, plan_for
 from redisrepl.engine.reconcile import Circumstances
 from redisrepl.inbound import Inbound
@@ -29,7 +30,6 @@ from redisrepl.namespaces import printable
 from redisrepl.outbound import Outbound
 from redisrepl.pushes import OutboundOptions
 from redisrepl.wire.commands import ChangeDecoder
-from redisrepl.wire.digests import digest_of
 
 __all__ = ["Core", "CoreOptions", "InitialSync", "Loss"]
 
@@ -83,18 +83,6 @@ class Loss:
     value: State
 
 
-class _Lost(NamedTuple):
-    """What a replica did not have that took over.
-
-    Attributes:
-        keys: of which the old master's stream had told since.
-        numbers: of what was applied to the old master and not yet shown by its stream.
-    """
-
-    keys: set[bytes]
-    numbers: set[int]
-
-
 class Core:
     """Decides for one site and one hub.
 
@@ -110,6 +98,7 @@ class Core:
     Attributes:
         outbound: site to hub.
         inbound: hub to site; None if nothing is pulled.
+        losses: what a site that went back may have lost.
         conflicts: keys that lost something, since the start.
     """
 
@@ -129,10 +118,8 @@ class Core:
         self.options = options = options or CoreOptions()
         self.continuity = continuity or Continuity()
         self.ring = ring or Ring()
-        self._seen_before = Ring()  # of the history that the site had before it was judged last
-        self._told_before = Told()  # likewise
+        self.losses = Losses()
         self.hub_ring = Ring()  # the last changes of the hub that were applied to the site
-        self._lost: _Lost | None = None
         self._sees = False  # whether the ring has all that the stream told: one that was loaded may lack the last of it
         self._applies: dict[int, float] = {}  # by number, before which offset the stream shows them
         self.policy = Policy(kinds, options.winner)
@@ -190,16 +177,7 @@ class Core:
         return (site.followed and site.judged) or site.untouched
 
     def _site_went_back(self, key: bytes, state: State, ancestor: Agreed) -> bool:
-        """Whether what the site holds for a key may be older than what was agreed on.
-
-        What it was seen to write after the agreement is newer, whatever else it has lost.
-        """
-        if ancestor.number <= self.continuity.site.proved:
-            return False
-        if self._lost is not None:
-            return key in self._lost.keys or ancestor.number in self._lost.numbers
-        last = self.ring.last(key) or self._seen_before.last(key)
-        return last is None or last.number < ancestor.number or last.digest != digest_of(key, state)
+        return self.losses.may_be_older(key, state, ancestor, self.ring, self.continuity.site.proved)
 
     def _busy(self, key: bytes) -> bool:
         return self.outbound.busy(key)
@@ -210,7 +188,7 @@ class Core:
         """The site is not followed any more."""
         told = self.outbound.begin_told()
         if self.continuity.site.judged:  # otherwise it may have been another server's
-            self._told_before = told
+            self.losses.told = told
         self.continuity.happened("site", Event.DETACHED)
 
     def site_attached(self) -> None:
@@ -241,17 +219,13 @@ class Core:
             kept_to: a replica took over, which has what the stream told before this offset; None: nobody knows that.
         """
         if side == "site" and event is Event.WENT_BACK:
-            keys = None if kept_to is None else self._told_before.later_than(kept_to)
-            before = self._lost if self.continuity.site.proved != math.inf else _Lost(set(), set())
-            self._lost = None
-            if keys is not None and before is not None:
-                self._lost = _Lost(before.keys | keys, before.numbers | self._applies.keys())
+            self.losses.went_back(self.continuity.site.proved, kept_to, self._applies.keys())
         self.continuity.happened(side, event, reason, proved=proved)
         if side == "hub" and event is Event.WENT_BACK:
             self.hub_ring = Ring(number=self.hub_ring.number)
         if side == "site" and (event is not Event.RESUMED or self.continuity.site.missed):
             # What is seen from here on does not follow upon what was seen before.
-            self._seen_before, self.ring = self.ring, Ring(number=self.ring.number)
+            self.losses.seen, self.ring = self.ring, Ring(number=self.ring.number)
             self._applies = {number: offset for number, offset in self._applies.items() if offset == math.inf}
 
     def flushed(self, side: Side) -> None:
@@ -336,6 +310,8 @@ class Core:
         without: Collection[bytes] = (),
     ) -> Plan:
         """What to do with a key of which all of this is known; of two hashes, without some fields."""
+        went_back = ancestor is not None and self._site_went_back(key, site, ancestor)
+        newer = self.losses.newer_fields(key, site, self.continuity.site.proved) if went_back else ()
         about = circumstances(
             Circumstances(
                 removals="del" in self.policy.kinds,
@@ -344,13 +320,13 @@ class Core:
             ),
             ancestor,
             now_ms=now_ms,
-            proved_at_site=math.inf if ancestor is None or not self._site_went_back(key, site, ancestor) else -1,
+            proved_at_site=-1 if went_back else math.inf,
             proved_at_hub=self.continuity.hub.proved,
         )
         if without and isinstance(site, HashState) and isinstance(hub, HashState):
             site, hub = site.without(without), hub.without(without)
             ancestor = None if ancestor is None else ancestor.without(without)
-        plan = plan_for(key, site, hub, ancestor, self.policy, about)
+        plan = plan_for(key, site, hub, ancestor, self.policy, about, newer)
         if ancestor is None:
             self._restrict(plan)
         return plan

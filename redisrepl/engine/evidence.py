@@ -19,6 +19,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import NamedTuple
 
 from redisrepl.changes import Change, Deleted, HashSet, StringSet
@@ -26,8 +27,9 @@ from redisrepl.wire.digests import element_of, string_digest
 
 __all__ = ["RING", "Ring", "Seen", "Told", "holds_since", "proved"]
 
-#: Changes that are remembered.
+#: Changes that are remembered at a time, and saved; and in all, while the daemon runs.
 RING = 128
+_KEPT = 512
 #: Keys that are remembered with the offset of the stream that told of them.
 _TOLD = 20_000
 #: Offsets of which the number of agreements by then is remembered: of some minutes, where agreements are many.
@@ -108,7 +110,8 @@ class Ring:
     """
 
     def __init__(self, seen: Iterable[Seen] = (), number: int = 0) -> None:
-        self._seen: deque[Seen] = deque(seen, maxlen=RING)
+        self._seen: deque[Seen] = deque(seen, maxlen=_KEPT)
+        self._by_place: dict[tuple[bytes, bytes | None], list[Seen]] | None = None  # made when it is asked for
         self.number = number
         self._unread: int | None = None  # the number once the keys of changes that told no value were read
         self._milestones: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)  # offsets, each with its number
@@ -122,7 +125,23 @@ class Ring:
 
     def last(self, key: bytes) -> Seen | None:
         """The last change that told what a key holds as a whole."""
-        return next((seen for seen in reversed(self._seen) if seen.key == key and seen.field is None), None)
+        return of_place[-1] if (of_place := self._of(key, None)) else None
+
+    def _of(self, key: bytes, field: bytes | None) -> Sequence[Seen]:
+        if self._by_place is None:
+            self._by_place = {}
+            for seen in self._seen:
+                self._by_place.setdefault(seen.place, []).append(seen)
+        return self._by_place.get((key, field), ())
+
+    def written_since(self, number: float, key: bytes, field: bytes | None, digest: int | None) -> bool:
+        """Whether a server that holds this at a place, and has all that was agreed up to a number, wrote it after that.
+
+        What it held then was seen, and so was all that may have followed; it holds none of it.
+        """
+        of_place = self._of(key, field)
+        known = any(seen.number < number for seen in of_place)
+        return known and digest is not None and all(seen.digest != digest for seen in of_place)
 
     def add(self, now: float, changes: Collection[Change], *, untold: bool = False) -> None:
         """These are the newest changes, and so many agreements there are now.
@@ -134,6 +153,7 @@ class Ring:
             self._unread = int(now)
         elif changes or self._unread is None:
             self.number, self._unread = max(number, int(now)), None
+        self._by_place = None
         for change in changes:
             match change:
                 case StringSet(key, value):
@@ -147,6 +167,7 @@ class Ring:
 
     def add_read(self, held: Mapping[bytes, int | None]) -> None:
         """Keys of which a change told no value were read to hold this now."""
+        self._by_place = None
         self._seen.extend(Seen(self.number, key, None, digest) for key, digest in held.items())
         if self._unread is not None:
             self.number, self._unread = max(self.number, self._unread), None
@@ -166,7 +187,8 @@ class Ring:
 
     def saved(self) -> dict[str, object]:
         """As JSON can hold it."""
-        seen = [[s.number, s.key.hex(), None if s.field is None else s.field.hex(), s.digest] for s in self._seen]
+        last = islice(self._seen, max(0, len(self._seen) - RING), None)
+        seen = [[s.number, s.key.hex(), None if s.field is None else s.field.hex(), s.digest] for s in last]
         return {"number": self.number, "seen": seen, "milestones": [list(pair) for pair in self._milestones]}
 
     @classmethod

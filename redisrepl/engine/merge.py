@@ -8,7 +8,7 @@ may be done (`inbound`, `outbound`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -80,7 +80,13 @@ class Plan:
 
 
 def plan_for(
-    key: bytes, site: State, hub: State, ancestor: Agreed | None, policy: Policy, about: Circumstances
+    key: bytes,
+    site: State,
+    hub: State,
+    ancestor: Agreed | None,
+    policy: Policy,
+    about: Circumstances,
+    newer: Collection[bytes] = (),
 ) -> Plan:
     """What to do with a key of which this is known.
 
@@ -91,10 +97,13 @@ def plan_for(
         ancestor: what both last agreed on; None: nothing is known.
         policy: see `Policy`.
         about: see `Circumstances`.
+        newer: fields of a hash which a site that went back has written since.
     """
     ancestor = ancestor or NOTHING_AGREED
-    hashes = isinstance(site, HashState) and isinstance(hub, HashState)
-    plan = (_plan_hash if hashes else _plan_whole)(key, site, hub, ancestor, policy, about)  # type: ignore[arg-type]
+    if isinstance(site, HashState) and isinstance(hub, HashState):
+        plan = _plan_hash(key, site, hub, ancestor, policy, about, newer)
+    else:
+        plan = _plan_whole(key, site, hub, ancestor, policy, about)
     # What a server lost must not look removed to a later comparison, should the hub not take it now.
     plan.disputed = plan.push is not None and (about.site_lost or about.hub_lost)
     if plan.disputed and isinstance(site, HashState) and isinstance(hub, HashState):
@@ -175,13 +184,19 @@ def _replacing(key: bytes, site: State, hub: State, kinds: frozenset[str]) -> li
 
 
 def _plan_hash(
-    key: bytes, site: HashState, hub: HashState, ancestor: Agreed, policy: Policy, about: Circumstances
+    key: bytes,
+    site: HashState,
+    hub: HashState,
+    ancestor: Agreed,
+    policy: Policy,
+    about: Circumstances,
+    newer: Collection[bytes],
 ) -> Plan:
     """Two hashes: field by field."""
     plan = Plan(key)
     if "hset" not in policy.kinds:
         return plan
-    verdicts = _verdicts(site, hub, ancestor, about)
+    verdicts = _verdicts(site, hub, ancestor, about, newer)
     conflicts = [name for name, verdict in verdicts.items() if verdict is Verdict.CONFLICT]
     if conflicts:
         plan.winner = policy.winner
@@ -205,8 +220,11 @@ def _plan_hash(
     return plan
 
 
-def _verdicts(site: HashState, hub: HashState, ancestor: Agreed, about: Circumstances) -> dict[bytes, Verdict]:
+def _verdicts(
+    site: HashState, hub: HashState, ancestor: Agreed, about: Circumstances, newer: Collection[bytes]
+) -> dict[bytes, Verdict]:
     """What to do with each field that is not the same everywhere."""
+    about_newer = replace(about, site_lost=False)
     known = ancestor.elements or {}
     held, far = elements_of(site.fields), elements_of(hub.fields)
     verdicts: dict[bytes, Verdict] = {}
@@ -214,7 +232,8 @@ def _verdicts(site: HashState, hub: HashState, ancestor: Agreed, about: Circumst
         ours, theirs, agreed = held.get(name), far.get(name), known.get(name)
         intents, applied = ancestor.element_intents.get(name, ()), ancestor.element_applied.get(name, ())
         if ours != theirs or ours != agreed or intents or applied:
-            verdicts[name] = reconcile(agreed, ours, theirs, intents, about, applied)
+            bears = about_newer if name in newer else about
+            verdicts[name] = reconcile(agreed, ours, theirs, intents, bears, applied)
     return verdicts
 
 

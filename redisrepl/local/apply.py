@@ -196,7 +196,7 @@ class Turn:
         return None if replies is None else Applied(self._writer.judged(replies, owners), offset)
 
     async def compare_and_set(self, changes: Sequence[HashSet | FieldsDeleted], held: HashState) -> Applied | None:
-        """Likewise for fields of one hash that still hold what was seen, whatever clients write to its others meanwhile.
+        """Likewise for fields of one hash that hold what was seen, whatever clients write to its others meanwhile.
 
         Args:
             changes: of one key, to at most `MOST_FIELDS` fields.

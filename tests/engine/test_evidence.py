@@ -206,11 +206,36 @@ def test_what_is_remembered_of_a_change():
 
 def test_only_the_last_changes_are_remembered_and_few_fields_of_one():
     ring = Ring()
-    ring.add(1, [StringSet(b"%d" % number, b"v") for number in range(RING + 5)])
-    assert [change.key for change in ring] == [b"%d" % number for number in range(5, RING + 5)]
+    ring.add(1, [StringSet(b"%d" % number, b"v") for number in range(10 * RING)])
+    assert RING < len(ring) < 10 * RING
+    assert [change.key for change in ring] == [b"%d" % number for number in range(10 * RING)][-len(ring) :]
+    assert [change.key for change in Ring.load(ring.saved())] == [change.key for change in ring][-RING:]
     ring.add(2, [HashSet(b"h", {b"%d" % number: b"v" for number in range(1000)})])
-    assert len(ring) == RING
     assert [change.field for change in ring if change.key == b"h"] == [b"%d" % number for number in range(984, 1000)]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "since"),
+    [
+        ((b"key", None), b"new", True),
+        ((b"key", None), b"first", False),  # as it was when the proved part ended
+        ((b"key", None), b"second", False),  # it may lack what came after
+        ((b"h", b"f"), b"new", True),
+        ((b"h", b"f"), b"first", False),
+        ((b"unproved", None), b"new", False),  # what it held before is not known
+        ((b"unseen", None), b"new", False),
+        ((b"key", None), None, False),
+    ],
+)
+def test_what_nobody_had_seen_before_was_written_since(place, value, since):
+    ring = Ring()
+    ring.add(5, [StringSet(b"key", b"first"), HashSet(b"h", {b"f": b"first"})])
+    ring.add(6, [StringSet(b"key", b"second"), StringSet(b"unproved", b"second")])
+    ring.add(7, [StringSet(b"key", b"third")])
+    key, field = place
+    digest = value and (string_digest(key, value) if field is None else element_of(field, value))
+    assert ring.written_since(5, key, field, digest) is since
+    assert ring.written_since(0, key, field, digest) is False
 
 
 def test_a_ring_survives_the_daemon():
