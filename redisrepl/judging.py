@@ -190,6 +190,19 @@ class Judging:
             return Event.RESTARTED, "the site is another process", math.inf
         return Event.WENT_BACK, "the site is another process, which may hold older values", number
 
+    async def look_at_site(self) -> None:
+        """Find out whether the site has another history since it was judged, of which its events would not tell.
+
+        Raises:
+            RedisreplError: it cannot be asked.
+        """
+        seen = self.known.seen
+        if self._read_to() or seen is None or not self._core.continuity.site.judged:
+            return  # its stream tells
+        facts = await self._site.ask()
+        if facts.replid and facts.replid != seen.replid and self._core.continuity.site.judged:
+            self.site_attached(resumed=False)
+
     async def site_evicted(self) -> bool:
         """Whether removals that the site's stream told until now may be evictions, which look the same there.
 

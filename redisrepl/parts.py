@@ -278,6 +278,7 @@ class Parts:
         )
 
     async def _ready_to_compare(self) -> None:
+        await self.judging.look_at_site()
         await self.judging.known_now()
         await self.judging.site_evicted()
         await self.fence.ready()

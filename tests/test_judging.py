@@ -106,6 +106,16 @@ class World(NoFence):
         return self.held_to
 
 
+class Telling:
+    """A site that tells this."""
+
+    def __init__(self, facts):
+        self._facts = facts
+
+    async def ask(self):
+        return self._facts
+
+
 @contextlib.asynccontextmanager
 async def judging(world):
     task = asyncio.create_task(world.judging.run())
@@ -366,6 +376,19 @@ async def test_removals_that_the_stream_told_before_an_eviction_was_seen_may_be_
     assert await world.judging.site_evicted() == may
     assert world.core.continuity.site.evicts == bool(evicted)
     assert await world.judging.site_evicted() == may  # until they are acknowledged
+
+
+@pytest.mark.parametrize(
+    ("read_to", "replid", "again"),
+    [(0, OTHER, True), (0, OURS, False), (0, "", False), (100, OTHER, False)],  # a stream tells itself
+)
+async def test_a_site_followed_by_its_events_is_judged_again_if_its_history_is_another(read_to, replid, again):
+    world = World()
+    await site_judged(world, resumed=True)
+    world.read_to = read_to
+    world.judging._site = Telling(SiteFacts(RUN, "master", replid, 100))
+    await world.judging.look_at_site()
+    assert world.core.continuity.site.judged is not again
 
 
 # What is kept.

@@ -78,6 +78,8 @@ class Daemons:
 
     def close(self):
         for daemon in self._started:
+            if daemon.running:
+                daemon.kill()  # its hub may be gone, and it would wait for it
             daemon.close()
         self._state.cleanup()
 

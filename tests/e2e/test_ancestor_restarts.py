@@ -104,15 +104,7 @@ def test_a_server_that_comes_back_with_an_older_file_spreads_nothing_of_it(daemo
         assert written(watch, b"first") == []
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "psync",
-        pytest.param(
-            "notify", marks=pytest.mark.xfail(reason="open: keyspace events tell of no REPLICAOF", strict=False)
-        ),
-    ],
-)
+@pytest.mark.parametrize("source", ["psync", "notify"])
 @pytest.mark.parametrize("side", ["site", "hub"])
 def test_a_server_that_was_the_replica_of_another_gets_its_data_back(daemons, site, hub, side, source):
     """The other one's data takes the place of its own, as if it were a server behind the same address."""
