@@ -20,14 +20,15 @@ class World:
     """An inbound half, and what it asks of the other one."""
 
     def __init__(self, kinds=KINDS, **options):
-        self.epoch, self.whole, self.busy = 0, True, set()
+        self.epoch, self.whole, self.busy, self.changing = 0, True, set(), {}
         self.local, self.remote = ExpectedEvents(100), ExpectedEvents(100)
         self.inbound = Inbound(
             covers=lambda key: key.startswith(b"ns:"),
             kinds=kinds,
             expected_local=self.local,
             expected_remote=self.remote,
-            busy=lambda key: key in self.busy,
+            busy=lambda key: key in self.busy or key in self.changing,
+            changing=lambda key: None if key in self.busy else self.changing.get(key),
             epoch=lambda: self.epoch,
             whole=lambda: self.whole,
             **options,
@@ -282,6 +283,79 @@ def test_a_suspect_key_is_compared_whatever_else_was_heard_of_it(world):
     world.inbound.take(1)
     world.inbound.about_to_apply(KEY, [])
     assert not world.inbound.compares
+
+
+# A hash whose fields the site writes all the time.
+
+
+def test_of_a_hash_that_the_site_changes_the_other_fields_are_taken(world):
+    world.changing[KEY] = {b"own"}
+    world.inbound.mark_dirty([KEY])
+    assert world.inbound.take(1) == {KEY: False}
+    world.inbound.changed_at_site([KEY], {b"more": b"v"})
+    world.changing[KEY] = {b"more"}
+    assert world.inbound.fetched({KEY: A}) == {KEY: A}
+    assert world.inbound.is_current(KEY)
+    assert set(world.inbound.own_fields(KEY)) == {b"own", b"more"}
+    world.inbound.about_to_apply(KEY, [])
+    assert world.inbound.dirty == {KEY: False}  # what the hub holds for the site's own fields was left out
+
+
+@pytest.mark.parametrize("suspect", [False, True])
+@pytest.mark.parametrize("news", ["rest", "event", "dirty", "suspect"])
+def test_it_is_fetched_again_once_it_rests_or_there_are_news_of_it(news, suspect):
+    world = World()
+    world.changing[KEY] = {b"own"}
+    (world.inbound.suspect if suspect else world.inbound.mark_dirty)([KEY])
+    world.inbound.take(1)
+    world.inbound.about_to_apply(KEY, [])
+    assert world.inbound.take(1) == {}
+    match news:
+        case "rest":
+            world.changing.clear()
+        case "event":
+            world.inbound.events([(KEY, b"hset")])
+        case "dirty":
+            world.inbound.mark_dirty([KEY])
+        case "suspect":
+            world.inbound.suspect([KEY])
+    assert world.inbound.take(1) == {KEY: suspect or news == "suspect"}
+
+
+@pytest.mark.parametrize("change", ["whole key", "other fields wait", "the key waits", "too many"])
+def test_more_than_known_fields_is_stale(world, change):
+    world.changing[KEY] = {b"own"}
+    world.inbound.mark_dirty([KEY])
+    world.inbound.take(1)
+    match change:
+        case "whole key":
+            world.inbound.changed_at_site([KEY])
+        case "other fields wait":
+            world.changing[KEY] = {b"own", b"unheard of"}
+        case "the key waits":
+            world.busy.add(KEY)
+        case "too many":
+            world.inbound.changed_at_site([KEY], [b"%d" % number for number in range(5000)])
+    assert world.inbound.fetched({KEY: A}) == {}
+    assert world.inbound.dirty == {KEY: False}
+    assert not world.inbound.own_fields(KEY)
+
+
+def test_a_hash_with_too_many_fields_on_their_way_waits(world):
+    world.changing[KEY] = {b"%d" % number for number in range(5000)}
+    world.inbound.mark_dirty([KEY])
+    assert world.inbound.take(1) == {}
+
+
+def test_what_was_told_of_other_fields_is_applied_and_the_key_is_done_with(world):
+    world.inbound.told(1, [WRITE], now=0.0)
+    world.inbound.take_told(1)
+    world.inbound.changed_at_site([KEY], {b"own": b"v"})
+    assert world.inbound.is_current(KEY)
+    assert set(world.inbound.own_fields(KEY)) == {b"own"}
+    world.inbound.about_to_apply(KEY, [WRITE])
+    world.inbound.applied([KEY], deadline=1)
+    assert (world.inbound.dirty, world.inbound.unsettled) == ({}, 0)
 
 
 # What is applied.

@@ -1,9 +1,11 @@
 """What is written at the site: as one transaction, unless a client was faster."""
 
+from functools import partial
+
 import pytest
 import redis
 
-from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet
+from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, HashState, StringSet
 from redisrepl.errors import LinkLostError, PeerUnavailableError, RefusedError
 from redisrepl.local.address import parse_address
 from redisrepl.local.apply import Applied, SiteWriter
@@ -88,6 +90,39 @@ async def test_what_is_read_in_the_same_round_trip_is_watched_already(at_site, c
         assert "WRONGTYPE" in str(refused)
         at_site.set("s", "of a client")
         assert await turn.apply([StringSet(b"s", b"ours")]) is None
+
+
+async def compare_and_set(connected, held, *changes, meanwhile=lambda: None):
+    async with connected().turn([b"h"]) as turn:
+        meanwhile()
+        return await turn.compare_and_set(changes, HashState(held))
+
+
+async def test_fields_are_compared_and_set_whatever_clients_write_to_others(at_site, connected):
+    at_site.hset("h", mapping={"f": 1, "gone": 1, "own": 1})
+    changes = HashSet(b"h", {b"f": b"2", b"new": b"\r\n"}), FieldsDeleted(b"h", (b"gone",))
+    seen = {b"f": b"1", b"gone": b"1"}
+    applied = await compare_and_set(connected, seen, *changes, meanwhile=lambda: at_site.hset("h", "own", 2))
+
+    assert applied == Applied({}, at_site.info("replication")["master_repl_offset"])
+    assert at_site.hgetall("h") == {b"f": b"2", b"new": b"\r\n", b"own": b"2"}
+
+
+@pytest.mark.parametrize("write", [("HSET", "h", "f", 2), ("HDEL", "h", "f"), ("HSET", "h", "new", 1), ("SET", "h", 1)])
+async def test_fields_that_a_client_has_changed_stay(at_site, connected, write):
+    at_site.hset("h", "f", 1)
+    change = HashSet(b"h", {b"f": b"3", b"new": b"3"})
+    written = partial(at_site.execute_command, *write)
+    assert await compare_and_set(connected, {b"f": b"1"}, change, meanwhile=written) is None
+    assert at_site.type("h") != b"hash" or b"3" not in at_site.hgetall("h").values()
+
+
+async def test_who_may_not_run_scripts_leaves_them(server, at_site, connected):
+    at_site.hset("h", "f", 1)
+    at_site.acl_setuser("narrow", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-eval"])
+    async with connected(f"redis://narrow:pw@127.0.0.1:{server.port}").turn([b"h"]) as turn:
+        assert await turn.compare_and_set([HashSet(b"h", {b"f": b"3"})], HashState({b"f": b"1"})) is None
+    assert at_site.hget("h", "f") == b"1"
 
 
 async def test_a_turn_does_not_remember_the_one_before(at_site, connected):

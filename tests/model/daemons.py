@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 from redisrepl import jobs as jobs_module
 from redisrepl.applying import Applying
-from redisrepl.changes import Change, State
+from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, State
 from redisrepl.comparison import Comparison
 from redisrepl.engine.continuity import Continuity, Event
 from redisrepl.engine.core import Core, CoreOptions
@@ -285,14 +285,29 @@ class Turn:
     replies: list[object]
 
     async def apply(self, changes: Sequence[Change]) -> Applied | None:
+        def unchanged() -> bool:
+            writes = self.daemon.site.server.writes
+            return not self.daemon.world.watches or all(writes[key] == seen for key, seen in self.watched.items())
+
+        return await self._apply(changes, unchanged)
+
+    async def compare_and_set(self, changes: Sequence[HashSet | FieldsDeleted], held: HashState) -> Applied | None:
+        def unchanged() -> bool:
+            now = self.daemon.site.server.data.get(changes[0].key)
+            fields = {name for change in changes for name in change.fields}
+            return isinstance(now, dict) and all(now.get(name) == held.fields.get(name) for name in fields)
+
+        return await self._apply(changes, unchanged)
+
+    async def _apply(self, changes: Sequence[Change], unchanged: Callable[[], bool]) -> Applied | None:
         site = self.daemon.site
         server = site.server
         commands, owners = _commands(changes)
         errors: dict[int, str] = {}
 
         def run() -> bool:
-            """Whether the keys are as they were."""
-            if self.daemon.world.watches and any(server.writes[key] != seen for key, seen in self.watched.items()):
+            """Whether what is written is as it was."""
+            if not unchanged():
                 return False
             server.stream += [[b"MULTI"], [b"PUBLISH", ORIGIN_CHANNEL, self.daemon.origin]]
             for command, indexes in zip(commands, owners, strict=True):
