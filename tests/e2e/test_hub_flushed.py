@@ -111,7 +111,7 @@ class Writer(BackgroundClient):
     """Of what it wrote after the flush it remembers the last value of each key and field."""
 
     def __init__(self, name, server):
-        super().__init__(name, server)
+        super().__init__(name, server, pause=0.005)
         self._flushed = threading.Event()
         self.written = 0
         self.last = {}
