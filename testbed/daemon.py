@@ -15,8 +15,9 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
+from testbed.prefork import Forked, Parent, suits
 from testbed.processes import at_exit, end_group, forget_at_exit, is_running, spawn
 
 if TYPE_CHECKING:
@@ -39,7 +40,10 @@ class Daemon:
     """`python -m redisrepl` with `args`; `env` is added to the environment, from which REDISREPL_* is removed.
 
     `records` holds one dict per line of stderr: the JSON object, or {"event": line} where a line is none.
+    `parent`, if there is one, forks those that need no interpreter of their own.
     """
+
+    parent: ClassVar[Parent | None] = None
 
     def __init__(
         self,
@@ -56,7 +60,7 @@ class Daemon:
         self.records: list[Record] = []
         self.stdout = ""
         self.exit_code: int | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         self._news = threading.Condition(threading.RLock())
         self._has_fallen_silent = False
         self._threads: list[threading.Thread] = []
@@ -85,13 +89,15 @@ class Daemon:
         path = os.pathsep.join(filter(None, [str(_CHECKOUT), inherited.get("PYTHONPATH")]))
         self.exit_code = None
         self._has_fallen_silent = False
-        self._process = spawn(
-            [*self.interpreter, "-m", "redisrepl", *self.args],
-            env=inherited | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | self.env,
-            cwd=self.cwd or tempfile.gettempdir(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+        env, cwd = (
+            inherited | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | self.env,
+            self.cwd or tempfile.gettempdir(),
         )
+        if Daemon.parent is not None and suits(self.interpreter, self.env):
+            self._process = Daemon.parent.fork(self.args, env, cwd)
+        else:
+            command = [*self.interpreter, "-m", "redisrepl", *self.args]
+            self._process = spawn(command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self._threads = [
             threading.Thread(target=self._collect_stderr, args=(self._process.stderr,), daemon=True),
             threading.Thread(target=self._collect_stdout, args=(self._process.stdout,), daemon=True),

@@ -13,17 +13,27 @@ import select
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["at_exit", "end_group", "forget_at_exit", "is_running", "spawn"]
+__all__ = ["Process", "at_exit", "await_exit", "end_group", "forget_at_exit", "is_running", "spawn"]
 
 # The kernel sends the death signal when the THREAD that forked ends, not the process. All children are therefore
 # born in this one thread, which lives as long as the interpreter.
 _nursery = ThreadPoolExecutor(max_workers=1, thread_name_prefix="testbed-nursery")
 _farewells: dict[int, Callable[[], None]] = {}
+
+
+class Process(Protocol):
+    """A child: `subprocess.Popen`, or `prefork.Forked`."""
+
+    pid: int
+    returncode: int | None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code."""
 
 
 def spawn(command: Sequence[str], *, death_signal: str = "KILL", **options: Any) -> subprocess.Popen[Any]:
@@ -37,29 +47,30 @@ def spawn(command: Sequence[str], *, death_signal: str = "KILL", **options: Any)
     return _nursery.submit(subprocess.Popen, wrapped, **options).result()
 
 
-def end_group(process: subprocess.Popen[Any], *, gracefully_within: float = 0.0) -> int:
+def end_group(process: Process, *, gracefully_within: float = 0.0) -> int:
     """End a process and its children: with SIGTERM if given time, else, or after that, with SIGKILL."""
     if process.returncode is None:  # not reaped, so nobody else can have got its id
         if gracefully_within:
             os.kill(process.pid, signal.SIGTERM)
             os.kill(process.pid, signal.SIGCONT)  # a paused process would sit on the SIGTERM
-            _await_exit(process.pid, gracefully_within)
+            await_exit(process.pid, gracefully_within)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     return process.wait()
 
 
-def is_running(process: subprocess.Popen[Any]) -> bool:
+def is_running(process: Process) -> bool:
     """Whether it still runs, found out without reaping it: its children could then no longer be told apart."""
     if process.returncode is not None:
         return False
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
-def _await_exit(pid: int, timeout: float) -> None:
+def await_exit(pid: int, timeout: float) -> bool:
+    """Whether a child ends within so many seconds; it is not reaped."""
     descriptor = os.pidfd_open(pid)
     try:
-        select.select([descriptor], [], [], timeout)
+        return bool(select.select([descriptor], [], [], timeout)[0])
     finally:
         os.close(descriptor)
 

@@ -6,11 +6,14 @@ import pytest
 
 from redisrepl.store import Pair, Store
 from redisrepl.wire.digests import bucket_of, hash_digest
-from testbed import Certificates
+from testbed import Certificates, Daemon
+from testbed.prefork import Parent
 
 # A shell that runs the tests in its background has them ignore SIGINT, and whatever they start would ignore it as well.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+Daemon.parent = Parent()
 
 
 @pytest.fixture(scope="session")
