@@ -10,10 +10,11 @@ __all__ = ["REMEDIES", "remedy"]
 
 #: By what the error says, for any event: the first that fits.
 _BY_TEXT = (
+    ("does the hub take more", "Raise the limits that are named, at the hub, or give the daemon fewer namespaces."),
     ("HTTP 502", "Webdis at the hub is down or restarting. Look at it there: systemctl status 'redisrepl-webdis@*'."),
     ("HTTP 503", "Redis at the hub is down, or Webdis is restarting. Look at them there."),
     ("HTTP 404", "Check the path of --haddr."),
-    ("HTTP 429", "The hub has had enough requests. It is left alone for a while; --max-push-rate limits what is sent."),
+    ("HTTP 429", "It has had enough requests (--max-push-rate limits them) or connections (limit_conn of its nginx)."),
     ("HTTP 413", "Raise client_max_body_size of the hub's nginx to 64m, or lower --max-body."),
     ("cannot be reached", "See whether it runs, and whether this machine may reach it. It is tried again by itself."),
     ("not signed by the given CA", "Check the file of the authority: --ca for the hub, --site-ca for the site."),
