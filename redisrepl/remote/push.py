@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -20,7 +20,7 @@ import structlog
 from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError, OutcomeUnknownError
 from redisrepl.remote.fence import NOT_LAST, NoFence
 from redisrepl.remote.fetch import HubReader
-from redisrepl.remote.refusals import ScriptRunner, is_passing, scripts_refused
+from redisrepl.remote.refusals import ScriptRunner, is_denial, is_passing, is_unauthenticated, scripts_refused
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.batches import (
     MOVED,
@@ -104,6 +104,7 @@ class HubPusher(ScriptRunner):
         self._teller = teller
         self._timed = timed
         self._single = asyncio.Semaphore(side_by_side)
+        self._passed: bytes | None = None  # a key that we could write
         self.max_body = max_body
 
     async def push(self, commands: Sequence[Sequence[bytes]], *, slot: int = 0, number: int = 0) -> Pushed:
@@ -117,8 +118,24 @@ class HubPusher(ScriptRunner):
         Raises:
             RedisreplError: the request failed as a whole; see `HubSession.post`. Executed commands may be repeated.
         """
-        errors: dict[bytes, str] = {}
         times: list[float] = []
+        errors = await self._push_all(commands, times, slot, number)
+        if denied := {key: error for key, error in errors.items() if is_denial(error)}:
+            if self._passed is None or await self._is_denied(self._passed):
+                raise _refuses_us(next(iter(denied.values())))
+            again = [part for command in commands for part in _only(command, denied)]
+            second = await self._push_all(again, times, slot, number)  # permissions may have been edited until now
+            errors = {key: error for key, error in errors.items() if key not in denied} | second
+        passing = next((error for error in errors.values() if is_passing(error)), None)
+        if passing is not None:
+            raise HubError(f"the hub is not ready for writes: {passing}", status=200)
+        return Pushed(errors, max(times, default=math.inf))
+
+    async def _push_all(
+        self, commands: Sequence[Sequence[bytes]], times: list[float], slot: int, number: int
+    ) -> dict[bytes, str]:
+        """Run commands in order; what was refused, by key. `times` is added to."""
+        errors: dict[bytes, str] = {}
         if len(commands) == 1 and self._fills_a_body(commands[0]):
             _note(errors, await self._push_singly(commands))  # a script would have the hub's Redis copy it twice more
             if self._timed:
@@ -129,10 +146,19 @@ class HubPusher(ScriptRunner):
                 _note(errors, await self._push_parts(parts, times, (slot + NOT_LAST, number)))
             if runs:  # only the last says that the batch was executed
                 _note(errors, await self._push_parts(runs[-1], times, (slot, number)))
-        passing = next((error for error in errors.values() if is_passing(error)), None)
-        if passing is not None:
-            raise HubError(f"the hub is not ready for writes: {passing}", status=200)
-        return Pushed(errors, max(times, default=math.inf))
+        self._passed = next(
+            (key for command in commands for key in keys_of(command) if not is_denial(errors.get(key, ""))),
+            self._passed,
+        )
+        return errors
+
+    async def _is_denied(self, key: bytes) -> bool:
+        """Whether we are denied what we were not before: then it is no fault of a key."""
+        try:
+            await self._session.command(b"TYPE", key)
+        except CommandRefusedError as error:
+            return is_denial(str(error)) or is_unauthenticated(str(error))
+        return False
 
     def _fills_a_body(self, command: Sequence[bytes]) -> bool:
         """Whether it is a large value, which cannot be split, rather than many small ones."""
@@ -216,11 +242,14 @@ class HubPusher(ScriptRunner):
             else:
                 self.fence.noted(fencing)
             return [(keys[index], error) for index, error in answer.errors.items()]
+        times.append(math.inf)
+        errors = await self._push_singly([part.command for part in parts])
+        if set(keys) <= {key for key, error in errors if is_denial(error)}:
+            return errors  # it was not about scripts
         if self.scripts:
             _log.warning("push.scripts_refused", hint="each write is a request of its own now: allow EVAL at the hub")
         self.no_scripts()
-        times.append(math.inf)
-        return await self._push_singly([part.command for part in parts])
+        return errors
 
     async def _run_script(
         self,
@@ -269,8 +298,13 @@ class HubPusher(ScriptRunner):
                 reply = await self._session.post(*body_pieces(*command))
             unchanged = changed_nothing(command, parse_reply(reply))
         except (CommandError, CommandRefusedError, BodyTooLargeError) as error:
-            if len(keys_of(command)) == 1 or is_passing(str(error)):
-                return [(command[1], str(error))]
+            text, alone = str(error), len(keys_of(command)) == 1
+            known = self._passed if alone and is_denial(text) else None
+            if is_unauthenticated(text) or (known is not None and await self._is_denied(known)):
+                overload.append(_refuses_us(text))
+                raise overload[0] from None
+            if alone or is_passing(text):
+                return [(command[1], text)]
         except HubError as error:
             overload.append(error)
             raise
@@ -279,6 +313,19 @@ class HubPusher(ScriptRunner):
         # One key can be the reason: halves find it in few steps.
         first, second = halves_of(command)
         return await self._push_one(first, overload) + await self._push_one(second, overload)
+
+
+def _refuses_us(error: str) -> HubError:
+    return HubError(f"the hub refuses this client, whatever the key: {error}", status=200)
+
+
+def _only(command: Sequence[bytes], keys: Collection[bytes]) -> Iterator[Sequence[bytes]]:
+    """What a command does with these keys."""
+    if command[0] != b"MSET":
+        if command[1] in keys:
+            yield command
+    elif left := [(key, value) for key, value in zip(command[1::2], command[2::2], strict=True) if key in keys]:
+        yield [b"MSET", *(word for pair in left for word in pair)]
 
 
 def _singly(command: Sequence[bytes]) -> list[Sequence[bytes]]:
