@@ -56,7 +56,7 @@ REMEDIES = {
     "listen.failed": "Free the address, or give another one to --listen. It is tried again by itself.",
     "listen.open": "Give --listen-token-file, or --listen-ca with TLS.",
     "notice.failed": "Look at the site's Redis. It is tried again by itself.",
-    "push.body_too_large": "Raise client_max_body_size of the hub's nginx to 64m, or lower --max-body.",
+    "push.body_too_large": "Have the hub's nginx take such bodies (client_max_body_size, client_body_temp_path).",
     "push.failed": "Look at the hub: nginx, Webdis, Redis. Changes wait, and it is tried again by itself.",
     "push.not_every_write": "Raise --max-memory, or find out why the hub is slow.",
     "push.refused": "The log names the key and the reason. Remove it on one side, or allow it in the ACL.",

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import structlog
 
-from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError, OutcomeUnknownError
+from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError, OutcomeUnknownError, RedisreplError
 from redisrepl.remote.fence import NOT_LAST, NoFence
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.refusals import ScriptRunner, is_denial, is_passing, is_unauthenticated, scripts_refused
@@ -41,6 +41,11 @@ _log = structlog.get_logger("redisrepl")
 
 _BODY_HEAD = len(batch_body([], token=bytes(24)))
 _SMALLEST_BODY = 2 << 10
+#: Bytes of a body that a proxy keeps in memory whatever its configuration (nginx: `client_body_buffer_size`).
+_SMALL_BODY = 8 << 10
+#: Errors of a proxy that say nothing of the request: who is behind it is away.
+_AWAY = (502, 503, 504)
+_SERVER_ERRORS = range(500, 600)
 
 
 class _Part(NamedTuple):
@@ -263,9 +268,29 @@ class HubPusher(ScriptRunner):
         async def send(*, by_hash: bool) -> Answer:
             token = self.token()
             content = batch_body(encoded, token=token, by_hash=by_hash, told=told, fencing=fencing)
-            return parse_batch_reply(await self._session.post(content), writes, token)
+            return parse_batch_reply(await self._post(content), writes, token)
 
         return await self.run(send)
+
+    async def _post(self, *content: bytes) -> bytes:
+        """Send a body; as `HubSession.post`, but an error that small bodies do not get is a `BodyTooLargeError`."""
+        try:
+            return await self._session.post(*content)
+        except HubError as error:
+            large = sum(map(len, content)) > _SMALL_BODY
+            if not large or error.status not in _SERVER_ERRORS or error.status in _AWAY or not await self._is_there():
+                raise
+            why = "but not to small ones: its proxy may have no place for bodies (nginx: client_body_temp_path)"
+            raise BodyTooLargeError(f"{error}, {why}", status=error.status) from error
+
+    async def _is_there(self) -> bool:
+        try:
+            await self._session.command(b"PING")
+        except CommandRefusedError:
+            return True
+        except RedisreplError:
+            return False
+        return True
 
     async def _push_singly(self, commands: Iterable[Sequence[bytes]]) -> list[tuple[bytes, str]]:
         """Without scripts: commands of one key in order, all else side by side."""
@@ -295,7 +320,7 @@ class HubPusher(ScriptRunner):
                     if plain is None:
                         return [(command[1], outcome)]
                     command = plain
-                reply = await self._session.post(*body_pieces(*command))
+                reply = await self._post(*body_pieces(*command))
             unchanged = changed_nothing(command, parse_reply(reply))
         except (CommandError, CommandRefusedError, BodyTooLargeError) as error:
             text, alone = str(error), len(keys_of(command)) == 1

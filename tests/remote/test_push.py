@@ -167,19 +167,30 @@ async def test_many_small_values_are_no_large_one():
     assert list(map(is_script, pusher.hub.bodies)) == [True]
 
 
-def too_large_over(limit):
-    return lambda content: httpx.Response(413) if len(content) > limit else all_ran(content)
+def too_large_over(limit, status=413):
+    return lambda content: httpx.Response(status) if len(content) > limit else all_ran(content)
 
 
-async def test_a_body_that_the_proxy_refuses_is_halved_until_it_fits():
+@pytest.mark.parametrize(("limit", "status"), [(6000, 413), (9000, 500), (9000, 507)])
+async def test_a_body_that_the_proxy_refuses_is_halved_until_it_fits(limit, status):
     commands = [[b"SET", b"k%d" % number, b"x" * 1000] for number in range(16)]
-    async with pushing(too_large_over(6000)) as pusher:
+    async with pushing(too_large_over(limit, status)) as pusher:
         with capture_logs() as lines:
             assert (await pusher.push(commands)).errors == {}
-        took = [content for content in pusher.hub.bodies if len(content) <= 6000]
+        took = [content for content in pusher.hub.bodies if len(content) <= limit and content != b"PING.raw"]
         assert [key for content in took for key in keys_in(content)] == [command[1] for command in commands]
         assert pusher.max_body < 100_000
         assert {line["event"] for line in lines} == {"push.body_too_large"}
+
+
+@pytest.mark.parametrize("answer", [too_large_over(0, 500), too_large_over(6000, 502)], ids=["all", "away"])
+@pytest.mark.parametrize("scripts", [True, False])
+async def test_an_error_that_is_not_about_the_size_shrinks_nothing(answer, scripts):
+    async with pushing(answer) as pusher:
+        pusher.scripts = scripts
+        with pytest.raises(HubError):
+            await pusher.push([[b"SET", b"k1", b"x" * 9000]])
+        assert pusher.max_body == 100_000
 
 
 async def test_joined_sets_are_split_where_a_body_cannot_hold_them():
@@ -847,6 +858,22 @@ async def test_a_real_proxy_with_a_small_limit_is_found_out(certificates):
         async with connected(hub) as pusher:
             errors = (await pusher.push(commands)).errors
         assert errors.keys() == {b"huge"}
+        assert hub.redis.dbsize() == 50
+
+
+async def test_a_real_proxy_that_cannot_keep_bodies_is_found_out(certificates, tmp_path):
+    commands = [*[[b"SET", b"k%d" % number, b"x" * 1000] for number in range(50)], [b"SET", b"huge", b"x" * 90_000]]
+    away = tmp_path / "away"
+    changes = {
+        "client_body_temp_path ": f"client_body_temp_path {away}; #",
+        "client_body_buffer_size 1m;": "client_body_buffer_size 16k;",
+    }
+    with Hub(certificates, nginx={"replacements": changes}) as hub:
+        away.rmdir()
+        async with connected(hub) as pusher:
+            errors = (await pusher.push(commands)).errors
+        assert errors.keys() == {b"huge"}
+        assert "client_body_temp_path" in errors[b"huge"]
         assert hub.redis.dbsize() == 50
 
 
