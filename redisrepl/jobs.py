@@ -6,6 +6,7 @@ others: taking keys and applying (`applying`), deciding (`engine.core`).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
@@ -99,6 +100,7 @@ class FetchedJob:
         same_hub: see `Applying`.
         states: what the hub holds, by key.
         suspect: which of the keys may have changed on both sides.
+        read_at: the hub's time then, in microseconds; infinity: it did not tell.
     """
 
     reads = True
@@ -112,11 +114,13 @@ class FetchedJob:
         same_hub: Callable[[], Awaitable[bool]],
         states: Mapping[bytes, State],
         suspect: Mapping[bytes, bool],
+        read_at: float = math.inf,
     ) -> None:
         self._core = core
         self._site = site
         self._store = store
         self._same_hub = same_hub
+        self._read_at_ms = 0.0 if read_at == math.inf else read_at / 1000
         self._states = states
         self._suspect = suspect
         self._plans: dict[bytes, Plan] = {}
@@ -133,7 +137,8 @@ class FetchedJob:
         if lacking and not await self._same_hub():
             raise LinkLostError("the hub is not the server any more that it was: nothing is removed for what it lacks")
         ancestors = await self._store.lookup(asked, elements=True) if asked else {}
-        now_ms = time.time() * 1000
+        # A hub whose clock is ahead has let keys expire that were not removed: the site's go in their own time.
+        now_ms = max(time.time() * 1000, self._read_at_ms)
         for key in asked:
             self._plans[key] = core.plan(key, held[key], states[key], ancestors.get(key), now_ms)
         kinds = core.policy.kinds

@@ -47,6 +47,7 @@ REMEDIES = {
     "daemon.reload_failed": "Mend the file that is named. The old certificates stay in use.",
     "fetch.failed": "Look at the hub. It is tried again by itself.",
     "history.failed": "Look at both servers. It is tried again by itself.",
+    "hub.clock_differs": "Set the clock that is wrong: timedatectl set-ntp true.",
     "hub.flushes_unknown": "Allow +info at the hub.",
     "hub.no_fence": "Allow ~redisrepl:fence:* with +eval at the hub.",
     "hub.notifications_enabled": "Nothing. If it comes again and again, another client takes the flags away.",

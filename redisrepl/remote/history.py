@@ -8,6 +8,7 @@ In: INFO. Out: `HubFacts`. Left to others: what follows from them (`judging`), t
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -26,6 +27,9 @@ _log = structlog.get_logger("redisrepl")
 _RUN = re.compile(rb"^run_id:(\w{1,64})", re.MULTILINE)
 _CALLS = re.compile(rb"^cmdstat_(?:flushall|flushdb|swapdb):calls=(\d{1,18})", re.MULTILINE)
 _PROCESSED = re.compile(rb"^total_commands_processed:(\d{1,18})", re.MULTILINE)
+_TIME = re.compile(rb"^server_time_usec:(\d{1,18})", re.MULTILINE)
+#: Seconds by which clocks may differ before it is told.
+_CLOCK_TOLERANCE = 2.0
 _EVICTED = re.compile(rb"^evicted_keys:(\d{1,18})", re.MULTILINE)
 
 
@@ -70,12 +74,17 @@ class HubHistory:
     Args:
         session: HTTPS to the hub.
         reader: reads keys.
+
+    Attributes:
+        clock_ahead: seconds by which the hub's clock is ahead of ours; None: not known.
     """
 
     def __init__(self, session: HubSession, reader: HubReader) -> None:
         self._session = session
         self._reader = reader
         self._refused = False
+        self._told_clock = False
+        self.clock_ahead: float | None = None
 
     async def ask(self) -> HubFacts:
         """What the hub tells now; nothing where INFO is not allowed, which is said once.
@@ -83,6 +92,7 @@ class HubHistory:
         Raises:
             RedisreplError: it cannot be asked.
         """
+        asked_at = time.time()
         try:
             info = await self._session.text(b"INFO", b"all")
         except CommandRefusedError as error:
@@ -92,7 +102,19 @@ class HubHistory:
                 _log.warning("hub.flushes_unknown", error=str(error), hint=hint)
             return HubFacts()
         self._refused = False
+        self._compare_clocks(info, (asked_at + time.time()) / 2)
         return parse_info(info)
+
+    def _compare_clocks(self, info: bytes, now: float) -> None:
+        """Keys expire at the hub by its clock."""
+        if (there := _TIME.search(info)) is None:
+            return
+        self.clock_ahead = int(there[1]) / 1e6 - now
+        differs = abs(self.clock_ahead) > _CLOCK_TOLERANCE
+        if differs and not self._told_clock:
+            hint = "keys expire too early or too late there: set the clock that is wrong, timedatectl set-ntp true"
+            _log.warning("hub.clock_differs", ahead_s=round(self.clock_ahead, 1), hint=hint)
+        self._told_clock = differs
 
     async def held(self, places: Iterable[tuple[bytes, bytes | None]]) -> dict[tuple[bytes, bytes | None], int | None]:
         """The digests of what the hub holds now at these places: keys, and fields of hashes.
