@@ -19,6 +19,7 @@ from redisrepl.errors import CommandRefusedError
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.digests import held_at
+from redisrepl.wire.replies import as_info
 
 __all__ = ["HubFacts", "HubHistory", "parse_info"]
 
@@ -84,6 +85,7 @@ class HubHistory:
         self._reader = reader
         self._refused = False
         self._told_clock = False
+        self._told_policy: str | None = None
         self.clock_ahead: float | None = None
 
     async def ask(self) -> HubFacts:
@@ -103,6 +105,7 @@ class HubHistory:
             return HubFacts()
         self._refused = False
         self._compare_clocks(info, (asked_at + time.time()) / 2)
+        self._say_policy(info)
         return parse_info(info)
 
     def _compare_clocks(self, info: bytes, now: float) -> None:
@@ -115,6 +118,14 @@ class HubHistory:
             hint = "keys expire too early or too late there: set the clock that is wrong, timedatectl set-ntp true"
             _log.warning("hub.clock_differs", ahead_s=round(self.clock_ahead, 1), hint=hint)
         self._told_clock = differs
+
+    def _say_policy(self, info: bytes) -> None:
+        memory = info[max(0, info.find(b"# Memory")) :].partition(b"\r\n\r\n")[0]
+        policy = as_info(memory, "INFO at the hub").evicts()
+        if policy is not None and policy != self._told_policy:
+            hint = "keys that it throws away stay at the sites: CONFIG SET maxmemory-policy noeviction"
+            _log.warning("hub.may_evict", policy=policy, hint=hint)
+        self._told_policy = policy
 
     async def held(self, places: Iterable[tuple[bytes, bytes | None]]) -> dict[tuple[bytes, bytes | None], int | None]:
         """The digests of what the hub holds now at these places: keys, and fields of hashes.

@@ -125,3 +125,13 @@ def test_counters_that_were_reset_begin_at_nothing(before, now, more):
 )
 def test_what_info_tells(info, facts):
     assert parse_info(info) == facts
+
+
+async def test_that_it_may_evict_is_told_once(hub, history):
+    with capture_logs() as logs:
+        await history.ask()
+        hub.redis.config_set("maxmemory", "100mb")
+        for _ in range(2):
+            await history.ask()
+    hub.redis.config_set("maxmemory", 0)
+    assert [(line["event"], line["policy"]) for line in logs] == [("hub.may_evict", "allkeys-lru above 100 MiB")]
