@@ -183,7 +183,8 @@ class Applying:
             self._give_up(key, "the hub does not let us read it")
         async with self._at_the_site():
             await self._apply(
-                list(states), FetchedJob(self._core, self._site, self._store, self._same_hub, states, taken)
+                list(states),
+                FetchedJob(self._core, self._site, self._store, self._same_hub, states, taken, fetched.time),
             )
 
     @asynccontextmanager

@@ -220,10 +220,12 @@ class Daemon:
         self._service.reloaded()
 
     def _renewed(self, link: str, drop: bool) -> None:
-        """Connections to a hub whose authority is not trusted any more end at once; others are used up."""
+        """Connections to a server whose authority is not trusted any more end at once; others are used up."""
         if link == "hub":
             for part in (self._parts.session, self._parts.ways):
                 part.renew(self._parts.context, drop=drop)
+        elif link == "site" and drop and self._address.context is not None:
+            self._address.context.end_connections()
 
     def _say_state(self) -> None:
         """How things stand, in numbers (SIGUSR1)."""

@@ -13,7 +13,7 @@ RedisreplError
  │    └── FencedError          the hub refused a request of an earlier epoch, and executed nothing of it
  ├── HubError               the hub answered with an error
  │    ├── CommandRefusedError  one command was refused; its key is named, others go on: exit 77
- │    └── BodyTooLargeError    HTTP 413: the request must be split
+ │    └── BodyTooLargeError    HTTP 413 and the like: the request must be split
  └── ProtocolError          a peer sent bytes that make no sense
       ├── LimitExceededError   a length over its limit, before anything was allocated
       └── RdbError             a snapshot that cannot be read: offset, type and version named
@@ -139,7 +139,7 @@ class CommandRefusedError(HubError):
 
 
 class BodyTooLargeError(HubError):
-    """HTTP 413: a proxy before the hub limits the request body."""
+    """A proxy before the hub limits the request body: HTTP 413, or another status that small ones do not get."""
 
 
 class ProtocolError(RedisreplError):

@@ -146,7 +146,7 @@ class Following:
         link = ReplicaLink(
             self._address,
             self.position,
-            snapshot=RdbReader(self._prefixes),
+            snapshot=RdbReader(self._prefixes, max_value=self._options.max_value),
             acknowledged=self._acknowledged,
             silence=self._options.silence,
             connect_wait=self._options.connect_wait,

@@ -6,6 +6,7 @@ others: taking keys and applying (`applying`), deciding (`engine.core`).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
@@ -115,6 +116,7 @@ class FetchedJob:
         same_hub: see `Applying`.
         states: what the hub holds, by key.
         suspect: which of the keys may have changed on both sides.
+        read_at: the hub's time then, in microseconds; infinity: it did not tell.
     """
 
     reads = True
@@ -128,11 +130,13 @@ class FetchedJob:
         same_hub: Callable[[], Awaitable[bool]],
         states: Mapping[bytes, State],
         suspect: Mapping[bytes, bool],
+        read_at: float = math.inf,
     ) -> None:
         self._core = core
         self._site = site
         self._store = store
         self._same_hub = same_hub
+        self._read_at_ms = 0.0 if read_at == math.inf else read_at / 1000
         self._states = states
         self._suspect = suspect
         self._held: dict[bytes, State] = {}
@@ -151,7 +155,7 @@ class FetchedJob:
         if lacking and not await self._same_hub():
             raise LinkLostError("the hub is not the server any more that it was: nothing is removed for what it lacks")
         self._ancestors = ancestors = await self._store.lookup(asked, elements=True) if asked else {}
-        now_ms = time.time() * 1000
+        now_ms = self._now_ms()
         for key in asked:
             self._plans[key] = core.plan(key, held[key], states[key], ancestors.get(key), now_ms)
         kinds = core.policy.kinds
@@ -159,6 +163,10 @@ class FetchedJob:
             key: self._plans[key].apply if key in self._plans else difference(key, states[key], held[key], kinds)
             for key in keys
         }
+
+    def _now_ms(self) -> float:
+        """A hub whose clock is ahead has let keys expire that were not removed: the site's go in their own time."""
+        return max(time.time() * 1000, self._read_at_ms)
 
     def held(self, key: bytes) -> State:
         """See `Job.held`."""
@@ -171,7 +179,7 @@ class FetchedJob:
             return None
         if key not in self._plans:
             return difference(key, hub.without(fields), site.without(fields), core.policy.kinds)
-        plan = core.plan(key, site, hub, self._ancestors.get(key), time.time() * 1000, without=fields)
+        plan = core.plan(key, site, hub, self._ancestors.get(key), self._now_ms(), without=fields)
         if plan.disputed:
             return None  # that concerns the key as a whole
         self._plans[key] = plan

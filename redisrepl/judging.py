@@ -270,6 +270,11 @@ class Judging:
             return False
         return holds_since(noted, ring, await self._hub.held(change.place for change in ring))
 
+    @property
+    def hub_clock_ahead(self) -> float | None:
+        """Seconds by which the hub's clock is ahead of ours; None: not known."""
+        return None if self._hub.clock_ahead is None else round(self._hub.clock_ahead, 1)
+
     async def look_at_hub(self) -> None:
         """Find out whether the hub was emptied, or is another process, since it was looked at last.
 

@@ -28,6 +28,7 @@ from redisrepl.pushes import Batch, Departure, OutboundCounters, OutboundOptions
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.keyspace import announced_events
 from redisrepl.wire.rdb import Aux, Entry
+from redisrepl.wire.replies import number
 from redisrepl.wire.snapshots import changes_of, is_alive
 from redisrepl.wire.writes import MOVED, UNCHANGED, commands_if, commands_of_batch, events_of, keys_of
 
@@ -215,8 +216,8 @@ class Outbound:
         """
         for entry in entries:
             match entry:
-                case Aux(b"repl-stream-db", database):
-                    self.decoder.selected = int(database)
+                case Aux(b"repl-stream-db", text) if (database := number(text)) is not None:
+                    self.decoder.selected = database
                 case Entry(db) if db == self.decoder.database and is_alive(entry, now):
                     changes = [c for c in changes_of(entry) if not self.kinds.isdisjoint(kinds_of(c))]
                     for change in changes:

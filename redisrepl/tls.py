@@ -6,8 +6,10 @@ why. Left to others: connecting, what a failure means (`tlsreasons`), and when f
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import stat
+import weakref
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,7 @@ class RenewableContext(ssl.SSLContext):
         self.complaints: list[str] = []
         self.ends_at: datetime | None = None
         self._successor: RenewableContext | None = None
+        self._transports: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
         self._peer_ends_at: datetime | None = None
 
     @property
@@ -118,6 +121,15 @@ class RenewableContext(ssl.SSLContext):
     def note_peer(self, end: datetime) -> None:
         """A server showed a certificate that ends then."""
         self._peer_ends_at = end
+
+    def note_transport(self, transport: asyncio.WriteTransport) -> None:
+        """A connection that was made with this is in use."""
+        self._transports.add(transport)
+
+    def end_connections(self) -> None:
+        """End those that were noted: whoever is at the other end may not be trusted any more."""
+        for transport in list(self._transports):
+            transport.abort()
 
     def hand_over(self, successor: RenewableContext) -> None:
         """Have another one make the connections that follow."""

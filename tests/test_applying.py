@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 
@@ -70,6 +71,7 @@ class World:
         self.hub = {}
         self.read_to = float("inf")
         self.is_same_hub = True
+        self.hub_time = 1
         self.store = store
         self.lost = []
         self.core = Core(
@@ -94,7 +96,7 @@ class World:
         )
 
     async def states(self, keys):
-        return Fetched({key: self.hub.get(key) for key in keys}, 1)
+        return Fetched({key: self.hub.get(key) for key in keys}, self.hub_time)
 
     async def same_hub(self):
         return self.is_same_hub
@@ -274,6 +276,22 @@ async def test_what_was_not_applied_after_all_has_lost_nothing(server, at_site, 
 
         assert at_site.get(KEY) == b"c"
         assert world.lost == [Loss(KEY, "hub", StringState(b"d"))]
+
+
+@pytest.mark.parametrize(("hours_ahead", "removed"), [(0, True), (2, False)])
+async def test_what_has_expired_by_the_clock_of_the_hub_only_is_not_removed(
+    server, at_site, running, hours_ahead, removed
+):
+    """It was gone at once at a hub whose clock is two hours ahead, and has an hour to live at the site."""
+    expires_at_ms = int((time.time() + 3600) * 1000)
+    at_site.set(KEY, "a", pxat=expires_at_ms)
+    async with running(server) as world:
+        world.agree(KEY, StringState(b"a", expires_at_ms))
+        world.hub_time = int((time.time() + hours_ahead * 3600) * 1_000_000)
+        world.dirty(KEY)
+        await world.applying.idle()
+
+        assert at_site.exists(KEY) != removed
 
 
 @pytest.mark.parametrize("hub", [None, HashState({})])

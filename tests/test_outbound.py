@@ -261,6 +261,23 @@ def test_a_stream_that_is_new_from_where_it_goes_on_is_not_in_doubt():
     assert side.outbound.pending.take(10, 1000) == [StringSet(K, b"new")]
 
 
+def test_what_was_too_large_in_a_snapshot_is_read_which_names_it():
+    side = Side(kinds=frozenset({"set", "hset"}))
+    side.outbound.read_snapshot([Entry(0, K, "string", None), Entry(0, b"a:2", "hash", None)], now=6.0)
+
+    assert sorted(side.outbound.take(10, 1000).changes, key=lambda change: change.key) == [
+        Touch(K, "set", replaces=True),
+        Touch(b"a:2", "hset", replaces=True),
+    ]
+
+
+def test_a_snapshot_that_names_no_database_changes_none():
+    side = Side()
+    side.outbound.read_snapshot([Aux(b"repl-stream-db", b"3"), Aux(b"repl-stream-db", b"x" * 5000)], now=6.0)
+
+    assert side.outbound.decoder.selected == 3
+
+
 def test_keys_of_a_snapshot_are_in_doubt():
     side = Side(kinds=frozenset({"set"}))
     side.outbound.read_snapshot(

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.x509.oid import NameOID
 
 from redisrepl.errors import CertificateError, ConfigError
-from redisrepl.tls import CertificateFiles, client_context, read_file, tls_reason
+from redisrepl.tls import CertificateFiles, client_context, read_file, readable_by_others, tls_reason
 
 pytestmark = pytest.mark.usefixtures("certificates")
 
@@ -203,6 +203,14 @@ def test_the_flags_of_another_link_are_named(certificates, tmp_path):
         client_context(CertificateFiles(certificates.ca, certificates.client, tmp_path / "none", names))
     with pytest.raises(ConfigError, match=r"^--site-cert is given without --site-key"):
         client_context(CertificateFiles(None, certificates.client, None, names))
+
+
+@pytest.mark.parametrize(("mode", "readable"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)])
+def test_whether_others_may_read_a_key(tmp_path, mode, readable):
+    path = written(tmp_path / "key.pem", b"")
+    path.chmod(mode)
+
+    assert readable_by_others(path) is readable
 
 
 def test_a_file_is_read_as_it_is(tmp_path):

@@ -112,7 +112,7 @@ class SiteWriter:
             opening.append([b"PUBLISH", ORIGIN_CHANNEL, self._origin])
         replies = await self._replies(connection, [*opening, *commands, [b"EXEC"], _INFO])
         executed, info = replies[-2:]
-        if self._origin is not None and isinstance(replies[1], redis.exceptions.NoPermissionError):
+        if self._origin is not None and _is_refused(replies[1]):
             _log.warning(
                 "apply.no_origin",
                 error=str(replies[1]),
@@ -239,13 +239,20 @@ def _optional(value: bytes | None) -> tuple[bytes, bytes]:
     return (b"0", b"") if value is None else (b"1", value)
 
 
+def _is_refused(reply: object) -> bool:
+    """Whether the server does not let us run the command, or has none of this name."""
+    unknown = isinstance(reply, redis.exceptions.ResponseError) and str(reply).startswith("unknown command")
+    return unknown or isinstance(reply, redis.exceptions.NoPermissionError)
+
+
 def _offset(info: Any) -> int:
     """The replication offset in the answer to `INFO replication`."""
     if isinstance(info, bytes):
         _, found, rest = info.partition(b"master_repl_offset:")
         if found and (offset := number(rest.split(b"\r\n", 1)[0])) is not None:
             return offset
-    raise PeerUnavailableError(f"the site's Redis does not tell its replication offset: {info!r:.80}")
+    said = str(info) if isinstance(info, Exception) else f"{info!r:.80}"
+    raise PeerUnavailableError(f"the site's Redis does not tell its replication offset: {said}")
 
 
 def _commands(changes: Sequence[Change]) -> tuple[list[list[bytes]], list[list[int]]]:

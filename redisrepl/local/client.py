@@ -7,7 +7,6 @@ In: a `SiteAddress`. Out: a client for one server, and its refusals as our error
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from redisrepl.errors import (
     denies_key,
 )
 from redisrepl.local.address import SiteAddress
-from redisrepl.tls import tls_reason
+from redisrepl.tls import RenewableContext, tls_reason
 from redisrepl.wire.resp import announces_much, cut_header
 from redisrepl.wire.walker import Walker
 
@@ -188,7 +187,7 @@ class SSLConnection(PlainConnection):
     when the server speaks without TLS: to such a one the handshake is half a line.
     """
 
-    def __init__(self, *, context: ssl.SSLContext, **options: Any) -> None:
+    def __init__(self, *, context: RenewableContext, **options: Any) -> None:
         self._context = context
         super().__init__(**options)
 
@@ -202,6 +201,8 @@ class SSLConnection(PlainConnection):
             if await _speaks_plainly(self.host, self.port):
                 raise redis.exceptions.ConnectionError(_PLAIN) from None
             raise
+        if self._writer is not None:
+            self._context.note_transport(self._writer.transport)
 
 
 async def _speaks_plainly(host: str, port: int) -> bool:

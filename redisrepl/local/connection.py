@@ -53,7 +53,8 @@ async def open_connection(address: SiteAddress, wait: float) -> tuple[asyncio.St
         async with asyncio.timeout(wait):
             if address.path is not None:
                 return await asyncio.open_unix_connection(address.path, limit=_READ_LIMIT)
-            return await asyncio.open_connection(address.host, address.port, ssl=address.context, limit=_READ_LIMIT)
+            context = address.context
+            reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context, limit=_READ_LIMIT)
     except TimeoutError:
         raise PeerUnavailableError(f"the site's Redis {address} did not answer in {wait:g} s") from None
     except OSError as error:
@@ -61,6 +62,9 @@ async def open_connection(address: SiteAddress, wait: float) -> tuple[asyncio.St
             raise CertificateError(f"the site's Redis {address}: {trouble}") from error
         reason = error.strerror or str(error)
         raise PeerUnavailableError(f"the site's Redis {address} cannot be reached: {reason}") from error
+    if context is not None:
+        context.note_transport(writer.transport)
+    return reader, writer
 
 
 async def certificate_refusal(address: SiteAddress, wait: float) -> str | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import redis.asyncio
 import redis.exceptions
+import structlog
 
 from redisrepl.changes import State
 from redisrepl.local.address import SiteAddress
@@ -22,7 +23,9 @@ from redisrepl.wire.replies import Info, as_info, merged
 __all__ = ["SiteFacts", "SiteHistory"]
 
 _MAX_BYTES = 8 << 20
-_SECTIONS = (b"server", b"replication", b"stats")
+_NO_EVICTION = "keys that it throws away stay on the other side: CONFIG SET maxmemory-policy noeviction"
+_SECTIONS = (b"server", b"replication", b"stats", b"memory")
+_log = structlog.get_logger("redisrepl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class SiteHistory:
         self._client = client
         self._address = address
         self._reader = reader
+        self._told_policy: str | None = None
 
     async def ask(self) -> SiteFacts:
         """What the site tells now; nothing where INFO is not allowed.
@@ -86,6 +90,9 @@ class SiteHistory:
                     raise reply
                 told.append(as_info(reply, f"INFO at the site's Redis {self._address}"))
         info = merged(told)
+        if (policy := info.evicts()) is not None and policy != self._told_policy:
+            _log.warning("site.may_evict", policy=policy, hint=_NO_EVICTION)
+        self._told_policy = policy
         return SiteFacts(
             run_id=info.text("run_id") or "",
             role=info.text("role") or "",

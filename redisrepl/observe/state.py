@@ -110,6 +110,7 @@ class State:
             "max_body": parts.pusher.max_body,
             "flights": parts.pacer.out,
             "flights_limit": parts.pacer.limit,
+            "hub_clock_ahead_s": parts.judging.hub_clock_ahead,
             **self._certificates.document(),
             "memory_bytes": resident(),
             "version": __version__,

@@ -8,6 +8,7 @@ In: INFO. Out: `HubFacts`. Left to others: what follows from them (`judging`), t
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from redisrepl.errors import CommandRefusedError
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.digests import held_at
+from redisrepl.wire.replies import as_info
 
 __all__ = ["HubFacts", "HubHistory", "parse_info"]
 
@@ -26,6 +28,9 @@ _log = structlog.get_logger("redisrepl")
 _RUN = re.compile(rb"^run_id:(\w{1,64})", re.MULTILINE)
 _CALLS = re.compile(rb"^cmdstat_(?:flushall|flushdb|swapdb):calls=(\d{1,18})", re.MULTILINE)
 _PROCESSED = re.compile(rb"^total_commands_processed:(\d{1,18})", re.MULTILINE)
+_TIME = re.compile(rb"^server_time_usec:(\d{1,18})", re.MULTILINE)
+#: Seconds by which clocks may differ before it is told.
+_CLOCK_TOLERANCE = 2.0
 _EVICTED = re.compile(rb"^evicted_keys:(\d{1,18})", re.MULTILINE)
 
 
@@ -70,12 +75,18 @@ class HubHistory:
     Args:
         session: HTTPS to the hub.
         reader: reads keys.
+
+    Attributes:
+        clock_ahead: seconds by which the hub's clock is ahead of ours; None: not known.
     """
 
     def __init__(self, session: HubSession, reader: HubReader) -> None:
         self._session = session
         self._reader = reader
         self._refused = False
+        self._told_clock = False
+        self._told_policy: str | None = None
+        self.clock_ahead: float | None = None
 
     async def ask(self) -> HubFacts:
         """What the hub tells now; nothing where INFO is not allowed, which is said once.
@@ -83,6 +94,7 @@ class HubHistory:
         Raises:
             RedisreplError: it cannot be asked.
         """
+        asked_at = time.time()
         try:
             info = await self._session.text(b"INFO", b"all")
         except CommandRefusedError as error:
@@ -92,7 +104,28 @@ class HubHistory:
                 _log.warning("hub.flushes_unknown", error=str(error), hint=hint)
             return HubFacts()
         self._refused = False
+        self._compare_clocks(info, (asked_at + time.time()) / 2)
+        self._say_policy(info)
         return parse_info(info)
+
+    def _compare_clocks(self, info: bytes, now: float) -> None:
+        """Keys expire at the hub by its clock."""
+        if (there := _TIME.search(info)) is None:
+            return
+        self.clock_ahead = int(there[1]) / 1e6 - now
+        differs = abs(self.clock_ahead) > _CLOCK_TOLERANCE
+        if differs and not self._told_clock:
+            hint = "keys expire too early or too late there: set the clock that is wrong, timedatectl set-ntp true"
+            _log.warning("hub.clock_differs", ahead_s=round(self.clock_ahead, 1), hint=hint)
+        self._told_clock = differs
+
+    def _say_policy(self, info: bytes) -> None:
+        memory = info[max(0, info.find(b"# Memory")) :].partition(b"\r\n\r\n")[0]
+        policy = as_info(memory, "INFO at the hub").evicts()
+        if policy is not None and policy != self._told_policy:
+            hint = "keys that it throws away stay at the sites: CONFIG SET maxmemory-policy noeviction"
+            _log.warning("hub.may_evict", policy=policy, hint=hint)
+        self._told_policy = policy
 
     async def held(self, places: Iterable[tuple[bytes, bytes | None]]) -> dict[tuple[bytes, bytes | None], int | None]:
         """The digests of what the hub holds now at these places: keys, and fields of hashes.

@@ -12,15 +12,15 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import structlog
 
-from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError, OutcomeUnknownError
+from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError, OutcomeUnknownError, RedisreplError
 from redisrepl.remote.fence import NOT_LAST, NoFence
 from redisrepl.remote.fetch import HubReader
-from redisrepl.remote.refusals import ScriptRunner, is_passing, scripts_refused
+from redisrepl.remote.refusals import ScriptRunner, is_denial, is_passing, is_unauthenticated, scripts_refused
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.batches import (
     MOVED,
@@ -41,6 +41,11 @@ _log = structlog.get_logger("redisrepl")
 
 _BODY_HEAD = len(batch_body([], token=bytes(24)))
 _SMALLEST_BODY = 2 << 10
+#: Bytes of a body that a proxy keeps in memory whatever its configuration (nginx: `client_body_buffer_size`).
+_SMALL_BODY = 8 << 10
+#: Errors of a proxy that say nothing of the request: who is behind it is away.
+_AWAY = (502, 503, 504)
+_SERVER_ERRORS = range(500, 600)
 
 
 class _Part(NamedTuple):
@@ -104,6 +109,7 @@ class HubPusher(ScriptRunner):
         self._teller = teller
         self._timed = timed
         self._single = asyncio.Semaphore(side_by_side)
+        self._passed: bytes | None = None  # a key that we could write
         self.max_body = max_body
 
     async def push(self, commands: Sequence[Sequence[bytes]], *, slot: int = 0, number: int = 0) -> Pushed:
@@ -117,8 +123,24 @@ class HubPusher(ScriptRunner):
         Raises:
             RedisreplError: the request failed as a whole; see `HubSession.post`. Executed commands may be repeated.
         """
-        errors: dict[bytes, str] = {}
         times: list[float] = []
+        errors = await self._push_all(commands, times, slot, number)
+        if denied := {key: error for key, error in errors.items() if is_denial(error)}:
+            if self._passed is None or await self._is_denied(self._passed):
+                raise _refuses_us(next(iter(denied.values())))
+            again = [part for command in commands for part in _only(command, denied)]
+            second = await self._push_all(again, times, slot, number)  # permissions may have been edited until now
+            errors = {key: error for key, error in errors.items() if key not in denied} | second
+        passing = next((error for error in errors.values() if is_passing(error)), None)
+        if passing is not None:
+            raise HubError(f"the hub is not ready for writes: {passing}", status=200)
+        return Pushed(errors, max(times, default=math.inf))
+
+    async def _push_all(
+        self, commands: Sequence[Sequence[bytes]], times: list[float], slot: int, number: int
+    ) -> dict[bytes, str]:
+        """Run commands in order; what was refused, by key. `times` is added to."""
+        errors: dict[bytes, str] = {}
         if len(commands) == 1 and self._fills_a_body(commands[0]):
             _note(errors, await self._push_singly(commands))  # a script would have the hub's Redis copy it twice more
             if self._timed:
@@ -129,10 +151,19 @@ class HubPusher(ScriptRunner):
                 _note(errors, await self._push_parts(parts, times, (slot + NOT_LAST, number)))
             if runs:  # only the last says that the batch was executed
                 _note(errors, await self._push_parts(runs[-1], times, (slot, number)))
-        passing = next((error for error in errors.values() if is_passing(error)), None)
-        if passing is not None:
-            raise HubError(f"the hub is not ready for writes: {passing}", status=200)
-        return Pushed(errors, max(times, default=math.inf))
+        self._passed = next(
+            (key for command in commands for key in keys_of(command) if not is_denial(errors.get(key, ""))),
+            self._passed,
+        )
+        return errors
+
+    async def _is_denied(self, key: bytes) -> bool:
+        """Whether we are denied what we were not before: then it is no fault of a key."""
+        try:
+            await self._session.command(b"TYPE", key)
+        except CommandRefusedError as error:
+            return is_denial(str(error)) or is_unauthenticated(str(error))
+        return False
 
     def _fills_a_body(self, command: Sequence[bytes]) -> bool:
         """Whether it is a large value, which cannot be split, rather than many small ones."""
@@ -216,11 +247,14 @@ class HubPusher(ScriptRunner):
             else:
                 self.fence.noted(fencing)
             return [(keys[index], error) for index, error in answer.errors.items()]
+        times.append(math.inf)
+        errors = await self._push_singly([part.command for part in parts])
+        if set(keys) <= {key for key, error in errors if is_denial(error)}:
+            return errors  # it was not about scripts
         if self.scripts:
             _log.warning("push.scripts_refused", hint="each write is a request of its own now: allow EVAL at the hub")
         self.no_scripts()
-        times.append(math.inf)
-        return await self._push_singly([part.command for part in parts])
+        return errors
 
     async def _run_script(
         self,
@@ -234,9 +268,29 @@ class HubPusher(ScriptRunner):
         async def send(*, by_hash: bool) -> Answer:
             token = self.token()
             content = batch_body(encoded, token=token, by_hash=by_hash, told=told, fencing=fencing)
-            return parse_batch_reply(await self._session.post(content), writes, token)
+            return parse_batch_reply(await self._post(content), writes, token)
 
         return await self.run(send)
+
+    async def _post(self, *content: bytes) -> bytes:
+        """Send a body; as `HubSession.post`, but an error that small bodies do not get is a `BodyTooLargeError`."""
+        try:
+            return await self._session.post(*content)
+        except HubError as error:
+            large = sum(map(len, content)) > _SMALL_BODY
+            if not large or error.status not in _SERVER_ERRORS or error.status in _AWAY or not await self._is_there():
+                raise
+            why = "but not to small ones: its proxy may have no place for bodies (nginx: client_body_temp_path)"
+            raise BodyTooLargeError(f"{error}, {why}", status=error.status) from error
+
+    async def _is_there(self) -> bool:
+        try:
+            await self._session.command(b"PING")
+        except CommandRefusedError:
+            return True
+        except RedisreplError:
+            return False
+        return True
 
     async def _push_singly(self, commands: Iterable[Sequence[bytes]]) -> list[tuple[bytes, str]]:
         """Without scripts: commands of one key in order, all else side by side."""
@@ -266,11 +320,16 @@ class HubPusher(ScriptRunner):
                     if plain is None:
                         return [(command[1], outcome)]
                     command = plain
-                reply = await self._session.post(*body_pieces(*command))
+                reply = await self._post(*body_pieces(*command))
             unchanged = changed_nothing(command, parse_reply(reply))
         except (CommandError, CommandRefusedError, BodyTooLargeError) as error:
-            if len(keys_of(command)) == 1 or is_passing(str(error)):
-                return [(command[1], str(error))]
+            text, alone = str(error), len(keys_of(command)) == 1
+            known = self._passed if alone and is_denial(text) else None
+            if is_unauthenticated(text) or (known is not None and await self._is_denied(known)):
+                overload.append(_refuses_us(text))
+                raise overload[0] from None
+            if alone or is_passing(text):
+                return [(command[1], text)]
         except HubError as error:
             overload.append(error)
             raise
@@ -279,6 +338,19 @@ class HubPusher(ScriptRunner):
         # One key can be the reason: halves find it in few steps.
         first, second = halves_of(command)
         return await self._push_one(first, overload) + await self._push_one(second, overload)
+
+
+def _refuses_us(error: str) -> HubError:
+    return HubError(f"the hub refuses this client, whatever the key: {error}", status=200)
+
+
+def _only(command: Sequence[bytes], keys: Collection[bytes]) -> Iterator[Sequence[bytes]]:
+    """What a command does with these keys."""
+    if command[0] != b"MSET":
+        if command[1] in keys:
+            yield command
+    elif left := [(key, value) for key, value in zip(command[1::2], command[2::2], strict=True) if key in keys]:
+        yield [b"MSET", *(word for pair in left for word in pair)]
 
 
 def _singly(command: Sequence[bytes]) -> list[Sequence[bytes]]:

@@ -7,15 +7,16 @@ again. Left to others: what is sent, and what follows from it (`push`, `fetch`, 
 from __future__ import annotations
 
 import math
+import re
 import secrets
 from collections.abc import Callable
 from itertools import count
 from typing import Protocol, TypeVar
 
-from redisrepl.errors import CommandRefusedError
+from redisrepl.errors import CommandRefusedError, denies_key
 from redisrepl.wire.webdis import CommandError
 
-__all__ = ["ScriptRunner", "ScriptUser", "is_passing", "scripts_refused"]
+__all__ = ["ScriptRunner", "ScriptUser", "is_denial", "is_passing", "is_unauthenticated", "scripts_refused"]
 
 #: Seconds after which refused scripts are tried again: an administrator may have allowed them meanwhile.
 _PROBE_EVERY = 300.0
@@ -24,6 +25,10 @@ _PROBE_EVERY = 300.0
 _PASSING = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN")
 #: Words with which scripts are refused: no permission, or a server that knows none.
 _NO_SCRIPTS = ("NOPERM", "unknown command", "This Redis command is not allowed")
+#: Webdis is not logged in, so nobody gets anything. Redis takes no large command from one who is not.
+_UNAUTHENTICATED = ("NOAUTH", "WRONGPASS", "Protocol error: unauthenticated")
+#: Redis or a proxy denies a command or a key to this client. (In a script Redis 7.0 says only that the user can't.)
+_DENIED = re.compile(r"-?(NOPERM|ERR The user executing the script can't)|.* answered HTTP 40[13]\b")
 
 
 _Reply_co = TypeVar("_Reply_co", covariant=True)
@@ -106,6 +111,16 @@ class ScriptRunner(ScriptUser):
 def is_passing(error: str) -> bool:
     """Whether it stands for a state of the server, not for a fault of the command."""
     return error.removeprefix("ERR ").startswith(_PASSING) or (error.startswith("-") and is_passing(error[1:]))
+
+
+def is_unauthenticated(error: str) -> bool:
+    """Whether it concerns the connection, and no command."""
+    return error.removeprefix("-").removeprefix("ERR ").startswith(_UNAUTHENTICATED)
+
+
+def is_denial(error: str) -> bool:
+    """Whether it is about permissions: of this key, or of all while somebody edits them."""
+    return denies_key(error) or _DENIED.match(error) is not None
 
 
 def scripts_refused(error: str) -> bool:

@@ -40,6 +40,8 @@ _CANARY = b"redisrepl:canary:"
 _GAP = b"gap:"
 #: After this many periods without a canary the stream is taken for dead.
 _PATIENCE = 3
+#: What limits them at the hub. A namespace holds one of each all the time.
+_LIMITS = "nginx: limit_conn and worker_connections; Webdis: LimitNOFILE; Redis: maxclients"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +130,16 @@ class Subscription:
                     try:
                         await self._listen_once()
                     except RedisreplError as error:
-                        self.trouble.failed(error, namespace=printable(self._prefix))
+                        self.trouble.failed(self._explained(error), namespace=printable(self._prefix))
                         if not self._was_live:  # one that worked is made again at once, others after a pause
                             raise
+
+    def _explained(self, error: RedisreplError) -> RedisreplError | str:
+        """What to say of a failure: if other namespaces are listened to, again and again, the hub may be at a limit."""
+        others = self._ways.listening
+        if self._was_live or not self.trouble.failures or not others or isinstance(error, CommandRefusedError):
+            return error
+        return f"{error}; {others} other namespaces are listened to: does the hub take more connections ({_LIMITS})?"
 
     async def _listen_once(self) -> None:
         self._was_live = False
@@ -149,6 +158,7 @@ class Subscription:
                 await self._ways.distrust(error)
             raise
         finally:
+            self._ways.listening -= self._subscribed.is_set()
             self._subscribed.clear()
             self._sent.clear()
             self.live = False
@@ -157,6 +167,7 @@ class Subscription:
         self.subscriptions += 1
         self._deadline = time.monotonic() + _PATIENCE * self._period
         self._subscribed.set()
+        self._ways.listening += 1
         self._on_subscribed()
         _log.info("subscribe.started", namespace=printable(self._prefix))
 

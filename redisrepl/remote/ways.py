@@ -48,6 +48,7 @@ class Ways:
 
     Attributes:
         way: the one that is taken; None until `auto` has found out.
+        listening: subscriptions that the hub has confirmed and that go on, by those who have them.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Ways:
         self._trying = asyncio.Lock()  # one subscription finds out, for those of all namespaces
         self._forget_at = 0.0
         self.way: Way | None = None if choice == "auto" else choice
+        self.listening = 0
 
     @asynccontextmanager
     async def subscribe(self, pattern: bytes, *, silence: float) -> AsyncIterator[AsyncIterator[list[Message]]]:

@@ -37,6 +37,7 @@ _PULL_COUNTS = (
 
 _STATES = {"well": "well", "starting": "starting", "not well": "NOT WELL"}
 _STYLES = {"well": "green", "starting": "yellow", "not well": "bold red"}
+_CLOCK_TOLERANCE = 2.0
 _CERTIFICATES = (
     ("certificate_expires_at", "ours, for the hub"),
     ("hub_certificate_expires_at", "the hub's"),
@@ -194,6 +195,8 @@ def _rows(document: _Document, now: float) -> Iterator[tuple[str, str]]:
             yield "subscription", _subscription(subscription)
     yield "sweep", _sweep(document["sweep"], now)
     yield "scripts", "allowed at the hub" if document["scripts"] else "refused by the hub: each write is a request"
+    if abs(ahead := document["hub_clock_ahead_s"] or 0) > _CLOCK_TOLERANCE:
+        yield "clock", f"the hub's is {ahead:+,.1f} s from ours, so keys expire too early or too late there"
     for place, whose in _CERTIFICATES:
         if document[place] is not None:
             end = datetime.fromisoformat(document[place])

@@ -50,7 +50,7 @@ _SNAPSHOT_FEED = 65536
 #: `-` replies that a later attempt does not get: the server is loading, saving or without its own master.
 _NOT_YET = (b"LOADING", b"NOMASTERLINK", b"MASTERDOWN", b"BUSY", b"TRYAGAIN", b"ERR BGSAVE", b"ERR max number")
 #: `-` replies that end the handshake even where a refusal is of no matter.
-_FATAL = (b"-NOAUTH", b"-LOADING", b"-DENIED", b"-ERR max number")
+_FATAL = (b"-noauth", b"-loading", b"-denied", b"-err max number", b"-noperm", b"-err unknown command")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +208,13 @@ class ReplicaProtocol:
         yield
 
     def _call(self, *argv: bytes, optional: bool = False) -> Generator[None, None, None]:
-        """Send a command and read its reply; an optional one may be refused (older servers, narrow ACLs)."""
+        """Send a command and read its reply; an optional one may be refused (older servers), but not as a command.
+
+        A replica that may not send `REPLCONF ACK` is sent an error in the stream, or is taken for dead.
+        """
         self._outgoing += encode_command(*argv)
         reply = yield from self._line()
-        if reply.startswith(b"-") and (not optional or reply.startswith(_FATAL)):
+        if reply.startswith(b"-") and (not optional or reply.lower().startswith(_FATAL)):
             raise _refusal(reply, argv[0].decode("ascii"))
 
     def _continue(self, reply: bytes) -> None:

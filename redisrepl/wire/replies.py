@@ -143,6 +143,11 @@ class Info:
         pairs = (pair.partition("=") for pair in self._fields.get(name, "").split(","))
         return next((number(value) for key, _, value in pairs if key == part), None)
 
+    def evicts(self) -> str | None:
+        """How the server throws keys away once its memory is full; None: it does not, or does not tell."""
+        limit, policy = self.number("maxmemory") or 0, self.text("maxmemory_policy") or "noeviction"
+        return f"{policy} above {limit >> 20} MiB" if limit and policy != "noeviction" else None
+
     def names(self) -> Sequence[str]:
         """Of the fields."""
         return tuple(self._fields)

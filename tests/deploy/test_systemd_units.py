@@ -65,6 +65,15 @@ def test_the_exposure_is_below_one_and_a_half(units, unit):
     assert float(exposure[1]) < 1.5
 
 
+def test_the_exposure_of_the_hubs_webdis_is_below_two_and_a_half(tmp_path):
+    shutil.copy(DEPLOY / "hub" / "redisrepl-webdis@.service", tmp_path / "redisrepl-webdis@site1.service")
+    unit = tmp_path / "redisrepl-webdis@site1.service"
+    checked = analyze("security", "--offline=yes", "--threshold=25", "--no-pager", unit)
+
+    assert checked.returncode == 0, checked.stdout
+    assert float(re.search(r"Overall exposure level for \S+: ([0-9.]+)", checked.stdout)[1]) < 2.5
+
+
 def directives(name):
     pairs = [line.split("=", 1) for line in (DEPLOY / name).read_text().splitlines() if re.match(r"\w+=", line)]
     values = {}

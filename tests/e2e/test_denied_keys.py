@@ -76,3 +76,35 @@ def test_a_comparison_where_each_side_denies_a_key(certificates, daemons):
         daemon.wait_for_log("sweep.finished")
         eventually(lambda: named(daemon, "apply.refused") == {b"site1:x", b"site1:y"})
         crossed(at_site, at_hub)
+
+
+@pytest.mark.parametrize("change", ["-@all", "resetkeys", "resetpass"])
+def test_a_hub_that_refuses_everybody_for_a_while_loses_nothing(daemons, certificates, site, at_site, change):
+    """An ACL that is edited, and a password that Webdis does not have yet."""
+    users = ["user default on nopass ~* &* +@all", f"user other on >{SECRET} ~* &* +@all"]
+    with Hub(certificates, redis={"users": users}) as hub:
+        at_hub = hub.server.client(username="other", password=SECRET)
+        daemon = daemons.live(site, hub, *SWIFT)
+        at_site.set("site1:before", "v")
+        crossed(at_site, at_hub)
+        at_hub.execute_command("ACL", "SETUSER", "default", change)
+        if change == "resetpass":
+            at_hub.client_kill_filter(skipme=True)
+        mark = daemon.mark()
+        names = [f"site1:{number}" for number in range(50)]
+        at_site.mset(dict.fromkeys(names, "v"))
+        at_site.hset("site1:hash", "f", "v")
+        at_site.set("site1:large", "x" * 3_000_000)
+        daemon.wait_for_log("push.failed", after=mark)
+        eventually(lambda: refusals(at_hub) > 30, 20)
+        at_hub.execute_command("ACL", "SETUSER", "default", "nopass", "~*", "&*", "+@all")
+        eventually(lambda: at_hub.exists(*names, "site1:hash") == 51 and at_hub.strlen("site1:large") == 3_000_000, 20)
+        assert daemon.logged("push.refused") == []
+        assert daemon.stop() == 0
+
+
+def refusals(client):
+    stats = client.info("errorstats")
+    return sum(
+        stats.get(f"errorstat_{name}", {"count": 0})["count"] for name in ("NOPERM", "NOAUTH", "WRONGPASS", "ERR")
+    )

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from testbed import Certificates, Hub, eventually
+from testbed import Certificates, Hub, RedisServer, eventually
 from tests.e2e.support import SWIFT, assert_equal_soon, certificate_flags, crossed, place_flags, wait_until_live
 
 
@@ -110,3 +110,44 @@ def test_an_authority_that_was_taken_out_of_the_file_is_not_trusted_any_more(dae
         daemon.signal(signal.SIGHUP)
         crossed(at_site, daemon.hub.redis)
         assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("source", ["psync", "notify"])
+def test_an_authority_of_the_site_that_was_taken_out_is_not_trusted_any_more(daemons, certificates, own, source):
+    """No connection to the site is left: the stream and the subscription, and those for reading and writing."""
+    with RedisServer(tls=own) as site, Hub(certificates) as hub:
+        place = place_flags(f"rediss://localhost:{site.tls_port}", hub)
+        ours = ["--site-ca", own.ca, "--site-cert", own.client, "--site-key", own.client_key]
+        flags = [*certificate_flags(certificates), *place, *ours, "--source", source, *SWIFT, "--ns", "site1:", "-rc"]
+        daemon = daemons.raw(*flags)
+        at_site, started = site.client(), {"psync": "stream.attached", "notify": "notice.started"}[source]
+        daemon.wait_for_log(started)
+        daemon.wait_for_log("subscribe.started")
+        both_ways(at_site, hub.redis, b"before")
+        whole = own.ca.read_bytes()
+        own.ca.write_bytes(certificates.ca.read_bytes())
+        mark = daemon.mark()
+        daemon.signal(signal.SIGHUP)
+        hub.redis.set("site1:down", "v")
+
+        def refused(event):
+            return any("not signed by the given CA" in line["error"] for line in daemon.logged(event, after=mark))
+
+        def left():
+            return {client["addr"] for client in at_site.client_list()} - {at_site.client_info()["addr"]}
+
+        failed = {"psync": "stream.failed", "notify": "notice.failed"}[source]
+        eventually(lambda: refused(failed) and not left(), 20)
+        assert at_site.get("site1:down") is None
+        own.ca.write_bytes(certificates.ca.read_bytes() + whole)
+        daemon.signal(signal.SIGHUP)
+        both_ways(at_site, hub.redis, b"after")
+        assert at_site.get("site1:down") == b"v"
+        assert daemon.stop() == 0
+
+
+def both_ways(at_site, at_hub, name):
+    """Where there is no replication stream, there is no `WAIT` either."""
+    at_site.set(b"site1:up:" + name, name)
+    at_hub.set(b"site1:down:" + name, name)
+    eventually(lambda: at_hub.get(b"site1:up:" + name) == at_site.get(b"site1:down:" + name) == name, 20)

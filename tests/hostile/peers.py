@@ -122,8 +122,8 @@ def _request(connection):
 class HostileSite(Listener):
     """Agrees to everything in a handshake, and goes on with what `stream` yields; to clients it says `reply`."""
 
-    def __init__(self, stream, reply):
-        self._stream, self._reply = stream, reply
+    def __init__(self, stream, reply, psync=b"+CONTINUE\r\n"):
+        self._stream, self._reply, self._psync = stream, reply, psync
         self.asked = 0
         super().__init__()
 
@@ -131,7 +131,7 @@ class HostileSite(Listener):
         while data := connection.recv(65536):
             self.asked += 1
             if b"PSYNC" in data:
-                connection.sendall(b"+CONTINUE\r\n")
+                connection.sendall(self._psync)
                 for piece in self._stream():
                     connection.sendall(piece)
             elif b"REPLCONF" in data:

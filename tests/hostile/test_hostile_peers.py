@@ -99,6 +99,11 @@ SITES = {
     "a list of a thousand million": (lambda: [HUGE], HUGE),
     "a value of others without an end": (forever(b"*3\r\n$3\r\nSET\r\n$5\r\nother\r\n$9000000000\r\n"), b"+PONG\r\n"),
     "a value of ours without an end": (forever(b"*3\r\n$3\r\nSET\r\n$9\r\nsite1:big\r\n$9000000000\r\n"), b"+PONG\r\n"),
+    "a snapshot's value without an end": (
+        forever(b"$9000000000\r\nREDIS0011\x00\x09site1:big\x81" + (1 << 32).to_bytes(8, "big")),
+        b"+PONG\r\n",
+        b"+FULLRESYNC %b 1\r\n" % (b"a" * 40),
+    ),
     "no RESP": (lambda: [b"HTTP/1.1 400 Bad Request\r\n\r\n"], b"HTTP/1.1 400 Bad Request\r\n\r\n"),
     "a line without an end": (forever(b"*2\r\n$1"), b"+" + PIECE),
     "levels": (lambda: [b"*1\r\n" * 100_000], b"*1\r\n" * 100_000),

@@ -61,6 +61,7 @@ DOCUMENT = {
     "max_body": 900_000,
     "flights": 1,
     "flights_limit": 64,
+    "hub_clock_ahead_s": 0.0,
     "certificate_expires_at": "1970-02-12T00:00:00+00:00",
     "hub_certificate_expires_at": None,
     "site_client_certificate_expires_at": None,

@@ -1,9 +1,11 @@
 """What is written at the site: as one transaction, unless a client was faster."""
 
+import contextlib
 from functools import partial
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, HashState, StringSet
 from redisrepl.errors import LinkLostError, PeerUnavailableError, RefusedError
@@ -159,9 +161,26 @@ async def test_a_connection_that_breaks_within_the_turn(at_site, connected):
     assert not at_site.exists("s")
 
 
-async def test_who_may_not_publish_writes_without_an_origin_in_the_next_turn(server, at_site, connected):
-    at_site.acl_setuser("mute", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all"], reset_channels=True)
-    writer = connected(f"redis://mute:pw@127.0.0.1:{server.port}")
+@pytest.fixture(params=["denied", "missing"])
+def lacking(request, server, at_site):
+    """An address where a command is denied to us, or not there."""
+    with contextlib.ExitStack() as stack:
+
+        def lacking(command, *rights):
+            if request.param == "missing":
+                other = stack.enter_context(RedisServer(config={"rename-command": f'{command} ""'}))
+                return f"redis://127.0.0.1:{other.port}", other.client()
+            words = ["on", ">pw", "~*", "&*", "+@all", *(rights or [f"-{command}"])]
+            at_site.execute_command("ACL", "SETUSER", "lacking", "reset", *words)
+            return f"redis://lacking:pw@127.0.0.1:{server.port}", at_site
+
+        yield lacking
+
+
+@pytest.mark.parametrize("rights", [(), ("resetchannels",)])
+async def test_who_may_not_publish_writes_without_an_origin_in_the_next_turn(lacking, connected, rights):
+    url, at_site = lacking("PUBLISH", *rights)
+    writer = connected(url)
     async with writer.turn(KEYS) as turn:
         assert await turn.apply([StringSet(b"s", b"1")]) is None
     async with writer.turn(KEYS) as turn:
@@ -169,15 +188,23 @@ async def test_who_may_not_publish_writes_without_an_origin_in_the_next_turn(ser
     assert at_site.get("s") == b"1"
 
 
-async def test_who_may_not_watch_is_told_once_and_writes_all_the_same(server, at_site, connected, capsys):
-    at_site.acl_setuser("blind", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-watch"])
-    at_site.execute_command("ACL", "SETUSER", "blind", "allchannels")
-    writer = connected(f"redis://blind:pw@127.0.0.1:{server.port}")
-    for _ in range(2):
-        async with writer.turn(KEYS) as turn:
-            assert await turn.apply([StringSet(b"s", b"1")]) is not None
+async def test_who_may_not_watch_is_told_once_and_writes_all_the_same(lacking, connected):
+    url, at_site = lacking("WATCH")
+    writer = connected(url)
+    with capture_logs() as logs:
+        for _ in range(2):
+            async with writer.turn(KEYS) as turn:
+                assert await turn.apply([StringSet(b"s", b"1")]) is not None
 
-    assert capsys.readouterr().out.count("apply.no_watch") == 1
+    assert [line["event"] for line in logs] == ["apply.no_watch"]
+    assert at_site.get("s") == b"1"
+
+
+async def test_where_info_is_not_to_be_had_the_words_of_the_server_are_told(lacking, connected):
+    url, _ = lacking("INFO")
+    with pytest.raises(PeerUnavailableError, match=r"offset: .*(unknown command|has no permissions)"):
+        async with connected(url).turn(KEYS):
+            pass
 
 
 async def test_who_may_not_write_is_refused(server, at_site, connected):

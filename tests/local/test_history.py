@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 
 from redisrepl.changes import HashState, StringState
 from redisrepl.errors import LinkLostError
@@ -146,3 +147,14 @@ async def test_what_is_held_at_some_places(server, history_of, monkeypatch, toge
         places[7]: None,
     }
     assert await history_of(server).held([]) == {}
+
+
+async def test_that_it_may_evict_is_told_once(server, history_of):
+    history = history_of(server)
+    with capture_logs() as logs:
+        await history.ask()
+        server.client().config_set("maxmemory", "100mb")
+        for _ in range(2):
+            await history.ask()
+    server.client().config_set("maxmemory", 0)
+    assert [(line["event"], line["policy"]) for line in logs] == [("site.may_evict", "allkeys-lru above 100 MiB")]

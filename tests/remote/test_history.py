@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from structlog.testing import capture_logs
 
@@ -48,6 +50,18 @@ async def test_whether_it_was_emptied_or_exchanged(hub, history, commands, flush
     for command in commands:
         hub.redis.execute_command(*command)
     assert (await history.ask()).flushed_since(before) == flushed
+
+
+async def test_a_clock_that_differs_is_told_once(history, monkeypatch):
+    await history.ask()
+    assert abs(history.clock_ahead) < 1
+    now = time.time
+    monkeypatch.setattr("redisrepl.remote.history.time.time", lambda: now() - 7200)
+    with capture_logs() as logs:
+        for _ in range(2):
+            await history.ask()
+    assert [(line["event"], line["ahead_s"]) for line in logs] == [("hub.clock_differs", pytest.approx(7200, abs=1))]
+    assert history.clock_ahead == pytest.approx(7200, abs=1)
 
 
 async def test_whether_it_evicts(hub, history):
@@ -111,3 +125,13 @@ def test_counters_that_were_reset_begin_at_nothing(before, now, more):
 )
 def test_what_info_tells(info, facts):
     assert parse_info(info) == facts
+
+
+async def test_that_it_may_evict_is_told_once(hub, history):
+    with capture_logs() as logs:
+        await history.ask()
+        hub.redis.config_set("maxmemory", "100mb")
+        for _ in range(2):
+            await history.ask()
+    hub.redis.config_set("maxmemory", 0)
+    assert [(line["event"], line["policy"]) for line in logs] == [("hub.may_evict", "allkeys-lru above 100 MiB")]

@@ -167,19 +167,30 @@ async def test_many_small_values_are_no_large_one():
     assert list(map(is_script, pusher.hub.bodies)) == [True]
 
 
-def too_large_over(limit):
-    return lambda content: httpx.Response(413) if len(content) > limit else all_ran(content)
+def too_large_over(limit, status=413):
+    return lambda content: httpx.Response(status) if len(content) > limit else all_ran(content)
 
 
-async def test_a_body_that_the_proxy_refuses_is_halved_until_it_fits():
+@pytest.mark.parametrize(("limit", "status"), [(6000, 413), (9000, 500), (9000, 507)])
+async def test_a_body_that_the_proxy_refuses_is_halved_until_it_fits(limit, status):
     commands = [[b"SET", b"k%d" % number, b"x" * 1000] for number in range(16)]
-    async with pushing(too_large_over(6000)) as pusher:
+    async with pushing(too_large_over(limit, status)) as pusher:
         with capture_logs() as lines:
             assert (await pusher.push(commands)).errors == {}
-        took = [content for content in pusher.hub.bodies if len(content) <= 6000]
+        took = [content for content in pusher.hub.bodies if len(content) <= limit and content != b"PING.raw"]
         assert [key for content in took for key in keys_in(content)] == [command[1] for command in commands]
         assert pusher.max_body < 100_000
         assert {line["event"] for line in lines} == {"push.body_too_large"}
+
+
+@pytest.mark.parametrize("answer", [too_large_over(0, 500), too_large_over(6000, 502)], ids=["all", "away"])
+@pytest.mark.parametrize("scripts", [True, False])
+async def test_an_error_that_is_not_about_the_size_shrinks_nothing(answer, scripts):
+    async with pushing(answer) as pusher:
+        pusher.scripts = scripts
+        with pytest.raises(HubError):
+            await pusher.push([[b"SET", b"k1", b"x" * 9000]])
+        assert pusher.max_body == 100_000
 
 
 async def test_joined_sets_are_split_where_a_body_cannot_hold_them():
@@ -432,9 +443,69 @@ async def test_a_bad_key_among_sets_is_found_and_the_others_go_on(refusal):
     async with pushing(no_scripts(answer)) as pusher:
         errors = (await pusher.push([mset(*range(64))])).errors
         assert errors.keys() == {b"k2"}
-        took = [key for content in pusher.hub.bodies[1:] if b"k2" not in (keys := keys_in(content)) for key in keys]
+        sets = [content for content in pusher.hub.bodies[1:] if content.startswith((b"SET", b"MSET"))]
+        took = [key for content in sets if b"k2" not in (keys := keys_in(content)) for key in keys]
         assert sorted(took) == sorted(b"k%d" % number for number in range(64) if number != 2)
-        assert len(pusher.hub.bodies) == 1 + 13  # halves, not each by itself
+        assert len(sets) <= 13 + 1  # halves, not each by itself; and what was denied is tried once more
+
+
+DENIED = b"NOPERM this user has no permissions to access one of the keys used as arguments"
+FOR_ALL = [
+    (
+        lambda content: all_ran(content, *(b"%d %b" % (at, DENIED) for at in range(len(keys_in(content))))),
+        b"-" + DENIED,
+    ),
+    (lambda _: httpx.Response(403), httpx.Response(403)),
+    (lambda _: httpx.Response(401), httpx.Response(401)),
+    (lambda _: b"-NOPERM this user has no permissions to run the 'eval' command\r\n", b"-NOPERM no 'x' command"),
+    (lambda _: b"-NOAUTH Authentication required.\r\n", b"-NOAUTH Authentication required."),
+    (lambda _: httpx.Response(403), b"-ERR Protocol error: unauthenticated bulk length"),
+]
+
+
+class Guarded:
+    """A hub that lets us do everything, or nothing."""
+
+    def __init__(self, of_script, of_command, *, locked=False):
+        self._of_script, self._of_command = of_script, of_command
+        self.locked = locked
+        self.unlock_after = 10**9
+
+    def __call__(self, content):
+        if self.locked and self.unlock_after > 0:
+            self.unlock_after -= 1
+            refusal = self._of_script(content) if is_script(content) else self._of_command
+            return refusal if isinstance(refusal, httpx.Response) or is_script(content) else refusal + b"\r\n"
+        return all_ran(content) if is_script(content) else b"+OK\r\n"
+
+
+@pytest.mark.parametrize(("of_script", "of_command"), FOR_ALL)
+@pytest.mark.parametrize("locked", [True, False], ids=["from the start", "later"])
+async def test_a_hub_that_refuses_everything_is_no_fault_of_a_key(of_script, of_command, locked):
+    hub = Guarded(of_script, of_command, locked=locked)
+    commands = [mset(*range(64)), [b"HSET", b"k64", b"f", b"v"], [b"SET", b"k65", b"x" * 200_000]]
+    async with pushing(hub) as pusher:
+        if not locked:
+            await pusher.push(sets(1))
+            hub.locked = True
+            del pusher.hub.bodies[:]
+        for command in commands:
+            with pytest.raises(HubError), capture_logs() as lines:
+                await pusher.push([command])
+            assert lines == []
+        assert pusher.scripts
+        if not locked:
+            assert len(pusher.hub.bodies) < 40  # whoever was let in before, soon finds out
+        hub.locked = False
+        assert (await pusher.push(commands)).errors == {}
+
+
+async def test_what_is_allowed_again_while_it_is_found_out_is_done():
+    hub = Guarded(*FOR_ALL[0])
+    async with pushing(hub) as pusher:
+        await pusher.push(sets(1))
+        hub.locked, hub.unlock_after = True, 1
+        assert (await pusher.push([mset(1, 2, 3)])).errors == {}
 
 
 async def test_a_hub_that_is_not_ready_is_not_asked_for_each_key():
@@ -787,6 +858,22 @@ async def test_a_real_proxy_with_a_small_limit_is_found_out(certificates):
         async with connected(hub) as pusher:
             errors = (await pusher.push(commands)).errors
         assert errors.keys() == {b"huge"}
+        assert hub.redis.dbsize() == 50
+
+
+async def test_a_real_proxy_that_cannot_keep_bodies_is_found_out(certificates, tmp_path):
+    commands = [*[[b"SET", b"k%d" % number, b"x" * 1000] for number in range(50)], [b"SET", b"huge", b"x" * 90_000]]
+    away = tmp_path / "away"
+    changes = {
+        "client_body_temp_path ": f"client_body_temp_path {away}; #",
+        "client_body_buffer_size 1m;": "client_body_buffer_size 16k;",
+    }
+    with Hub(certificates, nginx={"replacements": changes}) as hub:
+        away.rmdir()
+        async with connected(hub) as pusher:
+            errors = (await pusher.push(commands)).errors
+        assert errors.keys() == {b"huge"}
+        assert "client_body_temp_path" in errors[b"huge"]
         assert hub.redis.dbsize() == 50
 
 

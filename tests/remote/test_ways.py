@@ -299,13 +299,13 @@ async def test_http_is_not_left_and_websocket_is_not_given_up(deaf, certificates
 
 
 @contextlib.asynccontextmanager
-async def listening(hub, certificates, choice="auto", canary_period=0.1):
-    async with ways_to(hub, certificates, choice) as ways:
+async def listening(hub, certificates, choice="auto", canary_period=0.1, *, known=None, prefix=b"site1:"):
+    async with ways_to(hub, certificates, choice) if known is None else contextlib.nullcontext(known) as ways:
         seen = []
         subscription = Subscription(
             ways._session,
             ways,
-            b"site1:",
+            prefix,
             options=SubscriptionOptions(0, b"me", frozenset({"set"}), "merge", canary_period, RETRY),
             on_events=seen.extend,
             on_feed=lambda time, changes: seen.append((time, changes)),
@@ -350,6 +350,21 @@ async def test_a_websocket_that_brings_no_canaries_is_left(hub, stand_in, certif
         assert ways.way == "http"
         await asyncio.to_thread(hub.redis.set, "site1:a", 1)
         await eventually_async(lambda: (b"site1:a", b"set") in seen)
+
+
+async def test_a_limit_of_the_hub_is_named_where_others_are_listened_to(certificates):
+    """Here its Redis takes no more clients; the first of two subscriptions has its own."""
+    with Hub(certificates) as hub:
+        async with listening(hub, certificates, "http") as (ways, first, _):
+            await eventually_async(lambda: first.live)
+            hub.redis.config_set("maxclients", hub.redis.info("clients")["connected_clients"])
+            async with listening(hub, certificates, known=ways, prefix=b"site2:") as (_, second, _):
+                await eventually_async(lambda: "1 other namespaces" in (second.trouble.last_error or ""), 20)
+                assert "maxclients" in second.trouble.last_error
+                hub.redis.config_set("maxclients", 1000)
+                await eventually_async(lambda: second.live, 20)
+                assert ways.listening == 2
+        assert ways.listening == 0
 
 
 async def test_a_websocket_that_falls_silent_is_made_again(hub, stand_in, certificates):

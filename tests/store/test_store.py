@@ -563,6 +563,20 @@ async def test_a_link_is_not_followed(tmp_path, ending):
     assert victim.read_text() == "precious"
 
 
+async def test_a_link_in_the_place_of_the_next_journal_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / f"{PAIR.stem}.journal.new").symlink_to(victim)
+    store = new_store(tmp_path)
+    store.agreed(strings((b"a", 1)))
+    await store.fold()
+    store._worker.submit(store._folder.renew).result()
+    await store.close()
+
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / f"{PAIR.stem}.journal").is_symlink()
+
+
 async def test_a_directory_that_cannot_be_used(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StateDirectoryError, match=f"--state-dir {tmp_path}/file/below: .*give a directory that"):

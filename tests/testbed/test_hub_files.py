@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 
 import httpx
 import pytest
@@ -57,25 +58,32 @@ DENIED_BY_REDIS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def server():
-    """Redis with users.acl and redis.conf; only the place of users.acl is another one."""
+def redis_by_the_files(acl):
+    """Redis with redis.conf; only the place of users.acl is another one."""
     directives = {}
     for line in (HUB_FILES / "redis.conf").read_text().splitlines():
         if line and not line.startswith("#"):
             name, value = line.split(" ", 1)
             directives[name] = value
-    directives["aclfile"] = HUB_FILES / "users.acl"
-    with RedisServer(config=directives) as server:
+    return RedisServer(config=directives | {"aclfile": acl})
+
+
+def webdis_by_the_file(server, **changes):
+    settings = json.loads((HUB_FILES / "webdis.json").read_text())
+    for own in ("redis_host", "redis_port", "http_host", "http_port", "logfile"):
+        del settings[own]
+    return Webdis(server, **settings | changes)
+
+
+@pytest.fixture(scope="module")
+def server():
+    with redis_by_the_files(HUB_FILES / "users.acl") as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def webdis(server):
-    settings = json.loads((HUB_FILES / "webdis.json").read_text())
-    for own in ("redis_host", "redis_port", "http_host", "http_port", "logfile"):
-        del settings[own]
-    with Webdis(server, **settings) as webdis:
+    with webdis_by_the_file(server) as webdis:
         yield webdis
 
 
@@ -142,18 +150,27 @@ def test_nginx_accepts_its_configuration(webdis):
     assert "warn" not in said
 
 
-def test_the_sample_of_one_webdis_per_namespace_works(webdis):
-    """The comment in nginx.conf, taken at its word."""
+def one_webdis_per_namespace(**ports):
+    """The comment in nginx.conf as a part of it, with the subjects that the certificates of the tests have."""
     text = (HUB_FILES / "nginx.conf").read_text()
     sample = re.search(r"^    #   (map \$ssl_client_s_dn .*?\n    #   \})", text, re.MULTILINE | re.DOTALL).group(1)
     sample = re.sub(r"^    #   ", "", sample, flags=re.MULTILINE)
-    assert "webdis_site1" in sample
-    replacements = {
-        "    server {\n": sample.replace("~^CN=site1,O=Example$", "~CN=site1(,|$)")
-        + f"\nupstream webdis_site1 {{ server 127.0.0.1:{webdis.port}; }}\n    server {{\n",
+    upstreams = ""
+    for name, port in ports.items():
+        assert f"webdis_{name};" in sample
+        sample = sample.replace(f"~^CN={name},O=Example$", f"~^CN={name},OU=")
+        for upstream in (f"webdis_{name}", f"webdis_{name}_websocket"):
+            upstreams += f"upstream {upstream} {{ server 127.0.0.1:{port}; }}\n"
+    return {
+        "    server {\n": f"{sample}\n{upstreams}    server {{\n",
         "proxy_pass http://webdis$websocket$webdis_path;": 'if ($webdis_instance = "") { return 403; }\n'
         "proxy_pass http://$webdis_instance$websocket$webdis_path;",
     }
+
+
+def test_the_sample_of_one_webdis_per_namespace_works(webdis):
+    """The comment in nginx.conf, taken at its word."""
+    replacements = one_webdis_per_namespace(site1=webdis.port)
     with Certificates() as certificates, Nginx(webdis, certificates, replacements=replacements) as nginx:
         known = certificates.ssl_context()
         other = certificates.ssl_context(certificates.issue("site3", "site3.example", common_name="site3"))
@@ -177,3 +194,95 @@ def test_one_certificate_cannot_use_up_the_hub(webdis):
 
         assert said[-1] == 429
         assert httpx.post(nginx.url, content=b"PING", verify=other).status_code == 200
+
+
+class Site:
+    """Whoever holds the certificate of one site, with curl."""
+
+    def __init__(self, nginx, ca, pair=None):
+        self._nginx = nginx
+        self._given = ["--cacert", ca, *(["--cert", pair.cert, "--key", pair.key] if pair else [])]
+
+    def says(self, command, *options, path="", seconds=5):
+        """Status and body of the answer to a body; 0 if there was no status line in this time."""
+        sends = ["-m", str(seconds), *self._given, *options, "--data-binary", "@-", self._nginx.url + path]
+        run = subprocess.run(
+            ["curl", "-sS", "-w", "\n%{http_code}", *sends],
+            input=command.encode(),
+            capture_output=True,
+            check=False,
+        )
+        body, _, status = run.stdout.rpartition(b"\n")
+        return int(status), body
+
+
+@pytest.fixture(scope="module")
+def two_sites(webdis, tmp_path_factory):
+    """Two namespaces, each with its Webdis and, since Webdis 0.1.9 knows no users, its Redis; one nginx."""
+    acl = tmp_path_factory.mktemp("acl") / "users.acl"
+    acl.write_text((HUB_FILES / "users.acl").read_text().replace("SITE1", "SITE2").replace("site1", "site2"))
+    with (
+        redis_by_the_files(acl) as other_server,
+        webdis_by_the_file(other_server, redis_auth="CHANGE-ME-SITE2") as other_webdis,
+        Certificates() as certificates,
+    ):
+        replacements = one_webdis_per_namespace(site1=webdis.port, site2=other_webdis.port)
+        with Nginx(webdis, certificates, replacements=replacements) as nginx:
+            other = certificates.issue("site2", "site2.example", common_name="site2")
+            yield Site(nginx, certificates.ca, certificates.client_pair), Site(nginx, certificates.ca, other)
+
+
+def test_each_site_has_its_namespace(two_sites):
+    for site, own in zip(two_sites, ("site1", "site2"), strict=True):
+        assert site.says(f"SET/{own}%3amine/{own}.raw") == (200, b"+OK\r\n")
+        assert site.says(f"GET/{own}%3amine.raw") == (200, b"$5\r\n%b\r\n" % own.encode())
+
+
+@pytest.mark.parametrize("command", DENIED_BY_REDIS)
+def test_a_holder_of_the_other_certificate_is_denied_the_same(two_sites, command):
+    swapped = command.replace("site2", "SITE").replace("site1", "site2").replace("SITE", "site1")
+    status, body = two_sites[1].says(f"{swapped}.raw")
+    assert status == 200
+    assert re.match(rb"-NOPERM|-ERR The user executing the script can't access", body)
+
+
+#: Ways of asking for the Webdis of another.
+ELSEWHERE = [
+    (["-H", "Host: webdis_site1"], ""),
+    (["-H", "Host: localhost", "-H", "X-Forwarded-For: 127.0.0.1", "-H", "webdis_instance: webdis_site1"], ""),
+    (["-H", "Upgrade: webdis_site1", "-H", "Connection: Upgrade"], ""),
+    (["-H", "ssl_client_s_dn: CN=site1,OU=", "-H", "X-SSL-Client-S-DN: CN=site1,OU="], ""),
+    (["--path-as-is"], "/../../webdis_site1/"),
+    (["--path-as-is"], "/%2e%2e/%0d%0aHost:%20webdis_site1/"),
+    (["--request-target", "http://webdis_site1/redis/"], ""),
+    (["--request-target", "/redis@webdis_site1/"], ""),
+]
+
+
+@pytest.mark.parametrize(("options", "path"), ELSEWHERE)
+def test_nothing_in_a_request_leads_to_the_redis_of_another(two_sites, options, path):
+    one, other = two_sites
+    assert one.says("SET/site1%3asecret/told.raw")[0] == 200
+    for command in ("GET/site1%3asecret.raw", "KEYS/%2a.raw"):
+        _, body = other.says(command, *options, path=path)
+        assert b"told" not in body
+        assert b"site1:secret" not in body
+
+
+@pytest.mark.parametrize(
+    "command", ["AUTH/CHANGE-ME-SITE1", "AUTH/default/CHANGE-ME-SITE1", "HELLO/3", "ACL/WHOAMI", "auth/x"]
+)
+def test_a_site_cannot_log_in_as_another(two_sites, command):
+    assert two_sites[1].says(f"{command}.raw")[0] == 403
+
+
+def test_a_site_cannot_listen_to_another(two_sites):
+    assert two_sites[1].says(f"PSUBSCRIBE/{CHANNEL}.raw", seconds=0.5) == (0, b"")
+
+
+def test_without_a_certificate_of_the_authority_nobody_gets_in(webdis):
+    replacements = one_webdis_per_namespace(site1=webdis.port)
+    with Certificates() as certificates, Nginx(webdis, certificates, replacements=replacements) as nginx:
+        strangers = [certificates.foreign_client(), certificates.expired_client(), None]
+        assert [Site(nginx, certificates.ca, pair).says("PING.raw")[0] for pair in strangers] == [400, 400, 400]
+        assert Site(nginx, certificates.ca, certificates.client_pair).says("PING.raw")[0] == 200

@@ -170,7 +170,7 @@ def test_it_logs_in_with_what_it_was_given(credentials, expected):
     assert link.sent.startswith(expected + resp(b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"))
 
 
-@pytest.mark.parametrize("reply", [b"-ERR Unrecognized REPLCONF option: capa", b"-NOPERM this user", b"+OK with words"])
+@pytest.mark.parametrize("reply", [b"-ERR Unrecognized REPLCONF option: capa", b"+OK with words"])
 def test_refused_capabilities_do_not_matter(reply):
     link = check(reply + b"\r\n" + CONTINUE, position=HERE)
 
@@ -272,6 +272,19 @@ def test_a_wrong_password_is_a_refusal(replies, options):
 def test_refusing_psync_is_told_apart(reply):
     """A managed Redis that lets nobody replicate from it."""
     fails(PsyncRefusedError, b"+OK\r\n-" + reply.encode() + b"\r\n", f"refuses PSYNC: {reply}")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "NOPERM this user has no permissions to run the 'replconf' command",
+        "ERR unknown command 'REPLCONF', with args beginning with",
+        "ERR unknown command `REPLCONF`",
+    ],
+)
+def test_without_replconf_there_is_no_replicating(reply):
+    """It could not acknowledge, and would be sent an error in the stream again and again."""
+    fails(PsyncRefusedError, b"-" + reply.encode() + b"\r\n", f"refuses REPLCONF: {reply}")
 
 
 def test_a_reply_need_not_be_text():

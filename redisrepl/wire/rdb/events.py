@@ -127,7 +127,8 @@ class Entry(NamedTuple):
         type: "string", "list", "set", "zset", "hash", "stream", "array" or "module2".
         value: bytes for a string; a list of members for list and set; of (member, score) for a zset; of
             (field, value) or (field, value, expiry in Unix milliseconds or None) for a hash; of (index, bytes, int or
-            float) for an array; a `Stream`. None for a module's value, and for everything when only keys are wanted.
+            float) for an array; a `Stream`. None for a module's value, for what was left out (see `RdbReader`), and for
+            everything when only keys are wanted.
         expires_at_ms: when the key expires, Unix milliseconds, maybe in the past; None if never.
         idle: seconds since its last use, None if not stored (it is under maxmemory-policy *-lru).
         freq: its logarithmic access counter 0..255, None if not stored (it is under maxmemory-policy *-lfu).
@@ -154,7 +155,7 @@ Event: TypeAlias = Aux | Function | Entry
 def assemble(events: Iterable[Event]) -> Iterator[Event]:
     """Puts the parts of each value together: every entry that comes out is whole.
 
-    Memory is then bounded by the biggest value. The parts of a value that never ends are dropped.
+    Memory is then bounded by the biggest value. Parts of a value that never ends, or that was left out, are dropped.
     """
     parts: list[Entry] = []
     for event in events:
@@ -163,7 +164,8 @@ def assemble(events: Iterable[Event]) -> Iterator[Event]:
             continue
         parts.append(event)
         if event.last:
-            yield event._replace(value=_join([part.value for part in parts]), first=True)
+            values = [part.value for part in parts]
+            yield event._replace(value=None if event.value is None else _join(values), first=True)
             parts = []
 
 

@@ -14,10 +14,10 @@ from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING
 
 from redisrepl.wire.rdb import listpack
-from redisrepl.wire.rdb.source import Source, attempt, parts, skip_strings, string_parts
+from redisrepl.wire.rdb.source import Source, attempt, skip_strings, string_parts, triple_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from redisrepl.wire.rdb.events import Value
 
@@ -88,12 +88,17 @@ def read_hash_metadata(source: Source) -> Iterator[Value]:
     """A hash with expiring fields (RDB_TYPE_HASH_METADATA): expiries relative to the earliest one."""
     earliest = yield from attempt(source, Source.int64)
 
-    def take(source: Source) -> Triple:
+    def take_expiry(source: Source) -> int | None:
         delta = source.length()
-        expiry = _ms(source, earliest + delta - 1) if delta else None
-        return source.string(), source.string(), expiry
+        return _ms(source, earliest + delta - 1) if delta else None
 
-    yield from parts(source, (yield from attempt(source, Source.length)), take)
+    yield from _expiry_first(source, take_expiry)
+
+
+def _expiry_first(source: Source, take_expiry: Callable[[Source], int | None]) -> Iterator[Value]:
+    count = yield from attempt(source, Source.length)
+    for part in triple_parts(source, count, take_expiry, Source.string, Source.string):
+        yield None if part is None else [(field, value, expiry) for expiry, field, value in part]
 
 
 def skip_hash_metadata(source: Source) -> Generator[None, None, bool]:
@@ -105,11 +110,11 @@ def skip_hash_metadata(source: Source) -> Generator[None, None, bool]:
 def read_hash_metadata_rc(source: Source) -> Iterator[Value]:
     """A hash with expiring fields as release candidates of Redis 7.4 wrote it (RDB_TYPE_HASH_METADATA_PRE_GA)."""
 
-    def take(source: Source) -> Triple:
+    def take_expiry(source: Source) -> int | None:
         expiry = source.length()
-        return source.string(), source.string(), _ms(source, expiry) if expiry else None
+        return _ms(source, expiry) if expiry else None
 
-    yield from parts(source, (yield from attempt(source, Source.length)), take)
+    yield from _expiry_first(source, take_expiry)
 
 
 def skip_hash_metadata_rc(source: Source) -> Generator[None, None, bool]:
@@ -130,11 +135,12 @@ def _ms(source: Source, expiry: int) -> int:
 def read_hash_valkey(source: Source) -> Iterator[Value]:
     """A hash with expiring fields as Valkey writes it (RDB_TYPE_HASH_2)."""
 
-    def take(source: Source) -> Triple:
-        field, value, expiry = source.string(), source.string(), source.int64()
-        return field, value, None if expiry == -1 else _ms(source, expiry)
+    def take_expiry(source: Source) -> int | None:
+        expiry = source.int64()
+        return None if expiry == -1 else _ms(source, expiry)
 
-    yield from parts(source, (yield from attempt(source, Source.length)), take)
+    count = yield from attempt(source, Source.length)
+    yield from triple_parts(source, count, Source.string, Source.string, take_expiry)
 
 
 def skip_hash_valkey(source: Source) -> Generator[None, None, bool]:
@@ -150,6 +156,8 @@ def read_hash_packed_ttl(source: Source) -> Iterator[Value]:
     """A small hash with expiring fields (RDB_TYPE_HASH_LISTPACK_EX)."""
     yield from attempt(source, Source.int64)  # the earliest expiry, not needed
     blob = yield from attempt(source, Source.string)
+    if source.left_out:
+        return
     try:
         for part in listpack.elements(blob):
             yield timed(part)
@@ -186,7 +194,7 @@ def _names(source: Source, room: int) -> Generator[None, None, list[bytes]]:
             yield None
         else:
             fields += part
-        if source.weight > limit:
+        if source.weight > limit or source.left_out:
             raise source.fail(_TOO_MANY_NAMES)
     if not fields:
         raise source.fail("a hash template without fields")
@@ -201,7 +209,7 @@ def _dumped_names(source: Source) -> Generator[None, None, list[bytes]]:
     if form != _NAMES_PACKED:
         raise source.fail(f"unknown form of field names {form}")
     blob = yield from attempt(source, Source.string)
-    if len(blob) > MAX_TEMPLATE_BYTES:
+    if source.left_out or len(blob) > MAX_TEMPLATE_BYTES:
         raise source.fail(_TOO_MANY_NAMES)
     try:
         return list(chain.from_iterable(listpack.elements(blob)))
@@ -218,6 +226,8 @@ def _known_names(source: Source, number: int) -> list[bytes]:
 def _packed_values(source: Source, names: list[bytes] | None) -> Iterator[Value]:
     """A listpack of a template's id and the values; the names are those of that template unless given."""
     blob = yield from attempt(source, Source.string)
+    if source.left_out:
+        return
     try:
         values = chain.from_iterable(listpack.elements(blob))
         number = next(values, b"")

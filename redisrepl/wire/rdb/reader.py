@@ -39,6 +39,7 @@ MAX_SLOT = 1 << 14
 _EXPIRETIME_MS, _EOF = 252, 255  # RDB_OPCODE_*
 _CHECKSUM_SINCE = 5
 _MAGIC_SIZE = 9
+_REPLICATED = frozenset({"string", "hash"})
 _LAST_TYPE = 106  # the first opcode, of Redis Enterprise, is 107
 
 _INT32 = Struct("<i")
@@ -54,6 +55,9 @@ class RdbReader:
         verify_checksum: False skips the CRC-64, which without the C extension costs about as much as reading.
         max_string: longest string that is taken, in bytes, before and after decompression; those under 16 KiB always
             are.
+        max_value: reads strings and hashes only, and passes over those with a longer string in them, in bytes, while
+            it comes: `Entry.value` is None for these and for all other types, and keys longer than `MAX_KEY` are not
+            reported. Strings under 16 KiB always are taken. None reads everything.
 
     Attributes:
         db: number of the database that the next key is in.
@@ -68,13 +72,15 @@ class RdbReader:
         want_values: bool = True,
         verify_checksum: bool = True,
         max_string: int = DEFAULT_MAX_STRING,
+        max_value: int | None = None,
     ) -> None:
         self.db = 0
         self.db_sizes: dict[int, tuple[int, int]] = {}
         self.finished = False
         self._prefixes = tuple(prefixes) or (b"",)
         self._want_values = want_values
-        self._source = Source(max_string=max_string, verify_checksum=verify_checksum)
+        self._types = None if max_value is None else _REPLICATED
+        self._source = Source(max_string=max_string, max_value=max_value, verify_checksum=verify_checksum)
         self._error: RdbError | None = None
         self._expires: int | None = None
         self._idle: int | None = None
@@ -179,6 +185,8 @@ class RdbReader:
                         source.pos = end
                         if wanted and want:
                             value = source.string()
+                            if source.left_out:
+                                value, source.left_out = None, False
                         else:
                             source.skip_string()
                         after = source.pos
@@ -209,22 +217,27 @@ class RdbReader:
         kind = (VALKEY_KINDS if source.valkey else KINDS).get(number)
         if kind is None:
             raise source.fail("unknown value type")
-        key = yield from attempt(source, Source.string)
-        wanted = key.startswith(self._prefixes)
+        key = yield from attempt(source, Source.key)
+        wanted = not self._left_out() and key.startswith(self._prefixes)
         start = source.offset
         entry = Entry(self.db, key, kind.name, None, self._expires, self._idle, self._freq)
-        if wanted and self._want_values and kind.read is not None:
+        if wanted and self._want_values and kind.read is not None and (self._types is None or kind.name in self._types):
             held: Value = None  # a part is known to be the last one when no other follows
             first = True
             for part in kind.read(source):
                 if part is None:
                     yield None
                     continue
+                if source.left_out:  # what still comes of the value is of no use, and what waits here neither
+                    held = None
+                    continue
                 if held is not None:
                     yield entry._replace(value=held, first=first, last=False, size=source.offset - start)
                     first = False
                 held = part
-            if held is not None:
+            if self._left_out():
+                yield entry._replace(first=first, size=source.offset - start)
+            elif held is not None:
                 yield entry._replace(value=held, first=first, size=source.offset - start)
         elif (yield from kind.skip(source)) and wanted:
             yield entry._replace(size=source.offset - start)
@@ -244,7 +257,9 @@ class RdbReader:
                 self.db_sizes[self.db] = yield from attempt(source, _take_sizes)
             case 250:  # AUX
                 key = yield from attempt(source, Source.string)
-                yield Aux(key, (yield from attempt(source, Source.string)))
+                text = yield from attempt(source, Source.string)
+                if not self._left_out():
+                    yield Aux(key, text)
             case 249:  # FREQ
                 self._freq = yield from attempt(source, Source.byte)
             case 248:  # IDLE
@@ -252,7 +267,9 @@ class RdbReader:
             case 247:  # MODULE_AUX
                 yield from modules.skip_aux(source)
             case 245:  # FUNCTION2
-                yield Function((yield from attempt(source, Source.string)))
+                text = yield from attempt(source, Source.string)
+                if not self._left_out():
+                    yield Function(text)
             case 244:  # SLOT_INFO
                 yield from attempt(source, _check_slots)
             case 243 if source.valkey:  # SLOT_IMPORT
@@ -269,6 +286,11 @@ class RdbReader:
                 raise source.fail("a function as release candidates of Redis 7.0 wrote it")
             case _:
                 raise source.fail("unknown opcode")
+
+    def _left_out(self) -> bool:
+        """Whether something was left out since this was asked last."""
+        left_out, self._source.left_out = self._source.left_out, False
+        return left_out
 
     def _end(self) -> Generator[None, None, None]:
         """Compares the checksum, if this version has one and the server has not switched it off (all zero)."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
 __all__ = [
+    "MAX_KEY",
     "MAX_SKIP",
     "PART_BYTES",
     "PART_ITEMS",
@@ -31,9 +32,12 @@ __all__ = [
     "parts",
     "skip_strings",
     "string_parts",
+    "triple_parts",
 ]
 
 T = TypeVar("T")
+U = TypeVar("U")
+V = TypeVar("V")
 
 PART_ITEMS = 6000
 """Elements in one part of a collection; divisible by 2 and 3, so that pairs and triples are never torn."""
@@ -41,8 +45,14 @@ PART_ITEMS = 6000
 PART_BYTES = 1 << 20
 """Bytes of the snapshot after which a part of a collection ends."""
 
+MAX_KEY = 1 << 20
+"""The longest key that is taken where strings are passed over."""
+
 MAX_SKIP = 1 << 32
 """The longest string that is skipped: nothing is allocated for it, but a longer one can only be damage."""
+
+LENGTH_32BIT_LEAST = 1 << 14
+"""The shortest string whose length takes more than two bytes."""
 
 LENGTH_14BIT, LENGTH_32BIT, LENGTH_64BIT, ENCODED = 0x40, 0x80, 0x81, 0xC0
 """First bytes of lengths (RDB_14BITLEN, ...): below the first two, 6 and 14 bits; from the last on, an encoding."""
@@ -74,6 +84,9 @@ class Source:
         valkey: whether the magic was Valkey's.
         templates: field names by the id of their template (RDB_OPCODE_HASH_TEMPLATE).
         kept: how many bytes of the snapshot the templates took.
+        left_out: a string was longer than allowed and was passed over; who takes note of it sets it back.
+        passes_over: whether that is done; otherwise such a string is an error.
+        max_string, max_key: bytes of the longest string, and of the longest key.
         summed: whether bytes are being summed.
         crc: checksum of everything before `buf` (a CRC-64 as Redis computes it).
     """
@@ -85,7 +98,10 @@ class Source:
         "crc",
         "expanded",
         "kept",
+        "left_out",
+        "max_key",
         "max_string",
+        "passes_over",
         "pos",
         "received",
         "summed",
@@ -96,14 +112,19 @@ class Source:
         "version",
     )
 
-    def __init__(self, *, max_string: int, verify_checksum: bool) -> None:
+    def __init__(self, *, max_string: int, verify_checksum: bool, max_value: int | None = None) -> None:
         self.buf = b""
         self.pos = 0
         self.base = 0
         self.target = 1
         self.received = 0
         self.expanded = 0
-        self.max_string = max_string
+        self.passes_over = max_value is not None
+        self.max_string = self.max_key = max_string
+        if max_value is not None:
+            self.max_string = max(max_value, LENGTH_32BIT_LEAST - 1)  # shorter ones are read without asking
+            self.max_key = MAX_KEY
+        self.left_out = False
         self.summed = verify_checksum
         self.crc = 0
         self.type: int | None = None
@@ -233,22 +254,40 @@ class Source:
             raise self.fail("a string encoding stands where a number is expected")
         return value
 
-    def string(self) -> bytes:
-        """A string in any of its encodings (rdbGenericLoadStringObject)."""
+    def string(self, most: int = 0) -> bytes:
+        """A string in any of its encodings (rdbGenericLoadStringObject); empty if it was left out.
+
+        Args:
+            most: bytes that it may have; 0: as for values.
+        """
+        most = most or self.max_string
         size, special = self._head()
         if not special:
-            if size > self.max_string:
-                raise self.fail(f"a string of {size} bytes is over the limit of {self.max_string}")
-            return self.raw(size)
+            if size <= most:
+                return self.raw(size)
+            if self.passes_over and size <= MAX_SKIP:
+                return self._leave_out(size)
+            raise self.fail(f"a string of {size} bytes is over the limit of {most}")
         if size < _LZF:  # RDB_ENC_INT8, RDB_ENC_INT16, RDB_ENC_INT32
             return b"%d" % int.from_bytes(self.raw(1 << size), "little", signed=True)
-        packed, original = self._lzf_sizes(size, self.max_string)
+        packed, original = self._lzf_sizes(size, MAX_SKIP if self.passes_over else most)
+        if original > most or packed > most:
+            return self._leave_out(packed)
         data = self.raw(packed)
         self.expanded += original
         try:
             return lzf.decompress(data, original)
         except ValueError as error:
             raise self.fail(f"broken LZF data: {error}") from None
+
+    def key(self) -> bytes:
+        """A string that is the key of what follows."""
+        return self.string(self.max_key)
+
+    def _leave_out(self, size: int) -> bytes:
+        self.pos += size
+        self.left_out = True
+        return b""
 
     def _lzf_sizes(self, encoding: int, limit: int) -> tuple[int, int]:
         if encoding != _LZF:
@@ -299,6 +338,24 @@ def parts(source: Source, count: int, take: Callable[[Source], T]) -> Iterator[l
             yield None
             continue
         count -= 1
+        if len(out) >= PART_ITEMS or source.weight > limit:
+            yield out
+            out = []
+            limit = source.weight + PART_BYTES
+    if out:
+        yield out
+
+
+def triple_parts(
+    source: Source, count: int, one: Callable[[Source], T], two: Callable[[Source], U], three: Callable[[Source], V]
+) -> Iterator[list[tuple[T, U, V]] | None]:
+    """As `parts`, for elements of three; each is taken for itself, so that a long one may be passed over."""
+    out: list[tuple[T, U, V]] = []
+    limit = source.weight + PART_BYTES
+    for _ in range(count):
+        first = yield from attempt(source, one)
+        second = yield from attempt(source, two)
+        out.append((first, second, (yield from attempt(source, three))))
         if len(out) >= PART_ITEMS or source.weight > limit:
             yield out
             out = []

@@ -72,6 +72,8 @@ def packed(decode: Callable[[bytes], Iterator[list[bytes]]], shape: Callable[[li
 
     def read(source: Source) -> Iterator[Value]:
         blob = yield from attempt(source, Source.string)
+        if source.left_out:
+            return
         try:
             for part in decode(blob):
                 yield shape(part)

@@ -123,7 +123,7 @@ def examine(data):
 
     assert outcome(data, 1) == whole
     assert outcome(data, 13) == whole
-    for options in ({"want_values": False}, {"prefixes": (b"2",)}):
+    for options in ({"want_values": False}, {"prefixes": (b"2",)}, {"max_value": 0}):
         assert outcome(data, 1, **options)[-1:] == outcome(data, len(data), **options)[-1:]
 
 

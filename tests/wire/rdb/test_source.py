@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 
-from redisrepl.wire.rdb import RdbReader
-from redisrepl.wire.rdb.source import MAX_SKIP, PART_BYTES, PART_ITEMS
+from redisrepl.wire.rdb import Entry, RdbReader
+from redisrepl.wire.rdb.source import MAX_KEY, MAX_SKIP, PART_BYTES, PART_ITEMS
 from tests.wire.rdb import build
 from tests.wire.rdb.check import events, fails, feed, values
 
@@ -114,3 +116,121 @@ def test_a_collection_ends_a_part_by_its_bytes(element):
         sizes = [len(entry.value) for entry in found if entry.type == kind]
         assert sum(sizes) == (5 if kind == "hash" else 10)
         assert max(sizes) <= PART_BYTES // 300_000 + 1
+
+
+LONG = b"x" * 20_001
+ONE = build.length(1)
+SHORT = build.string(b"f")
+LISTPACK = build.listpack(b"f", LONG)
+AFTER = build.key(0, b"after", build.string(b"v"))
+
+
+@pytest.mark.parametrize("string", [build.string(LONG), build.repeated(b"x", len(LONG))], ids=["plain", "compressed"])
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (0, "string", lambda long: long),
+        (4, "hash", lambda long: ONE + SHORT + long),
+        (4, "hash", lambda long: ONE + long + SHORT),
+        (4, "hash", lambda long: build.length(3) + SHORT + SHORT + SHORT + long + build.string(b"g") + SHORT),
+        (22, "hash", lambda long: ONE + build.length(5) + SHORT + long),
+        (24, "hash", lambda long: build.millis(5) + ONE + ONE + long + SHORT),
+    ],
+)
+def test_a_value_that_is_too_long_is_passed_over(kind, name, value, string):
+    data = build.rdb(build.key(kind, b"k", value(string)), AFTER, checksum=False)
+
+    long, after = read(data, max_value=len(LONG) - 1)
+
+    assert long == Entry(0, b"k", name, None, size=len(value(string)))
+    assert after.value == b"v"
+    assert None not in values_of(read(data, max_value=len(LONG)))
+
+
+def read(data, **options):
+    """The events, the same however they arrive."""
+    found = events(data, **options)
+    assert events(data, 1, **options) == events(data, 4096, **options) == found
+    return found
+
+
+def values_of(entries):
+    return [entry.value for entry in entries]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (16, build.string(LISTPACK)),
+        (23, build.string(build.listpack(b"f", LONG, 0))),
+        (25, build.millis(5) + build.string(build.listpack(b"f", LONG, 0))),
+        (29, b"\x00" + build.string(build.listpack(b"f")) + build.string(build.listpack(0, LONG))),
+    ],
+)
+def test_a_packed_hash_that_is_too_long_is_passed_over(kind, value):
+    assert values_of(read(build.rdb(build.key(kind, b"k", value), AFTER, checksum=False), max_value=20_000)) == [
+        None,
+        b"v",
+    ]
+
+
+def test_a_field_of_valkey_that_is_too_long_is_passed_over():
+    hashed = build.key(22, b"k", ONE + build.string(LONG) + SHORT + build.millis(-1))
+    data = build.rdb(hashed, AFTER, version=80, valkey=True, checksum=False)
+
+    assert values_of(read(data, max_value=20_000)) == [None, b"v"]
+
+
+def test_of_types_that_are_not_replicated_only_the_key_is_told():
+    data = build.rdb(
+        build.key(2, b"s", build.length(2) + SHORT + build.string(LONG)),
+        build.key(5, b"z", ONE + build.string(LONG) + build.double(1.0)),
+        build.key(4, b"h", ONE + SHORT + SHORT),
+        checksum=False,
+    )
+
+    assert values_of(read(data, max_value=1)) == [None, None, [(b"f", b"f")]]
+
+
+def test_a_key_that_is_too_long_is_not_told():
+    name = b"k" * (MAX_KEY + 1)
+    data = build.rdb(build.key(0, name, SHORT), build.key(4, name, ONE + SHORT + SHORT), checksum=False)
+
+    assert events(data, max_value=100 << 20) == []
+    assert len(events(data)) == 2
+
+
+def test_what_a_server_says_of_itself_is_left_out_if_it_is_too_long():
+    data = build.rdb(b"\xfa" + SHORT + build.string(LONG), b"\xf5" + build.string(LONG), AFTER, checksum=False)
+
+    assert [entry.key for entry in read(data, max_value=20_000)] == [b"after"]
+
+
+PIECE = b"x" * (1 << 20)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\x00" + SHORT,
+        b"\x04" + SHORT + ONE + SHORT,
+        b"\x04" + SHORT + ONE,
+        b"\x10" + SHORT,
+        b"\x18" + SHORT + build.millis(5) + ONE + b"\x00",
+        b"\x16" + SHORT + ONE + b"\x00",
+        b"\x05" + SHORT + ONE,
+        b"\x00",
+        b"\xfa" + SHORT,
+        b"\xf5",
+    ],
+    ids=["string", "value", "field", "packed", "field that expires", "older", "sorted set", "key", "aux", "function"],
+)
+def test_memory_does_not_depend_on_what_is_passed_over(head):
+    reader = RdbReader([b"f"], max_value=1 << 20, verify_checksum=False)
+    list(reader.feed(b"REDIS0011" + head + build.length(300 * len(PIECE))))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(300):
+        assert list(reader.feed(PIECE)) == []
+
+    assert reader.offset > 300 * len(PIECE)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 << 10
