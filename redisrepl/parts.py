@@ -50,7 +50,6 @@ from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
 from redisrepl.remote.ways import Ways
-from redisrepl.remote.websocket import WebSocketHub
 from redisrepl.saving import SavedState, Saving
 from redisrepl.settings import Settings
 from redisrepl.store.conflicts import Conflicts
@@ -114,7 +113,8 @@ class Parts:
         )
         self.ways = Ways(
             self.session,
-            WebSocketHub(url, self.context),
+            url,
+            self.context,
             settings.subscribe,
             connect_timeout=settings.connect_timeout,
         )
