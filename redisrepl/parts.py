@@ -232,7 +232,7 @@ class Parts:
                 expectations=_EXPECTATIONS,
             ),
             continuity=Continuity.load(self.store.saved.get("continuity")),
-            ring=Ring.load(self.store.saved.get("ring")),
+            ring=Ring.load(self.store.saved),
             keep=self._keep_loser,
         )
 
@@ -362,7 +362,8 @@ class Parts:
             self.conflicts.flush()
         if self.core.certain:
             self.pushing.nothing_in_doubt()
-        self.wake()
+        self.saving.tick()
+        self._look()
 
     def _look_for_another(self) -> None:
         """Say once that another redisrepl applies to this site what comes from the same hub."""
@@ -377,7 +378,11 @@ class Parts:
             )
 
     def wake(self) -> None:
-        """There may be something to push, to pull or to compare."""
+        """There may be something to push, to pull, to compare and to save."""
+        self.saving.wake()
+        self._look()
+
+    def _look(self) -> None:
         self.pushing.wake()
         self.sweep.look()
         if self.pull is not None:

@@ -220,13 +220,38 @@ def test_a_ring_survives_the_daemon():
     assert (list(again), again.number) == (list(ring), 5)
 
 
+@pytest.mark.parametrize("count", [*range(1, 20), 127, 128, 129, 135, 136, 137, 1000])
+def test_a_ring_survives_in_pieces_of_which_one_change_alters_one(count):
+    ring, before = Ring(), {}
+    for number in range(count):
+        ring.add(number, [StringSet(b"%d" % number, b"v")])
+        ring.reached(number)
+        saved = ring.saved()
+        altered = {name for name, value in saved.items() if before.get(name) != value}
+        before = saved
+
+        assert len(altered & {name for name in saved if name.startswith("seen")}) == 1
+        assert len(altered) <= 3  # the number, and a piece of the milestones
+    again = Ring.load(json.loads(json.dumps(saved)))
+    assert list(again) == list(ring)
+    assert again.number_at(count) == ring.number_at(count)
+    again.add(count, [StringSet(b"next", b"v")])
+    third = Ring.load(json.loads(json.dumps(dict.fromkeys(saved) | again.saved())))
+    assert list(third) == list(again)
+
+
 ENTRIES = st.lists(st.none() | st.integers() | st.text("0aZ ", max_size=4) | st.binary(max_size=1), max_size=5)
 
 
-DOCUMENTS = st.fixed_dictionaries({"number": st.integers(0, 9), "seen": st.lists(ENTRIES | st.none(), max_size=4)})
+PIECES = st.none() | st.integers() | st.lists(st.integers() | ENTRIES | st.none(), max_size=4)
+DOCUMENTS = st.fixed_dictionaries(
+    {},
+    optional={"ring": st.integers(0, 9) | st.just("x")}
+    | {f"{name} {n}": PIECES for name in ("seen", "milestones") for n in (0, 16)},
+)
 
 
-@given(st.none() | st.integers() | DOCUMENTS | st.lists(ENTRIES))
+@given(DOCUMENTS)
 def test_what_cannot_be_read_of_a_ring_is_left_out(document):
     ring = Ring.load(document)
     assert list(Ring.load(ring.saved())) == list(ring)
