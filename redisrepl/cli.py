@@ -2,15 +2,17 @@
 
 In: argv. Out: an exit code. Left to others: which flags there are (`arguments`), everything that is done.
 
-What a command needs is loaded by that command: `redisrepl status` runs every few seconds in many places.
+What a command needs is loaded by that command: `redisrepl status` runs every few seconds in many places. So each
+command here reads its words, loads what it needs, and returns what is to be done.
 """
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 
@@ -40,8 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "rdb": _rdb,
     }
     try:
-        command, words = split_command(sys.argv[1:] if argv is None else argv)
-        code = commands[command](parser_of(command), words)
+        gc.disable()  # what is loaded stays: to look for garbage in it took a tenth of the time of a start
+        try:
+            command, words = split_command(sys.argv[1:] if argv is None else argv)
+            work = commands[command](parser_of(command), words)
+        finally:
+            gc.enable()
+        code = work()
         if sys.stdout is not None:
             sys.stdout.flush()
     except RedisreplError as error:
@@ -55,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(parser: Parser, argv: list[str]) -> int:
+def _run(parser: Parser, argv: list[str]) -> Callable[[], int]:
     settings, address, _ = _load(parser, argv)
     if not settings.ns and settings.cert is None and settings.key is None:
         raise ConfigError(f"nothing says what to replicate: {parser.usage}; redisrepl --help tells more")
@@ -64,11 +71,11 @@ def _run(parser: Parser, argv: list[str]) -> int:
 
     from redisrepl.daemon import Daemon
 
-    async def run() -> None:
+    async def run() -> int:
         await Daemon(settings, address).run()
+        return ExitCode.OK
 
-    asyncio.run(run())
-    return ExitCode.OK
+    return lambda: asyncio.run(run())
 
 
 def _load(parser: Parser, argv: list[str]) -> tuple[Settings, SiteAddress, dict[str, Any]]:
@@ -98,17 +105,17 @@ def _split(prefixes: list[str]) -> list[str]:
     return [prefix for given in prefixes for prefix in split_list(given) or [given]]
 
 
-def _check(parser: Parser, argv: list[str]) -> int:
+def _check(parser: Parser, argv: list[str]) -> Callable[[], int]:
     settings, address, _ = _load(parser, argv)
 
     import asyncio
 
     from redisrepl.subcommands import check
 
-    return asyncio.run(check.run(settings, address, out=cast("TextIO", PlainOutput(sys.stdout))))
+    return lambda: asyncio.run(check.run(settings, address, out=cast("TextIO", PlainOutput(sys.stdout))))
 
 
-def _verify(parser: Parser, argv: list[str]) -> int:
+def _verify(parser: Parser, argv: list[str]) -> Callable[[], int]:
     settings, address, flags = _load(parser, argv)
 
     import asyncio
@@ -116,10 +123,10 @@ def _verify(parser: Parser, argv: list[str]) -> int:
     from redisrepl.subcommands import verify
 
     choice = verify.Choice(repair=flags["repair"], removals=flags["removals"], as_json=flags["json"])
-    return asyncio.run(verify.run(settings, address, choice, out=cast("TextIO", PlainOutput(sys.stdout))))
+    return lambda: asyncio.run(verify.run(settings, address, choice, out=cast("TextIO", PlainOutput(sys.stdout))))
 
 
-def _status(parser: Parser, argv: list[str]) -> int:
+def _status(parser: Parser, argv: list[str]) -> Callable[[], int]:
     flags = parser.parse(argv)
 
     from redisrepl.places import default_directory
@@ -127,26 +134,26 @@ def _status(parser: Parser, argv: list[str]) -> int:
 
     directory = flags["state_dir"] or _from_environment("STATE_DIR") or default_directory()
     if flags["watch"] is not None:
-        return status.watch(Path(directory), period=flags["watch"], out=sys.stdout)
-    return status.run(Path(directory), as_json=flags["json"], out=cast("TextIO", PlainOutput(sys.stdout)))
+        return lambda: status.watch(Path(directory), period=flags["watch"], out=sys.stdout)
+    return lambda: status.run(Path(directory), as_json=flags["json"], out=cast("TextIO", PlainOutput(sys.stdout)))
 
 
-def _conflicts(parser: Parser, argv: list[str]) -> int:
+def _conflicts(parser: Parser, argv: list[str]) -> Callable[[], int]:
     settings, address, flags = _load(parser, argv)
 
     from redisrepl.places import default_directory
     from redisrepl.subcommands import conflicts
 
     directory = settings.state_dir or default_directory()
-    return conflicts.run(directory, conflicts.Choice.of(flags), address, settings.timeout, out=_binary_output())
+    return lambda: conflicts.run(directory, conflicts.Choice.of(flags), address, settings.timeout, out=_binary_output())
 
 
-def _rdb(parser: Parser, argv: list[str]) -> int:
+def _rdb(parser: Parser, argv: list[str]) -> Callable[[], int]:
     flags = parser.parse(argv)
 
     from redisrepl.subcommands import rdb
 
-    return rdb.run(
+    return lambda: rdb.run(
         flags["file"],
         ns=[os.fsencode(prefix) for prefix in _split(flags["ns"])],
         types=flags["type"],
@@ -158,7 +165,7 @@ def _rdb(parser: Parser, argv: list[str]) -> int:
     )
 
 
-def _tail(parser: Parser, argv: list[str]) -> int:
+def _tail(parser: Parser, argv: list[str]) -> Callable[[], int]:
     settings, address, flags = _load(parser, argv)
 
     import asyncio
@@ -176,7 +183,7 @@ def _tail(parser: Parser, argv: list[str]) -> int:
     options = LinkOptions(
         silence=settings.site_silence, connect_wait=settings.connect_timeout, retry_max=settings.retry_max
     )
-    return asyncio.run(tail.run(address, choice, options, sys.stdout.fileno()))
+    return lambda: asyncio.run(tail.run(address, choice, options, sys.stdout.fileno()))
 
 
 def site_address(settings: Settings, *, ask_password: bool) -> SiteAddress:

@@ -111,7 +111,7 @@ class Judging:
         self._evicted_to = 0  # removals that the stream tells before this offset may be evictions
         self._work = asyncio.Event()
         self._judged = asyncio.Event()
-        self.save: Callable[[], None] = lambda: None  # writes down what was found out
+        self.save: Callable[[], object] = lambda: None  # writes down what was found out
 
     def site_attached(self, *, resumed: bool) -> None:
         """The site is followed: its stream goes on where it was, or it has begun anew."""

@@ -50,7 +50,6 @@ from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
 from redisrepl.remote.ways import Ways
-from redisrepl.remote.websocket import WebSocketHub
 from redisrepl.saving import SavedState, Saving
 from redisrepl.settings import Settings
 from redisrepl.store.conflicts import Conflicts
@@ -114,7 +113,8 @@ class Parts:
         )
         self.ways = Ways(
             self.session,
-            WebSocketHub(url, self.context),
+            url,
+            self.context,
             settings.subscribe,
             connect_timeout=settings.connect_timeout,
         )
@@ -232,7 +232,7 @@ class Parts:
                 expectations=_EXPECTATIONS,
             ),
             continuity=Continuity.load(self.store.saved.get("continuity")),
-            ring=Ring.load(self.store.saved.get("ring")),
+            ring=Ring.load(self.store.saved),
             keep=self._keep_loser,
         )
 
@@ -363,7 +363,8 @@ class Parts:
             self.conflicts.flush()
         if self.core.certain:
             self.pushing.nothing_in_doubt()
-        self.wake()
+        self.saving.tick()
+        self._look()
 
     def _look_for_another(self) -> None:
         """Say once that another redisrepl applies to this site what comes from the same hub."""
@@ -378,7 +379,11 @@ class Parts:
             )
 
     def wake(self) -> None:
-        """There may be something to push, to pull or to compare."""
+        """There may be something to push, to pull, to compare and to save."""
+        self.saving.wake()
+        self._look()
+
+    def _look(self) -> None:
         self.pushing.wake()
         self.sweep.look()
         if self.pull is not None:

@@ -1,4 +1,4 @@
-"""What must survive the daemon, written to the store a few times a second.
+"""What must survive the daemon, written to the store a few times a second while there is something new.
 
 In: the parts that know it. Out: the state document, and what is named once when it cannot be written. Left to others:
 how it is kept (`store`).
@@ -100,6 +100,8 @@ class Saving:
         self._held = held
         self._origin = origin
         self._unread: list[bytes] = []
+        self._news = asyncio.Event()
+        self._news.set()
         self._kept: dict[str, object] = {name: store.saved.get(name) for name in ("replid", "offset", "database")}
 
     def failed(self, trouble: str | None) -> None:
@@ -109,12 +111,24 @@ class Saving:
         else:
             self.trouble.failed(f"nothing is remembered: {trouble}", hint="see to the disk of --state-dir")
 
+    def wake(self) -> None:
+        """There may be something to save."""
+        self._news.set()
+
+    def tick(self) -> None:
+        """Time passes: what nobody told of is saved too, and the store looks after its files."""
+        if not self._news.is_set() and self.save():
+            self._news.set()
+
     async def run(self) -> None:
-        """Save for ever."""
+        """Save for ever, but for when there is nothing new and nothing on its way."""
         while True:
+            await self._news.wait()
             await asyncio.sleep(_PERIOD)
+            self._news.clear()
             await self._read_witnesses()
-            self.save()
+            if self.save() or self._core.outbound.waiting or not self._core.certain:
+                self._news.set()
 
     async def _read_witnesses(self) -> None:
         """Changes that tell no value are no evidence of the site's history; what they led to is."""
@@ -129,8 +143,8 @@ class Saving:
         if self._core.continuity.site.epoch == epoch:
             self._core.ring.add_read({key: digest for (key, _), digest in held.items()})
 
-    def save(self) -> None:
-        """Save what there is to save."""
+    def save(self) -> bool:
+        """Save what there is to save; whether there was anything."""
         core, known, outbound = self._core, self._known, self._core.outbound
         judged = core.continuity.site.judged
         if judged:  # else it may be another server by now
@@ -144,8 +158,9 @@ class Saving:
         fence = {"epoch": self._fence.epoch, "executed": sorted(self._fence.known.items())}
         document = {**self._kept, "origin": self._origin, **fence}
         continuity = core.continuity.saved(quiet=core.quiet)
-        self._store.save({**document, **known.saved(), "continuity": continuity, "ring": core.ring.saved()})
+        news = self._store.save({**document, **known.saved(), "continuity": continuity, **core.ring.saved()})
         self._store.flush()
+        return news
 
     def _position(self) -> Position | None:
         """Where the next process may go on; None: as before."""

@@ -12,14 +12,15 @@ import stat
 import weakref
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from typing import TYPE_CHECKING, Any
 
 from redisrepl.errors import CertificateError, ConfigError
 from redisrepl.tlsreasons import tls_reason
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+# ruff: noqa: PLC0415 - cryptography takes 8 MB and long to load: only who is given certificates loads it
 
 __all__ = [
     "CertificateFiles",
@@ -236,6 +237,8 @@ def renew(context: RenewableContext, files: CertificateFiles) -> None:
 
 
 def _certificates(pem: bytes, path: Path, flag: str) -> list[x509.Certificate]:
+    from cryptography import x509
+
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError:
@@ -244,6 +247,9 @@ def _certificates(pem: bytes, path: Path, flag: str) -> list[x509.Certificate]:
 
 def _check_key(certificate: x509.Certificate, files: CertificateFiles) -> bytes | None:
     """That the key is the certificate's; returns its passphrase."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
     _, cert_flag, key_flag = files.flags
     key = files.key or Path()
     pem = read_file(key, key_flag)
@@ -278,6 +284,9 @@ def _check_key(certificate: x509.Certificate, files: CertificateFiles) -> bytes 
 
 
 def _plain_key(pem: bytes, key: Path, flag: str) -> Any:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
     try:
         return load_pem_private_key(pem, password=None)
     except (TypeError, ValueError, UnsupportedAlgorithm):
@@ -298,6 +307,8 @@ def _check_dates(certificate: x509.Certificate, path: Path, flag: str, now: date
 
 def _faults(authority: x509.Certificate) -> list[str]:
     """What X509_V_FLAG_X509_STRICT of OpenSSL refuses in an authority, and nothing else of what it looks at."""
+    from cryptography import x509
+
     try:
         extensions = authority.extensions
     except ValueError:  # such as one that is there twice: OpenSSL refuses it by itself

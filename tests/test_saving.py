@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from redisrepl import saving
 from redisrepl.changes import Position
 from redisrepl.engine.continuity import Continuity, Event
 from redisrepl.engine.core import Core
@@ -44,7 +45,7 @@ class World:
     def saved(self):
         """What the next process finds."""
         self.saving.save()
-        return json.loads(self.store._document)
+        return json.loads(json.dumps(self.store._document))
 
 
 @pytest.fixture
@@ -102,10 +103,10 @@ def test_histories_and_evidence_are_saved(world):
     world.core.outbound.read([[b"SET", b"ns:k", b"v"]], 80)
     saved = world.saved()
     assert Continuity.load(saved["continuity"]).hub.proved == 5
-    assert list(Ring.load(saved["ring"])) == list(world.core.ring) != []
+    assert list(Ring.load(saved)) == list(world.core.ring) != []
     world.core.outbound.read([[b"SET", b"ns:k", b"w"]], 90)
     world.saving.save()
-    assert len(Ring.load(world.saved()["ring"])) == 2
+    assert len(Ring.load(world.saved())) == 2
 
 
 async def test_what_changes_that_tell_no_value_led_to_is_read(world):
@@ -119,6 +120,44 @@ async def test_what_changes_that_tell_no_value_led_to_is_read(world):
     await asyncio.gather(task, return_exceptions=True)
     assert world.asked[0] == keys[-32:]
     assert [(seen.key, seen.digest) for seen in world.core.ring] == [(key, 7) for key in keys[-32:]]
+
+
+async def test_a_daemon_that_is_idle_is_not_woken_to_save_nothing(world, monkeypatch):
+    monkeypatch.setattr(saving, "_PERIOD", 0.0)
+    world.core.judged("hub", Event.RESUMED)
+    world.core.compared(["site", "hub"])
+    saves, save = [], world.saving.save
+    monkeypatch.setattr(world.saving, "save", lambda: saves.append(save()) or saves[-1])
+    task = asyncio.create_task(world.saving.run())
+    await eventually_async(lambda: saves and not saves[-1])
+
+    before = len(saves)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert len(saves) == before
+
+    world.core.outbound.read([[b"SELECT", b"3"]], 100)
+    world.saving.wake()
+    await eventually_async(lambda: SavedState.load(world.store._document).position == Position(REPLID, 100))
+    await eventually_async(lambda: not saves[-1])
+    world.known = {0: 8}  # of which nobody tells
+    world.saving.tick()
+    assert SavedState.load(world.store._document).executed == {0: 8}
+
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def test_little_is_written_where_little_has_changed(world):
+    for number in range(1000):
+        world.core.outbound.read([[b"SET", b"ns:%d" % number, b"v"]], 100 * number)
+        world.saving.save()
+    before = world.store._journal.end
+    for number in range(100):
+        world.core.outbound.read([[b"SET", b"ns:%d" % number, b"w"]], 100_000 + 100 * number)
+        world.saving.save()
+
+    assert world.store._journal.end - before < 100 * 1000  # a whole document has 13,000 bytes
 
 
 @pytest.mark.parametrize("why", ["away", "lost meanwhile"])

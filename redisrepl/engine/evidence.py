@@ -19,7 +19,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple
 
 from redisrepl.changes import Change, Deleted, HashSet, StringSet
@@ -34,6 +34,8 @@ _KEPT = 512
 _TOLD = 20_000
 #: Offsets of which the number of agreements by then is remembered: of some minutes, where agreements are many.
 _MILESTONES = 512
+#: Pieces in which each of the two is saved: only those that have changed since need to be written again.
+_PIECES = 16
 #: Fields of one change that are remembered.
 _FIELDS = 16
 #: At least so many of the places changed in a prefix must fit, and three quarters of them; or so many that hold a value
@@ -98,6 +100,39 @@ class Told:
         return {key for reached, keys in self._keys if reached > offset for key in keys}
 
 
+class _Pieces:
+    """The last entries of a list, in pieces of which most stay as they are while entries are added.
+
+    Args:
+        name: what they are saved as.
+        entries: how many are remembered at least.
+    """
+
+    def __init__(self, name: str, entries: int) -> None:
+        self._size = entries // _PIECES
+        self._names = [f"{name} {piece}" for piece in range(_PIECES + 1)]  # one more, for it is begun empty
+        self._count = 0
+        self.saved: dict[str, list[object]] = {}
+
+    def add(self, entry: Sequence[object]) -> None:
+        """Another entry, newer than all."""
+        name = self._names[self._count // self._size % len(self._names)]
+        begun = self.saved[name] if self._count % self._size else [self._count]
+        self.saved[name] = [*begun, entry]  # another one, for the one before is being compared with it
+        self._count += 1
+
+    def load(self, document: Mapping[str, object]) -> list[object]:
+        """The entries of what was saved, in their order."""
+        pieces = []
+        for name in self._names:
+            match document.get(name):
+                case [int(first), *entries]:
+                    pieces.append((first, entries))
+                case _:
+                    pass
+        return [entry for _, entries in sorted(pieces, key=itemgetter(0)) for entry in entries]
+
+
 class Ring:
     """The last changes that were seen of one server.
 
@@ -110,8 +145,10 @@ class Ring:
     """
 
     def __init__(self, seen: Iterable[Seen] = (), number: int = 0) -> None:
-        self._seen: deque[Seen] = deque(seen, maxlen=_KEPT)
+        self._seen: deque[Seen] = deque(maxlen=_KEPT)
         self._by_place: dict[tuple[bytes, bytes | None], list[Seen]] | None = None  # made when it is asked for
+        self._seen_saved, self._milestones_saved = _Pieces("seen", RING), _Pieces("milestones", _MILESTONES)
+        self._remember(seen)
         self.number = number
         self._unread: int | None = None  # the number once the keys of changes that told no value were read
         self._milestones: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)  # offsets, each with its number
@@ -153,22 +190,19 @@ class Ring:
             self._unread = int(now)
         elif changes or self._unread is None:
             self.number, self._unread = max(number, int(now)), None
-        self._by_place = None
         for change in changes:
             match change:
                 case StringSet(key, value):
-                    self._seen.append(Seen(number, key, None, string_digest(key, value)))
+                    self._remember([Seen(number, key, None, string_digest(key, value))])
                 case HashSet(key, fields):
-                    for name, known in list(fields.items())[-_FIELDS:]:
-                        if known is not None:
-                            self._seen.append(Seen(number, key, name, element_of(name, known)))
+                    known = [(name, value) for name, value in list(fields.items())[-_FIELDS:] if value is not None]
+                    self._remember(Seen(number, key, name, element_of(name, value)) for name, value in known)
                 case Deleted(key):
-                    self._seen.append(Seen(number, key, None, None))
+                    self._remember([Seen(number, key, None, None)])
 
     def add_read(self, held: Mapping[bytes, int | None]) -> None:
         """Keys of which a change told no value were read to hold this now."""
-        self._by_place = None
-        self._seen.extend(Seen(self.number, key, None, digest) for key, digest in held.items())
+        self._remember(Seen(self.number, key, None, digest) for key, digest in held.items())
         if self._unread is not None:
             self.number, self._unread = max(self.number, self._unread), None
 
@@ -178,47 +212,46 @@ class Ring:
         What is agreed on just now may have been read at the site, ahead of its stream.
         """
         if self._number_before > (self._milestones[-1][1] if self._milestones else 0):
-            self._milestones.append((offset, self._number_before))
+            self._mark((offset, self._number_before))
         self._number_before = self.number
+
+    def _remember(self, changes: Iterable[Seen]) -> None:
+        self._by_place = None
+        for seen in changes:
+            self._seen.append(seen)
+            field = None if seen.field is None else seen.field.hex()
+            self._seen_saved.add((seen.number, seen.key.hex(), field, seen.digest))
+
+    def _mark(self, milestone: tuple[int, int]) -> None:
+        self._milestones.append(milestone)
+        self._milestones_saved.add(milestone)
 
     def number_at(self, offset: int) -> int:
         """Agreements up to this number are about what the stream had told before this offset."""
         return max((number for reached, number in self._milestones if reached <= offset), default=0)
 
     def saved(self) -> dict[str, object]:
-        """As JSON can hold it."""
-        last = islice(self._seen, max(0, len(self._seen) - RING), None)
-        seen = [[s.number, s.key.hex(), None if s.field is None else s.field.hex(), s.digest] for s in last]
-        return {"number": self.number, "seen": seen, "milestones": [list(pair) for pair in self._milestones]}
+        """As JSON can hold it, by names of which few have another value than when it was asked for last."""
+        return {"ring": self.number, **self._seen_saved.saved, **self._milestones_saved.saved}
 
     @classmethod
-    def load(cls, document: object) -> Ring:
-        """From what was saved; what cannot be read is left out, which only proves less."""
+    def load(cls, document: Mapping[str, object]) -> Ring:
+        """From a document with what was saved; what cannot be read is left out, which only proves less."""
+        number = document.get("ring")
+        ring = cls(number=number if isinstance(number, int) else 0)
         seen: list[Seen] = []
-        match document:
-            case {"number": int(number), "seen": list(entries)}:
-                pass
-            case _:
-                return cls()
-        for entry in entries:
+        for entry in ring._seen_saved.load(document):
             match entry:
                 case [int(before), str(key), str() | None as name, int() | None as digest]:
                     with suppress(ValueError):
                         field = None if name is None else bytes.fromhex(name)
                         seen.append(Seen(before, bytes.fromhex(key), field, digest))
-        ring = cls(seen, number)
-        match document:
-            case {"milestones": list(pairs)}:
-                ring._milestones.extend((pair[0], pair[1]) for pair in pairs if _is_milestone(pair))
+        ring._remember(seen)
+        for pair in ring._milestones_saved.load(document):
+            match pair:
+                case [int(offset), int(reached)]:
+                    ring._mark((offset, reached))
         return ring
-
-
-def _is_milestone(pair: object) -> bool:
-    match pair:
-        case [int(), int()]:
-            return True
-        case _:
-            return False
 
 
 def proved(ring: Ring, held: Mapping[tuple[bytes, bytes | None], int | None]) -> float:

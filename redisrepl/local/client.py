@@ -136,10 +136,15 @@ class _Parser(redis.asyncio.connection._AsyncHiredisParser):  # type: ignore[mis
         )
 
     async def read_response(self, disable_decoding: bool = False, push_request: bool = False) -> Any:  # noqa: ARG002
+        while (reply := self.at_hand()) is _NOT_ENOUGH:
+            await self.read_from_socket()
+        return reply
+
+    def at_hand(self) -> Any:
+        """The next reply, if it has come already; else `_NOT_ENOUGH`."""
         if not self._connected:
             raise redis.exceptions.ConnectionError("the server has closed it")
-        while (reply := self._reader.gets()) is _NOT_ENOUGH:
-            await self.read_from_socket()
+        reply = self._reader.gets()
         first = reply[0] if isinstance(reply, list) and reply else reply
         if isinstance(first, redis.exceptions.ConnectionError):
             raise first
@@ -170,6 +175,20 @@ class _SiteConnection(redis.asyncio.connection.AbstractConnection):
                     return  # the system took all of it: redis-py would make a task to wait for that
                 command = []
         await super().send_packed_command(command, check_health)
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        """As redis-py does; but a reply that came in one read with the last needs no time, and so no timer."""
+        if isinstance(self._parser, _Parser):
+            try:
+                reply = self._parser.at_hand()
+            except BaseException:  # as redis-py: nobody knows what comes next on it
+                await self.disconnect(nowait=True)
+                raise
+            if reply is not _NOT_ENOUGH:
+                if isinstance(reply, redis.exceptions.ResponseError):
+                    raise reply
+                return reply
+        return await super().read_response(*args, **options)
 
 
 class PlainConnection(_SiteConnection, redis.asyncio.Connection):

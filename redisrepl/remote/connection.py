@@ -41,7 +41,6 @@ class Connection(asyncio.Protocol):
         self._waiting = 0
         self.response = ResponseReader()
         self.closed: asyncio.Future[None] = self._loop.create_future()
-        self._expiry: asyncio.TimerHandle | None = None
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
         """Speak TLS from here on; what was said before was to a proxy."""
@@ -49,7 +48,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self.response = ResponseReader()
 
-    async def ask(self, head: bytes, body: AsyncIterable[bytes]) -> None:
+    async def ask(self, head: bytes, body: bytes | AsyncIterable[bytes]) -> None:
         """Send a request; return when status and headers of its response are there.
 
         Raises:
@@ -59,12 +58,17 @@ class Connection(asyncio.Protocol):
         while not self.response.status:
             await self._something()
 
-    async def _send(self, head: bytes, body: AsyncIterable[bytes]) -> None:
+    async def _send(self, head: bytes, body: bytes | AsyncIterable[bytes]) -> None:
         """Send a request, or so much of it as is wanted."""
-        self._keep_no_longer()
         self._asked, self._sent = True, False
         self._waiting = 0
         self.response.begin()
+        if isinstance(body, bytes):
+            self._transport.write(head + body)
+            while self._full and not self.response.status:
+                await self._something()
+            self._sent = not self.response.status and self._error is None
+            return
         unsent = head
         async for piece in body:
             if not unsent:
@@ -105,16 +109,6 @@ class Connection(asyncio.Protocol):
         if not again:
             self.abort()
         return again
-
-    def keep(self, seconds: float) -> None:
-        """Close it if it is not used within that time."""
-        self._expiry = self._loop.call_later(seconds, self.abort)
-
-    def _keep_no_longer(self) -> None:
-        """It is used again, or gone."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
 
     @property
     def usable(self) -> bool:
@@ -176,7 +170,6 @@ class Connection(asyncio.Protocol):
         """It is closed, or has failed."""
         self._full = False
         self._failed(exc or ConnectionResetError("the server closed the connection"))
-        self._keep_no_longer()
         if not self.closed.done():
             self.closed.set_result(None)
 

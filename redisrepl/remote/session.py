@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import cast
@@ -110,9 +110,10 @@ class HubSession:
         self.url = without_credentials(url)
         address = httpx.URL(url)
         self._address = address.copy_with(userinfo=b"")  # parsed once
-        self._headers = [(b"Host", address.netloc), *_HEADERS]
+        headers = [(b"Host", address.netloc), *_HEADERS]
         if address.userinfo:
-            self._headers.append((b"Authorization", basic_credentials(address)))
+            headers.append((b"Authorization", basic_credentials(address)))
+        self._headers = httpx.Headers(headers)  # once: to spell them takes httpx as long as all else
         self.health = HubHealth(retry_max)
         self._timeout = timeout
         self._connect_timeout = connect_timeout
@@ -143,12 +144,11 @@ class HubSession:
             ProtocolError: the answer is too large, or encoded, which nobody asked for.
         """
         size = sum(map(len, content))
-        async with self._judged() as trial:
-            async with asyncio.timeout(None) as limit:
-                moved = partial(_put_off, limit, self._timeout + size / _SLOWEST)
-                moved()
-                response = await self._send(_in_pieces(content, size, moved), size)
-                answer = await self._read(response, partial(_put_off, limit, self._timeout))
+        seconds = self._timeout + size / _SLOWEST
+        async with _Judged(self.health, self.url) as trial:
+            async with asyncio.timeout(seconds) as limit:
+                response = await self._send(_in_pieces(content, size, partial(_put_off, limit, seconds)), size)
+                answer = await self._read(response, limit)
             trial.answered()
         return answer
 
@@ -211,7 +211,7 @@ class HubSession:
             content: the body.
             silence: seconds without a byte after which the stream counts as dead.
         """
-        async with self._judged() as trial:
+        async with _Judged(self.health, self.url) as trial:
             response = await self._send(httpx.ByteStream(content), len(content), silence)
             try:
                 self._check_encoding(response)
@@ -223,8 +223,9 @@ class HubSession:
             finally:
                 await response.aclose()
 
-    async def _read(self, response: httpx.Response, moved: Callable[[], None]) -> bytes:
-        """The body; `moved` is called when a piece of it has come."""
+    async def _read(self, response: httpx.Response, limit: asyncio.Timeout) -> bytes:
+        """The body; each piece of it puts the limit off."""
+        stream = cast("httpx.AsyncByteStream", response.stream)
         pieces: list[bytes] = []
         size, now = 0, asyncio.get_running_loop().time
         patience = now() + _PATIENCE * self._timeout
@@ -233,16 +234,16 @@ class HubSession:
             if response.status_code != _OK:
                 raise http_error(self.url, await _beginning(response))
             # As it is: httpx' own iterators take longer than all else that is done here.
-            async for piece in cast("httpx.AsyncByteStream", response.stream):
+            async for piece in stream:
                 pieces.append(piece)
                 size += len(piece)
                 if size > self._max_reply:
                     raise LimitExceededError(f"a reply of the hub {self.url}", size, self._max_reply)
                 if now() > patience + size / _SLOWEST:  # it moves, but would for ever
                     raise TimeoutError
-                moved()
+                _put_off(limit, self._timeout)
         finally:
-            await response.aclose()
+            await stream.aclose()
         return b"".join(pieces)
 
     def _check_encoding(self, response: httpx.Response) -> None:
@@ -259,47 +260,57 @@ class HubSession:
         request = httpx.Request(
             "POST",
             self._address,
-            headers=[*self._headers, (b"Content-Length", b"%d" % size)],
+            headers=self._headers,
             stream=stream,
-            extensions={"timeout": {"connect": self._connect_timeout, "read": silence}},
+            extensions={"timeout": {"connect": self._connect_timeout, "read": silence}, "size": size},
         )
         return await self._transport.handle_async_request(request)
 
-    @asynccontextmanager
-    async def _judged(self) -> AsyncIterator[Trial]:
-        """A request when it is time for one; what becomes of it tells how the hub is."""
-        async with self.health.trial() as trial:
-            try:
-                with self._translated():
-                    yield trial
-            except (CommandRefusedError, BodyTooLargeError):
-                trial.answered()
-                raise
-            except RedisreplError as error:
-                # That one answer is late says nothing of others: a script may be slow.
-                if not isinstance(error.__cause__, TimeoutError | httpx.TimeoutException) or isinstance(
-                    error, PeerUnavailableError
-                ):
-                    trial.failed()
-                raise
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Httpx's exceptions as ours, the cause kept."""
+class _Judged(Trial):
+    """A request when it is time for one; what becomes of it tells how the hub is. Raises our errors, the cause kept.
+
+    A class, for a generator with a decorator takes three times as long, and each request has one.
+    """
+
+    __slots__ = ("_url",)
+
+    def __init__(self, health: HubHealth, url: str) -> None:
+        super().__init__(health)
+        self._url = url
+
+    async def __aexit__(self, *raised: object) -> None:
+        error = raised[1]
         try:
-            yield
-        except httpx.RequestError as error:
-            # TLS 1.3: the server refuses our certificate only after the handshake seems done, so in any phase.
-            if (reason := tls_reason(error)) is not None:
-                raise CertificateError(f"the hub {self.url}: {reason}") from error
-            text = str(error) or type(error).__name__
-            if isinstance(error, _NEVER_SENT):
-                raise PeerUnavailableError(f"the hub {self.url} cannot be reached: {text}") from error
-            if isinstance(error, httpx.TimeoutException):
-                raise OutcomeUnknownError(f"the hub {self.url} did not answer in time") from error
-            raise OutcomeUnknownError(f"the hub {self.url} broke the connection: {text}") from error
-        except TimeoutError as error:
-            raise OutcomeUnknownError(f"the hub {self.url} did not answer in time") from error
+            if isinstance(error, httpx.RequestError | TimeoutError):
+                ours = _ours(self._url, error)
+                # That one answer is late says nothing of others: a script may be slow.
+                if isinstance(ours, PeerUnavailableError) or not isinstance(
+                    error, TimeoutError | httpx.TimeoutException
+                ):
+                    self.failed()
+                raise ours from error
+            if isinstance(error, CommandRefusedError | BodyTooLargeError):
+                self.answered()
+            elif isinstance(error, RedisreplError):
+                self.failed()
+        finally:
+            self.end()
+
+
+def _ours(url: str, error: httpx.RequestError | TimeoutError) -> RedisreplError:
+    """What went wrong with a request to the hub, as one of our errors."""
+    if isinstance(error, TimeoutError):
+        return OutcomeUnknownError(f"the hub {url} did not answer in time")
+    # TLS 1.3: the server refuses our certificate only after the handshake seems done, so in any phase.
+    if (reason := tls_reason(error)) is not None:
+        return CertificateError(f"the hub {url}: {reason}")
+    text = str(error) or type(error).__name__
+    if isinstance(error, _NEVER_SENT):
+        return PeerUnavailableError(f"the hub {url} cannot be reached: {text}")
+    if isinstance(error, httpx.TimeoutException):
+        return OutcomeUnknownError(f"the hub {url} did not answer in time")
+    return OutcomeUnknownError(f"the hub {url} broke the connection: {text}")
 
 
 def _put_off(limit: asyncio.Timeout, seconds: float) -> None:
@@ -327,7 +338,9 @@ def _in_pieces(content: Sequence[bytes], size: int, moved: Callable[[], None]) -
 
     `moved` is called when there is room for one.
     """
-    return _Pieces(content, moved) if size > _PIECE else httpx.ByteStream(b"".join(content))
+    if size > _PIECE:
+        return _Pieces(content, moved)
+    return httpx.ByteStream(content[0] if len(content) == 1 else b"".join(content))
 
 
 class _Pieces(httpx.AsyncByteStream):

@@ -20,7 +20,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar, cast
+from typing import Self, TypeVar, cast
 
 import httpx
 
@@ -36,6 +36,8 @@ _KEPT = 15.0
 #: Seconds after which the next of a host's addresses is tried beside the one that does not answer (RFC 8305).
 _NEXT_ADDRESS = 0.25
 _OK = range(200, 300)
+#: Headers that `session` looks at: httpx spells out each that it is given, which takes longer than to read them.
+_ASKED_FOR = {b"content-encoding", b"date", b"retry-after"}
 #: What is meant by an error without words, while a connection is made.
 _UNSAID: dict[type[Exception], str] = {
     ConnectionResetError: "it closed the connection in the TLS handshake: it may speak no TLS, or none later than 1.1"
@@ -114,11 +116,16 @@ class HubTransport(httpx.AsyncBaseTransport):
         self._context = context
         self._proxy = None if proxy is None else _checked(proxy)
         self._slots = asyncio.Semaphore(connections)
-        self._kept: dict[Connection, None] = {}  # the one used last comes last
+        self._kept: dict[Connection, float] = {}  # until when; the one used last comes last
+        self._expiry: asyncio.TimerHandle | None = None
         self._open: set[Connection] = set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and return its response once the head of it is there; see httpx for `timeout`."""
+        """Send a request and return its response once the head of it is there; see httpx for `timeout`.
+
+        The extension `size` tells the bytes of the body where no header does. Of the response's headers only those are
+        handed on that are ever asked for.
+        """
         timeout = request.extensions.get("timeout", {})
         silence = timeout.get("read")
         await self._slots.acquire()
@@ -126,15 +133,19 @@ class HubTransport(httpx.AsyncBaseTransport):
         try:
             if connection is None:
                 connection = await self._connect(timeout.get("connect"))
-            head = request_head(request.method, request.url.raw_path, request.headers.raw)
-            await _translated(connection.ask(head, cast("httpx.AsyncByteStream", request.stream)), silence)
+            headers, stream = request.headers.raw, request.stream
+            if (size := request.extensions.get("size")) is not None:
+                headers.append((b"Content-Length", b"%d" % size))
+            head = request_head(request.method, request.url.raw_path, headers)
+            body = b"".join(stream) if isinstance(stream, httpx.ByteStream) else cast("httpx.AsyncByteStream", stream)
+            await _translated(connection.ask(head, body), silence)
         except BaseException:
             self._done(connection)
             raise
         response = connection.response
         return httpx.Response(
             response.status,
-            headers=response.headers,
+            headers=[header for header in response.headers if header[0].lower() in _ASKED_FOR],
             stream=_Body(connection, silence, partial(self._done, connection)),
             extensions={"http_version": b"HTTP/1.1", "reason_phrase": response.reason},
         )
@@ -155,6 +166,9 @@ class HubTransport(httpx.AsyncBaseTransport):
         connections = list(self._open)
         for connection in connections:
             connection.abort()
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
         await asyncio.gather(*(connection.closed for connection in connections))
 
     def _from_kept(self) -> Connection | None:
@@ -167,9 +181,21 @@ class HubTransport(httpx.AsyncBaseTransport):
     def _done(self, connection: Connection | None) -> None:
         """A request is over, however it ended."""
         if connection is not None and connection.finish():
-            connection.keep(_KEPT)
-            self._kept[connection] = None
+            loop = asyncio.get_running_loop()
+            self._kept[connection] = until = loop.time() + _KEPT
+            if self._expiry is None:
+                self._expiry = loop.call_at(until, self._expire)
         self._slots.release()
+
+    def _expire(self) -> None:
+        """Close what was not used for long. One timer for all: each request would set one, and stop it again."""
+        loop, self._expiry = asyncio.get_running_loop(), None
+        for connection, until in list(self._kept.items()):
+            if until > loop.time():
+                self._expiry = loop.call_at(until, self._expire)
+                break
+            self._kept.pop(connection)
+            connection.abort()
 
     def _forget(self, connection: Connection) -> None:
         self._open.discard(connection)
@@ -218,7 +244,7 @@ class HubTransport(httpx.AsyncBaseTransport):
         headers = [(b"Host", there)]
         if proxy.userinfo:
             headers.append((b"Proxy-Authorization", basic_credentials(proxy)))
-        await connection.ask(request_head("CONNECT", there, headers), httpx.ByteStream(b""))
+        await connection.ask(request_head("CONNECT", there, headers), b"")
         response = connection.response
         if response.status not in _OK:
             said = f"{response.status} {response.reason.decode('latin-1')}"
@@ -226,7 +252,7 @@ class HubTransport(httpx.AsyncBaseTransport):
         await connection.start_tls(self._context, self._host)
 
 
-class _Body(httpx.AsyncByteStream):
+class _Body(httpx.AsyncByteStream, AsyncIterator[bytes]):
     """The body of a response, as it comes."""
 
     def __init__(self, connection: Connection, silence: float | None, done: Callable[[], None]) -> None:
@@ -234,9 +260,13 @@ class _Body(httpx.AsyncByteStream):
         self._silence = silence
         self._done: Callable[[], None] | None = done
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while data := await _translated(self._connection.receive(), self._silence):
-            yield data
+    def __aiter__(self) -> Self:
+        return self  # asyncio keeps a list of generators, which takes longer than this
+
+    async def __anext__(self) -> bytes:
+        if data := await _translated(self._connection.receive(), self._silence):
+            return data
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         done, self._done = self._done, None

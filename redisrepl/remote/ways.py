@@ -15,14 +15,17 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
-from typing import Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 import structlog
 
 from redisrepl.errors import CertificateError, CommandRefusedError, PeerUnavailableError, RedisreplError
 from redisrepl.remote.session import HubSession
-from redisrepl.remote.websocket import WebSocketHub
 from redisrepl.wire.webdis import CommandError, Message, MessageReader, body
+
+if TYPE_CHECKING:
+    from redisrepl.remote.websocket import WebSocketHub
 
 __all__ = ["SubscribeChoice", "Way", "Ways"]
 
@@ -42,7 +45,8 @@ class Ways:
 
     Args:
         session: HTTPS to the hub.
-        websocket: WebSocket to the hub.
+        url: address of Webdis behind its TLS proxy, with its final slash.
+        context: TLS, with the client certificate.
         choice: the way; `auto`: WebSocket unless it fails where HTTP works.
         connect_timeout: seconds for a connection.
 
@@ -52,16 +56,29 @@ class Ways:
     """
 
     def __init__(
-        self, session: HubSession, websocket: WebSocketHub, choice: SubscribeChoice, *, connect_timeout: float
+        self,
+        session: HubSession,
+        url: str,
+        context: ssl.SSLContext,
+        choice: SubscribeChoice,
+        *,
+        connect_timeout: float,
     ) -> None:
         self._session = session
-        self._websocket = websocket
+        self._url = url
+        self._context = context
         self._choice = choice
         self._open_timeout = min(_BRIEF, connect_timeout) if choice == "auto" else connect_timeout
         self._trying = asyncio.Lock()  # one subscription finds out, for those of all namespaces
         self._forget_at = 0.0
         self.way: Way | None = None if choice == "auto" else choice
         self.listening = 0
+
+    @cached_property
+    def _websocket(self) -> WebSocketHub:
+        from redisrepl.remote.websocket import WebSocketHub  # noqa: PLC0415 - most daemons need not load it
+
+        return WebSocketHub(self._url, self._context)
 
     @asynccontextmanager
     async def subscribe(self, pattern: bytes, *, silence: float) -> AsyncIterator[AsyncIterator[list[Message]]]:
@@ -84,7 +101,9 @@ class Ways:
 
     def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
         """Use other certificates from here on; see `HubSession.renew`."""
-        self._websocket.renew(context, drop=drop)
+        self._context = context
+        if "_websocket" in self.__dict__:
+            self._websocket.renew(context, drop=drop)
 
     async def distrust(self, why: RedisreplError) -> None:
         """A subscription was confirmed, or not even that, and then brought nothing; raises if HTTP fails too."""

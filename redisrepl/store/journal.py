@@ -24,7 +24,8 @@ from redisrepl.store.directory import Pair, UnusableError, open_private, sync_di
 __all__ = ["Journal", "Kind", "Record", "parse", "record"]
 
 _MAGIC = b"redisrepl journal\n"
-_FORMAT = 1
+_FORMAT = 2
+_FORMATS = {1, _FORMAT}  # that can be read: the first had no `PATCH`
 _HEAD = struct.Struct("<IBI")  # length of the payload, kind, checksum of both and of the payload
 _SUMMED = 5  # bytes of the head that its checksum covers
 _BLOCK = 1 << 20
@@ -39,10 +40,11 @@ class Kind(IntEnum):
     ACKNOWLEDGED = 3  # batch, count and keys that were refused
     DROPPED = 4  # batch
     AGREED = 5  # number, facts
-    DOCUMENT = 6  # JSON
+    DOCUMENT = 6  # JSON: the state document
     NUMBER = 7  # the last number that was given out
     CLEARED = 8  # nothing is agreed about any key
     APPLYING = 9  # batch, count and keys about which it says nothing any more, facts
+    PATCH = 10  # JSON: what has changed in the state document, by name
 
 
 #: Kind, payload, place behind it.
@@ -113,7 +115,7 @@ class Journal:
             raise UnusableError("it is damaged")
         try:
             header = json.loads(found[1])
-            if header["format"] != _FORMAT:
+            if header["format"] not in _FORMATS:
                 raise UnusableError(f"its format is {header['format']}, not {_FORMAT}")
             if [header[name] for name in ("site", "hub", "scope")] != [
                 self._pair.site,

@@ -6,13 +6,15 @@ others: where records come from (`journal`), where agreed facts go (`folding`).
 
 from __future__ import annotations
 
+import json
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from redisrepl.store.facts import Changes, pack_keys, unpack_keys
 from redisrepl.store.journal import Kind, record
 
-__all__ = ["MALFORMED", "Reader", "acknowledged", "agreed", "applying", "dropped", "sending"]
+__all__ = ["MALFORMED", "Reader", "acknowledged", "agreed", "applying", "document", "dropped", "patch", "sending"]
 
 #: What reading a record or facts raises that are not what this package writes.
 MALFORMED = (struct.error, ValueError, IndexError)
@@ -46,18 +48,33 @@ def agreed(number: int, facts: bytes) -> bytes:
     return record(Kind.AGREED, _NUMBER.pack(number), facts)
 
 
+def document(content: Mapping[str, object]) -> bytes:
+    """The record of a state document."""
+    return record(Kind.DOCUMENT, json.dumps(content).encode())
+
+
+def patch(news: Mapping[str, object]) -> bytes:
+    """The record of what has changed in the state document."""
+    return record(Kind.PATCH, json.dumps(news).encode())
+
+
+def _document(payload: bytes) -> dict[str, Any]:
+    content = json.loads(payload)
+    return content if isinstance(content, dict) else {}
+
+
 class Reader:
     """Reads records one after another.
 
     Attributes:
-        document: the last state document.
+        document: the state document as it was saved last.
         number: the highest number that was given out.
         open: facts of batches for the hub that are neither acknowledged nor dropped.
         applying: likewise for the site, with keys that were agreed on since.
     """
 
     def __init__(self) -> None:
-        self.document = b"{}"
+        self.document: dict[str, Any] = {}
         self.number = 0
         self.open: dict[int, bytes] = {}
         self.applying: dict[int, tuple[bytes, frozenset[bytes]]] = {}
@@ -65,14 +82,17 @@ class Reader:
     def copy(self) -> Reader:
         """Another one that has read the same."""
         other = Reader()
-        other.document, other.number = self.document, self.number
+        other.document, other.number = dict(self.document), self.number
         other.open, other.applying = dict(self.open), dict(self.applying)
         return other
 
     def take(self, kind: int, payload: bytes) -> tuple[bytes, int, Collection[bytes]] | None:
         """Read a record; if facts are agreed with it: those, their number, and keys that they are not to count for."""
         if kind == Kind.DOCUMENT:
-            self.document = payload
+            self.document = _document(payload)
+            return None
+        if kind == Kind.PATCH:
+            self.document |= _document(payload)
             return None
         if kind == Kind.CLEARED:
             return None
@@ -127,7 +147,7 @@ class Reader:
 
     def carried(self) -> bytes:
         """Records that say the same as all that were read."""
-        records = [record(Kind.NUMBER, _NUMBER.pack(self.number)), record(Kind.DOCUMENT, self.document)]
+        records = [record(Kind.NUMBER, _NUMBER.pack(self.number)), document(self.document)]
         records += [sending(batch, facts) for batch, facts in self.open.items()]
         records += [applying(batch, *facts) for batch, facts in self.applying.items()]
         return b"".join(records)

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import sqlite3
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,6 @@ from redisrepl.store import reading
 from redisrepl.store.directory import Pair, StateDirectory, StateDirectoryError, reason_of
 from redisrepl.store.facts import Facts
 from redisrepl.store.folding import Agreed, Folder
-from redisrepl.store.journal import Kind, record
 from redisrepl.store.unwritten import Unwritten
 from redisrepl.store.upgrade import old_checkpoint
 
@@ -92,9 +90,9 @@ class Store:
         self.number = found.number
         self.open_batches = sorted(found.open)
         self.open_applies = found.applied_keys()
-        self.saved = _document(found.document)
+        self.saved = found.document
         self.failed: str | None = None
-        self._document = found.document
+        self._document: dict[str, object] = dict(found.document)  # what the next process finds
         self._on_trouble = on_trouble
         self._clock = clock
         self._buffer: list[bytes] = []
@@ -159,12 +157,23 @@ class Store:
             self._folder.fresh = False  # at once, not only when the worker has read it
             self._record(reading.agreed(self.next_number(), facts.encoded()))
 
-    def save(self, document: dict[str, object]) -> None:
-        """The state from which the next process goes on; what was recorded before is written before."""
-        content = json.dumps(document).encode()
-        if content != self._document:
-            self._document = content
-            self._record(record(Kind.DOCUMENT, content))
+    def save(self, document: Mapping[str, object]) -> bool:
+        """The state from which the next process goes on; what was recorded before is written before.
+
+        Args:
+            document: what JSON can hold, by name, and not changed afterwards. Only values that are others than before
+                are written, all of them in one record.
+
+        Returns:
+            Whether there were any.
+        """
+        before = self._document
+        news = {name: value for name, value in document.items() if name not in before or before[name] != value}
+        news |= {name: None for name in before.keys() - document.keys() if before[name] is not None}
+        if news:
+            self._document = before | news
+            self._record(reading.patch(news))
+        return bool(news)
 
     def _record(self, data: bytes) -> None:
         self._buffer.append(data)
@@ -199,7 +208,7 @@ class Store:
         """Make up for what was not written."""
         self._retry_write_at = self._clock() + _RETRY
         try:
-            self._append(b"".join(self._unwritten.records(self.next_number())))
+            self._append(b"".join(self._unwritten.records(self.next_number(), self._document)))
         except OSError as error:
             self._report(reason_of(error))
         else:
@@ -342,11 +351,6 @@ class Store:
 
 def _nothing() -> None:
     """Only force the journal to the disk."""
-
-
-def _document(content: bytes) -> dict[str, Any]:
-    document = json.loads(content)
-    return document if isinstance(document, dict) else {}
 
 
 def open_store(directory: Path | None, pair: Pair, **options: Any) -> Store:

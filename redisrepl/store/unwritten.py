@@ -6,11 +6,11 @@ became too many, that nothing is agreed about their keys. Left to others: writin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from redisrepl.store.facts import Changes, Facts
 from redisrepl.store.journal import Kind, parse, record
-from redisrepl.store.reading import Reader, agreed, sending
+from redisrepl.store.reading import Reader, agreed, document, sending
 
 __all__ = ["Unwritten"]
 
@@ -31,8 +31,8 @@ class Unwritten:
         self._size = 0
         self._all = False
         self._outcomes: list[bytes] = []  # of batches that the journal has
-        self._document: bytes | None = None
-        self._records: list[bytes] | None = []  # but for documents, of which the last counts; None: too many
+        self._document = False  # something of the state document was not written
+        self._records: list[bytes] | None = []  # but for that; None: too many
         self._records_size = 0
 
     def __bool__(self) -> bool:
@@ -45,8 +45,8 @@ class Unwritten:
             reader.open = self.open
             known = len(self.open)
             facts = reader.take(kind, payload)
-            if kind == Kind.DOCUMENT:
-                self._document = payload
+            if kind == Kind.PATCH:
+                self._document = True
                 continue
             written = record(Kind(kind), payload)
             self._keep(written)
@@ -86,11 +86,11 @@ class Unwritten:
             return lambda _: True
         return frozenset(self._keys).__contains__
 
-    def records(self, number: int) -> list[bytes]:
-        """What to write now, or instead with this number."""
-        document = [] if self._document is None else [record(Kind.DOCUMENT, self._document)]
+    def records(self, number: int, saved: Mapping[str, object]) -> list[bytes]:
+        """What to write now, or instead with this number, and the state document as it was saved last."""
+        state = [document(saved)] if self._document else []
         if self._records is not None:
-            return self._records + document
+            return self._records + state
         facts = Facts()
         for key in self._keys:
             facts.forget(key)
@@ -98,4 +98,4 @@ class Unwritten:
         if self._all:
             made_up.append(record(Kind.CLEARED))
         made_up += [sending(batch, facts) for batch, facts in self.open.items()]
-        return made_up + document
+        return made_up + state

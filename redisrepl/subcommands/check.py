@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import TextIO
 
-from cryptography import x509
-
 from redisrepl.certificates import hub_files
 from redisrepl.errors import ExitCode, RedisreplError
 from redisrepl.local.address import SiteAddress
@@ -23,7 +21,7 @@ from redisrepl.settings import Settings
 from redisrepl.subcommands.check_hub import check_hub
 from redisrepl.subcommands.check_site import check_site
 from redisrepl.subcommands.finding import Finding, failed
-from redisrepl.tls import client_context, read_file, readable_by_others
+from redisrepl.tls import client_context, readable_by_others
 
 __all__ = ["Finding", "run"]
 
@@ -60,16 +58,16 @@ async def _check_settings(settings: Settings, _address: SiteAddress) -> AsyncIte
         yield Finding("namespaces", ", ".join(map(printable, namespaces)))
     yield _state_finding(settings)
     try:
-        client_context(hub_files(settings))
+        context = client_context(hub_files(settings))
     except RedisreplError as error:
         yield failed("certificates", error)
         return
-    if settings.cert is None:
+    expiry = context.ends_at
+    if settings.cert is None or expiry is None:
         yield Finding("certificates", "no client certificate is given: --cert FILE --key FILE", ExitCode.CONFIG)
         return
     if settings.key is not None and readable_by_others(settings.key):
         yield Finding("private key", f"{settings.key} can be read by others: chmod 600 {settings.key}", None)
-    expiry = x509.load_pem_x509_certificates(read_file(settings.cert, "--cert"))[0].not_valid_after_utc
     said = f"{settings.cert} fits {settings.key} and expires on {expiry:%Y-%m-%d}"
     soon = expiry - datetime.now(UTC) < _EXPIRES_SOON
     yield Finding("certificates", f"{said}: renew it now" if soon else said, None if soon else ExitCode.OK)

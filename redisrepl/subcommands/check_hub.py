@@ -28,7 +28,6 @@ from redisrepl.namespaces import Namespaces, glob_escape, printable
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.ways import Ways
-from redisrepl.remote.websocket import WebSocketHub
 from redisrepl.settings import Settings
 from redisrepl.subcommands.finding import Finding, clock_finding, eviction_findings, failed
 from redisrepl.tls import client_context
@@ -63,7 +62,7 @@ async def check_hub(settings: Settings, _address: SiteAddress) -> AsyncIterator[
         yield failed("hub", error)
         return
     session = HubSession(url, context, timeout=settings.timeout, connect_timeout=settings.connect_timeout)
-    ways = Ways(session, WebSocketHub(url, context), settings.subscribe, connect_timeout=settings.connect_timeout)
+    ways = Ways(session, url, context, settings.subscribe, connect_timeout=settings.connect_timeout)
     try:
         started = time.monotonic()
         await _answered(session, b"PING")

@@ -6,6 +6,7 @@ import resource
 import ssl
 
 import pytest
+import redis.exceptions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -156,6 +157,22 @@ async def test_large_replies_arrive_whole_between_small_ones():
             assert dict(zip(hash_[::2], hash_[1::2], strict=True)) == dict(zip(words[::2], words[1::2], strict=True))
             assert "unknown command" in str(error)
         await client.aclose()
+
+
+async def test_replies_that_come_together_set_one_timer_not_one_each(monkeypatch):
+    loop = asyncio.get_running_loop()
+    timers, call_at = [], loop.call_at
+    with RedisServer() as server:
+        client = plain_client(SiteAddress("127.0.0.1", server.port), 10.0, 1)
+        await ask(client, b"PING")  # which connects
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "call_at", lambda *args, **kw: timers.append(call_at(*args, **kw)) or timers[-1])
+            replies = await ask_all(client, [[b"ECHO", b"%d" % number] for number in range(50)] + [[b"NONE"]])
+        await client.aclose()
+
+    assert replies[:50] == [b"%d" % number for number in range(50)]
+    assert isinstance(replies[50], redis.exceptions.ResponseError)
+    assert len(timers) < 10
 
 
 async def test_an_empty_answer_of_a_reading_script_is_no_answer():

@@ -424,7 +424,7 @@ class Daemon:
             0,
             CoreOptions(origin=self.origin, winner=world.winner, every_write=world.every_write, **made.options),
             continuity=made.continuity.load(store.saved.get("continuity")),
-            ring=Ring.load(store.saved.get("ring")),
+            ring=Ring.load(store.saved),
             keep=lambda loss: world.kept.append((site.name, loss)),
             outbound=made.outbound,
             inbound=made.inbound,

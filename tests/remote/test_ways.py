@@ -22,7 +22,6 @@ from redisrepl.remote import websocket
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
 from redisrepl.remote.ways import Ways
-from redisrepl.remote.websocket import WebSocketHub
 from testbed import FaultProxy, Hub, WebSocketWebdis, eventually_async, free_port
 from tests.samples import ALL_BYTES
 
@@ -67,7 +66,7 @@ async def ways_to(hub, certificates, choice="auto", *, context=None, connect_tim
         url = check_url(hub.url_at(link.port).replace("https://", f"https://{user}"))
         session = HubSession(url, context, timeout=5, connect_timeout=connect_timeout)
         try:
-            yield Ways(session, WebSocketHub(url, context), choice, connect_timeout=connect_timeout)
+            yield Ways(session, url, context, choice, connect_timeout=connect_timeout)
         finally:
             await session.close()
             link.down()
@@ -172,7 +171,7 @@ async def test_a_client_certificate_that_the_hub_refuses(hub, certificates, whic
 async def test_a_port_where_nobody_listens(certificates, choice):
     context, url = certificates.ssl_context(), f"https://localhost:{free_port()}/redis/"
     session = HubSession(url, context)
-    ways = Ways(session, WebSocketHub(url, context), choice, connect_timeout=5)
+    ways = Ways(session, url, context, choice, connect_timeout=5)
     with pytest.raises(PeerUnavailableError, match="cannot be reached"):
         await collected(ways, 1, lambda: None)
     assert ways.way == (None if choice == "auto" else choice)

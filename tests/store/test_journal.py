@@ -130,10 +130,10 @@ def test_one_of_another_pair(open_journal, member):
 
 
 def test_one_of_another_format(open_journal, monkeypatch):
-    monkeypatch.setattr(module, "_FORMAT", 2)
+    monkeypatch.setattr(module, "_FORMAT", 3)
     open_journal()
     monkeypatch.undo()
-    with pytest.raises(UnusableError, match="its format is 2, not 1"):
+    with pytest.raises(UnusableError, match="its format is 3, not 2"):
         open_journal()
 
 
