@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
-from redisrepl.changes import Change, HashSet, State, Touch, kinds_of
+from redisrepl.changes import Change, HashSet, State, Touch, crosses
 from redisrepl.echo import ExpectedEvents
 from redisrepl.freshness import Freshness
 from redisrepl.merging import merge
@@ -35,7 +35,23 @@ from redisrepl.wire.writes import commands_of, events_of
 __all__ = ["Inbound", "InboundCounters"]
 
 #: Events that only a removal causes.
-_REMOVALS = frozenset({b"del", b"expired", b"evicted", b"hdel", b"hexpired", b"rename_from", b"move_from"})
+_REMOVALS = frozenset(
+    {
+        *(
+            b"del",
+            b"expired",
+            b"evicted",
+            b"rename_from",
+            b"move_from",
+            b"hdel",
+            b"hexpired",
+            b"srem",
+            b"spop",
+            b"zrem",
+        ),
+        *(b"zpopmin", b"zpopmax", b"zremrangebyscore", b"zremrangebyrank", b"zremrangebylex"),
+    }
+)
 #: In the place of the epoch in which a fetch began: what it finds out is stale.
 _CHANGED = -1
 #: Keys whose time at the hub is noted.
@@ -158,7 +174,7 @@ class Inbound:
         return (
             self._whole()
             and self._covers(key)
-            and all(not self.kinds.isdisjoint(kinds_of(change)) for change in changes)
+            and all(crosses(change, self.kinds) for change in changes)
             and self._fresh.is_news(key, time)
             and key not in self.dirty
             and (key not in self._fetching or key in self._taken_told)
@@ -307,7 +323,7 @@ class Inbound:
             self._settle(key)
             return False
         for change in changes:
-            if self.kinds.isdisjoint(kinds_of(change)):
+            if not crosses(change, self.kinds):
                 continue  # the stream's reader does not look at these
             for echo in self._echoes_of(change):
                 if not self._expected_local.expect(key, echo, math.inf):

@@ -121,7 +121,9 @@ class FetchedJob:
         self._suspect = suspect
         self._plans: dict[bytes, Plan] = {}
         self.large = frozenset(
-            key for key, state in states.items() if isinstance(state, HashState) and len(state.fields) >= _LARGE
+            key
+            for key, state in states.items()
+            if isinstance(state, HashState) and state.type == "hash" and len(state.fields) >= _LARGE
         )
 
     async def changes(self, keys: Sequence[bytes], replies: Sequence[object]) -> Mapping[bytes, Sequence[Change]]:
@@ -150,7 +152,7 @@ class FetchedJob:
         if plan.disputed:
             facts.string(key, DISPUTED, None)
         if plan.agreed != "nothing":
-            note_state(facts, key, plan.agreed)
+            note_state(facts, key, plan.agreed, plan.type)
         if plan.expiry != "nothing":
             facts.expiry(key, plan.expiry)
 

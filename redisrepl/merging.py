@@ -10,7 +10,7 @@ from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet
 
 __all__ = ["growth", "merge", "removes", "size_of"]
 
-#: Bytes that each field of a hash costs beside its name and value (measured).
+#: Bytes that each element of a collection costs beside its name and value (measured).
 _FIELD_OVERHEAD = 300
 
 
@@ -19,6 +19,8 @@ def merge(older: Change, newer: Change) -> Change:
     match older, newer:
         case (_, StringSet() | Deleted() | Touch(replaces=True)):
             return newer
+        case (HashSet() | FieldsDeleted(), HashSet() | FieldsDeleted()) if older.type != newer.type:
+            return Touch(newer.key, replaces=True)  # it has lost its last element between them
         case HashSet(_, fields), HashSet(_, newer_fields):
             fields.update(newer_fields)
             return older
@@ -26,9 +28,9 @@ def merge(older: Change, newer: Change) -> Change:
             fields.update(dict.fromkeys(deleted))
             return older
         case FieldsDeleted(key, deleted), FieldsDeleted(_, more):
-            return FieldsDeleted(key, tuple(dict.fromkeys(deleted + more)))
+            return FieldsDeleted(key, tuple(dict.fromkeys(deleted + more)), older.type)
         case FieldsDeleted(key, deleted), HashSet(_, fields):
-            return HashSet(key, {**dict.fromkeys(deleted), **fields})
+            return HashSet(key, {**dict.fromkeys(deleted), **fields}, newer.type)
         case StringSet(key, value, _), ExpirySet(_, expires_at_ms):
             return StringSet(key, value, expires_at_ms)
         case ExpirySet(), ExpirySet():
@@ -42,7 +44,7 @@ def merge(older: Change, newer: Change) -> Change:
 
 
 def removes(change: Change) -> bool:
-    """Whether fields are, or may be, gone: reading what is there would not tell which."""
+    """Whether elements are, or may be, gone: reading what is there would not tell which."""
     match change:
         case FieldsDeleted() | Touch(replaces=True):
             return True

@@ -138,10 +138,10 @@ class Ring:
             match change:
                 case StringSet(key, value):
                     self._seen.append(Seen(number, key, None, string_digest(key, value)))
-                case HashSet(key, fields):
+                case HashSet(key, fields, kind):
                     for name, known in list(fields.items())[-_FIELDS:]:
                         if known is not None:
-                            self._seen.append(Seen(number, key, name, element_of(name, known)))
+                            self._seen.append(Seen(number, key, name, element_of(name, known, kind)))
                 case Deleted(key):
                     self._seen.append(Seen(number, key, None, None))
 

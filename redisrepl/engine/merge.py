@@ -1,6 +1,6 @@
 """What to do with one key, from what both sides hold and what they last agreed on.
 
-The table of `reconcile` decides, for the key as a whole or for each field of a hash.
+The table of `reconcile` decides, for the key as a whole or for each element of a collection.
 
 In: states, the ancestor, the policy. Out: a `Plan`. Left to others: which keys are looked at, and when what was planned
 may be done (`inbound`, `outbound`).
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from redisrepl.changes import (
+    KIND_OF_TYPE,
     Change,
     Deleted,
     ExpirySet,
@@ -34,7 +35,7 @@ ConflictWinner = Literal["hub", "site"]
 
 #: What may be there: one of these digests (None: nothing).
 Alternatives = tuple[Digest, ...]
-#: What the hub must still hold for a push to happen: of the key, or of the fields that are pushed.
+#: What the hub must still hold for a push to happen: of the key, or of the elements that are pushed.
 Expectation = Alternatives | Mapping[bytes, Alternatives]
 
 
@@ -60,8 +61,9 @@ class Plan:
         apply: changes that make the site hold what it should of the hub.
         push: the change that brings the hub what it should have of the site, its values to be read; None: nothing.
         expected: what the hub must still hold then.
-        agreed: both sides hold the same and the ancestor does not say so: the site's state; for a hash, fields that
-            are equal, and (as None) those that both lack.
+        agreed: both sides hold the same and the ancestor does not say so: the site's state; for a collection, elements
+            that are equal, and (as None) those that both lack.
+        type: of that collection.
         expiry: likewise the expiry alone, Unix time in milliseconds or None.
         lost: what of the loser is replaced, and will be kept; None: nothing is.
         winner: whose value replaced it.
@@ -73,6 +75,7 @@ class Plan:
     push: Change | None = None
     expected: Expectation | None = None
     agreed: State | Mapping[bytes, bytes | None] | Literal["nothing"] = "nothing"
+    type: str = "hash"
     expiry: int | Literal["nothing"] | None = "nothing"
     lost: State = None
     winner: ConflictWinner | None = None
@@ -93,12 +96,12 @@ def plan_for(
         about: see `Circumstances`.
     """
     ancestor = ancestor or NOTHING_AGREED
-    hashes = isinstance(site, HashState) and isinstance(hub, HashState)
-    plan = (_plan_hash if hashes else _plan_whole)(key, site, hub, ancestor, policy, about)  # type: ignore[arg-type]
+    alike = isinstance(site, HashState) and isinstance(hub, HashState) and site.type == hub.type
+    plan = (_plan_elements if alike else _plan_whole)(key, site, hub, ancestor, policy, about)  # type: ignore[arg-type]
     # What a server lost must not look removed to a later comparison, should the hub not take it now.
     plan.disputed = plan.push is not None and (about.site_lost or about.hub_lost)
-    if plan.disputed and isinstance(site, HashState) and isinstance(hub, HashState):
-        # Of the fields that both hold this is all that is left to agree on.
+    if plan.disputed and alike and isinstance(site, HashState) and isinstance(hub, HashState):
+        # Of the elements that both hold this is all that is left to agree on.
         equal = {name: value for name, value in site.fields.items() if hub.fields.get(name) == value}
         plan.agreed = equal or "nothing"
     return plan
@@ -111,7 +114,7 @@ def _replicable(state: State, kinds: frozenset[str]) -> bool:
         case StringState():
             return "set" in kinds
         case HashState():
-            return "hset" in kinds
+            return KIND_OF_TYPE[state.type] in kinds
         case _:
             return False
 
@@ -144,15 +147,15 @@ def _plan_whole(key: bytes, site: State, hub: State, ancestor: Agreed, policy: P
     elif verdict is Verdict.APPLY:
         plan.apply = _replacing(key, site, hub, policy.kinds)
         if site is None and isinstance(hub, HashState) and ancestor.digest is not None:
-            plan.agreed = None  # fields that are not in the new hash are not agreed on any more
+            plan.agreed = None  # elements that are not in the new collection are not agreed on any more
     return plan
 
 
 def _left_by(state: State, ancestor: Agreed, left: Mapping[bytes, Alternatives]) -> bool:
-    """Whether a key is as it was agreed on, but for fields that we may have left so."""
+    """Whether a key is as it was agreed on, but for elements that we may have left so."""
     if state is not None and not isinstance(state, HashState):
         return False
-    held, agreed = elements_of(state.fields) if state is not None else {}, ancestor.elements or {}
+    held, agreed = elements_of(state.fields, state.type) if state is not None else {}, ancestor.elements or {}
     return all(
         held.get(name) == agreed.get(name) or held.get(name) in left.get(name, ())
         for name in held.keys() | agreed.keys() | left.keys()
@@ -160,13 +163,13 @@ def _left_by(state: State, ancestor: Agreed, left: Mapping[bytes, Alternatives])
 
 
 def _replacing(key: bytes, site: State, hub: State, kinds: frozenset[str]) -> list[Change]:
-    """What makes the site hold what the hub holds, where they are not two hashes."""
+    """What makes the site hold what the hub holds, where they are not two collections of a type."""
     match hub:
         case StringState(value, expires_at_ms):
             return [StringSet(key, value, expires_at_ms)]
-        case HashState(fields, expires_at_ms):
+        case HashState(fields, expires_at_ms, type_):
             changes: list[Change] = [Deleted(key)] if site is not None else []
-            changes.append(HashSet(key, dict(fields)))
+            changes.append(HashSet(key, dict(fields), type_))
             if "expire" in kinds and expires_at_ms is not None:
                 changes.append(ExpirySet(key, expires_at_ms))
             return changes
@@ -174,30 +177,30 @@ def _replacing(key: bytes, site: State, hub: State, kinds: frozenset[str]) -> li
             return [Deleted(key)]
 
 
-def _plan_hash(
+def _plan_elements(
     key: bytes, site: HashState, hub: HashState, ancestor: Agreed, policy: Policy, about: Circumstances
 ) -> Plan:
-    """Two hashes: field by field."""
-    plan = Plan(key)
-    if "hset" not in policy.kinds:
+    """Two collections of a type: element by element."""
+    plan, type_ = Plan(key, type=site.type), site.type
+    if KIND_OF_TYPE[type_] not in policy.kinds:
         return plan
     verdicts = _verdicts(site, hub, ancestor, about)
     conflicts = [name for name, verdict in verdicts.items() if verdict is Verdict.CONFLICT]
     if conflicts:
         plan.winner = policy.winner
         loser = site if policy.winner == "hub" else hub
-        plan.lost = HashState({name: loser.fields[name] for name in conflicts})
+        plan.lost = HashState({name: loser.fields[name] for name in conflicts}, None, type_)
         verdicts |= dict.fromkeys(conflicts, Verdict.APPLY if policy.winner == "hub" else Verdict.PUSH)
     applied = [name for name, verdict in verdicts.items() if verdict is Verdict.APPLY]
     pushed = [name for name, verdict in verdicts.items() if verdict is Verdict.PUSH]
     agreed = [name for name, verdict in verdicts.items() if verdict is Verdict.AGREE]
     if put := {name: hub.fields[name] for name in applied if name in hub.fields}:
-        plan.apply.append(HashSet(key, dict(put)))
+        plan.apply.append(HashSet(key, dict(put), type_))
     if gone := tuple(name for name in applied if name not in hub.fields):
-        plan.apply.append(FieldsDeleted(key, gone))
+        plan.apply.append(FieldsDeleted(key, gone, type_))
     if pushed:
-        plan.push = HashSet(key, dict.fromkeys(pushed))
-        far = elements_of({name: hub.fields[name] for name in pushed if name in hub.fields})
+        plan.push = HashSet(key, dict.fromkeys(pushed), type_)
+        far = elements_of({name: hub.fields[name] for name in pushed if name in hub.fields}, type_)
         plan.expected = {name: (far.get(name),) for name in pushed}
     if agreed:
         plan.agreed = {name: site.fields.get(name) for name in agreed}
@@ -206,9 +209,9 @@ def _plan_hash(
 
 
 def _verdicts(site: HashState, hub: HashState, ancestor: Agreed, about: Circumstances) -> dict[bytes, Verdict]:
-    """What to do with each field that is not the same everywhere."""
+    """What to do with each element that is not the same everywhere."""
     known = ancestor.elements or {}
-    held, far = elements_of(site.fields), elements_of(hub.fields)
+    held, far = elements_of(site.fields, site.type), elements_of(hub.fields, hub.type)
     verdicts: dict[bytes, Verdict] = {}
     for name in held.keys() | far.keys() | known.keys():
         ours, theirs, agreed = held.get(name), far.get(name), known.get(name)
@@ -219,7 +222,7 @@ def _verdicts(site: HashState, hub: HashState, ancestor: Agreed, about: Circumst
 
 
 def _plan_expiry(plan: Plan, site: State, hub: State, ancestor: Agreed, policy: Policy) -> None:
-    """Likewise the expiry of two equal strings, or of two hashes, where expiries are replicated."""
+    """Likewise the expiry of two equal strings, or of two collections, where expiries are replicated."""
     if "expire" not in policy.kinds or site is None or hub is None or isinstance(site, str) or isinstance(hub, str):
         return
     ours, theirs, agreed = site.expires_at_ms, hub.expires_at_ms, ancestor.expires_at_ms
@@ -234,7 +237,7 @@ def _plan_expiry(plan: Plan, site: State, hub: State, ancestor: Agreed, policy: 
     elif plan.push is None:
         plan.push, plan.expected = ExpirySet(plan.key, ours), {}
     else:
-        plan.push = Touch(plan.key, replaces=True)  # the fields that are expected, and the expiry
+        plan.push = Touch(plan.key, replaces=True)  # the elements that are expected, and the expiry
 
 
 def circumstances(

@@ -21,6 +21,7 @@ from redisrepl.changes import Change, HashSet, StringSet
 from redisrepl.errors import PeerUnavailableError, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import translated
+from redisrepl.wire.collections import COLLECTIONS, put_words
 from redisrepl.wire.commands import ORIGIN_CHANNEL
 from redisrepl.wire.replies import number
 from redisrepl.wire.writes import commands_of
@@ -208,7 +209,8 @@ def _commands(changes: Sequence[Change]) -> tuple[list[list[bytes]], list[list[i
 
 
 def site_commands(change: Change) -> list[list[bytes]]:
-    """As for the hub, but a hash in one command: its echo is then one change too."""
+    """As for the hub, but a collection in one command: its echo is then one change too."""
     if isinstance(change, HashSet):
-        return [[b"HSET", change.key, *(w for f, v in change.fields.items() if v is not None for w in (f, v))]]
+        kind, known = COLLECTIONS[change.type], [(name, v) for name, v in change.fields.items() if v is not None]
+        return [[kind.put, change.key, *kind.options, *put_words(change.type, known)]]
     return list(commands_of(change))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -32,6 +32,7 @@ from redisrepl.wire.batches import (
     encode_batch_command,
     parse_batch_reply,
 )
+from redisrepl.wire.collections import COLLECTIONS
 from redisrepl.wire.webdis import CommandError, body_pieces, parse_reply
 from redisrepl.wire.writes import CONDITIONAL, halves_of, keys_of, plain_command
 
@@ -77,6 +78,7 @@ class HubPusher(ScriptRunner):
         timed: whether it matters when the hub took them; a large value then needs a second request.
         fence: keeps requests that were given up from being executed later; None: nothing does.
         on_fence_lost: called when the hub has no fence of ours any more: it may have lost more.
+        types: collections of which types are carried beside hashes.
         clock: seconds, for when refused scripts are tried again.
 
     Attributes:
@@ -84,7 +86,7 @@ class HubPusher(ScriptRunner):
         max_body: the limit in force.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of
         self,
         session: HubSession,
         max_body: int,
@@ -94,11 +96,12 @@ class HubPusher(ScriptRunner):
         timed: bool = True,
         fence: NoFence | None = None,
         on_fence_lost: Callable[[], None] = lambda: None,
+        types: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(clock)
         self._session = session
-        self._reader = HubReader(session)
+        self._reader = HubReader(session, types=types)
         self.fence = fence or NoFence()
         self._on_fence_lost = on_fence_lost
         self._teller = teller
@@ -136,7 +139,7 @@ class HubPusher(ScriptRunner):
 
     def _fills_a_body(self, command: Sequence[bytes]) -> bool:
         """Whether it is a large value, which cannot be split, rather than many small ones."""
-        return command[0] in (b"SET", b"HSET") and sum(map(len, command)) > self.max_body
+        return command[0] in _PUTTING and sum(map(len, command)) > self.max_body
 
     def _fitting(self, commands: Iterable[Sequence[bytes]]) -> Iterator[list[_Part]]:
         """Runs of commands whose bodies are small enough; one command at least."""
@@ -282,12 +285,15 @@ class HubPusher(ScriptRunner):
 
 
 def _singly(command: Sequence[bytes]) -> list[Sequence[bytes]]:
-    """A command as Redis itself takes it, or nearly so: `HSETNX` and `HSETIF` with one field."""
-    step = {b"HSETNX": 2, b"HSETIF": 3}.get(command[0])
+    """A command as Redis itself takes it, or nearly so: what sets elements on a condition, with one of them."""
+    step = _WORDS_OF_ELEMENT.get(command[0])
     if step is None:
         return [command]
     return [[*command[:2], *command[at : at + step]] for at in range(2, len(command), step)]
 
+
+_PUTTING = frozenset({b"SET", *(kind.put for kind in COLLECTIONS.values())})
+_WORDS_OF_ELEMENT = {b"HSETNX": 2, b"ZADDNX": 2, **{kind.put_if: 3 for kind in COLLECTIONS.values()}}
 
 #: What is worst of the outcomes of one key is kept; that nothing changed is no error.
 _MILDEST = (UNCHANGED, MOVED)

@@ -15,6 +15,7 @@ from typing import NamedTuple, Self
 
 from redisrepl.changes import HashState, State, StringState
 from redisrepl.store.losers import COLUMNS, LENGTHS, UnusableError, is_ours, place_of, reason_of
+from redisrepl.wire.collections import COLLECTIONS
 
 __all__ = ["Kept", "KeptConflicts"]
 
@@ -116,8 +117,8 @@ class KeptConflicts:
             row = self._db.execute("SELECT value FROM losers WHERE number = ?", (kept.number,)).fetchone()
         if row is None or not isinstance(value := row[0], bytes):
             return None
-        if kept.kind == "hash":
-            return HashState(_decode_fields(value), kept.expires_at_ms)
+        if kept.kind in COLLECTIONS:
+            return HashState(_decode_fields(value), kept.expires_at_ms, kept.kind)
         return StringState(value, kept.expires_at_ms)
 
 

@@ -92,7 +92,7 @@ class Loser:
         reason: why nobody could tell which is newer, in a few words.
         site_digest: of what the site held; None if that is not known.
         hub_digest: likewise of the hub.
-        loser: what was lost; of a hash only the fields that lost.
+        loser: what was lost; of a collection only the elements that lost.
     """
 
     key: bytes
@@ -108,9 +108,9 @@ class Row(NamedTuple):
     """A loser as it is written.
 
     Attributes:
-        kind: `string`, `hash`, `none` for a removal, else the type of what cannot be kept.
-        fields: how many of a hash.
-        size: bytes of the value, or of fields and values.
+        kind: the type, `none` for a removal.
+        fields: how many elements of a collection.
+        size: bytes of the value, or of elements and their values.
         value: None if only the digests are kept.
     """
 
@@ -156,8 +156,8 @@ def _described(state: State) -> tuple[str, int, int, int | None]:
             return "none", 0, 0, None
         case StringState(value, expires_at_ms):
             return "string", 0, len(value), expires_at_ms
-        case HashState(fields, expires_at_ms):
-            return "hash", len(fields), sum(map(len, fields)) + sum(map(len, fields.values())), expires_at_ms
+        case HashState(fields, expires_at_ms, type_):
+            return type_, len(fields), sum(map(len, fields)) + sum(map(len, fields.values())), expires_at_ms
         case kind:
             return kind, 0, 0, None
 

@@ -156,13 +156,16 @@ async def _write(client: redis.asyncio.Redis, key: bytes, state: StringState | H
         commands = site_commands(StringSet(key, state.value, expires_at_ms))
         said = f"{name}: wrote a string of {_bytes(len(state.value))}"
         said += "" if holds == "none" else f" in place of the {holds} there"
-    elif holds in {"none", "hash"}:
-        commands = site_commands(HashSet(key, dict(state.fields)))
-        said = f"{name}: wrote {_fields(len(state.fields))} of a hash" + (" that was gone" if holds == "none" else "")
+    elif holds in {"none", state.type}:
+        commands = site_commands(HashSet(key, dict(state.fields), state.type))
+        said = f"{name}: wrote {_elements(len(state.fields), state.type)}"
+        said += " that was gone" if holds == "none" else ""
         if whole and expires_at_ms is not None:
             commands += site_commands(ExpirySet(key, expires_at_ms))
     else:
-        raise RedisreplError(f"{name}: a {holds} is there, which takes no fields of a hash: remove it first")
+        raise RedisreplError(
+            f"{name}: a {holds} is there, which takes no {_elements(2, state.type)[2:]}: remove it first"
+        )
     for command in commands:
         await client.execute_command(*command)  # type: ignore[no-untyped-call]
     return said + (f", expiring on {_time(expires_at_ms / 1000)}" if whole and expires_at_ms is not None else "")
@@ -300,8 +303,8 @@ def _lost(kept: Kept) -> str:
     match kept.kind:
         case "string":
             what = f"string of {_bytes(kept.size)}"
-        case "hash":
-            what = f"{_fields(kept.fields)} of a hash, {_bytes(kept.size)}"
+        case type_ if type_ in _ELEMENTS:
+            what = f"{_elements(kept.fields, type_)}, {_bytes(kept.size)}"
         case "none":
             return "removal"
         case other:
@@ -313,8 +316,12 @@ def _bytes(count: int) -> str:
     return "1 byte" if count == 1 else f"{count:,} bytes"
 
 
-def _fields(count: int) -> str:
-    return "1 field" if count == 1 else f"{count:,} fields"
+_ELEMENTS = {"hash": ("field", "a hash"), "set": ("member", "a set"), "zset": ("member", "a sorted set")}
+
+
+def _elements(count: int, type_: str) -> str:
+    one, whole = _ELEMENTS[type_]
+    return f"1 {one} of {whole}" if count == 1 else f"{count:,} {one}s of {whole}"
 
 
 def _place(place: _Place) -> str:

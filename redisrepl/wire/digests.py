@@ -7,6 +7,8 @@ The digest of a string is taken of its key and value, so that the digests of man
 equal sums hold equal keys. The digest of a hash is taken of its key and the sum over its fields of the digests of
 field and value (an *element*). A sum, because the order of fields does not matter: Lua sorts by the collation of the
 server's locale, which may call different names equal. SHA-1, because Redis' Lua has nothing faster.
+The digest of a set or sorted set is made likewise; their elements' digests are salted (`wire.collections`), so that
+no two types have the same digest.
 
 An expiry is no part of the digest: expiries are compared only where they are replicated. Before Redis 7.0, and where
 `PEXPIRETIME` is not allowed, a server tells only what is left of one, so `Look.inexact` says that it may be off by
@@ -21,7 +23,8 @@ from typing import NamedTuple
 
 from redisrepl.changes import HashState, State, StringState
 from redisrepl.errors import ProtocolError
-from redisrepl.wire.states import KIND_OF
+from redisrepl.wire.collections import COLLECTIONS
+from redisrepl.wire.states import ELEMENTS_OF, KIND_OF
 
 __all__ = [
     "BUCKETS",
@@ -113,15 +116,16 @@ def string_digest(key: bytes, value: bytes) -> int:
     return int.from_bytes(hashed[:8], "big") >> _SHIFT
 
 
-def element_of(field: bytes, value: bytes) -> int:
-    """The digest of one field of a hash with its value: two numbers of 48 bits, one behind the other."""
-    hashed = sha1(b"%d:%b%b" % (len(field), field, value)).digest()  # noqa: S324 - what Redis' Lua has
+def element_of(field: bytes, value: bytes, kind: str = "hash") -> int:
+    """The digest of one element of a collection with its value: two numbers of 48 bits, one behind the other."""
+    text = b"%d:%b%b" % (len(field), field, value)
+    hashed = sha1(text if kind == "hash" else COLLECTIONS[kind].salt + text).digest()  # noqa: S324 - what Redis' Lua has
     return int.from_bytes(hashed[:12], "big")
 
 
-def elements_of(fields: Mapping[bytes, bytes]) -> dict[bytes, int]:
-    """The digest of each field."""
-    return {field: element_of(field, value) for field, value in fields.items()}
+def elements_of(fields: Mapping[bytes, bytes], kind: str = "hash") -> dict[bytes, int]:
+    """The digest of each element of a collection of this type."""
+    return {field: element_of(field, value, kind) for field, value in fields.items()}
 
 
 def total_of(elements: Iterable[int]) -> tuple[int, int]:
@@ -146,8 +150,8 @@ def digest_of(key: bytes, state: State) -> int | None:
             return None
         case StringState(value):
             return string_digest(key, value)
-        case HashState(fields):
-            return hash_digest(key, total_of(elements_of(fields).values()))
+        case HashState(fields, _, kind):
+            return hash_digest(key, total_of(elements_of(fields, kind).values()))
         case _:
             return UNREADABLE
 
@@ -192,11 +196,22 @@ _DIGEST_OF = (
     + b"""\
 local sha1, sub, format = redis.sha1hex, string.sub, string.format
 local left = 0
-local function elements(key)
-  local flat, a, b, m = redis.call('HGETALL', key), 0, 0, 281474976710656
-  for j = 1, #flat, 2 do
-    left = left - #flat[j] - #flat[j + 1] - 400
-    local h = sha1(#flat[j] .. ':' .. flat[j] .. flat[j + 1])
+local carried = function(kind) return kind == 'string' or kind == 'hash' end
+local function carry(others)
+  carried = function(kind)
+    return kind == 'string' or kind == 'hash' or string.find(others, ' ' .. kind .. ' ', 1, true)
+  end
+end
+"""
+    + ELEMENTS_OF
+    + b"""\
+local function sum_of(key, kind)
+  local a, b, m = 0, 0, 281474976710656
+  local flat, step, salt = elements_of(key, kind)
+  for j = 1, #flat, step do
+    local value = value_at(flat, j, kind)
+    left = left - #flat[j] - #value - 400
+    local h = sha1(salt .. #flat[j] .. ':' .. flat[j] .. value)
     a = (a + tonumber(sub(h, 1, 12), 16)) % m
     b = (b + tonumber(sub(h, 13, 24), 16)) % m
   end
@@ -210,9 +225,7 @@ local function digest_of(key, kind)
     left = left - #value
     return sub(sha1('s' .. #key .. ':' .. key .. value), 1, 15)
   end
-  if kind == 'hash' then
-    return sub(sha1('h' .. #key .. ':' .. key .. elements(key)), 1, 15)
-  end
+  if carried(kind) then return sub(sha1('h' .. #key .. ':' .. key .. sum_of(key, kind)), 1, 15) end
   return '?'
 end
 """
@@ -230,19 +243,21 @@ end
 """
 
 #: Looks at keys, until so much work is done (`ARGV[2]`, in bytes that are digested; a field or a key costs as much as
-#: 400 of them), one at least. ARGV: `1` to tell expiries, the work, keys.
+#: 400 of them), one at least. ARGV: `1` to tell expiries, or `0`, and what else is carried (`extra_types`); the work;
+#: keys.
 LOOK_SCRIPT = (
     _DIGEST_OF
     + _EXPIRY_OF
     + b"""\
 left = tonumber(ARGV[2])
 local out = {}
+if #ARGV[1] > 1 then carry(ARGV[1]) end
 for i = 3, #ARGV do
   if left <= 0 then break end
   local kind, failed = kind_of(ARGV[i])
   if failed then return failed end
   local told = digest_of(ARGV[i], kind)
-  if ARGV[1] == '1' and (kind == 'string' or kind == 'hash') then told = told .. expiry_of(ARGV[i]) end
+  if sub(ARGV[1], 1, 1) == '1' and carried(kind) then told = told .. expiry_of(ARGV[i]) end
   out[#out + 1] = told
 end
 return out
@@ -257,7 +272,7 @@ local function bucket_of(key)
 end
 """
 
-#: One step of a scan: keys in wanted buckets with their digests. ARGV: `1` to tell expiries, cursor,
+#: One step of a scan: keys in wanted buckets with their digests. ARGV: the first as above, cursor,
 #: pattern, count, the work, then `*` or the wanted buckets. Returns the next cursor, then in turn keys and what was
 #: seen of them: `!` where it would have been too much work.
 PAGE_SCRIPT = (
@@ -268,6 +283,7 @@ PAGE_SCRIPT = (
 local reply = redis.call('SCAN', ARGV[2], 'MATCH', ARGV[3], 'COUNT', ARGV[4])
 local out, wanted = {reply[1]}, ARGV[6] ~= '*' and {}
 left = tonumber(ARGV[5])
+if #ARGV[1] > 1 then carry(ARGV[1]) end
 for i = 6, wanted and #ARGV or 0 do wanted[tonumber(ARGV[i])] = true end
 for _, key in ipairs(reply[2]) do
   if not wanted or wanted[bucket_of(key)] then
@@ -276,7 +292,7 @@ for _, key in ipairs(reply[2]) do
       local kind, failed = kind_of(key)
       if failed then return failed end
       told = digest_of(key, kind)
-      if ARGV[1] == '1' and (kind == 'string' or kind == 'hash') then told = told .. expiry_of(key) end
+      if sub(ARGV[1], 1, 1) == '1' and carried(kind) then told = told .. expiry_of(key) end
     end
     out[#out + 1] = key
     out[#out + 1] = told
@@ -286,8 +302,9 @@ return out
 """
 )
 
-#: One step of a scan, its keys summed. ARGV: cursor, pattern, count, the work. Returns the next cursor, how many keys
-#: there were, how many of them would have been too much work and those, then buckets and their sums in turn.
+#: One step of a scan, its keys summed. ARGV: cursor, pattern, count, the work, what else is carried. Returns the next
+#: cursor, how many keys there were, how many of them would have been too much work and those, then buckets and their
+#: sums in turn.
 SUMS_SCRIPT = (
     _DIGEST_OF
     + _BUCKET_OF
@@ -296,13 +313,14 @@ local reply = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3])
 local sums, m = {}, 281474976710656
 local out = {reply[1], tostring(#reply[2]), '0'}
 left = tonumber(ARGV[4])
+if ARGV[5] then carry(ARGV[5]) end
 for _, key in ipairs(reply[2]) do
   if left <= 0 then
     out[#out + 1] = key
   else
     local kind, failed = kind_of(key)
     if failed then return failed end
-    if kind == 'string' or kind == 'hash' then
+    if carried(kind) then
       local bucket = bucket_of(key)
       sums[bucket] = ((sums[bucket] or 0) + tonumber(sub(digest_of(key, kind), 4, 15), 16)) % m
     end
@@ -419,5 +437,5 @@ async def held_at(
         if field is None:
             held[key, field] = digest_of(key, state)
         elif isinstance(state, HashState) and (value := state.fields.get(field)) is not None:
-            held[key, field] = element_of(field, value)
+            held[key, field] = element_of(field, value, state.type)
     return held

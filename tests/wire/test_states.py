@@ -10,7 +10,7 @@ from redisrepl.changes import HashState, StringState
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.states import STATES_SCRIPT, parse_states, read_at, token_of
 from testbed import RedisServer
-from tests.samples import ALL_BYTES, AWKWARD_NAMES, write
+from tests.samples import ALL_BYTES, AWKWARD_NAMES, scores, write
 
 FAR = 4_102_444_800_123
 UNLIMITED = 1 << 30
@@ -20,6 +20,8 @@ states = (
     st.none()
     | st.builds(StringState, values, expiries)
     | st.builds(HashState, st.dictionaries(values, values, min_size=1, max_size=20), expiries)
+    | st.builds(HashState, st.dictionaries(values, st.just(b""), min_size=1, max_size=9), expiries, st.just("set"))
+    | st.builds(HashState, st.dictionaries(values, scores, min_size=1, max_size=9), expiries, st.just("zset"))
 )
 
 
@@ -44,7 +46,10 @@ def test_what_was_written_is_read(redis, wanted):
     keys = [b"key:%d" % number for number in range(len(wanted))]
     for key, state in zip(keys, wanted, strict=True):
         write(redis, key, state)
-    assert read(redis, *keys) == wanted
+    assert read(redis, *keys, budget=b"%d  set zset " % UNLIMITED) == wanted
+    others = {"set", "zset"}
+    named = [state.type if isinstance(state, HashState) and state.type in others else state for state in wanted]
+    assert read(redis, *keys) == named
 
 
 def test_keys_of_any_bytes_in_their_order(redis):
