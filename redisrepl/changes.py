@@ -22,6 +22,8 @@ __all__ = [
     "HashSet",
     "HashState",
     "Position",
+    "SequenceSet",
+    "SequenceState",
     "State",
     "StringSet",
     "StringState",
@@ -31,7 +33,7 @@ __all__ = [
 ]
 
 #: Under which name of `--replicate` the values of a type are carried; types are named by Redis' own words for them.
-KIND_OF_TYPE = {"string": "set", "hash": "hset", "set": "sets", "zset": "zsets"}
+KIND_OF_TYPE = {"string": "set", "hash": "hset", "set": "sets", "zset": "zsets", "list": "lists"}
 
 #: What `--replicate` may name: values of each type, removals, expiry times.
 KINDS = frozenset({*KIND_OF_TYPE.values(), "del", "expire"})
@@ -71,6 +73,18 @@ class HashSet:
     key: bytes
     fields: dict[bytes, bytes | None]
     type: str = "hash"
+
+
+@_value
+class SequenceSet:
+    """The key holds these items in this order now; whatever it was before is gone, but for its expiry.
+
+    A sequence is a list: it is replicated as a whole, since its items have no names.
+    """
+
+    key: bytes
+    items: tuple[bytes, ...]
+    type: str = "list"
 
 
 @_value
@@ -126,7 +140,7 @@ class Flushed:
     emptied: bool
 
 
-Change = StringSet | HashSet | Touch | Deleted | FieldsDeleted | ExpirySet
+Change = StringSet | HashSet | SequenceSet | Touch | Deleted | FieldsDeleted | ExpirySet
 
 
 @_value
@@ -146,8 +160,17 @@ class HashState:
     type: str = "hash"
 
 
-#: What a key holds; None: there is no such key. Other types are named by Redis' own word for them (`list`, ...).
-State = StringState | HashState | str | None
+@_value
+class SequenceState:
+    """What a key holds: a sequence (see `SequenceSet`), and when the key expires (Unix milliseconds, None: never)."""
+
+    items: tuple[bytes, ...]
+    expires_at_ms: int | None = None
+    type: str = "list"
+
+
+#: What a key holds; None: there is no such key. Other types are named by Redis' own word for them (`stream`, ...).
+State = StringState | HashState | SequenceState | str | None
 
 #: Stands for a type where the server does not let us read the key.
 DENIED = "denied"

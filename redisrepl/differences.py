@@ -15,6 +15,8 @@ from redisrepl.changes import (
     ExpirySet,
     HashSet,
     HashState,
+    SequenceSet,
+    SequenceState,
     State,
     StringSet,
     StringState,
@@ -26,7 +28,7 @@ __all__ = ["difference", "lacks", "news_of"]
 def lacks(hub: State, site: State) -> bool:
     """Whether the hub lacks something that the site has: a key, or an element of a collection."""
     match hub, site:
-        case (None, StringState() | HashState()):
+        case (None, StringState() | HashState() | SequenceState()):
             return True
         case HashState(fields), HashState(ours) if hub.type == site.type:
             return not ours.keys() <= fields.keys()
@@ -69,6 +71,12 @@ def difference(key: bytes, hub: State, site: State, kinds: frozenset[str]) -> li
             replaced: list[Change] = [Deleted(key)] if site is not None else []
             put = HashSet(key, dict(hub.fields), hub.type)
             return [*replaced, put, *_expiry_difference(key, hub, HashState({}), kinds)]
+        case (SequenceState(), SequenceState()) if hub.items == site.items and hub.type == site.type:
+            return _expiry_difference(key, hub, site, kinds) if KIND_OF_TYPE[hub.type] in kinds else []
+        case (SequenceState(), _) if KIND_OF_TYPE[hub.type] in kinds:
+            replaced = [Deleted(key)] if site is not None else []
+            put_all = SequenceSet(key, hub.items, hub.type)
+            return [*replaced, put_all, *_expiry_difference(key, hub, HashState({}), kinds)]
         case _:
             return []
 
@@ -79,7 +87,9 @@ def _field_differences(key: bytes, hub: HashState, site: HashState) -> list[Chan
     return [HashSet(key, differing, hub.type)] if differing else []
 
 
-def _expiry_difference(key: bytes, hub: HashState, site: HashState, kinds: frozenset[str]) -> list[Change]:
+def _expiry_difference(
+    key: bytes, hub: HashState | SequenceState, site: HashState | SequenceState, kinds: frozenset[str]
+) -> list[Change]:
     if "expire" not in kinds or hub.expires_at_ms == site.expires_at_ms:
         return []
     return [ExpirySet(key, hub.expires_at_ms)]

@@ -25,12 +25,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
-from redisrepl.changes import Change, HashSet, State, Touch, crosses
+from redisrepl.changes import KIND_OF_TYPE, Change, HashSet, SequenceSet, State, Touch, crosses
 from redisrepl.echo import ExpectedEvents
 from redisrepl.freshness import Freshness
 from redisrepl.merging import merge
 from redisrepl.wire.keyspace import announced_events
-from redisrepl.wire.writes import commands_of, events_of
+from redisrepl.wire.writes import MAX_WORDS_AT_SITE, commands_of, events_of
 
 __all__ = ["Inbound", "InboundCounters"]
 
@@ -119,7 +119,7 @@ class Inbound:
         self.counters = InboundCounters()
         self.kinds = kinds
         self.echo_patience: float | None = None
-        self._echoes_of: Callable[[Change], Iterable[Hashable]] = lambda change: (change,)
+        self._echoes_of: Callable[[Change], Iterable[Hashable]] = _echoes_of
         self._covers = covers
         self._expected_local = expected_local
         self._expected_remote = expected_remote
@@ -382,3 +382,11 @@ class Inbound:
         self.counters.stale += 1
         self.untaken((key,))
         return True
+
+
+def _echoes_of(change: Change) -> Sequence[Change]:
+    """The changes that the site's stream shows once this one was applied."""
+    if isinstance(change, SequenceSet):
+        touch = Touch(change.key, KIND_OF_TYPE[change.type], replaces=True)
+        return [touch] * -(-len(change.items) // MAX_WORDS_AT_SITE)
+    return (change,)

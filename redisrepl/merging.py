@@ -6,7 +6,7 @@ to others: which changes are kept (`pending`, `everywrite`).
 
 from __future__ import annotations
 
-from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, Touch
+from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, SequenceSet, StringSet, Touch
 
 __all__ = ["growth", "merge", "removes", "size_of"]
 
@@ -17,7 +17,7 @@ _FIELD_OVERHEAD = 300
 def merge(older: Change, newer: Change) -> Change:
     """The one change that stands for both, in this order."""
     match older, newer:
-        case (_, StringSet() | Deleted() | Touch(replaces=True)):
+        case (_, StringSet() | SequenceSet() | Deleted() | Touch(replaces=True)):
             return newer
         case (HashSet() | FieldsDeleted(), HashSet() | FieldsDeleted()) if older.type != newer.type:
             return Touch(newer.key, replaces=True)  # it has lost its last element between them
@@ -63,6 +63,8 @@ def size_of(change: Change) -> int:
         for field, value in change.fields.items():
             size += len(field) + (0 if value is None else len(value))
         return size
+    if isinstance(change, SequenceSet):
+        return sum(map(len, change.items))
     return sum(map(len, change.fields)) if isinstance(change, FieldsDeleted) else 0
 
 

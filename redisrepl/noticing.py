@@ -46,9 +46,12 @@ _REMEDY = "allow PSYNC and REPLCONF (ACL: +psync +replconf), or say --source not
 _STRING = frozenset({b"set", b"setrange", b"append", b"incrby", b"decrby", b"incrbyfloat", b"setbit", b"pfadd"})
 _HASH = frozenset({b"hset", b"hincrby", b"hincrbyfloat"})
 _FIELDS_GONE = frozenset({b"hdel", b"hexpired"})
-#: Events of the other types, by the kind of change: those that add or change elements, and those that may remove some.
+#: Events of the other types, by the kind of change: those that add or change elements, and those after which the key
+#: may be gone, or has become another as a whole.
 _PUT = {b"sadd": "sets", b"zadd": "zsets", b"zincr": "zsets"}
 _REMOVED = {
+    **dict.fromkeys((b"lpush", b"rpush", b"lpop", b"rpop", b"linsert", b"lset", b"lrem", b"ltrim"), "lists"),
+    b"sortstore": "lists",
     **dict.fromkeys((b"srem", b"spop", b"sinterstore", b"sunionstore", b"sdiffstore"), "sets"),
     **dict.fromkeys((b"zrem", b"zpopmin", b"zpopmax"), "zsets"),
     **dict.fromkeys((b"zremrangebyscore", b"zremrangebyrank", b"zremrangebylex"), "zsets"),

@@ -20,6 +20,8 @@ from redisrepl.changes import (
     ExpirySet,
     HashSet,
     HashState,
+    SequenceSet,
+    SequenceState,
     State,
     StringSet,
     StringState,
@@ -123,7 +125,7 @@ def settle(change: Touch, state: State, kinds: frozenset[str]) -> list[Change]:
     that we do not carry is left to its own kind.
     """
     match state:
-        case StringState() | HashState() if change.kind == "del":
+        case StringState() | HashState() | SequenceState() if change.kind == "del":
             return []  # it is there again, and its own change will say so
         case StringState(value, expires_at_ms) if "set" in kinds:
             return [StringSet(change.key, value, expires_at_ms)]
@@ -133,9 +135,10 @@ def settle(change: Touch, state: State, kinds: frozenset[str]) -> list[Change]:
             if "expire" in kinds:
                 changes.append(ExpirySet(change.key, expires_at_ms))
             return changes
-        case None if (
-            change.replaces and "del" in kinds
-        ):  # a collection goes with its last element, which the stream leaves out
+        case SequenceState(items, expires_at_ms, type_) if KIND_OF_TYPE[type_] in kinds:
+            expiry: list[Change] = [ExpirySet(change.key, expires_at_ms)] if "expire" in kinds else []
+            return [SequenceSet(change.key, items, type_), *expiry]
+        case None if change.replaces and "del" in kinds:  # it went with its last element, which the stream leaves out
             return [Deleted(change.key)]
         case _:
             return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from redisrepl.changes import HashState, StringState
+from redisrepl.changes import HashState, SequenceState, StringState
 from redisrepl.wire.collections import score_of
 
 REPLID = "8371445ee47b3a83d9f2d1e0b2d1d8c3f4a5b6c7"
@@ -67,6 +67,8 @@ def write(redis, key, state):
     match state:
         case StringState(value, at):
             redis.set(key, value)
+        case SequenceState(items, at):
+            redis.rpush(key, *items)
         case HashState(members, at, "set"):
             redis.sadd(key, *members)
         case HashState(members, at, "zset"):

@@ -15,6 +15,8 @@ from redisrepl.changes import (
     HashSet,
     HashState,
     Position,
+    SequenceSet,
+    SequenceState,
     StringSet,
     StringState,
     Touch,
@@ -28,8 +30,9 @@ CHANGES = [
     (HashSet(b"k", {b"f": b"v"}), {"hset"}),
     (HashSet(b"k", {b"m": b""}, "set"), {"sets"}),
     (HashSet(b"k", {b"m": b"1"}, "zset"), {"zsets"}),
-    (Touch(b"k"), {"set", "hset", "sets", "zsets"}),
-    (Touch(b"k", replaces=True), {"set", "hset", "sets", "zsets"}),
+    (SequenceSet(b"k", (b"a", b"a")), {"lists"}),
+    (Touch(b"k"), {"set", "hset", "sets", "zsets", "lists"}),
+    (Touch(b"k", replaces=True), {"set", "hset", "sets", "zsets", "lists"}),
     (Touch(b"k", "set"), {"set"}),
     (Touch(b"k", "expire"), {"expire"}),
     (Deleted(b"k"), {"del"}),
@@ -56,13 +59,13 @@ def test_the_removal_of_an_element_crosses_where_removals_and_its_type_do(type_,
 
 def test_a_type_is_carried_under_its_kind():
     assert types_of(frozenset({"set", "hset", "del"})) == {"string", "hash"}
-    assert types_of(KINDS) == {"string", "hash", "set", "zset"}
+    assert types_of(KINDS) == {"string", "hash", "set", "zset", "list"}
 
 
 @pytest.mark.parametrize(
     "value",
     [change for change, _ in CHANGES]
-    + [FieldsDeleted(b"k", (b"f",)), Flushed(emptied=True), StringState(b""), HashState({})],
+    + [FieldsDeleted(b"k", (b"f",)), Flushed(emptied=True), StringState(b""), HashState({}), SequenceState(())],
 )
 def test_a_value_has_its_fields_and_no_others(value):
     with pytest.raises(AttributeError):

@@ -17,11 +17,13 @@ from redisrepl.changes import (
     FieldsDeleted,
     HashSet,
     HashState,
+    SequenceSet,
+    SequenceState,
     State,
     StringSet,
     StringState,
 )
-from redisrepl.wire.digests import element_of, elements_of, string_digest
+from redisrepl.wire.digests import element_of, elements_of, sequence_digest, string_digest
 
 __all__ = ["NOTHING_AGREED", "Agreed", "Facts", "note_changes", "note_state"]
 
@@ -63,7 +65,7 @@ class Facts(Protocol):
         """Each key is a string with this digest, without expiry."""
 
     def string(self, key: bytes, digest: int, expires_at_ms: int | None) -> None:
-        """The key is a string."""
+        """The key is a string, or a sequence."""
 
     def fields(self, key: bytes, fields: Mapping[bytes, int], gone: Collection[bytes] = ()) -> None:
         """These elements of a collection have these digests, those are gone, others are as they were."""
@@ -104,6 +106,8 @@ def note_changes(facts: Facts, changes: Iterable[Change]) -> None:
             case HashSet(key, fields, kind):
                 known = {name: element_of(name, value, kind) for name, value in fields.items() if value is not None}
                 facts.fields(key, known)
+            case SequenceSet(key, items, kind):
+                facts.string(key, sequence_digest(key, items, kind), None)
             case Deleted(key):
                 facts.gone(key)
             case FieldsDeleted(key, names):
@@ -121,6 +125,8 @@ def note_state(facts: Facts, key: bytes, state: State | Mapping[bytes, bytes | N
             facts.gone(key)
         case StringState(value, expires_at_ms):
             facts.string(key, string_digest(key, value), expires_at_ms)
+        case SequenceState(items, expires_at_ms, type_):
+            facts.string(key, sequence_digest(key, items, type_), expires_at_ms)
         case HashState(fields, expires_at_ms, type_):
             facts.hash(key, elements_of(fields, type_), expires_at_ms)
         case Mapping():

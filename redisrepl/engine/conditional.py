@@ -21,6 +21,8 @@ from redisrepl.changes import (
     FieldsDeleted,
     HashSet,
     HashState,
+    SequenceSet,
+    SequenceState,
     State,
     StringSet,
     StringState,
@@ -71,6 +73,11 @@ def condition_of_state(
             if unchanged and same_expiry and expected is None:
                 return None
             return Condition((StringSet(key, value, expires_at_ms),), whole)
+        case SequenceState(items, expires_at_ms, type_) if KIND_OF_TYPE[type_] in kinds:
+            if unchanged and expected is None and ("expire" not in kinds or expires_at_ms == known.expires_at_ms):
+                return None
+            expiry: list[Change] = [ExpirySet(key, expires_at_ms)] if "expire" in kinds else []
+            return Condition((SequenceSet(key, items, type_), *expiry), whole)
         case HashState(fields, expires_at_ms, type_) if KIND_OF_TYPE[type_] in kinds:
             if isinstance(expected, tuple) or (expected is None and _was_another(known, state, kinds)):
                 # The key is missing there, or another type, or was when it was agreed on.

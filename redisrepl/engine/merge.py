@@ -20,6 +20,8 @@ from redisrepl.changes import (
     FieldsDeleted,
     HashSet,
     HashState,
+    SequenceSet,
+    SequenceState,
     State,
     StringSet,
     StringState,
@@ -113,7 +115,7 @@ def _replicable(state: State, kinds: frozenset[str]) -> bool:
             return True
         case StringState():
             return "set" in kinds
-        case HashState():
+        case HashState() | SequenceState():
             return KIND_OF_TYPE[state.type] in kinds
         case _:
             return False
@@ -167,9 +169,13 @@ def _replacing(key: bytes, site: State, hub: State, kinds: frozenset[str]) -> li
     match hub:
         case StringState(value, expires_at_ms):
             return [StringSet(key, value, expires_at_ms)]
-        case HashState(fields, expires_at_ms, type_):
+        case HashState() | SequenceState():
+            expires_at_ms = hub.expires_at_ms
             changes: list[Change] = [Deleted(key)] if site is not None else []
-            changes.append(HashSet(key, dict(fields), type_))
+            if isinstance(hub, HashState):
+                changes.append(HashSet(key, dict(hub.fields), hub.type))
+            else:
+                changes.append(SequenceSet(key, hub.items, hub.type))
             if "expire" in kinds and expires_at_ms is not None:
                 changes.append(ExpirySet(key, expires_at_ms))
             return changes
@@ -222,7 +228,7 @@ def _verdicts(site: HashState, hub: HashState, ancestor: Agreed, about: Circumst
 
 
 def _plan_expiry(plan: Plan, site: State, hub: State, ancestor: Agreed, policy: Policy) -> None:
-    """Likewise the expiry of two equal strings, or of two collections, where expiries are replicated."""
+    """Likewise the expiry of two equal values, or of two collections, where expiries are replicated."""
     if "expire" not in policy.kinds or site is None or hub is None or isinstance(site, str) or isinstance(hub, str):
         return
     ours, theirs, agreed = site.expires_at_ms, hub.expires_at_ms, ancestor.expires_at_ms
@@ -232,6 +238,8 @@ def _plan_expiry(plan: Plan, site: State, hub: State, ancestor: Agreed, policy: 
         return
     if isinstance(plan.agreed, StringState):
         plan.agreed = StringState(plan.agreed.value, agreed)  # the value is all that they agree on
+    elif isinstance(plan.agreed, SequenceState):
+        plan.agreed = SequenceState(plan.agreed.items, agreed, plan.agreed.type)
     if ours == agreed or (theirs != agreed and policy.winner == "hub"):
         plan.apply.append(ExpirySet(plan.key, theirs))
     elif plan.push is None:

@@ -13,12 +13,12 @@ import redis.asyncio
 import redis.exceptions
 import structlog
 
-from redisrepl.changes import DENIED, HashState, State, StringState
+from redisrepl.changes import DENIED, HashState, SequenceState, State, StringState
 from redisrepl.errors import PeerUnavailableError, ProtocolError, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import ask, ask_all, translated
 from redisrepl.namespaces import glob_escape, printable
-from redisrepl.wire.collections import COLLECTIONS, elements_in, extra_types, score_text
+from redisrepl.wire.collections import COLLECTIONS, READABLE, elements_in, extra_types, score_text
 from redisrepl.wire.replies import as_bytes, as_clock, as_integer, as_page, as_pairs, as_strings, wrong
 from redisrepl.wire.states import STATES_SCRIPT, TOO_LARGE, parse_states
 from redisrepl.wire.unwanted import MAX_VALUE
@@ -56,7 +56,7 @@ class SiteReader:
         self._client = client
         self._address = address
         self._max_value = max_value
-        self._types = sorted(set(types) & COLLECTIONS.keys() - {"hash"})
+        self._types = sorted(set(types) & READABLE.keys() - {"hash"})
         self._others = extra_types(types)
         self._named: set[bytes] = set()  # keys that were said to be too large
         self._scripts = True
@@ -139,7 +139,7 @@ class SiteReader:
     async def _one_by_one(self, keys: Sequence[bytes]) -> list[State]:
         """Where scripts are not allowed."""
         types = ["hash", *self._types]
-        reads = [[[COLLECTIONS[type_].read, key, *COLLECTIONS[type_].range] for type_ in types] for key in keys]
+        reads = [[[READABLE[type_].read, key, *READABLE[type_].range] for type_ in types] for key in keys]
         questions = [
             [[b"TYPE", key], [b"PTTL", key], [b"GET", key], *of_key] for key, of_key in zip(keys, reads, strict=True)
         ]
@@ -169,8 +169,11 @@ class SiteReader:
                 return StringState(string, expires_at_ms) if isinstance(string, bytes) else None
             case type_ if type_ in collections:
                 flat = collections[type_]
-                elements = self._elements(type_, flat) if isinstance(flat, list) else {}
-                return HashState(elements, expires_at_ms, type_) if elements else None  # gone between two commands
+                if not isinstance(flat, list) or not flat:
+                    return None  # gone between two commands
+                if type_ in COLLECTIONS:
+                    return HashState(self._elements(type_, flat), expires_at_ms, type_)
+                return SequenceState(tuple(as_strings(flat, self._asked("LRANGE"))), expires_at_ms, type_)
             case "none":
                 return None
             case other:

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
-from redisrepl.changes import DENIED, HashState, State, StringState
+from redisrepl.changes import DENIED, HashState, SequenceState, State, StringState
 from redisrepl.errors import CommandRefusedError, HubError, OutcomeUnknownError, ProtocolError, denies_key
 from redisrepl.namespaces import glob_escape
 from redisrepl.remote.refusals import ScriptRunner, scripts_refused
 from redisrepl.remote.session import HubSession
-from redisrepl.wire.collections import COLLECTIONS, elements_in, extra_types
+from redisrepl.wire.collections import COLLECTIONS, READABLE, elements_in, extra_types
 from redisrepl.wire.unwanted import MAX_VALUE
 from redisrepl.wire.webdis import CommandError, fetch_body, parse_fetch_reply
 
@@ -69,7 +69,7 @@ class HubReader(ScriptRunner):
         super().__init__(clock)
         self._session = session
         self._max_value = max_value
-        self._types = sorted(set(types) & COLLECTIONS.keys() - {"hash"})
+        self._types = sorted(set(types) & READABLE.keys() - {"hash"})
         self._others = extra_types(types)
         self._most_bytes = self._max_bytes = max_bytes
 
@@ -128,7 +128,7 @@ class HubReader(ScriptRunner):
             if not str(error).startswith("WRONGTYPE"):
                 raise
             collection = await self._collection(key)
-            if not isinstance(collection, HashState):
+            if collection is None or isinstance(collection, str):
                 return collection
             state = collection
         expires_at_ms = await self._expiry(key)
@@ -137,18 +137,22 @@ class HubReader(ScriptRunner):
                 return StringState(value, expires_at_ms)
             case HashState(fields, _, type_):
                 return HashState(fields, expires_at_ms, type_)
+            case SequenceState(items, _, type_):
+                return SequenceState(items, expires_at_ms, type_)
         return state
 
     async def _collection(self, key: bytes) -> State:
         """Likewise a key that is no string."""
         for type_ in ("hash", *self._types):
-            kind = COLLECTIONS[type_]
+            kind = READABLE[type_]
             try:
                 flat = await self._session.strings(kind.read, key, *kind.range)
             except CommandRefusedError as error:
                 if not str(error).startswith("WRONGTYPE"):
                     raise
                 continue
+            if type_ not in COLLECTIONS:
+                return SequenceState(tuple(flat), None, type_) if flat else None
             try:
                 return HashState(elements_in(type_, flat), None, type_) if flat else None
             except ValueError:

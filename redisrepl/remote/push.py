@@ -34,7 +34,7 @@ from redisrepl.wire.batches import (
 )
 from redisrepl.wire.collections import COLLECTIONS
 from redisrepl.wire.webdis import CommandError, body_pieces, parse_reply
-from redisrepl.wire.writes import CONDITIONAL, halves_of, keys_of, plain_command
+from redisrepl.wire.writes import CONDITIONAL, halves_of, keys_of, plain_command, simple_commands
 
 __all__ = ["HubPusher", "Pushed", "Teller"]
 
@@ -269,8 +269,9 @@ class HubPusher(ScriptRunner):
                     if plain is None:
                         return [(command[1], outcome)]
                     command = plain
-                reply = await self._session.post(*body_pieces(*command))
-            unchanged = changed_nothing(command, parse_reply(reply))
+                for simple in simple_commands(command):
+                    reply = parse_reply(await self._session.post(*body_pieces(*simple)))
+            unchanged = changed_nothing(command, reply)
         except (CommandError, CommandRefusedError, BodyTooLargeError) as error:
             if len(keys_of(command)) == 1 or is_passing(str(error)):
                 return [(command[1], str(error))]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from redisrepl.changes import HashState, State, StringState
+from redisrepl.changes import HashState, SequenceState, State, StringState
 
 __all__ = [
     "COLUMNS",
@@ -109,7 +109,7 @@ class Row(NamedTuple):
 
     Attributes:
         kind: the type, `none` for a removal.
-        fields: how many elements of a collection.
+        fields: how many elements of a collection, or items of a list.
         size: bytes of the value, or of elements and their values.
         value: None if only the digests are kept.
     """
@@ -156,6 +156,8 @@ def _described(state: State) -> tuple[str, int, int, int | None]:
             return "none", 0, 0, None
         case StringState(value, expires_at_ms):
             return "string", 0, len(value), expires_at_ms
+        case SequenceState(items, expires_at_ms, type_):
+            return type_, len(items), sum(map(len, items)), expires_at_ms
         case HashState(fields, expires_at_ms, type_):
             return type_, len(fields), sum(map(len, fields)) + sum(map(len, fields.values())), expires_at_ms
         case kind:
@@ -167,6 +169,8 @@ def encode_value(state: State) -> bytes | None:
     match state:
         case StringState(value):
             return value
+        case SequenceState(items):
+            return b"".join(part for item in items for part in (LENGTHS.pack(len(item), 0), item))
         case HashState(fields):
             return b"".join(part for f, v in fields.items() for part in (LENGTHS.pack(len(f), len(v)), f, v))
         case _:

@@ -12,7 +12,7 @@ from hashlib import sha1
 from typing import NamedTuple
 
 from redisrepl.errors import FencedError, OutcomeUnknownError, ProtocolError
-from redisrepl.wire.states import ELEMENTS_OF
+from redisrepl.wire.lua import ELEMENTS_OF, SEQUENCE_DIGEST
 from redisrepl.wire.webdis import STRAY, escape, escape_words, flat_reply
 from redisrepl.wire.writes import MOVED, UNCHANGED
 
@@ -59,6 +59,7 @@ class Fencing(NamedTuple):
 #: may name many fields. The commands with conditions are described where they are made (`wire.writes.commands_if`).
 PUSH_SCRIPT = (
     ELEMENTS_OF
+    + SEQUENCE_DIGEST
     + b"""\
 local call, pcall, sha1, sub, find = redis.call, redis.pcall, redis.sha1hex, string.sub, string.find
 local fence, now = ARGV[4], ''
@@ -85,6 +86,7 @@ local function digest_of(key)
   kind = kind.ok
   if kind == 'none' then return '' end
   if kind == 'string' then return sub(sha1('s' .. #key .. ':' .. key .. call('GET', key)), 1, 15) end
+  if kind == 'list' then return (digest_of_list(key)) end
   if kind ~= 'hash' and kind ~= 'set' and kind ~= 'zset' then return '?' end
   local a, b, m = 0, 0, 281474976710656
   local flat, step, salt = elements_of(key, kind)
@@ -153,6 +155,24 @@ local function remove_element(kind, key)
   elseif element_holds(kind, ARGV[i + 3], held, ARGV[i + 4]) then tried(pcall(remove[kind], key, ARGV[i + 3]))
   else tried(nil, 'MOVED') end
 end
+local function put_list(key, first, last)
+  local kind = pcall('TYPE', key)
+  if kind.err then return tried(kind) end
+  local before = 0
+  if kind.ok == 'list' then before = call('LLEN', key)
+  elseif kind.ok ~= 'none' then call('DEL', key) end
+  for j = first, last, 1000 do
+    local reply = pcall('RPUSH', key, unpack(ARGV, j, math.min(j + 999, last)))
+    if type(reply) == 'table' then return tried(reply) end
+  end
+  tried(pcall('LTRIM', key, before, -1))
+end
+local function holds_list(key, first, last)
+  if call('TYPE', key).ok ~= 'list' or call('LLEN', key) ~= last - first + 1 then return false end
+  local items = call('LRANGE', key, 0, -1)
+  for j = 1, #items do if items[j] ~= ARGV[first + j - 1] then return false end end
+  return true
+end
 local function plain(name, key, last)
   local reply = pcall(unpack(ARGV, i + 1, last))
   if name == 'SET' and reply == false then tried(nil, pcall('GET', key) == ARGV[i + 3] and 'UNCHANGED' or 'MOVED')
@@ -188,6 +208,12 @@ while i <= #ARGV do
     if not get then prepare() end
     if new[name] or put_if[name] then put_elements(name, key, last)
     elseif remove_if[name] then remove_element(remove_if[name], key)
+    elseif name == 'LISTSET' then put_list(key, i + 3, last)
+    elseif name == 'LISTIF' then
+      local held, failed = digest_of(key)
+      if failed then tried(failed)
+      elseif find(',' .. ARGV[i + 3] .. ',', ',' .. held .. ',', 1, true) then put_list(key, i + 4, last)
+      else tried(nil, holds_list(key, i + 4, last) and 'UNCHANGED' or 'MOVED') end
     else plain(name, key, last) end
   end
   i = last + 1

@@ -17,7 +17,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-__all__ = ["COLLECTIONS", "Collection", "elements_in", "extra_types", "put_words", "score_of", "score_text"]
+__all__ = [
+    "COLLECTIONS",
+    "READABLE",
+    "SEQUENCES",
+    "Collection",
+    "SequenceKind",
+    "elements_in",
+    "extra_types",
+    "put_words",
+    "score_of",
+    "score_text",
+]
 
 
 class Collection(NamedTuple):
@@ -70,6 +81,34 @@ COLLECTIONS = {
     ),
 }
 
+
+class SequenceKind(NamedTuple):
+    """A kind of sequence.
+
+    Attributes:
+        put: replaces whatever the key holds; `wire.batches` has the script that knows it.
+        put_if: likewise on a condition.
+        append: the command that adds items at the end.
+        read: the command that returns all items.
+        range: words of it behind the key.
+        salt: begins what a key's digest is taken of.
+        flag: class of its keyspace events.
+    """
+
+    put: bytes
+    put_if: bytes
+    append: bytes
+    read: bytes
+    range: tuple[bytes, ...]
+    salt: bytes
+    flag: str
+
+
+SEQUENCES = {"list": SequenceKind(b"LISTSET", b"LISTIF", b"RPUSH", b"LRANGE", (b"0", b"-1"), b"l", "l")}
+
+#: What is read by one command.
+READABLE: dict[str, Collection | SequenceKind] = {**COLLECTIONS, **SEQUENCES}
+
 #: Scores of so many digits at most are exact, and printed alike by everybody.
 _PLAIN = 15
 
@@ -115,6 +154,6 @@ def elements_in(type_: str, flat: Sequence[bytes]) -> Mapping[bytes, bytes]:
 
 
 def extra_types(types: Iterable[str]) -> bytes:
-    """Those of some types that scripts must be told of: collections but for hashes, each between spaces."""
-    others = sorted(set(types) & COLLECTIONS.keys() - {"hash"})
+    """Those of some types that scripts must be told of, strings and hashes aside; each between spaces."""
+    others = sorted(set(types) & (COLLECTIONS.keys() | SEQUENCES.keys()) - {"hash"})
     return b" %b " % " ".join(others).encode() if others else b""

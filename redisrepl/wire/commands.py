@@ -149,15 +149,18 @@ class ChangeDecoder:
                 return (Flushed(emptied=False),)
             case b"MOVE" | b"COPY":
                 return self._into_other_database(name, argv)
-            case b"HSETEX" if self.selected == self.database:
-                written = _hsetex(argv)
-                options = [argument.upper() for argument in argv[2:8]]
-                if not _FIELD_EXPIRY.isdisjoint(options[: options.index(b"FIELDS")]):
-                    self.count_unreplicated("HSETEX")
-                return [change for change in written if crosses(change, self.kinds)]
+            case b"HSETEX":
+                return self._into_expiring_fields(argv) if self.selected == self.database else ()
             case _ if name not in _SILENT and self.selected == self.database and any(map(self.covers, argv[1:])):
                 self.count_unreplicated(name.decode("ascii", "backslashreplace"))
         return ()
+
+    def _into_expiring_fields(self, argv: Arguments) -> Sequence[Change]:
+        """`HSETEX key [options] FIELDS n field value ..`: the values are carried, and that expiries are not is told."""
+        options = [argument.upper() for argument in argv[2:8]]
+        if not _FIELD_EXPIRY.isdisjoint(options[: options.index(b"FIELDS")]):
+            self.count_unreplicated("HSETEX")
+        return [change for change in _hsetex(argv) if crosses(change, self.kinds)]
 
     def _into_other_database(self, name: bytes, argv: Arguments) -> Sequence[Change]:
         """`MOVE key db` and `COPY src dst [DB db]`: the only commands that write outside the selected database."""
@@ -350,6 +353,13 @@ def _georadius(argv: Arguments) -> Sequence[Change]:
     return [Touch(key, "zsets", replaces=True) for key in keys_of(argv)[1:]]
 
 
+def _touch_lists(argv: Arguments) -> Sequence[Change]:
+    """`LPUSH key item ..`, `LMOVE source destination ..`, `SORT key .. STORE destination`: all that it names."""
+    keys = keys_of(argv)
+    written = keys[1:] if argv[0].upper() == b"SORT" else keys
+    return [Touch(key, "lists", replaces=True) for key in written]
+
+
 def _pexpireat(argv: Arguments) -> Sequence[Change]:
     return (ExpirySet(argv[1], int(argv[2])),)
 
@@ -401,6 +411,8 @@ _HANDLERS: dict[bytes, _Handler] = {
     ),
     **dict.fromkeys((b"ZUNIONSTORE", b"ZINTERSTORE", b"ZDIFFSTORE", b"ZRANGESTORE", b"GEOSEARCHSTORE"), _replaced_zset),
     **dict.fromkeys((b"GEORADIUS", b"GEORADIUSBYMEMBER"), _georadius),
+    **dict.fromkeys((b"LPUSH", b"RPUSH", b"LPUSHX", b"RPUSHX", b"LPOP", b"RPOP", b"LINSERT", b"LSET"), _touch_lists),
+    **dict.fromkeys((b"LREM", b"LTRIM", b"LMOVE", b"RPOPLPUSH", b"SORT"), _touch_lists),
     # A relative expiry (Redis 6.2) counts from the master's clock: read what came of it.
     **dict.fromkeys((b"EXPIRE", b"PEXPIRE", b"GETEX"), _touch_expiry),
     **dict.fromkeys((b"SETEX", b"PSETEX", b"INCR", b"DECR", b"INCRBY", b"DECRBY", b"INCRBYFLOAT"), _touch_string),

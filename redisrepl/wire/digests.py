@@ -21,10 +21,10 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from hashlib import sha1
 from typing import NamedTuple
 
-from redisrepl.changes import HashState, State, StringState
+from redisrepl.changes import HashState, SequenceState, State, StringState
 from redisrepl.errors import ProtocolError
-from redisrepl.wire.collections import COLLECTIONS
-from redisrepl.wire.states import ELEMENTS_OF, KIND_OF
+from redisrepl.wire.collections import COLLECTIONS, SEQUENCES
+from redisrepl.wire.lua import BUCKET_OF, DIGEST_OF, EXPIRY_OF
 
 __all__ = [
     "BUCKETS",
@@ -49,6 +49,7 @@ __all__ = [
     "parse_looks",
     "parse_page",
     "parse_sums",
+    "sequence_digest",
     "string_digest",
     "total_of",
     "wanted_buckets",
@@ -143,6 +144,20 @@ def hash_digest(key: bytes, total: tuple[int, int]) -> int:
     return int.from_bytes(hashed[:8], "big") >> _SHIFT
 
 
+#: A sequence's digest is taken of so many items at a time.
+_ITEMS = 1000
+
+
+def sequence_digest(key: bytes, items: Sequence[bytes], kind: str = "list") -> int:
+    """The digest of a sequence of this type."""
+    chain = b""
+    for start in range(0, len(items), _ITEMS):
+        piece = b"".join([b"%d:%b" % (len(item), item) for item in items[start : start + _ITEMS]])
+        chain = sha1(chain + piece).hexdigest().encode()  # noqa: S324 - what Redis' Lua has
+    hashed = sha1(b"%b%d:%b%b" % (SEQUENCES[kind].salt, len(key), key, chain)).digest()  # noqa: S324
+    return int.from_bytes(hashed[:8], "big") >> _SHIFT
+
+
 def digest_of(key: bytes, state: State) -> int | None:
     """The digest of what a key holds; see `Look`."""
     match state:
@@ -150,6 +165,8 @@ def digest_of(key: bytes, state: State) -> int | None:
             return None
         case StringState(value):
             return string_digest(key, value)
+        case SequenceState(items, _, kind):
+            return sequence_digest(key, items, kind)
         case HashState(fields, _, kind):
             return hash_digest(key, total_of(elements_of(fields, kind).values()))
         case _:
@@ -158,8 +175,7 @@ def digest_of(key: bytes, state: State) -> int | None:
 
 def look_at(key: bytes, state: State) -> Look:
     """What a server's own script would say of a key that holds this."""
-    expires_at_ms = state.expires_at_ms if isinstance(state, StringState | HashState) else None
-    return Look(digest_of(key, state), expires_at_ms)
+    return Look(digest_of(key, state), None if state is None or isinstance(state, str) else state.expires_at_ms)
 
 
 def bucket_of(key: bytes) -> int:
@@ -191,63 +207,12 @@ def expiries_differ(site: Look, hub: Look) -> bool:
 
 # At a server.
 
-_DIGEST_OF = (
-    KIND_OF
-    + b"""\
-local sha1, sub, format = redis.sha1hex, string.sub, string.format
-local left = 0
-local carried = function(kind) return kind == 'string' or kind == 'hash' end
-local function carry(others)
-  carried = function(kind)
-    return kind == 'string' or kind == 'hash' or string.find(others, ' ' .. kind .. ' ', 1, true)
-  end
-end
-"""
-    + ELEMENTS_OF
-    + b"""\
-local function sum_of(key, kind)
-  local a, b, m = 0, 0, 281474976710656
-  local flat, step, salt = elements_of(key, kind)
-  for j = 1, #flat, step do
-    local value = value_at(flat, j, kind)
-    left = left - #flat[j] - #value - 400
-    local h = sha1(salt .. #flat[j] .. ':' .. flat[j] .. value)
-    a = (a + tonumber(sub(h, 1, 12), 16)) % m
-    b = (b + tonumber(sub(h, 13, 24), 16)) % m
-  end
-  return format('%.0f.%.0f', a, b)
-end
-local function digest_of(key, kind)
-  left = left - 400
-  if kind == 'none' then return '' end
-  if kind == 'string' then
-    local value = redis.call('GET', key)
-    left = left - #value
-    return sub(sha1('s' .. #key .. ':' .. key .. value), 1, 15)
-  end
-  if carried(kind) then return sub(sha1('h' .. #key .. ':' .. key .. sum_of(key, kind)), 1, 15) end
-  return '?'
-end
-"""
-)
-
-_EXPIRY_OF = b"""\
-local function expiry_of(key)
-  local at = redis.pcall('PEXPIRETIME', key)
-  if type(at) ~= 'table' then return at >= 0 and ' ' .. format('%.0f', at) or '' end
-  local ttl = redis.call('PTTL', key)
-  if ttl < 0 then return '' end
-  local t = redis.call('TIME')
-  return ' ~' .. format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000) + ttl)
-end
-"""
-
 #: Looks at keys, until so much work is done (`ARGV[2]`, in bytes that are digested; a field or a key costs as much as
 #: 400 of them), one at least. ARGV: `1` to tell expiries, or `0`, and what else is carried (`extra_types`); the work;
 #: keys.
 LOOK_SCRIPT = (
-    _DIGEST_OF
-    + _EXPIRY_OF
+    DIGEST_OF
+    + EXPIRY_OF
     + b"""\
 left = tonumber(ARGV[2])
 local out = {}
@@ -264,21 +229,13 @@ return out
 """
 )
 
-_BUCKET_OF = b"""\
-local byte = string.byte
-local function bucket_of(key)
-  local a, b, c = byte(key, -1), byte(key, -2), byte(key, -3)
-  return ((a or 0) + 31 * (b or 0) + 961 * (c or 0)) % 256
-end
-"""
-
 #: One step of a scan: keys in wanted buckets with their digests. ARGV: the first as above, cursor,
 #: pattern, count, the work, then `*` or the wanted buckets. Returns the next cursor, then in turn keys and what was
 #: seen of them: `!` where it would have been too much work.
 PAGE_SCRIPT = (
-    _DIGEST_OF
-    + _EXPIRY_OF
-    + _BUCKET_OF
+    DIGEST_OF
+    + EXPIRY_OF
+    + BUCKET_OF
     + b"""\
 local reply = redis.call('SCAN', ARGV[2], 'MATCH', ARGV[3], 'COUNT', ARGV[4])
 local out, wanted = {reply[1]}, ARGV[6] ~= '*' and {}
@@ -306,8 +263,8 @@ return out
 #: cursor, how many keys there were, how many of them would have been too much work and those, then buckets and their
 #: sums in turn.
 SUMS_SCRIPT = (
-    _DIGEST_OF
-    + _BUCKET_OF
+    DIGEST_OF
+    + BUCKET_OF
     + b"""\
 local reply = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3])
 local sums, m = {}, 281474976710656

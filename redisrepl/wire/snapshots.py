@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from redisrepl.changes import Change, ExpirySet, HashSet, StringSet
+from redisrepl.changes import Change, ExpirySet, HashSet, StringSet, Touch
 from redisrepl.wire.collections import score_of
 from redisrepl.wire.rdb import Entry
 
@@ -16,7 +16,7 @@ __all__ = ["changes_of", "has_expiring_fields", "is_alive"]
 
 def has_expiring_fields(entry: Entry) -> bool:
     """Whether it is a hash of which fields may expire: then each comes with its expiry."""
-    return entry.type == "hash" and isinstance(entry.value, list) and len(entry.value[0]) > _PAIR  # type: ignore[arg-type]
+    return entry.type == "hash" and isinstance(entry.value, list) and len(entry.value[0]) > _PAIR
 
 
 _PAIR = 2  # a field and its value
@@ -48,6 +48,8 @@ def changes_of(entry: Entry, now: float) -> list[Change]:
         case "zset", list(scored):
             scores = {member: score_of(score) for member, score in cast("list[tuple[bytes, float]]", scored)}
             return [HashSet(entry.key, dict(scores), "zset"), *_expiry(entry)]
+        case "list", list():
+            return [Touch(entry.key, "lists", replaces=True)]  # a part of it would not do
         case _:
             return []
 

@@ -8,36 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from redisrepl.changes import DENIED, HashState, State, StringState
+from redisrepl.changes import DENIED, HashState, SequenceState, State, StringState
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.collections import COLLECTIONS, elements_in
+from redisrepl.wire.lua import ELEMENTS_OF, KIND_OF
 from redisrepl.wire.replies import number
 
-__all__ = ["ELEMENTS_OF", "KIND_OF", "STATES_SCRIPT", "TOO_LARGE", "parse_states", "read_at", "token_of"]
-
-#: Lua: the type of a key, `denied` if an ACL keeps it from us: what is asked beside it must not wait for that. Any
-#: other error comes second.
-KIND_OF = b"""\
-local function kind_of(key)
-  local kind = redis.pcall('TYPE', key)
-  if kind.err and not string.find(kind.err, 'access') then return nil, kind end
-  return kind.ok or 'denied'
-end
-"""
-
-#: Lua: all that a collection holds, flat, how many strings of it make an element, and what its elements are salted
-#: with; and the value of the element at a place of that.
-ELEMENTS_OF = b"""\
-local function elements_of(key, kind)
-  if kind == 'hash' then return redis.call('HGETALL', key), 2, '' end
-  if kind == 'set' then return redis.call('SMEMBERS', key), 1, 'm' end
-  return redis.call('ZRANGE', key, 0, -1, 'WITHSCORES'), 2, 'z'
-end
-local function value_at(flat, j, kind)
-  if kind == 'hash' then return flat[j + 1] end
-  return kind == 'set' and '' or string.format('%.17g', tonumber(flat[j + 1]) + 0)
-end
-"""
+__all__ = ["STATES_SCRIPT", "TOO_LARGE", "parse_states", "read_at", "token_of"]
 
 #: Reads keys until `ARGV[1]` bytes are full, at least one; a value of more than the bytes that a second number there
 #: names is only said to be too large; behind these stands what is read beside strings and hashes. Returns the server's
@@ -122,6 +99,8 @@ def parse_states(items: Sequence[bytes]) -> list[State]:
             elif kind == b"hash":
                 fields = dict(zip(items[index : index + count : 2], items[index + 1 : index + count : 2], strict=True))
                 states.append(HashState(fields, expires_at_ms))
+            elif count and kind == b"list":
+                states.append(SequenceState(tuple(items[index : index + count]), expires_at_ms))
             elif count and (type_ := kind.decode("ascii", "backslashreplace")) in COLLECTIONS:
                 elements = elements_in(type_, items[index : index + count])
                 states.append(HashState(elements, expires_at_ms, type_))

@@ -15,11 +15,13 @@ from redisrepl.changes import (
     FieldsDeleted,
     HashSet,
     HashState,
+    SequenceSet,
+    SequenceState,
     State,
     StringSet,
     StringState,
 )
-from redisrepl.wire.collections import COLLECTIONS, put_words
+from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, put_words
 from redisrepl.wire.digests import digest_of, element_of
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "MAX_BYTES_PER_COMMAND",
     "MAX_FIELDS_PER_COMMAND",
     "MAX_PAIRS_PER_COMMAND",
+    "MAX_WORDS_AT_SITE",
     "MOVED",
     "UNCHANGED",
     "commands_if",
@@ -36,12 +39,15 @@ __all__ = [
     "halves_of",
     "keys_of",
     "plain_command",
+    "simple_commands",
 ]
 
 #: Lua's C stack takes 8,000 values (LUAI_MAXCSTACK) and `unpack` puts a whole command on it.
 MAX_FIELDS_PER_COMMAND = 1000
 #: Likewise for the pairs of an `MSET`. From 50 to 1,000 it makes no difference (2 us of processor a pair, all servers).
 MAX_PAIRS_PER_COMMAND = 500
+#: Of a list that is applied to the site, in one command; Redis takes a million words.
+MAX_WORDS_AT_SITE = 500_000
 #: A collection goes in commands of about this many bytes, so that a body can be split between them.
 MAX_BYTES_PER_COMMAND = 64 << 10
 
@@ -61,6 +67,8 @@ def commands_of(change: Change) -> Iterator[list[bytes]]:
             kind_of = COLLECTIONS[kind]
             for some in _pieces(fields):
                 yield [kind_of.put, key, *kind_of.options, *put_words(kind, some)]
+        case SequenceSet(key, items, kind):
+            yield [SEQUENCES[kind].put, key, *items]
         case Deleted(key):
             yield [b"DEL", key]
         case FieldsDeleted(key, fields, kind):
@@ -100,6 +108,15 @@ def _set_command(words: Sequence[bytes]) -> list[bytes]:
 def keys_of(command: Sequence[bytes]) -> Sequence[bytes]:
     """The key of each write of a command of ours."""
     return command[1::2] if command[0] == b"MSET" else command[1:2]
+
+
+def simple_commands(command: Sequence[bytes]) -> list[Sequence[bytes]]:
+    """A command as such that Redis itself knows: what sets a sequence is several."""
+    if command[0] != b"LISTSET":
+        return [command]
+    items = command[2:]
+    pieces = [items[start : start + MAX_FIELDS_PER_COMMAND] for start in range(0, len(items), MAX_FIELDS_PER_COMMAND)]
+    return [[b"DEL", command[1]], *([b"RPUSH", command[1], *piece] for piece in pieces)]
 
 
 def halves_of(command: Sequence[bytes]) -> list[list[bytes]]:
@@ -142,8 +159,8 @@ def commands_if(
 
     `SETIF key value expiry digest ..`, `DELIF key digest ..`, `HSETIF key field digests value ..`, and
     `HDELIF key field digests ..`, where the digests of a field are joined by commas; likewise `SADDIF`, `SREMIF`,
-    `ZADDIF` and `ZREMIF`. What is to be set only where there is nothing travels as `SET .. NX`, `HSETNX`, `SADD` and
-    `ZADDNX key member score ..`, which are shorter.
+    `ZADDIF` and `ZREMIF`; and `LISTIF key digests item ..`. What is to be set only where there is nothing travels as
+    `SET .. NX`, `HSETNX`, `SADD` and `ZADDNX key member score ..`, which are shorter.
 
     Args:
         changes: in their order, with their values.
@@ -159,6 +176,9 @@ def commands_if(
                 yield [b"SETIF", key, value, expiry, *map(_key_digest, whole or ())]
             case Deleted(key) if whole != _NEW:
                 yield [b"DELIF", key, *map(_key_digest, whole or ())]
+            case SequenceSet(key, items, kind):
+                digests = b",".join(map(_key_digest, whole or ()))
+                yield [SEQUENCES[kind].put_if, key, digests, *items]
             case HashSet():
                 yield from _put_commands_if(change, fields)
             case FieldsDeleted(key, names, kind):
@@ -170,7 +190,13 @@ def commands_if(
 
 #: Names of commands that only the script knows.
 CONDITIONAL = frozenset(
-    {b"SETIF", b"DELIF", b"ZADDNX", *(word for kind in COLLECTIONS.values() for word in (kind.put_if, kind.remove_if))}
+    {
+        b"SETIF",
+        b"DELIF",
+        b"LISTIF",
+        b"ZADDNX",
+        *(word for kind in COLLECTIONS.values() for word in (kind.put_if, kind.remove_if)),
+    }
 )
 _KIND_OF_COMMAND = {
     word: kind for kind, its in COLLECTIONS.items() for word in (its.put_if, its.put_new, its.remove_if)
@@ -184,6 +210,11 @@ def plain_command(command: Sequence[bytes], state: State) -> tuple[list[bytes] |
         The command to send; or None, and the outcome without it.
     """
     name, key = command[0], command[1]
+    if name == b"LISTIF":
+        digest = digest_of(key, state)
+        if _key_digest(digest) in command[2].split(b","):
+            return [b"LISTSET", key, *command[3:]], ""
+        return None, UNCHANGED if isinstance(state, SequenceState) and state.items == tuple(command[3:]) else MOVED
     if name in (b"SETIF", b"DELIF"):
         alternatives = command[4:] if name == b"SETIF" else command[2:]
         held = _key_digest(digest_of(key, state)) in alternatives
@@ -239,6 +270,7 @@ _EVENTS = {
     b"DELIF": b"del",
     b"PEXPIREAT": b"expire",
     b"PERSIST": b"persist",
+    b"RPUSH": b"rpush",
     **{word: kind.put_event for kind in COLLECTIONS.values() for word in (kind.put, kind.put_new, kind.put_if)},
     **{word: kind.remove_event for kind in COLLECTIONS.values() for word in (kind.remove, kind.remove_if)},
 }
@@ -250,4 +282,7 @@ def events_of(command: Sequence[bytes]) -> tuple[bytes, ...]:
         return (b"set", b"expire") if b"PXAT" in command[3:4] else (b"set",)
     if command[0] == b"SETIF":
         return (b"set", b"expire") if command[3] else (b"set",)
+    if command[0] in (b"LISTSET", b"LISTIF"):
+        items = len(command) - (2 if command[0] == b"LISTSET" else 3)
+        return (*[b"rpush"] * -(-items // MAX_FIELDS_PER_COMMAND), b"ltrim")
     return (_EVENTS[command[0]],)

@@ -107,6 +107,10 @@ HASHES = [
     ("ZUNIONSTORE k 1 l", [Touch(K, "zsets", replaces=True)]),
     ("ZRANGESTORE k l 0 1", [Touch(K, "zsets", replaces=True)]),
     ("GEORADIUS l 1 2 3 km STORE k", [Touch(K, "zsets", replaces=True)]),
+    ("LPUSH k a b", [Touch(K, "lists", replaces=True)]),
+    ("LTRIM k 0 1", [Touch(K, "lists", replaces=True)]),
+    ("LMOVE k l LEFT RIGHT", [Touch(K, "lists", replaces=True), Touch(L, "lists", replaces=True)]),
+    ("SORT x BY y LIMIT 0 5 STORE k", [Touch(K, "lists", replaces=True)]),
     ("HSETEX k FIELDS 1 f v", [HashSet(K, {b"f": b"v"})]),
     ("HSETEX k KEEPTTL FIELDS 2 f v g w", [HashSet(K, {b"f": b"v", b"g": b"w"})]),
     (f"HSETEX k FNX PXAT {FAR} FIELDS 1 f v", [HashSet(K, {b"f": b"v"})]),
@@ -435,7 +439,12 @@ SAID = [
         [StringSet(K, b"a"), HashSet(L, {b"f": b"b"})],
     ),
     ("EVAL redis.call('select','5');redis.call('set',KEYS[1],'a') 1 k", []),
-    ("LPUSH site1:list a", []),
+    ("LPUSH site1:list a", [Touch(b"site1:list", "lists", replaces=True)]),
+    ("SADD site1:set a b", [HashSet(b"site1:set", {b"a": b"", b"b": b""}, "set")]),
+    ("SPOP site1:set 5", [Deleted(b"site1:set")]),
+    ("ZADD site1:z 0.1 a", [HashSet(b"site1:z", {b"a": b"0.10000000000000001"}, "zset")]),
+    ("GEOADD site1:z 1 2 g", [HashSet(b"site1:z", {b"g": b"3378080408407459"}, "zset")]),
+    ("XADD site1:stream 1-1 f v", []),
     ("FLUSHDB", [Flushed(emptied=True)]),
     ("SWAPDB 0 1", [Flushed(emptied=False)]),
     ("FLUSHALL", [Flushed(emptied=True)]),
@@ -480,7 +489,7 @@ async def test_every_listed_command_on_a_real_server():
         else:
             part.append(normal(change, now_ms))
     assert [(line, got) for (line, _), got in zip(SAID, came[1:], strict=True)] == SAID
-    assert followed.unreplicated == {"LPUSH": 1}
+    assert followed.unreplicated == {"XADD": 1}
     assert not followed.in_transaction
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redisrepl.changes import HashState, StringState
+from redisrepl.changes import HashState, SequenceState, StringState
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.states import STATES_SCRIPT, parse_states, read_at, token_of
 from testbed import RedisServer
@@ -22,6 +22,7 @@ states = (
     | st.builds(HashState, st.dictionaries(values, values, min_size=1, max_size=20), expiries)
     | st.builds(HashState, st.dictionaries(values, st.just(b""), min_size=1, max_size=9), expiries, st.just("set"))
     | st.builds(HashState, st.dictionaries(values, scores, min_size=1, max_size=9), expiries, st.just("zset"))
+    | st.builds(SequenceState, st.lists(values, min_size=1, max_size=9).map(tuple), expiries)
 )
 
 
@@ -46,9 +47,9 @@ def test_what_was_written_is_read(redis, wanted):
     keys = [b"key:%d" % number for number in range(len(wanted))]
     for key, state in zip(keys, wanted, strict=True):
         write(redis, key, state)
-    assert read(redis, *keys, budget=b"%d  set zset " % UNLIMITED) == wanted
-    others = {"set", "zset"}
-    named = [state.type if isinstance(state, HashState) and state.type in others else state for state in wanted]
+    assert read(redis, *keys, budget=b"%d  list set zset " % UNLIMITED) == wanted
+    others = {"list", "set", "zset"}
+    named = [state.type if getattr(state, "type", None) in others else state for state in wanted]
     assert read(redis, *keys) == named
 
 
