@@ -294,7 +294,7 @@ class Applying:
         key = changes[0].key
         held = job.held(key) if key in self._overtaken else None
         fields = [c for c in changes if isinstance(c, HashSet | FieldsDeleted) and c.key == key]
-        if len(fields) < len(changes) or not isinstance(held, HashState):
+        if len(fields) < len(changes) or not isinstance(held, HashState) or held.type != "hash":
             return turn.apply(changes)
         small = sum(len(change.fields) for change in fields) <= MOST_FIELDS
         return turn.compare_and_set(fields, held) if small else turn.apply(changes)

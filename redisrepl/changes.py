@@ -7,12 +7,13 @@ Left to others: which changes cross (`outbound`, `inbound`), how one is spelled 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar, dataclass_transform
 
 __all__ = [
     "DENIED",
     "KINDS",
+    "KIND_OF_TYPE",
     "Change",
     "Deleted",
     "ExpirySet",
@@ -21,15 +22,21 @@ __all__ = [
     "HashSet",
     "HashState",
     "Position",
+    "SequenceSet",
+    "SequenceState",
     "State",
     "StringSet",
     "StringState",
     "Touch",
-    "kinds_of",
+    "crosses",
+    "types_of",
 ]
 
-#: What `--replicate` may name: values of strings, fields of hashes, removals, expiry times.
-KINDS = frozenset({"set", "hset", "del", "expire"})
+#: Under which name of `--replicate` the values of a type are carried; types are named by Redis' own words for them.
+KIND_OF_TYPE = {"string": "set", "hash": "hset", "set": "sets", "zset": "zsets", "list": "lists"}
+
+#: What `--replicate` may name: values of each type, removals, expiry times.
+KINDS = frozenset({*KIND_OF_TYPE.values(), "del", "expire"})
 
 _Value = TypeVar("_Value")
 
@@ -55,14 +62,29 @@ class StringSet:
 
 @_value
 class HashSet:
-    """These fields of the hash hold these values now; other fields are as they were.
+    """These elements of the collection hold these values now; others are as they were.
 
-    A value of None says that the field changed to something the command does not tell: it must be read.
+    A collection is a hash, whose fields have values; a set, whose members all have the same, an empty one; or a sorted
+    set, whose members have scores, as text (`wire.scores`).
+    A value of None says that the element changed to something the command does not tell: it must be read.
     Whoever holds the change owns the dictionary.
     """
 
     key: bytes
     fields: dict[bytes, bytes | None]
+    type: str = "hash"
+
+
+@_value
+class SequenceSet:
+    """The key holds these items in this order now; whatever it was before is gone, but for its expiry.
+
+    A sequence is a list: it is replicated as a whole, since its items have no names.
+    """
+
+    key: bytes
+    items: tuple[bytes, ...]
+    type: str = "list"
 
 
 @_value
@@ -72,7 +94,7 @@ class Touch:
     Attributes:
         kind: what changed, one of `KINDS`; None when only reading tells (`RENAME`, `COPY`, `RESTORE`). `del`: it is
             gone, unless it is there when it is read.
-        replaces: the key became another one as a whole: fields of a hash that are not there any more are gone.
+        replaces: the key became another one as a whole: elements that are not there any more are gone.
     """
 
     key: bytes
@@ -89,10 +111,11 @@ class Deleted:
 
 @_value
 class FieldsDeleted:
-    """These fields of the hash are gone."""
+    """These elements of the collection are gone."""
 
     key: bytes
     fields: tuple[bytes, ...]
+    type: str = "hash"
 
 
 @_value
@@ -117,7 +140,7 @@ class Flushed:
     emptied: bool
 
 
-Change = StringSet | HashSet | Touch | Deleted | FieldsDeleted | ExpirySet
+Change = StringSet | HashSet | SequenceSet | Touch | Deleted | FieldsDeleted | ExpirySet
 
 
 @_value
@@ -130,40 +153,51 @@ class StringState:
 
 @_value
 class HashState:
-    """What a key holds: a hash, and when the key expires (Unix milliseconds, None: never)."""
+    """What a key holds: a collection (see `HashSet`), and when the key expires (Unix milliseconds, None: never)."""
 
     fields: Mapping[bytes, bytes]
     expires_at_ms: int | None = None
+    type: str = "hash"
 
     def without(self, names: Collection[bytes]) -> HashState:
         """The same but for these fields."""
-        return HashState({name: held for name, held in self.fields.items() if name not in names}, self.expires_at_ms)
+        return replace(self, fields={name: held for name, held in self.fields.items() if name not in names})
 
 
-#: What a key holds; None: there is no such key. Other types are named by Redis' own word for them (`list`, ...).
-State = StringState | HashState | str | None
+@_value
+class SequenceState:
+    """What a key holds: a sequence (see `SequenceSet`), and when the key expires (Unix milliseconds, None: never)."""
+
+    items: tuple[bytes, ...]
+    expires_at_ms: int | None = None
+    type: str = "list"
+
+
+#: What a key holds; None: there is no such key. Other types are named by Redis' own word for them (`stream`, ...).
+State = StringState | HashState | SequenceState | str | None
 
 #: Stands for a type where the server does not let us read the key.
 DENIED = "denied"
 
 
-def kinds_of(change: Change) -> frozenset[str]:
-    """Under which of `KINDS` a change may cross: any one of them suffices."""
+def types_of(kinds: frozenset[str]) -> frozenset[str]:
+    """The types whose values are carried under these of `KINDS`."""
+    return frozenset(type_ for type_, kind in KIND_OF_TYPE.items() if kind in kinds)
+
+
+def crosses(change: Change, kinds: frozenset[str]) -> bool:
+    """Whether a change is replicated where these of `KINDS` are."""
+    kind = _KIND_OF_CHANGE.get(type(change))
+    if kind is not None:
+        return kind in kinds
     if isinstance(change, Touch):
-        return _SET | _HSET if change.kind is None else frozenset({change.kind})
-    return _KINDS_OF[type(change)]
+        return change.kind in kinds if change.kind is not None else not _VALUES.isdisjoint(kinds)
+    removes = isinstance(change, FieldsDeleted)
+    return KIND_OF_TYPE[change.type] in kinds and (not removes or "del" in kinds)  # type: ignore[union-attr]
 
 
-_SET = frozenset({"set"})
-_HSET = frozenset({"hset"})
-_DEL = frozenset({"del"})
-_KINDS_OF: dict[type[Change], frozenset[str]] = {
-    StringSet: _SET,
-    HashSet: _HSET,
-    Deleted: _DEL,
-    FieldsDeleted: _DEL,
-    ExpirySet: frozenset({"expire"}),
-}
+_VALUES = frozenset(KIND_OF_TYPE.values())
+_KIND_OF_CHANGE: dict[type[Change], str] = {StringSet: "set", Deleted: "del", ExpirySet: "expire"}
 
 
 class Position(NamedTuple):

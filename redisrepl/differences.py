@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from redisrepl.changes import (
+    KIND_OF_TYPE,
     Change,
     Deleted,
     ExpirySet,
     HashSet,
     HashState,
+    SequenceSet,
+    SequenceState,
     State,
     StringSet,
     StringState,
@@ -23,11 +26,11 @@ __all__ = ["difference", "lacks", "news_of"]
 
 
 def lacks(hub: State, site: State) -> bool:
-    """Whether the hub lacks something that the site has: a string or hash, or a field of a hash."""
+    """Whether the hub lacks something that the site has: a key, or an element of a collection."""
     match hub, site:
-        case (None, StringState() | HashState()):
+        case (None, StringState() | HashState() | SequenceState()):
             return True
-        case HashState(fields), HashState(ours):
+        case HashState(fields), HashState(ours) if hub.type == site.type:
             return not ours.keys() <= fields.keys()
         case _:
             return False
@@ -41,7 +44,7 @@ def news_of(changes: Sequence[Change], state: State) -> list[Change]:
             case StringSet(_, value, expires_at_ms), StringState():
                 if (value, expires_at_ms) == (state.value, state.expires_at_ms):
                     continue
-            case HashSet(_, fields), HashState(held):
+            case HashSet(_, fields), HashState(held) if change.type == state.type:
                 if all(held.get(name) == value for name, value in fields.items()):
                     continue
             case _:
@@ -62,11 +65,18 @@ def difference(key: bytes, hub: State, site: State, kinds: frozenset[str]) -> li
     if isinstance(hub, StringState) and "set" in kinds:  # what most keys are
         return [] if hub == site else [StringSet(key, hub.value, hub.expires_at_ms)]
     match hub, site:
-        case (HashState(), HashState()) if "hset" in kinds:
+        case (HashState(), HashState()) if hub.type == site.type and KIND_OF_TYPE[hub.type] in kinds:
             return [*_field_differences(key, hub, site), *_expiry_difference(key, hub, site, kinds)]
-        case (HashState(), _) if "hset" in kinds:
+        case (HashState(), _) if KIND_OF_TYPE[hub.type] in kinds:
             replaced: list[Change] = [Deleted(key)] if site is not None else []
-            return [*replaced, HashSet(key, dict(hub.fields)), *_expiry_difference(key, hub, HashState({}), kinds)]
+            put = HashSet(key, dict(hub.fields), hub.type)
+            return [*replaced, put, *_expiry_difference(key, hub, HashState({}), kinds)]
+        case (SequenceState(), SequenceState()) if hub.items == site.items and hub.type == site.type:
+            return _expiry_difference(key, hub, site, kinds) if KIND_OF_TYPE[hub.type] in kinds else []
+        case (SequenceState(), _) if KIND_OF_TYPE[hub.type] in kinds:
+            replaced = [Deleted(key)] if site is not None else []
+            put_all = SequenceSet(key, hub.items, hub.type)
+            return [*replaced, put_all, *_expiry_difference(key, hub, HashState({}), kinds)]
         case _:
             return []
 
@@ -74,10 +84,12 @@ def difference(key: bytes, hub: State, site: State, kinds: frozenset[str]) -> li
 def _field_differences(key: bytes, hub: HashState, site: HashState) -> list[Change]:
     site_fields = site.fields
     differing: dict[bytes, bytes | None] = {f: v for f, v in hub.fields.items() if site_fields.get(f) != v}
-    return [HashSet(key, differing)] if differing else []
+    return [HashSet(key, differing, hub.type)] if differing else []
 
 
-def _expiry_difference(key: bytes, hub: HashState, site: HashState, kinds: frozenset[str]) -> list[Change]:
+def _expiry_difference(
+    key: bytes, hub: HashState | SequenceState, site: HashState | SequenceState, kinds: frozenset[str]
+) -> list[Change]:
     if "expire" not in kinds or hub.expires_at_ms == site.expires_at_ms:
         return []
     return [ExpirySet(key, hub.expires_at_ms)]

@@ -26,17 +26,33 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
-from redisrepl.changes import Change, HashSet, State, Touch, kinds_of
+from redisrepl.changes import KIND_OF_TYPE, Change, HashSet, SequenceSet, State, Touch, crosses
 from redisrepl.echo import ExpectedEvents
 from redisrepl.freshness import Freshness
 from redisrepl.merging import merge
 from redisrepl.wire.keyspace import announced_events
-from redisrepl.wire.writes import commands_of, events_of
+from redisrepl.wire.writes import MAX_WORDS_AT_SITE, commands_of, events_of
 
 __all__ = ["Inbound", "InboundCounters"]
 
 #: Events that only a removal causes.
-_REMOVALS = frozenset({b"del", b"expired", b"evicted", b"hdel", b"hexpired", b"rename_from", b"move_from"})
+_REMOVALS = frozenset(
+    {
+        *(
+            b"del",
+            b"expired",
+            b"evicted",
+            b"rename_from",
+            b"move_from",
+            b"hdel",
+            b"hexpired",
+            b"srem",
+            b"spop",
+            b"zrem",
+        ),
+        *(b"zpopmin", b"zpopmax", b"zremrangebyscore", b"zremrangebyrank", b"zremrangebylex"),
+    }
+)
 #: In the place of the epoch in which a fetch began: what it finds out is stale.
 _CHANGED = -1
 #: Keys whose time at the hub is noted.
@@ -108,7 +124,7 @@ class Inbound:
         self.counters = InboundCounters()
         self.kinds = kinds
         self.echo_patience: float | None = None
-        self._echoes_of: Callable[[Change], Iterable[Hashable]] = lambda change: (change,)
+        self._echoes_of: Callable[[Change], Iterable[Hashable]] = _echoes_of
         self._covers = covers
         self._expected_local = expected_local
         self._expected_remote = expected_remote
@@ -168,7 +184,7 @@ class Inbound:
         return (
             self._whole()
             and self._covers(key)
-            and all(not self.kinds.isdisjoint(kinds_of(change)) for change in changes)
+            and all(crosses(change, self.kinds) for change in changes)
             and self._fresh.is_news(key, time)
             and key not in self.dirty
             and (key not in self._fetching or key in self._taken_told)
@@ -348,7 +364,7 @@ class Inbound:
             self._settle(key)
             return False
         for change in changes:
-            if self.kinds.isdisjoint(kinds_of(change)):
+            if not crosses(change, self.kinds):
                 continue  # the stream's reader does not look at these
             for echo in self._echoes_of(change):
                 if not self._expected_local.expect(key, echo, math.inf):
@@ -420,3 +436,11 @@ class Inbound:
     def _changes_own_fields(self, key: bytes) -> bool:
         fields = self._changing(key)
         return fields is not None and key in self._own and self._own[key].issuperset(fields)
+
+
+def _echoes_of(change: Change) -> Sequence[Change]:
+    """The changes that the site's stream shows once this one was applied."""
+    if isinstance(change, SequenceSet):
+        touch = Touch(change.key, KIND_OF_TYPE[change.type], replaces=True)
+        return [touch] * -(-len(change.items) // MAX_WORDS_AT_SITE)
+    return (change,)

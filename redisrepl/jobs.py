@@ -143,7 +143,9 @@ class FetchedJob:
         self._ancestors: Mapping[bytes, Agreed] = {}
         self._plans: dict[bytes, Plan] = {}
         self.large = frozenset(
-            key for key, state in states.items() if isinstance(state, HashState) and len(state.fields) >= _LARGE
+            key
+            for key, state in states.items()
+            if isinstance(state, HashState) and state.type == "hash" and len(state.fields) >= _LARGE
         )
 
     async def changes(self, keys: Sequence[bytes], replies: Sequence[object]) -> Mapping[bytes, Sequence[Change]]:
@@ -175,7 +177,7 @@ class FetchedJob:
     def without(self, key: bytes, fields: Collection[bytes]) -> Sequence[Change] | None:
         """See `Job.without`."""
         core, site, hub = self._core, self._held[key], self._states[key]
-        if not (isinstance(site, HashState) and isinstance(hub, HashState)):
+        if not (isinstance(site, HashState) and isinstance(hub, HashState) and site.type == hub.type):
             return None
         if key not in self._plans:
             return difference(key, hub.without(fields), site.without(fields), core.policy.kinds)
@@ -193,7 +195,7 @@ class FetchedJob:
         if plan.disputed:
             facts.string(key, DISPUTED, None)
         if plan.agreed != "nothing":
-            note_state(facts, key, plan.agreed)
+            note_state(facts, key, plan.agreed, plan.type)
         if plan.expiry != "nothing":
             facts.expiry(key, plan.expiry)
 

@@ -6,19 +6,21 @@ to others: which changes are kept (`pending`, `everywrite`).
 
 from __future__ import annotations
 
-from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, Touch
+from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, SequenceSet, StringSet, Touch
 
 __all__ = ["growth", "merge", "removes", "size_of"]
 
-#: Bytes that each field of a hash costs beside its name and value (measured).
+#: Bytes that each element of a collection costs beside its name and value (measured).
 _FIELD_OVERHEAD = 300
 
 
 def merge(older: Change, newer: Change) -> Change:
     """The one change that stands for both, in this order."""
     match older, newer:
-        case (_, StringSet() | Deleted() | Touch(replaces=True)):
+        case (_, StringSet() | SequenceSet() | Deleted() | Touch(replaces=True)):
             return newer
+        case (HashSet() | FieldsDeleted(), HashSet() | FieldsDeleted()) if older.type != newer.type:
+            return Touch(newer.key, replaces=True)  # it has lost its last element between them
         case HashSet(_, fields), HashSet(_, newer_fields):
             fields.update(newer_fields)
             return older
@@ -26,9 +28,9 @@ def merge(older: Change, newer: Change) -> Change:
             fields.update(dict.fromkeys(deleted))
             return older
         case FieldsDeleted(key, deleted), FieldsDeleted(_, more):
-            return FieldsDeleted(key, tuple(dict.fromkeys(deleted + more)))
+            return FieldsDeleted(key, tuple(dict.fromkeys(deleted + more)), older.type)
         case FieldsDeleted(key, deleted), HashSet(_, fields):
-            return HashSet(key, {**dict.fromkeys(deleted), **fields})
+            return HashSet(key, {**dict.fromkeys(deleted), **fields}, newer.type)
         case StringSet(key, value, _), ExpirySet(_, expires_at_ms):
             return StringSet(key, value, expires_at_ms)
         case ExpirySet(), ExpirySet():
@@ -42,7 +44,7 @@ def merge(older: Change, newer: Change) -> Change:
 
 
 def removes(change: Change) -> bool:
-    """Whether fields are, or may be, gone: reading what is there would not tell which."""
+    """Whether elements are, or may be, gone: reading what is there would not tell which."""
     match change:
         case FieldsDeleted() | Touch(replaces=True):
             return True
@@ -61,6 +63,8 @@ def size_of(change: Change) -> int:
         for field, value in change.fields.items():
             size += len(field) + (0 if value is None else len(value))
         return size
+    if isinstance(change, SequenceSet):
+        return sum(map(len, change.items))
     return sum(map(len, change.fields)) if isinstance(change, FieldsDeleted) else 0
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import stamina
 import structlog
 
-from redisrepl.changes import Change, Deleted, Touch, kinds_of
+from redisrepl.changes import Change, Deleted, Touch, crosses
 from redisrepl.errors import PsyncRefusedError, RedisreplError, RefusedError
 from redisrepl.following import Following, Listener
 from redisrepl.inbound import Inbound
@@ -42,9 +42,22 @@ _COST = (
 )
 _REMEDY = "allow PSYNC and REPLCONF (ACL: +psync +replconf), or say --source notify; --source psync ends instead"
 
-_STRING = frozenset({b"set", b"setrange", b"append", b"incrby", b"incrbyfloat"})
+#: BITFIELD causes `setbit`, PFMERGE `pfadd`, and DECR `incrby` or `decrby`.
+_STRING = frozenset({b"set", b"setrange", b"append", b"incrby", b"decrby", b"incrbyfloat", b"setbit", b"pfadd"})
 _HASH = frozenset({b"hset", b"hincrby", b"hincrbyfloat"})
 _FIELDS_GONE = frozenset({b"hdel", b"hexpired"})
+#: Events of the other types, by the kind of change: those that add or change elements, and those after which the key
+#: may be gone, or has become another as a whole.
+_PUT = {b"sadd": "sets", b"zadd": "zsets", b"zincr": "zsets"}
+_REMOVED = {
+    **dict.fromkeys((b"lpush", b"rpush", b"lpop", b"rpop", b"linsert", b"lset", b"lrem", b"ltrim"), "lists"),
+    b"sortstore": "lists",
+    **dict.fromkeys((b"srem", b"spop", b"sinterstore", b"sunionstore", b"sdiffstore"), "sets"),
+    **dict.fromkeys((b"zrem", b"zpopmin", b"zpopmax"), "zsets"),
+    **dict.fromkeys((b"zremrangebyscore", b"zremrangebyrank", b"zremrangebylex"), "zsets"),
+    **dict.fromkeys((b"zunionstore", b"zinterstore", b"zdiffstore", b"zrangestore"), "zsets"),
+    **dict.fromkeys((b"georadiusstore", b"geosearchstore"), "zsets"),
+}
 _GONE = frozenset({b"del", b"expired", b"rename_from", b"move_from"})  # `evicted`: nobody removed it
 _WHOLE = frozenset({b"rename_to", b"copy_to", b"move_to", b"restore"})
 _EXPIRY = frozenset({b"expire", b"persist"})
@@ -63,11 +76,15 @@ def change_of(key: bytes, event: bytes, kinds: frozenset[str]) -> Change | None:
         change = Touch(key, "hset", replaces=True)
     elif event in _EXPIRY:
         change = Touch(key, "expire")
+    elif (kind := _PUT.get(event)) is not None:
+        change = Touch(key, kind)
+    elif (kind := _REMOVED.get(event)) is not None:
+        change = Touch(key, kind, replaces=True)
     elif event in _WHOLE:
         change = Touch(key, replaces=True)
     else:
         return None
-    return None if kinds.isdisjoint(kinds_of(change)) else change
+    return change if crosses(change, kinds) else None
 
 
 def echoes_of(change: Change, kinds: frozenset[str]) -> Iterator[bytes]:

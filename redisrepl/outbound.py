@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from redisrepl.changes import Change, FieldsDeleted, Flushed, HashSet, State, Touch, kinds_of
+from redisrepl.changes import Change, FieldsDeleted, Flushed, HashSet, State, Touch, crosses
 from redisrepl.doubts import Doubts
 from redisrepl.echo import ExpectedEvents
 from redisrepl.engine.ancestor import Agreed
@@ -29,7 +29,7 @@ from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.keyspace import announced_events
 from redisrepl.wire.rdb import Aux, Entry
 from redisrepl.wire.replies import number
-from redisrepl.wire.snapshots import changes_of, is_alive
+from redisrepl.wire.snapshots import changes_of, has_expiring_fields, is_alive
 from redisrepl.wire.writes import MOVED, UNCHANGED, commands_if, commands_of_batch, events_of, keys_of
 
 __all__ = ["Outbound"]
@@ -219,10 +219,12 @@ class Outbound:
                 case Aux(b"repl-stream-db", text) if (database := number(text)) is not None:
                     self.decoder.selected = database
                 case Entry(db) if db == self.decoder.database and is_alive(entry, now):
-                    changes = [c for c in changes_of(entry) if not self.kinds.isdisjoint(kinds_of(c))]
+                    changes = [change for change in changes_of(entry, now) if crosses(change, self.kinds)]
                     for change in changes:
                         self.doubtful.add(change)
-                    if not changes:
+                    if has_expiring_fields(entry):
+                        self.decoder.count_unreplicated("snapshot:expiry of a field")
+                    elif not changes:
                         self.decoder.count_unreplicated(f"snapshot:{entry.type}")
 
     def snapshot_complete(self, offset: int) -> None:

@@ -19,7 +19,7 @@ import structlog
 from redisrepl.applying import Applying
 from redisrepl.backpressure import Backpressure
 from redisrepl.certificates import client_context, hub_files
-from redisrepl.changes import Change
+from redisrepl.changes import Change, types_of
 from redisrepl.comparison import Comparison
 from redisrepl.engine.continuity import Continuity
 from redisrepl.engine.core import Core, CoreOptions, Loss
@@ -118,11 +118,12 @@ class Parts:
             settings.subscribe,
             connect_timeout=settings.connect_timeout,
         )
-        self._hub_reader = HubReader(self.session, max_value=settings.max_value)
+        self._types = types_of(settings.replicate)
+        self._hub_reader = HubReader(self.session, max_value=settings.max_value, types=self._types)
         self._master_epoch = Epoch()
         self.read_client = open_client(address, settings.timeout, connections=2, epoch=self._master_epoch)
         self.write_client = open_client(address, settings.timeout, connections=2, epoch=self._master_epoch)
-        self._site_reader = SiteReader(self.read_client, address, settings.max_value)
+        self._site_reader = SiteReader(self.read_client, address, settings.max_value, self._types)
         self._retry: dict[str, Any] = {
             "attempts": None,
             "timeout": None,
@@ -157,6 +158,7 @@ class Parts:
             timed=settings.rc,
             fence=self.fence,
             on_fence_lost=self._fence_lost,
+            types=self._types,
         )
         self.pacer = Pacer(settings.flights, worthwhile=max(1, batch // 2), interval=0.002, rate=settings.max_push_rate)
         self.pushing = Pushing(
@@ -260,13 +262,13 @@ class Parts:
 
     def _build_sweep(self) -> Sweep:
         settings = self._settings
-        expiries = "expire" in settings.replicate
+        compared: dict[str, Any] = {"expiries": "expire" in settings.replicate, "types": self._types}
         return Sweep(
             self.core,
-            Comparison(self.store, expiries=expiries, rate=settings.sweep_rate),
+            Comparison(self.store, expiries=compared["expiries"], rate=settings.sweep_rate),
             {
-                "site": SiteComparer(self.read_client, self._address, self._site_reader, expiries=expiries),
-                "hub": HubComparer(self.session, self._hub_reader, expiries=expiries),
+                "site": SiteComparer(self.read_client, self._address, self._site_reader, **compared),
+                "hub": HubComparer(self.session, self._hub_reader, **compared),
             },
             self.store,
             self.namespaces,
@@ -290,7 +292,7 @@ class Parts:
             self.core,
             self.store,
             self._hub_reader,
-            SiteReader(self.write_client, self._address, settings.max_value),
+            SiteReader(self.write_client, self._address, settings.max_value, self._types),
             SiteWriter(self.write_client, self._address, self.origin),
             same_hub=self.judging.same_hub,
             read_to=lambda: self.following.read_to,

@@ -182,7 +182,7 @@ class Pending:
         else:
             older_change, mark, size = parts_of(key, older)
             self.bytes -= size
-            if isinstance(older_change, HashSet) and isinstance(change, HashSet):
+            if isinstance(older_change, HashSet) and isinstance(change, HashSet) and older_change.type == change.type:
                 size += growth(older_change, change)
                 entries[key] = self._entry(merge(older_change, change), mark, size)
             else:
@@ -323,7 +323,7 @@ class Pending:
             self._ready[key] = self._entry(change, mark, size_of(change))
 
     def forget(self, change: Change) -> None:
-        """A newer change makes what waits for its key needless; of a hash, only the fields that it names."""
+        """A newer change makes what waits for its key needless; of a collection, only the elements that it names."""
         entry = self._ready.get(change.key)
         if entry is None:
             return
@@ -333,8 +333,12 @@ class Pending:
                 self.bytes -= size
                 self._ready[change.key] = mark
                 return
-            case HashSet(_, names) | FieldsDeleted(_, names):
+            case HashSet(_, names, kind) | FieldsDeleted(_, names, kind):
                 if not isinstance(waiting, HashSet):
+                    return
+                if waiting.type != kind:  # it has lost its last element meanwhile
+                    self.bytes -= size
+                    self._ready[change.key] = Waiting(Touch(change.key, replaces=True), mark, 0)
                     return
                 for name in names:
                     waiting.fields.pop(name, None)

@@ -13,7 +13,20 @@ from typing import Protocol
 
 import structlog
 
-from redisrepl.changes import Change, Deleted, ExpirySet, HashSet, HashState, State, StringSet, StringState, Touch
+from redisrepl.changes import (
+    KIND_OF_TYPE,
+    Change,
+    Deleted,
+    ExpirySet,
+    HashSet,
+    HashState,
+    SequenceSet,
+    SequenceState,
+    State,
+    StringSet,
+    StringState,
+    Touch,
+)
 from redisrepl.engine.evidence import RING, Told
 from redisrepl.namespaces import printable
 from redisrepl.pending import Pending
@@ -108,21 +121,24 @@ class Refusals:
 def settle(change: Touch, state: State, kinds: frozenset[str]) -> list[Change]:
     """What to push for a touched key whose state was read.
 
-    A key that is gone is left to the `Deleted` that the stream brings, except where fields of it were removed; a type
+    A key that is gone is left to the `Deleted` that the stream brings, except where elements of it were removed; a type
     that we do not carry is left to its own kind.
     """
     match state:
-        case StringState() | HashState() if change.kind == "del":
+        case StringState() | HashState() | SequenceState() if change.kind == "del":
             return []  # it is there again, and its own change will say so
         case StringState(value, expires_at_ms) if "set" in kinds:
             return [StringSet(change.key, value, expires_at_ms)]
-        case HashState(fields, expires_at_ms) if "hset" in kinds:
+        case HashState(fields, expires_at_ms, type_) if KIND_OF_TYPE[type_] in kinds:
             changes: list[Change] = [Deleted(change.key)] if change.replaces and "del" in kinds else []
-            changes.append(HashSet(change.key, dict(fields)))
+            changes.append(HashSet(change.key, dict(fields), type_))
             if "expire" in kinds:
                 changes.append(ExpirySet(change.key, expires_at_ms))
             return changes
-        case None if change.replaces and "del" in kinds:  # a hash goes with its last field, which the stream leaves out
+        case SequenceState(items, expires_at_ms, type_) if KIND_OF_TYPE[type_] in kinds:
+            expiry: list[Change] = [ExpirySet(change.key, expires_at_ms)] if "expire" in kinds else []
+            return [SequenceSet(change.key, items, type_), *expiry]
+        case None if change.replaces and "del" in kinds:  # it went with its last element, which the stream leaves out
             return [Deleted(change.key)]
         case _:
             return []

@@ -58,8 +58,8 @@ class Site(Protocol):
     async def first_states(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
         """What the first of these keys hold, until so many bytes are read."""
 
-    async def fields(self, key: bytes, fields: Sequence[bytes]) -> list[bytes | None]:
-        """What these fields of a hash hold, None where there is none."""
+    async def fields(self, key: bytes, fields: Sequence[bytes], kind: str) -> list[bytes | None]:
+        """What these elements of a collection hold, None where there is none."""
 
 
 class Pushing:
@@ -281,15 +281,15 @@ class Pushing:
                 if state is DENIED:
                     self.outbound.given_up(key, _UNREADABLE)
                 return settle(change, state, kinds)
-            case HashSet(key, fields) if None in fields.values():
+            case HashSet(key, fields, kind) if None in fields.values():
                 names = [field for field, value in fields.items() if value is None]
                 try:
-                    values = await self._site.fields(key, names)
+                    values = await self._site.fields(key, names, kind)
                 except KeyDeniedError:
                     self.outbound.given_up(key, _UNREADABLE)
                     return ()
                 read = dict(zip(names, values, strict=True))
                 gone = tuple(field for field, value in read.items() if value is None) if "del" in kinds else ()
-                return [HashSet(key, {**fields, **read}), *([FieldsDeleted(key, gone)] if gone else [])]
+                return [HashSet(key, {**fields, **read}, kind), *([FieldsDeleted(key, gone, kind)] if gone else [])]
             case _:
                 return [change]

@@ -23,7 +23,7 @@ __all__ = ["ENV_PREFIX", "ByteSize", "Settings", "flag_of", "load_settings", "sp
 
 ENV_PREFIX = "REDISREPL_"
 #: What `--replicate` may name; `changes.KINDS`, which this module need not load.
-_KINDS = ("set", "hset", "del", "expire")
+_KINDS = ("set", "hset", "sets", "zsets", "lists", "del", "expire")
 #: Variables that are no settings: where the file with settings is.
 _OTHER_VARIABLES = frozenset({"CONFIG"})
 #: What Kubernetes sets in every container once there is a service of the name redisrepl.
@@ -63,6 +63,8 @@ def _kinds(value: object) -> frozenset[str]:
     items = split_list(value) if isinstance(value, str) else value
     if not isinstance(items, (list, tuple, set, frozenset)) or not all(isinstance(item, str) for item in items):
         raise ValueError(f"must be a list of {', '.join(_KINDS)}")
+    if "all" in items:
+        items = {*items, *_KINDS} - {"all"}
     if unknown := sorted(set(items) - set(_KINDS)):
         raise ValueError(f"{', '.join(unknown)} is not one of {', '.join(_KINDS)}")
     if not items:
@@ -140,7 +142,8 @@ class Settings(Declared):
         frozenset({"set", "hset"}),
         read=_kinds,
         example="set,hset,del,expire",
-        description="what is replicated: strings, fields of hashes, removals (del), expiry times (expire)",
+        description="what is replicated: strings (set), hashes (hset), sets, zsets, lists, removals (del), expiry times"
+        " (expire), or all",
     )
     every_write: bool = Field(False, description="push each value that a key had, in order; otherwise only its latest")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from redisrepl.changes import HashState, StringState
+from redisrepl.changes import HashState, SequenceState, StringState
+from redisrepl.wire.collections import score_of
 
 REPLID = "8371445ee47b3a83d9f2d1e0b2d1d8c3f4a5b6c7"
 ALL_BYTES = bytes(range(256))
@@ -56,12 +57,22 @@ def resp_like(*, leaves=None):
     return st.lists(bulk | scalar | header | array | st.binary(max_size=6), max_size=8).map(b"".join)
 
 
+#: Scores in the form in which they are compared.
+scores = st.floats(allow_nan=False).map(score_of) | st.sampled_from([b"0", b"1", b"1e+20", b"inf", b"-inf"])
+
+
 def write(redis, key, state):
     """Have a server hold exactly this under a key."""
     redis.delete(key)
     match state:
         case StringState(value, at):
             redis.set(key, value)
+        case SequenceState(items, at):
+            redis.rpush(key, *items)
+        case HashState(members, at, "set"):
+            redis.sadd(key, *members)
+        case HashState(members, at, "zset"):
+            redis.execute_command("ZADD", key, *(word for member, score in members.items() for word in (score, member)))
         case HashState(fields, at):
             redis.hset(key, mapping=dict(fields))
         case _:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain, combinations
+
 import pytest
 
 from redisrepl.changes import (
@@ -13,35 +15,57 @@ from redisrepl.changes import (
     HashSet,
     HashState,
     Position,
+    SequenceSet,
+    SequenceState,
     StringSet,
     StringState,
     Touch,
-    kinds_of,
+    crosses,
+    types_of,
 )
 
 CHANGES = [
     (StringSet(b"k", b"v"), {"set"}),
     (StringSet(b"k", b"v", 5), {"set"}),
     (HashSet(b"k", {b"f": b"v"}), {"hset"}),
-    (Touch(b"k"), {"set", "hset"}),
-    (Touch(b"k", replaces=True), {"set", "hset"}),
+    (HashSet(b"k", {b"m": b""}, "set"), {"sets"}),
+    (HashSet(b"k", {b"m": b"1"}, "zset"), {"zsets"}),
+    (SequenceSet(b"k", (b"a", b"a")), {"lists"}),
+    (Touch(b"k"), {"set", "hset", "sets", "zsets", "lists"}),
+    (Touch(b"k", replaces=True), {"set", "hset", "sets", "zsets", "lists"}),
     (Touch(b"k", "set"), {"set"}),
     (Touch(b"k", "expire"), {"expire"}),
     (Deleted(b"k"), {"del"}),
-    (FieldsDeleted(b"k", (b"f",)), {"del"}),
     (ExpirySet(b"k", 5), {"expire"}),
     (ExpirySet(b"k", None), {"expire"}),
 ]
 
 
+ALL_CHOICES = [frozenset(choice) for choice in chain(*(combinations(sorted(KINDS), size) for size in (1, 2, 6)))]
+
+
 @pytest.mark.parametrize(("change", "kinds"), CHANGES)
 def test_a_change_crosses_under_any_of_its_kinds(change, kinds):
-    assert kinds_of(change) == kinds
-    assert kinds_of(change) <= KINDS
+    assert kinds <= KINDS
+    for choice in ALL_CHOICES:
+        assert crosses(change, choice) is bool(kinds & choice)
+
+
+@pytest.mark.parametrize(("type_", "kind"), [("hash", "hset"), ("set", "sets"), ("zset", "zsets")])
+def test_the_removal_of_an_element_crosses_where_removals_and_its_type_do(type_, kind):
+    for choice in ALL_CHOICES:
+        assert crosses(FieldsDeleted(b"k", (b"f",), type_), choice) is (choice >= {"del", kind})
+
+
+def test_a_type_is_carried_under_its_kind():
+    assert types_of(frozenset({"set", "hset", "del"})) == {"string", "hash"}
+    assert types_of(KINDS) == {"string", "hash", "set", "zset", "list"}
 
 
 @pytest.mark.parametrize(
-    "value", [change for change, _ in CHANGES] + [Flushed(emptied=True), StringState(b""), HashState({})]
+    "value",
+    [change for change, _ in CHANGES]
+    + [FieldsDeleted(b"k", (b"f",)), Flushed(emptied=True), StringState(b""), HashState({}), SequenceState(())],
 )
 def test_a_value_has_its_fields_and_no_others(value):
     with pytest.raises(AttributeError):

@@ -351,7 +351,7 @@ class StatesOf:
         self.asked.append(list(keys))
         return [self.states.get(key) for key in keys]
 
-    async def fields(self, key, fields):
+    async def fields(self, key, fields, _kind):
         if self.states.get(key) is DENIED:
             raise KeyDeniedError("no")
         return [self.states[key].fields.get(field) for field in fields]
@@ -481,7 +481,7 @@ class LargeValues:
         self.most = max(self.most, len(few))
         return [StringState(self.value)] * len(few)
 
-    async def fields(self, _key, fields):
+    async def fields(self, _key, fields, _kind):
         return [self.value] * len(fields)
 
 

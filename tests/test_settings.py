@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from redisrepl.arguments import Parser
+from redisrepl.changes import KINDS
 from redisrepl.errors import ConfigError
 from redisrepl.flags import GROUPS, add_settings
 from redisrepl.retention import Retention
@@ -139,6 +140,11 @@ def test_kinds_are_a_list_with_commas(text):
     assert load_settings({"replicate": text}).replicate == {"set", "hset", "del", "expire"}
 
 
+@pytest.mark.parametrize("text", ["all", "set,all"])
+def test_all_kinds_have_a_word(text):
+    assert load_settings({"replicate": text}).replicate == KINDS
+
+
 @pytest.mark.parametrize(
     ("name", "wrong", "complaint"),
     [
@@ -160,8 +166,12 @@ def test_kinds_are_a_list_with_commas(text):
         ("log_level", "trace", "must be debug, info, warning or error"),
         ("notify_config", "replace", "must be merge, check or never"),
         ("on_conflict", "mine", "must be hub or site, for example {} hub"),
-        ("replicate", "set,zset", "zset is not one of set, hset, del, expire, for example {} set,hset,del,expire"),
-        ("replicate", "", "must name at least one of set, hset, del, expire"),
+        (
+            "replicate",
+            "set,zset",
+            "zset is not one of set, hset, sets, zsets, lists, del, expire, for example {} set,h",
+        ),
+        ("replicate", "", "must name at least one of set, hset, sets, zsets, lists, del, expire"),
         ("rc", "perhaps", "must be true or false"),
         ("state_dir", "", "must be a path"),
         ("ns", "site1:*", "a namespace is a prefix, and the * of site1:* is no wildcard: write site1:"),

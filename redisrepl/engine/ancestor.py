@@ -17,11 +17,13 @@ from redisrepl.changes import (
     FieldsDeleted,
     HashSet,
     HashState,
+    SequenceSet,
+    SequenceState,
     State,
     StringSet,
     StringState,
 )
-from redisrepl.wire.digests import element_of, elements_of, string_digest
+from redisrepl.wire.digests import element_of, elements_of, sequence_digest, string_digest
 
 __all__ = ["NOTHING_AGREED", "Agreed", "Facts", "note_changes", "note_state"]
 
@@ -36,12 +38,12 @@ class Agreed:
         digest: of the value that both sides held; None: neither had the key, or nothing is known.
         number: when that was agreed, by the store's count.
         expires_at_ms: its expiry, Unix time in milliseconds.
-        total: of a hash, the sums of the digests of its fields, each half by itself.
-        elements: of a hash, the digest of each field; None unless they were asked for.
+        total: of a collection, the sums of the digests of its elements, each half by itself.
+        elements: of a collection, the digest of each element; None unless they were asked for.
         intents: digests that pushes of unknown outcome may have left at the hub.
-        element_intents: likewise for fields.
+        element_intents: likewise for elements.
         applied: digests that applies of unknown outcome may have left at the site, and that the hub had then.
-        element_applied: likewise for fields.
+        element_applied: likewise for elements.
     """
 
     digest: int | None = None
@@ -78,13 +80,13 @@ class Facts(Protocol):
         """Each key is a string with this digest, without expiry."""
 
     def string(self, key: bytes, digest: int, expires_at_ms: int | None) -> None:
-        """The key is a string."""
+        """The key is a string, or a sequence."""
 
     def fields(self, key: bytes, fields: Mapping[bytes, int], gone: Collection[bytes] = ()) -> None:
-        """These fields of a hash have these digests, those are gone, others are as they were."""
+        """These elements of a collection have these digests, those are gone, others are as they were."""
 
     def hash(self, key: bytes, fields: Mapping[bytes, int], expires_at_ms: int | None) -> None:
-        """The key is a hash with exactly these fields."""
+        """The key is a collection of exactly these elements."""
 
     def gone(self, key: bytes) -> None:
         """Neither side has the key."""
@@ -116,10 +118,11 @@ def note_changes(facts: Facts, changes: Iterable[Change]) -> None:
         match change:
             case StringSet(key, value, expires_at_ms):
                 facts.string(key, string_digest(key, value), expires_at_ms)
-            case HashSet(key, fields):
-                facts.fields(
-                    key, {name: element_of(name, value) for name, value in fields.items() if value is not None}
-                )
+            case HashSet(key, fields, kind):
+                known = {name: element_of(name, value, kind) for name, value in fields.items() if value is not None}
+                facts.fields(key, known)
+            case SequenceSet(key, items, kind):
+                facts.string(key, sequence_digest(key, items, kind), None)
             case Deleted(key):
                 facts.gone(key)
             case FieldsDeleted(key, names):
@@ -130,15 +133,17 @@ def note_changes(facts: Facts, changes: Iterable[Change]) -> None:
         facts.strings(keys, digests)
 
 
-def note_state(facts: Facts, key: bytes, state: State | Mapping[bytes, bytes | None]) -> None:
-    """Record that both sides hold this: a state, or fields of a hash (None: neither has it)."""
+def note_state(facts: Facts, key: bytes, state: State | Mapping[bytes, bytes | None], kind: str = "hash") -> None:
+    """Record that both sides hold this: a state, or elements of a collection of this type (None: neither has it)."""
     match state:
         case None:
             facts.gone(key)
         case StringState(value, expires_at_ms):
             facts.string(key, string_digest(key, value), expires_at_ms)
-        case HashState(fields, expires_at_ms):
-            facts.hash(key, elements_of(fields), expires_at_ms)
+        case SequenceState(items, expires_at_ms, type_):
+            facts.string(key, sequence_digest(key, items, type_), expires_at_ms)
+        case HashState(fields, expires_at_ms, type_):
+            facts.hash(key, elements_of(fields, type_), expires_at_ms)
         case Mapping():
-            held = {name: element_of(name, value) for name, value in state.items() if value is not None}
+            held = {name: element_of(name, value, kind) for name, value in state.items() if value is not None}
             facts.fields(key, held, [name for name, value in state.items() if value is None])

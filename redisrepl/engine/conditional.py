@@ -14,12 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from redisrepl.changes import (
+    KIND_OF_TYPE,
     Change,
     Deleted,
     ExpirySet,
     FieldsDeleted,
     HashSet,
     HashState,
+    SequenceSet,
+    SequenceState,
     State,
     StringSet,
     StringState,
@@ -37,8 +40,8 @@ class Condition:
 
     Attributes:
         changes: of one key, in order.
-        whole: one of these must be the digest of the key; None: only fields matter.
-        fields: for each field that is pushed or removed, one of these must be its digest.
+        whole: one of these must be the digest of the key; None: only elements matter.
+        fields: for each element that is pushed or removed, one of these must be its digest.
     """
 
     changes: tuple[Change, ...]
@@ -70,36 +73,48 @@ def condition_of_state(
             if unchanged and same_expiry and expected is None:
                 return None
             return Condition((StringSet(key, value, expires_at_ms),), whole)
-        case HashState(fields, expires_at_ms) if "hset" in kinds:
-            if isinstance(expected, tuple) or (expected is None and _was_no_hash(known)):
+        case SequenceState(items, expires_at_ms, type_) if KIND_OF_TYPE[type_] in kinds:
+            if unchanged and expected is None and ("expire" not in kinds or expires_at_ms == known.expires_at_ms):
+                return None
+            expiry: list[Change] = [ExpirySet(key, expires_at_ms)] if "expire" in kinds else []
+            return Condition((SequenceSet(key, items, type_), *expiry), whole)
+        case HashState(fields, expires_at_ms, type_) if KIND_OF_TYPE[type_] in kinds:
+            if isinstance(expected, tuple) or (expected is None and _was_another(known, state, kinds)):
                 # The key is missing there, or another type, or was when it was agreed on.
-                changes: list[Change] = [Deleted(key), HashSet(key, dict(fields))]
+                changes: list[Change] = [Deleted(key), HashSet(key, dict(fields), type_)]
                 if "expire" in kinds and expires_at_ms is not None:
                     changes.append(ExpirySet(key, expires_at_ms))
                 return Condition(tuple(changes), whole)
-            return _condition_of_hash(key, state, known, expected or {}, kinds)
+            return _condition_of_elements(key, state, known, expected or {}, kinds)
         case _:
             return None
 
 
-def _was_no_hash(known: Agreed) -> bool:
-    """Whether it was of another type when it was agreed on."""
+def _was_no_collection(known: Agreed) -> bool:
+    """Whether it was a string when it was agreed on."""
     return known.digest is not None and known.elements is None
 
 
-def _condition_of_hash(
+def _was_another(known: Agreed, state: HashState, kinds: frozenset[str]) -> bool:
+    """Whether it was of another type when it was agreed on, or has none of the elements any more that it had."""
+    if known.elements and "del" in kinds:
+        return known.elements.keys().isdisjoint(state.fields)
+    return _was_no_collection(known)
+
+
+def _condition_of_elements(
     key: bytes, state: HashState, known: Agreed, expected: Mapping[bytes, Alternatives], kinds: frozenset[str]
 ) -> Condition | None:
     agreed = known.elements or {}
-    held = elements_of(state.fields)
+    held, type_ = elements_of(state.fields, state.type), state.type
     intents = known.element_intents
     changed = {f: state.fields[f] for f, e in held.items() if agreed.get(f) != e or f in intents or f in expected}
     gone = [f for f in {*agreed, *intents, *expected} if f not in held] if "del" in kinds else []
     changes: list[Change] = []
     if changed:
-        changes.append(HashSet(key, dict(changed)))
+        changes.append(HashSet(key, dict(changed), type_))
     if gone:
-        changes.append(FieldsDeleted(key, tuple(gone)))
+        changes.append(FieldsDeleted(key, tuple(gone), type_))
     if "expire" in kinds and (state.expires_at_ms != known.expires_at_ms or expected):  # which was planned with them
         changes.append(ExpirySet(key, state.expires_at_ms))
     if not changes:
@@ -111,7 +126,7 @@ def _condition_of_hash(
 def condition_for(
     changes: tuple[Change, ...], ancestor: Agreed | None, expected: Expectation | None, kinds: frozenset[str]
 ) -> Condition | None:
-    """How to push changes that tell no whole state: fields of a hash, or a value as a snapshot has it.
+    """How to push changes that tell no whole state: elements of a collection, or a value as a snapshot has it.
 
     Args:
         changes: of one key, with their values.
@@ -127,21 +142,22 @@ def condition_for(
         if same and not known.intents and expected is None:
             return None
         return Condition((first,), expected if isinstance(expected, tuple) else (known.digest, *known.intents))
-    if isinstance(first, HashSet) and expected is None and _was_no_hash(known):
+    if isinstance(first, HashSet) and expected is None and _was_no_collection(known):
         return Condition((Deleted(first.key), *changes), (known.digest, *known.intents))
     left: list[Change] = []
     fields: dict[bytes, Alternatives] = {}
     for change in changes:
         match change:
-            case HashSet(key, named):
+            case HashSet(key, named, type_):
                 conditions = {name: _alternatives(name, known, expected) for name in named}
                 fresh: dict[bytes, bytes | None] = {
                     name: value
                     for name, value in named.items()
-                    if value is not None and (expected is not None or conditions[name] != (element_of(name, value),))
+                    if value is not None
+                    and (expected is not None or conditions[name] != (element_of(name, value, type_),))
                 }
                 if fresh:
-                    left.append(HashSet(key, fresh))
+                    left.append(HashSet(key, fresh, type_))
                     fields |= {name: conditions[name] for name in fresh}
             case FieldsDeleted(_, names):
                 left.append(change)

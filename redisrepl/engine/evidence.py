@@ -194,9 +194,9 @@ class Ring:
             match change:
                 case StringSet(key, value):
                     self._remember([Seen(number, key, None, string_digest(key, value))])
-                case HashSet(key, fields):
+                case HashSet(key, fields, kind):
                     known = [(name, value) for name, value in list(fields.items())[-_FIELDS:] if value is not None]
-                    self._remember(Seen(number, key, name, element_of(name, value)) for name, value in known)
+                    self._remember(Seen(number, key, name, element_of(name, value, kind)) for name, value in known)
                 case Deleted(key):
                     self._remember([Seen(number, key, None, None)])
 

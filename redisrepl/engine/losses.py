@@ -84,5 +84,5 @@ class Losses:
         """Of a hash that may be older, the fields that are not."""
         if not isinstance(state, HashState):
             return ()
-        held, since = elements_of(state.fields), self.seen.written_since
+        held, since = elements_of(state.fields, state.type), self.seen.written_since
         return {name for name, digest in held.items() if since(proved, key, name, digest)}

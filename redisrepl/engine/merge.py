@@ -1,6 +1,6 @@
 """What to do with one key, from what both sides hold and what they last agreed on.
 
-The table of `reconcile` decides, for the key as a whole or for each field of a hash.
+The table of `reconcile` decides, for the key as a whole or for each element of a collection.
 
 In: states, the ancestor, the policy. Out: a `Plan`. Left to others: which keys are looked at, and when what was planned
 may be done (`inbound`, `outbound`).
@@ -13,12 +13,15 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from redisrepl.changes import (
+    KIND_OF_TYPE,
     Change,
     Deleted,
     ExpirySet,
     FieldsDeleted,
     HashSet,
     HashState,
+    SequenceSet,
+    SequenceState,
     State,
     StringSet,
     StringState,
@@ -34,7 +37,7 @@ ConflictWinner = Literal["hub", "site"]
 
 #: What may be there: one of these digests (None: nothing).
 Alternatives = tuple[Digest, ...]
-#: What the hub must still hold for a push to happen: of the key, or of the fields that are pushed.
+#: What the hub must still hold for a push to happen: of the key, or of the elements that are pushed.
 Expectation = Alternatives | Mapping[bytes, Alternatives]
 
 
@@ -60,8 +63,9 @@ class Plan:
         apply: changes that make the site hold what it should of the hub.
         push: the change that brings the hub what it should have of the site, its values to be read; None: nothing.
         expected: what the hub must still hold then.
-        agreed: both sides hold the same and the ancestor does not say so: the site's state; for a hash, fields that
-            are equal, and (as None) those that both lack.
+        agreed: both sides hold the same and the ancestor does not say so: the site's state; for a collection, elements
+            that are equal, and (as None) those that both lack.
+        type: of that collection.
         expiry: likewise the expiry alone, Unix time in milliseconds or None.
         lost: what of the loser is replaced, and will be kept; None: nothing is.
         winner: whose value replaced it.
@@ -73,6 +77,7 @@ class Plan:
     push: Change | None = None
     expected: Expectation | None = None
     agreed: State | Mapping[bytes, bytes | None] | Literal["nothing"] = "nothing"
+    type: str = "hash"
     expiry: int | Literal["nothing"] | None = "nothing"
     lost: State = None
     winner: ConflictWinner | None = None
@@ -100,14 +105,15 @@ def plan_for(
         newer: fields of a hash which a site that went back has written since.
     """
     ancestor = ancestor or NOTHING_AGREED
-    if isinstance(site, HashState) and isinstance(hub, HashState):
-        plan = _plan_hash(key, site, hub, ancestor, policy, about, newer)
+    alike = isinstance(site, HashState) and isinstance(hub, HashState) and site.type == hub.type
+    if alike and isinstance(site, HashState) and isinstance(hub, HashState):
+        plan = _plan_elements(key, site, hub, ancestor, policy, about, newer)
     else:
         plan = _plan_whole(key, site, hub, ancestor, policy, about)
     # What a server lost must not look removed to a later comparison, should the hub not take it now.
     plan.disputed = plan.push is not None and (about.site_lost or about.hub_lost)
-    if plan.disputed and isinstance(site, HashState) and isinstance(hub, HashState):
-        # Of the fields that both hold this is all that is left to agree on.
+    if plan.disputed and alike and isinstance(site, HashState) and isinstance(hub, HashState):
+        # Of the elements that both hold this is all that is left to agree on.
         equal = {name: value for name, value in site.fields.items() if hub.fields.get(name) == value}
         plan.agreed = equal or "nothing"
     return plan
@@ -119,8 +125,8 @@ def _replicable(state: State, kinds: frozenset[str]) -> bool:
             return True
         case StringState():
             return "set" in kinds
-        case HashState():
-            return "hset" in kinds
+        case HashState() | SequenceState():
+            return KIND_OF_TYPE[state.type] in kinds
         case _:
             return False
 
@@ -153,15 +159,15 @@ def _plan_whole(key: bytes, site: State, hub: State, ancestor: Agreed, policy: P
     elif verdict is Verdict.APPLY:
         plan.apply = _replacing(key, site, hub, policy.kinds)
         if site is None and isinstance(hub, HashState) and ancestor.digest is not None:
-            plan.agreed = None  # fields that are not in the new hash are not agreed on any more
+            plan.agreed = None  # elements that are not in the new collection are not agreed on any more
     return plan
 
 
 def _left_by(state: State, ancestor: Agreed, left: Mapping[bytes, Alternatives]) -> bool:
-    """Whether a key is as it was agreed on, but for fields that we may have left so."""
+    """Whether a key is as it was agreed on, but for elements that we may have left so."""
     if state is not None and not isinstance(state, HashState):
         return False
-    held, agreed = elements_of(state.fields) if state is not None else {}, ancestor.elements or {}
+    held, agreed = elements_of(state.fields, state.type) if state is not None else {}, ancestor.elements or {}
     return all(
         held.get(name) == agreed.get(name) or held.get(name) in left.get(name, ())
         for name in held.keys() | agreed.keys() | left.keys()
@@ -169,13 +175,17 @@ def _left_by(state: State, ancestor: Agreed, left: Mapping[bytes, Alternatives])
 
 
 def _replacing(key: bytes, site: State, hub: State, kinds: frozenset[str]) -> list[Change]:
-    """What makes the site hold what the hub holds, where they are not two hashes."""
+    """What makes the site hold what the hub holds, where they are not two collections of a type."""
     match hub:
         case StringState(value, expires_at_ms):
             return [StringSet(key, value, expires_at_ms)]
-        case HashState(fields, expires_at_ms):
+        case HashState() | SequenceState():
+            expires_at_ms = hub.expires_at_ms
             changes: list[Change] = [Deleted(key)] if site is not None else []
-            changes.append(HashSet(key, dict(fields)))
+            if isinstance(hub, HashState):
+                changes.append(HashSet(key, dict(hub.fields), hub.type))
+            else:
+                changes.append(SequenceSet(key, hub.items, hub.type))
             if "expire" in kinds and expires_at_ms is not None:
                 changes.append(ExpirySet(key, expires_at_ms))
             return changes
@@ -183,7 +193,7 @@ def _replacing(key: bytes, site: State, hub: State, kinds: frozenset[str]) -> li
             return [Deleted(key)]
 
 
-def _plan_hash(
+def _plan_elements(
     key: bytes,
     site: HashState,
     hub: HashState,
@@ -192,27 +202,27 @@ def _plan_hash(
     about: Circumstances,
     newer: Collection[bytes],
 ) -> Plan:
-    """Two hashes: field by field."""
-    plan = Plan(key)
-    if "hset" not in policy.kinds:
+    """Two collections of a type: element by element."""
+    plan, type_ = Plan(key, type=site.type), site.type
+    if KIND_OF_TYPE[type_] not in policy.kinds:
         return plan
     verdicts = _verdicts(site, hub, ancestor, about, newer)
     conflicts = [name for name, verdict in verdicts.items() if verdict is Verdict.CONFLICT]
     if conflicts:
         plan.winner = policy.winner
         loser = site if policy.winner == "hub" else hub
-        plan.lost = HashState({name: loser.fields[name] for name in conflicts})
+        plan.lost = HashState({name: loser.fields[name] for name in conflicts}, None, type_)
         verdicts |= dict.fromkeys(conflicts, Verdict.APPLY if policy.winner == "hub" else Verdict.PUSH)
     applied = [name for name, verdict in verdicts.items() if verdict is Verdict.APPLY]
     pushed = [name for name, verdict in verdicts.items() if verdict is Verdict.PUSH]
     agreed = [name for name, verdict in verdicts.items() if verdict is Verdict.AGREE]
     if put := {name: hub.fields[name] for name in applied if name in hub.fields}:
-        plan.apply.append(HashSet(key, dict(put)))
+        plan.apply.append(HashSet(key, dict(put), type_))
     if gone := tuple(name for name in applied if name not in hub.fields):
-        plan.apply.append(FieldsDeleted(key, gone))
+        plan.apply.append(FieldsDeleted(key, gone, type_))
     if pushed:
-        plan.push = HashSet(key, dict.fromkeys(pushed))
-        far = elements_of({name: hub.fields[name] for name in pushed if name in hub.fields})
+        plan.push = HashSet(key, dict.fromkeys(pushed), type_)
+        far = elements_of({name: hub.fields[name] for name in pushed if name in hub.fields}, type_)
         plan.expected = {name: (far.get(name),) for name in pushed}
     if agreed:
         plan.agreed = {name: site.fields.get(name) for name in agreed}
@@ -223,10 +233,10 @@ def _plan_hash(
 def _verdicts(
     site: HashState, hub: HashState, ancestor: Agreed, about: Circumstances, newer: Collection[bytes]
 ) -> dict[bytes, Verdict]:
-    """What to do with each field that is not the same everywhere."""
+    """What to do with each element that is not the same everywhere."""
     about_newer = replace(about, site_lost=False)
     known = ancestor.elements or {}
-    held, far = elements_of(site.fields), elements_of(hub.fields)
+    held, far = elements_of(site.fields, site.type), elements_of(hub.fields, hub.type)
     verdicts: dict[bytes, Verdict] = {}
     for name in held.keys() | far.keys() | known.keys():
         ours, theirs, agreed = held.get(name), far.get(name), known.get(name)
@@ -238,7 +248,7 @@ def _verdicts(
 
 
 def _plan_expiry(plan: Plan, site: State, hub: State, ancestor: Agreed, policy: Policy) -> None:
-    """Likewise the expiry of two equal strings, or of two hashes, where expiries are replicated."""
+    """Likewise the expiry of two equal values, or of two collections, where expiries are replicated."""
     if "expire" not in policy.kinds or site is None or hub is None or isinstance(site, str) or isinstance(hub, str):
         return
     ours, theirs, agreed = site.expires_at_ms, hub.expires_at_ms, ancestor.expires_at_ms
@@ -248,12 +258,14 @@ def _plan_expiry(plan: Plan, site: State, hub: State, ancestor: Agreed, policy: 
         return
     if isinstance(plan.agreed, StringState):
         plan.agreed = StringState(plan.agreed.value, agreed)  # the value is all that they agree on
+    elif isinstance(plan.agreed, SequenceState):
+        plan.agreed = SequenceState(plan.agreed.items, agreed, plan.agreed.type)
     if ours == agreed or (theirs != agreed and policy.winner == "hub"):
         plan.apply.append(ExpirySet(plan.key, theirs))
     elif plan.push is None:
         plan.push, plan.expected = ExpirySet(plan.key, ours), {}
     else:
-        plan.push = Touch(plan.key, replaces=True)  # the fields that are expected, and the expiry
+        plan.push = Touch(plan.key, replaces=True)  # the elements that are expected, and the expiry
 
 
 def circumstances(

@@ -17,13 +17,14 @@ import redis.asyncio.connection
 import redis.exceptions
 import structlog
 
-from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, StringSet
+from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, SequenceSet, StringSet
 from redisrepl.errors import PeerUnavailableError, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import translated
+from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, put_words
 from redisrepl.wire.commands import ORIGIN_CHANNEL
 from redisrepl.wire.replies import number
-from redisrepl.wire.writes import commands_of
+from redisrepl.wire.writes import MAX_WORDS_AT_SITE, commands_of
 
 __all__ = ["MOST_FIELDS", "Applied", "SiteWriter", "Turn", "site_commands"]
 
@@ -276,7 +277,12 @@ def _commands(changes: Sequence[Change]) -> tuple[list[list[bytes]], list[list[i
 
 
 def site_commands(change: Change) -> list[list[bytes]]:
-    """As for the hub, but a hash in one command: its echo is then one change too."""
+    """As for the hub, but a collection in one command: its echo is then one change too."""
+    if isinstance(change, SequenceSet):  # of a key that is not there, or was removed before
+        append, step = SEQUENCES[change.type].append, MAX_WORDS_AT_SITE
+        items = change.items
+        return [[append, change.key, *items[start : start + step]] for start in range(0, len(items), step)]
     if isinstance(change, HashSet):
-        return [[b"HSET", change.key, *(w for f, v in change.fields.items() if v is not None for w in (f, v))]]
+        kind, known = COLLECTIONS[change.type], [(name, v) for name, v in change.fields.items() if v is not None]
+        return [[kind.put, change.key, *kind.options, *put_words(change.type, known)]]
     return list(commands_of(change))

@@ -14,6 +14,7 @@ from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import ask, translated
 from redisrepl.local.read import SiteReader, scripts_denied
 from redisrepl.namespaces import glob_escape
+from redisrepl.wire.collections import extra_types
 from redisrepl.wire.digests import (
     LOOK_SCRIPT,
     PAGE_SCRIPT,
@@ -46,20 +47,31 @@ class SiteComparer:
         address: for messages.
         reader: reads values.
         expiries: whether expiries are compared.
+        types: those that are compared beside strings and hashes.
     """
 
     def __init__(
-        self, client: redis.asyncio.Redis, address: SiteAddress, reader: SiteReader, *, expiries: bool
+        self,
+        client: redis.asyncio.Redis,
+        address: SiteAddress,
+        reader: SiteReader,
+        *,
+        expiries: bool,
+        types: Collection[str] = (),
     ) -> None:
         self._client = client
         self._address = address
         self._reader = reader
-        self._expiries = b"1" if expiries else b"0"
+        others = extra_types(types)
+        self._others = (others,) if others else ()
+        self._expiries = (b"1" if expiries else b"0") + others
         self._scripts = True
 
     async def sums(self, prefix: bytes, cursor: bytes, count: int, sums: list[int]) -> Summed:
         """Add the keys of one step of a scan to the sums of their buckets."""
-        reply = await self._script(SUMS_SCRIPT, cursor, glob_escape(prefix) + b"*", b"%d" % count, b"%d" % WORK)
+        reply = await self._script(
+            SUMS_SCRIPT, cursor, glob_escape(prefix) + b"*", b"%d" % count, b"%d" % WORK, *self._others
+        )
         if reply is not None:
             return parse_sums(reply, sums)
         page = await self._read_page(prefix, cursor, count, None)

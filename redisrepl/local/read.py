@@ -5,7 +5,7 @@ In: keys. Out: states. Left to others: which keys, and what follows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -13,11 +13,12 @@ import redis.asyncio
 import redis.exceptions
 import structlog
 
-from redisrepl.changes import DENIED, HashState, State, StringState
+from redisrepl.changes import DENIED, HashState, SequenceState, State, StringState
 from redisrepl.errors import PeerUnavailableError, ProtocolError, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import ask, ask_all, translated
 from redisrepl.namespaces import glob_escape, printable
+from redisrepl.wire.collections import COLLECTIONS, READABLE, elements_in, extra_types, score_text
 from redisrepl.wire.replies import as_bytes, as_clock, as_integer, as_page, as_pairs, as_strings, wrong
 from redisrepl.wire.states import STATES_SCRIPT, TOO_LARGE, parse_states
 from redisrepl.wire.unwanted import MAX_VALUE
@@ -42,12 +43,21 @@ class SiteReader:
         client: its connection is used by nobody else.
         address: for messages.
         max_value: values of more bytes are not read: what a key holds is then `wire.states.TOO_LARGE`.
+        types: collections of which types are read beside hashes.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, address: SiteAddress, max_value: int = MAX_VALUE) -> None:
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        address: SiteAddress,
+        max_value: int = MAX_VALUE,
+        types: Collection[str] = (),
+    ) -> None:
         self._client = client
         self._address = address
         self._max_value = max_value
+        self._types = sorted(set(types) & READABLE.keys() - {"hash"})
+        self._others = extra_types(types)
         self._named: set[bytes] = set()  # keys that were said to be too large
         self._scripts = True
 
@@ -109,7 +119,7 @@ class SiteReader:
 
     def _command(self, keys: Sequence[bytes], max_bytes: int) -> list[bytes]:
         """Reads these keys until so many bytes are full."""
-        return [b"EVAL", STATES_SCRIPT, b"0", b"%d %d" % (max_bytes, self._max_value), b"", *keys]
+        return [b"EVAL", STATES_SCRIPT, b"0", b"%d %d%b" % (max_bytes, self._max_value, self._others), b"", *keys]
 
     def _told(self, keys: Sequence[bytes], reply: object) -> list[State]:
         """The states that the script told of; a key that holds too much is named, once."""
@@ -128,34 +138,55 @@ class SiteReader:
 
     async def _one_by_one(self, keys: Sequence[bytes]) -> list[State]:
         """Where scripts are not allowed."""
-        questions = [[[b"TYPE", key], [b"PTTL", key], [b"GET", key], [b"HGETALL", key]] for key in keys]
+        types = ["hash", *self._types]
+        reads = [[[READABLE[type_].read, key, *READABLE[type_].range] for type_ in types] for key in keys]
+        questions = [
+            [[b"TYPE", key], [b"PTTL", key], [b"GET", key], *of_key] for key, of_key in zip(keys, reads, strict=True)
+        ]
         with translated(self._address):
             clock, *replies = await ask_all(self._client, [[b"TIME"], *chain.from_iterable(questions)])
             if isinstance(clock, redis.exceptions.ResponseError):
                 raise clock
-        now = as_clock(clock, self._asked("TIME")) // 1000
-        return [self._state(now, *replies[start : start + 4]) for start in range(0, len(replies), 4)]
+        now, each = as_clock(clock, self._asked("TIME")) // 1000, 3 + len(types)
+        found = [replies[start : start + each] for start in range(0, len(replies), each)]
+        return [
+            self._state(now, kind, left, string, dict(zip(types, collections, strict=True)))
+            for kind, left, string, *collections in found
+        ]
 
     def _asked(self, what: str) -> str:
         return f"{what} at the site's Redis {self._address}"
 
-    def _state(self, now: int, kind: Any, left: Any, string: Any, fields: Any) -> State:
+    def _state(self, now: int, kind: Any, left: Any, string: Any, collections: Mapping[str, Any]) -> State:
         if isinstance(kind, Exception) and denies_key(str(kind)):
             return DENIED
         if isinstance(kind, Exception) or isinstance(left, Exception):
             raise PeerUnavailableError(f"the site's Redis {self._address} answered: {kind} {left}")
         left = as_integer(left, self._asked("PTTL"))
         expires_at_ms = now + left if left >= 0 else None
-        match as_bytes(kind, self._asked("TYPE")):
-            case b"string" if isinstance(string, bytes):
-                return StringState(string, expires_at_ms)
-            case b"hash" if isinstance(fields, list):
-                values = as_pairs(fields, self._asked("HGETALL"))
-                return HashState(dict(values), expires_at_ms) if values else None
-            case b"string" | b"hash" | b"none":
-                return None  # gone between two commands
+        match as_bytes(kind, self._asked("TYPE")).decode("ascii", "backslashreplace"):
+            case "string":
+                return StringState(string, expires_at_ms) if isinstance(string, bytes) else None
+            case type_ if type_ in collections:
+                flat = collections[type_]
+                if not isinstance(flat, list) or not flat:
+                    return None  # gone between two commands
+                if type_ in COLLECTIONS:
+                    return HashState(self._elements(type_, flat), expires_at_ms, type_)
+                return SequenceState(tuple(as_strings(flat, self._asked("LRANGE"))), expires_at_ms, type_)
+            case "none":
+                return None
             case other:
-                return other.decode("ascii", "backslashreplace")
+                return other
+
+    def _elements(self, type_: str, flat: list[object]) -> Mapping[bytes, bytes]:
+        what = self._asked(COLLECTIONS[type_].read.decode())
+        if type_ == "hash":
+            return dict(as_pairs(flat, what))
+        try:
+            return elements_in(type_, as_strings(flat, what))
+        except ValueError:
+            raise wrong(what, "members, with their scores where they have some", flat) from None
 
     async def page(self, prefix: bytes, cursor: bytes, count: int) -> tuple[bytes, list[bytes]]:
         """Keys of a namespace, from cursor `0` on, and the next cursor; `0` is the end. Some may come twice."""
@@ -164,22 +195,26 @@ class SiteReader:
             reply = await ask(self._client, b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % count)
         return as_page(reply, self._asked("SCAN"))
 
-    async def fields(self, key: bytes, fields: Sequence[bytes]) -> list[bytes | None]:
-        """What these fields of a hash hold; None for one that is not there, and for all if the key is no hash.
+    async def fields(self, key: bytes, fields: Sequence[bytes], kind: str = "hash") -> list[bytes | None]:
+        """What these elements hold; None for one that is not there, and for all if the key is no such collection.
 
         Raises:
             KeyDeniedError: the server does not let us read the key.
         """
+        command = COLLECTIONS[kind].read_some
         with translated(self._address):
             try:
-                reply = await ask(self._client, b"HMGET", key, *fields)
+                reply = await ask(self._client, command, key, *fields)
             except redis.exceptions.ResponseError as error:
                 if str(error).startswith("WRONGTYPE"):
                     return [None] * len(fields)
                 raise
-        if not isinstance(reply, list) or len(reply) != len(fields) or not set(map(type, reply)) <= {bytes, _Nothing}:
-            raise wrong(self._asked("HMGET"), f"a list of {len(fields)}", reply)
-        return reply
+        if isinstance(reply, list) and len(reply) == len(fields):
+            if kind == "set" and set(reply) <= {0, 1}:
+                return [b"" if is_member else None for is_member in reply]
+            if set(map(type, reply)) <= {bytes, _Nothing}:
+                return reply if kind == "hash" else [None if score is None else score_text(score) for score in reply]
+        raise wrong(self._asked(command.decode()), f"a list of {len(fields)}", reply)
 
 
 def _apart(keys: Sequence[bytes], large: frozenset[bytes]) -> tuple[Sequence[bytes], Sequence[bytes]]:

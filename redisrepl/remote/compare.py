@@ -15,6 +15,7 @@ from redisrepl.namespaces import glob_escape
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.refusals import ScriptUser, is_passing
 from redisrepl.remote.session import HubSession
+from redisrepl.wire.collections import extra_types
 from redisrepl.wire.digests import (
     LOOK_SCRIPT,
     PAGE_SCRIPT,
@@ -49,22 +50,33 @@ class HubComparer(ScriptUser):
         session: HTTPS to the hub.
         reader: reads values.
         expiries: whether expiries are compared.
+        types: those that are compared beside strings and hashes.
         clock: seconds that never go backwards.
     """
 
     def __init__(
-        self, session: HubSession, reader: HubReader, *, expiries: bool, clock: Callable[[], float] = time.monotonic
+        self,
+        session: HubSession,
+        reader: HubReader,
+        *,
+        expiries: bool,
+        types: Collection[str] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(clock)
         self._session = session
         self._reader = reader
-        self._expiries = b"1" if expiries else b"0"
+        others = extra_types(types)
+        self._others = (others,) if others else ()
+        self._expiries = (b"1" if expiries else b"0") + others
         self._keys: list[bytes] = []  # of the namespace that is gone through, where scripts are refused
 
     async def sums(self, prefix: bytes, cursor: bytes, count: int, sums: list[int]) -> Summed:
         """Add the keys of one step of a scan to the sums of their buckets."""
         if self.tries_scripts() and not cursor.startswith(_LISTED):
-            reply = await self._script(SUMS_SCRIPT, cursor, _pattern(prefix), b"%d" % count, b"%d" % WORK)
+            reply = await self._script(
+                SUMS_SCRIPT, cursor, _pattern(prefix), b"%d" % count, b"%d" % WORK, *self._others
+            )
             if reply is not None:
                 return parse_sums(reply, sums)
         page = await self._listed_page(prefix, cursor, count, None)

@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
-from redisrepl.changes import DENIED, HashState, State, StringState
+from redisrepl.changes import DENIED, HashState, SequenceState, State, StringState
 from redisrepl.errors import CommandRefusedError, HubError, OutcomeUnknownError, ProtocolError, denies_key
 from redisrepl.namespaces import glob_escape
 from redisrepl.remote.refusals import ScriptRunner, scripts_refused
 from redisrepl.remote.session import HubSession
+from redisrepl.wire.collections import COLLECTIONS, READABLE, elements_in, extra_types
 from redisrepl.wire.unwanted import MAX_VALUE
 from redisrepl.wire.webdis import CommandError, fetch_body, parse_fetch_reply
 
@@ -49,6 +50,7 @@ class HubReader(ScriptRunner):
         session: HTTPS to the hub.
         max_bytes: how much a reply may carry before the rest of the keys is left for another.
         max_value: values of more bytes are not read: what a key holds is then `wire.states.TOO_LARGE`.
+        types: collections of which types are read beside hashes.
         clock: seconds, for when refused scripts are tried again.
 
     Attributes:
@@ -61,11 +63,14 @@ class HubReader(ScriptRunner):
         max_bytes: int = 2 << 20,
         *,
         max_value: int = MAX_VALUE,
+        types: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(clock)
         self._session = session
         self._max_value = max_value
+        self._types = sorted(set(types) & READABLE.keys() - {"hash"})
+        self._others = extra_types(types)
         self._most_bytes = self._max_bytes = max_bytes
 
     async def states(self, keys: Sequence[bytes]) -> Fetched:
@@ -95,7 +100,9 @@ class HubReader(ScriptRunner):
 
         async def send(*, by_hash: bool) -> tuple[int, list[State]]:
             token = self.token()
-            content = fetch_body(keys, self._max_bytes, self._max_value, token=token, by_hash=by_hash)
+            content = fetch_body(
+                keys, self._max_bytes, self._max_value, others=self._others, token=token, by_hash=by_hash
+            )
             at, states = parse_fetch_reply(await self._session.post(content), token)
             if not 0 < len(states) <= len(keys):
                 raise ProtocolError(f"the hub {self._session.url} told of {len(states)} of {len(keys)} keys")
@@ -120,22 +127,37 @@ class HubReader(ScriptRunner):
                 return DENIED
             if not str(error).startswith("WRONGTYPE"):
                 raise
-            try:
-                pairs = await session.pairs(b"HGETALL", key)
-            except CommandRefusedError as other:
-                if not str(other).startswith("WRONGTYPE"):
-                    raise
-                return "other"
-            if not pairs:
-                return None
-            state = HashState(dict(pairs))
+            collection = await self._collection(key)
+            if collection is None or isinstance(collection, str):
+                return collection
+            state = collection
         expires_at_ms = await self._expiry(key)
         match state:
             case StringState(value):
                 return StringState(value, expires_at_ms)
-            case HashState(fields):
-                return HashState(fields, expires_at_ms)
+            case HashState(fields, _, type_):
+                return HashState(fields, expires_at_ms, type_)
+            case SequenceState(items, _, type_):
+                return SequenceState(items, expires_at_ms, type_)
         return state
+
+    async def _collection(self, key: bytes) -> State:
+        """Likewise a key that is no string."""
+        for type_ in ("hash", *self._types):
+            kind = READABLE[type_]
+            try:
+                flat = await self._session.strings(kind.read, key, *kind.range)
+            except CommandRefusedError as error:
+                if not str(error).startswith("WRONGTYPE"):
+                    raise
+                continue
+            if type_ not in COLLECTIONS:
+                return SequenceState(tuple(flat), None, type_) if flat else None
+            try:
+                return HashState(elements_in(type_, flat), None, type_) if flat else None
+            except ValueError:
+                raise ProtocolError(f"the hub {self._session.url} did not answer {kind.read.decode()}") from None
+        return "other"
 
     async def _expiry(self, key: bytes) -> int | None:
         """Absolute milliseconds; Redis before 7.0 tells only what is left, and its clock."""

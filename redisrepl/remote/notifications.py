@@ -55,7 +55,8 @@ class Notifications:
                 await session.command(b"CONFIG", b"SET", _OPTION, (flags + missing).encode())
                 _log.info("hub.notifications_enabled", added=missing, before=flags)
         except CommandRefusedError as error:
-            hint = f"the hub does not let us look: have its administrator set {_OPTION.decode()} to include K$hg"
+            wanted = missing_flags("", self._kinds)
+            hint = f"the hub does not let us look: have its administrator set {_OPTION.decode()} to include {wanted}"
             self._tell("hub.notifications_unknown", error=str(error), hint=hint)
             return False
         if missing and self._mode == "check":

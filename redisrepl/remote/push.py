@@ -32,8 +32,9 @@ from redisrepl.wire.batches import (
     encode_batch_command,
     parse_batch_reply,
 )
+from redisrepl.wire.collections import COLLECTIONS
 from redisrepl.wire.webdis import CommandError, body_pieces, parse_reply
-from redisrepl.wire.writes import CONDITIONAL, halves_of, keys_of, plain_command
+from redisrepl.wire.writes import CONDITIONAL, halves_of, keys_of, plain_command, simple_commands
 
 __all__ = ["HubPusher", "Pushed", "Teller"]
 
@@ -82,6 +83,7 @@ class HubPusher(ScriptRunner):
         timed: whether it matters when the hub took them; a large value then needs a second request.
         fence: keeps requests that were given up from being executed later; None: nothing does.
         on_fence_lost: called when the hub has no fence of ours any more: it may have lost more.
+        types: collections of which types are carried beside hashes.
         clock: seconds, for when refused scripts are tried again.
 
     Attributes:
@@ -89,7 +91,7 @@ class HubPusher(ScriptRunner):
         max_body: the limit in force.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of
         self,
         session: HubSession,
         max_body: int,
@@ -99,11 +101,12 @@ class HubPusher(ScriptRunner):
         timed: bool = True,
         fence: NoFence | None = None,
         on_fence_lost: Callable[[], None] = lambda: None,
+        types: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(clock)
         self._session = session
-        self._reader = HubReader(session)
+        self._reader = HubReader(session, types=types)
         self.fence = fence or NoFence()
         self._on_fence_lost = on_fence_lost
         self._teller = teller
@@ -167,7 +170,7 @@ class HubPusher(ScriptRunner):
 
     def _fills_a_body(self, command: Sequence[bytes]) -> bool:
         """Whether it is a large value, which cannot be split, rather than many small ones."""
-        return command[0] in (b"SET", b"HSET") and sum(map(len, command)) > self.max_body
+        return command[0] in _PUTTING and sum(map(len, command)) > self.max_body
 
     def _fitting(self, commands: Iterable[Sequence[bytes]]) -> Iterator[list[_Part]]:
         """Runs of commands whose bodies are small enough; one command at least."""
@@ -320,8 +323,9 @@ class HubPusher(ScriptRunner):
                     if plain is None:
                         return [(command[1], outcome)]
                     command = plain
-                reply = await self._post(*body_pieces(*command))
-            unchanged = changed_nothing(command, parse_reply(reply))
+                for simple in simple_commands(command):
+                    reply = parse_reply(await self._post(*body_pieces(*simple)))
+            unchanged = changed_nothing(command, reply)
         except (CommandError, CommandRefusedError, BodyTooLargeError) as error:
             text, alone = str(error), len(keys_of(command)) == 1
             known = self._passed if alone and is_denial(text) else None
@@ -354,12 +358,15 @@ def _only(command: Sequence[bytes], keys: Collection[bytes]) -> Iterator[Sequenc
 
 
 def _singly(command: Sequence[bytes]) -> list[Sequence[bytes]]:
-    """A command as Redis itself takes it, or nearly so: `HSETNX` and `HSETIF` with one field."""
-    step = {b"HSETNX": 2, b"HSETIF": 3}.get(command[0])
+    """A command as Redis itself takes it, or nearly so: what sets elements on a condition, with one of them."""
+    step = _WORDS_OF_ELEMENT.get(command[0])
     if step is None:
         return [command]
     return [[*command[:2], *command[at : at + step]] for at in range(2, len(command), step)]
 
+
+_PUTTING = frozenset({b"SET", *(kind.put for kind in COLLECTIONS.values())})
+_WORDS_OF_ELEMENT = {b"HSETNX": 2, b"ZADDNX": 2, **{kind.put_if: 3 for kind in COLLECTIONS.values()}}
 
 #: What is worst of the outcomes of one key is kept; that nothing changed is no error.
 _MILDEST = (UNCHANGED, MOVED)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sqlite3
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from redisrepl.changes import HashState, State, StringState
+from redisrepl.changes import HashState, SequenceState, State, StringState
 from redisrepl.store.losers import COLUMNS, LENGTHS, UnusableError, is_ours, place_of, reason_of
+from redisrepl.wire.collections import COLLECTIONS, SEQUENCES
 
 __all__ = ["Kept", "KeptConflicts"]
 
@@ -116,8 +117,10 @@ class KeptConflicts:
             row = self._db.execute("SELECT value FROM losers WHERE number = ?", (kept.number,)).fetchone()
         if row is None or not isinstance(value := row[0], bytes):
             return None
-        if kept.kind == "hash":
-            return HashState(_decode_fields(value), kept.expires_at_ms)
+        if kept.kind in COLLECTIONS:
+            return HashState(dict(_decode_fields(value)), kept.expires_at_ms, kept.kind)
+        if kept.kind in SEQUENCES:
+            return SequenceState(tuple(item for item, _ in _decode_fields(value)), kept.expires_at_ms, kept.kind)
         return StringState(value, kept.expires_at_ms)
 
 
@@ -129,8 +132,9 @@ def _readable() -> Iterator[None]:
         raise UnusableError(reason_of(error)) from None
 
 
-def _decode_fields(value: bytes) -> Mapping[bytes, bytes]:
-    fields, at, end = {}, 0, len(value)
+def _decode_fields(value: bytes) -> list[tuple[bytes, bytes]]:
+    fields: list[tuple[bytes, bytes]] = []
+    at, end = 0, len(value)
     while at < end:
         if at + LENGTHS.size > end:
             raise UnusableError("the fields of a hash are cut off")
@@ -138,5 +142,5 @@ def _decode_fields(value: bytes) -> Mapping[bytes, bytes]:
         at += LENGTHS.size + of_field + of_value
         if at > end:
             raise UnusableError("the fields of a hash are cut off")
-        fields[value[at - of_field - of_value : at - of_value]] = value[at - of_value : at]
+        fields.append((value[at - of_field - of_value : at - of_value], value[at - of_value : at]))
     return fields

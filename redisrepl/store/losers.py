@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from redisrepl.changes import HashState, State, StringState
+from redisrepl.changes import HashState, SequenceState, State, StringState
 
 __all__ = [
     "COLUMNS",
@@ -92,7 +92,7 @@ class Loser:
         reason: why nobody could tell which is newer, in a few words.
         site_digest: of what the site held; None if that is not known.
         hub_digest: likewise of the hub.
-        loser: what was lost; of a hash only the fields that lost.
+        loser: what was lost; of a collection only the elements that lost.
     """
 
     key: bytes
@@ -108,9 +108,9 @@ class Row(NamedTuple):
     """A loser as it is written.
 
     Attributes:
-        kind: `string`, `hash`, `none` for a removal, else the type of what cannot be kept.
-        fields: how many of a hash.
-        size: bytes of the value, or of fields and values.
+        kind: the type, `none` for a removal.
+        fields: how many elements of a collection, or items of a list.
+        size: bytes of the value, or of elements and their values.
         value: None if only the digests are kept.
     """
 
@@ -156,8 +156,10 @@ def _described(state: State) -> tuple[str, int, int, int | None]:
             return "none", 0, 0, None
         case StringState(value, expires_at_ms):
             return "string", 0, len(value), expires_at_ms
-        case HashState(fields, expires_at_ms):
-            return "hash", len(fields), sum(map(len, fields)) + sum(map(len, fields.values())), expires_at_ms
+        case SequenceState(items, expires_at_ms, type_):
+            return type_, len(items), sum(map(len, items)), expires_at_ms
+        case HashState(fields, expires_at_ms, type_):
+            return type_, len(fields), sum(map(len, fields)) + sum(map(len, fields.values())), expires_at_ms
         case kind:
             return kind, 0, 0, None
 
@@ -167,6 +169,8 @@ def encode_value(state: State) -> bytes | None:
     match state:
         case StringState(value):
             return value
+        case SequenceState(items):
+            return b"".join(part for item in items for part in (LENGTHS.pack(len(item), 0), item))
         case HashState(fields):
             return b"".join(part for f, v in fields.items() for part in (LENGTHS.pack(len(f), len(v)), f, v))
         case _:

@@ -41,11 +41,15 @@ _CANARY_PATIENCE = 10.0
 _SMALLEST_BODY = 16 << 10
 _FORBIDDEN = 403
 _SERVER_ERROR = 500
-#: What is asked of a key that is not there; `HSET` with half a pair is refused once the permission is there.
+#: What is asked of a key that is not there; `HSET` with half a pair is refused once the permission is there. `SADD` and
+#: `RPUSH` have no form that would write nothing.
 _ASKED: dict[str, tuple[tuple[bytes, ...], ...]] = {
     "": ((b"TYPE",), (b"GET",), (b"HGETALL",), (b"PTTL",)),
     "set": ((b"SET", b"", b"XX"),),
     "hset": ((b"HSET", b"f", b"v", b"f"),),
+    "sets": ((b"SREM", b"m"), (b"SMEMBERS",), (b"SISMEMBER", b"m")),
+    "zsets": ((b"ZADD", b"no score", b"m"), (b"ZREM", b"m"), (b"ZRANGE", b"0", b"-1"), (b"ZSCORE", b"m")),
+    "lists": ((b"LTRIM", b"0", b"-1"), (b"LRANGE", b"0", b"-1"), (b"LLEN",)),
     "del": ((b"DEL",), (b"HDEL", b"f")),
     "expire": ((b"PEXPIRETIME",), (b"PEXPIREAT", b"1"), (b"PERSIST",)),
 }

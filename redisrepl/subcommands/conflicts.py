@@ -20,7 +20,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from redisrepl.changes import ExpirySet, HashSet, HashState, State, StringSet, StringState
+from redisrepl.changes import ExpirySet, HashSet, HashState, SequenceSet, SequenceState, State, StringSet, StringState
 from redisrepl.errors import ConfigError, ExitCode, RedisreplError
 from redisrepl.jsonlines import encode_bytes, encode_number
 from redisrepl.local.address import SiteAddress
@@ -131,7 +131,7 @@ async def _restore(
             f"not at {_place(place)}: give the address as the daemon has it"
         )
     state = found.file.state(found.kept)
-    if not isinstance(state, StringState | HashState):
+    if state is None or isinstance(state, str):
         raise RedisreplError(f"{printable(key)}: {_lost(found.kept)}: there is no value to restore")
     client = open_client(address, wait, connections=1)
     try:
@@ -141,7 +141,7 @@ async def _restore(
         await client.aclose()
 
 
-async def _write(client: redis.asyncio.Redis, key: bytes, state: StringState | HashState) -> str:
+async def _write(client: redis.asyncio.Redis, key: bytes, state: StringState | HashState | SequenceState) -> str:
     """Write it; returns what was done."""
     from redisrepl.local.apply import site_commands  # noqa: PLC0415 - as above
 
@@ -149,20 +149,31 @@ async def _write(client: redis.asyncio.Redis, key: bytes, state: StringState | H
     holds = kind.decode("ascii", "backslashreplace")
     seconds, microseconds = await client.time()
     name, expires_at_ms = printable(key), state.expires_at_ms
-    whole = isinstance(state, StringState) or holds == "none"  # otherwise fields are added to a key that has an expiry
+    whole = (
+        not isinstance(state, HashState) or holds == "none"
+    )  # otherwise fields are added to a key that has an expiry
     if whole and expires_at_ms is not None and expires_at_ms <= seconds * 1000 + microseconds // 1000:
         raise RedisreplError(f"{name}: what was lost has expired on {_time(expires_at_ms / 1000)}: --show still has it")
     if isinstance(state, StringState):
         commands = site_commands(StringSet(key, state.value, expires_at_ms))
         said = f"{name}: wrote a string of {_bytes(len(state.value))}"
         said += "" if holds == "none" else f" in place of the {holds} there"
-    elif holds in {"none", "hash"}:
-        commands = site_commands(HashSet(key, dict(state.fields)))
-        said = f"{name}: wrote {_fields(len(state.fields))} of a hash" + (" that was gone" if holds == "none" else "")
+    elif isinstance(state, SequenceState):
+        commands = [[b"DEL", key], *site_commands(SequenceSet(key, state.items, state.type))]
+        said = f"{name}: wrote {_elements(len(state.items), state.type)}"
+        said += "" if holds == "none" else f" in place of the {holds} there"
+        if expires_at_ms is not None:
+            commands += site_commands(ExpirySet(key, expires_at_ms))
+    elif holds in {"none", state.type}:
+        commands = site_commands(HashSet(key, dict(state.fields), state.type))
+        said = f"{name}: wrote {_elements(len(state.fields), state.type)}"
+        said += " that was gone" if holds == "none" else ""
         if whole and expires_at_ms is not None:
             commands += site_commands(ExpirySet(key, expires_at_ms))
     else:
-        raise RedisreplError(f"{name}: a {holds} is there, which takes no fields of a hash: remove it first")
+        raise RedisreplError(
+            f"{name}: a {holds} is there, which takes no {_elements(2, state.type)[2:]}: remove it first"
+        )
     for command in commands:
         await client.execute_command(*command)  # type: ignore[no-untyped-call]
     return said + (f", expiring on {_time(expires_at_ms / 1000)}" if whole and expires_at_ms is not None else "")
@@ -228,6 +239,8 @@ def _json_value(state: State) -> str:
             return encode_bytes(value)
         case HashState(fields):
             return f"[{','.join(f'[{encode_bytes(field)},{encode_bytes(value)}]' for field, value in fields.items())}]"
+        case SequenceState(items):
+            return f"[{','.join(map(encode_bytes, items))}]"
         case _:
             return "null"
 
@@ -259,6 +272,8 @@ def _shown(found: _Found) -> Iterator[str]:
         case HashState(fields):
             for field, value in fields.items():
                 yield _escaped(f"{encode_bytes(field)}: {encode_bytes(value)}")
+        case SequenceState(items):
+            yield from (_escaped(encode_bytes(item)) for item in items)
 
 
 def _table(losers: Iterable[_Found], directory: Path, *, terminal: bool) -> Iterator[str]:
@@ -300,8 +315,8 @@ def _lost(kept: Kept) -> str:
     match kept.kind:
         case "string":
             what = f"string of {_bytes(kept.size)}"
-        case "hash":
-            what = f"{_fields(kept.fields)} of a hash, {_bytes(kept.size)}"
+        case type_ if type_ in _ELEMENTS:
+            what = f"{_elements(kept.fields, type_)}, {_bytes(kept.size)}"
         case "none":
             return "removal"
         case other:
@@ -313,8 +328,17 @@ def _bytes(count: int) -> str:
     return "1 byte" if count == 1 else f"{count:,} bytes"
 
 
-def _fields(count: int) -> str:
-    return "1 field" if count == 1 else f"{count:,} fields"
+_ELEMENTS = {
+    "hash": ("field", "a hash"),
+    "set": ("member", "a set"),
+    "zset": ("member", "a sorted set"),
+    "list": ("item", "a list"),
+}
+
+
+def _elements(count: int, type_: str) -> str:
+    one, whole = _ELEMENTS[type_]
+    return f"1 {one} of {whole}" if count == 1 else f"{count:,} {one}s of {whole}"
 
 
 def _place(place: _Place) -> str:

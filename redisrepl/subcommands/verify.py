@@ -23,6 +23,7 @@ from typing import Any, TextIO
 
 from redisrepl.applying import Applying
 from redisrepl.certificates import hub_files
+from redisrepl.changes import types_of
 from redisrepl.comparison import Holder
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Event
@@ -118,15 +119,16 @@ async def _open(settings: Settings, address: SiteAddress, choice: Choice) -> Asy
         spare = None if choice.removals else Path(directory)  # what was removed cannot be known without it
         store = _open_store(settings, address, session.url, spare)
         stack.push_async_callback(store.close)
-        site, hub = SiteReader(client, address), HubReader(session)
+        types = types_of(settings.replicate)
+        site, hub = SiteReader(client, address, types=types), HubReader(session, types=types)
         expiries = "expire" in settings.replicate
         yield _Sides(
             session,
             site,
             SiteWriter(client, address),
             hub,
-            SiteComparer(client, address, site, expiries=expiries),
-            HubComparer(session, hub, expiries=expiries),
+            SiteComparer(client, address, site, expiries=expiries, types=types),
+            HubComparer(session, hub, expiries=expiries, types=types),
             store,
         )
 
@@ -250,7 +252,7 @@ async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, fou
     pushing = Pushing(
         core.outbound,
         sides.store,
-        HubPusher(sides.session, settings.max_body),
+        HubPusher(sides.session, settings.max_body, types=types_of(settings.replicate)),
         sides.site,
         Pacer(4, worthwhile=settings.batch, interval=0.0),
         site_evicted=_never,

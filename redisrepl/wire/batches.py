@@ -12,6 +12,7 @@ from hashlib import sha1
 from typing import NamedTuple
 
 from redisrepl.errors import FencedError, OutcomeUnknownError, ProtocolError
+from redisrepl.wire.lua import ELEMENTS_OF, SEQUENCE_DIGEST
 from redisrepl.wire.webdis import STRAY, escape, escape_words, flat_reply
 from redisrepl.wire.writes import MOVED, UNCHANGED
 
@@ -30,7 +31,7 @@ __all__ = [
 
 _LONGEST_TIME = 18  # digits
 
-_MAY_CHANGE_NOTHING = frozenset({b"DEL", b"HDEL", b"PEXPIREAT", b"PERSIST"})
+_MAY_CHANGE_NOTHING = frozenset({b"DEL", b"HDEL", b"PEXPIREAT", b"PERSIST", b"SADD", b"SREM", b"ZADD", b"ZREM"})
 
 
 class Fencing(NamedTuple):
@@ -56,7 +57,10 @@ class Fencing(NamedTuple):
 #: `index UNCHANGED` or `index MOVED`. ARGV: that token, a channel or nothing, what to tell there, the fence's key or
 #: nothing, the epoch, the slot and the number of the batch, and for each command its length, then its words; `HSETNX`
 #: may name many fields. The commands with conditions are described where they are made (`wire.writes.commands_if`).
-PUSH_SCRIPT = b"""\
+PUSH_SCRIPT = (
+    ELEMENTS_OF
+    + SEQUENCE_DIGEST
+    + b"""\
 local call, pcall, sha1, sub, find = redis.call, redis.pcall, redis.sha1hex, string.sub, string.find
 local fence, now = ARGV[4], ''
 if fence ~= '' then
@@ -82,10 +86,12 @@ local function digest_of(key)
   kind = kind.ok
   if kind == 'none' then return '' end
   if kind == 'string' then return sub(sha1('s' .. #key .. ':' .. key .. call('GET', key)), 1, 15) end
-  if kind ~= 'hash' then return '?' end
-  local flat, a, b, m = call('HGETALL', key), 0, 0, 281474976710656
-  for j = 1, #flat, 2 do
-    local h = sha1(#flat[j] .. ':' .. flat[j] .. flat[j + 1])
+  if kind == 'list' then return (digest_of_list(key)) end
+  if kind ~= 'hash' and kind ~= 'set' and kind ~= 'zset' then return '?' end
+  local a, b, m = 0, 0, 281474976710656
+  local flat, step, salt = elements_of(key, kind)
+  for j = 1, #flat, step do
+    local h = sha1(salt .. #flat[j] .. ':' .. flat[j] .. value_at(flat, j, kind))
     a = (a + tonumber(sub(h, 1, 12), 16)) % m
     b = (b + tonumber(sub(h, 13, 24), 16)) % m
   end
@@ -97,9 +103,80 @@ local function holds(key, first, last)
   for j = first, last do if ARGV[j] == held then return true end end
   return false
 end
-local function field_holds(field, value, digests)
-  local held = value and sub(sha1(#field .. ':' .. field .. value), 1, 24) or ''
+local get, put, remove, salt, new, put_if, remove_if
+local function prepare()
+  get = {H = 'HGET', S = 'SISMEMBER', Z = 'ZSCORE'}
+  put = {H = 'HSET', S = 'SADD', Z = 'ZADD'}
+  remove = {H = 'HDEL', S = 'SREM', Z = 'ZREM'}
+  salt = {H = '', S = 'm', Z = 'z'}
+  new = {HSETNX = 'H', ZADDNX = 'Z'}
+  put_if = {HSETIF = 'H', SADDIF = 'S', ZADDIF = 'Z'}
+  remove_if = {HDELIF = 'H', SREMIF = 'S', ZREMIF = 'Z'}
+end
+local function element(kind, key, name)
+  local held = pcall(get[kind], key, name)
+  if type(held) == 'table' then return nil, held end
+  if kind == 'S' then return held == 1 and '' end
+  if kind == 'Z' and held then return string.format('%.17g', tonumber(held) + 0) end
+  return held
+end
+local function element_holds(kind, name, value, digests)
+  local held = value and sub(sha1(salt[kind] .. #name .. ':' .. name .. value), 1, 24) or ''
   return find(',' .. digests .. ',', ',' .. held .. ',', 1, true)
+end
+local function put_elements(name, key, last)
+  local kind, step = new[name], 2
+  if not kind then kind, step = put_if[name], 3 end
+  local failed, held, moved, set = nil, nil, nil, {}
+  for j = i + 3, last, step do
+    held, failed = element(kind, key, ARGV[j])
+    if failed then return tried(failed) end
+    local value, digests = ARGV[j + step - 1], step == 3 and ARGV[j + 1] or ''
+    if held ~= value then
+      if element_holds(kind, ARGV[j], held, digests) then
+        if kind == 'Z' then set[#set + 1] = value end
+        set[#set + 1] = ARGV[j]
+        if kind == 'H' then set[#set + 1] = value end
+      else
+        moved = 'MOVED'
+      end
+    end
+  end
+  if #set > 0 then
+    tried(pcall(put[kind], key, unpack(set)), moved)
+  else
+    tried(nil, moved or 'UNCHANGED')
+  end
+end
+local function remove_element(kind, key)
+  local held, failed = element(kind, key, ARGV[i + 3])
+  if failed then tried(failed)
+  elseif not held then tried(nil, 'UNCHANGED')
+  elseif element_holds(kind, ARGV[i + 3], held, ARGV[i + 4]) then tried(pcall(remove[kind], key, ARGV[i + 3]))
+  else tried(nil, 'MOVED') end
+end
+local function put_list(key, first, last)
+  local kind = pcall('TYPE', key)
+  if kind.err then return tried(kind) end
+  local before = 0
+  if kind.ok == 'list' then before = call('LLEN', key)
+  elseif kind.ok ~= 'none' then call('DEL', key) end
+  for j = first, last, 1000 do
+    local reply = pcall('RPUSH', key, unpack(ARGV, j, math.min(j + 999, last)))
+    if type(reply) == 'table' then return tried(reply) end
+  end
+  tried(pcall('LTRIM', key, before, -1))
+end
+local function holds_list(key, first, last)
+  if call('TYPE', key).ok ~= 'list' or call('LLEN', key) ~= last - first + 1 then return false end
+  local items = call('LRANGE', key, 0, -1)
+  for j = 1, #items do if items[j] ~= ARGV[first + j - 1] then return false end end
+  return true
+end
+local function plain(name, key, last)
+  local reply = pcall(unpack(ARGV, i + 1, last))
+  if name == 'SET' and reply == false then tried(nil, pcall('GET', key) == ARGV[i + 3] and 'UNCHANGED' or 'MOVED')
+  else tried(reply, (reply == false or reply == 0 and name ~= 'HSET') and 'UNCHANGED') end
 end
 while i <= #ARGV do
   local name, key, last = ARGV[i + 1], ARGV[i + 2], i + ARGV[i]
@@ -111,35 +188,8 @@ while i <= #ARGV do
         tried(pcall('SET', ARGV[j], ARGV[j + 1]))
       end
     end
-  elseif name == 'HSETNX' or name == 'HSETIF' then
-    local reply, moved, set = nil, nil, {}
-    local step = name == 'HSETNX' and 2 or 3
-    for j = i + 3, last, step do
-      reply = pcall('HGET', key, ARGV[j])
-      if type(reply) == 'table' then break end
-      local value, digests = ARGV[j + step - 1], step == 3 and ARGV[j + 1] or ''
-      if reply ~= value then
-        if field_holds(ARGV[j], reply, digests) then
-          set[#set + 1] = ARGV[j]
-          set[#set + 1] = value
-        else
-          moved = 'MOVED'
-        end
-      end
-    end
-    if type(reply) == 'table' then
-      tried(reply)
-    elseif #set > 0 then
-      tried(pcall('HSET', key, unpack(set)), moved)
-    else
-      tried(nil, moved or 'UNCHANGED')
-    end
-  elseif name == 'HDELIF' then
-    local reply = pcall('HGET', key, ARGV[i + 3])
-    if type(reply) == 'table' then tried(reply)
-    elseif not reply then tried(nil, 'UNCHANGED')
-    elseif field_holds(ARGV[i + 3], reply, ARGV[i + 4]) then tried(pcall('HDEL', key, ARGV[i + 3]))
-    else tried(nil, 'MOVED') end
+  elseif name == 'HSET' or name == 'SET' then
+    plain(name, key, last)
   elseif name == 'SETIF' then
     local held, failed = holds(key, i + 5, last)
     if failed then tried(failed)
@@ -155,9 +205,16 @@ while i <= #ARGV do
     elseif call('EXISTS', key) == 0 then tried(nil, 'UNCHANGED')
     else tried(nil, 'MOVED') end
   else
-    local reply = pcall(unpack(ARGV, i + 1, last))
-    if name == 'SET' and reply == false then tried(nil, pcall('GET', key) == ARGV[i + 3] and 'UNCHANGED' or 'MOVED')
-    else tried(reply, (reply == false or reply == 0 and name ~= 'HSET') and 'UNCHANGED') end
+    if not get then prepare() end
+    if new[name] or put_if[name] then put_elements(name, key, last)
+    elseif remove_if[name] then remove_element(remove_if[name], key)
+    elseif name == 'LISTSET' then put_list(key, i + 3, last)
+    elseif name == 'LISTIF' then
+      local held, failed = digest_of(key)
+      if failed then tried(failed)
+      elseif find(',' .. ARGV[i + 3] .. ',', ',' .. held .. ',', 1, true) then put_list(key, i + 4, last)
+      else tried(nil, holds_list(key, i + 4, last) and 'UNCHANGED' or 'MOVED') end
+    else plain(name, key, last) end
   end
   i = last + 1
 end
@@ -174,6 +231,7 @@ end
 out[1] = n .. ' ' .. now .. ' ' .. ARGV[1]
 return out
 """
+)
 
 NO_FENCE = Fencing()
 

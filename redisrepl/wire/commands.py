@@ -24,9 +24,10 @@ from redisrepl.changes import (
     HashSet,
     StringSet,
     Touch,
-    kinds_of,
+    crosses,
 )
-from redisrepl.wire.keys import names_one_key
+from redisrepl.wire.collections import score_text
+from redisrepl.wire.keys import keys_of, names_one_key
 
 __all__ = ["ORIGIN_CHANNEL", "ChangeDecoder"]
 
@@ -121,7 +122,8 @@ class ChangeDecoder:
         except (ValueError, IndexError):
             followed = self.selected == self.database
             return [Touch(argument) for argument in argv[1:] if followed and self.covers(argument)]
-        wanted = [change for change in written if not self.kinds.isdisjoint(kinds_of(change))]
+        kinds = self.kinds
+        wanted = [change for change in written if crosses(change, kinds)]
         if written and not wanted:
             self.count_unreplicated(name.decode("ascii", "backslashreplace"))
         return wanted
@@ -147,9 +149,18 @@ class ChangeDecoder:
                 return (Flushed(emptied=False),)
             case b"MOVE" | b"COPY":
                 return self._into_other_database(name, argv)
+            case b"HSETEX":
+                return self._into_expiring_fields(argv) if self.selected == self.database else ()
             case _ if name not in _SILENT and self.selected == self.database and any(map(self.covers, argv[1:])):
                 self.count_unreplicated(name.decode("ascii", "backslashreplace"))
         return ()
+
+    def _into_expiring_fields(self, argv: Arguments) -> Sequence[Change]:
+        """`HSETEX key [options] FIELDS n field value ..`: the values are carried, and that expiries are not is told."""
+        options = [argument.upper() for argument in argv[2:8]]
+        if not _FIELD_EXPIRY.isdisjoint(options[: options.index(b"FIELDS")]):
+            self.count_unreplicated("HSETEX")
+        return [change for change in _hsetex(argv) if crosses(change, self.kinds)]
 
     def _into_other_database(self, name: bytes, argv: Arguments) -> Sequence[Change]:
         """`MOVE key db` and `COPY src dst [DB db]`: the only commands that write outside the selected database."""
@@ -226,6 +237,9 @@ def _hset(argv: Arguments) -> Sequence[Change]:
     return (HashSet(argv[1], fields),)
 
 
+_FIELD_EXPIRY = frozenset({b"EX", b"PX", b"EXAT", b"PXAT"})
+
+
 def _hsetex(argv: Arguments) -> Sequence[Change]:
     """`HSETEX key [options] FIELDS n field value ..` (Redis 8.0); expiries of fields do not cross."""
     options = [a.upper() for a in argv[2:8]]
@@ -275,6 +289,77 @@ def _hgetdel(argv: Arguments) -> Sequence[Change]:
     return (FieldsDeleted(argv[1], tuple(argv[4:])),)
 
 
+def _sadd(argv: Arguments) -> Sequence[Change]:
+    return (HashSet(argv[1], dict.fromkeys(argv[2:], b""), "set"),)
+
+
+def _srem(argv: Arguments) -> Sequence[Change]:
+    return (FieldsDeleted(argv[1], tuple(argv[2:]), "set"),)
+
+
+def _smove(argv: Arguments) -> Sequence[Change]:
+    return (FieldsDeleted(argv[1], (argv[3],), "set"), HashSet(argv[2], {argv[3]: b""}, "set"))
+
+
+def _replaced_set(argv: Arguments) -> Sequence[Change]:
+    """`SUNIONSTORE destination key ..`, and `SPOP key`, which masters rewrite."""
+    return (Touch(argv[1], "sets", replaces=True),)
+
+
+_ZADD_OPTIONS = frozenset({b"NX", b"XX", b"GT", b"LT", b"CH", b"INCR"})
+
+
+def _zadd(argv: Arguments) -> Sequence[Change]:
+    """`ZADD key [NX|XX] [GT|LT] [CH] [INCR] score member ..`: with any but CH only reading tells the scores."""
+    start = 2
+    while argv[start].upper() in _ZADD_OPTIONS:
+        start += 1
+    members = argv[start + 1 :: 2]
+    if any(option.upper() != b"CH" for option in argv[2:start]):
+        return (HashSet(argv[1], dict.fromkeys(members), "zset"),)
+    return (HashSet(argv[1], dict(zip(members, map(_score, argv[start::2]), strict=True)), "zset"),)
+
+
+def _score(text: bytes) -> bytes | None:
+    try:
+        return score_text(text)
+    except ValueError:  # hexadecimal, which Redis takes
+        return None
+
+
+def _geoadd(argv: Arguments) -> Sequence[Change]:
+    """`GEOADD key [NX|XX] [CH] longitude latitude member ..`, which masters rewrite."""
+    start = 2
+    while argv[start].upper() in _ZADD_OPTIONS:
+        start += 1
+    return (HashSet(argv[1], dict.fromkeys(argv[start + 2 :: 3]), "zset"),)
+
+
+def _zincrby(argv: Arguments) -> Sequence[Change]:
+    return (HashSet(argv[1], {argv[3]: None}, "zset"),)
+
+
+def _zrem(argv: Arguments) -> Sequence[Change]:
+    return (FieldsDeleted(argv[1], tuple(argv[2:]), "zset"),)
+
+
+def _replaced_zset(argv: Arguments) -> Sequence[Change]:
+    """`ZUNIONSTORE destination ..`; `ZPOPMIN key` and `ZREMRANGEBYRANK key ..`, which do not tell what they removed."""
+    return (Touch(argv[1], "zsets", replaces=True),)
+
+
+def _georadius(argv: Arguments) -> Sequence[Change]:
+    """`GEORADIUS key .. STORE destination`, also with STOREDIST."""
+    return [Touch(key, "zsets", replaces=True) for key in keys_of(argv)[1:]]
+
+
+def _touch_lists(argv: Arguments) -> Sequence[Change]:
+    """`LPUSH key item ..`, `LMOVE source destination ..`, `SORT key .. STORE destination`: all that it names."""
+    keys = keys_of(argv)
+    written = keys[1:] if argv[0].upper() == b"SORT" else keys
+    return [Touch(key, "lists", replaces=True) for key in written]
+
+
 def _pexpireat(argv: Arguments) -> Sequence[Change]:
     return (ExpirySet(argv[1], int(argv[2])),)
 
@@ -297,7 +382,6 @@ _HANDLERS: dict[bytes, _Handler] = {
     b"HSET": _hset,
     b"HMSET": _hset,
     b"HSETNX": _hset,
-    b"HSETEX": _hsetex,
     b"HINCRBY": _touch_field,
     b"HINCRBYFLOAT": _touch_field,
     b"RENAME": _rename,
@@ -314,6 +398,21 @@ _HANDLERS: dict[bytes, _Handler] = {
     b"PERSIST": _persist,
     b"RESTORE": _replaced,
     b"BITOP": _bitop,
+    b"SADD": _sadd,
+    b"SREM": _srem,
+    b"SMOVE": _smove,
+    **dict.fromkeys((b"SPOP", b"SINTERSTORE", b"SUNIONSTORE", b"SDIFFSTORE"), _replaced_set),
+    b"ZADD": _zadd,
+    b"ZINCRBY": _zincrby,
+    b"GEOADD": _geoadd,
+    b"ZREM": _zrem,
+    **dict.fromkeys(
+        (b"ZREMRANGEBYSCORE", b"ZREMRANGEBYRANK", b"ZREMRANGEBYLEX", b"ZPOPMIN", b"ZPOPMAX"), _replaced_zset
+    ),
+    **dict.fromkeys((b"ZUNIONSTORE", b"ZINTERSTORE", b"ZDIFFSTORE", b"ZRANGESTORE", b"GEOSEARCHSTORE"), _replaced_zset),
+    **dict.fromkeys((b"GEORADIUS", b"GEORADIUSBYMEMBER"), _georadius),
+    **dict.fromkeys((b"LPUSH", b"RPUSH", b"LPUSHX", b"RPUSHX", b"LPOP", b"RPOP", b"LINSERT", b"LSET"), _touch_lists),
+    **dict.fromkeys((b"LREM", b"LTRIM", b"LMOVE", b"RPOPLPUSH", b"SORT"), _touch_lists),
     # A relative expiry (Redis 6.2) counts from the master's clock: read what came of it.
     **dict.fromkeys((b"EXPIRE", b"PEXPIRE", b"GETEX"), _touch_expiry),
     **dict.fromkeys((b"SETEX", b"PSETEX", b"INCR", b"DECR", b"INCRBY", b"DECRBY", b"INCRBYFLOAT"), _touch_string),

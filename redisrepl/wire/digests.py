@@ -7,6 +7,8 @@ The digest of a string is taken of its key and value, so that the digests of man
 equal sums hold equal keys. The digest of a hash is taken of its key and the sum over its fields of the digests of
 field and value (an *element*). A sum, because the order of fields does not matter: Lua sorts by the collation of the
 server's locale, which may call different names equal. SHA-1, because Redis' Lua has nothing faster.
+The digest of a set or sorted set is made likewise; their elements' digests are salted (`wire.collections`), so that
+no two types have the same digest.
 
 An expiry is no part of the digest: expiries are compared only where they are replicated. Before Redis 7.0, and where
 `PEXPIRETIME` is not allowed, a server tells only what is left of one, so `Look.inexact` says that it may be off by
@@ -19,9 +21,10 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from hashlib import sha1
 from typing import NamedTuple
 
-from redisrepl.changes import HashState, State, StringState
+from redisrepl.changes import HashState, SequenceState, State, StringState
 from redisrepl.errors import ProtocolError
-from redisrepl.wire.states import KIND_OF
+from redisrepl.wire.collections import COLLECTIONS, SEQUENCES
+from redisrepl.wire.lua import BUCKET_OF, DIGEST_OF, EXPIRY_OF
 
 __all__ = [
     "BUCKETS",
@@ -46,6 +49,7 @@ __all__ = [
     "parse_looks",
     "parse_page",
     "parse_sums",
+    "sequence_digest",
     "string_digest",
     "total_of",
     "wanted_buckets",
@@ -113,15 +117,16 @@ def string_digest(key: bytes, value: bytes) -> int:
     return int.from_bytes(hashed[:8], "big") >> _SHIFT
 
 
-def element_of(field: bytes, value: bytes) -> int:
-    """The digest of one field of a hash with its value: two numbers of 48 bits, one behind the other."""
-    hashed = sha1(b"%d:%b%b" % (len(field), field, value)).digest()  # noqa: S324 - what Redis' Lua has
+def element_of(field: bytes, value: bytes, kind: str = "hash") -> int:
+    """The digest of one element of a collection with its value: two numbers of 48 bits, one behind the other."""
+    text = b"%d:%b%b" % (len(field), field, value)
+    hashed = sha1(text if kind == "hash" else COLLECTIONS[kind].salt + text).digest()  # noqa: S324 - what Redis' Lua has
     return int.from_bytes(hashed[:12], "big")
 
 
-def elements_of(fields: Mapping[bytes, bytes]) -> dict[bytes, int]:
-    """The digest of each field."""
-    return {field: element_of(field, value) for field, value in fields.items()}
+def elements_of(fields: Mapping[bytes, bytes], kind: str = "hash") -> dict[bytes, int]:
+    """The digest of each element of a collection of this type."""
+    return {field: element_of(field, value, kind) for field, value in fields.items()}
 
 
 def total_of(elements: Iterable[int]) -> tuple[int, int]:
@@ -139,6 +144,20 @@ def hash_digest(key: bytes, total: tuple[int, int]) -> int:
     return int.from_bytes(hashed[:8], "big") >> _SHIFT
 
 
+#: A sequence's digest is taken of so many items at a time.
+_ITEMS = 1000
+
+
+def sequence_digest(key: bytes, items: Sequence[bytes], kind: str = "list") -> int:
+    """The digest of a sequence of this type."""
+    chain = b""
+    for start in range(0, len(items), _ITEMS):
+        piece = b"".join([b"%d:%b" % (len(item), item) for item in items[start : start + _ITEMS]])
+        chain = sha1(chain + piece).hexdigest().encode()  # noqa: S324 - what Redis' Lua has
+    hashed = sha1(b"%b%d:%b%b" % (SEQUENCES[kind].salt, len(key), key, chain)).digest()  # noqa: S324
+    return int.from_bytes(hashed[:8], "big") >> _SHIFT
+
+
 def digest_of(key: bytes, state: State) -> int | None:
     """The digest of what a key holds; see `Look`."""
     match state:
@@ -146,16 +165,17 @@ def digest_of(key: bytes, state: State) -> int | None:
             return None
         case StringState(value):
             return string_digest(key, value)
-        case HashState(fields):
-            return hash_digest(key, total_of(elements_of(fields).values()))
+        case SequenceState(items, _, kind):
+            return sequence_digest(key, items, kind)
+        case HashState(fields, _, kind):
+            return hash_digest(key, total_of(elements_of(fields, kind).values()))
         case _:
             return UNREADABLE
 
 
 def look_at(key: bytes, state: State) -> Look:
     """What a server's own script would say of a key that holds this."""
-    expires_at_ms = state.expires_at_ms if isinstance(state, StringState | HashState) else None
-    return Look(digest_of(key, state), expires_at_ms)
+    return Look(digest_of(key, state), None if state is None or isinstance(state, str) else state.expires_at_ms)
 
 
 def bucket_of(key: bytes) -> int:
@@ -187,87 +207,40 @@ def expiries_differ(site: Look, hub: Look) -> bool:
 
 # At a server.
 
-_DIGEST_OF = (
-    KIND_OF
-    + b"""\
-local sha1, sub, format = redis.sha1hex, string.sub, string.format
-local left = 0
-local function elements(key)
-  local flat, a, b, m = redis.call('HGETALL', key), 0, 0, 281474976710656
-  for j = 1, #flat, 2 do
-    left = left - #flat[j] - #flat[j + 1] - 400
-    local h = sha1(#flat[j] .. ':' .. flat[j] .. flat[j + 1])
-    a = (a + tonumber(sub(h, 1, 12), 16)) % m
-    b = (b + tonumber(sub(h, 13, 24), 16)) % m
-  end
-  return format('%.0f.%.0f', a, b)
-end
-local function digest_of(key, kind)
-  left = left - 400
-  if kind == 'none' then return '' end
-  if kind == 'string' then
-    local value = redis.call('GET', key)
-    left = left - #value
-    return sub(sha1('s' .. #key .. ':' .. key .. value), 1, 15)
-  end
-  if kind == 'hash' then
-    return sub(sha1('h' .. #key .. ':' .. key .. elements(key)), 1, 15)
-  end
-  return '?'
-end
-"""
-)
-
-_EXPIRY_OF = b"""\
-local function expiry_of(key)
-  local at = redis.pcall('PEXPIRETIME', key)
-  if type(at) ~= 'table' then return at >= 0 and ' ' .. format('%.0f', at) or '' end
-  local ttl = redis.call('PTTL', key)
-  if ttl < 0 then return '' end
-  local t = redis.call('TIME')
-  return ' ~' .. format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000) + ttl)
-end
-"""
-
 #: Looks at keys, until so much work is done (`ARGV[2]`, in bytes that are digested; a field or a key costs as much as
-#: 400 of them), one at least. ARGV: `1` to tell expiries, the work, keys.
+#: 400 of them), one at least. ARGV: `1` to tell expiries, or `0`, and what else is carried (`extra_types`); the work;
+#: keys.
 LOOK_SCRIPT = (
-    _DIGEST_OF
-    + _EXPIRY_OF
+    DIGEST_OF
+    + EXPIRY_OF
     + b"""\
 left = tonumber(ARGV[2])
 local out = {}
+if #ARGV[1] > 1 then carry(ARGV[1]) end
 for i = 3, #ARGV do
   if left <= 0 then break end
   local kind, failed = kind_of(ARGV[i])
   if failed then return failed end
   local told = digest_of(ARGV[i], kind)
-  if ARGV[1] == '1' and (kind == 'string' or kind == 'hash') then told = told .. expiry_of(ARGV[i]) end
+  if sub(ARGV[1], 1, 1) == '1' and carried(kind) then told = told .. expiry_of(ARGV[i]) end
   out[#out + 1] = told
 end
 return out
 """
 )
 
-_BUCKET_OF = b"""\
-local byte = string.byte
-local function bucket_of(key)
-  local a, b, c = byte(key, -1), byte(key, -2), byte(key, -3)
-  return ((a or 0) + 31 * (b or 0) + 961 * (c or 0)) % 256
-end
-"""
-
-#: One step of a scan: keys in wanted buckets with their digests. ARGV: `1` to tell expiries, cursor,
+#: One step of a scan: keys in wanted buckets with their digests. ARGV: the first as above, cursor,
 #: pattern, count, the work, then `*` or the wanted buckets. Returns the next cursor, then in turn keys and what was
 #: seen of them: `!` where it would have been too much work.
 PAGE_SCRIPT = (
-    _DIGEST_OF
-    + _EXPIRY_OF
-    + _BUCKET_OF
+    DIGEST_OF
+    + EXPIRY_OF
+    + BUCKET_OF
     + b"""\
 local reply = redis.call('SCAN', ARGV[2], 'MATCH', ARGV[3], 'COUNT', ARGV[4])
 local out, wanted = {reply[1]}, ARGV[6] ~= '*' and {}
 left = tonumber(ARGV[5])
+if #ARGV[1] > 1 then carry(ARGV[1]) end
 for i = 6, wanted and #ARGV or 0 do wanted[tonumber(ARGV[i])] = true end
 for _, key in ipairs(reply[2]) do
   if not wanted or wanted[bucket_of(key)] then
@@ -276,7 +249,7 @@ for _, key in ipairs(reply[2]) do
       local kind, failed = kind_of(key)
       if failed then return failed end
       told = digest_of(key, kind)
-      if ARGV[1] == '1' and (kind == 'string' or kind == 'hash') then told = told .. expiry_of(key) end
+      if sub(ARGV[1], 1, 1) == '1' and carried(kind) then told = told .. expiry_of(key) end
     end
     out[#out + 1] = key
     out[#out + 1] = told
@@ -286,23 +259,25 @@ return out
 """
 )
 
-#: One step of a scan, its keys summed. ARGV: cursor, pattern, count, the work. Returns the next cursor, how many keys
-#: there were, how many of them would have been too much work and those, then buckets and their sums in turn.
+#: One step of a scan, its keys summed. ARGV: cursor, pattern, count, the work, what else is carried. Returns the next
+#: cursor, how many keys there were, how many of them would have been too much work and those, then buckets and their
+#: sums in turn.
 SUMS_SCRIPT = (
-    _DIGEST_OF
-    + _BUCKET_OF
+    DIGEST_OF
+    + BUCKET_OF
     + b"""\
 local reply = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3])
 local sums, m = {}, 281474976710656
 local out = {reply[1], tostring(#reply[2]), '0'}
 left = tonumber(ARGV[4])
+if ARGV[5] then carry(ARGV[5]) end
 for _, key in ipairs(reply[2]) do
   if left <= 0 then
     out[#out + 1] = key
   else
     local kind, failed = kind_of(key)
     if failed then return failed end
-    if kind == 'string' or kind == 'hash' then
+    if carried(kind) then
       local bucket = bucket_of(key)
       sums[bucket] = ((sums[bucket] or 0) + tonumber(sub(digest_of(key, kind), 4, 15), 16)) % m
     end
@@ -419,5 +394,5 @@ async def held_at(
         if field is None:
             held[key, field] = digest_of(key, state)
         elif isinstance(state, HashState) and (value := state.fields.get(field)) is not None:
-            held[key, field] = element_of(field, value)
+            held[key, field] = element_of(field, value, state.type)
     return held

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from redisrepl.changes import Change, HashSet, StringSet
 from redisrepl.errors import ProtocolError
+from redisrepl.wire.collections import score_text
 from redisrepl.wire.psync import encode_command
 from redisrepl.wire.resp import parse_all
 from redisrepl.wire.webdis import keyspace_channel
@@ -40,7 +41,7 @@ class Feed(NamedTuple):
     Attributes:
         time: of the hub, in microseconds.
         origin: who pushed it.
-        commands: with their arguments: `SET`, `MSET` and `HSET` only.
+        commands: with their arguments: `SET`, `MSET`, `HSET`, `SADD` and `ZADD` only.
     """
 
     time: int
@@ -123,7 +124,7 @@ def parse_feed(message: bytes) -> Feed:
 
 
 #: Values only: whether a removal or an expiry has changed anything, and so causes an event, its script cannot foresee.
-_TOLD = frozenset({b"SET", b"MSET", b"HSET"})
+_TOLD = frozenset({b"SET", b"MSET", b"HSET", b"SADD", b"ZADD"})
 
 
 def _changes(argv: Sequence[bytes]) -> list[Change]:
@@ -136,5 +137,9 @@ def _changes(argv: Sequence[bytes]) -> list[Change]:
             return [StringSet(key, value) for key, value in zip(pairs[::2], pairs[1::2], strict=True)]
         case [b"HSET", key, *pairs] if pairs:
             return [HashSet(key, dict(zip(pairs[::2], pairs[1::2], strict=True)))]
+        case [b"SADD", key, *members] if members:
+            return [HashSet(key, dict.fromkeys(members, b""), "set")]
+        case [b"ZADD", key, b"CH", *pairs] if pairs:
+            return [HashSet(key, dict(zip(pairs[1::2], map(score_text, pairs[::2]), strict=True)), "zset")]
         case _:
             raise ValueError

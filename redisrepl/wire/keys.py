@@ -81,6 +81,12 @@ def _target_and_counted(argv: Arguments) -> Arguments:
     return (argv[1], *argv[3 : 3 + int(argv[2])])
 
 
+def _first_and_stored(argv: Arguments) -> Arguments:
+    """`GEORADIUS key .. [STORE key] [STOREDIST key]`, and `SORT key .. STORE key`."""
+    options = [argument.upper() for argument in argv]
+    return (argv[1], *(argv[options.index(word) + 1] for word in (b"STORE", b"STOREDIST") if word in options[2:]))
+
+
 #: Commands that write one key, their first argument.
 _ONE = (
     # strings
@@ -99,7 +105,7 @@ _ONE = (
     # streams
     *("XADD", "XDEL", "XDELEX", "XTRIM", "XSETID", "XACK", "XACKDEL", "XCLAIM", "XAUTOCLAIM"),
     # keys as such
-    *("EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT", "PERSIST", "RESTORE", "MOVE", "SORT", "PFADD"),
+    *("EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT", "PERSIST", "RESTORE", "MOVE", "PFADD"),
 )
 _FORMS: tuple[tuple[Callable[[Arguments], Arguments], tuple[str, ...]], ...] = (
     (_first, _ONE),
@@ -109,6 +115,7 @@ _FORMS: tuple[tuple[Callable[[Arguments], Arguments], tuple[str, ...]], ...] = (
     (_second, ("XGROUP",)),
     (_from_second, ("BITOP",)),
     (_counted_pairs, ("MSETEX",)),
+    (_first_and_stored, ("GEORADIUS", "GEORADIUSBYMEMBER", "SORT")),
     (_target_and_counted, ("ZUNIONSTORE", "ZINTERSTORE", "ZDIFFSTORE")),
     (_none, ("FLUSHALL", "FLUSHDB", "SWAPDB", "PUBLISH", "SPUBLISH", "SCRIPT", "FUNCTION")),
 )

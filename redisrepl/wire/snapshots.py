@@ -7,10 +7,19 @@ from __future__ import annotations
 
 from typing import cast
 
-from redisrepl.changes import Change, ExpirySet, HashSet, StringSet, Touch
+from redisrepl.changes import KIND_OF_TYPE, Change, ExpirySet, HashSet, StringSet, Touch
+from redisrepl.wire.collections import score_of
 from redisrepl.wire.rdb import Entry
 
-__all__ = ["changes_of", "is_alive"]
+__all__ = ["changes_of", "has_expiring_fields", "is_alive"]
+
+
+def has_expiring_fields(entry: Entry) -> bool:
+    """Whether it is a hash of which fields may expire: then each comes with its expiry."""
+    return entry.type == "hash" and isinstance(entry.value, list) and len(entry.value[0]) > _PAIR
+
+
+_PAIR = 2  # a field and its value
 
 
 def is_alive(entry: Entry, now: float) -> bool:
@@ -18,21 +27,37 @@ def is_alive(entry: Entry, now: float) -> bool:
     return entry.expires_at_ms is None or entry.expires_at_ms > now * 1000
 
 
-def changes_of(entry: Entry) -> list[Change]:
+def changes_of(entry: Entry, now: float) -> list[Change]:
     """A key of a snapshot, or a part of a large one, as changes; none for types that are not replicated.
 
+    A field of a hash that has expired by this Unix time, in seconds, is no data any more, whether reclaimed or not.
     What the reader left out is too large to be replicated, which reading the key will say.
     """
     match entry.type, entry.value:
         case "string", bytes(value):
             return [StringSet(entry.key, value, entry.expires_at_ms)]
         case "hash", list(items):
-            fields: dict[bytes, bytes | None] = {item[0]: item[1] for item in cast("list[tuple[bytes, bytes]]", items)}
-            expiry: list[Change] = [] if entry.expires_at_ms is None else [ExpirySet(entry.key, entry.expires_at_ms)]
-            return [HashSet(entry.key, fields), *expiry]
+            fields: dict[bytes, bytes | None]
+            if has_expiring_fields(entry):
+                timed = cast("list[tuple[bytes, bytes, int | None]]", items)
+                fields = {name: value for name, value, ends in timed if ends is None or ends > now * 1000}
+            else:
+                fields = dict(cast("list[tuple[bytes, bytes]]", items))
+            return [HashSet(entry.key, fields), *_expiry(entry)] if fields else []
+        case "set", list(members):
+            return [HashSet(entry.key, dict.fromkeys(cast("list[bytes]", members), b""), "set"), *_expiry(entry)]
+        case "zset", list(scored):
+            scores = {member: score_of(score) for member, score in cast("list[tuple[bytes, float]]", scored)}
+            return [HashSet(entry.key, dict(scores), "zset"), *_expiry(entry)]
+        case "list", list() | None:
+            return [Touch(entry.key, "lists", replaces=True)]  # a part of it would not do
         case "string", None:
             return [Touch(entry.key, "set", replaces=True)]
-        case "hash", None:
-            return [Touch(entry.key, "hset", replaces=True)]
+        case ("hash" | "set" | "zset") as type_, None:
+            return [Touch(entry.key, KIND_OF_TYPE[type_], replaces=True)]
         case _:
             return []
+
+
+def _expiry(entry: Entry) -> list[Change]:
+    return [] if entry.expires_at_ms is None else [ExpirySet(entry.key, entry.expires_at_ms)]

@@ -8,32 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from redisrepl.changes import DENIED, HashState, State, StringState
+from redisrepl.changes import DENIED, HashState, SequenceState, State, StringState
 from redisrepl.errors import ProtocolError
+from redisrepl.wire.collections import COLLECTIONS, elements_in
+from redisrepl.wire.lua import ELEMENTS_OF, KIND_OF
 from redisrepl.wire.replies import number
 
-__all__ = ["KIND_OF", "STATES_SCRIPT", "TOO_LARGE", "parse_states", "read_at", "token_of"]
-
-#: Lua: the type of a key, `denied` if an ACL keeps it from us: what is asked beside it must not wait for that. Any
-#: other error comes second.
-KIND_OF = b"""\
-local function kind_of(key)
-  local kind = redis.pcall('TYPE', key)
-  if kind.err and not string.find(kind.err, 'access') then return nil, kind end
-  return kind.ok or 'denied'
-end
-"""
+__all__ = ["STATES_SCRIPT", "TOO_LARGE", "parse_states", "read_at", "token_of"]
 
 #: Reads keys until `ARGV[1]` bytes are full, at least one; a value of more than the bytes that a second number there
-#: names is only said to be too large. Returns the server's time in microseconds with `ARGV[2]`, by
-#: which this request's answer is known; and for each key: type, expiry (absolute milliseconds or empty), number of
-#: strings that follow, and those: the value, or fields and values.
+#: names is only said to be too large; behind these stands what is read beside strings and hashes. Returns the server's
+#: time in microseconds with `ARGV[2]`, by which this request's answer is known; and for each key: type, expiry
+#: (absolute milliseconds or empty), number of strings that follow, and those: the value, or elements with their values.
 #: `GET` without `TYPE` would be cheaper for strings, but each hash would count in the server's statistics of errors.
 STATES_SCRIPT = (
     KIND_OF
+    + ELEMENTS_OF
     + b"""\
 local call, try, format = redis.call, redis.pcall, string.format
-local budget, most = string.match(ARGV[1], '^(%d+) ?(%d*)$')
+local budget, most, others = string.match(ARGV[1], '^(%d+) ?(%d*)(.*)$')
 local out, n, left = {}, 1, tonumber(budget)
 most = tonumber(most) or math.huge
 local t = call('TIME')
@@ -53,7 +46,10 @@ for i = 3, #ARGV do
   local kind, failed = kind_of(key)
   if failed then return failed end
   local value = kind == 'string' and call('GET', key)
-  local values = kind == 'hash' and call('HGETALL', key) or {}
+  local values = {}
+  if kind == 'hash' or others ~= '' and string.find(others, ' ' .. kind .. ' ', 1, true) then
+    values = elements_of(key, kind)
+  end
   local size = value and #value or 0
   for j = 1, #values do size = size + #values[j] end
   if size > most then kind, value, values = 'too large', nil, {} end
@@ -103,6 +99,11 @@ def parse_states(items: Sequence[bytes]) -> list[State]:
             elif kind == b"hash":
                 fields = dict(zip(items[index : index + count : 2], items[index + 1 : index + count : 2], strict=True))
                 states.append(HashState(fields, expires_at_ms))
+            elif count and kind == b"list":
+                states.append(SequenceState(tuple(items[index : index + count]), expires_at_ms))
+            elif count and (type_ := kind.decode("ascii", "backslashreplace")) in COLLECTIONS:
+                elements = elements_in(type_, items[index : index + count])
+                states.append(HashState(elements, expires_at_ms, type_))
             elif kind == b"none":
                 states.append(None)
             else:

@@ -142,7 +142,13 @@ _FETCH_BY_HASH = b"EVALSHA/%b/0" % sha1(STATES_SCRIPT, usedforsecurity=False).he
 
 
 def fetch_body(
-    keys: Sequence[bytes], max_bytes: int, max_value: int = MAX_VALUE, *, token: bytes = b"", by_hash: bool = False
+    keys: Sequence[bytes],
+    max_bytes: int,
+    max_value: int = MAX_VALUE,
+    *,
+    others: bytes = b"",
+    token: bytes = b"",
+    by_hash: bool = False,
 ) -> bytes:
     """Read the state of many keys in one request, as many as fit into `max_bytes`: `STATES_SCRIPT` over them.
 
@@ -150,11 +156,12 @@ def fetch_body(
         keys: in their order.
         max_bytes: of values in the reply.
         max_value: of one value; of a larger one it is only said that it is too large.
+        others: types that are read beside strings and hashes (`wire.collections.extra_types`).
         token: by which the answer is known; without spaces.
         by_hash: for a hub that has run `STATES_SCRIPT` before.
     """
     head = _FETCH_BY_HASH if by_hash else _FETCH_HEAD
-    return b"/".join((head, b"%d %d" % (max_bytes, max_value), token, escape_words(keys))) + b".raw"
+    return b"/".join((head, b"%d %d%b" % (max_bytes, max_value, others), token, escape_words(keys))) + b".raw"
 
 
 def parse_fetch_reply(reply: bytes, token: bytes = b"") -> tuple[int, list[State]]:

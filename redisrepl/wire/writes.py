@@ -15,10 +15,13 @@ from redisrepl.changes import (
     FieldsDeleted,
     HashSet,
     HashState,
+    SequenceSet,
+    SequenceState,
     State,
     StringSet,
     StringState,
 )
+from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, put_words
 from redisrepl.wire.digests import digest_of, element_of
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "MAX_BYTES_PER_COMMAND",
     "MAX_FIELDS_PER_COMMAND",
     "MAX_PAIRS_PER_COMMAND",
+    "MAX_WORDS_AT_SITE",
     "MOVED",
     "UNCHANGED",
     "commands_if",
@@ -35,18 +39,21 @@ __all__ = [
     "halves_of",
     "keys_of",
     "plain_command",
+    "simple_commands",
 ]
 
 #: Lua's C stack takes 8,000 values (LUAI_MAXCSTACK) and `unpack` puts a whole command on it.
 MAX_FIELDS_PER_COMMAND = 1000
 #: Likewise for the pairs of an `MSET`. From 50 to 1,000 it makes no difference (2 us of processor a pair, all servers).
 MAX_PAIRS_PER_COMMAND = 500
-#: A hash goes in commands of about this many bytes, so that a body can be split between them.
+#: Of a list that is applied to the site, in one command; Redis takes a million words.
+MAX_WORDS_AT_SITE = 500_000
+#: A collection goes in commands of about this many bytes, so that a body can be split between them.
 MAX_BYTES_PER_COMMAND = 64 << 10
 
 
 def commands_of(change: Change) -> Iterator[list[bytes]]:
-    """The commands that make a change happen; large hashes in several.
+    """The commands that make a change happen; large collections in several.
 
     Args:
         change: what was to be read first (`Touch`, fields of None) has no commands.
@@ -56,13 +63,17 @@ def commands_of(change: Change) -> Iterator[list[bytes]]:
             yield [b"SET", key, value]
         case StringSet(key, value, int(expires_at_ms)):
             yield [b"SET", key, value, b"PXAT", b"%d" % expires_at_ms]
-        case HashSet(key, fields):
-            yield from _hset_commands(key, fields)
+        case HashSet(key, fields, kind):
+            kind_of = COLLECTIONS[kind]
+            for some in _pieces(fields):
+                yield [kind_of.put, key, *kind_of.options, *put_words(kind, some)]
+        case SequenceSet(key, items, kind):
+            yield [SEQUENCES[kind].put, key, *items]
         case Deleted(key):
             yield [b"DEL", key]
-        case FieldsDeleted(key, fields):
+        case FieldsDeleted(key, fields, kind):
             for start in range(0, len(fields), MAX_FIELDS_PER_COMMAND):
-                yield [b"HDEL", key, *fields[start : start + MAX_FIELDS_PER_COMMAND]]
+                yield [COLLECTIONS[kind].remove, key, *fields[start : start + MAX_FIELDS_PER_COMMAND]]
         case ExpirySet(key, None):
             yield [b"PERSIST", key]
         case ExpirySet(key, int(expires_at_ms)):
@@ -99,6 +110,15 @@ def keys_of(command: Sequence[bytes]) -> Sequence[bytes]:
     return command[1::2] if command[0] == b"MSET" else command[1:2]
 
 
+def simple_commands(command: Sequence[bytes]) -> list[Sequence[bytes]]:
+    """A command as such that Redis itself knows: what sets a sequence is several."""
+    if command[0] != b"LISTSET":
+        return [command]
+    items = command[2:]
+    pieces = [items[start : start + MAX_FIELDS_PER_COMMAND] for start in range(0, len(items), MAX_FIELDS_PER_COMMAND)]
+    return [[b"DEL", command[1]], *([b"RPUSH", command[1], *piece] for piece in pieces)]
+
+
 def halves_of(command: Sequence[bytes]) -> list[list[bytes]]:
     """An `MSET` as two commands; any other command as it is."""
     if command[0] != b"MSET":
@@ -107,26 +127,27 @@ def halves_of(command: Sequence[bytes]) -> list[list[bytes]]:
     return [_set_command(command[1:middle]), _set_command(command[middle:])]
 
 
-def _hset_commands(key: bytes, fields: Mapping[bytes, bytes | None]) -> Iterator[list[bytes]]:
-    """The known fields, in commands that Lua can unpack and a request body can hold."""
-    command, size = [b"HSET", key], 0
+def _pieces(fields: Mapping[bytes, bytes | None]) -> Iterator[list[tuple[bytes, bytes]]]:
+    """The known elements, in pieces that Lua can unpack and a request body can hold."""
+    piece: list[tuple[bytes, bytes]] = []
+    size = 0
     for field, value in fields.items():
         if value is None:
             continue
-        command += field, value
+        piece.append((field, value))
         size += len(field) + len(value)
-        if len(command) >= 2 + 2 * MAX_FIELDS_PER_COMMAND or size >= MAX_BYTES_PER_COMMAND:
-            yield command
-            command, size = [b"HSET", key], 0
-    if len(command) > 2:  # noqa: PLR2004 - more than name and key
-        yield command
+        if len(piece) >= MAX_FIELDS_PER_COMMAND or size >= MAX_BYTES_PER_COMMAND:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
 
 
-#: What a command found that did nothing: the key, or field, holds already what it should; or somebody wrote there.
+#: What a command found that did nothing: the key, or element, holds already what it should; or somebody wrote there.
 UNCHANGED = "UNCHANGED"
 MOVED = "MOVED"
 
-#: What a key, or a field, may hold: one of these digests (None: it is not there).
+#: What a key, or an element, may hold: one of these digests (None: it is not there).
 _Alternatives = Sequence[int | None]
 _NEW = (None,)
 
@@ -137,13 +158,14 @@ def commands_if(
     """Commands that make changes of one key happen if it holds what it should; `wire.batches` has their script.
 
     `SETIF key value expiry digest ..`, `DELIF key digest ..`, `HSETIF key field digests value ..`, and
-    `HDELIF key field digests ..`, where the digests of a field are joined by commas. What is to be set only where there
-    is nothing travels as `SET .. NX` and as `HSETNX`, which are shorter.
+    `HDELIF key field digests ..`, where the digests of a field are joined by commas; likewise `SADDIF`, `SREMIF`,
+    `ZADDIF` and `ZREMIF`; and `LISTIF key digests item ..`. What is to be set only where there is nothing travels as
+    `SET .. NX`, `HSETNX`, `SADD` and `ZADDNX key member score ..`, which are shorter.
 
     Args:
         changes: in their order, with their values.
-        whole: digests of the key; None: each field has its own.
-        fields: digests of the fields that the changes name.
+        whole: digests of the key; None: each element has its own.
+        fields: digests of the elements that the changes name.
     """
     for change in changes:
         match change:
@@ -154,17 +176,31 @@ def commands_if(
                 yield [b"SETIF", key, value, expiry, *map(_key_digest, whole or ())]
             case Deleted(key) if whole != _NEW:
                 yield [b"DELIF", key, *map(_key_digest, whole or ())]
-            case HashSet(key, named):
-                yield from _hset_commands_if(key, named, fields)
-            case FieldsDeleted(key, names):
+            case SequenceSet(key, items, kind):
+                digests = b",".join(map(_key_digest, whole or ()))
+                yield [SEQUENCES[kind].put_if, key, digests, *items]
+            case HashSet():
+                yield from _put_commands_if(change, fields)
+            case FieldsDeleted(key, names, kind):
                 for name in names:
-                    yield [b"HDELIF", key, name, _field_digests((fields or {}).get(name, _NEW))]
+                    yield [COLLECTIONS[kind].remove_if, key, name, _field_digests((fields or {}).get(name, _NEW))]
             case ExpirySet():
                 yield from commands_of(change)
 
 
 #: Names of commands that only the script knows.
-CONDITIONAL = frozenset({b"SETIF", b"DELIF", b"HSETIF", b"HDELIF"})
+CONDITIONAL = frozenset(
+    {
+        b"SETIF",
+        b"DELIF",
+        b"LISTIF",
+        b"ZADDNX",
+        *(word for kind in COLLECTIONS.values() for word in (kind.put_if, kind.remove_if)),
+    }
+)
+_KIND_OF_COMMAND = {
+    word: kind for kind, its in COLLECTIONS.items() for word in (its.put_if, its.put_new, its.remove_if)
+}
 
 
 def plain_command(command: Sequence[bytes], state: State) -> tuple[list[bytes] | None, str]:
@@ -174,6 +210,11 @@ def plain_command(command: Sequence[bytes], state: State) -> tuple[list[bytes] |
         The command to send; or None, and the outcome without it.
     """
     name, key = command[0], command[1]
+    if name == b"LISTIF":
+        digest = digest_of(key, state)
+        if _key_digest(digest) in command[2].split(b","):
+            return [b"LISTSET", key, *command[3:]], ""
+        return None, UNCHANGED if isinstance(state, SequenceState) and state.items == tuple(command[3:]) else MOVED
     if name in (b"SETIF", b"DELIF"):
         alternatives = command[4:] if name == b"SETIF" else command[2:]
         held = _key_digest(digest_of(key, state)) in alternatives
@@ -182,16 +223,18 @@ def plain_command(command: Sequence[bytes], state: State) -> tuple[list[bytes] |
         if held:
             return [b"SET", key, command[2], *([b"PXAT", command[3]] if command[3] else [])], ""
         return None, UNCHANGED if isinstance(state, StringState) and state.value == command[2] else MOVED
-    field, alternatives = command[2], command[3].split(b",")
-    value = state.fields.get(field) if isinstance(state, HashState) else None
-    held = (b"%024x" % element_of(field, value) if value is not None else b"") in alternatives
-    if name == b"HSETIF":
-        if value == command[4]:
+    kind = _KIND_OF_COMMAND[name]
+    its, field = COLLECTIONS[kind], command[2]
+    alternatives = [b""] if name == its.put_new else command[3].split(b",")
+    value = state.fields.get(field) if isinstance(state, HashState) and state.type == kind else None
+    held = (b"%024x" % element_of(field, value, kind) if value is not None else b"") in alternatives
+    if name == its.remove_if:
+        if value is None:
             return None, UNCHANGED
-        return ([b"HSET", key, field, command[4]], "") if held else (None, MOVED)
-    if value is None:
+        return ([its.remove, key, field], "") if held else (None, MOVED)
+    if value == command[-1]:
         return None, UNCHANGED
-    return ([b"HDEL", key, field], "") if held else (None, MOVED)
+    return ([its.put, key, *its.options, *put_words(kind, [(field, command[-1])])], "") if held else (None, MOVED)
 
 
 def _pxat(expires_at_ms: int | None) -> list[bytes]:
@@ -206,31 +249,30 @@ def _field_digests(alternatives: _Alternatives) -> bytes:
     return b",".join(b"" if digest is None else b"%024x" % digest for digest in alternatives)
 
 
-def _hset_commands_if(
-    key: bytes, named: Mapping[bytes, bytes | None], fields: Mapping[bytes, _Alternatives] | None
-) -> Iterator[list[bytes]]:
-    new = fields is None or all(tuple(fields.get(name, _NEW)) == _NEW for name in named)
-    for command in _hset_commands(key, named):
-        if new:
-            yield [b"HSETNX", *command[1:]]
-            continue
-        conditional = [b"HSETIF", key]
-        for name, value in zip(command[2::2], command[3::2], strict=True):
-            conditional += name, _field_digests((fields or {}).get(name, _NEW)), value
-        yield conditional
+def _put_commands_if(change: HashSet, fields: Mapping[bytes, _Alternatives] | None) -> Iterator[list[bytes]]:
+    kind = COLLECTIONS[change.type]
+    new = fields is None or all(tuple(fields.get(name, _NEW)) == _NEW for name in change.fields)
+    for piece in _pieces(change.fields):
+        command = [kind.put_new if new else kind.put_if, change.key]
+        for name, value in piece:
+            if not new:
+                command += name, _field_digests((fields or {}).get(name, _NEW)), value
+            elif change.type == "set":
+                command.append(name)
+            else:
+                command += name, value
+        yield command
 
 
 _EVENTS = {
     b"MSET": b"set",
-    b"HSET": b"hset",
     b"DEL": b"del",
-    b"HDEL": b"hdel",
     b"DELIF": b"del",
-    b"HSETNX": b"hset",
-    b"HSETIF": b"hset",
-    b"HDELIF": b"hdel",
     b"PEXPIREAT": b"expire",
     b"PERSIST": b"persist",
+    b"RPUSH": b"rpush",
+    **{word: kind.put_event for kind in COLLECTIONS.values() for word in (kind.put, kind.put_new, kind.put_if)},
+    **{word: kind.remove_event for kind in COLLECTIONS.values() for word in (kind.remove, kind.remove_if)},
 }
 
 
@@ -240,4 +282,7 @@ def events_of(command: Sequence[bytes]) -> tuple[bytes, ...]:
         return (b"set", b"expire") if b"PXAT" in command[3:4] else (b"set",)
     if command[0] == b"SETIF":
         return (b"set", b"expire") if command[3] else (b"set",)
+    if command[0] in (b"LISTSET", b"LISTIF"):
+        items = len(command) - (2 if command[0] == b"LISTSET" else 3)
+        return (*[b"rpush"] * -(-items // MAX_FIELDS_PER_COMMAND), b"ltrim")
     return (_EVENTS[command[0]],)

@@ -32,12 +32,19 @@ def test_the_daemon_needs_no_more(site, tmp_path):
         hub.redis.set("site1:from-hub", "1")
         args = ["--haddr", hub.url, "--ca", certificates.ca, "--cert", certificates.client, "--key"]
         args += [certificates.client_key, "--raddr", f":{site.port}", "--user", "redisrepl", "-rc", "--ns", "site1:"]
-        args += ["--password-file", tmp_path / "password", "--replicate", "set,hset,del,expire"]
+        args += ["--password-file", tmp_path / "password", "--replicate", "all"]
         with Daemon([*args, "--log-format", "json"], env={"STATE_DIRECTORY": str(tmp_path / "state")}) as daemon:
             eventually(lambda: hub.redis.get("site1:old") and hub.redis.hget("site1:old-hash", "f"))
             eventually(lambda: here.get("site1:from-hub"))
             here.incr("site1:counter")
             here.hincrby("site1:hash", "n", 2)
+            here.sadd("site1:set", "a", "b")
+            here.zadd("site1:zset", {"a": 1})
+            here.zincrby("site1:zset", 1, "a")
+            here.rpush("site1:list", "a")
+            hub.redis.sadd("site1:set-of-hub", "a")
+            hub.redis.zadd("site1:zset-of-hub", {"a": 1, "b": 2})
+            hub.redis.rpush("site1:list-of-hub", "a")
             here.rename("site1:old", "site1:new")
             here.expire("site1:new", 1000)
             hub.redis.hset("site1:h", mapping={"a": "1", "b": "2"})
@@ -45,6 +52,14 @@ def test_the_daemon_needs_no_more(site, tmp_path):
             eventually(lambda: hub.redis.get("site1:counter") == b"1" and hub.redis.hget("site1:hash", "n") == b"2")
             eventually(lambda: hub.redis.ttl("site1:new") > 0 and not hub.redis.exists("site1:old"))
             eventually(lambda: here.hgetall("site1:h") == {b"a": b"1", b"b": b"2"} and here.ttl("site1:timed") > 0)
+            eventually(lambda: hub.redis.scard("site1:set") == 2 and hub.redis.zscore("site1:zset", "a") == 2)
+            eventually(
+                lambda: hub.redis.lrange("site1:list", 0, -1) == [b"a"] == here.lrange("site1:list-of-hub", 0, -1)
+            )
+            eventually(lambda: here.smembers("site1:set-of-hub") == {b"a"} and here.zcard("site1:zset-of-hub") == 2)
+            hub.redis.zrem("site1:zset-of-hub", "a")
+            hub.redis.srem("site1:set", "a")
+            eventually(lambda: here.zcard("site1:zset-of-hub") == 1 and here.scard("site1:set") == 1)
             hub.redis.hdel("site1:h", "a")
             hub.redis.delete("site1:from-hub")
             hub.redis.persist("site1:timed")

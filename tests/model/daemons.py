@@ -257,7 +257,7 @@ class SiteDouble:
         await self._answered()
         return states
 
-    async def fields(self, key: bytes, names: Sequence[bytes]) -> list[bytes | None]:
+    async def fields(self, key: bytes, names: Sequence[bytes], _kind: str) -> list[bytes | None]:
         await self._asked()
         held = self.server.data.get(key)
         await self._answered()

@@ -167,11 +167,15 @@ async def test_many_small_values_are_no_large_one():
     assert list(map(is_script, pusher.hub.bodies)) == [True]
 
 
+#: Of a proxy: one value of a thousand bytes fits beside the script.
+LIMIT = len(batch_body([])) + 1350
+
+
 def too_large_over(limit, status=413):
     return lambda content: httpx.Response(status) if len(content) > limit else all_ran(content)
 
 
-@pytest.mark.parametrize(("limit", "status"), [(6000, 413), (9000, 500), (9000, 507)])
+@pytest.mark.parametrize(("limit", "status"), [(LIMIT, 413), (2 * LIMIT, 500), (2 * LIMIT, 507)])
 async def test_a_body_that_the_proxy_refuses_is_halved_until_it_fits(limit, status):
     commands = [[b"SET", b"k%d" % number, b"x" * 1000] for number in range(16)]
     async with pushing(too_large_over(limit, status)) as pusher:
@@ -204,21 +208,22 @@ async def test_joined_sets_are_split_where_a_body_cannot_hold_them():
 
 
 async def test_joined_sets_that_the_proxy_refuses_are_halved_until_they_fit():
-    command = [b"MSET", *(word for number in range(16) for word in (b"k%d" % number, b"x" * (9000 * (number == 5))))]
-    async with pushing(too_large_over(6000)) as pusher:
+    values = {b"k%d" % number: b"x" * (3 * LIMIT * (number == 5)) for number in range(16)}
+    command = [b"MSET", *(word for pair in values.items() for word in pair)]
+    async with pushing(too_large_over(LIMIT)) as pusher:
         assert (await pusher.push([command])).errors.keys() == {b"k5"}
-        took = [content for content in pusher.hub.bodies if len(content) <= 6000]
+        took = [content for content in pusher.hub.bodies if len(content) <= LIMIT]
 
     assert sorted(k for c in took for k in keys_in(c)) == sorted(set(command[1::2]) - {b"k5"})
 
 
 async def test_the_limit_found_out_is_kept():
     commands = [[b"SET", b"k%d" % number, b"x" * 1000] for number in range(16)]
-    async with pushing(too_large_over(6000), max_body=8000) as pusher:
+    async with pushing(too_large_over(LIMIT), max_body=LIMIT + 2000) as pusher:
         await pusher.push(commands)
         before = len(pusher.hub.bodies)
         await pusher.push(commands)
-        assert all(len(content) <= 6000 for content in pusher.hub.bodies[before:])
+        assert all(len(content) <= LIMIT for content in pusher.hub.bodies[before:])
 
 
 async def test_the_limit_never_shrinks_to_nothing():
@@ -230,8 +235,8 @@ async def test_the_limit_never_shrinks_to_nothing():
 
 
 async def test_one_command_that_is_too_large_is_given_up_by_name():
-    commands = [*sets(1), [b"SET", b"k2", b"x" * 9000], *sets(3)]
-    async with pushing(too_large_over(6000)) as pusher:
+    commands = [*sets(1), [b"SET", b"k2", b"x" * LIMIT], *sets(3)]
+    async with pushing(too_large_over(LIMIT)) as pusher:
         errors = (await pusher.push(commands)).errors
 
     assert errors.keys() == {b"k2"}

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, HashState, StringSet, StringState
+from redisrepl.changes import (
+    Deleted,
+    ExpirySet,
+    FieldsDeleted,
+    HashSet,
+    HashState,
+    SequenceSet,
+    SequenceState,
+    StringSet,
+    StringState,
+)
 from redisrepl.errors import FencedError, OutcomeUnknownError, ProtocolError, denies_key
 from redisrepl.wire.batches import (
     MOVED,
@@ -22,7 +32,7 @@ from redisrepl.wire.batches import (
 )
 from redisrepl.wire.digests import digest_of, element_of
 from redisrepl.wire.states import STATES_SCRIPT, parse_states
-from redisrepl.wire.writes import CONDITIONAL, commands_if, events_of, keys_of, plain_command
+from redisrepl.wire.writes import CONDITIONAL, commands_if, events_of, keys_of, plain_command, simple_commands
 from testbed import RedisServer, eventually
 from tests.samples import resp, write
 
@@ -56,7 +66,7 @@ def outcomes(redis, *commands):
 
 
 def state_of(redis, key=K):
-    (state,) = parse_states(redis.eval(STATES_SCRIPT, 0, 1 << 30, b"", key))
+    (state,) = parse_states(redis.eval(STATES_SCRIPT, 0, b"%d  list set zset " % (1 << 30), b"", key))
     return state
 
 
@@ -73,13 +83,31 @@ def d(state):
     return b"" if state is None else b"%015x" % digest_of(K, state)
 
 
-def e(field, value):
+def e(field, value, type_="hash"):
     """Likewise that of a field."""
-    return b"%024x" % element_of(field, value)
+    return b"%024x" % element_of(field, value, type_)
+
+
+def set_(*members):
+    return HashState({member.encode(): b"" for member in members}, None, "set")
+
+
+def zset(**scores):
+    return HashState({member.encode(): score.encode() for member, score in scores.items()}, None, "zset")
+
+
+def m(member):
+    return e(member, b"", "set")
+
+
+def z(member, score):
+    return e(member, score, "zset")
 
 
 A, B, DYING = string(b"a"), string(b"b"), string(b"a", FAR)
 H, G = hash_(f="1"), hash_(f="2", g="1")
+S, Z = set_("a"), zset(a="1.5")
+L, LONG = SequenceState((b"a", b"b", b"a")), SequenceState(tuple(b"%d" % number for number in range(2500)))
 
 # Each command by itself.
 
@@ -98,13 +126,13 @@ H, G = hash_(f="1"), hash_(f="2", g="1")
         (G, [b"SETIF", K, b"b", b"", d(H)], MOVED, G),
         (A, [b"SETIF", K, b"b", b"", b""], MOVED, A),
         (A, [b"SETIF", K, b"b", b""], MOVED, A),
-        ("list", [b"SETIF", K, b"b", b"", b"", d(A)], MOVED, "list"),
+        ("stream", [b"SETIF", K, b"b", b"", b"", d(A)], MOVED, "stream"),
         (A, [b"DELIF", K, d(A)], None, None),
         (H, [b"DELIF", K, d(A), d(H)], None, None),
         (None, [b"DELIF", K, d(A)], UNCHANGED, None),
         (None, [b"DELIF", K, b""], UNCHANGED, None),
         (B, [b"DELIF", K, d(A)], MOVED, B),
-        ("list", [b"DELIF", K, d(A), b""], MOVED, "list"),
+        ("stream", [b"DELIF", K, d(A), b""], MOVED, "stream"),
         (None, [b"SET", K, b"a", b"NX"], None, A),
         (None, [b"SET", K, b"a", b"PXAT", b"%d" % FAR, b"NX"], None, DYING),
         (A, [b"SET", K, b"a", b"NX"], UNCHANGED, A),
@@ -141,6 +169,41 @@ H, G = hash_(f="1"), hash_(f="2", g="1")
         (G, [b"HDELIF", K, b"g", e(b"g", b"0")], MOVED, G),
         (G, [b"HDELIF", K, b"g", b""], MOVED, G),
         (A, [b"HDELIF", K, b"g", b""], "WRONGTYPE", A),
+        (S, [b"DELIF", K, d(S)], None, None),
+        (S, [b"DELIF", K, d(hash_(a=""))], MOVED, S),
+        (Z, [b"SETIF", K, b"a", b"", d(Z)], None, A),
+        (S, [b"SADD", K, b"a"], UNCHANGED, S),
+        (S, [b"SADD", K, b"a", b"b"], None, set_("a", "b")),
+        (S, [b"SADDIF", K, b"a", b"", b"", b"b", b"", b""], None, set_("a", "b")),
+        (S, [b"SADDIF", K, b"b", m(b"b"), b""], MOVED, S),
+        (S, [b"SADDIF", K, b"b", m(b"b") + b",", b""], None, set_("a", "b")),
+        (None, [b"SADDIF", K, b"a", b"", b""], None, S),
+        (H, [b"SADDIF", K, b"a", b"", b""], "WRONGTYPE", H),
+        (S, [b"SREMIF", K, b"a", m(b"a")], None, None),
+        (S, [b"SREMIF", K, b"a", e(b"a", b"")], MOVED, S),
+        (S, [b"SREMIF", K, b"b", m(b"b")], UNCHANGED, S),
+        (Z, [b"ZADDNX", K, b"a", b"1.5"], UNCHANGED, Z),
+        (Z, [b"ZADDNX", K, b"a", b"2", b"b", b"-inf"], MOVED, zset(a="1.5", b="-inf")),
+        (Z, [b"ZADD", K, b"CH", b"1.5", b"a"], UNCHANGED, Z),
+        (Z, [b"ZADD", K, b"CH", b"2", b"a"], None, zset(a="2")),
+        (Z, [b"ZADDIF", K, b"a", z(b"a", b"1.5"), b"0.10000000000000001"], None, zset(a="0.10000000000000001")),
+        (Z, [b"ZADDIF", K, b"a", z(b"a", b"2"), b"1.5"], UNCHANGED, Z),
+        (Z, [b"ZADDIF", K, b"a", z(b"a", b"2"), b"3", b"b", b"", b"1"], MOVED, zset(a="1.5", b="1")),
+        (A, [b"ZADDIF", K, b"a", b"", b"3"], "WRONGTYPE", A),
+        (Z, [b"ZREMIF", K, b"a", b"," + z(b"a", b"1.5")], None, None),
+        (Z, [b"ZREMIF", K, b"a", z(b"a", b"2")], MOVED, Z),
+        (None, [b"LISTSET", K, *L.items], None, L),
+        (LONG, [b"LISTSET", K, *L.items], None, L),
+        (L, [b"LISTSET", K, *LONG.items], None, LONG),
+        (H, [b"LISTSET", K, b"x"], None, SequenceState((b"x",))),
+        (SequenceState((b"x",), FAR), [b"LISTSET", K, *L.items], None, SequenceState(L.items, FAR)),
+        (L, [b"LISTIF", K, d(L), b"x"], None, SequenceState((b"x",))),
+        (LONG, [b"LISTIF", K, d(A) + b"," + d(LONG), b"x"], None, SequenceState((b"x",))),
+        (None, [b"LISTIF", K, d(A) + b",", *LONG.items], None, LONG),
+        (LONG, [b"LISTIF", K, d(L), *LONG.items], UNCHANGED, LONG),
+        (L, [b"LISTIF", K, d(LONG), b"a", b"b"], MOVED, L),
+        (A, [b"LISTIF", K, d(L), b"a"], MOVED, A),
+        (L, [b"DELIF", K, d(L)], None, None),
     ],
 )
 def test_a_command_with_a_condition(redis, held, command, outcome, after):
@@ -153,13 +216,13 @@ def test_a_command_with_a_condition(redis, held, command, outcome, after):
 
 def put(redis, held):
     redis.delete(K)
-    if held == "list":
-        redis.rpush(K, "x")
+    if held == "stream":
+        redis.xadd(K, {"f": "v"})
     else:
         write(redis, K, held)
 
 
-HELD = [None, A, B, DYING, H, G, hash_(f="1", g="1"), "list"]
+HELD = [None, A, B, DYING, H, G, hash_(f="1", g="1"), "stream", L, LONG, S, Z, set_("a", "b"), zset(a="2")]
 
 
 def all_conditional():
@@ -174,6 +237,15 @@ def all_conditional():
     for some in (b"", e(b"f", b"1"), e(b"f", b"1") + b"," + e(b"f", b"2"), b"," + e(b"f", b"2")):
         yield [b"HSETIF", K, b"f", some, b"2"]
         yield [b"HDELIF", K, b"f", some]
+    for some in (b"", m(b"a"), b"," + m(b"a")):
+        yield [b"SADDIF", K, b"a", some, b""]
+        yield [b"SREMIF", K, b"a", some]
+    yield [b"ZADDNX", K, b"a", b"2"]
+    for some in (b"", d(L), d(LONG) + b"," + d(A)):
+        yield [b"LISTIF", K, some, b"a", b"b", b"a"]
+    for some in (b"", z(b"a", b"1.5"), b"," + z(b"a", b"2")):
+        yield [b"ZADDIF", K, b"a", some, b"2"]
+        yield [b"ZREMIF", K, b"a", some]
 
 
 def test_without_scripts_each_comes_to_the_same(redis):
@@ -192,7 +264,8 @@ def test_without_scripts_each_comes_to_the_same(redis):
         assert outcome == errors.get(0, ""), about
         if plain is not None:
             assert plain[0] not in CONDITIONAL
-            redis.execute_command(*plain)
+            for simple in simple_commands(plain):
+                redis.execute_command(*simple)
         assert state_of(redis) == after, about
 
 
@@ -250,6 +323,13 @@ def test_any_bytes(redis, key, field, value):
             [[b"DELIF", K, d(A)], [b"HSETNX", K, b"f", b"1"], [b"PEXPIREAT", K, b"5"]],
         ),
         ([ExpirySet(K, None)], None, {}, [[b"PERSIST", K]]),
+        ([HashSet(K, {b"a": b"", b"b": b""}, "set")], (None,), None, [[b"SADD", K, b"a", b"b"]]),
+        ([HashSet(K, {b"a": b""}, "set")], None, {b"a": (5,)}, [[b"SADDIF", K, b"a", b"%024x" % 5, b""]]),
+        ([FieldsDeleted(K, (b"a",), "set")], None, {b"a": (5,)}, [[b"SREMIF", K, b"a", b"%024x" % 5]]),
+        ([SequenceSet(K, L.items)], (digest_of(K, A), None), None, [[b"LISTIF", K, d(A) + b",", *L.items]]),
+        ([HashSet(K, {b"a": b"1"}, "zset")], None, {b"a": (None,)}, [[b"ZADDNX", K, b"a", b"1"]]),
+        ([HashSet(K, {b"a": b"1"}, "zset")], None, {b"a": (5,)}, [[b"ZADDIF", K, b"a", b"%024x" % 5, b"1"]]),
+        ([FieldsDeleted(K, (b"a",), "zset")], None, {b"a": (5,)}, [[b"ZREMIF", K, b"a", b"%024x" % 5]]),
     ],
 )
 def test_changes_on_a_condition(changes, whole, fields, commands):
@@ -298,6 +378,15 @@ def test_what_a_plain_command_says_that_found_nothing_to_do(command, reply, outc
         (H, [b"HSETIF", K, b"f", e(b"f", b"1"), b"2"]),
         (H, [b"HSETNX", K, b"g", b"2"]),
         (G, [b"HDELIF", K, b"g", e(b"g", b"1")]),
+        (S, [b"SADD", K, b"b"]),
+        (S, [b"SADDIF", K, b"b", b"", b""]),
+        (set_("a", "b"), [b"SREMIF", K, b"a", m(b"a")]),
+        (Z, [b"ZADD", K, b"CH", b"2", b"a"]),
+        (Z, [b"ZADDNX", K, b"b", b"2"]),
+        (Z, [b"ZADDIF", K, b"a", z(b"a", b"1.5"), b"2"]),
+        (zset(a="1", b="2"), [b"ZREMIF", K, b"a", z(b"a", b"1")]),
+        (L, [b"LISTIF", K, d(L), b"x"]),
+        (None, [b"LISTIF", K, b"", *LONG.items]),
         (None, [b"SET", K, b"v", b"NX"]),
         (None, [b"SET", K, b"v", b"PXAT", b"%d" % FAR, b"NX"]),
     ],

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from redisrepl.changes import HashState, StringState
+from redisrepl.changes import HashState, SequenceState, StringState
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.digests import (
     BUCKETS,
@@ -37,13 +37,17 @@ from redisrepl.wire.digests import (
     wanted_buckets,
 )
 from testbed import RedisServer
-from tests.samples import ALL_BYTES, AWKWARD_NAMES, write
+from tests.samples import ALL_BYTES, AWKWARD_NAMES, scores, write
 
 FAR = 4_102_444_800_123  # a time in 2100, with milliseconds
 values = st.binary(max_size=200) | st.sampled_from([b"", b"0", b"-1", b"1e3", ALL_BYTES, b"\x00", b"\xff" * 100])
 expiries = st.none() | st.integers(FAR, 9_007_199_254_740_992 // 4)
 strings = st.builds(StringState, values, expiries)
 hashes = st.builds(HashState, st.dictionaries(values, values, min_size=1, max_size=40), expiries)
+sets = st.builds(HashState, st.dictionaries(values, st.just(b""), min_size=1, max_size=20), expiries, st.just("set"))
+zsets = st.builds(HashState, st.dictionaries(values, scores, min_size=1, max_size=20), expiries, st.just("zset"))
+lists = st.builds(SequenceState, st.lists(values, min_size=1, max_size=20).map(tuple), expiries)
+ALL = b" list set zset "
 
 
 @pytest.fixture(scope="module")
@@ -57,25 +61,27 @@ def redis(server):
     return server.client()
 
 
-def looks(redis, *keys, expiries=True, work=WORK):
-    return parse_looks(redis.eval(LOOK_SCRIPT, 0, b"1" if expiries else b"0", work, *keys), len(keys))
+def looks(redis, *keys, expiries=True, work=WORK, others=b""):
+    return parse_looks(redis.eval(LOOK_SCRIPT, 0, (b"1" if expiries else b"0") + others, work, *keys), len(keys))
 
 
-def pages(redis, pattern=b"*", buckets=None, count=1000, work=WORK):
+def pages(redis, pattern=b"*", buckets=None, count=1000, work=WORK, others=b""):
     """What all steps of a scan say of its keys."""
     found, cursor, steps = Page(b"", {}), b"0", 0
     while steps == 0 or cursor != b"0":
-        page = parse_page(redis.eval(PAGE_SCRIPT, 0, b"1", cursor, pattern, count, work, *wanted_buckets(buckets)))
+        words = (b"1" + others, cursor, pattern, count, work, *wanted_buckets(buckets))
+        page = parse_page(redis.eval(PAGE_SCRIPT, 0, *words))
         found = Page(b"", found.looks | page.looks, (*found.left, *page.left))
         cursor, steps = page.cursor, steps + 1
     return found, steps
 
 
-def summed(redis, pattern=b"*", count=1000, work=WORK):
+def summed(redis, pattern=b"*", count=1000, work=WORK, others=b""):
     """The sums of all keys, how many there are, and which are left."""
     sums, cursor, number, left, steps = [0] * BUCKETS, b"0", 0, [], 0
     while steps == 0 or cursor != b"0":
-        step = parse_sums(redis.eval(SUMS_SCRIPT, 0, cursor, pattern, count, work), sums)
+        words = (cursor, pattern, count, work, *([others] if others else []))
+        step = parse_sums(redis.eval(SUMS_SCRIPT, 0, *words), sums)
         cursor, number, left, steps = step.cursor, number + step.keys, [*left, *step.left], steps + 1
     return sums, number, left
 
@@ -91,17 +97,34 @@ def held(redis, states):
 
 
 @settings(max_examples=150, deadline=None)
-@given(key=values, state=strings | hashes, expire=st.booleans())
-@example(b"", HashState({b"": b""}), True)
-def test_whatever_a_key_holds_has_one_digest(redis, key, state, expire):
+@given(
+    key=values, state=strings | hashes | sets | zsets | lists, expire=st.booleans(), others=st.sampled_from([b"", ALL])
+)
+@example(b"", HashState({b"": b""}), True, b"")
+@example(b"", HashState({b"": b""}, None, "set"), True, ALL)
+@example(b"k", SequenceState(tuple(b"%d" % number for number in range(2000))), False, ALL)
+@example(b"k", SequenceState((b"1", b"11", b"") * 500), False, ALL)
+@example(b"k", HashState({b"": b"0.10000000000000001", b"a": b"-1.5", b"b": b"inf"}, None, "zset"), True, ALL)
+def test_whatever_a_key_holds_has_one_digest(redis, key, state, expire, others):
+    """Of types that are not carried it is only said that they are there."""
     expected = held(redis, {key: state})
     assert look_at(key, state) == Look(digest_of(key, state), state.expires_at_ms)
+    if not others and not isinstance(state, StringState) and state.type != "hash":
+        expected[key] = Look(UNREADABLE)
 
-    assert looks(redis, key, expiries=expire) == [expected[key] if expire else Look(expected[key].digest)]
-    assert pages(redis)[0].looks == expected
+    found = looks(redis, key, expiries=expire, others=others)
+    assert found == [expected[key] if expire else Look(expected[key].digest)]
+    assert pages(redis, others=others)[0].looks == expected
     sums = [0] * BUCKETS
     add_sums(sums, expected)
-    assert summed(redis) == (sums, 1, [])
+    assert summed(redis, others=others) == (sums, 1, [])
+
+
+def test_the_same_elements_in_two_types_have_two_digests():
+    elements = {b"1": b"", b"2": b""}
+    digests = {digest_of(b"k", HashState(elements, None, type_)) for type_ in ("hash", "set", "zset")}
+    assert len(digests) == 3
+    assert len({element_of(b"1", b"1", type_) for type_ in ("hash", "set", "zset")}) == 3
 
 
 MANY = (

@@ -1,0 +1,119 @@
+"""Pieces that several of the scripts have in common, in Lua.
+
+In: nothing. Out: text of scripts. Left to others: the scripts that they are put together to (`wire.states`,
+`wire.digests`, `wire.batches`).
+"""
+
+from __future__ import annotations
+
+__all__ = ["BUCKET_OF", "DIGEST_OF", "ELEMENTS_OF", "EXPIRY_OF", "KIND_OF", "SEQUENCE_DIGEST"]
+
+#: Lua: the type of a key, `denied` if an ACL keeps it from us: what is asked beside it must not wait for that. Any
+#: other error comes second.
+KIND_OF = b"""\
+local function kind_of(key)
+  local kind = redis.pcall('TYPE', key)
+  if kind.err and not string.find(kind.err, 'access') then return nil, kind end
+  return kind.ok or 'denied'
+end
+"""
+
+#: Lua: all that a collection holds, flat, how many strings of it make an element, and what its elements are salted
+#: with; and the value of the element at a place of that.
+ELEMENTS_OF = b"""\
+local function elements_of(key, kind)
+  if kind == 'hash' then return redis.call('HGETALL', key), 2, '' end
+  if kind == 'set' then return redis.call('SMEMBERS', key), 1, 'm' end
+  if kind == 'list' then return redis.call('LRANGE', key, 0, -1), 1, '' end
+  return redis.call('ZRANGE', key, 0, -1, 'WITHSCORES'), 2, 'z'
+end
+local function value_at(flat, j, kind)
+  if kind == 'hash' then return flat[j + 1] end
+  return kind == 'set' and '' or string.format('%.17g', tonumber(flat[j + 1]) + 0)
+end
+"""
+
+#: Lua: the digest of a list (`wire.digests.sequence_digest`), and how much work that was.
+SEQUENCE_DIGEST = b"""\
+local function digest_of_list(key)
+  local chain, from, work = '', 0, 0
+  repeat
+    local items = redis.call('LRANGE', key, from, from + 999)
+    for j = 1, #items do
+      work = work + #items[j] + 400
+      items[j] = #items[j] .. ':' .. items[j]
+    end
+    if #items > 0 then chain = redis.sha1hex(chain .. table.concat(items)) end
+    from = from + 1000
+  until #items < 1000
+  return string.sub(redis.sha1hex('l' .. #key .. ':' .. key .. chain), 1, 15), work
+end
+"""
+
+#: Lua: what is carried, and the digest of what a key holds (`wire.digests`); counts down the work that is left.
+DIGEST_OF = (
+    KIND_OF
+    + b"""\
+local sha1, sub, format = redis.sha1hex, string.sub, string.format
+local left = 0
+local carried = function(kind) return kind == 'string' or kind == 'hash' end
+local function carry(others)
+  carried = function(kind)
+    return kind == 'string' or kind == 'hash' or string.find(others, ' ' .. kind .. ' ', 1, true)
+  end
+end
+"""
+    + ELEMENTS_OF
+    + SEQUENCE_DIGEST
+    + b"""\
+local function sum_of(key, kind)
+  local a, b, m = 0, 0, 281474976710656
+  local flat, step, salt = elements_of(key, kind)
+  for j = 1, #flat, step do
+    local value = value_at(flat, j, kind)
+    left = left - #flat[j] - #value - 400
+    local h = sha1(salt .. #flat[j] .. ':' .. flat[j] .. value)
+    a = (a + tonumber(sub(h, 1, 12), 16)) % m
+    b = (b + tonumber(sub(h, 13, 24), 16)) % m
+  end
+  return format('%.0f.%.0f', a, b)
+end
+local function digest_of(key, kind)
+  left = left - 400
+  if kind == 'none' then return '' end
+  if kind == 'string' then
+    local value = redis.call('GET', key)
+    left = left - #value
+    return sub(sha1('s' .. #key .. ':' .. key .. value), 1, 15)
+  end
+  if not carried(kind) then return '?' end
+  if kind == 'list' then
+    local digest, work = digest_of_list(key)
+    left = left - work
+    return digest
+  end
+  return sub(sha1('h' .. #key .. ':' .. key .. sum_of(key, kind)), 1, 15)
+end
+"""
+)
+
+#: Lua: a key's expiry, as it stands behind its digest.
+EXPIRY_OF = b"""\
+local function expiry_of(key)
+  local at = redis.pcall('PEXPIRETIME', key)
+  if type(at) ~= 'table' then return at >= 0 and ' ' .. format('%.0f', at) or '' end
+  local ttl = redis.call('PTTL', key)
+  if ttl < 0 then return '' end
+  local t = redis.call('TIME')
+  return ' ~' .. format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000) + ttl)
+end
+"""
+
+#: Lua: in which bucket a key is summed.
+BUCKET_OF = b"""\
+local byte = string.byte
+local function bucket_of(key)
+  local a, b, c = byte(key, -1), byte(key, -2), byte(key, -3)
+  return ((a or 0) + 31 * (b or 0) + 961 * (c or 0)) % 256
+end
+"""

@@ -1,0 +1,151 @@
+"""Write commands with arguments by chance: for each name that a server lists, words that it may be called with."""
+
+from __future__ import annotations
+
+__all__ = ["ARGUMENTS", "LEFT_OUT", "Words", "writes"]
+
+MEMBERS = [b"a", b"b", b"c", b"", b"\xff\r\n\x00", b"%/?+", b"10", b"m" * 70]
+SCORES = [b"0", b"1", b"1.5", b"0.1", b"1e3", b"-3.7e-5", b"inf", b"-inf", b"+7", b"17179869184.000001", b"0x10"]
+STRING, HASH, SET, ZSET, LIST, GEO, PF = b"string", b"hash", b"set", b"zset", b"list", b"geo", b"pf"
+
+#: Commands that are not run, and why.
+LEFT_OUT = {
+    **dict.fromkeys(("flushall", "flushdb", "swapdb"), "of whole databases: `test_removals`, `test_hub_flushed`"),
+    **dict.fromkeys(("pfdebug", "restore-asking", "migrate"), "of Redis itself"),
+    "function": "of no key",
+    **dict.fromkeys(("xadd", "xdel", "xtrim", "xsetid", "xack", "xclaim", "xautoclaim", "xgroup"), "streams"),
+    "xreadgroup": "streams",
+}
+
+
+class Words:
+    """Words by chance.
+
+    Args:
+        rng: chance.
+        side: in all names of keys, so that two sides do not write the same key at once.
+        dumps: by type, what `DUMP` says of such a key.
+    """
+
+    def __init__(self, rng, prefix, dumps):
+        self.rng = rng
+        self._prefix = prefix
+        self.dumps = dumps
+
+    def __call__(self, *kinds):
+        """A key of one of these kinds."""
+        return b"%s%s:%d" % (self._prefix, self.rng.choice(kinds), self.rng.randrange(3))
+
+    def any(self):
+        return self(STRING, HASH, SET, ZSET, LIST)
+
+    def number(self):
+        return b"%d" % self.rng.randrange(5)
+
+    def soon(self):
+        return b"%d" % (self.rng.randrange(100, 1000) * 1000)
+
+    def later(self):
+        return b"%d" % self.rng.randrange(4_000_000_000, 5_000_000_000)
+
+    def one_of(self, *choices):
+        return self.rng.choice(choices)
+
+    def member(self):
+        return self.rng.choice(MEMBERS)
+
+    def members(self, most=5):
+        return self.rng.sample(MEMBERS, self.rng.randint(1, most))
+
+    def scored(self, most=5):
+        return [word for member in self.members(most) for word in (self.rng.choice(SCORES), member)]
+
+    def fields(self):
+        return [word for member in self.members(3) for word in (member, b"%d" % self.rng.randrange(100))]
+
+    def dumped(self):
+        kind = self.one_of(*self.dumps)
+        return [self(kind), b"0", self.dumps[kind], b"REPLACE"]
+
+
+def _zadd(w):
+    options = w.one_of([], [], [b"CH"], [b"NX"], [b"XX", b"CH"], [b"GT"], [b"LT", b"CH"], [b"INCR"], [b"NX", b"INCR"])
+    return [w(ZSET), *options, *w.scored(1 if b"INCR" in options else 5)]
+
+
+def _stored(w):
+    return [w(ZSET), b"2", w(ZSET), w(ZSET, SET), *w.one_of([], [b"WEIGHTS", b"2", b"0.1"])]
+
+
+_WAIT = b"0.01"
+_NEAR = (b"13", b"38", b"500", b"km")
+
+#: By the name of a command: makes its arguments.
+ARGUMENTS = {
+    **dict.fromkeys(("set", "setnx", "getset", "append"), lambda w: [w(STRING), w.number()]),
+    **dict.fromkeys(("setex", "psetex"), lambda w: [w(STRING), w.soon(), w.number()]),
+    **dict.fromkeys(("mset", "msetnx"), lambda w: [w(STRING), w.number(), w(STRING), w.number()]),
+    **dict.fromkeys(("incr", "decr", "getdel"), lambda w: [w(STRING)]),
+    **dict.fromkeys(("incrby", "decrby", "incrbyfloat"), lambda w: [w(STRING), w.number()]),
+    **dict.fromkeys(("setrange", "setbit"), lambda w: [w(STRING), w.number(), w.one_of(b"0", b"1")]),
+    "bitfield": lambda w: [w(STRING), w.one_of(b"SET", b"INCRBY"), b"u8", w.number(), b"7"],
+    "bitop": lambda w: [b"XOR", w(STRING), w(STRING), w(STRING)],
+    "getex": lambda w: [w(STRING), *w.one_of([b"EX", b"500"], [b"PERSIST"])],
+    "pfadd": lambda w: [w(PF), w.member()],
+    "pfmerge": lambda w: [w(PF), w(PF)],
+    **dict.fromkeys(("hset", "hmset"), lambda w: [w(HASH), *w.fields()]),
+    **dict.fromkeys(("hsetnx", "hincrby", "hincrbyfloat"), lambda w: [w(HASH), w.one_of(b"n", b"m"), w.number()]),
+    "hdel": lambda w: [w(HASH), b"n", *w.members(3)],
+    **dict.fromkeys(("sadd", "srem"), lambda w: [w(SET), *w.members()]),
+    "spop": lambda w: [w(SET), *w.one_of([], [b"1"], [b"2"], [b"100"])],
+    "smove": lambda w: [w(SET), w(SET), w.member()],
+    **dict.fromkeys(("sinterstore", "sunionstore", "sdiffstore"), lambda w: [w(SET, SET, STRING), w(SET), w(SET)]),
+    "zadd": _zadd,
+    "zincrby": lambda w: [w(ZSET), w.one_of(b"1", b"0.1", b"-2.5"), w.member()],
+    "zrem": lambda w: [w(ZSET), *w.members(3)],
+    **dict.fromkeys(("zpopmin", "zpopmax"), lambda w: [w(ZSET), *w.one_of([], [b"2"])]),
+    "zmpop": lambda w: [b"2", w(ZSET), w(ZSET), b"MIN", b"COUNT", b"2"],
+    "bzmpop": lambda w: [_WAIT, b"2", w(ZSET), w(ZSET), b"MAX", b"COUNT", b"2"],
+    **dict.fromkeys(("bzpopmin", "bzpopmax"), lambda w: [w(ZSET), _WAIT]),
+    "zremrangebyscore": lambda w: [w(ZSET), b"-inf", b"(1"],
+    "zremrangebyrank": lambda w: [w(ZSET), b"0", b"0"],
+    "zremrangebylex": lambda w: [w(ZSET), b"[a", b"[a"],
+    **dict.fromkeys(("zunionstore", "zinterstore"), _stored),
+    "zdiffstore": lambda w: [w(ZSET), b"2", w(ZSET), w(ZSET)],
+    "zrangestore": lambda w: [w(ZSET), w(ZSET), b"0", b"2"],
+    "geoadd": lambda w: [w(GEO), b"13." + w.number(), b"38.1", w.member()],
+    "geosearchstore": lambda w: [w(ZSET), w(GEO), b"FROMLONLAT", *_NEAR[:2], b"BYRADIUS", *_NEAR[2:]],
+    "georadius": lambda w: [w(GEO), *_NEAR, w.one_of(b"STORE", b"STOREDIST"), w(ZSET)],
+    "georadiusbymember": lambda w: [w(GEO), w.member(), *_NEAR[2:], b"STOREDIST", w(ZSET)],
+    **dict.fromkeys(("lpush", "rpush", "lpushx", "rpushx"), lambda w: [w(LIST), *w.members()]),
+    **dict.fromkeys(("lpop", "rpop"), lambda w: [w(LIST), *w.one_of([], [b"2"])]),
+    "lset": lambda w: [w(LIST), w.number(), w.member()],
+    "lrem": lambda w: [w(LIST), b"1", w.member()],
+    "ltrim": lambda w: [w(LIST), *w.one_of([b"0", b"-2"], [b"1", b"0"])],
+    "linsert": lambda w: [w(LIST), b"BEFORE", w.member(), w.member()],
+    "lmove": lambda w: [w(LIST), w(LIST), b"LEFT", b"RIGHT"],
+    "blmove": lambda w: [w(LIST), w(LIST), b"LEFT", b"RIGHT", _WAIT],
+    "rpoplpush": lambda w: [w(LIST), w(LIST)],
+    "brpoplpush": lambda w: [w(LIST), w(LIST), _WAIT],
+    "lmpop": lambda w: [b"2", w(LIST), w(LIST), b"LEFT", b"COUNT", b"2"],
+    "blmpop": lambda w: [_WAIT, b"2", w(LIST), w(LIST), b"RIGHT", b"COUNT", b"2"],
+    **dict.fromkeys(("blpop", "brpop"), lambda w: [w(LIST), _WAIT]),
+    "sort": lambda w: [w(SET), b"ALPHA", b"STORE", w(LIST, LIST, ZSET)],
+    **dict.fromkeys(("expire", "pexpire"), lambda w: [w.any(), w.soon()]),
+    "expireat": lambda w: [w.any(), w.later()],
+    "pexpireat": lambda w: [w.any(), w.later() + b"000"],
+    "persist": lambda w: [w.any()],
+    **dict.fromkeys(("del", "unlink"), lambda w: [w.any(), w.any()]),
+    **dict.fromkeys(("rename", "renamenx"), lambda w: [w.any(), w.any()]),
+    "copy": lambda w: [w.any(), w.any(), b"REPLACE"],
+    "move": lambda w: [w.any(), b"1"],
+    "restore": Words.dumped,
+}
+
+
+def writes(client):
+    """The names of commands that write, by the server's own list, but for those that are left out."""
+    listed = client.execute_command("COMMAND LIST", "FILTERBY", "ACLCAT", "write")
+    names = {name.decode().partition("|")[0] for name in listed} - LEFT_OUT.keys()
+    assert names <= ARGUMENTS.keys(), f"there are no arguments for {sorted(names - ARGUMENTS.keys())}"
+    return sorted(names)
