@@ -30,7 +30,7 @@ from redisrepl.errors import (
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy, parse_address
 from redisrepl.showing import masked
-from redisrepl.tls import tls_reason
+from redisrepl.tls import tls_reason, trust_told
 from redisrepl.wire.replies import as_bytes, as_clock, as_option, as_pairs, as_strings
 from redisrepl.wire.unwanted import MAX_VALUE
 from redisrepl.wire.webdis import CommandError, body, integer_body, parse_integer, parse_reply
@@ -113,6 +113,7 @@ class HubSession:
         self._headers = [(b"Host", address.netloc), *_HEADERS]
         if address.userinfo:
             self._headers.append((b"Authorization", basic_credentials(address)))
+        self._context = context
         self.health = HubHealth(retry_max)
         self._timeout = timeout
         self._connect_timeout = connect_timeout
@@ -124,6 +125,7 @@ class HubSession:
 
     def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
         """Use other certificates from here on; `drop`: end what was begun with those of before."""
+        self._context = context
         if isinstance(self._transport, HubTransport):
             self._transport.renew(context, drop=drop)
 
@@ -291,7 +293,7 @@ class HubSession:
         except httpx.RequestError as error:
             # TLS 1.3: the server refuses our certificate only after the handshake seems done, so in any phase.
             if (reason := tls_reason(error)) is not None:
-                raise CertificateError(f"the hub {self.url}: {reason}") from error
+                raise CertificateError(f"the hub {self.url}: {trust_told(reason, self._context)}") from error
             text = str(error) or type(error).__name__
             if isinstance(error, _NEVER_SENT):
                 raise PeerUnavailableError(f"the hub {self.url} cannot be reached: {text}") from error
