@@ -31,6 +31,7 @@ __all__ = [
     "renew",
     "server_context",
     "tls_reason",
+    "trust_told",
 ]
 
 
@@ -98,6 +99,7 @@ class RenewableContext(ssl.SSLContext):
     Attributes:
         complaints: what a strict check would refuse in the authorities; sentences.
         ends_at: when our own certificate ends; None: there is none.
+        no_ca: the flag by which no authority was given, so that the system's are trusted; None: one was.
     """
 
     sslobject_class = _NotedSSLObject
@@ -105,6 +107,7 @@ class RenewableContext(ssl.SSLContext):
     def __init__(self, *_: Any, **__: Any) -> None:
         self.complaints: list[str] = []
         self.ends_at: datetime | None = None
+        self.no_ca: str | None = None
         self._successor: RenewableContext | None = None
         self._transports: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
         self._peer_ends_at: datetime | None = None
@@ -142,6 +145,14 @@ class RenewableContext(ssl.SSLContext):
         """As `SSLContext`; asyncio makes every TLS connection by this."""
         successor = self._successor
         return super().wrap_bio(*args, **kwargs) if successor is None else successor.wrap_bio(*args, **kwargs)
+
+
+def trust_told(reason: str, context: ssl.SSLContext | None) -> str:
+    """A reason of `tls_reason`, with which authorities are trusted where that is about them and none was given."""
+    flag = context.current.no_ca if isinstance(context, RenewableContext) else None
+    if flag is None or "given CA" not in reason:
+        return reason
+    return f"{reason} (no {flag} is given, so the system's authorities are trusted)"
 
 
 def read_file(path: Path, flag: str) -> bytes:
@@ -198,6 +209,7 @@ def client_context(files: CertificateFiles, now: datetime | None = None) -> Rene
         context.verify_flags |= ssl.VERIFY_X509_STRICT
     if files.ca is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        context.no_ca = ca_flag
     else:
         pem = read_file(files.ca, ca_flag)
         for authority in _certificates(pem, files.ca, ca_flag):

@@ -30,7 +30,7 @@ from redisrepl.errors import (
     denies_key,
 )
 from redisrepl.local.address import SiteAddress
-from redisrepl.tls import RenewableContext, tls_reason
+from redisrepl.tls import RenewableContext, tls_reason, trust_told
 from redisrepl.wire.resp import announces_much, cut_header
 from redisrepl.wire.walker import Walker
 
@@ -311,7 +311,7 @@ def translated(address: SiteAddress) -> Iterator[None]:
         raise PeerUnavailableError(f"the site's Redis {address} is not ready: {error}") from error
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as error:
         if (trouble := tls_reason(error)) is not None:
-            raise CertificateError(f"the site's Redis {address}: {trouble}") from error
+            raise CertificateError(f"the site's Redis {address}: {trust_told(trouble, address.context)}") from error
         reason = str(error) or "no answer in time"
         raise LinkLostError(f"the connection to the site's Redis {address} failed: {reason}") from error
     except redis.exceptions.InvalidResponse as error:

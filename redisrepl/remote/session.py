@@ -30,7 +30,7 @@ from redisrepl.errors import (
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy, parse_address
 from redisrepl.showing import masked
-from redisrepl.tls import tls_reason
+from redisrepl.tls import tls_reason, trust_told
 from redisrepl.wire.replies import as_bytes, as_clock, as_option, as_pairs, as_strings
 from redisrepl.wire.unwanted import MAX_VALUE
 from redisrepl.wire.webdis import CommandError, body, integer_body, parse_integer, parse_reply
@@ -114,6 +114,7 @@ class HubSession:
         if address.userinfo:
             headers.append((b"Authorization", basic_credentials(address)))
         self._headers = httpx.Headers(headers)  # once: to spell them takes httpx as long as all else
+        self._context = context
         self.health = HubHealth(retry_max)
         self._timeout = timeout
         self._connect_timeout = connect_timeout
@@ -125,6 +126,7 @@ class HubSession:
 
     def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
         """Use other certificates from here on; `drop`: end what was begun with those of before."""
+        self._context = context
         if isinstance(self._transport, HubTransport):
             self._transport.renew(context, drop=drop)
 
@@ -145,7 +147,7 @@ class HubSession:
         """
         size = sum(map(len, content))
         seconds = self._timeout + size / _SLOWEST
-        async with _Judged(self.health, self.url) as trial:
+        async with _Judged(self.health, self.url, self._context) as trial:
             async with asyncio.timeout(seconds) as limit:
                 response = await self._send(_in_pieces(content, size, partial(_put_off, limit, seconds)), size)
                 answer = await self._read(response, limit)
@@ -211,7 +213,7 @@ class HubSession:
             content: the body.
             silence: seconds without a byte after which the stream counts as dead.
         """
-        async with _Judged(self.health, self.url) as trial:
+        async with _Judged(self.health, self.url, self._context) as trial:
             response = await self._send(httpx.ByteStream(content), len(content), silence)
             try:
                 self._check_encoding(response)
@@ -273,17 +275,18 @@ class _Judged(Trial):
     A class, for a generator with a decorator takes three times as long, and each request has one.
     """
 
-    __slots__ = ("_url",)
+    __slots__ = ("_context", "_url")
 
-    def __init__(self, health: HubHealth, url: str) -> None:
+    def __init__(self, health: HubHealth, url: str, context: ssl.SSLContext) -> None:
         super().__init__(health)
         self._url = url
+        self._context = context
 
     async def __aexit__(self, *raised: object) -> None:
         error = raised[1]
         try:
             if isinstance(error, httpx.RequestError | TimeoutError):
-                ours = _ours(self._url, error)
+                ours = _ours(self._url, self._context, error)
                 # That one answer is late says nothing of others: a script may be slow.
                 if isinstance(ours, PeerUnavailableError) or not isinstance(
                     error, TimeoutError | httpx.TimeoutException
@@ -298,13 +301,13 @@ class _Judged(Trial):
             self.end()
 
 
-def _ours(url: str, error: httpx.RequestError | TimeoutError) -> RedisreplError:
+def _ours(url: str, context: ssl.SSLContext, error: httpx.RequestError | TimeoutError) -> RedisreplError:
     """What went wrong with a request to the hub, as one of our errors."""
     if isinstance(error, TimeoutError):
         return OutcomeUnknownError(f"the hub {url} did not answer in time")
     # TLS 1.3: the server refuses our certificate only after the handshake seems done, so in any phase.
     if (reason := tls_reason(error)) is not None:
-        return CertificateError(f"the hub {url}: {reason}")
+        return CertificateError(f"the hub {url}: {trust_told(reason, context)}")
     text = str(error) or type(error).__name__
     if isinstance(error, _NEVER_SENT):
         return PeerUnavailableError(f"the hub {url} cannot be reached: {text}")

@@ -5,24 +5,35 @@ As a script it goes on for as long as told: `python -m tests.hostile.fuzz SECOND
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
 import random
 import resource
+import struct
 import sys
 import time
 
+from redis.exceptions import InvalidResponse
+
 from redisrepl.changes import Position
+from redisrepl.echo import ExpectedEvents
 from redisrepl.errors import RedisreplError
+from redisrepl.listener.http import BadRequestError, read_request
 from redisrepl.local.address import parse_address
+from redisrepl.local.client import _Reader
+from redisrepl.outbound import Outbound
+from redisrepl.remote.history import parse_info
 from redisrepl.remote.session import check_url
+from redisrepl.store.reading import MALFORMED, Reader
 from redisrepl.wire.batches import parse_batch_reply
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.digests import BUCKETS, parse_looks, parse_page, parse_sums
 from redisrepl.wire.feed import parse_feed
 from redisrepl.wire.http import ResponseReader
-from redisrepl.wire.psync import ReplicaProtocol, encode_command
+from redisrepl.wire.psync import ReplicaProtocol, SnapshotData, encode_command
+from redisrepl.wire.rdb import RdbReader
 from redisrepl.wire.replies import as_clock, as_info, as_integer, as_option, as_page, as_pairs
 from redisrepl.wire.resp import parse_one
 from redisrepl.wire.states import parse_states
@@ -36,6 +47,7 @@ from redisrepl.wire.webdis import (
     parse_integer,
     parse_reply,
 )
+from tests.wire.rdb import build
 
 #: Memory that no input may take, beside what the process had.
 MOST = 128 << 20
@@ -83,10 +95,48 @@ def _http(data):
         reader.feed(data[start : start + 11])
 
 
+def _snapshot(data):
+    outbound = Outbound(ChangeDecoder(_covers), ExpectedEvents(10))
+    protocol = ReplicaProtocol(snapshot=RdbReader([b"ns:"], max_value=0))
+    for start in range(0, len(data), 400):
+        for event in protocol.receive(data[start : start + 400]):
+            if isinstance(event, SnapshotData):
+                outbound.read_snapshot(event.events, 0.0)
+
+
+def _site_reader(data):
+    reader = _Reader(protocolError=InvalidResponse, replyError=str, notEnoughData=None)
+    with contextlib.suppress(InvalidResponse):
+        for start in range(0, len(data), 30):
+            reader.feed(data[start : start + 30])
+            for _ in range(30):
+                reader.gets()
+
+
+def _records(data):
+    """The payload of a record of the journal; its kind comes first."""
+    with contextlib.suppress(*MALFORMED):
+        reader = Reader()
+        reader.take(data[0] % 8, data[1:])
+        reader.applied_keys()
+
+
+def _request(data):
+    async def read():
+        reader = asyncio.StreamReader(limit=1 << 14)
+        reader.feed_data(data)
+        reader.feed_eof()
+        await read_request(reader)
+
+    with contextlib.suppress(BadRequestError):
+        _LOOP.run_until_complete(read())
+
+
 def _feed(data):
     parse_feed(data).changes()
 
 
+_LOOP = asyncio.new_event_loop()
 COMMANDS = [
     [b"SET", b"ns:k", b"v" * 50],
     [b"MSET", b"ns:a", b"1", b"b", b"2"],
@@ -97,6 +147,38 @@ STREAM = b"".join(_flat(*argv) for argv in [*COMMANDS, [b"MULTI"], [b"DEL", b"ns
 #: What is parsed > how, and good samples of it.
 PARSERS = {
     "stream": (_stream, [STREAM, _flat(b"SET", b"other", b"x" * 300_000) + STREAM]),
+    "snapshot": (
+        _snapshot,
+        [
+            b"+OK\r\n+FULLRESYNC %b 100\r\n$%d\r\n%b" % (b"a" * 40, len(rdb), rdb) + STREAM
+            for rdb in (
+                build.rdb(
+                    b"\xfa" + build.string(b"repl-stream-db") + build.string(b"3"),
+                    build.key(0, b"ns:k", build.string(b"v" * 70)),
+                    build.key(0, b"ns:l", build.string(b"v" * 17_000)),
+                    build.key(4, b"ns:h", b"\x02" + build.string(b"f") + build.string(b"v") * 3),
+                    build.key(16, b"ns:p", build.string(build.listpack(b"f", 1))),
+                    build.key(2, b"ns:s", b"\x01" + build.string(b"m")),
+                    checksum=False,
+                ),
+            )
+        ],
+    ),
+    "INFO": (
+        lambda data: (parse_info(data), as_info(data, "fuzz").evicts()),
+        [
+            (
+                b"# Server\r\nrun_id:abc\r\nserver_time_usec:1\r\n"
+                b"# Memory\r\nmaxmemory:1\r\nmaxmemory_policy:allkeys-lru\r\n\r\n"
+            )
+        ],
+    ),
+    "site reader": (_site_reader, [STREAM, b"+OK\r\n:1\r\n-ERR x\r\n$-1\r\n*2\r\n$1\r\na\r\n*0\r\n"]),
+    "records": (
+        _records,
+        [bytes([kind]) + struct.pack("<QI", 7, 1) + struct.pack("<I", 1) + b"k" + b"\0" * 30 for kind in range(1, 8)],
+    ),
+    "request": (_request, [b"GET /metrics?x=1 HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer x\r\n\r\n"]),
     "handshake": (_handshake, [b"+OK\r\n+OK\r\n+FULLRESYNC %b 100\r\n$0\r\n" % (b"a" * 40) + STREAM]),
     "subscription": (
         lambda data: MessageReader().feed(data),

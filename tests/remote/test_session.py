@@ -24,6 +24,7 @@ from redisrepl.errors import (
     RedisreplError,
 )
 from redisrepl.remote.session import HubSession, check_url
+from redisrepl.tls import CertificateFiles, client_context
 from redisrepl.wire.webdis import MessageReader, body, body_pieces, parse_reply
 from testbed import FaultProxy, Hub, Nginx, eventually_async, free_port
 from tests.samples import ALL_BYTES
@@ -368,6 +369,13 @@ async def test_a_hub_of_another_authority_is_refused(hub, certificates):
         with pytest.raises(CertificateError, match="not signed by the given CA"):
             await session.post(b"SET/site1:intruder/1.raw")
     assert hub.redis.get("site1:intruder") is None
+
+
+async def test_that_no_authority_is_given_is_said(hub, certificates):
+    context = client_context(CertificateFiles(None, certificates.client, certificates.client_key))
+    async with connected(hub.url, certificates, context=context) as session:
+        with pytest.raises(CertificateError, match="no --ca is given, so the system's authorities are trusted"):
+            await session.post(b"SET/site1:intruder/1.raw")
 
 
 @pytest.mark.parametrize(
