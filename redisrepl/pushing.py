@@ -139,8 +139,11 @@ class Pushing:
                     return batch
                 delay = math.inf  # each key that waits is on its way as a seed
             self._work.clear()
+            if delay == math.inf:
+                await self._work.wait()
+                continue
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if delay == math.inf else delay):
+                async with asyncio.timeout(delay):
                     await self._work.wait()
 
     async def _push_batch(self) -> None:

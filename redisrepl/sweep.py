@@ -90,6 +90,7 @@ class Sweep:
         self._wake = wake
         self._retry = retry
         self._changed = asyncio.Event()
+        self._awaited: Callable[[], bool] = lambda: False  # what `run` waits for
         self.trouble = Trouble("sweep")
         self.runs = 0
         self.running: str | None = None
@@ -104,8 +105,9 @@ class Sweep:
         return continuity.hub.owed or continuity.site.owed
 
     def look(self) -> None:
-        """One may be due, or what was found may have been dealt with."""
-        self._changed.set()
+        """One may be due, or what was found may have been dealt with; asked for each write, so it wakes for no less."""
+        if self._awaited():
+            self._changed.set()
 
     async def run(self) -> None:
         """Sweep whenever it is owed, for ever."""
@@ -124,6 +126,7 @@ class Sweep:
                     await self._sweep(timer=timer)
 
     async def _until(self, condition: Callable[[], bool], patience: float | None = None) -> None:
+        self._awaited = condition
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 while not condition():

@@ -117,6 +117,21 @@ async def test_the_sides_that_are_owed_it_are_compared_and_settled(sweeping, sid
         assert bool(world.hub.sums_read) == ("hub" in sides)
 
 
+async def test_a_sweep_that_waits_is_not_woken_by_each_write(sweeping):
+    async with sweeping() as world:
+        world.owe("site")
+        await finished(world)
+        changed = world.sweep._changed
+        await eventually_async(lambda: not changed.is_set())
+
+        world.sweep.look()
+        assert not changed.is_set()
+
+        world.owe("hub")
+        assert changed.is_set()
+        await finished(world, 2)
+
+
 async def test_all_namespaces_are_compared(sweeping):
     async with sweeping(prefixes=(b"n:", b"m:")) as world:
         world.agree([b"n:1", b"m:1"])
