@@ -42,7 +42,7 @@ _COST = (
 )
 _REMEDY = "allow PSYNC and REPLCONF (ACL: +psync +replconf), or say --source notify; --source psync ends instead"
 
-_STRING = frozenset({b"set", b"setrange", b"append", b"incrby", b"incrbyfloat"})
+_STRING = frozenset({b"set", b"setrange", b"setbit", b"append", b"incrby", b"incrbyfloat", b"pfadd"})
 _HASH = frozenset({b"hset", b"hincrby", b"hincrbyfloat"})
 _FIELDS_GONE = frozenset({b"hdel", b"hexpired"})
 _GONE = frozenset({b"del", b"expired", b"rename_from", b"move_from"})  # `evicted`: nobody removed it
