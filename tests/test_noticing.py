@@ -58,6 +58,8 @@ class Sides:
         (b"incrby", DEFAULT, Touch(KEY, "set")),
         (b"incrbyfloat", DEFAULT, Touch(KEY, "set")),
         (b"setrange", DEFAULT, Touch(KEY, "set")),
+        (b"setbit", DEFAULT, Touch(KEY, "set")),  # BITFIELD too
+        (b"pfadd", DEFAULT, Touch(KEY, "set")),  # PFMERGE too
         (b"set", frozenset({"hset"}), None),
         (b"hset", DEFAULT, Touch(KEY, "hset")),
         (b"hincrby", DEFAULT, Touch(KEY, "hset")),
