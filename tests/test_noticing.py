@@ -74,7 +74,7 @@ class Sides:
         (b"expire", KINDS, Touch(KEY, "expire")),
         (b"persist", KINDS, Touch(KEY, "expire")),
         (b"expire", DEFAULT, None),
-        (b"lpush", KINDS, None),
+        (b"xadd", KINDS, None),
         (b"new", KINDS, None),
         (b"", KINDS, None),
         (b"\xff", KINDS, None),
@@ -222,7 +222,7 @@ def noticing(sides, *subscriptions):
 async def test_every_subscription_is_a_new_link_and_voids_what_was_expected():
     sides = Sides()
     sides.apply(StringSet(KEY, b"v"))
-    news = [Subscribed(), Noticed([(b"ns:a", b"set"), (b"else", b"set"), (b"ns:b", b"lpush")]), LinkLostError("away")]
+    news = [Subscribed(), Noticed([(b"ns:a", b"set"), (b"else", b"set"), (b"ns:b", b"xadd")]), LinkLostError("away")]
     room, told = noticing(sides, news, [Subscribed(), Gap("flags"), LinkLostError("away")])
     with pytest.raises(EnoughError):
         await room.run()
