@@ -10,15 +10,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
+from testbed.logs import keep
 from testbed.prefork import Forked, Parent, suits
 from testbed.processes import at_exit, end_group, forget_at_exit, is_running, spawn
+from testbed.programs import daemon_python
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,12 +52,12 @@ class Daemon:
         *,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
-        interpreter: Sequence[str] = (sys.executable,),
+        interpreter: Sequence[str] = (),
     ) -> None:
         self.args = [str(arg) for arg in args]
         self.env = dict(env or {})
         self.cwd = cwd
-        self.interpreter = tuple(interpreter)
+        self.interpreter = tuple(interpreter) or (daemon_python(),)
         self.records: list[Record] = []
         self.stdout = ""
         self.exit_code: int | None = None
@@ -178,6 +179,7 @@ class Daemon:
         if self._process is not None:
             end_group(self._process, gracefully_within=5.0)
             self._reap()
+            keep("daemon", {"daemon.log": self.stderr + self.stdout})
 
     def __enter__(self) -> Self:
         return self if self.running else self.start()

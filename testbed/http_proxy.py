@@ -10,6 +10,7 @@ import re
 import socket
 from typing import ClassVar
 
+from testbed.programs import connect_proxy
 from testbed.server import Server
 
 __all__ = ["HttpProxy"]
@@ -53,7 +54,7 @@ class HttpProxy(Server):
         (self.directory / "tinyproxy.conf").write_text("\n".join(lines) + "\n")
 
     def command(self) -> list[str]:
-        return ["tinyproxy", "-d", "-c", str(self.directory / "tinyproxy.conf")]
+        return [connect_proxy(), "-d", "-c", str(self.directory / "tinyproxy.conf")]
 
     def check_ready(self) -> None:
         with socket.create_connection(("127.0.0.1", self.port), timeout=1):

@@ -10,7 +10,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from testbed.certificates import Certificates
+from testbed.fronts import front
 from testbed.nginx import Nginx
+from testbed.programs import hub_redis
 from testbed.redis_server import RedisServer
 from testbed.webdis import Webdis
 
@@ -37,9 +39,10 @@ class Hub:
     ) -> None:
         self._owns_certificates = certificates is None
         self.certificates = certificates or Certificates()
-        self.server = RedisServer(**(redis or {}))
+        self.server = RedisServer(**{"program": hub_redis(), **(redis or {})})
         self.webdis = Webdis(self.server, **(webdis or {}))
-        self.nginx = Nginx(self.webdis, self.certificates, **(nginx or {}))
+        # What a test wants of nginx only nginx can do.
+        self.nginx = Nginx(self.webdis, self.certificates, **nginx) if nginx else front(self.webdis, self.certificates)
         self._inside_out = (self.server, self.webdis, self.nginx)
 
     @property

@@ -15,6 +15,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from testbed.programs import front_program
 from testbed.server import Server
 from testbed.waiting import eventually
 
@@ -122,7 +123,9 @@ class Nginx(Server):
         return workers
 
     def _nginx(self) -> list[str]:
-        return ["nginx", "-e", str(self.log), "-p", str(self.directory), "-c", str(self.directory / "nginx.conf")]
+        kind, program = front_program()
+        named = program if kind == "nginx" else "nginx"
+        return [named, "-e", str(self.log), "-p", str(self.directory), "-c", str(self.directory / "nginx.conf")]
 
     def _places(self) -> dict[str, str]:
         temporary = self.directory / "temp"

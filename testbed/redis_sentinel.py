@@ -76,7 +76,7 @@ class RedisSentinel(Server):
         path.write_text("\n".join(lines) + "\n")
 
     def command(self) -> list[str]:
-        return ["redis-server", str(self.directory / "sentinel.conf"), "--sentinel"]
+        return [self.master.program, str(self.directory / "sentinel.conf"), "--sentinel"]
 
     def check_ready(self) -> None:
         with self._client() as client:

@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from testbed.ports import free_port, release_port
+from testbed.programs import site_redis, version_of
 from testbed.server import Server
 
 if TYPE_CHECKING:
@@ -23,18 +24,22 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisServer"]
 
+#: From here on DEBUG is refused unless it is asked for; an older server does not know the directive.
+_ASKS_FOR_DEBUG = (7, 0)
+
 
 class RedisServer(Server):
     """redis-server on loopback, without persistence and with fast full resynchronisation unless told otherwise.
 
     `users` are lines of an ACL file without the leading word `user`; a `password` then belongs to `default`, which
-    keeps all rights. `config` overrides any directive; a list value repeats the directive.
+    keeps all rights. `config` overrides any directive; a list value repeats the directive. `program` is another server
+    than the one that `programs` names.
     """
 
     name: ClassVar[str] = "redis"
     not_ready: ClassVar[tuple[type[Exception], ...]] = (OSError, redis.RedisError)
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is named where it is used
         self,
         *,
         password: str | None = None,
@@ -45,8 +50,10 @@ class RedisServer(Server):
         replica_of: RedisServer | None = None,
         persistent: bool = False,
         config: Mapping[str, object] | None = None,
+        program: str | None = None,
     ) -> None:
         super().__init__()
+        self.program = program or site_redis()
         self.password = password
         self.users = tuple(users)
         self.certificates = tls
@@ -126,8 +133,9 @@ class RedisServer(Server):
             "save": '""',
             "repl-diskless-sync": "yes",
             "repl-diskless-sync-delay": 0,
-            "enable-debug-command": "local",  # DEBUG SLEEP, DEBUG SET-ACTIVE-EXPIRE and the like are a test's tools
         }
+        if version_of(self.program) >= _ASKS_FOR_DEBUG:
+            settings["enable-debug-command"] = "local"  # DEBUG SLEEP, SET-ACTIVE-EXPIRE and the like are a test's tools
         if self.persistent:
             settings |= {"appendonly": "yes", "appendfsync": "always"}
         if self.socket_path:
@@ -152,7 +160,7 @@ class RedisServer(Server):
             path.write_text("\n".join(lines) + "\n")
 
     def command(self) -> list[str]:
-        return ["redis-server", str(self.directory / "redis.conf")]
+        return [self.program, str(self.directory / "redis.conf")]
 
     def check_ready(self) -> None:
         once = Retry(NoBackoff(), 0)

@@ -15,6 +15,7 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from testbed.directories import new_directory
+from testbed.logs import keep
 from testbed.ports import free_port, release_port
 from testbed.processes import at_exit, end_group, forget_at_exit, is_running, spawn
 
@@ -127,6 +128,7 @@ class Server(ABC):
         forget_at_exit(self)
         self.stop()
         release_port(self.port)
+        keep(self.name, self.directory)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def __enter__(self) -> Self:

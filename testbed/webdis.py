@@ -10,6 +10,7 @@ import http.client
 import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from testbed.programs import webdis_program
 from testbed.server import Server
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Webdis(Server):
         self,
         redis: RedisServer,
         *,
-        binary: str = "webdis",
+        binary: str | None = None,
         user: str | None = None,
         password: str | None = None,
         redis_port: int | None = None,
@@ -39,7 +40,7 @@ class Webdis(Server):
     ) -> None:
         super().__init__()
         self.redis = redis
-        self.binary = binary
+        self.binary = binary or webdis_program()
         self.redis_port = redis_port
         self.threads = settings.setdefault("threads", 2)
         password = password or redis.password

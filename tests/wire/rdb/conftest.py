@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from testbed.programs import site_redis
+
 DEFAULTS = {
     "rdbcompression": "yes",
     "list-compress-depth": "0",
@@ -42,7 +44,7 @@ class Server:
 def _redis():
     directory = tempfile.mkdtemp(prefix="rdb")
     socket = f"{directory}/s"
-    command = ["redis-server", "--port", "0", "--unixsocket", socket, "--dir", directory, "--save", ""]
+    command = [site_redis(), "--port", "0", "--unixsocket", socket, "--dir", directory, "--save", ""]
     with subprocess.Popen([*command, "--enable-debug-command", "yes"], stdout=subprocess.PIPE) as process:
         for line in process.stdout:
             if b"Ready to accept" in line or b"ready to accept" in line:
