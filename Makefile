@@ -5,10 +5,10 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench chaos soak lint format check dist deb lock mistakes venv clean
+.PHONY: help demo test bench chaos soak matrix kill9 lint format check dist deb lock mistakes venv clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## two sites and a hub on this machine, writes on every side (20 s; more the first time)
 	@scripts/install-packages demo
@@ -31,6 +31,18 @@ soak: ## whether anything grows in MINUTES=30 (FAULTS=1: with faults); writes it
 	@scripts/venv
 	$(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),30) --seed $(or $(SEED),0) $(if $(FAULTS),--faults) \
 		$(if $(OUT),--out $(OUT)) --report docs/reliability.md
+
+matrix: ## every server that users have, into docs/compatibility.md; ONLY=redis-8.6,valkey-9.1 for some, LIST=1 says which
+	@scripts/install-packages test
+	@scripts/venv
+	$(BIN)/python -m matrix $(if $(ONLY),--only $(ONLY)) $(if $(ROLE),--role $(ROLE)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(QUICK),--quick) $(if $(LIST),--list)
+
+kill9: ## kill -9 amid writes, over and over: HUB=redis-7.2 SITE=redis-installed RUNS=100 MINUTES=20 SEED=n
+	@scripts/install-packages test
+	@scripts/venv
+	$(BIN)/python -m matrix.unexplained --hub $(or $(HUB),redis-7.2) --site $(or $(SITE),redis-installed) \
+		--runs $(or $(RUNS),100) --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED))
 
 bench: ## every goal beside Redis' own replication, into docs/performance.md; BENCH_ARGS=--quick for a look
 	@scripts/install-packages bench

@@ -30,6 +30,7 @@ from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.ways import Ways
 from redisrepl.settings import Settings
 from redisrepl.subcommands.finding import Finding, clock_finding, eviction_findings, failed
+from redisrepl.tested import not_tried
 from redisrepl.tls import client_context
 from redisrepl.wire.keyspace import missing_flags
 from redisrepl.wire.replies import as_clock, as_info, as_option
@@ -120,6 +121,8 @@ async def _server(session: HubSession) -> AsyncIterator[Finding]:
         yield Finding(
             "hub cluster", f"it is a Redis Cluster, of which Webdis sees one node only: {remedy}", ExitCode.CONFIG
         )
+    if unlike := not_tried(told):
+        yield Finding("hub version", unlike, None)
     for finding in eviction_findings("hub eviction", told):
         yield finding
     reply = await _answered(session, b"TIME")

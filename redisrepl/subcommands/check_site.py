@@ -23,6 +23,7 @@ from redisrepl.places import default_directory
 from redisrepl.settings import Settings
 from redisrepl.subcommands.finding import Finding, clock_finding, eviction_findings, failed
 from redisrepl.subcommands.status import documents
+from redisrepl.tested import not_tried
 from redisrepl.wire.keyspace import NOTIFY_OPTION, missing_flags
 from redisrepl.wire.psync import Continued, FullSync
 from redisrepl.wire.replies import Info, as_clock, as_info, as_option
@@ -65,6 +66,8 @@ async def check_site(settings: Settings, address: SiteAddress) -> AsyncIterator[
             yield Finding("site", f"{said}, so it refuses what comes from the hub: {remedy}", ExitCode.CONFIG)
         else:
             yield Finding("site", said)
+        if unlike := not_tried(info):
+            yield Finding("site version", unlike, None)
         yield clock_finding("site clock", clock / 1e6)
         for finding in eviction_findings("site eviction", info):
             yield finding

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from redisrepl.cli import main
 from redisrepl.subcommands.finding import clock_finding
 from testbed import Daemon, Hub, RedisServer
 from testbed.nginx import HUB_FILES
@@ -456,3 +457,18 @@ def test_the_site_is_away(check):
     assert code == UNAVAILABLE
     assert found["site"][0] == "FAIL"
     assert found["hub"][0] == "ok"
+
+
+def test_a_server_like_none_that_was_tried_is_told_on_both_sides(servers, certificates, monkeypatch, capsys):
+    monkeypatch.setattr("redisrepl.tested.TESTED", {"Redis": ("6.2.5",), "Valkey": ("8.0.1",)})
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    site, hub = servers
+    words = ["check", "--ns", "site1:", "--ca", certificates.ca, "--cert", certificates.client]
+    words += ["--key", certificates.client_key, "--raddr", f"127.0.0.1:{site.port}", "--haddr", hub.url]
+    assert main(list(map(str, words))) == OK
+    said = capsys.readouterr().out
+    for side in ("site", "hub"):
+        assert re.search(
+            rf"^note {side} version: (Redis|Valkey) \S+ was not tried .*, the nearest that was", said, re.MULTILINE
+        )

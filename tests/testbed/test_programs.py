@@ -40,7 +40,7 @@ def test_the_environment_names_what_ends_tls(monkeypatch, certificates, named, k
     assert "/x" in made.command() or kind is Nginx
 
 
-def test_an_old_server_is_not_told_what_it_does_not_know(monkeypatch, tmp_path):
+def test_an_old_server_is_not_told_what_it_does_not_know(tmp_path):
     old = tmp_path / "old-server"
     old.write_text("#!/bin/sh\necho Redis server v=6.2.14 sha=0\n")
     old.chmod(0o755)

@@ -1,0 +1,108 @@
+"""The table of what was tried, as docs/compatibility.md.
+
+In: outcomes, programs that could not be had. Out: the document; `read` gives its rows back, so that a run of a few
+programs keeps the rows of the others. Left to others: trying (`runs`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from matrix.runs import CASES, Outcome
+
+__all__ = ["Row", "document", "passed", "read", "rows_of"]
+
+#: A row of the table, without its key: family, version, source, role.
+Row = tuple[str, str, str, str]
+_FAMILIES = {
+    "redis": "Redis",
+    "valkey": "Valkey",
+    "webdis": "Webdis",
+    "nginx": "nginx",
+    "haproxy": "HAProxy",
+    "stunnel": "stunnel",
+    "proxy": "CONNECT proxy",
+    "python": "Python",
+}
+_HEAD = """# What it was tried with
+
+`make matrix` writes this file: it tries each of these programs by the same cases, in the roles named. `ok` means that
+every test of the case passed, `2/3` that two of three did, and `-` that the case does not concern the program or was
+not run. Beside the program that is tried stand those that are installed on the machine.
+
+Redis 6.0 is too old: it has no `SET` with `PXAT`, so values with an expiry time cannot be written to it.
+
+| case | what happens |
+|---|---|
+| both ways | writes of all kinds on both sides, all bytes, values of 1 MB, wide hashes, transactions, scripts |
+| kill -9 | the daemon is killed amid writes on both sides |
+| outage | the hub cannot be reached while both sides write |
+| restarts, empty restarts | the site's Redis, and all of the hub, come back with their data, or without any |
+| backlog lost | the site wrote more than its backlog holds: a full resynchronisation |
+| second channel | the same, where the server is told to send snapshots by a connection of their own |
+| removals | of keys and fields, while the daemon runs and while it does not |
+| notify source | the site is followed by its keyspace events |
+| check, verify, tail, rdb | the commands; `rdb` reads a snapshot with a key of every type that the server knows |
+| suite | this project's tests that depend on what a server does |
+
+## Results
+
+"""
+_ABSENT = (
+    "\n## Not to be had\n\nWhat `make matrix` could not get on the machine where it ran last, and did not try:\n\n"
+)
+_RESULT = re.compile(r"ok|-|\d+/\d+")
+
+
+def rows_of(outcomes: Iterable[Outcome], date: str) -> dict[Row, tuple[str, ...]]:
+    """A row for each outcome: its cells, from the date on."""
+    found = {}
+    for outcome in outcomes:
+        program = outcome.program.program
+        row = (_FAMILIES[program.family], outcome.program.version, str(program.source), outcome.role.name)
+        found[row] = (date, *(_cell(outcome.cases.get(case)) for case in CASES))
+    return found
+
+
+def _cell(counts: Sequence[int] | None) -> str:
+    if counts is None or not counts[0] + counts[1]:
+        return "-"
+    return f"{counts[0]}/{counts[0] + counts[1]}" if counts[1] else "ok"
+
+
+def read(text: str) -> dict[Row, tuple[str, ...]]:
+    """The rows of a document as `document` wrote it; those of other columns than today's are left out."""
+    found = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == len(CASES) + 5 and all(_RESULT.fullmatch(cell) for cell in cells[5:]):
+            found[tuple(cells[:4])] = tuple(cells[4:])
+    return found
+
+
+def document(rows: Mapping[Row, tuple[str, ...]], absent: Mapping[str, str]) -> str:
+    """All of docs/compatibility.md; `absent` says of each program that cannot be had why."""
+    lines = [
+        "| " + " | ".join(("program", "version", "from", "as", "on", *CASES)) + " |",
+        "|---" * (len(CASES) + 5) + "|",
+    ]
+    lines += [f"| {' | '.join((*row, *rows[row]))} |" for row in sorted(rows, key=_order)]
+    text = _HEAD + "\n".join(lines) + "\n"
+    if absent:
+        text += _ABSENT + "".join(f"- {name}: {reason}\n" for name, reason in absent.items())
+    return text
+
+
+def _order(row: Row) -> tuple[object, ...]:
+    family, version, source, role = row
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version))
+    return list(_FAMILIES.values()).index(family), numbers, source, role
+
+
+def passed(rows: Mapping[Row, tuple[str, ...]]) -> list[tuple[str, str]]:
+    """Programs, as family and version, that no case failed with in any role."""
+    programs = dict.fromkeys(row[:2] for row in rows)
+    return [
+        each for each in programs if not any("/" in cell for row in rows if row[:2] == each for cell in rows[row][1:])
+    ]
