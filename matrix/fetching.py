@@ -97,6 +97,8 @@ class Cache:
         libraries.unpack_needs(["libc6", *suite.needs(source.package, *source.beside, of=source.suite)])
         home = self._python_environment(program, suite.root) if program.family == "python" else ""
         self._write_start(start, suite.root / source.file, program.family, libraries.library_path(suite.root), home)
+        if program.family == "python":  # else the first daemon does it, and takes too long to start
+            _run(str(start), "-m", "compileall", "-q", str(self.directory / "python" / program.version), may_fail=True)
         package_version.write_text(_upstream(version))
 
     def _python_environment(self, program: Program, root: Path) -> str:

@@ -4,9 +4,12 @@ import os
 
 import pytest
 
-from testbed import Certificates, HttpProxy, Hub, RedisServer
+from testbed import Certificates, Daemon, HttpProxy, Hub, RedisServer
+from testbed.prefork import Parent
 from tests.e2e.conftest import Daemons
 from tests.e2e.pairs import REMOVALS, Pair
+
+Daemon.parent = Parent()  # most of what a case costs is the start of daemons
 
 
 @pytest.fixture(autouse=True, scope="session")
