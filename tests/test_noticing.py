@@ -72,7 +72,15 @@ class Sides:
         (b"expire", KINDS, Touch(KEY, "expire")),
         (b"persist", KINDS, Touch(KEY, "expire")),
         (b"expire", DEFAULT, None),
-        (b"lpush", KINDS, None),
+        *((name, KINDS, Touch(KEY, "set")) for name in (b"setbit", b"pfadd", b"incrby")),
+        (b"lpush", KINDS, Touch(KEY, "lists", replaces=True)),
+        (b"sortstore", KINDS, Touch(KEY, "lists", replaces=True)),
+        (b"sadd", KINDS, Touch(KEY, "sets")),
+        (b"sadd", KINDS - {"sets"}, None),
+        (b"spop", KINDS, Touch(KEY, "sets", replaces=True)),
+        (b"zincr", KINDS, Touch(KEY, "zsets")),
+        (b"zrangestore", KINDS, Touch(KEY, "zsets", replaces=True)),
+        (b"xadd", KINDS, None),
         (b"new", KINDS, None),
         (b"", KINDS, None),
         (b"\xff", KINDS, None),
@@ -220,7 +228,7 @@ def noticing(sides, *subscriptions):
 async def test_every_subscription_is_a_new_link_and_voids_what_was_expected():
     sides = Sides()
     sides.apply(StringSet(KEY, b"v"))
-    news = [Subscribed(), Noticed([(b"ns:a", b"set"), (b"else", b"set"), (b"ns:b", b"lpush")]), LinkLostError("away")]
+    news = [Subscribed(), Noticed([(b"ns:a", b"set"), (b"else", b"set"), (b"ns:b", b"xadd")]), LinkLostError("away")]
     room, told = noticing(sides, news, [Subscribed(), Gap("flags"), LinkLostError("away")])
     with pytest.raises(EnoughError):
         await room.run()
