@@ -187,17 +187,19 @@ def types_of(kinds: frozenset[str]) -> frozenset[str]:
 
 def crosses(change: Change, kinds: frozenset[str]) -> bool:
     """Whether a change is replicated where these of `KINDS` are."""
-    kind = _KIND_OF_CHANGE.get(type(change))
-    if kind is not None:
-        return kind in kinds
+    if isinstance(change, StringSet):
+        return "set" in kinds
+    if isinstance(change, (HashSet, SequenceSet)):  # a union would be made anew each time
+        return KIND_OF_TYPE[change.type] in kinds
     if isinstance(change, Touch):
         return change.kind in kinds if change.kind is not None else not _VALUES.isdisjoint(kinds)
-    removes = isinstance(change, FieldsDeleted)
-    return KIND_OF_TYPE[change.type] in kinds and (not removes or "del" in kinds)  # type: ignore[union-attr]
+    if isinstance(change, FieldsDeleted):
+        return "del" in kinds and KIND_OF_TYPE[change.type] in kinds
+    return _KIND_OF_CHANGE[type(change)] in kinds
 
 
 _VALUES = frozenset(KIND_OF_TYPE.values())
-_KIND_OF_CHANGE: dict[type[Change], str] = {StringSet: "set", Deleted: "del", ExpirySet: "expire"}
+_KIND_OF_CHANGE: dict[type[Change], str] = {Deleted: "del", ExpirySet: "expire"}
 
 
 class Position(NamedTuple):

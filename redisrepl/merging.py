@@ -16,14 +16,14 @@ _FIELD_OVERHEAD = 300
 
 def merge(older: Change, newer: Change) -> Change:
     """The one change that stands for both, in this order."""
+    if isinstance(older, HashSet) and isinstance(newer, HashSet) and older.type == newer.type:  # the most frequent
+        older.fields.update(newer.fields)
+        return older
     match older, newer:
         case (_, StringSet() | SequenceSet() | Deleted() | Touch(replaces=True)):
             return newer
         case (HashSet() | FieldsDeleted(), HashSet() | FieldsDeleted()) if older.type != newer.type:
             return Touch(newer.key, replaces=True)  # it has lost its last element between them
-        case HashSet(_, fields), HashSet(_, newer_fields):
-            fields.update(newer_fields)
-            return older
         case HashSet(_, fields), FieldsDeleted(_, deleted):
             fields.update(dict.fromkeys(deleted))
             return older

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -79,7 +79,9 @@ class Recent:
     def add(self, change: Change) -> None:
         """The site took this change."""
         self.told.add((change.key,))
-        self._recent.append(replace(change, fields=dict(change.fields)) if isinstance(change, HashSet) else change)
+        if isinstance(change, HashSet):
+            change = HashSet(change.key, dict(change.fields), change.type)
+        self._recent.append(change)
 
     def add_sets(self, run: Sequence[Sequence[bytes]], keys: Iterable[bytes]) -> None:
         """The site took these `SET key value`, of these keys."""

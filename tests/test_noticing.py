@@ -58,8 +58,6 @@ class Sides:
         (b"incrby", DEFAULT, Touch(KEY, "set")),
         (b"incrbyfloat", DEFAULT, Touch(KEY, "set")),
         (b"setrange", DEFAULT, Touch(KEY, "set")),
-        (b"setbit", DEFAULT, Touch(KEY, "set")),  # BITFIELD too
-        (b"pfadd", DEFAULT, Touch(KEY, "set")),  # PFMERGE too
         (b"set", frozenset({"hset"}), None),
         (b"hset", DEFAULT, Touch(KEY, "hset")),
         (b"hincrby", DEFAULT, Touch(KEY, "hset")),
@@ -74,6 +72,14 @@ class Sides:
         (b"expire", KINDS, Touch(KEY, "expire")),
         (b"persist", KINDS, Touch(KEY, "expire")),
         (b"expire", DEFAULT, None),
+        *((name, KINDS, Touch(KEY, "set")) for name in (b"setbit", b"pfadd", b"incrby")),
+        (b"lpush", KINDS, Touch(KEY, "lists", replaces=True)),
+        (b"sortstore", KINDS, Touch(KEY, "lists", replaces=True)),
+        (b"sadd", KINDS, Touch(KEY, "sets")),
+        (b"sadd", KINDS - {"sets"}, None),
+        (b"spop", KINDS, Touch(KEY, "sets", replaces=True)),
+        (b"zincr", KINDS, Touch(KEY, "zsets")),
+        (b"zrangestore", KINDS, Touch(KEY, "zsets", replaces=True)),
         (b"xadd", KINDS, None),
         (b"new", KINDS, None),
         (b"", KINDS, None),

@@ -271,6 +271,33 @@ def test_what_was_too_large_in_a_snapshot_is_read_which_names_it():
     ]
 
 
+def test_a_field_of_a_snapshot_that_has_expired_is_no_data():
+    """Whether the site has reclaimed it or not; and that the expiry of others is not replicated is told."""
+    side = Side()
+    fields = [(b"gone", b"v", 5_999), (b"stays", b"v", 6_001), (b"for good", b"v", None)]
+    entries = [Entry(0, K, "hash", fields), Entry(0, b"a:2", "hash", fields[:1])]
+    side.outbound.read_snapshot(entries, now=6.0)
+
+    assert side.outbound.take(10, 1000).changes == [HashSet(K, {b"stays": b"v", b"for good": b"v"})]
+    assert side.outbound.decoder.unreplicated == {"snapshot:expiry of a field": 2}
+
+
+def test_other_types_of_a_snapshot():
+    side = Side()
+    entries = [
+        Entry(0, K, "set", [b"a", b""], 9_000_000_000_000),
+        Entry(0, b"a:2", "zset", [(b"m", 0.1), (b"n", float("-inf")), (b"o", -0.0)]),
+        Entry(0, b"a:3", "list", [b"a"]),
+    ]
+    side.outbound.read_snapshot(entries, now=6.0)
+
+    assert side.outbound.take(10, 1000).changes == [
+        Touch(K),  # its members, and its expiry
+        HashSet(b"a:2", {b"m": b"0.10000000000000001", b"n": b"-inf", b"o": b"0"}, "zset"),
+        Touch(b"a:3", "lists", replaces=True),
+    ]
+
+
 def test_a_snapshot_that_names_no_database_changes_none():
     side = Side()
     side.outbound.read_snapshot([Aux(b"repl-stream-db", b"3"), Aux(b"repl-stream-db", b"x" * 5000)], now=6.0)

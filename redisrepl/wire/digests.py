@@ -119,8 +119,8 @@ def string_digest(key: bytes, value: bytes) -> int:
 
 def element_of(field: bytes, value: bytes, kind: str = "hash") -> int:
     """The digest of one element of a collection with its value: two numbers of 48 bits, one behind the other."""
-    text = b"%d:%b%b" % (len(field), field, value)
-    hashed = sha1(text if kind == "hash" else COLLECTIONS[kind].salt + text).digest()  # noqa: S324 - what Redis' Lua has
+    salt = b"" if kind == "hash" else COLLECTIONS[kind].salt
+    hashed = sha1(b"%b%d:%b%b" % (salt, len(field), field, value)).digest()  # noqa: S324 - what Redis' Lua has
     return int.from_bytes(hashed[:12], "big")
 
 

@@ -16,7 +16,8 @@ __all__ = ["changes_of", "has_expiring_fields", "is_alive"]
 
 def has_expiring_fields(entry: Entry) -> bool:
     """Whether it is a hash of which fields may expire: then each comes with its expiry."""
-    return entry.type == "hash" and isinstance(entry.value, list) and len(entry.value[0]) > _PAIR
+    items = entry.value
+    return entry.type == "hash" and isinstance(items, list) and bool(items) and len(items[0]) > _PAIR
 
 
 _PAIR = 2  # a field and its value

@@ -64,9 +64,7 @@ def commands_of(change: Change) -> Iterator[list[bytes]]:
         case StringSet(key, value, int(expires_at_ms)):
             yield [b"SET", key, value, b"PXAT", b"%d" % expires_at_ms]
         case HashSet(key, fields, kind):
-            kind_of = COLLECTIONS[kind]
-            for some in _pieces(fields):
-                yield [kind_of.put, key, *kind_of.options, *put_words(kind, some)]
+            yield from _put_commands(key, fields, kind)
         case SequenceSet(key, items, kind):
             yield [SEQUENCES[kind].put, key, *items]
         case Deleted(key):
@@ -127,20 +125,22 @@ def halves_of(command: Sequence[bytes]) -> list[list[bytes]]:
     return [_set_command(command[1:middle]), _set_command(command[middle:])]
 
 
-def _pieces(fields: Mapping[bytes, bytes | None]) -> Iterator[list[tuple[bytes, bytes]]]:
-    """The known elements, in pieces that Lua can unpack and a request body can hold."""
-    piece: list[tuple[bytes, bytes]] = []
-    size = 0
+def _put_commands(key: bytes, fields: Mapping[bytes, bytes | None], kind: str) -> Iterator[list[bytes]]:
+    """What puts the known elements, in commands that Lua can unpack and a request body can hold."""
+    its = COLLECTIONS[kind]
+    head = [its.put, key, *its.options]
+    command, size, room = head.copy(), 0, MAX_FIELDS_PER_COMMAND
     for field, value in fields.items():
         if value is None:
             continue
-        piece.append((field, value))
+        command += (field, value) if kind == "hash" else (value, field) if kind == "zset" else (field,)
         size += len(field) + len(value)
-        if len(piece) >= MAX_FIELDS_PER_COMMAND or size >= MAX_BYTES_PER_COMMAND:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
+        room -= 1
+        if not room or size >= MAX_BYTES_PER_COMMAND:
+            yield command
+            command, size, room = head.copy(), 0, MAX_FIELDS_PER_COMMAND
+    if len(command) > len(head):
+        yield command
 
 
 #: What a command found that did nothing: the key, or element, holds already what it should; or somebody wrote there.
@@ -250,14 +250,18 @@ def _field_digests(alternatives: _Alternatives) -> bytes:
 
 
 def _put_commands_if(change: HashSet, fields: Mapping[bytes, _Alternatives] | None) -> Iterator[list[bytes]]:
-    kind = COLLECTIONS[change.type]
-    new = fields is None or all(tuple(fields.get(name, _NEW)) == _NEW for name in change.fields)
-    for piece in _pieces(change.fields):
-        command = [kind.put_new if new else kind.put_if, change.key]
-        for name, value in piece:
+    kind = change.type
+    its, known = COLLECTIONS[kind], change.fields
+    new = fields is None or all(tuple(fields.get(name, _NEW)) == _NEW for name in known)
+    for put in _put_commands(change.key, known, kind):
+        words = put[2 + len(its.options) :]
+        names = words if kind == "set" else words[kind == "zset" :: 2]
+        command = [its.put_new if new else its.put_if, change.key]
+        for name in names:
+            value = known[name] or b""
             if not new:
                 command += name, _field_digests((fields or {}).get(name, _NEW)), value
-            elif change.type == "set":
+            elif kind == "set":
                 command.append(name)
             else:
                 command += name, value
@@ -265,24 +269,25 @@ def _put_commands_if(change: HashSet, fields: Mapping[bytes, _Alternatives] | No
 
 
 _EVENTS = {
-    b"MSET": b"set",
-    b"DEL": b"del",
-    b"DELIF": b"del",
-    b"PEXPIREAT": b"expire",
-    b"PERSIST": b"persist",
-    b"RPUSH": b"rpush",
-    **{word: kind.put_event for kind in COLLECTIONS.values() for word in (kind.put, kind.put_new, kind.put_if)},
-    **{word: kind.remove_event for kind in COLLECTIONS.values() for word in (kind.remove, kind.remove_if)},
+    b"MSET": (b"set",),
+    b"DEL": (b"del",),
+    b"DELIF": (b"del",),
+    b"PEXPIREAT": (b"expire",),
+    b"PERSIST": (b"persist",),
+    b"RPUSH": (b"rpush",),
+    **{word: (kind.put_event,) for kind in COLLECTIONS.values() for word in (kind.put, kind.put_new, kind.put_if)},
+    **{word: (kind.remove_event,) for kind in COLLECTIONS.values() for word in (kind.remove, kind.remove_if)},
 }
 
 
 def events_of(command: Sequence[bytes]) -> tuple[bytes, ...]:
     """The keyspace events that a command of ours causes on each of its keys when it changes what it names."""
-    if command[0] == b"SET":
+    name = command[0]
+    if (events := _EVENTS.get(name)) is not None:
+        return events
+    if name == b"SET":
         return (b"set", b"expire") if b"PXAT" in command[3:4] else (b"set",)
-    if command[0] == b"SETIF":
+    if name == b"SETIF":
         return (b"set", b"expire") if command[3] else (b"set",)
-    if command[0] in (b"LISTSET", b"LISTIF"):
-        items = len(command) - (2 if command[0] == b"LISTSET" else 3)
-        return (*[b"rpush"] * -(-items // MAX_FIELDS_PER_COMMAND), b"ltrim")
-    return (_EVENTS[command[0]],)
+    items = len(command) - (2 if name == b"LISTSET" else 3)  # or `LISTIF`
+    return (*[b"rpush"] * -(-items // MAX_FIELDS_PER_COMMAND), b"ltrim")

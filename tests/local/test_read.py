@@ -2,7 +2,7 @@
 
 import pytest
 
-from redisrepl.changes import DENIED, HashState, StringState
+from redisrepl.changes import DENIED, HashState, SequenceState, StringState
 from redisrepl.errors import KeyDeniedError
 from redisrepl.local.address import parse_address
 from redisrepl.local.connection import open_client
@@ -50,6 +50,27 @@ async def test_all_states(server, reader):
     assert found == list(STATES.values())
     assert (none, other, expires.value) == (None, "list", b"v")
     assert abs(expires.expires_at_ms - FAR) < 1000  # without scripts: what is left, added to the server's clock
+
+
+OTHERS = {
+    b"set": HashState({b"a": b"", b"\xff": b""}, None, "set"),
+    b"zset": HashState({b"a": b"0.10000000000000001", b"b": b"-inf"}, None, "zset"),
+    b"list": SequenceState((b"a", b"", b"a")),
+}
+
+
+async def test_other_types_are_read_where_they_are_asked_for(server):
+    address = parse_address(f"redis://127.0.0.1:{server.port}", flag="--raddr")
+    client, at_site = open_client(address, 5.0, connections=1), server.client()
+    at_site.flushall()
+    for key, state in OTHERS.items():
+        write(at_site, key, state)
+    reader = SiteReader(client, address, types={"string", "hash", "set", "zset", "list"})
+    assert await reader.states([*OTHERS, b"none"]) == [*OTHERS.values(), None]
+    assert await reader.fields(b"set", [b"a", b"none"], "set") == [b"", None]
+    assert await reader.fields(b"zset", [b"b", b"none", b"a"], "zset") == [b"-inf", None, b"0.10000000000000001"]
+    assert await reader.fields(b"zset", [b"a"], "set") == [None]
+    await client.aclose()
 
 
 async def test_a_key_that_is_denied_does_not_hide_the_others(server, reader):

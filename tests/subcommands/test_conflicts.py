@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from redisrepl.arguments import parser_of
-from redisrepl.changes import HashState, StringState
+from redisrepl.changes import HashState, SequenceState, StringState
 from redisrepl.errors import RedisreplError, exit_code
 from redisrepl.local.address import parse_address
 from redisrepl.store.conflicts import Conflicts, Loser
@@ -103,7 +103,7 @@ def test_nothing_is_kept(conflicts, state):
 
 
 def test_the_table(conflicts, keep):
-    keep(StringState(b"s3cret"), HashState({b"a": b"1", b"b": b"s3cret"}), HashState({b"a": b""}), None, "list")
+    keep(StringState(b"s3cret"), HashState({b"a": b"1", b"b": b"s3cret"}), HashState({b"a": b""}), None, "stream")
     keep(StringState(bytes(2 << 20)), key=b"site1:big", winner="site", at=AT + 100)
     code, said, _ = conflicts()
     assert code == OK
@@ -114,7 +114,7 @@ def test_the_table(conflicts, keep):
         "2 2026-09-21 14:13:21 site1:a hub 2 fields of a hash, 9 bytes both sides changed it",
         "3 2026-09-21 14:13:22 site1:a hub 1 field of a hash, 1 byte both sides changed it",
         "4 2026-09-21 14:13:23 site1:a hub removal both sides changed it",
-        "5 2026-09-21 14:13:24 site1:a hub list (digest only) both sides changed it",
+        "5 2026-09-21 14:13:24 site1:a hub stream (digest only) both sides changed it",
         "6 2026-09-21 14:15:00 site1:big site string of 2,097,152 bytes (digest only) both sides changed it",
         "6 kept",
     ]
@@ -314,6 +314,32 @@ def test_restore_fields_of_a_hash_that_is_gone(conflicts, keep, server, site):
     assert (site.hlen("site1:a"), site.pexpiretime("site1:a")) == (3000, FAR)
 
 
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        (HashState({b"b": b"", b"c": b""}, None, "set"), "wrote 2 members of a set\n"),
+        (HashState({b"a": b"2.5"}, None, "zset"), "wrote 1 member of a sorted set\n"),
+        (SequenceState((b"b", b"b")), "wrote 2 items of a list in place of the list there\n"),
+    ],
+)
+def test_restore_members_and_items(conflicts, keep, server, site, lost, said):
+    """Members join those that are there; a list takes the place of another."""
+    site.sadd("site1:set", "a", "b")
+    site.zadd("site1:zset", {"a": 1, "b": 1})
+    site.rpush("site1:list", "a")
+    name = f"site1:{lost.type}"
+    keep(lost, key=name.encode())
+    code, told, _ = conflicts("--restore", name, *flags(server))
+    assert (code, told.endswith(said)) == (OK, True)
+    after = {
+        "set": lambda: site.smembers(name) == {b"a", b"b", b"c"},
+        "zset": lambda: site.zrange(name, 0, -1, withscores=True) == [(b"b", 1.0), (b"a", 2.5)],
+        "list": lambda: site.lrange(name, 0, -1) == [b"b", b"b"],
+    }
+    assert after[lost.type]()
+    assert name in conflicts("--show", name)[1]
+
+
 @pytest.mark.parametrize("lost", [StringState(b"v", PAST), HashState({b"f": b"v"}, PAST)])
 def test_what_has_expired_is_not_written(conflicts, keep, server, site, lost):
     """Redis would remove the key instead."""
@@ -328,7 +354,7 @@ def test_what_has_expired_is_not_written(conflicts, keep, server, site, lost):
     assert site.get("site1:a") == (b"the winner" if isinstance(lost, StringState) else None)
 
 
-@pytest.mark.parametrize("lost", [None, "list", StringState(bytes(1 << 20))])
+@pytest.mark.parametrize("lost", [None, "stream", StringState(bytes(1 << 20))])
 def test_what_was_not_kept_is_not_written(conflicts, keep, server, site, lost):
     keep(lost)
     code, _, said = conflicts("--restore", "site1:a", *flags(server))
