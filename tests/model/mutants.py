@@ -52,7 +52,6 @@ FEW = {"made": Made(options={"max_keys": 2})}
 
 #: Those that CI plays: what they break, some runs notice.
 SAMPLE = [
-    Mutant(core, "Core.must_ask", "return suspect or not self.continuity.site.settled", "return suspect", ONE),
     Mutant(core, "Core.push_planned", "self.outbound.doubt(plan.key, plan.push, plan.expected)", "pass"),
     Mutant(core, "Core.applied_planned", "self._name(plan)", "pass", (conflict,)),
     Mutant(core, "Core._name", "self._keep(Loss(plan.key, plan.winner, plan.lost))", "pass", (conflict,)),

@@ -174,11 +174,15 @@ LEFT_OUT = [
     pytest.param(ONE, {"made": Made(store={"journalled": False})}, id="what is sent is not written before"),
     pytest.param(FALL, {"made": Made(judging=WithoutHistoryOfTheSite)}, id="no evidence of the site's history"),
     pytest.param(FALL, {"made": Made(judging=WithoutHistoryOfTheHub)}, id="no evidence of the hub's history"),
-    pytest.param(ONE, {"made": Made(core=AsksSeldom)}, id="the ancestor is not asked while the site is unsettled"),
     pytest.param(ONE, {"made": Made(core=TellsTooEarly)}, id="intents are dropped before anything was compared"),
 ]
 #: Noticed within thousands: other parts are a second net under each.
 SELDOM = [
+    pytest.param(
+        ONE,
+        {"made": Made(core=AsksSeldom), "restarts": True},
+        id="the ancestor is not asked while the site is unsettled",
+    ),
     pytest.param(ONE, {"made": Made(store={"intends": False})}, id="what is applied is not written before"),
     pytest.param(ONE, {"made": Made(fence=WithoutFence)}, id="no fence"),
     pytest.param(ONE, {"made": Made(fence=WithoutNumbers)}, id="no numbers of executed batches"),
