@@ -3,6 +3,7 @@
 import signal
 
 import pytest
+import structlog
 
 from redisrepl.store import Pair, Store
 from redisrepl.wire.digests import bucket_of, hash_digest
@@ -14,6 +15,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Daemon.parent = Parent()
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was():
+    """A command that a test runs in this process sets up logs, to a stream that is closed with the test."""
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ BOTH_WAYS = ["-rc", "--replicate", "set,hset,del"]
 
 
 @pytest.fixture
-def daemon(words):
+def daemon(words, site, hub):  # noqa: ARG001 - both are empty before it starts
     """A daemon with a state directory, once both sides were compared."""
     with Daemon([*words, *BOTH_WAYS, "--log-format", "json"]) as daemon:
         daemon.wait_for_log("sweep.finished", 60)
