@@ -147,6 +147,7 @@ class Ring:
     def __init__(self, seen: Iterable[Seen] = (), number: int = 0) -> None:
         self._seen: deque[Seen] = deque(maxlen=_KEPT)
         self._by_place: dict[tuple[bytes, bytes | None], list[Seen]] | None = None  # made when it is asked for
+        self._unsaved: deque[Seen] = deque(maxlen=RING)
         self._seen_saved, self._milestones_saved = _Pieces("seen", RING), _Pieces("milestones", _MILESTONES)
         self._remember(seen)
         self.number = number
@@ -219,8 +220,7 @@ class Ring:
         self._by_place = None
         for seen in changes:
             self._seen.append(seen)
-            field = None if seen.field is None else seen.field.hex()
-            self._seen_saved.add((seen.number, seen.key.hex(), field, seen.digest))
+            self._unsaved.append(seen)
 
     def _mark(self, milestone: tuple[int, int]) -> None:
         self._milestones.append(milestone)
@@ -232,6 +232,10 @@ class Ring:
 
     def saved(self) -> dict[str, object]:
         """As JSON can hold it, by names of which few have another value than when it was asked for last."""
+        for seen in self._unsaved:
+            field = None if seen.field is None else seen.field.hex()
+            self._seen_saved.add((seen.number, seen.key.hex(), field, seen.digest))
+        self._unsaved.clear()
         return {"ring": self.number, **self._seen_saved.saved, **self._milestones_saved.saved}
 
     @classmethod
