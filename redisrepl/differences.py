@@ -11,16 +11,15 @@ from collections.abc import Sequence
 from redisrepl.changes import (
     KIND_OF_TYPE,
     Change,
-    Deleted,
     ExpirySet,
     HashSet,
     HashState,
-    SequenceSet,
     SequenceState,
     State,
     StringSet,
     StringState,
 )
+from redisrepl.engine.merge import replacing
 
 __all__ = ["difference", "lacks", "news_of"]
 
@@ -67,16 +66,10 @@ def difference(key: bytes, hub: State, site: State, kinds: frozenset[str]) -> li
     match hub, site:
         case (HashState(), HashState()) if hub.type == site.type and KIND_OF_TYPE[hub.type] in kinds:
             return [*_field_differences(key, hub, site), *_expiry_difference(key, hub, site, kinds)]
-        case (HashState(), _) if KIND_OF_TYPE[hub.type] in kinds:
-            replaced: list[Change] = [Deleted(key)] if site is not None else []
-            put = HashSet(key, dict(hub.fields), hub.type)
-            return [*replaced, put, *_expiry_difference(key, hub, HashState({}), kinds)]
         case (SequenceState(), SequenceState()) if hub.items == site.items and hub.type == site.type:
             return _expiry_difference(key, hub, site, kinds) if KIND_OF_TYPE[hub.type] in kinds else []
-        case (SequenceState(), _) if KIND_OF_TYPE[hub.type] in kinds:
-            replaced = [Deleted(key)] if site is not None else []
-            put_all = SequenceSet(key, hub.items, hub.type)
-            return [*replaced, put_all, *_expiry_difference(key, hub, HashState({}), kinds)]
+        case (HashState() | SequenceState(), _) if KIND_OF_TYPE[hub.type] in kinds:
+            return replacing(key, site, hub, kinds)
         case _:
             return []
 

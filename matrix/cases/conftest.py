@@ -8,6 +8,7 @@ from testbed import Certificates, Daemon, HttpProxy, Hub, RedisServer
 from testbed.prefork import Parent
 from tests.e2e.conftest import Daemons
 from tests.e2e.pairs import REMOVALS, Pair
+from tests.e2e.support import forget_proxies
 
 Daemon.parent = Parent()  # most of what a case costs is the start of daemons
 
@@ -16,9 +17,7 @@ Daemon.parent = Parent()  # most of what a case costs is the start of daemons
 def _way_out():
     """Daemons reach the hub directly, or by the proxy that is being tried."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.lower() in {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}:
-                patch.delenv(name)
+        forget_proxies(patch)
         if os.environ.get("TESTBED_CONNECT"):
             with HttpProxy() as proxy:
                 patch.setenv("HTTPS_PROXY", proxy.url)
@@ -45,9 +44,7 @@ def servers(certificates):
 def daemons(certificates):
     daemons = Daemons(certificates)
     yield daemons
-    daemons.close()
-    for daemon in daemons._started:
-        assert "Traceback" not in daemon.stderr
+    daemons.close_and_check()
 
 
 @pytest.fixture(scope="module")

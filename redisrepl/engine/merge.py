@@ -31,7 +31,7 @@ from redisrepl.engine.ancestor import NOTHING_AGREED, Agreed
 from redisrepl.engine.reconcile import Circumstances, Digest, Verdict, reconcile
 from redisrepl.wire.digests import UNREADABLE, digest_of, elements_of
 
-__all__ = ["Alternatives", "ConflictWinner", "Expectation", "Plan", "Policy", "circumstances", "plan_for"]
+__all__ = ["Alternatives", "ConflictWinner", "Expectation", "Plan", "Policy", "circumstances", "plan_for", "replacing"]
 
 ConflictWinner = Literal["hub", "site"]
 
@@ -105,18 +105,20 @@ def plan_for(
         newer: fields of a hash which a site that went back has written since.
     """
     ancestor = ancestor or NOTHING_AGREED
-    alike = isinstance(site, HashState) and isinstance(hub, HashState) and site.type == hub.type
-    if alike and isinstance(site, HashState) and isinstance(hub, HashState):
+    if isinstance(site, HashState) and isinstance(hub, HashState) and site.type == hub.type:
         plan = _plan_elements(key, site, hub, ancestor, policy, about, newer)
+        if _is_disputed(plan, about):  # then this is all that is left to agree on
+            equal = {name: value for name, value in site.fields.items() if hub.fields.get(name) == value}
+            plan.agreed = equal or "nothing"
     else:
         plan = _plan_whole(key, site, hub, ancestor, policy, about)
-    # What a server lost must not look removed to a later comparison, should the hub not take it now.
-    plan.disputed = plan.push is not None and (about.site_lost or about.hub_lost)
-    if plan.disputed and alike and isinstance(site, HashState) and isinstance(hub, HashState):
-        # Of the elements that both hold this is all that is left to agree on.
-        equal = {name: value for name, value in site.fields.items() if hub.fields.get(name) == value}
-        plan.agreed = equal or "nothing"
+    plan.disputed = _is_disputed(plan, about)
     return plan
+
+
+def _is_disputed(plan: Plan, about: Circumstances) -> bool:
+    """What a server lost must not look removed to a later comparison, should the hub not take it now."""
+    return plan.push is not None and (about.site_lost or about.hub_lost)
 
 
 def _replicable(state: State, kinds: frozenset[str]) -> bool:
@@ -134,7 +136,7 @@ def _replicable(state: State, kinds: frozenset[str]) -> bool:
 def _plan_whole(key: bytes, site: State, hub: State, ancestor: Agreed, policy: Policy, about: Circumstances) -> Plan:
     plan = Plan(key)
     if site is None and ancestor == NOTHING_AGREED and _replicable(hub, policy.kinds):
-        plan.apply = [] if hub is None else _replacing(key, site, hub, policy.kinds)  # most of a first contact
+        plan.apply = [] if hub is None else replacing(key, site, hub, policy.kinds)  # most of a first contact
         return plan
     held, far = digest_of(key, site), digest_of(key, hub)
     if UNREADABLE in (held, far) or not (_replicable(site, policy.kinds) and _replicable(hub, policy.kinds)):
@@ -157,7 +159,7 @@ def _plan_whole(key: bytes, site: State, hub: State, ancestor: Agreed, policy: P
     if verdict is Verdict.PUSH:
         plan.push, plan.expected = Touch(key, replaces=True), (far,)
     elif verdict is Verdict.APPLY:
-        plan.apply = _replacing(key, site, hub, policy.kinds)
+        plan.apply = replacing(key, site, hub, policy.kinds)
         if site is None and isinstance(hub, HashState) and ancestor.digest is not None:
             plan.agreed = None  # elements that are not in the new collection are not agreed on any more
     return plan
@@ -174,7 +176,7 @@ def _left_by(state: State, ancestor: Agreed, left: Mapping[bytes, Alternatives])
     )
 
 
-def _replacing(key: bytes, site: State, hub: State, kinds: frozenset[str]) -> list[Change]:
+def replacing(key: bytes, site: State, hub: State, kinds: frozenset[str]) -> list[Change]:
     """What makes the site hold what the hub holds, where they are not two collections of a type."""
     match hub:
         case StringState(value, expires_at_ms):
@@ -234,7 +236,7 @@ def _verdicts(
     site: HashState, hub: HashState, ancestor: Agreed, about: Circumstances, newer: Collection[bytes]
 ) -> dict[bytes, Verdict]:
     """What to do with each element that is not the same everywhere."""
-    about_newer = replace(about, site_lost=False)
+    about_newer = replace(about, site_lost=False) if newer else about
     known = ancestor.elements or {}
     held, far = elements_of(site.fields, site.type), elements_of(hub.fields, hub.type)
     verdicts: dict[bytes, Verdict] = {}
@@ -256,10 +258,8 @@ def _plan_expiry(plan: Plan, site: State, hub: State, ancestor: Agreed, policy: 
         if ours != agreed:
             plan.expiry = ours
         return
-    if isinstance(plan.agreed, StringState):
-        plan.agreed = StringState(plan.agreed.value, agreed)  # the value is all that they agree on
-    elif isinstance(plan.agreed, SequenceState):
-        plan.agreed = SequenceState(plan.agreed.items, agreed, plan.agreed.type)
+    if isinstance(plan.agreed, StringState | SequenceState):
+        plan.agreed = replace(plan.agreed, expires_at_ms=agreed)  # the value is all that they agree on
     if ours == agreed or (theirs != agreed and policy.winner == "hub"):
         plan.apply.append(ExpirySet(plan.key, theirs))
     elif plan.push is None:

@@ -19,7 +19,7 @@ from redisrepl.errors import CommandRefusedError
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.digests import held_at
-from redisrepl.wire.replies import as_info
+from redisrepl.wire.replies import CLOCK_TOLERANCE, as_info
 
 __all__ = ["HubFacts", "HubHistory", "parse_info"]
 
@@ -29,8 +29,6 @@ _RUN = re.compile(rb"^run_id:(\w{1,64})", re.MULTILINE)
 _CALLS = re.compile(rb"^cmdstat_(?:flushall|flushdb|swapdb):calls=(\d{1,18})", re.MULTILINE)
 _PROCESSED = re.compile(rb"^total_commands_processed:(\d{1,18})", re.MULTILINE)
 _TIME = re.compile(rb"^server_time_usec:(\d{1,18})", re.MULTILINE)
-#: Seconds by which clocks may differ before it is told.
-_CLOCK_TOLERANCE = 2.0
 _EVICTED = re.compile(rb"^evicted_keys:(\d{1,18})", re.MULTILINE)
 
 
@@ -113,7 +111,7 @@ class HubHistory:
         if (there := _TIME.search(info)) is None:
             return
         self.clock_ahead = int(there[1]) / 1e6 - now
-        differs = abs(self.clock_ahead) > _CLOCK_TOLERANCE
+        differs = abs(self.clock_ahead) > CLOCK_TOLERANCE
         if differs and not self._told_clock:
             hint = "keys expire too early or too late there: set the clock that is wrong, timedatectl set-ntp true"
             _log.warning("hub.clock_differs", ahead_s=round(self.clock_ahead, 1), hint=hint)

@@ -10,11 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from redisrepl.errors import ExitCode, RedisreplError, exit_code
-from redisrepl.wire.replies import Info
+from redisrepl.wire.replies import CLOCK_TOLERANCE, Info
 
 __all__ = ["Finding", "clock_finding", "eviction_findings", "failed"]
-
-_CLOCK_TOLERANCE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ def failed(what: str, error: RedisreplError) -> Finding:
 def clock_finding(what: str, there: float) -> Finding:
     """Whether a server's clock is ours, by the Unix time that it gave."""
     off = there - time.time()
-    if abs(off) > _CLOCK_TOLERANCE:
+    if abs(off) > CLOCK_TOLERANCE:
         remedy = "on the machine that is wrong: timedatectl set-ntp true"
         return Finding(what, f"{off:+.1f} s from ours, so keys expire too early or too late there: {remedy}", None)
     return Finding(what, f"{off:+.1f} s from ours")

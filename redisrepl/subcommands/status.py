@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from redisrepl.errors import ExitCode, PeerUnavailableError
 from redisrepl.observe.words import count, span
 from redisrepl.places import short_path
+from redisrepl.wire.replies import CLOCK_TOLERANCE
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,7 +38,6 @@ _PULL_COUNTS = (
 
 _STATES = {"well": "well", "starting": "starting", "not well": "NOT WELL"}
 _STYLES = {"well": "green", "starting": "yellow", "not well": "bold red"}
-_CLOCK_TOLERANCE = 2.0
 _CERTIFICATES = (
     ("certificate_expires_at", "ours, for the hub"),
     ("hub_certificate_expires_at", "the hub's"),
@@ -195,7 +195,7 @@ def _rows(document: _Document, now: float) -> Iterator[tuple[str, str]]:
             yield "subscription", _subscription(subscription)
     yield "sweep", _sweep(document["sweep"], now)
     yield "scripts", "allowed at the hub" if document["scripts"] else "refused by the hub: each write is a request"
-    if abs(ahead := document["hub_clock_ahead_s"] or 0) > _CLOCK_TOLERANCE:
+    if abs(ahead := document["hub_clock_ahead_s"] or 0) > CLOCK_TOLERANCE:
         yield "clock", f"the hub's is {ahead:+,.1f} s from ours, so keys expire too early or too late there"
     for place, whose in _CERTIFICATES:
         if document[place] is not None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from redisrepl.errors import ProtocolError
 
 __all__ = [
+    "CLOCK_TOLERANCE",
     "Info",
     "as_bytes",
     "as_clock",
@@ -28,6 +29,8 @@ __all__ = [
     "wrong",
 ]
 
+#: Seconds by which the clock of a server may differ from ours before that is told.
+CLOCK_TOLERANCE = 2.0
 #: Digits: enough for 64 bits.
 _LONGEST = 20
 _MICROSECONDS = 1_000_000

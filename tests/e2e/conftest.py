@@ -1,6 +1,5 @@
 """A site, a hub and daemons between them; all real, each test its own."""
 
-import os
 import tempfile
 from dataclasses import dataclass
 
@@ -8,16 +7,13 @@ import pytest
 import redis
 
 from testbed import Daemon, Hub, RedisServer
-from tests.e2e.support import certificate_flags, place_flags, wait_until_live
+from tests.e2e.support import certificate_flags, forget_proxies, place_flags, wait_until_live
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_proxy_of_the_machine():
-    """The hub is on loopback; a proxy that the machine's user has set up must not come in between."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.lower() in {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}:
-                patch.delenv(name)
+        forget_proxies(patch)
         yield
 
 
@@ -83,14 +79,18 @@ class Daemons:
             daemon.close()
         self._state.cleanup()
 
+    def close_and_check(self):
+        """End them; none has said that it met with something unforeseen."""
+        self.close()
+        for daemon in self._started:
+            assert "Traceback" not in daemon.stderr
+
 
 @pytest.fixture
 def daemons(certificates):
     daemons = Daemons(certificates)
     yield daemons
-    daemons.close()
-    for daemon in daemons._started:
-        assert "Traceback" not in daemon.stderr
+    daemons.close_and_check()
 
 
 @dataclass(frozen=True)

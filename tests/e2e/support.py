@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import itertools
+import os
 import random
 import re
 import socket
@@ -48,6 +49,13 @@ def wait_until_live(daemon, *, pull, namespaces=1, after=0):
             return {record["namespace"] for record in daemon.logged("subscribe.started", after=after)}
 
         eventually(lambda: len(subscribed()) == namespaces or not daemon.running, description="all are subscribed")
+
+
+def forget_proxies(patch):
+    """The hub is on loopback; a proxy that the machine's user has set up must not come in between."""
+    for name in list(os.environ):
+        if name.lower() in {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}:
+            patch.delenv(name)
 
 
 #: What a daemon keeps at the hub for itself.
