@@ -251,7 +251,7 @@ class Applying:
                 self._store.agreed(equal)
                 if not changes:
                     return True
-                number, applied = await self._sent(self._write(turn, changes, job), changes, job)
+                number, applied = await self._sent(turn, changes, job)
         except BaseException:
             inbound.not_applied(unsettled)
             raise
@@ -289,19 +289,17 @@ class Applying:
             self.inbound.stale(key)
         return changes
 
-    def _write(self, turn: Turn, changes: Sequence[Change], job: Job) -> Awaitable[Applied | None]:
-        """How to make changes happen: of a hash that clients write all the time, fields are compared one by one."""
+    async def _write(self, turn: Turn, changes: Sequence[Change], job: Job) -> Applied | None:
+        """Make changes happen; of a hash that clients write all the time, by comparing the fields one by one."""
         key = changes[0].key
         held = job.held(key) if key in self._overtaken else None
         fields = [c for c in changes if isinstance(c, HashSet | FieldsDeleted) and c.key == key]
-        if len(fields) < len(changes) or not isinstance(held, HashState) or held.type != "hash":
-            return turn.apply(changes)
-        small = sum(len(change.fields) for change in fields) <= MOST_FIELDS
-        return turn.compare_and_set(fields, held) if small else turn.apply(changes)
+        few = len(fields) == len(changes) and sum(len(change.fields) for change in fields) <= MOST_FIELDS
+        if few and isinstance(held, HashState) and held.type == "hash":
+            return await turn.compare_and_set(fields, held)
+        return await turn.apply(changes)
 
-    async def _sent(
-        self, write: Awaitable[Applied | None], changes: Sequence[Change], job: Job
-    ) -> tuple[int, Applied | None]:
+    async def _sent(self, turn: Turn, changes: Sequence[Change], job: Job) -> tuple[int, Applied | None]:
         """Apply changes; should we not hear of it any more, it is remembered that the site may have them from us."""
         number, facts = self._store.next_number(), Facts()
         for key in dict.fromkeys(change.key for change in changes):
@@ -311,7 +309,7 @@ class Applying:
         shown_before: float | None = None
         try:
             self._core.applies(number)
-            applied = await write
+            applied = await self._write(turn, changes, job)
             if applied is not None and self.inbound.echo_patience is None:
                 shown_before = applied.offset
         except LinkLostError:

@@ -28,7 +28,7 @@ __all__ = [
     "StringSet",
     "StringState",
     "Touch",
-    "crosses",
+    "is_replicated",
     "types_of",
 ]
 
@@ -65,7 +65,7 @@ class HashSet:
     """These elements of the collection hold these values now; others are as they were.
 
     A collection is a hash, whose fields have values; a set, whose members all have the same, an empty one; or a sorted
-    set, whose members have scores, as text (`wire.scores`).
+    set, whose members have scores, as text (`wire.collections`).
     A value of None says that the element changed to something the command does not tell: it must be read.
     Whoever holds the change owns the dictionary.
     """
@@ -185,7 +185,7 @@ def types_of(kinds: frozenset[str]) -> frozenset[str]:
     return frozenset(type_ for type_, kind in KIND_OF_TYPE.items() if kind in kinds)
 
 
-def crosses(change: Change, kinds: frozenset[str]) -> bool:
+def is_replicated(change: Change, kinds: frozenset[str]) -> bool:
     """Whether a change is replicated where these of `KINDS` are."""
     if isinstance(change, StringSet):
         return "set" in kinds

@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
-from redisrepl.changes import KIND_OF_TYPE, Change, HashSet, SequenceSet, State, Touch, crosses
+from redisrepl.changes import KIND_OF_TYPE, Change, HashSet, SequenceSet, State, Touch, is_replicated
 from redisrepl.echo import ExpectedEvents
 from redisrepl.freshness import Freshness
 from redisrepl.merging import merge
@@ -38,19 +38,9 @@ __all__ = ["Inbound", "InboundCounters"]
 #: Events that only a removal causes.
 _REMOVALS = frozenset(
     {
-        *(
-            b"del",
-            b"expired",
-            b"evicted",
-            b"rename_from",
-            b"move_from",
-            b"hdel",
-            b"hexpired",
-            b"srem",
-            b"spop",
-            b"zrem",
-        ),
-        *(b"zpopmin", b"zpopmax", b"zremrangebyscore", b"zremrangebyrank", b"zremrangebylex"),
+        *(b"del", b"expired", b"evicted", b"rename_from", b"move_from"),
+        *(b"hdel", b"hexpired", b"srem", b"spop", b"zrem", b"zpopmin", b"zpopmax"),
+        *(b"zremrangebyscore", b"zremrangebyrank", b"zremrangebylex"),
     }
 )
 #: In the place of the epoch in which a fetch began: what it finds out is stale.
@@ -184,7 +174,7 @@ class Inbound:
         return (
             self._whole()
             and self._covers(key)
-            and all(crosses(change, self.kinds) for change in changes)
+            and all(is_replicated(change, self.kinds) for change in changes)
             and self._fresh.is_news(key, time)
             and key not in self.dirty
             and (key not in self._fetching or key in self._taken_told)
@@ -231,13 +221,10 @@ class Inbound:
                 self.dirty.setdefault(key, False)  # rule 1
 
     def _changed_while_fetched(self, key: bytes, fields: Collection[bytes] | None) -> None:
-        own = self._own.get(key, ())
-        if fields is None or len(own) + len(fields) > _OWN:
+        if fields is None or len(self._own.get(key, ())) + len(fields) > _OWN:
             self._fetching[key] = _CHANGED
-        elif own:
-            self._own[key].update(fields)
         else:
-            self._own[key] = set(fields)
+            self._own.setdefault(key, set()).update(fields)
 
     def mark_dirty(self, keys: Iterable[bytes]) -> None:
         """The state of these keys at the hub must be looked at."""
@@ -364,7 +351,7 @@ class Inbound:
             self._settle(key)
             return False
         for change in changes:
-            if not crosses(change, self.kinds):
+            if not is_replicated(change, self.kinds):
                 continue  # the stream's reader does not look at these
             for echo in self._echoes_of(change):
                 if not self._expected_local.expect(key, echo, math.inf):

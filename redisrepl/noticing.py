@@ -16,7 +16,7 @@ from typing import Any, Literal
 import stamina
 import structlog
 
-from redisrepl.changes import Change, Deleted, Touch, crosses
+from redisrepl.changes import Change, Deleted, Touch, is_replicated
 from redisrepl.errors import PsyncRefusedError, RedisreplError, RefusedError
 from redisrepl.following import Following, Listener
 from redisrepl.inbound import Inbound
@@ -42,13 +42,18 @@ _COST = (
 )
 _REMEDY = "allow PSYNC and REPLCONF (ACL: +psync +replconf), or say --source notify; --source psync ends instead"
 
-#: BITFIELD causes `setbit`, PFMERGE `pfadd`, and DECR `incrby` or `decrby`.
-_STRING = frozenset({b"set", b"setrange", b"append", b"incrby", b"decrby", b"incrbyfloat", b"setbit", b"pfadd"})
-_HASH = frozenset({b"hset", b"hincrby", b"hincrbyfloat"})
+#: Events that set values or elements, by the kind of change. BITFIELD causes `setbit`, PFMERGE `pfadd`, and DECR
+#: `incrby` or `decrby`.
+_PUT = {
+    **dict.fromkeys((b"set", b"setrange", b"append", b"incrby", b"decrby", b"incrbyfloat"), "set"),
+    **dict.fromkeys((b"setbit", b"pfadd"), "set"),
+    **dict.fromkeys((b"hset", b"hincrby", b"hincrbyfloat"), "hset"),
+    b"sadd": "sets",
+    b"zadd": "zsets",
+    b"zincr": "zsets",
+}
 _FIELDS_GONE = frozenset({b"hdel", b"hexpired"})
-#: Events of the other types, by the kind of change: those that add or change elements, and those after which the key
-#: may be gone, or has become another as a whole.
-_PUT = {b"sadd": "sets", b"zadd": "zsets", b"zincr": "zsets"}
+#: Those of the other types after which the key may be gone, or has become another as a whole.
 _REMOVED = {
     **dict.fromkeys((b"lpush", b"rpush", b"lpop", b"rpop", b"linsert", b"lset", b"lrem", b"ltrim"), "lists"),
     b"sortstore": "lists",
@@ -66,25 +71,21 @@ _EXPIRY = frozenset({b"expire", b"persist"})
 def change_of(key: bytes, event: bytes, kinds: frozenset[str]) -> Change | None:
     """What an event says of a key; None if that does not cross."""
     change: Change
-    if event in _STRING:
-        change = Touch(key, "set")
-    elif event in _HASH:
-        change = Touch(key, "hset")
+    if (kind := _PUT.get(event)) is not None:
+        change = Touch(key, kind)
     elif event in _GONE:
         change = Deleted(key)
     elif event in _FIELDS_GONE and "del" in kinds:
         change = Touch(key, "hset", replaces=True)
     elif event in _EXPIRY:
         change = Touch(key, "expire")
-    elif (kind := _PUT.get(event)) is not None:
-        change = Touch(key, kind)
     elif (kind := _REMOVED.get(event)) is not None:
         change = Touch(key, kind, replaces=True)
     elif event in _WHOLE:
         change = Touch(key, replaces=True)
     else:
         return None
-    return change if crosses(change, kinds) else None
+    return change if is_replicated(change, kinds) else None
 
 
 def echoes_of(change: Change, kinds: frozenset[str]) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from redisrepl.changes import Change, FieldsDeleted, Flushed, HashSet, State, Touch, crosses
+from redisrepl.changes import Change, FieldsDeleted, Flushed, HashSet, State, Touch, is_replicated
 from redisrepl.doubts import Doubts
 from redisrepl.echo import ExpectedEvents
 from redisrepl.engine.ancestor import Agreed
@@ -219,7 +219,7 @@ class Outbound:
                 case Aux(b"repl-stream-db", text) if (database := number(text)) is not None:
                     self.decoder.selected = database
                 case Entry(db) if db == self.decoder.database and is_alive(entry, now):
-                    changes = [change for change in changes_of(entry, now) if crosses(change, self.kinds)]
+                    changes = [change for change in changes_of(entry, now) if is_replicated(change, self.kinds)]
                     for change in changes:
                         self.doubtful.add(change)
                     if has_expiring_fields(entry):

@@ -323,7 +323,7 @@ class Pending:
             self._ready[key] = self._entry(change, mark, size_of(change))
 
     def forget(self, change: Change) -> None:
-        """A newer change makes what waits for its key needless; of a collection, only the elements that it names."""
+        """Drop what waits for the key of this newer change; of a collection, only the elements that it names."""
         entry = self._ready.get(change.key)
         if entry is None:
             return

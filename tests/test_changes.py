@@ -20,7 +20,7 @@ from redisrepl.changes import (
     StringSet,
     StringState,
     Touch,
-    crosses,
+    is_replicated,
     types_of,
 )
 
@@ -48,13 +48,13 @@ ALL_CHOICES = [frozenset(choice) for choice in chain(*(combinations(sorted(KINDS
 def test_a_change_crosses_under_any_of_its_kinds(change, kinds):
     assert kinds <= KINDS
     for choice in ALL_CHOICES:
-        assert crosses(change, choice) is bool(kinds & choice)
+        assert is_replicated(change, choice) is bool(kinds & choice)
 
 
 @pytest.mark.parametrize(("type_", "kind"), [("hash", "hset"), ("set", "sets"), ("zset", "zsets")])
 def test_the_removal_of_an_element_crosses_where_removals_and_its_type_do(type_, kind):
     for choice in ALL_CHOICES:
-        assert crosses(FieldsDeleted(b"k", (b"f",), type_), choice) is (choice >= {"del", kind})
+        assert is_replicated(FieldsDeleted(b"k", (b"f",), type_), choice) is (choice >= {"del", kind})
 
 
 def test_a_type_is_carried_under_its_kind():

@@ -9,6 +9,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from redisrepl.changes import DENIED, HashState, SequenceState, State, StringState
@@ -121,7 +122,7 @@ class HubReader(ScriptRunner):
             value = await session.text_or_none(b"GET", key)
             if value is None:
                 return None
-            state: State = StringState(value)
+            state: StringState | HashState | SequenceState = StringState(value)
         except CommandRefusedError as error:
             if denies_key(str(error)):
                 return DENIED
@@ -131,15 +132,7 @@ class HubReader(ScriptRunner):
             if collection is None or isinstance(collection, str):
                 return collection
             state = collection
-        expires_at_ms = await self._expiry(key)
-        match state:
-            case StringState(value):
-                return StringState(value, expires_at_ms)
-            case HashState(fields, _, type_):
-                return HashState(fields, expires_at_ms, type_)
-            case SequenceState(items, _, type_):
-                return SequenceState(items, expires_at_ms, type_)
-        return state
+        return replace(state, expires_at_ms=await self._expiry(key))
 
     async def _collection(self, key: bytes) -> State:
         """Likewise a key that is no string."""

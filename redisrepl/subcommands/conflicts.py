@@ -149,9 +149,8 @@ async def _write(client: redis.asyncio.Redis, key: bytes, state: StringState | H
     holds = kind.decode("ascii", "backslashreplace")
     seconds, microseconds = await client.time()
     name, expires_at_ms = printable(key), state.expires_at_ms
-    whole = (
-        not isinstance(state, HashState) or holds == "none"
-    )  # otherwise fields are added to a key that has an expiry
+    # Otherwise elements are added to a key that has an expiry of its own.
+    whole = not isinstance(state, HashState) or holds == "none"
     if whole and expires_at_ms is not None and expires_at_ms <= seconds * 1000 + microseconds // 1000:
         raise RedisreplError(f"{name}: what was lost has expired on {_time(expires_at_ms / 1000)}: --show still has it")
     if isinstance(state, StringState):
@@ -171,9 +170,8 @@ async def _write(client: redis.asyncio.Redis, key: bytes, state: StringState | H
         if whole and expires_at_ms is not None:
             commands += site_commands(ExpirySet(key, expires_at_ms))
     else:
-        raise RedisreplError(
-            f"{name}: a {holds} is there, which takes no {_elements(2, state.type)[2:]}: remove it first"
-        )
+        one, collection = _ELEMENTS[state.type]
+        raise RedisreplError(f"{name}: a {holds} is there, which takes no {one}s of {collection}: remove it first")
     for command in commands:
         await client.execute_command(*command)  # type: ignore[no-untyped-call]
     return said + (f", expiring on {_time(expires_at_ms / 1000)}" if whole and expires_at_ms is not None else "")

@@ -24,7 +24,7 @@ from redisrepl.changes import (
     HashSet,
     StringSet,
     Touch,
-    crosses,
+    is_replicated,
 )
 from redisrepl.wire.collections import score_text
 from redisrepl.wire.keys import keys_of, names_one_key
@@ -123,7 +123,7 @@ class ChangeDecoder:
             followed = self.selected == self.database
             return [Touch(argument) for argument in argv[1:] if followed and self.covers(argument)]
         kinds = self.kinds
-        wanted = [change for change in written if crosses(change, kinds)]
+        wanted = [change for change in written if is_replicated(change, kinds)]
         if written and not wanted:
             self.count_unreplicated(name.decode("ascii", "backslashreplace"))
         return wanted
@@ -160,7 +160,7 @@ class ChangeDecoder:
         options = [argument.upper() for argument in argv[2:8]]
         if not _FIELD_EXPIRY.isdisjoint(options[: options.index(b"FIELDS")]):
             self.count_unreplicated("HSETEX")
-        return [change for change in _hsetex(argv) if crosses(change, self.kinds)]
+        return [change for change in _hsetex(argv) if is_replicated(change, self.kinds)]
 
     def _into_other_database(self, name: bytes, argv: Arguments) -> Sequence[Change]:
         """`MOVE key db` and `COPY src dst [DB db]`: the only commands that write outside the selected database."""
@@ -309,11 +309,17 @@ def _replaced_set(argv: Arguments) -> Sequence[Change]:
 _ZADD_OPTIONS = frozenset({b"NX", b"XX", b"GT", b"LT", b"CH", b"INCR"})
 
 
+def _behind_options(argv: Arguments) -> int:
+    """Where the members of a `ZADD` or `GEOADD` begin, with what stands before each."""
+    place = 2
+    while argv[place].upper() in _ZADD_OPTIONS:
+        place += 1
+    return place
+
+
 def _zadd(argv: Arguments) -> Sequence[Change]:
     """`ZADD key [NX|XX] [GT|LT] [CH] [INCR] score member ..`: with any but CH only reading tells the scores."""
-    start = 2
-    while argv[start].upper() in _ZADD_OPTIONS:
-        start += 1
+    start = _behind_options(argv)
     members = argv[start + 1 :: 2]
     if any(option.upper() != b"CH" for option in argv[2:start]):
         return (HashSet(argv[1], dict.fromkeys(members), "zset"),)
@@ -329,9 +335,7 @@ def _score(text: bytes) -> bytes | None:
 
 def _geoadd(argv: Arguments) -> Sequence[Change]:
     """`GEOADD key [NX|XX] [CH] longitude latitude member ..`, which masters rewrite."""
-    start = 2
-    while argv[start].upper() in _ZADD_OPTIONS:
-        start += 1
+    start = _behind_options(argv)
     return (HashSet(argv[1], dict.fromkeys(argv[start + 2 :: 3]), "zset"),)
 
 

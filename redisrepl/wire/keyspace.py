@@ -17,7 +17,7 @@ _ALL = "g$lshzxetd"
 
 
 def missing_flags(flags: str, kinds: frozenset[str]) -> str:
-    """Which flags must be added to see what crosses: K for keyspace channels, and the classes of the events.
+    """Which flags must be added to see what is replicated: K for keyspace channels, and the classes of the events.
 
     `$` strings, `h` hashes, `s` sets, `z` sorted sets and `l` lists; `g` tells of RENAME, COPY and RESTORE, of DEL and
     of expiry times; `x` and `e` of keys that expired or were evicted.
