@@ -15,9 +15,9 @@ import sys
 import time
 
 from redisrepl.changes import Position
-from redisrepl.echo import ExpectedEvents
+from redisrepl.engine.echo import ExpectedEvents
+from redisrepl.engine.outbound import Outbound
 from redisrepl.namespaces import Namespaces
-from redisrepl.outbound import Outbound
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.psync import ReplicaProtocol, encode_command
 

@@ -22,7 +22,7 @@ import httpx
 from httpx_aiohttp import HttpxAiohttpClient
 
 from redisrepl.remote.session import HubSession, check_url
-from redisrepl.tls import CertificateFiles, client_context
+from redisrepl.tls.contexts import CertificateFiles, client_context
 from redisrepl.wire.webdis import body
 from testbed import Hub
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from redisrepl.errors import RedisreplError
     from redisrepl.local.replica import Command, LinkOptions, ReplicaStream, SnapshotEnd, SnapshotStart, StreamEvent
     from redisrepl.rdbfile import read_rdb
-    from redisrepl.tls import CertificateFiles
+    from redisrepl.tls.contexts import CertificateFiles
     from redisrepl.wire.rdb import Consumer, Entry, Function, Group, Stream
 
 __all__ = [
@@ -43,7 +43,7 @@ _HOMES = {
         *("Command", "LinkOptions", "ReplicaStream", "SnapshotEnd", "SnapshotStart", "StreamEvent"),
     ),
     "redisrepl.rdbfile": ("read_rdb",),
-    "redisrepl.tls": ("CertificateFiles",),
+    "redisrepl.tls.contexts": ("CertificateFiles",),
     "redisrepl.wire.rdb": ("Consumer", "Entry", "Function", "Group", "Stream"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -1,6 +1,6 @@
 """The command line: arguments to settings, errors to one sentence and an exit code.
 
-In: argv. Out: an exit code. Left to others: which flags there are (`arguments`), everything that is done.
+In: argv. Out: an exit code. Left to others: which flags there are (`grammar.arguments`), everything that is done.
 
 What a command needs is loaded by that command: `redisrepl status` runs every few seconds in many places. So each
 command here reads its words, loads what it needs, and returns what is to be done.
@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 
-from redisrepl.arguments import Parser, parser_of, split_command
 from redisrepl.errors import ConfigError, ExitCode, RedisreplError, exit_code
-from redisrepl.flags import REPEATED
-from redisrepl.settings import ENV_PREFIX, Settings, load_settings, split_list, unknown_variables
+from redisrepl.grammar.arguments import Parser, parser_of, split_command
+from redisrepl.grammar.flags import REPEATED
+from redisrepl.settings.settings import ENV_PREFIX, Settings, load_settings, split_list, unknown_variables
 from redisrepl.showing import PlainOutput, plain
 
 if TYPE_CHECKING:
@@ -192,8 +192,8 @@ def site_address(settings: Settings, *, ask_password: bool) -> SiteAddress:
     Raises:
         ConfigError: the address, the password file or a certificate cannot be used.
     """
-    from redisrepl.certificates import site_files
     from redisrepl.local.address import parse_address
+    from redisrepl.tls.certificates import site_files
 
     password = None
     if ask_password:
@@ -234,7 +234,7 @@ def _binary_output() -> BinaryIO:
 
 def _password(file: Path, flag: str) -> str:
     """The password that a file holds, in UTF-8 or not."""
-    from redisrepl.tls import read_file
+    from redisrepl.tls.contexts import read_file
 
     password = read_file(file, flag).decode("utf-8", "surrogateescape").rstrip("\r\n")
     if not password:

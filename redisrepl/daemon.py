@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from redisrepl.certificates import CertificateWatch, site_files
 from redisrepl.errors import (
     CommandRefusedError,
     ConfigError,
@@ -31,9 +30,10 @@ from redisrepl.observe.service import Service
 from redisrepl.observe.socket import serve_state
 from redisrepl.observe.state import State, say_started
 from redisrepl.parts import FETCHES, Parts
-from redisrepl.settings import Settings
+from redisrepl.settings.settings import Settings
 from redisrepl.signals import process_signals
-from redisrepl.tls import readable_by_others
+from redisrepl.tls.certificates import CertificateWatch, site_files
+from redisrepl.tls.contexts import readable_by_others
 
 if TYPE_CHECKING:
     from redisrepl.listener.server import Listener

@@ -1,6 +1,6 @@
 """The memory of this process: how it is collected, how much it is, and that it goes back to the system.
 
-In: nothing. Out: bytes. Left to others: what is kept in it, and how much of that (`pending`).
+In: nothing. Out: bytes. Left to others: what is kept in it, and how much of that (`engine.pending`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Opens the store that belongs to a site and a hub.
 
-In: settings. Out: the store. Left to others: what is kept in it (`store`, `saving`).
+In: settings. Out: the store. Left to others: what is kept in it (`store`, `flow.saving`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from redisrepl.local.address import SiteAddress
 from redisrepl.namespaces import Namespaces
-from redisrepl.settings import Settings
+from redisrepl.settings.settings import Settings
 from redisrepl.store import Pair, Store, open_store
 from redisrepl.wire.digests import bucket_of, hash_digest
 

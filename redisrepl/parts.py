@@ -16,18 +16,19 @@ from typing import Any
 
 import structlog
 
-from redisrepl.applying import Applying
-from redisrepl.backpressure import Backpressure
-from redisrepl.certificates import client_context, hub_files
 from redisrepl.changes import Change, types_of
-from redisrepl.comparison import Comparison
 from redisrepl.engine.continuity import Continuity
 from redisrepl.engine.core import Core, CoreOptions, Loss
 from redisrepl.engine.evidence import Ring
+from redisrepl.engine.inbound import Inbound
 from redisrepl.errors import ConfigError
-from redisrepl.following import Following, LinkOptions
-from redisrepl.inbound import Inbound
-from redisrepl.judging import Judging, Known
+from redisrepl.flow.applying import Applying
+from redisrepl.flow.comparison import Comparison
+from redisrepl.flow.judging import Judging, Known
+from redisrepl.flow.pacing import Pacer
+from redisrepl.flow.pushing import Pushing
+from redisrepl.flow.saving import SavedState, Saving
+from redisrepl.flow.sweep import Sweep
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.apply import SiteWriter
 from redisrepl.local.compare import SiteComparer
@@ -38,10 +39,7 @@ from redisrepl.local.notify import SiteEvents
 from redisrepl.local.read import SiteReader
 from redisrepl.local.sentinel import Epoch
 from redisrepl.namespaces import Namespaces
-from redisrepl.noticing import Noticing, Source
 from redisrepl.opening import open_state
-from redisrepl.pacing import Pacer
-from redisrepl.pushing import Pushing
 from redisrepl.remote.compare import HubComparer
 from redisrepl.remote.fence import Fence
 from redisrepl.remote.fetch import HubReader
@@ -50,11 +48,13 @@ from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
 from redisrepl.remote.ways import Ways
-from redisrepl.saving import SavedState, Saving
-from redisrepl.settings import Settings
+from redisrepl.settings.settings import Settings
+from redisrepl.sources.backpressure import Backpressure
+from redisrepl.sources.keyspace import Noticing, Source
+from redisrepl.sources.stream import Following, LinkOptions
 from redisrepl.store.conflicts import Conflicts
 from redisrepl.store.losers import SUFFIX, Loser
-from redisrepl.sweep import Sweep
+from redisrepl.tls.certificates import client_context, hub_files
 from redisrepl.wire.digests import digest_of
 from redisrepl.wire.feed import FeedWriter
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import shtab
 
 from redisrepl import __version__
-from redisrepl.arguments import COMMANDS, Parser, parser_of
-from redisrepl.settings import ENV_PREFIX, Settings
+from redisrepl.grammar.arguments import COMMANDS, Parser, parser_of
+from redisrepl.settings.settings import ENV_PREFIX, Settings
 
 __all__ = ["shared_files"]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from redisrepl.flags import GROUPS
-from redisrepl.settings import ENV_PREFIX, Settings, load_settings
+from redisrepl.grammar.flags import GROUPS
+from redisrepl.settings.settings import ENV_PREFIX, Settings, load_settings
 
 CONFIG = Path(__file__).parents[1] / "config"
 TOML = CONFIG / "redisrepl.example.toml"

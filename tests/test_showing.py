@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from redisrepl.cli import main
 from redisrepl.errors import ConfigError
-from redisrepl.jsonlines import encode_bytes
 from redisrepl.local.address import parse_address
 from redisrepl.remote.session import check_url, without_credentials
 from redisrepl.showing import PlainOutput, masked, plain, plain_fields
+from redisrepl.subcommands.jsonlines import encode_bytes
 
 EVIL = "a\x1b]0;x\x07\x9b31mb\x7f\u202ec"
 of = pytest.mark.parametrize

@@ -1,10 +1,11 @@
 """A push that happens only if the hub still holds what was agreed: what the site changed while nobody followed it.
 
 In: what the site holds, and the ancestor. Out: what to push and on which condition, or that nothing is to be pushed.
-Left to others: which keys are in doubt (`outbound`), the commands (`wire.writes`), the hub's answer (`outbound`).
+Left to others: which keys are in doubt (`engine.outbound`), the commands (`wire.writes`), the hub's answer
+(`engine.outbound`).
 
 If another site has changed the key at the hub meanwhile, the condition fails and the key is compared as a whole
-(`engine.merge`). So the common case, in which nobody has, costs one request for a thousand keys, and nothing is read
+(`engine.plans`). So the common case, in which nobody has, costs one request for a thousand keys, and nothing is read
 at the hub.
 """
 
@@ -28,7 +29,7 @@ from redisrepl.changes import (
     StringState,
 )
 from redisrepl.engine.ancestor import NOTHING_AGREED, Agreed
-from redisrepl.engine.merge import Alternatives, Expectation
+from redisrepl.engine.plans import Alternatives, Expectation
 from redisrepl.wire.digests import digest_of, element_of, elements_of, string_digest
 
 __all__ = ["Condition", "condition_for", "condition_of_state"]

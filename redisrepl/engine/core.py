@@ -1,8 +1,8 @@
 """Everything that decides, in one object: what comes in, and what is to be done.
 
-In: what the links tell (attached, lost, subscribed, flushed, ...), what comparisons find. Out: `outbound` and `inbound`
-with what is to be pushed, fetched and applied; which sides must be compared. Left to others: every wait and every byte
-(`flow`, `local`, `remote`); it is driven alike by the daemon and by the model.
+In: what the links tell (attached, lost, subscribed, flushed, ...), what comparisons find. Out: `engine.outbound` and
+`engine.inbound` with what is to be pushed, fetched and applied; which sides must be compared. Left to others: every
+wait and every byte (`flow`, `local`, `remote`); it is driven alike by the daemon and by the model.
 
 Each event of a link is one method here, which does all that follows from it: nothing has to be kept in step elsewhere.
 """
@@ -17,18 +17,18 @@ from typing import Literal
 import structlog
 
 from redisrepl.changes import KINDS, Change, HashSet, HashState, State, Touch
-from redisrepl.doubts import Doubts
-from redisrepl.echo import ExpectedEvents
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Continuity, Event, Side
+from redisrepl.engine.doubts import Doubts
+from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.evidence import Ring
+from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losses import Losses
-from redisrepl.engine.merge import ConflictWinner, Plan, Policy, circumstances, plan_for
+from redisrepl.engine.outbound import Outbound
+from redisrepl.engine.plans import ConflictWinner, Plan, Policy, circumstances, plan_for
+from redisrepl.engine.pushes import OutboundOptions
 from redisrepl.engine.reconcile import Circumstances
-from redisrepl.inbound import Inbound
 from redisrepl.namespaces import printable
-from redisrepl.outbound import Outbound
-from redisrepl.pushes import OutboundOptions
 from redisrepl.wire.commands import ChangeDecoder
 
 __all__ = ["Core", "CoreOptions", "InitialSync", "Loss"]

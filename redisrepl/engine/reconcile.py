@@ -1,7 +1,7 @@
 """The table that decides what to do with a key, or an element of one, of which three things are known.
 
 In: what site and hub hold, and what both last agreed on (the ancestor), each by digest. Out: one verdict. Left to
-others: which element of which key (`engine.merge`), what is known of a server's history (`engine.continuity`).
+others: which element of which key (`engine.plans`), what is known of a server's history (`engine.continuity`).
 
 Invariants, each kept by the branch that names it:
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redisrepl.errors import ConfigError
-from redisrepl.settings import Settings
-from redisrepl.tls import CertificateFiles, RenewableContext, read_file, server_context
+from redisrepl.settings.settings import Settings
+from redisrepl.tls.contexts import CertificateFiles, RenewableContext, read_file, server_context
 
 __all__ = ["Access", "Place", "access_of", "parse_place"]
 

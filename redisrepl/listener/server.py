@@ -27,7 +27,7 @@ from redisrepl.observe.history import History
 from redisrepl.observe.recent import recent
 from redisrepl.observe.socket import bound_socket, remove_socket
 from redisrepl.observe.troubles import Trouble
-from redisrepl.settings import Settings
+from redisrepl.settings.settings import Settings
 
 __all__ = ["Listener", "Subject"]
 

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from redisrepl.errors import ConfigError
 from redisrepl.showing import masked, plain
-from redisrepl.tls import CertificateFiles, RenewableContext, client_context
+from redisrepl.tls.contexts import CertificateFiles, RenewableContext, client_context
 
 __all__ = ["SiteAddress", "parse_address"]
 

@@ -2,7 +2,7 @@
 
 In: keys, then changes of them. Out: where the site's replication stream stood when they were watched, the error of each
 change that was refused, and an offset before which the stream shows the others. Left to others: what to apply, and
-expecting its echo (`inbound`); reading the keys (`local.read`).
+expecting its echo (`engine.inbound`); reading the keys (`local.read`).
 """
 
 from __future__ import annotations

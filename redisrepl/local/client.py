@@ -1,7 +1,7 @@
 """Clients of a Redis server beside us: connections that pack in C, check what they read, and trust who we say.
 
 In: a `SiteAddress`. Out: a client for one server, and its refusals as our errors. Left to others: which server
-(`local.connection`, `local.sentinel`), what is asked (`local.replies`).
+(`local.connection`, `local.sentinel`), reading replies (`wire.replies`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from redisrepl.errors import (
     denies_key,
 )
 from redisrepl.local.address import SiteAddress
-from redisrepl.tls import RenewableContext, tls_reason, trust_told
+from redisrepl.tls.contexts import RenewableContext, tls_reason, trust_told
 from redisrepl.wire.resp import announces_much, cut_header
 from redisrepl.wire.walker import Walker
 

@@ -1,6 +1,6 @@
 """What a comparison asks of the site: sums, digests, and pages of its keys.
 
-In: a namespace, keys. Out: what `wire.digests` makes of the answers. Left to others: comparing (`comparison`).
+In: a namespace, keys. Out: what `wire.digests` makes of the answers. Left to others: comparing (`flow.comparison`).
 """
 
 from __future__ import annotations

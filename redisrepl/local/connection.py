@@ -28,7 +28,7 @@ from redisrepl.local.client import (
     translated,
 )
 from redisrepl.local.sentinel import Epoch, MasterWatch, ask_sentinels
-from redisrepl.tls import tls_reason, trust_told
+from redisrepl.tls.contexts import tls_reason, trust_told
 from redisrepl.wire.replies import wrong
 
 __all__ = ["LOGIN_HINT", "certificate_refusal", "find_master", "open_client", "open_connection", "translated"]

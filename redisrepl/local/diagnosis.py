@@ -1,7 +1,7 @@
 """Why the site dropped the replication link, or had to send a snapshot: the likely cause, and what helps.
 
 In: how the link ended. Out: the line `stream.lost`, with a cause and a remedy. Left to others: asking (`local.facts`),
-attaching again, which never waits for this (`following`).
+attaching again, which never waits for this (`sources.stream`).
 
 A master does not say why it closes a link; it writes that into its own log. What it tells of itself, now and when the
 link was whole, mostly allows to infer it. Everything that is asked may be refused (ACL) or unknown to the server.

@@ -1,7 +1,7 @@
 """What the site tells of its history, and whether it still holds the last changes that were seen of it.
 
 In: INFO, and the values of a few hundred keys. Out: `SiteFacts`, digests. Left to others: what follows from them
-(`judging`).
+(`flow.judging`).
 """
 
 from __future__ import annotations

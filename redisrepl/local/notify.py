@@ -1,7 +1,7 @@
 """Keyspace events of the site, where its replication stream is not to be had.
 
 In: namespaces. Out: what happened to which key, in the site's order, and from when on nothing is missed. Left to
-others: what an event means (`noticing`), what a gap costs (`sweep`).
+others: what an event means (`sources.keyspace`), what a gap costs (`flow.sweep`).
 
 The connection is asked for a PONG when it has been silent, and the flags that make the server tell are looked at now
 and then: somebody who takes them away makes it silent without ending anything.
@@ -26,7 +26,7 @@ from redisrepl.local.client import LOGIN_HINT, ask, translated
 from redisrepl.local.connection import find_master, open_connection
 from redisrepl.local.sentinel import MasterWatch
 from redisrepl.namespaces import glob_escape
-from redisrepl.tls import tls_reason
+from redisrepl.tls.contexts import tls_reason
 from redisrepl.wire.keyspace import NOTIFY_OPTION, missing_flags
 from redisrepl.wire.psync import encode_command
 from redisrepl.wire.replies import as_option

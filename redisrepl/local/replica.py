@@ -28,7 +28,7 @@ from redisrepl.errors import ConfigError, LimitExceededError, RdbError, Redisrep
 from redisrepl.local.address import SiteAddress, parse_address
 from redisrepl.local.facts import ask_place
 from redisrepl.local.stream import ReplicaLink
-from redisrepl.tls import CertificateFiles
+from redisrepl.tls.contexts import CertificateFiles
 from redisrepl.wire.psync import Commands, Continued, FullSync, SnapshotData, SnapshotEnd
 from redisrepl.wire.rdb import Aux, Entry, Function, RdbReader, assemble
 from redisrepl.wire.transactions import Command, CommandReader, Place

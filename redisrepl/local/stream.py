@@ -23,7 +23,7 @@ from redisrepl.errors import (
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import LOGIN_HINT, certificate_refusal, find_master, open_connection
 from redisrepl.local.sentinel import MasterWatch
-from redisrepl.tls import tls_reason
+from redisrepl.tls.contexts import tls_reason
 from redisrepl.wire.psync import Event, ReplicaProtocol, SnapshotParser
 from redisrepl.wire.unwanted import Unwanted
 

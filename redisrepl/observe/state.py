@@ -14,7 +14,6 @@ from collections.abc import Iterator
 import structlog
 
 from redisrepl import __version__
-from redisrepl.certificates import CertificateWatch
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.facts import ask_facts
 from redisrepl.memory import resident
@@ -22,6 +21,7 @@ from redisrepl.namespaces import Namespaces, printable
 from redisrepl.observe.remedies import remedy
 from redisrepl.observe.troubles import Trouble
 from redisrepl.parts import Parts
+from redisrepl.tls.certificates import CertificateWatch
 
 __all__ = ["State", "say_started"]
 

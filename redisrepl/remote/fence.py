@@ -2,7 +2,7 @@
 
 In: word that the outcome of a request is not known. Out: a new epoch at the hub, and which batches it has executed.
 Left to others: refusing requests of an earlier epoch (the script of `wire.batches`), what follows from the numbers
-(`engine.continuity`, `pushing`).
+(`engine.continuity`, `flow.pushing`).
 
 A proxy, Webdis or a queue in between may execute a request seconds after its sender has given up on it, and put an old
 value over a newer one. So each batch carries the site's epoch, and the hub refuses an epoch that is not the latest. The

@@ -1,6 +1,6 @@
 """What keys hold at the hub, many in one request.
 
-In: keys. Out: states. Left to others: which keys, and what to do with the states (`inbound`, `sweep`).
+In: keys. Out: states. Left to others: which keys, and what to do with the states (`engine.inbound`, `flow.sweep`).
 """
 
 from __future__ import annotations

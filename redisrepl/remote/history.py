@@ -1,6 +1,6 @@
 """What the hub tells of its history: which process it is, what it removed as a whole, whether it evicts.
 
-In: INFO. Out: `HubFacts`. Left to others: what follows from them (`judging`), the fence (`remote.fence`).
+In: INFO. Out: `HubFacts`. Left to others: what follows from them (`flow.judging`), the fence (`remote.fence`).
 
 `FLUSHALL`, `FLUSHDB` and `SWAPDB` change every key without an event; Redis counts them, and says so in INFO.
 """

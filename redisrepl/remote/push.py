@@ -1,7 +1,7 @@
 """Commands to the hub, many in one request.
 
 In: commands in order. Out: the error text of what was refused for good, by key. Left to others: which commands, and
-what to do after a failure (`outbound`).
+what to do after a failure (`engine.outbound`).
 
 Where scripts are allowed, one `EVAL` carries all of a batch. Where they are not, each command is a request, those of
 different keys side by side.

@@ -30,7 +30,7 @@ from redisrepl.errors import (
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy, parse_address
 from redisrepl.showing import masked
-from redisrepl.tls import tls_reason, trust_told
+from redisrepl.tls.contexts import tls_reason, trust_told
 from redisrepl.wire.replies import as_bytes, as_clock, as_option, as_pairs, as_strings
 from redisrepl.wire.unwanted import MAX_VALUE
 from redisrepl.wire.webdis import CommandError, body, integer_body, parse_integer, parse_reply

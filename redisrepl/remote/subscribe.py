@@ -1,7 +1,7 @@
 """The subscription: keyspace events of one namespace, and proof that they still come.
 
 In: a namespace. Out: calls for each event, for each new subscription, and the canary's round trip. Left to others:
-how messages get here (`ways`), what an event means (`inbound`), what a gap costs (`sweep`).
+how messages get here (`ways`), what an event means (`engine.inbound`), what a gap costs (`flow.sweep`).
 
 A subscription is not to be trusted: over HTTP bursts arrive in reverse, and the stream of a hub whose Redis was
 restarted stays open and says nothing. So an event means "look at this key" and no more, and a canary, a message of our

@@ -41,7 +41,7 @@ from redisrepl.errors import (
 )
 from redisrepl.remote.session import USER_AGENT, http_error, without_credentials
 from redisrepl.remote.transport import basic_credentials, environment_proxy
-from redisrepl.tls import tls_reason
+from redisrepl.tls.contexts import tls_reason
 from redisrepl.wire.psync import encode_command
 
 __all__ = ["WebSocketHub"]

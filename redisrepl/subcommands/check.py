@@ -12,16 +12,16 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import TextIO
 
-from redisrepl.certificates import hub_files
 from redisrepl.errors import ExitCode, RedisreplError
 from redisrepl.local.address import SiteAddress
 from redisrepl.namespaces import Namespaces, printable
 from redisrepl.places import default_directory
-from redisrepl.settings import Settings
+from redisrepl.settings.settings import Settings
 from redisrepl.subcommands.check_hub import check_hub
 from redisrepl.subcommands.check_site import check_site
 from redisrepl.subcommands.finding import Finding, failed
-from redisrepl.tls import client_context, readable_by_others
+from redisrepl.tls.certificates import hub_files
+from redisrepl.tls.contexts import client_context, readable_by_others
 
 __all__ = ["Finding", "run"]
 

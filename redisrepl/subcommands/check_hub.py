@@ -12,7 +12,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 
-from redisrepl.certificates import hub_files
 from redisrepl.errors import (
     BodyTooLargeError,
     CommandRefusedError,
@@ -28,10 +27,11 @@ from redisrepl.namespaces import Namespaces, glob_escape, printable
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.ways import Ways
-from redisrepl.settings import Settings
+from redisrepl.settings.settings import Settings
 from redisrepl.subcommands.finding import Finding, clock_finding, eviction_findings, failed
 from redisrepl.tested import not_tried
-from redisrepl.tls import client_context
+from redisrepl.tls.certificates import hub_files
+from redisrepl.tls.contexts import client_context
 from redisrepl.wire.keyspace import missing_flags
 from redisrepl.wire.replies import as_clock, as_info, as_option
 from redisrepl.wire.webdis import keyspace_channel

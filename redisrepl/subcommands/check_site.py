@@ -20,7 +20,7 @@ from redisrepl.local.facts import Facts, ask_facts
 from redisrepl.local.stream import ReplicaLink
 from redisrepl.namespaces import glob_escape
 from redisrepl.places import default_directory
-from redisrepl.settings import Settings
+from redisrepl.settings.settings import Settings
 from redisrepl.subcommands.finding import Finding, clock_finding, eviction_findings, failed
 from redisrepl.subcommands.status import documents
 from redisrepl.tested import not_tried

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from redisrepl.changes import ExpirySet, HashSet, HashState, SequenceSet, SequenceState, State, StringSet, StringState
 from redisrepl.errors import ConfigError, ExitCode, RedisreplError
-from redisrepl.jsonlines import encode_bytes, encode_number
 from redisrepl.local.address import SiteAddress
 from redisrepl.namespaces import printable
 from redisrepl.store.kept import Kept, KeptConflicts
 from redisrepl.store.losers import SUFFIX, UnusableError
+from redisrepl.subcommands.jsonlines import encode_bytes, encode_number
 
 if TYPE_CHECKING:
     import redis.asyncio

@@ -23,7 +23,7 @@ from io import StringIO
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from redisrepl.errors import ConfigError, RdbError
-from redisrepl.jsonlines import encode_bytes, entry_line, function_line
+from redisrepl.subcommands.jsonlines import encode_bytes, entry_line, function_line
 from redisrepl.wire.rdb import Aux, Entry, Function, RdbReader
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import structlog
 
 from redisrepl.errors import ExitCode, RedisreplError
-from redisrepl.jsonlines import encode_bytes, entry_line, function_line
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.replica import Command, LinkOptions, ReplicaStream, SnapshotStart, StreamEvent
 from redisrepl.observe.troubles import Trouble
+from redisrepl.subcommands.jsonlines import encode_bytes, entry_line, function_line
 from redisrepl.subcommands.output import Output
 from redisrepl.wire.keys import keys_of, writes_whole_databases
 from redisrepl.wire.rdb import Entry, Function

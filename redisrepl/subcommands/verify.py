@@ -21,17 +21,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from redisrepl.applying import Applying
-from redisrepl.certificates import hub_files
 from redisrepl.changes import types_of
-from redisrepl.comparison import Holder
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Event
 from redisrepl.engine.core import Core, CoreOptions
-from redisrepl.engine.merge import circumstances
+from redisrepl.engine.plans import circumstances
 from redisrepl.engine.reconcile import Circumstances, Verdict, reconcile
 from redisrepl.errors import ConfigError, ExitCode
-from redisrepl.jsonlines import encode_bytes
+from redisrepl.flow.applying import Applying
+from redisrepl.flow.comparison import Holder
+from redisrepl.flow.pacing import Pacer
+from redisrepl.flow.pushing import Pushing
+from redisrepl.flow.sweep import FEW_REMOVALS
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.apply import SiteWriter
 from redisrepl.local.compare import SiteComparer
@@ -39,16 +40,15 @@ from redisrepl.local.connection import open_client
 from redisrepl.local.read import SiteReader
 from redisrepl.namespaces import Namespaces, printable
 from redisrepl.opening import open_state
-from redisrepl.pacing import Pacer
-from redisrepl.pushing import Pushing
 from redisrepl.remote.compare import HubComparer
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
-from redisrepl.settings import Settings
+from redisrepl.settings.settings import Settings
 from redisrepl.store import StateDirectoryError, Store
-from redisrepl.sweep import FEW_REMOVALS
-from redisrepl.tls import client_context
+from redisrepl.subcommands.jsonlines import encode_bytes
+from redisrepl.tls.certificates import hub_files
+from redisrepl.tls.contexts import client_context
 from redisrepl.wire.digests import UNREADABLE, Look, expiries_differ
 
 __all__ = ["Choice", "run"]

@@ -1,7 +1,8 @@
 """Replicated commands to changes.
 
 In: the arguments of one command after another, as a master sends them to its replicas. Out: what each did to the keys
-of the database and namespaces we follow. Left to others: offsets (`wire.psync`), echoes and what crosses (`outbound`).
+of the database and namespaces we follow. Left to others: offsets (`wire.psync`), echoes and what is replicated
+(`engine.outbound`).
 
 A master rewrites what its clients said (`SETEX` arrives as `SET k v PXAT ms`, an expired key as `DEL`); what arrives
 verbatim and what does not is listed in docs/architecture.md. A command that was refused or changed nothing is not

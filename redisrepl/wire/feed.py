@@ -1,7 +1,7 @@
 """The change feed: what a redisrepl pushes, told to the others while it happens, so that they need not fetch it.
 
 In: commands of a batch; messages. Out: payloads, and what messages say. Left to others: which batches are told
-(`remote.push`), what may be applied straight from a message (`inbound`).
+(`remote.push`), what may be applied straight from a message (`engine.inbound`).
 
 The script of a batch publishes `TIME ORIGIN CONTENT` after its commands, in one step with them: the hub's clock in
 microseconds, who pushed, and the commands as Redis' protocol has them, in base64 for URLs. ASCII throughout, because

@@ -1,6 +1,7 @@
 """Keys of a snapshot as changes.
 
-In: entries, as `wire.rdb` reads them. Out: what would make them. Left to others: which of them cross (`outbound`).
+In: entries, as `wire.rdb` reads them. Out: what would make them. Left to others: which of them are
+replicated (`engine.outbound`).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import yaml
 
 from redisrepl import __version__
 from redisrepl.cli import site_address
-from redisrepl.settings import ENV_PREFIX, Settings, load_settings
+from redisrepl.settings.settings import ENV_PREFIX, Settings, load_settings
 from testbed import RedisServer
 
 CHECKOUT = Path(__file__).parents[2]

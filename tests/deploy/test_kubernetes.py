@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from redisrepl import __version__
-from redisrepl.settings import ENV_PREFIX, Settings, load_settings
+from redisrepl.settings.settings import ENV_PREFIX, Settings, load_settings
 
 CHECKOUT = Path(__file__).parents[2]
 BASE = CHECKOUT / "deploy" / "kubernetes"

@@ -10,7 +10,7 @@ import pytest
 
 from redisrepl.errors import ExitCode
 from redisrepl.observe import service
-from redisrepl.settings import ENV_PREFIX, Settings
+from redisrepl.settings.settings import ENV_PREFIX, Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNITS = ["redisrepl.service", "redisrepl@.service"]

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from redisrepl.local.address import parse_address
-from redisrepl.settings import load_settings
+from redisrepl.settings.settings import load_settings
 from testbed import Certificates, Hub, RedisServer
 from tests.e2e.support import certificate_flags, place_flags
 

@@ -14,7 +14,7 @@ from redisrepl.changes import (
     Touch,
 )
 from redisrepl.engine.ancestor import Agreed
-from redisrepl.pushes import settle
+from redisrepl.engine.pushes import settle
 from redisrepl.wire.digests import digest_of, elements_of, hash_digest, string_digest, total_of
 
 KEY = b"ns:k"

@@ -9,7 +9,7 @@ import pytest
 from redisrepl.changes import KINDS, Deleted, ExpirySet, FieldsDeleted, HashSet, HashState, StringSet, Touch
 from redisrepl.engine.ancestor import Agreed, note_changes, note_state
 from redisrepl.engine.conditional import Condition, condition_for, condition_of_state
-from redisrepl.engine.merge import Policy, plan_for
+from redisrepl.engine.plans import Policy, plan_for
 from redisrepl.engine.reconcile import Circumstances
 from redisrepl.wire.digests import digest_of, element_of
 from redisrepl.wire.writes import CONDITIONAL, MOVED, UNCHANGED, commands_if, plain_command

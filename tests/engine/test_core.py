@@ -12,7 +12,7 @@ from redisrepl.changes import KINDS, Deleted, Flushed, StringSet, Touch
 from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import Core, CoreOptions, Loss
 from redisrepl.engine.evidence import Ring, Seen
-from redisrepl.engine.merge import Plan
+from redisrepl.engine.plans import Plan
 from redisrepl.wire.digests import digest_of
 from tests.engine.sides import KEY, ancestor_of, string
 

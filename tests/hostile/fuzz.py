@@ -18,12 +18,12 @@ import time
 from redis.exceptions import InvalidResponse
 
 from redisrepl.changes import Position
-from redisrepl.echo import ExpectedEvents
+from redisrepl.engine.echo import ExpectedEvents
+from redisrepl.engine.outbound import Outbound
 from redisrepl.errors import RedisreplError
 from redisrepl.listener.http import BadRequestError, read_request
 from redisrepl.local.address import parse_address
 from redisrepl.local.client import _Reader
-from redisrepl.outbound import Outbound
 from redisrepl.remote.history import parse_info
 from redisrepl.remote.session import check_url
 from redisrepl.store.reading import MALFORMED, Reader

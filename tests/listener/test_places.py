@@ -10,7 +10,7 @@ import pytest
 
 from redisrepl.errors import ConfigError
 from redisrepl.listener.places import access_of, parse_place
-from redisrepl.settings import Settings
+from redisrepl.settings.settings import Settings
 
 
 def access(*listen, **settings):

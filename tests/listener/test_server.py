@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from redisrepl.listener import server
 from redisrepl.listener.server import Listener
-from redisrepl.settings import Settings
+from redisrepl.settings.settings import Settings
 from tests.listener.subject import Subject
 
 

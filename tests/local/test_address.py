@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from redisrepl.errors import ConfigError
 from redisrepl.local.address import SiteAddress, parse_address
-from redisrepl.tls import CertificateFiles
+from redisrepl.tls.contexts import CertificateFiles
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from redisrepl.local.facts import ask_facts, ask_place
 from redisrepl.local.notify import SiteEvents
 from redisrepl.local.read import SiteReader
 from redisrepl.local.sentinel import ask_sentinels
-from redisrepl.tls import CertificateFiles
+from redisrepl.tls.contexts import CertificateFiles
 from testbed import Certificates, RedisServer
 
 of = pytest.mark.parametrize

@@ -165,11 +165,11 @@ async def test_the_end_of_the_server():
 
 async def test_a_quiet_server_is_alive_and_a_silent_one_is_not():
     with RedisServer() as server:
-        async with listening(server, silence=0.6) as events:
+        async with listening(server, silence=0.9) as events:
             await anext(events)
             task = asyncio.ensure_future(anext(events))
             asked = server.commandstats()["ping"]
-            await eventually_async(lambda: server.commandstats()["ping"] >= asked + 4)
+            await eventually_async(lambda: server.commandstats()["ping"] >= asked + 3)
             assert not task.done()  # it answers our PINGs
             server.pause()
             try:

@@ -22,7 +22,7 @@ from redisrepl.errors import (
 )
 from redisrepl.local.address import SiteAddress, parse_address
 from redisrepl.local.stream import ReplicaLink
-from redisrepl.tls import CertificateFiles
+from redisrepl.tls.contexts import CertificateFiles
 from redisrepl.wire.psync import Commands, Continued, FullSync, SnapshotData, SnapshotEnd
 from redisrepl.wire.rdb import Entry, RdbReader
 from testbed import RedisServer, eventually_async, free_port

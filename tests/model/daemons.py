@@ -14,31 +14,31 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
-from redisrepl import jobs as jobs_module
-from redisrepl.applying import Applying
 from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, State
-from redisrepl.comparison import Comparison
 from redisrepl.engine.continuity import Continuity, Event
 from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.evidence import Ring
+from redisrepl.engine.inbound import Inbound
+from redisrepl.engine.outbound import Outbound
+from redisrepl.engine.pushes import Batch
 from redisrepl.errors import FencedError, LinkLostError, OutcomeUnknownError, PeerUnavailableError
-from redisrepl.following import Following, LinkOptions
-from redisrepl.inbound import Inbound
-from redisrepl.judging import Judging, Known
+from redisrepl.flow import jobs as jobs_module
+from redisrepl.flow.applying import Applying
+from redisrepl.flow.comparison import Comparison
+from redisrepl.flow.judging import Judging, Known
+from redisrepl.flow.pushing import Pushing
+from redisrepl.flow.saving import SavedState, Saving
+from redisrepl.flow.sweep import Sweep
 from redisrepl.local.apply import Applied, _commands
 from redisrepl.local.history import SiteHistory
 from redisrepl.local.notify import Noticed, Subscribed
 from redisrepl.namespaces import Namespaces
-from redisrepl.noticing import Noticing, echoes_of
-from redisrepl.outbound import Outbound
-from redisrepl.pushes import Batch
-from redisrepl.pushing import Pushing
 from redisrepl.remote import fence as fence_module
 from redisrepl.remote.fence import NOT_LAST, Fence
 from redisrepl.remote.fetch import Fetched
 from redisrepl.remote.push import Pushed
-from redisrepl.saving import SavedState, Saving
-from redisrepl.sweep import Sweep
+from redisrepl.sources.keyspace import Noticing, echoes_of
+from redisrepl.sources.stream import Following, LinkOptions
 from redisrepl.wire.commands import ORIGIN_CHANNEL
 from redisrepl.wire.digests import Look, Page, Summed, add_sums, held_at, look_at
 from redisrepl.wire.psync import Commands, Continued, FullSync, Position, SnapshotData, SnapshotEnd

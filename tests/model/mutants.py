@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import redisrepl
-from redisrepl import applying, doubts, inbound, judging, outbound, pushing, sweep
-from redisrepl.engine import conditional, core, merge, reconcile
+from redisrepl.engine import conditional, core, doubts, inbound, outbound, plans, reconcile
+from redisrepl.flow import applying, judging, pushing, sweep
 from tests.model.daemons import Made
 from tests.model.runs import conflict, everybody, fallen, one_writer, run
 from tests.model.world import silence
@@ -99,7 +99,7 @@ MORE = [
     Mutant(sweep, "Sweep._sweep", "state.owed = state.owed or reason or", "state.owed = state.owed or", ONE),
     Mutant(applying, "Applying._sent", "self.inbound.suspect({change.key for change in changes})", "pass", ONE),
     Mutant(pushing, "Pushing._failed", "self._hub.fence.doubt()", "pass", ONE),
-    Mutant(merge, "_plan_whole", "plan.push, plan.expected = Touch(key, replaces=True), (far,)", "pass"),
+    Mutant(plans, "_plan_whole", "plan.push, plan.expected = Touch(key, replaces=True), (far,)", "pass"),
     Mutant(conditional, "_was_no_hash", "return ", "return not ", ONE),
 ]
 

@@ -14,9 +14,9 @@ import pytest
 
 from redisrepl.engine.continuity import Continuity, Event
 from redisrepl.engine.core import Core
-from redisrepl.freshness import Freshness
-from redisrepl.inbound import Inbound
-from redisrepl.outbound import Outbound
+from redisrepl.engine.freshness import Freshness
+from redisrepl.engine.inbound import Inbound
+from redisrepl.engine.outbound import Outbound
 from redisrepl.remote.fence import Fence
 from tests.model.daemons import Made, PlayedJudging
 from tests.model.mutants import SAMPLE, noticed

@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from redisrepl.arguments import COMMANDS
-from redisrepl.settings import Settings, flag_of
+from redisrepl.grammar.arguments import COMMANDS
+from redisrepl.settings.settings import Settings, flag_of
 from release.manual import shared_files
 
 

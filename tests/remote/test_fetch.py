@@ -8,7 +8,7 @@ from redisrepl.changes import HashState, StringState
 from redisrepl.errors import HubError, OutcomeUnknownError
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.session import HubSession, check_url
-from redisrepl.tls import CertificateFiles, client_context
+from redisrepl.tls.contexts import CertificateFiles, client_context
 from redisrepl.wire.webdis import fetch_body
 from testbed import Hub
 

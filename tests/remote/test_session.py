@@ -24,7 +24,7 @@ from redisrepl.errors import (
     RedisreplError,
 )
 from redisrepl.remote.session import HubSession, check_url
-from redisrepl.tls import CertificateFiles, client_context
+from redisrepl.tls.contexts import CertificateFiles, client_context
 from redisrepl.wire.webdis import MessageReader, body, body_pieces, parse_reply
 from testbed import FaultProxy, Hub, Nginx, eventually_async, free_port
 from tests.samples import ALL_BYTES

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from redisrepl.arguments import parser_of
 from redisrepl.changes import HashState, SequenceState, StringState
 from redisrepl.errors import RedisreplError, exit_code
+from redisrepl.grammar.arguments import parser_of
 from redisrepl.local.address import parse_address
 from redisrepl.store.conflicts import Conflicts, Loser
 from redisrepl.subcommands.conflicts import Choice, run

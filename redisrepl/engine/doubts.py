@@ -1,0 +1,135 @@
+"""Keys in doubt: the site may hold something newer than the hub, since nobody followed it when it changed.
+
+In: keys of snapshots, of what is read again, of pushes of unknown outcome, and of plans. Out: conditions on which they
+are pushed. Left to others: the conditions themselves (`engine.conditional`), sending (`flow.pushing`), when a key is to
+be compared as a whole instead (`engine.inbound`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
+
+from redisrepl.changes import Change, HashState, State, StringSet, StringState, Touch
+from redisrepl.engine.ancestor import Agreed
+from redisrepl.engine.conditional import Condition, condition_for, condition_of_state
+from redisrepl.engine.pending import Pending
+from redisrepl.engine.plans import Expectation
+from redisrepl.engine.pushes import Pulling
+
+__all__ = ["Doubts"]
+
+
+class Doubts:
+    """The keys in doubt of one site.
+
+    Args:
+        max_bytes, max_keys: as for `Pending`.
+        kinds: which of `changes.KINDS` are replicated.
+        pulling: told of keys that must be compared as a whole; None without `-rc`.
+        may_judge: whether what the site holds now can be compared with the ancestor: it is followed, and its history is
+            known. Until then keys in doubt wait.
+        went_back: whether what the site holds for a key may be older than what was agreed on.
+        evicts: whether the site may have evicted what it lacks, so that nobody removed it.
+
+    Attributes:
+        queue: the keys, with what is to be pushed as far as that is known.
+        may_judge: as above.
+    """
+
+    def __init__(
+        self,
+        max_bytes: int,
+        max_keys: int,
+        kinds: frozenset[str],
+        pulling: Pulling | None = None,
+        *,
+        may_judge: Callable[[], bool] = lambda: True,
+        went_back: Callable[[bytes, State, Agreed], bool] = lambda _key, _state, _ancestor: False,
+        evicts: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.queue = Pending(max_bytes, max_keys)
+        self.may_judge = may_judge
+        self._kinds = kinds
+        self._pulling = pulling
+        self._went_back = went_back
+        self._evicts = evicts
+        self._expected: dict[bytes, Expectation] = {}  # what the hub was seen to hold
+        self._in_flight: dict[bytes, Expectation] = {}  # likewise, of keys that are on their way
+
+    def add(self, key: bytes, change: Change | None = None, expected: Expectation | None = None) -> None:
+        """A key is in doubt; see `Outbound.doubt`."""
+        if expected is None:
+            self._expected.pop(key, None)
+        else:
+            self._expected[key] = expected
+        self.queue.add(change or Touch(key, replaces=True))
+
+    def forget(self, change: Change) -> None:
+        """What the site held before this change need not be pushed any more."""
+        if len(self.queue):
+            self.queue.forget(change)
+            self._expected.pop(change.key, None)
+
+    def conditions(
+        self,
+        batch: Iterable[Change],
+        changes: Sequence[Change],
+        states: Mapping[bytes, State],
+        ancestors: Mapping[bytes, Agreed],
+    ) -> list[Condition]:
+        """How to push a batch; keys that are as they were agreed on are left out.
+
+        Args:
+            batch: as it was taken from the queue.
+            changes: of it, those that say what is to be pushed, their values read.
+            states: what the site holds for the other keys of it.
+            ancestors: what is known of all of them.
+        """
+        found = [self._of_state(key, ancestors.get(key), state) for key, state in states.items()]
+        for key, of_key in groupby(changes, attrgetter("key")):
+            told, ancestor = tuple(of_key), ancestors.get(key)
+            if key in self._expected or not self._must_be_compared(key, _state_of(told), ancestor):
+                found.append(condition_for(told, ancestor, self._expected.get(key), self._kinds))
+        for key in {change.key for change in batch} & self._expected.keys():
+            self._in_flight[key] = self._expected.pop(key)
+        return [condition for condition in found if condition is not None]
+
+    def _of_state(self, key: bytes, ancestor: Agreed | None, state: State) -> Condition | None:
+        if state is None and self._evicts():
+            return None
+        if state is None and "del" not in self._kinds and ancestor is not None and self._pulling is not None:
+            self._pulling.suspect((key,))  # removals are not replicated: what the site lacks is copied back
+        if key not in self._expected and self._must_be_compared(key, state, ancestor):
+            return None
+        return condition_of_state(key, state, ancestor, self._expected.get(key), self._kinds)
+
+    def _must_be_compared(self, key: bytes, state: State, ancestor: Agreed | None) -> bool:
+        """Whether the site may have gone back on this key, or may have it from the hub; then it is compared."""
+        if ancestor is None:
+            return False
+        if not (ancestor.applied or ancestor.element_applied or self._went_back(key, state, ancestor)):
+            return False
+        if self._pulling is not None:
+            self._pulling.suspect((key,))
+        return True
+
+    def arrived(self, keys: Iterable[bytes]) -> None:
+        """What the hub was seen to hold of keys that were on their way is of no use any more."""
+        if self._in_flight:
+            for key in keys:
+                self._in_flight.pop(key, None)
+
+    def returned(self, keys: Iterable[bytes]) -> None:
+        """These did not arrive, and nothing has changed."""
+        if self._in_flight:
+            for key in keys:
+                if key in self._in_flight:
+                    self._expected.setdefault(key, self._in_flight.pop(key))
+
+
+def _state_of(changes: Sequence[Change]) -> State:
+    """What the site holds as far as changes tell it: a string as a whole."""
+    first = changes[0]
+    return StringState(first.value, first.expires_at_ms) if isinstance(first, StringSet) else HashState({})

@@ -1,0 +1,148 @@
+"""Expected events: what our own writes will cause, so that it is known when it comes back.
+
+In: what is about to be written, and later what was seen. Out: whether the seen event is the echo of our own write. Left
+to others: when an expectation is overdue is judged by a number the caller passes (`engine.inbound` uses stream offsets
+for the site and seconds for the hub); what follows from a dropped one (`engine.inbound` fetches the key).
+
+The daemon holds two of these. *Expected local* is filled before an apply and matched, by value, against the site's
+replication stream. *Expected remote* is filled before a push and matched, by event name, against the hub's
+keyspace events, which carry no value and no order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from threading import Lock
+from typing import TypeVar
+
+__all__ = ["ExpectedEvents"]
+
+_Event = TypeVar("_Event", bound=Hashable)
+
+
+#: One event that will come, and the point after which it no longer can.
+_Expectation = tuple[Hashable, float]
+
+
+class ExpectedEvents:
+    """A bounded, lock-guarded map from a key to the events that our own writes will cause on it.
+
+    Args:
+        capacity: how many expectations fit; see `expect`.
+    """
+
+    __slots__ = ("_by_key", "_capacity", "_count", "_lock")
+
+    def __init__(self, capacity: int) -> None:
+        self._by_key: dict[bytes, list[_Expectation]] = {}
+        self._capacity = capacity
+        self._count = 0
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        """How many expectations are outstanding."""
+        return self._count
+
+    def expect(self, key: bytes, event: Hashable, deadline: float) -> bool:
+        """Note that this event will come on this key before `deadline`.
+
+        Returns:
+            False if the map is full: the event will look foreign when it comes, which costs a fetch and loses nothing.
+        """
+        with self._lock:
+            if self._count >= self._capacity:
+                return False
+            if key in self._by_key:
+                self._by_key[key].append((event, deadline))
+            else:
+                self._by_key[key] = [(event, deadline)]
+            self._count += 1
+            return True
+
+    def expect_each(self, keys: Sequence[bytes], event: Hashable, deadline: float) -> None:
+        """Note that this event will come on each of these keys before `deadline`; on none if not all fit."""
+        expectation = (event, deadline)
+        by_key = self._by_key
+        with self._lock:
+            if self._count + len(keys) > self._capacity:
+                return
+            for key in keys:
+                if key in by_key:
+                    by_key[key].append(expectation)
+                else:
+                    by_key[key] = [expectation]
+            self._count += len(keys)
+
+    def consume(self, key: bytes, event: Hashable) -> bool:
+        """Whether this event on this key was expected; the oldest matching expectation is used up."""
+        with self._lock:
+            return self._consume(key, event)
+
+    def consume_each(self, events: Sequence[tuple[bytes, _Event]]) -> list[tuple[bytes, _Event]]:
+        """Use up what was expected of these keys and events, one after the other; return those that were not."""
+        if not self._count:
+            return list(events)
+        with self._lock:
+            return [(key, event) for key, event in events if not self._consume(key, event)]
+
+    def _consume(self, key: bytes, event: Hashable) -> bool:
+        expectations = self._by_key.get(key)
+        if expectations is None:
+            return False
+        for index, (expected, _) in enumerate(expectations):
+            if expected == event:
+                self._count -= 1
+                if len(expectations) == 1:
+                    del self._by_key[key]
+                else:
+                    del expectations[index]
+                return True
+        return False
+
+    def holds(self, key: bytes) -> bool:
+        """Whether any event is still expected on this key."""
+        return key in self._by_key
+
+    def set_deadline(self, keys: Iterable[bytes], deadline: float) -> None:
+        """Give every expectation on these keys a new deadline, now that it is known."""
+        with self._lock:
+            for key in keys:
+                if (expectations := self._by_key.get(key)) is not None:
+                    expectations[:] = [(event, deadline) for event, _ in expectations]
+
+    def drop_overdue(self, now: float) -> list[bytes]:
+        """Drop what should have come before `now`.
+
+        Returns:
+            The keys concerned: a lost event must not swallow a later one, so each must be read again (rule 3).
+        """
+        with self._lock:
+            overdue = [key for key, es in self._by_key.items() if any(deadline < now for _, deadline in es)]
+            for key in overdue:
+                kept = [(event, deadline) for event, deadline in self._by_key[key] if deadline >= now]
+                self._count -= len(self._by_key[key]) - len(kept)
+                if kept:
+                    self._by_key[key] = kept
+                else:
+                    del self._by_key[key]
+            return overdue
+
+    def void(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Drop every expectation on these keys: after a fault no guess survives.
+
+        Returns:
+            The keys that had any.
+        """
+        with self._lock:
+            voided = [key for key in dict.fromkeys(keys) if key in self._by_key]
+            for key in voided:
+                self._count -= len(self._by_key.pop(key))
+            return voided
+
+    def void_all(self) -> list[bytes]:
+        """Drop everything: the link that was to bring the events is gone. Returns the keys that had any."""
+        with self._lock:
+            keys = list(self._by_key)
+            self._by_key.clear()
+            self._count = 0
+            return keys

@@ -1,0 +1,434 @@
+"""Hub to site: subscribe > dirty > fetch > echo > apply.
+
+In: keyspace events of the hub, which say that a key changed and nothing more. Out: changes applied to the site. Left to
+others: the subscription (`remote.subscribe`), fetching and writing (`flow.applying`), what is pushed
+(`engine.outbound`).
+
+It decides and never waits, so that a model can drive it; `flow.applying` moves what it decides.
+
+A dirty key is fetched, and what the hub holds is applied: the site's stream is the authority for the site's own changes
+as long as it is whole. Where it is not, a key is *suspect*: what both sides hold is compared with what they last agreed
+on (`engine.plans`), and so is each key of which the hub lacks something that the site has.
+
+A key is in at most one of these at a time, beside being dirty again: pending or in flight to the hub, being fetched,
+being applied. That order is what the rules of convergence rest on:
+
+1. Conflict: a client's change read from the stream while the echo of an apply is outstanding is pushed, and the key
+fetched again (`changed_at_site`). 2. Stale fetch: a fetched state is applied only if the key had no local change,
+pending push or push in flight since the fetch was sent (`fetched`, `is_current`). Of a hash this holds field by field
+(`own_fields`), so that one whose fields the site writes all the time still gets the others; it is fetched once more
+when the site leaves it alone. 3. Overdue expectation: it is dropped and the key fetched (`tick` for the hub,
+`outbound.Outbound.read` for the site). 4. Sweep: all keys are compared at start, after every gap and now and then
+(`flow.sweep`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+
+from redisrepl.changes import KIND_OF_TYPE, Change, HashSet, SequenceSet, State, Touch, is_replicated
+from redisrepl.engine.echo import ExpectedEvents
+from redisrepl.engine.freshness import Freshness
+from redisrepl.engine.merging import merge
+from redisrepl.wire.keyspace import announced_events
+from redisrepl.wire.writes import MAX_WORDS_AT_SITE, commands_of, events_of
+
+__all__ = ["Inbound", "InboundCounters"]
+
+#: Events that only a removal causes.
+_REMOVALS = frozenset(
+    {
+        *(b"del", b"expired", b"evicted", b"rename_from", b"move_from"),
+        *(b"hdel", b"hexpired", b"srem", b"spop", b"zrem", b"zpopmin", b"zpopmax"),
+        *(b"zremrangebyscore", b"zremrangebyrank", b"zremrangebylex"),
+    }
+)
+#: In the place of the epoch in which a fetch began: what it finds out is stale.
+_CHANGED = -1
+#: Keys whose time at the hub is noted.
+_NOTED = 100_000
+#: Keys, and fields of one, that wait as they were told; while the site is away there may come more.
+_TOLD = 1000
+#: Fields of a hash that the site may change while it is fetched.
+_OWN = 1000
+_EXPIRIES = frozenset({b"expire", b"persist", b"hexpire", b"hpersist"})
+
+
+class InboundCounters:
+    """What went from hub to site since the start."""
+
+    __slots__ = ("applied", "conflicts", "echoes", "equal", "events", "failed", "fed", "fetched", "stale")
+
+    def __init__(self) -> None:
+        self.events = 0  # keyspace events of the namespaces
+        self.echoes = 0  # of those, caused by our own pushes
+        self.fed = 0  # changes that other sites' pushes told, taken without a fetch
+        self.fetched = 0  # keys read from the hub
+        self.stale = 0  # of those, thrown away because the site changed meanwhile (rule 2)
+        self.equal = 0  # of those, equal at the site already
+        self.applied = 0  # changes written to the site
+        self.failed = 0  # changes the site refused for good
+        self.conflicts = 0  # keys written by a client while our apply was on its way (rule 1)
+
+
+class Inbound:
+    """Decides what of the hub goes to the site.
+
+    Args:
+        covers: whether a key belongs to the namespaces: nothing else is ever fetched or applied.
+        kinds: which of `changes.KINDS` cross.
+        expected_local: filled before an apply.
+        expected_remote: filled before a push (`outbound`), used up here.
+        busy: whether a local change of a key waits or is on its way to the hub.
+        changing: which fields of a hash such changes concern; None: more than fields.
+        epoch: of the links: what was begun in another one is void.
+        whole: whether all that the site holds and the hub may lack is known: its stream has no gap that was not healed.
+        event_patience: seconds after which an event that did not come is overdue.
+        max_keys: how many keys may be dirty.
+
+    Attributes:
+        overflowed: keys found no room among the dirty ones; all must be compared (sweep).
+        dirty: keys whose state at the hub must be looked at; the value says whether they are suspect.
+        echo_patience: None: the echoes of an apply are overdue once the site's stream is past it (`Outbound.read`);
+            else after so many seconds (`tick`), see `expect_events`.
+    """
+
+    def __init__(  # noqa: PLR0913 - what it is made of
+        self,
+        *,
+        covers: Callable[[bytes], bool],
+        kinds: frozenset[str],
+        expected_local: ExpectedEvents,
+        expected_remote: ExpectedEvents,
+        busy: Callable[[bytes], bool],
+        changing: Callable[[bytes], Collection[bytes] | None] = lambda _: None,
+        epoch: Callable[[], int] = lambda: 0,
+        whole: Callable[[], bool] = lambda: True,
+        event_patience: float = 60.0,
+        max_keys: int = 2_000_000,
+    ) -> None:
+        self._event_patience = event_patience
+        self._max_keys = max_keys
+        self.overflowed = False
+        self.dirty: dict[bytes, bool] = {}
+        self.counters = InboundCounters()
+        self.kinds = kinds
+        self.echo_patience: float | None = None
+        self._echoes_of: Callable[[Change], Iterable[Hashable]] = _echoes_of
+        self._covers = covers
+        self._expected_local = expected_local
+        self._expected_remote = expected_remote
+        self._busy = busy
+        self._changing = changing
+        self._epoch = epoch
+        self._whole = whole
+        self._fetching: dict[bytes, int] = {}  # key > the epoch in which it began; `_CHANGED`: the site changed since
+        self._suspect: set[bytes] = set()  # of `_fetching`, those that are suspect
+        self._own: dict[bytes, set[bytes]] = {}  # of `_fetching`, fields that the site itself changes or changed since
+        self._resting: set[bytes] = set()  # of `dirty`, those that were fetched but for such fields, without news since
+        self._told: dict[bytes, tuple[Change, int]] = {}  # by the feed, waiting to be applied, and in which epoch
+        self._taken_told: set[bytes] = set()  # of `_fetching`, those that were told
+        self._fresh = Freshness(_NOTED)
+        self._announced = announced_events(kinds)
+        self._ignored = (frozenset() if "del" in kinds else _REMOVALS) | (
+            frozenset() if "expire" in kinds else _EXPIRIES
+        )
+
+    def expect_events(self, echoes_of: Callable[[Change], Iterable[Hashable]], patience: float) -> None:
+        """The site is followed by its keyspace events: an apply will be seen as these, within so many seconds."""
+        self._echoes_of = echoes_of
+        self.echo_patience = patience
+
+    # What happens.
+
+    def events(self, events: Iterable[tuple[bytes, bytes]]) -> None:
+        """The hub says that something happened to keys."""
+        covers, ignored, dirty = self._covers, self._ignored, self.dirty
+        covered = [event for event in events if covers(event[0])]
+        self.counters.events += len(covered)
+        heard = [event for event in covered if event[1] not in ignored]
+        foreign = self._expected_remote.consume_each(heard)
+        self.counters.echoes += len(heard) - len(foreign)
+        if len(dirty) + len(foreign) > self._max_keys:
+            foreign = [event for event in foreign if self._has_room_for(event[0])]
+        for key, _ in foreign:
+            dirty.setdefault(key, False)
+        if self._resting:
+            self._resting.difference_update(key for key, _ in foreign)
+
+    def told(self, time: int, changes: Iterable[Change], now: float) -> None:
+        """Another redisrepl says what its push did at the hub at this time (`wire.feed`); events of it come as well.
+
+        A change is taken as it is only if nothing newer can be known of its key. All others are left to their events,
+        after which the key is fetched: that is always right.
+        """
+        by_key: dict[bytes, list[Change]] = {}
+        for change in changes:
+            by_key.setdefault(change.key, []).append(change)
+        for key, of_key in by_key.items():
+            if self._is_news(key, time, of_key):
+                self._take_told(key, of_key, now)
+                self._fresh.learn((key,), time)
+
+    def _is_news(self, key: bytes, time: int, changes: Iterable[Change]) -> bool:
+        return (
+            self._whole()
+            and self._covers(key)
+            and all(is_replicated(change, self.kinds) for change in changes)
+            and self._fresh.is_news(key, time)
+            and key not in self.dirty
+            and (key not in self._fetching or key in self._taken_told)
+            and (key in self._told or len(self._told) < _TOLD)
+            and not self._busy(key)
+        )
+
+    def _take_told(self, key: bytes, changes: Iterable[Change], now: float) -> None:
+        for change in changes:
+            older = self._told.get(key)
+            merged = change if older is None else merge(older[0], change)
+            if isinstance(merged, Touch) or (isinstance(merged, HashSet) and len(merged.fields) > _TOLD):
+                # It changed its type meanwhile, or is better fetched as a whole.
+                self._fetch_told(key)
+            else:
+                self._told[key] = (merged, self._epoch())
+            self.counters.fed += 1
+            for command in commands_of(change):
+                for event in events_of(command):
+                    if event in self._announced:
+                        self._expected_remote.expect(key, event, now + self._event_patience)
+
+    def _fetch_told(self, key: bytes) -> None:
+        """Fetch what was told of a key; its events are expected, so nothing else would lead to it."""
+        self._told.pop(key, None)
+        self.dirty.setdefault(key, False)
+
+    def pushed(self, keys: Collection[bytes], time: float) -> None:
+        """The hub took our own push of these keys at this time; infinity if it did not say when."""
+        self._fresh.learn(keys, time)
+
+    def changed_at_site(self, keys: Iterable[bytes], fields: Collection[bytes] | None = None) -> None:
+        """A client of the site changed these keys, of hashes no more than these fields; their push will follow."""
+        fetching, told, expected = self._fetching, self._told, self._expected_local
+        if not (fetching or told or len(expected)):
+            return  # the way most of a site's own writes go
+        for key in keys:
+            if key in fetching:
+                self._changed_while_fetched(key, fields)
+            if key in told:
+                self._fetch_told(key)  # rule 2
+            if expected.holds(key):
+                self.counters.conflicts += 1
+                self.dirty.setdefault(key, False)  # rule 1
+
+    def _changed_while_fetched(self, key: bytes, fields: Collection[bytes] | None) -> None:
+        if fields is None or len(self._own.get(key, ())) + len(fields) > _OWN:
+            self._fetching[key] = _CHANGED
+        else:
+            self._own.setdefault(key, set()).update(fields)
+
+    def mark_dirty(self, keys: Iterable[bytes]) -> None:
+        """The state of these keys at the hub must be looked at."""
+        for key in keys:
+            if self._covers(key) and self._has_room_for(key):
+                self.dirty.setdefault(key, False)
+                self._resting.discard(key)
+
+    def suspect(self, keys: Iterable[bytes]) -> None:
+        """These keys may have changed on both sides: they must be compared, with the ancestor."""
+        for key in keys:
+            if self._covers(key) and self._has_room_for(key):
+                self.dirty[key] = True
+                self._resting.discard(key)
+                if key in self._told:
+                    del self._told[key]  # what is fetched is newer
+
+    def _has_room_for(self, key: bytes) -> bool:
+        room = key in self.dirty or len(self.dirty) < self._max_keys
+        self.overflowed = self.overflowed or not room
+        return room
+
+    def tick(self, now: float) -> None:
+        """Time passes: events that should have come are given up, their keys looked at (rule 3)."""
+        if len(self._expected_remote):
+            self.mark_dirty(self._expected_remote.drop_overdue(now))
+        if self.echo_patience is not None and len(self._expected_local):
+            self.mark_dirty(self._expected_local.drop_overdue(now))
+
+    def resubscribed(self) -> None:
+        """Events may have been lost: what is expected on that link is void."""
+        self.mark_dirty(self._expected_remote.void_all())
+        self._fresh.start_over()
+
+    # What is to be done.
+
+    def take(self, most: int) -> dict[bytes, bool]:
+        """Keys to fetch now, with whether they are suspect; none of them is pushed, fetched or applied."""
+        taken: dict[bytes, bool] = {}
+        blocked: dict[bytes, bool] = {}
+        for key, suspect in self.dirty.items():
+            if key in self._fetching or self._expected_local.holds(key) or (self._busy(key) and not self._begin(key)):
+                blocked[key] = suspect
+                if len(blocked) >= most:
+                    break
+                continue
+            taken[key] = suspect
+            if len(taken) >= most:
+                break
+        for key, suspect in taken.items():
+            del self.dirty[key]
+            self._resting.discard(key)
+            self._told.pop(key, None)  # what is fetched is newer
+            self._fetching[key] = self._epoch()
+            if suspect:
+                self._suspect.add(key)
+        if len(blocked) >= most:  # they would stand in the way of others next time
+            for key in blocked:
+                self.dirty[key] = self.dirty.pop(key)
+        return taken
+
+    def _begin(self, key: bytes) -> bool:
+        """Whether a key that the site is changing may be fetched now: it changes some fields of a hash, and no more."""
+        fields = None if key in self._resting else self._changing(key)
+        if fields is None or len(fields) > _OWN:
+            return False
+        self._own[key] = set(fields)
+        return True
+
+    def take_told(self, most: int) -> dict[bytes, list[Change]]:
+        """What the feed told and may be applied now, in the place of a fetch."""
+        taken: dict[bytes, list[Change]] = {}
+        now = self._epoch()
+        for key in [key for key, (_, epoch) in self._told.items() if epoch != now]:
+            self._fetch_told(key)  # something may have been missed since
+        for key, (change, _) in self._told.items():
+            if key in self._fetching or self._expected_local.holds(key) or key in self.dirty:
+                continue  # a dirty key is fetched
+            taken[key] = [change]
+            if len(taken) >= most:
+                break
+        for key in taken:
+            del self._told[key]
+            self._fetching[key] = now
+            self._taken_told.add(key)
+        return taken
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there may be a key to fetch or to apply."""
+        return bool(self.dirty or self._told)
+
+    def untaken(self, keys: Iterable[bytes]) -> None:
+        """The fetch of these keys failed, or did not reach them: they stay dirty."""
+        for key in keys:
+            self.dirty[key] = self.dirty.get(key, False) or key in self._suspect
+            self._settle(key)
+
+    def fetched(self, states: Mapping[bytes, State], time: float = math.inf) -> dict[bytes, State]:
+        """The hub held this at that time; what is not stale (rule 2) goes on to be compared with the site."""
+        self.counters.fetched += len(states)
+        self._fresh.learn(states, time)
+        return {key: state for key, state in states.items() if not self._stale(key)}
+
+    def is_current(self, key: bytes) -> bool:
+        """Whether what was found out about this key is not stale; if it is, it is to be found out again."""
+        return not self._stale(key)
+
+    def own_fields(self, key: bytes) -> Collection[bytes]:
+        """Fields of a key that is being fetched which the site itself changes: they must be left as they are."""
+        return self._own.get(key, ())
+
+    def stale(self, key: bytes) -> None:
+        """What was found out about this key cannot be told apart from what the site changes: it is fetched again."""
+        self.counters.stale += 1
+        self._resting.add(key)
+        self.untaken((key,))
+
+    def about_to_apply(self, key: bytes, changes: Sequence[Change]) -> bool:
+        """Whether these changes may be sent to the site now; if so their echo is expected from here on."""
+        if not changes:
+            self.counters.equal += 1
+            self._leave_own(key)
+            self._settle(key)
+            return False
+        for change in changes:
+            if not is_replicated(change, self.kinds):
+                continue  # the stream's reader does not look at these
+            for echo in self._echoes_of(change):
+                if not self._expected_local.expect(key, echo, math.inf):
+                    self.not_applied((key,))  # no room for the expectation: its echo would cross
+                    return False
+        return True
+
+    def applied(self, keys: Iterable[bytes], deadline: float) -> None:
+        """The site executed these; their echoes stand in its stream before this offset, or come before this time."""
+        keys = list(keys)
+        self._expected_local.set_deadline(keys, deadline)
+        for key in keys:
+            self._leave_own(key)
+            self._settle(key)
+        self.counters.applied += len(keys)
+
+    def not_applied(self, keys: Collection[bytes]) -> None:
+        """The site did not answer: whether it executed these is not known, so no expectation of them holds."""
+        self._expected_local.void(keys)
+        self.untaken(keys)
+
+    def refused(self, key: bytes) -> None:
+        """It was refused for good, and is given up, by name."""
+        self._expected_local.void([key])
+        self._settle(key)
+        self.dirty.pop(key, None)
+        self._resting.discard(key)
+        self.counters.failed += 1
+
+    @property
+    def unsettled(self) -> int:
+        """Keys that are dirty, told or being fetched."""
+        return len(self.dirty) + len(self._fetching) + len(self._told)
+
+    @property
+    def compares(self) -> bool:
+        """Whether a suspect key may be left."""
+        return self.overflowed or bool(self._suspect) or any(self.dirty.values())
+
+    def outstanding(self) -> dict[str, int]:
+        """What is under way, in numbers, for people."""
+        return {
+            "dirty_keys": len(self.dirty),
+            "fetching_keys": len(self._fetching),
+            "told_keys": len(self._told),
+            "expected_local": len(self._expected_local),
+            "expected_remote": len(self._expected_remote),
+        }
+
+    def _leave_own(self, key: bytes) -> None:
+        """What the hub holds for the site's own fields is looked at once the site leaves the key alone."""
+        if key in self._own and key not in self._taken_told and key not in self.dirty and self._has_room_for(key):
+            self.dirty[key] = key in self._suspect
+            self._resting.add(key)
+
+    def _settle(self, key: bytes) -> None:
+        self._fetching.pop(key, None)
+        self._own.pop(key, None)
+        self._suspect.discard(key)
+        self._taken_told.discard(key)
+
+    def _stale(self, key: bytes) -> bool:
+        if self._fetching[key] == self._epoch() and (not self._busy(key) or self._changes_own_fields(key)):
+            return False
+        self.counters.stale += 1
+        self.untaken((key,))
+        return True
+
+    def _changes_own_fields(self, key: bytes) -> bool:
+        fields = self._changing(key)
+        return fields is not None and key in self._own and self._own[key].issuperset(fields)
+
+
+def _echoes_of(change: Change) -> Sequence[Change]:
+    """The changes that the site's stream shows once this one was applied."""
+    if isinstance(change, SequenceSet):
+        touch = Touch(change.key, KIND_OF_TYPE[change.type], replaces=True)
+        return [touch] * -(-len(change.items) // MAX_WORDS_AT_SITE)
+    return (change,)

@@ -1,0 +1,78 @@
+"""Changes of one key taken together: what stands for two of them, and how much memory one holds.
+
+In: changes in the order of the stream. Out: the one change that has the same effect, as far as commands tell it. Left
+to others: which changes are kept (`engine.pending`, `engine.everywrite`).
+"""
+
+from __future__ import annotations
+
+from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, SequenceSet, StringSet, Touch
+
+__all__ = ["growth", "merge", "removes", "size_of"]
+
+#: Bytes that each element of a collection costs beside its name and value (measured).
+_FIELD_OVERHEAD = 300
+
+
+def merge(older: Change, newer: Change) -> Change:
+    """The one change that stands for both, in this order."""
+    if isinstance(older, HashSet) and isinstance(newer, HashSet) and older.type == newer.type:  # the most frequent
+        older.fields.update(newer.fields)
+        return older
+    match older, newer:
+        case (_, StringSet() | SequenceSet() | Deleted() | Touch(replaces=True)):
+            return newer
+        case (HashSet() | FieldsDeleted(), HashSet() | FieldsDeleted()) if older.type != newer.type:
+            return Touch(newer.key, replaces=True)  # it has lost its last element between them
+        case HashSet(_, fields), FieldsDeleted(_, deleted):
+            fields.update(dict.fromkeys(deleted))
+            return older
+        case FieldsDeleted(key, deleted), FieldsDeleted(_, more):
+            return FieldsDeleted(key, tuple(dict.fromkeys(deleted + more)), older.type)
+        case FieldsDeleted(key, deleted), HashSet(_, fields):
+            return HashSet(key, {**dict.fromkeys(deleted), **fields}, newer.type)
+        case StringSet(key, value, _), ExpirySet(_, expires_at_ms):
+            return StringSet(key, value, expires_at_ms)
+        case ExpirySet(), ExpirySet():
+            return newer
+        case ((Deleted(key) | Touch(key, "del")), _):
+            return Touch(key, replaces=True)
+        case Touch(replaces=True), _:
+            return older
+        case _:
+            return Touch(newer.key, replaces=removes(older) or removes(newer))
+
+
+def removes(change: Change) -> bool:
+    """Whether elements are, or may be, gone: reading what is there would not tell which."""
+    match change:
+        case FieldsDeleted() | Touch(replaces=True):
+            return True
+        case HashSet(_, fields):
+            return None in fields.values()
+        case _:
+            return False
+
+
+def size_of(change: Change) -> int:
+    """Bytes of memory, roughly, that a change holds beside its key."""
+    if isinstance(change, StringSet):
+        return len(change.value)
+    if isinstance(change, HashSet):
+        size = _FIELD_OVERHEAD * len(change.fields)
+        for field, value in change.fields.items():
+            size += len(field) + (0 if value is None else len(value))
+        return size
+    if isinstance(change, SequenceSet):
+        return sum(map(len, change.items))
+    return sum(map(len, change.fields)) if isinstance(change, FieldsDeleted) else 0
+
+
+def growth(older: HashSet, newer: HashSet) -> int:
+    """Bytes by which merging `newer` into `older` makes it larger; counts only what is new."""
+    fields = older.fields
+    more = 0
+    for field, value in newer.fields.items():
+        more += len(value or b"")
+        more += -len(fields[field] or b"") if field in fields else len(field) + _FIELD_OVERHEAD
+    return more

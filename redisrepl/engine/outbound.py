@@ -1,0 +1,431 @@
+"""Site to hub: stream > namespace > echo > pending > push > acknowledged.
+
+In: commands of the site's replication stream. Out: commands for the hub, and the offset up to which everything is
+there. Left to others: reading the stream (`sources.stream`), sending (`flow.pushing`), what is pulled
+(`engine.inbound`).
+
+What the stream tells live is *pending*: it is pushed as it is, since arrival at the hub decides between live writers.
+What the site may have changed while nobody followed it is *in doubt*: keys of a snapshot, what is read again after a
+restart, and pushes of unknown outcome. Such a key is compared with the ancestor, and pushed only if the hub still holds
+the ancestor (`engine.conditional`).
+
+It decides and never waits, so that a model can drive it; `flow.pushing` moves its batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from redisrepl.changes import Change, FieldsDeleted, Flushed, HashSet, State, Touch, is_replicated
+from redisrepl.engine.ancestor import Agreed
+from redisrepl.engine.doubts import Doubts
+from redisrepl.engine.echo import ExpectedEvents
+from redisrepl.engine.everywrite import EveryWrite
+from redisrepl.engine.evidence import Told
+from redisrepl.engine.pending import Pending
+from redisrepl.engine.plans import Expectation
+from redisrepl.engine.pushes import Batch, Departure, OutboundCounters, OutboundOptions, Pulling, Recent, Refusals
+from redisrepl.wire.commands import ChangeDecoder
+from redisrepl.wire.keyspace import announced_events
+from redisrepl.wire.rdb import Aux, Entry
+from redisrepl.wire.replies import number
+from redisrepl.wire.snapshots import changes_of, has_expiring_fields, is_alive
+from redisrepl.wire.writes import MOVED, UNCHANGED, commands_if, commands_of_batch, events_of, keys_of
+
+__all__ = ["Outbound"]
+
+
+class Outbound:
+    """Decides what of the stream goes to the hub.
+
+    Args:
+        decoder: commands to changes of the namespaces; knows which kinds of change are replicated.
+        expected_local: what our own applies will make the stream show.
+        expected_remote: what our own pushes will make the hub's keyspace events say; None without `-rc`.
+        pulling: told of what concerns the other direction; None without `-rc`.
+        options: see there.
+        doubts: keys in doubt; None: there is nothing that bears on them.
+
+    Attributes:
+        pending: changes of the stream that wait for the hub.
+        doubtful: keys in doubt; see the module.
+        flushed: the last command that changed the whole database at once.
+        unswept: changes were left to a sweep that has not come to its end.
+        read_to: offset up to which the stream was read.
+        read_again_to: offset up to which the stream may have been read before a restart: what is read again may be at
+            the hub already, or overwritten there.
+    """
+
+    def __init__(
+        self,
+        decoder: ChangeDecoder,
+        expected_local: ExpectedEvents,
+        expected_remote: ExpectedEvents | None = None,
+        pulling: Pulling | None = None,
+        options: OutboundOptions | None = None,
+        doubts: Doubts | None = None,
+    ) -> None:
+        options = options or OutboundOptions()
+        self.decoder = decoder
+        self.kinds = kinds = decoder.kinds
+        self.pending = (EveryWrite if options.every_write else Pending)(options.max_bytes, options.max_keys)
+        self._doubts = doubts or Doubts(options.max_bytes // 4, options.max_keys, kinds, pulling)
+        self.doubtful = self._doubts.queue
+        self._refusals = Refusals()
+        self._every_write = options.every_write
+        self.counters = OutboundCounters()
+        self.flushed: Flushed | None = None
+        self.unswept = False
+        self.read_again_to: float = 0
+        self.read_to = 0
+        self.foreign_origin: bytes | None = None  # another redisrepl that applies what comes from the same hub
+        self._recent = Recent()
+        self._doubts_turn = False  # to leave, before what the stream told
+        self._expected_local = expected_local
+        self._expected_remote = expected_remote
+        self._pulling = pulling
+        self.origin = options.origin
+        self._yields = options.yields
+        self._patience = options.event_patience
+        # Events that the hub is asked to send; what it sends beside is not expected and not listened to.
+        self._announced = announced_events(kinds)
+
+    def read(self, commands: Iterable[Sequence[bytes]], end: int) -> None:
+        """Take commands of the stream, which then is at offset `end`.
+
+        `SET key value` is what a busy site sends most, so it is passed on as it is, in runs, unless someone must be
+        asked about it first.
+        """
+        decoder, expected, pending = self.decoder, self._expected_local, self.pending
+        decode, covers = decoder.decode, decoder.covers
+        concerns_others = self._concerning_others()
+        run: list[Sequence[bytes]] = []
+        plain = decoder.plain
+        for argv in commands:
+            if plain and argv[0] == b"SET" and len(argv) == 3:  # noqa: PLR2004
+                if not covers(argv[1]):
+                    continue
+                if concerns_others is None or not concerns_others(argv[1]):
+                    run.append(argv)
+                    continue
+            if changes := decode(argv):
+                self._take_in_sets(run)
+                for change in changes:
+                    self._take_in(change)
+            plain = decoder.plain
+        self._take_in_sets(run)
+        self._recent.told.reached(end)
+        self.read_to = end
+        if self.read_again_to and end >= self.read_again_to:
+            self.read_again_to = 0
+        if not decoder.in_transaction:
+            pending.read_up_to(end, decoder.selected)
+        if len(expected) and (overdue := expected.drop_overdue(end)) and self._pulling is not None:
+            self._pulling.mark_dirty(overdue)  # rule 3: the stream is past the place where the echo must have been
+
+    def _concerning_others(self) -> Callable[[bytes], bool] | None:
+        """Whether a change of a key needs more than to be pushed; None, most of the time: no key's does."""
+        expected, doubtful = self._expected_local, self.doubtful
+        if self.read_again_to:
+            return lambda _: True
+        if len(expected) and len(doubtful):
+            return lambda key: expected.holds(key) or doubtful.busy(key)
+        if len(expected):
+            return expected.holds
+        return doubtful.busy if len(doubtful) else None
+
+    def _take_in_sets(self, run: list[Sequence[bytes]]) -> None:
+        """Take `SET key value` commands of the stream that concern nobody else; leave the list empty."""
+        if not run:
+            return
+        self.counters.read += len(run)
+        latest = {argv[1]: argv for argv in run}  # of hot keys a run holds many values, of which one will be sent
+        if self._pulling is not None:
+            self._pulling.changed_at_site(latest)
+        self.pending.add_sets(run if self._every_write else latest.values())
+        self._recent.add_sets(run, latest)
+        run.clear()
+
+    def take_recent(self) -> list[Change]:
+        """The last changes of clients of the site since this was asked last."""
+        return self._recent.take()
+
+    def begin_told(self) -> Told:
+        """The stream ends: what it told of; what follows may be another one."""
+        told, self._recent.told = self._recent.told, Told()
+        return told
+
+    def _take_in(self, change: Change | Flushed) -> None:
+        """Take one change of the stream, unless it is the echo of our own apply."""
+        if isinstance(change, Flushed):
+            self.flushed = change
+            return
+        self.counters.read += 1
+        expected, origin = self._expected_local, self.decoder.origin
+        if (len(expected) and expected.consume(change.key, change)) or (origin and self._is_ours(origin, change.key)):
+            self.counters.echoes += 1
+            self._doubts.forget(change)  # what a snapshot told of it before is out of date
+            self._recent.add(change)  # it is part of the site's history, whoever wrote it
+            return
+        self._add(change)
+
+    def _is_ours(self, origin: bytes, key: bytes) -> bool:
+        """Whether a transaction is one of our own applies, or one by another redisrepl of what the same hub holds.
+
+        `ORIGIN HUB`: who applied it, and what from; a transaction from another hub is a write like any other.
+        """
+        who, _, hub = origin.partition(b" ")
+        own, _, own_hub = self.origin.partition(b" ")
+        if who == own:
+            return True
+        if not own_hub or hub != own_hub:
+            return False
+        self.foreign_origin = who
+        if self._pulling is not None:
+            self._pulling.changed_at_site((key,))
+            self._pulling.suspect((key,))  # it is what the hub holds, or held: no need to push it
+        return True
+
+    def noticed(self, key: bytes, event: bytes, change: Change) -> None:
+        """Take a keyspace event of the site, where its stream is not to be had: it means this change."""
+        self.counters.read += 1
+        if self._expected_local.consume(key, event):
+            self.counters.echoes += 1
+            return
+        self._add(change)
+
+    def _add(self, change: Change) -> None:
+        """A client of the site, not we, changed this key."""
+        if self._pulling is not None:
+            fields = change.fields if isinstance(change, HashSet | FieldsDeleted) else None
+            self._pulling.changed_at_site((change.key,), fields)
+        if self.read_again_to:
+            self._recent.add(Touch(change.key))  # what it tells may be older than what was seen
+            self.doubt(change.key)
+            return
+        self._recent.add(change)
+        self._doubts.forget(change)
+        self.pending.add(change)
+
+    def read_snapshot(self, entries: Iterable[object], now: float) -> None:
+        """Take entries of the snapshot that opens a full synchronisation.
+
+        Args:
+            entries: of the namespaces, as `wire.rdb` reads them.
+            now: Unix time in seconds; what has expired by then is left to the site to remove.
+        """
+        for entry in entries:
+            match entry:
+                case Aux(b"repl-stream-db", text) if (database := number(text)) is not None:
+                    self.decoder.selected = database
+                case Entry(db) if db == self.decoder.database and is_alive(entry, now):
+                    changes = [change for change in changes_of(entry, now) if is_replicated(change, self.kinds)]
+                    for change in changes:
+                        self.doubtful.add(change)
+                    if has_expiring_fields(entry):
+                        self.decoder.count_unreplicated("snapshot:expiry of a field")
+                    elif not changes:
+                        self.decoder.count_unreplicated(f"snapshot:{entry.type}")
+
+    def snapshot_complete(self, offset: int) -> None:
+        """Everything of the snapshot was taken; its position counts once all of it is at the hub."""
+        self.pending.read_up_to(offset, self.decoder.selected)
+
+    def resume_at(self, offset: int, database: int) -> None:
+        """The stream goes on here after a restart; everything before is at the hub, and some of what follows."""
+        self.pending.resume_at(offset, database)
+        self.decoder.selected = database
+        self.read_again_to = math.inf
+
+    def new_from(self, offset: int) -> None:
+        """What the stream tells from here on, nobody has read before."""
+        self._recent.told.whole_to = min(self._recent.told.whole_to, offset)
+        self.read_again_to = min(self.read_again_to, offset)
+
+    def add(self, change: Change) -> None:
+        """Push this too, whatever the hub holds."""
+        self.pending.add(change)
+
+    def doubt(self, key: bytes, change: Change | None = None, expected: Expectation | None = None) -> None:
+        """The site may hold something newer than the hub; find out, and push it if nobody else has changed it there.
+
+        Args:
+            key: it.
+            change: what is to be pushed, if that is known already.
+            expected: what the hub was seen to hold; None: it is taken to hold the ancestor.
+        """
+        self._doubts.add(key, change, expected)
+
+    @property
+    def acknowledged(self) -> int:
+        """Offset below which everything is at the hub; 0 while keys in doubt, or left to a sweep, are still to go."""
+        left = self.unswept or self.flushed is not None or self.pending.overflowed or self.doubtful.overflowed
+        return 0 if left or len(self.doubtful) else self.pending.acknowledged
+
+    @property
+    def waiting(self) -> int:
+        """Keys that wait for the hub or are on their way."""
+        return len(self.pending) + len(self.doubtful)
+
+    @property
+    def ready(self) -> int:
+        """Keys that could be sent now."""
+        return self.pending.ready or (self.doubtful.ready if self._doubts.may_judge() else 0)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits that what can be had later had better come later."""
+        return self.pending.crowded or self.doubtful.crowded
+
+    @property
+    def unheard(self) -> int:
+        """Events of our own pushes that the hub has yet to send; 0 without `-rc`."""
+        return 0 if self._expected_remote is None else len(self._expected_remote)
+
+    def busy(self, key: bytes) -> bool:
+        """Whether a change of this key waits for the hub or is on its way."""
+        return self.pending.busy(key) or self.doubtful.busy(key)
+
+    def changing(self, key: bytes) -> set[bytes] | None:
+        """Fields of a hash that wait for the hub or are on their way; None: more of the key than fields does."""
+        return None if self.doubtful.busy(key) else self.pending.fields(key)
+
+    def start_over(self) -> None:
+        """A new history of the site begins with a snapshot: what was expected of the old one is void.
+
+        A key that waits or is on its way may be gone by now, which no snapshot tells.
+        """
+        for key in self.pending.outstanding:
+            self.doubt(key)
+        self.pending.start_over()
+        self.read_again_to = 0
+        self.decoder.in_transaction = False
+        self.decoder.origin = None
+        self.void_expected()
+
+    def void_expected(self) -> None:
+        """The stream may never show what was applied, or not where it was expected: that server may be replaced."""
+        if (voided := self._expected_local.void_all()) and self._pulling is not None:
+            self._pulling.mark_dirty(voided)
+
+    def take(self, max_keys: int, max_bytes: int) -> Batch:
+        """What to send next, what the stream told and what is in doubt by turns; nothing if all of it is on its way.
+
+        A removal that flew beside the conditional push of its key might arrive before it, and be undone.
+        """
+        doubts_first = self._doubts_turn and self._doubts.may_judge()
+        if doubts_first and (changes := self._take_doubts(max_keys, max_bytes)):
+            self._doubts_turn = False
+            return Batch(changes, self.doubtful, in_doubt=True)
+        # What the site changes all the time must not stay in doubt for ever.
+        unless = self.doubtful.outstanding if doubts_first else self.doubtful.in_flight
+        if changes := self.pending.take(max_keys, max_bytes, unless=unless):
+            self._doubts_turn = True
+            return Batch(changes, self.pending, in_doubt=False)
+        left = self._take_doubts(max_keys, max_bytes) if not doubts_first and self._doubts.may_judge() else ()
+        return Batch(left, self.doubtful, in_doubt=True)
+
+    def _take_doubts(self, max_keys: int, max_bytes: int) -> Sequence[Change]:
+        return self.doubtful.take(max_keys, max_bytes, unless=self.pending.in_flight) if self.doubtful.ready else ()
+
+    def prepare(self, changes: Sequence[Change], now: float) -> Departure:
+        """What to send for a batch of the stream whose values were read; its events are expected from here on."""
+        departure = Departure(commands_of_batch(changes, in_order=self._every_write), changes)
+        self._expect(departure.commands, now)
+        return departure
+
+    def prepare_doubtful(
+        self,
+        batch: Batch,
+        changes: Sequence[Change],
+        states: Mapping[bytes, State],
+        ancestors: Mapping[bytes, Agreed],
+        now: float,
+    ) -> Departure:
+        """Likewise for keys in doubt; those that are as they were agreed on are not sent at all.
+
+        Args:
+            batch: as it was taken, or shortened.
+            changes: those of the batch that say what is to be pushed, their values read.
+            states: what the site holds for the other keys of it.
+            ancestors: what is known of all of them.
+            now: seconds that never go backwards.
+        """
+        conditions = self._doubts.conditions(batch.changes, changes, states, ancestors)
+        if self._yields:
+            commands = [c for it in conditions for c in commands_if(it.changes, it.whole, it.fields)]
+        else:
+            commands = commands_of_batch([change for it in conditions for change in it.changes])
+        self._expect(commands, now)
+        return Departure(commands, [change for condition in conditions for change in condition.changes])
+
+    def _expect(self, commands: Iterable[Sequence[bytes]], now: float) -> None:
+        if self._expected_remote is None:
+            return
+        deadline = now + self._patience
+        for command in commands:
+            for event in events_of(command):
+                if event in self._announced:
+                    self._expected_remote.expect_each(keys_of(command), event, deadline)
+
+    def succeeded(self, batch: Batch, errors: Mapping[bytes, str], time: float = math.inf) -> None:
+        """The hub has these changes, but for keys that it refused for good; those are dropped, by name.
+
+        Args:
+            batch: as it was taken.
+            errors: text by key.
+            time: of the hub, in microseconds, when it took them; infinity if it does not tell.
+        """
+        # What is in doubt and of another type there was changed there too.
+        clashes = (MOVED, "WRONGTYPE") if batch.in_doubt else (MOVED,)
+        moved = [key for key, error in errors.items() if error.startswith(clashes)]
+        for key, error in errors.items():
+            if error != UNCHANGED and key not in moved:
+                self.given_up(key, error)
+        self._void(errors.keys())
+        if self._pulling is not None:
+            self._pulling.suspect(moved)
+        self.counters.answered += len(batch.changes)
+        self.counters.pushed += len(batch.changes) - len(errors)
+        keys = [change.key for change in batch.changes]
+        self._doubts.arrived(keys)
+        self._refusals.arrived(set(keys) - errors.keys())
+        if self._pulling is not None:
+            self._pulling.pushed(keys, time)
+        batch.queue.done(keys)
+
+    def given_up(self, key: bytes, error: str) -> None:
+        """A change of this key will not arrive: the hub refused it for good, or it cannot be read.
+
+        It is tried again with the next comparison, and named only if the reason is another one then.
+        """
+        self.counters.failed += 1
+        self._refusals.name(key, error)
+
+    def shortened(self, batch: Batch, keys: Collection[bytes]) -> Batch:
+        """The batch without these keys, which do not travel in it after all and wait again."""
+        batch.queue.put_back(keys)
+        return Batch([change for change in batch.changes if change.key not in keys], batch.queue, batch.in_doubt)
+
+    def failed(self, batch: Batch, *, unknown: bool) -> None:
+        """The batch did not arrive; with `unknown`, it may have, or may yet: then its keys are in doubt."""
+        keys = list(dict.fromkeys(change.key for change in batch.changes))
+        if not unknown:
+            self._doubts.returned(keys)
+            if self._expected_remote is not None:
+                self._expected_remote.void(keys)
+            batch.queue.put_back(keys)
+            return
+        self._void(keys)
+        self._doubts.arrived(keys)
+        for key in keys:
+            self.doubt(key)
+        batch.queue.done(keys)
+
+    def _void(self, keys: Collection[bytes]) -> None:
+        """No guess survives a fault: what the hub holds for these keys is looked at again."""
+        if self._expected_remote is not None:
+            self._expected_remote.void(keys)
+        if self._pulling is not None:
+            self._pulling.mark_dirty(keys)

@@ -1,0 +1,288 @@
+"""What to do with one key, from what both sides hold and what they last agreed on.
+
+The table of `reconcile` decides, for the key as a whole or for each element of a collection.
+
+In: states, the ancestor, the policy. Out: a `Plan`. Left to others: which keys are looked at, and when what was planned
+may be done (`engine.inbound`, `engine.outbound`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from redisrepl.changes import (
+    KIND_OF_TYPE,
+    Change,
+    Deleted,
+    ExpirySet,
+    FieldsDeleted,
+    HashSet,
+    HashState,
+    SequenceSet,
+    SequenceState,
+    State,
+    StringSet,
+    StringState,
+    Touch,
+)
+from redisrepl.engine.ancestor import NOTHING_AGREED, Agreed
+from redisrepl.engine.reconcile import Circumstances, Digest, Verdict, reconcile
+from redisrepl.wire.digests import UNREADABLE, digest_of, elements_of
+
+__all__ = ["Alternatives", "ConflictWinner", "Expectation", "Plan", "Policy", "circumstances", "plan_for", "replacing"]
+
+ConflictWinner = Literal["hub", "site"]
+
+#: What may be there: one of these digests (None: nothing).
+Alternatives = tuple[Digest, ...]
+#: What the hub must still hold for a push to happen: of the key, or of the elements that are pushed.
+Expectation = Alternatives | Mapping[bytes, Alternatives]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is replicated, and who wins.
+
+    Attributes:
+        kinds: which of `changes.KINDS` are replicated.
+        winner: whose value wins where both changed.
+    """
+
+    kinds: frozenset[str]
+    winner: ConflictWinner
+
+
+@dataclass(slots=True)
+class Plan:
+    """What to do with a key.
+
+    Attributes:
+        key: it.
+        apply: changes that make the site hold what it should of the hub.
+        push: the change that brings the hub what it should have of the site, its values to be read; None: nothing.
+        expected: what the hub must still hold then.
+        agreed: both sides hold the same and the ancestor does not say so: the site's state; for a collection, elements
+            that are equal, and (as None) those that both lack.
+        type: of that collection.
+        expiry: likewise the expiry alone, Unix time in milliseconds or None.
+        lost: what of the loser is replaced, and will be kept; None: nothing is.
+        winner: whose value replaced it.
+        disputed: neither side holds what was agreed on about the key, until it is at the hub.
+    """
+
+    key: bytes
+    apply: list[Change] = field(default_factory=list)
+    push: Change | None = None
+    expected: Expectation | None = None
+    agreed: State | Mapping[bytes, bytes | None] | Literal["nothing"] = "nothing"
+    type: str = "hash"
+    expiry: int | Literal["nothing"] | None = "nothing"
+    lost: State = None
+    winner: ConflictWinner | None = None
+    disputed: bool = False
+
+
+def plan_for(
+    key: bytes,
+    site: State,
+    hub: State,
+    ancestor: Agreed | None,
+    policy: Policy,
+    about: Circumstances,
+    newer: Collection[bytes] = (),
+) -> Plan:
+    """What to do with a key of which this is known.
+
+    Args:
+        key: it.
+        site: what the site holds.
+        hub: what the hub holds.
+        ancestor: what both last agreed on; None: nothing is known.
+        policy: see `Policy`.
+        about: see `Circumstances`.
+        newer: fields of a hash which a site that went back has written since.
+    """
+    ancestor = ancestor or NOTHING_AGREED
+    if isinstance(site, HashState) and isinstance(hub, HashState) and site.type == hub.type:
+        plan = _plan_elements(key, site, hub, ancestor, policy, about, newer)
+        if _is_disputed(plan, about):  # then this is all that is left to agree on
+            equal = {name: value for name, value in site.fields.items() if hub.fields.get(name) == value}
+            plan.agreed = equal or "nothing"
+    else:
+        plan = _plan_whole(key, site, hub, ancestor, policy, about)
+    plan.disputed = _is_disputed(plan, about)
+    return plan
+
+
+def _is_disputed(plan: Plan, about: Circumstances) -> bool:
+    """What a server lost must not look removed to a later comparison, should the hub not take it now."""
+    return plan.push is not None and (about.site_lost or about.hub_lost)
+
+
+def _replicable(state: State, kinds: frozenset[str]) -> bool:
+    match state:
+        case None:
+            return True
+        case StringState():
+            return "set" in kinds
+        case HashState() | SequenceState():
+            return KIND_OF_TYPE[state.type] in kinds
+        case _:
+            return False
+
+
+def _plan_whole(key: bytes, site: State, hub: State, ancestor: Agreed, policy: Policy, about: Circumstances) -> Plan:
+    plan = Plan(key)
+    if site is None and ancestor == NOTHING_AGREED and _replicable(hub, policy.kinds):
+        plan.apply = [] if hub is None else replacing(key, site, hub, policy.kinds)  # most of a first contact
+        return plan
+    held, far = digest_of(key, site), digest_of(key, hub)
+    if UNREADABLE in (held, far) or not (_replicable(site, policy.kinds) and _replicable(hub, policy.kinds)):
+        return plan  # what cannot be replicated must not be destroyed by what can
+    intents, applied = ancestor.intents, ancestor.applied
+    if ancestor.element_intents and _left_by(hub, ancestor, ancestor.element_intents):
+        intents = (*intents, far)
+    if ancestor.element_applied and _left_by(site, ancestor, ancestor.element_applied):
+        applied = (*applied, held)
+    verdict = reconcile(ancestor.digest, held, far, intents, about, applied)
+    if verdict is Verdict.AGREE:
+        if ancestor.digest != held or any((intents, applied, ancestor.element_intents, ancestor.element_applied)):
+            plan.agreed = site
+        _plan_expiry(plan, site, hub, ancestor, policy)
+        return plan
+    if verdict is Verdict.CONFLICT:
+        verdict = Verdict.APPLY if policy.winner == "hub" else Verdict.PUSH
+        plan.winner = policy.winner
+        plan.lost = site if policy.winner == "hub" else hub
+    if verdict is Verdict.PUSH:
+        plan.push, plan.expected = Touch(key, replaces=True), (far,)
+    elif verdict is Verdict.APPLY:
+        plan.apply = replacing(key, site, hub, policy.kinds)
+        if site is None and isinstance(hub, HashState) and ancestor.digest is not None:
+            plan.agreed = None  # elements that are not in the new collection are not agreed on any more
+    return plan
+
+
+def _left_by(state: State, ancestor: Agreed, left: Mapping[bytes, Alternatives]) -> bool:
+    """Whether a key is as it was agreed on, but for elements that we may have left so."""
+    if state is not None and not isinstance(state, HashState):
+        return False
+    held, agreed = elements_of(state.fields, state.type) if state is not None else {}, ancestor.elements or {}
+    return all(
+        held.get(name) == agreed.get(name) or held.get(name) in left.get(name, ())
+        for name in held.keys() | agreed.keys() | left.keys()
+    )
+
+
+def replacing(key: bytes, site: State, hub: State, kinds: frozenset[str]) -> list[Change]:
+    """What makes the site hold what the hub holds, where they are not two collections of a type."""
+    match hub:
+        case StringState(value, expires_at_ms):
+            return [StringSet(key, value, expires_at_ms)]
+        case HashState() | SequenceState():
+            expires_at_ms = hub.expires_at_ms
+            changes: list[Change] = [Deleted(key)] if site is not None else []
+            if isinstance(hub, HashState):
+                changes.append(HashSet(key, dict(hub.fields), hub.type))
+            else:
+                changes.append(SequenceSet(key, hub.items, hub.type))
+            if "expire" in kinds and expires_at_ms is not None:
+                changes.append(ExpirySet(key, expires_at_ms))
+            return changes
+        case _:
+            return [Deleted(key)]
+
+
+def _plan_elements(
+    key: bytes,
+    site: HashState,
+    hub: HashState,
+    ancestor: Agreed,
+    policy: Policy,
+    about: Circumstances,
+    newer: Collection[bytes],
+) -> Plan:
+    """Two collections of a type: element by element."""
+    plan, type_ = Plan(key, type=site.type), site.type
+    if KIND_OF_TYPE[type_] not in policy.kinds:
+        return plan
+    verdicts = _verdicts(site, hub, ancestor, about, newer)
+    conflicts = [name for name, verdict in verdicts.items() if verdict is Verdict.CONFLICT]
+    if conflicts:
+        plan.winner = policy.winner
+        loser = site if policy.winner == "hub" else hub
+        plan.lost = HashState({name: loser.fields[name] for name in conflicts}, None, type_)
+        verdicts |= dict.fromkeys(conflicts, Verdict.APPLY if policy.winner == "hub" else Verdict.PUSH)
+    applied = [name for name, verdict in verdicts.items() if verdict is Verdict.APPLY]
+    pushed = [name for name, verdict in verdicts.items() if verdict is Verdict.PUSH]
+    agreed = [name for name, verdict in verdicts.items() if verdict is Verdict.AGREE]
+    if put := {name: hub.fields[name] for name in applied if name in hub.fields}:
+        plan.apply.append(HashSet(key, dict(put), type_))
+    if gone := tuple(name for name in applied if name not in hub.fields):
+        plan.apply.append(FieldsDeleted(key, gone, type_))
+    if pushed:
+        plan.push = HashSet(key, dict.fromkeys(pushed), type_)
+        far = elements_of({name: hub.fields[name] for name in pushed if name in hub.fields}, type_)
+        plan.expected = {name: (far.get(name),) for name in pushed}
+    if agreed:
+        plan.agreed = {name: site.fields.get(name) for name in agreed}
+    _plan_expiry(plan, site, hub, ancestor, policy)
+    return plan
+
+
+def _verdicts(
+    site: HashState, hub: HashState, ancestor: Agreed, about: Circumstances, newer: Collection[bytes]
+) -> dict[bytes, Verdict]:
+    """What to do with each element that is not the same everywhere."""
+    about_newer = replace(about, site_lost=False) if newer else about
+    known = ancestor.elements or {}
+    held, far = elements_of(site.fields, site.type), elements_of(hub.fields, hub.type)
+    verdicts: dict[bytes, Verdict] = {}
+    for name in held.keys() | far.keys() | known.keys():
+        ours, theirs, agreed = held.get(name), far.get(name), known.get(name)
+        intents, applied = ancestor.element_intents.get(name, ()), ancestor.element_applied.get(name, ())
+        if ours != theirs or ours != agreed or intents or applied:
+            bears = about_newer if name in newer else about
+            verdicts[name] = reconcile(agreed, ours, theirs, intents, bears, applied)
+    return verdicts
+
+
+def _plan_expiry(plan: Plan, site: State, hub: State, ancestor: Agreed, policy: Policy) -> None:
+    """Likewise the expiry of two equal values, or of two collections, where expiries are replicated."""
+    if "expire" not in policy.kinds or site is None or hub is None or isinstance(site, str) or isinstance(hub, str):
+        return
+    ours, theirs, agreed = site.expires_at_ms, hub.expires_at_ms, ancestor.expires_at_ms
+    if ours == theirs:
+        if ours != agreed:
+            plan.expiry = ours
+        return
+    if isinstance(plan.agreed, StringState | SequenceState):
+        plan.agreed = replace(plan.agreed, expires_at_ms=agreed)  # the value is all that they agree on
+    if ours == agreed or (theirs != agreed and policy.winner == "hub"):
+        plan.apply.append(ExpirySet(plan.key, theirs))
+    elif plan.push is None:
+        plan.push, plan.expected = ExpirySet(plan.key, ours), {}
+    else:
+        plan.push = Touch(plan.key, replaces=True)  # the elements that are expected, and the expiry
+
+
+def circumstances(
+    base: Circumstances, ancestor: Agreed | None, *, now_ms: float, proved_at_site: float, proved_at_hub: float
+) -> Circumstances:
+    """What bears on the verdict on one key.
+
+    Args:
+        base: what is the same for all keys.
+        ancestor: of the key.
+        now_ms: Unix time in milliseconds.
+        proved_at_site: agreements up to this number are included in what the site holds; infinity: all are.
+        proved_at_hub: likewise in what the hub holds.
+    """
+    number = ancestor.number if ancestor is not None else 0
+    expired = ancestor is not None and ancestor.expires_at_ms is not None and ancestor.expires_at_ms <= now_ms
+    site_lost, hub_lost = number > proved_at_site, number > proved_at_hub
+    if not (expired or site_lost or hub_lost):
+        return base
+    return replace(base, expired=expired, site_lost=site_lost, hub_lost=hub_lost)

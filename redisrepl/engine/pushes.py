@@ -1,0 +1,190 @@
+"""What travels from the site to the hub: how it is decided, what a batch is, what a touched key comes to.
+
+In: changes, what the site holds. Out: batches and departures. Left to others: deciding (`engine.outbound`,
+`engine.doubts`), sending (`flow.pushing`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from redisrepl.changes import (
+    KIND_OF_TYPE,
+    Change,
+    Deleted,
+    ExpirySet,
+    HashSet,
+    HashState,
+    SequenceSet,
+    SequenceState,
+    State,
+    StringSet,
+    StringState,
+    Touch,
+)
+from redisrepl.engine.evidence import RING, Told
+from redisrepl.engine.pending import Pending
+from redisrepl.namespaces import printable
+
+__all__ = ["Batch", "Departure", "OutboundCounters", "OutboundOptions", "Pulling", "Recent", "Refusals", "settle"]
+
+_log = structlog.get_logger("redisrepl")
+
+#: Refused keys that are remembered, so that each is named once.
+_REFUSED = 10_000
+
+
+class Pulling(Protocol):
+    """What the other direction must know of this one: `inbound.Inbound`, or nothing without `-rc`."""
+
+    def changed_at_site(self, keys: Iterable[bytes], fields: Collection[bytes] | None = None) -> None:
+        """A client of the site, not we, changed these keys; of hashes, no more than these fields."""
+
+    def mark_dirty(self, keys: Iterable[bytes]) -> None:
+        """What the hub holds for these keys must be looked at again."""
+
+    def suspect(self, keys: Iterable[bytes]) -> None:
+        """These keys may have changed on both sides: they must be compared, with the ancestor."""
+
+    def pushed(self, keys: Collection[bytes], time: float) -> None:
+        """The hub took our push of these keys at this time of its own, in microseconds."""
+
+
+class OutboundCounters:
+    """What went from site to hub since the start."""
+
+    __slots__ = ("answered", "echoes", "failed", "pushed", "read", "requests")
+
+    def __init__(self) -> None:
+        self.read = 0  # changes of the namespaces seen in the stream
+        self.echoes = 0  # of those, our own applies coming back
+        self.pushed = 0  # changes acknowledged by the hub
+        self.failed = 0  # changes refused by the hub for good
+        self.requests = 0  # batches sent
+        self.answered = 0  # changes that the hub has taken, refused or had already
+
+
+class Recent:
+    """The last changes of the site's history, whoever wrote them; runs of `SET` are kept as a whole."""
+
+    def __init__(self) -> None:
+        self._recent: deque[Change | Sequence[Sequence[bytes]]] = deque(maxlen=RING)
+        self.told = Told()
+
+    def add(self, change: Change) -> None:
+        """The site took this change."""
+        self.told.add((change.key,))
+        if isinstance(change, HashSet):
+            change = HashSet(change.key, dict(change.fields), change.type)
+        self._recent.append(change)
+
+    def add_sets(self, run: Sequence[Sequence[bytes]], keys: Iterable[bytes]) -> None:
+        """The site took these `SET key value`, of these keys."""
+        self.told.add(keys)
+        self._recent.append(run[-RING:])
+
+    def take(self) -> list[Change]:
+        """At most the last `RING` since this was asked last."""
+        changes: list[Change] = []
+        for recent in self._recent:
+            if isinstance(recent, Change):
+                changes.append(recent)
+            else:
+                changes += [StringSet(key, value) for _, key, value in recent]
+        self._recent.clear()
+        return changes[-RING:]
+
+
+class Refusals:
+    """Keys that the hub refused, each named once for each reason."""
+
+    def __init__(self) -> None:
+        self._refused: dict[bytes, str] = {}
+
+    def name(self, key: bytes, error: str) -> None:
+        """Name this key, unless it was for the same reason."""
+        if self._refused.get(key) != error:
+            _log.error("push.refused", key=printable(key), error=error)
+            if len(self._refused) < _REFUSED:
+                self._refused[key] = error
+
+    def arrived(self, keys: Collection[bytes]) -> None:
+        """The hub took these after all."""
+        if self._refused:
+            for key in self._refused.keys() & keys:
+                del self._refused[key]
+
+
+def settle(change: Touch, state: State, kinds: frozenset[str]) -> list[Change]:
+    """What to push for a touched key whose state was read.
+
+    A key that is gone is left to the `Deleted` that the stream brings, except where elements of it were removed; a type
+    that we do not carry is left to its own kind.
+    """
+    match state:
+        case StringState() | HashState() | SequenceState() if change.kind == "del":
+            return []  # it is there again, and its own change will say so
+        case StringState(value, expires_at_ms) if "set" in kinds:
+            return [StringSet(change.key, value, expires_at_ms)]
+        case HashState(fields, expires_at_ms, type_) if KIND_OF_TYPE[type_] in kinds:
+            changes: list[Change] = [Deleted(change.key)] if change.replaces and "del" in kinds else []
+            changes.append(HashSet(change.key, dict(fields), type_))
+            if "expire" in kinds:
+                changes.append(ExpirySet(change.key, expires_at_ms))
+            return changes
+        case SequenceState(items, expires_at_ms, type_) if KIND_OF_TYPE[type_] in kinds:
+            expiry: list[Change] = [ExpirySet(change.key, expires_at_ms)] if "expire" in kinds else []
+            return [SequenceSet(change.key, items, type_), *expiry]
+        case None if change.replaces and "del" in kinds:  # it went with its last element, which the stream leaves out
+            return [Deleted(change.key)]
+        case _:
+            return []
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundOptions:
+    """How `Outbound` decides.
+
+    Attributes:
+        origin: who we are, in transactions that we apply: what is in one is an echo even if nobody expects it.
+        max_bytes: memory for changes that wait; a quarter of it again for keys in doubt.
+        max_keys: how many keys may wait.
+        yields: a key in doubt is pushed only if the hub still holds the ancestor; otherwise the site's value replaces
+            whatever the hub holds.
+        event_patience: seconds after which an event that did not come is overdue.
+        every_write: each change of a key reaches the hub, in order; otherwise what waits for a key is merged.
+    """
+
+    origin: bytes = b""
+    max_bytes: int = 96 << 20
+    max_keys: int = 2_000_000
+    yields: bool = True
+    event_patience: float = 60.0
+    every_write: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Changes that travel together, and where they go back to if they do not arrive."""
+
+    changes: Sequence[Change]
+    queue: Pending
+    in_doubt: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A batch about to be sent.
+
+    Attributes:
+        commands: for the hub.
+        changes: what both sides will hold once these have been executed.
+    """
+
+    commands: list[list[bytes]]
+    changes: Sequence[Change]

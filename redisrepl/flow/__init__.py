@@ -1,0 +1,1 @@
+"""What moves: pushing, applying, comparing both sides, judging their histories, saving."""

@@ -1,0 +1,351 @@
+"""Moves changes from the hub to the site: fetch, compare, apply; or apply at once what the feed told.
+
+In: what `engine.inbound` says is dirty, or was told. Out: writes at the site. Left to others: what may be applied
+(`engine.inbound`), what to do with a key that may have changed on both sides (`engine.core`), reading the hub
+(`remote.fetch`) and the site (`local.read`), writing (`local.apply`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Protocol
+
+import structlog
+
+from redisrepl.changes import DENIED, Change, FieldsDeleted, HashSet, HashState
+from redisrepl.engine.ancestor import note_changes
+from redisrepl.engine.core import Core
+from redisrepl.engine.inbound import Inbound
+from redisrepl.errors import KeyDeniedError, LinkLostError, RedisreplError
+from redisrepl.flow.jobs import FetchedJob, Job, Site, ToldJob
+from redisrepl.flow.repeating import repeat
+from redisrepl.local.apply import MOST_FIELDS, Applied
+from redisrepl.namespaces import printable
+from redisrepl.observe.troubles import Trouble
+from redisrepl.remote.fetch import Fetched
+from redisrepl.store import Facts, Store
+
+__all__ = ["Applying"]
+
+#: Seconds after which the stream is not waited for any longer: while it stands still, and in all.
+_LONGEST_STANDSTILL = 5.0
+_LONGEST_WAIT = 60.0
+#: Keys watched at a time, at most: Redis compares each with all that its client watches already.
+_WATCHED = 350
+#: Keys that clients write all the time which are remembered.
+_OVERTAKEN = 1000
+
+_log = structlog.get_logger("redisrepl")
+
+
+class Hub(Protocol):
+    """What is fetched from: `remote.fetch.HubReader`."""
+
+    async def states(self, keys: Sequence[bytes]) -> Fetched:
+        """What the first of these keys hold; those that did not fit are left out."""
+
+
+class Turn(Protocol):
+    """Keys that are watched: `local.apply.Turn`."""
+
+    @property
+    def offset(self) -> int:
+        """Of the site's stream: what is seen of the keys now stands before it."""
+
+    @property
+    def replies(self) -> Sequence[object]:
+        """To what was read of the keys."""
+
+    async def apply(self, changes: Sequence[Change]) -> Applied | None:
+        """Make changes happen, unless a client changed one of the keys meanwhile (None)."""
+
+    async def compare_and_set(self, changes: Sequence[HashSet | FieldsDeleted], held: HashState) -> Applied | None:
+        """Likewise for fields of one hash, unless a client changed one of these fields."""
+
+
+class Writer(Protocol):
+    """What applies: `local.apply.SiteWriter`."""
+
+    def turn(self, keys: Sequence[bytes], reads: Sequence[Sequence[bytes]]) -> AbstractAsyncContextManager[Turn]:
+        """Watch keys, and run the commands that read them."""
+
+
+class Applying:
+    """Moves dirty keys from the hub to the site.
+
+    Args:
+        core: decides.
+        store: remembers what both sides agree on.
+        hub: is fetched from.
+        site: is compared with.
+        writer: applies.
+        same_hub: whether the hub still is the server whose history is known; asked before anything is removed for it.
+        read_to: tells up to which offset the site's stream was read; infinity if nobody reads it.
+        max_keys: keys in one fetch.
+        retry: how to wait between tries, as arguments of `stamina.retry_context`.
+    """
+
+    def __init__(  # noqa: PLR0913 - what it is made of
+        self,
+        core: Core,
+        store: Store,
+        hub: Hub,
+        site: Site,
+        writer: Writer,
+        *,
+        same_hub: Callable[[], Awaitable[bool]],
+        read_to: Callable[[], float],
+        max_keys: int,
+        retry: Mapping[str, Any],
+    ) -> None:
+        if core.inbound is None:
+            raise AssertionError("nothing is applied where nothing is pulled")
+        self.inbound: Inbound = core.inbound
+        self._core = core
+        self._store = store
+        self.fetch_trouble = Trouble("fetch")
+        self.apply_trouble = Trouble("apply")
+        self._hub = hub
+        self._site = site
+        self._writer = writer
+        self._max_keys = max_keys
+        self._retry = retry
+        self._looking = asyncio.Lock()
+        self._work = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._site_turn = asyncio.Lock()  # reading and writing a key at the site is one step
+        self._most_together = min(max_keys, _WATCHED)
+        self._together = self._most_together  # keys in one step
+        self._same_hub = same_hub
+        self._read_to = read_to
+        self._moved = asyncio.Event()
+        self._overtaken: dict[bytes, None] = {}  # keys that a client wrote while they alone were being applied
+
+    def wake(self) -> None:
+        """There may be a key to fetch."""
+        self._work.set()
+
+    def stream_moved(self) -> None:
+        """The site's stream was read further, or was lost."""
+        self._moved.set()
+
+    async def idle(self) -> None:
+        """Return when no key is left to be looked at."""
+        while self.inbound.unsettled:
+            self._settled.clear()
+            await self._settled.wait()
+
+    async def run(self) -> None:
+        """Fetch and apply for ever; any number of these may run side by side."""
+        await repeat(self._next, self._retry)
+
+    async def _next(self) -> None:
+        """Move one batch."""
+        move = self._take()
+        if move is None:
+            async with self._looking:  # one at a time, so that news wakes one
+                while (move := self._take()) is None:
+                    self._work.clear()
+                    await self._work.wait()
+        await move
+
+    def _take(self) -> Coroutine[None, None, None] | None:
+        """What moves the next batch: what the feed told, or else what must be fetched."""
+        inbound = self.inbound
+        if self._core.continuity.known:  # else rules 1 and 2 are blind, or a server may have lost what it lacks
+            if told := inbound.take_told(self._max_keys):
+                return self._apply_told(told)
+            if taken := inbound.take(self._max_keys):
+                return self._fetch(taken)
+        return None
+
+    async def _apply_told(self, told: Mapping[bytes, Sequence[Change]]) -> None:
+        async with self._at_the_site():
+            await self._apply(list(told), ToldJob(told, None if self.inbound.echo_patience is None else self._site))
+
+    async def _fetch(self, taken: Mapping[bytes, bool]) -> None:
+        inbound = self.inbound
+        try:
+            fetched = await self._hub.states(list(taken))
+        except BaseException as error:
+            inbound.untaken(taken)
+            if isinstance(error, RedisreplError):
+                self.fetch_trouble.failed(error, dirty_keys=len(inbound.dirty))
+            raise
+        self.fetch_trouble.succeeded()
+        inbound.untaken([key for key in taken if key not in fetched.states])
+        states = inbound.fetched(fetched.states, fetched.time)
+        for key in [key for key, state in states.items() if state is DENIED]:
+            del states[key]
+            self._give_up(key, "the hub does not let us read it")
+        async with self._at_the_site():
+            await self._apply(
+                list(states),
+                FetchedJob(self._core, self._site, self._store, self._same_hub, states, taken, fetched.time),
+            )
+
+    @asynccontextmanager
+    async def _at_the_site(self) -> AsyncIterator[None]:
+        """One at a time; what goes wrong there is told."""
+        try:
+            async with self._site_turn:
+                yield
+        except RedisreplError as error:
+            self.apply_trouble.failed(error, dirty_keys=len(self.inbound.dirty))
+            raise
+        self.apply_trouble.succeeded()
+        self.wake()
+        self._settled.set()
+
+    async def _apply(self, keys: Sequence[bytes], job: Job) -> None:
+        """Apply changes of these keys, as many keys at a time as the site's own clients let us."""
+        while keys:
+            piece, keys = keys[: self._together], keys[self._together :]
+            try:
+                applied = await self._apply_together(piece, job)
+            except KeyDeniedError as error:
+                applied = len(piece) == 1  # by halves, until those are alone that must be dropped
+                if applied:
+                    self._give_up(piece[0], str(error))
+            except BaseException:
+                self.inbound.untaken(keys)
+                raise
+            if not applied and len(piece) == 1:
+                self._overtaken[piece[0]] = None
+                if len(self._overtaken) > _OVERTAKEN:
+                    del self._overtaken[next(iter(self._overtaken))]
+            # One key that changes all the time must not hold up the others for ever.
+            self._together = min(2 * self._together, self._most_together) if applied else max(1, len(piece) // 2)
+
+    async def _apply_together(self, keys: Sequence[bytes], job: Job) -> bool:
+        """Apply changes, and expect their echo; False if a client of the site wrote one of the keys meanwhile.
+
+        Args:
+            keys: those of one step.
+            job: asked for the changes once the keys are watched. What was only told and the site refuses is fetched;
+                what was fetched and refused is dropped, by name.
+        """
+        inbound = self.inbound
+        changes: list[Change] = []
+        equal = Facts()
+        unsettled = set(keys)
+        reads = self._site.request(keys, job.large) if job.reads else ()
+        try:
+            async with self._writer.turn(keys, reads) as turn:
+                found = await job.changes(keys, turn.replies)
+                await self._stream_passed(turn.offset)
+                for key in keys:
+                    unsettled.remove(key)
+                    of_key = self._still_true(key, found[key], job)
+                    if of_key is None:
+                        continue
+                    if not of_key:
+                        job.agreed(key, equal)
+                        job.decided(key)
+                    if inbound.about_to_apply(key, of_key):
+                        changes += of_key
+                        unsettled.add(key)
+                self._store.agreed(equal)
+                if not changes:
+                    return True
+                number, applied = await self._sent(turn, changes, job)
+        except BaseException:
+            inbound.not_applied(unsettled)
+            raise
+        if applied is None:
+            self._store.dropped(number)
+            inbound.not_applied(unsettled)
+            return False
+        for index, reason in applied.errors.items():
+            key = changes[index].key
+            if key not in unsettled:
+                continue
+            unsettled.remove(key)
+            if job.final:
+                self._give_up(key, reason)
+            else:
+                inbound.not_applied((key,))
+        self._store.acknowledged(number, {change.key for change in changes} - unsettled)
+        self._core.hub_held(number, [change for change in changes if change.key in unsettled])
+        for key in unsettled:
+            job.decided(key)
+            job.applied(key)
+        patience = inbound.echo_patience
+        inbound.applied(unsettled, applied.offset if patience is None else time.monotonic() + patience)
+        return True
+
+    def _still_true(self, key: bytes, found: Sequence[Change], job: Job) -> Sequence[Change] | None:
+        """What of this the site has not overtaken; None: it is to be found out again."""
+        if not self.inbound.is_current(key):
+            return None
+        own = self.inbound.own_fields(key)
+        if not own:
+            return found
+        changes = job.without(key, own)
+        if changes is None:
+            self.inbound.stale(key)
+        return changes
+
+    async def _write(self, turn: Turn, changes: Sequence[Change], job: Job) -> Applied | None:
+        """Make changes happen; of a hash that clients write all the time, by comparing the fields one by one."""
+        key = changes[0].key
+        held = job.held(key) if key in self._overtaken else None
+        fields = [c for c in changes if isinstance(c, HashSet | FieldsDeleted) and c.key == key]
+        few = len(fields) == len(changes) and sum(len(change.fields) for change in fields) <= MOST_FIELDS
+        if few and isinstance(held, HashState) and held.type == "hash":
+            return await turn.compare_and_set(fields, held)
+        return await turn.apply(changes)
+
+    async def _sent(self, turn: Turn, changes: Sequence[Change], job: Job) -> tuple[int, Applied | None]:
+        """Apply changes; should we not hear of it any more, it is remembered that the site may have them from us."""
+        number, facts = self._store.next_number(), Facts()
+        for key in dict.fromkeys(change.key for change in changes):
+            job.agreed(key, facts)  # first: of that, the changes may be newer
+        note_changes(facts, changes)
+        self._store.sending(number, facts, to_site=True)
+        shown_before: float | None = None
+        try:
+            self._core.applies(number)
+            applied = await self._write(turn, changes, job)
+            if applied is not None and self.inbound.echo_patience is None:
+                shown_before = applied.offset
+        except LinkLostError:
+            self.inbound.suspect({change.key for change in changes})
+            raise
+        except RedisreplError:  # they were refused
+            self._store.dropped(number)
+            raise
+        finally:
+            self._core.applies(number, shown_before)
+        return number, applied
+
+    def _give_up(self, key: bytes, reason: str) -> None:
+        self.inbound.refused(key)
+        _log.error("apply.refused", key=printable(key), error=reason)
+
+    def _site_is(self, epoch: int) -> bool:
+        return self._core.continuity.site.epoch == epoch
+
+    async def _stream_passed(self, offset: int) -> None:
+        """Return when everything that the site did before this offset was seen, or its stream is lost.
+
+        After a failover the offset may be that of the old master, which the stream of the new one never reaches.
+
+        What was read of a key may hold a client's write that `inbound` has not heard of yet. A computed one (`HINCRBY`)
+        has no value in the stream: overwritten here, it would be gone.
+        """
+        epoch = self._core.continuity.site.epoch  # in another one the offset may mean nothing
+        try:
+            async with asyncio.timeout(_LONGEST_WAIT):
+                while self._site_is(epoch) and (read_to := self._read_to()) < offset:
+                    async with asyncio.timeout(_LONGEST_STANDSTILL):
+                        while self._site_is(epoch) and self._read_to() == read_to:
+                            self._moved.clear()
+                            await self._moved.wait()
+        except TimeoutError:
+            raise LinkLostError(
+                "the site's stream does not come to where the site says that it is: a replaced master may have answered"
+            ) from None

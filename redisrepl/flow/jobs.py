@@ -1,0 +1,210 @@
+"""What is to be done with keys that `flow.applying` took: what the feed told, or what was fetched.
+
+In: keys that are watched at the site. Out: what is to be applied to each, and what both sides agree on then. Left to
+others: taking keys and applying (`flow.applying`), deciding (`engine.core`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Protocol
+
+from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, State
+from redisrepl.engine.ancestor import Agreed, note_state
+from redisrepl.engine.core import Core
+from redisrepl.engine.plans import Plan
+from redisrepl.errors import LinkLostError
+from redisrepl.flow.differences import difference, lacks, news_of
+from redisrepl.store import Facts, Store
+from redisrepl.wire.digests import DISPUTED
+
+__all__ = ["FetchedJob", "Job", "Site", "ToldJob"]
+
+#: Fields from which on a hash is large: as many as a script copies while a round trip within a machine takes place.
+_LARGE = 500
+
+
+class Site(Protocol):
+    """What is compared with: `local.read.SiteReader`."""
+
+    def request(self, keys: Sequence[bytes], large: frozenset[bytes]) -> Sequence[Sequence[bytes]]:
+        """Commands that ask for it; `large` hashes one by one."""
+
+    async def states(self, keys: Sequence[bytes], replies: Sequence[object], large: frozenset[bytes]) -> list[State]:
+        """What these keys hold, from the replies to that and, if need be, more."""
+
+
+class Job(Protocol):
+    """What is to be done with the keys that one round of `Applying` took."""
+
+    large: frozenset[bytes]
+    reads: bool
+    final: bool  # what the site refuses is dropped, by name; otherwise it is fetched
+
+    async def changes(self, keys: Sequence[bytes], replies: Sequence[object]) -> Mapping[bytes, Sequence[Change]]:
+        """What is to be applied to each of these, which are watched now; `replies`: to what was read of them."""
+
+    def held(self, key: bytes) -> State:
+        """What the site was seen to hold for this key; None: nothing, or it was not looked at."""
+
+    def without(self, key: bytes, fields: Collection[bytes]) -> Sequence[Change] | None:
+        """The changes of a key that leave these fields of a hash as they are; None: there are none such."""
+
+    def agreed(self, key: bytes, facts: Facts) -> None:
+        """Note what both sides hold of this key beside its changes."""
+
+    def decided(self, key: bytes) -> None:
+        """What was found out about this key is not stale, and nothing of it can fail any more but an apply."""
+
+    def applied(self, key: bytes) -> None:
+        """The changes of this key were applied."""
+
+
+class ToldJob:
+    """What the feed told: it is applied as it is.
+
+    Args:
+        told: by key.
+        site: is asked first, and what would change nothing is left out; None: it is not. Where the site is followed by
+            its events, another redisrepl beside it would take each apply for a client's write, and push it back.
+    """
+
+    large: frozenset[bytes] = frozenset()
+    final = False
+
+    def __init__(self, told: Mapping[bytes, Sequence[Change]], site: Site | None) -> None:
+        self._told = told
+        self._site = site
+        self.reads = site is not None
+
+    async def changes(self, keys: Sequence[bytes], replies: Sequence[object]) -> Mapping[bytes, Sequence[Change]]:
+        """See `Job.changes`."""
+        if self._site is None:
+            return self._told
+        states = await self._site.states(keys, replies, self.large)
+        return {key: news_of(self._told[key], state) for key, state in zip(keys, states, strict=True)}
+
+    def held(self, key: bytes) -> State:  # noqa: ARG002 - of no key
+        """It is not looked at."""
+        return None
+
+    def without(self, key: bytes, fields: Collection[bytes]) -> Sequence[Change] | None:
+        """See `Job.without`; what was told of a field that the site has changed is left to a fetch."""
+        changes = self._told[key]
+        apart = (isinstance(c, HashSet | FieldsDeleted) and set(fields).isdisjoint(c.fields) for c in changes)
+        return changes if all(apart) else None
+
+    def agreed(self, key: bytes, facts: Facts) -> None:
+        """There is nothing beside the apply."""
+
+    def decided(self, key: bytes) -> None:
+        """Likewise."""
+
+    def applied(self, key: bytes) -> None:
+        """Likewise."""
+
+
+class FetchedJob:
+    """What was fetched: compared with the site and, where that alone does not tell what to do, with the ancestor.
+
+    Args:
+        core: decides.
+        site: is compared with.
+        store: remembers the ancestor.
+        same_hub: see `Applying`.
+        states: what the hub holds, by key.
+        suspect: which of the keys may have changed on both sides.
+        read_at: the hub's time then, in microseconds; infinity: it did not tell.
+    """
+
+    reads = True
+    final = True
+
+    def __init__(
+        self,
+        core: Core,
+        site: Site,
+        store: Store,
+        same_hub: Callable[[], Awaitable[bool]],
+        states: Mapping[bytes, State],
+        suspect: Mapping[bytes, bool],
+        read_at: float = math.inf,
+    ) -> None:
+        self._core = core
+        self._site = site
+        self._store = store
+        self._same_hub = same_hub
+        self._read_at_ms = 0.0 if read_at == math.inf else read_at / 1000
+        self._states = states
+        self._suspect = suspect
+        self._held: dict[bytes, State] = {}
+        self._ancestors: Mapping[bytes, Agreed] = {}
+        self._plans: dict[bytes, Plan] = {}
+        self.large = frozenset(
+            key
+            for key, state in states.items()
+            if isinstance(state, HashState) and state.type == "hash" and len(state.fields) >= _LARGE
+        )
+
+    async def changes(self, keys: Sequence[bytes], replies: Sequence[object]) -> Mapping[bytes, Sequence[Change]]:
+        """See `Job.changes`."""
+        core, states = self._core, self._states
+        self._held = held = dict(zip(keys, await self._site.states(keys, replies, self.large), strict=True))
+        asked = [k for k in keys if core.must_ask(suspect=self._suspect[k]) or lacks(states[k], held[k])]
+        lacking = [key for key in asked if lacks(states[key], held[key])]
+        if lacking and not await self._same_hub():
+            raise LinkLostError("the hub is not the server any more that it was: nothing is removed for what it lacks")
+        self._ancestors = ancestors = await self._store.lookup(asked, elements=True) if asked else {}
+        now_ms = self._now_ms()
+        for key in asked:
+            self._plans[key] = core.plan(key, held[key], states[key], ancestors.get(key), now_ms)
+        kinds = core.policy.kinds
+        return {
+            key: self._plans[key].apply if key in self._plans else difference(key, states[key], held[key], kinds)
+            for key in keys
+        }
+
+    def _now_ms(self) -> float:
+        """A hub whose clock is ahead has let keys expire that were not removed: the site's go in their own time."""
+        return max(time.time() * 1000, self._read_at_ms)
+
+    def held(self, key: bytes) -> State:
+        """See `Job.held`."""
+        return self._held.get(key)
+
+    def without(self, key: bytes, fields: Collection[bytes]) -> Sequence[Change] | None:
+        """See `Job.without`."""
+        core, site, hub = self._core, self._held[key], self._states[key]
+        if not (isinstance(site, HashState) and isinstance(hub, HashState) and site.type == hub.type):
+            return None
+        if key not in self._plans:
+            return difference(key, hub.without(fields), site.without(fields), core.policy.kinds)
+        plan = core.plan(key, site, hub, self._ancestors.get(key), self._now_ms(), without=fields)
+        if plan.disputed:
+            return None  # that concerns the key as a whole
+        self._plans[key] = plan
+        return plan.apply
+
+    def agreed(self, key: bytes, facts: Facts) -> None:
+        """See `Job.agreed`."""
+        plan = self._plans.get(key)
+        if plan is None:
+            return
+        if plan.disputed:
+            facts.string(key, DISPUTED, None)
+        if plan.agreed != "nothing":
+            note_state(facts, key, plan.agreed, plan.type)
+        if plan.expiry != "nothing":
+            facts.expiry(key, plan.expiry)
+
+    def decided(self, key: bytes) -> None:
+        """See `Job.decided`."""
+        if (plan := self._plans.get(key)) is not None:
+            self._core.push_planned(plan)
+
+    def applied(self, key: bytes) -> None:
+        """See `Job.applied`."""
+        if (plan := self._plans.get(key)) is not None:
+            self._core.applied_planned(plan)

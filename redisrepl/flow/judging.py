@@ -1,0 +1,338 @@
+"""The history of each server, judged whenever a link to it was made: is it still the one that we know.
+
+In: word that a link was made; what the servers tell. Out: judgements, handed to the core. Left to others: what follows
+from one (`engine.continuity`), the evidence of a restarted server's own data (`engine.evidence`).
+
+A server that restarted empty or from an old file, a replica that lagged and took over, another server behind the same
+address: none of them may have its losses spread as if they were removals. So nothing is decided about what a side lacks
+until its history is known. The site is judged by its replication id and offset, its process, and the last changes that
+were seen of it; the hub by its fence, which is lost with whatever else it loses, and by its process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from redisrepl.changes import Position
+from redisrepl.engine.continuity import Event
+from redisrepl.engine.core import Core
+from redisrepl.engine.evidence import holds_since, proved
+from redisrepl.flow.repeating import repeat
+from redisrepl.local.history import SiteFacts, SiteHistory
+from redisrepl.observe.troubles import Trouble
+from redisrepl.remote.fence import NoFence
+from redisrepl.remote.history import HubFacts, HubHistory
+
+__all__ = ["Judging", "Known"]
+
+_log = structlog.get_logger("redisrepl")
+
+
+class Known:
+    """What was last known of both servers, and must survive the daemon.
+
+    Args:
+        document: what was saved.
+
+    Attributes:
+        seen: how far the site's stream was read, by its history.
+        hub: what the hub told last.
+        evicted: keys that the site had evicted when it was asked last.
+    """
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        match document.get("seen"):
+            case [str(replid), int(offset)]:
+                self.seen: Position | None = Position(replid, offset)
+            case _:
+                self.seen = None
+        match document.get("hub"):
+            case [str(run_id), int(flushes), int(evicted), int(processed)]:
+                self.hub: HubFacts | None = HubFacts(run_id, flushes, evicted, processed)
+            case _:
+                self.hub = None
+        self.evicted = _count(document.get("evicted"))
+
+    def saved(self) -> dict[str, object]:
+        """For the next process."""
+        return {
+            "seen": None if self.seen is None else list(self.seen),
+            "hub": None if self.hub is None else list(self.hub),
+            "evicted": self.evicted,
+        }
+
+
+class Judging:
+    """Judges each server once a link to it was made.
+
+    Args:
+        core: is told.
+        known: what was last known.
+        site: is asked.
+        hub: likewise.
+        fence: likewise.
+        number: tells the count of agreements.
+        read_to: tells how far the site's stream was read.
+        first: nothing was known when the daemon started.
+        retry: how to wait between tries, as arguments of `stamina.retry_context`.
+    """
+
+    def __init__(  # noqa: PLR0913 - what it is made of
+        self,
+        core: Core,
+        known: Known,
+        site: SiteHistory,
+        hub: HubHistory,
+        fence: NoFence,
+        number: Callable[[], int],
+        read_to: Callable[[], int],
+        *,
+        first: bool,
+        retry: Mapping[str, Any],
+    ) -> None:
+        self.known = known
+        self.trouble = Trouble("history")
+        self._core = core
+        self._site = site
+        self._hub = hub
+        self._fence = fence
+        self._number = number
+        self._read_to = read_to
+        self._first_at = {"site": first, "hub": first}
+        self._retry = retry
+        self._resumed = False
+        self._marked = 0
+        self._began = number()
+        self._evicted_to = 0  # removals that the stream tells before this offset may be evictions
+        self._work = asyncio.Event()
+        self._judged = asyncio.Event()
+        self.save: Callable[[], object] = lambda: None  # writes down what was found out
+
+    def site_attached(self, *, resumed: bool) -> None:
+        """The site is followed: its stream goes on where it was, or it has begun anew."""
+        self._resumed = resumed
+        self._core.site_attached()
+        if not resumed and not self._first_at["site"]:
+            self._core.site_missed()  # whatever it is judged to be, and should this link end before that
+        self._work.set()
+
+    def hub_heard(self) -> None:
+        """The hub's events are heard from now on."""
+        self._core.hub_heard()
+        self._work.set()
+
+    async def run(self) -> None:
+        """Judge, for ever."""
+        await repeat(self._next, self._retry)
+
+    async def _next(self) -> None:
+        continuity = self._core.continuity
+        if continuity.site.followed and not continuity.site.judged:
+            await self._judge_site()
+        elif continuity.hub.followed and not continuity.hub.judged:
+            await self._judge_hub()
+        else:
+            self._work.clear()
+            await self._work.wait()
+
+    async def known_now(self) -> None:
+        """Return when both servers are followed and judged."""
+        while not self._core.continuity.known:
+            self._judged.clear()
+            await self._judged.wait()
+
+    # The site.
+
+    async def _judge_site(self) -> None:
+        side = self._core.continuity.site
+        epoch, resumed = side.epoch, self._resumed
+        facts = await self._site.ask()
+        kept_to = (
+            facts.earlier_to - 1 if self.known.seen is not None and self.known.seen.replid == facts.earlier else None
+        )
+        event, reason, number = await self._site_event(facts, resumed=resumed, kept_to=kept_to)
+        if side.epoch != epoch or not side.followed:
+            return  # it was lost meanwhile, and may be another one by now
+        if facts.evicted != self.known.evicted:
+            side.evicts = True
+        self.known.evicted = facts.evicted
+        side.run_id = facts.run_id
+        self._first_at["site"] = False
+        if facts.replid and not self._read_to():  # followed by its events, which tell no position
+            self.known.seen = Position(facts.replid, facts.offset)
+        self._core.outbound.new_from(facts.offset or self._read_to())
+        self._tell("site", event, reason, number, kept_to)
+
+    async def _site_event(self, facts: SiteFacts, *, resumed: bool, kept_to: int | None) -> tuple[Event, str, float]:
+        seen, run_id = self.known.seen, self._core.continuity.site.run_id
+        if self._first_at["site"]:
+            return Event.FIRST, "first contact", math.inf
+        same = bool(run_id) and facts.run_id == run_id
+        if seen is not None and facts.replid and not self._read_to():
+            # Followed by its events: how far it was seen nobody knows, so only the same process can go on.
+            whole = same and (facts.alone or seen.replid in (facts.replid, facts.earlier))
+        elif seen is not None and facts.replid:
+            whole = facts.continues(seen.replid, seen.offset) or (same and facts.alone and seen.replid != facts.replid)
+        else:
+            whole = same or (resumed and not facts.run_id)
+        if whole:
+            return (Event.RESUMED, "", math.inf) if resumed else (Event.GAP, "the site's stream has a gap", math.inf)
+        ring = self._core.evidence(self._number())
+        number = proved(ring, await self._site.held(change.place for change in ring))
+        if kept_to is not None:  # it was a replica until it took over
+            number = max(number, ring.number_at(kept_to))
+        if number >= self._number():
+            return Event.RESTARTED, "the site is another process", math.inf
+        return Event.WENT_BACK, "the site is another process, which may hold older values", number
+
+    async def look_at_site(self) -> None:
+        """Find out whether the site has another history since it was judged, of which its events would not tell.
+
+        Raises:
+            RedisreplError: it cannot be asked.
+        """
+        seen = self.known.seen
+        if self._read_to() or seen is None or not self._core.continuity.site.judged:
+            return  # its stream tells
+        facts = await self._site.ask()
+        if facts.replid and facts.replid != seen.replid and self._core.continuity.site.judged:
+            self.site_attached(resumed=False)
+
+    async def site_evicted(self) -> bool:
+        """Whether removals that the site's stream told until now may be evictions, which look the same there.
+
+        Raises:
+            RedisreplError: it cannot be asked.
+        """
+        facts = await self._site.ask()
+        if facts.evicted != self.known.evicted:
+            self.known.evicted = facts.evicted
+            self._core.continuity.site.evicts = True
+            self._evicted_to = facts.offset
+        return self._core.outbound.pending.acknowledged < self._evicted_to
+
+    # The hub.
+
+    async def _judge_hub(self) -> None:
+        side = self._core.continuity.hub
+        epoch = side.epoch
+        await self._fence.look()
+        facts = await self._hub.ask()
+        if side.epoch != epoch:
+            return
+        event, reason, number = await self._hub_event(facts)
+        if side.epoch != epoch:
+            return
+        lost = self._fence.holds_up_to() != math.inf
+        if self.known.hub is not None and facts.evicted_since(self.known.hub):
+            side.evicts = True
+        self.known.hub = facts
+        side.run_id = facts.run_id
+        self._first_at["hub"] = False
+        self._tell("hub", event, reason, number)
+        if lost:  # with or without the rest; what it told is remembered before it tells something else
+            self.save()
+            self._fence.forget()
+            self._fence.doubt()
+            await self._fence.ready()
+            await self._fence.mark(self._number())
+
+    async def _hub_event(self, facts: HubFacts) -> tuple[Event, str, float]:
+        before, fence = self.known.hub, self._fence
+        if self._first_at["hub"]:
+            return Event.FIRST, "first contact", math.inf
+        same = before is not None and bool(facts.run_id) and before.run_id == facts.run_id
+        if same and before is not None and facts.flushed_since(before):
+            self._core.flushed("hub")
+            return Event.GAP, "subscribed", math.inf
+        if same and before is not None and facts.evicted_since(before):
+            return Event.GAP, "subscribed", math.inf  # the fence itself may have been evicted
+        held = fence.holds_up_to()
+        if held != math.inf:
+            return Event.WENT_BACK, "the hub has lost what was agreed", held
+        if same or before is None:
+            return Event.GAP, "subscribed", math.inf
+        if fence.found is None:
+            return Event.WENT_BACK, "the hub is another process, and has no fence", 0
+        if fence.highest >= self._number() or await self._hub_has_the_latest():
+            return Event.RESTARTED, "the hub is another process", math.inf
+        return Event.WENT_BACK, "the hub is another process, which may lack what was agreed last", fence.highest
+
+    async def _hub_has_the_latest(self) -> bool:
+        """Whether another process has what came from the hub since it noted a number last; batches note theirs."""
+        noted, ring = self._fence.highest, self._core.hub_ring
+        if noted < self._began:  # what the last process applied, nobody remembers
+            return False
+        return holds_since(noted, ring, await self._hub.held(change.place for change in ring))
+
+    @property
+    def hub_clock_ahead(self) -> float | None:
+        """Seconds by which the hub's clock is ahead of ours; None: not known."""
+        return None if self._hub.clock_ahead is None else round(self._hub.clock_ahead, 1)
+
+    async def look_at_hub(self) -> None:
+        """Find out whether the hub was emptied, or is another process, since it was looked at last.
+
+        Raises:
+            RedisreplError: it cannot be asked.
+        """
+        before, side = self.known.hub, self._core.continuity.hub
+        if before is None or not side.judged:
+            return
+        facts = await self._hub.ask()
+        if facts.run_id in ("", before.run_id) and not await self._fence.is_there():
+            self.hub_heard()
+            return
+        if not facts.run_id or not side.judged:
+            return
+        if facts.run_id != before.run_id:
+            self.hub_heard()  # its subscribers may hear of it later
+            return
+        if facts.evicted_since(before):
+            side.evicts = True
+        if facts.flushed_since(before):
+            self._core.flushed("hub")
+        self.known.hub = facts
+
+    async def mark(self, *, always: bool = False) -> None:
+        """Have the hub remember how much was agreed by now, if that is more than it was told last, or `always`.
+
+        Raises:
+            RedisreplError: it cannot be asked.
+        """
+        number = self._number()
+        if (always or number > self._marked) and self._core.continuity.hub.judged:
+            if await self._fence.mark(number):
+                self._marked = number
+            else:
+                self.hub_heard()
+
+    async def same_hub(self) -> bool:
+        """Whether the hub still is the one that was judged: asked before anything is removed for its sake.
+
+        Raises:
+            RedisreplError: it cannot be asked.
+        """
+        epoch = self._core.continuity.epoch
+        await self.look_at_hub()
+        return self._core.continuity.epoch == epoch and self._core.continuity.hub.judged
+
+    def _tell(self, side: str, event: Event, reason: str, number: float, kept_to: int | None = None) -> None:
+        if event is Event.WENT_BACK:
+            _log.warning(
+                f"{side}.went_back",
+                reason=reason,
+                then="what it lacks is copied back, and what it holds differently gives way to the other side",
+            )
+        self._core.judged("site" if side == "site" else "hub", event, reason, proved=number, kept_to=kept_to)
+        self.trouble.succeeded()
+        self._judged.set()
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) else 0

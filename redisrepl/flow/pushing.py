@@ -1,0 +1,298 @@
+"""Moves batches from `engine.outbound` to the hub, several side by side, no key in two at a time.
+
+In: what `engine.outbound` has ready. Out: requests, and how they ended. Left to others: what to push
+(`engine.outbound`), when a batch may leave (`flow.pacing`), how it is sent (`remote.push`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Protocol
+
+from redisrepl.changes import DENIED, Change, Deleted, FieldsDeleted, HashSet, State, Touch
+from redisrepl.engine.ancestor import note_changes
+from redisrepl.engine.merging import size_of
+from redisrepl.engine.outbound import Outbound
+from redisrepl.engine.pushes import Batch, Departure, settle
+from redisrepl.errors import FencedError, HubError, KeyDeniedError, OutcomeUnknownError, RedisreplError
+from redisrepl.flow.pacing import Pacer
+from redisrepl.flow.repeating import repeat
+from redisrepl.observe.troubles import Trouble
+from redisrepl.remote.fence import NoFence
+from redisrepl.remote.push import Pushed
+from redisrepl.store import Facts, Store
+from redisrepl.wire.writes import UNCHANGED
+
+__all__ = ["Pushing"]
+
+#: Seconds for which a hub may ask us to stay away at most; after that it is asked again whatever it said.
+_LONGEST_HOLD = 300.0
+_UNREADABLE = "the site does not let us read it"
+_NOTHING = Pushed({}, 0)  # nothing was sent, so nothing is known of these keys that was not known before
+
+
+class Hub(Protocol):
+    """What sends: `remote.push.HubPusher`.
+
+    Attributes:
+        max_body: the largest request that it makes, in bytes.
+        fence: keeps requests that were given up from being executed later.
+    """
+
+    max_body: int
+    fence: NoFence
+
+    async def push(self, commands: Sequence[Sequence[bytes]], *, slot: int, number: int) -> Pushed:
+        """Run these commands at the hub; return the error text of what was refused for good, by key."""
+
+
+class Site(Protocol):
+    """What is read before a push: `local.read.SiteReader`."""
+
+    async def first_states(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
+        """What the first of these keys hold, until so many bytes are read."""
+
+    async def fields(self, key: bytes, fields: Sequence[bytes], kind: str) -> list[bytes | None]:
+        """What these elements of a collection hold, None where there is none."""
+
+
+class Pushing:
+    """Moves batches from `Outbound` to the hub.
+
+    Args:
+        outbound: decides.
+        store: remembers what both sides agree on.
+        hub: sends.
+        site: is read for values that the stream did not tell.
+        pacer: when a batch may leave.
+        site_evicted: whether removals that the site's stream told may be evictions, which remove nothing at the hub.
+        max_keys: changes in a batch, at most.
+        retry: how to wait between tries, as arguments of `stamina.retry_context`.
+    """
+
+    def __init__(
+        self,
+        outbound: Outbound,
+        store: Store,
+        hub: Hub,
+        site: Site,
+        pacer: Pacer,
+        *,
+        site_evicted: Callable[[], Awaitable[bool]],
+        max_keys: int,
+        retry: Mapping[str, Any],
+    ) -> None:
+        self.outbound = outbound
+        self.trouble = Trouble("push")
+        self._store = store
+        self._hub = hub
+        self._site = site
+        self._pacer = pacer
+        self._site_evicted = site_evicted
+        self._slots: list[int] = []  # that are free
+        self._slot_count = 0
+        self._unknown = set(store.open_batches)  # numbers of batches of unknown outcome
+        self._max_keys = max_keys
+        self._retry = retry
+        self._turn = asyncio.Lock()
+        self._work = asyncio.Event()
+        self._returned = asyncio.Event()
+
+    def wake(self) -> None:
+        """There may be something to push."""
+        self._work.set()
+
+    def heard(self) -> None:
+        """The hub said that something of what was pushed happened."""
+        self._pacer.heard(time.monotonic())
+        self.wake()
+
+    async def drained(self) -> None:
+        """Return when everything that was read is at the hub."""
+        while self.outbound.waiting:
+            await self.returned()
+
+    async def returned(self) -> None:
+        """Return when the next batch came back, arrived or not."""
+        self._returned.clear()
+        await self._returned.wait()
+
+    async def run(self) -> None:
+        """Push for ever; any number of these may run side by side."""
+        await repeat(self._push_batch, self._retry)
+
+    async def _departure(self) -> Batch:
+        """The next batch, once it may leave."""
+        outbound = self.outbound
+        while True:
+            now, ready = time.monotonic(), outbound.ready
+            delay = self._pacer.delay(ready, now, outbound.unheard) if ready else math.inf
+            if not delay:
+                batch = outbound.take(self._max_keys, self._hub.max_body * 15 // 16)  # the rest is for what escapes add
+                if batch.changes:
+                    return batch
+                delay = math.inf  # each key that waits is on its way as a seed
+            self._work.clear()
+            if delay == math.inf:
+                await self._work.wait()
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await self._work.wait()
+
+    async def _push_batch(self) -> None:
+        outbound, pacer = self.outbound, self._pacer
+        async with self._turn:  # one waits for work, the others for their turn: news wakes one
+            batch = await self._departure()
+            pacer.left(len(batch.changes), time.monotonic())
+        slot, number = self._take_slot(), 0
+        try:
+            await self._fenced()
+            batch, departure = await self._prepared(batch)
+            outbound.counters.requests += 1
+            pushed = _NOTHING
+            if departure.commands:
+                number = self._store.next_number()
+                facts = Facts()
+                note_changes(facts, departure.changes)
+                self._store.sending(number, facts)
+                pushed = await self._hub.push(departure.commands, slot=slot, number=number)
+        except FencedError:  # the epoch was raised while it was on its way: it is known not to have been executed
+            pacer.arrived()
+            self._hub.fence.doubt()
+            self._failed(batch, number, unknown=False)
+        except RedisreplError as error:
+            pacer.failed()
+            if isinstance(error, HubError) and error.retry_after is not None:
+                pacer.hold(time.monotonic() + min(error.retry_after, _LONGEST_HOLD))
+            self._failed(batch, number, unknown=isinstance(error, OutcomeUnknownError))
+            self.trouble.failed(error, pending_keys=outbound.waiting)
+            raise
+        except asyncio.CancelledError:
+            pacer.failed()
+            self._failed(batch, number, unknown=True)
+            raise
+        else:
+            pacer.arrived()
+            if number:
+                refused = [key for key, error in pushed.errors.items() if error != UNCHANGED]
+                self._store.acknowledged(number, refused)
+            outbound.succeeded(batch, pushed.errors, pushed.time)
+            self.trouble.succeeded(pending_keys=outbound.waiting)
+        finally:
+            self._slots.append(slot)
+            self._returned.set()
+            self.wake()
+
+    def _take_slot(self) -> int:
+        if not self._slots:
+            self._slot_count += 1
+            return self._slot_count - 1
+        return self._slots.pop()
+
+    def _failed(self, batch: Batch, number: int, *, unknown: bool) -> None:
+        if number and unknown:
+            self._unknown.add(number)
+            self._hub.fence.doubt()
+        elif number:
+            self._store.dropped(number)
+        self.outbound.failed(batch, unknown=unknown and bool(number))
+
+    async def _fenced(self) -> None:
+        """Nothing of what was given up is executed from here on; and the hub has said which of it was."""
+        await self._hub.fence.ready()
+        for number in [number for number in self._unknown if self._hub.fence.was_executed(number)]:
+            self._store.acknowledged(number)
+            self._unknown.remove(number)
+
+    def nothing_in_doubt(self) -> None:
+        """Every key has been looked at again whose push had an unknown outcome."""
+        for number in self._unknown:
+            self._store.dropped(number)
+        self._unknown.clear()
+
+    async def _prepared(self, batch: Batch) -> tuple[Batch, Departure]:
+        """What to send for a batch, and what is left of it, once what it takes was read."""
+        outbound = self.outbound
+        if not batch.in_doubt:
+            batch, changes = await self._resolve(batch)
+            if any(type(change) is Deleted for change in changes) and await self._site_evicted():
+                changes = [change for change in changes if type(change) is not Deleted]
+            changes = await self._without_expiries(changes)
+            return batch, outbound.prepare(changes, time.monotonic())
+        touched = [change.key for change in batch.changes if isinstance(change, Touch)]
+        read = await self._site.first_states(touched, self._hub.max_body) if touched else ()
+        states = dict(zip(touched, read, strict=False))
+        late = set(touched[len(states) :])
+        for key in [key for key, state in states.items() if state is DENIED]:
+            outbound.given_up(key, _UNREADABLE)
+            del states[key]
+        changes = [change for change in batch.changes if not isinstance(change, Touch)]
+        settled = [piece for change in changes for piece in await self._settled(change, None)]
+        if late:
+            batch = outbound.shortened(batch, late)
+        ancestors = await self._store.lookup([change.key for change in batch.changes], elements=True)
+        return batch, outbound.prepare_doubtful(batch, settled, states, ancestors, time.monotonic())
+
+    async def _without_expiries(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """What is left once keys are put in doubt of which nobody knows whether they were removed or have expired.
+
+        The stream tells both alike. An expiry says nothing of a value that others wrote at the hub meanwhile.
+        """
+        if "expire" not in self.outbound.kinds:
+            return changes
+        removed = [change.key for change in {c.key: c for c in changes}.values() if type(change) is Deleted]
+        agreed = await self._store.lookup(removed) if removed else {}
+        expiring = {key for key, known in agreed.items() if known.expires_at_ms is not None}
+        for key in expiring:
+            self.outbound.doubt(key)
+        return [change for change in changes if change.key not in expiring]
+
+    async def _resolve(self, batch: Batch) -> tuple[Batch, Sequence[Change]]:
+        """The changes of a batch with the values that they only name, read from the site; and what is left of it.
+
+        Keys of which nobody knew how large they are, and that would make more than one request, wait for the next.
+        """
+        if {Touch, HashSet}.isdisjoint(map(type, batch.changes)):
+            return batch, batch.changes
+        most = self._hub.max_body
+        touched = list(dict.fromkeys(change.key for change in batch.changes if isinstance(change, Touch)))
+        states = dict(zip(touched, await self._site.first_states(touched, most) if touched else (), strict=False))
+        late: set[bytes] = set(touched[len(states) :])
+        resolved: list[Change] = []
+        size = 0
+        for key, of_key in groupby(batch.changes, attrgetter("key")):
+            if key in late or size > most:
+                late.add(key)
+                continue
+            ready = [piece for change in of_key for piece in await self._settled(change, states.get(key))]
+            size += sum(map(size_of, ready))
+            resolved += ready
+        return (self.outbound.shortened(batch, late) if late else batch), resolved
+
+    async def _settled(self, change: Change, state: State) -> Sequence[Change]:
+        """A change with its values; `state` is what the key of a touch holds."""
+        kinds = self.outbound.kinds
+        match change:
+            case Touch(key):
+                if state is DENIED:
+                    self.outbound.given_up(key, _UNREADABLE)
+                return settle(change, state, kinds)
+            case HashSet(key, fields, kind) if None in fields.values():
+                names = [field for field, value in fields.items() if value is None]
+                try:
+                    values = await self._site.fields(key, names, kind)
+                except KeyDeniedError:
+                    self.outbound.given_up(key, _UNREADABLE)
+                    return ()
+                read = dict(zip(names, values, strict=True))
+                gone = tuple(field for field, value in read.items() if value is None) if "del" in kinds else ()
+                return [HashSet(key, {**fields, **read}, kind), *([FieldsDeleted(key, gone, kind)] if gone else [])]
+            case _:
+                return [change]

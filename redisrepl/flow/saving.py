@@ -1,0 +1,170 @@
+"""What must survive the daemon, written to the store a few times a second while there is something new.
+
+In: the parts that know it. Out: the state document, and what is named once when it cannot be written. Left to others:
+how it is kept (`store`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from redisrepl.changes import Position
+from redisrepl.engine.core import Core
+from redisrepl.errors import RedisreplError
+from redisrepl.flow.judging import Known
+from redisrepl.observe.troubles import Trouble
+from redisrepl.remote.fence import Fence
+from redisrepl.sources.stream import Following
+from redisrepl.store import Store
+
+__all__ = ["SavedState", "Saving"]
+
+_PERIOD = 0.2
+#: Keys that are read in one period to remember what the site holds, where its changes tell no value.
+_WITNESSES = 32
+
+_Held = Mapping[tuple[bytes, bytes | None], int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """Where to go on; None, empty or 0: nothing is known.
+
+    Attributes:
+        position: everything before it is at the hub.
+        database: the one that the stream had selected there.
+        origin: who wrote what we applied to the site.
+        epoch: of our fence at the hub.
+        executed: numbers of the last batches that it is known to have executed, by slot.
+    """
+
+    position: Position | None
+    database: int
+    origin: str
+    epoch: int
+    executed: Mapping[int, int]
+
+    @classmethod
+    def load(cls, document: Mapping[str, Any]) -> SavedState:
+        """From a state document, of this version or the one before."""
+        position = None
+        match document.get("replid"), document.get("offset"):
+            case str(replid), int(offset) if offset >= 0:
+                position = Position(replid, offset)
+        database, origin, epoch = document.get("database"), document.get("origin"), document.get("epoch")
+        return cls(
+            position,
+            database if isinstance(database, int) else 0,
+            origin if isinstance(origin, str) else "",
+            epoch if isinstance(epoch, int) else 0,
+            dict(_pairs(document.get("executed"))),
+        )
+
+
+def _pairs(document: object) -> Iterator[tuple[int, int]]:
+    for pair in document if isinstance(document, list) else ():
+        match pair:
+            case [int(slot), int(number)]:
+                yield slot, number
+
+
+class Saving:
+    """Saves the state of a daemon.
+
+    Args:
+        store: keeps it.
+        core, following, known, fence: know it.
+        held: reads what the site holds now, by digest.
+        origin: who we are.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        core: Core,
+        following: Following,
+        known: Known,
+        fence: Fence,
+        held: Callable[[Iterable[tuple[bytes, None]]], Awaitable[_Held]],
+        origin: str,
+    ) -> None:
+        self.trouble = Trouble("store")
+        self._store = store
+        self._core = core
+        self._following = following
+        self._known = known
+        self._fence = fence
+        self._held = held
+        self._origin = origin
+        self._unread: list[bytes] = []
+        self._news = asyncio.Event()
+        self._news.set()
+        self._kept: dict[str, object] = {name: store.saved.get(name) for name in ("replid", "offset", "database")}
+
+    def failed(self, trouble: str | None) -> None:
+        """The store cannot write; None: it can again."""
+        if trouble is None:
+            self.trouble.succeeded()
+        else:
+            self.trouble.failed(f"nothing is remembered: {trouble}", hint="see to the disk of --state-dir")
+
+    def wake(self) -> None:
+        """There may be something to save."""
+        self._news.set()
+
+    def tick(self) -> None:
+        """Time passes: what nobody told of is saved too, and the store looks after its files."""
+        if not self._news.is_set() and self.save():
+            self._news.set()
+
+    async def run(self) -> None:
+        """Save for ever, but for when there is nothing new and nothing on its way."""
+        while True:
+            await self._news.wait()
+            await asyncio.sleep(_PERIOD)
+            self._news.clear()
+            await self._read_witnesses()
+            if self.save() or self._core.outbound.waiting or not self._core.certain:
+                self._news.set()
+
+    async def _read_witnesses(self) -> None:
+        """Changes that tell no value are no evidence of the site's history; what they led to is."""
+        keys, self._unread = self._unread[-_WITNESSES:], []
+        if not keys or not self._core.continuity.site.followed:
+            return
+        epoch = self._core.continuity.site.epoch
+        try:
+            held = await self._held((key, None) for key in keys)
+        except RedisreplError:
+            return  # there is less evidence then
+        if self._core.continuity.site.epoch == epoch:
+            self._core.ring.add_read({key: digest for (key, _), digest in held.items()})
+
+    def save(self) -> bool:
+        """Save what there is to save; whether there was anything."""
+        core, known, outbound = self._core, self._known, self._core.outbound
+        judged = core.continuity.site.judged
+        if judged:  # else it may be another server by now
+            self._unread = core.saw(self._store.number)
+        if (position := self._position()) is not None:
+            self._kept = {"replid": position.replid, "offset": position.offset, "database": outbound.pending.database}
+        elif self._following.position is None:
+            self._kept = {"replid": None, "offset": None, "database": 0}
+        if judged:
+            known.seen = self._following.seen or known.seen
+        fence = {"epoch": self._fence.epoch, "executed": sorted(self._fence.known.items())}
+        document = {**self._kept, "origin": self._origin, **fence}
+        continuity = core.continuity.saved(quiet=core.quiet)
+        news = self._store.save({**document, **known.saved(), "continuity": continuity, **core.ring.saved()})
+        self._store.flush()
+        return news
+
+    def _position(self) -> Position | None:
+        """Where the next process may go on; None: as before."""
+        acknowledged = self._core.outbound.acknowledged
+        if not acknowledged or self._following.position is None:
+            return None
+        return Position(self._following.position.replid, acknowledged)

@@ -1,0 +1,1 @@
+"""The command line as words: its commands, flags and the texts of `--help`. Nothing here talks to a server."""

@@ -1,0 +1,321 @@
+"""Every setting, its default and its limits: flag > environment > TOML file > default.
+
+In: flags as strings, the environment, a file. Out: `Settings`. Left to others: spelling flags (`grammar.arguments`),
+reading the files that settings name (`tls.contexts`, `cli`), reading and checking values (`settings.validation`).
+
+What is declared here is all that `--help` and `redisrepl status` need; only who loads settings loads pydantic.
+"""
+
+# No postponed annotations: `declared.Declared` reads them when the class is made.
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from redisrepl.errors import ConfigError
+from redisrepl.settings.declared import ByteSize, Declared, Field, SelfExplainingError
+from redisrepl.settings.retention import Retention
+from redisrepl.settings.suggestions import closest
+
+__all__ = ["ENV_PREFIX", "ByteSize", "Settings", "flag_of", "load_settings", "split_list", "unknown_variables"]
+
+ENV_PREFIX = "REDISREPL_"
+#: What `--replicate` may name; `changes.KINDS`, which this module need not load.
+_KINDS = ("set", "hset", "sets", "zsets", "lists", "del", "expire")
+#: Variables that are no settings: where the file with settings is.
+_OTHER_VARIABLES = frozenset({"CONFIG"})
+#: What Kubernetes sets in every container once there is a service of the name redisrepl.
+_KUBERNETES = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_.+)?")
+
+
+def split_list(text: str) -> list[str]:
+    """The items of a list with commas, without the space around each; a comma at the end adds none."""
+    return [item for piece in text.split(",") if (item := piece.strip())]
+
+
+def _namespaces(value: object) -> tuple[bytes, ...]:
+    """Prefixes as bytes. A string is a list with commas; in a list each item is taken as it is."""
+    items = split_list(value) if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, (str, bytes)) for item in items):
+        raise ValueError("must be a prefix, or a list of prefixes")
+    for item in items:
+        text = item if isinstance(item, str) else os.fsdecode(item)
+        if text.endswith("*"):
+            if prefix := text.rstrip("*"):
+                raise SelfExplainingError(
+                    f"a namespace is a prefix, and the * of {text} is no wildcard: write {prefix}"
+                )
+            raise ValueError("* would mean every key: give the prefix of the keys to replicate")
+    return tuple(os.fsencode(item) for item in items)
+
+
+def _words(value: object) -> tuple[str, ...]:
+    """Words. A string is a list with commas; in a list each item is taken as it is."""
+    items = split_list(value) if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) and item for item in items):
+        raise ValueError("must be text, or a list of texts")
+    return tuple(items)
+
+
+def _kinds(value: object) -> frozenset[str]:
+    items = split_list(value) if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple, set, frozenset)) or not all(isinstance(item, str) for item in items):
+        raise ValueError(f"must be a list of {', '.join(_KINDS)}")
+    if "all" in items:
+        items = {*items, *_KINDS} - {"all"}
+    if unknown := sorted(set(items) - set(_KINDS)):
+        raise ValueError(f"{', '.join(unknown)} is not one of {', '.join(_KINDS)}")
+    if not items:
+        raise ValueError(f"must name at least one of {', '.join(_KINDS)}")
+    return frozenset(items)
+
+
+def _kept(value: object) -> Retention:
+    return value if isinstance(value, Retention) else Retention.parse(str(value))
+
+
+class Settings(Declared):
+    """How one daemon runs; each field is a flag, a variable `REDISREPL_<NAME>` and a key of the TOML file."""
+
+    # The hub.
+    haddr: str = Field(
+        "https://localhost/redis",
+        repr=False,
+        example="https://hub.example.org/redis",
+        description="address of the hub: Webdis behind its TLS proxy",
+    )
+    cert: Path | None = Field(None, description="our certificate for the hub, with its chain (PEM)")
+    key: Path | None = Field(None, description="private key of --cert (PEM)")
+    key_password_file: Path | None = Field(None, description="file that holds the passphrase of --key")
+    ca: Path | None = Field(None, description="certificates to trust for the hub (PEM); default: the system's")
+    strict_certificates: bool = Field(
+        False, description="refuse authorities that lack what RFC 5280 asks for, as Python 3.13 does"
+    )
+    hub_database: int = Field(0, ge=0, description="number of the database that Webdis uses at the hub")
+    notify_config: Literal["merge", "check", "never"] = Field(
+        "merge", description="the hub's notification flags: add what is missing, only check, or never look"
+    )
+    subscribe: Literal["http", "websocket", "auto"] = Field(
+        "http", description="how the hub's events come: http (long poll), websocket, or auto: WebSocket if the hub can"
+    )
+
+    feed: bool = Field(
+        True, description="tell other redisrepl sites what is pushed, and take what they tell without fetching it"
+    )
+
+    # The site.
+    raddr: str = Field(
+        ":6379",
+        repr=False,
+        example="redis.example.org:6379",
+        description="the site's Redis: host:port, redis://, rediss://, unix:///path or redis-sentinel://",
+    )
+    sentinel: str | None = Field(
+        None,
+        repr=False,
+        example="s1:26379,s2:26379/mymaster",
+        description="instead of --raddr: host:port,host:port/service of the Sentinels to ask for it",
+    )
+    source: Literal["auto", "psync", "notify"] = Field(
+        "auto", description="how the site's writes are seen: psync, notify (keyspace events) or auto: psync if allowed"
+    )
+    user: str | None = Field(None, example="redisrepl", description="user name (ACL) at the site's Redis")
+    password_file: Path | None = Field(None, description="file that holds the password of the site's Redis")
+    site_ca: Path | None = Field(None, description="certificates to trust for rediss:// (PEM); default: the system's")
+    site_cert: Path | None = Field(None, description="our certificate for rediss:// (PEM)")
+    site_key: Path | None = Field(None, description="private key of --site-cert (PEM)")
+    site_key_password_file: Path | None = Field(None, description="file that holds the passphrase of --site-key")
+    sentinel_user: str | None = Field(None, example="redisrepl", description="user name (ACL) at the Sentinels")
+    sentinel_password_file: Path | None = Field(None, description="file that holds the password of the Sentinels")
+
+    # What is replicated.
+    ns: tuple[bytes, ...] = Field(
+        (),
+        read=_namespaces,
+        example="site1:",
+        description="namespace: replicate keys that start with this prefix; for several repeat it, or write a:,b:",
+    )
+    rc: bool = Field(False, description="also apply to the site what others write at the hub")
+    replicate: frozenset[str] = Field(
+        frozenset({"set", "hset"}),
+        read=_kinds,
+        example="set,hset,del,expire",
+        description="what is replicated: strings (set), hashes (hset), sets, zsets, lists, removals (del), expiry times"
+        " (expire), or all",
+    )
+    every_write: bool = Field(False, description="push each value that a key had, in order; otherwise only its latest")
+
+    # What happens after an outage.
+    state_dir: Path | None = Field(
+        None,
+        description="directory for the acknowledged position; default: $STATE_DIRECTORY or ~/.local/state/redisrepl",
+    )
+    initial_sync: Literal["both", "push", "pull", "none"] = Field(
+        "both",
+        description="which way first contact copies: both, push, pull or none; later outages are healed all the same",
+    )
+    on_conflict: Literal["hub", "site"] | None = Field(
+        None,
+        description="whose value wins where both sides have one at first contact; default: hub with -rc, else site",
+    )
+    keep_conflicts: Retention = Field(
+        Retention(64 << 20, 30.0),
+        read=_kept,
+        description="size and age of what is kept of values that lost a conflict (`redisrepl conflicts`), or off",
+    )
+    sweep_period: float = Field(
+        3600.0, ge=0, description="seconds between comparisons of both sides; 0: only after outages"
+    )
+    max_removals: float = Field(
+        50.0,
+        ge=0,
+        le=100,
+        description="percent of all keys (and more than 100) that one comparison may remove; more wait for a person",
+    )
+    sweep_rate: float = Field(30_000.0, gt=0, description="keys compared in a second, at most")
+
+    # Limits.
+    max_memory: ByteSize = Field(
+        ByteSize(96 << 20),
+        ge=1 << 20,
+        example="96MiB",
+        description="memory for changes that wait for the hub; above it they are re-read",
+    )
+    max_keys: int = Field(
+        2_000_000, ge=1000, description="keys that may wait, each way; others are found by a comparison"
+    )
+    max_body: ByteSize = Field(
+        ByteSize(900_000),
+        ge=1024,
+        example="900kB",
+        description="largest request body; the hub's proxy must allow it (nginx: 1 MB)",
+    )
+    max_value: ByteSize = Field(
+        ByteSize(64 << 20),  # `wire.unwanted.MAX_VALUE`, which this module need not load
+        ge=1024,
+        example="64MiB",
+        description="largest value that is replicated; larger ones are named and left out; the hub must take it",
+    )
+    batch: int = Field(1000, ge=1, le=100_000, description="changes in one request")
+    flights: int = Field(64, ge=1, le=1000, description="requests to the hub side by side, at most")
+    max_push_rate: float = Field(0.0, ge=0, description="changes pushed in a second, at most; 0: as fast as it goes")
+
+    # Times, in seconds.
+    canary_period: float = Field(10.0, gt=0, description="seconds between proofs that the subscription lives")
+    timeout: float = Field(30.0, gt=0, description="seconds to wait for an answer of the hub or the site")
+    connect_timeout: float = Field(10.0, gt=0, description="seconds to wait for a connection")
+    retry_max: float = Field(15.0, gt=0, description="longest pause between tries, in seconds")
+    site_silence: float = Field(60.0, gt=0, description="seconds without a byte after which the replica link is dead")
+    shutdown_timeout: float = Field(10.0, ge=0, description="seconds to push what waits when told to stop")
+
+    # Metrics and status page.
+    listen: tuple[str, ...] = Field(
+        (),
+        read=_words,
+        example="127.0.0.1:9646",
+        description="serve /metrics, probes and a status page at host:port or unix:///path; may be repeated",
+    )
+    listen_host: tuple[str, ...] = Field(
+        (),
+        read=_words,
+        example="site1.example.org",
+        description="name by which --listen may be asked, beside localhost and IP addresses; may be repeated",
+    )
+    listen_token_file: Path | None = Field(None, description="file that holds a token which whoever asks must show")
+    listen_cert: Path | None = Field(None, description="certificate of --listen (PEM): it speaks HTTPS then")
+    listen_key: Path | None = Field(None, description="private key of --listen-cert (PEM)")
+    listen_ca: Path | None = Field(None, description="authority of the clients that may ask --listen (PEM)")
+
+    # Logs.
+    log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
+def unknown_variables() -> dict[str, str]:
+    """Variables of the environment that look like settings and are none, each with the one that may be meant."""
+    known = {name.upper() for name in Settings.fields} | _OTHER_VARIABLES
+    unknown: dict[str, str] = {}
+    for variable in sorted(os.environ):
+        name = variable.upper().removeprefix(ENV_PREFIX)
+        if not variable.upper().startswith(ENV_PREFIX) or name in known or _KUBERNETES.fullmatch(name):
+            continue
+        close = closest(name, known)
+        unknown[variable] = ENV_PREFIX + close if close else ""
+    return unknown
+
+
+def load_settings(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
+    """Put settings together.
+
+    Args:
+        flags: by name of the setting, as given; only those that were given.
+        file: a TOML file; None: none.
+
+    Raises:
+        ConfigError: names the flag, variable or key that is wrong.
+    """
+    content = _read_toml(file) if file is not None else {}
+    if unknown := sorted(flags.keys() - Settings.fields.keys()):
+        raise ConfigError(f"{flag_of(unknown[0])} is not a setting: see redisrepl --help")
+
+    from redisrepl.settings.validation import WrongValueError, read_values  # noqa: PLC0415 - loads pydantic
+
+    try:
+        return Settings(**read_values(Settings.fields, ENV_PREFIX, flags, content))
+    except WrongValueError as error:
+        place, example = _place(error.name, flags, file)
+        hint = "" if error.explains_itself else f", for example {example}"
+        raise ConfigError(f"{place}: {error}{hint}") from None
+
+
+def _place(name: str, flags: Mapping[str, Any], file: Path | None) -> tuple[str, str]:
+    """Where a value was said that counts, and how a right one would be said there."""
+    setting = Settings.fields[name]
+    if name in flags:
+        flag = flag_of(name)
+        return flag, flag if setting.kind is bool else f"{flag} {setting.example}"
+    spellings = {variable.lower(): variable for variable in os.environ}
+    if variable := spellings.get(f"{ENV_PREFIX}{name}".lower()):
+        return f"the environment variable {variable}", f"{variable}={setting.example}"
+    return f"--config {file}: {name}", f"{name} = {_toml(name)}"
+
+
+def _toml(name: str) -> str:
+    """The example of a setting as it stands in the file."""
+    setting = Settings.fields[name]
+    if setting.kind in (int, float, bool):
+        return setting.example
+    if name in {"ns", "replicate"}:
+        return "[" + ", ".join(f'"{item}"' for item in split_list(setting.example)) + "]"
+    return f'"{setting.example}"'
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415 - most starts read no file
+
+    try:
+        with file.open("rb") as stream:
+            content = tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"--config {file}: {(error.strerror or str(error)).lower()}: check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f'--config {file}: not TOML: {error}: text stands in quotes, as in haddr = "https://hub.example.org/redis"'
+        ) from None
+    for name, value in content.items():
+        if name in Settings.fields:
+            continue
+        if isinstance(value, dict):
+            hint = 'the file has no tables, only lines like haddr = "https://hub.example.org/redis"'
+        else:
+            close = closest(name, Settings.fields)
+            hint = f"is {close} meant?" if close else "config/redisrepl.example.toml has them all"
+        raise ConfigError(f"--config {file}: {name} is not a setting: {hint}")
+    return content

@@ -1,0 +1,102 @@
+"""How long the site's snapshot waits for the hub.
+
+In: how much waits for the hub, how far the site has come. Out: a pause. Left to others: reading (`sources.stream`),
+what waits (`engine.outbound`).
+
+A snapshot that is read no faster than the hub takes it fits into little memory, however many keys it has. But the site
+pays for a pause: what its clients write meanwhile stands in a buffer, and the link is cut when that overruns
+(`client-output-buffer-limit replica`); and the process that writes the snapshot lives longer. So the snapshot waits
+only while the hub goes on taking keys, while the buffer is far from its limit, and not for ever. After that it is read
+as fast as it comes, and keys that find no room are left to a sweep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from redisrepl.engine.outbound import Outbound
+from redisrepl.local.facts import Facts
+
+__all__ = ["Backpressure"]
+
+_log = structlog.get_logger("redisrepl")
+
+#: Seconds that one snapshot waits, all in all.
+_PATIENCE = 60.0
+#: Seconds after which a hub that took nothing is not waited for.
+_STALLED = 2.0
+#: Seconds between two looks at how far the site has come.
+_LOOK_PERIOD = 1.0
+#: Bytes of writes that a site may have to keep for us: a quarter of its limit, or of Redis' default where it does not
+#: tell or has none.
+_PART = 4
+_DEFAULT_LIMIT = 64 << 20
+
+
+class Backpressure:
+    """The pauses of one snapshot at a time.
+
+    Args:
+        outbound: what waits.
+        returned: returns when the next batch came back from the hub.
+        ask_facts: what the site tells of itself.
+        clock: seconds that never go backwards.
+    """
+
+    def __init__(
+        self,
+        outbound: Outbound,
+        returned: Callable[[], Awaitable[None]],
+        ask_facts: Callable[[], Awaitable[Facts]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._outbound = outbound
+        self._returned = returned
+        self._ask_facts = ask_facts
+        self._clock = clock
+        self._offset = 0
+        self._patience = 0.0
+        self._look_at = 0.0
+
+    def begin(self, offset: int) -> None:
+        """A snapshot begins, which stands for this offset of the stream."""
+        self._offset = offset
+        self._patience = _PATIENCE
+        self._look_at = self._clock()
+
+    async def room(self) -> None:
+        """Return when there is room for more, or when waiting would do harm."""
+        while self._outbound.crowded and self._patience > 0:
+            began, answered = self._clock(), self._outbound.counters.answered
+            if began >= self._look_at:
+                self._look_at = began + _LOOK_PERIOD
+                if not self._is_harmless(await self._ask_facts()):
+                    self._give_up("the site has to keep too much for us, or does not tell how much")
+                    return
+            try:
+                async with asyncio.timeout(_STALLED):
+                    while self._outbound.counters.answered == answered:
+                        await self._returned()
+            except TimeoutError:
+                self._give_up("the hub takes nothing")
+                return
+            self._patience -= self._clock() - began
+            if self._patience <= 0:
+                self._give_up(f"it has waited for {_PATIENCE:g} s")
+
+    def _is_harmless(self, facts: Facts) -> bool:
+        """Whether the site's buffer for us is far from its limit."""
+        if facts.offset is None:
+            return False
+        limit = facts.buffer_limit
+        limits = [most for most in (limit.hard, limit.soft) if most] if limit is not None else []
+        return facts.offset - self._offset <= min(limits, default=_DEFAULT_LIMIT) // _PART
+
+    def _give_up(self, reason: str) -> None:
+        self._patience = 0
+        _log.info("snapshot.unpaced", reason=reason, then="read as it comes; keys without room are left to a sweep")

@@ -1,0 +1,255 @@
+"""The site's stream, attached to again and again: saved position > link > outbound > acknowledged position.
+
+In: an address and a position. Out: everything that the stream says, handed to `engine.outbound`. Left to others: the
+link (`local.stream`), what is replicated (`engine.outbound`), what a gap costs (`flow.judging`), keeping the position
+(`flow.saving`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import stamina
+import structlog
+
+from redisrepl.changes import Position
+from redisrepl.engine.outbound import Outbound
+from redisrepl.errors import PsyncRefusedError, RedisreplError, RefusedError, SilentError
+from redisrepl.local.address import SiteAddress
+from redisrepl.local.diagnosis import LinkDiagnosis, Loss
+from redisrepl.local.stream import ReplicaLink
+from redisrepl.observe.progress import SnapshotProgress
+from redisrepl.observe.troubles import Trouble
+from redisrepl.settings.settings import Settings
+from redisrepl.sources.backpressure import Backpressure
+from redisrepl.wire.psync import Commands, Continued, Event, FullSync, SnapshotData, SnapshotEnd
+from redisrepl.wire.rdb import Entry, RdbReader
+from redisrepl.wire.transactions import says_nothing
+from redisrepl.wire.unwanted import MAX_VALUE, Unwanted
+
+__all__ = ["Following", "LinkOptions", "Listener"]
+
+_log = structlog.get_logger("redisrepl")
+
+#: A link that lived this many seconds worked: after its end the next is made at once, and pauses start small again.
+_WORKED = 5.0
+#: Bytes of pings and the like after which the stream is attached to behind them; see `wire.transactions.says_nothing`.
+_QUIET = 8 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOptions:
+    """How a link is kept; see `Following`."""
+
+    silence: float
+    connect_wait: float
+    retry: Mapping[str, Any]
+    push_snapshot: bool = True
+    max_value: int = MAX_VALUE
+
+    @classmethod
+    def of(cls, settings: Settings, retry: Mapping[str, Any]) -> LinkOptions:
+        """As the settings say."""
+        return cls(
+            settings.site_silence,
+            settings.connect_timeout,
+            retry,
+            push_snapshot=settings.initial_sync in {"both", "push"},
+            max_value=settings.max_value,
+        )
+
+
+class Listener(Protocol):
+    """Who wants to know how the link fares."""
+
+    def attached(self, *, resumed: bool) -> None:
+        """The site is followed: its stream goes on where it was, or it has begun anew."""
+
+    def detached(self) -> None:
+        """The link has ended: what the site does now is not seen."""
+
+    def wake(self) -> None:
+        """There may be something to push."""
+
+
+class Following:
+    """Keeps `outbound` attached to the site's stream.
+
+    Args:
+        address: of the site's Redis.
+        outbound: is told what the stream says.
+        prefixes: namespaces; other keys of a snapshot are passed over.
+        position: where to go on; None to begin with a snapshot.
+        backpressure: lets a snapshot wait for the hub.
+        options: silence after which a link counts as dead and time for connecting, in seconds; how to wait between
+            tries, as arguments of `stamina.retry_context`; whether the snapshot of the first contact is pushed.
+        listener: is told when a link begins and ends, and when there may be something to push.
+
+    Attributes:
+        position: where to attach again; None before the first snapshot was read.
+        read_to: the offset up to which the stream was read; infinity if it will not be.
+        diagnosis: finds out why a link was lost.
+        first_contact: nothing is known of an earlier link, and no snapshot was complete yet.
+        full_syncs, partial_syncs: how often the link began which way.
+    """
+
+    def __init__(
+        self,
+        address: SiteAddress,
+        outbound: Outbound,
+        prefixes: tuple[bytes, ...],
+        position: Position | None,
+        backpressure: Backpressure,
+        *,
+        options: LinkOptions,
+        listener: Listener,
+    ) -> None:
+        self._address = address
+        self._outbound = outbound
+        self._prefixes = prefixes
+        self._backpressure = backpressure
+        self._options = options
+        self._listener = listener
+        self._attached_at: float | None = None
+        self._heard_at = time.monotonic()  # when the site was last told where we are
+        self._pause = 0.0  # the longest time between two of these
+        self._progress = SnapshotProgress()
+        self.trouble = Trouble("stream")
+        self.diagnosis = LinkDiagnosis(address)
+        self.position = position
+        self.read_to: float = 0
+        self.full_syncs = 0
+        self.partial_syncs = 0
+        self.first_contact = position is None
+
+    async def run(self) -> None:
+        """Attach, and attach again, for ever.
+
+        Raises:
+            RefusedError: the server refuses us, and never did otherwise.
+        """
+
+        def worth_another_try(error: Exception) -> bool:
+            refused_at_start = isinstance(error, RefusedError) and not self._attached_once
+            return isinstance(error, RedisreplError) and not refused_at_start
+
+        while True:
+            async for attempt in stamina.retry_context(on=worth_another_try, **self._options.retry):
+                with attempt:
+                    await self._follow_link()
+
+    async def _follow_link(self) -> None:
+        """One link, from attaching to its end; returns if it worked for a while, raises if it did not."""
+        link = ReplicaLink(
+            self._address,
+            self.position,
+            snapshot=RdbReader(self._prefixes, max_value=self._options.max_value),
+            acknowledged=self._acknowledged,
+            silence=self._options.silence,
+            connect_wait=self._options.connect_wait,
+            unwanted=Unwanted(self._outbound.decoder.covers, self._options.max_value),
+        )
+        self._attached_at = None
+        try:
+            async for event in link.events():
+                self._take(event, link)
+                self._listener.wake()
+                if isinstance(event, SnapshotData):
+                    await self._backpressure.room()
+        except PsyncRefusedError as error:
+            if self._attached_once:
+                self.trouble.failed(error)
+            raise  # at the start this is the last word, and the caller has it
+        except RedisreplError as error:
+            told = self.trouble.failed(error)
+            if self._attached_once:
+                self.diagnosis.lost(self._loss(error), told=told)
+            if not self._worked():
+                raise
+        finally:
+            self._progress.end()
+            self._listener.detached()
+
+    def _acknowledged(self) -> int:
+        """Up to where the hub has everything; asked whenever the site is going to be told."""
+        now = time.monotonic()
+        if self._attached_at is not None:
+            self._pause = max(self._pause, now - self._heard_at)
+        self._heard_at = now
+        return self._outbound.acknowledged
+
+    def _loss(self, error: RedisreplError) -> Loss:
+        self._acknowledged()
+        silence = self._options.silence if isinstance(error, SilentError) else None
+        return Loss(str(error), self.position, self._pause, silence)
+
+    @property
+    def _attached_once(self) -> bool:
+        return bool(self.full_syncs or self.partial_syncs)
+
+    def _worked(self) -> bool:
+        return self._attached_at is not None and time.monotonic() - self._attached_at >= _WORKED
+
+    def _take(self, event: Event, link: ReplicaLink) -> None:
+        match event:
+            case Commands(commands, ends):
+                self._outbound.read(commands, ends[-1])
+                self.read_to = ends[-1]
+                self._advance(commands, ends, link.position)
+            case SnapshotData(size, total, entries):
+                if self.first_contact and not self._options.push_snapshot:
+                    self._outbound.read_snapshot((e for e in entries if not isinstance(e, Entry)), time.time())
+                else:
+                    self._outbound.read_snapshot(entries, time.time())
+                self._progress.advance(size, total, sum(type(entry) is Entry and entry.last for entry in entries))
+            case FullSync(position):
+                _log.info("stream.full_sync", position=str(position))
+                self.full_syncs += 1
+                if self.position is not None:
+                    self.diagnosis.restarted(self.position)
+                self.position = None  # until the snapshot is complete there is no place to go on from
+                self._outbound.start_over()
+                self._progress.begin()
+                self._backpressure.begin(position.offset)
+            case SnapshotEnd(position):
+                self._outbound.snapshot_complete(position.offset)
+                self._progress.end()
+                self._attached(position, resumed=False)
+            case Continued(position):
+                self.partial_syncs += 1
+                self._attached(position, resumed=True)
+
+    def _advance(self, commands: Sequence[Sequence[bytes]], ends: Sequence[int], position: Position) -> None:
+        """The position behind the last command that says something; pings behind it a new master may never have had."""
+        last = next((i for i in range(len(commands) - 1, -1, -1) if not says_nothing(commands[i : i + 1])), None)
+        if last is not None and position.offset - ends[last] < _QUIET:
+            self.position = Position(position.replid, ends[last])
+        elif self.position is None or position.offset - self.position.offset >= _QUIET:
+            self.position = position
+
+    def _attached(self, position: Position, *, resumed: bool) -> None:
+        self._attached_at = self._heard_at = time.monotonic()
+        self._pause = 0.0
+        self.position = position
+        self.read_to = position.offset
+        self.diagnosis.attached()
+        self.trouble.succeeded()
+        _log.info("stream.attached", position=str(position), partial=resumed)
+        self._listener.attached(resumed=resumed)
+        self.first_contact = False
+
+    @property
+    def seen(self) -> Position | None:
+        """How far the stream was read; None: not at all."""
+        if self.position is None or not self._attached_once:
+            return None
+        return Position(self.position.replid, max(self.position.offset, int(self.read_to)))
+
+    def abandon(self) -> None:
+        """The stream will not be followed: by the next time that it is, its position will be long out of date."""
+        self.position = None
+        self.read_to = math.inf

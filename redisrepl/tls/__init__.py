@@ -1,0 +1,1 @@
+"""TLS, always verified: contexts for every link, certificates that are renewed, what a failure means."""

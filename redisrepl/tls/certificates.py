@@ -1,0 +1,235 @@
+"""Certificates while the daemon runs: renewed files are taken by themselves, and an end that comes near is told.
+
+In: the contexts of the links and their files. Out: contexts that use what the files hold, log lines, what is wrong.
+Left to others: what makes a pair of files usable (`tls.contexts`), when to look (`daemon`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from redisrepl.errors import RedisreplError
+from redisrepl.observe.troubles import Trouble
+from redisrepl.settings.settings import Settings
+from redisrepl.tls.contexts import CertificateFiles, RenewableContext, client_context, renew
+
+__all__ = ["WARN_DAYS", "CertificateWatch", "client_context", "hub_files", "site_files"]
+
+_log = structlog.get_logger("redisrepl")
+
+#: Seconds between two looks at the files: what is renewed is in use within a minute.
+_PERIOD = 10.0
+#: Days before the end at which it is told; below the second, something is wrong.
+WARN_DAYS = (30, 7, 1)
+_DAY = 86400.0
+#: What our certificate on a link is called.
+_OURS = {
+    "hub": "our certificate for the hub",
+    "site": "our certificate for the site",
+    "listener": "the certificate of --listen",
+}
+#: The name of each in `CertificateWatch.document`.
+_FIELDS = {
+    "certificate_expires_at": _OURS["hub"],
+    "hub_certificate_expires_at": "the hub's own certificate",
+    "site_client_certificate_expires_at": _OURS["site"],
+    "site_certificate_expires_at": "the site's own certificate",
+    "listen_certificate_expires_at": _OURS["listener"],
+}
+
+_Stamp = tuple[tuple[str, int, int, int] | None, ...]
+
+
+def hub_files(settings: Settings) -> CertificateFiles:
+    """The files for the hub."""
+    return CertificateFiles(
+        settings.ca,
+        settings.cert,
+        settings.key,
+        password=settings.key_password_file,
+        strict=settings.strict_certificates,
+    )
+
+
+def site_files(settings: Settings) -> CertificateFiles:
+    """The files for `rediss://`."""
+    return CertificateFiles(
+        settings.site_ca,
+        settings.site_cert,
+        settings.site_key,
+        ("--site-ca", "--site-cert", "--site-key"),
+        password=settings.site_key_password_file,
+        strict=settings.strict_certificates,
+    )
+
+
+@dataclass(slots=True)
+class _Link:
+    """A link's context with the files that it was made of.
+
+    Attributes:
+        stamp: what the files looked like when they were last taken or refused.
+        trouble: they cannot be used as they are.
+        told: for each certificate, the days before its end of which was told.
+    """
+
+    name: str
+    context: RenewableContext
+    files: CertificateFiles
+    stamp: _Stamp
+    trouble: Trouble
+    told: dict[str, tuple[datetime, int]] = field(default_factory=dict)
+
+
+class CertificateWatch:
+    """Looks at the certificates of all links now and then.
+
+    Args:
+        links: by name ("hub", "site", "listener"), context and files of each.
+    """
+
+    def __init__(
+        self,
+        links: dict[str, tuple[RenewableContext, CertificateFiles]],
+        renewed: Callable[[str, bool], None] = lambda _link, _drop: None,
+    ) -> None:
+        self._renewed = renewed
+        self._links: list[_Link] = []
+        for name, (context, files) in links.items():
+            self.add(name, context, files)
+        self._looked_at = time.monotonic()
+
+    def add(self, name: str, context: RenewableContext, files: CertificateFiles) -> None:
+        """Look at another link too."""
+        self._links.append(_Link(name, context, files, _stamp(files), Trouble("certificate")))
+
+    def begin(self) -> None:
+        """Say what there is to say about the certificates as they are at the start."""
+        for link in self._links:
+            self._say_complaints(link)
+            self._say_ends(link, datetime.now(UTC))
+
+    def tick(self, now: float) -> None:
+        """Look at the files if it is time.
+
+        Args:
+            now: seconds that never go backwards.
+        """
+        if now - self._looked_at < _PERIOD:
+            return
+        self._looked_at = now
+        for link in self._links:
+            stamp = _stamp(link.files)
+            if stamp != link.stamp or link.trouble.last_error is not None:
+                self._take(link, stamp)
+            self._say_ends(link, datetime.now(UTC))
+
+    def reload(self) -> None:
+        """Read all files again, changed or not (SIGHUP)."""
+        for link in self._links:
+            self._take(link, _stamp(link.files), asked=True)
+
+    def document(self) -> dict[str, object]:
+        """For people and `status`."""
+        ends = {what: end for link in self._links for what, end in _ends(link)}
+        return {name: ends[what].isoformat() if what in ends else None for name, what in _FIELDS.items()}
+
+    @property
+    def troubles(self) -> list[Trouble]:
+        """Of each link, whether its files can be used as they are."""
+        return [link.trouble for link in self._links]
+
+    def problems(self, now: datetime | None = None) -> Iterator[str]:
+        """What is wrong with a certificate, a sentence each."""
+        now = now or datetime.now(UTC)
+        for link in self._links:
+            for what, end in _ends(link):
+                days = (end - now).total_seconds() / _DAY
+                if days < WARN_DAYS[1]:
+                    yield f"certificate: {what} {_when(end, days)}: renew it"
+
+    def _take(self, link: _Link, stamp: _Stamp, *, asked: bool = False) -> None:
+        """Use what the files hold; if that cannot be, go on with what they held before, and say so until mended."""
+        # Whoever renews them writes one file after the other. What is half written then does not fit, and is looked at
+        # again, changed or not: the second file may get the time stamp that it had.
+        link.stamp = stamp
+        before = _authorities(link.context)
+        try:
+            renew(link.context, link.files)
+        except RedisreplError as error:
+            then = "the old certificates stay in use"
+            if asked:
+                _log.error("daemon.reload_failed", link=link.name, error=str(error), then=then)
+            link.trouble.failed(error, link=link.name, then=then)
+            return
+        link.trouble.succeeded(link=link.name)
+        end = link.context.current.ends_at
+        _log.info(
+            "daemon.reloaded",
+            link=link.name,
+            certificate=None if link.files.cert is None else str(link.files.cert),
+            expires_at=None if end is None else end.isoformat(),
+        )
+        self._renewed(link.name, not before <= _authorities(link.context))
+        self._say_complaints(link)
+        self._say_ends(link, datetime.now(UTC))
+
+    def _say_complaints(self, link: _Link) -> None:
+        for complaint in link.context.current.complaints:
+            _log.warning("certificate.not_strict", link=link.name, error=complaint, then="it is accepted all the same")
+
+    def _say_ends(self, link: _Link, now: datetime) -> None:
+        """Tell of an end that is nearer than it was when it was last told of: 30, 7 and 1 days before."""
+        for what, end in _ends(link):
+            days = (end - now).total_seconds() / _DAY
+            passed = min((limit for limit in WARN_DAYS if days <= limit), default=None)
+            if days <= 0:
+                passed = 0
+            if passed is None:
+                link.told.pop(what, None)
+            elif (before := link.told.get(what)) is None or before[0] != end or passed < before[1]:
+                link.told[what] = (end, passed)
+                _log.warning(
+                    "certificate.expires",
+                    certificate=what,
+                    expires_at=end.isoformat(),
+                    days_left=max(0, int(days)),
+                    hint="renew it: new files are taken by themselves",
+                )
+
+
+def _authorities(context: RenewableContext) -> set[bytes]:
+    return set(context.current.get_ca_certs(binary_form=True))
+
+
+def _ends(link: _Link) -> Iterator[tuple[str, datetime]]:
+    own, peer = link.context.current.ends_at, link.context.peer_ends_at
+    if own is not None:
+        yield _OURS[link.name], own
+    if peer is not None:
+        yield f"the {link.name}'s own certificate", peer
+
+
+def _when(end: datetime, days: float) -> str:
+    if days <= 0:
+        return f"expired on {end:%Y-%m-%d %H:%M} UTC"
+    return f"expires on {end:%Y-%m-%d}, in {int(days)} days"
+
+
+def _stamp(files: CertificateFiles) -> _Stamp:
+    """What changes when somebody replaces a file, or the directory that a link leads to (Kubernetes)."""
+    return tuple(_file_stamp(path) for path in files.paths())
+
+
+def _file_stamp(path: Path) -> tuple[str, int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return str(path), found.st_ino, found.st_mtime_ns, found.st_size

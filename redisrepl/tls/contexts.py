@@ -1,0 +1,353 @@
+"""The one place where TLS is set up: always verified, with a client certificate where one is given.
+
+In: paths of PEM files and the flags that named them. Out: an SSLContext, or an error that says which file is wrong and
+why. Left to others: connecting, what a failure means (`tls.reasons`), and when files are read again
+(`tls.certificates`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import stat
+import weakref
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redisrepl.errors import CertificateError, ConfigError
+from redisrepl.tls.reasons import tls_reason
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+# ruff: noqa: PLC0415 - cryptography takes 8 MB and long to load: only who is given certificates loads it
+
+__all__ = [
+    "CertificateFiles",
+    "RenewableContext",
+    "client_context",
+    "read_file",
+    "readable_by_others",
+    "renew",
+    "server_context",
+    "tls_reason",
+    "trust_told",
+]
+
+
+class CertificateFiles:
+    """Where the PEM files of one TLS link are, and which flags say so.
+
+    Args:
+        ca: certificates to trust; None: those of the system.
+        cert: our certificate with its chain; None: we show none.
+        key: private key of `cert`.
+        flags: names of the three flags, for messages.
+        password: file that holds the passphrase of `key`; None: it has none.
+        strict: refuse authorities that do not follow RFC 5280, as Python 3.13 does by default.
+    """
+
+    __slots__ = ("ca", "cert", "flags", "key", "password", "strict")
+
+    def __init__(
+        self,
+        ca: Path | None,
+        cert: Path | None,
+        key: Path | None,
+        flags: tuple[str, str, str] = ("--ca", "--cert", "--key"),
+        *,
+        password: Path | None = None,
+        strict: bool = False,
+    ) -> None:
+        self.ca = ca
+        self.cert = cert
+        self.key = key
+        self.flags = flags
+        self.password = password
+        self.strict = strict
+
+    @property
+    def password_flag(self) -> str:
+        """The flag that names the file with the passphrase."""
+        return f"{self.flags[2]}-password-file"
+
+    def paths(self) -> list[Path]:
+        """Every file that is named."""
+        return [path for path in (self.ca, self.cert, self.key, self.password) if path is not None]
+
+
+class _NotedSSLObject(ssl.SSLObject):
+    """One TLS connection; after its handshake the context knows until when the server's certificate is valid."""
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        context = self.context
+        if (
+            not self.server_side
+            and isinstance(context, RenewableContext)
+            and (end := (self.getpeercert() or {}).get("notAfter"))
+        ):
+            context.note_peer(datetime.fromtimestamp(ssl.cert_time_to_seconds(str(end)), UTC))
+
+
+class RenewableContext(ssl.SSLContext):
+    """A client's context whose files may be read again: connections from then on use what they held then.
+
+    An `SSLContext` never lets go of an authority that it was given. So a new one is made, and connections are handed to
+    it; whoever holds this one need not know.
+
+    Attributes:
+        complaints: what a strict check would refuse in the authorities; sentences.
+        ends_at: when our own certificate ends; None: there is none.
+        no_ca: the flag by which no authority was given, so that the system's are trusted; None: one was.
+    """
+
+    sslobject_class = _NotedSSLObject
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.complaints: list[str] = []
+        self.ends_at: datetime | None = None
+        self.no_ca: str | None = None
+        self._successor: RenewableContext | None = None
+        self._transports: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
+        self._peer_ends_at: datetime | None = None
+
+    @property
+    def current(self) -> RenewableContext:
+        """The one that makes connections now."""
+        return self._successor or self
+
+    @property
+    def peer_ends_at(self) -> datetime | None:
+        """When the certificate ends that the server showed last; None before the first handshake."""
+        return self.current._peer_ends_at  # noqa: SLF001 - its own kind
+
+    def note_peer(self, end: datetime) -> None:
+        """A server showed a certificate that ends then."""
+        self._peer_ends_at = end
+
+    def note_transport(self, transport: asyncio.WriteTransport) -> None:
+        """A connection that was made with this is in use."""
+        self._transports.add(transport)
+
+    def end_connections(self) -> None:
+        """End those that were noted: whoever is at the other end may not be trusted any more."""
+        for transport in list(self._transports):
+            transport.abort()
+
+    def hand_over(self, successor: RenewableContext) -> None:
+        """Have another one make the connections that follow."""
+        if successor._peer_ends_at is None:
+            successor._peer_ends_at = self.peer_ends_at
+        self._successor = successor
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        """As `SSLContext`; asyncio makes every TLS connection by this."""
+        successor = self._successor
+        return super().wrap_bio(*args, **kwargs) if successor is None else successor.wrap_bio(*args, **kwargs)
+
+
+def trust_told(reason: str, context: ssl.SSLContext | None) -> str:
+    """A reason of `tls_reason`, with which authorities are trusted where that is about them and none was given."""
+    flag = context.current.no_ca if isinstance(context, RenewableContext) else None
+    if flag is None or "given CA" not in reason:
+        return reason
+    return f"{reason} (no {flag} is given, so the system's authorities are trusted)"
+
+
+def read_file(path: Path, flag: str) -> bytes:
+    """The content of a configured file.
+
+    Raises:
+        ConfigError: it cannot be read; names the flag, the file and the reason.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(f"{flag} {path}: {reason}: check the path and that this user may read it") from None
+
+
+def readable_by_others(path: Path) -> bool:
+    """Whether more users of this machine than its owner and root may read a file."""
+    try:
+        return bool(path.stat().st_mode & (stat.S_IROTH | stat.S_IRGRP))
+    except OSError:
+        return False
+
+
+def server_context(files: CertificateFiles) -> RenewableContext:
+    """A context for connections that others open to us; with `ca`, only clients of that authority are let in.
+
+    Raises:
+        ConfigError, CertificateError: as `client_context`.
+    """
+    context = RenewableContext(ssl.PROTOCOL_TLS_SERVER)
+    if files.ca is not None:
+        pem = read_file(files.ca, files.flags[0])
+        _certificates(pem, files.ca, files.flags[0])
+        context.load_verify_locations(cadata=pem.decode("ascii", "ignore"))
+        context.verify_mode = ssl.CERT_REQUIRED
+    _load_pair(context, files, datetime.now(UTC))
+    return context
+
+
+def client_context(files: CertificateFiles, now: datetime | None = None) -> RenewableContext:
+    """A context for connections that we open; checks what can be checked before a peer is asked.
+
+    Authorities are judged as Python 3.11 judges them, whatever Python runs this: from 3.13 on, `create_default_context`
+    refuses private ones without keyUsage, and old installations have such ones.
+
+    Raises:
+        ConfigError: a file is missing, unreadable, not PEM, encrypted without its passphrase, or the key is not the
+            certificate's; with `strict`, an authority is not as RFC 5280 wants it.
+        CertificateError: our certificate is expired or not valid yet.
+    """
+    ca_flag = files.flags[0]
+    context = RenewableContext(ssl.PROTOCOL_TLS_CLIENT)
+    if files.strict:
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+    if files.ca is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        context.no_ca = ca_flag
+    else:
+        pem = read_file(files.ca, ca_flag)
+        for authority in _certificates(pem, files.ca, ca_flag):
+            context.complaints += [f"{ca_flag} {files.ca}: {fault}" for fault in _faults(authority)]
+        if files.strict and context.complaints:
+            raise ConfigError(f"{context.complaints[0]}, or do without --strict-certificates")
+        context.load_verify_locations(cadata=pem.decode("ascii", "ignore"))
+    if files.cert is not None or files.key is not None:
+        _load_pair(context, files, now or datetime.now(UTC))
+    return context
+
+
+def _load_pair(context: RenewableContext, files: CertificateFiles, now: datetime) -> None:
+    """Have a context show our certificate."""
+    _, cert_flag, key_flag = files.flags
+    if files.cert is None or files.key is None:
+        missing, given = (cert_flag, key_flag) if files.cert is None else (key_flag, cert_flag)
+        raise ConfigError(f"{given} is given without {missing}: a certificate needs its key, and a key its certificate")
+    certificate = _certificates(read_file(files.cert, cert_flag), files.cert, cert_flag)[0]
+    password = _check_key(certificate, files)
+    _check_dates(certificate, files.cert, cert_flag, now)
+    try:
+        context.load_cert_chain(files.cert, files.key, password)
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(f"{cert_flag} {files.cert} with {key_flag} {files.key}: {tls_reason(error)}") from None
+    context.ends_at = certificate.not_valid_after_utc
+
+
+def renew(context: RenewableContext, files: CertificateFiles) -> None:
+    """Have a context use what the files hold now, from the next connection on, and nothing of what they held before.
+
+    Raises:
+        ConfigError, CertificateError: as `client_context`; the context is as it was.
+    """
+    serves = context.protocol is ssl.PROTOCOL_TLS_SERVER
+    context.hand_over(server_context(files) if serves else client_context(files))
+
+
+def _certificates(pem: bytes, path: Path, flag: str) -> list[x509.Certificate]:
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        raise ConfigError(f"{flag} {path}: holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)") from None
+
+
+def _check_key(certificate: x509.Certificate, files: CertificateFiles) -> bytes | None:
+    """That the key is the certificate's; returns its passphrase."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+    _, cert_flag, key_flag = files.flags
+    key = files.key or Path()
+    pem = read_file(key, key_flag)
+    password = None
+    if files.password is not None:
+        password = read_file(files.password, files.password_flag).rstrip(b"\r\n")
+    try:
+        private_key = load_pem_private_key(pem, password=password)
+    except TypeError:
+        if password is None:
+            raise ConfigError(
+                f"{key_flag} {key}: the key is encrypted: give its passphrase with {files.password_flag}"
+            ) from None
+        private_key = _plain_key(pem, key, key_flag)  # a passphrase too many does no harm
+        password = None
+    except ValueError:
+        if password is not None and b"ENCRYPTED" in pem:
+            raise ConfigError(
+                f"{files.password_flag} {files.password}: is not the passphrase of {key_flag} {key}: put it on the"
+                " first line"
+            ) from None
+        raise ConfigError(f"{key_flag} {key}: holds no private key in PEM form") from None
+    except UnsupportedAlgorithm as error:
+        raise ConfigError(f"{key_flag} {key}: this kind of key is not supported: {error}") from None
+    spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if private_key.public_key().public_bytes(*spki) != certificate.public_key().public_bytes(*spki):
+        raise ConfigError(
+            f"{key_flag} {key} is not the key of {cert_flag} {files.cert}: give the key that the certificate was made"
+            " for"
+        )
+    return password
+
+
+def _plain_key(pem: bytes, key: Path, flag: str) -> Any:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        return load_pem_private_key(pem, password=None)
+    except (TypeError, ValueError, UnsupportedAlgorithm):
+        raise ConfigError(f"{flag} {key}: holds no private key in PEM form") from None
+
+
+def _check_dates(certificate: x509.Certificate, path: Path, flag: str, now: datetime) -> None:
+    if now > certificate.not_valid_after_utc:
+        raise CertificateError(
+            f"{flag} {path}: the certificate expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: renew it"
+        )
+    if now < certificate.not_valid_before_utc:
+        raise CertificateError(
+            f"{flag} {path}: the certificate is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC: "
+            "check the clock of this machine"
+        )
+
+
+def _faults(authority: x509.Certificate) -> list[str]:
+    """What X509_V_FLAG_X509_STRICT of OpenSSL refuses in an authority, and nothing else of what it looks at."""
+    from cryptography import x509
+
+    try:
+        extensions = authority.extensions
+    except ValueError:  # such as one that is there twice: OpenSSL refuses it by itself
+        return []
+    name = authority.subject.rfc4514_string()
+    what = f"the authority {name}" if name else "the authority"
+
+    def find(kind: type[x509.ExtensionType]) -> x509.Extension[Any] | None:
+        try:
+            return extensions.get_extension_for_class(kind)
+        except x509.ExtensionNotFound:
+            return None
+
+    def fault(said: str) -> str:
+        return f"{what} {said}, which Python 3.13 and OpenSSL's strict check refuse: make it anew"
+
+    constraints = find(x509.BasicConstraints)
+    if constraints is None or not constraints.value.ca:
+        return []  # no authority but a server's own certificate, trusted as it is
+    faults = []
+    if not constraints.critical:
+        faults.append(fault("has the extension basicConstraints without marking it critical"))
+    if find(x509.KeyUsage) is None:
+        faults.append(fault("lacks the extension keyUsage (critical, keyCertSign, cRLSign)"))
+    if find(x509.SubjectKeyIdentifier) is None:
+        faults.append(fault("lacks the extension subjectKeyIdentifier"))
+    if authority.issuer != authority.subject and find(x509.AuthorityKeyIdentifier) is None:
+        faults.append(fault("lacks the extension authorityKeyIdentifier"))
+    return faults

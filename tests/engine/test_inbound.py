@@ -1,0 +1,406 @@
+"""Which keys are fetched, which are applied as they were told, and what makes either void."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from redisrepl.changes import KINDS, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, StringState
+from redisrepl.engine.echo import ExpectedEvents
+from redisrepl.engine.inbound import Inbound
+
+KEY, OTHER = b"ns:key", b"ns:other"
+WRITE = HashSet(KEY, {b"g": b"v"})
+REMOVALS = [Deleted(KEY), FieldsDeleted(KEY, (b"f",)), HashSet(KEY, {b"f": None, b"g": b"v"})]
+A = StringState(b"a")
+
+
+class World:
+    """An inbound half, and what it asks of the other one."""
+
+    def __init__(self, kinds=KINDS, **options):
+        self.epoch, self.whole, self.busy, self.changing = 0, True, set(), {}
+        self.local, self.remote = ExpectedEvents(100), ExpectedEvents(100)
+        self.inbound = Inbound(
+            covers=lambda key: key.startswith(b"ns:"),
+            kinds=kinds,
+            expected_local=self.local,
+            expected_remote=self.remote,
+            busy=lambda key: key in self.busy or key in self.changing,
+            changing=lambda key: None if key in self.busy else self.changing.get(key),
+            epoch=lambda: self.epoch,
+            whole=lambda: self.whole,
+            **options,
+        )
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+# What the hub says.
+
+
+@pytest.mark.parametrize(
+    ("kinds", "events", "dirty"),
+    [
+        (KINDS, [(KEY, b"set"), (b"else", b"set"), (OTHER, b"del"), (KEY, b"hset")], [KEY, OTHER]),
+        (KINDS - {"del"}, [(KEY, b"del"), (OTHER, b"hset"), (KEY, b"hdel"), (KEY, b"expired")], [OTHER]),
+        (KINDS - {"expire"}, [(KEY, b"expire"), (OTHER, b"persist")], []),
+    ],
+)
+def test_an_event_makes_its_key_dirty(kinds, events, dirty):
+    world = World(kinds)
+    world.inbound.events(events)
+    assert world.inbound.dirty == dict.fromkeys(dirty, False)
+
+
+def test_the_events_of_our_own_push_make_nothing_dirty(world):
+    world.remote.expect(KEY, b"set", 10)
+    world.inbound.events([(KEY, b"set")])
+    assert (world.inbound.dirty, world.inbound.counters.echoes) == ({}, 1)
+    world.inbound.events([(KEY, b"set")])
+    assert world.inbound.dirty == {KEY: False}
+
+
+def test_above_the_ceiling_keys_are_left_to_a_sweep():
+    world = World(max_keys=2)
+    world.inbound.events([(b"ns:%d" % number, b"set") for number in range(2)])
+    assert not world.inbound.overflowed
+    for add in (
+        lambda: world.inbound.events([(b"ns:0", b"set"), (KEY, b"set")]),
+        lambda: world.inbound.mark_dirty([KEY]),
+        lambda: world.inbound.suspect([KEY]),
+    ):
+        world.inbound.overflowed = False
+        add()
+        assert world.inbound.overflowed
+        assert world.inbound.compares
+        assert world.inbound.dirty.keys() == {b"ns:0", b"ns:1"}
+
+
+# What is told, and taken as it is.
+
+
+@pytest.mark.parametrize("change", [*REMOVALS, WRITE, StringSet(KEY, b"v", 5), ExpirySet(KEY, 5)])
+def test_what_is_told_is_applied_without_a_fetch(world, change):
+    world.inbound.told(1, [change], now=0.0)
+    assert (world.inbound.dirty, world.inbound.unsettled) == ({}, 1)
+    assert world.inbound.take_told(1) == {KEY: [change]}
+    assert world.inbound.is_current(KEY)
+    assert world.inbound.about_to_apply(KEY, [change])
+    world.inbound.applied([KEY], deadline=1)
+    assert (world.inbound.unsettled, world.inbound.counters.applied) == (0, 1)
+
+
+def test_the_events_of_what_is_told_are_expected(world):
+    world.inbound.told(1, [StringSet(KEY, b"v", 5), Deleted(OTHER)], now=0.0)
+    world.inbound.events([(KEY, b"expire"), (OTHER, b"del"), (KEY, b"set")])
+    assert world.inbound.dirty == {}
+    assert len(world.remote) == 0
+
+
+def test_several_that_were_told_of_a_key_are_merged_or_fetched(world):
+    world.inbound.told(1, [HashSet(KEY, {b"f": b"1"}), StringSet(OTHER, b"v")], now=0.0)
+    world.inbound.told(2, [HashSet(KEY, {b"g": b"2"}), HashSet(OTHER, {b"f": b"1"})], now=0.0)
+    assert world.inbound.take_told(9) == {KEY: [HashSet(KEY, {b"f": b"1", b"g": b"2"})]}
+    assert world.inbound.dirty == {OTHER: False}  # it changed its type
+
+
+def changed_at_the_site(world):
+    world.inbound.changed_at_site([KEY])
+
+
+def a_foreign_write_came(world):
+    world.inbound.events([(KEY, b"set")])
+    assert world.inbound.take_told(1) == {}
+
+
+def a_link_was_lost(world):
+    world.epoch += 1
+    assert world.inbound.take_told(1) == {}
+
+
+def a_client_wrote_as_it_was_applied(world):
+    world.inbound.not_applied(world.inbound.take_told(1))
+
+
+def a_link_was_lost_as_it_was_applied(world):
+    world.inbound.take_told(1)
+    world.epoch += 1
+    assert not world.inbound.is_current(KEY)
+
+
+def the_site_changed_it_as_it_was_applied(world):
+    world.inbound.take_told(1)
+    world.inbound.changed_at_site([KEY])
+    assert not world.inbound.is_current(KEY)
+
+
+BETWEEN = [
+    changed_at_the_site,
+    a_foreign_write_came,
+    a_link_was_lost,
+    a_client_wrote_as_it_was_applied,
+    a_link_was_lost_as_it_was_applied,
+    the_site_changed_it_as_it_was_applied,
+]
+
+
+@pytest.mark.parametrize("change", [WRITE, *REMOVALS])
+@pytest.mark.parametrize("between", BETWEEN)
+def test_what_was_told_and_not_applied_is_fetched(world, between, change):
+    world.inbound.told(1, [change], now=0.0)
+    between(world)
+    assert world.inbound.dirty == {KEY: False}
+    assert world.inbound.take(1) == {KEY: False}
+    assert world.inbound.unsettled == 1
+
+
+def not_whole(world):
+    world.whole = False
+
+
+def busy(world):
+    world.busy.add(KEY)
+
+
+def dirty(world):
+    world.inbound.mark_dirty([KEY])
+
+
+def fetching(world):
+    dirty(world)
+    world.inbound.take(1)
+
+
+def newer_known(world):
+    world.inbound.pushed([KEY], 7)
+
+
+@pytest.mark.parametrize("reason", [not_whole, busy, dirty, fetching, newer_known])
+def test_what_may_be_old_news_is_left_to_its_events(world, reason):
+    reason(world)
+    world.inbound.told(7, [StringSet(KEY, b"v")], now=0.0)
+    assert world.inbound.take_told(1) == {}
+    assert len(world.remote) == 0
+
+
+def test_what_is_told_of_others_or_is_not_replicated_is_not_taken():
+    world = World(frozenset({"set"}))
+    world.inbound.told(1, [StringSet(b"else", b"v"), HashSet(KEY, {b"f": b"1"}), Deleted(OTHER)], now=0.0)
+    assert world.inbound.unsettled == 0
+
+
+def test_so_much_is_told_and_the_rest_fetched(world):
+    world.inbound.told(1, [StringSet(b"ns:%d" % number, b"v") for number in range(1500)], now=0.0)
+    assert len(world.inbound.take_told(9999)) == 1000
+    assert world.inbound.dirty == {}  # they are left to their events
+
+
+def test_more_news_of_a_key_that_is_applied_as_it_was_told_waits_for_that(world):
+    world.inbound.told(1, [StringSet(KEY, b"1")], now=0.0)
+    world.inbound.take_told(1)
+    world.inbound.told(2, [StringSet(KEY, b"2")], now=0.0)
+    assert world.inbound.take_told(1) == {}
+    world.inbound.about_to_apply(KEY, [StringSet(KEY, b"1")])
+    world.inbound.applied([KEY], deadline=1)
+    assert world.inbound.take_told(1) == {}  # until its echo has come
+    world.local.consume(KEY, StringSet(KEY, b"1"))
+    assert world.inbound.take_told(1) == {KEY: [StringSet(KEY, b"2")]}
+
+
+# What is fetched.
+
+
+def test_a_key_is_in_one_place_at_a_time(world):
+    keys = [b"ns:%d" % number for number in range(4)]
+    world.inbound.mark_dirty(keys)
+    world.busy.add(keys[0])
+    world.local.expect(keys[1], b"x", math.inf)
+    assert world.inbound.take(9) == {keys[2]: False, keys[3]: False}
+    world.inbound.mark_dirty([keys[2]])
+    assert world.inbound.take(9) == {}
+    assert world.inbound.dirty.keys() == set(keys[:3])
+
+
+def test_keys_that_cannot_be_fetched_now_do_not_stand_in_the_way_of_others(world):
+    world.busy |= {b"ns:%d" % number for number in range(10)}
+    world.inbound.mark_dirty([*(b"ns:%d" % number for number in range(10)), KEY])
+    taken = [world.inbound.take(2) for _ in range(6)]
+    assert [one for one in taken if one] == [{KEY: False}]
+
+
+@pytest.mark.parametrize("suspect", [False, True])
+@pytest.mark.parametrize("void", ["changed", "busy", "epoch", "untaken", "not applied", "no room"])
+def test_what_was_fetched_is_void_if_the_key_may_have_changed_and_is_fetched_again(suspect, void):
+    world = World()
+    (world.inbound.suspect if suspect else world.inbound.mark_dirty)([KEY])
+    assert world.inbound.take(1) == {KEY: suspect}
+    match void:
+        case "changed":
+            world.inbound.changed_at_site([KEY])
+        case "busy":
+            world.busy.add(KEY)
+        case "epoch":
+            world.epoch += 1
+        case "untaken":
+            world.inbound.untaken([KEY])
+        case "not applied":
+            world.inbound.about_to_apply(KEY, [StringSet(KEY, b"a")])
+            world.inbound.not_applied([KEY])
+        case "no room":
+            for number in range(100):
+                world.local.expect(b"%d" % number, b"x", math.inf)
+            assert not world.inbound.about_to_apply(KEY, [StringSet(KEY, b"a")])
+    if void in {"changed", "busy", "epoch"}:
+        assert world.inbound.fetched({KEY: A}) == {}
+        assert world.inbound.counters.stale == 1
+    assert world.inbound.dirty == {KEY: suspect}
+    assert not world.local.holds(KEY)
+    world.busy.clear()
+    world.local.void_all()
+    assert world.inbound.take(1) == {KEY: suspect}
+    assert world.inbound.fetched({KEY: A}) == {KEY: A}
+    assert world.inbound.compares == suspect
+
+
+def test_a_suspect_key_is_compared_whatever_else_was_heard_of_it(world):
+    world.inbound.told(1, [StringSet(KEY, b"v")], now=0.0)
+    world.inbound.suspect([KEY, b"else"])
+    assert (world.inbound.unsettled, world.inbound.take_told(1)) == (1, {})
+    world.inbound.mark_dirty([KEY])
+    world.inbound.events([(KEY, b"set")])
+    assert world.inbound.dirty == {KEY: True}
+    assert world.inbound.compares
+    world.inbound.take(1)
+    assert world.inbound.compares
+    world.inbound.mark_dirty([KEY])
+    world.inbound.untaken([KEY])
+    assert world.inbound.dirty == {KEY: True}
+    world.inbound.take(1)
+    world.inbound.about_to_apply(KEY, [])
+    assert not world.inbound.compares
+
+
+# A hash whose fields the site writes all the time.
+
+
+def test_of_a_hash_that_the_site_changes_the_other_fields_are_taken(world):
+    world.changing[KEY] = {b"own"}
+    world.inbound.mark_dirty([KEY])
+    assert world.inbound.take(1) == {KEY: False}
+    world.inbound.changed_at_site([KEY], {b"more": b"v"})
+    world.changing[KEY] = {b"more"}
+    assert world.inbound.fetched({KEY: A}) == {KEY: A}
+    assert world.inbound.is_current(KEY)
+    assert set(world.inbound.own_fields(KEY)) == {b"own", b"more"}
+    world.inbound.about_to_apply(KEY, [])
+    assert world.inbound.dirty == {KEY: False}  # what the hub holds for the site's own fields was left out
+
+
+@pytest.mark.parametrize("suspect", [False, True])
+@pytest.mark.parametrize("news", ["rest", "event", "dirty", "suspect"])
+def test_it_is_fetched_again_once_it_rests_or_there_are_news_of_it(news, suspect):
+    world = World()
+    world.changing[KEY] = {b"own"}
+    (world.inbound.suspect if suspect else world.inbound.mark_dirty)([KEY])
+    world.inbound.take(1)
+    world.inbound.about_to_apply(KEY, [])
+    assert world.inbound.take(1) == {}
+    match news:
+        case "rest":
+            world.changing.clear()
+        case "event":
+            world.inbound.events([(KEY, b"hset")])
+        case "dirty":
+            world.inbound.mark_dirty([KEY])
+        case "suspect":
+            world.inbound.suspect([KEY])
+    assert world.inbound.take(1) == {KEY: suspect or news == "suspect"}
+
+
+@pytest.mark.parametrize("change", ["whole key", "other fields wait", "the key waits", "too many"])
+def test_more_than_known_fields_is_stale(world, change):
+    world.changing[KEY] = {b"own"}
+    world.inbound.mark_dirty([KEY])
+    world.inbound.take(1)
+    match change:
+        case "whole key":
+            world.inbound.changed_at_site([KEY])
+        case "other fields wait":
+            world.changing[KEY] = {b"own", b"unheard of"}
+        case "the key waits":
+            world.busy.add(KEY)
+        case "too many":
+            world.inbound.changed_at_site([KEY], [b"%d" % number for number in range(5000)])
+    assert world.inbound.fetched({KEY: A}) == {}
+    assert world.inbound.dirty == {KEY: False}
+    assert not world.inbound.own_fields(KEY)
+
+
+def test_a_hash_with_too_many_fields_on_their_way_waits(world):
+    world.changing[KEY] = {b"%d" % number for number in range(5000)}
+    world.inbound.mark_dirty([KEY])
+    assert world.inbound.take(1) == {}
+
+
+def test_what_was_told_of_other_fields_is_applied_and_the_key_is_done_with(world):
+    world.inbound.told(1, [WRITE], now=0.0)
+    world.inbound.take_told(1)
+    world.inbound.changed_at_site([KEY], {b"own": b"v"})
+    assert world.inbound.is_current(KEY)
+    assert set(world.inbound.own_fields(KEY)) == {b"own"}
+    world.inbound.about_to_apply(KEY, [WRITE])
+    world.inbound.applied([KEY], deadline=1)
+    assert (world.inbound.dirty, world.inbound.unsettled) == ({}, 0)
+
+
+# What is applied.
+
+
+def test_what_is_equal_or_refused_is_done_with(world):
+    world.inbound.mark_dirty([KEY, OTHER])
+    world.inbound.take(2)
+    assert not world.inbound.about_to_apply(KEY, [])
+    world.inbound.about_to_apply(OTHER, [StringSet(OTHER, b"a")])
+    world.inbound.mark_dirty([OTHER])
+    world.inbound.refused(OTHER)
+    counters = world.inbound.counters
+    assert (counters.equal, counters.failed, world.inbound.unsettled) == (1, 1, 0)
+    assert len(world.local) == 0
+
+
+def test_the_echo_of_an_apply_is_expected_as_far_as_it_will_show():
+    world = World(frozenset({"set", "hset"}))
+    world.inbound.mark_dirty([KEY])
+    world.inbound.take(1)
+    changes = [Deleted(KEY), HashSet(KEY, {b"f": b"v"}), ExpirySet(KEY, 5)]
+    assert world.inbound.about_to_apply(KEY, changes)
+    assert len(world.local) == 1
+    assert world.local.consume(KEY, changes[1])
+
+
+def test_a_client_between_our_apply_and_its_echo_is_a_conflict(world):
+    world.local.expect(KEY, StringSet(KEY, b"ours"), math.inf)
+    world.inbound.changed_at_site([KEY, OTHER])
+    assert (world.inbound.counters.conflicts, world.inbound.dirty) == (1, {KEY: False})
+
+
+def test_what_does_not_come_is_given_up_and_its_key_looked_at(world):
+    world.remote.expect(KEY, b"set", 5.0)
+    world.inbound.tick(5.0)
+    assert world.inbound.dirty == {}
+    world.inbound.tick(5.1)
+    assert world.inbound.dirty == {KEY: False}
+
+
+def test_a_new_link_to_the_hub_voids_what_was_expected_of_the_old_one(world):
+    world.remote.expect(KEY, b"set", math.inf)
+    world.inbound.pushed([OTHER], math.inf)  # nobody knows when: nothing is news
+    world.inbound.resubscribed()
+    assert (world.inbound.dirty, len(world.remote)) == ({KEY: False}, 0)
+    world.inbound.told(1, [StringSet(OTHER, b"v")], now=0.0)
+    assert world.inbound.take_told(1) == {OTHER: [StringSet(OTHER, b"v")]}

@@ -1,0 +1,396 @@
+"""What is to be done with one key: whole, or field by field."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+
+from redisrepl.changes import (
+    KINDS,
+    Deleted,
+    ExpirySet,
+    FieldsDeleted,
+    HashSet,
+    HashState,
+    StringSet,
+    StringState,
+    Touch,
+)
+from redisrepl.engine.ancestor import NOTHING_AGREED, note_changes, note_state
+from redisrepl.engine.plans import Plan, Policy, circumstances, plan_for
+from redisrepl.engine.reconcile import Circumstances
+from redisrepl.wire.digests import digest_of, element_of
+from tests.engine.sides import KEY, Memory, ancestor_of, changed, hash_, resolved, string
+
+ORDINARY = Circumstances()
+DEFAULT = frozenset({"set", "hset"})
+A, B, C = string("a"), string("b"), string("c")
+REPLACE = Touch(KEY, replaces=True)
+
+
+def plan(site, hub, ancestor=None, kinds=KINDS, winner="hub", about=ORDINARY, **known):
+    return plan_for(KEY, site, hub, ancestor_of(ancestor, **known), Policy(kinds, winner), about)
+
+
+def digest(state):
+    return digest_of(KEY, state)
+
+
+def hset(**fields):
+    return HashSet(KEY, {name.encode(): None if value is None else value.encode() for name, value in fields.items()})
+
+
+def pushing(change, *expected):
+    return Plan(KEY, push=change, expected=tuple(map(digest, expected)))
+
+
+def applying(*changes):
+    return Plan(KEY, apply=list(changes))
+
+
+SET_B = StringSet(KEY, b"b")
+
+
+@pytest.mark.parametrize(
+    ("site", "hub", "ancestor", "expected"),
+    [
+        (None, None, None, Plan(KEY)),
+        (A, A, A, Plan(KEY)),
+        (A, A, None, Plan(KEY, agreed=A)),
+        (A, A, B, Plan(KEY, agreed=A)),
+        (None, None, A, Plan(KEY, agreed=None)),
+        (A, None, None, pushing(REPLACE, None)),
+        (None, B, None, applying(SET_B)),
+        (B, A, A, pushing(REPLACE, A)),
+        (A, B, A, applying(SET_B)),
+        (None, A, A, pushing(REPLACE, A)),
+        (A, None, A, applying(Deleted(KEY))),
+        (None, B, A, applying(SET_B)),
+        (B, None, A, pushing(REPLACE, None)),
+        # Between types, the key is one thing.
+        (hash_(f="1"), A, A, pushing(REPLACE, A)),
+        (A, hash_(f="1"), A, applying(Deleted(KEY), hset(f="1"))),
+        (None, hash_(5, f="1"), None, applying(hset(f="1"), ExpirySet(KEY, 5))),
+        (hash_(f="1"), string("b", 5), hash_(f="1"), applying(StringSet(KEY, b"b", 5))),
+        (hash_(f="1"), None, hash_(f="1"), applying(Deleted(KEY))),
+        (None, hash_(f="1"), hash_(f="1"), pushing(REPLACE, hash_(f="1"))),
+    ],
+)
+def test_a_key_as_a_whole(site, hub, ancestor, expected):
+    assert plan(site, hub, ancestor) == expected
+
+
+@pytest.mark.parametrize("winner", ["hub", "site"])
+@pytest.mark.parametrize("ancestor", [None, A])
+@pytest.mark.parametrize("other", [C, hash_(f="1")])
+def test_of_a_conflict_the_policy_decides_and_the_loser_is_named(winner, ancestor, other):
+    for site, hub in ((B, other), (other, B)):
+        found = plan(site, hub, ancestor, winner=winner)
+        assert (found.winner, found.lost) == (winner, site if winner == "hub" else hub)
+        if winner == "hub":
+            assert changed(site, found.apply) == hub
+            assert found.push is None
+        else:
+            assert (found.push, found.expected, found.apply) == (REPLACE, (digest(hub),), [])
+
+
+E = element_of
+FIELDS = hash_(f="1", g="1", h="1")
+
+
+@pytest.mark.parametrize(
+    ("site", "hub", "ancestor", "expected"),
+    [
+        (FIELDS, FIELDS, FIELDS, Plan(KEY)),
+        (hash_(f="1", g="1"), hash_(f="1"), hash_(f="1"), Plan(KEY, push=hset(g=None), expected={b"g": (None,)})),
+        (hash_(f="2"), hash_(f="1"), hash_(f="1"), Plan(KEY, push=hset(f=None), expected={b"f": (E(b"f", b"1"),)})),
+        (hash_(f="1"), hash_(f="2"), hash_(f="1"), applying(hset(f="2"))),
+        (hash_(f="1", g="1"), hash_(f="1"), hash_(f="1", g="1"), applying(FieldsDeleted(KEY, (b"g",)))),
+        (
+            hash_(f="1"),
+            hash_(f="1", g="1"),
+            hash_(f="1", g="1"),
+            Plan(KEY, push=hset(g=None), expected={b"g": (E(b"g", b"1"),)}),
+        ),
+        # Each to its own field.
+        (
+            hash_(f="2", g="1", h="1"),
+            hash_(f="1", g="2"),
+            FIELDS,
+            Plan(
+                KEY,
+                apply=[hset(g="2"), FieldsDeleted(KEY, (b"h",))],
+                push=hset(f=None),
+                expected={b"f": (E(b"f", b"1"),)},
+            ),
+        ),
+        # A value goes before a removal, either way.
+        (hash_(f="1"), hash_(f="1", g="2"), hash_(f="1", g="1"), applying(hset(g="2"))),
+        (
+            hash_(f="1", g="2"),
+            hash_(f="1"),
+            hash_(f="1", g="1"),
+            Plan(KEY, push=hset(g=None), expected={b"g": (None,)}),
+        ),
+        # What both have come to by themselves.
+        (hash_(f="2"), hash_(f="2"), FIELDS, Plan(KEY, agreed={b"f": b"2", b"g": None, b"h": None})),
+        # Nothing was agreed: all is copied.
+        (hash_(f="1"), hash_(g="1"), None, Plan(KEY, [hset(g="1")], hset(f=None), {b"f": (None,)})),
+        (hash_(f="1"), hash_(f="1"), A, Plan(KEY, agreed={b"f": b"1"})),
+    ],
+)
+def test_two_hashes_field_by_field(site, hub, ancestor, expected):
+    assert plan(site, hub, ancestor) == expected
+
+
+@pytest.mark.parametrize("winner", ["hub", "site"])
+def test_of_a_hash_only_the_fields_conflict_that_both_changed(winner):
+    found = plan(hash_(f="2", g="2", h="1"), hash_(f="3", g="1", h="3"), FIELDS, winner=winner)
+    assert found.winner == winner
+    if winner == "hub":
+        assert found.lost == hash_(f="2")
+        assert (found.apply, found.push) == ([hset(f="3", h="3")], hset(g=None))
+        assert found.expected == {b"g": (E(b"g", b"1"),)}
+    else:
+        assert found.lost == hash_(f="3")
+        assert (found.apply, found.push) == ([hset(h="3")], hset(f=None, g=None))
+        assert found.expected == {b"f": (E(b"f", b"3"),), b"g": (E(b"g", b"1"),)}
+
+
+@pytest.mark.parametrize(
+    ("site", "hub", "ancestor", "known", "expected"),
+    [
+        # The hub holds what a push of ours may have left, and nobody else's change.
+        (C, B, A, {"intents": (digest(B),)}, pushing(REPLACE, B)),
+        (C, None, A, {"intents": (None,)}, pushing(REPLACE, None)),
+        (None, B, A, {"intents": (digest(B),)}, pushing(REPLACE, B)),
+        (B, B, A, {"intents": (digest(B),)}, Plan(KEY, agreed=B)),
+        (A, A, A, {"intents": (digest(B),)}, Plan(KEY, agreed=A)),  # the push is known not to have happened
+        (
+            hash_(f="3"),
+            hash_(f="2"),
+            hash_(f="1"),
+            {"element_intents": {b"f": (E(b"f", b"2"),)}},
+            Plan(KEY, push=hset(f=None), expected={b"f": (E(b"f", b"2"),)}),
+        ),
+        (
+            hash_(f="1"),
+            hash_(f="1"),
+            hash_(f="1"),
+            {"element_intents": {b"f": (E(b"f", b"2"),)}},
+            Plan(KEY, agreed={b"f": b"1"}),
+        ),
+        # Likewise an apply, at the site.
+        (B, C, A, {"applied": (digest(B),)}, applying(StringSet(KEY, b"c"))),
+        (A, B, A, {"applied": (digest(B),)}, applying(SET_B)),
+        (C, B, A, {"applied": (digest(B),)}, pushing(REPLACE, B)),
+        (A, A, A, {"applied": (digest(B),)}, Plan(KEY, agreed=A)),
+        (
+            hash_(f="2"),
+            hash_(f="3"),
+            hash_(f="1"),
+            {"element_applied": {b"f": (E(b"f", b"2"),)}},
+            applying(hset(f="3")),
+        ),
+        (
+            hash_(f="1"),
+            hash_(f="1"),
+            hash_(f="1"),
+            {"element_applied": {b"f": (E(b"f", b"2"),)}},
+            Plan(KEY, agreed={b"f": b"1"}),
+        ),
+    ],
+)
+def test_what_an_exchange_of_unknown_outcome_may_have_left(site, hub, ancestor, known, expected):
+    assert plan(site, hub, ancestor, **known) == expected
+
+
+@pytest.mark.parametrize(
+    ("kinds", "site", "hub"),
+    [
+        *((KINDS, A, other) for other in ("list", "denied")),
+        *((KINDS, other, A) for other in ("list", "denied")),
+        *((KINDS, other, None) for other in ("list", "denied")),
+        (frozenset({"set", "del"}), hash_(f="1"), None),
+        (frozenset({"set", "del"}), hash_(f="1"), A),
+        (frozenset({"set", "del"}), hash_(f="1"), hash_(f="2")),
+        (frozenset({"hset", "del"}), A, None),
+        (frozenset({"hset", "del"}), hash_(f="1"), A),
+    ],
+)
+def test_what_cannot_be_replicated_is_not_destroyed_by_what_can(kinds, site, hub):
+    for ancestor in (None, A, hash_(f="1")):
+        for one, other in ((site, hub), (hub, site)):
+            assert plan(one, other, ancestor, kinds=kinds) == Plan(KEY)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "agreed", "winner", "expected"),
+    [
+        (5, 5, 5, "hub", Plan(KEY)),
+        (6, 5, 5, "hub", Plan(KEY, push=ExpirySet(KEY, 6), expected={})),
+        (None, 5, 5, "hub", Plan(KEY, push=ExpirySet(KEY, None), expected={})),
+        (5, 6, 5, "site", applying(ExpirySet(KEY, 6))),
+        (5, None, 5, "site", applying(ExpirySet(KEY, None))),
+        (6, 7, 5, "hub", applying(ExpirySet(KEY, 7))),
+        (6, 7, 5, "site", Plan(KEY, push=ExpirySet(KEY, 6), expected={})),
+        (6, 6, 5, "hub", Plan(KEY, expiry=6)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["string", "hash"])
+def test_an_expiry_is_reconciled_by_itself(kind, ours, theirs, agreed, winner, expected):
+    site, hub, ancestor = (string("a", at) if kind == "string" else hash_(at, f="1") for at in (ours, theirs, agreed))
+    assert plan(site, hub, ancestor, winner=winner) == expected
+    assert plan(site, hub, ancestor, winner=winner, kinds=KINDS - {"expire"}) == Plan(KEY)
+
+
+def test_that_values_agree_says_nothing_of_their_expiries():
+    """Else an expiry would count as agreed before it is there, and if its push fails never be pushed."""
+    assert plan(string("a", 6), string("a", 7), winner="site") == Plan(
+        KEY, push=ExpirySet(KEY, 6), expected={}, agreed=A
+    )
+    assert plan(A, string("a", 6)) == Plan(KEY, [ExpirySet(KEY, 6)], agreed=A)
+    assert plan(string("a", 6), A, string("b", 7)) == Plan(KEY, [ExpirySet(KEY, None)], agreed=string("a", 7))
+    assert plan(string("a", 6), string("a", 6)) == Plan(KEY, agreed=string("a", 6), expiry=6)
+
+
+def test_fields_and_the_expiry_of_a_hash_are_pushed_together():
+    found = plan(hash_(5, f="2"), hash_(f="1"), hash_(f="1"))
+    assert found == Plan(KEY, push=REPLACE, expected={b"f": (E(b"f", b"1"),)})
+
+
+def test_expiries_that_are_not_replicated_are_not_applied():
+    assert plan(None, hash_(5, f="1"), kinds=DEFAULT).apply == [hset(f="1")]
+
+
+@pytest.mark.parametrize(
+    ("number", "expires_at_ms", "proved_at_site", "proved_at_hub", "expected"),
+    [
+        (7, None, math.inf, math.inf, ORDINARY),
+        (7, None, 7, 7, ORDINARY),
+        (7, None, 6, math.inf, Circumstances(site_lost=True)),
+        (7, None, math.inf, 6, Circumstances(hub_lost=True)),
+        (7, None, 0, 0, Circumstances(site_lost=True, hub_lost=True)),
+        (7, 999, math.inf, math.inf, Circumstances(expired=True)),
+        (7, 1000, math.inf, math.inf, Circumstances(expired=True)),
+        (7, 1001, math.inf, math.inf, ORDINARY),
+    ],
+)
+def test_what_bears_on_the_verdict(number, expires_at_ms, proved_at_site, proved_at_hub, expected):
+    ancestor = ancestor_of(string("a", expires_at_ms), number)
+    found = circumstances(ORDINARY, ancestor, now_ms=1000, proved_at_site=proved_at_site, proved_at_hub=proved_at_hub)
+    assert found == expected
+
+
+def test_what_was_never_agreed_on_was_not_lost():
+    for ancestor in (None, NOTHING_AGREED):
+        assert circumstances(ORDINARY, ancestor, now_ms=1000, proved_at_site=0, proved_at_hub=0) == ORDINARY
+
+
+def test_circumstances_of_all_keys_are_kept_beside_those_of_one():
+    base = Circumstances(removals=False, site_evicts=True, hub_evicts=True)
+    found = circumstances(base, ancestor_of(A, 7), now_ms=0, proved_at_site=6, proved_at_hub=math.inf)
+    assert found == Circumstances(removals=False, site_evicts=True, hub_evicts=True, site_lost=True)
+
+
+# Whatever both sides hold.
+
+VALUES = [
+    None,
+    A,
+    B,
+    string("a", 5),
+    string("a", 6),
+    hash_(f="1"),
+    hash_(5, f="1"),
+    hash_(f="2"),
+    hash_(g="1"),
+    hash_(f="1", g="1"),
+    hash_(6, f="2", g="2"),
+    hash_(f="2", g="1", h="1"),
+]
+
+
+def carried_out(site, hub, found, memory):
+    """Both sides after a plan, and what is noted, in the order in which `applying` and `pushing` do it."""
+    site = changed(site, found.apply)
+    noted(found, memory)
+    note_changes(memory, found.apply)
+    pushed = resolved(found.push, site)
+    note_changes(memory, pushed)
+    return site, changed(hub, pushed)
+
+
+def noted(found, memory):
+    if found.agreed != "nothing":
+        note_state(memory, KEY, found.agreed)
+    if found.expiry != "nothing":
+        memory.expiry(KEY, found.expiry)
+    if found.disputed:
+        memory.forget(KEY)
+
+
+def places(state):
+    """What is held where: a value of the key, or of each field."""
+    match state:
+        case StringState(value):
+            return {None: value}
+        case HashState(fields):
+            return dict(fields)
+        case _:
+            return {}
+
+
+@pytest.mark.parametrize("winner", ["hub", "site"])
+def test_a_plan_makes_both_sides_equal_agreed_and_nothing_vanishes_unnamed(winner):
+    for ancestor, site, hub in product(VALUES, repeat=3):
+        memory = Memory(ancestor)
+        found = plan_for(KEY, site, hub, memory.agreed, Policy(KINDS, winner), ORDINARY)
+        site_after, hub_after = carried_out(site, hub, found, memory)
+        about = (ancestor, site, hub)
+
+        assert site_after == hub_after, about
+        again = plan_for(KEY, site_after, hub_after, memory.agreed, Policy(KINDS, winner), ORDINARY)
+        assert (again.apply, again.push, again.agreed) == ([], None, "nothing"), about
+        noted(again, memory)  # an expiry, where there was no key yet to note it for
+        assert memory.holds(site_after), about
+        for held in (site, hub):
+            for place, value in places(held).items():
+                if places(ancestor).get(place) != value and places(site_after).get(place) != value:
+                    assert places(found.lost).get(place) == value, about
+        if found.lost is not None:
+            assert found.winner == winner, about
+
+
+def test_without_removals_nothing_is_ever_removed():
+    for ancestor, site, hub in product(VALUES, repeat=3):
+        found = plan(site, hub, ancestor, kinds=DEFAULT, about=Circumstances(removals=False))
+        if not (isinstance(site, StringState) or isinstance(hub, StringState)):  # one type replaces another
+            assert not any(isinstance(change, Deleted | FieldsDeleted) for change in found.apply)
+            if site is None:
+                assert found.push is None
+
+
+def test_what_is_pushed_because_a_server_lost_it_is_not_agreed_on_before_it_has_arrived():
+    """Else, should it not arrive, a later comparison would take it for removed there."""
+    for site_lost, hub_lost in product((False, True), repeat=2):
+        about = Circumstances(site_lost=site_lost, hub_lost=hub_lost)
+        assert plan(A, None, A, about=about).disputed == (site_lost or hub_lost)
+        assert not plan(None, A, A, about=about).disputed or not (site_lost or hub_lost)
+        assert not plan(A, A, A, about=about).disputed
+
+
+@pytest.mark.parametrize("lost", ["site", "hub"])
+def test_what_a_server_lost_comes_back_and_nothing_is_taken_for_it(lost):
+    about = Circumstances(site_lost=lost == "site", hub_lost=lost == "hub")
+    for ancestor, site, hub in product(VALUES, repeat=3):
+        if ancestor is None:
+            continue
+        memory = Memory(ancestor)
+        found = plan_for(KEY, site, hub, memory.agreed, Policy(KINDS, "hub"), about)
+        site_after, hub_after = carried_out(site, hub, found, memory)
+        whole = hub if lost == "site" else site
+        for place, value in places(whole).items():
+            assert places(site_after).get(place) == places(hub_after).get(place) == value, (ancestor, site, hub)

@@ -1,0 +1,579 @@
+"""Fetch, compare, apply: against a real site, with a hub that says what the test wants."""
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+
+from redisrepl.changes import KINDS, ExpirySet, HashState, StringSet, StringState, Touch
+from redisrepl.engine.ancestor import note_state
+from redisrepl.engine.continuity import Continuity, SideState
+from redisrepl.engine.core import Core, CoreOptions, Loss
+from redisrepl.flow.applying import Applying
+from redisrepl.local.address import parse_address
+from redisrepl.local.apply import SiteWriter
+from redisrepl.local.connection import open_client
+from redisrepl.local.read import SiteReader
+from redisrepl.remote.fetch import Fetched
+from redisrepl.store import Facts
+from redisrepl.wire.digests import digest_of, elements_of
+from testbed import RedisServer, eventually_async
+from tests.samples import write
+
+KEY, OTHER = b"ns:key", b"ns:other"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def at_site(server):
+    client = server.client()
+    client.flushall()
+    return client
+
+
+class Reader(SiteReader):
+    """A reader whose answer the test can hold up."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.asked = []
+        self.read_again = 0
+
+    async def _by_script(self, keys, max_bytes):
+        self.read_again += 1
+        return await super()._by_script(keys, max_bytes)
+
+    async def states(self, keys, replies, large):
+        states = await super().states(keys, replies, large)
+        self.asked.append(list(keys))
+        await self.go_on.wait()
+        return states
+
+
+def settled():
+    return SideState(followed=True, judged=True, settled=True)
+
+
+class World:
+    """The parts of a pull; the hub holds `hub`, and the site's stream is read up to `read_to`."""
+
+    def __init__(self, server, store, kinds=KINDS, winner="hub"):
+        address = parse_address(f"redis://127.0.0.1:{server.port}", flag="--raddr")
+        self.client = open_client(address, 5.0, connections=2)
+        self.hub = {}
+        self.read_to = float("inf")
+        self.is_same_hub = True
+        self.hub_time = 1
+        self.store = store
+        self.lost = []
+        self.core = Core(
+            lambda key: key.startswith(b"ns:"),
+            kinds,
+            options=CoreOptions(winner=winner, expectations=1000),
+            continuity=Continuity(settled(), settled()),
+            keep=self.lost.append,
+        )
+        self.expected, self.inbound = self.core.expected_local, self.core.inbound
+        self.reader = Reader(self.client, address)
+        self.applying = Applying(
+            self.core,
+            store,
+            self,
+            self.reader,
+            SiteWriter(self.client, address, b"us"),
+            same_hub=self.same_hub,
+            read_to=lambda: self.read_to,
+            max_keys=8,
+            retry={"attempts": None, "timeout": None, "wait_initial": 0.01, "wait_max": 0.05},
+        )
+
+    async def states(self, keys):
+        return Fetched({key: self.hub.get(key) for key in keys}, self.hub_time)
+
+    async def same_hub(self):
+        return self.is_same_hub
+
+    def dirty(self, *keys, suspect=False):
+        (self.inbound.suspect if suspect else self.inbound.mark_dirty)(keys)
+        self.applying.wake()
+
+    def agree(self, key, state):
+        facts = Facts()
+        note_state(facts, key, state)
+        self.store.agreed(facts)
+
+    async def agreed(self, key=KEY):
+        """The digest, fields and expiry that are agreed."""
+        known = (await self.store.lookup([key], elements=True)).get(key)
+        return None if known is None else (known.digest, known.elements, known.expires_at_ms)
+
+
+@pytest.fixture
+def running(store):
+    """Starts a world on a server."""
+
+    @contextlib.asynccontextmanager
+    async def run(server, workers=1, **options):
+        world = World(server, store, **options)
+        tasks = [asyncio.ensure_future(world.applying.run()) for _ in range(workers)]
+        try:
+            yield world
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await world.client.aclose()
+
+    return run
+
+
+def told(state, key=KEY):
+    """What is agreed once both sides hold this."""
+    elements = elements_of(state.fields) if isinstance(state, HashState) else None
+    return digest_of(key, state), elements, state.expires_at_ms
+
+
+def offset(client):
+    return client.info("replication")["master_repl_offset"]
+
+
+async def test_what_differs_is_written_and_its_echo_expected(server, at_site, running):
+    at_site.hset(KEY, mapping={"same": "1", "old": "2"})
+    async with running(server) as world:
+        world.hub[KEY] = HashState({b"same": b"1", b"old": b"3"})
+        world.dirty(KEY)
+        await world.applying.idle()
+
+        assert at_site.hgetall(KEY) == {b"same": b"1", b"old": b"3"}
+        assert world.inbound.counters.applied == 1
+        assert world.expected.holds(KEY)
+
+
+# With the ancestor.
+
+A, B, C = StringState(b"a"), StringState(b"b"), StringState(b"c")
+
+
+@pytest.mark.parametrize(
+    ("site", "hub", "ancestor", "suspect", "site_after", "pushed"),
+    [
+        # What differs is applied, without asking for the ancestor, where the hub lacks nothing.
+        (A, B, A, False, B, False),
+        (C, B, A, False, B, False),
+        # What the hub lacks was removed there, or never was.
+        (A, None, A, False, None, False),
+        (C, None, A, False, C, True),
+        (A, None, None, False, A, True),
+        # What may have changed on both sides is compared as a whole.
+        (B, A, A, True, B, True),
+        (A, B, A, True, B, False),
+        (None, A, A, True, None, True),
+        (None, B, A, True, B, False),
+        (A, A, A, True, A, False),
+    ],
+)
+async def test_what_is_fetched_is_compared_with_what_was_agreed(  # noqa: PLR0913, PLR0917 - a table
+    server, at_site, running, site, hub, ancestor, suspect, site_after, pushed
+):
+    if site is not None:
+        at_site.set(KEY, site.value)
+    async with running(server) as world:
+        world.hub = {KEY: hub}
+        world.agree(KEY, ancestor)
+        world.dirty(KEY, suspect=suspect)
+        await world.applying.idle()
+
+        assert at_site.get(KEY) == (None if site_after is None else site_after.value)
+        assert world.core.outbound.doubtful.take(10, 1000) == ([Touch(KEY, replaces=True)] if pushed else [])
+        if not pushed:
+            assert await world.agreed() == (None if site_after is None else told(site_after))
+
+
+async def test_a_field_that_was_removed_at_the_hub_is_removed_and_one_that_is_new_here_is_pushed(
+    server, at_site, running
+):
+    at_site.hset(KEY, mapping={"f": 1, "gone": 1, "new": 1})
+    async with running(server) as world:
+        world.agree(KEY, HashState({b"f": b"1", b"gone": b"1"}))
+        world.hub = {KEY: HashState({b"f": b"1"})}
+        world.dirty(KEY)
+        await world.applying.idle()
+
+        assert at_site.hgetall(KEY) == {b"f": b"1", b"new": b"1"}
+        (push,) = world.core.outbound.doubtful.take(10, 1000)
+        assert push.fields == {b"new": None}
+        assert await world.agreed() == told(HashState({b"f": b"1"}))
+
+
+@pytest.mark.parametrize("state", [A, HashState({b"f": b"1"}), HashState({b"f": b"1"}, 4_000_000_000_000)])
+async def test_what_both_have_come_to_hold_is_agreed(server, at_site, running, state):
+    write(at_site, KEY, state)
+    async with running(server) as world:
+        world.hub = {KEY: state}
+        world.dirty(KEY, suspect=True)
+        await world.applying.idle()
+
+        assert world.inbound.counters.equal == 1
+        assert await world.agreed() == told(state)
+
+
+async def test_that_values_agree_is_noted_before_the_expiry_that_is_applied(server, at_site, running):
+    at_site.set(KEY, "a")
+    async with running(server) as world:
+        world.hub = {KEY: StringState(b"a", 4_000_000_000_000)}
+        world.dirty(KEY, suspect=True)
+        await world.applying.idle()
+
+        assert at_site.pexpiretime(KEY) == 4_000_000_000_000
+        assert await world.agreed() == told(StringState(b"a", 4_000_000_000_000))
+
+
+async def test_until_the_site_is_settled_everything_is_compared_with_what_was_agreed(server, at_site, running):
+    at_site.set(KEY, "b")
+    async with running(server) as world:
+        world.core.continuity.site.settled = False
+        world.agree(KEY, A)
+        world.hub = {KEY: A}
+        world.dirty(KEY)
+        await world.applying.idle()
+
+        assert at_site.get(KEY) == b"b"
+        assert world.core.outbound.doubtful.busy(KEY)
+
+
+@pytest.mark.parametrize("winner", ["hub", "site"])
+async def test_of_a_conflict_the_loser_is_kept(server, at_site, running, winner):
+    at_site.set(KEY, "b")
+    async with running(server, winner=winner) as world:
+        world.agree(KEY, A)
+        world.hub = {KEY: C}
+        world.dirty(KEY, suspect=True)
+        await world.applying.idle()
+
+        assert at_site.get(KEY) == (b"c" if winner == "hub" else b"b")
+        assert world.lost == [Loss(KEY, winner, B if winner == "hub" else C)]
+
+
+async def test_what_was_not_applied_after_all_has_lost_nothing(server, at_site, running):
+    at_site.set(KEY, "b")
+    async with running(server) as world:
+        world.reader.go_on.clear()
+        world.agree(KEY, A)
+        world.hub = {KEY: C}
+        world.dirty(KEY, suspect=True)
+        await eventually_async(lambda: world.reader.asked)
+        at_site.set(KEY, "d")
+        world.reader.go_on.set()
+        await world.applying.idle()
+
+        assert at_site.get(KEY) == b"c"
+        assert world.lost == [Loss(KEY, "hub", StringState(b"d"))]
+
+
+@pytest.mark.parametrize(("hours_ahead", "removed"), [(0, True), (2, False)])
+async def test_what_has_expired_by_the_clock_of_the_hub_only_is_not_removed(
+    server, at_site, running, hours_ahead, removed
+):
+    """It was gone at once at a hub whose clock is two hours ahead, and has an hour to live at the site."""
+    expires_at_ms = int((time.time() + 3600) * 1000)
+    at_site.set(KEY, "a", pxat=expires_at_ms)
+    async with running(server) as world:
+        world.agree(KEY, StringState(b"a", expires_at_ms))
+        world.hub_time = int((time.time() + hours_ahead * 3600) * 1_000_000)
+        world.dirty(KEY)
+        await world.applying.idle()
+
+        assert at_site.exists(KEY) != removed
+
+
+@pytest.mark.parametrize("hub", [None, HashState({})])
+async def test_nothing_is_removed_for_a_hub_that_is_another_server(server, at_site, running, hub):
+    """It restarted empty, say, in the moment of the fetch."""
+    state = A if hub is None else HashState({b"f": b"1", b"g": b"1"})
+    write(at_site, KEY, state)
+    async with running(server) as world:
+        world.is_same_hub = False
+        world.agree(KEY, state)
+        world.hub = {KEY: None if hub is None else HashState({b"f": b"1"})}
+        world.dirty(KEY)
+        await eventually_async(lambda: world.applying.apply_trouble.failures > 1)
+        assert at_site.exists(KEY)
+        assert KEY in world.inbound.dirty or world.inbound.unsettled
+
+        world.is_same_hub = True
+        await world.applying.idle()
+        assert at_site.exists(KEY) == (hub is not None)
+        assert at_site.type(KEY) == b"none" or at_site.hgetall(KEY) == {b"f": b"1"}
+
+
+@pytest.mark.parametrize("side", ["site", "hub"])
+async def test_nothing_is_fetched_before_both_histories_are_known(server, at_site, running, side):
+    async with running(server) as world:
+        state = world.core.continuity.of(side)
+        state.judged = False
+        world.hub = {KEY: A}
+        world.dirty(KEY)
+        world.inbound.told(1, [StringSet(OTHER, b"told")], 0.0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert (world.inbound.counters.fetched, at_site.dbsize()) == (0, 0)
+        state.judged = True
+        world.applying.wake()
+        await world.applying.idle()
+        assert at_site.mget(KEY, OTHER) == [b"a", b"told"]
+
+
+async def test_what_the_feed_told_is_applied_and_agreed(server, at_site, running):
+    async with running(server) as world:
+        world.inbound.told(1, [StringSet(KEY, b"a"), ExpirySet(KEY, 4_000_000_000_000)], 0.0)
+        world.applying.wake()
+        await world.applying.idle()
+
+        assert (at_site.get(KEY), world.inbound.counters.fetched) == (b"a", 0)
+        assert await world.agreed() == told(StringState(b"a", 4_000_000_000_000))
+
+
+async def test_what_the_site_refuses_is_not_agreed(server, at_site, running):
+    async with running(server) as world:
+        world.hub = {KEY: HashState({b"f": b"1"}), OTHER: A}
+        read = world.reader.states
+
+        async def states(keys, replies, large):
+            return [None for _ in await read(keys, replies, large)]  # it does not see the list
+
+        world.reader.states = states
+        at_site.rpush(KEY, "x")
+        world.dirty(KEY, OTHER)
+        await world.applying.idle()
+
+        assert (at_site.type(KEY), at_site.get(OTHER)) == (b"list", b"a")
+        assert world.inbound.counters.failed == 1
+        assert (await world.agreed(), await world.agreed(OTHER)) == (None, told(A, OTHER))
+
+
+# At the site.
+
+
+async def test_few_keys_are_watched_at_a_time_however_many_are_fetched(server, at_site, running, monkeypatch):
+    """Redis compares each key to be watched with all that are watched already."""
+    monkeypatch.setattr("redisrepl.flow.applying._WATCHED", 3)
+    async with running(server) as world:
+        keys = [b"ns:%d" % number for number in range(8)]
+        world.hub |= dict.fromkeys(keys, StringState(b"v"))
+        world.dirty(*keys)
+        await world.applying.idle()
+
+        assert at_site.mget(keys) == [b"v"] * 8
+        assert [len(asked) for asked in world.reader.asked] == [3, 3, 2]
+
+
+async def test_what_the_site_holds_is_read_in_the_round_trip_that_watches_it(server, at_site, running):
+    at_site.set(KEY, "old")
+    async with running(server) as world:
+        world.hub[KEY] = StringState(b"new")
+        with at_site.monitor() as monitor:
+            world.dirty(KEY)
+            await world.applying.idle()
+            seen = iter(lambda: monitor.next_command()["command"].split()[0], "EXEC")
+
+            said = [word for word in seen if word in {"WATCH", "INFO", "EVAL", "MULTI"}]
+            assert said == ["WATCH", "INFO", "EVAL", "MULTI"]
+        assert world.reader.read_again == 0
+
+
+LARGE = {b"field:%d" % number: b"%d" % number for number in range(600)}
+
+
+async def test_a_large_hash_is_read_by_itself_and_not_in_a_script(server, at_site, running):
+    """A script takes five times as long, and holds up the clients of the site."""
+    at_site.hset(KEY, mapping=LARGE | {b"field:7": b"old"})
+    at_site.set(OTHER, "old")
+    async with running(server) as world:
+        world.hub |= {KEY: HashState(LARGE), OTHER: StringState(b"new")}
+        with at_site.monitor() as monitor:
+            world.dirty(KEY, OTHER)
+            await world.applying.idle()
+            seen = [monitor.next_command()["command"]]
+            while seen[-1] != "EXEC":
+                seen.append(monitor.next_command()["command"])
+
+        assert at_site.hgetall(KEY) == LARGE
+        assert at_site.get(OTHER) == b"new"
+        (script,) = [command for command in seen if command.startswith("EVAL ")]
+        assert script.split()[-1] == OTHER.decode()
+        assert "HSET ns:key field:7 7" in seen
+        assert world.reader.read_again == 0
+
+
+@pytest.mark.parametrize("kind", ["none", "string", "hash", "list"])
+@pytest.mark.parametrize("version", ["7", "6"])
+async def test_what_is_a_large_hash_at_the_hub_may_be_anything_at_the_site(running, kind, version):
+    renamed = {"rename-command": 'PEXPIRETIME ""'} if version == "6" else {}  # which has no such command
+    with RedisServer(config=renamed) as server:
+        at_site = server.client()
+        match kind:
+            case "string":
+                at_site.set(KEY, "old")
+            case "hash":
+                at_site.hset(KEY, mapping=LARGE | {b"field:7": b"old", b"more": b"1"})
+                at_site.pexpireat(KEY, 4_000_000_000_000)
+            case "list":
+                at_site.rpush(KEY, "old")
+        async with running(server) as world:
+            world.hub[KEY] = HashState(LARGE)
+            world.dirty(KEY)
+            await world.applying.idle()
+
+            assert at_site.hgetall(KEY) == LARGE | ({b"more": b"1"} if kind == "hash" else {})
+
+
+async def test_what_does_not_fit_into_that_reply_is_read_too(server, at_site, running, monkeypatch):
+    monkeypatch.setattr("redisrepl.local.read._MAX_REPLY", 1)
+    async with running(server) as world:
+        keys = [b"ns:%d" % number for number in range(5)]
+        at_site.mset(dict.fromkeys(keys, b"old"))
+        world.hub |= dict.fromkeys(keys, StringState(b"new"))
+        world.dirty(*keys)
+        await world.applying.idle()
+
+        assert at_site.mget(keys) == [b"new"] * 5
+        assert world.reader.read_again == 4
+
+
+async def test_a_site_that_allows_no_scripts_is_read_without(server, at_site, running):
+    at_site.execute_command("ACL", "SETUSER", "default", "-eval")
+    try:
+        async with running(server) as world:
+            for value in (b"1", b"2"):
+                world.hub[KEY] = StringState(value)
+                world.dirty(KEY)
+                await eventually_async(lambda value=value: at_site.get(KEY) == value)
+                world.expected.void([KEY])  # nobody reads the stream
+            assert not world.applying.apply_trouble.failures
+    finally:
+        at_site.execute_command("ACL", "SETUSER", "default", "+eval")
+
+
+async def test_news_wakes_one_of_those_who_wait_for_work(server, at_site, running):
+    async with running(server, workers=16) as world:
+        world.hub = {OTHER: StringState(b"first"), KEY: StringState(b"second")}
+        world.dirty(OTHER)
+        await world.applying.idle()
+        looks, take = [], world.inbound.take
+        world.inbound.take = lambda most: looks.append(most) or take(most)
+        world.dirty(KEY)
+        await world.applying.idle()
+
+        assert at_site.get(KEY) == b"second"
+        assert 0 < len(looks) < 8
+
+
+async def test_batches_are_moved_side_by_side(server, at_site, running):
+    async with running(server, workers=4) as world:
+        asked, go_on = [], asyncio.Event()
+
+        async def states(keys):
+            asked.append(len(keys))
+            await go_on.wait()
+            return Fetched(dict.fromkeys(keys, StringState(b"v")), 1)
+
+        world.applying._hub.states = states
+        world.dirty(*(b"ns:%d" % number for number in range(40)))
+        await eventually_async(lambda: len(asked) == 4)
+        go_on.set()
+        await world.applying.idle()
+
+        assert asked == [8] * 5
+        assert at_site.dbsize() == 40
+
+
+async def test_nothing_is_written_before_the_stream_has_shown_what_was_read(server, at_site, running):
+    at_site.set(KEY, "of a client")
+    async with running(server) as world:
+        world.read_to = offset(at_site) - 1
+        world.hub[KEY] = StringState(b"of the hub")
+        world.dirty(KEY)
+        await eventually_async(lambda: world.reader.asked)
+        assert at_site.get(KEY) == b"of a client"
+        assert world.inbound.unsettled == 1
+
+        world.inbound.changed_at_site([KEY])  # now it shows
+        world.read_to = offset(at_site)
+        world.applying.stream_moved()
+        await eventually_async(lambda: world.inbound.counters.stale)
+
+
+async def test_a_lost_stream_ends_the_wait(server, at_site, running):
+    async with running(server) as world:
+        world.read_to = -1
+        world.hub[KEY] = StringState(b"of the hub")
+        world.dirty(KEY)
+        await eventually_async(lambda: world.reader.asked)
+
+        world.core.site_lost()
+        world.applying.stream_moved()
+        await eventually_async(lambda: KEY in world.inbound.dirty)
+        assert at_site.get(KEY) is None
+
+
+@pytest.mark.parametrize("limit", ["_LONGEST_STANDSTILL", "_LONGEST_WAIT"])
+async def test_a_stream_that_never_comes_so_far_does_not_hold_up_for_ever(server, at_site, running, monkeypatch, limit):
+    """As when the server that answers was replaced by the one that is followed."""
+    monkeypatch.setattr(f"redisrepl.flow.applying.{limit}", 0.1)
+    async with running(server) as world:
+        world.read_to = -1
+        world.hub[KEY] = StringState(b"of the hub")
+        world.dirty(KEY)
+        await eventually_async(lambda: world.applying.apply_trouble.failures > 1)
+        assert at_site.get(KEY) is None
+
+        world.read_to = float("inf")
+        await eventually_async(lambda: at_site.get(KEY) == b"of the hub")
+
+
+async def test_a_key_that_a_client_writes_meanwhile_is_left_alone_and_looked_at_again(server, at_site, running):
+    at_site.set(KEY, 1)
+    async with running(server) as world:
+        world.reader.go_on.clear()
+        world.hub = {KEY: StringState(b"of the hub"), OTHER: StringState(b"other")}
+        world.dirty(KEY, OTHER)
+        await eventually_async(lambda: world.reader.asked)
+        at_site.incr(KEY)
+        world.inbound._busy = lambda key: key == KEY  # as the stream will show
+        world.inbound._changing = lambda _: None
+        world.reader.go_on.set()
+
+        await eventually_async(lambda: at_site.get(OTHER) == b"other")
+        assert at_site.get(KEY) == b"2"
+        assert list(world.inbound.dirty) == [KEY]
+        assert not world.expected.holds(KEY)
+
+
+async def test_a_key_that_is_written_all_the_time_does_not_hold_up_the_others(server, at_site, running):
+    """What clients do to it (a list, say) may not even show as busy."""
+    keys = [b"ns:%d" % number for number in range(8)]
+
+    async with running(server) as world:
+        read = world.reader.states
+
+        async def disturbed(asked, replies, large):
+            states = await read(asked, replies, large)
+            if keys[3] in asked:
+                at_site.rpush(keys[3], "x")
+            return states
+
+        world.reader.states = disturbed
+        world.hub = {key: StringState(b"value") for key in keys}
+        world.dirty(*keys)
+
+        quiet = [key for key in keys if key != keys[3]]
+        await eventually_async(lambda: at_site.mget(quiet) == [b"value"] * 7)
+        assert at_site.type(keys[3]) == b"list"

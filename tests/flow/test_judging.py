@@ -1,0 +1,408 @@
+"""What the history of a server is taken to be, from what it tells and from what is remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+
+import pytest
+from structlog.testing import capture_logs
+
+from redisrepl.changes import Position, StringSet
+from redisrepl.engine.continuity import Event
+from redisrepl.engine.core import Core
+from redisrepl.engine.evidence import Ring
+from redisrepl.errors import PeerUnavailableError
+from redisrepl.flow.judging import Judging, Known
+from redisrepl.local.history import SiteFacts
+from redisrepl.remote.fence import NoFence
+from redisrepl.remote.history import HubFacts
+from testbed import eventually_async
+
+OURS, OTHER, NO_ID = "a" * 40, "b" * 40, "0" * 40
+RUN, NEW = "run", "new"
+RETRY = {"attempts": None, "timeout": None, "wait_initial": 0.001, "wait_max": 0.002, "wait_jitter": 0.0}
+NUMBER = 50  # agreements, by now
+
+
+class World(NoFence):
+    """Judging between two servers that tell what the test wants; it is their fence as well."""
+
+    def __init__(self, known=None, *, first=False, run_id=RUN, ring=()):
+        self.site = SiteFacts(RUN, "master", OURS, 100)
+        self.hub = HubFacts(RUN, 0, 0, 100)
+        self.held_by_site = {}
+        self.site_asked = self.hub_asked = 0
+        self.before = lambda _side: None
+        self.calls = []
+        self.found, self.highest, self.held_to, self.there = True, NUMBER, math.inf, True
+        self.number, self.read_to = NUMBER, 100
+        self.core = Core(lambda _key: True, ring=Ring(ring, NUMBER))
+        self.core.continuity.site.run_id = run_id
+        self.told = []
+        judged = self.core.judged
+        self.core.judged = lambda side, event, *about, **proved: (
+            self.told.append((side, event, proved["proved"])),
+            judged(side, event, *about, **proved),
+        )
+        self.judging = Judging(
+            self.core,
+            Known(known if known is not None else {"seen": [OURS, 100], "hub": [RUN, 0, 0, 50], "evicted": 0}),
+            self,
+            self,
+            self,
+            lambda: self.number,
+            lambda: self.read_to,
+            first=first,
+            retry=RETRY,
+        )
+
+    @property
+    def asks(self):
+        return self.site_asked + self.hub_asked
+
+    async def ask(self):
+        """Both sides are asked through this; who is being judged is who is meant."""
+        side = "site" if self._judges_site else "hub"
+        self.before(side)
+        if side == "site":
+            self.site_asked += 1
+            return self.site
+        self.hub_asked += 1
+        return self.hub
+
+    @property
+    def _judges_site(self):
+        site = self.core.continuity.site
+        return site.followed and not site.judged
+
+    async def held(self, places):
+        return {place: self.held_by_site.get(place) for place in places}
+
+    # As a fence.
+
+    async def look(self):
+        self.calls.append("look")
+
+    async def ready(self):
+        self.calls.append("ready")
+
+    async def mark(self, number):
+        self.calls.append(("mark", number))
+        return self.there
+
+    async def is_there(self):
+        return self.there
+
+    def doubt(self):
+        self.calls.append("doubt")
+
+    def forget(self):
+        self.calls.append("forget")
+        self.held_to = math.inf
+
+    def holds_up_to(self):
+        return self.held_to
+
+
+class Telling:
+    """A site that tells this."""
+
+    def __init__(self, facts):
+        self._facts = facts
+
+    async def ask(self):
+        return self._facts
+
+
+@contextlib.asynccontextmanager
+async def judging(world):
+    task = asyncio.create_task(world.judging.run())
+    try:
+        yield world.judging
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def site_judged(world, *, resumed):
+    async with judging(world) as judge:
+        judge.site_attached(resumed=resumed)
+        await eventually_async(lambda: world.told)
+    return world.told[-1]
+
+
+async def hub_judged(world):
+    async with judging(world) as judge:
+        judge.hub_heard()
+        await eventually_async(lambda: world.told)
+    return world.told[-1]
+
+
+# The site.
+
+WENT_BACK = (Event.WENT_BACK, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("facts", "resumed", "judged"),
+    [
+        # The same history: its position is not before the one that was seen.
+        (SiteFacts(RUN, "master", OURS, 100), True, (Event.RESUMED, math.inf)),
+        (SiteFacts(RUN, "master", OURS, 5000), False, (Event.GAP, math.inf)),
+        (SiteFacts(NEW, "master", OURS, 100), True, (Event.RESUMED, math.inf)),  # restarted, with its history
+        (SiteFacts(NEW, "master", OURS, 99), False, WENT_BACK),
+        # Another one, that goes on from where this was left, or before.
+        (SiteFacts(NEW, "master", OTHER, 500, OURS, 101), True, (Event.RESUMED, math.inf)),
+        (SiteFacts(NEW, "master", OTHER, 500, OURS, 101), False, (Event.GAP, math.inf)),
+        (SiteFacts(NEW, "master", OTHER, 500, OURS, 100), False, WENT_BACK),
+        (SiteFacts(NEW, "master", OTHER, 500, NO_ID, -1), False, WENT_BACK),
+        # The same process has taken a new id, since it has no replicas any more; but not as a replica.
+        (SiteFacts(RUN, "master", OTHER, 500, NO_ID, 0), False, (Event.GAP, math.inf)),
+        (SiteFacts(RUN, "slave", OTHER, 500, NO_ID, 0), False, WENT_BACK),
+        (SiteFacts(RUN, "master", OTHER, 500, "c" * 40, 400), False, WENT_BACK),
+        # It tells nothing: the link itself is all there is.
+        (SiteFacts(), True, (Event.RESUMED, math.inf)),
+        (SiteFacts(), False, WENT_BACK),
+        (SiteFacts(run_id=NEW), True, WENT_BACK),
+        (SiteFacts(run_id=RUN), False, (Event.GAP, math.inf)),
+    ],
+)
+async def test_the_history_of_the_site(facts, resumed, judged):
+    world = World()
+    world.site = facts
+    assert await site_judged(world, resumed=resumed) == ("site", *judged)
+    side = world.core.continuity.site
+    assert (side.judged, side.run_id) == (True, facts.run_id)
+    assert side.proved == judged[1]
+
+
+async def test_at_first_contact_nothing_was_missed():
+    world = World({}, first=True)
+    world.site = SiteFacts(NEW, "master", OTHER, 5)
+    assert await site_judged(world, resumed=False) == ("site", Event.FIRST, math.inf)
+    world.told.clear()
+    world.judging.known.seen = Position(OTHER, 5)
+    assert await site_judged(world, resumed=False) == ("site", Event.GAP, math.inf)
+
+
+def ring_of(count):
+    ring = Ring()
+    for number in range(1, count + 1):
+        ring.add(number, [StringSet(b"%d" % number, b"v")])
+    return list(ring)
+
+
+@pytest.mark.parametrize(
+    ("kept", "event", "number"), [(40, Event.RESTARTED, math.inf), (30, Event.WENT_BACK, 29), (4, Event.WENT_BACK, 0)]
+)
+async def test_another_process_is_judged_by_what_it_holds(kept, event, number):
+    ring = ring_of(40)
+    world = World(ring=ring)
+    world.site = SiteFacts(NEW, "master", OTHER, 9)
+    world.held_by_site = {change.place: change.digest for change in ring[:kept]}
+    with capture_logs() as logs:
+        assert await site_judged(world, resumed=False) == ("site", event, number)
+    assert [line["event"] for line in logs] == (["site.went_back"] if event is Event.WENT_BACK else [])
+    assert world.core.continuity.site.proved == number
+
+
+async def test_what_was_agreed_on_after_the_evidence_was_taken_is_not_proved():
+    ring = ring_of(40)
+    world = World(ring=ring)
+    world.number = NUMBER + 1
+    world.site = SiteFacts(NEW, "master", OTHER, 9)
+    world.held_by_site = {change.place: change.digest for change in ring}
+    assert await site_judged(world, resumed=False) == ("site", Event.WENT_BACK, NUMBER)
+
+
+async def test_from_where_it_was_judged_on_what_the_stream_tells_is_new():
+    world = World()
+    world.core.outbound.resume_at(50, 0)
+    await site_judged(world, resumed=True)
+    assert world.core.outbound.read_again_to == 100
+
+
+async def test_that_the_site_evicts_is_noticed():
+    for evicted in (0, 7):
+        world = World()
+        world.site = SiteFacts(RUN, "master", OURS, 100, evicted=evicted)
+        await site_judged(world, resumed=True)
+        assert world.core.continuity.site.evicts == bool(evicted)
+        assert world.judging.known.evicted == evicted
+
+
+async def test_a_judgement_of_a_link_that_was_lost_meanwhile_is_void():
+    world = World()
+    world.before = lambda _: world.site_asked or world.judging.site_attached(resumed=False)
+    assert await site_judged(world, resumed=True) == ("site", Event.GAP, math.inf)
+    assert world.site_asked == 2
+    assert len(world.told) == 1
+
+
+async def test_a_server_that_cannot_be_asked_is_asked_again():
+    world = World()
+    failures = iter([True, True, False])
+
+    def fail(_):
+        if next(failures, False):
+            raise PeerUnavailableError("away")
+
+    world.before = fail
+    assert await site_judged(world, resumed=True) == ("site", Event.RESUMED, math.inf)
+
+
+# The hub.
+
+
+@pytest.mark.parametrize(
+    ("hub", "fence", "judged"),
+    [
+        # The same process, which has our fence: events may have been missed, and no more.
+        (HubFacts(RUN, 0, 0, 100), {}, (Event.GAP, math.inf)),
+        (HubFacts(), {}, (Event.RESTARTED, math.inf)),
+        # The fence tells how far its history reaches.
+        (HubFacts(RUN, 0, 0, 100), {"held_to": 7}, (Event.WENT_BACK, 7)),
+        (HubFacts(NEW, 0, 0, 9), {"held_to": 0}, (Event.WENT_BACK, 0)),
+        (HubFacts(NEW, 0, 0, 9), {}, (Event.RESTARTED, math.inf)),
+        (HubFacts(NEW, 0, 0, 9), {"highest": NUMBER - 1}, (Event.WENT_BACK, NUMBER - 1)),
+        (HubFacts(NEW, 0, 0, 9), {"found": None}, (Event.WENT_BACK, 0)),
+        (HubFacts(RUN, 0, 0, 100), {"found": None}, (Event.GAP, math.inf)),
+        # What it removed as a whole, or evicted, it has not lost.
+        (HubFacts(RUN, 1, 0, 100), {"held_to": 0}, (Event.GAP, math.inf)),
+        (HubFacts(RUN, 0, 5, 100), {"held_to": 0}, (Event.GAP, math.inf)),
+        (HubFacts(NEW, 1, 5, 100), {"held_to": 0}, (Event.WENT_BACK, 0)),
+    ],
+)
+async def test_the_history_of_the_hub(hub, fence, judged):
+    world = World()
+    world.hub = hub
+    vars(world).update(fence)
+    assert await hub_judged(world) == ("hub", *judged)
+    side = world.core.continuity.hub
+    assert (side.judged, side.proved, side.run_id) == (True, judged[1], hub.run_id)
+    assert side.flushed == (hub.run_id == RUN and hub.flushes > 0)
+    assert side.evicts == (hub.evicted > 0)
+    assert world.judging.known.hub == hub
+    # A fence that is not as it was left is replaced, before anything else is sent.
+    expected = ["forget", "doubt", "ready", ("mark", NUMBER)] if "held_to" in fence else []
+    assert world.calls == ["look", *expected]
+
+
+async def test_at_first_contact_the_hub_has_lost_nothing():
+    world = World({}, first=True)
+    world.found = None
+    assert await hub_judged(world) == ("hub", Event.FIRST, math.inf)
+    world.told.clear()
+    world.hub = HubFacts(RUN, 0, 0, 200)
+    assert await hub_judged(world) == ("hub", Event.GAP, math.inf)
+
+
+async def judged_world():
+    world = World()
+    world.core.site_attached()
+    world.core.judged("site", Event.RESUMED, proved=math.inf)
+    world.told.clear()
+    await hub_judged(world)
+    world.told.clear()
+    return world
+
+
+@pytest.mark.parametrize(
+    ("hub", "there", "judged", "flushed", "evicts"),
+    [
+        (HubFacts(RUN, 0, 0, 200), True, True, False, False),
+        (HubFacts(NEW, 0, 0, 1), True, False, False, False),
+        (HubFacts(RUN, 0, 0, 200), False, False, False, False),
+        (HubFacts(RUN, 1, 0, 200), True, True, True, False),
+        (HubFacts(RUN, 0, 3, 200), True, True, False, True),
+        (HubFacts(), True, True, False, False),
+        (HubFacts(), False, False, False, False),
+    ],
+)
+async def test_what_happens_to_the_hub_while_it_is_heard(hub, there, judged, flushed, evicts):
+    world = await judged_world()
+    world.hub, world.there = hub, there
+    assert await world.judging.same_hub() == judged
+    side = world.core.continuity.hub
+    assert (side.judged, side.flushed, side.evicts) == (judged, flushed, evicts)
+    assert (side.owed == "the hub was flushed") == flushed or side.owed == "subscribed"
+
+
+async def test_a_hub_that_was_not_judged_is_not_known_to_be_the_same():
+    world = World()
+    assert not await world.judging.same_hub()
+    assert world.asks == 0
+
+
+async def test_how_much_was_agreed_is_marked_at_the_hub_if_it_is_more_than_before():
+    world = World()
+    await world.judging.mark()
+    assert world.calls == []  # nobody knows whose hub it is
+    world = await judged_world()
+    world.calls.clear()
+    await world.judging.mark()
+    await world.judging.mark()
+    assert world.calls == [("mark", NUMBER)]
+    await world.judging.mark(always=True)
+    world.number += 1
+    await world.judging.mark()
+    assert world.calls == [("mark", NUMBER), ("mark", NUMBER), ("mark", NUMBER + 1)]
+    world.there, world.number = False, NUMBER + 2
+    await world.judging.mark()
+    assert not world.core.continuity.hub.judged  # it has lost the fence: it is judged anew
+
+
+async def test_who_waits_is_told_when_both_are_known():
+    world = World()
+    async with judging(world) as judge:
+        waiting = asyncio.create_task(judge.known_now())
+        judge.hub_heard()
+        await eventually_async(lambda: world.told)
+        assert not waiting.done()
+        judge.site_attached(resumed=True)
+        await waiting
+    assert world.core.continuity.known
+
+
+@pytest.mark.parametrize(("removed", "evicted", "may"), [(50, 0, False), (50, 7, True), (100, 7, False)])
+async def test_removals_that_the_stream_told_before_an_eviction_was_seen_may_be_evictions(removed, evicted, may):
+    world = World()
+    await site_judged(world, resumed=True)
+    world.core.continuity.site.judged = False  # for `ask`
+    world.core.outbound.pending.acknowledged = removed
+    world.site = SiteFacts(RUN, "master", OURS, 100, evicted=evicted)
+    assert await world.judging.site_evicted() == may
+    assert world.core.continuity.site.evicts == bool(evicted)
+    assert await world.judging.site_evicted() == may  # until they are acknowledged
+
+
+@pytest.mark.parametrize(
+    ("read_to", "replid", "again"),
+    [(0, OTHER, True), (0, OURS, False), (0, "", False), (100, OTHER, False)],  # a stream tells itself
+)
+async def test_a_site_followed_by_its_events_is_judged_again_if_its_history_is_another(read_to, replid, again):
+    world = World()
+    await site_judged(world, resumed=True)
+    world.read_to = read_to
+    world.judging._site = Telling(SiteFacts(RUN, "master", replid, 100))
+    await world.judging.look_at_site()
+    assert world.core.continuity.site.judged is not again
+
+
+# What is kept.
+
+
+def test_what_is_known_survives_the_daemon():
+    document = {"seen": [OURS, 5], "hub": [RUN, 1, 2, 3], "evicted": 4}
+    known = Known(document)
+    assert (known.seen, known.hub, known.evicted) == (Position(OURS, 5), HubFacts(RUN, 1, 2, 3), 4)
+    assert known.saved() == document
+    assert Known(known.saved()).saved() == document
+
+
+@pytest.mark.parametrize("value", [None, 5, "x", [], [1, 2], {}, ["x"], ["x", "y"], [RUN, 1, 2], [RUN, 1, 2, "3"]])
+def test_what_cannot_be_read_is_not_known(value):
+    known = Known({"seen": value, "hub": value, "evicted": [value]})
+    assert (known.seen, known.hub, known.evicted) == (None, None, 0)

@@ -1,0 +1,516 @@
+"""Batches to the hub: when they leave, what is remembered of them, and what follows from how they ended."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import re
+import time
+
+import pytest
+
+from redisrepl.changes import DENIED, KINDS, Deleted, HashSet, HashState, StringSet, StringState, Touch
+from redisrepl.engine.ancestor import note_state
+from redisrepl.engine.echo import ExpectedEvents
+from redisrepl.engine.everywrite import EveryWrite
+from redisrepl.engine.outbound import Outbound
+from redisrepl.errors import FencedError, HubError, KeyDeniedError, OutcomeUnknownError, PeerUnavailableError
+from redisrepl.flow.pacing import Pacer
+from redisrepl.flow.pushing import Pushing
+from redisrepl.remote.fence import NoFence
+from redisrepl.remote.push import HubPusher, Pushed
+from redisrepl.remote.session import HubSession, check_url
+from redisrepl.store import Facts
+from redisrepl.wire.batches import UNCHANGED
+from redisrepl.wire.commands import ChangeDecoder
+from redisrepl.wire.digests import digest_of, string_digest
+from redisrepl.wire.writes import keys_of
+from testbed import Hub, eventually_async
+
+RETRY = {"attempts": None, "timeout": None, "wait_initial": 0.01, "wait_max": 0.01, "wait_jitter": 0.0}
+
+
+def outbound_with(count, kind=Outbound):
+    outbound = kind(ChangeDecoder(lambda _key: True, frozenset({"set", "hset"})), ExpectedEvents(0))
+    for number in range(count):
+        outbound.add(StringSet(b"k%d" % number, b"v"))
+    return outbound
+
+
+class Flights:
+    """So many tasks that push; they end with the test."""
+
+    def __init__(self, outbound, store, hub, count=1, pacer=None, batch=100, site=None):
+        self.pacer = pacer or Pacer(count, worthwhile=batch, interval=0.0)
+        self.evicted = False
+        self.pushing = Pushing(
+            outbound,
+            store,
+            hub,
+            site,
+            self.pacer,
+            site_evicted=self.site_evicted,
+            max_keys=batch,
+            retry=RETRY,
+        )
+        self._count = count
+
+    async def site_evicted(self):
+        return self.evicted
+
+    async def __aenter__(self):
+        self._tasks = [asyncio.create_task(self.pushing.run()) for _ in range(self._count)]
+        return self
+
+    async def __aexit__(self, *_):
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class WatchedFence(NoFence):
+    """Remembers what was asked of it; has executed `executed`."""
+
+    def __init__(self):
+        self.calls = []
+        self.executed = set()
+
+    async def ready(self):
+        self.calls.append("ready")
+
+    def doubt(self):
+        self.calls.append("doubt")
+
+    def was_executed(self, number):
+        return number in self.executed
+
+
+class FakeHub:
+    """Takes what it is given, or raises what it is told to; `before` is called with each batch."""
+
+    max_body = 900_000
+
+    def __init__(self, *errors):
+        self.calls = 0
+        self.pushed = []
+        self.numbers = []
+        self.refused = {}
+        self.out = 0
+        self.error = None
+        self.errors = list(errors)
+        self.fence = WatchedFence()
+        self.before = lambda: None
+
+    async def push(self, commands, *, slot, number):
+        self.pushed.append(commands)
+        self.numbers.append((slot, number))
+        self.calls += 1
+        self.out += 1
+        self.fence.calls.append("push")
+        self.before()
+        await asyncio.sleep(0)
+        self.out -= 1
+        if self.errors and (error := self.errors.pop(0)) is not None:
+            raise error
+        if self.error is not None:
+            raise self.error
+        return Pushed(self.refused, math.inf)
+
+
+@pytest.mark.parametrize(("asked", "held"), [(100.0, 100.0), (86_400.0, 300.0), (math.inf, 300.0)])
+async def test_nothing_leaves_while_the_hub_wants_a_pause(store, asked, held):
+    outbound, hub = outbound_with(1000), FakeHub()
+    hub.error = HubError("enough", status=429, retry_after=asked)
+    async with Flights(outbound, store, hub, 4) as flights:
+        await eventually_async(lambda: hub.calls and not hub.out)
+        assert flights.pacer.held_until == pytest.approx(time.monotonic() + held, abs=30)
+        assert hub.calls <= 4  # those that were on their way already
+        calls, hub.error = hub.calls, None
+        for _ in range(100):
+            flights.pushing.wake()
+            await asyncio.sleep(0)
+        assert hub.calls == calls
+
+        flights.pacer.held_until = -math.inf  # the time has come
+        flights.pushing.wake()
+        await flights.pushing.drained()
+    assert outbound.counters.pushed == 1000
+
+
+async def test_after_an_error_that_names_no_time_the_batch_is_tried_again(store):
+    outbound, hub = outbound_with(10), FakeHub()
+    hub.error = HubError("broken", status=502)
+    async with Flights(outbound, store, hub, 1) as flights:
+        await eventually_async(lambda: hub.calls >= 3)
+        hub.error = None
+        await flights.pushing.drained()
+    assert outbound.counters.pushed == 10
+
+
+async def test_news_wakes_one_flight(store):
+    """The others wait for their turn; with each awake for each piece of news, idle flights would cost the most."""
+    looks = 0
+
+    class Watched(Outbound):
+        @property
+        def ready(self):
+            nonlocal looks
+            looks += 1
+            return super().ready
+
+    outbound, hub = outbound_with(0, Watched), FakeHub()
+    async with Flights(outbound, store, hub, 32) as flights:
+        for number in range(100):
+            outbound.add(StringSet(b"k%d" % number, b"v"))
+            flights.pushing.wake()
+            await flights.pushing.drained()
+    assert hub.calls == 100
+    assert looks <= 1000
+
+
+async def test_a_full_batch_of_any_bytes_is_one_request(store, certificates):
+    """It is taken so much smaller than a body that escapes do not make it two."""
+    outbound = Outbound(ChangeDecoder(lambda _key: True, frozenset({"set"})), ExpectedEvents(0))
+    for number in range(750):
+        outbound.add(StringSet(b"k%d" % number, random.Random(number).randbytes(900)))
+    with Hub(certificates, nginx={"replacements": {" buffer=64k flush=5s": ""}}) as hub:
+        session = HubSession(check_url(hub.url), certificates.ssl_context())
+        async with Flights(outbound, store, HubPusher(session, 250_000), 1, batch=1000) as flights:
+            await flights.pushing.drained()
+        await session.close()
+        assert hub.redis.dbsize() == 750
+        requests = (hub.nginx.directory / "access.log").read_text().count(" POST ")
+
+    assert requests == outbound.counters.requests == 3
+
+
+async def test_a_proxy_with_a_rate_limit_is_not_besieged(store, certificates):
+    """A real nginx that lets in two requests a second and says when to come back."""
+    limit = {
+        "server_tokens off;": "server_tokens off;\n    limit_req_zone $server_name zone=few:1m rate=2r/s;",
+        "limit_except GET POST PUT { deny all; }": "limit_req zone=few; limit_req_status 429; "
+        "add_header Retry-After 1 always;",
+        " buffer=64k flush=5s": "",
+    }
+    outbound = outbound_with(400)
+    with Hub(certificates, nginx={"replacements": limit}) as hub:
+        session = HubSession(check_url(hub.url), certificates.ssl_context())
+        async with Flights(outbound, store, HubPusher(session, 900_000), 4) as flights:
+            await flights.pushing.drained()
+        await session.close()
+        assert hub.redis.dbsize() == 400
+        statuses = re.findall(r" POST (\d+) ", (hub.nginx.directory / "access.log").read_text())
+
+    assert set(statuses) == {"200", "429"}
+    assert statuses.count("429") <= 8
+
+
+# What is remembered of a batch, and what follows from how it ended.
+
+A, B = StringState(b"a"), StringState(b"b")
+
+
+def outbound_of(*changes, kinds=KINDS):
+    outbound = Outbound(ChangeDecoder(lambda _key: True, kinds), ExpectedEvents(0))
+    for change in changes:
+        outbound.add(change)
+    return outbound
+
+
+async def agreed(store, *keys):
+    found = await store.lookup(keys)
+    return [found[key].digest if key in found else None for key in keys]
+
+
+def digests(**values):
+    return [None if value is None else string_digest(key.encode(), value) for key, value in values.items()]
+
+
+async def test_what_a_batch_carries_is_written_before_it_is_sent_and_agreed_once_it_is_there(store):
+    outbound, hub = outbound_of(StringSet(b"k", b"v"), Deleted(b"gone"), StringSet(b"no", b"v")), FakeHub()
+    hub.refused = {b"no": "WRONGTYPE", b"gone": UNCHANGED}
+    sent, sending = [], store.sending
+    store.sending = lambda number, facts: sent.append(number) or sending(number, facts)
+    hub.before = lambda: sent.append("push")
+    async with Flights(outbound, store, hub) as flights:
+        await flights.pushing.drained()
+
+    ((_, number),) = hub.numbers
+    assert sent == [number, "push"]
+    assert number > 0
+    assert hub.fence.calls[:2] == ["ready", "push"]
+    assert await agreed(store, b"k", b"gone", b"no") == digests(k=b"v", gone=None, no=None)
+    assert not (await store.lookup([b"no"]))
+
+
+async def test_a_batch_that_never_arrived_leaves_nothing_behind_and_goes_again(store):
+    outbound, hub = (
+        outbound_of(StringSet(b"k", b"v")),
+        FakeHub(PeerUnavailableError("away"), HubError("no", status=502)),
+    )
+    async with Flights(outbound, store, hub) as flights:
+        hub.before = lambda: hub.calls == 3 and outbound.add(StringSet(b"k", b"w"))
+        await eventually_async(lambda: hub.calls == 2 and not outbound.pending.in_flight)
+        assert await store.lookup([b"k"]) == {}
+        await flights.pushing.drained()
+    assert "doubt" not in hub.fence.calls
+    assert hub.pushed[0] == hub.pushed[1] == [[b"SET", b"k", b"v"]]
+    assert await agreed(store, b"k") == digests(k=b"w")
+
+
+async def test_after_an_unknown_outcome_the_epoch_is_raised_and_the_key_pushed_on_a_condition(store):
+    outbound, site = outbound_of(StringSet(b"k", b"b")), StatesOf({b"k": B})
+    facts = Facts()
+    note_state(facts, b"k", A)
+    store.agreed(facts)
+    hub = FakeHub(OutcomeUnknownError("lost"))
+    async with Flights(outbound, store, hub, site=site) as flights:
+        await flights.pushing.drained()
+        found = (await store.lookup([b"k"]))[b"k"]
+        assert found.intents == (string_digest(b"k", b"b"),)  # that one may still be at the hub
+        flights.pushing.nothing_in_doubt()
+        assert not (await store.lookup([b"k"]))[b"k"].intents
+
+    assert [call for call in hub.fence.calls if isinstance(call, str)][:5] == [
+        "ready",
+        "push",
+        "doubt",
+        "ready",
+        "push",
+    ]
+    old, new = (b"%015x" % string_digest(b"k", value) for value in (b"a", b"b"))
+    assert hub.pushed == [[[b"SET", b"k", b"b"]], [[b"SETIF", b"k", b"b", b"", old, new]]]
+    assert await agreed(store, b"k") == digests(k=b"b")
+
+
+async def test_a_batch_of_unknown_outcome_that_the_hub_has_executed_is_agreed(store):
+    outbound, site = outbound_of(StringSet(b"k", b"b")), StatesOf({b"k": B})
+    hub = FakeHub(OutcomeUnknownError("lost"))
+    hub.before = lambda: hub.fence.executed.add(hub.numbers[-1][1])
+    async with Flights(outbound, store, hub, site=site) as flights:
+        await flights.pushing.drained()
+    assert hub.pushed == [[[b"SET", b"k", b"b"]]]  # it is as it was agreed on: nothing is to be sent
+    assert await agreed(store, b"k") == digests(k=b"b")
+
+
+async def test_batches_that_an_earlier_process_left_open_are_asked_for(store):
+    facts = Facts()
+    note_state(facts, b"k", B)
+    for number in (store.next_number(), store.next_number()):
+        store.sending(number, facts)
+    store.open_batches = [1, 2]  # as the next process finds them
+    outbound, hub = outbound_of(StringSet(b"other", b"v")), FakeHub()
+    hub.fence.executed.add(1)
+    async with Flights(outbound, store, hub) as flights:
+        await flights.pushing.drained()
+        found = (await store.lookup([b"k"]))[b"k"]
+        assert (found.digest, found.intents) == (digest_of(b"k", B), (digest_of(b"k", B),))
+        flights.pushing.nothing_in_doubt()
+        assert (await store.lookup([b"k"]))[b"k"].intents == ()
+
+
+async def test_a_batch_of_an_earlier_epoch_was_not_executed(store):
+    outbound, hub = outbound_of(StringSet(b"k", b"v")), FakeHub(FencedError("old"))
+    async with Flights(outbound, store, hub) as flights:
+        await flights.pushing.drained()
+    assert hub.pushed == [[[b"SET", b"k", b"v"]]] * 2
+    assert [call for call in hub.fence.calls if isinstance(call, str)][:5] == [
+        "ready",
+        "push",
+        "doubt",
+        "ready",
+        "push",
+    ]
+    assert not outbound.counters.failed
+
+
+async def test_what_was_on_its_way_when_the_daemon_ends_stays_an_intent(store):
+    outbound, hub = outbound_of(StringSet(b"k", b"v")), FakeHub()
+    never = asyncio.Event()
+
+    async def push(*_, **__):
+        hub.calls += 1
+        await never.wait()
+
+    hub.push = push
+    async with Flights(outbound, store, hub):
+        await eventually_async(lambda: hub.calls)
+    assert (await store.lookup([b"k"]))[b"k"].intents == (string_digest(b"k", b"v"),)
+    assert outbound.busy(b"k")
+
+
+class StatesOf:
+    """A site that holds these; counts what it is asked for."""
+
+    def __init__(self, states):
+        self.states = states
+        self.asked = []
+
+    async def first_states(self, keys, _max_bytes):
+        self.asked.append(list(keys))
+        return [self.states.get(key) for key in keys]
+
+    async def fields(self, key, fields, _kind):
+        if self.states.get(key) is DENIED:
+            raise KeyDeniedError("no")
+        return [self.states[key].fields.get(field) for field in fields]
+
+
+async def test_keys_in_doubt_are_read_and_compared_with_what_was_agreed(store):
+    states = {
+        b"same": A,
+        b"changed": B,
+        b"list": "list",
+        b"denied": DENIED,
+        b"hash": HashState({b"f": b"2", b"g": b"1"}),
+    }
+    facts = Facts()
+    for key, state in {b"same": A, b"changed": A, b"gone": A, b"hash": HashState({b"f": b"1", b"g": b"1"})}.items():
+        note_state(facts, key, state)
+    store.agreed(facts)
+    outbound, hub, site = outbound_of(), FakeHub(), StatesOf(states)
+    for key in (*states, b"gone"):
+        outbound.doubt(key)
+    async with Flights(outbound, store, hub, site=site) as flights:
+        await flights.pushing.drained()
+
+    (commands,) = hub.pushed
+    assert sorted(command[0] + b" " + command[1] for command in commands) == [
+        b"DELIF gone",
+        b"HSETIF hash",
+        b"SETIF changed",
+    ]
+    assert outbound.counters.failed == 1
+    assert await agreed(store, b"changed", b"gone", b"same") == digests(changed=b"b", gone=None, same=b"a")
+
+
+async def test_where_nothing_differs_nothing_is_sent(store):
+    facts = Facts()
+    note_state(facts, b"k", A)
+    store.agreed(facts)
+    outbound, hub = outbound_of(), FakeHub()
+    outbound.doubt(b"k")
+    number = store.number
+    async with Flights(outbound, store, hub, site=StatesOf({b"k": A})) as flights:
+        await flights.pushing.drained()
+    assert (hub.calls, outbound.waiting, store.number) == (0, 0, number)
+
+
+async def test_what_the_site_evicted_is_not_removed_at_the_hub(store):
+    outbound, hub = outbound_of(Deleted(b"evicted"), StringSet(b"k", b"v")), FakeHub()
+    flights = Flights(outbound, store, hub)
+    flights.evicted = True
+    async with flights:
+        await flights.pushing.drained()
+        flights.evicted = False
+        outbound.add(Deleted(b"k"))
+        flights.pushing.wake()
+        await flights.pushing.drained()
+    assert hub.pushed == [[[b"SET", b"k", b"v"]], [[b"DEL", b"k"]]]
+
+
+async def test_a_removal_that_may_be_an_expiry_takes_from_the_hub_only_what_expired(store):
+    agreed = StringSet(b"k", b"v", 1_000)
+    outbound, hub = outbound_of(agreed, StringSet(b"lasts", b"v")), FakeHub()
+    async with Flights(outbound, store, hub, site=StatesOf({b"k": None})) as flights:
+        await flights.pushing.drained()
+        outbound.add(Deleted(b"k"))
+        outbound.add(Deleted(b"lasts"))
+        flights.pushing.wake()
+        await flights.pushing.drained()
+    digest = b"%015x" % string_digest(b"k", b"v")
+    assert hub.pushed[1:] == [[[b"DEL", b"lasts"]], [[b"DELIF", b"k", digest]]]
+
+
+async def test_values_that_only_the_site_knows_are_read_before_they_are_pushed(store):
+    states = {b"t": B, b"h": HashState({b"f": b"1"}), b"denied": DENIED, b"no": DENIED}
+    changes = [Touch(b"t"), HashSet(b"h", {b"f": None, b"g": None}), Touch(b"denied"), HashSet(b"no", {b"f": None})]
+    outbound, hub = outbound_of(*changes), FakeHub()
+    async with Flights(outbound, store, hub, site=StatesOf(states)) as flights:
+        await flights.pushing.drained()
+    assert hub.pushed == [[[b"SET", b"t", b"b"], [b"HSET", b"h", b"f", b"1"], [b"HDEL", b"h", b"g"]]]
+    assert outbound.counters.failed == 2
+
+
+async def test_flights_do_not_spin_while_all_that_waits_is_on_its_way_in_doubt(store):
+    outbound, hub = outbound_of(), FakeHub()
+    outbound.doubt(b"k", StringSet(b"k", b"v"))
+    go, looks = asyncio.Event(), []
+    push = hub.push
+
+    async def slow(commands, **about):
+        looks.append(commands)
+        await go.wait()
+        return await push(commands, **about)
+
+    hub.push = slow
+    async with Flights(outbound, store, hub, 2) as flights:
+        await eventually_async(lambda: looks)
+        outbound.read([[b"DEL", b"k"]], 100)
+        flights.pushing.wake()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        go.set()
+        await flights.pushing.drained()
+    assert hub.pushed == [[[b"SET", b"k", b"v", b"NX"]], [[b"DEL", b"k"]]]
+
+
+async def test_each_of_the_batches_side_by_side_has_a_slot_of_its_own(store):
+    outbound, hub = outbound_with(0), FakeHub()
+    for number in range(40):
+        outbound.add(StringSet(b"k%d" % number, b"v"))
+    at_once = []
+    hub.before = lambda: at_once.append(hub.out)
+    async with Flights(outbound, store, hub, 4, batch=5) as flights:
+        await flights.pushing.drained()
+    assert max(at_once) > 1
+    assert {slot for slot, _ in hub.numbers} == set(range(max(at_once)))
+    assert len({number for _, number in hub.numbers}) == len(hub.numbers) == 8
+
+
+class LargeValues:
+    """A site whose values are known to be large only once they are read."""
+
+    def __init__(self, size):
+        self.value = bytes(size)
+        self.most = 0
+
+    async def first_states(self, keys, max_bytes):
+        few = keys[: max_bytes // len(self.value) + 1]
+        self.most = max(self.most, len(few))
+        return [StringState(self.value)] * len(few)
+
+    async def fields(self, _key, fields, _kind):
+        return [self.value] * len(fields)
+
+
+@pytest.mark.parametrize("every_write", [False, True])
+async def test_values_that_are_read_for_a_request_are_no_more_than_fit(store, every_write):
+    outbound, hub = outbound_with(0), FakeHub()
+    if every_write:
+        outbound.pending = EveryWrite(96 << 20, 1000)
+    hub.max_body = 100_000
+    for number in range(50):
+        outbound.add(StringSet(b"a%d" % number, b"small"))
+        outbound.add(Touch(b"t%d" % number))
+        outbound.add(HashSet(b"h%d" % number, {b"f": None}))
+        outbound.add(Touch(b"a%d" % number, replaces=True))
+    site = LargeValues(30_000)
+    async with Flights(outbound, store, hub, 2, site=site) as flights:
+        await flights.pushing.drained()
+
+    sizes = [sum(len(word) for command in commands for word in command) for commands in hub.pushed]
+    assert max(sizes) < 2 * (hub.max_body + 30_000)
+    assert site.most == 4
+    arrived = {key for commands in hub.pushed for command in commands for key in keys_of(command)}
+    assert arrived == {b"%b%d" % (kind, number) for kind in (b"a", b"t", b"h") for number in range(50)}
+    for number in range(50):
+        values = [
+            value
+            for commands in hub.pushed
+            for command in commands
+            for key, value in zip(command[1::2], command[2::2], strict=False)
+            if command[0] in (b"SET", b"MSET") and key == b"a%d" % number
+        ]
+        assert values == ([b"small"] if every_write else []) + [site.value]

@@ -1,0 +1,207 @@
+"""What survives the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from redisrepl.changes import Position
+from redisrepl.engine.continuity import Continuity, Event
+from redisrepl.engine.core import Core
+from redisrepl.engine.evidence import Ring
+from redisrepl.errors import PeerUnavailableError
+from redisrepl.flow import saving
+from redisrepl.flow.judging import Known
+from redisrepl.flow.saving import SavedState, Saving
+from testbed import eventually_async
+
+REPLID = "a" * 40
+
+
+class World:
+    """The parts that know what is saved; the site holds `held`."""
+
+    def __init__(self, store):
+        self.store = store
+        self.core = Core(lambda key: key.startswith(b"ns:"))
+        self.position, self.seen, self.epoch, self.known = Position(REPLID, 0), None, 5, {0: 7, 3: 9}
+        self.history = Known(store.saved)
+        self.held, self.asked = {}, []
+        self.saving = Saving(store, self.core, self, self.history, self, self.read, "us")
+
+    async def read(self, places):
+        places = list(places)
+        self.asked.append([key for key, _ in places])
+        if self.held is None:
+            raise PeerUnavailableError("away")
+        return {place: self.held.get(place[0]) for place in places}
+
+    def attached(self):
+        self.core.site_attached()
+        self.core.judged("site", Event.RESUMED)
+
+    def saved(self):
+        """What the next process finds."""
+        self.saving.save()
+        return json.loads(json.dumps(self.store._document))
+
+
+@pytest.fixture
+def world(store):
+    world = World(store)
+    world.attached()
+    return world
+
+
+def test_the_next_process_goes_on_where_everything_is_at_the_hub(world):
+    world.core.outbound.read([[b"SELECT", b"3"]], 100)
+    assert SavedState.load(world.saved()) == SavedState(Position(REPLID, 100), 3, "us", 5, {0: 7, 3: 9})
+
+
+def test_a_position_behind_which_something_is_in_doubt_is_not_gone_on_from(world):
+    world.core.outbound.read([], 100)
+    world.saved()
+    world.core.outbound.doubt(b"ns:k")
+    world.core.outbound.read([], 200)
+    assert SavedState.load(world.saved()).position == Position(REPLID, 100)  # the last one that was good
+    world.core.outbound.succeeded(world.core.outbound.take(1, 1000), {})
+    assert SavedState.load(world.saved()).position == Position(REPLID, 200)
+
+
+def test_a_stream_that_is_not_followed_any_more_has_no_position(world):
+    world.core.outbound.read([], 100)
+    world.saved()
+    world.position = None
+    assert SavedState.load(world.saved()).position is None
+
+
+async def test_what_the_last_process_saved_stays_until_there_is_something_newer(store):
+    store.saved = {"replid": REPLID, "offset": 50, "database": 2, "seen": [REPLID, 60]}
+    world = World(store)
+    saved = world.saved()
+    assert SavedState.load(saved).position == Position(REPLID, 50)
+    assert saved["seen"] == [REPLID, 60]
+
+
+def test_how_far_the_stream_was_read_counts_once_it_is_known_whose_it_is(world):
+    world.seen = Position(REPLID, 70)
+    assert world.saved()["seen"] == [REPLID, 70]
+    world.core.site_attached()  # it may be another server by now
+    world.seen = Position("b" * 40, 5)
+    world.core.outbound.read([[b"SET", b"ns:k", b"v"]], 80)
+    assert world.saved()["seen"] == [REPLID, 70]
+    assert len(world.core.ring) == 0
+    world.core.judged("site", Event.GAP, "gap")
+    assert world.saved()["seen"] == ["b" * 40, 5]
+    assert len(world.core.ring) == 1
+
+
+def test_histories_and_evidence_are_saved(world):
+    world.core.judged("hub", Event.WENT_BACK, "back", proved=5)
+    world.core.outbound.read([[b"SET", b"ns:k", b"v"]], 80)
+    saved = world.saved()
+    assert Continuity.load(saved["continuity"]).hub.proved == 5
+    assert list(Ring.load(saved)) == list(world.core.ring) != []
+    world.core.outbound.read([[b"SET", b"ns:k", b"w"]], 90)
+    world.saving.save()
+    assert len(Ring.load(world.saved())) == 2
+
+
+async def test_what_changes_that_tell_no_value_led_to_is_read(world):
+    keys = [b"ns:%d" % number for number in range(50)]
+    world.held = dict.fromkeys(keys, 7)
+    world.core.outbound.read([[b"INCR", key] for key in keys], 80)
+    world.saving.save()
+    task = asyncio.create_task(world.saving.run())
+    await eventually_async(lambda: len(world.core.ring))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert world.asked[0] == keys[-32:]
+    assert [(seen.key, seen.digest) for seen in world.core.ring] == [(key, 7) for key in keys[-32:]]
+
+
+async def test_a_daemon_that_is_idle_is_not_woken_to_save_nothing(world, monkeypatch):
+    monkeypatch.setattr(saving, "_PERIOD", 0.0)
+    world.core.judged("hub", Event.RESUMED)
+    world.core.compared(["site", "hub"])
+    saves, save = [], world.saving.save
+    monkeypatch.setattr(world.saving, "save", lambda: saves.append(save()) or saves[-1])
+    task = asyncio.create_task(world.saving.run())
+    await eventually_async(lambda: saves and not saves[-1])
+
+    before = len(saves)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert len(saves) == before
+
+    world.core.outbound.read([[b"SELECT", b"3"]], 100)
+    world.saving.wake()
+    await eventually_async(lambda: SavedState.load(world.store._document).position == Position(REPLID, 100))
+    await eventually_async(lambda: not saves[-1])
+    world.known = {0: 8}  # of which nobody tells
+    world.saving.tick()
+    assert SavedState.load(world.store._document).executed == {0: 8}
+
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def test_little_is_written_where_little_has_changed(world):
+    for number in range(1000):
+        world.core.outbound.read([[b"SET", b"ns:%d" % number, b"v"]], 100 * number)
+        world.saving.save()
+    before = world.store._journal.end
+    for number in range(100):
+        world.core.outbound.read([[b"SET", b"ns:%d" % number, b"w"]], 100_000 + 100 * number)
+        world.saving.save()
+
+    assert world.store._journal.end - before < 100 * 1000  # a whole document has 13,000 bytes
+
+
+@pytest.mark.parametrize("why", ["away", "lost meanwhile"])
+async def test_what_cannot_be_read_is_no_evidence(world, why):
+    world.held = None if why == "away" else {}
+    read = world.read
+
+    async def lost(places):
+        if why == "lost meanwhile":
+            world.core.site_attached()
+        return await read(places)
+
+    world.saving._held = lost
+    world.core.outbound.read([[b"INCR", b"ns:1"]], 80)
+    world.saving.save()
+    task = asyncio.create_task(world.saving.run())
+    await eventually_async(lambda: world.asked)
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert len(world.core.ring) == 0
+
+
+def test_a_store_that_cannot_write_is_named_once(world):
+    world.saving.failed("no space left on device")
+    assert world.saving.trouble.failures == 1
+    world.saving.failed(None)
+    assert not world.saving.trouble.failures
+
+
+@pytest.mark.parametrize(
+    ("document", "state"),
+    [
+        ({}, SavedState(None, 0, "", 0, {})),
+        (
+            {"replid": "x", "offset": 5, "database": 2, "origin": "us", "epoch": 3, "executed": [[1, 2], [3, 4]]},
+            SavedState(Position("x", 5), 2, "us", 3, {1: 2, 3: 4}),
+        ),
+        ({"replid": "x", "offset": 5, "database": 2, "origin": "us"}, SavedState(Position("x", 5), 2, "us", 0, {})),
+        ({"replid": "x", "offset": -1}, SavedState(None, 0, "", 0, {})),
+        ({"replid": 5, "offset": 5}, SavedState(None, 0, "", 0, {})),
+        ({"database": "2", "origin": 5, "epoch": "x", "executed": 5}, SavedState(None, 0, "", 0, {})),
+        ({"executed": [[1], "x", [1, "2"], [3, 4], None]}, SavedState(None, 0, "", 0, {3: 4})),
+    ],
+)
+def test_a_document_of_any_kind(document, state):
+    assert SavedState.load(document) == state

@@ -1,0 +1,272 @@
+"""What a keyspace event of the site stands for, and how our own are told from those of others."""
+
+import math
+
+import pytest
+
+from redisrepl.changes import KINDS, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, Touch
+from redisrepl.engine.echo import ExpectedEvents
+from redisrepl.engine.inbound import Inbound
+from redisrepl.engine.outbound import Outbound
+from redisrepl.errors import LinkLostError, PsyncRefusedError, RefusedError
+from redisrepl.local.notify import Gap, Noticed, Subscribed
+from redisrepl.sources.keyspace import Noticing, Source, change_of, echoes_of
+from redisrepl.wire.commands import ChangeDecoder
+
+DEFAULT = frozenset({"set", "hset"})
+KEY = b"ns:k"
+
+
+def covers(key):
+    return key.startswith(b"ns:")
+
+
+class Sides:
+    """Both directions, as a daemon that follows events has them."""
+
+    def __init__(self, kinds=KINDS):
+        self.expected = ExpectedEvents(100)
+        self.inbound = Inbound(
+            covers=covers,
+            kinds=kinds,
+            expected_local=self.expected,
+            expected_remote=ExpectedEvents(100),
+            busy=lambda key: self.outbound.busy(key),  # noqa: PLW0108 - it is made below
+        )
+        self.inbound.expect_events(lambda change: echoes_of(change, kinds), 15.0)
+        self.outbound = Outbound(ChangeDecoder(covers, kinds), self.expected, None, self.inbound)
+
+    def apply(self, *changes, key=KEY):
+        self.inbound.mark_dirty([key])
+        assert self.inbound.take(1) == {key: False}
+        assert self.inbound.about_to_apply(key, changes)
+
+    def notice(self, event, key=KEY):
+        change = change_of(key, event, self.outbound.kinds)
+        if change is not None:
+            self.outbound.noticed(key, event, change)
+
+    def waiting(self):
+        return list(self.outbound.take(100, 1 << 20).changes)
+
+
+@pytest.mark.parametrize(
+    ("event", "kinds", "change"),
+    [
+        (b"set", DEFAULT, Touch(KEY, "set")),
+        (b"append", DEFAULT, Touch(KEY, "set")),
+        (b"incrby", DEFAULT, Touch(KEY, "set")),
+        (b"incrbyfloat", DEFAULT, Touch(KEY, "set")),
+        (b"setrange", DEFAULT, Touch(KEY, "set")),
+        (b"set", frozenset({"hset"}), None),
+        (b"hset", DEFAULT, Touch(KEY, "hset")),
+        (b"hincrby", DEFAULT, Touch(KEY, "hset")),
+        (b"hset", frozenset({"set"}), None),
+        (b"rename_to", DEFAULT, Touch(KEY, replaces=True)),
+        (b"copy_to", DEFAULT, Touch(KEY, replaces=True)),
+        (b"restore", DEFAULT, Touch(KEY, replaces=True)),
+        *((name, DEFAULT, None) for name in (b"del", b"hdel", b"expired", b"evicted", b"rename_from")),
+        *((name, KINDS, Deleted(KEY)) for name in (b"del", b"expired", b"rename_from")),
+        (b"evicted", KINDS, None),  # nobody removed it
+        (b"hdel", KINDS, Touch(KEY, "hset", replaces=True)),
+        (b"expire", KINDS, Touch(KEY, "expire")),
+        (b"persist", KINDS, Touch(KEY, "expire")),
+        (b"expire", DEFAULT, None),
+        *((name, KINDS, Touch(KEY, "set")) for name in (b"setbit", b"pfadd", b"incrby")),
+        (b"lpush", KINDS, Touch(KEY, "lists", replaces=True)),
+        (b"sortstore", KINDS, Touch(KEY, "lists", replaces=True)),
+        (b"sadd", KINDS, Touch(KEY, "sets")),
+        (b"sadd", KINDS - {"sets"}, None),
+        (b"spop", KINDS, Touch(KEY, "sets", replaces=True)),
+        (b"zincr", KINDS, Touch(KEY, "zsets")),
+        (b"zrangestore", KINDS, Touch(KEY, "zsets", replaces=True)),
+        (b"xadd", KINDS, None),
+        (b"new", KINDS, None),
+        (b"", KINDS, None),
+        (b"\xff", KINDS, None),
+    ],
+)
+def test_what_an_event_stands_for(event, kinds, change):
+    assert change_of(KEY, event, kinds) == change
+
+
+@pytest.mark.parametrize(
+    ("change", "kinds", "events"),
+    [
+        (StringSet(KEY, b"v"), DEFAULT, [b"set"]),
+        (StringSet(KEY, b"v", 5), DEFAULT, [b"set"]),
+        (StringSet(KEY, b"v", 5), KINDS, [b"set", b"expire"]),
+        (HashSet(KEY, {b"%d" % n: b"v" * 1000 for n in range(3000)}), DEFAULT, [b"hset"]),
+        (Deleted(KEY), DEFAULT, []),
+        (Deleted(KEY), KINDS, [b"del"]),
+        (FieldsDeleted(KEY, (b"a", b"b")), KINDS, [b"hdel"]),
+        (FieldsDeleted(KEY, tuple(b"%d" % n for n in range(1001))), KINDS, [b"hdel", b"hdel"]),
+        (ExpirySet(KEY, 5), KINDS, [b"expire"]),
+        (ExpirySet(KEY, None), KINDS, [b"persist"]),
+    ],
+)
+def test_what_an_apply_will_be_noticed_by(change, kinds, events):
+    assert list(echoes_of(change, kinds)) == events
+
+
+def test_an_echo_is_not_pushed_and_what_comes_after_is():
+    sides = Sides()
+    sides.apply(Deleted(KEY), HashSet(KEY, {b"f": b"v"}), ExpirySet(KEY, 5))
+    for event in (b"hset", b"del", b"expire"):
+        sides.notice(event)
+    assert sides.waiting() == []
+    assert not sides.expected.holds(KEY)
+    sides.notice(b"hset")
+    assert sides.waiting() == [Touch(KEY)]
+    assert sides.outbound.counters.echoes == 3
+
+
+def test_a_client_between_our_apply_and_its_echo_is_a_conflict():
+    sides = Sides()
+    sides.apply(StringSet(KEY, b"v"))
+    sides.notice(b"append")
+    assert sides.inbound.counters.conflicts == 1
+    assert sides.inbound.dirty == {KEY: False}
+    sides.notice(b"set")
+    assert sides.waiting() == [Touch(KEY)]
+
+
+def test_of_two_equal_events_one_is_ours():
+    """Which of them does not matter: the value is read after both."""
+    sides = Sides()
+    sides.apply(StringSet(KEY, b"v"))
+    sides.notice(b"set")
+    sides.notice(b"set")
+    assert sides.waiting() == [Touch(KEY)]
+
+
+def test_an_echo_that_does_not_come_is_given_up_and_swallows_nothing():
+    sides = Sides()
+    sides.apply(StringSet(KEY, b"v"))
+    sides.inbound.tick(1e12)
+    assert sides.expected.holds(KEY)  # whether the site has executed it is not known yet
+    sides.inbound.applied([KEY], 100.0)
+    sides.inbound.tick(99.0)
+    assert sides.inbound.take(1) == {}
+    sides.inbound.tick(101.0)
+    assert sides.inbound.dirty == {KEY: False}  # rule 3
+    sides.notice(b"set")
+    assert sides.waiting() == [Touch(KEY)]
+
+
+def test_offsets_are_not_taken_for_times():
+    """Where the stream is followed, time alone makes no echo overdue."""
+    sides = Sides()
+    sides.inbound.echo_patience = None
+    sides.apply(StringSet(KEY, b"v"))
+    sides.inbound.applied([KEY], 100)
+    sides.inbound.tick(math.inf)
+    assert sides.expected.holds(KEY)
+
+
+def test_what_was_in_doubt_gives_way_to_what_a_client_does():
+    sides = Sides()
+    sides.outbound.doubt(KEY)
+    sides.notice(b"set")
+    assert len(sides.outbound.doubtful) == 0
+    assert sides.waiting() == [Touch(KEY)]
+
+
+def test_a_removal_and_what_follows_it():
+    sides = Sides()
+    sides.notice(b"del")
+    assert sides.waiting() == [Deleted(KEY)]
+    sides.notice(b"del", b"ns:other")
+    sides.notice(b"hset", b"ns:other")
+    assert sides.waiting() == [Touch(b"ns:other", replaces=True)]
+
+
+class Events:
+    """Subscriptions as they are told; the last of them never ends."""
+
+    def __init__(self, *subscriptions):
+        self._subscriptions = list(subscriptions)
+
+    async def events(self):
+        for news in self._subscriptions.pop(0):
+            if isinstance(news, Exception):
+                raise news
+            yield news
+
+
+class Listener:
+    def __init__(self):
+        self.told = []
+
+    def attached(self, *, resumed):
+        assert not resumed
+        self.told.append("attached")
+
+    def detached(self):
+        self.told.append("detached")
+
+    def wake(self):
+        pass
+
+
+class EnoughError(Exception):
+    """The end of a test."""
+
+
+def noticing(sides, *subscriptions):
+    listener = Listener()
+    return Noticing(
+        Events(*subscriptions, [EnoughError()]),
+        sides.outbound,
+        sides.inbound,
+        covers=covers,
+        retry={"attempts": None, "timeout": None, "wait_initial": 0.001, "wait_max": 0.001, "wait_jitter": 0.0},
+        listener=listener,
+    ), listener.told
+
+
+async def test_every_subscription_is_a_new_link_and_voids_what_was_expected():
+    sides = Sides()
+    sides.apply(StringSet(KEY, b"v"))
+    news = [Subscribed(), Noticed([(b"ns:a", b"set"), (b"else", b"set"), (b"ns:b", b"xadd")]), LinkLostError("away")]
+    room, told = noticing(sides, news, [Subscribed(), Gap("flags"), LinkLostError("away")])
+    with pytest.raises(EnoughError):
+        await room.run()
+    assert told == ["attached", "detached", "attached", "attached", "detached", "detached"]
+    assert sides.waiting() == [Touch(b"ns:a")]
+    assert not sides.expected.holds(KEY)
+    assert KEY in sides.inbound.dirty
+
+
+async def test_a_refusal_at_the_start_is_the_end_and_later_is_not():
+    room, _ = noticing(Sides(), [RefusedError("no")])
+    with pytest.raises(RefusedError):
+        await room.run()
+    room, _ = noticing(Sides(), [Subscribed(), LinkLostError("away")], [RefusedError("no")])
+    with pytest.raises(EnoughError):
+        await room.run()
+
+
+class Following:
+    def __init__(self, error):
+        self._error = error
+        self.abandoned = False
+
+    async def run(self):
+        raise self._error
+
+    def abandon(self):
+        self.abandoned = True
+
+
+@pytest.mark.parametrize("choice", ["auto", "psync", "notify"])
+@pytest.mark.parametrize("error", [PsyncRefusedError("no"), RefusedError("password")], ids=["psync", "login"])
+async def test_which_way_is_taken(choice, error):
+    room, _ = noticing(Sides())
+    following = Following(error)
+    source = Source(choice, following, room)
+    falls_back = choice == "notify" or (choice == "auto" and isinstance(error, PsyncRefusedError))
+    with pytest.raises(EnoughError if falls_back else type(error)):
+        await source.run()
+    assert source.kind == ("notify" if falls_back else "psync")
+    assert following.abandoned == falls_back
