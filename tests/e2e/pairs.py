@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import pathlib
 from collections import Counter
 
 from testbed import eventually
@@ -162,9 +163,26 @@ class Pair:
 
         eventually(compared, 40, "no comparison is due or under way")
         for here, there, way in ((self.at_site, self.at_hub, "up"), (self.at_hub, self.at_site, "down")) * 2:
-            key = b"%s%s:%d" % (PREFIX, _MARKERS, next(_numbers))  # a new one: an older one may count as a conflict
+            key = self._marker()
             here.set(key, "v")
             eventually(lambda: there.exists(key), 20, f"a marker went {way}")  # noqa: B023 - called at once
+
+    @staticmethod
+    def _marker():
+        """A new key: an older one may count as a conflict."""
+        return b"%s%s:%d" % (PREFIX, _MARKERS, next(_numbers))
+
+    def _saved(self):
+        """What both sides hold now, the daemon will remember if it is killed."""
+        key, args = self._marker(), list(map(str, self.daemon.args))
+        given = args[args.index("--state-dir") + 1] if "--state-dir" in args else self.daemon.env["STATE_DIRECTORY"]
+        state = pathlib.Path(given)
+        self.at_site.set(key, "v")
+
+        def named():
+            return any(key.hex().encode() in path.read_bytes() for path in state.glob("*.journal"))
+
+        eventually(named, 10, "the last change of the site was saved")
 
     def expect(self, *parts, timeout=10.0):
         """Both sides come to hold just these keys with these values, once they were compared."""
@@ -186,7 +204,8 @@ class Pair:
         eventually(right, timeout, "both sides hold what they must")
 
     def fill(self, *parts):
-        """Both sides hold just these keys; the site wrote them."""
+        """Both sides hold just these keys, which the site wrote; and the daemon remembers it."""
         for part in parts:
             write(self.at_site, part)
         self.expect(*parts)
+        self._saved()
