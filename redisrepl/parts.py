@@ -21,6 +21,7 @@ from redisrepl.engine.continuity import Continuity
 from redisrepl.engine.core import Core, CoreOptions, Loss
 from redisrepl.engine.evidence import Ring
 from redisrepl.engine.inbound import Inbound
+from redisrepl.engine.losses import Losses
 from redisrepl.errors import ConfigError
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.comparison import Comparison
@@ -235,6 +236,7 @@ class Parts:
             ),
             continuity=Continuity.load(self.store.saved.get("continuity")),
             ring=Ring.load(self.store.saved),
+            losses=Losses.load(self.store.saved.get("losses")),
             keep=self._keep_loser,
         )
 

@@ -93,6 +93,7 @@ class Core:
         options: see there.
         continuity: what is known of both histories, from the last process.
         ring: the last changes seen of the site, likewise.
+        losses: what it may have lost, likewise.
         keep: called with what loses a conflict.
 
     Attributes:
@@ -111,6 +112,7 @@ class Core:
         *,
         continuity: Continuity | None = None,
         ring: Ring | None = None,
+        losses: Losses | None = None,
         keep: Callable[[Loss], None] = lambda _: None,
         outbound: type[Outbound] = Outbound,
         inbound: type[Inbound] = Inbound,
@@ -118,7 +120,7 @@ class Core:
         self.options = options = options or CoreOptions()
         self.continuity = continuity or Continuity()
         self.ring = ring or Ring()
-        self.losses = Losses()
+        self.losses = losses or Losses()
         self.hub_ring = Ring()  # the last changes of the hub that were applied to the site
         self._sees = False  # whether the ring has all that the stream told: one that was loaded may lack the last of it
         self._applies: dict[int, float] = {}  # by number, before which offset the stream shows them
@@ -218,14 +220,17 @@ class Core:
             proved: likewise.
             kept_to: a replica took over, which has what the stream told before this offset; None: nobody knows that.
         """
+        # What is seen of it from here on does not follow upon what was seen before.
+        anew = side == "site" and (event is not Event.RESUMED or self.continuity.site.missed)
         if side == "site" and event is Event.WENT_BACK:
-            self.losses.went_back(self.continuity.site.proved, kept_to, self._applies.keys())
+            self.losses.went_back(self.ring, self.continuity.site.proved, kept_to, self._applies.keys())
+        elif anew and self.continuity.site.proved != math.inf:
+            self.losses.interrupted(self.ring)
         self.continuity.happened(side, event, reason, proved=proved)
         if side == "hub" and event is Event.WENT_BACK:
             self.hub_ring = Ring(number=self.hub_ring.number)
-        if side == "site" and (event is not Event.RESUMED or self.continuity.site.missed):
-            # What is seen from here on does not follow upon what was seen before.
-            self.losses.seen, self.ring = self.ring, Ring(number=self.ring.number)
+        if anew:
+            self.ring = Ring(number=self.ring.number)
             self._applies = {number: offset for number, offset in self._applies.items() if offset == math.inf}
 
     def flushed(self, side: Side) -> None:
@@ -277,6 +282,8 @@ class Core:
             self.continuity.happened(side, Event.COMPARED)
         if "site" in sides:
             self.outbound.unswept = False
+        if self.continuity.site.settled:
+            self.losses.made_good()
         if self._named > _NAMED:
             _log.warning("conflict.resolved", more_keys=self._named - _NAMED)
         self._named = 0
@@ -379,6 +386,11 @@ class Core:
     def hub_held(self, number: int, changes: Collection[Change]) -> None:
         """The hub held this when it was applied to the site under this number: evidence of the hub's history."""
         self.hub_ring.add(number, changes)
+
+    def saved(self) -> dict[str, object]:
+        """What must survive the daemon, as JSON can hold it."""
+        lost = None if self.continuity.site.proved == math.inf else self.losses.saved()
+        return {"continuity": self.continuity.saved(quiet=self.quiet), "losses": lost, **self.ring.saved()}
 
     def saw(self, number: int) -> list[bytes]:
         """Remember the last changes of the site, as evidence of its history.

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from redisrepl.changes import Change, Deleted, HashSet, StringSet
 from redisrepl.wire.digests import element_of, string_digest
 
-__all__ = ["RING", "Ring", "Seen", "Told", "holds_since", "proved"]
+__all__ = ["RING", "Ring", "Seen", "Told", "entry_of", "holds_since", "proved", "seen_of"]
 
 #: Changes that are remembered at a time, and saved; and in all, while the daemon runs.
 RING = 128
@@ -63,6 +63,20 @@ class Seen(NamedTuple):
     def place(self) -> tuple[bytes, bytes | None]:
         """What changed."""
         return self.key, self.field
+
+
+def entry_of(seen: Seen) -> tuple[int, str, str | None, int | None]:
+    """As JSON can hold it."""
+    return seen.number, seen.key.hex(), None if seen.field is None else seen.field.hex(), seen.digest
+
+
+def seen_of(entry: object) -> Seen | None:
+    """From what JSON held; None: that is no such entry."""
+    match entry:
+        case [int(number), str(key), str() | None as field, int() | None as digest]:
+            with suppress(ValueError):
+                return Seen(number, bytes.fromhex(key), None if field is None else bytes.fromhex(field), digest)
+    return None
 
 
 class Told:
@@ -233,8 +247,7 @@ class Ring:
     def saved(self) -> dict[str, object]:
         """As JSON can hold it, by names of which few have another value than when it was asked for last."""
         for seen in self._unsaved:
-            field = None if seen.field is None else seen.field.hex()
-            self._seen_saved.add((seen.number, seen.key.hex(), field, seen.digest))
+            self._seen_saved.add(entry_of(seen))
         self._unsaved.clear()
         return {"ring": self.number, **self._seen_saved.saved, **self._milestones_saved.saved}
 
@@ -243,14 +256,7 @@ class Ring:
         """From a document with what was saved; what cannot be read is left out, which only proves less."""
         number = document.get("ring")
         ring = cls(number=number if isinstance(number, int) else 0)
-        seen: list[Seen] = []
-        for entry in ring._seen_saved.load(document):
-            match entry:
-                case [int(before), str(key), str() | None as name, int() | None as digest]:
-                    with suppress(ValueError):
-                        field = None if name is None else bytes.fromhex(name)
-                        seen.append(Seen(before, bytes.fromhex(key), field, digest))
-        ring._remember(seen)
+        ring._remember(seen for entry in ring._seen_saved.load(document) if (seen := seen_of(entry)) is not None)
         for pair in ring._milestones_saved.load(document):
             match pair:
                 case [int(offset), int(reached)]:

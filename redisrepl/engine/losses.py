@@ -7,12 +7,13 @@ whether what the site holds now may be older. Left to others: proving (`evidence
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from redisrepl.changes import HashState, State
 from redisrepl.engine.ancestor import Agreed
-from redisrepl.engine.evidence import Ring, Told
+from redisrepl.engine.evidence import Ring, Told, entry_of, seen_of
 from redisrepl.wire.digests import digest_of, elements_of
 
 __all__ = ["Losses"]
@@ -31,22 +32,27 @@ class _Missed(NamedTuple):
 
 
 class Losses:
-    """What the site may have lost when it was judged last.
+    """What the site may have lost since both sides agreed on all keys.
 
     Attributes:
-        seen: the last changes of the history that it had before.
-        told: keys that the stream of that history told of last.
+        told: keys that the stream told of last, before the site was lost.
     """
 
     def __init__(self) -> None:
-        self.seen = Ring()
         self.told = Told()
+        self._seen = Ring()
         self._missed: _Missed | None = None
+        self._saved: dict[str, object] | None = None  # made when it is asked for
 
-    def went_back(self, proved_before: float, kept_to: int | None, applies: Collection[int]) -> None:
+    def interrupted(self, ring: Ring) -> None:
+        """What is seen from now on does not follow upon these last changes; the site has not been compared since."""
+        self._seen, self._saved = Ring([*self._seen, *ring]), None
+
+    def went_back(self, ring: Ring, proved_before: float, kept_to: int | None, applies: Collection[int]) -> None:
         """The site is judged to have gone back.
 
         Args:
+            ring: the last changes that were seen of it.
             proved_before: what was proved until now; infinity: all of it.
             kept_to: a replica took over, which has what the stream told before this offset; None: nobody knows that.
             applies: numbers of what was applied and not yet shown by the stream.
@@ -56,6 +62,11 @@ class Losses:
         self._missed = None
         if keys is not None and before is not None:
             self._missed = _Missed(before.keys | keys, before.numbers.union(applies))
+        self.interrupted(ring)
+
+    def made_good(self) -> None:
+        """Both sides agree on all keys."""
+        self._seen, self._missed, self._saved = Ring(), None, None
 
     def may_be_older(self, key: bytes, state: State, ancestor: Agreed, now: Ring, proved: float) -> bool:
         """Whether what the site holds for a key may be older than what was agreed on.
@@ -75,14 +86,38 @@ class Losses:
         if self._missed is not None:
             return key in self._missed.keys or ancestor.number in self._missed.numbers
         held = digest_of(key, state)
-        last = now.last(key) or self.seen.last(key)
+        last = now.last(key) or self._seen.last(key)
         if last is not None and last.number >= ancestor.number and last.digest == held:
             return False
-        return not self.seen.written_since(proved, key, None, held)
+        return not self._seen.written_since(proved, key, None, held)
 
     def newer_fields(self, key: bytes, state: State, proved: float) -> Collection[bytes]:
         """Of a hash that may be older, the fields that are not."""
         if not isinstance(state, HashState):
             return ()
-        held, since = elements_of(state.fields, state.type), self.seen.written_since
+        held, since = elements_of(state.fields, state.type), self._seen.written_since
         return {name for name, digest in held.items() if since(proved, key, name, digest)}
+
+    def saved(self) -> dict[str, object]:
+        """As JSON can hold it: a daemon may end, and both sides not be compared before its successor is there."""
+        if self._saved is None:
+            missed = (
+                None if self._missed is None else [sorted(map(bytes.hex, self._missed.keys)), [*self._missed.numbers]]
+            )
+            self._saved = {"seen": [entry_of(seen) for seen in self._seen], "missed": missed}
+        return self._saved
+
+    @classmethod
+    def load(cls, document: object) -> Losses:
+        """From what was saved; what cannot be read is left out, and more may be older then."""
+        losses = cls()
+        if not isinstance(document, Mapping):
+            return losses
+        match document.get("seen"):
+            case [*entries]:
+                losses._seen = Ring(seen for entry in entries if (seen := seen_of(entry)) is not None)
+        match document.get("missed"):
+            case [[*keys], [*numbers]]:
+                with suppress(ValueError, TypeError):
+                    losses._missed = _Missed(set(map(bytes.fromhex, keys)), {int(number) for number in numbers})
+        return losses

@@ -157,8 +157,7 @@ class Saving:
             known.seen = self._following.seen or known.seen
         fence = {"epoch": self._fence.epoch, "executed": sorted(self._fence.known.items())}
         document = {**self._kept, "origin": self._origin, **fence}
-        continuity = core.continuity.saved(quiet=core.quiet)
-        news = self._store.save({**document, **known.saved(), "continuity": continuity, **core.ring.saved()})
+        news = self._store.save({**document, **known.saved(), **core.saved()})
         self._store.flush()
         return news
 

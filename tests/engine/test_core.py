@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import product
 
@@ -12,6 +13,7 @@ from redisrepl.changes import KINDS, Deleted, Flushed, StringSet, Touch
 from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import Core, CoreOptions, Loss
 from redisrepl.engine.evidence import Ring, Seen
+from redisrepl.engine.losses import Losses
 from redisrepl.engine.plans import Plan
 from redisrepl.wire.digests import digest_of
 from tests.engine.sides import KEY, ancestor_of, string
@@ -250,6 +252,71 @@ def test_what_the_site_was_seen_to_write_after_the_agreement_did_not_go_back(val
     core.ring = Ring((), 6)
     core.ring.add(8, [StringSet(KEY, value.encode())])  # before it
     assert core.plan(KEY, string(value), C, ancestor_of(C, 7), 0.0).push is None
+
+
+def went_back(kept_to):
+    """A site that had told of A, then of `OTHER`, and proves to hold what was agreed up to 6 of 8."""
+    core = core_of()
+    core.outbound.new_from(0)
+    core.outbound.read([[b"SET", KEY, b"a"]], 9)
+    core.saw(5)
+    core.outbound.read([[b"SET", OTHER, b"a"]], 20)
+    core.saw(8)
+    core.site_lost()
+    core.site_attached()
+    core.judged("site", Event.WENT_BACK, "restarted", proved=6, kept_to=kept_to)
+    return core
+
+
+def gone_and_begun_again(core):
+    """The same in another process, with what was saved."""
+    saved = json.loads(json.dumps(core.saved()))
+    again = Core(
+        covers,
+        continuity=Continuity.load(saved["continuity"]),
+        ring=Ring.load(saved),
+        losses=Losses.load(saved["losses"]),
+    )
+    again.site_attached()
+    return again
+
+
+@pytest.mark.parametrize("restarts", [0, 1, 2])
+@pytest.mark.parametrize("event", [Event.RESUMED, Event.GAP])
+@pytest.mark.parametrize(
+    ("kept_to", "key", "site", "pushed"),
+    [
+        (None, KEY, B, True),  # nobody had seen it there before it went back
+        (None, KEY, A, False),
+        (None, OTHER, B, False),  # what it held at the end of what is proved, nobody knows
+        (15, KEY, A, True),  # a replica that took over, and had been told all of this key
+        (15, OTHER, B, False),
+    ],
+)
+def test_what_a_site_that_went_back_has_lost_is_not_forgotten(restarts, event, kept_to, key, site, pushed):
+    core = went_back(kept_to)
+    for _ in range(restarts):
+        core = gone_and_begun_again(core)
+        core.judged("site", event, "overrun")
+    plan = core.plan(key, site, C, ancestor_of(C, 7), 0.0)
+    assert (plan.push is not None) == pushed
+
+
+def test_what_is_made_good_is_not_lost_any_more():
+    core = went_back(None)
+    core.continuity.begin("site")
+    core.compared(["site"])
+    assert core.saved()["losses"] is None
+    core.judged("site", Event.WENT_BACK, "again", proved=6)
+    assert core.plan(KEY, B, C, ancestor_of(C, 7), 0.0).push is None  # nothing of the first time bears on it
+
+
+@pytest.mark.parametrize(
+    "document", [None, 7, {}, {"seen": 7, "missed": 7}, {"seen": [7, [1, "xx", None, 1]], "missed": [["xx"], []]}]
+)
+def test_losses_that_cannot_be_read_are_none(document):
+    losses = Losses.load(document)
+    assert losses.saved() == Losses().saved()
 
 
 @pytest.mark.parametrize("now", [999.0, 1001.0])

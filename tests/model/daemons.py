@@ -19,6 +19,7 @@ from redisrepl.engine.continuity import Continuity, Event
 from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.evidence import Ring
 from redisrepl.engine.inbound import Inbound
+from redisrepl.engine.losses import Losses
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pushes import Batch
 from redisrepl.errors import FencedError, LinkLostError, OutcomeUnknownError, PeerUnavailableError
@@ -425,6 +426,7 @@ class Daemon:
             CoreOptions(origin=self.origin, winner=world.winner, every_write=world.every_write, **made.options),
             continuity=made.continuity.load(store.saved.get("continuity")),
             ring=Ring.load(store.saved),
+            losses=Losses.load(store.saved.get("losses")),
             keep=lambda loss: world.kept.append((site.name, loss)),
             outbound=made.outbound,
             inbound=made.inbound,
