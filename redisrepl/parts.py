@@ -21,7 +21,7 @@ from redisrepl.engine.continuity import Continuity
 from redisrepl.engine.core import Core, CoreOptions, Loss
 from redisrepl.engine.evidence import Ring
 from redisrepl.engine.inbound import Inbound
-from redisrepl.engine.losses import Losses
+from redisrepl.engine.losses import MOST_PLACES, Losses
 from redisrepl.errors import ConfigError
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.comparison import Comparison
@@ -191,6 +191,7 @@ class Parts:
             self.fence,
             lambda: self.store.number,
             lambda: int(self.following.read_to) if math.isfinite(self.following.read_to) else 0,
+            partial(self.store.agreed_since, most=MOST_PLACES),
             first="continuity" not in self.store.saved,
             retry=self._retry,
         )

@@ -23,7 +23,7 @@ from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.evidence import Ring
 from redisrepl.engine.inbound import Inbound
-from redisrepl.engine.losses import Losses
+from redisrepl.engine.losses import Losses, Places
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.plans import ConflictWinner, Plan, Policy, circumstances, plan_for
 from redisrepl.engine.pushes import OutboundOptions
@@ -190,7 +190,7 @@ class Core:
         """The site is not followed any more."""
         told = self.outbound.begin_told()
         if self.continuity.site.judged:  # otherwise it may have been another server's
-            self.losses.told = told
+            self.losses.told, self.losses.waiting = told, self.outbound.places()
         self.continuity.happened("site", Event.DETACHED)
 
     def site_attached(self) -> None:
@@ -209,7 +209,14 @@ class Core:
             self.inbound.resubscribed()
 
     def judged(
-        self, side: Side, event: Event, reason: str = "", *, proved: float = math.inf, kept_to: int | None = None
+        self,
+        side: Side,
+        event: Event,
+        reason: str = "",
+        *,
+        proved: float = math.inf,
+        kept_to: int | None = None,
+        agreed: Places | None = None,
     ) -> None:
         """What the history of a server is, at the end of a link that was made.
 
@@ -219,11 +226,12 @@ class Core:
             reason: see `Continuity.happened`.
             proved: likewise.
             kept_to: a replica took over, which has what the stream told before this offset; None: nobody knows that.
+            agreed: what was agreed since what is proved; None: nobody knows that.
         """
         # What is seen of it from here on does not follow upon what was seen before.
         anew = side == "site" and (event is not Event.RESUMED or self.continuity.site.missed)
         if side == "site" and event is Event.WENT_BACK:
-            self.losses.went_back(self.ring, self.continuity.site.proved, kept_to, self._applies.keys())
+            self.losses.went_back(self.ring, self.continuity.site.proved, kept_to, self._applies.keys(), agreed)
         elif anew and self.continuity.site.proved != math.inf:
             self.losses.interrupted(self.ring)
         self.continuity.happened(side, event, reason, proved=proved)
@@ -318,7 +326,7 @@ class Core:
     ) -> Plan:
         """What to do with a key of which all of this is known; of two hashes, without some fields."""
         went_back = ancestor is not None and self._site_went_back(key, site, ancestor)
-        newer = self.losses.newer_fields(key, site, self.continuity.site.proved) if went_back else ()
+        newer = self._newer_fields(key, site, hub, ancestor) if ancestor is not None and went_back else ()
         about = circumstances(
             Circumstances(
                 removals="del" in self.policy.kinds,
@@ -337,6 +345,10 @@ class Core:
         if ancestor is None:
             self._restrict(plan)
         return plan
+
+    def _newer_fields(self, key: bytes, site: State, hub: State, ancestor: Agreed) -> Collection[bytes]:
+        others = {*(ancestor.elements or ()), *(hub.fields if isinstance(hub, HashState) else ())}
+        return self.losses.newer_fields(key, site, others, self.continuity.site.proved)
 
     def _restrict(self, plan: Plan) -> None:
         """What has no ancestor is copied the ways that `--initial-sync` says, unless it may be newer than that."""

@@ -1,22 +1,41 @@
 """What a site that went back may have lost: which of its keys may be older than what was agreed.
 
-In: what was seen of the site before it was lost, and what of that is proved. Out: for a key, and for fields of a hash,
-whether what the site holds now may be older. Left to others: proving (`evidence`), what follows from it (`merge`).
+In: what was seen of the site before it was lost, what of that is proved, and what was agreed since. Out: for a key, and
+for fields of a hash, whether what the site holds now may be older. Left to others: proving (`engine.evidence`), what
+follows from it (`engine.plans`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from redisrepl.changes import HashState, State
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.evidence import Ring, Told, entry_of, seen_of
 from redisrepl.wire.digests import digest_of, elements_of
 
-__all__ = ["Losses"]
+__all__ = ["MOST_PLACES", "Losses", "Places", "joined"]
+
+#: Keys, each with those of its fields that are meant; None: the key as a whole.
+Places = Mapping[bytes, Collection[bytes] | None]
+
+#: Keys that are remembered as places.
+MOST_PLACES = 100_000
+
+
+def joined(*parts: Places | None) -> Places | None:
+    """The places of all parts; None: those of one are not known, or there are too many."""
+    places: dict[bytes, Collection[bytes] | None] = {}
+    for part in parts:
+        if part is None or len(places) + len(part) > MOST_PLACES:
+            return None
+        for key, fields in part.items():
+            before = places.get(key, ())
+            places[key] = None if fields is None or before is None else {*before, *fields}
+    return places
 
 
 class _Missed(NamedTuple):
@@ -36,19 +55,24 @@ class Losses:
 
     Attributes:
         told: keys that the stream told of last, before the site was lost.
+        waiting: what waited for the hub then; None: more than is remembered.
     """
 
     def __init__(self) -> None:
         self.told = Told()
+        self.waiting: Places | None = {}
         self._seen = Ring()
         self._missed: _Missed | None = None
+        self._places: Places | None = None  # what was agreed, or was about to be, and may be lost; None: not known
         self._saved: dict[str, object] | None = None  # made when it is asked for
 
     def interrupted(self, ring: Ring) -> None:
         """What is seen from now on does not follow upon these last changes; the site has not been compared since."""
         self._seen, self._saved = Ring([*self._seen, *ring]), None
 
-    def went_back(self, ring: Ring, proved_before: float, kept_to: int | None, applies: Collection[int]) -> None:
+    def went_back(
+        self, ring: Ring, proved_before: float, kept_to: int | None, applies: Collection[int], agreed: Places | None
+    ) -> None:
         """The site is judged to have gone back.
 
         Args:
@@ -56,17 +80,20 @@ class Losses:
             proved_before: what was proved until now; infinity: all of it.
             kept_to: a replica took over, which has what the stream told before this offset; None: nobody knows that.
             applies: numbers of what was applied and not yet shown by the stream.
+            agreed: what was agreed since what is proved, or was about to be; None: that is not known.
         """
         keys = None if kept_to is None else self.told.later_than(kept_to)
-        before = self._missed if proved_before != math.inf else _Missed(set(), set())
+        first = proved_before == math.inf
+        before = _Missed(set(), set()) if first else self._missed
         self._missed = None
         if keys is not None and before is not None:
             self._missed = _Missed(before.keys | keys, before.numbers.union(applies))
+        self._places = joined({} if first else self._places, self.waiting, agreed)
         self.interrupted(ring)
 
     def made_good(self) -> None:
         """Both sides agree on all keys."""
-        self._seen, self._missed, self._saved = Ring(), None, None
+        self._seen, self._missed, self._places, self._saved = Ring(), None, None, None
 
     def may_be_older(self, key: bytes, state: State, ancestor: Agreed, now: Ring, proved: float) -> bool:
         """Whether what the site holds for a key may be older than what was agreed on.
@@ -85,18 +112,23 @@ class Losses:
             return False
         if self._missed is not None:
             return key in self._missed.keys or ancestor.number in self._missed.numbers
+        if self._places is not None and key not in self._places:
+            return False
         held = digest_of(key, state)
         last = now.last(key) or self._seen.last(key)
         if last is not None and last.number >= ancestor.number and last.digest == held:
             return False
         return not self._seen.written_since(proved, key, None, held)
 
-    def newer_fields(self, key: bytes, state: State, proved: float) -> Collection[bytes]:
-        """Of a hash that may be older, the fields that are not."""
+    def newer_fields(self, key: bytes, state: State, others: Iterable[bytes], proved: float) -> Collection[bytes]:
+        """Of a hash that may be older, the fields that are not: of those it has, and of others."""
         if not isinstance(state, HashState):
             return ()
         held, since = elements_of(state.fields, state.type), self._seen.written_since
-        return {name for name, digest in held.items() if since(proved, key, name, digest)}
+        newer = {name for name, digest in held.items() if since(proved, key, name, digest)}
+        if self._places is not None and (lost := self._places.get(key, ())) is not None:
+            newer |= {*held, *others}.difference(lost)
+        return newer
 
     def saved(self) -> dict[str, object]:
         """As JSON can hold it: a daemon may end, and both sides not be compared before its successor is there."""
@@ -104,7 +136,10 @@ class Losses:
             missed = (
                 None if self._missed is None else [sorted(map(bytes.hex, self._missed.keys)), [*self._missed.numbers]]
             )
-            self._saved = {"seen": [entry_of(seen) for seen in self._seen], "missed": missed}
+            places = (
+                None if self._places is None else {key.hex(): _as_json(fields) for key, fields in self._places.items()}
+            )
+            self._saved = {"seen": [entry_of(seen) for seen in self._seen], "missed": missed, "places": places}
         return self._saved
 
     @classmethod
@@ -120,4 +155,16 @@ class Losses:
             case [[*keys], [*numbers]]:
                 with suppress(ValueError, TypeError):
                     losses._missed = _Missed(set(map(bytes.fromhex, keys)), {int(number) for number in numbers})
+        places: Any = document.get("places")
+        if isinstance(places, Mapping):
+            with suppress(ValueError, TypeError):
+                losses._places = {bytes.fromhex(key): _from_json(fields) for key, fields in places.items()}
         return losses
+
+
+def _as_json(fields: Collection[bytes] | None) -> list[str] | None:
+    return None if fields is None else [field.hex() for field in fields]
+
+
+def _from_json(fields: list[str] | None) -> set[bytes] | None:
+    return None if fields is None else set(map(bytes.fromhex, fields))

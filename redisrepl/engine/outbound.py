@@ -23,6 +23,7 @@ from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.everywrite import EveryWrite
 from redisrepl.engine.evidence import Told
+from redisrepl.engine.losses import MOST_PLACES, Places, joined
 from redisrepl.engine.pending import Pending
 from redisrepl.engine.plans import Expectation
 from redisrepl.engine.pushes import Batch, Departure, OutboundCounters, OutboundOptions, Pulling, Recent, Refusals
@@ -150,6 +151,10 @@ class Outbound:
     def take_recent(self) -> list[Change]:
         """The last changes of clients of the site since this was asked last."""
         return self._recent.take()
+
+    def places(self) -> Places | None:
+        """What waits for the hub, or is on its way."""
+        return joined(self.pending.places(MOST_PLACES), self.doubtful.places(MOST_PLACES))
 
     def begin_told(self) -> Told:
         """The stream ends: what it told of; what follows may be another one."""

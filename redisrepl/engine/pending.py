@@ -139,6 +139,10 @@ class Pending:
         """Fields of a hash that wait or are on their way; None: more of the key than fields does."""
         return fields_of(entries[key] for entries in (self._ready, self._in_flight, self._held) if key in entries)
 
+    def places(self, most: int) -> dict[bytes, set[bytes] | None] | None:
+        """The keys that wait or are on their way, each with its `fields`; None: there are more than this many."""
+        return None if len(self) > most else {key: self.fields(key) for key in self.outstanding}
+
     def resume_at(self, offset: int, database: int) -> None:
         """The stream goes on here, and everything before is at the hub."""
         self.acknowledged = offset

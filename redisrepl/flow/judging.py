@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import structlog
 
 from redisrepl.changes import Position
-from redisrepl.engine.continuity import Event
+from redisrepl.engine.continuity import Event, Side
 from redisrepl.engine.core import Core
 from redisrepl.engine.evidence import holds_since, proved
+from redisrepl.engine.losses import Places
 from redisrepl.flow.repeating import repeat
 from redisrepl.local.history import SiteFacts, SiteHistory
 from redisrepl.observe.troubles import Trouble
@@ -78,6 +79,7 @@ class Judging:
         fence: likewise.
         number: tells the count of agreements.
         read_to: tells how far the site's stream was read.
+        agreed_since: tells what was agreed after a number, or was about to be.
         first: nothing was known when the daemon started.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
     """
@@ -91,6 +93,7 @@ class Judging:
         fence: NoFence,
         number: Callable[[], int],
         read_to: Callable[[], int],
+        agreed_since: Callable[[float], Awaitable[Places | None]],
         *,
         first: bool,
         retry: Mapping[str, Any],
@@ -103,6 +106,7 @@ class Judging:
         self._fence = fence
         self._number = number
         self._read_to = read_to
+        self._agreed_since = agreed_since
         self._first_at = {"site": first, "hub": first}
         self._retry = retry
         self._resumed = False
@@ -156,6 +160,7 @@ class Judging:
             facts.earlier_to - 1 if self.known.seen is not None and self.known.seen.replid == facts.earlier else None
         )
         event, reason, number = await self._site_event(facts, resumed=resumed, kept_to=kept_to)
+        agreed = await self._agreed_since(number) if event is Event.WENT_BACK else None
         if side.epoch != epoch or not side.followed:
             return  # it was lost meanwhile, and may be another one by now
         if facts.evicted != self.known.evicted:
@@ -166,7 +171,7 @@ class Judging:
         if facts.replid and not self._read_to():  # followed by its events, which tell no position
             self.known.seen = Position(facts.replid, facts.offset)
         self._core.outbound.new_from(facts.offset or self._read_to())
-        self._tell("site", event, reason, number, kept_to)
+        self._tell("site", event, reason, number, kept_to, agreed)
 
     async def _site_event(self, facts: SiteFacts, *, resumed: bool, kept_to: int | None) -> tuple[Event, str, float]:
         seen, run_id = self.known.seen, self._core.continuity.site.run_id
@@ -322,14 +327,23 @@ class Judging:
         await self.look_at_hub()
         return self._core.continuity.epoch == epoch and self._core.continuity.hub.judged
 
-    def _tell(self, side: str, event: Event, reason: str, number: float, kept_to: int | None = None) -> None:
+    def _tell(
+        self,
+        side: str,
+        event: Event,
+        reason: str,
+        number: float,
+        kept_to: int | None = None,
+        agreed: Places | None = None,
+    ) -> None:
         if event is Event.WENT_BACK:
             _log.warning(
                 f"{side}.went_back",
                 reason=reason,
                 then="what it lacks is copied back, and what it holds differently gives way to the other side",
             )
-        self._core.judged("site" if side == "site" else "hub", event, reason, proved=number, kept_to=kept_to)
+        who: Side = "site" if side == "site" else "hub"
+        self._core.judged(who, event, reason, proved=number, kept_to=kept_to, agreed=agreed)
         self.trouble.succeeded()
         self._judged.set()
 

@@ -321,6 +321,36 @@ class Folder:
             return None if row is None else row.digest
         return None if entry is None else entry[0]
 
+    def agreed_since(self, number: float, most: int) -> dict[bytes, set[bytes] | None] | None:
+        """What was agreed after this number, or will be once a batch is acknowledged, from the journal.
+
+        Args:
+            number: see there.
+            most: how many keys may be found.
+
+        Returns:
+            Keys with their elements, or with None for the key as a whole. None: the journal does not reach back so far,
+            or there are more.
+        """
+        reader, places = Reader(), dict[bytes, set[bytes] | None]()
+        for kind, payload, _ in self.journal.records(self.journal.base, self.journal.end):
+            try:
+                told = reader.take(kind, payload)
+                if kind in {Kind.NUMBER, Kind.CLEARED} and reader.number > number:
+                    return None
+                if told is not None and told[1] > number:
+                    _add_places(places, *told)
+            except MALFORMED:
+                return None
+            if len(places) > most:
+                return None
+        for batch, (facts, void) in {
+            **{n: (facts, _NONE) for n, facts in reader.open.items()},
+            **reader.applying,
+        }.items():
+            _add_places(places, facts, batch, void)
+        return None if len(places) > most else places
+
     def sums(self, prefix: bytes) -> list[int]:
         """See `Database`; of what is folded."""
         return self._database.sums(prefix)
@@ -332,6 +362,18 @@ class Folder:
     def count(self) -> int:
         """See `Database`; of what is folded."""
         return self._database.count()
+
+
+def _add_places(places: dict[bytes, set[bytes] | None], facts: bytes, number: int, besides: Collection[bytes]) -> None:
+    """Keys, with their elements, that these facts are about."""
+    changes = Changes()
+    changes.take(facts, number, besides)
+    for key, entry in changes.items():
+        before = places.get(key, set())
+        whole = not isinstance(entry, Patch) or entry.whole or before is None
+        places[key] = (
+            None if whole or before is None else before.union(entry.elements if isinstance(entry, Patch) else ())
+        )
 
 
 def _distinct(digests: Iterable[int | None]) -> tuple[int | None, ...]:

@@ -307,6 +307,22 @@ class Store:
 
         return await self._ask(question, {})
 
+    async def agreed_since(self, number: float, most: int) -> dict[bytes, set[bytes] | None] | None:
+        """What was agreed after this number, or will be once a batch is acknowledged.
+
+        Args:
+            number: see there.
+            most: how many keys may be found.
+
+        Returns:
+            Keys with those of their elements, or with None for the key as a whole. None: that is not known any more, or
+            there are more.
+        """
+        self._write()
+        if self._unwritten:
+            return None
+        return await self._ask(partial(self._folder.agreed_since, number, most), None)
+
     async def sums(self, prefix: bytes) -> list[int]:
         """For each of the 256 buckets the sum, modulo 2**48, of the digests of the prefix's keys."""
         await self.fold()

@@ -54,6 +54,7 @@ class World(NoFence):
             self,
             lambda: self.number,
             lambda: self.read_to,
+            self.agreed_since,
             first=first,
             retry=RETRY,
         )
@@ -79,6 +80,9 @@ class World(NoFence):
 
     async def held(self, places):
         return {place: self.held_by_site.get(place) for place in places}
+
+    async def agreed_since(self, number):
+        return {b"since": None} if number == 6 else None
 
     # As a fence.
 

@@ -27,6 +27,7 @@ class Memory:
         self.document: dict[str, Any] = {}
         self.number = 0
         self.fresh = True
+        self.log: list[tuple[int, Changes]] = []
 
     def copy(self) -> Memory:
         """Another one that holds the same."""
@@ -35,11 +36,13 @@ class Memory:
             other.keys[key] = (dict(held) if isinstance(held, dict) else held), number, expires
         other.open = {batch: Changes(changes) for batch, changes in self.open.items()}
         other.applying = {batch: Changes(changes) for batch, changes in self.applying.items()}
+        other.log = list(self.log)
         other.document, other.number, other.fresh = self.document, self.number, self.fresh
         return other
 
-    def agree(self, changes: Changes, refused: Collection[bytes] = ()) -> None:
+    def agree(self, changes: Changes, refused: Collection[bytes] = (), number: int = 0) -> None:
         """These are agreed."""
+        self.log.append((number, Changes({key: entry for key, entry in changes.items() if key not in refused})))
         for key, entry in changes.items():
             if key in refused:
                 continue
@@ -154,7 +157,7 @@ class Ancestors:
         def record(memory: Memory) -> None:
             for batches in (memory.open, memory.applying):
                 if (changes := batches.pop(batch, None)) is not None:
-                    memory.agree(changes, refused)
+                    memory.agree(changes, refused, batch)
 
         self._record(record)
 
@@ -173,7 +176,7 @@ class Ancestors:
         def record(memory: Memory) -> None:
             changes = Changes()
             changes.take(encoded, number)
-            memory.agree(changes)
+            memory.agree(changes, (), number)
             memory.number = max(memory.number, number)
 
         self._record(record)
@@ -241,6 +244,19 @@ class Ancestors:
         if self._remembers:
             held = self.memory.keys
             yield [(key, self.memory.digest(key)) for key in sorted(held) if key.startswith(prefix)]
+
+    async def agreed_since(self, number: float, most: int) -> dict[bytes, set[bytes] | None] | None:  # noqa: ARG002 - there are few
+        """See `store.Store`."""
+        self._write()
+        await Wire()
+        told = [changes for agreed_at, changes in self.memory.log if agreed_at > number]
+        places: dict[bytes, set[bytes] | None] = {}
+        for changes in [*told, *self.memory.open.values(), *self.memory.applying.values()]:
+            for key, entry in changes.items():
+                before = places.get(key, set())
+                whole = not isinstance(entry, Patch) or entry.whole or before is None
+                places[key] = None if whole else before | entry.elements.keys()
+        return places if self._remembers else None
 
     async def count(self) -> int:
         return len(self.memory.keys)

@@ -10,6 +10,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
@@ -19,7 +20,7 @@ from redisrepl.engine.continuity import Continuity, Event
 from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.evidence import Ring
 from redisrepl.engine.inbound import Inbound
-from redisrepl.engine.losses import Losses
+from redisrepl.engine.losses import MOST_PLACES, Losses
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pushes import Batch
 from redisrepl.errors import FencedError, LinkLostError, OutcomeUnknownError, PeerUnavailableError
@@ -102,9 +103,9 @@ class PlayedJudging(Judging):
     async def known_now(self) -> None:
         await Until(lambda: self._core.continuity.known)
 
-    def _tell(self, side: str, event: Event, reason: str, number: float, kept_to: int | None = None) -> None:
+    def _tell(self, side: str, event: Event, *what: Any) -> None:
         self.note(side, event)
-        super()._tell(side, event, reason, number, kept_to)
+        super()._tell(side, event, *what)
 
 
 class PlayedSweep(Sweep):
@@ -468,6 +469,7 @@ class Daemon:
             self.fence,
             lambda: store.number,
             lambda: int(self.following.read_to) if self.following.read_to != float("inf") else 0,
+            partial(store.agreed_since, most=MOST_PLACES),
             first=not store.saved,
             retry={},
         )
