@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 from structlog.testing import capture_logs
 
-from redisrepl.changes import KINDS, Deleted, Flushed, StringSet, Touch
+from redisrepl.changes import KINDS, Deleted, Flushed, HashState, StringSet, Touch
 from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import Core, CoreOptions, Loss
 from redisrepl.engine.evidence import Ring, Seen
@@ -266,6 +266,46 @@ def went_back(kept_to):
     core.site_attached()
     core.judged("site", Event.WENT_BACK, "restarted", proved=6, kept_to=kept_to)
     return core
+
+
+HASH = HashState({b"old": b"v", b"new": b"site"})
+
+
+@pytest.mark.parametrize(
+    ("agreed", "waiting", "older"),
+    [
+        ({KEY: {b"old"}}, None, {b"old"}),
+        ({KEY: None}, None, {b"old", b"new"}),
+        ({OTHER: None}, None, set()),
+        ({}, [b"HSET", KEY, b"new", b"v"], {b"new"}),  # it was about to be agreed
+        (None, None, {b"old", b"new"}),
+    ],
+)
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_a_field_that_was_not_agreed_on_since_did_not_go_back(agreed, waiting, older, restarts):
+    """Whenever the rest of its hash was."""
+    core = core_of()
+    if waiting:
+        core.outbound.read([waiting], 9)
+    core.site_lost()
+    core.site_attached()
+    core.judged("site", Event.WENT_BACK, "restarted", proved=6, agreed=agreed)
+    for _ in range(restarts):
+        core = gone_and_begun_again(core)
+        core.judged("site", Event.GAP, "overrun")
+    hub = HashState({b"old": b"hub", b"new": b"hub"})
+    plan = core.plan(KEY, HASH, hub, ancestor_of(hub, 7), 0.0)
+    pushed = set(plan.push.fields) if plan.push else set()
+    assert pushed == HASH.fields.keys() - older
+
+
+def test_what_was_agreed_since_the_first_time_may_be_lost_after_the_second():
+    core = core_of()
+    for agreed in ({KEY: {b"old"}}, {KEY: {b"new"}}):
+        core.site_attached()
+        core.judged("site", Event.WENT_BACK, "restarted", proved=6, agreed=agreed)
+    hub = HashState({b"old": b"hub", b"new": b"hub"})
+    assert core.plan(KEY, HASH, hub, ancestor_of(hub, 7), 0.0).push is None
 
 
 def gone_and_begun_again(core):

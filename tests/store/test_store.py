@@ -498,6 +498,39 @@ async def test_a_journal_that_has_grown_is_begun_anew(opened, monkeypatch):
     assert (await store.lookup([b"open"]))[b"open"].intents == (5,)
 
 
+async def test_what_was_agreed_since_is_known_as_far_back_as_the_journal_reaches(opened):
+    store = await opened()
+    store.agreed(strings((b"before", 1)))
+    number = store.number
+    store.agreed(facts(("strings", [b"s"], [1]), ("fields", b"h", {b"f": 1}, [b"gone"]), ("gone", b"removed")))
+    store.agreed(facts(("fields", b"h", {b"g": 1}), ("hash", b"whole", {b"f": 1}), ("fields", b"whole", {b"g": 1})))
+    for batch, ends, to_site in (
+        (1, store.acknowledged, False),
+        (2, store.dropped, False),
+        (3, None, False),
+        (4, None, True),
+    ):
+        sent = store.next_number()
+        store.sending(sent, facts(("fields", b"batch %d" % batch, {b"f": 1})), to_site=to_site)
+        if ends:
+            ends(sent)
+    since = {
+        b"s": None,
+        b"removed": None,
+        b"whole": None,
+        b"h": {b"f", b"g", b"gone"},
+        **{b"batch %d" % batch: {b"f"} for batch in (1, 3, 4)},  # those that are open may yet be acknowledged
+    }
+    assert await store.agreed_since(number, 10) == since
+    assert await store.agreed_since(number, 6) is None  # too many
+    assert (await store.agreed_since(0, 10)).keys() == since.keys() | {b"before"}
+
+    store._folder.renew()
+    last = store.number
+    assert await store.agreed_since(number, 10) is None  # that is not in the journal any more
+    assert (await store.agreed_since(last, 10)).keys() == {b"batch 3", b"batch 4"}
+
+
 async def test_a_journal_of_open_batches_is_not_begun_anew_for_ever(opened, monkeypatch):
     monkeypatch.setattr(module, "_RENEW", 10_000)
     store = await opened()
