@@ -190,7 +190,8 @@ class Core:
         """The site is not followed any more."""
         told = self.outbound.begin_told()
         if self.continuity.site.judged:  # otherwise it may have been another server's
-            self.losses.told, self.losses.waiting = told, self.outbound.places()
+            self._see(self.ring.number)
+            self.losses.told, self.losses.waiting = told, self.outbound.places(self.ring.number)
         self.continuity.happened("site", Event.DETACHED)
 
     def site_attached(self) -> None:
@@ -217,6 +218,7 @@ class Core:
         proved: float = math.inf,
         kept_to: int | None = None,
         agreed: Places | None = None,
+        number: int = 0,
     ) -> None:
         """What the history of a server is, at the end of a link that was made.
 
@@ -227,6 +229,7 @@ class Core:
             proved: likewise.
             kept_to: a replica took over, which has what the stream told before this offset; None: nobody knows that.
             agreed: what was agreed since what is proved; None: nobody knows that.
+            number: of agreements by now.
         """
         # What is seen of it from here on does not follow upon what was seen before.
         anew = side == "site" and (event is not Event.RESUMED or self.continuity.site.missed)
@@ -238,7 +241,8 @@ class Core:
         if side == "hub" and event is Event.WENT_BACK:
             self.hub_ring = Ring(number=self.hub_ring.number)
         if anew:
-            self.ring = Ring(number=self.ring.number)
+            # What a server does after it went back, it does after all that was agreed before.
+            self.ring = Ring(number=max(self.ring.number, number if event is Event.WENT_BACK else 0))
             self._applies = {number: offset for number, offset in self._applies.items() if offset == math.inf}
 
     def flushed(self, side: Side) -> None:
@@ -348,7 +352,7 @@ class Core:
 
     def _newer_fields(self, key: bytes, site: State, hub: State, ancestor: Agreed) -> Collection[bytes]:
         others = {*(ancestor.elements or ()), *(hub.fields if isinstance(hub, HashState) else ())}
-        return self.losses.newer_fields(key, site, others, self.continuity.site.proved)
+        return self.losses.newer_fields(key, site, others, ancestor, self.ring, self.continuity.site.proved)
 
     def _restrict(self, plan: Plan) -> None:
         """What has no ancestor is copied the ways that `--initial-sync` says, unless it may be newer than that."""
@@ -413,12 +417,16 @@ class Core:
         Returns:
             Keys of which a change told no value.
         """
-        changes = self.outbound.take_recent()
         self._sees = True
+        keys = self._see(self._shown(number))
+        self.ring.reached(self.outbound.read_to)
+        return keys
+
+    def _see(self, number: float) -> list[bytes]:
+        changes = self.outbound.take_recent()
         untold = (change.key for change in changes if _tells_no_value(change))
         keys = list(reversed(dict.fromkeys(reversed(list(untold)))))  # those that were told of last are last
-        self.ring.add(self._shown(number), changes, untold=bool(keys))
-        self.ring.reached(self.outbound.read_to)
+        self.ring.add(number, changes, untold=bool(keys))
         return keys
 
     def evidence(self, number: int) -> Ring:

@@ -175,9 +175,9 @@ class Ring:
     def __len__(self) -> int:
         return len(self._seen)
 
-    def last(self, key: bytes) -> Seen | None:
-        """The last change that told what a key holds as a whole."""
-        return of_place[-1] if (of_place := self._of(key, None)) else None
+    def last(self, key: bytes, field: bytes | None = None) -> Seen | None:
+        """The last change that told what a key holds as a whole, or what a field of it does."""
+        return of_place[-1] if (of_place := self._of(key, field)) else None
 
     def _of(self, key: bytes, field: bytes | None) -> Sequence[Seen]:
         if self._by_place is None:

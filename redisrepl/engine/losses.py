@@ -19,8 +19,8 @@ from redisrepl.wire.digests import digest_of, elements_of
 
 __all__ = ["MOST_PLACES", "Losses", "Places", "joined"]
 
-#: Keys, each with those of its fields that are meant; None: the key as a whole.
-Places = Mapping[bytes, Collection[bytes] | None]
+#: For each key when it was agreed on last, by the store's count: as a whole (None), and fields of it.
+Places = Mapping[bytes, Mapping[bytes | None, int]]
 
 #: Keys that are remembered as places.
 MOST_PLACES = 100_000
@@ -28,13 +28,14 @@ MOST_PLACES = 100_000
 
 def joined(*parts: Places | None) -> Places | None:
     """The places of all parts; None: those of one are not known, or there are too many."""
-    places: dict[bytes, Collection[bytes] | None] = {}
+    places: dict[bytes, dict[bytes | None, int]] = {}
     for part in parts:
         if part is None or len(places) + len(part) > MOST_PLACES:
             return None
-        for key, fields in part.items():
-            before = places.get(key, ())
-            places[key] = None if fields is None or before is None else {*before, *fields}
+        for key, numbers in part.items():
+            before = places.setdefault(key, {})
+            for field, number in numbers.items():
+                before[field] = max(number, before.get(field, number))
     return places
 
 
@@ -55,7 +56,7 @@ class Losses:
 
     Attributes:
         told: keys that the stream told of last, before the site was lost.
-        waiting: what waited for the hub then; None: more than is remembered.
+        waiting: what waited for the hub then, and what was agreed on by then; None: more than is remembered.
     """
 
     def __init__(self) -> None:
@@ -112,23 +113,43 @@ class Losses:
             return False
         if self._missed is not None:
             return key in self._missed.keys or ancestor.number in self._missed.numbers
-        if self._places is not None and key not in self._places:
-            return False
+        agreed_at = ancestor.number
+        if self._places is not None:
+            if key not in self._places:
+                return False
+            agreed_at = max(self._places[key].values(), default=0)
+        if isinstance(state, HashState):
+            return True  # what is known of it as a whole tells only that something of it is newer: `newer_fields`
         held = digest_of(key, state)
-        last = now.last(key) or self._seen.last(key)
-        if last is not None and last.number >= ancestor.number and last.digest == held:
+        if self._seen_last(key, None, held, agreed_at, now):
             return False
         return not self._seen.written_since(proved, key, None, held)
 
-    def newer_fields(self, key: bytes, state: State, others: Iterable[bytes], proved: float) -> Collection[bytes]:
+    def newer_fields(
+        self, key: bytes, state: State, others: Iterable[bytes], ancestor: Agreed, now: Ring, proved: float
+    ) -> Collection[bytes]:
         """Of a hash that may be older, the fields that are not: of those it has, and of others."""
         if not isinstance(state, HashState):
             return ()
-        held, since = elements_of(state.fields, state.type), self._seen.written_since
-        newer = {name for name, digest in held.items() if since(proved, key, name, digest)}
-        if self._places is not None and (lost := self._places.get(key, ())) is not None:
-            newer |= {*held, *others}.difference(lost)
+        held, newer = elements_of(state.fields, state.type), set[bytes]()
+        for name in {*held, *others}:
+            agreed_at: int | None = ancestor.number
+            if self._places is not None:
+                numbers = self._places.get(key, {})
+                agreed_at = max((numbers[part] for part in (name, None) if part in numbers), default=None)
+            digest = held.get(name)
+            if (
+                agreed_at is None
+                or self._seen_last(key, name, digest, agreed_at, now)
+                or self._seen.written_since(proved, key, name, digest)
+            ):
+                newer.add(name)
         return newer
+
+    def _seen_last(self, key: bytes, field: bytes | None, held: int | None, agreed_at: int, now: Ring) -> bool:
+        """Whether this is the last that was seen there, and that was after the agreement."""
+        last = now.last(key, field) or self._seen.last(key, field)
+        return last is not None and last.number >= agreed_at and last.digest == held
 
     def saved(self) -> dict[str, object]:
         """As JSON can hold it: a daemon may end, and both sides not be compared before its successor is there."""
@@ -137,7 +158,9 @@ class Losses:
                 None if self._missed is None else [sorted(map(bytes.hex, self._missed.keys)), [*self._missed.numbers]]
             )
             places = (
-                None if self._places is None else {key.hex(): _as_json(fields) for key, fields in self._places.items()}
+                None
+                if self._places is None
+                else {key.hex(): _as_json(numbers) for key, numbers in self._places.items()}
             )
             self._saved = {"seen": [entry_of(seen) for seen in self._seen], "missed": missed, "places": places}
         return self._saved
@@ -158,13 +181,13 @@ class Losses:
         places: Any = document.get("places")
         if isinstance(places, Mapping):
             with suppress(ValueError, TypeError):
-                losses._places = {bytes.fromhex(key): _from_json(fields) for key, fields in places.items()}
+                losses._places = {bytes.fromhex(key): _from_json(numbers) for key, numbers in places.items()}
         return losses
 
 
-def _as_json(fields: Collection[bytes] | None) -> list[str] | None:
-    return None if fields is None else [field.hex() for field in fields]
+def _as_json(numbers: Mapping[bytes | None, int]) -> list[tuple[str | None, int]]:
+    return [(None if field is None else field.hex(), number) for field, number in numbers.items()]
 
 
-def _from_json(fields: list[str] | None) -> set[bytes] | None:
-    return None if fields is None else set(map(bytes.fromhex, fields))
+def _from_json(numbers: Iterable[tuple[str | None, int]]) -> dict[bytes | None, int]:
+    return {None if field is None else bytes.fromhex(field): int(number) for field, number in numbers}

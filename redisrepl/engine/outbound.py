@@ -152,9 +152,9 @@ class Outbound:
         """The last changes of clients of the site since this was asked last."""
         return self._recent.take()
 
-    def places(self) -> Places | None:
-        """What waits for the hub, or is on its way."""
-        return joined(self.pending.places(MOST_PLACES), self.doubtful.places(MOST_PLACES))
+    def places(self, number: int) -> Places | None:
+        """What waits for the hub, or is on its way: it will be agreed on after this number."""
+        return joined(self.pending.places(number, MOST_PLACES), self.doubtful.places(number, MOST_PLACES))
 
     def begin_told(self) -> Told:
         """The stream ends: what it told of; what follows may be another one."""

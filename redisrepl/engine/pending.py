@@ -139,9 +139,14 @@ class Pending:
         """Fields of a hash that wait or are on their way; None: more of the key than fields does."""
         return fields_of(entries[key] for entries in (self._ready, self._in_flight, self._held) if key in entries)
 
-    def places(self, most: int) -> dict[bytes, set[bytes] | None] | None:
-        """The keys that wait or are on their way, each with its `fields`; None: there are more than this many."""
-        return None if len(self) > most else {key: self.fields(key) for key in self.outstanding}
+    def places(self, number: int, most: int) -> dict[bytes, dict[bytes | None, int]] | None:
+        """The keys that wait or are on their way, this number for each of their `fields`; None: there are too many."""
+        if len(self) > most:
+            return None
+        return {
+            key: dict.fromkeys([None] if (names := self.fields(key)) is None else names, number)
+            for key in self.outstanding
+        }
 
     def resume_at(self, offset: int, database: int) -> None:
         """The stream goes on here, and everything before is at the hub."""

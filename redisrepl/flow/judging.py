@@ -343,7 +343,7 @@ class Judging:
                 then="what it lacks is copied back, and what it holds differently gives way to the other side",
             )
         who: Side = "site" if side == "site" else "hub"
-        self._core.judged(who, event, reason, proved=number, kept_to=kept_to, agreed=agreed)
+        self._core.judged(who, event, reason, proved=number, kept_to=kept_to, agreed=agreed, number=self._number())
         self.trouble.succeeded()
         self._judged.set()
 

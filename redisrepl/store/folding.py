@@ -321,7 +321,7 @@ class Folder:
             return None if row is None else row.digest
         return None if entry is None else entry[0]
 
-    def agreed_since(self, number: float, most: int) -> dict[bytes, set[bytes] | None] | None:
+    def agreed_since(self, number: float, most: int) -> dict[bytes, dict[bytes | None, int]] | None:
         """What was agreed after this number, or will be once a batch is acknowledged, from the journal.
 
         Args:
@@ -329,10 +329,10 @@ class Folder:
             most: how many keys may be found.
 
         Returns:
-            Keys with their elements, or with None for the key as a whole. None: the journal does not reach back so far,
-            or there are more.
+            For each key the number of what was agreed on last, as a whole (None) and of elements. None: the journal
+            does not reach back so far, or there are more.
         """
-        reader, places = Reader(), dict[bytes, set[bytes] | None]()
+        reader, places = Reader(), dict[bytes, dict[bytes | None, int]]()
         for kind, payload, _ in self.journal.records(self.journal.base, self.journal.end):
             try:
                 told = reader.take(kind, payload)
@@ -344,10 +344,8 @@ class Folder:
                 return None
             if len(places) > most:
                 return None
-        for batch, (facts, void) in {
-            **{n: (facts, _NONE) for n, facts in reader.open.items()},
-            **reader.applying,
-        }.items():
+        batches = {**{batch: (facts, _NONE) for batch, facts in reader.open.items()}, **reader.applying}
+        for batch, (facts, void) in batches.items():
             _add_places(places, facts, batch, void)
         return None if len(places) > most else places
 
@@ -364,16 +362,15 @@ class Folder:
         return self._database.count()
 
 
-def _add_places(places: dict[bytes, set[bytes] | None], facts: bytes, number: int, besides: Collection[bytes]) -> None:
+def _add_places(
+    places: dict[bytes, dict[bytes | None, int]], facts: bytes, number: int, besides: Collection[bytes]
+) -> None:
     """Keys, with their elements, that these facts are about."""
     changes = Changes()
     changes.take(facts, number, besides)
     for key, entry in changes.items():
-        before = places.get(key, set())
-        whole = not isinstance(entry, Patch) or entry.whole or before is None
-        places[key] = (
-            None if whole or before is None else before.union(entry.elements if isinstance(entry, Patch) else ())
-        )
+        parts = entry.elements if isinstance(entry, Patch) and not entry.whole else [None]
+        places.setdefault(key, {}).update(dict.fromkeys(parts, number))
 
 
 def _distinct(digests: Iterable[int | None]) -> tuple[int | None, ...]:

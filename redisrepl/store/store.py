@@ -307,7 +307,7 @@ class Store:
 
         return await self._ask(question, {})
 
-    async def agreed_since(self, number: float, most: int) -> dict[bytes, set[bytes] | None] | None:
+    async def agreed_since(self, number: float, most: int) -> dict[bytes, dict[bytes | None, int]] | None:
         """What was agreed after this number, or will be once a batch is acknowledged.
 
         Args:
@@ -315,8 +315,8 @@ class Store:
             most: how many keys may be found.
 
         Returns:
-            Keys with those of their elements, or with None for the key as a whole. None: that is not known any more, or
-            there are more.
+            For each key the number of what was agreed on last, as a whole (None) and of elements. None: that is not
+            known any more, or there are more.
         """
         self._write()
         if self._unwritten:

@@ -274,9 +274,9 @@ HASH = HashState({b"old": b"v", b"new": b"site"})
 @pytest.mark.parametrize(
     ("agreed", "waiting", "older"),
     [
-        ({KEY: {b"old"}}, None, {b"old"}),
-        ({KEY: None}, None, {b"old", b"new"}),
-        ({OTHER: None}, None, set()),
+        ({KEY: {b"old": 7}}, None, {b"old"}),
+        ({KEY: {None: 7}}, None, {b"old", b"new"}),
+        ({OTHER: {None: 7}}, None, set()),
         ({}, [b"HSET", KEY, b"new", b"v"], {b"new"}),  # it was about to be agreed
         (None, None, {b"old", b"new"}),
     ],
@@ -285,27 +285,47 @@ HASH = HashState({b"old": b"v", b"new": b"site"})
 def test_a_field_that_was_not_agreed_on_since_did_not_go_back(agreed, waiting, older, restarts):
     """Whenever the rest of its hash was."""
     core = core_of()
+    core.ring = Ring((), 7)
     if waiting:
         core.outbound.read([waiting], 9)
     core.site_lost()
     core.site_attached()
-    core.judged("site", Event.WENT_BACK, "restarted", proved=6, agreed=agreed)
+    core.judged("site", Event.WENT_BACK, "restarted", proved=6, agreed=agreed, number=8)
     for _ in range(restarts):
         core = gone_and_begun_again(core)
         core.judged("site", Event.GAP, "overrun")
+    assert pushed_of_hash(core) == HASH.fields.keys() - older
+
+
+def pushed_of_hash(core):
     hub = HashState({b"old": b"hub", b"new": b"hub"})
     plan = core.plan(KEY, HASH, hub, ancestor_of(hub, 7), 0.0)
-    pushed = set(plan.push.fields) if plan.push else set()
-    assert pushed == HASH.fields.keys() - older
+    return set(plan.push.fields) if plan.push else set()
+
+
+@pytest.mark.parametrize("event", [Event.WENT_BACK, Event.RESTARTED, Event.GAP])
+def test_what_a_site_did_after_it_went_back_is_newer_than_what_was_agreed_before(event):
+    """Even if it is lost again meanwhile."""
+    core = core_of()
+    core.ring = Ring((), 6)
+    core.outbound.read([[b"HSET", KEY, b"old", b"v", b"new", b"v"]], 9)
+    core.site_lost()
+    core.site_attached()
+    core.judged("site", Event.WENT_BACK, "restarted", proved=6, agreed={KEY: {None: 7}}, number=8)
+    assert pushed_of_hash(core) == set()
+    core.outbound.read([[b"HSET", KEY, b"new", b"site"]], 20)
+    core.site_lost()
+    core.site_attached()
+    core.judged("site", event, "again", proved=8, agreed={}, number=9)
+    assert pushed_of_hash(core) == {b"new"}
 
 
 def test_what_was_agreed_since_the_first_time_may_be_lost_after_the_second():
     core = core_of()
-    for agreed in ({KEY: {b"old"}}, {KEY: {b"new"}}):
+    for agreed in ({KEY: {b"old": 7}}, {KEY: {b"new": 7}}):
         core.site_attached()
         core.judged("site", Event.WENT_BACK, "restarted", proved=6, agreed=agreed)
-    hub = HashState({b"old": b"hub", b"new": b"hub"})
-    assert core.plan(KEY, HASH, hub, ancestor_of(hub, 7), 0.0).push is None
+    assert pushed_of_hash(core) == set()
 
 
 def gone_and_begun_again(core):

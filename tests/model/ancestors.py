@@ -245,17 +245,16 @@ class Ancestors:
             held = self.memory.keys
             yield [(key, self.memory.digest(key)) for key in sorted(held) if key.startswith(prefix)]
 
-    async def agreed_since(self, number: float, most: int) -> dict[bytes, set[bytes] | None] | None:  # noqa: ARG002 - there are few
+    async def agreed_since(self, number: float, most: int) -> dict[bytes, dict[bytes | None, int]] | None:  # noqa: ARG002 - there are few
         """See `store.Store`."""
         self._write()
         await Wire()
-        told = [changes for agreed_at, changes in self.memory.log if agreed_at > number]
-        places: dict[bytes, set[bytes] | None] = {}
-        for changes in [*told, *self.memory.open.values(), *self.memory.applying.values()]:
+        told = [(agreed_at, changes) for agreed_at, changes in self.memory.log if agreed_at > number]
+        places: dict[bytes, dict[bytes | None, int]] = {}
+        for batch, changes in [*told, *self.memory.open.items(), *self.memory.applying.items()]:
             for key, entry in changes.items():
-                before = places.get(key, set())
-                whole = not isinstance(entry, Patch) or entry.whole or before is None
-                places[key] = None if whole else before | entry.elements.keys()
+                parts = entry.elements if isinstance(entry, Patch) and not entry.whole else [None]
+                places.setdefault(key, {}).update(dict.fromkeys(parts, batch))
         return places if self._remembers else None
 
     async def count(self) -> int:

@@ -514,12 +514,13 @@ async def test_what_was_agreed_since_is_known_as_far_back_as_the_journal_reaches
         store.sending(sent, facts(("fields", b"batch %d" % batch, {b"f": 1})), to_site=to_site)
         if ends:
             ends(sent)
+    sent = store.number - 3
     since = {
-        b"s": None,
-        b"removed": None,
-        b"whole": None,
-        b"h": {b"f", b"g", b"gone"},
-        **{b"batch %d" % batch: {b"f"} for batch in (1, 3, 4)},  # those that are open may yet be acknowledged
+        b"s": {None: number + 1},
+        b"removed": {None: number + 1},
+        b"whole": {None: number + 2},
+        b"h": {b"f": number + 1, b"gone": number + 1, b"g": number + 2},
+        **{b"batch %d" % batch: {b"f": sent + batch - 1} for batch in (1, 3, 4)},  # an open one may be acknowledged yet
     }
     assert await store.agreed_since(number, 10) == since
     assert await store.agreed_since(number, 6) is None  # too many
