@@ -96,7 +96,7 @@ class State:
             "troubles": [_trouble_fields(name, t) for name, t in self._troubles() if t.last_error is not None],
             "failures": self._failures(),
             "site": str(self._address),
-            "hub": parts.session.url,
+            "hub": parts.hub.url,
             "namespaces": [printable(prefix) for prefix in parts.namespaces],
             "direction": "both" if parts.pull else "push",
             **self._site_fields(),
@@ -106,7 +106,7 @@ class State:
             | {"runs": parts.sweep.runs, "running": parts.sweep.running, "owed": parts.sweep.owed}
             | {"next_at": parts.sweep.next_at, "removals_held": parts.sweep.held}
             | {"settled": parts.core.continuity.site.settled and parts.core.continuity.hub.settled},
-            "scripts": parts.pusher.scripts,
+            "scripts": parts.pusher.scripts.allowed,
             "max_body": parts.pusher.max_body,
             "flights": parts.pacer.out,
             "flights_limit": parts.pacer.limit,
@@ -205,7 +205,7 @@ class State:
         subscriptions = [
             {
                 "namespace": printable(prefix),
-                "way": self._parts.ways.way,
+                "way": self._parts.hub.event_channel,
                 "live": subscription.live,
                 "round_trip_s": subscription.round_trip,
                 "made": subscription.subscriptions,

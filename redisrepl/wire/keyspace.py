@@ -9,7 +9,7 @@ from __future__ import annotations
 from redisrepl.changes import types_of
 from redisrepl.wire.collections import COLLECTIONS, READABLE
 
-__all__ = ["NOTIFY_OPTION", "announced_events", "missing_flags"]
+__all__ = ["NOTIFY_OPTION", "announced_events", "keyspace_channel", "missing_flags"]
 
 NOTIFY_OPTION = "notify-keyspace-events"
 #: `A` stands for these classes (`NOTIFY_ALL` in Redis' server.h).
@@ -39,3 +39,8 @@ def announced_events(kinds: frozenset[str]) -> frozenset[bytes]:
     if "expire" in kinds:
         events |= {b"expire", b"persist"}
     return frozenset(events)
+
+
+def keyspace_channel(database: int, key: bytes) -> bytes:
+    """The channel on which a server tells what happened to a key."""
+    return b"__keyspace@%d__:%b" % (database, key)
