@@ -13,8 +13,10 @@ from typing import Any
 
 from redisrepl.local.address import SiteAddress
 from redisrepl.namespaces import Namespaces
+from redisrepl.remote.direct import DirectHub, direct_address
 from redisrepl.remote.hub import Hub
-from redisrepl.remote.session import HubSession, check_url
+from redisrepl.remote.session import HubSession, check_url, with_credentials
+from redisrepl.settings.passwords import read_password
 from redisrepl.settings.settings import Settings
 from redisrepl.store import Pair, Store, open_store
 from redisrepl.wire.digests import bucket_of, hash_digest
@@ -31,7 +33,7 @@ def open_hub(settings: Settings, context: ssl.SSLContext, *, connections: int = 
         connections: how many requests may be under way.
 
     Raises:
-        ConfigError: its address cannot be used.
+        ConfigError: its address or the file with its password cannot be used.
     """
     limits: dict[str, Any] = {
         "connections": connections,
@@ -40,7 +42,10 @@ def open_hub(settings: Settings, context: ssl.SSLContext, *, connections: int = 
         "max_value": settings.max_value,
         "retry_max": settings.retry_max,
     }
-    url = check_url(settings.haddr)
+    user, password = settings.hub_user, read_password(settings.hub_password_file, "--hub-password-file")
+    if settings.haddr.startswith("rediss://"):
+        return DirectHub(direct_address(settings.haddr, settings.hub_database, user, password), context, **limits)
+    url = with_credentials(check_url(settings.haddr), user, password)
     return HubSession(url, context, subscribe=settings.subscribe, database=settings.hub_database, **limits)
 
 

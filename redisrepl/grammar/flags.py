@@ -20,8 +20,8 @@ GROUPS: list[tuple[str, list[str]]] = [
     (
         "the hub",
         [
-            *("haddr", "cert", "key", "key_password_file", "ca", "strict_certificates", "hub_database"),
-            *("notify_config", "subscribe", "feed"),
+            *("haddr", "cert", "key", "key_password_file", "ca", "strict_certificates", "hub_user"),
+            *("hub_password_file", "hub_database", "notify_config", "subscribe", "feed"),
         ],
     ),
     (
@@ -58,6 +58,7 @@ _METAVARS = {
     "haddr": "URL",
     "raddr": "ADDRESS",
     "user": "NAME",
+    "hub_user": "NAME",
     "sentinel": "HOST:PORT,../SERVICE",
     "sentinel_user": "NAME",
     "keep_conflicts": "SIZE,DAYS",

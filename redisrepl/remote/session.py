@@ -47,7 +47,7 @@ from redisrepl.wire.webdis import (
     script_body,
 )
 
-__all__ = ["USER_AGENT", "HubSession", "check_url", "without_credentials"]
+__all__ = ["USER_AGENT", "HubSession", "check_url", "with_credentials", "without_credentials"]
 
 _PIECE = 256 << 10
 #: Bytes of a command from which on it is escaped piece by piece.
@@ -74,7 +74,8 @@ def check_url(url: str, flag: str = "--haddr") -> str:
         raise ConfigError(f"{flag} {shown}: has a part behind ? or #, which Webdis does not understand: leave it out")
     if parsed.scheme != "https" or not parsed.host:
         raise ConfigError(
-            f"{flag} {shown}: must start with https:// and name a host, as in https://hub.example.org/redis"
+            f"{flag} {shown}: must start with https://, or with rediss:// for the hub's Redis itself, and name a host,"
+            " as in https://hub.example.org/redis"
         )
     return url.rstrip("/") + "/"
 
@@ -82,6 +83,12 @@ def check_url(url: str, flag: str = "--haddr") -> str:
 def without_credentials(url: str) -> str:
     """The address without what stands before its @, for people."""
     return masked(url).replace("…@", "", 1)
+
+
+def with_credentials(url: str, user: str | None, password: str | None) -> str:
+    """The address with a user and a password that were given apart from it."""
+    given = {name: text for name, text in (("username", user), ("password", password)) if text is not None}
+    return str(httpx.URL(url).copy_with(**given)) if given else url
 
 
 class HubSession(Hub):

@@ -84,8 +84,10 @@ class Settings(Declared):
         "https://localhost/redis",
         repr=False,
         example="https://hub.example.org/redis",
-        description="address of the hub: Webdis behind its TLS proxy",
+        description="the hub: https:// of Webdis behind its TLS proxy, or rediss:// of the hub's Redis itself",
     )
+    hub_user: str | None = Field(None, example="redisrepl", description="user name at the hub")
+    hub_password_file: Path | None = Field(None, description="file that holds the password of --hub-user")
     cert: Path | None = Field(None, description="our certificate for the hub, with its chain (PEM)")
     key: Path | None = Field(None, description="private key of --cert (PEM)")
     key_password_file: Path | None = Field(None, description="file that holds the passphrase of --key")
@@ -93,7 +95,7 @@ class Settings(Declared):
     strict_certificates: bool = Field(
         False, description="refuse authorities that lack what RFC 5280 asks for, as Python 3.13 does"
     )
-    hub_database: int = Field(0, ge=0, description="number of the database that Webdis uses at the hub")
+    hub_database: int = Field(0, ge=0, description="number of the database at the hub: the one that Webdis uses")
     notify_config: Literal["merge", "check", "never"] = Field(
         "merge", description="the hub's notification flags: add what is missing, only check, or never look"
     )
