@@ -18,8 +18,8 @@ from typing import Protocol
 from redisrepl.errors import CommandRefusedError, RedisreplError
 from redisrepl.remote.health import HubHealth
 from redisrepl.wire.messages import Message, MessageReader
-from redisrepl.wire.replies import as_bytes, as_clock, as_option, as_pairs, as_strings
-from redisrepl.wire.webdis import CommandError
+from redisrepl.wire.replies import as_bytes, as_clock, as_option, as_strings
+from redisrepl.wire.resp import CommandError
 
 __all__ = ["Hub"]
 
@@ -147,10 +147,6 @@ class Hub(Protocol):
     async def strings(self, *argv: bytes) -> list[bytes]:
         """Run one command whose reply is a list of strings."""
         return as_strings(await self.command(*argv), self.asked(*argv))
-
-    async def pairs(self, *argv: bytes) -> dict[bytes, bytes]:
-        """Run one command whose reply is a list of names and values."""
-        return as_pairs(await self.command(*argv), self.asked(*argv))
 
     async def text(self, *argv: bytes) -> bytes:
         """Run one command whose reply is a string."""

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import hiredis
 
 from redisrepl.errors import ProtocolError
-from redisrepl.wire.resp import DAMAGED, PIECE, RespReader, resp_size
-from redisrepl.wire.webdis import CommandError
+from redisrepl.wire.resp import DAMAGED, PIECE, CommandError, RespReader, resp_size
 
 __all__ = ["Message", "MessageReader"]
 

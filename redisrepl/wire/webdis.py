@@ -23,7 +23,7 @@ import hiredis
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.lua import sha_of
 from redisrepl.wire.replies import number
-from redisrepl.wire.resp import parse_one
+from redisrepl.wire.resp import CommandError, parse_one
 
 __all__ = [
     "CommandError",
@@ -160,7 +160,3 @@ def flat_reply(reply: bytes) -> list[bytes]:
     if not isinstance(value, list) or not set(map(type, value)) <= {bytes}:
         raise ProtocolError("the hub's reply is not a flat list of strings")
     return value
-
-
-class CommandError(Exception):
-    """Redis' own error text for one command, as it arrived: `WRONGTYPE Operation against ...`."""
