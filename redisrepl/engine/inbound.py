@@ -31,19 +31,13 @@ from redisrepl.changes import KIND_OF_TYPE, Change, HashSet, SequenceSet, State,
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.freshness import Freshness
 from redisrepl.engine.merging import merge
-from redisrepl.wire.keyspace import announced_events
+from redisrepl.wire.keyspace import Effect, announced_events, events_with
 from redisrepl.wire.writes import MAX_WORDS_AT_SITE, commands_of, events_of
 
 __all__ = ["Inbound", "InboundCounters"]
 
 #: Events that only a removal causes.
-_REMOVALS = frozenset(
-    {
-        *(b"del", b"expired", b"evicted", b"rename_from", b"move_from"),
-        *(b"hdel", b"hexpired", b"srem", b"spop", b"zrem", b"zpopmin", b"zpopmax"),
-        *(b"zremrangebyscore", b"zremrangebyrank", b"zremrangebylex"),
-    }
-)
+_REMOVALS = events_with(Effect.GONE, Effect.EVICTED, Effect.REMOVED)
 #: In the place of the epoch in which a fetch began: what it finds out is stale.
 _CHANGED = -1
 #: Keys whose time at the hub is noted.
@@ -52,7 +46,7 @@ _NOTED = 100_000
 _TOLD = 1000
 #: Fields of a hash that the site may change while it is fetched.
 _OWN = 1000
-_EXPIRIES = frozenset({b"expire", b"persist", b"hexpire", b"hpersist"})
+_EXPIRIES = events_with(Effect.EXPIRY, Effect.FIELD_EXPIRY)
 
 
 class InboundCounters:

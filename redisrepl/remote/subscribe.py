@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-import stamina
 import structlog
 
 from redisrepl.changes import Change
 from redisrepl.errors import CommandRefusedError, LinkLostError, ProtocolError, RedisreplError, SilentError
+from redisrepl.links import Links
 from redisrepl.namespaces import glob_escape, printable
 from redisrepl.observe.troubles import Trouble
 from redisrepl.remote.hub import Hub
@@ -112,7 +112,8 @@ class Subscription:
         self._numbers = itertools.count(1)
         self._deadline = 0.0  # when the next canary must be back
         self._subscribed = asyncio.Event()
-        self._was_live = False  # this subscription brought a canary back
+        self._links = Links(options.retry, works_after=0.0)  # one is made once it has brought a canary back
+        self._links.accepted()  # a refusal is waited out: the daemon goes on pushing
         self._mute = False  # the hub does not let us publish: only silence can tell that the stream is dead
         self.trouble = Trouble("subscribe")
         self.live = False
@@ -121,25 +122,21 @@ class Subscription:
 
     async def listen(self) -> None:
         """Subscribe, and subscribe again, for ever."""
-        while True:
-            async for attempt in stamina.retry_context(on=RedisreplError, **self._options.retry):
-                with attempt:
-                    try:
-                        await self._listen_once()
-                    except RedisreplError as error:
-                        self.trouble.failed(self._explained(error), namespace=printable(self._prefix))
-                        if not self._was_live:  # one that worked is made again at once, others after a pause
-                            raise
+        async for _ in self._links:
+            try:
+                await self._listen_once()
+            except RedisreplError as error:
+                self._links.lost(error)
+                self.trouble.failed(self._explained(error), namespace=printable(self._prefix))
 
     def _explained(self, error: RedisreplError) -> RedisreplError | str:
         """What to say of a failure: if other namespaces are listened to, again and again, the hub may be at a limit."""
         others = self._hub.listening
-        if self._was_live or not self.trouble.failures or not others or isinstance(error, CommandRefusedError):
+        if self._links.is_made or not self.trouble.failures or not others or isinstance(error, CommandRefusedError):
             return error
         return f"{error}; {others} other namespaces are listened to: does the hub take more connections ({_LIMITS})?"
 
     async def _listen_once(self) -> None:
-        self._was_live = False
         try:
             self._untold |= await self._notifications.ensure()
             pattern = self._channel + glob_escape(self._prefix) + b"*"
@@ -151,7 +148,7 @@ class Subscription:
                     self._demand_canary()
             raise LinkLostError("the hub ended the subscription")
         except SilentError as error:
-            if not self._was_live and not self._mute:
+            if not self._links.is_made and not self._mute:
                 await self._hub.distrust(error)
             raise
         finally:
@@ -200,7 +197,8 @@ class Subscription:
             now = time.monotonic()
             self.round_trip = now - sent
             self._deadline = now + _PATIENCE * self._period
-            self.live = self._was_live = True
+            self._links.made()
+            self.live = True
             self.trouble.succeeded(namespace=printable(self._prefix))
 
     def _demand_canary(self) -> None:

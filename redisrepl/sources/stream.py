@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import stamina
 import structlog
 
 from redisrepl.changes import Position
 from redisrepl.engine.outbound import Outbound
-from redisrepl.errors import PsyncRefusedError, RedisreplError, RefusedError, SilentError
+from redisrepl.errors import PsyncRefusedError, RedisreplError, SilentError
+from redisrepl.links import Links
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.diagnosis import LinkDiagnosis, Loss
 from redisrepl.local.stream import ReplicaLink
@@ -35,8 +35,6 @@ __all__ = ["Following", "LinkOptions", "Listener"]
 
 _log = structlog.get_logger("redisrepl")
 
-#: A link that lived this many seconds worked: after its end the next is made at once, and pauses start small again.
-_WORKED = 5.0
 #: Bytes of pings and the like after which the stream is attached to behind them; see `wire.transactions.says_nothing`.
 _QUIET = 8 << 10
 
@@ -114,7 +112,7 @@ class Following:
         self._backpressure = backpressure
         self._options = options
         self._listener = listener
-        self._attached_at: float | None = None
+        self._links = Links(options.retry)
         self._heard_at = time.monotonic()  # when the site was last told where we are
         self._pause = 0.0  # the longest time between two of these
         self._progress = SnapshotProgress()
@@ -132,18 +130,19 @@ class Following:
         Raises:
             RefusedError: the server refuses us, and never did otherwise.
         """
-
-        def worth_another_try(error: Exception) -> bool:
-            refused_at_start = isinstance(error, RefusedError) and not self._attached_once
-            return isinstance(error, RedisreplError) and not refused_at_start
-
-        while True:
-            async for attempt in stamina.retry_context(on=worth_another_try, **self._options.retry):
-                with attempt:
-                    await self._follow_link()
+        async for _ in self._links:
+            try:
+                await self._follow_link()
+            except RedisreplError as error:
+                self._links.lost(error)
+                if self._links.is_final(error):
+                    continue  # it is the last word, and the caller has it
+                told = self.trouble.failed(error)
+                if self._links.accepted_once and not isinstance(error, PsyncRefusedError):
+                    self.diagnosis.lost(self._loss(error), told=told)
 
     async def _follow_link(self) -> None:
-        """One link, from attaching to its end; returns if it worked for a while, raises if it did not."""
+        """One link, from attaching to its end."""
         link = ReplicaLink(
             self._address,
             self.position,
@@ -153,23 +152,12 @@ class Following:
             connect_wait=self._options.connect_wait,
             unwanted=Unwanted(self._outbound.decoder.covers, self._options.max_value),
         )
-        self._attached_at = None
         try:
             async for event in link.events():
                 self._take(event, link)
                 self._listener.wake()
                 if isinstance(event, SnapshotData):
                     await self._backpressure.room()
-        except PsyncRefusedError as error:
-            if self._attached_once:
-                self.trouble.failed(error)
-            raise  # at the start this is the last word, and the caller has it
-        except RedisreplError as error:
-            told = self.trouble.failed(error)
-            if self._attached_once:
-                self.diagnosis.lost(self._loss(error), told=told)
-            if not self._worked():
-                raise
         finally:
             self._progress.end()
             self._listener.detached()
@@ -177,7 +165,7 @@ class Following:
     def _acknowledged(self) -> int:
         """Up to where the hub has everything; asked whenever the site is going to be told."""
         now = time.monotonic()
-        if self._attached_at is not None:
+        if self._links.is_made:
             self._pause = max(self._pause, now - self._heard_at)
         self._heard_at = now
         return self._outbound.acknowledged
@@ -186,13 +174,6 @@ class Following:
         self._acknowledged()
         silence = self._options.silence if isinstance(error, SilentError) else None
         return Loss(str(error), self.position, self._pause, silence)
-
-    @property
-    def _attached_once(self) -> bool:
-        return bool(self.full_syncs or self.partial_syncs)
-
-    def _worked(self) -> bool:
-        return self._attached_at is not None and time.monotonic() - self._attached_at >= _WORKED
 
     def _take(self, event: Event, link: ReplicaLink) -> None:
         match event:
@@ -208,6 +189,7 @@ class Following:
                 self._progress.advance(size, total, sum(type(entry) is Entry and entry.last for entry in entries))
             case FullSync(position):
                 _log.info("stream.full_sync", position=str(position))
+                self._links.accepted()
                 self.full_syncs += 1
                 if self.position is not None:
                     self.diagnosis.restarted(self.position)
@@ -232,7 +214,8 @@ class Following:
             self.position = position
 
     def _attached(self, position: Position, *, resumed: bool) -> None:
-        self._attached_at = self._heard_at = time.monotonic()
+        self._links.made()
+        self._heard_at = time.monotonic()
         self._pause = 0.0
         self.position = position
         self.read_to = position.offset
@@ -245,7 +228,7 @@ class Following:
     @property
     def seen(self) -> Position | None:
         """How far the stream was read; None: not at all."""
-        if self.position is None or not self._attached_once:
+        if self.position is None or not self._links.accepted_once:
             return None
         return Position(self.position.replid, max(self.position.offset, int(self.read_to)))
 

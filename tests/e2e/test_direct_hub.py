@@ -21,7 +21,6 @@ from tests.e2e.support import (
     settled,
 )
 
-
 #: What deploy/hub gives a site.
 ACL = Path(__file__).parents[2] / "deploy/hub/users.acl"
 
