@@ -29,7 +29,9 @@ from redisrepl.errors import (
     denies_key,
 )
 from redisrepl.local.address import SiteAddress
+from redisrepl.scripts import Scripts
 from redisrepl.tls.contexts import RenewableContext, tls_reason, trust_told
+from redisrepl.wire.replies import as_strings
 from redisrepl.wire.replyreader import ReplyReader
 
 __all__ = [
@@ -42,12 +44,15 @@ __all__ = [
     "client_of",
     "client_options",
     "plain_client",
+    "scripts_at",
     "translated",
 ]
 
 #: What to do when a server refuses the user or password.
 LOGIN_HINT = "check the password (--password-file) and the user (--user)"
 _PLAIN = "it speaks without TLS on this port: write redis:// instead of rediss://, or give its TLS port"
+#: How a server that knows no scripts refuses one.
+_UNKNOWN = ("unknown command", "This Redis command is not allowed")
 #: Seconds within which a server without TLS answers a PING.
 _VERDICT = 2.0
 #: Bytes of one reply. A reading script stops at 8 MB, and the largest value there can be is half a gigabyte.
@@ -219,6 +224,24 @@ async def ask_all(client: redis.asyncio.Redis, commands: Sequence[Sequence[bytes
     for argv in commands:
         pipeline.execute_command(*argv)
     return await pipeline.execute(raise_on_error=False)
+
+
+def scripts_at(client: redis.asyncio.Redis, address: SiteAddress) -> Scripts:
+    """The scripts that one reader runs at the site; in full, since they have no way to go."""
+
+    async def evaluate(script: bytes, words: Sequence[bytes], *, by_hash: bool) -> list[bytes]:  # noqa: ARG001
+        with translated(address):
+            reply = await ask(client, b"EVAL", script, b"0", *words)
+        return as_strings(reply, f"a script at the site's Redis {address}")
+
+    return Scripts(evaluate, _refuses_scripts, hashes=False)
+
+
+def _refuses_scripts(error: Exception) -> bool:
+    """Whether it says that no script may run; redis-py takes NOPERM off the text."""
+    said = error.__cause__
+    unknown = isinstance(said, redis.exceptions.ResponseError) and str(said).startswith(_UNKNOWN)
+    return unknown or isinstance(said, redis.exceptions.NoPermissionError)
 
 
 @contextmanager
