@@ -85,7 +85,6 @@ class Parts:
 
     Attributes:
         pull: the direction from hub to site; None without `-rc`.
-        attached_at: since when the site's writes are seen, Unix time; None: they are not.
 
     Raises:
         ConfigError, CertificateError: what is configured cannot be used.
@@ -119,7 +118,7 @@ class Parts:
         saved = SavedState.load(self.store.saved)
         who = saved.origin or secrets.token_hex(8)
         self.origin = b"%b %b" % (who.encode(), _identity(self.hub.url, self.hub.database))
-        self.attached_at: float | None = None
+        self._attached_at = 0.0
         self.another: str | None = None
         self.conflicts = self._open_conflicts()
         self.core = self._build_core()
@@ -326,18 +325,22 @@ class Parts:
     def attached(self, *, resumed: bool) -> None:
         """The site is followed: what is decided about its keys is no longer blind."""
         self._master_epoch.advance()  # it may be another server's: what a replaced one is told or tells is lost
-        self.attached_at = round(time.time(), 3)
+        self._attached_at = round(time.time(), 3)
         self.judging.site_attached(resumed=resumed)
 
     def detached(self) -> None:
         """The site is not followed any more."""
-        self.attached_at = None
         if self.core.continuity.site.judged:
             self.core.saw(self.store.number)  # of what the next link tells, nobody knows yet whose history it is
             self.judging.known.seen = self.following.seen or self.judging.known.seen
         self.core.site_lost()
         if self.pull is not None:
             self.pull.applying.stream_moved()
+
+    @property
+    def attached_at(self) -> float | None:
+        """Since when the site's writes are seen, Unix time; None: they are not."""
+        return self._attached_at if self.core.continuity.site.followed else None
 
     def tick(self, now: float) -> None:
         """Time passes."""

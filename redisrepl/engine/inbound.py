@@ -82,7 +82,7 @@ class Inbound:
         max_keys: how many keys may be dirty.
 
     Attributes:
-        overflowed: keys found no room among the dirty ones; all must be compared (sweep).
+        left_out: keys found no place among the dirty ones since `take_left_out` was asked last.
         dirty: keys whose state at the hub must be looked at; the value says whether they are suspect.
         echo_patience: None: the echoes of an apply are overdue once the site's stream is past it (`Outbound.read`);
             else after so many seconds (`tick`), see `expect_events`.
@@ -104,7 +104,7 @@ class Inbound:
     ) -> None:
         self._event_patience = event_patience
         self._max_keys = max_keys
-        self.overflowed = False
+        self.left_out = False
         self.dirty: dict[bytes, bool] = {}
         self.counters = InboundCounters()
         self.kinds = kinds
@@ -239,8 +239,13 @@ class Inbound:
 
     def _has_room_for(self, key: bytes) -> bool:
         room = key in self.dirty or len(self.dirty) < self._max_keys
-        self.overflowed = self.overflowed or not room
+        self.left_out = self.left_out or not room
         return room
+
+    def take_left_out(self) -> bool:
+        """Whether keys were left out since this was asked last: then all of the namespace must be compared."""
+        left_out, self.left_out = self.left_out, False
+        return left_out
 
     def tick(self, now: float) -> None:
         """Time passes: events that should have come are given up, their keys looked at (rule 3)."""
@@ -384,7 +389,7 @@ class Inbound:
     @property
     def compares(self) -> bool:
         """Whether a suspect key may be left."""
-        return self.overflowed or bool(self._suspect) or any(self.dirty.values())
+        return self.left_out or bool(self._suspect) or any(self.dirty.values())
 
     def outstanding(self) -> dict[str, int]:
         """What is under way, in numbers, for people."""

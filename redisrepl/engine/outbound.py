@@ -52,7 +52,6 @@ class Outbound:
         pending: changes of the stream that wait for the hub.
         doubtful: keys in doubt; see the module.
         flushed: the last command that changed the whole database at once.
-        unswept: changes were left to a sweep that has not come to its end.
         read_to: offset up to which the stream was read.
         read_again_to: offset up to which the stream may have been read before a restart: what is read again may be at
             the hub already, or overwritten there.
@@ -76,8 +75,8 @@ class Outbound:
         self._refusals = Refusals()
         self._every_write = options.every_write
         self.counters = OutboundCounters()
-        self.flushed: Flushed | None = None
-        self.unswept = False
+        self._flushed = False  # by the stream, and nobody has asked since
+        self._unswept = False  # what was not kept waits for a comparison that has not come to its end
         self.read_again_to: float = 0
         self.read_to = 0
         self.foreign_origin: bytes | None = None  # another redisrepl that applies what comes from the same hub
@@ -161,10 +160,30 @@ class Outbound:
         told, self._recent.told = self._recent.told, Told()
         return told
 
+    def take_left_out(self) -> bool:
+        """Whether changes were left out since this was asked last: then all of the namespace must be compared.
+
+        Until that has come to its end (`swept`), nothing counts as acknowledged: the position before what was left out
+        is the one to go on from after a restart.
+        """
+        left_out = self.pending.take_left_out() | self.doubtful.take_left_out()
+        self._unswept |= left_out
+        return left_out
+
+    def take_flush(self) -> bool:
+        """Whether the site was flushed since this was asked last; likewise."""
+        flushed, self._flushed = self._flushed, False
+        self._unswept |= flushed
+        return flushed
+
+    def swept(self) -> None:
+        """The site was compared: nothing that was left out, or flushed, is left."""
+        self._unswept = False
+
     def _take_in(self, change: Change | Flushed) -> None:
         """Take one change of the stream, unless it is the echo of our own apply."""
         if isinstance(change, Flushed):
-            self.flushed = change
+            self._flushed = True
             return
         self.counters.read += 1
         expected, origin = self._expected_local, self.decoder.origin
@@ -265,7 +284,7 @@ class Outbound:
     @property
     def acknowledged(self) -> int:
         """Offset below which everything is at the hub; 0 while keys in doubt, or left to a sweep, are still to go."""
-        left = self.unswept or self.flushed is not None or self.pending.overflowed or self.doubtful.overflowed
+        left = self._unswept or self._flushed or self.pending.left_out or self.doubtful.left_out
         return 0 if left or len(self.doubtful) else self.pending.acknowledged
 
     @property

@@ -565,9 +565,13 @@ def test_the_position_waits_for_what_is_in_doubt_and_for_what_is_left_to_a_sweep
     outbound = Side().outbound
     outbound.read([], 10)
     assert outbound.acknowledged == 10
-    outbound.unswept = True
+    outbound.read([[b"FLUSHALL"]], 10)
     assert outbound.acknowledged == 0
-    outbound.unswept = False
+    assert outbound.take_flush()
+    assert not outbound.take_flush()
+    assert outbound.acknowledged == 0
+    outbound.swept()
+    assert outbound.acknowledged == 10
     outbound.doubt(K)
     assert outbound.acknowledged == 0
     outbound.doubtful.take(1, 1)
