@@ -1,6 +1,6 @@
-"""Metrics for Prometheus, made of the document that `status` shows too.
+"""Metrics for Prometheus, from the same document that `status` shows.
 
-In: a document. Out: the text of /metrics, in the format that is asked for. Left to others: the numbers
+In: a document. Out: the text of /metrics, in the requested format. Left to others: the numbers
 (`observe.state`). Names follow Prometheus' rules: base units, `_total` for what only grows. No label holds a key.
 """
 
@@ -19,7 +19,7 @@ from prometheus_client.registry import CollectorRegistry
 
 __all__ = ["COUNTERS", "GAUGES", "Metrics"]
 
-#: What only grows: name without `_total`, where it is in the document, what it counts.
+#: Counters: name without `_total`, field of the document, help text.
 COUNTERS = (
     ("redisrepl_pushed_changes", "pushed", "Changes of the site that the hub has acknowledged."),
     (
@@ -51,7 +51,7 @@ COUNTERS = (
     ("redisrepl_partial_syncs", "partial_syncs", "Times that the site's stream went on where it was."),
 )
 
-#: What goes up and down: name, where it is in the document, what it is.
+#: Gauges: name, field of the document, help text.
 GAUGES = (
     ("redisrepl_waiting_keys", "waiting_keys", "Keys that wait to be pushed to the hub."),
     ("redisrepl_waiting_bytes", "waiting_bytes", "Memory that waiting changes take."),
@@ -87,14 +87,14 @@ _Document = dict[str, Any]
 
 @dataclass(slots=True)
 class _Families:
-    """One document as families of metrics; what the encoders of prometheus-client take."""
+    """One document as metric families, in the form that prometheus-client's encoders take."""
 
     document: _Document
     lag: float | None
     process: ProcessCollector
 
     def collect(self) -> Iterator[Metric]:
-        """All of them."""
+        """All metric families."""
         document = self.document
         yield from self._about()
         if self.lag is not None:
@@ -195,9 +195,9 @@ class Metrics:
         """The text, and its content type.
 
         Args:
-            document: how the daemon stands.
-            lag: seconds that the oldest change has waited; None: nobody knows.
-            accept: the formats that are taken, as in HTTP's `Accept`.
+            document: the daemon's state.
+            lag: seconds that the oldest change has waited; None if unknown.
+            accept: the `Accept` header of the request.
         """
         encode, content_type = choose_encoder(accept)
         return encode(_Families(document, lag, self._process)), content_type

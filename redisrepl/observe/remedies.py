@@ -1,4 +1,4 @@
-"""What to do about a trouble, in a sentence; the long answers are in docs/operations.md.
+"""What to do about a failure, in one sentence; docs/operations.md has the long answers.
 
 In: the name of a log event, and the text of its error. Out: a sentence. Left to others: who shows it (`observe.state`,
 the status page, `status`).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 __all__ = ["REMEDIES", "remedy"]
 
-#: By what the error says, for any event: the first that fits.
+#: By the text of the error, for any event; the first match counts.
 _BY_TEXT = (
     ("does the hub take more", "Raise the limits that are named, at the hub, or give the daemon fewer namespaces."),
     ("HTTP 502", "Webdis at the hub is down or restarting. Look at it there: systemctl status 'redisrepl-webdis@*'."),
@@ -27,7 +27,7 @@ _BY_TEXT = (
     ("expired on", "Renew the certificate. New files are taken within a minute."),
 )
 
-#: By event, where the error's text does not tell more.
+#: By event, where the text of the error matches nothing above.
 REMEDIES = {
     "apply.failed": "Look at the site's Redis. It is tried again by itself.",
     "apply.no_origin": "Allow +publish &redisrepl:origin to the site's user.",
@@ -91,5 +91,5 @@ REMEDIES = {
 
 
 def remedy(event: str, error: str = "") -> str | None:
-    """What to do; None if nothing is known."""
+    """What to do; None if we have no advice."""
     return next((said for text, said in _BY_TEXT if text in error), REMEDIES.get(event))

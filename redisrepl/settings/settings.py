@@ -3,7 +3,7 @@
 In: flags as strings, the environment, a file. Out: `Settings`. Left to others: spelling flags (`grammar.arguments`),
 reading the files that settings name (`tls.contexts`, `cli`), reading and checking values (`settings.validation`).
 
-What is declared here is all that `--help` and `redisrepl status` need; only who loads settings loads pydantic.
+`--help` and `redisrepl status` need only these declarations; pydantic is loaded only to read settings.
 """
 
 # No postponed annotations: `declared.Declared` reads them when the class is made.
@@ -24,9 +24,9 @@ __all__ = ["ENV_PREFIX", "ByteSize", "Settings", "flag_of", "load_settings", "sp
 ENV_PREFIX = "REDISREPL_"
 #: What `--replicate` may name; `changes.KINDS`, which this module need not load.
 _KINDS = ("set", "hset", "sets", "zsets", "lists", "del", "expire")
-#: Variables that are no settings: where the file with settings is.
+#: Variables that are no settings: the path of the TOML file.
 _OTHER_VARIABLES = frozenset({"CONFIG"})
-#: What Kubernetes sets in every container once there is a service of the name redisrepl.
+#: Kubernetes sets these in every container once there is a service named redisrepl.
 _KUBERNETES = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_.+)?")
 
 
@@ -241,7 +241,7 @@ def flag_of(name: str) -> str:
 
 
 def unknown_variables() -> dict[str, str]:
-    """Variables of the environment that look like settings and are none, each with the one that may be meant."""
+    """Environment variables that look like settings and are none, each with the one that was probably meant."""
     known = {name.upper() for name in Settings.fields} | _OTHER_VARIABLES
     unknown: dict[str, str] = {}
     for variable in sorted(os.environ):
@@ -254,7 +254,7 @@ def unknown_variables() -> dict[str, str]:
 
 
 def load_settings(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
-    """Put settings together.
+    """Merge flags, environment and file.
 
     Args:
         flags: by name of the setting, as given; only those that were given.
@@ -278,7 +278,7 @@ def load_settings(flags: Mapping[str, Any], file: Path | None = None) -> Setting
 
 
 def _place(name: str, flags: Mapping[str, Any], file: Path | None) -> tuple[str, str]:
-    """Where a value was said that counts, and how a right one would be said there."""
+    """Where the value in force was given, and how a valid one would be written there."""
     setting = Settings.fields[name]
     if name in flags:
         flag = flag_of(name)
@@ -290,7 +290,7 @@ def _place(name: str, flags: Mapping[str, Any], file: Path | None) -> tuple[str,
 
 
 def _toml(name: str) -> str:
-    """The example of a setting as it stands in the file."""
+    """The example of a setting, as TOML."""
     setting = Settings.fields[name]
     if setting.kind in (int, float, bool):
         return setting.example

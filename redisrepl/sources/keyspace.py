@@ -1,10 +1,10 @@
-"""The site's keyspace events in place of its stream: subscription > outbound > pushed by what is read then.
+"""Follows the site by its keyspace events, for servers that refuse PSYNC: subscription > outbound > read > push.
 
 In: an address. Out: each event as a change, handed to `engine.outbound`. Left to others: the subscription
-(`local.notify`), what crosses (`engine.outbound`), what a gap costs (`flow.sweep`).
+(`local.notify`), what is replicated (`engine.outbound`), comparing after an outage (`flow.sweep`).
 
-For servers that refuse PSYNC. An event has no value and no position: what is pushed is read later, and what happened
-while nobody listened is found only by comparing both sides. `Source` decides which of the two ways is taken.
+An event has no value and no position. So values are read later, and what changed during an outage is found only by
+comparing both sides. `Source` chooses between the stream and the events.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _log = structlog.get_logger("redisrepl")
 
 SourceChoice = Literal["auto", "psync", "notify"]
 
-#: Seconds after which the event of an apply that did not come is given up; its key is then fetched again.
+#: Seconds to wait for the event of an apply; after that its key is fetched again.
 _ECHO_PATIENCE = 15.0
 _COST = (
     "values are read after the event, so intermediate ones are not seen and a hash crosses with all its fields; what"
@@ -76,11 +76,11 @@ def echoes_of(change: Change, kinds: frozenset[str]) -> Iterator[bytes]:
 
 
 class Noticing:
-    """Keeps `outbound` told of the site's keyspace events.
+    """Feeds the site's keyspace events to `outbound`.
 
     Args:
         events: of the site.
-        outbound: is told what they say.
+        outbound: receives the changes.
         inbound: the other direction; None without `-rc`.
         covers: whether a key belongs to the namespaces.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.

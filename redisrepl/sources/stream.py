@@ -1,8 +1,8 @@
-"""The site's stream, attached to again and again: saved position > link > outbound > acknowledged position.
+"""Follows the site's replication stream: saved position > link > outbound > acknowledged position.
 
-In: an address and a position. Out: everything that the stream says, handed to `engine.outbound`. Left to others: the
-link (`local.stream`), what is replicated (`engine.outbound`), what a gap costs (`flow.judging`), keeping the position
-(`flow.saving`).
+In: an address and a position. Out: everything in the stream, handed to `engine.outbound`. Left to others: the link
+(`local.stream`), what is replicated (`engine.outbound`), judging the site's history (`flow.judging`), keeping the
+position (`flow.saving`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _QUIET = 8 << 10
 
 @dataclass(frozen=True, slots=True)
 class LinkOptions:
-    """How a link is kept; see `Following`."""
+    """Options of a link; see `Following`."""
 
     silence: float
     connect_wait: float
@@ -51,7 +51,7 @@ class LinkOptions:
 
     @classmethod
     def of(cls, settings: Settings, retry: Mapping[str, Any]) -> LinkOptions:
-        """As the settings say."""
+        """From the settings."""
         return cls(
             settings.site_silence,
             settings.connect_timeout,
@@ -62,13 +62,13 @@ class LinkOptions:
 
 
 class Listener(Protocol):
-    """Who wants to know how the link fares."""
+    """Who is told about the link."""
 
     def attached(self, *, resumed: bool) -> None:
-        """The site is followed: its stream goes on where it was, or it has begun anew."""
+        """The link is there; `resumed`: the stream continues where it was, without a snapshot."""
 
     def detached(self) -> None:
-        """The link has ended: what the site does now is not seen."""
+        """The link has ended: the site's writes are not seen now."""
 
     def wake(self) -> None:
         """There may be something to push."""
@@ -113,8 +113,8 @@ class Following:
         self._options = options
         self._listener = listener
         self._links = Links(options.retry)
-        self._heard_at = time.monotonic()  # when the site was last told where we are
-        self._pause = 0.0  # the longest time between two of these
+        self._heard_at = time.monotonic()  # when we last acknowledged an offset
+        self._pause = 0.0  # the longest time between two acknowledgements
         self._progress = SnapshotProgress()
         self.trouble = Trouble("stream")
         self.diagnosis = LinkDiagnosis(address)
@@ -136,7 +136,7 @@ class Following:
             except RedisreplError as error:
                 self._links.lost(error)
                 if self._links.is_final(error):
-                    continue  # it is the last word, and the caller has it
+                    continue  # raised by `self._links`
                 told = self.trouble.failed(error)
                 if self._links.accepted_once and not isinstance(error, PsyncRefusedError):
                     self.diagnosis.lost(self._loss(error), told=told)
@@ -163,7 +163,7 @@ class Following:
             self._listener.detached()
 
     def _acknowledged(self) -> int:
-        """Up to where the hub has everything; asked whenever the site is going to be told."""
+        """The offset up to which the hub has everything; called before each acknowledgement to the site."""
         now = time.monotonic()
         if self._links.is_made:
             self._pause = max(self._pause, now - self._heard_at)
@@ -193,7 +193,7 @@ class Following:
                 self.full_syncs += 1
                 if self.position is not None:
                     self.diagnosis.restarted(self.position)
-                self.position = None  # until the snapshot is complete there is no place to go on from
+                self.position = None  # there is no position to resume from until the snapshot is complete
                 self._outbound.start_over()
                 self._progress.begin()
                 self._backpressure.begin(position.offset)
@@ -206,7 +206,7 @@ class Following:
                 self._attached(position, resumed=True)
 
     def _advance(self, commands: Sequence[Sequence[bytes]], ends: Sequence[int], position: Position) -> None:
-        """The position behind the last command that says something; pings behind it a new master may never have had."""
+        """Move the position behind the last command with an effect; a new master may lack the pings behind it."""
         last = next((i for i in range(len(commands) - 1, -1, -1) if not says_nothing(commands[i : i + 1])), None)
         if last is not None and position.offset - ends[last] < _QUIET:
             self.position = Position(position.replid, ends[last])
@@ -227,12 +227,12 @@ class Following:
 
     @property
     def seen(self) -> Position | None:
-        """How far the stream was read; None: not at all."""
+        """How far the stream was read; None if not at all."""
         if self.position is None or not self._links.accepted_once:
             return None
         return Position(self.position.replid, max(self.position.offset, int(self.read_to)))
 
     def abandon(self) -> None:
-        """The stream will not be followed: by the next time that it is, its position will be long out of date."""
+        """Give up following the stream; its position would be out of date by the next time."""
         self.position = None
         self.read_to = math.inf
