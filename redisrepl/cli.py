@@ -193,7 +193,7 @@ def site_address(settings: Settings, *, ask_password: bool) -> SiteAddress:
         ConfigError: the address, the password file or a certificate cannot be used.
     """
     from redisrepl.local.address import parse_address
-    from redisrepl.settings.passwords import read_password
+    from redisrepl.passwords import read_password
     from redisrepl.tls.certificates import site_files
 
     password: str | None

@@ -13,10 +13,11 @@ from typing import Any
 
 from redisrepl.local.address import SiteAddress
 from redisrepl.namespaces import Namespaces
+from redisrepl.passwords import read_password
+from redisrepl.remote.address import check_url, with_credentials
 from redisrepl.remote.direct import DirectHub, direct_address
 from redisrepl.remote.hub import Hub
-from redisrepl.remote.session import HubSession, check_url, with_credentials
-from redisrepl.settings.passwords import read_password
+from redisrepl.remote.session import HubSession
 from redisrepl.settings.settings import Settings
 from redisrepl.store import Pair, Store, open_store
 from redisrepl.wire.digests import bucket_of, hash_digest

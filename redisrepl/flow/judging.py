@@ -239,7 +239,7 @@ class Judging:
         side.run_id = facts.run_id
         self._first_at["hub"] = False
         self._tell("hub", event, reason, number)
-        if lost:  # remember the old facts before they are replaced
+        if lost:  # save the judgement before the numbers that it rests on are forgotten
             self.save()
             self._fence.forget()
             self._fence.doubt()

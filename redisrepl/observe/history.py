@@ -13,7 +13,7 @@ __all__ = ["PERIOD", "SERIES", "History"]
 #: Seconds that one point is for.
 PERIOD = 10
 _POINTS = 360
-#: The series: of the first, the highest value of a period; of the others, the growth of a counter per second.
+#: The series: of the lag, the highest value of a period; of the last two, the growth of a counter per second.
 SERIES = ("lag_s", "waiting_keys", "pushed_per_s", "applied_per_s")
 
 

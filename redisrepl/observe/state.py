@@ -29,7 +29,7 @@ _log = structlog.get_logger("redisrepl")
 
 #: Seconds within which the site must tell its offset.
 _PATIENCE = 1.0
-#: How many (time, offset) marks of the stream are kept to compute the lag; with more, they are thinned out.
+#: Most (time, offset) marks of the stream that are kept to compute the lag; more would only make later ones exact.
 _MARKS = 1000
 
 

@@ -19,20 +19,19 @@ from redisrepl.errors import (
     BodyTooLargeError,
     CertificateError,
     CommandRefusedError,
-    ConfigError,
     LimitExceededError,
     OutcomeUnknownError,
     PeerUnavailableError,
     ProtocolError,
     RedisreplError,
 )
+from redisrepl.remote.address import USER_AGENT, check_url, without_credentials
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
 from redisrepl.remote.patience import BESIDE_VALUE, PATIENCE, SLOWEST, put_off
 from redisrepl.remote.statuses import OK, http_error
-from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy, parse_address
+from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy
 from redisrepl.remote.ways import SubscribeChoice, Ways
-from redisrepl.showing import masked
 from redisrepl.tls.contexts import tls_reason, trust_told
 from redisrepl.wire.unwanted import MAX_VALUE
 from redisrepl.wire.webdis import (
@@ -47,48 +46,15 @@ from redisrepl.wire.webdis import (
     script_body,
 )
 
-__all__ = ["USER_AGENT", "HubSession", "check_url", "with_credentials", "without_credentials"]
+__all__ = ["HubSession", "check_url"]
 
 _PIECE = 256 << 10
 #: Bytes of a command from which on it is escaped piece by piece.
 _LARGE = 64 << 10
 #: Bytes of the body of an error that are looked at.
 _ERROR_BODY = 8 << 10
-USER_AGENT = "redisrepl"
 _HEADERS = [(b"Content-Type", b"application/octet-stream"), (b"User-Agent", USER_AGENT.encode())]
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
-
-
-def check_url(url: str, flag: str = "--haddr") -> str:
-    """The hub's address with one slash at its end.
-
-    Raises:
-        ConfigError: it is not an https:// address.
-    """
-    shown = without_credentials(url)
-    try:
-        parsed = parse_address(url)
-    except ValueError:
-        raise ConfigError(f"{flag} {shown}: not an address: give one like https://hub.example.org/redis") from None
-    if parsed.query or parsed.fragment or "?" in url or "#" in url:
-        raise ConfigError(f"{flag} {shown}: has a part behind ? or #, which Webdis does not understand: leave it out")
-    if parsed.scheme != "https" or not parsed.host:
-        raise ConfigError(
-            f"{flag} {shown}: must start with https://, or with rediss:// for the hub's Redis itself, and name a host,"
-            " as in https://hub.example.org/redis"
-        )
-    return url.rstrip("/") + "/"
-
-
-def without_credentials(url: str) -> str:
-    """The address without what stands before its @, for people."""
-    return masked(url).replace("…@", "", 1)
-
-
-def with_credentials(url: str, user: str | None, password: str | None) -> str:
-    """The address with a user and a password that were given apart from it."""
-    given = {name: text for name, text in (("username", user), ("password", password)) if text is not None}
-    return str(httpx.URL(url).copy_with(**given)) if given else url
 
 
 class HubSession(Hub):

@@ -14,17 +14,17 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import structlog
 
 from redisrepl.errors import CertificateError, CommandRefusedError, PeerUnavailableError, RedisreplError
+from redisrepl.remote.health import HubHealth
 from redisrepl.wire.webdis import body
 
 if TYPE_CHECKING:
-    from redisrepl.remote.session import HubSession
     from redisrepl.remote.websocket import WebSocketHub
 
 __all__ = ["SubscribeChoice", "Way", "Ways"]
@@ -38,6 +38,18 @@ SubscribeChoice = Literal["auto", "http", "websocket"]
 _BRIEF = 2.0
 #: After this many seconds the next subscription tries the WebSocket again.
 _FORGET = 3600.0
+
+
+class _Requests(Protocol):
+    """What is needed of `remote.session.HubSession`, which has one of these."""
+
+    health: HubHealth
+
+    async def command(self, *argv: bytes) -> object:
+        """Run one command."""
+
+    def stream(self, content: bytes, *, silence: float) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Send a command whose reply does not end."""
 
 
 class Ways:
@@ -56,7 +68,7 @@ class Ways:
 
     def __init__(
         self,
-        session: HubSession,
+        session: _Requests,
         url: str,
         context: ssl.SSLContext,
         choice: SubscribeChoice,

@@ -23,8 +23,8 @@ from redisrepl.engine.outbound import Outbound
 from redisrepl.errors import RedisreplError
 from redisrepl.listener.http import BadRequestError, read_request
 from redisrepl.local.address import parse_address
+from redisrepl.remote.address import check_url
 from redisrepl.remote.history import parse_info
-from redisrepl.remote.session import check_url
 from redisrepl.store.reading import MALFORMED, Reader
 from redisrepl.wire.batches import parse_batch_reply
 from redisrepl.wire.commands import ChangeDecoder
