@@ -31,13 +31,13 @@ from redisrepl.changes import KIND_OF_TYPE, Change, HashSet, SequenceSet, State,
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.freshness import Freshness
 from redisrepl.engine.merging import merge
-from redisrepl.wire.keyspace import Effect, announced_events, events_with
+from redisrepl.wire.keyspace import KeyEffect, announced_events, events_with
 from redisrepl.wire.writes import MAX_WORDS_AT_SITE, commands_of, events_of
 
 __all__ = ["Inbound", "InboundCounters"]
 
 #: Events that only a removal causes.
-_REMOVALS = events_with(Effect.GONE, Effect.EVICTED, Effect.REMOVED)
+_REMOVALS = events_with(KeyEffect.GONE, KeyEffect.EVICTED, KeyEffect.REMOVED)
 #: In the place of the epoch in which a fetch began: what it finds out is stale.
 _CHANGED = -1
 #: Keys whose time at the hub is noted.
@@ -46,7 +46,7 @@ _NOTED = 100_000
 _TOLD = 1000
 #: Fields of a hash that the site may change while it is fetched.
 _OWN = 1000
-_EXPIRIES = events_with(Effect.EXPIRY, Effect.FIELD_EXPIRY)
+_EXPIRIES = events_with(KeyEffect.EXPIRY, KeyEffect.FIELD_EXPIRY)
 
 
 class InboundCounters:

@@ -23,7 +23,7 @@ from redisrepl.local.apply import site_commands
 from redisrepl.local.notify import Gap, Noticed, SiteEvents, Subscribed
 from redisrepl.observe.troubles import Trouble
 from redisrepl.sources.stream import Following, Listener
-from redisrepl.wire.keyspace import EVENTS, Effect
+from redisrepl.wire.keyspace import EVENTS, KeyEffect
 from redisrepl.wire.writes import events_of
 
 __all__ = ["Noticing", "Source", "SourceChoice", "change_of", "echoes_of"]
@@ -48,21 +48,21 @@ def change_of(key: bytes, event: bytes, kinds: frozenset[str]) -> Change | None:
         return None
     change: Change
     match known.effect:
-        case Effect.PUT:
+        case KeyEffect.PUT:
             change = Touch(key, known.kind)
-        case Effect.CHANGED:
+        case KeyEffect.CHANGED:
             change = Touch(key, known.kind, replaces=True)
-        case Effect.REMOVED:
+        case KeyEffect.REMOVED:
             if known.kind == "hset" and "del" not in kinds:
                 return None  # a hash keeps at the hub what was removed here
             change = Touch(key, known.kind, replaces=True)
-        case Effect.GONE:
+        case KeyEffect.GONE:
             change = Deleted(key)
-        case Effect.REPLACED:
+        case KeyEffect.REPLACED:
             change = Touch(key, replaces=True)
-        case Effect.EXPIRY:
+        case KeyEffect.EXPIRY:
             change = Touch(key, "expire")
-        case Effect.EVICTED | Effect.FIELD_EXPIRY:
+        case KeyEffect.EVICTED | KeyEffect.FIELD_EXPIRY:
             return None  # nobody removed it; fields with expiry times are not replicated
     return change if is_replicated(change, kinds) else None
 

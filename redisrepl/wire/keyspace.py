@@ -29,8 +29,8 @@ from redisrepl.wire.collections import COLLECTIONS, READABLE
 __all__ = [
     "EVENTS",
     "NOTIFY_OPTION",
-    "Effect",
-    "Event",
+    "KeyEffect",
+    "KeyspaceEvent",
     "announced_events",
     "events_with",
     "keyspace_channel",
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 
-class Effect(Enum):
+class KeyEffect(Enum):
     """What happened to a key; the table above."""
 
     PUT = "put"
@@ -51,7 +51,7 @@ class Effect(Enum):
     FIELD_EXPIRY = "field expiry"
 
 
-class Event(NamedTuple):
+class KeyspaceEvent(NamedTuple):
     """What an event says.
 
     Attributes:
@@ -59,41 +59,41 @@ class Event(NamedTuple):
         kind: which of `changes.KINDS` the value is of; empty: of any.
     """
 
-    effect: Effect
+    effect: KeyEffect
     kind: str = ""
 
 
-def _rows(effect: Effect, kind: str, *names: bytes) -> dict[bytes, Event]:
-    return dict.fromkeys(names, Event(effect, kind))
+def _rows(effect: KeyEffect, kind: str, *names: bytes) -> dict[bytes, KeyspaceEvent]:
+    return dict.fromkeys(names, KeyspaceEvent(effect, kind))
 
 
 #: Every event that says something of what may be replicated. BITFIELD causes `setbit`, PFMERGE `pfadd`, DECR `incrby`
 #: or `decrby`, a GEORADIUS that stores `georadiusstore`, a SORT that stores `sortstore`.
-EVENTS: dict[bytes, Event] = {
-    **_rows(Effect.PUT, "set", b"set", b"setrange", b"append", b"incrby", b"decrby", b"incrbyfloat"),
-    **_rows(Effect.PUT, "set", b"setbit", b"pfadd"),
-    **{kind.put_event: Event(Effect.PUT, KIND_OF_TYPE[type_]) for type_, kind in COLLECTIONS.items()},
-    **{kind.remove_event: Event(Effect.REMOVED, KIND_OF_TYPE[type_]) for type_, kind in COLLECTIONS.items()},
-    **_rows(Effect.PUT, "hset", b"hincrby", b"hincrbyfloat"),
-    **_rows(Effect.REMOVED, "hset", b"hexpired"),
-    **_rows(Effect.REMOVED, "sets", b"spop"),
-    **_rows(Effect.CHANGED, "sets", b"sinterstore", b"sunionstore", b"sdiffstore"),
-    **_rows(Effect.PUT, "zsets", b"zincr"),
-    **_rows(Effect.REMOVED, "zsets", b"zpopmin", b"zpopmax"),
-    **_rows(Effect.REMOVED, "zsets", b"zremrangebyscore", b"zremrangebyrank", b"zremrangebylex"),
-    **_rows(Effect.CHANGED, "zsets", b"zunionstore", b"zinterstore", b"zdiffstore", b"zrangestore"),
-    **_rows(Effect.CHANGED, "zsets", b"georadiusstore", b"geosearchstore"),
-    **_rows(Effect.CHANGED, "lists", b"lpush", b"rpush", b"lpop", b"rpop", b"linsert", b"lset", b"lrem", b"ltrim"),
-    **_rows(Effect.CHANGED, "lists", b"sortstore"),
-    **_rows(Effect.GONE, "", b"del", b"expired", b"rename_from", b"move_from"),
-    **_rows(Effect.EVICTED, "", b"evicted"),
-    **_rows(Effect.REPLACED, "", b"rename_to", b"copy_to", b"move_to", b"restore"),
-    **_rows(Effect.EXPIRY, "", b"expire", b"persist"),
-    **_rows(Effect.FIELD_EXPIRY, "", b"hexpire", b"hpersist"),
+EVENTS: dict[bytes, KeyspaceEvent] = {
+    **_rows(KeyEffect.PUT, "set", b"set", b"setrange", b"append", b"incrby", b"decrby", b"incrbyfloat"),
+    **_rows(KeyEffect.PUT, "set", b"setbit", b"pfadd"),
+    **{kind.put_event: KeyspaceEvent(KeyEffect.PUT, KIND_OF_TYPE[type_]) for type_, kind in COLLECTIONS.items()},
+    **{kind.remove_event: KeyspaceEvent(KeyEffect.REMOVED, KIND_OF_TYPE[type_]) for type_, kind in COLLECTIONS.items()},
+    **_rows(KeyEffect.PUT, "hset", b"hincrby", b"hincrbyfloat"),
+    **_rows(KeyEffect.REMOVED, "hset", b"hexpired"),
+    **_rows(KeyEffect.REMOVED, "sets", b"spop"),
+    **_rows(KeyEffect.CHANGED, "sets", b"sinterstore", b"sunionstore", b"sdiffstore"),
+    **_rows(KeyEffect.PUT, "zsets", b"zincr"),
+    **_rows(KeyEffect.REMOVED, "zsets", b"zpopmin", b"zpopmax"),
+    **_rows(KeyEffect.REMOVED, "zsets", b"zremrangebyscore", b"zremrangebyrank", b"zremrangebylex"),
+    **_rows(KeyEffect.CHANGED, "zsets", b"zunionstore", b"zinterstore", b"zdiffstore", b"zrangestore"),
+    **_rows(KeyEffect.CHANGED, "zsets", b"georadiusstore", b"geosearchstore"),
+    **_rows(KeyEffect.CHANGED, "lists", b"lpush", b"rpush", b"lpop", b"rpop", b"linsert", b"lset", b"lrem", b"ltrim"),
+    **_rows(KeyEffect.CHANGED, "lists", b"sortstore"),
+    **_rows(KeyEffect.GONE, "", b"del", b"expired", b"rename_from", b"move_from"),
+    **_rows(KeyEffect.EVICTED, "", b"evicted"),
+    **_rows(KeyEffect.REPLACED, "", b"rename_to", b"copy_to", b"move_to", b"restore"),
+    **_rows(KeyEffect.EXPIRY, "", b"expire", b"persist"),
+    **_rows(KeyEffect.FIELD_EXPIRY, "", b"hexpire", b"hpersist"),
 }
 
 
-def events_with(*effects: Effect) -> frozenset[bytes]:
+def events_with(*effects: KeyEffect) -> frozenset[bytes]:
     """Names of the events that have one of these effects."""
     return frozenset(name for name, event in EVENTS.items() if event.effect in effects)
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from redisrepl.wire import keyspace
-from redisrepl.wire.keyspace import EVENTS, Effect, Event, events_with
+from redisrepl.wire.keyspace import EVENTS, KeyEffect, KeyspaceEvent, events_with
 from testbed import RedisServer
 
 #: Commands, and the keys that they write; each stands for all that cause the same event.
@@ -98,9 +98,9 @@ def test_every_row_is_an_event(announced):
 
 
 def test_the_head_of_the_module_lists_the_effects():
-    assert set(re.findall(r"(?m)^\| ([A-Z_]+) \|", keyspace.__doc__)) == set(Effect.__members__)
+    assert set(re.findall(r"(?m)^\| ([A-Z_]+) \|", keyspace.__doc__)) == set(KeyEffect.__members__)
 
 
 def test_events_of_an_effect():
-    assert EVENTS[b"zadd"] == Event(Effect.PUT, "zsets")
-    assert events_with(Effect.EVICTED, Effect.EXPIRY) == {b"evicted", b"expire", b"persist"}
+    assert EVENTS[b"zadd"] == KeyspaceEvent(KeyEffect.PUT, "zsets")
+    assert events_with(KeyEffect.EVICTED, KeyEffect.EXPIRY) == {b"evicted", b"expire", b"persist"}
