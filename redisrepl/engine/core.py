@@ -288,9 +288,8 @@ class Core:
         """These sides were gone through, and nothing of what was found is left."""
         for side in sides:
             self.continuity.happened(side, Event.COMPARED)
-        if "site" in sides and self.continuity.site.settled:  # not if it is owed again: more was left out meanwhile
+        if self.continuity.site.settled:  # not if it is owed again: more was left out meanwhile
             self.outbound.swept()
-        if self.continuity.site.settled:
             self.losses.made_good()
         if self._named > _NAMED:
             _log.warning("conflict.resolved", more_keys=self._named - _NAMED)

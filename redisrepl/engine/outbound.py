@@ -75,8 +75,7 @@ class Outbound:
         self._refusals = Refusals()
         self._every_write = options.every_write
         self.counters = OutboundCounters()
-        self._flushed = False  # by the stream, and nobody has asked since
-        self._unswept = False  # what was not kept waits for a comparison that has not come to its end
+        self._flushed = self._unswept = False  # by the stream, not asked for yet; waits for the end of a comparison
         self.read_again_to: float = 0
         self.read_to = 0
         self.foreign_origin: bytes | None = None  # another redisrepl that applies what comes from the same hub
@@ -161,11 +160,7 @@ class Outbound:
         return told
 
     def take_left_out(self) -> bool:
-        """Whether changes were left out since this was asked last: then all of the namespace must be compared.
-
-        Until that has come to its end (`swept`), nothing counts as acknowledged: the position before what was left out
-        is the one to go on from after a restart.
-        """
+        """Whether changes were left out since this was asked last; until `swept` no later position counts."""
         left_out = self.pending.take_left_out() | self.doubtful.take_left_out()
         self._unswept |= left_out
         return left_out
@@ -177,7 +172,7 @@ class Outbound:
         return flushed
 
     def swept(self) -> None:
-        """The site was compared: nothing that was left out, or flushed, is left."""
+        """The site was compared with nothing left out: positions count again."""
         self._unswept = False
 
     def _take_in(self, change: Change | Flushed) -> None:
