@@ -218,8 +218,6 @@ class DirectHub(Hub):
             self._discard(link)
         await asyncio.gather(*(link.ended() for link in links))
 
-    # Requests.
-
     def spell(self, words: Sequence[bytes]) -> bytes:
         """See `Hub`."""
         return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
@@ -287,8 +285,6 @@ class DirectHub(Hub):
             raise OutcomeUnknownError(f"the hub {self.url} gave no reply: {said}") from error
         hint = ": is it the TLS port of a Redis?" if late else ""
         raise PeerUnavailableError(f"the hub {self.url} cannot be reached: {said}{hint}") from error
-
-    # Connections.
 
     def _from_kept(self) -> _Link | None:
         while self._kept:
@@ -373,8 +369,6 @@ class DirectHub(Hub):
                 raise RefusedError(f"the hub {self.url} refuses us: {text}: {self.login_hint}")
             if argv[0] == b"SELECT":
                 raise RefusedError(f"the hub {self.url} refuses SELECT {address.database}: {text}")
-
-    # Events.
 
     @asynccontextmanager
     async def listen(self, pattern: bytes, *, silence: float) -> AsyncIterator[AsyncIterator[bytes]]:
