@@ -10,10 +10,10 @@ PYTEST_ARGS ?=
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: ## two sites and a hub on this machine, writes on every side (20 s; more the first time)
+demo: ## two sites and a hub on this machine, writes on every side (20 s; more the first time); KEEP=1 leaves them running
 	@scripts/install-packages demo
 	@scripts/venv
-	@$(BIN)/python -m testbed.demo $(DEMO_ARGS)
+	@scripts/unpacked $(BIN)/python -m testbed.$(if $(KEEP),keeping $(KEEP:1=demo),demo $(DEMO_ARGS))
 
 test: ## every test, against real servers; PYTEST_ARGS='-k demo -x' for some
 	@scripts/install-packages test
