@@ -1,7 +1,7 @@
 """`make demo`: two sites and a hub, writes on every side, and what became of them.
 
-In: nothing but installed servers. Out: what was replicated, how fast, and whether a write ran twice; exit code 0 only if all
-three copies are equal in the end. Left to others: the servers (`testbed`) and how they are configured (`deploy`).
+In: nothing but installed servers. Out: what was replicated, how fast, and whether a write ran twice; exit code 0 only
+if all three copies are equal in the end. Left to others: the servers (`testbed`) and their configuration (`deploy`).
 """
 
 from __future__ import annotations

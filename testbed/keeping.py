@@ -120,8 +120,7 @@ class KeptDemo(Demo):
 
     def _tell(self, keys: int, *, equal: bool) -> None:
         said = [f"{keys} keys are equal on east, hub and west" if equal else "the copies are not equal: see the logs"]
-        for name in SITES:
-            said.append(f"status page of {name}: http://127.0.0.1:{self._pages[name]}/")
+        said += [f"status page of {name}: http://127.0.0.1:{self._pages[name]}/" for name in SITES]
         place = self._shown(self.place)
         said += [
             f"commands: {place}/east, {place}/west, {place}/hub are redis-cli; keys start with {NAMESPACE}",
