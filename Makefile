@@ -56,7 +56,7 @@ lint: docs ## ruff, mypy, and the documentation site
 
 docs: ## site/: the documentation, strictly: a page or heading that a link misses is an error
 	@scripts/venv
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: ## put the code into the one shape
 	@scripts/venv
