@@ -12,7 +12,7 @@ help: ## this list
 
 demo: ## two sites and a hub on this machine, writes on every side (20 s; more the first time); KEEP=1 leaves them running
 	@scripts/install-packages demo
-	@scripts/venv
+	@scripts/venv demo
 	@scripts/unpacked $(BIN)/python -m testbed.$(if $(KEEP),keeping $(KEEP:1=demo),demo $(DEMO_ARGS))
 
 test: ## every test, against real servers; PYTEST_ARGS='-k demo -x' for some
