@@ -26,6 +26,14 @@ ENV_PREFIX = "REDISREPL_"
 _KINDS = ("set", "hset", "sets", "zsets", "lists", "del", "expire")
 #: Variables that are no settings: where the file with settings is.
 _OTHER_VARIABLES = frozenset({"CONFIG"})
+#: What helps where the file is no TOML, by what Python says.
+_TOML_HINTS = {
+    "Invalid value": 'text stands in quotes, as in haddr = "https://hub.example.org/redis"; true and false do not',
+    "Expected '='": 'a line is like haddr = "https://hub.example.org/redis"',
+    "Cannot overwrite": "leave one of the two lines out",
+    "Unclosed": "close it",
+    "decode": "save it as UTF-8",
+}
 #: What Kubernetes sets in every container once there is a service of the name redisrepl.
 _KUBERNETES = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_.+)?")
 
@@ -48,6 +56,10 @@ def _namespaces(value: object) -> tuple[bytes, ...]:
                     f"a namespace is a prefix, and the * of {text} is no wildcard: write {prefix}"
                 )
             raise ValueError("* would mean every key: give the prefix of the keys to replicate")
+        if text and not text.strip():
+            raise ValueError("is nothing but space: give the prefix of the keys to replicate")
+        if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+            raise SelfExplainingError(f"the quotes are a part of the prefix here: write {text[1:-1]}")
     return tuple(os.fsencode(item) for item in items)
 
 
@@ -150,6 +162,7 @@ class Settings(Declared):
     # What happens after an outage.
     state_dir: Path | None = Field(
         None,
+        example="DIRECTORY",
         description="directory for the acknowledged position; default: $STATE_DIRECTORY or ~/.local/state/redisrepl",
     )
     initial_sync: Literal["both", "push", "pull", "none"] = Field(
@@ -306,16 +319,15 @@ def _read_toml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"--config {file}: {(error.strerror or str(error)).lower()}: check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f'--config {file}: not TOML: {error}: text stands in quotes, as in haddr = "https://hub.example.org/redis"'
-        ) from None
+        hint = next((hint for said, hint in _TOML_HINTS.items() if said in str(error)), "correct that line")
+        raise ConfigError(f"--config {file}: not TOML: {error}: {hint}") from None
     for name, value in content.items():
         if name in Settings.fields:
             continue
         if isinstance(value, dict):
             hint = 'the file has no tables, only lines like haddr = "https://hub.example.org/redis"'
         else:
-            close = closest(name, Settings.fields)
+            close = closest(name.lower().removeprefix(ENV_PREFIX.lower()), Settings.fields)
             hint = f"is {close} meant?" if close else "config/redisrepl.example.toml has them all"
         raise ConfigError(f"--config {file}: {name} is not a setting: {hint}")
     return content

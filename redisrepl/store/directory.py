@@ -118,7 +118,7 @@ class StateDirectory:
     def error(self, error: Exception) -> StateDirectoryError:
         """What to raise when the directory cannot be used."""
         return StateDirectoryError(
-            f"--state-dir {self.path}: {reason_of(error)}: give a directory that this user may write"
+            f"--state-dir {self.path}: {'is a file' if self.path.is_file() else reason_of(error)}: give a directory that this user may write"
         )
 
     def acquire_again(self) -> None:
