@@ -87,7 +87,7 @@ class KeptDemo(Demo):
         for name, words in logins.items():
             path = self.place / name
             path.touch(mode=0o700)
-            path.write_text(f'#!/bin/sh\nexec redis-cli {" ".join(words)} "$@"\n')
+            path.write_text(f'#!/bin/sh\nexec {_CHECKOUT}/scripts/unpacked redis-cli {" ".join(words)} "$@"\n')
 
     def _start_daemons(self, stack: contextlib.ExitStack) -> None:
         for name, site in zip(SITES, self._sites, strict=True):

@@ -103,7 +103,7 @@ class Settings(Declared):
     key_password_file: Path | None = Field(None, description="file that holds the passphrase of --key")
     ca: Path | None = Field(None, description="certificates to trust for the hub (PEM); default: the system's")
     strict_certificates: bool = Field(
-        False, description="refuse authorities that lack what RFC 5280 asks for, as Python 3.13 does"
+        False, description="refuse authorities that lack what RFC 5280 requires, as Python 3.13 does"
     )
     hub_database: int = Field(0, ge=0, description="number of the database that Webdis uses at the hub")
     notify_config: Literal["merge", "check", "never"] = Field(
@@ -114,7 +114,7 @@ class Settings(Declared):
     )
 
     feed: bool = Field(
-        True, description="tell other redisrepl sites what is pushed, and take what they tell without fetching it"
+        True, description="send small pushes to other redisrepl sites too, and apply theirs without a fetch"
     )
 
     # The site.
@@ -131,7 +131,7 @@ class Settings(Declared):
         description="instead of --raddr: host:port,host:port/service of the Sentinels to ask for it",
     )
     source: Literal["auto", "psync", "notify"] = Field(
-        "auto", description="how the site's writes are seen: psync, notify (keyspace events) or auto: psync if allowed"
+        "auto", description="how to follow the site's writes: psync, notify (keyspace events) or auto: psync if allowed"
     )
     user: str | None = Field(None, example="redisrepl", description="user name (ACL) at the site's Redis")
     password_file: Path | None = Field(None, description="file that holds the password of the site's Redis")
@@ -163,11 +163,11 @@ class Settings(Declared):
     state_dir: Path | None = Field(
         None,
         example="DIRECTORY",
-        description="directory for the acknowledged position; default: $STATE_DIRECTORY or ~/.local/state/redisrepl",
+        description="directory for the state; default: $STATE_DIRECTORY or ~/.local/state/redisrepl",
     )
     initial_sync: Literal["both", "push", "pull", "none"] = Field(
         "both",
-        description="which way first contact copies: both, push, pull or none; later outages are healed all the same",
+        description="what first contact copies: both, push, pull or none; later outages are repaired in any case",
     )
     on_conflict: Literal["hub", "site"] | None = Field(
         None,
@@ -176,7 +176,7 @@ class Settings(Declared):
     keep_conflicts: Retention = Field(
         Retention(64 << 20, 30.0),
         read=_kept,
-        description="size and age of what is kept of values that lost a conflict (`redisrepl conflicts`), or off",
+        description="size and age of the values that lost a conflict and are kept (`redisrepl conflicts`), or off",
     )
     sweep_period: float = Field(
         3600.0, ge=0, description="seconds between comparisons of both sides; 0: only after outages"
@@ -194,10 +194,10 @@ class Settings(Declared):
         ByteSize(96 << 20),
         ge=1 << 20,
         example="96MiB",
-        description="memory for changes that wait for the hub; above it they are re-read",
+        description="memory for changes that wait for the hub; above it values are read again",
     )
     max_keys: int = Field(
-        2_000_000, ge=1000, description="keys that may wait, each way; others are found by a comparison"
+        2_000_000, ge=1000, description="keys that may wait, in each direction; a comparison finds others"
     )
     max_body: ByteSize = Field(
         ByteSize(900_000),
@@ -209,11 +209,11 @@ class Settings(Declared):
         ByteSize(64 << 20),  # `wire.unwanted.MAX_VALUE`, which this module need not load
         ge=1024,
         example="64MiB",
-        description="largest value that is replicated; larger ones are named and left out; the hub must take it",
+        description="largest value that is replicated; larger ones are logged and left out; the hub must accept it",
     )
     batch: int = Field(1000, ge=1, le=100_000, description="changes in one request")
     flights: int = Field(64, ge=1, le=1000, description="requests to the hub side by side, at most")
-    max_push_rate: float = Field(0.0, ge=0, description="changes pushed in a second, at most; 0: as fast as it goes")
+    max_push_rate: float = Field(0.0, ge=0, description="changes pushed in a second, at most; 0: no limit")
 
     # Times, in seconds.
     canary_period: float = Field(10.0, gt=0, description="seconds between proofs that the subscription lives")
@@ -221,7 +221,7 @@ class Settings(Declared):
     connect_timeout: float = Field(10.0, gt=0, description="seconds to wait for a connection")
     retry_max: float = Field(15.0, gt=0, description="longest pause between tries, in seconds")
     site_silence: float = Field(60.0, gt=0, description="seconds without a byte after which the replica link is dead")
-    shutdown_timeout: float = Field(10.0, ge=0, description="seconds to push what waits when told to stop")
+    shutdown_timeout: float = Field(10.0, ge=0, description="seconds to push waiting changes after a signal to stop")
 
     # Metrics and status page.
     listen: tuple[str, ...] = Field(
@@ -234,16 +234,18 @@ class Settings(Declared):
         (),
         read=_words,
         example="site1.example.org",
-        description="name by which --listen may be asked, beside localhost and IP addresses; may be repeated",
+        description="name in requests to --listen, in addition to localhost and IP addresses; may be repeated",
     )
-    listen_token_file: Path | None = Field(None, description="file that holds a token which whoever asks must show")
+    listen_token_file: Path | None = Field(None, description="file with a token that every request must show")
     listen_cert: Path | None = Field(None, description="certificate of --listen (PEM): it speaks HTTPS then")
     listen_key: Path | None = Field(None, description="private key of --listen-cert (PEM)")
     listen_ca: Path | None = Field(None, description="authority of the clients that may ask --listen (PEM)")
 
     # Logs.
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the lowest level that is logged"
+    )
 
 
 def flag_of(name: str) -> str:
