@@ -201,7 +201,7 @@ class Core:
 
     def site_missed(self) -> None:
         """What the site did since it was followed last is not told by its stream."""
-        self.continuity.happened("site", Event.MISSED, "the site's stream has a gap")
+        self.continuity.happened("site", Event.MISSED, "writes of the site were missed")
 
     def hub_heard(self) -> None:
         """The hub's events are heard from now on: what was expected of the link before may have been missed."""

@@ -185,7 +185,7 @@ class Judging:
         else:
             whole = same or (resumed and not facts.run_id)
         if whole:
-            return (Event.RESUMED, "", math.inf) if resumed else (Event.GAP, "the site's stream has a gap", math.inf)
+            return (Event.RESUMED, "", math.inf) if resumed else (Event.GAP, "writes of the site were missed", math.inf)
         ring = self._core.evidence(self._number())
         number = proved(ring, await self._site.held(change.place for change in ring))
         if kept_to is not None:  # it was a replica until it took over

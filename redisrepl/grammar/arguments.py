@@ -19,7 +19,8 @@ from redisrepl.errors import ExitCode
 from redisrepl.grammar import helptexts
 from redisrepl.grammar.flags import ALL_SETTINGS, LOG_SETTINGS, SITE_SETTINGS, add_settings, spellings_of
 from redisrepl.settings.settings import Settings
-from redisrepl.settings.suggestions import closest, closest_command, elsewhere
+from redisrepl.settings.suggestions import closest, closest_command, elsewhere, flag_for
+from redisrepl.showing import masked, plain
 
 __all__ = ["COMMANDS", "Parser", "go_booleans", "parser_of", "split_command"]
 
@@ -58,10 +59,13 @@ class Parser(argparse.ArgumentParser):
         """Report a mistake in one sentence, and where to read on."""
         if message.startswith("argument ") and message.endswith("expected one argument"):
             action = next(a for a in self._actions if "/".join(a.option_strings) == message[9:].partition(": ")[0])
-            message = f"{action.option_strings[0]} needs a value: {action.option_strings[0]} {action.metavar}"
+            flag = self.spellings(action)[0]
+            message = f"{flag} needs a value: {flag} {action.metavar}"
         elif ": ignored explicit argument" in message:
             flag = message[9:].partition(":")[0].split("/")[0]
-            message = f"{flag} takes no value: write {flag} or --no-{flag.lstrip('-')}"
+            opposite = f"--no-{flag.lstrip('-')}"
+            either = f" or {opposite}" if opposite in self._option_string_actions else ""
+            message = f"{flag} takes no value: write {flag}{either}"
         elif message.startswith("the following arguments are required: "):
             message = f"{message.rpartition(' ')[2]} is missing"
         self.exit(ExitCode.USAGE, _sentence(self.prog, message.removeprefix("argument ")))
@@ -117,7 +121,7 @@ def split_command(argv: Sequence[str]) -> tuple[str, list[str]]:
         elif number and words[number - 1].startswith("-"):
             break  # a word behind a flag without a value: the parser reports it
         else:
-            _no_such_command(word)
+            _no_such_command(word, words[number - 2] if number > 1 else "")
     return "run", words
 
 
@@ -132,13 +136,21 @@ def _sentence(program: str, message: str) -> str:
     return f"{program}: {message}{' See' if message.endswith('?') else '; see'} {program} --help\n"
 
 
-def _no_such_command(word: str) -> NoReturn:
+def _no_such_command(word: str, flag: str) -> NoReturn:
+    """Say what may be meant; `flag` is the one before the last word, if there is one."""
     advice = f"there are {', '.join(COMMANDS)}"
-    if close := closest_command(word, COMMANDS):
+    if word.startswith(("\u2014", "\u2013")):
+        advice = f"the long dash comes from a word processor: write --{word[1:]}"
+    elif flag in _flags_with_value():
+        advice = f"if it belongs to {flag}, write it together with the value before, without a space"
+    elif close := closest_command(word, COMMANDS):
         advice = f"is {close} meant?"
     elif word.endswith((":", ":*")):
         advice = f"a namespace is given as --ns {word.rstrip('*')}"
-    sys.stderr.write(_sentence("redisrepl", f"there is no command '{word}': {advice}"))
+    elif flag_of_word := flag_for(word):
+        advice = f"give it as {flag_of_word}"
+    shown = plain(masked(word) if "@" in word else word)
+    sys.stderr.write(_sentence("redisrepl", f"there is no command '{shown}': {advice}"))
     raise SystemExit(ExitCode.USAGE)
 
 

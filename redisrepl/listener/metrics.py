@@ -29,7 +29,11 @@ COUNTERS = (
     ),
     ("redisrepl_push_requests", "requests", "Requests with changes that were sent to the hub."),
     ("redisrepl_hub_events", "events", "Keyspace events of the namespaces that the hub sent."),
-    ("redisrepl_fed_changes", "fed", "Changes that other redisrepl sites told with their push, taken without a fetch."),
+    (
+        "redisrepl_fed_changes",
+        "fed",
+        "Changes that other redisrepl sites sent with their push, applied without a fetch.",
+    ),
     ("redisrepl_fetched_keys", "fetched", "Keys that were read from the hub."),
     ("redisrepl_applied_changes", "applied", "Changes of the hub that were written to the site."),
     ("redisrepl_apply_refused", "failed", "Changes of the hub that the site refused for good; the log names them."),
@@ -41,27 +45,27 @@ COUNTERS = (
     (
         "redisrepl_conflicts_resolved",
         "conflicts_resolved",
-        "Values that lost to the other side's where both had changed; `redisrepl conflicts` lists them.",
+        "Values that lost a conflict with the other side; `redisrepl conflicts` lists them.",
     ),
     (
         "redisrepl_full_syncs",
         "full_syncs",
-        "Snapshots that the site sent: at first contact, or when its backlog fell short.",
+        "Snapshots that the site sent: at first contact, or when its backlog was too small.",
     ),
-    ("redisrepl_partial_syncs", "partial_syncs", "Times that the site's stream went on where it was."),
+    ("redisrepl_partial_syncs", "partial_syncs", "Times that the site's stream continued where it was."),
 )
 
 #: Gauges: name, field of the document, help text.
 GAUGES = (
-    ("redisrepl_waiting_keys", "waiting_keys", "Keys that wait to be pushed to the hub."),
+    ("redisrepl_waiting_keys", "waiting_keys", "Keys that wait for the hub."),
     ("redisrepl_waiting_bytes", "waiting_bytes", "Memory that waiting changes take."),
-    ("redisrepl_unread_bytes", "unread_bytes", "Bytes of the site's stream that were not read yet."),
+    ("redisrepl_unread_bytes", "unread_bytes", "Bytes of the site's stream that we have not read yet."),
     (
         "redisrepl_lag_bytes",
         "lag_bytes",
-        "Bytes that were not read of the site's stream, and those that wait for the hub.",
+        "Bytes of the site's stream that we have not read yet, and those that wait for the hub.",
     ),
-    ("redisrepl_push_flights", "flights", "Requests with changes that are under way to the hub."),
+    ("redisrepl_push_flights", "flights", "Requests with changes that have no answer yet."),
     ("redisrepl_start_timestamp_seconds", "started_at", "When the daemon was started, in Unix time."),
 )
 
@@ -69,7 +73,7 @@ _SWEEP = (
     ("redisrepl_sweep_compared_keys", "compared", "Keys that the last comparison of both sides looked at."),
     ("redisrepl_sweep_different_keys", "different", "Keys that differed in the last comparison, and were made equal."),
     ("redisrepl_sweep_duration_seconds", "duration_s", "How long the last comparison took."),
-    ("redisrepl_sweep_removals_held", "removals_held", "Removals that wait for a person, see --max-removals."),
+    ("redisrepl_sweep_removals_held", "removals_held", "Removals that wait for a person; see --max-removals."),
     ("redisrepl_sweep_timestamp_seconds", "finished_at", "When the last comparison ended, in Unix time."),
 )
 
@@ -119,7 +123,7 @@ class _Families:
         labels = (document["version"], platform.python_version(), document["direction"], document["source"])
         build.add_metric(labels, 1)
         yield build
-        state = StateSetMetricFamily("redisrepl_state", "How the daemon stands: one of these is 1.")
+        state = StateSetMetricFamily("redisrepl_state", "The state of the daemon: one of these is 1.")
         state.add_metric((), {name: document["state"] == name for name in _STATES})
         yield state
         yield GaugeMetricFamily(
@@ -130,7 +134,7 @@ class _Families:
 
     def _troubles(self) -> Iterator[Metric]:
         failures = CounterMetricFamily(
-            "redisrepl_failures", "Failures since the start, by what failed; each is tried again.", labels=("what",)
+            "redisrepl_failures", "Failures since the start, by what failed; redisrepl retries each.", labels=("what",)
         )
         failing = GaugeMetricFamily("redisrepl_failing", "1 while it fails, by what fails.", labels=("what",))
         now = {trouble["what"] for trouble in self.document.get("troubles", ())}
@@ -146,10 +150,10 @@ class _Families:
             return
         label = ("namespace",)
         live = GaugeMetricFamily(
-            "redisrepl_subscription_live", "1 if the last message of ours came back through the hub.", labels=label
+            "redisrepl_subscription_live", "1 if our last test message came back through the hub.", labels=label
         )
         trip = GaugeMetricFamily(
-            "redisrepl_round_trip_seconds", "How long the last message of ours took through the hub.", labels=label
+            "redisrepl_round_trip_seconds", "How long our last test message took through the hub.", labels=label
         )
         made = CounterMetricFamily("redisrepl_subscriptions", "Subscriptions that were made at the hub.", labels=label)
         for subscription in subscriptions:
@@ -164,7 +168,7 @@ class _Families:
         sweep = self.document.get("sweep") or {}
         if "runs" in sweep:
             yield CounterMetricFamily(
-                "redisrepl_sweeps", "Comparisons of both sides that came to their end.", sweep["runs"]
+                "redisrepl_sweeps", "Comparisons of both sides that were finished.", sweep["runs"]
             )
             running, owed = sweep.get("running") is not None, sweep.get("owed") is not None
             yield GaugeMetricFamily("redisrepl_sweep_running", "1 while both sides are compared.", running)

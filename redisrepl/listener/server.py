@@ -160,7 +160,7 @@ class Listener:
             return
         access = self.access
         if access.context is None:
-            _log.warning("listen.open", hint="the token crosses the network in the clear: give --listen-cert too")
+            _log.warning("listen.open", hint="the token is sent without TLS: give --listen-cert too")
         elif not access.token and access.files is not None and access.files.ca is None:
             _log.warning(
                 "listen.open", hint="whoever reaches the port may read: give --listen-token-file or --listen-ca"

@@ -23,7 +23,9 @@ def check_url(url: str, flag: str = "--haddr") -> str:
     Raises:
         ConfigError: it is not an https:// address.
     """
-    shown = without_credentials(url)
+    shown = without_credentials(url) or "''"
+    if any(letter.isspace() for letter in url):  # httpx would escape it
+        raise ConfigError(f"{flag} {shown}: has a space in it: give one like https://hub.example.org/redis")
     try:
         parsed = parse_address(url)
     except ValueError:

@@ -291,7 +291,7 @@ class Fence(NoFence):
                 "hub.no_fence",
                 key=self._key.decode("ascii", "backslashreplace"),
                 error=error,
-                cost="a request that is given up may be executed late, over a newer value",
+                cost="a request that timed out may be executed late, over a newer value",
                 hint="let this client EVAL, HGET, HSET and EXPIRE keys that begin with redisrepl:fence: at the hub",
             )
 

@@ -26,6 +26,14 @@ ENV_PREFIX = "REDISREPL_"
 _KINDS = ("set", "hset", "sets", "zsets", "lists", "del", "expire")
 #: Variables that are no settings: the path of the TOML file.
 _OTHER_VARIABLES = frozenset({"CONFIG"})
+#: What helps where the file is no TOML, by what Python says.
+_TOML_HINTS = {
+    "Invalid value": 'text stands in quotes, as in haddr = "https://hub.example.org/redis"; true and false do not',
+    "Expected '='": 'a line is like haddr = "https://hub.example.org/redis"',
+    "Cannot overwrite": "leave one of the two lines out",
+    "Unclosed": "close it",
+    "decode": "save it as UTF-8",
+}
 #: Kubernetes sets these in every container once there is a service named redisrepl.
 _KUBERNETES = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_.+)?")
 
@@ -48,6 +56,10 @@ def _namespaces(value: object) -> tuple[bytes, ...]:
                     f"a namespace is a prefix, and the * of {text} is no wildcard: write {prefix}"
                 )
             raise ValueError("* would mean every key: give the prefix of the keys to replicate")
+        if text and not text.strip():
+            raise ValueError("is nothing but space: give the prefix of the keys to replicate")
+        if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+            raise SelfExplainingError(f"the quotes are a part of the prefix here: write {text[1:-1]}")
     return tuple(os.fsencode(item) for item in items)
 
 
@@ -93,7 +105,7 @@ class Settings(Declared):
     key_password_file: Path | None = Field(None, description="file that holds the passphrase of --key")
     ca: Path | None = Field(None, description="certificates to trust for the hub (PEM); default: the system's")
     strict_certificates: bool = Field(
-        False, description="refuse authorities that lack what RFC 5280 asks for, as Python 3.13 does"
+        False, description="refuse authorities that lack what RFC 5280 requires, as Python 3.13 does"
     )
     hub_database: int = Field(0, ge=0, description="number of the database at the hub: the one that Webdis uses")
     notify_config: Literal["merge", "check", "never"] = Field(
@@ -104,7 +116,7 @@ class Settings(Declared):
     )
 
     feed: bool = Field(
-        True, description="tell other redisrepl sites what is pushed, and take what they tell without fetching it"
+        True, description="send small pushes to other redisrepl sites too, and apply theirs without a fetch"
     )
 
     # The site.
@@ -121,7 +133,7 @@ class Settings(Declared):
         description="instead of --raddr: host:port,host:port/service of the Sentinels to ask for it",
     )
     source: Literal["auto", "psync", "notify"] = Field(
-        "auto", description="how the site's writes are seen: psync, notify (keyspace events) or auto: psync if allowed"
+        "auto", description="how to follow the site's writes: psync, notify (keyspace events) or auto: psync if allowed"
     )
     user: str | None = Field(None, example="redisrepl", description="user name (ACL) at the site's Redis")
     password_file: Path | None = Field(None, description="file that holds the password of the site's Redis")
@@ -152,11 +164,12 @@ class Settings(Declared):
     # What happens after an outage.
     state_dir: Path | None = Field(
         None,
-        description="directory for the acknowledged position; default: $STATE_DIRECTORY or ~/.local/state/redisrepl",
+        example="DIRECTORY",
+        description="directory for the state; default: $STATE_DIRECTORY or ~/.local/state/redisrepl",
     )
     initial_sync: Literal["both", "push", "pull", "none"] = Field(
         "both",
-        description="which way first contact copies: both, push, pull or none; later outages are healed all the same",
+        description="what first contact copies: both, push, pull or none; later outages are repaired in any case",
     )
     on_conflict: Literal["hub", "site"] | None = Field(
         None,
@@ -165,7 +178,7 @@ class Settings(Declared):
     keep_conflicts: Retention = Field(
         Retention(64 << 20, 30.0),
         read=_kept,
-        description="size and age of what is kept of values that lost a conflict (`redisrepl conflicts`), or off",
+        description="size and age of the values that lost a conflict and are kept (`redisrepl conflicts`), or off",
     )
     sweep_period: float = Field(
         3600.0, ge=0, description="seconds between comparisons of both sides; 0: only after outages"
@@ -183,10 +196,10 @@ class Settings(Declared):
         ByteSize(96 << 20),
         ge=1 << 20,
         example="96MiB",
-        description="memory for changes that wait for the hub; above it they are re-read",
+        description="memory for changes that wait for the hub; above it values are read again",
     )
     max_keys: int = Field(
-        2_000_000, ge=1000, description="keys that may wait, each way; others are found by a comparison"
+        2_000_000, ge=1000, description="keys that may wait, in each direction; a comparison finds others"
     )
     max_body: ByteSize = Field(
         ByteSize(900_000),
@@ -198,11 +211,11 @@ class Settings(Declared):
         ByteSize(64 << 20),  # `wire.unwanted.MAX_VALUE`, which this module need not load
         ge=1024,
         example="64MiB",
-        description="largest value that is replicated; larger ones are named and left out; the hub must take it",
+        description="largest value that is replicated; larger ones are logged and left out; the hub must accept it",
     )
     batch: int = Field(1000, ge=1, le=100_000, description="changes in one request")
     flights: int = Field(64, ge=1, le=1000, description="requests to the hub side by side, at most")
-    max_push_rate: float = Field(0.0, ge=0, description="changes pushed in a second, at most; 0: as fast as it goes")
+    max_push_rate: float = Field(0.0, ge=0, description="changes pushed in a second, at most; 0: no limit")
 
     # Times, in seconds.
     canary_period: float = Field(10.0, gt=0, description="seconds between proofs that the subscription lives")
@@ -210,7 +223,7 @@ class Settings(Declared):
     connect_timeout: float = Field(10.0, gt=0, description="seconds to wait for a connection")
     retry_max: float = Field(15.0, gt=0, description="longest pause between tries, in seconds")
     site_silence: float = Field(60.0, gt=0, description="seconds without a byte after which the replica link is dead")
-    shutdown_timeout: float = Field(10.0, ge=0, description="seconds to push what waits when told to stop")
+    shutdown_timeout: float = Field(10.0, ge=0, description="seconds to push waiting changes after a signal to stop")
 
     # Metrics and status page.
     listen: tuple[str, ...] = Field(
@@ -223,16 +236,18 @@ class Settings(Declared):
         (),
         read=_words,
         example="site1.example.org",
-        description="name by which --listen may be asked, beside localhost and IP addresses; may be repeated",
+        description="name in requests to --listen, in addition to localhost and IP addresses; may be repeated",
     )
-    listen_token_file: Path | None = Field(None, description="file that holds a token which whoever asks must show")
+    listen_token_file: Path | None = Field(None, description="file with a token that every request must show")
     listen_cert: Path | None = Field(None, description="certificate of --listen (PEM): it speaks HTTPS then")
     listen_key: Path | None = Field(None, description="private key of --listen-cert (PEM)")
     listen_ca: Path | None = Field(None, description="authority of the clients that may ask --listen (PEM)")
 
     # Logs.
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the lowest level that is logged"
+    )
 
 
 def flag_of(name: str) -> str:
@@ -308,16 +323,15 @@ def _read_toml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"--config {file}: {(error.strerror or str(error)).lower()}: check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f'--config {file}: not TOML: {error}: text stands in quotes, as in haddr = "https://hub.example.org/redis"'
-        ) from None
+        hint = next((hint for said, hint in _TOML_HINTS.items() if said in str(error)), "correct that line")
+        raise ConfigError(f"--config {file}: not TOML: {error}: {hint}") from None
     for name, value in content.items():
         if name in Settings.fields:
             continue
         if isinstance(value, dict):
             hint = 'the file has no tables, only lines like haddr = "https://hub.example.org/redis"'
         else:
-            close = closest(name, Settings.fields)
+            close = closest(name.lower().removeprefix(ENV_PREFIX.lower()), Settings.fields)
             hint = f"is {close} meant?" if close else "config/redisrepl.example.toml has them all"
         raise ConfigError(f"--config {file}: {name} is not a setting: {hint}")
     return content

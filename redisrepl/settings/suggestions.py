@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["closest", "closest_command", "elsewhere"]
+__all__ = ["closest", "closest_command", "elsewhere", "flag_for"]
 
 _COMMANDS = {
     **dict.fromkeys(("start", "daemon", "serve", "sync", "replicate"), "run"),
@@ -38,6 +38,15 @@ _ELSEWHERE = {
 def elsewhere(flag: str) -> str:
     """Our flag for one of another program; empty if there is none."""
     return _ELSEWHERE.get(flag.lstrip("-"), "")
+
+
+def flag_for(word: str) -> str:
+    """The flag for which such a word is a value, with what it is called there; empty if it is like none."""
+    if word.startswith(("http://", "https://")):
+        return "--haddr URL"
+    if word.startswith(("redis://", "rediss://", "unix://")) or word.rpartition(":")[2].isdecimal():
+        return "--raddr ADDRESS"
+    return "--config FILE" if word.endswith(".toml") else ""
 
 
 def closest_command(word: str, known: Iterable[str]) -> str:

@@ -131,6 +131,8 @@ def _wrong(error: pydantic.ValidationError, declared: Mapping[str, Setting]) -> 
             message = f"must be at most {_number(context['le'])}"
         case _:
             message = _WANTED.get(kind.partition("_")[0], "cannot be read")
+            if declared[name].kind is float and "seconds" in declared[name].description:
+                message += " of seconds"
     explains_itself = isinstance(context.get("error"), SelfExplainingError)
     return WrongValueError(name, message, explains_itself=explains_itself)
 

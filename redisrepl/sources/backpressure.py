@@ -75,7 +75,7 @@ class Backpressure:
             if began >= self._look_at:
                 self._look_at = began + _LOOK_PERIOD
                 if not self._is_harmless(await self._ask_facts()):
-                    self._give_up("the site has to keep too much for us, or does not tell how much")
+                    self._give_up("the site has to buffer too much for us, or does not say how much")
                     return
             try:
                 async with asyncio.timeout(_STALLED):
@@ -98,4 +98,4 @@ class Backpressure:
 
     def _give_up(self, reason: str) -> None:
         self._patience = 0
-        _log.info("snapshot.unpaced", reason=reason, then="read as it comes; keys without room are left to a sweep")
+        _log.info("snapshot.unpaced", reason=reason, then="read at full speed; a comparison finds keys that do not fit")

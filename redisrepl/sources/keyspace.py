@@ -35,8 +35,8 @@ SourceChoice = Literal["auto", "psync", "notify"]
 #: Seconds to wait for the event of an apply; after that its key is fetched again.
 _ECHO_PATIENCE = 15.0
 _COST = (
-    "values are read after the event, so intermediate ones are not seen and a hash crosses with all its fields; what"
-    " changes while the link is down, and FLUSHALL, is found only by comparing both sides; more load at the site"
+    "values are read after the event, so intermediate ones are lost, and a hash is pushed with all its fields; what "
+    "changes while the link is down, and FLUSHALL, is found only by comparing both sides; more load at the site"
 )
 _REMEDY = "allow PSYNC and REPLCONF (ACL: +psync +replconf), or say --source notify; --source psync ends instead"
 

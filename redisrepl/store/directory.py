@@ -117,9 +117,8 @@ class StateDirectory:
 
     def error(self, error: Exception) -> StateDirectoryError:
         """What to raise when the directory cannot be used."""
-        return StateDirectoryError(
-            f"--state-dir {self.path}: {reason_of(error)}: give a directory that this user may write"
-        )
+        reason = "is a file" if self.path.is_file() else reason_of(error)
+        return StateDirectoryError(f"--state-dir {self.path}: {reason}: give a directory that this user may write")
 
     def acquire_again(self) -> None:
         """Make and lock the directory anew, after it was removed."""
