@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from redisrepl.changes import Position
+from redisrepl.changes import Position, types_of
 from redisrepl.engine.outbound import Outbound
 from redisrepl.errors import PsyncRefusedError, RedisreplError, SilentError
 from redisrepl.links import Links
@@ -146,7 +146,7 @@ class Following:
         link = ReplicaLink(
             self._address,
             self.position,
-            snapshot=RdbReader(self._prefixes, max_value=self._options.max_value),
+            snapshot=RdbReader(self._prefixes, max_value=self._options.max_value, types=types_of(self._outbound.kinds)),
             acknowledged=self._acknowledged,
             silence=self._options.silence,
             connect_wait=self._options.connect_wait,
