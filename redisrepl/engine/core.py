@@ -21,7 +21,7 @@ from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Continuity, Event, Side
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
-from redisrepl.engine.evidence import Ring
+from redisrepl.engine.evidence import Place, Ring
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losses import Losses, Places
 from redisrepl.engine.outbound import Outbound
@@ -218,6 +218,7 @@ class Core:
         proved: float = math.inf,
         kept_to: int | None = None,
         agreed: Places | None = None,
+        kept: frozenset[Place] = frozenset(),
         number: int = 0,
     ) -> None:
         """What the history of a server is, at the end of a link that was made.
@@ -229,12 +230,14 @@ class Core:
             proved: likewise.
             kept_to: a replica took over, which has what the stream told before this offset; None: nobody knows that.
             agreed: what was agreed since what is proved; None: nobody knows that.
+            kept: places of which it has a change that was seen, and all that came before.
             number: of agreements by now.
         """
         # What is seen of it from here on does not follow upon what was seen before.
         anew = side == "site" and (event is not Event.RESUMED or self.continuity.site.missed)
         if side == "site" and event is Event.WENT_BACK:
-            self.losses.went_back(self.ring, self.continuity.site.proved, kept_to, self._applies.keys(), agreed)
+            before = self.continuity.site.proved
+            self.losses.went_back(self.ring, before, kept_to, self._applies.keys(), agreed, kept)
         elif anew and self.continuity.site.proved != math.inf:
             self.losses.interrupted(self.ring)
         self.continuity.happened(side, event, reason, proved=proved)

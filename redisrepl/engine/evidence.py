@@ -25,7 +25,7 @@ from typing import NamedTuple
 from redisrepl.changes import Change, Deleted, HashSet, StringSet
 from redisrepl.wire.digests import element_of, string_digest
 
-__all__ = ["RING", "Ring", "Seen", "Told", "entry_of", "holds_since", "proved", "seen_of"]
+__all__ = ["RING", "Place", "Proof", "Ring", "Seen", "Told", "entry_of", "holds_since", "proved", "seen_of"]
 
 #: Changes that are remembered at a time, and saved; and in all, while the daemon runs.
 RING = 128
@@ -44,6 +44,10 @@ _WITNESSES = 5
 _PART = 4
 
 
+#: A key as a whole (None), or a field of a hash.
+Place = tuple[bytes, bytes | None]
+
+
 class Seen(NamedTuple):
     """A change that was seen.
 
@@ -60,7 +64,7 @@ class Seen(NamedTuple):
     digest: int | None
 
     @property
-    def place(self) -> tuple[bytes, bytes | None]:
+    def place(self) -> Place:
         """What changed."""
         return self.key, self.field
 
@@ -160,7 +164,7 @@ class Ring:
 
     def __init__(self, seen: Iterable[Seen] = (), number: int = 0) -> None:
         self._seen: deque[Seen] = deque(maxlen=_KEPT)
-        self._by_place: dict[tuple[bytes, bytes | None], list[Seen]] | None = None  # made when it is asked for
+        self._by_place: dict[Place, list[Seen]] | None = None  # made when it is asked for
         self._unsaved: deque[Seen] = deque(maxlen=RING)
         self._seen_saved, self._milestones_saved = _Pieces("seen", RING), _Pieces("milestones", _MILESTONES)
         self._remember(seen)
@@ -186,13 +190,22 @@ class Ring:
                 self._by_place.setdefault(seen.place, []).append(seen)
         return self._by_place.get((key, field), ())
 
-    def written_since(self, number: float, key: bytes, field: bytes | None, digest: int | None) -> bool:
+    def written_since(
+        self, number: float, key: bytes, field: bytes | None, digest: int | None, *, kept: bool = False
+    ) -> bool:
         """Whether a server that holds this at a place, and has all that was agreed up to a number, wrote it after that.
 
         What it held then was seen, and so was all that may have followed; it holds none of it.
+
+        Args:
+            number: agreements up to this one it has.
+            key: of the place.
+            field: likewise.
+            digest: of what it holds there.
+            kept: it has some change of that place that was seen, whatever the number.
         """
         of_place = self._of(key, field)
-        known = any(seen.number < number for seen in of_place)
+        known = kept or any(seen.number < number for seen in of_place)
         return known and digest is not None and all(seen.digest != digest for seen in of_place)
 
     def add(self, now: float, changes: Collection[Change], *, untold: bool = False) -> None:
@@ -264,19 +277,31 @@ class Ring:
         return ring
 
 
-def proved(ring: Ring, held: Mapping[tuple[bytes, bytes | None], int | None]) -> float:
-    """Up to which number a server holds what was agreed.
+class Proof(NamedTuple):
+    """What a server that was restarted still has.
+
+    Attributes:
+        number: agreements up to this one; 0: nothing is proved.
+        kept: places of which it has a change that was seen, and all that came before.
+    """
+
+    number: float
+    kept: frozenset[Place]
+
+
+def proved(ring: Ring, held: Mapping[Place, int | None]) -> Proof:
+    """Up to where a server holds what was agreed, and what was seen.
 
     Args:
         ring: the last changes that were seen of it.
         held: what each place of them holds now.
 
     Returns:
-        The number; 0: nothing is proved. What was agreed after the ring was brought up to date, it cannot prove.
+        What it has. What was agreed after the ring was brought up to date, it cannot prove.
     """
     changes = list(ring)
     unique = _unique(changes)
-    state: dict[tuple[bytes, bytes | None], int | None] = {}
+    state: dict[Place, int | None] = {}
     fits = best = alive = strong = 0
     found, proves, end = 0.0, False, 0
     for index, seen in enumerate(changes):
@@ -293,11 +318,11 @@ def proved(ring: Ring, held: Mapping[tuple[bytes, bytes | None], int | None]) ->
             )
             best, found, end = fits, float(seen.number) if proves else 0.0, index + 1
     if proves and all(_was_written_since(seen, held, changes[:end]) for seen in changes[end:]):
-        return float(ring.number)
-    return found
+        found = float(ring.number)
+    return Proof(found, frozenset(seen.place for seen in changes[:end] if proves))
 
 
-def holds_since(number: int, ring: Ring, held: Mapping[tuple[bytes, bytes | None], int | None]) -> bool:
+def holds_since(number: int, ring: Ring, held: Mapping[Place, int | None]) -> bool:
     """Whether a server that holds all that was agreed up to a number holds the rest as well.
 
     Args:
@@ -309,8 +334,8 @@ def holds_since(number: int, ring: Ring, held: Mapping[tuple[bytes, bytes | None
         Some of the changes since are there, and of no place that they changed is it the value before. Others may have
         written since.
     """
-    before: dict[tuple[bytes, bytes | None], set[int | None]] = {}
-    latest: dict[tuple[bytes, bytes | None], int | None] = {}
+    before: dict[Place, set[int | None]] = {}
+    latest: dict[Place, int | None] = {}
     for seen in ring:
         if seen.number >= number:
             if seen.place in latest:
@@ -327,15 +352,15 @@ def holds_since(number: int, ring: Ring, held: Mapping[tuple[bytes, bytes | None
 
 def _unique(changes: Sequence[Seen]) -> set[Seen]:
     """Changes to a value that their place held at no other time, among others: nothing but they can explain it."""
-    values: dict[tuple[bytes, bytes | None], Counter[int | None]] = {}
+    values: dict[Place, Counter[int | None]] = {}
     for seen in changes:
         values.setdefault(seen.place, Counter())[seen.digest] += 1
     return {seen for seen in changes if len(of_place := values[seen.place]) > 1 and of_place[seen.digest] == 1}
 
 
 def _against(
-    state: Mapping[tuple[bytes, bytes | None], int | None],
-    held: Mapping[tuple[bytes, bytes | None], int | None],
+    state: Mapping[Place, int | None],
+    held: Mapping[Place, int | None],
     changes: Sequence[Seen],
 ) -> int:
     """Places that hold a value again that these changes had overwritten."""
@@ -343,9 +368,7 @@ def _against(
     return sum(held.get(place) != state[place] for place in before)
 
 
-def _was_written_since(
-    seen: Seen, held: Mapping[tuple[bytes, bytes | None], int | None], prefix: Sequence[Seen]
-) -> bool:
+def _was_written_since(seen: Seen, held: Mapping[Place, int | None], prefix: Sequence[Seen]) -> bool:
     """Whether a place that is known from this prefix holds neither what it held then nor nothing: a client's write."""
     known = {earlier.digest for earlier in prefix if earlier.place == seen.place}
     now = held.get(seen.place)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from redisrepl.changes import HashState, State
 from redisrepl.engine.ancestor import Agreed
-from redisrepl.engine.evidence import Ring, Told, entry_of, seen_of
+from redisrepl.engine.evidence import Place, Ring, Told, entry_of, seen_of
 from redisrepl.wire.digests import digest_of, elements_of
 
 __all__ = ["MOST_PLACES", "Losses", "Places", "joined"]
@@ -65,6 +65,7 @@ class Losses:
         self._seen = Ring()
         self._missed: _Missed | None = None
         self._places: Places | None = None  # what was agreed, or was about to be, and may be lost; None: not known
+        self._kept: frozenset[Place] = frozenset()  # of which it has at least one change of those seen
         self._saved: dict[str, object] | None = None  # made when it is asked for
 
     def interrupted(self, ring: Ring) -> None:
@@ -72,7 +73,13 @@ class Losses:
         self._seen, self._saved = Ring([*self._seen, *ring]), None
 
     def went_back(
-        self, ring: Ring, proved_before: float, kept_to: int | None, applies: Collection[int], agreed: Places | None
+        self,
+        ring: Ring,
+        proved_before: float,
+        kept_to: int | None,
+        applies: Collection[int],
+        agreed: Places | None,
+        kept: frozenset[Place],
     ) -> None:
         """The site is judged to have gone back.
 
@@ -82,6 +89,7 @@ class Losses:
             kept_to: a replica took over, which has what the stream told before this offset; None: nobody knows that.
             applies: numbers of what was applied and not yet shown by the stream.
             agreed: what was agreed since what is proved, or was about to be; None: that is not known.
+            kept: places of which it has a change that was seen; empty: that is not known, nor of any earlier one.
         """
         keys = None if kept_to is None else self.told.later_than(kept_to)
         first = proved_before == math.inf
@@ -89,12 +97,13 @@ class Losses:
         self._missed = None
         if keys is not None and before is not None:
             self._missed = _Missed(before.keys | keys, before.numbers.union(applies))
+        self._kept = kept and kept | self._kept
         self._places = joined({} if first else self._places, self.waiting, agreed)
         self.interrupted(ring)
 
     def made_good(self) -> None:
         """Both sides agree on all keys."""
-        self._seen, self._missed, self._places, self._saved = Ring(), None, None, None
+        self._seen, self._missed, self._places, self._kept, self._saved = Ring(), None, None, frozenset(), None
 
     def may_be_older(self, key: bytes, state: State, ancestor: Agreed, now: Ring, proved: float) -> bool:
         """Whether what the site holds for a key may be older than what was agreed on.
@@ -123,7 +132,7 @@ class Losses:
         held = digest_of(key, state)
         if self._seen_last(key, None, held, agreed_at, now):
             return False
-        return not self._seen.written_since(proved, key, None, held)
+        return not self._written_since(proved, key, None, held)
 
     def newer_fields(
         self, key: bytes, state: State, others: Iterable[bytes], ancestor: Agreed, now: Ring, proved: float
@@ -141,10 +150,13 @@ class Losses:
             if (
                 agreed_at is None
                 or self._seen_last(key, name, digest, agreed_at, now)
-                or self._seen.written_since(proved, key, name, digest)
+                or self._written_since(proved, key, name, digest)
             ):
                 newer.add(name)
         return newer
+
+    def _written_since(self, proved: float, key: bytes, field: bytes | None, held: int | None) -> bool:
+        return self._seen.written_since(proved, key, field, held, kept=(key, field) in self._kept)
 
     def _seen_last(self, key: bytes, field: bytes | None, held: int | None, agreed_at: int, now: Ring) -> bool:
         """Whether this is the last that was seen there, and that was after the agreement."""
@@ -162,7 +174,13 @@ class Losses:
                 if self._places is None
                 else {key.hex(): _as_json(numbers) for key, numbers in self._places.items()}
             )
-            self._saved = {"seen": [entry_of(seen) for seen in self._seen], "missed": missed, "places": places}
+            kept = [(key.hex(), None if field is None else field.hex()) for key, field in self._kept]
+            self._saved = {
+                "seen": [entry_of(seen) for seen in self._seen],
+                "missed": missed,
+                "places": places,
+                "kept": kept,
+            }
         return self._saved
 
     @classmethod
@@ -178,6 +196,11 @@ class Losses:
             case [[*keys], [*numbers]]:
                 with suppress(ValueError, TypeError):
                     losses._missed = _Missed(set(map(bytes.fromhex, keys)), {int(number) for number in numbers})
+        kept: Any = document.get("kept")
+        with suppress(ValueError, TypeError):
+            losses._kept = frozenset(
+                (bytes.fromhex(key), None if field is None else bytes.fromhex(field)) for key, field in kept
+            )
         places: Any = document.get("places")
         if isinstance(places, Mapping):
             with suppress(ValueError, TypeError):

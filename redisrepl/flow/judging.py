@@ -14,14 +14,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
 from redisrepl.changes import Position
 from redisrepl.engine.continuity import Event, Side
 from redisrepl.engine.core import Core
-from redisrepl.engine.evidence import holds_since, proved
+from redisrepl.engine.evidence import Place, holds_since, proved
 from redisrepl.engine.losses import Places
 from redisrepl.flow.repeating import repeat
 from redisrepl.local.history import SiteFacts, SiteHistory
@@ -32,6 +32,22 @@ from redisrepl.remote.history import HubFacts, HubHistory
 __all__ = ["Judging", "Known"]
 
 _log = structlog.get_logger("redisrepl")
+
+
+class _Judgement(NamedTuple):
+    """What the history of a server is.
+
+    Attributes:
+        event: see there.
+        reason: why it must be compared.
+        number: agreements up to this one it has.
+        kept: see `engine.evidence.Proof`.
+    """
+
+    event: Event
+    reason: str = ""
+    number: float = math.inf
+    kept: frozenset[Place] = frozenset()
 
 
 class Known:
@@ -158,8 +174,8 @@ class Judging:
         kept_to = (
             facts.earlier_to - 1 if self.known.seen is not None and self.known.seen.replid == facts.earlier else None
         )
-        event, reason, number = await self._site_event(facts, resumed=resumed, kept_to=kept_to)
-        agreed = await self._agreed_since(number) if event is Event.WENT_BACK else None
+        judged = await self._judged_of_site(facts, resumed=resumed, kept_to=kept_to)
+        agreed = await self._agreed_since(judged.number) if judged.event is Event.WENT_BACK else None
         if side.epoch != epoch or not side.followed:
             return  # the link was lost meanwhile; the next may lead to another server
         if facts.evicted != self.known.evicted:
@@ -170,12 +186,12 @@ class Judging:
         if facts.replid and not self._read_to():  # followed by its events, which have no position
             self.known.seen = Position(facts.replid, facts.offset)
         self._core.outbound.new_from(facts.offset or self._read_to())
-        self._tell("site", event, reason, number, kept_to, agreed)
+        self._tell("site", judged, kept_to, agreed)
 
-    async def _site_event(self, facts: SiteFacts, *, resumed: bool, kept_to: int | None) -> tuple[Event, str, float]:
+    async def _judged_of_site(self, facts: SiteFacts, *, resumed: bool, kept_to: int | None) -> _Judgement:
         seen, run_id = self.known.seen, self._core.continuity.site.run_id
         if self._first_at["site"]:
-            return Event.FIRST, "first contact", math.inf
+            return _Judgement(Event.FIRST, "first contact")
         same = bool(run_id) and facts.run_id == run_id
         if seen is not None and facts.replid and not self._read_to():
             # Followed by its events: we do not know how far we saw it, so only the same process counts as continuous.
@@ -185,14 +201,14 @@ class Judging:
         else:
             whole = same or (resumed and not facts.run_id)
         if whole:
-            return (Event.RESUMED, "", math.inf) if resumed else (Event.GAP, "writes of the site were missed", math.inf)
+            return _Judgement(Event.RESUMED) if resumed else _Judgement(Event.GAP, "writes of the site were missed")
         ring = self._core.evidence(self._number())
-        number = proved(ring, await self._site.held(change.place for change in ring))
+        number, kept = proved(ring, await self._site.held(change.place for change in ring))
         if kept_to is not None:  # it was a replica until it took over
             number = max(number, ring.number_at(kept_to))
         if number >= self._number():
-            return Event.RESTARTED, "the site is another process", math.inf
-        return Event.WENT_BACK, "the site is another process, which may hold older values", number
+            return _Judgement(Event.RESTARTED, "the site is another process")
+        return _Judgement(Event.WENT_BACK, "the site is another process, which may hold older values", number, kept)
 
     async def look_at_site(self) -> None:
         """Check whether the site's history changed since it was judged; keyspace events do not tell of that.
@@ -229,7 +245,7 @@ class Judging:
         facts = await self._hub.ask()
         if side.epoch != epoch:
             return
-        event, reason, number = await self._hub_event(facts)
+        judged = await self._judged_of_hub(facts)
         if side.epoch != epoch:
             return
         lost = self._fence.holds_up_to() != math.inf
@@ -238,7 +254,7 @@ class Judging:
         self.known.hub = facts
         side.run_id = facts.run_id
         self._first_at["hub"] = False
-        self._tell("hub", event, reason, number)
+        self._tell("hub", judged)
         if lost:  # save the judgement before the numbers that it rests on are forgotten
             self.save()
             self._fence.forget()
@@ -246,26 +262,28 @@ class Judging:
             await self._fence.ready()
             await self._fence.mark(self._number())
 
-    async def _hub_event(self, facts: HubFacts) -> tuple[Event, str, float]:
+    async def _judged_of_hub(self, facts: HubFacts) -> _Judgement:
         before, fence = self.known.hub, self._fence
         if self._first_at["hub"]:
-            return Event.FIRST, "first contact", math.inf
+            return _Judgement(Event.FIRST, "first contact")
         same = before is not None and bool(facts.run_id) and before.run_id == facts.run_id
         if same and before is not None and facts.flushed_since(before):
             self._core.flushed("hub")
-            return Event.GAP, "subscribed", math.inf
+            return _Judgement(Event.GAP, "subscribed")
         if same and before is not None and facts.evicted_since(before):
-            return Event.GAP, "subscribed", math.inf  # the fence itself may have been evicted
+            return _Judgement(Event.GAP, "subscribed")  # the fence itself may have been evicted
         held = fence.holds_up_to()
         if held != math.inf:
-            return Event.WENT_BACK, "the hub has lost what was agreed", held
+            return _Judgement(Event.WENT_BACK, "the hub has lost what was agreed", held)
         if same or before is None:
-            return Event.GAP, "subscribed", math.inf
+            return _Judgement(Event.GAP, "subscribed")
         if fence.found is None:
-            return Event.WENT_BACK, "the hub is another process, and has no fence", 0
+            return _Judgement(Event.WENT_BACK, "the hub is another process, and has no fence", 0)
         if fence.highest >= self._number() or await self._hub_has_the_latest():
-            return Event.RESTARTED, "the hub is another process", math.inf
-        return Event.WENT_BACK, "the hub is another process, which may lack what was agreed last", fence.highest
+            return _Judgement(Event.RESTARTED, "the hub is another process")
+        return _Judgement(
+            Event.WENT_BACK, "the hub is another process, which may lack what was agreed last", fence.highest
+        )
 
     async def _hub_has_the_latest(self) -> bool:
         """Whether a new process still has what came from the hub after the last number that it noted."""
@@ -326,23 +344,22 @@ class Judging:
         await self.look_at_hub()
         return self._core.continuity.epoch == epoch and self._core.continuity.hub.judged
 
-    def _tell(
-        self,
-        side: str,
-        event: Event,
-        reason: str,
-        number: float,
-        kept_to: int | None = None,
-        agreed: Places | None = None,
-    ) -> None:
+    def _tell(self, side: Side, judged: _Judgement, kept_to: int | None = None, agreed: Places | None = None) -> None:
+        event, reason, number, kept = judged
         if event is Event.WENT_BACK:
             _log.warning(
                 f"{side}.went_back",
                 reason=reason,
                 then="what it lacks is copied back, and what it holds differently gives way to the other side",
             )
-        who: Side = "site" if side == "site" else "hub"
-        self._core.judged(who, event, reason, proved=number, kept_to=kept_to, agreed=agreed, number=self._number())
+        self._core.judged(
+            *(side, event, reason),
+            proved=number,
+            kept_to=kept_to,
+            agreed=agreed,
+            kept=kept,
+            number=self._number(),
+        )
         self.trouble.succeeded()
         self._judged.set()
 

@@ -325,6 +325,26 @@ def test_what_a_site_did_after_it_went_back_is_newer_than_what_was_agreed_before
     assert pushed_of_hash(core) == {b"new"}
 
 
+@pytest.mark.parametrize("restarts", [0, 1])
+@pytest.mark.parametrize(
+    ("kept", "again", "newer"), [((KEY, b"new"), None, {b"new"}), (None, None, set()), ((KEY, b"new"), "", set())]
+)
+def test_what_nobody_had_seen_at_a_place_that_was_kept_is_newer(restarts, kept, again, newer):
+    """A client wrote it while the site was not followed, and no agreement need have been made since."""
+    core = core_of()
+    core.ring = Ring((), 7)
+    core.outbound.read([[b"HSET", KEY, b"old", b"x", b"new", b"x"]], 9)
+    core.site_lost()
+    for place in (kept, again) if again is not None else (kept,):
+        core.site_attached()
+        places = frozenset([place] if place else [])
+        core.judged("site", Event.WENT_BACK, "restarted", proved=6, agreed={KEY: {None: 7}}, kept=places, number=8)
+    for _ in range(restarts):
+        core = gone_and_begun_again(core)
+        core.judged("site", Event.GAP, "overrun")
+    assert pushed_of_hash(core) == newer
+
+
 def test_what_was_agreed_since_the_first_time_may_be_lost_after_the_second():
     core = core_of()
     for agreed in ({KEY: {b"old": 7}}, {KEY: {b"new": 7}}):

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, State
-from redisrepl.engine.continuity import Continuity, Event
+from redisrepl.engine.continuity import Continuity, Event, Side
 from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.evidence import Ring
 from redisrepl.engine.inbound import Inbound
@@ -102,9 +102,9 @@ class PlayedJudging(Judging):
     async def known_now(self) -> None:
         await Until(lambda: self._core.continuity.known)
 
-    def _tell(self, side: str, event: Event, *what: Any) -> None:
-        self.note(side, event)
-        super()._tell(side, event, *what)
+    def _tell(self, side: Side, judged: Any, *what: Any) -> None:
+        self.note(side, judged.event)
+        super()._tell(side, judged, *what)
 
 
 class PlayedSweep(Sweep):

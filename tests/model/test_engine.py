@@ -91,15 +91,15 @@ class WithoutNumbers(Fence):
 
 
 class WithoutHistoryOfTheSite(PlayedJudging):
-    async def _site_event(self, facts, **more):
-        event, *rest = await super()._site_event(facts, **more)
-        return Event.RESTARTED if event is Event.WENT_BACK else event, *rest
+    async def _judged_of_site(self, facts, **more):
+        judged = await super()._judged_of_site(facts, **more)
+        return judged._replace(event=Event.RESTARTED) if judged.event is Event.WENT_BACK else judged
 
 
 class WithoutHistoryOfTheHub(PlayedJudging):
-    async def _hub_event(self, facts):
-        event, *rest = await super()._hub_event(facts)
-        return Event.RESTARTED if event is Event.WENT_BACK else event, *rest
+    async def _judged_of_hub(self, facts):
+        judged = await super()._judged_of_hub(facts)
+        return judged._replace(event=Event.RESTARTED) if judged.event is Event.WENT_BACK else judged
 
 
 class WithoutLookingAgain(PlayedJudging):
