@@ -20,6 +20,7 @@ from redisrepl.engine.ancestor import note_changes
 from redisrepl.engine.core import Core
 from redisrepl.engine.inbound import Inbound
 from redisrepl.errors import KeyDeniedError, LinkLostError, RedisreplError
+from redisrepl.flow.idle import Idle
 from redisrepl.flow.jobs import FetchedJob, Job, Site, ToldJob
 from redisrepl.flow.repeating import repeat
 from redisrepl.local.apply import MOST_FIELDS, Applied
@@ -113,8 +114,7 @@ class Applying:
         self._writer = writer
         self._max_keys = max_keys
         self._retry = retry
-        self._looking = asyncio.Lock()
-        self._work = asyncio.Event()
+        self._idle = Idle()
         self._settled = asyncio.Event()
         self._site_turn = asyncio.Lock()  # reading and writing a key at the site is one step
         self._most_together = min(max_keys, _WATCHED)
@@ -126,7 +126,8 @@ class Applying:
 
     def wake(self) -> None:
         """There may be a key to fetch."""
-        self._work.set()
+        if self.inbound.waiting:
+            self._idle.wake()
 
     def stream_moved(self) -> None:
         """The site's stream was read further, or was lost."""
@@ -144,12 +145,9 @@ class Applying:
 
     async def _next(self) -> None:
         """Move one batch."""
-        move = self._take()
-        if move is None:
-            async with self._looking:  # one at a time, so that news wakes one
-                while (move := self._take()) is None:
-                    self._work.clear()
-                    await self._work.wait()
+        while (move := self._take()) is None:
+            await self._idle.wait()
+        self.wake()  # what is left is for another task
         await move
 
     def _take(self) -> Coroutine[None, None, None] | None:
@@ -337,6 +335,8 @@ class Applying:
         What was read of a key may hold a client's write that `inbound` has not heard of yet. A computed one (`HINCRBY`)
         has no value in the stream: overwritten here, it would be gone.
         """
+        if self._read_to() >= offset:
+            return
         epoch = self._core.continuity.site.epoch  # in another one the offset may mean nothing
         try:
             async with asyncio.timeout(_LONGEST_WAIT):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import cast
@@ -27,6 +27,7 @@ from redisrepl.errors import (
     ProtocolError,
     RedisreplError,
 )
+from redisrepl.limits import Limit, Limits
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy, parse_address
 from redisrepl.showing import masked
@@ -118,6 +119,7 @@ class HubSession:
         self.health = HubHealth(retry_max)
         self._timeout = timeout
         self._connect_timeout = connect_timeout
+        self._limits = Limits()
         self._max_reply = max_value + _BESIDE_VALUE
         # No httpx.AsyncClient: what it does beside sending a request takes longer than sending it.
         self._transport = transport or HubTransport(
@@ -148,8 +150,8 @@ class HubSession:
         size = sum(map(len, content))
         seconds = self._timeout + size / _SLOWEST
         async with _Judged(self.health, self.url, self._context) as trial:
-            async with asyncio.timeout(seconds) as limit:
-                response = await self._send(_in_pieces(content, size, partial(_put_off, limit, seconds)), size)
+            with self._limits.within(seconds) as limit:
+                response = await self._send(_in_pieces(content, size, partial(limit.put_off, seconds)), size)
                 answer = await self._read(response, limit)
             trial.answered()
         return answer
@@ -218,14 +220,14 @@ class HubSession:
             try:
                 self._check_encoding(response)
                 if response.status_code != _OK:
-                    async with asyncio.timeout(self._timeout):
+                    with self._limits.within(self._timeout):
                         raise http_error(self.url, await _beginning(response))
                 trial.answered()
                 yield response.aiter_raw()
             finally:
                 await response.aclose()
 
-    async def _read(self, response: httpx.Response, limit: asyncio.Timeout) -> bytes:
+    async def _read(self, response: httpx.Response, limit: Limit) -> bytes:
         """The body; each piece of it puts the limit off."""
         stream = cast("httpx.AsyncByteStream", response.stream)
         pieces: list[bytes] = []
@@ -243,7 +245,7 @@ class HubSession:
                     raise LimitExceededError(f"a reply of the hub {self.url}", size, self._max_reply)
                 if now() > patience + size / _SLOWEST:  # it moves, but would for ever
                     raise TimeoutError
-                _put_off(limit, self._timeout)
+                limit.put_off(self._timeout)
         finally:
             await stream.aclose()
         return b"".join(pieces)
@@ -314,14 +316,6 @@ def _ours(url: str, context: ssl.SSLContext, error: httpx.RequestError | Timeout
     if isinstance(error, httpx.TimeoutException):
         return OutcomeUnknownError(f"the hub {url} did not answer in time")
     return OutcomeUnknownError(f"the hub {url} broke the connection: {text}")
-
-
-def _put_off(limit: asyncio.Timeout, seconds: float) -> None:
-    """There is so much time from now on, or nine tenths of it: not every little piece sets a timer."""
-    later = asyncio.get_running_loop().time() + seconds
-    if (limit.when() or 0.0) < later - seconds / 10:
-        with suppress(RuntimeError):  # it is over: the answer came, or time was up, before the last piece was asked for
-            limit.reschedule(later)
 
 
 async def _beginning(response: httpx.Response) -> httpx.Response:
