@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 import structlog
@@ -161,8 +161,7 @@ class Applying:
         return None
 
     async def _apply_told(self, told: Mapping[bytes, Sequence[Change]]) -> None:
-        async with self._at_the_site():
-            await self._apply(list(told), ToldJob(told, None if self.inbound.echo_patience is None else self._site))
+        await self._at_the_site(list(told), ToldJob(told, None if self.inbound.echo_patience is None else self._site))
 
     async def _fetch(self, taken: Mapping[bytes, bool]) -> None:
         inbound = self.inbound
@@ -179,18 +178,14 @@ class Applying:
         for key in [key for key, state in states.items() if state is DENIED]:
             del states[key]
             self._give_up(key, "the hub does not let us read it")
-        async with self._at_the_site():
-            await self._apply(
-                list(states),
-                FetchedJob(self._core, self._site, self._store, self._same_hub, states, taken, fetched.time),
-            )
+        job = FetchedJob(self._core, self._site, self._store, self._same_hub, states, taken, fetched.time)
+        await self._at_the_site(list(states), job)
 
-    @asynccontextmanager
-    async def _at_the_site(self) -> AsyncIterator[None]:
-        """One at a time; what goes wrong there is told."""
+    async def _at_the_site(self, keys: Sequence[bytes], job: Job) -> None:
+        """Apply changes of these keys, one job at a time; what goes wrong is told."""
         try:
             async with self._site_turn:
-                yield
+                await self._apply(keys, job)
         except RedisreplError as error:
             self.apply_trouble.failed(error, dirty_keys=len(self.inbound.dirty))
             raise
