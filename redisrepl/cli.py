@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 from redisrepl.errors import ConfigError, ExitCode, RedisreplError, exit_code
 from redisrepl.grammar.arguments import Parser, parser_of, split_command
 from redisrepl.grammar.flags import REPEATED
+from redisrepl.imports import without
 from redisrepl.settings.settings import ENV_PREFIX, Settings, load_settings, split_list, unknown_variables
 from redisrepl.showing import PlainOutput, plain
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from redisrepl.local.address import SiteAddress
 
 __all__ = ["main", "site_address"]
+
+#: What libraries would load for a terminal.
+_NOT_FOR_DAEMONS = ("rich", "click")
 
 # ruff: noqa: PLC0415 - see above
 
@@ -69,7 +73,8 @@ def _run(parser: Parser, argv: list[str]) -> Callable[[], int]:
 
     import asyncio
 
-    from redisrepl.daemon import Daemon
+    with without(*_NOT_FOR_DAEMONS):
+        from redisrepl.daemon import Daemon
 
     async def run() -> int:
         await Daemon(settings, address).run()
@@ -89,9 +94,10 @@ def _load(parser: Parser, argv: list[str]) -> tuple[Settings, SiteAddress, dict[
             given[name] = _split(given[name])
     settings = load_settings({name: value for name, value in given.items() if value is not None}, file)
 
-    import structlog
+    with without(*_NOT_FOR_DAEMONS):
+        import structlog
 
-    from redisrepl.observe.logging import configure_logging
+        from redisrepl.observe.logging import configure_logging
 
     configure_logging(settings.log_format, settings.log_level)
     for variable, meant in unknown_variables().items():

@@ -3,7 +3,7 @@
 In: flags as strings, the environment, a file. Out: `Settings`. Left to others: spelling flags (`grammar.arguments`),
 reading the files that settings name (`tls.contexts`, `cli`), reading and checking values (`settings.validation`).
 
-What is declared here is all that `--help` and `redisrepl status` need; only who loads settings loads pydantic.
+What is declared here is all that `--help` and `redisrepl status` need; only who loads settings loads what reads them.
 """
 
 # No postponed annotations: `declared.Declared` reads them when the class is made.
@@ -265,7 +265,7 @@ def load_settings(flags: Mapping[str, Any], file: Path | None = None) -> Setting
     if unknown := sorted(flags.keys() - Settings.fields.keys()):
         raise ConfigError(f"{flag_of(unknown[0])} is not a setting: see redisrepl --help")
 
-    from redisrepl.settings.validation import WrongValueError, read_values  # noqa: PLC0415 - loads pydantic
+    from redisrepl.settings.validation import WrongValueError, read_values  # noqa: PLC0415 - most need no settings
 
     try:
         return Settings(**read_values(Settings.fields, ENV_PREFIX, flags, content))

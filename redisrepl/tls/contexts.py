@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redisrepl.errors import CertificateError, ConfigError
+from redisrepl.tls.der import Certificate, read_certificates
 from redisrepl.tls.reasons import tls_reason
 
 if TYPE_CHECKING:
     from cryptography import x509
 
-# ruff: noqa: PLC0415 - cryptography takes 8 MB and long to load: only who is given certificates loads it
+# ruff: noqa: PLC0415 - cryptography takes 8 MB and long to load: it is loaded to say what is wrong with a file
 
 __all__ = [
     "CertificateFiles",
@@ -186,7 +187,7 @@ def server_context(files: CertificateFiles) -> RenewableContext:
     context = RenewableContext(ssl.PROTOCOL_TLS_SERVER)
     if files.ca is not None:
         pem = read_file(files.ca, files.flags[0])
-        _certificates(pem, files.ca, files.flags[0])
+        _facts(pem, files.ca, files.flags[0])
         context.load_verify_locations(cadata=pem.decode("ascii", "ignore"))
         context.verify_mode = ssl.CERT_REQUIRED
     _load_pair(context, files, datetime.now(UTC))
@@ -213,8 +214,9 @@ def client_context(files: CertificateFiles, now: datetime | None = None) -> Rene
         context.no_ca = ca_flag
     else:
         pem = read_file(files.ca, ca_flag)
-        for authority in _certificates(pem, files.ca, ca_flag):
-            context.complaints += [f"{ca_flag} {files.ca}: {fault}" for fault in _faults(authority)]
+        if not all(authority.strict for authority in _facts(pem, files.ca, ca_flag)):
+            for authority in _certificates(pem, files.ca, ca_flag):
+                context.complaints += [f"{ca_flag} {files.ca}: {fault}" for fault in _faults(authority)]
         if files.strict and context.complaints:
             raise ConfigError(f"{context.complaints[0]}, or do without --strict-certificates")
         context.load_verify_locations(cadata=pem.decode("ascii", "ignore"))
@@ -229,14 +231,19 @@ def _load_pair(context: RenewableContext, files: CertificateFiles, now: datetime
     if files.cert is None or files.key is None:
         missing, given = (cert_flag, key_flag) if files.cert is None else (key_flag, cert_flag)
         raise ConfigError(f"{given} is given without {missing}: a certificate needs its key, and a key its certificate")
-    certificate = _certificates(read_file(files.cert, cert_flag), files.cert, cert_flag)[0]
-    password = _check_key(certificate, files)
-    _check_dates(certificate, files.cert, cert_flag, now)
+    pem = read_file(files.cert, cert_flag)
+    certificate = _facts(pem, files.cert, cert_flag)[0]
+    read_file(files.key, key_flag)
+    password = None
+    if files.password is not None:
+        password = read_file(files.password, files.password_flag).rstrip(b"\r\n")
     try:
-        context.load_cert_chain(files.cert, files.key, password)
+        context.load_cert_chain(files.cert, files.key, password or b"")  # else it would ask for one, on the terminal
     except (ssl.SSLError, OSError) as error:
+        _check_key(_certificates(pem, files.cert, cert_flag)[0], files, password)
         raise ConfigError(f"{cert_flag} {files.cert} with {key_flag} {files.key}: {tls_reason(error)}") from None
-    context.ends_at = certificate.not_valid_after_utc
+    _check_dates(certificate, files.cert, cert_flag, now)
+    context.ends_at = certificate.ends_at
 
 
 def renew(context: RenewableContext, files: CertificateFiles) -> None:
@@ -249,6 +256,14 @@ def renew(context: RenewableContext, files: CertificateFiles) -> None:
     context.hand_over(server_context(files) if serves else client_context(files))
 
 
+def _facts(pem: bytes, path: Path, flag: str) -> list[Certificate]:
+    try:
+        return read_certificates(pem)
+    except ValueError:
+        certificates = _certificates(pem, path, flag)  # which says what is wrong, or understands them
+        return [Certificate(c.not_valid_before_utc, c.not_valid_after_utc, not _faults(c)) for c in certificates]
+
+
 def _certificates(pem: bytes, path: Path, flag: str) -> list[x509.Certificate]:
     from cryptography import x509
 
@@ -258,17 +273,14 @@ def _certificates(pem: bytes, path: Path, flag: str) -> list[x509.Certificate]:
         raise ConfigError(f"{flag} {path}: holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)") from None
 
 
-def _check_key(certificate: x509.Certificate, files: CertificateFiles) -> bytes | None:
-    """That the key is the certificate's; returns its passphrase."""
+def _check_key(certificate: x509.Certificate, files: CertificateFiles, password: bytes | None) -> None:
+    """Say why the key is not taken, if that is known."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
     _, cert_flag, key_flag = files.flags
     key = files.key or Path()
     pem = read_file(key, key_flag)
-    password = None
-    if files.password is not None:
-        password = read_file(files.password, files.password_flag).rstrip(b"\r\n")
     try:
         private_key = load_pem_private_key(pem, password=password)
     except TypeError:
@@ -277,7 +289,6 @@ def _check_key(certificate: x509.Certificate, files: CertificateFiles) -> bytes 
                 f"{key_flag} {key}: the key is encrypted: give its passphrase with {files.password_flag}"
             ) from None
         private_key = _plain_key(pem, key, key_flag)  # a passphrase too many does no harm
-        password = None
     except ValueError:
         if password is not None and b"ENCRYPTED" in pem:
             raise ConfigError(
@@ -293,7 +304,6 @@ def _check_key(certificate: x509.Certificate, files: CertificateFiles) -> bytes 
             f"{key_flag} {key} is not the key of {cert_flag} {files.cert}: give the key that the certificate was made"
             " for"
         )
-    return password
 
 
 def _plain_key(pem: bytes, key: Path, flag: str) -> Any:
@@ -306,14 +316,14 @@ def _plain_key(pem: bytes, key: Path, flag: str) -> Any:
         raise ConfigError(f"{flag} {key}: holds no private key in PEM form") from None
 
 
-def _check_dates(certificate: x509.Certificate, path: Path, flag: str, now: datetime) -> None:
-    if now > certificate.not_valid_after_utc:
+def _check_dates(certificate: Certificate, path: Path, flag: str, now: datetime) -> None:
+    if now > certificate.ends_at:
         raise CertificateError(
-            f"{flag} {path}: the certificate expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: renew it"
+            f"{flag} {path}: the certificate expired on {certificate.ends_at:%Y-%m-%d %H:%M} UTC: renew it"
         )
-    if now < certificate.not_valid_before_utc:
+    if now < certificate.begins_at:
         raise CertificateError(
-            f"{flag} {path}: the certificate is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC: "
+            f"{flag} {path}: the certificate is valid from {certificate.begins_at:%Y-%m-%d %H:%M} UTC: "
             "check the clock of this machine"
         )
 
