@@ -29,6 +29,7 @@ from redisrepl.errors import (
     RefusedError,
     denies_key,
 )
+from redisrepl.limits import Limits
 from redisrepl.local.address import SiteAddress
 from redisrepl.tls.contexts import RenewableContext, tls_reason, trust_told
 from redisrepl.wire.resp import announces_much, cut_header
@@ -162,6 +163,11 @@ class SiteConnection(redis.asyncio.connection.AbstractConnection):
     connect again in silence, as redis-py does before the first command, would lose a `WATCH`.
     """
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._wait: float = options["socket_timeout"]
+        self._limits = Limits()
+
     def pack_command(self, *args: Any) -> list[bytes]:
         """See redis-py."""
         return [hiredis.pack_command((*args[0].split(), *args[1:]))]  # the name may be two words: `CONFIG GET`
@@ -197,19 +203,12 @@ class SiteConnection(redis.asyncio.connection.AbstractConnection):
         """What the server answers to each of these, which leave together; errors are answers."""
         await self.send_packed_command([hiredis.pack_command((*argv,)) for argv in commands])  # type: ignore[arg-type]
         parser: Any = self._parser
-        replies: list[Any] = []
-        while len(replies) < len(commands):
-            try:
-                replies.append(await self.read_response())
-            except redis.exceptions.ResponseError as error:
-                replies.append(error)
-            try:  # those that came with it, without a coroutine for each
-                while len(replies) < len(commands) and (reply := parser.at_hand()) is not _NOT_ENOUGH:
-                    replies.append(reply)
-            except BaseException:
-                await self.disconnect(nowait=True)
-                raise
-        return replies
+        try:
+            with self._limits.within(self._wait):
+                return [await parser.read_response() for _ in commands]
+        except BaseException:  # as redis-py: nobody knows what comes next on it
+            await self.disconnect(nowait=True)
+            raise
 
 
 class PlainConnection(SiteConnection, redis.asyncio.Connection):
