@@ -26,13 +26,14 @@ class Idle:
         try:
             await woken
         except asyncio.CancelledError:
-            if woken.cancelled():
-                self._waiting.remove(woken)
-            else:
+            if not woken.cancelled():
                 self.wake()  # the news came just before: it is for another one
             raise
 
     def wake(self) -> None:
         """There may be work for one."""
-        if self._waiting:
-            self._waiting.popleft().set_result(None)
+        while self._waiting:
+            woken = self._waiting.popleft()
+            if not woken.done():  # else its task has been cancelled
+                woken.set_result(None)
+                return
