@@ -12,13 +12,14 @@ import gc
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 
 from redisrepl.errors import ConfigError, ExitCode, RedisreplError, exit_code
 from redisrepl.grammar.arguments import Parser, parser_of, split_command
 from redisrepl.grammar.flags import REPEATED
+from redisrepl.imports import without
 from redisrepl.settings.settings import ENV_PREFIX, Settings, load_settings, split_list, unknown_variables
 from redisrepl.showing import PlainOutput, plain
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from redisrepl.local.address import SiteAddress
 
 __all__ = ["main", "site_address"]
+
+#: What libraries would load for a terminal.
+_NOT_FOR_DAEMONS = ("rich", "click")
 
 # ruff: noqa: PLC0415 - see above
 
@@ -63,13 +67,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(parser: Parser, argv: list[str]) -> Callable[[], int]:
-    settings, address, _ = _load(parser, argv)
+    import asyncio  # before a child process is made, which needs it as well: so it is loaded once
+
+    from redisrepl.settings.apart import load_settings_apart
+
+    settings, address, _ = _load(parser, argv, load_settings_apart)
     if not settings.ns and settings.cert is None and settings.key is None:
         raise ConfigError(f"nothing says what to replicate: {parser.usage}; redisrepl --help tells more")
 
-    import asyncio
-
-    from redisrepl.daemon import Daemon
+    with without(*_NOT_FOR_DAEMONS):
+        from redisrepl.daemon import Daemon
 
     async def run() -> int:
         await Daemon(settings, address).run()
@@ -78,7 +85,9 @@ def _run(parser: Parser, argv: list[str]) -> Callable[[], int]:
     return lambda: asyncio.run(run())
 
 
-def _load(parser: Parser, argv: list[str]) -> tuple[Settings, SiteAddress, dict[str, Any]]:
+def _load(
+    parser: Parser, argv: list[str], load: Callable[[Mapping[str, Any], Path | None], Settings] = load_settings
+) -> tuple[Settings, SiteAddress, dict[str, Any]]:
     """Settings, the site's Redis and the command's own flags; logs are set up by then."""
     flags = parser.parse(argv)
     ask_password = flags.pop("ask_password")
@@ -87,11 +96,12 @@ def _load(parser: Parser, argv: list[str]) -> tuple[Settings, SiteAddress, dict[
     for name in REPEATED:
         if given.get(name) is not None:
             given[name] = _split(given[name])
-    settings = load_settings({name: value for name, value in given.items() if value is not None}, file)
+    settings = load({name: value for name, value in given.items() if value is not None}, file)
 
-    import structlog
+    with without(*_NOT_FOR_DAEMONS):
+        import structlog
 
-    from redisrepl.observe.logging import configure_logging
+        from redisrepl.observe.logging import configure_logging
 
     configure_logging(settings.log_format, settings.log_level)
     for variable, meant in unknown_variables().items():

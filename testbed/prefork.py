@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Forked", "Parent", "suits"]
 
-_MODULES = ("redisrepl.daemon", "redisrepl.subcommands.check", "redisrepl.subcommands.verify", "pydantic_settings")
+_MODULES = (
+    "redisrepl.daemon",
+    "redisrepl.settings.validation",
+    *(f"redisrepl.subcommands.{n}" for n in ("check", "verify")),
+)
 _LARGEST = 1 << 17
 #: `prctl(2)`
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36

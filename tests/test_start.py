@@ -1,6 +1,7 @@
 """Which modules each command loads: `redisrepl status` runs every few seconds in many places."""
 
 import gc
+import importlib.util
 import json
 import subprocess
 import sys
@@ -9,13 +10,26 @@ from pathlib import Path
 import pytest
 
 from redisrepl import cli
+from redisrepl.imports import without
+from testbed import RedisServer
 
 CHECKOUT = Path(__file__).parents[1]
 #: Packages that take long to load, of others and of Python itself.
 HEAVY = {
-    *("asyncio", "cryptography", "dataclasses", "difflib", "hiredis", "httptools", "httpx", "inspect", "logging"),
-    *("prometheus_client", "pydantic", "pydantic_settings", "redis", "rich", "ssl", "stamina", "structlog", "tomllib"),
-    "websockets",
+    *("asyncio", "click", "cryptography", "dataclasses", "difflib", "hiredis", "httptools", "httpx", "inspect"),
+    *(
+        "logging",
+        "prometheus_client",
+        "pydantic",
+        "pydantic_settings",
+        "pygments",
+        "redis",
+        "rich",
+        "ssl",
+        "stamina",
+        "structlog",
+    ),
+    *("tomllib", "websockets"),
 }
 PROGRAM = """
 import json, sys
@@ -30,15 +44,16 @@ print(json.dumps(sorted(sys.modules)))
 """
 
 
-def loaded(*argv):
-    """Which of the heavy packages a command line loads."""
+def loaded(*argv, said=""):
+    """Which of the heavy packages a command line loads that says this."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(argv=list(argv))],
+        [sys.executable, "-c", PROGRAM.format(argv=list(map(str, argv)))],
         capture_output=True,
         text=True,
         check=True,
         cwd=CHECKOUT,
     )
+    assert said in done.stderr
     modules = json.loads(done.stdout.splitlines()[-1])
     found = HEAVY & {name.partition(".")[0] for name in modules}
     # redis looks whether there is a cryptography, and loads nothing of it that takes long.
@@ -90,6 +105,28 @@ def test_a_daemon_loads_neither_websockets_nor_certificates_nor_metrics_unless_i
 
     assert "httptools" in loads
     assert not loads & {"cryptography", "websockets", "prometheus_client"}
+
+
+def test_a_daemon_that_runs_holds_nothing_that_it_used_once(tmp_path, certificates):
+    """What only reads settings, or serves a terminal: 20 MB once."""
+    config = tmp_path / "redisrepl.toml"
+    config.write_text('max_value = "1MiB"\nns = ["a:"]\nkeep_conflicts = "2MiB,1d"\n')
+    with RedisServer(config={"requirepass": "another"}) as site:  # which ends it as soon as it would begin
+        loads = loaded(
+            *("--config", config, "-rc", "--raddr", f"127.0.0.1:{site.port}", "--haddr", "https://127.0.0.1:1/"),
+            *("--cert", certificates.client, "--key", certificates.client_key, "--ca", certificates.ca),
+            said="refuses us",
+        )
+
+    assert {"httptools", "redis", "structlog"} <= loads
+    assert not loads & {"click", "pydantic", "pydantic_settings", "pygments", "rich", "tomllib"}
+
+
+def test_what_is_left_out_is_found_again_afterwards():
+    with without("rich"):
+        pass
+
+    assert importlib.util.find_spec("rich") is not None
 
 
 def test_nothing_is_collected_while_modules_are_loaded(monkeypatch):

@@ -20,6 +20,7 @@ from rich.console import Console
 from benchmarks.replication.bench import Bench
 from benchmarks.replication.costs import cost, growth, hot, idle
 from benchmarks.replication.delays import hash_field, large_value, lone_writes
+from benchmarks.replication.everyday import everyday, starts
 from benchmarks.replication.machine import machine
 from benchmarks.replication.outcome import Goal, Outcome
 from benchmarks.replication.plot import draw
@@ -40,6 +41,8 @@ SCENARIOS: dict[str, Callable[[Bench], Outcome]] = {
     "cost": cost,
     "growth": growth,
     "idle": idle,
+    "everyday": everyday,
+    "starts": starts,
 }
 _FAILED = "to be measured"
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"

@@ -48,6 +48,8 @@ class Bench:
     growth_limit: float = 60.0
     idle_seconds: float = 30.0
     settle: float = 3.0
+    everyday: tuple[int, ...] = (10, 100, 500, 1_000)
+    everyday_seconds: float = 3.0
     quick: bool = False
     profile: Path | None = None
     commands: Commands = field(default_factory=Commands)
@@ -67,6 +69,7 @@ class Bench:
         self.keys, self.rounds, self.limit = 20_000, 1, 5.0
         self.round_trips = (0.05,)
         self.hot_seconds, self.idle_seconds, self.settle = 3.0, 5.0, 1.0
+        self.everyday, self.everyday_seconds = (10, 100), 1.0
         self.lone_writes, self.distant_writes = 40, 20
         self.large_rounds = 2
         self.paced = ((100, 2.0), (1_000, 2.0), (10_000, 2.0))

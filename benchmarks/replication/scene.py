@@ -54,7 +54,11 @@ class Replicator:
             self._process = spawn(
                 [*contender.command, *arguments],
                 cwd=self.directory,
-                env={"PATH": "/usr/local/bin:/usr/bin:/bin", "STATE_DIRECTORY": str(self.directory)},
+                env={
+                    "PATH": "/usr/local/bin:/usr/bin:/bin",
+                    "STATE_DIRECTORY": str(self.directory),
+                    "PYTHONPATH": str(Path(__file__).parents[2]),  # this checkout, whatever is installed
+                },
                 stdout=log,
                 stderr=log,
             )

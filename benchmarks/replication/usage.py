@@ -9,7 +9,7 @@ import contextlib
 import os
 from pathlib import Path
 
-__all__ = ["connections", "cpu_seconds", "peak_memory"]
+__all__ = ["connections", "cpu_seconds", "exact_cpu_seconds", "peak_memory", "resident_memory"]
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _ESTABLISHED = "01"
@@ -23,6 +23,20 @@ def cpu_seconds(pid: int) -> float:
             fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
             total += (int(fields[11]) + int(fields[12])) / _TICK
     return total
+
+
+def exact_cpu_seconds(pid: int) -> float:
+    """Of the process alone, all threads that it has now, in nanoseconds."""
+    total = 0.0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            total += int((thread / "schedstat").read_text().split()[0]) / 1e9
+    return total
+
+
+def resident_memory(pid: int) -> float:
+    """What it has in memory now, in MB."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
 def peak_memory(pid: int) -> float:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 import structlog
@@ -20,6 +20,7 @@ from redisrepl.engine.ancestor import note_changes
 from redisrepl.engine.core import Core
 from redisrepl.engine.inbound import Inbound
 from redisrepl.errors import KeyDeniedError, LinkLostError, RedisreplError
+from redisrepl.flow.idle import Idle
 from redisrepl.flow.jobs import FetchedJob, Job, Site, ToldJob
 from redisrepl.flow.repeating import repeat
 from redisrepl.local.apply import MOST_FIELDS, Applied
@@ -113,8 +114,7 @@ class Applying:
         self._writer = writer
         self._max_keys = max_keys
         self._retry = retry
-        self._looking = asyncio.Lock()
-        self._work = asyncio.Event()
+        self._idle = Idle()
         self._settled = asyncio.Event()
         self._site_turn = asyncio.Lock()  # reading and writing a key at the site is one step
         self._most_together = min(max_keys, _WATCHED)
@@ -126,7 +126,8 @@ class Applying:
 
     def wake(self) -> None:
         """There may be a key to fetch."""
-        self._work.set()
+        if self.inbound.waiting:
+            self._idle.wake()
 
     def stream_moved(self) -> None:
         """The site's stream was read further, or was lost."""
@@ -144,12 +145,9 @@ class Applying:
 
     async def _next(self) -> None:
         """Move one batch."""
-        move = self._take()
-        if move is None:
-            async with self._looking:  # one at a time, so that news wakes one
-                while (move := self._take()) is None:
-                    self._work.clear()
-                    await self._work.wait()
+        while (move := self._take()) is None:
+            await self._idle.wait()
+        self.wake()  # what is left is for another task
         await move
 
     def _take(self) -> Coroutine[None, None, None] | None:
@@ -163,8 +161,7 @@ class Applying:
         return None
 
     async def _apply_told(self, told: Mapping[bytes, Sequence[Change]]) -> None:
-        async with self._at_the_site():
-            await self._apply(list(told), ToldJob(told, None if self.inbound.echo_patience is None else self._site))
+        await self._at_the_site(list(told), ToldJob(told, None if self.inbound.echo_patience is None else self._site))
 
     async def _fetch(self, taken: Mapping[bytes, bool]) -> None:
         inbound = self.inbound
@@ -181,18 +178,14 @@ class Applying:
         for key in [key for key, state in states.items() if state is DENIED]:
             del states[key]
             self._give_up(key, "the hub does not let us read it")
-        async with self._at_the_site():
-            await self._apply(
-                list(states),
-                FetchedJob(self._core, self._site, self._store, self._same_hub, states, taken, fetched.time),
-            )
+        job = FetchedJob(self._core, self._site, self._store, self._same_hub, states, taken, fetched.time)
+        await self._at_the_site(list(states), job)
 
-    @asynccontextmanager
-    async def _at_the_site(self) -> AsyncIterator[None]:
-        """One at a time; what goes wrong there is told."""
+    async def _at_the_site(self, keys: Sequence[bytes], job: Job) -> None:
+        """Apply changes of these keys, one job at a time; what goes wrong is told."""
         try:
             async with self._site_turn:
-                yield
+                await self._apply(keys, job)
         except RedisreplError as error:
             self.apply_trouble.failed(error, dirty_keys=len(self.inbound.dirty))
             raise
@@ -337,6 +330,8 @@ class Applying:
         What was read of a key may hold a client's write that `inbound` has not heard of yet. A computed one (`HINCRBY`)
         has no value in the stream: overwritten here, it would be gone.
         """
+        if self._read_to() >= offset:
+            return
         epoch = self._core.continuity.site.epoch  # in another one the offset may mean nothing
         try:
             async with asyncio.timeout(_LONGEST_WAIT):

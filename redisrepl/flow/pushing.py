@@ -7,7 +7,6 @@ In: what `engine.outbound` has ready. Out: requests, and how they ended. Left to
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from redisrepl.engine.merging import size_of
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pushes import Batch, Departure, settle
 from redisrepl.errors import FencedError, HubError, KeyDeniedError, OutcomeUnknownError, RedisreplError
+from redisrepl.flow.idle import Idle
 from redisrepl.flow.pacing import Pacer
 from redisrepl.flow.repeating import repeat
 from redisrepl.observe.troubles import Trouble
@@ -100,13 +100,14 @@ class Pushing:
         self._unknown = set(store.open_batches)  # numbers of batches of unknown outcome
         self._max_keys = max_keys
         self._retry = retry
-        self._turn = asyncio.Lock()
-        self._work = asyncio.Event()
+        self._idle = Idle()
+        self._later: asyncio.TimerHandle | None = None  # when a batch may leave that may not leave yet
         self._returned = asyncio.Event()
 
     def wake(self) -> None:
         """There may be something to push."""
-        self._work.set()
+        if self.outbound.ready:
+            self._idle.wake()
 
     def heard(self) -> None:
         """The hub said that something of what was pushed happened."""
@@ -129,28 +130,39 @@ class Pushing:
 
     async def _departure(self) -> Batch:
         """The next batch, once it may leave."""
+        while (batch := self._leaving()) is None:
+            await self._idle.wait()
+        self.wake()  # what is left is for another task
+        return batch
+
+    def _leaving(self) -> Batch | None:
+        """A batch that leaves now; None: nothing may, and when something may for sure, it is looked at again."""
         outbound = self.outbound
-        while True:
-            now, ready = time.monotonic(), outbound.ready
-            delay = self._pacer.delay(ready, now, outbound.unheard) if ready else math.inf
-            if not delay:
-                batch = outbound.take(self._max_keys, self._hub.max_body * 15 // 16)  # the rest is for what escapes add
-                if batch.changes:
-                    return batch
-                delay = math.inf  # each key that waits is on its way as a seed
-            self._work.clear()
-            if delay == math.inf:
-                await self._work.wait()
-                continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay):
-                    await self._work.wait()
+        if not (ready := outbound.ready):
+            return None
+        now = time.monotonic()
+        if delay := self._pacer.delay(ready, now, outbound.unheard):
+            if delay != math.inf:
+                self._look_in(delay)
+            return None
+        batch = outbound.take(self._max_keys, self._hub.max_body * 15 // 16)  # the rest is for what escapes add
+        if not batch.changes:
+            return None  # each key that waits is on its way as a seed
+        self._pacer.left(len(batch.changes), now)
+        return batch
+
+    def _look_in(self, seconds: float) -> None:
+        """Wake one who waits, at the latest after so many seconds."""
+        loop = asyncio.get_running_loop()
+        if self._later is not None:
+            if loop.time() < self._later.when() <= loop.time() + seconds:
+                return
+            self._later.cancel()
+        self._later = loop.call_later(seconds, self._idle.wake)
 
     async def _push_batch(self) -> None:
         outbound, pacer = self.outbound, self._pacer
-        async with self._turn:  # one waits for work, the others for their turn: news wakes one
-            batch = await self._departure()
-            pacer.left(len(batch.changes), time.monotonic())
+        batch = await self._departure()
         slot, number = self._take_slot(), 0
         try:
             await self._fenced()

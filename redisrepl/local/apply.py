@@ -97,13 +97,7 @@ class SiteWriter:
     async def _replies(self, connection: Any, commands: Sequence[Sequence[bytes]]) -> list[Any]:
         """What the server answers to each; errors are answers."""
         with translated(self._address):
-            await connection.send_packed_command(connection.pack_commands(commands))
-            replies: list[Any] = []
-            for _ in commands:
-                try:
-                    replies.append(await connection.read_response())
-                except redis.exceptions.ResponseError as error:
-                    replies.append(error)
+            replies: list[Any] = await connection.exchange(commands)
         return replies
 
     async def transact(self, connection: Any, commands: Sequence[Sequence[bytes]]) -> tuple[list[Any] | None, int]:

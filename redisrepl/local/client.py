@@ -7,8 +7,7 @@ In: a `SiteAddress`. Out: a client for one server, and its refusals as our error
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import hiredis
@@ -25,9 +24,11 @@ from redisrepl.errors import (
     LinkLostError,
     PeerUnavailableError,
     ProtocolError,
+    RedisreplError,
     RefusedError,
     denies_key,
 )
+from redisrepl.limits import Limits
 from redisrepl.local.address import SiteAddress
 from redisrepl.scripts import Scripts
 from redisrepl.tls.contexts import RenewableContext, tls_reason, trust_told
@@ -38,6 +39,7 @@ __all__ = [
     "LOGIN_HINT",
     "PlainConnection",
     "SSLConnection",
+    "SiteConnection",
     "UnixConnection",
     "ask",
     "ask_all",
@@ -90,17 +92,24 @@ class _Parser(redis.asyncio.connection._AsyncHiredisParser):  # type: ignore[mis
 _NOT_ENOUGH = object()
 
 
-class _SiteConnection(redis.asyncio.connection.AbstractConnection):
+class SiteConnection(redis.asyncio.connection.AbstractConnection):
     """A connection that packs commands in C, which redis-py does only where it is not asynchronous.
 
     And that says so when the server has closed it. From Python 3.12 on, asyncio fails with an `AttributeError` then; to
     connect again in silence, as redis-py does before the first command, would lose a `WATCH`.
     """
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._wait: float = options["socket_timeout"]
+        self._limits = Limits()
+
     def pack_command(self, *args: Any) -> list[bytes]:
+        """See redis-py."""
         return [hiredis.pack_command((*args[0].split(), *args[1:]))]  # the name may be two words: `CONFIG GET`
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        """See redis-py."""
         if self._writer is not None:
             if self._writer.is_closing():
                 await self.disconnect(nowait=True)
@@ -126,12 +135,23 @@ class _SiteConnection(redis.asyncio.connection.AbstractConnection):
                 return reply
         return await super().read_response(*args, **options)
 
+    async def exchange(self, commands: Sequence[Sequence[bytes]]) -> list[Any]:
+        """What the server answers to each of these, which leave together; errors are answers."""
+        await self.send_packed_command([hiredis.pack_command((*argv,)) for argv in commands])  # type: ignore[arg-type]
+        parser: Any = self._parser
+        try:
+            with self._limits.within(self._wait):
+                return [await parser.read_response() for _ in commands]
+        except BaseException:  # as redis-py: nobody knows what comes next on it
+            await self.disconnect(nowait=True)
+            raise
 
-class PlainConnection(_SiteConnection, redis.asyncio.Connection):
+
+class PlainConnection(SiteConnection, redis.asyncio.Connection):
     """Over TCP."""
 
 
-class UnixConnection(_SiteConnection, redis.asyncio.UnixDomainSocketConnection):
+class UnixConnection(SiteConnection, redis.asyncio.UnixDomainSocketConnection):
     """Over a unix socket."""
 
 
@@ -244,42 +264,62 @@ def _refuses_scripts(error: Exception) -> bool:
     return unknown or isinstance(said, redis.exceptions.NoPermissionError)
 
 
-@contextmanager
-def translated(address: SiteAddress) -> Iterator[None]:
+class translated:  # noqa: N801 - used like a function: `with translated(address):`
     """redis-py's exceptions as ours, the cause kept.
 
     It sends under `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes just as it ends: a
     task would then go on for ever. So one that is being cancelled goes no further than this.
+
+    A class, for a generator with a decorator takes three times as long, and each apply passes several.
     """
-    try:
-        yield
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise asyncio.CancelledError
-    except redis.exceptions.AuthenticationError as error:
-        raise RefusedError(f"the site's Redis {address} refuses us: {str(error).rstrip('.')}: {LOGIN_HINT}") from error
-    except redis.exceptions.NoPermissionError as error:
-        refusal = KeyDeniedError if denies_key(str(error)) else RefusedError
-        raise refusal(f"the site's Redis {address} refuses us: {error}") from error
-    except (redis.exceptions.BusyLoadingError, redis.exceptions.ReadOnlyError) as error:
-        raise PeerUnavailableError(f"the site's Redis {address} is not ready: {error}") from error
-    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as error:
-        if (trouble := tls_reason(error)) is not None:
-            raise CertificateError(f"the site's Redis {address}: {trust_told(trouble, address.context)}") from error
-        reason = str(error) or "no answer in time"
-        raise LinkLostError(f"the connection to the site's Redis {address} failed: {reason}") from error
-    except redis.exceptions.InvalidResponse as error:
-        raise PeerUnavailableError(
-            f"what answers at {address} is no Redis: check address and port (--raddr)"
-        ) from error
-    except ProtocolError as error:
-        raise ProtocolError(f"the site's Redis {address} sent what makes no sense: {error}") from error
-    except redis.exceptions.ResponseError as error:
-        if str(error).startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
-            raise RefusedError(f"the site's Redis {address} refuses us: {error}") from error
-        if "DB index is out of range" in str(error):
-            has = "its redis.conf says how many it has (databases, by default 16: 0 to 15)"
-            raise ConfigError(
-                f"--raddr: the site's Redis {address} has no database {address.database}: {has}"
-            ) from error
-        raise PeerUnavailableError(f"the site's Redis {address} answered: {error}") from error
+
+    __slots__ = ("_address",)
+
+    def __init__(self, address: SiteAddress) -> None:
+        self._address = address
+
+    def __enter__(self) -> None:
+        """Nothing has happened yet."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError
+        elif (ours := _ours(self._address, error)) is not None:
+            raise ours from error
+
+
+def _ours(address: SiteAddress, error: BaseException) -> RedisreplError | None:
+    """What a failure at the site's Redis means; None: it is no failure of that."""
+    match error:
+        case redis.exceptions.AuthenticationError():
+            return RefusedError(f"the site's Redis {address} refuses us: {str(error).rstrip('.')}: {LOGIN_HINT}")
+        case redis.exceptions.NoPermissionError():
+            refusal = KeyDeniedError if denies_key(str(error)) else RefusedError
+            return refusal(f"the site's Redis {address} refuses us: {error}")
+        case redis.exceptions.BusyLoadingError() | redis.exceptions.ReadOnlyError():
+            return PeerUnavailableError(f"the site's Redis {address} is not ready: {error}")
+        case redis.exceptions.ConnectionError() | redis.exceptions.TimeoutError() | OSError():
+            if (trouble := tls_reason(error)) is not None:
+                return CertificateError(f"the site's Redis {address}: {trust_told(trouble, address.context)}")
+            return LinkLostError(
+                f"the connection to the site's Redis {address} failed: {str(error) or 'no answer in time'}"
+            )
+        case redis.exceptions.InvalidResponse():
+            return PeerUnavailableError(f"what answers at {address} is no Redis: check address and port (--raddr)")
+        case ProtocolError():
+            return ProtocolError(f"the site's Redis {address} sent what makes no sense: {error}")
+        case redis.exceptions.ResponseError():
+            return _refusal(address, str(error))
+    return None
+
+
+def _refusal(address: SiteAddress, error: str) -> RedisreplError:
+    """What an error means that redis-py has no class for."""
+    if error.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+        return RefusedError(f"the site's Redis {address} refuses us: {error}")
+    if "DB index is out of range" in error:
+        has = "its redis.conf says how many it has (databases, by default 16: 0 to 15)"
+        return ConfigError(f"--raddr: the site's Redis {address} has no database {address.database}: {has}")
+    return PeerUnavailableError(f"the site's Redis {address} answered: {error}")

@@ -8,7 +8,7 @@ each connection of a client goes to the master of the moment. Left to others: wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import redis.asyncio
@@ -20,6 +20,7 @@ from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import (
     LOGIN_HINT,
     PlainConnection,
+    SiteConnection,
     SSLConnection,
     ask,
     client_of,
@@ -137,7 +138,7 @@ async def find_master(address: SiteAddress, wait: float) -> SiteAddress:
     return master
 
 
-class _FollowsMaster(redis.asyncio.connection.AbstractConnection):
+class _FollowsMaster(SiteConnection):
     """A connection to whichever server is the master; one to a server that was replaced is given up.
 
     Args:
@@ -170,6 +171,13 @@ class _FollowsMaster(redis.asyncio.connection.AbstractConnection):
         except redis.exceptions.ReadOnlyError as error:
             await self.disconnect()
             raise redis.exceptions.ConnectionError(f"{self.host}:{self.port} is a replica now") from error
+
+    async def exchange(self, commands: Sequence[Sequence[bytes]]) -> list[Any]:
+        replies: list[Any] = await super().exchange(commands)
+        if any(isinstance(reply, redis.exceptions.ReadOnlyError) for reply in replies):
+            await self.disconnect()
+            raise redis.exceptions.ConnectionError(f"{self.host}:{self.port} is a replica now")
+        return replies
 
 
 class _MasterConnection(_FollowsMaster, PlainConnection):

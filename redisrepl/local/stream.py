@@ -20,6 +20,7 @@ from redisrepl.errors import (
     RefusedError,
     SilentError,
 )
+from redisrepl.limits import Limits
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import LOGIN_HINT, certificate_refusal, find_master, open_connection
 from redisrepl.local.sentinel import MasterWatch
@@ -75,6 +76,7 @@ class ReplicaLink:
         self._connect_wait = connect_wait
         self._timer: asyncio.TimerHandle | None = None
         self._early_acks = _EARLY_ACKS
+        self._limits = Limits()
         self._heard = False  # anything, from the server
         self._watch = MasterWatch(address, connect_wait)
         self._protocol = ReplicaProtocol(
@@ -135,7 +137,7 @@ class ReplicaLink:
         while (now := time.monotonic()) < deadline:
             wait = min(deadline, self._watch.due) - now
             try:
-                async with asyncio.timeout(wait):
+                with self._limits.within(wait):
                     data = await reader.read(_CHUNK)
             except TimeoutError:
                 await self._check_master(master)

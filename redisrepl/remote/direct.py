@@ -31,9 +31,10 @@ from redisrepl.errors import (
     RefusedError,
     SilentError,
 )
+from redisrepl.limits import Limits
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
-from redisrepl.remote.patience import BESIDE_VALUE, PATIENCE, SLOWEST, put_off
+from redisrepl.remote.patience import BESIDE_VALUE, PATIENCE, SLOWEST
 from redisrepl.remote.transport import parse_address
 from redisrepl.showing import masked
 from redisrepl.tls.contexts import tls_reason, trust_told
@@ -201,6 +202,7 @@ class DirectHub(Hub):
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._limit = max_value + BESIDE_VALUE
+        self._limits = Limits()
         self._slots = asyncio.Semaphore(connections)
         self._kept: dict[_Link, float] = {}  # until when; the one used last comes last
         self._open: set[_Link] = set()
@@ -255,10 +257,10 @@ class DirectHub(Hub):
             def moved(received: int) -> None:
                 if now() > patience + received / SLOWEST and received:  # it moves, but would for ever
                     raise TimeoutError
-                put_off(limit, self._timeout if received else seconds)
+                limit.put_off(self._timeout if received else seconds)
 
             try:
-                async with asyncio.timeout(seconds) as limit:
+                with self._limits.within(seconds) as limit:
                     (reply,) = await link.ask(request, moved=moved)
             except BaseException as error:
                 self._discard(link)

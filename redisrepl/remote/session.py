@@ -25,10 +25,11 @@ from redisrepl.errors import (
     ProtocolError,
     RedisreplError,
 )
+from redisrepl.limits import Limit, Limits
 from redisrepl.remote.address import USER_AGENT, check_url, without_credentials
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
-from redisrepl.remote.patience import BESIDE_VALUE, PATIENCE, SLOWEST, put_off
+from redisrepl.remote.patience import BESIDE_VALUE, PATIENCE, SLOWEST
 from redisrepl.remote.statuses import OK, http_error
 from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy
 from redisrepl.remote.ways import SubscribeChoice, Ways
@@ -103,6 +104,7 @@ class HubSession(Hub):
         self.health = HubHealth(retry_max)
         self._timeout = timeout
         self._connect_timeout = connect_timeout
+        self._limits = Limits()
         self.listening = 0
         self.database = database
         self.ways = Ways(self, url, context, subscribe, connect_timeout=connect_timeout)
@@ -137,8 +139,8 @@ class HubSession(Hub):
         size = sum(map(len, content))
         seconds = self._timeout + size / SLOWEST
         async with _Judged(self.health, self.url, self._context) as trial:
-            async with asyncio.timeout(seconds) as limit:
-                response = await self._send(_in_pieces(content, size, partial(put_off, limit, seconds)), size)
+            with self._limits.within(seconds) as limit:
+                response = await self._send(_in_pieces(content, size, partial(limit.put_off, seconds)), size)
                 answer = await self._read(response, limit)
             trial.answered()
         return answer
@@ -206,14 +208,14 @@ class HubSession(Hub):
             try:
                 self._check_encoding(response)
                 if response.status_code != OK:
-                    async with asyncio.timeout(self._timeout):
+                    with self._limits.within(self._timeout):
                         raise http_error(self.url, await _beginning(response))
                 trial.answered()
                 yield response.aiter_raw()
             finally:
                 await response.aclose()
 
-    async def _read(self, response: httpx.Response, limit: asyncio.Timeout) -> bytes:
+    async def _read(self, response: httpx.Response, limit: Limit) -> bytes:
         """The body; each piece of it puts the limit off."""
         stream = cast("httpx.AsyncByteStream", response.stream)
         pieces: list[bytes] = []
@@ -231,7 +233,7 @@ class HubSession(Hub):
                     raise LimitExceededError(f"a reply of the hub {self.url}", size, self._max_reply)
                 if now() > patience + size / SLOWEST:  # it moves, but would for ever
                     raise TimeoutError
-                put_off(limit, self._timeout)
+                limit.put_off(self._timeout)
         finally:
             await stream.aclose()
         return b"".join(pieces)

@@ -178,10 +178,11 @@ class Subscription:
     def _tell(self, messages: Iterable[bytes]) -> None:
         told: list[tuple[int, list[Change]]] = []
         for message in messages:
+            if message.split(b" ", 2)[1:2] == [self._options.origin]:
+                continue  # our own: nothing in it is news
             try:
                 feed = parse_feed(message)
-                if feed.origin != self._options.origin:
-                    told.append((feed.time, feed.changes()))
+                told.append((feed.time, feed.changes()))
             except ProtocolError as error:  # nothing is lost: the events of what it would have told come as well
                 _log.debug("subscribe.feed_damaged", error=str(error))
         for time_us, changes in sorted(told, key=itemgetter(0)):

@@ -25,6 +25,7 @@ from typing import Self, TypeVar, cast
 import httpx
 
 from redisrepl.errors import ConfigError, ProtocolError
+from redisrepl.limits import Limits
 from redisrepl.remote.connection import Connection
 from redisrepl.wire.http import request_head
 
@@ -118,6 +119,7 @@ class HubTransport(httpx.AsyncBaseTransport):
         self._slots = asyncio.Semaphore(connections)
         self._kept: dict[Connection, float] = {}  # until when; the one used last comes last
         self._expiry: asyncio.TimerHandle | None = None
+        self._limits = Limits()
         self._open: set[Connection] = set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -138,7 +140,7 @@ class HubTransport(httpx.AsyncBaseTransport):
                 headers.append((b"Content-Length", b"%d" % size))
             head = request_head(request.method, request.url.raw_path, headers)
             body = b"".join(stream) if isinstance(stream, httpx.ByteStream) else cast("httpx.AsyncByteStream", stream)
-            await _translated(connection.ask(head, body), silence)
+            await _translated(connection.ask(head, body), silence, self._limits)
         except BaseException:
             self._done(connection)
             raise
@@ -146,7 +148,7 @@ class HubTransport(httpx.AsyncBaseTransport):
         return httpx.Response(
             response.status,
             headers=[header for header in response.headers if header[0].lower() in _ASKED_FOR],
-            stream=_Body(connection, silence, partial(self._done, connection)),
+            stream=_Body(connection, silence, self._limits, partial(self._done, connection)),
             extensions={"http_version": b"HTTP/1.1", "reason_phrase": response.reason},
         )
 
@@ -255,16 +257,17 @@ class HubTransport(httpx.AsyncBaseTransport):
 class _Body(httpx.AsyncByteStream, AsyncIterator[bytes]):
     """The body of a response, as it comes."""
 
-    def __init__(self, connection: Connection, silence: float | None, done: Callable[[], None]) -> None:
+    def __init__(self, connection: Connection, silence: float | None, limits: Limits, done: Callable[[], None]) -> None:
         self._connection = connection
         self._silence = silence
+        self._limits = limits
         self._done: Callable[[], None] | None = done
 
     def __aiter__(self) -> Self:
         return self  # asyncio keeps a list of generators, which takes longer than this
 
     async def __anext__(self) -> bytes:
-        if data := await _translated(self._connection.receive(), self._silence):
+        if data := await _translated(self._connection.receive(), self._silence, self._limits):
             return data
         raise StopAsyncIteration
 
@@ -274,12 +277,12 @@ class _Body(httpx.AsyncByteStream, AsyncIterator[bytes]):
             done()
 
 
-async def _translated(step: Coroutine[None, None, _T], silence: float | None) -> _T:
+async def _translated(step: Coroutine[None, None, _T], silence: float | None, limits: Limits) -> _T:
     """What goes wrong once a request was sent, or a part of it, as the exceptions of httpx."""
     try:
         if silence is None:
             return await step
-        async with asyncio.timeout(silence):
+        with limits.within(silence):
             return await step
     except TimeoutError as error:
         raise httpx.ReadTimeout("it does not answer") from error

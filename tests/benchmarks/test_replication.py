@@ -8,6 +8,7 @@ from benchmarks.replication import __main__ as command_line
 from benchmarks.replication import delays, rates
 from benchmarks.replication.bench import Bench
 from benchmarks.replication.costs import idle
+from benchmarks.replication.everyday import everyday, starts
 from benchmarks.replication.outcome import Curve, Goal, Outcome, Rate, Samples, Table, at_least, at_most
 from benchmarks.replication.plot import draw
 from benchmarks.replication.rates import push_and_pull
@@ -44,6 +45,22 @@ def test_rates_are_measured_beside_replicaof_and_every_key_arrives(bench):
     rates, cpu = outcome.tables
     assert [row[-1] for row in rates.rows] == ["none"] * 3
     assert {"writer", "daemon", "hub redis", "all"} <= set(cpu.columns)
+
+
+def test_a_lone_write_is_measured_each_way_and_so_is_the_memory_of_who_does_it(bench):
+    bench.everyday, bench.everyday_seconds, bench.settle = (200,), 0.05, 0.0
+    outcome = everyday(bench)
+
+    assert [goal.met for goal in outcome.goals[:-1]] == [None] * 4  # beside nobody
+    assert outcome.goals[-1].what == "resident memory, idle"
+    assert all(10 < float(row[-1].replace(",", "")) < 1e6 for row in outcome.tables[0].rows)
+
+
+def test_a_command_is_measured_without_the_memory_of_who_starts_it(bench):
+    outcome = starts(bench)
+
+    assert len(outcome.goals) == 6
+    assert all(5 < float(row[-1]) < 40 for row in outcome.tables[0].rows)
 
 
 def test_at_a_distance_more_keys_are_pushed_so_that_a_round_trip_weighs_little(bench, monkeypatch):
