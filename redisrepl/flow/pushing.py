@@ -21,6 +21,7 @@ from redisrepl.engine.merging import size_of
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pushes import Batch, Departure, settle
 from redisrepl.errors import FencedError, HubError, KeyDeniedError, OutcomeUnknownError, RedisreplError
+from redisrepl.flow.denials import Denials
 from redisrepl.flow.pacing import Pacer
 from redisrepl.flow.repeating import repeat
 from redisrepl.observe.troubles import Trouble
@@ -95,6 +96,7 @@ class Pushing:
         self._site = site
         self._pacer = pacer
         self._site_evicted = site_evicted
+        self._denials = Denials("the site's Redis", self._is_denied)
         self._slots: list[int] = []  # that are free
         self._slot_count = 0
         self._unknown = set(store.open_batches)  # numbers of batches of unknown outcome
@@ -229,6 +231,7 @@ class Pushing:
         touched = [change.key for change in batch.changes if isinstance(change, Touch)]
         read = await self._site.first_states(touched, self._hub.max_body) if touched else ()
         states = dict(zip(touched, read, strict=False))
+        await self._denials.look(states)
         late = set(touched[len(states) :])
         for key in [key for key, state in states.items() if state is DENIED]:
             outbound.given_up(key, _UNREADABLE)
@@ -264,6 +267,7 @@ class Pushing:
         most = self._hub.max_body
         touched = list(dict.fromkeys(change.key for change in batch.changes if isinstance(change, Touch)))
         states = dict(zip(touched, await self._site.first_states(touched, most) if touched else (), strict=False))
+        await self._denials.look(states)
         late: set[bytes] = set(touched[len(states) :])
         resolved: list[Change] = []
         size = 0
@@ -275,6 +279,9 @@ class Pushing:
             size += sum(map(size_of, ready))
             resolved += ready
         return (self.outbound.shortened(batch, late) if late else batch), resolved
+
+    async def _is_denied(self, key: bytes) -> bool:
+        return (await self._site.first_states([key], 1))[0] is DENIED
 
     async def _settled(self, change: Change, state: State) -> Sequence[Change]:
         """A change with its values; `state` is what the key of a touch holds."""
@@ -288,9 +295,11 @@ class Pushing:
                 names = [field for field, value in fields.items() if value is None]
                 try:
                     values = await self._site.fields(key, names, kind)
-                except KeyDeniedError:
+                except KeyDeniedError as error:
+                    await self._denials.alone(str(error))
                     self.outbound.given_up(key, _UNREADABLE)
                     return ()
+                self._denials.passed(key)
                 read = dict(zip(names, values, strict=True))
                 gone = tuple(field for field, value in read.items() if value is None) if "del" in kinds else ()
                 return [HashSet(key, {**fields, **read}, kind), *([FieldsDeleted(key, gone, kind)] if gone else [])]

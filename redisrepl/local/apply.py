@@ -24,7 +24,7 @@ from redisrepl.local.connection import translated
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, put_words
 from redisrepl.wire.commands import ORIGIN_CHANNEL
 from redisrepl.wire.replies import number
-from redisrepl.wire.writes import MAX_WORDS_AT_SITE, commands_of
+from redisrepl.wire.writes import MAX_WORDS_AT_SITE, NO_FIELD, commands_of
 
 __all__ = ["MOST_FIELDS", "Applied", "SiteWriter", "Turn", "site_commands"]
 
@@ -93,6 +93,22 @@ class SiteWriter:
             yield Turn(self, connection, _offset(info), replies)
         finally:
             await pool.release(connection)
+
+    async def is_denied(self, key: bytes) -> bool:
+        """Whether the server does not let us write this key.
+
+        Raises:
+            LinkLostError, PeerUnavailableError: the server cannot be asked.
+        """
+        with translated(self._address):
+            try:
+                await self._client.execute_command(b"HDEL", key, NO_FIELD)  # type: ignore[no-untyped-call]
+            except redis.exceptions.ResponseError as error:
+                if isinstance(error, redis.exceptions.NoPermissionError):
+                    return denies_key(str(error))
+                if not str(error).startswith("WRONGTYPE"):
+                    raise
+        return False
 
     async def _replies(self, connection: Any, commands: Sequence[Sequence[bytes]]) -> list[Any]:
         """What the server answers to each; errors are answers."""

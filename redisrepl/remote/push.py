@@ -17,7 +17,14 @@ from typing import NamedTuple
 
 import structlog
 
-from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError, OutcomeUnknownError, RedisreplError
+from redisrepl.errors import (
+    BodyTooLargeError,
+    CommandRefusedError,
+    HubError,
+    OutcomeUnknownError,
+    RedisreplError,
+    denies_key,
+)
 from redisrepl.remote.fence import NOT_LAST, NoFence
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.refusals import ScriptRunner, is_denial, is_passing, is_unauthenticated, scripts_refused
@@ -34,7 +41,7 @@ from redisrepl.wire.batches import (
 )
 from redisrepl.wire.collections import COLLECTIONS
 from redisrepl.wire.webdis import CommandError, body_pieces, parse_reply
-from redisrepl.wire.writes import CONDITIONAL, halves_of, keys_of, plain_command, simple_commands
+from redisrepl.wire.writes import CONDITIONAL, NO_FIELD, halves_of, keys_of, plain_command, simple_commands
 
 __all__ = ["HubPusher", "Pushed", "Teller"]
 
@@ -166,6 +173,10 @@ class HubPusher(ScriptRunner):
             await self._session.command(b"TYPE", key)
         except CommandRefusedError as error:
             return is_denial(str(error)) or is_unauthenticated(str(error))
+        try:
+            await self._session.command(b"HDEL", key, NO_FIELD)
+        except CommandRefusedError as error:  # that this command is denied says nothing of others
+            return denies_key(str(error))
         return False
 
     def _fills_a_body(self, command: Sequence[bytes]) -> bool:

@@ -265,6 +265,9 @@ class SiteDouble:
         await self._answered()
         return [held.get(name) if isinstance(held, dict) else None for name in names]
 
+    async def is_denied(self, key: bytes) -> bool:  # noqa: ARG002 - there is no ACL
+        return False
+
     @asynccontextmanager
     async def turn(self, keys: Sequence[bytes], reads: Sequence[Sequence[bytes]] = ()) -> AsyncIterator[Turn]:
         await self._asked()
