@@ -162,6 +162,7 @@ class Parts:
             types=self._types,
         )
         self.pacer = Pacer(settings.flights, worthwhile=max(1, batch // 2), interval=0.002, rate=settings.max_push_rate)
+        known = Known(self.store.saved)
         self.pushing = Pushing(
             self.outbound,
             self.store,
@@ -171,6 +172,7 @@ class Parts:
             site_evicted=lambda: self.judging.site_evicted(),  # noqa: PLW0108 - there is none yet
             max_keys=batch,
             retry=self._soon,
+            clocks=known.clocks,
         )
         self.following = Following(
             address,
@@ -181,7 +183,6 @@ class Parts:
             options=LinkOptions.of(settings, self._retry),
             listener=self,
         )
-        known = Known(self.store.saved)
         history = SiteHistory(self.read_client, address, self._site_reader)
         self.judging = Judging(
             self.core,
@@ -301,6 +302,7 @@ class Parts:
             read_to=lambda: self.following.read_to,
             max_keys=settings.batch,
             retry=self._retry,
+            clocks=self.judging.known.clocks,
         )
         inbound = applying.inbound
 

@@ -20,6 +20,7 @@ from redisrepl.engine.ancestor import note_changes
 from redisrepl.engine.core import Core
 from redisrepl.engine.inbound import Inbound
 from redisrepl.errors import KeyDeniedError, LinkLostError, RedisreplError
+from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.denials import Denials
 from redisrepl.flow.jobs import FetchedJob, Job, Site, ToldJob
 from redisrepl.flow.repeating import repeat
@@ -89,6 +90,7 @@ class Applying:
         read_to: tells up to which offset the site's stream was read; infinity if nobody reads it.
         max_keys: keys in one fetch.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
+        clocks: of both servers.
     """
 
     def __init__(  # noqa: PLR0913 - what it is made of
@@ -103,7 +105,9 @@ class Applying:
         read_to: Callable[[], float],
         max_keys: int,
         retry: Mapping[str, Any],
+        clocks: Clocks | None = None,
     ) -> None:
+        self._clocks = clocks or Clocks()
         if core.inbound is None:
             raise AssertionError("nothing is applied where nothing is pulled")
         self.inbound: Inbound = core.inbound
@@ -193,7 +197,9 @@ class Applying:
         async with self._at_the_site():
             await self._apply(
                 list(states),
-                FetchedJob(self._core, self._site, self._store, self._same_hub, states, taken, fetched.time),
+                FetchedJob(
+                    self._core, self._site, self._store, self._same_hub, states, taken, fetched.time, self._clocks
+                ),
             )
 
     @asynccontextmanager

@@ -16,11 +16,12 @@ from operator import attrgetter
 from typing import Any, Protocol
 
 from redisrepl.changes import DENIED, Change, Deleted, FieldsDeleted, HashSet, State, Touch
-from redisrepl.engine.ancestor import note_changes
+from redisrepl.engine.ancestor import Agreed, note_changes
 from redisrepl.engine.merging import size_of
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pushes import Batch, Departure, settle
 from redisrepl.errors import FencedError, HubError, KeyDeniedError, OutcomeUnknownError, RedisreplError
+from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.denials import Denials
 from redisrepl.flow.pacing import Pacer
 from redisrepl.flow.repeating import repeat
@@ -75,9 +76,10 @@ class Pushing:
         site_evicted: whether removals that the site's stream told may be evictions, which remove nothing at the hub.
         max_keys: changes in a batch, at most.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
+        clocks: of both servers.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of
         self,
         outbound: Outbound,
         store: Store,
@@ -88,7 +90,9 @@ class Pushing:
         site_evicted: Callable[[], Awaitable[bool]],
         max_keys: int,
         retry: Mapping[str, Any],
+        clocks: Clocks | None = None,
     ) -> None:
+        self._clocks = clocks or Clocks()
         self.outbound = outbound
         self.trouble = Trouble("push")
         self._store = store
@@ -241,21 +245,30 @@ class Pushing:
         if late:
             batch = outbound.shortened(batch, late)
         ancestors = await self._store.lookup([change.key for change in batch.changes], elements=True)
+        for key in [key for key, state in states.items() if state is None and self._let_expire(ancestors.get(key))]:
+            del states[key]  # the hub lets its own expire
         return batch, outbound.prepare_doubtful(batch, settled, states, ancestors, time.monotonic())
 
     async def _without_expiries(self, changes: Sequence[Change]) -> Sequence[Change]:
         """What is left once keys are put in doubt of which nobody knows whether they were removed or have expired.
 
-        The stream tells both alike. An expiry says nothing of a value that others wrote at the hub meanwhile.
+        The stream tells both alike. An expiry says nothing of a value that others wrote at the hub meanwhile, nor, by
+        the clock of the site, of when it expires there.
         """
-        if "expire" not in self.outbound.kinds:
-            return changes
         removed = [change.key for change in {c.key: c for c in changes}.values() if type(change) is Deleted]
         agreed = await self._store.lookup(removed) if removed else {}
         expiring = {key for key, known in agreed.items() if known.expires_at_ms is not None}
         for key in expiring:
             self.outbound.doubt(key)
         return [change for change in changes if change.key not in expiring]
+
+    def _let_expire(self, agreed: Agreed | None) -> bool:
+        """Whether the site lacks a key since it was to expire."""
+        expires_at_ms = None if agreed is None else agreed.expires_at_ms
+        if expires_at_ms is None or expires_at_ms > self._clocks.latest_ms("site"):
+            return False
+        self._clocks.expired("site")
+        return True
 
     async def _resolve(self, batch: Batch) -> tuple[Batch, Sequence[Change]]:
         """The changes of a batch with the values that they only name, read from the site; and what is left of it.
