@@ -23,6 +23,7 @@ from redisrepl.errors import (
     CertificateError,
     ConfigError,
     KeyDeniedError,
+    LimitExceededError,
     LinkLostError,
     PeerUnavailableError,
     ProtocolError,
@@ -41,6 +42,7 @@ __all__ = [
     "UnixConnection",
     "ask",
     "ask_all",
+    "ask_within",
     "client_of",
     "client_options",
     "plain_client",
@@ -62,12 +64,16 @@ class _Reader:
     """Stands where redis-py has a reader of hiredis: the same, but no header is believed (`wire.resp`).
 
     What came since the last reply that ended with what was read is kept, up to `_MUCH`: with that a walker can begin.
+
+    Attributes:
+        left: bytes that may come; None: no more are counted.
     """
 
     def __init__(self, **options: Any) -> None:
         self._options = options
         self._replies: deque[Any] = deque()  # what the walker has read and nobody has taken
         self._walker: Walker | None = None
+        self.left: int | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -78,6 +84,10 @@ class _Reader:
 
     def feed(self, data: bytes) -> None:
         """Take what was read."""
+        if self.left is not None:
+            self.left -= len(data)
+            if self.left < 0:
+                raise LimitExceededError("replies", len(data), self.left + len(data))
         if self._walker is None:
             data = self._cut + data
             self._cut = b""
@@ -149,6 +159,10 @@ class _Parser(redis.asyncio.connection._AsyncHiredisParser):  # type: ignore[mis
         if isinstance(first, redis.exceptions.ConnectionError):
             raise first
         return reply
+
+    def allow(self, most: int | None) -> None:
+        """So many bytes may come from here on; None: any number."""
+        self._reader.left = most
 
 
 _NOT_ENOUGH = object()
@@ -288,6 +302,31 @@ async def ask_all(client: redis.asyncio.Redis, commands: Sequence[Sequence[bytes
     for argv in commands:
         pipeline.execute_command(*argv)
     return await pipeline.execute(raise_on_error=False)
+
+
+async def ask_within(client: redis.asyncio.Redis, most: int, commands: Sequence[Sequence[bytes]]) -> list[Any] | None:
+    """As `ask_all`; None if the replies take more than so many bytes together: then no more than that is held."""
+    pool = client.connection_pool
+    connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+    try:
+        connection._parser.allow(most)  # noqa: SLF001 - ours
+        await connection.send_packed_command(connection.pack_commands(commands))
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(await connection.read_response())
+            except redis.exceptions.ResponseError as error:
+                replies.append(error)
+        connection._parser.allow(None)  # noqa: SLF001
+    except LimitExceededError:
+        await connection.disconnect(nowait=True)
+        return None
+    except BaseException:
+        await connection.disconnect(nowait=True)  # nobody knows what comes next on it
+        raise
+    finally:
+        await pool.release(connection)
+    return replies
 
 
 @contextmanager

@@ -34,7 +34,7 @@ class Fetched(NamedTuple):
 
     Attributes:
         states: by key.
-        time: of the hub, in microseconds, when it was read in one step; infinity where scripts are refused.
+        time: of the hub, in microseconds, when it was read in one step; infinity where scripts or TIME are refused.
     """
 
     states: dict[bytes, State]
@@ -91,7 +91,7 @@ class HubReader(ScriptRunner):
             else:
                 self._max_bytes = min(self._max_bytes + _LEAST_BYTES, self._most_bytes)
                 self.scripts = True
-                return Fetched(dict(zip(keys, states, strict=False)), at)
+                return Fetched(dict(zip(keys, states, strict=False)), at or math.inf)
             self.no_scripts()
         few = keys[:_FEW]
         return Fetched(dict(zip(few, await asyncio.gather(*map(self.state, few)), strict=True)), math.inf)
