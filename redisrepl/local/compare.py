@@ -12,7 +12,7 @@ import redis.exceptions
 
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import ask, translated
-from redisrepl.local.read import SiteReader, scripts_denied
+from redisrepl.local.read import Scripts, SiteReader, scripts_denied
 from redisrepl.namespaces import glob_escape
 from redisrepl.wire.collections import extra_types
 from redisrepl.wire.digests import (
@@ -65,7 +65,7 @@ class SiteComparer:
         others = extra_types(types)
         self._others = (others,) if others else ()
         self._expiries = (b"1" if expiries else b"0") + others
-        self._scripts = True
+        self._scripts = Scripts()
 
     async def sums(self, prefix: bytes, cursor: bytes, count: int, sums: list[int]) -> Summed:
         """Add the keys of one step of a scan to the sums of their buckets."""
@@ -117,7 +117,7 @@ class SiteComparer:
 
     async def _script(self, script: bytes, *words: bytes) -> list[bytes] | None:
         """The reply to a script; None if the site allows none."""
-        if not self._scripts:
+        if not self._scripts.allowed:
             return None
         with translated(self._address):
             try:
@@ -125,6 +125,6 @@ class SiteComparer:
             except redis.exceptions.ResponseError as error:
                 if not scripts_denied(error):
                     raise
-                self._scripts = False
+                self._scripts.refused()
                 return None
         return as_strings(reply, f"a script of a comparison at the site's Redis {self._address}")

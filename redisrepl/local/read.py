@@ -5,6 +5,7 @@ In: keys. Out: states. Left to others: which keys, and what follows.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
@@ -24,7 +25,7 @@ from redisrepl.wire.replies import as_bytes, as_clock, as_integer, as_page, as_p
 from redisrepl.wire.states import STATES_SCRIPT, TOO_LARGE, parse_states
 from redisrepl.wire.unwanted import MAX_VALUE
 
-__all__ = ["SiteReader", "scripts_denied"]
+__all__ = ["Scripts", "SiteReader", "scripts_denied"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -37,6 +38,12 @@ _BESIDE = 1 << 20
 #: Keys that are named for what they hold; beyond that there is something wrong with all of them.
 _MAX_NAMED = 10_000
 _Nothing = type(None)
+#: Seconds after which scripts that were refused are tried again.
+_PROBE_EVERY = 300.0
+_NO_SCRIPTS = re.compile(
+    "unknown command|This Redis command is not allowed|The user executing the script can't run|"
+    "(?i:unknown redis command called from)"
+)
 
 
 class SiteReader:
@@ -62,7 +69,7 @@ class SiteReader:
         self._types = sorted(set(types) & READABLE.keys() - {"hash"})
         self._others = extra_types(types)
         self._named: set[bytes] = set()  # keys that were said to be too large
-        self._scripts = True
+        self._scripts = Scripts()
 
     def request(self, keys: Sequence[bytes], large: frozenset[bytes] = frozenset()) -> list[list[bytes]]:
         """What asks for `states`, for who has more to ask in one go; what a script must do only where it may.
@@ -74,7 +81,7 @@ class SiteReader:
         """
         small, alone = _apart(keys, large)
         commands = [command for key in alone for command in ([b"PEXPIRETIME", key], [b"HGETALL", key])]
-        return [*commands, self._command(small, _MAX_REPLY)] if small and self._scripts else commands
+        return [*commands, self._command(small, _MAX_REPLY)] if small and self._scripts.allowed else commands
 
     async def states(
         self, keys: Sequence[bytes], replies: Sequence[object] = (), large: frozenset[bytes] = frozenset()
@@ -102,7 +109,7 @@ class SiteReader:
 
     async def first_states(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
         """What the first of these keys hold: one at least, and no further ones once so many bytes are read."""
-        if self._scripts:
+        if self._scripts.allowed:
             return await self._by_script(keys, max_bytes)
         return await self._one_by_one(keys[:_FEW])
 
@@ -113,7 +120,7 @@ class SiteReader:
             except redis.exceptions.ResponseError as error:
                 if not scripts_denied(error):
                     raise
-                self._scripts = False
+                self._scripts.refused()
                 return await self._one_by_one(keys[:_FEW])
         states = self._told(keys, reply)
         if not 0 < len(states) <= len(keys):
@@ -270,7 +277,23 @@ def _large_states(keys: Sequence[bytes], replies: Sequence[object]) -> dict[byte
     return found
 
 
+class Scripts:
+    """Whether scripts may be run; after a refusal none is tried for a while."""
+
+    def __init__(self) -> None:
+        self._again_at = 0.0
+
+    @property
+    def allowed(self) -> bool:
+        """As far as is known."""
+        return not self._again_at or time.monotonic() >= self._again_at
+
+    def refused(self) -> None:
+        """One was refused."""
+        self._again_at = time.monotonic() + _PROBE_EVERY
+
+
 def scripts_denied(error: redis.exceptions.ResponseError) -> bool:
-    """Whether it says that no script may run."""
+    """Whether it says that no script may run, or not with the commands that are in it: these tell more by themselves."""
     refused = isinstance(error, redis.exceptions.NoPermissionError)  # redis-py takes NOPERM off its text
-    return refused or str(error).startswith(("unknown command", "This Redis command is not allowed"))
+    return refused or _NO_SCRIPTS.match(str(error)) is not None

@@ -227,7 +227,7 @@ async def test_without_transactions_nothing_is_written_until_they_are_allowed_ag
     writer = connected(f"redis://narrow:pw@127.0.0.1:{server.port}")
     async with writer.turn([b"s"]) as turn:
         at_site.acl_setuser(**user, commands=["+@all", f"-{command}"])
-        with pytest.raises((RefusedError, PeerUnavailableError), match="NOPERM|no permissions"):
+        with pytest.raises((RefusedError, PeerUnavailableError), match=r"NOPERM|no permissions"):
             await turn.apply([StringSet(b"s", b"first")])
     at_site.delete("s")
     with pytest.raises((RefusedError, PeerUnavailableError)):
