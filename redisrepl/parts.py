@@ -45,6 +45,7 @@ from redisrepl.remote.compare import HubComparer
 from redisrepl.remote.fence import Fence
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.history import HubHistory
+from redisrepl.remote.notifications import Notifications
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
@@ -320,14 +321,16 @@ class Parts:
         options = SubscriptionOptions(
             database=settings.hub_database,
             origin=who,
-            kinds=settings.replicate,
-            notify=settings.notify_config,
             canary_period=settings.canary_period,
             retry=self._soon,
+        )
+        notifications = Notifications(
+            self.session, settings.replicate, settings.notify_config, fresh=settings.canary_period / 2
         )
         subscriptions = [
             Subscription(
                 self.session,
+                notifications,
                 self.ways,
                 prefix,
                 options=options,

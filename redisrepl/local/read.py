@@ -294,6 +294,6 @@ class Scripts:
 
 
 def scripts_denied(error: redis.exceptions.ResponseError) -> bool:
-    """Whether it says that no script may run, or not with the commands that are in it: these tell more by themselves."""
+    """Whether it says that no script may run, or not with the commands in it: these tell more by themselves."""
     refused = isinstance(error, redis.exceptions.NoPermissionError)  # redis-py takes NOPERM off its text
     return refused or _NO_SCRIPTS.match(str(error)) is not None
