@@ -144,7 +144,8 @@ class Parts:
         self.another: str | None = None
         self.conflicts = self._open_conflicts()
         self.core = self._build_core()
-        self.fence = Fence(self.session, who.encode(), saved.epoch, saved.executed)
+        name = next(iter(self.namespaces)) + who.encode()
+        self.fence = Fence(self.session, name, saved.epoch, saved.executed, before=saved.fence)
         self.core.differs("site", self.store.open_applies)
         self.outbound = self.core.outbound
         if saved.position is not None:
