@@ -9,7 +9,7 @@ value over a newer one. So each batch carries the site's epoch, and the hub refu
 epoch is raised after a restart and after each unknown outcome, in a request of its own, before anything else is sent
 or compared: from then on what was on its way either was executed or never will be.
 
-The fence is one hash outside of the namespaces with an expiry of 30 days: field `epoch`, and for each slot the number of
+The fence is one hash outside of the namespaces, expiring after 30 days: field `epoch`, and for each slot the number of
 the last batch that was executed. Its key is `redisrepl:fence:`, the first namespace, and the origin, so that an ACL can
 give each site its own. It is lost with what the hub loses, so it also tells how far back a hub has gone.
 """
