@@ -261,15 +261,11 @@ class Core:
         outbound, inbound = self.outbound, self.inbound
         if inbound is not None and inbound.overflowed:
             inbound.overflowed = False
-            self.continuity.happened(
-                "hub", Event.MISSED, "more keys changed at the hub, or were refused, than are kept (--max-keys)"
-            )
+            self.continuity.happened("hub", Event.MISSED, "more keys changed at the hub than --max-keys")
         if outbound.pending.overflowed or outbound.doubtful.overflowed:
             outbound.pending.overflowed = outbound.doubtful.overflowed = False
             outbound.unswept = True
-            self.continuity.happened(
-                "site", Event.MISSED, "more keys waited, or were refused, than are kept (--max-keys)"
-            )
+            self.continuity.happened("site", Event.MISSED, "more keys waited than --max-keys")
         if outbound.flushed is not None:
             outbound.flushed, outbound.unswept = None, True
             self.flushed("site")
