@@ -12,6 +12,7 @@ import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+import redis.exceptions
 import structlog
 
 from redisrepl.errors import (
@@ -158,7 +159,8 @@ class Daemon:
         try:
             with translated(self._address):
                 async with asyncio.timeout(self._settings.connect_timeout):
-                    await self._parts.read_client.ping()
+                    with contextlib.suppress(redis.exceptions.NoPermissionError):  # an answer too
+                        await self._parts.read_client.ping()
         except (PeerUnavailableError, LinkLostError) as error:
             self._parts.following.trouble.failed(error, hint="waiting for it")
 

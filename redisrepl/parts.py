@@ -45,6 +45,7 @@ from redisrepl.remote.compare import HubComparer
 from redisrepl.remote.fence import Fence
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.history import HubHistory
+from redisrepl.remote.notifications import Notifications
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
 from redisrepl.settings.settings import Settings
@@ -122,7 +123,8 @@ class Parts:
         self.another: str | None = None
         self.conflicts = self._open_conflicts()
         self.core = self._build_core()
-        self.fence = Fence(self.hub, who.encode(), saved.epoch, saved.executed)
+        name = next(iter(self.namespaces)) + who.encode()
+        self.fence = Fence(self.hub, name, saved.epoch, saved.executed, before=saved.fence)
         self.core.differs("site", self.store.open_applies)
         self.outbound = self.core.outbound
         if saved.position is not None:
@@ -141,6 +143,7 @@ class Parts:
             types=self._types,
         )
         self.pacer = Pacer(settings.flights, worthwhile=max(1, batch // 2), interval=0.002, rate=settings.max_push_rate)
+        known = Known(self.store.saved)
         self.pushing = Pushing(
             self.outbound,
             self.store,
@@ -150,6 +153,7 @@ class Parts:
             site_evicted=lambda: self.judging.site_evicted(),  # noqa: PLW0108 - there is none yet
             max_keys=batch,
             retry=self._soon,
+            clocks=known.clocks,
         )
         self.following = Following(
             address,
@@ -160,7 +164,6 @@ class Parts:
             options=LinkOptions.of(settings, self._retry),
             listener=self,
         )
-        known = Known(self.store.saved)
         history = SiteHistory(self.read_client, address, self._site_reader)
         self.judging = Judging(
             self.core,
@@ -280,6 +283,7 @@ class Parts:
             read_to=lambda: self.following.read_to,
             max_keys=settings.batch,
             retry=self._retry,
+            clocks=self.judging.known.clocks,
         )
         inbound = applying.inbound
 
@@ -297,14 +301,16 @@ class Parts:
         options = SubscriptionOptions(
             database=self.hub.database,
             origin=who,
-            kinds=settings.replicate,
-            notify=settings.notify_config,
             canary_period=settings.canary_period,
             retry=self._soon,
+        )
+        notifications = Notifications(
+            self.hub, settings.replicate, settings.notify_config, fresh=settings.canary_period / 2
         )
         subscriptions = [
             Subscription(
                 self.hub,
+                notifications,
                 prefix,
                 options=options,
                 on_events=on_events,

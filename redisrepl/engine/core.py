@@ -254,6 +254,7 @@ class Core:
 
     def overdue(self, now: float) -> None:
         """Time passes."""
+        self.outbound.tick(now)
         if self.inbound is not None:
             self.inbound.tick(now)
         self._owe_what_was_left_out()

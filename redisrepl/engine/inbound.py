@@ -31,6 +31,7 @@ from redisrepl.changes import KIND_OF_TYPE, Change, HashSet, SequenceSet, State,
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.freshness import Freshness
 from redisrepl.engine.merging import merge
+from redisrepl.engine.refusals import Refusals
 from redisrepl.wire.keyspace import KeyEffect, announced_events, events_with
 from redisrepl.wire.writes import MAX_WORDS_AT_SITE, commands_of, events_of
 
@@ -124,6 +125,7 @@ class Inbound:
         self._told: dict[bytes, tuple[Change, int]] = {}  # by the feed, waiting to be applied, and in which epoch
         self._taken_told: set[bytes] = set()  # of `_fetching`, those that were told
         self._fresh = Freshness(_NOTED)
+        self._refusals = Refusals("apply.refused")
         self._announced = announced_events(kinds)
         self._ignored = (frozenset() if "del" in kinds else _REMOVALS) | (
             frozenset() if "expire" in kinds else _EXPIRIES
@@ -248,7 +250,9 @@ class Inbound:
         return left_out
 
     def tick(self, now: float) -> None:
-        """Time passes: events that should have come are given up, their keys looked at (rule 3)."""
+        """Time passes: events that should have come are given up, their keys looked at (rule 3); see `Refusals`."""
+        self.suspect(self._refusals.due(now))
+        self.left_out |= self._refusals.take_left_out()
         if len(self._expected_remote):
             self.mark_dirty(self._expected_remote.drop_overdue(now))
         if self.echo_patience is not None and len(self._expected_local):
@@ -347,6 +351,7 @@ class Inbound:
         """Whether these changes may be sent to the site now; if so their echo is expected from here on."""
         if not changes:
             self.counters.equal += 1
+            self._pass((key,))
             self._leave_own(key)
             self._settle(key)
             return False
@@ -367,14 +372,20 @@ class Inbound:
             self._leave_own(key)
             self._settle(key)
         self.counters.applied += len(keys)
+        self._pass(keys)
 
     def not_applied(self, keys: Collection[bytes]) -> None:
         """The site did not answer: whether it executed these is not known, so no expectation of them holds."""
         self._expected_local.void(keys)
         self.untaken(keys)
 
-    def refused(self, key: bytes) -> None:
-        """It was refused for good, and is given up, by name."""
+    def _pass(self, keys: Collection[bytes]) -> None:
+        if self._refusals:
+            self._refusals.passed(keys)
+
+    def refused(self, key: bytes, error: str) -> None:
+        """It was refused, and is named; it is tried again now and then."""
+        self._refusals.name(key, error)
         self._expected_local.void([key])
         self._settle(key)
         self.dirty.pop(key, None)

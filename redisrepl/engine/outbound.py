@@ -26,7 +26,8 @@ from redisrepl.engine.evidence import Told
 from redisrepl.engine.losses import MOST_PLACES, Places, joined
 from redisrepl.engine.pending import Pending
 from redisrepl.engine.plans import Expectation
-from redisrepl.engine.pushes import Batch, Departure, OutboundCounters, OutboundOptions, Pulling, Recent, Refusals
+from redisrepl.engine.pushes import Batch, Departure, OutboundCounters, OutboundOptions, Pulling, Recent
+from redisrepl.engine.refusals import Refusals
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.keyspace import announced_events
 from redisrepl.wire.rdb import Aux, Entry
@@ -72,7 +73,7 @@ class Outbound:
         self.pending = (EveryWrite if options.every_write else Pending)(options.max_bytes, options.max_keys)
         self._doubts = doubts or Doubts(options.max_bytes // 4, options.max_keys, kinds, pulling)
         self.doubtful = self._doubts.queue
-        self._refusals = Refusals()
+        self._refusals = Refusals("push.refused")
         self._every_write = options.every_write
         self.counters = OutboundCounters()
         self._flushed = self._unswept = False  # by the stream, not asked for yet; waits for the end of a comparison
@@ -409,7 +410,8 @@ class Outbound:
         self.counters.pushed += len(batch.changes) - len(errors)
         keys = [change.key for change in batch.changes]
         self._doubts.arrived(keys)
-        self._refusals.arrived(set(keys) - errors.keys())
+        if self._refusals:
+            self._refusals.passed(set(keys) - errors.keys())
         if self._pulling is not None:
             self._pulling.pushed(keys, time)
         batch.queue.done(keys)
@@ -417,10 +419,16 @@ class Outbound:
     def given_up(self, key: bytes, error: str) -> None:
         """A change of this key will not arrive: the hub refused it for good, or it cannot be read.
 
-        It is tried again with the next comparison, and named only if the reason is another one then.
+        It is tried again now and then, and with the next comparison, and named only if the reason is another one then.
         """
         self.counters.failed += 1
         self._refusals.name(key, error)
+
+    def tick(self, now: float) -> None:
+        """Time passes: what was refused is tried again."""
+        for key in self._refusals.due(now):
+            self.doubt(key)
+        self.pending.left_out |= self._refusals.take_left_out()
 
     def shortened(self, batch: Batch, keys: Collection[bytes]) -> Batch:
         """The batch without these keys, which do not travel in it after all and wait again."""

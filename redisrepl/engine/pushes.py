@@ -11,8 +11,6 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import structlog
-
 from redisrepl.changes import (
     KIND_OF_TYPE,
     Change,
@@ -29,14 +27,8 @@ from redisrepl.changes import (
 )
 from redisrepl.engine.evidence import RING, Told
 from redisrepl.engine.pending import Pending
-from redisrepl.namespaces import printable
 
-__all__ = ["Batch", "Departure", "OutboundCounters", "OutboundOptions", "Pulling", "Recent", "Refusals", "settle"]
-
-_log = structlog.get_logger("redisrepl")
-
-#: Refused keys that are remembered, so that each is named once.
-_REFUSED = 10_000
+__all__ = ["Batch", "Departure", "OutboundCounters", "OutboundOptions", "Pulling", "Recent", "settle"]
 
 
 class Pulling(Protocol):
@@ -98,26 +90,6 @@ class Recent:
                 changes += [StringSet(key, value) for _, key, value in recent]
         self._recent.clear()
         return changes[-RING:]
-
-
-class Refusals:
-    """Keys that the hub refused, each named once for each reason."""
-
-    def __init__(self) -> None:
-        self._refused: dict[bytes, str] = {}
-
-    def name(self, key: bytes, error: str) -> None:
-        """Name this key, unless it was for the same reason."""
-        if self._refused.get(key) != error:
-            _log.error("push.refused", key=printable(key), error=error)
-            if len(self._refused) < _REFUSED:
-                self._refused[key] = error
-
-    def arrived(self, keys: Collection[bytes]) -> None:
-        """The hub took these after all."""
-        if self._refused:
-            for key in self._refused.keys() & keys:
-                del self._refused[key]
 
 
 def settle(change: Touch, state: State, kinds: frozenset[str]) -> list[Change]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -20,11 +20,12 @@ from redisrepl.engine.ancestor import note_changes
 from redisrepl.engine.core import Core
 from redisrepl.engine.inbound import Inbound
 from redisrepl.errors import KeyDeniedError, LinkLostError, RedisreplError
+from redisrepl.flow.clocks import Clocks
+from redisrepl.flow.denials import Denials
 from redisrepl.flow.idle import Idle
 from redisrepl.flow.jobs import FetchedJob, Job, Site, ToldJob
 from redisrepl.flow.repeating import repeat
 from redisrepl.local.apply import MOST_FIELDS, Applied
-from redisrepl.namespaces import printable
 from redisrepl.observe.troubles import Trouble
 from redisrepl.remote.fetch import Fetched
 from redisrepl.store import Facts, Store
@@ -73,6 +74,9 @@ class Writer(Protocol):
     def turn(self, keys: Sequence[bytes], reads: Sequence[Sequence[bytes]]) -> AbstractAsyncContextManager[Turn]:
         """Watch keys, and run the commands that read them."""
 
+    async def is_denied(self, key: bytes) -> bool:
+        """Whether the site does not let us write this key."""
+
 
 class Applying:
     """Moves dirty keys from the hub to the site.
@@ -87,6 +91,7 @@ class Applying:
         read_to: tells up to which offset the site's stream was read; infinity if nobody reads it.
         max_keys: keys in one fetch.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
+        clocks: of both servers.
     """
 
     def __init__(  # noqa: PLR0913 - what it is made of
@@ -101,7 +106,9 @@ class Applying:
         read_to: Callable[[], float],
         max_keys: int,
         retry: Mapping[str, Any],
+        clocks: Clocks | None = None,
     ) -> None:
+        self._clocks = clocks or Clocks()
         if core.inbound is None:
             raise AssertionError("nothing is applied where nothing is pulled")
         self.inbound: Inbound = core.inbound
@@ -123,6 +130,11 @@ class Applying:
         self._read_to = read_to
         self._moved = asyncio.Event()
         self._overtaken: dict[bytes, None] = {}  # keys that a client wrote while they alone were being applied
+        self._hub_denials = Denials("the hub", self._hub_denies)
+        self._site_denials = Denials("the site's Redis", writer.is_denied)
+
+    async def _hub_denies(self, key: bytes) -> bool:
+        return (await self._hub.states([key])).states.get(key) is DENIED
 
     def wake(self) -> None:
         """There may be a key to fetch."""
@@ -167,6 +179,7 @@ class Applying:
         inbound = self.inbound
         try:
             fetched = await self._hub.states(list(taken))
+            await self._hub_denials.look(fetched.states)
         except BaseException as error:
             inbound.untaken(taken)
             if isinstance(error, RedisreplError):
@@ -178,7 +191,7 @@ class Applying:
         for key in [key for key, state in states.items() if state is DENIED]:
             del states[key]
             self._give_up(key, "the hub does not let us read it")
-        job = FetchedJob(self._core, self._site, self._store, self._same_hub, states, taken, fetched.time)
+        job = FetchedJob(self._core, self._site, self._store, self._same_hub, states, taken, fetched.time, self._clocks)
         await self._at_the_site(list(states), job)
 
     async def _at_the_site(self, keys: Sequence[bytes], job: Job) -> None:
@@ -199,10 +212,8 @@ class Applying:
             piece, keys = keys[: self._together], keys[self._together :]
             try:
                 applied = await self._apply_together(piece, job)
-            except KeyDeniedError as error:
-                applied = len(piece) == 1  # by halves, until those are alone that must be dropped
-                if applied:
-                    self._give_up(piece[0], str(error))
+            except KeyDeniedError:
+                applied = False  # by halves, until those are alone that are denied
             except BaseException:
                 self.inbound.untaken(keys)
                 raise
@@ -245,6 +256,8 @@ class Applying:
                 if not changes:
                     return True
                 number, applied = await self._sent(turn, changes, job)
+        except KeyDeniedError as error:
+            return await self._is_denied_alone(keys, unsettled, error)
         except BaseException:
             inbound.not_applied(unsettled)
             raise
@@ -252,6 +265,12 @@ class Applying:
             self._store.dropped(number)
             inbound.not_applied(unsettled)
             return False
+        self._done(number, changes, applied, unsettled, job)
+        return True
+
+    def _done(self, number: int, changes: Sequence[Change], applied: Applied, unsettled: set[bytes], job: Job) -> None:
+        """The site has executed these changes of the unsettled keys, but for those that it refused."""
+        inbound = self.inbound
         for index, reason in applied.errors.items():
             key = changes[index].key
             if key not in unsettled:
@@ -267,7 +286,23 @@ class Applying:
             job.decided(key)
             job.applied(key)
         patience = inbound.echo_patience
+        if unsettled:
+            self._site_denials.passed(next(iter(unsettled)))
         inbound.applied(unsettled, applied.offset if patience is None else time.monotonic() + patience)
+
+    async def _is_denied_alone(
+        self, keys: Sequence[bytes], unsettled: Collection[bytes], error: KeyDeniedError
+    ) -> bool:
+        """Drop the key that is denied, if it is alone here, and if others are not denied."""
+        if len(keys) > 1:
+            self.inbound.not_applied(unsettled)
+            raise error
+        try:
+            await self._site_denials.alone(str(error))
+        except BaseException:
+            self.inbound.not_applied(unsettled)
+            raise
+        self._give_up(keys[0], str(error))
         return True
 
     def _still_true(self, key: bytes, found: Sequence[Change], job: Job) -> Sequence[Change] | None:
@@ -316,8 +351,7 @@ class Applying:
         return number, applied
 
     def _give_up(self, key: bytes, reason: str) -> None:
-        self.inbound.refused(key)
-        _log.error("apply.refused", key=printable(key), error=reason)
+        self.inbound.refused(key, reason)
 
     def _site_is(self, epoch: int) -> bool:
         return self._core.continuity.site.epoch == epoch

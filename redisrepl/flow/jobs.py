@@ -7,7 +7,6 @@ others: taking keys and applying (`flow.applying`), deciding (`engine.core`).
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from redisrepl.engine.ancestor import Agreed, note_state
 from redisrepl.engine.core import Core
 from redisrepl.engine.plans import Plan
 from redisrepl.errors import LinkLostError
+from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.differences import difference, lacks, news_of
 from redisrepl.store import Facts, Store
 from redisrepl.wire.digests import DISPUTED
@@ -117,6 +117,7 @@ class FetchedJob:
         states: what the hub holds, by key.
         suspect: which of the keys may have changed on both sides.
         read_at: the hub's time then, in microseconds; infinity: it did not tell.
+        clocks: of both servers.
     """
 
     reads = True
@@ -131,7 +132,9 @@ class FetchedJob:
         states: Mapping[bytes, State],
         suspect: Mapping[bytes, bool],
         read_at: float = math.inf,
+        clocks: Clocks | None = None,
     ) -> None:
+        self._clocks = clocks or Clocks()
         self._core = core
         self._site = site
         self._store = store
@@ -157,18 +160,19 @@ class FetchedJob:
         if lacking and not await self._same_hub():
             raise LinkLostError("the hub is not the server any more that it was: nothing is removed for what it lacks")
         self._ancestors = ancestors = await self._store.lookup(asked, elements=True) if asked else {}
-        now_ms = self._now_ms()
         for key in asked:
-            self._plans[key] = core.plan(key, held[key], states[key], ancestors.get(key), now_ms)
+            self._plans[key] = core.plan(key, held[key], states[key], ancestors.get(key), self._now_ms(key))
         kinds = core.policy.kinds
         return {
             key: self._plans[key].apply if key in self._plans else difference(key, states[key], held[key], kinds)
             for key in keys
         }
 
-    def _now_ms(self) -> float:
-        """A hub whose clock is ahead has let keys expire that were not removed: the site's go in their own time."""
-        return max(time.time() * 1000, self._read_at_ms)
+    def _now_ms(self, key: bytes) -> float:
+        """A server whose clock is ahead has let keys expire that were not removed: the other's go in their own time."""
+        if self._states[key] is None:
+            return max(self._clocks.latest_ms("hub"), self._read_at_ms)
+        return self._clocks.latest_ms("site")
 
     def held(self, key: bytes) -> State:
         """See `Job.held`."""
@@ -181,7 +185,7 @@ class FetchedJob:
             return None
         if key not in self._plans:
             return difference(key, hub.without(fields), site.without(fields), core.policy.kinds)
-        plan = core.plan(key, site, hub, self._ancestors.get(key), self._now_ms(), without=fields)
+        plan = core.plan(key, site, hub, self._ancestors.get(key), self._now_ms(key), without=fields)
         if plan.disputed:
             return None  # that concerns the key as a whole
         self._plans[key] = plan

@@ -23,6 +23,7 @@ from redisrepl.engine.continuity import Event, Side
 from redisrepl.engine.core import Core
 from redisrepl.engine.evidence import Place, holds_since, proved
 from redisrepl.engine.losses import Places
+from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.repeating import repeat
 from redisrepl.local.history import SiteFacts, SiteHistory
 from redisrepl.observe.troubles import Trouble
@@ -60,6 +61,7 @@ class Known:
         seen: how far the site's stream was read, by its history.
         hub: what the hub told last.
         evicted: keys that the site had evicted when it was asked last.
+        clocks: what time each of them has shown.
     """
 
     def __init__(self, document: Mapping[str, Any]) -> None:
@@ -74,6 +76,7 @@ class Known:
             case _:
                 self.hub = None
         self.evicted = _count(document.get("evicted"))
+        self.clocks = Clocks(document.get("clocks"))
 
     def saved(self) -> dict[str, object]:
         """As a document, for the next process."""
@@ -81,6 +84,7 @@ class Known:
             "seen": None if self.seen is None else list(self.seen),
             "hub": None if self.hub is None else list(self.hub),
             "evicted": self.evicted,
+            "clocks": self.clocks.saved(),
         }
 
 
@@ -159,6 +163,16 @@ class Judging:
             self._work.clear()
             await self._work.wait()
 
+    async def _ask_site(self) -> SiteFacts:
+        facts = await self._site.ask()
+        self.known.clocks.saw("site", facts.clock_ahead)
+        return facts
+
+    async def _ask_hub(self) -> HubFacts:
+        facts = await self._hub.ask()
+        self.known.clocks.saw("hub", self._hub.clock_ahead)
+        return facts
+
     async def known_now(self) -> None:
         """Return when both servers are followed and judged."""
         while not self._core.continuity.known:
@@ -170,7 +184,7 @@ class Judging:
     async def _judge_site(self) -> None:
         side = self._core.continuity.site
         epoch, resumed = side.epoch, self._resumed
-        facts = await self._site.ask()
+        facts = await self._ask_site()
         kept_to = (
             facts.earlier_to - 1 if self.known.seen is not None and self.known.seen.replid == facts.earlier else None
         )
@@ -219,7 +233,7 @@ class Judging:
         seen = self.known.seen
         if self._read_to() or seen is None or not self._core.continuity.site.judged:
             return  # the stream would have told
-        facts = await self._site.ask()
+        facts = await self._ask_site()
         if facts.replid and facts.replid != seen.replid and self._core.continuity.site.judged:
             self.site_attached(resumed=False)
 
@@ -229,7 +243,7 @@ class Judging:
         Raises:
             RedisreplError: it cannot be asked.
         """
-        facts = await self._site.ask()
+        facts = await self._ask_site()
         if facts.evicted != self.known.evicted:
             self.known.evicted = facts.evicted
             self._core.continuity.site.evicts = True
@@ -242,7 +256,7 @@ class Judging:
         side = self._core.continuity.hub
         epoch = side.epoch
         await self._fence.look()
-        facts = await self._hub.ask()
+        facts = await self._ask_hub()
         if side.epoch != epoch:
             return
         judged = await self._judged_of_hub(facts)
@@ -306,7 +320,7 @@ class Judging:
         before, side = self.known.hub, self._core.continuity.hub
         if before is None or not side.judged:
             return
-        facts = await self._hub.ask()
+        facts = await self._ask_hub()
         if facts.run_id in ("", before.run_id) and not await self._fence.is_there():
             self.hub_heard()
             return

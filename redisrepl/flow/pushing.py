@@ -15,11 +15,13 @@ from operator import attrgetter
 from typing import Any, Protocol
 
 from redisrepl.changes import DENIED, Change, Deleted, FieldsDeleted, HashSet, State, Touch
-from redisrepl.engine.ancestor import note_changes
+from redisrepl.engine.ancestor import Agreed, note_changes
 from redisrepl.engine.merging import size_of
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pushes import Batch, Departure, settle
 from redisrepl.errors import FencedError, HubError, KeyDeniedError, OutcomeUnknownError, RedisreplError
+from redisrepl.flow.clocks import Clocks
+from redisrepl.flow.denials import Denials
 from redisrepl.flow.idle import Idle
 from redisrepl.flow.pacing import Pacer
 from redisrepl.flow.repeating import repeat
@@ -74,9 +76,10 @@ class Pushing:
         site_evicted: whether removals that the site's stream told may be evictions, which remove nothing at the hub.
         max_keys: changes in a batch, at most.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
+        clocks: of both servers.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of
         self,
         outbound: Outbound,
         store: Store,
@@ -87,7 +90,9 @@ class Pushing:
         site_evicted: Callable[[], Awaitable[bool]],
         max_keys: int,
         retry: Mapping[str, Any],
+        clocks: Clocks | None = None,
     ) -> None:
+        self._clocks = clocks or Clocks()
         self.outbound = outbound
         self.trouble = Trouble("push")
         self._store = store
@@ -95,6 +100,7 @@ class Pushing:
         self._site = site
         self._pacer = pacer
         self._site_evicted = site_evicted
+        self._denials = Denials("the site's Redis", self._is_denied)
         self._slots: list[int] = []  # that are free
         self._slot_count = 0
         self._unknown = set(store.open_batches)  # numbers of batches of unknown outcome
@@ -241,6 +247,7 @@ class Pushing:
         touched = [change.key for change in batch.changes if isinstance(change, Touch)]
         read = await self._site.first_states(touched, self._hub.max_body) if touched else ()
         states = dict(zip(touched, read, strict=False))
+        await self._denials.look(states)
         late = set(touched[len(states) :])
         for key in [key for key, state in states.items() if state is DENIED]:
             outbound.given_up(key, _UNREADABLE)
@@ -250,21 +257,30 @@ class Pushing:
         if late:
             batch = outbound.shortened(batch, late)
         ancestors = await self._store.lookup([change.key for change in batch.changes], elements=True)
+        for key in [key for key, state in states.items() if state is None and self._let_expire(ancestors.get(key))]:
+            del states[key]  # the hub lets its own expire
         return batch, outbound.prepare_doubtful(batch, settled, states, ancestors, time.monotonic())
 
     async def _without_expiries(self, changes: Sequence[Change]) -> Sequence[Change]:
         """What is left once keys are put in doubt of which nobody knows whether they were removed or have expired.
 
-        The stream tells both alike. An expiry says nothing of a value that others wrote at the hub meanwhile.
+        The stream tells both alike. An expiry says nothing of a value that others wrote at the hub meanwhile, nor, by
+        the clock of the site, of when it expires there.
         """
-        if "expire" not in self.outbound.kinds:
-            return changes
         removed = [change.key for change in {c.key: c for c in changes}.values() if type(change) is Deleted]
         agreed = await self._store.lookup(removed) if removed else {}
         expiring = {key for key, known in agreed.items() if known.expires_at_ms is not None}
         for key in expiring:
             self.outbound.doubt(key)
         return [change for change in changes if change.key not in expiring]
+
+    def _let_expire(self, agreed: Agreed | None) -> bool:
+        """Whether the site lacks a key since it was to expire."""
+        expires_at_ms = None if agreed is None else agreed.expires_at_ms
+        if expires_at_ms is None or expires_at_ms > self._clocks.latest_ms("site"):
+            return False
+        self._clocks.expired("site")
+        return True
 
     async def _resolve(self, batch: Batch) -> tuple[Batch, Sequence[Change]]:
         """The changes of a batch with the values that they only name, read from the site; and what is left of it.
@@ -276,6 +292,7 @@ class Pushing:
         most = self._hub.max_body
         touched = list(dict.fromkeys(change.key for change in batch.changes if isinstance(change, Touch)))
         states = dict(zip(touched, await self._site.first_states(touched, most) if touched else (), strict=False))
+        await self._denials.look(states)
         late: set[bytes] = set(touched[len(states) :])
         resolved: list[Change] = []
         size = 0
@@ -287,6 +304,9 @@ class Pushing:
             size += sum(map(size_of, ready))
             resolved += ready
         return (self.outbound.shortened(batch, late) if late else batch), resolved
+
+    async def _is_denied(self, key: bytes) -> bool:
+        return (await self._site.first_states([key], 1))[0] is DENIED
 
     async def _settled(self, change: Change, state: State) -> Sequence[Change]:
         """A change with its values; `state` is what the key of a touch holds."""
@@ -300,9 +320,11 @@ class Pushing:
                 names = [field for field, value in fields.items() if value is None]
                 try:
                     values = await self._site.fields(key, names, kind)
-                except KeyDeniedError:
+                except KeyDeniedError as error:
+                    await self._denials.alone(str(error))
                     self.outbound.given_up(key, _UNREADABLE)
                     return ()
+                self._denials.passed(key)
                 read = dict(zip(names, values, strict=True))
                 gone = tuple(field for field, value in read.items() if value is None) if "del" in kinds else ()
                 return [HashSet(key, {**fields, **read}, kind), *([FieldsDeleted(key, gone, kind)] if gone else [])]

@@ -39,6 +39,7 @@ class SavedState:
         origin: who wrote what we applied to the site.
         epoch: of our fence at the hub.
         executed: numbers of the last batches that it is known to have executed, by slot.
+        fence: key of that fence.
     """
 
     position: Position | None
@@ -46,6 +47,7 @@ class SavedState:
     origin: str
     epoch: int
     executed: Mapping[int, int]
+    fence: bytes = b""
 
     @classmethod
     def load(cls, document: Mapping[str, Any]) -> SavedState:
@@ -61,7 +63,17 @@ class SavedState:
             origin if isinstance(origin, str) else "",
             epoch if isinstance(epoch, int) else 0,
             dict(_pairs(document.get("executed"))),
+            _fence_of(document),
         )
+
+
+def _fence_of(document: Mapping[str, Any]) -> bytes:
+    match document.get("fence"), document.get("origin"):
+        case str(key), _:
+            return key.encode("latin-1", "replace")
+        case _, str(origin) if origin:  # as it was called at first
+            return b"redisrepl:fence:" + origin.encode()
+    return b""
 
 
 def _pairs(document: object) -> Iterator[tuple[int, int]]:
@@ -155,7 +167,11 @@ class Saving:
             self._kept = {"replid": None, "offset": None, "database": 0}
         if judged:
             known.seen = self._following.seen or known.seen
-        fence = {"epoch": self._fence.epoch, "executed": sorted(self._fence.known.items())}
+        fence = {
+            "epoch": self._fence.epoch,
+            "executed": sorted(self._fence.known.items()),
+            "fence": self._fence.key.decode("latin-1"),
+        }
         document = {**self._kept, "origin": self._origin, **fence}
         news = self._store.save({**document, **known.saved(), **core.saved()})
         self._store.flush()

@@ -18,13 +18,13 @@ import redis.exceptions
 import structlog
 
 from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, SequenceSet, StringSet
-from redisrepl.errors import PeerUnavailableError, denies_key
+from redisrepl.errors import PeerUnavailableError, RefusedError, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import translated
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, put_words
 from redisrepl.wire.commands import ORIGIN_CHANNEL
 from redisrepl.wire.replies import number
-from redisrepl.wire.writes import MAX_WORDS_AT_SITE, commands_of
+from redisrepl.wire.writes import MAX_WORDS_AT_SITE, NO_FIELD, commands_of
 
 __all__ = ["MOST_FIELDS", "Applied", "SiteWriter", "Turn", "site_commands"]
 
@@ -61,6 +61,7 @@ class SiteWriter:
         self._address = address
         self._origin = origin
         self._told_blind = False
+        self._transacts = True  # as far as is known
 
     @asynccontextmanager
     async def turn(self, keys: Sequence[bytes], reads: Sequence[Sequence[bytes]] = ()) -> AsyncIterator[Turn]:
@@ -78,6 +79,8 @@ class SiteWriter:
         with translated(self._address):
             connection = await pool.get_connection()  # type: ignore[no-untyped-call]
         try:
+            if not self._transacts:
+                await self._try_a_transaction(connection)
             opening = [[b"UNWATCH"], [b"WATCH", *keys], _INFO]
             _, watched, info, *replies = await self._replies(connection, [*opening, *reads])
             if isinstance(watched, Exception) and denies_key(str(watched)):
@@ -93,6 +96,34 @@ class SiteWriter:
             yield Turn(self, connection, _offset(info), replies)
         finally:
             await pool.release(connection)
+
+    async def _try_a_transaction(self, connection: Any) -> None:
+        """See that MULTI and EXEC are allowed: what follows a MULTI that is refused would be executed one by one."""
+        begun, ended = await self._replies(connection, [[b"MULTI"], [b"EXEC"]])
+        refused = begun if isinstance(begun, Exception) else ended
+        if isinstance(refused, redis.exceptions.ResponseError):
+            await connection.disconnect(nowait=True)
+            raise RefusedError(
+                f"the site's Redis {self._address} refuses transactions, so nothing of the hub's can be applied:"
+                f" {refused}: allow +multi +exec"
+            )
+        self._transacts = True
+
+    async def is_denied(self, key: bytes) -> bool:
+        """Whether the server does not let us write this key.
+
+        Raises:
+            LinkLostError, PeerUnavailableError: the server cannot be asked.
+        """
+        with translated(self._address):
+            try:
+                await self._client.execute_command(b"HDEL", key, NO_FIELD)  # type: ignore[no-untyped-call]
+            except redis.exceptions.ResponseError as error:
+                if isinstance(error, redis.exceptions.NoPermissionError):
+                    return denies_key(str(error))
+                if not str(error).startswith("WRONGTYPE"):
+                    raise
+        return False
 
     async def _replies(self, connection: Any, commands: Sequence[Sequence[bytes]]) -> list[Any]:
         """What the server answers to each; errors are answers."""
@@ -117,6 +148,9 @@ class SiteWriter:
             return None, _offset(info)  # and nobody watches any more: the next turn does
         with translated(self._address):
             if isinstance(executed, Exception):
+                if not isinstance(executed, redis.exceptions.ExecAbortError):  # the transaction may still be open
+                    self._transacts = False
+                    await connection.disconnect(nowait=True)
                 refused = (reply for reply in replies[:-2] if isinstance(reply, redis.exceptions.ResponseError))
                 raise next(refused, executed)
         return (None if executed is None else executed[len(opening) - 1 :]), _offset(info)

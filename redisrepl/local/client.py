@@ -7,6 +7,7 @@ In: a `SiteAddress`. Out: a client for one server, and its refusals as our error
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from redisrepl.errors import (
     CertificateError,
     ConfigError,
     KeyDeniedError,
+    LimitExceededError,
     LinkLostError,
     PeerUnavailableError,
     ProtocolError,
@@ -43,6 +45,7 @@ __all__ = [
     "UnixConnection",
     "ask",
     "ask_all",
+    "ask_within",
     "client_of",
     "client_options",
     "plain_client",
@@ -53,8 +56,11 @@ __all__ = [
 #: What to do when a server refuses the user or password.
 LOGIN_HINT = "check the password (--password-file) and the user (--user)"
 _PLAIN = "it speaks without TLS on this port: write redis:// instead of rediss://, or give its TLS port"
-#: How a server that knows no scripts refuses one.
-_UNKNOWN = ("unknown command", "This Redis command is not allowed")
+#: How a server refuses scripts, or a command in one.
+_NO_SCRIPTS = re.compile(
+    "unknown command|This Redis command is not allowed|The user executing the script can't run|"
+    "(?i:unknown redis command called from)"
+)
 #: Seconds within which a server without TLS answers a PING.
 _VERDICT = 2.0
 #: Bytes of one reply. A reading script stops at 8 MB, and the largest value there can be is half a gigabyte.
@@ -87,6 +93,10 @@ class _Parser(redis.asyncio.connection._AsyncHiredisParser):  # type: ignore[mis
         if isinstance(first, redis.exceptions.ConnectionError):
             raise first
         return reply
+
+    def allow(self, most: int | None) -> None:
+        """So many bytes may come from here on; None: any number."""
+        self._reader.left = most
 
 
 _NOT_ENOUGH = object()
@@ -246,6 +256,31 @@ async def ask_all(client: redis.asyncio.Redis, commands: Sequence[Sequence[bytes
     return await pipeline.execute(raise_on_error=False)
 
 
+async def ask_within(client: redis.asyncio.Redis, most: int, commands: Sequence[Sequence[bytes]]) -> list[Any] | None:
+    """As `ask_all`; None if the replies take more than so many bytes together: then no more than that is held."""
+    pool = client.connection_pool
+    connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+    try:
+        connection._parser.allow(most)  # noqa: SLF001 - ours
+        await connection.send_packed_command(connection.pack_commands(commands))
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(await connection.read_response())
+            except redis.exceptions.ResponseError as error:
+                replies.append(error)
+        connection._parser.allow(None)  # noqa: SLF001
+    except LimitExceededError:
+        await connection.disconnect(nowait=True)
+        return None
+    except BaseException:
+        await connection.disconnect(nowait=True)  # nobody knows what comes next on it
+        raise
+    finally:
+        await pool.release(connection)
+    return replies
+
+
 def scripts_at(client: redis.asyncio.Redis, address: SiteAddress) -> Scripts:
     """The scripts that one reader runs at the site; in full, since they have no way to go."""
 
@@ -258,10 +293,10 @@ def scripts_at(client: redis.asyncio.Redis, address: SiteAddress) -> Scripts:
 
 
 def _refuses_scripts(error: Exception) -> bool:
-    """Whether it says that no script may run; redis-py takes NOPERM off the text."""
+    """Whether no script may run, or not with the commands in it, which tell more by themselves."""
     said = error.__cause__
-    unknown = isinstance(said, redis.exceptions.ResponseError) and str(said).startswith(_UNKNOWN)
-    return unknown or isinstance(said, redis.exceptions.NoPermissionError)
+    unknown = isinstance(said, redis.exceptions.ResponseError) and _NO_SCRIPTS.match(str(said)) is not None
+    return unknown or isinstance(said, redis.exceptions.NoPermissionError)  # redis-py takes NOPERM off its text
 
 
 class translated:  # noqa: N801 - used like a function: `with translated(address):`

@@ -6,6 +6,7 @@ In: INFO, and the values of a few hundred keys. Out: `SiteFacts`, digests. Left 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,12 +19,13 @@ from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import ask_all, translated
 from redisrepl.local.read import SiteReader
 from redisrepl.wire.digests import held_at
-from redisrepl.wire.replies import Info, as_info, merged
+from redisrepl.wire.replies import CLOCK_TOLERANCE, Info, as_info, merged
 
 __all__ = ["SiteFacts", "SiteHistory"]
 
 _MAX_BYTES = 8 << 20
 _NO_EVICTION = "keys that it throws away stay on the other side: CONFIG SET maxmemory-policy noeviction"
+_SET_CLOCK = "keys expire too early or too late there: set the clock that is wrong, timedatectl set-ntp true"
 _SECTIONS = (b"server", b"replication", b"stats", b"memory")
 _log = structlog.get_logger("redisrepl")
 
@@ -38,6 +40,7 @@ class SiteFacts:
         replid, offset: of its history now.
         earlier, earlier_to: of the history that it went on from after a failover, and up to which offset.
         evicted: how many keys it has evicted since it started, or its counters were reset.
+        clock_ahead: seconds by which its clock is ahead of ours.
     """
 
     run_id: str = ""
@@ -47,6 +50,7 @@ class SiteFacts:
     earlier: str = ""
     earlier_to: int = 0
     evicted: int = 0
+    clock_ahead: float | None = None
 
     def continues(self, replid: str, seen: int) -> bool:
         """Whether all of a history up to this offset is included in this one."""
@@ -74,6 +78,7 @@ class SiteHistory:
         self._address = address
         self._reader = reader
         self._told_policy: str | None = None
+        self._told_clock = False
 
     async def ask(self) -> SiteFacts:
         """What the site tells now; nothing where INFO is not allowed.
@@ -82,6 +87,7 @@ class SiteHistory:
             RedisreplError: it cannot be asked.
         """
         told: list[Info] = []
+        asked_at = time.time()
         with translated(self._address):
             for reply in await ask_all(self._client, [[b"INFO", section] for section in _SECTIONS]):
                 if isinstance(reply, redis.exceptions.ResponseError):
@@ -90,6 +96,9 @@ class SiteHistory:
                     raise reply
                 told.append(as_info(reply, f"INFO at the site's Redis {self._address}"))
         info = merged(told)
+        there = info.number("server_time_usec")
+        ahead = None if there is None else there / 1e6 - (asked_at + time.time()) / 2
+        self._say_clock(ahead)
         if (policy := info.evicts()) is not None and policy != self._told_policy:
             _log.warning("site.may_evict", policy=policy, hint=_NO_EVICTION)
         self._told_policy = policy
@@ -101,7 +110,14 @@ class SiteHistory:
             earlier=info.text("master_replid2") or "",
             earlier_to=max(0, info.number("second_repl_offset") or 0),
             evicted=info.number("evicted_keys") or 0,
+            clock_ahead=ahead,
         )
+
+    def _say_clock(self, ahead: float | None) -> None:
+        differs = ahead is not None and abs(ahead) > CLOCK_TOLERANCE
+        if ahead is not None and differs and not self._told_clock:
+            _log.warning("site.clock_differs", ahead_s=round(ahead, 1), hint=_SET_CLOCK)
+        self._told_clock = differs
 
     async def held(self, places: Iterable[tuple[bytes, bytes | None]]) -> dict[tuple[bytes, bytes | None], int | None]:
         """The digests of what the site holds now at these places: keys, and fields of hashes.

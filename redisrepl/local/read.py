@@ -5,6 +5,7 @@ In: keys. Out: states. Left to others: which keys, and what follows.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -16,7 +17,7 @@ import structlog
 from redisrepl.changes import DENIED, HashState, SequenceState, State, StringState
 from redisrepl.errors import PeerUnavailableError, ProtocolError, denies_key
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.client import ask, ask_all, scripts_at, translated
+from redisrepl.local.client import ask, ask_within, scripts_at, translated
 from redisrepl.namespaces import glob_escape, printable
 from redisrepl.wire.collections import COLLECTIONS, READABLE, elements_in, extra_types, score_text
 from redisrepl.wire.replies import as_bytes, as_clock, as_integer, as_page, as_pairs, as_strings, wrong
@@ -33,6 +34,8 @@ _MAX_REPLY = 8 << 20
 _FEW = 20
 #: Keys that are named for what they hold; beyond that there is something wrong with all of them.
 _MAX_NAMED = 10_000
+#: Bytes of replies beside those of values.
+_BESIDE = 1 << 20
 _Nothing = type(None)
 
 
@@ -118,6 +121,10 @@ class SiteReader:
     def _told(self, keys: Sequence[bytes], reply: Sequence[bytes]) -> list[State]:
         """The states that the script told of; a key that holds too much is named, once."""
         states = parse_states(reply)
+        self._name_large(keys, states)
+        return states
+
+    def _name_large(self, keys: Sequence[bytes], states: Sequence[State]) -> None:
         if TOO_LARGE in states:
             for key, state in zip(keys, states, strict=False):
                 if state == TOO_LARGE and key not in self._named and len(self._named) < _MAX_NAMED:
@@ -128,7 +135,6 @@ class SiteReader:
                         max_value=self._max_value,
                         hint="it is not replicated; raise --max-value and what the hub's proxy takes, or split it",
                     )
-        return states
 
     async def _one_by_one(self, keys: Sequence[bytes]) -> list[State]:
         """Where scripts are not allowed."""
@@ -137,16 +143,33 @@ class SiteReader:
         questions = [
             [[b"TYPE", key], [b"PTTL", key], [b"GET", key], *of_key] for key, of_key in zip(keys, reads, strict=True)
         ]
+        alone = len(keys) == 1
+        most = 2 * self._max_value + _BESIDE if alone else _MAX_REPLY  # twice: what stands between elements
         with translated(self._address):
-            clock, *replies = await ask_all(self._client, [[b"TIME"], *chain.from_iterable(questions)])
-            if isinstance(clock, redis.exceptions.ResponseError):
-                raise clock
-        now, each = as_clock(clock, self._asked("TIME")) // 1000, 3 + len(types)
+            replies = await ask_within(self._client, most, [[b"TIME"], *chain.from_iterable(questions)])
+        if replies is None:
+            return self._bounded(keys, [TOO_LARGE]) if alone else await self._one_by_one(keys[: len(keys) // 2])
+        now, each = self._now_ms(replies.pop(0)), 3 + len(types)
         found = [replies[start : start + each] for start in range(0, len(replies), each)]
-        return [
-            self._state(now, kind, left, string, dict(zip(types, collections, strict=True)))
-            for kind, left, string, *collections in found
-        ]
+        return self._bounded(
+            keys,
+            [
+                self._state(now, kind, left, string, dict(zip(types, collections, strict=True)))
+                for kind, left, string, *collections in found
+            ],
+        )
+
+    def _now_ms(self, clock: object) -> int:
+        """By the site's clock; by ours where it does not tell."""
+        if isinstance(clock, redis.exceptions.ResponseError):
+            return int(time.time() * 1000)
+        return as_clock(clock, self._asked("TIME")) // 1000
+
+    def _bounded(self, keys: Sequence[bytes], states: Sequence[State]) -> list[State]:
+        """What keys hold, as far as that is not too large."""
+        kept = [TOO_LARGE if _size(state) > self._max_value else state for state in states]
+        self._name_large(keys, kept)
+        return kept
 
     def _asked(self, what: str) -> str:
         return f"{what} at the site's Redis {self._address}"
@@ -209,6 +232,19 @@ class SiteReader:
             if set(map(type, reply)) <= {bytes, _Nothing}:
                 return reply if kind == "hash" else [None if score is None else score_text(score) for score in reply]
         raise wrong(self._asked(command.decode()), f"a list of {len(fields)}", reply)
+
+
+def _size(state: State) -> int:
+    """Bytes of what a key holds."""
+    match state:
+        case StringState(value):
+            return len(value)
+        case HashState(fields):
+            return sum(map(len, fields)) + sum(map(len, fields.values()))
+        case SequenceState(items):
+            return sum(map(len, items))
+        case _:
+            return 0
 
 
 def _apart(keys: Sequence[bytes], large: frozenset[bytes]) -> tuple[Sequence[bytes], Sequence[bytes]]:

@@ -50,7 +50,7 @@ REMEDIES = {
     "hub.clock_differs": "Set the clock that is wrong: timedatectl set-ntp true.",
     "hub.flushes_unknown": "Allow +info at the hub.",
     "hub.may_evict": "Have the hub's Redis refuse writes instead: maxmemory-policy noeviction.",
-    "hub.no_fence": "Allow ~redisrepl:fence:* with +eval at the hub.",
+    "hub.no_fence": "Allow ~redisrepl:fence:<ns>* with +eval at the hub.",
     "hub.notifications_enabled": "Nothing. If it happens again and again, another client removes the flags.",
     "hub.notifications_missing": "Have notify-keyspace-events at the hub include what `redisrepl check` names.",
     "hub.notifications_unknown": "Have notify-keyspace-events at the hub include what `redisrepl check` names.",

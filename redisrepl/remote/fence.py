@@ -9,9 +9,9 @@ value over a newer one. So each batch carries the site's epoch, and the hub refu
 epoch is raised after a restart and after each unknown outcome, in a request of its own, before anything else is sent
 or compared: from then on what was on its way either was executed or never will be.
 
-The fence is one hash outside of the namespaces, `redisrepl:fence:ORIGIN`, with an expiry of 30 days: field `epoch`, and
-for each slot the number of the last batch that was executed. It is lost with what the hub loses, so it also tells how
-far back a hub has gone.
+The fence is one hash outside of the namespaces, expiring after 30 days: field `epoch`, and for each slot the number of
+the last batch that was executed. Its key is `redisrepl:fence:`, the first namespace, and the origin, so that an ACL can
+give each site its own. It is lost with what the hub loses, so it also tells how far back a hub has gone.
 """
 
 from __future__ import annotations
@@ -34,12 +34,16 @@ _log = structlog.get_logger("redisrepl")
 _PREFIX = b"redisrepl:fence:"
 _LIFETIME = b"2592000"  # 30 days
 #: Raises the epoch to at least ARGV[2] and above the one that is there; returns all fields as they are then, and what
-#: the epoch was.
+#: the epoch was. What ARGV[4], the fence of before, holds is taken over, and its epoch raised too.
 _RAISE = b"""\
+local old = ARGV[4] and redis.pcall('HGETALL', ARGV[4]) or {}
+if old.err then old = {} end
+if #old > 0 and not redis.call('HGET', ARGV[1], 'epoch') then redis.call('HSET', ARGV[1], unpack(old)) end
 local epoch = redis.call('HGET', ARGV[1], 'epoch') or '0'
 local new = tonumber(ARGV[2])
 if tonumber(epoch) >= new then new = tonumber(epoch) + 1 end
 redis.call('HSET', ARGV[1], 'epoch', new)
+if #old > 0 then redis.pcall('HSET', ARGV[4], 'epoch', new) end
 redis.call('EXPIRE', ARGV[1], ARGV[3])
 local out = redis.call('HGETALL', ARGV[1])
 out[#out + 1] = 'was'
@@ -120,11 +124,13 @@ class Fence(NoFence):
 
     Args:
         hub: where it is.
-        origin: who we are.
+        name: ours alone; what it begins with, an ACL can allow.
         epoch: the last one that was in force, from the store.
         known: the last numbers that the hub is known to have had, by slot, from the store.
+        before: the key of the fence that the process before had, if it was another.
 
     Attributes:
+        key: of the fence.
         epoch: in force, once `ready` has returned.
         executed: number of the last batch that the hub has executed, by slot, as of when the epoch was raised.
         found: the fence was there, as we had left it, when the epoch was raised; None: nobody has looked, or it cannot
@@ -135,9 +141,18 @@ class Fence(NoFence):
         known: the last numbers that the hub is known to have had, by slot.
     """
 
-    def __init__(self, hub: Hub, origin: bytes, epoch: int = 0, known: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        name: bytes,
+        epoch: int = 0,
+        known: Mapping[int, int] | None = None,
+        *,
+        before: bytes = b"",
+    ) -> None:
         self._hub = hub
-        self._key = _PREFIX + origin
+        self.key = _PREFIX + name
+        self._before = (before,) if before and before != self.key else ()
         self._raise = asyncio.Lock()
         self._wanted = 1  # raises that were asked for
         self.epoch = epoch
@@ -191,7 +206,8 @@ class Fence(NoFence):
 
     async def _raise_epoch(self) -> None:
         wanted = self._wanted
-        if await self._take(_RAISE, b"%d" % (self.epoch + 1)):
+        if await self._take(_RAISE, b"%d" % (self.epoch + 1), *self._before):
+            self._before = ()
             self.raised, self._forgotten = wanted, False
 
     async def look(self) -> None:
@@ -206,11 +222,11 @@ class Fence(NoFence):
             async with self._raise:
                 await self._take(_READ, b"0")
 
-    async def _take(self, script: bytes, epoch: bytes) -> bool:
+    async def _take(self, script: bytes, epoch: bytes, *before: bytes) -> bool:
         """Run a script that returns all fields; whether the hub lets us."""
         known = dict(self.known)  # what is acknowledged meanwhile may have been executed after this
         try:
-            flat = await self._hub.eval(script, (self._key, epoch, _LIFETIME))
+            flat = await self._hub.eval(script, (self.key, epoch, _LIFETIME, *before))
         except CommandRefusedError as error:
             self.denied(str(error))
             return False
@@ -239,7 +255,7 @@ class Fence(NoFence):
         if not self.allowed or not self.raised:
             return True
         try:
-            words = (self._key, _MARKED, b"%d" % number, _LIFETIME, b"%d" % self.epoch)
+            words = (self.key, _MARKED, b"%d" % number, _LIFETIME, b"%d" % self.epoch)
             outcome = await self._hub.eval(_MARK, words)
         except CommandRefusedError as error:
             self.denied(str(error))
@@ -259,7 +275,7 @@ class Fence(NoFence):
         if not self.allowed or not self.raised:
             return True
         try:
-            return await self._hub.text_or_none(b"HGET", self._key, b"epoch") is not None
+            return await self._hub.text_or_none(b"HGET", self.key, b"epoch") is not None
         except CommandRefusedError as error:
             self.denied(str(error))
             return True
@@ -289,7 +305,7 @@ class Fence(NoFence):
             self.allowed, self.found = False, None
             _log.warning(
                 "hub.no_fence",
-                key=self._key.decode("ascii", "backslashreplace"),
+                key=self.key.decode("ascii", "backslashreplace"),
                 error=error,
                 cost="a request that timed out may be executed late, over a newer value",
                 hint="let this client EVAL, HGET, HSET and EXPIRE keys that begin with redisrepl:fence: at the hub",
@@ -297,7 +313,7 @@ class Fence(NoFence):
 
     def fencing(self, slot: int, number: int) -> Fencing:
         """What a request carries."""
-        return Fencing(self._key, self.epoch, slot, number) if self.allowed else NO_FENCE
+        return Fencing(self.key, self.epoch, slot, number) if self.allowed else NO_FENCE
 
 
 def _number(text: bytes) -> int:

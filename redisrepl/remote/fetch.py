@@ -36,7 +36,7 @@ class Fetched(NamedTuple):
 
     Attributes:
         states: by key.
-        time: of the hub, in microseconds, when it was read in one step; infinity where scripts are refused.
+        time: of the hub, in microseconds, when it was read in one step; infinity where scripts or TIME are refused.
     """
 
     states: dict[bytes, State]

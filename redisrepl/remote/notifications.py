@@ -7,6 +7,7 @@ others, whenever it starts.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal
 
 import structlog
@@ -25,19 +26,27 @@ _OPTION = NOTIFY_OPTION.encode()
 
 
 class Notifications:
-    """The flags that one client of the hub needs.
+    """The flags that one client of the hub needs; shared by its subscriptions, of which each asks again and again.
 
     Args:
         hub: whose flags they are.
         kinds: which of `changes.KINDS` are pulled.
         mode: `merge` adds what is missing, `check` tells, `never` does not look.
+        fresh: seconds for which an answer holds for all who ask.
+
+    Attributes:
+        restored: how often the hub was found to have sent less than is needed, and does so no more.
     """
 
-    def __init__(self, hub: Hub, kinds: frozenset[str], mode: NotifyMode) -> None:
+    def __init__(self, hub: Hub, kinds: frozenset[str], mode: NotifyMode, *, fresh: float = 0.0) -> None:
         self._hub = hub
         self._kinds = kinds
         self._mode = mode
         self._told = ""  # what is wrong, since when it was told
+        self._fresh = fresh
+        self._fresh_until = 0.0
+        self._asking: asyncio.Future[None] | None = None  # done once the answer is there that one of them asked for
+        self.restored = 0
 
     async def ensure(self) -> bool:
         """Make the hub send the events that are needed.
@@ -45,8 +54,25 @@ class Notifications:
         Returns:
             Whether it may not have sent them until now, and does so from now on.
         """
-        if self._mode == "never":
+        now = asyncio.get_running_loop().time
+        if self._mode == "never" or now() < self._fresh_until:
             return False
+        if self._asking is not None:
+            await asyncio.wait((self._asking,))
+            if now() < self._fresh_until:
+                return False
+        asking = self._asking = asyncio.get_running_loop().create_future()
+        try:
+            were_missing = await self._ask()
+            self._fresh_until = now() + self._fresh
+        finally:
+            asking.set_result(None)
+            if self._asking is asking:
+                self._asking = None
+        self.restored += were_missing
+        return were_missing
+
+    async def _ask(self) -> bool:
         hub = self._hub
         try:
             flags = await hub.option(_OPTION)

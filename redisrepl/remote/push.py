@@ -17,7 +17,14 @@ from typing import NamedTuple, TypeVar
 
 import structlog
 
-from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError, OutcomeUnknownError, RedisreplError
+from redisrepl.errors import (
+    BodyTooLargeError,
+    CommandRefusedError,
+    HubError,
+    OutcomeUnknownError,
+    RedisreplError,
+    denies_key,
+)
 from redisrepl.remote.fence import NOT_LAST, NoFence
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.hub import Hub
@@ -35,7 +42,7 @@ from redisrepl.wire.batches import (
     parse_batch_reply,
 )
 from redisrepl.wire.collections import COLLECTIONS
-from redisrepl.wire.writes import CONDITIONAL, halves_of, keys_of, plain_command, simple_commands
+from redisrepl.wire.writes import CONDITIONAL, NO_FIELD, halves_of, keys_of, plain_command, simple_commands
 
 __all__ = ["HubPusher", "Pushed", "Teller"]
 
@@ -172,6 +179,10 @@ class HubPusher:
             await self._hub.command(b"TYPE", key)
         except CommandRefusedError as error:
             return is_denial(str(error)) or is_unauthenticated(str(error))
+        try:
+            await self._hub.command(b"HDEL", key, NO_FIELD)
+        except CommandRefusedError as error:  # that this command is denied says nothing of others
+            return denies_key(str(error))
         return False
 
     def _fills_a_body(self, command: Sequence[bytes]) -> bool:

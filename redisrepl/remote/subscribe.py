@@ -26,7 +26,7 @@ from redisrepl.links import Links
 from redisrepl.namespaces import glob_escape, printable
 from redisrepl.observe.troubles import Trouble
 from redisrepl.remote.hub import Hub
-from redisrepl.remote.notifications import Notifications, NotifyMode
+from redisrepl.remote.notifications import Notifications
 from redisrepl.wire.feed import FEED_KEY, parse_feed
 from redisrepl.wire.keyspace import keyspace_channel
 from redisrepl.wire.messages import Message
@@ -51,16 +51,12 @@ class SubscriptionOptions:
     Attributes:
         database: number of the hub's database, part of the channel's name.
         origin: who we are, in canaries.
-        kinds: which of `changes.KINDS` are pulled.
-        notify: what may be done about the hub's notification flags.
         canary_period: seconds between canaries; must be below the idle timeout of the proxy before the hub.
         retry: how to wait between subscriptions, as arguments of `stamina.retry_context`.
     """
 
     database: int
     origin: bytes
-    kinds: frozenset[str]
-    notify: NotifyMode
     canary_period: float
     retry: Mapping[str, Any]
 
@@ -70,6 +66,7 @@ class Subscription:
 
     Args:
         hub: where they happen.
+        notifications: see to it that the hub sends them.
         prefix: the namespace.
         options: see there.
         on_events: called with keys and event names that came together.
@@ -86,6 +83,7 @@ class Subscription:
     def __init__(
         self,
         hub: Hub,
+        notifications: Notifications,
         prefix: bytes,
         *,
         options: SubscriptionOptions,
@@ -99,7 +97,8 @@ class Subscription:
         self._channel = keyspace_channel(options.database, b"")
         self._canary_channel = keyspace_channel(options.database, prefix + _CANARY)
         self._feed_channel = keyspace_channel(options.database, prefix + FEED_KEY)
-        self._notifications = Notifications(hub, options.kinds, options.notify)
+        self._notifications = notifications
+        self._restored = 0  # of `notifications`, what was dealt with
         self._canary_head = b"canary:" + options.origin + b":"
         self._gap = _GAP + options.origin
         self._untold = False  # that the hub did not send events until now
@@ -138,7 +137,7 @@ class Subscription:
 
     async def _listen_once(self) -> None:
         try:
-            self._untold |= await self._notifications.ensure()
+            self._untold |= await self._sent_less()
             pattern = self._channel + glob_escape(self._prefix) + b"*"
             async with self._hub.psubscribe(pattern, silence=_PATIENCE * self._period) as lists:
                 async for messages in lists:
@@ -155,6 +154,12 @@ class Subscription:
             self._subscribed.clear()
             self._sent.clear()
             self.live = False
+
+    async def _sent_less(self) -> bool:
+        """Whether the hub may have sent less than is needed until now; from here on it does not."""
+        await self._notifications.ensure()
+        before, self._restored = self._restored, self._notifications.restored
+        return self._restored != before
 
     def _start(self) -> None:
         self.subscriptions += 1
@@ -239,7 +244,7 @@ class Subscription:
         while True:
             await self._subscribed.wait()
             try:
-                if await self._notifications.ensure():
+                if await self._sent_less():
                     self._untold = True
                     self._on_subscribed()  # likewise: what happened until now may not have been seen
                 if self._untold:

@@ -29,6 +29,7 @@ from redisrepl.engine.plans import circumstances
 from redisrepl.engine.reconcile import Circumstances, Verdict, reconcile
 from redisrepl.errors import ConfigError, ExitCode
 from redisrepl.flow.applying import Applying
+from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.comparison import Holder
 from redisrepl.flow.pacing import Pacer
 from redisrepl.flow.pushing import Pushing
@@ -256,6 +257,7 @@ async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, fou
         site_evicted=_never,
         max_keys=settings.batch,
         retry=retry,
+        clocks=Clocks(sides.store.saved.get("clocks")),
     )
     lacking = [difference.key for difference in found if difference.site.digest is None]
     core.differs("site", lacking)
@@ -294,6 +296,7 @@ def _applying(settings: Settings, sides: _Sides, core: Core, retry: Mapping[str,
         read_to=lambda: math.inf,
         max_keys=settings.batch,
         retry=retry,
+        clocks=Clocks(sides.store.saved.get("clocks")),
     )
 
 

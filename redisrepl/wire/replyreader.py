@@ -11,7 +11,7 @@ from typing import Any
 
 import hiredis
 
-from redisrepl.errors import ProtocolError
+from redisrepl.errors import LimitExceededError, ProtocolError
 from redisrepl.wire.resp import announces_much, cut_header
 from redisrepl.wire.walker import Walker
 
@@ -29,6 +29,9 @@ class ReplyReader:
     Args:
         limit: most bytes of one reply.
         options: for hiredis' reader; `replyError` and `notEnoughData` are needed.
+
+    Attributes:
+        left: bytes that may come; None: no more are counted.
     """
 
     def __init__(self, limit: int, **options: Any) -> None:
@@ -36,6 +39,7 @@ class ReplyReader:
         self._options = options
         self._replies: deque[Any] = deque()  # what the walker has read and nobody has taken
         self._walker: Walker | None = None
+        self.left: int | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -45,7 +49,15 @@ class ReplyReader:
         self._cut = b""
 
     def feed(self, data: bytes) -> None:
-        """Take what was read."""
+        """Take what was read.
+
+        Raises:
+            LimitExceededError: more has come than `left`.
+        """
+        if self.left is not None:
+            self.left -= len(data)
+            if self.left < 0:
+                raise LimitExceededError("replies", len(data), self.left + len(data))
         if self._walker is None:
             data = self._cut + data
             self._cut = b""

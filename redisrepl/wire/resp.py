@@ -43,8 +43,8 @@ _MUCH = 64 << 10
 #: So many marks are looked at one by one, at the speed of memchr between them; from then on one expression is faster.
 _FEW = 20
 _LARGE_ARRAY = re.compile(rb"\*\d{6}").search
-_OTHERS = [(mark, re.compile(rb"\n%b\d{6}" % re.escape(mark)).search) for mark in (b"%", b"~", b">", b"|")]
-_LARGE_FIRST = re.compile(rb"[%~>|]\d{6}").match
+#: Wherever they stand: hiredis does not look whether a string ends where it should, so a header may follow anything.
+_OTHERS = [(mark, re.compile(rb"%b\d{6}" % re.escape(mark)).search) for mark in (b"%", b"~", b">", b"|")]
 _CUT_HEADER = re.compile(rb"[*%~>|]\d*\Z").search
 
 #: Bytes that a string of n bytes takes, with `$<n>` and both line ends, for every n that is common.
@@ -67,7 +67,7 @@ def announces_much(piece: bytes) -> bool:
             return True
     # Marks are looked for by themselves first: where there is none, as nearly always, that costs nothing.
     if b"%" in piece or b"~" in piece or b">" in piece or b"|" in piece:
-        return any(mark in piece and (search(piece) or _LARGE_FIRST(piece)) is not None for mark, search in _OTHERS)
+        return any(mark in piece and search(piece) is not None for mark, search in _OTHERS)
     return False
 
 

@@ -18,8 +18,9 @@ __all__ = ["STATES_SCRIPT", "STRAY", "TOO_LARGE", "parse_fetch", "parse_states"]
 
 #: Reads keys until `ARGV[1]` bytes are full, at least one; a value of more than the bytes that a second number there
 #: names is only said to be too large; behind these stands what is read beside strings and hashes. Returns the server's
-#: time in microseconds with `ARGV[2]`, by which this request's answer is known; and for each key: type, expiry
-#: (absolute milliseconds or empty), number of strings that follow, and those: the value, or elements with their values.
+#: time in microseconds (0: it does not tell) with `ARGV[2]`, by which this request's answer is known; and for each key:
+#: type, expiry (absolute milliseconds or empty), number of strings that follow, and those: the value, or elements with
+#: their values.
 #: `GET` without `TYPE` would be cheaper for strings, but each hash would count in the server's statistics of errors.
 STATES_SCRIPT = (
     KIND_OF
@@ -29,13 +30,15 @@ local call, try, format = redis.call, redis.pcall, string.format
 local budget, most, others = string.match(ARGV[1], '^(%d+) ?(%d*)(.*)$')
 local out, n, left = {}, 1, tonumber(budget)
 most = tonumber(most) or math.huge
-local t = call('TIME')
+local t = try('TIME')
+if t.err then t = {0, 0, failed = t} end
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 out[1] = format('%.0f %s', t[1] * 1000000 + t[2], ARGV[2])
 local function expires(key)
   local at = try('PEXPIRETIME', key)
   if type(at) == 'table' then
     local ttl = call('PTTL', key)
+    if ttl >= 0 and t.failed then error(t.failed.err) end
     at = ttl < 0 and ttl or now + ttl
   end
   return at < 0 and '' or format('%.0f', at)

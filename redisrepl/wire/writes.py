@@ -31,6 +31,7 @@ __all__ = [
     "MAX_PAIRS_PER_COMMAND",
     "MAX_WORDS_AT_SITE",
     "MOVED",
+    "NO_FIELD",
     "UNCHANGED",
     "commands_if",
     "commands_of",
@@ -42,6 +43,8 @@ __all__ = [
     "simple_commands",
 ]
 
+#: A field that no hash has: who may remove it may write the key.
+NO_FIELD = b"redisrepl:no-field:5d0c0e8a7f3b41c2"
 #: Lua's C stack takes 8,000 values (LUAI_MAXCSTACK) and `unpack` puts a whole command on it.
 MAX_FIELDS_PER_COMMAND = 1000
 #: Likewise for the pairs of an `MSET`. From 50 to 1,000 it makes no difference (2 us of processor a pair, all servers).

@@ -108,3 +108,60 @@ def refusals(client):
     return sum(
         stats.get(f"errorstat_{name}", {"count": 0})["count"] for name in ("NOPERM", "NOAUTH", "WRONGPASS", "ERR")
     )
+
+
+@pytest.mark.parametrize("change", [["resetkeys"], ["resetkeys", "%R~*"], ["-@all", "+info", "+replconf", "+psync"]])
+def test_a_site_that_refuses_everything_for_a_while_loses_nothing_of_the_hub(daemons, hub, at_hub, change):
+    """An ACL that is edited: while it is, all that is pulled waits; a sweep is an hour away."""
+    with RedisServer(users=[f"repl on >{SECRET} ~* &* +@all"]) as site:
+        at_site = site.client()
+        daemon = daemons.live(f"redis://repl:{SECRET}@localhost:{site.port}", hub, *SWIFT)
+        daemon.wait_for_log("sweep.finished")
+        crossed(at_site, at_hub)
+        at_site.execute_command("ACL", "SETUSER", "repl", *change)
+        mark = daemon.mark()
+        names = [f"site1:{number}" for number in range(50)]
+        at_hub.mset(dict.fromkeys(names, "v"))
+        at_hub.hset("site1:hash", "f", "v")
+        at_site.incr("site1:counter")  # to push this, the site must be read
+        daemon.wait_for_log("apply.failed", after=mark)
+        if change == ["resetkeys"]:
+            daemon.wait_for_log("push.failed", after=mark)
+        at_site.execute_command("ACL", "SETUSER", "repl", "~*", "+@all")
+        eventually(lambda: at_site.exists(*names, "site1:hash") == 51 and at_hub.get("site1:counter") == b"1")
+        assert daemon.logged("apply.refused") == daemon.logged("push.refused") == []
+
+
+@pytest.mark.parametrize("change", [["resetkeys"], ["resetkeys", "%R~*"], ["resetkeys", "%W~*"]])
+def test_a_hub_whose_keys_are_denied_for_a_while_loses_nothing_of_either_side(daemons, certificates, site, change):
+    users = ["user default on nopass ~* &* +@all", f"user other on >{SECRET} ~* &* +@all"]
+    with Hub(certificates, redis={"users": users}) as hub:
+        at_hub, at_site = hub.server.client(username="other", password=SECRET), site.client()
+        daemon = daemons.live(site, hub, *SWIFT)
+        daemon.wait_for_log("sweep.finished")
+        crossed(at_site, at_hub)
+        at_hub.execute_command("ACL", "SETUSER", "default", *change)
+        mark = daemon.mark()
+        at_hub.mset({f"site1:h{number}": "v" for number in range(50)})
+        at_site.mset({f"site1:s{number}": "v" for number in range(50)})
+        if change != ["resetkeys", "%R~*"]:
+            daemon.wait_for_log("fetch.failed", after=mark)
+        if change != ["resetkeys", "%W~*"]:
+            daemon.wait_for_log("push.failed", after=mark)
+        at_hub.execute_command("ACL", "SETUSER", "default", "~*")
+        eventually(lambda: len(at_site.keys("site1:h*")) == len(at_hub.keys("site1:s*")) == 50)
+        assert daemon.logged("apply.refused") == daemon.logged("push.refused") == []
+
+
+def test_what_one_key_was_refused_for_is_tried_again(daemons, hub, at_hub):
+    """Once another key passes that was refused for the same reason; nothing else leads to a comparison."""
+    with RedisServer(users=[f"repl on >{SECRET} ~site1:a* ~site1:~* &* +@all"]) as site:
+        at_site = site.client()
+        daemon = daemons.live(f"redis://repl:{SECRET}@localhost:{site.port}", hub, *SWIFT)
+        daemon.wait_for_log("sweep.finished")
+        crossed(at_site, at_hub)
+        at_hub.mset(dict.fromkeys(DENIED, "v"))
+        eventually(lambda: named(daemon, "apply.refused") == set(DENIED))
+        at_site.execute_command("ACL", "SETUSER", "repl", "~*")
+        at_hub.set(DENIED[0], "w")
+        eventually(lambda: at_site.mget(DENIED) == [b"w", b"v", b"v"])

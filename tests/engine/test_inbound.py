@@ -367,7 +367,7 @@ def test_what_is_equal_or_refused_is_done_with(world):
     assert not world.inbound.about_to_apply(KEY, [])
     world.inbound.about_to_apply(OTHER, [StringSet(OTHER, b"a")])
     world.inbound.mark_dirty([OTHER])
-    world.inbound.refused(OTHER)
+    world.inbound.refused(OTHER, "WRONGTYPE")
     counters = world.inbound.counters
     assert (counters.equal, counters.failed, world.inbound.unsettled) == (1, 1, 0)
     assert len(world.local) == 0

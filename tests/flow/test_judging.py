@@ -29,6 +29,8 @@ NUMBER = 50  # agreements, by now
 class World(NoFence):
     """Judging between two servers that tell what the test wants; it is their fence as well."""
 
+    clock_ahead = None
+
     def __init__(self, known=None, *, first=False, run_id=RUN, ring=()):
         self.site = SiteFacts(RUN, "master", OURS, 100)
         self.hub = HubFacts(RUN, 0, 0, 100)
@@ -399,7 +401,7 @@ async def test_a_site_followed_by_its_events_is_judged_again_if_its_history_is_a
 
 
 def test_what_is_known_survives_the_daemon():
-    document = {"seen": [OURS, 5], "hub": [RUN, 1, 2, 3], "evicted": 4}
+    document = {"seen": [OURS, 5], "hub": [RUN, 1, 2, 3], "evicted": 4, "clocks": {"site": 5, "hub": 6}}
     known = Known(document)
     assert (known.seen, known.hub, known.evicted) == (Position(OURS, 5), HubFacts(RUN, 1, 2, 3), 4)
     assert known.saved() == document

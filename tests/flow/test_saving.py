@@ -26,6 +26,7 @@ class World:
     def __init__(self, store):
         self.store = store
         self.core = Core(lambda key: key.startswith(b"ns:"))
+        self.key = b"redisrepl:fence:ns:us"
         self.position, self.seen, self.epoch, self.known = Position(REPLID, 0), None, 5, {0: 7, 3: 9}
         self.history = Known(store.saved)
         self.held, self.asked = {}, []
@@ -57,7 +58,7 @@ def world(store):
 
 def test_the_next_process_goes_on_where_everything_is_at_the_hub(world):
     world.core.outbound.read([[b"SELECT", b"3"]], 100)
-    assert SavedState.load(world.saved()) == SavedState(Position(REPLID, 100), 3, "us", 5, {0: 7, 3: 9})
+    assert SavedState.load(world.saved()) == SavedState(Position(REPLID, 100), 3, "us", 5, {0: 7, 3: 9}, world.key)
 
 
 def test_a_position_behind_which_something_is_in_doubt_is_not_gone_on_from(world):
@@ -194,9 +195,12 @@ def test_a_store_that_cannot_write_is_named_once(world):
         ({}, SavedState(None, 0, "", 0, {})),
         (
             {"replid": "x", "offset": 5, "database": 2, "origin": "us", "epoch": 3, "executed": [[1, 2], [3, 4]]},
-            SavedState(Position("x", 5), 2, "us", 3, {1: 2, 3: 4}),
+            SavedState(Position("x", 5), 2, "us", 3, {1: 2, 3: 4}, b"redisrepl:fence:us"),
         ),
-        ({"replid": "x", "offset": 5, "database": 2, "origin": "us"}, SavedState(Position("x", 5), 2, "us", 0, {})),
+        (
+            {"replid": "x", "offset": 5, "database": 2, "origin": "us"},
+            SavedState(Position("x", 5), 2, "us", 0, {}, b"redisrepl:fence:us"),
+        ),
         ({"replid": "x", "offset": -1}, SavedState(None, 0, "", 0, {})),
         ({"replid": 5, "offset": 5}, SavedState(None, 0, "", 0, {})),
         ({"database": "2", "origin": 5, "epoch": "x", "executed": 5}, SavedState(None, 0, "", 0, {})),

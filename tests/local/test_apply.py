@@ -215,3 +215,26 @@ async def test_who_may_not_write_is_refused(server, at_site, connected):
             await turn.apply([StringSet(b"s", b"1")])
     with pytest.raises(redis.exceptions.NoPermissionError):
         redis.Redis(port=server.port, username="reader", password="pw").set("s", "1")
+
+
+@pytest.mark.parametrize("command", ["multi", "exec"])
+async def test_without_transactions_nothing_is_written_until_they_are_allowed_again(
+    server, at_site, connected, command
+):
+    """A transaction that cannot be ended must not stay open; what follows a MULTI that is refused must not be run."""
+    user = {"username": "narrow", "enabled": True, "passwords": ["+pw"], "keys": ["*"], "channels": ["*"]}
+    at_site.acl_setuser(**user, commands=["+@all"])
+    writer = connected(f"redis://narrow:pw@127.0.0.1:{server.port}")
+    async with writer.turn([b"s"]) as turn:
+        at_site.acl_setuser(**user, commands=["+@all", f"-{command}"])
+        with pytest.raises((RefusedError, PeerUnavailableError), match=r"NOPERM|no permissions"):
+            await turn.apply([StringSet(b"s", b"first")])
+    at_site.delete("s")
+    with pytest.raises((RefusedError, PeerUnavailableError)):
+        async with writer.turn([b"s"]) as turn:
+            await turn.apply([StringSet(b"s", b"second")])
+    assert at_site.exists("s") == 0
+    at_site.acl_setuser(**user, commands=["+@all"])
+    async with writer.turn([b"s"]) as turn:
+        assert await turn.apply([StringSet(b"s", b"ours")]) is not None
+    assert at_site.get("s") == b"ours"

@@ -7,7 +7,7 @@ import contextlib
 import pytest
 
 from redisrepl.changes import HashState, StringState
-from redisrepl.errors import PeerUnavailableError, ProtocolError
+from redisrepl.errors import ProtocolError, RefusedError
 from redisrepl.local.address import parse_address
 from redisrepl.local.compare import SiteComparer
 from redisrepl.local.connection import open_client
@@ -106,13 +106,13 @@ async def test_a_reply_that_the_script_does_not_give(server, monkeypatch, reply)
             await comparer.page(PREFIX, b"0", 10, None)
 
 
-async def test_an_error_is_no_refusal_of_scripts(server):
+async def test_a_command_that_is_denied_in_a_script_is_named(server):
     if server.way != "scripts":
         return
     server.client().execute_command("ACL", "SETUSER", "default", "-scan")
     try:
         async with comparing(server) as comparer:
-            with pytest.raises(PeerUnavailableError):
+            with pytest.raises(RefusedError, match="'scan'"):
                 await comparer.page(PREFIX, b"0", 10, None)
     finally:
         server.client().execute_command("ACL", "SETUSER", "default", "+scan")

@@ -1,12 +1,16 @@
 """What keys hold at the site: the same with scripts and without."""
 
+import tracemalloc
+
 import pytest
+from structlog.testing import capture_logs
 
 from redisrepl.changes import DENIED, HashState, SequenceState, StringState
 from redisrepl.errors import KeyDeniedError
 from redisrepl.local.address import parse_address
 from redisrepl.local.connection import open_client
 from redisrepl.local.read import SiteReader
+from redisrepl.wire.states import TOO_LARGE
 from testbed import RedisServer
 from tests.samples import AWKWARD_NAMES, write
 
@@ -86,3 +90,34 @@ async def test_a_key_that_is_denied_does_not_hide_the_others(server, reader):
     finally:
         at_site.execute_command("ACL", "SETUSER", "default", "allkeys")
     assert found == [StringState(b"1"), DENIED, StringState(b"3"), DENIED]
+
+
+@pytest.mark.parametrize("kind", ["string", "hash", "list", "many fields"])
+async def test_a_value_that_is_too_large_is_named_and_not_held(server, kind):
+    at_site = server.client()
+    at_site.flushall()
+    match kind:
+        case "string":
+            at_site.set("large", bytes(40 << 20))
+        case "hash":
+            at_site.hset("large", mapping={b"f%d" % number: bytes(2 << 20) for number in range(12)})
+        case "many fields":
+            at_site.hset("large", mapping={b"%d" % number: b"x" * 20 for number in range(60_000)})
+        case _:
+            for _ in range(6):
+                at_site.rpush("large", bytes(5 << 20))
+    at_site.mset({"small": "v", "most": bytes(1 << 20), "much": bytes((1 << 20) + 1)})
+    address = parse_address(f"redis://127.0.0.1:{server.port}", flag="--raddr")
+    client = open_client(address, 60.0, connections=1)
+    reader = SiteReader(client, address, 1 << 20, types={"string", "hash", "list"})
+    await reader.states([b"small"])
+    tracemalloc.start()
+    with capture_logs() as logs:
+        found = await reader.states([b"small", b"large", b"most", b"much", b"large"])
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    await client.aclose()
+    assert [type(state) for state in found] == [StringState, str, StringState, str, str]
+    assert {found[1], found[3], found[4]} == {TOO_LARGE}
+    assert sorted(line["key"] for line in logs) == ["large", "much"]
+    assert taken < 24 << 20

@@ -23,7 +23,7 @@ from redisrepl.engine.losses import MOST_PLACES, Losses
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pushes import Batch
 from redisrepl.errors import FencedError, LinkLostError, OutcomeUnknownError, PeerUnavailableError
-from redisrepl.flow import jobs as jobs_module
+from redisrepl.flow import clocks as clocks_module
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.comparison import Comparison
 from redisrepl.flow.judging import Judging, Known
@@ -67,7 +67,7 @@ class Clock:
 
 
 CLOCK = Clock()
-jobs_module.time = CLOCK  # what the tests of this package run beside does not expire
+clocks_module.time = CLOCK  # what the tests of this package run beside does not expire
 
 
 class PlayedPushing(Pushing):
@@ -168,6 +168,8 @@ class FenceHub:
 class HubDouble:
     """`remote.push`, `remote.fetch`, `remote.compare` and `remote.history`."""
 
+    clock_ahead = None
+
     max_body = 1_000_000
 
     def __init__(self, daemon: Daemon) -> None:
@@ -264,6 +266,9 @@ class SiteDouble:
         held = self.server.data.get(key)
         await self._answered()
         return [held.get(name) if isinstance(held, dict) else None for name in names]
+
+    async def is_denied(self, key: bytes) -> bool:  # noqa: ARG002 - there is no ACL
+        return False
 
     @asynccontextmanager
     async def turn(self, keys: Sequence[bytes], reads: Sequence[Sequence[bytes]] = ()) -> AsyncIterator[Turn]:
@@ -438,7 +443,7 @@ class Daemon:
         self.fence._raise = Lock()
         if saved.position is not None:
             self.outbound.resume_at(saved.position.offset, saved.database)
-        hub, of_site = HubDouble(self), SiteDouble(self)
+        hub, of_site, known = HubDouble(self), SiteDouble(self), Known(store.saved)
         pacer = SimpleNamespace(**dict.fromkeys(("left", "arrived", "failed", "hold"), lambda *_: None))
         self.pushing = made.pushing(
             self.outbound,
@@ -449,6 +454,7 @@ class Daemon:
             site_evicted=lambda: self.judging.site_evicted(),  # noqa: PLW0108 - there is none yet
             max_keys=1,
             retry={},
+            clocks=known.clocks,
         )
         self.following = Following(
             None,
@@ -459,7 +465,6 @@ class Daemon:
             options=LinkOptions(1, 1, {}),
             listener=self,
         )
-        known = Known(store.saved)
         history = PlayedHistory(of_site)
         self.judging = made.judging(
             core,
@@ -486,6 +491,7 @@ class Daemon:
             read_to=lambda: self.following.read_to,
             max_keys=3,
             retry={},
+            clocks=known.clocks,
         )
         self.applying.site = site
         self.applying._site_turn = Lock()

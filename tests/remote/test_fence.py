@@ -262,3 +262,16 @@ async def test_who_needs_none_has_one_that_does_nothing():
     assert await fence.is_there()
     assert not fence.was_executed(1)
     assert (fence.fencing(1, 2), fence.holds_up_to(), fence.found) == (NO_FENCE, math.inf, None)
+
+
+async def test_a_fence_of_another_name_goes_on_where_that_was(hub, session):
+    """As after an update, or with another first namespace; what was sent with the old one is refused from then on."""
+    old = Fence(session, b"us", 3, before=b"redisrepl:fence:us")
+    await old.ready()
+    assert await pushed(old, session, 7)
+    new = Fence(session, b"site1:us", old.epoch, old.known, before=old.key)
+    await new.ready()
+    assert (new.found, new.highest, new.holds_up_to()) == (True, 7, math.inf)
+    assert not await pushed(old, session, 8)
+    assert await pushed(new, session, 9)
+    assert int(hub.redis.hget("redisrepl:fence:site1:us", "epoch")) == new.epoch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 
 import pytest
@@ -120,3 +121,15 @@ async def test_a_hub_that_does_not_let_us_is_told_of_once_and_lived_with(certifi
 
     assert [line["event"] for line in lines] == ["hub.notifications_unknown"]
     assert "K$hg" in lines[0]["hint"]
+
+
+async def test_many_who_ask_are_answered_by_one_request(hub):
+    """Each namespace asks at its start and with each of its canaries."""
+    hub.redis.config_set(OPTION, "K$")
+    hub.server.reset_commandstats()
+    async with connected(hub) as session:
+        notifications = Notifications(session, DEFAULT, "merge", fresh=60.0)
+        await asyncio.gather(*(notifications.ensure() for _ in range(300)))
+        await notifications.ensure()
+    assert notifications.restored == 1
+    assert hub.server.commandstats()["config|get"] == 1

@@ -19,6 +19,7 @@ from redisrepl.errors import (
     SilentError,
 )
 from redisrepl.remote import websocket
+from redisrepl.remote.notifications import Notifications
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
 from testbed import FaultProxy, Hub, WebSocketWebdis, eventually_async, free_port
@@ -302,8 +303,9 @@ async def listening(hub, certificates, choice="auto", canary_period=0.1, *, know
         seen = []
         subscription = Subscription(
             ways._session,
+            Notifications(ways._session, frozenset({"set"}), "merge"),
             prefix,
-            options=SubscriptionOptions(0, b"me", frozenset({"set"}), "merge", canary_period, RETRY),
+            options=SubscriptionOptions(0, b"me", canary_period, RETRY),
             on_events=seen.extend,
             on_feed=lambda time, changes: seen.append((time, changes)),
             on_subscribed=lambda: None,

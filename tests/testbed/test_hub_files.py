@@ -51,6 +51,8 @@ DENIED_BY_REDIS = [
     "EVAL/return%20redis%2ecall%28%27set%27%2cKEYS%5b1%5d%2cARGV%5b1%5d%29/1/site2%3aa/1",
     "EVAL/return%20redis%2ecall%28%27get%27%2c%27site2%3aa%27%29/0",
     "PUBLISH/__keyspace@0__%3asite2%3acanary/1",
+    "HSET/redisrepl%3afence%3asite2%3ax/epoch/9",
+    "HGETALL/redisrepl%3afence%3asite2%3ax",
     "CONFIG/SET/notify-keyspace-events/KEA",
     "RANDOMKEY",
     "RENAME/site1%3aa/site1%3ab",

@@ -75,10 +75,10 @@ def test_small_commands_are_read_byte_by_byte(size):
 
 
 @of("announced", [HUGE, b"%500000000\r\n", b"~1000000000\r\n", b">1000000000\r\n", b"|500000000\r\n"])
-@of("before", [b"", b"*2\r\n", encode_command(*SMALL)])
+@of("before", [b"", b"*2\r\n", encode_command(*SMALL), b"*2\r\n$1\r\naXX"])
 @of("size", [PIECE, 5])
 def test_a_list_is_not_made_before_its_elements_come(announced, before, size):
-    """Cut anywhere: hiredis would make a list of 8 GB."""
+    """Cut anywhere, and behind a string that ends wrongly: hiredis would make a list of 8 GB."""
     rss = peak()
     began = time.process_time()
     with pytest.raises(ProtocolError):

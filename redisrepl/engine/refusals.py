@@ -1,0 +1,93 @@
+"""Keys that a server refused: each is named once for each reason, and all are tried again.
+
+In: which keys were refused, and which passed. Out: keys to try again. Left to others: trying (`engine.outbound`,
+`engine.inbound`).
+
+An ACL that is edited, a type that clashes, a value that is too large: each of them may change at any time, and nobody
+says so. So one of the keys is tried now and then; once one passes, all that were refused for the same kind of reason
+are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import structlog
+
+from redisrepl.namespaces import printable
+
+__all__ = ["Refusals"]
+
+_log = structlog.get_logger("redisrepl")
+
+#: Refused keys that are remembered. Of more, only a comparison tells.
+_MOST = 10_000
+#: Seconds before one of them is tried again; twice as long each time that it was in vain.
+_FIRST_PAUSE = 30.0
+_LONGEST_PAUSE = 900.0
+
+
+class Refusals:
+    """Keys that one server refused.
+
+    Args:
+        event: of the log, for each of them.
+    """
+
+    def __init__(self, event: str) -> None:
+        self._event = event
+        self._refused: dict[bytes, str] = {}
+        self._more = False
+        self._pause = _FIRST_PAUSE
+        self._next_at: float | None = None
+        self._again: list[bytes] = []
+        self._left_out = False
+
+    def __len__(self) -> int:
+        return len(self._refused)
+
+    def take_left_out(self) -> bool:
+        """Whether more were refused than are remembered, and keys pass again since: then all must be compared."""
+        left_out, self._left_out = self._left_out, False
+        return left_out
+
+    def name(self, key: bytes, error: str) -> None:
+        """Name this key, unless it was for the same reason."""
+        if self._refused.get(key) == error:
+            return
+        _log.error(self._event, key=printable(key), error=error)
+        if key in self._refused or len(self._refused) < _MOST:
+            self._refused[key] = error
+        else:
+            self._more = True
+
+    def passed(self, keys: Iterable[bytes]) -> None:
+        """The server took these after all."""
+        for key in self._refused.keys() & keys:
+            reason = _kind(self._refused.pop(key))
+            self._again += [other for other, error in self._refused.items() if _kind(error) == reason]
+            self._left_out, self._more = self._left_out or self._more, False
+            self._pause = _FIRST_PAUSE
+
+    def due(self, now: float) -> Iterable[bytes]:
+        """Keys to try again now."""
+        if self._again:
+            again, self._again = dict.fromkeys(self._again), []
+            return [key for key in again if key in self._refused]
+        if not self._refused:
+            self._next_at, self._pause = None, _FIRST_PAUSE
+            return ()
+        if self._next_at is None:
+            self._next_at = now + self._pause
+        if now < self._next_at:
+            return ()
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._next_at = now + self._pause
+        key = next(iter(self._refused))
+        self._refused[key] = self._refused.pop(key)  # by turns: one may be refused for good
+        return (key,)
+
+
+def _kind(error: str) -> str:
+    """By its first word: `NOPERM`, `WRONGTYPE`; the rest may name the key."""
+    return error.partition(" ")[0]
