@@ -12,7 +12,7 @@ import gc
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 
@@ -67,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(parser: Parser, argv: list[str]) -> Callable[[], int]:
-    settings, address, _ = _load(parser, argv)
+    from redisrepl.settings.apart import load_settings_apart
+
+    settings, address, _ = _load(parser, argv, load_settings_apart)
     if not settings.ns and settings.cert is None and settings.key is None:
         raise ConfigError(f"nothing says what to replicate: {parser.usage}; redisrepl --help tells more")
 
@@ -83,7 +85,9 @@ def _run(parser: Parser, argv: list[str]) -> Callable[[], int]:
     return lambda: asyncio.run(run())
 
 
-def _load(parser: Parser, argv: list[str]) -> tuple[Settings, SiteAddress, dict[str, Any]]:
+def _load(
+    parser: Parser, argv: list[str], load: Callable[[Mapping[str, Any], Path | None], Settings] = load_settings
+) -> tuple[Settings, SiteAddress, dict[str, Any]]:
     """Settings, the site's Redis and the command's own flags; logs are set up by then."""
     flags = parser.parse(argv)
     ask_password = flags.pop("ask_password")
@@ -92,7 +96,7 @@ def _load(parser: Parser, argv: list[str]) -> tuple[Settings, SiteAddress, dict[
     for name in REPEATED:
         if given.get(name) is not None:
             given[name] = _split(given[name])
-    settings = load_settings({name: value for name, value in given.items() if value is not None}, file)
+    settings = load({name: value for name, value in given.items() if value is not None}, file)
 
     with without(*_NOT_FOR_DAEMONS):
         import structlog
@@ -199,9 +203,10 @@ def site_address(settings: Settings, *, ask_password: bool) -> SiteAddress:
         ConfigError: the address, the password file or a certificate cannot be used.
     """
     from redisrepl.local.address import parse_address
+    from redisrepl.passwords import read_password
     from redisrepl.tls.certificates import site_files
 
-    password = None
+    password: str | None
     if ask_password:
         if not sys.stdin.isatty():
             raise ConfigError("--pass asks on a terminal and there is none: use --password-file")
@@ -209,17 +214,14 @@ def site_address(settings: Settings, *, ask_password: bool) -> SiteAddress:
         import getpass
 
         password = getpass.getpass("Enter Redis password: ")
-    elif settings.password_file is not None:
-        password = _password(settings.password_file, "--password-file")
+    else:
+        password = read_password(settings.password_file, "--password-file")
     raddr, flag = settings.raddr, "--raddr"
     if settings.sentinel is not None:
         if raddr != Settings.fields["raddr"].default:
             raise ConfigError("--raddr and --sentinel are given: give one of them")
         raddr, flag = settings.sentinel, "--sentinel"
         raddr = raddr if "://" in raddr else f"redis-sentinel://{raddr}"
-    sentinel_password = None
-    if settings.sentinel_password_file is not None:
-        sentinel_password = _password(settings.sentinel_password_file, "--sentinel-password-file")
     return parse_address(
         raddr,
         flag=flag,
@@ -227,7 +229,7 @@ def site_address(settings: Settings, *, ask_password: bool) -> SiteAddress:
         password=password,
         files=site_files(settings),
         sentinel_username=settings.sentinel_user,
-        sentinel_password=sentinel_password,
+        sentinel_password=read_password(settings.sentinel_password_file, "--sentinel-password-file"),
     )
 
 
@@ -236,16 +238,6 @@ def _binary_output() -> BinaryIO:
     if sys.stdout is None:
         raise ConfigError("standard output is closed: redirect it to a file")
     return cast("BinaryIO", sys.stdout.buffer)
-
-
-def _password(file: Path, flag: str) -> str:
-    """The password that a file holds, in UTF-8 or not."""
-    from redisrepl.tls.contexts import read_file
-
-    password = read_file(file, flag).decode("utf-8", "surrogateescape").rstrip("\r\n")
-    if not password:
-        raise ConfigError(f"{flag} {file}: is empty: put the password on its first line")
-    return password
 
 
 def _from_environment(name: str) -> Path | None:

@@ -85,8 +85,8 @@ class Limit:
             raise TimeoutError from error
 
     def put_off(self, seconds: float) -> None:
-        """There is so much time from now on."""
-        self.ends_at = self._loop.time() + seconds
+        """There is so much time from now on, or what there was, if that is more."""
+        self.ends_at = max(self.ends_at, self._loop.time() + seconds)
 
     def _expire(self) -> None:
         self._expired = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from redisrepl.changes import KIND_OF_TYPE, Change, ExpirySet, HashSet, StringSet, Touch
+from redisrepl.changes import KIND_OF_TYPE, Change, ExpirySet, HashSet, SequenceSet, StringSet, Touch
 from redisrepl.wire.collections import score_of
 from redisrepl.wire.rdb import Entry
 
@@ -51,11 +51,11 @@ def changes_of(entry: Entry, now: float) -> list[Change]:
         case "zset", list(scored):
             scores = {member: score_of(score) for member, score in cast("list[tuple[bytes, float]]", scored)}
             return [HashSet(entry.key, dict(scores), "zset"), *_expiry(entry)]
-        case "list", list() | None:
+        case "list", list(items) if entry.first and entry.last:
+            return [SequenceSet(entry.key, tuple(cast("list[bytes]", items))), *_expiry(entry)]
+        case "list", list():
             return [Touch(entry.key, "lists", replaces=True)]  # a part of it would not do
-        case "string", None:
-            return [Touch(entry.key, "set", replaces=True)]
-        case ("hash" | "set" | "zset") as type_, None:
+        case ("string" | "hash" | "set" | "zset" | "list") as type_, None:
             return [Touch(entry.key, KIND_OF_TYPE[type_], replaces=True)]
         case _:
             return []

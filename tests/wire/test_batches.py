@@ -34,7 +34,7 @@ from redisrepl.wire.digests import digest_of, element_of
 from redisrepl.wire.states import STATES_SCRIPT, parse_states
 from redisrepl.wire.writes import CONDITIONAL, commands_if, events_of, keys_of, plain_command, simple_commands
 from testbed import RedisServer, eventually
-from tests.samples import resp, write
+from tests.samples import write
 
 FAR = 4_000_000_000_000
 K = b"k"
@@ -58,7 +58,7 @@ def answer_to(redis, *commands, fencing=NO_FENCE, told=(b"", b""), token=TOKEN):
     words = [word for command in commands for word in (b"%d" % len(command), *command)]
     fence = (fencing.key, b"%d" % fencing.epoch, b"%d" % fencing.slot, b"%d" % fencing.number)
     items = redis.eval(PUSH_SCRIPT, 0, token, *told, *fence, *words)
-    return parse_batch_reply(resp(*items), sum(len(keys_of(command)) for command in commands), token)
+    return parse_batch_reply(items, sum(len(keys_of(command)) for command in commands), token)
 
 
 def outcomes(redis, *commands):
@@ -536,7 +536,7 @@ def test_a_fence_that_is_none_is_not_used(redis, kind):
     ],
 )
 def test_the_answer_to_a_batch(head, answer):
-    assert parse_batch_reply(resp(head, b"1 MOVED"), 2, TOKEN) == answer
+    assert parse_batch_reply([head, b"1 MOVED"], 2, TOKEN) == answer
 
 
 @pytest.mark.parametrize(
@@ -553,4 +553,4 @@ def test_the_answer_to_a_batch(head, answer):
 )
 def test_an_answer_that_the_script_does_not_give(items, error):
     with pytest.raises(error):
-        parse_batch_reply(resp(*items), 2, TOKEN)
+        parse_batch_reply(items, 2, TOKEN)
