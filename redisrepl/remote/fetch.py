@@ -17,7 +17,7 @@ from redisrepl.errors import CommandRefusedError, HubError, OutcomeUnknownError,
 from redisrepl.namespaces import glob_escape
 from redisrepl.remote.refusals import ScriptRunner, scripts_refused
 from redisrepl.remote.session import HubSession
-from redisrepl.wire.collections import COLLECTIONS, READABLE, elements_in, extra_types
+from redisrepl.wire.collections import COLLECTIONS, READABLE_SINGLY, elements_in, extra_types
 from redisrepl.wire.unwanted import MAX_VALUE
 from redisrepl.wire.webdis import CommandError, fetch_body, parse_fetch_reply
 
@@ -70,7 +70,7 @@ class HubReader(ScriptRunner):
         super().__init__(clock)
         self._session = session
         self._max_value = max_value
-        self._types = sorted(set(types) & READABLE.keys() - {"hash"})
+        self._types = sorted(set(types) & READABLE_SINGLY.keys() - {"hash"})
         self._others = extra_types(types)
         self._most_bytes = self._max_bytes = max_bytes
 
@@ -137,7 +137,7 @@ class HubReader(ScriptRunner):
     async def _collection(self, key: bytes) -> State:
         """Likewise a key that is no string."""
         for type_ in ("hash", *self._types):
-            kind = READABLE[type_]
+            kind = READABLE_SINGLY[type_]
             try:
                 flat = await self._session.strings(kind.read, key, *kind.range)
             except CommandRefusedError as error:

@@ -24,6 +24,8 @@ from redisrepl.remote.refusals import ScriptRunner, is_denial, is_passing, is_un
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.batches import (
     MOVED,
+    PUSH_SCRIPT,
+    PUSH_STREAMS_SCRIPT,
     UNCHANGED,
     Answer,
     Fencing,
@@ -40,7 +42,6 @@ __all__ = ["HubPusher", "Pushed", "Teller"]
 
 _log = structlog.get_logger("redisrepl")
 
-_BODY_HEAD = len(batch_body([], token=bytes(24)))
 _SMALLEST_BODY = 2 << 10
 #: Bytes of a body that a proxy keeps in memory whatever its configuration (nginx: `client_body_buffer_size`).
 _SMALL_BODY = 8 << 10
@@ -114,6 +115,8 @@ class HubPusher(ScriptRunner):
         self._single = asyncio.Semaphore(side_by_side)
         self._passed: bytes | None = None  # a key that we could write
         self.max_body = max_body
+        self._script = PUSH_STREAMS_SCRIPT if "stream" in types else PUSH_SCRIPT
+        self._body_head = len(batch_body([], token=bytes(24), script=self._script))
 
     async def push(self, commands: Sequence[Sequence[bytes]], *, slot: int = 0, number: int = 0) -> Pushed:
         """Run commands in order.
@@ -175,13 +178,13 @@ class HubPusher(ScriptRunner):
     def _fitting(self, commands: Iterable[Sequence[bytes]]) -> Iterator[list[_Part]]:
         """Runs of commands whose bodies are small enough; one command at least."""
         run: list[_Part] = []
-        size = _BODY_HEAD
+        size = self._body_head
         for command in commands:
             for part in self._parts(command):
                 size += len(part.encoded) + 1
                 if size > self.max_body and run:
                     yield run
-                    run, size = [], _BODY_HEAD + len(part.encoded) + 1
+                    run, size = [], self._body_head + len(part.encoded) + 1
                 run.append(part)
         if run:
             yield run
@@ -189,7 +192,7 @@ class HubPusher(ScriptRunner):
     def _parts(self, command: Sequence[bytes]) -> Iterator[_Part]:
         """A command, in as many parts as it takes to fit into a body."""
         part = _Part(command, encode_batch_command(command))
-        if _BODY_HEAD + len(part.encoded) < self.max_body or len(keys_of(command)) == 1:
+        if self._body_head + len(part.encoded) < self.max_body or len(keys_of(command)) == 1:
             yield part
         else:
             for half in halves_of(command):
@@ -227,7 +230,7 @@ class HubPusher(ScriptRunner):
     ) -> list[tuple[bytes, str]]:
         keys = [key for part in parts for key in keys_of(part.command)]
         told = self._teller([part.command for part in parts]) if self._teller is not None else (b"", b"")
-        if sum(map(len, told)) + sum(len(part.encoded) for part in parts) + _BODY_HEAD > self.max_body:
+        if sum(map(len, told)) + sum(len(part.encoded) for part in parts) + self._body_head > self.max_body:
             told = (b"", b"")
         try:
             fencing = self.fence.fencing(*noted)
@@ -270,7 +273,7 @@ class HubPusher(ScriptRunner):
 
         async def send(*, by_hash: bool) -> Answer:
             token = self.token()
-            content = batch_body(encoded, token=token, by_hash=by_hash, told=told, fencing=fencing)
+            content = batch_body(encoded, token=token, by_hash=by_hash, told=told, fencing=fencing, script=self._script)
             return parse_batch_reply(await self._post(content), writes, token)
 
         return await self.run(send)
@@ -365,8 +368,8 @@ def _singly(command: Sequence[bytes]) -> list[Sequence[bytes]]:
     return [[*command[:2], *command[at : at + step]] for at in range(2, len(command), step)]
 
 
-_PUTTING = frozenset({b"SET", *(kind.put for kind in COLLECTIONS.values())})
-_WORDS_OF_ELEMENT = {b"HSETNX": 2, b"ZADDNX": 2, **{kind.put_if: 3 for kind in COLLECTIONS.values()}}
+_PUTTING = frozenset({b"SET", *(kind.put for kind in COLLECTIONS.values() if kind.put != b"STREAMSET")})
+_WORDS_OF_ELEMENT = {b"HSETNX": 2, b"ZADDNX": 2, b"STREAMNEW": 2, **{kind.put_if: 3 for kind in COLLECTIONS.values()}}
 
 #: What is worst of the outcomes of one key is kept; that nothing changed is no error.
 _MILDEST = (UNCHANGED, MOVED)

@@ -23,7 +23,7 @@ __all__ = ["ENV_PREFIX", "ByteSize", "Settings", "flag_of", "load_settings", "sp
 
 ENV_PREFIX = "REDISREPL_"
 #: What `--replicate` may name; `changes.KINDS`, which this module need not load.
-_KINDS = ("set", "hset", "sets", "zsets", "lists", "del", "expire")
+_KINDS = ("set", "hset", "sets", "zsets", "lists", "streams", "del", "expire")
 #: Variables that are no settings: where the file with settings is.
 _OTHER_VARIABLES = frozenset({"CONFIG"})
 #: What Kubernetes sets in every container once there is a service of the name redisrepl.
@@ -142,8 +142,8 @@ class Settings(Declared):
         frozenset({"set", "hset"}),
         read=_kinds,
         example="set,hset,del,expire",
-        description="what is replicated: strings (set), hashes (hset), sets, zsets, lists, removals (del), expiry times"
-        " (expire), or all",
+        description="what is replicated: strings (set), hashes (hset), sets, zsets, lists, streams, removals (del), "
+        "expiry times (expire), or all",
     )
     every_write: bool = Field(False, description="push each value that a key had, in order; otherwise only its latest")
 

@@ -51,6 +51,7 @@ _PUT = {
     b"sadd": "sets",
     b"zadd": "zsets",
     b"zincr": "zsets",
+    **dict.fromkeys((b"xadd", b"xsetid", b"xgroup-create"), "streams"),
 }
 _FIELDS_GONE = frozenset({b"hdel", b"hexpired"})
 #: Those of the other types after which the key may be gone, or has become another as a whole.
@@ -60,6 +61,7 @@ _REMOVED = {
     **dict.fromkeys((b"srem", b"spop", b"sinterstore", b"sunionstore", b"sdiffstore"), "sets"),
     **dict.fromkeys((b"zrem", b"zpopmin", b"zpopmax"), "zsets"),
     **dict.fromkeys((b"zremrangebyscore", b"zremrangebyrank", b"zremrangebylex"), "zsets"),
+    **dict.fromkeys((b"xdel", b"xtrim"), "streams"),
     **dict.fromkeys((b"zunionstore", b"zinterstore", b"zdiffstore", b"zrangestore"), "zsets"),
     **dict.fromkeys((b"georadiusstore", b"geosearchstore"), "zsets"),
 }
