@@ -5,15 +5,15 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench chaos soak matrix kill9 lint format check dist deb lock mistakes venv clean
+.PHONY: help demo test bench chaos soak matrix kill9 lint docs reference format check dist deb lock mistakes venv clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: ## two sites and a hub on this machine, writes on every side (20 s; more the first time)
+demo: ## two sites and a hub on this machine, writes on every side (20 s; more the first time); KEEP=1 leaves them running
 	@scripts/install-packages demo
-	@scripts/venv
-	@$(BIN)/python -m testbed.demo $(DEMO_ARGS)
+	@scripts/venv demo
+	@scripts/unpacked $(BIN)/python -m testbed.$(if $(KEEP),keeping $(KEEP:1=demo),demo $(DEMO_ARGS))
 
 test: ## every test, against real servers; PYTEST_ARGS='-k demo -x' for some
 	@scripts/install-packages test
@@ -49,11 +49,14 @@ bench: ## every goal beside Redis' own replication, into docs/performance.md; BE
 	@scripts/venv
 	$(BIN)/python -m benchmarks.replication $(BENCH_ARGS)
 
-lint: ## ruff and mypy
-	@scripts/venv
+lint: docs ## ruff, mypy, and the documentation site
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/ruff format --check $(PYTHON_FILES)
 	$(BIN)/mypy
+
+docs: ## site/: the documentation, strictly: a page or heading that a link misses is an error
+	@scripts/venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: ## put the code into the one shape
 	@scripts/venv
@@ -79,6 +82,10 @@ lock: ## the newest dependencies that fit, with their hashes, into release/requi
 	printf 'hatchling\nshtab\n' | UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal \
 		--python-version 3.11 --upgrade --generate-hashes --no-annotate --output-file release/build-requirements.txt -
 
+reference: ## docs/reference.md: every command and setting, from the program
+	@scripts/venv
+	$(BIN)/python -m release.reference
+
 mistakes: ## docs/mistakes.md: what is said of wrong command lines
 	@scripts/venv
 	$(BIN)/python -m tests.mistakes </dev/null
@@ -87,5 +94,5 @@ venv: ## .venv with this project and its tools
 	@scripts/venv
 
 clean: ## remove what the other verbs made
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist build
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .programs dist build site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -193,9 +193,10 @@ def site_address(settings: Settings, *, ask_password: bool) -> SiteAddress:
         ConfigError: the address, the password file or a certificate cannot be used.
     """
     from redisrepl.local.address import parse_address
+    from redisrepl.passwords import read_password
     from redisrepl.tls.certificates import site_files
 
-    password = None
+    password: str | None
     if ask_password:
         if not sys.stdin.isatty():
             raise ConfigError("--pass asks on a terminal and there is none: use --password-file")
@@ -203,17 +204,14 @@ def site_address(settings: Settings, *, ask_password: bool) -> SiteAddress:
         import getpass
 
         password = getpass.getpass("Enter Redis password: ")
-    elif settings.password_file is not None:
-        password = _password(settings.password_file, "--password-file")
+    else:
+        password = read_password(settings.password_file, "--password-file")
     raddr, flag = settings.raddr, "--raddr"
     if settings.sentinel is not None:
         if raddr != Settings.fields["raddr"].default:
             raise ConfigError("--raddr and --sentinel are given: give one of them")
         raddr, flag = settings.sentinel, "--sentinel"
         raddr = raddr if "://" in raddr else f"redis-sentinel://{raddr}"
-    sentinel_password = None
-    if settings.sentinel_password_file is not None:
-        sentinel_password = _password(settings.sentinel_password_file, "--sentinel-password-file")
     return parse_address(
         raddr,
         flag=flag,
@@ -221,7 +219,7 @@ def site_address(settings: Settings, *, ask_password: bool) -> SiteAddress:
         password=password,
         files=site_files(settings),
         sentinel_username=settings.sentinel_user,
-        sentinel_password=sentinel_password,
+        sentinel_password=read_password(settings.sentinel_password_file, "--sentinel-password-file"),
     )
 
 
@@ -230,16 +228,6 @@ def _binary_output() -> BinaryIO:
     if sys.stdout is None:
         raise ConfigError("standard output is closed: redirect it to a file")
     return cast("BinaryIO", sys.stdout.buffer)
-
-
-def _password(file: Path, flag: str) -> str:
-    """The password that a file holds, in UTF-8 or not."""
-    from redisrepl.tls.contexts import read_file
-
-    password = read_file(file, flag).decode("utf-8", "surrogateescape").rstrip("\r\n")
-    if not password:
-        raise ConfigError(f"{flag} {file}: is empty: put the password on its first line")
-    return password
 
 
 def _from_environment(name: str) -> Path | None:

@@ -134,7 +134,7 @@ class Daemon:
                 intake.append(tasks.create_task(subscription.listen(), name="subscribe"))
                 intake.append(tasks.create_task(subscription.send_canaries(), name="canary"))
             intake += [tasks.create_task(pull.applying.run(), name=f"fetch {n}") for n in range(FETCHES)]
-        say_started(self._address, parts.session.url, parts.namespaces, pull=settings.rc)
+        say_started(self._address, parts.hub.url, parts.namespaces, pull=settings.rc)
         self._certificates.begin()
         await self._stop.wait()
         _log.info("daemon.stopping", waiting_keys=parts.outbound.waiting)
@@ -163,18 +163,18 @@ class Daemon:
             self._parts.following.trouble.failed(error, hint="waiting for it")
 
     async def _check_hub(self) -> None:
-        session, pushing = self._parts.session, self._parts.pushing
+        hub, pushing = self._parts.hub, self._parts.pushing
         try:
             async with asyncio.timeout(self._settings.connect_timeout):
-                info = await session.command(b"INFO", b"cluster")
+                info = await hub.command(b"INFO", b"cluster")
             if isinstance(info, bytes) and b"cluster_enabled:1" in info:
-                raise ConfigError(f"the hub {session.url} is a Redis cluster, of which Webdis sees one node only")
+                raise ConfigError(f"the hub {hub.url} is a Redis cluster, of which only one node would be used")
         except CommandRefusedError as error:
             _log.debug("hub.info_refused", error=str(error))
         except (PeerUnavailableError, LinkLostError, HubError, ProtocolError) as error:
             pushing.trouble.failed(error, hint="waiting for it")
         except TimeoutError:
-            pushing.trouble.failed(f"the hub {session.url} does not answer", hint="waiting for it")
+            pushing.trouble.failed(f"the hub {hub.url} does not answer", hint="waiting for it")
 
     async def _look_at_hub(self) -> None:
         """Whether it was emptied, or is another process: of neither does an event tell."""
@@ -222,8 +222,7 @@ class Daemon:
     def _renewed(self, link: str, drop: bool) -> None:
         """Connections to a server whose authority is not trusted any more end at once; others are used up."""
         if link == "hub":
-            for part in (self._parts.session, self._parts.ways):
-                part.renew(self._parts.context, drop=drop)
+            self._parts.hub.renew(self._parts.context, drop=drop)
         elif link == "site" and drop and self._address.context is not None:
             self._address.context.end_connections()
 

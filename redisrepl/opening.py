@@ -1,21 +1,53 @@
-"""Opens the store that belongs to a site and a hub.
+"""Opens the hub that the settings name, and the store that belongs to a site and a hub.
 
-In: settings. Out: the store. Left to others: what is kept in it (`store`, `flow.saving`).
+In: settings. Out: a hub, the store. Left to others: what is asked of the hub, and what is kept in the store
+(`flow.saving`).
 """
 
 from __future__ import annotations
 
 import json
+import ssl
 from pathlib import Path
 from typing import Any
 
 from redisrepl.local.address import SiteAddress
 from redisrepl.namespaces import Namespaces
+from redisrepl.passwords import read_password
+from redisrepl.remote.address import check_url, with_credentials
+from redisrepl.remote.direct import DirectHub, direct_address
+from redisrepl.remote.hub import Hub
+from redisrepl.remote.session import HubSession
 from redisrepl.settings.settings import Settings
 from redisrepl.store import Pair, Store, open_store
 from redisrepl.wire.digests import bucket_of, hash_digest
 
-__all__ = ["open_state"]
+__all__ = ["open_hub", "open_state"]
+
+
+def open_hub(settings: Settings, context: ssl.SSLContext, *, connections: int = 40) -> Hub:
+    """The hub, to which nothing is connected yet.
+
+    Args:
+        settings: as for the daemon.
+        context: TLS, with the client certificate.
+        connections: how many requests may be under way.
+
+    Raises:
+        ConfigError: its address or the file with its password cannot be used.
+    """
+    limits: dict[str, Any] = {
+        "connections": connections,
+        "timeout": settings.timeout,
+        "connect_timeout": settings.connect_timeout,
+        "max_value": settings.max_value,
+        "retry_max": settings.retry_max,
+    }
+    user, password = settings.hub_user, read_password(settings.hub_password_file, "--hub-password-file")
+    if settings.haddr.startswith("rediss://"):
+        return DirectHub(direct_address(settings.haddr, settings.hub_database, user, password), context, **limits)
+    url = with_credentials(check_url(settings.haddr), user, password)
+    return HubSession(url, context, subscribe=settings.subscribe, database=settings.hub_database, **limits)
 
 
 def open_state(

@@ -40,15 +40,13 @@ from redisrepl.local.notify import SiteEvents
 from redisrepl.local.read import SiteReader
 from redisrepl.local.sentinel import Epoch
 from redisrepl.namespaces import Namespaces
-from redisrepl.opening import open_state
+from redisrepl.opening import open_hub, open_state
 from redisrepl.remote.compare import HubComparer
 from redisrepl.remote.fence import Fence
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.history import HubHistory
 from redisrepl.remote.push import HubPusher
-from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
-from redisrepl.remote.ways import Ways
 from redisrepl.settings.settings import Settings
 from redisrepl.sources.backpressure import Backpressure
 from redisrepl.sources.keyspace import Noticing, Source
@@ -86,9 +84,7 @@ class Parts:
         address: the site's Redis, with its password.
 
     Attributes:
-        ways: on which the hub's events come.
         pull: the direction from hub to site; None without `-rc`.
-        attached_at: since when the site's writes are seen, Unix time; None: they are not.
 
     Raises:
         ConfigError, CertificateError: what is configured cannot be used.
@@ -102,25 +98,10 @@ class Parts:
         self.namespaces = Namespaces(settings.ns)
         self.certificates = hub_files(settings)
         self.context = client_context(self.certificates)
-        url = check_url(settings.haddr)
-        self.session = HubSession(
-            url,
-            self.context,
-            connections=settings.flights + FETCHES + 4 + len(self.namespaces.prefixes),  # a long poll each
-            timeout=settings.timeout,
-            connect_timeout=settings.connect_timeout,
-            max_value=settings.max_value,
-            retry_max=settings.retry_max,
-        )
-        self.ways = Ways(
-            self.session,
-            url,
-            self.context,
-            settings.subscribe,
-            connect_timeout=settings.connect_timeout,
-        )
+        connections = settings.flights + FETCHES + 4 + len(self.namespaces.prefixes)  # a long poll each
+        self.hub = open_hub(settings, self.context, connections=connections)
         self._types = types_of(settings.replicate)
-        self._hub_reader = HubReader(self.session, max_value=settings.max_value, types=self._types)
+        self._hub_reader = HubReader(self.hub, max_value=settings.max_value, types=self._types)
         self._master_epoch = Epoch()
         self.read_client = open_client(address, settings.timeout, connections=2, epoch=self._master_epoch)
         self.write_client = open_client(address, settings.timeout, connections=2, epoch=self._master_epoch)
@@ -132,27 +113,25 @@ class Parts:
             "wait_max": settings.retry_max,
             "wait_jitter": 0.5,
         }
-        self._soon = self._retry | {
-            "wait_max": min(0.5, settings.retry_max)
-        }  # the pauses are those of `session.health`
-        self.store = open_state(settings, address, self.session.url, on_trouble=self._store_failed)
+        self._soon = self._retry | {"wait_max": min(0.5, settings.retry_max)}  # the pauses are those of `hub.health`
+        self.store = open_state(settings, address, self.hub.url, on_trouble=self._store_failed)
         saved = SavedState.load(self.store.saved)
         who = saved.origin or secrets.token_hex(8)
-        self.origin = b"%b %b" % (who.encode(), _identity(self.session.url, settings.hub_database))
-        self.attached_at: float | None = None
+        self.origin = b"%b %b" % (who.encode(), _identity(self.hub.url, self.hub.database))
+        self._attached_at = 0.0
         self.another: str | None = None
         self.conflicts = self._open_conflicts()
         self.core = self._build_core()
-        self.fence = Fence(self.session, who.encode(), saved.epoch, saved.executed)
+        self.fence = Fence(self.hub, who.encode(), saved.epoch, saved.executed)
         self.core.differs("site", self.store.open_applies)
         self.outbound = self.core.outbound
         if saved.position is not None:
             self.outbound.resume_at(saved.position.offset, saved.database)
-        teller = FeedWriter(who.encode(), settings.hub_database, self.namespaces.prefixes) if settings.feed else None
+        teller = FeedWriter(who.encode(), self.hub.database, self.namespaces.prefixes) if settings.feed else None
         # Within one second no more leaves than is allowed in one.
         batch = min(settings.batch, math.ceil(settings.max_push_rate)) or settings.batch
         self.pusher = HubPusher(
-            self.session,
+            self.hub,
             settings.max_body,
             side_by_side=settings.flights,
             teller=teller,
@@ -187,7 +166,7 @@ class Parts:
             self.core,
             known,
             history,
-            HubHistory(self.session, self._hub_reader),
+            HubHistory(self.hub, self._hub_reader),
             self.fence,
             lambda: self.store.number,
             lambda: int(self.following.read_to) if math.isfinite(self.following.read_to) else 0,
@@ -271,7 +250,7 @@ class Parts:
             Comparison(self.store, expiries=compared["expiries"], rate=settings.sweep_rate),
             {
                 "site": SiteComparer(self.read_client, self._address, self._site_reader, **compared),
-                "hub": HubComparer(self.session, self._hub_reader, **compared),
+                "hub": HubComparer(self.hub, self._hub_reader, **compared),
             },
             self.store,
             self.namespaces,
@@ -316,7 +295,7 @@ class Parts:
             applying.wake()
 
         options = SubscriptionOptions(
-            database=settings.hub_database,
+            database=self.hub.database,
             origin=who,
             kinds=settings.replicate,
             notify=settings.notify_config,
@@ -325,8 +304,7 @@ class Parts:
         )
         subscriptions = [
             Subscription(
-                self.session,
-                self.ways,
+                self.hub,
                 prefix,
                 options=options,
                 on_events=on_events,
@@ -347,18 +325,22 @@ class Parts:
     def attached(self, *, resumed: bool) -> None:
         """The site is followed: what is decided about its keys is no longer blind."""
         self._master_epoch.advance()  # it may be another server's: what a replaced one is told or tells is lost
-        self.attached_at = round(time.time(), 3)
+        self._attached_at = round(time.time(), 3)
         self.judging.site_attached(resumed=resumed)
 
     def detached(self) -> None:
         """The site is not followed any more."""
-        self.attached_at = None
         if self.core.continuity.site.judged:
             self.core.saw(self.store.number)  # of what the next link tells, nobody knows yet whose history it is
             self.judging.known.seen = self.following.seen or self.judging.known.seen
         self.core.site_lost()
         if self.pull is not None:
             self.pull.applying.stream_moved()
+
+    @property
+    def attached_at(self) -> float | None:
+        """Since when the site's writes are seen, Unix time; None: they are not."""
+        return self._attached_at if self.core.continuity.site.followed else None
 
     def tick(self, now: float) -> None:
         """Time passes."""
@@ -398,7 +380,7 @@ class Parts:
 
     async def close(self) -> None:
         """Close every connection, and let go of the store."""
-        await self.session.close()
+        await self.hub.close()
         await self.read_client.aclose()
         await self.write_client.aclose()
         if self.conflicts is not None:

@@ -16,14 +16,14 @@ from redisrepl import __version__
 from redisrepl.grammar.arguments import COMMANDS, Parser, parser_of
 from redisrepl.settings.settings import ENV_PREFIX, Settings
 
-__all__ = ["shared_files"]
+__all__ = ["ABOUT", "VARIABLES", "shared_files"]
 
 _COMPLETIONS = {
     "bash": "bash-completion/completions/redisrepl",
     "zsh": "zsh/site-functions/_redisrepl",
     "fish": "fish/vendor_completions.d/redisrepl.fish",
 }
-_ABOUT = {
+ABOUT = {
     "run": "run the daemon (the default)",
     "status": "are the daemons on this machine well?",
     "check": "test every precondition and say how to fix it",
@@ -34,7 +34,7 @@ _ABOUT = {
 }
 
 
-_VARIABLES = (
+VARIABLES = (
     (f"{ENV_PREFIX}NS, {ENV_PREFIX}HADDR, ...", "Each flag is also a variable: in capitals, with _ in place of -."),
     (f"{ENV_PREFIX}CONFIG", "The file with settings, as --config."),
     ("STATE_DIRECTORY, XDG_STATE_HOME", "Where state is kept if --state-dir does not say it."),
@@ -53,7 +53,7 @@ def _whole() -> Parser:
     """One parser with all commands, for shtab; each flag in one spelling."""
     whole = _for_completion("run")
     commands = whole.add_subparsers(metavar="COMMAND")
-    for name, about in _ABOUT.items():
+    for name, about in ABOUT.items():
         commands._name_parser_map[name] = _for_completion(name)
         commands._choices_actions.append(commands._ChoicesPseudoAction(name, [], about))
     return whole
@@ -61,7 +61,7 @@ def _whole() -> Parser:
 
 def _for_completion(command: str) -> Parser:
     parser = parser_of(command)
-    parser.description = _ABOUT[command]
+    parser.description = ABOUT[command]
     for action in parser._actions:
         spellings = parser.spellings(action)
         action.option_strings[:] = spellings
@@ -91,13 +91,13 @@ def man_page() -> str:
         ".SH COMMANDS",
     ]
     for command in COMMANDS:
-        lines += [f".SS redisrepl {command}", _escaped(_sentence(_ABOUT[command])), ".PP"]
+        lines += [f".SS redisrepl {command}", _escaped(_sentence(ABOUT[command])), ".PP"]
         if command != "run":
             parser = parser_of(command)
             lines += [*_prose(parser.description or ""), *_options(parser, brief=True)]
             lines += _prose(parser.epilog or "")
     lines += [".SH ENVIRONMENT"]
-    for name, meaning in _VARIABLES:
+    for name, meaning in VARIABLES:
         lines += [".TP", rf"\fB{_escaped(name)}\fR", _escaped(meaning)]
     lines += [".SH NOTES", *_prose(run.epilog or "", without="commands:")]
     lines += [".SH SEE ALSO", r"\fBredis\-server\fR(1), \fBnginx\fR(8), https://webd.is"]

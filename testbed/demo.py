@@ -1,7 +1,7 @@
 """`make demo`: two sites and a hub, writes on every side, and what became of them.
 
-In: nothing but installed servers. Out: what crossed, how fast, and whether a write ran twice; exit code 0 only if all
-three copies are equal in the end. Left to others: the servers (`testbed`) and how they are configured (`deploy`).
+In: nothing but installed servers. Out: what was replicated, how fast, and whether a write ran twice; exit code 0 only
+if all three copies are equal in the end. Left to others: the servers (`testbed`) and their configuration (`deploy`).
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class Demo:
             before = self._write_before()
             self._start_daemons(stack)
             waited = self._until_equal(before)
-            self.screen.say(f"{before} keys that stood there before crossed in {waited:.1f} s")
+            self.screen.say(f"{before} older keys were copied to every side in {waited:.1f} s")
             for side in self.sides:
                 side.written = 0
                 side.client.config_resetstat()
@@ -238,8 +238,8 @@ class Demo:
     def _start_servers(self, stack: contextlib.ExitStack) -> None:
         certificates = stack.enter_context(Certificates())
         self._directory = certificates.directory
-        password, admin, site_password = (secrets.token_hex(16) for _ in range(3))
-        self._hub = stack.enter_context(_hub(certificates, password, admin))
+        password, self._admin, site_password = (secrets.token_hex(16) for _ in range(3))
+        self._hub = stack.enter_context(_hub(certificates, password, self._admin))
         self._password_file = self._directory / "site-password"
         self._password_file.touch(mode=0o600)
         self._password_file.write_text(site_password)
@@ -253,7 +253,7 @@ class Demo:
         ports = ", ".join(f"{name} on port {site.port}" for name, site in zip(SITES, self._sites, strict=True))
         self.screen.say(f"redis-server {version}: {ports}; hub behind Webdis and nginx at {self._hub.url}")
         clients = {name: site.client() for name, site in zip(SITES, self._sites, strict=True)}
-        clients["hub"] = self._hub.server.client(username="admin", password=admin)
+        clients["hub"] = self._hub.server.client(username="admin", password=self._admin)
         for name in (SITES[0], "hub", SITES[1]):
             watcher = Watcher(clients[name])
             stack.callback(watcher.close)

@@ -12,7 +12,7 @@ import random
 import socket
 from pathlib import Path
 
-__all__ = ["free_port", "release_port"]
+__all__ = ["claim_port", "free_port", "release_port"]
 
 _FIRST = 15_000
 _claims: dict[int, socket.socket] = {}
@@ -26,11 +26,18 @@ def free_port() -> int:
     """
     last = _first_ephemeral_port() - 1
     for port in random.sample(range(_FIRST, last), k=500):
-        if _claim(port):
-            if _is_unused(port):
-                return port
-            release_port(port)
+        if claim_port(port):
+            return port
     raise OSError(errno.EADDRINUSE, f"no free port found between {_FIRST} and {last}")
+
+
+def claim_port(port: int) -> bool:
+    """Claim this very port; whether it was free."""
+    if _claim(port):
+        if _is_unused(port):
+            return True
+        release_port(port)
+    return False
 
 
 def release_port(port: int) -> None:

@@ -35,6 +35,12 @@ ENGINE_KNOWS = ("engine", "wire", "changes", "errors", "namespaces")
 #: Who decides, or moves what was decided: nobody whom the two ends of a link may know.
 DECIDING = {f"redisrepl.{name}" for name in ("daemon", "engine", "flow", "parts", "settings", "sources", "store")}
 
+#: What is made for one protocol to the hub; `remote.hub` is what all others know.
+OF_A_PROTOCOL = {
+    *("remote/session.py", "remote/ways.py", "remote/websocket.py", "remote/transport.py", "remote/connection.py"),
+    *("remote/address.py", "remote/statuses.py", "remote/direct.py", "wire/webdis.py"),
+}
+
 
 def tree(path):
     return ast.parse(path.read_text(), str(path))
@@ -92,6 +98,14 @@ def test_local_does_not_know_remote(path):
 @of(modules_of("remote"))
 def test_remote_does_not_know_local(path):
     assert not {name for name in imports(path) if below(name, {"redisrepl.local", "redis"})}
+
+
+@of([path for path in MODULES if str(path.relative_to(PACKAGE)) not in {"opening.py", *OF_A_PROTOCOL}])
+def test_nobody_knows_by_which_protocol_the_hub_is_reached(path):
+    """So that another protocol is another module, and nothing else changes."""
+    protocols = {f"redisrepl.{name.removesuffix('.py').replace('/', '.')}" for name in OF_A_PROTOCOL}
+
+    assert not {name for name in imports(path) if below(name, {*protocols, "httpx", "websockets"})}
 
 
 @of([*modules_of("local"), *modules_of("remote")])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from redisrepl.cli import main
 from redisrepl.errors import ConfigError
 from redisrepl.local.address import parse_address
-from redisrepl.remote.session import check_url, without_credentials
+from redisrepl.remote.address import check_url, without_credentials
 from redisrepl.showing import PlainOutput, masked, plain, plain_fields
 from redisrepl.subcommands.jsonlines import encode_bytes
 

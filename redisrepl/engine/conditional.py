@@ -30,10 +30,10 @@ from redisrepl.changes import (
 )
 from redisrepl.engine.ancestor import NOTHING_AGREED, Agreed
 from redisrepl.engine.plans import Alternatives, Expectation
-from redisrepl.wire.digests import digest_of, element_of, elements_of, string_digest
+from redisrepl.wire.digests import digest_of, element_of, elements_of
 from redisrepl.wire.entries import LAST_ID
 
-__all__ = ["Condition", "condition_for", "condition_of_state"]
+__all__ = ["Condition", "condition_for", "condition_of_state", "state_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +141,15 @@ def condition_for(
     """
     known = ancestor or NOTHING_AGREED
     first = changes[0]
-    if isinstance(first, StringSet):
-        same_expiry = "expire" not in kinds or first.expires_at_ms == known.expires_at_ms
-        same = string_digest(first.key, first.value) == known.digest and same_expiry
+    if isinstance(first, StringSet | SequenceSet):
+        same = digest_of(first.key, state_of(changes)) == known.digest
+        if isinstance(first, StringSet):
+            same = same and ("expire" not in kinds or first.expires_at_ms == known.expires_at_ms)
         if same and not known.intents and expected is None:
             return None
-        return Condition((first,), expected if isinstance(expected, tuple) else (known.digest, *known.intents))
+        if isinstance(first, SequenceSet) and "expire" in kinds and known.expires_at_ms is not None:
+            changes = (first, ExpirySet(first.key, None))  # had it one still, the key would have been read
+        return Condition(changes, expected if isinstance(expected, tuple) else (known.digest, *known.intents))
     if isinstance(first, HashSet) and expected is None and _was_no_collection(known):
         return Condition((Deleted(first.key), *changes), (known.digest, *known.intents))
     left: list[Change] = []
@@ -173,6 +176,17 @@ def condition_for(
             case _:
                 raise AssertionError("what is pushed on a condition has its values")
     return Condition(tuple(left), fields=fields) if left else None
+
+
+def state_of(changes: tuple[Change, ...]) -> State:
+    """What the site holds as far as changes of one key tell it: strings and sequences as a whole."""
+    match changes[0]:
+        case StringSet(_, value, expires_at_ms):
+            return StringState(value, expires_at_ms)
+        case SequenceSet(_, items, type_):
+            return SequenceState(items, None, type_)
+        case _:
+            return HashState({})
 
 
 def _alternatives(name: bytes, known: Agreed, expected: Expectation | None) -> Alternatives:

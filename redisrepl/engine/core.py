@@ -201,7 +201,7 @@ class Core:
 
     def site_missed(self) -> None:
         """What the site did since it was followed last is not told by its stream."""
-        self.continuity.happened("site", Event.MISSED, "the site's stream has a gap")
+        self.continuity.happened("site", Event.MISSED, "writes of the site were missed")
 
     def hub_heard(self) -> None:
         """The hub's events are heard from now on: what was expected of the link before may have been missed."""
@@ -253,20 +253,16 @@ class Core:
         """Time passes."""
         if self.inbound is not None:
             self.inbound.tick(now)
-        self._owe_what_found_no_room()
+        self._owe_what_was_left_out()
 
-    def _owe_what_found_no_room(self) -> None:
-        """Compare for what could not be kept; until that is done, the position before it is the one to go on from."""
+    def _owe_what_was_left_out(self) -> None:
+        """Compare for what could not be kept."""
         outbound, inbound = self.outbound, self.inbound
-        if inbound is not None and inbound.overflowed:
-            inbound.overflowed = False
+        if inbound is not None and inbound.take_left_out():
             self.continuity.happened("hub", Event.MISSED, "more keys changed at the hub than --max-keys")
-        if outbound.pending.overflowed or outbound.doubtful.overflowed:
-            outbound.pending.overflowed = outbound.doubtful.overflowed = False
-            outbound.unswept = True
+        if outbound.take_left_out():
             self.continuity.happened("site", Event.MISSED, "more keys waited than --max-keys")
-        if outbound.flushed is not None:
-            outbound.flushed, outbound.unswept = None, True
+        if outbound.take_flush():
             self.flushed("site")
 
     # What comparisons find.
@@ -292,9 +288,8 @@ class Core:
         """These sides were gone through, and nothing of what was found is left."""
         for side in sides:
             self.continuity.happened(side, Event.COMPARED)
-        if "site" in sides:
-            self.outbound.unswept = False
-        if self.continuity.site.settled:
+        if self.continuity.site.settled:  # not if it is owed again: more was left out meanwhile
+            self.outbound.swept()
             self.losses.made_good()
         if self._named > _NAMED:
             _log.warning("conflict.resolved", more_keys=self._named - _NAMED)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 
-from redisrepl.changes import Change, HashState, State, StringSet, StringState, Touch
+from redisrepl.changes import Change, State, Touch
 from redisrepl.engine.ancestor import Agreed
-from redisrepl.engine.conditional import Condition, condition_for, condition_of_state
+from redisrepl.engine.conditional import Condition, condition_for, condition_of_state, state_of
 from redisrepl.engine.pending import Pending
 from redisrepl.engine.plans import Expectation
 from redisrepl.engine.pushes import Pulling
@@ -90,7 +90,7 @@ class Doubts:
         found = [self._of_state(key, ancestors.get(key), state) for key, state in states.items()]
         for key, of_key in groupby(changes, attrgetter("key")):
             told, ancestor = tuple(of_key), ancestors.get(key)
-            if key in self._expected or not self._must_be_compared(key, _state_of(told), ancestor):
+            if key in self._expected or not self._must_be_compared(key, state_of(told), ancestor):
                 found.append(condition_for(told, ancestor, self._expected.get(key), self._kinds))
         for key in {change.key for change in batch} & self._expected.keys():
             self._in_flight[key] = self._expected.pop(key)
@@ -127,9 +127,3 @@ class Doubts:
             for key in keys:
                 if key in self._in_flight:
                     self._expected.setdefault(key, self._in_flight.pop(key))
-
-
-def _state_of(changes: Sequence[Change]) -> State:
-    """What the site holds as far as changes tell it: a string as a whole."""
-    first = changes[0]
-    return StringState(first.value, first.expires_at_ms) if isinstance(first, StringSet) else HashState({})

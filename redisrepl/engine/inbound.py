@@ -31,19 +31,13 @@ from redisrepl.changes import KIND_OF_TYPE, Change, FieldsDeleted, HashSet, Sequ
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.freshness import Freshness
 from redisrepl.engine.merging import merge
-from redisrepl.wire.keyspace import announced_events
+from redisrepl.wire.keyspace import KeyEffect, announced_events, events_with
 from redisrepl.wire.writes import MAX_WORDS_AT_SITE, commands_of, events_of
 
 __all__ = ["Inbound", "InboundCounters"]
 
 #: Events that only a removal causes.
-_REMOVALS = frozenset(
-    {
-        *(b"del", b"expired", b"evicted", b"rename_from", b"move_from"),
-        *(b"hdel", b"hexpired", b"srem", b"spop", b"zrem", b"zpopmin", b"zpopmax"),
-        *(b"zremrangebyscore", b"zremrangebyrank", b"zremrangebylex", b"xdel", b"xtrim"),
-    }
-)
+_REMOVALS = events_with(KeyEffect.GONE, KeyEffect.EVICTED, KeyEffect.REMOVED)
 #: In the place of the epoch in which a fetch began: what it finds out is stale.
 _CHANGED = -1
 #: Keys whose time at the hub is noted.
@@ -52,7 +46,7 @@ _NOTED = 100_000
 _TOLD = 1000
 #: Fields of a hash that the site may change while it is fetched.
 _OWN = 1000
-_EXPIRIES = frozenset({b"expire", b"persist", b"hexpire", b"hpersist"})
+_EXPIRIES = events_with(KeyEffect.EXPIRY, KeyEffect.FIELD_EXPIRY)
 
 
 class InboundCounters:
@@ -88,7 +82,7 @@ class Inbound:
         max_keys: how many keys may be dirty.
 
     Attributes:
-        overflowed: keys found no room among the dirty ones; all must be compared (sweep).
+        left_out: keys found no place among the dirty ones since `take_left_out` was asked last.
         dirty: keys whose state at the hub must be looked at; the value says whether they are suspect.
         echo_patience: None: the echoes of an apply are overdue once the site's stream is past it (`Outbound.read`);
             else after so many seconds (`tick`), see `expect_events`.
@@ -110,7 +104,7 @@ class Inbound:
     ) -> None:
         self._event_patience = event_patience
         self._max_keys = max_keys
-        self.overflowed = False
+        self.left_out = False
         self.dirty: dict[bytes, bool] = {}
         self.counters = InboundCounters()
         self.kinds = kinds
@@ -245,8 +239,13 @@ class Inbound:
 
     def _has_room_for(self, key: bytes) -> bool:
         room = key in self.dirty or len(self.dirty) < self._max_keys
-        self.overflowed = self.overflowed or not room
+        self.left_out = self.left_out or not room
         return room
+
+    def take_left_out(self) -> bool:
+        """Whether keys were left out since this was asked last: then all of the namespace must be compared."""
+        left_out, self.left_out = self.left_out, False
+        return left_out
 
     def tick(self, now: float) -> None:
         """Time passes: events that should have come are given up, their keys looked at (rule 3)."""
@@ -390,7 +389,7 @@ class Inbound:
     @property
     def compares(self) -> bool:
         """Whether a suspect key may be left."""
-        return self.overflowed or bool(self._suspect) or any(self.dirty.values())
+        return self.left_out or bool(self._suspect) or any(self.dirty.values())
 
     def outstanding(self) -> dict[str, int]:
         """What is under way, in numbers, for people."""

@@ -52,7 +52,6 @@ class Outbound:
         pending: changes of the stream that wait for the hub.
         doubtful: keys in doubt; see the module.
         flushed: the last command that changed the whole database at once.
-        unswept: changes were left to a sweep that has not come to its end.
         read_to: offset up to which the stream was read.
         read_again_to: offset up to which the stream may have been read before a restart: what is read again may be at
             the hub already, or overwritten there.
@@ -76,8 +75,7 @@ class Outbound:
         self._refusals = Refusals()
         self._every_write = options.every_write
         self.counters = OutboundCounters()
-        self.flushed: Flushed | None = None
-        self.unswept = False
+        self._flushed = self._unswept = False  # by the stream, not asked for yet; waits for the end of a comparison
         self.read_again_to: float = 0
         self.read_to = 0
         self.foreign_origin: bytes | None = None  # another redisrepl that applies what comes from the same hub
@@ -161,10 +159,26 @@ class Outbound:
         told, self._recent.told = self._recent.told, Told()
         return told
 
+    def take_left_out(self) -> bool:
+        """Whether changes were left out since this was asked last; until `swept` no later position counts."""
+        left_out = self.pending.take_left_out() | self.doubtful.take_left_out()
+        self._unswept |= left_out
+        return left_out
+
+    def take_flush(self) -> bool:
+        """Whether the site was flushed since this was asked last; likewise."""
+        flushed, self._flushed = self._flushed, False
+        self._unswept |= flushed
+        return flushed
+
+    def swept(self) -> None:
+        """The site was compared with nothing left out: positions count again."""
+        self._unswept = False
+
     def _take_in(self, change: Change | Flushed) -> None:
         """Take one change of the stream, unless it is the echo of our own apply."""
         if isinstance(change, Flushed):
-            self.flushed = change
+            self._flushed = True
             return
         self.counters.read += 1
         expected, origin = self._expected_local, self.decoder.origin
@@ -265,7 +279,7 @@ class Outbound:
     @property
     def acknowledged(self) -> int:
         """Offset below which everything is at the hub; 0 while keys in doubt, or left to a sweep, are still to go."""
-        left = self.unswept or self.flushed is not None or self.pending.overflowed or self.doubtful.overflowed
+        left = self._unswept or self._flushed or self.pending.left_out or self.doubtful.left_out
         return 0 if left or len(self.doubtful) else self.pending.acknowledged
 
     @property

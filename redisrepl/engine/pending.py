@@ -6,7 +6,7 @@ everything has arrived at the hub. Left to others: sending (`engine.outbound`), 
 
 Changes of one key are merged, so a key that changes a thousand times while a batch is out is sent once more. Above
 `max_bytes` values give way to touches: the site's Redis is the spool. Keys above `max_keys` are left to a sweep, which
-is then owed (`overflowed`).
+is then owed (`take_left_out`).
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Pending:
     Attributes:
         acknowledged: offset below which every change is at the hub; 0 while a first snapshot is not there yet.
         database: the one that the stream had selected at `acknowledged`.
-        overflowed: keys were left out; all of the namespace must be compared (sweep).
+        left_out: keys were left out since `take_left_out` was asked last.
         bytes: memory that values take now.
     """
 
@@ -104,7 +104,7 @@ class Pending:
         self._left = 0  # keys taken out of `_ready` since it was made; a dictionary steps over their places
         self.acknowledged = 0
         self.database = 0
-        self.overflowed = False
+        self.left_out = False
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -171,6 +171,11 @@ class Pending:
                 else:
                     entry.mark = mark.number
 
+    def take_left_out(self) -> bool:
+        """Whether keys were left out since this was asked last: then all of the namespace must be compared."""
+        left_out, self.left_out = self.left_out, False
+        return left_out
+
     def add(self, change: Change) -> None:
         """Take the next change of the stream."""
         key = change.key
@@ -179,7 +184,7 @@ class Pending:
         older = entries.get(key)
         if older is None:
             if len(entries) >= self._max_keys:
-                self.overflowed = True
+                self.left_out = True
                 return
             opened.outstanding += 1
             entries[key] = self._entry(change, opened.number, size_of(change))

@@ -1,12 +1,12 @@
-"""The history of each server, judged whenever a link to it was made: is it still the one that we know.
+"""Judges the history of each server after a link was made: whether it still holds what we saw of it.
 
-In: word that a link was made; what the servers tell. Out: judgements, handed to the core. Left to others: what follows
-from one (`engine.continuity`), the evidence of a restarted server's own data (`engine.evidence`).
+In: word that a link was made; what the servers report. Out: judgements, handed to the core. Left to others: what
+follows from one (`engine.continuity`), the evidence of a restarted server's own data (`engine.evidence`).
 
-A server that restarted empty or from an old file, a replica that lagged and took over, another server behind the same
-address: none of them may have its losses spread as if they were removals. So nothing is decided about what a side lacks
-until its history is known. The site is judged by its replication id and offset, its process, and the last changes that
-were seen of it; the hub by its fence, which is lost with whatever else it loses, and by its process.
+A server may have restarted empty or from an old file, a lagging replica may have taken over, or another server may be
+behind the same address. What such a server lacks must not be taken for removed. So nothing is decided about missing
+keys until its history is known. We judge the site by its replication id and offset, its process, and the last changes
+that we saw; the hub by its fence, which it loses with whatever else it loses, and by its process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _log = structlog.get_logger("redisrepl")
 
 
 class Known:
-    """What was last known of both servers, and must survive the daemon.
+    """What was last known of both servers; it is saved.
 
     Args:
         document: what was saved.
@@ -60,7 +60,7 @@ class Known:
         self.evicted = _count(document.get("evicted"))
 
     def saved(self) -> dict[str, object]:
-        """For the next process."""
+        """As a document, for the next process."""
         return {
             "seen": None if self.seen is None else list(self.seen),
             "hub": None if self.hub is None else list(self.hub),
@@ -69,17 +69,16 @@ class Known:
 
 
 class Judging:
-    """Judges each server once a link to it was made.
+    """Judges each server after a link to it was made.
 
     Args:
-        core: is told.
+        core: receives the judgements.
         known: what was last known.
-        site: is asked.
-        hub: likewise.
-        fence: likewise.
-        number: tells the count of agreements.
-        read_to: tells how far the site's stream was read.
-        agreed_since: tells what was agreed after a number, or was about to be.
+        site, hub: report their history.
+        fence: of the site, at the hub.
+        number: returns the number of the last agreement.
+        read_to: returns how far the site's stream was read.
+        agreed_since: returns what was agreed, or was about to be, after a number.
         first: nothing was known when the daemon started.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
     """
@@ -112,17 +111,17 @@ class Judging:
         self._resumed = False
         self._marked = 0
         self._began = number()
-        self._evicted_to = 0  # removals that the stream tells before this offset may be evictions
+        self._evicted_to = 0  # removals in the stream before this offset may be evictions
         self._work = asyncio.Event()
         self._judged = asyncio.Event()
-        self.save: Callable[[], object] = lambda: None  # writes down what was found out
+        self.save: Callable[[], object] = lambda: None  # saves the judgement
 
     def site_attached(self, *, resumed: bool) -> None:
         """The site is followed: its stream goes on where it was, or it has begun anew."""
         self._resumed = resumed
         self._core.site_attached()
         if not resumed and not self._first_at["site"]:
-            self._core.site_missed()  # whatever it is judged to be, and should this link end before that
+            self._core.site_missed()  # record it now: the link may end before the judgement
         self._work.set()
 
     def hub_heard(self) -> None:
@@ -162,13 +161,13 @@ class Judging:
         event, reason, number = await self._site_event(facts, resumed=resumed, kept_to=kept_to)
         agreed = await self._agreed_since(number) if event is Event.WENT_BACK else None
         if side.epoch != epoch or not side.followed:
-            return  # it was lost meanwhile, and may be another one by now
+            return  # the link was lost meanwhile; the next may lead to another server
         if facts.evicted != self.known.evicted:
             side.evicts = True
         self.known.evicted = facts.evicted
         side.run_id = facts.run_id
         self._first_at["site"] = False
-        if facts.replid and not self._read_to():  # followed by its events, which tell no position
+        if facts.replid and not self._read_to():  # followed by its events, which have no position
             self.known.seen = Position(facts.replid, facts.offset)
         self._core.outbound.new_from(facts.offset or self._read_to())
         self._tell("site", event, reason, number, kept_to, agreed)
@@ -179,14 +178,14 @@ class Judging:
             return Event.FIRST, "first contact", math.inf
         same = bool(run_id) and facts.run_id == run_id
         if seen is not None and facts.replid and not self._read_to():
-            # Followed by its events: how far it was seen nobody knows, so only the same process can go on.
+            # Followed by its events: we do not know how far we saw it, so only the same process counts as continuous.
             whole = same and (facts.alone or seen.replid in (facts.replid, facts.earlier))
         elif seen is not None and facts.replid:
             whole = facts.continues(seen.replid, seen.offset) or (same and facts.alone and seen.replid != facts.replid)
         else:
             whole = same or (resumed and not facts.run_id)
         if whole:
-            return (Event.RESUMED, "", math.inf) if resumed else (Event.GAP, "the site's stream has a gap", math.inf)
+            return (Event.RESUMED, "", math.inf) if resumed else (Event.GAP, "writes of the site were missed", math.inf)
         ring = self._core.evidence(self._number())
         number = proved(ring, await self._site.held(change.place for change in ring))
         if kept_to is not None:  # it was a replica until it took over
@@ -196,20 +195,20 @@ class Judging:
         return Event.WENT_BACK, "the site is another process, which may hold older values", number
 
     async def look_at_site(self) -> None:
-        """Find out whether the site has another history since it was judged, of which its events would not tell.
+        """Check whether the site's history changed since it was judged; keyspace events do not tell of that.
 
         Raises:
             RedisreplError: it cannot be asked.
         """
         seen = self.known.seen
         if self._read_to() or seen is None or not self._core.continuity.site.judged:
-            return  # its stream tells
+            return  # the stream would have told
         facts = await self._site.ask()
         if facts.replid and facts.replid != seen.replid and self._core.continuity.site.judged:
             self.site_attached(resumed=False)
 
     async def site_evicted(self) -> bool:
-        """Whether removals that the site's stream told until now may be evictions, which look the same there.
+        """Whether removals in the stream until now may be evictions, which look the same there.
 
         Raises:
             RedisreplError: it cannot be asked.
@@ -240,7 +239,7 @@ class Judging:
         side.run_id = facts.run_id
         self._first_at["hub"] = False
         self._tell("hub", event, reason, number)
-        if lost:  # with or without the rest; what it told is remembered before it tells something else
+        if lost:  # save the judgement before the numbers that it rests on are forgotten
             self.save()
             self._fence.forget()
             self._fence.doubt()
@@ -269,19 +268,19 @@ class Judging:
         return Event.WENT_BACK, "the hub is another process, which may lack what was agreed last", fence.highest
 
     async def _hub_has_the_latest(self) -> bool:
-        """Whether another process has what came from the hub since it noted a number last; batches note theirs."""
+        """Whether a new process still has what came from the hub after the last number that it noted."""
         noted, ring = self._fence.highest, self._core.hub_ring
-        if noted < self._began:  # what the last process applied, nobody remembers
+        if noted < self._began:  # nothing remembers what the last daemon applied
             return False
         return holds_since(noted, ring, await self._hub.held(change.place for change in ring))
 
     @property
     def hub_clock_ahead(self) -> float | None:
-        """Seconds by which the hub's clock is ahead of ours; None: not known."""
+        """Seconds by which the hub's clock is ahead of ours; None if unknown."""
         return None if self._hub.clock_ahead is None else round(self._hub.clock_ahead, 1)
 
     async def look_at_hub(self) -> None:
-        """Find out whether the hub was emptied, or is another process, since it was looked at last.
+        """Check whether the hub was flushed, or restarted, since the last look.
 
         Raises:
             RedisreplError: it cannot be asked.
@@ -296,7 +295,7 @@ class Judging:
         if not facts.run_id or not side.judged:
             return
         if facts.run_id != before.run_id:
-            self.hub_heard()  # its subscribers may hear of it later
+            self.hub_heard()  # the hub restarted: record it now, because subscriptions may notice it later
             return
         if facts.evicted_since(before):
             side.evicts = True
@@ -305,7 +304,7 @@ class Judging:
         self.known.hub = facts
 
     async def mark(self, *, always: bool = False) -> None:
-        """Have the hub remember how much was agreed by now, if that is more than it was told last, or `always`.
+        """Note the number of the last agreement in the hub's fence, if it has grown, or `always`.
 
         Raises:
             RedisreplError: it cannot be asked.
@@ -318,7 +317,7 @@ class Judging:
                 self.hub_heard()
 
     async def same_hub(self) -> bool:
-        """Whether the hub still is the one that was judged: asked before anything is removed for its sake.
+        """Whether the hub is still the process that was judged; asked before a key that it lacks is removed.
 
         Raises:
             RedisreplError: it cannot be asked.

@@ -1,7 +1,7 @@
-"""What must survive the daemon, written to the store a few times a second while there is something new.
+"""Saves what the next process needs, a few times a second while there is something new.
 
-In: the parts that know it. Out: the state document, and what is named once when it cannot be written. Left to others:
-how it is kept (`store`).
+In: the parts that know it. Out: the state document; one log line when it cannot be written. Left to others: how it is
+stored (`store`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from redisrepl.store import Store
 __all__ = ["SavedState", "Saving"]
 
 _PERIOD = 0.2
-#: Keys that are read in one period to remember what the site holds, where its changes tell no value.
+#: Most keys that are read in one period because their changes in the stream have no value.
 _WITNESSES = 32
 
 _Held = Mapping[tuple[bytes, bytes | None], int | None]
@@ -31,7 +31,7 @@ _Held = Mapping[tuple[bytes, bytes | None], int | None]
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
-    """Where to go on; None, empty or 0: nothing is known.
+    """Where to go on; None, empty or 0 where nothing is known.
 
     Attributes:
         position: everything before it is at the hub.
@@ -49,7 +49,7 @@ class SavedState:
 
     @classmethod
     def load(cls, document: Mapping[str, Any]) -> SavedState:
-        """From a state document, of this version or the one before."""
+        """From a state document of this version or the one before."""
         position = None
         match document.get("replid"), document.get("offset"):
             case str(replid), int(offset) if offset >= 0:
@@ -75,9 +75,9 @@ class Saving:
     """Saves the state of a daemon.
 
     Args:
-        store: keeps it.
-        core, following, known, fence: know it.
-        held: reads what the site holds now, by digest.
+        store: where it is saved.
+        core, following, known, fence: what is saved.
+        held: reads digests of what the site holds now.
         origin: who we are.
     """
 
@@ -105,7 +105,7 @@ class Saving:
         self._kept: dict[str, object] = {name: store.saved.get(name) for name in ("replid", "offset", "database")}
 
     def failed(self, trouble: str | None) -> None:
-        """The store cannot write; None: it can again."""
+        """The store cannot write, for this reason; None when it can again."""
         if trouble is None:
             self.trouble.succeeded()
         else:
@@ -116,12 +116,12 @@ class Saving:
         self._news.set()
 
     def tick(self) -> None:
-        """Time passes: what nobody told of is saved too, and the store looks after its files."""
+        """Time passes: save what changed without a wake-up, and have the store maintain its files."""
         if not self._news.is_set() and self.save():
             self._news.set()
 
     async def run(self) -> None:
-        """Save for ever, but for when there is nothing new and nothing on its way."""
+        """Save for ever; sleep while there is nothing new and nothing on its way."""
         while True:
             await self._news.wait()
             await asyncio.sleep(_PERIOD)
@@ -131,7 +131,7 @@ class Saving:
                 self._news.set()
 
     async def _read_witnesses(self) -> None:
-        """Changes that tell no value are no evidence of the site's history; what they led to is."""
+        """Read keys whose changes in the stream had no value: only values are evidence of the site's history."""
         keys, self._unread = self._unread[-_WITNESSES:], []
         if not keys or not self._core.continuity.site.followed:
             return
@@ -139,15 +139,15 @@ class Saving:
         try:
             held = await self._held((key, None) for key in keys)
         except RedisreplError:
-            return  # there is less evidence then
+            return  # then there is less evidence, which is safe
         if self._core.continuity.site.epoch == epoch:
             self._core.ring.add_read({key: digest for (key, _), digest in held.items()})
 
     def save(self) -> bool:
-        """Save what there is to save; whether there was anything."""
+        """Save; returns whether anything was new."""
         core, known, outbound = self._core, self._known, self._core.outbound
         judged = core.continuity.site.judged
-        if judged:  # else it may be another server by now
+        if judged:  # otherwise it may be another server
             self._unread = core.saw(self._store.number)
         if (position := self._position()) is not None:
             self._kept = {"replid": position.replid, "offset": position.offset, "database": outbound.pending.database}
@@ -162,7 +162,7 @@ class Saving:
         return news
 
     def _position(self) -> Position | None:
-        """Where the next process may go on; None: as before."""
+        """Where the next process may resume; None to keep the saved position."""
         acknowledged = self._core.outbound.acknowledged
         if not acknowledged or self._following.position is None:
             return None

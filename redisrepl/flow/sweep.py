@@ -1,13 +1,13 @@
-"""Each side compared with the ancestor whenever that is owed: rule 4 of convergence, and what heals any gap.
+"""Compares each side with the ancestor whenever that is owed: rule 4 of convergence, which repairs any outage.
 
-In: which sides are owed it (`engine.continuity`). Out: keys that differ, handed to the core. Left to others: finding
-them (`flow.comparison`), what is done about each (`engine.core`, `flow.applying`, `flow.pushing`).
+In: which sides must be compared (`engine.continuity`). Out: keys that differ, handed to the core. Left to others:
+finding them (`flow.comparison`), what is done about each (`engine.core`, `flow.applying`, `flow.pushing`).
 
-A sweep has come to its end when every key that it found has been dealt with; or, while keys are written all the time,
-after a while: what is left waits in memory, and is compared anew should the daemon end before. Not so where a server
-went back, of which the rest may be older than it seems. A sweep that fails begins anew: with nothing to find, that
-costs sums only. What a side lacks is removed from the other only by the table of `engine.reconcile`, and
-not if it would be more than `--max-removals`: then the sweep says so, and waits for a person.
+A sweep ends when every key that it found has been dealt with. If keys are written all the time it ends after a while:
+the rest stays in memory, and is compared again if the daemon ends before. After a server went back it does not end
+early, because the rest may be older than it seems. A sweep that fails starts again; if nothing differs, that costs sums
+only. Keys that one side lacks are removed from the other only by the table of `engine.reconcile`, and not if they are
+more than `--max-removals`: then the sweep says so and waits for a person.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["FEW_REMOVALS", "Sweep"]
 
 _log = structlog.get_logger("redisrepl")
 
-#: So few removals are followed whatever part of all keys they are.
+#: This many removals are always followed, whatever share of all keys they are.
 FEW_REMOVALS = 100
 #: Seconds that a sweep waits for keys that are written all the time.
 _PATIENCE = 3.0
@@ -42,27 +42,27 @@ _SIDES: tuple[Side, ...] = ("hub", "site")
 
 
 class Sweep:
-    """Compares all namespaces when that is owed, and now and then.
+    """Compares all namespaces when that is owed, and once per period.
 
     Args:
-        core: decides.
+        core: decides what to do with differences.
         comparison: finds differences.
-        sides: what is compared.
-        store: remembers the ancestor.
-        namespaces: what is compared.
-        ready: returns when both servers are followed and their histories known, and nothing is on its way to the hub
-            that was given up.
-        period: seconds between sweeps that nothing asked for; 0: none.
-        max_removals: which part of all keys one comparison may remove, from 0 to 1.
+        sides: read site and hub.
+        store: holds the ancestor.
+        namespaces: to compare.
+        ready: returns when both servers are followed, their histories are known, and no request of unknown outcome can
+            still be executed.
+        period: seconds between regular sweeps; 0 for none.
+        max_removals: the share of all keys that one comparison may remove, from 0 to 1.
         wake: called when there is something to push or pull.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
 
     Attributes:
-        runs: sweeps that came to their end.
+        runs: completed sweeps.
         running: why one is under way; None if none is.
-        held: how many removals wait for a person; 0: none.
+        held: how many removals wait for a person.
         last: what the last one found, for people; empty before the first.
-        next_at: when the timer asks for one, Unix time; None: never, or one is due or under way.
+        next_at: Unix time of the next regular sweep; None if there is none, or one is due or under way.
     """
 
     def __init__(  # noqa: PLR0913 - what it is made of
@@ -100,12 +100,12 @@ class Sweep:
 
     @property
     def owed(self) -> str | None:
-        """Why one is due; None if none is."""
+        """Why a sweep is due; None if none is."""
         continuity = self._core.continuity
         return continuity.hub.owed or continuity.site.owed
 
     def look(self) -> None:
-        """One may be due, or what was found may have been dealt with; asked for each write, so it wakes for no less."""
+        """Wake the sweep if it can go on; called for each write, so it checks first."""
         if self._awaited():
             self._changed.set()
 
@@ -143,7 +143,7 @@ class Sweep:
         started, before, different, held = time.monotonic(), self._comparison.compared, 0, 0
         try:
             for side in sides:
-                if side == "site":  # what the site's snapshot brought is to be pushed first
+                if side == "site":  # first push what the site's snapshot brought
                     await self._until(lambda: not len(self._core.outbound.doubtful), patience)
                 found, refused = await self._compare(side)
                 different, held = different + found, held + refused
@@ -173,7 +173,7 @@ class Sweep:
         self.last["finished_at"] = round(time.time(), 3)
 
     async def _compare(self, side: Side) -> tuple[int, int]:
-        """How many keys differ on this side, and how many more are not removed from the other without a person."""
+        """How many keys differ on this side, and how many further removals wait for a person."""
         different, missing = 0, 0
         lacked: list[bytes] = []
         most = await self._most_removals(side)
@@ -202,7 +202,7 @@ class Sweep:
         return different, 0
 
     async def _most_removals(self, side: Side) -> int | None:
-        """How many keys that a side lacks may be removed from the other; None: there is no limit."""
+        """How many keys that this side lacks may be removed from the other; None for no limit."""
         state = self._core.continuity.of(side)
         if "del" not in self._core.policy.kinds or state.flushed or state.proved != math.inf or self._store.fresh:
             return None

@@ -1,6 +1,6 @@
-"""The command line's grammar: which commands and flags there are, and what is said of a wrong one.
+"""The grammar of the command line: which commands and flags there are, and the message for a wrong one.
 
-In: words. Out: parsers, the command that is meant, one sentence about a mistake. Left to others: what flags mean
+In: words. Out: parsers, the command, one sentence about a mistake. Left to others: what flags mean
 (`settings.settings`), the texts of `--help` (`grammar.helptexts`), doing it (`cli`).
 
 Loads nothing that talks to a server: `--help`, completions and the man page need no more than this.
@@ -19,13 +19,14 @@ from redisrepl.errors import ExitCode
 from redisrepl.grammar import helptexts
 from redisrepl.grammar.flags import ALL_SETTINGS, LOG_SETTINGS, SITE_SETTINGS, add_settings, spellings_of
 from redisrepl.settings.settings import Settings
-from redisrepl.settings.suggestions import closest, closest_command, elsewhere
+from redisrepl.settings.suggestions import closest, closest_command, elsewhere, flag_for
+from redisrepl.showing import masked, plain
 
 __all__ = ["COMMANDS", "Parser", "go_booleans", "parser_of", "split_command"]
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Shows each flag once; that one dash is enough is said below the flags."""
+    """Shows each flag once; the epilog says that one dash is enough."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         spellings = Parser.spellings(action)
@@ -36,7 +37,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Texts as they are written; flags in full; a wrong use in one sentence."""
+    """Keeps texts as written, takes no abbreviated flags, and reports a mistake in one sentence."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=_Formatter, allow_abbrev=False, add_help=False, **options)
@@ -44,30 +45,33 @@ class Parser(argparse.ArgumentParser):
 
     @staticmethod
     def spellings(action: argparse.Action) -> list[str]:
-        """How a flag is shown: once, and as redisRepl 1.2 had it where that is another name."""
+        """How a flag is shown: its own name, and that of redisRepl 1.2 if it differs."""
         return [flag for flag in action.option_strings if _is_own(flag, action.option_strings)]
 
     def parse(self, argv: Sequence[str]) -> dict[str, Any]:
-        """The flags that were given, by name; ends the process where there is a mistake."""
+        """The given flags, by name; a mistake ends the process."""
         flags, rest = self.parse_known_args(go_booleans(argv))
         if rest:
             self.error(self._explain(rest[0], list(argv)))
         return vars(flags)
 
     def error(self, message: str) -> NoReturn:
-        """One sentence, and where to read on."""
+        """Report a mistake in one sentence, and where to read on."""
         if message.startswith("argument ") and message.endswith("expected one argument"):
             action = next(a for a in self._actions if "/".join(a.option_strings) == message[9:].partition(": ")[0])
-            message = f"{action.option_strings[0]} needs a value: {action.option_strings[0]} {action.metavar}"
+            flag = self.spellings(action)[0]
+            message = f"{flag} needs a value: {flag} {action.metavar}"
         elif ": ignored explicit argument" in message:
             flag = message[9:].partition(":")[0].split("/")[0]
-            message = f"{flag} takes no value: write {flag} or --no-{flag.lstrip('-')}"
+            opposite = f"--no-{flag.lstrip('-')}"
+            either = f" or {opposite}" if opposite in self._option_string_actions else ""
+            message = f"{flag} takes no value: write {flag}{either}"
         elif message.startswith("the following arguments are required: "):
             message = f"{message.rpartition(' ')[2]} is missing"
         self.exit(ExitCode.USAGE, _sentence(self.prog, message.removeprefix("argument ")))
 
     def _get_option_tuples(self, _option_string: str) -> list[Any]:
-        """No abbreviations, of flags with one dash neither: `-p` must not become `-pass` with the next flag."""
+        """No abbreviations, not even of flags with one dash: `-p` must not become `-pass`."""
         return []
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -78,7 +82,7 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"there is no {value}: {advice}")
 
     def _explain(self, word: str, argv: list[str]) -> str:
-        """What is wrong with a word that nobody takes; what may be a secret is not repeated."""
+        """The message for an unknown word; possible secrets are not repeated."""
         if not word.startswith("-") or word == "-":
             before = argv[argv.index(word) - 1] if argv.index(word) else ""
             name = before.lstrip("-")
@@ -99,9 +103,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def split_command(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """The command that is meant, and the words without it; flags may come before it.
+    """The command, and the words without it; flags may come before it.
 
-    The first word that is neither a flag nor the value of one is the command; without one it is `run`.
+    The first word that is neither a flag nor the value of one is the command; the default is `run`.
     """
     words = list(argv)
     skip = False
@@ -115,9 +119,9 @@ def split_command(argv: Sequence[str]) -> tuple[str, list[str]]:
         elif word in {"help", "version"}:
             return _asked(word, words[number + 1 :])
         elif number and words[number - 1].startswith("-"):
-            break  # what stands behind a flag that takes no value: its parser says so
+            break  # a word behind a flag without a value: the parser reports it
         else:
-            _no_such_command(word)
+            _no_such_command(word, words[number - 2] if number > 1 else "")
     return "run", words
 
 
@@ -132,18 +136,26 @@ def _sentence(program: str, message: str) -> str:
     return f"{program}: {message}{' See' if message.endswith('?') else '; see'} {program} --help\n"
 
 
-def _no_such_command(word: str) -> NoReturn:
+def _no_such_command(word: str, flag: str) -> NoReturn:
+    """Say what may be meant; `flag` is the one before the last word, if there is one."""
     advice = f"there are {', '.join(COMMANDS)}"
-    if close := closest_command(word, COMMANDS):
+    if word.startswith(("\u2014", "\u2013")):
+        advice = f"the long dash comes from a word processor: write --{word[1:]}"
+    elif flag in _flags_with_value():
+        advice = f"if it belongs to {flag}, write it together with the value before, without a space"
+    elif close := closest_command(word, COMMANDS):
         advice = f"is {close} meant?"
     elif word.endswith((":", ":*")):
         advice = f"a namespace is given as --ns {word.rstrip('*')}"
-    sys.stderr.write(_sentence("redisrepl", f"there is no command '{word}': {advice}"))
+    elif flag_of_word := flag_for(word):
+        advice = f"give it as {flag_of_word}"
+    shown = plain(masked(word) if "@" in word else word)
+    sys.stderr.write(_sentence("redisrepl", f"there is no command '{shown}': {advice}"))
     raise SystemExit(ExitCode.USAGE)
 
 
 def _flags_with_value() -> frozenset[str]:
-    """Every flag of any command that is followed by a value."""
+    """Every flag, of any command, that takes a value."""
     names = [name for name, setting in Settings.fields.items() if setting.kind is not bool]
     flags = {spelling for name in names for spelling in spellings_of(name)}
     return frozenset(
@@ -189,7 +201,7 @@ def _verify() -> Parser:
 
 
 def _of_daemon(command: str, example: str) -> Parser:
-    """A parser that takes the flags of the daemon, so that its command line can be used as it is."""
+    """A parser that takes the daemon's flags, so that its command line can be reused unchanged."""
     parser = Parser(
         prog=f"redisrepl {command}", description=example, usage=f"redisrepl {command} [flags of the daemon]"
     )
@@ -293,7 +305,7 @@ def _add_ways_to_settings(parser: Parser) -> None:
 
 
 def _is_own(flag: str, others: Sequence[str]) -> bool:
-    """Whether it is more than a flag of two dashes with one, or one that redisRepl 1.2 did not have."""
+    """Whether a spelling is a name of its own, not just another one with one dash instead of two."""
     return flag in {"-rc", "-nam", "-CA"} or (f"-{flag}" not in others and flag not in {"--rc", "--nam", "--CA"})
 
 

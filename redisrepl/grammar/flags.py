@@ -1,4 +1,4 @@
-"""The flags of the settings: how each is spelled, in which group of `--help` it stands, what its value is called.
+"""The flags of the settings: their spellings, their groups in `--help`, the names of their values.
 
 In: the declared settings. Out: flags of a parser. Left to others: which command takes which (`grammar.arguments`).
 """
@@ -15,13 +15,13 @@ from redisrepl.settings.settings import Settings, flag_of
 __all__ = ["ALL_SETTINGS", "GROUPS", "LOG_SETTINGS", "REPEATED", "SITE_SETTINGS", "add_settings", "spellings_of"]
 
 LOG_SETTINGS = ["log_format", "log_level"]
-#: What `--help` shows, in this order.
+#: The groups of `--help`, in this order.
 GROUPS: list[tuple[str, list[str]]] = [
     (
         "the hub",
         [
-            *("haddr", "cert", "key", "key_password_file", "ca", "strict_certificates", "hub_database"),
-            *("notify_config", "subscribe", "feed"),
+            *("haddr", "cert", "key", "key_password_file", "ca", "strict_certificates", "hub_user"),
+            *("hub_password_file", "hub_database", "notify_config", "subscribe", "feed"),
         ],
     ),
     (
@@ -45,7 +45,7 @@ GROUPS: list[tuple[str, list[str]]] = [
     ("logs", LOG_SETTINGS),
 ]
 ALL_SETTINGS = [name for _, names in GROUPS for name in names]
-#: Where one Redis is and how to log in there.
+#: The settings that say where one Redis is and how to log in.
 SITE_SETTINGS = [
     *("raddr", "sentinel", "user", "password_file", "site_ca", "site_cert", "site_key"),
     *("site_key_password_file", "strict_certificates", "sentinel_user", "sentinel_password_file"),
@@ -58,6 +58,7 @@ _METAVARS = {
     "haddr": "URL",
     "raddr": "ADDRESS",
     "user": "NAME",
+    "hub_user": "NAME",
     "sentinel": "HOST:PORT,../SERVICE",
     "sentinel_user": "NAME",
     "keep_conflicts": "SIZE,DAYS",
@@ -70,7 +71,7 @@ _METAVARS = {
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    """Have a parser take the flags of these settings."""
+    """Add the flags of these settings to a parser."""
     groups = {name: title for title, members in GROUPS for name in members}
     made: dict[str, argparse._ArgumentGroup] = {}
     for name in names:
@@ -92,7 +93,7 @@ def add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
 
 
 def spellings_of(name: str) -> list[str]:
-    """Every way in which the flag of a setting may be written."""
+    """Every spelling of the flag of a setting."""
     flag = flag_of(name)
     return [flag, flag[1:], *_GO_FLAGS.get(name, [])]
 

@@ -23,7 +23,7 @@ example:
   redisrepl --cert c.pem --key k.pem --ca ca.pem -rc --ns site1:
 
 Keeps the keys of the Redis on this machine that start with site1: equal to those of the hub at
-https://localhost/redis: writes here go there, and with -rc writes there come here.
+https://localhost/redis. Pushes writes to the hub and, with -rc, applies what others write there.
 """
 
 RUN_EPILOG = """\
@@ -32,13 +32,13 @@ commands:
   redisrepl status ...     are the daemons on this machine well?
   redisrepl conflicts ...  values that lost a conflict: list, show and restore them
   redisrepl check ...      tests every precondition and says how to fix it
-  redisrepl verify ...     are both sides equal? Which keys are not? --repair mends that
+  redisrepl verify ...     are both sides equal? Which keys are not? --repair makes them equal
   redisrepl rdb FILE|-     print a snapshot file as JSON, one object a line
-  redisrepl tail ...       print what a Redis holds, then each write, likewise
-  redisrepl COMMAND --help tells more
+  redisrepl tail ...       print what a Redis holds, then each write, as JSON
+  redisrepl COMMAND --help shows its flags
 
 exit codes:
-  0 stopped when told to    1 unexpected error         2 wrong usage
+  0 stopped by a signal     1 unexpected error         2 wrong usage
   69 a server is away       77 refused by a server     78 bad configuration
   130 interrupted (Ctrl-C) before it ran
 
@@ -51,16 +51,16 @@ example:
   redisrepl check --cert c.pem --key k.pem --ca ca.pem -rc --ns site1:
 
 Tests every precondition of a daemon with these flags, and says how to fix what is wrong: a line each, FAIL for what
-stops the daemon, note for what could be better. Changes nothing. Give it the command line of the daemon.
-Exit code: 0 if the daemon can work, else the one that it would end with.
+stops the daemon, note for what could be better. Changes nothing. Takes the command line of the daemon.
+Exit code: 0 if the daemon can work, else the exit code of the daemon.
 """
 
 STATUS_EXAMPLE = """\
 example:
   redisrepl status --state-dir /var/lib/redisrepl
 
-Asks every daemon that keeps its state there how it is: its links, what waits, what was replicated, what is wrong. The
-default directory is the daemon's own: $STATE_DIRECTORY, else ~/.local/state/redisrepl.
+Asks every daemon that keeps its state there: its links, what waits, what was replicated, what is wrong. The default
+directory is the daemon's own: $STATE_DIRECTORY, else ~/.local/state/redisrepl.
 """
 
 STATUS_EPILOG = """\
@@ -79,9 +79,9 @@ CONFLICTS_EXAMPLE = """\
 example:
   redisrepl conflicts --state-dir /var/lib/redisrepl
 
-Lists the values that lost a conflict: both sides changed a key while nobody could tell which change was newer, and
---on-conflict decided. The daemon keeps what lost, as --keep-conflicts says. The default directory is the daemon's own:
-$STATE_DIRECTORY, else ~/.local/state/redisrepl.
+Lists the values that lost a conflict: both sides changed a key, nobody can tell which change was newer, and
+--on-conflict decided. The daemon keeps the value that lost (--keep-conflicts). The default directory is the daemon's
+own: $STATE_DIRECTORY, else ~/.local/state/redisrepl.
 """
 
 CONFLICTS_EPILOG = """\
@@ -90,8 +90,8 @@ more examples:
   redisrepl conflicts --restore site1:a --raddr :6379      write it at the site; the daemon replicates it
   redisrepl conflicts --json | jq 'select(.winner == "hub") | .key'
 
---restore asks nothing. A string replaces what the key holds, with its expiry; of a hash only the fields that lost are
-written. Only --restore needs --raddr and the other flags of the site's Redis.
+--restore does not ask for confirmation. A string replaces what the key holds, with its expiry. Of a hash it writes only
+the fields that lost. Only --restore needs --raddr and the other flags of the site's Redis.
 
 exit codes:
   0 done; also if nothing is kept
@@ -104,11 +104,11 @@ VERIFY_EXAMPLE = """\
 example:
   redisrepl verify --cert c.pem --key k.pem --ca ca.pem -rc --ns site1:
 
-Compares both sides key by key, by digests where the hub allows scripts, names the keys that differ and go on
-differing, and says what would be done about each. Exit code: 0 if none does, 1 if some do. With --repair that is done:
-the state directory tells what both sides last agreed on, so a newer value replaces an older one. Without it, or while
-a daemon runs, what one side has alone is copied, and where both have a value the hub's wins with -rc, the site's
-without (--on-conflict). So --removals needs the daemon stopped.
+Compares both sides key by key, by digests if the hub allows scripts. Names the keys that differ and go on differing,
+and what would be done about each. Exit code: 0 if no key differs, else 1. --repair does it: the state directory shows
+what both sides last agreed on, so a newer value replaces an older one. Without that directory, or while a daemon runs,
+a key that one side has is copied to the other; if both have a value, the hub's wins with -rc, the site's without
+(--on-conflict). So --removals needs the daemon stopped.
 """
 
 RDB_EXAMPLE = """\
@@ -150,8 +150,8 @@ more examples:
   redisrepl tail --sentinel s1:26379,s2:26379/mymaster            whichever server is the master
 
 --ns and --key widen each other. PING, REPLCONF, SELECT, MULTI and EXEC are not printed; the writes of a transaction
-come together and have the same "transaction". A lost link is made again, and no line is lost or
-repeated; where the server cannot do that, a line on stderr says so and the snapshot comes again.
+come together and have the same "transaction". A lost link is made again, and no line is lost or repeated. If the server
+cannot do that, a line on stderr says so and the snapshot comes again.
 
 exit codes:
   0 stopped with Ctrl-C or SIGTERM, or nobody reads the output any more

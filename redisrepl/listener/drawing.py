@@ -1,4 +1,4 @@
-"""Site, daemon and hub with the links between them, and small plots; both as HTML with SVG in it.
+"""The drawing of site, daemon and hub with their links, and small plots; both as HTML with SVG.
 
 In: the document of `status`, series of numbers. Out: HTML. Left to others: the rest of the page (`page`).
 """
@@ -18,16 +18,16 @@ __all__ = ["links", "plot"]
 _Document = dict[str, Any]
 
 _HEIGHT = 50
-#: Points that a plot is wide: ten minutes as long as there are no more, then an hour.
+#: Widths of a plot in points: ten minutes until there is more, then an hour.
 _SPANS = (60, 360)
 _VERDICTS = {"well": "connected", "starting": "connecting", "bad": "broken"}
-#: Troubles of the link to the site, and of that to the hub.
+#: Failure logs of the link to the site, and of the link to the hub.
 _SITE_TROUBLES = frozenset({"stream", "notice", "apply"})
 _HUB_TROUBLES = frozenset({"push", "fetch", "subscribe"})
 
 
 def links(document: _Document, history: History, now: float) -> str:
-    """The drawing: a list of five, so that it can be read out."""
+    """The drawing: a list of five items, so that a screen reader can read it out."""
     state = {"well": "well", "starting": "starting"}.get(document["state"], "bad")
     site, hub = _site_state(document), _hub_state(document)
     both = document["direction"] == "both"
@@ -93,7 +93,7 @@ def _node(name: str, where: str, state: str) -> str:
 
 
 def _address(url: object) -> str:
-    """Without what is the same everywhere, and with places where it may be broken into lines."""
+    """An address without its scheme, with places where a line may be broken."""
     shown = escape(str(url).removeprefix("https://").removeprefix("redis://").rstrip("/"))
     return re.sub(r"([/@.])(?=.)|(?=:\d)", r"\1<wbr>", shown)
 
@@ -108,7 +108,7 @@ def _link(name: str, state: str, words: Sequence[str], *, both: bool) -> str:
 
 
 def _wide(state: str, *, both: bool) -> str:
-    """Arrows from left to right, and back."""
+    """Horizontal arrows."""
     there, back = (10, 20) if both else (15, None)
     parts = [_arrow(state, f"M2 {there}H116", f"M110 {there - 5}l7 5l-7 5")]
     if back is not None:
@@ -119,7 +119,7 @@ def _wide(state: str, *, both: bool) -> str:
 
 
 def _tall(state: str, *, both: bool) -> str:
-    """The same from top to bottom, for narrow screens."""
+    """Vertical arrows, for narrow screens."""
     there, back = (21, 35) if both else (28, None)
     parts = [_arrow(state, f"M{there} 2V72", f"M{there - 5} 66l5 7l5 -7")]
     if back is not None:
@@ -164,7 +164,7 @@ def plot(name: str, points: Sequence[float | None], unit: str) -> str:
 
 
 def _runs(points: Sequence[float | None], width: int) -> list[list[tuple[float, float]]]:
-    """Stretches without a hole; the last point is at the right."""
+    """Runs of known points; the last point is at the right edge."""
     first = width - len(points)
     runs: list[list[tuple[float, float]]] = [[]]
     for x, value in enumerate(points, first + 1):

@@ -1,6 +1,6 @@
-"""HTTP as a server speaks it, as little of it as is needed: one GET a connection, one answer.
+"""A minimal HTTP server protocol: one GET per connection, one response.
 
-In: a connection. Out: the request, bytes of the answer. Left to others: what is answered (`server`).
+In: a connection. Out: the request, bytes of the response. Left to others: what is served (`listener.server`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["LONGEST_HEAD", "BadRequestError", "Request", "Response", "read_reque
 
 LONGEST_HEAD = 16 << 10
 
-#: With every answer. What is served here is for who asked for it: no other site may have a browser fetch and read it.
+#: Sent with every response: no other web site may have a browser fetch and read what is served here.
 _ALWAYS = (
     ("Cache-Control", "no-store"),
     ("Connection", "close"),
@@ -27,10 +27,10 @@ _ALWAYS = (
 
 
 class BadRequestError(Exception):
-    """What came is no request that is answered.
+    """A request that cannot be served.
 
     Attributes:
-        status: how it is answered.
+        status: of the response.
     """
 
     def __init__(self, status: HTTPStatus) -> None:
@@ -45,7 +45,7 @@ class Request:
     Attributes:
         method: such as GET.
         path: without the query.
-        headers: names in lower case; of those that came twice, both, with a comma.
+        headers: by name in lower case; repeated ones are joined by a comma.
     """
 
     method: str = ""
@@ -66,14 +66,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer.
+    """A response.
 
     Attributes:
         status: of HTTP.
-        body: complete; of a stream its beginning.
+        body: all of it; of a stream, its beginning.
         content_type: of the body.
-        headers: others.
-        streams: more follows.
+        headers: further ones.
+        streams: more of the body follows.
     """
 
     status: HTTPStatus
@@ -83,7 +83,7 @@ class Response:
     streams: bool = False
 
     def encoded(self) -> bytes:
-        """As it goes over the wire."""
+        """The response as bytes."""
         pairs = [("Content-Type", self.content_type), *self.headers, *_ALWAYS]
         if not self.streams:
             pairs.append(("Content-Length", str(len(self.body))))
@@ -92,7 +92,7 @@ class Response:
 
 
 async def read_request(reader: asyncio.StreamReader) -> Request | None:
-    """The head of a request; None: whoever connected says nothing.
+    """The head of a request; None if the client says nothing.
 
     Raises:
         BadRequestError: it is too long, or no HTTP.
@@ -110,7 +110,7 @@ async def read_request(reader: asyncio.StreamReader) -> Request | None:
     try:
         parser.feed_data(head)
     except httptools.HttpParserUpgrade:
-        pass  # it asks for another protocol, and gets this one
+        pass  # the client asks for an upgrade, and gets HTTP
     except httptools.HttpParserError:
         raise BadRequestError(HTTPStatus.BAD_REQUEST) from None
     request.method = parser.get_method().decode("latin-1")

@@ -1,6 +1,6 @@
-"""Metrics for Prometheus, made of the document that `status` shows too.
+"""Metrics for Prometheus, from the same document that `status` shows.
 
-In: a document. Out: the text of /metrics, in the format that is asked for. Left to others: the numbers
+In: a document. Out: the text of /metrics, in the requested format. Left to others: the numbers
 (`observe.state`). Names follow Prometheus' rules: base units, `_total` for what only grows. No label holds a key.
 """
 
@@ -19,7 +19,7 @@ from prometheus_client.registry import CollectorRegistry
 
 __all__ = ["COUNTERS", "GAUGES", "Metrics"]
 
-#: What only grows: name without `_total`, where it is in the document, what it counts.
+#: Counters: name without `_total`, field of the document, help text.
 COUNTERS = (
     ("redisrepl_pushed_changes", "pushed", "Changes of the site that the hub has acknowledged."),
     (
@@ -29,7 +29,11 @@ COUNTERS = (
     ),
     ("redisrepl_push_requests", "requests", "Requests with changes that were sent to the hub."),
     ("redisrepl_hub_events", "events", "Keyspace events of the namespaces that the hub sent."),
-    ("redisrepl_fed_changes", "fed", "Changes that other redisrepl sites told with their push, taken without a fetch."),
+    (
+        "redisrepl_fed_changes",
+        "fed",
+        "Changes that other redisrepl sites sent with their push, applied without a fetch.",
+    ),
     ("redisrepl_fetched_keys", "fetched", "Keys that were read from the hub."),
     ("redisrepl_applied_changes", "applied", "Changes of the hub that were written to the site."),
     ("redisrepl_apply_refused", "failed", "Changes of the hub that the site refused for good; the log names them."),
@@ -41,27 +45,27 @@ COUNTERS = (
     (
         "redisrepl_conflicts_resolved",
         "conflicts_resolved",
-        "Values that lost to the other side's where both had changed; `redisrepl conflicts` lists them.",
+        "Values that lost a conflict with the other side; `redisrepl conflicts` lists them.",
     ),
     (
         "redisrepl_full_syncs",
         "full_syncs",
-        "Snapshots that the site sent: at first contact, or when its backlog fell short.",
+        "Snapshots that the site sent: at first contact, or when its backlog was too small.",
     ),
-    ("redisrepl_partial_syncs", "partial_syncs", "Times that the site's stream went on where it was."),
+    ("redisrepl_partial_syncs", "partial_syncs", "Times that the site's stream continued where it was."),
 )
 
-#: What goes up and down: name, where it is in the document, what it is.
+#: Gauges: name, field of the document, help text.
 GAUGES = (
-    ("redisrepl_waiting_keys", "waiting_keys", "Keys that wait to be pushed to the hub."),
+    ("redisrepl_waiting_keys", "waiting_keys", "Keys that wait for the hub."),
     ("redisrepl_waiting_bytes", "waiting_bytes", "Memory that waiting changes take."),
-    ("redisrepl_unread_bytes", "unread_bytes", "Bytes of the site's stream that were not read yet."),
+    ("redisrepl_unread_bytes", "unread_bytes", "Bytes of the site's stream that we have not read yet."),
     (
         "redisrepl_lag_bytes",
         "lag_bytes",
-        "Bytes that were not read of the site's stream, and those that wait for the hub.",
+        "Bytes of the site's stream that we have not read yet, and those that wait for the hub.",
     ),
-    ("redisrepl_push_flights", "flights", "Requests with changes that are under way to the hub."),
+    ("redisrepl_push_flights", "flights", "Requests with changes that have no answer yet."),
     ("redisrepl_start_timestamp_seconds", "started_at", "When the daemon was started, in Unix time."),
 )
 
@@ -69,7 +73,7 @@ _SWEEP = (
     ("redisrepl_sweep_compared_keys", "compared", "Keys that the last comparison of both sides looked at."),
     ("redisrepl_sweep_different_keys", "different", "Keys that differed in the last comparison, and were made equal."),
     ("redisrepl_sweep_duration_seconds", "duration_s", "How long the last comparison took."),
-    ("redisrepl_sweep_removals_held", "removals_held", "Removals that wait for a person, see --max-removals."),
+    ("redisrepl_sweep_removals_held", "removals_held", "Removals that wait for a person; see --max-removals."),
     ("redisrepl_sweep_timestamp_seconds", "finished_at", "When the last comparison ended, in Unix time."),
 )
 
@@ -87,14 +91,14 @@ _Document = dict[str, Any]
 
 @dataclass(slots=True)
 class _Families:
-    """One document as families of metrics; what the encoders of prometheus-client take."""
+    """One document as metric families, in the form that prometheus-client's encoders take."""
 
     document: _Document
     lag: float | None
     process: ProcessCollector
 
     def collect(self) -> Iterator[Metric]:
-        """All of them."""
+        """All metric families."""
         document = self.document
         yield from self._about()
         if self.lag is not None:
@@ -119,7 +123,7 @@ class _Families:
         labels = (document["version"], platform.python_version(), document["direction"], document["source"])
         build.add_metric(labels, 1)
         yield build
-        state = StateSetMetricFamily("redisrepl_state", "How the daemon stands: one of these is 1.")
+        state = StateSetMetricFamily("redisrepl_state", "The state of the daemon: one of these is 1.")
         state.add_metric((), {name: document["state"] == name for name in _STATES})
         yield state
         yield GaugeMetricFamily(
@@ -130,7 +134,7 @@ class _Families:
 
     def _troubles(self) -> Iterator[Metric]:
         failures = CounterMetricFamily(
-            "redisrepl_failures", "Failures since the start, by what failed; each is tried again.", labels=("what",)
+            "redisrepl_failures", "Failures since the start, by what failed; redisrepl retries each.", labels=("what",)
         )
         failing = GaugeMetricFamily("redisrepl_failing", "1 while it fails, by what fails.", labels=("what",))
         now = {trouble["what"] for trouble in self.document.get("troubles", ())}
@@ -146,10 +150,10 @@ class _Families:
             return
         label = ("namespace",)
         live = GaugeMetricFamily(
-            "redisrepl_subscription_live", "1 if the last message of ours came back through the hub.", labels=label
+            "redisrepl_subscription_live", "1 if our last test message came back through the hub.", labels=label
         )
         trip = GaugeMetricFamily(
-            "redisrepl_round_trip_seconds", "How long the last message of ours took through the hub.", labels=label
+            "redisrepl_round_trip_seconds", "How long our last test message took through the hub.", labels=label
         )
         made = CounterMetricFamily("redisrepl_subscriptions", "Subscriptions that were made at the hub.", labels=label)
         for subscription in subscriptions:
@@ -164,7 +168,7 @@ class _Families:
         sweep = self.document.get("sweep") or {}
         if "runs" in sweep:
             yield CounterMetricFamily(
-                "redisrepl_sweeps", "Comparisons of both sides that came to their end.", sweep["runs"]
+                "redisrepl_sweeps", "Comparisons of both sides that were finished.", sweep["runs"]
             )
             running, owed = sweep.get("running") is not None, sweep.get("owed") is not None
             yield GaugeMetricFamily("redisrepl_sweep_running", "1 while both sides are compared.", running)
@@ -195,9 +199,9 @@ class Metrics:
         """The text, and its content type.
 
         Args:
-            document: how the daemon stands.
-            lag: seconds that the oldest change has waited; None: nobody knows.
-            accept: the formats that are taken, as in HTTP's `Accept`.
+            document: the daemon's state.
+            lag: seconds that the oldest change has waited; None if unknown.
+            accept: the `Accept` header of the request.
         """
         encode, content_type = choose_encoder(accept)
         return encode(_Families(document, lag, self._process)), content_type

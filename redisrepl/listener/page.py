@@ -1,9 +1,9 @@
-"""The status page: one file with style and script in it; its parts are made here and sent anew when they change.
+"""The status page: one HTML file with style and script; its sections are rendered here and sent again when they change.
 
-In: the document of `status`, an hour of numbers, the last warnings. Out: HTML. Left to others: serving it (`server`),
-plots and the drawing of the links (`drawing`).
+In: the document of `status`, an hour of numbers, the last warnings. Out: HTML. Left to others: serving it
+(`listener.server`), plots and the drawing of the links (`listener.drawing`).
 
-The first view needs no script; with one, the parts that have changed take the place of the old ones.
+The page works without script; with script, changed sections replace the old ones.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _CERTIFICATES = (
     ("site_certificate_expires_at", "the site's"),
     ("listen_certificate_expires_at", "this page's"),
 )
-#: Days before the end below which a certificate is told of, and below which something is wrong.
+#: Days before the end of a certificate from which it is shown, and from which it counts as a problem.
 _SOON, _NOW = 30, 7
 
 
 class Page:
-    """Makes the page and its parts.
+    """Renders the page and its sections.
 
     Attributes:
-        policy: what a browser may do with it, as `Content-Security-Policy`: its own style, script and events only.
+        policy: the `Content-Security-Policy`: the page's own style, script and events only.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Page:
         )
 
     def whole(self, sections: dict[str, str]) -> bytes:
-        """The page with all its parts."""
+        """The page with all its sections."""
         return re.sub(r"<!--(\w+)-->", lambda match: sections[match[1]], self._frame).encode()
 
     def sections(
@@ -68,13 +68,13 @@ class Page:
         warnings: list[dict[str, object]],
         now: float,
     ) -> dict[str, str]:
-        """The parts, by name.
+        """The sections, by name.
 
         Args:
-            document: how the daemon stands.
-            lag: seconds that the oldest change has waited; None: nobody knows.
+            document: the daemon's state.
+            lag: seconds that the oldest change has waited; None if unknown.
             history: the last hour.
-            warnings: the last of the log, the newest first.
+            warnings: the last ones of the log, newest first.
             now: Unix time.
         """
         return {
@@ -112,7 +112,7 @@ def _headline(document: _Document) -> str:
 
 
 def _troubles(document: _Document) -> str:
-    """What is wrong now, with what to do about it."""
+    """Current failures, each with its remedy."""
     remedies = {f"{trouble['what']}: {trouble['error']}": trouble for trouble in document.get("troubles", ())}
     items = []
     for problem in document["problems"]:
@@ -199,7 +199,7 @@ def _replication_rows(document: _Document, now: float) -> Iterator[tuple[str, ..
 
 
 def _mark(number: int) -> str:
-    """How a number stands out that had better be 0."""
+    """The class of a number that should be 0."""
     return "starting" if number else ""
 
 

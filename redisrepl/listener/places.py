@@ -1,6 +1,6 @@
-"""Where to listen, and who may ask: addresses, names, token, TLS.
+"""Where `--listen` listens and who may ask: addresses, host names, token, TLS.
 
-In: settings. Out: places, checked; the answer whether a request may be answered. Left to others: sockets (`server`).
+In: settings. Out: checked addresses; whether a request may be served. Left to others: sockets (`listener.server`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Place:
     """One address to listen at.
 
     Attributes:
-        host, port: of TCP; port 0: any that is free.
-        path: of a unix socket instead.
+        host, port: for TCP; port 0 means any free one.
+        path: of a unix socket, instead of host and port.
     """
 
     host: str = ""
@@ -44,7 +44,7 @@ class Place:
 
     @property
     def is_local(self) -> bool:
-        """Whether nobody outside of this machine can reach it."""
+        """Whether only this machine can reach it."""
         if self.path is not None or self.host == "localhost":
             return True
         try:
@@ -57,7 +57,7 @@ def parse_place(text: str) -> Place:
     """An address of `--listen`.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it cannot be understood.
     """
     if text.startswith("unix:"):
         path = text.removeprefix("unix:").removeprefix("//")
@@ -84,10 +84,10 @@ class Access:
     """Who may ask.
 
     Attributes:
-        token: what must be shown; empty: nothing.
-        names: host names by which it may be asked, in lower case.
-        context: TLS; None: plain HTTP.
-        files: those that `context` was made of.
+        token: that a request must carry; empty if none is needed.
+        names: host names that a request may use, in lower case.
+        context: for TLS; None for plain HTTP.
+        files: from which `context` was made.
     """
 
     token: bytes
@@ -98,8 +98,8 @@ class Access:
     def knows_host(self, host: str) -> bool:
         """Whether a `Host` header names us.
 
-        A page of a stranger, in a browser on this machine, may have its own name lead to 127.0.0.1 and then read what
-        is served there. It cannot have the browser send an IP address, or a name of ours.
+        Guards against DNS rebinding: a stranger's page, in a browser on this machine, may have its own name resolve to
+        127.0.0.1 and then read what is served there. It cannot make the browser send an IP address or one of our names.
         """
         name = host.lower()
         if name.startswith("["):
@@ -113,7 +113,7 @@ class Access:
         return True
 
     def shows_token(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request shows the token, as bearer or as the password of a basic login."""
+        """Whether a request carries the token, as a bearer token or as the password of basic authentication."""
         if not self.token:
             return True
         scheme, _, value = headers.get("authorization", "").partition(" ")
@@ -132,7 +132,7 @@ def access_of(settings: Settings, places: list[Place]) -> Access:
     """Who may ask at these places.
 
     Raises:
-        ConfigError, CertificateError: a file cannot be used, or others than this machine could ask without a word.
+        ConfigError, CertificateError: a file cannot be used, or other machines could ask without authentication.
     """
     token, files, context = b"", None, None
     if settings.listen_token_file is not None:

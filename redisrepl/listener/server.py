@@ -1,10 +1,10 @@
-"""Listens where it was told to, and answers: /metrics, /livez, /readyz, /status.json, / and its events.
+"""Serves /metrics, /livez, /readyz, /status.json, the status page and its events.
 
-In: requests. Out: answers. Left to others: what a daemon says of itself (`observe.state`), how that looks (`metrics`,
-`page`).
+In: requests. Out: responses. Left to others: the daemon's state (`observe.state`), how it looks (`listener.metrics`,
+`listener.page`).
 
-Whoever asks costs little: documents are made at most once a second, however many ask, connections are few and short,
-and who does not read is dropped.
+Clients cost little: documents are made at most once a second for all of them, connections are few and short, and a
+client that does not read is dropped.
 """
 
 from __future__ import annotations
@@ -33,36 +33,36 @@ __all__ = ["Listener", "Subject"]
 
 _log = structlog.get_logger("redisrepl")
 
-#: Connections at a time, and how many of them may follow the page.
+#: Most connections at a time, and how many of them may receive events of the page.
 _CONNECTIONS = 64
 _STREAMS = 16
-#: Seconds to say what is wanted, and to take the answer.
+#: Seconds within which a client must send its request, and within which it must read the response.
 _PATIENCE = 10.0
 #: Seconds between two events of the page.
 _EVENTS = 2.0
-#: Seconds that a document is good for.
+#: Seconds for which a document is reused.
 _FRESH = 0.9
-#: Seconds between two tries to listen.
+#: Seconds between two attempts to listen.
 _RETRY = 5.0
-#: Seconds that a change may wait until that is worth an alarm.
+#: Seconds that a change may wait before the daemon counts as not ready.
 _OVERDUE = 60.0
-#: Seconds after which a loop that does not come round is no longer alive.
+#: Seconds without a tick after which the event loop counts as dead.
 _STUCK = 30.0
 
 _TEXT = "text/plain; charset=utf-8"
 
 
 class Subject(Protocol):
-    """The daemon, as far as it is looked at from here."""
+    """What the listener needs of the daemon."""
 
     def document(self) -> dict[str, object]:
-        """How it stands, without asking anybody."""
+        """Its state, without asking a server."""
 
     async def full_document(self) -> dict[str, object]:
-        """The same, with what the site is asked for."""
+        """The same with the lag in bytes, for which the site is asked."""
 
     def lag(self) -> float | None:
-        """Seconds that the oldest change has waited; None: nobody knows."""
+        """Seconds that the oldest change has waited; None if unknown."""
 
 
 class Listener:
@@ -73,12 +73,12 @@ class Listener:
         subject: the daemon.
 
     Attributes:
-        trouble: it cannot listen where it should.
+        trouble: failures to listen.
         history: the last hour.
         access: who may ask.
 
     Raises:
-        ConfigError, CertificateError: it cannot listen like this.
+        ConfigError, CertificateError: the settings cannot be used.
     """
 
     def __init__(self, settings: Settings, subject: Subject) -> None:
@@ -103,7 +103,7 @@ class Listener:
         }
 
     def tick(self, now: float) -> None:
-        """Note how things stand; called once a second.
+        """Take a sample of the state; called once a second.
 
         Args:
             now: seconds that never go backwards.
@@ -113,7 +113,7 @@ class Listener:
         self.history.sample(now, self._subject.lag(), document)
 
     async def run(self) -> None:
-        """Listen until cancelled. What cannot be listened at is a trouble, and tried again: replication goes on."""
+        """Listen until cancelled. An address that fails is logged and tried again; replication goes on."""
         servers = self._servers
         try:
             self._warn()
@@ -135,7 +135,7 @@ class Listener:
             self.close()
 
     def close(self) -> None:
-        """Listen no more, and end what is under way."""
+        """Stop listening, and end all connections."""
         for place, server in self._servers.items():
             server.close()
             if place.path is not None:
@@ -146,7 +146,7 @@ class Listener:
 
     async def _listen(self, place: Place) -> asyncio.Server:
         if place.path is not None:
-            # Who may ask is decided by the directory, and by the group that it gives to what is made in it.
+            # The permissions of its directory decide who may connect, with the group that the directory passes on.
             listening = bound_socket(place.path, 0o660)
             return await asyncio.start_unix_server(self._answer, sock=listening, limit=LONGEST_HEAD)
         context = self.access.context
@@ -155,19 +155,19 @@ class Listener:
         )
 
     def _warn(self) -> None:
-        """Say what is allowed and seldom meant."""
+        """Warn about settings that are allowed and seldom intended."""
         if all(place.is_local for place in self._places):
             return
         access = self.access
         if access.context is None:
-            _log.warning("listen.open", hint="the token crosses the network in the clear: give --listen-cert too")
+            _log.warning("listen.open", hint="the token is sent without TLS: give --listen-cert too")
         elif not access.token and access.files is not None and access.files.ca is None:
             _log.warning(
                 "listen.open", hint="whoever reaches the port may read: give --listen-token-file or --listen-ca"
             )
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, from its first byte to its end."""
+        """Serve one connection."""
         task = asyncio.current_task()
         if task is not None:
             self._open.add(task)
@@ -200,14 +200,14 @@ class Listener:
             await _send(writer, await self._respond(request))
 
     def _refusal(self, request: Request, *, local: bool) -> Response | None:
-        """Why a request is not answered; None: it is."""
+        """The response that refuses a request; None if it may be served."""
         if request.method != "GET":
             return _plain(HTTPStatus.METHOD_NOT_ALLOWED, headers=(("Allow", "GET"),))
         if not local and not self.access.knows_host(request.headers.get("host", "")):
             hint = "this name is not known here: ask by localhost or an IP address, or name it with --listen-host"
             return _plain(HTTPStatus.MISDIRECTED_REQUEST, hint)
         if request.path in {"/livez", "/readyz"}:
-            return None  # probes show no token, and learn nothing but yes or no
+            return None  # probes carry no token, and learn only yes or no
         if not self.access.shows_token(request.headers):
             login = (
                 'Bearer realm="redisrepl", Basic realm="redisrepl: any user, the token as password", charset="UTF-8"'
@@ -228,7 +228,7 @@ class Listener:
         return await route(request)
 
     def _readiness(self) -> Response:
-        """Attached, subscribed, nothing overdue."""
+        """Whether the daemon is attached and subscribed, and no change waits too long."""
         document = self._subject.document()
         subscriptions = document.get("subscriptions") or []
         lag = self._subject.lag()
@@ -246,7 +246,7 @@ class Listener:
         return _verdict(True, "ready", "")
 
     async def _document(self) -> dict[str, object]:
-        """How things stand, with what the site is asked for; one question for all who ask at a time."""
+        """The full state; requests at the same time share one question to the site."""
         async with self._asking:
             if time.monotonic() - self._known_at >= _FRESH:
                 self._known = await self._subject.full_document()
@@ -276,7 +276,7 @@ class Listener:
         return self._page.sections(document, self._subject.lag(), self.history, recent.lines(), time.time())
 
     async def _follow(self, writer: asyncio.StreamWriter) -> None:
-        """Send the parts of the page that have changed, again and again, until nobody reads any more."""
+        """Send changed sections of the page until the client leaves."""
         if self._streams >= _STREAMS:
             await _send(writer, _plain(HTTPStatus.SERVICE_UNAVAILABLE, "too many follow the page"))
             return
@@ -313,7 +313,7 @@ def _verdict(good: bool, yes: str, no: str) -> Response:
 
 
 def _shown(place: Place, server: asyncio.Server) -> str:
-    """With the port that port 0 became."""
+    """The address, with the port that the system chose for port 0."""
     if place.path is not None:
         return str(place)
     return str(Place(place.host, server.sockets[0].getsockname()[1]))

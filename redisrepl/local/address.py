@@ -96,6 +96,11 @@ def parse_address(
         if flag == "--sentinel"
         else f"give {flag} as host:port, redis://, rediss://, unix:///path or redis-sentinel://host:port,host:port/service"
     )
+    if address.startswith(("/", "unix:/")) and not address.startswith("unix://"):
+        path = address.removeprefix("unix:")
+        raise ConfigError(f"{flag} {plain(address)}: a unix socket is given as unix://{plain(path)}")
+    if any(letter.isspace() for letter in address.rpartition("@")[2]):
+        raise ConfigError(f"{flag}: has a space in it: {hint}")
     if "://" not in address:
         address = f"redis://{address}"
     try:
@@ -107,6 +112,8 @@ def parse_address(
         host, port = (None, None) if by_sentinel else (url.hostname, url.port)
     except ValueError:
         raise ConfigError(f"{flag} {masked(address)}: not an address: {hint}") from None
+    if port == 0:  # urlsplit takes it
+        raise ConfigError(f"{flag} {masked(address)}: there is no port 0: {hint}")
     query = {name: unquote(value) for name, _, value in (pair.partition("=") for pair in url.query.split("&"))}
     service, _, in_path = url.path.strip("/").partition("/") if by_sentinel else (None, "", url.path.strip("/"))
     database = ("" if url.scheme == "unix" else in_path) or query.get("db", "0")

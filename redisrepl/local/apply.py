@@ -255,7 +255,7 @@ def _offset(info: Any) -> int:
         if found and (offset := number(rest.split(b"\r\n", 1)[0])) is not None:
             return offset
     said = str(info) if isinstance(info, Exception) else f"{info!r:.80}"
-    raise PeerUnavailableError(f"the site's Redis does not tell its replication offset: {said}")
+    raise PeerUnavailableError(f"the site's Redis does not report its replication offset: {said}")
 
 
 def as_site_takes(command: Sequence[bytes]) -> Sequence[bytes]:

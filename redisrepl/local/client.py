@@ -7,7 +7,6 @@ In: a `SiteAddress`. Out: a client for one server, and its refusals as our error
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,9 +29,10 @@ from redisrepl.errors import (
     denies_key,
 )
 from redisrepl.local.address import SiteAddress
+from redisrepl.scripts import Scripts
 from redisrepl.tls.contexts import RenewableContext, tls_reason, trust_told
-from redisrepl.wire.resp import announces_much, cut_header
-from redisrepl.wire.walker import Walker
+from redisrepl.wire.replies import as_strings
+from redisrepl.wire.replyreader import ReplyReader
 
 __all__ = [
     "LOGIN_HINT",
@@ -44,84 +44,19 @@ __all__ = [
     "client_of",
     "client_options",
     "plain_client",
+    "scripts_at",
     "translated",
 ]
 
 #: What to do when a server refuses the user or password.
 LOGIN_HINT = "check the password (--password-file) and the user (--user)"
 _PLAIN = "it speaks without TLS on this port: write redis:// instead of rediss://, or give its TLS port"
+#: How a server that knows no scripts refuses one.
+_UNKNOWN = ("unknown command", "This Redis command is not allowed")
 #: Seconds within which a server without TLS answers a PING.
 _VERDICT = 2.0
 #: Bytes of one reply. A reading script stops at 8 MB, and the largest value there can be is half a gigabyte.
 _LARGEST_REPLY = 1 << 30
-#: Bytes of a reply that hiredis may have before the rest is read element by element.
-_MUCH = 1 << 20
-
-
-class _Reader:
-    """Stands where redis-py has a reader of hiredis: the same, but no header is believed (`wire.resp`).
-
-    What came since the last reply that ended with what was read is kept, up to `_MUCH`: with that a walker can begin.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        self._options = options
-        self._replies: deque[Any] = deque()  # what the walker has read and nobody has taken
-        self._walker: Walker | None = None
-        self._begin()
-
-    def _begin(self) -> None:
-        self._hiredis = hiredis.Reader(**self._options)
-        self._kept: list[bytes] = []
-        self._size = self._given = 0
-        self._cut = b""
-
-    def feed(self, data: bytes) -> None:
-        """Take what was read."""
-        if self._walker is None:
-            data = self._cut + data
-            self._cut = b""
-            if self._size + len(data) > _MUCH or announces_much(data):
-                self._walker = Walker(_LARGEST_REPLY, error=self._options["replyError"])
-                self._walk(b"".join(self._kept) + data, self._given)
-                self._begin()
-                return
-            self._cut = cut_header(data)
-            if self._cut:
-                data = data[: -len(self._cut)]
-            self._kept.append(data)
-            self._size += len(data)
-            self._hiredis.feed(data)
-        else:
-            self._walk(data, 0)
-
-    def _walk(self, data: bytes, given: int) -> None:
-        walker = self._walker
-        if walker is not None:
-            self._replies += walker.feed(data)[given:]
-            if walker.idle:
-                self._walker = None
-
-    def gets(self, *arguments: bool) -> Any:
-        """The next reply, or what says that there is none yet."""
-        if self._replies:
-            return self._replies.popleft()
-        if self._walker is not None:
-            return self._options["notEnoughData"]
-        try:
-            reply = self._hiredis.gets(*arguments)
-        except (TypeError, MemoryError) as error:  # a list as the key of a map, ..
-            raise ProtocolError(str(error)) from error
-        if reply is not self._options["notEnoughData"]:
-            self._given += 1
-            if not self._hiredis.has_data() and not self._cut:
-                self._kept.clear()
-                self._size = self._given = 0
-        return reply
-
-    def has_data(self) -> bool:
-        """Whether something has come that was not taken."""
-        return bool(self._replies or self._cut or self._walker or self._hiredis.has_data())
 
 
 class _Parser(redis.asyncio.connection._AsyncHiredisParser):  # type: ignore[misc, name-defined]  # noqa: SLF001
@@ -129,7 +64,8 @@ class _Parser(redis.asyncio.connection._AsyncHiredisParser):  # type: ignore[mis
 
     def on_connect(self, connection: Any) -> None:
         super().on_connect(connection)
-        self._reader = _Reader(
+        self._reader = ReplyReader(
+            _LARGEST_REPLY,
             protocolError=redis.exceptions.InvalidResponse,
             replyError=self.parse_error,
             notEnoughData=_NOT_ENOUGH,
@@ -288,6 +224,24 @@ async def ask_all(client: redis.asyncio.Redis, commands: Sequence[Sequence[bytes
     for argv in commands:
         pipeline.execute_command(*argv)
     return await pipeline.execute(raise_on_error=False)
+
+
+def scripts_at(client: redis.asyncio.Redis, address: SiteAddress) -> Scripts:
+    """The scripts that one reader runs at the site; in full, since they have no way to go."""
+
+    async def evaluate(script: bytes, words: Sequence[bytes], *, by_hash: bool) -> list[bytes]:  # noqa: ARG001
+        with translated(address):
+            reply = await ask(client, b"EVAL", script, b"0", *words)
+        return as_strings(reply, f"a script at the site's Redis {address}")
+
+    return Scripts(evaluate, _refuses_scripts, hashes=False)
+
+
+def _refuses_scripts(error: Exception) -> bool:
+    """Whether it says that no script may run; redis-py takes NOPERM off the text."""
+    said = error.__cause__
+    unknown = isinstance(said, redis.exceptions.ResponseError) and str(said).startswith(_UNKNOWN)
+    return unknown or isinstance(said, redis.exceptions.NoPermissionError)
 
 
 @contextmanager

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 import redis.asyncio
-import redis.exceptions
 
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.client import ask, translated
-from redisrepl.local.read import SiteReader, scripts_denied
+from redisrepl.local.client import scripts_at
+from redisrepl.local.read import SiteReader
 from redisrepl.namespaces import glob_escape
 from redisrepl.wire.collections import extra_types
 from redisrepl.wire.digests import (
@@ -31,7 +30,6 @@ from redisrepl.wire.digests import (
     parse_sums,
     wanted_buckets,
 )
-from redisrepl.wire.replies import as_strings
 
 __all__ = ["SiteComparer"]
 
@@ -59,13 +57,11 @@ class SiteComparer:
         expiries: bool,
         types: Collection[str] = (),
     ) -> None:
-        self._client = client
-        self._address = address
         self._reader = reader
         others = extra_types(types)
         self._others = (others,) if others else ()
         self._expiries = (b"1" if expiries else b"0") + others
-        self._scripts = True
+        self._scripts = scripts_at(client, address)
 
     async def sums(self, prefix: bytes, cursor: bytes, count: int, sums: list[int]) -> Summed:
         """Add the keys of one step of a scan to the sums of their buckets."""
@@ -117,14 +113,9 @@ class SiteComparer:
 
     async def _script(self, script: bytes, *words: bytes) -> list[bytes] | None:
         """The reply to a script; None if the site allows none."""
-        if not self._scripts:
+        if not self._scripts.worth_trying:
             return None
-        with translated(self._address):
-            try:
-                reply = await ask(self._client, b"EVAL", script, b"0", *words)
-            except redis.exceptions.ResponseError as error:
-                if not scripts_denied(error):
-                    raise
-                self._scripts = False
-                return None
-        return as_strings(reply, f"a script of a comparison at the site's Redis {self._address}")
+        reply = await self._scripts.run(script, words)
+        if reply is None:
+            self._scripts.refused()
+        return reply

@@ -177,7 +177,7 @@ def explain_full_sync(position: Position, before: Facts | None, now: Facts) -> D
             "nothing: what it lost is at the hub, and comes back from there with -rc",
         )
     return _of_identity(before, now) or Diagnosis(
-        "the site's Redis does not tell why it cannot go on from where we were", "look at its log"
+        "the site's Redis does not say why it cannot continue from our position", "look at its log"
     )
 
 

@@ -16,7 +16,7 @@ import structlog
 from redisrepl.changes import DENIED, HashState, SequenceState, State, StringState
 from redisrepl.errors import PeerUnavailableError, ProtocolError, denies_key
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.client import ask, ask_all, translated
+from redisrepl.local.client import ask, ask_all, scripts_at, translated
 from redisrepl.namespaces import glob_escape, printable
 from redisrepl.wire.collections import COLLECTIONS, READABLE_SINGLY, elements_in, extra_types, score_text
 from redisrepl.wire.entries import FIRST_ID, LAST_ID, entries_in, is_entry, plain_id, stream_facts
@@ -24,7 +24,7 @@ from redisrepl.wire.replies import as_bytes, as_clock, as_integer, as_page, as_p
 from redisrepl.wire.states import STATES_SCRIPT, TOO_LARGE, parse_states
 from redisrepl.wire.unwanted import MAX_VALUE
 
-__all__ = ["SiteReader", "scripts_denied"]
+__all__ = ["SiteReader"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -60,7 +60,7 @@ class SiteReader:
         self._types = sorted(set(types) & READABLE_SINGLY.keys() - {"hash"})
         self._others = extra_types(types)
         self._named: set[bytes] = set()  # keys that were said to be too large
-        self._scripts = True
+        self._scripts = scripts_at(client, address)
 
     def request(self, keys: Sequence[bytes], large: frozenset[bytes] = frozenset()) -> list[list[bytes]]:
         """What asks for `states`, for who has more to ask in one go; what a script must do only where it may.
@@ -72,7 +72,9 @@ class SiteReader:
         """
         small, alone = _apart(keys, large)
         commands = [command for key in alone for command in ([b"PEXPIRETIME", key], [b"HGETALL", key])]
-        return [*commands, self._command(small, _MAX_REPLY)] if small and self._scripts else commands
+        if small and self._scripts.worth_trying:
+            commands.append([b"EVAL", STATES_SCRIPT, b"0", *self._words(small, _MAX_REPLY)])
+        return commands
 
     async def states(
         self, keys: Sequence[bytes], replies: Sequence[object] = (), large: frozenset[bytes] = frozenset()
@@ -89,7 +91,7 @@ class SiteReader:
         states: list[State] = []
         for reply in replies[2 * len(alone) :]:
             if isinstance(reply, list):
-                states += self._told(small, reply)
+                states += self._told(small, as_strings(reply, self._asked("a reading script")))
         left = [*small, *(key for key in alone if key not in found)] if alone else small
         while len(states) < len(left):
             states += await self.first_states(left[len(states) :], _MAX_REPLY)
@@ -100,31 +102,23 @@ class SiteReader:
 
     async def first_states(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
         """What the first of these keys hold: one at least, and no further ones once so many bytes are read."""
-        if self._scripts:
-            return await self._by_script(keys, max_bytes)
+        if self._scripts.worth_trying:
+            reply = await self._scripts.run(STATES_SCRIPT, self._words(keys, max_bytes))
+            if reply is not None:
+                states = self._told(keys, reply)
+                if not 0 < len(states) <= len(keys):
+                    raise ProtocolError(f"{self._asked('a reading script')} told of {len(states)} of {len(keys)} keys")
+                return states
+            self._scripts.refused()
         return await self._one_by_one(keys[:_FEW])
 
-    async def _by_script(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
-        with translated(self._address):
-            try:
-                reply = await ask(self._client, *self._command(keys, max_bytes))
-            except redis.exceptions.ResponseError as error:
-                if not scripts_denied(error):
-                    raise
-                self._scripts = False
-                return await self._one_by_one(keys[:_FEW])
-        states = self._told(keys, reply)
-        if not 0 < len(states) <= len(keys):
-            raise ProtocolError(f"{self._asked('a reading script')} told of {len(states)} of {len(keys)} keys")
-        return states
+    def _words(self, keys: Sequence[bytes], max_bytes: int) -> list[bytes]:
+        """Arguments of the script that reads these keys until so many bytes are full."""
+        return [b"%d %d%b" % (max_bytes, self._max_value, self._others), b"", *keys]
 
-    def _command(self, keys: Sequence[bytes], max_bytes: int) -> list[bytes]:
-        """Reads these keys until so many bytes are full."""
-        return [b"EVAL", STATES_SCRIPT, b"0", b"%d %d%b" % (max_bytes, self._max_value, self._others), b"", *keys]
-
-    def _told(self, keys: Sequence[bytes], reply: object) -> list[State]:
+    def _told(self, keys: Sequence[bytes], reply: Sequence[bytes]) -> list[State]:
         """The states that the script told of; a key that holds too much is named, once."""
-        states = parse_states(as_strings(reply, self._asked("a reading script")))
+        states = parse_states(reply)
         if TOO_LARGE in states:
             for key, state in zip(keys, states, strict=False):
                 if state == TOO_LARGE and key not in self._named and len(self._named) < _MAX_NAMED:
@@ -253,9 +247,3 @@ def _large_states(keys: Sequence[bytes], replies: Sequence[object]) -> dict[byte
             fields = as_pairs(flat, "HGETALL at the site")
             found[key] = HashState(dict(fields), at if at >= 0 else None) if fields else None
     return found
-
-
-def scripts_denied(error: redis.exceptions.ResponseError) -> bool:
-    """Whether it says that no script may run."""
-    refused = isinstance(error, redis.exceptions.NoPermissionError)  # redis-py takes NOPERM off its text
-    return refused or str(error).startswith(("unknown command", "This Redis command is not allowed"))

@@ -14,17 +14,15 @@ Three places in the stream are kept apart:
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self, TypeAlias
 
-import stamina
-
 from redisrepl.changes import Position
 from redisrepl.errors import ConfigError, LimitExceededError, RdbError, RedisreplError, is_transient
+from redisrepl.links import Links
 from redisrepl.local.address import SiteAddress, parse_address
 from redisrepl.local.facts import ask_place
 from redisrepl.local.stream import ReplicaLink
@@ -43,8 +41,6 @@ __all__ = [
     "parse_place",
 ]
 
-#: A link that lived this many seconds worked: after its end the next is made at once, and pauses start small again.
-_WORKED = 5.0
 _PLACE = re.compile(r"([0-9a-fA-F]{40}):(\d{1,19})(?::(\d{1,9}))?")  # CONFIG_RUN_ID_SIZE
 
 
@@ -170,6 +166,10 @@ class ReplicaStream:
         self._handed = 0  # how many events of the batch the program has
         self._whole = False  # whether it has them all at once
         self._base = self._end = self._commands.place  # before and after the batch
+        wait = {"wait_initial": 0.1, "wait_max": self._options.retry_max, "wait_jitter": 0.5}
+        self._links = Links(
+            {"attempts": None, "timeout": None, **wait}, is_final=lambda error: not self._worth_another_try(error)
+        )
         self.full_syncs = 0
         self.partial_syncs = 0
 
@@ -261,7 +261,7 @@ class ReplicaStream:
         self._batch, self._handed, self._whole = (), 0, False
         self._base = self._end
         if self._pump is None:
-            self._pump = self._links()
+            self._pump = self._batches_of_links()
         try:
             batch = await anext(self._pump)
         except BaseException:
@@ -273,31 +273,17 @@ class ReplicaStream:
 
     # The pump: link after link.
 
-    async def _links(self) -> AsyncGenerator[_Batch, None]:
+    async def _batches_of_links(self) -> AsyncGenerator[_Batch, None]:
         options = self._options
-        while True:
-            async for attempt in stamina.retry_context(
-                on=self._worth_another_try,
-                attempts=None,
-                timeout=None,
-                wait_initial=0.1,
-                wait_max=options.retry_max,
-                wait_jitter=0.5,
-            ):
-                attached_at = time.monotonic()
-                syncs = self.full_syncs + self.partial_syncs
-                try:
-                    async with aclosing(self._link()) as batches:
-                        async for batch in batches:
-                            yield batch
-                except RedisreplError as error:
-                    lost = error
-                if options.on_lost is not None and self._worth_another_try(lost):
-                    options.on_lost(lost)
-                if self.full_syncs + self.partial_syncs > syncs and time.monotonic() - attached_at > _WORKED:
-                    break
-                with attempt:
-                    raise lost
+        async for _ in self._links:
+            try:
+                async with aclosing(self._link()) as batches:
+                    async for batch in batches:
+                        yield batch
+            except RedisreplError as error:
+                self._links.lost(error)
+                if options.on_lost is not None and self._worth_another_try(error):
+                    options.on_lost(error)
 
     def _worth_another_try(self, error: Exception) -> bool:
         """Whether waiting may heal this; a snapshot that cannot be read will not be readable next time."""
@@ -330,11 +316,13 @@ class ReplicaStream:
                     case FullSync(position):
                         yield _Batch((self._start_over(position),), None)
                     case SnapshotEnd(position):
+                        self._links.made()
                         self._commands.start(position, self._snapshot_database)
                         yield _Batch((event,), self._commands.place)
                     case Continued(position):
                         self.partial_syncs += 1
                         self._begun = True
+                        self._links.made()
                         self._commands.start(position, place.database if place else 0)
                         yield _Batch((), self._commands.place)
 

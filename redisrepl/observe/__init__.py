@@ -1,1 +1,1 @@
-"""What the daemon says of itself: log lines, troubles, counters."""
+"""What the daemon reports about itself: log lines, failures, counters."""

@@ -13,7 +13,7 @@ __all__ = ["PERIOD", "SERIES", "History"]
 #: Seconds that one point is for.
 PERIOD = 10
 _POINTS = 360
-#: Of the first the highest value of a period, of the last two how much a counter grew in a second.
+#: The series: of the lag, the highest value of a period; of the last two, the growth of a counter per second.
 SERIES = ("lag_s", "waiting_keys", "pushed_per_s", "applied_per_s")
 
 
@@ -27,7 +27,7 @@ class History:
         self._counters: list[float] = []
 
     def is_due(self, now: float) -> bool:
-        """Whether the next sample makes a point, and so should come with counters."""
+        """Whether the next sample completes a point and needs the counters."""
         return self._began is None or now - self._began >= PERIOD
 
     def sample(self, now: float, lag: float | None, document: Mapping[str, object] | None) -> None:
@@ -35,8 +35,8 @@ class History:
 
         Args:
             now: seconds that never go backwards.
-            lag: seconds that the oldest change has waited; None: nobody knows.
-            document: how the daemon stands; None between two points.
+            lag: seconds that the oldest change has waited; None if unknown.
+            document: the daemon's state; None between two points.
         """
         self._lag = None if lag is None or self._lag is None else max(self._lag, lag)
         if document is None:
@@ -54,7 +54,7 @@ class History:
         self._began, self._counters, self._lag = now, counters, lag
 
     def points(self, name: str) -> list[float | None]:
-        """The points of a series, the oldest first; None: nobody knew."""
+        """The points of a series, oldest first; None where the value was unknown."""
         return [None if value != value else round(value, 3) for value in self._points[name]]  # noqa: PLR0124 - NaN
 
 

@@ -1,6 +1,6 @@
-"""How far a snapshot has come: a bar on a terminal, else a log line every few seconds.
+"""Progress of a snapshot: a bar on a terminal, otherwise a log line every few seconds.
 
-In: how many bytes and keys each piece of it brought. Out: what a person sees. Left to others: the pieces.
+In: bytes and keys of each piece. Out: what a person sees. Left to others: reading the pieces (`sources.stream`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _log = structlog.get_logger("redisrepl")
 
 
 class SnapshotProgress:
-    """Tells of one snapshot at a time.
+    """Shows the progress of one snapshot at a time.
 
     Args:
         stream: where logs go; a bar is shown if it is a terminal. None: standard error.
@@ -46,7 +46,7 @@ class SnapshotProgress:
         self._keys = 0
 
     def begin(self) -> None:
-        """A snapshot is going to come."""
+        """A snapshot begins."""
         self.end()
         self._begun = self._told = self._clock()
         self._bytes = self._keys = 0
@@ -73,7 +73,7 @@ class SnapshotProgress:
             _log.info("snapshot.reading", **self._figures(total, now - self._begun))
 
     def end(self) -> None:
-        """It is over, complete or not; also when none had begun."""
+        """The snapshot is over, complete or not; harmless if none had begun."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

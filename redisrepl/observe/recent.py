@@ -1,6 +1,6 @@
-"""The last warnings and errors of the log, kept for those who look at the daemon and not into its log.
+"""The last warnings and errors of the log, for the status page.
 
-In: log lines. Out: the last of them, without the names of keys. Left to others: showing them (the status page).
+In: log lines. Out: the last of them, without the names of keys. Left to others: showing them (`listener.page`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Recent", "recent"]
 
 _KEPT = 20
 _LEVELS = frozenset({"warning", "error", "critical"})
-#: What the log may name and this may not: who reads a page need not be who may read the log.
+#: Fields that are left out: whoever may read the page need not be allowed to read the log.
 _SECRET = frozenset({"key", "keys", "more_keys", "field", "fields"})
 _LONGEST = 500
 
@@ -28,7 +28,7 @@ class Recent:
         self._lines: deque[dict[str, object]] = deque(maxlen=_KEPT)
 
     def __call__(self, _logger: object, level: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        """Keep this line, if it is worth it; one that says the same as the last takes its place, and counts."""
+        """Keep a warning or error; a repetition of the last line replaces it and raises its count."""
         event = str(line.get("event", ""))
         if level in _LEVELS:
             self._keep(event, level, line)
@@ -40,7 +40,7 @@ class Recent:
         return line
 
     def lines(self) -> list[dict[str, object]]:
-        """The newest first."""
+        """The lines, newest first."""
         return [dict(line) for line in reversed(self._lines)]
 
     def _keep(self, event: str, level: str, line: MutableMapping[str, Any]) -> None:
@@ -62,5 +62,5 @@ class Recent:
         self._lines.append(kept)
 
 
-#: That of this process.
+#: The one of this process.
 recent = Recent()

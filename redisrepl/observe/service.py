@@ -1,7 +1,7 @@
-"""What systemd is told: that the daemon is ready, how it stands, that it reloads, that it lives (sd_notify).
+"""Notifications to systemd (sd_notify): ready, status, reloading, stopping, watchdog.
 
 In: `NOTIFY_SOCKET` and `WATCHDOG_USEC` of the environment. Out: datagrams. Left to others: when each is true
-(`daemon`). Without these variables nothing happens, and nothing is computed for it.
+(`daemon`). Without these variables nothing is sent or computed.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 
 __all__ = ["Service"]
 
-#: Seconds between two looks at how things stand.
+#: Seconds between two updates of the status.
 _STATUS_PERIOD = 5.0
-#: Who has waited for readiness so long waits no longer: a hub that is away must not hold up a machine that starts.
+#: Seconds after which we report ready in any case: a hub that is away must not delay the boot of the machine.
 _READY_AT_LATEST = 60.0
 
 
@@ -48,11 +48,11 @@ class Service:
                 self._watchdog = int(period) / 1e6 / 3
 
     def tick(self, *, ready: bool, status: Callable[[], str]) -> None:
-        """Tell what is new; call it often, from the loop whose life counts.
+        """Send what has changed; call it often, from the event loop that the watchdog guards.
 
         Args:
-            ready: everything was there once.
-            status: how it stands, in a line; asked seldom.
+            ready: the daemon was attached and subscribed once.
+            status: returns its state in a line; called seldom.
         """
         if self._socket is None or self._stopping:
             return
@@ -73,17 +73,17 @@ class Service:
             self._send(*lines)
 
     def reloading(self) -> None:
-        """It begins to read its files again."""
+        """The daemon begins to reload its files."""
         if self._ready:
             self._send("RELOADING=1", f"MONOTONIC_USEC={int(time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6)}")
 
     def reloaded(self) -> None:
-        """It has read them; said even if some cannot be used, since it goes on with what it had."""
+        """It has reloaded them; sent even if some cannot be used, since it goes on with the old ones."""
         if self._ready:
             self._send("READY=1")
 
     def stopping(self, status: str) -> None:
-        """It takes nothing in any more."""
+        """The daemon is shutting down."""
         self._send("STOPPING=1", f"STATUS={status}")
         self._stopping = True
 
@@ -91,5 +91,5 @@ class Service:
         if self._socket is None:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with contextlib.suppress(OSError):  # nobody reads: that must not hold up replication
+        with contextlib.suppress(OSError):  # a service manager that does not read must not stop replication
             self._socket.sendto("\n".join(line.replace("\n", " ") for line in lines).encode(), address)

@@ -1,4 +1,4 @@
-"""A unix socket in the state directory that tells how the daemon stands: one JSON document per connection.
+"""A unix socket in the state directory that serves the daemon's state: one JSON document per connection.
 
 In: connections. Out: documents. Left to others: what is in one (`observe.state`), showing it (`subcommands.status`).
 """
@@ -21,16 +21,16 @@ __all__ = ["bound_socket", "remove_socket", "serve_state"]
 
 _log = structlog.get_logger("redisrepl")
 
-#: Seconds that a reader has.
+#: Seconds within which a client must read the document.
 _PATIENCE = 5.0
 
 
 async def serve_state(path: Path, document: Callable[[], Awaitable[dict[str, object]]]) -> None:
-    """Answer until cancelled; the socket is gone then. That it cannot be made is a warning: replication needs none.
+    """Serve until cancelled, then remove the socket. If it cannot be created we only warn; replication goes on.
 
     Args:
-        path: of the socket. Whoever calls this holds the lock of the state, so one that is there is of a dead daemon.
-        document: asked anew for each connection.
+        path: of the socket. The caller holds the lock of the state, so an existing socket is that of a dead daemon.
+        document: called for each connection.
     """
 
     async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -56,16 +56,16 @@ async def serve_state(path: Path, document: Callable[[], Awaitable[dict[str, obj
 
 
 def remove_socket(path: Path) -> None:
-    """Take a socket away."""
-    with contextlib.suppress(OSError):  # the directory went away
+    """Remove a socket."""
+    with contextlib.suppress(OSError):  # the directory was removed
         path.unlink()
 
 
 def bound_socket(path: Path, mode: int = 0o600) -> socket.socket:
-    """A socket that nobody but those of `mode` may connect to, not even for a moment.
+    """A listening socket whose file never has more permissions than `mode`, not even for a moment.
 
     Raises:
-        OSError: it cannot be made there; among others, something that is no socket is there.
+        OSError: it cannot be created; for example, a file that is no socket is there.
     """
     if path.is_socket():
         path.unlink()

@@ -1,7 +1,7 @@
-"""How a daemon stands, for people and for `redisrepl status`.
+"""The state of a daemon, for people and for `redisrepl status`.
 
-In: its parts. Out: one flat document of numbers and texts, never of values. Left to others: when it is told (`daemon`,
-`observe.socket`) and how it looks (`subcommands.status`).
+In: its parts. Out: one flat document of numbers and texts, never of values. Left to others: when it is reported
+(`daemon`, `observe.socket`) and how it looks (`subcommands.status`).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ __all__ = ["State", "say_started"]
 
 _log = structlog.get_logger("redisrepl")
 
-#: Seconds that the site has to say how far it is.
+#: Seconds within which the site must tell its offset.
 _PATIENCE = 1.0
-#: Marks of the stream that are remembered for the age of what waits; more only blur that of the later ones.
+#: Most (time, offset) marks of the stream that are kept to compute the lag; more would only make later ones exact.
 _MARKS = 1000
 
 
 def say_started(address: SiteAddress, hub: str, namespaces: Namespaces, *, pull: bool) -> None:
-    """Between whom the daemon runs, and what of that is seldom meant."""
+    """Log which site and hub the daemon replicates, and warn about settings that are seldom intended."""
     _log.info(
         "daemon.started",
         version=__version__,
@@ -49,11 +49,11 @@ def say_started(address: SiteAddress, hub: str, namespaces: Namespaces, *, pull:
 
 
 class State:
-    """Looks at the parts of a daemon.
+    """Reads the state of a daemon from its parts.
 
     Args:
-        parts: they.
-        address: the site's.
+        parts: of the daemon.
+        address: of the site.
         certificates: of the links.
     """
 
@@ -62,12 +62,12 @@ class State:
         self._address = address
         self._certificates = certificates
         self._others: list[tuple[str, Trouble]] = []
-        self._began = False  # it was attached and subscribed once
+        self._began = False  # the daemon was attached and subscribed once
         self._started_at = time.time()
         self._marks: deque[tuple[float, int]] = deque()  # when the stream was read up to which offset
 
     def tick(self, now: float) -> None:
-        """Remember how far the stream was read, for the age of what waits.
+        """Remember how far the stream was read, to compute the lag.
 
         Args:
             now: seconds that never go backwards.
@@ -83,7 +83,7 @@ class State:
             self._marks.append((now, position.offset))
 
     def document(self) -> dict[str, object]:
-        """All that is known without asking anybody."""
+        """The state as far as it is known without asking a server."""
         parts = self._parts
         starting, problems = self._starting(), list(self._problems())
         self._began = self._began or not starting
@@ -96,7 +96,7 @@ class State:
             "troubles": [_trouble_fields(name, t) for name, t in self._troubles() if t.last_error is not None],
             "failures": self._failures(),
             "site": str(self._address),
-            "hub": parts.session.url,
+            "hub": parts.hub.url,
             "namespaces": [printable(prefix) for prefix in parts.namespaces],
             "direction": "both" if parts.pull else "push",
             **self._site_fields(),
@@ -106,7 +106,7 @@ class State:
             | {"runs": parts.sweep.runs, "running": parts.sweep.running, "owed": parts.sweep.owed}
             | {"next_at": parts.sweep.next_at, "removals_held": parts.sweep.held}
             | {"settled": parts.core.continuity.site.settled and parts.core.continuity.hub.settled},
-            "scripts": parts.pusher.scripts,
+            "scripts": parts.pusher.scripts.allowed,
             "max_body": parts.pusher.max_body,
             "flights": parts.pacer.out,
             "flights_limit": parts.pacer.limit,
@@ -120,30 +120,30 @@ class State:
         }
 
     async def full_document(self) -> dict[str, object]:
-        """The same, with how far the site is ahead of what was read of it, which the site is asked for."""
+        """The same with the lag in bytes, for which the site is asked."""
         following, facts = self._parts.following, None
         if following.position is not None and self._parts.attached_at is not None:
             facts = await ask_facts(self._address, _PATIENCE)
         document, position = self.document(), following.position
         document["lag_bytes"] = document["unread_bytes"] = None
         if facts is not None and position is not None and facts.offset is not None and position.replid in facts.history:
-            # Compared with what was read, not with the position to go on from: the site's own pings leave that behind.
+            # Compare with the offset read, not with the saved position: that one lags behind the site's own pings.
             unread = max(0, facts.offset - int(following.read_to))
             document |= {"unread_bytes": unread, "lag_bytes": unread + self._waiting_bytes()}
         return document
 
     def watch(self, name: str, trouble: Trouble) -> None:
-        """Tell of this trouble too."""
+        """Report this failure log too."""
         self._others.append((name, trouble))
 
     @property
     def ready(self) -> bool:
-        """It was attached and subscribed at least once."""
+        """Whether the daemon was attached and subscribed at least once."""
         self._began = self._began or self._starting() is None
         return self._began
 
     def line(self) -> str:
-        """How it stands in a line, for the service manager."""
+        """The state in one line, for the service manager."""
         document = self.document()
         if problems := [str(problem) for problem in self._problems()]:
             return f"not well: {problems[0]}"
@@ -152,7 +152,7 @@ class State:
         return f"well: {document['waiting_keys']} keys wait for the hub"
 
     def lag(self) -> float | None:
-        """Seconds that the oldest change has waited for the hub; 0: none waits; None: the site is away."""
+        """Seconds that the oldest change has waited for the hub; 0 if none waits, None while the site is away."""
         if self._parts.attached_at is None:
             return None
         if not self._marks or not self._parts.outbound.waiting:
@@ -160,7 +160,7 @@ class State:
         return time.monotonic() - self._marks[0][0]
 
     def _starting(self) -> str | None:
-        """What is not there yet in a daemon that has begun, in words; None: everything was there once."""
+        """What a daemon that has just started is still waiting for; None once it was complete."""
         parts = self._parts
         if self._began:
             return None
@@ -205,7 +205,7 @@ class State:
         subscriptions = [
             {
                 "namespace": printable(prefix),
-                "way": self._parts.ways.way,
+                "way": self._parts.hub.event_channel,
                 "live": subscription.live,
                 "round_trip_s": subscription.round_trip,
                 "made": subscription.subscriptions,
@@ -217,7 +217,7 @@ class State:
         return fields | {"conflicts_resolved": self._parts.core.conflicts, "subscriptions": subscriptions}
 
     def _problems(self) -> Iterator[str]:
-        """What is wrong at this moment, a sentence each."""
+        """What is wrong now, one sentence each."""
         parts = self._parts
         if parts.attached_at is None and (self._began or parts.following.trouble.last_error is not None):
             yield "the site's Redis is not followed"

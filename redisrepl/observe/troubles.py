@@ -1,4 +1,4 @@
-"""Repeated failures, told once: the first of each kind at once, then a line per period with a count, then "recovered".
+"""Logs repeated failures once: the first of each kind at once, then one line per period, then "recovered".
 
 In: failures and successes of one link or task. Out: log lines. Left to others: what a failure means.
 """
@@ -27,7 +27,7 @@ class Trouble:
     Attributes:
         failures: failures since the last success.
         total: failures since the start.
-        last_error: text of the last one, None when all is well.
+        last_error: text of the last one; None after a success.
     """
 
     def __init__(self, event: str, *, period: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,7 +42,7 @@ class Trouble:
         self.last_error: str | None = None
 
     def failed(self, error: BaseException | str, **fields: Any) -> bool:
-        """It went wrong (again). Returns whether a line said so."""
+        """Count a failure; returns whether a log line was written."""
         now = self._clock()
         self.failures += 1
         self.total += 1
@@ -52,17 +52,17 @@ class Trouble:
         elif now - self._last_line < self._period and type(error) in self._told:
             return False
         self._last_line = now
-        self._told.add(type(error))  # "no answer" must not hide for half a minute that the certificate is refused
+        self._told.add(type(error))  # "no answer" must not hide "certificate refused" for half a minute
         _log.warning(f"{self._event}.failed", error=self.last_error, failures=self.failures, **fields)
         return True
 
     @property
     def duration(self) -> float:
-        """Seconds since the first failure after the last success; 0 if all is well."""
+        """Seconds since the first failure after the last success; 0 if there was none."""
         return self._clock() - self._since if self.failures else 0.0
 
     def succeeded(self, **fields: Any) -> None:
-        """It works (again)."""
+        """Note a success; after failures, log the recovery."""
         if not self.failures:
             return
         duration = round(self._clock() - self._since, 1)

@@ -13,8 +13,9 @@ import structlog
 from redisrepl.errors import CommandRefusedError, HubError
 from redisrepl.namespaces import glob_escape
 from redisrepl.remote.fetch import HubReader
-from redisrepl.remote.refusals import ScriptUser, is_passing
-from redisrepl.remote.session import HubSession
+from redisrepl.remote.hub import Hub
+from redisrepl.remote.refusals import is_passing, refuses_scripts
+from redisrepl.scripts import Scripts
 from redisrepl.wire.collections import extra_types
 from redisrepl.wire.digests import (
     LOOK_SCRIPT,
@@ -32,7 +33,6 @@ from redisrepl.wire.digests import (
     parse_sums,
     wanted_buckets,
 )
-from redisrepl.wire.webdis import body, flat_reply
 
 __all__ = ["HubComparer"]
 
@@ -43,11 +43,11 @@ _OK = 200
 _LISTED = b"list:"
 
 
-class HubComparer(ScriptUser):
+class HubComparer:
     """Reads the hub for a comparison; where scripts are refused, values travel instead of digests.
 
     Args:
-        session: HTTPS to the hub.
+        hub: which is compared.
         reader: reads values.
         expiries: whether expiries are compared.
         types: those that are compared beside strings and hashes.
@@ -56,15 +56,14 @@ class HubComparer(ScriptUser):
 
     def __init__(
         self,
-        session: HubSession,
+        hub: Hub,
         reader: HubReader,
         *,
         expiries: bool,
         types: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(clock)
-        self._session = session
+        self.scripts = Scripts(hub.eval, _is_refusal, hashes=False, clock=clock)
         self._reader = reader
         others = extra_types(types)
         self._others = (others,) if others else ()
@@ -73,7 +72,7 @@ class HubComparer(ScriptUser):
 
     async def sums(self, prefix: bytes, cursor: bytes, count: int, sums: list[int]) -> Summed:
         """Add the keys of one step of a scan to the sums of their buckets."""
-        if self.tries_scripts() and not cursor.startswith(_LISTED):
+        if self.scripts.worth_trying and not cursor.startswith(_LISTED):
             reply = await self._script(
                 SUMS_SCRIPT, cursor, _pattern(prefix), b"%d" % count, b"%d" % WORK, *self._others
             )
@@ -85,7 +84,7 @@ class HubComparer(ScriptUser):
 
     async def page(self, prefix: bytes, cursor: bytes, count: int, buckets: Collection[int] | None) -> Page:
         """Keys of a namespace, from cursor `0` on, in these buckets (None: all). Some may come twice."""
-        if self.tries_scripts() and not cursor.startswith(_LISTED):
+        if self.scripts.worth_trying and not cursor.startswith(_LISTED):
             words = (self._expiries, cursor, _pattern(prefix), b"%d" % count, b"%d" % WORK, *wanted_buckets(buckets))
             reply = await self._script(PAGE_SCRIPT, *words)
             if reply is not None:
@@ -95,7 +94,7 @@ class HubComparer(ScriptUser):
     async def looks(self, keys: Sequence[bytes]) -> list[Look]:
         """What these keys hold."""
         looks: list[Look] = []
-        while self.tries_scripts() and len(looks) < len(keys):
+        while self.scripts.worth_trying and len(looks) < len(keys):
             rest = keys[len(looks) :]
             reply = await self._script(LOOK_SCRIPT, self._expiries, b"%d" % WORK, *rest)
             if reply is not None:
@@ -126,25 +125,26 @@ class HubComparer(ScriptUser):
 
     async def _script(self, script: bytes, *words: bytes) -> list[bytes] | None:
         """The reply to a script; None if the hub allows none."""
+        were_allowed = self.scripts.allowed
         try:
-            reply = await self._session.post(body(b"EVAL", script, b"0", *words))
+            reply: list[bytes] | None = await self.scripts.run(script, words)
         except CommandRefusedError as error:
-            if error.status == _OK:
+            if error.status != _OK:
                 raise
-        else:
-            if not reply.startswith(b"-"):
-                self.scripts = True
-                return flat_reply(reply)
-            text = reply[1:].decode("utf-8", "backslashreplace").strip()
-            if is_passing(text):
-                raise HubError(f"the hub is not ready for a comparison: {text}", status=_OK)
-            # EVAL itself, or a command in it (SCAN, TYPE, HGETALL): either way there is another way.
-            if self.scripts:
-                _log.warning(
-                    "sweep.scripts_refused", error=text, hint="values travel instead of digests: allow EVAL and SCAN"
-                )
-        self.no_scripts()
-        return None
+            raise HubError(f"the hub is not ready for a comparison: {error}", status=_OK) from None
+        if reply is None:
+            self.scripts.refused()
+            if were_allowed:
+                hint = "values travel instead of digests: allow EVAL and SCAN at the hub"
+                _log.warning("sweep.scripts_refused", hint=hint)
+        return reply
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether it is about EVAL itself, or a command in it (SCAN, TYPE, HGETALL): either way there is another way."""
+    if isinstance(error, CommandRefusedError) and error.status == _OK:
+        return not is_passing(str(error))
+    return refuses_scripts(error)
 
 
 def _pattern(prefix: bytes) -> bytes:

@@ -23,10 +23,9 @@ from collections.abc import Mapping
 import structlog
 
 from redisrepl.errors import CommandRefusedError, ProtocolError
-from redisrepl.remote.session import HubSession
+from redisrepl.remote.hub import Hub
 from redisrepl.wire.batches import NO_FENCE, Fencing
 from redisrepl.wire.replies import as_pairs, number
-from redisrepl.wire.webdis import CommandError, body, flat_reply
 
 __all__ = ["NOT_LAST", "Fence", "NoFence"]
 
@@ -120,7 +119,7 @@ class Fence(NoFence):
     """The fence of one site.
 
     Args:
-        session: HTTPS to the hub.
+        hub: where it is.
         origin: who we are.
         epoch: the last one that was in force, from the store.
         known: the last numbers that the hub is known to have had, by slot, from the store.
@@ -136,10 +135,8 @@ class Fence(NoFence):
         known: the last numbers that the hub is known to have had, by slot.
     """
 
-    def __init__(
-        self, session: HubSession, origin: bytes, epoch: int = 0, known: Mapping[int, int] | None = None
-    ) -> None:
-        self._session = session
+    def __init__(self, hub: Hub, origin: bytes, epoch: int = 0, known: Mapping[int, int] | None = None) -> None:
+        self._hub = hub
         self._key = _PREFIX + origin
         self._raise = asyncio.Lock()
         self._wanted = 1  # raises that were asked for
@@ -213,9 +210,8 @@ class Fence(NoFence):
         """Run a script that returns all fields; whether the hub lets us."""
         known = dict(self.known)  # what is acknowledged meanwhile may have been executed after this
         try:
-            reply = await self._session.post(body(b"EVAL", script, b"0", self._key, epoch, _LIFETIME))
-            flat = flat_reply(reply)
-        except (CommandError, CommandRefusedError) as error:
+            flat = await self._hub.eval(script, (self._key, epoch, _LIFETIME))
+        except CommandRefusedError as error:
             self.denied(str(error))
             return False
         pairs = as_pairs(flat, "the fence's script at the hub")
@@ -244,8 +240,8 @@ class Fence(NoFence):
             return True
         try:
             words = (self._key, _MARKED, b"%d" % number, _LIFETIME, b"%d" % self.epoch)
-            outcome = flat_reply(await self._session.post(body(b"EVAL", _MARK, b"0", *words)))
-        except (CommandError, CommandRefusedError) as error:
+            outcome = await self._hub.eval(_MARK, words)
+        except CommandRefusedError as error:
             self.denied(str(error))
             return True
         if outcome == [b"kept"]:
@@ -263,7 +259,7 @@ class Fence(NoFence):
         if not self.allowed or not self.raised:
             return True
         try:
-            return await self._session.text_or_none(b"HGET", self._key, b"epoch") is not None
+            return await self._hub.text_or_none(b"HGET", self._key, b"epoch") is not None
         except CommandRefusedError as error:
             self.denied(str(error))
             return True
@@ -295,7 +291,7 @@ class Fence(NoFence):
                 "hub.no_fence",
                 key=self._key.decode("ascii", "backslashreplace"),
                 error=error,
-                cost="a request that is given up may be executed late, over a newer value",
+                cost="a request that timed out may be executed late, over a newer value",
                 hint="let this client EVAL, HGET, HSET and EXPIRE keys that begin with redisrepl:fence: at the hub",
             )
 

@@ -15,14 +15,16 @@ from typing import NamedTuple
 from redisrepl.changes import DENIED, HashState, SequenceState, State, StringState
 from redisrepl.errors import CommandRefusedError, HubError, OutcomeUnknownError, ProtocolError, denies_key
 from redisrepl.namespaces import glob_escape
-from redisrepl.remote.refusals import ScriptRunner, scripts_refused
-from redisrepl.remote.session import HubSession
+from redisrepl.remote.hub import Hub
+from redisrepl.remote.refusals import refuses_scripts
+from redisrepl.scripts import Scripts
 from redisrepl.wire.collections import COLLECTIONS, READABLE_SINGLY, elements_in, extra_types
+from redisrepl.wire.states import STATES_SCRIPT, parse_fetch
 from redisrepl.wire.unwanted import MAX_VALUE
-from redisrepl.wire.webdis import CommandError, fetch_body, parse_fetch_reply
 
 __all__ = ["Fetched", "HubReader"]
 
+_OK = 200
 #: Keys read side by side where no script can say when it is enough.
 _FEW = 50
 #: The smallest reply that is asked for, and by how much one is larger than the last after one that came in time.
@@ -41,34 +43,34 @@ class Fetched(NamedTuple):
     time: float
 
 
-class HubReader(ScriptRunner):
+class HubReader:
     """Reads the hub.
 
     Replies that do not arrive in time are asked for in smaller pieces: over a slow link, what is fetched side by side
     would otherwise be late for ever.
 
     Args:
-        session: HTTPS to the hub.
+        hub: which is read.
         max_bytes: how much a reply may carry before the rest of the keys is left for another.
         max_value: values of more bytes are not read: what a key holds is then `wire.states.TOO_LARGE`.
         types: collections of which types are read beside hashes.
         clock: seconds, for when refused scripts are tried again.
 
     Attributes:
-        scripts: whether the hub allows `EVAL`; found out by trying.
+        scripts: those that it runs.
     """
 
     def __init__(
         self,
-        session: HubSession,
+        hub: Hub,
         max_bytes: int = 2 << 20,
         *,
         max_value: int = MAX_VALUE,
         types: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(clock)
-        self._session = session
+        self._hub = hub
+        self.scripts = Scripts(hub.eval, refuses_scripts, clock=clock)
         self._max_value = max_value
         self._types = sorted(set(types) & READABLE_SINGLY.keys() - {"hash"})
         self._others = extra_types(types)
@@ -76,50 +78,44 @@ class HubReader(ScriptRunner):
 
     async def states(self, keys: Sequence[bytes]) -> Fetched:
         """What these keys hold; keys that did not fit into one reply, but never the first, are left out."""
-        if self.tries_scripts():
+        if self.scripts.worth_trying:
             try:
-                at, states = await self._by_script(keys)
+                reply = await self._by_script(keys)
             except OutcomeUnknownError:
                 self._max_bytes = max(self._max_bytes // 2, _LEAST_BYTES)
                 raise
             except CommandRefusedError as error:
-                if error.status != 403:  # noqa: PLR2004 - Webdis' ACL
+                if error.status != _OK:
                     raise
-            except CommandError as error:
-                if not scripts_refused(str(error)):
-                    raise HubError(f"the hub refused a fetch: {error}", status=200) from None
-            else:
+                raise HubError(f"the hub refused a fetch: {error}", status=_OK) from None
+            if reply is not None:
                 self._max_bytes = min(self._max_bytes + _LEAST_BYTES, self._most_bytes)
-                self.scripts = True
-                return Fetched(dict(zip(keys, states, strict=False)), at)
-            self.no_scripts()
+                return reply
+            self.scripts.refused()
         few = keys[:_FEW]
         return Fetched(dict(zip(few, await asyncio.gather(*map(self.state, few)), strict=True)), math.inf)
 
-    async def _by_script(self, keys: Sequence[bytes]) -> tuple[int, list[State]]:
-        """The hub's time, and the states of the first keys, as many as fit."""
-
-        async def send(*, by_hash: bool) -> tuple[int, list[State]]:
-            token = self.token()
-            content = fetch_body(
-                keys, self._max_bytes, self._max_value, others=self._others, token=token, by_hash=by_hash
-            )
-            at, states = parse_fetch_reply(await self._session.post(content), token)
-            if not 0 < len(states) <= len(keys):
-                raise ProtocolError(f"the hub {self._session.url} told of {len(states)} of {len(keys)} keys")
-            return at, states
-
-        return await self.run(send)
+    async def _by_script(self, keys: Sequence[bytes]) -> Fetched | None:
+        """The states of the first keys, as many as fit; None: scripts are refused."""
+        token = self.scripts.token()
+        limits = b"%d %d%b" % (self._max_bytes, self._max_value, self._others)
+        items = await self.scripts.run(STATES_SCRIPT, (limits, token, *keys))
+        if items is None:
+            return None
+        at, states = parse_fetch(items, token)
+        if not 0 < len(states) <= len(keys):
+            raise ProtocolError(f"the hub {self._hub.url} told of {len(states)} of {len(keys)} keys")
+        return Fetched(dict(zip(keys, states, strict=False)), at)
 
     async def keys(self, prefix: bytes) -> list[bytes]:
         """Every key of a namespace. `KEYS` blocks the hub while it looks, but is exact for any bytes."""
-        return await self._session.strings(b"KEYS", glob_escape(prefix) + b"*")
+        return await self._hub.strings(b"KEYS", glob_escape(prefix) + b"*")
 
     async def state(self, key: bytes) -> State:
         """One key, without scripts: the value by what type it may have, then its expiry."""
-        session = self._session
+        hub = self._hub
         try:
-            value = await session.text_or_none(b"GET", key)
+            value = await hub.text_or_none(b"GET", key)
             if value is None:
                 return None
             state: StringState | HashState | SequenceState = StringState(value)
@@ -139,7 +135,7 @@ class HubReader(ScriptRunner):
         for type_ in ("hash", *self._types):
             kind = READABLE_SINGLY[type_]
             try:
-                flat = await self._session.strings(kind.read, key, *kind.range)
+                flat = await self._hub.strings(kind.read, key, *kind.range)
             except CommandRefusedError as error:
                 if not str(error).startswith("WRONGTYPE"):
                     raise
@@ -149,17 +145,17 @@ class HubReader(ScriptRunner):
             try:
                 return HashState(elements_in(type_, flat), None, type_) if flat else None
             except ValueError:
-                raise ProtocolError(f"the hub {self._session.url} did not answer {kind.read.decode()}") from None
+                raise ProtocolError(f"the hub {self._hub.url} did not answer {kind.read.decode()}") from None
         return "other"
 
     async def _expiry(self, key: bytes) -> int | None:
         """Absolute milliseconds; Redis before 7.0 tells only what is left, and its clock."""
-        session = self._session
+        hub = self._hub
         try:
-            at = await session.integer(b"PEXPIRETIME", key)
+            at = await hub.integer(b"PEXPIRETIME", key)
         except CommandRefusedError:
-            left = await session.integer(b"PTTL", key)
+            left = await hub.integer(b"PTTL", key)
             if left < 0:
                 return None
-            return await session.clock() // 1000 + left
+            return await hub.clock() // 1000 + left
         return at if at >= 0 else None

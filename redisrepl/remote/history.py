@@ -17,7 +17,7 @@ import structlog
 from redisrepl.changes import State
 from redisrepl.errors import CommandRefusedError
 from redisrepl.remote.fetch import HubReader
-from redisrepl.remote.session import HubSession
+from redisrepl.remote.hub import Hub
 from redisrepl.wire.digests import held_at
 from redisrepl.wire.replies import CLOCK_TOLERANCE, as_info
 
@@ -71,15 +71,15 @@ class HubHistory:
     """Asks the hub.
 
     Args:
-        session: HTTPS to the hub.
+        hub: which is asked.
         reader: reads keys.
 
     Attributes:
         clock_ahead: seconds by which the hub's clock is ahead of ours; None: not known.
     """
 
-    def __init__(self, session: HubSession, reader: HubReader) -> None:
-        self._session = session
+    def __init__(self, hub: Hub, reader: HubReader) -> None:
+        self._hub = hub
         self._reader = reader
         self._refused = False
         self._told_clock = False
@@ -94,7 +94,7 @@ class HubHistory:
         """
         asked_at = time.time()
         try:
-            info = await self._session.text(b"INFO", b"all")
+            info = await self._hub.text(b"INFO", b"all")
         except CommandRefusedError as error:
             if not self._refused:
                 self._refused = True

@@ -12,7 +12,7 @@ from typing import Literal
 import structlog
 
 from redisrepl.errors import CommandRefusedError
-from redisrepl.remote.session import HubSession
+from redisrepl.remote.hub import Hub
 from redisrepl.wire.keyspace import NOTIFY_OPTION, missing_flags
 
 __all__ = ["Notifications", "NotifyMode", "missing_flags"]
@@ -28,13 +28,13 @@ class Notifications:
     """The flags that one client of the hub needs.
 
     Args:
-        session: HTTPS to the hub.
+        hub: whose flags they are.
         kinds: which of `changes.KINDS` are pulled.
         mode: `merge` adds what is missing, `check` tells, `never` does not look.
     """
 
-    def __init__(self, session: HubSession, kinds: frozenset[str], mode: NotifyMode) -> None:
-        self._session = session
+    def __init__(self, hub: Hub, kinds: frozenset[str], mode: NotifyMode) -> None:
+        self._hub = hub
         self._kinds = kinds
         self._mode = mode
         self._told = ""  # what is wrong, since when it was told
@@ -47,12 +47,12 @@ class Notifications:
         """
         if self._mode == "never":
             return False
-        session = self._session
+        hub = self._hub
         try:
-            flags = await session.option(_OPTION)
+            flags = await hub.option(_OPTION)
             missing = missing_flags(flags, self._kinds)
             if missing and self._mode == "merge":
-                await session.command(b"CONFIG", b"SET", _OPTION, (flags + missing).encode())
+                await hub.command(b"CONFIG", b"SET", _OPTION, (flags + missing).encode())
                 _log.info("hub.notifications_enabled", added=missing, before=flags)
         except CommandRefusedError as error:
             wanted = missing_flags("", self._kinds)

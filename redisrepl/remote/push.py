@@ -12,16 +12,17 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import structlog
 
 from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError, OutcomeUnknownError, RedisreplError
 from redisrepl.remote.fence import NOT_LAST, NoFence
 from redisrepl.remote.fetch import HubReader
-from redisrepl.remote.refusals import ScriptRunner, is_denial, is_passing, is_unauthenticated, scripts_refused
-from redisrepl.remote.session import HubSession
+from redisrepl.remote.hub import Hub
+from redisrepl.remote.refusals import is_denial, is_passing, is_unauthenticated, refuses_scripts
+from redisrepl.scripts import Scripts
 from redisrepl.wire.batches import (
     MOVED,
     PUSH_SCRIPT,
@@ -29,19 +30,23 @@ from redisrepl.wire.batches import (
     UNCHANGED,
     Answer,
     Fencing,
-    batch_body,
+    batch_words,
     changed_nothing,
-    encode_batch_command,
+    command_words,
     parse_batch_reply,
 )
 from redisrepl.wire.collections import COLLECTIONS
-from redisrepl.wire.webdis import CommandError, body_pieces, parse_reply
 from redisrepl.wire.writes import CONDITIONAL, halves_of, keys_of, plain_command, simple_commands
 
 __all__ = ["HubPusher", "Pushed", "Teller"]
 
 _log = structlog.get_logger("redisrepl")
 
+_T = TypeVar("_T")
+
+_OK = 200
+#: Bytes of a body before and behind its words.
+_AROUND = len(b"EVAL//0/.raw")
 _SMALLEST_BODY = 2 << 10
 #: Bytes of a body that a proxy keeps in memory whatever its configuration (nginx: `client_body_buffer_size`).
 _SMALL_BODY = 8 << 10
@@ -73,11 +78,11 @@ class Pushed(NamedTuple):
 Teller = Callable[[Sequence[Sequence[bytes]]], tuple[bytes, bytes]]
 
 
-class HubPusher(ScriptRunner):
+class HubPusher:
     """Pushes commands.
 
     Args:
-        session: HTTPS to the hub.
+        hub: where they go.
         max_body: largest request body in bytes; halved when the hub's proxy says that it was too large.
         side_by_side: single commands on their way at a time, where scripts are refused.
         teller: makes of the commands of a request what is told to other sites; None to tell nothing.
@@ -88,13 +93,13 @@ class HubPusher(ScriptRunner):
         clock: seconds, for when refused scripts are tried again.
 
     Attributes:
-        scripts: whether the hub allows `EVAL`; found out by trying.
+        scripts: those that carry batches.
         max_body: the limit in force.
     """
 
     def __init__(  # noqa: PLR0913 - what it is made of
         self,
-        session: HubSession,
+        hub: Hub,
         max_body: int,
         *,
         side_by_side: int = 32,
@@ -105,9 +110,11 @@ class HubPusher(ScriptRunner):
         types: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(clock)
-        self._session = session
-        self._reader = HubReader(session, types=types)
+        self._hub = hub
+        self.scripts = Scripts(hub.eval, refuses_scripts, clock=clock)
+        self._script = PUSH_STREAMS_SCRIPT if "stream" in types else PUSH_SCRIPT
+        self._head = len(hub.spell([self._script, *batch_words(bytes(24))])) + _AROUND  # a body without commands
+        self._reader = HubReader(hub, types=types)
         self.fence = fence or NoFence()
         self._on_fence_lost = on_fence_lost
         self._teller = teller
@@ -115,8 +122,6 @@ class HubPusher(ScriptRunner):
         self._single = asyncio.Semaphore(side_by_side)
         self._passed: bytes | None = None  # a key that we could write
         self.max_body = max_body
-        self._script = PUSH_STREAMS_SCRIPT if "stream" in types else PUSH_SCRIPT
-        self._body_head = len(batch_body([], token=bytes(24), script=self._script))
 
     async def push(self, commands: Sequence[Sequence[bytes]], *, slot: int = 0, number: int = 0) -> Pushed:
         """Run commands in order.
@@ -127,7 +132,7 @@ class HubPusher(ScriptRunner):
             number: of the batch.
 
         Raises:
-            RedisreplError: the request failed as a whole; see `HubSession.post`. Executed commands may be repeated.
+            RedisreplError: the request failed as a whole; see `Hub`. Executed commands may be repeated.
         """
         times: list[float] = []
         errors = await self._push_all(commands, times, slot, number)
@@ -166,7 +171,7 @@ class HubPusher(ScriptRunner):
     async def _is_denied(self, key: bytes) -> bool:
         """Whether we are denied what we were not before: then it is no fault of a key."""
         try:
-            await self._session.command(b"TYPE", key)
+            await self._hub.command(b"TYPE", key)
         except CommandRefusedError as error:
             return is_denial(str(error)) or is_unauthenticated(str(error))
         return False
@@ -178,21 +183,24 @@ class HubPusher(ScriptRunner):
     def _fitting(self, commands: Iterable[Sequence[bytes]]) -> Iterator[list[_Part]]:
         """Runs of commands whose bodies are small enough; one command at least."""
         run: list[_Part] = []
-        size = self._body_head
+        size = self._head
         for command in commands:
             for part in self._parts(command):
                 size += len(part.encoded) + 1
                 if size > self.max_body and run:
                     yield run
-                    run, size = [], self._body_head + len(part.encoded) + 1
+                    run, size = [], self._head + len(part.encoded) + 1
                 run.append(part)
         if run:
             yield run
 
+    def _part(self, command: Sequence[bytes]) -> _Part:
+        return _Part(command, self._hub.spell(command_words(command)))
+
     def _parts(self, command: Sequence[bytes]) -> Iterator[_Part]:
         """A command, in as many parts as it takes to fit into a body."""
-        part = _Part(command, encode_batch_command(command))
-        if self._body_head + len(part.encoded) < self.max_body or len(keys_of(command)) == 1:
+        part = self._part(command)
+        if self._head + len(part.encoded) < self.max_body or len(keys_of(command)) == 1:
             yield part
         else:
             for half in halves_of(command):
@@ -209,7 +217,7 @@ class HubPusher(ScriptRunner):
             noted: slot and number of the batch that the hub notes.
         """
         try:
-            if self.tries_scripts():
+            if self.scripts.worth_trying:
                 return await self._push_script(parts, times, noted)
             times.append(math.inf)
             return await self._push_singly([part.command for part in parts])
@@ -218,7 +226,7 @@ class HubPusher(ScriptRunner):
                 command = parts[0].command
                 if len(keys_of(command)) == 1:
                     return [(command[1], str(error))]
-                parts = [_Part(half, encode_batch_command(half)) for half in halves_of(command)]
+                parts = list(map(self._part, halves_of(command)))
             self.max_body = max(self.max_body // 2, _SMALLEST_BODY)
             _log.warning("push.body_too_large", max_body=self.max_body, error=str(error))
             middle = len(parts) // 2
@@ -230,20 +238,18 @@ class HubPusher(ScriptRunner):
     ) -> list[tuple[bytes, str]]:
         keys = [key for part in parts for key in keys_of(part.command)]
         told = self._teller([part.command for part in parts]) if self._teller is not None else (b"", b"")
-        if sum(map(len, told)) + sum(len(part.encoded) for part in parts) + self._body_head > self.max_body:
+        if sum(map(len, told)) + sum(len(part.encoded) for part in parts) + self._head > self.max_body:
             told = (b"", b"")
+        were_allowed = self.scripts.allowed
+        fencing = self.fence.fencing(*noted)
         try:
-            fencing = self.fence.fencing(*noted)
-            answer = await self._run_script([part.encoded for part in parts], told, len(keys), fencing)
+            answer = await self._run_script(parts, told, len(keys), fencing)
         except CommandRefusedError as error:
-            if error.status != 403:  # noqa: PLR2004 - Webdis' ACL
+            if error.status != _OK:
                 raise
-        except CommandError as error:
-            if not scripts_refused(str(error)):
-                raise HubError(f"the hub refused a batch: {error}", status=200) from None
-        else:
-            if not self.scripts:
-                self.scripts = True
+            raise HubError(f"the hub refused a batch: {error}", status=_OK) from None
+        if answer is not None:
+            if not were_allowed:
                 _log.info("push.scripts_allowed")
             times.append(answer.time)
             if answer.fence == "-":
@@ -257,33 +263,32 @@ class HubPusher(ScriptRunner):
         errors = await self._push_singly([part.command for part in parts])
         if set(keys) <= {key for key, error in errors if is_denial(error)}:
             return errors  # it was not about scripts
-        if self.scripts:
+        if self.scripts.allowed:
             _log.warning("push.scripts_refused", hint="each write is a request of its own now: allow EVAL at the hub")
-        self.no_scripts()
+        self.scripts.refused()
         return errors
 
     async def _run_script(
-        self,
-        encoded: Sequence[bytes],
-        told: tuple[bytes, bytes],
-        writes: int,
-        fencing: Fencing,
-    ) -> Answer:
-        """Run the script over commands that make so many writes."""
+        self, parts: Sequence[_Part], told: tuple[bytes, bytes], writes: int, fencing: Fencing
+    ) -> Answer | None:
+        """Run the script over commands that make so many writes; None: scripts are refused."""
+        token = self.scripts.token()
+        spelled = [part.encoded for part in parts]
+        request = self.scripts.run(
+            self._script,
+            batch_words(token, told, fencing),
+            spelled=spelled,
+            count=sum(len(part.command) + 1 for part in parts),
+        )
+        reply = await self._sized(request, sum(map(len, spelled)))
+        return None if reply is None else parse_batch_reply(reply, writes, token)
 
-        async def send(*, by_hash: bool) -> Answer:
-            token = self.token()
-            content = batch_body(encoded, token=token, by_hash=by_hash, told=told, fencing=fencing, script=self._script)
-            return parse_batch_reply(await self._post(content), writes, token)
-
-        return await self.run(send)
-
-    async def _post(self, *content: bytes) -> bytes:
-        """Send a body; as `HubSession.post`, but an error that small bodies do not get is a `BodyTooLargeError`."""
+    async def _sized(self, request: Awaitable[_T], size: int) -> _T:
+        """Make a request of so many bytes; an error that small ones do not get is a `BodyTooLargeError`."""
         try:
-            return await self._session.post(*content)
+            return await request
         except HubError as error:
-            large = sum(map(len, content)) > _SMALL_BODY
+            large = size > _SMALL_BODY
             if not large or error.status not in _SERVER_ERRORS or error.status in _AWAY or not await self._is_there():
                 raise
             why = "but not to small ones: its proxy may have no place for bodies (nginx: client_body_temp_path)"
@@ -291,7 +296,7 @@ class HubPusher(ScriptRunner):
 
     async def _is_there(self) -> bool:
         try:
-            await self._session.command(b"PING")
+            await self._hub.command(b"PING")
         except CommandRefusedError:
             return True
         except RedisreplError:
@@ -327,9 +332,9 @@ class HubPusher(ScriptRunner):
                         return [(command[1], outcome)]
                     command = plain
                 for simple in simple_commands(command):
-                    reply = parse_reply(await self._post(*body_pieces(*simple)))
+                    reply = await self._sized(self._hub.command(*simple), sum(map(len, simple)))
             unchanged = changed_nothing(command, reply)
-        except (CommandError, CommandRefusedError, BodyTooLargeError) as error:
+        except (CommandRefusedError, BodyTooLargeError) as error:
             text, alone = str(error), len(keys_of(command)) == 1
             known = self._passed if alone and is_denial(text) else None
             if is_unauthenticated(text) or (known is not None and await self._is_denied(known)):

@@ -1,6 +1,7 @@
-"""HTTPS to the hub: one POST in, one body out, every failure as one of our errors.
+"""The hub behind Webdis: HTTPS, one POST for each request, every failure as one of our errors.
 
-In: request bodies. Out: reply bodies. Left to others: what the bodies say (`wire.webdis`), when to try again.
+In: commands and scripts, or bodies of requests. Out: their replies. Left to others: how they are spelled
+(`wire.webdis`), what an answer other than 200 means (`remote.statuses`), how events come (`remote.ways`).
 """
 
 from __future__ import annotations
@@ -8,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from email.utils import parsedate_to_datetime
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import cast
 
@@ -19,65 +19,45 @@ from redisrepl.errors import (
     BodyTooLargeError,
     CertificateError,
     CommandRefusedError,
-    ConfigError,
-    HubError,
     LimitExceededError,
     OutcomeUnknownError,
     PeerUnavailableError,
     ProtocolError,
     RedisreplError,
 )
+from redisrepl.remote.address import USER_AGENT, check_url, without_credentials
 from redisrepl.remote.health import HubHealth, Trial
-from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy, parse_address
-from redisrepl.showing import masked
+from redisrepl.remote.hub import Hub
+from redisrepl.remote.patience import BESIDE_VALUE, PATIENCE, SLOWEST, put_off
+from redisrepl.remote.statuses import OK, http_error
+from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy
+from redisrepl.remote.ways import SubscribeChoice, Ways
 from redisrepl.tls.contexts import tls_reason, trust_told
-from redisrepl.wire.replies import as_bytes, as_clock, as_option, as_pairs, as_strings
 from redisrepl.wire.unwanted import MAX_VALUE
-from redisrepl.wire.webdis import CommandError, body, integer_body, parse_integer, parse_reply
+from redisrepl.wire.webdis import (
+    CommandError,
+    body,
+    body_pieces,
+    escape_words,
+    flat_reply,
+    integer_body,
+    parse_integer,
+    parse_reply,
+    script_body,
+)
 
-__all__ = ["USER_AGENT", "HubSession", "check_url", "http_error", "without_credentials"]
+__all__ = ["HubSession", "check_url"]
 
-_OK = 200
 _PIECE = 256 << 10
-#: Bytes per second at which the last of a body must arrive: what a system holds of it on its way, nobody is told.
-_SLOWEST = 50_000
-#: Seconds, in units of `timeout`, that a whole reply may take if it comes no faster than `_SLOWEST`.
-_PATIENCE = 4
-#: Bytes of a reply beside one value. A fetch asks for two million; where scripts are refused, all keys come in one.
-_BESIDE_VALUE = 128 << 20
+#: Bytes of a command from which on it is escaped piece by piece.
+_LARGE = 64 << 10
 #: Bytes of the body of an error that are looked at.
 _ERROR_BODY = 8 << 10
-USER_AGENT = "redisrepl"
 _HEADERS = [(b"Content-Type", b"application/octet-stream"), (b"User-Agent", USER_AGENT.encode())]
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
-def check_url(url: str, flag: str = "--haddr") -> str:
-    """The hub's address with one slash at its end.
-
-    Raises:
-        ConfigError: it is not an https:// address.
-    """
-    shown = without_credentials(url)
-    try:
-        parsed = parse_address(url)
-    except ValueError:
-        raise ConfigError(f"{flag} {shown}: not an address: give one like https://hub.example.org/redis") from None
-    if parsed.query or parsed.fragment or "?" in url or "#" in url:
-        raise ConfigError(f"{flag} {shown}: has a part behind ? or #, which Webdis does not understand: leave it out")
-    if parsed.scheme != "https" or not parsed.host:
-        raise ConfigError(
-            f"{flag} {shown}: must start with https:// and name a host, as in https://hub.example.org/redis"
-        )
-    return url.rstrip("/") + "/"
-
-
-def without_credentials(url: str) -> str:
-    """The address without what stands before its @, for people."""
-    return masked(url).replace("…@", "", 1)
-
-
-class HubSession:
+class HubSession(Hub):
     """Requests to the hub over kept connections.
 
     Args:
@@ -88,14 +68,17 @@ class HubSession:
         connect_timeout: seconds for a connection and its TLS handshake.
         max_value: bytes of the largest value that there may be in a reply.
         retry_max: longest pause between tries while the hub is away, in seconds.
+        subscribe: how the hub's events come.
+        database: number of the one that Webdis uses.
         transport: stands in for the network in tests of this module.
 
     Attributes:
-        url: the address without credentials.
-        health: whether the hub is there; all who ask it share this.
+        ways: how the hub's events come.
     """
 
-    def __init__(
+    login_hint = "redis_auth in webdis.json must be the password in users.acl; restart Webdis then"
+
+    def __init__(  # noqa: PLR0913 - what it is made of
         self,
         url: str,
         context: ssl.SSLContext,
@@ -105,6 +88,8 @@ class HubSession:
         connect_timeout: float = 10.0,
         max_value: int = MAX_VALUE,
         retry_max: float = 15.0,
+        subscribe: SubscribeChoice = "http",
+        database: int = 0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = without_credentials(url)
@@ -118,7 +103,10 @@ class HubSession:
         self.health = HubHealth(retry_max)
         self._timeout = timeout
         self._connect_timeout = connect_timeout
-        self._max_reply = max_value + _BESIDE_VALUE
+        self.listening = 0
+        self.database = database
+        self.ways = Ways(self, url, context, subscribe, connect_timeout=connect_timeout)
+        self._max_reply = max_value + BESIDE_VALUE
         # No httpx.AsyncClient: what it does beside sending a request takes longer than sending it.
         self._transport = transport or HubTransport(
             self._address, context, connections=connections, proxy=environment_proxy(self._address)
@@ -129,6 +117,7 @@ class HubSession:
         self._context = context
         if isinstance(self._transport, HubTransport):
             self._transport.renew(context, drop=drop)
+        self.ways.renew(context, drop=drop)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -146,64 +135,63 @@ class HubSession:
             ProtocolError: the answer is too large, or encoded, which nobody asked for.
         """
         size = sum(map(len, content))
-        seconds = self._timeout + size / _SLOWEST
+        seconds = self._timeout + size / SLOWEST
         async with _Judged(self.health, self.url, self._context) as trial:
             async with asyncio.timeout(seconds) as limit:
-                response = await self._send(_in_pieces(content, size, partial(_put_off, limit, seconds)), size)
+                response = await self._send(_in_pieces(content, size, partial(put_off, limit, seconds)), size)
                 answer = await self._read(response, limit)
             trial.answered()
         return answer
 
-    async def command(self, *argv: bytes) -> object:
-        """Run one command.
+    def spell(self, words: Sequence[bytes]) -> bytes:
+        """See `Hub`."""
+        return escape_words(words)
 
-        Returns:
-            Its reply: bytes, int, None or a flat list of bytes.
-
-        Raises:
-            CommandRefusedError: Redis or Webdis refused it; and what `post` raises.
-        """
+    async def eval(
+        self,
+        script: bytes,
+        words: Sequence[bytes],
+        *,
+        by_hash: bool = False,
+        spelled: Sequence[bytes] = (),
+        count: int = 0,  # noqa: ARG002 - Webdis counts itself
+    ) -> list[bytes]:
+        """See `Hub`."""
+        reply = await self.post(script_body(script, words, spelled, by_hash=by_hash))
         try:
-            return parse_reply(await self.post(body(*argv)))
+            return flat_reply(reply)
         except CommandError as error:
-            raise CommandRefusedError(str(error), status=_OK) from None
+            raise CommandRefusedError(str(error), status=OK) from None
+
+    async def command(self, *argv: bytes) -> object:
+        """See `Hub`."""
+        pieces = body_pieces(*argv) if sum(map(len, argv)) > _LARGE else (body(*argv),)
+        reply = await self.post(*pieces)
+        try:
+            return cast("object", parse_reply(reply))
+        except CommandError as error:
+            raise CommandRefusedError(str(error), status=OK) from None
 
     async def integer(self, *argv: bytes) -> int:
-        """Run one command whose reply is an integer of any size; raises what `command` raises."""
+        """See `Hub`."""
+        reply = await self.post(integer_body(*argv))
         try:
-            return parse_integer(await self.post(integer_body(*argv)))
+            return parse_integer(reply)
         except CommandError as error:
-            raise CommandRefusedError(str(error), status=_OK) from None
+            raise CommandRefusedError(str(error), status=OK) from None
 
-    def _asked(self, *argv: bytes) -> str:
-        words = argv[:2] if argv[0] in (b"CONFIG", b"INFO") else argv[:1]  # no key is named
-        return f"{b' '.join(words).decode('ascii', 'backslashreplace')} at the hub {self.url}"
+    @property
+    def event_channel(self) -> str | None:
+        """See `Hub`."""
+        return self.ways.way
 
-    async def strings(self, *argv: bytes) -> list[bytes]:
-        """Run one command whose reply is a list of strings; raises what `command` raises, as all that follow."""
-        return as_strings(await self.command(*argv), self._asked(*argv))
+    def listen(self, pattern: bytes, *, silence: float) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """See `Hub`."""
+        return self.ways.listen(pattern, silence=silence)
 
-    async def pairs(self, *argv: bytes) -> dict[bytes, bytes]:
-        """Run one command whose reply is a list of names and values."""
-        return as_pairs(await self.command(*argv), self._asked(*argv))
-
-    async def text(self, *argv: bytes) -> bytes:
-        """Run one command whose reply is a string."""
-        return as_bytes(await self.command(*argv), self._asked(*argv))
-
-    async def text_or_none(self, *argv: bytes) -> bytes | None:
-        """Run one command whose reply is a string or nothing."""
-        reply = await self.command(*argv)
-        return None if reply is None else as_bytes(reply, self._asked(*argv))
-
-    async def option(self, name: bytes) -> str:
-        """What an option of the hub's Redis is set to; nothing if there is none of the name."""
-        argv = (b"CONFIG", b"GET", name)
-        return as_option(await self.command(*argv), self._asked(*argv))
-
-    async def clock(self) -> int:
-        """The hub's time, in microseconds."""
-        return as_clock(await self.command(b"TIME"), self._asked(b"TIME"))
+    async def distrust(self, why: RedisreplError) -> None:
+        """See `Hub`."""
+        await self.ways.distrust(why)
 
     @asynccontextmanager
     async def stream(self, content: bytes, *, silence: float) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -217,7 +205,7 @@ class HubSession:
             response = await self._send(httpx.ByteStream(content), len(content), silence)
             try:
                 self._check_encoding(response)
-                if response.status_code != _OK:
+                if response.status_code != OK:
                     async with asyncio.timeout(self._timeout):
                         raise http_error(self.url, await _beginning(response))
                 trial.answered()
@@ -230,10 +218,10 @@ class HubSession:
         stream = cast("httpx.AsyncByteStream", response.stream)
         pieces: list[bytes] = []
         size, now = 0, asyncio.get_running_loop().time
-        patience = now() + _PATIENCE * self._timeout
+        patience = now() + PATIENCE * self._timeout
         try:
             self._check_encoding(response)
-            if response.status_code != _OK:
+            if response.status_code != OK:
                 raise http_error(self.url, await _beginning(response))
             # As it is: httpx' own iterators take longer than all else that is done here.
             async for piece in stream:
@@ -241,9 +229,9 @@ class HubSession:
                 size += len(piece)
                 if size > self._max_reply:
                     raise LimitExceededError(f"a reply of the hub {self.url}", size, self._max_reply)
-                if now() > patience + size / _SLOWEST:  # it moves, but would for ever
+                if now() > patience + size / SLOWEST:  # it moves, but would for ever
                     raise TimeoutError
-                _put_off(limit, self._timeout)
+                put_off(limit, self._timeout)
         finally:
             await stream.aclose()
         return b"".join(pieces)
@@ -316,14 +304,6 @@ def _ours(url: str, context: ssl.SSLContext, error: httpx.RequestError | Timeout
     return OutcomeUnknownError(f"the hub {url} broke the connection: {text}")
 
 
-def _put_off(limit: asyncio.Timeout, seconds: float) -> None:
-    """There is so much time from now on, or nine tenths of it: not every little piece sets a timer."""
-    later = asyncio.get_running_loop().time() + seconds
-    if (limit.when() or 0.0) < later - seconds / 10:
-        with suppress(RuntimeError):  # it is over: the answer came, or time was up, before the last piece was asked for
-            limit.reschedule(later)
-
-
 async def _beginning(response: httpx.Response) -> httpx.Response:
     """An error with so much of its body as is of interest."""
     body = b""
@@ -356,37 +336,3 @@ class _Pieces(httpx.AsyncByteStream):
             for start in range(0, len(part), _PIECE):
                 self._moved()
                 yield part[start : start + _PIECE]
-
-
-def http_error(url: str, response: httpx.Response) -> RedisreplError:
-    """What an answer other than the one hoped for means."""
-    status = response.status_code
-    retry_after = response.headers.get("Retry-After", "")
-    said = f"the hub {url} answered HTTP {status} {response.reason_phrase}"
-    match status:
-        case 400 if b"SSL certificate" in response.content:  # nginx, ssl_verify_client on
-            return CertificateError(f"the hub {url} refuses our client certificate: check that its CA is the hub's")
-        case 401 | 403:
-            return CommandRefusedError(f"{said}: it does not allow this command or this client", status=status)
-        case 404:
-            return HubError(f"{said}: check the path of the address", status=status)
-        case 413:
-            return BodyTooLargeError(
-                f"{said}: its proxy limits request bodies (nginx: client_max_body_size)", status=status
-            )
-        case 502 | 504:
-            said = f"{said}: Webdis is down or restarting"
-        case 503:
-            said = f"{said}: Webdis is down or restarting, or its Redis is"
-    return HubError(said, status=status, retry_after=_seconds_until(retry_after, response.headers.get("Date", "")))
-
-
-def _seconds_until(retry_after: str, date: str) -> float | None:
-    """What `Retry-After` asks for, by the hub's own clock where it names a time; None if it says nothing sound."""
-    if retry_after.isdecimal():
-        return float(retry_after)
-    try:
-        until, now = parsedate_to_datetime(retry_after), parsedate_to_datetime(date)
-        return max(0.0, (until - now).total_seconds())
-    except (TypeError, ValueError, OverflowError):  # no dates, or one with a zone and one without
-        return None

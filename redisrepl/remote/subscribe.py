@@ -1,7 +1,7 @@
 """The subscription: keyspace events of one namespace, and proof that they still come.
 
 In: a namespace. Out: calls for each event, for each new subscription, and the canary's round trip. Left to others:
-how messages get here (`ways`), what an event means (`engine.inbound`), what a gap costs (`flow.sweep`).
+how messages get here (`remote.hub`), what an event means (`engine.inbound`), what a gap costs (`flow.sweep`).
 
 A subscription is not to be trusted: over HTTP bursts arrive in reverse, and the stream of a hub whose Redis was
 restarted stays open and says nothing. So an event means "look at this key" and no more, and a canary, a message of our
@@ -18,18 +18,18 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-import stamina
 import structlog
 
 from redisrepl.changes import Change
 from redisrepl.errors import CommandRefusedError, LinkLostError, ProtocolError, RedisreplError, SilentError
+from redisrepl.links import Links
 from redisrepl.namespaces import glob_escape, printable
 from redisrepl.observe.troubles import Trouble
+from redisrepl.remote.hub import Hub
 from redisrepl.remote.notifications import Notifications, NotifyMode
-from redisrepl.remote.session import HubSession
-from redisrepl.remote.ways import Ways
 from redisrepl.wire.feed import FEED_KEY, parse_feed
-from redisrepl.wire.webdis import Message, keyspace_channel
+from redisrepl.wire.keyspace import keyspace_channel
+from redisrepl.wire.messages import Message
 
 __all__ = ["Subscription", "SubscriptionOptions"]
 
@@ -69,8 +69,7 @@ class Subscription:
     """Events of one namespace at the hub.
 
     Args:
-        session: HTTPS to the hub, for what is asked and said.
-        ways: to the hub, for what comes from there.
+        hub: where they happen.
         prefix: the namespace.
         options: see there.
         on_events: called with keys and event names that came together.
@@ -86,8 +85,7 @@ class Subscription:
 
     def __init__(
         self,
-        session: HubSession,
-        ways: Ways,
+        hub: Hub,
         prefix: bytes,
         *,
         options: SubscriptionOptions,
@@ -95,14 +93,13 @@ class Subscription:
         on_feed: Callable[[int, list[Change]], None],
         on_subscribed: Callable[[], None],
     ) -> None:
-        self._session = session
-        self._ways = ways
+        self._hub = hub
         self._prefix = prefix
         self._options = options
         self._channel = keyspace_channel(options.database, b"")
         self._canary_channel = keyspace_channel(options.database, prefix + _CANARY)
         self._feed_channel = keyspace_channel(options.database, prefix + FEED_KEY)
-        self._notifications = Notifications(session, options.kinds, options.notify)
+        self._notifications = Notifications(hub, options.kinds, options.notify)
         self._canary_head = b"canary:" + options.origin + b":"
         self._gap = _GAP + options.origin
         self._untold = False  # that the hub did not send events until now
@@ -115,7 +112,8 @@ class Subscription:
         self._numbers = itertools.count(1)
         self._deadline = 0.0  # when the next canary must be back
         self._subscribed = asyncio.Event()
-        self._was_live = False  # this subscription brought a canary back
+        self._links = Links(options.retry, works_after=0.0)  # one is made once it has brought a canary back
+        self._links.accepted()  # a refusal is waited out: the daemon goes on pushing
         self._mute = False  # the hub does not let us publish: only silence can tell that the stream is dead
         self.trouble = Trouble("subscribe")
         self.live = False
@@ -124,29 +122,25 @@ class Subscription:
 
     async def listen(self) -> None:
         """Subscribe, and subscribe again, for ever."""
-        while True:
-            async for attempt in stamina.retry_context(on=RedisreplError, **self._options.retry):
-                with attempt:
-                    try:
-                        await self._listen_once()
-                    except RedisreplError as error:
-                        self.trouble.failed(self._explained(error), namespace=printable(self._prefix))
-                        if not self._was_live:  # one that worked is made again at once, others after a pause
-                            raise
+        async for _ in self._links:
+            try:
+                await self._listen_once()
+            except RedisreplError as error:
+                self._links.lost(error)
+                self.trouble.failed(self._explained(error), namespace=printable(self._prefix))
 
     def _explained(self, error: RedisreplError) -> RedisreplError | str:
         """What to say of a failure: if other namespaces are listened to, again and again, the hub may be at a limit."""
-        others = self._ways.listening
-        if self._was_live or not self.trouble.failures or not others or isinstance(error, CommandRefusedError):
+        others = self._hub.listening
+        if self._links.is_made or not self.trouble.failures or not others or isinstance(error, CommandRefusedError):
             return error
         return f"{error}; {others} other namespaces are listened to: does the hub take more connections ({_LIMITS})?"
 
     async def _listen_once(self) -> None:
-        self._was_live = False
         try:
             self._untold |= await self._notifications.ensure()
             pattern = self._channel + glob_escape(self._prefix) + b"*"
-            async with self._ways.subscribe(pattern, silence=_PATIENCE * self._period) as lists:
+            async with self._hub.psubscribe(pattern, silence=_PATIENCE * self._period) as lists:
                 async for messages in lists:
                     if not self._subscribed.is_set():
                         self._start()
@@ -154,11 +148,10 @@ class Subscription:
                     self._demand_canary()
             raise LinkLostError("the hub ended the subscription")
         except SilentError as error:
-            if not self._was_live and not self._mute:
-                await self._ways.distrust(error)
+            if not self._links.is_made and not self._mute:
+                await self._hub.distrust(error)
             raise
         finally:
-            self._ways.listening -= self._subscribed.is_set()
             self._subscribed.clear()
             self._sent.clear()
             self.live = False
@@ -167,7 +160,6 @@ class Subscription:
         self.subscriptions += 1
         self._deadline = time.monotonic() + _PATIENCE * self._period
         self._subscribed.set()
-        self._ways.listening += 1
         self._on_subscribed()
         _log.info("subscribe.started", namespace=printable(self._prefix))
 
@@ -205,7 +197,8 @@ class Subscription:
             now = time.monotonic()
             self.round_trip = now - sent
             self._deadline = now + _PATIENCE * self._period
-            self.live = self._was_live = True
+            self._links.made()
+            self.live = True
             self.trouble.succeeded(namespace=printable(self._prefix))
 
     def _demand_canary(self) -> None:
@@ -228,7 +221,7 @@ class Subscription:
             canary = self._next_canary()
             heard = self._awaited[canary] = asyncio.Event()
             try:
-                await self._session.command(b"PUBLISH", self._canary_channel, canary)
+                await self._hub.command(b"PUBLISH", self._canary_channel, canary)
                 async with asyncio.timeout(_PATIENCE * self._period):
                     await heard.wait()
             except TimeoutError:
@@ -249,11 +242,11 @@ class Subscription:
                     self._untold = True
                     self._on_subscribed()  # likewise: what happened until now may not have been seen
                 if self._untold:
-                    await self._session.command(b"PUBLISH", self._canary_channel, self._gap)
+                    await self._hub.command(b"PUBLISH", self._canary_channel, self._gap)
                     self._untold = False
                 canary = self._next_canary()
                 self._sent[canary] = time.monotonic()
-                await self._session.command(b"PUBLISH", self._canary_channel, canary)
+                await self._hub.command(b"PUBLISH", self._canary_channel, canary)
             except CommandRefusedError as error:
                 self._sent.clear()
                 self.live = True

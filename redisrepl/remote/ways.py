@@ -1,7 +1,7 @@
 """The way on which the hub's events come: a WebSocket where Webdis speaks it, else the long poll over HTTP.
 
-In: a pattern. Out: lists of messages as they come. Left to others: what messages mean, and when to subscribe again
-(`subscribe`).
+In: a pattern. Out: bytes of the subscription as they come. Left to others: messages (`remote.hub`), what they mean and
+when to subscribe again (`remote.subscribe`).
 
 Over a WebSocket messages are in order and complete, and the loss of the hub's Redis is told. Over HTTP bursts arrive
 in reverse, a slow reader gets damaged framing, and after a restart of the hub's Redis the stream stays open and says
@@ -13,16 +13,16 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import structlog
 
 from redisrepl.errors import CertificateError, CommandRefusedError, PeerUnavailableError, RedisreplError
-from redisrepl.remote.session import HubSession
-from redisrepl.wire.webdis import CommandError, Message, MessageReader, body
+from redisrepl.remote.health import HubHealth
+from redisrepl.wire.webdis import body
 
 if TYPE_CHECKING:
     from redisrepl.remote.websocket import WebSocketHub
@@ -40,6 +40,18 @@ _BRIEF = 2.0
 _FORGET = 3600.0
 
 
+class _Requests(Protocol):
+    """What is needed of `remote.session.HubSession`, which has one of these."""
+
+    health: HubHealth
+
+    async def command(self, *argv: bytes) -> object:
+        """Run one command."""
+
+    def stream(self, content: bytes, *, silence: float) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Send a command whose reply does not end."""
+
+
 class Ways:
     """Subscriptions at one hub, and what has been found out about the way there.
 
@@ -52,12 +64,11 @@ class Ways:
 
     Attributes:
         way: the one that is taken; None until `auto` has found out.
-        listening: subscriptions that the hub has confirmed and that go on, by those who have them.
     """
 
     def __init__(
         self,
-        session: HubSession,
+        session: _Requests,
         url: str,
         context: ssl.SSLContext,
         choice: SubscribeChoice,
@@ -72,7 +83,6 @@ class Ways:
         self._trying = asyncio.Lock()  # one subscription finds out, for those of all namespaces
         self._forget_at = 0.0
         self.way: Way | None = None if choice == "auto" else choice
-        self.listening = 0
 
     @cached_property
     def _websocket(self) -> WebSocketHub:
@@ -81,23 +91,14 @@ class Ways:
         return WebSocketHub(self._url, self._context)
 
     @asynccontextmanager
-    async def subscribe(self, pattern: bytes, *, silence: float) -> AsyncIterator[AsyncIterator[list[Message]]]:
-        """Subscribe to a pattern; a connection of its own.
-
-        Args:
-            pattern: of channels.
-            silence: seconds without a byte after which the subscription counts as dead.
-
-        Yields:
-            The messages of one read after another. The first list, which may be empty, comes once the hub has confirmed
-            the subscription.
+    async def listen(self, pattern: bytes, *, silence: float) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The bytes of a subscription to a pattern, on a connection of its own; see `Hub.listen`.
 
         Raises:
-            CommandRefusedError: the hub refuses it. What `HubSession.stream` and `WebSocketHub.stream` raise.
+            What `HubSession.stream` and `WebSocketHub.stream` raise.
         """
         async with AsyncExitStack() as stack:
-            reads = await self._open(stack, pattern, silence)
-            yield await stack.enter_async_context(aclosing(_messages(reads)))
+            yield await self._open(stack, pattern, silence)
 
     def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
         """Use other certificates from here on; see `HubSession.renew`."""
@@ -161,21 +162,3 @@ class Ways:
         if self.way != "http":
             self.way = "http"
             _log.info("subscribe.way", way=self.way, why=str(why))
-
-
-async def _messages(reads: AsyncIterator[bytes]) -> AsyncGenerator[list[Message]]:
-    """What each read completed, from the confirmation on; what came before that goes with it."""
-    reader = MessageReader()
-    early: list[Message] = []
-    try:
-        async for data in reads:
-            messages = reader.feed(data)
-            if not reader.subscribed:
-                early += messages
-            elif early:
-                yield early + messages
-                early = []
-            else:
-                yield messages
-    except CommandError as error:
-        raise CommandRefusedError(f"the hub refuses PSUBSCRIBE: {error}", status=200) from None

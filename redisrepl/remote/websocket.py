@@ -39,7 +39,8 @@ from redisrepl.errors import (
     RedisreplError,
     SilentError,
 )
-from redisrepl.remote.session import USER_AGENT, http_error, without_credentials
+from redisrepl.remote.address import USER_AGENT, without_credentials
+from redisrepl.remote.statuses import http_error
 from redisrepl.remote.transport import basic_credentials, environment_proxy
 from redisrepl.tls.contexts import tls_reason
 from redisrepl.wire.psync import encode_command

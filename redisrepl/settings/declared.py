@@ -3,10 +3,11 @@
 In: declarations. Out: what each is called, its type, its default, its limits. Left to others: which settings there are
 (`settings.settings`), reading and checking what people wrote (`settings.validation`).
 
-`redisrepl status` and `--help` need the declarations, and would wait longer for a validation library than for the rest.
+`redisrepl status` and `--help` need only the declarations; loading a validation library would take longer than all
+else.
 """
 
-# No postponed annotations: `Declared` reads them when a class is made, without importing `typing`'s resolver.
+# No postponed annotations: `Declared` reads them when a class is created, without `typing`'s resolver.
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +35,8 @@ class Setting:
         annotation: its type.
         default: its value where nobody gives one.
         description: one sentence for `--help`.
-        choices: the words that it may be; empty: any.
-        example: a value that is right, for messages.
+        choices: the allowed words; empty if any value is allowed.
+        example: a valid value, for messages.
     """
 
     __slots__ = (
@@ -73,7 +74,7 @@ class Setting:
         self.reader = reader
 
     def bind(self, name: str, annotation: Any) -> None:
-        """Say what it is called and which type it has."""
+        """Set its name and type."""
         self.name = name
         self.annotation = annotation
         parts = [part for part in get_args(annotation) if part is not type(None)]
@@ -112,12 +113,12 @@ def Field(  # noqa: N802 - reads as the word that it stands for in a declaration
     Args:
         default: its value where nobody gives one.
         description: one sentence for `--help`.
-        example: a value that is right, for messages; by default the default.
+        example: a valid value, for messages; by default the default.
         repr: whether it may be shown.
         ge: the smallest value.
-        gt: what every value is larger than.
+        gt: the bound that every value must exceed.
         le: the largest value.
-        read: makes its value of what was written, where the type alone does not say how.
+        read: converts what was written to a value, where the type alone does not say how.
     """
     limits = {name: limit for name, limit in (("ge", ge), ("gt", gt), ("le", le)) if limit is not None}
     return Setting(default, description, example=example, limits=limits, shown=repr, reader=read)

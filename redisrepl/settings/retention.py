@@ -17,10 +17,10 @@ _LEAST, _MOST = 1 << 20, 1 << 40
 
 
 class Retention(NamedTuple):
-    """Two limits, of which the one that is reached first counts; as text what `parse` takes.
+    """Two limits; whichever is reached first applies. `str` gives what `parse` takes.
 
     Attributes:
-        max_bytes: 0: nothing is kept.
+        max_bytes: 0 to keep nothing.
         max_days: may be a fraction.
     """
 
@@ -38,7 +38,7 @@ class Retention(NamedTuple):
         """Limits from text: a size in bytes, kB, KiB, MB, .., a comma, and days; or `off`.
 
         Raises:
-            ValueError: it is none of these, or too little or too much to be meant.
+            ValueError: it is none of these, or out of range.
         """
         if text.strip().lower() == "off":
             return cls(0, 0.0)

@@ -3,7 +3,7 @@
 In: flags as strings, the environment, a file. Out: `Settings`. Left to others: spelling flags (`grammar.arguments`),
 reading the files that settings name (`tls.contexts`, `cli`), reading and checking values (`settings.validation`).
 
-What is declared here is all that `--help` and `redisrepl status` need; only who loads settings loads pydantic.
+`--help` and `redisrepl status` need only these declarations; pydantic is loaded only to read settings.
 """
 
 # No postponed annotations: `declared.Declared` reads them when the class is made.
@@ -24,9 +24,17 @@ __all__ = ["ENV_PREFIX", "ByteSize", "Settings", "flag_of", "load_settings", "sp
 ENV_PREFIX = "REDISREPL_"
 #: What `--replicate` may name; `changes.KINDS`, which this module need not load.
 _KINDS = ("set", "hset", "sets", "zsets", "lists", "streams", "del", "expire")
-#: Variables that are no settings: where the file with settings is.
+#: Variables that are no settings: the path of the TOML file.
 _OTHER_VARIABLES = frozenset({"CONFIG"})
-#: What Kubernetes sets in every container once there is a service of the name redisrepl.
+#: What helps where the file is no TOML, by what Python says.
+_TOML_HINTS = {
+    "Invalid value": 'text stands in quotes, as in haddr = "https://hub.example.org/redis"; true and false do not',
+    "Expected '='": 'a line is like haddr = "https://hub.example.org/redis"',
+    "Cannot overwrite": "leave one of the two lines out",
+    "Unclosed": "close it",
+    "decode": "save it as UTF-8",
+}
+#: Kubernetes sets these in every container once there is a service named redisrepl.
 _KUBERNETES = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_.+)?")
 
 
@@ -48,6 +56,10 @@ def _namespaces(value: object) -> tuple[bytes, ...]:
                     f"a namespace is a prefix, and the * of {text} is no wildcard: write {prefix}"
                 )
             raise ValueError("* would mean every key: give the prefix of the keys to replicate")
+        if text and not text.strip():
+            raise ValueError("is nothing but space: give the prefix of the keys to replicate")
+        if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+            raise SelfExplainingError(f"the quotes are a part of the prefix here: write {text[1:-1]}")
     return tuple(os.fsencode(item) for item in items)
 
 
@@ -84,16 +96,18 @@ class Settings(Declared):
         "https://localhost/redis",
         repr=False,
         example="https://hub.example.org/redis",
-        description="address of the hub: Webdis behind its TLS proxy",
+        description="the hub: https:// of Webdis behind its TLS proxy, or rediss:// of the hub's Redis itself",
     )
+    hub_user: str | None = Field(None, example="redisrepl", description="user name at the hub")
+    hub_password_file: Path | None = Field(None, description="file that holds the password of --hub-user")
     cert: Path | None = Field(None, description="our certificate for the hub, with its chain (PEM)")
     key: Path | None = Field(None, description="private key of --cert (PEM)")
     key_password_file: Path | None = Field(None, description="file that holds the passphrase of --key")
     ca: Path | None = Field(None, description="certificates to trust for the hub (PEM); default: the system's")
     strict_certificates: bool = Field(
-        False, description="refuse authorities that lack what RFC 5280 asks for, as Python 3.13 does"
+        False, description="refuse authorities that lack what RFC 5280 requires, as Python 3.13 does"
     )
-    hub_database: int = Field(0, ge=0, description="number of the database that Webdis uses at the hub")
+    hub_database: int = Field(0, ge=0, description="number of the database at the hub: the one that Webdis uses")
     notify_config: Literal["merge", "check", "never"] = Field(
         "merge", description="the hub's notification flags: add what is missing, only check, or never look"
     )
@@ -102,7 +116,7 @@ class Settings(Declared):
     )
 
     feed: bool = Field(
-        True, description="tell other redisrepl sites what is pushed, and take what they tell without fetching it"
+        True, description="send small pushes to other redisrepl sites too, and apply theirs without a fetch"
     )
 
     # The site.
@@ -119,7 +133,7 @@ class Settings(Declared):
         description="instead of --raddr: host:port,host:port/service of the Sentinels to ask for it",
     )
     source: Literal["auto", "psync", "notify"] = Field(
-        "auto", description="how the site's writes are seen: psync, notify (keyspace events) or auto: psync if allowed"
+        "auto", description="how to follow the site's writes: psync, notify (keyspace events) or auto: psync if allowed"
     )
     user: str | None = Field(None, example="redisrepl", description="user name (ACL) at the site's Redis")
     password_file: Path | None = Field(None, description="file that holds the password of the site's Redis")
@@ -150,11 +164,12 @@ class Settings(Declared):
     # What happens after an outage.
     state_dir: Path | None = Field(
         None,
-        description="directory for the acknowledged position; default: $STATE_DIRECTORY or ~/.local/state/redisrepl",
+        example="DIRECTORY",
+        description="directory for the state; default: $STATE_DIRECTORY or ~/.local/state/redisrepl",
     )
     initial_sync: Literal["both", "push", "pull", "none"] = Field(
         "both",
-        description="which way first contact copies: both, push, pull or none; later outages are healed all the same",
+        description="what first contact copies: both, push, pull or none; later outages are repaired in any case",
     )
     on_conflict: Literal["hub", "site"] | None = Field(
         None,
@@ -163,7 +178,7 @@ class Settings(Declared):
     keep_conflicts: Retention = Field(
         Retention(64 << 20, 30.0),
         read=_kept,
-        description="size and age of what is kept of values that lost a conflict (`redisrepl conflicts`), or off",
+        description="size and age of the values that lost a conflict and are kept (`redisrepl conflicts`), or off",
     )
     sweep_period: float = Field(
         3600.0, ge=0, description="seconds between comparisons of both sides; 0: only after outages"
@@ -181,10 +196,10 @@ class Settings(Declared):
         ByteSize(96 << 20),
         ge=1 << 20,
         example="96MiB",
-        description="memory for changes that wait for the hub; above it they are re-read",
+        description="memory for changes that wait for the hub; above it values are read again",
     )
     max_keys: int = Field(
-        2_000_000, ge=1000, description="keys that may wait, each way; others are found by a comparison"
+        2_000_000, ge=1000, description="keys that may wait, in each direction; a comparison finds others"
     )
     max_body: ByteSize = Field(
         ByteSize(900_000),
@@ -196,11 +211,11 @@ class Settings(Declared):
         ByteSize(64 << 20),  # `wire.unwanted.MAX_VALUE`, which this module need not load
         ge=1024,
         example="64MiB",
-        description="largest value that is replicated; larger ones are named and left out; the hub must take it",
+        description="largest value that is replicated; larger ones are logged and left out; the hub must accept it",
     )
     batch: int = Field(1000, ge=1, le=100_000, description="changes in one request")
     flights: int = Field(64, ge=1, le=1000, description="requests to the hub side by side, at most")
-    max_push_rate: float = Field(0.0, ge=0, description="changes pushed in a second, at most; 0: as fast as it goes")
+    max_push_rate: float = Field(0.0, ge=0, description="changes pushed in a second, at most; 0: no limit")
 
     # Times, in seconds.
     canary_period: float = Field(10.0, gt=0, description="seconds between proofs that the subscription lives")
@@ -208,7 +223,7 @@ class Settings(Declared):
     connect_timeout: float = Field(10.0, gt=0, description="seconds to wait for a connection")
     retry_max: float = Field(15.0, gt=0, description="longest pause between tries, in seconds")
     site_silence: float = Field(60.0, gt=0, description="seconds without a byte after which the replica link is dead")
-    shutdown_timeout: float = Field(10.0, ge=0, description="seconds to push what waits when told to stop")
+    shutdown_timeout: float = Field(10.0, ge=0, description="seconds to push waiting changes after a signal to stop")
 
     # Metrics and status page.
     listen: tuple[str, ...] = Field(
@@ -221,16 +236,18 @@ class Settings(Declared):
         (),
         read=_words,
         example="site1.example.org",
-        description="name by which --listen may be asked, beside localhost and IP addresses; may be repeated",
+        description="name in requests to --listen, in addition to localhost and IP addresses; may be repeated",
     )
-    listen_token_file: Path | None = Field(None, description="file that holds a token which whoever asks must show")
+    listen_token_file: Path | None = Field(None, description="file with a token that every request must show")
     listen_cert: Path | None = Field(None, description="certificate of --listen (PEM): it speaks HTTPS then")
     listen_key: Path | None = Field(None, description="private key of --listen-cert (PEM)")
     listen_ca: Path | None = Field(None, description="authority of the clients that may ask --listen (PEM)")
 
     # Logs.
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the lowest level that is logged"
+    )
 
 
 def flag_of(name: str) -> str:
@@ -239,7 +256,7 @@ def flag_of(name: str) -> str:
 
 
 def unknown_variables() -> dict[str, str]:
-    """Variables of the environment that look like settings and are none, each with the one that may be meant."""
+    """Environment variables that look like settings and are none, each with the one that was probably meant."""
     known = {name.upper() for name in Settings.fields} | _OTHER_VARIABLES
     unknown: dict[str, str] = {}
     for variable in sorted(os.environ):
@@ -252,7 +269,7 @@ def unknown_variables() -> dict[str, str]:
 
 
 def load_settings(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
-    """Put settings together.
+    """Merge flags, environment and file.
 
     Args:
         flags: by name of the setting, as given; only those that were given.
@@ -276,7 +293,7 @@ def load_settings(flags: Mapping[str, Any], file: Path | None = None) -> Setting
 
 
 def _place(name: str, flags: Mapping[str, Any], file: Path | None) -> tuple[str, str]:
-    """Where a value was said that counts, and how a right one would be said there."""
+    """Where the value in force was given, and how a valid one would be written there."""
     setting = Settings.fields[name]
     if name in flags:
         flag = flag_of(name)
@@ -288,7 +305,7 @@ def _place(name: str, flags: Mapping[str, Any], file: Path | None) -> tuple[str,
 
 
 def _toml(name: str) -> str:
-    """The example of a setting as it stands in the file."""
+    """The example of a setting, as TOML."""
     setting = Settings.fields[name]
     if setting.kind in (int, float, bool):
         return setting.example
@@ -306,16 +323,15 @@ def _read_toml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"--config {file}: {(error.strerror or str(error)).lower()}: check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f'--config {file}: not TOML: {error}: text stands in quotes, as in haddr = "https://hub.example.org/redis"'
-        ) from None
+        hint = next((hint for said, hint in _TOML_HINTS.items() if said in str(error)), "correct that line")
+        raise ConfigError(f"--config {file}: not TOML: {error}: {hint}") from None
     for name, value in content.items():
         if name in Settings.fields:
             continue
         if isinstance(value, dict):
             hint = 'the file has no tables, only lines like haddr = "https://hub.example.org/redis"'
         else:
-            close = closest(name, Settings.fields)
+            close = closest(name.lower().removeprefix(ENV_PREFIX.lower()), Settings.fields)
             hint = f"is {close} meant?" if close else "config/redisrepl.example.toml has them all"
         raise ConfigError(f"--config {file}: {name} is not a setting: {hint}")
     return content

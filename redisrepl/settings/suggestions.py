@@ -1,13 +1,13 @@
-"""Which right word is meant by a wrong one.
+"""Guesses which word was meant by a misspelt one.
 
-In: a word and the ones that are known. Out: the nearest, or what it is called here. Left to others: the sentence.
+In: a word and the known ones. Out: the closest, or our name for it. Left to others: the message.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["closest", "closest_command", "elsewhere"]
+__all__ = ["closest", "closest_command", "elsewhere", "flag_for"]
 
 _COMMANDS = {
     **dict.fromkeys(("start", "daemon", "serve", "sync", "replicate"), "run"),
@@ -18,7 +18,7 @@ _COMMANDS = {
     **dict.fromkeys(("losers", "lost", "restore", "undo"), "conflicts"),
     **dict.fromkeys(("dump", "snapshot", "export"), "rdb"),
 }
-#: What people call flags elsewhere, and what it is called here.
+#: Flags of other programs, and ours for the same thing.
 _ELSEWHERE = {
     **dict.fromkeys(("host", "redis", "port", "redis-url", "local"), "--raddr HOST:PORT"),
     **dict.fromkeys(("hub", "url", "remote", "server"), "--haddr URL"),
@@ -36,17 +36,26 @@ _ELSEWHERE = {
 
 
 def elsewhere(flag: str) -> str:
-    """What a flag of another program is called here; empty if we know none like it."""
+    """Our flag for one of another program; empty if there is none."""
     return _ELSEWHERE.get(flag.lstrip("-"), "")
 
 
+def flag_for(word: str) -> str:
+    """The flag for which such a word is a value, with what it is called there; empty if it is like none."""
+    if word.startswith(("http://", "https://")):
+        return "--haddr URL"
+    if word.startswith(("redis://", "rediss://", "unix://")) or word.rpartition(":")[2].isdecimal():
+        return "--raddr ADDRESS"
+    return "--config FILE" if word.endswith(".toml") else ""
+
+
 def closest_command(word: str, known: Iterable[str]) -> str:
-    """The command that is meant, as far as it can be told."""
+    """The command that was probably meant; empty if none is close."""
     return _COMMANDS.get(word.lower()) or closest(word.lower(), known)
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """The known word that is most like this one, however many dashes each has; empty if none is."""
+    """The closest known word, whatever the number of dashes; empty if none is close."""
     from difflib import get_close_matches  # noqa: PLC0415 - only mistakes need it, and it takes long to load
 
     bare = {one.lstrip("-").replace("_", "-"): one for one in sorted(known, reverse=True)}  # two dashes last: they win

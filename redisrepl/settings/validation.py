@@ -1,4 +1,4 @@
-"""Reads settings with pydantic: flag before variable before TOML file, each value of its type and within its limits.
+"""Reads settings with pydantic: flags override variables, which override the file; types and limits are checked.
 
 In: the declared settings, flags, the content of a file; the environment. Out: checked values of those that were given,
 or which one is wrong and what would be right. Left to others: where it was said (`settings.settings`).
@@ -17,7 +17,7 @@ from redisrepl.settings.declared import ByteSize, SelfExplainingError, Setting
 
 __all__ = ["WrongValueError", "read_values"]
 
-#: What is said of a value of a wrong type, by the first word of pydantic's name of the error.
+#: Messages for values of a wrong type, by the first word of pydantic's error type.
 _WANTED = {
     "int": "must be a whole number",
     "float": "must be a number",
@@ -30,7 +30,7 @@ _WANTED = {
 
 
 class WrongValueError(Exception):
-    """A value is wrong. The text says what would be right; it never repeats the value, which may be a secret.
+    """A value is invalid. The text says what is valid; it never repeats the value, which may be a secret.
 
     Attributes:
         name: of the setting.
@@ -55,7 +55,7 @@ def read_values(
         content: of the TOML file.
 
     Raises:
-        WrongValueError: of the first one that is wrong.
+        WrongValueError: for the first invalid one.
     """
 
     class Sources(BaseSettings):
@@ -82,7 +82,7 @@ def read_values(
 
 
 def _type(setting: Setting) -> Any:
-    """The type by which pydantic reads it."""
+    """The type that pydantic validates with."""
     if setting.reader is not None:
         return Annotated[Any, pydantic.PlainValidator(setting.reader)]
     if setting.kind in (int, float, ByteSize):
@@ -101,7 +101,7 @@ def _limits(setting: Setting) -> Any:
 
 
 def _no_truth(value: object) -> object:
-    """To Python true is 1, to people it is not."""
+    """Refuse booleans as numbers: to Python true is 1, to people it is not."""
     if isinstance(value, bool):
         raise ValueError("must be a number")  # noqa: TRY004 - what pydantic expects
     return value
@@ -114,7 +114,7 @@ def _some_path(value: object) -> object:
 
 
 def _wrong(error: pydantic.ValidationError, declared: Mapping[str, Setting]) -> WrongValueError:
-    """The first thing that is wrong."""
+    """The first error, in our words."""
     first = error.errors(include_url=False, include_input=False)[0]
     name, kind, context = str(first["loc"][0]), first["type"], first.get("ctx", {})
     match kind:
@@ -131,6 +131,8 @@ def _wrong(error: pydantic.ValidationError, declared: Mapping[str, Setting]) -> 
             message = f"must be at most {_number(context['le'])}"
         case _:
             message = _WANTED.get(kind.partition("_")[0], "cannot be read")
+            if declared[name].kind is float and "seconds" in declared[name].description:
+                message += " of seconds"
     explains_itself = isinstance(context.get("error"), SelfExplainingError)
     return WrongValueError(name, message, explains_itself=explains_itself)
 

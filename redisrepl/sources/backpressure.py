@@ -1,13 +1,13 @@
-"""How long the site's snapshot waits for the hub.
+"""Slows down the reading of a snapshot to the pace of the hub, as long as that does the site no harm.
 
-In: how much waits for the hub, how far the site has come. Out: a pause. Left to others: reading (`sources.stream`),
-what waits (`engine.outbound`).
+In: how many keys wait for the hub, the site's offset. Out: a pause. Left to others: reading (`sources.stream`), the
+queue (`engine.outbound`).
 
-A snapshot that is read no faster than the hub takes it fits into little memory, however many keys it has. But the site
-pays for a pause: what its clients write meanwhile stands in a buffer, and the link is cut when that overruns
-(`client-output-buffer-limit replica`); and the process that writes the snapshot lives longer. So the snapshot waits
-only while the hub goes on taking keys, while the buffer is far from its limit, and not for ever. After that it is read
-as fast as it comes, and keys that find no room are left to a sweep.
+A snapshot that is read no faster than the hub takes it needs little memory, however many keys it has. But a pause costs
+the site: its output buffer holds what clients write meanwhile, and it cuts the link when that overruns
+(`client-output-buffer-limit replica`); and its child process that writes the snapshot lives longer. So we pause only
+while the hub makes progress, while the buffer is far from its limit, and for a limited time. After that the snapshot is
+read at full speed, and keys that do not fit into memory are left to a sweep.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ __all__ = ["Backpressure"]
 
 _log = structlog.get_logger("redisrepl")
 
-#: Seconds that one snapshot waits, all in all.
+#: Seconds that one snapshot may be delayed in total.
 _PATIENCE = 60.0
-#: Seconds after which a hub that took nothing is not waited for.
+#: Seconds without progress at the hub after which we stop waiting for it.
 _STALLED = 2.0
-#: Seconds between two looks at how far the site has come.
+#: Seconds between two questions for the site's offset.
 _LOOK_PERIOD = 1.0
-#: Bytes of writes that a site may have to keep for us: a quarter of its limit, or of Redis' default where it does not
-#: tell or has none.
+#: Bytes that a site may have to buffer for us: a quarter of its limit, or of Redis' default if it has or tells none.
 _PART = 4
 _DEFAULT_LIMIT = 64 << 20
 
@@ -41,9 +40,9 @@ class Backpressure:
     """The pauses of one snapshot at a time.
 
     Args:
-        outbound: what waits.
+        outbound: the queue to the hub.
         returned: returns when the next batch came back from the hub.
-        ask_facts: what the site tells of itself.
+        ask_facts: asks the site for its offset and limits.
         clock: seconds that never go backwards.
     """
 
@@ -64,19 +63,19 @@ class Backpressure:
         self._look_at = 0.0
 
     def begin(self, offset: int) -> None:
-        """A snapshot begins, which stands for this offset of the stream."""
+        """A snapshot begins; the stream continues from this offset behind it."""
         self._offset = offset
         self._patience = _PATIENCE
         self._look_at = self._clock()
 
     async def room(self) -> None:
-        """Return when there is room for more, or when waiting would do harm."""
+        """Return when the queue has room, or when waiting longer would do harm."""
         while self._outbound.crowded and self._patience > 0:
             began, answered = self._clock(), self._outbound.counters.answered
             if began >= self._look_at:
                 self._look_at = began + _LOOK_PERIOD
                 if not self._is_harmless(await self._ask_facts()):
-                    self._give_up("the site has to keep too much for us, or does not tell how much")
+                    self._give_up("the site has to buffer too much for us, or does not say how much")
                     return
             try:
                 async with asyncio.timeout(_STALLED):
@@ -99,4 +98,4 @@ class Backpressure:
 
     def _give_up(self, reason: str) -> None:
         self._patience = 0
-        _log.info("snapshot.unpaced", reason=reason, then="read as it comes; keys without room are left to a sweep")
+        _log.info("snapshot.unpaced", reason=reason, then="read at full speed; a comparison finds keys that do not fit")

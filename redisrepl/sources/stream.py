@@ -1,8 +1,8 @@
-"""The site's stream, attached to again and again: saved position > link > outbound > acknowledged position.
+"""Follows the site's replication stream: saved position > link > outbound > acknowledged position.
 
-In: an address and a position. Out: everything that the stream says, handed to `engine.outbound`. Left to others: the
-link (`local.stream`), what is replicated (`engine.outbound`), what a gap costs (`flow.judging`), keeping the position
-(`flow.saving`).
+In: an address and a position. Out: everything in the stream, handed to `engine.outbound`. Left to others: the link
+(`local.stream`), what is replicated (`engine.outbound`), judging the site's history (`flow.judging`), keeping the
+position (`flow.saving`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import stamina
 import structlog
 
-from redisrepl.changes import Position
+from redisrepl.changes import Position, types_of
 from redisrepl.engine.outbound import Outbound
-from redisrepl.errors import PsyncRefusedError, RedisreplError, RefusedError, SilentError
+from redisrepl.errors import PsyncRefusedError, RedisreplError, SilentError
+from redisrepl.links import Links
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.diagnosis import LinkDiagnosis, Loss
 from redisrepl.local.stream import ReplicaLink
@@ -35,15 +35,13 @@ __all__ = ["Following", "LinkOptions", "Listener"]
 
 _log = structlog.get_logger("redisrepl")
 
-#: A link that lived this many seconds worked: after its end the next is made at once, and pauses start small again.
-_WORKED = 5.0
 #: Bytes of pings and the like after which the stream is attached to behind them; see `wire.transactions.says_nothing`.
 _QUIET = 8 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class LinkOptions:
-    """How a link is kept; see `Following`."""
+    """Options of a link; see `Following`."""
 
     silence: float
     connect_wait: float
@@ -53,7 +51,7 @@ class LinkOptions:
 
     @classmethod
     def of(cls, settings: Settings, retry: Mapping[str, Any]) -> LinkOptions:
-        """As the settings say."""
+        """From the settings."""
         return cls(
             settings.site_silence,
             settings.connect_timeout,
@@ -64,13 +62,13 @@ class LinkOptions:
 
 
 class Listener(Protocol):
-    """Who wants to know how the link fares."""
+    """Who is told about the link."""
 
     def attached(self, *, resumed: bool) -> None:
-        """The site is followed: its stream goes on where it was, or it has begun anew."""
+        """The link is there; `resumed`: the stream continues where it was, without a snapshot."""
 
     def detached(self) -> None:
-        """The link has ended: what the site does now is not seen."""
+        """The link has ended: the site's writes are not seen now."""
 
     def wake(self) -> None:
         """There may be something to push."""
@@ -114,9 +112,9 @@ class Following:
         self._backpressure = backpressure
         self._options = options
         self._listener = listener
-        self._attached_at: float | None = None
-        self._heard_at = time.monotonic()  # when the site was last told where we are
-        self._pause = 0.0  # the longest time between two of these
+        self._links = Links(options.retry)
+        self._heard_at = time.monotonic()  # when we last acknowledged an offset
+        self._pause = 0.0  # the longest time between two acknowledgements
         self._progress = SnapshotProgress()
         self.trouble = Trouble("stream")
         self.diagnosis = LinkDiagnosis(address)
@@ -132,52 +130,42 @@ class Following:
         Raises:
             RefusedError: the server refuses us, and never did otherwise.
         """
-
-        def worth_another_try(error: Exception) -> bool:
-            refused_at_start = isinstance(error, RefusedError) and not self._attached_once
-            return isinstance(error, RedisreplError) and not refused_at_start
-
-        while True:
-            async for attempt in stamina.retry_context(on=worth_another_try, **self._options.retry):
-                with attempt:
-                    await self._follow_link()
+        async for _ in self._links:
+            try:
+                await self._follow_link()
+            except RedisreplError as error:
+                self._links.lost(error)
+                if self._links.is_final(error):
+                    continue  # raised by `self._links`
+                told = self.trouble.failed(error)
+                if self._links.accepted_once and not isinstance(error, PsyncRefusedError):
+                    self.diagnosis.lost(self._loss(error), told=told)
 
     async def _follow_link(self) -> None:
-        """One link, from attaching to its end; returns if it worked for a while, raises if it did not."""
+        """One link, from attaching to its end."""
         link = ReplicaLink(
             self._address,
             self.position,
-            snapshot=RdbReader(self._prefixes, max_value=self._options.max_value),
+            snapshot=RdbReader(self._prefixes, max_value=self._options.max_value, types=types_of(self._outbound.kinds)),
             acknowledged=self._acknowledged,
             silence=self._options.silence,
             connect_wait=self._options.connect_wait,
             unwanted=Unwanted(self._outbound.decoder.covers, self._options.max_value),
         )
-        self._attached_at = None
         try:
             async for event in link.events():
                 self._take(event, link)
                 self._listener.wake()
                 if isinstance(event, SnapshotData):
                     await self._backpressure.room()
-        except PsyncRefusedError as error:
-            if self._attached_once:
-                self.trouble.failed(error)
-            raise  # at the start this is the last word, and the caller has it
-        except RedisreplError as error:
-            told = self.trouble.failed(error)
-            if self._attached_once:
-                self.diagnosis.lost(self._loss(error), told=told)
-            if not self._worked():
-                raise
         finally:
             self._progress.end()
             self._listener.detached()
 
     def _acknowledged(self) -> int:
-        """Up to where the hub has everything; asked whenever the site is going to be told."""
+        """The offset up to which the hub has everything; called before each acknowledgement to the site."""
         now = time.monotonic()
-        if self._attached_at is not None:
+        if self._links.is_made:
             self._pause = max(self._pause, now - self._heard_at)
         self._heard_at = now
         return self._outbound.acknowledged
@@ -186,13 +174,6 @@ class Following:
         self._acknowledged()
         silence = self._options.silence if isinstance(error, SilentError) else None
         return Loss(str(error), self.position, self._pause, silence)
-
-    @property
-    def _attached_once(self) -> bool:
-        return bool(self.full_syncs or self.partial_syncs)
-
-    def _worked(self) -> bool:
-        return self._attached_at is not None and time.monotonic() - self._attached_at >= _WORKED
 
     def _take(self, event: Event, link: ReplicaLink) -> None:
         match event:
@@ -208,10 +189,11 @@ class Following:
                 self._progress.advance(size, total, sum(type(entry) is Entry and entry.last for entry in entries))
             case FullSync(position):
                 _log.info("stream.full_sync", position=str(position))
+                self._links.accepted()
                 self.full_syncs += 1
                 if self.position is not None:
                     self.diagnosis.restarted(self.position)
-                self.position = None  # until the snapshot is complete there is no place to go on from
+                self.position = None  # there is no position to resume from until the snapshot is complete
                 self._outbound.start_over()
                 self._progress.begin()
                 self._backpressure.begin(position.offset)
@@ -224,7 +206,7 @@ class Following:
                 self._attached(position, resumed=True)
 
     def _advance(self, commands: Sequence[Sequence[bytes]], ends: Sequence[int], position: Position) -> None:
-        """The position behind the last command that says something; pings behind it a new master may never have had."""
+        """Move the position behind the last command with an effect; a new master may lack the pings behind it."""
         last = next((i for i in range(len(commands) - 1, -1, -1) if not says_nothing(commands[i : i + 1])), None)
         if last is not None and position.offset - ends[last] < _QUIET:
             self.position = Position(position.replid, ends[last])
@@ -232,7 +214,8 @@ class Following:
             self.position = position
 
     def _attached(self, position: Position, *, resumed: bool) -> None:
-        self._attached_at = self._heard_at = time.monotonic()
+        self._links.made()
+        self._heard_at = time.monotonic()
         self._pause = 0.0
         self.position = position
         self.read_to = position.offset
@@ -244,12 +227,12 @@ class Following:
 
     @property
     def seen(self) -> Position | None:
-        """How far the stream was read; None: not at all."""
-        if self.position is None or not self._attached_once:
+        """How far the stream was read; None if not at all."""
+        if self.position is None or not self._links.accepted_once:
             return None
         return Position(self.position.replid, max(self.position.offset, int(self.read_to)))
 
     def abandon(self) -> None:
-        """The stream will not be followed: by the next time that it is, its position will be long out of date."""
+        """Give up following the stream; its position would be out of date by the next time."""
         self.position = None
         self.read_to = math.inf

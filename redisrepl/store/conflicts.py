@@ -1,11 +1,11 @@
-"""The losers of conflicts, kept: what a policy has replaced because nobody could tell which side was newer.
+"""Keeps the losers of conflicts: values that a policy replaced because nobody could tell which side was newer.
 
 In: losers. Out: a file beside the state, bounded in bytes and days. Left to others: which side wins (`on_conflict`),
 what is in the file (`store.losers`), reading it (`store.kept`), showing and restoring what is there
 (`subcommands.conflicts`).
 
-Losers wait in memory and are written together. What has no room any more goes oldest first. Nothing that a disk does
-raises: losers then wait, as far as there is memory for them.
+Losers collect in memory and are written together. When the file is full, the oldest are removed first. A disk error
+never raises: losers then stay in memory, up to a limit.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ _EMPTY = 8
 _LARGEST_VALUE = 512 << 20
 #: Bytes that may wait in memory.
 _MAX_WAITING = 4 << 20
-#: What a loser costs beside its key and value, in memory; on disk it is less.
+#: Bytes of memory that a loser takes beside its key and value; on disk it takes less.
 _OVERHEAD = 400
-#: Seconds before a disk that failed is tried again, and between looks for what is too old.
+#: Seconds before a failed disk is tried again, and between removals of losers that are too old.
 _RETRY_AFTER = 5.0
 _EXPIRE_EVERY = 600.0
 _DAY = 86_400.0
@@ -63,14 +63,14 @@ class Conflicts:
         max_bytes: size of the file; some megabytes of journal come beside it while it is written.
         max_days: how long a loser is kept.
         clock: Unix time.
-        site: address of the site, by which a loser finds back to it.
+        site: address of the site, so that a loser can be restored to it.
         database: its number there.
-        on_failed: called with a sentence each time that the disk begins to fail.
+        on_failed: called with a sentence whenever the disk begins to fail.
 
     Attributes:
-        failed: what is wrong with the disk; None: nothing.
+        failed: why the disk cannot be written; None if it can.
         kept: losers written since the start.
-        digests_only: losers that were too large for their value.
+        digests_only: losers whose value was too large; only its digest is kept.
         dropped: losers that are not kept at all: the disk failed and memory was full, or even the key is too large.
     """
 
@@ -99,7 +99,7 @@ class Conflicts:
         self._file: tuple[int, int] | None = None  # which one `_db` has open
         self._waiting: deque[Row] = deque()
         self._waiting_bytes = 0
-        self._attempt()  # what is wrong is said at the start, not with the first conflict
+        self._attempt()  # report a bad disk at the start, not at the first conflict
 
     def keep(self, loser: Loser) -> None:
         """Remember a loser; it is on disk after the next `flush`."""
@@ -120,7 +120,7 @@ class Conflicts:
             self.dropped += 1
 
     def flush(self) -> None:
-        """Write what waits, in one transaction; costs nothing if nothing does."""
+        """Write the losers in memory, in one transaction; free if there are none."""
         now = self._clock()
         if self.failed is not None:
             due = not 0 <= now - self._failed_at < _RETRY_AFTER  # a clock that was set back must not silence us
@@ -130,7 +130,7 @@ class Conflicts:
             self._attempt()
 
     def close(self) -> None:
-        """Write what waits, and close the file."""
+        """Write the losers in memory, and close the file."""
         if self._waiting:
             self._attempt()
         self._disconnect()
@@ -154,7 +154,7 @@ class Conflicts:
                 self._set_aside(error)
                 self._write()
         except (sqlite3.Error, OSError, UnusableError, UnicodeDecodeError) as error:
-            self._disconnect()  # an open transaction is undone, and all of it still waits
+            self._disconnect()  # rolls back an open transaction; its losers are still in memory
             self._failed_at = self._clock()
             begins = self.failed is None
             self.failed = (
@@ -169,7 +169,7 @@ class Conflicts:
         self._waiting_bytes = 0
 
     def _write(self) -> None:
-        """Write all that waits and remove what is too old, or has no room beside it."""
+        """Write all losers in memory; remove those that are too old, and the oldest if the file is full."""
         db, now = self._opened(), self._clock()
         db.execute("BEGIN IMMEDIATE")
         db.execute("DELETE FROM losers WHERE at < ?", (now - self._max_age,))
@@ -184,7 +184,7 @@ class Conflicts:
         self._expired_at = now
 
     def _make_room(self, db: sqlite3.Connection, needed: int) -> int:
-        """Remove the oldest losers until so many pages more fit; how many are in use then."""
+        """Remove the oldest losers until so many more pages fit; returns how many pages are in use then."""
         while True:
             (pages,), (free,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "freelist_count"))
             used = int(pages) - int(free)
@@ -195,7 +195,7 @@ class Conflicts:
         if self._db is not None:
             if identity(self.path) == self._file:
                 return self._db
-            self._disconnect()  # somebody removed or replaced the file: what we write to it nobody would find
+            self._disconnect()  # the file was removed or replaced: nobody would find what we write to ours
         self._file = claim(self.path)
         self._db = open_for_writing(self.path, self._file, self._place)
         return self._db

@@ -2,8 +2,8 @@
 
 In: changes conflated by key. Out: rows. Left to others: what is agreed (`folding`), in which thread (`store`).
 
-Each write is one transaction that also says up to which place of the journal it has come, so that a crash at any
-point leaves both as they were before, or both as they are after.
+Each write is one transaction that also stores how far the journal has been folded in. So a crash at any point leaves
+either the old rows with the old place, or the new rows with the new one.
 """
 
 from __future__ import annotations
@@ -52,31 +52,31 @@ class Row(NamedTuple):
 
 
 def add(total: int, digest: int, sign: int = 1) -> int:
-    """A digest added to a sum of digests, or taken from it: both halves for themselves, modulo 2**48."""
+    """Add a digest to a sum of digests, or subtract it; each half by itself, modulo 2**48."""
     first = (total >> 48) + sign * (digest >> 48) & _PART
     return first << 48 | (total + sign * digest & _PART)
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether the file is to blame, and not the disk, the system or the moment."""
+    """Whether the file itself is damaged, rather than the disk full or the file locked."""
     if not isinstance(error, sqlite3.OperationalError):
         return isinstance(error, sqlite3.DatabaseError)
     return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR  # a table that is not there
 
 
 class Database:
-    """The file. Made in one thread, used in another.
+    """The SQLite file. Opened in one thread, used in another.
 
     Args:
-        path: where it lies, or will.
-        pair: whom it belongs to.
-        place: where in the journal a new one begins.
+        path: of the file, which is created if missing.
+        pair: site and hub that it belongs to.
+        place: where in the journal a new file begins.
         digest_of_hash: digest of a hash, from its key and the two halves of its total.
         bucket_of: to which of 256 buckets a key belongs.
 
     Attributes:
-        place: up to where the journal is folded in.
-        number: the highest number of what is folded in.
+        place: how far the journal is folded in.
+        number: the highest number that is folded in.
 
     Raises:
         UnusableError: it is damaged or foreign.
@@ -148,7 +148,7 @@ class Database:
     # Writing.
 
     def write(self, changes: Changes, place: int, number: int) -> None:
-        """Make these changes, which the journal had up to this place, in order of the keys."""
+        """Apply the changes that the journal held up to this place, in order of their keys."""
         strings: list[tuple[bytes, tuple[int, int, int | None]]] = []
         patches: list[tuple[bytes, Patch]] = []
         gone: list[tuple[bytes]] = []
@@ -194,7 +194,7 @@ class Database:
         )
 
     def patched(self, key: bytes, patch: Patch, row: Row | None) -> Row | None:
-        """What is agreed about a key of which this was agreed, and which then changed so; nothing is written."""
+        """The row of a key after a patch; nothing is written."""
         if row is not None and not patch.elements and not patch.whole:
             return row._replace(number=patch.number, expires_at_ms=patch.expires_at_ms)
         total, replaced = 0, {}
@@ -212,12 +212,12 @@ class Database:
         return Row(self._digest_of_hash(key, (total >> 48, total & _PART)), patch.number, expires_at_ms, total)
 
     def merged(self, key: bytes, patch: Patch, row: Row | None) -> dict[bytes, int]:
-        """All elements of a hash of which this was agreed, and which then changed so."""
+        """All elements of a hash after a patch."""
         before = self.elements(key) if row is not None and row.total is not None and not patch.whole else {}
         return {name: digest for name, digest in (before | patch.elements).items() if digest is not None}
 
     def clear(self, place: int) -> None:
-        """Have nothing agreed about any key."""
+        """Remove every row."""
         with self._transaction():
             self._connection.execute("DELETE FROM keys")
             self._connection.execute("DELETE FROM elements")
@@ -225,13 +225,13 @@ class Database:
         self.place, self._has_hashes = place, False
 
     def checkpoint(self) -> None:
-        """Bring everything that was written to the disk, for good."""
+        """Force everything that was written to the disk."""
         busy, *_ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise sqlite3.OperationalError("the database is in use by another program")
 
     def move(self) -> None:
-        """Write all of it to its path again, from which it was removed."""
+        """Write the whole file to its path again, after somebody removed it."""
         os.close(open_private(self.path, os.O_RDWR | os.O_CREAT))
         copy = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         self._connection.backup(copy)
@@ -246,7 +246,7 @@ class Database:
     # Reading.
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, Row]:
-        """What is agreed about these keys; nothing, if one is missing."""
+        """The rows of these keys; keys without a row are missing."""
         return {
             key: Row(digest, number, expires_at_ms, None if total is None else int.from_bytes(total))
             for key, digest, number, expires_at_ms, total in self._select(
@@ -255,7 +255,7 @@ class Database:
         }
 
     def elements(self, key: bytes, names: Collection[bytes] | None = None) -> dict[bytes, int]:
-        """The agreed elements of a hash: these, or all."""
+        """The agreed elements of a hash: those named, or all."""
         query = "SELECT field, digest FROM elements WHERE key = ?"
         rows = (
             self._connection.execute(query, (key,))

@@ -1,4 +1,4 @@
-"""The directory of the state: whose it is, the lock that keeps a second daemon out, who may read it.
+"""The state directory: which pair it belongs to, the lock that keeps a second daemon out, permissions.
 
 In: a path and a pair of site and hub. Out: paths of the files, private to this user. Left to others: what is in them.
 """
@@ -35,12 +35,12 @@ class StateDirectoryError(ConfigError):
 
 
 class UnusableError(Exception):
-    """A file, but not one to go on from; the text says why."""
+    """A file that cannot be used; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What the state belongs to; with anything else it would be a guess.
+    """The site and hub that a state belongs to; it is of no use with any other.
 
     Attributes:
         site, hub: addresses.
@@ -60,13 +60,13 @@ class Pair:
 def open_private(path: Path, flags: int) -> int:
     """A descriptor of a file that nobody else may read, whatever the umask; links are not followed."""
     file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with contextlib.suppress(PermissionError):  # somebody else's file that we may write
+    with contextlib.suppress(PermissionError):  # another user owns it, and lets us write
         os.fchmod(file, 0o600)
     return file
 
 
 def sync_directory(path: Path) -> None:
-    """Make names that were given to files in it last."""
+    """Force the names of its files to the disk."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
@@ -117,9 +117,8 @@ class StateDirectory:
 
     def error(self, error: Exception) -> StateDirectoryError:
         """What to raise when the directory cannot be used."""
-        return StateDirectoryError(
-            f"--state-dir {self.path}: {reason_of(error)}: give a directory that this user may write"
-        )
+        reason = "is a file" if self.path.is_file() else reason_of(error)
+        return StateDirectoryError(f"--state-dir {self.path}: {reason}: give a directory that this user may write")
 
     def acquire_again(self) -> None:
         """Make and lock the directory anew, after it was removed."""
@@ -128,7 +127,7 @@ class StateDirectory:
         self._lock = lock
 
     def set_aside(self, path: Path, reason: str) -> None:
-        """Give a file that cannot be used another name, and say so.
+        """Rename a file that cannot be used, and log it.
 
         Raises:
             OSError: it cannot be renamed.
@@ -142,5 +141,5 @@ class StateDirectory:
         )
 
     def release(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         os.close(self._lock)

@@ -1,4 +1,4 @@
-"""What is agreed about keys, as bytes, and many such facts conflated to one entry a key.
+"""What both sides agree on about keys, as bytes; and many such facts conflated to one entry for each key.
 
 In: keys and digests from the engine, or their encoding from the journal. Out: the encoding; entries by key.
 Left to others: where facts are kept (`journal`, `database`), whether they are agreed yet (`folding`).
@@ -26,12 +26,12 @@ _EXPIRY_HEAD = struct.Struct("<BIq")
 
 
 def pack_keys(keys: Collection[bytes]) -> tuple[bytes, ...]:
-    """Their lengths and then themselves, to be joined; how many there are is told elsewhere."""
+    """The lengths of the keys, then the keys, to be joined; the count is stored elsewhere."""
     return struct.pack(f"<{len(keys)}I", *map(len, keys)), *keys
 
 
 def unpack_keys(data: bytes, at: int, count: int) -> tuple[list[bytes], int]:
-    """So many keys from this offset, and the offset behind them."""
+    """Read so many keys from this offset; returns them and the offset behind them."""
     lengths = struct.unpack_from(f"<{count}I", data, at)
     ends = list(accumulate(lengths, initial=at + 4 * count))
     if ends[-1] > len(data):
@@ -40,7 +40,7 @@ def unpack_keys(data: bytes, at: int, count: int) -> tuple[list[bytes], int]:
 
 
 class Facts:
-    """A batch of facts, encoded as they are added. Of several about one key the later ones count.
+    """A batch of facts, encoded as they are added. A later fact about a key overrides an earlier one.
 
     Digests of keys have 60 bits, those of elements 96.
     """
@@ -72,9 +72,9 @@ class Facts:
         self._parts += (_STRING_HEAD.pack(_STRING, len(key), digest, _or_never(expires_at_ms)), key)
 
     def fields(self, key: bytes, fields: Mapping[bytes, int], gone: Collection[bytes] = ()) -> None:
-        """These elements of the hash have these digests, those others are gone; the rest is as it was.
+        """These elements of the hash have these digests, and `gone` are removed; all others are unchanged.
 
-        The expiry is as it was, too. A hash without elements is absent; one that is filled again before it is folded
+        So is the expiry. A hash without elements is absent; one that is filled again before it is folded
         may keep the expiry that it had.
         """
         if not fields and not gone:
@@ -83,7 +83,7 @@ class Facts:
         self._parts += (head, key, *_elements(fields), _names(gone))
 
     def hash(self, key: bytes, fields: Mapping[bytes, int], expires_at_ms: int | None = None) -> None:
-        """The key is a hash of exactly these elements; of none: it is absent."""
+        """The key is a hash of exactly these elements; with no elements, the key is absent."""
         head = _HASH_HEAD.pack(_HASH, len(key), len(fields), _or_never(expires_at_ms))
         self._parts += (head, key, *_elements(fields))
 
@@ -92,7 +92,7 @@ class Facts:
         self._parts += (_COUNT.pack(_GONE, len(key)), key)
 
     def expiry(self, key: bytes, expires_at_ms: int | None) -> None:
-        """The key, if it is there, expires then and holds what it held."""
+        """The key, if it exists, expires at this time; its value is unchanged."""
         self._parts += (_EXPIRY_HEAD.pack(_EXPIRY, len(key), _or_never(expires_at_ms)), key)
 
     def forget(self, key: bytes) -> None:
@@ -117,11 +117,11 @@ class Patch:
     """What changed of a hash, or of the expiry of any key.
 
     Attributes:
-        number: of the record that agreed it.
-        whole: it says everything about the key, which is a hash; else it changes what is agreed already.
+        number: of the record that made it agreed.
+        whole: it replaces everything known about the key, which is a hash; otherwise it changes that.
         elements: digest by field; None: gone.
-        sets_expiry: `expires_at_ms` counts.
-        if_there: .. but only if something was agreed before.
+        sets_expiry: `expires_at_ms` is to be applied.
+        if_there: .. but only if the key was agreed before.
     """
 
     number: int
@@ -144,7 +144,7 @@ class Changes(dict[bytes, Entry]):
 
         Args:
             facts: as `Facts.encoded` returned them.
-            number: of the record that agreed them.
+            number: of the record that made them agreed.
             besides: keys to leave out.
 
         Raises:

@@ -1,10 +1,10 @@
-"""The journal folded into the database, and what is agreed about a key, from both.
+"""Folds the journal into the database, and answers from both what is agreed about a key.
 
 In: the records of the journal. Out: what is agreed, and what pushes of unknown outcome may have left. Left to others:
 when to fold, and in which thread (`store`).
 
-What was read of the journal is conflated in memory until there is enough of it to be worth a transaction; a lookup
-sees both. Facts of a batch count when it is acknowledged; until then they are intents.
+Records read from the journal are conflated in memory until a transaction is worth while; a lookup sees both. The facts
+of a batch become agreed when it is acknowledged; until then they are intents.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _NONE: frozenset[bytes] = frozenset()
 
 
 class Folder:
-    """Journal and database of a pair. Made in one thread; what is not an attribute is then called in another.
+    """Journal and database of a pair. Created in one thread; its methods are then called in another.
 
     Args:
-        directory: where they lie.
-        pair: whom they belong to.
+        directory: where the files are.
+        pair: site and hub that they belong to.
         digest_of_hash, bucket_of: as for `Database`.
 
     Attributes:
@@ -51,7 +51,7 @@ class Folder:
         found: what the journal held at the start.
         fresh: nothing is agreed about any key.
         trouble: why the files cannot be written, or read.
-        stopped: to be set from outside: what is not read yet is not needed any more.
+        stopped: set by the owner: records that were not read yet are not needed any more.
         carried: bytes that the journal began with when it was last begun anew.
 
     Raises:
@@ -133,11 +133,11 @@ class Folder:
         self._reader = self.found.copy() if lost or reader is None else reader
         if lost:
             self._lose(place)
-        elif database.place > place:  # the end of the journal was lost, after it was folded
+        elif database.place > place:  # the end of the journal was lost after it had been folded
             self._renew()
 
     def _lose(self, place: int) -> None:
-        """Have nothing agreed about any key by what the journal says up to this place."""
+        """Forget everything that the journal said up to this place."""
         self._database.clear(place)
         self._changes, self._taken, self._place = Changes(), 0, place
         self.fresh = True
@@ -181,7 +181,7 @@ class Folder:
             self._lose(end)
 
     def _write_if_possible(self) -> None:
-        """Go on in memory if the disk is full; but not for ever."""
+        """Write the conflated facts; if the disk is full, keep them in memory, up to a limit."""
         try:
             self._write()
         except sqlite3.OperationalError as error:
@@ -205,7 +205,7 @@ class Folder:
         self._renew()
 
     def _renew(self) -> None:
-        self._database.checkpoint()  # for good, before the journal forgets
+        self._database.checkpoint()  # force it to the disk before the journal drops its records
         carried = self._reader.carried()
         self.journal.renew(self._database.place, carried)
         self._place = self._database.place + len(carried)
@@ -283,7 +283,7 @@ class Folder:
     def _sent(
         self, keys: Collection[bytes], batches: Mapping[int, tuple[bytes, frozenset[bytes]]]
     ) -> dict[bytes, list[Entry]]:
-        """What these batches, each without some keys, say of these keys."""
+        """The facts of these batches about these keys; each batch comes with keys to leave out."""
         wanted = set(keys)
         sent: dict[bytes, list[Entry]] = {}
         for batch, (facts, void) in batches.items():

@@ -1,10 +1,10 @@
-"""A file of checksummed records that is only ever appended to, and begun anew when it has grown.
+"""An append-only file of checksummed records, which is begun anew when it has grown.
 
 In: records, in their order. Out: the same records, up to the first that is not whole. Left to others: what they mean
 (`folding`), when to begin anew (`store`).
 
-A place in the journal is a number of bytes that never goes back: the header tells the place of the first record, so
-that whoever has remembered a place finds it again after the file was begun anew.
+A place in the journal is a byte count that never decreases. The header holds the place of the first record, so a place
+that was remembered stays valid after the file was begun anew.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LONGEST_HEADER = 1 << 20
 
 
 class Kind(IntEnum):
-    """What a record says. None is 0, so that a hole of zeros is no record."""
+    """What a record says. No kind is 0, so a hole full of zeros is no record."""
 
     HEADER = 1
     SENDING = 2  # batch, facts
@@ -72,16 +72,16 @@ def parse(data: bytes) -> Iterator[Record]:
 
 
 class Journal:
-    """The file. One thread appends; another reads, syncs and renews.
+    """The journal file. One thread appends; another reads, syncs and renews.
 
     Args:
-        path: where it lies, or will.
-        pair: whom it belongs to.
+        path: of the file, which is created if missing.
+        pair: site and hub that it belongs to.
 
     Attributes:
         base: the place of the first record.
         end: the place behind the last record.
-        existed: it was not made just now.
+        existed: the file was there before.
 
     Raises:
         OSError: it cannot be read or made.
@@ -158,7 +158,7 @@ class Journal:
         return os.pread(self._file, size, place - self.base + self._first)
 
     def cut(self, end: int) -> int:
-        """Let the file end at this place; how many bytes were behind it."""
+        """Truncate the file at this place; returns how many bytes were cut."""
         behind = self.end - end
         os.ftruncate(self._file, end - self.base + self._first)
         self.end = end
@@ -182,7 +182,7 @@ class Journal:
             self.end += len(records)
 
     def _untear(self) -> None:
-        """Take away what a failed write has left."""
+        """Remove the remains of a failed write."""
         os.ftruncate(self._file, self.size)
         self._torn = False
 
@@ -192,7 +192,7 @@ class Journal:
 
     @property
     def removed(self) -> bool:
-        """The file is not in its directory any more."""
+        """Whether the file was removed from its directory."""
         try:
             found = self.path.lstat()
         except OSError:
@@ -201,7 +201,7 @@ class Journal:
         return (found.st_dev, found.st_ino) != (ours.st_dev, ours.st_ino)
 
     def renew(self, base: int, carried: bytes) -> None:
-        """Begin the file anew: these records, and then the ones that lie behind `base`.
+        """Begin the file anew with these records, followed by those behind `base`.
 
         Raises:
             OSError: the file is as it was.

@@ -1,6 +1,6 @@
-"""Reading the losers that a daemon keeps, while it runs or not.
+"""Reads the losers of conflicts that a daemon keeps, whether it runs or not.
 
-In: the path of a file. Out: what lost, and the values. Left to others: what is in the file (`store.losers`), showing
+In: the path of a file. Out: losers and their values. Left to others: what is in the file (`store.losers`), showing
 and restoring it (`subcommands.conflicts`).
 """
 
@@ -26,7 +26,7 @@ _CHUNK = 1000
 
 _SELECT = f"SELECT number, {COLUMNS}, value IS NOT NULL FROM losers"  # noqa: S608 - constants
 
-#: Of what `_SELECT` returns: damage may show as anything.
+#: Types of the columns of `_SELECT`: a damaged file may return anything.
 _TYPES = (
     *(int, float, bytes, str, str, str | None, str | None, str, int, int),
     *(int | None, int),

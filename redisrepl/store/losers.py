@@ -146,7 +146,7 @@ def row_of(loser: Loser) -> Row:
 
 
 def _hex(digest: int | None) -> str | None:
-    """As text: SQLite's integers have a sign, and those of JSON are exact up to 53 bits only."""
+    """A digest as text: SQLite's integers are signed, and JSON numbers are exact up to 53 bits only."""
     return None if digest is None else f"{digest:016x}"
 
 
@@ -165,7 +165,7 @@ def _described(state: State) -> tuple[str, int, int, int | None]:
 
 
 def encode_value(state: State) -> bytes | None:
-    """A value as it is kept; None for what has none."""
+    """A value as it is stored; None if there is none."""
     match state:
         case StringState(value):
             return value
@@ -199,7 +199,7 @@ def claim(path: Path) -> tuple[int, int]:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Which file lies there now; None: none."""
+    """Device and inode of the file at this path; None if there is none."""
     try:
         found = path.lstat()
     except OSError:
@@ -211,12 +211,12 @@ def open_for_writing(path: Path, file: tuple[int, int], place: tuple[str, int]) 
     """A connection in autocommit mode; a new file gets its tables, and one that is there has to be ours.
 
     Args:
-        path: where it lies.
-        file: which one it is, as `claim` says.
+        path: of the file.
+        file: its device and inode, as `claim` returned them.
         place: address and database of the site, which are noted.
 
     Raises:
-        UnusableError: it belongs to another program or version. OSError: another one lies there by now.
+        UnusableError: it belongs to another program or version. OSError: another file is there by now.
         sqlite3.Error: it is damaged, locked, read-only, ...
     """
     db = sqlite3.connect(path, timeout=_LOCK_WAIT, isolation_level=None)
@@ -248,7 +248,7 @@ def _check_same(db: sqlite3.Connection, file: tuple[int, int]) -> None:
 
 
 def is_ours(db: sqlite3.Connection) -> bool:
-    """Whether it has our tables; False: nothing was ever written.
+    """Whether it has our tables; False if nothing was ever written.
 
     Raises:
         UnusableError: somebody else's.

@@ -1,4 +1,4 @@
-"""What the records of the journal add up to, besides agreed facts.
+"""What the records of the journal add up to: open batches, the state document, and facts as they become agreed.
 
 In: records, in their order. Out: facts as they become agreed; the batches that are open; the state document. Left to
 others: where records come from (`journal`), where agreed facts go (`folding`).
@@ -29,12 +29,12 @@ def sending(batch: int, facts: bytes) -> bytes:
 
 
 def applying(batch: int, facts: bytes, void: Collection[bytes] = ()) -> bytes:
-    """The record of a batch that is about to be applied to the site, but for these keys."""
+    """The record of a batch that is about to be applied to the site; `void` keys are left out."""
     return record(Kind.APPLYING, _REFUSED.pack(batch, len(void)), *pack_keys(list(void)), facts)
 
 
 def acknowledged(batch: int, refused: Collection[bytes]) -> bytes:
-    """The record of a batch whose facts are agreed, but for those about some keys."""
+    """The record of a batch whose facts are agreed, except those about refused keys."""
     return record(Kind.ACKNOWLEDGED, _REFUSED.pack(batch, len(refused)), *pack_keys(refused))
 
 
@@ -69,7 +69,7 @@ class Reader:
     Attributes:
         document: the state document as it was saved last.
         number: the highest number that was given out.
-        open: facts of batches for the hub that are neither acknowledged nor dropped.
+        open: facts of batches for the hub that were neither acknowledged nor dropped.
         applying: likewise for the site, with keys that were agreed on since.
     """
 
@@ -87,7 +87,7 @@ class Reader:
         return other
 
     def take(self, kind: int, payload: bytes) -> tuple[bytes, int, Collection[bytes]] | None:
-        """Read a record; if facts are agreed with it: those, their number, and keys that they are not to count for."""
+        """Read a record; if it makes facts agreed, returns them, their number, and keys to leave out."""
         if kind == Kind.DOCUMENT:
             self.document = _document(payload)
             return None
@@ -123,7 +123,7 @@ class Reader:
         return frozenset(keys), at
 
     def _agreed(self, facts: bytes, number: int, besides: frozenset[bytes]) -> tuple[bytes, int, Collection[bytes]]:
-        """These facts are agreed: what an earlier apply may have left of their keys does not matter any more."""
+        """Make facts agreed; earlier applies of unknown outcome no longer matter for their keys."""
         if self.applying:
             told = Changes()
             told.take(facts, number, besides)
@@ -137,7 +137,7 @@ class Reader:
         return facts, number, besides
 
     def applied_keys(self) -> frozenset[bytes]:
-        """Of which keys it is not known whether they were applied to the site."""
+        """Keys of applies whose outcome is not known."""
         keys: set[bytes] = set()
         for batch, (facts, void) in self.applying.items():
             told = Changes()
@@ -146,7 +146,7 @@ class Reader:
         return frozenset(keys)
 
     def carried(self) -> bytes:
-        """Records that say the same as all that were read."""
+        """The few records that are equivalent to all that were read."""
         records = [record(Kind.NUMBER, _NUMBER.pack(self.number)), document(self.document)]
         records += [sending(batch, facts) for batch, facts in self.open.items()]
         records += [applying(batch, *facts) for batch, facts in self.applying.items()]

@@ -1,10 +1,10 @@
-"""What the engine remembers between two looks at a key, and between two lives of the daemon.
+"""What the engine remembers between two looks at a key, and across restarts of the daemon.
 
 In: facts that are agreed, or will be when a batch is acknowledged; the state document. Out: what is agreed about keys.
 Left to others: the formats (`journal`, `database`), what follows from an ancestor (the engine).
 
-Recording is one `write` of the caller's; everything else is done in a thread of the store's, one thing at a time.
-Nothing that a disk does is raised: the store goes on, says what is wrong, and forgets what it could not write.
+Recording is one `write` in the caller's thread; a thread of the store does everything else, one job at a time. A disk
+error never raises: the store goes on, reports it, and forgets what it could not write.
 """
 
 from __future__ import annotations
@@ -50,11 +50,12 @@ class Store:
     """The journal and the ancestor of one pair of site and hub.
 
     Args:
-        directory: where they lie; made if it is not there.
+        directory: where the files are; created if missing.
         pair: what they belong to.
         digest_of_hash: digest of a hash, from its key and the sums of its elements' digests.
         bucket_of: to which of 256 buckets a key belongs; to the same one in every version.
-        on_trouble: told why nothing is kept on the disk, and None when it is again; in the caller's thread.
+        on_trouble: called with the reason when nothing can be written, and with None when it can again; in the caller's
+            thread.
         clock: seconds that never go backwards.
 
     Attributes:
@@ -62,7 +63,7 @@ class Store:
         open_batches: those that were sent to the hub and not acknowledged when the last process ended.
         open_applies: keys of those that were sent to the site, likewise.
         number: the last one that was given out.
-        failed: why nothing is kept on the disk; None: it is.
+        failed: why nothing can be written; None if it can.
 
     Raises:
         StateDirectoryError: the directory cannot be used.
@@ -144,7 +145,7 @@ class Store:
 
     def acknowledged(self, batch: int, refused: Collection[bytes] = ()) -> None:
         """The facts of a batch are agreed, but for those about the refused keys."""
-        self._folder.fresh = False  # at once, not only when the worker has read it
+        self._folder.fresh = False  # now, not when the worker reads the record
         self._record(reading.acknowledged(batch, refused))
 
     def dropped(self, batch: int) -> None:
@@ -154,18 +155,18 @@ class Store:
     def agreed(self, facts: Facts) -> None:
         """These facts are agreed."""
         if facts:
-            self._folder.fresh = False  # at once, not only when the worker has read it
+            self._folder.fresh = False  # now, not when the worker reads the record
             self._record(reading.agreed(self.next_number(), facts.encoded()))
 
     def save(self, document: Mapping[str, object]) -> bool:
-        """The state from which the next process goes on; what was recorded before is written before.
+        """Save the state from which the next process goes on. Everything recorded before is written before it.
 
         Args:
-            document: what JSON can hold, by name, and not changed afterwards. Only values that are others than before
-                are written, all of them in one record.
+            document: values that JSON can hold, by name; not to be changed afterwards. Only values that differ from the
+                last ones are written, all in one record.
 
         Returns:
-            Whether there were any.
+            Whether any differed.
         """
         before = self._document
         news = {name: value for name, value in document.items() if name not in before or before[name] != value}
@@ -187,7 +188,7 @@ class Store:
             return
         data = b"".join(self._buffer)
         self._buffer, self._buffered = [], 0
-        if self._unwritten:  # else a later fact would be written, and an earlier one not
+        if self._unwritten:  # a later fact must not reach the disk before an earlier one
             self._unwritten.take(data)
             return
         try:
@@ -205,7 +206,7 @@ class Store:
         self._dirty, self._idle = True, False
 
     def _write_again(self) -> None:
-        """Make up for what was not written."""
+        """Write what could not be written before."""
         self._retry_write_at = self._clock() + _RETRY
         try:
             self._append(b"".join(self._unwritten.records(self.next_number(), self._document)))
@@ -220,7 +221,7 @@ class Store:
             self._on_trouble(trouble)
 
     def flush(self) -> None:
-        """Write what is buffered; see to the disk and to the folding, in the background."""
+        """Write what is buffered; in the background, sync the journal and fold it."""
         self._write()
         now = self._clock()
         if self._unwritten and now >= self._retry_write_at:
@@ -265,7 +266,7 @@ class Store:
         self._job = self._worker.submit(self._maintain, step)
 
     def _maintain(self, step: Callable[[], None]) -> None:
-        """Do this, and force the journal to the disk."""
+        """Run a step, then force the journal to the disk."""
         try:
             if self._journal.removed:
                 self._folder.restore()
@@ -276,7 +277,7 @@ class Store:
             self._folder.trouble = reason_of(error)
 
     async def _ask(self, question: Callable[[], _T], otherwise: _T) -> _T:
-        """Have the worker answer from everything that was recorded; or this, if the files cannot be read."""
+        """Have the worker answer from everything that was recorded; `otherwise` if the files cannot be read."""
 
         def answer() -> _T:
             try:
@@ -295,7 +296,7 @@ class Store:
         """What is agreed about these keys, and what pushes of unknown outcome may have left at the hub.
 
         Args:
-            keys: those of which there is neither are missing in the result.
+            keys: those with neither are missing in the result.
             elements: whether those of hashes are asked for.
         """
         self._write()
@@ -358,7 +359,7 @@ class Store:
         await self._ask(self._folder.fold, None)
 
     async def close(self) -> None:
-        """Write what is buffered, force it to the disk, and let go of the files. A second time it does nothing."""
+        """Write what is buffered, force it to the disk and close the files. A second call does nothing."""
         if self._folder.stopped:
             return
         self._write()

@@ -1,7 +1,7 @@
-"""What could not be written to the journal: about which keys nothing is agreed until that is written.
+"""Records that could not be written to the journal: until they are, nothing counts as agreed about their keys.
 
-In: records that were not written. Out: records to write first when writing works again: they themselves, or, where they
-became too many, that nothing is agreed about their keys. Left to others: writing, and trying again (`store`).
+In: records that were not written. Out: records to write first once writing works again: the same ones or, if they
+became too many, one that makes their keys forgotten. Left to others: writing, and trying again (`store`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _OVERHEAD = 100  # of a key in a set
 
 
 class Unwritten:
-    """Records that were not written, as far as they must be made up for.
+    """Records that were not written and must be made up for.
 
     Attributes:
         open: facts of batches that were sent meanwhile, and are neither acknowledged nor dropped.
@@ -32,7 +32,7 @@ class Unwritten:
         self._all = False
         self._outcomes: list[bytes] = []  # of batches that the journal has
         self._document = False  # something of the state document was not written
-        self._records: list[bytes] | None = []  # but for that; None: too many
+        self._records: list[bytes] | None = []  # all others; None: too many
         self._records_size = 0
 
     def __bool__(self) -> bool:

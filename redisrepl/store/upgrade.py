@@ -1,4 +1,4 @@
-"""The checkpoint of earlier versions: a position, from which the first start with a journal goes on.
+"""The checkpoint file of earlier versions: the position from which the first start with a journal goes on.
 
 In: the file. Out: a state document. Left to others: writing it, and removing the file (`store`).
 """
@@ -17,7 +17,7 @@ _FORMAT = 2
 
 
 def old_checkpoint(path: Path, pair: Pair) -> dict[str, object] | None:
-    """The position in this file; None if there is none for this pair that can be trusted."""
+    """The state document in this file; None if it is missing, damaged or of another pair."""
     try:
         saved = json.loads(path.read_bytes())
         checksum = saved.pop("checksum")

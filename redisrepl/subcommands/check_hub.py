@@ -24,17 +24,16 @@ from redisrepl.errors import (
 )
 from redisrepl.local.address import SiteAddress
 from redisrepl.namespaces import Namespaces, glob_escape, printable
+from redisrepl.opening import open_hub
+from redisrepl.remote.hub import Hub
 from redisrepl.remote.push import HubPusher
-from redisrepl.remote.session import HubSession, check_url
-from redisrepl.remote.ways import Ways
 from redisrepl.settings.settings import Settings
 from redisrepl.subcommands.finding import Finding, clock_finding, eviction_findings, failed
 from redisrepl.tested import not_tried
 from redisrepl.tls.certificates import hub_files
 from redisrepl.tls.contexts import client_context
-from redisrepl.wire.keyspace import missing_flags
+from redisrepl.wire.keyspace import keyspace_channel, missing_flags
 from redisrepl.wire.replies import as_clock, as_info, as_option
-from redisrepl.wire.webdis import keyspace_channel
 
 __all__ = ["check_hub"]
 
@@ -66,29 +65,27 @@ async def check_hub(settings: Settings, _address: SiteAddress) -> AsyncIterator[
     """Everything that a daemon needs of the hub; what rests on something that failed is left out."""
     try:
         context = client_context(hub_files(settings))
-        url, namespaces = check_url(settings.haddr), Namespaces(settings.ns)
+        hub, namespaces = open_hub(settings, context), Namespaces(settings.ns)
     except RedisreplError as error:
         yield failed("hub", error)
         return
-    session = HubSession(url, context, timeout=settings.timeout, connect_timeout=settings.connect_timeout)
-    ways = Ways(session, url, context, settings.subscribe, connect_timeout=settings.connect_timeout)
     try:
         started = time.monotonic()
-        await _answered(session, b"PING")
-        yield Finding("hub", f"{session.url} answers after {(time.monotonic() - started) * 1000:.0f} ms")
-        async for finding in _server(session):
+        await _answered(hub, b"PING")
+        yield Finding("hub", f"{hub.url} answers after {(time.monotonic() - started) * 1000:.0f} ms")
+        async for finding in _server(hub):
             yield finding
         allowed = []
         for prefix in namespaces:
-            finding = await _permissions(settings, session, prefix)
+            finding = await _permissions(settings, hub, prefix)
             yield finding
             allowed += [prefix] if finding.code is ExitCode.OK else []
         if not allowed:
             return
-        yield await _scripts(session, settings, allowed[0])
-        yield await _body_limit(session, settings, allowed[0])
+        yield await _scripts(hub, settings, allowed[0])
+        yield await _body_limit(hub, settings, allowed[0])
         if settings.rc:
-            async for finding in _pulling(settings, session, ways, allowed):
+            async for finding in _pulling(settings, hub, allowed):
                 yield finding
     except HubError as error:
         code = ExitCode.CONFIG if error.status == 404 else None  # noqa: PLR2004 - Not Found
@@ -96,30 +93,28 @@ async def check_hub(settings: Settings, _address: SiteAddress) -> AsyncIterator[
     except RedisreplError as error:
         yield failed("hub", error)
     finally:
-        await session.close()
+        await hub.close()
 
 
-async def _answered(session: HubSession, *argv: bytes) -> object:
+async def _answered(hub: Hub, *argv: bytes) -> object:
     """A command's reply; None where Redis or Webdis refuses this command, which is an answer too.
 
     Raises:
         CommandRefusedError: the refusal is about a password: nothing else will work either.
     """
     try:
-        return await session.command(*argv)
+        return await hub.command(*argv)
     except CommandRefusedError as error:
         if any(word in str(error) for word in ("NOAUTH", "WRONGPASS")):
-            remedy = "redis_auth in webdis.json must be the password in users.acl; restart Webdis then"
-            raise CommandRefusedError(
-                f"the hub's Redis refuses Webdis: {error}: {remedy}", status=error.status
-            ) from None
+            said = f"the hub's Redis refuses us: {error}: {hub.login_hint}"
+            raise CommandRefusedError(said, status=error.status) from None
         return None
 
 
-async def _server(session: HubSession) -> AsyncIterator[Finding]:
+async def _server(hub: Hub) -> AsyncIterator[Finding]:
     """What the hub's Redis tells of itself."""
-    info = await _answered(session, b"INFO")
-    told = as_info(b"" if info is None else info, f"INFO at the hub {session.url}")
+    info = await _answered(hub, b"INFO")
+    told = as_info(b"" if info is None else info, f"INFO at the hub {hub.url}")
     if told.text("cluster_enabled") == "1":
         remedy = "in its redis.conf: cluster-enabled no"
         yield Finding(
@@ -129,21 +124,21 @@ async def _server(session: HubSession) -> AsyncIterator[Finding]:
         yield Finding("hub version", unlike, None)
     for finding in eviction_findings("hub eviction", told):
         yield finding
-    reply = await _answered(session, b"TIME")
+    reply = await _answered(hub, b"TIME")
     if reply is not None:
-        yield clock_finding("hub clock", as_clock(reply, f"TIME at the hub {session.url}") / 1e6)
+        yield clock_finding("hub clock", as_clock(reply, f"TIME at the hub {hub.url}") / 1e6)
     else:
         yield Finding("hub clock", f"not known, TIME is refused: {_acl('+time')}", None)
 
 
-async def _permissions(settings: Settings, session: HubSession, prefix: bytes) -> Finding:
+async def _permissions(settings: Settings, hub: Hub, prefix: bytes) -> Finding:
     """Whether the hub's Redis lets us have this namespace: the commands, its keys, its channel."""
     what = f"hub permissions {printable(prefix)}"
     denied: dict[str, str] = {}  # what is missing, as an ACL says it > what that means
     user = "default"
-    for name, *rest in _commands(settings, prefix):
+    for name, *rest in _commands(settings, hub, prefix):
         try:
-            await session.command(name, *rest)
+            await hub.command(name, *rest)
         except CommandRefusedError as error:
             text = str(error)
             if error.status == _FORBIDDEN:
@@ -152,7 +147,7 @@ async def _permissions(settings: Settings, session: HubSession, prefix: bytes) -
             if "NOPERM" in text:
                 if match := _USER.search(text):
                     user = match[1]
-                grant, said = _missing(name, text, keyspace_channel(settings.hub_database, prefix), prefix)
+                grant, said = _missing(name, text, keyspace_channel(hub.database, prefix), prefix)
                 denied[grant] = said
     if denied:
         said = ", ".join(dict.fromkeys(denied.values()))
@@ -160,13 +155,13 @@ async def _permissions(settings: Settings, session: HubSession, prefix: bytes) -
     return Finding(what, "its keys may be read and written" + (", its events heard" if settings.rc else ""))
 
 
-def _commands(settings: Settings, prefix: bytes) -> Iterator[Sequence[bytes]]:
+def _commands(settings: Settings, hub: Hub, prefix: bytes) -> Iterator[Sequence[bytes]]:
     key = prefix + b"redisrepl:check"
     for kind in ("", *sorted(settings.replicate)):
         for name, *rest in _ASKED[kind]:
             yield name, key, *rest
     if settings.rc:
-        yield b"PUBLISH", keyspace_channel(settings.hub_database, key), b"check"
+        yield b"PUBLISH", keyspace_channel(hub.database, key), b"check"
 
 
 def _missing(name: bytes, error: str, channel: bytes, prefix: bytes) -> tuple[str, str]:
@@ -183,22 +178,22 @@ def _acl(words: str, user: str = "default") -> str:
     return f"on the hub: redis-cli ACL SETUSER {user} {words}, then ACL SAVE"
 
 
-async def _scripts(session: HubSession, settings: Settings, prefix: bytes) -> Finding:
-    pusher = HubPusher(session, settings.max_body)
+async def _scripts(hub: Hub, settings: Settings, prefix: bytes) -> Finding:
+    pusher = HubPusher(hub, settings.max_body)
     await pusher.push([[b"TYPE", prefix + b"redisrepl:check"]])
-    if pusher.scripts:
+    if pusher.scripts.allowed:
         return Finding("hub scripts", "allowed")
     said = "EVAL is refused, so each write is a request of its own"
     return Finding("hub scripts", f"{said}: {_acl('+eval +evalsha')}", None)
 
 
-async def _body_limit(session: HubSession, settings: Settings, prefix: bytes) -> Finding:
+async def _body_limit(hub: Hub, settings: Settings, prefix: bytes) -> Finding:
     """Whether a request of the largest size arrives: the name of a key that nobody has may be long."""
     size = int(settings.max_body)
     trouble = ""
     while size >= _SMALLEST_BODY:
         try:
-            await session.command(b"GET", prefix + b"x" * (size - len(prefix) - len(b"GET/.raw")))
+            await hub.command(b"GET", prefix + b"x" * (size - len(prefix) - len(b"GET/.raw")))
         except BodyTooLargeError as error:
             trouble = trouble or f"{error}"
         except HubError as error:
@@ -214,29 +209,27 @@ async def _body_limit(session: HubSession, settings: Settings, prefix: bytes) ->
     return Finding("hub body limit", trouble or "not tried", None)
 
 
-async def _pulling(
-    settings: Settings, session: HubSession, ways: Ways, prefixes: Sequence[bytes]
-) -> AsyncIterator[Finding]:
-    yield await _notifications(settings, session)
+async def _pulling(settings: Settings, hub: Hub, prefixes: Sequence[bytes]) -> AsyncIterator[Finding]:
+    yield await _notifications(settings, hub)
     if "del" in settings.replicate:
-        if await _answered(session, b"INFO", b"all") is None:
+        if await _answered(hub, b"INFO", b"all") is None:
             said = "INFO is refused, so a FLUSHALL there is undone instead of followed"
             yield Finding("hub flushes", f"{said}: {_acl('+info')}", None)
         else:
             yield Finding("hub flushes", "INFO tells of them")
     for prefix in prefixes:
-        yield await _subscription(settings, session, ways, prefix)
+        yield await _subscription(hub, prefix)
 
 
-async def _notifications(settings: Settings, session: HubSession) -> Finding:
+async def _notifications(settings: Settings, hub: Hub) -> Finding:
     what = "hub notifications"
-    reply = await _answered(session, b"CONFIG", b"GET", b"notify-keyspace-events")
+    reply = await _answered(hub, b"CONFIG", b"GET", b"notify-keyspace-events")
     wanted = missing_flags("", settings.replicate)
     remedy = f"on the hub: redis-cli CONFIG SET notify-keyspace-events {wanted}, and the same in its redis.conf"
     if reply is None:
         said = f"not known, CONFIG GET is refused: {_acl('+config|get')}; or see that it has {wanted}"
         return Finding(what, said, None)
-    flags = as_option(reply, f"CONFIG GET at the hub {session.url}")
+    flags = as_option(reply, f"CONFIG GET at the hub {hub.url}")
     missing = missing_flags(flags, settings.replicate)
     if not missing:
         return Finding(what, flags)
@@ -248,21 +241,21 @@ async def _notifications(settings: Settings, session: HubSession) -> Finding:
     return Finding(what, f"{missing} is missing: have it set there: {remedy}", ExitCode.CONFIG)
 
 
-async def _subscription(settings: Settings, session: HubSession, ways: Ways, prefix: bytes) -> Finding:
+async def _subscription(hub: Hub, prefix: bytes) -> Finding:
     """Subscribe, publish, and see the message come back."""
     what = f"hub subscription {printable(prefix)}"
-    channel = keyspace_channel(settings.hub_database, prefix + b"redisrepl:check")
-    pattern = keyspace_channel(settings.hub_database, glob_escape(prefix)) + b"*"
+    channel = keyspace_channel(hub.database, prefix + b"redisrepl:check")
+    pattern = keyspace_channel(hub.database, glob_escape(prefix)) + b"*"
     try:
-        async with ways.subscribe(pattern, silence=_CANARY_PATIENCE) as lists:
+        async with hub.psubscribe(pattern, silence=_CANARY_PATIENCE) as lists:
             sent = 0.0
             async for messages in lists:
                 if any(heard == channel for heard, _ in messages):
                     took = (time.monotonic() - sent) * 1000
-                    return Finding(what, f"a message came back after {took:.0f} ms, by {ways.way}")
+                    return Finding(what, f"a message came back after {took:.0f} ms, by {hub.event_channel}")
                 if not sent:
                     sent = time.monotonic()
-                    await session.command(b"PUBLISH", channel, b"check")
+                    await hub.command(b"PUBLISH", channel, b"check")
     except CommandRefusedError as error:
         return Finding(what, f"{error}: {_acl('+psubscribe +publish')}", ExitCode.REFUSED)
     except (LinkLostError, PeerUnavailableError) as error:

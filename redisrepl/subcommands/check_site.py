@@ -24,10 +24,9 @@ from redisrepl.settings.settings import Settings
 from redisrepl.subcommands.finding import Finding, clock_finding, eviction_findings, failed
 from redisrepl.subcommands.status import documents
 from redisrepl.tested import not_tried
-from redisrepl.wire.keyspace import NOTIFY_OPTION, missing_flags
+from redisrepl.wire.keyspace import NOTIFY_OPTION, keyspace_channel, missing_flags
 from redisrepl.wire.psync import Continued, FullSync
 from redisrepl.wire.replies import Info, as_clock, as_info, as_option
-from redisrepl.wire.webdis import keyspace_channel
 
 __all__ = ["check_site"]
 

@@ -41,7 +41,7 @@ def clock_finding(what: str, there: float) -> Finding:
     if abs(off) > CLOCK_TOLERANCE:
         remedy = "on the machine that is wrong: timedatectl set-ntp true"
         return Finding(what, f"{off:+.1f} s from ours, so keys expire too early or too late there: {remedy}", None)
-    return Finding(what, f"{off:+.1f} s from ours")
+    return Finding(what, f"{round(off, 1) + 0.0:+.1f} s from ours")
 
 
 def eviction_findings(what: str, info: Info) -> Iterator[Finding]:

@@ -39,11 +39,11 @@ from redisrepl.local.compare import SiteComparer
 from redisrepl.local.connection import open_client
 from redisrepl.local.read import SiteReader
 from redisrepl.namespaces import Namespaces, printable
-from redisrepl.opening import open_state
+from redisrepl.opening import open_hub, open_state
 from redisrepl.remote.compare import HubComparer
 from redisrepl.remote.fetch import HubReader
+from redisrepl.remote.hub import Hub
 from redisrepl.remote.push import HubPusher
-from redisrepl.remote.session import HubSession, check_url
 from redisrepl.settings.settings import Settings
 from redisrepl.store import StateDirectoryError, Store
 from redisrepl.subcommands.jsonlines import encode_bytes
@@ -94,10 +94,10 @@ class _Difference:
 class _Sides:
     """Both sides, opened, and what is remembered of them."""
 
-    session: HubSession
+    hub: Hub
     site: SiteReader
     writer: SiteWriter
-    hub: HubReader
+    reader: HubReader
     site_looks: Holder
     hub_looks: Holder
     store: Store
@@ -109,26 +109,24 @@ async def _open(settings: Settings, address: SiteAddress, choice: Choice) -> Asy
         raise ConfigError("no client certificate for the hub is given: give --cert and --key")
     context = client_context(hub_files(settings))
     async with AsyncExitStack() as stack:
-        session = HubSession(
-            check_url(settings.haddr), context, timeout=settings.timeout, connect_timeout=settings.connect_timeout
-        )
-        stack.push_async_callback(session.close)
+        hub = open_hub(settings, context)
+        stack.push_async_callback(hub.close)
         client = open_client(address, settings.timeout, connections=4)
         stack.push_async_callback(client.aclose)
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="redisrepl-verify-"))
         spare = None if choice.removals else Path(directory)  # what was removed cannot be known without it
-        store = _open_store(settings, address, session.url, spare)
+        store = _open_store(settings, address, hub.url, spare)
         stack.push_async_callback(store.close)
         types = types_of(settings.replicate)
-        site, hub = SiteReader(client, address, types=types), HubReader(session, types=types)
+        site, reader = SiteReader(client, address, types=types), HubReader(hub, types=types)
         expiries = "expire" in settings.replicate
         yield _Sides(
-            session,
+            hub,
             site,
             SiteWriter(client, address),
-            hub,
+            reader,
             SiteComparer(client, address, site, expiries=expiries, types=types),
-            HubComparer(session, hub, expiries=expiries, types=types),
+            HubComparer(hub, reader, expiries=expiries, types=types),
             store,
         )
 
@@ -252,7 +250,7 @@ async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, fou
     pushing = Pushing(
         core.outbound,
         sides.store,
-        HubPusher(sides.session, settings.max_body, types=types_of(settings.replicate)),
+        HubPusher(sides.hub, settings.max_body, types=types_of(settings.replicate)),
         sides.site,
         Pacer(4, worthwhile=settings.batch, interval=0.0),
         site_evicted=_never,
@@ -289,7 +287,7 @@ def _applying(settings: Settings, sides: _Sides, core: Core, retry: Mapping[str,
     return Applying(
         core,
         sides.store,
-        sides.hub,
+        sides.reader,
         sides.site,
         sides.writer,
         same_hub=_always,

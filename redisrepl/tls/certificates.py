@@ -1,7 +1,7 @@
-"""Certificates while the daemon runs: renewed files are taken by themselves, and an end that comes near is told.
+"""Watches certificates while the daemon runs: loads renewed files, and warns before a certificate expires.
 
-In: the contexts of the links and their files. Out: contexts that use what the files hold, log lines, what is wrong.
-Left to others: what makes a pair of files usable (`tls.contexts`), when to look (`daemon`).
+In: the contexts of the links and their files. Out: contexts that use what the files hold, log lines, problems. Left to
+others: whether a pair of files is valid (`tls.contexts`), when to look (`daemon`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ __all__ = ["WARN_DAYS", "CertificateWatch", "client_context", "hub_files", "site
 
 _log = structlog.get_logger("redisrepl")
 
-#: Seconds between two looks at the files: what is renewed is in use within a minute.
+#: Seconds between two looks at the files, so that renewed ones are in use within a minute.
 _PERIOD = 10.0
-#: Days before the end at which it is told; below the second, something is wrong.
+#: Days before expiry at which we warn; from the second on it counts as a problem.
 WARN_DAYS = (30, 7, 1)
 _DAY = 86400.0
 #: What our certificate on a link is called.
@@ -74,9 +74,9 @@ class _Link:
     """A link's context with the files that it was made of.
 
     Attributes:
-        stamp: what the files looked like when they were last taken or refused.
-        trouble: they cannot be used as they are.
-        told: for each certificate, the days before its end of which was told.
+        stamp: of the files when they were last loaded or refused.
+        trouble: failures to load them.
+        told: for each certificate, the last warning given, in days before expiry.
     """
 
     name: str
@@ -88,7 +88,7 @@ class _Link:
 
 
 class CertificateWatch:
-    """Looks at the certificates of all links now and then.
+    """Watches the certificates of all links.
 
     Args:
         links: by name ("hub", "site", "listener"), context and files of each.
@@ -106,17 +106,17 @@ class CertificateWatch:
         self._looked_at = time.monotonic()
 
     def add(self, name: str, context: RenewableContext, files: CertificateFiles) -> None:
-        """Look at another link too."""
+        """Watch another link too."""
         self._links.append(_Link(name, context, files, _stamp(files), Trouble("certificate")))
 
     def begin(self) -> None:
-        """Say what there is to say about the certificates as they are at the start."""
+        """Log warnings about the certificates at the start."""
         for link in self._links:
             self._say_complaints(link)
             self._say_ends(link, datetime.now(UTC))
 
     def tick(self, now: float) -> None:
-        """Look at the files if it is time.
+        """Look at the files if that is due.
 
         Args:
             now: seconds that never go backwards.
@@ -136,17 +136,17 @@ class CertificateWatch:
             self._take(link, _stamp(link.files), asked=True)
 
     def document(self) -> dict[str, object]:
-        """For people and `status`."""
+        """The expiry dates, for `status`."""
         ends = {what: end for link in self._links for what, end in _ends(link)}
         return {name: ends[what].isoformat() if what in ends else None for name, what in _FIELDS.items()}
 
     @property
     def troubles(self) -> list[Trouble]:
-        """Of each link, whether its files can be used as they are."""
+        """The failure logs of the links."""
         return [link.trouble for link in self._links]
 
     def problems(self, now: datetime | None = None) -> Iterator[str]:
-        """What is wrong with a certificate, a sentence each."""
+        """Problems of certificates, one sentence each."""
         now = now or datetime.now(UTC)
         for link in self._links:
             for what, end in _ends(link):
@@ -155,9 +155,9 @@ class CertificateWatch:
                     yield f"certificate: {what} {_when(end, days)}: renew it"
 
     def _take(self, link: _Link, stamp: _Stamp, *, asked: bool = False) -> None:
-        """Use what the files hold; if that cannot be, go on with what they held before, and say so until mended."""
-        # Whoever renews them writes one file after the other. What is half written then does not fit, and is looked at
-        # again, changed or not: the second file may get the time stamp that it had.
+        """Load the files; if they are invalid, keep the old certificates and report that until it is mended."""
+        # Certificate and key are replaced one after the other. In between they do not match, so we look again even if
+        # nothing seems to have changed: the second file may keep its old time stamp.
         link.stamp = stamp
         before = _authorities(link.context)
         try:
@@ -185,7 +185,7 @@ class CertificateWatch:
             _log.warning("certificate.not_strict", link=link.name, error=complaint, then="it is accepted all the same")
 
     def _say_ends(self, link: _Link, now: datetime) -> None:
-        """Tell of an end that is nearer than it was when it was last told of: 30, 7 and 1 days before."""
+        """Warn 30, 7 and 1 days before expiry, once each."""
         for what, end in _ends(link):
             days = (end - now).total_seconds() / _DAY
             passed = min((limit for limit in WARN_DAYS if days <= limit), default=None)
@@ -223,7 +223,7 @@ def _when(end: datetime, days: float) -> str:
 
 
 def _stamp(files: CertificateFiles) -> _Stamp:
-    """What changes when somebody replaces a file, or the directory that a link leads to (Kubernetes)."""
+    """A fingerprint that changes when a file is replaced, or the directory behind a link (Kubernetes)."""
     return tuple(_file_stamp(path) for path in files.paths())
 
 

@@ -21,7 +21,7 @@ from redisrepl.tls.reasons import tls_reason
 if TYPE_CHECKING:
     from cryptography import x509
 
-# ruff: noqa: PLC0415 - cryptography takes 8 MB and long to load: only who is given certificates loads it
+# ruff: noqa: PLC0415 - cryptography takes 8 MB and long to load, so it is loaded only where certificates are given
 
 __all__ = [
     "CertificateFiles",
@@ -78,7 +78,7 @@ class CertificateFiles:
 
 
 class _NotedSSLObject(ssl.SSLObject):
-    """One TLS connection; after its handshake the context knows until when the server's certificate is valid."""
+    """One TLS connection; after its handshake it tells the context when the server's certificate expires."""
 
     def do_handshake(self) -> None:
         super().do_handshake()
@@ -92,15 +92,15 @@ class _NotedSSLObject(ssl.SSLObject):
 
 
 class RenewableContext(ssl.SSLContext):
-    """A client's context whose files may be read again: connections from then on use what they held then.
+    """A context whose certificates can be renewed; connections made afterwards use the new ones.
 
-    An `SSLContext` never lets go of an authority that it was given. So a new one is made, and connections are handed to
-    it; whoever holds this one need not know.
+    An authority cannot be removed from an `SSLContext`. So renewal creates a new context and delegates to it; whoever
+    holds this one need not know.
 
     Attributes:
-        complaints: what a strict check would refuse in the authorities; sentences.
-        ends_at: when our own certificate ends; None: there is none.
-        no_ca: the flag by which no authority was given, so that the system's are trusted; None: one was.
+        complaints: what a strict check would refuse in the authorities, as sentences.
+        ends_at: when our own certificate expires; None if there is none.
+        no_ca: the flag that was not given, so that the system's authorities are trusted; None if it was given.
     """
 
     sslobject_class = _NotedSSLObject
@@ -120,19 +120,19 @@ class RenewableContext(ssl.SSLContext):
 
     @property
     def peer_ends_at(self) -> datetime | None:
-        """When the certificate ends that the server showed last; None before the first handshake."""
+        """When the certificate that the server showed last expires; None before the first handshake."""
         return self.current._peer_ends_at  # noqa: SLF001 - its own kind
 
     def note_peer(self, end: datetime) -> None:
-        """A server showed a certificate that ends then."""
+        """Note when a server's certificate expires."""
         self._peer_ends_at = end
 
     def note_transport(self, transport: asyncio.WriteTransport) -> None:
-        """A connection that was made with this is in use."""
+        """Note a connection that was made with this context."""
         self._transports.add(transport)
 
     def end_connections(self) -> None:
-        """End those that were noted: whoever is at the other end may not be trusted any more."""
+        """End the noted connections: their peers may not be trusted any more."""
         for transport in list(self._transports):
             transport.abort()
 
@@ -149,7 +149,7 @@ class RenewableContext(ssl.SSLContext):
 
 
 def trust_told(reason: str, context: ssl.SSLContext | None) -> str:
-    """A reason of `tls_reason`, with which authorities are trusted where that is about them and none was given."""
+    """A reason of `tls_reason`; if it is about authorities and none was given, it says which are trusted."""
     flag = context.current.no_ca if isinstance(context, RenewableContext) else None
     if flag is None or "given CA" not in reason:
         return reason
@@ -178,7 +178,7 @@ def readable_by_others(path: Path) -> bool:
 
 
 def server_context(files: CertificateFiles) -> RenewableContext:
-    """A context for connections that others open to us; with `ca`, only clients of that authority are let in.
+    """A context for incoming connections; with `ca`, only clients with a certificate of that authority are accepted.
 
     Raises:
         ConfigError, CertificateError: as `client_context`.
@@ -194,10 +194,10 @@ def server_context(files: CertificateFiles) -> RenewableContext:
 
 
 def client_context(files: CertificateFiles, now: datetime | None = None) -> RenewableContext:
-    """A context for connections that we open; checks what can be checked before a peer is asked.
+    """A context for outgoing connections; checks the files as far as possible without a peer.
 
-    Authorities are judged as Python 3.11 judges them, whatever Python runs this: from 3.13 on, `create_default_context`
-    refuses private ones without keyUsage, and old installations have such ones.
+    Authorities are checked as in Python 3.11, whatever Python runs this: from 3.13 on, `create_default_context` refuses
+    private ones without keyUsage, and old installations have such ones.
 
     Raises:
         ConfigError: a file is missing, unreadable, not PEM, encrypted without its passphrase, or the key is not the
@@ -224,7 +224,7 @@ def client_context(files: CertificateFiles, now: datetime | None = None) -> Rene
 
 
 def _load_pair(context: RenewableContext, files: CertificateFiles, now: datetime) -> None:
-    """Have a context show our certificate."""
+    """Load our certificate and key into a context."""
     _, cert_flag, key_flag = files.flags
     if files.cert is None or files.key is None:
         missing, given = (cert_flag, key_flag) if files.cert is None else (key_flag, cert_flag)
@@ -240,7 +240,7 @@ def _load_pair(context: RenewableContext, files: CertificateFiles, now: datetime
 
 
 def renew(context: RenewableContext, files: CertificateFiles) -> None:
-    """Have a context use what the files hold now, from the next connection on, and nothing of what they held before.
+    """Have a context use the current content of the files, and nothing of the old, from the next connection on.
 
     Raises:
         ConfigError, CertificateError: as `client_context`; the context is as it was.
@@ -259,7 +259,7 @@ def _certificates(pem: bytes, path: Path, flag: str) -> list[x509.Certificate]:
 
 
 def _check_key(certificate: x509.Certificate, files: CertificateFiles) -> bytes | None:
-    """That the key is the certificate's; returns its passphrase."""
+    """Check that the key belongs to the certificate; returns the passphrase of the key."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
@@ -276,7 +276,7 @@ def _check_key(certificate: x509.Certificate, files: CertificateFiles) -> bytes 
             raise ConfigError(
                 f"{key_flag} {key}: the key is encrypted: give its passphrase with {files.password_flag}"
             ) from None
-        private_key = _plain_key(pem, key, key_flag)  # a passphrase too many does no harm
+        private_key = _plain_key(pem, key, key_flag)  # an unneeded passphrase does no harm
         password = None
     except ValueError:
         if password is not None and b"ENCRYPTED" in pem:
@@ -319,12 +319,12 @@ def _check_dates(certificate: x509.Certificate, path: Path, flag: str, now: date
 
 
 def _faults(authority: x509.Certificate) -> list[str]:
-    """What X509_V_FLAG_X509_STRICT of OpenSSL refuses in an authority, and nothing else of what it looks at."""
+    """What OpenSSL's X509_V_FLAG_X509_STRICT would refuse in this authority."""
     from cryptography import x509
 
     try:
         extensions = authority.extensions
-    except ValueError:  # such as one that is there twice: OpenSSL refuses it by itself
+    except ValueError:  # for example a duplicate extension, which OpenSSL refuses by itself
         return []
     name = authority.subject.rfc4514_string()
     what = f"the authority {name}" if name else "the authority"
@@ -340,7 +340,7 @@ def _faults(authority: x509.Certificate) -> list[str]:
 
     constraints = find(x509.BasicConstraints)
     if constraints is None or not constraints.value.ca:
-        return []  # no authority but a server's own certificate, trusted as it is
+        return []  # no authority: a server's own certificate, trusted directly
     faults = []
     if not constraints.critical:
         faults.append(fault("has the extension basicConstraints without marking it critical"))

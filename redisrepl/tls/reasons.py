@@ -12,7 +12,7 @@ __all__ = ["tls_reason"]
 
 _STRICT = ", which --strict-certificates asks for: have it made anew, or do without that flag"
 
-#: Text of OpenSSL > what it means. The first that is found counts, so the narrower ones come first.
+#: Text of OpenSSL > what it means. The first match counts, so narrower ones come first.
 _REASONS = (
     # X509_V_ERR_*, as X509_verify_cert_error_string spells them: our check of the server's certificate.
     ("certificate has expired", "the server's certificate has expired: have it renewed"),
@@ -130,7 +130,7 @@ _REASONS = (
     ("KEY_VALUES_MISMATCH", "the key is not that of the certificate: give the key that the certificate was made for"),
 )
 
-#: TLS was under way and the connection broke or fell silent: that says nothing about certificates.
+#: The connection broke or timed out during TLS: that says nothing about certificates.
 _INTERRUPTED = (
     ssl.SSLWantReadError,
     ssl.SSLWantWriteError,
@@ -138,12 +138,12 @@ _INTERRUPTED = (
     ssl.SSLZeroReturnError,
     ssl.SSLSyscallError,
 )
-#: Causes of causes that are looked at; a chain may run in a circle.
+#: How far a chain of causes is followed; it may be circular.
 _DEEPEST = 16
 
 
 def tls_reason(error: BaseException) -> str | None:
-    """What a TLS failure, or an error caused by one, means; None if it is none, or a connection that broke."""
+    """What a TLS failure, or an error caused by one, means; None for any other error, or a broken connection."""
     seen: BaseException | None = error
     for _ in range(_DEEPEST):
         if isinstance(seen, ssl.SSLError) and not isinstance(seen, _INTERRUPTED):

@@ -1,21 +1,20 @@
 """Many commands in one request to the hub: the script that runs them, and what it answers.
 
-In: commands. Out: request bodies; which writes failed, and when it ran. Left to others: which commands (`wire.writes`),
-sending (`remote.push`), what is told beside (`wire.feed`).
+In: commands. Out: words of the script; which writes failed, and when it ran. Left to others: which commands
+(`wire.writes`), sending (`remote.push`), what is told beside (`wire.feed`).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from hashlib import sha1
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from redisrepl.errors import FencedError, OutcomeUnknownError, ProtocolError
 from redisrepl.wire.entries import STREAMS
 from redisrepl.wire.lua import ELEMENTS_OF, SEQUENCE_DIGEST
-from redisrepl.wire.webdis import STRAY, escape, escape_words, flat_reply
+from redisrepl.wire.states import STRAY
 from redisrepl.wire.writes import MOVED, UNCHANGED
 
 __all__ = [
@@ -26,9 +25,9 @@ __all__ = [
     "UNCHANGED",
     "Answer",
     "Fencing",
-    "batch_body",
+    "batch_words",
     "changed_nothing",
-    "encode_batch_command",
+    "command_words",
     "parse_batch_reply",
 ]
 
@@ -261,39 +260,21 @@ PUSH_STREAMS_SCRIPT = _without_indents(STREAMS + _PUSH)
 
 NO_FENCE = Fencing()
 
-_HEADS = {script: b"EVAL/" + escape(script) + b"/0" for script in (PUSH_SCRIPT, PUSH_STREAMS_SCRIPT)}
-_HEADS_BY_HASH = {
-    script: b"EVALSHA/%b/0" % sha1(script, usedforsecurity=False).hexdigest().encode() for script in _HEADS
-}
 
-
-def encode_batch_command(command: Sequence[bytes]) -> bytes:
+def command_words(command: Sequence[bytes]) -> Sequence[bytes]:
     """A command as `PUSH_SCRIPT` wants it: its length, then its words."""
-    return b"%d/" % len(command) + escape_words(command)
+    return b"%d" % len(command), *command
 
 
-def batch_body(
-    encoded: Iterable[bytes],
-    *,
-    token: bytes = b"",
-    by_hash: bool = False,
-    told: tuple[bytes, bytes] = (b"", b""),
-    fencing: Fencing = NO_FENCE,
-    script: bytes = PUSH_SCRIPT,
-) -> bytes:
-    """Many encoded commands in one request.
+def batch_words(token: bytes = b"", told: tuple[bytes, bytes] = (b"", b""), fencing: Fencing = NO_FENCE) -> list[bytes]:
+    """The words of `PUSH_SCRIPT` before the commands.
 
     Args:
-        encoded: by `encode_batch_command`.
         token: by which the answer is known; without spaces.
-        by_hash: for a hub that has run the script before.
         told: a channel, and what to tell there behind the time.
         fencing: see there.
-        script: `PUSH_SCRIPT` or `PUSH_STREAMS_SCRIPT`.
     """
-    fence = b"%b/%d/%d/%d" % (escape(fencing.key), fencing.epoch, fencing.slot, fencing.number)
-    head = (_HEADS_BY_HASH if by_hash else _HEADS)[script]
-    return b"/".join([head, token, *map(escape, told), fence, *encoded]) + b".raw"
+    return [token, *told, fencing.key, *(b"%d" % number for number in fencing[1:])]
 
 
 def changed_nothing(command: Sequence[bytes], reply: object) -> str | None:
@@ -317,17 +298,15 @@ class Answer(NamedTuple):
     fence: str = ""
 
 
-def parse_batch_reply(reply: bytes, sent: int, token: bytes = b"") -> Answer:
+def parse_batch_reply(items: Sequence[bytes], sent: int, token: bytes = b"") -> Answer:
     """What `PUSH_SCRIPT` answered to the request with this token, of so many writes.
 
     Raises:
-        CommandError: the script itself was refused.
         OutcomeUnknownError: it is the answer to another request.
         FencedError: the hub knows a later epoch, and has executed nothing.
         ProtocolError: the reply does not account for all `sent` writes.
     """
-    items = flat_reply(reply)
-    if items == [b"FENCED " + token]:
+    if list(items) == [b"FENCED " + token]:
         raise FencedError("the hub knows a later epoch of this site: another process of it pushes")
     tried, _, rest = items[0].partition(b" ") if items else (b"", b"", b"")
     time, _, answers = rest.partition(b" ")

@@ -18,9 +18,9 @@ from redisrepl.changes import Change, FieldsDeleted, HashSet, StringSet
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.collections import score_text
 from redisrepl.wire.entries import checked_elements, entry_name
+from redisrepl.wire.keyspace import keyspace_channel
 from redisrepl.wire.psync import encode_command
 from redisrepl.wire.resp import parse_all
-from redisrepl.wire.webdis import keyspace_channel
 from redisrepl.wire.writes import keys_of
 
 __all__ = ["FEED_KEY", "Feed", "FeedWriter", "feed_content", "parse_feed"]

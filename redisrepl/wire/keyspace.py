@@ -1,15 +1,105 @@
-"""Keyspace notifications: which of a server's flags make it tell what we must see.
+"""Keyspace notifications: what each event says of its key, and which of a server's flags make it tell what we must see.
 
-In: the flags that are set. Out: those that are missing. Left to others: reading and setting them, at the hub
-(`remote.notifications`) and at the site (`local.notify`).
+In: names of events; the flags that are set. Out: effects; the flags that are missing. Left to others: reading and
+setting flags, at the hub (`remote.notifications`) and at the site (`local.notify`); what follows from an event, at the
+site (`sources.keyspace`) and at the hub (`engine.inbound`).
+
+| effect | the key | at the site | at the hub |
+|---|---|---|---|
+| PUT | has a new value, or new elements | read and push them | fetch |
+| CHANGED | is another in a way that only reading it tells; it may be gone | read and push it as a whole | fetch |
+| REMOVED | lost elements; it may be gone | likewise | fetch, where removals are replicated |
+| GONE | was removed | push the removal | fetch, likewise |
+| EVICTED | was removed by the server, not by anybody | nothing | likewise |
+| REPLACED | is another, of any type | read and push it as a whole | fetch |
+| EXPIRY | expires at another time, or not at all | push that | fetch, where expiry times are replicated |
+| FIELD_EXPIRY | the same for fields of a hash | nothing | fetch, likewise |
+
+An event that is in no row of the table here says nothing that is replicated.
 """
 
 from __future__ import annotations
 
-from redisrepl.changes import types_of
+from enum import Enum
+from typing import NamedTuple
+
+from redisrepl.changes import KIND_OF_TYPE, types_of
 from redisrepl.wire.collections import COLLECTIONS, READABLE
 
-__all__ = ["NOTIFY_OPTION", "announced_events", "missing_flags"]
+__all__ = [
+    "EVENTS",
+    "NOTIFY_OPTION",
+    "KeyEffect",
+    "KeyspaceEvent",
+    "announced_events",
+    "events_with",
+    "keyspace_channel",
+    "missing_flags",
+]
+
+
+class KeyEffect(Enum):
+    """What happened to a key; the table above."""
+
+    PUT = "put"
+    CHANGED = "changed"
+    REMOVED = "removed"
+    GONE = "gone"
+    EVICTED = "evicted"
+    REPLACED = "replaced"
+    EXPIRY = "expiry"
+    FIELD_EXPIRY = "field expiry"
+
+
+class KeyspaceEvent(NamedTuple):
+    """What an event says.
+
+    Attributes:
+        effect: see there.
+        kind: which of `changes.KINDS` the value is of; empty: of any.
+    """
+
+    effect: KeyEffect
+    kind: str = ""
+
+
+def _rows(effect: KeyEffect, kind: str, *names: bytes) -> dict[bytes, KeyspaceEvent]:
+    return dict.fromkeys(names, KeyspaceEvent(effect, kind))
+
+
+#: Every event that says something of what may be replicated. BITFIELD causes `setbit`, PFMERGE `pfadd`, DECR `incrby`
+#: or `decrby`, a GEORADIUS that stores `georadiusstore`, a SORT that stores `sortstore`,
+#: an XGROUP CREATE that makes the stream `xgroup-create`.
+EVENTS: dict[bytes, KeyspaceEvent] = {
+    **_rows(KeyEffect.PUT, "set", b"set", b"setrange", b"append", b"incrby", b"decrby", b"incrbyfloat"),
+    **_rows(KeyEffect.PUT, "set", b"setbit", b"pfadd"),
+    **{kind.put_event: KeyspaceEvent(KeyEffect.PUT, KIND_OF_TYPE[type_]) for type_, kind in COLLECTIONS.items()},
+    **{kind.remove_event: KeyspaceEvent(KeyEffect.REMOVED, KIND_OF_TYPE[type_]) for type_, kind in COLLECTIONS.items()},
+    **_rows(KeyEffect.PUT, "hset", b"hincrby", b"hincrbyfloat"),
+    **_rows(KeyEffect.REMOVED, "hset", b"hexpired"),
+    **_rows(KeyEffect.REMOVED, "sets", b"spop"),
+    **_rows(KeyEffect.CHANGED, "sets", b"sinterstore", b"sunionstore", b"sdiffstore"),
+    **_rows(KeyEffect.PUT, "zsets", b"zincr"),
+    **_rows(KeyEffect.REMOVED, "zsets", b"zpopmin", b"zpopmax"),
+    **_rows(KeyEffect.REMOVED, "zsets", b"zremrangebyscore", b"zremrangebyrank", b"zremrangebylex"),
+    **_rows(KeyEffect.CHANGED, "zsets", b"zunionstore", b"zinterstore", b"zdiffstore", b"zrangestore"),
+    **_rows(KeyEffect.CHANGED, "zsets", b"georadiusstore", b"geosearchstore"),
+    **_rows(KeyEffect.CHANGED, "lists", b"lpush", b"rpush", b"lpop", b"rpop", b"linsert", b"lset", b"lrem", b"ltrim"),
+    **_rows(KeyEffect.CHANGED, "lists", b"sortstore"),
+    **_rows(KeyEffect.PUT, "streams", b"xsetid", b"xgroup-create"),
+    **_rows(KeyEffect.REMOVED, "streams", b"xtrim"),
+    **_rows(KeyEffect.GONE, "", b"del", b"expired", b"rename_from", b"move_from"),
+    **_rows(KeyEffect.EVICTED, "", b"evicted"),
+    **_rows(KeyEffect.REPLACED, "", b"rename_to", b"copy_to", b"move_to", b"restore"),
+    **_rows(KeyEffect.EXPIRY, "", b"expire", b"persist"),
+    **_rows(KeyEffect.FIELD_EXPIRY, "", b"hexpire", b"hpersist"),
+}
+
+
+def events_with(*effects: KeyEffect) -> frozenset[bytes]:
+    """Names of the events that have one of these effects."""
+    return frozenset(name for name, event in EVENTS.items() if event.effect in effects)
+
 
 NOTIFY_OPTION = "notify-keyspace-events"
 #: `A` stands for these classes (`NOTIFY_ALL` in Redis' server.h).
@@ -41,3 +131,8 @@ def announced_events(kinds: frozenset[str]) -> frozenset[bytes]:
     if "expire" in kinds:
         events |= {b"expire", b"persist"}
     return frozenset(events)
+
+
+def keyspace_channel(database: int, key: bytes) -> bytes:
+    """The channel on which a server tells what happened to a key."""
+    return b"__keyspace@%d__:%b" % (database, key)

@@ -1,14 +1,17 @@
 """Pieces that several of the scripts have in common, in Lua.
 
-In: nothing. Out: text of scripts. Left to others: the scripts that they are put together to (`wire.states`,
-`wire.digests`, `wire.batches`).
+In: nothing. Out: text of scripts, and the name by which a server knows one. Left to others: the scripts that they are
+put together to (`wire.states`, `wire.digests`, `wire.batches`).
 """
 
 from __future__ import annotations
 
+from functools import cache
+from hashlib import sha1
+
 from redisrepl.wire.entries import STREAMS
 
-__all__ = ["BUCKET_OF", "DIGEST_OF", "ELEMENTS_OF", "EXPIRY_OF", "KIND_OF", "SEQUENCE_DIGEST"]
+__all__ = ["BUCKET_OF", "DIGEST_OF", "ELEMENTS_OF", "EXPIRY_OF", "KIND_OF", "SEQUENCE_DIGEST", "sha_of"]
 
 
 #: Lua: the type of a key, `denied` if an ACL keeps it from us: what is asked beside it must not wait for that. Any
@@ -122,3 +125,9 @@ local function bucket_of(key)
   return ((a or 0) + 31 * (b or 0) + 961 * (c or 0)) % 256
 end
 """
+
+
+@cache
+def sha_of(script: bytes) -> bytes:
+    """By which name a server that has run a script knows it."""
+    return sha1(script, usedforsecurity=False).hexdigest().encode()

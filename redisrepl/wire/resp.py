@@ -25,6 +25,7 @@ from redisrepl.wire.walker import LONGEST_NUMBER, Skip, Walker
 __all__ = [
     "DAMAGED",
     "PIECE",
+    "CommandError",
     "RespReader",
     "announces_much",
     "cut_header",
@@ -89,6 +90,10 @@ def resp_size(value: Any) -> int:
         case None:
             return len(b"$-1\r\n")
     raise ProtocolError("a value of a kind that is not expected here")
+
+
+class CommandError(Exception):
+    """Redis' own error text for one command, as it arrived: `WRONGTYPE Operation against ...`."""
 
 
 class RespReader:

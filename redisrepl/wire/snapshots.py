@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from redisrepl.changes import KIND_OF_TYPE, Change, ExpirySet, HashSet, StringSet, Touch
+from redisrepl.changes import KIND_OF_TYPE, Change, ExpirySet, HashSet, SequenceSet, StringSet, Touch
 from redisrepl.wire.collections import score_of
 from redisrepl.wire.entries import LAST_ID, entry_name, entry_value, last_id_of
 from redisrepl.wire.rdb import Entry, Stream
@@ -60,11 +60,11 @@ def changes_of(entry: Entry, now: float) -> list[Change]:
             if entry.last:
                 elements[LAST_ID] = last_id_of(stream.last_id.encode())
             return [HashSet(entry.key, elements, "stream"), *_expiry(entry)]
-        case "list", list() | None:
+        case "list", list(items) if entry.first and entry.last:
+            return [SequenceSet(entry.key, tuple(cast("list[bytes]", items))), *_expiry(entry)]
+        case "list", list():
             return [Touch(entry.key, "lists", replaces=True)]  # a part of it would not do
-        case "string", None:
-            return [Touch(entry.key, "set", replaces=True)]
-        case ("hash" | "set" | "zset" | "stream") as type_, None:
+        case ("string" | "hash" | "set" | "zset" | "list" | "stream") as type_, None:
             return [Touch(entry.key, KIND_OF_TYPE[type_], replaces=True)]
         case _:
             return []

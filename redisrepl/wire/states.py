@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from redisrepl.changes import DENIED, HashState, SequenceState, State, StringState
-from redisrepl.errors import ProtocolError
+from redisrepl.errors import OutcomeUnknownError, ProtocolError
 from redisrepl.wire.collections import COLLECTIONS, elements_in
 from redisrepl.wire.entries import STREAMS
 from redisrepl.wire.lua import ELEMENTS_OF, KIND_OF
 from redisrepl.wire.replies import number
 
-__all__ = ["STATES_SCRIPT", "TOO_LARGE", "parse_states", "read_at", "token_of"]
+__all__ = ["STATES_SCRIPT", "STRAY", "TOO_LARGE", "parse_fetch", "parse_states"]
 
 #: Reads keys until `ARGV[1]` bytes are full, at least one; a value of more than the bytes that a second number there
 #: names is only said to be too large; behind these stands what is read beside strings and hashes. Returns the server's
@@ -78,6 +78,10 @@ return out
 )
 
 
+#: Webdis can answer a request with the reply to one whose connection was closed. Then a batch that was not executed
+#: would be taken for executed, and with -rc the values of other keys be applied; so the scripts repeat a token.
+STRAY = "the hub answered with the reply to another request"
+
 #: The state of a key whose value was not read for its size.
 TOO_LARGE = "too large"
 
@@ -88,7 +92,7 @@ def parse_states(items: Sequence[bytes]) -> list[State]:
     Raises:
         ProtocolError: the list is not what the script returns.
     """
-    read_at(items)
+    _read_at(items)
     states: list[State] = []
     index, end = 1, len(items)
     try:
@@ -122,7 +126,7 @@ def parse_states(items: Sequence[bytes]) -> list[State]:
 _LONGEST_TIME = 18
 
 
-def read_at(items: Sequence[bytes]) -> int:
+def _read_at(items: Sequence[bytes]) -> int:
     """When the script read them: the server's time in microseconds.
 
     Raises:
@@ -134,9 +138,23 @@ def read_at(items: Sequence[bytes]) -> int:
     return int(time)
 
 
-def token_of(items: Sequence[bytes]) -> bytes:
+def _token_of(items: Sequence[bytes]) -> bytes:
     """Which request this answers."""
     return items[0].partition(b" ")[2] if items else b""
+
+
+def parse_fetch(items: Sequence[bytes], token: bytes) -> tuple[int, list[State]]:
+    """What the hub answered to the request with this token.
+
+    Returns:
+        The hub's time in microseconds, and the states of the keys that fitted.
+
+    Raises:
+        OutcomeUnknownError: it is the answer to another request. ProtocolError: it is not what the script returns.
+    """
+    if items and _token_of(items) != token:
+        raise OutcomeUnknownError(STRAY)
+    return _read_at(items), parse_states(items)
 
 
 def _count(text: bytes) -> int:

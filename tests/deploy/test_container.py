@@ -219,3 +219,8 @@ def test_the_secrets_made_as_the_comment_says_open_redis(tmp_path, compose, sett
             client.set("site10:a", 1)
         with pytest.raises(redis.AuthenticationError):
             server.client().ping()
+        kind, asks = compose["services"]["redis"]["healthcheck"]["test"]
+        asks = asks.replace("redis-cli", f"redis-cli -p {server.port}")
+        assert (kind, subprocess.run(["sh", "-c", asks], check=False).returncode) == ("CMD-SHELL", 0)
+    assert subprocess.run(["sh", "-c", asks], check=False, capture_output=True).returncode != 0
+    assert compose["services"]["redisrepl"]["depends_on"] == {"redis": {"condition": "service_healthy"}}

@@ -103,5 +103,5 @@ def test_more_is_refused(user, command):
 
 
 def test_the_replication_stream_is_not_filtered_by_keys(user):
-    """A known limit, told in docs/operations.md: who may PSYNC sees every key."""
+    """A known limit, told in docs/permissions.md: who may PSYNC sees every key."""
     assert user.execute_command("PSYNC", "?", "-1").startswith(b"FULLRESYNC")

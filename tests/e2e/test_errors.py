@@ -163,7 +163,8 @@ def test_a_bad_address_of_the_hub(each_fails):
     ]
     for url, code, sentence in each_fails((url, ["--haddr", url]) for url in urls):
         assert code == CONFIG
-        assert f"--haddr {url}: " in sentence
+        shown = url or "''"
+        assert f"--haddr {shown}: " in sentence
         assert "https://" in sentence
 
 

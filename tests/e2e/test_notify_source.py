@@ -19,7 +19,7 @@ from tests.e2e.support import (
 )
 
 SECRET = "s3cret"
-#: What docs/operations.md asks for where PSYNC is refused.
+#: What docs/permissions.md asks for where PSYNC is refused.
 RIGHTS = (
     "~site1:* -@all resetchannels &redisrepl:origin &__keyspace@0__:site1:* +psubscribe +ping +config|get +config|set"
     " +type +get +mget +hmget +hgetall +pttl +pexpiretime +time +eval +scan +exists +info +select"

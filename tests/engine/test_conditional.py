@@ -6,7 +6,18 @@ from itertools import product
 
 import pytest
 
-from redisrepl.changes import KINDS, Deleted, ExpirySet, FieldsDeleted, HashSet, HashState, StringSet, Touch
+from redisrepl.changes import (
+    KINDS,
+    Deleted,
+    ExpirySet,
+    FieldsDeleted,
+    HashSet,
+    HashState,
+    SequenceSet,
+    SequenceState,
+    StringSet,
+    Touch,
+)
 from redisrepl.engine.ancestor import Agreed, note_changes, note_state
 from redisrepl.engine.conditional import Condition, condition_for, condition_of_state
 from redisrepl.engine.plans import Policy, plan_for
@@ -28,7 +39,7 @@ def of_state(state, ancestor=None, expected=None, kinds=KINDS, **known):
     return condition_of_state(KEY, state, ancestor_of(ancestor, **known), expected, kinds)
 
 
-SET_A, SET_B, GONE = StringSet(KEY, b"a"), StringSet(KEY, b"b"), Deleted(KEY)
+SET_A, SET_B, GONE, LIST = StringSet(KEY, b"a"), StringSet(KEY, b"b"), Deleted(KEY), SequenceSet(KEY, (b"x",))
 
 
 @pytest.mark.parametrize(
@@ -147,6 +158,11 @@ def hset(**fields):
                 (hset(f="1"), FieldsDeleted(KEY, (b"g",))), fields={b"f": (E(b"f", b"2"),), b"g": (E(b"g", b"1"),)}
             ),
         ),
+        ((LIST,), SequenceState((b"x",)), None, None),
+        ((LIST,), None, None, Condition((LIST,), (None,))),
+        ((LIST,), A, None, Condition((LIST,), (digest(A),))),
+        ((LIST,), A, (digest(B),), Condition((LIST,), (digest(B),))),
+        ((LIST,), string("a", 5), None, Condition((LIST, ExpirySet(KEY, None)), (digest(A),))),
         ((ExpirySet(KEY, 5),), A, None, Condition((ExpirySet(KEY, 5),), fields={})),
         ((ExpirySet(KEY, None),), A, None, None),
         ((ExpirySet(KEY, None),), A, {}, Condition((ExpirySet(KEY, None),), fields={})),

@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 from structlog.testing import capture_logs
 
-from redisrepl.changes import KINDS, Deleted, Flushed, HashState, StringSet, Touch
+from redisrepl.changes import KINDS, Deleted, HashState, StringSet, Touch
 from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import Core, CoreOptions, Loss
 from redisrepl.engine.evidence import Ring, Seen
@@ -107,18 +107,23 @@ def test_what_found_no_room_is_compared_and_the_position_waits_for_that():
 
     assert core.continuity.hub.owed == "more keys changed at the hub than --max-keys"
     assert core.continuity.site.owed == "more keys waited than --max-keys"
-    assert not any((core.inbound.overflowed, core.outbound.pending.overflowed))
+    assert not any((core.inbound.take_left_out(), core.outbound.take_left_out()))
+    assert core.outbound.acknowledged == 0
+    core.continuity.begin("site")
+    core.outbound.add(Touch(b"ns:again"))
+    core.overdue(0.0)
+    core.compared(["site"])  # in the middle of which more was left out
     assert core.outbound.acknowledged == 0
     core.continuity.begin("site")
     core.compared(["site"])
-    assert not core.outbound.unswept
+    assert core.outbound.acknowledged == 7
 
 
 def test_a_flush_of_the_site_is_no_gap_and_is_compared():
     core = core_of()
     epoch = core.continuity.epoch
     core.outbound.read([[b"FLUSHDB"]], 7)
-    assert core.outbound.flushed == Flushed(emptied=True)
+    assert core.outbound.acknowledged == 0
     core.overdue(0.0)
 
     assert (core.continuity.site.owed, core.continuity.site.flushed) == ("the site was flushed", True)

@@ -114,11 +114,11 @@ def test_above_the_ceiling_one_touch_stands_for_what_follows_and_that_is_told_on
 def test_above_the_key_ceiling_no_further_key_is_taken_but_each_write_of_those_that_wait():
     writes = [value(number % 2, b"%d" % (number // 2)) for number in range(20)]
     waiting = holding(*writes, max_keys=10)
-    assert not waiting.overflowed
+    assert not waiting.left_out
     waiting.add(value(1, b"one more"))
     waiting.add(value(2, b"0"))
 
-    assert waiting.overflowed
+    assert waiting.left_out
     batch = takes(waiting)
     assert sorted(batch, key=lambda change: (change.key, change.value)) == sorted(
         [*writes, value(2, b"0")], key=lambda change: (change.key, change.value)

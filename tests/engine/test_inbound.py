@@ -68,16 +68,16 @@ def test_the_events_of_our_own_push_make_nothing_dirty(world):
 def test_above_the_ceiling_keys_are_left_to_a_sweep():
     world = World(max_keys=2)
     world.inbound.events([(b"ns:%d" % number, b"set") for number in range(2)])
-    assert not world.inbound.overflowed
+    assert not world.inbound.take_left_out()
     for add in (
         lambda: world.inbound.events([(b"ns:0", b"set"), (KEY, b"set")]),
         lambda: world.inbound.mark_dirty([KEY]),
         lambda: world.inbound.suspect([KEY]),
     ):
-        world.inbound.overflowed = False
         add()
-        assert world.inbound.overflowed
         assert world.inbound.compares
+        assert world.inbound.take_left_out()
+        assert not world.inbound.take_left_out()
         assert world.inbound.dirty.keys() == {b"ns:0", b"ns:1"}
 
 

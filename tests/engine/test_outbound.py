@@ -15,6 +15,7 @@ from redisrepl.changes import (
     FieldsDeleted,
     HashSet,
     HashState,
+    SequenceSet,
     StringSet,
     StringState,
     Touch,
@@ -288,13 +289,16 @@ def test_other_types_of_a_snapshot():
         Entry(0, K, "set", [b"a", b""], 9_000_000_000_000),
         Entry(0, b"a:2", "zset", [(b"m", 0.1), (b"n", float("-inf")), (b"o", -0.0)]),
         Entry(0, b"a:3", "list", [b"a"]),
+        Entry(0, b"a:4", "list", [b"a"], first=True, last=False),
+        Entry(0, b"a:4", "list", [b"b"], first=False, last=True),
     ]
     side.outbound.read_snapshot(entries, now=6.0)
 
     assert side.outbound.take(10, 1000).changes == [
         Touch(K),  # its members, and its expiry
         HashSet(b"a:2", {b"m": b"0.10000000000000001", b"n": b"-inf", b"o": b"0"}, "zset"),
-        Touch(b"a:3", "lists", replaces=True),
+        SequenceSet(b"a:3", (b"a",)),
+        Touch(b"a:4", "lists", replaces=True),
     ]
 
 
@@ -565,9 +569,13 @@ def test_the_position_waits_for_what_is_in_doubt_and_for_what_is_left_to_a_sweep
     outbound = Side().outbound
     outbound.read([], 10)
     assert outbound.acknowledged == 10
-    outbound.unswept = True
+    outbound.read([[b"FLUSHALL"]], 10)
     assert outbound.acknowledged == 0
-    outbound.unswept = False
+    assert outbound.take_flush()
+    assert not outbound.take_flush()
+    assert outbound.acknowledged == 0
+    outbound.swept()
+    assert outbound.acknowledged == 10
     outbound.doubt(K)
     assert outbound.acknowledged == 0
     outbound.doubtful.take(1, 1)

@@ -440,13 +440,13 @@ def test_above_the_key_ceiling_further_keys_are_left_to_a_sweep():
     waiting = pending(max_keys=10)
     for number in range(10):
         waiting.add(StringSet(b"k%d" % number, b"v"))
-    assert not waiting.overflowed
+    assert not waiting.left_out
     assert len(takes(waiting, max_keys=2)) == 2
     waiting.add(StringSet(b"k0", b"held"))
     for number in range(10, 13):
         waiting.add(StringSet(b"k%d" % number, b"v"))
 
-    assert waiting.overflowed
+    assert waiting.left_out
     assert takes(waiting) == [StringSet(b"k%d" % number, b"v") for number in range(2, 12)]
     waiting.read_up_to(100)
     waiting.done(b"k%d" % number for number in range(12))
@@ -696,7 +696,7 @@ def entries_of(waiting):
         kept,
         [(mark.offset, mark.outstanding) for mark in waiting._marks.values()],
         waiting.bytes,
-        waiting.overflowed,
+        waiting.left_out,
     )
 
 

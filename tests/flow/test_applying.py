@@ -47,9 +47,9 @@ class Reader(SiteReader):
         self.asked = []
         self.read_again = 0
 
-    async def _by_script(self, keys, max_bytes):
+    async def first_states(self, keys, max_bytes):
         self.read_again += 1
-        return await super()._by_script(keys, max_bytes)
+        return await super().first_states(keys, max_bytes)
 
     async def states(self, keys, replies, large):
         states = await super().states(keys, replies, large)

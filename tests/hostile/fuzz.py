@@ -23,27 +23,26 @@ from redisrepl.engine.outbound import Outbound
 from redisrepl.errors import RedisreplError
 from redisrepl.listener.http import BadRequestError, read_request
 from redisrepl.local.address import parse_address
-from redisrepl.local.client import _Reader
+from redisrepl.remote.address import check_url
 from redisrepl.remote.history import parse_info
-from redisrepl.remote.session import check_url
 from redisrepl.store.reading import MALFORMED, Reader
 from redisrepl.wire.batches import parse_batch_reply
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.digests import BUCKETS, parse_looks, parse_page, parse_sums
 from redisrepl.wire.feed import parse_feed
 from redisrepl.wire.http import ResponseReader
+from redisrepl.wire.messages import MessageReader
 from redisrepl.wire.psync import ReplicaProtocol, SnapshotData, encode_command
 from redisrepl.wire.rdb import RdbReader
 from redisrepl.wire.replies import as_clock, as_info, as_integer, as_option, as_page, as_pairs
+from redisrepl.wire.replyreader import ReplyReader
 from redisrepl.wire.resp import parse_one
-from redisrepl.wire.states import parse_states
+from redisrepl.wire.states import parse_fetch, parse_states
 from redisrepl.wire.unwanted import Unwanted
 from redisrepl.wire.walker import Walker
 from redisrepl.wire.webdis import (
     CommandError,
-    MessageReader,
     flat_reply,
-    parse_fetch_reply,
     parse_integer,
     parse_reply,
 )
@@ -105,7 +104,7 @@ def _snapshot(data):
 
 
 def _site_reader(data):
-    reader = _Reader(protocolError=InvalidResponse, replyError=str, notEnoughData=None)
+    reader = ReplyReader(1 << 30, protocolError=InvalidResponse, replyError=str, notEnoughData=None)
     with contextlib.suppress(InvalidResponse):
         for start in range(0, len(data), 30):
             reader.feed(data[start : start + 30])
@@ -188,11 +187,11 @@ PARSERS = {
     "replies": (_replies, [_flat(b"10", b"20"), b"*2\r\n$1\r\n0\r\n" + _flat(b"k", b"l"), b"$6\r\na:1\r\nb\r\n"]),
     "JSON": (parse_integer, [b'{"PTTL":-1}', b'{"PTTL":[false,"ERR x"]}']),
     "states": (
-        lambda data: parse_fetch_reply(data, b"t"),
+        lambda data: parse_fetch(flat_reply(data), b"t"),
         [_flat(b"1 t", b"string", b"5", b"1", b"v", b"hash", b"", b"2", b"f", b"v", b"none", b"", b"0")],
     ),
     "words": (lambda data: parse_states(data.split(b",")), [b"1 t,string,5,1,v,hash,,2,f,v,none,,0"]),
-    "batch": (lambda data: parse_batch_reply(data, 3, b"t"), [_flat(b"3 1000 t", b"1 ERR x")]),
+    "batch": (lambda data: parse_batch_reply(flat_reply(data), 3, b"t"), [_flat(b"3 1000 t", b"1 ERR x")]),
     "looks": (
         lambda data: parse_looks(flat_reply(data), 3),
         [_flat(b"0123456789abcde 4102444800123", b""), _flat(b"0123456789abcde ~99", b"?")],

@@ -262,7 +262,7 @@ async def test_what_is_seldom_meant_is_said(tmp_path, certificates):
     token.write_text("secret\n")
     pair = {"listen_cert": certificates.server, "listen_key": certificates.server_key}
     for settings, said in (
-        ({"listen_token_file": token}, "in the clear"),
+        ({"listen_token_file": token}, "sent without TLS"),
         (pair, "whoever reaches the port"),
         (pair | {"listen_token_file": token}, None),
         (pair | {"listen_ca": certificates.ca}, None),

@@ -102,7 +102,7 @@ def test_a_wrong_file_for_tls_is_named(tmp_path):
         ("redis://redis.lab/-1", "is not a number"),
         ("redis://redis.lab/²", "is not a number"),
         ("redis://redis.lab?db=x", "is not a number"),
-        ("/run/redis.sock", "is not a number"),
+        ("/run/redis.sock", "a unix socket is given as unix:///run/redis.sock"),
         ("unix://", "names no socket"),
         ("unix://?db=1", "names no socket"),
         ("redis-sentinel://a:1,b:2", "names no Sentinel or no service"),

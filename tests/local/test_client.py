@@ -57,7 +57,7 @@ async def everything_that_is_asked(address):
     client = plain_client(address, 2.0, 1)
     reader, keys = SiteReader(client, address), [b"k", b"l"]
     without = SiteReader(client, address)
-    without._scripts = False
+    without._scripts.refused()
 
     async def turn():
         async with SiteWriter(client, address, b"o").turn(keys) as turn:

@@ -101,7 +101,7 @@ async def test_a_reply_that_the_script_does_not_give(server, monkeypatch, reply)
         async def answer(*_):
             return reply
 
-        monkeypatch.setattr(comparer._client, "execute_command", answer)
+        monkeypatch.setattr(comparer._reader._client, "execute_command", answer)
         with pytest.raises(ProtocolError):
             await comparer.page(PREFIX, b"0", 10, None)
 

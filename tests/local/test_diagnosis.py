@@ -90,8 +90,8 @@ def test_the_cause_of_a_loss(loss, before, now, cause, remedy):
         (None, facts(history=(OTHER,), uptime=7), "it runs since 7 s", "repl-backlog-ttl"),
         (None, facts(offset=999), "behind ours", "-rc"),
         (WELL, facts(role="slave", master="h:1"), "a replica of h:1", "--sentinel"),
-        (None, AFTER, "does not tell why", "log"),
-        (None, Facts(at=1.0), "does not tell why", "log"),
+        (None, AFTER, "does not say why", "log"),
+        (None, Facts(at=1.0), "does not say why", "log"),
         (None, Facts(failure="it refuses us: no"), "not known", "+info"),
     ],
 )

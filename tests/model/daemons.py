@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_to_bytes
 
 from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, State
 from redisrepl.engine.continuity import Continuity, Event
@@ -123,15 +122,16 @@ class PlayedSweep(Sweep):
         await self._sweep(timer=timer)
 
 
-class FenceSession:
+class FenceHub:
     """Runs the fence's scripts at the hub."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
 
-    async def post(self, content: bytes) -> bytes:
-        _, script, _, key, *arguments = map(unquote_to_bytes, content.removesuffix(b".raw").split(b"/"))
-        world, site, found = self._daemon.world, self._daemon.site, []
+    async def eval(self, script: bytes, words: Sequence[bytes]) -> list[bytes]:
+        key, *arguments = words
+        world, site = self._daemon.world, self._daemon.site
+        found: list[bytes] = []
 
         def run() -> None:
             fences = world.hub.fences
@@ -156,7 +156,7 @@ class FenceSession:
         await Wire(world.perhaps_late(site, run))
         run()
         await Wire(lambda: OutcomeUnknownError("the reply is lost"))
-        return b"*%d\r\n" % len(found) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in found)
+        return found
 
     async def text_or_none(self, *argv: bytes) -> bytes | None:
         await Wire(lambda: LinkLostError("the request is lost"))
@@ -434,7 +434,7 @@ class Daemon:
         )
         core.differs("site", store.open_applies)
         self.outbound, self.inbound = core.outbound, core.inbound
-        self.fence = made.fence(FenceSession(self), who.encode(), saved.epoch, saved.executed)
+        self.fence = made.fence(FenceHub(self), who.encode(), saved.epoch, saved.executed)
         self.fence._raise = Lock()
         if saved.position is not None:
             self.outbound.resume_at(saved.position.offset, saved.database)

@@ -60,7 +60,7 @@ SAMPLE = [
     Mutant(core, "Core.site_missed", "Event.MISSED", "Event.RESUMED", ONE),
     Mutant(core, "Core.hub_heard", 'self.continuity.happened("hub", Event.ATTACHED)', "pass"),
     Mutant(core, "Core.judged", "self.continuity.happened(side, event, reason, proved=proved)", "pass"),
-    Mutant(core, "Core.overdue", "self._owe_what_found_no_room()", "pass", ONE, FEW),
+    Mutant(core, "Core.overdue", "self._owe_what_was_left_out()", "pass", ONE, FEW),
     Mutant(core, "Core.differs", "self.inbound.suspect(keys)", "pass"),
     Mutant(core, "Core.compared", "self.continuity.happened(side, Event.COMPARED)", "pass"),
     Mutant(judging, "Judging._site_event", "return Event.WENT_BACK", "return Event.RESTARTED", FALL),
@@ -78,7 +78,11 @@ MORE = [
     Mutant(
         reconcile, "reconcile", "if hub == ancestor or hub in intents or hub in applied:", "if hub == ancestor:", ONE
     ),
-    Mutant(core, "Core.compared", "self.outbound.unswept = False", "pass", ONE, FEW),
+    Mutant(core, "Core.compared", "self.outbound.swept()", "pass", ONE, FEW),
+    Mutant(core, "Core._owe_what_was_left_out", "if outbound.take_left_out():", "if False:", ONE, FEW),
+    Mutant(core, "Core._owe_what_was_left_out", "if outbound.take_flush():", "if False:", ONE),
+    Mutant(outbound, "Outbound.take_left_out", "self._unswept |= left_out", "pass", ONE, FEW),
+    Mutant(outbound, "Outbound.take_flush", "self._unswept |= flushed", "pass", ONE),
     Mutant(core, "Core.saw", "self.ring.add(", "print_nothing = (lambda *_: None)(", FALL),
     Mutant(reconcile, "reconcile", "if site in applied or (site == ancestor and hub in applied):", "if False:", ONE),
     Mutant(

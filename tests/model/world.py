@@ -574,7 +574,7 @@ class World:
                 "suspect": len(inbound._suspect),
                 "told": len(inbound._taken_told),
                 "tasks": len(daemon.tasks),
-                "unswept": outbound.unswept,
+                "unswept": outbound._unswept,
                 "not acknowledged": daemon.noticed is None and int(daemon.following.read_to) - outbound.acknowledged,
                 "read again": outbound.read_again_to,
                 "noticed": len(daemon.noticed or ()),

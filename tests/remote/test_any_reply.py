@@ -17,7 +17,6 @@ from redisrepl.remote.history import HubHistory
 from redisrepl.remote.notifications import Notifications
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession
-from redisrepl.remote.ways import _messages
 from redisrepl.wire.digests import BUCKETS
 
 of = pytest.mark.parametrize
@@ -64,14 +63,14 @@ async def everything_that_is_asked(content, *, scripts):
     comparer = HubComparer(session, reader, expiries=True)
     if not scripts:
         for user in (reader, pusher, comparer):
-            user.no_scripts()
+            user.scripts.refused()
     keys = [b"k", b"l"]
 
     async def messages():
         async def reads():
             yield content
 
-        async for _ in _messages(reads()):
+        async for _ in session._messages(reads()):
             pass
 
     async def everything_of_the_fence():

@@ -31,7 +31,9 @@ def hub(request, certificates):
 async def comparing(hub, clock=time.monotonic, *, expiries=True):
     session = HubSession(check_url(hub.url), hub.certificates.ssl_context())
     try:
-        yield HubComparer(session, HubReader(session), expiries=expiries, clock=clock)
+        comparer = HubComparer(session, HubReader(session), expiries=expiries, clock=clock)
+        comparer.hub = session
+        yield comparer
     finally:
         await session.close()
 
@@ -41,7 +43,7 @@ async def test_whichever_way_it_is_asked(hub):
     with capture_logs() as logs:
         async with comparing(hub) as comparer:
             await sees_all(comparer, expected)
-            assert comparer.scripts == hub.scripts
+            assert comparer.scripts.allowed == hub.scripts
     assert [line["event"] for line in logs] == ([] if hub.scripts else ["sweep.scripts_refused"])
 
 
@@ -88,7 +90,7 @@ async def test_scripts_that_are_refused_midway_leave_no_key_out(certificates):
         async with comparing(hub) as comparer:
             page = await comparer.page(PREFIX, b"0", 50, None)
             assert page.cursor != b"0"
-            comparer.scripts = False
+            comparer.scripts.allowed = False
             found, cursor, steps = page.looks, page.cursor, 0
             while cursor != b"0":
                 page = await comparer.page(PREFIX, cursor, 50, None)
@@ -105,19 +107,19 @@ async def test_scripts_are_tried_again_after_minutes(certificates):
         with capture_logs() as logs:
             async with comparing(hub, clock=lambda: now) as comparer:
                 page = await comparer.page(PREFIX, b"0", 200, None)
-                assert not comparer.scripts
+                assert not comparer.scripts.allowed
                 now += 301
                 assert await comparer.looks([b"none"]) == [Look(None)]
-                assert not comparer.scripts
+                assert not comparer.scripts.allowed
                 hub.redis.execute_command("ACL", "SETUSER", "default", "+@all")
                 now += 299
                 await comparer.looks([b"none"])
-                assert not comparer.scripts
+                assert not comparer.scripts.allowed
                 now += 2
                 rest = await comparer.page(PREFIX, page.cursor, 200, None)
                 assert (rest.cursor, page.looks.keys() | rest.looks.keys()) == (b"0", expected.keys())  # as it began
                 await comparer.looks([b"none"])
-                assert comparer.scripts
+                assert comparer.scripts.allowed
     assert [line["event"] for line in logs] == ["sweep.scripts_refused"]
 
 
@@ -127,7 +129,7 @@ async def test_a_hub_that_is_not_ready_is_waited_for(hub, monkeypatch):
         async def busy(*_):
             return b"-BUSY Redis is busy running a script\r\n"
 
-        monkeypatch.setattr(comparer._session, "post", busy)
+        monkeypatch.setattr(comparer.hub, "post", busy)
         with pytest.raises(HubError, match="not ready for a comparison"):
             await comparer.page(PREFIX, b"0", 10, None)
-        assert comparer.scripts
+        assert comparer.scripts.allowed

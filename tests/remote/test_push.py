@@ -27,11 +27,12 @@ from redisrepl.remote.fence import Fence
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.refusals import is_passing, scripts_refused
 from redisrepl.remote.session import HubSession, check_url
-from redisrepl.wire.batches import MOVED, UNCHANGED, batch_body, encode_batch_command
+from redisrepl.wire.batches import MOVED, UNCHANGED
 from redisrepl.wire.digests import digest_of, element_of
 from redisrepl.wire.webdis import body, parse_reply
 from redisrepl.wire.writes import commands_of_batch
 from testbed import Hub
+from tests.bodies import batch_body
 from tests.samples import ALL_BYTES, AWKWARD_NAMES, resp
 
 URL = "https://hub.example/redis/"
@@ -107,7 +108,7 @@ async def test_a_batch_is_one_request():
     async with pushing(all_ran) as pusher:
         assert (await pusher.push(sets(1, 2, 3))).errors == {}
 
-    assert pusher.hub.bodies == [batch_body(map(encode_batch_command, sets(1, 2, 3)))]
+    assert pusher.hub.bodies == [batch_body(sets(1, 2, 3))]
 
 
 async def test_nothing_to_push_is_no_request():
@@ -191,7 +192,7 @@ async def test_a_body_that_the_proxy_refuses_is_halved_until_it_fits(limit, stat
 @pytest.mark.parametrize("scripts", [True, False])
 async def test_an_error_that_is_not_about_the_size_shrinks_nothing(answer, scripts):
     async with pushing(answer) as pusher:
-        pusher.scripts = scripts
+        pusher.scripts.allowed = scripts
         with pytest.raises(HubError):
             await pusher.push([[b"SET", b"k1", b"x" * 9000]])
         assert pusher.max_body == 100_000
@@ -316,14 +317,14 @@ async def test_an_http_error_fails_the_batch(status):
         with pytest.raises(HubError) as caught:
             await pusher.push(sets(1))
         assert caught.value.status == status
-        assert pusher.scripts
+        assert pusher.scripts.allowed
 
 
 async def test_a_script_that_fails_by_itself_fails_the_batch():
     async with pushing(lambda _content: b"-BUSY Redis is busy running a script\r\n") as pusher:
         with pytest.raises(HubError, match="refused a batch: BUSY"):
             await pusher.push(sets(1))
-        assert pusher.scripts
+        assert pusher.scripts.allowed
 
 
 async def test_the_script_is_named_by_its_hash_once_the_hub_has_run_it():
@@ -331,8 +332,7 @@ async def test_the_script_is_named_by_its_hash_once_the_hub_has_run_it():
         for _ in range(3):
             await pusher.push(sets(1))
 
-        encoded = [encode_batch_command(command) for command in sets(1)]
-        assert pusher.hub.bodies == [batch_body(encoded), *[batch_body(encoded, by_hash=True)] * 2]
+        assert pusher.hub.bodies == [batch_body(sets(1)), *[batch_body(sets(1), by_hash=True)] * 2]
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ async def test_a_hub_that_does_not_take_the_hash_gets_the_script(refusal, by_has
     async with pushing(answer) as pusher:
         for _ in range(3):
             assert (await pusher.push(sets(1))).errors == {}
-        assert pusher.scripts
+        assert pusher.scripts.allowed
         assert [content.startswith(b"EVALSHA/") for content in pusher.hub.bodies] == by_hash
 
 
@@ -396,7 +396,7 @@ async def test_refused_scripts_are_not_tried_again(refusal):
             assert (await pusher.push([[b"HSET", b"k1", b"f", b"v"]])).errors == {}
             assert (await pusher.push([[b"HSET", b"k2", b"f", b"v"]])).errors == {}
 
-        assert not pusher.scripts
+        assert not pusher.scripts.allowed
         assert [is_script(content) for content in pusher.hub.bodies] == [True, False, False]
         assert [line["event"] for line in lines] == ["push.scripts_refused"]
 
@@ -498,7 +498,7 @@ async def test_a_hub_that_refuses_everything_is_no_fault_of_a_key(of_script, of_
             with pytest.raises(HubError), capture_logs() as lines:
                 await pusher.push([command])
             assert lines == []
-        assert pusher.scripts
+        assert pusher.scripts.allowed
         if not locked:
             assert len(pusher.hub.bodies) < 40  # whoever was let in before, soon finds out
         hub.locked = False
@@ -540,12 +540,12 @@ async def test_refused_scripts_are_tried_again_after_minutes():
             now += 299
             refuse = False
             await pusher.push(sets(4))
-            assert not pusher.scripts
+            assert not pusher.scripts.allowed
             now += 2
             await pusher.push(sets(5))
             await pusher.push(sets(6))
 
-        assert pusher.scripts
+        assert pusher.scripts.allowed
         assert [is_script(content) for content in pusher.hub.bodies[5:]] == [False, True, True]
         assert [line["event"] for line in lines] == ["push.scripts_refused", "push.scripts_allowed"]
 
@@ -683,7 +683,7 @@ async def all_arrived(hub, *, scripts):
         errors = (
             await pusher.push([*COMMANDS, [b"MSET", *(word for name in AWKWARD_NAMES for word in (name, name))]])
         ).errors
-        assert pusher.scripts is scripts
+        assert pusher.scripts.allowed is scripts
 
     assert errors.keys() == {b"there"}
     assert errors[b"there"].startswith("WRONGTYPE ")
@@ -834,7 +834,7 @@ async def test_a_key_that_may_not_be_written_does_not_stop_those_it_travels_with
     with Hub(certificates, redis={"users": [user, "all on nopass ~* +@all"]}) as hub:
         async with connected(hub) as pusher:
             errors = (await pusher.push([[*mset(*range(50)), b"bad", b"v", b"other", b"v"], *sets(50)])).errors
-            assert pusher.scripts is scripting.startswith("+")
+            assert pusher.scripts.allowed is scripting.startswith("+")
         assert errors.keys() == {b"bad"}
         assert denies_key(errors[b"bad"])
         hub.redis.execute_command("AUTH", "all", "x")
@@ -849,7 +849,7 @@ async def test_a_hub_that_is_full_is_waited_for(real):
             for commands in (sets(1, 2), [MSET]):
                 with pytest.raises(HubError, match="OOM"):
                     await pusher.push(commands)
-            pusher.scripts = False
+            pusher.scripts.allowed = False
             with pytest.raises(HubError, match="OOM"):
                 await pusher.push(sets(1, 2))
     finally:

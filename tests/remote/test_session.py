@@ -25,7 +25,8 @@ from redisrepl.errors import (
 )
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.tls.contexts import CertificateFiles, client_context
-from redisrepl.wire.webdis import MessageReader, body, body_pieces, parse_reply
+from redisrepl.wire.messages import MessageReader
+from redisrepl.wire.webdis import body, body_pieces, parse_reply
 from testbed import FaultProxy, Hub, Nginx, eventually_async, free_port
 from tests.samples import ALL_BYTES
 
@@ -474,7 +475,7 @@ async def over(link, certificates, timeout):
 
 @pytest.mark.parametrize(("pieces", "answer"), [(8, 0), (0, 8), (4, 4)])
 async def test_a_body_may_take_long_as_long_as_it_moves(certificates, monkeypatch, pieces, answer):
-    monkeypatch.setattr(session_module, "_SLOWEST", math.inf)
+    monkeypatch.setattr(session_module, "SLOWEST", math.inf)
     body = bytes(max(1, pieces) * (256 << 10))
     async with over(SlowLink(0.25, answer), certificates, timeout=1.0) as session:
         assert await session.post(body) == b"piece" * answer
@@ -482,7 +483,7 @@ async def test_a_body_may_take_long_as_long_as_it_moves(certificates, monkeypatc
 
 @pytest.mark.parametrize(("pieces", "answer"), [(8, 0), (0, 8)])
 async def test_a_body_that_does_not_move_any_more_is_given_up(certificates, monkeypatch, pieces, answer):
-    monkeypatch.setattr(session_module, "_SLOWEST", math.inf)
+    monkeypatch.setattr(session_module, "SLOWEST", math.inf)
     body = bytes(max(1, pieces) * (256 << 10))
     async with over(SlowLink(0.0, answer, stops_after=4), certificates, timeout=0.1) as session:
         with pytest.raises(OutcomeUnknownError, match="in time"):

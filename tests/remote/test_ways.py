@@ -21,7 +21,6 @@ from redisrepl.errors import (
 from redisrepl.remote import websocket
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
-from redisrepl.remote.ways import Ways
 from testbed import FaultProxy, Hub, WebSocketWebdis, eventually_async, free_port
 from tests.samples import ALL_BYTES
 
@@ -64,9 +63,9 @@ async def ways_to(hub, certificates, choice="auto", *, context=None, connect_tim
     context = context or certificates.ssl_context()
     with FaultProxy(hub.port) as link:
         url = check_url(hub.url_at(link.port).replace("https://", f"https://{user}"))
-        session = HubSession(url, context, timeout=5, connect_timeout=connect_timeout)
+        session = HubSession(url, context, timeout=5, connect_timeout=connect_timeout, subscribe=choice)
         try:
-            yield Ways(session, url, context, choice, connect_timeout=connect_timeout)
+            yield session.ways
         finally:
             await session.close()
             link.down()
@@ -76,7 +75,7 @@ async def ways_to(hub, certificates, choice="auto", *, context=None, connect_tim
 async def collected(ways, count, at_first, *, silence=5.0):
     """Subscribe, do something, and return as many messages as that should bring."""
     found, confirmed = [], False
-    async with asyncio.timeout(20), ways.subscribe(PATTERN, silence=silence) as lists:
+    async with asyncio.timeout(20), ways._session.psubscribe(PATTERN, silence=silence) as lists:
         async for messages in lists:
             if not confirmed:
                 confirmed = True
@@ -170,8 +169,8 @@ async def test_a_client_certificate_that_the_hub_refuses(hub, certificates, whic
 @pytest.mark.parametrize("choice", ["auto", "websocket"])
 async def test_a_port_where_nobody_listens(certificates, choice):
     context, url = certificates.ssl_context(), f"https://localhost:{free_port()}/redis/"
-    session = HubSession(url, context)
-    ways = Ways(session, url, context, choice, connect_timeout=5)
+    session = HubSession(url, context, connect_timeout=5, subscribe=choice)
+    ways = session.ways
     with pytest.raises(PeerUnavailableError, match="cannot be reached"):
         await collected(ways, 1, lambda: None)
     assert ways.way == (None if choice == "auto" else choice)
@@ -212,7 +211,7 @@ async def test_a_handshake_without_an_answer_is_tried_once_for_all_and_leaves_no
             done = asyncio.Event()
 
             async def subscribe(number):
-                async with ways.subscribe(b"quiet%d*" % number, silence=10) as lists:
+                async with ways._session.psubscribe(b"quiet%d*" % number, silence=10) as lists:
                     async for _ in lists:
                         confirmed.release()
                         await done.wait()
@@ -303,7 +302,6 @@ async def listening(hub, certificates, choice="auto", canary_period=0.1, *, know
         seen = []
         subscription = Subscription(
             ways._session,
-            ways,
             prefix,
             options=SubscriptionOptions(0, b"me", frozenset({"set"}), "merge", canary_period, RETRY),
             on_events=seen.extend,
@@ -362,8 +360,8 @@ async def test_a_limit_of_the_hub_is_named_where_others_are_listened_to(certific
                 assert "maxclients" in second.trouble.last_error
                 hub.redis.config_set("maxclients", 1000)
                 await eventually_async(lambda: second.live, 20)
-                assert ways.listening == 2
-        assert ways.listening == 0
+                assert ways._session.listening == 2
+        assert ways._session.listening == 0
 
 
 async def test_a_websocket_that_falls_silent_is_made_again(hub, stand_in, certificates):

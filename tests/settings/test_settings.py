@@ -157,7 +157,7 @@ def test_all_kinds_have_a_word(text):
         ("flights", "1001", "must be at most 1000"),
         ("timeout", "0", "must be more than 0"),
         ("timeout", "-1", "must be more than 0"),
-        ("timeout", "soon", "must be a number, for example {} 30"),
+        ("timeout", "soon", "must be a number of seconds, for example {} 30"),
         ("timeout", "nan", "must be a number"),
         ("timeout", "inf", "must be a number"),
         ("canary_period", "0", "must be more than 0"),

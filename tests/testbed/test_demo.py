@@ -83,7 +83,7 @@ def test_on_a_terminal_the_table_is_live(start):
 def test_interrupted_it_cleans_up(start, tmp_path, number, code):
     process = start("--writes", "300", "--steady", "60")
     for line in process.stdout:
-        if "that stood there before" in line:
+        if "older keys were copied" in line:
             break
     process.send_signal(number)
 

@@ -127,7 +127,7 @@ def test_a_wider_channel_cannot(webdis):
 
 
 def test_names_of_foreign_keys_show_in_keys(webdis, admin):
-    """A known limit, told in README.md: KEYS takes a pattern, not a key, so Redis does not check it."""
+    """A known limit, told in deploy/hub/README.md: KEYS takes a pattern, not a key, so Redis does not check it."""
     admin.set("site2:name", "value")
     assert b"site2:name" in httpx.post(webdis.url, content="KEYS/%2a.raw").content
 

@@ -34,7 +34,12 @@ def machine(tmp_path):
             copy.write_text(text)
             copy.chmod(0o755)
             return subprocess.run(
-                [copy, *args], env={"PATH": str(self.tools), **env}, capture_output=True, text=True, check=False
+                [copy, *args],
+                cwd=tmp_path,
+                env={"PATH": str(self.tools), **env},
+                capture_output=True,
+                text=True,
+                check=False,
             )
 
     machine = Machine()
@@ -72,12 +77,40 @@ def test_the_demonstration_needs_no_forward_proxy_and_no_systemd(machine):
 
 def test_neither_root_nor_sudo(machine):
     machine.install("apt-get")
-    run = machine.run("install-packages", "demo")
+    run = machine.run("install-packages", "bench")
     assert run.returncode == 1
     assert run.stderr == (
         "install-packages: neither root nor sudo; please have somebody install: "
-        "nginx-light openssl redis-server webdis\n"
+        "curl nginx-light openssl redis-server webdis\n"
     )
+
+
+#: An apt-get that knows one more package than is asked for, and a dpkg-deb that unpacks any as a program of its name.
+APT = """#!/bin/sh
+case "$*" in
+*" -s "*) for name in "$@" libb64; do case $name in [a-z]*) echo "Inst $name (1 Debian:12)" ;; esac; done ;;
+*download*) shift 2; for name in "$@"; do : >"$name.deb"; done ;;
+*) exit 1 ;;
+esac
+"""
+DPKG_DEB = """#!/bin/sh
+mkdir -p "$3/usr/bin"
+program="$3/usr/bin/$(basename "$2" .deb)"
+printf '#!/bin/sh\necho unpacked' >"$program" && chmod +x "$program"
+"""
+
+
+def test_without_root_the_demonstration_s_servers_are_unpacked(machine, tmp_path):
+    for name, text in (("apt-get", APT), ("dpkg-deb", DPKG_DEB), ("redis-server", "#!/bin/sh\n"), ("openssl", "")):
+        machine.install(name, text)
+    for tool in ("mkdir", "rm", "mv", "sed", "basename", "chmod", "find"):
+        machine.install(tool, f'#!/bin/sh\nexec {shutil.which(tool)} "$@"\n')
+    run = machine.run("install-packages", "demo")
+
+    assert (run.returncode, run.stdout) == (0, ""), run.stderr
+    assert "unpacking nginx-light webdis into .programs (nothing is installed)" in run.stderr
+    assert {path.name for path in (tmp_path / ".programs/usr/bin").iterdir()} >= {"nginx-light", "webdis", "libb64"}
+    assert machine.run("unpacked", "webdis").stdout == "unpacked\n"
 
 
 def test_no_debian(machine):

@@ -44,7 +44,7 @@ from redisrepl.wire.writes import (
     simple_commands,
 )
 from testbed import RedisServer, eventually
-from tests.samples import resp, write
+from tests.samples import write
 
 FAR = 4_000_000_000_000
 K = b"k"
@@ -68,7 +68,7 @@ def answer_to(redis, *commands, fencing=NO_FENCE, told=(b"", b""), token=TOKEN, 
     words = [word for command in commands for word in (b"%d" % len(command), *command)]
     fence = (fencing.key, b"%d" % fencing.epoch, b"%d" % fencing.slot, b"%d" % fencing.number)
     items = redis.eval(script, 0, token, *told, *fence, *words)
-    return parse_batch_reply(resp(*items), sum(len(keys_of(command)) for command in commands), token)
+    return parse_batch_reply(items, sum(len(keys_of(command)) for command in commands), token)
 
 
 def outcomes(redis, *commands, **options):
@@ -621,7 +621,7 @@ def test_a_fence_that_is_none_is_not_used(redis, kind):
     ],
 )
 def test_the_answer_to_a_batch(head, answer):
-    assert parse_batch_reply(resp(head, b"1 MOVED"), 2, TOKEN) == answer
+    assert parse_batch_reply([head, b"1 MOVED"], 2, TOKEN) == answer
 
 
 @pytest.mark.parametrize(
@@ -638,4 +638,4 @@ def test_the_answer_to_a_batch(head, answer):
 )
 def test_an_answer_that_the_script_does_not_give(items, error):
     with pytest.raises(error):
-        parse_batch_reply(resp(*items), 2, TOKEN)
+        parse_batch_reply(items, 2, TOKEN)

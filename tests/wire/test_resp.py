@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from redisrepl.errors import LimitExceededError, ProtocolError
 from redisrepl.wire.feed import parse_feed
+from redisrepl.wire.messages import MessageReader
 from redisrepl.wire.psync import encode_command
 from redisrepl.wire.resp import DAMAGED, PIECE, RespReader, announces_much, parse_all, parse_one, resp_size
 from redisrepl.wire.walker import LEFT_OUT, Walker
-from redisrepl.wire.webdis import MessageReader, parse_reply
+from redisrepl.wire.webdis import parse_reply
 
 HUGE = b"*1000000000\r\n"
 of = pytest.mark.parametrize

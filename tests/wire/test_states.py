@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redisrepl.changes import HashState, SequenceState, StringState
-from redisrepl.errors import ProtocolError
-from redisrepl.wire.states import STATES_SCRIPT, parse_states, read_at, token_of
+from redisrepl.errors import OutcomeUnknownError, ProtocolError
+from redisrepl.wire.states import STATES_SCRIPT, parse_fetch, parse_states
 from testbed import RedisServer
 from tests.samples import ALL_BYTES, AWKWARD_NAMES, scores, streams, write
 
@@ -74,16 +74,16 @@ def test_keys_of_any_type_are_read_without_an_error_at_the_server(redis):
 
 def test_the_time_of_reading_is_that_of_the_server(redis):
     before = redis.time()
-    at = read_at(redis.eval(STATES_SCRIPT, 0, UNLIMITED, b"", b"none"))
+    at, _ = parse_fetch(redis.eval(STATES_SCRIPT, 0, UNLIMITED, b"", b"none"), b"")
     after = redis.time()
     assert before[0] * 1_000_000 + before[1] <= at <= after[0] * 1_000_000 + after[1]
 
 
 def test_the_reply_repeats_the_token(redis):
     reply = redis.eval(STATES_SCRIPT, 0, UNLIMITED, b"5f-1", b"none")
-    assert token_of(reply) == b"5f-1"
-    assert parse_states(reply) == [None]
-    assert read_at(reply) > 1_000_000
+    assert parse_fetch(reply, b"5f-1")[1] == [None]
+    with pytest.raises(OutcomeUnknownError):
+        parse_fetch(reply, b"5f-2")
 
 
 def test_a_key_asked_for_twice(redis):
@@ -180,7 +180,7 @@ WHOLE = [
 
 def test_a_whole_reply():
     assert parse_states(WHOLE) == [StringState(b"v"), HashState({b"f": b"1", b"g": b"2"}, FAR), None]
-    assert read_at(WHOLE) == 1_700_000_000_000_000
+    assert parse_fetch(WHOLE, b"")[0] == 1_700_000_000_000_000
     assert parse_states(WHOLE[:1]) == []
 
 

@@ -22,18 +22,18 @@ from redisrepl.changes import (
     Touch,
 )
 from redisrepl.errors import OutcomeUnknownError, ProtocolError, denies_key
-from redisrepl.wire.batches import UNCHANGED, batch_body, encode_batch_command, parse_batch_reply
+from redisrepl.wire.batches import UNCHANGED, parse_batch_reply
+from redisrepl.wire.keyspace import keyspace_channel
+from redisrepl.wire.messages import MessageReader
+from redisrepl.wire.states import parse_fetch
 from redisrepl.wire.webdis import (
     CommandError,
-    MessageReader,
     body,
     body_pieces,
     escape,
     escape_words,
-    fetch_body,
+    flat_reply,
     integer_body,
-    keyspace_channel,
-    parse_fetch_reply,
     parse_integer,
     parse_reply,
 )
@@ -47,6 +47,7 @@ from redisrepl.wire.writes import (
     keys_of,
 )
 from testbed import RedisServer, Webdis, eventually
+from tests.bodies import batch_body, fetch_body
 from tests.samples import ALL_BYTES, AWKWARD_NAMES, pieces, resp, resp_like
 
 FAR = 4_000_000_000_000
@@ -73,22 +74,22 @@ def _empty(request):
 
 def fetched(reply):
     """The states alone."""
-    return parse_fetch_reply(reply)[1]
+    return parse_fetch(flat_reply(reply), b"")[1]
 
 
 def run(hub, *commands):
     """Send commands as a batch; return the errors by index of the write."""
     writes = sum(len(keys_of(command)) for command in commands)
-    return parse_batch_reply(hub(batch_body(map(encode_batch_command, commands))), writes)[0]
+    return parse_batch_reply(flat_reply(hub(batch_body(commands))), writes)[0]
 
 
 def test_a_batch_tells_when_it_ran_and_what_it_was_given_to_tell(hub):
     pubsub = hub.redis.pubsub(ignore_subscribe_messages=True)
     pubsub.psubscribe("told:*")
     pubsub.get_message(timeout=5)
-    encoded = [encode_batch_command([b"SET", b"k", b"v"])]
+    commands = [[b"SET", b"k", b"v"]]
     before = hub.redis.time()
-    errors, time_us, _ = parse_batch_reply(hub(batch_body(encoded, told=(b"told:\xff/", b"us +/%?"))), 1)
+    errors, time_us, _ = parse_batch_reply(flat_reply(hub(batch_body(commands, told=(b"told:\xff/", b"us +/%?")))), 1)
 
     assert errors == {}
     assert before[0] * 1_000_000 + before[1] <= time_us < (before[0] + 60) * 1_000_000
@@ -101,8 +102,8 @@ def test_a_batch_of_which_something_failed_tells_nothing(hub):
     pubsub = hub.redis.pubsub(ignore_subscribe_messages=True)
     pubsub.psubscribe("told:*")
     pubsub.get_message(timeout=5)
-    encoded = [encode_batch_command([b"HSET", b"k", b"f", b"v"]), encode_batch_command([b"SET", b"l", b"v"])]
-    errors = parse_batch_reply(hub(batch_body(encoded, told=(b"told:", b"x"))), 2).errors
+    commands = [[b"HSET", b"k", b"f", b"v"], [b"SET", b"l", b"v"]]
+    errors = parse_batch_reply(flat_reply(hub(batch_body(commands, told=(b"told:", b"x")))), 2).errors
     hub.redis.publish("told:", "the next")
 
     assert list(errors) == [0]
@@ -459,18 +460,18 @@ def reply(*items):
 )
 def test_a_batch_reply_that_does_not_account_for_all_commands(answer):
     with pytest.raises(ProtocolError):
-        parse_batch_reply(answer, 3)
+        parse_batch_reply(flat_reply(answer), 3)
 
 
 def test_a_batch_reply_names_what_failed():
     answer = reply(b"3 1700000000000000", b"0 UNCHANGED", b"2 ERR caf\xe9  x")
 
-    assert parse_batch_reply(answer, 3) == ({0: UNCHANGED, 2: "ERR caf\\xe9  x"}, 1_700_000_000_000_000, "")
+    assert parse_batch_reply(flat_reply(answer), 3) == ({0: UNCHANGED, 2: "ERR caf\\xe9  x"}, 1_700_000_000_000_000, "")
 
 
 def test_a_refused_script_is_not_a_reply():
     with pytest.raises(CommandError, match=r"^NOPERM no scripts$"):
-        parse_batch_reply(b"-NOPERM no scripts\r\n", 1)
+        flat_reply(b"-NOPERM no scripts\r\n")
 
 
 # Reading.
@@ -650,7 +651,11 @@ def test_what_is_not_one_integer(answer):
 @given(resp_like() | st.binary(max_size=40))
 @settings(max_examples=400, deadline=None)
 def test_any_reply_is_read_or_refused(answer):
-    for read in (parse_reply, parse_fetch_reply, lambda data: parse_batch_reply(data, 2)):
+    for read in (
+        parse_reply,
+        lambda data: parse_fetch(flat_reply(data), b"t"),
+        lambda data: parse_batch_reply(flat_reply(data), 2),
+    ):
         with contextlib.suppress(ProtocolError, CommandError, OutcomeUnknownError):
             read(answer)
 

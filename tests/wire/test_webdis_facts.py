@@ -11,7 +11,8 @@ import socket
 import httpx
 import pytest
 
-from redisrepl.wire.webdis import MessageReader, body
+from redisrepl.wire.messages import MessageReader
+from redisrepl.wire.webdis import body
 from testbed import Hub, eventually
 
 

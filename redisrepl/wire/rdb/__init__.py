@@ -8,7 +8,7 @@ Left to others: reading the file or the socket, and what follows the snapshot (`
     types.py       every value type: its name, reader and skipper
     values.py, hashes.py, streams.py, modules.py     one family of value types each
     listpack.py, ziplist.py, packed.py               collections packed into one string
-    source.py      the buffer, lengths and strings
+    source.py, parts.py   the buffer, lengths and strings; collections in parts
     lzf.py, crc64.py
     events.py      what comes out
 

@@ -14,7 +14,8 @@ from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING
 
 from redisrepl.wire.rdb import listpack
-from redisrepl.wire.rdb.source import Source, attempt, skip_strings, string_parts, triple_parts
+from redisrepl.wire.rdb.parts import string_parts, tuple_parts
+from redisrepl.wire.rdb.source import Source, attempt, skip_strings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -97,7 +98,7 @@ def read_hash_metadata(source: Source) -> Iterator[Value]:
 
 def _expiry_first(source: Source, take_expiry: Callable[[Source], int | None]) -> Iterator[Value]:
     count = yield from attempt(source, Source.length)
-    for part in triple_parts(source, count, take_expiry, Source.string, Source.string):
+    for part in tuple_parts(source, count, take_expiry, Source.string, Source.string):
         yield None if part is None else [(field, value, expiry) for expiry, field, value in part]
 
 
@@ -140,7 +141,7 @@ def read_hash_valkey(source: Source) -> Iterator[Value]:
         return None if expiry == -1 else _ms(source, expiry)
 
     count = yield from attempt(source, Source.length)
-    yield from triple_parts(source, count, Source.string, Source.string, take_expiry)
+    yield from tuple_parts(source, count, Source.string, Source.string, take_expiry)
 
 
 def skip_hash_valkey(source: Source) -> Generator[None, None, bool]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from redisrepl.wire.rdb.source import PART_ITEMS
+from redisrepl.wire.rdb.parts import PART_ITEMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,7 +24,7 @@ from redisrepl.wire.rdb.source import LENGTH_14BIT, LENGTH_32BIT, Short, Source,
 from redisrepl.wire.rdb.types import KINDS, STRING, VALKEY_KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Collection, Generator, Iterator, Sequence
 
     from redisrepl.wire.rdb.events import Event, Value
 
@@ -39,7 +39,6 @@ MAX_SLOT = 1 << 14
 _EXPIRETIME_MS, _EOF = 252, 255  # RDB_OPCODE_*
 _CHECKSUM_SINCE = 5
 _MAGIC_SIZE = 9
-_REPLICATED = frozenset({"string", "hash"})
 _LAST_TYPE = 106  # the first opcode, of Redis Enterprise, is 107
 
 _INT32 = Struct("<i")
@@ -55,9 +54,10 @@ class RdbReader:
         verify_checksum: False skips the CRC-64, which without the C extension costs about as much as reading.
         max_string: longest string that is taken, in bytes, before and after decompression; those under 16 KiB always
             are.
-        max_value: reads strings and hashes only, and passes over those with a longer string in them, in bytes, while
-            it comes: `Entry.value` is None for these and for all other types, and keys longer than `MAX_KEY` are not
-            reported. Strings under 16 KiB always are taken. None reads everything.
+        types: reads values of these types only: `Entry.value` is None for all others. None reads all.
+        max_value: passes over values with a longer string in them, in bytes, while it comes: `Entry.value` is None for
+            these, and keys longer than `MAX_KEY` are not reported. Strings under 16 KiB always are taken. None reads
+            everything.
 
     Attributes:
         db: number of the database that the next key is in.
@@ -73,13 +73,14 @@ class RdbReader:
         verify_checksum: bool = True,
         max_string: int = DEFAULT_MAX_STRING,
         max_value: int | None = None,
+        types: Collection[str] | None = None,
     ) -> None:
         self.db = 0
         self.db_sizes: dict[int, tuple[int, int]] = {}
         self.finished = False
         self._prefixes = tuple(prefixes) or (b"",)
         self._want_values = want_values
-        self._types = None if max_value is None else _REPLICATED
+        self._types = types
         self._source = Source(max_string=max_string, max_value=max_value, verify_checksum=verify_checksum)
         self._error: RdbError | None = None
         self._expires: int | None = None

@@ -24,26 +24,13 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_KEY",
     "MAX_SKIP",
-    "PART_BYTES",
-    "PART_ITEMS",
     "Short",
     "Source",
     "attempt",
-    "parts",
     "skip_strings",
-    "string_parts",
-    "triple_parts",
 ]
 
 T = TypeVar("T")
-U = TypeVar("U")
-V = TypeVar("V")
-
-PART_ITEMS = 6000
-"""Elements in one part of a collection; divisible by 2 and 3, so that pairs and triples are never torn."""
-
-PART_BYTES = 1 << 20
-"""Bytes of the snapshot after which a part of a collection ends."""
 
 MAX_KEY = 1 << 20
 """The longest key that is taken where strings are passed over."""
@@ -62,7 +49,7 @@ _NEWEST, _NEWEST_VALKEY = 15, 80
 
 _LZF = 3  # RDB_ENC_LZF; the encodings below it are integers of 1, 2 and 4 bytes
 _INT64 = Struct("<q")
-_DOUBLE = Struct("<d")
+DOUBLE = Struct("<d")
 
 
 class Short(Exception):  # noqa: N818 (not an error: more bytes are needed)
@@ -228,7 +215,7 @@ class Source:
 
     def double(self) -> float:
         """An IEEE 754 double, little-endian."""
-        value: float = _DOUBLE.unpack(self.raw(8))[0]
+        value: float = DOUBLE.unpack(self.raw(8))[0]
         return value
 
     def _head(self) -> tuple[int, bool]:
@@ -323,82 +310,6 @@ def attempt(source: Source, take: Callable[[Source], T]) -> Generator[None, None
         except Short:
             source.pos = mark
             yield None
-
-
-def parts(source: Source, count: int, take: Callable[[Source], T]) -> Iterator[list[T] | None]:
-    """Takes `count` elements; yields them in parts, and None whenever more bytes are needed."""
-    out: list[T] = []
-    limit = source.weight + PART_BYTES
-    while count:
-        mark = source.pos
-        try:
-            out.append(take(source))
-        except Short:
-            source.pos = mark
-            yield None
-            continue
-        count -= 1
-        if len(out) >= PART_ITEMS or source.weight > limit:
-            yield out
-            out = []
-            limit = source.weight + PART_BYTES
-    if out:
-        yield out
-
-
-def triple_parts(
-    source: Source, count: int, one: Callable[[Source], T], two: Callable[[Source], U], three: Callable[[Source], V]
-) -> Iterator[list[tuple[T, U, V]] | None]:
-    """As `parts`, for elements of three; each is taken for itself, so that a long one may be passed over."""
-    out: list[tuple[T, U, V]] = []
-    limit = source.weight + PART_BYTES
-    for _ in range(count):
-        first = yield from attempt(source, one)
-        second = yield from attempt(source, two)
-        out.append((first, second, (yield from attempt(source, three))))
-        if len(out) >= PART_ITEMS or source.weight > limit:
-            yield out
-            out = []
-            limit = source.weight + PART_BYTES
-    if out:
-        yield out
-
-
-def string_parts(source: Source, count: int, group: int = 1) -> Iterator[list[bytes] | None]:
-    """Takes `count` strings as `parts` does, a multiple of `group` in each part; the fast way for the common ones.
-
-    Short strings are read here from local variables; all others, and those cut by the end of the buffer, by `string`.
-    """
-    out: list[bytes] = []
-    append = out.append
-    limit = source.weight + PART_BYTES
-    buf, pos, size = source.buf, source.pos, len(source.buf)
-    for left in range(count, 0, -1):
-        if pos + 1 < size and (length := buf[pos]) < LENGTH_32BIT:
-            if length < LENGTH_14BIT:
-                start = pos + 1
-            else:
-                length = (length & 0x3F) << 8 | buf[pos + 1]
-                start = pos + 2
-            end = start + length
-        else:
-            start = end = size + 1
-        if end <= size:
-            append(buf[start:end])
-            pos = end
-        else:
-            source.pos = pos
-            append((yield from attempt(source, Source.string)))
-            buf, pos, size = source.buf, source.pos, len(source.buf)
-        if (len(out) >= PART_ITEMS or source.weight > limit) and not (left - 1) % group:
-            source.pos = pos
-            yield out
-            out = []
-            append = out.append
-            limit = source.weight + PART_BYTES
-    source.pos = pos
-    if out:
-        yield out
 
 
 def skip_strings(source: Source, count: int, tail: int = 0) -> Iterator[None]:

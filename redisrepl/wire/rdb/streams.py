@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from redisrepl.wire.rdb import listpack
 from redisrepl.wire.rdb.events import Consumer, Group, Stream
-from redisrepl.wire.rdb.source import PART_BYTES, PART_ITEMS, Source, attempt, parts, skip_strings
+from redisrepl.wire.rdb.parts import PART_BYTES, PART_ITEMS, parts
+from redisrepl.wire.rdb.source import Source, attempt, skip_strings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator

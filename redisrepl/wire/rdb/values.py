@@ -12,7 +12,8 @@ from math import inf, nan
 from typing import TYPE_CHECKING, TypeVar
 
 from redisrepl.wire.rdb import listpack, ziplist
-from redisrepl.wire.rdb.source import PART_BYTES, PART_ITEMS, Source, attempt, parts, skip_strings, string_parts
+from redisrepl.wire.rdb.parts import PART_BYTES, PART_ITEMS, parts, scored_parts, string_parts, tuple_parts
+from redisrepl.wire.rdb.source import Source, attempt, skip_strings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -133,6 +134,9 @@ def _read_nodes(
     limit = source.weight + PART_BYTES
     for _ in range((yield from attempt(source, Source.length))):
         container, blob = yield from attempt(source, take)
+        if source.left_out:  # what still comes is of no use, and what is here neither
+            out = []
+            continue
         try:
             for part in decode(blob) if container == _PACKED else ([blob],):
                 out += part
@@ -182,17 +186,16 @@ def skip_quicklist2(source: Source) -> Generator[None, None, bool]:
 def read_zset(source: Source) -> Iterator[Value]:
     """A sorted set with scores as text (RDB_TYPE_ZSET)."""
     count = yield from attempt(source, Source.length)
-    yield from parts(source, count, _take_text_scored)
+    yield from tuple_parts(source, count, Source.string, _take_text_score)
 
 
-def _take_text_scored(source: Source) -> tuple[bytes, float]:
-    member = source.string()
+def _take_text_score(source: Source) -> float:
     size = source.byte()
     if size in _SCORES:
-        return member, _SCORES[size]
+        return _SCORES[size]
     text = source.raw(size)
     try:
-        return member, _score(text)
+        return _score(text)
     except ValueError:
         raise source.fail("a score that is no number") from None
 
@@ -210,11 +213,7 @@ def skip_zset(source: Source) -> Generator[None, None, bool]:
 def read_zset2(source: Source) -> Iterator[Value]:
     """A sorted set with binary scores (RDB_TYPE_ZSET_2)."""
     count = yield from attempt(source, Source.length)
-    yield from parts(source, count, _take_scored)
-
-
-def _take_scored(source: Source) -> tuple[bytes, float]:
-    return source.string(), source.double()
+    yield from scored_parts(source, count)
 
 
 def skip_zset2(source: Source) -> Generator[None, None, bool]:

@@ -7,7 +7,8 @@ import resource
 import pytest
 
 from redisrepl.wire.rdb import Entry, RdbReader
-from redisrepl.wire.rdb.source import MAX_KEY, MAX_SKIP, PART_BYTES, PART_ITEMS
+from redisrepl.wire.rdb.parts import PART_BYTES, PART_ITEMS
+from redisrepl.wire.rdb.source import MAX_KEY, MAX_SKIP
 from tests.wire.rdb import build
 from tests.wire.rdb.check import events, fails, feed, values
 
@@ -123,6 +124,7 @@ ONE = build.length(1)
 SHORT = build.string(b"f")
 LISTPACK = build.listpack(b"f", LONG)
 AFTER = build.key(0, b"after", build.string(b"v"))
+PLAIN = build.length(1)  # QUICKLIST_NODE_CONTAINER_PLAIN
 
 
 @pytest.mark.parametrize("string", [build.string(LONG), build.repeated(b"x", len(LONG))], ids=["plain", "compressed"])
@@ -135,6 +137,12 @@ AFTER = build.key(0, b"after", build.string(b"v"))
         (4, "hash", lambda long: build.length(3) + SHORT + SHORT + SHORT + long + build.string(b"g") + SHORT),
         (22, "hash", lambda long: ONE + build.length(5) + SHORT + long),
         (24, "hash", lambda long: build.millis(5) + ONE + ONE + long + SHORT),
+        (2, "set", lambda long: build.length(2) + SHORT + long),
+        (5, "zset", lambda long: build.length(2) + long + build.double(1.0) + SHORT + build.double(1.0)),
+        (3, "zset", lambda long: build.length(2) + long + b"\x011" + SHORT + b"\x011"),
+        (1, "list", lambda long: build.length(2) + long + SHORT),
+        (14, "list", lambda _: build.length(2) + build.string(build.ziplist(b"f", LONG)) * 2),
+        (18, "list", lambda long: build.length(3) + PLAIN + SHORT + PLAIN + long + PLAIN + SHORT),
     ],
 )
 def test_a_value_that_is_too_long_is_passed_over(kind, name, value, string):
@@ -144,7 +152,7 @@ def test_a_value_that_is_too_long_is_passed_over(kind, name, value, string):
 
     assert long == Entry(0, b"k", name, None, size=len(value(string)))
     assert after.value == b"v"
-    assert None not in values_of(read(data, max_value=len(LONG)))
+    assert None not in values_of(read(data, max_value=2 * len(LONG)))
 
 
 def read(data, **options):
@@ -165,9 +173,12 @@ def values_of(entries):
         (23, build.string(build.listpack(b"f", LONG, 0))),
         (25, build.millis(5) + build.string(build.listpack(b"f", LONG, 0))),
         (29, b"\x00" + build.string(build.listpack(b"f")) + build.string(build.listpack(0, LONG))),
+        (20, build.string(LISTPACK)),
+        (17, build.string(build.listpack(LONG, 1))),
+        (18, ONE + build.length(2) + build.string(LISTPACK)),
     ],
 )
-def test_a_packed_hash_that_is_too_long_is_passed_over(kind, value):
+def test_a_packed_value_that_is_too_long_is_passed_over(kind, value):
     assert values_of(read(build.rdb(build.key(kind, b"k", value), AFTER, checksum=False), max_value=20_000)) == [
         None,
         b"v",
@@ -189,7 +200,8 @@ def test_of_types_that_are_not_replicated_only_the_key_is_told():
         checksum=False,
     )
 
-    assert values_of(read(data, max_value=1)) == [None, None, [(b"f", b"f")]]
+    assert values_of(read(data, max_value=1, types={"hash"})) == [None, None, [(b"f", b"f")]]
+    assert values_of(read(data, types={"set"})) == [[b"f", LONG], None, None]
 
 
 def test_a_key_that_is_too_long_is_not_told():
@@ -219,11 +231,17 @@ PIECE = b"x" * (1 << 20)
         b"\x18" + SHORT + build.millis(5) + ONE + b"\x00",
         b"\x16" + SHORT + ONE + b"\x00",
         b"\x05" + SHORT + ONE,
+        b"\x03" + SHORT + ONE,
+        b"\x02" + SHORT + ONE,
+        b"\x12" + SHORT + ONE + PLAIN,
         b"\x00",
         b"\xfa" + SHORT,
         b"\xf5",
     ],
-    ids=["string", "value", "field", "packed", "field that expires", "older", "sorted set", "key", "aux", "function"],
+    ids=[
+        *("string", "value", "field", "packed", "field that expires", "older", "sorted set", "older sorted set", "set"),
+        *("list", "key", "aux", "function"),
+    ],
 )
 def test_memory_does_not_depend_on_what_is_passed_over(head):
     reader = RdbReader([b"f"], max_value=1 << 20, verify_checksum=False)

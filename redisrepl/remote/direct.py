@@ -1,0 +1,398 @@
+"""The hub's Redis itself, over TLS, with nothing in between: for sites that may reach it.
+
+In: commands and scripts. Out: their replies, failures as our errors. Left to others: how a request is spelled and a
+reply read (`wire.psync`, `wire.replyreader`), TLS (`tls.contexts`), everything that is asked.
+
+A connection carries one request at a time, as those to Webdis do: a large value then delays nothing else, and a request
+that is given up takes its connection with it. A subscription has one of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import hiredis
+
+from redisrepl.errors import (
+    CertificateError,
+    CommandRefusedError,
+    ConfigError,
+    LimitExceededError,
+    LinkLostError,
+    OutcomeUnknownError,
+    PeerUnavailableError,
+    ProtocolError,
+    RedisreplError,
+    RefusedError,
+    SilentError,
+)
+from redisrepl.remote.health import HubHealth, Trial
+from redisrepl.remote.hub import Hub
+from redisrepl.remote.patience import BESIDE_VALUE, PATIENCE, SLOWEST, put_off
+from redisrepl.remote.transport import parse_address
+from redisrepl.showing import masked
+from redisrepl.tls.contexts import tls_reason, trust_told
+from redisrepl.wire.lua import sha_of
+from redisrepl.wire.psync import encode_command
+from redisrepl.wire.replies import as_integer, as_strings
+from redisrepl.wire.replyreader import ReplyReader
+from redisrepl.wire.resp import DAMAGED
+from redisrepl.wire.unwanted import MAX_VALUE
+
+__all__ = ["DirectAddress", "DirectHub", "direct_address"]
+
+_PORT = 6379
+_OK = 200
+#: Seconds for which an unused connection is kept: longer than the time between canaries, unless set otherwise.
+_KEPT = 15.0
+_NEXT_ADDRESS = 0.25  # seconds; RFC 8305
+#: Seconds within which a server says that it refuses our certificate.
+_VERDICT = 2.0
+#: Bytes that are written or read in one go.
+_PIECE = 256 << 10
+#: Redis says one of these to each command of a client that it does not serve, now or at all.
+_FULL = "ERR max number of clients"
+_UNKNOWN_CLIENT = ("NOAUTH", "WRONGPASS", "DENIED")
+#: Redis closes the connection of a client too many before the handshake, and cannot say why.
+_UNSAID = "it closed the connection in the TLS handshake: it may take no more clients (maxclients)"
+_NOTHING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class DirectAddress:
+    """Where the hub's Redis is, and who we are there; its text never holds the password."""
+
+    host: str
+    port: int = _PORT
+    database: int = 0
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"rediss://{host}:{self.port}/{self.database}"
+
+
+def direct_address(url: str, database: int, username: str | None, password: str | None) -> DirectAddress:
+    """A hub's address of the form `rediss://user:password@host:port/database`; the other arguments override its parts.
+
+    Raises:
+        ConfigError: it cannot be understood.
+    """
+    hint = "give one like rediss://hub.example.org:6379/0"
+    try:
+        parsed = parse_address(url)
+    except ValueError:
+        raise ConfigError(f"--haddr {masked(url)}: not an address: {hint}") from None
+    path = parsed.path.strip("/")
+    if parsed.scheme != "rediss" or not parsed.host or parsed.query or not (path or "0").isdecimal():
+        raise ConfigError(f"--haddr {masked(url)}: {hint}")
+    if path and database and int(path) != database:
+        raise ConfigError(
+            f"--haddr {masked(url)} names database {path} and --hub-database {database}: give one of them"
+        )
+    return DirectAddress(
+        parsed.raw_host.decode("ascii"),
+        parsed.port or _PORT,
+        int(path or database),
+        username or parsed.username or None,
+        password if password is not None else parsed.password or None,
+    )
+
+
+class _Link:
+    """One connection, which carries one request at a time."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._limit = limit
+        self._replies = ReplyReader(
+            limit, protocolError=hiredis.ProtocolError, replyError=hiredis.ReplyError, notEnoughData=_NOTHING
+        )
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request can be sent: neither has the server closed it, nor said what nobody asked for."""
+        ended = self._writer.transport.is_closing() or self._reader.at_eof() or self._reader.exception() is not None
+        return not ended and not self._replies.has_data()
+
+    async def ask(
+        self, request: bytes, replies: int = 1, moved: Callable[[int], None] = lambda _: None
+    ) -> list[object]:
+        """Send commands and return their replies, errors too; `moved` is told how much of the replies there is.
+
+        Raises:
+            OSError, ProtocolError: the connection is of no use any more.
+        """
+        for start in range(0, len(request), _PIECE):
+            self._writer.write(request[start : start + _PIECE])
+            await self._writer.drain()  # asyncio moves all that is unsent with each piece that is sent
+            moved(0)
+        found: list[object] = []
+        size = 0
+        while len(found) < replies:
+            data = await self.read()
+            size += len(data)
+            if size > self._limit:
+                raise LimitExceededError("a reply of the hub", size, self._limit)
+            try:
+                self._replies.feed(data)
+                while (reply := self._replies.gets()) is not _NOTHING:
+                    found.append(reply)
+            except DAMAGED as error:
+                raise ProtocolError(f"the hub sent what makes no sense: {error}") from error
+            moved(size)
+        return found
+
+    async def read(self) -> bytes:
+        """The next bytes.
+
+        Raises:
+            OSError: there will be none.
+        """
+        if data := await self._reader.read(_PIECE):
+            return data
+        raise ConnectionResetError("it closed the connection")
+
+    def end(self) -> None:
+        """Close it; nothing that is on its way is waited for."""
+        self._writer.transport.abort()
+
+    async def ended(self) -> None:
+        """Return when it is closed."""
+        with suppress(OSError):
+            await self._writer.wait_closed()
+
+
+class DirectHub(Hub):
+    """Requests to the hub's Redis over kept connections.
+
+    Args:
+        address: where it is.
+        context and all that follow: as for `remote.session.HubSession`; `connect_timeout` is for the login, too.
+    """
+
+    login_hint = "check the password (--hub-password-file) and the user (--hub-user)"
+    event_channel = "resp"
+
+    def __init__(
+        self,
+        address: DirectAddress,
+        context: ssl.SSLContext,
+        *,
+        connections: int = 40,
+        timeout: float = 30.0,
+        connect_timeout: float = 10.0,
+        max_value: int = MAX_VALUE,
+        retry_max: float = 15.0,
+    ) -> None:
+        self.url = str(address)
+        self.database = address.database
+        self.health = HubHealth(retry_max)
+        self.listening = 0
+        self._address = address
+        self._context = context
+        self._timeout = timeout
+        self._connect_timeout = connect_timeout
+        self._limit = max_value + BESIDE_VALUE
+        self._slots = asyncio.Semaphore(connections)
+        self._kept: dict[_Link, float] = {}  # until when; the one used last comes last
+        self._open: set[_Link] = set()
+
+    def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
+        """See `Hub`."""
+        self._context = context
+        for link in list(self._open if drop else self._kept):
+            self._discard(link)
+
+    async def close(self) -> None:
+        """See `Hub`; no request may be under way."""
+        links = list(self._open)
+        for link in links:
+            self._discard(link)
+        await asyncio.gather(*(link.ended() for link in links))
+
+    def spell(self, words: Sequence[bytes]) -> bytes:
+        """See `Hub`."""
+        return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
+
+    async def eval(
+        self,
+        script: bytes,
+        words: Sequence[bytes],
+        *,
+        by_hash: bool = False,
+        spelled: Sequence[bytes] = (),
+        count: int = 0,
+    ) -> list[bytes]:
+        """See `Hub`."""
+        named = (b"EVALSHA", sha_of(script)) if by_hash else (b"EVAL", script)
+        head = self.spell((*named, b"0", *words))
+        reply = await self._request(b"".join([b"*%d\r\n" % (3 + len(words) + count), head, *spelled]))
+        return as_strings(reply, f"a script at the hub {self.url}")
+
+    async def command(self, *argv: bytes) -> object:
+        """See `Hub`."""
+        return await self._request(encode_command(*argv))
+
+    async def integer(self, *argv: bytes) -> int:
+        """See `Hub`."""
+        return as_integer(await self._request(encode_command(*argv)), self.asked(*argv))
+
+    async def _request(self, request: bytes) -> object:
+        """The reply to one command."""
+        async with self.health.trial() as trial, self._slots:
+            link = self._from_kept() or await self._connect(trial)
+            seconds, now = self._timeout + len(request) / SLOWEST, asyncio.get_running_loop().time
+            patience = now() + PATIENCE * self._timeout
+
+            def moved(received: int) -> None:
+                if now() > patience + received / SLOWEST and received:  # it moves, but would for ever
+                    raise TimeoutError
+                put_off(limit, self._timeout if received else seconds)
+
+            try:
+                async with asyncio.timeout(seconds) as limit:
+                    (reply,) = await link.ask(request, moved=moved)
+            except BaseException as error:
+                self._discard(link)
+                if isinstance(error, OSError | ProtocolError):
+                    self._raise(error, trial, sent=True)
+                raise
+            self._keep(link)
+            trial.answered()
+        if isinstance(reply, hiredis.ReplyError):
+            raise CommandRefusedError(str(reply), status=_OK)
+        return reply
+
+    def _raise(self, error: OSError | ProtocolError, trial: Trial, *, sent: bool) -> NoReturn:
+        """What went wrong, as one of our errors."""
+        if not (sent and isinstance(error, TimeoutError)):  # that one reply is late says nothing of others
+            trial.failed()
+        if isinstance(error, ProtocolError):
+            raise error
+        if (reason := tls_reason(error)) is not None:
+            raise CertificateError(f"the hub {self.url}: {trust_told(reason, self._context)}") from error
+        late = isinstance(error, TimeoutError)
+        said = "it does not answer" if late else error.strerror or str(error) or _UNSAID
+        if sent:
+            raise OutcomeUnknownError(f"the hub {self.url} gave no reply: {said}") from error
+        hint = ": is it the TLS port of a Redis?" if late else ""
+        raise PeerUnavailableError(f"the hub {self.url} cannot be reached: {said}{hint}") from error
+
+    def _from_kept(self) -> _Link | None:
+        while self._kept:
+            link, _ = self._kept.popitem()
+            if link.usable:
+                return link
+            self._discard(link)
+        return None
+
+    def _keep(self, link: _Link) -> None:
+        now = asyncio.get_running_loop().time()
+        for other in [other for other, until in self._kept.items() if until < now]:
+            self._discard(other)
+        if link in self._open:  # otherwise it is one whose server is not trusted any more
+            self._kept[link] = now + _KEPT
+
+    def _discard(self, link: _Link) -> None:
+        self._kept.pop(link, None)
+        self._open.discard(link)
+        link.end()
+
+    async def _connect(self, trial: Trial) -> _Link:
+        """A connection that is logged in."""
+        link: _Link | None = None
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                link = await self._opened()
+                await self._log_in(link)
+        except BaseException as error:
+            if link is not None:
+                self._discard(link)
+            if isinstance(error, OSError):
+                if link is not None and tls_reason(error) is None and isinstance(error, ConnectionError):
+                    error = await self._certificate_refusal() or error
+                self._raise(error, trial, sent=False)
+            if isinstance(error, RedisreplError):
+                trial.failed()
+            raise
+        return link
+
+    async def _opened(self) -> _Link:
+        place = (self._address.host, self._address.port)
+        options: dict[str, Any] = {"limit": _PIECE, "happy_eyeballs_delay": _NEXT_ADDRESS}
+        reader, writer = await asyncio.open_connection(*place, ssl=self._context, **options)
+        link = _Link(reader, writer, self._limit)
+        self._open.add(link)
+        return link
+
+    async def _certificate_refusal(self) -> OSError | None:
+        """Why the server closed a new connection as we began to speak, if it refuses our certificate.
+
+        In TLS 1.3 it judges that when the handshake seems done; a reset then overtakes its reason. So we ask again, and
+        say nothing.
+        """
+        try:
+            async with asyncio.timeout(_VERDICT):
+                link = await self._opened()
+                try:
+                    await link.read()
+                finally:
+                    self._discard(link)
+        except OSError as error:
+            return None if tls_reason(error) is None else error
+        return None
+
+    async def _log_in(self, link: _Link) -> None:
+        """Say who we are, and which database we mean; see that we are served at all."""
+        address = self._address
+        commands = []
+        if address.password is not None:
+            names = (address.username.encode(),) if address.username else ()
+            commands.append((b"AUTH", *names, address.password.encode("utf-8", "surrogateescape")))
+        commands.append((b"SELECT", b"%d" % address.database) if address.database else (b"PING",))
+        replies = await link.ask(b"".join(encode_command(*argv) for argv in commands), len(commands))
+        for argv, reply in zip(commands, replies, strict=True):
+            if not isinstance(reply, hiredis.ReplyError):
+                continue
+            text = str(reply)
+            if text.startswith(_FULL):
+                raise PeerUnavailableError(f"the hub {self.url} takes no more connections: {text} (maxclients)")
+            if argv[0] == b"AUTH" or text.startswith(_UNKNOWN_CLIENT):
+                raise RefusedError(f"the hub {self.url} refuses us: {text}: {self.login_hint}")
+            if argv[0] == b"SELECT":
+                raise RefusedError(f"the hub {self.url} refuses SELECT {address.database}: {text}")
+
+    @asynccontextmanager
+    async def listen(self, pattern: bytes, *, silence: float) -> AsyncIterator[AsyncIterator[bytes]]:
+        """See `Hub`."""
+        async with self.health.trial() as trial:
+            link = await self._connect(trial)
+            trial.answered()
+        try:
+            async with aclosing(self._reads(link, encode_command(b"PSUBSCRIBE", pattern), silence)) as reads:
+                yield reads
+        finally:
+            self._discard(link)
+
+    async def _reads(self, link: _Link, request: bytes, silence: float) -> AsyncGenerator[bytes]:
+        try:
+            await link.ask(request, replies=0)
+            while True:
+                async with asyncio.timeout(silence):
+                    data = await link.read()
+                yield data
+        except TimeoutError:
+            raise SilentError(f"the hub {self.url} said nothing for {silence:g} s") from None
+        except OSError as error:
+            raise LinkLostError(f"the hub {self.url} ended the subscription: {error}") from error
+
+    async def distrust(self, why: RedisreplError) -> None:
+        """See `Hub`; there is no other way."""

@@ -1,0 +1,167 @@
+"""The hub as everybody else sees it: commands, scripts, and a subscription, whatever protocol carries them.
+
+In: commands and scripts as lists of bytes, a pattern of channels. Out: replies, lists of messages, failures as our
+errors. Left to others: the protocol (`remote.session`: Webdis over HTTPS; `direct.session`: Redis itself over TLS),
+what is asked and when to try again.
+
+Another protocol is another subclass of `Hub`; nothing else changes.
+"""
+
+from __future__ import annotations
+
+import ssl
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from typing import Protocol
+
+from redisrepl.errors import CommandRefusedError, RedisreplError
+from redisrepl.remote.health import HubHealth
+from redisrepl.wire.messages import Message, MessageReader
+from redisrepl.wire.replies import as_bytes, as_clock, as_option, as_strings
+from redisrepl.wire.resp import CommandError
+
+__all__ = ["Hub"]
+
+
+class Hub(Protocol):
+    """A hub.
+
+    Every method raises:
+        PeerUnavailableError: the request was not sent. OutcomeUnknownError: it was, and may or may not have been
+            executed. CertificateError, RefusedError: one side refuses the other.
+        CommandRefusedError: Redis refused the command or script; the text is its own.
+        HubError: something in between answered with an error. BodyTooLargeError: because the request is too large.
+        ProtocolError: the answer makes no sense, or is too large.
+
+    Attributes:
+        url: its address without credentials.
+        health: whether it is there; all who ask it share this.
+        database: number of the one that is used there.
+        listening: subscriptions that it has confirmed and that go on.
+        login_hint: what to do when its Redis refuses the login.
+    """
+
+    url: str
+    health: HubHealth
+    database: int
+    listening: int
+    login_hint: str
+
+    @property
+    @abstractmethod
+    def event_channel(self) -> str | None:
+        """How its events come; None until that is found out."""
+
+    @abstractmethod
+    def spell(self, words: Sequence[bytes]) -> bytes:
+        """Arguments of a script as a request has them, for who must know how large they are: see `eval`."""
+
+    @abstractmethod
+    async def eval(
+        self,
+        script: bytes,
+        words: Sequence[bytes],
+        *,
+        by_hash: bool = False,
+        spelled: Sequence[bytes] = (),
+        count: int = 0,
+    ) -> list[bytes]:
+        """Run a script that returns a flat list of strings, and names no keys.
+
+        Args:
+            script: its text.
+            words: its first arguments.
+            by_hash: name it by its hash: the hub has run it before.
+            spelled: the arguments that follow, each piece by `spell`.
+            count: how many words these are.
+        """
+
+    @abstractmethod
+    async def command(self, *argv: bytes) -> object:
+        """Run one command; its reply: bytes, int, None or a flat list of bytes."""
+
+    @abstractmethod
+    async def integer(self, *argv: bytes) -> int:
+        """Run one command whose reply is an integer of any size."""
+
+    @abstractmethod
+    def listen(self, pattern: bytes, *, silence: float) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The bytes of a subscription, as they are read; see `psubscribe`."""
+
+    @abstractmethod
+    async def distrust(self, why: RedisreplError) -> None:
+        """A subscription was confirmed, or not even that, and brought nothing; raises if the hub is away altogether."""
+
+    @abstractmethod
+    def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
+        """Use other certificates from here on; `drop`: end what was begun with those of before."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close every connection."""
+
+    @asynccontextmanager
+    async def psubscribe(self, pattern: bytes, *, silence: float) -> AsyncIterator[AsyncIterator[list[Message]]]:
+        """Subscribe to a pattern; a connection of its own.
+
+        Args:
+            pattern: of channels.
+            silence: seconds without a byte after which the subscription counts as dead.
+
+        Yields:
+            The messages of one read after another. The first list, which may be empty, comes once the hub has confirmed
+            the subscription.
+        """
+        async with self.listen(pattern, silence=silence) as reads, aclosing(self._messages(reads)) as lists:
+            yield lists
+
+    async def _messages(self, reads: AsyncIterator[bytes]) -> AsyncGenerator[list[Message]]:
+        """What each read completed, from the confirmation on; what came before that goes with it."""
+        reader = MessageReader()
+        early: list[Message] = []
+        confirmed = False
+        try:
+            async for data in reads:
+                messages = reader.feed(data)
+                if not reader.subscribed:
+                    early += messages
+                    continue
+                if not confirmed:
+                    confirmed = True
+                    self.listening += 1
+                    messages = early + messages
+                yield messages
+        except CommandError as error:
+            raise CommandRefusedError(f"the hub refuses PSUBSCRIBE: {error}", status=200) from None
+        finally:
+            self.listening -= confirmed
+
+    # Replies of which it is known what they are; each of these raises what `command` raises.
+
+    def asked(self, *argv: bytes) -> str:
+        """What was asked, for messages: no key is named."""
+        words = argv[:2] if argv[0] in (b"CONFIG", b"INFO") else argv[:1]
+        return f"{b' '.join(words).decode('ascii', 'backslashreplace')} at the hub {self.url}"
+
+    async def strings(self, *argv: bytes) -> list[bytes]:
+        """Run one command whose reply is a list of strings."""
+        return as_strings(await self.command(*argv), self.asked(*argv))
+
+    async def text(self, *argv: bytes) -> bytes:
+        """Run one command whose reply is a string."""
+        return as_bytes(await self.command(*argv), self.asked(*argv))
+
+    async def text_or_none(self, *argv: bytes) -> bytes | None:
+        """Run one command whose reply is a string or nothing."""
+        reply = await self.command(*argv)
+        return None if reply is None else as_bytes(reply, self.asked(*argv))
+
+    async def option(self, name: bytes) -> str:
+        """What an option of the hub's Redis is set to; nothing if there is none of the name."""
+        argv = (b"CONFIG", b"GET", name)
+        return as_option(await self.command(*argv), self.asked(*argv))
+
+    async def clock(self) -> int:
+        """The hub's time, in microseconds."""
+        return as_clock(await self.command(b"TIME"), self.asked(b"TIME"))

@@ -1,0 +1,92 @@
+"""Replies of a Redis server to commands, from RESP in pieces.
+
+In: bytes, as they are read. Out: replies, as hiredis makes them. Left to others: reading a socket (`local.client`,
+`remote.direct`), the stream and subscriptions, whose sizes are counted (`wire.resp`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import hiredis
+
+from redisrepl.errors import ProtocolError
+from redisrepl.wire.resp import announces_much, cut_header
+from redisrepl.wire.walker import Walker
+
+__all__ = ["ReplyReader"]
+
+#: Bytes of a reply that hiredis may have before the rest is read element by element.
+_MUCH = 1 << 20
+
+
+class ReplyReader:
+    """As hiredis' reader, in whose place redis-py can have it; but no header is believed (`wire.resp`).
+
+    It keeps what came since the last reply that ended together with a read, up to `_MUCH`: a walker can begin there.
+
+    Args:
+        limit: most bytes of one reply.
+        options: for hiredis' reader; `replyError` and `notEnoughData` are needed.
+    """
+
+    def __init__(self, limit: int, **options: Any) -> None:
+        self._limit = limit
+        self._options = options
+        self._replies: deque[Any] = deque()  # what the walker has read and nobody has taken
+        self._walker: Walker | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._hiredis = hiredis.Reader(**self._options)
+        self._kept: list[bytes] = []
+        self._size = self._given = 0
+        self._cut = b""
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read."""
+        if self._walker is None:
+            data = self._cut + data
+            self._cut = b""
+            if self._size + len(data) > _MUCH or announces_much(data):
+                self._walker = Walker(self._limit, error=self._options["replyError"])
+                self._walk(b"".join(self._kept) + data, self._given)
+                self._begin()
+                return
+            self._cut = cut_header(data)
+            if self._cut:
+                data = data[: -len(self._cut)]
+            self._kept.append(data)
+            self._size += len(data)
+            self._hiredis.feed(data)
+        else:
+            self._walk(data, 0)
+
+    def _walk(self, data: bytes, given: int) -> None:
+        walker = self._walker
+        if walker is not None:
+            self._replies += walker.feed(data)[given:]
+            if walker.idle:
+                self._walker = None
+
+    def gets(self, *arguments: bool) -> Any:
+        """The next reply, or what says that there is none yet."""
+        if self._replies:
+            return self._replies.popleft()
+        if self._walker is not None:
+            return self._options["notEnoughData"]
+        try:
+            reply = self._hiredis.gets(*arguments)
+        except (TypeError, MemoryError) as error:  # a list as the key of a map, ..
+            raise ProtocolError(str(error)) from error
+        if reply is not self._options["notEnoughData"]:
+            self._given += 1
+            if not self._hiredis.has_data() and not self._cut:
+                self._kept.clear()
+                self._size = self._given = 0
+        return reply
+
+    def has_data(self) -> bool:
+        """Whether something has come that was not taken."""
+        return bool(self._replies or self._cut or self._walker or self._hiredis.has_data())

@@ -1,0 +1,18 @@
+"""Bodies of requests as Webdis gets them, for tests that see or send them."""
+
+from __future__ import annotations
+
+from redisrepl.wire.batches import NO_FENCE, PUSH_SCRIPT, batch_words, command_words
+from redisrepl.wire.states import STATES_SCRIPT
+from redisrepl.wire.webdis import escape_words, script_body
+
+
+def batch_body(commands=(), *, by_hash=False, told=(b"", b""), fencing=NO_FENCE):
+    """A batch of commands, with no token."""
+    spelled = [escape_words(command_words(command)) for command in commands]
+    return script_body(PUSH_SCRIPT, batch_words(b"", told, fencing), spelled, by_hash=by_hash)
+
+
+def fetch_body(keys, budget, token=b"", *, by_hash=False):
+    """What reads keys until so many bytes are full."""
+    return script_body(STATES_SCRIPT, (b"%d %d" % (budget, 64 << 20), token, *keys), by_hash=by_hash)

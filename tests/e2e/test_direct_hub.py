@@ -1,0 +1,191 @@
+"""A site that reaches the hub's Redis itself, over TLS, beside one that comes by way of Webdis."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+
+from testbed import Daemon, FaultProxy, Hub, RedisServer, eventually
+from tests.e2e.conftest import Daemons
+from tests.e2e.support import (
+    ALL_KINDS,
+    ALPHABET,
+    FENCE,
+    SWIFT,
+    assert_equal_soon,
+    certificate_flags,
+    content,
+    crossed,
+    pushed,
+    settled,
+)
+
+#: What deploy/hub gives a site.
+ACL = Path(__file__).parents[2] / "deploy/hub/users.acl"
+
+
+def user_of_a_site():
+    """The line of a site in the shipped ACL file, for a user of another name."""
+    (line,) = [line for line in ACL.read_text().splitlines() if "CHANGE-ME-SITE1" in line]
+    return line.removeprefix("user default ").replace("CHANGE-ME-SITE1", "geheim")
+
+
+@dataclass(frozen=True)
+class Both:
+    """Two sites at one hub: `direct` without Webdis, over a link that can be cut, and `webdis` with it."""
+
+    hub: Hub
+    link: FaultProxy
+    direct: Daemon
+    webdis: Daemon
+    at_direct: redis.Redis
+    at_webdis: redis.Redis
+    at_hub: redis.Redis
+
+    def assert_equal(self):
+        """All three hold the same."""
+        assert_equal_soon(self.at_direct, self.at_hub)
+        assert_equal_soon(self.at_webdis, self.at_hub)
+
+
+@pytest.fixture(scope="module")
+def both(certificates):
+    daemons = Daemons(certificates)
+    options = {"tls": certificates, "persistent": True, "users": [f"user site1 {user_of_a_site()}"]}
+    with RedisServer() as site, RedisServer() as other, Hub(certificates, redis=options) as hub:
+        password = hub.certificates.directory / "hub-password"
+        password.write_text("geheim\n")
+        with FaultProxy(hub.server.tls_port) as link:
+            there = f"rediss://localhost:{link.port}/0"
+            flags = (
+                "--hub-user",
+                "site1",
+                "--hub-password-file",
+                password,
+                "--shutdown-timeout",
+                "0.5",
+                *SWIFT,
+                *ALL_KINDS,
+            )
+            direct = daemons.live(site, there, *flags)
+            webdis = daemons.live(other, hub, *SWIFT, *ALL_KINDS)
+            yield Both(hub, link, direct, webdis, site.client(), other.client(), hub.redis)
+            daemons.close_and_check()
+
+
+def test_writes_and_removals_cross_both_ways(both):
+    both.at_direct.set(b"site1:" + ALPHABET, ALPHABET)
+    both.at_direct.hset("site1:h", mapping={"a": 1, "b": 2})
+    both.at_direct.set("site1:large", bytes(2_000_000))
+    both.at_direct.incr("site1:n")
+    both.at_webdis.mset({"site1:x": 1, "site1:y": 2})
+    both.assert_equal()
+    both.at_webdis.delete("site1:x")
+    both.at_webdis.hdel("site1:h", "a")
+    both.at_direct.delete("site1:y", "site1:large")
+    crossed(both.at_direct, both.at_hub)
+    crossed(both.at_webdis, both.at_hub)
+    both.assert_equal()
+
+    assert both.at_direct.hgetall("site1:h") == {b"b": b"2"}
+    assert both.at_webdis.exists("site1:x", "site1:y", "site1:large") == 0
+    (subscription,) = both.direct.state()["subscriptions"]
+    assert subscription["way"] == "resp"
+    assert len(both.at_hub.keys(FENCE + b"*")) == 2
+
+
+@pytest.mark.parametrize("source", ["direct", "webdis"])
+def test_what_one_pushes_the_other_takes_from_the_feed(both, source):
+    writer, reader = both.at_direct, both.at_webdis
+    follower = both.webdis
+    if source == "webdis":
+        writer, reader, follower = reader, writer, both.direct
+    settled(follower)
+    before = follower.state()["fed"]
+    for number in range(20):
+        key = b"site1:fed:%b:%d" % (source.encode(), number)
+        writer.set(key, number)
+        eventually(lambda key=key: reader.exists(key))
+
+    assert follower.state()["fed"] - before >= 10
+
+
+def test_a_daemon_that_is_killed_loses_nothing(both):
+    both.at_hub.mset({f"site1:killed:{number}": "before" for number in range(500)})
+    both.assert_equal()
+    for number in range(500):
+        both.at_direct.set(f"site1:killed:{number}", "on its way")
+        if number == 250:
+            both.direct.kill()
+    both.at_webdis.set("site1:killed:hub", "meanwhile")
+    both.at_webdis.delete("site1:killed:0")
+    pushed(both.at_webdis)
+    both.at_direct.delete("site1:killed:1")
+    mark = both.direct.mark()
+    both.direct.start()
+    both.direct.wait_for_log("subscribe.started", after=mark)
+    both.assert_equal()
+
+    assert both.at_hub.mget("site1:killed:249", "site1:killed:499", "site1:killed:hub") == [
+        b"on its way",
+        b"on its way",
+        b"meanwhile",
+    ]
+    assert not both.at_direct.exists("site1:killed:1")
+
+
+def test_an_outage_of_the_link_undoes_no_write_and_no_removal(both):
+    keys = [f"site1:cut:{number}" for number in range(300)]
+    both.at_direct.mset(dict.fromkeys(keys, "before"))
+    crossed(both.at_direct, both.at_hub)
+    both.assert_equal()
+    settled(both.direct)
+    both.link.down()
+    mark = both.direct.mark()
+    both.at_direct.mset(dict.fromkeys(keys[:100], "here"))
+    both.at_direct.delete(*keys[100:150])
+    both.at_webdis.mset(dict.fromkeys(keys[150:250], "there"))
+    both.at_webdis.delete(*keys[250:])
+    pushed(both.at_webdis)
+    both.direct.wait_for_log("push.failed", after=mark)
+    both.link.listen()
+    both.direct.wait_for_log("subscribe.started", after=mark)
+    both.assert_equal()
+
+    held = content(both.at_direct, b"site1:cut:")
+    assert {value for _, value, _ in held.values()} == {b"here", b"there"}
+    assert len(held) == 200
+
+
+def test_a_hub_that_is_killed_is_waited_for(both):
+    both.at_direct.set("site1:hub", "before")
+    crossed(both.at_direct, both.at_hub)
+    mark = both.direct.mark()
+    both.hub.server.kill()
+    both.at_direct.set("site1:hub", "while it was away")
+    both.direct.wait_for_log("push.failed", after=mark)
+    both.hub.server.start()
+    both.direct.wait_for_log("subscribe.started", after=mark)
+    eventually(lambda: both.at_hub.get("site1:hub") == b"while it was away", 20)
+    both.assert_equal()
+
+
+def test_check_finds_everything_in_order(both, daemons, certificates):
+    args = ["check", *certificate_flags(certificates), "--ns", "site1:", "-rc"]
+    password = certificates.directory / "hub-password"
+    port = both.hub.server.tls_port
+    checked = daemons.raw(
+        *args,
+        "--hub-user",
+        "site1",
+        "--hub-password-file",
+        password,
+        "--haddr",
+        f"rediss://localhost:{port}",
+        "--raddr",
+        f"127.0.0.1:{both.at_direct.connection_pool.connection_kwargs['port']}",
+    )
+    assert checked.wait() == 0
+    assert "a message came back" in checked.stdout
+    assert "by resp" in checked.stdout
