@@ -65,6 +65,7 @@ REMEDIES = {
     "push.scripts_refused": "Allow +eval +evalsha at the hub.",
     "settings.unknown_variable": "Correct the name of the variable.",
     "site.another_redisrepl": "Stop the other one, or give each its own namespaces.",
+    "site.clock_differs": "Set the clock that is wrong: timedatectl set-ntp true.",
     "site.may_evict": "Have the site's Redis refuse writes instead: maxmemory-policy noeviction.",
     "site.notifications_enabled": "Nothing. If it happens again and again, another client removes the flags.",
     "site.notifications_missing": "Have notify-keyspace-events at the site include what `redisrepl check` names.",

@@ -105,7 +105,7 @@ class HubReader:
         at, states = parse_fetch(items, token)
         if not 0 < len(states) <= len(keys):
             raise ProtocolError(f"the hub {self._hub.url} told of {len(states)} of {len(keys)} keys")
-        return Fetched(dict(zip(keys, states, strict=False)), at)
+        return Fetched(dict(zip(keys, states, strict=False)), at or math.inf)
 
     async def keys(self, prefix: bytes) -> list[bytes]:
         """Every key of a namespace. `KEYS` blocks the hub while it looks, but is exact for any bytes."""

@@ -1,4 +1,4 @@
-"""Commands that a server does not know, or does not let us run: what works without them works (docs/operations.md)."""
+"""Commands that a server does not know, or does not let us run: what works without them works (docs/permissions.md)."""
 
 import pytest
 

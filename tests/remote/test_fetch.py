@@ -49,6 +49,19 @@ async def test_with_scripts_it_is_known_when_it_was_read(hub, session):
     assert seconds * 1_000_000 + microseconds <= fetched.time < (seconds + 60) * 1_000_000
 
 
+async def test_where_the_hub_does_not_tell_the_time_nobody_knows_when_it_was_read(hub, session):
+    """As time 0 it would be older than any message, and an old one would be taken for news."""
+    hub.redis.acl_setuser("default", commands=["+@all", "-time"])
+    try:
+        reader = HubReader(session)
+        fetched = await reader.states(list(STATES))
+    finally:
+        hub.redis.acl_setuser("default", commands=["+@all"])
+
+    assert fetched.states == STATES
+    assert (fetched.time, reader.scripts.allowed) == (math.inf, True)
+
+
 async def test_without_scripts_the_same_is_read_and_scripts_are_tried_again_later(hub, session):
     now = 0.0
     reader = HubReader(session, clock=lambda: now)
