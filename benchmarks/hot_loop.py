@@ -26,6 +26,10 @@ VALUE = b"x" * 64
 STAGES = ("receive", "read", "take", "done")
 
 LOADS = {
+    "HSET, one hash": lambda n: (b"HSET", b"site1:hash", b"field:%012d" % n, VALUE),
+    "SADD, one set": lambda n: (b"SADD", b"site1:set", b"member:%012d" % n),
+    "XADD, one stream": lambda n: (b"XADD", b"site1:stream", b"1700000000000-%d" % n, b"field", VALUE),
+    "XADD, distinct keys": lambda n: (b"XADD", b"site1:key:%012d" % n, b"1700000000000-0", b"field", VALUE),
     "SET, distinct keys": lambda n: (b"SET", b"site1:key:%012d" % n, VALUE),
     "SET, 100 hot keys": lambda n: (b"SET", b"site1:key:%012d" % (n % 100), VALUE),
     "SET, other namespace": lambda n: (b"SET", b"site2:key:%012d" % n, VALUE),

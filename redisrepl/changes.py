@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 #: Under which name of `--replicate` the values of a type are carried; types are named by Redis' own words for them.
-KIND_OF_TYPE = {"string": "set", "hash": "hset", "set": "sets", "zset": "zsets", "list": "lists"}
+KIND_OF_TYPE = {"string": "set", "hash": "hset", "set": "sets", "zset": "zsets", "list": "lists", "stream": "streams"}
 
 #: What `--replicate` may name: values of each type, removals, expiry times.
 KINDS = frozenset({*KIND_OF_TYPE.values(), "del", "expire"})
@@ -64,8 +64,8 @@ class StringSet:
 class HashSet:
     """These elements of the collection hold these values now; others are as they were.
 
-    A collection is a hash, whose fields have values; a set, whose members all have the same, an empty one; or a sorted
-    set, whose members have scores, as text (`wire.collections`).
+    A collection is a hash, whose fields have values; a set, whose members all have the same, an empty one; a sorted
+    set, whose members have scores, as text (`wire.collections`); or a stream, whose entries have ids (`wire.entries`).
     A value of None says that the element changed to something the command does not tell: it must be read.
     Whoever holds the change owns the dictionary.
     """
@@ -173,7 +173,7 @@ class SequenceState:
     type: str = "list"
 
 
-#: What a key holds; None: there is no such key. Other types are named by Redis' own word for them (`stream`, ...).
+#: What a key holds; None: there is no such key. Other types are named by Redis' own word for them (`module`, ...).
 State = StringState | HashState | SequenceState | str | None
 
 #: Stands for a type where the server does not let us read the key.

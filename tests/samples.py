@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from redisrepl.changes import HashState, SequenceState, StringState
 from redisrepl.wire.collections import score_of
+from redisrepl.wire.entries import LAST_ID, entry_name, entry_value, entry_words, plain_id
 
 REPLID = "8371445ee47b3a83d9f2d1e0b2d1d8c3f4a5b6c7"
 ALL_BYTES = bytes(range(256))
@@ -60,6 +61,24 @@ def resp_like(*, leaves=None):
 #: Scores in the form in which they are compared.
 scores = st.floats(allow_nan=False).map(score_of) | st.sampled_from([b"0", b"1", b"1e+20", b"inf", b"-inf"])
 
+_ids = st.integers(0, 3) | st.integers(1, (1 << 64) - 1)
+_entries = st.dictionaries(
+    st.builds(lambda ms, seq: entry_name(b"%d-%d" % (ms, seq)), _ids, _ids.filter(bool)),
+    st.lists(st.binary(max_size=20) | st.sampled_from([b"", b"1:2", b"\x00:"]), min_size=2, max_size=6)
+    .filter(lambda words: len(words) % 2 == 0)
+    .map(entry_value),
+    max_size=9,
+)
+
+
+@st.composite
+def streams(draw, expiries=st.none()):  # noqa: B008 - a strategy is a constant
+    """Entries, or none, and a last id that is not below them."""
+    entries = draw(_entries)
+    greatest = plain_id(max(entries)) if entries else b"0-0"
+    last = max(greatest, draw(st.sampled_from([b"0-1", b"5-7", b"18446744073709551615-1"])), key=entry_name)
+    return HashState({**entries, LAST_ID: last}, draw(expiries), "stream")
+
 
 def write(redis, key, state):
     """Have a server hold exactly this under a key."""
@@ -73,6 +92,13 @@ def write(redis, key, state):
             redis.sadd(key, *members)
         case HashState(members, at, "zset"):
             redis.execute_command("ZADD", key, *(word for member, score in members.items() for word in (score, member)))
+        case HashState(elements, at, "stream"):
+            for name in sorted(elements.keys() - {LAST_ID}):
+                redis.execute_command("XADD", key, plain_id(name), *entry_words(elements[name]))
+            if len(elements) == 1:
+                redis.execute_command("XADD", key, "0-1", "f", "v")
+                redis.execute_command("XTRIM", key, "MAXLEN", 0)
+            redis.execute_command("XSETID", key, elements[LAST_ID])
         case HashState(fields, at):
             redis.hset(key, mapping=dict(fields))
         case _:

@@ -31,8 +31,8 @@ CHANGES = [
     (HashSet(b"k", {b"m": b""}, "set"), {"sets"}),
     (HashSet(b"k", {b"m": b"1"}, "zset"), {"zsets"}),
     (SequenceSet(b"k", (b"a", b"a")), {"lists"}),
-    (Touch(b"k"), {"set", "hset", "sets", "zsets", "lists"}),
-    (Touch(b"k", replaces=True), {"set", "hset", "sets", "zsets", "lists"}),
+    (Touch(b"k"), {"set", "hset", "sets", "zsets", "lists", "streams"}),
+    (Touch(b"k", replaces=True), {"set", "hset", "sets", "zsets", "lists", "streams"}),
     (Touch(b"k", "set"), {"set"}),
     (Touch(b"k", "expire"), {"expire"}),
     (Deleted(b"k"), {"del"}),
@@ -51,7 +51,9 @@ def test_a_change_crosses_under_any_of_its_kinds(change, kinds):
         assert is_replicated(change, choice) is bool(kinds & choice)
 
 
-@pytest.mark.parametrize(("type_", "kind"), [("hash", "hset"), ("set", "sets"), ("zset", "zsets")])
+@pytest.mark.parametrize(
+    ("type_", "kind"), [("hash", "hset"), ("set", "sets"), ("zset", "zsets"), ("stream", "streams")]
+)
 def test_the_removal_of_an_element_crosses_where_removals_and_its_type_do(type_, kind):
     for choice in ALL_CHOICES:
         assert is_replicated(FieldsDeleted(b"k", (b"f",), type_), choice) is (choice >= {"del", kind})
@@ -59,7 +61,7 @@ def test_the_removal_of_an_element_crosses_where_removals_and_its_type_do(type_,
 
 def test_a_type_is_carried_under_its_kind():
     assert types_of(frozenset({"set", "hset", "del"})) == {"string", "hash"}
-    assert types_of(KINDS) == {"string", "hash", "set", "zset", "list"}
+    assert types_of(KINDS) == {"string", "hash", "set", "zset", "list", "stream"}
 
 
 @pytest.mark.parametrize(

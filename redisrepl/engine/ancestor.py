@@ -24,6 +24,7 @@ from redisrepl.changes import (
     StringState,
 )
 from redisrepl.wire.digests import element_of, elements_of, sequence_digest, string_digest
+from redisrepl.wire.entries import with_last_id
 
 __all__ = ["NOTHING_AGREED", "Agreed", "Facts", "note_changes", "note_state"]
 
@@ -119,7 +120,8 @@ def note_changes(facts: Facts, changes: Iterable[Change]) -> None:
             case StringSet(key, value, expires_at_ms):
                 facts.string(key, string_digest(key, value), expires_at_ms)
             case HashSet(key, fields, kind):
-                known = {name: element_of(name, value, kind) for name, value in fields.items() if value is not None}
+                values = with_last_id(fields) if kind == "stream" else fields
+                known = {name: element_of(name, value, kind) for name, value in values.items() if value is not None}
                 facts.fields(key, known)
             case SequenceSet(key, items, kind):
                 facts.string(key, sequence_digest(key, items, kind), None)

@@ -31,6 +31,7 @@ from redisrepl.changes import (
 from redisrepl.engine.ancestor import NOTHING_AGREED, Agreed
 from redisrepl.engine.plans import Alternatives, Expectation
 from redisrepl.wire.digests import digest_of, element_of, elements_of
+from redisrepl.wire.entries import LAST_ID
 
 __all__ = ["Condition", "condition_for", "condition_of_state", "state_of"]
 
@@ -99,6 +100,8 @@ def _was_no_collection(known: Agreed) -> bool:
 def _was_another(known: Agreed, state: HashState, kinds: frozenset[str]) -> bool:
     """Whether it was of another type when it was agreed on, or has none of the elements any more that it had."""
     if known.elements and "del" in kinds:
+        if state.type == "stream":  # which stays when it has no entry left, and so do its consumer groups
+            return LAST_ID not in known.elements
         return known.elements.keys().isdisjoint(state.fields)
     return _was_no_collection(known)
 
@@ -115,7 +118,8 @@ def _condition_of_elements(
     if changed:
         changes.append(HashSet(key, dict(changed), type_))
     if gone:
-        changes.append(FieldsDeleted(key, tuple(gone), type_))
+        # A stream stays when it has no entry left, and takes a lower last id only then.
+        changes.insert(0 if type_ == "stream" else 1, FieldsDeleted(key, tuple(gone), type_))
     if "expire" in kinds and (state.expires_at_ms != known.expires_at_ms or expected):  # which was planned with them
         changes.append(ExpirySet(key, state.expires_at_ms))
     if not changes:

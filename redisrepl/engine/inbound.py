@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
-from redisrepl.changes import KIND_OF_TYPE, Change, HashSet, SequenceSet, State, Touch, is_replicated
+from redisrepl.changes import KIND_OF_TYPE, Change, FieldsDeleted, HashSet, SequenceSet, State, Touch, is_replicated
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.freshness import Freshness
 from redisrepl.engine.merging import merge
@@ -303,7 +303,7 @@ class Inbound:
         for key, (change, _) in self._told.items():
             if key in self._fetching or self._expected_local.holds(key) or key in self.dirty:
                 continue  # a dirty key is fetched
-            taken[key] = [change]
+            taken[key] = _apart(change)
             if len(taken) >= most:
                 break
         for key in taken:
@@ -425,9 +425,20 @@ class Inbound:
         return fields is not None and key in self._own and self._own[key].issuperset(fields)
 
 
+def _apart(change: Change) -> list[Change]:
+    """What was told of a stream's entries that are there now, and of such that are gone."""
+    if not isinstance(change, HashSet) or change.type != "stream" or None not in change.fields.values():
+        return [change]
+    there: dict[bytes, bytes | None] = {name: value for name, value in change.fields.items() if value is not None}
+    gone = FieldsDeleted(change.key, tuple(name for name in change.fields if name not in there), change.type)
+    return [HashSet(change.key, there, change.type), gone] if there else [gone]
+
+
 def _echoes_of(change: Change) -> Sequence[Change]:
     """The changes that the site's stream shows once this one was applied."""
     if isinstance(change, SequenceSet):
         touch = Touch(change.key, KIND_OF_TYPE[change.type], replaces=True)
         return [touch] * -(-len(change.items) // MAX_WORDS_AT_SITE)
+    if isinstance(change, HashSet) and change.type == "stream":
+        return [HashSet(change.key, {name: value}, change.type) for name, value in change.fields.items()]
     return (change,)

@@ -30,6 +30,7 @@ from redisrepl.changes import (
 from redisrepl.engine.ancestor import NOTHING_AGREED, Agreed
 from redisrepl.engine.reconcile import Circumstances, Digest, Verdict, reconcile
 from redisrepl.wire.digests import UNREADABLE, digest_of, elements_of
+from redisrepl.wire.entries import LAST_ID, greater_id
 
 __all__ = ["Alternatives", "ConflictWinner", "Expectation", "Plan", "Policy", "circumstances", "plan_for", "replacing"]
 
@@ -209,6 +210,9 @@ def _plan_elements(
     if KIND_OF_TYPE[type_] not in policy.kinds:
         return plan
     verdicts = _verdicts(site, hub, ancestor, about, newer)
+    if type_ == "stream" and verdicts.get(LAST_ID) is Verdict.CONFLICT:
+        theirs = greater_id(site.fields[LAST_ID], hub.fields[LAST_ID]) == hub.fields[LAST_ID]
+        verdicts[LAST_ID] = Verdict.APPLY if theirs else Verdict.PUSH
     conflicts = [name for name, verdict in verdicts.items() if verdict is Verdict.CONFLICT]
     if conflicts:
         plan.winner = policy.winner
@@ -221,7 +225,8 @@ def _plan_elements(
     if put := {name: hub.fields[name] for name in applied if name in hub.fields}:
         plan.apply.append(HashSet(key, dict(put), type_))
     if gone := tuple(name for name in applied if name not in hub.fields):
-        plan.apply.append(FieldsDeleted(key, gone, type_))
+        # A stream stays when it has no entry left, and takes a lower last id only then.
+        plan.apply.insert(0 if type_ == "stream" else 1, FieldsDeleted(key, gone, type_))
     if pushed:
         plan.push = HashSet(key, dict.fromkeys(pushed), type_)
         far = elements_of({name: hub.fields[name] for name in pushed if name in hub.fields}, type_)

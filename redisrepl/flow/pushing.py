@@ -14,7 +14,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, Protocol
 
-from redisrepl.changes import DENIED, Change, Deleted, FieldsDeleted, HashSet, State, Touch
+from redisrepl.changes import DENIED, Change, Deleted, FieldsDeleted, HashSet, HashState, State, Touch
 from redisrepl.engine.ancestor import note_changes
 from redisrepl.engine.merging import size_of
 from redisrepl.engine.outbound import Outbound
@@ -27,6 +27,7 @@ from redisrepl.observe.troubles import Trouble
 from redisrepl.remote.fence import NoFence
 from redisrepl.remote.push import Pushed
 from redisrepl.store import Facts, Store
+from redisrepl.wire.entries import FIRST_ID, LAST_ID
 from redisrepl.wire.writes import UNCHANGED
 
 __all__ = ["Pushing"]
@@ -295,6 +296,9 @@ class Pushing:
             case Touch(key):
                 if state is DENIED:
                     self.outbound.given_up(key, _UNREADABLE)
+                if change.replaces and isinstance(state, HashState) and state.type == "stream":
+                    self.outbound.doubt(key)  # compared entry by entry, since a new one would have no consumer groups
+                    return ()
                 return settle(change, state, kinds)
             case HashSet(key, fields, kind) if None in fields.values():
                 names = [field for field, value in fields.items() if value is None]
@@ -304,7 +308,21 @@ class Pushing:
                     self.outbound.given_up(key, _UNREADABLE)
                     return ()
                 read = dict(zip(names, values, strict=True))
+                if FIRST_ID in read:
+                    return await self._trimmed(key, {**fields, **read})
                 gone = tuple(field for field, value in read.items() if value is None) if "del" in kinds else ()
                 return [HashSet(key, {**fields, **read}, kind), *([FieldsDeleted(key, gone, kind)] if gone else [])]
             case _:
                 return [change]
+
+    async def _trimmed(self, key: bytes, elements: dict[bytes, bytes | None]) -> Sequence[Change]:
+        """What became of a stream whose first entries were removed: those that both sides had until now are to go."""
+        first = elements.pop(FIRST_ID) or LAST_ID  # which sorts behind all entries
+        there: dict[bytes, bytes | None] = {}
+        there |= {name: value for name, value in elements.items() if value is not None and name >= first}
+        changes: list[Change] = [HashSet(key, there, "stream")] if there else []
+        if "del" in self.outbound.kinds:
+            gone = await self._store.names_before(key, first) | (elements.keys() - there.keys())
+            if gone:
+                changes.append(FieldsDeleted(key, tuple(sorted(gone)), "stream"))
+        return changes

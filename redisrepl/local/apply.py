@@ -21,12 +21,13 @@ from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, Sequenc
 from redisrepl.errors import PeerUnavailableError, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import translated
-from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, put_words
+from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, as_server_takes, put_words
 from redisrepl.wire.commands import ORIGIN_CHANNEL
+from redisrepl.wire.entries import PUT_STREAM_SCRIPT
 from redisrepl.wire.replies import number
 from redisrepl.wire.writes import MAX_WORDS_AT_SITE, commands_of
 
-__all__ = ["MOST_FIELDS", "Applied", "SiteWriter", "Turn", "site_commands"]
+__all__ = ["MOST_FIELDS", "Applied", "SiteWriter", "Turn", "as_site_takes", "site_commands"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -105,7 +106,8 @@ class SiteWriter:
         opening: list[Sequence[bytes]] = [[b"MULTI"]]
         if self._origin is not None:
             opening.append([b"PUBLISH", ORIGIN_CHANNEL, self._origin])
-        replies = await self._replies(connection, [*opening, *commands, [b"EXEC"], _INFO])
+        spelled = [*opening, *map(as_site_takes, commands), [b"EXEC"], _INFO]
+        replies = await self._replies(connection, spelled)
         executed, info = replies[-2:]
         if self._origin is not None and _is_refused(replies[1]):
             _log.warning(
@@ -250,6 +252,11 @@ def _offset(info: Any) -> int:
     raise PeerUnavailableError(f"the site's Redis does not report its replication offset: {said}")
 
 
+def as_site_takes(command: Sequence[bytes]) -> Sequence[bytes]:
+    """A command of `site_commands` as the site takes it: what puts elements into a stream is a script."""
+    return [b"EVAL", PUT_STREAM_SCRIPT, b"1", *command[1:]] if command[0] == b"STREAMSET" else command
+
+
 def _commands(changes: Sequence[Change]) -> tuple[list[list[bytes]], list[list[int]]]:
     """The commands for changes, and for each command the indexes of the changes that it stands for."""
     commands: list[list[bytes]] = []
@@ -277,6 +284,7 @@ def site_commands(change: Change) -> list[list[bytes]]:
         items = change.items
         return [[append, change.key, *items[start : start + step]] for start in range(0, len(items), step)]
     if isinstance(change, HashSet):
-        kind, known = COLLECTIONS[change.type], [(name, v) for name, v in change.fields.items() if v is not None]
-        return [[kind.put, change.key, *kind.options, *put_words(change.type, known)]]
+        kind, known = COLLECTIONS[change.type], as_server_takes(change.type, change.fields)
+        words = put_words(change.type, [(name, v) for name, v in known.items() if v is not None])
+        return [[kind.put, change.key, *kind.options, *words]]
     return list(commands_of(change))

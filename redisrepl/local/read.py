@@ -18,7 +18,8 @@ from redisrepl.errors import PeerUnavailableError, ProtocolError, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import ask, ask_all, scripts_at, translated
 from redisrepl.namespaces import glob_escape, printable
-from redisrepl.wire.collections import COLLECTIONS, READABLE, elements_in, extra_types, score_text
+from redisrepl.wire.collections import COLLECTIONS, READABLE_SINGLY, elements_in, extra_types, score_text
+from redisrepl.wire.entries import FIRST_ID, LAST_ID, entries_in, is_entry, plain_id, stream_facts
 from redisrepl.wire.replies import as_bytes, as_clock, as_integer, as_page, as_pairs, as_strings, wrong
 from redisrepl.wire.states import STATES_SCRIPT, TOO_LARGE, parse_states
 from redisrepl.wire.unwanted import MAX_VALUE
@@ -56,7 +57,7 @@ class SiteReader:
         self._client = client
         self._address = address
         self._max_value = max_value
-        self._types = sorted(set(types) & READABLE.keys() - {"hash"})
+        self._types = sorted(set(types) & READABLE_SINGLY.keys() - {"hash"})
         self._others = extra_types(types)
         self._named: set[bytes] = set()  # keys that were said to be too large
         self._scripts = scripts_at(client, address)
@@ -133,7 +134,7 @@ class SiteReader:
     async def _one_by_one(self, keys: Sequence[bytes]) -> list[State]:
         """Where scripts are not allowed."""
         types = ["hash", *self._types]
-        reads = [[[READABLE[type_].read, key, *READABLE[type_].range] for type_ in types] for key in keys]
+        reads = [[[READABLE_SINGLY[t].read, key, *READABLE_SINGLY[t].range] for t in types] for key in keys]
         questions = [
             [[b"TYPE", key], [b"PTTL", key], [b"GET", key], *of_key] for key, of_key in zip(keys, reads, strict=True)
         ]
@@ -195,6 +196,8 @@ class SiteReader:
         Raises:
             KeyDeniedError: the server does not let us read the key.
         """
+        if kind == "stream":
+            return await self._entries(key, fields)
         command = COLLECTIONS[kind].read_some
         with translated(self._address):
             try:
@@ -209,6 +212,24 @@ class SiteReader:
             if set(map(type, reply)) <= {bytes, _Nothing}:
                 return reply if kind == "hash" else [None if score is None else score_text(score) for score in reply]
         raise wrong(self._asked(command.decode()), f"a list of {len(fields)}", reply)
+
+    async def _entries(self, key: bytes, names: Sequence[bytes]) -> list[bytes | None]:
+        """Likewise for entries of a stream, its last id, and the name of its first entry."""
+        ids = [plain_id(name) for name in names if is_entry(name)]
+        questions = [[b"XINFO", b"STREAM", key], *([b"XRANGE", key, id_, id_] for id_ in ids)]
+        with translated(self._address):
+            about, *replies = await ask_all(self._client, questions)
+            if isinstance(about, redis.exceptions.ResponseError):
+                if str(about).startswith(("WRONGTYPE", "no such key")):
+                    return [None] * len(names)
+                raise about
+        last_id, first = stream_facts(about, self._asked("XINFO STREAM"))
+        found: dict[bytes, bytes] = {}
+        for reply in replies:
+            if isinstance(reply, list):  # or it became another type meanwhile
+                found |= entries_in(reply)
+        found |= {LAST_ID: last_id, **({FIRST_ID: first} if first is not None else {})}
+        return list(map(found.get, names))
 
 
 def _apart(keys: Sequence[bytes], large: frozenset[bytes]) -> tuple[Sequence[bytes], Sequence[bytes]]:

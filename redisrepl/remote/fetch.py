@@ -18,7 +18,7 @@ from redisrepl.namespaces import glob_escape
 from redisrepl.remote.hub import Hub
 from redisrepl.remote.refusals import refuses_scripts
 from redisrepl.scripts import Scripts
-from redisrepl.wire.collections import COLLECTIONS, READABLE, elements_in, extra_types
+from redisrepl.wire.collections import COLLECTIONS, READABLE_SINGLY, elements_in, extra_types
 from redisrepl.wire.states import STATES_SCRIPT, parse_fetch
 from redisrepl.wire.unwanted import MAX_VALUE
 
@@ -72,7 +72,7 @@ class HubReader:
         self._hub = hub
         self.scripts = Scripts(hub.eval, refuses_scripts, clock=clock)
         self._max_value = max_value
-        self._types = sorted(set(types) & READABLE.keys() - {"hash"})
+        self._types = sorted(set(types) & READABLE_SINGLY.keys() - {"hash"})
         self._others = extra_types(types)
         self._most_bytes = self._max_bytes = max_bytes
 
@@ -133,7 +133,7 @@ class HubReader:
     async def _collection(self, key: bytes) -> State:
         """Likewise a key that is no string."""
         for type_ in ("hash", *self._types):
-            kind = READABLE[type_]
+            kind = READABLE_SINGLY[type_]
             try:
                 flat = await self._hub.strings(kind.read, key, *kind.range)
             except CommandRefusedError as error:

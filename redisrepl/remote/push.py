@@ -26,6 +26,7 @@ from redisrepl.scripts import Scripts
 from redisrepl.wire.batches import (
     MOVED,
     PUSH_SCRIPT,
+    PUSH_STREAMS_SCRIPT,
     UNCHANGED,
     Answer,
     Fencing,
@@ -111,7 +112,8 @@ class HubPusher:
     ) -> None:
         self._hub = hub
         self.scripts = Scripts(hub.eval, refuses_scripts, clock=clock)
-        self._head = len(hub.spell([PUSH_SCRIPT, *batch_words(bytes(24))])) + _AROUND  # bytes of a body beside commands
+        self._script = PUSH_STREAMS_SCRIPT if "stream" in types else PUSH_SCRIPT
+        self._head = len(hub.spell([self._script, *batch_words(bytes(24))])) + _AROUND  # a body without commands
         self._reader = HubReader(hub, types=types)
         self.fence = fence or NoFence()
         self._on_fence_lost = on_fence_lost
@@ -273,7 +275,7 @@ class HubPusher:
         token = self.scripts.token()
         spelled = [part.encoded for part in parts]
         request = self.scripts.run(
-            PUSH_SCRIPT,
+            self._script,
             batch_words(token, told, fencing),
             spelled=spelled,
             count=sum(len(part.command) + 1 for part in parts),
@@ -371,8 +373,8 @@ def _singly(command: Sequence[bytes]) -> list[Sequence[bytes]]:
     return [[*command[:2], *command[at : at + step]] for at in range(2, len(command), step)]
 
 
-_PUTTING = frozenset({b"SET", *(kind.put for kind in COLLECTIONS.values())})
-_WORDS_OF_ELEMENT = {b"HSETNX": 2, b"ZADDNX": 2, **{kind.put_if: 3 for kind in COLLECTIONS.values()}}
+_PUTTING = frozenset({b"SET", *(kind.put for kind in COLLECTIONS.values() if kind.put != b"STREAMSET")})
+_WORDS_OF_ELEMENT = {b"HSETNX": 2, b"ZADDNX": 2, b"STREAMNEW": 2, **{kind.put_if: 3 for kind in COLLECTIONS.values()}}
 
 #: What is worst of the outcomes of one key is kept; that nothing changed is no error.
 _MILDEST = (UNCHANGED, MOVED)

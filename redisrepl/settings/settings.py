@@ -23,7 +23,7 @@ __all__ = ["ENV_PREFIX", "ByteSize", "Settings", "flag_of", "load_settings", "sp
 
 ENV_PREFIX = "REDISREPL_"
 #: What `--replicate` may name; `changes.KINDS`, which this module need not load.
-_KINDS = ("set", "hset", "sets", "zsets", "lists", "del", "expire")
+_KINDS = ("set", "hset", "sets", "zsets", "lists", "streams", "del", "expire")
 #: Variables that are no settings: the path of the TOML file.
 _OTHER_VARIABLES = frozenset({"CONFIG"})
 #: What helps where the file is no TOML, by what Python says.
@@ -156,8 +156,8 @@ class Settings(Declared):
         frozenset({"set", "hset"}),
         read=_kinds,
         example="set,hset,del,expire",
-        description="what is replicated: strings (set), hashes (hset), sets, zsets, lists, removals (del), expiry times"
-        " (expire), or all",
+        description="what is replicated: strings (set), hashes (hset), sets, zsets, lists, streams, removals (del), "
+        "expiry times (expire), or all",
     )
     every_write: bool = Field(False, description="push each value that a key had, in order; otherwise only its latest")
 

@@ -264,6 +264,11 @@ class Database:
         )
         return {name: int.from_bytes(digest) for name, digest in rows}
 
+    def names_before(self, key: bytes, name: bytes) -> set[bytes]:
+        """The names of the agreed elements of a collection that sort before this one."""
+        query = "SELECT field FROM elements WHERE key = ? AND field < ?"
+        return {found for (found,) in self._connection.execute(query, (key, name))}
+
     def _select(self, query: str, names: Iterable[bytes], *parameters: bytes) -> Iterator[tuple[Any, ...]]:
         remaining = iter(names)
         while part := tuple(islice(remaining, _ASKED)):

@@ -269,6 +269,17 @@ class Folder:
             return row, None
         return row, self._database.merged(key, entry, before)
 
+    def names_before(self, key: bytes, name: bytes, forgotten: Callable[[bytes], bool]) -> set[bytes]:
+        """The names of the agreed elements of a collection that sort before this one."""
+        entry = self._changes.get(key, _UNCHANGED)
+        if forgotten(key) or entry is None or isinstance(entry, tuple):
+            return set()
+        names = set() if entry.whole else self._database.names_before(key, name)
+        for changed, digest in entry.elements.items():
+            if changed < name:
+                (names.discard if digest is None else names.add)(changed)
+        return names
+
     def _sent(
         self, keys: Collection[bytes], batches: Mapping[int, tuple[bytes, frozenset[bytes]]]
     ) -> dict[bytes, list[Entry]]:

@@ -324,6 +324,17 @@ class Store:
             return None
         return await self._ask(partial(self._folder.agreed_since, number, most), None)
 
+    async def names_before(self, key: bytes, name: bytes) -> set[bytes]:
+        """The names of the elements of a collection that are agreed on and sort before this one."""
+        self._write()
+        forgotten = self._unwritten.forgotten()
+
+        def question() -> set[bytes]:
+            self._folder.catch_up()
+            return self._folder.names_before(key, name, forgotten)
+
+        return await self._ask(question, set())
+
     async def sums(self, prefix: bytes) -> list[int]:
         """For each of the 256 buckets the sum, modulo 2**48, of the digests of the prefix's keys."""
         await self.fold()

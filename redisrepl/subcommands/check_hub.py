@@ -41,8 +41,8 @@ _CANARY_PATIENCE = 10.0
 _SMALLEST_BODY = 16 << 10
 _FORBIDDEN = 403
 _SERVER_ERROR = 500
-#: What is asked of a key that is not there; `HSET` with half a pair is refused once the permission is there. `SADD` and
-#: `RPUSH` have no form that would write nothing.
+#: What is asked of a key that is not there; `HSET` with half a pair, and an entry 0-0, are refused once the permission
+#: is there. `SADD` and `RPUSH` have no form that would write nothing.
 _ASKED: dict[str, tuple[tuple[bytes, ...], ...]] = {
     "": ((b"TYPE",), (b"GET",), (b"HGETALL",), (b"PTTL",)),
     "set": ((b"SET", b"", b"XX"),),
@@ -50,6 +50,10 @@ _ASKED: dict[str, tuple[tuple[bytes, ...], ...]] = {
     "sets": ((b"SREM", b"m"), (b"SMEMBERS",), (b"SISMEMBER", b"m")),
     "zsets": ((b"ZADD", b"no score", b"m"), (b"ZREM", b"m"), (b"ZRANGE", b"0", b"-1"), (b"ZSCORE", b"m")),
     "lists": ((b"LTRIM", b"0", b"-1"), (b"LRANGE", b"0", b"-1"), (b"LLEN",)),
+    "streams": (
+        *((b"XADD", b"0-0", b"f", b"v"), (b"XSETID", b"0-0"), (b"XDEL", b"0-1"), (b"XTRIM", b"MAXLEN", b"0")),
+        *((b"XRANGE", b"-", b"+"), (b"XREVRANGE", b"+", b"-")),
+    ),
     "del": ((b"DEL",), (b"HDEL", b"f")),
     "expire": ((b"PEXPIRETIME",), (b"PEXPIREAT", b"1"), (b"PERSIST",)),
 }

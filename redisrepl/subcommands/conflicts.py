@@ -27,6 +27,7 @@ from redisrepl.namespaces import printable
 from redisrepl.store.kept import Kept, KeptConflicts
 from redisrepl.store.losers import SUFFIX, UnusableError
 from redisrepl.subcommands.jsonlines import encode_bytes, encode_number
+from redisrepl.wire.entries import entry_words, is_entry, plain_id
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -143,7 +144,7 @@ async def _restore(
 
 async def _write(client: redis.asyncio.Redis, key: bytes, state: StringState | HashState | SequenceState) -> str:
     """Write it; returns what was done."""
-    from redisrepl.local.apply import site_commands  # noqa: PLC0415 - as above
+    from redisrepl.local.apply import as_site_takes, site_commands  # noqa: PLC0415 - as above
 
     kind: bytes = await client.execute_command(b"TYPE", key)  # type: ignore[no-untyped-call]
     holds = kind.decode("ascii", "backslashreplace")
@@ -170,10 +171,10 @@ async def _write(client: redis.asyncio.Redis, key: bytes, state: StringState | H
         if whole and expires_at_ms is not None:
             commands += site_commands(ExpirySet(key, expires_at_ms))
     else:
-        one, collection = _ELEMENTS[state.type]
-        raise RedisreplError(f"{name}: a {holds} is there, which takes no {one}s of {collection}: remove it first")
+        elements = _elements(0, state.type).removeprefix("0 ")
+        raise RedisreplError(f"{name}: a {holds} is there, which takes no {elements}: remove it first")
     for command in commands:
-        await client.execute_command(*command)  # type: ignore[no-untyped-call]
+        await client.execute_command(*as_site_takes(command))  # type: ignore[no-untyped-call]
     return said + (f", expiring on {_time(expires_at_ms / 1000)}" if whole and expires_at_ms is not None else "")
 
 
@@ -235,12 +236,21 @@ def _json_value(state: State) -> str:
     match state:
         case StringState(value):
             return encode_bytes(value)
-        case HashState(fields):
-            return f"[{','.join(f'[{encode_bytes(field)},{encode_bytes(value)}]' for field, value in fields.items())}]"
+        case HashState(fields, _, type_):
+            return f"[{','.join(f'[{name},{value}]' for name, value in _json_elements(type_, fields))}]"
         case SequenceState(items):
             return f"[{','.join(map(encode_bytes, items))}]"
         case _:
             return "null"
+
+
+def _json_elements(type_: str, elements: Mapping[bytes, bytes]) -> Iterator[tuple[str, str]]:
+    """Names and values of elements; an entry of a stream is its fields and values in turn."""
+    for name, value in elements.items():
+        if type_ == "stream" and is_entry(name):
+            yield encode_bytes(plain_id(name)), f"[{','.join(map(encode_bytes, entry_words(value)))}]"
+        else:
+            yield encode_bytes(name), encode_bytes(value)
 
 
 def _escaped(text: str) -> str:
@@ -267,9 +277,8 @@ def _shown(found: _Found) -> Iterator[str]:
     match state:
         case StringState(value):
             yield _escaped(encode_bytes(value))
-        case HashState(fields):
-            for field, value in fields.items():
-                yield _escaped(f"{encode_bytes(field)}: {encode_bytes(value)}")
+        case HashState(fields, _, type_):
+            yield from (_escaped(f"{name}: {value}") for name, value in _json_elements(type_, fields))
         case SequenceState(items):
             yield from (_escaped(encode_bytes(item)) for item in items)
 
@@ -331,12 +340,17 @@ _ELEMENTS = {
     "set": ("member", "a set"),
     "zset": ("member", "a sorted set"),
     "list": ("item", "a list"),
+    "stream": ("entry", "a stream"),
 }
 
 
 def _elements(count: int, type_: str) -> str:
     one, whole = _ELEMENTS[type_]
-    return f"1 {one} of {whole}" if count == 1 else f"{count:,} {one}s of {whole}"
+    return f"1 {one} of {whole}" if count == 1 else f"{count:,} {_several(one)} of {whole}"
+
+
+def _several(one: str) -> str:
+    return "entries" if one == "entry" else f"{one}s"
 
 
 def _place(place: _Place) -> str:

@@ -3,9 +3,10 @@
 In: the type of a collection, by Redis' own word. Out: words of commands, names of events, elements from replies. Left
 to others: which elements (`engine`), how many in one command (`wire.writes`).
 
-A hash's fields with their values, a set's members and a sorted set's members with their scores are the same thing to
-everybody else: elements, each with a name and a value. Another kind of collection is another row of the table here, its
-commands in `wire.commands`, and its branch in the scripts of `wire.states`, `wire.digests` and `wire.batches`.
+A hash's fields with their values, a set's members, a sorted set's members with their scores and a stream's entries are
+the same thing to everybody else: elements, each with a name and a value. Another kind of collection is another row of
+the table here, its commands in `wire.commands`, and its branch in the scripts of `wire.states`, `wire.digests` and
+`wire.batches`.
 
 A score is text. Redis prints the same double in different ways (`%.17g` before 7.2, the shortest form since), so it is
 brought to one form here, and in each script: what C's `%.17g` makes of it. A zero has no sign there: a small sorted set
@@ -15,20 +16,28 @@ forgets it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+from redisrepl.wire.entries import element_name, plain_id, stream_elements
 
 __all__ = [
     "COLLECTIONS",
     "READABLE",
+    "READABLE_SINGLY",
     "SEQUENCES",
     "Collection",
     "SequenceKind",
+    "as_server_takes",
     "elements_in",
     "extra_types",
+    "name_here",
+    "names_at_server",
     "put_words",
     "score_of",
     "score_text",
 ]
+
+Value = TypeVar("Value")
 
 
 class Collection(NamedTuple):
@@ -79,6 +88,11 @@ COLLECTIONS = {
         *(b"ZADD", (b"CH",), b"ZREM", b"ZADDIF", b"ZADDNX", b"ZREMIF", b"zadd", b"zrem"),
         *(b"ZRANGE", (b"0", b"-1", b"WITHSCORES"), b"ZMSCORE", b"z", "z"),
     ),
+    # `STREAMSET` and its like only the scripts know (`wire.entries`); an entry is read by itself, with its last id.
+    "stream": Collection(
+        *(b"STREAMSET", (), b"XDEL", b"STREAMIF", b"STREAMNEW", b"XDELIF", b"xadd", b"xdel"),
+        *(b"XRANGE", (b"-", b"+"), b"XINFO", b"x", "t"),
+    ),
 }
 
 
@@ -109,6 +123,9 @@ SEQUENCES = {"list": SequenceKind(b"LISTSET", b"LISTIF", b"RPUSH", b"LRANGE", (b
 #: What is read by one command.
 READABLE: dict[str, Collection | SequenceKind] = {**COLLECTIONS, **SEQUENCES}
 
+#: What can be read where scripts are refused: a stream and its last id only one step can tell.
+READABLE_SINGLY = {type_: kind for type_, kind in READABLE.items() if type_ != "stream"}
+
 #: Scores of so many digits at most are exact, and printed alike by everybody.
 _PLAIN = 15
 
@@ -137,8 +154,28 @@ def put_words(type_: str, elements: Iterable[tuple[bytes, bytes]]) -> Iterator[b
         if type_ == "zset":
             yield value
         yield name
-        if type_ == "hash":
+        if type_ in _VALUES_BEHIND:
             yield value
+
+
+_VALUES_BEHIND = frozenset({"hash", "stream"})
+
+
+def as_server_takes(type_: str, elements: Mapping[bytes, Value]) -> Mapping[bytes, Value]:
+    """Elements by the names that servers have for them, and in an order in which they can be added."""
+    if type_ == "stream":
+        return {plain_id(name): value for name, value in sorted(elements.items())}
+    return elements
+
+
+def name_here(type_: str, name: bytes) -> bytes:
+    """The name of an element, from the one that servers have for it."""
+    return element_name(name) if type_ == "stream" else name
+
+
+def names_at_server(type_: str, names: Iterable[bytes]) -> Iterable[bytes]:
+    """The names of elements as servers have them."""
+    return map(plain_id, names) if type_ == "stream" else names
 
 
 def elements_in(type_: str, flat: Sequence[bytes]) -> Mapping[bytes, bytes]:
@@ -149,6 +186,8 @@ def elements_in(type_: str, flat: Sequence[bytes]) -> Mapping[bytes, bytes]:
     """
     if type_ == "set":
         return dict.fromkeys(flat, b"")
+    if type_ == "stream":
+        return stream_elements(flat)
     pairs = zip(flat[::2], flat[1::2], strict=True)
     return {name: score_text(score) for name, score in pairs} if type_ == "zset" else dict(pairs)
 

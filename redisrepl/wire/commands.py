@@ -28,6 +28,7 @@ from redisrepl.changes import (
     is_replicated,
 )
 from redisrepl.wire.collections import score_text
+from redisrepl.wire.entrycommands import ENTRY_COMMANDS, created_with_group
 from redisrepl.wire.keys import keys_of, names_one_key
 
 __all__ = ["ORIGIN_CHANNEL", "ChangeDecoder"]
@@ -150,18 +151,22 @@ class ChangeDecoder:
                 return (Flushed(emptied=False),)
             case b"MOVE" | b"COPY":
                 return self._into_other_database(name, argv)
-            case b"HSETEX":
-                return self._into_expiring_fields(argv) if self.selected == self.database else ()
+            case b"HSETEX" | b"XGROUP" if self.selected == self.database and any(map(self.covers, argv[1:3])):
+                return self._in_part(name, argv)
             case _ if name not in _SILENT and self.selected == self.database and any(map(self.covers, argv[1:])):
                 self.count_unreplicated(name.decode("ascii", "backslashreplace"))
         return ()
 
-    def _into_expiring_fields(self, argv: Arguments) -> Sequence[Change]:
-        """`HSETEX key [options] FIELDS n field value ..`: the values are carried, and that expiries are not is told."""
+    def _in_part(self, name: bytes, argv: Arguments) -> Sequence[Change]:
+        """Commands of which a part is carried, and the other is told: expiries of fields, and consumer groups.
+
+        `HSETEX key [options] FIELDS n field value ..`; `XGROUP CREATE key group id MKSTREAM` may make the stream.
+        """
         options = [argument.upper() for argument in argv[2:8]]
-        if not _FIELD_EXPIRY.isdisjoint(options[: options.index(b"FIELDS")]):
-            self.count_unreplicated("HSETEX")
-        return [change for change in _hsetex(argv) if is_replicated(change, self.kinds)]
+        if name == b"XGROUP" or not _FIELD_EXPIRY.isdisjoint(options[: options.index(b"FIELDS")]):
+            self.count_unreplicated(name.decode())
+        changes = _hsetex(argv) if name == b"HSETEX" else created_with_group(argv)
+        return [change for change in changes if self.covers(change.key) and is_replicated(change, self.kinds)]
 
     def _into_other_database(self, name: bytes, argv: Arguments) -> Sequence[Change]:
         """`MOVE key db` and `COPY src dst [DB db]`: the only commands that write outside the selected database."""
@@ -418,6 +423,7 @@ _HANDLERS: dict[bytes, _Handler] = {
     **dict.fromkeys((b"GEORADIUS", b"GEORADIUSBYMEMBER"), _georadius),
     **dict.fromkeys((b"LPUSH", b"RPUSH", b"LPUSHX", b"RPUSHX", b"LPOP", b"RPOP", b"LINSERT", b"LSET"), _touch_lists),
     **dict.fromkeys((b"LREM", b"LTRIM", b"LMOVE", b"RPOPLPUSH", b"SORT"), _touch_lists),
+    **ENTRY_COMMANDS,
     # A relative expiry (Redis 6.2) counts from the master's clock: read what came of it.
     **dict.fromkeys((b"EXPIRE", b"PEXPIRE", b"GETEX"), _touch_expiry),
     **dict.fromkeys((b"SETEX", b"PSETEX", b"INCR", b"DECR", b"INCRBY", b"DECRBY", b"INCRBYFLOAT"), _touch_string),

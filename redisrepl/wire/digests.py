@@ -24,6 +24,7 @@ from typing import NamedTuple
 from redisrepl.changes import HashState, SequenceState, State, StringState
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES
+from redisrepl.wire.entries import plain_id
 from redisrepl.wire.lua import BUCKET_OF, DIGEST_OF, EXPIRY_OF
 
 __all__ = [
@@ -120,6 +121,8 @@ def string_digest(key: bytes, value: bytes) -> int:
 def element_of(field: bytes, value: bytes, kind: str = "hash") -> int:
     """The digest of one element of a collection with its value: two numbers of 48 bits, one behind the other."""
     salt = b"" if kind == "hash" else COLLECTIONS[kind].salt
+    if kind == "stream":
+        field = plain_id(field)
     hashed = sha1(b"%b%d:%b%b" % (salt, len(field), field, value)).digest()  # noqa: S324 - what Redis' Lua has
     return int.from_bytes(hashed[:12], "big")
 

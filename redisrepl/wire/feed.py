@@ -14,9 +14,10 @@ import base64
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from redisrepl.changes import Change, HashSet, StringSet
+from redisrepl.changes import Change, FieldsDeleted, HashSet, StringSet
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.collections import score_text
+from redisrepl.wire.entries import checked_elements, entry_name
 from redisrepl.wire.keyspace import keyspace_channel
 from redisrepl.wire.psync import encode_command
 from redisrepl.wire.resp import parse_all
@@ -41,7 +42,7 @@ class Feed(NamedTuple):
     Attributes:
         time: of the hub, in microseconds.
         origin: who pushed it.
-        commands: with their arguments: `SET`, `MSET`, `HSET`, `SADD` and `ZADD` only.
+        commands: with their arguments: `SET`, `MSET`, `HSET`, `SADD`, `ZADD`, `STREAMSET` and `XDEL` only.
     """
 
     time: int
@@ -123,8 +124,8 @@ def parse_feed(message: bytes) -> Feed:
     return Feed(int(time), origin, commands)
 
 
-#: Values only: whether a removal or an expiry has changed anything, and so causes an event, its script cannot foresee.
-_TOLD = frozenset({b"SET", b"MSET", b"HSET", b"SADD", b"ZADD"})
+#: Values only: which events a removal or an expiry causes, its script cannot foresee; but a stream that is empty stays.
+_TOLD = frozenset({b"SET", b"MSET", b"HSET", b"SADD", b"ZADD", b"STREAMSET", b"XDEL"})
 
 
 def _changes(argv: Sequence[bytes]) -> list[Change]:
@@ -141,5 +142,9 @@ def _changes(argv: Sequence[bytes]) -> list[Change]:
             return [HashSet(key, dict.fromkeys(members, b""), "set")]
         case [b"ZADD", key, b"CH", *pairs] if pairs:
             return [HashSet(key, dict(zip(pairs[1::2], map(score_text, pairs[::2]), strict=True)), "zset")]
+        case [b"STREAMSET", key, *pairs] if pairs:
+            return [HashSet(key, dict(checked_elements(pairs)), "stream")]
+        case [b"XDEL", key, *ids] if ids:
+            return [FieldsDeleted(key, tuple(map(entry_name, ids)), "stream")]
         case _:
             raise ValueError

@@ -68,7 +68,8 @@ def _rows(effect: KeyEffect, kind: str, *names: bytes) -> dict[bytes, KeyspaceEv
 
 
 #: Every event that says something of what may be replicated. BITFIELD causes `setbit`, PFMERGE `pfadd`, DECR `incrby`
-#: or `decrby`, a GEORADIUS that stores `georadiusstore`, a SORT that stores `sortstore`.
+#: or `decrby`, a GEORADIUS that stores `georadiusstore`, a SORT that stores `sortstore`,
+#: an XGROUP CREATE that makes the stream `xgroup-create`.
 EVENTS: dict[bytes, KeyspaceEvent] = {
     **_rows(KeyEffect.PUT, "set", b"set", b"setrange", b"append", b"incrby", b"decrby", b"incrbyfloat"),
     **_rows(KeyEffect.PUT, "set", b"setbit", b"pfadd"),
@@ -85,6 +86,8 @@ EVENTS: dict[bytes, KeyspaceEvent] = {
     **_rows(KeyEffect.CHANGED, "zsets", b"georadiusstore", b"geosearchstore"),
     **_rows(KeyEffect.CHANGED, "lists", b"lpush", b"rpush", b"lpop", b"rpop", b"linsert", b"lset", b"lrem", b"ltrim"),
     **_rows(KeyEffect.CHANGED, "lists", b"sortstore"),
+    **_rows(KeyEffect.PUT, "streams", b"xsetid", b"xgroup-create"),
+    **_rows(KeyEffect.REMOVED, "streams", b"xtrim"),
     **_rows(KeyEffect.GONE, "", b"del", b"expired", b"rename_from", b"move_from"),
     **_rows(KeyEffect.EVICTED, "", b"evicted"),
     **_rows(KeyEffect.REPLACED, "", b"rename_to", b"copy_to", b"move_to", b"restore"),
@@ -106,8 +109,8 @@ _ALL = "g$lshzxetd"
 def missing_flags(flags: str, kinds: frozenset[str]) -> str:
     """Which flags must be added to see what is replicated: K for keyspace channels, and the classes of the events.
 
-    `$` strings, `h` hashes, `s` sets, `z` sorted sets and `l` lists; `g` tells of RENAME, COPY and RESTORE, of DEL and
-    of expiry times; `x` and `e` of keys that expired or were evicted.
+    `$` strings, `h` hashes, `s` sets, `z` sorted sets, `l` lists and `t` streams; `g` tells of RENAME, COPY and
+    RESTORE, of DEL and of expiry times; `x` and `e` of keys that expired or were evicted.
     """
     others = "".join(sorted(READABLE[type_].flag for type_ in types_of(kinds) & READABLE.keys() - {"hash"}))
     wanted = f"K$h{others}g" + ("xe" if "del" in kinds else "")
@@ -121,6 +124,8 @@ def announced_events(kinds: frozenset[str]) -> frozenset[bytes]:
     events = {b"set", *(kind.put_event for kind in carried)}
     if "lists" in kinds:
         events |= {b"rpush", b"ltrim"}
+    if "streams" in kinds:
+        events.add(b"xsetid")
     if "del" in kinds:
         events |= {b"del", *(kind.remove_event for kind in carried)}
     if "expire" in kinds:

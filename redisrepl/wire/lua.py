@@ -9,7 +9,10 @@ from __future__ import annotations
 from functools import cache
 from hashlib import sha1
 
+from redisrepl.wire.entries import STREAMS
+
 __all__ = ["BUCKET_OF", "DIGEST_OF", "ELEMENTS_OF", "EXPIRY_OF", "KIND_OF", "SEQUENCE_DIGEST", "sha_of"]
+
 
 #: Lua: the type of a key, `denied` if an ACL keeps it from us: what is asked beside it must not wait for that. Any
 #: other error comes second.
@@ -21,18 +24,19 @@ local function kind_of(key)
 end
 """
 
-#: Lua: all that a collection holds, flat, how many strings of it make an element, and what its elements are salted
-#: with; and the value of the element at a place of that.
+#: Lua, behind `STREAMS`: all that a collection holds, flat, how many strings of it make an element, and what its
+#: elements are salted with; and the value of the element at a place of that.
 ELEMENTS_OF = b"""\
 local function elements_of(key, kind)
   if kind == 'hash' then return redis.call('HGETALL', key), 2, '' end
   if kind == 'set' then return redis.call('SMEMBERS', key), 1, 'm' end
   if kind == 'list' then return redis.call('LRANGE', key, 0, -1), 1, '' end
+  if kind == 'stream' then return streams().elements(key), 2, 'x' end
   return redis.call('ZRANGE', key, 0, -1, 'WITHSCORES'), 2, 'z'
 end
 local function value_at(flat, j, kind)
-  if kind == 'hash' then return flat[j + 1] end
-  return kind == 'set' and '' or string.format('%.17g', tonumber(flat[j + 1]) + 0)
+  if kind == 'zset' then return string.format('%.17g', tonumber(flat[j + 1]) + 0) end
+  return kind == 'set' and '' or flat[j + 1]
 end
 """
 
@@ -66,6 +70,7 @@ local function carry(others)
   end
 end
 """
+    + STREAMS
     + ELEMENTS_OF
     + SEQUENCE_DIGEST
     + b"""\

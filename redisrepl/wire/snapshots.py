@@ -10,7 +10,8 @@ from typing import cast
 
 from redisrepl.changes import KIND_OF_TYPE, Change, ExpirySet, HashSet, SequenceSet, StringSet, Touch
 from redisrepl.wire.collections import score_of
-from redisrepl.wire.rdb import Entry
+from redisrepl.wire.entries import LAST_ID, entry_name, entry_value, last_id_of
+from redisrepl.wire.rdb import Entry, Stream
 
 __all__ = ["changes_of", "has_expiring_fields", "is_alive"]
 
@@ -51,11 +52,19 @@ def changes_of(entry: Entry, now: float) -> list[Change]:
         case "zset", list(scored):
             scores = {member: score_of(score) for member, score in cast("list[tuple[bytes, float]]", scored)}
             return [HashSet(entry.key, dict(scores), "zset"), *_expiry(entry)]
+        case "stream", Stream() as stream:
+            elements: dict[bytes, bytes | None] = {
+                entry_name(id_.encode()): entry_value(word for pair in pairs for word in pair)
+                for id_, pairs in stream.entries
+            }
+            if entry.last:
+                elements[LAST_ID] = last_id_of(stream.last_id.encode())
+            return [HashSet(entry.key, elements, "stream"), *_expiry(entry)]
         case "list", list(items) if entry.first and entry.last:
             return [SequenceSet(entry.key, tuple(cast("list[bytes]", items))), *_expiry(entry)]
         case "list", list():
             return [Touch(entry.key, "lists", replaces=True)]  # a part of it would not do
-        case ("string" | "hash" | "set" | "zset" | "list") as type_, None:
+        case ("string" | "hash" | "set" | "zset" | "list" | "stream") as type_, None:
             return [Touch(entry.key, KIND_OF_TYPE[type_], replaces=True)]
         case _:
             return []

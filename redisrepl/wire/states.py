@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from redisrepl.changes import DENIED, HashState, SequenceState, State, StringState
 from redisrepl.errors import OutcomeUnknownError, ProtocolError
 from redisrepl.wire.collections import COLLECTIONS, elements_in
+from redisrepl.wire.entries import STREAMS
 from redisrepl.wire.lua import ELEMENTS_OF, KIND_OF
 from redisrepl.wire.replies import number
 
@@ -23,6 +24,7 @@ __all__ = ["STATES_SCRIPT", "STRAY", "TOO_LARGE", "parse_fetch", "parse_states"]
 #: `GET` without `TYPE` would be cheaper for strings, but each hash would count in the server's statistics of errors.
 STATES_SCRIPT = (
     KIND_OF
+    + STREAMS
     + ELEMENTS_OF
     + b"""\
 local call, try, format = redis.call, redis.pcall, string.format

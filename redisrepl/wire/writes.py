@@ -21,8 +21,9 @@ from redisrepl.changes import (
     StringSet,
     StringState,
 )
-from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, put_words
+from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, as_server_takes, name_here, names_at_server, put_words
 from redisrepl.wire.digests import digest_of, element_of
+from redisrepl.wire.entries import LAST_ID, entry_words, is_entry, plain_id
 
 __all__ = [
     "CONDITIONAL",
@@ -71,7 +72,8 @@ def commands_of(change: Change) -> Iterator[list[bytes]]:
             yield [b"DEL", key]
         case FieldsDeleted(key, fields, kind):
             for start in range(0, len(fields), MAX_FIELDS_PER_COMMAND):
-                yield [COLLECTIONS[kind].remove, key, *fields[start : start + MAX_FIELDS_PER_COMMAND]]
+                names = fields[start : start + MAX_FIELDS_PER_COMMAND]
+                yield [COLLECTIONS[kind].remove, key, *names_at_server(kind, names)]
         case ExpirySet(key, None):
             yield [b"PERSIST", key]
         case ExpirySet(key, int(expires_at_ms)):
@@ -109,12 +111,20 @@ def keys_of(command: Sequence[bytes]) -> Sequence[bytes]:
 
 
 def simple_commands(command: Sequence[bytes]) -> list[Sequence[bytes]]:
-    """A command as such that Redis itself knows: what sets a sequence is several."""
+    """A command as such that Redis itself knows: what sets a sequence, or entries of a stream, is several."""
+    if command[0] == b"STREAMSET":
+        pairs = zip(command[2::2], command[3::2], strict=True)
+        return [_stream_command(command[1], name, value) for name, value in pairs]
     if command[0] != b"LISTSET":
         return [command]
     items = command[2:]
     pieces = [items[start : start + MAX_FIELDS_PER_COMMAND] for start in range(0, len(items), MAX_FIELDS_PER_COMMAND)]
     return [[b"DEL", command[1]], *([b"RPUSH", command[1], *piece] for piece in pieces)]
+
+
+def _stream_command(key: bytes, name: bytes, value: bytes) -> list[bytes]:
+    """What adds one entry of a stream at its end, or sets its last id."""
+    return [b"XADD", key, plain_id(name), *entry_words(value)] if is_entry(name) else [b"XSETID", key, value]
 
 
 def halves_of(command: Sequence[bytes]) -> list[list[bytes]]:
@@ -130,10 +140,10 @@ def _put_commands(key: bytes, fields: Mapping[bytes, bytes | None], kind: str) -
     its = COLLECTIONS[kind]
     head = [its.put, key, *its.options]
     command, size, room = head.copy(), 0, MAX_FIELDS_PER_COMMAND
-    for field, value in fields.items():
+    for field, value in as_server_takes(kind, fields).items():
         if value is None:
             continue
-        command += (field, value) if kind == "hash" else (value, field) if kind == "zset" else (field,)
+        command += (field,) if kind == "set" else (value, field) if kind == "zset" else (field, value)
         size += len(field) + len(value)
         room -= 1
         if not room or size >= MAX_BYTES_PER_COMMAND:
@@ -159,8 +169,9 @@ def commands_if(
 
     `SETIF key value expiry digest ..`, `DELIF key digest ..`, `HSETIF key field digests value ..`, and
     `HDELIF key field digests ..`, where the digests of a field are joined by commas; likewise `SADDIF`, `SREMIF`,
-    `ZADDIF` and `ZREMIF`; and `LISTIF key digests item ..`. What is to be set only where there is nothing travels as
-    `SET .. NX`, `HSETNX`, `SADD` and `ZADDNX key member score ..`, which are shorter.
+    `ZADDIF`, `ZREMIF`, `STREAMIF` and `XDELIF`; and `LISTIF key digests item ..`. What is to be set only where there is
+    nothing travels as `SET .. NX`, `HSETNX`, `SADD`, `ZADDNX key member score ..` and `STREAMNEW key name value ..`,
+    which are shorter.
 
     Args:
         changes: in their order, with their values.
@@ -182,8 +193,9 @@ def commands_if(
             case HashSet():
                 yield from _put_commands_if(change, fields)
             case FieldsDeleted(key, names, kind):
-                for name in names:
-                    yield [COLLECTIONS[kind].remove_if, key, name, _field_digests((fields or {}).get(name, _NEW))]
+                for name, at_server in zip(names, names_at_server(kind, names), strict=True):
+                    digests = _field_digests((fields or {}).get(name, _NEW))
+                    yield [COLLECTIONS[kind].remove_if, key, at_server, digests]
             case ExpirySet():
                 yield from commands_of(change)
 
@@ -195,6 +207,7 @@ CONDITIONAL = frozenset(
         b"DELIF",
         b"LISTIF",
         b"ZADDNX",
+        b"STREAMNEW",
         *(word for kind in COLLECTIONS.values() for word in (kind.put_if, kind.remove_if)),
     }
 )
@@ -226,8 +239,9 @@ def plain_command(command: Sequence[bytes], state: State) -> tuple[list[bytes] |
     kind = _KIND_OF_COMMAND[name]
     its, field = COLLECTIONS[kind], command[2]
     alternatives = [b""] if name == its.put_new else command[3].split(b",")
-    value = state.fields.get(field) if isinstance(state, HashState) and state.type == kind else None
-    held = (b"%024x" % element_of(field, value, kind) if value is not None else b"") in alternatives
+    here = name_here(kind, field)
+    value = state.fields.get(here) if isinstance(state, HashState) and state.type == kind else None
+    held = (b"%024x" % element_of(here, value, kind) if value is not None else b"") in alternatives
     if name == its.remove_if:
         if value is None:
             return None, UNCHANGED
@@ -258,9 +272,10 @@ def _put_commands_if(change: HashSet, fields: Mapping[bytes, _Alternatives] | No
         names = words if kind == "set" else words[kind == "zset" :: 2]
         command = [its.put_new if new else its.put_if, change.key]
         for name in names:
-            value = known[name] or b""
+            here = name_here(kind, name)
+            value = known[here] or b""
             if not new:
-                command += name, _field_digests((fields or {}).get(name, _NEW)), value
+                command += name, _field_digests((fields or {}).get(here, _NEW)), value
             elif kind == "set":
                 command.append(name)
             else:
@@ -275,9 +290,17 @@ _EVENTS = {
     b"PEXPIREAT": (b"expire",),
     b"PERSIST": (b"persist",),
     b"RPUSH": (b"rpush",),
-    **{word: (kind.put_event,) for kind in COLLECTIONS.values() for word in (kind.put, kind.put_new, kind.put_if)},
+    **{
+        word: (kind.put_event,)
+        for type_, kind in COLLECTIONS.items()
+        if type_ != "stream"
+        for word in (kind.put, kind.put_new, kind.put_if)
+    },
     **{word: (kind.remove_event,) for kind in COLLECTIONS.values() for word in (kind.remove, kind.remove_if)},
 }
+
+#: A stream takes one entry at a time: each has an event of its own.
+_WORDS_OF_ENTRY = {b"STREAMSET": 2, b"STREAMNEW": 2, b"STREAMIF": 3}
 
 
 def events_of(command: Sequence[bytes]) -> tuple[bytes, ...]:
@@ -289,5 +312,9 @@ def events_of(command: Sequence[bytes]) -> tuple[bytes, ...]:
         return (b"set", b"expire") if b"PXAT" in command[3:4] else (b"set",)
     if name == b"SETIF":
         return (b"set", b"expire") if command[3] else (b"set",)
+    if (step := _WORDS_OF_ENTRY.get(name)) is not None:
+        names = command[2::step]
+        last = names[-1] == LAST_ID
+        return (b"xadd",) * (len(names) - last) + (b"xsetid",) * last
     items = len(command) - (2 if name == b"LISTSET" else 3)  # or `LISTIF`
     return (*[b"rpush"] * -(-items // MAX_FIELDS_PER_COMMAND), b"ltrim")

@@ -28,8 +28,11 @@ def test_the_daemon_needs_no_more(site, tmp_path):
     here = site.client()
     here.set("site1:old", "1")
     here.hset("site1:old-hash", "f", "1")
+    here.xadd("site1:both", {"f": "1"}, id="5-1")
+    here.xadd("site1:both", {"f": "1"}, id="5-3")
     with Certificates() as certificates, Hub(certificates) as hub:
         hub.redis.set("site1:from-hub", "1")
+        hub.redis.xadd("site1:both", {"f": "1"}, id="5-2")
         args = ["--haddr", hub.url, "--ca", certificates.ca, "--cert", certificates.client, "--key"]
         args += [certificates.client_key, "--raddr", f":{site.port}", "--user", "redisrepl", "-rc", "--ns", "site1:"]
         args += ["--password-file", tmp_path / "password", "--replicate", "all"]
@@ -42,9 +45,11 @@ def test_the_daemon_needs_no_more(site, tmp_path):
             here.zadd("site1:zset", {"a": 1})
             here.zincrby("site1:zset", 1, "a")
             here.rpush("site1:list", "a")
+            here.xadd("site1:stream", {"f": "v"}, id="5-1")
             hub.redis.sadd("site1:set-of-hub", "a")
             hub.redis.zadd("site1:zset-of-hub", {"a": 1, "b": 2})
             hub.redis.rpush("site1:list-of-hub", "a")
+            hub.redis.xadd("site1:stream-of-hub", {"f": "v"}, id="5-1")
             here.rename("site1:old", "site1:new")
             here.expire("site1:new", 1000)
             hub.redis.hset("site1:h", mapping={"a": "1", "b": "2"})
@@ -57,6 +62,7 @@ def test_the_daemon_needs_no_more(site, tmp_path):
                 lambda: hub.redis.lrange("site1:list", 0, -1) == [b"a"] == here.lrange("site1:list-of-hub", 0, -1)
             )
             eventually(lambda: here.smembers("site1:set-of-hub") == {b"a"} and here.zcard("site1:zset-of-hub") == 2)
+            streams_follow(here, hub.redis)
             hub.redis.zrem("site1:zset-of-hub", "a")
             hub.redis.srem("site1:set", "a")
             eventually(lambda: here.zcard("site1:zset-of-hub") == 1 and here.scard("site1:set") == 1)
@@ -67,6 +73,14 @@ def test_the_daemon_needs_no_more(site, tmp_path):
             eventually(lambda: here.ttl("site1:timed") == -1)
             assert daemon.stop() == 0
             assert [record for record in daemon.records if record.get("level") != "info"] == []
+
+
+def streams_follow(here, there):
+    """Entries at the end and below it, at either side, and trims."""
+    eventually(lambda: there.xlen("site1:stream") == 1 == here.xlen("site1:stream-of-hub"))
+    here.xadd("site1:stream", {"f": "w"}, id="6-1", maxlen=1, approximate=False)
+    eventually(lambda: there.xrange("site1:stream") == [(b"6-1", {b"f": b"w"})])
+    eventually(lambda: here.xlen("site1:both") == 3 == there.xlen("site1:both"))
 
 
 @pytest.mark.parametrize(

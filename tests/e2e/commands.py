@@ -6,15 +6,13 @@ __all__ = ["ARGUMENTS", "LEFT_OUT", "Words", "writes"]
 
 MEMBERS = [b"a", b"b", b"c", b"", b"\xff\r\n\x00", b"%/?+", b"10", b"m" * 70]
 SCORES = [b"0", b"1", b"1.5", b"0.1", b"1e3", b"-3.7e-5", b"inf", b"-inf", b"+7", b"17179869184.000001", b"0x10"]
-STRING, HASH, SET, ZSET, LIST, GEO, PF = b"string", b"hash", b"set", b"zset", b"list", b"geo", b"pf"
+STRING, HASH, SET, ZSET, LIST, STREAM, GEO, PF = b"string", b"hash", b"set", b"zset", b"list", b"stream", b"geo", b"pf"
 
 #: Commands that are not run, and why.
 LEFT_OUT = {
     **dict.fromkeys(("flushall", "flushdb", "swapdb"), "of whole databases: `test_removals`, `test_hub_flushed`"),
     **dict.fromkeys(("pfdebug", "restore-asking", "migrate"), "of Redis itself"),
     "function": "of no key",
-    **dict.fromkeys(("xadd", "xdel", "xtrim", "xsetid", "xack", "xclaim", "xautoclaim", "xgroup"), "streams"),
-    "xreadgroup": "streams",
 }
 
 
@@ -37,7 +35,7 @@ class Words:
         return b"%s%s:%d" % (self._prefix, self.rng.choice(kinds), self.rng.randrange(3))
 
     def any(self):
-        return self(STRING, HASH, SET, ZSET, LIST)
+        return self(STRING, HASH, SET, ZSET, LIST, STREAM)
 
     def number(self):
         return b"%d" % self.rng.randrange(5)
@@ -63,6 +61,9 @@ class Words:
     def fields(self):
         return [word for member in self.members(3) for word in (member, b"%d" % self.rng.randrange(100))]
 
+    def id(self):
+        return b"%d-%d" % (self.rng.randrange(1, 4), self.rng.randrange(5))
+
     def dumped(self):
         kind = self.one_of(*self.dumps)
         return [self(kind), b"0", self.dumps[kind], b"REPLACE"]
@@ -75,6 +76,23 @@ def _zadd(w):
 
 def _stored(w):
     return [w(ZSET), b"2", w(ZSET), w(ZSET, SET), *w.one_of([], [b"WEIGHTS", b"2", b"0.1"])]
+
+
+def _xadd(w):
+    limit = w.one_of([], [], [], [b"MAXLEN", b"~", b"3"], [b"MAXLEN", b"4"], [b"MINID", b"=", w.id()], [b"NOMKSTREAM"])
+    return [w(STREAM), *limit, w.one_of(b"*", b"*", w.id(), b"99999999999999-*"), *w.fields(), b"f", b"v"]
+
+
+def _xgroup(w):
+    group = w.one_of(b"g", b"h")
+    return w.one_of(
+        [b"CREATE", w(STREAM), group, w.one_of(b"$", b"0"), b"MKSTREAM"],
+        [b"CREATE", w(STREAM), group, b"$"],
+        [b"SETID", w(STREAM), group, w.id()],
+        [b"CREATECONSUMER", w(STREAM), group, b"c"],
+        [b"DELCONSUMER", w(STREAM), group, b"c"],
+        [b"DESTROY", w(STREAM), group],
+    )
 
 
 _WAIT = b"0.01"
@@ -130,6 +148,18 @@ ARGUMENTS = {
     "lmpop": lambda w: [b"2", w(LIST), w(LIST), b"LEFT", b"COUNT", b"2"],
     "blmpop": lambda w: [_WAIT, b"2", w(LIST), w(LIST), b"RIGHT", b"COUNT", b"2"],
     **dict.fromkeys(("blpop", "brpop"), lambda w: [w(LIST), _WAIT]),
+    "xadd": _xadd,
+    "xdel": lambda w: [w(STREAM), w.id(), w.id()],
+    "xdelex": lambda w: [w(STREAM), w.one_of(b"KEEPREF", b"DELREF", b"ACKED"), b"IDS", b"2", w.id(), w.id()],
+    "xtrim": lambda w: [w(STREAM), *w.one_of([b"MAXLEN", w.number()], [b"MINID", w.id()], [b"MAXLEN", b"~", b"2"])],
+    "xsetid": lambda w: [w(STREAM), w.one_of(w.id(), b"99999999999998-1")],
+    "xgroup": _xgroup,
+    "xreadgroup": lambda w: [b"GROUP", b"g", b"c", b"COUNT", b"2", b"STREAMS", w(STREAM), b">"],
+    "xack": lambda w: [w(STREAM), b"g", w.id(), w.id()],
+    "xackdel": lambda w: [w(STREAM), b"g", w.one_of(b"KEEPREF", b"DELREF", b"ACKED"), b"IDS", b"1", w.id()],
+    "xnack": lambda w: [w(STREAM), b"g", b"FAIL", b"IDS", b"1", w.id()],
+    "xclaim": lambda w: [w(STREAM), b"g", b"d", b"0", w.id(), b"FORCE"],
+    "xautoclaim": lambda w: [w(STREAM), b"g", b"d", b"0", b"0"],
     "sort": lambda w: [w(SET), b"ALPHA", b"STORE", w(LIST, LIST, ZSET)],
     **dict.fromkeys(("expire", "pexpire"), lambda w: [w.any(), w.soon()]),
     "expireat": lambda w: [w.any(), w.later()],

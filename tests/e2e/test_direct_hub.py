@@ -9,7 +9,6 @@ import redis
 from testbed import Daemon, FaultProxy, Hub, RedisServer, eventually
 from tests.e2e.conftest import Daemons
 from tests.e2e.support import (
-    ALL_KINDS,
     ALPHABET,
     FENCE,
     SWIFT,
@@ -21,6 +20,7 @@ from tests.e2e.support import (
     settled,
 )
 
+ALL = ("--replicate", "all")
 #: What deploy/hub gives a site.
 ACL = Path(__file__).parents[2] / "deploy/hub/users.acl"
 
@@ -66,10 +66,10 @@ def both(certificates):
                 "--shutdown-timeout",
                 "0.5",
                 *SWIFT,
-                *ALL_KINDS,
+                *ALL,
             )
             direct = daemons.live(site, there, *flags)
-            webdis = daemons.live(other, hub, *SWIFT, *ALL_KINDS)
+            webdis = daemons.live(other, hub, *SWIFT, *ALL)
             yield Both(hub, link, direct, webdis, site.client(), other.client(), hub.redis)
             daemons.close_and_check()
 
@@ -93,6 +93,36 @@ def test_writes_and_removals_cross_both_ways(both):
     (subscription,) = both.direct.state()["subscriptions"]
     assert subscription["way"] == "resp"
     assert len(both.at_hub.keys(FENCE + b"*")) == 2
+
+
+def test_entries_of_streams_are_merged_by_id_over_an_outage(both):
+    """Those of the direct site go below one of the other, at the hub and there; a removal and a trim with them."""
+    sites = both.at_direct, both.at_webdis
+    for number in range(1, 11):
+        sites[number % 2].xadd("site1:stream", {"f": number}, id=f"{number}0-1")
+        eventually(lambda number=number: all(site.xlen("site1:stream") == number for site in (*sites, both.at_hub)))
+    for site in (*sites, both.at_hub):
+        site.xgroup_create("site1:stream", "own", "0")
+    crossed(both.at_direct, both.at_hub)
+    crossed(both.at_webdis, both.at_hub)
+    settled(both.direct)
+    both.link.down()
+    mark = both.direct.mark()
+    both.at_direct.xadd("site1:stream", {"of": "direct"}, id="200-1")
+    both.at_direct.xdel("site1:stream", "50-1")
+    both.at_webdis.xadd("site1:stream", {"of": "webdis"}, id="300-1")
+    both.at_webdis.xtrim("site1:stream", minid="30-0", approximate=False)
+    pushed(both.at_webdis)
+    both.direct.wait_for_log("push.failed", after=mark)
+    both.link.listen()
+    both.direct.wait_for_log("subscribe.started", after=mark)
+    left = [*(b"%d0-1" % number for number in (3, 4, 6, 7, 8, 9, 10)), b"200-1", b"300-1"]
+
+    for place in (*sites, both.at_hub):
+        eventually(lambda place=place: [id_ for id_, _ in place.xrange("site1:stream")] == left, 20)
+        assert place.xinfo_stream("site1:stream")["last-generated-id"] == b"300-1"
+        assert [group["name"] for group in place.xinfo_groups("site1:stream")] == [b"own"]
+    assert not both.direct.logged("push.refused")
 
 
 @pytest.mark.parametrize("source", ["direct", "webdis"])

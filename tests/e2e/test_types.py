@@ -29,7 +29,9 @@ def held(client):
                 "if t == 'string' then v = {redis.call('GET', KEYS[1])} elseif t == 'hash' then v ="
                 " redis.call('HGETALL', KEYS[1]) elseif t == 'set' then v = redis.call('SMEMBERS', KEYS[1])"
                 " elseif t == 'zset' then v = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')"
-                " elseif t == 'list' then v = redis.call('LRANGE', KEYS[1], 0, -1) end; return {t, e, v}",
+                " elseif t == 'list' then v = redis.call('LRANGE', KEYS[1], 0, -1)"
+                " elseif t == 'stream' then v = {redis.call('XINFO', 'STREAM', KEYS[1])[8],"
+                " redis.call('XRANGE', KEYS[1], '-', '+')} end; return {t, e, v}",
                 *(1, key),
             )
         found = dict(zip(keys, pipeline.execute(), strict=True))
@@ -44,6 +46,8 @@ def _in_order(kind, values):
             return set(values)
         case b"zset":  # two servers may print the same score in two ways
             return list(zip(values[::2], map(float, values[1::2]), strict=True))
+        case b"stream":  # a last id 0-0 cannot be had again
+            return [b"0-1" if values[0] == b"0-0" else values[0], values[1]]
         case _:
             return values
 
@@ -120,7 +124,8 @@ def test_every_write_command_of_each_side_comes_to_all(place):
     first.sadd("dumped:set", 1, "x")
     first.zadd("dumped:zset", {"a": 1.5})
     first.rpush("dumped:list", 1, "x")
-    dumps = {kind: first.dump(b"dumped:" + kind) for kind in (b"set", b"zset", b"list")}
+    first.xadd("dumped:stream", {"f": "v"}, id="2-2")
+    dumps = {kind: first.dump(b"dumped:" + kind) for kind in (b"set", b"zset", b"list", b"stream")}
     log = []
     for number, way in enumerate(["alone", "MULTI", "EVAL"] * 3):
         for side, client in enumerate(place.clients):
@@ -132,7 +137,7 @@ def test_every_write_command_of_each_side_comes_to_all(place):
         if number in {0, 1, 2, 8}:
             found = place.assert_equal(log)
 
-    assert {kind for kind, *_ in found.values()} == {b"string", b"hash", b"set", b"zset", b"list"}
+    assert {kind for kind, *_ in found.values()} == {b"string", b"hash", b"set", b"zset", b"list", b"stream"}
     for daemon in place.running:
         # A key that has become one of another type by the time when it is read is refused, and pushed once more.
         assert all(entry["error"].startswith("WRONGTYPE") for entry in daemon.logged("push.refused"))
@@ -152,6 +157,8 @@ def test_over_an_outage_collections_are_merged_element_by_element(daemons, certi
     with RedisServer() as site, Hub(certificates, webdis=webdis) as hub:
         at_site, at_hub = site.client(), hub.redis
         before_first_contact(at_site, at_hub)
+        if scripts:  # without them a stream cannot be read in one step
+            streams_before_first_contact(at_site, at_hub)
         pair = Pair(daemons, site, hub, *ALL, source=source)
         pair.level()
         equal_soon(at_site, at_hub)
@@ -164,6 +171,8 @@ def test_over_an_outage_collections_are_merged_element_by_element(daemons, certi
         pair.end(way)
         with overrun(at_site):
             while_nobody_carries(at_site, at_hub)
+            if scripts:
+                streams_while_nobody_carries(at_site, at_hub)
         pair.start_again()
         pair.level()
         found = equal_soon(at_site, at_hub)
@@ -179,8 +188,21 @@ def test_over_an_outage_collections_are_merged_element_by_element(daemons, certi
         assert values[b"list:site"] == [b"newer", *(b"%d" % number for number in range(2500))]
         assert values[b"list:hub"] == [b"%d" % number for number in range(1101)]
         assert values[b"list:both"] == [b"hub", b"hub's"]
+        if scripts:
+            assert ids(values[b"stream"]) == [*(f"{n}-1" for n in range(120, 300)), *("350-1", "400-1", "401-1")]
+            assert values[b"stream"][0] == b"401-1"
+            assert values[b"stream:both"] == [b"9-0", [[b"5-0", [b"hub", b"2"]]]]
+            assert values[b"stream:empty"] == [b"7-7", []]
+            assert at_hub.xinfo_groups(key("stream"))[0]["name"] == b"group of the hub"
+            assert at_site.xpending(key("stream"), "group of the site")["pending"] == 3
         lost = pair.daemon.logged("conflict.resolved")
-        assert {entry["key"] for entry in lost[-2:]} == {"site1:clash", "site1:list:both"}
+        clashes = {"site1:clash", "site1:list:both", *(["site1:stream:both"] if scripts else [])}
+        assert {entry["key"] for entry in lost[-len(clashes) :]} == clashes
+
+
+def ids(stream):
+    """Of the entries of one, as `held` tells of it."""
+    return [id_.decode() for id_, _ in stream[1]]
 
 
 def before_first_contact(at_site, at_hub):
@@ -216,6 +238,30 @@ def while_nobody_carries(at_site, at_hub):
     at_hub.ltrim(key("list:hub"), 0, 1100)
     at_site.lset(key("list:both"), 0, "site's")
     at_hub.rpush(key("list:both"), "hub's")
+
+
+def streams_before_first_contact(at_site, at_hub):
+    """Likewise streams."""
+    for number in range(300):
+        (at_site, at_hub)[number % 2].xadd(key("stream"), {"f": number}, id=f"{number}-1")
+    at_site.xgroup_create(key("stream"), "group of the site", "0")
+    at_site.xreadgroup("group of the site", "c", {key("stream"): ">"}, count=3)
+    at_hub.xgroup_create(key("stream"), "group of the hub", "0")
+    at_site.xadd(key("stream:empty"), {"f": 1}, id="7-7")
+
+
+def streams_while_nobody_carries(at_site, at_hub):
+    """Likewise streams."""
+    at_site.xtrim(key("stream"), minid="100-0", approximate=False)
+    at_hub.xtrim(key("stream"), minid="120-0", approximate=False)
+    at_hub.xadd(key("stream"), {"f": "hub"}, id="350-1")
+    at_site.xadd(key("stream"), {"f": "site"}, id="400-1")
+    at_site.xadd(key("stream"), {"f": "site"}, id="401-1")
+    at_site.xadd(key("stream:both"), {"site": "1"}, id="5-0")
+    at_hub.xadd(key("stream:both"), {"hub": "2"}, id="5-0")
+    at_site.execute_command("XSETID", key("stream:both"), "9-0")
+    at_hub.execute_command("XSETID", key("stream:both"), "8-0")
+    at_site.xtrim(key("stream:empty"), maxlen=0, approximate=False)
 
 
 def key(name):

@@ -25,6 +25,7 @@ from redisrepl.store import Facts
 from redisrepl.wire.batches import UNCHANGED
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.digests import digest_of, string_digest
+from redisrepl.wire.entries import FIRST_ID, LAST_ID, entry_name, entry_value
 from redisrepl.wire.writes import keys_of
 from testbed import Hub, eventually_async
 
@@ -176,7 +177,7 @@ async def test_a_full_batch_of_any_bytes_is_one_request(store, certificates):
         outbound.add(StringSet(b"k%d" % number, random.Random(number).randbytes(900)))
     with Hub(certificates, nginx={"replacements": {" buffer=64k flush=5s": ""}}) as hub:
         session = HubSession(check_url(hub.url), certificates.ssl_context())
-        async with Flights(outbound, store, HubPusher(session, 250_000), 1, batch=1000) as flights:
+        async with Flights(outbound, store, HubPusher(session, 330_000), 1, batch=1000) as flights:
             await flights.pushing.drained()
         await session.close()
         assert hub.redis.dbsize() == 750
@@ -514,3 +515,46 @@ async def test_values_that_are_read_for_a_request_are_no_more_than_fit(store, ev
             if command[0] in (b"SET", b"MSET") and key == b"a%d" % number
         ]
         assert values == ([b"small"] if every_write else []) + [site.value]
+
+
+# Streams.
+
+ID = {number: entry_name(b"%d-1" % number) for number in range(1, 8)}
+V = entry_value([b"f", b"v"])
+
+
+async def test_of_a_stream_that_was_trimmed_only_what_both_had_is_removed(store):
+    """Not what the hub has besides: the site may not have heard of it yet."""
+    states = {b"s": HashState({FIRST_ID: ID[3], LAST_ID: b"7-1"}, None, "stream")}
+    facts = Facts()
+    facts.hash(b"s", dict.fromkeys((ID[2], ID[3], LAST_ID), 1), None)
+    store.agreed(facts)
+    new = HashSet(b"s", {ID[1]: V, ID[7]: V, FIRST_ID: None}, "stream")  # 1 came, and was trimmed off again
+    outbound, hub = outbound_of(new), FakeHub()
+    async with Flights(outbound, store, hub, site=StatesOf(states)) as flights:
+        await flights.pushing.drained()
+    assert hub.pushed == [[[b"STREAMSET", b"s", b"7-1", V], [b"XDEL", b"s", b"1-1", b"2-1"]]]
+
+    outbound, hub = outbound_of(new, kinds=KINDS - {"del"}), FakeHub()
+    async with Flights(outbound, store, hub, site=StatesOf(states)) as flights:
+        await flights.pushing.drained()
+    assert hub.pushed == [[[b"STREAMSET", b"s", b"7-1", V]]]
+
+
+async def test_of_a_stream_without_entries_all_are_removed(store):
+    states = {b"s": HashState({LAST_ID: b"7-1"}, None, "stream")}
+    facts = Facts()
+    facts.hash(b"s", dict.fromkeys((ID[2], ID[3], LAST_ID), 1), None)
+    store.agreed(facts)
+    outbound, hub = outbound_of(HashSet(b"s", {FIRST_ID: None}, "stream")), FakeHub()
+    async with Flights(outbound, store, hub, site=StatesOf(states)) as flights:
+        await flights.pushing.drained()
+    assert hub.pushed == [[[b"XDEL", b"s", b"2-1", b"3-1"]]]
+
+
+async def test_a_stream_that_may_be_another_one_is_compared_entry_by_entry(store):
+    states = {b"s": HashState({ID[2]: V, LAST_ID: b"7-1"}, None, "stream")}
+    outbound, hub = outbound_of(Touch(b"s", replaces=True)), FakeHub()
+    async with Flights(outbound, store, hub, site=StatesOf(states)) as flights:
+        await flights.pushing.drained()
+    assert hub.pushed == [[[b"STREAMNEW", b"s", b"2-1", V, b"last-id", b"7-1"]]]

@@ -166,7 +166,7 @@ async def test_a_hub_that_takes_no_more_clients_is_unavailable(certificates):
         client = server.client()
         client.config_set("maxclients", client.info("clients")["connected_clients"])
         async with connected(server.tls_port, certificates.ssl_context()) as hub:
-            with pytest.raises(PeerUnavailableError, match="maxclients"):
+            with pytest.raises(PeerUnavailableError, match=r"maxclients|reset"):  # a reset may overtake the words
                 await hub.command(b"PING")
             client.config_set("maxclients", 100)
             assert await hub.command(b"PING") == b"PONG"

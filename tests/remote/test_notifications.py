@@ -35,7 +35,7 @@ async def connected(hub):
     ("flags", "kinds", "missing"),
     [
         ("", DEFAULT, "K$hg"),
-        ("", KINDS, "K$hlszgxe"),
+        ("", KINDS, "K$hlstzgxe"),
         ("AK", KINDS, ""),
         ("KA", DEFAULT, ""),
         ("A", DEFAULT, "K"),
@@ -44,7 +44,7 @@ async def connected(hub):
         ("K$", DEFAULT, "hg"),
         ("K$h", DEFAULT, "g"),
         ("g$hK", DEFAULT, ""),
-        ("g$hK", KINDS, "lszxe"),
+        ("g$hK", KINDS, "lstzxe"),
         ("g$hK", frozenset({"sets", "zsets"}), "sz"),
         ("", frozenset({"lists"}), "K$hlg"),
         ("lszE", DEFAULT, "K$hg"),

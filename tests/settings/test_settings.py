@@ -169,9 +169,9 @@ def test_all_kinds_have_a_word(text):
         (
             "replicate",
             "set,zset",
-            "zset is not one of set, hset, sets, zsets, lists, del, expire, for example {} set,h",
+            "zset is not one of set, hset, sets, zsets, lists, streams, del, expire, for example {} set",
         ),
-        ("replicate", "", "must name at least one of set, hset, sets, zsets, lists, del, expire"),
+        ("replicate", "", "must name at least one of set, hset, sets, zsets, lists, streams, del, expire"),
         ("rc", "perhaps", "must be true or false"),
         ("state_dir", "", "must be a path"),
         ("ns", "site1:*", "a namespace is a prefix, and the * of site1:* is no wildcard: write site1:"),

@@ -79,8 +79,10 @@ class Sides:
         (b"sadd", KINDS - {"sets"}, None),
         (b"spop", KINDS, Touch(KEY, "sets", replaces=True)),
         (b"zincr", KINDS, Touch(KEY, "zsets")),
+        (b"xadd", KINDS, Touch(KEY, "streams")),
+        (b"xtrim", KINDS, Touch(KEY, "streams", replaces=True)),
         (b"zrangestore", KINDS, Touch(KEY, "zsets", replaces=True)),
-        (b"xadd", KINDS, None),
+        (b"xadd", KINDS - {"streams"}, None),
         (b"new", KINDS, None),
         (b"", KINDS, None),
         (b"\xff", KINDS, None),
@@ -228,7 +230,7 @@ def noticing(sides, *subscriptions):
 async def test_every_subscription_is_a_new_link_and_voids_what_was_expected():
     sides = Sides()
     sides.apply(StringSet(KEY, b"v"))
-    news = [Subscribed(), Noticed([(b"ns:a", b"set"), (b"else", b"set"), (b"ns:b", b"xadd")]), LinkLostError("away")]
+    news = [Subscribed(), Noticed([(b"ns:a", b"set"), (b"else", b"set"), (b"ns:b", b"unknown")]), LinkLostError("away")]
     room, told = noticing(sides, news, [Subscribed(), Gap("flags"), LinkLostError("away")])
     with pytest.raises(EnoughError):
         await room.run()

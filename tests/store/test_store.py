@@ -9,7 +9,7 @@ import stat
 import pytest
 from structlog.testing import capture_logs
 
-from redisrepl.store import Pair, StateDirectoryError, open_store
+from redisrepl.store import Facts, Pair, StateDirectoryError, open_store
 from redisrepl.store import store as module
 from redisrepl.store.journal import Kind, record
 from tests.store.stores import (
@@ -701,3 +701,25 @@ async def test_fields_that_were_applied_to_the_site(tmp_path):
     assert found.elements == {b"f": 1, b"g": 2}
     assert not found.element_intents
     await store.close()
+
+
+@pytest.mark.parametrize("folded", [True, False])
+async def test_elements_before_a_name(opened, folded):
+    store = await opened()
+    facts = Facts()
+    facts.hash(b"k", {b"1": 1, b"2": 1, b"3": 1})
+    facts.hash(b"other", {b"0": 1})
+    store.agreed(facts)
+    if folded:
+        await store.fold()
+    assert await store.names_before(b"k", b"3") == {b"1", b"2"}
+    facts = Facts()
+    facts.fields(b"k", {b"0": 1, b"4": 1}, [b"2"])
+    store.agreed(facts)
+    assert await store.names_before(b"k", b"3") == {b"0", b"1"}
+    facts = Facts()
+    facts.hash(b"k", {b"2": 1})
+    facts.gone(b"other")
+    store.agreed(facts)
+    assert await store.names_before(b"k", b"3") == {b"2"}
+    assert await store.names_before(b"other", b"3") == await store.names_before(b"none", b"3") == set()

@@ -17,6 +17,7 @@ from redisrepl.grammar.arguments import parser_of
 from redisrepl.local.address import parse_address
 from redisrepl.store.conflicts import Conflicts, Loser
 from redisrepl.subcommands.conflicts import Choice, run
+from redisrepl.wire.entries import entry_name, entry_value
 from testbed import Daemon, Hub, RedisServer, eventually
 from testbed.ports import free_port, release_port
 from tests.e2e.support import certificate_flags, place_flags, wait_until_live
@@ -25,6 +26,7 @@ from tests.samples import ALL_BYTES, AWKWARD_NAMES
 OK, FAILED, USAGE, UNAVAILABLE, REFUSED, CONFIG = 0, 1, 2, 69, 77, 78
 ROOT = Path(__file__).parents[2]
 AT = 1_790_000_000.0  # 2026-09-21 14:13:20
+V = entry_value([b"f", b"v"])
 FAR = 4_102_444_800_123
 PAST = 1_000_000_000_000
 STEM = "0123456789abcdef"
@@ -103,7 +105,7 @@ def test_nothing_is_kept(conflicts, state):
 
 
 def test_the_table(conflicts, keep):
-    keep(StringState(b"s3cret"), HashState({b"a": b"1", b"b": b"s3cret"}), HashState({b"a": b""}), None, "stream")
+    keep(StringState(b"s3cret"), HashState({b"a": b"1", b"b": b"s3cret"}), HashState({b"a": b""}), None, "module2")
     keep(StringState(bytes(2 << 20)), key=b"site1:big", winner="site", at=AT + 100)
     code, said, _ = conflicts()
     assert code == OK
@@ -114,7 +116,7 @@ def test_the_table(conflicts, keep):
         "2 2026-09-21 14:13:21 site1:a hub 2 fields of a hash, 9 bytes both sides changed it",
         "3 2026-09-21 14:13:22 site1:a hub 1 field of a hash, 1 byte both sides changed it",
         "4 2026-09-21 14:13:23 site1:a hub removal both sides changed it",
-        "5 2026-09-21 14:13:24 site1:a hub stream (digest only) both sides changed it",
+        "5 2026-09-21 14:13:24 site1:a hub module2 (digest only) both sides changed it",
         "6 2026-09-21 14:15:00 site1:big site string of 2,097,152 bytes (digest only) both sides changed it",
         "6 kept",
     ]
@@ -319,11 +321,13 @@ def test_restore_fields_of_a_hash_that_is_gone(conflicts, keep, server, site):
     [
         (HashState({b"b": b"", b"c": b""}, None, "set"), "wrote 2 members of a set\n"),
         (HashState({b"a": b"2.5"}, None, "zset"), "wrote 1 member of a sorted set\n"),
+        (HashState({entry_name(b"5-1"): V, entry_name(b"7-0"): V}, None, "stream"), "wrote 2 entries of a stream\n"),
         (SequenceState((b"b", b"b")), "wrote 2 items of a list in place of the list there\n"),
     ],
 )
 def test_restore_members_and_items(conflicts, keep, server, site, lost, said):
-    """Members join those that are there; a list takes the place of another."""
+    """Members join those that are there, entries in their place; a list takes the place of another."""
+    site.xadd("site1:stream", {"g": "w"}, id="6-0")
     site.sadd("site1:set", "a", "b")
     site.zadd("site1:zset", {"a": 1, "b": 1})
     site.rpush("site1:list", "a")
@@ -335,9 +339,12 @@ def test_restore_members_and_items(conflicts, keep, server, site, lost, said):
         "set": lambda: site.smembers(name) == {b"a", b"b", b"c"},
         "zset": lambda: site.zrange(name, 0, -1, withscores=True) == [(b"b", 1.0), (b"a", 2.5)],
         "list": lambda: site.lrange(name, 0, -1) == [b"b", b"b"],
+        "stream": lambda: [id_ for id_, _ in site.xrange(name)] == [b"5-1", b"6-0", b"7-0"],
     }
     assert after[lost.type]()
-    assert name in conflicts("--show", name)[1]
+    shown = conflicts("--show", name)[1]
+    assert name in shown
+    assert lost.type != "stream" or '"5-1": ["f","v"]' in shown
 
 
 @pytest.mark.parametrize("lost", [StringState(b"v", PAST), HashState({b"f": b"v"}, PAST)])

@@ -138,7 +138,7 @@ def test_nobody_gets_in_without_a_password(server):
 
 
 def test_the_settings_of_redis_hold(admin):
-    assert set(admin.config_get("notify-keyspace-events")["notify-keyspace-events"]) == set("K$hlszgxe")
+    assert set(admin.config_get("notify-keyspace-events")["notify-keyspace-events"]) == set("K$hlstzgxe")
 
 
 def test_nginx_accepts_its_configuration(webdis):

@@ -24,6 +24,7 @@ from redisrepl.wire.batches import (
     MOVED,
     NO_FENCE,
     PUSH_SCRIPT,
+    PUSH_STREAMS_SCRIPT,
     UNCHANGED,
     Answer,
     Fencing,
@@ -31,8 +32,17 @@ from redisrepl.wire.batches import (
     parse_batch_reply,
 )
 from redisrepl.wire.digests import digest_of, element_of
+from redisrepl.wire.entries import LAST_ID, entry_name, entry_value
 from redisrepl.wire.states import STATES_SCRIPT, parse_states
-from redisrepl.wire.writes import CONDITIONAL, commands_if, events_of, keys_of, plain_command, simple_commands
+from redisrepl.wire.writes import (
+    CONDITIONAL,
+    commands_if,
+    commands_of_batch,
+    events_of,
+    keys_of,
+    plain_command,
+    simple_commands,
+)
 from testbed import RedisServer, eventually
 from tests.samples import write
 
@@ -53,20 +63,20 @@ def _empty(redis):
     redis.flushall()
 
 
-def answer_to(redis, *commands, fencing=NO_FENCE, told=(b"", b""), token=TOKEN):
+def answer_to(redis, *commands, fencing=NO_FENCE, told=(b"", b""), token=TOKEN, script=PUSH_SCRIPT):
     """What the script answers to these commands."""
     words = [word for command in commands for word in (b"%d" % len(command), *command)]
     fence = (fencing.key, b"%d" % fencing.epoch, b"%d" % fencing.slot, b"%d" % fencing.number)
-    items = redis.eval(PUSH_SCRIPT, 0, token, *told, *fence, *words)
+    items = redis.eval(script, 0, token, *told, *fence, *words)
     return parse_batch_reply(items, sum(len(keys_of(command)) for command in commands), token)
 
 
-def outcomes(redis, *commands):
-    return answer_to(redis, *commands).errors
+def outcomes(redis, *commands, **options):
+    return answer_to(redis, *commands, **options).errors
 
 
-def state_of(redis, key=K):
-    (state,) = parse_states(redis.eval(STATES_SCRIPT, 0, b"%d  list set zset " % (1 << 30), b"", key))
+def state_of(redis, key=K, others=b" list set zset "):
+    (state,) = parse_states(redis.eval(STATES_SCRIPT, 0, b"%d %b" % (1 << 30, others), b"", key))
     return state
 
 
@@ -248,6 +258,63 @@ def all_conditional():
         yield [b"ZREMIF", K, b"a", some]
 
 
+V, W = entry_value([b"f", b"v"]), entry_value([b"f", b"w"])
+X = HashState({entry_name(b"5-1"): V, LAST_ID: b"9-0"}, None, "stream")
+
+
+def stream(last, **entries):
+    """Entries by `n5_1`."""
+    ids = {entry_name(name[1:].replace("_", "-").encode()): value for name, value in entries.items()}
+    return HashState({**ids, LAST_ID: last}, None, "stream")
+
+
+def x(name, value):
+    return e(name if name == LAST_ID else entry_name(name), value, "stream")
+
+
+@pytest.mark.parametrize(
+    ("held", "command", "outcome", "after"),
+    [
+        (None, [b"STREAMSET", K, b"5-1", V, b"last-id", b"9-0"], None, X),
+        (X, [b"STREAMSET", K, b"10-1", V, b"11-1", W], None, stream(b"11-1", n5_1=V, n10_1=V, n11_1=W)),
+        (X, [b"STREAMSET", K, b"6-1", V], UNCHANGED, stream(b"9-0", n5_1=V, n6_1=V)),  # what followed is not foreseen
+        (X, [b"STREAMSET", K, b"5-1", V], UNCHANGED, X),
+        (A, [b"STREAMSET", K, b"5-1", V], "WRONGTYPE", A),
+        (X, [b"XDEL", K, b"5-1", b"6-1"], None, stream(b"9-0")),
+        (X, [b"XDEL", K, b"6-1"], UNCHANGED, X),
+        (X, [b"STREAMNEW", K, b"10-1", V], None, stream(b"10-1", n5_1=V, n10_1=V)),
+        (X, [b"STREAMNEW", K, b"5-1", W, b"10-1", V], MOVED, stream(b"10-1", n5_1=V, n10_1=V)),
+        (X, [b"STREAMIF", K, b"5-1", x(b"5-1", V), W], UNCHANGED, stream(b"9-0", n5_1=W)),
+        (X, [b"STREAMIF", K, b"5-1", x(b"5-1", W), W], MOVED, X),
+        (X, [b"STREAMIF", K, b"last-id", x(LAST_ID, b"9-0"), b"6-0"], None, stream(b"6-0", n5_1=V)),
+        (X, [b"STREAMIF", K, b"last-id", x(LAST_ID, b"8-0"), b"6-0"], MOVED, X),
+        (X, [b"STREAMIF", K, b"last-id", b"", b"9-0"], UNCHANGED, X),
+        (A, [b"STREAMIF", K, b"last-id", b"", b"9-0"], "WRONGTYPE", A),
+        (X, [b"XDELIF", K, b"5-1", x(b"5-1", V)], None, stream(b"9-0")),
+        (X, [b"XDELIF", K, b"5-1", x(b"5-1", W)], MOVED, X),
+        (X, [b"XDELIF", K, b"6-1", x(b"5-1", W)], UNCHANGED, X),
+        (None, [b"XDELIF", K, b"6-1", x(b"5-1", W)], UNCHANGED, None),
+        (X, [b"DELIF", K, d(X)], None, None),
+        (X, [b"SETIF", K, b"a", b"", d(stream(b"9-1", n5_1=V))], MOVED, X),
+    ],
+)
+def test_a_command_about_streams(redis, held, command, outcome, after):
+    put(redis, held)
+    errors = outcomes(redis, command, script=PUSH_STREAMS_SCRIPT)
+
+    assert (errors[0].partition(" ")[0] if errors else None) == outcome
+    assert state_of(redis, others=b" stream ") == after
+
+
+def test_without_scripts_entries_are_added_at_the_end(redis):
+    (command,) = commands_of_batch(
+        [HashSet(K, {LAST_ID: b"9-0", entry_name(b"7-1"): W, entry_name(b"5-1"): V}, "stream")]
+    )
+    for simple in simple_commands(command):
+        redis.execute_command(*simple)
+    assert state_of(redis, others=b" stream ") == stream(b"9-0", n5_1=V, n7_1=W)
+
+
 def test_without_scripts_each_comes_to_the_same(redis):
     for held, command in product(HELD, all_conditional()):
         put(redis, held)
@@ -330,6 +397,18 @@ def test_any_bytes(redis, key, field, value):
         ([HashSet(K, {b"a": b"1"}, "zset")], None, {b"a": (None,)}, [[b"ZADDNX", K, b"a", b"1"]]),
         ([HashSet(K, {b"a": b"1"}, "zset")], None, {b"a": (5,)}, [[b"ZADDIF", K, b"a", b"%024x" % 5, b"1"]]),
         ([FieldsDeleted(K, (b"a",), "zset")], None, {b"a": (5,)}, [[b"ZREMIF", K, b"a", b"%024x" % 5]]),
+        (
+            [HashSet(K, {LAST_ID: b"9-0", entry_name(b"10-1"): b"v", entry_name(b"9-1"): b"w"}, "stream")],
+            (None,),
+            None,
+            [[b"STREAMNEW", K, b"9-1", b"w", b"10-1", b"v", b"last-id", b"9-0"]],
+        ),
+        (
+            [HashSet(K, {entry_name(b"9-1"): b"w"}, "stream"), FieldsDeleted(K, (entry_name(b"5-1"),), "stream")],
+            None,
+            {entry_name(b"9-1"): (5,), entry_name(b"5-1"): (6,)},
+            [[b"STREAMIF", K, b"9-1", b"%024x" % 5, b"w"], [b"XDELIF", K, b"5-1", b"%024x" % 6]],
+        ),
     ],
 )
 def test_changes_on_a_condition(changes, whole, fields, commands):
@@ -385,6 +464,11 @@ def test_what_a_plain_command_says_that_found_nothing_to_do(command, reply, outc
         (Z, [b"ZADDNX", K, b"b", b"2"]),
         (Z, [b"ZADDIF", K, b"a", z(b"a", b"1.5"), b"2"]),
         (zset(a="1", b="2"), [b"ZREMIF", K, b"a", z(b"a", b"1")]),
+        (X, [b"STREAMSET", K, b"10-1", V, b"10-2", V]),
+        (X, [b"STREAMNEW", K, b"10-1", V]),
+        (X, [b"STREAMIF", K, b"10-1", b"", V, b"last-id", x(LAST_ID, b"9-0"), b"11-0"]),
+        (X, [b"XDEL", K, b"5-1"]),
+        (X, [b"XDELIF", K, b"5-1", x(b"5-1", V)]),
         (L, [b"LISTIF", K, d(L), b"x"]),
         (None, [b"LISTIF", K, b"", *LONG.items]),
         (None, [b"SET", K, b"v", b"NX"]),
@@ -398,9 +482,10 @@ def test_a_command_causes_the_events_that_we_expect_and_none_where_it_does_nothi
     with redis.pubsub(ignore_subscribe_messages=True) as listener:
         listener.psubscribe("__keyspace@0__:*")
         eventually(redis.pubsub_numpat)
-        assert outcomes(redis, command) == {}
+        script = PUSH_STREAMS_SCRIPT if held == X else PUSH_SCRIPT
+        assert outcomes(redis, command, script=script) == {}
         if command[0] != b"DELIF":
-            assert outcomes(redis, command).keys() == {0}  # nothing, the second time
+            assert outcomes(redis, command, script=script).keys() == {0}  # nothing, the second time
         redis.publish("__keyspace@0__:end", "end")
         seen = []
         while not seen or seen[-1] != b"end":

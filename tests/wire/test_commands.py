@@ -25,11 +25,14 @@ from redisrepl.local.address import parse_address
 from redisrepl.local.stream import ReplicaLink
 from redisrepl.namespaces import Namespaces
 from redisrepl.wire.commands import ORIGIN_CHANNEL, ChangeDecoder
+from redisrepl.wire.entries import FIRST_ID, LAST_ID, entry_name, entry_value
 from redisrepl.wire.psync import Commands, SnapshotEnd
 from testbed import RedisServer
 from tests.samples import ALL_BYTES
 
 K, L = b"site1:k", b"site1:l"
+ID5, ID7 = entry_name(b"5-1"), entry_name(b"7")
+FV = entry_value([b"f", b"v"])
 FAR = 4_000_000_000_000  # 2096
 
 
@@ -117,6 +120,21 @@ HASHES = [
     ("ZUNIONSTORE k 1 l", [Touch(K, "zsets", replaces=True)]),
     ("ZRANGESTORE k l 0 1", [Touch(K, "zsets", replaces=True)]),
     ("GEORADIUS l 1 2 3 km STORE k", [Touch(K, "zsets", replaces=True)]),
+    ("XADD k 5-1 f v g ''", [HashSet(K, {ID5: entry_value([b"f", b"v", b"g", b""])}, "stream")]),
+    ("XADD k NOMKSTREAM 5-1 f v", [HashSet(K, {ID5: FV}, "stream")]),
+    ("XADD k 7 f v", [HashSet(K, {ID7: FV}, "stream")]),
+    ("XADD k MAXLEN = 3 5-1 f v", [HashSet(K, {ID5: FV, FIRST_ID: None}, "stream")]),
+    ("XADD k maxlen ~ 3 LIMIT 10 5-1 f v", [HashSet(K, {ID5: FV, FIRST_ID: None}, "stream")]),
+    ("XADD k KEEPREF MINID 5-0 5-1 f v", [HashSet(K, {ID5: FV, FIRST_ID: None}, "stream")]),
+    ("XADD k IDMP p 1 5-1 f v", [HashSet(K, {ID5: FV}, "stream")]),
+    ("XTRIM k MAXLEN = 5", [HashSet(K, {FIRST_ID: None}, "stream")]),
+    ("XDEL k 5-1 7", [FieldsDeleted(K, (ID5, ID7), "stream")]),
+    ("XDELEX k ACKED IDS 2 5-1 7-0", [HashSet(K, {ID5: None, ID7: None}, "stream")]),
+    ("XACKDEL k group IDS 1 5-1", [HashSet(K, {ID5: None}, "stream")]),
+    ("XSETID k 5-1 ENTRIESADDED 7 MAXDELETEDID 3-0", [HashSet(K, {LAST_ID: b"5-1"}, "stream")]),
+    ("XGROUP CREATE k group 0 MKSTREAM", [HashSet(K, {LAST_ID: None}, "stream")]),
+    ("XGROUP CREATE k group 0", []),
+    ("XGROUP CREATE x k 0 MKSTREAM", []),
     ("LPUSH k a b", [Touch(K, "lists", replaces=True)]),
     ("LTRIM k 0 1", [Touch(K, "lists", replaces=True)]),
     ("LMOVE k l LEFT RIGHT", [Touch(K, "lists", replaces=True), Touch(L, "lists", replaces=True)]),
@@ -356,7 +374,7 @@ def test_only_the_kinds_asked_for_come_out(line, expected, kind):
         ("lpush k v", "LPUSH"),
         ("SMOVE x k v", "SMOVE"),
         ("HPEXPIREAT k 5 FIELDS 1 f", "HPEXPIREAT"),
-        ("XADD k * f v", "XADD"),
+        ("XADD k 5-1 f v", "XADD"),
     ],
 )
 def test_what_does_not_cross_is_counted(line, name):
@@ -454,7 +472,12 @@ SAID = [
     ("SPOP site1:set 5", [Deleted(b"site1:set")]),
     ("ZADD site1:z 0.1 a", [HashSet(b"site1:z", {b"a": b"0.10000000000000001"}, "zset")]),
     ("GEOADD site1:z 1 2 g", [HashSet(b"site1:z", {b"g": b"3378080408407459"}, "zset")]),
-    ("XADD site1:stream 1-1 f v", []),
+    ("XADD site1:stream 5-1 f v", [HashSet(b"site1:stream", {ID5: FV}, "stream")]),
+    ("XADD site1:stream MAXLEN ~ 1 7-* f v", [HashSet(b"site1:stream", {ID7: FV, FIRST_ID: None}, "stream")]),
+    ("XTRIM site1:stream MAXLEN 1", [HashSet(b"site1:stream", {FIRST_ID: None}, "stream")]),
+    ("XDEL site1:stream 7 5-1", [FieldsDeleted(b"site1:stream", (ID7, ID5), "stream")]),
+    ("XSETID site1:stream 9-0", [HashSet(b"site1:stream", {LAST_ID: b"9-0"}, "stream")]),
+    ("XGROUP CREATE site1:stream g $", []),
     ("FLUSHDB", [Flushed(emptied=True)]),
     ("SWAPDB 0 1", [Flushed(emptied=False)]),
     ("FLUSHALL", [Flushed(emptied=True)]),
@@ -499,7 +522,7 @@ async def test_every_listed_command_on_a_real_server():
         else:
             part.append(normal(change, now_ms))
     assert [(line, got) for (line, _), got in zip(SAID, came[1:], strict=True)] == SAID
-    assert followed.unreplicated == {"XADD": 1}
+    assert followed.unreplicated == {"XGROUP": 1}
     assert not followed.in_transaction
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from redisrepl.changes import HashState, SequenceState, StringState
 from redisrepl.errors import ProtocolError
+from redisrepl.wire.collections import COLLECTIONS
 from redisrepl.wire.digests import (
     BUCKETS,
     LOOK_SCRIPT,
@@ -37,7 +38,7 @@ from redisrepl.wire.digests import (
     wanted_buckets,
 )
 from testbed import RedisServer
-from tests.samples import ALL_BYTES, AWKWARD_NAMES, scores, write
+from tests.samples import ALL_BYTES, AWKWARD_NAMES, scores, streams, write
 
 FAR = 4_102_444_800_123  # a time in 2100, with milliseconds
 values = st.binary(max_size=200) | st.sampled_from([b"", b"0", b"-1", b"1e3", ALL_BYTES, b"\x00", b"\xff" * 100])
@@ -47,7 +48,7 @@ hashes = st.builds(HashState, st.dictionaries(values, values, min_size=1, max_si
 sets = st.builds(HashState, st.dictionaries(values, st.just(b""), min_size=1, max_size=20), expiries, st.just("set"))
 zsets = st.builds(HashState, st.dictionaries(values, scores, min_size=1, max_size=20), expiries, st.just("zset"))
 lists = st.builds(SequenceState, st.lists(values, min_size=1, max_size=20).map(tuple), expiries)
-ALL = b" list set zset "
+ALL = b" list set stream zset "
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,10 @@ def held(redis, states):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    key=values, state=strings | hashes | sets | zsets | lists, expire=st.booleans(), others=st.sampled_from([b"", ALL])
+    key=values,
+    state=strings | hashes | sets | zsets | lists | streams(expiries),
+    expire=st.booleans(),
+    others=st.sampled_from([b"", ALL]),
 )
 @example(b"", HashState({b"": b""}), True, b"")
 @example(b"", HashState({b"": b""}, None, "set"), True, ALL)
@@ -122,9 +126,9 @@ def test_whatever_a_key_holds_has_one_digest(redis, key, state, expire, others):
 
 def test_the_same_elements_in_two_types_have_two_digests():
     elements = {b"1": b"", b"2": b""}
-    digests = {digest_of(b"k", HashState(elements, None, type_)) for type_ in ("hash", "set", "zset")}
-    assert len(digests) == 3
-    assert len({element_of(b"1", b"1", type_) for type_ in ("hash", "set", "zset")}) == 3
+    digests = {digest_of(b"k", HashState(elements, None, type_)) for type_ in COLLECTIONS}
+    assert len(digests) == len(COLLECTIONS)
+    assert len({element_of(b"1", b"1", type_) for type_ in COLLECTIONS}) == len(COLLECTIONS)
 
 
 MANY = (

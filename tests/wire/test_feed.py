@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redisrepl.changes import HashSet, StringSet
+from redisrepl.changes import FieldsDeleted, HashSet, StringSet
 from redisrepl.errors import ProtocolError
+from redisrepl.wire.entries import LAST_ID, entry_name, entry_value
 from redisrepl.wire.feed import feed_content, parse_feed
 from redisrepl.wire.psync import encode_command
 
+V = entry_value([b"f", b"v"])
 words = st.one_of(st.binary(max_size=20), st.sampled_from([b"NX", b"PXAT"]))
 commands = st.one_of(
     st.tuples(st.just(b"SET"), words, words),
@@ -53,6 +55,8 @@ def test_changes():
             (b"SET", b"e", b"v", b"PXAT", b"9"),
             (b"MSET", b"a", b"1", b"b", b"2"),
             (b"HSET", b"h", b"f", b"1", b"g", b"2"),
+            (b"STREAMSET", b"s", b"5-1", V, b"last-id", b"7-0"),
+            (b"XDEL", b"s", b"5-1"),
         )
     )
 
@@ -62,7 +66,25 @@ def test_changes():
         StringSet(b"a", b"1"),
         StringSet(b"b", b"2"),
         HashSet(b"h", {b"f": b"1", b"g": b"2"}),
+        HashSet(b"s", {entry_name(b"5-1"): V, LAST_ID: b"7-0"}, "stream"),
+        FieldsDeleted(b"s", (entry_name(b"5-1"),), "stream"),
     ]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        (b"STREAMSET", b"s", b"5", b"1:f"),
+        (b"STREAMSET", b"s", b"5-1"),
+        (b"STREAMSET", b"s"),
+        (b"STREAMSET", b"s", b"last-id", b"x"),
+        (b"XDEL", b"s", b"last-id"),
+        (b"XDEL", b"s"),
+    ],
+)
+def test_what_is_said_of_streams_and_cannot_be(argv):
+    with pytest.raises(ProtocolError):
+        parse_feed(message(argv)).changes()
 
 
 def test_a_message_is_ascii_so_that_readers_of_json_get_it_whole():

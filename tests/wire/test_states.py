@@ -10,7 +10,7 @@ from redisrepl.changes import HashState, SequenceState, StringState
 from redisrepl.errors import OutcomeUnknownError, ProtocolError
 from redisrepl.wire.states import STATES_SCRIPT, parse_fetch, parse_states
 from testbed import RedisServer
-from tests.samples import ALL_BYTES, AWKWARD_NAMES, scores, write
+from tests.samples import ALL_BYTES, AWKWARD_NAMES, scores, streams, write
 
 FAR = 4_102_444_800_123
 UNLIMITED = 1 << 30
@@ -23,6 +23,7 @@ states = (
     | st.builds(HashState, st.dictionaries(values, st.just(b""), min_size=1, max_size=9), expiries, st.just("set"))
     | st.builds(HashState, st.dictionaries(values, scores, min_size=1, max_size=9), expiries, st.just("zset"))
     | st.builds(SequenceState, st.lists(values, min_size=1, max_size=9).map(tuple), expiries)
+    | streams(expiries)
 )
 
 
@@ -47,8 +48,8 @@ def test_what_was_written_is_read(redis, wanted):
     keys = [b"key:%d" % number for number in range(len(wanted))]
     for key, state in zip(keys, wanted, strict=True):
         write(redis, key, state)
-    assert read(redis, *keys, budget=b"%d  list set zset " % UNLIMITED) == wanted
-    others = {"list", "set", "zset"}
+    assert read(redis, *keys, budget=b"%d  list set stream zset " % UNLIMITED) == wanted
+    others = {"list", "set", "zset", "stream"}
     named = [state.type if getattr(state, "type", None) in others else state for state in wanted]
     assert read(redis, *keys) == named
 

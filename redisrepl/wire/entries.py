@@ -1,0 +1,370 @@
+"""Streams as collections: what their elements are called, what they hold, and the script that puts entries in.
+
+In: ids and entries, as Redis spells them. Out: elements' names and values, and back; Lua. Left to others: which
+elements (`engine`), the other kinds of collection (`wire.collections`).
+
+An element of a stream is an entry. Its name is its id with both numbers at full width, so that names sort as ids do; to
+servers it is the id as it is. Its value is its fields and their values in order, as MessagePack, which scripts have at
+the speed of C. One more element holds the last id of the stream, so that a stream without entries is a collection too.
+
+Redis takes a new entry only above the last id. One that belongs below, since it was added at another place meanwhile,
+gets in by taking the entries above it out, setting the last id back, and adding all of them in order, in one step of a
+script: nobody sees the stream without them, and consumer groups, with what is pending there, stay as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from redisrepl.errors import ProtocolError
+
+__all__ = [
+    "FIRST_ID",
+    "LAST_ID",
+    "PUT_STREAM_SCRIPT",
+    "STREAMS",
+    "checked_elements",
+    "element_name",
+    "entries_in",
+    "entry_name",
+    "entry_value",
+    "entry_words",
+    "greater_id",
+    "is_entry",
+    "last_id_of",
+    "plain_id",
+    "stream_elements",
+    "stream_facts",
+    "with_last_id",
+]
+
+#: Name of the element that holds the last id; it sorts behind all entries.
+LAST_ID = b"last-id"
+#: In a change, with the value None: entries before the first one that is there now are gone, the command does not tell
+#: which (`XTRIM`). No stream holds an element of this name.
+FIRST_ID = b"first-id"
+
+_ID = re.compile(rb"(\d{1,20})(?:-(\d{1,20}))?")
+_WIDTH = 20  # digits of 2**64
+
+
+def entry_name(id_: bytes) -> bytes:
+    """The name of the entry with this id, `ms-seq` or `ms`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    ms, dash, seq = id_.partition(b"-")
+    if dash and ms.isdigit() and seq.isdigit() and len(ms) <= _WIDTH and len(seq) <= _WIDTH:  # what most are
+        return ms.rjust(_WIDTH, b"0") + b"-" + seq.rjust(_WIDTH, b"0")
+    if (found := _ID.fullmatch(id_)) is None:
+        raise ValueError("an id that is none")
+    ms, seq = found.groups()
+    return ms.rjust(_WIDTH, b"0") + b"-" + (seq or b"0").rjust(_WIDTH, b"0")
+
+
+def plain_id(name: bytes) -> bytes:
+    """The id of the entry with this name, as Redis prints it; the last id has the same name everywhere."""
+    if name == LAST_ID:
+        return name
+    ms, _, seq = name.partition(b"-")
+    return b"%b-%b" % (ms.lstrip(b"0") or b"0", seq.lstrip(b"0") or b"0")
+
+
+def element_name(name: bytes) -> bytes:
+    """The name of an element, from the one that servers have for it: an id, or that of the last id.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    return name if name == LAST_ID else entry_name(name)
+
+
+def is_entry(name: bytes) -> bool:
+    """Whether an element of this name is an entry."""
+    return name not in (LAST_ID, FIRST_ID)
+
+
+def entry_value(words: Iterable[bytes]) -> bytes:
+    """What an entry holds, from its fields and values in turn."""
+    packed = [part for word in words for part in (_head(len(word)), word)]
+    count = len(packed) // 2
+    if count < len(_FEW):
+        return _FEW[count] + b"".join(packed)
+    head = b"\xdc" + count.to_bytes(2) if count <= _TWO_BYTES else b"\xdd" + count.to_bytes(4)
+    return head + b"".join(packed)
+
+
+_TWO_BYTES = 0xFFFF
+_FEW = [bytes((0x90 | count,)) for count in range(16)]
+_SHORT = [*(bytes((0xA0 | size,)) for size in range(32)), *(bytes((0xD9, size)) for size in range(32, 256))]
+
+
+def _head(size: int) -> bytes:
+    """What stands before a string of so many bytes."""
+    if size < len(_SHORT):
+        return _SHORT[size]
+    return b"\xda" + size.to_bytes(2) if size <= _TWO_BYTES else b"\xdb" + size.to_bytes(4)
+
+
+def entry_words(value: bytes) -> list[bytes]:
+    """The fields and values of an entry in turn.
+
+    Raises:
+        ValueError: it is no entry's value.
+    """
+    count, at = _length(value, 0, 0x90, 16, _ARRAYS)
+    words: list[bytes] = []
+    while at < len(value):
+        size, start = _length(value, at, 0xA0, 32, _STRINGS)
+        at = start + size
+        words.append(value[start:at])
+    if at != len(value) or len(words) != count or count % 2:
+        raise ValueError("no entry of a stream")
+    return words
+
+
+#: By the byte before it: of how many bytes a length is.
+_ARRAYS = {0xDC: 2, 0xDD: 4}
+_STRINGS = {0xD9: 1, 0xDA: 2, 0xDB: 4}
+
+
+def _length(value: bytes, at: int, short: int, shorts: int, long: Mapping[int, int]) -> tuple[int, int]:
+    """A length at a place, and where it ends."""
+    first = value[at] if at < len(value) else 0
+    if short <= first < short + shorts:
+        return first - short, at + 1
+    if (size := long.get(first)) is None or at + 1 + size > len(value):
+        raise ValueError("no entry of a stream")
+    return int.from_bytes(value[at + 1 : at + 1 + size]), at + 1 + size
+
+
+def stream_elements(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    """The elements of a stream, from ids and values in turn, and the last id, as scripts return and take them.
+
+    Raises:
+        ValueError: they are none.
+    """
+    return {element_name(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def checked_elements(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Likewise from a stranger.
+
+    Raises:
+        ValueError: they are none, or hold what no stream does.
+    """
+    elements = stream_elements(flat)
+    for name, value in elements.items():
+        if name == LAST_ID:
+            entry_name(value)
+        elif not entry_words(value):
+            raise ValueError("no entry of a stream")
+    return elements
+
+
+def greater_id(first: bytes, second: bytes) -> bytes:
+    """The greater of two ids."""
+    return max(first, second, key=entry_name)
+
+
+def entries_in(reply: Sequence[object]) -> dict[bytes, bytes]:
+    """The entries of a stream in what `XRANGE` returns.
+
+    Raises:
+        ProtocolError: it is not what `XRANGE` returns.
+    """
+    elements: dict[bytes, bytes] = {}
+    for entry in reply:
+        match entry:
+            case [bytes(id_), list(words)] if all(isinstance(word, bytes) for word in words):
+                elements[entry_name(id_)] = entry_value(words)
+            case _:
+                raise ProtocolError("a server did not answer XRANGE with entries")
+    return elements
+
+
+def last_id_of(id_: bytes) -> bytes:
+    """The last id as it is compared: once an entry was removed, a stream cannot be brought back to 0-0.
+
+    Raises:
+        ValueError: it is no id.
+    """
+    return max(plain_id(entry_name(id_)), b"0-1", key=entry_name)
+
+
+def with_last_id(elements: Mapping[bytes, bytes | None]) -> Mapping[bytes, bytes | None]:
+    """Elements that are put into a stream, and the last id that it has then if they are added at its end."""
+    if LAST_ID in elements:
+        return elements
+    entries = [name for name, value in elements.items() if value is not None]
+    return {**elements, LAST_ID: plain_id(max(entries))} if entries else elements
+
+
+def stream_facts(flat: object, asked: str) -> tuple[bytes, bytes | None]:
+    """The last id of a stream and the name of its first entry, from what `XINFO STREAM` returns.
+
+    Args:
+        flat: it.
+        asked: what was asked and whom, for the message.
+
+    Raises:
+        ProtocolError: it is not what that returns.
+    """
+    facts = dict(zip(flat[::2], flat[1::2], strict=False)) if isinstance(flat, list) and flat else {}
+    last_id, first = facts.get(b"last-generated-id"), facts.get(b"first-entry")
+    match last_id, first:
+        case bytes(), None if _ID.fullmatch(last_id):
+            return last_id_of(last_id), None
+        case bytes(), [bytes(id_), *_] if _ID.fullmatch(last_id) and _ID.fullmatch(id_):
+            return last_id_of(last_id), entry_name(id_)
+        case _:
+            raise ProtocolError(f"{asked} did not answer with what is known of a stream")
+
+
+#: Lua: what is done with streams, made when it is asked for: nobody else pays for it.
+#: `elements(key)`: names and values in turn. `element(key, name)`: the value of one, nil if there is none, or an error.
+#: `put(key, set)`: put elements there, names and values in turn and in the order of ids; returns an error, or nil, and
+#: whether all that was done is to add new entries at the end, and to set the last id.
+STREAMS = b"""\
+local made_streams
+local function make_streams()
+  local try, call, find = redis.pcall, redis.call, string.find
+  local value_of, words_of = cmsgpack.pack, cmsgpack.unpack
+  local function name_of(id)
+    local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
+    return string.rep('0', 20 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
+  end
+  local function info_of(key, run)
+    local flat, info = (run or call)('XINFO', 'STREAM', key), {}
+    if flat.err then return nil, flat end
+    for j = 1, #flat, 2 do info[flat[j]] = flat[j + 1] end
+    return info
+  end
+  local function last_of(info)
+    local last = info['last-generated-id']
+    return last == '0-0' and '0-1' or last
+  end
+  local function elements(key)
+    local flat, n = {}, 0
+    for _, entry in ipairs(call('XRANGE', key, '-', '+')) do
+      flat[n + 1], flat[n + 2] = entry[1], value_of(entry[2])
+      n = n + 2
+    end
+    flat[n + 1], flat[n + 2] = 'last-id', last_of(info_of(key))
+    return flat
+  end
+  local function element(key, name)
+    if name == 'last-id' then
+      local info, failed = info_of(key, try)
+      if not failed then return last_of(info) end
+      if not find(failed.err, 'no such key', 1, true) then return nil, failed end
+      return nil
+    end
+    local found = try('XRANGE', key, name, name)
+    if found.err then return nil, found end
+    return found[1] and value_of(found[1][2])
+  end
+  local function set_last(key, last, added, deleted)
+    local words = {'XSETID', key, last}
+    if added then
+      words[4], words[5] = 'ENTRIESADDED', added
+      if deleted ~= '0-0' then words[6], words[7] = 'MAXDELETEDID', deleted end
+    end
+    return try(unpack(words))
+  end
+  local function force_last(key, last)
+    local reply = set_last(key, last)
+    if type(reply) ~= 'table' or not reply.err then return end
+    if find(reply.err, 'no such key', 1, true) then
+      reply = try('XADD', key, last, '', '')
+      if type(reply) == 'table' then return reply end
+      call('XTRIM', key, 'MAXLEN', 0)
+    elseif find(reply.err, 'max_deleted', 1, true) then
+      local info = info_of(key)
+      set_last(key, info['last-generated-id'], info['entries-added'], '0-1')
+    elseif find(reply.err, 'top item', 1, true) then
+      return
+    else
+      return reply
+    end
+    set_last(key, last)
+  end
+  local function insert(key, low)
+    local wanted, from, held = {}, nil, {}
+    local tail = call('XRANGE', key, low[1], '+')
+    for _, entry in ipairs(tail) do held[entry[1]] = entry[2] end
+    for j = 1, #low, 2 do
+      local there = held[low[j]]
+      if not there or value_of(there) ~= low[j + 1] then
+        from = from or name_of(low[j])
+        wanted[low[j]] = words_of(low[j + 1])
+      end
+    end
+    if not from then return end
+    local gone, names, ids = {}, {}, {}
+    for _, entry in ipairs(tail) do
+      if name_of(entry[1]) >= from then
+        gone[#gone + 1] = entry[1]
+        wanted[entry[1]] = wanted[entry[1]] or entry[2]
+      end
+    end
+    for id, words in pairs(wanted) do
+      if #words > 7000 then return {err = 'ERR an entry with more than 3,500 fields cannot be moved'} end
+      local name = name_of(id)
+      names[#names + 1], ids[name] = name, id
+    end
+    table.sort(names)
+    local info = info_of(key)
+    local last, added, deleted = info['last-generated-id'], info['entries-added'], info['max-deleted-entry-id']
+    local all = #gone == info['length']
+    local lowest = (all and (deleted or '0-0') == '0-0') and '0-0' or '0-1'
+    if ids[names[1]] == lowest then return {err = 'ERR an entry 0-1 cannot be added any more'} end
+    if all then call('XTRIM', key, 'MAXLEN', 0) end
+    for j = 1, all and 0 or #gone, 1000 do call('XDEL', key, unpack(gone, j, math.min(j + 999, #gone))) end
+    if added and lowest ~= '0-0' then set_last(key, last, added, '0-1') end
+    local below = call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+    set_last(key, below and below[1] or lowest)
+    local failed
+    for j = 1, #names do
+      local reply = try('XADD', key, ids[names[j]], unpack(wanted[ids[names[j]]]))
+      if type(reply) == 'table' then failed = reply end
+    end
+    if names[#names] > name_of(last) then last = ids[names[#names]] end
+    set_last(key, last, added and added + #names - #gone, deleted)
+    return failed
+  end
+  local function put(key, set)
+    local low, last, added = {}, nil, false
+    for j = 1, #set, 2 do
+      if set[j] == 'last-id' then
+        last = set[j + 1]
+      else
+        local words = words_of(set[j + 1])
+        if #words > 7000 then return {err = 'ERR an entry with more than 3,500 fields'} end
+        local reply = try('XADD', key, set[j], unpack(words))
+        if type(reply) ~= 'table' then
+          added = true
+        elseif find(reply.err, 'equal or smaller', 1, true) then
+          low[#low + 1], low[#low + 2] = set[j], set[j + 1]
+        else
+          return reply
+        end
+      end
+    end
+    local failed
+    if #low > 0 then failed = insert(key, low) end
+    if last and not failed then failed = force_last(key, last) end
+    return failed, #low == 0 and (added or last ~= nil)
+  end
+  return {elements = elements, element = element, put = put}
+end
+local function streams()
+  made_streams = made_streams or make_streams()
+  return made_streams
+end
+"""
+
+#: Puts elements into a stream of the site: names and values in turn. The key is named, as clusters want it.
+PUT_STREAM_SCRIPT = STREAMS + b"return streams().put(KEYS[1], ARGV) or 1\n"
