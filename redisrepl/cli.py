@@ -67,13 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(parser: Parser, argv: list[str]) -> Callable[[], int]:
-    import asyncio  # before a child process is made, which needs it as well: so it is loaded once
-
     from redisrepl.settings.apart import load_settings_apart
 
     settings, address, _ = _load(parser, argv, load_settings_apart)
     if not settings.ns and settings.cert is None and settings.key is None:
         raise ConfigError(f"nothing says what to replicate: {parser.usage}; redisrepl --help tells more")
+
+    import asyncio
 
     with without(*_NOT_FOR_DAEMONS):
         from redisrepl.daemon import Daemon

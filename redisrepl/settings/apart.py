@@ -41,6 +41,8 @@ def load_settings_apart(flags: Mapping[str, Any], file: Path | None = None) -> S
 
 def _told_by_child(flags: Mapping[str, Any], file: Path | None) -> bytes:
     """What the child has to say; nothing if there can be none, or if it did not end well."""
+    import asyncio  # noqa: F401, PLC0415 - both processes need it: it is loaded once, before they part
+
     reading, writing = os.pipe()
     with open(reading, "rb") as pipe:  # noqa: PTH123 - a descriptor
         try:
