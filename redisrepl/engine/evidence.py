@@ -25,7 +25,20 @@ from typing import NamedTuple
 from redisrepl.changes import Change, Deleted, HashSet, StringSet
 from redisrepl.wire.digests import element_of, string_digest
 
-__all__ = ["RING", "Place", "Proof", "Ring", "Seen", "Told", "entry_of", "holds_since", "proved", "seen_of"]
+__all__ = [
+    "RING",
+    "Place",
+    "Proof",
+    "Ring",
+    "Seen",
+    "Told",
+    "entry_of",
+    "field_or_none",
+    "hex_or_none",
+    "holds_since",
+    "proved",
+    "seen_of",
+]
 
 #: Changes that are remembered at a time, and saved; and in all, while the daemon runs.
 RING = 128
@@ -69,9 +82,23 @@ class Seen(NamedTuple):
         return self.key, self.field
 
 
+def hex_or_none(field: bytes | None) -> str | None:
+    """A field as JSON can hold it; None stands for the key as a whole."""
+    return None if field is None else field.hex()
+
+
+def field_or_none(text: str | None) -> bytes | None:
+    """From what JSON held.
+
+    Raises:
+        ValueError, TypeError: that is none.
+    """
+    return None if text is None else bytes.fromhex(text)
+
+
 def entry_of(seen: Seen) -> tuple[int, str, str | None, int | None]:
     """As JSON can hold it."""
-    return seen.number, seen.key.hex(), None if seen.field is None else seen.field.hex(), seen.digest
+    return seen.number, seen.key.hex(), hex_or_none(seen.field), seen.digest
 
 
 def seen_of(entry: object) -> Seen | None:
@@ -79,7 +106,7 @@ def seen_of(entry: object) -> Seen | None:
     match entry:
         case [int(number), str(key), str() | None as field, int() | None as digest]:
             with suppress(ValueError):
-                return Seen(number, bytes.fromhex(key), None if field is None else bytes.fromhex(field), digest)
+                return Seen(number, bytes.fromhex(key), field_or_none(field), digest)
     return None
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from redisrepl.changes import HashState, State
 from redisrepl.engine.ancestor import Agreed
-from redisrepl.engine.evidence import Place, Ring, Told, entry_of, seen_of
+from redisrepl.engine.evidence import Place, Ring, Told, entry_of, field_or_none, hex_or_none, seen_of
 from redisrepl.wire.digests import digest_of, elements_of
 
 __all__ = ["MOST_PLACES", "Losses", "Places", "joined"]
@@ -174,7 +174,7 @@ class Losses:
                 if self._places is None
                 else {key.hex(): _as_json(numbers) for key, numbers in self._places.items()}
             )
-            kept = [(key.hex(), None if field is None else field.hex()) for key, field in self._kept]
+            kept = [(key.hex(), hex_or_none(field)) for key, field in self._kept]
             self._saved = {
                 "seen": [entry_of(seen) for seen in self._seen],
                 "missed": missed,
@@ -198,9 +198,7 @@ class Losses:
                     losses._missed = _Missed(set(map(bytes.fromhex, keys)), {int(number) for number in numbers})
         kept: Any = document.get("kept")
         with suppress(ValueError, TypeError):
-            losses._kept = frozenset(
-                (bytes.fromhex(key), None if field is None else bytes.fromhex(field)) for key, field in kept
-            )
+            losses._kept = frozenset((bytes.fromhex(key), field_or_none(field)) for key, field in kept)
         places: Any = document.get("places")
         if isinstance(places, Mapping):
             with suppress(ValueError, TypeError):
@@ -209,8 +207,8 @@ class Losses:
 
 
 def _as_json(numbers: Mapping[bytes | None, int]) -> list[tuple[str | None, int]]:
-    return [(None if field is None else field.hex(), number) for field, number in numbers.items()]
+    return [(hex_or_none(field), number) for field, number in numbers.items()]
 
 
 def _from_json(numbers: Iterable[tuple[str | None, int]]) -> dict[bytes | None, int]:
-    return {None if field is None else bytes.fromhex(field): int(number) for field, number in numbers}
+    return {field_or_none(field): int(number) for field, number in numbers}

@@ -59,8 +59,8 @@ STATUS_EXAMPLE = """\
 example:
   redisrepl status --state-dir /var/lib/redisrepl
 
-Asks every daemon that keeps its state there: its links, what waits, what was replicated, what is wrong. The default
-directory is the daemon's own: $STATE_DIRECTORY, else ~/.local/state/redisrepl.
+Asks every daemon that keeps its state there: its links, pending changes, what was replicated, what is wrong. The
+default directory is the daemon's own: $STATE_DIRECTORY, else ~/.local/state/redisrepl.
 """
 
 STATUS_EPILOG = """\

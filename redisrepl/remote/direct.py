@@ -4,7 +4,7 @@ In: commands and scripts. Out: their replies, failures as our errors. Left to ot
 reply read (`wire.psync`, `wire.replyreader`), TLS (`tls.contexts`), everything that is asked.
 
 A connection carries one request at a time, as those to Webdis do: a large value then delays nothing else, and a request
-that is given up takes its connection with it. A subscription has one of its own.
+that fails halfway takes its connection with it. A subscription has one of its own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from redisrepl.errors import (
 from redisrepl.limits import Limits
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
-from redisrepl.remote.patience import BESIDE_VALUE, PATIENCE, SLOWEST
+from redisrepl.remote.patience import BESIDE_VALUE, SLOWEST, Patience
 from redisrepl.remote.transport import parse_address
 from redisrepl.showing import masked
 from redisrepl.tls.contexts import tls_reason, trust_told
@@ -252,10 +252,10 @@ class DirectHub(Hub):
         async with self.health.trial() as trial, self._slots:
             link = self._from_kept() or await self._connect(trial)
             seconds, now = self._timeout + len(request) / SLOWEST, asyncio.get_running_loop().time
-            patience = now() + PATIENCE * self._timeout
+            patience = Patience(self._timeout, now())
 
             def moved(received: int) -> None:
-                if now() > patience + received / SLOWEST and received:  # it moves, but would for ever
+                if received and patience.is_over(now(), received):  # it moves, but would for ever
                     raise TimeoutError
                 limit.put_off(self._timeout if received else seconds)
 

@@ -1,7 +1,7 @@
 """The hub as everybody else sees it: commands, scripts, and a subscription, whatever protocol carries them.
 
 In: commands and scripts as lists of bytes, a pattern of channels. Out: replies, lists of messages, failures as our
-errors. Left to others: the protocol (`remote.session`: Webdis over HTTPS; `direct.session`: Redis itself over TLS),
+errors. Left to others: the protocol (`remote.session`: Webdis over HTTPS; `remote.direct`: Redis itself over TLS),
 what is asked and when to try again.
 
 Another protocol is another subclass of `Hub`; nothing else changes.

@@ -29,7 +29,7 @@ from redisrepl.limits import Limit, Limits
 from redisrepl.remote.address import USER_AGENT, check_url, without_credentials
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
-from redisrepl.remote.patience import BESIDE_VALUE, PATIENCE, SLOWEST
+from redisrepl.remote.patience import BESIDE_VALUE, SLOWEST, Patience
 from redisrepl.remote.statuses import OK, http_error
 from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy
 from redisrepl.remote.ways import SubscribeChoice, Ways
@@ -220,7 +220,7 @@ class HubSession(Hub):
         stream = cast("httpx.AsyncByteStream", response.stream)
         pieces: list[bytes] = []
         size, now = 0, asyncio.get_running_loop().time
-        patience = now() + PATIENCE * self._timeout
+        patience = Patience(self._timeout, now())
         try:
             self._check_encoding(response)
             if response.status_code != OK:
@@ -231,7 +231,7 @@ class HubSession(Hub):
                 size += len(piece)
                 if size > self._max_reply:
                     raise LimitExceededError(f"a reply of the hub {self.url}", size, self._max_reply)
-                if now() > patience + size / SLOWEST:  # it moves, but would for ever
+                if patience.is_over(now(), size):  # it moves, but would for ever
                     raise TimeoutError
                 limit.put_off(self._timeout)
         finally:

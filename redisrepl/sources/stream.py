@@ -233,6 +233,6 @@ class Following:
         return Position(self.position.replid, max(self.position.offset, int(self.read_to)))
 
     def abandon(self) -> None:
-        """Give up following the stream; its position would be out of date by the next time."""
+        """Stop following the stream; its position would be out of date by the next time."""
         self.position = None
         self.read_to = math.inf

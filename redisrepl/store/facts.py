@@ -188,6 +188,12 @@ class Changes(dict[bytes, Entry]):
             else:
                 raise ValueError(f"no such fact: {operation}")
 
+    def note(self, places: dict[bytes, dict[bytes | None, int]], number: int) -> None:
+        """Note this number for each key that they are about: as a whole (None), or for elements of it."""
+        for key, entry in self.items():
+            parts = entry.elements if isinstance(entry, Patch) and not entry.whole else [None]
+            places.setdefault(key, {}).update(dict.fromkeys(parts, number))
+
     def _take_strings(self, facts: bytes, at: int, count: int, number: int, besides: Collection[bytes]) -> int:
         digests = struct.unpack_from(f"<{count}Q", facts, at)
         keys, at = unpack_keys(facts, at + 8 * count, count)

@@ -379,9 +379,7 @@ def _add_places(
     """Keys, with their elements, that these facts are about."""
     changes = Changes()
     changes.take(facts, number, besides)
-    for key, entry in changes.items():
-        parts = entry.elements if isinstance(entry, Patch) and not entry.whole else [None]
-        places.setdefault(key, {}).update(dict.fromkeys(parts, number))
+    changes.note(places, number)
 
 
 def _distinct(digests: Iterable[int | None]) -> tuple[int | None, ...]:

@@ -251,7 +251,8 @@ def test_what_does_not_cross_is_told_once_for_each_command(daemons, site, hub, a
 def test_one_field_of_a_large_hash_costs_one_field(daemons, site, hub, at_site, at_hub):
     fields = {f"field {n}": f"value {n}" for n in range(5000)}
     with FaultProxy(hub.port) as wire:
-        daemons.live(site, wire.port, rc=False)
+        daemon = daemons.live(site, wire.port, rc=False)
+        daemon.wait_for_log("sweep.finished")  # the comparison of the start sends requests of its own
         at_site.hset("site1:channel", mapping=fields)
         pushed(at_site)
         at_site.hset("site1:channel", "field 7", "warm")  # the connection that the next one takes is open now

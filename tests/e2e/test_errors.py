@@ -88,7 +88,7 @@ def test_a_bad_value_of_a_flag(each_fails):
         ("--timeout", "soon"): "must be a number",
         ("--max-body", "12 parsecs"): "must be a number of bytes",
         ("--log-level", "loud"): "must be debug, info",
-        ("--replicate", "set,streams"): "streams is not one of",
+        ("--replicate", "set,trees"): "trees is not one of",
         ("--notify-config", "always"): "must be merge, check or never",
     }
     for (flag, value), code, sentence in each_fails((case, [f"{case[0]}={case[1]}"]) for case in cases):

@@ -252,9 +252,7 @@ class Ancestors:
         told = [(agreed_at, changes) for agreed_at, changes in self.memory.log if agreed_at > number]
         places: dict[bytes, dict[bytes | None, int]] = {}
         for batch, changes in [*told, *self.memory.open.items(), *self.memory.applying.items()]:
-            for key, entry in changes.items():
-                parts = entry.elements if isinstance(entry, Patch) and not entry.whole else [None]
-                places.setdefault(key, {}).update(dict.fromkeys(parts, batch))
+            changes.note(places, batch)
         return places if self._remembers else None
 
     async def count(self) -> int:
