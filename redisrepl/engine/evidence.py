@@ -329,24 +329,45 @@ def proved(ring: Ring, held: Mapping[Place, int | None]) -> Proof:
     changes = list(ring)
     unique = _unique(changes)
     state: dict[Place, int | None] = {}
-    fits = best = alive = strong = 0
-    found, proves, end = 0.0, False, 0
+    earlier: dict[Place, set[int | None]] = {}
+    last = {seen.place: seen.digest for seen in changes}
+    best = score = fits = alive = strong = end = 0
+    found, proves = 0.0, False
     for index, seen in enumerate(changes):
-        place = seen.place
-        now, was = held.get(place), state.get(place)
-        # A removal is no witness: a server that lost everything lacks the key too.
-        fits += (seen.digest is not None and now == seen.digest) - (was is not None and now == was)
-        alive += (seen.digest is not None) - (was is not None)
-        strong += seen.digest is not None and now == seen.digest and seen in unique
+        place, now = seen.place, held.get(seen.place)
+        before = earlier.setdefault(place, set())
+        if place in state:
+            was = state[place]
+            score -= _speaks(was, now, before, last[place])
+            fits -= was is not None and now == was
+            alive -= was is not None
+            before.add(was)
         state[place] = seen.digest
-        if fits > best:
+        score += _speaks(seen.digest, now, before, last[place])
+        fit = seen.digest is not None and now == seen.digest
+        fits += fit
+        alive += seen.digest is not None
+        strong += fit and seen in unique
+        if score > best:
             proves = (fits >= _WITNESSES and _PART * fits >= (_PART - 1) * alive) or (
-                strong >= _WITNESSES and strong > _PART * _against(state, held, changes[: index + 1])
+                strong >= _WITNESSES and strong > _PART * (fits - score)
             )
-            best, found, end = fits, float(seen.number) if proves else 0.0, index + 1
+            best, found, end = score, float(seen.number) if proves else 0.0, index + 1
     if proves and all(_was_written_since(seen, held, changes[:end]) for seen in changes[end:]):
         found = float(ring.number)
     return Proof(found, frozenset(seen.place for seen in changes[:end] if proves))
+
+
+def _speaks(digest: int | None, now: int | None, before: Collection[int | None], last: int | None) -> int:
+    """What a place that holds `now` says of a prefix that ends with this digest there: for it (1), against it (-1).
+
+    Against it is what was there before, or that nothing is there though nobody was seen to remove it: that change was
+    not restored. Any other value may have been written since. That nothing is there never speaks for a prefix: a server
+    that lost everything lacks the key too.
+    """
+    if now is None:
+        return -int(digest is not None and last is not None)
+    return 1 if now == digest else -int(now in before)
 
 
 def holds_since(number: int, ring: Ring, held: Mapping[Place, int | None]) -> bool:
@@ -383,16 +404,6 @@ def _unique(changes: Sequence[Seen]) -> set[Seen]:
     for seen in changes:
         values.setdefault(seen.place, Counter())[seen.digest] += 1
     return {seen for seen in changes if len(of_place := values[seen.place]) > 1 and of_place[seen.digest] == 1}
-
-
-def _against(
-    state: Mapping[Place, int | None],
-    held: Mapping[Place, int | None],
-    changes: Sequence[Seen],
-) -> int:
-    """Places that hold a value again that these changes had overwritten."""
-    before = {seen.place for seen in changes if seen.digest is not None and held.get(seen.place) == seen.digest}
-    return sum(held.get(place) != state[place] for place in before)
 
 
 def _was_written_since(seen: Seen, held: Mapping[Place, int | None], prefix: Sequence[Seen]) -> bool:

@@ -217,9 +217,10 @@ class Judging:
         if whole:
             return _Judgement(Event.RESUMED) if resumed else _Judgement(Event.GAP, "writes of the site were missed")
         ring = self._core.evidence(self._number())
-        number, kept = proved(ring, await self._site.held(change.place for change in ring))
-        if kept_to is not None:  # it was a replica until it took over
-            number = max(number, ring.number_at(kept_to))
+        if kept_to is not None:  # it was a replica until it took over, and tells itself what it has
+            number, kept = ring.number_at(kept_to), frozenset[Place]()
+        else:
+            number, kept = proved(ring, await self._site.held(change.place for change in ring))
         if number >= self._number():
             return _Judgement(Event.RESTARTED, "the site is another process")
         return _Judgement(Event.WENT_BACK, "the site is another process, which may hold older values", number, kept)

@@ -181,6 +181,15 @@ def test_how_far_a_server_has_gone_back(ring, now, number):
     assert proved(Ring(ring, 99), now).number == number
 
 
+def test_what_was_written_again_elsewhere_does_not_prove_what_lies_between():
+    """Clients write again to a replica that took over; of what it lacks, most is still lacking."""
+    kept = [Seen(n, b"hot%d" % (n % 6), None, n) for n in range(30)]
+    lost = [Seen(30 + n, b"k%d" % n, None, n) for n in range(30)]
+    lost += [Seen(60, b"hot%d" % n, None, 60 + n) for n in range(6)]
+    again = {(b"k%d" % n, None): n for n in (7, 28, 29)}
+    assert proved(Ring(kept + lost, 99), held(kept) | again).number == 29
+
+
 def test_what_is_remembered_of_a_change():
     ring = Ring((), 3)
     ring.add(
