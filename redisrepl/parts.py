@@ -32,13 +32,13 @@ from redisrepl.flow.saving import SavedState, Saving
 from redisrepl.flow.sweep import Sweep
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.apply import SiteWriter
+from redisrepl.local.client import Followed
 from redisrepl.local.compare import SiteComparer
 from redisrepl.local.connection import open_client
 from redisrepl.local.facts import ask_facts
 from redisrepl.local.history import SiteHistory
 from redisrepl.local.notify import SiteEvents
 from redisrepl.local.read import SiteReader
-from redisrepl.local.sentinel import Epoch
 from redisrepl.namespaces import Namespaces
 from redisrepl.opening import open_hub, open_state
 from redisrepl.remote.compare import HubComparer
@@ -103,9 +103,9 @@ class Parts:
         self.hub = open_hub(settings, self.context, connections=connections)
         self._types = types_of(settings.replicate)
         self._hub_reader = HubReader(self.hub, max_value=settings.max_value, types=self._types)
-        self._master_epoch = Epoch()
-        self.read_client = open_client(address, settings.timeout, connections=2, epoch=self._master_epoch)
-        self.write_client = open_client(address, settings.timeout, connections=2, epoch=self._master_epoch)
+        self._followed = Followed()
+        self.read_client = open_client(address, settings.timeout, 2, self._followed)
+        self.write_client = open_client(address, settings.timeout, 2, self._followed)
         self._site_reader = SiteReader(self.read_client, address, settings.max_value, self._types)
         self._retry: dict[str, Any] = {
             "attempts": None,
@@ -163,6 +163,7 @@ class Parts:
             Backpressure(self.outbound, self.pushing.returned, partial(ask_facts, address, settings.connect_timeout)),
             options=LinkOptions.of(settings, self._retry),
             listener=self,
+            followed=self._followed,
         )
         history = SiteHistory(self.read_client, address, self._site_reader)
         self.judging = Judging(
@@ -330,12 +331,14 @@ class Parts:
 
     def attached(self, *, resumed: bool) -> None:
         """The site is followed: what is decided about its keys is no longer blind."""
-        self._master_epoch.advance()  # it may be another server's: what a replaced one is told or tells is lost
+        seen = self.following.seen
+        self._followed.found("" if seen is None else seen.replid)
         self._attached_at = round(time.time(), 3)
         self.judging.site_attached(resumed=resumed)
 
     def detached(self) -> None:
         """The site is not followed any more."""
+        self._followed.lost()
         if self.core.continuity.site.judged:
             self.core.saw(self.store.number)  # of what the next link tells, nobody knows yet whose history it is
             self.judging.known.seen = self.following.seen or self.judging.known.seen

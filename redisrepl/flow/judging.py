@@ -21,7 +21,7 @@ import structlog
 from redisrepl.changes import Position
 from redisrepl.engine.continuity import Event, Side
 from redisrepl.engine.core import Core
-from redisrepl.engine.evidence import Place, holds_since, proved
+from redisrepl.engine.evidence import Place, Proof, holds_since, proved
 from redisrepl.engine.losses import Places
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.repeating import repeat
@@ -218,7 +218,7 @@ class Judging:
             return _Judgement(Event.RESUMED) if resumed else _Judgement(Event.GAP, "writes of the site were missed")
         ring = self._core.evidence(self._number())
         if kept_to is not None:  # it was a replica until it took over, and tells itself what it has
-            number, kept = ring.number_at(kept_to), frozenset[Place]()
+            number, kept = Proof(ring.number_at(kept_to), frozenset())
         else:
             number, kept = proved(ring, await self._site.held(change.place for change in ring))
         if number >= self._number():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import hiredis
@@ -39,6 +40,7 @@ from redisrepl.wire.replyreader import ReplyReader
 
 __all__ = [
     "LOGIN_HINT",
+    "Followed",
     "PlainConnection",
     "SSLConnection",
     "SiteConnection",
@@ -100,6 +102,33 @@ class _Parser(redis.asyncio.connection._AsyncHiredisParser):  # type: ignore[mis
 
 
 _NOT_ENOUGH = object()
+_INFO = (b"INFO", b"replication")
+
+
+@dataclass(slots=True)
+class Followed:
+    """The server whose writes are seen.
+
+    Another one may answer at its address, after a failover: what that holds, or is told, is not this one's.
+
+    Attributes:
+        number: grows each time that a server is found; connections of before are not used any more.
+        history: replication id of the one that is followed; empty: none is, or it does not tell.
+        differs: another server was met since.
+    """
+
+    number: int = 0
+    history: str = ""
+    differs: bool = False
+
+    def found(self, history: str) -> None:
+        """A server is followed from here on."""
+        self.number += 1
+        self.history, self.differs = history, False
+
+    def lost(self) -> None:
+        """Nobody is followed."""
+        self.history = ""
 
 
 class SiteConnection(redis.asyncio.connection.AbstractConnection):
@@ -109,10 +138,35 @@ class SiteConnection(redis.asyncio.connection.AbstractConnection):
     connect again in silence, as redis-py does before the first command, would lose a `WATCH`.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, followed: Followed | None = None, **options: Any) -> None:
         super().__init__(**options)
         self._wait: float = options["socket_timeout"]
         self._limits = Limits()
+        self._followed = followed or Followed()
+        self._made_for = self._followed.number
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is connected, and was since the server was found that is followed."""
+        return self.is_connected and self._made_for == self._followed.number
+
+    async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
+        """See redis-py."""
+        if self.is_connected and not self.is_current:
+            await self.disconnect()
+        await super().connect_check_health(check_health, retry_socket_connect)
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        """See redis-py; and leave a server that is not the one that is followed."""
+        await super().on_connect_check_health(check_health)
+        self._made_for = self._followed.number
+        if not self._followed.history:
+            return
+        (info,) = await self.exchange([_INFO])
+        history = history_in(info)
+        if history and self._followed.history and history != self._followed.history:
+            self._followed.differs = True
+            raise redis.exceptions.ConnectionError("another server answers there than the one that is followed")
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """See redis-py."""
@@ -190,6 +244,12 @@ class SSLConnection(PlainConnection):
             self._context.note_transport(self._writer.transport)
 
 
+def history_in(info: object) -> str:
+    """The replication id in the answer to `INFO replication`; empty if that is none."""
+    _, _, rest = info.partition(b"master_replid:") if isinstance(info, bytes) else (b"", b"", b"")
+    return rest.partition(b"\r\n")[0].decode("ascii", "replace")
+
+
 async def _speaks_plainly(host: str, port: int) -> bool:
     """Whether a Redis without TLS listens there."""
     try:
@@ -231,13 +291,15 @@ def client_of(connection_class: type[Any], options: Mapping[str, Any], connectio
     return redis.asyncio.Redis.from_pool(pool)
 
 
-def plain_client(address: SiteAddress, wait: float, connections: int) -> redis.asyncio.Redis:
+def plain_client(
+    address: SiteAddress, wait: float, connections: int, followed: Followed | None = None
+) -> redis.asyncio.Redis:
     """A client of this one server, which connects when first used and never sends anything twice by itself."""
     if address.path is not None:
         connection_class: type[Any] = UnixConnection
     else:
         connection_class = PlainConnection if address.context is None else SSLConnection
-    return client_of(connection_class, client_options(address, wait), connections)
+    return client_of(connection_class, client_options(address, wait) | {"followed": followed}, connections)
 
 
 async def ask(client: redis.asyncio.Redis, *argv: bytes) -> Any:

@@ -19,6 +19,7 @@ from redisrepl.errors import CertificateError, PeerUnavailableError, RefusedErro
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import (
     LOGIN_HINT,
+    Followed,
     PlainConnection,
     SiteConnection,
     SSLConnection,
@@ -28,7 +29,7 @@ from redisrepl.local.client import (
     plain_client,
     translated,
 )
-from redisrepl.local.sentinel import Epoch, MasterWatch, ask_sentinels
+from redisrepl.local.sentinel import MasterWatch, ask_sentinels
 from redisrepl.tls.contexts import tls_reason, trust_told
 from redisrepl.wire.replies import wrong
 
@@ -95,19 +96,21 @@ async def certificate_refusal(address: SiteAddress, wait: float) -> str | None:
         writer.transport.abort()
 
 
-def open_client(address: SiteAddress, wait: float, connections: int, epoch: Epoch | None = None) -> redis.asyncio.Redis:
+def open_client(
+    address: SiteAddress, wait: float, connections: int, followed: Followed | None = None
+) -> redis.asyncio.Redis:
     """A client that connects when first used and never sends anything twice by itself.
 
     Args:
         address: of the server.
         wait: seconds for a connection, and for an answer.
         connections: how many it may keep; who wants one more waits for one.
-        epoch: behind Sentinels, tells when others have found another master.
+        followed: the server whose writes are seen; others than that are left. None: any will do.
     """
     if address.service is None:
-        return plain_client(address, wait, connections)
-    options = client_options(address, wait)
-    options |= {"find": lambda: find_master(address, wait), "watch": lambda: MasterWatch(address, wait, epoch)}
+        return plain_client(address, wait, connections, followed)
+    options = client_options(address, wait) | {"followed": followed}
+    options |= {"find": lambda: find_master(address, wait), "watch": lambda: MasterWatch(address, wait)}
     connection_class = _MasterConnection if address.context is None else _SSLMasterConnection
     return client_of(connection_class, options, connections)
 
@@ -157,10 +160,9 @@ class _FollowsMaster(SiteConnection):
         super().__init__(**options)
 
     async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
-        if self.is_connected:
-            if not await self._watch.successor(self.host, self.port):
-                return
-            await self.disconnect()
+        if self.is_current and not await self._watch.successor(self.host, self.port):
+            return
+        await self.disconnect()
         master = await self._find()
         self.host, self.port = master.host, master.port
         await super().connect_check_health(check_health, retry_socket_connect)

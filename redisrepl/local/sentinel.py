@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 
 import redis.exceptions
 
@@ -22,7 +21,7 @@ from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import ask, plain_client
 from redisrepl.wire.replies import as_pairs, number
 
-__all__ = ["WATCH_PERIOD", "Epoch", "MasterWatch", "ask_sentinels"]
+__all__ = ["WATCH_PERIOD", "MasterWatch", "ask_sentinels"]
 
 #: Seconds for one Sentinel: the next may know more than one that is dead.
 _WAIT = 2.0
@@ -86,38 +85,23 @@ def _working_master(reply: object, service: bytes) -> tuple[str, int] | None:
     return None
 
 
-@dataclass(slots=True)
-class Epoch:
-    """Counts how often somebody found the master anew; what others know of it from before is in doubt."""
-
-    number: int = 0
-
-    def advance(self) -> None:
-        """Have every watch of this epoch ask again before its connection is used."""
-        self.number += 1
-
-
 class MasterWatch:
     """Asks now and then whether the server of one connection still is the master.
 
     Args:
         address: with a `service`; without, there is nothing to ask.
         wait: seconds for each Sentinel, two at most.
-        epoch: shared with whoever else follows this master; None: nobody does.
     """
 
-    def __init__(self, address: SiteAddress, wait: float, epoch: Epoch | None = None) -> None:
+    def __init__(self, address: SiteAddress, wait: float) -> None:
         self._address = address
         self._wait = wait
-        self._epoch = epoch or Epoch()
-        self._asked_in = self._epoch.number
         self.due = math.inf if address.service is None else -math.inf  # when to ask again, `time.monotonic`
 
     async def successor(self, host: str, port: int) -> str | None:
         """The master that was named instead of this server; None also if it is not time to ask, or nobody answers."""
-        if time.monotonic() < self.due and self._asked_in == self._epoch.number:
+        if time.monotonic() < self.due:
             return None
-        self._asked_in = self._epoch.number
         try:
             named = await ask_sentinels(self._address, self._wait)
         except (PeerUnavailableError, RefusedError):

@@ -22,6 +22,7 @@ from redisrepl.errors import (
 )
 from redisrepl.limits import Limits
 from redisrepl.local.address import SiteAddress
+from redisrepl.local.client import Followed
 from redisrepl.local.connection import LOGIN_HINT, certificate_refusal, find_master, open_connection
 from redisrepl.local.sentinel import MasterWatch
 from redisrepl.tls.contexts import tls_reason
@@ -54,6 +55,7 @@ class ReplicaLink:
         connect_wait: seconds for connecting.
         empty_snapshot: ask for a snapshot without data; servers before Redis 7.0 send all of it.
         unwanted: what to leave out of large commands; None: nothing.
+        followed: tells when a client of this address has met another server.
     """
 
     def __init__(  # noqa: PLR0913 - each is by itself
@@ -68,8 +70,10 @@ class ReplicaLink:
         connect_wait: float = 10.0,
         empty_snapshot: bool = False,
         unwanted: Unwanted | None = None,
+        followed: Followed | None = None,
     ) -> None:
         self._address = address
+        self._followed = followed or Followed()
         self._acknowledged = acknowledged
         self._ack_period = ack_period
         self._silence = silence
@@ -157,7 +161,9 @@ class ReplicaLink:
         raise SilentError(f"no byte from {self._address} for {self._silence:g} s")
 
     async def _check_master(self, master: SiteAddress) -> None:
-        """Leave a master as soon as the Sentinels name another: what it still sends will be lost."""
+        """Leave a master as soon as another server is known to have its place: what it still sends will be lost."""
+        if self._followed.differs:
+            raise LinkLostError(f"{self._address}: another server answers there now")
         if successor := await self._watch.successor(master.host, master.port):
             raise LinkLostError(f"{self._address}: {master} was replaced by {successor}")
 

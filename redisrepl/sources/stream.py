@@ -20,6 +20,7 @@ from redisrepl.engine.outbound import Outbound
 from redisrepl.errors import PsyncRefusedError, RedisreplError, SilentError
 from redisrepl.links import Links
 from redisrepl.local.address import SiteAddress
+from redisrepl.local.client import Followed
 from redisrepl.local.diagnosis import LinkDiagnosis, Loss
 from redisrepl.local.stream import ReplicaLink
 from redisrepl.observe.progress import SnapshotProgress
@@ -86,6 +87,7 @@ class Following:
         options: silence after which a link counts as dead and time for connecting, in seconds; how to wait between
             tries, as arguments of `stamina.retry_context`; whether the snapshot of the first contact is pushed.
         listener: is told when a link begins and ends, and when there may be something to push.
+        followed: tells when a client of this address has met another server.
 
     Attributes:
         position: where to attach again; None before the first snapshot was read.
@@ -105,8 +107,10 @@ class Following:
         *,
         options: LinkOptions,
         listener: Listener,
+        followed: Followed | None = None,
     ) -> None:
         self._address = address
+        self._followed = followed
         self._outbound = outbound
         self._prefixes = prefixes
         self._backpressure = backpressure
@@ -151,6 +155,7 @@ class Following:
             silence=self._options.silence,
             connect_wait=self._options.connect_wait,
             unwanted=Unwanted(self._outbound.decoder.covers, self._options.max_value),
+            followed=self._followed,
         )
         try:
             async for event in link.events():

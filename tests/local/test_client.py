@@ -10,10 +10,10 @@ import redis.exceptions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from redisrepl.errors import CertificateError, LinkLostError, ProtocolError, RedisreplError
+from redisrepl.errors import CertificateError, LinkLostError, PeerUnavailableError, ProtocolError, RedisreplError
 from redisrepl.local.address import SiteAddress, parse_address
 from redisrepl.local.apply import SiteWriter
-from redisrepl.local.client import ask, ask_all, plain_client, translated
+from redisrepl.local.client import Followed, ask, ask_all, plain_client, translated
 from redisrepl.local.connection import find_master
 from redisrepl.local.facts import ask_facts, ask_place
 from redisrepl.local.notify import SiteEvents
@@ -156,6 +156,28 @@ async def test_large_replies_arrive_whole_between_small_ones():
             assert (pong, string, none, echo) == (b"PONG", b"*1000000\r\n" * 200_000, None, b"x")
             assert dict(zip(hash_[::2], hash_[1::2], strict=True)) == dict(zip(words[::2], words[1::2], strict=True))
             assert "unknown command" in str(error)
+        await client.aclose()
+
+
+async def test_another_server_at_the_address_is_left():
+    """What it holds, or is told, is not of the history that is followed."""
+    with RedisServer() as site:
+        address, followed = parse_address(site.url), Followed()
+        client = plain_client(address, 2.0, 1, followed)
+        info = site.client().info("replication")
+        await ask(client, b"PING")
+
+        followed.found(info["master_replid"])
+        await ask(client, b"PING")
+        assert not followed.differs
+
+        followed.found("0" * 40)
+        with pytest.raises((LinkLostError, PeerUnavailableError), match="another server"), translated(address):
+            await ask(client, b"PING")
+        assert followed.differs
+
+        followed.lost()
+        await ask(client, b"PING")
         await client.aclose()
 
 

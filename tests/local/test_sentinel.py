@@ -11,8 +11,9 @@ import stamina.instrumentation
 from redisrepl import LinkOptions, ReplicaStream
 from redisrepl.errors import ConfigError, LinkLostError, PeerUnavailableError, RefusedError
 from redisrepl.local.address import parse_address
+from redisrepl.local.client import Followed
 from redisrepl.local.connection import find_master, open_client, translated
-from redisrepl.local.sentinel import Epoch, ask_sentinels
+from redisrepl.local.sentinel import ask_sentinels
 from testbed import RedisSentinel, RedisServer, eventually, eventually_async, free_port, release_port
 
 SWIFT = LinkOptions(retry_max=0.2, connect_wait=2.0)
@@ -143,8 +144,8 @@ async def test_whoever_finds_another_master_first_lets_all_clients_know(trio, mo
     """Else they would write to the old one, or compare with it, until they ask for themselves."""
     _, replica, sentinel = trio
     monkeypatch.setattr("redisrepl.local.sentinel.WATCH_PERIOD", 3600.0)
-    epoch, address = Epoch(), parse_address(url(sentinel))
-    client = open_client(address, 2.0, connections=1, epoch=epoch)
+    followed, address = Followed(), parse_address(url(sentinel))
+    client = open_client(address, 2.0, connections=1, followed=followed)
     for number in (1, 2):  # connected, and asked
         await client.set("a", number)
     await asyncio.to_thread(sentinel.fail_over)
@@ -153,7 +154,7 @@ async def test_whoever_finds_another_master_first_lets_all_clients_know(trio, mo
         return (await ask_sentinels(address, 2.0))[1] == replica.port  # a moment later than by GET-MASTER-ADDR-BY-NAME
 
     await eventually_async(named)
-    epoch.advance()
+    followed.found("")
     await client.set("a", 3)
 
     assert replica.client().get("a") == b"3"
