@@ -124,11 +124,11 @@ class Followed:
     def found(self, history: str) -> None:
         """A server is followed from here on."""
         self.number += 1
-        self.history, self.differs = history, False
+        self.history = history
 
     def lost(self) -> None:
         """Nobody is followed."""
-        self.history = ""
+        self.history, self.differs = "", False
 
 
 class SiteConnection(redis.asyncio.connection.AbstractConnection):

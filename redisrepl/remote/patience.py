@@ -6,7 +6,7 @@ what stands still (`limits`), requests (`remote.session`, `remote.direct`).
 
 from __future__ import annotations
 
-__all__ = ["BESIDE_VALUE", "SLOWEST", "Patience"]
+__all__ = ["BESIDE_VALUE", "LARGE", "SLOWEST", "Patience"]
 
 #: Assumed minimum rate in bytes per second: we cannot see how far the kernel's buffers have drained.
 SLOWEST = 50_000
@@ -14,6 +14,8 @@ SLOWEST = 50_000
 _PATIENCE = 4
 #: Bytes of a reply beside one value. A fetch asks for two million; where scripts are refused, all keys come in one.
 BESIDE_VALUE = 128 << 20
+#: Bytes from which on a reply is a large one, of which one is read at a time.
+LARGE = 8 << 20
 
 
 class Patience:

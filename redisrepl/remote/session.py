@@ -29,7 +29,7 @@ from redisrepl.limits import Limit, Limits
 from redisrepl.remote.address import USER_AGENT, check_url, without_credentials
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
-from redisrepl.remote.patience import BESIDE_VALUE, SLOWEST, Patience
+from redisrepl.remote.patience import BESIDE_VALUE, LARGE, SLOWEST, Patience
 from redisrepl.remote.statuses import OK, http_error
 from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy
 from redisrepl.remote.ways import SubscribeChoice, Ways
@@ -109,6 +109,7 @@ class HubSession(Hub):
         self.database = database
         self.ways = Ways(self, url, context, subscribe, connect_timeout=connect_timeout)
         self._max_reply = max_value + BESIDE_VALUE
+        self._large_reply = asyncio.Lock()
         # No httpx.AsyncClient: what it does beside sending a request takes longer than sending it.
         self._transport = transport or HubTransport(
             self._address, context, connections=connections, proxy=environment_proxy(self._address)
@@ -216,10 +217,13 @@ class HubSession(Hub):
                 await response.aclose()
 
     async def _read(self, response: httpx.Response, limit: Limit) -> bytes:
-        """The body; each piece of it puts the limit off."""
+        """The body; each piece of it puts the limit off.
+
+        Large ones are read one at a time: together they may take more memory than there is.
+        """
         stream = cast("httpx.AsyncByteStream", response.stream)
         pieces: list[bytes] = []
-        size, now = 0, asyncio.get_running_loop().time
+        size, is_large, now = 0, False, asyncio.get_running_loop().time
         patience = Patience(self._timeout, now())
         try:
             self._check_encoding(response)
@@ -229,14 +233,19 @@ class HubSession(Hub):
             async for piece in stream:
                 pieces.append(piece)
                 size += len(piece)
+                if size > LARGE and not is_large:
+                    await self._large_reply.acquire()
+                    is_large = True
                 if size > self._max_reply:
                     raise LimitExceededError(f"a reply of the hub {self.url}", size, self._max_reply)
                 if patience.is_over(now(), size):  # it moves, but would for ever
                     raise TimeoutError
                 limit.put_off(self._timeout)
+            return b"".join(pieces)
         finally:
+            if is_large:
+                self._large_reply.release()
             await stream.aclose()
-        return b"".join(pieces)
 
     def _check_encoding(self, response: httpx.Response) -> None:
         """A few bytes that are encoded can stand for any number of others."""

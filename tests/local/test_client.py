@@ -177,6 +177,7 @@ async def test_another_server_at_the_address_is_left():
         assert followed.differs
 
         followed.lost()
+        assert not followed.differs
         await ask(client, b"PING")
         await client.aclose()
 

@@ -10,6 +10,7 @@ import pytest
 from redisrepl.errors import HubError, LimitExceededError, OutcomeUnknownError, ProtocolError
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.http import ResponseReader
+from testbed import eventually_async
 
 PIECE = b"x" * 65536
 
@@ -55,6 +56,22 @@ async def test_a_reply_that_does_not_end_is_refused():
 
     assert body.taken < 130 << 20
     assert body.closed
+
+
+async def test_of_large_replies_one_is_read_at_a_time():
+    """Each may have 130 MB, and there are dozens of requests at a time."""
+    hub, most = session(200, Endless(), max_value=1), 0
+    bodies = [Endless() for _ in range(4)]
+    asked = []
+    for body in bodies:
+        hub._transport.stream = body
+        asked.append(asyncio.create_task(hub.post(b"PING.raw")))
+        await eventually_async(lambda body=body: body.taken)
+    while not all(task.done() for task in asked):
+        most = max(most, sum(body.taken > 9 << 20 for body in bodies if not body.closed))
+        await asyncio.sleep(0)
+    assert most == 1
+    assert [type(task.exception()) for task in asked] == 4 * [LimitExceededError]
 
 
 @pytest.mark.parametrize("long_poll", [False, True])
