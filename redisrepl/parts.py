@@ -190,6 +190,7 @@ class Parts:
                 settings.replicate,
                 silence=settings.site_silence,
                 connect_wait=settings.connect_timeout,
+                followed=self._followed,
             ),
             self.outbound,
             self.core.inbound,
@@ -329,10 +330,9 @@ class Parts:
 
     # What `following` and `noticing` tell.
 
-    def attached(self, *, resumed: bool) -> None:
+    def attached(self, *, resumed: bool, history: str) -> None:
         """The site is followed: what is decided about its keys is no longer blind."""
-        seen = self.following.seen
-        self._followed.found("" if seen is None else seen.replid)
+        self._followed.found(history)
         self._attached_at = round(time.time(), 3)
         self.judging.site_attached(resumed=resumed)
 

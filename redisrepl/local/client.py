@@ -39,6 +39,7 @@ from redisrepl.wire.replies import as_strings
 from redisrepl.wire.replyreader import ReplyReader
 
 __all__ = [
+    "INFO",
     "LOGIN_HINT",
     "Followed",
     "PlainConnection",
@@ -50,6 +51,7 @@ __all__ = [
     "ask_within",
     "client_of",
     "client_options",
+    "history_in",
     "plain_client",
     "scripts_at",
     "translated",
@@ -102,7 +104,7 @@ class _Parser(redis.asyncio.connection._AsyncHiredisParser):  # type: ignore[mis
 
 
 _NOT_ENOUGH = object()
-_INFO = (b"INFO", b"replication")
+INFO = (b"INFO", b"replication")
 
 
 @dataclass(slots=True)
@@ -162,7 +164,7 @@ class SiteConnection(redis.asyncio.connection.AbstractConnection):
         self._made_for = self._followed.number
         if not self._followed.history:
             return
-        (info,) = await self.exchange([_INFO])
+        (info,) = await self.exchange([INFO])
         history = history_in(info)
         if history and self._followed.history and history != self._followed.history:
             self._followed.differs = True

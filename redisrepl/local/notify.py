@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import hiredis
 import redis.asyncio
@@ -22,7 +22,7 @@ import structlog
 
 from redisrepl.errors import CertificateError, LinkLostError, PeerUnavailableError, ProtocolError, RefusedError
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.client import LOGIN_HINT, ask, translated
+from redisrepl.local.client import INFO, LOGIN_HINT, Followed, ask, history_in, translated
 from redisrepl.local.connection import find_master, open_connection
 from redisrepl.local.sentinel import MasterWatch
 from redisrepl.namespaces import glob_escape
@@ -44,12 +44,19 @@ _FLAGS_PERIOD = 30.0
 #: The first comes soon: right after a fail-over the client may have asked the server that was replaced.
 _FLAGS_AGAIN = 3.0
 _LEAST_WAIT = 0.05
+_OF_INFO = b"# Replication"
 _NOT_NOW = ("LOADING", "MASTERDOWN", "TRYAGAIN", "BUSY ", "ERR max number of clients")
 
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """From here on every event is seen; what happened before was not."""
+    """From here on every event is seen; what happened before was not.
+
+    Attributes:
+        history: replication id of the server; empty: it does not tell.
+    """
+
+    history: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,7 @@ class SiteEvents:
         kinds: which of `changes.KINDS` cross.
         silence: seconds without a byte after which the subscription is dead; a PING goes out after a third of them.
         connect_wait: seconds for connecting.
+        followed: tells when the client has met another server.
     """
 
     def __init__(
@@ -87,8 +95,10 @@ class SiteEvents:
         *,
         silence: float = 60.0,
         connect_wait: float = 10.0,
+        followed: Followed | None = None,
     ) -> None:
         self._address = address
+        self._followed = followed or Followed()
         self._client = client
         self._kinds = kinds
         self._silence = silence
@@ -96,6 +106,7 @@ class SiteEvents:
         self._head = b"__keyspace@%d__:" % address.database
         self._patterns = [self._head + glob_escape(prefix) + b"*" for prefix in prefixes]
         self._may_configure = True
+        self._history = ""
 
     async def events(self) -> AsyncGenerator[Subscribed | Noticed | Gap, None]:
         """Subscribe, and yield what comes until the subscription ends.
@@ -113,7 +124,7 @@ class SiteEvents:
             if self._address.password is not None:
                 username = [] if self._address.username is None else [self._address.username.encode()]
                 writer.write(encode_command(b"AUTH", *username, self._address.password.encode()))
-            writer.write(encode_command(b"PSUBSCRIBE", *self._patterns))
+            writer.write(encode_command(*INFO) + encode_command(b"PSUBSCRIBE", *self._patterns))
             heard = time.monotonic()
             flags_due = heard + _FLAGS_PERIOD
             while True:
@@ -122,6 +133,8 @@ class SiteEvents:
                 now = time.monotonic()
                 if successor := await watch.successor(master.host, master.port):
                     raise LinkLostError(f"{self._address}: {master} was replaced by {successor}")
+                if self._followed.differs:
+                    raise LinkLostError(f"{self._address}: another server answers there now")
                 if data is None:
                     if now - heard > self._silence:
                         raise LinkLostError(f"no byte from {self._address} for {self._silence:g} s")
@@ -132,7 +145,7 @@ class SiteEvents:
                     if confirmed and not (waiting := waiting - confirmed):
                         await self._ensure_flags()
                         flags_due = now + min(_FLAGS_AGAIN, _FLAGS_PERIOD)
-                        yield Subscribed()
+                        yield Subscribed(self._history)
                     if noticed:
                         yield Noticed(noticed)
                 if now >= flags_due and not waiting:
@@ -174,11 +187,15 @@ class SiteEvents:
                             found.append((channel[skip:], event))
                         case [b"psubscribe", *_]:
                             confirmed += 1
+                        case bytes() if item.startswith(_OF_INFO):
+                            self._history = history_in(item)
+                        case hiredis.ReplyError() if "info" in str(item):
+                            self._history = ""  # it is not allowed
                         case hiredis.ReplyError():
                             raise self._refusal(str(item))
                         case _:
                             pass  # +OK, pong
-                    size += len(b"+%b\r\n" % item) if isinstance(item, bytes) else resp_size(item)
+                    size += _size(item)
                 if parser.sizes is None:
                     parser.settle(size)
         except DAMAGED as error:
@@ -224,6 +241,15 @@ class SiteEvents:
             missing=missing or "unknown",
             hint=f"have {NOTIFY_OPTION} of the site's Redis include {wanted}: without it writes there are not seen",
         )
+
+
+def _size(item: object) -> int:
+    """Bytes that a reply took."""
+    if isinstance(item, hiredis.ReplyError):
+        return len(f"-{item}\r\n".encode())
+    if isinstance(item, bytes) and not item.startswith(_OF_INFO):
+        return len(b"+%b\r\n" % item)
+    return resp_size(item)
 
 
 def _too_long(_: object, length: int) -> bool:

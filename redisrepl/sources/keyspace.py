@@ -108,6 +108,7 @@ class Noticing:
         self._listener = listener
         self.trouble = Trouble("notice")
         self.subscriptions = 0
+        self._history = ""
 
     async def run(self) -> None:
         """Subscribe, and subscribe again, for ever.
@@ -143,17 +144,18 @@ class Noticing:
                 for key, event in events:
                     if covers(key) and (change := change_of(key, event, kinds)) is not None:
                         outbound.noticed(key, event, change)
-            case Subscribed():
+            case Subscribed(history):
                 self._links.made()
                 self.subscriptions += 1
+                self._history = history
                 self.trouble.succeeded()
                 self._outbound.start_over()  # there is no position, and what was expected before may have been missed
                 _log.info("notice.started")
-                self._listener.attached(resumed=False)
+                self._listener.attached(resumed=False, history=history)
             case Gap(reason):
                 self._outbound.start_over()
                 _log.info("notice.gap", reason=reason)
-                self._listener.attached(resumed=False)
+                self._listener.attached(resumed=False, history=self._history)
 
 
 class Source:

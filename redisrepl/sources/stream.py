@@ -65,8 +65,13 @@ class LinkOptions:
 class Listener(Protocol):
     """Who is told about the link."""
 
-    def attached(self, *, resumed: bool) -> None:
-        """The link is there; `resumed`: the stream continues where it was, without a snapshot."""
+    def attached(self, *, resumed: bool, history: str) -> None:
+        """The link is there.
+
+        Args:
+            resumed: the stream continues where it was, without a snapshot.
+            history: replication id of the server; empty: it does not tell.
+        """
 
     def detached(self) -> None:
         """The link has ended: the site's writes are not seen now."""
@@ -227,7 +232,7 @@ class Following:
         self.diagnosis.attached()
         self.trouble.succeeded()
         _log.info("stream.attached", position=str(position), partial=resumed)
-        self._listener.attached(resumed=resumed)
+        self._listener.attached(resumed=resumed, history=position.replid)
         self.first_contact = False
 
     @property

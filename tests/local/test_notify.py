@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 from redisrepl.changes import KINDS
 from redisrepl.errors import LinkLostError, PeerUnavailableError, ProtocolError, RefusedError
 from redisrepl.local.address import parse_address
+from redisrepl.local.client import Followed
 from redisrepl.local.connection import open_client
 from redisrepl.local.notify import Gap, Noticed, SiteEvents, Subscribed
 from testbed import RedisServer, eventually_async
@@ -44,6 +45,22 @@ async def noticed(events, count):
         assert isinstance(news, Noticed)
         found += news.events
     return found
+
+
+async def test_a_subscription_tells_whose_events_it_has_and_ends_when_another_server_is_met(server):
+    followed = Followed()
+    async with listening(server, followed=followed, silence=1.0) as events:
+        subscribed = await anext(events)
+        assert subscribed.history == server.client().info("replication")["master_replid"]
+        followed.differs = True
+        with pytest.raises(LinkLostError, match="another server"):
+            await anext(events)
+
+
+async def test_a_server_that_does_not_tell_its_history_is_followed_all_the_same(server):
+    server.client().acl_setuser("narrow", enabled=True, nopass=True, commands=["+psubscribe", "+ping"], channels=["*"])
+    async with listening(server, login={"username": "narrow", "password": "any"}) as events:
+        assert (await anext(events)).history == ""
 
 
 async def test_what_happens_comes_in_order_and_whole(server):

@@ -531,7 +531,7 @@ class Daemon:
 
     # What `following` and `noticing` tell.
 
-    def attached(self, *, resumed: bool) -> None:
+    def attached(self, *, resumed: bool, history: str) -> None:  # noqa: ARG002 - the model's wires lead where they did
         self.linked = True
         self.judging.site_attached(resumed=resumed)
 

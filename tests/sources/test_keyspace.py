@@ -200,9 +200,10 @@ class Listener:
     def __init__(self):
         self.told = []
 
-    def attached(self, *, resumed):
+    def attached(self, *, resumed, history):
         assert not resumed
         self.told.append("attached")
+        self.history = history
 
     def detached(self):
         self.told.append("detached")
@@ -231,13 +232,14 @@ async def test_every_subscription_is_a_new_link_and_voids_what_was_expected():
     sides = Sides()
     sides.apply(StringSet(KEY, b"v"))
     news = [Subscribed(), Noticed([(b"ns:a", b"set"), (b"else", b"set"), (b"ns:b", b"unknown")]), LinkLostError("away")]
-    room, told = noticing(sides, news, [Subscribed(), Gap("flags"), LinkLostError("away")])
+    room, told = noticing(sides, news, [Subscribed("a history"), Gap("flags"), LinkLostError("away")])
     with pytest.raises(EnoughError):
         await room.run()
     assert told == ["attached", "detached", "attached", "attached", "detached", "detached"]
     assert sides.waiting() == [Touch(b"ns:a")]
     assert not sides.expected.holds(KEY)
     assert KEY in sides.inbound.dirty
+    assert room._listener.history == "a history"
 
 
 async def test_a_refusal_at_the_start_is_the_end_and_later_is_not():
