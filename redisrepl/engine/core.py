@@ -260,12 +260,14 @@ class Core:
         self._owe_what_was_left_out()
 
     def _owe_what_was_left_out(self) -> None:
-        """Compare for what could not be kept."""
-        outbound, inbound = self.outbound, self.inbound
+        """Compare for what could not be kept: it may be on either side that those keys differ."""
+        outbound, inbound, happened = self.outbound, self.inbound, self.continuity.happened
         if inbound is not None and inbound.take_left_out():
-            self.continuity.happened("hub", Event.MISSED, "more keys changed at the hub than --max-keys")
+            happened("hub", Event.MISSED, "more keys changed at the hub than --max-keys")
+            happened("site", Event.LEFT_OUT, "more keys changed at the hub than --max-keys")
         if outbound.take_left_out():
-            self.continuity.happened("site", Event.MISSED, "more keys waited than --max-keys")
+            happened("site", Event.MISSED, "more keys waited than --max-keys")
+            happened("hub", Event.LEFT_OUT, "more keys waited than --max-keys")
         if outbound.take_flush():
             self.flushed("site")
 
@@ -287,6 +289,12 @@ class Core:
         else:
             for key in keys:
                 self.outbound.doubt(key)
+
+    @property
+    def room(self) -> int:
+        """How many keys that differ can be remembered beside those that already are."""
+        waiting = len(self.outbound.doubtful if self.inbound is None else self.inbound.dirty)
+        return max(0, self.options.max_keys - waiting)
 
     def compared(self, sides: Iterable[Side]) -> None:
         """These sides were gone through, and nothing of what was found is left."""

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import stamina
@@ -181,12 +181,11 @@ class Sweep:
             async for differing, lacking in self._comparison.differing(self._sides[side], prefix):
                 different += len(differing) + len(lacking)
                 missing += len(lacking)
-                self._core.differs(side, differing)
+                await self._found(side, differing)
                 if most is None:
-                    self._core.differs(side, lacking)
+                    await self._found(side, lacking)
                 elif missing <= most:
                     lacked += lacking
-                self._wake()
         if most is not None and missing > most:
             self.held = missing
             _log.warning(
@@ -197,9 +196,17 @@ class Sweep:
                 hint="if on purpose: stop it and run redisrepl verify --repair --removals, or give --max-removals 100",
             )
             return different - missing, missing
-        self._core.differs(side, lacked)
-        self._wake()
+        await self._found(side, lacked)
         return different, 0
+
+    async def _found(self, side: Side, keys: Sequence[bytes]) -> None:
+        """Hand on keys that differ, as there is room: what is left out has to be found again."""
+        while keys:
+            await self._until(lambda: self._core.room > 0)
+            fits = max(1, self._core.room)
+            self._core.differs(side, keys[:fits])
+            self._wake()
+            keys = keys[fits:]
 
     async def _most_removals(self, side: Side) -> int | None:
         """How many keys that this side lacks may be removed from the other; None for no limit."""

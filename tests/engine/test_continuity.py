@@ -24,6 +24,7 @@ TABLE = """
 | FIRST     | next  | .        | yes    | reason | .      | no      | .      | .       | .      | .      |
 | GAP       | next  | .        | yes    | reason | yes    | no      | .      | .       | .      | .      |
 | FLUSHED   | .     | .        | .      | reason | yes    | no      | .      | yes     | .      | .      |
+| LEFT_OUT  | .     | .        | .      | reason | .      | no      | .      | .       | .      | .      |
 | MISSED    | next  | .        | .      | reason | yes    | no      | .      | .       | .      | .      |
 | RESTARTED | next  | .        | yes    | reason | yes    | no      | .      | .       | .      | .      |
 | WENT_BACK | next  | .        | yes    | reason | yes    | no      | least  | .       | .      | .      |

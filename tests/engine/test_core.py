@@ -97,6 +97,22 @@ def test_what_was_expected_of_a_link_is_void_with_it():
     assert len(core.expected_local) == len(core.expected_remote) == 0
 
 
+@pytest.mark.parametrize("side", ["site", "hub"])
+def test_for_what_found_no_room_both_sides_are_compared(side):
+    """A key that a comparison of one side found may be like the ancestor on the other, which shows nothing then."""
+    core = core_of(max_keys=1)
+    if side == "hub":
+        core.inbound.mark_dirty([KEY, OTHER])
+    else:
+        core.outbound.add(Touch(KEY))
+        core.outbound.add(Touch(OTHER))
+    core.overdue(0.0)
+    assert core.continuity.hub.owed == core.continuity.site.owed
+    assert core.continuity.hub.owed is not None
+    assert core.continuity.of(side).missed
+    assert not core.continuity.of("site" if side == "hub" else "hub").missed
+
+
 def test_what_found_no_room_is_compared_and_the_position_waits_for_that():
     core = core_of(max_keys=1)
     core.outbound.pending.resume_at(7, 0)
@@ -106,7 +122,8 @@ def test_what_found_no_room_is_compared_and_the_position_waits_for_that():
     core.overdue(0.0)
 
     assert core.continuity.hub.owed == "more keys changed at the hub than --max-keys"
-    assert core.continuity.site.owed == "more keys waited than --max-keys"
+    assert core.continuity.site.owed == "more keys changed at the hub than --max-keys"  # the first reason is told
+    assert core.continuity.site.missed
     assert not any((core.inbound.take_left_out(), core.outbound.take_left_out()))
     assert core.outbound.acknowledged == 0
     core.continuity.begin("site")

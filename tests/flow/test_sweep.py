@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from redisrepl.changes import KINDS, StringState
 from redisrepl.engine.ancestor import note_state
 from redisrepl.engine.continuity import Continuity, Event, SideState
-from redisrepl.engine.core import Core
+from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.errors import PeerUnavailableError
 from redisrepl.flow.comparison import Comparison
 from redisrepl.flow.sweep import Sweep
@@ -28,9 +28,10 @@ RETRY = {"attempts": None, "timeout": None, "wait_initial": 0.001, "wait_max": 0
 class World:
     """A sweep between two sides in memory; what it finds is dealt with at once, unless `deals` is off."""
 
-    def __init__(self, store, kinds=KINDS, period=0.0, max_removals=0.5, prefixes=(b"n:",)):
+    def __init__(self, store, kinds=KINDS, period=0.0, max_removals=0.5, prefixes=(b"n:",), max_keys=2_000_000):
         site, hub = (SideState(followed=True, judged=True, settled=True) for _ in range(2))
-        self.core = Core(lambda key: key.startswith(prefixes), kinds, continuity=Continuity(site, hub))
+        options = CoreOptions(max_keys=max_keys)
+        self.core = Core(lambda key: key.startswith(prefixes), kinds, 0, options, continuity=Continuity(site, hub))
         self.store = store
         self.site, self.hub = Holder(step=500), Holder(step=500)
         self.deals = True
@@ -97,6 +98,19 @@ def sweeping(store):
 
 async def finished(world, runs=1):
     await eventually_async(lambda: world.sweep.runs >= runs)
+
+
+async def test_what_differs_waits_for_room(sweeping):
+    """What is left out would have to be found again, and might be left out again."""
+    async with sweeping(max_keys=2) as world:
+        world.agree()
+        world.site.held |= dict.fromkeys(KEYS[:7], B)
+        world.owe("site")
+        await finished(world)
+
+        assert {key for key, _ in world.suspects} == set(KEYS[:7])
+        assert not world.core.inbound.left_out
+        assert world.settled() == ["site", "hub"]
 
 
 @pytest.mark.parametrize("sides", [["site"], ["hub"], ["site", "hub"]])
