@@ -282,6 +282,7 @@ class Parts:
             SiteReader(self.write_client, self._address, settings.max_value, self._types),
             SiteWriter(self.write_client, self._address, self.origin),
             same_hub=self.judging.same_hub,
+            site_evicted=self.judging.site_evicted,
             read_to=lambda: self.following.read_to,
             max_keys=settings.batch,
             retry=self._retry,

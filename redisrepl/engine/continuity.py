@@ -170,7 +170,7 @@ class Continuity:
         """What must survive the daemon: it may end before both sides agree on every key.
 
         Args:
-            quiet: no key that a comparison found is left.
+            quiet: no key that a comparison found is left, and none that was refused.
         """
         return {
             side: {

@@ -413,7 +413,9 @@ class Core:
     def saved(self) -> dict[str, object]:
         """What must survive the daemon, as JSON can hold it."""
         lost = None if self.continuity.site.proved == math.inf else self.losses.saved()
-        return {"continuity": self.continuity.saved(quiet=self.quiet), "losses": lost, **self.ring.saved()}
+        refused = self.outbound.refused_keys or (0 if self.inbound is None else self.inbound.refused_keys)
+        continuity = self.continuity.saved(quiet=self.quiet and not refused)
+        return {"continuity": continuity, "losses": lost, **self.ring.saved()}
 
     def saw(self, number: int) -> list[bytes]:
         """Remember the last changes of the site, as evidence of its history.

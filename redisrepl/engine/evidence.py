@@ -22,11 +22,12 @@ from contextlib import suppress
 from operator import itemgetter
 from typing import NamedTuple
 
-from redisrepl.changes import Change, Deleted, HashSet, StringSet
+from redisrepl.changes import Change, Deleted, HashSet, StringSet, Touch
 from redisrepl.wire.digests import element_of, string_digest
 
 __all__ = [
     "RING",
+    "UNTOLD",
     "Place",
     "Proof",
     "Ring",
@@ -51,6 +52,9 @@ _MILESTONES = 512
 _PIECES = 16
 #: Fields of one change that are remembered.
 _FIELDS = 16
+#: In place of a digest: it changed, and nobody was told to what. No digest is negative.
+UNTOLD = -1
+_NO_VALUE = (None, UNTOLD)
 #: At least so many of the places changed in a prefix must fit, and three quarters of them; or so many that hold a value
 #: they held at no other time, though clients have overwritten the others since.
 _WITNESSES = 5
@@ -68,7 +72,7 @@ class Seen(NamedTuple):
         number: agreements up to this one were made before it.
         key: what changed.
         field: of a hash; None: the key as a whole.
-        digest: of what is there since; None: nothing.
+        digest: of what is there since; None: nothing; `UNTOLD`: nobody knows.
     """
 
     number: int
@@ -231,9 +235,13 @@ class Ring:
             digest: of what it holds there.
             kept: it has some change of that place that was seen, whatever the number.
         """
-        of_place = self._of(key, field)
+        of_place = [*self._of(key, field), *(() if field is None else self._untold(key))]
         known = kept or any(seen.number < number for seen in of_place)
-        return known and digest is not None and all(seen.digest != digest for seen in of_place)
+        return known and digest is not None and all(seen.digest not in {digest, UNTOLD} for seen in of_place)
+
+    def _untold(self, key: bytes) -> Iterator[Seen]:
+        """Changes of a key as a whole that did not tell to what: each may be one of any field."""
+        return (seen for seen in self._of(key, None) if seen.digest == UNTOLD)
 
     def add(self, now: float, changes: Collection[Change], *, untold: bool = False) -> None:
         """These are the newest changes, and so many agreements there are now.
@@ -245,13 +253,19 @@ class Ring:
             self._unread = int(now)
         elif changes or self._unread is None:
             self.number, self._unread = max(number, int(now)), None
+        touched: set[bytes] = set()
         for change in changes:
             match change:
                 case StringSet(key, value):
                     self._remember([Seen(number, key, None, string_digest(key, value))])
                 case HashSet(key, fields, kind):
-                    known = [(name, value) for name, value in list(fields.items())[-_FIELDS:] if value is not None]
-                    self._remember(Seen(number, key, name, element_of(name, value, kind)) for name, value in known)
+                    self._remember(
+                        Seen(number, key, name, UNTOLD if value is None else element_of(name, value, kind))
+                        for name, value in list(fields.items())[-_FIELDS:]
+                    )
+                case Touch(key) if key not in touched:  # once is enough: a counter would leave room for nothing else
+                    touched.add(key)
+                    self._remember([Seen(number, key, None, UNTOLD)])
                 case Deleted(key):
                     self._remember([Seen(number, key, None, None)])
 
@@ -340,13 +354,13 @@ def proved(ring: Ring, held: Mapping[Place, int | None]) -> Proof:
             was = state[place]
             score -= _speaks(was, now, before, last[place])
             fits -= was is not None and now == was
-            alive -= was is not None
+            alive -= was not in _NO_VALUE
             before.add(was)
         state[place] = seen.digest
         score += _speaks(seen.digest, now, before, last[place])
         fit = seen.digest is not None and now == seen.digest
         fits += fit
-        alive += seen.digest is not None
+        alive += seen.digest not in _NO_VALUE
         strong += fit and seen in unique
         if score > best:
             proves = (fits >= _WITNESSES and _PART * fits >= (_PART - 1) * alive) or (
@@ -366,7 +380,7 @@ def _speaks(digest: int | None, now: int | None, before: Collection[int | None],
     that lost everything lacks the key too.
     """
     if now is None:
-        return -int(digest is not None and last is not None)
+        return -int(digest not in _NO_VALUE and last not in _NO_VALUE)
     return 1 if now == digest else -int(now in before)
 
 
@@ -410,4 +424,4 @@ def _was_written_since(seen: Seen, held: Mapping[Place, int | None], prefix: Seq
     """Whether a place that is known from this prefix holds neither what it held then nor nothing: a client's write."""
     known = {earlier.digest for earlier in prefix if earlier.place == seen.place}
     now = held.get(seen.place)
-    return now is not None and bool(known) and now not in known
+    return now is not None and bool(known) and seen.digest != UNTOLD and now not in known

@@ -244,6 +244,11 @@ class Inbound:
         self.left_out = self.left_out or not room
         return room
 
+    @property
+    def refused_keys(self) -> int:
+        """How many keys the site refused and has not taken since."""
+        return len(self._refusals)
+
     def take_left_out(self) -> bool:
         """Whether keys were left out since this was asked last: then all of the namespace must be compared."""
         left_out, self.left_out = self.left_out, False
@@ -254,13 +259,13 @@ class Inbound:
         self.suspect(self._refusals.due(now))
         self.left_out |= self._refusals.take_left_out()
         if len(self._expected_remote):
-            self.mark_dirty(self._expected_remote.drop_overdue(now))
+            self.suspect(self._expected_remote.drop_overdue(now))  # a push that was refused makes no event
         if self.echo_patience is not None and len(self._expected_local):
-            self.mark_dirty(self._expected_local.drop_overdue(now))
+            self.suspect(self._expected_local.drop_overdue(now))
 
     def resubscribed(self) -> None:
         """Events may have been lost: what is expected on that link is void."""
-        self.mark_dirty(self._expected_remote.void_all())
+        self.suspect(self._expected_remote.void_all())
         self._fresh.start_over()
 
     # What is to be done.

@@ -160,6 +160,11 @@ class Outbound:
         told, self._recent.told = self._recent.told, Told()
         return told
 
+    @property
+    def refused_keys(self) -> int:
+        """How many keys the hub refused and has not taken since."""
+        return len(self._refusals)
+
     def take_left_out(self) -> bool:
         """Whether changes were left out since this was asked last; until `swept` no later position counts."""
         left_out = self.pending.take_left_out() | self.doubtful.take_left_out()
@@ -397,13 +402,15 @@ class Outbound:
             errors: text by key.
             time: of the hub, in microseconds, when it took them; infinity if it does not tell.
         """
-        # What is in doubt and of another type there was changed there too.
-        clashes = (MOVED, "WRONGTYPE") if batch.in_doubt else (MOVED,)
-        moved = [key for key, error in errors.items() if error.startswith(clashes)]
+        # What is of another type there may have changed there too; which of them counts, the ancestor tells.
+        moved = [key for key, error in errors.items() if error.startswith((MOVED, "WRONGTYPE"))]
+        no_refusals = (MOVED, UNCHANGED, "WRONGTYPE") if batch.in_doubt else (MOVED, UNCHANGED)
         for key, error in errors.items():
-            if error != UNCHANGED and key not in moved:
-                self.given_up(key, error)
-        self._void(errors.keys())
+            if not error.startswith(no_refusals):
+                self.given_up(key, error)  # and what the site holds stays there
+        self._void([key for key, error in errors.items() if error == UNCHANGED])
+        if self._expected_remote is not None:
+            self._expected_remote.void(errors)
         if self._pulling is not None:
             self._pulling.suspect(moved)
         self.counters.answered += len(batch.changes)

@@ -88,6 +88,7 @@ class Applying:
         site: is compared with.
         writer: applies.
         same_hub: whether the hub still is the server whose history is known; asked before anything is removed for it.
+        site_evicted: has the core know whether the site evicts; asked before the hub loses what the site lacks.
         read_to: tells up to which offset the site's stream was read; infinity if nobody reads it.
         max_keys: keys in one fetch.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
@@ -103,6 +104,7 @@ class Applying:
         writer: Writer,
         *,
         same_hub: Callable[[], Awaitable[bool]],
+        site_evicted: Callable[[], Awaitable[bool]],
         read_to: Callable[[], float],
         max_keys: int,
         retry: Mapping[str, Any],
@@ -127,6 +129,7 @@ class Applying:
         self._most_together = min(max_keys, _WATCHED)
         self._together = self._most_together  # keys in one step
         self._same_hub = same_hub
+        self._site_evicted = site_evicted
         self._read_to = read_to
         self._moved = asyncio.Event()
         self._overtaken: dict[bytes, None] = {}  # keys that a client wrote while they alone were being applied
@@ -191,7 +194,8 @@ class Applying:
         for key in [key for key, state in states.items() if state is DENIED]:
             del states[key]
             self._give_up(key, "the hub does not let us read it")
-        job = FetchedJob(self._core, self._site, self._store, self._same_hub, states, taken, fetched.time, self._clocks)
+        asks = self._same_hub, self._site_evicted
+        job = FetchedJob(self._core, self._site, self._store, *asks, states, taken, fetched.time, self._clocks)
         await self._at_the_site(list(states), job)
 
     async def _at_the_site(self, keys: Sequence[bytes], job: Job) -> None:

@@ -113,7 +113,7 @@ class FetchedJob:
         core: decides.
         site: is compared with.
         store: remembers the ancestor.
-        same_hub: see `Applying`.
+        same_hub, site_evicted: see `Applying`.
         states: what the hub holds, by key.
         suspect: which of the keys may have changed on both sides.
         read_at: the hub's time then, in microseconds; infinity: it did not tell.
@@ -123,12 +123,13 @@ class FetchedJob:
     reads = True
     final = True
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what it is made of
         self,
         core: Core,
         site: Site,
         store: Store,
         same_hub: Callable[[], Awaitable[bool]],
+        site_evicted: Callable[[], Awaitable[bool]],
         states: Mapping[bytes, State],
         suspect: Mapping[bytes, bool],
         read_at: float = math.inf,
@@ -139,6 +140,7 @@ class FetchedJob:
         self._site = site
         self._store = store
         self._same_hub = same_hub
+        self._site_evicted = site_evicted
         self._read_at_ms = 0.0 if read_at == math.inf else read_at / 1000
         self._states = states
         self._suspect = suspect
@@ -160,6 +162,8 @@ class FetchedJob:
         if lacking and not await self._same_hub():
             raise LinkLostError("the hub is not the server any more that it was: nothing is removed for what it lacks")
         self._ancestors = ancestors = await self._store.lookup(asked, elements=True) if asked else {}
+        if any(held[key] is None and key in ancestors for key in asked):
+            await self._site_evicted()  # as of now, `Core.plan` knows
         for key in asked:
             self._plans[key] = core.plan(key, held[key], states[key], ancestors.get(key), self._now_ms(key))
         kinds = core.policy.kinds

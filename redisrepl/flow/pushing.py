@@ -260,6 +260,8 @@ class Pushing:
         ancestors = await self._store.lookup([change.key for change in batch.changes], elements=True)
         for key in [key for key, state in states.items() if state is None and self._let_expire(ancestors.get(key))]:
             del states[key]  # the hub lets its own expire
+        if any(state is None for state in states.values()):
+            await self._site_evicted()  # as of now, what is in doubt is judged by that
         return batch, outbound.prepare_doubtful(batch, settled, states, ancestors, time.monotonic())
 
     async def _without_expiries(self, changes: Sequence[Change]) -> Sequence[Change]:

@@ -505,8 +505,9 @@ def test_flags_are_not_touched_when_that_is_forbidden(daemons, site, hub, at_hub
 # A key that cannot cross.
 
 
-def test_a_key_of_another_type_at_the_hub_is_named_and_the_rest_goes_on(daemons, site, hub, at_site, at_hub):
-    daemon = daemons.live(site, hub, rc=False)
+@pytest.mark.parametrize("rc", [False, True])
+def test_a_key_of_another_type_at_the_hub_is_named_and_the_rest_goes_on(daemons, site, hub, at_site, at_hub, rc):
+    daemon = daemons.live(site, hub, rc=rc)
     at_hub.lpush("site1:list", "x")
     at_site.hset("site1:list", "field", "v")
     at_site.set("site1:other", "v")
@@ -515,6 +516,8 @@ def test_a_key_of_another_type_at_the_hub_is_named_and_the_rest_goes_on(daemons,
     assert told["error"].startswith("WRONGTYPE")
     crossed(at_site, at_hub, back=False)
     assert at_hub.get("site1:other") == b"v"
+    assert at_site.hgetall("site1:list") == {b"field": b"v"}
+    assert at_hub.lrange("site1:list", 0, -1) == [b"x"]
     assert len(daemon.logged("push.refused")) == 1
 
 

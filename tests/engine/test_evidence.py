@@ -15,7 +15,7 @@ from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, String
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Event
 from redisrepl.engine.core import Core
-from redisrepl.engine.evidence import RING, Ring, Seen, Told, holds_since, proved
+from redisrepl.engine.evidence import RING, UNTOLD, Ring, Seen, Told, holds_since, proved
 from redisrepl.wire.digests import digest_of, element_of, string_digest
 
 KEYS = 30
@@ -199,6 +199,7 @@ def test_what_is_remembered_of_a_change():
             HashSet(b"h", {b"f": b"1", b"g": None}),
             Deleted(b"d"),
             Touch(b"t"),
+            Touch(b"t"),
             ExpirySet(b"e", 5),
             FieldsDeleted(b"h", (b"f",)),
         ],
@@ -207,7 +208,9 @@ def test_what_is_remembered_of_a_change():
     assert list(ring) == [
         Seen(3, b"s", None, string_digest(b"s", b"v")),
         Seen(3, b"h", b"f", element_of(b"f", b"1")),
+        Seen(3, b"h", b"g", UNTOLD),
         Seen(3, b"d", None, None),
+        Seen(3, b"t", None, UNTOLD),
         Seen(4, b"t", None, 7),
         Seen(4, b"none", None, None),
     ]
@@ -247,6 +250,22 @@ def test_what_nobody_had_seen_before_was_written_since(place, value, since):
     digest = value and (string_digest(key, value) if field is None else element_of(field, value))
     assert ring.written_since(5, key, field, digest) is since
     assert ring.written_since(0, key, field, digest) is False
+
+
+def test_what_changed_without_a_value_may_have_been_any_value():
+    """A counter was 1, 2 and 3, of which only 1 and 3 were seen: a server that holds 2 may have lost the last."""
+    ring = Ring()
+    ring.add(5, [StringSet(b"n", b"1"), HashSet(b"h", {b"f": b"1"}), HashSet(b"g", {b"f": b"1"})])
+    ring.add(6, [Touch(b"n"), Touch(b"n"), HashSet(b"h", {b"f": None}), Touch(b"g")])
+    ring.add_read({b"n": string_digest(b"n", b"3")})
+    assert not ring.written_since(5, b"n", None, string_digest(b"n", b"2"))
+    assert not ring.written_since(5, b"h", b"f", element_of(b"f", b"2"))
+    assert not ring.written_since(5, b"g", b"f", element_of(b"f", b"2"))
+    kept = [Seen(n, b"k%d" % n, None, n) for n in range(8)]
+    told, untold = Seen(8, b"k0", None, 9), Seen(8, b"k0", None, UNTOLD)
+    at = held(kept) | {(b"k0", None): 99}
+    assert proved(Ring([*kept, told], 99), at).number == 99
+    assert proved(Ring([*kept, untold], 99), at).number == 7
 
 
 def test_a_ring_survives_the_daemon():

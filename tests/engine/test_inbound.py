@@ -394,13 +394,13 @@ def test_what_does_not_come_is_given_up_and_its_key_looked_at(world):
     world.inbound.tick(5.0)
     assert world.inbound.dirty == {}
     world.inbound.tick(5.1)
-    assert world.inbound.dirty == {KEY: False}
+    assert world.inbound.dirty == {KEY: True}
 
 
 def test_a_new_link_to_the_hub_voids_what_was_expected_of_the_old_one(world):
     world.remote.expect(KEY, b"set", math.inf)
     world.inbound.pushed([OTHER], math.inf)  # nobody knows when: nothing is news
     world.inbound.resubscribed()
-    assert (world.inbound.dirty, len(world.remote)) == ({KEY: False}, 0)
+    assert (world.inbound.dirty, len(world.remote)) == ({KEY: True}, 0)
     world.inbound.told(1, [StringSet(OTHER, b"v")], now=0.0)
     assert world.inbound.take_told(1) == {OTHER: [StringSet(OTHER, b"v")]}

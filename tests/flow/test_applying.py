@@ -71,6 +71,7 @@ class World:
         self.hub = {}
         self.read_to = float("inf")
         self.is_same_hub = True
+        self.evicts = False
         self.hub_time = 1
         self.store = store
         self.lost = []
@@ -90,6 +91,7 @@ class World:
             self.reader,
             SiteWriter(self.client, address, b"us"),
             same_hub=self.same_hub,
+            site_evicted=self.site_evicted,
             read_to=lambda: self.read_to,
             max_keys=8,
             retry={"attempts": None, "timeout": None, "wait_initial": 0.01, "wait_max": 0.05},
@@ -97,6 +99,10 @@ class World:
 
     async def states(self, keys):
         return Fetched({key: self.hub.get(key) for key in keys}, self.hub_time)
+
+    async def site_evicted(self):
+        self.core.continuity.site.evicts |= self.evicts
+        return False
 
     async def same_hub(self):
         return self.is_same_hub
@@ -292,6 +298,17 @@ async def test_what_has_expired_by_the_clock_of_the_hub_only_is_not_removed(
         await world.applying.idle()
 
         assert at_site.exists(KEY) != removed
+
+
+@pytest.mark.parametrize("evicts", [False, True])
+async def test_before_the_hub_loses_what_the_site_lacks_the_site_is_asked_whether_it_evicts(server, running, evicts):
+    async with running(server) as world:
+        world.agree(KEY, A)
+        world.hub, world.evicts = {KEY: A}, evicts
+        world.dirty(KEY, suspect=True)
+        await world.applying.idle()
+
+        assert (world.core.outbound.waiting == 0) == evicts
 
 
 @pytest.mark.parametrize("hub", [None, HashState({})])

@@ -56,8 +56,10 @@ class Flights:
             retry=RETRY,
         )
         self._count = count
+        self.asked = 0
 
     async def site_evicted(self):
+        self.asked += 1
         return self.evicted
 
     async def __aenter__(self):
@@ -409,6 +411,16 @@ async def test_what_the_site_evicted_is_not_removed_at_the_hub(store):
         flights.pushing.wake()
         await flights.pushing.drained()
     assert hub.pushed == [[[b"SET", b"k", b"v"]], [[b"DEL", b"k"]]]
+
+
+@pytest.mark.parametrize(("state", "asked"), [(None, 1), (A, 0)])
+async def test_before_what_is_in_doubt_is_removed_the_site_is_asked_whether_it_evicts(store, state, asked):
+    outbound = outbound_of()
+    outbound.doubt(b"k")
+    flights = Flights(outbound, store, FakeHub(), site=StatesOf({b"k": state}))
+    async with flights:
+        await flights.pushing.drained()
+    assert flights.asked == asked
 
 
 async def test_a_removal_that_may_be_an_expiry_is_left_to_the_clock_of_the_hub(store):

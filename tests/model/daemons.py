@@ -488,6 +488,7 @@ class Daemon:
             of_site,
             of_site,
             same_hub=self.judging.same_hub,
+            site_evicted=self.judging.site_evicted,
             read_to=lambda: self.following.read_to,
             max_keys=3,
             retry={},
