@@ -3,6 +3,8 @@
 PYTHON_FILES := .
 BIN := .venv/bin
 PYTEST_ARGS ?=
+# Where nothing is kept, each process of the tests compiles all that it imports once more.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench chaos soak matrix kill9 lint docs reference format check dist deb lock mistakes venv clean
