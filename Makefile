@@ -3,6 +3,8 @@
 PYTHON_FILES := .
 BIN := .venv/bin
 PYTEST_ARGS ?=
+# Where nothing is kept, each process of the tests compiles all that it imports once more.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench chaos soak matrix kill9 lint docs reference format check dist deb lock mistakes venv clean
@@ -18,7 +20,7 @@ demo: ## two sites and a hub on this machine, writes on every side (20 s; more t
 test: ## every test, against real servers; PYTEST_ARGS='-k demo -x' for some
 	@scripts/install-packages test
 	@scripts/venv
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 chaos: ## faults at random while all sides write, for SECONDS=600; SEED=n plays a failing run again
 	@scripts/install-packages test

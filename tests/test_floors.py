@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -42,10 +43,12 @@ OF_A_PROTOCOL = {
 }
 
 
+@functools.cache
 def tree(path):
     return ast.parse(path.read_text(), str(path))
 
 
+@functools.cache
 def imports(path):
     """Every module that is imported, at the top or inside a function."""
     found = set()
@@ -55,7 +58,7 @@ def imports(path):
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, "imports name the whole path"
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
 def below(name, packages):

@@ -16,6 +16,8 @@ from tests.chaos.scene import Scene
 
 SEED = int(os.environ.get("REDISREPL_CHAOS_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
 SECONDS = float(os.environ.get("REDISREPL_CHAOS_SECONDS", "0"))
+#: Seconds between bursts of writes, of which each fault has as many before and after it; few in a run of its own.
+PAUSE = 0.002 if SECONDS else 0.03
 #: Faults between two comparisons of the mixed run.
 ROUND = 6
 
@@ -53,7 +55,7 @@ def test_the_document_names_every_fault():
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("group", GROUPS)
 def test_all_copies_are_equal_after_each_fault_of(group):
-    with Scene(SEED) as scene:
+    with Scene(SEED, pause=PAUSE) as scene:
         play = Play(scene)
         for name in scene.rng.sample(list(GROUPS[group]), k=len(GROUPS[group])):
             play.fault(name)
@@ -62,7 +64,7 @@ def test_all_copies_are_equal_after_each_fault_of(group):
 
 @pytest.mark.timeout(300 + 2 * SECONDS)
 def test_all_copies_are_equal_after_everything_at_once():
-    with Scene(SEED) as scene:
+    with Scene(SEED, pause=PAUSE) as scene:
         play = Play(scene)
         while True:
             for _ in range(ROUND):

@@ -22,10 +22,8 @@ NAMES = ("cert.pem", "key.pem", "ca.pem")
 class Scene:
     """A site and a hub whose authority changes; daemons get their files as `tell_where` says."""
 
-    def __init__(self):
-        self.own = Certificates()
-        self.daemons = Daemons(self.own)
-        self.site, self.hub = RedisServer().start(), Hub(self.own).start()
+    def __init__(self, own, site, hub, daemons):
+        self.own, self.site, self.hub, self.daemons = own, site, hub, daemons
 
     @property
     def issued(self):
@@ -43,17 +41,11 @@ class Scene:
         self.own.replace_authority()
         self.hub.nginx.reload()
 
-    def close(self):
-        self.daemons.close_and_check()
-        for part in (self.hub, self.site, self.own):
-            part.close()
-
 
 @pytest.fixture(scope="module")
 def scene():
-    scene = Scene()
-    yield scene
-    scene.close()
+    with Certificates() as own, RedisServer() as site, Hub(own) as hub, Daemons(own) as daemons:
+        yield Scene(own, site, hub, daemons)
 
 
 def replicates(scene, key):

@@ -40,7 +40,7 @@ def at_hub(hub):
 
 
 class Daemons:
-    """Starts daemons and ends them with the test."""
+    """Starts daemons and ends them with the test; as a context manager, with what stands in it, whatever comes."""
 
     def __init__(self, certificates):
         self._certificates = certificates
@@ -85,12 +85,17 @@ class Daemons:
         for daemon in self._started:
             assert "Traceback" not in daemon.stderr
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        self.close() if kind else self.close_and_check()
+
 
 @pytest.fixture
 def daemons(certificates):
-    daemons = Daemons(certificates)
-    yield daemons
-    daemons.close_and_check()
+    with Daemons(certificates) as daemons:
+        yield daemons
 
 
 @dataclass(frozen=True)
@@ -107,10 +112,7 @@ class Link:
 @pytest.fixture(scope="module")
 def link(certificates):
     """One for all tests of a module, which use keys of their own."""
-    daemons = Daemons(certificates)
-    with RedisServer() as site, Hub(certificates) as hub:
+    with RedisServer() as site, Hub(certificates) as hub, Daemons(certificates) as daemons:
         daemon = daemons.live(site, hub)
         yield Link(site, hub, daemon, site.client(), hub.redis)
         assert daemon.stop() == 0
-        assert "Traceback" not in daemon.stderr
-        daemons.close()

@@ -7,9 +7,9 @@ import pytest
 from testbed import FaultProxy, RedisServer, eventually
 from tests.e2e.pairs import REMOVALS, Pair, held, overrun, some, write
 
-#: Values of a hundred bytes, so that twenty thousand keys are more than the 1 MB that a backlog has by default.
+#: Values of a hundred bytes, so that ten thousand keys are more than the 1 MB that a backlog has by default.
 OLD, NEW = ("old" * 34)[:100], ("new" * 34)[:100]
-MANY = 20_000
+MANY = 10_000
 
 
 @pytest.mark.parametrize(("source", "way"), [("psync", "stop"), ("psync", "kill"), ("notify", "kill")])
@@ -48,7 +48,7 @@ def end_server(server, client, way):
 @pytest.mark.parametrize(
     ("source", "way", "of_daemon", "count"),
     [
-        ("psync", "stop", "stop", 4000),
+        ("psync", "stop", "stop", 1000),
         ("psync", "kill", "kill", 4000),
         ("psync", "kill", None, 1000),
         ("notify", "stop", "stop", 1000),

@@ -51,12 +51,11 @@ class Both:
 
 @pytest.fixture(scope="module")
 def both(certificates):
-    daemons = Daemons(certificates)
     options = {"tls": certificates, "persistent": True, "users": [f"user site1 {user_of_a_site()}"]}
     with RedisServer() as site, RedisServer() as other, Hub(certificates, redis=options) as hub:
         password = hub.certificates.directory / "hub-password"
         password.write_text("geheim\n")
-        with FaultProxy(hub.server.tls_port) as link:
+        with FaultProxy(hub.server.tls_port) as link, Daemons(certificates) as daemons:
             there = f"rediss://localhost:{link.port}/0"
             flags = (
                 "--hub-user",
@@ -71,7 +70,6 @@ def both(certificates):
             direct = daemons.live(site, there, *flags)
             webdis = daemons.live(other, hub, *SWIFT, *ALL)
             yield Both(hub, link, direct, webdis, site.client(), other.client(), hub.redis)
-            daemons.close_and_check()
 
 
 def test_writes_and_removals_cross_both_ways(both):

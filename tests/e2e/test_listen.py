@@ -11,7 +11,6 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import jsonschema
 import pytest
 
 from testbed import FaultProxy, eventually
@@ -46,6 +45,8 @@ def test_what_it_says_and_what_it_keeps_to_itself(daemons, site, hub, at_site, a
     crossed(at_site, at_hub)
     eventually(lambda: get(port, "/readyz") == (200, "ready\n"))
     assert get(port, "/livez") == (200, "alive\n")
+    import jsonschema  # noqa: PLC0415 - takes seconds, which each process that collects tests would spend
+
     jsonschema.validate(json.loads(get(port, "/status.json")[1]), SCHEMA)
     metrics = get(port, "/metrics")[1]
     assert "redisrepl_push_refused_total 1.0" in metrics

@@ -95,7 +95,7 @@ def test_each_write_is_executed_once_on_each_side(daemons, renamed, hub, at_hub)
     crossed(at_site, at_hub)
     expected = {}
     with Monitor(renamed) as of_site, Monitor(hub.server) as of_hub:
-        for number in range(300):
+        for number in range(80):
             for way, client in (("up", at_site), ("down", at_hub)):
                 string, mapping = f"site1:{way}:s{number}".encode(), f"site1:{way}:h{number}".encode()
                 client.set(string, number)

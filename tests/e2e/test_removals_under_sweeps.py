@@ -12,7 +12,7 @@ class Client(BackgroundClient):
     """Writes and removes keys and fields that nobody else does, and remembers what it has left of each."""
 
     def __init__(self, name, server):
-        super().__init__(name, server, pause=0.002)
+        super().__init__(name, server, pause=0.01)
         self.left = {}
 
     def write(self, rng):

@@ -7,7 +7,6 @@ import stat
 from datetime import datetime
 from pathlib import Path
 
-import jsonschema
 import pytest
 
 from redisrepl.subcommands.status import watch
@@ -90,6 +89,8 @@ SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "status.schema.json").
 @pytest.mark.parametrize("rc", [True, False])
 def test_it_says_what_its_schema_says(daemons, site, hub, at_site, at_hub, state, status, rc):
     daemon = daemons.live(site, hub, *SWIFT, "--state-dir", state, rc=rc)
+    import jsonschema  # noqa: PLC0415 - takes seconds, which each process that collects tests would spend
+
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     validator = jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.FormatChecker())
     document = json.loads(status("--json")[1])

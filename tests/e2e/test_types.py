@@ -55,18 +55,13 @@ def _in_order(kind, values):
 class Place:
     """Two sites with a daemon each, and their hub."""
 
-    def __init__(self, certificates, daemons):
+    def __init__(self, sites, hub, daemons):
         self.daemons = daemons
-        self.sites = [RedisServer().start(), RedisServer().start()]
-        self.hub = Hub(certificates).start()
+        self.sites, self.hub = sites, hub
         self.running = [daemons.live(site, self.hub, *SWIFT, *ALL) for site in self.sites]
         for daemon in self.running:
             settled(daemon)
         self.clients = [*(site.client() for site in self.sites), self.hub.redis]
-
-    def close(self):
-        for server in (*self.sites, self.hub):
-            server.close()
 
     def assert_equal(self, log=()):
         """All three copies are equal, soon; else the last commands of a key are shown."""
@@ -89,13 +84,8 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(certificates):
-    daemons = Daemons(certificates)
-    place = Place(certificates, daemons)
-    yield place
-    daemons.close()
-    place.close()
-    for daemon in daemons._started:
-        assert "Traceback" not in daemon.stderr
+    with RedisServer() as one, RedisServer() as two, Hub(certificates) as hub, Daemons(certificates) as daemons:
+        yield Place([one, two], hub, daemons)
 
 
 def run(client, commands, way):

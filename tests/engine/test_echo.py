@@ -174,7 +174,7 @@ OPERATIONS = st.lists(
 
 
 @given(OPERATIONS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_it_agrees_with_a_plain_list(operations):
     events, plain = ExpectedEvents(5), []
     for name, *arguments in operations:

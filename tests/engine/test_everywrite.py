@@ -156,7 +156,7 @@ OPERATIONS = st.lists(
 
 
 @given(OPERATIONS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_every_change_arrives_once_in_order_and_acknowledged_says_so(operations):
     waiting = EveryWrite(BIG, 1000)
     numbers = itertools.count(1)

@@ -118,7 +118,7 @@ def faults(case, core):
 
 @pytest.fixture(scope="module")
 def cases():
-    return [Case(random.Random(seed)) for seed in range(400)]
+    return [Case(random.Random(seed)) for seed in range(200)]
 
 
 def test_no_older_value_spreads_and_few_newer_ones_are_lost(cases):

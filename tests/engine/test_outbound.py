@@ -130,7 +130,7 @@ COMMANDS = st.one_of(
     st.sampled_from([0, 15, 20]),
 )
 @example([[[b"SET", b"a:1", b""], [b"SET", b"a:2", b""], [b"SET", b"a:1", b"x" * 300]]], KINDS, SCANT, [], [], 0)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_plain_set_is_read_as_any_other_command(pieces, kinds, max_bytes, expected, doubtful, again_to):
     sides = Side(ChangeDecoder, kinds, max_bytes=max_bytes), Side(DecodesAll, kinds, max_bytes=max_bytes)
     for side in sides:

@@ -229,7 +229,7 @@ def content(state):
 
 
 @given(STATES, st.lists(COMMANDS, min_size=1, max_size=8))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_one_merged_change_makes_the_hub_what_the_site_is(start, commands):
     site = Site(start)
     changes = [change for command in commands if (change := site.run(command)) is not None]
@@ -242,7 +242,7 @@ def test_one_merged_change_makes_the_hub_what_the_site_is(start, commands):
 
 @pytest.mark.parametrize("kind", [Pending, EveryWrite])
 @given(STATES, st.lists(COMMANDS, min_size=1, max_size=8), st.sampled_from([0, 310, 700, 1 << 20]), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_what_is_taken_makes_the_hub_what_the_site_is(kind, start, commands, max_bytes, data):
     """At any memory ceiling, whatever came while a batch was out, and whether or not it arrived."""
     site, hub = Site(start), start
@@ -457,7 +457,7 @@ def test_above_the_key_ceiling_further_keys_are_left_to_a_sweep():
     assert len(waiting) == waiting.bytes == 0
 
 
-def filled(max_bytes, count=100_000, size=64):
+def filled(max_bytes, count=25_000, size=64):
     """Distinct keys of ordinary length, in pieces as the stream brings them, and what they take of memory, each."""
     waiting = pending(max_bytes, max_keys=count)
     tracemalloc.start()
@@ -557,7 +557,7 @@ OPERATIONS = st.lists(
 
 
 @given(OPERATIONS, st.sampled_from([300, 1 << 20]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_acknowledged_is_exactly_what_a_naive_account_says(operations, max_bytes):
     """Every change by itself, with the offset at the end of its stretch: never past one that is not there."""
     waiting = pending(max_bytes)
@@ -718,7 +718,7 @@ RUNS = st.lists(st.tuples(st.just(b"SET"), KEYS, st.binary(max_size=400)), max_s
     st.sampled_from([0, 700, 1200, 1 << 20]),
     st.sampled_from([3, 1000]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_a_run_of_plain_sets_is_taken_like_each_of_them(rounds, max_bytes, max_keys):
     by_runs, one_by_one = pending(max_bytes, max_keys), pending(max_bytes, max_keys)
     offset = 0

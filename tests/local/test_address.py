@@ -152,7 +152,7 @@ def test_its_text_holds_no_password(given_as, text):
     assert "secret" not in repr(address)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.text(max_size=30) | st.from_regex(r"(redis|unix|redis-sentinel)://[a:@,/?=%²\[\]0-9.]{0,20}", fullmatch=True))
 def test_any_text_is_an_address_or_refused(text):
     try:

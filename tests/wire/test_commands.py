@@ -341,7 +341,7 @@ ARGUMENTS = [
     st.lists(st.sampled_from(ARGUMENTS) | st.binary(max_size=4), max_size=8),
     st.sets(st.sampled_from(sorted(KINDS))),
 )
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_no_command_is_an_exception(verb, arguments, kinds):
     followed = decoder(kinds)
     for argv in ([verb, *arguments], [verb.lower(), *arguments]):

@@ -97,7 +97,7 @@ def held(redis, states):
 # The same here and there.
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     key=values,
     state=strings | hashes | sets | zsets | lists | streams(expiries),
@@ -302,7 +302,7 @@ def test_what_is_easily_mixed_up_is_not():
     assert digest_of(b"1", HashState({b"a": b"1"})) != digest_of(b"2", HashState({b"a": b"1"}))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(one=strings | hashes | st.none(), other=strings | hashes | st.none())
 def test_different_values_have_different_digests(one, other):
     def value(state):

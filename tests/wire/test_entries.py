@@ -171,7 +171,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(steps)
 def test_entries_come_to_their_place_wherever_that_is(redis, steps):
     """As in a dictionary by id; the last id never falls, and groups and what is pending there stay as they are."""

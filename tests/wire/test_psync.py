@@ -610,7 +610,7 @@ def test_any_bytes_give_events_or_an_error_of_ours(before, data):
 
 
 @given(resp_like())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_bytes_in_the_stream_give_commands_or_an_error_of_ours(sample):
     for size in (None, 1):
         with contextlib.suppress(ProtocolError, LinkLostError):

@@ -42,7 +42,7 @@ def read(redis, *keys, budget=UNLIMITED):
     return parse_states(redis.eval(STATES_SCRIPT, 0, budget, b"", *keys))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(wanted=st.lists(states, max_size=6))
 def test_what_was_written_is_read(redis, wanted):
     keys = [b"key:%d" % number for number in range(len(wanted))]

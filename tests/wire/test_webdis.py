@@ -649,7 +649,7 @@ def test_what_is_not_one_integer(answer):
 
 
 @given(resp_like() | st.binary(max_size=40))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_reply_is_read_or_refused(answer):
     for read in (
         parse_reply,
@@ -716,7 +716,7 @@ def test_damaged_framing_is_noticed(damage):
 
 
 @given(resp_like(), st.sampled_from([None, 1, 5]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_bytes_give_messages_or_an_error_of_ours(data, size):
     reader = MessageReader()
     with contextlib.suppress(ProtocolError, CommandError):

@@ -25,7 +25,7 @@ def test_every_byte_may_be_wrong(sample):
         examine(sample[:at] + bytes([sample[at] ^ 1 << chance.randrange(8)]) + sample[at + 1 :])
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(SAMPLES), st.integers(0, 2**32))
 def test_random_damage(sample, seed):
     examine(mutated(random.Random(seed), sample))
