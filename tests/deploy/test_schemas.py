@@ -72,7 +72,7 @@ def archive(tmp_path_factory):
         yield archive
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(scope="module", params=VERSIONS)
 def schemas(request, archive):
     return Schemas(archive, request.param)
 
