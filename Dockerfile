@@ -5,12 +5,13 @@
 #
 # Beside a Redis: deploy/compose.yaml. It writes to /var/lib/redisrepl only, so the root file system may be read-only.
 
-# For a base that never changes name its digest:
+# The base is named by its digest (Python 3.13.15 of 2026-08-25, for amd64, arm64 and others), so it never changes. For
+# a newer one:
 #
-#   docker buildx imagetools inspect python:3.13-slim-bookworm      # says it
+#   docker buildx imagetools inspect python:3.13-slim-bookworm      # says its digest
 #   docker build --build-arg PYTHON=3.13-slim-bookworm@sha256:... --tag redisrepl .
 
-ARG PYTHON=3.13-slim-bookworm
+ARG PYTHON=3.13-slim-bookworm@sha256:cbd229d7b9bd041012af758ce5ffd807a6518d76493ce9035d208f1db9ceff1e
 
 FROM python:${PYTHON} AS build
 WORKDIR /src

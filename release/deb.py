@@ -14,21 +14,25 @@ import gzip
 import os
 import platform
 import re
+import shutil
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from redisrepl import __version__
-from release.dist import CHECKOUT, DIST, collect, epoch, run
+from release.dist import CHECKOUT, DIST, PYTHONS, collect, epoch, run
 from release.manual import shared_files
 
-__all__ = ["stage"]
+__all__ = ["UNITS", "build", "collect_libraries"]
 
 DEBIAN = CHECKOUT / "release" / "debian"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _SCRIPTS = ("postinst", "prerm", "postrm")
+UNITS = [f"redisrepl{at}.service" for at in ("", "@")]
+UNITS += [f"redisrepl-certificates{at}.{kind}" for at in ("", "@") for kind in ("path", "service")]
 #: Where Debian looks for what a wheel has below `share`.
 _PLACES = {"zsh/site-functions": "zsh/vendor-completions"}
 
@@ -38,19 +42,33 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DIST)
     parser.add_argument("--revision", default="1", help="of the package, for the same version of the program")
     options = parser.parse_args()
-    arch = _ARCHITECTURES[platform.machine()]
-    version = f"{__version__}-{options.revision}"
     os.environ["SOURCE_DATE_EPOCH"] = epoch()
     options.out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as place:
-        root, parts = Path(place) / "root", Path(place) / "parts"
-        parts.mkdir()
+        libraries = Path(place) / "libraries"
+        collect_libraries(libraries)
+        print(build(options.out, libraries, options.revision))
+
+
+def collect_libraries(target: Path, pythons: Sequence[str] = PYTHONS) -> None:
+    """What `/usr/lib/redisrepl` holds: the program, and the locked wheels for each Python."""
+    with TemporaryDirectory() as place:
+        parts = Path(place)
         run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", parts, CHECKOUT)
-        collect(root / "usr" / "lib" / "redisrepl", next(parts.glob("*.whl")), platform.machine(), parts)
+        collect(target, next(parts.glob("*.whl")), platform.machine(), parts, pythons)
+
+
+def build(out: Path, libraries: Path, revision: str, compression: str = "xz") -> Path:
+    """The package, with what `collect_libraries` has collected."""
+    arch = _ARCHITECTURES[platform.machine()]
+    version = f"{__version__}-{revision}"
+    with TemporaryDirectory() as place:
+        root = Path(place) / "root"
+        shutil.copytree(libraries, root / "usr" / "lib" / "redisrepl")
         stage(root, version, arch)
-        package = options.out / f"redisrepl_{version}_{arch}.deb"
-        run("dpkg-deb", "--root-owner-group", "-Zxz", "--build", root, package)
-    print(package)
+        package = out / f"redisrepl_{version}_{arch}.deb"
+        run("dpkg-deb", "--root-owner-group", f"-Z{compression}", "--build", root, package)
+    return package
 
 
 def stage(root: Path, version: str, arch: str) -> None:
@@ -61,7 +79,7 @@ def stage(root: Path, version: str, arch: str) -> None:
         for ours, theirs in _PLACES.items():
             place = place.replace(ours, theirs)  # noqa: PLW2901 - the same place, as Debian calls it
         _write(root / "usr/share" / (f"{place}.gz" if "/man1/" in place else place), text)
-    for unit in ("redisrepl.service", "redisrepl@.service"):
+    for unit in UNITS:
         text = (CHECKOUT / "deploy" / unit).read_text().replace("/opt/redisrepl/bin/redisrepl", "/usr/bin/redisrepl")
         text = re.sub(r"/opt/redisrepl \(a virtual environment with redisrepl in it\), and in", "in", text)
         _write(root / "lib/systemd/system" / unit, text)
@@ -75,7 +93,7 @@ def stage(root: Path, version: str, arch: str) -> None:
     entry = f"redisrepl ({version}) unstable; urgency=medium\n\n  * See changelog.gz.\n\n"
     entry += f" -- redisrepl maintainers <maintainers@redisrepl.invalid>  {format_datetime(now)}\n"
     _write(docs / "changelog.Debian.gz", entry)
-    for name in ("config/redisrepl.example.env", "deploy/site/users.acl"):
+    for name in ("config/redisrepl.example.env", "deploy/site/users.acl", "deploy/redisrepl.service.d/password.conf"):
         _write(docs / "examples" / Path(name).name, (CHECKOUT / name).read_text())
     _write(root / "usr/share/lintian/overrides/redisrepl", (DEBIAN / "lintian-overrides").read_text())
     for path in [root, *root.rglob("*")]:

@@ -14,12 +14,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from redisrepl import __version__
 
-__all__ = ["LOCK", "build", "epoch", "run"]
+__all__ = ["LOCK", "PYTHONS", "build", "collect", "epoch", "run"]
 
 CHECKOUT = Path(__file__).parents[1]
 LOCK = CHECKOUT / "release" / "requirements.txt"
@@ -68,14 +69,14 @@ def build(out: Path, arch: str) -> None:
     (out / "SHA256SUMS").write_text("".join(sums))
 
 
-def collect(site_packages: Path, wheel: Path, arch: str, place: Path) -> None:
+def collect(site_packages: Path, wheel: Path, arch: str, place: Path, pythons: Sequence[str] = PYTHONS) -> None:
     """What the pyz holds: the locked wheels for each Python, and ours."""
     lock = place / "lock.txt"
     # Whether a dependency is needed is decided for this Python; the pyz is for others too, so that it has all of them.
     locked = re.split(r"(?m)^(?=[a-z])", re.sub(r" ; [^\\\n]+", " ", LOCK.read_text()))[1:]
     names = {entry.partition("==")[0].replace("-", "_") for entry in locked}
     systems = [word for system in _SYSTEMS for word in ("--platform", f"{system}_{arch}")]
-    for python in PYTHONS:
+    for python in pythons:
         target = place / python
         lock.write_text("".join(entry for entry in locked if entry.partition("==")[0].replace("-", "_") in names))
         run(

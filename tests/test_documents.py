@@ -145,7 +145,7 @@ ELSEWHERE = {
     "apt-get": "below, without installing anything",
     "systemctl": "below, without systemd",
     "openssl": "tests/listener/test_server.py has such a token",
-    "apt": "tests/release, by hand: `make deb`",
+    "apt": "tests/release/test_debian_package.py, with dpkg",
     "redis-cli": "tests/subcommands/test_rdb_command_line.py has such a pipe",
     "jq": "tests/e2e/test_status.py reads the same lines",
 }

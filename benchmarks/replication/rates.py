@@ -204,7 +204,7 @@ def _tables(bench: Bench, where: str, runs: dict[tuple[str, str, str], list[Run]
             f"CPU seconds per million keys {where}",
             ["who", "way", *parts, "all", "limit, keys/s"],
             cpu,
-            f"The limit is what {cores} cores could do if all of this were spread over them without a gap.",
+            f"The limit is what {cores} cores could do if all of this were spread over them without idle time.",
         ),
     ]
 

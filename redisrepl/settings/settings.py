@@ -28,7 +28,7 @@ _KINDS = ("set", "hset", "sets", "zsets", "lists", "streams", "del", "expire")
 _OTHER_VARIABLES = frozenset({"CONFIG"})
 #: What helps where the file is no TOML, by what Python says.
 _TOML_HINTS = {
-    "Invalid value": 'text stands in quotes, as in haddr = "https://hub.example.org/redis"; true and false do not',
+    "Invalid value": 'put text in quotes, as in haddr = "https://hub.example.org/redis"; true and false do not',
     "Expected '='": 'a line is like haddr = "https://hub.example.org/redis"',
     "Cannot overwrite": "leave one of the two lines out",
     "Unclosed": "close it",

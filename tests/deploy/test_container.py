@@ -68,6 +68,12 @@ def test_there_are_two_stages_on_the_same_base():
     assert not any(stage == 1 and name == "RUN" for stage, name, _ in instructions())
 
 
+def test_the_base_never_changes():
+    """By digest; no registry is asked here."""
+    (base,) = [argument for stage, name, argument in instructions() if (stage, name) == (-1, "ARG")]
+    assert re.fullmatch(r"PYTHON=3\.\d+-slim-\w+@sha256:[0-9a-f]{64}", base)
+
+
 def test_the_daemon_is_pid_1_of_a_user_that_is_a_number():
     assert last("ENTRYPOINT") == '["redisrepl"]'
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", last("USER"))
@@ -135,6 +141,9 @@ def test_the_steps_of_the_build_give_a_program_that_starts(tmp_path):
 
     assert (tmp_path / "opt" / "redisrepl" / "share" / "man" / "man1" / "redisrepl.1").exists()
     assert (answered.returncode, answered.stdout) == (0, f"redisrepl {__version__}\n"), answered.stderr
+    # What is pulled of the base is 44 MB, by the list of the images' makers. All of it has to stay below 90 MB.
+    layer = shutil.make_archive(str(tmp_path / "layer"), "gztar", tmp_path / "opt")
+    assert Path(layer).stat().st_size < 30e6
 
 
 @pytest.fixture(scope="module")
