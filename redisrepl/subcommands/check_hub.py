@@ -157,7 +157,7 @@ async def _permissions(settings: Settings, hub: Hub, prefix: bytes) -> Finding:
 
 def _commands(settings: Settings, hub: Hub, prefix: bytes) -> Iterator[Sequence[bytes]]:
     key = prefix + b"redisrepl:check"
-    for kind in ("", *sorted(settings.replicate)):
+    for kind in ("", *sorted(settings.kinds)):
         for name, *rest in _ASKED[kind]:
             yield name, key, *rest
     if settings.rc:
@@ -211,7 +211,7 @@ async def _body_limit(hub: Hub, settings: Settings, prefix: bytes) -> Finding:
 
 async def _pulling(settings: Settings, hub: Hub, prefixes: Sequence[bytes]) -> AsyncIterator[Finding]:
     yield await _notifications(settings, hub)
-    if "del" in settings.replicate:
+    if "del" in settings.kinds:
         if await _answered(hub, b"INFO", b"all") is None:
             said = "INFO is refused, so a FLUSHALL there is undone instead of followed"
             yield Finding("hub flushes", f"{said}: {_acl('+info')}", None)
@@ -224,13 +224,13 @@ async def _pulling(settings: Settings, hub: Hub, prefixes: Sequence[bytes]) -> A
 async def _notifications(settings: Settings, hub: Hub) -> Finding:
     what = "hub notifications"
     reply = await _answered(hub, b"CONFIG", b"GET", b"notify-keyspace-events")
-    wanted = missing_flags("", settings.replicate)
+    wanted = missing_flags("", settings.kinds)
     remedy = f"on the hub: redis-cli CONFIG SET notify-keyspace-events {wanted}, and the same in its redis.conf"
     if reply is None:
         said = f"not known, CONFIG GET is refused: {_acl('+config|get')}; or see that it has {wanted}"
         return Finding(what, said, None)
     flags = as_option(reply, f"CONFIG GET at the hub {hub.url}")
-    missing = missing_flags(flags, settings.replicate)
+    missing = missing_flags(flags, settings.kinds)
     if not missing:
         return Finding(what, flags)
     if settings.notify_config == "merge":

@@ -143,7 +143,7 @@ async def _check_psync(settings: Settings, address: SiteAddress) -> Finding:
 
 async def _check_site_flags(settings: Settings, address: SiteAddress, client: redis.asyncio.Redis) -> Finding:
     """Where keyspace events are followed, the site must send them."""
-    wanted = missing_flags("", settings.replicate)
+    wanted = missing_flags("", settings.kinds)
     try:
         with translated(address):
             reply = await ask(client, b"CONFIG", b"GET", NOTIFY_OPTION.encode())
@@ -151,7 +151,7 @@ async def _check_site_flags(settings: Settings, address: SiteAddress, client: re
     except RedisreplError as error:
         advice = f"have {NOTIFY_OPTION} include {wanted}, by the service's own means"
         return Finding("site notifications", f"not known, {error}: {advice}", None)
-    if not (missing := missing_flags(flags, settings.replicate)):
+    if not (missing := missing_flags(flags, settings.kinds)):
         return Finding("site notifications", flags)
     advice = f"it is added at the start if CONFIG SET is allowed, else have {NOTIFY_OPTION} include {wanted}"
     return Finding("site notifications", f"{missing} is missing: {advice}")
