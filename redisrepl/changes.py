@@ -33,10 +33,18 @@ __all__ = [
 ]
 
 #: Under which name of `--replicate` the values of a type are carried; types are named by Redis' own words for them.
-KIND_OF_TYPE = {"string": "set", "hash": "hset", "set": "sets", "zset": "zsets", "list": "lists", "stream": "streams"}
+KIND_OF_TYPE = {
+    "string": "set",
+    "hash": "hset",
+    "set": "sets",
+    "zset": "zsets",
+    "list": "lists",
+    "stream": "streams",
+    "opaque": "opaque",  # every type that has no portable form (`wire.opaque`)
+}
 
-#: What `--replicate` may name: values of each type, removals, expiry times.
-KINDS = frozenset({*KIND_OF_TYPE.values(), "del", "expire"})
+#: All that `--replicate` may name: values of each type, removals, expiry times. `--opaque` adds `opaque`.
+KINDS = frozenset({*KIND_OF_TYPE.values(), "del", "expire"}) - {"opaque"}
 
 _Value = TypeVar("_Value")
 
@@ -79,7 +87,8 @@ class HashSet:
 class SequenceSet:
     """The key holds these items in this order now; whatever it was before is gone, but for its expiry.
 
-    A sequence is a list: it is replicated as a whole, since its items have no names.
+    A sequence is a list: it is replicated as a whole, since its items have no names. Or it is a value without a
+    portable form (`wire.opaque`), which has one item.
     """
 
     key: bytes
@@ -93,7 +102,7 @@ class Touch:
 
     Attributes:
         kind: what changed, one of `KINDS`; None when only reading tells (`RENAME`, `COPY`, `RESTORE`). `del`: it is
-            gone, unless it is there when it is read.
+            gone, unless it is there when it is read. `opaque`: a command that we do not know named it.
         replaces: the key became another one as a whole: elements that are not there any more are gone.
     """
 

@@ -69,7 +69,7 @@ def open_state(
     scope = {
         "database": address.database,
         "namespaces": [prefix.hex() for prefix in Namespaces(settings.ns)],
-        "kinds": sorted(settings.replicate),
+        "kinds": sorted(settings.kinds),
     }
     pair = Pair(str(address), hub, json.dumps(scope, sort_keys=True))
     return open_store(directory or settings.state_dir, pair, digest_of_hash=hash_digest, bucket_of=bucket_of, **options)

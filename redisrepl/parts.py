@@ -101,7 +101,7 @@ class Parts:
         self.context = client_context(self.certificates)
         connections = settings.flights + FETCHES + 4 + len(self.namespaces.prefixes)  # a long poll each
         self.hub = open_hub(settings, self.context, connections=connections)
-        self._types = types_of(settings.replicate)
+        self._types = types_of(settings.kinds)
         self._hub_reader = HubReader(self.hub, max_value=settings.max_value, types=self._types)
         self._followed = Followed()
         self.read_client = open_client(address, settings.timeout, 2, self._followed)
@@ -187,7 +187,7 @@ class Parts:
                 address,
                 self.read_client,
                 self.namespaces.prefixes,
-                settings.replicate,
+                settings.kinds,
                 silence=settings.site_silence,
                 connect_wait=settings.connect_timeout,
                 followed=self._followed,
@@ -207,7 +207,7 @@ class Parts:
         settings = self._settings
         return Core(
             self.namespaces.covers,
-            settings.replicate,
+            settings.kinds,
             self._address.database,
             CoreOptions(
                 origin=self.origin,
@@ -249,7 +249,7 @@ class Parts:
 
     def _build_sweep(self) -> Sweep:
         settings = self._settings
-        compared: dict[str, Any] = {"expiries": "expire" in settings.replicate, "types": self._types}
+        compared: dict[str, Any] = {"expiries": "expire" in settings.kinds, "types": self._types}
         return Sweep(
             self.core,
             Comparison(self.store, expiries=compared["expiries"], rate=settings.sweep_rate),
@@ -308,7 +308,7 @@ class Parts:
             retry=self._soon,
         )
         notifications = Notifications(
-            self.hub, settings.replicate, settings.notify_config, fresh=settings.canary_period / 2
+            self.hub, settings.kinds, settings.notify_config, fresh=settings.canary_period / 2
         )
         subscriptions = [
             Subscription(

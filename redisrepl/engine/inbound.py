@@ -33,6 +33,7 @@ from redisrepl.engine.freshness import Freshness
 from redisrepl.engine.merging import merge
 from redisrepl.engine.refusals import Refusals
 from redisrepl.wire.keyspace import KeyEffect, announced_events, events_with
+from redisrepl.wire.opaque import OPAQUE
 from redisrepl.wire.writes import MAX_WORDS_AT_SITE, commands_of, events_of
 
 __all__ = ["Inbound", "InboundCounters"]
@@ -452,6 +453,8 @@ def _apart(change: Change) -> list[Change]:
 
 def _echoes_of(change: Change) -> Sequence[Change]:
     """The changes that the site's stream shows once this one was applied."""
+    if isinstance(change, SequenceSet) and change.type == OPAQUE:
+        return (Touch(change.key, replaces=True),)  # `RESTORE`
     if isinstance(change, SequenceSet):
         touch = Touch(change.key, KIND_OF_TYPE[change.type], replaces=True)
         return [touch] * -(-len(change.items) // MAX_WORDS_AT_SITE)

@@ -17,7 +17,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from redisrepl.changes import Change, FieldsDeleted, Flushed, HashSet, State, Touch, is_replicated
+from redisrepl.changes import (
+    DENIED,
+    KIND_OF_TYPE,
+    Change,
+    FieldsDeleted,
+    Flushed,
+    HashSet,
+    State,
+    Touch,
+    is_replicated,
+)
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
@@ -30,9 +40,11 @@ from redisrepl.engine.pushes import Batch, Departure, OutboundCounters, Outbound
 from redisrepl.engine.refusals import Refusals
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.keyspace import announced_events
+from redisrepl.wire.opaque import OPAQUE
 from redisrepl.wire.rdb import Aux, Entry
 from redisrepl.wire.replies import number
 from redisrepl.wire.snapshots import changes_of, has_expiring_fields, is_alive
+from redisrepl.wire.states import TOO_LARGE
 from redisrepl.wire.writes import MOVED, UNCHANGED, commands_if, commands_of_batch, events_of, keys_of
 
 __all__ = ["Outbound"]
@@ -225,8 +237,11 @@ class Outbound:
         if self._pulling is not None:
             fields = change.fields if isinstance(change, HashSet | FieldsDeleted) else None
             self._pulling.changed_at_site((change.key,), fields)
-        if self.read_again_to:
-            self._recent.add(Touch(change.key))  # what it tells may be older than what was seen
+        if isinstance(change, Touch) and change.kind == OPAQUE and self.pending.busy(change.key):
+            change = Touch(change.key, replaces=True)
+        # What is read again may be older than what was seen; what a strange command names may be no key of it.
+        if self.read_again_to or (isinstance(change, Touch) and change.kind == OPAQUE):
+            self._recent.add(Touch(change.key))
             self.doubt(change.key)
             return
         self._recent.add(change)
@@ -252,6 +267,16 @@ class Outbound:
                         self.decoder.count_unreplicated("snapshot:expiry of a field")
                     elif not changes:
                         self.decoder.count_unreplicated(f"snapshot:{entry.type}")
+
+    def held_at_site(self, states: Iterable[State]) -> None:
+        """What keys of the site hold, which were read to be pushed: types that are not replicated are counted."""
+        for state in states:
+            if (
+                isinstance(state, str)
+                and state not in (DENIED, TOO_LARGE)
+                and KIND_OF_TYPE.get(state) not in self.kinds
+            ):
+                self.decoder.count_unreplicated(f"type:{state}")
 
     def snapshot_complete(self, offset: int) -> None:
         """Everything of the snapshot was taken; its position counts once all of it is at the hub."""

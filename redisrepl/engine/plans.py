@@ -31,6 +31,7 @@ from redisrepl.engine.ancestor import NOTHING_AGREED, Agreed
 from redisrepl.engine.reconcile import Circumstances, Digest, Verdict, reconcile
 from redisrepl.wire.digests import UNREADABLE, digest_of, elements_of
 from redisrepl.wire.entries import LAST_ID, greater_id
+from redisrepl.wire.opaque import OPAQUE
 
 __all__ = ["Alternatives", "ConflictWinner", "Expectation", "Plan", "Policy", "circumstances", "plan_for", "replacing"]
 
@@ -184,7 +185,8 @@ def replacing(key: bytes, site: State, hub: State, kinds: frozenset[str]) -> lis
             return [StringSet(key, value, expires_at_ms)]
         case HashState() | SequenceState():
             expires_at_ms = hub.expires_at_ms
-            changes: list[Change] = [Deleted(key)] if site is not None else []
+            # What RESTORE refuses must not be missing afterwards; it replaces whatever is there.
+            changes: list[Change] = [Deleted(key)] if site is not None and hub.type != OPAQUE else []
             if isinstance(hub, HashState):
                 changes.append(HashSet(key, dict(hub.fields), hub.type))
             else:

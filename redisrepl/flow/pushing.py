@@ -248,6 +248,7 @@ class Pushing:
         touched = [change.key for change in batch.changes if isinstance(change, Touch)]
         read = await self._site.first_states(touched, self._hub.max_body) if touched else ()
         states = dict(zip(touched, read, strict=False))
+        outbound.held_at_site(states.values())
         await self._denials.look(states)
         late = set(touched[len(states) :])
         for key in [key for key, state in states.items() if state is DENIED]:
@@ -295,6 +296,7 @@ class Pushing:
         most = self._hub.max_body
         touched = list(dict.fromkeys(change.key for change in batch.changes if isinstance(change, Touch)))
         states = dict(zip(touched, await self._site.first_states(touched, most) if touched else (), strict=False))
+        self.outbound.held_at_site(states.values())
         await self._denials.look(states)
         late: set[bytes] = set(touched[len(states) :])
         resolved: list[Change] = []

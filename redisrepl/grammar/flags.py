@@ -31,7 +31,7 @@ GROUPS: list[tuple[str, list[str]]] = [
             *("site_key_password_file", "sentinel_user", "sentinel_password_file"),
         ],
     ),
-    ("what is replicated", ["ns", "rc", "replicate", "every_write"]),
+    ("what is replicated", ["ns", "rc", "replicate", "opaque", "every_write"]),
     (
         "after an outage",
         ["state_dir", "initial_sync", "on_conflict", "keep_conflicts", "sweep_period", "max_removals", "sweep_rate"],

@@ -111,6 +111,7 @@ class _Families:
             if document.get(place) is not None:
                 yield GaugeMetricFamily(name, text, document[place])
         yield from self._troubles()
+        yield from self._not_replicated()
         yield from self._subscriptions()
         yield from self._sweeps()
         yield from self._certificates()
@@ -143,6 +144,13 @@ class _Families:
             failing.add_metric((what,), what in now)
         yield failures
         yield failing
+
+    def _not_replicated(self) -> Iterator[Metric]:
+        text = "Writes of the site that are not replicated, by command, or by type of the key."
+        family = CounterMetricFamily("redisrepl_not_replicated", text, labels=("what",))
+        for what, count in self.document.get("not_replicated", {}).items():
+            family.add_metric((what,), count)
+        yield family
 
     def _subscriptions(self) -> Iterator[Metric]:
         subscriptions = self.document.get("subscriptions")

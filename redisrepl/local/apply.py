@@ -24,6 +24,7 @@ from redisrepl.local.connection import translated
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, as_server_takes, put_words
 from redisrepl.wire.commands import ORIGIN_CHANNEL
 from redisrepl.wire.entries import PUT_STREAM_SCRIPT
+from redisrepl.wire.opaque import OPAQUE, restore_command
 from redisrepl.wire.replies import number
 from redisrepl.wire.writes import MAX_WORDS_AT_SITE, NO_FIELD, commands_of
 
@@ -188,7 +189,7 @@ class SiteWriter:
         with translated(self._address):
             for indexes, reply in zip(owners, replies, strict=True):
                 if isinstance(reply, Exception):
-                    if not str(reply).startswith("WRONGTYPE"):
+                    if not str(reply).startswith(_OF_ONE_KEY):
                         raise reply
                     errors.update(dict.fromkeys(indexes, str(reply)))
         return errors
@@ -242,6 +243,8 @@ class Turn:
 
 
 _INFO = (b"INFO", b"replication")
+#: Errors that say nothing of other keys: another type is there; the server has not the type that is restored.
+_OF_ONE_KEY = ("WRONGTYPE", "DUMP payload version", "Bad data format")
 #: Fields that one script sets at most: Lua's stack holds 8,000 words.
 MOST_FIELDS = 1000
 _COMPARE_AND_SET = b"""
@@ -313,6 +316,8 @@ def _commands(changes: Sequence[Change]) -> tuple[list[list[bytes]], list[list[i
 
 def site_commands(change: Change) -> list[list[bytes]]:
     """As for the hub, but a collection in one command: its echo is then one change too."""
+    if isinstance(change, SequenceSet) and change.type == OPAQUE:
+        return [restore_command(change.key, change.items[0])]
     if isinstance(change, SequenceSet):  # of a key that is not there, or was removed before
         append, step = SEQUENCES[change.type].append, MAX_WORDS_AT_SITE
         items = change.items

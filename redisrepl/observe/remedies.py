@@ -75,7 +75,7 @@ REMEDIES = {
     "source.psync_refused": "Allow +psync +replconf to the site's user, if the service lets you.",
     "stream.failed": "Look at the site's Redis. redisrepl retries by itself.",
     "stream.lost": "Do what the line's remedy says.",
-    "stream.not_replicated": "Keep such data elsewhere, or name its kind in --replicate.",
+    "stream.not_replicated": "Keep such data elsewhere, or name its kind in --replicate (a module's type: --opaque).",
     "stream.restarted": "Nothing: the site sends the snapshot again.",
     "subscribe.failed": "Look at the hub. If it comes often, raise the proxy's idle timeout above 3 x --canary-period.",
     "subscribe.no_canary": "Allow +publish &__keyspace@0__:<ns>* at the hub.",

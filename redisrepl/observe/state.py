@@ -195,6 +195,7 @@ class State:
             "push_failures": outbound.counters.failed,
             "requests": outbound.counters.requests,
             "echoes_local": outbound.counters.echoes,
+            "not_replicated": dict(outbound.decoder.unreplicated),
         }
 
     def _pull_fields(self) -> dict[str, object]:

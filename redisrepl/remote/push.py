@@ -32,8 +32,6 @@ from redisrepl.remote.refusals import is_denial, is_passing, is_unauthenticated,
 from redisrepl.scripts import Scripts
 from redisrepl.wire.batches import (
     MOVED,
-    PUSH_SCRIPT,
-    PUSH_STREAMS_SCRIPT,
     UNCHANGED,
     Answer,
     Fencing,
@@ -41,6 +39,7 @@ from redisrepl.wire.batches import (
     changed_nothing,
     command_words,
     parse_batch_reply,
+    push_script,
 )
 from redisrepl.wire.collections import COLLECTIONS
 from redisrepl.wire.writes import CONDITIONAL, NO_FIELD, halves_of, keys_of, plain_command, simple_commands
@@ -119,7 +118,7 @@ class HubPusher:
     ) -> None:
         self._hub = hub
         self.scripts = Scripts(hub.eval, refuses_scripts, clock=clock)
-        self._script = PUSH_STREAMS_SCRIPT if "stream" in types else PUSH_SCRIPT
+        self._script = push_script(frozenset(types))
         self._head = len(hub.spell([self._script, *batch_words(bytes(24))])) + _AROUND  # a body without commands
         self._reader = HubReader(hub, types=types)
         self.fence = fence or NoFence()
@@ -384,7 +383,7 @@ def _singly(command: Sequence[bytes]) -> list[Sequence[bytes]]:
     return [[*command[:2], *command[at : at + step]] for at in range(2, len(command), step)]
 
 
-_PUTTING = frozenset({b"SET", *(kind.put for kind in COLLECTIONS.values() if kind.put != b"STREAMSET")})
+_PUTTING = frozenset({b"SET", b"OPAQUESET", *(kind.put for kind in COLLECTIONS.values() if kind.put != b"STREAMSET")})
 _WORDS_OF_ELEMENT = {b"HSETNX": 2, b"ZADDNX": 2, b"STREAMNEW": 2, **{kind.put_if: 3 for kind in COLLECTIONS.values()}}
 
 #: What is worst of the outcomes of one key is kept; that nothing changed is no error.

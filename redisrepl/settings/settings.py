@@ -22,7 +22,7 @@ from redisrepl.settings.suggestions import closest
 __all__ = ["ENV_PREFIX", "ByteSize", "Settings", "flag_of", "load_settings", "split_list", "unknown_variables"]
 
 ENV_PREFIX = "REDISREPL_"
-#: What `--replicate` may name; `changes.KINDS`, which this module need not load.
+#: What `--replicate` may name, of `changes.KINDS`, which this module need not load.
 _KINDS = ("set", "hset", "sets", "zsets", "lists", "streams", "del", "expire")
 #: Variables that are no settings: the path of the TOML file.
 _OTHER_VARIABLES = frozenset({"CONFIG"})
@@ -159,6 +159,10 @@ class Settings(Declared):
         description="what is replicated: strings (set), hashes (hset), sets, zsets, lists, streams, removals (del), "
         "expiry times (expire), or all",
     )
+    opaque: Literal["restore", "off"] = Field(
+        "off",
+        description="keys of types that have no portable form (those of modules): restore (DUMP and RESTORE), or off",
+    )
     every_write: bool = Field(False, description="push each value that a key had, in order; otherwise only its latest")
 
     # What happens after an outage.
@@ -248,6 +252,11 @@ class Settings(Declared):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the lowest level that is logged"
     )
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Which of `changes.KINDS` are replicated."""
+        return self.replicate | {"opaque"} if self.opaque == "restore" else self.replicate
 
 
 def flag_of(name: str) -> str:

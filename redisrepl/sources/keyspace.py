@@ -24,6 +24,7 @@ from redisrepl.local.notify import Gap, Noticed, SiteEvents, Subscribed
 from redisrepl.observe.troubles import Trouble
 from redisrepl.sources.stream import Following, Listener
 from redisrepl.wire.keyspace import EVENTS, KeyEffect
+from redisrepl.wire.opaque import OPAQUE
 from redisrepl.wire.writes import events_of
 
 __all__ = ["Noticing", "Source", "SourceChoice", "change_of", "echoes_of"]
@@ -45,7 +46,7 @@ def change_of(key: bytes, event: bytes, kinds: frozenset[str]) -> Change | None:
     """What an event says of a key; None if that is not replicated."""
     known = EVENTS.get(event)
     if known is None:
-        return None
+        return Touch(key, OPAQUE) if OPAQUE in kinds else None  # of a module's type, perhaps
     change: Change
     match known.effect:
         case KeyEffect.PUT:

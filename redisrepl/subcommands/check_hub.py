@@ -29,6 +29,7 @@ from redisrepl.remote.hub import Hub
 from redisrepl.remote.push import HubPusher
 from redisrepl.settings.settings import Settings
 from redisrepl.subcommands.finding import Finding, clock_finding, eviction_findings, failed
+from redisrepl.subcommands.needs import AT_HUB, commands_for, what_is_lost
 from redisrepl.tested import not_tried
 from redisrepl.tls.certificates import hub_files
 from redisrepl.tls.contexts import client_context
@@ -41,22 +42,6 @@ _CANARY_PATIENCE = 10.0
 _SMALLEST_BODY = 16 << 10
 _FORBIDDEN = 403
 _SERVER_ERROR = 500
-#: What is asked of a key that is not there; `HSET` with half a pair, and an entry 0-0, are refused once the permission
-#: is there. `SADD` and `RPUSH` have no form that would write nothing.
-_ASKED: dict[str, tuple[tuple[bytes, ...], ...]] = {
-    "": ((b"TYPE",), (b"GET",), (b"HGETALL",), (b"PTTL",)),
-    "set": ((b"SET", b"", b"XX"),),
-    "hset": ((b"HSET", b"f", b"v", b"f"),),
-    "sets": ((b"SREM", b"m"), (b"SMEMBERS",), (b"SISMEMBER", b"m")),
-    "zsets": ((b"ZADD", b"no score", b"m"), (b"ZREM", b"m"), (b"ZRANGE", b"0", b"-1"), (b"ZSCORE", b"m")),
-    "lists": ((b"LTRIM", b"0", b"-1"), (b"LRANGE", b"0", b"-1"), (b"LLEN",)),
-    "streams": (
-        *((b"XADD", b"0-0", b"f", b"v"), (b"XSETID", b"0-0"), (b"XDEL", b"0-1"), (b"XTRIM", b"MAXLEN", b"0")),
-        *((b"XRANGE", b"-", b"+"), (b"XREVRANGE", b"+", b"-")),
-    ),
-    "del": ((b"DEL",), (b"HDEL", b"f")),
-    "expire": ((b"PEXPIRETIME",), (b"PEXPIREAT", b"1"), (b"PERSIST",)),
-}
 #: How Redis 7.2 and later name the user that they refuse.
 _USER = re.compile(r"[Uu]ser (\S+) has no permissions")
 
@@ -135,8 +120,9 @@ async def _permissions(settings: Settings, hub: Hub, prefix: bytes) -> Finding:
     """Whether the hub's Redis lets us have this namespace: the commands, its keys, its channel."""
     what = f"hub permissions {printable(prefix)}"
     denied: dict[str, str] = {}  # what is missing, as an ACL says it > what that means
+    without: set[str] = set()  # which of `changes.KINDS` need it
     user = "default"
-    for name, *rest in _commands(settings, hub, prefix):
+    for kind, (name, *rest) in _commands(settings, hub, prefix):
         try:
             await hub.command(name, *rest)
         except CommandRefusedError as error:
@@ -149,19 +135,18 @@ async def _permissions(settings: Settings, hub: Hub, prefix: bytes) -> Finding:
                     user = match[1]
                 grant, said = _missing(name, text, keyspace_channel(hub.database, prefix), prefix)
                 denied[grant] = said
+                without |= {kind} if grant.startswith("+") else set()
     if denied:
-        said = ", ".join(dict.fromkeys(denied.values()))
+        said = ", ".join(dict.fromkeys(denied.values())) + what_is_lost(without)
         return Finding(what, f"the hub's Redis denies {said}: {_acl(' '.join(denied), user)}", ExitCode.REFUSED)
     return Finding(what, "its keys may be read and written" + (", its events heard" if settings.rc else ""))
 
 
-def _commands(settings: Settings, hub: Hub, prefix: bytes) -> Iterator[Sequence[bytes]]:
+def _commands(settings: Settings, hub: Hub, prefix: bytes) -> Iterator[tuple[str, Sequence[bytes]]]:
     key = prefix + b"redisrepl:check"
-    for kind in ("", *sorted(settings.replicate)):
-        for name, *rest in _ASKED[kind]:
-            yield name, key, *rest
+    yield from commands_for(AT_HUB, settings.kinds, key)
     if settings.rc:
-        yield b"PUBLISH", keyspace_channel(hub.database, key), b"check"
+        yield "", (b"PUBLISH", keyspace_channel(hub.database, key), b"check")
 
 
 def _missing(name: bytes, error: str, channel: bytes, prefix: bytes) -> tuple[str, str]:
@@ -211,7 +196,7 @@ async def _body_limit(hub: Hub, settings: Settings, prefix: bytes) -> Finding:
 
 async def _pulling(settings: Settings, hub: Hub, prefixes: Sequence[bytes]) -> AsyncIterator[Finding]:
     yield await _notifications(settings, hub)
-    if "del" in settings.replicate:
+    if "del" in settings.kinds:
         if await _answered(hub, b"INFO", b"all") is None:
             said = "INFO is refused, so a FLUSHALL there is undone instead of followed"
             yield Finding("hub flushes", f"{said}: {_acl('+info')}", None)
@@ -224,13 +209,13 @@ async def _pulling(settings: Settings, hub: Hub, prefixes: Sequence[bytes]) -> A
 async def _notifications(settings: Settings, hub: Hub) -> Finding:
     what = "hub notifications"
     reply = await _answered(hub, b"CONFIG", b"GET", b"notify-keyspace-events")
-    wanted = missing_flags("", settings.replicate)
+    wanted = missing_flags("", settings.kinds)
     remedy = f"on the hub: redis-cli CONFIG SET notify-keyspace-events {wanted}, and the same in its redis.conf"
     if reply is None:
         said = f"not known, CONFIG GET is refused: {_acl('+config|get')}; or see that it has {wanted}"
         return Finding(what, said, None)
     flags = as_option(reply, f"CONFIG GET at the hub {hub.url}")
-    missing = missing_flags(flags, settings.replicate)
+    missing = missing_flags(flags, settings.kinds)
     if not missing:
         return Finding(what, flags)
     if settings.notify_config == "merge":

@@ -9,19 +9,30 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from typing import Any
 
 import redis.asyncio
+import redis.exceptions
 
-from redisrepl.errors import ExitCode, LinkLostError, PsyncRefusedError, RedisreplError, RefusedError, exit_code
+from redisrepl.errors import (
+    ExitCode,
+    LinkLostError,
+    PsyncRefusedError,
+    RedisreplError,
+    RefusedError,
+    denies_key,
+    exit_code,
+)
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import ask, translated
 from redisrepl.local.connection import open_client
 from redisrepl.local.facts import Facts, ask_facts
 from redisrepl.local.stream import ReplicaLink
-from redisrepl.namespaces import glob_escape
+from redisrepl.namespaces import glob_escape, printable
 from redisrepl.places import default_directory
 from redisrepl.settings.settings import Settings
 from redisrepl.subcommands.finding import Finding, clock_finding, eviction_findings, failed
+from redisrepl.subcommands.needs import AT_SITE, TO_APPLY, commands_for, what_is_lost
 from redisrepl.subcommands.status import documents
 from redisrepl.tested import not_tried
 from redisrepl.wire.keyspace import NOTIFY_OPTION, keyspace_channel, missing_flags
@@ -70,7 +81,8 @@ async def check_site(settings: Settings, address: SiteAddress) -> AsyncIterator[
         yield clock_finding("site clock", clock / 1e6)
         for finding in eviction_findings("site eviction", info):
             yield finding
-        for finding in _other_followers(settings, address, info):
+        permissions = [await _check_commands(settings, address, client, prefix) for prefix in settings.ns]
+        for finding in (*_other_followers(settings, address, info), *permissions):
             yield finding
         refused = settings.source == "notify"
         if not refused:
@@ -126,6 +138,49 @@ def _replica_findings(settings: Settings, info: Info, facts: Facts) -> Iterator[
         yield Finding("site timeouts", said)
 
 
+async def _check_commands(
+    settings: Settings, address: SiteAddress, client: redis.asyncio.Redis, prefix: bytes
+) -> Finding:
+    """Whether we may use what the kinds that are replicated need."""
+    what, key = f"site permissions {printable(prefix)}", prefix + b"redisrepl:check"
+    asked = list(commands_for(AT_SITE, settings.kinds, key))
+    asked += commands_for(TO_APPLY, settings.kinds, key) if settings.rc else []
+    pool = client.connection_pool
+    with translated(address):
+        connection: Any = await pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            (begun,) = await connection.exchange([[b"MULTI"]])
+            if isinstance(begun, Exception):  # what follows would be executed
+                lost = "nothing of the hub's can be applied" if settings.rc else "other commands were not asked for"
+                code = ExitCode.REFUSED if settings.rc else None
+                return Finding(what, f"MULTI is refused, so {lost}: {_acl('+multi +exec', address)}", code)
+            *replies, _ = await connection.exchange([*(command for _, command in asked), [b"DISCARD"]])
+        finally:
+            await pool.release(connection)
+    denied: dict[str, str] = {}  # what is missing, as an ACL says it > what that is
+    without: set[str] = set()
+    for (kind, (name, *_)), reply in zip(asked, replies, strict=True):
+        unknown = isinstance(reply, redis.exceptions.ResponseError) and str(reply).startswith("unknown command")
+        if not (unknown or isinstance(reply, redis.exceptions.NoPermissionError)):
+            continue
+        if denies_key(str(reply)):
+            denied[f"'~{prefix.decode('utf-8', 'backslashreplace')}*'"] = "its keys"
+        else:
+            denied[f"+{name.decode().lower()}"] = name.decode()
+            without.add(kind)
+    if not denied:
+        return Finding(what, "its keys may be read" + (" and written" if settings.rc else ""))
+    said = ", ".join(denied.values()) + what_is_lost(without)
+    return Finding(
+        what, f"the site's Redis denies or lacks {said}: {_acl(' '.join(denied), address)}", ExitCode.REFUSED
+    )
+
+
+def _acl(words: str, address: SiteAddress) -> str:
+    """The command that gives the site's user what is missing."""
+    return f"at the site: redis-cli ACL SETUSER {address.username or 'default'} {words}, then ACL SAVE"
+
+
 async def _check_psync(settings: Settings, address: SiteAddress) -> Finding:
     link = ReplicaLink(address, acknowledged=lambda: 0, connect_wait=settings.connect_timeout)
     try:
@@ -143,7 +198,7 @@ async def _check_psync(settings: Settings, address: SiteAddress) -> Finding:
 
 async def _check_site_flags(settings: Settings, address: SiteAddress, client: redis.asyncio.Redis) -> Finding:
     """Where keyspace events are followed, the site must send them."""
-    wanted = missing_flags("", settings.replicate)
+    wanted = missing_flags("", settings.kinds)
     try:
         with translated(address):
             reply = await ask(client, b"CONFIG", b"GET", NOTIFY_OPTION.encode())
@@ -151,7 +206,7 @@ async def _check_site_flags(settings: Settings, address: SiteAddress, client: re
     except RedisreplError as error:
         advice = f"have {NOTIFY_OPTION} include {wanted}, by the service's own means"
         return Finding("site notifications", f"not known, {error}: {advice}", None)
-    if not (missing := missing_flags(flags, settings.replicate)):
+    if not (missing := missing_flags(flags, settings.kinds)):
         return Finding("site notifications", flags)
     advice = f"it is added at the start if CONFIG SET is allowed, else have {NOTIFY_OPTION} include {wanted}"
     return Finding("site notifications", f"{missing} is missing: {advice}")

@@ -28,6 +28,7 @@ from redisrepl.store.kept import Kept, KeptConflicts
 from redisrepl.store.losers import SUFFIX, UnusableError
 from redisrepl.subcommands.jsonlines import encode_bytes, encode_number
 from redisrepl.wire.entries import entry_words, is_entry, plain_id
+from redisrepl.wire.opaque import OPAQUE
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -159,7 +160,9 @@ async def _write(client: redis.asyncio.Redis, key: bytes, state: StringState | H
         said = f"{name}: wrote a string of {_bytes(len(state.value))}"
         said += "" if holds == "none" else f" in place of the {holds} there"
     elif isinstance(state, SequenceState):
-        commands = [[b"DEL", key], *site_commands(SequenceSet(key, state.items, state.type))]
+        commands = site_commands(SequenceSet(key, state.items, state.type))
+        if state.type != OPAQUE:  # RESTORE replaces what is there, or leaves it if it refuses the value
+            commands.insert(0, [b"DEL", key])
         said = f"{name}: wrote {_elements(len(state.items), state.type)}"
         said += "" if holds == "none" else f" in place of the {holds} there"
         if expires_at_ms is not None:
@@ -341,6 +344,7 @@ _ELEMENTS = {
     "zset": ("member", "a sorted set"),
     "list": ("item", "a list"),
     "stream": ("entry", "a stream"),
+    "opaque": ("value", "a type without a portable form"),
 }
 
 

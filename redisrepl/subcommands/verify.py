@@ -118,9 +118,9 @@ async def _open(settings: Settings, address: SiteAddress, choice: Choice) -> Asy
         spare = None if choice.removals else Path(directory)  # what was removed cannot be known without it
         store = _open_store(settings, address, hub.url, spare)
         stack.push_async_callback(store.close)
-        types = types_of(settings.replicate)
+        types = types_of(settings.kinds)
         site, reader = SiteReader(client, address, types=types), HubReader(hub, types=types)
-        expiries = "expire" in settings.replicate
+        expiries = "expire" in settings.kinds
         yield _Sides(
             hub,
             site,
@@ -218,7 +218,7 @@ def _differ(one: Look, other: Look) -> bool:
 
 async def _check_removals(settings: Settings, store: Store, found: Sequence[_Difference]) -> None:
     """As for a comparison of the daemon: so many removals at once are believed only if somebody says so."""
-    if "del" not in settings.replicate:
+    if "del" not in settings.kinds:
         return
     missing = [difference.key for difference in found if difference.kind != "different"]
     agreed = await store.lookup(missing)
@@ -233,7 +233,7 @@ async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, fou
     """Push and pull what differs, without following either side: a daemon that runs sees it as anybody's writes."""
     core = Core(
         namespaces.covers,
-        settings.replicate,
+        settings.kinds,
         options=CoreOptions(
             pulls=settings.rc,
             winner=settings.on_conflict or ("hub" if settings.rc else "site"),
@@ -251,7 +251,7 @@ async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, fou
     pushing = Pushing(
         core.outbound,
         sides.store,
-        HubPusher(sides.hub, settings.max_body, types=types_of(settings.replicate)),
+        HubPusher(sides.hub, settings.max_body, types=types_of(settings.kinds)),
         sides.site,
         Pacer(4, worthwhile=settings.batch, interval=0.0),
         site_evicted=_never,
@@ -314,7 +314,7 @@ def _would(settings: Settings, difference: _Difference, ancestor: Agreed | None,
     """What a comparison would do about a key, in two words."""
     if UNREADABLE in (difference.site.digest, difference.hub.digest):
         return "stays: not replicated"
-    base = Circumstances(removals="del" in settings.replicate)
+    base = Circumstances(removals="del" in settings.kinds)
     about = circumstances(base, ancestor, now_ms=time.time() * 1000, proved_at_site=math.inf, proved_at_hub=math.inf)
     known, intents = (None, ()) if ancestor is None else (ancestor.digest, ancestor.intents)
     verdict = reconcile(known, difference.site.digest, difference.hub.digest, intents, about)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 from redisrepl.errors import FencedError, OutcomeUnknownError, ProtocolError
 from redisrepl.wire.entries import STREAMS
 from redisrepl.wire.lua import ELEMENTS_OF, SEQUENCE_DIGEST
+from redisrepl.wire.opaque import OPAQUE, PUT_OPAQUE
 from redisrepl.wire.states import STRAY
 from redisrepl.wire.writes import MOVED, UNCHANGED
 
@@ -21,7 +23,6 @@ __all__ = [
     "MOVED",
     "NO_FENCE",
     "PUSH_SCRIPT",
-    "PUSH_STREAMS_SCRIPT",
     "UNCHANGED",
     "Answer",
     "Fencing",
@@ -29,6 +30,7 @@ __all__ = [
     "changed_nothing",
     "command_words",
     "parse_batch_reply",
+    "push_script",
 ]
 
 _LONGEST_TIME = 18  # digits
@@ -96,6 +98,7 @@ local function digest_of(key)
   if kind == 'none' then return '' end
   if kind == 'string' then return sub(sha1('s' .. #key .. ':' .. key .. call('GET', key)), 1, 15) end
   if kind == 'list' then return (digest_of_list(key)) end
+  if put_opaque and opaque_or(kind) == 'opaque' then return (opaque_digest(key)) end
   if kind ~= 'hash' and kind ~= 'set' and kind ~= 'zset' and not (streams and kind == 'stream') then return '?' end
   local a, b, m = 0, 0, 281474976710656
   local flat, step, salt = elements_of(key, kind)
@@ -230,11 +233,14 @@ while i <= #ARGV do
       for j = i + 3, last do set[#set + 1] = ARGV[j] end
       put_stream(key, set)
     elseif name == 'LISTSET' then put_list(key, i + 3, last)
-    elseif name == 'LISTIF' then
+    elseif name == 'OPAQUESET' then tried(put_opaque(key, ARGV[last]))
+    elseif name == 'LISTIF' or name == 'OPAQUEIF' then
       local held, failed = digest_of(key)
       if failed then tried(failed)
-      elseif find(',' .. ARGV[i + 3] .. ',', ',' .. held .. ',', 1, true) then put_list(key, i + 4, last)
-      else tried(nil, holds_list(key, i + 4, last) and 'UNCHANGED' or 'MOVED') end
+      elseif not find(',' .. ARGV[i + 3] .. ',', ',' .. held .. ',', 1, true) then
+        tried(nil, name == 'LISTIF' and holds_list(key, i + 4, last) and 'UNCHANGED' or 'MOVED')
+      elseif name == 'LISTIF' then put_list(key, i + 4, last)
+      else tried(put_opaque(key, ARGV[last])) end
     else plain(name, key, last) end
   end
   i = last + 1
@@ -254,10 +260,16 @@ return out
 """
 )
 
-PUSH_SCRIPT = _without_indents(b"local streams\n" + _PUSH)
-#: The same for who replicates streams; to others it would be half as long again for nothing.
-PUSH_STREAMS_SCRIPT = _without_indents(STREAMS + _PUSH)
 
+@cache
+def push_script(types: frozenset[str] = frozenset()) -> bytes:
+    """The script for who replicates these types: to others, what streams take would make it half as long again."""
+    streams = STREAMS if "stream" in types else b"local streams\n"
+    opaque = PUT_OPAQUE if OPAQUE in types else b"local put_opaque\n"
+    return _without_indents(streams + opaque + _PUSH)
+
+
+PUSH_SCRIPT = push_script()
 NO_FENCE = Fencing()
 
 

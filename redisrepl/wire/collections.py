@@ -6,7 +6,8 @@ to others: which elements (`engine`), how many in one command (`wire.writes`).
 A hash's fields with their values, a set's members, a sorted set's members with their scores and a stream's entries are
 the same thing to everybody else: elements, each with a name and a value. Another kind of collection is another row of
 the table here, its commands in `wire.commands`, and its branch in the scripts of `wire.states`, `wire.digests` and
-`wire.batches`.
+`wire.batches`. Types without a portable form are one kind of sequence, whose only item is what `DUMP` says
+(`wire.opaque`).
 
 A score is text. Redis prints the same double in different ways (`%.17g` before 7.2, the shortest form since), so it is
 brought to one form here, and in each script: what C's `%.17g` makes of it. A zero has no sign there: a small sorted set
@@ -19,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from redisrepl.wire.entries import element_name, plain_id, stream_elements
+from redisrepl.wire.opaque import FOOTER, OPAQUE
 
 __all__ = [
     "COLLECTIONS",
@@ -107,6 +109,7 @@ class SequenceKind(NamedTuple):
         range: words of it behind the key.
         salt: begins what a key's digest is taken of.
         flag: class of its keyspace events.
+        ignored: how many bytes at the end of each item are not digested.
     """
 
     put: bytes
@@ -116,15 +119,19 @@ class SequenceKind(NamedTuple):
     range: tuple[bytes, ...]
     salt: bytes
     flag: str
+    ignored: int = 0
 
 
-SEQUENCES = {"list": SequenceKind(b"LISTSET", b"LISTIF", b"RPUSH", b"LRANGE", (b"0", b"-1"), b"l", "l")}
+SEQUENCES = {
+    "list": SequenceKind(b"LISTSET", b"LISTIF", b"RPUSH", b"LRANGE", (b"0", b"-1"), b"l", "l"),
+    OPAQUE: SequenceKind(b"OPAQUESET", b"OPAQUEIF", b"", b"DUMP", (), b"o", "d", FOOTER),
+}
 
 #: What is read by one command.
 READABLE: dict[str, Collection | SequenceKind] = {**COLLECTIONS, **SEQUENCES}
 
-#: What can be read where scripts are refused: a stream and its last id only one step can tell.
-READABLE_SINGLY = {type_: kind for type_, kind in READABLE.items() if type_ != "stream"}
+#: What can be read where scripts are refused: a stream and its last id, a type and its `DUMP` only one step can tell.
+READABLE_SINGLY = {type_: kind for type_, kind in READABLE.items() if type_ not in ("stream", OPAQUE)}
 
 #: Scores of so many digits at most are exact, and printed alike by everybody.
 _PLAIN = 15

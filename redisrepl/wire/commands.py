@@ -30,6 +30,7 @@ from redisrepl.changes import (
 from redisrepl.wire.collections import score_text
 from redisrepl.wire.entrycommands import ENTRY_COMMANDS, created_with_group
 from redisrepl.wire.keys import keys_of, names_one_key
+from redisrepl.wire.opaque import OPAQUE
 
 __all__ = ["ORIGIN_CHANNEL", "ChangeDecoder"]
 
@@ -154,7 +155,14 @@ class ChangeDecoder:
             case b"HSETEX" | b"XGROUP" if self.selected == self.database and any(map(self.covers, argv[1:3])):
                 return self._in_part(name, argv)
             case _ if name not in _SILENT and self.selected == self.database and any(map(self.covers, argv[1:])):
-                self.count_unreplicated(name.decode("ascii", "backslashreplace"))
+                return self._unknown(name, argv)
+        return ()
+
+    def _unknown(self, name: bytes, argv: Arguments) -> Sequence[Change]:
+        """A command of a module, or one newer than we are: where its type can be carried, all that it names is read."""
+        if OPAQUE in self.kinds:
+            return [Touch(argument, OPAQUE) for argument in argv[1:] if self.covers(argument)]
+        self.count_unreplicated(name.decode("ascii", "backslashreplace"))
         return ()
 
     def _in_part(self, name: bytes, argv: Arguments) -> Sequence[Change]:

@@ -153,11 +153,13 @@ _ITEMS = 1000
 
 def sequence_digest(key: bytes, items: Sequence[bytes], kind: str = "list") -> int:
     """The digest of a sequence of this type."""
-    chain = b""
+    chain, its = b"", SEQUENCES[kind]
+    if its.ignored:
+        items = [item[: -its.ignored] for item in items]
     for start in range(0, len(items), _ITEMS):
         piece = b"".join([b"%d:%b" % (len(item), item) for item in items[start : start + _ITEMS]])
         chain = sha1(chain + piece).hexdigest().encode()  # noqa: S324 - what Redis' Lua has
-    hashed = sha1(b"%b%d:%b%b" % (SEQUENCES[kind].salt, len(key), key, chain)).digest()  # noqa: S324
+    hashed = sha1(b"%b%d:%b%b" % (its.salt, len(key), key, chain)).digest()  # noqa: S324
     return int.from_bytes(hashed[:8], "big") >> _SHIFT
 
 

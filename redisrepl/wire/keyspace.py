@@ -109,8 +109,8 @@ _ALL = "g$lshzxetd"
 def missing_flags(flags: str, kinds: frozenset[str]) -> str:
     """Which flags must be added to see what is replicated: K for keyspace channels, and the classes of the events.
 
-    `$` strings, `h` hashes, `s` sets, `z` sorted sets, `l` lists and `t` streams; `g` tells of RENAME, COPY and
-    RESTORE, of DEL and of expiry times; `x` and `e` of keys that expired or were evicted.
+    `$` strings, `h` hashes, `s` sets, `z` sorted sets, `l` lists, `t` streams and `d` types of modules; `g` tells of
+    RENAME, COPY and RESTORE, of DEL and of expiry times; `x` and `e` of keys that expired or were evicted.
     """
     others = "".join(sorted(READABLE[type_].flag for type_ in types_of(kinds) & READABLE.keys() - {"hash"}))
     wanted = f"K$h{others}g" + ("xe" if "del" in kinds else "")
@@ -126,6 +126,8 @@ def announced_events(kinds: frozenset[str]) -> frozenset[bytes]:
         events |= {b"rpush", b"ltrim"}
     if "streams" in kinds:
         events.add(b"xsetid")
+    if "opaque" in kinds:
+        events.add(b"restore")
     if "del" in kinds:
         events |= {b"del", *(kind.remove_event for kind in carried)}
     if "expire" in kinds:

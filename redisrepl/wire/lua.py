@@ -10,19 +10,26 @@ from functools import cache
 from hashlib import sha1
 
 from redisrepl.wire.entries import STREAMS
+from redisrepl.wire.opaque import OPAQUE_KIND
 
 __all__ = ["BUCKET_OF", "DIGEST_OF", "ELEMENTS_OF", "EXPIRY_OF", "KIND_OF", "SEQUENCE_DIGEST", "sha_of"]
 
 
 #: Lua: the type of a key, `denied` if an ACL keeps it from us: what is asked beside it must not wait for that. Any
-#: other error comes second.
-KIND_OF = b"""\
+#: other error comes second. After `carries_opaque`, types without a portable form are all called the same.
+KIND_OF = (
+    OPAQUE_KIND
+    + b"""\
+local has_opaque
+local function carries_opaque(others) has_opaque = string.find(others, ' opaque ', 1, true) end
 local function kind_of(key)
   local kind = redis.pcall('TYPE', key)
   if kind.err and not string.find(kind.err, 'access') then return nil, kind end
-  return kind.ok or 'denied'
+  kind = kind.ok or 'denied'
+  return has_opaque and opaque_or(kind) or kind
 end
 """
+)
 
 #: Lua, behind `STREAMS`: all that a collection holds, flat, how many strings of it make an element, and what its
 #: elements are salted with; and the value of the element at a place of that.
@@ -31,6 +38,7 @@ local function elements_of(key, kind)
   if kind == 'hash' then return redis.call('HGETALL', key), 2, '' end
   if kind == 'set' then return redis.call('SMEMBERS', key), 1, 'm' end
   if kind == 'list' then return redis.call('LRANGE', key, 0, -1), 1, '' end
+  if kind == 'opaque' then return {redis.call('DUMP', key)}, 1, '' end
   if kind == 'stream' then return streams().elements(key), 2, 'x' end
   return redis.call('ZRANGE', key, 0, -1, 'WITHSCORES'), 2, 'z'
 end
@@ -65,6 +73,7 @@ local sha1, sub, format = redis.sha1hex, string.sub, string.format
 local left = 0
 local carried = function(kind) return kind == 'string' or kind == 'hash' end
 local function carry(others)
+  carries_opaque(others)
   carried = function(kind)
     return kind == 'string' or kind == 'hash' or string.find(others, ' ' .. kind .. ' ', 1, true)
   end
@@ -95,8 +104,8 @@ local function digest_of(key, kind)
     return sub(sha1('s' .. #key .. ':' .. key .. value), 1, 15)
   end
   if not carried(kind) then return '?' end
-  if kind == 'list' then
-    local digest, work = digest_of_list(key)
+  if kind == 'list' or kind == 'opaque' then
+    local digest, work = (kind == 'list' and digest_of_list or opaque_digest)(key)
     left = left - work
     return digest
   end

@@ -11,6 +11,7 @@ from typing import cast
 from redisrepl.changes import KIND_OF_TYPE, Change, ExpirySet, HashSet, SequenceSet, StringSet, Touch
 from redisrepl.wire.collections import score_of
 from redisrepl.wire.entries import LAST_ID, entry_name, entry_value, last_id_of
+from redisrepl.wire.opaque import OPAQUE
 from redisrepl.wire.rdb import Entry, Stream
 
 __all__ = ["changes_of", "has_expiring_fields", "is_alive"]
@@ -31,7 +32,7 @@ def is_alive(entry: Entry, now: float) -> bool:
 
 
 def changes_of(entry: Entry, now: float) -> list[Change]:
-    """A key of a snapshot, or a part of a large one, as changes; none for types that are not replicated.
+    """A key of a snapshot, or a part of a large one, as changes.
 
     A field of a hash that has expired by this Unix time, in seconds, is no data any more, whether reclaimed or not.
     What the reader left out is too large to be replicated, which reading the key will say.
@@ -66,8 +67,8 @@ def changes_of(entry: Entry, now: float) -> list[Change]:
             return [Touch(entry.key, "lists", replaces=True)]  # a part of it would not do
         case ("string" | "hash" | "set" | "zset" | "list" | "stream") as type_, None:
             return [Touch(entry.key, KIND_OF_TYPE[type_], replaces=True)]
-        case _:
-            return []
+        case _:  # of a type without a portable form
+            return [Touch(entry.key, OPAQUE)]
 
 
 def _expiry(entry: Entry) -> list[Change]:

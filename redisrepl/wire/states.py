@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from redisrepl.changes import DENIED, HashState, SequenceState, State, StringState
 from redisrepl.errors import OutcomeUnknownError, ProtocolError
-from redisrepl.wire.collections import COLLECTIONS, elements_in
+from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, elements_in
 from redisrepl.wire.entries import STREAMS
 from redisrepl.wire.lua import ELEMENTS_OF, KIND_OF
 from redisrepl.wire.replies import number
@@ -32,6 +32,7 @@ local call, try, format = redis.call, redis.pcall, string.format
 local budget, most, others = string.match(ARGV[1], '^(%d+) ?(%d*)(.*)$')
 local out, n, left = {}, 1, tonumber(budget)
 most = tonumber(most) or math.huge
+carries_opaque(others)
 local t = try('TIME')
 if t.err then t = {0, 0, failed = t} end
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -108,9 +109,9 @@ def parse_states(items: Sequence[bytes]) -> list[State]:
             elif kind == b"hash":
                 fields = dict(zip(items[index : index + count : 2], items[index + 1 : index + count : 2], strict=True))
                 states.append(HashState(fields, expires_at_ms))
-            elif count and kind == b"list":
-                states.append(SequenceState(tuple(items[index : index + count]), expires_at_ms))
-            elif count and (type_ := kind.decode("ascii", "backslashreplace")) in COLLECTIONS:
+            elif count and (type_ := kind.decode("ascii", "backslashreplace")) in SEQUENCES:
+                states.append(SequenceState(tuple(items[index : index + count]), expires_at_ms, type_))
+            elif count and type_ in COLLECTIONS:
                 elements = elements_in(type_, items[index : index + count])
                 states.append(HashState(elements, expires_at_ms, type_))
             elif kind == b"none":

@@ -24,6 +24,7 @@ from redisrepl.changes import (
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, as_server_takes, name_here, names_at_server, put_words
 from redisrepl.wire.digests import digest_of, element_of
 from redisrepl.wire.entries import LAST_ID, entry_words, is_entry, plain_id
+from redisrepl.wire.opaque import restore_command
 
 __all__ = [
     "CONDITIONAL",
@@ -118,6 +119,8 @@ def simple_commands(command: Sequence[bytes]) -> list[Sequence[bytes]]:
     if command[0] == b"STREAMSET":
         pairs = zip(command[2::2], command[3::2], strict=True)
         return [_stream_command(command[1], name, value) for name, value in pairs]
+    if command[0] == b"OPAQUESET":
+        return [restore_command(command[1], command[2])]
     if command[0] != b"LISTSET":
         return [command]
     items = command[2:]
@@ -172,9 +175,9 @@ def commands_if(
 
     `SETIF key value expiry digest ..`, `DELIF key digest ..`, `HSETIF key field digests value ..`, and
     `HDELIF key field digests ..`, where the digests of a field are joined by commas; likewise `SADDIF`, `SREMIF`,
-    `ZADDIF`, `ZREMIF`, `STREAMIF` and `XDELIF`; and `LISTIF key digests item ..`. What is to be set only where there is
-    nothing travels as `SET .. NX`, `HSETNX`, `SADD`, `ZADDNX key member score ..` and `STREAMNEW key name value ..`,
-    which are shorter.
+    `ZADDIF`, `ZREMIF`, `STREAMIF` and `XDELIF`; and `LISTIF key digests item ..`, likewise `OPAQUEIF`. What is to be
+    set only where there is nothing travels as `SET .. NX`, `HSETNX`, `SADD`, `ZADDNX key member score ..` and
+    `STREAMNEW key name value ..`, which are shorter.
 
     Args:
         changes: in their order, with their values.
@@ -208,12 +211,13 @@ CONDITIONAL = frozenset(
     {
         b"SETIF",
         b"DELIF",
-        b"LISTIF",
         b"ZADDNX",
         b"STREAMNEW",
+        *(kind.put_if for kind in SEQUENCES.values()),
         *(word for kind in COLLECTIONS.values() for word in (kind.put_if, kind.remove_if)),
     }
 )
+_SEQUENCE_OF_COMMAND = {kind.put_if: kind for kind in SEQUENCES.values()}
 _KIND_OF_COMMAND = {
     word: kind for kind, its in COLLECTIONS.items() for word in (its.put_if, its.put_new, its.remove_if)
 }
@@ -226,10 +230,10 @@ def plain_command(command: Sequence[bytes], state: State) -> tuple[list[bytes] |
         The command to send; or None, and the outcome without it.
     """
     name, key = command[0], command[1]
-    if name == b"LISTIF":
+    if (sequence := _SEQUENCE_OF_COMMAND.get(name)) is not None:
         digest = digest_of(key, state)
         if _key_digest(digest) in command[2].split(b","):
-            return [b"LISTSET", key, *command[3:]], ""
+            return [sequence.put, key, *command[3:]], ""
         return None, UNCHANGED if isinstance(state, SequenceState) and state.items == tuple(command[3:]) else MOVED
     if name in (b"SETIF", b"DELIF"):
         alternatives = command[4:] if name == b"SETIF" else command[2:]
@@ -293,6 +297,7 @@ _EVENTS = {
     b"PEXPIREAT": (b"expire",),
     b"PERSIST": (b"persist",),
     b"RPUSH": (b"rpush",),
+    **dict.fromkeys((b"RESTORE", b"OPAQUESET", b"OPAQUEIF"), (b"restore",)),
     **{
         word: (kind.put_event,)
         for type_, kind in COLLECTIONS.items()

@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from redisrepl.changes import (
+    DENIED,
     KINDS,
     Deleted,
     ExpirySet,
@@ -30,6 +31,7 @@ from redisrepl.wire.batches import MOVED, UNCHANGED
 from redisrepl.wire.commands import ORIGIN_CHANNEL, ChangeDecoder
 from redisrepl.wire.digests import digest_of, string_digest
 from redisrepl.wire.rdb import Aux, Entry
+from redisrepl.wire.states import TOO_LARGE
 
 ORIGIN = b"us 0hub"
 SCANT = 700  # bytes of memory, which two of the keys below fill
@@ -251,6 +253,21 @@ def test_what_is_read_again_after_a_restart_is_in_doubt_up_to_where_it_was_read(
     assert side.outbound.doubtful.take(10, 1000) == [Touch(K, replaces=True), Touch(b"a:2", replaces=True)]
     assert side.outbound.pending.take(10, 1000) == [StringSet(b"a:3", b"new")]
     assert side.outbound.read_again_to == 0
+
+
+def test_what_a_command_of_a_module_names_is_in_doubt_unless_the_key_is_on_its_way_already():
+    """What it names may be data; but a push that overtook one that waits would be overwritten by it."""
+    side = Side(kinds=KINDS | {"opaque"})
+    side.outbound.read([[b"BF.ADD", K, b"a:item"], [b"DEL", b"a:2"], [b"BF.ADD", b"a:2", b"item"]], 110)
+
+    assert side.outbound.doubtful.take(10, 1000) == [Touch(K, replaces=True), Touch(b"a:item", replaces=True)]
+    assert side.outbound.pending.take(10, 1000) == [Touch(b"a:2", replaces=True)]
+
+
+def test_types_that_are_not_replicated_are_counted_when_they_are_read():
+    side = Side()
+    side.outbound.held_at_site(["MBbloom--", StringState(b"v"), None, DENIED, TOO_LARGE, "MBbloom--"])
+    assert side.outbound.decoder.unreplicated == {"type:MBbloom--": 2}
 
 
 def test_a_stream_that_is_new_from_where_it_goes_on_is_not_in_doubt():

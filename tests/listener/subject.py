@@ -28,6 +28,7 @@ DOCUMENT = {
     "push_failures": 1,
     "requests": 50,
     "echoes_local": 0,
+    "not_replicated": {"BF.ADD": 2},
     "dirty_keys": 0,
     "fetching_keys": 0,
     "told_keys": 0,

@@ -7,7 +7,7 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
-from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, HashState, StringSet
+from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, HashState, SequenceSet, StringSet
 from redisrepl.errors import LinkLostError, PeerUnavailableError, RefusedError
 from redisrepl.local.address import parse_address
 from redisrepl.local.apply import Applied, SiteWriter
@@ -143,6 +143,20 @@ async def test_a_key_of_another_type_is_refused_and_the_rest_written(at_site, co
     assert list(applied.errors) == [1]
     assert applied.errors[1].startswith("WRONGTYPE")
     assert at_site.mget("s", "e") == [b"1", b"2"]
+
+
+_NOTE = b"\x07\x81\xb5\xeb-\x9e\x8b^\xb0\x00\x05\x02yy\x00\n\x00\xe4\xa1\x06e&\xfb\xed\x87"
+
+
+@pytest.mark.parametrize("value", [b"no dump at all", _NOTE])
+async def test_a_value_that_cannot_be_restored_is_refused_and_leaves_what_is_there(at_site, connected, value):
+    """The second is of a module's type that the server has not."""
+    at_site.set("h", "a string")
+    async with connected().turn(KEYS) as turn:
+        applied = await turn.apply([SequenceSet(b"h", (value,), "opaque"), StringSet(b"e", b"2")])
+
+    assert list(applied.errors) == [0]
+    assert (at_site.get("h"), at_site.get("e")) == (b"a string", b"2")
 
 
 async def test_a_server_that_takes_no_writes(at_site, connected):

@@ -86,6 +86,7 @@ class Sides:
         (b"new", KINDS, None),
         (b"", KINDS, None),
         (b"\xff", KINDS, None),
+        (b"bf.add", KINDS | {"opaque"}, Touch(KEY, "opaque")),
     ],
 )
 def test_what_an_event_stands_for(event, kinds, change):

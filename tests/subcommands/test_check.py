@@ -65,11 +65,11 @@ def test_everything_holds(check, servers):
     assert {sign for sign, _ in found.values()} == {"ok"}, found
     assert list(found) == [
         *("namespaces", "state directory", "certificates", "site", "site clock", "site eviction"),
-        *("site backlog", "site buffer", "site timeouts", "site PSYNC"),
+        *("site permissions site1:", "site backlog", "site buffer", "site timeouts", "site PSYNC"),
         *("hub", "hub eviction", "hub clock", "hub permissions site1:", "hub scripts", "hub body limit"),
         *("hub notifications", "hub subscription site1:"),
     ]
-    assert summary == "18 checks, 0 failed, 0 could be better"
+    assert summary == "19 checks, 0 failed, 0 could be better"
     assert [server.keys() for server in (servers[0].client(), servers[1].redis)] == before
 
 
@@ -110,6 +110,16 @@ def test_a_namespace_that_the_hubs_users_do_not_have(check, certificates):
             ("-rc",),
             "its channel, so that no events would come: on the hub: redis-cli",
         ),
+        (
+            "-xinfo -lrange",
+            ("--replicate", "all"),
+            "LRANGE, XINFO, so lists and streams are not fully replicated: on the hub: redis-cli ACL SETUSER default ",
+        ),
+        (
+            "-dump -restore",
+            ("--opaque", "restore"),
+            "DUMP, RESTORE, so types of modules are not fully replicated: on the hub: redis-cli ACL SETUSER default ",
+        ),
         ("resetkeys ~site10:*", (), "its keys: on the hub: redis-cli ACL SETUSER default '~site1:*', then"),
     ],
 )
@@ -125,6 +135,50 @@ def test_what_the_hubs_users_may_not_do(check, certificates, denied, args, said)
         remedy = re.search(r"redis-cli (ACL SETUSER .*?), then", found["hub permissions site1:"][1])[1]
         hub.server.client(username="admin", password="x").execute_command(*shlex.split(remedy))
         assert check(*args, hub=hub)[0] == OK
+
+
+@pytest.mark.parametrize(
+    ("denied", "args", "said"),
+    [
+        ("-hset", ("--replicate", "all"), None),
+        ("-hset", ("-rc",), "HSET: at the site: redis-cli ACL SETUSER default +hset, then ACL SAVE"),
+        (
+            "-xinfo -sadd",
+            ("-rc", "--replicate", "all"),
+            "XINFO, SADD, so sets and streams are not fully replicated: at the site: redis-cli ACL SETUSER default",
+        ),
+        ("-dump", ("--opaque", "restore"), "DUMP, so types of modules are not fully replicated: at the site: "),
+        ("resetkeys ~site10:*", (), "its keys: at the site: redis-cli ACL SETUSER default '~site1:*', then"),
+        ("-multi", ("-rc",), None),
+    ],
+)
+def test_what_the_sites_users_may_not_do(check, denied, args, said):
+    """And the remedy is one; nothing is written meanwhile."""
+    with RedisServer(users=[f"user default on nopass ~* &* +@all {denied}", ADMIN], **ROOMY) as site:
+        admin = site.client(username="admin", password="x")
+        found = check(*args, site=site)[1]["site permissions site1:"]
+        assert not admin.keys()
+        if denied == "-multi":
+            assert found == ("FAIL", f"MULTI is refused, so nothing of the hub's can be applied: {_MULTI}")
+        elif said is None:
+            assert found[0] == "ok"
+        else:
+            assert found[0] == "FAIL"
+            assert found[1].startswith(f"the site's Redis denies or lacks {said}")
+            remedy = re.search(r"redis-cli (ACL SETUSER .*?), then", found[1])[1]
+            admin.execute_command(*shlex.split(remedy))
+            assert check(*args, site=site)[1]["site permissions site1:"][0] == "ok"
+            assert not admin.keys()
+
+
+_MULTI = "at the site: redis-cli ACL SETUSER default +multi +exec, then ACL SAVE"
+
+
+def test_a_command_that_the_site_does_not_know(check):
+    with RedisServer(config=ROOMY["config"] | {"rename-command": 'XINFO ""'}) as site:
+        found = check("--replicate", "all", site=site)[1]["site permissions site1:"]
+    assert found[0] == "FAIL"
+    assert found[1].startswith("the site's Redis denies or lacks XINFO, so streams are not fully replicated")
 
 
 def test_a_command_that_webdis_refuses(check, certificates):

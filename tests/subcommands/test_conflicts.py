@@ -285,6 +285,17 @@ def test_restore_one_of_several(conflicts, keep, server, site):
     assert site.get("site1:a") == b"one"
 
 
+def test_restore_a_value_without_a_portable_form(conflicts, keep, server, site):
+    site.set("site1:dumped", "x")
+    site.hset("site1:key", "f", "v")
+    keep(SequenceState((site.dump("site1:dumped"),), None, "opaque"), key=b"site1:key")
+    code, told, _ = conflicts("--restore", "site1:key", *flags(server))
+
+    assert code == OK
+    assert told.endswith("wrote 1 value of a type without a portable form in place of the hash there\n")
+    assert site.get("site1:key") == b"x"
+
+
 @pytest.mark.parametrize("name", AWKWARD_NAMES)
 def test_restore_any_key(conflicts, keep, server, site, name):
     keep(StringState(b"v"), key=name)

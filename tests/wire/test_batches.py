@@ -24,12 +24,12 @@ from redisrepl.wire.batches import (
     MOVED,
     NO_FENCE,
     PUSH_SCRIPT,
-    PUSH_STREAMS_SCRIPT,
     UNCHANGED,
     Answer,
     Fencing,
     changed_nothing,
     parse_batch_reply,
+    push_script,
 )
 from redisrepl.wire.digests import digest_of, element_of
 from redisrepl.wire.entries import LAST_ID, entry_name, entry_value
@@ -300,7 +300,7 @@ def x(name, value):
 )
 def test_a_command_about_streams(redis, held, command, outcome, after):
     put(redis, held)
-    errors = outcomes(redis, command, script=PUSH_STREAMS_SCRIPT)
+    errors = outcomes(redis, command, script=push_script(frozenset({"stream"})))
 
     assert (errors[0].partition(" ")[0] if errors else None) == outcome
     assert state_of(redis, others=b" stream ") == after
@@ -482,7 +482,7 @@ def test_a_command_causes_the_events_that_we_expect_and_none_where_it_does_nothi
     with redis.pubsub(ignore_subscribe_messages=True) as listener:
         listener.psubscribe("__keyspace@0__:*")
         eventually(redis.pubsub_numpat)
-        script = PUSH_STREAMS_SCRIPT if held == X else PUSH_SCRIPT
+        script = push_script(frozenset({"stream"})) if held == X else PUSH_SCRIPT
         assert outcomes(redis, command, script=script) == {}
         if command[0] != b"DELIF":
             assert outcomes(redis, command, script=script).keys() == {0}  # nothing, the second time

@@ -532,3 +532,13 @@ def say(server):
     for number, (line, _) in enumerate(SAID, start=1):
         client.execute_command(*words(line))
         client.set(_MARK, number)
+
+
+def test_all_that_an_unknown_command_names_is_read_where_types_of_modules_are_replicated():
+    decode = ChangeDecoder(lambda key: key.startswith(b"ns:"), KINDS | {"opaque"})
+    assert decode.decode([b"BF.ADD", b"ns:filter", b"ns:item", b"other"]) == [
+        Touch(b"ns:filter", "opaque"),
+        Touch(b"ns:item", "opaque"),
+    ]
+    assert not decode.unreplicated
+    assert decode.decode([b"BF.ADD", b"other", b"item"]) == ()
