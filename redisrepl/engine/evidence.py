@@ -27,7 +27,6 @@ from redisrepl.wire.digests import element_of, string_digest
 
 __all__ = [
     "RING",
-    "UNTOLD",
     "Place",
     "Proof",
     "Ring",
@@ -37,6 +36,7 @@ __all__ = [
     "field_or_none",
     "hex_or_none",
     "holds_since",
+    "places_of",
     "proved",
     "seen_of",
 ]
@@ -52,9 +52,6 @@ _MILESTONES = 512
 _PIECES = 16
 #: Fields of one change that are remembered.
 _FIELDS = 16
-#: In place of a digest: it changed, and nobody was told to what. No digest is negative.
-UNTOLD = -1
-_NO_VALUE = (None, UNTOLD)
 #: At least so many of the places changed in a prefix must fit, and three quarters of them; or so many that hold a value
 #: they held at no other time, though clients have overwritten the others since.
 _WITNESSES = 5
@@ -72,7 +69,7 @@ class Seen(NamedTuple):
         number: agreements up to this one were made before it.
         key: what changed.
         field: of a hash; None: the key as a whole.
-        digest: of what is there since; None: nothing; `UNTOLD`: nobody knows.
+        digest: of what is there since; None: nothing.
     """
 
     number: int
@@ -112,6 +109,15 @@ def seen_of(entry: object) -> Seen | None:
             with suppress(ValueError):
                 return Seen(number, bytes.fromhex(key), field_or_none(field), digest)
     return None
+
+
+def places_of(entries: Iterable[object]) -> Iterator[Place]:
+    """From what JSON held; what cannot be read is left out."""
+    for entry in entries:
+        match entry:
+            case [str(key), str() | None as field]:
+                with suppress(ValueError):
+                    yield bytes.fromhex(key), field_or_none(field)
 
 
 class Told:
@@ -188,17 +194,22 @@ class Ring:
     Args:
         seen: they, in order.
         number: agreements up to this one are about what was seen by then.
+        untold: places of which changes were seen that did not tell to what.
 
     Attributes:
         number: likewise.
     """
 
-    def __init__(self, seen: Iterable[Seen] = (), number: int = 0) -> None:
+    def __init__(self, seen: Iterable[Seen] = (), number: int = 0, untold: Iterable[Place] = ()) -> None:
         self._seen: deque[Seen] = deque(maxlen=_KEPT)
         self._by_place: dict[Place, list[Seen]] | None = None  # made when it is asked for
         self._unsaved: deque[Seen] = deque(maxlen=RING)
         self._seen_saved, self._milestones_saved = _Pieces("seen", RING), _Pieces("milestones", _MILESTONES)
+        self._untold: dict[Place, None] = {}
+        self._untold_unsaved: deque[Place] = deque(maxlen=RING)
+        self._untold_saved = _Pieces("untold", RING)
         self._remember(seen)
+        self._do_not_know(untold)
         self.number = number
         self._unread: int | None = None  # the number once the keys of changes that told no value were read
         self._milestones: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)  # offsets, each with its number
@@ -209,6 +220,11 @@ class Ring:
 
     def __len__(self) -> int:
         return len(self._seen)
+
+    @property
+    def untold(self) -> Collection[Place]:
+        """Places of which changes were seen that did not tell to what."""
+        return self._untold.keys()
 
     def last(self, key: bytes, field: bytes | None = None) -> Seen | None:
         """The last change that told what a key holds as a whole, or what a field of it does."""
@@ -235,13 +251,15 @@ class Ring:
             digest: of what it holds there.
             kept: it has some change of that place that was seen, whatever the number.
         """
-        of_place = [*self._of(key, field), *(() if field is None else self._untold(key))]
+        if self.was_untold((key, field)):
+            return False
+        of_place = self._of(key, field)
         known = kept or any(seen.number < number for seen in of_place)
-        return known and digest is not None and all(seen.digest not in {digest, UNTOLD} for seen in of_place)
+        return known and digest is not None and all(seen.digest != digest for seen in of_place)
 
-    def _untold(self, key: bytes) -> Iterator[Seen]:
-        """Changes of a key as a whole that did not tell to what: each may be one of any field."""
-        return (seen for seen in self._of(key, None) if seen.digest == UNTOLD)
+    def was_untold(self, place: Place) -> bool:
+        """Whether a change was seen that did not tell what is there since: values were there that nobody knows."""
+        return place in self._untold or (place[0], None) in self._untold
 
     def add(self, now: float, changes: Collection[Change], *, untold: bool = False) -> None:
         """These are the newest changes, and so many agreements there are now.
@@ -253,19 +271,17 @@ class Ring:
             self._unread = int(now)
         elif changes or self._unread is None:
             self.number, self._unread = max(number, int(now)), None
-        touched: set[bytes] = set()
         for change in changes:
             match change:
                 case StringSet(key, value):
                     self._remember([Seen(number, key, None, string_digest(key, value))])
                 case HashSet(key, fields, kind):
-                    self._remember(
-                        Seen(number, key, name, UNTOLD if value is None else element_of(name, value, kind))
-                        for name, value in list(fields.items())[-_FIELDS:]
-                    )
-                case Touch(key) if key not in touched:  # once is enough: a counter would leave room for nothing else
-                    touched.add(key)
-                    self._remember([Seen(number, key, None, UNTOLD)])
+                    last = list(fields.items())[-_FIELDS:]
+                    known = [(name, value) for name, value in last if value is not None]
+                    self._remember(Seen(number, key, name, element_of(name, value, kind)) for name, value in known)
+                    self._do_not_know((key, name) for name, value in last if value is None)
+                case Touch(key):
+                    self._do_not_know([(key, None)])
                 case Deleted(key):
                     self._remember([Seen(number, key, None, None)])
 
@@ -283,6 +299,14 @@ class Ring:
         if self._number_before > (self._milestones[-1][1] if self._milestones else 0):
             self._mark((offset, self._number_before))
         self._number_before = self.number
+
+    def _do_not_know(self, places: Iterable[Place]) -> None:
+        for place in places:
+            self._untold.pop(place, None)
+            self._untold[place] = None  # the last
+            self._untold_unsaved.append(place)
+        while len(self._untold) > _KEPT:
+            del self._untold[next(iter(self._untold))]
 
     def _remember(self, changes: Iterable[Seen]) -> None:
         self._by_place = None
@@ -303,7 +327,11 @@ class Ring:
         for seen in self._unsaved:
             self._seen_saved.add(entry_of(seen))
         self._unsaved.clear()
-        return {"ring": self.number, **self._seen_saved.saved, **self._milestones_saved.saved}
+        for key, field in dict.fromkeys(self._untold_unsaved):
+            self._untold_saved.add((key.hex(), hex_or_none(field)))
+        self._untold_unsaved.clear()
+        saved = self._seen_saved.saved | self._milestones_saved.saved | self._untold_saved.saved
+        return {"ring": self.number, **saved}
 
     @classmethod
     def load(cls, document: Mapping[str, object]) -> Ring:
@@ -311,6 +339,7 @@ class Ring:
         number = document.get("ring")
         ring = cls(number=number if isinstance(number, int) else 0)
         ring._remember(seen for entry in ring._seen_saved.load(document) if (seen := seen_of(entry)) is not None)
+        ring._do_not_know(places_of(ring._untold_saved.load(document)))
         for pair in ring._milestones_saved.load(document):
             match pair:
                 case [int(offset), int(reached)]:
@@ -354,20 +383,21 @@ def proved(ring: Ring, held: Mapping[Place, int | None]) -> Proof:
             was = state[place]
             score -= _speaks(was, now, before, last[place])
             fits -= was is not None and now == was
-            alive -= was not in _NO_VALUE
+            alive -= was is not None
             before.add(was)
         state[place] = seen.digest
         score += _speaks(seen.digest, now, before, last[place])
         fit = seen.digest is not None and now == seen.digest
         fits += fit
-        alive += seen.digest not in _NO_VALUE
+        alive += seen.digest is not None
         strong += fit and seen in unique
         if score > best:
             proves = (fits >= _WITNESSES and _PART * fits >= (_PART - 1) * alive) or (
                 strong >= _WITNESSES and strong > _PART * (fits - score)
             )
             best, found, end = score, float(seen.number) if proves else 0.0, index + 1
-    if proves and all(_was_written_since(seen, held, changes[:end]) for seen in changes[end:]):
+    tail = changes[end:]
+    if proves and all(not ring.was_untold(c.place) and _was_written_since(c, held, changes[:end]) for c in tail):
         found = float(ring.number)
     return Proof(found, frozenset(seen.place for seen in changes[:end] if proves))
 
@@ -380,7 +410,7 @@ def _speaks(digest: int | None, now: int | None, before: Collection[int | None],
     that lost everything lacks the key too.
     """
     if now is None:
-        return -int(digest not in _NO_VALUE and last not in _NO_VALUE)
+        return -int(digest is not None and last is not None)
     return 1 if now == digest else -int(now in before)
 
 
@@ -424,4 +454,4 @@ def _was_written_since(seen: Seen, held: Mapping[Place, int | None], prefix: Seq
     """Whether a place that is known from this prefix holds neither what it held then nor nothing: a client's write."""
     known = {earlier.digest for earlier in prefix if earlier.place == seen.place}
     now = held.get(seen.place)
-    return now is not None and bool(known) and seen.digest != UNTOLD and now not in known
+    return now is not None and bool(known) and now not in known

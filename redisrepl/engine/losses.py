@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from redisrepl.changes import HashState, State
 from redisrepl.engine.ancestor import Agreed
-from redisrepl.engine.evidence import Place, Ring, Told, entry_of, field_or_none, hex_or_none, seen_of
+from redisrepl.engine.evidence import Place, Ring, Told, entry_of, field_or_none, hex_or_none, places_of, seen_of
 from redisrepl.wire.digests import digest_of, elements_of
 
 __all__ = ["MOST_PLACES", "Losses", "Places", "joined"]
@@ -70,7 +70,8 @@ class Losses:
 
     def interrupted(self, ring: Ring) -> None:
         """What is seen from now on does not follow upon these last changes; the site has not been compared since."""
-        self._seen, self._saved = Ring([*self._seen, *ring]), None
+        self._seen = Ring([*self._seen, *ring], untold=[*self._seen.untold, *ring.untold])
+        self._saved = None
 
     def went_back(
         self,
@@ -177,6 +178,7 @@ class Losses:
             kept = [(key.hex(), hex_or_none(field)) for key, field in self._kept]
             self._saved = {
                 "seen": [entry_of(seen) for seen in self._seen],
+                "untold": [(key.hex(), hex_or_none(field)) for key, field in self._seen.untold],
                 "missed": missed,
                 "places": places,
                 "kept": kept,
@@ -191,7 +193,8 @@ class Losses:
             return losses
         match document.get("seen"):
             case [*entries]:
-                losses._seen = Ring(seen for entry in entries if (seen := seen_of(entry)) is not None)
+                seen = [seen for entry in entries if (seen := seen_of(entry)) is not None]
+                losses._seen = Ring(seen, untold=places_of(_list(document.get("untold"))))
         match document.get("missed"):
             case [[*keys], [*numbers]]:
                 with suppress(ValueError, TypeError):
@@ -204,6 +207,10 @@ class Losses:
             with suppress(ValueError, TypeError):
                 losses._places = {bytes.fromhex(key): _from_json(numbers) for key, numbers in places.items()}
         return losses
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _as_json(numbers: Mapping[bytes | None, int]) -> list[tuple[str | None, int]]:

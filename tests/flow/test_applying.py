@@ -300,6 +300,7 @@ async def test_what_has_expired_by_the_clock_of_the_hub_only_is_not_removed(
         assert at_site.exists(KEY) != removed
 
 
+@pytest.mark.usefixtures("at_site")
 @pytest.mark.parametrize("evicts", [False, True])
 async def test_before_the_hub_loses_what_the_site_lacks_the_site_is_asked_whether_it_evicts(server, running, evicts):
     async with running(server) as world:

@@ -152,7 +152,7 @@ def test_an_echo_that_does_not_come_is_given_up_and_swallows_nothing():
     sides.inbound.tick(99.0)
     assert sides.inbound.take(1) == {}
     sides.inbound.tick(101.0)
-    assert sides.inbound.dirty == {KEY: False}  # rule 3
+    assert sides.inbound.dirty == {KEY: True}  # rule 3
     sides.notice(b"set")
     assert sides.waiting() == [Touch(KEY)]
 

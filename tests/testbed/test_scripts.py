@@ -10,7 +10,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 PLAIN_TOOLS = ("sort", "tr", "dirname", "cksum", "cat")
 SERVERS = (
     *("redis-server", "webdis", "nginx", "openssl", "tinyproxy", "systemd-analyze", "prometheus", "chromium"),
-    *("zsh", "fish", "mandoc", "curl", "cc"),
+    *("zsh", "fish", "mandoc", "curl", "cc", "docker-compose"),
 )
 
 
@@ -64,7 +64,7 @@ def test_what_is_missing_is_said_and_asked_of_sudo(machine):
     machine.install("apt-get")
     machine.install("sudo", '#!/bin/sh\nshift\necho "$@"\n')
     run = machine.run("install-packages", "demo", "test")
-    packages = "chromium curl fish gcc libc6-dev mandoc nginx-light prometheus systemd tinyproxy webdis zsh"
+    packages = "chromium curl docker-compose fish gcc libc6-dev mandoc nginx-light prometheus systemd tinyproxy webdis zsh"
     assert run.stderr == f"install-packages: installing {packages} (no service will be started)\n"
     assert run.stdout == f"--install {packages}\n"
 
