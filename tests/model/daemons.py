@@ -6,6 +6,7 @@ What is wired here is wired as in `redisrepl.parts`.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, State
 from redisrepl.engine.continuity import Continuity, Event, Side
@@ -67,7 +69,11 @@ class Clock:
 
 
 CLOCK = Clock()
-clocks_module.time = CLOCK  # what the tests of this package run beside does not expire
+
+
+def by_the_clock_of_the_model() -> contextlib.AbstractContextManager[object]:
+    """Within this, parts that ask for the time of day are told that of the model; not those of other tests."""
+    return mock.patch.object(clocks_module, "time", CLOCK)
 
 
 class PlayedPushing(Pushing):

@@ -6,6 +6,7 @@ from typing import Any
 
 from redisrepl.changes import HashState, State, StringState
 from redisrepl.engine.continuity import Event
+from tests.model.daemons import by_the_clock_of_the_model
 from tests.model.world import STRINGS, World, WrongError, unlike
 
 
@@ -76,9 +77,10 @@ def conflict(world: World) -> None:
 
 
 def run(seed: int, *phases: Any, trace: bool = False, **circumstances: Any) -> World:
-    world = World(seed, **circumstances)
-    if trace:
-        world.trace = []
-    for phase in phases or (everybody, one_writer, fallen):
-        phase(world)
-    return world
+    with by_the_clock_of_the_model():
+        world = World(seed, **circumstances)
+        if trace:
+            world.trace = []
+        for phase in phases or (everybody, one_writer, fallen):
+            phase(world)
+        return world
