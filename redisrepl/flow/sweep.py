@@ -203,10 +203,10 @@ class Sweep:
         """Hand on keys that differ, as there is room: what is left out has to be found again."""
         while keys:
             await self._until(lambda: self._core.room > 0)
-            fits = max(1, self._core.room)
-            self._core.differs(side, keys[:fits])
+            room = self._core.room
+            self._core.differs(side, keys[:room])
             self._wake()
-            keys = keys[fits:]
+            keys = keys[room:]
 
     async def _most_removals(self, side: Side) -> int | None:
         """How many keys that this side lacks may be removed from the other; None for no limit."""

@@ -20,7 +20,7 @@ import structlog
 from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, SequenceSet, StringSet
 from redisrepl.errors import PeerUnavailableError, RefusedError, denies_key
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.connection import translated
+from redisrepl.local.client import INFO, translated
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, as_server_takes, put_words
 from redisrepl.wire.commands import ORIGIN_CHANNEL
 from redisrepl.wire.entries import PUT_STREAM_SCRIPT
@@ -83,7 +83,7 @@ class SiteWriter:
         try:
             if not self._transacts:
                 await self._try_a_transaction(connection)
-            opening = [[b"UNWATCH"], [b"WATCH", *keys], _INFO]
+            opening = [[b"UNWATCH"], [b"WATCH", *keys], INFO]
             _, watched, info, *replies = await self._replies(connection, [*opening, *reads])
             if isinstance(watched, Exception) and denies_key(str(watched)):
                 with translated(self._address):
@@ -138,7 +138,7 @@ class SiteWriter:
         opening: list[Sequence[bytes]] = [[b"MULTI"]]
         if self._origin is not None:
             opening.append([b"PUBLISH", ORIGIN_CHANNEL, self._origin])
-        spelled = [*opening, *map(as_site_takes, commands), [b"EXEC"], _INFO]
+        spelled = [*opening, *map(as_site_takes, commands), [b"EXEC"], INFO]
         replies = await self._replies(connection, spelled)
         executed, info = replies[-2:]
         if self._origin is not None and _is_refused(replies[1]):
@@ -174,7 +174,7 @@ class SiteWriter:
         words = [word for field in fields for word in (field[0], *_optional(field[1]), *_optional(field[2]))]
         channel = b"" if self._origin is None else ORIGIN_CHANNEL
         script = [b"EVAL", _COMPARE_AND_SET, b"1", key, channel, self._origin or b"", *words]
-        done, info = await self._replies(connection, [script, _INFO])
+        done, info = await self._replies(connection, [script, INFO])
         if isinstance(done, redis.exceptions.ResponseError):
             return None
         return _offset(info) if done else None
@@ -242,7 +242,6 @@ class Turn:
         return None if offset is None else Applied({}, offset)
 
 
-_INFO = (b"INFO", b"replication")
 #: Errors that say nothing of other keys: another type is there; the server has not the type that is restored.
 _OF_ONE_KEY = ("WRONGTYPE", "DUMP payload version", "Bad data format")
 #: Fields that one script sets at most: Lua's stack holds 8,000 words.

@@ -104,6 +104,7 @@ class _Parser(redis.asyncio.connection._AsyncHiredisParser):  # type: ignore[mis
 
 
 _NOT_ENOUGH = object()
+#: Tells the history of a server, and where its stream is.
 INFO = (b"INFO", b"replication")
 
 

@@ -16,7 +16,7 @@ import redis.exceptions
 from redisrepl.changes import Position
 from redisrepl.errors import ProtocolError, RedisreplError, RefusedError
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.client import ask, ask_all, translated
+from redisrepl.local.client import INFO, ask, ask_all, translated
 from redisrepl.local.connection import open_client
 from redisrepl.wire.replies import Info, as_info, as_pairs, number
 from redisrepl.wire.transactions import Place
@@ -99,7 +99,7 @@ async def ask_place(address: SiteAddress, wait: float) -> Place | None:
     told = f"INFO at the site's Redis {address}"
     try:
         with translated(address):
-            state = as_info(await ask(client, b"INFO", b"replication"), told)
+            state = as_info(await ask(client, *INFO), told)
             keyspace = as_info(await ask(client, b"INFO", b"keyspace"), told).names()
     except RefusedError:
         return None  # a user who may replicate only; who is refused altogether is told by the link

@@ -43,24 +43,13 @@ from redisrepl.wire.writes import (
     plain_command,
     simple_commands,
 )
-from testbed import RedisServer, eventually
+from testbed import eventually
 from tests.samples import write
 
 FAR = 4_000_000_000_000
 K = b"k"
 TOKEN = b"5f-1"
 FENCE = b"redisrepl:fence:us"
-
-
-@pytest.fixture(scope="module")
-def redis():
-    with RedisServer() as server:
-        yield server.client()
-
-
-@pytest.fixture(autouse=True)
-def _empty(redis):
-    redis.flushall()
 
 
 def answer_to(redis, *commands, fencing=NO_FENCE, told=(b"", b""), token=TOKEN, script=PUSH_SCRIPT):

@@ -23,22 +23,10 @@ from redisrepl.wire.entries import (
     stream_facts,
     with_last_id,
 )
-from testbed import RedisServer
 from tests.samples import ALL_BYTES
 
 V = entry_value([b"f", b"v"])
 HIGHEST = b"18446744073709551615-18446744073709551615"
-
-
-@pytest.fixture(scope="module")
-def redis():
-    with RedisServer() as server:
-        yield server.client()
-
-
-@pytest.fixture(autouse=True)
-def _empty(redis):
-    redis.flushall()
 
 
 # Here.

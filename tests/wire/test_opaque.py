@@ -28,11 +28,6 @@ def redis():
         yield server.client()
 
 
-@pytest.fixture(autouse=True)
-def _empty(redis):
-    redis.flushall()
-
-
 @pytest.fixture
 def dump(redis):
     """What DUMP says of a note with this text."""

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from redisrepl.changes import HashState, SequenceState, StringState
 from redisrepl.errors import OutcomeUnknownError, ProtocolError
 from redisrepl.wire.states import STATES_SCRIPT, parse_fetch, parse_states
-from testbed import RedisServer
 from tests.samples import ALL_BYTES, AWKWARD_NAMES, scores, streams, write
 
 FAR = 4_102_444_800_123
@@ -25,17 +24,6 @@ states = (
     | st.builds(SequenceState, st.lists(values, min_size=1, max_size=9).map(tuple), expiries)
     | streams(expiries)
 )
-
-
-@pytest.fixture(scope="module")
-def redis():
-    with RedisServer() as server:
-        yield server.client()
-
-
-@pytest.fixture(autouse=True)
-def _empty(redis):
-    redis.flushall()
 
 
 def read(redis, *keys, budget=UNLIMITED):
