@@ -119,8 +119,8 @@ def pushed(site, timeout=15.0):
     eventually(acknowledged, timeout, "the daemon acknowledged everything written at the site")
 
 
-def crossed(site, hub, prefix=PREFIX, *, back=True):
-    """Whatever would cross of what was written before has crossed: later writes have, in both directions, twice.
+def all_replicated(site, hub, prefix=PREFIX, *, back=True):
+    """Return when what was written before is replicated: later writes are, in both directions, twice.
 
     Twice, because what comes with a marker may be a step behind it.
     """

@@ -12,9 +12,9 @@ from tests.e2e.support import (
     ALPHABET,
     FENCE,
     Monitor,
+    all_replicated,
     assert_equal_soon,
     content,
-    crossed,
     pushed,
     state,
 )
@@ -111,7 +111,7 @@ def test_many_large_values_at_once(daemons, site, hub, at_site, at_hub):
 
 def test_500_writes_are_executed_once_on_each_side(daemons, site, hub, at_site, at_hub):
     daemons.live(site, hub)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     expected = {}
     with Monitor(site) as monitor_of_site, Monitor(hub.server) as monitor_of_hub:
         site.reset_commandstats()
@@ -129,7 +129,7 @@ def test_500_writes_are_executed_once_on_each_side(daemons, site, hub, at_site, 
         assert 125 <= of_hub["set"] <= 250
         hashes = [argv for argv in monitor_of_hub.commands() if argv[0].upper() == b"HSET" and argv[1] in expected]
         assert len(hashes) == 250
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         for monitor in (monitor_of_site, monitor_of_hub):
             assert {k: n for k, n in monitor.writes().items() if b"~marker" not in k} == expected
 
@@ -139,8 +139,8 @@ def test_writes_of_one_site_are_executed_once_at_another(daemons, site, hub, at_
         daemons.live(site, hub)
         daemons.live(other, hub)
         at_other = other.client()
-        crossed(at_site, at_hub)
-        crossed(at_other, at_hub)
+        all_replicated(at_site, at_hub)
+        all_replicated(at_other, at_hub)
         with Monitor(site) as of_site, Monitor(hub.server) as of_hub, Monitor(other) as of_other:
             for number in range(200):
                 at_site.set(f"site1:from-site:{number}", number)
@@ -148,8 +148,8 @@ def test_writes_of_one_site_are_executed_once_at_another(daemons, site, hub, at_
             assert_equal_soon(at_site, at_hub)
             assert_equal_soon(at_other, at_hub)
             assert len(content(at_hub)) == 400
-            crossed(at_site, at_hub)
-            crossed(at_other, at_hub)
+            all_replicated(at_site, at_hub)
+            all_replicated(at_other, at_hub)
             for monitor in (of_site, of_hub, of_other):
                 counts = {k: n for k, n in monitor.writes().items() if b"~marker" not in k}
                 assert len(counts) == 400
@@ -158,10 +158,10 @@ def test_writes_of_one_site_are_executed_once_at_another(daemons, site, hub, at_
 
 def test_a_write_of_what_is_there_already_is_no_news(daemons, site, hub, at_site, at_hub):
     daemons.live(site, hub)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     for key, client in ((b"site1:same", at_site), (b"site1:same", at_hub)):
         client.set(key, b"value")
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
     assert content(at_site) == content(at_hub) == {b"site1:same": ("string", b"value", -1)}
 
 
@@ -175,12 +175,12 @@ def test_keys_outside_the_namespace_stay(daemons, site, hub, at_site, at_hub):
         for key in OUTSIDE:
             client.set(key, b"before %d" % number)
     daemons.live(site, hub)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     for way, client in (("up", at_site), ("down", at_hub)):
         for key in OUTSIDE:
             client.set(key, way)
             client.hset(key + b"=hash " + way.encode(), "field", way)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     for way, client in (("up", at_site), ("down", at_hub)):
         outside = {key for key in client.keys(b"*") if not key.startswith((b"site1:", FENCE))}
         assert outside == {*OUTSIDE, *(key + b"=hash " + way.encode() for key in OUTSIDE)}
@@ -194,7 +194,7 @@ def test_a_namespace_is_no_pattern(daemons, site, hub, at_site, at_hub):
     for way, client in (("up", at_site), ("down", at_hub)):
         client.mset(dict.fromkeys(others, way))
         client.set(literal + way.encode(), way)
-    crossed(at_site, at_hub, literal)
+    all_replicated(at_site, at_hub, literal)
     for way, client in (("up", at_site), ("down", at_hub)):
         assert {client.get(key) for key in others} == {way.encode()}
         assert content(client, literal).keys() == {literal + b"up", literal + b"down"}
@@ -205,8 +205,8 @@ def test_two_namespaces(daemons, site, hub, at_site, at_hub):
     for way, client in (("up", at_site), ("down", at_hub)):
         for prefix in ("site1:", "shared/", "neither:"):
             client.set(f"{prefix}{way}", way)
-    crossed(at_site, at_hub, b"site1:")
-    crossed(at_site, at_hub, b"shared/")
+    all_replicated(at_site, at_hub, b"site1:")
+    all_replicated(at_site, at_hub, b"shared/")
     for way, client in (("up", at_site), ("down", at_hub)):
         assert content(client, b"") == {
             prefix + name: ("string", name, -1) for prefix in (b"site1:", b"shared/") for name in (b"up", b"down")
@@ -218,7 +218,7 @@ def test_without_rc_nothing_comes_back(daemons, site, hub, at_site, at_hub):
     daemon = daemons.live(site, hub, rc=False)
     at_hub.set("site1:after", "hub")
     at_site.set("site1:up", "site")
-    crossed(at_site, at_hub, back=False)
+    all_replicated(at_site, at_hub, back=False)
     assert daemon.stop() == 0
     assert content(at_site) == {b"site1:up": ("string", b"site", -1)}
     assert at_hub.config_get("notify-keyspace-events") == {"notify-keyspace-events": ""}
@@ -273,11 +273,11 @@ def test_one_field_of_a_large_hash_is_applied_alone(daemons, site, hub, at_site,
     daemons.live(site, hub)
     at_hub.hset("site1:channel", mapping={f"field {n}": f"value {n}" for n in range(5000)})
     assert_equal_soon(at_site, at_hub)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     with Monitor(site) as monitor:
         at_hub.hset("site1:channel", "field 8", "new")
         assert_equal_soon(at_site, at_hub)
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         hsets = [argv[1:] for argv in monitor.commands() if argv and argv[0].upper() == b"HSET"]
     assert hsets == [[b"site1:channel", b"field 8", b"new"]]
 
@@ -406,7 +406,7 @@ def test_500_writes_of_one_key_end_with_the_last(link, way):
         pipeline.execute()
     arrives(here, there, key)
     arrives(here, there, key + b":hash")
-    crossed(link.at_site, link.at_hub)
+    all_replicated(link.at_site, link.at_hub)
     for client in (here, there):
         assert (client.get(key), client.hget(key + b":hash", "field")) == (b"-499", b"-499")
 
@@ -437,7 +437,7 @@ def test_both_sides_write_the_same_keys_and_end_equal(daemons, site, hub, seed):
         thread.join(60)
     with site.client() as at_site:
         assert len(assert_equal_soon(at_site, hub.redis)) == 24
-        crossed(at_site, hub.redis)
+        all_replicated(at_site, hub.redis)
         assert content(at_site) == content(hub.redis)
 
 
@@ -458,7 +458,7 @@ def test_what_was_there_before_crosses(daemons, site, hub, at_site, at_hub, rc):
         assert held[b"site1:both:h"][1] == {b"up": b"up", b"down": b"down", b"shared": b"down"}
         assert len(held) == 6
     else:  # the site's do, and nothing comes back
-        crossed(at_site, at_hub, back=False)
+        all_replicated(at_site, at_hub, back=False)
         held = content(at_hub)
         assert held[b"site1:both"][1] == b"up"
         assert held[b"site1:both:h"][1] == {b"up": b"up", b"down": b"down", b"shared": b"up"}
@@ -478,7 +478,7 @@ def test_notification_flags_of_the_hub_are_added_to(daemons, site, hub, at_site,
     daemon = daemons.live(site, hub)
     assert flags(at_hub) == set("ElxK$hg")
     assert daemon.wait_for_log("hub.notifications_enabled")["added"] == "K$hg"
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
 
 
 def test_flags_that_suffice_are_left_alone(daemons, site, hub, at_site, at_hub):
@@ -486,7 +486,7 @@ def test_flags_that_suffice_are_left_alone(daemons, site, hub, at_site, at_hub):
     before = flags(at_hub)
     with Monitor(hub.server) as monitor:
         daemon = daemons.live(site, hub)
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         sets = [argv for argv in monitor.commands() if [word.upper() for word in argv[:2]] == [b"CONFIG", b"SET"]]
     assert not sets
     assert flags(at_hub) == before
@@ -514,7 +514,7 @@ def test_a_key_of_another_type_at_the_hub_is_named_and_the_rest_goes_on(daemons,
     told = daemon.wait_for_log("push.refused")
     assert told["key"] == "site1:list"
     assert told["error"].startswith("WRONGTYPE")
-    crossed(at_site, at_hub, back=False)
+    all_replicated(at_site, at_hub, back=False)
     assert at_hub.get("site1:other") == b"v"
     assert at_site.hgetall("site1:list") == {b"field": b"v"}
     assert at_hub.lrange("site1:list", 0, -1) == [b"x"]
@@ -553,6 +553,6 @@ def test_the_text_of_a_log_never_holds_a_value(daemons, site, hub, at_site, at_h
     at_hub.lpush("site1:list", "x")
     at_site.hset("site1:list", "field", secret)
     daemon.wait_for_log("push.refused")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert daemon.stop() == 0
     assert secret not in daemon.stderr + daemon.stdout

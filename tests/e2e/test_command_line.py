@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from testbed import RedisServer, eventually
-from tests.e2e.support import assert_equal_soon, crossed, pushed, wait_until_live
+from tests.e2e.support import all_replicated, assert_equal_soon, pushed, wait_until_live
 
 
 def test_the_command_line_of_redisrepl_1_2(certificates, daemons, site, hub, at_site, at_hub):
@@ -42,7 +42,7 @@ def test_run_may_be_said(certificates, daemons, site, hub, at_site, at_hub):
     flags = ["--cert", certificates.client, "--key", certificates.client_key, "--ca", certificates.ca]
     daemon = daemons.raw("run", *flags, "--raddr", f":{site.port}", "--haddr", hub.url, "-rc", "--ns", "site1:")
     wait_until_live(daemon, pull=True)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
 
 
 def settings(certificates, site, hub):
@@ -205,7 +205,7 @@ def test_pass_asks_on_the_terminal(certificates, hub, flag, tmp_path):
             eventually(lambda: "Enter Redis password: " in terminal.said, description="the prompt")
             terminal.answer(secret)
             eventually(lambda: "subscribe.started" in terminal.said, description="it runs")
-            crossed(site.client(), hub.redis)
+            all_replicated(site.client(), hub.redis)
             assert terminal.interrupt() == 0
             assert secret not in terminal.said
 
@@ -238,7 +238,7 @@ def test_a_password_without_a_terminal(certificates, daemons, hub, tmp_path, way
                 values["RADDR"] = address
         daemon = daemons.raw(*args, "--log-level", "debug", env=environment(values))
         wait_until_live(daemon, pull=True)
-        crossed(site.client(), hub.redis)
+        all_replicated(site.client(), hub.redis)
         assert daemon.stop() == 0
         said = daemon.stderr + daemon.stdout
         assert "rd?#" not in said
@@ -283,8 +283,8 @@ def test_everything_may_stand_in_the_file(certificates, daemons, site, hub, at_s
     args, env = (["-config", file], {}) if where == "flag" else ([], {"REDISREPL_CONFIG": str(file)})
     daemon = daemons.raw(*args, env=env)
     wait_until_live(daemon, pull=True, namespaces=2)
-    crossed(at_site, at_hub)
-    crossed(at_site, at_hub, b"other:")
+    all_replicated(at_site, at_hub)
+    all_replicated(at_site, at_hub, b"other:")
 
 
 def test_several_namespaces_in_a_variable(certificates, daemons, site, hub):

@@ -3,7 +3,7 @@
 import pytest
 
 from testbed import Hub, RedisServer, eventually
-from tests.e2e.support import SWIFT, crossed
+from tests.e2e.support import SWIFT, all_replicated
 
 SECRET = "s3cret"
 DENIED = [b"site1:x%d" % number for number in range(3)]
@@ -29,7 +29,7 @@ def test_the_hubs_writes_where_the_site_denies_a_key(daemons, hub, at_hub, right
         eventually(lambda: at_site.exists(*ALLOWED) == len(ALLOWED))
         eventually(lambda: named(daemon, "apply.refused") == set(DENIED))
         assert at_site.exists(*DENIED) == 0
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
 
 
 def test_the_hubs_writes_where_the_hub_denies_a_key(certificates, daemons, site, at_site):
@@ -44,7 +44,7 @@ def test_the_hubs_writes_where_the_hub_denies_a_key(certificates, daemons, site,
         at_site.mset(dict.fromkeys((*ALLOWED, *DENIED), "w"))
         eventually(lambda: at_hub.mget(ALLOWED) == [b"w"] * len(ALLOWED))
         eventually(lambda: named(daemon, "push.refused") == set(DENIED))
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
 
 
 def test_the_sites_computed_writes_where_it_denies_reading_them(daemons, hub, at_hub):
@@ -58,7 +58,7 @@ def test_the_sites_computed_writes_where_it_denies_reading_them(daemons, hub, at
             at_site.hincrby(key, "field", 5)
         at_site.set(DENIED[2], "the stream tells this value")
         eventually(lambda: named(daemon, "push.refused") == set(DENIED[:2]))
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         assert at_hub.exists(*ALLOWED[:20], *DENIED) == 21
 
 
@@ -75,7 +75,7 @@ def test_a_comparison_where_each_side_denies_a_key(certificates, daemons):
         eventually(lambda: at_site.exists(*ALLOWED) == at_hub.exists(*ALLOWED) == len(ALLOWED))
         daemon.wait_for_log("sweep.finished")
         eventually(lambda: named(daemon, "apply.refused") == {b"site1:x", b"site1:y"})
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
 
 
 @pytest.mark.parametrize("change", ["-@all", "resetkeys", "resetpass"])
@@ -86,7 +86,7 @@ def test_a_hub_that_refuses_everybody_for_a_while_loses_nothing(daemons, certifi
         at_hub = hub.server.client(username="other", password=SECRET)
         daemon = daemons.live(site, hub, *SWIFT)
         at_site.set("site1:before", "v")
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         at_hub.execute_command("ACL", "SETUSER", "default", change)
         if change == "resetpass":
             at_hub.client_kill_filter(skipme=True)
@@ -117,7 +117,7 @@ def test_a_site_that_refuses_everything_for_a_while_loses_nothing_of_the_hub(dae
         at_site = site.client()
         daemon = daemons.live(f"redis://repl:{SECRET}@localhost:{site.port}", hub, *SWIFT)
         daemon.wait_for_log("sweep.finished")
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         at_site.execute_command("ACL", "SETUSER", "repl", *change)
         mark = daemon.mark()
         names = [f"site1:{number}" for number in range(50)]
@@ -139,7 +139,7 @@ def test_a_hub_whose_keys_are_denied_for_a_while_loses_nothing_of_either_side(da
         at_hub, at_site = hub.server.client(username="other", password=SECRET), site.client()
         daemon = daemons.live(site, hub, *SWIFT)
         daemon.wait_for_log("sweep.finished")
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         at_hub.execute_command("ACL", "SETUSER", "default", *change)
         mark = daemon.mark()
         at_hub.mset({f"site1:h{number}": "v" for number in range(50)})
@@ -159,7 +159,7 @@ def test_what_one_key_was_refused_for_is_tried_again(daemons, hub, at_hub):
         at_site = site.client()
         daemon = daemons.live(f"redis://repl:{SECRET}@localhost:{site.port}", hub, *SWIFT)
         daemon.wait_for_log("sweep.finished")
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         at_hub.mset(dict.fromkeys(DENIED, "v"))
         eventually(lambda: named(daemon, "apply.refused") == set(DENIED))
         at_site.execute_command("ACL", "SETUSER", "repl", "~*")

@@ -12,10 +12,10 @@ from tests.e2e.support import (
     ALPHABET,
     FENCE,
     SWIFT,
+    all_replicated,
     assert_equal_soon,
     certificate_flags,
     content,
-    crossed,
     pushed,
     settled,
 )
@@ -82,8 +82,8 @@ def test_writes_and_removals_cross_both_ways(both):
     both.at_webdis.delete("site1:x")
     both.at_webdis.hdel("site1:h", "a")
     both.at_direct.delete("site1:y", "site1:large")
-    crossed(both.at_direct, both.at_hub)
-    crossed(both.at_webdis, both.at_hub)
+    all_replicated(both.at_direct, both.at_hub)
+    all_replicated(both.at_webdis, both.at_hub)
     both.assert_equal()
 
     assert both.at_direct.hgetall("site1:h") == {b"b": b"2"}
@@ -101,8 +101,8 @@ def test_entries_of_streams_are_merged_by_id_over_an_outage(both):
         eventually(lambda number=number: all(site.xlen("site1:stream") == number for site in (*sites, both.at_hub)))
     for site in (*sites, both.at_hub):
         site.xgroup_create("site1:stream", "own", "0")
-    crossed(both.at_direct, both.at_hub)
-    crossed(both.at_webdis, both.at_hub)
+    all_replicated(both.at_direct, both.at_hub)
+    all_replicated(both.at_webdis, both.at_hub)
     settled(both.direct)
     both.link.down()
     mark = both.direct.mark()
@@ -166,7 +166,7 @@ def test_a_daemon_that_is_killed_loses_nothing(both):
 def test_an_outage_of_the_link_undoes_no_write_and_no_removal(both):
     keys = [f"site1:cut:{number}" for number in range(300)]
     both.at_direct.mset(dict.fromkeys(keys, "before"))
-    crossed(both.at_direct, both.at_hub)
+    all_replicated(both.at_direct, both.at_hub)
     both.assert_equal()
     settled(both.direct)
     both.link.down()
@@ -188,7 +188,7 @@ def test_an_outage_of_the_link_undoes_no_write_and_no_removal(both):
 
 def test_a_hub_that_is_killed_is_waited_for(both):
     both.at_direct.set("site1:hub", "before")
-    crossed(both.at_direct, both.at_hub)
+    all_replicated(both.at_direct, both.at_hub)
     mark = both.direct.mark()
     both.hub.server.kill()
     both.at_direct.set("site1:hub", "while it was away")

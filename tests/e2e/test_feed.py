@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from testbed import RedisServer, eventually
-from tests.e2e.support import ALPHABET, Monitor, assert_equal_soon, crossed, pushed
+from tests.e2e.support import ALPHABET, Monitor, all_replicated, assert_equal_soon, pushed
 
 FAR = 4_102_444_800_000
 
@@ -78,13 +78,13 @@ def test_what_comes_by_the_feed_is_executed_once_and_does_not_come_back(daemons,
     daemons.live(site, hub)
     daemons.live(other, hub)
     at_other = other.client()
-    crossed(at_site, at_other)
+    all_replicated(at_site, at_other)
     with Monitor(hub.server) as of_hub, Monitor(other) as of_other:
         for number in range(100):
             at_site.set(b"site1:once:%d" % number, number)
             at_site.hset(b"site1:once:h%d" % number, "f", number)
         assert_equal_soon(at_site, at_other)
-        crossed(at_other, at_site)  # an echo would have gone before it
+        all_replicated(at_other, at_site)  # an echo would have gone before it
         for monitor in (of_hub, of_other):
             written = {key: count for key, count in monitor.writes().items() if b":once:" in key}
             assert written == dict.fromkeys(written, 1)

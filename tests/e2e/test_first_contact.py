@@ -3,7 +3,7 @@
 import pytest
 
 from testbed import Hub, eventually
-from tests.e2e.support import SWIFT, crossed
+from tests.e2e.support import SWIFT, all_replicated
 
 KEYS = ("site1:site", "site1:hub", "site1:both")
 
@@ -31,14 +31,14 @@ def held(client):
 def test_first_contact(daemons, site, hub, at_site, at_hub, way, at_the_site, at_the_hub):
     daemon = daemons.live(site, hub, *SWIFT, "--initial-sync", way)
     daemon.wait_for_log("sweep.finished")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     eventually(lambda: (held(at_site), held(at_hub)) == (at_the_site, at_the_hub))
 
 
 @pytest.mark.usefixtures("stood_there")
 def test_without_a_way_back_nothing_is_pushed_either(daemons, site, hub, at_site, at_hub):
     daemons.live(site, hub, *SWIFT, "--initial-sync", "none", rc=False)
-    crossed(at_site, at_hub, back=False)
+    all_replicated(at_site, at_hub, back=False)
     assert held(at_hub) == (None, "hub", "hub")
 
 
@@ -46,12 +46,12 @@ def test_without_a_way_back_nothing_is_pushed_either(daemons, site, hub, at_site
 def test_gaps_are_healed_the_way_that_was_missed(daemons, site, hub, at_site, at_hub):
     daemon = daemons.live(site, hub, *SWIFT, "--initial-sync", "none")
     daemon.wait_for_log("sweep.finished")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     mark = daemon.mark()
     at_hub.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     daemon.wait_for_log("subscribe.started", after=mark)
     eventually(lambda: held(at_site) == ("site", "hub", "hub"))
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert held(at_hub) == (None, "hub", "hub")
     at_site.execute_command("DEBUG", "CHANGE-REPL-ID")
     at_site.execute_command("CLIENT", "KILL", "TYPE", "replica")
@@ -62,12 +62,12 @@ def test_gaps_are_healed_the_way_that_was_missed(daemons, site, hub, at_site, at
 def test_a_snapshot_after_a_gap_is_pushed(daemons, site, hub, at_site, at_hub, tmp_path):
     """Nobody can tell what changed in the gap from what has been different since first contact."""
     daemon = daemons.live(site, hub, *SWIFT, "--initial-sync", "none", "--state-dir", tmp_path, rc=False)
-    crossed(at_site, at_hub, back=False)
+    all_replicated(at_site, at_hub, back=False)
     assert daemon.stop() == 0
     at_site.execute_command("DEBUG", "CHANGE-REPL-ID")
     daemon.start()
     daemon.wait_for_log("stream.lost")
-    crossed(at_site, at_hub, back=False)
+    all_replicated(at_site, at_hub, back=False)
     eventually(lambda: held(at_hub) == ("site", "hub", "site"))
 
 
@@ -78,12 +78,12 @@ def test_keys_that_both_sides_changed_while_nobody_followed_are_named(daemons, s
     at_site.mset({"site1:same": "v", "site1:string": "v"})
     at_site.hset("site1:hash", mapping={"field": "v", "other": "v"})
     at_site.hset("site1:gains", "field", "v")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     daemon.wait_for_log("sweep.finished")
     at_hub.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     at_hub.set("site1:string", "newer")
     eventually(lambda: at_site.get("site1:string") == b"newer")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert daemon.stop() == 0
     at_site.execute_command("DEBUG", "CHANGE-REPL-ID")
     for client, value in ((at_site, "s3cret of the site"), (at_hub, "of the hub")):
@@ -110,7 +110,7 @@ def test_a_snapshot_waits_for_the_hub_so_that_its_values_need_not_be_read_again(
     assert at_hub.mget("site1:0", "site1:59999") == [b"value 0", b"value 59999"]
     assert "eval" not in site.commandstats()
     assert daemon.logged("snapshot.unpaced") == []
-    crossed(at_site, at_hub, back=False)
+    all_replicated(at_site, at_hub, back=False)
 
 
 def test_keys_above_the_ceiling_arrive_by_a_comparison(daemons, site, certificates):

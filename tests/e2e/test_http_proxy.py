@@ -3,13 +3,13 @@
 import pytest
 
 from testbed import HttpProxy
-from tests.e2e.support import assert_equal_soon, crossed, wait_until_live
+from tests.e2e.support import all_replicated, assert_equal_soon, wait_until_live
 
 SECRET = "proxy-geheim"
 
 
 def write_both_ways(at_site, at_hub):
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     at_site.mset({f"site1:up:{number}": number for number in range(100)})
     for number in range(100):
         at_hub.hset(f"site1:down:{number}", "field", number)

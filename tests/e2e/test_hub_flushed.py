@@ -3,7 +3,7 @@
 import threading
 
 from testbed import RedisServer, eventually
-from tests.e2e.support import ALL_KINDS, SWIFT, BackgroundClient, assert_equal_soon, crossed, settled
+from tests.e2e.support import ALL_KINDS, SWIFT, BackgroundClient, all_replicated, assert_equal_soon, settled
 
 CALM = ("--retry-max", "0.2", "--canary-period", "1")
 
@@ -20,7 +20,7 @@ def test_a_flush_of_the_hub_empties_the_namespace_only(daemons, site, hub, at_si
     at_site.set("elsewhere", "v")
     fill(at_site)
     fill(at_hub)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert len(assert_equal_soon(at_site, at_hub)) == 12
     settled(daemon)
     pipeline = at_hub.pipeline(transaction=True)
@@ -28,7 +28,7 @@ def test_a_flush_of_the_hub_empties_the_namespace_only(daemons, site, hub, at_si
     at_site.set("site1:too", "site")
     at_site.hset("site1:last", "other", "v")
     eventually(lambda: at_site.dbsize() == 5, 20, "four keys, and the one elsewhere")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert assert_equal_soon(at_site, at_hub) == {
         b"site1:after": ("string", b"hub", -1),
         b"site1:hash": ("hash", {b"a": b"new"}, -1),
@@ -49,19 +49,19 @@ def test_a_flush_of_the_hub_with_many_keys_and_two_sites(daemons, site, hub, at_
             settled(daemon)
         at_hub.flushdb(asynchronous=True)
         eventually(lambda: not at_site.keys("site1:[0-9]*") and not at_second.keys("site1:[0-9]*"), 20)
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         assert at_hub.keys("site1:[0-9]*") == []
 
 
 def test_a_flush_of_another_database_of_the_hub_removes_nothing(daemons, site, hub, at_site, at_hub):
     daemon = daemons.live(site, hub, *CALM, *ALL_KINDS)
     fill(at_site)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     settled(daemon)
     mark = daemon.mark()
     hub.server.client(db=1).flushdb()
     daemon.wait_for_log("sweep.finished", after=mark, reason="the hub was flushed")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert len(assert_equal_soon(at_site, at_hub)) == 12
 
 
@@ -69,20 +69,20 @@ def test_a_flush_of_the_hub_removes_nothing_of_a_kind_that_does_not_cross(daemon
     """It was never there."""
     daemon = daemons.live(site, hub, *SWIFT, "--replicate", "set,del")
     fill(at_site)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     settled(daemon)
     mark = daemon.mark()
     at_hub.flushall()
     daemon.wait_for_log("sweep.finished", after=mark, reason="the hub was flushed")
     eventually(lambda: set(at_site.keys("site1:[^~]*")) == {b"site1:hash", b"site1:last"})
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert at_site.hgetall("site1:hash") == {b"a": b"1", b"b": b"2", b"c": b"3"}
 
 
 def test_a_flush_of_the_hub_is_undone_if_removals_do_not_cross(daemons, site, hub, at_site, at_hub):
     daemons.live(site, hub, *SWIFT, "--sweep-period", "1")
     at_site.mset({f"site1:{number}": "v" for number in range(20)})
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     at_hub.flushall()
     eventually(lambda: len(at_hub.keys("site1:[0-9]*")) == 20, 20, "a comparison has brought them back")
     assert len(at_site.keys("site1:[0-9]*")) == 20
@@ -92,7 +92,7 @@ def test_a_flush_of_the_hub_while_the_daemon_was_away(daemons, site, hub, at_sit
     """What was written at either side since stays."""
     daemon = daemons.live(site, hub, *SWIFT, *ALL_KINDS)
     at_site.mset({f"site1:{number}": "v" for number in range(20)})
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     settled(daemon)
     daemon.stop()
     at_hub.flushall()
@@ -100,7 +100,7 @@ def test_a_flush_of_the_hub_while_the_daemon_was_away(daemons, site, hub, at_sit
     at_site.set("site1:1", "since")
     daemon.start()
     eventually(lambda: sorted(at_site.keys("site1:[0-9]*")) == [b"site1:0", b"site1:1"], 20)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert {key: value for key, (_, value, _) in assert_equal_soon(at_site, at_hub).items()} == {
         b"site1:0": b"since",
         b"site1:1": b"since",
@@ -147,7 +147,7 @@ def test_what_is_written_after_a_flush_of_the_hub_stays_and_what_was_before_goes
         for number in range(100):
             at_hub.hset(f"site1:hash:{number}", "old", "v")
         for client in (at_site, at_second):
-            crossed(client, at_hub)
+            all_replicated(client, at_hub)
             assert len(assert_equal_soon(client, at_hub)) == 1600
         for daemon in both:
             settled(daemon)
@@ -160,7 +160,7 @@ def test_what_is_written_after_a_flush_of_the_hub_stays_and_what_was_before_goes
                 daemon.wait_for_log("sweep.finished", 30, reason="the hub was flushed")
             eventually(lambda: all(writer.written > n + 200 for writer, n in zip(writers, before, strict=True)))
         for client in (at_site, at_second):
-            crossed(client, at_hub)
+            all_replicated(client, at_hub)
             held = assert_equal_soon(client, at_hub)
         for writer in writers:
             assert writer.last

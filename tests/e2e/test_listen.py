@@ -15,7 +15,7 @@ import pytest
 
 from testbed import FaultProxy, eventually
 from testbed.ports import free_port
-from tests.e2e.support import SWIFT, crossed, pushed
+from tests.e2e.support import SWIFT, all_replicated, pushed
 
 CONFIG = 78
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "status.schema.json").read_text())
@@ -42,7 +42,7 @@ def test_what_it_says_and_what_it_keeps_to_itself(daemons, site, hub, at_site, a
     at_hub.rpush("site1:s3cret-list", "x")
     at_site.hset("site1:s3cret-list", "s3cret-field", "s3cret-value")
     daemon.wait_for_log("push.refused")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     eventually(lambda: get(port, "/readyz") == (200, "ready\n"))
     assert get(port, "/livez") == (200, "alive\n")
     import jsonschema  # noqa: PLC0415 - takes seconds, which each process that collects tests would spend
@@ -85,7 +85,7 @@ def test_an_address_that_is_taken_does_not_hold_up_replication(daemons, site, hu
     with socket.create_server(("127.0.0.1", port)):
         daemon = daemons.live(site, hub, *SWIFT, "--listen", f"127.0.0.1:{port}")
         daemon.wait_for_log("listen.failed")
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         assert any(problem.startswith(f"listen: --listen 127.0.0.1:{port}: ") for problem in daemon.state()["problems"])
     daemon.wait_for_log("listen.started", 30)
     assert get(port, "/livez")[0] == 200

@@ -3,7 +3,7 @@
 import pytest
 
 from testbed import Hub, RedisServer, eventually
-from tests.e2e.support import ALL_KINDS, SWIFT, crossed
+from tests.e2e.support import ALL_KINDS, SWIFT, all_replicated
 
 SECRET = "s3cret"
 
@@ -34,7 +34,7 @@ def test_without_time_and_scan_on_either_side(daemons, certificates, how):
         eventually(lambda: at_site.hget("site1:down", "f") == b"v" and at_site.ttl("site1:down") > 900)
         at_hub.delete("site1:down")
         eventually(lambda: not at_site.exists("site1:down"))
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         assert "scan" in daemon.wait_for_log("sweep.failed")["error"].lower()
 
 

@@ -56,8 +56,8 @@ def live(daemons, site, hub, *args, rc=True):
     return daemon
 
 
-def crossed(at_site, at_hub, *, back=True):
-    """What was written before has crossed: later writes have, in both directions, twice."""
+def all_replicated(at_site, at_hub, *, back=True):
+    """Return when what was written before is replicated: later writes are, in both directions, twice."""
     for number in range(2):
         value = b"%d %f" % (number, random.random())
         at_site.set(b"site1:~marker:up", value)
@@ -92,7 +92,7 @@ def test_auto_falls_back_with_one_warning(daemons, managed, hub, at_hub):
 def test_each_write_is_executed_once_on_each_side(daemons, renamed, hub, at_hub):
     at_site = renamed.client()
     daemon = live(daemons, renamed, hub, *ALL_KINDS)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     expected = {}
     with Monitor(renamed) as of_site, Monitor(hub.server) as of_hub:
         for number in range(80):
@@ -105,7 +105,7 @@ def test_each_write_is_executed_once_on_each_side(daemons, renamed, hub, at_hub)
                     client.set(string + b"timed", number, ex=1000)
                     expected[string + b"timed"] = 1
         assert assert_equal_soon(at_site, at_hub).keys() == expected.keys()
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         for monitor in (of_site, of_hub):
             assert {k: n for k, n in monitor.writes().items() if b"~marker" not in k} == expected
     assert daemon.state()["expected_local"] == 0
@@ -139,7 +139,7 @@ def test_removals_and_expiries_cross(daemons, renamed, hub, at_hub, way):
     assert held[b"site1:h1"][1] == {b"b": b"2"}
     assert held[b"site1:s3"][2] > 0
     assert held[b"site1:h3"][2] > 0
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert content(at_site) == content(at_hub) == held
 
 
@@ -165,7 +165,7 @@ def test_psync_only_ends_with_one_sentence(daemons, managed, hub):
 
 def test_notify_uses_events_from_the_start(daemons, site, hub, at_site, at_hub):
     daemon = live(daemons, site, hub, "--source", "notify")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert not at_site.info("replication")["connected_slaves"]
     assert not daemon.logged("source.psync_refused")
     assert daemon.logged("source.notify")
@@ -192,10 +192,10 @@ def test_flags_may_be_out_of_our_reach(daemons, hub, at_hub, tmp_path):
     with RedisServer(users=[f"repl on >{SECRET} {rights}"], config=config) as site:
         args = ["--user", "repl", "--password-file", tmp_path / "password", *SWIFT]
         daemon = live(daemons, site, hub, *args)
-        crossed(site.client(), at_hub)
+        all_replicated(site.client(), at_hub)
         site.restart()
         eventually(lambda: len(daemon.logged("notice.started")) == 2, 20, "subscribed again")
-        crossed(site.client(), at_hub)
+        all_replicated(site.client(), at_hub)
         told = daemon.logged("site.notifications_unknown")
         assert len(told) == 1
         assert "K$hg" in told[0]["hint"]
@@ -215,7 +215,7 @@ def test_a_restart_of_the_site_and_what_was_written_meanwhile(daemons, hub, at_h
     with RedisServer(config={"rename-command": 'PSYNC ""'}, persistent=True) as site:
         at_site = site.client()
         daemon = live(daemons, site, hub, *SWIFT)
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         site.stop()
         at_hub.set("site1:gap:down", "1")
         site.start()
@@ -223,9 +223,9 @@ def test_a_restart_of_the_site_and_what_was_written_meanwhile(daemons, hub, at_h
         at_site.hset("site1:gap:h", ALPHABET, ALPHABET)
         eventually(lambda: len(daemon.logged("notice.started")) == 2, 20, "subscribed again")
         for key in (b"site1:gap:up", b"site1:gap:h", b"site1:gap:down"):
-            eventually(lambda key=key: state(at_hub, key) == state(at_site, key), 20, "what was missed crossed")
+            eventually(lambda key=key: state(at_hub, key) == state(at_site, key), 20, "what was missed is replicated")
         assert flags(at_site) >= set("K$hg")
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         assert content(at_site) == content(at_hub)
 
 
@@ -239,7 +239,7 @@ def test_a_lost_subscription_is_made_again(daemons, renamed, hub, at_hub):
             pipeline.execute()
         eventually(lambda number=number: at_hub.get(f"site1:missed:{number}") == b"%d" % number, 20)
         eventually(lambda number=number: len(daemon.logged("notice.started")) == number, 20)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
 
 
 def test_both_sides_write_the_same_keys_and_end_equal(daemons, renamed, hub, at_hub):
@@ -271,7 +271,7 @@ def test_both_sides_write_the_same_keys_and_end_equal(daemons, renamed, hub, at_
         thread.join(60)
     at_site = renamed.client()
     assert_equal_soon(at_site, at_hub, timeout=40)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert content(at_site) == content(at_hub)
 
 
@@ -304,7 +304,7 @@ def test_events_follow_a_fail_over(daemons, certificates, hub, at_hub):
         daemon = daemons.raw(*args, *SWIFT, "--sentinel", f"127.0.0.1:{sentinel.port}/{sentinel.service}")
         daemon.wait_for_log("notice.started")
         daemon.wait_for_log("subscribe.started")
-        crossed(master.client(), at_hub)
+        all_replicated(master.client(), at_hub)
         mark = daemon.mark()
 
         assert sentinel.fail_over() == replica.port
@@ -314,6 +314,6 @@ def test_events_follow_a_fail_over(daemons, certificates, hub, at_hub):
         new.set("site1:after", 2)
         at_hub.set("site1:from-hub", 3)
         eventually(lambda: new.get("site1:from-hub") == b"3", 20)
-        crossed(new, at_hub)
+        all_replicated(new, at_hub)
         assert_equal_soon(new, at_hub)
         assert daemon.stop() == 0

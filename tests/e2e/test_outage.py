@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from testbed import FaultProxy, Hub, RedisServer, eventually
-from tests.e2e.support import SWIFT, assert_equal_soon, content, crossed, pushed, wait_until_live
+from tests.e2e.support import SWIFT, all_replicated, assert_equal_soon, content, pushed, wait_until_live
 
 PERSISTENT = {"redis": {"persistent": True}}
 
@@ -51,7 +51,7 @@ def test_a_part_of_the_hub_goes_and_comes_back(daemons, site, lasting_hub, at_si
         keys += write(hub.redis, "by others")
     part_of(hub, part).start()
     assert len(assert_equal_soon(at_site, hub.redis)) == keys
-    crossed(at_site, hub.redis)
+    all_replicated(at_site, hub.redis)
     told = [r["event"] for r in daemon.records[mark:] if r["event"] in {"push.failed", "push.recovered"}]
     assert told == ["push.failed", "push.recovered"]
     assert daemon.running
@@ -106,7 +106,7 @@ def test_the_hub_restarts_while_both_sides_write(daemons, site, lasting_hub, at_
         for thread in threads:
             thread.join(30)
     assert len(assert_equal_soon(at_site, hub.redis)) == 100
-    crossed(at_site, hub.redis)
+    all_replicated(at_site, hub.redis)
     assert_equal_soon(at_site, hub.redis)
 
 
@@ -142,7 +142,7 @@ def test_connections_cut_while_writes_cross(certificates, daemons, site, at_site
             wire.truncate(200 + 97 * number, "to_client" if number % 2 else "to_target")
         wire.heal()
         assert len(assert_equal_soon(at_site, at_hub, timeout=30)) == 2 * 12 * 52
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         assert_equal_soon(at_site, at_hub)
         for number in range(12):
             assert at_hub.get(f"site1:site {number}:counter") == b"50"
@@ -155,7 +155,7 @@ def test_a_stall_longer_than_the_timeout(daemons, site, hub, at_site, at_hub, wa
     with FaultProxy(hub.port) as wire:
         daemon = daemons.live(site, wire.port, *SWIFT, "--timeout", "0.5")
         at_site.set("site1:key", "first")
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         mark = daemon.mark()
         wire.stall(way)
         at_site.set("site1:key", "second")
@@ -167,7 +167,7 @@ def test_a_stall_longer_than_the_timeout(daemons, site, hub, at_site, at_hub, wa
         wire.heal()
         daemon.wait_for_log("push.recovered", after=mark)
         assert len(assert_equal_soon(at_site, at_hub)) == 1 + 2 * 202
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         assert at_site.get("site1:key") == at_hub.get("site1:key") == b"third"
 
 
@@ -186,7 +186,7 @@ def test_a_frozen_hub(daemons, site, hub, at_site, at_hub):
         daemon.wait_for_log("push.recovered", after=mark)
         daemon.wait_for_log("subscribe.recovered", after=mark)
     assert len(assert_equal_soon(at_site, at_hub)) == 4 * 202
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
 
 
 def test_a_slow_link(daemons, site, hub, at_site, at_hub):
@@ -197,7 +197,7 @@ def test_a_slow_link(daemons, site, hub, at_site, at_hub):
             at_site.set(f"site1:site:{number % 100}", number)
             at_hub.set(f"site1:hub:{number % 100}", number)
         assert len(assert_equal_soon(at_site, at_hub)) == 200
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
 
 
 def test_more_than_a_slow_link_brings_in_time(daemons, site, hub, at_site, at_hub):
@@ -214,14 +214,14 @@ def test_more_than_a_slow_link_brings_in_time(daemons, site, hub, at_site, at_hu
 def test_a_killed_subscription_is_made_again(daemons, site, hub, at_site, at_hub):
     """Webdis says nothing when its link is killed: only the missing canary tells."""
     daemon = daemons.live(site, hub, *SWIFT)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     mark = daemon.mark()
     assert at_hub.execute_command("CLIENT", "KILL", "TYPE", "pubsub") >= 1
     keys = write(at_hub, "gap")
     at_hub.set("site1:late", "v")
     wait_until_subscribed(daemon, mark)
     assert len(assert_equal_soon(at_site, at_hub)) == keys + 1
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     daemon.wait_for_log("subscribe.failed", after=mark)
     daemon.wait_for_log("subscribe.recovered", after=mark)
 
@@ -230,14 +230,14 @@ def test_the_hubs_redis_restarts_behind_a_living_webdis(daemons, site, lasting_h
     """Its notification flags are gone then, too."""
     hub = lasting_hub
     daemon = daemons.live(site, hub, *SWIFT)
-    crossed(at_site, hub.redis)
+    all_replicated(at_site, hub.redis)
     mark = daemon.mark()
     hub.server.restart()
     keys = write(hub.redis, "gap")
     wait_until_subscribed(daemon, mark)
     assert daemon.wait_for_log("hub.notifications_enabled", after=mark)["before"] == ""
     assert len(assert_equal_soon(at_site, hub.redis)) == keys
-    crossed(at_site, hub.redis)
+    all_replicated(at_site, hub.redis)
     keys += write(hub.redis, "after")
     assert len(assert_equal_soon(at_site, hub.redis)) == keys
 
@@ -251,7 +251,7 @@ def test_nginx_ends_an_idle_stream(certificates, daemons, site, at_site):
         keys = write(hub.redis, "hub")
         wait_until_subscribed(daemon, daemon.mark())
         assert len(assert_equal_soon(at_site, hub.redis)) == keys
-        crossed(at_site, hub.redis)
+        all_replicated(at_site, hub.redis)
 
 
 def test_nginx_reloads(daemons, site, hub, at_site, at_hub):
@@ -261,7 +261,7 @@ def test_nginx_reloads(daemons, site, hub, at_site, at_hub):
         hub.nginx.reload()
         write(at_hub, f"hub {number}")
     assert len(assert_equal_soon(at_site, at_hub)) == 6 * 202
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
 
 
 # The site is away.
@@ -272,7 +272,7 @@ def test_the_sites_redis_restarts_with_its_data(daemons, hub, at_hub):
         at_site = site.client()
         daemon = daemons.live(site, hub, *SWIFT)
         keys = write(at_site, "before")
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         mark = daemon.mark()
         site.stop()
         keys += write(at_hub, "gap")
@@ -281,7 +281,7 @@ def test_the_sites_redis_restarts_with_its_data(daemons, hub, at_hub):
         daemon.wait_for_log("stream.attached", after=mark)
         keys += write(at_site, "after")
         assert len(assert_equal_soon(at_site, at_hub)) == keys
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         told = [r["event"] for r in daemon.records[mark:] if r["event"] in {"stream.failed", "stream.recovered"}]
         assert told[0] == "stream.failed"
         assert told[1:].count("stream.recovered") == 1
@@ -292,27 +292,27 @@ def test_the_sites_redis_comes_back_empty(daemons, site, hub, at_site, at_hub):
     """Then the hub has what it held, and with -rc gives it back."""
     daemon = daemons.live(site, hub, *SWIFT)
     keys = write(at_site, "before")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     mark = daemon.mark()
     site.kill()
     site.start()
     daemon.wait_for_log("stream.attached", after=mark)
     assert len(assert_equal_soon(at_site, at_hub)) == keys
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert content(at_hub).keys() == content(at_site).keys()
 
 
 def test_a_daemon_that_was_killed_starts_again(daemons, site, hub, at_site, at_hub):
     daemon = daemons.live(site, hub, *SWIFT)
     keys = write(at_site, "before")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     daemon.kill()
     keys += write(at_site, "site") + write(at_hub, "hub")
     mark = daemon.mark()
     daemon.start()
     wait_until_live(daemon, pull=True, after=mark)
     assert len(assert_equal_soon(at_site, at_hub)) == keys
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
 
 
 # Neither is there yet.
@@ -335,7 +335,7 @@ def test_it_starts_before_the_hub_and_the_site(certificates, daemons):
         wait_until_live(daemon, pull=True)
         write(hub.redis, "hub")
         assert len(assert_equal_soon(at_site, hub.redis)) == 404
-        crossed(at_site, hub.redis)
+        all_replicated(at_site, hub.redis)
         for link in ("stream", "push"):
             eventually(lambda link=link: daemon.logged(f"{link}.recovered"), description=f"{link} recovered")
             told = [record["error"] for record in daemon.logged(f"{link}.failed")]
@@ -347,7 +347,7 @@ def test_values_for_which_there_was_no_room_are_found_by_a_comparison(daemons, s
     with FaultProxy(hub.port) as wire:
         daemon = daemons.live(site, wire.port, *SWIFT, "--max-keys", "1000")
         at_site.mset({f"site1:{number}": "older" for number in range(1500)})
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         wire.down()
         at_site.mset({f"site1:{number}": "newer" for number in range(1500)})
         daemon.wait_for_log("push.failed")
@@ -360,7 +360,7 @@ def test_values_for_which_there_was_no_room_are_found_by_a_comparison(daemons, s
 
 def test_more_keys_of_the_hub_than_may_wait_for_the_site(daemons, site, hub, at_site, at_hub):
     daemon = daemons.live(site, hub, *SWIFT, "--max-keys", "1000", "--batch", "50")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     site.pause()
     try:
         for start in (0, 1500):

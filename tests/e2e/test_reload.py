@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from testbed import Certificates, Hub, RedisServer, eventually
-from tests.e2e.support import SWIFT, assert_equal_soon, certificate_flags, crossed, place_flags, wait_until_live
+from tests.e2e.support import SWIFT, all_replicated, assert_equal_soon, certificate_flags, place_flags, wait_until_live
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_a_renewed_certificate_is_taken(daemon, own, at_site):
     assert daemon.wait_for_log("daemon.reloaded", after=mark)["certificate"] == str(own.client)
     daemon.hub.nginx.restart()  # every connection is made anew
     at_site.set("site1:key", "v")
-    crossed(at_site, daemon.hub.redis)
+    all_replicated(at_site, daemon.hub.redis)
     assert assert_equal_soon(at_site, daemon.hub.redis).keys() == {b"site1:key"}
     assert daemon.stop() == 0
 
@@ -55,14 +55,14 @@ def test_a_broken_file_leaves_the_old_certificate_in_use(daemon, own, at_site, b
         path.write_bytes(content)
     daemon.hub.nginx.restart()
     at_site.set("site1:key", "v")
-    crossed(at_site, daemon.hub.redis)
+    all_replicated(at_site, daemon.hub.redis)
     assert not daemon.logged("daemon.reloaded")
     assert daemon.stop() == 0
 
 
 def test_how_things_stand(daemon, at_site):
     at_site.set("site1:key", "v")
-    crossed(at_site, daemon.hub.redis)
+    all_replicated(at_site, daemon.hub.redis)
     state = daemon.state()
     assert state["pushed"] >= 1
     assert state["applied"] >= 1
@@ -80,7 +80,7 @@ def test_renewed_files_are_taken_without_a_signal(daemon, own, at_site):
     assert not any(problem.startswith("certificate: ") for problem in daemon.state()["problems"])
     daemon.hub.nginx.restart()
     at_site.set("site1:key", "v")
-    crossed(at_site, daemon.hub.redis)
+    all_replicated(at_site, daemon.hub.redis)
 
 
 def test_the_end_of_both_certificates_is_known(daemon):
@@ -91,7 +91,7 @@ def test_the_end_of_both_certificates_is_known(daemon):
 def test_an_authority_that_was_taken_out_of_the_file_is_not_trusted_any_more(daemon, own, at_site):
     """Not even on connections that were made while it was."""
     at_site.set("site1:before", "v")
-    crossed(at_site, daemon.hub.redis)
+    all_replicated(at_site, daemon.hub.redis)
     whole = own.ca.read_bytes()
     with Certificates() as others:
         own.ca.write_bytes(others.ca.read_bytes())
@@ -108,7 +108,7 @@ def test_an_authority_that_was_taken_out_of_the_file_is_not_trusted_any_more(dae
         assert daemon.hub.redis.get("site1:after") is None
         own.ca.write_bytes(whole + others.ca.read_bytes())
         daemon.signal(signal.SIGHUP)
-        crossed(at_site, daemon.hub.redis)
+        all_replicated(at_site, daemon.hub.redis)
         assert daemon.stop() == 0
 
 

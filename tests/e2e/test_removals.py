@@ -3,7 +3,7 @@
 import pytest
 
 from testbed import FaultProxy, eventually
-from tests.e2e.support import ALL_KINDS, SWIFT, assert_equal_soon, crossed, settled
+from tests.e2e.support import ALL_KINDS, SWIFT, all_replicated, assert_equal_soon, settled
 
 FAR = 4_102_444_800_123
 
@@ -47,14 +47,14 @@ def test_removals_and_expiries_cross(there_and_back, at_site, at_hub):
     here, there = there_and_back
     for name, remove in REMOVALS.items():
         here.delete(*here.keys("site1:*"), "site1:x")
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         fill(here)
         before = assert_equal_soon(at_site, at_hub)
         assert len(before) == 14, name
         remove(here)
         if name == "expired in time":
             eventually(lambda: not there.exists("site1:1"))
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         after = assert_equal_soon(at_site, at_hub)
         assert after != before, name
     assert there.exists("site2:renamed") == 0
@@ -64,14 +64,14 @@ def test_a_flush_of_the_site_empties_its_namespace_only(daemons, site, hub, at_s
     daemon = daemons.live(site, hub, *SWIFT, *ALL_KINDS, rc=False)
     at_hub.set("site2:elsewhere", "v")
     fill(at_site)
-    crossed(at_site, at_hub, back=False)
+    all_replicated(at_site, at_hub, back=False)
     assert len(assert_equal_soon(at_site, at_hub)) == 14
     daemon.mark()
     at_site.flushdb()
     eventually(lambda: not at_hub.keys("site1:*"), 20)
     assert at_hub.get("site2:elsewhere") == b"v"
     at_site.set("site1:after", "v")
-    crossed(at_site, at_hub, back=False)
+    all_replicated(at_site, at_hub, back=False)
     assert assert_equal_soon(at_site, at_hub).keys() == {b"site1:after"}
 
 
@@ -80,7 +80,7 @@ def test_a_flush_while_the_hub_is_away_takes_nothing_that_is_newer(daemons, site
     with FaultProxy(hub.port) as wire:
         daemon = daemons.live(site, wire.port, *SWIFT, *ALL_KINDS)
         at_site.mset({f"site1:{number}": "v" for number in range(20)})
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         wire.down()
         at_site.flushdb()
         daemon.wait_for_log("subscribe.failed")
@@ -88,18 +88,18 @@ def test_a_flush_while_the_hub_is_away_takes_nothing_that_is_newer(daemons, site
         wire.listen()
         eventually(lambda: len(at_site.keys("site1:new:*")) == 20, 20)
         eventually(lambda: not at_hub.keys("site1:[0-9]*"), 20)
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         assert len(assert_equal_soon(at_site, at_hub)) == 20
 
 
 def test_a_flush_of_the_site_with_a_way_back(daemons, site, hub, at_site, at_hub):
     daemon = daemons.live(site, hub, *SWIFT, *ALL_KINDS)
     fill(at_site)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     settled(daemon)
     at_site.flushdb()
     eventually(lambda: not at_hub.keys("site1:[^~]*"), 20)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert assert_equal_soon(at_site, at_hub) == {}
 
 
@@ -107,11 +107,11 @@ def test_a_flush_of_the_site_removes_only_what_can_have_been_there(daemons, site
     daemon = daemons.live(site, hub, *SWIFT, *ALL_KINDS)
     at_hub.rpush("site1:list", "element")
     fill(at_site)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     settled(daemon)
     at_site.flushall()
     eventually(lambda: at_hub.keys("site1:[^~]*") == [b"site1:list"])
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert at_hub.lrange("site1:list", 0, -1) == [b"element"]
 
 
@@ -121,19 +121,19 @@ def test_a_flush_of_the_site_leaves_what_was_never_there(daemons, site, hub, at_
     settled(daemon)
     at_site.flushall()
     daemon.wait_for_log("sweep.finished", reason="the site was flushed")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert len(at_hub.keys("site1:[^~]*")) == 600
 
 
 def test_a_comparison_leaves_an_expiry_alone_that_does_not_cross(daemons, site, hub, at_site, at_hub):
     daemon = daemons.live(site, hub, *SWIFT, "--sweep-period", "0.5")
     at_site.set("site1:key", "v")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     at_site.expire("site1:key", 1000)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     daemon.wait_for_log("sweep.finished", after=daemon.mark())
     daemon.wait_for_log("sweep.finished", after=daemon.mark())
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert at_site.ttl("site1:key") > 0
     assert at_hub.ttl("site1:key") == -1
 
@@ -142,12 +142,12 @@ def test_by_default_removals_and_expiries_do_not_cross(daemons, site, hub, at_si
     daemons.live(site, hub, *SWIFT)
     at_site.mset({"site1:site": "v", "site1:hub": "v", "site1:gone": "v"})
     at_site.hset("site1:hash", mapping={"a": "1", "b": "2"})
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     at_site.delete("site1:site")
     at_site.hdel("site1:hash", "a")
     at_site.unlink("site1:gone")
     at_hub.delete("site1:hub")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert at_hub.get("site1:site") == at_hub.get("site1:gone") == b"v"
     assert at_hub.hgetall("site1:hash") == {b"a": b"1", b"b": b"2"}
     assert at_site.get("site1:hub") == b"v"
@@ -157,18 +157,18 @@ def test_a_removal_that_finds_nothing_does_not_hide_the_next_one(daemons, site, 
     """It causes no event at the hub, so the next one is somebody else's."""
     daemons.live(site, hub, *ALL_KINDS)
     at_hub.hset("site1:hash", mapping={"kept": "v"})
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     at_site.pipeline(transaction=True).set("site1:k", "v").delete("site1:k").execute()
     at_site.pipeline(transaction=True).hset("site1:hash", "f", "v").hdel("site1:hash", "f").execute()
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     at_hub.set("site1:k", "v")
     at_hub.hset("site1:hash", "f", "v")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert at_site.get("site1:k") == b"v"
     assert at_site.hget("site1:hash", "f") == b"v"
     at_hub.delete("site1:k")
     at_hub.hdel("site1:hash", "f")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
 
     assert_equal_soon(at_site, at_hub, timeout=5)
     assert not at_site.exists("site1:k")

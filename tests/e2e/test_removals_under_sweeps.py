@@ -1,7 +1,7 @@
 """Removals by everybody, while both sides are compared again and again: what is removed stays so."""
 
 from testbed import FaultProxy, RedisServer, eventually
-from tests.e2e.support import ALL_KINDS, BackgroundClient, assert_equal_soon, crossed, settled
+from tests.e2e.support import ALL_KINDS, BackgroundClient, all_replicated, assert_equal_soon, settled
 
 #: Each way, so that much is on its way whenever the sides are looked at.
 DELAY = 0.1
@@ -56,7 +56,7 @@ def test_what_is_removed_stays_removed_whenever_both_sides_are_compared(daemons,
         for link in (wire, other):
             link.heal()
         for client in (at_site, at_second):
-            crossed(client, at_hub)
+            all_replicated(client, at_hub)
             held = assert_equal_soon(client, at_hub)
         for client in (one, two, three):
             assert None in client.left.values()

@@ -3,7 +3,7 @@
 import pytest
 
 from testbed import FaultProxy, eventually
-from tests.e2e.support import ALL_KINDS, SWIFT, assert_equal_soon, crossed, pushed, wait_until_live
+from tests.e2e.support import ALL_KINDS, SWIFT, all_replicated, assert_equal_soon, pushed, wait_until_live
 
 CONFIG = 78
 
@@ -41,7 +41,7 @@ def test_it_goes_on_where_it_was(daemons, site, hub, state, saved, way, rc):
     at_site, at_hub = site.client(), hub.redis
     daemon = daemons.live(site, hub, *SWIFT, "--state-dir", state, rc=rc)
     at_site.set("site1:before", "v")
-    crossed(at_site, at_hub, back=rc)
+    all_replicated(at_site, at_hub, back=rc)
     saved()
     end(daemon, way)
     at_site.set("site1:meanwhile", "v")
@@ -53,14 +53,14 @@ def test_it_goes_on_where_it_was(daemons, site, hub, state, saved, way, rc):
     assert attached["partial"] is True
     assert len(daemon.logged("stream.full_sync")) == 1
     assert len(assert_equal_soon(at_site, at_hub)) == 4 + rc
-    crossed(at_site, at_hub, back=rc)
+    all_replicated(at_site, at_hub, back=rc)
     assert at_hub.get("site1:counter") == b"5"
 
 
 @pytest.mark.parametrize("way", ["SIGTERM", "SIGKILL"])
 def test_what_it_applied_is_not_pushed_over_a_newer_value(daemons, site, hub, at_site, at_hub, state, saved, way):
     daemon = daemons.live(site, hub, *SWIFT, "--state-dir", state)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     saved()
     keys = [f"site1:{number}" for number in range(20)]
     at_hub.mset(dict.fromkeys(keys, "older"))
@@ -71,7 +71,7 @@ def test_what_it_applied_is_not_pushed_over_a_newer_value(daemons, site, hub, at
     at_hub.hset("site1:hash", "field", "newer")
     assert start_again(daemon)["partial"] is True
     found = assert_equal_soon(at_site, at_hub)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert found == assert_equal_soon(at_site, at_hub)
     assert at_hub.mget(keys) == at_site.mget(keys) == [b"newer"] * 20
     assert at_hub.hget("site1:hash", "field") == at_site.hget("site1:hash", "field") == b"newer"
@@ -96,7 +96,7 @@ def test_many_restarts_while_the_site_writes(daemons, site, hub, at_site, at_hub
 def test_a_damaged_journal_is_named_and_everything_compared(daemons, site, hub, at_site, at_hub, state, saved, damage):
     daemon = daemons.live(site, hub, *SWIFT, "--state-dir", state)
     at_site.set("site1:before", "v")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     file = saved()
     end(daemon, "SIGTERM")
     file.write_bytes({"empty": b"", "foreign": b'{"format": 7}'}[damage])
@@ -109,14 +109,14 @@ def test_a_damaged_journal_is_named_and_everything_compared(daemons, site, hub, 
     assert told["file"] in (str(file), str(file.with_suffix(".db")))
     assert told["kept_as"].rpartition("/")[2] in [path.name for path in state.glob("*set-aside*")]
     assert len(assert_equal_soon(at_site, at_hub)) == 3
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
 
 
 def test_other_namespaces_than_before_are_compared_anew(daemons, site, hub, at_site, at_hub, state, saved):
     daemon = daemons.live(site, hub, *SWIFT, "--state-dir", state, rc=False)
     at_site.set("site1:key", "v")
     at_site.set("site2:key", "v")
-    crossed(at_site, at_hub, back=False)
+    all_replicated(at_site, at_hub, back=False)
     saved()
     end(daemon, "SIGTERM")
     other = daemons.live(site, hub, *SWIFT, "--state-dir", state, ns=("site1:", "site2:"), rc=False)
@@ -133,7 +133,7 @@ def test_a_second_daemon_on_the_same_directory_is_refused(daemons, site, hub, at
     assert record["event"].startswith(f"redisrepl: --state-dir {state}: another redisrepl replicates ")
     assert "stop it" in record["event"]
     at_site.set("site1:key", "v")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     end(first, "SIGKILL")
     second.start()  # the lock ended with the first
     second.wait_for_log("stream.attached")
@@ -151,7 +151,7 @@ def test_a_default_directory_that_cannot_be_used_is_one_warning(daemons, site, h
     (tmp_path / "file").touch()
     daemon = daemons.live(site, hub, *SWIFT, env={"STATE_DIRECTORY": str(tmp_path / "file")})
     at_site.set("site1:key", "v")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert assert_equal_soon(at_site, at_hub).keys() == {b"site1:key"}
     (told,) = daemon.logged("store.temporary")
     assert told["level"] == "warning"
@@ -166,7 +166,7 @@ def test_a_flush_that_the_hub_has_not_heard_of_is_not_forgotten(daemons, site, h
     with FaultProxy(hub.port) as wire:
         daemon = daemons.live(site, wire.port, *SWIFT, *ALL_KINDS, "--state-dir", state, rc=rc)
         at_site.mset({f"site1:{number}": "v" for number in range(100)})
-        crossed(at_site, at_hub, back=rc)
+        all_replicated(at_site, at_hub, back=rc)
         saved()
         wire.down()
         at_site.flushdb()
@@ -185,7 +185,7 @@ def test_a_flush_that_the_hub_has_not_heard_of_is_not_forgotten(daemons, site, h
 def test_keys_that_found_no_room_are_not_forgotten(daemons, site, hub, at_site, at_hub, state, saved):
     with FaultProxy(hub.port) as wire:
         daemon = daemons.live(site, wire.port, *SWIFT, "--max-keys", "1000", "--state-dir", state, rc=False)
-        crossed(at_site, at_hub, back=False)
+        all_replicated(at_site, at_hub, back=False)
         saved()
         wire.down()
         at_site.mset({f"site1:{number}": "v" for number in range(3000)})

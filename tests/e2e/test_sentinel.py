@@ -3,7 +3,7 @@
 import pytest
 
 from testbed import RedisSentinel, RedisServer, eventually
-from tests.e2e.support import SWIFT, assert_equal_soon, certificate_flags, crossed, pushed, wait_until_live
+from tests.e2e.support import SWIFT, all_replicated, assert_equal_soon, certificate_flags, pushed, wait_until_live
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_both_directions_follow_a_fail_over(certificates, daemons, hub, at_hub, 
     old = master.client()
     old.set("site1:before", 1)
     old.incr("site1:computed")
-    crossed(old, at_hub)
+    all_replicated(old, at_hub)
     # What the replica does not have yet would be lost with its master; that is Redis' own affair.
     written = old.info("replication")["master_repl_offset"]
     eventually(lambda: replica.client().info("replication")["slave_repl_offset"] >= written)

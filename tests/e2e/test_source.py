@@ -14,10 +14,10 @@ from testbed import Certificates, FaultProxy, RedisServer, eventually
 from tests.e2e.support import (
     ALPHABET,
     SWIFT,
+    all_replicated,
     assert_equal_soon,
     certificate_flags,
     content,
-    crossed,
     pushed,
     wait_until_live,
 )
@@ -47,7 +47,7 @@ def start_at(daemons, certificates, hub, raddr, *args):
 def test_a_password_in_the_address(certificates, daemons, hub, at_hub):
     with RedisServer(password=SECRET) as site:
         start_at(daemons, certificates, hub, f"redis://:{QUOTED}@localhost:{site.port}")
-        crossed(site.client(), at_hub)
+        all_replicated(site.client(), at_hub)
 
 
 def test_a_user_with_few_rights(certificates, daemons, hub, at_hub, password_file):
@@ -61,20 +61,20 @@ def test_a_user_with_few_rights(certificates, daemons, hub, at_hub, password_fil
         at_site.incr("site1:computed")
         at_site.hset("site1:hash", "field", "v")
         at_hub.set("site1:down", "v", ex=1000)
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         assert len(assert_equal_soon(at_site, at_hub)) == 3
 
 
 def test_a_user_in_the_address(certificates, daemons, hub, at_hub):
     with RedisServer(users=[f"repl on >{SECRET} ~* &* +@all", "default off"]) as site:
         start_at(daemons, certificates, hub, f"redis://repl:{QUOTED}@localhost:{site.port}/0")
-        crossed(site.client(username="repl", password=SECRET), at_hub)
+        all_replicated(site.client(username="repl", password=SECRET), at_hub)
 
 
 def test_a_unix_socket(certificates, daemons, hub, at_hub):
     with RedisServer(password=SECRET, unix_socket=True) as site:
         start_at(daemons, certificates, hub, f"unix://:{QUOTED}@{site.socket_path}?db=0")
-        crossed(site.client(), at_hub)
+        all_replicated(site.client(), at_hub)
 
 
 @pytest.mark.parametrize("ask_for_certificate", [True, False])
@@ -89,7 +89,7 @@ def test_tls_of_its_own(certificates, daemons, hub, at_hub, ask_for_certificate)
         start_at(daemons, certificates, hub, f"rediss://:{QUOTED}@localhost:{site.tls_port}", *args)
         at_site = site.tls_client()
         at_site.set("site1:large", random.Random(1).randbytes(1_000_000))
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
 
 
 def test_a_replica_as_the_source(daemons, site, hub, at_site, at_hub):
@@ -173,7 +173,7 @@ def test_a_killed_link_goes_on_where_it_was(daemons, site, hub, at_site, at_hub)
         assert at_site.execute_command("CLIENT", "KILL", "TYPE", "replica") == 1
         at_site.set(f"site1:after:{number}", number)
         attached_again(daemon, mark)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert len(assert_equal_soon(at_site, at_hub)) == 10
     assert len(daemon.logged("stream.full_sync")) == 1
 
@@ -192,7 +192,7 @@ def test_nothing_written_during_a_cut_is_lost(daemons, site, hub, at_site, at_hu
         wire.heal()
         wire.listen()
         attached_again(daemon, mark)
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         assert len(assert_equal_soon(at_site, at_hub)) == 503
         assert at_hub.get("site1:counter") == b"500"
         assert len(daemon.logged("stream.recovered")) == 1
@@ -214,7 +214,7 @@ def test_cuts_inside_commands_and_transactions(daemons, site, hub, at_site, at_h
                 pipeline.execute()
             wire.cut()  # in case it was the other connection to the site that was cut short
             attached_again(daemon, mark)
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         assert len(assert_equal_soon(at_site, at_hub)) == 1201
         assert set(at_hub.hvals("site1:counters")) == {b"12"}
         assert len(daemon.logged("stream.full_sync")) == 1
@@ -232,7 +232,7 @@ def test_a_stalled_link_is_given_up_and_goes_on(daemons, site, hub, at_site, at_
         mark = daemon.mark()
         wire.heal()
         attached_again(daemon, mark)
-        crossed(at_site, at_hub, back=False)
+        all_replicated(at_site, at_hub, back=False)
         assert len(assert_equal_soon(at_site, at_hub)) == 2
 
 
@@ -242,7 +242,7 @@ def test_a_gap_larger_than_the_backlog_is_closed_by_a_snapshot(daemons, hub, at_
         at_site = site.client()
         daemon = daemons.live(wire.port, hub, *SWIFT, rc=rc)
         at_site.set("site1:before", "v")
-        crossed(at_site, at_hub, back=rc)
+        all_replicated(at_site, at_hub, back=rc)
         wire.down()
         daemon.wait_for_log("stream.failed")
         for number in range(200):
@@ -250,7 +250,7 @@ def test_a_gap_larger_than_the_backlog_is_closed_by_a_snapshot(daemons, hub, at_
         mark = daemon.mark()
         wire.listen()
         attached_again(daemon, mark, partial=False)
-        crossed(at_site, at_hub, back=rc)
+        all_replicated(at_site, at_hub, back=rc)
         assert len(assert_equal_soon(at_site, at_hub)) == 201
 
 
@@ -259,7 +259,7 @@ def test_a_failover_goes_on_at_the_new_master(daemons, site, hub, at_site, at_hu
         at_heir = heir.client()
         daemon = daemons.live(wire.port, hub, *SWIFT)
         at_site.set("site1:before", "v")
-        crossed(at_site, at_hub)
+        all_replicated(at_site, at_hub)
         wire.down()
         at_site.set("site1:unseen", "v")
         at_site.wait(1, 10_000)
@@ -271,7 +271,7 @@ def test_a_failover_goes_on_at_the_new_master(daemons, site, hub, at_site, at_hu
         wire.aim(heir.port)
         wire.listen()
         attached_again(daemon, mark)
-        crossed(at_heir, at_hub)
+        all_replicated(at_heir, at_hub)
         assert assert_equal_soon(at_heir, at_hub).keys() == {b"site1:before", b"site1:unseen", b"site1:after"}
 
 
@@ -289,7 +289,7 @@ def test_other_databases_do_not_cross(daemons, site, hub, at_site, at_hub):
     other.copy("site1:other:1", "site1:copied", 0)
     at_site.set("site1:to-copy", "database 0")
     at_site.copy("site1:to-copy", "site1:other:copied", 1)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     expected = {f"site1:{n}".encode(): ("string", b"database 0", -1) for n in range(50)}
     expected |= {b"site1:copied": ("string", b"database 1", -1), b"site1:to-copy": ("string", b"database 0", -1)}
     assert content(at_hub) == content(at_site) == expected
@@ -305,7 +305,7 @@ def test_another_database_than_0(certificates, daemons, site, hub, at_site, at_h
     at_site.set("site1:elsewhere:up", "database 0")
     other.incr("site1:counter")
     at_hub.set("site1:down", "hub")
-    crossed(other, at_hub)
+    all_replicated(other, at_hub)
     assert content(other) == content(at_hub)
     assert content(other).keys() == {b"site1:before", b"site1:up", b"site1:counter", b"site1:down"}
     assert content(at_site).keys() == {b"site1:elsewhere:before", b"site1:elsewhere:up"}
@@ -323,7 +323,7 @@ def test_the_selected_database_is_known_after_a_cut(daemons, site, hub, at_site,
             wire.cut()
             attached_again(daemon, mark)
             other.set("site1:other", f"after {round_}")
-        crossed(at_site, at_hub, back=False)
+        all_replicated(at_site, at_hub, back=False)
         assert content(at_hub).keys() == {b"site1:0", b"site1:1", b"site1:2"}
 
 
@@ -341,7 +341,7 @@ def test_transactions_and_scripts(daemons, site, hub, at_site, at_hub):
             "redis.call('SET', 'site1:in-database-5', 1)",
             *(2, f"site1:e{number}", "site1:scripted", number),
         )
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert len(assert_equal_soon(at_site, at_hub)) == 50 + 50 + 3
     assert at_hub.get("site1:counter") == at_hub.hget("site1:scripted", "n") == b"50"
 
@@ -352,7 +352,7 @@ def test_a_function_writes(daemons, site, hub, at_site, at_hub):
         "#!lua name=lib\nredis.register_function('put', function(k, a) return redis.call('SET', k[1], a[1]) end)"
     )
     at_site.fcall("put", 1, "site1:by-function", "v")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     assert at_hub.get("site1:by-function") == b"v"
 
 
@@ -362,7 +362,7 @@ def test_keys_expire_at_the_site_without_harm(daemons, site, hub, at_site, at_hu
     at_site.set("site1:short", "v", px=300)
     at_site.set("site1:long", "v")
     eventually(lambda: not at_site.exists("site1:short"), description="expired at the site")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     eventually(lambda: not at_hub.exists("site1:short"), description="expired at the hub")
     assert content(at_site) == content(at_hub) == {b"site1:long": ("string", b"v", -1)}
 
@@ -451,4 +451,4 @@ def test_min_replicas_counts_us(daemons, site, hub, at_site, at_hub):
             return at_site.set("site1:key", "v")
 
     eventually(accepted, description="the site takes writes")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)

@@ -11,7 +11,7 @@ import pytest
 
 from redisrepl.subcommands.status import watch
 from testbed import Daemon, FaultProxy, RedisServer, eventually
-from tests.e2e.support import SWIFT, crossed, pushed
+from tests.e2e.support import SWIFT, all_replicated, pushed
 
 OK, WRONG, UNAVAILABLE, STARTING = 0, 1, 69, 75
 
@@ -43,7 +43,7 @@ def test_all_is_well(daemons, site, hub, at_site, at_hub, state, status):
     daemon = daemons.live(site, hub, *SWIFT, "--state-dir", state)
     at_hub.set("site1:from the hub", "s3cret-value")
     at_site.set("site1:from the site", "s3cret-value")
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     daemon.wait_for_log("sweep.finished")
     eventually(lambda: status("--json")[0] == OK, description="all is well")
     code, said, _ = status("--json")
@@ -96,7 +96,7 @@ def test_it_says_what_its_schema_says(daemons, site, hub, at_site, at_hub, state
     document = json.loads(status("--json")[1])
     validator.validate(document)
     assert validator.is_valid(document | {"surprise": 1}) is False
-    crossed(at_site, at_hub, back=rc)
+    all_replicated(at_site, at_hub, back=rc)
     eventually(lambda: json.loads(status("--json")[1])["sweep"].get("finished_at") or not rc)
     validator.validate(json.loads(status("--json")[1]))
     hub.redis.connection_pool.disconnect()
@@ -272,5 +272,5 @@ def test_a_socket_that_cannot_be_made_is_a_warning(daemons, site, hub, at_site, 
     told = daemon.wait_for_log("daemon.no_socket")
     assert told["level"] == "warning"
     assert told["file"] == str(path)
-    crossed(at_site, at_hub, back=False)
+    all_replicated(at_site, at_hub, back=False)
     assert status()[0] == UNAVAILABLE

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from testbed import FaultProxy, eventually
-from tests.e2e.support import SWIFT, assert_equal_soon, crossed, pushed, wait_until_live
+from tests.e2e.support import SWIFT, all_replicated, assert_equal_soon, pushed, wait_until_live
 
 #: Nothing but the end itself may be what ends the waiting for an answer.
 IMPATIENT = ("--shutdown-timeout", "0.3", "--timeout", "600", "--connect-timeout", "1")
@@ -15,7 +15,7 @@ IMPATIENT = ("--shutdown-timeout", "0.3", "--timeout", "600", "--connect-timeout
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it(daemons, site, hub, at_site, at_hub, number):
     daemon = daemons.live(site, hub)
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     daemon.signal(number)
     assert daemon.wait() == 0
     assert daemon.wait_for_log("daemon.stopped")["unpushed_keys"] == 0

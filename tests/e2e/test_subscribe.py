@@ -3,7 +3,7 @@
 import pytest
 
 from testbed import HttpProxy, Hub, RedisServer, WebSocketWebdis, eventually
-from tests.e2e.support import SWIFT, assert_equal_soon, crossed
+from tests.e2e.support import SWIFT, all_replicated, assert_equal_soon
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def new_hub(certificates):
 
 
 def pulls(at_site, at_hub):
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
     with at_hub.pipeline(transaction=False) as pipeline:
         for number in range(1000):
             pipeline.set(b"site1:\xff\x00%d" % number, number)
@@ -44,15 +44,15 @@ def test_flags_that_another_client_takes_away_are_added_again(daemons, site, hub
     at_hub.rename("site1:new", "site1:newer")
     eventually(lambda: at_site.get("site1:newer") == b"v")
     assert len(daemon.logged("subscribe.started")) == 1
-    crossed(at_site, at_hub)
+    all_replicated(at_site, at_hub)
 
 
 def test_who_adds_flags_again_tells_the_others_what_they_missed(daemons, site, hub, at_site, at_hub):
     with RedisServer() as other, other.client() as at_other:
         daemons.live(site, hub, *SWIFT)
         daemons.live(other, hub, *SWIFT, "--canary-period", "30")  # so it does not look by itself
-        crossed(at_site, at_hub)
-        crossed(at_other, at_hub)
+        all_replicated(at_site, at_hub)
+        all_replicated(at_other, at_hub)
         with at_hub.pipeline(transaction=True) as at_once:
             at_once.config_set("notify-keyspace-events", "")
             at_once.set("site1:unheard", "v")

@@ -14,7 +14,7 @@ from testbed import Hub, RedisServer, eventually
 from tests.e2e.commands import ARGUMENTS, Words, writes
 from tests.e2e.conftest import Daemons
 from tests.e2e.pairs import Pair, overrun
-from tests.e2e.support import PREFIX, SWIFT, crossed, settled
+from tests.e2e.support import PREFIX, SWIFT, all_replicated, settled
 
 ALL = ("--replicate", "all")
 
@@ -66,7 +66,7 @@ class Place:
     def assert_equal(self, log=()):
         """All three copies are equal, soon; else the last commands of a key are shown."""
         for site in self.clients[:2]:
-            crossed(site, self.clients[2])
+            all_replicated(site, self.clients[2])
 
         def equal():
             first, second, hub = map(held, self.clients)

@@ -16,7 +16,7 @@ import pytest
 
 from testbed import Hub, RedisServer, eventually
 from tests.e2e.conftest import Daemons
-from tests.e2e.support import SWIFT, crossed, wait_until_live
+from tests.e2e.support import SWIFT, all_replicated, wait_until_live
 from tests.hostile.peers import HostileHub, HostileSite, Switch
 
 HUGE = b"*1000000000\r\n"
@@ -195,7 +195,7 @@ def says_what_is_wrong(daemon, events, mark, words):
 
 def healed(scene):
     site, hub, _, _ = scene
-    crossed(site.client(), hub.redis)
+    all_replicated(site.client(), hub.redis)
 
 
 @pytest.mark.parametrize("kind", HUBS)
