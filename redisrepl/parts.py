@@ -106,6 +106,7 @@ class Parts:
         self._followed = Followed()
         self.read_client = open_client(address, settings.timeout, 2, self._followed)
         self.write_client = open_client(address, settings.timeout, 2, self._followed)
+        self._flags_client = open_client(address, settings.timeout, 1)  # of whichever server is about to be followed
         self._site_reader = SiteReader(self.read_client, address, settings.max_value, self._types)
         self._retry: dict[str, Any] = {
             "attempts": None,
@@ -185,7 +186,7 @@ class Parts:
         self.noticing = Noticing(
             SiteEvents(
                 address,
-                self.read_client,
+                self._flags_client,
                 self.namespaces.prefixes,
                 settings.kinds,
                 silence=settings.site_silence,
@@ -393,6 +394,7 @@ class Parts:
         await self.hub.close()
         await self.read_client.aclose()
         await self.write_client.aclose()
+        await self._flags_client.aclose()
         if self.conflicts is not None:
             self.conflicts.close()
         await self.store.close()

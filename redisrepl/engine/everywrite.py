@@ -16,7 +16,7 @@ import structlog
 
 from redisrepl.changes import Change, StringSet, Touch
 from redisrepl.engine.merging import merge, removes, size_of
-from redisrepl.engine.pending import OVERHEAD, Pending, Waiting, fields_of, parts_of
+from redisrepl.engine.pending import OVERHEAD, Pending, Waiting, fields_of, parts_of, told_of
 
 __all__ = ["EveryWrite"]
 
@@ -115,6 +115,29 @@ class EveryWrite(Pending):
             along, behind = self._along.pop(key, []), self._behind.pop(key, ())
             if along or behind:
                 self._behind[key] = deque((*along, *behind))
+
+    def forget_untold(self, keys: Iterable[bytes]) -> None:
+        """Of what waits for these keys, drop what does not tell its value."""
+        super().forget_untold(keys := [*keys])
+        for key in keys:
+            queue = deque(filter(self._tells, self._behind.pop(key, ())))
+            if queue and not self.busy(key):
+                self._ready[key] = queue.popleft()
+            if queue:
+                self._behind[key] = queue
+        self._advance()
+
+    def _tells(self, waiting: Waiting) -> bool:
+        """Whether it tells a value, once what does not is dropped of it."""
+        told = told_of(waiting.change)
+        if told is None:
+            self._let_go(waiting)
+            return False
+        if told is not waiting.change:
+            size = size_of(told) + OVERHEAD
+            self.bytes += size - waiting.size
+            waiting.change, waiting.size = told, size
+        return True
 
     def _last(self, key: bytes) -> Change | None:
         """The last change of a key that is not on its way."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from redisrepl.changes import (
     DENIED,
@@ -94,6 +95,7 @@ class Outbound:
         self.foreign_origin: bytes | None = None  # another redisrepl that applies what comes from the same hub
         self._recent = Recent()
         self._doubts_turn = False  # to leave, before what the stream told
+        self._history = 0  # of the site, by number
         self._expected_local = expected_local
         self._expected_remote = expected_remote
         self._pulling = pulling
@@ -344,8 +346,10 @@ class Outbound:
     def start_over(self) -> None:
         """A new history of the site begins with a snapshot: what was expected of the old one is void.
 
-        A key that waits or is on its way may be gone by now, which no snapshot tells.
+        A key that waits or is on its way may be gone by now, which no snapshot tells. And what did not tell its value
+        is no more than in doubt from here on: what is read now need not be what it led to.
         """
+        self._history += 1
         for key in self.pending.outstanding:
             self.doubt(key)
         self.pending.start_over()
@@ -367,17 +371,21 @@ class Outbound:
         doubts_first = self._doubts_turn and self._doubts.may_judge()
         if doubts_first and (changes := self._take_doubts(max_keys, max_bytes)):
             self._doubts_turn = False
-            return Batch(changes, self.doubtful, in_doubt=True)
+            return Batch(changes, self.doubtful, True, self._history)
         # What the site changes all the time must not stay in doubt for ever.
         unless = self.doubtful.outstanding if doubts_first else self.doubtful.in_flight
         if changes := self.pending.take(max_keys, max_bytes, unless=unless):
             self._doubts_turn = True
-            return Batch(changes, self.pending, in_doubt=False)
+            return Batch(changes, self.pending, False, self._history)
         left = self._take_doubts(max_keys, max_bytes) if not doubts_first and self._doubts.may_judge() else ()
-        return Batch(left, self.doubtful, in_doubt=True)
+        return Batch(left, self.doubtful, True, self._history)
 
     def _take_doubts(self, max_keys: int, max_bytes: int) -> Sequence[Change]:
         return self.doubtful.take(max_keys, max_bytes, unless=self.pending.in_flight) if self.doubtful.ready else ()
+
+    def is_stale(self, batch: Batch) -> bool:
+        """Whether a new history of the site has begun since: what was read for it may be of another server."""
+        return batch.history != self._history
 
     def prepare(self, changes: Sequence[Change], now: float) -> Departure:
         """What to send for a batch of the stream whose values were read; its events are expected from here on."""
@@ -465,7 +473,7 @@ class Outbound:
     def shortened(self, batch: Batch, keys: Collection[bytes]) -> Batch:
         """The batch without these keys, which do not travel in it after all and wait again."""
         batch.queue.put_back(keys)
-        return Batch([change for change in batch.changes if change.key not in keys], batch.queue, batch.in_doubt)
+        return replace(batch, changes=[change for change in batch.changes if change.key not in keys])
 
     def failed(self, batch: Batch, *, unknown: bool) -> None:
         """The batch did not arrive; with `unknown`, it may have, or may yet: then its keys are in doubt."""
@@ -475,6 +483,8 @@ class Outbound:
             if self._expected_remote is not None:
                 self._expected_remote.void(keys)
             batch.queue.put_back(keys)
+            if self.is_stale(batch) and not batch.in_doubt:
+                batch.queue.forget_untold(keys)
             return
         self._void(keys)
         self._doubts.arrived(keys)

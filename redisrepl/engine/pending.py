@@ -17,7 +17,7 @@ from itertools import count, islice
 from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, Touch
 from redisrepl.engine.merging import growth, merge, removes, size_of
 
-__all__ = ["OVERHEAD", "Entry", "Mark", "Pending", "Waiting", "fields_of", "parts_of"]
+__all__ = ["OVERHEAD", "Entry", "Mark", "Pending", "Waiting", "fields_of", "parts_of", "told_of"]
 
 #: Bytes that an entry costs beside its value: dictionary slot, a short key, tuple, object headers (measured).
 OVERHEAD = 240
@@ -76,6 +76,16 @@ def fields_of(entries: Iterable[Entry]) -> set[bytes] | None:
             return None
         names.update(entry.change.fields)
     return names
+
+
+def told_of(change: Change) -> Change | None:
+    """What a change tells with its value; None: nothing."""
+    if isinstance(change, Touch):
+        return None
+    if isinstance(change, HashSet) and None in change.fields.values():
+        told: dict[bytes, bytes | None] = {name: value for name, value in change.fields.items() if value is not None}
+        return HashSet(change.key, told, change.type) if told else None
+    return change
 
 
 class Pending:
@@ -154,7 +164,11 @@ class Pending:
         self.database = database
 
     def start_over(self) -> None:
-        """A new history begins with a snapshot. What waits is kept, and counts as the snapshot's first part."""
+        """A new history begins with a snapshot. What waits with its value is kept, as the snapshot's first part.
+
+        What does not tell its value is dropped, but for what is on its way: these keys are in doubt now.
+        """
+        self.forget_untold(self.outstanding)
         self._marks.clear()
         self._open = None
         self.acknowledged = 0
@@ -360,6 +374,24 @@ class Pending:
                 if waiting.fields:
                     return
         self._release(change.key, self._ready.pop(change.key))
+        self._advance()
+
+    def forget_untold(self, keys: Iterable[bytes]) -> None:
+        """Of what waits for these keys, drop what does not tell its value."""
+        for key in keys:
+            for entries in (self._ready, self._held):
+                if (entry := entries.get(key)) is None or isinstance(entry, tuple):
+                    continue
+                change, mark, _ = parts_of(key, entry)
+                told = told_of(change)
+                if told is change:
+                    continue
+                self._release(key, entry)
+                if told is None:
+                    del entries[key]
+                else:
+                    self._marks[mark].outstanding += 1
+                    entries[key] = self._entry(told, mark, size_of(told))
         self._advance()
 
     def _advance(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from redisrepl.changes import (
@@ -142,11 +142,19 @@ class OutboundOptions:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Changes that travel together, and where they go back to if they do not arrive."""
+    """Changes that travel together.
+
+    Attributes:
+        changes: they.
+        queue: where they go back to if they do not arrive.
+        in_doubt: see `engine.outbound`.
+        history: of the site, by number, in which it was taken.
+    """
 
     changes: Sequence[Change]
     queue: Pending
     in_doubt: bool
+    history: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from redisrepl.engine.ancestor import Agreed, note_changes
 from redisrepl.engine.merging import size_of
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pushes import Batch, Departure, settle
-from redisrepl.errors import FencedError, HubError, KeyDeniedError, OutcomeUnknownError, RedisreplError
+from redisrepl.errors import FencedError, HubError, KeyDeniedError, LinkLostError, OutcomeUnknownError, RedisreplError
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.denials import Denials
 from redisrepl.flow.idle import Idle
@@ -241,6 +241,7 @@ class Pushing:
         outbound = self.outbound
         if not batch.in_doubt:
             batch, changes = await self._resolve(batch)
+            _refuse_stale(outbound, batch)
             if any(type(change) is Deleted for change in changes) and await self._site_evicted():
                 changes = [change for change in changes if type(change) is not Deleted]
             changes = await self._without_expiries(changes)
@@ -263,6 +264,7 @@ class Pushing:
             del states[key]  # the hub lets its own expire
         if any(state is None for state in states.values()):
             await self._site_evicted()  # as of now, what is in doubt is judged by that
+        _refuse_stale(outbound, batch)
         return batch, outbound.prepare_doubtful(batch, settled, states, ancestors, time.monotonic())
 
     async def _without_expiries(self, changes: Sequence[Change]) -> Sequence[Change]:
@@ -352,3 +354,9 @@ class Pushing:
             if gone:
                 changes.append(FieldsDeleted(key, tuple(sorted(gone)), "stream"))
         return changes
+
+
+def _refuse_stale(outbound: Outbound, batch: Batch) -> None:
+    """What a server lacks that came up meanwhile, nobody removed."""
+    if outbound.is_stale(batch):
+        raise LinkLostError("the link to the site's Redis was lost while values were read there")

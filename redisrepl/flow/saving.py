@@ -111,7 +111,7 @@ class Saving:
         self._fence = fence
         self._held = held
         self._origin = origin
-        self._unread: list[bytes] = []
+        self._untold: tuple[int, list[bytes]] = 0, []  # keys of changes without a value; in which epoch of the site
         self._news = asyncio.Event()
         self._news.set()
         self._kept: dict[str, object] = {name: store.saved.get(name) for name in ("replid", "offset", "database")}
@@ -143,13 +143,15 @@ class Saving:
                 self._news.set()
 
     async def _read_witnesses(self) -> None:
-        """Read keys whose changes in the stream had no value: only values are evidence of the site's history."""
-        keys, self._unread = self._unread[-_WITNESSES:], []
-        if not keys or not self._core.continuity.site.followed:
+        """Read keys whose changes in the stream had no value: only values are evidence of the site's history.
+
+        Once the link was lost, another server may answer, or one that was restarted: what it lacks, nobody removed.
+        """
+        (epoch, keys), self._untold = self._untold, (0, [])
+        if not keys or self._core.continuity.site.epoch != epoch:
             return
-        epoch = self._core.continuity.site.epoch
         try:
-            held = await self._held((key, None) for key in keys)
+            held = await self._held((key, None) for key in keys[-_WITNESSES:])
         except RedisreplError:
             return  # then there is less evidence, which is safe
         if self._core.continuity.site.epoch == epoch:
@@ -160,7 +162,7 @@ class Saving:
         core, known, outbound = self._core, self._known, self._core.outbound
         judged = core.continuity.site.judged
         if judged:  # otherwise it may be another server
-            self._unread = core.saw(self._store.number)
+            self._untold = core.continuity.site.epoch, core.saw(self._store.number)
         if (position := self._position()) is not None:
             self._kept = {"replid": position.replid, "offset": position.offset, "database": outbound.pending.database}
         elif self._following.position is None:

@@ -112,26 +112,42 @@ INFO = (b"INFO", b"replication")
 class Followed:
     """The server whose writes are seen.
 
-    Another one may answer at its address, after a failover: what that holds, or is told, is not this one's.
+    Another one may answer at its address, after a failover or a restart: what that holds, or is told, is not this
+    one's. While nobody is followed, only the last one that was is spoken with.
 
     Attributes:
         number: grows each time that a server is found; connections of before are not used any more.
-        history: replication id of the one that is followed; empty: none is, or it does not tell.
-        differs: another server was met since.
+        history: replication id of the one that is followed, or was last; empty: there was none, or it does not tell.
+        following: it is followed.
+        differs: another server was met since it was found.
     """
 
     number: int = 0
     history: str = ""
+    following: bool = False
     differs: bool = False
 
     def found(self, history: str) -> None:
         """A server is followed from here on."""
         self.number += 1
-        self.history = history
+        self.history, self.following, self.differs = history, True, False
 
     def lost(self) -> None:
         """Nobody is followed."""
-        self.history, self.differs = "", False
+        self.following = self.differs = False
+
+    def asks(self) -> bool:
+        """Whether a server must tell its history before it is spoken with."""
+        return bool(self.history) or (not self.following and self.number > 0)
+
+    def admits(self, history: str) -> bool:
+        """Whether a server with this history (empty: it does not tell) may be spoken with; another one is noted."""
+        if not self.history:
+            return self.following
+        if history == self.history or (self.following and not history):
+            return True
+        self.differs = self.following
+        return False
 
 
 class SiteConnection(redis.asyncio.connection.AbstractConnection):
@@ -163,13 +179,11 @@ class SiteConnection(redis.asyncio.connection.AbstractConnection):
         """See redis-py; and leave a server that is not the one that is followed."""
         await super().on_connect_check_health(check_health)
         self._made_for = self._followed.number
-        if not self._followed.history:
+        if not self._followed.asks():
             return
         (info,) = await self.exchange([INFO])
-        history = history_in(info)
-        if history and self._followed.history and history != self._followed.history:
-            self._followed.differs = True
-            raise redis.exceptions.ConnectionError("another server answers there than the one that is followed")
+        if not self._followed.admits(history_in(info)):
+            raise redis.exceptions.ConnectionError("another server may answer there than the one that is followed")
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """See redis-py."""

@@ -78,12 +78,12 @@ class SiteEvents:
 
     Args:
         address: of the site's Redis.
-        client: for its notification flags.
+        client: for its notification flags; used before a subscription counts, so it may speak with any server.
         prefixes: the namespaces.
         kinds: which of `changes.KINDS` cross.
         silence: seconds without a byte after which the subscription is dead; a PING goes out after a third of them.
         connect_wait: seconds for connecting.
-        followed: tells when the client has met another server.
+        followed: tells when another server was met.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from redisrepl.changes import Deleted, StringSet, Touch
+from redisrepl.changes import Deleted, HashSet, StringSet, Touch
 from redisrepl.engine.everywrite import EveryWrite
 
 K, L = b"k", b"l"
@@ -142,6 +142,20 @@ def test_a_new_history_keeps_what_waits():
     assert batch + left == [value(1), value(2), value(1, L), value(2, L)]
     arrives(waiting, left)
     assert waiting.acknowledged == 50
+
+
+def test_a_new_history_drops_what_does_not_tell_its_value():
+    """The values before and behind it are kept, in their order."""
+    partly = HashSet(L, {b"known": b"1", b"unknown": None})
+    waiting = holding(Touch(K), value(1), Touch(K), value(2), value(1, L), partly, Touch(b"flying"))
+    waiting.read_up_to(100)
+    waiting.start_over()
+    waiting.read_up_to(50)
+    left = [value(1), value(2), value(1, L), HashSet(L, {b"known": b"1"})]
+    batch = takes(waiting)
+    assert sorted(batch, key=lambda change: change.key) == sorted(left, key=lambda change: change.key)
+    arrives(waiting, batch)
+    assert (len(waiting), waiting.bytes, waiting.acknowledged) == (0, 0, 50)
 
 
 OPERATIONS = st.lists(

@@ -624,6 +624,20 @@ def test_what_was_on_its_way_when_a_new_history_began_is_read_again():
     assert side.outbound.take(10, 1000) == Batch([Touch(K, replaces=True)], side.outbound.doubtful, in_doubt=True)
 
 
+def test_what_did_not_tell_its_value_when_a_new_history_began_is_in_doubt_alone():
+    """It may lead to what another server holds: that is not to be pushed as a client's write."""
+    side = Side()
+    side.outbound.read([[b"SET", K, b"v"], [b"INCR", b"a:2"]], 10)
+    batch = side.outbound.take(10, 1000)
+    side.outbound.read([[b"INCR", b"a:3"]], 20)
+    assert not side.outbound.is_stale(batch)
+    side.outbound.start_over()
+    assert side.outbound.is_stale(batch)
+    side.outbound.failed(batch, unknown=False)
+    assert side.outbound.pending.take(10, 1000) == [StringSet(K, b"v")]
+    assert {change.key for change in side.outbound.doubtful.take(10, 1000)} == {K, b"a:2", b"a:3"}
+
+
 def test_the_last_changes_of_the_site_are_remembered_once():
     side = Side()
     side.expected.expect(K, StringSet(K, b"ours"), math.inf)

@@ -611,7 +611,7 @@ def test_acknowledged_is_exactly_what_a_naive_account_says(operations, max_bytes
 
 
 def test_a_new_history_keeps_what_waits_and_counts_it_as_of_the_snapshot():
-    waiting = holding(StringSet(b"ready", b"1"), StringSet(b"flying", b"1"), Touch(b"touch"))
+    waiting = holding(StringSet(b"ready", b"1"), StringSet(b"flying", b"1"), StringSet(b"left", b"1"))
     waiting.read_up_to(100)
     taken = takes(waiting, max_keys=2)
     waiting.add(StringSet(b"flying", b"2"))
@@ -623,9 +623,29 @@ def test_a_new_history_keeps_what_waits_and_counts_it_as_of_the_snapshot():
     waiting.done([change.key for change in taken])
     assert waiting.acknowledged == 0
     left = takes(waiting)
-    assert {change.key for change in left} == {b"touch", b"flying", b"snapshot"}
+    assert {change.key for change in left} == {b"left", b"flying", b"snapshot"}
     waiting.done([change.key for change in left])
     assert waiting.acknowledged == 50
+
+
+def test_a_new_history_drops_what_does_not_tell_its_value():
+    """What is there now need not be what it led to."""
+    fields = {b"known": b"1", b"unknown": None}
+    flying = [Touch(b"flying"), HashSet(b"flying hash", dict(fields))]
+    waiting = holding(*flying)
+    waiting.read_up_to(100)
+    assert takes(waiting) == flying
+    for change in (Touch(b"t"), HashSet(b"h", dict(fields)), HashSet(b"g", {b"f": None}), Touch(b"flying"), SET):
+        waiting.add(change)
+    waiting.start_over()
+    assert takes(waiting) == [HashSet(b"h", {b"known": b"1"}), SET]
+    waiting.read_up_to(50)
+
+    waiting.put_back([change.key for change in flying])
+    waiting.forget_untold([change.key for change in flying])
+    assert takes(waiting) == [HashSet(b"flying hash", {b"known": b"1"})]
+    waiting.done([b"h", K, b"flying hash"])
+    assert (len(waiting), waiting.bytes, waiting.acknowledged) == (0, 0, 50)
 
 
 def test_a_new_history_with_nothing_waiting():

@@ -8,7 +8,7 @@ import pytest
 
 from redisrepl.changes import KINDS, ExpirySet, HashState, StringSet, StringState, Touch
 from redisrepl.engine.ancestor import note_state
-from redisrepl.engine.continuity import Continuity, SideState
+from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import Core, CoreOptions, Loss
 from redisrepl.flow.applying import Applying
 from redisrepl.local.address import parse_address
@@ -310,6 +310,27 @@ async def test_before_the_hub_loses_what_the_site_lacks_the_site_is_asked_whethe
         await world.applying.idle()
 
         assert (world.core.outbound.waiting == 0) == evicts
+
+
+async def test_nothing_is_removed_for_a_site_that_came_back_while_it_was_compared(server, at_site, running):
+    """What it lacks until its history is known, nobody need have removed."""
+    async with running(server) as world:
+        world.hub[KEY] = A
+        world.agree(KEY, A)
+        world.reader.go_on.clear()
+        world.dirty(KEY, suspect=True)
+        await eventually_async(lambda: world.reader.asked)
+        world.core.site_lost()
+        world.core.site_attached()
+        world.reader.go_on.set()
+        await eventually_async(lambda: not world.applying._site_turn.locked())
+        assert not world.core.outbound.waiting
+
+        world.core.judged("site", Event.WENT_BACK, "restarted", proved=0)
+        world.applying.wake()
+        await world.applying.idle()
+        assert not world.core.outbound.waiting
+        assert at_site.get(KEY) == b"a"
 
 
 @pytest.mark.parametrize("hub", [None, HashState({})])

@@ -448,6 +448,32 @@ async def test_values_that_only_the_site_knows_are_read_before_they_are_pushed(s
     assert outbound.counters.failed == 2
 
 
+@pytest.mark.parametrize("in_doubt", [False, True])
+async def test_what_was_read_while_the_site_was_lost_is_read_again(store, in_doubt):
+    """A server that came back empty has removed nothing."""
+    facts = Facts()
+    note_state(facts, b"k", A)
+    store.agreed(facts)
+    outbound, hub, states = outbound_of(), FakeHub(), {}
+    if in_doubt:
+        outbound.doubt(b"k")
+    else:
+        outbound.add(Touch(b"k", replaces=True))
+
+    class Restarted(StatesOf):
+        async def first_states(self, keys, max_bytes):
+            read = await super().first_states(keys, max_bytes)
+            if len(self.asked) == 1:
+                outbound.start_over()
+                states[b"k"] = B
+            return read
+
+    async with Flights(outbound, store, hub, site=Restarted(states)) as flights:
+        await flights.pushing.drained()
+    ((command,),) = hub.pushed
+    assert command[:2] == [b"SETIF", b"k"]
+
+
 async def test_flights_do_not_spin_while_all_that_waits_is_on_its_way_in_doubt(store):
     outbound, hub = outbound_of(), FakeHub()
     outbound.doubt(b"k", StringSet(b"k", b"v"))

@@ -110,6 +110,18 @@ def test_histories_and_evidence_are_saved(world):
     assert len(Ring.load(world.saved())) == 2
 
 
+async def test_what_a_server_lacks_that_came_up_meanwhile_is_no_evidence(world):
+    """It would say that a client had removed these keys."""
+    world.core.outbound.read([[b"INCR", b"ns:k"]], 80)
+    world.saving.save()
+    world.core.site_lost()
+    world.core.site_attached()
+    world.core.judged("site", Event.WENT_BACK, "restarted", proved=0)
+    await world.saving._read_witnesses()
+    assert world.asked == []
+    assert not world.core.ring.last(b"ns:k")
+
+
 async def test_what_changes_that_tell_no_value_led_to_is_read(world):
     keys = [b"ns:%d" % number for number in range(50)]
     world.held = dict.fromkeys(keys, 7)

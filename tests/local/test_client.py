@@ -160,7 +160,7 @@ async def test_large_replies_arrive_whole_between_small_ones():
 
 
 async def test_another_server_at_the_address_is_left():
-    """What it holds, or is told, is not of the history that is followed."""
+    """What it holds, or is told, is not of the history that is followed; nor is it while nobody is followed."""
     with RedisServer() as site:
         address, followed = parse_address(site.url), Followed()
         client = plain_client(address, 2.0, 1, followed)
@@ -178,7 +178,26 @@ async def test_another_server_at_the_address_is_left():
 
         followed.lost()
         assert not followed.differs
+        with pytest.raises((LinkLostError, PeerUnavailableError), match="another server"), translated(address):
+            await ask(client, b"PING")
+        assert not followed.differs  # or what comes to follow it would leave it at once
+        followed.found(info["master_replid"])
         await ask(client, b"PING")
+        await client.aclose()
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_server_that_does_not_tell_its_history_is_spoken_with_while_it_is_followed(known):
+    with RedisServer() as site:
+        site.client().acl_setuser("narrow", enabled=True, nopass=True, commands=["+ping"])
+        address, followed = parse_address(site.url, username="narrow", password="any"), Followed()
+        client = plain_client(address, 2.0, 1, followed)
+        followed.found("0" * 40 if known else "")
+        await ask(client, b"PING")
+        followed.lost()
+        await client.connection_pool.disconnect()
+        with pytest.raises((LinkLostError, PeerUnavailableError), match="another server"), translated(address):
+            await ask(client, b"PING")
         await client.aclose()
 
 
