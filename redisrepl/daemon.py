@@ -29,7 +29,7 @@ from redisrepl.local.connection import translated
 from redisrepl.memory import collect_seldom, give_back
 from redisrepl.observe.service import Service
 from redisrepl.observe.socket import serve_state
-from redisrepl.observe.state import State, say_started
+from redisrepl.observe.state import DaemonState, say_started
 from redisrepl.parts import FETCHES, Parts
 from redisrepl.settings.settings import Settings
 from redisrepl.signals import process_signals
@@ -70,7 +70,7 @@ class Daemon:
         if address.context is not None:
             links["site"] = (address.context, site_files(settings))
         self._certificates = CertificateWatch(links, self._renewed)
-        self._state = State(self._parts, address, self._certificates)
+        self._state = DaemonState(self._parts, address, self._certificates)
         self._service = Service()
         self._listener = self._open_listener() if settings.listen else None
         self._stop = asyncio.Event()
@@ -125,7 +125,7 @@ class Daemon:
         others.append(tasks.create_task(parts.saving.run(), name="saving"))
         others.append(tasks.create_task(parts.judging.run(), name="judging"))
         others.append(tasks.create_task(self._look_at_hub(), name="hub"))
-        others.append(tasks.create_task(parts.following.diagnosis.run(), name="diagnosis"))
+        others.append(tasks.create_task(parts.stream.diagnosis.run(), name="diagnosis"))
         others.append(tasks.create_task(self._tick(), name="tick"))
         others.append(tasks.create_task(serve_state(parts.store.file("sock"), self._state.full_document), name="state"))
         if self._listener is not None:
@@ -162,7 +162,7 @@ class Daemon:
                     with contextlib.suppress(redis.exceptions.NoPermissionError):  # an answer too
                         await self._parts.read_client.ping()
         except (PeerUnavailableError, LinkLostError) as error:
-            self._parts.following.trouble.failed(error, hint="waiting for it")
+            self._parts.stream.trouble.failed(error, hint="waiting for it")
 
     async def _check_hub(self) -> None:
         hub, pushing = self._parts.hub, self._parts.pushing

@@ -18,7 +18,7 @@ import structlog
 
 from redisrepl.changes import Change, types_of
 from redisrepl.engine.continuity import Continuity
-from redisrepl.engine.core import Core, CoreOptions, Loss
+from redisrepl.engine.core import ConflictLoss, Core, CoreOptions
 from redisrepl.engine.evidence import Ring
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losses import MOST_PLACES, Losses
@@ -50,8 +50,8 @@ from redisrepl.remote.push import HubPusher
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
 from redisrepl.settings.settings import Settings
 from redisrepl.sources.backpressure import Backpressure
-from redisrepl.sources.keyspace import Noticing, Source
-from redisrepl.sources.stream import Following, LinkOptions
+from redisrepl.sources.keyspace import KeyspaceSource, Source
+from redisrepl.sources.stream import StreamOptions, StreamSource
 from redisrepl.store.conflicts import Conflicts
 from redisrepl.store.losers import SUFFIX, Loser
 from redisrepl.tls.certificates import client_context, hub_files
@@ -156,13 +156,13 @@ class Parts:
             retry=self._soon,
             clocks=known.clocks,
         )
-        self.following = Following(
+        self.stream = StreamSource(
             address,
             self.outbound,
             self.namespaces.prefixes,
             saved.position,
             Backpressure(self.outbound, self.pushing.returned, partial(ask_facts, address, settings.connect_timeout)),
-            options=LinkOptions.of(settings, self._retry),
+            options=StreamOptions.of(settings, self._retry),
             listener=self,
             followed=self._followed,
         )
@@ -174,16 +174,16 @@ class Parts:
             HubHistory(self.hub, self._hub_reader),
             self.fence,
             lambda: self.store.number,
-            lambda: int(self.following.read_to) if math.isfinite(self.following.read_to) else 0,
+            lambda: int(self.stream.read_to) if math.isfinite(self.stream.read_to) else 0,
             partial(self.store.agreed_since, most=MOST_PLACES),
             first="continuity" not in self.store.saved,
             retry=self._retry,
         )
-        self.saving = Saving(self.store, self.core, self.following, known, self.fence, history.held, who)
+        self.saving = Saving(self.store, self.core, self.stream, known, self.fence, history.held, who)
         self.judging.save = self.saving.save
         self.pull = self._build_pull(who.encode()) if self.core.inbound is not None else None
         self.sweep = self._build_sweep()
-        self.noticing = Noticing(
+        self.keyspace = KeyspaceSource(
             SiteEvents(
                 address,
                 self._flags_client,
@@ -199,7 +199,7 @@ class Parts:
             retry=self._retry,
             listener=self,
         )
-        self.source = Source(settings.source, self.following, self.noticing)
+        self.source = Source(settings.source, self.stream, self.keyspace)
 
     def _store_failed(self, trouble: str | None) -> None:
         self.saving.failed(trouble)
@@ -240,7 +240,7 @@ class Parts:
             on_failed=lambda reason: _log.warning("conflicts.failed", error=reason),
         )
 
-    def _keep_loser(self, loss: Loss) -> None:
+    def _keep_loser(self, loss: ConflictLoss) -> None:
         """What lost a conflict is kept."""
         if self.conflicts is not None:
             held = digest_of(loss.key, loss.value)
@@ -284,7 +284,7 @@ class Parts:
             SiteWriter(self.write_client, self._address, self.origin),
             same_hub=self.judging.same_hub,
             site_evicted=self.judging.site_evicted,
-            read_to=lambda: self.following.read_to,
+            read_to=lambda: self.stream.read_to,
             max_keys=settings.batch,
             retry=self._retry,
             clocks=self.judging.known.clocks,
@@ -299,7 +299,7 @@ class Parts:
             applying.wake()
 
         def on_feed(time_us: int, changes: list[Change]) -> None:
-            inbound.told(time_us, changes, time.monotonic())
+            inbound.feed(time_us, changes, time.monotonic())
             applying.wake()
 
         options = SubscriptionOptions(
@@ -343,7 +343,7 @@ class Parts:
         self._followed.lost()
         if self.core.continuity.site.judged:
             self.core.saw(self.store.number)  # of what the next link tells, nobody knows yet whose history it is
-            self.judging.known.seen = self.following.seen or self.judging.known.seen
+            self.judging.known.seen = self.stream.seen or self.judging.known.seen
         self.core.site_lost()
         if self.pull is not None:
             self.pull.applying.stream_moved()

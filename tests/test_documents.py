@@ -38,7 +38,7 @@ def events():
         found |= set(re.findall(r'_log\.(?:warning|error)\(\s*"([a-z_.]+)"', text))
         either = re.findall(r'_log\.(?:warning|error)\(\s*f"\{side\}([a-z_.]+)"', text)
         found |= {side + event for event in either for side in ("site", "hub")}
-        found |= {f"{stem}.failed" for stem in re.findall(r'Trouble\("([a-z_]+)"', text)}
+        found |= {f"{stem}.failed" for stem in re.findall(r'FailureLog\("([a-z_]+)"', text)}
     return found
 
 

@@ -38,7 +38,7 @@ DECIDING = {f"redisrepl.{name}" for name in ("daemon", "engine", "flow", "parts"
 
 #: What is made for one protocol to the hub; `remote.hub` is what all others know.
 OF_A_PROTOCOL = {
-    *("remote/session.py", "remote/ways.py", "remote/websocket.py", "remote/transport.py", "remote/connection.py"),
+    *("remote/session.py", "remote/channel.py", "remote/websocket.py", "remote/transport.py", "remote/connection.py"),
     *("remote/address.py", "remote/statuses.py", "remote/direct.py", "wire/webdis.py"),
 }
 

@@ -31,7 +31,7 @@ from redisrepl.engine.reconcile import Circumstances
 from redisrepl.namespaces import printable
 from redisrepl.wire.commands import ChangeDecoder
 
-__all__ = ["Core", "CoreOptions", "InitialSync", "Loss"]
+__all__ = ["ConflictLoss", "Core", "CoreOptions", "InitialSync"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -69,7 +69,7 @@ class CoreOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class ConflictLoss:
     """What lost a conflict.
 
     Attributes:
@@ -113,7 +113,7 @@ class Core:
         continuity: Continuity | None = None,
         ring: Ring | None = None,
         losses: Losses | None = None,
-        keep: Callable[[Loss], None] = lambda _: None,
+        keep: Callable[[ConflictLoss], None] = lambda _: None,
         outbound: type[Outbound] = Outbound,
         inbound: type[Inbound] = Inbound,
     ) -> None:
@@ -392,7 +392,7 @@ class Core:
         self._named += 1
         if self._named <= _NAMED:
             _log.warning("conflict.resolved", key=printable(plan.key), winner=plan.winner)
-        self._keep(Loss(plan.key, plan.winner, plan.lost))
+        self._keep(ConflictLoss(plan.key, plan.winner, plan.lost))
 
     def applies(self, number: int, offset: float | None = math.inf) -> None:
         """Something is applied to the site under this number, and its stream will show it.

@@ -45,7 +45,7 @@ _CHANGED = -1
 #: Keys whose time at the hub is noted.
 _NOTED = 100_000
 #: Keys, and fields of one, that wait as they were told; while the site is away there may come more.
-_TOLD = 1000
+_FED = 1000
 #: Fields of a hash that the site may change while it is fetched.
 _OWN = 1000
 _EXPIRIES = events_with(KeyEffect.EXPIRY, KeyEffect.FIELD_EXPIRY)
@@ -123,8 +123,8 @@ class Inbound:
         self._suspect: set[bytes] = set()  # of `_fetching`, those that are suspect
         self._own: dict[bytes, set[bytes]] = {}  # of `_fetching`, fields that the site itself changes or changed since
         self._resting: set[bytes] = set()  # of `dirty`, those that were fetched but for such fields, without news since
-        self._told: dict[bytes, tuple[Change, int]] = {}  # by the feed, waiting to be applied, and in which epoch
-        self._taken_told: set[bytes] = set()  # of `_fetching`, those that were told
+        self._fed: dict[bytes, tuple[Change, int]] = {}  # by the feed, waiting to be applied, and in which epoch
+        self._taken_fed: set[bytes] = set()  # of `_fetching`, those that were told
         self._fresh = Freshness(_NOTED)
         self._refusals = Refusals("apply.refused")
         self._announced = announced_events(kinds)
@@ -154,7 +154,7 @@ class Inbound:
         if self._resting:
             self._resting.difference_update(key for key, _ in foreign)
 
-    def told(self, time: int, changes: Iterable[Change], now: float) -> None:
+    def feed(self, time: int, changes: Iterable[Change], now: float) -> None:
         """Another redisrepl says what its push did at the hub at this time (`wire.feed`); events of it come as well.
 
         A change is taken as it is only if nothing newer can be known of its key. All others are left to their events,
@@ -165,7 +165,7 @@ class Inbound:
             by_key.setdefault(change.key, []).append(change)
         for key, of_key in by_key.items():
             if self._is_news(key, time, of_key):
-                self._take_told(key, of_key, now)
+                self._take_feed(key, of_key, now)
                 self._fresh.learn((key,), time)
 
     def _is_news(self, key: bytes, time: int, changes: Iterable[Change]) -> bool:
@@ -175,29 +175,29 @@ class Inbound:
             and all(is_replicated(change, self.kinds) for change in changes)
             and self._fresh.is_news(key, time)
             and key not in self.dirty
-            and (key not in self._fetching or key in self._taken_told)
-            and (key in self._told or len(self._told) < _TOLD)
+            and (key not in self._fetching or key in self._taken_fed)
+            and (key in self._fed or len(self._fed) < _FED)
             and not self._busy(key)
         )
 
-    def _take_told(self, key: bytes, changes: Iterable[Change], now: float) -> None:
+    def _take_feed(self, key: bytes, changes: Iterable[Change], now: float) -> None:
         for change in changes:
-            older = self._told.get(key)
+            older = self._fed.get(key)
             merged = change if older is None else merge(older[0], change)
-            if isinstance(merged, Touch) or (isinstance(merged, HashSet) and len(merged.fields) > _TOLD):
+            if isinstance(merged, Touch) or (isinstance(merged, HashSet) and len(merged.fields) > _FED):
                 # It changed its type meanwhile, or is better fetched as a whole.
-                self._fetch_told(key)
+                self._fetch_fed(key)
             else:
-                self._told[key] = (merged, self._epoch())
+                self._fed[key] = (merged, self._epoch())
             self.counters.fed += 1
             for command in commands_of(change):
                 for event in events_of(command):
                     if event in self._announced:
                         self._expected_remote.expect(key, event, now + self._event_patience)
 
-    def _fetch_told(self, key: bytes) -> None:
+    def _fetch_fed(self, key: bytes) -> None:
         """Fetch what was told of a key; its events are expected, so nothing else would lead to it."""
-        self._told.pop(key, None)
+        self._fed.pop(key, None)
         self.dirty.setdefault(key, False)
 
     def pushed(self, keys: Collection[bytes], time: float) -> None:
@@ -206,14 +206,14 @@ class Inbound:
 
     def changed_at_site(self, keys: Iterable[bytes], fields: Collection[bytes] | None = None) -> None:
         """A client of the site changed these keys, of hashes no more than these fields; their push will follow."""
-        fetching, told, expected = self._fetching, self._told, self._expected_local
+        fetching, told, expected = self._fetching, self._fed, self._expected_local
         if not (fetching or told or len(expected)):
             return  # the way most of a site's own writes go
         for key in keys:
             if key in fetching:
                 self._changed_while_fetched(key, fields)
             if key in told:
-                self._fetch_told(key)  # rule 2
+                self._fetch_fed(key)  # rule 2
             if expected.holds(key):
                 self.counters.conflicts += 1
                 self.dirty.setdefault(key, False)  # rule 1
@@ -237,8 +237,8 @@ class Inbound:
             if self._covers(key) and self._has_room_for(key):
                 self.dirty[key] = True
                 self._resting.discard(key)
-                if key in self._told:
-                    del self._told[key]  # what is fetched is newer
+                if key in self._fed:
+                    del self._fed[key]  # what is fetched is newer
 
     def _has_room_for(self, key: bytes) -> bool:
         room = key in self.dirty or len(self.dirty) < self._max_keys
@@ -287,7 +287,7 @@ class Inbound:
         for key, suspect in taken.items():
             del self.dirty[key]
             self._resting.discard(key)
-            self._told.pop(key, None)  # what is fetched is newer
+            self._fed.pop(key, None)  # what is fetched is newer
             self._fetching[key] = self._epoch()
             if suspect:
                 self._suspect.add(key)
@@ -304,30 +304,30 @@ class Inbound:
         self._own[key] = set(fields)
         return True
 
-    def take_told(self, most: int) -> dict[bytes, list[Change]]:
+    def take_fed(self, most: int) -> dict[bytes, list[Change]]:
         """What the feed told and may be applied now, in the place of a fetch."""
         taken: dict[bytes, list[Change]] = {}
         now = self._epoch()
-        for key in [key for key, (_, epoch) in self._told.items() if epoch != now]:
-            self._fetch_told(key)  # something may have been missed since
-        for key, (change, _) in self._told.items():
+        for key in [key for key, (_, epoch) in self._fed.items() if epoch != now]:
+            self._fetch_fed(key)  # something may have been missed since
+        for key, (change, _) in self._fed.items():
             if key in self._fetching or self._expected_local.holds(key) or key in self.dirty:
                 continue  # a dirty key is fetched
             taken[key] = _apart(change)
             if len(taken) >= most:
                 break
         for key in taken:
-            del self._told[key]
+            del self._fed[key]
             self._fetching[key] = now
-            self._taken_told.add(key)
+            self._taken_fed.add(key)
         return taken
 
     @property
     def waiting(self) -> bool:
         """Whether there may be a key to fetch or to apply."""
-        return bool(self.dirty or self._told)
+        return bool(self.dirty or self._fed)
 
-    def untaken(self, keys: Iterable[bytes]) -> None:
+    def put_back(self, keys: Iterable[bytes]) -> None:
         """The fetch of these keys failed, or did not reach them: they stay dirty."""
         for key in keys:
             self.dirty[key] = self.dirty.get(key, False) or key in self._suspect
@@ -351,7 +351,7 @@ class Inbound:
         """What was found out about this key cannot be told apart from what the site changes: it is fetched again."""
         self.counters.stale += 1
         self._resting.add(key)
-        self.untaken((key,))
+        self.put_back((key,))
 
     def about_to_apply(self, key: bytes, changes: Sequence[Change]) -> bool:
         """Whether these changes may be sent to the site now; if so their echo is expected from here on."""
@@ -383,7 +383,7 @@ class Inbound:
     def not_applied(self, keys: Collection[bytes]) -> None:
         """The site did not answer: whether it executed these is not known, so no expectation of them holds."""
         self._expected_local.void(keys)
-        self.untaken(keys)
+        self.put_back(keys)
 
     def _pass(self, keys: Collection[bytes]) -> None:
         if self._refusals:
@@ -399,9 +399,9 @@ class Inbound:
         self.counters.failed += 1
 
     @property
-    def unsettled(self) -> int:
+    def in_progress(self) -> int:
         """Keys that are dirty, told or being fetched."""
-        return len(self.dirty) + len(self._fetching) + len(self._told)
+        return len(self.dirty) + len(self._fetching) + len(self._fed)
 
     @property
     def compares(self) -> bool:
@@ -413,14 +413,14 @@ class Inbound:
         return {
             "dirty_keys": len(self.dirty),
             "fetching_keys": len(self._fetching),
-            "told_keys": len(self._told),
+            "told_keys": len(self._fed),
             "expected_local": len(self._expected_local),
             "expected_remote": len(self._expected_remote),
         }
 
     def _leave_own(self, key: bytes) -> None:
         """What the hub holds for the site's own fields is looked at once the site leaves the key alone."""
-        if key in self._own and key not in self._taken_told and key not in self.dirty and self._has_room_for(key):
+        if key in self._own and key not in self._taken_fed and key not in self.dirty and self._has_room_for(key):
             self.dirty[key] = key in self._suspect
             self._resting.add(key)
 
@@ -428,13 +428,13 @@ class Inbound:
         self._fetching.pop(key, None)
         self._own.pop(key, None)
         self._suspect.discard(key)
-        self._taken_told.discard(key)
+        self._taken_fed.discard(key)
 
     def _stale(self, key: bytes) -> bool:
         if self._fetching[key] == self._epoch() and (not self._busy(key) or self._changes_own_fields(key)):
             return False
         self.counters.stale += 1
-        self.untaken((key,))
+        self.put_back((key,))
         return True
 
     def _changes_own_fields(self, key: bytes) -> bool:

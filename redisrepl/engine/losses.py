@@ -14,7 +14,16 @@ from typing import Any, NamedTuple
 
 from redisrepl.changes import HashState, State
 from redisrepl.engine.ancestor import Agreed
-from redisrepl.engine.evidence import Place, Ring, Told, entry_of, field_or_none, hex_or_none, places_of, seen_of
+from redisrepl.engine.evidence import (
+    Place,
+    Ring,
+    StreamedKeys,
+    entry_of,
+    field_or_none,
+    hex_or_none,
+    places_of,
+    seen_of,
+)
 from redisrepl.wire.digests import digest_of, elements_of
 
 __all__ = ["MOST_PLACES", "Losses", "Places", "joined"]
@@ -60,7 +69,7 @@ class Losses:
     """
 
     def __init__(self) -> None:
-        self.told = Told()
+        self.told = StreamedKeys()
         self.waiting: Places | None = {}
         self._seen = Ring()
         self._missed: _Missed | None = None

@@ -33,11 +33,11 @@ from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.everywrite import EveryWrite
-from redisrepl.engine.evidence import Told
+from redisrepl.engine.evidence import StreamedKeys
 from redisrepl.engine.losses import MOST_PLACES, Places, joined
 from redisrepl.engine.pending import Pending
 from redisrepl.engine.plans import Expectation
-from redisrepl.engine.pushes import Batch, Departure, OutboundCounters, OutboundOptions, Pulling, Recent
+from redisrepl.engine.pushes import Batch, Departure, OutboundCounters, OutboundOptions, Pulling, RecentChanges
 from redisrepl.engine.refusals import Refusals
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.keyspace import announced_events
@@ -46,7 +46,7 @@ from redisrepl.wire.rdb import Aux, Entry
 from redisrepl.wire.replies import number
 from redisrepl.wire.snapshots import changes_of, has_expiring_fields, is_alive
 from redisrepl.wire.states import TOO_LARGE
-from redisrepl.wire.writes import MOVED, UNCHANGED, commands_if, commands_of_batch, events_of, keys_of
+from redisrepl.wire.writes import MOVED, UNCHANGED, commands_if, commands_of_batch, events_of, written_keys
 
 __all__ = ["Outbound"]
 
@@ -93,7 +93,7 @@ class Outbound:
         self.read_again_to: float = 0
         self.read_to = 0
         self.foreign_origin: bytes | None = None  # another redisrepl that applies what comes from the same hub
-        self._recent = Recent()
+        self._recent = RecentChanges()
         self._doubts_turn = False  # to leave, before what the stream told
         self._history = 0  # of the site, by number
         self._expected_local = expected_local
@@ -169,9 +169,9 @@ class Outbound:
         """What waits for the hub, or is on its way: it will be agreed on after this number."""
         return joined(self.pending.places(number, MOST_PLACES), self.doubtful.places(number, MOST_PLACES))
 
-    def begin_told(self) -> Told:
+    def begin_told(self) -> StreamedKeys:
         """The stream ends: what it told of; what follows may be another one."""
-        told, self._recent.told = self._recent.told, Told()
+        told, self._recent.told = self._recent.told, StreamedKeys()
         return told
 
     @property
@@ -226,7 +226,7 @@ class Outbound:
             self._pulling.suspect((key,))  # it is what the hub holds, or held: no need to push it
         return True
 
-    def noticed(self, key: bytes, event: bytes, change: Change) -> None:
+    def key_event(self, key: bytes, event: bytes, change: Change) -> None:
         """Take a keyspace event of the site, where its stream is not to be had: it means this change."""
         self.counters.read += 1
         if self._expected_local.consume(key, event):
@@ -425,7 +425,7 @@ class Outbound:
         for command in commands:
             for event in events_of(command):
                 if event in self._announced:
-                    self._expected_remote.expect_each(keys_of(command), event, deadline)
+                    self._expected_remote.expect_each(written_keys(command), event, deadline)
 
     def succeeded(self, batch: Batch, errors: Mapping[bytes, str], time: float = math.inf) -> None:
         """The hub has these changes, but for keys that it refused for good; those are dropped, by name.

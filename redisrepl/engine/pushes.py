@@ -25,10 +25,10 @@ from redisrepl.changes import (
     StringState,
     Touch,
 )
-from redisrepl.engine.evidence import RING, Told
+from redisrepl.engine.evidence import RING, StreamedKeys
 from redisrepl.engine.pending import Pending
 
-__all__ = ["Batch", "Departure", "OutboundCounters", "OutboundOptions", "Pulling", "Recent", "settle"]
+__all__ = ["Batch", "Departure", "OutboundCounters", "OutboundOptions", "Pulling", "RecentChanges", "with_values"]
 
 
 class Pulling(Protocol):
@@ -61,12 +61,12 @@ class OutboundCounters:
         self.answered = 0  # changes that the hub has taken, refused or had already
 
 
-class Recent:
+class RecentChanges:
     """The last changes of the site's history, whoever wrote them; runs of `SET` are kept as a whole."""
 
     def __init__(self) -> None:
         self._recent: deque[Change | Sequence[Sequence[bytes]]] = deque(maxlen=RING)
-        self.told = Told()
+        self.told = StreamedKeys()
 
     def add(self, change: Change) -> None:
         """The site took this change."""
@@ -92,7 +92,7 @@ class Recent:
         return changes[-RING:]
 
 
-def settle(change: Touch, state: State, kinds: frozenset[str]) -> list[Change]:
+def with_values(change: Touch, state: State, kinds: frozenset[str]) -> list[Change]:
     """What to push for a touched key whose state was read.
 
     A key that is gone is left to the `Deleted` that the stream brings, except where elements of it were removed; a type

@@ -23,10 +23,10 @@ from redisrepl.errors import KeyDeniedError, LinkLostError, RedisreplError
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.denials import Denials
 from redisrepl.flow.idle import Idle
-from redisrepl.flow.jobs import FetchedJob, Job, Site, ToldJob
+from redisrepl.flow.jobs import ApplyTarget, FetchedJob, Job, ToldJob
 from redisrepl.flow.repeating import repeat
 from redisrepl.local.apply import MOST_FIELDS, Applied
-from redisrepl.observe.troubles import Trouble
+from redisrepl.observe.failures import FailureLog
 from redisrepl.remote.fetch import Fetched
 from redisrepl.store import Facts, Store
 
@@ -43,7 +43,7 @@ _OVERTAKEN = 1000
 _log = structlog.get_logger("redisrepl")
 
 
-class Hub(Protocol):
+class FetchSource(Protocol):
     """What is fetched from: `remote.fetch.HubReader`."""
 
     async def states(self, keys: Sequence[bytes]) -> Fetched:
@@ -99,8 +99,8 @@ class Applying:
         self,
         core: Core,
         store: Store,
-        hub: Hub,
-        site: Site,
+        hub: FetchSource,
+        site: ApplyTarget,
         writer: Writer,
         *,
         same_hub: Callable[[], Awaitable[bool]],
@@ -116,8 +116,8 @@ class Applying:
         self.inbound: Inbound = core.inbound
         self._core = core
         self._store = store
-        self.fetch_trouble = Trouble("fetch")
-        self.apply_trouble = Trouble("apply")
+        self.fetch_trouble = FailureLog("fetch")
+        self.apply_trouble = FailureLog("apply")
         self._hub = hub
         self._site = site
         self._writer = writer
@@ -150,7 +150,7 @@ class Applying:
 
     async def idle(self) -> None:
         """Return when no key is left to be looked at."""
-        while self.inbound.unsettled:
+        while self.inbound.in_progress:
             self._settled.clear()
             await self._settled.wait()
 
@@ -169,7 +169,7 @@ class Applying:
         """What moves the next batch: what the feed told, or else what must be fetched."""
         inbound = self.inbound
         if self._core.continuity.known:  # else rules 1 and 2 are blind, or a server may have lost what it lacks
-            if told := inbound.take_told(self._max_keys):
+            if told := inbound.take_fed(self._max_keys):
                 return self._apply_told(told)
             if taken := inbound.take(self._max_keys):
                 return self._fetch(taken)
@@ -184,12 +184,12 @@ class Applying:
             fetched = await self._hub.states(list(taken))
             await self._hub_denials.look(fetched.states)
         except BaseException as error:
-            inbound.untaken(taken)
+            inbound.put_back(taken)
             if isinstance(error, RedisreplError):
                 self.fetch_trouble.failed(error, dirty_keys=len(inbound.dirty))
             raise
         self.fetch_trouble.succeeded()
-        inbound.untaken([key for key in taken if key not in fetched.states])
+        inbound.put_back([key for key in taken if key not in fetched.states])
         states = inbound.fetched(fetched.states, fetched.time)
         for key in [key for key, state in states.items() if state is DENIED]:
             del states[key]
@@ -219,7 +219,7 @@ class Applying:
             except KeyDeniedError:
                 applied = False  # by halves, until those are alone that are denied
             except BaseException:
-                self.inbound.untaken(keys)
+                self.inbound.put_back(keys)
                 raise
             if not applied and len(piece) == 1:
                 self._overtaken[piece[0]] = None
@@ -239,14 +239,14 @@ class Applying:
         inbound = self.inbound
         changes: list[Change] = []
         equal = Facts()
-        unsettled = set(keys)
+        in_progress = set(keys)
         reads = self._site.request(keys, job.large) if job.reads else ()
         try:
             async with self._writer.turn(keys, reads) as turn:
                 found = await job.changes(keys, turn.replies)
                 await self._stream_passed(turn.offset)
                 for key in keys:
-                    unsettled.remove(key)
+                    in_progress.remove(key)
                     of_key = self._still_true(key, found[key], job)
                     if of_key is None:
                         continue
@@ -255,56 +255,58 @@ class Applying:
                         job.decided(key)
                     if inbound.about_to_apply(key, of_key):
                         changes += of_key
-                        unsettled.add(key)
+                        in_progress.add(key)
                 self._store.agreed(equal)
                 if not changes:
                     return True
                 number, applied = await self._sent(turn, changes, job)
         except KeyDeniedError as error:
-            return await self._is_denied_alone(keys, unsettled, error)
+            return await self._is_denied_alone(keys, in_progress, error)
         except BaseException:
-            inbound.not_applied(unsettled)
+            inbound.not_applied(in_progress)
             raise
         if applied is None:
             self._store.dropped(number)
-            inbound.not_applied(unsettled)
+            inbound.not_applied(in_progress)
             return False
-        self._done(number, changes, applied, unsettled, job)
+        self._done(number, changes, applied, in_progress, job)
         return True
 
-    def _done(self, number: int, changes: Sequence[Change], applied: Applied, unsettled: set[bytes], job: Job) -> None:
-        """The site has executed these changes of the unsettled keys, but for those that it refused."""
+    def _done(
+        self, number: int, changes: Sequence[Change], applied: Applied, in_progress: set[bytes], job: Job
+    ) -> None:
+        """The site has executed these changes of the keys in progress, but for those that it refused."""
         inbound = self.inbound
         for index, reason in applied.errors.items():
             key = changes[index].key
-            if key not in unsettled:
+            if key not in in_progress:
                 continue
-            unsettled.remove(key)
+            in_progress.remove(key)
             if job.final:
                 self._give_up(key, reason)
             else:
                 inbound.not_applied((key,))
-        self._store.acknowledged(number, {change.key for change in changes} - unsettled)
-        self._core.hub_held(number, [change for change in changes if change.key in unsettled])
-        for key in unsettled:
+        self._store.acknowledged(number, {change.key for change in changes} - in_progress)
+        self._core.hub_held(number, [change for change in changes if change.key in in_progress])
+        for key in in_progress:
             job.decided(key)
             job.applied(key)
         patience = inbound.echo_patience
-        if unsettled:
-            self._site_denials.passed(next(iter(unsettled)))
-        inbound.applied(unsettled, applied.offset if patience is None else time.monotonic() + patience)
+        if in_progress:
+            self._site_denials.passed(next(iter(in_progress)))
+        inbound.applied(in_progress, applied.offset if patience is None else time.monotonic() + patience)
 
     async def _is_denied_alone(
-        self, keys: Sequence[bytes], unsettled: Collection[bytes], error: KeyDeniedError
+        self, keys: Sequence[bytes], in_progress: Collection[bytes], error: KeyDeniedError
     ) -> bool:
         """Drop the key that is denied, if it is alone here, and if others are not denied."""
         if len(keys) > 1:
-            self.inbound.not_applied(unsettled)
+            self.inbound.not_applied(in_progress)
             raise error
         try:
             await self._site_denials.alone(str(error))
         except BaseException:
-            self.inbound.not_applied(unsettled)
+            self.inbound.not_applied(in_progress)
             raise
         self._give_up(keys[0], str(error))
         return True

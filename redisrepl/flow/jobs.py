@@ -20,13 +20,13 @@ from redisrepl.flow.differences import difference, lacks, news_of
 from redisrepl.store import Facts, Store
 from redisrepl.wire.digests import DISPUTED
 
-__all__ = ["FetchedJob", "Job", "Site", "ToldJob"]
+__all__ = ["ApplyTarget", "FetchedJob", "Job", "ToldJob"]
 
 #: Fields from which on a hash is large: as many as a script copies while a round trip within a machine takes place.
 _LARGE = 500
 
 
-class Site(Protocol):
+class ApplyTarget(Protocol):
     """What is compared with: `local.read.SiteReader`."""
 
     def request(self, keys: Sequence[bytes], large: frozenset[bytes]) -> Sequence[Sequence[bytes]]:
@@ -74,7 +74,7 @@ class ToldJob:
     large: frozenset[bytes] = frozenset()
     final = False
 
-    def __init__(self, told: Mapping[bytes, Sequence[Change]], site: Site | None) -> None:
+    def __init__(self, told: Mapping[bytes, Sequence[Change]], site: ApplyTarget | None) -> None:
         self._told = told
         self._site = site
         self.reads = site is not None
@@ -126,7 +126,7 @@ class FetchedJob:
     def __init__(  # noqa: PLR0913, PLR0917 - what it is made of
         self,
         core: Core,
-        site: Site,
+        site: ApplyTarget,
         store: Store,
         same_hub: Callable[[], Awaitable[bool]],
         site_evicted: Callable[[], Awaitable[bool]],

@@ -26,7 +26,7 @@ from redisrepl.engine.losses import Places
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.repeating import repeat
 from redisrepl.local.history import SiteFacts, SiteHistory
-from redisrepl.observe.troubles import Trouble
+from redisrepl.observe.failures import FailureLog
 from redisrepl.remote.fence import NoFence
 from redisrepl.remote.history import HubFacts, HubHistory
 
@@ -118,7 +118,7 @@ class Judging:
         retry: Mapping[str, Any],
     ) -> None:
         self.known = known
-        self.trouble = Trouble("history")
+        self.trouble = FailureLog("history")
         self._core = core
         self._site = site
         self._hub = hub

@@ -18,14 +18,14 @@ from redisrepl.changes import DENIED, Change, Deleted, FieldsDeleted, HashSet, H
 from redisrepl.engine.ancestor import Agreed, note_changes
 from redisrepl.engine.merging import size_of
 from redisrepl.engine.outbound import Outbound
-from redisrepl.engine.pushes import Batch, Departure, settle
+from redisrepl.engine.pushes import Batch, Departure, with_values
 from redisrepl.errors import FencedError, HubError, KeyDeniedError, LinkLostError, OutcomeUnknownError, RedisreplError
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.denials import Denials
 from redisrepl.flow.idle import Idle
 from redisrepl.flow.pacing import Pacer
 from redisrepl.flow.repeating import repeat
-from redisrepl.observe.troubles import Trouble
+from redisrepl.observe.failures import FailureLog
 from redisrepl.remote.fence import NoFence
 from redisrepl.remote.push import Pushed
 from redisrepl.store import Facts, Store
@@ -40,7 +40,7 @@ _UNREADABLE = "the site does not let us read it"
 _NOTHING = Pushed({}, 0)  # nothing was sent, so nothing is known of these keys that was not known before
 
 
-class Hub(Protocol):
+class PushTarget(Protocol):
     """What sends: `remote.push.HubPusher`.
 
     Attributes:
@@ -55,7 +55,7 @@ class Hub(Protocol):
         """Run these commands at the hub; return the error text of what was refused for good, by key."""
 
 
-class Site(Protocol):
+class ValueSource(Protocol):
     """What is read before a push: `local.read.SiteReader`."""
 
     async def first_states(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
@@ -84,8 +84,8 @@ class Pushing:
         self,
         outbound: Outbound,
         store: Store,
-        hub: Hub,
-        site: Site,
+        hub: PushTarget,
+        site: ValueSource,
         pacer: Pacer,
         *,
         site_evicted: Callable[[], Awaitable[bool]],
@@ -95,7 +95,7 @@ class Pushing:
     ) -> None:
         self._clocks = clocks or Clocks()
         self.outbound = outbound
-        self.trouble = Trouble("push")
+        self.trouble = FailureLog("push")
         self._store = store
         self._hub = hub
         self._site = site
@@ -325,7 +325,7 @@ class Pushing:
                 if change.replaces and isinstance(state, HashState) and state.type == "stream":
                     self.outbound.doubt(key)  # compared entry by entry, since a new one would have no consumer groups
                     return ()
-                return settle(change, state, kinds)
+                return with_values(change, state, kinds)
             case HashSet(key, fields, kind) if None in fields.values():
                 names = [field for field, value in fields.items() if value is None]
                 try:

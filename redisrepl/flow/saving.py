@@ -15,9 +15,9 @@ from redisrepl.changes import Position
 from redisrepl.engine.core import Core
 from redisrepl.errors import RedisreplError
 from redisrepl.flow.judging import Known
-from redisrepl.observe.troubles import Trouble
+from redisrepl.observe.failures import FailureLog
 from redisrepl.remote.fence import Fence
-from redisrepl.sources.stream import Following
+from redisrepl.sources.stream import StreamSource
 from redisrepl.store import Store
 
 __all__ = ["SavedState", "Saving"]
@@ -88,7 +88,7 @@ class Saving:
 
     Args:
         store: where it is saved.
-        core, following, known, fence: what is saved.
+        core, stream, known, fence: what is saved.
         held: reads digests of what the site holds now.
         origin: who we are.
     """
@@ -97,16 +97,16 @@ class Saving:
         self,
         store: Store,
         core: Core,
-        following: Following,
+        stream: StreamSource,
         known: Known,
         fence: Fence,
         held: Callable[[Iterable[tuple[bytes, None]]], Awaitable[_Held]],
         origin: str,
     ) -> None:
-        self.trouble = Trouble("store")
+        self.trouble = FailureLog("store")
         self._store = store
         self._core = core
-        self._following = following
+        self._stream = stream
         self._known = known
         self._fence = fence
         self._held = held
@@ -165,10 +165,10 @@ class Saving:
             self._untold = core.continuity.site.epoch, core.saw(self._store.number)
         if (position := self._position()) is not None:
             self._kept = {"replid": position.replid, "offset": position.offset, "database": outbound.pending.database}
-        elif self._following.position is None:
+        elif self._stream.position is None:
             self._kept = {"replid": None, "offset": None, "database": 0}
         if judged:
-            known.seen = self._following.seen or known.seen
+            known.seen = self._stream.seen or known.seen
         fence = {
             "epoch": self._fence.epoch,
             "executed": sorted(self._fence.known.items()),
@@ -182,6 +182,6 @@ class Saving:
     def _position(self) -> Position | None:
         """Where the next process may resume; None to keep the saved position."""
         acknowledged = self._core.outbound.acknowledged
-        if not acknowledged or self._following.position is None:
+        if not acknowledged or self._stream.position is None:
             return None
-        return Position(self._following.position.replid, acknowledged)
+        return Position(self._stream.position.replid, acknowledged)

@@ -27,7 +27,7 @@ from redisrepl.engine.core import Core
 from redisrepl.errors import RedisreplError
 from redisrepl.flow.comparison import Comparison, Holder
 from redisrepl.namespaces import Namespaces
-from redisrepl.observe.troubles import Trouble
+from redisrepl.observe.failures import FailureLog
 from redisrepl.store import Store
 
 __all__ = ["FEW_REMOVALS", "Sweep"]
@@ -91,7 +91,7 @@ class Sweep:
         self._retry = retry
         self._changed = asyncio.Event()
         self._awaited: Callable[[], bool] = lambda: False  # what `run` waits for
-        self.trouble = Trouble("sweep")
+        self.trouble = FailureLog("sweep")
         self.runs = 0
         self.running: str | None = None
         self.held = 0

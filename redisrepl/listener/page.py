@@ -21,7 +21,7 @@ from redisrepl.listener.drawing import links, plot
 from redisrepl.observe.history import History
 from redisrepl.observe.words import count, span
 
-__all__ = ["Page"]
+__all__ = ["StatusPage"]
 
 _Document = dict[str, Any]
 
@@ -41,7 +41,7 @@ _CERTIFICATES = (
 _SOON, _NOW = 30, 7
 
 
-class Page:
+class StatusPage:
     """Renders the page and its sections.
 
     Attributes:

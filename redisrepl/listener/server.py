@@ -19,14 +19,14 @@ from typing import Protocol
 
 import structlog
 
+from redisrepl.listener.addresses import Access, ListenAddress, access_of, parse_listen_address
 from redisrepl.listener.http import LONGEST_HEAD, BadRequestError, Request, Response, read_request
 from redisrepl.listener.metrics import Metrics
-from redisrepl.listener.page import Page
-from redisrepl.listener.places import Access, Place, access_of, parse_place
+from redisrepl.listener.page import StatusPage
+from redisrepl.observe.failures import FailureLog
 from redisrepl.observe.history import History
 from redisrepl.observe.recent import recent
 from redisrepl.observe.socket import bound_socket, remove_socket
-from redisrepl.observe.troubles import Trouble
 from redisrepl.settings.settings import Settings
 
 __all__ = ["Listener", "Subject"]
@@ -82,17 +82,17 @@ class Listener:
     """
 
     def __init__(self, settings: Settings, subject: Subject) -> None:
-        self._places = [parse_place(text) for text in settings.listen]
+        self._places = [parse_listen_address(text) for text in settings.listen]
         self.access: Access = access_of(settings, self._places)
         self._subject = subject
-        self.trouble = Trouble("listen")
+        self.trouble = FailureLog("listen")
         self.history = History()
         self._metrics = Metrics()
-        self._page = Page()
+        self._page = StatusPage()
         self._known: dict[str, object] = {}
         self._known_at = -_FRESH
         self._asking = asyncio.Lock()
-        self._servers: dict[Place, asyncio.Server] = {}
+        self._servers: dict[ListenAddress, asyncio.Server] = {}
         self._open: set[asyncio.Task[None]] = set()
         self._streams = 0
         self._ticked_at = time.monotonic()
@@ -144,7 +144,7 @@ class Listener:
         for task in self._open:
             task.cancel()
 
-    async def _listen(self, place: Place) -> asyncio.Server:
+    async def _listen(self, place: ListenAddress) -> asyncio.Server:
         if place.path is not None:
             # The permissions of its directory decide who may connect, with the group that the directory passes on.
             listening = bound_socket(place.path, 0o660)
@@ -312,8 +312,8 @@ def _verdict(good: bool, yes: str, no: str) -> Response:
     return _plain(HTTPStatus.OK, yes) if good else _plain(HTTPStatus.SERVICE_UNAVAILABLE, no)
 
 
-def _shown(place: Place, server: asyncio.Server) -> str:
+def _shown(place: ListenAddress, server: asyncio.Server) -> str:
     """The address, with the port that the system chose for port 0."""
     if place.path is not None:
         return str(place)
-    return str(Place(place.host, server.sockets[0].getsockname()[1]))
+    return str(ListenAddress(place.host, server.sockets[0].getsockname()[1]))

@@ -19,7 +19,7 @@ from redisrepl.changes import Position
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.facts import BufferLimit, Facts, ask_facts
 
-__all__ = ["Diagnosis", "LinkDiagnosis", "Loss", "explain_full_sync", "explain_loss"]
+__all__ = ["Diagnosis", "LinkDiagnosis", "LostLink", "explain_full_sync", "explain_loss"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -37,7 +37,7 @@ _SHORT_TIMEOUT = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class LostLink:
     """How a link ended.
 
     Attributes:
@@ -82,12 +82,12 @@ class LinkDiagnosis:
         self._wait = wait
         self._news = asyncio.Event()
         self._attached = False
-        self._loss: Loss | None = None
+        self._loss: LostLink | None = None
         self._without: Position | None = None  # the place that the site could not go on from
         self._said, self._said_at = "", 0.0
         self.facts: Facts | None = None
 
-    def lost(self, loss: Loss, *, told: bool) -> None:
+    def lost(self, loss: LostLink, *, told: bool) -> None:
         """The link ended, or could not be made again; explained only if a line in the log tells of it."""
         self._attached = False
         if _MAX_CLIENTS in loss.error:  # whatever happened before: this is what keeps us out now
@@ -138,7 +138,7 @@ class LinkDiagnosis:
         _log.warning("stream.lost", cause=diagnosis.cause, remedy=diagnosis.remedy)
 
 
-def explain_loss(loss: Loss, before: Facts | None, now: Facts) -> Diagnosis:
+def explain_loss(loss: LostLink, before: Facts | None, now: Facts) -> Diagnosis:
     """The likely cause of a link's end.
 
     Args:
@@ -231,7 +231,7 @@ def _of_counters(before: Facts | None, now: Facts) -> Diagnosis | None:
     return None
 
 
-def _of_overrun(loss: Loss, now: Facts) -> Diagnosis | None:
+def _of_overrun(loss: LostLink, now: Facts) -> Diagnosis | None:
     """Before Redis 7.2 overruns are not counted: what we miss is more than the buffer could hold."""
     if now.overruns is not None or loss.silence is not None or now.offset is None or loss.position is None:
         return None
@@ -252,7 +252,7 @@ def _overrun(now: Facts, detail: str) -> Diagnosis:
     )
 
 
-def _of_silence(loss: Loss, now: Facts) -> Diagnosis | None:
+def _of_silence(loss: LostLink, now: Facts) -> Diagnosis | None:
     """One of the two gave the other up."""
     if loss.silence is not None:
         if now.ping_period is not None and now.ping_period >= loss.silence:
@@ -274,7 +274,7 @@ def _of_silence(loss: Loss, now: Facts) -> Diagnosis | None:
     return None
 
 
-def _of_network(loss: Loss, now: Facts) -> Diagnosis:
+def _of_network(loss: LostLink, now: Facts) -> Diagnosis:
     if loss.position is None and now.repl_timeout is not None and now.repl_timeout < _SHORT_TIMEOUT:
         return Diagnosis(
             f"the snapshot took longer than the site's repl-timeout ({now.repl_timeout} s), or the network failed",

@@ -32,7 +32,7 @@ from redisrepl.wire.psync import encode_command
 from redisrepl.wire.replies import as_option
 from redisrepl.wire.resp import DAMAGED, PIECE, RespReader, resp_size
 
-__all__ = ["Gap", "Noticed", "SiteEvents", "Subscribed"]
+__all__ = ["Gap", "SiteEvents", "SiteKeyEvents", "Subscribed"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -60,7 +60,7 @@ class Subscribed:
 
 
 @dataclass(frozen=True, slots=True)
-class Noticed:
+class SiteKeyEvents:
     """Keys and names of events, in the order in which they happened."""
 
     events: Sequence[tuple[bytes, bytes]]
@@ -108,7 +108,7 @@ class SiteEvents:
         self._may_configure = True
         self._history = ""
 
-    async def events(self) -> AsyncGenerator[Subscribed | Noticed | Gap, None]:
+    async def events(self) -> AsyncGenerator[Subscribed | SiteKeyEvents | Gap, None]:
         """Subscribe, and yield what comes until the subscription ends.
 
         Raises:
@@ -147,7 +147,7 @@ class SiteEvents:
                         flags_due = now + min(_FLAGS_AGAIN, _FLAGS_PERIOD)
                         yield Subscribed(self._history)
                     if noticed:
-                        yield Noticed(noticed)
+                        yield SiteKeyEvents(noticed)
                 if now >= flags_due and not waiting:
                     flags_due = now + _FLAGS_PERIOD
                     if added := await self._ensure_flags():

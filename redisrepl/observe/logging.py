@@ -20,7 +20,7 @@ __all__ = ["configure_logging"]
 
 def configure_logging(log_format: str, level: str) -> None:
     """Set up structlog for this process."""
-    stamina.instrumentation.set_on_retry_hooks([])  # failures are told by observe.troubles, once
+    stamina.instrumentation.set_on_retry_hooks([])  # failures are told by observe.failures, once
     renderer: structlog.typing.Processor
     if log_format == "json":
         renderer = structlog.processors.JSONRenderer()

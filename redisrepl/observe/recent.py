@@ -12,7 +12,7 @@ from typing import Any
 
 from redisrepl.observe.remedies import remedy
 
-__all__ = ["Recent", "recent"]
+__all__ = ["RecentLines", "recent"]
 
 _KEPT = 20
 _LEVELS = frozenset({"warning", "error", "critical"})
@@ -21,7 +21,7 @@ _SECRET = frozenset({"key", "keys", "more_keys", "field", "fields"})
 _LONGEST = 500
 
 
-class Recent:
+class RecentLines:
     """The last log lines of level warning and above; a processor of structlog."""
 
     def __init__(self) -> None:
@@ -63,4 +63,4 @@ class Recent:
 
 
 #: The one of this process.
-recent = Recent()
+recent = RecentLines()

@@ -18,12 +18,12 @@ from redisrepl.local.address import SiteAddress
 from redisrepl.local.facts import ask_facts
 from redisrepl.memory import resident
 from redisrepl.namespaces import Namespaces, printable
+from redisrepl.observe.failures import FailureLog
 from redisrepl.observe.remedies import remedy
-from redisrepl.observe.troubles import Trouble
 from redisrepl.parts import Parts
 from redisrepl.tls.certificates import CertificateWatch
 
-__all__ = ["State", "say_started"]
+__all__ = ["DaemonState", "say_started"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -48,7 +48,7 @@ def say_started(address: SiteAddress, hub: str, namespaces: Namespaces, *, pull:
         _log.warning("daemon.namespace_open", namespace=name, hint=f"{name} also covers {name}2: end it with a colon")
 
 
-class State:
+class DaemonState:
     """Reads the state of a daemon from its parts.
 
     Args:
@@ -61,7 +61,7 @@ class State:
         self._parts = parts
         self._address = address
         self._certificates = certificates
-        self._others: list[tuple[str, Trouble]] = []
+        self._others: list[tuple[str, FailureLog]] = []
         self._began = False  # the daemon was attached and subscribed once
         self._started_at = time.time()
         self._marks: deque[tuple[float, int]] = deque()  # when the stream was read up to which offset
@@ -72,7 +72,7 @@ class State:
         Args:
             now: seconds that never go backwards.
         """
-        position, acknowledged = self._parts.following.position, self._parts.outbound.acknowledged
+        position, acknowledged = self._parts.stream.position, self._parts.outbound.acknowledged
         if position is None:
             self._marks.clear()
             return
@@ -121,7 +121,7 @@ class State:
 
     async def full_document(self) -> dict[str, object]:
         """The same with the lag in bytes, for which the site is asked."""
-        following, facts = self._parts.following, None
+        following, facts = self._parts.stream, None
         if following.position is not None and self._parts.attached_at is not None:
             facts = await ask_facts(self._address, _PATIENCE)
         document, position = self.document(), following.position
@@ -132,7 +132,7 @@ class State:
             document |= {"unread_bytes": unread, "lag_bytes": unread + self._waiting_bytes()}
         return document
 
-    def watch(self, name: str, trouble: Trouble) -> None:
+    def watch(self, name: str, trouble: FailureLog) -> None:
         """Report this failure log too."""
         self._others.append((name, trouble))
 
@@ -165,7 +165,7 @@ class State:
         if self._began:
             return None
         if parts.attached_at is None:
-            return "reading the site's snapshot" if parts.following.full_syncs else "attaching to the site's Redis"
+            return "reading the site's snapshot" if parts.stream.full_syncs else "attaching to the site's Redis"
         if parts.pull is not None and not all(subscription.live for subscription in parts.pull.subscriptions):
             return "waiting for the hub's first message"
         return None
@@ -175,10 +175,10 @@ class State:
         return {
             "source": parts.source.kind,
             "attached_at": parts.attached_at,
-            "position": None if parts.following.position is None else str(parts.following.position),
+            "position": None if parts.stream.position is None else str(parts.stream.position),
             "acknowledged": parts.outbound.acknowledged,
-            "full_syncs": parts.following.full_syncs,
-            "partial_syncs": parts.following.partial_syncs,
+            "full_syncs": parts.stream.full_syncs,
+            "partial_syncs": parts.stream.partial_syncs,
         }
 
     def _waiting_bytes(self) -> int:
@@ -220,7 +220,7 @@ class State:
     def _problems(self) -> Iterator[str]:
         """What is wrong now, one sentence each."""
         parts = self._parts
-        if parts.attached_at is None and (self._began or parts.following.trouble.last_error is not None):
+        if parts.attached_at is None and (self._began or parts.stream.trouble.last_error is not None):
             yield "the site's Redis is not followed"
         if parts.sweep.held:
             yield f"sweep: {parts.sweep.held} removals are held, more than --max-removals lets a comparison follow"
@@ -238,10 +238,10 @@ class State:
             failures[name] = failures.get(name, 0) + trouble.total
         return failures
 
-    def _troubles(self) -> Iterator[tuple[str, Trouble]]:
+    def _troubles(self) -> Iterator[tuple[str, FailureLog]]:
         parts = self._parts
-        yield "stream", parts.following.trouble
-        yield "notice", parts.noticing.trouble
+        yield "stream", parts.stream.trouble
+        yield "notice", parts.keyspace.trouble
         yield "history", parts.judging.trouble
         yield "store", parts.saving.trouble
         yield "push", parts.pushing.trouble
@@ -256,7 +256,7 @@ class State:
                 yield "subscribe", subscription.trouble
 
 
-def _trouble_fields(name: str, trouble: Trouble) -> dict[str, object]:
+def _trouble_fields(name: str, trouble: FailureLog) -> dict[str, object]:
     return {
         "what": name,
         "error": trouble.last_error,

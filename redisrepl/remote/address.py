@@ -9,7 +9,7 @@ from __future__ import annotations
 import httpx
 
 from redisrepl.errors import ConfigError
-from redisrepl.remote.transport import parse_address
+from redisrepl.remote.transport import parse_url
 from redisrepl.showing import masked
 
 __all__ = ["USER_AGENT", "check_url", "with_credentials", "without_credentials"]
@@ -27,7 +27,7 @@ def check_url(url: str, flag: str = "--haddr") -> str:
     if any(letter.isspace() for letter in url):  # httpx would escape it
         raise ConfigError(f"{flag} {shown}: has a space in it: give one like https://hub.example.org/redis")
     try:
-        parsed = parse_address(url)
+        parsed = parse_url(url)
     except ValueError:
         raise ConfigError(f"{flag} {shown}: not an address: give one like https://hub.example.org/redis") from None
     if parsed.query or parsed.fragment or "?" in url or "#" in url:

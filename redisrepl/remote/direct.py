@@ -35,7 +35,7 @@ from redisrepl.limits import Limits
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
 from redisrepl.remote.patience import BESIDE_VALUE, SLOWEST, Patience
-from redisrepl.remote.transport import parse_address
+from redisrepl.remote.transport import parse_url
 from redisrepl.showing import masked
 from redisrepl.tls.contexts import tls_reason, trust_told
 from redisrepl.wire.lua import sha_of
@@ -87,7 +87,7 @@ def direct_address(url: str, database: int, username: str | None, password: str 
     """
     hint = "give one like rediss://hub.example.org:6379/0"
     try:
-        parsed = parse_address(url)
+        parsed = parse_url(url)
     except ValueError:
         raise ConfigError(f"--haddr {masked(url)}: not an address: {hint}") from None
     path = parsed.path.strip("/")

@@ -42,7 +42,7 @@ from redisrepl.wire.batches import (
     push_script,
 )
 from redisrepl.wire.collections import COLLECTIONS
-from redisrepl.wire.writes import CONDITIONAL, NO_FIELD, halves_of, keys_of, plain_command, simple_commands
+from redisrepl.wire.writes import CONDITIONAL, NO_FIELD, halves_of, plain_command, simple_commands, written_keys
 
 __all__ = ["HubPusher", "Pushed", "Teller"]
 
@@ -169,7 +169,7 @@ class HubPusher:
             if runs:  # only the last says that the batch was executed
                 _note(errors, await self._push_parts(runs[-1], times, (slot, number)))
         self._passed = next(
-            (key for command in commands for key in keys_of(command) if not is_denial(errors.get(key, ""))),
+            (key for command in commands for key in written_keys(command) if not is_denial(errors.get(key, ""))),
             self._passed,
         )
         return errors
@@ -210,7 +210,7 @@ class HubPusher:
     def _parts(self, command: Sequence[bytes]) -> Iterator[_Part]:
         """A command, in as many parts as it takes to fit into a body."""
         part = self._part(command)
-        if self._head + len(part.encoded) < self.max_body or len(keys_of(command)) == 1:
+        if self._head + len(part.encoded) < self.max_body or len(written_keys(command)) == 1:
             yield part
         else:
             for half in halves_of(command):
@@ -234,7 +234,7 @@ class HubPusher:
         except BodyTooLargeError as error:
             if len(parts) == 1:
                 command = parts[0].command
-                if len(keys_of(command)) == 1:
+                if len(written_keys(command)) == 1:
                     return [(command[1], str(error))]
                 parts = list(map(self._part, halves_of(command)))
             self.max_body = max(self.max_body // 2, _SMALLEST_BODY)
@@ -246,7 +246,7 @@ class HubPusher:
     async def _push_script(
         self, parts: Sequence[_Part], times: list[float], noted: tuple[int, int]
     ) -> list[tuple[bytes, str]]:
-        keys = [key for part in parts for key in keys_of(part.command)]
+        keys = [key for part in parts for key in written_keys(part.command)]
         told = self._teller([part.command for part in parts]) if self._teller is not None else (b"", b"")
         if sum(map(len, told)) + sum(len(part.encoded) for part in parts) + self._head > self.max_body:
             told = (b"", b"")
@@ -345,7 +345,7 @@ class HubPusher:
                     reply = await self._sized(self._hub.command(*simple), sum(map(len, simple)))
             unchanged = changed_nothing(command, reply)
         except (CommandRefusedError, BodyTooLargeError) as error:
-            text, alone = str(error), len(keys_of(command)) == 1
+            text, alone = str(error), len(written_keys(command)) == 1
             known = self._passed if alone and is_denial(text) else None
             if is_unauthenticated(text) or (known is not None and await self._is_denied(known)):
                 overload.append(_refuses_us(text))

@@ -1,7 +1,7 @@
 """The hub behind Webdis: HTTPS, one POST for each request, every failure as one of our errors.
 
 In: commands and scripts, or bodies of requests. Out: their replies. Left to others: how they are spelled
-(`wire.webdis`), what an answer other than 200 means (`remote.statuses`), how events come (`remote.ways`).
+(`wire.webdis`), what an answer other than 200 means (`remote.statuses`), how events come (`remote.channel`).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from redisrepl.errors import (
 )
 from redisrepl.limits import Limit, Limits
 from redisrepl.remote.address import USER_AGENT, check_url, without_credentials
+from redisrepl.remote.channel import EventChannel, SubscribeChoice
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
 from redisrepl.remote.patience import BESIDE_VALUE, LARGE, SLOWEST, Patience
 from redisrepl.remote.statuses import OK, http_error
 from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy
-from redisrepl.remote.ways import SubscribeChoice, Ways
 from redisrepl.tls.contexts import tls_reason, trust_told
 from redisrepl.wire.unwanted import MAX_VALUE
 from redisrepl.wire.webdis import (
@@ -107,7 +107,7 @@ class HubSession(Hub):
         self._limits = Limits()
         self.listening = 0
         self.database = database
-        self.ways = Ways(self, url, context, subscribe, connect_timeout=connect_timeout)
+        self.channel = EventChannel(self, url, context, subscribe, connect_timeout=connect_timeout)
         self._max_reply = max_value + BESIDE_VALUE
         self._large_reply = asyncio.Lock()
         # No httpx.AsyncClient: what it does beside sending a request takes longer than sending it.
@@ -120,7 +120,7 @@ class HubSession(Hub):
         self._context = context
         if isinstance(self._transport, HubTransport):
             self._transport.renew(context, drop=drop)
-        self.ways.renew(context, drop=drop)
+        self.channel.renew(context, drop=drop)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -186,15 +186,15 @@ class HubSession(Hub):
     @property
     def event_channel(self) -> str | None:
         """See `Hub`."""
-        return self.ways.way
+        return self.channel.way
 
     def listen(self, pattern: bytes, *, silence: float) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """See `Hub`."""
-        return self.ways.listen(pattern, silence=silence)
+        return self.channel.listen(pattern, silence=silence)
 
     async def distrust(self, why: RedisreplError) -> None:
         """See `Hub`."""
-        await self.ways.distrust(why)
+        await self.channel.distrust(why)
 
     @asynccontextmanager
     async def stream(self, content: bytes, *, silence: float) -> AsyncIterator[AsyncIterator[bytes]]:

@@ -24,7 +24,7 @@ from redisrepl.changes import Change
 from redisrepl.errors import CommandRefusedError, LinkLostError, ProtocolError, RedisreplError, SilentError
 from redisrepl.links import Links
 from redisrepl.namespaces import glob_escape, printable
-from redisrepl.observe.troubles import Trouble
+from redisrepl.observe.failures import FailureLog
 from redisrepl.remote.hub import Hub
 from redisrepl.remote.notifications import Notifications
 from redisrepl.wire.feed import FEED_KEY, parse_feed
@@ -114,7 +114,7 @@ class Subscription:
         self._links = Links(options.retry, works_after=0.0)  # one is made once it has brought a canary back
         self._links.accepted()  # a refusal is waited out: the daemon goes on pushing
         self._mute = False  # the hub does not let us publish: only silence can tell that the stream is dead
-        self.trouble = Trouble("subscribe")
+        self.trouble = FailureLog("subscribe")
         self.live = False
         self.round_trip: float | None = None
         self.subscriptions = 0

@@ -29,7 +29,7 @@ from redisrepl.limits import Limits
 from redisrepl.remote.connection import Connection
 from redisrepl.wire.http import request_head
 
-__all__ = ["HubTransport", "basic_credentials", "environment_proxy", "parse_address"]
+__all__ = ["HubTransport", "basic_credentials", "environment_proxy", "parse_url"]
 
 #: Seconds for which an unused connection is kept. Longer than the time between canaries (10, unless set otherwise),
 #: so that a lone write finds one open; shorter than the patience of nginx (75, and 90 in deploy/hub).
@@ -50,7 +50,7 @@ _LAST_PORT = 65535
 _T = TypeVar("_T")
 
 
-def parse_address(text: str) -> httpx.URL:
+def parse_url(text: str) -> httpx.URL:
     """An address to which a connection can be tried.
 
     Raises:
@@ -294,7 +294,7 @@ async def _translated(step: Coroutine[None, None, _T], silence: float | None, li
 
 def _checked(proxy: str) -> httpx.URL:
     try:
-        url = parse_address(proxy)
+        url = parse_url(proxy)
     except ValueError:
         raise ConfigError(
             "the proxy that the environment names is not an address: name one like http://proxy.example.org:3128"

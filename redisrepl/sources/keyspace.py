@@ -20,14 +20,14 @@ from redisrepl.engine.outbound import Outbound
 from redisrepl.errors import PsyncRefusedError, RedisreplError
 from redisrepl.links import Links
 from redisrepl.local.apply import site_commands
-from redisrepl.local.notify import Gap, Noticed, SiteEvents, Subscribed
-from redisrepl.observe.troubles import Trouble
-from redisrepl.sources.stream import Following, Listener
+from redisrepl.local.notify import Gap, SiteEvents, SiteKeyEvents, Subscribed
+from redisrepl.observe.failures import FailureLog
+from redisrepl.sources.stream import LinkListener, StreamSource
 from redisrepl.wire.keyspace import EVENTS, KeyEffect
 from redisrepl.wire.opaque import OPAQUE
 from redisrepl.wire.writes import events_of
 
-__all__ = ["Noticing", "Source", "SourceChoice", "change_of", "echoes_of"]
+__all__ = ["KeyspaceSource", "Source", "SourceChoice", "change_of", "echoes_of"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -76,7 +76,7 @@ def echoes_of(change: Change, kinds: frozenset[str]) -> Iterator[bytes]:
                 yield event
 
 
-class Noticing:
+class KeyspaceSource:
     """Feeds the site's keyspace events to `outbound`.
 
     Args:
@@ -99,7 +99,7 @@ class Noticing:
         *,
         covers: Callable[[bytes], bool],
         retry: Mapping[str, Any],
-        listener: Listener,
+        listener: LinkListener,
     ) -> None:
         self._events = events
         self._outbound = outbound
@@ -107,7 +107,7 @@ class Noticing:
         self._covers = covers
         self._links = Links(retry)
         self._listener = listener
-        self.trouble = Trouble("notice")
+        self.trouble = FailureLog("notice")
         self.subscriptions = 0
         self._history = ""
 
@@ -138,13 +138,13 @@ class Noticing:
         finally:
             self._listener.detached()
 
-    def _take(self, news: Subscribed | Noticed | Gap) -> None:
+    def _take(self, news: Subscribed | SiteKeyEvents | Gap) -> None:
         match news:
-            case Noticed(events):
+            case SiteKeyEvents(events):
                 outbound, covers, kinds = self._outbound, self._covers, self._outbound.kinds
                 for key, event in events:
                     if covers(key) and (change := change_of(key, event, kinds)) is not None:
-                        outbound.noticed(key, event, change)
+                        outbound.key_event(key, event, change)
             case Subscribed(history):
                 self._links.made()
                 self.subscriptions += 1
@@ -164,17 +164,17 @@ class Source:
 
     Args:
         choice: `auto` is the stream if the server lets us have it.
-        following: the stream.
-        noticing: the events.
+        stream: it.
+        keyspace: the events.
 
     Attributes:
         kind: which of the two it is.
     """
 
-    def __init__(self, choice: SourceChoice, following: Following, noticing: Noticing) -> None:
+    def __init__(self, choice: SourceChoice, stream: StreamSource, keyspace: KeyspaceSource) -> None:
         self._choice = choice
-        self._following = following
-        self._noticing = noticing
+        self._stream = stream
+        self._keyspace = keyspace
         self.kind = "notify" if choice == "notify" else "psync"
 
     async def run(self) -> None:
@@ -185,7 +185,7 @@ class Source:
         """
         if self._choice != "notify":
             try:
-                await self._following.run()
+                await self._stream.run()
             except PsyncRefusedError as error:
                 if self._choice == "psync":
                     raise
@@ -193,5 +193,5 @@ class Source:
         else:
             _log.info("source.notify", cost=_COST)
         self.kind = "notify"
-        self._following.abandon()
-        await self._noticing.run()
+        self._stream.abandon()
+        await self._keyspace.run()

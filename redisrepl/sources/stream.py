@@ -21,10 +21,10 @@ from redisrepl.errors import PsyncRefusedError, RedisreplError, SilentError
 from redisrepl.links import Links
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import Followed
-from redisrepl.local.diagnosis import LinkDiagnosis, Loss
+from redisrepl.local.diagnosis import LinkDiagnosis, LostLink
 from redisrepl.local.stream import ReplicaLink
+from redisrepl.observe.failures import FailureLog
 from redisrepl.observe.progress import SnapshotProgress
-from redisrepl.observe.troubles import Trouble
 from redisrepl.settings.settings import Settings
 from redisrepl.sources.backpressure import Backpressure
 from redisrepl.wire.psync import Commands, Continued, Event, FullSync, SnapshotData, SnapshotEnd
@@ -32,7 +32,7 @@ from redisrepl.wire.rdb import Entry, RdbReader
 from redisrepl.wire.transactions import says_nothing
 from redisrepl.wire.unwanted import MAX_VALUE, Unwanted
 
-__all__ = ["Following", "LinkOptions", "Listener"]
+__all__ = ["LinkListener", "StreamOptions", "StreamSource"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -41,8 +41,8 @@ _QUIET = 8 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class LinkOptions:
-    """Options of a link; see `Following`."""
+class StreamOptions:
+    """Options of a link; see `StreamSource`."""
 
     silence: float
     connect_wait: float
@@ -51,7 +51,7 @@ class LinkOptions:
     max_value: int = MAX_VALUE
 
     @classmethod
-    def of(cls, settings: Settings, retry: Mapping[str, Any]) -> LinkOptions:
+    def of(cls, settings: Settings, retry: Mapping[str, Any]) -> StreamOptions:
         """From the settings."""
         return cls(
             settings.site_silence,
@@ -62,7 +62,7 @@ class LinkOptions:
         )
 
 
-class Listener(Protocol):
+class LinkListener(Protocol):
     """Who is told about the link."""
 
     def attached(self, *, resumed: bool, history: str) -> None:
@@ -80,7 +80,7 @@ class Listener(Protocol):
         """There may be something to push."""
 
 
-class Following:
+class StreamSource:
     """Keeps `outbound` attached to the site's stream.
 
     Args:
@@ -110,8 +110,8 @@ class Following:
         position: Position | None,
         backpressure: Backpressure,
         *,
-        options: LinkOptions,
-        listener: Listener,
+        options: StreamOptions,
+        listener: LinkListener,
         followed: Followed | None = None,
     ) -> None:
         self._address = address
@@ -125,7 +125,7 @@ class Following:
         self._heard_at = time.monotonic()  # when we last acknowledged an offset
         self._pause = 0.0  # the longest time between two acknowledgements
         self._progress = SnapshotProgress()
-        self.trouble = Trouble("stream")
+        self.trouble = FailureLog("stream")
         self.diagnosis = LinkDiagnosis(address)
         self.position = position
         self.read_to: float = 0
@@ -180,10 +180,10 @@ class Following:
         self._heard_at = now
         return self._outbound.acknowledged
 
-    def _loss(self, error: RedisreplError) -> Loss:
+    def _loss(self, error: RedisreplError) -> LostLink:
         self._acknowledged()
         silence = self._options.silence if isinstance(error, SilentError) else None
-        return Loss(str(error), self.position, self._pause, silence)
+        return LostLink(str(error), self.position, self._pause, silence)
 
     def _take(self, event: Event, link: ReplicaLink) -> None:
         match event:

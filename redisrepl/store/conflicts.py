@@ -24,7 +24,7 @@ from redisrepl.store.losers import (
     INSERT,
     SUFFIX,
     Loser,
-    Row,
+    LoserRow,
     UnusableError,
     Winner,
     claim,
@@ -97,7 +97,7 @@ class Conflicts:
         self._expired_at = 0.0
         self._db: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None  # which one `_db` has open
-        self._waiting: deque[Row] = deque()
+        self._waiting: deque[LoserRow] = deque()
         self._waiting_bytes = 0
         self._attempt()  # report a bad disk at the start, not at the first conflict
 
@@ -138,7 +138,7 @@ class Conflicts:
     def _fits(self, size: int) -> bool:
         return size <= _LARGEST_VALUE and _EMPTY + _pages(size) <= self._max_pages
 
-    def _too_large(self, row: Row) -> None:
+    def _too_large(self, row: LoserRow) -> None:
         if not self.digests_only:  # `redisrepl conflicts` shows each of them
             hint = "its value is larger than --keep-conflicts allows; further ones are only counted"
             _log.warning("conflicts.digest_only", key=printable(row.key[:200]), bytes=row.size, hint=hint)
@@ -219,7 +219,7 @@ class Conflicts:
 _DELETE_OLDEST = "DELETE FROM losers WHERE number = (SELECT min(number) FROM losers)"
 
 
-def _weight(row: Row) -> int:
+def _weight(row: LoserRow) -> int:
     """Bytes of a row, in memory."""
     return _OVERHEAD + len(row.key) + len(row.value or b"")
 

@@ -34,7 +34,7 @@ _TYPES = (
 
 
 class Kept(NamedTuple):
-    """A loser as it is listed: as `Row`, but for its value.
+    """A loser as it is listed: as `LoserRow`, but for its value.
 
     Attributes:
         number: counts up from 1 in each file.

@@ -25,7 +25,7 @@ __all__ = [
     "LENGTHS",
     "SUFFIX",
     "Loser",
-    "Row",
+    "LoserRow",
     "UnusableError",
     "Winner",
     "claim",
@@ -104,7 +104,7 @@ class Loser:
     loser: State
 
 
-class Row(NamedTuple):
+class LoserRow(NamedTuple):
     """A loser as it is written.
 
     Attributes:
@@ -127,10 +127,10 @@ class Row(NamedTuple):
     value: bytes | None
 
 
-def row_of(loser: Loser) -> Row:
+def row_of(loser: Loser) -> LoserRow:
     """The row of a loser, as yet without its value."""
     kind, fields, size, expires_at_ms = _described(loser.loser)
-    return Row(
+    return LoserRow(
         at=loser.at,
         key=loser.key,
         winner=loser.winner,

@@ -20,7 +20,7 @@ import structlog
 from redisrepl.errors import ExitCode, RedisreplError
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.replica import Command, LinkOptions, ReplicaStream, SnapshotStart, StreamEvent
-from redisrepl.observe.troubles import Trouble
+from redisrepl.observe.failures import FailureLog
 from redisrepl.subcommands.jsonlines import encode_bytes, entry_line, function_line
 from redisrepl.subcommands.output import Output
 from redisrepl.wire.keys import keys_of, writes_whole_databases
@@ -108,7 +108,7 @@ async def run(address: SiteAddress, choice: Choice, options: LinkOptions, descri
 
 
 async def _follow(address: SiteAddress, choice: Choice, options: LinkOptions, output: Output) -> None:
-    trouble = Trouble("stream")
+    trouble = FailureLog("stream")
 
     def told(error: RedisreplError) -> None:
         trouble.failed(error)

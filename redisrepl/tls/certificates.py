@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from redisrepl.errors import RedisreplError
-from redisrepl.observe.troubles import Trouble
+from redisrepl.observe.failures import FailureLog
 from redisrepl.settings.settings import Settings
 from redisrepl.tls.contexts import CertificateFiles, RenewableContext, client_context, renew
 
@@ -83,7 +83,7 @@ class _Link:
     context: RenewableContext
     files: CertificateFiles
     stamp: _Stamp
-    trouble: Trouble
+    trouble: FailureLog
     told: dict[str, tuple[datetime, int]] = field(default_factory=dict)
 
 
@@ -107,7 +107,7 @@ class CertificateWatch:
 
     def add(self, name: str, context: RenewableContext, files: CertificateFiles) -> None:
         """Watch another link too."""
-        self._links.append(_Link(name, context, files, _stamp(files), Trouble("certificate")))
+        self._links.append(_Link(name, context, files, _stamp(files), FailureLog("certificate")))
 
     def begin(self) -> None:
         """Log warnings about the certificates at the start."""
@@ -141,7 +141,7 @@ class CertificateWatch:
         return {name: ends[what].isoformat() if what in ends else None for name, what in _FIELDS.items()}
 
     @property
-    def troubles(self) -> list[Trouble]:
+    def troubles(self) -> list[FailureLog]:
         """The failure logs of the links."""
         return [link.trouble for link in self._links]
 

@@ -21,7 +21,7 @@ from redisrepl.wire.entries import checked_elements, entry_name
 from redisrepl.wire.keyspace import keyspace_channel
 from redisrepl.wire.psync import encode_command
 from redisrepl.wire.resp import parse_all
-from redisrepl.wire.writes import keys_of
+from redisrepl.wire.writes import written_keys
 
 __all__ = ["FEED_KEY", "Feed", "FeedWriter", "feed_content", "parse_feed"]
 
@@ -79,7 +79,7 @@ class FeedWriter:
     def __call__(self, commands: Sequence[Sequence[bytes]]) -> tuple[bytes, bytes]:
         """The channel and the message behind the time; both empty for what is not told."""
         if content := feed_content(commands):
-            keys = [key for command in commands for key in keys_of(command)]
+            keys = [key for command in commands for key in written_keys(command)]
             for prefix, channel in self._channels.items():
                 if all(key.startswith(prefix) for key in keys):
                     return channel, self._origin + b" " + content

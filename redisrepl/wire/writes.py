@@ -40,9 +40,9 @@ __all__ = [
     "commands_of_batch",
     "events_of",
     "halves_of",
-    "keys_of",
     "plain_command",
     "simple_commands",
+    "written_keys",
 ]
 
 #: A field that no hash has: who may remove it may write the key.
@@ -109,7 +109,7 @@ def _set_command(words: Sequence[bytes]) -> list[bytes]:
     return [b"SET" if len(words) == 2 else b"MSET", *words]  # noqa: PLR2004 - one key, one value
 
 
-def keys_of(command: Sequence[bytes]) -> Sequence[bytes]:
+def written_keys(command: Sequence[bytes]) -> Sequence[bytes]:
     """The key of each write of a command of ours."""
     return command[1::2] if command[0] == b"MSET" else command[1:2]
 

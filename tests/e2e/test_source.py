@@ -34,7 +34,7 @@ def password_file(tmp_path):
     return file
 
 
-# Ways in.
+# EventChannel in.
 
 
 def start_at(daemons, certificates, hub, raddr, *args):

@@ -67,7 +67,7 @@ class Scene:
 
     def _is_quiet(self):
         outbound, inbound = self.daemon._parts.outbound, self.daemon._parts.pull.inbound
-        return not (outbound.waiting or outbound.unheard or inbound.unsettled)
+        return not (outbound.waiting or outbound.unheard or inbound.in_progress)
 
     def write(self, source, target, *words):
         """Run a command over a new key, and wait until it is done with."""

@@ -14,7 +14,7 @@ from redisrepl.changes import (
     Touch,
 )
 from redisrepl.engine.ancestor import Agreed
-from redisrepl.engine.pushes import settle
+from redisrepl.engine.pushes import with_values
 from redisrepl.wire.digests import digest_of, elements_of, hash_digest, string_digest, total_of
 
 KEY = b"ns:k"
@@ -76,7 +76,7 @@ def resolved(change, site, kinds=KINDS):
         case None:
             return []
         case Touch():
-            return settle(change, site, kinds)
+            return with_values(change, site, kinds)
         case HashSet(key, fields):
             read = site.fields if isinstance(site, HashState) else {}
             known = {name: read.get(name) if value is None else value for name, value in fields.items()}

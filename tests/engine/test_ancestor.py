@@ -62,7 +62,7 @@ def test_fields_are_noted_beside_those_that_are_agreed_already():
 def test_runs_of_plain_strings_are_noted_together_and_in_their_place():
     told = []
 
-    class Told(Memory):
+    class StreamedKeys(Memory):
         def strings(self, keys, digests):
             told.append((keys, digests))
 
@@ -71,11 +71,11 @@ def test_runs_of_plain_strings_are_noted_together_and_in_their_place():
 
     keys = [b"a", b"b", b"c", b"d"]
     one, two, three, four = (StringSet(key, b"v") for key in keys)
-    note_changes(Told(), [one, two, Deleted(b"a"), three, Touch(b"x"), four])
+    note_changes(StreamedKeys(), [one, two, Deleted(b"a"), three, Touch(b"x"), four])
     digests = {key: string_digest(key, b"v") for key in keys}
     assert told[:2] == [(keys[:2], [digests[b"a"], digests[b"b"]]), b"a"]
     assert [key for run, _ in told[2:] for key in run] == [b"c", b"d"]
-    note_changes(Told(), [])
+    note_changes(StreamedKeys(), [])
     assert len(told) <= 4
 
 

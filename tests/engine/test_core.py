@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from redisrepl.changes import KINDS, Deleted, HashState, StringSet, Touch
 from redisrepl.engine.continuity import Continuity, Event, SideState
-from redisrepl.engine.core import Core, CoreOptions, Loss
+from redisrepl.engine.core import ConflictLoss, Core, CoreOptions
 from redisrepl.engine.evidence import Ring, Seen
 from redisrepl.engine.losses import Losses
 from redisrepl.engine.plans import Plan
@@ -465,7 +465,7 @@ def test_the_loser_of_a_conflict_is_named_and_kept_once_it_is_replaced(winner):
         assert len(core.lost) == (winner == "site")
         if winner == "hub":
             core.applied_planned(plan)
-    assert core.lost == [Loss(KEY, winner, A if winner == "hub" else B)]
+    assert core.lost == [ConflictLoss(KEY, winner, A if winner == "hub" else B)]
     assert core.conflicts == 1
     assert [(line["event"], line["key"], line["winner"]) for line in logs] == [("conflict.resolved", "ns:k", winner)]
     assert doubted(core) == ([REPLACE] if winner == "site" else [])

@@ -108,21 +108,21 @@ def test_the_last_id_is_agreed_on_with_the_entries_at_the_end():
 
 def test_what_was_told_of_entries_that_came_and_went_is_applied_without_a_fetch():
     world = World()
-    world.inbound.told(1, [put({ONE: V}), put({TWO: V})], now=0.0)
-    world.inbound.told(2, [removed(ONE)], now=0.0)
+    world.inbound.feed(1, [put({ONE: V}), put({TWO: V})], now=0.0)
+    world.inbound.feed(2, [removed(ONE)], now=0.0)
     world.inbound.events([(KEY, b"xadd"), (KEY, b"xdel"), (KEY, b"xadd")])
     assert world.inbound.dirty == {}
-    assert world.inbound.take_told(9) == {KEY: [put({TWO: V}), removed(ONE)]}
+    assert world.inbound.take_fed(9) == {KEY: [put({TWO: V}), removed(ONE)]}
 
     world = World()
-    world.inbound.told(1, [removed(TWO)], now=0.0)
-    assert world.inbound.take_told(9) == {KEY: [removed(TWO)]}
+    world.inbound.feed(1, [removed(TWO)], now=0.0)
+    assert world.inbound.take_fed(9) == {KEY: [removed(TWO)]}
 
 
 def test_each_entry_that_is_applied_comes_back_by_itself():
     world = World()
-    world.inbound.told(1, [put({ONE: V, TWO: V})], now=0.0)
-    world.inbound.take_told(9)
+    world.inbound.feed(1, [put({ONE: V, TWO: V})], now=0.0)
+    world.inbound.take_fed(9)
     world.inbound.about_to_apply(KEY, [put({ONE: V, TWO: V})])
     assert world.local.consume(KEY, put({TWO: V}))
     assert world.local.consume(KEY, put({ONE: V}))

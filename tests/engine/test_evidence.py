@@ -15,7 +15,7 @@ from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, String
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Event
 from redisrepl.engine.core import Core
-from redisrepl.engine.evidence import RING, Ring, Seen, Told, holds_since, proved
+from redisrepl.engine.evidence import RING, Ring, Seen, StreamedKeys, holds_since, proved
 from redisrepl.wire.digests import digest_of, element_of, string_digest
 
 KEYS = 30
@@ -324,7 +324,7 @@ def test_what_a_server_holds_of_the_last_changes_tells_whether_it_has_them():
 
 
 def test_which_keys_a_stream_told_of_after_an_offset():
-    told = Told()
+    told = StreamedKeys()
     assert told.later_than(0) is None
     told.whole_to = 100
     for offset, key in ((110, b"a"), (120, b"b"), (130, b"a")):

@@ -86,26 +86,26 @@ def test_above_the_ceiling_keys_are_left_to_a_sweep():
 
 @pytest.mark.parametrize("change", [*REMOVALS, WRITE, StringSet(KEY, b"v", 5), ExpirySet(KEY, 5)])
 def test_what_is_told_is_applied_without_a_fetch(world, change):
-    world.inbound.told(1, [change], now=0.0)
-    assert (world.inbound.dirty, world.inbound.unsettled) == ({}, 1)
-    assert world.inbound.take_told(1) == {KEY: [change]}
+    world.inbound.feed(1, [change], now=0.0)
+    assert (world.inbound.dirty, world.inbound.in_progress) == ({}, 1)
+    assert world.inbound.take_fed(1) == {KEY: [change]}
     assert world.inbound.is_current(KEY)
     assert world.inbound.about_to_apply(KEY, [change])
     world.inbound.applied([KEY], deadline=1)
-    assert (world.inbound.unsettled, world.inbound.counters.applied) == (0, 1)
+    assert (world.inbound.in_progress, world.inbound.counters.applied) == (0, 1)
 
 
 def test_the_events_of_what_is_told_are_expected(world):
-    world.inbound.told(1, [StringSet(KEY, b"v", 5), Deleted(OTHER)], now=0.0)
+    world.inbound.feed(1, [StringSet(KEY, b"v", 5), Deleted(OTHER)], now=0.0)
     world.inbound.events([(KEY, b"expire"), (OTHER, b"del"), (KEY, b"set")])
     assert world.inbound.dirty == {}
     assert len(world.remote) == 0
 
 
 def test_several_that_were_told_of_a_key_are_merged_or_fetched(world):
-    world.inbound.told(1, [HashSet(KEY, {b"f": b"1"}), StringSet(OTHER, b"v")], now=0.0)
-    world.inbound.told(2, [HashSet(KEY, {b"g": b"2"}), HashSet(OTHER, {b"f": b"1"})], now=0.0)
-    assert world.inbound.take_told(9) == {KEY: [HashSet(KEY, {b"f": b"1", b"g": b"2"})]}
+    world.inbound.feed(1, [HashSet(KEY, {b"f": b"1"}), StringSet(OTHER, b"v")], now=0.0)
+    world.inbound.feed(2, [HashSet(KEY, {b"g": b"2"}), HashSet(OTHER, {b"f": b"1"})], now=0.0)
+    assert world.inbound.take_fed(9) == {KEY: [HashSet(KEY, {b"f": b"1", b"g": b"2"})]}
     assert world.inbound.dirty == {OTHER: False}  # it changed its type
 
 
@@ -115,26 +115,26 @@ def changed_at_the_site(world):
 
 def a_foreign_write_came(world):
     world.inbound.events([(KEY, b"set")])
-    assert world.inbound.take_told(1) == {}
+    assert world.inbound.take_fed(1) == {}
 
 
 def a_link_was_lost(world):
     world.epoch += 1
-    assert world.inbound.take_told(1) == {}
+    assert world.inbound.take_fed(1) == {}
 
 
 def a_client_wrote_as_it_was_applied(world):
-    world.inbound.not_applied(world.inbound.take_told(1))
+    world.inbound.not_applied(world.inbound.take_fed(1))
 
 
 def a_link_was_lost_as_it_was_applied(world):
-    world.inbound.take_told(1)
+    world.inbound.take_fed(1)
     world.epoch += 1
     assert not world.inbound.is_current(KEY)
 
 
 def the_site_changed_it_as_it_was_applied(world):
-    world.inbound.take_told(1)
+    world.inbound.take_fed(1)
     world.inbound.changed_at_site([KEY])
     assert not world.inbound.is_current(KEY)
 
@@ -152,11 +152,11 @@ BETWEEN = [
 @pytest.mark.parametrize("change", [WRITE, *REMOVALS])
 @pytest.mark.parametrize("between", BETWEEN)
 def test_what_was_told_and_not_applied_is_fetched(world, between, change):
-    world.inbound.told(1, [change], now=0.0)
+    world.inbound.feed(1, [change], now=0.0)
     between(world)
     assert world.inbound.dirty == {KEY: False}
     assert world.inbound.take(1) == {KEY: False}
-    assert world.inbound.unsettled == 1
+    assert world.inbound.in_progress == 1
 
 
 def not_whole(world):
@@ -183,33 +183,33 @@ def newer_known(world):
 @pytest.mark.parametrize("reason", [not_whole, busy, dirty, fetching, newer_known])
 def test_what_may_be_old_news_is_left_to_its_events(world, reason):
     reason(world)
-    world.inbound.told(7, [StringSet(KEY, b"v")], now=0.0)
-    assert world.inbound.take_told(1) == {}
+    world.inbound.feed(7, [StringSet(KEY, b"v")], now=0.0)
+    assert world.inbound.take_fed(1) == {}
     assert len(world.remote) == 0
 
 
 def test_what_is_told_of_others_or_is_not_replicated_is_not_taken():
     world = World(frozenset({"set"}))
-    world.inbound.told(1, [StringSet(b"else", b"v"), HashSet(KEY, {b"f": b"1"}), Deleted(OTHER)], now=0.0)
-    assert world.inbound.unsettled == 0
+    world.inbound.feed(1, [StringSet(b"else", b"v"), HashSet(KEY, {b"f": b"1"}), Deleted(OTHER)], now=0.0)
+    assert world.inbound.in_progress == 0
 
 
 def test_so_much_is_told_and_the_rest_fetched(world):
-    world.inbound.told(1, [StringSet(b"ns:%d" % number, b"v") for number in range(1500)], now=0.0)
-    assert len(world.inbound.take_told(9999)) == 1000
+    world.inbound.feed(1, [StringSet(b"ns:%d" % number, b"v") for number in range(1500)], now=0.0)
+    assert len(world.inbound.take_fed(9999)) == 1000
     assert world.inbound.dirty == {}  # they are left to their events
 
 
 def test_more_news_of_a_key_that_is_applied_as_it_was_told_waits_for_that(world):
-    world.inbound.told(1, [StringSet(KEY, b"1")], now=0.0)
-    world.inbound.take_told(1)
-    world.inbound.told(2, [StringSet(KEY, b"2")], now=0.0)
-    assert world.inbound.take_told(1) == {}
+    world.inbound.feed(1, [StringSet(KEY, b"1")], now=0.0)
+    world.inbound.take_fed(1)
+    world.inbound.feed(2, [StringSet(KEY, b"2")], now=0.0)
+    assert world.inbound.take_fed(1) == {}
     world.inbound.about_to_apply(KEY, [StringSet(KEY, b"1")])
     world.inbound.applied([KEY], deadline=1)
-    assert world.inbound.take_told(1) == {}  # until its echo has come
+    assert world.inbound.take_fed(1) == {}  # until its echo has come
     world.local.consume(KEY, StringSet(KEY, b"1"))
-    assert world.inbound.take_told(1) == {KEY: [StringSet(KEY, b"2")]}
+    assert world.inbound.take_fed(1) == {KEY: [StringSet(KEY, b"2")]}
 
 
 # What is fetched.
@@ -234,7 +234,7 @@ def test_keys_that_cannot_be_fetched_now_do_not_stand_in_the_way_of_others(world
 
 
 @pytest.mark.parametrize("suspect", [False, True])
-@pytest.mark.parametrize("void", ["changed", "busy", "epoch", "untaken", "not applied", "no room"])
+@pytest.mark.parametrize("void", ["changed", "busy", "epoch", "put_back", "not applied", "no room"])
 def test_what_was_fetched_is_void_if_the_key_may_have_changed_and_is_fetched_again(suspect, void):
     world = World()
     (world.inbound.suspect if suspect else world.inbound.mark_dirty)([KEY])
@@ -246,8 +246,8 @@ def test_what_was_fetched_is_void_if_the_key_may_have_changed_and_is_fetched_aga
             world.busy.add(KEY)
         case "epoch":
             world.epoch += 1
-        case "untaken":
-            world.inbound.untaken([KEY])
+        case "put_back":
+            world.inbound.put_back([KEY])
         case "not applied":
             world.inbound.about_to_apply(KEY, [StringSet(KEY, b"a")])
             world.inbound.not_applied([KEY])
@@ -268,9 +268,9 @@ def test_what_was_fetched_is_void_if_the_key_may_have_changed_and_is_fetched_aga
 
 
 def test_a_suspect_key_is_compared_whatever_else_was_heard_of_it(world):
-    world.inbound.told(1, [StringSet(KEY, b"v")], now=0.0)
+    world.inbound.feed(1, [StringSet(KEY, b"v")], now=0.0)
     world.inbound.suspect([KEY, b"else"])
-    assert (world.inbound.unsettled, world.inbound.take_told(1)) == (1, {})
+    assert (world.inbound.in_progress, world.inbound.take_fed(1)) == (1, {})
     world.inbound.mark_dirty([KEY])
     world.inbound.events([(KEY, b"set")])
     assert world.inbound.dirty == {KEY: True}
@@ -278,7 +278,7 @@ def test_a_suspect_key_is_compared_whatever_else_was_heard_of_it(world):
     world.inbound.take(1)
     assert world.inbound.compares
     world.inbound.mark_dirty([KEY])
-    world.inbound.untaken([KEY])
+    world.inbound.put_back([KEY])
     assert world.inbound.dirty == {KEY: True}
     world.inbound.take(1)
     world.inbound.about_to_apply(KEY, [])
@@ -348,14 +348,14 @@ def test_a_hash_with_too_many_fields_on_their_way_waits(world):
 
 
 def test_what_was_told_of_other_fields_is_applied_and_the_key_is_done_with(world):
-    world.inbound.told(1, [WRITE], now=0.0)
-    world.inbound.take_told(1)
+    world.inbound.feed(1, [WRITE], now=0.0)
+    world.inbound.take_fed(1)
     world.inbound.changed_at_site([KEY], {b"own": b"v"})
     assert world.inbound.is_current(KEY)
     assert set(world.inbound.own_fields(KEY)) == {b"own"}
     world.inbound.about_to_apply(KEY, [WRITE])
     world.inbound.applied([KEY], deadline=1)
-    assert (world.inbound.dirty, world.inbound.unsettled) == ({}, 0)
+    assert (world.inbound.dirty, world.inbound.in_progress) == ({}, 0)
 
 
 # What is applied.
@@ -369,7 +369,7 @@ def test_what_is_equal_or_refused_is_done_with(world):
     world.inbound.mark_dirty([OTHER])
     world.inbound.refused(OTHER, "WRONGTYPE")
     counters = world.inbound.counters
-    assert (counters.equal, counters.failed, world.inbound.unsettled) == (1, 1, 0)
+    assert (counters.equal, counters.failed, world.inbound.in_progress) == (1, 1, 0)
     assert len(world.local) == 0
 
 
@@ -402,5 +402,5 @@ def test_a_new_link_to_the_hub_voids_what_was_expected_of_the_old_one(world):
     world.inbound.pushed([OTHER], math.inf)  # nobody knows when: nothing is news
     world.inbound.resubscribed()
     assert (world.inbound.dirty, len(world.remote)) == ({KEY: True}, 0)
-    world.inbound.told(1, [StringSet(OTHER, b"v")], now=0.0)
-    assert world.inbound.take_told(1) == {OTHER: [StringSet(OTHER, b"v")]}
+    world.inbound.feed(1, [StringSet(OTHER, b"v")], now=0.0)
+    assert world.inbound.take_fed(1) == {OTHER: [StringSet(OTHER, b"v")]}

@@ -25,7 +25,7 @@ from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.outbound import Outbound
-from redisrepl.engine.pushes import Batch, OutboundOptions, settle
+from redisrepl.engine.pushes import Batch, OutboundOptions, with_values
 from redisrepl.namespaces import Namespaces
 from redisrepl.wire.batches import MOVED, UNCHANGED
 from redisrepl.wire.commands import ORIGIN_CHANNEL, ChangeDecoder
@@ -208,7 +208,7 @@ def test_with_every_write_none_of_a_key_is_left_out():
     [(None, [Deleted(b"k")]), (StringState(b"v"), []), (HashState({b"f": b"v"}), []), ("list", [])],
 )
 def test_a_key_that_is_removed_unless_it_is_there(state, left):
-    assert settle(Touch(b"k", "del", replaces=True), state, KINDS) == left
+    assert with_values(Touch(b"k", "del", replaces=True), state, KINDS) == left
 
 
 # Live, or in doubt.

@@ -25,7 +25,7 @@ from redisrepl.changes import (
 from redisrepl.engine.everywrite import EveryWrite
 from redisrepl.engine.merging import merge
 from redisrepl.engine.pending import OVERHEAD, Pending, parts_of
-from redisrepl.engine.pushes import settle
+from redisrepl.engine.pushes import with_values
 
 K = b"k"
 SET = StringSet(K, b"v")
@@ -191,7 +191,7 @@ def resolved(change, state):
     """What is pushed for a change when the site holds this state: `pushing` reads what the change only names."""
     match change:
         case Touch():
-            return settle(change, state, KINDS)
+            return with_values(change, state, KINDS)
         case HashSet(key, fields):
             read = state.fields if isinstance(state, HashState) else {}
             known = {name: read.get(name) if value is None else value for name, value in fields.items()}

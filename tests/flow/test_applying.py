@@ -9,7 +9,7 @@ import pytest
 from redisrepl.changes import KINDS, ExpirySet, HashState, StringSet, StringState, Touch
 from redisrepl.engine.ancestor import note_state
 from redisrepl.engine.continuity import Continuity, Event, SideState
-from redisrepl.engine.core import Core, CoreOptions, Loss
+from redisrepl.engine.core import ConflictLoss, Core, CoreOptions
 from redisrepl.flow.applying import Applying
 from redisrepl.local.address import parse_address
 from redisrepl.local.apply import SiteWriter
@@ -265,7 +265,7 @@ async def test_of_a_conflict_the_loser_is_kept(server, at_site, running, winner)
         await world.applying.idle()
 
         assert at_site.get(KEY) == (b"c" if winner == "hub" else b"b")
-        assert world.lost == [Loss(KEY, winner, B if winner == "hub" else C)]
+        assert world.lost == [ConflictLoss(KEY, winner, B if winner == "hub" else C)]
 
 
 async def test_what_was_not_applied_after_all_has_lost_nothing(server, at_site, running):
@@ -281,7 +281,7 @@ async def test_what_was_not_applied_after_all_has_lost_nothing(server, at_site, 
         await world.applying.idle()
 
         assert at_site.get(KEY) == b"c"
-        assert world.lost == [Loss(KEY, "hub", StringState(b"d"))]
+        assert world.lost == [ConflictLoss(KEY, "hub", StringState(b"d"))]
 
 
 @pytest.mark.parametrize(("hours_ahead", "removed"), [(0, True), (2, False)])
@@ -345,7 +345,7 @@ async def test_nothing_is_removed_for_a_hub_that_is_another_server(server, at_si
         world.dirty(KEY)
         await eventually_async(lambda: world.applying.apply_trouble.failures > 1)
         assert at_site.exists(KEY)
-        assert KEY in world.inbound.dirty or world.inbound.unsettled
+        assert KEY in world.inbound.dirty or world.inbound.in_progress
 
         world.is_same_hub = True
         await world.applying.idle()
@@ -360,7 +360,7 @@ async def test_nothing_is_fetched_before_both_histories_are_known(server, at_sit
         state.judged = False
         world.hub = {KEY: A}
         world.dirty(KEY)
-        world.inbound.told(1, [StringSet(OTHER, b"told")], 0.0)
+        world.inbound.feed(1, [StringSet(OTHER, b"told")], 0.0)
         for _ in range(20):
             await asyncio.sleep(0)
         assert (world.inbound.counters.fetched, at_site.dbsize()) == (0, 0)
@@ -372,7 +372,7 @@ async def test_nothing_is_fetched_before_both_histories_are_known(server, at_sit
 
 async def test_what_the_feed_told_is_applied_and_agreed(server, at_site, running):
     async with running(server) as world:
-        world.inbound.told(1, [StringSet(KEY, b"a"), ExpirySet(KEY, 4_000_000_000_000)], 0.0)
+        world.inbound.feed(1, [StringSet(KEY, b"a"), ExpirySet(KEY, 4_000_000_000_000)], 0.0)
         world.applying.wake()
         await world.applying.idle()
 
@@ -542,7 +542,7 @@ async def test_nothing_is_written_before_the_stream_has_shown_what_was_read(serv
         world.dirty(KEY)
         await eventually_async(lambda: world.reader.asked)
         assert at_site.get(KEY) == b"of a client"
-        assert world.inbound.unsettled == 1
+        assert world.inbound.in_progress == 1
 
         world.inbound.changed_at_site([KEY])  # now it shows
         world.read_to = offset(at_site)

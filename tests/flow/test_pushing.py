@@ -26,7 +26,7 @@ from redisrepl.wire.batches import UNCHANGED
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.digests import digest_of, string_digest
 from redisrepl.wire.entries import FIRST_ID, LAST_ID, entry_name, entry_value
-from redisrepl.wire.writes import keys_of
+from redisrepl.wire.writes import written_keys
 from testbed import Hub, eventually_async
 
 RETRY = {"attempts": None, "timeout": None, "wait_initial": 0.01, "wait_max": 0.01, "wait_jitter": 0.0}
@@ -544,7 +544,7 @@ async def test_values_that_are_read_for_a_request_are_no_more_than_fit(store, ev
     sizes = [sum(len(word) for command in commands for word in command) for commands in hub.pushed]
     assert max(sizes) < 2 * (hub.max_body + 30_000)
     assert site.most == 4
-    arrived = {key for commands in hub.pushed for command in commands for key in keys_of(command)}
+    arrived = {key for commands in hub.pushed for command in commands for key in written_keys(command)}
     assert arrived == {b"%b%d" % (kind, number) for kind in (b"a", b"t", b"h") for number in range(50)}
     for number in range(50):
         values = [

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from redisrepl.listener.drawing import plot
-from redisrepl.listener.page import Page
+from redisrepl.listener.page import StatusPage
 from redisrepl.observe.history import History
 from tests.listener.browser import browser
 from tests.listener.subject import DOCUMENT, Subject
@@ -19,7 +19,7 @@ TROUBLE = {"what": "push", "error": "the hub answered HTTP 502", "failures": 3, 
 
 
 def sections(lag=0.0, warnings=(), history=None, **changes):
-    return Page().sections(DOCUMENT | changes, lag, history or History(), list(warnings), NOW)
+    return StatusPage().sections(DOCUMENT | changes, lag, history or History(), list(warnings), NOW)
 
 
 def words(html):
@@ -113,7 +113,7 @@ def test_a_daemon_that_only_pushes():
     document = {
         name: value for name, value in DOCUMENT.items() if name not in {"applied", "conflicts", "subscriptions"}
     }
-    said = Page().sections(document | {"direction": "push"}, 0.0, History(), [], NOW)
+    said = StatusPage().sections(document | {"direction": "push"}, 0.0, History(), [], NOW)
 
     assert "without -rc nothing comes from the hub" in said["numbers"]
     assert "from the site to the hub" in said["replication"]
@@ -143,7 +143,7 @@ def test_what_others_have_said_is_text():
 
 
 def test_it_is_one_file_without_anything_foreign():
-    text = Page().whole(sections()).decode()
+    text = StatusPage().whole(sections()).decode()
     tags = Parts(text.partition(">")[2]).tags
 
     assert "<!--" not in text
@@ -156,7 +156,7 @@ def test_it_is_one_file_without_anything_foreign():
 
 
 def test_a_screen_reader_has_what_it_needs():
-    text = Page().whole(sections()).decode()
+    text = StatusPage().whole(sections()).decode()
     tags = Parts(text.partition(">")[2]).tags
     identifiers = [attributes["id"] for _, attributes in tags if "id" in attributes]
 
@@ -167,7 +167,7 @@ def test_a_screen_reader_has_what_it_needs():
     for attributes in (a for tag, a in tags if tag == "section"):
         assert "aria-label" in attributes or attributes["aria-labelledby"] in identifiers
     assert [a["aria-live"] for _, a in tags if "aria-live" in a] == ["polite"]  # only what seldom changes is read out
-    assert sections()["headline"] == Page().sections(DOCUMENT, 0.0, History(), [], NOW + 500)["headline"]
+    assert sections()["headline"] == StatusPage().sections(DOCUMENT, 0.0, History(), [], NOW + 500)["headline"]
 
 
 @pytest.mark.parametrize(("points", "since"), [(5, "10 min"), (60, "10 min"), (61, "1 h"), (360, "1 h")])

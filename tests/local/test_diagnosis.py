@@ -10,14 +10,14 @@ from structlog.testing import capture_logs
 from redisrepl.changes import Position
 from redisrepl.local import diagnosis as module
 from redisrepl.local.address import parse_address
-from redisrepl.local.diagnosis import LinkDiagnosis, Loss, explain_full_sync, explain_loss
+from redisrepl.local.diagnosis import LinkDiagnosis, LostLink, explain_full_sync, explain_loss
 from redisrepl.local.facts import BufferLimit, Facts
 from testbed import Certificates, Daemon, FaultProxy, RedisServer, eventually, eventually_async, free_port
 from tests.e2e.support import certificate_flags
 
 REPLID, OTHER = "a" * 40, "b" * 40
 PLACE = Position(REPLID, 1000)
-CLOSED = Loss("it closed the link", PLACE)
+CLOSED = LostLink("it closed the link", PLACE)
 WELL = Facts(
     at=100.0,
     run_id="run",
@@ -64,7 +64,7 @@ def facts(**members):
         (replace(CLOSED, silence=60.0), WELL, AFTER, "no byte came for 60 s", "SLOWLOG"),
         (replace(CLOSED, silence=8.0), WELL, AFTER, "every 10 s", "repl-ping-replica-period 10, or --site-silence 30"),
         (replace(CLOSED, position=None), WELL, facts(repl_timeout=5), "snapshot took longer", "repl-timeout 60"),
-        (Loss("ERR max number of clients reached", PLACE), WELL, AFTER, "as many clients", "CONFIG SET maxclients"),
+        (LostLink("ERR max number of clients reached", PLACE), WELL, AFTER, "as many clients", "CONFIG SET maxclients"),
         (CLOSED, WELL, Facts(failure="max number of clients reached"), "as many clients", "CONFIG SET maxclients"),
         (CLOSED, WELL, Facts(failure="cannot be reached: refused"), "is down, or the network", "waited for"),
         (CLOSED, WELL, Facts(failure="it refuses us: this user has no permissions"), "not known", "+info"),

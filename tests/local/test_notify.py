@@ -11,7 +11,7 @@ from redisrepl.errors import LinkLostError, PeerUnavailableError, ProtocolError,
 from redisrepl.local.address import parse_address
 from redisrepl.local.client import Followed
 from redisrepl.local.connection import open_client
-from redisrepl.local.notify import Gap, Noticed, SiteEvents, Subscribed
+from redisrepl.local.notify import Gap, SiteEvents, SiteKeyEvents, Subscribed
 from testbed import RedisServer, eventually_async
 
 ALPHABET = bytes(range(256))
@@ -42,7 +42,7 @@ async def noticed(events, count):
     found = []
     while len(found) < count:
         news = await anext(events)
-        assert isinstance(news, Noticed)
+        assert isinstance(news, SiteKeyEvents)
         found += news.events
     return found
 

@@ -40,7 +40,7 @@ def address_of(server, **options):
     return parse_address(f"127.0.0.1:{server.port}", **options)
 
 
-class Following:
+class StreamSource:
     """A link that is read in the background."""
 
     def __init__(self, address, position=None, **options):
@@ -91,7 +91,7 @@ class Following:
 async def test_what_is_there_and_what_comes(server):
     client = server.client()
     client.set("before", ALL_BYTES)
-    async with Following(address_of(server)) as link:
+    async with StreamSource(address_of(server)) as link:
         await link.until(lambda: link.of(SnapshotEnd))
         client.set("after", ALL_BYTES)
         await link.until(lambda: [b"SET", b"after", ALL_BYTES] in link.commands)
@@ -108,7 +108,7 @@ async def test_what_is_there_and_what_comes(server):
 async def test_an_offset_is_the_master_s_own(server):
     """After values of all sizes, a transaction and a SELECT."""
     client = server.client()
-    async with Following(address_of(server)) as link:
+    async with StreamSource(address_of(server)) as link:
         await link.until(lambda: link.of(SnapshotEnd))
         for length in (0, 9, 10, 99, 100, 4095, 4096, 70_000):
             client.set("k", b"x" * length)
@@ -123,7 +123,7 @@ async def test_an_offset_is_the_master_s_own(server):
 async def test_wait_means_what_we_acknowledge(server):
     client = server.client()
     acknowledged = 0
-    async with Following(address_of(server), acknowledged=lambda: acknowledged) as link:
+    async with StreamSource(address_of(server), acknowledged=lambda: acknowledged) as link:
         await link.until(lambda: link.of(SnapshotEnd))
         client.set("k", "v")
         await link.until(lambda: [b"SET", b"k", b"v"] in link.commands)
@@ -137,13 +137,13 @@ async def test_wait_means_what_we_acknowledge(server):
 
 async def test_a_position_is_where_the_next_link_goes_on(server):
     client = server.client()
-    async with Following(address_of(server)) as link:
+    async with StreamSource(address_of(server)) as link:
         await link.until(lambda: link.of(SnapshotEnd))
         client.set("k", 1)
         await link.until(lambda: [b"SET", b"k", b"1"] in link.commands)
         position = link.link.position
     client.set("k", 2)
-    async with Following(address_of(server), position) as link:
+    async with StreamSource(address_of(server), position) as link:
         await link.until(lambda: link.commands)
 
         assert link.events[0] == Continued(position)
@@ -152,14 +152,14 @@ async def test_a_position_is_where_the_next_link_goes_on(server):
 
 
 async def test_a_position_of_another_history_means_a_snapshot(server):
-    async with Following(address_of(server), Position("0" * 40, 5)) as link:
+    async with StreamSource(address_of(server), Position("0" * 40, 5)) as link:
         await link.until(lambda: link.of(SnapshotEnd))
         assert link.of(FullSync)
 
 
 async def test_a_snapshot_without_data_can_be_asked_for(server):
     server.client().set("before", "x")
-    async with Following(address_of(server), empty_snapshot=True) as link:
+    async with StreamSource(address_of(server), empty_snapshot=True) as link:
         await link.until(lambda: link.of(SnapshotEnd))
         server.client().set("after", "x")
         await link.until(lambda: [b"SET", b"after", b"x"] in link.commands)
@@ -168,22 +168,22 @@ async def test_a_snapshot_without_data_can_be_asked_for(server):
 
 
 async def test_a_unix_socket(server):
-    async with Following(parse_address(server.unix_url)) as link:
+    async with StreamSource(parse_address(server.unix_url)) as link:
         await link.until(lambda: link.of(SnapshotEnd))
 
 
 @pytest.mark.parametrize("password", ["wrong", None])
 async def test_a_wrong_or_missing_password(password):
     with RedisServer(password="secret") as server:
-        async with Following(address_of(server, password=password)) as link:
+        async with StreamSource(address_of(server, password=password)) as link:
             assert type(await link.ended()) is RefusedError
-        async with Following(address_of(server, password="secret")) as link:
+        async with StreamSource(address_of(server, password="secret")) as link:
             await link.until(lambda: link.of(SnapshotEnd))
         server.kill()
 
 
 async def test_a_user_that_may_not_replicate(server):
-    async with Following(address_of(server, username="narrow", password="pw")) as link:
+    async with StreamSource(address_of(server, username="narrow", password="pw")) as link:
         error = await link.ended()
 
     assert type(error) is PsyncRefusedError
@@ -192,14 +192,14 @@ async def test_a_user_that_may_not_replicate(server):
 async def test_a_server_without_a_free_place():
     with RedisServer(config={"maxclients": 1}) as server, server.client() as only:
         only.ping()
-        async with Following(address_of(server)) as link:
+        async with StreamSource(address_of(server)) as link:
             error = await link.ended()
     assert type(error) is PeerUnavailableError
     assert "max number of clients" in str(error)
 
 
 async def test_a_port_where_nobody_listens():
-    async with Following(SiteAddress(port=free_port())) as link:
+    async with StreamSource(SiteAddress(port=free_port())) as link:
         error = await link.ended()
 
     assert type(error) is PeerUnavailableError
@@ -207,14 +207,14 @@ async def test_a_port_where_nobody_listens():
 
 
 async def test_a_server_that_goes(server):
-    async with Following(address_of(server)) as link:
+    async with StreamSource(address_of(server)) as link:
         await link.until(lambda: link.of(SnapshotEnd))
         server.kill()
         assert type(await link.ended()) is LinkLostError
 
 
 async def test_a_server_that_falls_silent(server):
-    async with Following(address_of(server), silence=0.3) as link:
+    async with StreamSource(address_of(server), silence=0.3) as link:
         await link.until(lambda: link.of(SnapshotEnd))
         server.pause()
         error = await link.ended()
@@ -230,7 +230,7 @@ async def test_a_server_that_falls_silent(server):
 async def test_tls(certificates):
     files = CertificateFiles(certificates.ca, certificates.client, certificates.client_key)
     with RedisServer(tls=certificates) as server:
-        async with Following(parse_address(server.tls_url, files=files)) as link:
+        async with StreamSource(parse_address(server.tls_url, files=files)) as link:
             await link.until(lambda: link.of(SnapshotEnd))
             server.client().set("k", ALL_BYTES)
             await link.until(lambda: [b"SET", b"k", ALL_BYTES] in link.commands)
@@ -247,7 +247,7 @@ async def test_a_client_certificate_that_the_site_refuses(certificates, version)
         ):
             address = parse_address(server.tls_url, files=files)
             address.context.maximum_version = version
-            async with Following(address) as link:
+            async with StreamSource(address) as link:
                 assert type(await link.ended()) is CertificateError
 
 
@@ -309,7 +309,10 @@ async def test_a_reset_that_overtakes_the_reason(certificates, monkeypatch, clie
     monkeypatch.setattr("redisrepl.local.connection._VERDICT", 0.1)
     pair = certificates.client_pair if client == "good" else certificates.foreign_client()
     files = CertificateFiles(certificates.ca, pair.cert, pair.key)
-    async with HastyServer(certificates, resets) as server, Following(parse_address(server.url, files=files)) as link:
+    async with (
+        HastyServer(certificates, resets) as server,
+        StreamSource(parse_address(server.url, files=files)) as link,
+    ):
         error = await link.ended()
         assert type(error) is kind
         assert says in str(error)
@@ -319,7 +322,7 @@ async def test_a_reset_that_overtakes_the_reason(certificates, monkeypatch, clie
 async def test_a_site_of_another_authority(certificates):
     files = CertificateFiles(certificates.foreign_ca(), certificates.client, certificates.client_key)
     with RedisServer(tls=certificates) as server:
-        async with Following(parse_address(server.tls_url, files=files)) as link:
+        async with StreamSource(parse_address(server.tls_url, files=files)) as link:
             error = await link.ended()
     assert type(error) is CertificateError
     assert "not signed by the given CA" in str(error)
@@ -369,7 +372,7 @@ class FakeMaster:
 
 async def test_a_silent_master_gets_acknowledgements_from_the_start():
     """Offset 0 included, and though nothing ever comes."""
-    async with FakeMaster() as master, Following(master.address, Position(REPLID, 0)) as link:
+    async with FakeMaster() as master, StreamSource(master.address, Position(REPLID, 0)) as link:
         await master.attach(0)
         await master.hears(b"REPLCONF", b"ACK", b"0", times=5)
         assert not link.task.done()
@@ -378,7 +381,7 @@ async def test_a_silent_master_gets_acknowledgements_from_the_start():
 async def test_a_diskless_snapshot_is_acknowledged_more_than_once():
     """A master loses an acknowledgement that comes before it has reaped its child, and then keeps the stream back."""
     mark = b"m" * 40
-    async with FakeMaster() as master, Following(master.address, snapshot=None, ack_period=60) as link:
+    async with FakeMaster() as master, StreamSource(master.address, snapshot=None, ack_period=60) as link:
         await master.hears(b"REPLCONF", b"capa", b"eof", b"capa", b"psync2")
         master.says(b"+OK\r\n+OK\r\n\n+FULLRESYNC " + REPLID.encode() + b" 7\r\n\n$EOF:" + mark + b"\r\nREDIS" + mark)
         await master.hears(b"REPLCONF", b"ACK", b"7", times=3)
@@ -386,7 +389,7 @@ async def test_a_diskless_snapshot_is_acknowledged_more_than_once():
 
 
 async def test_nothing_is_acknowledged_before_the_snapshot_is_complete():
-    async with FakeMaster() as master, Following(master.address, snapshot=None) as link:
+    async with FakeMaster() as master, StreamSource(master.address, snapshot=None) as link:
         await master.hears(b"REPLCONF", b"capa", b"eof", b"capa", b"psync2")
         master.says(b"+OK\r\n+OK\r\n+FULLRESYNC " + REPLID.encode() + b" 7\r\n$10\r\n12345")
         await link.until(lambda: link.of(SnapshotData))
@@ -398,7 +401,7 @@ async def test_nothing_is_acknowledged_before_the_snapshot_is_complete():
 async def test_a_request_for_an_acknowledgement_is_answered_at_once():
     """Within the 21 that follow a new link, and so long before the next one of a period of a minute."""
     options = {"ack_period": 60, "acknowledged": lambda: 4711}
-    async with FakeMaster() as master, Following(master.address, Position(REPLID, 0), **options) as link:
+    async with FakeMaster() as master, StreamSource(master.address, Position(REPLID, 0), **options) as link:
         await master.attach(0)
         await master.hears(b"REPLCONF", b"ACK", b"4711", times=21)
         master.says(resp(b"REPLCONF", b"GETACK", b"*"))
@@ -408,7 +411,7 @@ async def test_a_request_for_an_acknowledgement_is_answered_at_once():
 
 async def test_a_command_that_comes_in_pieces():
     data = resp(b"SET", b"k", ALL_BYTES)
-    async with FakeMaster() as master, Following(master.address, Position(REPLID, 100)) as link:
+    async with FakeMaster() as master, StreamSource(master.address, Position(REPLID, 100)) as link:
         await master.attach(100)
         master.says(data[:50])
         await master.hears(b"REPLCONF", b"ACK", b"100", times=2)
@@ -428,7 +431,7 @@ async def test_a_command_that_comes_in_pieces():
     ],
 )
 async def test_a_master_that_makes_no_sense(last_words, kind):
-    async with FakeMaster() as master, Following(master.address, Position(REPLID, 0)) as link:
+    async with FakeMaster() as master, StreamSource(master.address, Position(REPLID, 0)) as link:
         await master.attach(0)
         master.says(last_words)
         error = await link.ended()
@@ -437,7 +440,7 @@ async def test_a_master_that_makes_no_sense(last_words, kind):
 
 
 async def test_a_master_that_hangs_up():
-    async with FakeMaster() as master, Following(master.address, Position(REPLID, 0)) as link:
+    async with FakeMaster() as master, StreamSource(master.address, Position(REPLID, 0)) as link:
         await master.attach(0)
         await link.until(lambda: link.of(Continued))
         master._writers[-1].close()
@@ -448,7 +451,7 @@ async def test_a_master_that_hangs_up():
 
 
 async def test_a_master_that_is_loading():
-    async with FakeMaster() as master, Following(master.address) as link:
+    async with FakeMaster() as master, StreamSource(master.address) as link:
         await master.hears(b"REPLCONF", b"capa", b"eof", b"capa", b"psync2")
         master.says(b"-LOADING Redis is loading the dataset in memory\r\n")
         assert type(await link.ended()) is PeerUnavailableError
@@ -456,11 +459,11 @@ async def test_a_master_that_is_loading():
 
 async def test_a_link_that_is_closed_says_nothing_more():
     async with FakeMaster() as master:
-        async with Following(master.address, Position(REPLID, 0), ack_period=0.01) as link:
+        async with StreamSource(master.address, Position(REPLID, 0), ack_period=0.01) as link:
             await master.attach(0)
             await master.hears(b"REPLCONF", b"ACK", b"0", times=2)
         heard = len(master.heard)
-        async with Following(master.address, Position(REPLID, 0)):
+        async with StreamSource(master.address, Position(REPLID, 0)):
             await master.hears(b"REPLCONF", b"capa", b"eof", b"capa", b"psync2", times=2)
         assert link.task.cancelled()
         assert master.heard[heard:].count(b"ACK") == 0

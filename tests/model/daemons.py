@@ -34,14 +34,14 @@ from redisrepl.flow.saving import SavedState, Saving
 from redisrepl.flow.sweep import Sweep
 from redisrepl.local.apply import Applied, _commands
 from redisrepl.local.history import SiteHistory
-from redisrepl.local.notify import Noticed, Subscribed
+from redisrepl.local.notify import SiteKeyEvents, Subscribed
 from redisrepl.namespaces import Namespaces
 from redisrepl.remote import fence as fence_module
 from redisrepl.remote.fence import NOT_LAST, Fence
 from redisrepl.remote.fetch import Fetched
 from redisrepl.remote.push import Pushed
-from redisrepl.sources.keyspace import Noticing, echoes_of
-from redisrepl.sources.stream import Following, LinkOptions
+from redisrepl.sources.keyspace import KeyspaceSource, echoes_of
+from redisrepl.sources.stream import StreamOptions, StreamSource
 from redisrepl.wire.commands import ORIGIN_CHANNEL
 from redisrepl.wire.digests import Look, Page, Summed, add_sums, held_at, look_at
 from redisrepl.wire.psync import Commands, Continued, FullSync, Position, SnapshotData, SnapshotEnd
@@ -419,7 +419,7 @@ class Daemon:
         linked: it reads the site's stream, or hears its events.
         subscribed: it hears the hub's.
         heard: events of the hub that are on their way.
-        noticed: events of the site; None: it reads the stream.
+        key_event: events of the site; None: it reads the stream.
     """
 
     def __init__(self, world: World, site: Site) -> None:
@@ -462,13 +462,13 @@ class Daemon:
             retry={},
             clocks=known.clocks,
         )
-        self.following = Following(
+        self.stream = StreamSource(
             None,
             self.outbound,
             (PREFIX,),
             saved.position,
             SimpleNamespace(begin=lambda _: None),
-            options=LinkOptions(1, 1, {}),
+            options=StreamOptions(1, 1, {}),
             listener=self,
         )
         history = PlayedHistory(of_site)
@@ -479,13 +479,13 @@ class Daemon:
             hub,
             self.fence,
             lambda: store.number,
-            lambda: int(self.following.read_to) if self.following.read_to != float("inf") else 0,
+            lambda: int(self.stream.read_to) if self.stream.read_to != float("inf") else 0,
             partial(store.agreed_since, most=MOST_PLACES),
             first=not store.saved,
             retry={},
         )
         self.judging.note = world.judged
-        self.saving = Saving(store, core, self.following, known, self.fence, history.held, who)
+        self.saving = Saving(store, core, self.stream, known, self.fence, history.held, who)
         self.judging.save = self.saving.save
         self.applying = made.applying(
             core,
@@ -495,7 +495,7 @@ class Daemon:
             of_site,
             same_hub=self.judging.same_hub,
             site_evicted=self.judging.site_evicted,
-            read_to=lambda: self.following.read_to,
+            read_to=lambda: self.stream.read_to,
             max_keys=3,
             retry={},
             clocks=known.clocks,
@@ -517,12 +517,14 @@ class Daemon:
             retry={},
         )
         self.sweep.rng = world.rng
-        self.noticing = Noticing(None, self.outbound, self.inbound, covers=namespaces.covers, retry={}, listener=self)
-        self.noticed: list[tuple[bytes, bytes]] | None = None
+        self.keyspace = KeyspaceSource(
+            None, self.outbound, self.inbound, covers=namespaces.covers, retry={}, listener=self
+        )
+        self.key_event: list[tuple[bytes, bytes]] | None = None
         if site.by_events:
-            self.noticed = []
+            self.key_event = []
             self.inbound.expect_events(lambda change: echoes_of(change, kinds), 15.0)
-            self.following.abandon()
+            self.stream.abandon()
         self.linked = self.subscribed = False
         self.heard: list[Any] = []
         self.tasks: list[Task] = []
@@ -555,11 +557,11 @@ class Daemon:
 
     async def attach(self) -> None:
         """Make the link; it is there when this has ended."""
-        server, following = self.site.server, self.following
+        server, following = self.site.server, self.stream
         await Wire(lambda: PeerUnavailableError("the site is away"))
-        if self.noticed is not None:
-            self.noticed.clear()
-            self.noticing._take(Subscribed())
+        if self.key_event is not None:
+            self.key_event.clear()
+            self.keyspace._take(Subscribed())
             return
         position = following.position
         if position is not None and server.continues(*position):
@@ -584,11 +586,11 @@ class Daemon:
         return Entry(0, key, kind, value, server.expiries.get(key))
 
     def _take(self, event: Any) -> None:
-        self.following._take(event, SimpleNamespace(position=getattr(event, "position", None)))
+        self.stream._take(event, SimpleNamespace(position=getattr(event, "position", None)))
 
     def read(self, most: int) -> None:
         """Read commands of the stream."""
-        server, following = self.site.server, self.following
+        server, following = self.site.server, self.stream
         begin = int(following.read_to)
         commands = server.stream[begin - server.first : begin - server.first + most]
         ends = list(range(begin + 1, begin + 1 + len(commands)))
@@ -597,9 +599,9 @@ class Daemon:
 
     def take_noticed(self, events: list[tuple[bytes, bytes]]) -> None:
         """Events of the site have come."""
-        self.noticing._take(Noticed(events))
+        self.keyspace._take(SiteKeyEvents(events))
 
     @property
     def unread(self) -> int:
         """Commands of the stream that were not read."""
-        return self.site.server.offset - int(self.following.read_to)
+        return self.site.server.offset - int(self.stream.read_to)

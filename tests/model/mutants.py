@@ -1,6 +1,6 @@
 """Lines of the engine left out or turned round one at a time, and whether the model notices.
 
-By hand: `python -m tests.model.mutants [SEEDS [NAME ..]]` plays all of them. In: seeds. Out: what was not noticed.
+By hand: `python -m tests.model.mutants [SEEDS [NAME ..]]` plays all of them. In: seeds. Out: what was not key_event.
 A mutant is text of a module replaced by other text, in memory; where the text is not found any more it says so.
 """
 
@@ -54,7 +54,7 @@ FEW = {"made": Made(options={"max_keys": 2})}
 SAMPLE = [
     Mutant(core, "Core.push_planned", "self.outbound.doubt(plan.key, plan.push, plan.expected)", "pass"),
     Mutant(core, "Core.applied_planned", "self._name(plan)", "pass", (conflict,)),
-    Mutant(core, "Core._name", "self._keep(Loss(plan.key, plan.winner, plan.lost))", "pass", (conflict,)),
+    Mutant(core, "Core._name", "self._keep(ConflictLoss(plan.key, plan.winner, plan.lost))", "pass", (conflict,)),
     Mutant(core, "Core.site_lost", 'self.continuity.happened("site", Event.DETACHED)', "pass"),
     Mutant(core, "Core.site_attached", 'self.continuity.happened("site", Event.ATTACHED)', "pass"),
     Mutant(core, "Core.site_missed", "Event.MISSED", "Event.RESUMED", ONE),
@@ -135,7 +135,7 @@ def mutated(mutant: Mutant) -> Iterator[None]:
             setattr(one, name, before)
 
 
-def noticed(mutant: Mutant, seeds: range) -> int | None:
+def key_event(mutant: Mutant, seeds: range) -> int | None:
     """With which seed the model notices a mutant; None: with none."""
     with mutated(mutant):
         for seed in seeds:
@@ -153,7 +153,7 @@ def main() -> None:
         for mutant in [*SAMPLE, *MORE]:
             if not words or any(word in mutant.name for word in words):
                 try:
-                    outcome = f"seed {noticed(mutant, seeds)}"
+                    outcome = f"seed {key_event(mutant, seeds)}"
                 except LookupError as error:
                     outcome = str(error)
                 print(f"{mutant.name}: {outcome}", flush=True)

@@ -2,7 +2,7 @@
 
 Each run is one of a seed. A failure names what plays it again:
 
-    from tests.model.mutants import SAMPLE, noticed
+    from tests.model.mutants import SAMPLE, key_event
 from tests.model.runs import *; run(SEED, everybody, one_writer, fallen, sites=2, ..)
 
 `REDISREPL_SCHEDULES` sets how many seeds each case plays, `REDISREPL_FIRST_SEED` with which it begins.
@@ -19,7 +19,7 @@ from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.outbound import Outbound
 from redisrepl.remote.fence import Fence
 from tests.model.daemons import Made, PlayedJudging
-from tests.model.mutants import SAMPLE, noticed
+from tests.model.mutants import SAMPLE, key_event
 from tests.model.runs import conflict, everybody, fallen, one_writer, run
 from tests.model.world import WrongError, silence
 
@@ -168,7 +168,7 @@ class PrefersNewsToWhatIsDirty(Inbound):
 
 ONE = (everybody, one_writer)
 FALL = (everybody, fallen)
-#: Noticed within few runs.
+#: SiteKeyEvents within few runs.
 LEFT_OUT = [
     pytest.param(ONE, {"made": Made(store={"remembers": False})}, id="no ancestor"),
     pytest.param(ONE, {"made": Made(store={"journalled": False})}, id="what is sent is not written before"),
@@ -176,12 +176,12 @@ LEFT_OUT = [
     pytest.param(FALL, {"made": Made(judging=WithoutHistoryOfTheHub)}, id="no evidence of the hub's history"),
     pytest.param(ONE, {"made": Made(core=TellsTooEarly)}, id="intents are dropped before anything was compared"),
 ]
-#: Noticed within thousands: other parts are a second net under each.
+#: SiteKeyEvents within thousands: other parts are a second net under each.
 SELDOM = [
     pytest.param(
         ONE,
         {"made": Made(core=AsksSeldom), "restarts": True},
-        id="the ancestor is not asked while the site is unsettled",
+        id="the ancestor is not asked while the site is in_progress",
     ),
     pytest.param(ONE, {"made": Made(store={"intends": False})}, id="what is applied is not written before"),
     pytest.param(ONE, {"made": Made(fence=WithoutFence)}, id="no fence"),
@@ -223,7 +223,7 @@ def test_each_part_is_needed_if_seldom(phases, circumstances):
 @pytest.mark.parametrize("mutant", SAMPLE, ids=[mutant.name for mutant in SAMPLE])
 def test_each_line_is_needed(mutant):
     """A sample of `mutants`; `python -m tests.model.mutants` plays all of them."""
-    seed = noticed(mutant, range(450))
+    seed = key_event(mutant, range(450))
 
     assert seed is not None, "nobody notices"
     run(seed, *mutant.phases, **{"sites": 2, **mutant.circumstances})

@@ -20,7 +20,7 @@ import structlog
 
 from redisrepl.changes import State
 from redisrepl.engine.continuity import Event
-from redisrepl.engine.core import Loss
+from redisrepl.engine.core import ConflictLoss
 from redisrepl.errors import OutcomeUnknownError, PeerUnavailableError, RedisreplError
 from redisrepl.wire.digests import digest_of
 from redisrepl.wire.feed import Feed, feed_content, parse_feed
@@ -111,7 +111,7 @@ class World:
         self.now_ms = CLOCK.now_ms = 1_000_000_000
         self.hub = Server(self.rng, self.now_ms)
         self.time = self.counter = 0
-        self.kept: list[tuple[str, Loss]] = []
+        self.kept: list[tuple[str, ConflictLoss]] = []
         self.late: list[tuple[Site, Callable[[], object]]] = []
         self.trace: list[str] | None = None
         self.judgements: collections.Counter[tuple[str, Event]] = collections.Counter()
@@ -155,8 +155,8 @@ class World:
         return error
 
     def _notice(self, site: Site, events: list[tuple[bytes, bytes]]) -> None:
-        if site.daemon.noticed is not None and site.daemon.linked:
-            site.daemon.noticed += events
+        if site.daemon.key_event is not None and site.daemon.linked:
+            site.daemon.key_event += events
 
     def execute(self, daemon: Daemon, commands: list[list[bytes]], fencing: Any) -> Any:
         """What the script of a batch does: errors by key, the time, whether the fence is lost; None: it was fenced."""
@@ -250,10 +250,10 @@ class World:
                 yield self.step
         if not daemon.linked and "attach" not in kinds:
             yield self.attach
-        if daemon.linked and daemon.noticed is None and daemon.unread:
+        if daemon.linked and daemon.key_event is None and daemon.unread:
             yield self.read
             yield self.read
-        if daemon.linked and daemon.noticed:
+        if daemon.linked and daemon.key_event:
             yield self.notice
             yield self.notice
         if daemon.outbound.ready and kinds.count("push") < 3:
@@ -319,8 +319,8 @@ class World:
         site.daemon.read(self.rng.randint(1, 4))
 
     def notice(self, site: Site) -> None:
-        noticed = site.daemon.noticed
-        site.daemon.take_noticed([noticed.pop(0) for _ in range(self.rng.randint(1, len(noticed)))])
+        key_event = site.daemon.key_event
+        site.daemon.take_noticed([key_event.pop(0) for _ in range(self.rng.randint(1, len(key_event)))])
 
     def push(self, site: Site) -> None:
         site.daemon.pushing.most = self.rng.randint(1, 3)
@@ -350,7 +350,7 @@ class World:
         heard = site.daemon.heard
         happened = heard.pop(self.rng.randrange(len(heard)))
         if isinstance(happened, Feed):
-            site.daemon.inbound.told(happened.time, happened.changes(), 0.0)
+            site.daemon.inbound.feed(happened.time, happened.changes(), 0.0)
         else:
             site.daemon.inbound.events([happened])
 
@@ -570,14 +570,14 @@ class World:
                 "expected remote": len(core.expected_remote),
                 "waiting": outbound.waiting,
                 "expected of the hub": len(outbound._doubts._expected) + len(outbound._doubts._in_flight),
-                "unsettled": inbound.unsettled,
+                "in_progress": inbound.in_progress,
                 "suspect": len(inbound._suspect),
-                "told": len(inbound._taken_told),
+                "told": len(inbound._taken_fed),
                 "tasks": len(daemon.tasks),
                 "unswept": outbound._unswept,
-                "not acknowledged": daemon.noticed is None and int(daemon.following.read_to) - outbound.acknowledged,
+                "not acknowledged": daemon.key_event is None and int(daemon.stream.read_to) - outbound.acknowledged,
                 "read again": outbound.read_again_to,
-                "noticed": len(daemon.noticed or ()),
+                "events": len(daemon.key_event or ()),
                 "open batches": len(agreed.open),
                 "unknown batches": len(daemon.pushing._unknown),
                 "not as agreed": wrong,

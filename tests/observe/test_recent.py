@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import redisrepl
-from redisrepl.observe.recent import Recent
+from redisrepl.observe.recent import RecentLines
 from redisrepl.observe.remedies import REMEDIES, remedy
 from redisrepl.observe.words import count, span
 
@@ -15,7 +15,7 @@ PACKAGE = Path(redisrepl.__file__).parent
 
 
 def told(*lines):
-    recent = Recent()
+    recent = RecentLines()
     for level, line in lines:
         assert recent(None, level, dict(line)) == line
     return recent.lines()
@@ -82,7 +82,7 @@ def test_every_warning_of_the_program_has_a_remedy():
             name, first = ast.unparse(node.func), node.args[0].value
             if name in {"_log.warning", "_log.error"}:
                 said.add(first)
-            elif name == "Trouble":
+            elif name == "FailureLog":
                 said.add(f"{first}.failed")
 
     assert len(said) > 20

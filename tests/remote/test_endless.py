@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import itertools
 import ssl
 
 import httpx
@@ -10,18 +11,18 @@ import pytest
 from redisrepl.errors import HubError, LimitExceededError, OutcomeUnknownError, ProtocolError
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.http import ResponseReader
-from testbed import eventually_async
 
 PIECE = b"x" * 65536
 
 
 class Endless(httpx.AsyncByteStream):
-    def __init__(self, piece=PIECE, pause=0.0):
-        self.piece, self.pause, self.taken, self.closed = piece, pause, 0, False
+    def __init__(self, piece=PIECE, pause=0.0, on_piece=lambda: None):
+        self.piece, self.pause, self.taken, self.closed, self.on_piece = piece, pause, 0, False, on_piece
 
     async def __aiter__(self):
         while True:
             self.taken += len(self.piece)
+            self.on_piece()
             yield self.piece
             await asyncio.sleep(self.pause)
 
@@ -31,10 +32,10 @@ class Endless(httpx.AsyncByteStream):
 
 class Answers(httpx.AsyncBaseTransport):
     def __init__(self, status, stream, headers=()):
-        self.status, self.stream, self.headers = status, stream, headers
+        self.status, self.streams, self.headers = status, itertools.repeat(stream), headers
 
     async def handle_async_request(self, _request):
-        return httpx.Response(self.status, headers=self.headers, stream=self.stream)
+        return httpx.Response(self.status, headers=self.headers, stream=next(self.streams))
 
 
 def session(*answer, **options):
@@ -60,18 +61,19 @@ async def test_a_reply_that_does_not_end_is_refused():
 
 async def test_of_large_replies_one_is_read_at_a_time():
     """Each may have 130 MB, and there are dozens of requests at a time."""
-    hub, most = session(200, Endless(), max_value=1), 0
-    bodies = [Endless() for _ in range(4)]
-    asked = []
-    for body in bodies:
-        hub._transport.stream = body
-        asked.append(asyncio.create_task(hub.post(b"PING.raw")))
-        await eventually_async(lambda body=body: body.taken)
-    while not all(task.done() for task in asked):
+    most = 0
+
+    def look():
+        nonlocal most
         most = max(most, sum(body.taken > 9 << 20 for body in bodies if not body.closed))
-        await asyncio.sleep(0)
+
+    bodies = [Endless(on_piece=look) for _ in range(4)]
+    hub = session(200, None, max_value=1)
+    hub._transport.streams = iter([httpx.ByteStream(b"{}"), *bodies])
+    await hub.post(b"PING.raw")  # until one was answered, one is asked at a time
+    replies = await asyncio.gather(*(hub.post(b"PING.raw") for _ in bodies), return_exceptions=True)
     assert most == 1
-    assert [type(task.exception()) for task in asked] == 4 * [LimitExceededError]
+    assert [type(reply) for reply in replies] == 4 * [LimitExceededError]
 
 
 @pytest.mark.parametrize("long_poll", [False, True])

@@ -9,8 +9,8 @@ from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.outbound import Outbound
 from redisrepl.errors import LinkLostError, PsyncRefusedError, RefusedError
-from redisrepl.local.notify import Gap, Noticed, Subscribed
-from redisrepl.sources.keyspace import Noticing, Source, change_of, echoes_of
+from redisrepl.local.notify import Gap, SiteKeyEvents, Subscribed
+from redisrepl.sources.keyspace import KeyspaceSource, Source, change_of, echoes_of
 from redisrepl.wire.commands import ChangeDecoder
 
 DEFAULT = frozenset({"set", "hset"})
@@ -44,7 +44,7 @@ class Sides:
     def notice(self, event, key=KEY):
         change = change_of(key, event, self.outbound.kinds)
         if change is not None:
-            self.outbound.noticed(key, event, change)
+            self.outbound.key_event(key, event, change)
 
     def waiting(self):
         return list(self.outbound.take(100, 1 << 20).changes)
@@ -219,7 +219,7 @@ class EnoughError(Exception):
 
 def noticing(sides, *subscriptions):
     listener = Listener()
-    return Noticing(
+    return KeyspaceSource(
         Events(*subscriptions, [EnoughError()]),
         sides.outbound,
         sides.inbound,
@@ -232,12 +232,16 @@ def noticing(sides, *subscriptions):
 async def test_every_subscription_is_a_new_link_and_voids_what_was_expected():
     sides = Sides()
     sides.apply(StringSet(KEY, b"v"))
-    news = [Subscribed(), Noticed([(b"ns:a", b"set"), (b"else", b"set"), (b"ns:b", b"unknown")]), LinkLostError("away")]
+    news = [
+        Subscribed(),
+        SiteKeyEvents([(b"ns:a", b"set"), (b"else", b"set"), (b"ns:b", b"unknown")]),
+        LinkLostError("away"),
+    ]
     room, told = noticing(sides, news, [Subscribed("a history"), Gap("flags"), LinkLostError("away")])
     with pytest.raises(EnoughError):
         await room.run()
     assert told == ["attached", "detached", "attached", "attached", "detached", "detached"]
-    assert sides.waiting() == [Touch(b"ns:a")]
+    assert sides.waiting() == [Touch(b"ns:a", replaces=True)]  # in doubt
     assert not sides.expected.holds(KEY)
     assert KEY in sides.inbound.dirty
     assert room._listener.history == "a history"
@@ -252,7 +256,7 @@ async def test_a_refusal_at_the_start_is_the_end_and_later_is_not():
         await room.run()
 
 
-class Following:
+class StreamSource:
     def __init__(self, error):
         self._error = error
         self.abandoned = False
@@ -268,7 +272,7 @@ class Following:
 @pytest.mark.parametrize("error", [PsyncRefusedError("no"), RefusedError("password")], ids=["psync", "login"])
 async def test_which_way_is_taken(choice, error):
     room, _ = noticing(Sides())
-    following = Following(error)
+    following = StreamSource(error)
     source = Source(choice, following, room)
     falls_back = choice == "notify" or (choice == "auto" and isinstance(error, PsyncRefusedError))
     with pytest.raises(EnoughError if falls_back else type(error)):

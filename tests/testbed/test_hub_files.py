@@ -248,7 +248,7 @@ def test_a_holder_of_the_other_certificate_is_denied_the_same(two_sites, command
     assert re.match(rb"-NOPERM|-ERR The user executing the script can't access", body)
 
 
-#: Ways of asking for the Webdis of another.
+#: EventChannel of asking for the Webdis of another.
 ELSEWHERE = [
     (["-H", "Host: webdis_site1"], ""),
     (["-H", "Host: localhost", "-H", "X-Forwarded-For: 127.0.0.1", "-H", "webdis_instance: webdis_site1"], ""),

@@ -39,9 +39,9 @@ from redisrepl.wire.writes import (
     commands_if,
     commands_of_batch,
     events_of,
-    keys_of,
     plain_command,
     simple_commands,
+    written_keys,
 )
 from testbed import eventually
 from tests.samples import write
@@ -57,7 +57,7 @@ def answer_to(redis, *commands, fencing=NO_FENCE, told=(b"", b""), token=TOKEN, 
     words = [word for command in commands for word in (b"%d" % len(command), *command)]
     fence = (fencing.key, b"%d" % fencing.epoch, b"%d" % fencing.slot, b"%d" % fencing.number)
     items = redis.eval(script, 0, token, *told, *fence, *words)
-    return parse_batch_reply(items, sum(len(keys_of(command)) for command in commands), token)
+    return parse_batch_reply(items, sum(len(written_keys(command)) for command in commands), token)
 
 
 def outcomes(redis, *commands, **options):

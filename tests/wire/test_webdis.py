@@ -44,7 +44,7 @@ from redisrepl.wire.writes import (
     commands_of_batch,
     events_of,
     halves_of,
-    keys_of,
+    written_keys,
 )
 from testbed import RedisServer, Webdis, eventually
 from tests.bodies import batch_body, fetch_body
@@ -79,7 +79,7 @@ def fetched(reply):
 
 def run(hub, *commands):
     """Send commands as a batch; return the errors by index of the write."""
-    writes = sum(len(keys_of(command)) for command in commands)
+    writes = sum(len(written_keys(command)) for command in commands)
     return parse_batch_reply(flat_reply(hub(batch_body(commands))), writes)[0]
 
 
@@ -267,7 +267,9 @@ def test_many_sets_are_spread_over_commands_that_lua_can_unpack(hub, count):
     commands = commands_of_batch([StringSet(b"k%d" % number, b"v") for number in range(count)])
 
     assert len(commands) == -(-count // MAX_PAIRS_PER_COMMAND)
-    assert [key for command in commands for key in keys_of(command)] == [b"k%d" % number for number in range(count)]
+    assert [key for command in commands for key in written_keys(command)] == [
+        b"k%d" % number for number in range(count)
+    ]
     assert not run(hub, *commands)
     assert hub.redis.dbsize() == count
 
@@ -277,10 +279,10 @@ def test_joined_sets_in_halves(count):
     (command,) = commands_of_batch([StringSet(b"k%d" % number, b"v") for number in range(count)])
     halves = halves_of(command)
 
-    assert [len(keys_of(half)) for half in halves] == [count // 2, count - count // 2]
+    assert [len(written_keys(half)) for half in halves] == [count // 2, count - count // 2]
     assert [word for half in halves for word in half[1:]] == command[1:]
     assert {half[0] for half in halves} <= {b"SET", b"MSET"}
-    assert all((half[0] == b"SET") == (len(keys_of(half)) == 1) for half in halves)
+    assert all((half[0] == b"SET") == (len(written_keys(half)) == 1) for half in halves)
 
 
 def test_other_commands_have_no_halves():
@@ -347,7 +349,7 @@ def test_joined_sets_cause_one_event_for_each_key(hub):
             message = listener.get_message(timeout=5)
             seen += [(message["channel"], message["data"])] if message else []
 
-    expected = [(keyspace_channel(0, key), event) for key in keys_of(command) for event in events_of(command)]
+    expected = [(keyspace_channel(0, key), event) for key in written_keys(command) for event in events_of(command)]
     assert seen[:-1] == expected
 
 

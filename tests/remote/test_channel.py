@@ -66,7 +66,7 @@ async def ways_to(hub, certificates, choice="auto", *, context=None, connect_tim
         url = check_url(hub.url_at(link.port).replace("https://", f"https://{user}"))
         session = HubSession(url, context, timeout=5, connect_timeout=connect_timeout, subscribe=choice)
         try:
-            yield session.ways
+            yield session.channel
         finally:
             await session.close()
             link.down()
@@ -171,7 +171,7 @@ async def test_a_client_certificate_that_the_hub_refuses(hub, certificates, whic
 async def test_a_port_where_nobody_listens(certificates, choice):
     context, url = certificates.ssl_context(), f"https://localhost:{free_port()}/redis/"
     session = HubSession(url, context, connect_timeout=5, subscribe=choice)
-    ways = session.ways
+    ways = session.channel
     with pytest.raises(PeerUnavailableError, match="cannot be reached"):
         await collected(ways, 1, lambda: None)
     assert ways.way == (None if choice == "auto" else choice)

@@ -27,11 +27,11 @@ from redisrepl.wire.webdis import body
 if TYPE_CHECKING:
     from redisrepl.remote.websocket import WebSocketHub
 
-__all__ = ["SubscribeChoice", "Way", "Ways"]
+__all__ = ["ChannelKind", "EventChannel", "SubscribeChoice"]
 
 _log = structlog.get_logger("redisrepl")
 
-Way = Literal["http", "websocket"]
+ChannelKind = Literal["http", "websocket"]
 SubscribeChoice = Literal["auto", "http", "websocket"]
 
 #: Seconds that the hub has to agree to a WebSocket while there is HTTP to turn to: Webdis before 0.1.12 never answers.
@@ -52,7 +52,7 @@ class _Requests(Protocol):
         """Send a command whose reply does not end."""
 
 
-class Ways:
+class EventChannel:
     """Subscriptions at one hub, and what has been found out about the way there.
 
     Args:
@@ -82,7 +82,7 @@ class Ways:
         self._open_timeout = min(_BRIEF, connect_timeout) if choice == "auto" else connect_timeout
         self._trying = asyncio.Lock()  # one subscription finds out, for those of all namespaces
         self._forget_at = 0.0
-        self.way: Way | None = None if choice == "auto" else choice
+        self.way: ChannelKind | None = None if choice == "auto" else choice
 
     @cached_property
     def _websocket(self) -> WebSocketHub:

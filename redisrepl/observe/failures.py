@@ -11,12 +11,12 @@ from typing import Any
 
 import structlog
 
-__all__ = ["Trouble"]
+__all__ = ["FailureLog"]
 
 _log = structlog.get_logger("redisrepl")
 
 
-class Trouble:
+class FailureLog:
     """One thing that can go wrong again and again.
 
     Args:

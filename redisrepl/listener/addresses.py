@@ -18,14 +18,14 @@ from redisrepl.errors import ConfigError
 from redisrepl.settings.settings import Settings
 from redisrepl.tls.contexts import CertificateFiles, RenewableContext, read_file, server_context
 
-__all__ = ["Access", "Place", "access_of", "parse_place"]
+__all__ = ["Access", "ListenAddress", "access_of", "parse_listen_address"]
 
 _HIGHEST_PORT = 65535
 _HINT = "give host:port, as in 127.0.0.1:9646, or unix:///path/to/a.sock"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ListenAddress:
     """One address to listen at.
 
     Attributes:
@@ -53,7 +53,7 @@ class Place:
             return False
 
 
-def parse_place(text: str) -> Place:
+def parse_listen_address(text: str) -> ListenAddress:
     """An address of `--listen`.
 
     Raises:
@@ -63,7 +63,7 @@ def parse_place(text: str) -> Place:
         path = text.removeprefix("unix:").removeprefix("//")
         if not path.startswith("/"):
             raise ConfigError(f"--listen {text}: names no socket: {_HINT}")
-        return Place(path=Path(path))
+        return ListenAddress(path=Path(path))
     host, colon, port = text.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
     if (
@@ -76,7 +76,7 @@ def parse_place(text: str) -> Place:
         raise ConfigError(f"--listen {text}: not an address: {_HINT}")
     if not bare or bare == "*":
         raise ConfigError(f"--listen {text}: names no host: give 127.0.0.1:{port}, or 0.0.0.0:{port} for all addresses")
-    return Place(bare, int(port))
+    return ListenAddress(bare, int(port))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class Access:
         return hmac.compare_digest(shown, self.token)
 
 
-def access_of(settings: Settings, places: list[Place]) -> Access:
+def access_of(settings: Settings, places: list[ListenAddress]) -> Access:
     """Who may ask at these places.
 
     Raises:

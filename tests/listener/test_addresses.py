@@ -9,12 +9,12 @@ import ssl
 import pytest
 
 from redisrepl.errors import ConfigError
-from redisrepl.listener.places import access_of, parse_place
+from redisrepl.listener.addresses import access_of, parse_listen_address
 from redisrepl.settings.settings import Settings
 
 
 def access(*listen, **settings):
-    return access_of(Settings(listen=listen, **settings), [parse_place(text) for text in listen])
+    return access_of(Settings(listen=listen, **settings), [parse_listen_address(text) for text in listen])
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def access(*listen, **settings):
     ],
 )
 def test_an_address_is_understood(text, shown, local):
-    place = parse_place(text)
+    place = parse_listen_address(text)
 
     assert (str(place), place.is_local) == (shown, local)
 
@@ -44,13 +44,13 @@ def test_an_address_is_understood(text, shown, local):
 )
 def test_what_is_no_address_is_named(text):
     with pytest.raises(ConfigError, match=rf"^--listen {text}: .*: give host:port, as in 127.0.0.1:9646, or unix:///"):
-        parse_place(text)
+        parse_listen_address(text)
 
 
 @pytest.mark.parametrize("text", [":9646", "*:9646"])
 def test_all_addresses_are_meant_only_if_it_says_so(text):
     with pytest.raises(ConfigError, match=r"names no host: give 127.0.0.1:9646, or 0.0.0.0:9646 for all"):
-        parse_place(text)
+        parse_listen_address(text)
 
 
 def test_others_than_this_machine_need_a_token_or_tls(tmp_path, certificates):

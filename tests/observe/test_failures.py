@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from redisrepl.observe.troubles import Trouble
+from redisrepl.observe.failures import FailureLog
 
 
 class Clock:
@@ -23,7 +23,7 @@ def clock():
 
 @pytest.fixture
 def trouble(clock):
-    return Trouble("push", period=30.0, clock=clock)
+    return FailureLog("push", period=30.0, clock=clock)
 
 
 def test_the_first_failure_is_told_at_once(trouble):
@@ -102,13 +102,13 @@ def test_the_next_trouble_is_told_at_once_again(trouble):
 def test_the_first_failure_is_told_even_when_the_clock_has_just_begun():
     """A monotonic clock may start near zero: no period has passed since the machine came up."""
     with capture_logs() as lines:
-        Trouble("push", clock=lambda: 0.5).failed("no route")
+        FailureLog("push", clock=lambda: 0.5).failed("no route")
 
     assert len(lines) == 1
 
 
 def test_its_own_clock_is_the_machine_s():
-    trouble = Trouble("push")
+    trouble = FailureLog("push")
     with capture_logs() as lines:
         trouble.failed("a")
         trouble.failed("b")
