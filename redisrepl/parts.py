@@ -19,9 +19,9 @@ import structlog
 from redisrepl.changes import Change, types_of
 from redisrepl.engine.continuity import Continuity
 from redisrepl.engine.core import ConflictLoss, Core, CoreOptions
-from redisrepl.engine.evidence import Ring
+from redisrepl.engine.evidence import MOST_PLACES, Ring
 from redisrepl.engine.inbound import Inbound
-from redisrepl.engine.losses import MOST_PLACES, Losses
+from redisrepl.engine.losses import Losses
 from redisrepl.errors import ConfigError
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.comparison import Comparison
@@ -344,7 +344,7 @@ class Parts:
         if self.core.continuity.site.judged:
             self.core.saw(self.store.number)  # of what the next link tells, nobody knows yet whose history it is
             self.judging.known.seen = self.stream.seen or self.judging.known.seen
-        self.core.site_lost()
+        self.core.site_lost(self.store.number)
         if self.pull is not None:
             self.pull.applying.stream_moved()
 

@@ -21,9 +21,9 @@ from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Continuity, Event, Side
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
-from redisrepl.engine.evidence import Place, Ring
+from redisrepl.engine.evidence import MOST_PLACES, Place, Places, Ring
 from redisrepl.engine.inbound import Inbound
-from redisrepl.engine.losses import Losses, Places
+from redisrepl.engine.losses import Losses
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.plans import ConflictWinner, Plan, Policy, circumstances, plan_for
 from redisrepl.engine.pushes import OutboundOptions
@@ -168,6 +168,7 @@ class Core:
                 went_back=self._site_went_back,
                 evicts=lambda: self.continuity.site.evicts and not self.continuity.site.flushed,
             ),
+            self.losses.renewed,
         )
 
     def _may_judge(self) -> bool:
@@ -186,9 +187,10 @@ class Core:
 
     # What happens to the links.
 
-    def site_lost(self) -> None:
-        """The site is not followed any more."""
+    def site_lost(self, number: int) -> None:
+        """The site is not followed any more; so many agreements there are."""
         told = self.outbound.begin_told()
+        self.losses.renewed.lost(number, self.outbound.pending.places(number, MOST_PLACES))
         if self.continuity.site.judged:  # otherwise it may have been another server's
             self._see(self.ring.number)
             self.losses.told, self.losses.waiting = told, self.outbound.places(self.ring.number)
@@ -229,7 +231,8 @@ class Core:
             reason: see `Continuity.happened`.
             proved: likewise.
             kept_to: a replica took over, which has what the stream told before this offset; None: nobody knows that.
-            agreed: what was agreed since what is proved; None: nobody knows that.
+            agreed: what was agreed since what is proved or, if it did not go back now, since it went back last; None:
+                nobody knows that.
             kept: places of which it has a change that was seen, and all that came before.
             number: of agreements by now.
         """
@@ -237,9 +240,11 @@ class Core:
         anew = side == "site" and (event is not Event.RESUMED or self.continuity.site.missed)
         if side == "site" and event is Event.WENT_BACK:
             before = self.continuity.site.proved
-            self.losses.went_back(self.ring, before, kept_to, self._applies.keys(), agreed, kept)
-        elif anew and self.continuity.site.proved != math.inf:
-            self.losses.interrupted(self.ring)
+            self.losses.went_back(self.ring, before, kept_to, self._applies.keys(), agreed, kept, number)
+        elif side == "site" and self.continuity.site.proved != math.inf:
+            self.losses.renewed.agreed(agreed)
+            if anew:
+                self.losses.interrupted(self.ring)
         self.continuity.happened(side, event, reason, proved=proved)
         if side == "hub" and event is Event.WENT_BACK:
             self.hub_ring = Ring(number=self.hub_ring.number)
@@ -409,6 +414,8 @@ class Core:
     def hub_held(self, number: int, changes: Collection[Change]) -> None:
         """The hub held this when it was applied to the site under this number: evidence of the hub's history."""
         self.hub_ring.add(number, changes)
+        if self.losses.renewed.watches:
+            self.losses.renewed.arrived(changes, number)
 
     def saved(self) -> dict[str, object]:
         """What must survive the daemon, as JSON can hold it."""

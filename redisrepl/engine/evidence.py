@@ -26,8 +26,10 @@ from redisrepl.changes import Change, Deleted, HashSet, StringSet, Touch
 from redisrepl.wire.digests import element_of, string_digest
 
 __all__ = [
+    "MOST_PLACES",
     "RING",
     "Place",
+    "Places",
     "Proof",
     "Ring",
     "Seen",
@@ -60,6 +62,10 @@ _PART = 4
 
 #: A key as a whole (None), or a field of a hash.
 Place = tuple[bytes, bytes | None]
+#: For each key when it was agreed on last, by the store's count: as a whole (None), and fields of it.
+Places = Mapping[bytes, Mapping[bytes | None, int]]
+#: Keys that are remembered as places.
+MOST_PLACES = 100_000
 
 
 class Seen(NamedTuple):

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 from redisrepl.changes import HashState, State
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.evidence import (
+    MOST_PLACES,
     Place,
+    Places,
     Ring,
     StreamedKeys,
     entry_of,
@@ -24,15 +26,10 @@ from redisrepl.engine.evidence import (
     places_of,
     seen_of,
 )
+from redisrepl.engine.renewed import Renewed
 from redisrepl.wire.digests import digest_of, elements_of
 
-__all__ = ["MOST_PLACES", "Losses", "Places", "joined"]
-
-#: For each key when it was agreed on last, by the store's count: as a whole (None), and fields of it.
-Places = Mapping[bytes, Mapping[bytes | None, int]]
-
-#: Keys that are remembered as places.
-MOST_PLACES = 100_000
+__all__ = ["Losses", "joined"]
 
 
 def joined(*parts: Places | None) -> Places | None:
@@ -66,9 +63,11 @@ class Losses:
     Attributes:
         told: keys that the stream told of last, before the site was lost.
         waiting: what waited for the hub then, and what was agreed on by then; None: more than is remembered.
+        renewed: see there.
     """
 
     def __init__(self) -> None:
+        self.renewed = Renewed()
         self.told = StreamedKeys()
         self.waiting: Places | None = {}
         self._seen = Ring()
@@ -90,6 +89,7 @@ class Losses:
         applies: Collection[int],
         agreed: Places | None,
         kept: frozenset[Place],
+        number: int,
     ) -> None:
         """The site is judged to have gone back.
 
@@ -100,7 +100,9 @@ class Losses:
             applies: numbers of what was applied and not yet shown by the stream.
             agreed: what was agreed since what is proved, or was about to be; None: that is not known.
             kept: places of which it has a change that was seen; empty: that is not known, nor of any earlier one.
+            number: of agreements by now.
         """
+        self.renewed.went_back(number)
         keys = None if kept_to is None else self.told.later_than(kept_to)
         first = proved_before == math.inf
         before = _Missed(set(), set()) if first else self._missed
@@ -114,6 +116,7 @@ class Losses:
     def made_good(self) -> None:
         """Both sides agree on all keys."""
         self._seen, self._missed, self._places, self._kept, self._saved = Ring(), None, None, frozenset(), None
+        self.renewed.made_good()
 
     def may_be_older(self, key: bytes, state: State, ancestor: Agreed, now: Ring, proved: float) -> bool:
         """Whether what the site holds for a key may be older than what was agreed on.
@@ -129,6 +132,8 @@ class Losses:
             proved: what was agreed up to this number, it has.
         """
         if ancestor.number <= proved:
+            return False
+        if not isinstance(state, HashState) and self.renewed.holds(key, None, ancestor):
             return False
         if self._missed is not None:
             return key in self._missed.keys or ancestor.number in self._missed.numbers
@@ -159,6 +164,7 @@ class Losses:
             digest = held.get(name)
             if (
                 agreed_at is None
+                or self.renewed.holds(key, name, ancestor)
                 or self._seen_last(key, name, digest, agreed_at, now)
                 or self._written_since(proved, key, name, digest)
             ):
@@ -192,7 +198,7 @@ class Losses:
                 "places": places,
                 "kept": kept,
             }
-        return self._saved
+        return self._saved | {"renewed": self.renewed.saved()}
 
     @classmethod
     def load(cls, document: object) -> Losses:
@@ -200,6 +206,7 @@ class Losses:
         losses = cls()
         if not isinstance(document, Mapping):
             return losses
+        losses.renewed = Renewed.load(document.get("renewed"))
         match document.get("seen"):
             case [*entries]:
                 seen = [seen for entry in entries if (seen := seen_of(entry)) is not None]

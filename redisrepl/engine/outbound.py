@@ -19,34 +19,40 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from redisrepl.changes import (
-    DENIED,
-    KIND_OF_TYPE,
     Change,
     FieldsDeleted,
     Flushed,
     HashSet,
     State,
     Touch,
-    is_replicated,
 )
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.everywrite import EveryWrite
-from redisrepl.engine.evidence import StreamedKeys
-from redisrepl.engine.losses import MOST_PLACES, Places, joined
+from redisrepl.engine.evidence import MOST_PLACES, Places, StreamedKeys
+from redisrepl.engine.losses import joined
 from redisrepl.engine.pending import Pending
 from redisrepl.engine.plans import Expectation
-from redisrepl.engine.pushes import Batch, Departure, OutboundCounters, OutboundOptions, Pulling, RecentChanges
+from redisrepl.engine.pushes import (
+    Batch,
+    Departure,
+    OutboundCounters,
+    OutboundOptions,
+    Pulling,
+    PushEchoes,
+    RecentChanges,
+    types_left_out,
+)
 from redisrepl.engine.refusals import Refusals
+from redisrepl.engine.renewed import Renewed
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.keyspace import announced_events
 from redisrepl.wire.opaque import OPAQUE
 from redisrepl.wire.rdb import Aux, Entry
 from redisrepl.wire.replies import number
-from redisrepl.wire.snapshots import changes_of, has_expiring_fields, is_alive
-from redisrepl.wire.states import TOO_LARGE
-from redisrepl.wire.writes import MOVED, UNCHANGED, commands_if, commands_of_batch, events_of, written_keys
+from redisrepl.wire.snapshots import is_alive, replicated_of
+from redisrepl.wire.writes import MOVED, UNCHANGED, commands_if, commands_of_batch
 
 __all__ = ["Outbound"]
 
@@ -61,6 +67,7 @@ class Outbound:
         pulling: told of what concerns the other direction; None without `-rc`.
         options: see there.
         doubts: keys in doubt; None: there is nothing that bears on them.
+        renewed: told of what the site's clients change, and of what arrives, while it asks for that.
 
     Attributes:
         pending: changes of the stream that wait for the hub.
@@ -79,6 +86,7 @@ class Outbound:
         pulling: Pulling | None = None,
         options: OutboundOptions | None = None,
         doubts: Doubts | None = None,
+        renewed: Renewed | None = None,
     ) -> None:
         options = options or OutboundOptions()
         self.decoder = decoder
@@ -95,15 +103,13 @@ class Outbound:
         self.foreign_origin: bytes | None = None  # another redisrepl that applies what comes from the same hub
         self._recent = RecentChanges()
         self._doubts_turn = False  # to leave, before what the stream told
-        self._history = 0  # of the site, by number
+        self._history = self._begun = 0  # grows when the site is lost or begins anew; what it was when that began
+        self._renewed = renewed or Renewed()
         self._expected_local = expected_local
-        self._expected_remote = expected_remote
+        self._push_echoes = PushEchoes(expected_remote, announced_events(kinds), options.event_patience)
         self._pulling = pulling
         self.origin = options.origin
         self._yields = options.yields
-        self._patience = options.event_patience
-        # Events that the hub is asked to send; what it sends beside is not expected and not listened to.
-        self._announced = announced_events(kinds)
 
     def read(self, commands: Iterable[Sequence[bytes]], end: int) -> None:
         """Take commands of the stream, which then is at offset `end`.
@@ -157,6 +163,8 @@ class Outbound:
         latest = {argv[1]: argv for argv in run}  # of hot keys a run holds many values, of which one will be sent
         if self._pulling is not None:
             self._pulling.changed_at_site(latest)
+        if self._renewed.watches:
+            self._renewed.changed(latest)
         self.pending.add_sets(run if self._every_write else latest.values())
         self._recent.add_sets(run, latest)
         run.clear()
@@ -171,6 +179,7 @@ class Outbound:
 
     def begin_told(self) -> StreamedKeys:
         """The stream ends: what it told of; what follows may be another one."""
+        self._history += 1
         told, self._recent.told = self._recent.told, StreamedKeys()
         return told
 
@@ -248,6 +257,8 @@ class Outbound:
             return
         self._recent.add(change)
         self._doubts.forget(change)
+        if self._renewed.watches:
+            self._renewed.changed_by(change)
         self.pending.add(change)
 
     def read_snapshot(self, entries: Iterable[object], now: float) -> None:
@@ -262,23 +273,16 @@ class Outbound:
                 case Aux(b"repl-stream-db", text) if (database := number(text)) is not None:
                     self.decoder.selected = database
                 case Entry(db) if db == self.decoder.database and is_alive(entry, now):
-                    changes = [change for change in changes_of(entry, now) if is_replicated(change, self.kinds)]
+                    changes, left_out = replicated_of(entry, self.kinds, now)
                     for change in changes:
                         self.doubtful.add(change)
-                    if has_expiring_fields(entry):
-                        self.decoder.count_unreplicated("snapshot:expiry of a field")
-                    elif not changes:
-                        self.decoder.count_unreplicated(f"snapshot:{entry.type}")
+                    if left_out is not None:
+                        self.decoder.count_unreplicated(f"snapshot:{left_out}")
 
     def held_at_site(self, states: Iterable[State]) -> None:
         """What keys of the site hold, which were read to be pushed: types that are not replicated are counted."""
-        for state in states:
-            if (
-                isinstance(state, str)
-                and state not in (DENIED, TOO_LARGE)
-                and KIND_OF_TYPE.get(state) not in self.kinds
-            ):
-                self.decoder.count_unreplicated(f"type:{state}")
+        for type_ in types_left_out(states, self.kinds):
+            self.decoder.count_unreplicated(f"type:{type_}")
 
     def snapshot_complete(self, offset: int) -> None:
         """Everything of the snapshot was taken; its position counts once all of it is at the hub."""
@@ -333,7 +337,7 @@ class Outbound:
     @property
     def unheard(self) -> int:
         """Events of our own pushes that the hub has yet to send; 0 without `-rc`."""
-        return 0 if self._expected_remote is None else len(self._expected_remote)
+        return len(self._push_echoes)
 
     def busy(self, key: bytes) -> bool:
         """Whether a change of this key waits for the hub or is on its way."""
@@ -350,6 +354,7 @@ class Outbound:
         is no more than in doubt from here on: what is read now need not be what it led to.
         """
         self._history += 1
+        self._begun = self._history
         for key in self.pending.outstanding:
             self.doubt(key)
         self.pending.start_over()
@@ -385,12 +390,12 @@ class Outbound:
 
     def is_stale(self, batch: Batch) -> bool:
         """Whether a new history of the site has begun since: what was read for it may be of another server."""
-        return batch.history != self._history
+        return batch.history < self._begun
 
     def prepare(self, changes: Sequence[Change], now: float) -> Departure:
         """What to send for a batch of the stream whose values were read; its events are expected from here on."""
         departure = Departure(commands_of_batch(changes, in_order=self._every_write), changes)
-        self._expect(departure.commands, now)
+        self._push_echoes.expect(departure.commands, now)
         return departure
 
     def prepare_doubtful(
@@ -415,25 +420,19 @@ class Outbound:
             commands = [c for it in conditions for c in commands_if(it.changes, it.whole, it.fields)]
         else:
             commands = commands_of_batch([change for it in conditions for change in it.changes])
-        self._expect(commands, now)
+        self._push_echoes.expect(commands, now)
         return Departure(commands, [change for condition in conditions for change in condition.changes])
 
-    def _expect(self, commands: Iterable[Sequence[bytes]], now: float) -> None:
-        if self._expected_remote is None:
-            return
-        deadline = now + self._patience
-        for command in commands:
-            for event in events_of(command):
-                if event in self._announced:
-                    self._expected_remote.expect_each(written_keys(command), event, deadline)
-
-    def succeeded(self, batch: Batch, errors: Mapping[bytes, str], time: float = math.inf) -> None:
+    def succeeded(
+        self, batch: Batch, errors: Mapping[bytes, str], time: float = math.inf, number: int | None = None
+    ) -> None:
         """The hub has these changes, but for keys that it refused for good; those are dropped, by name.
 
         Args:
             batch: as it was taken.
             errors: text by key.
             time: of the hub, in microseconds, when it took them; infinity if it does not tell.
+            number: of the agreement; None: nothing was sent.
         """
         # What is of another type there may have changed there too; which of them counts, the ancestor tells.
         moved = [key for key, error in errors.items() if error.startswith((MOVED, "WRONGTYPE"))]
@@ -442,8 +441,7 @@ class Outbound:
             if not error.startswith(no_refusals):
                 self.given_up(key, error)  # and what the site holds stays there
         self._void([key for key, error in errors.items() if error == UNCHANGED])
-        if self._expected_remote is not None:
-            self._expected_remote.void(errors)
+        self._push_echoes.void(errors)
         if self._pulling is not None:
             self._pulling.suspect(moved)
         self.counters.answered += len(batch.changes)
@@ -455,6 +453,10 @@ class Outbound:
         if self._pulling is not None:
             self._pulling.pushed(keys, time)
         batch.queue.done(keys)
+        if number is not None and not batch.in_doubt and self._renewed.watches:
+            taken_before = batch.history < self._history
+            more = [key for key in keys if taken_before or (self._every_write and self.pending.busy(key))]
+            self._renewed.arrived([change for change in batch.changes if change.key not in errors], number, more=more)
 
     def given_up(self, key: bytes, error: str) -> None:
         """A change of this key will not arrive: the hub refused it for good, or it cannot be read.
@@ -480,8 +482,7 @@ class Outbound:
         keys = list(dict.fromkeys(change.key for change in batch.changes))
         if not unknown:
             self._doubts.returned(keys)
-            if self._expected_remote is not None:
-                self._expected_remote.void(keys)
+            self._push_echoes.void(keys)
             batch.queue.put_back(keys)
             if self.is_stale(batch) and not batch.in_doubt:
                 batch.queue.forget_untold(keys)
@@ -494,7 +495,6 @@ class Outbound:
 
     def _void(self, keys: Collection[bytes]) -> None:
         """No guess survives a fault: what the hub holds for these keys is looked at again."""
-        if self._expected_remote is not None:
-            self._expected_remote.void(keys)
+        self._push_echoes.void(keys)
         if self._pulling is not None:
             self._pulling.mark_dirty(keys)

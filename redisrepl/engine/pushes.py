@@ -7,11 +7,12 @@ In: changes, what the site holds. Out: batches and departures. Left to others: d
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from redisrepl.changes import (
+    DENIED,
     KIND_OF_TYPE,
     Change,
     Deleted,
@@ -25,10 +26,23 @@ from redisrepl.changes import (
     StringState,
     Touch,
 )
+from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.evidence import RING, StreamedKeys
 from redisrepl.engine.pending import Pending
+from redisrepl.wire.states import TOO_LARGE
+from redisrepl.wire.writes import events_of, written_keys
 
-__all__ = ["Batch", "Departure", "OutboundCounters", "OutboundOptions", "Pulling", "RecentChanges", "with_values"]
+__all__ = [
+    "Batch",
+    "Departure",
+    "OutboundCounters",
+    "OutboundOptions",
+    "Pulling",
+    "PushEchoes",
+    "RecentChanges",
+    "types_left_out",
+    "with_values",
+]
 
 
 class Pulling(Protocol):
@@ -59,6 +73,40 @@ class OutboundCounters:
         self.failed = 0  # changes refused by the hub for good
         self.requests = 0  # batches sent
         self.answered = 0  # changes that the hub has taken, refused or had already
+
+
+class PushEchoes:
+    """Events that our own pushes will make the hub send; what it sends beside those that it is asked for is not heard.
+
+    Args:
+        expected: remembers them; None: nobody listens.
+        announced: names of the events that the hub is asked to send.
+        patience: seconds after which an event that did not come is overdue.
+    """
+
+    def __init__(self, expected: ExpectedEvents | None, announced: Collection[bytes], patience: float) -> None:
+        self._expected = expected
+        self._announced = announced
+        self._patience = patience
+
+    def __len__(self) -> int:
+        """How many have yet to come."""
+        return 0 if self._expected is None else len(self._expected)
+
+    def expect(self, commands: Iterable[Sequence[bytes]], now: float) -> None:
+        """These commands are about to be sent."""
+        if self._expected is None:
+            return
+        deadline = now + self._patience
+        for command in commands:
+            for event in events_of(command):
+                if event in self._announced:
+                    self._expected.expect_each(written_keys(command), event, deadline)
+
+    def void(self, keys: Iterable[bytes]) -> None:
+        """The events of these keys may never come."""
+        if self._expected is not None:
+            self._expected.void(keys)
 
 
 class RecentChanges:
@@ -116,6 +164,13 @@ def with_values(change: Touch, state: State, kinds: frozenset[str]) -> list[Chan
             return [Deleted(change.key)]
         case _:
             return []
+
+
+def types_left_out(states: Iterable[State], kinds: Collection[str]) -> Iterator[str]:
+    """Types among what keys hold that are not replicated."""
+    for state in states:
+        if isinstance(state, str) and state not in (DENIED, TOO_LARGE) and KIND_OF_TYPE.get(state) not in kinds:
+            yield state
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,7 @@ import structlog
 from redisrepl.changes import Position
 from redisrepl.engine.continuity import Event, Side
 from redisrepl.engine.core import Core
-from redisrepl.engine.evidence import Place, Proof, holds_since, proved
-from redisrepl.engine.losses import Places
+from redisrepl.engine.evidence import Place, Places, Proof, holds_since, proved
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.repeating import repeat
 from redisrepl.local.history import SiteFacts, SiteHistory
@@ -189,7 +188,8 @@ class Judging:
             facts.earlier_to - 1 if self.known.seen is not None and self.known.seen.replid == facts.earlier else None
         )
         judged = await self._judged_of_site(facts, resumed=resumed, kept_to=kept_to)
-        agreed = await self._agreed_since(judged.number) if judged.event is Event.WENT_BACK else None
+        since = judged.number if judged.event is Event.WENT_BACK else self._core.losses.renewed.since
+        agreed = None if since is None else await self._agreed_since(since)
         if side.epoch != epoch or not side.followed:
             return  # the link was lost meanwhile; the next may lead to another server
         if facts.evicted != self.known.evicted:

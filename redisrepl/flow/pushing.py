@@ -202,7 +202,7 @@ class Pushing:
             if number:
                 refused = [key for key, error in pushed.errors.items() if error != UNCHANGED]
                 self._store.acknowledged(number, refused)
-            outbound.succeeded(batch, pushed.errors, pushed.time)
+            outbound.succeeded(batch, pushed.errors, pushed.time, number or None)
             self.trouble.succeeded(pending_keys=outbound.waiting)
         finally:
             self._slots.append(slot)

@@ -1,29 +1,37 @@
 """Keys of a snapshot as changes.
 
-In: entries, as `wire.rdb` reads them. Out: what would make them. Left to others: which of them are
-replicated (`engine.outbound`).
+In: entries, as `wire.rdb` reads them. Out: what would make them, as far as it is replicated. Left to others: counting
+what is not (`engine.outbound`).
 """
 
 from __future__ import annotations
 
 from typing import cast
 
-from redisrepl.changes import KIND_OF_TYPE, Change, ExpirySet, HashSet, SequenceSet, StringSet, Touch
+from redisrepl.changes import KIND_OF_TYPE, Change, ExpirySet, HashSet, SequenceSet, StringSet, Touch, is_replicated
 from redisrepl.wire.collections import score_of
 from redisrepl.wire.entries import LAST_ID, entry_name, entry_value, last_id_of
 from redisrepl.wire.opaque import OPAQUE
 from redisrepl.wire.rdb import Entry, Stream
 
-__all__ = ["changes_of", "has_expiring_fields", "is_alive"]
+__all__ = ["changes_of", "is_alive", "replicated_of"]
 
 
-def has_expiring_fields(entry: Entry) -> bool:
+def _has_expiring_fields(entry: Entry) -> bool:
     """Whether it is a hash of which fields may expire: then each comes with its expiry."""
     items = entry.value
     return entry.type == "hash" and isinstance(items, list) and bool(items) and len(items[0]) > _PAIR
 
 
 _PAIR = 2  # a field and its value
+
+
+def replicated_of(entry: Entry, kinds: frozenset[str], now: float) -> tuple[list[Change], str | None]:
+    """What of a key is replicated at this Unix time in seconds, and the name of what is not; None: all is."""
+    changes = [change for change in changes_of(entry, now) if is_replicated(change, kinds)]
+    if _has_expiring_fields(entry):
+        return changes, "expiry of a field"
+    return changes, None if changes else entry.type
 
 
 def is_alive(entry: Entry, now: float) -> bool:
@@ -42,7 +50,7 @@ def changes_of(entry: Entry, now: float) -> list[Change]:
             return [StringSet(entry.key, value, entry.expires_at_ms)]
         case "hash", list(items):
             fields: dict[bytes, bytes | None]
-            if has_expiring_fields(entry):
+            if _has_expiring_fields(entry):
                 timed = cast("list[tuple[bytes, bytes, int | None]]", items)
                 fields = {name: value for name, value, ends in timed if ends is None or ends > now * 1000}
             else:

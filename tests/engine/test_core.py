@@ -57,7 +57,7 @@ def test_a_link_is_known_once_it_is_judged():
     assert not core.continuity.known
     core.judged("hub", Event.FIRST, "first contact")
     assert core.continuity.known
-    core.site_lost()
+    core.site_lost(8)
     assert not core.continuity.known
 
 
@@ -65,7 +65,7 @@ def test_keys_in_doubt_wait_until_the_sites_history_is_known():
     core = Core(covers)
     core.outbound.doubt(KEY)
     assert core.outbound.ready == 1  # at first contact there is none
-    core.site_lost()
+    core.site_lost(8)
     core.differs("site", [KEY])
     core.inbound.take(1)
     core.outbound.doubt(KEY)
@@ -81,7 +81,7 @@ def test_work_that_was_begun_before_is_void(happens):
     core = core_of()
     core.inbound.mark_dirty([KEY])
     assert core.inbound.take(1) == {KEY: False}
-    getattr(core, happens)()
+    getattr(core, happens)(*([8] if happens == "site_lost" else []))
     assert core.inbound.fetched({KEY: A}) == {}
     assert core.inbound.dirty == {KEY: False}
 
@@ -284,7 +284,7 @@ def went_back(kept_to):
     core.saw(5)
     core.outbound.read([[b"SET", OTHER, b"a"]], 20)
     core.saw(8)
-    core.site_lost()
+    core.site_lost(8)
     core.site_attached()
     core.judged("site", Event.WENT_BACK, "restarted", proved=6, kept_to=kept_to)
     return core
@@ -310,7 +310,7 @@ def test_a_field_that_was_not_agreed_on_since_did_not_go_back(agreed, waiting, o
     core.ring = Ring((), 7)
     if waiting:
         core.outbound.read([waiting], 9)
-    core.site_lost()
+    core.site_lost(8)
     core.site_attached()
     core.judged("site", Event.WENT_BACK, "restarted", proved=6, agreed=agreed, number=8)
     for _ in range(restarts):
@@ -331,12 +331,12 @@ def test_what_a_site_did_after_it_went_back_is_newer_than_what_was_agreed_before
     core = core_of()
     core.ring = Ring((), 6)
     core.outbound.read([[b"HSET", KEY, b"old", b"v", b"new", b"v"]], 9)
-    core.site_lost()
+    core.site_lost(8)
     core.site_attached()
     core.judged("site", Event.WENT_BACK, "restarted", proved=6, agreed={KEY: {None: 7}}, number=8)
     assert pushed_of_hash(core) == set()
     core.outbound.read([[b"HSET", KEY, b"new", b"site"]], 20)
-    core.site_lost()
+    core.site_lost(8)
     core.site_attached()
     core.judged("site", event, "again", proved=8, agreed={}, number=9)
     assert pushed_of_hash(core) == {b"new"}
@@ -351,7 +351,7 @@ def test_what_nobody_had_seen_at_a_place_that_was_kept_is_newer(restarts, kept, 
     core = core_of()
     core.ring = Ring((), 7)
     core.outbound.read([[b"HSET", KEY, b"old", b"x", b"new", b"x"]], 9)
-    core.site_lost()
+    core.site_lost(8)
     for place in (kept, again) if again is not None else (kept,):
         core.site_attached()
         places = frozenset([place] if place else [])
@@ -525,7 +525,7 @@ def test_what_the_hub_took_after_the_site_was_lost_had_been_told_before():
     assert core.evidence(9).number == 3  # of a ring that was loaded nobody knows what it lacks
     core.outbound.read([[b"SET", KEY, b"a"]], 9)
     core.saw(4)
-    core.site_lost()
+    core.site_lost(8)
     core.applies(8, 20)
     core.outbound.read([], 30)  # of another server, as it turns out
     assert core.evidence(9).number == 7  # what was applied is no word of the stream

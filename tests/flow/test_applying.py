@@ -320,7 +320,7 @@ async def test_nothing_is_removed_for_a_site_that_came_back_while_it_was_compare
         world.reader.go_on.clear()
         world.dirty(KEY, suspect=True)
         await eventually_async(lambda: world.reader.asked)
-        world.core.site_lost()
+        world.core.site_lost(8)
         world.core.site_attached()
         world.reader.go_on.set()
         await eventually_async(lambda: not world.applying._site_turn.locked())
@@ -557,7 +557,7 @@ async def test_a_lost_stream_ends_the_wait(server, at_site, running):
         world.dirty(KEY)
         await eventually_async(lambda: world.reader.asked)
 
-        world.core.site_lost()
+        world.core.site_lost(8)
         world.applying.stream_moved()
         await eventually_async(lambda: KEY in world.inbound.dirty)
         assert at_site.get(KEY) is None

@@ -114,7 +114,7 @@ async def test_what_a_server_lacks_that_came_up_meanwhile_is_no_evidence(world):
     """It would say that a client had removed these keys."""
     world.core.outbound.read([[b"INCR", b"ns:k"]], 80)
     world.saving.save()
-    world.core.site_lost()
+    world.core.site_lost(8)
     world.core.site_attached()
     world.core.judged("site", Event.WENT_BACK, "restarted", proved=0)
     await world.saving._read_witnesses()

@@ -19,9 +19,9 @@ from unittest import mock
 from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, State
 from redisrepl.engine.continuity import Continuity, Event, Side
 from redisrepl.engine.core import Core, CoreOptions
-from redisrepl.engine.evidence import Ring
+from redisrepl.engine.evidence import MOST_PLACES, Ring
 from redisrepl.engine.inbound import Inbound
-from redisrepl.engine.losses import MOST_PLACES, Losses
+from redisrepl.engine.losses import Losses
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pushes import Batch
 from redisrepl.errors import FencedError, LinkLostError, OutcomeUnknownError, PeerUnavailableError
@@ -548,7 +548,7 @@ class Daemon:
         self.linked = False
         if self.core.continuity.site.judged:
             self.core.saw(self.store.number)
-        self.core.site_lost()
+        self.core.site_lost(self.store.number)
 
     def wake(self) -> None:
         """Everything is looked at all the time."""

@@ -1,0 +1,150 @@
+"""Where a site that went back has been written to since: what it holds there is not older than what was agreed on.
+
+In: what waited for the hub when the site was lost, what the site's clients changed since, and what was agreed on since.
+Out: for a key, or a field of a hash, whether that was agreed on by what the site holds since it went back. Left to
+others: what may be older otherwise (`engine.losses`).
+
+An agreement that is made after the loss need not be about what the site holds: what its stream had told before may
+reach the hub only then. So what waits at the loss is remembered until a client writes the place again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from redisrepl.changes import Change, ExpirySet, FieldsDeleted, HashSet
+from redisrepl.engine.ancestor import Agreed
+from redisrepl.engine.evidence import MOST_PLACES, Place, Places, field_or_none, hex_or_none
+
+__all__ = ["Renewed"]
+
+
+class Renewed:
+    """Agreements since the site was lost, as far as they tell what it holds.
+
+    Attributes:
+        since: number of agreements at the loss after which it had gone back; None: it has not.
+    """
+
+    def __init__(self) -> None:
+        self.since: int | None = None
+        self._lost_at: int | None = None
+        self._waiting: dict[bytes, set[bytes | None]] = {}  # since the loss, and not written since
+        self._sent: dict[Place, int] = {}  # of these, what has arrived, with the number of that agreement
+        self._places: dict[bytes, dict[bytes | None, int]] = {}
+        self._too_many = False  # waited: no agreement tells anything
+
+    @property
+    def watches(self) -> bool:
+        """Whether it must be told of what changes and arrives."""
+        return bool(self._waiting) or self.since is not None
+
+    def lost(self, number: int, waiting: Places | None) -> None:
+        """The site is lost, after so many agreements; this waits for the hub (None: too much)."""
+        self._lost_at = number
+        if waiting is None or len(self._waiting) + len(waiting) > MOST_PLACES:
+            self._too_many = True
+            return
+        for key, parts in waiting.items():
+            self._waiting.setdefault(key, set()).update(parts)
+
+    def went_back(self, number: int) -> None:
+        """The site has gone back; so many agreements there are by now."""
+        self.since = number if self._lost_at is None else self._lost_at
+        self._places.clear()
+
+    def made_good(self) -> None:
+        """Both sides agree on all keys."""
+        self.since = None
+        self._places.clear()
+        self._sent.clear()
+        if not self._waiting:
+            self._too_many = False
+
+    def changed(self, keys: Iterable[bytes]) -> None:
+        """Clients of the site have written these keys as a whole: what waits of them is what it holds."""
+        for key in keys:
+            self._waiting.pop(key, None)
+
+    def changed_by(self, change: Change) -> None:
+        """A client of the site has made this change."""
+        if isinstance(change, ExpirySet) or (waiting := self._waiting.get(change.key)) is None:
+            return
+        if isinstance(change, HashSet | FieldsDeleted):
+            waiting.difference_update(change.fields)
+        if not (isinstance(change, HashSet | FieldsDeleted) and waiting):
+            del self._waiting[change.key]
+
+    def arrived(self, changes: Iterable[Change], number: int, *, more: Collection[bytes] = ()) -> None:
+        """The hub has got these changes under this number.
+
+        Args:
+            changes: they.
+            number: of the agreement.
+            more: keys of which something older may be left that has not arrived.
+        """
+        for change in changes:
+            key, parts = change.key, _parts_of(change)
+            if waiting := self._waiting.get(key):
+                self._sent.update(((key, part), number) for part in waiting)
+                parts = [part for part in parts if part not in waiting] if {None}.isdisjoint((*waiting, *parts)) else []
+            if parts and self.since is not None and (key in self._places or len(self._places) < MOST_PLACES):
+                self._places.setdefault(key, {}).update(dict.fromkeys(parts, number))
+        for key in {change.key for change in changes}.difference(more):
+            self._waiting.pop(key, None)
+
+    def agreed(self, places: Places | None) -> None:
+        """All that was agreed on since, or was about to be; None: that is not known, which tells nothing."""
+        for key, numbers in (places or {}).items():
+            waiting = self._waiting.get(key, ())
+            if None in waiting:
+                continue
+            for part, number in numbers.items():
+                if part not in waiting and not (part is None and waiting) and number > self._sent_at(key, part):
+                    self._places.setdefault(key, {})[part] = number
+
+    def _sent_at(self, key: bytes, part: bytes | None) -> int:
+        if part is None:
+            return max((number for (of_key, _), number in self._sent.items() if of_key == key), default=0)
+        return max(self._sent.get((key, part), 0), self._sent.get((key, None), 0))
+
+    def holds(self, key: bytes, part: bytes | None, ancestor: Agreed) -> bool:
+        """Whether what was agreed on about a place is what the site has held since it went back."""
+        if self._too_many or ancestor.applied or (part is not None and part in ancestor.element_applied):
+            return False  # an apply of unknown outcome was agreed on by the hub alone
+        parts = self._places.get(key, {})
+        return part in parts or None in parts
+
+    def saved(self) -> dict[str, object]:
+        """As JSON can hold it."""
+        return {
+            "since": self.since,
+            "too many": self._too_many,
+            "waiting": [(key.hex(), [hex_or_none(part) for part in parts]) for key, parts in self._waiting.items()],
+            "sent": [(key.hex(), hex_or_none(part), number) for (key, part), number in self._sent.items()],
+        }
+
+    @classmethod
+    def load(cls, document: object) -> Renewed:
+        """From what was saved; what cannot be read is left out, and then no agreement tells anything."""
+        renewed = cls()
+        if not isinstance(document, Mapping):
+            return renewed
+        since, waiting, sent = document.get("since"), document.get("waiting"), document.get("sent")
+        with suppress(ValueError, TypeError):
+            renewed._waiting = {bytes.fromhex(key): set(map(field_or_none, parts)) for key, parts in _list(waiting)}
+            renewed._sent = {(bytes.fromhex(key), field_or_none(part)): int(n) for key, part, n in _list(sent)}
+            renewed._too_many = bool(document.get("too many"))
+            renewed.since = since if isinstance(since, int) else None
+        return renewed
+
+
+def _parts_of(change: Change) -> Collection[bytes | None]:
+    """The fields that a change is about; None: the key as a whole."""
+    return change.fields if isinstance(change, HashSet | FieldsDeleted) else [None]
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
