@@ -37,6 +37,7 @@ from redisrepl.local.compare import SiteComparer
 from redisrepl.local.connection import open_client
 from redisrepl.local.facts import ask_facts
 from redisrepl.local.history import SiteHistory
+from redisrepl.local.mark import SiteMark
 from redisrepl.local.notify import SiteEvents
 from redisrepl.local.read import SiteReader
 from redisrepl.namespaces import Namespaces
@@ -167,6 +168,7 @@ class Parts:
             followed=self._followed,
         )
         history = SiteHistory(self.read_client, address, self._site_reader)
+        mark = SiteMark(self.write_client, address, name)
         self.judging = Judging(
             self.core,
             known,
@@ -176,10 +178,12 @@ class Parts:
             lambda: self.store.number,
             lambda: int(self.stream.read_to) if math.isfinite(self.stream.read_to) else 0,
             partial(self.store.agreed_since, most=MOST_PLACES),
+            marked=mark.read,
             first="continuity" not in self.store.saved,
             retry=self._retry,
         )
-        self.saving = Saving(self.store, self.core, self.stream, known, self.fence, history.held, who)
+        marks = mark if settings.rc and not self.namespaces.covers(mark.key) else None
+        self.saving = Saving(self.store, self.core, self.stream, known, self.fence, history.held, who, marks)
         self.judging.save = self.saving.save
         self.pull = self._build_pull(who.encode()) if self.core.inbound is not None else None
         self.sweep = self._build_sweep()

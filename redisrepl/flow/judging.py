@@ -98,6 +98,7 @@ class Judging:
         number: returns the number of the last agreement.
         read_to: returns how far the site's stream was read.
         agreed_since: returns what was agreed, or was about to be, after a number.
+        marked: returns up to which number the site has everything, by a mark that it holds; 0: it has none.
         first: nothing was known when the daemon started.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
     """
@@ -113,6 +114,7 @@ class Judging:
         read_to: Callable[[], int],
         agreed_since: Callable[[float], Awaitable[Places | None]],
         *,
+        marked: Callable[[], Awaitable[int]],
         first: bool,
         retry: Mapping[str, Any],
     ) -> None:
@@ -125,6 +127,7 @@ class Judging:
         self._number = number
         self._read_to = read_to
         self._agreed_since = agreed_since
+        self._site_marked = marked
         self._first_at = {"site": first, "hub": first}
         self._retry = retry
         self._resumed = False
@@ -221,6 +224,7 @@ class Judging:
             number, kept = Proof(ring.number_at(kept_to), frozenset())
         else:
             number, kept = proved(ring, await self._site.held(change.place for change in ring))
+        number = max(number, await self._site_marked())
         if number >= self._number():
             return _Judgement(Event.RESTARTED, "the site is another process")
         return _Judgement(Event.WENT_BACK, "the site is another process, which may hold older values", number, kept)

@@ -7,9 +7,11 @@ stored (`store`).
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from redisrepl.changes import Position
 from redisrepl.engine.core import Core
@@ -26,7 +28,17 @@ _PERIOD = 0.2
 #: Most keys that are read in one period because their changes in the stream have no value.
 _WITNESSES = 32
 
+#: Seconds between marks at the site, at least: each is a write there.
+_MARK_PERIOD = 1.0
+
 _Held = Mapping[tuple[bytes, bytes | None], int | None]
+
+
+class Mark(Protocol):
+    """`local.mark.SiteMark`."""
+
+    async def write(self, agreed: int) -> None:
+        """All that was agreed on up to this number is about what the site holds now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +103,7 @@ class Saving:
         core, stream, known, fence: what is saved.
         held: reads digests of what the site holds now.
         origin: who we are.
+        mark: at the site; None: nothing is written there.
     """
 
     def __init__(
@@ -102,6 +115,7 @@ class Saving:
         fence: Fence,
         held: Callable[[Iterable[tuple[bytes, None]]], Awaitable[_Held]],
         origin: str,
+        mark: Mark | None = None,
     ) -> None:
         self.trouble = FailureLog("store")
         self._store = store
@@ -111,6 +125,8 @@ class Saving:
         self._fence = fence
         self._held = held
         self._origin = origin
+        self._mark = mark
+        self._marked, self._marked_at = 0, -math.inf
         self._untold: tuple[int, list[bytes]] = 0, []  # keys of changes without a value; in which epoch of the site
         self._news = asyncio.Event()
         self._news.set()
@@ -139,6 +155,7 @@ class Saving:
             await asyncio.sleep(_PERIOD)
             self._news.clear()
             await self._read_witnesses()
+            await self._mark_site()
             if self.save() or self._core.outbound.waiting or not self._core.certain:
                 self._news.set()
 
@@ -156,6 +173,19 @@ class Saving:
             return  # then there is less evidence, which is safe
         if self._core.continuity.site.epoch == epoch:
             self._core.ring.add_read({key: digest for (key, _), digest in held.items()})
+
+    async def _mark_site(self) -> None:
+        """Have the site hold up to which agreement it has everything; it is to be evidence, if it is restarted."""
+        number, now = self._core.ring.number, time.monotonic()
+        if self._mark is None or number <= self._marked or now < self._marked_at + _MARK_PERIOD:
+            return
+        if not self._core.continuity.site.judged:
+            return  # the number may be of what another server held
+        try:
+            await self._mark.write(number)
+        except RedisreplError:
+            return  # then there is less evidence, which is safe
+        self._marked, self._marked_at = number, now
 
     def save(self) -> bool:
         """Save; returns whether anything was new."""

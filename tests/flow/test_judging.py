@@ -35,6 +35,7 @@ class World(NoFence):
         self.site = SiteFacts(RUN, "master", OURS, 100)
         self.hub = HubFacts(RUN, 0, 0, 100)
         self.held_by_site = {}
+        self.mark_at_site = 0
         self.site_asked = self.hub_asked = 0
         self.before = lambda _side: None
         self.calls = []
@@ -57,6 +58,7 @@ class World(NoFence):
             lambda: self.number,
             lambda: self.read_to,
             self.agreed_since,
+            self.marked,
             first=first,
             retry=RETRY,
         )
@@ -85,6 +87,9 @@ class World(NoFence):
 
     async def agreed_since(self, number):
         return {b"since": {None: 7}} if number == 6 else None
+
+    async def marked(self):
+        return self.mark_at_site
 
     # As a fence.
 
@@ -212,6 +217,19 @@ async def test_another_process_is_judged_by_what_it_holds(kept, event, number):
         assert await site_judged(world, resumed=False) == ("site", event, number)
     assert [line["event"] for line in logs] == (["site.went_back"] if event is Event.WENT_BACK else [])
     assert world.core.continuity.site.proved == number
+
+
+@pytest.mark.parametrize(
+    ("mark", "event", "number"),
+    [(20, Event.WENT_BACK, 29), (35, Event.WENT_BACK, 35), (NUMBER, Event.RESTARTED, math.inf)],
+)
+async def test_a_mark_that_it_still_holds_proves_all_that_came_before(mark, event, number):
+    ring = ring_of(40)
+    world = World(ring=ring)
+    world.site = SiteFacts(NEW, "master", OTHER, 9)
+    world.held_by_site = {change.place: change.digest for change in ring[:30]}
+    world.mark_at_site = mark
+    assert await site_judged(world, resumed=False) == ("site", event, number)
 
 
 async def test_what_was_agreed_on_after_the_evidence_was_taken_is_not_proved():

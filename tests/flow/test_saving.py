@@ -20,6 +20,18 @@ from testbed import eventually_async
 REPLID = "a" * 40
 
 
+class Mark:
+    """Remembers what is written; `error` refuses it."""
+
+    def __init__(self):
+        self.written, self.error = [], None
+
+    async def write(self, agreed):
+        if self.error is not None:
+            raise self.error
+        self.written.append(agreed)
+
+
 class World:
     """The parts that know what is saved; the site holds `held`."""
 
@@ -30,7 +42,8 @@ class World:
         self.position, self.seen, self.epoch, self.known = Position(REPLID, 0), None, 5, {0: 7, 3: 9}
         self.history = Known(store.saved)
         self.held, self.asked = {}, []
-        self.saving = Saving(store, self.core, self, self.history, self, self.read, "us")
+        self.mark = Mark()
+        self.saving = Saving(store, self.core, self, self.history, self, self.read, "us", self.mark)
 
     async def read(self, places):
         places = list(places)
@@ -120,6 +133,31 @@ async def test_what_a_server_lacks_that_came_up_meanwhile_is_no_evidence(world):
     await world.saving._read_witnesses()
     assert world.asked == []
     assert not world.core.ring.last(b"ns:k")
+
+
+async def test_the_site_is_marked_with_what_is_agreed_on_about_what_it_holds(world, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(saving.time, "monotonic", lambda: now)
+
+    async def mark(agreed):
+        world.core.ring.number = agreed
+        await world.saving._mark_site()
+
+    await mark(5)
+    await mark(6)
+    assert world.mark.written == [5]  # not so soon
+    now += saving._MARK_PERIOD
+    world.mark.error = PeerUnavailableError("away")
+    await mark(6)
+    world.mark.error = None
+    await mark(7)
+    assert world.mark.written == [5, 7]
+    now += saving._MARK_PERIOD
+    await mark(7)  # which it has
+    world.core.site_lost(8)
+    world.core.site_attached()
+    await mark(8)  # whose history is not known yet
+    assert world.mark.written == [5, 7]
 
 
 async def test_what_changes_that_tell_no_value_led_to_is_read(world):

@@ -346,6 +346,28 @@ class Turn:
         return applied
 
 
+class MarkDouble:
+    """`local.mark.SiteMark`."""
+
+    def __init__(self, site: SiteDouble) -> None:
+        self._double = site
+
+    async def write(self, agreed: int) -> None:
+        await self._double._asked()
+        server, daemon = self._double.server, self._double._daemon
+        if server.run_id != daemon.followed:  # as connections refuse another server than the one that is followed
+            raise LinkLostError("another server answers there")
+        server.mark = agreed
+        server.written()
+        await self._double._answered()
+
+    async def read(self) -> int:
+        await self._double._asked()
+        marked = self._double.server.mark
+        await self._double._answered()
+        return marked
+
+
 class PlayedHistory(SiteHistory):
     """Its INFO is played."""
 
@@ -471,7 +493,7 @@ class Daemon:
             options=StreamOptions(1, 1, {}),
             listener=self,
         )
-        history = PlayedHistory(of_site)
+        history, mark = PlayedHistory(of_site), MarkDouble(of_site)
         self.judging = made.judging(
             core,
             known,
@@ -481,11 +503,14 @@ class Daemon:
             lambda: store.number,
             lambda: int(self.stream.read_to) if self.stream.read_to != float("inf") else 0,
             partial(store.agreed_since, most=MOST_PLACES),
+            mark.read,
             first=not store.saved,
             retry={},
         )
         self.judging.note = world.judged
-        self.saving = Saving(store, core, self.stream, known, self.fence, history.held, who)
+        self.saving = Saving(
+            store, core, self.stream, known, self.fence, history.held, who, mark if site.marks else None
+        )
         self.judging.save = self.saving.save
         self.applying = made.applying(
             core,
@@ -526,6 +551,7 @@ class Daemon:
             self.inbound.expect_events(lambda change: echoes_of(change, kinds), 15.0)
             self.stream.abandon()
         self.linked = self.subscribed = False
+        self.followed = ""  # process of the site that is followed, or was last
         self.heard: list[Any] = []
         self.tasks: list[Task] = []
 
@@ -541,7 +567,7 @@ class Daemon:
     # What `following` and `noticing` tell.
 
     def attached(self, *, resumed: bool, history: str) -> None:  # noqa: ARG002 - the model's wires lead where they did
-        self.linked = True
+        self.linked, self.followed = True, self.site.server.run_id
         self.judging.site_attached(resumed=resumed)
 
     def detached(self) -> None:

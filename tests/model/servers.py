@@ -30,6 +30,7 @@ class Snapshot:
     expiries: dict[bytes, int]
     fences: dict[bytes, dict[bytes, int]]
     offset: int
+    mark: int = 0
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Server:
         past: what it held after each write, from the oldest on.
         writes: by key, what `WATCH` looks at.
         fences: the sites' fences, at the hub.
+        mark: at a site, up to which agreement it has everything.
     """
 
     rng: random.Random
@@ -55,6 +57,7 @@ class Server:
     backlog: int = 1
     past: list[Snapshot] = field(default_factory=list)
     writes: collections.Counter[bytes] = field(default_factory=collections.Counter)
+    mark: int = 0
     evicted: int = 0
     flushes: int = 0
     earlier: str = ""
@@ -87,11 +90,12 @@ class Server:
         """A command, or a transaction, is complete."""
         values = {key: dict(value) if isinstance(value, dict) else value for key, value in self.data.items()}
         fences = {key: dict(fence) for key, fence in self.fences.items()}
-        self.past.append(Snapshot(values, dict(self.expiries), fences, self.offset))
+        self.past.append(Snapshot(values, dict(self.expiries), fences, self.offset, self.mark))
 
     def _restore(self, snapshot: Snapshot) -> None:
         self.data = {k: dict(value) if isinstance(value, dict) else value for k, value in snapshot.data.items()}
         self.expiries, self.fences = dict(snapshot.expiries), {k: dict(fence) for k, fence in snapshot.fences.items()}
+        self.mark = snapshot.mark
         self.writes.update(self.data.keys())
 
     def restart(self) -> None:
@@ -166,6 +170,7 @@ class Server:
         self.data.clear()
         self.expiries.clear()
         self.fences.clear()
+        self.mark = 0
         self.stream.append([b"FLUSHALL"])
         self.written()
 

@@ -44,6 +44,7 @@ class Site:
     Attributes:
         disk: its state directory.
         by_events: there is no PSYNC.
+        marks: the daemon may mark there how far it agrees.
         counter: a field that only its own clients count, and how far they did.
     """
 
@@ -52,6 +53,7 @@ class Site:
         self.server = Server(rng)
         self.disk = Disk()
         self.by_events = by_events
+        self.marks = rng.random() < 0.5
         self.counter = b"counter of " + name.encode()
         self.counted = 0
         self.daemon: Daemon

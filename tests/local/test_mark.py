@@ -1,0 +1,65 @@
+"""The mark at a real site: it goes back with the site, and costs nothing where it is denied."""
+
+from __future__ import annotations
+
+import pytest
+from structlog.testing import capture_logs
+
+from redisrepl.errors import LinkLostError, PeerUnavailableError
+from redisrepl.local.address import parse_address
+from redisrepl.local.connection import open_client
+from redisrepl.local.mark import SiteMark
+from testbed import RedisServer
+
+KEY = b"redisrepl:mark:ns:us"
+
+
+@pytest.fixture
+async def mark_of():
+    clients = []
+
+    def mark(server, **login):
+        address = parse_address(f"redis://127.0.0.1:{server.port}", **login)
+        clients.append(open_client(address, 5.0, connections=1))
+        return SiteMark(clients[-1], address, b"ns:us")
+
+    yield mark
+    for client in clients:
+        await client.aclose()
+
+
+async def test_a_mark_is_as_old_as_what_the_site_restores(mark_of):
+    with RedisServer() as site:
+        mark, at_site = mark_of(site), site.client()
+        assert await mark.read() == 0
+        await mark.write(7)
+        at_site.save()
+        await mark.write(9)
+        assert await mark.read() == 9
+        assert 0 < at_site.ttl(KEY) <= 30 * 86400
+        site.kill()
+        with pytest.raises((LinkLostError, PeerUnavailableError)):
+            await mark.write(10)
+        site.start()
+        assert await mark.read() == 7
+
+
+@pytest.mark.parametrize("held", [b"x", b"-1x", b"9" * 5000, b""])
+async def test_what_is_no_number_is_no_mark(mark_of, held):
+    with RedisServer() as site:
+        site.client().set(KEY, held)
+        assert await mark_of(site).read() == 0
+        site.client().delete(KEY)
+        site.client().rpush(KEY, "9")
+        assert await mark_of(site).read() == 0
+
+
+async def test_a_denied_mark_is_said_once_and_none(mark_of):
+    with RedisServer() as site:
+        site.client().acl_setuser("narrow", enabled=True, nopass=True, commands=["+@all"], keys=["ns:*"])
+        mark = mark_of(site, username="narrow", password="any")
+        with capture_logs() as logs:
+            await mark.write(7)
+            await mark.write(8)
+        assert [line["event"] for line in logs] == ["site.no_mark"]
+        assert await mark.read() == 0
