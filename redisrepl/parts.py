@@ -340,7 +340,7 @@ class Parts:
         """The site is followed: what is decided about its keys is no longer blind."""
         self._followed.found(history)
         self._attached_at = round(time.time(), 3)
-        self.judging.site_attached(resumed=resumed)
+        self.judging.site_attached(resumed=resumed, history=history)
 
     def detached(self) -> None:
         """The site is not followed any more."""

@@ -196,8 +196,13 @@ class Core:
             self.losses.told, self.losses.waiting = told, self.outbound.places(self.ring.number)
         self.continuity.happened("site", Event.DETACHED)
 
-    def site_attached(self) -> None:
-        """The site is followed; what its history is turns out in a moment (`judged`)."""
+    def site_attached(self, history: str = "") -> None:
+        """The site is followed; what its history is turns out in a moment (`judged`).
+
+        Args:
+            history: its replication id; empty: it does not tell.
+        """
+        self.losses.renewed.found(history)
         self.outbound.void_expected()
         self.continuity.happened("site", Event.ATTACHED)
 
@@ -231,8 +236,8 @@ class Core:
             reason: see `Continuity.happened`.
             proved: likewise.
             kept_to: a replica took over, which has what the stream told before this offset; None: nobody knows that.
-            agreed: what was agreed since what is proved or, if it did not go back now, since it went back last; None:
-                nobody knows that.
+            agreed: what was agreed, or was about to be, since what is proved, and since it was lost before it went
+                back; None: nobody knows that.
             kept: places of which it has a change that was seen, and all that came before.
             number: of agreements by now.
         """
@@ -240,10 +245,11 @@ class Core:
         anew = side == "site" and (event is not Event.RESUMED or self.continuity.site.missed)
         if side == "site" and event is Event.WENT_BACK:
             before = self.continuity.site.proved
-            self.losses.went_back(self.ring, before, kept_to, self._applies.keys(), agreed, kept, number)
-        elif side == "site" and self.continuity.site.proved != math.inf:
+            self.losses.went_back(self.ring, before, kept_to, self._applies.keys(), agreed, kept, proved, number)
+        elif side == "site":
+            self.losses.renewed.judged()
             self.losses.renewed.agreed(agreed)
-            if anew:
+            if anew and self.continuity.site.proved != math.inf:
                 self.losses.interrupted(self.ring)
         self.continuity.happened(side, event, reason, proved=proved)
         if side == "hub" and event is Event.WENT_BACK:
@@ -419,7 +425,7 @@ class Core:
 
     def saved(self) -> dict[str, object]:
         """What must survive the daemon, as JSON can hold it."""
-        lost = None if self.continuity.site.proved == math.inf else self.losses.saved()
+        lost = self.losses.saved(whole=self.continuity.site.proved != math.inf)
         refused = self.outbound.refused_keys or (0 if self.inbound is None else self.inbound.refused_keys)
         continuity = self.continuity.saved(quiet=self.quiet and not refused)
         return {"continuity": continuity, "losses": lost, **self.ring.saved()}

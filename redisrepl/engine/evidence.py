@@ -44,18 +44,19 @@ __all__ = [
 ]
 
 #: Changes that are remembered at a time, and saved; and in all, while the daemon runs.
-RING = 128
-_KEPT = 512
+RING = 512
+_KEPT = 1024
 #: Keys that are remembered with the offset of the stream that told of them.
 _TOLD = 20_000
 #: Offsets of which the number of agreements by then is remembered: of some minutes, where agreements are many.
 _MILESTONES = 512
 #: Pieces in which each of the two is saved: only those that have changed since need to be written again.
-_PIECES = 16
+_PIECES = 64
 #: Fields of one change that are remembered.
 _FIELDS = 16
 #: At least so many of the places changed in a prefix must fit, and three quarters of them; or so many that hold a value
-#: they held at no other time, though clients have overwritten the others since.
+#: they held at no other time, though clients have overwritten the others since; or so many that changed after a mark
+#: that is there, for then nothing older than that was restored.
 _WITNESSES = 5
 _PART = 4
 
@@ -365,12 +366,13 @@ class Proof(NamedTuple):
     kept: frozenset[Place]
 
 
-def proved(ring: Ring, held: Mapping[Place, int | None]) -> Proof:
+def proved(ring: Ring, held: Mapping[Place, int | None], marked: int = 0) -> Proof:
     """Up to where a server holds what was agreed, and what was seen.
 
     Args:
         ring: the last changes that were seen of it.
         held: what each place of them holds now.
+        marked: agreements up to this number it has, by a mark that it holds; 0: it has none.
 
     Returns:
         What it has. What was agreed after the ring was brought up to date, it cannot prove.
@@ -380,8 +382,8 @@ def proved(ring: Ring, held: Mapping[Place, int | None]) -> Proof:
     state: dict[Place, int | None] = {}
     earlier: dict[Place, set[int | None]] = {}
     last = {seen.place: seen.digest for seen in changes}
-    best = score = fits = alive = strong = end = 0
-    found, proves = 0.0, False
+    best = score = fits = alive = strong = late = end = 0
+    found, proves = float(marked), False
     for index, seen in enumerate(changes):
         place, now = seen.place, held.get(seen.place)
         before = earlier.setdefault(place, set())
@@ -397,14 +399,17 @@ def proved(ring: Ring, held: Mapping[Place, int | None]) -> Proof:
         fits += fit
         alive += seen.digest is not None
         strong += fit and seen in unique
+        late += fit and 0 < marked <= seen.number
         if score > best:
-            proves = (fits >= _WITNESSES and _PART * fits >= (_PART - 1) * alive) or (
-                strong >= _WITNESSES and strong > _PART * (fits - score)
+            proves = (
+                (fits >= _WITNESSES and _PART * fits >= (_PART - 1) * alive)
+                or (strong >= _WITNESSES and strong > _PART * (fits - score))
+                or late >= _WITNESSES
             )
-            best, found, end = score, float(seen.number) if proves else 0.0, index + 1
+            best, found, end = score, float(max(seen.number, marked)) if proves else float(marked), index + 1
     tail = changes[end:]
     if proves and all(not ring.was_untold(c.place) and _was_written_since(c, held, changes[:end]) for c in tail):
-        found = float(ring.number)
+        found = float(max(ring.number, marked))
     return Proof(found, frozenset(seen.place for seen in changes[:end] if proves))
 
 

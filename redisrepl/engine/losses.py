@@ -45,6 +45,14 @@ def joined(*parts: Places | None) -> Places | None:
     return places
 
 
+def _after(number: float, places: Places | None) -> Places | None:
+    """Those that were agreed on after this number."""
+    if places is None:
+        return None
+    later = {key: {part: at for part, at in numbers.items() if at > number} for key, numbers in places.items()}
+    return {key: numbers for key, numbers in later.items() if numbers}
+
+
 class _Missed(NamedTuple):
     """What a replica did not have that took over.
 
@@ -89,6 +97,7 @@ class Losses:
         applies: Collection[int],
         agreed: Places | None,
         kept: frozenset[Place],
+        proved_now: float,
         number: int,
     ) -> None:
         """The site is judged to have gone back.
@@ -98,11 +107,13 @@ class Losses:
             proved_before: what was proved until now; infinity: all of it.
             kept_to: a replica took over, which has what the stream told before this offset; None: nobody knows that.
             applies: numbers of what was applied and not yet shown by the stream.
-            agreed: what was agreed since what is proved, or was about to be; None: that is not known.
+            agreed: what was agreed, or was about to be, since what is proved at least; None: that is not known.
             kept: places of which it has a change that was seen; empty: that is not known, nor of any earlier one.
+            proved_now: what was agreed up to this number, it has.
             number: of agreements by now.
         """
         self.renewed.went_back(number)
+        self.renewed.agreed(agreed)
         keys = None if kept_to is None else self.told.later_than(kept_to)
         first = proved_before == math.inf
         before = _Missed(set(), set()) if first else self._missed
@@ -110,7 +121,7 @@ class Losses:
         if keys is not None and before is not None:
             self._missed = _Missed(before.keys | keys, before.numbers.union(applies))
         self._kept = kept and kept | self._kept
-        self._places = joined({} if first else self._places, self.waiting, agreed)
+        self._places = joined({} if first else self._places, self.waiting, _after(proved_now, agreed))
         self.interrupted(ring)
 
     def made_good(self) -> None:
@@ -179,8 +190,15 @@ class Losses:
         last = now.last(key, field) or self._seen.last(key, field)
         return last is not None and last.number >= agreed_at and last.digest == held
 
-    def saved(self) -> dict[str, object]:
-        """As JSON can hold it: a daemon may end, and both sides not be compared before its successor is there."""
+    def saved(self, *, whole: bool = True) -> dict[str, object] | None:
+        """As JSON can hold it: a daemon may end, and both sides not be compared before its successor is there.
+
+        Args:
+            whole: the site has gone back; else only what will matter should it be judged to have; None: nothing does.
+        """
+        renewed: dict[str, object] = {"renewed": self.renewed.saved()} if self.renewed.watches else {}
+        if not whole:
+            return renewed or None
         if self._saved is None:
             missed = (
                 None if self._missed is None else [sorted(map(bytes.hex, self._missed.keys)), [*self._missed.numbers]]
@@ -198,7 +216,7 @@ class Losses:
                 "places": places,
                 "kept": kept,
             }
-        return self._saved | {"renewed": self.renewed.saved()}
+        return self._saved | renewed
 
     @classmethod
     def load(cls, document: object) -> Losses:

@@ -10,6 +10,7 @@ reach the hub only then. So what waits at the loss is remembered until a client 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -30,7 +31,8 @@ class Renewed:
 
     def __init__(self) -> None:
         self.since: int | None = None
-        self._lost_at: int | None = None
+        self._lost_at: int | None = None  # until it is judged
+        self._history: str | None = None  # of the server that was found since; None: none was
         self._waiting: dict[bytes, set[bytes | None]] = {}  # since the loss, and not written since
         self._sent: dict[Place, int] = {}  # of these, what has arrived, with the number of that agreement
         self._places: dict[bytes, dict[bytes | None, int]] = {}
@@ -38,21 +40,37 @@ class Renewed:
 
     @property
     def watches(self) -> bool:
-        """Whether it must be told of what changes and arrives."""
-        return bool(self._waiting) or self.since is not None
+        """Whether it must be told of what changes and arrives, and outlive the daemon."""
+        return bool(self._waiting) or self.since is not None or self._lost_at is not None
+
+    @property
+    def from_number(self) -> float:
+        """What was agreed on after this number matters if the site is judged to have gone back, or has; infinity: none."""
+        return min(math.inf if number is None else number for number in (self.since, self._lost_at))
 
     def lost(self, number: int, waiting: Places | None) -> None:
         """The site is lost, after so many agreements; this waits for the hub (None: too much)."""
-        self._lost_at = number
+        self._lost_at, self._history = number, None
         if waiting is None or len(self._waiting) + len(waiting) > MOST_PLACES:
             self._too_many = True
             return
         for key, parts in waiting.items():
             self._waiting.setdefault(key, set()).update(parts)
 
+    def found(self, history: str) -> None:
+        """A server with this history (empty: it does not tell) is followed now, perhaps by another process of ours."""
+        if self._lost_at is not None and self._history not in (None, history or None):
+            self._lost_at = None  # what was agreed on since may be about another server
+        self._history = history
+
+    def judged(self) -> None:
+        """The site still has what it had."""
+        self._lost_at = None
+
     def went_back(self, number: int) -> None:
         """The site has gone back; so many agreements there are by now."""
         self.since = number if self._lost_at is None else self._lost_at
+        self._lost_at = None
         self._places.clear()
 
     def made_good(self) -> None:
@@ -96,13 +114,17 @@ class Renewed:
             self._waiting.pop(key, None)
 
     def agreed(self, places: Places | None) -> None:
-        """All that was agreed on since, or was about to be; None: that is not known, which tells nothing."""
+        """What was agreed on, or was about to be, since then at least; None: that is not known, which tells nothing."""
+        if self.since is None:
+            return
         for key, numbers in (places or {}).items():
             waiting = self._waiting.get(key, ())
             if None in waiting:
                 continue
             for part, number in numbers.items():
-                if part not in waiting and not (part is None and waiting) and number > self._sent_at(key, part):
+                if part in waiting or (part is None and waiting):
+                    continue
+                if number > max(self.since, self._sent_at(key, part)):
                     self._places.setdefault(key, {})[part] = number
 
     def _sent_at(self, key: bytes, part: bytes | None) -> int:
@@ -121,6 +143,8 @@ class Renewed:
         """As JSON can hold it."""
         return {
             "since": self.since,
+            "lost at": self._lost_at,
+            "history": self._history,
             "too many": self._too_many,
             "waiting": [(key.hex(), [hex_or_none(part) for part in parts]) for key, parts in self._waiting.items()],
             "sent": [(key.hex(), hex_or_none(part), number) for (key, part), number in self._sent.items()],
@@ -132,12 +156,15 @@ class Renewed:
         renewed = cls()
         if not isinstance(document, Mapping):
             return renewed
-        since, waiting, sent = document.get("since"), document.get("waiting"), document.get("sent")
+        since, lost_at, history = document.get("since"), document.get("lost at"), document.get("history")
+        waiting, sent = document.get("waiting"), document.get("sent")
         with suppress(ValueError, TypeError):
             renewed._waiting = {bytes.fromhex(key): set(map(field_or_none, parts)) for key, parts in _list(waiting)}
             renewed._sent = {(bytes.fromhex(key), field_or_none(part)): int(n) for key, part, n in _list(sent)}
             renewed._too_many = bool(document.get("too many"))
             renewed.since = since if isinstance(since, int) else None
+            renewed._lost_at = lost_at if isinstance(lost_at, int) else None
+            renewed._history = history if isinstance(history, str) else None
         return renewed
 
 

@@ -138,10 +138,10 @@ class Judging:
         self._judged = asyncio.Event()
         self.save: Callable[[], object] = lambda: None  # saves the judgement
 
-    def site_attached(self, *, resumed: bool) -> None:
-        """The site is followed: its stream goes on where it was, or it has begun anew."""
+    def site_attached(self, *, resumed: bool, history: str = "") -> None:
+        """The site, which has this history, is followed: its stream goes on where it was, or it has begun anew."""
         self._resumed = resumed
-        self._core.site_attached()
+        self._core.site_attached(history)
         if not resumed and not self._first_at["site"]:
             self._core.site_missed()  # record it now: the link may end before the judgement
         self._work.set()
@@ -191,8 +191,8 @@ class Judging:
             facts.earlier_to - 1 if self.known.seen is not None and self.known.seen.replid == facts.earlier else None
         )
         judged = await self._judged_of_site(facts, resumed=resumed, kept_to=kept_to)
-        since = judged.number if judged.event is Event.WENT_BACK else self._core.losses.renewed.since
-        agreed = None if since is None else await self._agreed_since(since)
+        since = min(judged.number, self._core.losses.renewed.from_number)
+        agreed = None if since == math.inf else await self._agreed_since(since)
         if side.epoch != epoch or not side.followed:
             return  # the link was lost meanwhile; the next may lead to another server
         if facts.evicted != self.known.evicted:
@@ -219,12 +219,11 @@ class Judging:
             whole = same or (resumed and not facts.run_id)
         if whole:
             return _Judgement(Event.RESUMED) if resumed else _Judgement(Event.GAP, "writes of the site were missed")
-        ring = self._core.evidence(self._number())
+        ring, marked = self._core.evidence(self._number()), await self._site_marked()
         if kept_to is not None:  # it was a replica until it took over, and tells itself what it has
-            number, kept = Proof(ring.number_at(kept_to), frozenset())
+            number, kept = Proof(max(ring.number_at(kept_to), marked), frozenset())
         else:
-            number, kept = proved(ring, await self._site.held(change.place for change in ring))
-        number = max(number, await self._site_marked())
+            number, kept = proved(ring, await self._site.held(change.place for change in ring), marked)
         if number >= self._number():
             return _Judgement(Event.RESTARTED, "the site is another process")
         return _Judgement(Event.WENT_BACK, "the site is another process, which may hold older values", number, kept)
@@ -240,7 +239,7 @@ class Judging:
             return  # the stream would have told
         facts = await self._ask_site()
         if facts.replid and facts.replid != seen.replid and self._core.continuity.site.judged:
-            self.site_attached(resumed=False)
+            self.site_attached(resumed=False, history=facts.replid)
 
     async def site_evicted(self) -> bool:
         """Whether removals in the stream until now may be evictions, which look the same there.

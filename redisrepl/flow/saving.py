@@ -28,7 +28,8 @@ _PERIOD = 0.2
 #: Most keys that are read in one period because their changes in the stream have no value.
 _WITNESSES = 32
 
-#: Seconds between marks at the site, at least: each is a write there.
+#: A mark at the site is a write there: one is made after so many agreements, and otherwise after so many seconds.
+_MARK_EVERY = 8
 _MARK_PERIOD = 1.0
 
 _Held = Mapping[tuple[bytes, bytes | None], int | None]
@@ -177,7 +178,9 @@ class Saving:
     async def _mark_site(self) -> None:
         """Have the site hold up to which agreement it has everything; it is to be evidence, if it is restarted."""
         number, now = self._core.ring.number, time.monotonic()
-        if self._mark is None or number <= self._marked or now < self._marked_at + _MARK_PERIOD:
+        if self._mark is None or number <= self._marked:
+            return
+        if number < self._marked + _MARK_EVERY and now < self._marked_at + _MARK_PERIOD:
             return
         if not self._core.continuity.site.judged:
             return  # the number may be of what another server held

@@ -24,6 +24,8 @@ SWIFT = ("--canary-period", "0.5", "--timeout", "3", "--retry-max", "1")
 PATIENCE = 60.0
 #: The daemons' own keys at the hub.
 FENCES = b"redisrepl:fence:"
+#: And those at the sites.
+MARKS = b"redisrepl:mark:"
 #: Bytes for the state of all daemons: enough for every fault but a full disk.
 DISK = 256 << 20
 #: Megabytes that a daemon may have held at most.
@@ -187,7 +189,9 @@ class Scene:
         for writer, server in zip(self.writers, self.servers, strict=True):
             with server.client() as client:
                 keys = client.scan_iter(count=10_000)
-                found += [key for key in keys if not key.startswith((NAMESPACE, FENCES)) and key != writer.key_outside]
+                found += [
+                    key for key in keys if not key.startswith((NAMESPACE, FENCES, MARKS)) and key != writer.key_outside
+                ]
         return found
 
     def note_memory(self, daemon: Daemon) -> None:

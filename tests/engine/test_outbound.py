@@ -24,6 +24,7 @@ from redisrepl.changes import (
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
+from redisrepl.engine.evidence import RING
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pushes import Batch, OutboundOptions, with_values
 from redisrepl.namespaces import Namespaces
@@ -661,7 +662,7 @@ def test_the_last_changes_of_the_site_are_remembered_once():
         ExpirySet(K, 5),
     ]
     assert side.outbound.take_recent() == []
-    side.outbound.read([[b"SET", b"a:%d" % number, b"v"] for number in range(1000)], 20)
+    side.outbound.read([[b"SET", b"a:%d" % number, b"v"] for number in range(2 * RING)], 20)
     recent = [change.key for change in side.outbound.take_recent()]
-    assert 100 < len(recent) < 300
-    assert recent == [b"a:%d" % number for number in range(1000 - len(recent), 1000)]
+    assert len(recent) == RING
+    assert recent == [b"a:%d" % number for number in range(RING, 2 * RING)]

@@ -58,7 +58,7 @@ class World(NoFence):
             lambda: self.number,
             lambda: self.read_to,
             self.agreed_since,
-            self.marked,
+            marked=self.marked,
             first=first,
             retry=RETRY,
         )

@@ -145,19 +145,22 @@ async def test_the_site_is_marked_with_what_is_agreed_on_about_what_it_holds(wor
 
     await mark(5)
     await mark(6)
-    assert world.mark.written == [5]  # not so soon
+    assert world.mark.written == [5]  # not so soon for so few
+    await mark(5 + saving._MARK_EVERY)
+    await mark(12 + saving._MARK_EVERY)
+    assert world.mark.written == [5, 13]
     now += saving._MARK_PERIOD
     world.mark.error = PeerUnavailableError("away")
-    await mark(6)
+    await mark(21)
     world.mark.error = None
-    await mark(7)
-    assert world.mark.written == [5, 7]
+    await mark(20)
+    assert world.mark.written == [5, 13, 20]
     now += saving._MARK_PERIOD
-    await mark(7)  # which it has
+    await mark(20)  # which it has
     world.core.site_lost(8)
     world.core.site_attached()
-    await mark(8)  # whose history is not known yet
-    assert world.mark.written == [5, 7]
+    await mark(40)  # whose history is not known yet
+    assert world.mark.written == [5, 13, 20]
 
 
 async def test_what_changes_that_tell_no_value_led_to_is_read(world):

@@ -566,9 +566,9 @@ class Daemon:
 
     # What `following` and `noticing` tell.
 
-    def attached(self, *, resumed: bool, history: str) -> None:  # noqa: ARG002 - the model's wires lead where they did
+    def attached(self, *, resumed: bool, history: str) -> None:
         self.linked, self.followed = True, self.site.server.run_id
-        self.judging.site_attached(resumed=resumed)
+        self.judging.site_attached(resumed=resumed, history=history)
 
     def detached(self) -> None:
         self.linked = False
