@@ -45,7 +45,7 @@ class Renewed:
 
     @property
     def from_number(self) -> float:
-        """What was agreed on after this number matters if the site is judged to have gone back, or has; infinity: none."""
+        """What was agreed on after this number matters where the site went back, or may have; infinity: nothing."""
         return min(math.inf if number is None else number for number in (self.since, self._lost_at))
 
     def lost(self, number: int, waiting: Places | None) -> None:

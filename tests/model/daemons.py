@@ -503,7 +503,7 @@ class Daemon:
             lambda: store.number,
             lambda: int(self.stream.read_to) if self.stream.read_to != float("inf") else 0,
             partial(store.agreed_since, most=MOST_PLACES),
-            mark.read,
+            marked=mark.read,
             first=not store.saved,
             retry={},
         )
