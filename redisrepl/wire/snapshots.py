@@ -27,7 +27,13 @@ _PAIR = 2  # a field and its value
 
 
 def replicated_of(entry: Entry, kinds: frozenset[str], now: float) -> tuple[list[Change], str | None]:
-    """What of a key is replicated at this Unix time in seconds, and the name of what is not; None: all is."""
+    """The changes of a key that are replicated, and the name of what is not; None: all is.
+
+    Args:
+        entry: the key, or a part of it.
+        kinds: which of `changes.KINDS` are replicated.
+        now: Unix time in seconds.
+    """
     changes = [change for change in changes_of(entry, now) if is_replicated(change, kinds)]
     if _has_expiring_fields(entry):
         return changes, "expiry of a field"
