@@ -1,4 +1,4 @@
-"""The daemon seen from outside over HTTP: metrics, probes, its state as JSON, and a page for people.
+"""Shows the daemon over HTTP: metrics, probes, its state as JSON, and a page for people.
 
 Loaded only with `--listen`. No request changes anything.
 """

@@ -1,6 +1,6 @@
 """Where `--listen` listens and who may ask: addresses, host names, token, TLS.
 
-In: settings. Out: checked addresses; whether a request may be served. Left to others: sockets (`listener.server`).
+In: settings. Out: checked addresses; whether to serve a request. Left to others: sockets (`listener.server`).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Access:
     """Who may ask.
 
     Attributes:
-        token: that a request must carry; empty if none is needed.
+        token: the token that a request must carry; empty if none is needed.
         names: host names that a request may use, in lower case.
         context: for TLS; None for plain HTTP.
         files: from which `context` was made.
@@ -98,8 +98,9 @@ class Access:
     def knows_host(self, host: str) -> bool:
         """Whether a `Host` header names us.
 
-        Guards against DNS rebinding: a stranger's page, in a browser on this machine, may have its own name resolve to
-        127.0.0.1 and then read what is served there. It cannot make the browser send an IP address or one of our names.
+        Guards against DNS rebinding: a foreign web page, open in a browser on this machine, may let its name resolve to
+        127.0.0.1 and then read what we serve there. But the browser sends the page's own name as `Host`, never an IP
+        address or one of our names.
         """
         name = host.lower()
         if name.startswith("["):

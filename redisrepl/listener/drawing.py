@@ -1,6 +1,6 @@
-"""The drawing of site, daemon and hub with their links, and small plots; both as HTML with SVG.
+"""Draws site, daemon and hub with their links, and small plots, as HTML with SVG.
 
-In: the document of `status`, series of numbers. Out: HTML. Left to others: the rest of the page (`page`).
+In: the document of `status`, series of numbers. Out: HTML. Left to others: the rest of the page (`listener.page`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["links", "plot"]
 _Document = dict[str, Any]
 
 _HEIGHT = 50
-#: Widths of a plot in points: ten minutes until there is more, then an hour.
+#: Widths of a plot in points: ten minutes while there are no more points, then an hour.
 _SPANS = (60, 360)
 _VERDICTS = {"well": "connected", "starting": "connecting", "bad": "broken"}
 #: Failure logs of the link to the site, and of the link to the hub.
@@ -93,7 +93,7 @@ def _node(name: str, where: str, state: str) -> str:
 
 
 def _address(url: object) -> str:
-    """An address without its scheme, with places where a line may be broken."""
+    """An address without its scheme, with marks where the line may break."""
     shown = escape(str(url).removeprefix("https://").removeprefix("redis://").rstrip("/"))
     return re.sub(r"([/@.])(?=.)|(?=:\d)", r"\1<wbr>", shown)
 
@@ -145,7 +145,7 @@ def _cross(x: int, y: int) -> str:
 
 
 def plot(name: str, points: Sequence[float | None], unit: str) -> str:
-    """A curve of the last hour, and what it shows in words."""
+    """A curve of the last hour, and a sentence that says the same."""
     known = [value for value in points if value is not None]
     if not known:
         return "<p class='soft axis'>no numbers yet</p>"

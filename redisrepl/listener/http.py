@@ -1,6 +1,6 @@
 """A minimal HTTP server protocol: one GET per connection, one response.
 
-In: a connection. Out: the request, bytes of the response. Left to others: what is served (`listener.server`).
+In: a connection. Out: the request, bytes of the response. Left to others: what to answer (`listener.server`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["LONGEST_HEAD", "BadRequestError", "Request", "Response", "read_reque
 
 LONGEST_HEAD = 16 << 10
 
-#: Sent with every response: no other web site may have a browser fetch and read what is served here.
+#: Sent with every response, so that no other web site can make a browser fetch and read what we serve.
 _ALWAYS = (
     ("Cache-Control", "no-store"),
     ("Connection", "close"),
@@ -70,10 +70,10 @@ class Response:
 
     Attributes:
         status: of HTTP.
-        body: all of it; of a stream, its beginning.
+        body: all of it, or the beginning if it streams.
         content_type: of the body.
-        headers: further ones.
-        streams: more of the body follows.
+        headers: more headers.
+        streams: whether more of the body follows, so that its length is unknown.
     """
 
     status: HTTPStatus
@@ -92,10 +92,10 @@ class Response:
 
 
 async def read_request(reader: asyncio.StreamReader) -> Request | None:
-    """The head of a request; None if the client says nothing.
+    """The head of a request; None if the client closes without sending one.
 
     Raises:
-        BadRequestError: it is too long, or no HTTP.
+        BadRequestError: it is too long, or not HTTP.
     """
     try:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -110,7 +110,7 @@ async def read_request(reader: asyncio.StreamReader) -> Request | None:
     try:
         parser.feed_data(head)
     except httptools.HttpParserUpgrade:
-        pass  # the client asks for an upgrade, and gets HTTP
+        pass  # the client asks for another protocol; we answer in HTTP
     except httptools.HttpParserError:
         raise BadRequestError(HTTPStatus.BAD_REQUEST) from None
     request.method = parser.get_method().decode("latin-1")

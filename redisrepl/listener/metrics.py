@@ -1,7 +1,8 @@
 """Metrics for Prometheus, from the same document that `status` shows.
 
-In: a document. Out: the text of /metrics, in the requested format. Left to others: the numbers
-(`observe.state`). Names follow Prometheus' rules: base units, `_total` for what only grows. No label holds a key.
+In: a document. Out: the text of /metrics, in the requested format. Left to others: the numbers (`observe.state`).
+
+Names follow Prometheus' rules: base units, and `_total` for counters. No label holds a key.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ _Document = dict[str, Any]
 
 @dataclass(slots=True)
 class _Families:
-    """One document as metric families, in the form that prometheus-client's encoders take."""
+    """One document as metric families; prometheus-client's encoders call `collect`."""
 
     document: _Document
     lag: float | None
@@ -198,7 +199,7 @@ class _Families:
 
 
 class Metrics:
-    """Makes the text of /metrics."""
+    """Produces the text of /metrics."""
 
     def __init__(self) -> None:
         self._process = ProcessCollector(registry=CollectorRegistry(auto_describe=False))

@@ -1,9 +1,9 @@
-"""The status page: one HTML file with style and script; its sections are rendered here and sent again when they change.
+"""Renders the status page: one HTML file with style and script, and sections that are sent again when they change.
 
 In: the document of `status`, an hour of numbers, the last warnings. Out: HTML. Left to others: serving it
 (`listener.server`), plots and the drawing of the links (`listener.drawing`).
 
-The page works without script; with script, changed sections replace the old ones.
+The page works without script. With script, changed sections replace the old ones.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CERTIFICATES = (
     ("site_certificate_expires_at", "the site's"),
     ("listen_certificate_expires_at", "this page's"),
 )
-#: Days before the end of a certificate from which it is shown, and from which it counts as a problem.
+#: Days before a certificate expires from which it is marked, and from which it counts as a problem.
 _SOON, _NOW = 30, 7
 
 
@@ -74,7 +74,7 @@ class StatusPage:
             document: the daemon's state.
             lag: seconds that the oldest change has waited; None if unknown.
             history: the last hour.
-            warnings: the last ones of the log, newest first.
+            warnings: the last log lines of level warning and above, newest first.
             now: Unix time.
         """
         return {
@@ -199,7 +199,7 @@ def _replication_rows(document: _Document, now: float) -> Iterator[tuple[str, ..
 
 
 def _mark(number: int) -> str:
-    """The class of a number that should be 0."""
+    """The CSS class for a number that should be 0."""
     return "starting" if number else ""
 
 

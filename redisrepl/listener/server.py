@@ -1,10 +1,10 @@
 """Serves /metrics, /livez, /readyz, /status.json, the status page and its events.
 
-In: requests. Out: responses. Left to others: the daemon's state (`observe.state`), how it looks (`listener.metrics`,
-`listener.page`).
+In: requests. Out: responses. Left to others: the daemon's state (`observe.state`), its presentation
+(`listener.metrics`, `listener.page`).
 
-Clients cost little: documents are made at most once a second for all of them, connections are few and short, and a
-client that does not read is dropped.
+Clients cost little: all of them share one document a second, connections are few and short, and a client that does not
+read is disconnected.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Subject(Protocol):
         """Its state, without asking a server."""
 
     async def full_document(self) -> dict[str, object]:
-        """The same with the lag in bytes, for which the site is asked."""
+        """The same with the lag in bytes, which takes a request to the site."""
 
     def lag(self) -> float | None:
         """Seconds that the oldest change has waited; None if unknown."""
@@ -113,7 +113,7 @@ class Listener:
         self.history.sample(now, self._subject.lag(), document)
 
     async def run(self) -> None:
-        """Listen until cancelled. An address that fails is logged and tried again; replication goes on."""
+        """Listen until cancelled. An address that fails is logged and retried; replication goes on."""
         servers = self._servers
         try:
             self._warn()
@@ -146,7 +146,7 @@ class Listener:
 
     async def _listen(self, place: ListenAddress) -> asyncio.Server:
         if place.path is not None:
-            # The permissions of its directory decide who may connect, with the group that the directory passes on.
+            # Its group may connect too. A setgid directory passes its own group on to the socket.
             listening = bound_socket(place.path, 0o660)
             return await asyncio.start_unix_server(self._answer, sock=listening, limit=LONGEST_HEAD)
         context = self.access.context
@@ -155,7 +155,7 @@ class Listener:
         )
 
     def _warn(self) -> None:
-        """Warn about settings that are allowed and seldom intended."""
+        """Warn about settings that are allowed but seldom intended."""
         if all(place.is_local for place in self._places):
             return
         access = self.access
@@ -246,7 +246,7 @@ class Listener:
         return _verdict(True, "ready", "")
 
     async def _document(self) -> dict[str, object]:
-        """The full state; requests at the same time share one question to the site."""
+        """The full state; simultaneous requests share one request to the site."""
         async with self._asking:
             if time.monotonic() - self._known_at >= _FRESH:
                 self._known = await self._subject.full_document()

@@ -1,1 +1,1 @@
-"""The site's Redis: its replication stream, and reads and writes of keys."""
+"""Talks to the site's Redis: its replication stream or keyspace events, and reads and writes of keys."""

@@ -1,7 +1,7 @@
-"""Where the site's Redis is, and who we are there.
+"""The address of the site's Redis, and the login there.
 
-In: `--raddr` in any of its forms, and the flags that go with it. Out: a `SiteAddress`.
-Left to others: connecting (`local.connection`).
+In: `--raddr` in any of its forms, and the flags that go with it. Out: a `SiteAddress`. Left to others: connecting
+(`local.connection`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _SCHEMES = frozenset({"redis", "rediss", "unix", "redis-sentinel", "rediss-senti
 
 @dataclass(frozen=True, slots=True)
 class SiteAddress:
-    """A Redis server and the way to log in; its text never holds the password.
+    """A Redis server and how to log in; its text never holds the password.
 
     Attributes:
-        path: of a unix socket; if set, `host` and `port` mean nothing.
-        service: name under which Sentinels know the master; if set, they are asked for `host` and `port` whenever a
-            connection is made (`local.sentinel`).
+        path: of a unix socket; if set, `host` and `port` are not used.
+        service: the name by which Sentinels know the master; if set, each new connection asks them for host and port
+            (`local.sentinel`).
         sentinels: host and port of each.
         sentinel_username, sentinel_password: for the Sentinels; `username` and `password` are for the master.
         files, context: TLS, None for plain TCP.
@@ -74,14 +74,14 @@ def parse_address(
     sentinel_username: str | None = None,
     sentinel_password: str | None = None,
 ) -> SiteAddress:
-    """`host:port`, `:port` or a URL to an address.
+    """Parse `host:port`, `:port` or a URL.
 
     The URLs: `redis://`, `rediss://`, `unix://` and `redis-sentinel://host:port,host:port/service`, each with
     `user:password@` and `?db=number` where wanted; `rediss-sentinel://` means TLS to the Sentinels and the master.
 
     Args:
-        address: as given. Credentials in a URL give way to the other arguments.
-        flag: how it was given, for messages.
+        address: as given. The other arguments override credentials in a URL.
+        flag: the flag that gave it, for messages.
         username: from a flag.
         password: from a file or prompt.
         files: for TLS; they turn it on only together with `rediss://` or `rediss-sentinel://`.
@@ -112,7 +112,7 @@ def parse_address(
         host, port = (None, None) if by_sentinel else (url.hostname, url.port)
     except ValueError:
         raise ConfigError(f"{flag} {masked(address)}: not an address: {hint}") from None
-    if port == 0:  # urlsplit takes it
+    if port == 0:  # urlsplit accepts it
         raise ConfigError(f"{flag} {masked(address)}: there is no port 0: {hint}")
     query = {name: unquote(value) for name, _, value in (pair.partition("=") for pair in url.query.split("&"))}
     service, _, in_path = url.path.strip("/").partition("/") if by_sentinel else (None, "", url.path.strip("/"))
@@ -142,11 +142,11 @@ def parse_address(
 
 
 def _shown(database: str, address: str) -> str:
-    """What stands where a number should; nothing if it may be a piece of a password."""
+    """The text in place of the database's number; nothing if it may be a part of a password."""
     return "" if "@" in address else f"{plain(database)!r} "
 
 
 def _sentinels(url: SplitResult) -> tuple[tuple[str, int], ...]:
-    """Host and port of each Sentinel; ValueError if one is none."""
+    """Host and port of each Sentinel; raises ValueError if one is invalid."""
     places = [urlsplit(f"//{place}") for place in url.netloc.rpartition("@")[2].split(",")]
     return tuple((place.hostname or "", place.port or _SENTINEL_PORT) for place in places)

@@ -1,7 +1,7 @@
-"""Changes written to the site, unless a client changed the same keys first.
+"""Writes changes to the site, unless a client changed the same keys first.
 
-In: keys, then changes of them. Out: where the site's replication stream stood when they were watched, the error of each
-change that was refused, and an offset before which the stream shows the others. Left to others: what to apply, and
+In: keys, then changes of them. Out: the offset of the site's replication stream when they were watched, the error of
+each change that was refused, and an offset before which the stream shows the others. Left to others: what to apply, and
 expecting its echo (`engine.inbound`); reading the keys (`local.read`).
 """
 
@@ -35,11 +35,11 @@ _log = structlog.get_logger("redisrepl")
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What became of the changes of a turn.
+    """The outcome of the changes of a turn.
 
     Attributes:
-        errors: text of those that were refused for good, by index.
-        offset: the stream shows the others before this.
+        errors: by index, the error of each change that was refused for good.
+        offset: the stream shows the other changes before this offset.
     """
 
     errors: dict[int, str]
@@ -47,15 +47,15 @@ class Applied:
 
 
 class SiteWriter:
-    """Writes the site's Redis.
+    """Writes to the site's Redis.
 
-    What is applied stands in one transaction behind a message that says who applied it. Both show in the replication
-    stream, so that our own writes are known there even by a daemon that was restarted and expects nothing any more.
+    Each apply is one transaction that begins with a published message: the origin of the changes. The message shows in
+    the replication stream too, so that even a restarted daemon, which expects no echoes, recognises its own writes.
 
     Args:
-        client: its connections are used by nobody else.
+        client: nobody else may use its connections.
         address: for messages.
-        origin: who we are; None: leave no message.
+        origin: identifies this daemon; None: publish no message.
     """
 
     def __init__(self, client: redis.asyncio.Redis, address: SiteAddress, origin: bytes | None = None) -> None:
@@ -63,18 +63,18 @@ class SiteWriter:
         self._address = address
         self._origin = origin
         self._told_blind = False
-        self._transacts = True  # as far as is known
+        self._transacts = True  # whether the server allows transactions, as far as we know
 
     @asynccontextmanager
     async def turn(self, keys: Sequence[bytes], reads: Sequence[Sequence[bytes]] = ()) -> AsyncIterator[Turn]:
-        """Watch keys: what is read of them from here on still holds when it is written, or nothing is written.
+        """Watch keys: if a client changes one of them after this, nothing is written.
 
         Args:
             keys: to watch.
-            reads: commands that the server runs once it watches, in the same round trip.
+            reads: commands that the server runs after WATCH, in the same round trip.
 
         Raises:
-            KeyDeniedError: the server does not let us have one of the keys.
+            KeyDeniedError: the server denies us one of the keys.
             LinkLostError, PeerUnavailableError, RefusedError: the server cannot be used.
         """
         pool = self._client.connection_pool
@@ -83,7 +83,11 @@ class SiteWriter:
         try:
             if not self._transacts:
                 await self._try_a_transaction(connection)
-            opening = [[b"UNWATCH"], [b"WATCH", *keys], INFO]
+            opening = [
+                [b"UNWATCH"],
+                [b"WATCH", *keys],
+                INFO,
+            ]  # an earlier turn that did not apply still watches its keys
             _, watched, info, *replies = await self._replies(connection, [*opening, *reads])
             if isinstance(watched, Exception) and denies_key(str(watched)):
                 with translated(self._address):
@@ -100,7 +104,7 @@ class SiteWriter:
             await pool.release(connection)
 
     async def _try_a_transaction(self, connection: Any) -> None:
-        """See that MULTI and EXEC are allowed: what follows a MULTI that is refused would be executed one by one."""
+        """Check that MULTI and EXEC are allowed: after a refused MULTI, the server executes commands one by one."""
         begun, ended = await self._replies(connection, [[b"MULTI"], [b"EXEC"]])
         refused = begun if isinstance(begun, Exception) else ended
         if isinstance(refused, redis.exceptions.ResponseError):
@@ -112,7 +116,7 @@ class SiteWriter:
         self._transacts = True
 
     async def is_denied(self, key: bytes) -> bool:
-        """Whether the server does not let us write this key.
+        """Whether the server denies us writing this key.
 
         Raises:
             LinkLostError, PeerUnavailableError: the server cannot be asked.
@@ -128,13 +132,13 @@ class SiteWriter:
         return False
 
     async def _replies(self, connection: Any, commands: Sequence[Sequence[bytes]]) -> list[Any]:
-        """What the server answers to each; errors are answers."""
+        """The server's reply to each command; errors are replies."""
         with translated(self._address):
             replies: list[Any] = await connection.exchange(commands)
         return replies
 
     async def transact(self, connection: Any, commands: Sequence[Sequence[bytes]]) -> tuple[list[Any] | None, int]:
-        """The replies of one transaction, None if a watched key was changed; and the offset after it."""
+        """Run one transaction; returns its replies, or None if a watched key was changed, and the offset after it."""
         opening: list[Sequence[bytes]] = [[b"MULTI"]]
         if self._origin is not None:
             opening.append([b"PUBLISH", ORIGIN_CHANNEL, self._origin])
@@ -148,10 +152,11 @@ class SiteWriter:
                 hint=f"after a restart our own writes are pushed again: allow PUBLISH on {ORIGIN_CHANNEL.decode()}",
             )
             self._origin = None
-            return None, _offset(info)  # and nobody watches any more: the next turn does
+            return None, _offset(info)  # EXEC was aborted, and WATCH ended with it: the next turn applies again
         with translated(self._address):
             if isinstance(executed, Exception):
-                if not isinstance(executed, redis.exceptions.ExecAbortError):  # the transaction may still be open
+                # Any other error means that EXEC itself was refused: the transaction may still be open.
+                if not isinstance(executed, redis.exceptions.ExecAbortError):
                     self._transacts = False
                     await connection.disconnect(nowait=True)
                 refused = (reply for reply in replies[:-2] if isinstance(reply, redis.exceptions.ResponseError))
@@ -161,15 +166,15 @@ class SiteWriter:
     async def compare_and_set(
         self, connection: Any, key: bytes, fields: Sequence[tuple[bytes, bytes | None, bytes | None]]
     ) -> int | None:
-        """Set fields of a hash, each of which still holds what was seen; all in one step.
+        """Set fields of a hash in one step, if each of them still holds the value that was read.
 
         Args:
             connection: of a turn.
             key: of the hash.
-            fields: name, what was seen, what it becomes; None: there is none.
+            fields: name, value that was read, new value; None: no value.
 
         Returns:
-            The offset after it; None: one of them holds something else, or scripts are refused, and nothing happened.
+            The offset after it; None if nothing happened, because a field holds another value, or scripts are refused.
         """
         words = [word for field in fields for word in (field[0], *_optional(field[1]), *_optional(field[2]))]
         channel = b"" if self._origin is None else ORIGIN_CHANNEL
@@ -183,7 +188,7 @@ class SiteWriter:
         """Error text by index of the change, from the replies of a transaction.
 
         Raises:
-            PeerUnavailableError, RefusedError: an error that is not about one key.
+            PeerUnavailableError, RefusedError: an error does not concern one key alone.
         """
         errors: dict[int, str] = {}
         with translated(self._address):
@@ -196,12 +201,12 @@ class SiteWriter:
 
 
 class Turn:
-    """Keys of the site that are watched; made by `SiteWriter.turn`.
+    """Watched keys of the site; `SiteWriter.turn` makes one.
 
     Attributes:
-        offset: of the site's stream. A write that a reader of these keys sees now stands before it, unless it came
-            after; then `apply` will notice.
-        replies: to what was to be read; errors are replies.
+        offset: of the site's stream when the keys were watched. A write of these keys is either before it in the
+            stream, or came later, and then `apply` does nothing.
+        replies: to the commands given as `reads`; errors are replies.
     """
 
     __slots__ = ("_connection", "_writer", "offset", "replies")
@@ -213,26 +218,29 @@ class Turn:
         self.replies = replies
 
     async def apply(self, changes: Sequence[Change]) -> Applied | None:
-        """Make changes of these keys happen, those of one key in order; once in a turn.
+        """Apply changes of these keys, those of one key in order. Call it at most once in a turn.
 
         Returns:
-            What became of them; None if a client changed one of the keys since the turn began: then nothing happened.
+            Their outcome; None if nothing happened, because a client changed one of the keys since the turn began.
 
         Raises:
-            LinkLostError: the connection failed; whether they happened is not known.
-            KeyDeniedError: the server does not let us write one of the keys; nothing happened.
-            PeerUnavailableError, RefusedError: the server does not take writes.
+            LinkLostError: the connection failed; the outcome is unknown.
+            KeyDeniedError: the server denies us writing one of the keys; nothing happened.
+            PeerUnavailableError, RefusedError: the server accepts no writes.
         """
         commands, owners = _commands(changes)
         replies, offset = await self._writer.transact(self._connection, commands)
         return None if replies is None else Applied(self._writer.judged(replies, owners), offset)
 
     async def compare_and_set(self, changes: Sequence[HashSet | FieldsDeleted], held: HashState) -> Applied | None:
-        """Likewise for fields of one hash that hold what was seen, whatever clients write to its others meanwhile.
+        """Apply changes of fields of one hash, whatever clients write to its other fields meanwhile.
 
         Args:
             changes: of one key, to at most `MOST_FIELDS` fields.
-            held: what it was seen to hold.
+            held: what the hash held when it was read.
+
+        Returns:
+            As `apply`; None also if scripts are refused.
         """
         becomes: dict[bytes, bytes | None] = {}
         for change in changes:
@@ -242,7 +250,7 @@ class Turn:
         return None if offset is None else Applied({}, offset)
 
 
-#: Errors that say nothing of other keys: another type is there; the server has not the type that is restored.
+#: Errors that concern one key alone: it has another type, or the server cannot restore this type or format.
 _OF_ONE_KEY = ("WRONGTYPE", "DUMP payload version", "Bad data format")
 #: Fields that one script sets at most: Lua's stack holds 8,000 words.
 MOST_FIELDS = 1000
@@ -273,7 +281,7 @@ def _optional(value: bytes | None) -> tuple[bytes, bytes]:
 
 
 def _is_refused(reply: object) -> bool:
-    """Whether the server does not let us run the command, or has none of this name."""
+    """Whether the server denies us this command, or does not have it."""
     unknown = isinstance(reply, redis.exceptions.ResponseError) and str(reply).startswith("unknown command")
     return unknown or isinstance(reply, redis.exceptions.NoPermissionError)
 
@@ -289,15 +297,15 @@ def _offset(info: Any) -> int:
 
 
 def as_site_takes(command: Sequence[bytes]) -> Sequence[bytes]:
-    """A command of `site_commands` as the site takes it: what puts elements into a stream is a script."""
+    """A command of `site_commands` as the site's Redis runs it: `STREAMSET` is our own, and becomes a script."""
     return [b"EVAL", PUT_STREAM_SCRIPT, b"1", *command[1:]] if command[0] == b"STREAMSET" else command
 
 
 def _commands(changes: Sequence[Change]) -> tuple[list[list[bytes]], list[list[int]]]:
-    """The commands for changes, and for each command the indexes of the changes that it stands for."""
+    """The commands for changes, and for each command the indexes of its changes."""
     commands: list[list[bytes]] = []
     owners: list[list[int]] = []
-    mset: list[bytes] = [b"MSET"]  # one command for all plain sets: the stream shows it as it is
+    mset: list[bytes] = [b"MSET"]  # one command for all plain sets; the stream shows it unchanged
     in_mset: list[int] = []
     for index, change in enumerate(changes):
         if isinstance(change, StringSet) and change.expires_at_ms is None:
@@ -314,10 +322,10 @@ def _commands(changes: Sequence[Change]) -> tuple[list[list[bytes]], list[list[i
 
 
 def site_commands(change: Change) -> list[list[bytes]]:
-    """As for the hub, but a collection in one command: its echo is then one change too."""
+    """The commands for one change: as for the hub, but a collection in one command, so that its echo is one change."""
     if isinstance(change, SequenceSet) and change.type == OPAQUE:
         return [restore_command(change.key, change.items[0])]
-    if isinstance(change, SequenceSet):  # of a key that is not there, or was removed before
+    if isinstance(change, SequenceSet):  # the key is absent, or an earlier command has removed it
         append, step = SEQUENCES[change.type].append, MAX_WORDS_AT_SITE
         items = change.items
         return [[append, change.key, *items[start : start + step]] for start in range(0, len(items), step)]

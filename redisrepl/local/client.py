@@ -1,7 +1,7 @@
-"""Clients of a Redis server beside us: connections that pack in C, check what they read, and trust who we say.
+"""Clients of the site's Redis: redis-py with connections that encode in C, check replies, and use our own TLS context.
 
 In: a `SiteAddress`. Out: a client for one server, and its refusals as our errors. Left to others: which server
-(`local.connection`, `local.sentinel`), reading replies (`wire.replies`).
+(`local.connection`, `local.sentinel`), interpreting replies (`wire.replies`).
 """
 
 from __future__ import annotations
@@ -60,19 +60,19 @@ __all__ = [
 #: What to do when a server refuses the user or password.
 LOGIN_HINT = "check the password (--password-file) and the user (--user)"
 _PLAIN = "it speaks without TLS on this port: write redis:// instead of rediss://, or give its TLS port"
-#: How a server refuses scripts, or a command in one.
+#: Errors with which a server refuses scripts, or a command in one.
 _NO_SCRIPTS = re.compile(
     "unknown command|This Redis command is not allowed|The user executing the script can't run|"
     "(?i:unknown redis command called from)"
 )
 #: Seconds within which a server without TLS answers a PING.
 _VERDICT = 2.0
-#: Bytes of one reply. A reading script stops at 8 MB, and the largest value there can be is half a gigabyte.
+#: Largest reply in bytes. A reading script stops at 8 MB, and the largest possible value is half a gigabyte.
 _LARGEST_REPLY = 1 << 30
 
 
 class _Parser(redis.asyncio.connection._AsyncHiredisParser):  # type: ignore[misc, name-defined]  # noqa: SLF001
-    """redis-py's own, on a reader that checks."""
+    """redis-py's parser, on a reader that checks lengths."""
 
     def on_connect(self, connection: Any) -> None:
         super().on_connect(connection)
@@ -89,7 +89,7 @@ class _Parser(redis.asyncio.connection._AsyncHiredisParser):  # type: ignore[mis
         return reply
 
     def at_hand(self) -> Any:
-        """The next reply, if it has come already; else `_NOT_ENOUGH`."""
+        """The next reply, if it has arrived already; else `_NOT_ENOUGH`."""
         if not self._connected:
             raise redis.exceptions.ConnectionError("the server has closed it")
         reply = self._reader.gets()
@@ -99,27 +99,27 @@ class _Parser(redis.asyncio.connection._AsyncHiredisParser):  # type: ignore[mis
         return reply
 
     def allow(self, most: int | None) -> None:
-        """So many bytes may come from here on; None: any number."""
+        """Limit the bytes that may arrive from now on; None: no limit."""
         self._reader.left = most
 
 
 _NOT_ENOUGH = object()
-#: Tells the history of a server, and where its stream is.
+#: Asks for a server's replication id and the offset of its stream.
 INFO = (b"INFO", b"replication")
 
 
 @dataclass(slots=True)
 class Followed:
-    """The server whose writes are seen.
+    """The server that is followed: the one whose stream or events we read.
 
-    Another one may answer at its address, after a failover or a restart: what that holds, or is told, is not this
-    one's. While nobody is followed, only the last one that was is spoken with.
+    After a failover or a restart, another server may answer at the same address. We must not read it or write to it as
+    if it were the followed one. While none is followed, clients talk only to the last one that was.
 
     Attributes:
-        number: grows each time that a server is found; connections of before are not used any more.
-        history: replication id of the one that is followed, or was last; empty: there was none, or it does not tell.
-        following: it is followed.
-        differs: another server was met since it was found.
+        number: grows each time that a server is found; connections made before that are not used any more.
+        history: replication id of the server that is followed, or was last; empty: none was, or it does not tell.
+        following: whether it is followed now.
+        differs: whether a client has met another server since.
     """
 
     number: int = 0
@@ -128,20 +128,23 @@ class Followed:
     differs: bool = False
 
     def found(self, history: str) -> None:
-        """A server is followed from here on."""
+        """A server is followed from now on."""
         self.number += 1
         self.history, self.following, self.differs = history, True, False
 
     def lost(self) -> None:
-        """Nobody is followed."""
+        """No server is followed any more."""
         self.following = self.differs = False
 
     def asks(self) -> bool:
-        """Whether a server must tell its history before it is spoken with."""
+        """Whether a new connection must ask for the server's history before it is used."""
         return bool(self.history) or (not self.following and self.number > 0)
 
     def admits(self, history: str) -> bool:
-        """Whether a server with this history (empty: it does not tell) may be spoken with; another one is noted."""
+        """Whether a connection to a server with this history (empty: it does not tell) may be used.
+
+        Sets `differs` if it is another server than the followed one.
+        """
         if not self.history:
             return self.following
         if history == self.history or (self.following and not history):
@@ -151,10 +154,10 @@ class Followed:
 
 
 class SiteConnection(redis.asyncio.connection.AbstractConnection):
-    """A connection that packs commands in C, which redis-py does only where it is not asynchronous.
+    """A connection that encodes commands in C, which redis-py does only in its synchronous client.
 
-    And that says so when the server has closed it. From Python 3.12 on, asyncio fails with an `AttributeError` then; to
-    connect again in silence, as redis-py does before the first command, would lose a `WATCH`.
+    It also raises an error when the server has closed it. Otherwise, from Python 3.12 on, asyncio fails with an
+    `AttributeError`; and to reconnect silently, as redis-py does before a first command, would lose a `WATCH`.
     """
 
     def __init__(self, *, followed: Followed | None = None, **options: Any) -> None:
@@ -166,7 +169,7 @@ class SiteConnection(redis.asyncio.connection.AbstractConnection):
 
     @property
     def is_current(self) -> bool:
-        """Whether it is connected, and was since the server was found that is followed."""
+        """Whether it is connected, and was made since the followed server was found."""
         return self.is_connected and self._made_for == self._followed.number
 
     async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
@@ -176,7 +179,7 @@ class SiteConnection(redis.asyncio.connection.AbstractConnection):
         await super().connect_check_health(check_health, retry_socket_connect)
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
-        """See redis-py; and leave a server that is not the one that is followed."""
+        """See redis-py; also refuse a server that is not the followed one."""
         await super().on_connect_check_health(check_health)
         self._made_for = self._followed.number
         if not self._followed.asks():
@@ -187,7 +190,7 @@ class SiteConnection(redis.asyncio.connection.AbstractConnection):
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """See redis-py."""
-        return [hiredis.pack_command((*args[0].split(), *args[1:]))]  # the name may be two words: `CONFIG GET`
+        return [hiredis.pack_command((*args[0].split(), *args[1:]))]  # redis-py passes two words as one: `CONFIG GET`
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         """See redis-py."""
@@ -198,16 +201,16 @@ class SiteConnection(redis.asyncio.connection.AbstractConnection):
             if isinstance(command, list):
                 self._writer.write(b"".join(command))
                 if not self._writer.transport.get_write_buffer_size():
-                    return  # the system took all of it: redis-py would make a task to wait for that
+                    return  # the system has accepted all of it; redis-py would create a task to wait for that
                 command = []
         await super().send_packed_command(command, check_health)
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
-        """As redis-py does; but a reply that came in one read with the last needs no time, and so no timer."""
+        """As redis-py does; but without a timer for a reply that has arrived already."""
         if isinstance(self._parser, _Parser):
             try:
                 reply = self._parser.at_hand()
-            except BaseException:  # as redis-py: nobody knows what comes next on it
+            except BaseException:  # as redis-py does: it is unknown which reply would come next
                 await self.disconnect(nowait=True)
                 raise
             if reply is not _NOT_ENOUGH:
@@ -217,13 +220,13 @@ class SiteConnection(redis.asyncio.connection.AbstractConnection):
         return await super().read_response(*args, **options)
 
     async def exchange(self, commands: Sequence[Sequence[bytes]]) -> list[Any]:
-        """What the server answers to each of these, which leave together; errors are answers."""
+        """Send commands together, and return the reply to each; errors are replies."""
         await self.send_packed_command([hiredis.pack_command((*argv,)) for argv in commands])  # type: ignore[arg-type]
         parser: Any = self._parser
         try:
             with self._limits.within(self._wait):
                 return [await parser.read_response() for _ in commands]
-        except BaseException:  # as redis-py: nobody knows what comes next on it
+        except BaseException:  # as redis-py does: it is unknown which reply would come next
             await self.disconnect(nowait=True)
             raise
 
@@ -237,10 +240,10 @@ class UnixConnection(SiteConnection, redis.asyncio.UnixDomainSocketConnection):
 
 
 class SSLConnection(PlainConnection):
-    """Over TLS, in the context that the replication link has too.
+    """Over TLS, with the context that the replication link uses too.
 
-    redis-py makes one of its own, which trusts the system's authorities beside the one that was given. And this says so
-    when the server speaks without TLS: to such a one the handshake is half a line.
+    redis-py would make its own context, which trusts the system's authorities beside the given one. This class also
+    detects a server without TLS, which never answers a handshake: to Redis it is an incomplete line.
     """
 
     def __init__(self, *, context: RenewableContext, **options: Any) -> None:
@@ -262,7 +265,7 @@ class SSLConnection(PlainConnection):
 
 
 def history_in(info: object) -> str:
-    """The replication id in the answer to `INFO replication`; empty if that is none."""
+    """The replication id in the reply to `INFO replication`; empty if there is none."""
     _, _, rest = info.partition(b"master_replid:") if isinstance(info, bytes) else (b"", b"", b"")
     return rest.partition(b"\r\n")[0].decode("ascii", "replace")
 
@@ -282,7 +285,7 @@ async def _speaks_plainly(host: str, port: int) -> bool:
 
 
 def client_options(address: SiteAddress, wait: float) -> dict[str, Any]:
-    """What a connection to this server is made with."""
+    """The options of a redis-py connection to this server."""
     options: dict[str, Any] = {
         "db": address.database,
         "username": address.username,
@@ -301,7 +304,7 @@ def client_options(address: SiteAddress, wait: float) -> dict[str, Any]:
 
 
 def client_of(connection_class: type[Any], options: Mapping[str, Any], connections: int) -> redis.asyncio.Redis:
-    """A client with so many connections of a class, each made with these options."""
+    """A client with at most this many connections of a class, each made with these options."""
     pool = redis.asyncio.BlockingConnectionPool(
         max_connections=connections, timeout=None, connection_class=connection_class, **options
     )
@@ -311,7 +314,7 @@ def client_of(connection_class: type[Any], options: Mapping[str, Any], connectio
 def plain_client(
     address: SiteAddress, wait: float, connections: int, followed: Followed | None = None
 ) -> redis.asyncio.Redis:
-    """A client of this one server, which connects when first used and never sends anything twice by itself."""
+    """A client of this one server, which connects when first used and never repeats a command by itself."""
     if address.path is not None:
         connection_class: type[Any] = UnixConnection
     else:
@@ -320,15 +323,15 @@ def plain_client(
 
 
 async def ask(client: redis.asyncio.Redis, *argv: bytes) -> Any:
-    """Run a command; the reply as it is, which then has to go through `wire.replies`.
+    """Run a command and return the raw reply, for `wire.replies` to check.
 
-    Under a name that is no `str`, redis-py does nothing to it.
+    redis-py converts replies by the name of the command, but only if that is a `str`.
     """
     return await client.execute_command(*argv)  # type: ignore[no-untyped-call]
 
 
 async def ask_all(client: redis.asyncio.Redis, commands: Sequence[Sequence[bytes]]) -> list[Any]:
-    """Run commands in one round trip; the replies as they are, errors too."""
+    """Run commands in one round trip and return the raw replies, errors too."""
     pipeline = client.pipeline(transaction=False)
     for argv in commands:
         pipeline.execute_command(*argv)
@@ -336,7 +339,7 @@ async def ask_all(client: redis.asyncio.Redis, commands: Sequence[Sequence[bytes
 
 
 async def ask_within(client: redis.asyncio.Redis, most: int, commands: Sequence[Sequence[bytes]]) -> list[Any] | None:
-    """As `ask_all`; None if the replies take more than so many bytes together: then no more than that is held."""
+    """As `ask_all`; None if the replies together take more than `most` bytes, which are then not read to the end."""
     pool = client.connection_pool
     connection = await pool.get_connection()  # type: ignore[no-untyped-call]
     try:
@@ -353,7 +356,7 @@ async def ask_within(client: redis.asyncio.Redis, most: int, commands: Sequence[
         await connection.disconnect(nowait=True)
         return None
     except BaseException:
-        await connection.disconnect(nowait=True)  # nobody knows what comes next on it
+        await connection.disconnect(nowait=True)  # it is unknown which reply would come next
         raise
     finally:
         await pool.release(connection)
@@ -361,7 +364,7 @@ async def ask_within(client: redis.asyncio.Redis, most: int, commands: Sequence[
 
 
 def scripts_at(client: redis.asyncio.Redis, address: SiteAddress) -> Scripts:
-    """The scripts that one reader runs at the site; in full, since they have no way to go."""
+    """Runs scripts for one reader at the site; always in full, since the site is near."""
 
     async def evaluate(script: bytes, words: Sequence[bytes], *, by_hash: bool) -> list[bytes]:  # noqa: ARG001
         with translated(address):
@@ -372,19 +375,19 @@ def scripts_at(client: redis.asyncio.Redis, address: SiteAddress) -> Scripts:
 
 
 def _refuses_scripts(error: Exception) -> bool:
-    """Whether no script may run, or not with the commands in it, which tell more by themselves."""
-    said = error.__cause__
+    """Whether the server refuses scripts, or a command in this one; the single commands then show which."""
+    said = error.__cause__  # what redis-py raised
     unknown = isinstance(said, redis.exceptions.ResponseError) and _NO_SCRIPTS.match(str(said)) is not None
-    return unknown or isinstance(said, redis.exceptions.NoPermissionError)  # redis-py takes NOPERM off its text
+    return unknown or isinstance(said, redis.exceptions.NoPermissionError)  # redis-py removes NOPERM from its text
 
 
 class translated:  # noqa: N801 - used like a function: `with translated(address):`
-    """redis-py's exceptions as ours, the cause kept.
+    """Translates redis-py's exceptions into ours, with the original as the cause.
 
-    It sends under `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes just as it ends: a
-    task would then go on for ever. So one that is being cancelled goes no further than this.
+    redis-py sends under `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that arrives just as it
+    ends: the task would then go on for ever. So this raises the cancellation again.
 
-    A class, for a generator with a decorator takes three times as long, and each apply passes several.
+    A class rather than a decorated generator, which takes three times as long, and each apply enters several.
     """
 
     __slots__ = ("_address",)
@@ -393,7 +396,7 @@ class translated:  # noqa: N801 - used like a function: `with translated(address
         self._address = address
 
     def __enter__(self) -> None:
-        """Nothing has happened yet."""
+        """Do nothing."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None:
@@ -405,7 +408,7 @@ class translated:  # noqa: N801 - used like a function: `with translated(address
 
 
 def _ours(address: SiteAddress, error: BaseException) -> RedisreplError | None:
-    """What a failure at the site's Redis means; None: it is no failure of that."""
+    """A failure at the site's Redis as one of our errors; None if it is not such a failure."""
     match error:
         case redis.exceptions.AuthenticationError():
             return RefusedError(f"the site's Redis {address} refuses us: {str(error).rstrip('.')}: {LOGIN_HINT}")
@@ -430,7 +433,7 @@ def _ours(address: SiteAddress, error: BaseException) -> RedisreplError | None:
 
 
 def _refusal(address: SiteAddress, error: str) -> RedisreplError:
-    """What an error means that redis-py has no class for."""
+    """An error reply that redis-py has no class for, as one of our errors."""
     if error.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
         return RefusedError(f"the site's Redis {address} refuses us: {error}")
     if "DB index is out of range" in error:

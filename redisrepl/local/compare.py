@@ -1,6 +1,7 @@
-"""What a comparison asks of the site: sums, digests, and pages of its keys.
+"""Reads the site for a comparison: sums, digests, and pages of its keys.
 
-In: a namespace, keys. Out: what `wire.digests` makes of the answers. Left to others: comparing (`flow.comparison`).
+In: a namespace, keys. Out: the site's answers, parsed by `wire.digests`. Left to others: comparing
+(`flow.comparison`).
 """
 
 from __future__ import annotations
@@ -33,19 +34,19 @@ from redisrepl.wire.digests import (
 
 __all__ = ["SiteComparer"]
 
-#: Bytes of the site's values that are held at a time, where they must be read.
+#: Bytes of the site's values that are held in memory at a time, where scripts are refused.
 _TOGETHER = 8 << 20
 
 
 class SiteComparer:
-    """Reads the site's Redis for a comparison; where scripts are refused, values are read instead of digests.
+    """Reads the site's Redis for a comparison; where scripts are refused, it reads values instead of digests.
 
     Args:
-        client: its connection is used by nobody else at the time.
+        client: nobody else may use its connection meanwhile.
         address: for messages.
         reader: reads values.
         expiries: whether expiries are compared.
-        types: those that are compared beside strings and hashes.
+        types: the types that are compared beside strings and hashes.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class SiteComparer:
         return Summed(page.cursor, len(page.looks))
 
     async def page(self, prefix: bytes, cursor: bytes, count: int, buckets: Collection[int] | None) -> Page:
-        """Keys of a namespace, from cursor `0` on, in these buckets (None: all). Some may come twice."""
+        """Keys of a namespace, from cursor `0` on, in these buckets (None: all). A key may come twice, as with SCAN."""
         words = (
             self._expiries,
             cursor,
@@ -88,7 +89,7 @@ class SiteComparer:
         return parse_page(reply) if reply is not None else await self._read_page(prefix, cursor, count, buckets)
 
     async def looks(self, keys: Sequence[bytes]) -> list[Look]:
-        """What these keys hold."""
+        """The digests of what these keys hold."""
         looks: list[Look] = []
         while len(looks) < len(keys):
             rest = keys[len(looks) :]
@@ -112,7 +113,7 @@ class SiteComparer:
         return looks
 
     async def _script(self, script: bytes, *words: bytes) -> list[bytes] | None:
-        """The reply to a script; None if the site allows none."""
+        """The reply to a script; None if the site refuses scripts."""
         if not self._scripts.worth_trying:
             return None
         reply = await self._scripts.run(script, words)

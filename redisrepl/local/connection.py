@@ -1,8 +1,8 @@
-"""Connections to the site's Redis, and its refusals as our errors.
+"""Opens connections to the site's Redis, and translates its refusals into our errors.
 
-In: a `SiteAddress`. Out: a raw connection for the replication stream, a client for reads and writes; behind Sentinels
-each connection of a client goes to the master of the moment. Left to others: what is said on them, asking the Sentinels
-(`local.sentinel`).
+In: a `SiteAddress`. Out: a raw connection for the replication stream or events, a client for reads and writes; behind
+Sentinels each connection of a client goes to the current master. Left to others: what is sent on them (`local.stream`,
+`local.read`, `local.apply`), asking the Sentinels (`local.sentinel`).
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from redisrepl.wire.replies import wrong
 
 __all__ = ["LOGIN_HINT", "certificate_refusal", "find_master", "open_client", "open_connection", "translated"]
 
-#: Seconds within which a server says that it refuses our certificate.
+#: Seconds within which a server reports that it refuses our certificate.
 _VERDICT = 2.0
 #: asyncio stops reading a socket at twice this many unread bytes.
 _READ_LIMIT = 1 << 20
 
 
 async def open_connection(address: SiteAddress, wait: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection on which nothing was said yet.
+    """Open a connection, and send nothing on it.
 
     Args:
         address: of the server itself, not of its Sentinels.
@@ -70,10 +70,11 @@ async def open_connection(address: SiteAddress, wait: float) -> tuple[asyncio.St
 
 
 async def certificate_refusal(address: SiteAddress, wait: float) -> str | None:
-    """Why a server that has reset a connection before it said anything refuses our certificate; None if it does not.
+    """Why a server that has reset a connection without a word refuses our certificate; None if that is not the reason.
 
-    In TLS 1.3 it judges that after we have begun to speak. It then closes at once, and if our words are unread by then,
-    a reset overtakes its reason. So it is asked once more, without a word.
+    In TLS 1.3 the server checks our certificate after our side of the handshake is complete. If we have already sent a
+    command that it has not read, closing resets the connection, and the reset can overtake the alert with the reason.
+    So we connect again, send nothing, and wait for the alert.
 
     Args:
         address: of the server itself, not of its Sentinels.
@@ -88,7 +89,7 @@ async def certificate_refusal(address: SiteAddress, wait: float) -> str | None:
     try:
         async with asyncio.timeout(min(wait, _VERDICT)):
             await reader.read(1)
-    except OSError as error:  # TimeoutError is one: it waits for us to speak
+    except OSError as error:  # a TimeoutError too: the server accepts us, and waits for a command
         return tls_reason(error)
     else:
         return None
@@ -99,13 +100,13 @@ async def certificate_refusal(address: SiteAddress, wait: float) -> str | None:
 def open_client(
     address: SiteAddress, wait: float, connections: int, followed: Followed | None = None
 ) -> redis.asyncio.Redis:
-    """A client that connects when first used and never sends anything twice by itself.
+    """A client that connects when first used and never repeats a command by itself.
 
     Args:
         address: of the server.
-        wait: seconds for a connection, and for an answer.
-        connections: how many it may keep; who wants one more waits for one.
-        followed: the server whose writes are seen; others than that are left. None: any will do.
+        wait: seconds for a connection, and for a reply.
+        connections: how many it may have; a caller that needs another waits.
+        followed: the followed server; connections to any other are refused. None: any server will do.
     """
     if address.service is None:
         return plain_client(address, wait, connections, followed)
@@ -116,10 +117,10 @@ def open_client(
 
 
 async def find_master(address: SiteAddress, wait: float) -> SiteAddress:
-    """The address itself, or the master that its Sentinels name, which must say itself that it is one.
+    """The address itself, or the address of the master that its Sentinels name, if that server confirms that it is one.
 
     Raises:
-        PeerUnavailableError, LinkLostError: there is none now. RefusedError: a Sentinel or the master refuses us.
+        PeerUnavailableError, LinkLostError: there is no master now. RefusedError: a Sentinel or the master refuses us.
     """
     if address.service is None:
         return address
@@ -130,7 +131,7 @@ async def find_master(address: SiteAddress, wait: float) -> SiteAddress:
             reply = await ask(client, b"ROLE")
     except RefusedError as error:
         if isinstance(error.__cause__, redis.exceptions.NoPermissionError):
-            return master  # a user who may replicate only; a replica would say so when written to
+            return master  # a user that may not run ROLE; if it is a replica, it will refuse our writes
         raise
     finally:
         await client.aclose()
@@ -142,11 +143,11 @@ async def find_master(address: SiteAddress, wait: float) -> SiteAddress:
 
 
 class _FollowsMaster(SiteConnection):
-    """A connection to whichever server is the master; one to a server that was replaced is given up.
+    """A connection to the current master; it leaves a server that was replaced.
 
     Args:
-        find: gives the address of the master.
-        watch: makes what tells when it was replaced.
+        find: returns the address of the master.
+        watch: returns a `MasterWatch`, which notices when the master is replaced.
     """
 
     host: str

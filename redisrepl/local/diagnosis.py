@@ -1,10 +1,11 @@
-"""Why the site dropped the replication link, or had to send a snapshot: the likely cause, and what helps.
+"""Explains why the site closed the replication link, or sent a snapshot again: the likely cause, and what helps.
 
-In: how the link ended. Out: the line `stream.lost`, with a cause and a remedy. Left to others: asking (`local.facts`),
-attaching again, which never waits for this (`sources.stream`).
+In: how the link ended. Out: the log line `stream.lost`, with a cause and a remedy. Left to others: asking the site
+(`local.facts`), attaching again, which never waits for this (`sources.stream`).
 
-A master does not say why it closes a link; it writes that into its own log. What it tells of itself, now and when the
-link was whole, mostly allows to infer it. Everything that is asked may be refused (ACL) or unknown to the server.
+A master does not tell its replica why it closes the link; it only writes that into its own log. But what it reports
+about itself now, compared with what it reported while the link was up, mostly shows the cause. The server may refuse
+any of these questions (ACL), or not know the answer.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ __all__ = ["Diagnosis", "LinkDiagnosis", "LostLink", "explain_full_sync", "expla
 
 _log = structlog.get_logger("redisrepl")
 
-#: Seconds for everything that is asked.
+#: Seconds for all questions to the site together.
 _WAIT = 5.0
-#: Seconds between looks at a link that is well: what the counters say is then of the last moments.
+#: Seconds between questions while the link is up, so that a grown counter means the last minute.
 _PERIOD = 60.0
-#: Seconds before the same is said again.
+#: Seconds before the same remedy is logged again.
 _REPEAT = 30.0
 _REFUSAL = "refuses us"
 _MAX_CLIENTS = "max number of clients"
@@ -41,10 +42,10 @@ class LostLink:
     """How a link ended.
 
     Attributes:
-        error: what was seen of it here.
-        position: up to where commands had come; None: no snapshot was complete.
-        pause: the longest time, in seconds, that passed between two acknowledgements of ours.
-        silence: the link was given up here, after so many seconds without a byte; None: it was ended from outside.
+        error: how we noticed it.
+        position: up to where commands had arrived; None: no snapshot was complete.
+        pause: the longest time between two of our acknowledgements, in seconds.
+        silence: we closed the link after this many seconds without a byte; None: we did not close it.
     """
 
     error: str
@@ -55,7 +56,7 @@ class LostLink:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """A sentence each.
+    """What happened, and what to do, in a sentence each.
 
     Attributes:
         cause: what most likely happened.
@@ -67,14 +68,14 @@ class Diagnosis:
 
 
 class LinkDiagnosis:
-    """Asks the site when its link was lost, and now and then while it is well.
+    """Asks the site when its link was lost, and now and then while it is up.
 
     Args:
         address: of the site.
         wait: seconds for an answer.
 
     Attributes:
-        facts: what the site told last; None: nothing yet.
+        facts: the facts last reported while the link was up; None: none yet.
     """
 
     def __init__(self, address: SiteAddress, *, wait: float = _WAIT) -> None:
@@ -83,14 +84,14 @@ class LinkDiagnosis:
         self._news = asyncio.Event()
         self._attached = False
         self._loss: LostLink | None = None
-        self._without: Position | None = None  # the place that the site could not go on from
+        self._without: Position | None = None  # the position from which the site could not continue
         self._said, self._said_at = "", 0.0
         self.facts: Facts | None = None
 
     def lost(self, loss: LostLink, *, told: bool) -> None:
-        """The link ended, or could not be made again; explained only if a line in the log tells of it."""
+        """The link ended, or could not be made again; explained only if the failure was logged (`told`)."""
         self._attached = False
-        if _MAX_CLIENTS in loss.error:  # whatever happened before: this is what keeps us out now
+        if _MAX_CLIENTS in loss.error:  # whatever ended the link before, this keeps it down now
             self._loss = loss
             self._news.set()
         elif told:
@@ -98,12 +99,12 @@ class LinkDiagnosis:
             self._news.set()
 
     def restarted(self, position: Position) -> None:
-        """A snapshot comes, though we asked to go on from here."""
+        """The site sends a snapshot, although we asked it to continue from this position."""
         self._without = position
         self._news.set()
 
     def attached(self) -> None:
-        """The link is whole."""
+        """The link is up."""
         self._attached = True
         self._news.set()
 
@@ -119,11 +120,11 @@ class LinkDiagnosis:
             self._news.clear()
             loss, without = self._loss, self._without
             full = loss is not None and _MAX_CLIENTS in loss.error
-            now = Facts() if full else await ask_facts(self._address, self._wait)
+            now = Facts() if full else await ask_facts(self._address, self._wait)  # a full server cannot be asked
             if loss is not None:
                 self._say(explain_loss(loss, self.facts, now))
                 if self._attached or not now.failure or _REFUSAL in now.failure:
-                    self._loss = None  # else it is looked at again when the site answers
+                    self._loss = None  # otherwise explain it again when the site answers
             if without is not None:
                 self._say(explain_full_sync(without, self.facts, now))
                 self._without = None
@@ -143,8 +144,8 @@ def explain_loss(loss: LostLink, before: Facts | None, now: Facts) -> Diagnosis:
 
     Args:
         loss: how it ended.
-        before: what the site told while the link was whole; None if it was not asked.
-        now: what it tells after.
+        before: the site's facts while the link was up; None if it was not asked.
+        now: its facts after the loss.
     """
     if _MAX_CLIENTS in loss.error or _MAX_CLIENTS in now.failure:
         return Diagnosis(
@@ -158,12 +159,12 @@ def explain_loss(loss: LostLink, before: Facts | None, now: Facts) -> Diagnosis:
 
 
 def explain_full_sync(position: Position, before: Facts | None, now: Facts) -> Diagnosis:
-    """Why a snapshot came though we asked to go on.
+    """Why the site sent a snapshot although we asked it to continue.
 
     Args:
-        position: where we asked to go on.
+        position: where we asked it to continue.
         before: as in `explain_loss`.
-        now: what it tells when the snapshot has begun.
+        now: its facts after the snapshot has begun.
     """
     if now.failure:
         return _of_failure(now)
@@ -189,12 +190,12 @@ def _of_failure(now: Facts) -> Diagnosis:
         )
     return Diagnosis(
         f"the site's Redis is down, or the network to it is: {now.failure}",
-        "see whether it runs; it is waited for",
+        "see whether it runs; redisrepl retries by itself",
     )
 
 
 def _of_identity(before: Facts | None, now: Facts) -> Diagnosis | None:
-    """It is another server than before, or plays another part."""
+    """It is another server or process than before, or has another role."""
     if before is None:
         return None
     if before.run_id and now.run_id and before.run_id != now.run_id:
@@ -219,7 +220,7 @@ def _of_identity(before: Facts | None, now: Facts) -> Diagnosis | None:
 
 
 def _of_counters(before: Facts | None, now: Facts) -> Diagnosis | None:
-    """What the server counts went up."""
+    """A counter of the server has grown."""
     if before is None:
         return None
     if before.overruns is not None and now.overruns is not None and now.overruns > before.overruns:
@@ -232,7 +233,7 @@ def _of_counters(before: Facts | None, now: Facts) -> Diagnosis | None:
 
 
 def _of_overrun(loss: LostLink, now: Facts) -> Diagnosis | None:
-    """Before Redis 7.2 overruns are not counted: what we miss is more than the buffer could hold."""
+    """Before Redis 7.2 overruns are not counted, but we miss more bytes than the buffer can hold."""
     if now.overruns is not None or loss.silence is not None or now.offset is None or loss.position is None:
         return None
     missed = now.offset - loss.position.offset
@@ -253,7 +254,7 @@ def _overrun(now: Facts, detail: str) -> Diagnosis:
 
 
 def _of_silence(loss: LostLink, now: Facts) -> Diagnosis | None:
-    """One of the two gave the other up."""
+    """One side closed the link because it heard nothing from the other."""
     if loss.silence is not None:
         if now.ping_period is not None and now.ping_period >= loss.silence:
             return Diagnosis(
@@ -287,7 +288,7 @@ def _of_network(loss: LostLink, now: Facts) -> Diagnosis:
 
 
 def _of_history(before: Facts | None, now: Facts) -> Diagnosis:
-    """The same server, as far as we know, with another history."""
+    """The server has another history, and is the same as far as we know."""
     if before is not None and before.run_id and before.run_id == now.run_id:
         return Diagnosis(
             "the site's Redis began a new history: it was made a replica for a while, or gave its backlog up after"
@@ -315,7 +316,7 @@ def _of_backlog(position: Position, now: Facts) -> Diagnosis:
 
 
 def _size(count: int) -> str:
-    """As `CONFIG SET` takes it, roughly."""
+    """A rounded size that `CONFIG SET` accepts."""
     for shift, unit in ((30, "gb"), (20, "mb"), (10, "kb")):
         if count >= 10 << shift or (count >= 1 << shift and not count % (1 << shift)):
             return f"{count >> shift}{unit}"

@@ -1,6 +1,7 @@
-"""What a site's Redis tells of itself, as far as it lets us know.
+"""Asks the site's Redis for facts about itself, as far as it tells.
 
-In: an address. Out: `Facts`. Left to others: what follows from them (`local.diagnosis`, `observe.state`).
+In: an address. Out: `Facts`. Left to others: what follows from them (`local.diagnosis`, `observe.state`,
+`sources.backpressure`).
 """
 
 from __future__ import annotations
@@ -43,15 +44,15 @@ class BufferLimit:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a server tells of itself; None, or no text, is what it does not tell.
+    """Facts about a server; None or an empty text: it does not tell.
 
     Attributes:
         at: when it was asked, in seconds that never go backwards.
-        failure: why nothing could be learned.
-        history: its replication ids, the one before a failover included.
+        failure: why it could not be asked.
+        history: its replication ids, including the one before a failover.
         overruns: clients whose output buffer went over its limit (Redis 7.2 and later).
         kills: how often `CLIENT KILL` was called (Redis 7 and later).
-        backlog_begins: the first offset that it can go on from.
+        backlog_begins: the first offset from which it can continue.
     """
 
     at: float = 0.0
@@ -72,7 +73,7 @@ class Facts:
 
 
 async def ask_facts(address: SiteAddress, wait: float) -> Facts:
-    """Ask the site, on a connection of its own, for at most `wait` seconds; that it fails is a fact too."""
+    """Ask the site, on a separate connection, for at most `wait` seconds; a failure is among the facts."""
     client = open_client(address, wait, connections=1)
     at = time.monotonic()
     try:
@@ -94,7 +95,7 @@ async def ask_facts(address: SiteAddress, wait: float) -> Facts:
 
 
 async def ask_place(address: SiteAddress, wait: float) -> Place | None:
-    """Where the site's stream is now; None if the site cannot go on from there, or does not tell its database."""
+    """The present position of the site's stream; None if it cannot continue from there, or its database is unknown."""
     client = open_client(address, wait, connections=1)
     told = f"INFO at the site's Redis {address}"
     try:
@@ -102,7 +103,7 @@ async def ask_place(address: SiteAddress, wait: float) -> Place | None:
             state = as_info(await ask(client, *INFO), told)
             keyspace = as_info(await ask(client, b"INFO", b"keyspace"), told).names()
     except RefusedError:
-        return None  # a user who may replicate only; who is refused altogether is told by the link
+        return None  # a user that may only replicate; if the user is refused altogether, the link will say so
     finally:
         await client.aclose()
     databases = [number(name.removeprefix("db")) for name in keyspace]
@@ -139,7 +140,7 @@ def _facts(at: float, replies: list[Any]) -> Facts:
 
 
 def _told(replies: list[Any]) -> tuple[Info, dict[str, str]]:
-    """The fields of INFO, and options; of what makes no sense, nothing."""
+    """The fields of INFO, and options; malformed replies are left out."""
     text = b""
     options: dict[str, str] = {}
     for reply in replies[: len(_SECTIONS)]:
@@ -161,7 +162,7 @@ def _natural(text: str | None) -> int | None:
 
 
 def _buffer_limit(text: str) -> BufferLimit | None:
-    """Of `normal 0 0 0 slave 268435456 67108864 60 pubsub ..`; the word is `replica` in some versions."""
+    """Parse `normal 0 0 0 slave 268435456 67108864 60 pubsub ..`; some versions say `replica`."""
     words = text.split()
     for name in ("replica", "slave"):
         if name in words:

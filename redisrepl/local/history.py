@@ -1,4 +1,4 @@
-"""What the site tells of its history, and whether it still holds the last changes that were seen of it.
+"""Asks the site about its history, and whether it still holds the last changes that we have seen.
 
 In: INFO, and the values of a few hundred keys. Out: `SiteFacts`, digests. Left to others: what follows from them
 (`flow.judging`).
@@ -32,14 +32,15 @@ _log = structlog.get_logger("redisrepl")
 
 @dataclass(frozen=True, slots=True)
 class SiteFacts:
-    """What the site tells; empty or None: it does not.
+    """Facts about the site; empty or None: it does not tell.
 
     Attributes:
         run_id: of its process.
         role: `master` or `slave`.
-        replid, offset: of its history now.
-        earlier, earlier_to: of the history that it went on from after a failover, and up to which offset.
-        evicted: how many keys it has evicted since it started, or its counters were reset.
+        replid, offset: of its present history.
+        earlier, earlier_to: the history that it continued after a failover, and the first offset that it does not
+            share with it (`second_repl_offset`).
+        evicted: how many keys it has evicted since it started, or since its counters were reset.
         clock_ahead: seconds by which its clock is ahead of ours.
     """
 
@@ -53,22 +54,26 @@ class SiteFacts:
     clock_ahead: float | None = None
 
     def continues(self, replid: str, seen: int) -> bool:
-        """Whether all of a history up to this offset is included in this one."""
+        """Whether this history includes all of that one up to the offset `seen`."""
         if replid == self.replid:
             return self.offset >= seen
         return replid == self.earlier and self.earlier_to > seen
 
     @property
     def alone(self) -> bool:
-        """Whether it has always been its own master; a master whose last replica is long gone takes a new id."""
-        return self.role == "master" and not self.earlier.strip("0")  # redis-py makes a number of forty zeros
+        """Whether it has always been a master.
+
+        Its id alone does not show that: a master without replicas takes a new id after `repl-backlog-ttl`. But it then
+        has no earlier history, which is forty zeros.
+        """
+        return self.role == "master" and not self.earlier.strip("0")
 
 
 class SiteHistory:
     """Asks the site.
 
     Args:
-        client: its connection is used by nobody else at the time.
+        client: nobody else may use its connection meanwhile.
         address: for messages.
         reader: reads keys.
     """
@@ -81,7 +86,7 @@ class SiteHistory:
         self._told_clock = False
 
     async def ask(self) -> SiteFacts:
-        """What the site tells now; nothing where INFO is not allowed.
+        """The site's present facts; empty where INFO is refused.
 
         Raises:
             RedisreplError: it cannot be asked.

@@ -1,10 +1,10 @@
-"""A mark at the site: up to which agreement it holds everything, should it be restarted.
+"""A mark at the site: after a restart of the site's Redis, it shows up to which agreement the site holds everything.
 
-In: numbers of agreements. Out: the last one that the site still has. Left to others: when one is written
+In: numbers of agreements. Out: the last number that the site still has. Left to others: when to write one
 (`flow.saving`), what follows from it (`flow.judging`).
 
-What a Redis restores after a restart is a prefix of its history. A mark is part of that history: if the one that was
-written after an agreement is there, so is all that the agreement is about.
+After a restart, a Redis has a prefix of its history. The mark is part of that history: if a mark that was written after
+an agreement is still there, so is everything that was agreed on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["SiteMark"]
 _log = structlog.get_logger("redisrepl")
 
 _PREFIX = b"redisrepl:mark:"
-#: Seconds after which one that is not written any more expires.
+#: Seconds after which the mark expires if nobody writes it again.
 _LASTS = b"2592000"
 
 
@@ -35,7 +35,7 @@ class SiteMark:
         name: the first namespace and the origin, so that an ACL can tell the sites apart.
 
     Attributes:
-        key: it.
+        key: the key of the mark.
     """
 
     def __init__(self, client: redis.asyncio.Redis, address: SiteAddress, name: bytes) -> None:
@@ -45,7 +45,7 @@ class SiteMark:
         self._allowed = True
 
     async def write(self, agreed: int) -> None:
-        """All that was agreed on up to this number is about what the site holds now; nothing where that is denied.
+        """Write that the site holds everything that was agreed on up to this number; does nothing if that is denied.
 
         Raises:
             RedisreplError: the site cannot be written to.
@@ -66,7 +66,7 @@ class SiteMark:
                 )
 
     async def read(self) -> int:
-        """The last number that the site has; 0: none, or it may not be read.
+        """The last number that the site has; 0: none, or we may not read it.
 
         Raises:
             RedisreplError: the site cannot be asked.

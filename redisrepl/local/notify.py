@@ -1,10 +1,10 @@
-"""Keyspace events of the site, where its replication stream is not to be had.
+"""Subscribes to the keyspace events of the site, where its replication stream cannot be used.
 
-In: namespaces. Out: what happened to which key, in the site's order, and from when on nothing is missed. Left to
-others: what an event means (`sources.keyspace`), what a gap costs (`flow.sweep`).
+In: namespaces. Out: keys and events in the site's order, and from when on none is missed. Left to others: what an event
+means (`sources.keyspace`), comparing after lost events (`flow.sweep`).
 
-The connection is asked for a PONG when it has been silent, and the flags that make the server tell are looked at now
-and then: somebody who takes them away makes it silent without ending anything.
+When the connection is silent, we send a PING. The notification flags are checked now and then: if somebody removes
+them, the server sends no events, but the connection stays up.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _log = structlog.get_logger("redisrepl")
 _CHUNK = 256 << 10
 _LONGEST_WORD = 16 << 20
 _LARGEST_MESSAGE = 2 * _LONGEST_WORD
-#: Seconds between looks at the flags.
+#: Seconds between checks of the flags.
 _FLAGS_PERIOD = 30.0
-#: The first comes soon: right after a fail-over the client may have asked the server that was replaced.
+#: Seconds before the second check: right after a failover, the first may have asked the replaced server.
 _FLAGS_AGAIN = 3.0
 _LEAST_WAIT = 0.05
 _OF_INFO = b"# Replication"
@@ -50,10 +50,10 @@ _NOT_NOW = ("LOADING", "MASTERDOWN", "TRYAGAIN", "BUSY ", "ERR max number of cli
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """From here on every event is seen; what happened before was not.
+    """From now on we receive every event; earlier changes were not seen.
 
     Attributes:
-        history: replication id of the server; empty: it does not tell.
+        history: replication id of the server; empty if it does not tell.
     """
 
     history: str = field(default="", compare=False)
@@ -68,7 +68,7 @@ class SiteKeyEvents:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Events were lost though the subscription lived."""
+    """Events were lost although the subscription did not end."""
 
     reason: str
 
@@ -78,12 +78,12 @@ class SiteEvents:
 
     Args:
         address: of the site's Redis.
-        client: for its notification flags; used before a subscription counts, so it may speak with any server.
+        client: for the notification flags; used before any server counts as followed, so it may talk to any.
         prefixes: the namespaces.
-        kinds: which of `changes.KINDS` cross.
-        silence: seconds without a byte after which the subscription is dead; a PING goes out after a third of them.
+        kinds: which of `changes.KINDS` are replicated.
+        silence: seconds without a byte after which the subscription counts as dead; after a third of them we send PING.
         connect_wait: seconds for connecting.
-        followed: tells when another server was met.
+        followed: knows whether a client of this address has met another server.
     """
 
     def __init__(
@@ -109,17 +109,17 @@ class SiteEvents:
         self._history = ""
 
     async def events(self) -> AsyncGenerator[Subscribed | SiteKeyEvents | Gap, None]:
-        """Subscribe, and yield what comes until the subscription ends.
+        """Subscribe, and yield events until the subscription ends.
 
         Raises:
-            LinkLostError: it ended; PeerUnavailableError: nobody is there, or not yet; RefusedError: it is not allowed.
-            ProtocolError: what came is no RESP.
+            LinkLostError: it ended; PeerUnavailableError: the server is away or not ready; RefusedError: it refuses us.
+            ProtocolError: the server sent something that is not RESP.
         """
         watch = MasterWatch(self._address, self._connect_wait)
         master = await find_master(self._address, self._connect_wait)
         reader, writer = await open_connection(master, self._connect_wait)
         parser = RespReader(_LARGEST_MESSAGE, skip=_too_long)
-        waiting = len(self._patterns)  # confirmations to come
+        waiting = len(self._patterns)  # confirmations that have not arrived
         try:
             if self._address.password is not None:
                 username = [] if self._address.username is None else [self._address.username.encode()]
@@ -158,14 +158,14 @@ class SiteEvents:
                 await writer.wait_closed()
 
     async def _read(self, reader: asyncio.StreamReader, wait: float) -> bytes | None:
-        """The next bytes; None if there are none for so long."""
+        """The next bytes; None if none arrive in time."""
         try:
             async with asyncio.timeout(wait):
                 data = await reader.read(_CHUNK)
         except TimeoutError:
             return None
         except OSError as error:
-            # TLS 1.3: the server judges our certificate only once the handshake is done.
+            # In TLS 1.3 the server checks our certificate after our side of the handshake is complete.
             if (trouble := tls_reason(error)) is not None:
                 raise CertificateError(f"the site's Redis {self._address}: {trouble}") from error
             raise LinkLostError(f"the subscription at {self._address} broke: {error.strerror or error}") from error
@@ -190,11 +190,11 @@ class SiteEvents:
                         case bytes() if item.startswith(_OF_INFO):
                             self._history = history_in(item)
                         case hiredis.ReplyError() if "info" in str(item):
-                            self._history = ""  # it is not allowed
+                            self._history = ""  # INFO is refused
                         case hiredis.ReplyError():
                             raise self._refusal(str(item))
                         case _:
-                            pass  # +OK, pong
+                            pass  # +OK to AUTH, pong
                     size += _size(item)
                 if parser.sizes is None:
                     parser.settle(size)
@@ -212,7 +212,7 @@ class SiteEvents:
         return RefusedError(f"{who} refuses PSUBSCRIBE: {text}: allow it to this user (ACL: +psubscribe {patterns})")
 
     async def _ensure_flags(self) -> str:
-        """Make the server send what is needed; a restart may have taken it away. Returns what had to be added."""
+        """Add the notification flags that are missing, perhaps since a restart; returns them."""
         if not self._may_configure:
             return ""
         flags = missing = ""
@@ -232,7 +232,7 @@ class SiteEvents:
         return missing
 
     def _say_unknown(self, error: Exception, missing: str) -> None:
-        """Told once: from now on it is left to whoever may set it."""
+        """Warn that we cannot see or set the flags, and do not try again: an administrator has to set them."""
         self._may_configure = False
         wanted = missing_flags("", self._kinds)
         _log.warning(
@@ -244,7 +244,7 @@ class SiteEvents:
 
 
 def _size(item: object) -> int:
-    """Bytes that a reply took."""
+    """Bytes that a reply took on the wire."""
     if isinstance(item, hiredis.ReplyError):
         return len(f"-{item}\r\n".encode())
     if isinstance(item, bytes) and not item.startswith(_OF_INFO):
@@ -253,5 +253,5 @@ def _size(item: object) -> int:
 
 
 def _too_long(_: object, length: int) -> bool:
-    """Whether a word is left out while it comes: it is no name of a key that we know what to do with."""
+    """Whether to skip a word while it arrives: it is too long for the name of a key that we replicate."""
     return length > _LONGEST_WORD

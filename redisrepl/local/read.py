@@ -1,6 +1,6 @@
-"""What keys hold at the site.
+"""Reads what keys hold at the site.
 
-In: keys. Out: states. Left to others: which keys, and what follows.
+In: keys. Out: states. Left to others: which keys, and what to do with the states (`flow.pushing`, `flow.applying`).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ __all__ = ["SiteReader"]
 
 _log = structlog.get_logger("redisrepl")
 
-#: Bytes of values in one reply, before the rest of the keys is read by another command.
+#: Bytes of values in one reply, after which another request reads the remaining keys.
 _MAX_REPLY = 8 << 20
-#: Keys read together where no script can say when it is enough.
+#: Keys read at a time without scripts, where nothing bounds the size of their replies.
 _FEW = 20
-#: Keys that are named for what they hold; beyond that there is something wrong with all of them.
+#: How many keys with too large values are logged; if there are more, their names do not help.
 _MAX_NAMED = 10_000
-#: Bytes of replies beside those of values.
+#: Bytes that replies may take beside the values.
 _BESIDE = 1 << 20
 _Nothing = type(None)
 
@@ -44,10 +44,10 @@ class SiteReader:
     """Reads the site's Redis.
 
     Args:
-        client: its connection is used by nobody else.
+        client: nobody else may use its connection.
         address: for messages.
-        max_value: values of more bytes are not read: what a key holds is then `wire.states.TOO_LARGE`.
-        types: collections of which types are read beside hashes.
+        max_value: larger values are not read: their state is `wire.states.TOO_LARGE`.
+        types: the types of collection to read beside hashes.
     """
 
     def __init__(
@@ -62,16 +62,18 @@ class SiteReader:
         self._max_value = max_value
         self._types = sorted(set(types) & READABLE_SINGLY.keys() - {"hash"})
         self._others = extra_types(types)
-        self._named: set[bytes] = set()  # keys that were said to be too large
+        self._named: set[bytes] = set()  # keys that were logged as too large
         self._scripts = scripts_at(client, address)
 
     def request(self, keys: Sequence[bytes], large: frozenset[bytes] = frozenset()) -> list[list[bytes]]:
-        """What asks for `states`, for who has more to ask in one go; what a script must do only where it may.
+        """The commands whose replies `states` parses, for callers that send more in the same round trip.
+
+        Where scripts are refused, there are none for most keys: `states` then reads those itself.
 
         Args:
             keys: any.
-            large: of these, such as hold a large hash. In a script Redis would take five times as long to read them,
-                and serve nobody else meanwhile.
+            large: those of them that hold a large hash. They are read without a script, in which Redis would take five
+                times as long to read them, and serve nobody else meanwhile.
         """
         small, alone = _apart(keys, large)
         commands = [command for key in alone for command in ([b"PEXPIRETIME", key], [b"HGETALL", key])]
@@ -86,8 +88,8 @@ class SiteReader:
 
         Args:
             keys: any.
-            replies: to `request` for these, if that was asked already; what they do not tell is asked for here.
-            large: as there.
+            replies: to the commands of `request` for these keys, if they were sent; keys without a reply are read here.
+            large: as in `request`.
         """
         small, alone = _apart(keys, large)
         found = _large_states(alone, replies)
@@ -104,7 +106,7 @@ class SiteReader:
         return [found[key] for key in keys]
 
     async def first_states(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
-        """What the first of these keys hold: one at least, and no further ones once so many bytes are read."""
+        """What the first of these keys hold: at least one, and no more after `max_bytes` are read."""
         if self._scripts.worth_trying:
             reply = await self._scripts.run(STATES_SCRIPT, self._words(keys, max_bytes))
             if reply is not None:
@@ -116,11 +118,11 @@ class SiteReader:
         return await self._one_by_one(keys[:_FEW])
 
     def _words(self, keys: Sequence[bytes], max_bytes: int) -> list[bytes]:
-        """Arguments of the script that reads these keys until so many bytes are full."""
+        """Arguments of the script that reads these keys until it has `max_bytes`."""
         return [b"%d %d%b" % (max_bytes, self._max_value, self._others), b"", *keys]
 
     def _told(self, keys: Sequence[bytes], reply: Sequence[bytes]) -> list[State]:
-        """The states that the script told of; a key that holds too much is named, once."""
+        """The states in the script's reply; a key with too large a value is logged, once."""
         states = parse_states(reply)
         self._name_large(keys, states)
         return states
@@ -138,14 +140,14 @@ class SiteReader:
                     )
 
     async def _one_by_one(self, keys: Sequence[bytes]) -> list[State]:
-        """Where scripts are not allowed."""
+        """Read keys without scripts, by the commands of all types at once."""
         types = ["hash", *self._types]
         reads = [[[READABLE_SINGLY[t].read, key, *READABLE_SINGLY[t].range] for t in types] for key in keys]
         questions = [
             [[b"TYPE", key], [b"PTTL", key], [b"GET", key], *of_key] for key, of_key in zip(keys, reads, strict=True)
         ]
         alone = len(keys) == 1
-        most = 2 * self._max_value + _BESIDE if alone else _MAX_REPLY  # twice: what stands between elements
+        most = 2 * self._max_value + _BESIDE if alone else _MAX_REPLY  # twice, for the lengths between small elements
         with translated(self._address):
             replies = await ask_within(self._client, most, [[b"TIME"], *chain.from_iterable(questions)])
         if replies is None:
@@ -161,13 +163,13 @@ class SiteReader:
         )
 
     def _now_ms(self, clock: object) -> int:
-        """By the site's clock; by ours where it does not tell."""
+        """The time in milliseconds, by the site's clock; by ours where TIME is refused."""
         if isinstance(clock, redis.exceptions.ResponseError):
             return int(time.time() * 1000)
         return as_clock(clock, self._asked("TIME")) // 1000
 
     def _bounded(self, keys: Sequence[bytes], states: Sequence[State]) -> list[State]:
-        """What keys hold, as far as that is not too large."""
+        """The states of keys, `TOO_LARGE` in place of values that are too large."""
         kept = [TOO_LARGE if _size(state) > self._max_value else state for state in states]
         self._name_large(keys, kept)
         return kept
@@ -188,7 +190,7 @@ class SiteReader:
             case type_ if type_ in collections:
                 flat = collections[type_]
                 if not isinstance(flat, list) or not flat:
-                    return None  # gone between two commands
+                    return None  # the key was removed between two commands
                 if type_ in COLLECTIONS:
                     return HashState(self._elements(type_, flat), expires_at_ms, type_)
                 return SequenceState(tuple(as_strings(flat, self._asked("LRANGE"))), expires_at_ms, type_)
@@ -207,17 +209,17 @@ class SiteReader:
             raise wrong(what, "members, with their scores where they have some", flat) from None
 
     async def page(self, prefix: bytes, cursor: bytes, count: int) -> tuple[bytes, list[bytes]]:
-        """Keys of a namespace, from cursor `0` on, and the next cursor; `0` is the end. Some may come twice."""
+        """Keys of a namespace, from cursor `0` on, and the next cursor; `0` is the end. A key may come twice."""
         with translated(self._address):
             pattern = glob_escape(prefix) + b"*"
             reply = await ask(self._client, b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % count)
         return as_page(reply, self._asked("SCAN"))
 
     async def fields(self, key: bytes, fields: Sequence[bytes], kind: str = "hash") -> list[bytes | None]:
-        """What these elements hold; None for one that is not there, and for all if the key is no such collection.
+        """What these elements hold; None for an absent one, and for all if the key is not of this type.
 
         Raises:
-            KeyDeniedError: the server does not let us read the key.
+            KeyDeniedError: the server denies us reading the key.
         """
         if kind == "stream":
             return await self._entries(key, fields)
@@ -237,7 +239,7 @@ class SiteReader:
         raise wrong(self._asked(command.decode()), f"a list of {len(fields)}", reply)
 
     async def _entries(self, key: bytes, names: Sequence[bytes]) -> list[bytes | None]:
-        """Likewise for entries of a stream, its last id, and the name of its first entry."""
+        """As `fields`, for a stream: its entries, its last id, and the name of its first entry."""
         ids = [plain_id(name) for name in names if is_entry(name)]
         questions = [[b"XINFO", b"STREAM", key], *([b"XRANGE", key, id_, id_] for id_ in ids)]
         with translated(self._address):
@@ -249,7 +251,7 @@ class SiteReader:
         last_id, first = stream_facts(about, self._asked("XINFO STREAM"))
         found: dict[bytes, bytes] = {}
         for reply in replies:
-            if isinstance(reply, list):  # or it became another type meanwhile
+            if isinstance(reply, list):  # not an error, because the key has become another type
                 found |= entries_in(reply)
         found |= {LAST_ID: last_id, **({FIRST_ID: first} if first is not None else {})}
         return list(map(found.get, names))
@@ -269,14 +271,14 @@ def _size(state: State) -> int:
 
 
 def _apart(keys: Sequence[bytes], large: frozenset[bytes]) -> tuple[Sequence[bytes], Sequence[bytes]]:
-    """Those that a script may read, and those that are read by themselves, most of the time none."""
+    """The keys for a script to read, and the large ones, of which there are mostly none."""
     if not large:
         return keys, ()
     return [key for key in keys if key not in large], [key for key in keys if key in large]
 
 
 def _large_states(keys: Sequence[bytes], replies: Sequence[object]) -> dict[bytes, State]:
-    """What keys hold, from what `PEXPIRETIME` and `HGETALL` say of each; not of those of which they do not tell."""
+    """The states of keys from the replies to `PEXPIRETIME` and `HGETALL`; keys with an error reply are missing."""
     found: dict[bytes, State] = {}
     for key, at, flat in zip(keys, replies[::2], replies[1::2], strict=False):
         if isinstance(at, int) and isinstance(flat, list):  # Redis 7.0 or later, and a hash, or nothing

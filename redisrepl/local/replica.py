@@ -1,12 +1,12 @@
 """The replication stream for programs: `ReplicaStream`.
 
-In: the address of a server and perhaps a position. Out: what its snapshot holds, then every command; attached again by
-itself. Left to others: one link (`local.stream`), the protocol (`wire.psync`), transactions and databases
+In: the address of a server and perhaps a position. Out: the entries of its snapshot, then every command; it attaches
+again by itself. Left to others: one link (`local.stream`), the protocol (`wire.psync`), transactions and databases
 (`wire.transactions`), the snapshot's format (`wire.rdb`).
 
 Three places in the stream are kept apart:
 
-    taken in    the link has it; after a break the stream goes on from here, or from before an open transaction
+    taken in    the link has read it; after a lost link the stream continues here, or before an open transaction
     handed out  the program has it: `ReplicaStream.position`
     consumed    the program has asked for what follows: this is acknowledged to the server
 """
@@ -46,12 +46,12 @@ _PLACE = re.compile(r"([0-9a-fA-F]{40}):(\d{1,19})(?::(\d{1,9}))?")  # CONFIG_RU
 
 @dataclass(frozen=True, slots=True)
 class SnapshotStart:
-    """What was known is void: the keys of a snapshot follow, and `SnapshotEnd`.
+    """A snapshot begins: forget what you know. Its keys follow, and then `SnapshotEnd`.
 
     Attributes:
-        position: what the snapshot stands for.
-        restarted: whether the stream had begun, or was to go on, elsewhere: what happened in between is lost, except
-            for what the snapshot shows of it.
+        position: the position whose data the snapshot holds.
+        restarted: whether the stream had begun before, or should have continued from a position: the changes since
+            then are lost, except for their effect on the snapshot.
     """
 
     position: Position
@@ -63,12 +63,12 @@ StreamEvent: TypeAlias = SnapshotStart | Entry | Function | SnapshotEnd | Comman
 
 @dataclass(frozen=True, slots=True)
 class LinkOptions:
-    """How a stream deals with its link.
+    """Options of a stream's link.
 
     Attributes:
-        acknowledged: asked every second for the offset to acknowledge, on which `WAIT` at the master then relies; None:
-            what the program has consumed.
-        on_lost: told why each link ended that another try follows.
+        acknowledged: called every second for the offset to acknowledge, on which `WAIT` at the master then relies;
+            None: what the program has consumed.
+        on_lost: called with the error of each lost link, before another attempt.
         silence: seconds without a byte after which the link counts as dead; a master pings every 10 (by default).
         connect_wait: seconds for connecting.
         retry_max: longest pause between tries, in seconds.
@@ -83,42 +83,43 @@ class LinkOptions:
 
 class _Batch(NamedTuple):
     events: Sequence[StreamEvent]
-    end: Place | None  # None inside a snapshot: there is no place to go on from
+    end: Place | None  # None inside a snapshot: there is no place to continue from
 
 
 class ReplicaStream:
     """Everything that happens in a Redis server, from its replication stream.
 
-    Entering the context attaches; from then on nothing is missed. Iterating gives one event after another:
+    Entering the context attaches; from then on nothing is missed. Iterating yields one event after another:
     `SnapshotStart`, the snapshot's `Entry` and `Function` values, each whole, `SnapshotEnd`, then a `Command` for each
-    write. `batches()` gives the same in lists, in less time.
+    write. `batches()` yields the same in lists, which is faster.
 
-    A link that ends is made again, with growing pauses, and goes on where it ended; commands are then neither lost nor
-    repeated. When the server no longer has what is missing, a `SnapshotStart` says so and everything begins anew.
-    Before the first link works, every error is raised; later only those that waiting does not heal.
+    When a link is lost, the stream attaches again, after growing pauses, and continues where it was; commands are then
+    neither lost nor repeated. If the server no longer has the missing part, it sends a full resynchronisation: a
+    `SnapshotStart` follows. Until the first link works, every error is raised; later only those that a retry cannot
+    solve.
 
-    Memory holds what one read from the socket brought (64 KiB), the biggest value of the snapshot, and a transaction
-    until it is complete. A program that is slow holds the server's buffer up, not ours: beyond
-    `client-output-buffer-limit replica` (256 MiB) the server drops the link. Acknowledgements go out every second as
+    Memory holds the data of one read from the socket (64 KiB), the largest value of the snapshot, and a transaction
+    until it is complete. If the program is slow, the server's buffer grows, not ours: beyond
+    `client-output-buffer-limit replica` (256 MiB) the server closes the link. Acknowledgements are sent every second as
     long as the event loop runs.
 
-    Cancelling a task that waits for an event ends the link; asking for the next event makes it again.
+    Cancelling a task that waits for an event ends the link; asking for the next event makes a new one.
 
     Args:
         address: `redis://`, `rediss://`, `unix://` or `redis-sentinel://host:port,host:port/service`, with user and
-            password where needed. All databases are followed, whatever it says of one.
-        position: where to go on: a `Position` or `bookmark` of an earlier stream; None to start with a snapshot.
-        database: that the stream had selected there: commands do not repeat it. Zero if neither this nor the bookmark
-            tells.
+            password where needed. All databases are followed, even if it names one.
+        position: where to continue: a `Position` or `bookmark` of an earlier stream; None to start with a snapshot.
+        database: the database that the stream had selected there, which commands do not repeat. Zero if neither this
+            nor the bookmark says.
         snapshot: False to leave the snapshot out: without a position, begin with the next write.
-        prefixes: only keys that begin with one of these, in the snapshot, and only commands that name such a key or
-            write whole databases. A transaction may then come in part.
-        want_values: False to have the keys of the snapshot only.
+        prefixes: yield only keys of the snapshot that begin with one of these, and only commands that name such a key
+            or write whole databases. A transaction may then be incomplete.
+        want_values: False to get only the keys of the snapshot.
         tls: PEM files for `rediss://`.
-        options: how to deal with the link.
+        options: of the link.
 
     Attributes:
-        full_syncs, partial_syncs: how often a link began which way.
+        full_syncs, partial_syncs: how many links began with a snapshot, and how many without.
 
     Raises:
         ConfigError: the address or the position cannot be understood.
@@ -163,9 +164,9 @@ class ReplicaStream:
         self._parts: list[Entry] = []
         self._pump: AsyncGenerator[_Batch, None] | None = None
         self._batch: Sequence[StreamEvent] = ()
-        self._handed = 0  # how many events of the batch the program has
-        self._whole = False  # whether it has them all at once
-        self._base = self._end = self._commands.place  # before and after the batch
+        self._handed = 0  # how many events of the batch were handed out
+        self._whole = False  # whether they were handed out as one list
+        self._base = self._end = self._commands.place  # the places before and after the batch
         wait = {"wait_initial": 0.1, "wait_max": self._options.retry_max, "wait_jitter": 0.5}
         self._links = Links(
             {"attempts": None, "timeout": None, **wait}, is_final=lambda error: not self._worth_another_try(error)
@@ -175,9 +176,9 @@ class ReplicaStream:
 
     @property
     def position(self) -> Position | None:
-        """Where to go on once everything that was handed out is dealt with; None inside a snapshot.
+        """Where to continue after everything that was handed out; None inside a snapshot.
 
-        Never inside a transaction: while one is being handed out, this is where it begins.
+        Never inside a transaction: while one is handed out, this is where it begins.
         """
         place = self._place_after(self._handed)
         return place.position if place else None
@@ -195,10 +196,10 @@ class ReplicaStream:
         return f"{place.position}:{place.database}" if place else None
 
     async def batches(self) -> AsyncIterator[Sequence[StreamEvent]]:
-        """Events in lists, as they come from the socket: the fast way.
+        """Yield events in lists, as they come from the socket, which is faster than one by one.
 
-        `position` is that of the end of the list; the list counts as consumed when the next one is asked for. A
-        transaction is in one list.
+        `position` is the end of the list; the list counts as consumed when you ask for the next one. A transaction is
+        never split between lists.
         """
         while True:
             if rest := self._batch[self._handed :]:
@@ -234,13 +235,13 @@ class ReplicaStream:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End the link. Iterating again goes on after what was handed out."""
+        """End the link. Iterating again continues after what was handed out."""
         pump, self._pump = self._pump, None
         if pump is not None:
             await pump.aclose()
 
     def _place_after(self, count: int) -> Place | None:
-        """Where to go on when this many events of the batch were dealt with."""
+        """Where to continue after this many events of the batch."""
         if count >= len(self._batch):
             return self._end
         for event in reversed(self._batch[:count]):
@@ -257,7 +258,7 @@ class ReplicaStream:
         return place.position.offset if place else 0
 
     async def _advance(self) -> None:
-        """Everything was consumed: wait for what comes next, which may be no event at all."""
+        """Everything was consumed: wait for the next batch, which may be empty."""
         self._batch, self._handed, self._whole = (), 0, False
         self._base = self._end
         if self._pump is None:
@@ -265,7 +266,7 @@ class ReplicaStream:
         try:
             batch = await anext(self._pump)
         except BaseException:
-            self._pump = None  # it has ended; another one may be started
+            self._pump = None  # it has ended; the next call starts another
             raise
         self._batch, self._end = batch
         if self._end is None:
@@ -286,7 +287,7 @@ class ReplicaStream:
                     options.on_lost(error)
 
     def _worth_another_try(self, error: Exception) -> bool:
-        """Whether waiting may heal this; a snapshot that cannot be read will not be readable next time."""
+        """Whether a retry may succeed; a snapshot that cannot be read will not be readable next time."""
         attached = bool(self.full_syncs or self.partial_syncs)
         return attached and is_transient(error) and not isinstance(error, (RdbError, LimitExceededError))
 
@@ -336,7 +337,7 @@ class ReplicaStream:
         return event
 
     def _entries(self, events: Iterable[object]) -> list[StreamEvent]:
-        """What a piece of the snapshot tells, values put together."""
+        """The events of a piece of the snapshot; the parts of a value are put together."""
         found: list[StreamEvent] = []
         for event in events:
             match event:
@@ -353,7 +354,7 @@ class ReplicaStream:
 
 
 def parse_place(text: str) -> Place:
-    """`REPLID:OFFSET` or `REPLID:OFFSET:DB`; without DB it is database 0.
+    """Parse `REPLID:OFFSET` or `REPLID:OFFSET:DB`; without DB it is database 0.
 
     Raises:
         ConfigError: it is neither.

@@ -1,12 +1,12 @@
-"""Where the master is, asked of the Sentinels that watch it.
+"""Asks the Sentinels where the master is.
 
-In: an address that names Sentinels and a service. Out: host and port of the master of the moment. Left to others:
-making sure that it is one, and connecting (`local.connection`).
+In: an address that names Sentinels and a service. Out: host and port of the current master. Left to others: checking
+that it is one, and connecting (`local.connection`).
 
-Nothing is remembered from one question to the next: what a Sentinel said before a fail-over is worth nothing after it.
+Nothing is cached: what a Sentinel said before a failover is wrong after it.
 
-A master that was replaced does not know it until a Sentinel comes round to demoting it, which takes some ten seconds.
-What it is told or tells in the meantime is lost, so it has to be left as soon as the Sentinels name another.
+A master that was replaced does not know that until a Sentinel demotes it, which takes some ten seconds. What is written
+to it meanwhile is lost. So we leave it as soon as the Sentinels name another.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from redisrepl.wire.replies import as_pairs, number
 
 __all__ = ["WATCH_PERIOD", "MasterWatch", "ask_sentinels"]
 
-#: Seconds for one Sentinel: the next may know more than one that is dead.
+#: Most seconds for one Sentinel: if it is dead, the next may answer.
 _WAIT = 2.0
 _LAST_PORT = 65535
 WATCH_PERIOD = 1.0
-"""Seconds between questions whether a master still is one."""
+"""Seconds between two checks that a master still is one."""
 
 
 async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
@@ -35,10 +35,10 @@ async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
 
     Args:
         address: one with a `service`.
-        wait: seconds for each Sentinel, two at most.
+        wait: seconds for each Sentinel; more than two count as two.
 
     Raises:
-        PeerUnavailableError: none knows a master. RefusedError: a Sentinel refuses us.
+        PeerUnavailableError: no Sentinel knows a master. RefusedError: a Sentinel refuses us.
     """
     failures: list[str] = []
     for host, port in address.sentinels:
@@ -72,7 +72,7 @@ async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
 
 
 def _working_master(reply: object, service: bytes) -> tuple[str, int] | None:
-    """Where the master of this name is, unless it is down in the eyes of who answers `SENTINEL MASTERS`."""
+    """Host and port of the master of this name in a reply to `SENTINEL MASTERS`; None if the reply calls it down."""
     for master in reply if isinstance(reply, list) else [reply]:
         told = as_pairs(master, "SENTINEL MASTERS")
         flags = told.get(b"flags", b"").split(b",")
@@ -86,26 +86,29 @@ def _working_master(reply: object, service: bytes) -> tuple[str, int] | None:
 
 
 class MasterWatch:
-    """Asks now and then whether the server of one connection still is the master.
+    """Checks now and then that the server of one connection still is the master.
 
     Args:
-        address: with a `service`; without, there is nothing to ask.
-        wait: seconds for each Sentinel, two at most.
+        address: with a `service`; without one, nobody is asked.
+        wait: seconds for each Sentinel; more than two count as two.
+
+    Attributes:
+        due: when to ask again, by `time.monotonic`.
     """
 
     def __init__(self, address: SiteAddress, wait: float) -> None:
         self._address = address
         self._wait = wait
-        self.due = math.inf if address.service is None else -math.inf  # when to ask again, `time.monotonic`
+        self.due = math.inf if address.service is None else -math.inf
 
     async def successor(self, host: str, port: int) -> str | None:
-        """The master that was named instead of this server; None also if it is not time to ask, or nobody answers."""
+        """The master that the Sentinels name instead of this server; None if it is this one, or nobody was asked."""
         if time.monotonic() < self.due:
             return None
         try:
             named = await ask_sentinels(self._address, self._wait)
         except (PeerUnavailableError, RefusedError):
-            return None  # no answer is no reason to leave
+            return None  # without an answer, stay
         finally:
             self.due = time.monotonic() + WATCH_PERIOD
         return None if named == (host, port) else f"{named[0]}:{named[1]}"

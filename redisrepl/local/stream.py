@@ -1,7 +1,7 @@
-"""The replication stream of the site's Redis: pumps `wire.psync` and owns the acknowledgement timer.
+"""The replication stream of the site's Redis: does the I/O for `wire.psync`, and sends acknowledgements on a timer.
 
 In: an address and a position. Out: events. Left to others: every decision of the protocol (`wire.psync`), when to
-attach again and from where (`daemon`).
+attach again and from where (`sources.stream`, `local.replica`).
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from redisrepl.wire.unwanted import Unwanted
 __all__ = ["ReplicaLink"]
 
 _CHUNK = 65536
-#: After a diskless snapshot the stream starts with an acknowledgement, but not with one that comes before the master
-#: has reaped the child that wrote the snapshot: so the first few follow each other closely.
+#: After a diskless snapshot the master starts the stream at our first acknowledgement, but ignores those that arrive
+#: before it has reaped the child process that wrote the snapshot. So we send the first few in quick succession.
 _EARLY_ACKS = 20
 _EARLY_PERIOD = 0.05
 _PSYNC_HINT = "let this user run PSYNC and REPLCONF (ACL: +psync +replconf), or follow a Redis that takes replicas"
-#: Of Valkey, whose snapshot format (RDB version 80) `wire.rdb` reads. Without it Valkey 9 writes version 11, and cannot
-#: write a hash with field expiries at all.
+#: The version that we report, for Valkey: its snapshots then have RDB version 80, which `wire.rdb` reads. Otherwise
+#: Valkey 9 writes version 11, in which it cannot write a hash with field expiries.
 _REPLICA_VERSION = b"9.0.0"
 
 
@@ -47,15 +47,16 @@ class ReplicaLink:
 
     Args:
         address: of the master, or of one of its replicas.
-        position: where to go on; None to start with a snapshot.
-        snapshot: reads the snapshot; None passes over it unread.
-        acknowledged: asked every `ack_period` seconds; `WAIT` at the master then means what this returns.
-        ack_period: seconds.
+        position: where to continue; None to start with a snapshot.
+        snapshot: parses the snapshot; None skips it.
+        acknowledged: called every `ack_period` seconds for the offset to acknowledge, on which `WAIT` at the master
+            relies.
+        ack_period: seconds between acknowledgements.
         silence: seconds without a byte after which the link counts as dead; a master pings every 10 (by default).
         connect_wait: seconds for connecting.
         empty_snapshot: ask for a snapshot without data; servers before Redis 7.0 send all of it.
-        unwanted: what to leave out of large commands; None: nothing.
-        followed: tells when a client of this address has met another server.
+        unwanted: decides which large arguments to skip; None: none.
+        followed: knows whether a client of this address has met another server.
     """
 
     def __init__(  # noqa: PLR0913 - each is by itself
@@ -81,7 +82,7 @@ class ReplicaLink:
         self._timer: asyncio.TimerHandle | None = None
         self._early_acks = _EARLY_ACKS
         self._limits = Limits()
-        self._heard = False  # anything, from the server
+        self._heard = False  # whether the server has sent anything
         self._watch = MasterWatch(address, connect_wait)
         self._protocol = ReplicaProtocol(
             position,
@@ -95,11 +96,11 @@ class ReplicaLink:
 
     @property
     def position(self) -> Position:
-        """Up to where whole commands were taken in: `PSYNC` from here continues without a gap."""
+        """The end of the last whole command: `PSYNC` from here continues without loss."""
         return Position(self._protocol.replid, self._protocol.received)
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """Attach, and yield what comes until the link ends.
+        """Attach, and yield events until the link ends.
 
         Raises:
             LinkLostError: it ended; RefusedError, PeerUnavailableError, ProtocolError: see `ReplicaProtocol.receive`.
@@ -131,12 +132,12 @@ class ReplicaLink:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            writer.transport.abort()  # nothing that waits to be sent is of use any more, and the peer may be stuck
+            writer.transport.abort()  # unsent data is of no use any more, and a stuck peer would never read it
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
     async def _read(self, reader: asyncio.StreamReader, master: SiteAddress) -> bytes:
-        """The next bytes; while there are none, the Sentinels are asked now and then."""
+        """The next bytes; while there are none, asks the Sentinels now and then."""
         deadline = time.monotonic() + self._silence
         while (now := time.monotonic()) < deadline:
             wait = min(deadline, self._watch.due) - now
@@ -147,7 +148,7 @@ class ReplicaLink:
                 await self._check_master(master)
                 continue
             except OSError as error:
-                # TLS 1.3: the server judges our certificate only once the handshake is done.
+                # In TLS 1.3 the server checks our certificate after our side of the handshake is complete.
                 trouble = tls_reason(error)
                 if trouble is None and not self._heard and master.context is not None:
                     trouble = await certificate_refusal(master, self._connect_wait)
@@ -161,14 +162,14 @@ class ReplicaLink:
         raise SilentError(f"no byte from {self._address} for {self._silence:g} s")
 
     async def _check_master(self, master: SiteAddress) -> None:
-        """Leave a master as soon as another server is known to have its place: what it still sends will be lost."""
+        """Leave a master as soon as another server has replaced it: its later writes will be lost."""
         if self._followed.differs:
             raise LinkLostError(f"{self._address}: another server answers there now")
         if successor := await self._watch.successor(master.host, master.port):
             raise LinkLostError(f"{self._address}: {master} was replaced by {successor}")
 
     def _acknowledge(self, writer: asyncio.StreamWriter) -> None:
-        """Tell the master where we are, now and every period: it drops a replica that is silent for long."""
+        """Acknowledge an offset to the master, now and every period: it drops a replica that is silent for long."""
         if writer.is_closing():
             return
         self._protocol.acknowledge(self._acknowledged())

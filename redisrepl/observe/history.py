@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 __all__ = ["PERIOD", "SERIES", "History"]
 
-#: Seconds that one point is for.
+#: Seconds that one point covers.
 PERIOD = 10
 _POINTS = 360
-#: The series: of the lag, the highest value of a period; of the last two, the growth of a counter per second.
+#: The series. A point of the lag is the highest value of its period, one of the last two a counter's growth per second.
 SERIES = ("lag_s", "waiting_keys", "pushed_per_s", "applied_per_s")
 
 

@@ -1,6 +1,6 @@
 """Log lines on stderr: a fixed event name, fields, UTC time; text for people or JSON for machines.
 
-In: the format and level. Out: structlog, configured. Left to others: what is logged; values of keys never are.
+In: the format and level. Out: structlog, configured. Left to others: what to log, which is never the value of a key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["configure_logging"]
 
 def configure_logging(log_format: str, level: str) -> None:
     """Set up structlog for this process."""
-    stamina.instrumentation.set_on_retry_hooks([])  # failures are told by observe.failures, once
+    stamina.instrumentation.set_on_retry_hooks([])  # `observe.failures` logs failures, and repetitions less often
     renderer: structlog.typing.Processor
     if log_format == "json":
         renderer = structlog.processors.JSONRenderer()

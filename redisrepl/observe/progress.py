@@ -59,8 +59,8 @@ class SnapshotProgress:
 
         Args:
             size: its bytes.
-            total: bytes of the whole snapshot; None if the server does not know.
-            keys: how many of ours ended in it.
+            total: bytes of the whole snapshot; None if the server does not say (diskless).
+            keys: how many keys of our namespaces ended in it.
         """
         if self._begun is None:
             return

@@ -16,7 +16,7 @@ __all__ = ["RecentLines", "recent"]
 
 _KEPT = 20
 _LEVELS = frozenset({"warning", "error", "critical"})
-#: Fields that are left out: whoever may read the page need not be allowed to read the log.
+#: Lines with these fields are shown without their text: who may read the page may not be allowed to see names of keys.
 _SECRET = frozenset({"key", "keys", "more_keys", "field", "fields"})
 _LONGEST = 500
 
@@ -62,5 +62,5 @@ class RecentLines:
         self._lines.append(kept)
 
 
-#: The one of this process.
+#: The lines of this process: `observe.logging` fills them, the status page reads them.
 recent = RecentLines()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 __all__ = ["REMEDIES", "remedy"]
 
-#: By the text of the error, for any event; the first match counts.
+#: By a part of the error's text, for any event; the first match counts.
 _BY_TEXT = (
     ("does the hub take more", "Raise the limits that are named, at the hub, or give the daemon fewer namespaces."),
     ("HTTP 502", "Webdis at the hub is down or restarting. Look at it there: systemctl status 'redisrepl-webdis@*'."),

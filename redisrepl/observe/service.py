@@ -1,6 +1,6 @@
 """Notifications to systemd (sd_notify): ready, status, reloading, stopping, watchdog.
 
-In: `NOTIFY_SOCKET` and `WATCHDOG_USEC` of the environment. Out: datagrams. Left to others: when each is true
+In: `NOTIFY_SOCKET` and `WATCHDOG_USEC` of the environment. Out: datagrams. Left to others: when to send them
 (`daemon`). Without these variables nothing is sent or computed.
 """
 
@@ -45,7 +45,7 @@ class Service:
             ours = environment.get("WATCHDOG_PID", "") in {"", str(os.getpid())}
             period = environment.get("WATCHDOG_USEC", "")
             if ours and period.isdecimal():
-                self._watchdog = int(period) / 1e6 / 3
+                self._watchdog = int(period) / 1e6 / 3  # a third of the timeout, so that one late tick does no harm
 
     def tick(self, *, ready: bool, status: Callable[[], str]) -> None:
         """Send what has changed; call it often, from the event loop that the watchdog guards.
@@ -60,7 +60,7 @@ class Service:
         if not self._ready and (ready or now - self._began >= _READY_AT_LATEST):
             self._ready = True
             lines.append("READY=1")
-            self._looked_at = -_STATUS_PERIOD
+            self._looked_at = -_STATUS_PERIOD  # send the status with it
         if now - self._looked_at >= _STATUS_PERIOD:
             self._looked_at = now
             if (said := status()) != self._status:

@@ -1,6 +1,6 @@
 """A unix socket in the state directory that serves the daemon's state: one JSON document per connection.
 
-In: connections. Out: documents. Left to others: what is in one (`observe.state`), showing it (`subcommands.status`).
+In: connections. Out: documents. Left to others: their content (`observe.state`), showing it (`subcommands.status`).
 """
 
 from __future__ import annotations

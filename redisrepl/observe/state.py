@@ -1,6 +1,6 @@
 """The state of a daemon, for people and for `redisrepl status`.
 
-In: its parts. Out: one flat document of numbers and texts, never of values. Left to others: when it is reported
+In: the daemon's parts. Out: one document of numbers and texts, never with values of keys. Left to others: serving it
 (`daemon`, `observe.socket`) and how it looks (`subcommands.status`).
 """
 
@@ -27,9 +27,10 @@ __all__ = ["DaemonState", "say_started"]
 
 _log = structlog.get_logger("redisrepl")
 
-#: Seconds within which the site must tell its offset.
+#: Seconds within which the site must report its offset.
 _PATIENCE = 1.0
-#: Most (time, offset) marks of the stream that are kept to compute the lag; more would only make later ones exact.
+#: How many (time, offset) marks of the stream are kept to compute the lag. Only the oldest one is used, so a change
+#: beyond them only gets a later mark than it should.
 _MARKS = 1000
 
 
@@ -120,7 +121,7 @@ class DaemonState:
         }
 
     async def full_document(self) -> dict[str, object]:
-        """The same with the lag in bytes, for which the site is asked."""
+        """The same with the lag in bytes, which takes a request to the site."""
         following, facts = self._parts.stream, None
         if following.position is not None and self._parts.attached_at is not None:
             facts = await ask_facts(self._address, _PATIENCE)
@@ -160,7 +161,7 @@ class DaemonState:
         return time.monotonic() - self._marks[0][0]
 
     def _starting(self) -> str | None:
-        """What a daemon that has just started is still waiting for; None once it was complete."""
+        """What a daemon that has just started is still waiting for; None once it was attached and subscribed."""
         parts = self._parts
         if self._began:
             return None

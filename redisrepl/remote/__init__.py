@@ -1,1 +1,1 @@
-"""The hub: a Redis behind Webdis behind a TLS proxy, spoken to over HTTPS."""
+"""Talks to the hub: a Redis behind Webdis behind a TLS proxy, or a Redis reached directly over TLS."""

@@ -1,7 +1,7 @@
-"""The address of a hub behind Webdis, checked, with and without credentials.
+"""Checks the address of a hub behind Webdis, and adds or removes credentials.
 
-In: `--haddr`. Out: an https:// URL, or what is wrong with it. Left to others: connecting (`remote.transport`), the
-address of a hub that is a Redis (`remote.direct`).
+In: `--haddr`. Out: an https:// URL, or an error that says what is wrong. Left to others: connecting
+(`remote.transport`), the address of a Redis that is reached directly (`remote.direct`).
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def check_url(url: str, flag: str = "--haddr") -> str:
 
 
 def without_credentials(url: str) -> str:
-    """The address without what stands before its @, for people."""
+    """The address without user and password, for people."""
     return masked(url).replace("…@", "", 1)
 
 
 def with_credentials(url: str, user: str | None, password: str | None) -> str:
-    """The address with a user and a password that were given apart from it."""
+    """The address with a user and a password that were given separately."""
     given = {name: text for name, text in (("username", user), ("password", password)) if text is not None}
     return str(httpx.URL(url).copy_with(**given)) if given else url

@@ -1,11 +1,11 @@
-"""The way on which the hub's events come: a WebSocket where Webdis speaks it, else the long poll over HTTP.
+"""Chooses how the hub's events arrive: by a WebSocket where Webdis speaks it, or by a long poll over HTTP.
 
-In: a pattern. Out: bytes of the subscription as they come. Left to others: messages (`remote.hub`), what they mean and
-when to subscribe again (`remote.subscribe`).
+In: a pattern. Out: the bytes of a subscription as they arrive. Left to others: parsing them into messages
+(`remote.hub`), what they mean and when to subscribe again (`remote.subscribe`).
 
-Over a WebSocket messages are in order and complete, and the loss of the hub's Redis is told. Over HTTP bursts arrive
-in reverse, a slow reader gets damaged framing, and after a restart of the hub's Redis the stream stays open and says
-nothing; but it works with every Webdis, and through every proxy.
+Over a WebSocket, messages arrive in order and complete, and Webdis reports when it loses its Redis. Over HTTP, bursts
+arrive in reverse, a slow reader gets damaged framing, and after a restart of the hub's Redis the stream stays open and
+silent; but HTTP works with every Webdis, and through every proxy.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _log = structlog.get_logger("redisrepl")
 ChannelKind = Literal["http", "websocket"]
 SubscribeChoice = Literal["auto", "http", "websocket"]
 
-#: Seconds that the hub has to agree to a WebSocket while there is HTTP to turn to: Webdis before 0.1.12 never answers.
+#: Seconds for the hub to accept a WebSocket when HTTP is the alternative: Webdis before 0.1.12 never answers.
 _BRIEF = 2.0
 #: After this many seconds the next subscription tries the WebSocket again.
 _FORGET = 3600.0
 
 
 class _Requests(Protocol):
-    """What is needed of `remote.session.HubSession`, which has one of these."""
+    """The part of `remote.session.HubSession` that its event channel needs."""
 
     health: HubHealth
 
@@ -53,17 +53,17 @@ class _Requests(Protocol):
 
 
 class EventChannel:
-    """Subscriptions at one hub, and what has been found out about the way there.
+    """Subscribes at one hub, and remembers whether WebSockets work there.
 
     Args:
         session: HTTPS to the hub.
         url: address of Webdis behind its TLS proxy, with its final slash.
         context: TLS, with the client certificate.
-        choice: the way; `auto`: WebSocket unless it fails where HTTP works.
+        choice: which protocol to use; `auto` means WebSocket, unless it fails while HTTP works.
         connect_timeout: seconds for a connection.
 
     Attributes:
-        way: the one that is taken; None until `auto` has found out.
+        way: the protocol in use; None until `auto` has chosen one.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class EventChannel:
         self._context = context
         self._choice = choice
         self._open_timeout = min(_BRIEF, connect_timeout) if choice == "auto" else connect_timeout
-        self._trying = asyncio.Lock()  # one subscription finds out, for those of all namespaces
+        self._trying = asyncio.Lock()  # one subscription tries, for those of all namespaces
         self._forget_at = 0.0
         self.way: ChannelKind | None = None if choice == "auto" else choice
 
@@ -107,7 +107,7 @@ class EventChannel:
             self._websocket.renew(context, drop=drop)
 
     async def distrust(self, why: RedisreplError) -> None:
-        """A subscription was confirmed, or not even that, and then brought nothing; raises if HTTP fails too."""
+        """See `Hub`: use HTTP from now on if `auto` has chosen the WebSocket; raises if HTTP fails too."""
         if self._choice == "auto" and self.way == "websocket":
             await self._turn_to_http(why)
 
@@ -129,7 +129,7 @@ class EventChannel:
     async def _try_websocket(
         self, stack: AsyncExitStack, pattern: bytes, silence: float
     ) -> AsyncIterator[bytes] | None:
-        """By WebSocket; None if it has to be HTTP."""
+        """The reads of a subscription by WebSocket; None if it has to use HTTP."""
         try:
             async with self._session.health.trial() as trial:
                 try:
@@ -140,7 +140,7 @@ class EventChannel:
                     )
                 except (PeerUnavailableError, CertificateError):
                     trial.failed()
-                    raise  # it would be the same over HTTP
+                    raise  # HTTP would fail in the same way
                 trial.answered()
         except (PeerUnavailableError, CertificateError):
             raise
@@ -155,8 +155,8 @@ class EventChannel:
         return reads
 
     async def _turn_to_http(self, why: RedisreplError) -> None:
-        """The WebSocket fails: if HTTP works, then that is the way; if not, the hub is away and nothing is known."""
-        with suppress(CommandRefusedError):  # an answer all the same
+        """The WebSocket failed: use HTTP if that works. If not, the hub is away, and the failure proves nothing."""
+        with suppress(CommandRefusedError):  # a refusal is an answer too: HTTP works
             await self._session.command(b"PING")
         self._forget_at = time.monotonic() + _FORGET
         if self.way != "http":

@@ -1,6 +1,6 @@
-"""What a comparison asks of the hub: sums, digests, and pages of its keys.
+"""Reads the hub for a comparison: sums, digests, and pages of its keys.
 
-In: a namespace, keys. Out: what `wire.digests` makes of the answers. Left to others: comparing (`flow.comparison`).
+In: a namespace, keys. Out: the hub's answers, parsed by `wire.digests`. Left to others: comparing (`flow.comparison`).
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _LISTED = b"list:"
 
 
 class HubComparer:
-    """Reads the hub for a comparison; where scripts are refused, values travel instead of digests.
+    """Reads the hub for a comparison; where scripts are refused, it fetches values instead of digests.
 
     Args:
-        hub: which is compared.
-        reader: reads values.
+        hub: the hub to compare.
+        reader: reads its values.
         expiries: whether expiries are compared.
-        types: those that are compared beside strings and hashes.
+        types: the types that are compared beside strings and hashes.
         clock: seconds that never go backwards.
     """
 
@@ -68,7 +68,7 @@ class HubComparer:
         others = extra_types(types)
         self._others = (others,) if others else ()
         self._expiries = (b"1" if expiries else b"0") + others
-        self._keys: list[bytes] = []  # of the namespace that is gone through, where scripts are refused
+        self._keys: list[bytes] = []  # of the namespace that is being read without scripts
 
     async def sums(self, prefix: bytes, cursor: bytes, count: int, sums: list[int]) -> Summed:
         """Add the keys of one step of a scan to the sums of their buckets."""
@@ -83,7 +83,7 @@ class HubComparer:
         return Summed(page.cursor, len(page.looks))
 
     async def page(self, prefix: bytes, cursor: bytes, count: int, buckets: Collection[int] | None) -> Page:
-        """Keys of a namespace, from cursor `0` on, in these buckets (None: all). Some may come twice."""
+        """Keys of a namespace, from cursor `0` on, in these buckets (None: all). A key may come twice, as with SCAN."""
         if self.scripts.worth_trying and not cursor.startswith(_LISTED):
             words = (self._expiries, cursor, _pattern(prefix), b"%d" % count, b"%d" % WORK, *wanted_buckets(buckets))
             reply = await self._script(PAGE_SCRIPT, *words)
@@ -92,7 +92,7 @@ class HubComparer:
         return await self._listed_page(prefix, cursor, count, buckets)
 
     async def looks(self, keys: Sequence[bytes]) -> list[Look]:
-        """What these keys hold."""
+        """The digests of what these keys hold."""
         looks: list[Look] = []
         while self.scripts.worth_trying and len(looks) < len(keys):
             rest = keys[len(looks) :]
@@ -104,8 +104,8 @@ class HubComparer:
         return list((await self._read(keys)).values())
 
     async def _listed_page(self, prefix: bytes, cursor: bytes, count: int, buckets: Collection[int] | None) -> Page:
-        """Without scripts: all keys are listed at the beginning, and read page by page."""
-        if not cursor.startswith(_LISTED):  # the beginning, or a cursor of a SCAN that is not allowed any more
+        """Without scripts: list all keys at the beginning, then read them page by page."""
+        if not cursor.startswith(_LISTED):  # the beginning, or scripts were refused in the middle: begin again
             self._keys, cursor = await self._reader.keys(prefix), _LISTED + b"0"
         begin = int(cursor.removeprefix(_LISTED))
         end = begin + count
@@ -124,7 +124,7 @@ class HubComparer:
         return {key: found[key] for key in keys}
 
     async def _script(self, script: bytes, *words: bytes) -> list[bytes] | None:
-        """The reply to a script; None if the hub allows none."""
+        """The reply to a script; None if the hub refuses scripts."""
         were_allowed = self.scripts.allowed
         try:
             reply: list[bytes] | None = await self.scripts.run(script, words)
@@ -141,7 +141,7 @@ class HubComparer:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether it is about EVAL itself, or a command in it (SCAN, TYPE, HGETALL): either way there is another way."""
+    """Whether the hub refuses EVAL, or a command in the script (SCAN, TYPE, HGETALL). Either way, we read values."""
     if isinstance(error, CommandRefusedError) and error.status == _OK:
         return not is_passing(str(error))
     return refuses_scripts(error)

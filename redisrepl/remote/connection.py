@@ -1,7 +1,7 @@
-"""One connection to an HTTP server: a request out, its response in, and whether the next may follow.
+"""One connection to an HTTP server: sends a request, receives its response, and says whether another may follow.
 
-In: a request's head and body. Out: the response as it comes, or what ended the connection before that was complete.
-Left to others: what is opened, for how long it is kept (`transport`), and time.
+In: a request's head and body. Out: the response as it arrives, or the error that ended the connection before. Left to
+others: opening connections, how long they are kept, and timeouts (`remote.transport`).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from redisrepl.wire.http import ResponseReader
 
 __all__ = ["Connection"]
 
-#: Bytes of a body that may wait to be taken before the other side has to wait too. A subscription had better be read
-#: as it comes: what a slow reader does not take, Webdis damages.
+#: Bytes of a body that may wait for `receive` before we stop reading from the socket. As many as this, because Webdis
+#: sends damaged framing to a subscriber that reads slowly.
 _WAITING = 4 << 20
 
 
 class Connection(asyncio.Protocol):
-    """Made by the event loop; used by one request at a time.
+    """A connection. The event loop creates it; one request at a time uses it.
 
     Attributes:
-        response: that of the request under way, or of the last.
-        closed: done when the connection is no more.
+        response: the response to the current request, or to the last one.
+        closed: done when the connection is closed.
     """
 
     def __init__(self) -> None:
@@ -34,22 +34,22 @@ class Connection(asyncio.Protocol):
         self._transport = asyncio.Transport()
         self._news: asyncio.Future[None] | None = None
         self._error: Exception | None = None
-        self._asked = False  # a request is under way
-        self._sent = True  # .. and all of it was taken
-        self._full = False  # the system takes no more for now
+        self._asked = False  # whether a request is under way
+        self._sent = True  # whether all of it was handed to the system
+        self._full = False  # whether the system accepts no more for now
         self._paused = False
         self._waiting = 0
         self.response = ResponseReader()
         self.closed: asyncio.Future[None] = self._loop.create_future()
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
-        """Speak TLS from here on; what was said before was to a proxy."""
+        """Speak TLS from now on; until now we spoke to a proxy."""
         transport = await self._loop.start_tls(self._transport, self, context, server_hostname=host)
         self._transport = cast("asyncio.Transport", transport)
         self.response = ResponseReader()
 
     async def ask(self, head: bytes, body: bytes | AsyncIterable[bytes]) -> None:
-        """Send a request; return when status and headers of its response are there.
+        """Send a request; return when the status and headers of its response have arrived.
 
         Raises:
             OSError, ssl.SSLError, ProtocolError: the connection ended before.
@@ -59,7 +59,7 @@ class Connection(asyncio.Protocol):
             await self._something()
 
     async def _send(self, head: bytes, body: bytes | AsyncIterable[bytes]) -> None:
-        """Send a request, or so much of it as is wanted."""
+        """Send a request; stop early if the server answers before it has read everything."""
         self._asked, self._sent = True, False
         self._waiting = 0
         self.response.begin()
@@ -72,22 +72,24 @@ class Connection(asyncio.Protocol):
         unsent = head
         async for piece in body:
             if not unsent:
-                await asyncio.sleep(0)  # until then asyncio does not tell what a write met, and complains of the next
+                await asyncio.sleep(
+                    0
+                )  # asyncio reports a failed write in its next step, and warns of writes before that
             self._transport.write(unsent + piece)
             unsent = b""
             while self._full and not self.response.status:
                 await self._something()
             if self.response.status or self._error is not None:
-                return  # nobody wants to read the rest
+                return  # the server does not want the rest
         if unsent:
             self._transport.write(unsent)
         self._sent = True
 
     async def receive(self) -> bytes:
-        """What has come of the response's body, at least a byte; nothing: it is complete.
+        """The next bytes of the response's body; empty when it is complete.
 
         Raises:
-            OSError, ssl.SSLError, ProtocolError: the connection ended before it was.
+            OSError, ssl.SSLError, ProtocolError: the connection ended before it was complete.
         """
         response = self.response
         while not response.pieces and not response.complete:
@@ -101,7 +103,7 @@ class Connection(asyncio.Protocol):
         return data
 
     def finish(self) -> bool:
-        """The response was taken, or is not wanted any more; whether another request may be sent."""
+        """End the request, whether its response was read or not; returns whether another one may be sent."""
         response = self.response
         whole = self._sent and response.complete and not self._paused
         again = whole and response.keeps_alive and self.usable
@@ -112,7 +114,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Whether it is not known to have ended."""
+        """Whether it is open, as far as we know."""
         return self._error is None and not self._transport.is_closing()
 
     def abort(self) -> None:
@@ -120,7 +122,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     async def _something(self) -> None:
-        """Wait for whatever comes next."""
+        """Wait for the next event of the connection."""
         if self._error is not None:
             raise self._error
         self._news = self._loop.create_future()
@@ -146,7 +148,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
-        if not self._asked:  # a farewell, such as 408, or something that must not be taken for an answer
+        if not self._asked:  # such as 408 before the server closes; the next request must not take it for its answer
             self._failed(ProtocolError("the server said something that nothing was asked for"))
             self.abort()
             return
@@ -163,7 +165,7 @@ class Connection(asyncio.Protocol):
         self._tell()
 
     def eof_received(self) -> None:
-        """No more will come; the event loop then closes our side too."""
+        """The server sends no more; the event loop then closes our side too."""
         self.response.feed_end()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -174,10 +176,10 @@ class Connection(asyncio.Protocol):
             self.closed.set_result(None)
 
     def pause_writing(self) -> None:
-        """More is unsent than should be."""
+        """Asyncio's write buffer is full."""
         self._full = True
 
     def resume_writing(self) -> None:
-        """There is room again."""
+        """Asyncio's write buffer has emptied."""
         self._full = False
         self._tell()

@@ -1,10 +1,10 @@
-"""The hub's Redis itself, over TLS, with nothing in between: for sites that may reach it.
+"""Talks to the hub's Redis directly over TLS, for sites that can reach it.
 
-In: commands and scripts. Out: their replies, failures as our errors. Left to others: how a request is spelled and a
-reply read (`wire.psync`, `wire.replyreader`), TLS (`tls.contexts`), everything that is asked.
+In: commands and scripts. Out: their replies, failures as our errors. Left to others: encoding a request and parsing a
+reply (`wire.psync`, `wire.replyreader`), TLS (`tls.contexts`), which commands to send (`remote.push`, `remote.fetch`).
 
-A connection carries one request at a time, as those to Webdis do: a large value then delays nothing else, and a request
-that fails halfway takes its connection with it. A subscription has one of its own.
+A connection carries one request at a time, as those to Webdis do. So a large value delays no other request, and a
+request that fails halfway takes only its own connection with it. A subscription has its own connection.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ _OK = 200
 #: Seconds for which an unused connection is kept: longer than the time between canaries, unless set otherwise.
 _KEPT = 15.0
 _NEXT_ADDRESS = 0.25  # seconds; RFC 8305
-#: Seconds within which a server says that it refuses our certificate.
+#: Seconds within which a server reports that it refuses our certificate.
 _VERDICT = 2.0
 #: Bytes that are written or read in one go.
 _PIECE = 256 << 10
-#: Redis says one of these to each command of a client that it does not serve, now or at all.
+#: Redis answers every command of a client with these if it does not serve the client now, or at all.
 _FULL = "ERR max number of clients"
 _UNKNOWN_CLIENT = ("NOAUTH", "WRONGPASS", "DENIED")
-#: Redis closes the connection of a client too many before the handshake, and cannot say why.
+#: When Redis has too many clients, it closes the connection before the TLS handshake, and so cannot say why.
 _UNSAID = "it closed the connection in the TLS handshake: it may take no more clients (maxclients)"
 _NOTHING = object()
 
 
 @dataclass(frozen=True, slots=True)
 class DirectAddress:
-    """Where the hub's Redis is, and who we are there; its text never holds the password."""
+    """Where the hub's Redis is, and as whom we log in; its text never holds the password."""
 
     host: str
     port: int = _PORT
@@ -119,21 +119,21 @@ class _Link:
 
     @property
     def usable(self) -> bool:
-        """Whether another request can be sent: neither has the server closed it, nor said what nobody asked for."""
+        """Whether it can carry another request: the server has neither closed it nor sent anything unasked."""
         ended = self._writer.transport.is_closing() or self._reader.at_eof() or self._reader.exception() is not None
         return not ended and not self._replies.has_data()
 
     async def ask(
         self, request: bytes, replies: int = 1, moved: Callable[[int], None] = lambda _: None
     ) -> list[object]:
-        """Send commands and return their replies, errors too; `moved` is told how much of the replies there is.
+        """Send commands and return their replies, error replies too; `moved` is called with the bytes received so far.
 
         Raises:
-            OSError, ProtocolError: the connection is of no use any more.
+            OSError, ProtocolError: the connection cannot be used any more.
         """
         for start in range(0, len(request), _PIECE):
             self._writer.write(request[start : start + _PIECE])
-            await self._writer.drain()  # asyncio moves all that is unsent with each piece that is sent
+            await self._writer.drain()  # asyncio moves its whole buffer at each send, so we keep the buffer small
             moved(0)
         found: list[object] = []
         size = 0
@@ -162,7 +162,7 @@ class _Link:
         raise ConnectionResetError("it closed the connection")
 
     def end(self) -> None:
-        """Close it; nothing that is on its way is waited for."""
+        """Close it at once, without waiting for what is on its way."""
         self._writer.transport.abort()
 
     async def ended(self) -> None:
@@ -176,7 +176,7 @@ class DirectHub(Hub):
 
     Args:
         address: where it is.
-        context and all that follow: as for `remote.session.HubSession`; `connect_timeout` is for the login, too.
+        context and all that follow: as for `remote.session.HubSession`; `connect_timeout` includes the login.
     """
 
     login_hint = "check the password (--hub-password-file) and the user (--hub-user)"
@@ -204,7 +204,7 @@ class DirectHub(Hub):
         self._limit = max_value + BESIDE_VALUE
         self._limits = Limits()
         self._slots = asyncio.Semaphore(connections)
-        self._kept: dict[_Link, float] = {}  # until when; the one used last comes last
+        self._kept: dict[_Link, float] = {}  # unused connections, and until when; the last used comes last
         self._open: set[_Link] = set()
 
     def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
@@ -255,7 +255,7 @@ class DirectHub(Hub):
             patience = Patience(self._timeout, now())
 
             def moved(received: int) -> None:
-                if received and patience.is_over(now(), received):  # it moves, but would for ever
+                if received and patience.is_over(now(), received):  # bytes still arrive, but too slowly to wait for
                     raise TimeoutError
                 limit.put_off(self._timeout if received else seconds)
 
@@ -274,8 +274,8 @@ class DirectHub(Hub):
         return reply
 
     def _raise(self, error: OSError | ProtocolError, trial: Trial, *, sent: bool) -> NoReturn:
-        """What went wrong, as one of our errors."""
-        if not (sent and isinstance(error, TimeoutError)):  # that one reply is late says nothing of others
+        """Raise what went wrong as one of our errors."""
+        if not (sent and isinstance(error, TimeoutError)):  # one late reply does not mean that the hub is away
             trial.failed()
         if isinstance(error, ProtocolError):
             raise error
@@ -300,7 +300,7 @@ class DirectHub(Hub):
         now = asyncio.get_running_loop().time()
         for other in [other for other, until in self._kept.items() if until < now]:
             self._discard(other)
-        if link in self._open:  # otherwise it is one whose server is not trusted any more
+        if link in self._open:  # otherwise `renew` has dropped it: its server may not be trusted any more
             self._kept[link] = now + _KEPT
 
     def _discard(self, link: _Link) -> None:
@@ -336,10 +336,11 @@ class DirectHub(Hub):
         return link
 
     async def _certificate_refusal(self) -> OSError | None:
-        """Why the server closed a new connection as we began to speak, if it refuses our certificate.
+        """The error with which the server refuses our certificate, if that is why it closed a new connection.
 
-        In TLS 1.3 it judges that when the handshake seems done; a reset then overtakes its reason. So we ask again, and
-        say nothing.
+        In TLS 1.3 it checks the certificate after our side of the handshake is complete. If we have already sent a
+        command by then, a reset of the connection can overtake the alert with the reason. So we connect again, send
+        nothing, and wait for the alert.
         """
         try:
             async with asyncio.timeout(_VERDICT):
@@ -353,7 +354,7 @@ class DirectHub(Hub):
         return None
 
     async def _log_in(self, link: _Link) -> None:
-        """Say who we are, and which database we mean; see that we are served at all."""
+        """Log in and select the database, and check that the server serves us at all."""
         address = self._address
         commands = []
         if address.password is not None:
@@ -397,4 +398,4 @@ class DirectHub(Hub):
             raise LinkLostError(f"the hub {self.url} ended the subscription: {error}") from error
 
     async def distrust(self, why: RedisreplError) -> None:
-        """See `Hub`; there is no other way."""
+        """See `Hub`; there is no other channel to change to."""

@@ -1,17 +1,18 @@
-"""The site's fence at the hub: what keeps a request that was given up from being executed later.
+"""The site's fence at the hub: it keeps a request that timed out from being executed later.
 
-In: word that the outcome of a request is not known. Out: a new epoch at the hub, and which batches it has executed.
+In: reports that the outcome of a request is unknown. Out: a new epoch at the hub, and which batches it has executed.
 Left to others: refusing requests of an earlier epoch (the script of `wire.batches`), what follows from the numbers
 (`engine.continuity`, `flow.pushing`).
 
-A proxy, Webdis or a queue in between may execute a request seconds after its sender has given up on it, and put an old
-value over a newer one. So each batch carries the site's epoch, and the hub refuses an epoch that is not the latest. The
-epoch is raised after a restart and after each unknown outcome, in a request of its own, before anything else is sent
-or compared: from then on what was on its way either was executed or never will be.
+A proxy or Webdis may execute a request seconds after its sender stopped waiting, and overwrite a newer value with an
+old one. So each batch carries the site's epoch, and the hub refuses an epoch that is not the latest. The epoch is
+raised after a restart and after each unknown outcome, in a separate request, before anything else is sent or compared:
+a request sent before that either was executed by then, or never will be.
 
 The fence is one hash outside of the namespaces, expiring after 30 days: field `epoch`, and for each slot the number of
 the last batch that was executed. Its key is `redisrepl:fence:`, the first namespace, and the origin, so that an ACL can
-give each site its own. It is lost with what the hub loses, so it also tells how far back a hub has gone.
+give each site its own. If the hub loses data, it loses the fence's latest numbers too: so the fence also tells how far
+back a hub has gone.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ _log = structlog.get_logger("redisrepl")
 
 _PREFIX = b"redisrepl:fence:"
 _LIFETIME = b"2592000"  # 30 days
-#: Raises the epoch to at least ARGV[2] and above the one that is there; returns all fields as they are then, and what
-#: the epoch was. What ARGV[4], the fence of before, holds is taken over, and its epoch raised too.
+#: Raises the epoch to at least ARGV[2], and above the present one; returns all fields as they are then, and the former
+#: epoch. If ARGV[4] names a former fence, its fields are copied, and its epoch is raised too.
 _RAISE = b"""\
 local old = ARGV[4] and redis.pcall('HGETALL', ARGV[4]) or {}
 if old.err then old = {} end
@@ -57,7 +58,7 @@ out[#out + 1] = 'was'
 out[#out + 1] = redis.call('HGET', ARGV[1], 'epoch') or '0'
 return out
 """
-#: Notes a number and puts off the expiry, if the fence is there; whether it is.
+#: Sets the number of a slot and renews the expiry: `kept`. `lost`: there is no fence; `late`: it has another epoch.
 _MARK = b"""\
 local epoch = redis.call('HGET', ARGV[1], 'epoch')
 if not epoch then return {'lost'} end
@@ -66,56 +67,56 @@ redis.call('HSET', ARGV[1], ARGV[2], ARGV[3])
 redis.call('EXPIRE', ARGV[1], ARGV[4])
 return {'kept'}
 """
-#: In the place of a slot, for what no batch has noted.
+#: The slot of numbers that `mark` sets; no batch uses it.
 _MARKED = b"9998"
-#: Added to the slot of parts of a batch that others follow.
+#: Added to the slot of a request that carries a part of a batch, but not its last: the batch is not executed yet.
 NOT_LAST = 10_000
-#: Follows a slot of whose last batch a write was refused, or found its condition not to hold.
+#: Appended to a slot: the number of its last batch with a write that was refused, or whose condition did not hold.
 _FLAWED = b"!"
 
 
 class NoFence:
-    """For who pushes once and does not go on after a failure (`verify --repair`)."""
+    """No fence: for `verify --repair`, which pushes once and stops at a failure."""
 
     found: bool | None = None
     highest = 0
 
     def noted(self, fencing: Fencing) -> None:
-        """Nothing is remembered."""
+        """Do nothing."""
 
     def forget(self) -> None:
-        """Likewise."""
+        """Do nothing."""
 
     def holds_up_to(self) -> float:
-        """Nothing is known to be lost."""
+        """Infinity: nothing is known to be lost."""
         return math.inf
 
     async def ready(self) -> None:
-        """There is nothing to raise."""
+        """Do nothing: there is no epoch to raise."""
 
     async def look(self) -> None:
-        """There is nothing to look at."""
+        """Do nothing."""
 
     async def mark(self, number: int) -> bool:  # noqa: ARG002 - as `Fence` has it
-        """Nothing is noted, and nothing can be lost."""
+        """True: no fence was lost."""
         return True
 
     async def is_there(self) -> bool:
-        """Nothing can be lost."""
+        """True: no fence was lost."""
         return True
 
     def was_executed(self, number: int) -> bool:  # noqa: ARG002 - as `Fence` has it
-        """Nobody knows."""
+        """False: that is unknown."""
         return False
 
     def doubt(self) -> None:
-        """Nothing is sent again."""
+        """Do nothing."""
 
     def denied(self) -> None:
-        """None was asked for."""
+        """Do nothing."""
 
     def fencing(self, slot: int, number: int) -> Fencing:  # noqa: ARG002 - as `Fence` has it
-        """No fence."""
+        """`NO_FENCE`."""
         return NO_FENCE
 
 
@@ -124,21 +125,22 @@ class Fence(NoFence):
 
     Args:
         hub: where it is.
-        name: ours alone; what it begins with, an ACL can allow.
-        epoch: the last one that was in force, from the store.
-        known: the last numbers that the hub is known to have had, by slot, from the store.
-        before: the key of the fence that the process before had, if it was another.
+        name: of this site alone; an ACL can allow keys by its beginning.
+        epoch: the last one in force, from the store.
+        known: by slot, the last number that the hub is known to have had, from the store.
+        before: the key of the last process' fence, if it was another.
 
     Attributes:
         key: of the fence.
-        epoch: in force, once `ready` has returned.
-        executed: number of the last batch that the hub has executed, by slot, as of when the epoch was raised.
-        found: the fence was there, as we had left it, when the epoch was raised; None: nobody has looked, or it cannot
-            be had.
-        highest: of the numbers in `executed`.
-        allowed: the hub lets us have a fence, as far as is known.
-        raised: how often the epoch was raised.
-        known: the last numbers that the hub is known to have had, by slot.
+        epoch: the epoch in force, once `ready` has returned.
+        executed: by slot, the number of the last batch that the hub had executed at the last look, or when the epoch
+            was raised.
+        found: whether the fence was there then, as we had left it; None: nobody has looked, or the hub does not let us
+            have one.
+        highest: the highest number in `executed`.
+        allowed: whether the hub lets us have a fence, as far as we know.
+        raised: counts the raises that were asked for and are done.
+        known: by slot, the last number that the hub is known to have had.
     """
 
     def __init__(
@@ -154,7 +156,7 @@ class Fence(NoFence):
         self.key = _PREFIX + name
         self._before = (before,) if before and before != self.key else ()
         self._raise = asyncio.Lock()
-        self._wanted = 1  # raises that were asked for
+        self._wanted = 1  # raises that were asked for; the first is due at the start
         self.epoch = epoch
         self.executed: Mapping[int, int] = {}
         self._flawed: Mapping[int, int] = {}
@@ -162,13 +164,13 @@ class Fence(NoFence):
         self.allowed = True
         self.raised = 0
         self.known = dict(known or {})
-        self._known_then: Mapping[int, int] = {}  # when the hub was asked last
-        self._forgotten = False  # the fence was lost, and has not been raised since
+        self._known_then: Mapping[int, int] = {}  # `known` as it was when we last asked the hub
+        self._forgotten = False  # whether the fence was lost and not raised since
 
     def noted(self, fencing: Fencing) -> None:
-        """The hub has executed what carried this, and noted it in the fence.
+        """Record that the hub has executed a request with this fencing, and noted it in the fence.
 
-        A reply that comes after the fence was lost, or raised, says nothing about the one that is there now.
+        A reply that arrives after the fence was lost or raised says nothing about the present one, so it is ignored.
         """
         if fencing.slot < NOT_LAST and fencing.epoch == self.epoch:
             self.known[fencing.slot] = fencing.number
@@ -179,9 +181,9 @@ class Fence(NoFence):
         return max(self.known.values(), default=0)
 
     def holds_up_to(self) -> float:
-        """Up to which number the hub has what it is known to have had, as of the last look; infinity: it has all.
+        """The number up to which the hub still has what it is known to have had, as of the last look; infinity: all.
 
-        Its history is a prefix: what a slot lacks, it lacks with all that came later.
+        A restored hub has a prefix of its history: if it lacks a number, it lacks all that came later too.
         """
         if self.found is None:
             return math.inf
@@ -191,7 +193,7 @@ class Fence(NoFence):
         return min((self.executed.get(slot, 0) for slot in behind), default=math.inf)
 
     async def ready(self) -> None:
-        """Raise the epoch if that is due; what is sent or read after this cannot be overtaken by what was given up.
+        """Raise the epoch if that is due: requests that timed out cannot take effect after this returns.
 
         Raises:
             RedisreplError: the hub cannot be asked.
@@ -211,7 +213,7 @@ class Fence(NoFence):
             self.raised, self._forgotten = wanted, False
 
     async def look(self) -> None:
-        """Find out whether the fence is as we left it, and what has been executed; raise the epoch if that is due.
+        """Find out whether the fence is as we left it, and what was executed; raise the epoch if that is due.
 
         Raises:
             RedisreplError: the hub cannot be asked.
@@ -223,8 +225,8 @@ class Fence(NoFence):
                 await self._take(_READ, b"0")
 
     async def _take(self, script: bytes, epoch: bytes, *before: bytes) -> bool:
-        """Run a script that returns all fields; whether the hub lets us."""
-        known = dict(self.known)  # what is acknowledged meanwhile may have been executed after this
+        """Run a script that returns all fields, and read them; returns whether the hub allows it."""
+        known = dict(self.known)  # batches acknowledged from now on may have been executed after the script
         try:
             flat = await self._hub.eval(script, (self.key, epoch, _LIFETIME, *before))
         except CommandRefusedError as error:
@@ -247,7 +249,7 @@ class Fence(NoFence):
         return True
 
     async def mark(self, number: int) -> bool:
-        """Note a number, as batches do; whether the fence was there, as far as the hub lets us know.
+        """Set a number in the fence, as batches do; returns whether the fence was there, as far as the hub tells.
 
         Raises:
             RedisreplError: the hub cannot be asked.
@@ -267,7 +269,7 @@ class Fence(NoFence):
         return outcome != [b"lost"]
 
     async def is_there(self) -> bool:
-        """Whether the hub still has the fence, as far as it lets us know.
+        """Whether the hub still has the fence, as far as it tells.
 
         Raises:
             RedisreplError: the hub cannot be asked.
@@ -281,7 +283,7 @@ class Fence(NoFence):
             return True
 
     def forget(self) -> None:
-        """The fence was lost: what the hub was known to have had is nothing to go by any more."""
+        """The fence was lost: the numbers that the hub was known to have had no longer mean anything."""
         self.known.clear()
         self.epoch += 1
         self._forgotten = True
@@ -296,11 +298,11 @@ class Fence(NoFence):
         )
 
     def doubt(self) -> None:
-        """The outcome of a request is not known."""
+        """The outcome of a request is unknown: the epoch has to be raised."""
         self._wanted = self.raised + 1
 
     def denied(self, error: str = "an ACL denies the key") -> None:
-        """The hub does not let us have a fence; said once."""
+        """The hub does not let us have a fence; logged once."""
         if self.allowed:
             self.allowed, self.found = False, None
             _log.warning(
@@ -312,12 +314,12 @@ class Fence(NoFence):
             )
 
     def fencing(self, slot: int, number: int) -> Fencing:
-        """What a request carries."""
+        """The fencing that a request carries."""
         return Fencing(self.key, self.epoch, slot, number) if self.allowed else NO_FENCE
 
 
 def _number(text: bytes) -> int:
-    """A number that batches may have; no later one would fit into what the script compares."""
+    """A number in the fence's fields."""
     value = number(text)
     if value is None or value < 0:
         raise ProtocolError("the hub's reply about the fence holds no number where one belongs")

@@ -1,6 +1,6 @@
-"""What keys hold at the hub, many in one request.
+"""Fetches what keys hold at the hub, many in one request.
 
-In: keys. Out: states. Left to others: which keys, and what to do with the states (`engine.inbound`, `flow.sweep`).
+In: keys. Out: states. Left to others: which keys, and what to do with the states (`engine.inbound`, `flow.applying`).
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from redisrepl.wire.unwanted import MAX_VALUE
 __all__ = ["Fetched", "HubReader"]
 
 _OK = 200
-#: Keys read side by side where no script can say when it is enough.
+#: Keys read at a time without scripts, where nothing bounds the size of their replies.
 _FEW = 50
-#: The smallest reply that is asked for, and by how much one is larger than the last after one that came in time.
+#: The smallest limit for a reply, and by how much the limit grows after each reply that arrived in time.
 _LEAST_BYTES = 16 << 10
 
 
 class Fetched(NamedTuple):
-    """What keys of the hub held.
+    """What keys held at the hub.
 
     Attributes:
         states: by key.
-        time: of the hub, in microseconds, when it was read in one step; infinity where scripts or TIME are refused.
+        time: of the hub, in microseconds, when it read all of them in one step; infinity where scripts or TIME are
+            refused.
     """
 
     states: dict[bytes, State]
@@ -46,18 +47,18 @@ class Fetched(NamedTuple):
 class HubReader:
     """Reads the hub.
 
-    Replies that do not arrive in time are asked for in smaller pieces: over a slow link, what is fetched side by side
-    would otherwise be late for ever.
+    If a reply does not arrive in time, the next request asks for less: over a slow link, parallel fetches would
+    otherwise time out again and again.
 
     Args:
-        hub: which is read.
-        max_bytes: how much a reply may carry before the rest of the keys is left for another.
-        max_value: values of more bytes are not read: what a key holds is then `wire.states.TOO_LARGE`.
-        types: collections of which types are read beside hashes.
+        hub: the hub to read.
+        max_bytes: bytes of a reply after which the remaining keys are left for another.
+        max_value: larger values are not read: their state is `wire.states.TOO_LARGE`.
+        types: the types of collection to read beside hashes.
         clock: seconds, for when refused scripts are tried again.
 
     Attributes:
-        scripts: those that it runs.
+        scripts: runs the script, and knows whether the hub allows it.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class HubReader:
         self._most_bytes = self._max_bytes = max_bytes
 
     async def states(self, keys: Sequence[bytes]) -> Fetched:
-        """What these keys hold; keys that did not fit into one reply, but never the first, are left out."""
+        """What these keys hold. Keys that do not fit into one reply are left out, but never the first."""
         if self.scripts.worth_trying:
             try:
                 reply = await self._by_script(keys)
@@ -108,11 +109,11 @@ class HubReader:
         return Fetched(dict(zip(keys, states, strict=False)), at or math.inf)
 
     async def keys(self, prefix: bytes) -> list[bytes]:
-        """Every key of a namespace. `KEYS` blocks the hub while it looks, but is exact for any bytes."""
+        """Every key of a namespace. `KEYS` blocks the hub while it runs, but is exact for any bytes."""
         return await self._hub.strings(b"KEYS", glob_escape(prefix) + b"*")
 
     async def state(self, key: bytes) -> State:
-        """One key, without scripts: the value by what type it may have, then its expiry."""
+        """One key, without scripts: tries the command of one type after the other, then reads the expiry."""
         hub = self._hub
         try:
             value = await hub.text_or_none(b"GET", key)
@@ -131,7 +132,7 @@ class HubReader:
         return replace(state, expires_at_ms=await self._expiry(key))
 
     async def _collection(self, key: bytes) -> State:
-        """Likewise a key that is no string."""
+        """What a key holds that is not a string, without its expiry."""
         for type_ in ("hash", *self._types):
             kind = READABLE_SINGLY[type_]
             try:
@@ -149,7 +150,7 @@ class HubReader:
         return "other"
 
     async def _expiry(self, key: bytes) -> int | None:
-        """Absolute milliseconds; Redis before 7.0 tells only what is left, and its clock."""
+        """The expiry as Unix time in milliseconds. Redis before 7.0 has no PEXPIRETIME, so we add PTTL to its clock."""
         hub = self._hub
         try:
             at = await hub.integer(b"PEXPIRETIME", key)

@@ -1,10 +1,10 @@
-"""Whether the hub is there, found out once for all who want something of it.
+"""Tracks whether the hub answers, for all tasks that send it requests.
 
-In: what became of requests. Out: leave to make one. Left to others: making requests (`session`), and what a failure
-means.
+In: the outcome of each request. Out: permission to send one. Left to others: sending requests (`remote.session`,
+`remote.direct`), and what a failure means.
 
-While the hub answers, nobody waits. Once it does not, one at a time may try, after pauses that grow; the others wait
-for what comes of that. Who finds it back wakes all. Whether it is there at the start is not known: so one tries first.
+While the hub answers, nobody waits. When it does not, one request at a time may try, after growing pauses; the others
+wait for its outcome. The first that is answered lets all go on. At the start nothing is known, so one tries first.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Self
 
 __all__ = ["HubHealth", "Trial"]
 
-#: Seconds before the second try of those that follow a failure; the first is made at once.
+#: Seconds of the first pause. The first try after a failure is made at once; the pause comes before the second.
 _FIRST_PAUSE = 0.25
 
 
 class Trial:
-    """One request; it is told what became of it."""
+    """One request; its owner reports the outcome."""
 
     __slots__ = ("_answered", "_health", "_probes")
 
@@ -37,35 +37,38 @@ class Trial:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.end()  # if nothing was said: it was cancelled, or failed for a reason of its own
+        self.end()  # in case no outcome was reported: it was cancelled, or failed for another reason
 
     def answered(self) -> None:
-        """The hub is there; what ends the answer later says nothing of it."""
+        """The hub has answered. Whatever ends the answer later, the hub counts as there."""
         self._answered = True
         if self._probes:
             self._probes = False
             self._health.found()
 
     def failed(self) -> None:
-        """It is not, or not well."""
+        """The hub did not answer, or not as it should."""
         if self._answered:
             return
         self._health.lost(probed=self._probes)
         self.end()
 
     def end(self) -> None:
-        """It is over: another may try."""
+        """The request is over: another may try."""
         if self._probes:
             self._probes = False
             self._health.released()
 
 
 class HubHealth:
-    """What is known of one hub.
+    """Whether one hub answers, as far as we know.
 
     Args:
         retry_max: longest pause between two tries, in seconds.
         clock: seconds that never go backwards.
+
+    Attributes:
+        well: whether the last request was answered.
     """
 
     def __init__(self, retry_max: float = 15.0, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -77,11 +80,11 @@ class HubHealth:
         self.well = False
 
     def trial(self) -> Trial:
-        """Make a request, once it may be made: inside of this context."""
+        """A context that is entered when a request may be sent."""
         return Trial(self)
 
     async def may_try(self) -> bool:
-        """Wait for one's turn to try; no: meanwhile the hub was found."""
+        """Wait for the turn to try: True. False: meanwhile another request was answered, so nobody has to try."""
         await self._turn.acquire()
         try:
             if not self.well:
@@ -93,22 +96,22 @@ class HubHealth:
         self._turn.release()
         return False
 
-    # What a trial tells.
+    # Called by trials.
 
     def found(self) -> None:
-        """Who tried was answered."""
+        """The request that tried was answered."""
         self.well = True
         self._failures = 0
         self._turn.release()
 
     def lost(self, *, probed: bool) -> None:
-        """A request failed. Of many that were under way when the hub went, one counts."""
+        """A request failed. Of many that were under way when the hub went away, one counts."""
         if self.well or probed:
             self.well = False
             self._failures += 1
             pause = min(self._retry_max, _FIRST_PAUSE * 2 ** min(self._failures - 2, 20)) if self._failures > 1 else 0.0
-            self._next_at = self._clock() + pause * random.uniform(0.5, 1)  # noqa: S311 - so that sites do not march
+            self._next_at = self._clock() + pause * random.uniform(0.5, 1)  # noqa: S311 - so that sites do not retry in step
 
     def released(self) -> None:
-        """Who tried has failed, or given up."""
+        """The request that tried has failed, or was cancelled."""
         self._turn.release()

@@ -1,8 +1,8 @@
-"""What the hub tells of its history: which process it is, what it removed as a whole, whether it evicts.
+"""Asks the hub for facts about its history: which process it is, how often it was flushed, whether it evicts keys.
 
 In: INFO. Out: `HubFacts`. Left to others: what follows from them (`flow.judging`), the fence (`remote.fence`).
 
-`FLUSHALL`, `FLUSHDB` and `SWAPDB` change every key without an event; Redis counts them, and says so in INFO.
+`FLUSHALL`, `FLUSHDB` and `SWAPDB` change every key without an event; but Redis counts them, and INFO shows the counts.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _EVICTED = re.compile(rb"^evicted_keys:(\d{1,18})", re.MULTILINE)
 
 
 class HubFacts(NamedTuple):
-    """What the hub tells.
+    """What the hub's INFO says.
 
     Attributes:
-        run_id: of its process; empty: it does not tell.
-        flushes: how often a database was emptied or exchanged, since it started or its counters were reset.
+        run_id: of its process; empty if it does not tell.
+        flushes: how often a database was emptied or swapped since the process started or its counters were reset.
         evicted: how many keys it has evicted since then.
-        processed: how many commands it has executed since then.
+        processed: how many commands it has executed since then; if this has shrunk, the counters were reset.
     """
 
     run_id: str = ""
@@ -48,7 +48,7 @@ class HubFacts(NamedTuple):
     processed: int = 0
 
     def flushed_since(self, before: HubFacts) -> bool:
-        """Whether the same process has emptied or exchanged a database since then."""
+        """Whether the same process has emptied or swapped a database since then."""
         return self.flushes > (before.flushes if self.processed >= before.processed else 0)
 
     def evicted_since(self, before: HubFacts) -> bool:
@@ -57,7 +57,7 @@ class HubFacts(NamedTuple):
 
 
 def parse_info(info: bytes) -> HubFacts:
-    """What `INFO all` tells."""
+    """The facts in the reply to `INFO all`."""
     run, evicted, processed = _RUN.search(info), _EVICTED.search(info), _PROCESSED.search(info)
     return HubFacts(
         run[1].decode("ascii", "replace") if run else "",
@@ -71,11 +71,11 @@ class HubHistory:
     """Asks the hub.
 
     Args:
-        hub: which is asked.
-        reader: reads keys.
+        hub: the hub to ask.
+        reader: reads its keys.
 
     Attributes:
-        clock_ahead: seconds by which the hub's clock is ahead of ours; None: not known.
+        clock_ahead: seconds by which the hub's clock is ahead of ours; None if unknown.
     """
 
     def __init__(self, hub: Hub, reader: HubReader) -> None:
@@ -87,7 +87,7 @@ class HubHistory:
         self.clock_ahead: float | None = None
 
     async def ask(self) -> HubFacts:
-        """What the hub tells now; nothing where INFO is not allowed, which is said once.
+        """What the hub's INFO says now; empty facts where INFO is refused, which is logged once.
 
         Raises:
             RedisreplError: it cannot be asked.
@@ -107,7 +107,7 @@ class HubHistory:
         return parse_info(info)
 
     def _compare_clocks(self, info: bytes, now: float) -> None:
-        """Keys expire at the hub by its clock."""
+        """Warn if the clocks differ: keys expire at the hub by its clock."""
         if (there := _TIME.search(info)) is None:
             return
         self.clock_ahead = int(there[1]) / 1e6 - now

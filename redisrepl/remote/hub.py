@@ -1,10 +1,10 @@
-"""The hub as everybody else sees it: commands, scripts, and a subscription, whatever protocol carries them.
+"""The hub's interface for all other modules: commands, scripts, and a subscription, whatever protocol carries them.
 
 In: commands and scripts as lists of bytes, a pattern of channels. Out: replies, lists of messages, failures as our
 errors. Left to others: the protocol (`remote.session`: Webdis over HTTPS; `remote.direct`: Redis itself over TLS),
-what is asked and when to try again.
+which commands to run and when to retry (`flow.pushing`, `flow.applying`).
 
-Another protocol is another subclass of `Hub`; nothing else changes.
+To add another protocol, write another subclass of `Hub`; nothing else changes.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ class Hub(Protocol):
     """A hub.
 
     Every method raises:
-        PeerUnavailableError: the request was not sent. OutcomeUnknownError: it was, and may or may not have been
+        PeerUnavailableError: the request was not sent. OutcomeUnknownError: it was sent, and may or may not have been
             executed. CertificateError, RefusedError: one side refuses the other.
         CommandRefusedError: Redis refused the command or script; the text is its own.
-        HubError: something in between answered with an error. BodyTooLargeError: because the request is too large.
+        HubError: a proxy or Webdis answered with an error. BodyTooLargeError: because the request is too large.
         ProtocolError: the answer makes no sense, or is too large.
 
     Attributes:
         url: its address without credentials.
-        health: whether it is there; all who ask it share this.
-        database: number of the one that is used there.
-        listening: subscriptions that it has confirmed and that go on.
+        health: whether it answers; all requests share this.
+        database: number of the database that is used there.
+        listening: how many subscriptions are confirmed and not over.
         login_hint: what to do when its Redis refuses the login.
     """
 
@@ -51,11 +51,11 @@ class Hub(Protocol):
     @property
     @abstractmethod
     def event_channel(self) -> str | None:
-        """How its events come; None until that is found out."""
+        """By which protocol its events arrive; None if that is not decided yet."""
 
     @abstractmethod
     def spell(self, words: Sequence[bytes]) -> bytes:
-        """Arguments of a script as a request has them, for who must know how large they are: see `eval`."""
+        """Encode arguments of a script for `eval`, for callers that must know their size in the request."""
 
     @abstractmethod
     async def eval(
@@ -72,14 +72,14 @@ class Hub(Protocol):
         Args:
             script: its text.
             words: its first arguments.
-            by_hash: name it by its hash: the hub has run it before.
-            spelled: the arguments that follow, each piece by `spell`.
+            by_hash: whether to send only its hash, because the hub has run it before.
+            spelled: the arguments that follow, encoded by `spell`.
             count: how many words these are.
         """
 
     @abstractmethod
     async def command(self, *argv: bytes) -> object:
-        """Run one command; its reply: bytes, int, None or a flat list of bytes."""
+        """Run one command and return its reply: bytes, int, None or a flat list of bytes."""
 
     @abstractmethod
     async def integer(self, *argv: bytes) -> int:
@@ -91,11 +91,11 @@ class Hub(Protocol):
 
     @abstractmethod
     async def distrust(self, why: RedisreplError) -> None:
-        """A subscription was confirmed, or not even that, and brought nothing; raises if the hub is away altogether."""
+        """A subscription brought nothing: use another channel if there is one. Raises if the hub is away altogether."""
 
     @abstractmethod
     def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
-        """Use other certificates from here on; `drop`: end what was begun with those of before."""
+        """Use this context from now on; `drop`: end connections that were made with the former one."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -103,21 +103,21 @@ class Hub(Protocol):
 
     @asynccontextmanager
     async def psubscribe(self, pattern: bytes, *, silence: float) -> AsyncIterator[AsyncIterator[list[Message]]]:
-        """Subscribe to a pattern; a connection of its own.
+        """Subscribe to a pattern, on a separate connection.
 
         Args:
             pattern: of channels.
             silence: seconds without a byte after which the subscription counts as dead.
 
         Yields:
-            The messages of one read after another. The first list, which may be empty, comes once the hub has confirmed
+            For each read the list of its messages. The first list, which may be empty, comes when the hub has confirmed
             the subscription.
         """
         async with self.listen(pattern, silence=silence) as reads, aclosing(self._messages(reads)) as lists:
             yield lists
 
     async def _messages(self, reads: AsyncIterator[bytes]) -> AsyncGenerator[list[Message]]:
-        """What each read completed, from the confirmation on; what came before that goes with it."""
+        """The messages that each read completed, from the confirmation on; earlier ones are in the first list."""
         reader = MessageReader()
         early: list[Message] = []
         confirmed = False
@@ -137,10 +137,10 @@ class Hub(Protocol):
         finally:
             self.listening -= confirmed
 
-    # Replies of which it is known what they are; each of these raises what `command` raises.
+    # Commands with a reply of a known type; each raises what `command` raises.
 
     def asked(self, *argv: bytes) -> str:
-        """What was asked, for messages: no key is named."""
+        """A command in the words of an error message, without keys."""
         words = argv[:2] if argv[0] in (b"CONFIG", b"INFO") else argv[:1]
         return f"{b' '.join(words).decode('ascii', 'backslashreplace')} at the hub {self.url}"
 
@@ -158,7 +158,7 @@ class Hub(Protocol):
         return None if reply is None else as_bytes(reply, self.asked(*argv))
 
     async def option(self, name: bytes) -> str:
-        """What an option of the hub's Redis is set to; nothing if there is none of the name."""
+        """The value of an option of the hub's Redis; empty if there is no such option."""
         argv = (b"CONFIG", b"GET", name)
         return as_option(await self.command(*argv), self.asked(*argv))
 

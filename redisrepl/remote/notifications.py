@@ -1,8 +1,10 @@
-"""Keyspace notifications at the hub: the flags that are needed are added to those that are set, never put in place.
+"""Makes the hub send keyspace events: adds the flags that we need to those that are set, and removes none.
 
-In: the kinds of change that are pulled. Out: the hub sends their events, or it is said why not. The hub is shared:
-other clients rely on its other flags, and may take ours away: redisRepl 1.2 sets those that it needs itself, and no
-others, whenever it starts.
+In: the kinds of change that are pulled. Out: the hub sends their events, or a log line says why not. Left to others:
+which flags a kind needs (`wire.keyspace`), when to ask (`remote.subscribe`).
+
+The hub is shared. Other clients rely on its other flags, and may remove ours: redisRepl 1.2 sets only the flags that it
+needs itself, whenever it starts.
 """
 
 from __future__ import annotations
@@ -26,33 +28,33 @@ _OPTION = NOTIFY_OPTION.encode()
 
 
 class Notifications:
-    """The flags that one client of the hub needs; shared by its subscriptions, of which each asks again and again.
+    """The flags that one client of the hub needs. Its subscriptions share this object, and each asks again and again.
 
     Args:
-        hub: whose flags they are.
+        hub: the hub.
         kinds: which of `changes.KINDS` are pulled.
-        mode: `merge` adds what is missing, `check` tells, `never` does not look.
-        fresh: seconds for which an answer holds for all who ask.
+        mode: `merge` adds missing flags, `check` only warns, `never` does not look.
+        fresh: seconds for which an answer holds for all callers.
 
     Attributes:
-        restored: how often the hub was found to have sent less than is needed, and does so no more.
+        restored: how often flags were missing, so that events may have been lost, and were then set again.
     """
 
     def __init__(self, hub: Hub, kinds: frozenset[str], mode: NotifyMode, *, fresh: float = 0.0) -> None:
         self._hub = hub
         self._kinds = kinds
         self._mode = mode
-        self._told = ""  # what is wrong, since when it was told
+        self._told = ""  # the event that was logged and still holds; empty: nothing is wrong
         self._fresh = fresh
         self._fresh_until = 0.0
-        self._asking: asyncio.Future[None] | None = None  # done once the answer is there that one of them asked for
+        self._asking: asyncio.Future[None] | None = None  # done when the present request is answered
         self.restored = 0
 
     async def ensure(self) -> bool:
-        """Make the hub send the events that are needed.
+        """Make the hub send the events that we need.
 
         Returns:
-            Whether it may not have sent them until now, and does so from now on.
+            Whether it may not have sent them before, and does from now on.
         """
         now = asyncio.get_running_loop().time
         if self._mode == "never" or now() < self._fresh_until:
@@ -94,7 +96,7 @@ class Notifications:
         return were_missing
 
     def _tell(self, event: str, **facts: object) -> None:
-        """Warn, once until it is over."""
+        """Warn, once until the problem is over."""
         if self._told != event:
             self._told = event
             _log.warning(event, **facts)

@@ -1,7 +1,7 @@
 """How long a request to the hub may take, and how large its reply may be.
 
-In: a timeout, how much has come. Out: the figures, and whether a reply has taken too long. Left to others: stopping
-what stands still (`limits`), requests (`remote.session`, `remote.direct`).
+In: a timeout, the bytes received so far. Out: the limits, and whether a reply has taken too long. Left to others:
+stopping a request that makes no progress (`limits`), requests (`remote.session`, `remote.direct`).
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ __all__ = ["BESIDE_VALUE", "LARGE", "SLOWEST", "Patience"]
 
 #: Assumed minimum rate in bytes per second: we cannot see how far the kernel's buffers have drained.
 SLOWEST = 50_000
-#: In units of the timeout, how long a whole reply may take if it comes no faster than `SLOWEST`.
+#: Timeouts that a whole reply may take beyond the time that it needs at `SLOWEST`.
 _PATIENCE = 4
-#: Bytes of a reply beside one value. A fetch asks for two million; where scripts are refused, all keys come in one.
+#: Bytes that a reply may have beside one value. A fetch asks for two million; where scripts are refused, the list of
+#: all keys is one reply.
 BESIDE_VALUE = 128 << 20
-#: Bytes from which on a reply is a large one, of which one is read at a time.
+#: Larger replies are read one at a time, so that together they do not fill the memory.
 LARGE = 8 << 20
 
 
 class Patience:
-    """How long one reply may take as a whole, however steadily it moves.
+    """How long one whole reply may take, even if its bytes keep arriving.
 
     Args:
-        timeout: seconds after which a request that does not move has failed.
+        timeout: seconds after which a request without progress has failed.
         now: by any clock that never goes backwards.
     """
 
@@ -32,5 +33,5 @@ class Patience:
         self._until = now + _PATIENCE * timeout
 
     def is_over(self, now: float, received: int) -> bool:
-        """Whether what has come by now, in bytes, has come too slowly."""
+        """Whether the bytes received by now have arrived too slowly."""
         return now > self._until + received / SLOWEST

@@ -1,10 +1,10 @@
-"""Commands to the hub, many in one request.
+"""Sends commands to the hub, many in one request.
 
-In: commands in order. Out: the error text of what was refused for good, by key. Left to others: which commands, and
-what to do after a failure (`engine.outbound`).
+In: commands in order. Out: by key, the error of each write that was refused for good. Left to others: which commands,
+and what to do after a failure (`engine.outbound`).
 
-Where scripts are allowed, one `EVAL` carries all of a batch. Where they are not, each command is a request, those of
-different keys side by side.
+Where scripts are allowed, one `EVAL` carries a whole batch. Where they are refused, each command is a request, and
+those of different keys are sent in parallel.
 """
 
 from __future__ import annotations
@@ -56,31 +56,32 @@ _AROUND = len(b"EVAL//0/.raw")
 _SMALLEST_BODY = 2 << 10
 #: Bytes of a body that a proxy keeps in memory whatever its configuration (nginx: `client_body_buffer_size`).
 _SMALL_BODY = 8 << 10
-#: Errors of a proxy that say nothing of the request: who is behind it is away.
+#: Errors of a proxy that do not concern the request: the server behind it is away.
 _AWAY = (502, 503, 504)
 _SERVER_ERRORS = range(500, 600)
 
 
 class _Part(NamedTuple):
-    """A command, and how it is spelled in a batch."""
+    """A command, and its encoding in a batch."""
 
     command: Sequence[bytes]
     encoded: bytes
 
 
 class Pushed(NamedTuple):
-    """What became of commands.
+    """The outcome of commands.
 
     Attributes:
-        errors: text by key, of what was refused for good. All else was executed.
-        time: of the hub, in microseconds, when the last of them was; infinity if it does not tell.
+        errors: by key, the error of each write that was refused for good, or `UNCHANGED` or `MOVED` (`wire.batches`).
+            All else was executed.
+        time: the hub's time when it executed the last of them, in microseconds; infinity if it does not tell.
     """
 
     errors: dict[bytes, str]
     time: float
 
 
-#: Commands > a channel and what to tell there (`wire.feed`); both empty to tell nothing.
+#: Commands > a channel and the message to publish there (`wire.feed`); both empty to publish nothing.
 Teller = Callable[[Sequence[Sequence[bytes]]], tuple[bytes, bytes]]
 
 
@@ -89,17 +90,17 @@ class HubPusher:
 
     Args:
         hub: where they go.
-        max_body: largest request body in bytes; halved when the hub's proxy says that it was too large.
-        side_by_side: single commands on their way at a time, where scripts are refused.
-        teller: makes of the commands of a request what is told to other sites; None to tell nothing.
-        timed: whether it matters when the hub took them; a large value then needs a second request.
-        fence: keeps requests that were given up from being executed later; None: nothing does.
-        on_fence_lost: called when the hub has no fence of ours any more: it may have lost more.
-        types: collections of which types are carried beside hashes.
+        max_body: largest request body in bytes; halved when the hub's proxy says that a body was too large.
+        side_by_side: how many single commands may be under way where scripts are refused.
+        teller: makes the message to other sites from the commands of a request; None to publish nothing.
+        timed: whether the caller needs the hub's time of execution; a large value then takes a second request.
+        fence: keeps requests that timed out from being executed later; None: nothing does.
+        on_fence_lost: called when the hub has lost our fence: it may have lost more.
+        types: the types of collection that are replicated beside hashes.
         clock: seconds, for when refused scripts are tried again.
 
     Attributes:
-        scripts: those that carry batches.
+        scripts: runs the script, and knows whether the hub allows it.
         max_body: the limit in force.
     """
 
@@ -126,7 +127,7 @@ class HubPusher:
         self._teller = teller
         self._timed = timed
         self._single = asyncio.Semaphore(side_by_side)
-        self._passed: bytes | None = None  # a key that we could write
+        self._passed: bytes | None = None  # a key that the hub let us write, to tell a denied key from a denied client
         self.max_body = max_body
 
     async def push(self, commands: Sequence[Sequence[bytes]], *, slot: int = 0, number: int = 0) -> Pushed:
@@ -134,7 +135,7 @@ class HubPusher:
 
         Args:
             commands: of one batch.
-            slot: which of the batches side by side it is.
+            slot: which of the parallel batches this is.
             number: of the batch.
 
         Raises:
@@ -143,30 +144,31 @@ class HubPusher:
         times: list[float] = []
         errors = await self._push_all(commands, times, slot, number)
         if denied := {key: error for key, error in errors.items() if is_denial(error)}:
+            # Is it these keys, or this client? Only a denied key may be dropped; a denied client has to wait.
             if self._passed is None or await self._is_denied(self._passed):
                 raise _refuses_us(next(iter(denied.values())))
             again = [part for command in commands for part in _only(command, denied)]
-            second = await self._push_all(again, times, slot, number)  # permissions may have been edited until now
+            second = await self._push_all(again, times, slot, number)  # an administrator may have just edited the ACL
             errors = {key: error for key, error in errors.items() if key not in denied} | second
         passing = next((error for error in errors.values() if is_passing(error)), None)
-        if passing is not None:
+        if passing is not None:  # such as LOADING or OOM: not the fault of a key, so the batch is sent again
             raise HubError(f"the hub is not ready for writes: {passing}", status=200)
         return Pushed(errors, max(times, default=math.inf))
 
     async def _push_all(
         self, commands: Sequence[Sequence[bytes]], times: list[float], slot: int, number: int
     ) -> dict[bytes, str]:
-        """Run commands in order; what was refused, by key. `times` is added to."""
+        """Run commands in order; returns the errors by key, and adds the hub's times to `times`."""
         errors: dict[bytes, str] = {}
         if len(commands) == 1 and self._fills_a_body(commands[0]):
-            _note(errors, await self._push_singly(commands))  # a script would have the hub's Redis copy it twice more
+            _note(errors, await self._push_singly(commands))  # in a script, the hub's Redis would copy it twice more
             if self._timed:
-                _note(errors, await self._push_parts([], times, (slot, number)))  # which tells the time
+                _note(errors, await self._push_parts([], times, (slot, number)))  # an empty batch returns the time
         else:
             runs = list(self._fitting(commands))
             for parts in runs[:-1]:
                 _note(errors, await self._push_parts(parts, times, (slot + NOT_LAST, number)))
-            if runs:  # only the last says that the batch was executed
+            if runs:  # only the last run records the batch as executed
                 _note(errors, await self._push_parts(runs[-1], times, (slot, number)))
         self._passed = next(
             (key for command in commands for key in written_keys(command) if not is_denial(errors.get(key, ""))),
@@ -175,23 +177,23 @@ class HubPusher:
         return errors
 
     async def _is_denied(self, key: bytes) -> bool:
-        """Whether we are denied what we were not before: then it is no fault of a key."""
+        """Whether the hub now denies a key that it let us write before: then it denies this client, not a key."""
         try:
             await self._hub.command(b"TYPE", key)
         except CommandRefusedError as error:
             return is_denial(str(error)) or is_unauthenticated(str(error))
         try:
             await self._hub.command(b"HDEL", key, NO_FIELD)
-        except CommandRefusedError as error:  # that this command is denied says nothing of others
+        except CommandRefusedError as error:  # HDEL alone may be denied: only a denied key counts
             return denies_key(str(error))
         return False
 
     def _fills_a_body(self, command: Sequence[bytes]) -> bool:
-        """Whether it is a large value, which cannot be split, rather than many small ones."""
+        """Whether it is one large value, which cannot be split, rather than many small ones."""
         return command[0] in _PUTTING and sum(map(len, command)) > self.max_body
 
     def _fitting(self, commands: Iterable[Sequence[bytes]]) -> Iterator[list[_Part]]:
-        """Runs of commands whose bodies are small enough; one command at least."""
+        """Runs of commands that fit into one body each; a run has at least one command."""
         run: list[_Part] = []
         size = self._head
         for command in commands:
@@ -208,7 +210,7 @@ class HubPusher:
         return _Part(command, self._hub.spell(command_words(command)))
 
     def _parts(self, command: Sequence[bytes]) -> Iterator[_Part]:
-        """A command, in as many parts as it takes to fit into a body."""
+        """A command, split until each part fits into a body."""
         part = self._part(command)
         if self._head + len(part.encoded) < self.max_body or len(written_keys(command)) == 1:
             yield part
@@ -219,12 +221,12 @@ class HubPusher:
     async def _push_parts(
         self, parts: Sequence[_Part], times: list[float], noted: tuple[int, int]
     ) -> list[tuple[bytes, str]]:
-        """Run what fits into one body; what was refused, and (in `times`) when it ran.
+        """Run commands that fit into one body; returns what was refused.
 
         Args:
             parts: of a batch.
-            times: by the hub's clock, added to.
-            noted: slot and number of the batch that the hub notes.
+            times: receives the hub's time of execution.
+            noted: slot and number for the hub to note in the fence.
         """
         try:
             if self.scripts.worth_trying:
@@ -272,7 +274,7 @@ class HubPusher:
         times.append(math.inf)
         errors = await self._push_singly([part.command for part in parts])
         if set(keys) <= {key for key, error in errors if is_denial(error)}:
-            return errors  # it was not about scripts
+            return errors  # single commands are denied too: the refusal did not concern scripts
         if self.scripts.allowed:
             _log.warning("push.scripts_refused", hint="each write is a request of its own now: allow EVAL at the hub")
         self.scripts.refused()
@@ -281,7 +283,7 @@ class HubPusher:
     async def _run_script(
         self, parts: Sequence[_Part], told: tuple[bytes, bytes], writes: int, fencing: Fencing
     ) -> Answer | None:
-        """Run the script over commands that make so many writes; None: scripts are refused."""
+        """Run the script over commands that make this many writes; None if scripts are refused."""
         token = self.scripts.token()
         spelled = [part.encoded for part in parts]
         request = self.scripts.run(
@@ -294,7 +296,7 @@ class HubPusher:
         return None if reply is None else parse_batch_reply(reply, writes, token)
 
     async def _sized(self, request: Awaitable[_T], size: int) -> _T:
-        """Make a request of so many bytes; an error that small ones do not get is a `BodyTooLargeError`."""
+        """Make a request of `size` bytes; a server error that small requests do not get is a `BodyTooLargeError`."""
         try:
             return await request
         except HubError as error:
@@ -314,16 +316,16 @@ class HubPusher:
         return True
 
     async def _push_singly(self, commands: Iterable[Sequence[bytes]]) -> list[tuple[bytes, str]]:
-        """Without scripts: commands of one key in order, all else side by side."""
+        """Without scripts: run the commands of one key in order, those of different keys in parallel."""
         by_key: dict[bytes, list[Sequence[bytes]]] = {}
         for command in commands:
             by_key.setdefault(command[1], []).extend(_singly(command))  # the keys of an MSET are in no other command
-        overload: list[HubError] = []  # what has not left when the hub answers with an error, stays
+        overload: list[HubError] = []  # after an error of the hub, commands that were not sent yet fail with it
 
         async def push_in_turn(commands: Iterable[Sequence[bytes]]) -> list[tuple[bytes, str]]:
             return [error for command in commands for error in await self._push_one(command, overload)]
 
-        # All of them are waited for: one that went on by itself could overtake what is sent for its key later.
+        # Wait for all of them, even after a failure: one that went on could overtake a later write of its key.
         results = await asyncio.gather(*map(push_in_turn, by_key.values()), return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         if failures:
@@ -331,7 +333,7 @@ class HubPusher:
         return [error for result in results if not isinstance(result, BaseException) for error in result]
 
     async def _push_one(self, command: Sequence[bytes], overload: list[HubError]) -> list[tuple[bytes, str]]:
-        """Run one command; what was refused of it."""
+        """Run one command; returns what was refused of it."""
         try:
             async with self._single:
                 if overload:
@@ -357,7 +359,7 @@ class HubPusher:
             raise
         else:
             return [(command[1], unchanged)] if unchanged else []
-        # One key can be the reason: halves find it in few steps.
+        # One key of an MSET may be the reason: halving finds it in few steps.
         first, second = halves_of(command)
         return await self._push_one(first, overload) + await self._push_one(second, overload)
 
@@ -367,7 +369,7 @@ def _refuses_us(error: str) -> HubError:
 
 
 def _only(command: Sequence[bytes], keys: Collection[bytes]) -> Iterator[Sequence[bytes]]:
-    """What a command does with these keys."""
+    """The part of a command that concerns these keys."""
     if command[0] != b"MSET":
         if command[1] in keys:
             yield command
@@ -376,7 +378,7 @@ def _only(command: Sequence[bytes], keys: Collection[bytes]) -> Iterator[Sequenc
 
 
 def _singly(command: Sequence[bytes]) -> list[Sequence[bytes]]:
-    """A command as Redis itself takes it, or nearly so: what sets elements on a condition, with one of them."""
+    """A command that sets elements on a condition, as one command for each element; any other as it is."""
     step = _WORDS_OF_ELEMENT.get(command[0])
     if step is None:
         return [command]
@@ -386,7 +388,7 @@ def _singly(command: Sequence[bytes]) -> list[Sequence[bytes]]:
 _PUTTING = frozenset({b"SET", b"OPAQUESET", *(kind.put for kind in COLLECTIONS.values() if kind.put != b"STREAMSET")})
 _WORDS_OF_ELEMENT = {b"HSETNX": 2, b"ZADDNX": 2, b"STREAMNEW": 2, **{kind.put_if: 3 for kind in COLLECTIONS.values()}}
 
-#: What is worst of the outcomes of one key is kept; that nothing changed is no error.
+#: The worst outcome of a key is kept: an error before `MOVED`, and that before `UNCHANGED`.
 _MILDEST = (UNCHANGED, MOVED)
 
 

@@ -1,7 +1,8 @@
-"""The hub behind Webdis: HTTPS, one POST for each request, every failure as one of our errors.
+"""Talks to a hub behind Webdis over HTTPS: one POST for each request, every failure as one of our errors.
 
-In: commands and scripts, or bodies of requests. Out: their replies. Left to others: how they are spelled
-(`wire.webdis`), what an answer other than 200 means (`remote.statuses`), how events come (`remote.channel`).
+In: commands and scripts, or bodies of requests. Out: their replies. Left to others: their encoding (`wire.webdis`),
+connections (`remote.transport`), what a status other than 200 means (`remote.statuses`), how events arrive
+(`remote.channel`).
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ from redisrepl.wire.webdis import (
 __all__ = ["HubSession", "check_url"]
 
 _PIECE = 256 << 10
-#: Bytes of a command from which on it is escaped piece by piece.
+#: Larger commands are escaped piece by piece.
 _LARGE = 64 << 10
-#: Bytes of the body of an error that are looked at.
+#: How many bytes we read of an error's body.
 _ERROR_BODY = 8 << 10
 _HEADERS = [(b"Content-Type", b"application/octet-stream"), (b"User-Agent", USER_AGENT.encode())]
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
@@ -65,16 +66,16 @@ class HubSession(Hub):
         url: address of Webdis behind its TLS proxy, with its final slash.
         context: TLS, with the client certificate.
         connections: how many requests may be under way.
-        timeout: seconds that a request may take; each piece of a large body or answer that moves begins them anew.
+        timeout: seconds that a request may take; they start again with each piece of a large body or answer.
         connect_timeout: seconds for a connection and its TLS handshake.
-        max_value: bytes of the largest value that there may be in a reply.
+        max_value: bytes of the largest value that a reply may hold.
         retry_max: longest pause between tries while the hub is away, in seconds.
-        subscribe: how the hub's events come.
-        database: number of the one that Webdis uses.
-        transport: stands in for the network in tests of this module.
+        subscribe: how the hub's events arrive.
+        database: number of the database that Webdis uses.
+        transport: replaces the network in tests of this module.
 
     Attributes:
-        ways: how the hub's events come.
+        channel: how the hub's events arrive.
     """
 
     login_hint = "redis_auth in webdis.json must be the password in users.acl; restart Webdis then"
@@ -99,7 +100,7 @@ class HubSession(Hub):
         headers = [(b"Host", address.netloc), *_HEADERS]
         if address.userinfo:
             headers.append((b"Authorization", basic_credentials(address)))
-        self._headers = httpx.Headers(headers)  # once: to spell them takes httpx as long as all else
+        self._headers = httpx.Headers(headers)  # built once: for httpx that is half the work of a request
         self._context = context
         self.health = HubHealth(retry_max)
         self._timeout = timeout
@@ -110,13 +111,13 @@ class HubSession(Hub):
         self.channel = EventChannel(self, url, context, subscribe, connect_timeout=connect_timeout)
         self._max_reply = max_value + BESIDE_VALUE
         self._large_reply = asyncio.Lock()
-        # No httpx.AsyncClient: what it does beside sending a request takes longer than sending it.
+        # Not httpx.AsyncClient: it spends more time around a request than on sending it.
         self._transport = transport or HubTransport(
             self._address, context, connections=connections, proxy=environment_proxy(self._address)
         )
 
     def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
-        """Use other certificates from here on; `drop`: end what was begun with those of before."""
+        """See `Hub`."""
         self._context = context
         if isinstance(self._transport, HubTransport):
             self._transport.renew(context, drop=drop)
@@ -127,15 +128,15 @@ class HubSession(Hub):
         await self._transport.aclose()
 
     async def post(self, *content: bytes) -> bytes:
-        """Send a command, or a script over many; return what Webdis answered.
+        """Send a command, or a script over many commands; returns Webdis' answer.
 
         Args:
             content: the body, or its pieces.
 
         Raises:
-            PeerUnavailableError: it was not sent. OutcomeUnknownError: it was, and may or may not have been executed.
-            CertificateError: TLS was refused by either side. HubError and its children: the answer is an HTTP error.
-            ProtocolError: the answer is too large, or encoded, which nobody asked for.
+            PeerUnavailableError: it was not sent. OutcomeUnknownError: it was sent, and may or may not have been
+                executed. CertificateError: either side refused TLS. HubError and its children: the answer is an HTTP
+                error. ProtocolError: the answer is too large, or compressed although we did not ask for that.
         """
         size = sum(map(len, content))
         seconds = self._timeout + size / SLOWEST
@@ -198,7 +199,7 @@ class HubSession(Hub):
 
     @asynccontextmanager
     async def stream(self, content: bytes, *, silence: float) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Send a command whose reply does not end, and read it as it comes; a connection of its own.
+        """Send a command whose reply does not end, and read it as it arrives, on a separate connection.
 
         Args:
             content: the body.
@@ -217,9 +218,9 @@ class HubSession(Hub):
                 await response.aclose()
 
     async def _read(self, response: httpx.Response, limit: Limit) -> bytes:
-        """The body; each piece of it puts the limit off.
+        """The body; each piece of it starts the time limit again.
 
-        Large ones are read one at a time: together they may take more memory than there is.
+        Large ones are read one at a time, since together they might need more memory than there is.
         """
         stream = cast("httpx.AsyncByteStream", response.stream)
         pieces: list[bytes] = []
@@ -229,7 +230,7 @@ class HubSession(Hub):
             self._check_encoding(response)
             if response.status_code != OK:
                 raise http_error(self.url, await _beginning(response))
-            # As it is: httpx' own iterators take longer than all else that is done here.
+            # The raw stream: httpx' own iterators would take longer than everything else in this method.
             async for piece in stream:
                 pieces.append(piece)
                 size += len(piece)
@@ -238,7 +239,7 @@ class HubSession(Hub):
                     is_large = True
                 if size > self._max_reply:
                     raise LimitExceededError(f"a reply of the hub {self.url}", size, self._max_reply)
-                if patience.is_over(now(), size):  # it moves, but would for ever
+                if patience.is_over(now(), size):  # bytes still arrive, but too slowly to wait for
                     raise TimeoutError
                 limit.put_off(self._timeout)
             return b"".join(pieces)
@@ -248,7 +249,7 @@ class HubSession(Hub):
             await stream.aclose()
 
     def _check_encoding(self, response: httpx.Response) -> None:
-        """A few bytes that are encoded can stand for any number of others."""
+        """Refuse a compressed answer: a few bytes of it could expand to any number."""
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding.lower() != "identity":
             raise ProtocolError(
@@ -257,7 +258,7 @@ class HubSession(Hub):
             )
 
     async def _send(self, stream: httpx.AsyncByteStream, size: int, silence: float | None = None) -> httpx.Response:
-        """The response once its head is there; `silence`: seconds without a byte after which it counts as dead."""
+        """The response, when its head has arrived; `silence`: seconds without a byte after which it counts as dead."""
         request = httpx.Request(
             "POST",
             self._address,
@@ -269,9 +270,9 @@ class HubSession(Hub):
 
 
 class _Judged(Trial):
-    """A request when it is time for one; what becomes of it tells how the hub is. Raises our errors, the cause kept.
+    """A trial that reports its own outcome to the hub's health, and translates exceptions into our errors.
 
-    A class, for a generator with a decorator takes three times as long, and each request has one.
+    A class rather than a decorated generator, which takes three times as long, and each request needs one.
     """
 
     __slots__ = ("_context", "_url")
@@ -286,7 +287,7 @@ class _Judged(Trial):
         try:
             if isinstance(error, httpx.RequestError | TimeoutError):
                 ours = _ours(self._url, self._context, error)
-                # That one answer is late says nothing of others: a script may be slow.
+                # One late answer does not mean that the hub is away: a script may be slow.
                 if isinstance(ours, PeerUnavailableError) or not isinstance(
                     error, TimeoutError | httpx.TimeoutException
                 ):
@@ -304,7 +305,7 @@ def _ours(url: str, context: ssl.SSLContext, error: httpx.RequestError | Timeout
     """What went wrong with a request to the hub, as one of our errors."""
     if isinstance(error, TimeoutError):
         return OutcomeUnknownError(f"the hub {url} did not answer in time")
-    # TLS 1.3: the server refuses our certificate only after the handshake seems done, so in any phase.
+    # In TLS 1.3 the server refuses our certificate after our side of the handshake is complete: in any phase, for us.
     if (reason := tls_reason(error)) is not None:
         return CertificateError(f"the hub {url}: {trust_told(reason, context)}")
     text = str(error) or type(error).__name__
@@ -316,7 +317,7 @@ def _ours(url: str, context: ssl.SSLContext, error: httpx.RequestError | Timeout
 
 
 async def _beginning(response: httpx.Response) -> httpx.Response:
-    """An error with so much of its body as is of interest."""
+    """An error response with the beginning of its body."""
     body = b""
     async for piece in cast("httpx.AsyncByteStream", response.stream):
         body += piece
@@ -328,9 +329,9 @@ async def _beginning(response: httpx.Response) -> httpx.Response:
 
 
 def _in_pieces(content: Sequence[bytes], size: int, moved: Callable[[], None]) -> httpx.AsyncByteStream:
-    """A body; a large one goes in pieces, since asyncio moves all that is unsent with each that is.
+    """A body; a large one is sent in pieces, since asyncio moves its whole buffer at each send.
 
-    `moved` is called when there is room for one.
+    `moved` is called before each piece.
     """
     if size > _PIECE:
         return _Pieces(content, moved)

@@ -18,7 +18,7 @@ OK = 200
 
 
 def http_error(url: str, response: httpx.Response) -> RedisreplError:
-    """What an answer other than the one hoped for means."""
+    """The error that a status other than 200 means."""
     status = response.status_code
     retry_after = response.headers.get("Retry-After", "")
     said = f"the hub {url} answered HTTP {status} {response.reason_phrase}"
@@ -41,11 +41,11 @@ def http_error(url: str, response: httpx.Response) -> RedisreplError:
 
 
 def _seconds_until(retry_after: str, date: str) -> float | None:
-    """What `Retry-After` asks for, by the hub's own clock where it names a time; None if it says nothing sound."""
+    """The seconds that `Retry-After` asks for, by the hub's own clock if it names a time; None if it is invalid."""
     if retry_after.isdecimal():
         return float(retry_after)
     try:
         until, now = parsedate_to_datetime(retry_after), parsedate_to_datetime(date)
         return max(0.0, (until - now).total_seconds())
-    except (TypeError, ValueError, OverflowError):  # no dates, or one with a zone and one without
+    except (TypeError, ValueError, OverflowError):  # not dates, or only one of them with a time zone
         return None

@@ -1,11 +1,11 @@
-"""The subscription: keyspace events of one namespace, and proof that they still come.
+"""Subscribes to the keyspace events of one namespace, and checks that they still arrive.
 
-In: a namespace. Out: calls for each event, for each new subscription, and the canary's round trip. Left to others:
-how messages get here (`remote.hub`), what an event means (`engine.inbound`), what a gap costs (`flow.sweep`).
+In: a namespace. Out: calls for events, for each new subscription, and the canary's round trip. Left to others: how
+messages arrive (`remote.hub`), what an event means (`engine.inbound`), comparing after an outage (`flow.sweep`).
 
-A subscription is not to be trusted: over HTTP bursts arrive in reverse, and the stream of a hub whose Redis was
-restarted stays open and says nothing. So an event means "look at this key" and no more, and a canary, a message of our
-own on a channel that the pattern matches, must come back again and again.
+A subscription cannot be trusted: over HTTP, bursts arrive in reverse, and when the hub's Redis restarts the stream
+stays open and silent. So an event means "look at this key" and no more, and a canary must come back again and again: a
+message that we publish ourselves, on a channel that the pattern matches.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ __all__ = ["Subscription", "SubscriptionOptions"]
 _log = structlog.get_logger("redisrepl")
 
 _CANARY = b"redisrepl:canary:"
-#: Sent as a canary by whoever made the hub send events again: the others, who see the flags that they need, must know.
+#: Sent as a canary by the client that set missing notification flags again: events were lost, and the other clients,
+#: which now find their flags set, could not know.
 _GAP = b"gap:"
-#: After this many periods without a canary the stream is taken for dead.
+#: After this many periods without a canary the stream counts as dead.
 _PATIENCE = 3
-#: What limits them at the hub. A namespace holds one of each all the time.
+#: The hub's limits on connections. Each namespace uses one connection of each kind all the time.
 _LIMITS = "nginx: limit_conn and worker_connections; Webdis: LimitNOFILE; Redis: maxclients"
 
 
@@ -50,7 +51,7 @@ class SubscriptionOptions:
 
     Attributes:
         database: number of the hub's database, part of the channel's name.
-        origin: who we are, in canaries.
+        origin: identifies this daemon in its canaries.
         canary_period: seconds between canaries; must be below the idle timeout of the proxy before the hub.
         retry: how to wait between subscriptions, as arguments of `stamina.retry_context`.
     """
@@ -65,18 +66,20 @@ class Subscription:
     """Events of one namespace at the hub.
 
     Args:
-        hub: where they happen.
-        notifications: see to it that the hub sends them.
+        hub: the hub.
+        notifications: makes the hub send events.
         prefix: the namespace.
-        options: see there.
-        on_events: called with keys and event names that came together.
-        on_feed: called with what the push of another redisrepl did and when, by the hub's clock in microseconds; before
-            the events of it that came together.
-        on_subscribed: called when a subscription starts: what happened before it was not seen.
+        options: see `SubscriptionOptions`.
+        on_events: called with the keys and event names of one read.
+        on_feed: called with the changes that another redisrepl pushed, and the hub's time in microseconds; before the
+            events of the same read.
+        on_subscribed: called when a subscription starts, or events were lost: changes before that may not have been
+            seen.
 
     Attributes:
-        live: the last canary came back.
-        round_trip: seconds that it took, None before the first.
+        trouble: failures to subscribe.
+        live: whether the last canary came back.
+        round_trip: seconds that it took; None before the first.
         subscriptions: how many were made.
     """
 
@@ -98,29 +101,29 @@ class Subscription:
         self._canary_channel = keyspace_channel(options.database, prefix + _CANARY)
         self._feed_channel = keyspace_channel(options.database, prefix + FEED_KEY)
         self._notifications = notifications
-        self._restored = 0  # of `notifications`, what was dealt with
+        self._restored = 0  # the value of `notifications.restored` that we have acted on
         self._canary_head = b"canary:" + options.origin + b":"
         self._gap = _GAP + options.origin
-        self._untold = False  # that the hub did not send events until now
+        self._untold = False  # whether events were lost and the other clients have not been told (`_GAP`)
         self._period = options.canary_period
         self._on_events = on_events
         self._on_feed = on_feed
         self._on_subscribed = on_subscribed
-        self._sent: dict[bytes, float] = {}  # canaries under way, with the time they left
-        self._awaited: dict[bytes, asyncio.Event] = {}  # those that `caught_up` waits for
+        self._sent: dict[bytes, float] = {}  # canaries that have not come back, with the time when they were sent
+        self._awaited: dict[bytes, asyncio.Event] = {}  # canaries that `caught_up` waits for
         self._numbers = itertools.count(1)
         self._deadline = 0.0  # when the next canary must be back
         self._subscribed = asyncio.Event()
-        self._links = Links(options.retry, works_after=0.0)  # one is made once it has brought a canary back
-        self._links.accepted()  # a refusal is waited out: the daemon goes on pushing
-        self._mute = False  # the hub does not let us publish: only silence can tell that the stream is dead
+        self._links = Links(options.retry, works_after=0.0)  # a subscription counts as made when its canary comes back
+        self._links.accepted()  # so that a refusal is retried, not raised: the daemon goes on pushing
+        self._mute = False  # whether the hub refused PUBLISH: then only silence shows that the stream is dead
         self.trouble = FailureLog("subscribe")
         self.live = False
         self.round_trip: float | None = None
         self.subscriptions = 0
 
     async def listen(self) -> None:
-        """Subscribe, and subscribe again, for ever."""
+        """Subscribe, and subscribe again after each failure, for ever."""
         async for _ in self._links:
             try:
                 await self._listen_once()
@@ -129,7 +132,7 @@ class Subscription:
                 self.trouble.failed(self._explained(error), namespace=printable(self._prefix))
 
     def _explained(self, error: RedisreplError) -> RedisreplError | str:
-        """What to say of a failure: if other namespaces are listened to, again and again, the hub may be at a limit."""
+        """The text for a failure: if it repeats while other namespaces work, the hub may be at a limit."""
         others = self._hub.listening
         if self._links.is_made or not self.trouble.failures or not others or isinstance(error, CommandRefusedError):
             return error
@@ -147,7 +150,7 @@ class Subscription:
                     self._demand_canary()
             raise LinkLostError("the hub ended the subscription")
         except SilentError as error:
-            if not self._links.is_made and not self._mute:
+            if not self._links.is_made and not self._mute:  # no canary ever came back: this channel may not work here
                 await self._hub.distrust(error)
             raise
         finally:
@@ -156,7 +159,7 @@ class Subscription:
             self.live = False
 
     async def _sent_less(self) -> bool:
-        """Whether the hub may have sent less than is needed until now; from here on it does not."""
+        """Set missing flags; whether the hub may have sent too few events until now."""
         await self._notifications.ensure()
         before, self._restored = self._restored, self._notifications.restored
         return self._restored != before
@@ -169,7 +172,7 @@ class Subscription:
         _log.info("subscribe.started", namespace=printable(self._prefix))
 
     def _dispatch(self, messages: list[Message]) -> None:
-        """Hand on the messages that came together: first what the feed tells, which makes its events expected ones."""
+        """Hand on the messages of one read: the feed first, because it makes the events that follow expected ones."""
         head, ours = self._channel, (self._canary_channel, self._feed_channel)
         start = len(head)
         if feeds := [data for channel, data in messages if channel == self._feed_channel]:
@@ -184,11 +187,11 @@ class Subscription:
         told: list[tuple[int, list[Change]]] = []
         for message in messages:
             if message.split(b" ", 2)[1:2] == [self._options.origin]:
-                continue  # our own: nothing in it is news
+                continue  # our own push
             try:
                 feed = parse_feed(message)
                 told.append((feed.time, feed.changes()))
-            except ProtocolError as error:  # nothing is lost: the events of what it would have told come as well
+            except ProtocolError as error:  # nothing is lost: the keyspace events of the same push arrive as well
                 _log.debug("subscribe.feed_damaged", error=str(error))
         for time_us, changes in sorted(told, key=itemgetter(0)):
             self._on_feed(time_us, changes)
@@ -215,13 +218,13 @@ class Subscription:
         return self._canary_head + b"%d" % next(self._numbers)
 
     async def caught_up(self) -> None:
-        """Return when everything that the hub has announced until now was heard, as far as that can be told.
+        """Return when we have received everything that the hub has announced until now, as far as we can tell.
 
-        A canary may come before what the hub announced just before it, since Webdis delivers a burst in reverse; one
-        that is sent when another has come back does not belong to that burst.
+        One canary is not enough: Webdis delivers a burst in reverse, so the canary may arrive before earlier events. A
+        second one, sent when the first has come back, does not belong to that burst.
 
         Raises:
-            RedisreplError: it was not, in time.
+            RedisreplError: no canary came back in time.
         """
         for _ in range(0 if self._mute else 2):
             canary = self._next_canary()
@@ -238,15 +241,15 @@ class Subscription:
     async def send_canaries(self) -> None:
         """Publish a canary per period, for ever, while there is a subscription that should bring it back.
 
-        And see to it that the hub still sends events: without them there is nothing wrong with the subscription. Who
-        finds that it did not tells the others of the namespace: they would find nothing amiss any more.
+        Also check that the hub still sends events: canaries come back without them. If flags were missing, tell the
+        other clients of the namespace: they find the flags set again, and could not know.
         """
         while True:
             await self._subscribed.wait()
             try:
                 if await self._sent_less():
                     self._untold = True
-                    self._on_subscribed()  # likewise: what happened until now may not have been seen
+                    self._on_subscribed()  # as after a new subscription: changes until now may not have been seen
                 if self._untold:
                     await self._hub.command(b"PUBLISH", self._canary_channel, self._gap)
                     self._untold = False

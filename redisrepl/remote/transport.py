@@ -1,11 +1,12 @@
-"""HTTPS/1.1 to one server, below httpx' interface: connections that are kept, a proxy on the way if there has to be.
+"""An HTTPS/1.1 transport for httpx to one server: keeps connections, and goes through an HTTP proxy if there is one.
 
-In: `httpx.Request`. Out: `httpx.Response`, whose body comes as it is read; failures as the exceptions of httpx, which
-tell what became of the request: with `ConnectError`, `ConnectTimeout` and `ProxyError` no byte of it has left, with all
-others it may have been executed. Left to others: what is asked, and how long it may take altogether (`session`).
+In: `httpx.Request`. Out: `httpx.Response`, whose body arrives as it is read; failures as the exceptions of httpx, which
+tell whether the request can have been executed: with `ConnectError`, `ConnectTimeout` and `ProxyError` no byte of it
+was sent, with all others it may have been. Left to others: requests, and how long one may take in total
+(`remote.session`).
 
-Why none that is there already: a write that comes alone is a request that comes alone, and most of its time and of its
-cost was spent in the client (docs/performance.md).
+Why not an existing transport: a single write is a single request, and most of its time and processor was spent in the
+client (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from redisrepl.wire.http import request_head
 __all__ = ["HubTransport", "basic_credentials", "environment_proxy", "parse_url"]
 
 #: Seconds for which an unused connection is kept. Longer than the time between canaries (10, unless set otherwise),
-#: so that a lone write finds one open; shorter than the patience of nginx (75, and 90 in deploy/hub).
+#: so that a single write finds one open; shorter than nginx' keepalive_timeout (75, and 90 in deploy/hub).
 _KEPT = 15.0
 #: Seconds after which the next of a host's addresses is tried beside the one that does not answer (RFC 8305).
 _NEXT_ADDRESS = 0.25
 _OK = range(200, 300)
-#: Headers that `session` looks at: httpx spells out each that it is given, which takes longer than to read them.
+#: The headers that `remote.session` reads. Only these are passed to httpx, which spends much time on each header.
 _ASKED_FOR = {b"content-encoding", b"date", b"retry-after"}
-#: What is meant by an error without words, while a connection is made.
+#: What an error without text means while a connection is made.
 _UNSAID: dict[type[Exception], str] = {
     ConnectionResetError: "it closed the connection in the TLS handshake: it may speak no TLS, or none later than 1.1"
 }
@@ -51,15 +52,15 @@ _T = TypeVar("_T")
 
 
 def parse_url(text: str) -> httpx.URL:
-    """An address to which a connection can be tried.
+    """Parse an address that we can try to connect to.
 
     Raises:
-        ValueError: it is none. Without a reason: what would be shown as a bad port may be a part of a password.
+        ValueError: it is not an address. Without a reason: what looks like a bad port may be a part of a password.
     """
     try:
         url = httpx.URL(text)
-        if url.host:  # asked for, an international name is decoded
-            url.raw_host.decode("ascii").encode("idna")  # as it is when the system is asked for it
+        if url.host:  # reading it decodes an international name, which may fail
+            url.raw_host.decode("ascii").encode("idna")  # as a look-up will do, which may fail too
     except (httpx.InvalidURL, UnicodeError):
         raise ValueError from None
     if (url.port or 0) > _LAST_PORT:
@@ -77,7 +78,7 @@ def _is_excepted(host: str) -> bool:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return False  # a name: that is the library's business
+        return False  # a name: `proxy_bypass` handles those
     for entry in os.environ.get("no_proxy", os.environ.get("NO_PROXY", "")).split(","):
         text = re.sub(r"\[(.*)\](/\d+)?(:\d+)?", r"\1\2", entry.strip())
         with suppress(ValueError):
@@ -101,11 +102,11 @@ class HubTransport(httpx.AsyncBaseTransport):
     """Requests to one server.
 
     Args:
-        url: of the server; what is requested is at the same host and port.
+        url: of the server; all requests go to its host and port.
         context: TLS.
-        connections: how many requests may be under way; others wait, without an end of their own.
-        proxy: by way of which to go, `http://`, with user and password if need be. (TLS within TLS: up to Python 3.12.1
-            asyncio cannot end it for an error.)
+        connections: how many requests may be under way; others wait, without a timeout.
+        proxy: an HTTP proxy to go through, `http://`, with user and password if need be. (Not `https://`: up to Python
+            3.12.1, asyncio cannot close TLS within TLS after an error.)
 
     Raises:
         ConfigError: the proxy cannot be used.
@@ -117,16 +118,16 @@ class HubTransport(httpx.AsyncBaseTransport):
         self._context = context
         self._proxy = None if proxy is None else _checked(proxy)
         self._slots = asyncio.Semaphore(connections)
-        self._kept: dict[Connection, float] = {}  # until when; the one used last comes last
+        self._kept: dict[Connection, float] = {}  # unused connections, and until when; the last used comes last
         self._expiry: asyncio.TimerHandle | None = None
         self._limits = Limits()
         self._open: set[Connection] = set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and return its response once the head of it is there; see httpx for `timeout`.
+        """Send a request and return its response when the head has arrived; see httpx for `timeout`.
 
-        The extension `size` tells the bytes of the body where no header does. Of the response's headers only those are
-        handed on that are ever asked for.
+        The extension `size` is the length of the body, for the Content-Length header. The response has only the headers
+        that `remote.session` reads.
         """
         timeout = request.extensions.get("timeout", {})
         silence = timeout.get("read")
@@ -153,11 +154,12 @@ class HubTransport(httpx.AsyncBaseTransport):
         )
 
     def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
-        """Use another context for the connections that follow.
+        """Use another context for new connections.
 
         Args:
             context: TLS.
-            drop: whether those that there are end now, since their peers may not be trusted any more.
+            drop: whether to end all present connections, since their peers may not be trusted any more. Unused ones end
+                in any case.
         """
         self._context = context
         for connection in list(self._open if drop else self._kept):
@@ -190,7 +192,7 @@ class HubTransport(httpx.AsyncBaseTransport):
         self._slots.release()
 
     def _expire(self) -> None:
-        """Close what was not used for long. One timer for all: each request would set one, and stop it again."""
+        """Close connections that were unused for long. One timer serves all; one for each request would cost more."""
         loop, self._expiry = asyncio.get_running_loop(), None
         for connection, until in list(self._kept.items()):
             if until > loop.time():
@@ -240,7 +242,7 @@ class HubTransport(httpx.AsyncBaseTransport):
         return connection
 
     async def _tunnel(self, connection: Connection, proxy: httpx.URL) -> None:
-        """Have a proxy connect us, and speak TLS to who is there (RFC 9110, 9.3.6)."""
+        """Let the proxy connect us to the server, and speak TLS through it (RFC 9110, 9.3.6)."""
         name = f"[{self._host}]" if ":" in self._host else self._host
         there = f"{name}:{self._port}".encode()
         headers = [(b"Host", there)]
@@ -255,7 +257,7 @@ class HubTransport(httpx.AsyncBaseTransport):
 
 
 class _Body(httpx.AsyncByteStream, AsyncIterator[bytes]):
-    """The body of a response, as it comes."""
+    """The body of a response, as it arrives."""
 
     def __init__(self, connection: Connection, silence: float | None, limits: Limits, done: Callable[[], None]) -> None:
         self._connection = connection
@@ -264,7 +266,7 @@ class _Body(httpx.AsyncByteStream, AsyncIterator[bytes]):
         self._done: Callable[[], None] | None = done
 
     def __aiter__(self) -> Self:
-        return self  # asyncio keeps a list of generators, which takes longer than this
+        return self  # not a generator: asyncio keeps a list of those, which costs more
 
     async def __anext__(self) -> bytes:
         if data := await _translated(self._connection.receive(), self._silence, self._limits):
@@ -278,7 +280,7 @@ class _Body(httpx.AsyncByteStream, AsyncIterator[bytes]):
 
 
 async def _translated(step: Coroutine[None, None, _T], silence: float | None, limits: Limits) -> _T:
-    """What goes wrong once a request was sent, or a part of it, as the exceptions of httpx."""
+    """Run a step of a request; after its first byte was sent, failures become the exceptions of httpx."""
     try:
         if silence is None:
             return await step

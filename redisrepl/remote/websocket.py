@@ -1,10 +1,10 @@
-"""The WebSocket of Webdis: one command in, its reply and what follows as it comes.
+"""Subscribes through the WebSocket of Webdis: sends one command, and yields its reply and what follows as it arrives.
 
 In: a command. Out: bytes of RESP, in the order in which Redis sent them, every failure as one of our errors. Left to
-others: what the bytes say (`wire.webdis`), whether to come this way at all (`ways`).
+others: parsing the bytes (`wire.messages`), whether to use a WebSocket at all (`remote.channel`).
 
-At the path `/.raw` Webdis takes RESP in a text frame and sends RESP; where its frames end means nothing here. It sends
-text frames that are no UTF-8 in older versions, so nothing is decoded.
+At the path `/.raw` Webdis accepts RESP in a text frame and sends RESP; the borders of its frames mean nothing. Older
+versions send text frames that are not UTF-8, so frames are not decoded.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ __all__ = ["WebSocketHub"]
 
 #: A frame is one reply or message, so this bounds the length of a key.
 _LARGEST_FRAME = 16 << 20
-#: What Webdis says, outside of RESP, when it has lost its Redis.
+#: What Webdis sends, outside of RESP, when it has lost its Redis.
 _NO_REDIS = b"Service Unavailable"
-#: What a hub must have.
+#: What the hub needs for WebSockets, for messages.
 _NEEDED = 'it takes Webdis 0.1.12 with "websockets": true, and a proxy that passes Upgrade'
 #: The library would log frames, and with them keys, and the password in the address.
 _NO_LOG = logging.getLogger("redisrepl.websocket")
@@ -59,7 +59,7 @@ _NO_LOG.setLevel(logging.CRITICAL + 1)
 
 
 class _Connect(connect):
-    """Without redirections: like the requests over HTTP, it goes where the address says or nowhere."""
+    """Follows no redirections, like our requests over HTTP."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc
@@ -86,12 +86,12 @@ class WebSocketHub:
 
     @asynccontextmanager
     async def stream(self, *argv: bytes, silence: float, open_timeout: float) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Send a command whose reply does not end, and read it as it comes; a connection of its own.
+        """Send a command whose reply does not end, and read it as it arrives, on a separate connection.
 
         Args:
             argv: the command.
             silence: seconds without a frame after which the stream counts as dead.
-            open_timeout: seconds until the hub must have agreed to speak WebSocket.
+            open_timeout: seconds until the hub must have accepted the WebSocket.
 
         Raises:
             what `HubSession.stream` raises; ProtocolError: the other side does not speak WebSocket as it should.
@@ -104,20 +104,21 @@ class WebSocketHub:
                 yield frames
         finally:
             self._sockets.discard(socket)
-            socket.transport.abort()  # Webdis does not answer a farewell
+            socket.transport.abort()  # without the closing handshake, which Webdis does not answer
             await socket.wait_closed()
 
     def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
-        """Use other certificates from here on; `drop`: end what was begun with those of before."""
+        """Use this context from now on; `drop`: end connections that were made with the former one."""
         self._context = context
         for socket in self._sockets if drop else ():
             socket.transport.abort()
 
     async def probe(self, *, open_timeout: float) -> None:
-        """Find out whether the hub agrees to a WebSocket; raises what `stream` raises.
+        """Find out whether the hub accepts a WebSocket; raises what `stream` raises.
 
-        A Webdis with `"websockets": false` takes a handshake for a command as well. At its root, where there is none,
-        it refuses at once; the reply to `.raw` comes when the connection may be gone, and can reach another client.
+        So we ask at its root first. A Webdis with `"websockets": false` also takes the handshake for a command: at its
+        root there is no command, so it refuses at once. Its reply to `.raw` may come when the connection is gone, and
+        can then reach another client.
         """
         socket = await self._connect(self._root, open_timeout)
         socket.transport.abort()
@@ -140,7 +141,7 @@ class WebSocketHub:
             raise self._refusal(error) from error
 
     async def _frames(self, socket: ClientConnection, command: bytes, silence: float) -> AsyncGenerator[bytes]:
-        """What comes, until the hub ends it in order."""
+        """The frames, until the hub closes the WebSocket in order."""
         try:
             await socket.send(command, text=True)
             while True:
@@ -157,7 +158,7 @@ class WebSocketHub:
             raise SilentError(f"the hub {self._shown} sent nothing by WebSocket for {silence:g} s") from error
 
     def _refusal(self, error: Exception) -> RedisreplError:
-        """Why there is no connection."""
+        """Why no connection was made, as one of our errors."""
         hub = f"the hub {self._shown}"
         if (reason := tls_reason(error)) is not None:
             return CertificateError(f"{hub}: {reason}")
@@ -180,7 +181,7 @@ class WebSocketHub:
         return ProtocolError(f"{hub} does not speak WebSocket ({error}): {_NEEDED}")
 
     def _loss(self, error: ConnectionClosed) -> RedisreplError:
-        """Why the connection is no more."""
+        """Why the connection ended, as one of our errors."""
         hub = f"the hub {self._shown}"
         if (reason := tls_reason(error)) is not None:
             return CertificateError(f"{hub}: {reason}")

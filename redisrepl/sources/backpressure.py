@@ -1,13 +1,13 @@
-"""Slows down the reading of a snapshot to the pace of the hub, as long as that does the site no harm.
+"""Slows the reading of a snapshot to the pace of the hub, as long as that does not harm the site.
 
 In: how many keys wait for the hub, the site's offset. Out: a pause. Left to others: reading (`sources.stream`), the
 queue (`engine.outbound`).
 
-A snapshot that is read no faster than the hub takes it needs little memory, however many keys it has. But a pause costs
-the site: its output buffer holds what clients write meanwhile, and it cuts the link when that overruns
-(`client-output-buffer-limit replica`); and its child process that writes the snapshot lives longer. So we pause only
-while the hub makes progress, while the buffer is far from its limit, and for a limited time. After that the snapshot is
-read at full speed, and keys that do not fit into memory are left to a sweep.
+If we read a snapshot no faster than the hub accepts it, it needs little memory, however many keys it has. But a pause
+costs the site: its output buffer holds what clients write meanwhile, and it closes the link when the buffer overflows
+(`client-output-buffer-limit replica`). Its child process that writes the snapshot also lives longer. So we pause only
+while the hub makes progress, while the buffer is far from its limit, and for a limited time. After that we read at full
+speed, and a sweep finds the keys that did not fit into memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _PATIENCE = 60.0
 _STALLED = 2.0
 #: Seconds between two questions for the site's offset.
 _LOOK_PERIOD = 1.0
-#: Bytes that a site may have to buffer for us: a quarter of its limit, or of Redis' default if it has or tells none.
+#: A pause may fill this part (a quarter) of the site's output-buffer limit. A site that sets or reports no limit counts
+#: as having Redis' default soft limit.
 _PART = 4
 _DEFAULT_LIMIT = 64 << 20
 
@@ -41,7 +42,7 @@ class Backpressure:
 
     Args:
         outbound: the queue to the hub.
-        returned: returns when the next batch came back from the hub.
+        returned: waits until the hub has answered a batch.
         ask_facts: asks the site for its offset and limits.
         clock: seconds that never go backwards.
     """
@@ -63,7 +64,7 @@ class Backpressure:
         self._look_at = 0.0
 
     def begin(self, offset: int) -> None:
-        """A snapshot begins; the stream continues from this offset behind it."""
+        """A snapshot begins; after it the stream continues from this offset."""
         self._offset = offset
         self._patience = _PATIENCE
         self._look_at = self._clock()
@@ -86,12 +87,12 @@ class Backpressure:
                 return
             self._patience -= self._clock() - began
             if self._patience <= 0:
-                self._give_up(f"it has waited for {_PATIENCE:g} s")
+                self._give_up(f"the snapshot was paused for {_PATIENCE:g} s")
 
     def _is_harmless(self, facts: Facts) -> bool:
         """Whether the site's buffer for us is far from its limit."""
         if facts.offset is None:
-            return False
+            return False  # without an offset we cannot tell how full the buffer is
         limit = facts.buffer_limit
         limits = [most for most in (limit.hard, limit.soft) if most] if limit is not None else []
         return facts.offset - self._offset <= min(limits, default=_DEFAULT_LIMIT) // _PART

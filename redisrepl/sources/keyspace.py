@@ -1,10 +1,10 @@
 """Follows the site by its keyspace events, for servers that refuse PSYNC: subscription > outbound > read > push.
 
-In: an address. Out: each event as a change, handed to `engine.outbound`. Left to others: the subscription
-(`local.notify`), what is replicated (`engine.outbound`), comparing after an outage (`flow.sweep`).
+In: keyspace events. Out: each event as a change, handed to `engine.outbound`. Left to others: the subscription
+(`local.notify`), reading the values and pushing them (`flow.pushing`), comparing after an outage (`flow.sweep`).
 
-An event has no value and no position. So values are read later, and what changed during an outage is found only by
-comparing both sides. `Source` chooses between the stream and the events.
+An event has no value and no position. So values are read later, and only a comparison of both sides finds what changed
+during an outage. `Source` chooses between the stream and the events.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ SourceChoice = Literal["auto", "psync", "notify"]
 #: Seconds to wait for the event of an apply; after that its key is fetched again.
 _ECHO_PATIENCE = 15.0
 _COST = (
-    "values are read after the event, so intermediate ones are lost, and a hash is pushed with all its fields; what "
-    "changes while the link is down, and FLUSHALL, is found only by comparing both sides; more load at the site"
+    "values are read after the event, so intermediate ones are lost, and a hash is pushed with all its fields; only a "
+    "comparison of both sides finds FLUSHALL and changes made while the link is down; the site has more load"
 )
-_REMEDY = "allow PSYNC and REPLCONF (ACL: +psync +replconf), or say --source notify; --source psync ends instead"
+_REMEDY = "allow PSYNC and REPLCONF (ACL: +psync +replconf), or accept this with --source notify"
 
 
 def change_of(key: bytes, event: bytes, kinds: frozenset[str]) -> Change | None:
-    """What an event says of a key; None if that is not replicated."""
+    """The change that an event reports; None if it is not replicated."""
     known = EVENTS.get(event)
     if known is None:
-        return Touch(key, OPAQUE) if OPAQUE in kinds else None  # of a module's type, perhaps
+        return Touch(key, OPAQUE) if OPAQUE in kinds else None  # an unknown event may come from a module's type
     change: Change
     match known.effect:
         case KeyEffect.PUT:
@@ -55,7 +55,7 @@ def change_of(key: bytes, event: bytes, kinds: frozenset[str]) -> Change | None:
             change = Touch(key, known.kind, replaces=True)
         case KeyEffect.REMOVED:
             if known.kind == "hset" and "del" not in kinds:
-                return None  # a hash keeps at the hub what was removed here
+                return None  # without `del`, the hub keeps fields that were removed here
             change = Touch(key, known.kind, replaces=True)
         case KeyEffect.GONE:
             change = Deleted(key)
@@ -64,12 +64,12 @@ def change_of(key: bytes, event: bytes, kinds: frozenset[str]) -> Change | None:
         case KeyEffect.EXPIRY:
             change = Touch(key, "expire")
         case KeyEffect.EVICTED | KeyEffect.FIELD_EXPIRY:
-            return None  # nobody removed it; fields with expiry times are not replicated
+            return None  # no client removed the key; expiry times of fields are not replicated
     return change if is_replicated(change, kinds) else None
 
 
 def echoes_of(change: Change, kinds: frozenset[str]) -> Iterator[bytes]:
-    """The events by which an apply of this change will be noticed (`local.apply` runs these very commands)."""
+    """The keyspace events that an apply of this change causes; `local.apply` runs the same commands."""
     for command in site_commands(change):
         for event in events_of(command):
             if change_of(change.key, event, kinds) is not None:
@@ -85,9 +85,10 @@ class KeyspaceSource:
         inbound: the other direction; None without `-rc`.
         covers: whether a key belongs to the namespaces.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
-        listener: is told when a subscription begins and ends, and when there may be something to push.
+        listener: hears when a subscription begins and ends, and when there may be something to push.
 
     Attributes:
+        trouble: failures to subscribe.
         subscriptions: how many were made.
     """
 
@@ -112,10 +113,10 @@ class KeyspaceSource:
         self._history = ""
 
     async def run(self) -> None:
-        """Subscribe, and subscribe again, for ever.
+        """Subscribe, and subscribe again after each failure, for ever.
 
         Raises:
-            RefusedError: the server refuses us, and never did otherwise.
+            RefusedError: the server refuses us, and never accepted us before.
         """
         kinds = self._outbound.kinds
         if self._inbound is not None:
@@ -126,7 +127,7 @@ class KeyspaceSource:
                 await self._listen()
             except RedisreplError as error:
                 self._links.lost(error)
-                if not self._links.is_final(error):
+                if not self._links.is_final(error):  # `self._links` raises a final one
                     self.trouble.failed(error)
 
     async def _listen(self) -> None:
@@ -150,25 +151,25 @@ class KeyspaceSource:
                 self.subscriptions += 1
                 self._history = history
                 self.trouble.succeeded()
-                self._outbound.start_over()  # there is no position, and what was expected before may have been missed
+                self._outbound.start_over()  # events have no position: expected ones may have been lost meanwhile
                 _log.info("notice.started")
                 self._listener.attached(resumed=False, history=history)
-            case Gap(reason):
+            case Gap(reason):  # the subscription goes on, but events were lost: as after a new one
                 self._outbound.start_over()
                 _log.info("notice.gap", reason=reason)
                 self._listener.attached(resumed=False, history=self._history)
 
 
 class Source:
-    """How the site's writes are seen: by its replication stream or, where that is refused, by its keyspace events.
+    """Follows the site by its replication stream or, where the server refuses that, by its keyspace events.
 
     Args:
-        choice: `auto` is the stream if the server lets us have it.
-        stream: it.
-        keyspace: the events.
+        choice: `auto` means the stream, unless the server refuses PSYNC.
+        stream: follows the replication stream.
+        keyspace: follows the keyspace events.
 
     Attributes:
-        kind: which of the two it is.
+        kind: which of the two is used: `psync` or `notify`.
     """
 
     def __init__(self, choice: SourceChoice, stream: StreamSource, keyspace: KeyspaceSource) -> None:
@@ -181,7 +182,7 @@ class Source:
         """Follow the site for ever.
 
         Raises:
-            RefusedError: the server refuses us, and never did otherwise.
+            RefusedError: the server refuses us, and never accepted us before.
         """
         if self._choice != "notify":
             try:

@@ -1,7 +1,7 @@
 """Follows the site's replication stream: saved position > link > outbound > acknowledged position.
 
 In: an address and a position. Out: everything in the stream, handed to `engine.outbound`. Left to others: the link
-(`local.stream`), what is replicated (`engine.outbound`), judging the site's history (`flow.judging`), keeping the
+(`local.stream`), what is replicated (`engine.outbound`), judging the site's history (`flow.judging`), saving the
 position (`flow.saving`).
 """
 
@@ -36,7 +36,8 @@ __all__ = ["LinkListener", "StreamOptions", "StreamSource"]
 
 _log = structlog.get_logger("redisrepl")
 
-#: Bytes of pings and the like after which the stream is attached to behind them; see `wire.transactions.says_nothing`.
+#: Bytes of pings and other commands without effect (`wire.transactions.says_nothing`) after which the saved position
+#: moves behind them too.
 _QUIET = 8 << 10
 
 
@@ -63,18 +64,18 @@ class StreamOptions:
 
 
 class LinkListener(Protocol):
-    """Who is told about the link."""
+    """Hears when the link to the site begins and ends."""
 
     def attached(self, *, resumed: bool, history: str) -> None:
-        """The link is there.
+        """The link is up.
 
         Args:
             resumed: the stream continues where it was, without a snapshot.
-            history: replication id of the server; empty: it does not tell.
+            history: replication id of the server; empty if it does not tell.
         """
 
     def detached(self) -> None:
-        """The link has ended: the site's writes are not seen now."""
+        """The link has ended: nobody follows the site's writes now."""
 
     def wake(self) -> None:
         """There may be something to push."""
@@ -85,21 +86,22 @@ class StreamSource:
 
     Args:
         address: of the site's Redis.
-        outbound: is told what the stream says.
-        prefixes: namespaces; other keys of a snapshot are passed over.
-        position: where to go on; None to begin with a snapshot.
-        backpressure: lets a snapshot wait for the hub.
+        outbound: receives what the stream says.
+        prefixes: namespaces; other keys of a snapshot are skipped.
+        position: where to continue; None to begin with a snapshot.
+        backpressure: makes a snapshot wait for the hub.
         options: silence after which a link counts as dead and time for connecting, in seconds; how to wait between
             tries, as arguments of `stamina.retry_context`; whether the snapshot of the first contact is pushed.
-        listener: is told when a link begins and ends, and when there may be something to push.
-        followed: tells when a client of this address has met another server.
+        listener: hears when a link begins and ends, and when there may be something to push.
+        followed: knows which server is followed, and whether a client of this address has met another one.
 
     Attributes:
-        position: where to attach again; None before the first snapshot was read.
-        read_to: the offset up to which the stream was read; infinity if it will not be.
+        trouble: failures of the link.
+        position: where to attach again; None while no complete snapshot was read.
+        read_to: the offset up to which the stream was read; infinity if nobody reads it.
         diagnosis: finds out why a link was lost.
-        first_contact: nothing is known of an earlier link, and no snapshot was complete yet.
-        full_syncs, partial_syncs: how often the link began which way.
+        first_contact: no earlier link is known, and no snapshot was complete yet.
+        full_syncs, partial_syncs: how many links began with a snapshot, and how many without.
     """
 
     def __init__(
@@ -134,10 +136,10 @@ class StreamSource:
         self.first_contact = position is None
 
     async def run(self) -> None:
-        """Attach, and attach again, for ever.
+        """Attach, and attach again after each failure, for ever.
 
         Raises:
-            RefusedError: the server refuses us, and never did otherwise.
+            RefusedError: the server refuses us, and never accepted us before.
         """
         async for _ in self._links:
             try:
@@ -145,7 +147,7 @@ class StreamSource:
             except RedisreplError as error:
                 self._links.lost(error)
                 if self._links.is_final(error):
-                    continue  # raised by `self._links`
+                    continue  # `self._links` raises it
                 told = self.trouble.failed(error)
                 if self._links.accepted_once and not isinstance(error, PsyncRefusedError):
                     self.diagnosis.lost(self._loss(error), told=told)
@@ -193,6 +195,7 @@ class StreamSource:
                 self._advance(commands, ends, link.position)
             case SnapshotData(size, total, entries):
                 if self.first_contact and not self._options.push_snapshot:
+                    # --initial-sync: existing keys are not pushed, but the other parts of the snapshot are read.
                     self._outbound.read_snapshot((e for e in entries if not isinstance(e, Entry)), time.time())
                 else:
                     self._outbound.read_snapshot(entries, time.time())
@@ -216,7 +219,11 @@ class StreamSource:
                 self._attached(position, resumed=True)
 
     def _advance(self, commands: Sequence[Sequence[bytes]], ends: Sequence[int], position: Position) -> None:
-        """Move the position behind the last command with an effect; a new master may lack the pings behind it."""
+        """Move the position behind the last command with an effect.
+
+        Not behind the pings that follow it: a replica that becomes master may lack them, and would then refuse to
+        continue from there. Many bytes of them move it all the same, so that it stays inside the server's backlog.
+        """
         last = next((i for i in range(len(commands) - 1, -1, -1) if not says_nothing(commands[i : i + 1])), None)
         if last is not None and position.offset - ends[last] < _QUIET:
             self.position = Position(position.replid, ends[last])
@@ -243,6 +250,6 @@ class StreamSource:
         return Position(self.position.replid, max(self.position.offset, int(self.read_to)))
 
     def abandon(self) -> None:
-        """Stop following the stream; its position would be out of date by the next time."""
+        """Stop following the stream; its position would be out of date if it were followed again later."""
         self.position = None
         self.read_to = math.inf

@@ -1,4 +1,4 @@
-"""What both sides last agreed on, kept on disk: a journal, and the database that it is folded into."""
+"""Keeps on disk what both sides last agreed on: in a journal, and in the database that it is folded into."""
 
 from redisrepl.places import default_directory
 from redisrepl.store.directory import Pair, StateDirectoryError

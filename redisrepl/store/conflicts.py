@@ -1,11 +1,11 @@
 """Keeps the losers of conflicts: values that a policy replaced because nobody could tell which side was newer.
 
-In: losers. Out: a file beside the state, bounded in bytes and days. Left to others: which side wins (`on_conflict`),
-what is in the file (`store.losers`), reading it (`store.kept`), showing and restoring what is there
+In: losers. Out: a file beside the state, bounded in bytes and days. Left to others: which side wins
+(`engine.reconcile`), the format of the file (`store.losers`), reading it (`store.kept`), showing and restoring losers
 (`subcommands.conflicts`).
 
 Losers collect in memory and are written together. When the file is full, the oldest are removed first. A disk error
-never raises: losers then stay in memory, up to a limit.
+is reported but never raised: losers then stay in memory, up to a limit.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = ["SUFFIX", "Conflicts", "Loser", "Winner"]
 _log = structlog.get_logger("redisrepl")
 
 _PAGE = 4096
-#: Pages of a file that holds nothing.
+#: Pages of a file without losers.
 _EMPTY = 8
 #: Redis' own limit (proto-max-bulk-len), and well below SQLite's for a row (SQLITE_MAX_LENGTH).
 _LARGEST_VALUE = 512 << 20
@@ -56,11 +56,11 @@ _DAY = 86_400.0
 
 
 class Conflicts:
-    """Keeps losers; made, fed and closed by one thread.
+    """Keeps losers. Only one thread may create, call and close it.
 
     Args:
-        path: of the file, whose name ends in `SUFFIX`. A link in its place is not followed.
-        max_bytes: size of the file; some megabytes of journal come beside it while it is written.
+        path: of the file, whose name ends in `SUFFIX`. A symbolic link in its place is not followed.
+        max_bytes: size of the file. While it is written, SQLite's journal takes some megabytes more.
         max_days: how long a loser is kept.
         clock: Unix time.
         site: address of the site, so that a loser can be restored to it.
@@ -70,8 +70,8 @@ class Conflicts:
     Attributes:
         failed: why the disk cannot be written; None if it can.
         kept: losers written since the start.
-        digests_only: losers whose value was too large; only its digest is kept.
-        dropped: losers that are not kept at all: the disk failed and memory was full, or even the key is too large.
+        digests_only: losers whose value was too large, so that only its digest is kept.
+        dropped: losers that are not kept at all: the disk failed and memory was full, or the key alone is too large.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Conflicts:
         self._failed_at = 0.0
         self._expired_at = 0.0
         self._db: sqlite3.Connection | None = None
-        self._file: tuple[int, int] | None = None  # which one `_db` has open
+        self._file: tuple[int, int] | None = None  # device and inode of the file that `_db` has open
         self._waiting: deque[LoserRow] = deque()
         self._waiting_bytes = 0
         self._attempt()  # report a bad disk at the start, not at the first conflict
@@ -120,10 +120,10 @@ class Conflicts:
             self.dropped += 1
 
     def flush(self) -> None:
-        """Write the losers in memory, in one transaction; free if there are none."""
+        """Write the losers in memory, in one transaction; costs nothing if there are none."""
         now = self._clock()
         if self.failed is not None:
-            due = not 0 <= now - self._failed_at < _RETRY_AFTER  # a clock that was set back must not silence us
+            due = not 0 <= now - self._failed_at < _RETRY_AFTER  # retry too if the clock was set back
         else:
             due = bool(self._waiting) or not 0 <= now - self._expired_at < _EXPIRE_EVERY
         if due:
@@ -175,7 +175,7 @@ class Conflicts:
         db.execute("DELETE FROM losers WHERE at < ?", (now - self._max_age,))
         used = self._make_room(db, 0)
         for row in self._waiting:
-            needed = _pages(_weight(row))  # far more than a small row takes, so that few of them ask for room
+            needed = _pages(_weight(row))  # an upper bound; `_make_room` then counts the pages that are really in use
             if used + needed > self._max_pages:
                 used = self._make_room(db, needed)
             db.execute(INSERT, row)
@@ -195,7 +195,7 @@ class Conflicts:
         if self._db is not None:
             if identity(self.path) == self._file:
                 return self._db
-            self._disconnect()  # the file was removed or replaced: nobody would find what we write to ours
+            self._disconnect()  # the file was removed or replaced: nobody could read what we write to the old one
         self._file = claim(self.path)
         self._db = open_for_writing(self.path, self._file, self._place)
         return self._db
@@ -226,4 +226,4 @@ def _weight(row: LoserRow) -> int:
 
 def _pages(size: int) -> int:
     """How many pages a row of this size adds to the file, at most."""
-    return size // 4000 + 2  # SQLite's own part of a page, and of all the pages those that hold no rows
+    return size // 4000 + 2  # a page of 4096 bytes holds SQLite's headers too, and some pages hold no rows

@@ -1,9 +1,10 @@
-"""The agreed digests of all keys, and of the elements of hashes, in SQLite.
+"""The agreed digests of all keys, and of the elements of collections, in SQLite.
 
-In: changes conflated by key. Out: rows. Left to others: what is agreed (`folding`), in which thread (`store`).
+In: changes conflated by key. Out: rows. Left to others: which facts are agreed (`store.folding`), in which thread this
+runs (`store.store`).
 
 Each write is one transaction that also stores how far the journal has been folded in. So a crash at any point leaves
-either the old rows with the old place, or the new rows with the new one.
+either the old rows with the old place, or the new rows with the new place.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Row(NamedTuple):
     """What is agreed about a key.
 
     Attributes:
-        total: sum of the digests of the elements of a hash; None: it is a string.
+        total: sum of the digests of a collection's elements; None: the key is a string or a sequence.
     """
 
     digest: int
@@ -70,7 +71,7 @@ class Database:
     Args:
         path: of the file, which is created if missing.
         pair: site and hub that it belongs to.
-        place: where in the journal a new file begins.
+        place: the place in the journal from which a new file has to be filled.
         digest_of_hash: digest of a hash, from its key and the two halves of its total.
         bucket_of: to which of 256 buckets a key belongs.
 
@@ -79,8 +80,8 @@ class Database:
         number: the highest number that is folded in.
 
     Raises:
-        UnusableError: it is damaged or foreign.
-        sqlite3.OperationalError, OSError: it cannot be read or made.
+        UnusableError: it is damaged or belongs to another pair or program.
+        sqlite3.OperationalError, OSError: it cannot be read or created.
     """
 
     def __init__(
@@ -194,7 +195,7 @@ class Database:
         )
 
     def patched(self, key: bytes, patch: Patch, row: Row | None) -> Row | None:
-        """The row of a key after a patch; nothing is written."""
+        """The row of a key after a patch, without writing it; None if the key is then absent."""
         if row is not None and not patch.elements and not patch.whole:
             return row._replace(number=patch.number, expires_at_ms=patch.expires_at_ms)
         total, replaced = 0, {}
@@ -204,7 +205,7 @@ class Database:
             total = add(total, digest, -1)
         for changed in patch.elements.values():
             total = total if changed is None else add(total, changed)
-        if not total and not self.merged(key, patch, row):
+        if not total and not self.merged(key, patch, row):  # a total of 0 alone does not prove that none are left
             return None
         expires_at_ms = None if row is None else row.expires_at_ms
         if patch.sets_expiry and (row is not None or not patch.if_there):
@@ -225,13 +226,13 @@ class Database:
         self.place, self._has_hashes = place, False
 
     def checkpoint(self) -> None:
-        """Force everything that was written to the disk."""
+        """Force all that was written to the disk."""
         busy, *_ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise sqlite3.OperationalError("the database is in use by another program")
 
     def move(self) -> None:
-        """Write the whole file to its path again, after somebody removed it."""
+        """Write the whole file again at its path, after somebody removed it."""
         os.close(open_private(self.path, os.O_RDWR | os.O_CREAT))
         copy = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         self._connection.backup(copy)
@@ -275,10 +276,10 @@ class Database:
             yield from self._connection.execute(f"{query} ({','.join('?' * len(part))})", parameters + part)
 
     def sums(self, prefix: bytes) -> list[int]:
-        """The sum of the digests, modulo 2**48, of the prefix's keys in each bucket."""
+        """For each bucket, the sum of the digests of the prefix's keys, modulo 2**48."""
         where, bounds = _within(prefix)
         sums = [0] * 256
-        halves = f"sum(digest & {_HALF}), sum(digest >> 24 & {_HALF})"  # since no sum may exceed 64 bits
+        halves = f"sum(digest & {_HALF}), sum(digest >> 24 & {_HALF})"  # SQLite's sum fails beyond 64 bits
         query = f"SELECT bucket, {halves} FROM keys WHERE {where} GROUP BY bucket"  # noqa: S608 - constants
         for bucket, low, high in self._connection.execute(query, bounds):
             sums[bucket] = low + (high << 24) & _PART
@@ -295,7 +296,7 @@ class Database:
         return self._connection.execute(query, bounds).fetchall()
 
     def count(self) -> int:
-        """How many keys something is agreed about."""
+        """The number of keys with an agreed state."""
         (count,) = self._connection.execute("SELECT count(*) FROM keys").fetchone()
         return int(count)
 
@@ -306,7 +307,7 @@ class Database:
 
 
 def _within(prefix: bytes) -> tuple[str, tuple[bytes, ...]]:
-    """The condition that a key starts with this."""
+    """The SQL condition that a key starts with this prefix, and its parameters."""
     whole = prefix.rstrip(b"\xff")
     if not whole:
         return "key >= ?", (prefix,)

@@ -1,6 +1,7 @@
 """The state directory: which pair it belongs to, the lock that keeps a second daemon out, permissions.
 
-In: a path and a pair of site and hub. Out: paths of the files, private to this user. Left to others: what is in them.
+In: a path and a pair of site and hub. Out: paths of the files, private to this user. Left to others: the files'
+content.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _log = structlog.get_logger("redisrepl")
 
 
 class StateDirectoryError(ConfigError):
-    """The directory for the state cannot be made or written."""
+    """The state directory cannot be created or written."""
 
 
 class UnusableError(Exception):
@@ -40,7 +41,7 @@ class UnusableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The site and hub that a state belongs to; it is of no use with any other.
+    """The site and hub that a state belongs to; it cannot be used with any other.
 
     Attributes:
         site, hub: addresses.
@@ -58,9 +59,9 @@ class Pair:
 
 
 def open_private(path: Path, flags: int) -> int:
-    """A descriptor of a file that nobody else may read, whatever the umask; links are not followed."""
+    """Open a file that nobody else may read, whatever the umask; symbolic links are not followed."""
     file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with contextlib.suppress(PermissionError):  # another user owns it, and lets us write
+    with contextlib.suppress(PermissionError):  # another user owns it, but lets us write
         os.fchmod(file, 0o600)
     return file
 
@@ -81,10 +82,10 @@ def reason_of(error: Exception) -> str:
 
 
 class StateDirectory:
-    """The directory, made if it is not there, and locked for this pair.
+    """The directory, created if missing, and locked for this pair.
 
     Raises:
-        StateDirectoryError: it cannot be made or written.
+        StateDirectoryError: it cannot be created or written.
         ConfigError: another daemon uses it for the same pair.
     """
 
@@ -121,7 +122,7 @@ class StateDirectory:
         return StateDirectoryError(f"--state-dir {self.path}: {reason}: give a directory that this user may write")
 
     def acquire_again(self) -> None:
-        """Make and lock the directory anew, after it was removed."""
+        """Create and lock the directory again, after it was removed."""
         lock = self._acquire()
         os.close(self._lock)
         self._lock = lock
@@ -134,10 +135,10 @@ class StateDirectory:
         """
         aside = path.with_name(f"{path.name}.set-aside-{time.time_ns()}")
         path.replace(aside)
-        with contextlib.suppress(FileNotFoundError):  # of a database
+        with contextlib.suppress(FileNotFoundError):  # a database may have a write-ahead log beside it
             path.with_name(path.name + "-wal").replace(aside.with_name(aside.name + "-wal"))
         _log.warning(
-            "store.set_aside", file=str(path), kept_as=str(aside), reason=reason, then="everything is compared anew"
+            "store.set_aside", file=str(path), kept_as=str(aside), reason=reason, then="everything is compared again"
         )
 
     def release(self) -> None:

@@ -1,7 +1,7 @@
-"""What both sides agree on about keys, as bytes; and many such facts conflated to one entry for each key.
+"""Facts, that is what both sides agree on about keys: their encoding, and many of them conflated to one entry a key.
 
-In: keys and digests from the engine, or their encoding from the journal. Out: the encoding; entries by key.
-Left to others: where facts are kept (`journal`, `database`), whether they are agreed yet (`folding`).
+In: keys and digests from the engine, or their encoding from the journal. Out: the encoding; entries by key. Left to
+others: where facts are kept (`store.journal`, `store.database`), whether they are agreed yet (`store.folding`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _EXPIRY_HEAD = struct.Struct("<BIq")
 
 
 def pack_keys(keys: Collection[bytes]) -> tuple[bytes, ...]:
-    """The lengths of the keys, then the keys, to be joined; the count is stored elsewhere."""
+    """The lengths of the keys, then the keys, to be joined; the caller stores their number."""
     return struct.pack(f"<{len(keys)}I", *map(len, keys)), *keys
 
 
 def unpack_keys(data: bytes, at: int, count: int) -> tuple[list[bytes], int]:
-    """Read so many keys from this offset; returns them and the offset behind them."""
+    """Read `count` keys from this offset; returns them and the offset behind them."""
     lengths = struct.unpack_from(f"<{count}I", data, at)
     ends = list(accumulate(lengths, initial=at + 4 * count))
     if ends[-1] > len(data):
@@ -63,7 +63,7 @@ class Facts:
         if count:
             self._parts += (
                 _COUNT.pack(_STRINGS, count),
-                struct.pack(f"<{count}Q", *digests),  # also notices a digest too many or too few
+                struct.pack(f"<{count}Q", *digests),  # raises if there are more or fewer digests than keys
                 *pack_keys(keys),
             )
 
@@ -74,8 +74,8 @@ class Facts:
     def fields(self, key: bytes, fields: Mapping[bytes, int], gone: Collection[bytes] = ()) -> None:
         """These elements of the hash have these digests, and `gone` are removed; all others are unchanged.
 
-        So is the expiry. A hash without elements is absent; one that is filled again before it is folded
-        may keep the expiry that it had.
+        The expiry is unchanged too. A hash without elements is absent; one that is filled again before the facts are
+        folded may keep its former expiry.
         """
         if not fields and not gone:
             return
@@ -118,10 +118,10 @@ class Patch:
 
     Attributes:
         number: of the record that made it agreed.
-        whole: it replaces everything known about the key, which is a hash; otherwise it changes that.
-        elements: digest by field; None: gone.
-        sets_expiry: `expires_at_ms` is to be applied.
-        if_there: .. but only if the key was agreed before.
+        whole: whether it replaces everything known about the key, which is a hash, or only changes parts.
+        elements: digest by field; None: the field is gone.
+        sets_expiry: whether it sets the expiry to `expires_at_ms`.
+        if_there: whether it sets the expiry only if something was agreed about the key before.
     """
 
     number: int
@@ -137,15 +137,15 @@ Entry = tuple[int, int, int | None] | Patch | None
 
 
 class Changes(dict[bytes, Entry]):
-    """The outcome of many facts: one entry for each key that they are about."""
+    """Many facts combined: one entry for each of their keys."""
 
     def take(self, facts: bytes, number: int, besides: Collection[bytes] = frozenset()) -> None:  # noqa: C901, PLR0912 - a table
-        """Add encoded facts, but for those about some keys.
+        """Add encoded facts.
 
         Args:
             facts: as `Facts.encoded` returned them.
             number: of the record that made them agreed.
-            besides: keys to leave out.
+            besides: keys whose facts are left out.
 
         Raises:
             ValueError, IndexError, struct.error: they are damaged.
@@ -189,7 +189,7 @@ class Changes(dict[bytes, Entry]):
                 raise ValueError(f"no such fact: {operation}")
 
     def note(self, places: dict[bytes, dict[bytes | None, int]], number: int) -> None:
-        """Note this number for each key that they are about: as a whole (None), or for elements of it."""
+        """Enter this number in `places` for each key: for the whole key (None), or for its changed elements."""
         for key, entry in self.items():
             parts = entry.elements if isinstance(entry, Patch) and not entry.whole else [None]
             places.setdefault(key, {}).update(dict.fromkeys(parts, number))
@@ -202,7 +202,7 @@ class Changes(dict[bytes, Entry]):
         return at
 
     def _patch(self, key: bytes, number: int) -> Patch:
-        """The entry of a hash of which elements change."""
+        """The entry of a hash whose elements change."""
         entry = self.get(key, _UNKNOWN)
         if entry is _UNKNOWN:
             entry = self[key] = Patch(number)

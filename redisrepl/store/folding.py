@@ -1,10 +1,10 @@
-"""Folds the journal into the database, and answers from both what is agreed about a key.
+"""Folds the journal into the database, and looks up in both what is agreed about a key.
 
-In: the records of the journal. Out: what is agreed, and what pushes of unknown outcome may have left. Left to others:
-when to fold, and in which thread (`store`).
+In: the records of the journal. Out: what is agreed, and the intents of batches whose outcome is unknown. Left to
+others: when to fold, and in which thread (`store.store`).
 
-Records read from the journal are conflated in memory until a transaction is worth while; a lookup sees both. The facts
-of a batch become agreed when it is acknowledged; until then they are intents.
+Records read from the journal are conflated in memory until there are enough for a transaction; a lookup sees both. The
+facts of a batch become agreed when it is acknowledged; until then they are intents.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _log = structlog.get_logger("redisrepl")
 _T = TypeVar("_T")
 _ENOUGH_KEYS = 100_000
 _ENOUGH_BYTES = 32 << 20
-_TOO_MANY_KEYS = 1_000_000  # that the database does not take
+_TOO_MANY_KEYS = 1_000_000  # to keep in memory while the database cannot be written
 _HALF = (1 << 48) - 1
 _UNCHANGED = Patch(0)
 _Digests = tuple[int | None, ...]
@@ -39,7 +39,7 @@ _NONE: frozenset[bytes] = frozenset()
 
 
 class Folder:
-    """Journal and database of a pair. Created in one thread; its methods are then called in another.
+    """Journal and database of a pair. One thread creates it; another then calls its methods.
 
     Args:
         directory: where the files are.
@@ -47,15 +47,15 @@ class Folder:
         digest_of_hash, bucket_of: as for `Database`.
 
     Attributes:
-        journal: to be appended to.
+        journal: the owner appends to it.
         found: what the journal held at the start.
-        fresh: nothing is agreed about any key.
-        trouble: why the files cannot be written, or read.
-        stopped: set by the owner: records that were not read yet are not needed any more.
-        carried: bytes that the journal began with when it was last begun anew.
+        fresh: whether nothing is agreed about any key.
+        trouble: why the files cannot be written or read; None if they can.
+        stopped: the owner sets it to stop reading the journal.
+        carried: bytes of the records that the last `renew` wrote to the new journal.
 
     Raises:
-        OSError, sqlite3.OperationalError: the files cannot be read or made.
+        OSError, sqlite3.OperationalError: the files cannot be read or created.
     """
 
     def __init__(
@@ -97,9 +97,9 @@ class Folder:
             return Journal(path, self._pair)
 
     def _open_database(self) -> tuple[Database, bool]:
-        """The database, and whether there was another that cannot be used."""
+        """The database, and whether an unusable one was set aside for it."""
         path = self._directory.file("db")
-        if not self.journal.existed and path.exists():
+        if not self.journal.existed and path.exists():  # its place refers to a journal that we do not have
             self._directory.set_aside(path, "its journal is missing, or cannot be used")
         try:
             return self._make_database(0), False
@@ -112,7 +112,7 @@ class Folder:
         return Database(path, self._pair, place, digest_of_hash=functions[0], bucket_of=functions[1])
 
     def _read_all(self, *, lost: bool) -> None:
-        """Find what the journal holds, and where the database is in it."""
+        """Read the journal once: its state, the state at the database's place, and where its whole records end."""
         journal, database = self.journal, self._database
         self.found, reader = Reader(), None
         place, self.fresh = journal.base, database.empty
@@ -137,7 +137,7 @@ class Folder:
             self._renew()
 
     def _lose(self, place: int) -> None:
-        """Forget everything that the journal said up to this place."""
+        """Forget all agreements that the journal recorded up to this place."""
         self._database.clear(place)
         self._changes, self._taken, self._place = Changes(), 0, place
         self.fresh = True
@@ -145,7 +145,7 @@ class Folder:
     # Called in the worker's thread.
 
     def undamaged(self, step: Callable[[], _T]) -> _T:
-        """Do a step; if the database turns out to be damaged, begin another one, and do it again."""
+        """Run a step; if the database turns out to be damaged, start with an empty one, and run the step again."""
         try:
             return step()
         except sqlite3.Error as error:
@@ -177,11 +177,11 @@ class Folder:
             if len(self._changes) >= _ENOUGH_KEYS or self._taken >= _ENOUGH_BYTES:
                 self._write_if_possible()
         if self._place < end:
-            _log.warning("store.unreadable", file=str(self.journal.path), then="everything is compared anew")
+            _log.warning("store.unreadable", file=str(self.journal.path), then="everything is compared again")
             self._lose(end)
 
     def _write_if_possible(self) -> None:
-        """Write the conflated facts; if the disk is full, keep them in memory, up to a limit."""
+        """Write the conflated facts; if the disk refuses, keep them in memory, up to a limit."""
         try:
             self._write()
         except sqlite3.OperationalError as error:
@@ -195,12 +195,12 @@ class Folder:
             self._changes, self._taken = Changes(), 0
 
     def fold(self) -> None:
-        """Write to the database what the journal holds."""
+        """Write everything in the journal to the database."""
         self.catch_up()
         self._write()
 
     def renew(self) -> None:
-        """Fold, and begin the journal anew."""
+        """Fold, then replace the journal by one without the folded records."""
         self.fold()
         self._renew()
 
@@ -212,7 +212,7 @@ class Folder:
         self.carried = len(carried)
 
     def restore(self) -> None:
-        """Write everything again to a directory that was removed."""
+        """Create the directory again after it was removed, and write both files to it."""
         self._directory.acquire_again()
         self._database.move()
         self.renew()
@@ -230,13 +230,13 @@ class Folder:
         forgotten: Callable[[bytes], bool],
         unwritten: Mapping[int, bytes],
     ) -> dict[bytes, Agreed]:
-        """What is agreed about these keys, and which intents there are.
+        """What is agreed about these keys, and their intents.
 
         Args:
-            keys: those without either are missing in the result.
-            elements: whether those are asked for.
-            forgotten: about which keys nothing is agreed, whatever the files say.
-            unwritten: facts of open batches that the journal does not have.
+            keys: those with neither are missing in the result.
+            elements: whether to return the agreed elements too.
+            forgotten: says of a key whether nothing is agreed about it, whatever the files hold.
+            unwritten: facts of open batches that could not be written to the journal.
         """
         rows = self._database.read(keys)
         batches = {number: (facts, _NONE) for number, facts in {**self._reader.open, **unwritten}.items()}
@@ -258,7 +258,7 @@ class Folder:
         return found
 
     def _row(self, key: bytes, row: Row | None, *, elements: bool) -> tuple[Row | None, dict[bytes, int] | None]:
-        """What is agreed about a key of which the database has this row; and its elements."""
+        """What is agreed about a key, given its row in the database, and about its elements."""
         entry = self._changes.get(key, _UNCHANGED)
         if entry is None:
             return None, None
@@ -270,7 +270,7 @@ class Folder:
         return row, self._database.merged(key, entry, before)
 
     def names_before(self, key: bytes, name: bytes, forgotten: Callable[[bytes], bool]) -> set[bytes]:
-        """The names of the agreed elements of a collection that sort before this one."""
+        """The names of the agreed elements of a collection that sort before `name`."""
         entry = self._changes.get(key, _UNCHANGED)
         if forgotten(key) or entry is None or isinstance(entry, tuple):
             return set()
@@ -291,7 +291,7 @@ class Folder:
             if known is None or known[0] is not facts:
                 known = self._intents[batch] = facts, Changes()
                 known[1].take(facts, batch)
-            for key in (known[1].keys() & wanted) - void:  # of both, it goes through the smaller
+            for key in (known[1].keys() & wanted) - void:
                 sent.setdefault(key, []).append(known[1][key])
         return sent
 
@@ -313,12 +313,13 @@ class Folder:
     def _left_by(
         self, key: bytes, entries: Iterable[Entry], agreed: Collection[bytes], *, elements: bool
     ) -> tuple[_Digests, _ElementDigests]:
-        """The intents of a key, and by field those of its elements; `agreed` are fields."""
+        """The intents of a key, and by field those of its elements; `agreed` are the names of its agreed fields."""
         of_key: list[int | None] = []
         of_elements: dict[bytes, list[int | None]] = {}
         for entry in entries:
             changed: Mapping[bytes, int | None] = entry.elements if isinstance(entry, Patch) else {}
             if not isinstance(entry, Patch) or entry.whole:
+                # This batch sets the whole key: fields that it does not name would be gone.
                 of_key.append(self._digest_of(key, entry))
                 changed = {**dict.fromkeys((*agreed, *of_elements)), **changed} if elements else {}
             for name, digest in changed.items():
@@ -326,27 +327,28 @@ class Folder:
         return _distinct(of_key), {name: _distinct(digests) for name, digests in of_elements.items()}
 
     def _digest_of(self, key: bytes, entry: Entry) -> int | None:
-        """Of an entry that says everything about its key."""
+        """The digest of a key whose entry is complete: a whole hash, a string or an absence."""
         if isinstance(entry, Patch):
             row = self._database.patched(key, entry, None)
             return None if row is None else row.digest
         return None if entry is None else entry[0]
 
     def agreed_since(self, number: float, most: int) -> dict[bytes, dict[bytes | None, int]] | None:
-        """What was agreed after this number, or will be once a batch is acknowledged, from the journal.
+        """What was agreed after this number, or will be once an open batch is acknowledged, from the journal.
 
         Args:
-            number: see there.
-            most: how many keys may be found.
+            number: of a record or batch.
+            most: the largest number of keys to return.
 
         Returns:
-            For each key the number of what was agreed on last, as a whole (None) and of elements. None: the journal
-            does not reach back so far, or there are more.
+            For each key the number of its last agreement, as a whole (None) and by element. None if the journal does
+            not reach back so far, or if there are more keys.
         """
         reader, places = Reader(), dict[bytes, dict[bytes | None, int]]()
         for kind, payload, _ in self.journal.records(self.journal.base, self.journal.end):
             try:
                 told = reader.take(kind, payload)
+                # A renewed journal begins with NUMBER: what was agreed up to it is in the database only.
                 if kind in {Kind.NUMBER, Kind.CLEARED} and reader.number > number:
                     return None
                 if told is not None and told[1] > number:
@@ -361,22 +363,22 @@ class Folder:
         return None if len(places) > most else places
 
     def sums(self, prefix: bytes) -> list[int]:
-        """See `Database`; of what is folded."""
+        """As `Database.sums`: only what is folded."""
         return self._database.sums(prefix)
 
     def page(self, prefix: bytes, buckets: Collection[int], after: bytes | None) -> list[tuple[bytes, int]]:
-        """See `Database`; of what is folded."""
+        """As `Database.page`: only what is folded."""
         return self._database.page(prefix, buckets, after)
 
     def count(self) -> int:
-        """See `Database`; of what is folded."""
+        """As `Database.count`: only what is folded."""
         return self._database.count()
 
 
 def _add_places(
     places: dict[bytes, dict[bytes | None, int]], facts: bytes, number: int, besides: Collection[bytes]
 ) -> None:
-    """Keys, with their elements, that these facts are about."""
+    """Add the keys of these facts, with their elements, to `places`."""
     changes = Changes()
     changes.take(facts, number, besides)
     changes.note(places, number)

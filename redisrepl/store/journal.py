@@ -1,10 +1,10 @@
-"""An append-only file of checksummed records, which is begun anew when it has grown.
+"""An append-only file of checksummed records; when it has grown, a new one replaces it.
 
-In: records, in their order. Out: the same records, up to the first that is not whole. Left to others: what they mean
-(`folding`), when to begin anew (`store`).
+In: records, in their order. Out: the same records, up to the first damaged or incomplete one. Left to others: their
+meaning (`store.reading`), when to replace the file (`store.store`).
 
-A place in the journal is a byte count that never decreases. The header holds the place of the first record, so a place
-that was remembered stays valid after the file was begun anew.
+A place in the journal is a byte count that never decreases, not even when a new file begins: its header holds the place
+of its first record.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Journal", "Kind", "Record", "parse", "record"]
 
 _MAGIC = b"redisrepl journal\n"
 _FORMAT = 2
-_FORMATS = {1, _FORMAT}  # that can be read: the first had no `PATCH`
+_FORMATS = {1, _FORMAT}  # the ones that we can read: format 1 had no `PATCH`
 _HEAD = struct.Struct("<IBI")  # length of the payload, kind, checksum of both and of the payload
 _SUMMED = 5  # bytes of the head that its checksum covers
 _BLOCK = 1 << 20
@@ -33,7 +33,7 @@ _LONGEST_HEADER = 1 << 20
 
 
 class Kind(IntEnum):
-    """What a record says. No kind is 0, so a hole full of zeros is no record."""
+    """What a record says. No kind is 0, so that zeros, as after a crash of the system, are no record."""
 
     HEADER = 1
     SENDING = 2  # batch, facts
@@ -41,13 +41,13 @@ class Kind(IntEnum):
     DROPPED = 4  # batch
     AGREED = 5  # number, facts
     DOCUMENT = 6  # JSON: the state document
-    NUMBER = 7  # the last number that was given out
+    NUMBER = 7  # the last number that was assigned
     CLEARED = 8  # nothing is agreed about any key
-    APPLYING = 9  # batch, count and keys about which it says nothing any more, facts
-    PATCH = 10  # JSON: what has changed in the state document, by name
+    APPLYING = 9  # batch, count of keys whose facts no longer count, those keys, facts
+    PATCH = 10  # JSON: the values of the state document that changed, by name
 
 
-#: Kind, payload, place behind it.
+#: Kind, payload, and the place behind the record.
 Record = tuple[int, bytes, int]
 
 
@@ -59,7 +59,7 @@ def record(kind: Kind, *parts: bytes) -> bytes:
 
 
 def parse(data: bytes) -> Iterator[Record]:
-    """The records of these bytes, up to the first that is not whole."""
+    """The records of these bytes, up to the first damaged or incomplete one."""
     at = 0
     while at + _HEAD.size <= len(data):
         length, kind, checksum = _HEAD.unpack_from(data, at)
@@ -81,11 +81,11 @@ class Journal:
     Attributes:
         base: the place of the first record.
         end: the place behind the last record.
-        existed: the file was there before.
+        existed: whether the file existed before.
 
     Raises:
-        OSError: it cannot be read or made.
-        UnusableError: it is damaged or foreign.
+        OSError: it cannot be read or created.
+        UnusableError: it is damaged or belongs to another pair.
     """
 
     def __init__(self, path: Path, pair: Pair) -> None:
@@ -133,7 +133,7 @@ class Journal:
         return self._first + self.end - self.base
 
     def records(self, start: int, end: int) -> Iterator[Record]:
-        """The records between two places; fewer if one is not whole."""
+        """The records between two places, up to the first damaged or incomplete one."""
         window, begin, place = b"", start, start
         while end - place >= _HEAD.size:
             at = place - begin
@@ -176,7 +176,7 @@ class Journal:
             self._torn = True
             offset = self.size
             written = os.pwrite(self._file, records, offset)
-            while written < len(records):  # the second call tells why the first was short
+            while written < len(records):  # if the disk is full, the next call raises
                 written += os.pwrite(self._file, records[written:], offset + written)
             self._torn = False
             self.end += len(records)
@@ -201,10 +201,10 @@ class Journal:
         return (found.st_dev, found.st_ino) != (ours.st_dev, ours.st_ino)
 
     def renew(self, base: int, carried: bytes) -> None:
-        """Begin the file anew with these records, followed by those behind `base`.
+        """Replace the file by one with the records `carried`, followed by those behind `base`.
 
         Raises:
-            OSError: the file is as it was.
+            OSError: the old file stays in use.
         """
         self._replace(base, carried, self._file)
 
@@ -219,7 +219,7 @@ class Journal:
             _write(file, start + carried)
             copied = base if old is None else self._copy(file, base, self.end)
             os.fsync(file)
-            with self._lock:  # short: what was appended since
+            with self._lock:  # held only while the records appended since are copied
                 if old is not None:
                     copied = self._copy(file, copied, self.end)
                 fresh.replace(self.path)

@@ -1,7 +1,7 @@
-"""Reads the losers of conflicts that a daemon keeps, whether it runs or not.
+"""Reads the losers of conflicts that a daemon has kept, whether it runs or not.
 
-In: the path of a file. Out: losers and their values. Left to others: what is in the file (`store.losers`), showing
-and restoring it (`subcommands.conflicts`).
+In: the path of a file. Out: losers and their values. Left to others: the format of the file (`store.losers`), showing
+and restoring losers (`subcommands.conflicts`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TYPES = (
 
 
 class Kept(NamedTuple):
-    """A loser as it is listed: as `LoserRow`, but for its value.
+    """A loser as it is listed: a `LoserRow` without its value.
 
     Attributes:
         number: counts up from 1 in each file.
@@ -56,7 +56,7 @@ class Kept(NamedTuple):
 
 
 class KeptConflicts:
-    """The losers in a file, for reading while a daemon writes it or not.
+    """The losers in a file. A daemon may write to it meanwhile.
 
     Args:
         path: of the file.
@@ -66,13 +66,13 @@ class KeptConflicts:
         database: its number there.
 
     Raises:
-        UnusableError: it is damaged, or not ours. OSError: it cannot be opened.
+        UnusableError: it is damaged, or belongs to another program. OSError: it cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
         if not stat.S_ISREG(path.lstat().st_mode):
-            raise UnusableError("it is no regular file")
-        path.open("rb").close()  # SQLite would not say what is in the way
+            raise UnusableError("it is not a regular file")
+        path.open("rb").close()  # raises with the reason, which SQLite would not tell
         with _readable():
             self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_LOCK_WAIT)
             try:
@@ -96,7 +96,7 @@ class KeptConflicts:
         """
         last, more = 0, not self._new
         while more:
-            with _readable():  # a chunk is a transaction: a slow reader must not keep the journal growing
+            with _readable():  # each chunk is a transaction: a long one would keep SQLite's journal from shrinking
                 rows = self._db.execute(
                     f"{_SELECT} WHERE number > ? AND coalesce(key = ?, 1) ORDER BY number LIMIT {_CHUNK}", (last, key)
                 ).fetchall()
@@ -108,7 +108,7 @@ class KeptConflicts:
             more = len(rows) == _CHUNK
 
     def state(self, kept: Kept) -> State:
-        """What was lost; None where that was not kept, or is not there any more.
+        """The value that lost; None if it was not kept, or was removed since.
 
         Raises:
             UnusableError: the file cannot be read.

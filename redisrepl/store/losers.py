@@ -1,9 +1,9 @@
-"""The file of kept losers: what is in it, and how it is opened.
+"""The file of kept losers: its format, and opening it.
 
-In: losers, a path. Out: rows, an SQLite file that is ours. Left to others: writing and bounding it (`store.conflicts`),
+In: losers, a path. Out: rows, an open SQLite file of ours. Left to others: writing and bounding it (`store.conflicts`),
 reading it (`store.kept`).
 
-One row is one loser. The file is in WAL mode, so that nobody who reads holds up the daemon.
+One row is one loser. The file is in WAL mode, so that no reader blocks the daemon.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ __all__ = [
     "row_of",
 ]
 
-#: What such a file's name ends in; before it comes the stem that all files of a pair share.
+#: The ending of the file's name; before it comes the stem that all files of a pair share.
 SUFFIX = ".conflicts"
 
 Winner = Literal["site", "hub"]
 
 _APPLICATION = 0x72726366  # "rrcf", in SQLite's own field for the program that a file belongs to
 _FORMAT = 1
-#: Seconds to wait for a lock, which only an operator's `sqlite3` ever holds for long.
+#: Seconds to wait for a lock; only an operator's `sqlite3` holds one for long.
 _LOCK_WAIT = 0.1
 _WAL_LIMIT = 4 << 20
 
@@ -71,7 +71,7 @@ CREATE INDEX losers_at ON losers (at);
 """
 COLUMNS = "at, key, winner, reason, site_digest, hub_digest, kind, fields, size, expires_at_ms"
 INSERT = f"INSERT INTO losers ({COLUMNS}, value) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
-#: The largest integer of SQLite; a peer may claim any.
+#: The largest integer of SQLite; an expiry that a peer claims may be larger.
 _INTEGER = (1 << 63) - 1
 #: A field and its value are preceded by their lengths.
 LENGTHS = struct.Struct(">II")
@@ -90,9 +90,9 @@ class Loser:
         at: when it lost, Unix time.
         winner: the side whose value replaced it.
         reason: why nobody could tell which is newer, in a few words.
-        site_digest: of what the site held; None if that is not known.
-        hub_digest: likewise of the hub.
-        loser: what was lost; of a collection only the elements that lost.
+        site_digest: of the site's value; None if unknown.
+        hub_digest: of the hub's value; None if unknown.
+        loser: the value that lost; of a collection only the elements that lost.
     """
 
     key: bytes
@@ -128,7 +128,7 @@ class LoserRow(NamedTuple):
 
 
 def row_of(loser: Loser) -> LoserRow:
-    """The row of a loser, as yet without its value."""
+    """The row of a loser, still without its value."""
     kind, fields, size, expires_at_ms = _described(loser.loser)
     return LoserRow(
         at=loser.at,
@@ -178,19 +178,20 @@ def encode_value(state: State) -> bytes | None:
 
 
 def claim(path: Path) -> tuple[int, int]:
-    """Make the file, or find it, for this user alone; which one it is. A link in its place is not followed.
+    """Create the file if missing, and make it private to this user; returns its device and inode.
 
-    SQLite gives the files that it makes beside this one the same permissions. It must not have this one open yet: by
-    the rules of POSIX, closing any descriptor of a file gives up every lock that the process has on it.
+    A symbolic link in its place is not followed. SQLite gives the files that it creates beside this one the same
+    permissions. SQLite must not have this one open yet: by the rules of POSIX, closing any descriptor of a file
+    releases every lock that the process has on it.
 
     Raises:
-        OSError: it is a link or no file, it belongs to somebody else, the disk is full, ...
+        OSError: it is a link or not a regular file, it belongs to somebody else, the disk is full, ...
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "it is not a regular file")
         if stat.S_IMODE(found.st_mode) & ~0o600:
             os.fchmod(descriptor, 0o600)
     finally:
@@ -208,21 +209,21 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def open_for_writing(path: Path, file: tuple[int, int], place: tuple[str, int]) -> sqlite3.Connection:
-    """A connection in autocommit mode; a new file gets its tables, and one that is there has to be ours.
+    """A connection in autocommit mode. A new file gets its tables; an existing file has to be ours.
 
     Args:
         path: of the file.
         file: its device and inode, as `claim` returned them.
-        place: address and database of the site, which are noted.
+        place: address and database of the site, which are written to the file.
 
     Raises:
-        UnusableError: it belongs to another program or version. OSError: another file is there by now.
+        UnusableError: it belongs to another program or version. OSError: another file has taken its place.
         sqlite3.Error: it is damaged, locked, read-only, ...
     """
     db = sqlite3.connect(path, timeout=_LOCK_WAIT, isolation_level=None)
     try:
         _check_same(db, file)
-        db.execute("PRAGMA auto_vacuum = FULL")  # the file shrinks with what it holds; has to come before any table
+        db.execute("PRAGMA auto_vacuum = FULL")  # the file shrinks when rows are removed; only before the first table
         if not is_ours(db):
             db.executescript(_SCHEMA)
             db.execute("INSERT INTO place VALUES (?, ?)", place)
@@ -241,7 +242,7 @@ def open_for_writing(path: Path, file: tuple[int, int], place: tuple[str, int]) 
 
 
 def _check_same(db: sqlite3.Connection, file: tuple[int, int]) -> None:
-    """SQLite resolves the links to the directory by their text: what it has opened must be the file that we claimed."""
+    """Check that SQLite has opened the file that we claimed: it resolves links to the directory by their text."""
     opened = db.execute("PRAGMA database_list").fetchone()[2]
     if identity(Path(opened)) != file:
         raise OSError(errno.ESTALE, f"SQLite opens another file instead, {opened}")
@@ -251,7 +252,7 @@ def is_ours(db: sqlite3.Connection) -> bool:
     """Whether it has our tables; False if nothing was ever written.
 
     Raises:
-        UnusableError: somebody else's.
+        UnusableError: it belongs to another program or version.
     """
     (application,), (version,) = (
         db.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
@@ -268,7 +269,7 @@ def is_ours(db: sqlite3.Connection) -> bool:
 
 
 def place_of(db: sqlite3.Connection) -> tuple[str, int]:
-    """Address and database of the site that the losers are of."""
+    """Address and database of the site whose losers the file holds."""
     row = db.execute("SELECT site, database FROM place").fetchone()
     if row is None:
         raise UnusableError("it does not say whose losers it holds")
@@ -276,11 +277,12 @@ def place_of(db: sqlite3.Connection) -> tuple[str, int]:
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether a file will never be usable, as opposed to a disk that is full or a file that is locked.
+    """Whether a file will never be usable, as opposed to a full disk or a locked file.
 
-    SQLite's complaint about a damaged schema quotes it, and then Python cannot decode the complaint.
+    SQLite's message about a damaged schema quotes the damaged bytes, which Python may be unable to decode: hence
+    `UnicodeDecodeError`.
     """
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extension
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code, without the extended part
     return isinstance(error, UnusableError | UnicodeDecodeError) or code in {
         sqlite3.SQLITE_CORRUPT,
         sqlite3.SQLITE_NOTADB,

@@ -1,7 +1,7 @@
-"""What the records of the journal add up to: open batches, the state document, and facts as they become agreed.
+"""Interprets the records of the journal: open batches, the state document, and facts as they become agreed.
 
 In: records, in their order. Out: facts as they become agreed; the batches that are open; the state document. Left to
-others: where records come from (`journal`), where agreed facts go (`folding`).
+others: where records come from (`store.journal`), where agreed facts go (`store.folding`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from redisrepl.store.journal import Kind, record
 
 __all__ = ["MALFORMED", "Reader", "acknowledged", "agreed", "applying", "document", "dropped", "patch", "sending"]
 
-#: What reading a record or facts raises that are not what this package writes.
+#: What reading raises if a record or its facts are not as this package writes them.
 MALFORMED = (struct.error, ValueError, IndexError)
 
 _NUMBER = struct.Struct("<Q")
@@ -24,12 +24,12 @@ _REFUSED = struct.Struct("<QI")
 
 
 def sending(batch: int, facts: bytes) -> bytes:
-    """The record of a batch that is about to be sent."""
+    """The record of a batch that is about to be sent to the hub."""
     return record(Kind.SENDING, _NUMBER.pack(batch), facts)
 
 
 def applying(batch: int, facts: bytes, void: Collection[bytes] = ()) -> bytes:
-    """The record of a batch that is about to be applied to the site; `void` keys are left out."""
+    """The record of a batch that is about to be applied to the site; its facts about `void` keys do not count."""
     return record(Kind.APPLYING, _REFUSED.pack(batch, len(void)), *pack_keys(list(void)), facts)
 
 
@@ -44,7 +44,7 @@ def dropped(batch: int) -> bytes:
 
 
 def agreed(number: int, facts: bytes) -> bytes:
-    """The record of facts that are agreed at once."""
+    """The record of facts that are agreed already."""
     return record(Kind.AGREED, _NUMBER.pack(number), facts)
 
 
@@ -54,7 +54,7 @@ def document(content: Mapping[str, object]) -> bytes:
 
 
 def patch(news: Mapping[str, object]) -> bytes:
-    """The record of what has changed in the state document."""
+    """The record of the changed values of the state document."""
     return record(Kind.PATCH, json.dumps(news).encode())
 
 
@@ -68,9 +68,9 @@ class Reader:
 
     Attributes:
         document: the state document as it was saved last.
-        number: the highest number that was given out.
+        number: the highest number that was assigned.
         open: facts of batches for the hub that were neither acknowledged nor dropped.
-        applying: likewise for the site, with keys that were agreed on since.
+        applying: the same for the site, each with the keys that were agreed on since.
     """
 
     def __init__(self) -> None:
@@ -80,14 +80,14 @@ class Reader:
         self.applying: dict[int, tuple[bytes, frozenset[bytes]]] = {}
 
     def copy(self) -> Reader:
-        """Another one that has read the same."""
+        """Another reader in the same state."""
         other = Reader()
         other.document, other.number = dict(self.document), self.number
         other.open, other.applying = dict(self.open), dict(self.applying)
         return other
 
     def take(self, kind: int, payload: bytes) -> tuple[bytes, int, Collection[bytes]] | None:
-        """Read a record; if it makes facts agreed, returns them, their number, and keys to leave out."""
+        """Read a record; if it makes facts agreed, return them, their number, and the keys to leave out."""
         if kind == Kind.DOCUMENT:
             self.document = _document(payload)
             return None
@@ -123,7 +123,7 @@ class Reader:
         return frozenset(keys), at
 
     def _agreed(self, facts: bytes, number: int, besides: frozenset[bytes]) -> tuple[bytes, int, Collection[bytes]]:
-        """Make facts agreed; earlier applies of unknown outcome no longer matter for their keys."""
+        """Make facts agreed: for their keys, earlier applies of unknown outcome no longer matter."""
         if self.applying:
             told = Changes()
             told.take(facts, number, besides)
@@ -137,7 +137,7 @@ class Reader:
         return facts, number, besides
 
     def applied_keys(self) -> frozenset[bytes]:
-        """Keys of applies whose outcome is not known."""
+        """Keys of applies whose outcome is unknown."""
         keys: set[bytes] = set()
         for batch, (facts, void) in self.applying.items():
             told = Changes()
@@ -146,7 +146,7 @@ class Reader:
         return frozenset(keys)
 
     def carried(self) -> bytes:
-        """The few records that are equivalent to all that were read."""
+        """A few records that are equivalent to all that were read, except for agreed facts."""
         records = [record(Kind.NUMBER, _NUMBER.pack(self.number)), document(self.document)]
         records += [sending(batch, facts) for batch, facts in self.open.items()]
         records += [applying(batch, *facts) for batch, facts in self.applying.items()]

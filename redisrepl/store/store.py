@@ -1,10 +1,10 @@
-"""What the engine remembers between two looks at a key, and across restarts of the daemon.
+"""Remembers what both sides agree on about each key, and the daemon's state, across restarts.
 
 In: facts that are agreed, or will be when a batch is acknowledged; the state document. Out: what is agreed about keys.
-Left to others: the formats (`journal`, `database`), what follows from an ancestor (the engine).
+Left to others: the formats (`store.journal`, `store.database`), what follows from an ancestor (`engine.plans`).
 
-Recording is one `write` in the caller's thread; a thread of the store does everything else, one job at a time. A disk
-error never raises: the store goes on, reports it, and forgets what it could not write.
+Recording is one `write` in the caller's thread; a worker thread does everything else, one job at a time. A disk error
+is reported, never raised: the store goes on, and keys that it could not write count as not agreed.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _T = TypeVar("_T")
 _RETRY = 5.0  # seconds between attempts to write, after one failed
 _SYNC = 1.0  # seconds between calls that force the journal to the disk
 _IDLE = 5.0  # seconds without records before the journal is folded
-_BEHIND = 4 << 20  # bytes of the journal that a lookup may have to read
-_RENEW = 32 << 20  # bytes of the journal, besides what it carries
-_RENEW_IDLE = 1 << 20
-_LONGEST = 256 << 20  # bytes of a journal that cannot be folded
+_BEHIND = 4 << 20  # bytes of unread journal after which the worker reads on, so that a lookup has less to read
+_RENEW = 32 << 20  # bytes of journal, beside the carried records, after which a new one replaces it
+_RENEW_IDLE = 1 << 20  # the same while nothing is recorded
+_LONGEST = 256 << 20  # bytes to which a journal may grow that cannot be folded
 _BUFFER = 1 << 20
 
 
@@ -51,18 +51,18 @@ class Store:
 
     Args:
         directory: where the files are; created if missing.
-        pair: what they belong to.
+        pair: site and hub that they belong to.
         digest_of_hash: digest of a hash, from its key and the sums of its elements' digests.
-        bucket_of: to which of 256 buckets a key belongs; to the same one in every version.
-        on_trouble: called with the reason when nothing can be written, and with None when it can again; in the caller's
+        bucket_of: to which of 256 buckets a key belongs; must not differ between versions.
+        on_trouble: called with the reason when writing fails, and with None when it works again; in the caller's
             thread.
         clock: seconds that never go backwards.
 
     Attributes:
         saved: the state document that was saved last; empty at first contact.
-        open_batches: those that were sent to the hub and not acknowledged when the last process ended.
-        open_applies: keys of those that were sent to the site, likewise.
-        number: the last one that was given out.
+        open_batches: numbers of the batches that the last process sent to the hub, and whose outcome it did not record.
+        open_applies: keys of the batches that it sent to the site, and whose outcome it did not record.
+        number: the last number that was assigned.
         failed: why nothing can be written; None if it can.
 
     Raises:
@@ -93,7 +93,7 @@ class Store:
         self.open_applies = found.applied_keys()
         self.saved = found.document
         self.failed: str | None = None
-        self._document: dict[str, object] = dict(found.document)  # what the next process finds
+        self._document: dict[str, object] = dict(found.document)  # what the next process will find
         self._on_trouble = on_trouble
         self._clock = clock
         self._buffer: list[bytes] = []
@@ -101,9 +101,9 @@ class Store:
         self._unwritten = Unwritten()
         self._written_at = self._synced_at = clock()
         self._retry_write_at = self._retry_job_at = clock()
-        self._dirty = False  # something was written that was not forced to the disk
-        self._seen = self._journal.base  # place up to which the worker was told to read
-        self._idle = False  # everything is folded that was recorded
+        self._dirty = False  # whether something was written since the journal was last forced to the disk
+        self._seen = self._journal.base  # place up to which the worker was asked to read
+        self._idle = False  # whether the last job ran while nothing was recorded, and so folded everything
         self._worker = ThreadPoolExecutor(1, "store")
         self._job: Future[None] | None = None
         self._old: Path | None = self._directory.file("json")
@@ -116,7 +116,7 @@ class Store:
 
     @property
     def fresh(self) -> bool:
-        """Nothing is agreed about any key: first contact, or what was there could not be used."""
+        """Whether nothing is agreed about any key: at first contact, or if the files could not be used."""
         return self._folder.fresh
 
     def file(self, ending: str) -> Path:
@@ -126,17 +126,17 @@ class Store:
     # Recording.
 
     def next_number(self) -> int:
-        """Give out a number, for a batch."""
+        """Assign a number, for a batch."""
         self.number += 1
         return self.number
 
     def sending(self, batch: int, facts: Facts, *, to_site: bool = False) -> None:
-        """A batch is about to be sent: when it is acknowledged, these facts are agreed. Written at once.
+        """Record, at once, that a batch is about to be sent: when it is acknowledged, its facts become agreed.
 
         Args:
             batch: its number.
             facts: what both sides hold once it has been executed.
-            to_site: to the site; otherwise to the hub.
+            to_site: whether it goes to the site, not to the hub.
         """
         self.number = max(self.number, batch)
         record_of = reading.applying if to_site else reading.sending
@@ -144,26 +144,26 @@ class Store:
         self._write()
 
     def acknowledged(self, batch: int, refused: Collection[bytes] = ()) -> None:
-        """The facts of a batch are agreed, but for those about the refused keys."""
+        """Record that a batch was executed: its facts are agreed, except those about the refused keys."""
         self._folder.fresh = False  # now, not when the worker reads the record
         self._record(reading.acknowledged(batch, refused))
 
     def dropped(self, batch: int) -> None:
-        """A batch was not executed: its facts are void."""
+        """Record that a batch was not executed: its facts do not count."""
         self._record(reading.dropped(batch))
 
     def agreed(self, facts: Facts) -> None:
-        """These facts are agreed."""
+        """Record that these facts are agreed."""
         if facts:
             self._folder.fresh = False  # now, not when the worker reads the record
             self._record(reading.agreed(self.next_number(), facts.encoded()))
 
     def save(self, document: Mapping[str, object]) -> bool:
-        """Save the state from which the next process goes on. Everything recorded before is written before it.
+        """Save the state from which the next process continues. It is written after everything recorded before it.
 
         Args:
-            document: values that JSON can hold, by name; not to be changed afterwards. Only values that differ from the
-                last ones are written, all in one record.
+            document: values that JSON can hold, by name; the caller must not change them afterwards. Only values that
+                differ from the last ones are written, in one record.
 
         Returns:
             Whether any differed.
@@ -183,12 +183,12 @@ class Store:
             self._write()
 
     def _write(self) -> None:
-        """Write what is buffered, or remember that it is not."""
+        """Write what is buffered; if that fails, keep it in `_unwritten`."""
         if not self._buffer:
             return
         data = b"".join(self._buffer)
         self._buffer, self._buffered = [], 0
-        if self._unwritten:  # a later fact must not reach the disk before an earlier one
+        if self._unwritten:  # a later fact must not reach the journal before an earlier one
             self._unwritten.take(data)
             return
         try:
@@ -206,7 +206,7 @@ class Store:
         self._dirty, self._idle = True, False
 
     def _write_again(self) -> None:
-        """Write what could not be written before."""
+        """Try again to write what could not be written."""
         self._retry_write_at = self._clock() + _RETRY
         try:
             self._append(b"".join(self._unwritten.records(self.next_number(), self._document)))
@@ -227,7 +227,7 @@ class Store:
         if self._unwritten and now >= self._retry_write_at:
             self._write_again()
         if self._job and self._job.done():
-            self._job.result()  # raises what must not happen
+            self._job.result()  # raises only errors that `_maintain` does not expect: bugs
             self._job = None
         if not self._unwritten:
             self._remove_old()
@@ -236,7 +236,7 @@ class Store:
             self._begin_job(now)
 
     def _remove_old(self) -> None:
-        """Remove the checkpoint of an earlier version, now that the journal says the same."""
+        """Remove the checkpoint of an earlier version, once the journal holds its content."""
         if self._old:
             with contextlib.suppress(OSError):
                 self._journal.sync()
@@ -277,7 +277,7 @@ class Store:
             self._folder.trouble = reason_of(error)
 
     async def _ask(self, question: Callable[[], _T], otherwise: _T) -> _T:
-        """Have the worker answer from everything that was recorded; `otherwise` if the files cannot be read."""
+        """Let the worker answer after everything recorded was written; `otherwise` if the files cannot be read."""
 
         def answer() -> _T:
             try:
@@ -297,7 +297,7 @@ class Store:
 
         Args:
             keys: those with neither are missing in the result.
-            elements: whether those of hashes are asked for.
+            elements: whether to return the agreed elements too.
         """
         self._write()
         forgotten, unwritten = self._unwritten.forgotten(), dict(self._unwritten.open)
@@ -309,15 +309,15 @@ class Store:
         return await self._ask(question, {})
 
     async def agreed_since(self, number: float, most: int) -> dict[bytes, dict[bytes | None, int]] | None:
-        """What was agreed after this number, or will be once a batch is acknowledged.
+        """What was agreed after this number, or will be once an open batch is acknowledged.
 
         Args:
-            number: see there.
-            most: how many keys may be found.
+            number: of a record or batch.
+            most: the largest number of keys to return.
 
         Returns:
-            For each key the number of what was agreed on last, as a whole (None) and of elements. None: that is not
-            known any more, or there are more.
+            For each key the number of its last agreement, as a whole (None) and by element. None if that is no longer
+            known, or if there are more keys.
         """
         self._write()
         if self._unwritten:
@@ -325,7 +325,7 @@ class Store:
         return await self._ask(partial(self._folder.agreed_since, number, most), None)
 
     async def names_before(self, key: bytes, name: bytes) -> set[bytes]:
-        """The names of the elements of a collection that are agreed on and sort before this one."""
+        """The names of the agreed elements of a collection that sort before `name`."""
         self._write()
         forgotten = self._unwritten.forgotten()
 
@@ -336,7 +336,7 @@ class Store:
         return await self._ask(question, set())
 
     async def sums(self, prefix: bytes) -> list[int]:
-        """For each of the 256 buckets the sum, modulo 2**48, of the digests of the prefix's keys."""
+        """For each of the 256 buckets, the sum of the digests of the prefix's keys, modulo 2**48."""
         await self.fold()
         return await self._ask(partial(self._folder.sums, prefix), [0] * 256)
 
@@ -350,7 +350,7 @@ class Store:
             after = page[-1][0]
 
     async def count(self) -> int:
-        """How many keys something is agreed about."""
+        """The number of keys with an agreed state."""
         await self.fold()
         return await self._ask(self._folder.count, 0)
 
@@ -359,7 +359,7 @@ class Store:
         await self._ask(self._folder.fold, None)
 
     async def close(self) -> None:
-        """Write what is buffered, force it to the disk and close the files. A second call does nothing."""
+        """Write what is buffered, force it to the disk, and close the files. A second call does nothing."""
         if self._folder.stopped:
             return
         self._write()
@@ -378,19 +378,21 @@ class Store:
 
 
 def _nothing() -> None:
-    """Only force the journal to the disk."""
+    """A job without a step: `_maintain` only forces the journal to the disk."""
 
 
 def open_store(directory: Path | None, pair: Pair, **options: Any) -> Store:
-    """The store of a pair in this directory, or in the default one; if that cannot be used, in one for this life only.
+    """The store of a pair in this directory or, if none is named, in the default one.
+
+    If the default one cannot be used, the store is kept in a temporary directory, which the next start does not find.
 
     Args:
         directory: None: the default one.
-        pair: what it belongs to.
+        pair: site and hub that it belongs to.
         options: as for `Store`.
 
     Raises:
-        StateDirectoryError: the directory that was named cannot be used, or there is none at all.
+        StateDirectoryError: the directory that was named cannot be used, or no temporary one either.
         ConfigError: another daemon uses it for the same pair.
     """
     try:

@@ -1,7 +1,7 @@
 """Records that could not be written to the journal: until they are, nothing counts as agreed about their keys.
 
-In: records that were not written. Out: records to write first once writing works again: the same ones or, if they
-became too many, one that makes their keys forgotten. Left to others: writing, and trying again (`store`).
+In: records that were not written. Out: the records to write first when writing works again: the same ones or, if they
+became too many, one that makes the store forget their keys. Left to others: writing, and retrying (`store.store`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _OVERHEAD = 100  # of a key in a set
 
 
 class Unwritten:
-    """Records that were not written and must be made up for.
+    """Records that have to be written before any other.
 
     Attributes:
-        open: facts of batches that were sent meanwhile, and are neither acknowledged nor dropped.
+        open: facts of batches that were sent meanwhile, and neither acknowledged nor dropped.
     """
 
     def __init__(self) -> None:
@@ -30,16 +30,16 @@ class Unwritten:
         self._keys: set[bytes] = set()
         self._size = 0
         self._all = False
-        self._outcomes: list[bytes] = []  # of batches that the journal has
-        self._document = False  # something of the state document was not written
-        self._records: list[bytes] | None = []  # all others; None: too many
+        self._outcomes: list[bytes] = []  # records that end a batch which the journal holds
+        self._document = False  # whether a part of the state document was not written
+        self._records: list[bytes] | None = []  # all of them, but for the state document; None: they became too many
         self._records_size = 0
 
     def __bool__(self) -> bool:
         return bool(self._all or self._keys or self.open or self._outcomes or self._document)
 
     def take(self, records: bytes) -> None:
-        """These were not written."""
+        """Add records that were not written."""
         for kind, payload, _ in parse(records):
             reader = Reader()
             reader.open = self.open
@@ -81,13 +81,18 @@ class Unwritten:
         self._size += sum(map(len, changes)) + _OVERHEAD * (len(self._keys) - before)
 
     def forgotten(self) -> Callable[[bytes], bool]:
-        """Whether nothing is agreed about a key, as it is now."""
+        """A function that says whether nothing is agreed about a key, as of now."""
         if self._all:
             return lambda _: True
         return frozenset(self._keys).__contains__
 
     def records(self, number: int, saved: Mapping[str, object]) -> list[bytes]:
-        """What to write now, or instead with this number, and the state document as it was saved last."""
+        """The records to write now.
+
+        Args:
+            number: for a record that replaces those which became too many.
+            saved: the state document.
+        """
         state = [document(saved)] if self._document else []
         if self._records is not None:
             return self._records + state

@@ -1,6 +1,6 @@
-"""The checkpoint file of earlier versions: the position from which the first start with a journal goes on.
+"""Reads the checkpoint file of earlier versions, so that the first start with a journal continues from its position.
 
-In: the file. Out: a state document. Left to others: writing it, and removing the file (`store`).
+In: the file. Out: a state document. Left to others: saving it in the journal, and removing the file (`store.store`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FORMAT = 2
 
 
 def old_checkpoint(path: Path, pair: Pair) -> dict[str, object] | None:
-    """The state document in this file; None if it is missing, damaged or of another pair."""
+    """The state document in this file; None if it is missing, damaged or belongs to another pair."""
     try:
         saved = json.loads(path.read_bytes())
         checksum = saved.pop("checksum")

@@ -1,1 +1,1 @@
-"""TLS, always verified: contexts for every link, renewal of certificates, what a failure means."""
+"""TLS, always verified: contexts for every link, renewal of certificates, explanations of failures."""

@@ -1,6 +1,6 @@
 """Watches certificates while the daemon runs: loads renewed files, and warns before a certificate expires.
 
-In: the contexts of the links and their files. Out: contexts that use what the files hold, log lines, problems. Left to
+In: the contexts of the links and their files. Out: contexts that use the current files, log lines, problems. Left to
 others: whether a pair of files is valid (`tls.contexts`), when to look (`daemon`).
 """
 
@@ -25,10 +25,10 @@ _log = structlog.get_logger("redisrepl")
 
 #: Seconds between two looks at the files, so that renewed ones are in use within a minute.
 _PERIOD = 10.0
-#: Days before expiry at which we warn; from the second on it counts as a problem.
+#: Days before expiry at which we warn; with fewer days left than the second, it counts as a problem.
 WARN_DAYS = (30, 7, 1)
 _DAY = 86400.0
-#: What our certificate on a link is called.
+#: What messages call our certificate for each link.
 _OURS = {
     "hub": "our certificate for the hub",
     "site": "our certificate for the site",
@@ -92,6 +92,8 @@ class CertificateWatch:
 
     Args:
         links: by name ("hub", "site", "listener"), context and files of each.
+        renewed: is called after a renewal with the link's name, and whether an authority was removed, so that
+            connections made under it must end.
     """
 
     def __init__(
@@ -155,7 +157,7 @@ class CertificateWatch:
                     yield f"certificate: {what} {_when(end, days)}: renew it"
 
     def _take(self, link: _Link, stamp: _Stamp, *, asked: bool = False) -> None:
-        """Load the files; if they are invalid, keep the old certificates and report that until it is mended."""
+        """Load the files; if they are invalid, keep the old certificates and report that until the files are fixed."""
         # Certificate and key are replaced one after the other. In between they do not match, so we look again even if
         # nothing seems to have changed: the second file may keep its old time stamp.
         link.stamp = stamp
@@ -182,7 +184,7 @@ class CertificateWatch:
 
     def _say_complaints(self, link: _Link) -> None:
         for complaint in link.context.current.complaints:
-            _log.warning("certificate.not_strict", link=link.name, error=complaint, then="it is accepted all the same")
+            _log.warning("certificate.not_strict", link=link.name, error=complaint, then="redisrepl accepts it anyway")
 
     def _say_ends(self, link: _Link, now: datetime) -> None:
         """Warn 30, 7 and 1 days before expiry, once each."""
@@ -200,7 +202,7 @@ class CertificateWatch:
                     certificate=what,
                     expires_at=end.isoformat(),
                     days_left=max(0, int(days)),
-                    hint="renew it: new files are taken by themselves",
+                    hint="renew it: redisrepl loads new files by itself",
                 )
 
 

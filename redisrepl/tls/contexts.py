@@ -37,13 +37,13 @@ __all__ = [
 
 
 class CertificateFiles:
-    """Where the PEM files of one TLS link are, and which flags say so.
+    """The PEM files of one TLS link, and the flags that name them.
 
     Args:
         ca: certificates to trust; None: those of the system.
-        cert: our certificate with its chain; None: we show none.
+        cert: our certificate with its chain; None: we present none.
         key: private key of `cert`.
-        flags: names of the three flags, for messages.
+        flags: names of these three flags, for messages.
         password: file that holds the passphrase of `key`; None: it has none.
         strict: refuse authorities that do not follow RFC 5280, as Python 3.13 does by default.
     """
@@ -73,7 +73,7 @@ class CertificateFiles:
         return f"{self.flags[2]}-password-file"
 
     def paths(self) -> list[Path]:
-        """Every file that is named."""
+        """All files of the link."""
         return [path for path in (self.ca, self.cert, self.key, self.password) if path is not None]
 
 
@@ -94,13 +94,13 @@ class _NotedSSLObject(ssl.SSLObject):
 class RenewableContext(ssl.SSLContext):
     """A context whose certificates can be renewed; connections made afterwards use the new ones.
 
-    An authority cannot be removed from an `SSLContext`. So renewal creates a new context and delegates to it; whoever
-    holds this one need not know.
+    An authority cannot be removed from an `SSLContext`. So a renewal creates a new context, and this one delegates to
+    it; code that holds this one need not change.
 
     Attributes:
         complaints: what a strict check would refuse in the authorities, as sentences.
         ends_at: when our own certificate expires; None if there is none.
-        no_ca: the flag that was not given, so that the system's authorities are trusted; None if it was given.
+        no_ca: the name of the CA flag if it was not given, so that the system's authorities are trusted; else None.
     """
 
     sslobject_class = _NotedSSLObject
@@ -115,13 +115,13 @@ class RenewableContext(ssl.SSLContext):
 
     @property
     def current(self) -> RenewableContext:
-        """The one that makes connections now."""
+        """The context that makes new connections now."""
         return self._successor or self
 
     @property
     def peer_ends_at(self) -> datetime | None:
-        """When the certificate that the server showed last expires; None before the first handshake."""
-        return self.current._peer_ends_at  # noqa: SLF001 - its own kind
+        """When the certificate that the server last presented expires; None before the first handshake."""
+        return self.current._peer_ends_at  # noqa: SLF001 - the same class
 
     def note_peer(self, end: datetime) -> None:
         """Note when a server's certificate expires."""
@@ -132,24 +132,24 @@ class RenewableContext(ssl.SSLContext):
         self._transports.add(transport)
 
     def end_connections(self) -> None:
-        """End the noted connections: their peers may not be trusted any more."""
+        """End the noted connections: we may not trust their peers any more."""
         for transport in list(self._transports):
             transport.abort()
 
     def hand_over(self, successor: RenewableContext) -> None:
-        """Have another one make the connections that follow."""
-        if successor._peer_ends_at is None:
+        """Let `successor` make all further connections."""
+        if successor._peer_ends_at is None:  # until its own first handshake, report the date that we know
             successor._peer_ends_at = self.peer_ends_at
         self._successor = successor
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
-        """As `SSLContext`; asyncio makes every TLS connection by this."""
+        """As in `SSLContext`; asyncio calls this for every TLS connection."""
         successor = self._successor
         return super().wrap_bio(*args, **kwargs) if successor is None else successor.wrap_bio(*args, **kwargs)
 
 
 def trust_told(reason: str, context: ssl.SSLContext | None) -> str:
-    """A reason of `tls_reason`; if it is about authorities and none was given, it says which are trusted."""
+    """A reason of `tls_reason`; if it concerns the CA and no CA flag was given, with a note of that."""
     flag = context.current.no_ca if isinstance(context, RenewableContext) else None
     if flag is None or "given CA" not in reason:
         return reason
@@ -178,7 +178,7 @@ def readable_by_others(path: Path) -> bool:
 
 
 def server_context(files: CertificateFiles) -> RenewableContext:
-    """A context for incoming connections; with `ca`, only clients with a certificate of that authority are accepted.
+    """A context for incoming connections; with `ca`, it accepts only clients with a certificate of that authority.
 
     Raises:
         ConfigError, CertificateError: as `client_context`.
@@ -196,13 +196,13 @@ def server_context(files: CertificateFiles) -> RenewableContext:
 def client_context(files: CertificateFiles, now: datetime | None = None) -> RenewableContext:
     """A context for outgoing connections; checks the files as far as possible without a peer.
 
-    Authorities are checked as in Python 3.11, whatever Python runs this: from 3.13 on, `create_default_context` refuses
-    private ones without keyUsage, and old installations have such ones.
+    Authorities are checked as Python 3.11 does, whatever Python runs this. From 3.13 on, `create_default_context`
+    refuses private authorities without keyUsage, and old installations have such authorities.
 
     Raises:
         ConfigError: a file is missing, unreadable, not PEM, encrypted without its passphrase, or the key is not the
-            certificate's; with `strict`, an authority is not as RFC 5280 wants it.
-        CertificateError: our certificate is expired or not valid yet.
+            certificate's; with `strict`, an authority violates RFC 5280.
+        CertificateError: our certificate has expired or is not valid yet.
     """
     ca_flag = files.flags[0]
     context = RenewableContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -240,10 +240,10 @@ def _load_pair(context: RenewableContext, files: CertificateFiles, now: datetime
 
 
 def renew(context: RenewableContext, files: CertificateFiles) -> None:
-    """Have a context use the current content of the files, and nothing of the old, from the next connection on.
+    """Make a context use only the current content of the files, from the next connection on.
 
     Raises:
-        ConfigError, CertificateError: as `client_context`; the context is as it was.
+        ConfigError, CertificateError: as `client_context`; the context is then unchanged.
     """
     serves = context.protocol is ssl.PROTOCOL_TLS_SERVER
     context.hand_over(server_context(files) if serves else client_context(files))

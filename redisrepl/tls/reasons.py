@@ -1,7 +1,6 @@
-"""What a TLS failure means, in a sentence for the person who runs this.
+"""Explains a TLS failure in a sentence for the person who runs this.
 
-In: an exception. Out: a sentence, or None if it is no failure of TLS. Left to others: making connections
-(`tls.contexts`).
+In: an exception. Out: a sentence, or None if it is not a TLS failure. Left to others: the contexts (`tls.contexts`).
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ __all__ = ["tls_reason"]
 
 _STRICT = ", which --strict-certificates asks for: have it made anew, or do without that flag"
 
-#: Text of OpenSSL > what it means. The first match counts, so narrower ones come first.
+#: A part of OpenSSL's text, and what it means. The first match counts, so the more specific come first.
 _REASONS = (
-    # X509_V_ERR_*, as X509_verify_cert_error_string spells them: our check of the server's certificate.
+    # Our check of the server's certificate: X509_V_ERR_*, in the words of X509_verify_cert_error_string.
     ("certificate has expired", "the server's certificate has expired: have it renewed"),
     ("certificate is not yet valid", "the server's certificate is not valid yet: check the clocks of both machines"),
     ("Hostname mismatch", "the server's certificate is for another host name: check the address"),
@@ -96,7 +95,7 @@ _REASONS = (
     ),
     ("certificate chain too long", "the server sends too many certificates: have its chain put right"),
     ("CERTIFICATE_VERIFY_FAILED", "the server's certificate is not signed by the given CA: check the CA file"),
-    # Alerts: what the server says of ours.
+    # Alerts: what the server says of our certificate.
     ("CERTIFICATE_REQUIRED", "the server asks for a client certificate and got none"),
     ("ALERT_UNKNOWN_CA", "the server does not trust the CA of our certificate: get one it trusts"),
     ("CERTIFICATE_EXPIRED", "the server says that our certificate has expired: renew it"),
@@ -130,7 +129,7 @@ _REASONS = (
     ("KEY_VALUES_MISMATCH", "the key is not that of the certificate: give the key that the certificate was made for"),
 )
 
-#: The connection broke or timed out during TLS: that says nothing about certificates.
+#: The connection broke or timed out during the handshake, which says nothing about certificates.
 _INTERRUPTED = (
     ssl.SSLWantReadError,
     ssl.SSLWantWriteError,

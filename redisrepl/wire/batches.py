@@ -1,7 +1,7 @@
-"""Many commands in one request to the hub: the script that runs them, and what it answers.
+"""The script that runs many commands in one request to the hub, and its reply.
 
-In: commands. Out: words of the script; which writes failed, and when it ran. Left to others: which commands
-(`wire.writes`), sending (`remote.push`), what is told beside (`wire.feed`).
+In: commands. Out: arguments of the script; which writes failed, and when it ran. Left to others: which commands
+(`wire.writes`), sending (`remote.push`), the message that it publishes (`wire.feed`).
 """
 
 from __future__ import annotations
@@ -41,18 +41,19 @@ _MAY_CHANGE_NOTHING = frozenset(
 
 
 def _without_indents(script: bytes) -> bytes:
-    """A script as it travels, by a twelfth shorter."""
+    """The script as it is sent: a twelfth shorter."""
     return re.sub(rb"\n +", b"\n", script)
 
 
 class Fencing(NamedTuple):
-    """What keeps a request that was given up from being executed later, and tells which ones were executed.
+    """What keeps a request that timed out from being executed later, and shows which batches were executed.
 
     Attributes:
-        key: the site's fence at the hub, a hash; empty: it has none.
-        epoch: of the site; the hub refuses requests of an earlier one.
-        slot: which of the requests side by side this is.
-        number: of the batch; the hub notes the last one of each slot, and once more if not all of it was executed.
+        key: the site's fence at the hub, a hash (`remote.fence`); empty: it has none.
+        epoch: of the site; the hub refuses requests with an earlier one.
+        slot: which of the parallel requests this is.
+        number: of the batch. The hub notes the last one of each slot, and again under `SLOT!` if not all of it was
+            executed.
     """
 
     key: bytes = b""
@@ -61,13 +62,17 @@ class Fencing(NamedTuple):
     number: int = 0
 
 
-#: Runs each command by itself: one that fails does not stop the others. A write is a command, or a pair of an `MSET`;
-#: pairs that cannot be set together are tried one by one, so that one bad key does not take others with it. If nothing
-#: failed, what was done is told on a channel (`wire.feed`). Returns how many writes there were and the hub's time in
-#: microseconds, and repeats what makes this request's answer known; then `index message` of each that failed,
-#: `index UNCHANGED` or `index MOVED`. ARGV: that token, a channel or nothing, what to tell there, the fence's key or
-#: nothing, the epoch, the slot and the number of the batch, and for each command its length, then its words; `HSETNX`
-#: may name many fields. The commands with conditions are described where they are made (`wire.writes.commands_if`).
+#: Runs each command by itself: one that fails does not stop the others. A write is a command, or a pair of an `MSET`.
+#: Pairs that cannot be set together are set one by one, so that only the bad key fails. If every write changed
+#: something, the script publishes them (`wire.feed`).
+#:
+#: ARGV: a token, a channel or nothing, the message for it, the key of the fence or nothing, the epoch, the slot and the
+#: number of the batch; then for each command its length and its words. `HSETNX` may name many fields. The conditional
+#: commands are described in `wire.writes.commands_if`.
+#:
+#: Returns first the number of writes, the hub's time in microseconds and the token, by which we know that this is the
+#: reply to our request; then for each write that was not made as it stands `index error`, `index UNCHANGED` or
+#: `index MOVED`. If the fence has a later epoch, it runs nothing, and returns `FENCED token`.
 _PUSH = (
     ELEMENTS_OF
     + SEQUENCE_DIGEST
@@ -263,7 +268,7 @@ return out
 
 @cache
 def push_script(types: frozenset[str] = frozenset()) -> bytes:
-    """The script for who replicates these types: to others, what streams take would make it half as long again."""
+    """The script for these types; without streams it is a third shorter."""
     streams = STREAMS if "stream" in types else b"local streams\n"
     opaque = PUT_OPAQUE if OPAQUE in types else b"local put_opaque\n"
     return _without_indents(streams + opaque + _PUSH)
@@ -274,35 +279,35 @@ NO_FENCE = Fencing()
 
 
 def command_words(command: Sequence[bytes]) -> Sequence[bytes]:
-    """A command as `PUSH_SCRIPT` wants it: its length, then its words."""
+    """A command as arguments of `PUSH_SCRIPT`: its length, then its words."""
     return b"%d" % len(command), *command
 
 
 def batch_words(token: bytes = b"", told: tuple[bytes, bytes] = (b"", b""), fencing: Fencing = NO_FENCE) -> list[bytes]:
-    """The words of `PUSH_SCRIPT` before the commands.
+    """The arguments of `PUSH_SCRIPT` before the commands.
 
     Args:
-        token: by which the answer is known; without spaces.
-        told: a channel, and what to tell there behind the time.
-        fencing: see there.
+        token: identifies the reply; without spaces.
+        told: a channel, and the message to publish there after the time.
+        fencing: see `Fencing`.
     """
     return [token, *told, fencing.key, *(b"%d" % number for number in fencing[1:])]
 
 
 def changed_nothing(command: Sequence[bytes], reply: object) -> str | None:
-    """`UNCHANGED` or `MOVED`, if a command that was sent by itself, and not refused, found nothing to do."""
+    """`UNCHANGED` or `MOVED`, if a command that was sent by itself and not refused changed nothing."""
     if reply is None or (reply == 0 and command[0] == b"HSETNX"):
-        return MOVED  # it was to be set only where there is nothing
+        return MOVED  # `SET .. NX` or HSETNX: somebody has set the key or field meanwhile
     return UNCHANGED if reply == 0 and command[0] in _MAY_CHANGE_NOTHING else None
 
 
 class Answer(NamedTuple):
-    """What `PUSH_SCRIPT` answered.
+    """The reply of `PUSH_SCRIPT`.
 
     Attributes:
-        errors: text by index of the write, for those that failed, found nothing to do, or whose condition did not hold.
+        errors: by index of the write: an error, `UNCHANGED`, or `MOVED` if a condition did not hold.
         time: of the hub, in microseconds; infinity if it does not tell.
-        fence: `-`: it does not let us have a fence; `?`: it has none of ours, so it may have lost more; else empty.
+        fence: `-`: the hub does not let us have a fence; `?`: it has lost our fence, and perhaps more; else empty.
     """
 
     errors: dict[int, str]
@@ -311,10 +316,10 @@ class Answer(NamedTuple):
 
 
 def parse_batch_reply(items: Sequence[bytes], sent: int, token: bytes = b"") -> Answer:
-    """What `PUSH_SCRIPT` answered to the request with this token, of so many writes.
+    """Parse the reply of `PUSH_SCRIPT` to the request with this token, of `sent` writes.
 
     Raises:
-        OutcomeUnknownError: it is the answer to another request.
+        OutcomeUnknownError: it is the reply to another request.
         FencedError: the hub knows a later epoch, and has executed nothing.
         ProtocolError: the reply does not account for all `sent` writes.
     """

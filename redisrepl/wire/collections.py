@@ -1,17 +1,17 @@
 """The kinds of collection: how the elements of each are read, written and removed, and which events that causes.
 
-In: the type of a collection, by Redis' own word. Out: words of commands, names of events, elements from replies. Left
-to others: which elements (`engine`), how many in one command (`wire.writes`).
+In: the type of a collection, in Redis' own word. Out: words of commands, names of events, elements from replies. Left
+to others: which elements (`engine.plans`), how many in one command (`wire.writes`).
 
-A hash's fields with their values, a set's members, a sorted set's members with their scores and a stream's entries are
-the same thing to everybody else: elements, each with a name and a value. Another kind of collection is another row of
-the table here, its commands in `wire.commands`, and its branch in the scripts of `wire.states`, `wire.digests` and
-`wire.batches`. Types without a portable form are one kind of sequence, whose only item is what `DUMP` says
+All other modules see a hash's fields with their values, a set's members, a sorted set's members with their scores and a
+stream's entries as the same thing: elements, each with a name and a value. To add a kind of collection, add a row to
+the table here, its commands to `wire.commands`, and a branch to the scripts of `wire.states`, `wire.digests` and
+`wire.batches`. Types without a portable form are one kind of sequence, whose only item is the reply to `DUMP`
 (`wire.opaque`).
 
-A score is text. Redis prints the same double in different ways (`%.17g` before 7.2, the shortest form since), so it is
-brought to one form here, and in each script: what C's `%.17g` makes of it. A zero has no sign there: a small sorted set
-forgets it.
+A score is text. Redis prints the same double in different ways (`%.17g` before 7.2, the shortest form since), so we
+bring it to one form, here and in each script: C's `%.17g`. A zero has no sign in that form, because a small sorted set
+does not keep it.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ class Collection(NamedTuple):
 
     Attributes:
         put: the command that adds elements or changes them.
-        options: words of it between key and elements.
+        options: its words between key and elements.
         remove: the command that removes elements.
-        put_if: adds an element on a condition; `wire.batches` has the script that knows it.
-        put_new: adds an element where there is none.
-        remove_if: removes an element on a condition.
+        put_if: our own command that sets an element on a condition; the script of `wire.batches` runs it.
+        put_new: the command that adds an element if it is absent.
+        remove_if: our own command that removes an element on a condition.
         put_event: keyspace event of `put`.
         remove_event: keyspace event of `remove`.
         read: the command that returns all elements.
-        range: words of it behind the key.
+        range: its words behind the key.
         read_some: the command that returns the values of some elements.
-        salt: begins what an element's digest is taken of, so that equal elements of two kinds have two digests.
+        salt: a prefix of the digested bytes, so that equal elements of two kinds have different digests.
         flag: class of its keyspace events.
     """
 
@@ -85,12 +85,13 @@ COLLECTIONS = {
         *(b"SADD", (), b"SREM", b"SADDIF", b"SADD", b"SREMIF", b"sadd", b"srem"),
         *(b"SMEMBERS", (), b"SMISMEMBER", b"m", "s"),
     ),
-    # CH: it answers how many members it changed, not only how many it added.
+    # CH: it returns how many members it changed, not only how many it added.
     "zset": Collection(
         *(b"ZADD", (b"CH",), b"ZREM", b"ZADDIF", b"ZADDNX", b"ZREMIF", b"zadd", b"zrem"),
         *(b"ZRANGE", (b"0", b"-1", b"WITHSCORES"), b"ZMSCORE", b"z", "z"),
     ),
-    # `STREAMSET` and its like only the scripts know (`wire.entries`); an entry is read by itself, with its last id.
+    # `STREAMSET`, `STREAMIF` and `STREAMNEW` are our own, for scripts (`wire.entries`). Single entries are read one by
+    # one, and the last id by XINFO.
     "stream": Collection(
         *(b"STREAMSET", (), b"XDEL", b"STREAMIF", b"STREAMNEW", b"XDELIF", b"xadd", b"xdel"),
         *(b"XRANGE", (b"-", b"+"), b"XINFO", b"x", "t"),
@@ -102,12 +103,12 @@ class SequenceKind(NamedTuple):
     """A kind of sequence.
 
     Attributes:
-        put: replaces whatever the key holds; `wire.batches` has the script that knows it.
-        put_if: likewise on a condition.
+        put: our own command that replaces whatever the key holds; the script of `wire.batches` runs it.
+        put_if: the same on a condition.
         append: the command that adds items at the end.
         read: the command that returns all items.
-        range: words of it behind the key.
-        salt: begins what a key's digest is taken of.
+        range: its words behind the key.
+        salt: a prefix of the digested bytes.
         flag: class of its keyspace events.
         ignored: how many bytes at the end of each item are not digested.
     """
@@ -127,13 +128,14 @@ SEQUENCES = {
     OPAQUE: SequenceKind(b"OPAQUESET", b"OPAQUEIF", b"", b"DUMP", (), b"o", "d", FOOTER),
 }
 
-#: What is read by one command.
+#: All types whose values are elements or items.
 READABLE: dict[str, Collection | SequenceKind] = {**COLLECTIONS, **SEQUENCES}
 
-#: What can be read where scripts are refused: a stream and its last id, a type and its `DUMP` only one step can tell.
+#: The types that one command reads, so that scripts are not needed. A stream takes two commands (its last id), and an
+#: opaque value too (its type), between which the key may change.
 READABLE_SINGLY = {type_: kind for type_, kind in READABLE.items() if type_ not in ("stream", OPAQUE)}
 
-#: Scores of so many digits at most are exact, and printed alike by everybody.
+#: Integers of at most this many digits are exact as scores, and every server prints them alike.
 _PLAIN = 15
 
 
@@ -143,10 +145,10 @@ def score_of(score: float) -> bytes:
 
 
 def score_text(text: bytes) -> bytes:
-    """A score, as a server prints it or a client writes it, in the one form that is compared.
+    """A score, as a server prints it or a client writes it, in the form that we compare.
 
     Raises:
-        ValueError: it is none, or written in a way that Python does not read (hexadecimal).
+        ValueError: it is not a score, or is written in a way that Python does not read (hexadecimal).
     """
     if text.isdigit() and len(text) <= _PLAIN and (not text.startswith(b"0") or text == b"0"):
         return text
@@ -169,24 +171,24 @@ _VALUES_BEHIND = frozenset({"hash", "stream"})
 
 
 def as_server_takes(type_: str, elements: Mapping[bytes, Value]) -> Mapping[bytes, Value]:
-    """Elements by the names that servers have for them, and in an order in which they can be added."""
+    """Elements under their names at a server, and in an order in which they can be added."""
     if type_ == "stream":
         return {plain_id(name): value for name, value in sorted(elements.items())}
     return elements
 
 
 def name_here(type_: str, name: bytes) -> bytes:
-    """The name of an element, from the one that servers have for it."""
+    """The name of an element, from its name at a server."""
     return element_name(name) if type_ == "stream" else name
 
 
 def names_at_server(type_: str, names: Iterable[bytes]) -> Iterable[bytes]:
-    """The names of elements as servers have them."""
+    """The names of elements at a server."""
     return map(plain_id, names) if type_ == "stream" else names
 
 
 def elements_in(type_: str, flat: Sequence[bytes]) -> Mapping[bytes, bytes]:
-    """The elements in the reply to a command that returns all.
+    """The elements in the reply to `Collection.read`.
 
     Raises:
         ValueError: it is not what such a command returns.
@@ -200,6 +202,6 @@ def elements_in(type_: str, flat: Sequence[bytes]) -> Mapping[bytes, bytes]:
 
 
 def extra_types(types: Iterable[str]) -> bytes:
-    """Those of some types that scripts must be told of, strings and hashes aside; each between spaces."""
+    """Those of these types that scripts handle beside strings and hashes, as an argument; each between spaces."""
     others = sorted(set(types) & (COLLECTIONS.keys() | SEQUENCES.keys()) - {"hash"})
     return b" %b " % " ".join(others).encode() if others else b""

@@ -1,12 +1,10 @@
-"""Replicated commands to changes.
+"""Turns commands of the replication stream into changes.
 
 In: the arguments of one command after another, as a master sends them to its replicas. Out: what each did to the keys
-of the database and namespaces we follow. Left to others: offsets (`wire.psync`), echoes and what is replicated
-(`engine.outbound`).
+of the database and namespaces that we follow. Left to others: offsets (`wire.psync`), echoes (`engine.outbound`).
 
-A master rewrites what its clients said (`SETEX` arrives as `SET k v PXAT ms`, an expired key as `DEL`); what arrives
-verbatim and what does not is listed in docs/architecture.md. A command that was refused or changed nothing is not
-sent, so conditions (`NX`, `GT`, ...) are known to have been met.
+A master rewrites some commands of its clients: `SETEX` arrives as `SET k v PXAT ms`, an expired key as `DEL`. It does
+not send a command that was refused or changed nothing, so conditions (`NX`, `GT`, ...) are known to have been met.
 """
 
 from __future__ import annotations
@@ -39,12 +37,12 @@ _Handler = Callable[[Arguments], Sequence[Change]]
 
 
 class _Form(NamedTuple):
-    """What is known of a command by its name.
+    """How to decode a command of this name.
 
     Attributes:
         name: in upper case.
-        one_key: it writes its first argument, and no other key.
-        handler: what it did; None for those that are not about keys alone, and those that we do not know.
+        one_key: whether it writes its first argument, and no other key.
+        handler: returns its changes; None for commands that need more than their keys, and for unknown ones.
     """
 
     name: bytes
@@ -52,10 +50,10 @@ class _Form(NamedTuple):
     handler: _Handler | None
 
 
-#: Where a transaction that we apply says so: it shows in the stream, and leaves no key behind.
+#: A transaction of redisrepl publishes its origin on this channel: that shows in the stream, and leaves no key behind.
 ORIGIN_CHANNEL = b"redisrepl:origin"
 
-#: In the stream, but saying nothing about a key.
+#: Commands in the stream that do not write a key.
 _SILENT = frozenset({b"PING", b"REPLCONF", b"SPUBLISH", b"SCRIPT", b"FUNCTION", b"SWAPDB"})
 
 #: `SET` options that take an argument and say nothing about the value or its expiry (Redis 8.4, Valkey 8.1).
@@ -67,13 +65,13 @@ class ChangeDecoder:
 
     Args:
         covers: whether a key belongs to the followed namespaces; asked for nearly every command.
-        kinds: which of `changes.KINDS` are wanted; others are counted only.
-        database: the database followed; commands of others yield nothing.
+        kinds: which of `changes.KINDS` are wanted; others are only counted.
+        database: the followed database; commands of others yield nothing.
 
     Attributes:
-        selected: the database the stream is in now (`SELECT`); it survives a partial resynchronisation.
-        in_transaction: inside MULTI .. EXEC, where no position may be saved.
-        origin: who applied the transaction that is open, None if nobody said so.
+        selected: the database that the stream has selected (`SELECT`); it survives a partial resynchronisation.
+        in_transaction: whether the stream is inside MULTI .. EXEC, where no position may be saved.
+        origin: the origin that the open transaction has published; None: none, so a client wrote it.
         unreplicated: names of commands that wrote a followed key but yielded no wanted change, with their counts.
     """
 
@@ -98,18 +96,18 @@ class ChangeDecoder:
         self.in_transaction = False
         self.origin: bytes | None = None
         self.unreplicated: dict[str, int] = {}
-        self._forms: dict[bytes, _Form] = {}  # by name as it was spelled, for the few spellings that occur
+        self._forms: dict[bytes, _Form] = {}  # by name as clients spell it; few spellings occur
 
     @property
     def plain(self) -> bool:
-        """Whether `SET key value` of a followed key just sets that key now: then `decode` need not be asked."""
+        """Whether a plain `SET key value` of a followed key can be taken as it is, without `decode`."""
         return self._sets and self.origin is None and self.selected == self.database
 
     def decode(self, argv: Arguments) -> Sequence[Change | Flushed]:
-        """What this command did to keys that we follow.
+        """The changes that this command made to keys that we follow.
 
         Args:
-            argv: command name and arguments. A known command in an unknown form touches every followed key it names.
+            argv: command name and arguments. A known command in an unknown form touches every followed key in it.
         """
         name, one_key, handler = self._forms.get(argv[0]) or self._learn(argv[0])
         if one_key and len(argv) > 1 and not self.covers(argv[1]):
@@ -132,7 +130,7 @@ class ChangeDecoder:
         return wanted
 
     def _decode_rare(self, name: bytes, argv: Arguments) -> Sequence[Change | Flushed]:
-        """Commands about the connection, a whole database or two of them, and all that we do not know."""
+        """Commands about the connection or whole databases, those that write another database, and unknown ones."""
         match name:
             case b"SELECT":
                 self.selected = int(argv[1])
@@ -159,16 +157,16 @@ class ChangeDecoder:
         return ()
 
     def _unknown(self, name: bytes, argv: Arguments) -> Sequence[Change]:
-        """A command of a module, or one newer than we are: where its type can be carried, all that it names is read."""
+        """A command of a module, or of a newer server: with `opaque`, touch every followed key in it."""
         if OPAQUE in self.kinds:
             return [Touch(argument, OPAQUE) for argument in argv[1:] if self.covers(argument)]
         self.count_unreplicated(name.decode("ascii", "backslashreplace"))
         return ()
 
     def _in_part(self, name: bytes, argv: Arguments) -> Sequence[Change]:
-        """Commands of which a part is carried, and the other is told: expiries of fields, and consumer groups.
+        """Commands that are replicated in part; the rest is counted: expiries of fields, and consumer groups.
 
-        `HSETEX key [options] FIELDS n field value ..`; `XGROUP CREATE key group id MKSTREAM` may make the stream.
+        `HSETEX key [options] FIELDS n field value ..`; `XGROUP CREATE key group id MKSTREAM` may create the stream.
         """
         options = [argument.upper() for argument in argv[2:8]]
         if name == b"XGROUP" or not _FIELD_EXPIRY.isdisjoint(options[: options.index(b"FIELDS")]):
@@ -192,7 +190,7 @@ class ChangeDecoder:
         return [change for change in changes if self.covers(change.key)]
 
     def count_unreplicated(self, text: str) -> None:
-        """Something of a followed key does not cross: it is to be told."""
+        """Count a write of a followed key that is not replicated."""
         if text in self.unreplicated or len(self.unreplicated) < _MAX_SPELLINGS:
             self.unreplicated[text] = self.unreplicated.get(text, 0) + 1
 
@@ -223,7 +221,9 @@ def _set(argv: Arguments) -> Sequence[Change]:
                 expires_at_ms = int(next(options, b"")) * 1000
             case condition if condition in _SET_CONDITIONS:
                 next(options, None)
-            case _:  # EX and PX (Redis 6.2) count from the master's clock, KEEPTTL from what was there
+            case (
+                _
+            ):  # EX and PX (Redis 6.2) count from the master's clock, and KEEPTTL keeps an expiry that we do not know
                 return (Touch(argv[1], "set"),)
     return (StringSet(argv[1], argv[2], expires_at_ms),)
 
@@ -255,7 +255,7 @@ _FIELD_EXPIRY = frozenset({b"EX", b"PX", b"EXAT", b"PXAT"})
 
 
 def _hsetex(argv: Arguments) -> Sequence[Change]:
-    """`HSETEX key [options] FIELDS n field value ..` (Redis 8.0); expiries of fields do not cross."""
+    """`HSETEX key [options] FIELDS n field value ..` (Redis 8.0); expiries of fields are not replicated."""
     options = [a.upper() for a in argv[2:8]]
     start = 2 + options.index(b"FIELDS") + 2
     return _hset((argv[0], argv[1], *argv[start : start + 2 * int(argv[start - 1])]))
@@ -324,7 +324,7 @@ _ZADD_OPTIONS = frozenset({b"NX", b"XX", b"GT", b"LT", b"CH", b"INCR"})
 
 
 def _behind_options(argv: Arguments) -> int:
-    """Where the members of a `ZADD` or `GEOADD` begin, with what stands before each."""
+    """The index of the first score of a `ZADD`, or longitude of a `GEOADD`."""
     place = 2
     while argv[place].upper() in _ZADD_OPTIONS:
         place += 1
@@ -332,7 +332,7 @@ def _behind_options(argv: Arguments) -> int:
 
 
 def _zadd(argv: Arguments) -> Sequence[Change]:
-    """`ZADD key [NX|XX] [GT|LT] [CH] [INCR] score member ..`: with any but CH only reading tells the scores."""
+    """`ZADD key [NX|XX] [GT|LT] [CH] [INCR] score member ..`: with an option beside CH, the scores have to be read."""
     start = _behind_options(argv)
     members = argv[start + 1 :: 2]
     if any(option.upper() != b"CH" for option in argv[2:start]):
@@ -343,7 +343,7 @@ def _zadd(argv: Arguments) -> Sequence[Change]:
 def _score(text: bytes) -> bytes | None:
     try:
         return score_text(text)
-    except ValueError:  # hexadecimal, which Redis takes
+    except ValueError:  # hexadecimal, which Redis accepts
         return None
 
 
@@ -372,7 +372,7 @@ def _georadius(argv: Arguments) -> Sequence[Change]:
 
 
 def _touch_lists(argv: Arguments) -> Sequence[Change]:
-    """`LPUSH key item ..`, `LMOVE source destination ..`, `SORT key .. STORE destination`: all that it names."""
+    """`LPUSH key item ..`, `LMOVE source destination ..`, `SORT key .. STORE destination`: every key that it writes."""
     keys = keys_of(argv)
     written = keys[1:] if argv[0].upper() == b"SORT" else keys
     return [Touch(key, "lists", replaces=True) for key in written]
@@ -432,7 +432,7 @@ _HANDLERS: dict[bytes, _Handler] = {
     **dict.fromkeys((b"LPUSH", b"RPUSH", b"LPUSHX", b"RPUSHX", b"LPOP", b"RPOP", b"LINSERT", b"LSET"), _touch_lists),
     **dict.fromkeys((b"LREM", b"LTRIM", b"LMOVE", b"RPOPLPUSH", b"SORT"), _touch_lists),
     **ENTRY_COMMANDS,
-    # A relative expiry (Redis 6.2) counts from the master's clock: read what came of it.
+    # A relative expiry (Redis 6.2) counts from the master's clock: read the outcome.
     **dict.fromkeys((b"EXPIRE", b"PEXPIRE", b"GETEX"), _touch_expiry),
     **dict.fromkeys((b"SETEX", b"PSETEX", b"INCR", b"DECR", b"INCRBY", b"DECRBY", b"INCRBYFLOAT"), _touch_string),
     **dict.fromkeys(

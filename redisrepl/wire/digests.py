@@ -1,18 +1,17 @@
-"""Digests of what keys hold, the same at the hub and at the site (in Lua) and here.
+"""Digests of what keys hold, computed alike at the hub and at the site (in Lua) and here.
 
-In: keys, states, replies. Out: digests, and the scripts and bodies that ask a server for them. Left to others: what a
-difference means (`engine.reconcile`), where agreed digests are kept (`store`).
+In: keys, states, replies. Out: digests, and the scripts that ask a server for them. Left to others: what a difference
+means (`engine.reconcile`), where agreed digests are kept (`store.database`).
 
-The digest of a string is taken of its key and value, so that the digests of many keys can be summed: two sides with
-equal sums hold equal keys. The digest of a hash is taken of its key and the sum over its fields of the digests of
-field and value (an *element*). A sum, because the order of fields does not matter: Lua sorts by the collation of the
-server's locale, which may call different names equal. SHA-1, because Redis' Lua has nothing faster.
-The digest of a set or sorted set is made likewise; their elements' digests are salted (`wire.collections`), so that
-no two types have the same digest.
+The digest of a string covers its key and value, so that the digests of many keys can be summed: two sides with equal
+sums hold equal keys. The digest of a hash covers its key and the sum of its elements' digests, each of a field and its
+value. A sum, because the fields have no order, and sorting them in Lua would use the collation of the server's locale,
+which may call different names equal. SHA-1, because Redis' Lua has nothing faster. Sets and sorted sets are digested in
+the same way, but their elements' digests are salted (`wire.collections`), so that no two types have the same digest.
 
-An expiry is no part of the digest: expiries are compared only where they are replicated. Before Redis 7.0, and where
-`PEXPIRETIME` is not allowed, a server tells only what is left of one, so `Look.inexact` says that it may be off by
-some milliseconds.
+The digest does not cover the expiry: expiries are compared only where they are replicated. Before Redis 7.0, and where
+`PEXPIRETIME` is not allowed, a server tells only the time that is left, so `Look.inexact` says that an expiry may be
+off by some milliseconds.
 """
 
 from __future__ import annotations
@@ -56,12 +55,12 @@ __all__ = [
     "wanted_buckets",
 ]
 
-#: Keys are summed in so many buckets.
+#: The number of buckets in which keys are summed.
 BUCKETS = 256
 #: Sums are taken modulo this: sums of 48-bit numbers are exact in Lua's doubles.
 _MODULUS = 1 << 48
 _HALF = 48
-#: Hexadecimal digits of a SHA-1 that make a digest; its last twelve are what is summed.
+#: A digest is the first hexadecimal digits of a SHA-1; the last twelve of them are summed.
 _DIGITS = 15
 _SHIFT = 64 - 4 * _DIGITS
 
@@ -71,21 +70,21 @@ UNREADABLE = -1
 #: In the place of an agreed digest: no value has it, so both sides count as changed.
 DISPUTED = 0
 
-#: Milliseconds by which an expiry may be off that a server could only tell as what is left.
+#: Milliseconds by which an expiry may be off if the server only told the time that is left.
 _INEXACT = 20
 _LONGEST_NUMBER = 18  # digits
 _HEXADECIMAL = frozenset(b"0123456789abcdef")
-_SUMS_HEAD = 3  # items of a reply before those that are left
+_SUMS_HEAD = 3  # items of a reply before the keys that are left
 
-#: How much one run of `LOOK_SCRIPT` does before it leaves the rest to another. The server does nothing else meanwhile.
+#: The work of one run of a script, after which the rest is left to another run. The server does nothing else meanwhile.
 WORK = 1_000_000
 
 
 class Look(NamedTuple):
-    """What was seen of a key.
+    """What a key holds, in short.
 
     Attributes:
-        digest: of what it holds; None: there is no such key; `UNREADABLE`: it holds what cannot be replicated.
+        digest: of its value; None: there is no such key; `UNREADABLE`: its value cannot be replicated.
         expires_at_ms: Unix time in milliseconds; None: it does not expire.
         inexact: the expiry may be off by some milliseconds.
     """
@@ -99,9 +98,9 @@ class Page(NamedTuple):
     """A step of a scan.
 
     Attributes:
-        cursor: where to go on; `0`: the end.
-        looks: what was seen of its keys.
-        left: keys that are still to be looked at, since the server had done enough in one go.
+        cursor: where to continue; `0`: the end.
+        looks: by key, what it holds.
+        left: keys that are still to be looked at, because the run had done enough.
     """
 
     cursor: bytes
@@ -109,7 +108,7 @@ class Page(NamedTuple):
     left: tuple[bytes, ...] = ()
 
 
-# Here.
+# Computed here.
 
 
 def string_digest(key: bytes, value: bytes) -> int:
@@ -119,7 +118,7 @@ def string_digest(key: bytes, value: bytes) -> int:
 
 
 def element_of(field: bytes, value: bytes, kind: str = "hash") -> int:
-    """The digest of one element of a collection with its value: two numbers of 48 bits, one behind the other."""
+    """The digest of one element of a collection with its value: two numbers of 48 bits in one."""
     salt = b"" if kind == "hash" else COLLECTIONS[kind].salt
     if kind == "stream":
         field = plain_id(field)
@@ -133,7 +132,7 @@ def elements_of(fields: Mapping[bytes, bytes], kind: str = "hash") -> dict[bytes
 
 
 def total_of(elements: Iterable[int]) -> tuple[int, int]:
-    """The sums of both halves of these elements."""
+    """The sums of the two halves of these digests."""
     first = second = 0
     for element in elements:
         first += element >> _HALF
@@ -147,7 +146,7 @@ def hash_digest(key: bytes, total: tuple[int, int]) -> int:
     return int.from_bytes(hashed[:8], "big") >> _SHIFT
 
 
-#: A sequence's digest is taken of so many items at a time.
+#: Items of a sequence that are digested at a time.
 _ITEMS = 1000
 
 
@@ -164,7 +163,7 @@ def sequence_digest(key: bytes, items: Sequence[bytes], kind: str = "list") -> i
 
 
 def digest_of(key: bytes, state: State) -> int | None:
-    """The digest of what a key holds; see `Look`."""
+    """The digest of a key's state; see `Look`."""
     match state:
         case None:
             return None
@@ -179,12 +178,12 @@ def digest_of(key: bytes, state: State) -> int | None:
 
 
 def look_at(key: bytes, state: State) -> Look:
-    """What a server's own script would say of a key that holds this."""
+    """The look that a server's script would return for a key in this state."""
     return Look(digest_of(key, state), None if state is None or isinstance(state, str) else state.expires_at_ms)
 
 
 def bucket_of(key: bytes) -> int:
-    """In which bucket a key is summed: told by its last three bytes, which differ most."""
+    """The bucket in which a key is summed, from its last three bytes, which differ most."""
     length = len(key)
     bucket = key[-1] if length else 0
     if length > 1:
@@ -195,7 +194,7 @@ def bucket_of(key: bytes) -> int:
 
 
 def add_sums(sums: list[int], looks: Mapping[bytes, Look]) -> None:
-    """Add what was seen of keys to the sums of their buckets."""
+    """Add the digests of keys to the sums of their buckets."""
     for key, look in looks.items():
         if look.digest is not None and look.digest != UNREADABLE:
             bucket = bucket_of(key)
@@ -203,18 +202,17 @@ def add_sums(sums: list[int], looks: Mapping[bytes, Look]) -> None:
 
 
 def expiries_differ(site: Look, hub: Look) -> bool:
-    """Whether two looks at the same value mean different expiries."""
+    """Whether two looks at equal values have different expiries."""
     if site.expires_at_ms is None or hub.expires_at_ms is None:
         return site.expires_at_ms is not hub.expires_at_ms
     tolerance = _INEXACT if site.inexact or hub.inexact else 0
     return abs(site.expires_at_ms - hub.expires_at_ms) > tolerance
 
 
-# At a server.
+# Computed at a server.
 
-#: Looks at keys, until so much work is done (`ARGV[2]`, in bytes that are digested; a field or a key costs as much as
-#: 400 of them), one at least. ARGV: `1` to tell expiries, or `0`, and what else is carried (`extra_types`); the work;
-#: keys.
+#: Looks at keys, at least one, until the work is done (in digested bytes; a field or a key counts as 400). ARGV: `1` or
+#: `0`, whether to return expiries, followed by the replicated types (`extra_types`); the work; keys.
 LOOK_SCRIPT = (
     DIGEST_OF
     + EXPIRY_OF
@@ -234,9 +232,9 @@ return out
 """
 )
 
-#: One step of a scan: keys in wanted buckets with their digests. ARGV: the first as above, cursor,
-#: pattern, count, the work, then `*` or the wanted buckets. Returns the next cursor, then in turn keys and what was
-#: seen of them: `!` where it would have been too much work.
+#: One step of a scan: keys in wanted buckets with their digests. ARGV: the first as above, cursor, pattern, count, the
+#: work, then `*` or the wanted buckets. Returns the next cursor, then keys and their looks in turn, `!` for a key that
+#: would have been too much work.
 PAGE_SCRIPT = (
     DIGEST_OF
     + EXPIRY_OF
@@ -264,9 +262,9 @@ return out
 """
 )
 
-#: One step of a scan, its keys summed. ARGV: cursor, pattern, count, the work, what else is carried. Returns the next
-#: cursor, how many keys there were, how many of them would have been too much work and those, then buckets and their
-#: sums in turn.
+#: One step of a scan, its keys summed. ARGV: cursor, pattern, count, the work, the replicated types. Returns the next
+#: cursor, the number of keys, the number of keys that would have been too much work and those keys, then buckets and
+#: their sums in turn.
 SUMS_SCRIPT = (
     DIGEST_OF
     + BUCKET_OF
@@ -299,7 +297,7 @@ return out
 
 
 def parse_looks(items: Sequence[bytes], asked: int) -> list[Look]:
-    """What `LOOK_SCRIPT` said of the first keys, in their order.
+    """Parse the reply of `LOOK_SCRIPT`: looks at the first keys, in their order.
 
     Raises:
         ProtocolError: it is not what the script returns.
@@ -310,14 +308,14 @@ def parse_looks(items: Sequence[bytes], asked: int) -> list[Look]:
 
 
 def parse_page(items: Sequence[bytes]) -> Page:
-    """What `PAGE_SCRIPT` returned.
+    """Parse the reply of `PAGE_SCRIPT`.
 
     Raises:
         ProtocolError: it is not what the script returns.
     """
     if len(items) % 2 != 1:
         raise ProtocolError("a server's reply to a step of a comparison is not what the script returns")
-    _number(items[0], 20)  # it goes back to the server as it is
+    _number(items[0], 20)  # check the cursor, which goes back to the server as it is
     told = dict(zip(items[1::2], items[2::2], strict=True))
     left = tuple(key for key, of_key in told.items() if of_key == b"!")
     looks = {key: _parse_look(of_key) for key, of_key in told.items() if of_key != b"!"}
@@ -328,8 +326,8 @@ class Summed(NamedTuple):
     """A step of a scan whose keys were summed.
 
     Attributes:
-        cursor: where to go on; `0`: the end.
-        keys: how many there were.
+        cursor: where to continue; `0`: the end.
+        keys: how many keys there were.
         left: those of them that are still to be summed.
     """
 
@@ -339,7 +337,7 @@ class Summed(NamedTuple):
 
 
 def parse_sums(items: Sequence[bytes], sums: list[int]) -> Summed:
-    """Add what `SUMS_SCRIPT` returned to the sums of the buckets.
+    """Parse the reply of `SUMS_SCRIPT`, and add it to the sums of the buckets.
 
     Raises:
         ProtocolError: it is not what the script returns.
@@ -377,7 +375,7 @@ def _number(text: bytes, longest: int = _LONGEST_NUMBER) -> int:
 
 
 def wanted_buckets(buckets: Collection[int] | None) -> list[bytes]:
-    """Buckets as `PAGE_SCRIPT` wants them; None: all."""
+    """Buckets as arguments of `PAGE_SCRIPT`; None: all."""
     return [b"*"] if buckets is None else [b"%d" % bucket for bucket in sorted(buckets)]
 
 
@@ -387,8 +385,8 @@ async def held_at(
     """The digests of what a server holds at these places: keys, and fields of hashes.
 
     Args:
-        places: they.
-        read: returns the states of some of these keys, one at least.
+        places: each a key, and a field of it or None.
+        read: returns the states of some of these keys, at least one.
     """
     held: dict[tuple[bytes, bytes | None], int | None] = dict.fromkeys(places)
     states: dict[bytes, State] = {}

@@ -1,15 +1,15 @@
-"""Streams as collections: what their elements are called, what they hold, and the script that puts entries in.
+"""Streams as collections: names and values of their elements, and the script that inserts entries.
 
-In: ids and entries, as Redis spells them. Out: elements' names and values, and back; Lua. Left to others: which
-elements (`engine`), the other kinds of collection (`wire.collections`).
+In: ids and entries, as Redis writes them. Out: elements' names and values, and back; Lua. Left to others: which
+elements (`engine.plans`), the other kinds of collection (`wire.collections`).
 
-An element of a stream is an entry. Its name is its id with both numbers at full width, so that names sort as ids do; to
-servers it is the id as it is. Its value is its fields and their values in order, as MessagePack, which scripts have at
-the speed of C. One more element holds the last id of the stream, so that a stream without entries is a collection too.
+An element of a stream is an entry. Its name is its id with both numbers at full width, so that names sort as ids do; at
+servers it has the plain id. Its value is its fields and their values in order, as MessagePack, which Lua scripts encode
+in C. One more element holds the last id of the stream, so that a stream without entries is a collection too.
 
-Redis takes a new entry only above the last id. One that belongs below, since it was added at another place meanwhile,
-gets in by taking the entries above it out, setting the last id back, and adding all of them in order, in one step of a
-script: nobody sees the stream without them, and consumer groups, with what is pending there, stay as they are.
+Redis accepts a new entry only above the last id. To insert one below, which another site added meanwhile, the script
+removes the entries above it, sets the last id back, and adds all of them in order. It does so in one step: nobody sees
+the stream without them, and consumer groups keep their pending entries.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ __all__ = [
 
 #: Name of the element that holds the last id; it sorts behind all entries.
 LAST_ID = b"last-id"
-#: In a change, with the value None: entries before the first one that is there now are gone, the command does not tell
-#: which (`XTRIM`). No stream holds an element of this name.
+#: In a change, with the value None: all entries before the present first one are gone; the command (`XTRIM`) does not
+#: name them. No stream has an element of this name.
 FIRST_ID = b"first-id"
 
 _ID = re.compile(rb"(\d{1,20})(?:-(\d{1,20}))?")
@@ -53,10 +53,12 @@ def entry_name(id_: bytes) -> bytes:
     """The name of the entry with this id, `ms-seq` or `ms`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not an id.
     """
     ms, dash, seq = id_.partition(b"-")
-    if dash and ms.isdigit() and seq.isdigit() and len(ms) <= _WIDTH and len(seq) <= _WIDTH:  # what most are
+    if (
+        dash and ms.isdigit() and seq.isdigit() and len(ms) <= _WIDTH and len(seq) <= _WIDTH
+    ):  # most ids, without a regex
         return ms.rjust(_WIDTH, b"0") + b"-" + seq.rjust(_WIDTH, b"0")
     if (found := _ID.fullmatch(id_)) is None:
         raise ValueError("an id that is none")
@@ -65,7 +67,7 @@ def entry_name(id_: bytes) -> bytes:
 
 
 def plain_id(name: bytes) -> bytes:
-    """The id of the entry with this name, as Redis prints it; the last id has the same name everywhere."""
+    """The id of the entry with this name, as Redis prints it; `LAST_ID` stays as it is."""
     if name == LAST_ID:
         return name
     ms, _, seq = name.partition(b"-")
@@ -73,7 +75,7 @@ def plain_id(name: bytes) -> bytes:
 
 
 def element_name(name: bytes) -> bytes:
-    """The name of an element, from the one that servers have for it: an id, or that of the last id.
+    """The name of an element, from its name at a server: an id, or `LAST_ID`.
 
     Raises:
         ValueError: it is neither.
@@ -87,7 +89,7 @@ def is_entry(name: bytes) -> bool:
 
 
 def entry_value(words: Iterable[bytes]) -> bytes:
-    """What an entry holds, from its fields and values in turn."""
+    """The value of an entry, from its fields and values in turn."""
     packed = [part for word in words for part in (_head(len(word)), word)]
     count = len(packed) // 2
     if count < len(_FEW):
@@ -102,7 +104,7 @@ _SHORT = [*(bytes((0xA0 | size,)) for size in range(32)), *(bytes((0xD9, size)) 
 
 
 def _head(size: int) -> bytes:
-    """What stands before a string of so many bytes."""
+    """MessagePack's header of a string of this many bytes."""
     if size < len(_SHORT):
         return _SHORT[size]
     return b"\xda" + size.to_bytes(2) if size <= _TWO_BYTES else b"\xdb" + size.to_bytes(4)
@@ -112,7 +114,7 @@ def entry_words(value: bytes) -> list[bytes]:
     """The fields and values of an entry in turn.
 
     Raises:
-        ValueError: it is no entry's value.
+        ValueError: it is not the value of an entry.
     """
     count, at = _length(value, 0, 0x90, 16, _ARRAYS)
     words: list[bytes] = []
@@ -125,13 +127,13 @@ def entry_words(value: bytes) -> list[bytes]:
     return words
 
 
-#: By the byte before it: of how many bytes a length is.
+#: By MessagePack's first byte: how many bytes of length follow.
 _ARRAYS = {0xDC: 2, 0xDD: 4}
 _STRINGS = {0xD9: 1, 0xDA: 2, 0xDB: 4}
 
 
 def _length(value: bytes, at: int, short: int, shorts: int, long: Mapping[int, int]) -> tuple[int, int]:
-    """A length at a place, and where it ends."""
+    """The length at an index, and the index behind it."""
     first = value[at] if at < len(value) else 0
     if short <= first < short + shorts:
         return first - short, at + 1
@@ -141,19 +143,19 @@ def _length(value: bytes, at: int, short: int, shorts: int, long: Mapping[int, i
 
 
 def stream_elements(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    """The elements of a stream, from ids and values in turn, and the last id, as scripts return and take them.
+    """The elements of a stream, from names and values in turn, as scripts return and accept them.
 
     Raises:
-        ValueError: they are none.
+        ValueError: they are not elements of a stream.
     """
     return {element_name(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
 
 
 def checked_elements(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    """Likewise from a stranger.
+    """As `stream_elements`, but checks the values too, for messages that any client of the hub can send.
 
     Raises:
-        ValueError: they are none, or hold what no stream does.
+        ValueError: they are not elements that a stream can hold.
     """
     elements = stream_elements(flat)
     for name, value in elements.items():
@@ -170,7 +172,7 @@ def greater_id(first: bytes, second: bytes) -> bytes:
 
 
 def entries_in(reply: Sequence[object]) -> dict[bytes, bytes]:
-    """The entries of a stream in what `XRANGE` returns.
+    """The entries of a stream in the reply to `XRANGE`.
 
     Raises:
         ProtocolError: it is not what `XRANGE` returns.
@@ -186,16 +188,18 @@ def entries_in(reply: Sequence[object]) -> dict[bytes, bytes]:
 
 
 def last_id_of(id_: bytes) -> bytes:
-    """The last id as it is compared: once an entry was removed, a stream cannot be brought back to 0-0.
+    """The last id in the form that we compare: 0-0 counts as 0-1.
+
+    Once an entry was removed, XSETID cannot set the last id back to 0-0.
 
     Raises:
-        ValueError: it is no id.
+        ValueError: it is not an id.
     """
     return max(plain_id(entry_name(id_)), b"0-1", key=entry_name)
 
 
 def with_last_id(elements: Mapping[bytes, bytes | None]) -> Mapping[bytes, bytes | None]:
-    """Elements that are put into a stream, and the last id that it has then if they are added at its end."""
+    """Elements to add at the end of a stream, with the last id that it has then."""
     if LAST_ID in elements:
         return elements
     entries = [name for name, value in elements.items() if value is not None]
@@ -203,14 +207,14 @@ def with_last_id(elements: Mapping[bytes, bytes | None]) -> Mapping[bytes, bytes
 
 
 def stream_facts(flat: object, asked: str) -> tuple[bytes, bytes | None]:
-    """The last id of a stream and the name of its first entry, from what `XINFO STREAM` returns.
+    """The last id of a stream and the name of its first entry, from the reply to `XINFO STREAM`.
 
     Args:
-        flat: it.
-        asked: what was asked and whom, for the message.
+        flat: the reply.
+        asked: the command and the server, for messages.
 
     Raises:
-        ProtocolError: it is not what that returns.
+        ProtocolError: it is not what XINFO returns.
     """
     facts = dict(zip(flat[::2], flat[1::2], strict=False)) if isinstance(flat, list) and flat else {}
     last_id, first = facts.get(b"last-generated-id"), facts.get(b"first-entry")
@@ -223,10 +227,10 @@ def stream_facts(flat: object, asked: str) -> tuple[bytes, bytes | None]:
             raise ProtocolError(f"{asked} did not answer with what is known of a stream")
 
 
-#: Lua: what is done with streams, made when it is asked for: nobody else pays for it.
-#: `elements(key)`: names and values in turn. `element(key, name)`: the value of one, nil if there is none, or an error.
-#: `put(key, set)`: put elements there, names and values in turn and in the order of ids; returns an error, or nil, and
-#: whether all that was done is to add new entries at the end, and to set the last id.
+#: Lua: functions for streams, which are only created when a script needs them.
+#: `elements(key)`: names and values in turn. `element(key, name)`: the value of one, nil if it is absent, or an error.
+#: `put(key, set)`: add elements, names and values in turn and in the order of ids; returns an error or nil, and whether
+#: it only added new entries at the end and set the last id.
 STREAMS = b"""\
 local made_streams
 local function make_streams()
@@ -366,5 +370,5 @@ local function streams()
 end
 """
 
-#: Puts elements into a stream of the site: names and values in turn. The key is named, as clusters want it.
+#: Adds elements to a stream of the site: names and values in turn. The key is in KEYS, as clusters require.
 PUT_STREAM_SCRIPT = STREAMS + b"return streams().put(KEYS[1], ARGV) or 1\n"

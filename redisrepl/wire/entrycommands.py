@@ -1,10 +1,11 @@
-"""Replicated commands that write streams, to changes.
+"""Turns commands of the replication stream that write streams into changes.
 
 In: the arguments of a command, as a master sends them to its replicas. Out: what it did to the stream's entries and
 last id. Left to others: all other commands, and which keys are followed (`wire.commands`).
 
-A master tells the id of each new entry, whatever its client said. What a trim removed it does not tell, so that is
-marked (`wire.entries.FIRST_ID`) and found out when it is pushed. Consumer groups stay at their side.
+A master sends the id of each new entry, even if its client left it out. It does not say which entries a trim removed,
+so we mark the change (`wire.entries.FIRST_ID`), and read the first entry when it is pushed. Consumer groups are not
+replicated.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ __all__ = ["ENTRY_COMMANDS", "created_with_group"]
 
 Arguments = Sequence[bytes]
 
-#: Words of `XADD` before the id, and how many more belong to each. `=` and `~` may stand behind a limit.
+#: Options of `XADD` before the id, and how many arguments each has. `=` or `~` may follow a limit.
 _OPTIONS = {
     **dict.fromkeys((b"NOMKSTREAM", b"KEEPREF", b"DELREF", b"ACKED"), 0),
     **dict.fromkeys((b"MAXLEN", b"MINID", b"LIMIT", b"IDMPAUTO"), 1),
@@ -47,7 +48,10 @@ def _xdel(argv: Arguments) -> Sequence[Change]:
 
 
 def _xdelex(argv: Arguments) -> Sequence[Change]:
-    """`XDELEX key [KEEPREF|DELREF|ACKED] IDS n id ..` and `XACKDEL key group ..` (Redis 8.2), which may leave some."""
+    """`XDELEX key [KEEPREF|DELREF|ACKED] IDS n id ..` and `XACKDEL key group ..` (Redis 8.2), which may keep entries.
+
+    So the entries are read.
+    """
     start = 2 + [argument.upper() for argument in argv[2:]].index(b"IDS") + 2
     return (HashSet(argv[1], dict.fromkeys(map(entry_name, argv[start:])), "stream"),)
 
@@ -57,12 +61,12 @@ def _xtrim(argv: Arguments) -> Sequence[Change]:
 
 
 def _xsetid(argv: Arguments) -> Sequence[Change]:
-    """`XSETID key id [ENTRIESADDED n] [MAXDELETEDID id]`: only the last id is carried."""
+    """`XSETID key id [ENTRIESADDED n] [MAXDELETEDID id]`: only the last id is replicated."""
     return (HashSet(argv[1], {LAST_ID: last_id_of(argv[2])}, "stream"),)
 
 
 def created_with_group(argv: Arguments) -> Sequence[Change]:
-    """The stream that `XGROUP CREATE key group id MKSTREAM` may have made."""
+    """The stream that `XGROUP CREATE key group id MKSTREAM` may have created."""
     makes = argv[1].upper() == b"CREATE" and b"MKSTREAM" in map(bytes.upper, argv[5:])
     return (HashSet(argv[2], {LAST_ID: None}, "stream"),) if makes else ()
 

@@ -1,11 +1,11 @@
-"""The change feed: what a redisrepl pushes, told to the others while it happens, so that they need not fetch it.
+"""The feed: what one redisrepl pushes, published to the others in the same step, so that they need not fetch it.
 
-In: commands of a batch; messages. Out: payloads, and what messages say. Left to others: which batches are told
-(`remote.push`), what may be applied straight from a message (`engine.inbound`).
+In: commands of a batch; messages. Out: messages, and the changes in them. Left to others: when to publish
+(`remote.push`), which changes may be applied without a fetch (`engine.inbound`).
 
-The script of a batch publishes `TIME ORIGIN CONTENT` after its commands, in one step with them: the hub's clock in
-microseconds, who pushed, and the commands as Redis' protocol has them, in base64 for URLs. ASCII throughout, because
-Webdis leaves what is not UTF-8 out of JSON, and redisRepl 1.2, which reads JSON there, would miss an element and end.
+The script of a batch publishes `TIME ORIGIN CONTENT` after its commands, in one step with them: the hub's time in
+microseconds, the sender, and the commands as RESP, in URL-safe base64. ASCII throughout, because Webdis leaves elements
+that are not UTF-8 out of JSON, and redisRepl 1.2, which reads JSON, would miss an element and exit.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from redisrepl.wire.writes import written_keys
 
 __all__ = ["FEED_KEY", "Feed", "FeedWriter", "feed_content", "parse_feed"]
 
-#: The channel is that of a key of this name in the namespace, so that the one pattern of a subscription matches it.
+#: The channel is the keyspace channel of a key of this name, so that the one pattern of a subscription matches it.
 FEED_KEY = b"redisrepl:feed"
-#: More than this is fetched instead: one request for hundreds of keys is cheap, and a slow reader of large messages
+#: Larger batches are fetched instead: one request for hundreds of keys is cheap, and a slow reader of large messages
 #: gets damaged framing from Webdis.
 _MAX_COMMANDS = 64
 _MAX_BYTES = 8 << 10
-#: No message that follows from these is longer, whatever its words are; a hub's client can send any.
+#: No message within these limits is longer; but any client of the hub can publish a longer one.
 _LONGEST = 128 << 10
 _LONGEST_TIME = 18  # digits
 
 
 class Feed(NamedTuple):
-    """What one batch did, in one moment.
+    """What one batch did at the hub, in one step.
 
     Attributes:
         time: of the hub, in microseconds.
-        origin: who pushed it.
+        origin: the redisrepl that pushed it.
         commands: with their arguments: `SET`, `MSET`, `HSET`, `SADD`, `ZADD`, `STREAMSET` and `XDEL` only.
     """
 
@@ -50,7 +50,7 @@ class Feed(NamedTuple):
     commands: list[list[bytes]]
 
     def changes(self) -> list[Change]:
-        """What happened, in order.
+        """The changes, in order.
 
         Raises:
             ProtocolError: a command is none of those.
@@ -62,12 +62,12 @@ class Feed(NamedTuple):
 
 
 class FeedWriter:
-    """Says for commands of one request on which channel to tell them, and what.
+    """Makes the message for the commands of one request.
 
     Args:
-        origin: who we are.
+        origin: identifies this daemon.
         database: number of the hub's database, part of the channel's name.
-        prefixes: the namespaces; commands of several at once are not told.
+        prefixes: the namespaces; a request with keys of several is not published.
     """
 
     __slots__ = ("_channels", "_origin")
@@ -77,7 +77,7 @@ class FeedWriter:
         self._channels = {prefix: keyspace_channel(database, prefix + FEED_KEY) for prefix in prefixes}
 
     def __call__(self, commands: Sequence[Sequence[bytes]]) -> tuple[bytes, bytes]:
-        """The channel and the message behind the time; both empty for what is not told."""
+        """The channel, and the message without the time; both empty if these commands are not published."""
         if content := feed_content(commands):
             keys = [key for command in commands for key in written_keys(command)]
             for prefix, channel in self._channels.items():
@@ -87,7 +87,7 @@ class FeedWriter:
 
 
 def feed_content(commands: Sequence[Sequence[bytes]]) -> bytes:
-    """These commands for a message; empty if they are too many, too large, or not all of a kind that is told."""
+    """These commands for a message; empty if they are too many or too large, or one of them is not published."""
     if not 0 < len(commands) <= _MAX_COMMANDS or not all(argv[0] in _TOLD for argv in commands):
         return b""
     if sum(len(word) for argv in commands for word in argv) > _MAX_BYTES or any(map(_is_conditional, commands)):
@@ -96,12 +96,12 @@ def feed_content(commands: Sequence[Sequence[bytes]]) -> bytes:
 
 
 def _is_conditional(argv: Sequence[bytes]) -> bool:
-    """`SET key value .. NX`: what it does, its script cannot foresee."""
+    """`SET key value .. NX`: whether it sets anything is not known beforehand."""
     return argv[0] == b"SET" and len(argv) > 3 and argv[-1] == b"NX"  # noqa: PLR2004 - SET key value
 
 
 def parse_feed(message: bytes) -> Feed:
-    """What a message says.
+    """Parse a message.
 
     Raises:
         ProtocolError: it is damaged, or of another version.
@@ -124,7 +124,8 @@ def parse_feed(message: bytes) -> Feed:
     return Feed(int(time), origin, commands)
 
 
-#: Values only: which events a removal or an expiry causes, its script cannot foresee; but a stream that is empty stays.
+#: Only commands with values: whether a removal or an expiry changes anything, and so causes an event, is not known
+#: beforehand. `XDEL` may be published, because a stream stays even without entries.
 _TOLD = frozenset({b"SET", b"MSET", b"HSET", b"SADD", b"ZADD", b"STREAMSET", b"XDEL"})
 
 

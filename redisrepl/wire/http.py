@@ -1,7 +1,7 @@
-"""HTTP/1.1 as a client speaks it: a request's head out, responses in, as they come.
+"""HTTP/1.1 on the client's side: the head of a request, and responses as they arrive.
 
-In: bytes of responses. Out: status, headers and pieces of the body. Left to others: sockets, time, and what the bodies
-say. llhttp, by way of httptools, does the parsing; what a response may be is said in RFC 9112.
+In: bytes of responses. Out: status, headers and pieces of the body. Left to others: sockets (`remote.connection`),
+time, and the meaning of bodies. llhttp parses, through httptools; RFC 9112 defines responses.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NO_BODY = {204, 304}
 
 
 def request_head(method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """What stands before the body of a request."""
+    """The head of a request, up to its body."""
     lines = [b"%s: %s\r\n" % header for header in headers]
     return b"%s %s HTTP/1.1\r\n%s\r\n" % (method.encode(), target, b"".join(lines))
 
@@ -31,11 +31,11 @@ class ResponseReader:
 
     Attributes:
         status: of the response; 0 until its head is complete.
-        reason: what stands beside the status.
-        headers: as they came.
-        pieces: of the body, for the caller to take away.
-        complete: nothing of this response is to come.
-        keeps_alive: whether another may follow.
+        reason: the text beside the status.
+        headers: as received.
+        pieces: of the body; the caller removes them.
+        complete: whether the response is complete.
+        keeps_alive: whether another may follow on this connection.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class ResponseReader:
         self.begin()
 
     def begin(self) -> None:
-        """The next response is awaited."""
+        """Prepare for the next response."""
         self.status = 0
         self.reason = b""
         self.headers: list[tuple[bytes, bytes]] = []
@@ -55,10 +55,10 @@ class ResponseReader:
         self._header_bytes = 0
 
     def feed(self, data: bytes) -> None:
-        """Take what has come.
+        """Parse received bytes.
 
         Raises:
-            ProtocolError: it is no HTTP, or more than one response.
+            ProtocolError: they are not HTTP, or more than one response.
         """
         try:
             self._parser.feed_data(data)
@@ -72,7 +72,7 @@ class ResponseReader:
                 raise ProtocolError(f"no HTTP response: a head of more than {_LARGEST_HEAD} bytes")
 
     def feed_end(self) -> None:
-        """Nothing will come any more: that ends a response that does not tell its length."""
+        """The server has closed the connection: that completes a response without a length."""
         if self.status and self._until_end:
             self.complete = True
 
@@ -84,13 +84,13 @@ class ResponseReader:
             raise ProtocolError("a response that nothing was asked for")
 
     def on_status(self, reason: bytes) -> None:
-        """A part of what stands beside the status."""
+        """A part of the text beside the status."""
         self.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header."""
         self._header_bytes += len(name) + len(value)
-        if self._header_bytes > _LARGEST_HEAD:  # they may come behind the body, too
+        if self._header_bytes > _LARGEST_HEAD:  # trailers behind the body count too
             raise ProtocolError(f"no HTTP response: headers of more than {_LARGEST_HEAD} bytes")
         self.headers.append((name, value))
 
@@ -109,7 +109,7 @@ class ResponseReader:
 
     def on_message_complete(self) -> None:
         """A response is complete."""
-        if not self.status:  # an interim response, such as 100 Continue: the one that counts follows
+        if not self.status:  # an interim response, such as 100 Continue: the real one follows
             self.begin()
             return
         self.complete = True

@@ -1,10 +1,10 @@
-"""Which keys a replicated command names.
+"""Finds the keys of a command of the replication stream.
 
 In: the arguments of one command, as a master sends them to its replicas. Out: its keys. Left to others: what the
-command did to them (`wire.commands`), which of them matter.
+command did to them (`wire.commands`), which of them are followed.
 
-A table of names suffices: masters send only commands that write, rewritten to a few forms. Of a name that is not in
-it (a module's, a newer server's) every argument is taken for a key, so that nothing is missed.
+A table of names suffices: masters send only commands that write, in a few forms. If a name is not in the table (a
+module's, a newer server's), every argument counts as a key, so that none is missed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ Arguments = Sequence[bytes]
 
 
 def keys_of(argv: Arguments) -> Sequence[bytes]:
-    """The keys that a command names; all its arguments where the command is not known, or too short for its name.
+    """The keys of a command; all its arguments if the command is unknown, or too short.
 
-    `FLUSHALL` and the like name none: see `writes_whole_databases`.
+    `FLUSHALL` and the like have none: see `writes_whole_databases`.
     """
     find = _KEYS.get(argv[0]) or _KEYS.get(argv[0].upper())
     if find is None:
@@ -31,12 +31,12 @@ def keys_of(argv: Arguments) -> Sequence[bytes]:
 
 
 def names_one_key(name: bytes) -> bool:
-    """Whether a command of this name has one key, its first argument; a quick yes for the most frequent ones."""
+    """Whether a command of this name has one key, its first argument."""
     return _KEYS.get(name.upper()) is _first
 
 
 def writes_whole_databases(argv: Arguments) -> bool:
-    """Whether the command may change every key there is."""
+    """Whether the command may change every key of a database."""
     return argv[0].upper() in _WHOLE
 
 

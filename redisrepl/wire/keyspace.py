@@ -1,4 +1,4 @@
-"""Keyspace notifications: what each event says of its key, and which of a server's flags make it tell what we must see.
+"""Keyspace notifications: what each event says about its key, and which flags a server needs to send these events.
 
 In: names of events; the flags that are set. Out: effects; the flags that are missing. Left to others: reading and
 setting flags, at the hub (`remote.notifications`) and at the site (`local.notify`); what follows from an event, at the
@@ -7,15 +7,15 @@ site (`sources.keyspace`) and at the hub (`engine.inbound`).
 | effect | the key | at the site | at the hub |
 |---|---|---|---|
 | PUT | has a new value, or new elements | read and push them | fetch |
-| CHANGED | is another in a way that only reading it tells; it may be gone | read and push it as a whole | fetch |
-| REMOVED | lost elements; it may be gone | likewise | fetch, where removals are replicated |
-| GONE | was removed | push the removal | fetch, likewise |
-| EVICTED | was removed by the server, not by anybody | nothing | likewise |
-| REPLACED | is another, of any type | read and push it as a whole | fetch |
-| EXPIRY | expires at another time, or not at all | push that | fetch, where expiry times are replicated |
-| FIELD_EXPIRY | the same for fields of a hash | nothing | fetch, likewise |
+| CHANGED | has changed, only reading shows how; it may be gone | read and push it as a whole | fetch |
+| REMOVED | has lost elements; it may be gone | read and push it as a whole | fetch, where removals are replicated |
+| GONE | was removed | push the removal | fetch, where removals are replicated |
+| EVICTED | was removed by the server, not by a client | nothing | fetch, where removals are replicated |
+| REPLACED | has a new value, perhaps of another type | read and push it as a whole | fetch |
+| EXPIRY | has another expiry, or none | push it | fetch, where expiry times are replicated |
+| FIELD_EXPIRY | is a hash with fields of which the same is true | nothing | fetch, where expiry times are replicated |
 
-An event that is in no row of the table here says nothing that is replicated.
+Any other event concerns nothing that is replicated.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class KeyEffect(Enum):
 
 
 class KeyspaceEvent(NamedTuple):
-    """What an event says.
+    """What an event says about its key.
 
     Attributes:
-        effect: see there.
-        kind: which of `changes.KINDS` the value is of; empty: of any.
+        effect: see `KeyEffect`.
+        kind: the one of `changes.KINDS` that the value belongs to; empty: any.
     """
 
     effect: KeyEffect
@@ -67,9 +67,9 @@ def _rows(effect: KeyEffect, kind: str, *names: bytes) -> dict[bytes, KeyspaceEv
     return dict.fromkeys(names, KeyspaceEvent(effect, kind))
 
 
-#: Every event that says something of what may be replicated. BITFIELD causes `setbit`, PFMERGE `pfadd`, DECR `incrby`
-#: or `decrby`, a GEORADIUS that stores `georadiusstore`, a SORT that stores `sortstore`,
-#: an XGROUP CREATE that makes the stream `xgroup-create`.
+#: Every event that may concern something replicated. Some have another name than their command: BITFIELD causes
+#: `setbit`, PFMERGE `pfadd`, DECR `incrby` or `decrby`, GEORADIUS with STORE `georadiusstore`, SORT with STORE
+#: `sortstore`, XGROUP CREATE with MKSTREAM `xgroup-create`.
 EVENTS: dict[bytes, KeyspaceEvent] = {
     **_rows(KeyEffect.PUT, "set", b"set", b"setrange", b"append", b"incrby", b"decrby", b"incrbyfloat"),
     **_rows(KeyEffect.PUT, "set", b"setbit", b"pfadd"),
@@ -102,15 +102,15 @@ def events_with(*effects: KeyEffect) -> frozenset[bytes]:
 
 
 NOTIFY_OPTION = "notify-keyspace-events"
-#: `A` stands for these classes (`NOTIFY_ALL` in Redis' server.h).
+#: The flag `A` means these classes (`NOTIFY_ALL` in Redis' server.h).
 _ALL = "g$lshzxetd"
 
 
 def missing_flags(flags: str, kinds: frozenset[str]) -> str:
-    """Which flags must be added to see what is replicated: K for keyspace channels, and the classes of the events.
+    """The flags that must be added to receive the events of these kinds: K for keyspace channels, and their classes.
 
-    `$` strings, `h` hashes, `s` sets, `z` sorted sets, `l` lists, `t` streams and `d` types of modules; `g` tells of
-    RENAME, COPY and RESTORE, of DEL and of expiry times; `x` and `e` of keys that expired or were evicted.
+    `$` strings, `h` hashes, `s` sets, `z` sorted sets, `l` lists, `t` streams and `d` types of modules; `g` covers
+    RENAME, COPY, RESTORE, DEL and expiry times; `x` and `e` keys that expired or were evicted.
     """
     others = "".join(sorted(READABLE[type_].flag for type_ in types_of(kinds) & READABLE.keys() - {"hash"}))
     wanted = f"K$h{others}g" + ("xe" if "del" in kinds else "")
@@ -119,7 +119,7 @@ def missing_flags(flags: str, kinds: frozenset[str]) -> str:
 
 
 def announced_events(kinds: frozenset[str]) -> frozenset[bytes]:
-    """Names of the events that our own commands cause and that these flags make the server send."""
+    """Names of the events that our own commands cause, and that the flags for these kinds make the server send."""
     carried = [kind for type_, kind in COLLECTIONS.items() if type_ == "hash" or type_ in types_of(kinds)]
     events = {b"set", *(kind.put_event for kind in carried)}
     if "lists" in kinds:
@@ -136,5 +136,5 @@ def announced_events(kinds: frozenset[str]) -> frozenset[bytes]:
 
 
 def keyspace_channel(database: int, key: bytes) -> bytes:
-    """The channel on which a server tells what happened to a key."""
+    """The channel on which a server publishes the events of a key."""
     return b"__keyspace@%d__:%b" % (database, key)

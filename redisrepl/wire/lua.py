@@ -1,7 +1,7 @@
-"""Pieces that several of the scripts have in common, in Lua.
+"""Lua functions that several scripts share.
 
-In: nothing. Out: text of scripts, and the name by which a server knows one. Left to others: the scripts that they are
-put together to (`wire.states`, `wire.digests`, `wire.batches`).
+In: nothing. Out: text of scripts, and the hash by which a server knows one. Left to others: the scripts that use them
+(`wire.states`, `wire.digests`, `wire.batches`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from redisrepl.wire.opaque import OPAQUE_KIND
 __all__ = ["BUCKET_OF", "DIGEST_OF", "ELEMENTS_OF", "EXPIRY_OF", "KIND_OF", "SEQUENCE_DIGEST", "sha_of"]
 
 
-#: Lua: the type of a key, `denied` if an ACL keeps it from us: what is asked beside it must not wait for that. Any
-#: other error comes second. After `carries_opaque`, types without a portable form are all called the same.
+#: Lua: the type of a key, `denied` if an ACL denies us the key: that must not fail the other keys of a request. Any
+#: other error is the second result. After `carries_opaque`, all types without a portable form are `opaque`.
 KIND_OF = (
     OPAQUE_KIND
     + b"""\
@@ -31,8 +31,8 @@ end
 """
 )
 
-#: Lua, behind `STREAMS`: all that a collection holds, flat, how many strings of it make an element, and what its
-#: elements are salted with; and the value of the element at a place of that.
+#: Lua, needs `STREAMS`. `elements_of`: all elements of a collection as a flat list, how many strings an element takes,
+#: and the salt of its digests. `value_at`: the value of the element at an index of that list.
 ELEMENTS_OF = b"""\
 local function elements_of(key, kind)
   if kind == 'hash' then return redis.call('HGETALL', key), 2, '' end
@@ -48,7 +48,7 @@ local function value_at(flat, j, kind)
 end
 """
 
-#: Lua: the digest of a list (`wire.digests.sequence_digest`), and how much work that was.
+#: Lua: the digest of a list (`wire.digests.sequence_digest`), and the work that it took.
 SEQUENCE_DIGEST = b"""\
 local function digest_of_list(key)
   local chain, from, work = '', 0, 0
@@ -65,7 +65,8 @@ local function digest_of_list(key)
 end
 """
 
-#: Lua: what is carried, and the digest of what a key holds (`wire.digests`); counts down the work that is left.
+#: Lua: `carry` sets which types are replicated; `digest_of` digests what a key holds (`wire.digests`), and counts down
+#: the work that is left.
 DIGEST_OF = (
     KIND_OF
     + b"""\
@@ -114,7 +115,7 @@ end
 """
 )
 
-#: Lua: a key's expiry, as it stands behind its digest.
+#: Lua: a key's expiry in the form that follows its digest; `~` means inexact.
 EXPIRY_OF = b"""\
 local function expiry_of(key)
   local at = redis.pcall('PEXPIRETIME', key)
@@ -126,7 +127,7 @@ local function expiry_of(key)
 end
 """
 
-#: Lua: in which bucket a key is summed.
+#: Lua: the bucket of a key (`wire.digests.bucket_of`).
 BUCKET_OF = b"""\
 local byte = string.byte
 local function bucket_of(key)
@@ -138,5 +139,5 @@ end
 
 @cache
 def sha_of(script: bytes) -> bytes:
-    """By which name a server that has run a script knows it."""
+    """The hash by which a server knows a script that it has run."""
     return sha1(script, usedforsecurity=False).hexdigest().encode()

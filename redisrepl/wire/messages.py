@@ -1,6 +1,6 @@
-"""What a subscription brings: messages, from RESP in pieces.
+"""Parses the messages of a subscription from RESP in pieces.
 
-In: bytes, as they are read. Out: channel and data of each message. Left to others: how they get here (`remote.hub`),
+In: bytes, as they are read. Out: channel and data of each message. Left to others: how they arrive (`remote.hub`),
 what they mean (`remote.subscribe`).
 """
 
@@ -15,8 +15,8 @@ from redisrepl.wire.resp import DAMAGED, PIECE, CommandError, RespReader, resp_s
 
 __all__ = ["Message", "MessageReader"]
 
-#: A channel is a key with a head, data the name of an event, a canary or what the feed tells. A word that is longer is
-#: left out while it comes, so that nobody who may PUBLISH can fill our memory.
+#: A channel is a key with a prefix; data is the name of an event, a canary or a message of the feed. A longer word is
+#: skipped while it arrives, so that no client that may PUBLISH can fill our memory.
 _LONGEST_CHANNEL = 16 << 20
 _LONGEST_DATA = 256 << 10
 _LARGEST_MESSAGE = 2 * _LONGEST_CHANNEL
@@ -27,10 +27,10 @@ Message = tuple[bytes, bytes]
 
 
 class MessageReader:
-    """The bytes of a subscription to messages.
+    """Turns the bytes of a subscription into messages.
 
     Attributes:
-        subscribed: the server confirmed the subscription.
+        subscribed: whether the server has confirmed the subscription.
     """
 
     __slots__ = ("_reader", "subscribed")
@@ -40,11 +40,11 @@ class MessageReader:
         self.subscribed = False
 
     def feed(self, data: bytes) -> list[Message]:
-        """Take bytes of the body; return the messages they completed, in the order of arrival (which means nothing).
+        """Parse bytes; return the messages that they complete, in the order of arrival (which means nothing).
 
         Raises:
             CommandError: the subscription was refused.
-            ProtocolError: the framing is damaged, as Webdis leaves it when a reader was too slow.
+            ProtocolError: the framing is damaged, as Webdis does it to a slow reader.
         """
         messages: list[Message] = []
         reader = self._reader
@@ -74,5 +74,5 @@ _HEAD_SIZE = len(b"*4\r\n$8\r\npmessage\r\n")
 
 
 def _too_long(items: Sequence[object], length: int) -> bool:
-    """Whether the next word of a message is left out."""
+    """Whether to skip the next word of a message."""
     return length > (_LONGEST_DATA if len(items) == _DATA_AT else _LONGEST_CHANNEL)

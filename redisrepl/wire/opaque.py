@@ -1,30 +1,30 @@
-"""Keys of types that have no portable form, as whole values: what `DUMP` makes of them.
+"""Opaque values: keys of types without a portable form, replicated as a whole by `DUMP` and `RESTORE`.
 
-In: nothing. Out: Lua, and which bytes of such a value say what it is. Left to others: where it may stand
+In: nothing. Out: Lua, and which bytes of such a value are digested. Left to others: their place among the types
 (`wire.collections`), reading and writing (`wire.states`, `wire.batches`, `local.apply`).
 
-A type of a module, or one of a newer server, has commands of its own, which nobody knows here. But a server that has
-the type can write it down and read it again (`DUMP`, `RESTORE`). What it writes ends with the version of the format
-and a checksum, which differ between servers that hold the same, so a digest leaves them out.
+A type of a module, or of a newer server, has its own commands, which we do not know. But a server with the type can
+serialise a value and restore it (`DUMP`, `RESTORE`). The serialisation ends with the version of the format and a
+checksum, which differ between servers that hold the same value, so a digest leaves them out.
 
-That works only where a value that was restored is written down as before. A vector set is not: its graph is linked
-anew, and what `DUMP` makes of it is different after each `RESTORE` (Redis 8.0 to 8.6). So both sides would always seem
-to differ, and it is left out.
+This works only if a restored value is serialised as before. A vector set is not: its graph is linked anew, so `DUMP`
+differs after each `RESTORE` (Redis 8.0 to 8.6). Both sides would always seem to differ, so it is not replicated.
 """
 
 from __future__ import annotations
 
 __all__ = ["FOOTER", "OPAQUE", "OPAQUE_KIND", "PUT_OPAQUE", "restore_command"]
 
-#: In the place of the type of every such key.
+#: The type of every such key.
 OPAQUE = "opaque"
-#: Bytes at the end of what `DUMP` returns: the version, and the checksum.
+#: Bytes of version and checksum at the end of a `DUMP`.
 FOOTER = 10
 
-#: Types that are not such: they have a form of their own, or none that lasts.
+#: Types that are not opaque: they have a portable form, or a serialisation that changes (vector sets).
 _NOT_OPAQUE = b" none denied string hash list set zset stream vectorset "
 
-#: Lua: the type of a key as it is replicated, from the one that the server names; what is digested of such a value.
+#: Lua: `opaque_or` returns the type of a key as we replicate it, from the server's name for it; `opaque_digest` digests
+#: such a value.
 OPAQUE_KIND = (
     b"""\
 local function opaque_or(kind)
@@ -40,7 +40,7 @@ end
 """
 )
 
-#: Lua: put such a value there, whatever the key holds; it keeps its expiry. Returns what the server answers.
+#: Lua: set such a value, whatever the key holds; the key keeps its expiry. Returns the server's reply.
 PUT_OPAQUE = (
     OPAQUE_KIND
     + b"""\
@@ -55,5 +55,5 @@ end
 
 
 def restore_command(key: bytes, value: bytes) -> list[bytes]:
-    """The command that puts such a value there, whatever the key holds; it does not expire then."""
+    """The command that sets such a value, whatever the key holds; afterwards the key has no expiry."""
     return [b"RESTORE", key, b"0", value, b"REPLACE", b"ABSTTL"]

@@ -1,14 +1,14 @@
 """The replica's side of Redis replication: handshake, snapshot, stream.
 
 In: the bytes a master sends. Out: events, and the bytes to send back. Left to others: sockets and the acknowledgement
-timer (`local.stream`), what a command means (`wire.commands`), what is in a snapshot (`wire.rdb`).
+timer (`local.stream`), what a command means (`wire.commands`), the format of a snapshot (`wire.rdb`).
 
-The order of things (replication.c, `syncWithMaster`, `readSyncBulkPayload`):
+The sequence (replication.c, `syncWithMaster`, `readSyncBulkPayload`):
 
     AUTH > REPLCONF capa .. > PSYNC id offset > +CONTINUE  ------------------------------> stream
                                               > +FULLRESYNC > $length | $EOF:mark > RDB > stream
 
-A bare newline may stand before any reply and before the snapshot: the master is still there, but busy saving.
+A bare newline may come before any reply and before the snapshot: the master is alive, but busy saving.
 Offsets count every byte of the stream (SELECT, PING and GETACK too) and nothing else.
 """
 
@@ -47,29 +47,29 @@ __all__ = [
 _MAX_LINE = 4096
 _MARK_SIZE = 40  # RDB_EOF_MARK_SIZE
 _SNAPSHOT_FEED = 65536
-#: `-` replies that a later attempt does not get: the server is loading, saving or without its own master.
+#: `-` replies that will pass: the server is loading, saving, full, or has lost its own master.
 _NOT_YET = (b"LOADING", b"NOMASTERLINK", b"MASTERDOWN", b"BUSY", b"TRYAGAIN", b"ERR BGSAVE", b"ERR max number")
-#: `-` replies that end the handshake even where a refusal is of no matter.
+#: `-` replies that end the handshake even to an optional command.
 _FATAL = (b"-noauth", b"-loading", b"-denied", b"-err max number", b"-noperm", b"-err unknown command")
 
 
 @dataclass(frozen=True, slots=True)
 class FullSync:
-    """A snapshot follows; it stands for everything up to `position`."""
+    """A snapshot follows; it holds the data as of `position`."""
 
     position: Position
 
 
 @dataclass(frozen=True, slots=True)
 class Continued:
-    """The stream goes on right after `position`, under a history id that may have changed in a failover."""
+    """The stream continues right after `position`; a failover may have changed its replication id."""
 
     position: Position
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotData:
-    """The next bytes of the snapshot, for progress; `total` is None when the master does not know it."""
+    """The next bytes of the snapshot, and what they hold; `total` is None if the master does not know it (diskless)."""
 
     size: int
     total: int | None
@@ -78,7 +78,7 @@ class SnapshotData:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotEnd:
-    """The snapshot is complete; acknowledgements must start now, or the master keeps the stream back."""
+    """The snapshot is complete; acknowledgements must start now, or the master does not send the stream."""
 
     position: Position
 
@@ -87,13 +87,13 @@ Event = FullSync | Continued | SnapshotData | SnapshotEnd | Commands
 
 
 class SnapshotParser(Protocol):
-    """What reads a snapshot while it arrives: `wire.rdb.RdbReader`."""
+    """Parses a snapshot while it arrives: `wire.rdb.RdbReader`."""
 
     def feed(self, data: bytes) -> Iterable[object]:
-        """Take the next bytes; return what they told."""
+        """Parse the next bytes; return the events that they complete."""
 
     def close(self) -> None:
-        """Say that no more bytes come; raises RdbError if the snapshot is incomplete."""
+        """No more bytes come; raises RdbError if the snapshot is incomplete."""
 
     @property
     def finished(self) -> bool:
@@ -101,23 +101,24 @@ class SnapshotParser(Protocol):
 
     @property
     def unused(self) -> bytes:
-        """What was fed beyond the last byte of the snapshot."""
+        """The bytes that were fed beyond the end of the snapshot."""
 
 
 class ReplicaProtocol:
     """The state machine of one replica link, from the first byte to the last.
 
     Args:
-        position: where to go on; None to start with a snapshot.
-        username, password: for AUTH; a password of None sends none.
-        snapshot: reads the snapshot; None passes over it unread.
-        replica_version: lets a Valkey server use its newest snapshot format; other servers refuse it; None sends none.
-        empty_snapshot: ask for a snapshot without data, for the stream alone (Redis 7.0); older servers send all.
+        position: where to continue; None to start with a snapshot.
+        username, password: for AUTH, which is left out if the password is None.
+        snapshot: parses the snapshot; None skips it.
+        replica_version: the version to report, which lets Valkey use its newest snapshot format; Redis refuses this
+            command, which does no harm. None: do not report one.
+        empty_snapshot: ask for a snapshot without data (Redis 7.0); older servers send all of it.
         max_snapshot: largest snapshot accepted, in bytes.
-        unwanted: what to leave out of large commands of the stream; None: nothing.
+        unwanted: decides which large arguments of commands to skip; None: none.
 
     Attributes:
-        online: the handshake and the snapshot are over: acknowledgements may and must be sent.
+        online: whether the handshake and the snapshot are over: acknowledgements may and must be sent.
     """
 
     def __init__(
@@ -150,27 +151,27 @@ class ReplicaProtocol:
 
     @property
     def received(self) -> int:
-        """Bytes of the stream taken in, as an offset; counts whole commands only."""
+        """The offset of the end of the last whole command."""
         return self._stream.received
 
     def data_to_send(self) -> bytes:
-        """What to write to the socket now; each byte is handed out once."""
+        """The bytes to write to the socket now; each is returned once."""
         data, self._outgoing = bytes(self._outgoing), bytearray()
         return data
 
     def acknowledge(self, offset: int) -> None:
-        """Queue an acknowledgement; the master never sees it go backwards (`REPLCONF ACK`)."""
+        """Queue an acknowledgement (`REPLCONF ACK`); the master ignores one that goes backwards."""
         self._outgoing += encode_command(b"REPLCONF", b"ACK", b"%d" % offset)
 
     def receive(self, data: bytes) -> list[Event]:
-        """Take bytes from the socket.
+        """Parse bytes from the socket.
 
         Returns:
-            What they completed, in order.
+            The events that they complete, in order.
 
         Raises:
             ProtocolError: the bytes make no sense (RdbError: inside the snapshot).
-            RefusedError: the server refuses us and will go on doing so; PsyncRefusedError: only PSYNC is refused.
+            RefusedError: the server refuses us for good; PsyncRefusedError: it only refuses PSYNC.
             PeerUnavailableError: the server is not ready; LinkLostError: it ended the link with an error.
         """
         online = self.online  # it may change below
@@ -179,7 +180,7 @@ class ReplicaProtocol:
         self._buffer += data
         next(self._steps)
         events, self._events = list(self._events), deque()
-        if self.online and self._buffer:  # bytes are left over that belong to the stream
+        if self.online and self._buffer:  # the rest belongs to the stream
             rest, self._buffer = bytes(self._buffer), bytearray()
             events += self._stream.feed(rest)
         return events
@@ -208,9 +209,10 @@ class ReplicaProtocol:
         yield
 
     def _call(self, *argv: bytes, optional: bool = False) -> Generator[None, None, None]:
-        """Send a command and read its reply; an optional one may be refused (older servers), but not as a command.
+        """Send a command and read its reply.
 
-        A replica that may not send `REPLCONF ACK` is sent an error in the stream, or is taken for dead.
+        Older servers may refuse an optional command because of its arguments. But if they refuse REPLCONF as such, the
+        handshake fails: without `REPLCONF ACK`, the master would send an error in the stream, or drop the link as dead.
         """
         self._outgoing += encode_command(*argv)
         reply = yield from self._line()
@@ -246,7 +248,7 @@ class ReplicaProtocol:
         self._events.append(SnapshotEnd(position))
 
     def _sized_snapshot(self, total: int) -> Generator[None, None, None]:
-        """The disk form: `$<length>` and exactly that many bytes, the stream right behind them."""
+        """A snapshot from disk: `$<length>` and exactly that many bytes; the stream follows at once."""
         if total > self._max_snapshot:
             raise LimitExceededError("snapshot", total, self._max_snapshot)
         left = total
@@ -258,9 +260,9 @@ class ReplicaProtocol:
             self._snapshot.close()
 
     def _marked_snapshot(self, mark: bytes) -> Generator[None, None, None]:
-        """The diskless form: the snapshot, then a mark. The end is where the snapshot says, for it may hold the mark.
+        """A diskless snapshot, followed by a mark. The parser finds its end, since the data may contain the mark.
 
-        Passed over unread, the first occurrence of the mark has to do: a rolling tail finds it when split.
+        Without a parser, the first occurrence of the mark counts as the end; a rolling tail finds it even when split.
         """
         if self._snapshot is None:
             tail = b""
@@ -288,7 +290,7 @@ class ReplicaProtocol:
         self._events.append(SnapshotData(len(chunk) - beyond, total, events))
 
     def _line(self) -> Generator[None, None, bytes]:
-        """The next line without its end, bare newlines (keepalives) left out."""
+        """The next line without its end; skips bare newlines (keepalives)."""
         while True:
             while self._buffer[:1] == b"\n":
                 del self._buffer[:1]
@@ -315,7 +317,7 @@ def _text(line: bytes) -> str:
 
 
 def _refusal(reply: bytes, command: str) -> Exception:
-    """The exception that a `-` reply of the handshake stands for."""
+    """The exception for a `-` reply of the handshake."""
     if not reply.startswith(b"-"):
         return ProtocolError(f"unexpected reply to {command}: {reply[:80]!r}")
     text = _text(reply)

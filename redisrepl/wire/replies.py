@@ -1,10 +1,10 @@
-"""Replies as values of the type that was asked for, or an error that says what was asked of whom.
+"""Checks replies: returns a value of the expected type, or raises an error that names the command and the server.
 
-In: what a parser of RESP or JSON made of a reply. Out: integers, strings, pairs, times. Left to others: asking
-(`local.client`, `remote.session`), and errors among the replies: they are no values.
+In: replies, as a parser of RESP or JSON returns them. Out: integers, strings, pairs, times. Left to others: asking
+(`local.client`, `remote.session`), and error replies, which are not values.
 
-A peer may answer anything: another program behind the same address, a proxy, a server of another version. So nothing
-of a reply is used before it went through one of these.
+A peer may answer anything: another program at the same address, a proxy, a server of another version. So no part of a
+reply is used before one of these functions has checked it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
     "wrong",
 ]
 
-#: Seconds by which the clock of a server may differ from ours before that is told.
+#: Seconds by which a server's clock may differ from ours before we warn.
 CLOCK_TOLERANCE = 2.0
 #: Digits: enough for 64 bits.
 _LONGEST = 20
@@ -37,7 +37,7 @@ _MICROSECONDS = 1_000_000
 
 
 def describe(reply: object) -> str:
-    """What a reply is, without what it says: that may be anybody's."""
+    """The type and size of a reply, without its content, which may be secret."""
     match reply:
         case None:
             return "nothing"
@@ -59,7 +59,7 @@ def wrong(asked: str, wanted: str, reply: object) -> ProtocolError:
 
 
 def number(text: bytes | str) -> int | None:
-    """A whole number that fits into 64 bits, as text; None if it is none."""
+    """Parse a whole number that fits into 64 bits; None if it is not one."""
     digits = text[1:] if text[:1] in (b"-", "-") else text
     if not digits.isdigit() or not digits.isascii() or len(digits) > _LONGEST:
         return None
@@ -68,7 +68,7 @@ def number(text: bytes | str) -> int | None:
 
 
 def as_integer(reply: object, asked: str) -> int:
-    """A number; as text, too."""
+    """A number, or a string that is one."""
     if type(reply) is int:
         return reply
     value = number(reply) if isinstance(reply, bytes) else None
@@ -100,13 +100,13 @@ def as_pairs(reply: object, asked: str) -> dict[bytes, bytes]:
 
 
 def as_option(reply: object, asked: str) -> str:
-    """The value of the one option that CONFIG GET was asked for; empty if there is none of the name."""
+    """The value of the only option in a reply to CONFIG GET; empty if there is no such option."""
     values = list(as_pairs(reply, asked).values())
     return values[0].decode("utf-8", "replace") if values else ""
 
 
 def as_clock(reply: object, asked: str) -> int:
-    """What TIME answers, in microseconds."""
+    """A reply to TIME, in microseconds."""
     match reply:
         case [bytes(seconds), bytes(microseconds)]:
             whole, part = number(seconds), number(microseconds)
@@ -116,7 +116,7 @@ def as_clock(reply: object, asked: str) -> int:
 
 
 def as_page(reply: object, asked: str) -> tuple[bytes, list[bytes]]:
-    """What SCAN answers: the next cursor, and keys."""
+    """A reply to SCAN: the next cursor, and keys."""
     match reply:
         case [bytes(cursor), list(keys)] if (at := number(cursor)) is not None and at >= 0:
             return cursor, as_strings(keys, asked)
@@ -124,7 +124,7 @@ def as_page(reply: object, asked: str) -> tuple[bytes, list[bytes]]:
 
 
 class Info:
-    """What INFO tells, by name; what is not there, or is no number, is None."""
+    """A reply to INFO, by name; a missing field, or one that is not a number where one is wanted, is None."""
 
     def __init__(self, fields: Mapping[str, str]) -> None:
         self._fields = fields
@@ -133,7 +133,7 @@ class Info:
         return name in self._fields
 
     def text(self, name: str) -> str | None:
-        """A field."""
+        """A field as text."""
         return self._fields.get(name)
 
     def number(self, name: str) -> int | None:
@@ -147,22 +147,22 @@ class Info:
         return next((number(value) for key, _, value in pairs if key == part), None)
 
     def evicts(self) -> str | None:
-        """How the server throws keys away once its memory is full; None: it does not, or does not tell."""
+        """How the server evicts keys when its memory is full; None: it does not, or does not tell."""
         limit, policy = self.number("maxmemory") or 0, self.text("maxmemory_policy") or "noeviction"
         return f"{policy} above {limit >> 20} MiB" if limit and policy != "noeviction" else None
 
     def names(self) -> Sequence[str]:
-        """Of the fields."""
+        """The names of the fields."""
         return tuple(self._fields)
 
 
 def as_info(reply: object, asked: str) -> Info:
-    """What INFO answers."""
+    """A reply to INFO."""
     text = as_bytes(reply, asked).decode("utf-8", "replace")
     lines = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
     return Info({name: value for name, colon, value in lines if colon})
 
 
 def merged(infos: Sequence[Info]) -> Info:
-    """What several sections tell."""
+    """Several sections as one."""
     return Info({name: info.text(name) or "" for info in infos for name in info.names()})

@@ -1,7 +1,7 @@
-"""Replies of a Redis server to commands, from RESP in pieces.
+"""Parses the replies of a Redis server to commands from RESP in pieces.
 
-In: bytes, as they are read. Out: replies, as hiredis makes them. Left to others: reading a socket (`local.client`,
-`remote.direct`), the stream and subscriptions, whose sizes are counted (`wire.resp`).
+In: bytes, as they are read. Out: replies, as hiredis returns them. Left to others: reading a socket (`local.client`,
+`remote.direct`), the replication stream and subscriptions, where sizes have to be counted (`wire.resp`).
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from redisrepl.wire.walker import Walker
 
 __all__ = ["ReplyReader"]
 
-#: Bytes of a reply that hiredis may have before the rest is read element by element.
+#: Bytes of a reply for hiredis, after which a `Walker` reads it element by element.
 _MUCH = 1 << 20
 
 
 class ReplyReader:
-    """As hiredis' reader, in whose place redis-py can have it; but no header is believed (`wire.resp`).
+    """Has the interface of hiredis' reader, so that redis-py can use it; but it trusts no length (`wire.resp`).
 
-    It keeps what came since the last reply that ended together with a read, up to `_MUCH`: a walker can begin there.
+    It keeps the bytes since the last reply that ended with a read, up to `_MUCH`, so that a `Walker` can begin there.
 
     Args:
         limit: most bytes of one reply.
-        options: for hiredis' reader; `replyError` and `notEnoughData` are needed.
+        options: for hiredis' reader; `replyError` and `notEnoughData` are required.
 
     Attributes:
-        left: bytes that may come; None: no more are counted.
+        left: bytes that may still arrive; None: any number.
     """
 
     def __init__(self, limit: int, **options: Any) -> None:
         self._limit = limit
         self._options = options
-        self._replies: deque[Any] = deque()  # what the walker has read and nobody has taken
+        self._replies: deque[Any] = deque()  # replies that the walker has read and `gets` has not returned
         self._walker: Walker | None = None
         self.left: int | None = None
         self._begin()
@@ -49,10 +49,10 @@ class ReplyReader:
         self._cut = b""
 
     def feed(self, data: bytes) -> None:
-        """Take what was read.
+        """Parse received bytes.
 
         Raises:
-            LimitExceededError: more has come than `left`.
+            LimitExceededError: they are more than `left`.
         """
         if self.left is not None:
             self.left -= len(data)
@@ -83,7 +83,7 @@ class ReplyReader:
                 self._walker = None
 
     def gets(self, *arguments: bool) -> Any:
-        """The next reply, or what says that there is none yet."""
+        """The next reply, or `notEnoughData`."""
         if self._replies:
             return self._replies.popleft()
         if self._walker is not None:
@@ -100,5 +100,5 @@ class ReplyReader:
         return reply
 
     def has_data(self) -> bool:
-        """Whether something has come that was not taken."""
+        """Whether there are bytes or replies that `gets` has not returned."""
         return bool(self._replies or self._cut or self._walker or self._hiredis.has_data())

@@ -1,14 +1,15 @@
-r"""RESP from a peer that may announce what it likes: nothing is allocated for a length before the bytes are there.
+r"""Parses RESP without trusting the peer: allocates nothing for an announced length before the bytes have arrived.
 
-In: bytes, in pieces. Out: values, as hiredis makes them. Left to others: what the values mean.
+In: bytes, in pieces. Out: values, as hiredis returns them. Left to others: what the values mean (`wire.replies`,
+`wire.stream`, `wire.messages`).
 
-hiredis makes a list of as many elements as a header announces: `*1000000000\r\n` is 8 GB, and seconds in which nothing
-else is done. And it keeps what comes of a string, however long that gets. So it sees neither: a piece with a header of
-six digits or more, and a value that has not ended after `_MUCH` bytes, go to a `Walker`, which is slower for small
-elements, takes an element only when it has come, and can leave one out while it comes. What is left for hiredis cannot
-announce more than 100,000 elements a level, and it refuses more than nine levels itself.
+hiredis allocates a list of as many elements as a header announces: `*1000000000\r\n` takes 8 GB, and blocks everything
+for seconds. It also keeps all bytes of a string, however long. So it gets neither: a piece with a header of six digits
+or more, and a value that has not ended after `_MUCH` bytes, go to a `Walker`. That is slower for small elements, but
+creates an element only when it has arrived, and can skip one while it arrives. What is left for hiredis announces at
+most 100,000 elements a level, and hiredis itself refuses more than nine levels.
 
-A header that is cut by the end of a piece is kept for the next one, so it is always seen whole.
+If the end of a piece cuts a header, its beginning is kept for the next piece, so a header is always seen whole.
 """
 
 from __future__ import annotations
@@ -34,28 +35,28 @@ __all__ = [
     "resp_size",
 ]
 
-#: What hiredis raises over bytes that are no RESP: a list as a key of a map, more levels than it follows, ...
+#: What hiredis raises for bytes that are not RESP: a list as a key of a map, too many levels, ...
 DAMAGED = (hiredis.ProtocolError, TypeError, MemoryError)
-#: hiredis moves what is left of its buffer as it consumes: larger feeds are slower, not faster.
+#: hiredis moves the rest of its buffer as it consumes: larger pieces are slower, not faster.
 PIECE = 16384
-#: Bytes of a value that has not ended, from which on it is no business of hiredis.
+#: Bytes of an incomplete value, after which a `Walker` reads it.
 _MUCH = 64 << 10
-#: So many marks are looked at one by one, at the speed of memchr between them; from then on one expression is faster.
+#: This many marks are checked one by one, with memchr between them; for more of them one regular expression is faster.
 _FEW = 20
 _LARGE_ARRAY = re.compile(rb"\*\d{6}").search
-#: Wherever they stand: hiredis does not look whether a string ends where it should, so a header may follow anything.
+#: Searched everywhere: hiredis does not check that a string ends where it should, so a header may follow any byte.
 _OTHERS = [(mark, re.compile(rb"%b\d{6}" % re.escape(mark)).search) for mark in (b"%", b"~", b">", b"|")]
 _CUT_HEADER = re.compile(rb"[*%~>|]\d*\Z").search
 
-#: Bytes that a string of n bytes takes, with `$<n>` and both line ends, for every n that is common.
+#: Bytes on the wire of a string of n bytes, with `$<n>` and both line ends, for every common n.
 _SIZES = [n + len(b"$%d\r\n\r\n" % n) for n in range(4096)]
 
-#: What hiredis returns while there is no whole value. (`False`, unless told otherwise, and 0 equals that.)
+#: What hiredis returns while there is no whole value. (Its default is `False`, which equals the reply 0.)
 _NOTHING = object()
 
 
 def announces_much(piece: bytes) -> bool:
-    """Whether there may be a header in it for which hiredis would allocate more than there is any reason to."""
+    """Whether a piece may have a header for which hiredis would allocate too much."""
     at = -1
     for _ in range(_FEW):
         if (at := piece.find(b"*", at + 1)) < 0:
@@ -65,20 +66,20 @@ def announces_much(piece: bytes) -> bool:
     else:
         if _LARGE_ARRAY(piece, at):
             return True
-    # Marks are looked for by themselves first: where there is none, as nearly always, that costs nothing.
+    # Search for the bare marks first: nearly always there is none, and then that costs nothing.
     if b"%" in piece or b"~" in piece or b">" in piece or b"|" in piece:
         return any(mark in piece and search(piece) is not None for mark, search in _OTHERS)
     return False
 
 
 def cut_header(piece: bytes) -> bytes:
-    """The beginning of a header with which a piece may end; it has to come before what follows, to be seen whole."""
+    """The beginning of a header at the end of a piece, to be put before the next one."""
     cut = _CUT_HEADER(piece[-LONGEST_NUMBER:])
     return cut[0] if cut else b""
 
 
 def resp_size(value: Any) -> int:
-    """Bytes that a value took, as every server spells it."""
+    """Bytes of a value on the wire; every server encodes it alike."""
     match value:
         case bytes():
             length = len(value)
@@ -97,14 +98,13 @@ class CommandError(Exception):
 
 
 class RespReader:
-    """RESP that comes in pieces, of at most `PIECE` bytes; fast for what is small, bounded for all.
+    """Parses RESP in pieces of at most `PIECE` bytes: fast for small values, and bounded for all.
 
     Args:
         limit, skip: as for `Walker`.
 
     Attributes:
-        sizes: bytes that each of the values took that `feed` returned last; None: the caller has to find out, and tell
-            `settle`.
+        sizes: bytes of each value that `feed` returned last; None: the caller has to compute them, and call `settle`.
     """
 
     __slots__ = ("_cut", "_gets", "_limit", "_pending", "_piece", "_reader", "_skip", "_tail", "_walker", "sizes")
@@ -113,8 +113,8 @@ class RespReader:
         self._limit = limit
         self._skip = skip
         self._walker: Walker | None = None
-        self._tail: list[bytes] = []  # what hiredis has of a value that is not whole
-        self._pending = 0  # bytes of that
+        self._tail: list[bytes] = []  # the bytes of an incomplete value that hiredis has
+        self._pending = 0  # their number
         self._cut = b""
         self._piece = b""
         self.sizes: list[int] | None = None
@@ -126,19 +126,19 @@ class RespReader:
 
     @property
     def idle(self) -> bool:
-        """Whether everything that came made whole values."""
+        """Whether all bytes so far were whole values."""
         return not (self._pending or self._cut or self._walker)
 
     @property
     def walking(self) -> bool:
-        """Whether a large value comes: then pieces may be of any size."""
+        """Whether a large value is arriving: then pieces may have any size."""
         return self._walker is not None
 
     def feed(self, piece: bytes) -> Iterable[Any]:
-        """Take bytes; return the values that they completed. If `sizes` is None, `settle` has to be called after them.
+        """Parse bytes; return the values that they complete. If `sizes` is then None, call `settle` after them.
 
         Raises:
-            DAMAGED: hiredis' exceptions. ProtocolError: likewise, of `Walker`.
+            DAMAGED: the bytes are not RESP, by hiredis. ProtocolError: the same, by `Walker`.
         """
         if self._walker is not None:
             return self._walk(piece)
@@ -160,7 +160,7 @@ class RespReader:
         return iter(self._gets, _NOTHING)
 
     def settle(self, size: int) -> None:
-        """So many bytes did the values take that `feed` returned last."""
+        """Report how many bytes the values took that `feed` returned last."""
         self._pending += len(self._piece) - size
         if not self._pending:
             self._tail = []
@@ -170,7 +170,7 @@ class RespReader:
             self._tail.append(self._piece)
 
     def _walk(self, piece: bytes) -> list[Any]:
-        """Take bytes element by element, up to the end of a value behind which hiredis can go on."""
+        """Parse bytes element by element, until hiredis can continue behind a value."""
         values: list[Any] = []
         sizes: list[int] = []
         while self._walker is not None:
@@ -194,7 +194,7 @@ class RespReader:
 
 
 def parse_all(data: bytes, limit: int) -> list[Any]:
-    """The values that these bytes are.
+    """Parse bytes that are whole values.
 
     Args:
         data: all of them.
@@ -211,7 +211,7 @@ def parse_all(data: bytes, limit: int) -> list[Any]:
             fast = hiredis.Reader(notEnoughData=_NOTHING)
             fast.feed(data)
             values = list(iter(fast.gets, _NOTHING))
-            fast.feed(b"+\r\n")  # only behind a whole value is this one: hiredis does not tell that it waits for more
+            fast.feed(b"+\r\n")  # hiredis does not say that it waits for more, but then this is not a value by itself
             whole = fast.gets() == b"" and not fast.has_data()
     except DAMAGED as error:
         raise ProtocolError(str(error)) from error
@@ -221,7 +221,7 @@ def parse_all(data: bytes, limit: int) -> list[Any]:
 
 
 def parse_one(data: bytes, limit: int) -> Any:
-    """The one value that these bytes are; see `parse_all`."""
+    """Parse bytes that are one value; see `parse_all`."""
     values = parse_all(data, limit)
     if len(values) != 1:
         raise ProtocolError("it is not one reply")

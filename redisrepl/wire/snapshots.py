@@ -1,7 +1,7 @@
-"""Keys of a snapshot as changes.
+"""Turns the keys of a snapshot into changes.
 
-In: entries, as `wire.rdb` reads them. Out: what would make them, as far as it is replicated. Left to others: counting
-what is not (`engine.outbound`).
+In: entries, as `wire.rdb` reads them. Out: the changes that would create them, as far as they are replicated. Left to
+others: counting what is not replicated (`engine.outbound`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["changes_of", "is_alive", "replicated_of"]
 
 
 def _has_expiring_fields(entry: Entry) -> bool:
-    """Whether it is a hash of which fields may expire: then each comes with its expiry."""
+    """Whether it is a hash whose fields may expire: each field then has an expiry beside its value."""
     items = entry.value
     return entry.type == "hash" and isinstance(items, list) and bool(items) and len(items[0]) > _PAIR
 
@@ -27,7 +27,13 @@ _PAIR = 2  # a field and its value
 
 
 def replicated_of(entry: Entry, kinds: frozenset[str], now: float) -> tuple[list[Change], str | None]:
-    """What of a key is replicated at this Unix time in seconds, and the name of what is not; None: all is."""
+    """The changes of a key that are replicated, and the name of what is not; None: all is.
+
+    Args:
+        entry: the key, or a part of it.
+        kinds: which of `changes.KINDS` are replicated.
+        now: Unix time in seconds.
+    """
     changes = [change for change in changes_of(entry, now) if is_replicated(change, kinds)]
     if _has_expiring_fields(entry):
         return changes, "expiry of a field"
@@ -42,8 +48,8 @@ def is_alive(entry: Entry, now: float) -> bool:
 def changes_of(entry: Entry, now: float) -> list[Change]:
     """A key of a snapshot, or a part of a large one, as changes.
 
-    A field of a hash that has expired by this Unix time, in seconds, is no data any more, whether reclaimed or not.
-    What the reader left out is too large to be replicated, which reading the key will say.
+    Fields of a hash that have expired by `now`, in Unix seconds, are left out. A value that the parser has skipped is
+    too large: the key is touched, and reading it will say so.
     """
     match entry.type, entry.value:
         case "string", bytes(value):
@@ -72,10 +78,10 @@ def changes_of(entry: Entry, now: float) -> list[Change]:
         case "list", list(items) if entry.first and entry.last:
             return [SequenceSet(entry.key, tuple(cast("list[bytes]", items))), *_expiry(entry)]
         case "list", list():
-            return [Touch(entry.key, "lists", replaces=True)]  # a part of it would not do
+            return [Touch(entry.key, "lists", replaces=True)]  # a part of a list is not a value: read all of it
         case ("string" | "hash" | "set" | "zset" | "list" | "stream") as type_, None:
             return [Touch(entry.key, KIND_OF_TYPE[type_], replaces=True)]
-        case _:  # of a type without a portable form
+        case _:  # a type without a portable form
             return [Touch(entry.key, OPAQUE)]
 
 

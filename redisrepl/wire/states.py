@@ -1,4 +1,4 @@
-"""What keys hold, read by one script, the same at the hub and at the site.
+"""The script that reads what keys hold, at the hub and at the site, and its reply.
 
 In: the flat list of strings that `STATES_SCRIPT` returns. Out: states. Left to others: running it (`remote.fetch`,
 `local.read`).
@@ -17,12 +17,14 @@ from redisrepl.wire.replies import number
 
 __all__ = ["STATES_SCRIPT", "STRAY", "TOO_LARGE", "parse_fetch", "parse_states"]
 
-#: Reads keys until `ARGV[1]` bytes are full, at least one; a value of more than the bytes that a second number there
-#: names is only said to be too large; behind these stands what is read beside strings and hashes. Returns the server's
-#: time in microseconds (0: it does not tell) with `ARGV[2]`, by which this request's answer is known; and for each key:
-#: type, expiry (absolute milliseconds or empty), number of strings that follow, and those: the value, or elements with
-#: their values.
-#: `GET` without `TYPE` would be cheaper for strings, but each hash would count in the server's statistics of errors.
+#: Reads keys, at least one, until the reply has a number of bytes. ARGV[1]: that number, then the limit of a value in
+#: bytes, then the types to read beside strings and hashes. ARGV[2]: a token. The rest: keys.
+#:
+#: Returns first the server's time in microseconds (0: it does not tell) and the token, by which we know that this is
+#: the reply to our request; then for each key its type (`too large` instead of a larger value), its expiry (Unix time
+#: in milliseconds, or empty), the number of strings that follow, and those: the value, or elements with their values.
+#:
+#: `GET` without `TYPE` would be cheaper for strings, but each hash would then count as an error in the server's INFO.
 STATES_SCRIPT = (
     KIND_OF
     + STREAMS
@@ -82,16 +84,16 @@ return out
 )
 
 
-#: Webdis can answer a request with the reply to one whose connection was closed. Then a batch that was not executed
-#: would be taken for executed, and with -rc the values of other keys be applied; so the scripts repeat a token.
+#: Webdis can answer a request with the reply to an earlier one whose connection was closed. Without a token, we would
+#: then take a batch that was not executed for executed, and with -rc apply the values of other keys.
 STRAY = "the hub answered with the reply to another request"
 
-#: The state of a key whose value was not read for its size.
+#: The state of a key whose value is too large to be read.
 TOO_LARGE = "too large"
 
 
 def parse_states(items: Sequence[bytes]) -> list[State]:
-    """The states of the first keys that the script was asked for; the rest did not fit.
+    """Parse the states of the first keys that the script was asked for; the rest did not fit.
 
     Raises:
         ProtocolError: the list is not what the script returns.
@@ -131,7 +133,7 @@ _LONGEST_TIME = 18
 
 
 def _read_at(items: Sequence[bytes]) -> int:
-    """When the script read them: the server's time in microseconds.
+    """The server's time in microseconds when the script ran.
 
     Raises:
         ProtocolError: the list is not what the script returns.
@@ -143,18 +145,18 @@ def _read_at(items: Sequence[bytes]) -> int:
 
 
 def _token_of(items: Sequence[bytes]) -> bytes:
-    """Which request this answers."""
+    """The token of the request that this answers."""
     return items[0].partition(b" ")[2] if items else b""
 
 
 def parse_fetch(items: Sequence[bytes], token: bytes) -> tuple[int, list[State]]:
-    """What the hub answered to the request with this token.
+    """Parse the hub's reply to the request with this token.
 
     Returns:
         The hub's time in microseconds, and the states of the keys that fitted.
 
     Raises:
-        OutcomeUnknownError: it is the answer to another request. ProtocolError: it is not what the script returns.
+        OutcomeUnknownError: it is the reply to another request. ProtocolError: it is not what the script returns.
     """
     if items and _token_of(items) != token:
         raise OutcomeUnknownError(STRAY)
@@ -162,7 +164,7 @@ def parse_fetch(items: Sequence[bytes], token: bytes) -> tuple[int, list[State]]
 
 
 def _count(text: bytes) -> int:
-    """How many strings follow; with a negative number the list would be read for ever."""
+    """A number that is not negative; a negative count would let the parser loop for ever."""
     if (count := number(text)) is None or count < 0:
         raise ValueError
     return count

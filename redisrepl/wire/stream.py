@@ -1,9 +1,7 @@
-"""The commands of a replication stream, and where each of them ends.
+"""Parses the commands of a replication stream, with the offset at which each of them ends.
 
-In: the bytes that follow a handshake and snapshot. Out: `Commands`. Left to others: what comes before (`wire.psync`),
-what a command means (`wire.commands`).
-
-hiredis decodes, in pieces of a size that it likes; large commands go by `wire.resp`, which can leave arguments out.
+In: the bytes that follow a handshake and snapshot. Out: `Commands`. Left to others: handshake and snapshot
+(`wire.psync`), RESP, and skipping large arguments (`wire.resp`), what a command means (`wire.commands`).
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from redisrepl.wire.walker import LEFT_OUT
 
 __all__ = ["CommandStream", "Commands", "encode_command"]
 
-#: Bytes of one command, without what is left out of it.
+#: Bytes of one command, without skipped arguments.
 _LARGEST_COMMAND = 1 << 30
 
 
@@ -31,7 +29,7 @@ class Commands:
     Attributes:
         commands: arguments of each.
         ends: for each, the offset right after it.
-        wants_ack: the master asked for an acknowledgement now (`REPLCONF GETACK`).
+        wants_ack: whether the master asked for an acknowledgement now (`REPLCONF GETACK`).
     """
 
     commands: Sequence[Sequence[bytes]]
@@ -44,13 +42,13 @@ def encode_command(*argv: bytes) -> bytes:
     return b"*%d\r\n" % len(argv) + b"".join(b"$%d\r\n%b\r\n" % (len(a), a) for a in argv)
 
 
-#: Bytes that an argument of n bytes takes in the stream, with `$<n>` and both line ends, for every n that is common.
+#: Bytes in the stream of an argument of n bytes, with `$<n>` and both line ends, for every common n.
 _SIZES = [n + len(b"$%d\r\n\r\n" % n) for n in range(4096)]
 _GETACK_SIZE = len(encode_command(b"REPLCONF", b"GETACK", b"*"))
 
 
 def _command_size(argv: Sequence[bytes]) -> int:
-    """Bytes that a command took in the stream: a master's framing is canonical, so its arguments tell."""
+    """Bytes of a command in the stream: a master's framing is canonical, so they follow from its arguments."""
     size = len(b"*%d\r\n" % len(argv)) if len(argv) > 9 else 4  # noqa: PLR2004 - one digit: `*n\r\n`
     for argument in argv:
         if type(argument) is not bytes:
@@ -64,10 +62,10 @@ class CommandStream:
     """The stream of one link.
 
     Args:
-        unwanted: what to leave out of large commands; None: nothing.
+        unwanted: decides which large arguments to skip; None: none.
 
     Attributes:
-        received: bytes taken in, as an offset; counts whole commands only.
+        received: the offset of the end of the last whole command.
     """
 
     __slots__ = ("_reader", "_unwanted", "received")
@@ -78,7 +76,7 @@ class CommandStream:
         self.received = 0
 
     def feed(self, data: bytes) -> list[Commands]:
-        """Take bytes of the stream; what they completed, at most one.
+        """Parse bytes of the stream; return the commands that they complete as one `Commands`, or nothing.
 
         Raises:
             ProtocolError: they make no sense. LinkLostError: the server ended the link with an error.
@@ -104,7 +102,7 @@ class CommandStream:
                 for argv in found:
                     if type(argv) is not list or not argv or type(argv[0]) is not bytes:
                         raise _not_a_command(argv)
-                    # Nearly every command has three short arguments: without a loop it takes half the time.
+                    # Nearly every command has three short arguments: without a loop this takes half the time.
                     if len(argv) == 3 and type(key := argv[1]) is type(value := argv[2]) is bytes:  # noqa: PLR2004
                         try:
                             size = 4 + _SIZES[len(argv[0])] + _SIZES[len(key)] + _SIZES[len(value)]
@@ -128,7 +126,7 @@ class CommandStream:
         return [Commands(commands, ends, wants_ack)] if commands else []
 
     def _amounting(self, argv: object) -> list[Sequence[bytes]]:
-        """The commands that one, which was read element by element, amounts to."""
+        """The commands that replace one with skipped arguments; any other command as it is."""
         command = _command(argv)
         if self._unwanted is not None and any(argument is LEFT_OUT for argument in command):
             return self._unwanted.rest_of(command)
@@ -136,7 +134,7 @@ class CommandStream:
 
 
 def _command(argv: object) -> Sequence[bytes]:
-    """What was read element by element, if it is a command."""
+    """A value that was read element by element, if it is a command."""
     if type(argv) is not list or not argv or not all(type(argument) is bytes for argument in argv):
         raise _not_a_command(argv)
     return argv

@@ -1,13 +1,14 @@
-"""The stream's commands as a program wants them: with their database and position, transactions in one piece.
+"""Gives each command of the stream its database and position, and keeps transactions together.
 
 In: the arguments of one command after another with their offsets, in pieces of any size. Out: `Command` values, those
-of a transaction only when it is complete. Left to others: bytes and offsets (`wire.psync`), what a command does.
+of a transaction only when it is complete. Left to others: bytes and offsets (`wire.psync`), what a command does
+(`wire.commands`).
 
-`MULTI`, `EXEC`, `SELECT`, `PING`, `REPLCONF` and what Sentinels tell each other through `PUBLISH` say nothing about
-data: they are followed here and not passed on. What a script or a module writes arrives as a transaction too.
+`MULTI`, `EXEC`, `SELECT`, `PING`, `REPLCONF` and the Sentinels' messages (`PUBLISH`) do not change data: they are
+handled here and not passed on. The writes of a script or a module arrive as a transaction too.
 
-A master that is being replaced goes on sending pings and the Sentinels' messages, which its successor never had: a
-stream that asks to go on after them is refused. `resume` is therefore the end of what was last passed on.
+A master that is being replaced still sends pings and the Sentinels' messages, which its successor never received: the
+successor refuses to continue a stream after them. So `resume` is the end of the last command that was passed on.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ __all__ = ["Command", "CommandReader", "Place", "says_nothing"]
 
 
 class Command(NamedTuple):
-    """One write, as the master told it to its replicas.
+    """One write, as the master sends it to its replicas.
 
     Attributes:
-        argv: its name, in the spelling of whoever sent it, and its arguments.
-        database: the number of the database that it is for.
-        replid: the history that it belongs to.
-        offset: where to go on once it was dealt with: the end of the command, of the whole transaction for the last
-            command of one, and the beginning of the transaction for the others, which are then repeated.
+        argv: its name, as the client spelled it, and its arguments.
+        database: the number of its database.
+        replid: the replication id of its history.
+        offset: where to continue after it: the end of the command or, for the last command of a transaction, the end of
+            that; for its other commands the beginning of the transaction, which is then repeated.
         transaction: the offset at which its transaction began, the same for all commands of one; None outside of one.
     """
 
@@ -48,12 +49,12 @@ class Command(NamedTuple):
 
     @property
     def completes(self) -> bool:
-        """Whether nothing of its transaction follows; true outside of one."""
+        """Whether it is the last command of its transaction, or outside of one."""
         return self.offset != self.transaction
 
 
 class Place(NamedTuple):
-    """All it takes to go on: a position, and the database that the stream has selected there."""
+    """Where to continue a stream: a position, and the database that the stream has selected there."""
 
     position: Position
     database: int
@@ -61,7 +62,7 @@ class Place(NamedTuple):
 
 class _Kind(Enum):
     DATA = auto()
-    ONE_KEY = auto()  # data; told apart only where keys matter
+    ONE_KEY = auto()  # data too; distinguished only if there are prefixes
     SILENT = auto()
     SELECT = auto()
     MULTI = auto()
@@ -79,7 +80,7 @@ _KINDS = {
 }
 _MULTI_SIZE = len(b"*1\r\n$5\r\nMULTI\r\n")
 _HELLO = b"__sentinel__:hello"  # SENTINEL_HELLO_CHANNEL
-#: How far `resume` may stay behind, in bytes: the smallest backlog is 16 KiB (CONFIG_REPL_BACKLOG_MIN_SIZE).
+#: Bytes without data after which `resume` moves too: the smallest backlog is 16 KiB (CONFIG_REPL_BACKLOG_MIN_SIZE).
 _QUIET = 6 << 10
 _MAX_SPELLINGS = 1000  # a peer that invents spellings must not fill our memory
 
@@ -88,11 +89,11 @@ class CommandReader:
     """Follows one stream, over any number of links.
 
     Args:
-        prefixes: only commands that name a key that begins with one of these, or that write a whole database; empty
-            for all.
+        prefixes: pass on only commands that have a key with one of these prefixes, or that write a whole database;
+            empty: all commands.
 
     Attributes:
-        place: the end of what was taken in, or the beginning of an open transaction. None before `start`.
+        place: the end of the last command taken in, or the beginning of an open transaction. None before `start`.
     """
 
     def __init__(self, prefixes: Sequence[bytes] = ()) -> None:
@@ -103,22 +104,22 @@ class CommandReader:
         self._database = 0
         self._opened_at: int | None = None  # offset before MULTI
         self._open: list[Command] = []
-        # Between `resume`, `newer` and `place` nothing was passed on.
+        # No command between `resume`, `newer` and `place` was passed on.
         self._resume: Place | None = None
         self._newer: Place | None = None
         self._completed: Place | None = None  # the end of the last transaction
 
     @property
     def resume(self) -> Place | None:
-        """From where to go on after a break, a little behind `place` where that repeats nothing."""
+        """Where to continue after a lost link: `place`, or a little before it if nothing is repeated by that."""
         return self._resume
 
     def forget(self) -> None:
-        """There is nowhere to go on from."""
+        """Forget all places: the stream cannot be continued."""
         self.place = self._resume = self._newer = None
 
     def start(self, position: Position, database: int) -> None:
-        """What comes next follows right after this position; a transaction that was cut off begins anew."""
+        """The next commands follow right after this position; a transaction that was cut off starts again."""
         self._replid = position.replid
         self._database = database
         self._opened_at = None
@@ -126,10 +127,10 @@ class CommandReader:
         self.place = self._resume = self._newer = Place(position, database)
 
     def take(self, commands: Sequence[Sequence[bytes]], ends: Sequence[int]) -> list[Command]:
-        """The next commands, and for each the offset right after it.
+        """Process the next commands, each with the offset right after it.
 
         Returns:
-            Those of them that write data; the commands of a transaction come with its end.
+            Those of them that write data; the commands of a transaction are returned with its EXEC.
         """
         events: list[Command] = []
         append, kinds, new = events.append, self._kinds, tuple.__new__
@@ -158,7 +159,7 @@ class CommandReader:
         return events
 
     def _stay_behind(self, events: Sequence[Command]) -> None:
-        """Move `resume` to the end of what is passed on now, or, after a lot that is not, half-way up to it."""
+        """Move `resume` to the end of what is passed on now or, after many bytes without data, closer to `place`."""
         if events:
             last = events[-1]
             end = Place(last.position, last.database) if last.transaction is None else self._completed
@@ -167,7 +168,7 @@ class CommandReader:
             self._resume, self._newer = self._newer, self.place
 
     def _follow(self, kind: _Kind, argv: Sequence[bytes], end: int, events: list[Command]) -> int:
-        """What is not data: the database that is selected then; the end of a transaction releases its commands."""
+        """Process a command that is not data (EXEC releases its transaction); returns the selected database."""
         match kind:
             case _Kind.SELECT:
                 self._database = _number(argv)
@@ -196,10 +197,10 @@ class CommandReader:
 
 
 def says_nothing(commands: Sequence[Sequence[bytes]]) -> bool:
-    """Whether all of these are pings, acknowledgements asked for, and what Sentinels tell each other.
+    """Whether all of these are pings, requests for acknowledgements, and messages of Sentinels.
 
-    A master that is being replaced goes on sending them, and its successor does not have them: who wants to go on there
-    asks for what follows the last command that said something.
+    A master that is being replaced still sends them, and its successor does not have them. To continue there, ask for
+    what follows the last command with an effect.
     """
     for argv in commands:
         kind = _KINDS.get(argv[0].upper())

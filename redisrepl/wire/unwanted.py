@@ -1,10 +1,12 @@
-"""Which arguments of large commands are left out of the replication stream while they come.
+"""Decides which arguments of large commands of the replication stream to skip while they arrive.
 
-In: a command as far as it has come, and the length of its next argument. Out: whether to leave that out; and what to
-make of a command of which something was. Left to others: reading (`wire.walker`), what commands mean (`wire.commands`).
+In: the received part of a command, and the length of its next argument. Out: whether to skip that argument; and the
+commands that replace one with skipped arguments. Left to others: parsing (`wire.walker`), what commands mean
+(`wire.commands`).
 
-What others write to the site's Redis is not ours, and may be of any size: memory must not depend on it. And of ours a
-value can be too large for the hub; then it is as if the key had been touched, and reading it says that it is too large.
+Other clients write keys that we do not replicate, of any size: our memory must not depend on them. And a value of our
+own namespaces may be too large for the hub. Its key then counts as touched, and reading it will say that it is too
+large.
 """
 
 from __future__ import annotations
@@ -16,23 +18,23 @@ from redisrepl.wire.walker import LEFT_OUT
 
 __all__ = ["MAX_VALUE", "Unwanted"]
 
-#: Bytes of a value, unless told otherwise: what the nginx.conf of deploy/hub lets through.
+#: Default limit of a value in bytes: what the nginx.conf of deploy/hub accepts.
 MAX_VALUE = 64 << 20
-#: Shorter ones are not worth the question.
+#: Shorter arguments are never skipped.
 _LEAST = 128 << 10
-#: No key is longer.
+#: Longer arguments are never keys that we replicate.
 _LONGEST_KEY = 1 << 20
 _PAIRS = frozenset({b"MSET", b"MSETNX"})
-#: Decoded as: something has taken the place of what the key held.
+#: The decoder reads it as: the key has a new value, which has to be read.
 _TOUCHED = b"RESTORE"
 
 
 class Unwanted:
-    """What is left out.
+    """Decides which arguments to skip.
 
     Args:
         covers: whether a key belongs to the namespaces.
-        max_value: larger values are left out, whoever's they are.
+        max_value: larger values are skipped, whatever their key.
     """
 
     __slots__ = ("_covers", "_max_value")
@@ -42,7 +44,7 @@ class Unwanted:
         self._max_value = max_value
 
     def __call__(self, argv: Sequence[bytes], length: int) -> bool:
-        """Whether the next argument of this length is left out."""
+        """Whether to skip the next argument, which has this length."""
         if length < _LEAST:
             return False
         if length > self._max_value or not argv:
@@ -57,7 +59,7 @@ class Unwanted:
         return length > _LONGEST_KEY and not any(map(self._covers, argv[1:]))
 
     def rest_of(self, argv: Sequence[bytes]) -> list[Sequence[bytes]]:
-        """What a command of which something was left out amounts to, in commands."""
+        """The commands that replace one with skipped arguments."""
         name = argv[0].upper()
         if name in _PAIRS:
             pairs = list(zip(argv[1::2], argv[2::2], strict=False))

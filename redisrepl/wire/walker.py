@@ -1,7 +1,7 @@
-"""RESP read element by element: nothing is taken before it has come, and strings can be left out while they come.
+"""Parses RESP element by element: nothing is allocated before it has arrived, and strings can be skipped.
 
-In: bytes, in pieces. Out: values, as hiredis makes them, and how many bytes each took. Left to others: what goes this
-way (`wire.resp`), for which hiredis is faster.
+In: bytes, in pieces. Out: values, as hiredis returns them, and how many bytes each took. Left to others: when to use
+this parser (`wire.resp`); hiredis is faster for small values.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from redisrepl.errors import LimitExceededError, ProtocolError
 
 __all__ = ["LEFT_OUT", "LONGEST_NUMBER", "Skip", "Walker"]
 
-#: Most levels of lists in lists; EXEC around SCAN has three.
+#: Most levels of nested lists; EXEC around SCAN has three.
 _DEEPEST = 8
-#: The longest line: a status or an error. A header is one too.
+#: The longest line: a status, an error or a header.
 _LONGEST_LINE = 64 << 10
 LONGEST_NUMBER = 20
 _DOLLAR = ord("$")
 _SHORT = len(b"$99999\r\n")
 
 
-#: Takes the place of a string that was left out; known by being this very object.
+#: Replaces a skipped string; compare with `is`.
 LEFT_OUT = bytes(bytearray(b"(left out)"))
 
-#: Told what has come of the list that is open, and the length of the next string in it: whether to leave that out.
+#: Called with the received elements of the open list, and the length of its next string: whether to skip that string.
 Skip = Callable[[list[Any], int], bool]
 
 
 class Walker:
-    """Reads RESP element by element.
+    """Parses RESP element by element.
 
     Args:
         limit: most bytes of one value.
-        skip: see `Skip`; `LEFT_OUT` takes the place of what is left out, which does not count for the limit.
-        error: makes an error of its text.
+        skip: see `Skip`; `LEFT_OUT` replaces a skipped string, whose bytes do not count towards the limit.
+        error: makes an error reply from its text.
 
     Attributes:
-        sizes: bytes that each of the values took that `feed` returned last.
-        rest: what was left of the bytes that `feed` was given last.
+        sizes: bytes of each value that `feed` returned last.
+        rest: bytes that the last `feed` did not parse.
     """
 
     def __init__(
@@ -52,28 +52,28 @@ class Walker:
         self._error = error
         self._buffer = b""
         self._open: list[tuple[list[Any], int]] = []  # lists that are not complete, and how many elements they want
-        self._left = 0  # bytes of the string that comes, with the line end behind it
-        self._chunks: list[bytes] | None = None  # of that string; None: it is left out
-        self._size = 0  # of the value that comes, until now
-        self._kept = 0  # .. without what is left out
+        self._left = 0  # bytes to come of the present string and its line end
+        self._chunks: list[bytes] | None = None  # of that string; None: it is skipped
+        self._size = 0  # bytes of the present value so far
+        self._kept = 0  # the same without skipped strings
         self._values: list[Any] = []
         self.sizes: list[int] = []
         self.rest = b""
 
     @property
     def idle(self) -> bool:
-        """Whether everything that came made whole values."""
+        """Whether all bytes so far were whole values."""
         return not (self._buffer or self._open or self._left)
 
     def feed(self, data: bytes, *, one: bool = False) -> list[Any]:
-        """Take bytes; return the values that they completed.
+        """Parse bytes; return the values that they complete.
 
         Args:
             data: the next bytes.
-            one: take no more than one value; what follows is then in `rest`.
+            one: stop after one value; the bytes that follow are then in `rest`.
 
         Raises:
-            ProtocolError: it is no RESP of the kind that is used here. LimitExceededError: a value is too large.
+            ProtocolError: they are not RESP 2. LimitExceededError: a value is too large.
         """
         self._values, self.sizes = [], []
         self.rest = b""
@@ -103,9 +103,9 @@ class Walker:
         return self._values
 
     def _short_strings(self, data: bytes, at: int) -> int:
-        """Take strings of the list that is open, as many as are short and whole, but not its last; where they end.
+        """Parse short and whole strings of the open list, except its last; returns the index behind them.
 
-        What they need not do they do not do: nearly all elements of a long list are such.
+        A fast path: nearly all elements of a long list are such strings.
         """
         items, wanted = self._open[-1]
         missing = wanted - len(items) - 1
@@ -128,7 +128,7 @@ class Walker:
         return at
 
     def _string(self, data: bytes, at: int) -> int:
-        """The next bytes of a string; where they end."""
+        """Take the next bytes of a string; returns the index behind them."""
         piece = data[at : at + self._left]
         self._left -= len(piece)
         if self._chunks is not None:
@@ -155,7 +155,7 @@ class Walker:
                 if (count := _number(rest)) < 0:
                     self._add(None)
                     return
-                # Each element takes three bytes at least, and a place in a list that is kept.
+                # Each element takes at least three bytes on the wire, and a slot in our list.
                 if 3 * count > self._limit:
                     raise LimitExceededError("a list", 3 * count, self._limit)
                 if len(self._open) >= _DEEPEST:

@@ -1,12 +1,12 @@
-r"""How the hub is spoken to: commands as request bodies, `.raw` replies as values.
+r"""The encoding of Webdis: commands as request bodies, `.raw` replies as values.
 
 In: commands as lists of bytes, and bytes of replies. Out: request bodies, reply values. Left to others: HTTP
 (`remote.session`), what to send (`remote.push`, `remote.fetch`), subscriptions (`wire.messages`).
 
-Webdis takes a command as `NAME/argument/..` in the body of a POST to its root. Four bytes have a meaning there and
-are percent-encoded; all others, NUL and 0xFF included, pass as they are. Every body ends in `.raw`, so the reply is
-RESP, exact for any bytes; a dot elsewhere is then no suffix. In `.raw` arrays nil, status and nested elements are
-lost while the count stays (Webdis' formats/raw.c), so every script here returns a flat list of strings.
+Webdis accepts a command as `NAME/argument/..` in the body of a POST to its root. Four bytes have a meaning there and
+are percent-encoded; all others, NUL and 0xFF included, are sent as they are. Every body ends in `.raw`, so the reply is
+RESP, exact for any bytes; any other dot is then not taken for a suffix. In a `.raw` array Webdis drops nil, status and
+nested elements but not their count (formats/raw.c), so all our scripts return a flat list of strings.
 """
 
 from __future__ import annotations
@@ -38,42 +38,42 @@ __all__ = [
     "script_body",
 ]
 
-#: A reply comes whole, and so is bounded by what `remote.session` takes in; this is beyond that.
+#: `remote.session` has already limited the size of a reply; this limit is larger.
 _LARGEST_REPLY = 1 << 40
 
 
 def escape(argument: bytes) -> bytes:
-    """One argument for the body of a POST: any bytes, C speed (a loop per byte would cost 100 times as much)."""
+    """Escape one argument for the body of a POST, in C (a loop over bytes would cost 100 times as much)."""
     return argument.replace(b"%", b"%25").replace(b"/", b"%2f").replace(b"?", b"%3f").replace(b"+", b"%2b")
 
 
-#: Stands for the slash between words while they are escaped as one. None of its bytes is escaped or comes with an
-#: escape, and no end of it is its beginning, so in joined words it is found just where it was put, or once more.
+#: Replaces the slash between words while they are escaped as one. None of its bytes is escaped or part of an escape,
+#: and it cannot overlap itself. So it is found where we put it, and elsewhere only if a word contains it.
 _BETWEEN = b"\x00\x01\xfe\xff"
 _MANY = 8
 _PIECE = 64 << 10
 
 
 def escape_words(words: Sequence[bytes]) -> bytes:
-    """Arguments for the body of a POST, slashes between them: of many, all in four calls instead of four for each."""
-    if len(words) < _MANY:  # one can be large, and joining copies it twice more
+    """Escape arguments for the body of a POST, with slashes between them; many are faster as one string."""
+    if len(words) < _MANY:  # one of few words can be large, and joining would copy it twice more
         return b"/".join(map(escape, words))
     joined = _BETWEEN.join(words)
-    if joined.count(_BETWEEN) != len(words) - 1:  # a word holds it
+    if joined.count(_BETWEEN) != len(words) - 1:  # a word contains it
         return b"/".join(map(escape, words))
     return escape(joined).replace(_BETWEEN, b"/")
 
 
 def body(*argv: bytes) -> bytes:
-    """A single command, its reply wanted in `.raw`."""
+    """The body of a single command with a `.raw` reply."""
     return escape_words(argv) + b".raw"
 
 
 def body_pieces(*argv: bytes) -> list[bytes]:
-    """The same in pieces, to be sent one behind the other.
+    """The same in pieces, to be sent one after the other.
 
-    A piece of a large word stays in the processor's cache while it is escaped; and as a whole the word is not copied,
-    since to the system fresh memory of that size is dearer than what is done with it.
+    A piece of a large word stays in the processor's cache while it is escaped. And the whole word is never copied:
+    to allocate that much memory would cost more than escaping it.
     """
     pieces: list[bytes] = []
     for large, words in groupby(argv, lambda word: len(word) > _PIECE):
@@ -99,25 +99,25 @@ def _hash_head(script: bytes) -> bytes:
 def script_body(
     script: bytes, words: Sequence[bytes], spelled: Iterable[bytes] = (), *, by_hash: bool = False
 ) -> bytes:
-    """A script over words that name no keys, its reply wanted in `.raw`.
+    """The body of a script without keys, with a `.raw` reply.
 
     Args:
-        script: one of the few that there are: how it is spelled is kept.
+        script: one of our few scripts; its encoding is cached.
         words: its first arguments.
-        spelled: those that follow, each by `escape_words`.
-        by_hash: for a hub that has run the script before.
+        spelled: the arguments that follow, encoded by `escape_words`.
+        by_hash: whether to send only its hash, because the hub has run it before.
     """
     head = _hash_head(script) if by_hash else _script_head(script)
     return b"/".join([head, *([escape_words(words)] if words else []), *spelled]) + b".raw"
 
 
 def integer_body(*argv: bytes) -> bytes:
-    """A single command whose reply is one integer, as JSON: Webdis 0.1.9 cuts those over 2^31 short in `.raw`."""
+    """The body of a single command with an integer as JSON reply: in `.raw`, Webdis 0.1.9 truncates those over 2^31."""
     return escape_words(argv) + b".json"
 
 
 def parse_integer(reply: bytes) -> int:
-    """The reply to an `integer_body`.
+    """Parse the reply to an `integer_body`.
 
     Raises:
         CommandError: Redis refused the command. ProtocolError: the reply is not one integer.
@@ -139,10 +139,10 @@ _JSON_INTEGER = re.compile(rb'\s*\{\s*"[A-Za-z]+"\s*:\s*(-?\d+)\s*\}\s*')
 
 
 def parse_reply(reply: bytes) -> Any:
-    """One `.raw` reply: bytes, an int, None, or a list of them.
+    """Parse one `.raw` reply: bytes, an int, None, or a list of them.
 
     Raises:
-        CommandError: the reply is an error; in HTTP 200 too, Webdis answers a refused command that way.
+        CommandError: the reply is an error; Webdis sends one with HTTP 200 too.
         ProtocolError: it is not one whole reply.
     """
     try:
@@ -155,7 +155,7 @@ def parse_reply(reply: bytes) -> Any:
 
 
 def flat_reply(reply: bytes) -> list[bytes]:
-    """A reply that must be a list of strings."""
+    """Parse a `.raw` reply that must be a list of strings."""
     value = parse_reply(reply)
     if not isinstance(value, list) or not set(map(type, value)) <= {bytes}:
         raise ProtocolError("the hub's reply is not a flat list of strings")

@@ -1,7 +1,7 @@
-"""Changes as commands that make them happen, and the keyspace events that those cause.
+"""Turns changes into commands, and knows the keyspace events that these cause.
 
-In: changes. Out: commands as lists of bytes; names of events. Left to others: how commands are spelled for the hub
-(`wire.batches`, `wire.webdis`) and run at the site (`local.apply`).
+In: changes. Out: commands as lists of bytes; names of events. Left to others: encoding commands for the hub
+(`wire.batches`, `wire.webdis`) and running them at the site (`local.apply`).
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ __all__ = [
     "written_keys",
 ]
 
-#: A field that no hash has: who may remove it may write the key.
+#: A field that no hash has: whether we may remove it shows whether we may write the key, and changes nothing.
 NO_FIELD = b"redisrepl:no-field:5d0c0e8a7f3b41c2"
-#: Lua's C stack takes 8,000 values (LUAI_MAXCSTACK) and `unpack` puts a whole command on it.
+#: Lua's C stack holds 8,000 values (LUAI_MAXCSTACK), and `unpack` puts a whole command on it.
 MAX_FIELDS_PER_COMMAND = 1000
-#: Likewise for the pairs of an `MSET`. From 50 to 1,000 it makes no difference (2 us of processor a pair, all servers).
+#: The same for the pairs of an `MSET`. From 50 to 1,000 it makes no difference (2 us of processor a pair, all servers).
 MAX_PAIRS_PER_COMMAND = 500
-#: Of a list that is applied to the site, in one command; Redis takes a million words.
+#: Items of a list that are applied to the site in one command; Redis accepts a million words.
 MAX_WORDS_AT_SITE = 500_000
 #: A collection goes in commands of about this many bytes, so that a body can be split between them.
 MAX_BYTES_PER_COMMAND = 64 << 10
 
 
 def commands_of(change: Change) -> Iterator[list[bytes]]:
-    """The commands that make a change happen; large collections in several.
+    """The commands for a change; several for a large collection.
 
     Args:
-        change: what was to be read first (`Touch`, fields of None) has no commands.
+        change: a `Touch`, or a field of None, has no commands, because its value has to be read first.
     """
     match change:
         case StringSet(key, value, None):
@@ -88,8 +88,8 @@ def commands_of_batch(changes: Iterable[Change], *, in_order: bool = False) -> l
     """The commands for many changes: plain sets together in `MSET`s, then the others in their order.
 
     Args:
-        changes: a plain set is the only change of its key, unless `in_order`.
-        in_order: each change by itself, in its place.
+        changes: unless `in_order`, a plain set must be the only change of its key.
+        in_order: keep the order of all changes, without `MSET`.
     """
     if in_order:
         return [command for change in changes for command in commands_of(change)]
@@ -110,12 +110,12 @@ def _set_command(words: Sequence[bytes]) -> list[bytes]:
 
 
 def written_keys(command: Sequence[bytes]) -> Sequence[bytes]:
-    """The key of each write of a command of ours."""
+    """The key of each write of one of our commands."""
     return command[1::2] if command[0] == b"MSET" else command[1:2]
 
 
 def simple_commands(command: Sequence[bytes]) -> list[Sequence[bytes]]:
-    """A command as such that Redis itself knows: what sets a sequence, or entries of a stream, is several."""
+    """One of our commands as commands of Redis: `LISTSET` and `STREAMSET` become several."""
     if command[0] == b"STREAMSET":
         pairs = zip(command[2::2], command[3::2], strict=True)
         return [_stream_command(command[1], name, value) for name, value in pairs]
@@ -129,7 +129,7 @@ def simple_commands(command: Sequence[bytes]) -> list[Sequence[bytes]]:
 
 
 def _stream_command(key: bytes, name: bytes, value: bytes) -> list[bytes]:
-    """What adds one entry of a stream at its end, or sets its last id."""
+    """The command that adds one entry at the end of a stream, or sets its last id."""
     return [b"XADD", key, plain_id(name), *entry_words(value)] if is_entry(name) else [b"XSETID", key, value]
 
 
@@ -142,7 +142,7 @@ def halves_of(command: Sequence[bytes]) -> list[list[bytes]]:
 
 
 def _put_commands(key: bytes, fields: Mapping[bytes, bytes | None], kind: str) -> Iterator[list[bytes]]:
-    """What puts the known elements, in commands that Lua can unpack and a request body can hold."""
+    """The commands that set the known elements, each small enough for Lua's stack and a request body."""
     its = COLLECTIONS[kind]
     head = [its.put, key, *its.options]
     command, size, room = head.copy(), 0, MAX_FIELDS_PER_COMMAND
@@ -159,11 +159,12 @@ def _put_commands(key: bytes, fields: Mapping[bytes, bytes | None], kind: str) -
         yield command
 
 
-#: What a command found that did nothing: the key, or element, holds already what it should; or somebody wrote there.
+#: Why a command changed nothing: the key or element holds the wanted value already; or it holds another value than the
+#: condition allows, because somebody wrote it meanwhile.
 UNCHANGED = "UNCHANGED"
 MOVED = "MOVED"
 
-#: What a key, or an element, may hold: one of these digests (None: it is not there).
+#: A condition: the key or element must have one of these digests (None: be absent).
 _Alternatives = Sequence[int | None]
 _NEW = (None,)
 
@@ -171,18 +172,18 @@ _NEW = (None,)
 def commands_if(
     changes: Iterable[Change], whole: _Alternatives | None, fields: Mapping[bytes, _Alternatives] | None
 ) -> Iterator[list[bytes]]:
-    """Commands that make changes of one key happen if it holds what it should; `wire.batches` has their script.
+    """Conditional commands for changes of one key; the script of `wire.batches` runs them.
 
     `SETIF key value expiry digest ..`, `DELIF key digest ..`, `HSETIF key field digests value ..`, and
-    `HDELIF key field digests ..`, where the digests of a field are joined by commas; likewise `SADDIF`, `SREMIF`,
-    `ZADDIF`, `ZREMIF`, `STREAMIF` and `XDELIF`; and `LISTIF key digests item ..`, likewise `OPAQUEIF`. What is to be
-    set only where there is nothing travels as `SET .. NX`, `HSETNX`, `SADD`, `ZADDNX key member score ..` and
+    `HDELIF key field digests ..`, where the digests of a field are joined by commas; in the same form `SADDIF`,
+    `SREMIF`, `ZADDIF`, `ZREMIF`, `STREAMIF` and `XDELIF`; and `LISTIF key digests item ..` and `OPAQUEIF`. If the
+    condition is that nothing is there, the commands are `SET .. NX`, `HSETNX`, `SADD`, `ZADDNX key member score ..` and
     `STREAMNEW key name value ..`, which are shorter.
 
     Args:
         changes: in their order, with their values.
-        whole: digests of the key; None: each element has its own.
-        fields: digests of the elements that the changes name.
+        whole: the digests that the key may have; None: each element has its own condition.
+        fields: for each element that the changes name, the digests that it may have.
     """
     for change in changes:
         match change:
@@ -206,7 +207,7 @@ def commands_if(
                 yield from commands_of(change)
 
 
-#: Names of commands that only the script knows.
+#: Names of our own commands, which only the script can run.
 CONDITIONAL = frozenset(
     {
         b"SETIF",
@@ -224,10 +225,10 @@ _KIND_OF_COMMAND = {
 
 
 def plain_command(command: Sequence[bytes], state: State) -> tuple[list[bytes] | None, str]:
-    """What a conditional command comes to at a hub that takes no scripts, where its key holds this.
+    """A conditional command for a hub without scripts, after its key was read.
 
     Returns:
-        The command to send; or None, and the outcome without it.
+        The command to send; or None, and its outcome (`UNCHANGED`, `MOVED`).
     """
     name, key = command[0], command[1]
     if (sequence := _SEQUENCE_OF_COMMAND.get(name)) is not None:
@@ -307,12 +308,12 @@ _EVENTS = {
     **{word: (kind.remove_event,) for kind in COLLECTIONS.values() for word in (kind.remove, kind.remove_if)},
 }
 
-#: A stream takes one entry at a time: each has an event of its own.
+#: Words of each entry in commands for streams. Entries are added one by one, so each causes an event.
 _WORDS_OF_ENTRY = {b"STREAMSET": 2, b"STREAMNEW": 2, b"STREAMIF": 3}
 
 
 def events_of(command: Sequence[bytes]) -> tuple[bytes, ...]:
-    """The keyspace events that a command of ours causes on each of its keys when it changes what it names."""
+    """The keyspace events that one of our commands causes on each of its keys, if it changes all that it names."""
     name = command[0]
     if (events := _EVENTS.get(name)) is not None:
         return events

@@ -66,7 +66,7 @@ def facts(**members):
         (replace(CLOSED, position=None), WELL, facts(repl_timeout=5), "snapshot took longer", "repl-timeout 60"),
         (LostLink("ERR max number of clients reached", PLACE), WELL, AFTER, "as many clients", "CONFIG SET maxclients"),
         (CLOSED, WELL, Facts(failure="max number of clients reached"), "as many clients", "CONFIG SET maxclients"),
-        (CLOSED, WELL, Facts(failure="cannot be reached: refused"), "is down, or the network", "waited for"),
+        (CLOSED, WELL, Facts(failure="cannot be reached: refused"), "is down, or the network", "retries by itself"),
         (CLOSED, WELL, Facts(failure="it refuses us: this user has no permissions"), "not known", "+info"),
         (CLOSED, WELL, AFTER, "the site's Redis is well", "idle timeout"),
         (CLOSED, WELL, Facts(at=1.0), "the network", "idle timeout"),
@@ -237,7 +237,7 @@ def test_the_site_is_down(follow):
     with RedisServer() as site:
         daemon = follow(site.port, site=site)
         site.kill()
-        lost(daemon, "is down, or the network to it is", "waited for")
+        lost(daemon, "is down, or the network to it is", "retries by itself")
         site.start()
         lost(daemon, "was restarted", "look at its log")
 

@@ -152,7 +152,7 @@ def test_a_link_is_not_followed(path, tmp_path):
     path.symlink_to(victim)
     with pytest.raises(OSError, match="symbolic links"):
         claim(path)
-    with pytest.raises(UnusableError, match="no regular file"):
+    with pytest.raises(UnusableError, match="not a regular file"):
         KeptConflicts(path)
     assert victim.read_bytes() == b""
 
@@ -170,9 +170,9 @@ def test_a_link_in_place_of_a_journal_is_not_followed(path, tmp_path, ending):
 
 def test_what_is_no_file(path):
     os.mkfifo(path)
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         claim(path)
-    with pytest.raises(UnusableError, match="no regular file"):
+    with pytest.raises(UnusableError, match="not a regular file"):
         KeptConflicts(path)
 
 

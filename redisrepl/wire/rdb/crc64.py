@@ -1,15 +1,14 @@
 """The checksum of snapshots: CRC-64 with the polynomial 0xad93d23594c935a9, bits reflected, beginning at 0.
 
-Comes in: bytes and the checksum of what came before them.
-Goes out: the checksum of both.
-Left to others: what to do when it differs.
+In: bytes, and the checksum of the bytes before them. Out: the checksum of both. Left to others: what to do when it
+differs (`wire.rdb.reader`).
 
-The C extension of `crcmod` is used when it is installed. Without it no loop over bytes runs either (that makes 15
-MB/s): a block is taken as one long integer, that is as a polynomial over GF(2), and folded. When x**n equals a sum of
-a few lower powers modulo the CRC's polynomial, the upper half of a long polynomial may be taken off and added to the
-lower one at those few places, which for Python's integers is a handful of shifts and XORs of whole blocks: 200 MB/s.
-The few bytes that remain go through the usual table. Squaring such an equation gives one for twice the n with as many
-terms, so three equations serve all sizes of blocks.
+The C extension of `crcmod` is used when it is installed. Without it, a loop over bytes would make 15 MB/s. Instead a
+block is taken as one long integer, that is as a polynomial over GF(2), and folded. If x**n equals a sum of a few lower
+powers modulo the CRC's polynomial, the upper part of a long polynomial can be removed and added to the lower part at
+those few places, which for Python's integers is a handful of shifts and XORs of whole blocks: 200 MB/s. The few
+remaining bytes go through the usual table. Squaring such an equation gives one for twice the n with as many terms, so
+three equations serve all sizes of blocks.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ _FOLDED_BITS = 512
 
 
 class _Fold(NamedTuple):
-    """One fold: the first `bits` bits, the highest powers, are taken off and added again `shifts` bits further on."""
+    """One fold: the first `bits` bits, the highest powers, are removed and added again `shifts` bits further on."""
 
     bits: int
     mask: int

@@ -1,11 +1,10 @@
-"""What a snapshot holds, as small immutable values.
+"""The content of a snapshot, as small immutable values.
 
-Comes in: the fields the readers took from the bytes.
-Goes out: `Aux`, `Function` and `Entry` tuples, and whole values put together from their parts by `assemble`.
-Left to others: every decision about which of them matter.
+In: fields that the readers parsed. Out: `Aux`, `Function` and `Entry` tuples, and whole values put together from their
+parts by `assemble`. Left to others: which of them matter (`wire.snapshots`).
 
-Keys, members, fields and values are bytes as stored, never decoded. Named tuples are used because one is built for
-each key: on the machine this was written on a named tuple costs 0.15 us, a frozen slotted dataclass 1.6 us.
+Keys, members, fields and values are bytes as stored, never decoded. Named tuples, because one is built for each key:
+as measured, a named tuple costs 0.15 us, a frozen slotted dataclass 1.6 us.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ __all__ = [
 
 
 class Aux(NamedTuple):
-    """A remark of the server about itself or the snapshot (RDB_OPCODE_AUX), such as `redis-ver`."""
+    """A field about the server or the snapshot (RDB_OPCODE_AUX), such as `redis-ver`."""
 
     key: bytes
     value: bytes
@@ -49,8 +48,9 @@ class Consumer:
     Attributes:
         name: as stored.
         seen_ms: when it last asked, Unix milliseconds.
-        active_ms: when it last got an entry, Unix milliseconds; -1 never, None not stored before RDB version 11.
-        pending: ids ("ms-seq") it was given and has not acknowledged.
+        active_ms: when it last received an entry, Unix milliseconds; -1: never; None: not stored (before RDB version
+            11).
+        pending: ids ("ms-seq") that it received and has not acknowledged.
     """
 
     name: bytes
@@ -66,10 +66,10 @@ class Group:
     Attributes:
         name: as stored.
         last_id: the last id ("ms-seq") delivered.
-        entries_read: how many entries it has read, None if the server does not know or did not store it.
+        entries_read: how many entries it has read; None if the server does not know or did not store it.
         pending: (id, time of delivery in Unix milliseconds, number of deliveries) of every entry not acknowledged.
         consumers: its consumers.
-        nacked: ids given back by a consumer and not delivered again (RDB version 14).
+        nacked: ids that a consumer has returned and nobody has received again (RDB version 14).
     """
 
     name: bytes
@@ -87,10 +87,10 @@ class Stream:
     Attributes:
         entries: (id "ms-seq", [(field, value), ...]) in order, without the deleted ones.
         last_id: the highest id ever used.
-        length: the number of entries by the server's own count; may exceed the entries there are.
-        first_id: the lowest id still there, None before RDB version 10.
-        max_deleted_id: the highest id ever deleted, None before RDB version 10.
-        entries_added: how many entries there ever were, None before RDB version 10.
+        length: the number of entries by the server's own count; may exceed the entries present.
+        first_id: the lowest id present; None before RDB version 10.
+        max_deleted_id: the highest id ever deleted; None before RDB version 10.
+        entries_added: how many entries were ever added; None before RDB version 10.
         groups: the consumer groups.
     """
 
@@ -118,8 +118,8 @@ Value: TypeAlias = (
 class Entry(NamedTuple):
     """A key with its value, or with a part of it.
 
-    A value of up to some thousand elements and a megabyte comes whole: `first` and `last` are both true. A bigger one
-    comes as several entries in a row that repeat everything but the value.
+    A value of up to some thousand elements and a megabyte is whole: `first` and `last` are both true. A bigger one
+    is several entries in a row that repeat everything but the value.
 
     Attributes:
         db: number of the database.
@@ -127,11 +127,11 @@ class Entry(NamedTuple):
         type: "string", "list", "set", "zset", "hash", "stream", "array" or "module2".
         value: bytes for a string; a list of members for list and set; of (member, score) for a zset; of
             (field, value) or (field, value, expiry in Unix milliseconds or None) for a hash; of (index, bytes, int or
-            float) for an array; a `Stream`. None for a module's value, for what was left out (see `RdbReader`), and for
-            everything when only keys are wanted.
+            float) for an array; a `Stream`. None for a module's value, for a skipped value (see `RdbReader`), and
+            always if only keys are wanted.
         expires_at_ms: when the key expires, Unix milliseconds, maybe in the past; None if never.
-        idle: seconds since its last use, None if not stored (it is under maxmemory-policy *-lru).
-        freq: its logarithmic access counter 0..255, None if not stored (it is under maxmemory-policy *-lfu).
+        idle: seconds since its last use; None if not stored (stored under maxmemory-policy *-lru).
+        freq: its logarithmic access counter 0..255; None if not stored (stored under maxmemory-policy *-lfu).
         first: whether the value begins here.
         last: whether the value ends here.
         size: bytes that the value takes in the snapshot, up to the end of this part.
@@ -153,9 +153,9 @@ Event: TypeAlias = Aux | Function | Entry
 
 
 def assemble(events: Iterable[Event]) -> Iterator[Event]:
-    """Puts the parts of each value together: every entry that comes out is whole.
+    """Puts the parts of each value together: every entry that it yields is whole.
 
-    Memory is then bounded by the biggest value. Parts of a value that never ends, or that was left out, are dropped.
+    Memory is then bounded by the biggest value. Parts of a value that never ends, or that was skipped, are dropped.
     """
     parts: list[Entry] = []
     for event in events:
@@ -182,5 +182,5 @@ def _join(values: list[Value]) -> Value:
             tail.entries_added,
             tail.groups,
         )
-    lists = cast("list[list[bytes]]", values)  # the element type is the same in every part, whatever it is
+    lists = cast("list[list[bytes]]", values)  # for mypy: all parts have the same type of elements
     return [element for part in lists for element in part]

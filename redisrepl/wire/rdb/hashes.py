@@ -1,8 +1,8 @@
 """Hashes, with and without fields that expire, and with field names kept in a template.
 
-Comes in: the source, at the value of a key.
-Goes out: readers that yield (field, value) or (field, value, expiry) in parts, and skippers that decode nothing.
-Left to others: the key, its attributes, and joining the parts.
+In: the source, at the value of a key. Out: readers that yield (field, value) or (field, value, expiry) in parts, and
+skippers that decode nothing. Left to others: the key and its attributes (`wire.rdb.reader`), joining the parts
+(`wire.rdb.events`).
 
 Redis 7.4 and Valkey 9 both let fields expire, each with its own layouts; type 22 means one thing under Redis' magic and
 another under Valkey's.
@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 MAX_TEMPLATE_BYTES = 16 << 20
-"""Of all templates together: their field names are kept until the end of the snapshot."""
+"""Most bytes of all templates together: their field names are kept until the end of the snapshot."""
 
 _MAX_MS = 1 << 48  # EB_EXPIRE_TIME_MAX
 _TOO_MANY_NAMES = f"field names of hash templates take more than {MAX_TEMPLATE_BYTES} bytes"
@@ -186,7 +186,7 @@ def take_template(source: Source) -> Generator[None, None, None]:
 
 
 def _names(source: Source, room: int) -> Generator[None, None, list[bytes]]:
-    """A count and that many field names, `room` bytes at most."""
+    """A count and that many field names, at most `room` bytes."""
     count = yield from attempt(source, Source.length)
     limit = source.weight + room
     fields: list[bytes] = []
@@ -203,7 +203,7 @@ def _names(source: Source, room: int) -> Generator[None, None, list[bytes]]:
 
 
 def _dumped_names(source: Source) -> Generator[None, None, list[bytes]]:
-    """The field names that come with a hash of their own (RDB_TYPE_HASH_TEMPLATE_DUMP and its listpack form)."""
+    """The field names that a hash brings itself (RDB_TYPE_HASH_TEMPLATE_DUMP and its listpack form)."""
     form = yield from attempt(source, Source.length)
     if form == _NAMES_STRINGS:
         return (yield from _names(source, MAX_TEMPLATE_BYTES))

@@ -1,12 +1,11 @@
 """Listpacks: small collections packed into one string, since Redis 7.0.
 
-Comes in: the whole blob.
-Goes out: its elements as bytes (integers as their decimal text), in parts, or ValueError.
-Left to others: what the elements mean.
+In: the whole blob. Out: its elements as bytes (integers as their decimal text), in parts, or ValueError. Left to
+others: what the elements mean (`wire.rdb.values`, `wire.rdb.hashes`, `wire.rdb.streams`).
 
-Each entry is followed by its own length (`backlen`), 7 bits per byte. Its width is not the same everywhere: for entries
-of exactly 16383, 2097151 and 268435455 bytes Redis up to 8.6 and Valkey up to 8.0 use one byte more than needed.
-A short form begins with 0x7F there, a long one with 0x00.
+Each entry is followed by its own length (`backlen`), 7 bits per byte. Servers differ in its width: for entries of
+exactly 16383, 2097151 and 268435455 bytes, Redis up to 8.6 and Valkey up to 8.0 use one byte more than needed. The
+short form then begins with 0x7F, the long one with 0x00.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ def _long_element(blob: bytes, pos: int, end: int, out: list[bytes]) -> int:
 
 
 def _backlen_width(blob: bytes, pos: int, size: int) -> int:
-    """How many bytes the length of `size` takes that is written at `pos`."""
+    """How many bytes the length at `pos` takes, which is `size`."""
     if size in _AMBIGUOUS:
         return _AMBIGUOUS[size] + (blob[pos] != 0x7F)  # noqa: PLR2004 (see the module's docstring)
     return (size.bit_length() + 6) // 7

@@ -1,8 +1,7 @@
 """LZF, the compression of strings in a snapshot.
 
-Comes in: compressed bytes and the size they must decompress to.
-Goes out: exactly that many bytes, or ValueError.
-Left to others: whether the size is acceptable; compare it with `MAX_RATIO` first.
+In: compressed bytes and the size that they must decompress to. Out: exactly that many bytes, or ValueError. Left to
+others: whether the size is acceptable (`wire.rdb.source` compares it with `MAX_RATIO` first).
 
 The C module `lzf` (python-lzf) is used when it is installed; it is some eighty times faster.
 """

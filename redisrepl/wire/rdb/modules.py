@@ -1,8 +1,7 @@
-"""Values of modules: skipped by their structure, for only the module knows what they mean.
+"""Skips values of modules by their structure; only the module knows what they mean.
 
-Comes in: the source, at the first module opcode (behind a module id) or at the id.
-Goes out: nothing but the new position.
-Left to others: everything else.
+In: the source, at the first module opcode (behind a module id) or at the id. Out: the position behind the value. Left
+to others: reading such a value through its server (`wire.opaque`).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_MODULE_BYTES", "skip_aux", "skip_key_meta", "skip_module", "skip_values"]
 
 MAX_MODULE_BYTES = 1 << 34
-"""Bytes after which a module value that has not ended is taken for damage."""
+"""Bytes after which a module value that has not ended counts as damaged."""
 
 _EOF, _SINT, _UINT, _FLOAT, _DOUBLE, _STRING = range(6)  # RDB_MODULE_OPCODE_*
 _WHEN = 2  # the `when` of a module's AUX data is written as an unsigned integer
@@ -50,7 +49,7 @@ def skip_module(source: Source) -> Generator[None, None, bool]:
 
 
 def skip_aux(source: Source) -> Generator[None, None, None]:
-    """Skips what a module stores beside the keys (RDB_OPCODE_MODULE_AUX)."""
+    """Skips data that a module stores outside of keys (RDB_OPCODE_MODULE_AUX)."""
     yield from attempt(source, Source.length)
     when = yield from attempt(source, Source.length)
     if when != _WHEN:
@@ -60,7 +59,7 @@ def skip_aux(source: Source) -> Generator[None, None, None]:
 
 
 def skip_key_meta(source: Source) -> Generator[None, None, None]:
-    """Skips what modules store with a key (RDB_OPCODE_KEY_META)."""
+    """Skips data that modules store with a key (RDB_OPCODE_KEY_META)."""
     for _ in range((yield from attempt(source, Source.length))):
         source.skip(_CLASS_SPEC)
         yield from skip_values(source)

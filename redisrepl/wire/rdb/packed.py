@@ -1,8 +1,7 @@
 """Intsets and zipmaps: the two oldest collections packed into one string.
 
-Comes in: the whole blob.
-Goes out: its elements as bytes (integers as their decimal text), in parts, or ValueError.
-Left to others: what the elements mean.
+In: the whole blob. Out: its elements as bytes (integers as their decimal text), in parts, or ValueError. Left to
+others: what the elements mean (`wire.rdb.values`, `wire.rdb.hashes`).
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def zipmap_elements(blob: bytes) -> Iterator[list[bytes]]:
     out: list[bytes] = []
     pos = 1
     while pos < end:
-        for free in (0, 1):  # a value has a byte that counts the unused ones behind it
+        for free in (0, 1):  # a field, then a value, which has a byte that counts unused bytes behind it
             size = blob[pos]
             pos += 1
             if size == _LONG:

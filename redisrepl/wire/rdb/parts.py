@@ -1,8 +1,7 @@
-"""Collections in parts: as many elements at a time as memory bears.
+"""Reads collections in parts, so that memory stays bounded.
 
-Comes in: the source, at the first of so many elements.
-Goes out: lists of elements, and None whenever more bytes are needed.
-Left to others: what an element is made of (`source`), how many there are.
+In: the source, at the first of a number of elements. Out: lists of elements, and None whenever more bytes are needed.
+Left to others: reading one element (`wire.rdb.source`), how many there are.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ __all__ = ["PART_BYTES", "PART_ITEMS", "parts", "scored_parts", "string_parts", 
 T = TypeVar("T")
 
 PART_ITEMS = 6000
-"""Elements in one part of a collection; divisible by 2 and 3, so that pairs and triples are never torn."""
+"""Elements in one part of a collection; divisible by 2 and 3, so that pairs and triples are never split."""
 
 PART_BYTES = 1 << 20
 """Bytes of the snapshot after which a part of a collection ends."""
@@ -47,7 +46,7 @@ def parts(source: Source, count: int, take: Callable[[Source], T]) -> Iterator[l
 
 
 def tuple_parts(source: Source, count: int, *takes: Callable[[Source], Any]) -> Iterator[Any]:
-    """As `parts`, for elements of several; each is taken for itself, so that a long one may be passed over."""
+    """As `parts`, for elements of several items; each item is taken by itself, so that a long one can be skipped."""
     out: list[Any] = []
     limit = source.weight + PART_BYTES
     for _ in range(count):
@@ -64,7 +63,7 @@ def tuple_parts(source: Source, count: int, *takes: Callable[[Source], Any]) -> 
 
 
 def scored_parts(source: Source, count: int) -> Iterator[list[tuple[bytes, float]] | None]:
-    """Takes `count` strings with a double behind each, in parts; the fast way as in `string_parts`."""
+    """Takes `count` strings with a double behind each, in parts; with a fast path as in `string_parts`."""
     out: list[tuple[bytes, float]] = []
     limit = source.weight + PART_BYTES
     buf, pos, size = source.buf, source.pos, len(source.buf)
@@ -98,9 +97,10 @@ def scored_parts(source: Source, count: int) -> Iterator[list[tuple[bytes, float
 
 
 def string_parts(source: Source, count: int, group: int = 1) -> Iterator[list[bytes] | None]:
-    """Takes `count` strings as `parts` does, a multiple of `group` in each part; the fast way for the common ones.
+    """Takes `count` strings as `parts` does, a multiple of `group` in each part; with a fast path.
 
-    Short strings are read here from local variables; all others, and those cut by the end of the buffer, by `string`.
+    Short strings are read here from local variables; all others, and those cut by the end of the buffer, by
+    `Source.string`.
     """
     out: list[bytes] = []
     append = out.append

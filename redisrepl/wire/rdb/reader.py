@@ -1,15 +1,14 @@
 """The frame of a snapshot: magic, opcodes, keys, checksum.
 
-Comes in: the bytes of an RDB file or of a full synchronisation, in chunks of any size.
-Goes out: events in order (`Aux`, `Function`, `Entry`), or one `RdbError` that says where and what.
-Left to others: where the bytes come from, what follows them (`RdbReader.unused`), and what the events are for.
+In: the bytes of an RDB file or of a full resynchronisation, in chunks of any size. Out: events in order (`Aux`,
+`Function`, `Entry`), or one `RdbError` that says where and what. Left to others: where the bytes come from, what comes
+after them (`RdbReader.unused`), the layouts of values (`wire.rdb.types`), what events mean (`wire.snapshots`).
 
-Theory of operation. One generator reads from top to bottom and suspends in two places: with an event, or with None
-when the bytes are used up. Each item (an opcode, a key, a string, a length) is read whole or not at all, so nothing
-needs to be remembered in the middle of one. Most keys of most servers are strings under short names: those that lie
-in the buffer entirely are read in the loop of `_keys` from local variables. Everything else, and everything cut by
-the end of the buffer, goes the general way. What cannot be told apart from damage is refused; what is merely unknown
-cannot be skipped either, because nothing says how long it is.
+Theory of operation. One generator reads from top to bottom. It suspends with an event, or with None when the bytes are
+used up. Each item (an opcode, a key, a string, a length) is read whole or not at all, so there is no state in the
+middle of one. Most keys of most servers are strings with short names: if such a key is whole in the buffer, the loop of
+`_keys` reads it from local variables. All other items, and those cut by the end of the buffer, take the general path.
+An unknown opcode or type is an error, like damage: it cannot be skipped, because nothing says how long it is.
 """
 
 from __future__ import annotations
@@ -48,20 +47,18 @@ class RdbReader:
     """Reads a snapshot that is pushed in with `feed`.
 
     Args:
-        prefixes: only keys that begin with one of these are reported, the values of others are passed over by length;
-            empty for all keys.
-        want_values: False reports keys only: `Entry.value` is None, nothing is decoded or decompressed.
-        verify_checksum: False skips the CRC-64, which without the C extension costs about as much as reading.
-        max_string: longest string that is taken, in bytes, before and after decompression; those under 16 KiB always
-            are.
-        types: reads values of these types only: `Entry.value` is None for all others. None reads all.
-        max_value: passes over values with a longer string in them, in bytes, while it comes: `Entry.value` is None for
-            these, and keys longer than `MAX_KEY` are not reported. Strings under 16 KiB always are taken. None reads
-            everything.
+        prefixes: report only keys that begin with one of these, and skip the values of others by length; empty: all.
+        want_values: False to report only keys: `Entry.value` is None, nothing is decoded or decompressed.
+        verify_checksum: False to skip the CRC-64, which without the C extension costs about as much as reading.
+        max_string: longest string accepted, in bytes, before and after decompression; those under 16 KiB always are.
+        types: read only values of these types: `Entry.value` is None for all others. None: read all.
+        max_value: skip values with a longer string in them, in bytes, while it arrives: their `Entry.value` is None,
+            and keys longer than `MAX_KEY` are not reported. Strings under 16 KiB are always read. None: read all.
 
     Attributes:
-        db: number of the database that the next key is in.
-        db_sizes: keys and keys with an expiry of each database by the server's own count; a hint, maybe missing.
+        db: number of the database of the next key.
+        db_sizes: by database, the numbers of keys, and of keys with an expiry, by the server's own count; a hint that
+            may be missing.
         finished: whether the end mark was read and the checksum, if there is one, agreed.
     """
 
@@ -89,10 +86,10 @@ class RdbReader:
         self._next = self._run().__next__
 
     def feed(self, data: bytes) -> Iterator[Event]:
-        """Takes the next bytes and returns the events that they complete.
+        """Parses the next bytes and returns the events that they complete.
 
-        The iterator reads on as it is asked, so memory stays bounded; take all of it before feeding again, else
-        RuntimeError. After the end of the snapshot there are no events and the bytes are in `unused`. 64 KiB to 1 MiB
+        The iterator parses on demand, so memory stays bounded; exhaust it before feeding again, or that raises
+        RuntimeError. After the end of the snapshot there are no events, and the bytes are in `unused`. 64 KiB to 1 MiB
         at a time is best.
 
         Raises:
@@ -108,7 +105,7 @@ class RdbReader:
         return iter(())
 
     def close(self) -> None:
-        """Says that no more bytes will come: raises RdbError unless the snapshot is complete."""
+        """No more bytes come: raises RdbError unless the snapshot is complete."""
         if self._error is not None:
             raise self._error
         if not self.finished:
@@ -117,7 +114,7 @@ class RdbReader:
 
     @property
     def unused(self) -> bytes:
-        """What was fed beyond the end of the snapshot; empty before `finished`."""
+        """The bytes that were fed beyond the end of the snapshot; empty before `finished`."""
         return self._source.rest() if self.finished else b""
 
     @property
@@ -127,12 +124,12 @@ class RdbReader:
 
     @property
     def version(self) -> int | None:
-        """RDB version, None before the header was read."""
+        """RDB version; None before the header was read."""
         return self._source.version
 
     @property
     def magic(self) -> bytes | None:
-        """`REDIS` or `VALKEY`, None before the header was read."""
+        """`REDIS` or `VALKEY`; None before the header was read."""
         if self._source.version is None:
             return None
         return b"VALKEY" if self._source.valkey else b"REDIS"
@@ -164,7 +161,7 @@ class RdbReader:
                         length = (length & 0x3F) << 8 | buf[start + 1]
                         start += 2
                     else:
-                        raise Short  # noqa: TRY301 (the general way does it)
+                        raise Short  # noqa: TRY301 (the general path handles it)
                     end = start + length
                     length = buf[end]  # fails unless the whole key is there
                     key = buf[start:end]
@@ -229,7 +226,7 @@ class RdbReader:
                 if part is None:
                     yield None
                     continue
-                if source.left_out:  # what still comes of the value is of no use, and what waits here neither
+                if source.left_out:  # the value is too large: drop this part and the ones to come
                     held = None
                     continue
                 if held is not None:
@@ -245,7 +242,7 @@ class RdbReader:
         self._expires = self._idle = self._freq = None
 
     def _opcode(self, opcode: int) -> Generator[Event | None, None, None]:  # noqa: C901, PLR0912 (a table)
-        """Reads what an opcode announces (RDB_OPCODE_*)."""
+        """Reads the data of an opcode (RDB_OPCODE_*)."""
         source = self._source
         match opcode:
             case 254:  # SELECTDB
@@ -281,7 +278,7 @@ class RdbReader:
                 yield from modules.skip_key_meta(source)
             case 242:  # HASH_TEMPLATE
                 yield from hashes.take_template(source)
-            case 107 | 121:  # of Redis Enterprise: one number each, of no meaning here
+            case 107 | 121:  # of Redis Enterprise: one number each, which we do not need
                 yield from attempt(source, Source.length)
             case 246:  # FUNCTION_PRE_GA
                 raise source.fail("a function as release candidates of Redis 7.0 wrote it")
@@ -289,12 +286,12 @@ class RdbReader:
                 raise source.fail("unknown opcode")
 
     def _left_out(self) -> bool:
-        """Whether something was left out since this was asked last."""
+        """Whether a string was skipped since the last call."""
         left_out, self._source.left_out = self._source.left_out, False
         return left_out
 
     def _end(self) -> Generator[None, None, None]:
-        """Compares the checksum, if this version has one and the server has not switched it off (all zero)."""
+        """Compares the checksum, if this version has one and the server has not disabled it (zero)."""
         source = self._source
         if source.version is None or source.version < _CHECKSUM_SINCE:
             return

@@ -1,13 +1,12 @@
-"""The bytes of a snapshot as they arrive, and the few shapes everything in it is made of.
+"""The buffer of a snapshot's bytes, and the primitive items in it.
 
-Comes in: chunks of any size.
-Goes out: integers, lengths and strings, or `Short` when the bytes for one are not there yet.
-Left to others: what the strings mean.
+In: chunks of any size. Out: integers, lengths and strings, or `Short` if the bytes of one have not arrived. Left to
+others: what the strings mean (`wire.rdb.reader` and the readers of values).
 
 There is one buffer and one position in it. A reader that runs out of bytes goes back to where its item began and says
-how many bytes it wants; the buffer is not looked at again before they are there, so a value that arrives byte by byte
-costs no more than one that arrives at once. A value nobody wants is never held: the position just moves on, past the
-end of the buffer if need be, and what arrives before it is summed and dropped.
+how many bytes it needs; reading continues only when they have arrived, so a value that arrives byte by byte costs no
+more than one that arrives at once. A value that nobody wants is never held: the position moves on, past the end of the
+buffer if necessary, and the bytes that arrive before it are only added to the checksum.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ __all__ = [
 T = TypeVar("T")
 
 MAX_KEY = 1 << 20
-"""The longest key that is taken where strings are passed over."""
+"""The longest key that is read if large strings are skipped."""
 
 MAX_SKIP = 1 << 32
-"""The longest string that is skipped: nothing is allocated for it, but a longer one can only be damage."""
+"""The longest string that is skipped: nothing is allocated for it, but a longer length can only be damage."""
 
 LENGTH_32BIT_LEAST = 1 << 14
 """The shortest string whose length takes more than two bytes."""
@@ -44,7 +43,7 @@ LENGTH_32BIT_LEAST = 1 << 14
 LENGTH_14BIT, LENGTH_32BIT, LENGTH_64BIT, ENCODED = 0x40, 0x80, 0x81, 0xC0
 """First bytes of lengths (RDB_14BITLEN, ...): below the first two, 6 and 14 bits; from the last on, an encoding."""
 
-#: RDB_VERSION of Redis 8.4, Valkey 9.1. Later ones are tried all the same: most change little.
+#: The newest RDB versions that we know. Later ones are tried too: most change little.
 _NEWEST, _NEWEST_VALKEY = 15, 80
 
 _LZF = 3  # RDB_ENC_LZF; the encodings below it are integers of 1, 2 and 4 bytes
@@ -60,21 +59,21 @@ class Source:
     """The buffer, the position in it and the primitives that move it.
 
     Attributes:
-        buf: what is here and not yet consumed, behind `pos`.
-        pos: where the next item begins in `buf`; may lie beyond its end.
+        buf: bytes that have arrived; those behind `pos` are not consumed yet.
+        pos: where the next item begins in `buf`; may be beyond its end.
         base: how many bytes of the snapshot came before `buf`.
         received: how many bytes of the snapshot have arrived.
         expanded: how many bytes decompression has added to those consumed.
-        target: how many bytes of the snapshot must have arrived before reading on can succeed.
+        target: how many bytes of the snapshot must have arrived before reading can continue.
         type: the value type or opcode being read, for error messages.
-        version: RDB version, None before the header was read.
+        version: RDB version; None before the header was read.
         valkey: whether the magic was Valkey's.
         templates: field names by the id of their template (RDB_OPCODE_HASH_TEMPLATE).
         kept: how many bytes of the snapshot the templates took.
-        left_out: a string was longer than allowed and was passed over; who takes note of it sets it back.
-        passes_over: whether that is done; otherwise such a string is an error.
+        left_out: whether a string was longer than allowed and was skipped; the code that reacts to it resets it.
+        passes_over: whether such strings are skipped; otherwise they are an error.
         max_string, max_key: bytes of the longest string, and of the longest key.
-        summed: whether bytes are being summed.
+        summed: whether the checksum is computed.
         crc: checksum of everything before `buf` (a CRC-64 as Redis computes it).
     """
 
@@ -109,7 +108,7 @@ class Source:
         self.passes_over = max_value is not None
         self.max_string = self.max_key = max_string
         if max_value is not None:
-            self.max_string = max(max_value, LENGTH_32BIT_LEAST - 1)  # shorter ones are read without asking
+            self.max_string = max(max_value, LENGTH_32BIT_LEAST - 1)  # fast paths read shorter ones without a check
             self.max_key = MAX_KEY
         self.left_out = False
         self.summed = verify_checksum
@@ -122,7 +121,7 @@ class Source:
         self._chunks: list[bytes] = []
 
     def feed(self, data: bytes) -> bool:
-        """Takes a chunk and says whether there is now enough to read on."""
+        """Adds a chunk; returns whether reading can continue."""
         self.received += len(data)
         if self.received <= self.base + self.pos:
             self._drop(data)
@@ -135,7 +134,7 @@ class Source:
         return True
 
     def _drop(self, data: bytes) -> None:
-        """Makes `data` follow what is left of the buffer, and lets go of what was consumed."""
+        """Appends `data` to the unconsumed rest of the buffer, and drops the consumed bytes."""
         buf, pos, size = self.buf, self.pos, len(self.buf)
         if pos >= size:
             self._sum(buf)
@@ -159,7 +158,7 @@ class Source:
             self.crc = crc64.update(data, self.crc)
 
     def checksum(self) -> int:
-        """The checksum of everything consumed so far."""
+        """The checksum of all consumed bytes."""
         self._sum(memoryview(self.buf)[: self.pos])
         self.base += self.pos
         self.buf, self.pos = self.buf[self.pos :], 0
@@ -167,27 +166,27 @@ class Source:
 
     @property
     def offset(self) -> int:
-        """Bytes of the snapshot that were consumed."""
+        """Consumed bytes of the snapshot."""
         return self.base + self.pos
 
     @property
     def weight(self) -> int:
-        """Bytes consumed, compressed strings at their full size: what a part of a collection is measured by."""
+        """Consumed bytes, with compressed strings at their full size; the measure for parts of a collection."""
         return self.base + self.pos + self.expanded
 
     def rest(self) -> bytes:
-        """Everything that arrived and was not consumed."""
+        """All bytes that have arrived and were not consumed."""
         return self.buf[self.pos :] + b"".join(self._chunks)
 
     def fail(self, reason: str) -> RdbError:
-        """The error to raise: `reason`, with the place where it was noticed."""
+        """The error to raise: `reason`, with the offset where it was noticed."""
         newest = _NEWEST_VALKEY if self.valkey else _NEWEST
         if self.version is not None and self.version > newest:
             reason = f"{reason}; this version of the format is newer than the newest known here, {newest}"
         return RdbError(reason, offset=self.offset, rdb_type=self.type, version=self.version)
 
     def short(self, end: int) -> Short:
-        """What to raise when `buf` has to reach up to `end`."""
+        """The exception to raise if `buf` does not reach up to `end`."""
         self.target = self.base + end
         return Short()
 
@@ -242,10 +241,10 @@ class Source:
         return value
 
     def string(self, most: int = 0) -> bytes:
-        """A string in any of its encodings (rdbGenericLoadStringObject); empty if it was left out.
+        """A string in any of its encodings (rdbGenericLoadStringObject); empty if it was skipped.
 
         Args:
-            most: bytes that it may have; 0: as for values.
+            most: its limit in bytes; 0: the limit of values.
         """
         most = most or self.max_string
         size, special = self._head()
@@ -268,7 +267,7 @@ class Source:
             raise self.fail(f"broken LZF data: {error}") from None
 
     def key(self) -> bytes:
-        """A string that is the key of what follows."""
+        """A string that is a key."""
         return self.string(self.max_key)
 
     def _leave_out(self, size: int) -> bytes:
@@ -287,11 +286,11 @@ class Source:
         return packed, original
 
     def skip(self, size: int) -> None:
-        """Moves on over `size` bytes that may not have arrived yet."""
+        """Skips `size` bytes that may not have arrived yet."""
         self.pos += size
 
     def skip_string(self) -> int:
-        """Moves on over a string without decoding it; returns the bytes it takes behind its length."""
+        """Skips a string without decoding it; returns the bytes that it takes behind its length."""
         size, special = self._head()
         if special:
             size = 1 << size if size < _LZF else self._lzf_sizes(size, MAX_SKIP)[0]
@@ -302,7 +301,7 @@ class Source:
 
 
 def attempt(source: Source, take: Callable[[Source], T]) -> Generator[None, None, T]:
-    """Returns what `take` takes from the source; yields None, and begins again, whenever more bytes are needed."""
+    """Returns the result of `take`; yields None, and calls it again, whenever more bytes are needed."""
     while True:
         mark = source.pos
         try:
@@ -313,7 +312,7 @@ def attempt(source: Source, take: Callable[[Source], T]) -> Generator[None, None
 
 
 def skip_strings(source: Source, count: int, tail: int = 0) -> Iterator[None]:
-    """Moves on over `count` strings, each with `tail` more bytes behind it; yields None when more bytes are needed."""
+    """Skips `count` strings, each with `tail` more bytes behind it; yields None when more bytes are needed."""
     buf, pos, size = source.buf, source.pos, len(source.buf)
     while count:
         if pos + 1 < size and (length := buf[pos]) < LENGTH_32BIT:

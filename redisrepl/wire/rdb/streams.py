@@ -1,11 +1,11 @@
 """Streams: entries packed into listpacks, then the stream's own figures and its consumer groups.
 
-Comes in: the source, at the value of a key, and how the layout of this value type differs.
-Goes out: `Stream` parts; only the last one has more than entries.
-Left to others: the key, its attributes, and joining the parts.
+In: the source, at the value of a key, and the number of this type's layout. Out: `Stream` parts; only the last one has
+more than entries. Left to others: the key and its attributes (`wire.rdb.reader`), joining the parts
+(`wire.rdb.events`).
 
-The entries come in parts of bounded size; the groups come in one piece with the last part, so a group of ten million
-pending entries takes the memory of ten million tuples.
+The entries come in parts of bounded size. All groups come with the last part, so a group with ten million pending
+entries takes the memory of ten million tuples.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _DELETED, _SAME_FIELDS = 1, 2  # STREAM_ITEM_FLAG_*
 
 
 class _Tail(NamedTuple):
-    """What stands behind the entries, except the groups."""
+    """The stream's figures behind its entries, without the groups."""
 
     length: int
     last_id: str
@@ -145,7 +145,7 @@ def _entries(blob: bytes, ms: int, seq: int) -> Iterator[StreamEntry]:
 
 
 def _numbers(elements: Iterator[bytes]) -> Callable[[], int]:
-    """A function that returns the next element as an integer; ValueError when it is none or there is none."""
+    """A function that returns the next element as an integer; it raises ValueError if that is not possible."""
     return lambda: int(next(elements, b""))
 
 
@@ -196,7 +196,7 @@ def _groups(source: Source, layout: int) -> Generator[None, None, list[Group]]:
 
 
 def _several(source: Source, take: Callable[[Source], T]) -> Generator[None, None, list[T]]:
-    """A count and that many of what `take` takes, all kept."""
+    """A count and that many results of `take`."""
     out: list[T] = []
     for part in parts(source, (yield from attempt(source, Source.length)), take):
         if part is None:
@@ -212,7 +212,7 @@ def _take_consumer(source: Source, layout: int) -> Consumer:
 
 
 def _skip_producers(source: Source, layout: int) -> Generator[None, None, None]:
-    """What XADD IDMP remembers of its producers (layout 4): of no use to anybody but the server."""
+    """Skips what XADD IDMP stores about its producers (layout 4 and later)."""
     if layout < 4:  # noqa: PLR2004 (RDB_TYPE_STREAM_LISTPACKS_4)
         return
     yield from _skip_lengths(source, 2)

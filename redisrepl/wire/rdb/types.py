@@ -1,11 +1,9 @@
 """Every value type of the format: its name for people, its reader and its skipper.
 
-Comes in: the type byte in front of a key.
-Goes out: a `Kind`.
-Left to others: calling it.
+In: the type byte in front of a key. Out: a `Kind`. Left to others: calling it (`wire.rdb.reader`).
 
-The numbers are Redis' RDB_TYPE_* constants (rdb.h). 8 was never given out; 6, a module value of a release candidate,
-cannot be read by anybody without that module.
+The numbers are Redis' RDB_TYPE_* constants (rdb.h). 8 was never assigned. 6, a module value of a release candidate,
+cannot be read without that module.
 """
 
 from __future__ import annotations
@@ -30,9 +28,9 @@ class Kind(NamedTuple):
 
     Attributes:
         name: "string", "list", "set", "zset", "hash", "stream", "array" or "module2".
-        read: yields the value in parts, None when more bytes are needed; nothing for an empty collection. None
-            for a value that nobody can read.
-        skip: passes over the value; returns whether it has elements.
+        read: yields the value in parts, None when more bytes are needed; nothing for an empty collection. None for a
+            value that cannot be read.
+        skip: skips the value; returns whether it has elements.
     """
 
     name: str
@@ -46,7 +44,7 @@ def _packed(
     shape: Callable[[list[bytes]], Value],
     empty: int,
 ) -> Kind:
-    """A type that is one string in all, `empty` bytes long when it holds nothing."""
+    """A type whose value is one string, `empty` bytes long when it has no elements."""
     return Kind(name, values.packed(decode, shape), values.skip_packed(empty))
 
 
@@ -83,7 +81,7 @@ KINDS = {
     31: Kind("hash", hashes.read_template_dump, hashes.skip_template_dump),
     32: Kind("hash", hashes.read_template_reference, hashes.skip_template_reference),
 }
-"""The types of Redis, and of Valkey but for those in `VALKEY_KINDS`."""
+"""The types of Redis, and of Valkey except those that differ in `VALKEY_KINDS`."""
 
 VALKEY_KINDS = KINDS | {22: Kind("hash", hashes.read_hash_valkey, hashes.skip_hash_valkey)}  # RDB_TYPE_HASH_2
-"""The types as they are under Valkey's magic."""
+"""The types under Valkey's magic."""

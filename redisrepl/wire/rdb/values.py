@@ -1,9 +1,8 @@
 """Lists, sets, sorted sets and arrays.
 
-Comes in: the source, at the value of a key.
-Goes out: readers that yield the value in parts (None: more bytes are needed), and skippers that decode nothing and
-return whether the value has elements.
-Left to others: the key, its attributes, and joining the parts.
+In: the source, at the value of a key. Out: readers that yield the value in parts (None: more bytes are needed), and
+skippers that decode nothing and return whether the value has elements. Left to others: the key and its attributes
+(`wire.rdb.reader`), joining the parts (`wire.rdb.events`).
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ def _score(text: bytes) -> float:
 
 
 def packed(decode: Callable[[bytes], Iterator[list[bytes]]], shape: Callable[[list[bytes]], Value]) -> Reader:
-    """A reader of values that are one string; `decode` takes it apart, `shape` makes values of the elements."""
+    """A reader of values that are one string; `decode` yields its elements, `shape` turns them into a value."""
 
     def read(source: Source) -> Iterator[Value]:
         blob = yield from attempt(source, Source.string)
@@ -85,7 +84,7 @@ def packed(decode: Callable[[bytes], Iterator[list[bytes]]], shape: Callable[[li
 
 
 def skip_packed(empty: int) -> Skipper:
-    """A skipper of values that are one string, `empty` bytes long when there is nothing in it."""
+    """A skipper of values that are one string, `empty` bytes long when it has no elements."""
 
     def skip(source: Source) -> Generator[None, None, bool]:
         return (yield from attempt(source, Source.skip_string)) > empty
@@ -134,7 +133,7 @@ def _read_nodes(
     limit = source.weight + PART_BYTES
     for _ in range((yield from attempt(source, Source.length))):
         container, blob = yield from attempt(source, take)
-        if source.left_out:  # what still comes is of no use, and what is here neither
+        if source.left_out:  # the value is too large: drop what was read, and skip the rest
             out = []
             continue
         try:

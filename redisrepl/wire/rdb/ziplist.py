@@ -1,8 +1,7 @@
 """Ziplists: small collections packed into one string, before Redis 7.0.
 
-Comes in: the whole blob.
-Goes out: its elements as bytes (integers as their decimal text), in parts, or ValueError.
-Left to others: what the elements mean.
+In: the whole blob. Out: its elements as bytes (integers as their decimal text), in parts, or ValueError. Left to
+others: what the elements mean (`wire.rdb.values`, `wire.rdb.hashes`).
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ def elements(blob: bytes) -> Iterator[list[bytes]]:
 
 
 def _element(blob: bytes, pos: int, end: int, previous: int, out: list[bytes]) -> int:
-    """Reads the entry at `pos`, which says that the one before it took `previous` bytes; returns where the next is."""
+    """Reads the entry at `pos`, which must say that the one before took `previous` bytes; returns where the next is."""
     size = blob[pos]
     pos += 1
     if size == _BIG_PREVLEN:
