@@ -46,6 +46,11 @@ class SiteAddress:
     sentinel_username: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
 
+    @property
+    def password_bytes(self) -> bytes | None:
+        """The password as it was in its file, which need not be UTF-8."""
+        return None if self.password is None else self.password.encode("utf-8", "surrogateescape")
+
     def __str__(self) -> str:
         if self.path is not None:
             return f"unix://{self.path}"

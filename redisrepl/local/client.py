@@ -289,7 +289,7 @@ def client_options(address: SiteAddress, wait: float) -> dict[str, Any]:
     options: dict[str, Any] = {
         "db": address.database,
         "username": address.username,
-        "password": address.password,
+        "password": address.password_bytes,
         "protocol": 2,
         "socket_timeout": wait,
         "socket_connect_timeout": wait,

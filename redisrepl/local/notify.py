@@ -121,9 +121,9 @@ class SiteEvents:
         parser = RespReader(_LARGEST_MESSAGE, skip=_too_long)
         waiting = len(self._patterns)  # confirmations that have not arrived
         try:
-            if self._address.password is not None:
+            if (password := self._address.password_bytes) is not None:
                 username = [] if self._address.username is None else [self._address.username.encode()]
-                writer.write(encode_command(b"AUTH", *username, self._address.password.encode()))
+                writer.write(encode_command(b"AUTH", *username, password))
             writer.write(encode_command(*INFO) + encode_command(b"PSUBSCRIBE", *self._patterns))
             heard = time.monotonic()
             flags_due = heard + _FLAGS_PERIOD

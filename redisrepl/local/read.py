@@ -15,7 +15,7 @@ import redis.exceptions
 import structlog
 
 from redisrepl.changes import DENIED, HashState, SequenceState, State, StringState
-from redisrepl.errors import PeerUnavailableError, ProtocolError, denies_key
+from redisrepl.errors import PeerUnavailableError, ProtocolError, RefusedError, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import ask, ask_all, ask_within, scripts_at, translated
 from redisrepl.namespaces import glob_escape, printable
@@ -184,10 +184,15 @@ class SiteReader:
             raise PeerUnavailableError(f"the site's Redis {self._address} answered: {kind} {left}")
         left = as_integer(left, self._asked("PTTL"))
         expires_at_ms = now + left if left >= 0 else None
-        match as_bytes(kind, self._asked("TYPE")).decode("ascii", "backslashreplace"):
+        type_ = as_bytes(kind, self._asked("TYPE")).decode("ascii", "backslashreplace")
+        read = string if type_ == "string" else collections.get(type_)
+        if isinstance(read, Exception) and not str(read).startswith("WRONGTYPE"):  # that is another key by now
+            # It is there: to take what we may not read for nothing would remove it at the hub.
+            raise RefusedError(f"the site's Redis {self._address} refuses us to read a {type_}: {read}")
+        match type_:
             case "string":
                 return StringState(string, expires_at_ms) if isinstance(string, bytes) else None
-            case type_ if type_ in collections:
+            case _ if type_ in collections:
                 flat = collections[type_]
                 if not isinstance(flat, list) or not flat:
                     return None  # the key was removed between two commands
@@ -196,8 +201,8 @@ class SiteReader:
                 return SequenceState(tuple(as_strings(flat, self._asked("LRANGE"))), expires_at_ms, type_)
             case "none":
                 return None
-            case other:
-                return other
+            case _:
+                return type_
 
     def _elements(self, type_: str, flat: list[object]) -> Mapping[bytes, bytes]:
         what = self._asked(COLLECTIONS[type_].read.decode())

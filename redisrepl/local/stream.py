@@ -87,7 +87,7 @@ class ReplicaLink:
         self._protocol = ReplicaProtocol(
             position,
             username=None if address.username is None else address.username.encode(),
-            password=None if address.password is None else address.password.encode(),
+            password=address.password_bytes,
             snapshot=snapshot,
             replica_version=_REPLICA_VERSION,
             empty_snapshot=empty_snapshot,

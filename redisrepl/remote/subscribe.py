@@ -140,7 +140,8 @@ class Subscription:
 
     async def _listen_once(self) -> None:
         try:
-            self._untold |= await self._sent_less()
+            if await self._sent_less():
+                self._untold = True
             pattern = self._channel + glob_escape(self._prefix) + b"*"
             async with self._hub.psubscribe(pattern, silence=_PATIENCE * self._period) as lists:
                 async for messages in lists:
@@ -256,6 +257,8 @@ class Subscription:
                 canary = self._next_canary()
                 self._sent[canary] = time.monotonic()
                 await self._hub.command(b"PUBLISH", self._canary_channel, canary)
+                if self._mute:  # it is allowed again
+                    self._mute, self._deadline = False, time.monotonic() + _PATIENCE * self._period
             except CommandRefusedError as error:
                 self._sent.clear()
                 self.live = True

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 
 import pytest
 from structlog.testing import capture_logs
@@ -61,6 +62,12 @@ async def test_a_server_that_does_not_tell_its_history_is_followed_all_the_same(
     server.client().acl_setuser("narrow", enabled=True, nopass=True, commands=["+psubscribe", "+ping"], channels=["*"])
     async with listening(server, login={"username": "narrow", "password": "any"}) as events:
         assert (await anext(events)).history == ""
+
+
+async def test_a_password_need_not_be_text(server):
+    server.client().acl_setuser("bytes", enabled=True, passwords=[b"+\xff\x80"], commands=["+@all"], channels=["*"])
+    async with listening(server, login={"username": "bytes", "password": os.fsdecode(b"\xff\x80")}) as events:
+        assert await anext(events) == Subscribed()
 
 
 async def test_what_happens_comes_in_order_and_whole(server):

@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from redisrepl.changes import DENIED, HashState, SequenceState, StringState
-from redisrepl.errors import KeyDeniedError
+from redisrepl.errors import KeyDeniedError, RefusedError
 from redisrepl.local.address import parse_address
 from redisrepl.local.connection import open_client
 from redisrepl.local.read import SiteReader
@@ -92,6 +92,25 @@ async def test_a_key_that_is_denied_does_not_hide_the_others(server, reader):
     assert found == [StringState(b"1"), DENIED, StringState(b"3"), DENIED]
 
 
+@pytest.mark.parametrize(("denied", "key"), [("-get", b"string"), ("-hgetall", b"hash"), ("-lrange", b"list")])
+async def test_what_may_not_be_read_is_not_taken_for_nothing(denied, key):
+    """It would be removed at the hub."""
+    with RedisServer(users=[f"default on nopass ~* &* +@all -eval {denied}"]) as server:
+        at_site = server.client()
+        at_site.set("string", "v")
+        at_site.hset("hash", "f", "v")
+        at_site.rpush("list", "v")
+        address = parse_address(f"redis://127.0.0.1:{server.port}")
+        client = open_client(address, 5.0, connections=1)
+        reader = SiteReader(client, address, types={"hash", "list"})
+        with pytest.raises(RefusedError, match="refuses us to read"):
+            await reader.states([b"string", b"hash", b"list"])
+        assert await reader.states([b"none"]) == [None]
+        (other,) = await reader.states([b"hash" if key != b"hash" else b"string"])
+        assert other is not None
+        await client.aclose()
+
+
 @pytest.mark.parametrize("kind", ["string", "hash", "list", "many fields"])
 async def test_a_value_that_is_too_large_is_named_and_not_held(server, kind):
     at_site = server.client()
@@ -109,7 +128,7 @@ async def test_a_value_that_is_too_large_is_named_and_not_held(server, kind):
     at_site.mset({"small": "v", "most": bytes(1 << 20), "much": bytes((1 << 20) + 1)})
     address = parse_address(f"redis://127.0.0.1:{server.port}", flag="--raddr")
     client = open_client(address, 60.0, connections=1)
-    reader = SiteReader(client, address, 1 << 20, types={"string", "hash", "list"})
+    reader = SiteReader(client, address, 1 << 20, types={"hash", "list"})
     await reader.states([b"small"])
     tracemalloc.start()
     with capture_logs() as logs:
