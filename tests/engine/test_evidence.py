@@ -181,6 +181,24 @@ def test_how_far_a_server_has_gone_back(ring, now, number):
     assert proved(Ring(ring, 99), now).number == number
 
 
+@pytest.mark.parametrize(
+    ("marked", "number"),
+    [
+        (0, 0),
+        (10, 28),  # ten of the changes after it are there
+        (20, 28),  # five are
+        (22, 22),  # four are not enough
+        (99, 99),
+        (120, 120),
+    ],
+)
+def test_a_mark_proves_what_came_before_and_needs_few_witnesses_of_what_came_after(marked, number):
+    """Every other key was written again since: that is too many to prove anything without it."""
+    ring = seen(*range(30))
+    now = held(seen(*range(0, 30, 2))) | {(b"k%d" % n, None): 99 for n in range(1, 30, 2)}
+    assert proved(Ring(ring, 99), now, marked).number == number
+
+
 def test_what_was_written_again_elsewhere_does_not_prove_what_lies_between():
     """Clients write again to a replica that took over; of what it lacks, most is still lacking."""
     kept = [Seen(n, b"hot%d" % (n % 6), None, n) for n in range(30)]
