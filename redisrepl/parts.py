@@ -168,7 +168,7 @@ class Parts:
             followed=self._followed,
         )
         history = SiteHistory(self.read_client, address, self._site_reader)
-        mark = SiteMark(self.write_client, address, name)
+        mark = SiteMark(self.write_client, address, self._followed, name)
         self.judging = Judging(
             self.core,
             known,

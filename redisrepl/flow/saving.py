@@ -182,8 +182,9 @@ class Saving:
             return
         if number < self._marked + _MARK_EVERY and now < self._marked_at + _MARK_PERIOD:
             return
-        if not self._core.continuity.site.judged:
-            return  # the number may be of what another server held
+        site = self._core.continuity.site
+        if not site.judged or site.proved != math.inf:
+            return  # the number may be of what another server held, or of what this one has lost
         try:
             await self._mark.write(number)
         except RedisreplError:

@@ -69,7 +69,7 @@ REMEDIES = {
     "site.may_evict": "Have the site's Redis refuse writes instead: maxmemory-policy noeviction.",
     "site.notifications_enabled": "Nothing. If it happens again and again, another client removes the flags.",
     "site.notifications_missing": "Have notify-keyspace-events at the site include what `redisrepl check` names.",
-    "site.no_mark": "Allow ~redisrepl:mark:<ns>* with +set and +get at the site.",
+    "site.no_mark": "Allow ~redisrepl:mark:<ns>* with +eval, +info, +set and +get at the site.",
     "site.notifications_unknown": "Have notify-keyspace-events at the site include what `redisrepl check` names.",
     "site.value_too_large": "Raise --max-value and what the hub's proxy takes, or split the value.",
     "site.went_back": "Look at the persistence of the site's Redis (appendonly yes). It gets its data back.",

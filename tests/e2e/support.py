@@ -60,6 +60,8 @@ def forget_proxies(patch):
 
 #: What a daemon keeps at the hub for itself.
 FENCE = b"redisrepl:fence:"
+#: And at the site.
+MARK = b"redisrepl:mark:"
 
 
 def content(client, prefix=PREFIX, *, without=b"~marker"):
@@ -212,7 +214,7 @@ class Monitor:
         counts = Counter()
         for argv in self.commands():
             name = argv[0].upper() if argv else b""
-            if len(argv) > 1 and argv[1].startswith(FENCE):
+            if any(argument.startswith((FENCE, MARK)) for argument in argv[1:4]):
                 continue
             if name == b"MSET":
                 counts.update(argv[1::2])

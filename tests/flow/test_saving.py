@@ -160,6 +160,8 @@ async def test_the_site_is_marked_with_what_is_agreed_on_about_what_it_holds(wor
     world.core.site_lost(8)
     world.core.site_attached()
     await mark(40)  # whose history is not known yet
+    world.core.judged("site", Event.WENT_BACK, "restarted", proved=6)
+    await mark(41)  # which lacks some of it
     assert world.mark.written == [5, 13, 20]
 
 

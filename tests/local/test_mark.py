@@ -7,9 +7,10 @@ from structlog.testing import capture_logs
 
 from redisrepl.errors import LinkLostError, PeerUnavailableError
 from redisrepl.local.address import parse_address
+from redisrepl.local.client import Followed
 from redisrepl.local.connection import open_client
 from redisrepl.local.mark import SiteMark
-from testbed import RedisServer
+from testbed import RedisServer, eventually
 
 KEY = b"redisrepl:mark:ns:us"
 
@@ -21,7 +22,9 @@ async def mark_of():
     def mark(server, **login):
         address = parse_address(f"redis://127.0.0.1:{server.port}", **login)
         clients.append(open_client(address, 5.0, connections=1))
-        return SiteMark(clients[-1], address, b"ns:us")
+        followed = Followed()
+        followed.history = server.client().info("replication")["master_replid"]
+        return SiteMark(clients[-1], address, followed, b"ns:us")
 
     yield mark
     for client in clients:
@@ -44,6 +47,21 @@ async def test_a_mark_is_as_old_as_what_the_site_restores(mark_of):
         assert await mark.read() == 7
 
 
+async def test_a_server_that_has_taken_the_data_of_another_is_not_marked(mark_of):
+    """Connections to it do not end."""
+    with RedisServer() as site, RedisServer() as stranger:
+        mark, at_site = mark_of(site), site.client()
+        await mark.write(7)
+        at_site.replicaof("127.0.0.1", stranger.port)
+        eventually(lambda: at_site.info("replication").get("master_link_status") == "up")
+        at_site.replicaof("NO", "ONE")
+        await mark.write(8)
+        assert await mark.read() == 0
+        mark._followed.history = ""
+        await mark.write(9)
+        assert await mark.read() == 0
+
+
 @pytest.mark.parametrize("held", [b"x", b"-1x", b"9" * 5000, b""])
 async def test_what_is_no_number_is_no_mark(mark_of, held):
     with RedisServer() as site:
@@ -54,9 +72,11 @@ async def test_what_is_no_number_is_no_mark(mark_of, held):
         assert await mark_of(site).read() == 0
 
 
-async def test_a_denied_mark_is_said_once_and_none(mark_of):
+@pytest.mark.parametrize(("commands", "keys"), [("+@all", "ns:*"), ("-eval", "*"), ("-info", "*"), ("-set", "*")])
+async def test_a_denied_mark_is_said_once_and_none(mark_of, commands, keys):
     with RedisServer() as site:
-        site.client().acl_setuser("narrow", enabled=True, nopass=True, commands=["+@all"], keys=["ns:*"])
+        all_but = list(dict.fromkeys(["+@all", commands]))
+        site.client().acl_setuser("narrow", enabled=True, nopass=True, commands=all_but, keys=[keys])
         mark = mark_of(site, username="narrow", password="any")
         with capture_logs() as logs:
             await mark.write(7)
