@@ -53,6 +53,7 @@ __all__ = [
     "client_options",
     "history_in",
     "plain_client",
+    "refuses_script",
     "scripts_at",
     "translated",
 ]
@@ -371,12 +372,12 @@ def scripts_at(client: redis.asyncio.Redis, address: SiteAddress) -> Scripts:
             reply = await ask(client, b"EVAL", script, b"0", *words)
         return as_strings(reply, f"a script at the site's Redis {address}")
 
-    return Scripts(evaluate, _refuses_scripts, hashes=False)
+    # The single commands then show what is refused.
+    return Scripts(evaluate, lambda error: refuses_script(error.__cause__), hashes=False)
 
 
-def _refuses_scripts(error: Exception) -> bool:
-    """Whether the server refuses scripts, or a command in this one; the single commands then show which."""
-    said = error.__cause__  # what redis-py raised
+def refuses_script(said: object) -> bool:
+    """Whether what redis-py raised means that the server refuses scripts, or a command or key in this one."""
     unknown = isinstance(said, redis.exceptions.ResponseError) and _NO_SCRIPTS.match(str(said)) is not None
     return unknown or isinstance(said, redis.exceptions.NoPermissionError)  # redis-py removes NOPERM from its text
 

@@ -15,7 +15,7 @@ import redis.exceptions
 import structlog
 
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.client import Followed, ask, translated
+from redisrepl.local.client import Followed, ask, refuses_script, translated
 from redisrepl.wire.replies import number
 
 __all__ = ["SiteMark"]
@@ -28,8 +28,6 @@ _LASTS = b"2592000"
 #: ARGV: replication id, number, seconds. Nothing is written in another history.
 _SCRIPT = b"""if string.find(redis.call('INFO', 'replication'), 'master_replid:' .. ARGV[1], 1, true) then
 return redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3]) end"""
-#: How a server refuses a script, or a command in one, beside NOPERM.
-_DENIED = ("can't run", "not allowed", "nknown command", "nknown Redis command")
 
 
 class SiteMark:
@@ -65,8 +63,7 @@ class SiteMark:
             try:
                 await ask(self._client, b"EVAL", _SCRIPT, b"1", self.key, history, b"%d" % agreed, _LASTS)
             except redis.exceptions.ResponseError as error:
-                denied = isinstance(error, redis.exceptions.NoPermissionError) or any(w in str(error) for w in _DENIED)
-                if not denied:
+                if not refuses_script(error):
                     raise
                 self._allowed = False
                 _log.info(

@@ -72,6 +72,17 @@ async def test_what_is_no_number_is_no_mark(mark_of, held):
         assert await mark_of(site).read() == 0
 
 
+async def test_a_site_that_is_full_is_marked_again_once_it_is_not(mark_of):
+    with RedisServer() as site:
+        mark, at_site = mark_of(site), site.client()
+        at_site.config_set("maxmemory", 1)
+        with pytest.raises(PeerUnavailableError, match="maxmemory"):
+            await mark.write(7)
+        at_site.config_set("maxmemory", 0)
+        await mark.write(8)
+        assert await mark.read() == 8
+
+
 @pytest.mark.parametrize(("commands", "keys"), [("+@all", "ns:*"), ("-eval", "*"), ("-info", "*"), ("-set", "*")])
 async def test_a_denied_mark_is_said_once_and_none(mark_of, commands, keys):
     with RedisServer() as site:
