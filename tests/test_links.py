@@ -7,6 +7,7 @@ import stamina.instrumentation
 
 from redisrepl.errors import LinkLostError, RefusedError
 from redisrepl.links import Links
+from tests.clock import Clock
 
 RETRY = {"attempts": None, "timeout": None, "wait_initial": 0.001, "wait_max": 1.0, "wait_jitter": 0.0}
 
@@ -18,13 +19,6 @@ def pauses():
     stamina.instrumentation.set_on_retry_hooks([lambda details: waited.append(round(details.wait_for * 1000))])
     yield waited
     stamina.instrumentation.set_on_retry_hooks(None)
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 async def lives(links, clock, *lifetimes):
@@ -51,14 +45,14 @@ async def lives(links, clock, *lifetimes):
     ],
 )
 async def test_pauses_grow_until_a_link_has_worked(pauses, lifetimes, expected):
-    clock = Clock()
+    clock = Clock(0.0)
     await lives(Links(RETRY, clock=clock), clock, *lifetimes)
 
     assert pauses == expected
 
 
 async def test_what_counts_as_having_worked_may_be_said(pauses):
-    clock = Clock()
+    clock = Clock(0.0)
     await lives(Links(RETRY, works_after=0.0, clock=clock), clock, 0, 0, None)
 
     assert pauses == [1]
@@ -88,6 +82,6 @@ async def test_a_refusal_is_the_last_word_only_at_the_start(accepted):
 
 
 async def test_others_may_say_what_is_final():
-    links, clock = Links(RETRY, is_final=lambda error: isinstance(error, LinkLostError)), Clock()
+    links, clock = Links(RETRY, is_final=lambda error: isinstance(error, LinkLostError)), Clock(0.0)
     with pytest.raises(LinkLostError):
         await lives(links, clock, None, None)

@@ -6,19 +6,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from redisrepl.observe.failures import FailureLog
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(1000.0)
 
 
 @pytest.fixture

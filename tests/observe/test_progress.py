@@ -6,13 +6,7 @@ import pytest
 import structlog.testing
 
 from redisrepl.observe.progress import SnapshotProgress
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
+from tests.clock import Clock
 
 
 class Terminal(io.StringIO):

@@ -18,6 +18,7 @@ from redisrepl.store.conflicts import Conflicts, Loser
 from redisrepl.store.kept import KeptConflicts
 from redisrepl.store.losers import UnusableError
 from testbed import SmallDisk
+from tests.clock import Clock
 
 MIB = 1 << 20
 ROOT = Path(__file__).parents[2]
@@ -25,17 +26,9 @@ NOW = 1_790_000_000.0
 DAY = 86_400.0
 
 
-class Clock:
-    def __init__(self):
-        self.now = NOW
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from redisrepl.store import Facts, Pair, StateDirectoryError, open_store
 from redisrepl.store import store as module
 from redisrepl.store.journal import Kind, record
+from tests.clock import Clock
 from tests.store.stores import (
     PAIR,
     Model,
@@ -31,15 +32,6 @@ OLD = {
     "database": 3,
     "origin": "0123456789abcdef",
 }
-
-
-class Clock:
-    """Time that passes when a test says so."""
-
-    now = 100.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture
