@@ -16,7 +16,7 @@ from typing import Literal
 
 import structlog
 
-from redisrepl.changes import KINDS, Change, HashSet, HashState, State, Touch
+from redisrepl.changes import KINDS, Change, HashState, State, Touch
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Continuity, Event, Side
 from redisrepl.engine.doubts import Doubts
@@ -25,6 +25,7 @@ from redisrepl.engine.evidence import MOST_PLACES, Place, Places, Ring
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losses import Losses
 from redisrepl.engine.outbound import Outbound
+from redisrepl.engine.pending import told_of
 from redisrepl.engine.plans import ConflictWinner, Plan, Policy, circumstances, plan_for
 from redisrepl.engine.pushes import OutboundOptions
 from redisrepl.engine.reconcile import Circumstances
@@ -446,7 +447,7 @@ class Core:
 
     def _see(self, number: float) -> list[bytes]:
         changes = self.outbound.take_recent()
-        untold = (change.key for change in changes if _tells_no_value(change))
+        untold = (change.key for change in changes if told_of(change) is not change)
         keys = list(reversed(dict.fromkeys(reversed(list(untold)))))  # those that were told of last are last
         self.ring.add(number, changes, untold=bool(keys))
         return keys
@@ -471,7 +472,3 @@ class Core:
             read_to = self.outbound.read_to
             self._applies = {apply: offset for apply, offset in self._applies.items() if offset > read_to}
         return min(number, min(self._applies, default=math.inf) - 1)
-
-
-def _tells_no_value(change: Change) -> bool:
-    return isinstance(change, Touch) or (isinstance(change, HashSet) and None in change.fields.values())

@@ -117,7 +117,7 @@ class EveryWrite(Pending):
                 self._behind[key] = deque((*along, *behind))
 
     def forget_untold(self, keys: Iterable[bytes]) -> None:
-        """Of what waits for these keys, drop what does not tell its value."""
+        """Drop the pending changes of these keys that carry no value, but for those in flight."""
         super().forget_untold(keys := [*keys])
         for key in keys:
             queue = deque(filter(self._tells, self._behind.pop(key, ())))

@@ -20,7 +20,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from redisrepl.changes import Change, Deleted, HashSet, StringSet, Touch
 from redisrepl.wire.digests import element_of, string_digest
@@ -35,9 +35,11 @@ __all__ = [
     "Seen",
     "StreamedKeys",
     "entry_of",
+    "entry_of_place",
     "field_or_none",
     "hex_or_none",
     "holds_since",
+    "list_of",
     "places_of",
     "proved",
     "seen_of",
@@ -116,6 +118,17 @@ def seen_of(entry: object) -> Seen | None:
             with suppress(ValueError):
                 return Seen(number, bytes.fromhex(key), field_or_none(field), digest)
     return None
+
+
+def entry_of_place(place: Place) -> tuple[str, str | None]:
+    """As JSON can hold it."""
+    key, field = place
+    return key.hex(), hex_or_none(field)
+
+
+def list_of(value: object) -> list[Any]:
+    """A list from what JSON held; what is none counts as empty."""
+    return value if isinstance(value, list) else []
 
 
 def places_of(entries: Iterable[object]) -> Iterator[Place]:
@@ -334,8 +347,8 @@ class Ring:
         for seen in self._unsaved:
             self._seen_saved.add(entry_of(seen))
         self._unsaved.clear()
-        for key, field in dict.fromkeys(self._untold_unsaved):
-            self._untold_saved.add((key.hex(), hex_or_none(field)))
+        for place in dict.fromkeys(self._untold_unsaved):
+            self._untold_saved.add(entry_of_place(place))
         self._untold_unsaved.clear()
         saved = self._seen_saved.saved | self._milestones_saved.saved | self._untold_saved.saved
         return {"ring": self.number, **saved}

@@ -21,8 +21,10 @@ from redisrepl.engine.evidence import (
     Ring,
     StreamedKeys,
     entry_of,
+    entry_of_place,
     field_or_none,
     hex_or_none,
+    list_of,
     places_of,
     seen_of,
 )
@@ -208,10 +210,10 @@ class Losses:
                 if self._places is None
                 else {key.hex(): _as_json(numbers) for key, numbers in self._places.items()}
             )
-            kept = [(key.hex(), hex_or_none(field)) for key, field in self._kept]
+            kept = list(map(entry_of_place, self._kept))
             self._saved = {
                 "seen": [entry_of(seen) for seen in self._seen],
-                "untold": [(key.hex(), hex_or_none(field)) for key, field in self._seen.untold],
+                "untold": list(map(entry_of_place, self._seen.untold)),
                 "missed": missed,
                 "places": places,
                 "kept": kept,
@@ -228,7 +230,7 @@ class Losses:
         match document.get("seen"):
             case [*entries]:
                 seen = [seen for entry in entries if (seen := seen_of(entry)) is not None]
-                losses._seen = Ring(seen, untold=places_of(_list(document.get("untold"))))
+                losses._seen = Ring(seen, untold=places_of(list_of(document.get("untold"))))
         match document.get("missed"):
             case [[*keys], [*numbers]]:
                 with suppress(ValueError, TypeError):
@@ -241,10 +243,6 @@ class Losses:
             with suppress(ValueError, TypeError):
                 losses._places = {bytes.fromhex(key): _from_json(numbers) for key, numbers in places.items()}
         return losses
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
 
 
 def _as_json(numbers: Mapping[bytes | None, int]) -> list[tuple[str | None, int]]:

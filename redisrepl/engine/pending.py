@@ -79,7 +79,7 @@ def fields_of(entries: Iterable[Entry]) -> set[bytes] | None:
 
 
 def told_of(change: Change) -> Change | None:
-    """What a change tells with its value; None: nothing."""
+    """The part of a change that carries values; None: it has none."""
     if isinstance(change, Touch):
         return None
     if isinstance(change, HashSet) and None in change.fields.values():
@@ -164,9 +164,9 @@ class Pending:
         self.database = database
 
     def start_over(self) -> None:
-        """A new history begins with a snapshot. What waits with its value is kept, as the snapshot's first part.
+        """A new history begins with a snapshot. Pending changes that carry a value are kept, and count as part of it.
 
-        What does not tell its value is dropped, but for what is on its way: these keys are in doubt now.
+        Those without a value are dropped, but for those in flight: the caller puts their keys in doubt.
         """
         self.forget_untold(self.outstanding)
         self._marks.clear()
@@ -377,7 +377,7 @@ class Pending:
         self._advance()
 
     def forget_untold(self, keys: Iterable[bytes]) -> None:
-        """Of what waits for these keys, drop what does not tell its value."""
+        """Drop the pending changes of these keys that carry no value, but for those in flight."""
         for key in keys:
             for entries in (self._ready, self._held):
                 if (entry := entries.get(key)) is None or isinstance(entry, tuple):

@@ -4,8 +4,9 @@ In: what waited for the hub when the site was lost, what the site's clients chan
 Out: for a key, or a field of a hash, whether that was agreed on by what the site holds since it went back. Left to
 others: what may be older otherwise (`engine.losses`).
 
-An agreement that is made after the loss need not be about what the site holds: what its stream had told before may
-reach the hub only then. So what waits at the loss is remembered until a client writes the place again.
+An agreement that is made after the loss need not be about what the site holds: a change that was pending when the site
+was lost may be acknowledged later, and the site may have lost it. So the places of pending changes are remembered until
+a client writes to them again.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from typing import Any
 
 from redisrepl.changes import Change, ExpirySet, FieldsDeleted, HashSet
 from redisrepl.engine.ancestor import Agreed
-from redisrepl.engine.evidence import MOST_PLACES, Place, Places, field_or_none, hex_or_none
+from redisrepl.engine.evidence import MOST_PLACES, Place, Places, entry_of_place, field_or_none, hex_or_none, list_of
 
 __all__ = ["Renewed"]
 
@@ -37,6 +37,7 @@ class Renewed:
         self._sent: dict[Place, int] = {}  # of these, what has arrived, with the number of that agreement
         self._places: dict[bytes, dict[bytes | None, int]] = {}
         self._too_many = False  # waited: no agreement tells anything
+        self._saved: dict[str, object] | None = None  # made when it is asked for: it may be large
 
     @property
     def watches(self) -> bool:
@@ -50,7 +51,7 @@ class Renewed:
 
     def lost(self, number: int, waiting: Places | None) -> None:
         """The site is lost, after so many agreements; this waits for the hub (None: too much)."""
-        self._lost_at, self._history = number, None
+        self._lost_at, self._history, self._saved = number, None, None
         if waiting is None or len(self._waiting) + len(waiting) > MOST_PLACES:
             self._too_many = True
             return
@@ -61,51 +62,54 @@ class Renewed:
         """A server with this history (empty: it does not tell) is followed now, perhaps by another process of ours."""
         if self._lost_at is not None and self._history not in (None, history or None):
             self._lost_at = None  # what was agreed on since may be about another server
-        self._history = history
+        self._history, self._saved = history, None
 
     def judged(self) -> None:
         """The site still has what it had."""
-        self._lost_at = None
+        self._lost_at = self._saved = None
 
     def went_back(self, number: int) -> None:
         """The site has gone back; so many agreements there are by now."""
         self.since = number if self._lost_at is None else self._lost_at
-        self._lost_at = None
+        self._lost_at = self._saved = None
         self._places.clear()
 
     def made_good(self) -> None:
         """Both sides agree on all keys."""
-        self.since = None
+        self.since = self._saved = None
         self._places.clear()
         self._sent.clear()
         if not self._waiting:
             self._too_many = False
 
     def changed(self, keys: Iterable[bytes]) -> None:
-        """Clients of the site have written these keys as a whole: what waits of them is what it holds."""
-        for key in keys:
-            self._waiting.pop(key, None)
+        """Clients of the site have set these keys: what is pending for them is what the site holds now."""
+        if self._waiting:
+            self._saved = None
+            for key in keys:
+                self._waiting.pop(key, None)
 
     def changed_by(self, change: Change) -> None:
         """A client of the site has made this change."""
         if isinstance(change, ExpirySet) or (waiting := self._waiting.get(change.key)) is None:
             return
-        if isinstance(change, HashSet | FieldsDeleted):
-            waiting.difference_update(change.fields)
-        if not (isinstance(change, HashSet | FieldsDeleted) and waiting):
+        self._saved = None
+        waiting.difference_update(parts := _parts_of(change))
+        if None in parts or not waiting:
             del self._waiting[change.key]
 
     def arrived(self, changes: Iterable[Change], number: int, *, more: Collection[bytes] = ()) -> None:
         """The hub has got these changes under this number.
 
         Args:
-            changes: they.
+            changes: what was acknowledged.
             number: of the agreement.
             more: keys of which something older may be left that has not arrived.
         """
         for change in changes:
             key, parts = change.key, _parts_of(change)
             if waiting := self._waiting.get(key):
+                self._saved = None
                 self._sent.update(((key, part), number) for part in waiting)
                 parts = [part for part in parts if part not in waiting] if {None}.isdisjoint((*waiting, *parts)) else []
             if parts and self.since is not None and (key in self._places or len(self._places) < MOST_PLACES):
@@ -141,14 +145,16 @@ class Renewed:
 
     def saved(self) -> dict[str, object]:
         """As JSON can hold it."""
-        return {
-            "since": self.since,
-            "lost at": self._lost_at,
-            "history": self._history,
-            "too many": self._too_many,
-            "waiting": [(key.hex(), [hex_or_none(part) for part in parts]) for key, parts in self._waiting.items()],
-            "sent": [(key.hex(), hex_or_none(part), number) for (key, part), number in self._sent.items()],
-        }
+        if self._saved is None:
+            self._saved = {
+                "since": self.since,
+                "lost at": self._lost_at,
+                "history": self._history,
+                "too many": self._too_many,
+                "waiting": [(key.hex(), [hex_or_none(part) for part in parts]) for key, parts in self._waiting.items()],
+                "sent": [(*entry_of_place(place), number) for place, number in self._sent.items()],
+            }
+        return self._saved
 
     @classmethod
     def load(cls, document: object) -> Renewed:
@@ -159,8 +165,8 @@ class Renewed:
         since, lost_at, history = document.get("since"), document.get("lost at"), document.get("history")
         waiting, sent = document.get("waiting"), document.get("sent")
         with suppress(ValueError, TypeError):
-            renewed._waiting = {bytes.fromhex(key): set(map(field_or_none, parts)) for key, parts in _list(waiting)}
-            renewed._sent = {(bytes.fromhex(key), field_or_none(part)): int(n) for key, part, n in _list(sent)}
+            renewed._waiting = {bytes.fromhex(key): set(map(field_or_none, parts)) for key, parts in list_of(waiting)}
+            renewed._sent = {(bytes.fromhex(key), field_or_none(part)): int(n) for key, part, n in list_of(sent)}
             renewed._too_many = bool(document.get("too many"))
             renewed.since = since if isinstance(since, int) else None
             renewed._lost_at = lost_at if isinstance(lost_at, int) else None
@@ -171,7 +177,3 @@ class Renewed:
 def _parts_of(change: Change) -> Collection[bytes | None]:
     """The fields that a change is about; None: the key as a whole."""
     return change.fields if isinstance(change, HashSet | FieldsDeleted) else [None]
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []

@@ -210,6 +210,16 @@ def test_where_too_much_waits_no_agreement_tells_anything(monkeypatch, known):
     assert held(renewed) == {None, F, G}
 
 
+def test_what_is_saved_is_made_once_while_nothing_changes():
+    """There may be a hundred thousand places, and it is asked for five times a second."""
+    renewed = gone_back({KEY: {None: 1}, OTHER: {None: 1}})
+    saved = renewed.saved()
+    renewed.arrived([StringSet(b"else", b"v")], 16)
+    assert renewed.saved() is saved
+    renewed.arrived([SET], 17)
+    assert renewed.saved() != saved
+
+
 @pytest.mark.parametrize("document", [None, 7, {}, {"waiting": [["xx", [None]]]}, {"since": "7", "sent": [[1]]}])
 def test_what_cannot_be_read_tells_nothing(document):
     renewed = Renewed.load(document)
