@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import redis.asyncio
 import redis.exceptions
 import structlog
 
-from redisrepl.changes import DENIED, HashState, SequenceState, State, StringState
+from redisrepl.changes import DENIED, HashState, LargeState, SequenceState, State, StringState
 from redisrepl.errors import PeerUnavailableError, ProtocolError, RefusedError, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import ask, ask_all, ask_within, scripts_at, translated
@@ -123,7 +123,7 @@ class SiteReader:
 
     def _told(self, keys: Sequence[bytes], reply: Sequence[bytes]) -> list[State]:
         """The states in the script's reply; a key with too large a value is logged, once."""
-        states = parse_states(reply)
+        states = [state for state in parse_states(reply) if not isinstance(state, LargeState)]  # none was asked for
         self._name_large(keys, states)
         return states
 
@@ -138,6 +138,32 @@ class SiteReader:
                         max_value=self._max_value,
                         hint="it is not replicated; raise --max-value and what the hub's proxy takes, or split it",
                     )
+
+    def part_request(self, key: bytes, kind: str, names: Sequence[bytes]) -> list[list[bytes]]:
+        """What asks for `part`, for who has more to ask in one go."""
+        values = [[COLLECTIONS[kind].read_some, key, *names]] if names else []
+        return [[b"TYPE", key], [b"PEXPIRETIME", key], *values]
+
+    def part(self, kind: str, names: Sequence[bytes], replies: Sequence[object]) -> HashState | None:
+        """These elements of a collection, from the replies to that; None: it is none of this type, or that is not told.
+
+        Redis before 7.0 does not tell when a key expires but by its clock.
+        """
+        type_, at, *values = replies
+        told = values[0] if values else []
+        if type_ != kind.encode() or not isinstance(at, int) or not isinstance(told, list) or len(told) != len(names):
+            return None
+        found = zip(names, self._values(kind, told), strict=True)
+        return HashState({name: value for name, value in found if value is not None}, at if at >= 0 else None, kind)
+
+    def _values(self, kind: str, reply: list[object]) -> list[bytes | None]:
+        """What the command that reads some elements said of each; None: it is not there."""
+        if kind == "set" and set(reply) <= {0, 1}:
+            return [b"" if is_member else None for is_member in reply]
+        if set(map(type, reply)) <= {bytes, _Nothing}:
+            values = cast("list[bytes | None]", reply)
+            return values if kind == "hash" else [None if score is None else score_text(score) for score in values]
+        raise wrong(self._asked(COLLECTIONS[kind].read_some.decode()), f"{len(reply)} elements", reply)
 
     async def _one_by_one(self, keys: Sequence[bytes]) -> list[State]:
         """Read keys without scripts, by the commands of all types at once."""
@@ -237,10 +263,7 @@ class SiteReader:
                     return [None] * len(fields)
                 raise
         if isinstance(reply, list) and len(reply) == len(fields):
-            if kind == "set" and set(reply) <= {0, 1}:
-                return [b"" if is_member else None for is_member in reply]
-            if set(map(type, reply)) <= {bytes, _Nothing}:
-                return reply if kind == "hash" else [None if score is None else score_text(score) for score in reply]
+            return self._values(kind, reply)
         raise wrong(self._asked(command.decode()), f"a list of {len(fields)}", reply)
 
     async def _entries(self, key: bytes, names: Sequence[bytes]) -> list[bytes | None]:
