@@ -24,6 +24,8 @@ __all__ = ["ApplyTarget", "FetchedJob", "Job", "ToldJob"]
 
 #: Fields from which on a hash is large: as many as a script copies while a round trip within a machine takes place.
 _LARGE = 500
+#: Likewise from which on it is not read by one command: `local.read` reads it in pages.
+_VERY_LARGE = 5000
 _NONE = frozenset[bytes]()
 
 
@@ -164,7 +166,7 @@ class FetchedJob:
         self._large = frozenset(
             key
             for key, state in states.items()
-            if isinstance(state, HashState) and state.type == "hash" and len(state.fields) >= _LARGE
+            if isinstance(state, HashState) and state.type == "hash" and _LARGE <= len(state.fields) < _VERY_LARGE
         )
 
     def request(self, keys: Sequence[bytes]) -> Sequence[Sequence[bytes]]:

@@ -31,6 +31,9 @@ _log = structlog.get_logger("redisrepl")
 
 #: Bytes of values in one reply, after which another request reads the remaining keys.
 _MAX_REPLY = 8 << 20
+#: A collection of more elements is read in pages of so many: the server does nothing else while it reads one.
+_MOST_ELEMENTS = 5000
+_PAGE = 1000
 #: Keys read at a time without scripts, where nothing bounds the size of their replies.
 _FEW = 20
 #: How many keys with too large values are logged; if there are more, their names do not help.
@@ -64,6 +67,7 @@ class SiteReader:
         self._others = extra_types(types)
         self._named: set[bytes] = set()  # keys that were logged as too large
         self._scripts = scripts_at(client, address)
+        self._paged = True  # as far as is known, the server lets us read a collection in pages
 
     def request(self, keys: Sequence[bytes], large: frozenset[bytes] = frozenset()) -> list[list[bytes]]:
         """The commands whose replies `states` parses, for callers that send more in the same round trip.
@@ -96,7 +100,8 @@ class SiteReader:
         states: list[State] = []
         for reply in replies[2 * len(alone) :]:
             if isinstance(reply, list):
-                states += self._told(small, as_strings(reply, self._asked("a reading script")))
+                strings = as_strings(reply, self._asked("a reading script"))
+                states += await self._told(small, strings, _MAX_REPLY)
         left = [*small, *(key for key in alone if key not in found)] if alone else small
         while len(states) < len(left):
             states += await self.first_states(left[len(states) :], _MAX_REPLY)
@@ -110,7 +115,7 @@ class SiteReader:
         if self._scripts.worth_trying:
             reply = await self._scripts.run(STATES_SCRIPT, self._words(keys, max_bytes))
             if reply is not None:
-                states = self._told(keys, reply)
+                states = await self._told(keys, reply, max_bytes)
                 if not 0 < len(states) <= len(keys):
                     raise ProtocolError(f"{self._asked('a reading script')} told of {len(states)} of {len(keys)} keys")
                 return states
@@ -119,13 +124,51 @@ class SiteReader:
 
     def _words(self, keys: Sequence[bytes], max_bytes: int) -> list[bytes]:
         """Arguments of the script that reads these keys until it has `max_bytes`."""
-        return [b"%d %d%b" % (max_bytes, self._max_value, self._others), b"", *keys]
+        large = b":%d" % _MOST_ELEMENTS if self._paged else b""
+        return [b"%d %d%b%b" % (max_bytes, self._max_value, large, self._others), b"", *keys]
 
-    def _told(self, keys: Sequence[bytes], reply: Sequence[bytes]) -> list[State]:
-        """The states in the script's reply; a key with too large a value is logged, once."""
-        states = [state for state in parse_states(reply) if not isinstance(state, LargeState)]  # none was asked for
+    async def _told(self, keys: Sequence[bytes], reply: Sequence[bytes], max_bytes: int) -> list[State]:
+        """The states in the script's reply, and no more than `max_bytes` of collections that are read in pages.
+
+        A key with too large a value is logged, once.
+        """
+        states: list[State] = []
+        for key, told in zip(keys, parse_states(reply), strict=False):
+            if not isinstance(told, LargeState):
+                states.append(told)
+            elif max_bytes > 0:
+                states.append(state := await self._in_pages(key, told))
+                max_bytes -= _size(state)
+            else:
+                break
         self._name_large(keys, states)
         return states
+
+    async def _in_pages(self, key: bytes, large: LargeState) -> State:
+        """A large collection; if it changes meanwhile, the stream will tell, or whoever watches it."""
+        found: dict[bytes, bytes] = {}
+        cursor, size, scan = b"0", 0, COLLECTIONS[large.type].scan
+        while True:
+            with translated(self._address):
+                try:
+                    reply = await ask(self._client, scan, key, cursor, b"COUNT", b"%d" % _PAGE)
+                except redis.exceptions.ResponseError as error:
+                    denied = isinstance(error, redis.exceptions.NoPermissionError)
+                    if not denied and not str(error).startswith(("WRONGTYPE", "unknown command")):
+                        raise
+                    self._paged = str(error).startswith("WRONGTYPE")  # it is another type by now
+                    reply = None
+            if reply is None:
+                return (await self.first_states([key], _MAX_REPLY))[0]
+            cursor, flat = as_page(reply, self._asked(scan.decode()))
+            found |= self._elements(large.type, list(flat))
+            size += sum(map(len, flat))
+            done = cursor == b"0"
+            state = HashState(found, large.expires_at_ms, large.type)
+            if (done and _size(state) > self._max_value) or size > 2 * self._max_value:  # some may come twice
+                return TOO_LARGE
+            if done:
+                return state if found else None
 
     def _name_large(self, keys: Sequence[bytes], states: Sequence[State]) -> None:
         if TOO_LARGE in states:

@@ -55,9 +55,9 @@ def test_one_element_of_a_large_collection_costs_a_thirtieth_of_it(daemons, site
         same(at_site, at_hub)
 
     for denied, allowed in (["-hscan"], ["+hscan"]), (["-eval", "-evalsha"], ["+eval", "+evalsha"]):
-        at_hub.acl_setuser("default", commands=denied)
+        at_hub.execute_command("ACL", "SETUSER", "default", *denied)
         at_hub.hset(KEY, "field:000003", denied[0])
         at_hub.hdel(KEY, at_hub.hrandfield(KEY))
         eventually(lambda: at_site.hgetall(KEY) == at_hub.hgetall(KEY))
-        at_hub.acl_setuser("default", commands=allowed)
+        at_hub.execute_command("ACL", "SETUSER", "default", *allowed)
     assert len(daemon.logged("fetch.elements_refused")) == 1
