@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import structlog
@@ -24,7 +24,7 @@ from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.denials import Denials
 from redisrepl.flow.elements import LargeCollections, Part, PartJob, UnfitError
 from redisrepl.flow.idle import Idle
-from redisrepl.flow.jobs import ApplyTarget, FetchedJob, Job, ToldJob
+from redisrepl.flow.jobs import ApplyTarget, FetchedJob, Job, ToldJob, Turn, Writer
 from redisrepl.flow.repeating import repeat
 from redisrepl.local.apply import MOST_FIELDS, Applied
 from redisrepl.observe.failures import FailureLog
@@ -49,34 +49,6 @@ class FetchSource(Protocol):
 
     async def states(self, keys: Sequence[bytes], *, large: int = 0) -> Fetched:
         """What the first of these keys hold; those that did not fit are left out, and `large` collections not read."""
-
-
-class Turn(Protocol):
-    """Keys that are watched: `local.apply.Turn`."""
-
-    @property
-    def offset(self) -> int:
-        """Of the site's stream: what is seen of the keys now stands before it."""
-
-    @property
-    def replies(self) -> Sequence[object]:
-        """To what was read of the keys."""
-
-    async def apply(self, changes: Sequence[Change]) -> Applied | None:
-        """Make changes happen, unless a client changed one of the keys meanwhile (None)."""
-
-    async def compare_and_set(self, changes: Sequence[HashSet | FieldsDeleted], held: HashState) -> Applied | None:
-        """Likewise for fields of one hash, unless a client changed one of these fields."""
-
-
-class Writer(Protocol):
-    """What applies: `local.apply.SiteWriter`."""
-
-    def turn(self, keys: Sequence[bytes], reads: Sequence[Sequence[bytes]]) -> AbstractAsyncContextManager[Turn]:
-        """Watch keys, and run the commands that read them."""
-
-    async def is_denied(self, key: bytes) -> bool:
-        """Whether the site does not let us write this key."""
 
 
 class Applying:

@@ -12,6 +12,7 @@ simple as that is compared as a whole.
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
@@ -36,6 +37,8 @@ _PART = 4
 _OVERLAP = 2
 #: Elements of which something is kept, of all collections: 4 bytes each.
 _KEPT = 4_000_000
+#: Collections that are known to be too large.
+_NOTED = 10_000
 
 
 class ElementsReader(Protocol):
@@ -130,6 +133,7 @@ class LargeCollections:
         self._least = least
         self._kept: dict[bytes, Kept] = {}
         self._count = 0
+        self._too_large: dict[bytes, int] = {}  # how many elements a collection had that was
 
     @property
     def least(self) -> int:
@@ -139,14 +143,22 @@ class LargeCollections:
     async def read(self, key: bytes, large: LargeState, *, suspect: bool) -> Part | None:
         """The elements that may differ from what the site holds; None: it is to be fetched like a small one."""
         epoch, kept = self._core.continuity.epoch, self._take(key)
+        if not suspect and large.count >= self._too_large.get(key, math.inf):
+            return Part(TOO_LARGE, None, 0, None)  # a comparison has it read again
         try:
             part = None
             known = kept is not None and (kept.epoch, kept.type) == (epoch, large.type)
             if kept is not None and known and not self._core.must_ask(suspect=suspect):
                 part = await self._differing(key, kept)
-            return part or await self._whole(key, large, epoch)
+            part = part or await self._whole(key, large, epoch)
         except _ChangedError:
             return None
+        self._too_large.pop(key, None)
+        if part.state == TOO_LARGE:
+            self._too_large[key] = large.count
+            if len(self._too_large) > _NOTED:
+                del self._too_large[next(iter(self._too_large))]
+        return part
 
     def keep(self, key: bytes, part: Part, *, complete: bool) -> None:
         """Remember what was compared; if it is `complete`, the site holds all of it now."""

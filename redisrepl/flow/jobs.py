@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, State
@@ -17,10 +18,11 @@ from redisrepl.engine.plans import Plan
 from redisrepl.errors import LinkLostError
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.differences import difference, lacks, news_of
+from redisrepl.local.apply import Applied
 from redisrepl.store import Facts, Store
 from redisrepl.wire.digests import DISPUTED
 
-__all__ = ["ApplyTarget", "FetchedJob", "Job", "ToldJob"]
+__all__ = ["ApplyTarget", "FetchedJob", "Job", "ToldJob", "Turn", "Writer"]
 
 #: Fields from which on a hash is large: as many as a script copies while a round trip within a machine takes place.
 _LARGE = 500
@@ -43,6 +45,34 @@ class ApplyTarget(Protocol):
 
     async def states(self, keys: Sequence[bytes], replies: Sequence[object], large: frozenset[bytes]) -> list[State]:
         """What these keys hold, from the replies to that and, if need be, more."""
+
+
+class Turn(Protocol):
+    """Keys that are watched: `local.apply.Turn`."""
+
+    @property
+    def offset(self) -> int:
+        """Of the site's stream: what is seen of the keys now stands before it."""
+
+    @property
+    def replies(self) -> Sequence[object]:
+        """To what was read of the keys."""
+
+    async def apply(self, changes: Sequence[Change]) -> Applied | None:
+        """Make changes happen, unless a client changed one of the keys meanwhile (None)."""
+
+    async def compare_and_set(self, changes: Sequence[HashSet | FieldsDeleted], held: HashState) -> Applied | None:
+        """Likewise for fields of one hash, unless a client changed one of these fields."""
+
+
+class Writer(Protocol):
+    """What applies: `local.apply.SiteWriter`."""
+
+    def turn(self, keys: Sequence[bytes], reads: Sequence[Sequence[bytes]]) -> AbstractAsyncContextManager[Turn]:
+        """Watch keys, and run the commands that read them."""
+
+    async def is_denied(self, key: bytes) -> bool:
+        """Whether the site does not let us write this key."""
 
 
 class Job(Protocol):

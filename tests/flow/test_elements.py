@@ -201,8 +201,12 @@ async def test_a_collection_that_has_become_another_type_is_fetched_as_what_it_i
 async def test_a_collection_whose_values_are_too_large_is_left_out(worlds):
     async with worlds("hash") as world:
         world.put(world.at_hub, {b"element %d" % number: bytes(1000) for number in range(COUNT)})
-        await world.announced()
+        assert await world.announced() > 1000
+        assert await world.announced() == 0  # it is known now
+        world.put(world.at_hub, {b"element %d" % number: b"" for number in range(COUNT)})
         assert not world.at_site.exists(KEY)
+        assert await world.announced(suspect=True) >= COUNT
+        assert world.equal()
         assert not world.inbound.in_progress
 
 
