@@ -10,7 +10,7 @@ bits turned round (`dictScan` of Redis, `hashtableScan` of Valkey). So the place
 when the table grows. A digest of each section tells in which of them something has changed since. On a server whose
 cursors are others, sections do not add up to as many elements as there are, which is looked at (`Elements.length`).
 
-Each run of the script ends after some milliseconds, since the server does nothing else meanwhile.
+Each run of the script ends after some thousand elements, since the server does nothing else meanwhile.
 """
 
 from __future__ import annotations
@@ -57,10 +57,7 @@ if held.ok ~= kind then return out end
 out[4], out[5] = tostring(call(({hash = 'HLEN', set = 'SCARD', zset = 'ZCARD'})[kind], key)), '0'
 local n, words, bytes, digests = 5, 0, 0, {}
 local function add(flat)
-  for j = 1, #flat do
-    out[n + j] = flat[j]
-    bytes = bytes + #flat[j]
-  end
+  for j = 1, #flat do out[n + j] = flat[j] end
   n = n + #flat
 end
 local scan = ({hash = 'HSCAN', set = 'SSCAN', zset = 'ZSCAN'})[kind]
@@ -77,7 +74,8 @@ local function section(number)
     local flat = reply[2]
     ask = math.max(5, floor(size / 10))
     cursor, count = reply[1], count + #flat
-    parts[#parts + 1] = pack(flat)
+    local packed = pack(flat)
+    parts[#parts + 1], bytes = packed, bytes + #packed
     if wanted ~= 'digests' then add(flat) end
   until cursor == '0' or cursor % most ~= first
   words = words + count
@@ -99,12 +97,11 @@ if wanted == 'named' then
 elseif wanted == 'at' then
   for i = 5, #ARGV do section(tonumber(ARGV[i])) end
 else
-  local number, limit, now = tonumber(ARGV[4]), wanted == 'all' and 4000 or 12000, t
+  local number, limit = tonumber(ARGV[4]), wanted == 'all' and 4000 or 8000
   repeat
     section(number)
     number = number + 1
-    now = call('TIME')
-  until number == most or words > limit or bytes > 200000 or (now[1] - t[1]) * 1000000 + now[2] - t[2] > 4000
+  until number == most or words > limit or bytes > 100 * limit
   if number < most then out[5] = tostring(number) end
   if wanted == 'digests' then out[6] = table.concat(digests) end
 end

@@ -23,7 +23,7 @@ def same(site, hub):
     eventually(lambda: held(site) == held(hub), 30, "site and hub hold the same")
 
 
-def test_one_element_of_a_large_collection_costs_a_thirtieth_of_it(daemons, site, at_site, at_hub, proxy):
+def test_one_element_of_a_large_collection_costs_a_thirtieth_of_it_at_most(daemons, site, at_site, at_hub, proxy):
     at_hub.hset(KEY, mapping={f"field:{number:06}": f"{number:020}" for number in range(FIELDS)})
     at_hub.sadd("site1:set", *range(OTHERS))
     at_hub.zadd("site1:zset", {f"member {number}": number / 3 for number in range(OTHERS)})
@@ -40,7 +40,7 @@ def test_one_element_of_a_large_collection_costs_a_thirtieth_of_it(daemons, site
         eventually(lambda field=field: at_site.hget(KEY, field) == b"of a foreign client")
         after = proxy.counters()
         costs.append(after.bytes_to_client + after.bytes_to_target - before.bytes_to_client - before.bytes_to_target)
-    assert sorted(costs)[1] < 40_000, costs  # 900 KB as a whole; on a busy machine it takes more runs of the script
+    assert max(costs) < 30_000, costs  # 900 KB as a whole
 
     for _ in range(2):  # first each is compared as a whole, then what differs
         at_hub.hset(KEY, "field:000002", "again" + at_hub.hget(KEY, "field:000002").decode())
