@@ -21,6 +21,7 @@ __all__ = [
     "Flushed",
     "HashSet",
     "HashState",
+    "LargeState",
     "Position",
     "SequenceSet",
     "SequenceState",
@@ -184,6 +185,16 @@ class SequenceState:
 
 #: What a key holds; None: there is no such key. Other types are named by Redis' own word for them (`module`, ...).
 State = StringState | HashState | SequenceState | str | None
+
+
+@_value
+class LargeState:
+    """In the place of a state: a key holds a collection of so many elements that they were not read."""
+
+    type: str
+    count: int
+    expires_at_ms: int | None = None
+
 
 #: Stands for a type where the server does not let us read the key.
 DENIED = "denied"

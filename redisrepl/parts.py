@@ -25,6 +25,7 @@ from redisrepl.engine.losses import Losses
 from redisrepl.errors import ConfigError
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.comparison import Comparison
+from redisrepl.flow.elements import LargeCollections
 from redisrepl.flow.judging import Judging, Known
 from redisrepl.flow.pacing import Pacer
 from redisrepl.flow.pushing import Pushing
@@ -43,6 +44,7 @@ from redisrepl.local.read import SiteReader
 from redisrepl.namespaces import Namespaces
 from redisrepl.opening import open_hub, open_state
 from redisrepl.remote.compare import HubComparer
+from redisrepl.remote.elements import HubElements
 from redisrepl.remote.fence import Fence
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.history import HubHistory
@@ -292,6 +294,7 @@ class Parts:
             max_keys=settings.batch,
             retry=self._retry,
             clocks=self.judging.known.clocks,
+            elements=LargeCollections(self.core, self.store, HubElements(self.hub), settings.max_value),
         )
         inbound = applying.inbound
 

@@ -69,3 +69,38 @@ async def sees_all(comparer, expected):
     total = [0] * BUCKETS
     add_sums(total, expected)
     assert await sums(comparer) == (total, len(expected))
+
+
+def fill_large(redis):
+    """Have a server hold collections that are too large for one run of a script; returns what is to be seen of them."""
+    redis.flushall()
+    names = [b"%d" % number for number in range(5000)]
+    held = {
+        PREFIX + b"hash": HashState(dict.fromkeys(names, b"v"), FAR),
+        PREFIX + b"set": HashState(dict.fromkeys(names, b""), None, "set"),
+        PREFIX + b"zset": HashState(dict.fromkeys(names, b"0.10000000000000001"), None, "zset"),
+    }
+    redis.hset(PREFIX + b"hash", mapping=dict.fromkeys(names, b"v"))
+    redis.pexpireat(PREFIX + b"hash", FAR)
+    redis.sadd(PREFIX + b"set", *names)
+    redis.zadd(PREFIX + b"zset", dict.fromkeys(names, 0.1))
+    return {key: look_at(key, state) for key, state in held.items()}
+
+
+async def sees_large(comparer, expected):
+    """A comparer that compares all types says what is to be seen of them."""
+    assert await comparer.looks([*expected, PREFIX + b"none"]) == [*expected.values(), Look(None)]
+    assert (await pages(comparer))[0] == expected
+    by_bucket = [0] * BUCKETS
+    add_sums(by_bucket, expected)
+    assert await sums(comparer) == (by_bucket, len(expected))
+
+
+async def sees_large_by_values(comparer, expected, redis):
+    """The same of a server that has a script say what is large, but not go through it."""
+    redis.execute_command("ACL", "SETUSER", "default", "-hscan", "-sscan", "-zscan")
+    try:
+        found = await comparer.looks(list(expected))
+    finally:
+        redis.execute_command("ACL", "SETUSER", "default", "+@all")
+    assert [look.digest for look in found] == [look.digest for look in expected.values()]

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import structlog
 
-from redisrepl.changes import DENIED, Change, FieldsDeleted, HashSet, HashState
+from redisrepl.changes import DENIED, Change, FieldsDeleted, HashSet, HashState, LargeState
 from redisrepl.engine.ancestor import note_changes
 from redisrepl.engine.core import Core
 from redisrepl.engine.inbound import Inbound
 from redisrepl.errors import KeyDeniedError, LinkLostError, RedisreplError
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.denials import Denials
+from redisrepl.flow.elements import LargeCollections, Part, PartJob, UnfitError
 from redisrepl.flow.idle import Idle
-from redisrepl.flow.jobs import ApplyTarget, FetchedJob, Job, ToldJob
+from redisrepl.flow.jobs import ApplyTarget, FetchedJob, Job, ToldJob, Turn, Writer
 from redisrepl.flow.repeating import repeat
 from redisrepl.local.apply import MOST_FIELDS, Applied
 from redisrepl.observe.failures import FailureLog
@@ -46,36 +47,8 @@ _log = structlog.get_logger("redisrepl")
 class FetchSource(Protocol):
     """What is fetched from: `remote.fetch.HubReader`."""
 
-    async def states(self, keys: Sequence[bytes]) -> Fetched:
-        """What the first of these keys hold; those that did not fit are left out."""
-
-
-class Turn(Protocol):
-    """Keys that are watched: `local.apply.Turn`."""
-
-    @property
-    def offset(self) -> int:
-        """Of the site's stream: what is seen of the keys now stands before it."""
-
-    @property
-    def replies(self) -> Sequence[object]:
-        """To what was read of the keys."""
-
-    async def apply(self, changes: Sequence[Change]) -> Applied | None:
-        """Make changes happen, unless a client changed one of the keys meanwhile (None)."""
-
-    async def compare_and_set(self, changes: Sequence[HashSet | FieldsDeleted], held: HashState) -> Applied | None:
-        """Likewise for fields of one hash, unless a client changed one of these fields."""
-
-
-class Writer(Protocol):
-    """What applies: `local.apply.SiteWriter`."""
-
-    def turn(self, keys: Sequence[bytes], reads: Sequence[Sequence[bytes]]) -> AbstractAsyncContextManager[Turn]:
-        """Watch keys, and run the commands that read them."""
-
-    async def is_denied(self, key: bytes) -> bool:
-        """Whether the site does not let us write this key."""
+    async def states(self, keys: Sequence[bytes], *, large: int = 0) -> Fetched:
+        """What the first of these keys hold; those that did not fit are left out, and `large` collections not read."""
 
 
 class Applying:
@@ -93,6 +66,7 @@ class Applying:
         max_keys: keys in one fetch.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
         clocks: of both servers.
+        elements: finds what differs of large collections; None: they are fetched as a whole.
     """
 
     def __init__(  # noqa: PLR0913 - what it is made of
@@ -109,7 +83,9 @@ class Applying:
         max_keys: int,
         retry: Mapping[str, Any],
         clocks: Clocks | None = None,
+        elements: LargeCollections | None = None,
     ) -> None:
+        self._elements = elements
         self._clocks = clocks or Clocks()
         if core.inbound is None:
             raise AssertionError("nothing is applied where nothing is pulled")
@@ -179,24 +155,55 @@ class Applying:
         await self._at_the_site(list(told), ToldJob(told, None if self.inbound.echo_patience is None else self._site))
 
     async def _fetch(self, taken: Mapping[bytes, bool]) -> None:
-        inbound = self.inbound
-        try:
-            fetched = await self._hub.states(list(taken))
+        least = 0 if self._elements is None else self._elements.least
+        with self._fetching(taken):
+            fetched = await self._hub.states(list(taken), large=least)
             await self._hub_denials.look(fetched.states)
+        large = dict(fetched.large)
+        self.inbound.put_back([key for key in taken if key not in fetched.states and key not in large])
+        try:
+            if fetched.states:
+                await self._compare(fetched, taken)
+            while large:
+                key, state = large.popitem()
+                await self._fetch_large(key, state, suspect=taken[key])
+        except BaseException:
+            self.inbound.put_back(large)
+            raise
+
+    async def _fetch_large(self, key: bytes, large: LargeState, *, suspect: bool) -> None:
+        """Move what differs of a large collection; all of it, where nobody knows what that is."""
+        with self._fetching((key,)):
+            part = None if self._elements is None else await self._elements.read(key, large, suspect=suspect)
+            fetched = await self._hub.states([key]) if part is None else Fetched({key: part.state}, part.time)
+        with suppress(UnfitError):  # it is dirty again, and nothing is kept of it any more
+            await self._compare(fetched, {key: suspect}, part)
+
+    @contextmanager
+    def _fetching(self, keys: Collection[bytes]) -> Iterator[None]:
+        """Read these keys at the hub; what goes wrong is told, and they stay dirty."""
+        try:
+            yield
         except BaseException as error:
-            inbound.put_back(taken)
+            self.inbound.put_back(keys)
             if isinstance(error, RedisreplError):
-                self.fetch_trouble.failed(error, dirty_keys=len(inbound.dirty))
+                self.fetch_trouble.failed(error, dirty_keys=len(self.inbound.dirty))
             raise
         self.fetch_trouble.succeeded()
-        inbound.put_back([key for key in taken if key not in fetched.states])
-        states = inbound.fetched(fetched.states, fetched.time)
+
+    async def _compare(self, fetched: Fetched, taken: Mapping[bytes, bool], part: Part | None = None) -> None:
+        """Compare what was fetched with the site, and apply what differs."""
+        states = self.inbound.fetched(fetched.states, fetched.time)
         for key in [key for key, state in states.items() if state is DENIED]:
             del states[key]
             self._give_up(key, "the hub does not let us read it")
         asks = self._same_hub, self._site_evicted
-        job = FetchedJob(self._core, self._site, self._store, *asks, states, taken, fetched.time, self._clocks)
+        known = self._core, self._site, self._store, *asks, states, taken, fetched.time, self._clocks
+        job = FetchedJob(*known) if part is None or part.names is None else PartJob(*known, names=part.names)
         await self._at_the_site(list(states), job)
+        if part is not None and self._elements is not None:
+            (key,) = taken
+            self._elements.keep(key, part, complete=job.complete)
 
     async def _at_the_site(self, keys: Sequence[bytes], job: Job) -> None:
         """Apply changes of these keys, one job at a time; what goes wrong is told."""
@@ -240,9 +247,8 @@ class Applying:
         changes: list[Change] = []
         equal = Facts()
         in_progress = set(keys)
-        reads = self._site.request(keys, job.large) if job.reads else ()
         try:
-            async with self._writer.turn(keys, reads) as turn:
+            async with self._writer.turn(keys, job.request(keys)) as turn:
                 found = await job.changes(keys, turn.replies)
                 await self._stream_passed(turn.offset)
                 for key in keys:

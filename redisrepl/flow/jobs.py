@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, State
@@ -17,13 +18,17 @@ from redisrepl.engine.plans import Plan
 from redisrepl.errors import LinkLostError
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.differences import difference, lacks, news_of
+from redisrepl.local.apply import Applied
 from redisrepl.store import Facts, Store
 from redisrepl.wire.digests import DISPUTED
 
-__all__ = ["ApplyTarget", "FetchedJob", "Job", "ToldJob"]
+__all__ = ["ApplyTarget", "FetchedJob", "Job", "ToldJob", "Turn", "Writer"]
 
 #: Fields from which on a hash is large: as many as a script copies while a round trip within a machine takes place.
 _LARGE = 500
+#: Likewise from which on it is not read by one command: `local.read` reads it in pages.
+_VERY_LARGE = 5000
+_NONE = frozenset[bytes]()
 
 
 class ApplyTarget(Protocol):
@@ -32,16 +37,51 @@ class ApplyTarget(Protocol):
     def request(self, keys: Sequence[bytes], large: frozenset[bytes]) -> Sequence[Sequence[bytes]]:
         """Commands that ask for it; `large` hashes one by one."""
 
+    def part_request(self, key: bytes, kind: str, names: Sequence[bytes]) -> Sequence[Sequence[bytes]]:
+        """Commands that ask for these elements of a collection."""
+
+    def part(self, kind: str, names: Sequence[bytes], replies: Sequence[object]) -> HashState | None:
+        """These elements, from the replies to that; None: it is no such collection, or that is not told."""
+
     async def states(self, keys: Sequence[bytes], replies: Sequence[object], large: frozenset[bytes]) -> list[State]:
         """What these keys hold, from the replies to that and, if need be, more."""
+
+
+class Turn(Protocol):
+    """Keys that are watched: `local.apply.Turn`."""
+
+    @property
+    def offset(self) -> int:
+        """Of the site's stream: what is seen of the keys now stands before it."""
+
+    @property
+    def replies(self) -> Sequence[object]:
+        """To what was read of the keys."""
+
+    async def apply(self, changes: Sequence[Change]) -> Applied | None:
+        """Make changes happen, unless a client changed one of the keys meanwhile (None)."""
+
+    async def compare_and_set(self, changes: Sequence[HashSet | FieldsDeleted], held: HashState) -> Applied | None:
+        """Likewise for fields of one hash, unless a client changed one of these fields."""
+
+
+class Writer(Protocol):
+    """What applies: `local.apply.SiteWriter`."""
+
+    def turn(self, keys: Sequence[bytes], reads: Sequence[Sequence[bytes]]) -> AbstractAsyncContextManager[Turn]:
+        """Watch keys, and run the commands that read them."""
+
+    async def is_denied(self, key: bytes) -> bool:
+        """Whether the site does not let us write this key."""
 
 
 class Job(Protocol):
     """What is to be done with the keys that one round of `Applying` took."""
 
-    large: frozenset[bytes]
-    reads: bool
     final: bool  # what the site refuses is dropped, by name; otherwise it is fetched
+
+    def request(self, keys: Sequence[bytes]) -> Sequence[Sequence[bytes]]:
+        """Commands that read what must be known of these, run once they are watched."""
 
     async def changes(self, keys: Sequence[bytes], replies: Sequence[object]) -> Mapping[bytes, Sequence[Change]]:
         """What is to be applied to each of these, which are watched now; `replies`: to what was read of them."""
@@ -71,19 +111,21 @@ class ToldJob:
             its events, another redisrepl beside it would take each apply for a client's write, and push it back.
     """
 
-    large: frozenset[bytes] = frozenset()
     final = False
 
     def __init__(self, told: Mapping[bytes, Sequence[Change]], site: ApplyTarget | None) -> None:
         self._told = told
         self._site = site
-        self.reads = site is not None
+
+    def request(self, keys: Sequence[bytes]) -> Sequence[Sequence[bytes]]:
+        """See `Job.request`."""
+        return () if self._site is None else self._site.request(keys, _NONE)
 
     async def changes(self, keys: Sequence[bytes], replies: Sequence[object]) -> Mapping[bytes, Sequence[Change]]:
         """See `Job.changes`."""
         if self._site is None:
             return self._told
-        states = await self._site.states(keys, replies, self.large)
+        states = await self._site.states(keys, replies, _NONE)
         return {key: news_of(self._told[key], state) for key, state in zip(keys, states, strict=True)}
 
     def held(self, key: bytes) -> State:  # noqa: ARG002 - of no key
@@ -118,9 +160,11 @@ class FetchedJob:
         suspect: which of the keys may have changed on both sides.
         read_at: the hub's time then, in microseconds; infinity: it did not tell.
         clocks: of both servers.
+
+    Attributes:
+        complete: of the one key that was fetched, the site holds all that the hub holds of it.
     """
 
-    reads = True
     final = True
 
     def __init__(  # noqa: PLR0913, PLR0917 - what it is made of
@@ -147,21 +191,33 @@ class FetchedJob:
         self._held: dict[bytes, State] = {}
         self._ancestors: Mapping[bytes, Agreed] = {}
         self._plans: dict[bytes, Plan] = {}
-        self.large = frozenset(
+        self.complete = False
+        self._whole = True
+        self._large = frozenset(
             key
             for key, state in states.items()
-            if isinstance(state, HashState) and state.type == "hash" and len(state.fields) >= _LARGE
+            if isinstance(state, HashState) and state.type == "hash" and _LARGE <= len(state.fields) < _VERY_LARGE
         )
+
+    def request(self, keys: Sequence[bytes]) -> Sequence[Sequence[bytes]]:
+        """See `Job.request`."""
+        return self._site.request(keys, self._large)
+
+    async def _held_by_site(self, keys: Sequence[bytes], replies: Sequence[object]) -> Sequence[State]:
+        return await self._site.states(keys, replies, self._large)
+
+    async def _lookup(self, keys: Sequence[bytes]) -> Mapping[bytes, Agreed]:
+        return await self._store.lookup(keys, elements=True)
 
     async def changes(self, keys: Sequence[bytes], replies: Sequence[object]) -> Mapping[bytes, Sequence[Change]]:
         """See `Job.changes`."""
         core, states = self._core, self._states
-        self._held = held = dict(zip(keys, await self._site.states(keys, replies, self.large), strict=True))
+        self._held = held = dict(zip(keys, await self._held_by_site(keys, replies), strict=True))
         asked = [k for k in keys if core.must_ask(suspect=self._suspect[k]) or lacks(states[k], held[k])]
         lacking = [key for key in asked if lacks(states[key], held[key])]
         if lacking and not await self._same_hub():
             raise LinkLostError("the hub is not the server any more that it was: nothing is removed for what it lacks")
-        self._ancestors = ancestors = await self._store.lookup(asked, elements=True) if asked else {}
+        self._ancestors = ancestors = await self._lookup(asked) if asked else {}
         if any(held[key] is None and key in ancestors for key in asked):
             await self._site_evicted()  # as of now, `Core.plan` knows
         for key in asked:
@@ -184,6 +240,7 @@ class FetchedJob:
 
     def without(self, key: bytes, fields: Collection[bytes]) -> Sequence[Change] | None:
         """See `Job.without`."""
+        self._whole = False
         core, site, hub = self._core, self._held[key], self._states[key]
         if not (isinstance(site, HashState) and isinstance(hub, HashState) and site.type == hub.type):
             return None
@@ -209,6 +266,7 @@ class FetchedJob:
 
     def decided(self, key: bytes) -> None:
         """See `Job.decided`."""
+        self.complete = self._whole
         if (plan := self._plans.get(key)) is not None:
             self._core.push_planned(plan)
 

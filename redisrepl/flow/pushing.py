@@ -350,7 +350,7 @@ class Pushing:
         there |= {name: value for name, value in elements.items() if value is not None and name >= first}
         changes: list[Change] = [HashSet(key, there, "stream")] if there else []
         if "del" in self.outbound.kinds:
-            gone = await self._store.names_before(key, first) | (elements.keys() - there.keys())
+            gone = await self._store.names(key, before=first) | (elements.keys() - there.keys())
             if gone:
                 changes.append(FieldsDeleted(key, tuple(sorted(gone)), "stream"))
         return changes

@@ -31,6 +31,7 @@ from redisrepl.wire.digests import (
     parse_sums,
     wanted_buckets,
 )
+from redisrepl.wire.totals import TOTAL_SCRIPT, Total, look_at_large, parse_total
 
 __all__ = ["SiteComparer"]
 
@@ -96,8 +97,17 @@ class SiteComparer:
             reply = await self._script(LOOK_SCRIPT, self._expiries, b"%d" % WORK, *rest)
             if reply is None:
                 return list((await self._read(keys)).values())
-            looks += parse_looks(reply, len(rest))
+            for key, look in zip(rest, parse_looks(reply, len(rest)), strict=False):
+                whole = await look_at_large(key, look, self._total) if look.type else look
+                if whole is None:
+                    return list((await self._read(keys)).values())
+                looks.append(whole)
         return looks
+
+    async def _total(self, key: bytes, kind: bytes, cursor: bytes) -> Total | None:
+        """The sums of some elements of a large collection."""
+        reply = await self._script(TOTAL_SCRIPT, key, kind, cursor)
+        return None if reply is None else parse_total(reply)
 
     async def _read_page(self, prefix: bytes, cursor: bytes, count: int, buckets: Collection[int] | None) -> Page:
         following, keys = await self._reader.page(prefix, cursor, count)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import redis.asyncio
 import redis.exceptions
 import structlog
 
-from redisrepl.changes import DENIED, HashState, SequenceState, State, StringState
+from redisrepl.changes import DENIED, HashState, LargeState, SequenceState, State, StringState
 from redisrepl.errors import PeerUnavailableError, ProtocolError, RefusedError, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import ask, ask_all, ask_within, scripts_at, translated
@@ -31,6 +31,9 @@ _log = structlog.get_logger("redisrepl")
 
 #: Bytes of values in one reply, after which another request reads the remaining keys.
 _MAX_REPLY = 8 << 20
+#: A collection of more elements is read in pages of so many: the server does nothing else while it reads one.
+_MOST_ELEMENTS = 5000
+_PAGE = 1000
 #: Keys read at a time without scripts, where nothing bounds the size of their replies.
 _FEW = 20
 #: How many keys with too large values are logged; if there are more, their names do not help.
@@ -64,6 +67,7 @@ class SiteReader:
         self._others = extra_types(types)
         self._named: set[bytes] = set()  # keys that were logged as too large
         self._scripts = scripts_at(client, address)
+        self._paged = True  # as far as is known, the server lets us read a collection in pages
 
     def request(self, keys: Sequence[bytes], large: frozenset[bytes] = frozenset()) -> list[list[bytes]]:
         """The commands whose replies `states` parses, for callers that send more in the same round trip.
@@ -96,7 +100,8 @@ class SiteReader:
         states: list[State] = []
         for reply in replies[2 * len(alone) :]:
             if isinstance(reply, list):
-                states += self._told(small, as_strings(reply, self._asked("a reading script")))
+                strings = as_strings(reply, self._asked("a reading script"))
+                states += await self._told(small, strings, _MAX_REPLY)
         left = [*small, *(key for key in alone if key not in found)] if alone else small
         while len(states) < len(left):
             states += await self.first_states(left[len(states) :], _MAX_REPLY)
@@ -110,7 +115,7 @@ class SiteReader:
         if self._scripts.worth_trying:
             reply = await self._scripts.run(STATES_SCRIPT, self._words(keys, max_bytes))
             if reply is not None:
-                states = self._told(keys, reply)
+                states = await self._told(keys, reply, max_bytes)
                 if not 0 < len(states) <= len(keys):
                     raise ProtocolError(f"{self._asked('a reading script')} told of {len(states)} of {len(keys)} keys")
                 return states
@@ -119,13 +124,51 @@ class SiteReader:
 
     def _words(self, keys: Sequence[bytes], max_bytes: int) -> list[bytes]:
         """Arguments of the script that reads these keys until it has `max_bytes`."""
-        return [b"%d %d%b" % (max_bytes, self._max_value, self._others), b"", *keys]
+        large = b":%d" % _MOST_ELEMENTS if self._paged else b""
+        return [b"%d %d%b%b" % (max_bytes, self._max_value, large, self._others), b"", *keys]
 
-    def _told(self, keys: Sequence[bytes], reply: Sequence[bytes]) -> list[State]:
-        """The states in the script's reply; a key with too large a value is logged, once."""
-        states = parse_states(reply)
+    async def _told(self, keys: Sequence[bytes], reply: Sequence[bytes], max_bytes: int) -> list[State]:
+        """The states in the script's reply, and no more than `max_bytes` of collections that are read in pages.
+
+        A key with too large a value is logged, once.
+        """
+        states: list[State] = []
+        for key, told in zip(keys, parse_states(reply), strict=False):
+            if not isinstance(told, LargeState):
+                states.append(told)
+            elif max_bytes > 0:
+                states.append(state := await self._in_pages(key, told))
+                max_bytes -= _size(state)
+            else:
+                break
         self._name_large(keys, states)
         return states
+
+    async def _in_pages(self, key: bytes, large: LargeState) -> State:
+        """A large collection; if it changes meanwhile, the stream will tell, or whoever watches it."""
+        found: dict[bytes, bytes] = {}
+        cursor, size, scan = b"0", 0, COLLECTIONS[large.type].scan
+        while True:
+            with translated(self._address):
+                try:
+                    reply = await ask(self._client, scan, key, cursor, b"COUNT", b"%d" % _PAGE)
+                except redis.exceptions.ResponseError as error:
+                    denied = isinstance(error, redis.exceptions.NoPermissionError)
+                    if not denied and not str(error).startswith(("WRONGTYPE", "unknown command")):
+                        raise
+                    self._paged = str(error).startswith("WRONGTYPE")  # it is another type by now
+                    reply = None
+            if reply is None:
+                return (await self.first_states([key], _MAX_REPLY))[0]
+            cursor, flat = as_page(reply, self._asked(scan.decode()))
+            found |= self._elements(large.type, list(flat))
+            size += sum(map(len, flat))
+            done = cursor == b"0"
+            state = HashState(found, large.expires_at_ms, large.type)
+            if (done and _size(state) > self._max_value) or size > 2 * self._max_value:  # some may come twice
+                return TOO_LARGE
+            if done:
+                return state if found else None
 
     def _name_large(self, keys: Sequence[bytes], states: Sequence[State]) -> None:
         if TOO_LARGE in states:
@@ -138,6 +181,32 @@ class SiteReader:
                         max_value=self._max_value,
                         hint="it is not replicated; raise --max-value and what the hub's proxy takes, or split it",
                     )
+
+    def part_request(self, key: bytes, kind: str, names: Sequence[bytes]) -> list[list[bytes]]:
+        """What asks for `part`, for who has more to ask in one go."""
+        values = [[COLLECTIONS[kind].read_some, key, *names]] if names else []
+        return [[b"TYPE", key], [b"PEXPIRETIME", key], *values]
+
+    def part(self, kind: str, names: Sequence[bytes], replies: Sequence[object]) -> HashState | None:
+        """These elements of a collection, from the replies to that; None: it is none of this type, or that is not told.
+
+        Redis before 7.0 does not tell when a key expires but by its clock.
+        """
+        type_, at, *values = replies
+        told = values[0] if values else []
+        if type_ != kind.encode() or not isinstance(at, int) or not isinstance(told, list) or len(told) != len(names):
+            return None
+        found = zip(names, self._values(kind, told), strict=True)
+        return HashState({name: value for name, value in found if value is not None}, at if at >= 0 else None, kind)
+
+    def _values(self, kind: str, reply: list[object]) -> list[bytes | None]:
+        """What the command that reads some elements said of each; None: it is not there."""
+        if kind == "set" and set(reply) <= {0, 1}:
+            return [b"" if is_member else None for is_member in reply]
+        if set(map(type, reply)) <= {bytes, _Nothing}:
+            values = cast("list[bytes | None]", reply)
+            return values if kind == "hash" else [None if score is None else score_text(score) for score in values]
+        raise wrong(self._asked(COLLECTIONS[kind].read_some.decode()), f"{len(reply)} elements", reply)
 
     async def _one_by_one(self, keys: Sequence[bytes]) -> list[State]:
         """Read keys without scripts, by the commands of all types at once."""
@@ -237,10 +306,7 @@ class SiteReader:
                     return [None] * len(fields)
                 raise
         if isinstance(reply, list) and len(reply) == len(fields):
-            if kind == "set" and set(reply) <= {0, 1}:
-                return [b"" if is_member else None for is_member in reply]
-            if set(map(type, reply)) <= {bytes, _Nothing}:
-                return reply if kind == "hash" else [None if score is None else score_text(score) for score in reply]
+            return self._values(kind, reply)
         raise wrong(self._asked(command.decode()), f"a list of {len(fields)}", reply)
 
     async def _entries(self, key: bytes, names: Sequence[bytes]) -> list[bytes | None]:

@@ -62,6 +62,7 @@ REMEDIES = {
     "push.failed": "Look at the hub: nginx, Webdis, Redis. Changes wait, and redisrepl retries by itself.",
     "push.not_every_write": "Raise --max-memory, or find out why the hub is slow.",
     "push.refused": "The log names the key and the reason. Remove it on one side, or allow it in the ACL.",
+    "fetch.elements_refused": "Allow +hlen +hscan +scard +sscan +zcard +zscan +time at the hub.",
     "push.scripts_refused": "Allow +eval +evalsha at the hub.",
     "settings.unknown_variable": "Correct the name of the variable.",
     "site.another_redisrepl": "Stop the other one, or give each its own namespaces.",

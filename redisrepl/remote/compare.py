@@ -33,6 +33,7 @@ from redisrepl.wire.digests import (
     parse_sums,
     wanted_buckets,
 )
+from redisrepl.wire.totals import TOTAL_SCRIPT, Total, look_at_large, parse_total
 
 __all__ = ["HubComparer"]
 
@@ -97,11 +98,19 @@ class HubComparer:
         while self.scripts.worth_trying and len(looks) < len(keys):
             rest = keys[len(looks) :]
             reply = await self._script(LOOK_SCRIPT, self._expiries, b"%d" % WORK, *rest)
-            if reply is not None:
-                looks += parse_looks(reply, len(rest))
+            for key, look in zip(rest, parse_looks(reply, len(rest)) if reply is not None else (), strict=False):
+                whole = await look_at_large(key, look, self._total) if look.type else look
+                if whole is None:
+                    break
+                looks.append(whole)
         if len(looks) == len(keys):
             return looks
         return list((await self._read(keys)).values())
+
+    async def _total(self, key: bytes, kind: bytes, cursor: bytes) -> Total | None:
+        """The sums of some elements of a large collection."""
+        reply = await self._script(TOTAL_SCRIPT, key, kind, cursor)
+        return None if reply is None else parse_total(reply)
 
     async def _listed_page(self, prefix: bytes, cursor: bytes, count: int, buckets: Collection[int] | None) -> Page:
         """Without scripts: list all keys at the beginning, then read them page by page."""

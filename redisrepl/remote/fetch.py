@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from redisrepl.changes import DENIED, HashState, SequenceState, State, StringState
+from redisrepl.changes import DENIED, HashState, LargeState, SequenceState, State, StringState
 from redisrepl.errors import CommandRefusedError, HubError, OutcomeUnknownError, ProtocolError, denies_key
 from redisrepl.namespaces import glob_escape
 from redisrepl.remote.hub import Hub
@@ -38,10 +38,12 @@ class Fetched(NamedTuple):
         states: by key.
         time: of the hub, in microseconds, when it read all of them in one step; infinity where scripts or TIME are
             refused.
+        large: collections that were not read.
     """
 
     states: dict[bytes, State]
     time: float
+    large: Mapping[bytes, LargeState] = {}
 
 
 class HubReader:
@@ -77,11 +79,16 @@ class HubReader:
         self._others = extra_types(types)
         self._most_bytes = self._max_bytes = max_bytes
 
-    async def states(self, keys: Sequence[bytes]) -> Fetched:
-        """What these keys hold. Keys that do not fit into one reply are left out, but never the first."""
+    async def states(self, keys: Sequence[bytes], *, large: int = 0) -> Fetched:
+        """What these keys hold. Keys that do not fit into one reply are left out, but never the first.
+
+        Args:
+            keys: in their order.
+            large: collections of more elements are not read if a script can tell how many there are; 0: all are.
+        """
         if self.scripts.worth_trying:
             try:
-                reply = await self._by_script(keys)
+                reply = await self._by_script(keys, large)
             except OutcomeUnknownError:
                 self._max_bytes = max(self._max_bytes // 2, _LEAST_BYTES)
                 raise
@@ -96,17 +103,24 @@ class HubReader:
         few = keys[:_FEW]
         return Fetched(dict(zip(few, await asyncio.gather(*map(self.state, few)), strict=True)), math.inf)
 
-    async def _by_script(self, keys: Sequence[bytes]) -> Fetched | None:
+    async def _by_script(self, keys: Sequence[bytes], large: int) -> Fetched | None:
         """The states of the first keys, as many as fit; None: scripts are refused."""
         token = self.scripts.token()
-        limits = b"%d %d%b" % (self._max_bytes, self._max_value, self._others)
+        limits = b"%d %d%b%b" % (self._max_bytes, self._max_value, b":%d" % large if large else b"", self._others)
         items = await self.scripts.run(STATES_SCRIPT, (limits, token, *keys))
         if items is None:
             return None
         at, states = parse_fetch(items, token)
         if not 0 < len(states) <= len(keys):
             raise ProtocolError(f"the hub {self._hub.url} told of {len(states)} of {len(keys)} keys")
-        return Fetched(dict(zip(keys, states, strict=False)), at or math.inf)
+        found: dict[bytes, State] = {}
+        left: dict[bytes, LargeState] = {}
+        for key, state in zip(keys, states, strict=False):
+            if isinstance(state, LargeState):
+                left[key] = state
+            else:
+                found[key] = state
+        return Fetched(found, at or math.inf, left)
 
     async def keys(self, prefix: bytes) -> list[bytes]:
         """Every key of a namespace. `KEYS` blocks the hub while it runs, but is exact for any bytes."""

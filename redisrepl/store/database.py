@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -212,10 +212,15 @@ class Database:
             expires_at_ms = patch.expires_at_ms
         return Row(self._digest_of_hash(key, (total >> 48, total & _PART)), patch.number, expires_at_ms, total)
 
-    def merged(self, key: bytes, patch: Patch, row: Row | None) -> dict[bytes, int]:
-        """All elements of a hash after a patch."""
-        before = self.elements(key) if row is not None and row.total is not None and not patch.whole else {}
-        return {name: digest for name, digest in (before | patch.elements).items() if digest is not None}
+    def merged(
+        self, key: bytes, patch: Patch, row: Row | None, names: Collection[bytes] | None = None
+    ) -> dict[bytes, int]:
+        """The elements of a hash after a patch: those named, or all."""
+        before = self.elements(key, names) if row is not None and row.total is not None and not patch.whole else {}
+        changed: Mapping[bytes, int | None] = patch.elements
+        if names is not None:
+            changed = {name: changed[name] for name in names if name in changed}
+        return {name: digest for name, digest in {**before, **changed}.items() if digest is not None}
 
     def clear(self, place: int) -> None:
         """Remove every row."""
@@ -265,10 +270,13 @@ class Database:
         )
         return {name: int.from_bytes(digest) for name, digest in rows}
 
-    def names_before(self, key: bytes, name: bytes) -> set[bytes]:
-        """The names of the agreed elements of a collection that sort before this one."""
-        query = "SELECT field FROM elements WHERE key = ? AND field < ?"
-        return {found for (found,) in self._connection.execute(query, (key, name))}
+    def names(self, key: bytes, wanted: Callable[[bytes], bool] | None, before: bytes | None) -> set[bytes]:
+        """The names of agreed elements of a collection: the `wanted` ones that sort `before` another; None: all."""
+        query = "SELECT field FROM elements WHERE key = ?"
+        found = self._connection.execute(
+            *((query, (key,)) if before is None else (f"{query} AND field < ?", (key, before)))
+        )
+        return {name for (name,) in found if wanted is None or wanted(name)}
 
     def _select(self, query: str, names: Iterable[bytes], *parameters: bytes) -> Iterator[tuple[Any, ...]]:
         remaining = iter(names)

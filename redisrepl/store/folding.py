@@ -227,6 +227,7 @@ class Folder:
         keys: Sequence[bytes],
         *,
         elements: bool,
+        names: Collection[bytes] | None,
         forgotten: Callable[[bytes], bool],
         unwritten: Mapping[int, bytes],
     ) -> dict[bytes, Agreed]:
@@ -235,6 +236,7 @@ class Folder:
         Args:
             keys: those with neither are missing in the result.
             elements: whether to return the agreed elements too.
+            names: of which elements; None: of all.
             forgotten: says of a key whether nothing is agreed about it, whatever the files hold.
             unwritten: facts of open batches that could not be written to the journal.
         """
@@ -248,7 +250,7 @@ class Folder:
             if forgotten(key):
                 row, its = None, None
             else:
-                row, its = self._row(key, rows.get(key), elements=elements)
+                row, its = self._row(key, rows.get(key), elements=elements, names=names)
             intents = self._intents_of(key, sent.get(key, ()), applied.get(key, ()), its or {}, elements=elements)
             if row is not None:
                 total = None if row.total is None else (row.total >> 48, row.total & _HALF)
@@ -257,7 +259,9 @@ class Folder:
                 found[key] = Agreed(None, 0, None, None, None, *intents)
         return found
 
-    def _row(self, key: bytes, row: Row | None, *, elements: bool) -> tuple[Row | None, dict[bytes, int] | None]:
+    def _row(
+        self, key: bytes, row: Row | None, *, elements: bool, names: Collection[bytes] | None
+    ) -> tuple[Row | None, dict[bytes, int] | None]:
         """What is agreed about a key, given its row in the database, and about its elements."""
         entry = self._changes.get(key, _UNCHANGED)
         if entry is None:
@@ -267,16 +271,22 @@ class Folder:
         before, row = row, self._database.patched(key, entry, row) if entry is not _UNCHANGED else row
         if not elements or row is None or row.total is None:
             return row, None
-        return row, self._database.merged(key, entry, before)
+        return row, self._database.merged(key, entry, before, names)
 
-    def names_before(self, key: bytes, name: bytes, forgotten: Callable[[bytes], bool]) -> set[bytes]:
-        """The names of the agreed elements of a collection that sort before `name`."""
+    def names(
+        self,
+        key: bytes,
+        wanted: Callable[[bytes], bool] | None,
+        before: bytes | None,
+        forgotten: Callable[[bytes], bool],
+    ) -> set[bytes]:
+        """See `Database.names`."""
         entry = self._changes.get(key, _UNCHANGED)
         if forgotten(key) or entry is None or isinstance(entry, tuple):
             return set()
-        names = set() if entry.whole else self._database.names_before(key, name)
+        names = set() if entry.whole else self._database.names(key, wanted, before)
         for changed, digest in entry.elements.items():
-            if changed < name:
+            if (wanted is None or wanted(changed)) and (before is None or changed < before):
                 (names.discard if digest is None else names.add)(changed)
         return names
 

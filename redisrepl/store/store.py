@@ -292,19 +292,22 @@ class Store:
 
     # Asking.
 
-    async def lookup(self, keys: Sequence[bytes], *, elements: bool = False) -> dict[bytes, Agreed]:
+    async def lookup(
+        self, keys: Sequence[bytes], *, elements: bool = False, names: Collection[bytes] | None = None
+    ) -> dict[bytes, Agreed]:
         """What is agreed about these keys, and what pushes of unknown outcome may have left at the hub.
 
         Args:
             keys: those with neither are missing in the result.
             elements: whether to return the agreed elements too.
+            names: of which elements; None: of all.
         """
         self._write()
         forgotten, unwritten = self._unwritten.forgotten(), dict(self._unwritten.open)
 
         def question() -> dict[bytes, Agreed]:
             self._folder.catch_up()
-            return self._folder.lookup(keys, elements=elements, forgotten=forgotten, unwritten=unwritten)
+            return self._folder.lookup(keys, elements=elements, names=names, forgotten=forgotten, unwritten=unwritten)
 
         return await self._ask(question, {})
 
@@ -324,14 +327,22 @@ class Store:
             return None
         return await self._ask(partial(self._folder.agreed_since, number, most), None)
 
-    async def names_before(self, key: bytes, name: bytes) -> set[bytes]:
-        """The names of the agreed elements of a collection that sort before `name`."""
+    async def names(
+        self, key: bytes, wanted: Callable[[bytes], bool] | None = None, *, before: bytes | None = None
+    ) -> set[bytes]:
+        """The names of elements of a collection that are agreed on.
+
+        Args:
+            key: of the collection.
+            wanted: whether a name is asked for, called in the worker's thread; None: all are.
+            before: likewise those that sort before this one.
+        """
         self._write()
         forgotten = self._unwritten.forgotten()
 
         def question() -> set[bytes]:
             self._folder.catch_up()
-            return self._folder.names_before(key, name, forgotten)
+            return self._folder.names(key, wanted, before, forgotten)
 
         return await self._ask(question, set())
 

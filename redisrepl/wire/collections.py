@@ -57,6 +57,7 @@ class Collection(NamedTuple):
         read: the command that returns all elements.
         range: its words behind the key.
         read_some: the command that returns the values of some elements.
+        scan: the command that returns elements in pages; none for a stream.
         salt: a prefix of the digested bytes, so that equal elements of two kinds have different digests.
         flag: class of its keyspace events.
     """
@@ -72,6 +73,7 @@ class Collection(NamedTuple):
     read: bytes
     range: tuple[bytes, ...]
     read_some: bytes
+    scan: bytes
     salt: bytes
     flag: str
 
@@ -79,22 +81,22 @@ class Collection(NamedTuple):
 COLLECTIONS = {
     "hash": Collection(
         *(b"HSET", (), b"HDEL", b"HSETIF", b"HSETNX", b"HDELIF", b"hset", b"hdel"),
-        *(b"HGETALL", (), b"HMGET", b"", "h"),
+        *(b"HGETALL", (), b"HMGET", b"HSCAN", b"", "h"),
     ),
     "set": Collection(
         *(b"SADD", (), b"SREM", b"SADDIF", b"SADD", b"SREMIF", b"sadd", b"srem"),
-        *(b"SMEMBERS", (), b"SMISMEMBER", b"m", "s"),
+        *(b"SMEMBERS", (), b"SMISMEMBER", b"SSCAN", b"m", "s"),
     ),
     # CH: it returns how many members it changed, not only how many it added.
     "zset": Collection(
         *(b"ZADD", (b"CH",), b"ZREM", b"ZADDIF", b"ZADDNX", b"ZREMIF", b"zadd", b"zrem"),
-        *(b"ZRANGE", (b"0", b"-1", b"WITHSCORES"), b"ZMSCORE", b"z", "z"),
+        *(b"ZRANGE", (b"0", b"-1", b"WITHSCORES"), b"ZMSCORE", b"ZSCAN", b"z", "z"),
     ),
     # `STREAMSET`, `STREAMIF` and `STREAMNEW` are our own, for scripts (`wire.entries`). Single entries are read one by
     # one, and the last id by XINFO.
     "stream": Collection(
         *(b"STREAMSET", (), b"XDEL", b"STREAMIF", b"STREAMNEW", b"XDELIF", b"xadd", b"xdel"),
-        *(b"XRANGE", (b"-", b"+"), b"XINFO", b"x", "t"),
+        *(b"XRANGE", (b"-", b"+"), b"XINFO", b"", b"x", "t"),
     ),
 }
 

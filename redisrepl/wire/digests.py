@@ -87,11 +87,13 @@ class Look(NamedTuple):
         digest: of its value; None: there is no such key; `UNREADABLE`: its value cannot be replicated.
         expires_at_ms: Unix time in milliseconds; None: it does not expire.
         inexact: the expiry may be off by some milliseconds.
+        type: of a collection that is too large for one run of a script: its digest is to be found by `wire.totals`.
     """
 
     digest: int | None
     expires_at_ms: int | None = None
     inexact: bool = False
+    type: str = ""
 
 
 class Page(NamedTuple):
@@ -224,7 +226,7 @@ for i = 3, #ARGV do
   if left <= 0 then break end
   local kind, failed = kind_of(ARGV[i])
   if failed then return failed end
-  local told = digest_of(ARGV[i], kind)
+  local told = is_large(ARGV[i], kind) and '#' .. kind or digest_of(ARGV[i], kind)
   if sub(ARGV[1], 1, 1) == '1' and carried(kind) then told = told .. expiry_of(ARGV[i]) end
   out[#out + 1] = told
 end
@@ -248,9 +250,9 @@ for i = 6, wanted and #ARGV or 0 do wanted[tonumber(ARGV[i])] = true end
 for _, key in ipairs(reply[2]) do
   if not wanted or wanted[bucket_of(key)] then
     local told = '!'
-    if left > 0 then
-      local kind, failed = kind_of(key)
-      if failed then return failed end
+    local kind, failed = kind_of(key)
+    if failed then return failed end
+    if left > 0 and not is_large(key, kind) then
       told = digest_of(key, kind)
       if sub(ARGV[1], 1, 1) == '1' and carried(kind) then told = told .. expiry_of(key) end
     end
@@ -275,11 +277,11 @@ local out = {reply[1], tostring(#reply[2]), '0'}
 left = tonumber(ARGV[4])
 if ARGV[5] then carry(ARGV[5]) end
 for _, key in ipairs(reply[2]) do
-  if left <= 0 then
+  local kind, failed = kind_of(key)
+  if failed then return failed end
+  if left <= 0 or is_large(key, kind) then
     out[#out + 1] = key
   else
-    local kind, failed = kind_of(key)
-    if failed then return failed end
     if carried(kind) then
       local bucket = bucket_of(key)
       sums[bucket] = ((sums[bucket] or 0) + tonumber(sub(digest_of(key, kind), 4, 15), 16)) % m
@@ -362,6 +364,10 @@ def _parse_look(told: bytes) -> Look:
     if len(digest) != _DIGITS or not _HEXADECIMAL.issuperset(digest):
         if digest == b"?":
             return Look(UNREADABLE)
+        if digest.startswith(b"#"):
+            exact = expiry.removeprefix(b"~")
+            expires_at_ms = _number(exact) if expiry else None
+            return Look(UNREADABLE, expires_at_ms, exact != expiry, digest[1:].decode("ascii", "backslashreplace"))
         raise ProtocolError("a server's reply to a step of a comparison holds no digest")
     if not expiry:
         return Look(int(digest, 16))

@@ -96,6 +96,11 @@ local function sum_of(key, kind)
   end
   return format('%.0f.%.0f', a, b)
 end
+local length = {hash = 'HLEN', set = 'SCARD', zset = 'ZCARD'}
+local function is_large(key, kind)
+  local count = length[kind] and carried(kind) and redis.pcall(length[kind], key)
+  return type(count) == 'number' and count > 2000
+end
 local function digest_of(key, kind)
   left = left - 400
   if kind == 'none' then return '' end

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from redisrepl.changes import DENIED, HashState, SequenceState, State, StringState
+from redisrepl.changes import DENIED, HashState, LargeState, SequenceState, State, StringState
 from redisrepl.errors import OutcomeUnknownError, ProtocolError
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, elements_in
 from redisrepl.wire.entries import STREAMS
 from redisrepl.wire.lua import ELEMENTS_OF, KIND_OF
 from redisrepl.wire.replies import number
 
-__all__ = ["STATES_SCRIPT", "STRAY", "TOO_LARGE", "parse_fetch", "parse_states"]
+__all__ = ["STATES_SCRIPT", "STRAY", "TOO_LARGE", "check_token", "parse_fetch", "parse_states", "read_at"]
 
 #: Reads keys, at least one, until the reply has a number of bytes. ARGV[1]: that number, then the limit of a value in
-#: bytes, then the types to read beside strings and hashes. ARGV[2]: a token. The rest: keys.
+#: bytes, then optionally the most elements of a collection that is read, then the types to read beside strings and
+#: hashes. ARGV[2]: a token. The rest: keys.
 #:
 #: Returns first the server's time in microseconds (0: it does not tell) and the token, by which we know that this is
-#: the reply to our request; then for each key its type (`too large` instead of a larger value), its expiry (Unix time
-#: in milliseconds, or empty), the number of strings that follow, and those: the value, or elements with their values.
+#: the reply to our request; then for each key its type (`too large` instead of a larger value, `large` and the type
+#: instead of a larger collection), its expiry (Unix time in milliseconds, or empty), the number of strings that follow,
+#: and those: the value, or elements with their values; of a larger collection how many elements it has.
 #:
 #: `GET` without `TYPE` would be cheaper for strings, but each hash would then count as an error in the server's INFO.
 STATES_SCRIPT = (
@@ -31,9 +33,10 @@ STATES_SCRIPT = (
     + ELEMENTS_OF
     + b"""\
 local call, try, format = redis.call, redis.pcall, string.format
-local budget, most, others = string.match(ARGV[1], '^(%d+) ?(%d*)(.*)$')
+local budget, most, large, others = string.match(ARGV[1], '^(%d+) ?(%d*):?(%d*)(.*)$')
 local out, n, left = {}, 1, tonumber(budget)
-most = tonumber(most) or math.huge
+most, large = tonumber(most) or math.huge, tonumber(large)
+local length = large and {hash = 'HLEN', set = 'SCARD', zset = 'ZCARD'} or {}
 carries_opaque(others)
 local t = try('TIME')
 if t.err then t = {0, 0, failed = t} end
@@ -56,7 +59,12 @@ for i = 3, #ARGV do
   local value = kind == 'string' and call('GET', key)
   local values = {}
   if kind == 'hash' or others ~= '' and string.find(others, ' ' .. kind .. ' ', 1, true) then
-    values = elements_of(key, kind)
+    local count = length[kind] and try(length[kind], key)
+    if type(count) == 'number' and count > large then
+      kind, value = 'large ' .. kind, tostring(count)
+    else
+      values = elements_of(key, kind)
+    end
   end
   local size = value and #value or 0
   for j = 1, #values do size = size + #values[j] end
@@ -88,18 +96,21 @@ return out
 #: then take a batch that was not executed for executed, and with -rc apply the values of other keys.
 STRAY = "the hub answered with the reply to another request"
 
+#: Begins the type of a collection that was not read.
+_LARGE = b"large "
+
 #: The state of a key whose value is too large to be read.
 TOO_LARGE = "too large"
 
 
-def parse_states(items: Sequence[bytes]) -> list[State]:
+def parse_states(items: Sequence[bytes]) -> list[State | LargeState]:
     """Parse the states of the first keys that the script was asked for; the rest did not fit.
 
     Raises:
         ProtocolError: the list is not what the script returns.
     """
-    _read_at(items)
-    states: list[State] = []
+    read_at(items)
+    states: list[State | LargeState] = []
     index, end = 1, len(items)
     try:
         while index < end:
@@ -111,6 +122,9 @@ def parse_states(items: Sequence[bytes]) -> list[State]:
             elif kind == b"hash":
                 fields = dict(zip(items[index : index + count : 2], items[index + 1 : index + count : 2], strict=True))
                 states.append(HashState(fields, expires_at_ms))
+            elif kind.startswith(_LARGE):
+                type_ = kind.removeprefix(_LARGE).decode("ascii")
+                states.append(LargeState(type_, _count(items[index]), expires_at_ms))
             elif count and (type_ := kind.decode("ascii", "backslashreplace")) in SEQUENCES:
                 states.append(SequenceState(tuple(items[index : index + count]), expires_at_ms, type_))
             elif count and type_ in COLLECTIONS:
@@ -132,7 +146,7 @@ def parse_states(items: Sequence[bytes]) -> list[State]:
 _LONGEST_TIME = 18
 
 
-def _read_at(items: Sequence[bytes]) -> int:
+def read_at(items: Sequence[bytes]) -> int:
     """The server's time in microseconds when the script ran.
 
     Raises:
@@ -144,12 +158,17 @@ def _read_at(items: Sequence[bytes]) -> int:
     return int(time)
 
 
-def _token_of(items: Sequence[bytes]) -> bytes:
-    """The token of the request that this answers."""
-    return items[0].partition(b" ")[2] if items else b""
+def check_token(items: Sequence[bytes], token: bytes) -> None:
+    """Check that the hub answered the request with this token.
+
+    Raises:
+        OutcomeUnknownError: it is the reply to another request.
+    """
+    if items and items[0].partition(b" ")[2] != token:
+        raise OutcomeUnknownError(STRAY)
 
 
-def parse_fetch(items: Sequence[bytes], token: bytes) -> tuple[int, list[State]]:
+def parse_fetch(items: Sequence[bytes], token: bytes) -> tuple[int, list[State | LargeState]]:
     """Parse the hub's reply to the request with this token.
 
     Returns:
@@ -158,9 +177,8 @@ def parse_fetch(items: Sequence[bytes], token: bytes) -> tuple[int, list[State]]
     Raises:
         OutcomeUnknownError: it is the reply to another request. ProtocolError: it is not what the script returns.
     """
-    if items and _token_of(items) != token:
-        raise OutcomeUnknownError(STRAY)
-    return _read_at(items), parse_states(items)
+    check_token(items, token)
+    return read_at(items), parse_states(items)
 
 
 def _count(text: bytes) -> int:

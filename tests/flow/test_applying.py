@@ -97,7 +97,7 @@ class World:
             retry={"attempts": None, "timeout": None, "wait_initial": 0.01, "wait_max": 0.05},
         )
 
-    async def states(self, keys):
+    async def states(self, keys, large=0):  # noqa: ARG002
         return Fetched({key: self.hub.get(key) for key in keys}, self.hub_time)
 
     async def site_evicted(self):
@@ -519,7 +519,7 @@ async def test_batches_are_moved_side_by_side(server, at_site, running):
     async with running(server, workers=4) as world:
         asked, go_on = [], asyncio.Event()
 
-        async def states(keys):
+        async def states(keys, large=0):  # noqa: ARG001
             asked.append(len(keys))
             await go_on.wait()
             return Fetched(dict.fromkeys(keys, StringState(b"v")), 1)

@@ -12,9 +12,20 @@ from redisrepl.local.address import parse_address
 from redisrepl.local.compare import SiteComparer
 from redisrepl.local.connection import open_client
 from redisrepl.local.read import SiteReader
+from redisrepl.wire.collections import COLLECTIONS
 from redisrepl.wire.digests import UNREADABLE, WORK, Look, look_at
 from testbed import RedisServer
-from tests.comparing import PREFIX, fill, pages, sees_all, sums, without_expiries
+from tests.comparing import (
+    PREFIX,
+    fill,
+    fill_large,
+    pages,
+    sees_all,
+    sees_large,
+    sees_large_by_values,
+    sums,
+    without_expiries,
+)
 from tests.samples import write
 
 WAYS = {
@@ -32,11 +43,11 @@ def server(request):
 
 
 @contextlib.asynccontextmanager
-async def comparing(server, *, expiries=True):
+async def comparing(server, *, expiries=True, types=()):
     address = parse_address(f"redis://127.0.0.1:{server.port}", flag="--raddr")
     client = open_client(address, 5.0, connections=1)
     try:
-        yield SiteComparer(client, address, SiteReader(client, address), expiries=expiries)
+        yield SiteComparer(client, address, SiteReader(client, address, types=types), expiries=expiries, types=types)
     finally:
         await client.aclose()
 
@@ -76,6 +87,20 @@ async def test_large_hashes_and_values_are_looked_at_a_few_at_a_time(server):
         assert (await pages(comparer))[0].keys() == held.keys()
     if server.way == "scripts":
         assert server.commandstats()["eval"] >= 12
+
+
+async def test_a_large_collection_is_looked_at_in_pieces(server):
+    expected = fill_large(server.client())
+    server.reset_commandstats()
+    async with comparing(server, types=COLLECTIONS) as comparer:
+        if server.way == "scripts":
+            await sees_large(comparer, expected)
+            assert server.commandstats()["eval"] >= 3 * 3 * 3  # of each type, each way, three runs at least
+            assert not {"hgetall", "smembers", "zrange"} & server.commandstats().keys()
+            await sees_large_by_values(comparer, expected, server.client())
+        else:
+            found, _ = await pages(comparer)
+            assert without_expiries(found) == without_expiries(expected)
 
 
 async def test_a_key_that_is_denied_does_not_hide_the_others(server):

@@ -10,6 +10,7 @@ from redisrepl.errors import KeyDeniedError, RefusedError
 from redisrepl.local.address import parse_address
 from redisrepl.local.connection import open_client
 from redisrepl.local.read import SiteReader
+from redisrepl.wire.collections import COLLECTIONS
 from redisrepl.wire.states import TOO_LARGE
 from testbed import RedisServer
 from tests.samples import AWKWARD_NAMES, write
@@ -74,6 +75,40 @@ async def test_other_types_are_read_where_they_are_asked_for(server):
     assert await reader.fields(b"set", [b"a", b"none"], "set") == [b"", None]
     assert await reader.fields(b"zset", [b"b", b"none", b"a"], "zset") == [b"-inf", None, b"0.10000000000000001"]
     assert await reader.fields(b"zset", [b"a"], "set") == [None]
+    await client.aclose()
+
+
+LARGE = {
+    b"hash": HashState({b"%d" % number: b"v" for number in range(6000)}, FAR),
+    b"set": HashState({b"%d" % number: b"" for number in range(6000)}, None, "set"),
+    b"zset": HashState({b"%d" % number: b"0.10000000000000001" for number in range(6000)}, None, "zset"),
+}
+
+
+async def test_large_collections_are_read_in_pages(server, request):
+    address = parse_address(f"redis://127.0.0.1:{server.port}", flag="--raddr")
+    client, at_site = open_client(address, 5.0, connections=1), server.client()
+    at_site.flushall()
+    at_site.hset("hash", mapping=LARGE[b"hash"].fields)
+    at_site.pexpireat("hash", FAR)
+    at_site.sadd("set", *LARGE[b"set"].fields)
+    at_site.zadd("zset", dict.fromkeys(LARGE[b"zset"].fields, 0.1))
+    server.reset_commandstats()
+    reader = SiteReader(client, address, types=COLLECTIONS)
+    found = await reader.states([*LARGE, b"none"])
+    assert [(s.fields, s.type) for s in found[:-1]] == [(s.fields, s.type) for s in LARGE.values()]
+    assert found[-1] is None
+    if request.node.callspec.params["server"] == "scripts":
+        assert found[0] == LARGE[b"hash"]
+        assert min(server.commandstats()[scan] for scan in ("hscan", "sscan", "zscan")) >= 6
+        assert server.commandstats().keys().isdisjoint({"hgetall", "smembers", "zrange"})
+        assert len(await reader.first_states(list(LARGE), 20_000)) == 1  # no more are held than that
+        small = SiteReader(client, address, 20_000, COLLECTIONS)
+        assert await small.states([*LARGE, b"none"]) == [TOO_LARGE, TOO_LARGE, TOO_LARGE, None]
+        at_site.execute_command("ACL", "SETUSER", "default", "-hscan")
+        assert await reader.states([*LARGE]) == [*LARGE.values()]
+        assert "hgetall" in server.commandstats()
+        at_site.execute_command("ACL", "SETUSER", "default", "+hscan")
     await client.aclose()
 
 

@@ -219,7 +219,7 @@ class HubDouble:
     async def _answered(self) -> None:
         await Wire(lambda: LinkLostError("the reply is lost"))
 
-    async def states(self, keys: Sequence[bytes]) -> Fetched:
+    async def states(self, keys: Sequence[bytes], *, large: int = 0) -> Fetched:  # noqa: ARG002 - none is here
         await self._asked()
         fetched = Fetched({key: self._world.hub.state(key) for key in keys}, self._world.tick())
         await self._answered()

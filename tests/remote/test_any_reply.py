@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from redisrepl.errors import ProtocolError, RedisreplError
 from redisrepl.remote.compare import HubComparer
+from redisrepl.remote.elements import HubElements
 from redisrepl.remote.fence import Fence
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.history import HubHistory
@@ -18,6 +19,7 @@ from redisrepl.remote.notifications import Notifications
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.digests import BUCKETS
+from redisrepl.wire.elements import Question
 
 of = pytest.mark.parametrize
 REPLIES = [
@@ -85,6 +87,7 @@ async def everything_that_is_asked(content, *, scripts):
             fence.raised = fence.raised or 1
 
     questions = [
+        lambda: HubElements(session).ask(Question(b"k", "hash", b"all", (8, 500))),
         lambda: reader.states(keys),
         lambda: reader.keys(b"k"),
         lambda: pusher.push([[b"SET", b"k", b"v"], [b"HSET", b"l", b"f", b"v"]]),

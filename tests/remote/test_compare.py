@@ -13,9 +13,20 @@ from redisrepl.errors import HubError
 from redisrepl.remote.compare import HubComparer
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.session import HubSession, check_url
+from redisrepl.wire.collections import COLLECTIONS
 from redisrepl.wire.digests import UNREADABLE, WORK, Look, look_at
 from testbed import Hub
-from tests.comparing import PREFIX, fill, pages, sees_all, sums, without_expiries
+from tests.comparing import (
+    PREFIX,
+    fill,
+    fill_large,
+    pages,
+    sees_all,
+    sees_large,
+    sees_large_by_values,
+    sums,
+    without_expiries,
+)
 from tests.samples import write
 
 
@@ -28,10 +39,10 @@ def hub(request, certificates):
 
 
 @contextlib.asynccontextmanager
-async def comparing(hub, clock=time.monotonic, *, expiries=True):
+async def comparing(hub, clock=time.monotonic, *, expiries=True, types=()):
     session = HubSession(check_url(hub.url), hub.certificates.ssl_context())
     try:
-        comparer = HubComparer(session, HubReader(session), expiries=expiries, clock=clock)
+        comparer = HubComparer(session, HubReader(session, types=types), expiries=expiries, types=types, clock=clock)
         comparer.hub = session
         yield comparer
     finally:
@@ -69,6 +80,20 @@ async def test_large_hashes_and_values_are_looked_at_a_few_at_a_time(hub):
         assert (await sums(comparer))[1] == len(held)
     if hub.scripts:
         assert hub.server.commandstats()["eval"] >= 18
+
+
+async def test_a_large_collection_is_looked_at_in_pieces(hub):
+    expected = fill_large(hub.redis)
+    hub.server.reset_commandstats()
+    async with comparing(hub, types=COLLECTIONS) as comparer:
+        if hub.scripts:
+            await sees_large(comparer, expected)
+            assert hub.server.commandstats()["eval"] >= 3 * 3 * 3  # of each type, each way, three runs at least
+            assert not {"hgetall", "smembers", "zrange"} & hub.server.commandstats().keys()
+            await sees_large_by_values(comparer, expected, hub.redis)
+        else:
+            found, _ = await pages(comparer)
+            assert without_expiries(found) == without_expiries(expected)
 
 
 async def test_a_key_that_is_denied_does_not_hide_the_others(hub):

@@ -704,14 +704,14 @@ async def test_elements_before_a_name(opened, folded):
     store.agreed(facts)
     if folded:
         await store.fold()
-    assert await store.names_before(b"k", b"3") == {b"1", b"2"}
+    assert await store.names(b"k", before=b"3") == {b"1", b"2"}
     facts = Facts()
     facts.fields(b"k", {b"0": 1, b"4": 1}, [b"2"])
     store.agreed(facts)
-    assert await store.names_before(b"k", b"3") == {b"0", b"1"}
+    assert await store.names(b"k", before=b"3") == {b"0", b"1"}
     facts = Facts()
     facts.hash(b"k", {b"2": 1})
     facts.gone(b"other")
     store.agreed(facts)
-    assert await store.names_before(b"k", b"3") == {b"2"}
-    assert await store.names_before(b"other", b"3") == await store.names_before(b"none", b"3") == set()
+    assert await store.names(b"k", before=b"3") == {b"2"}
+    assert await store.names(b"other", before=b"3") == await store.names(b"none", before=b"3") == set()

@@ -1,0 +1,292 @@
+"""What differs of a large collection at the hub since it was compared last: a few elements, instead of all.
+
+In: a key of the hub that was announced. Out: the elements that may differ, and a job for them. Left to others: asking
+the hub (`remote.elements`), applying (`flow.applying`), deciding (`engine.core`).
+
+A large collection is read in sections (`wire.elements`), and compared as a whole. A digest of each section is kept,
+and of each element four bytes of its name. When the key is announced again, only sections whose digests differ are
+read, and compared as a collection of no more than their elements; what was there before and is not any more is found
+among the names that are agreed on. What was compared holds as long as neither link has ended; whatever is not as
+simple as that is compared as a whole.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, NamedTuple, Protocol
+from zlib import crc32
+
+from redisrepl.changes import HashState, LargeState, State
+from redisrepl.engine.ancestor import Agreed
+from redisrepl.engine.core import Core
+from redisrepl.flow.jobs import FetchedJob
+from redisrepl.store import Store
+from redisrepl.wire.elements import MOST_NAMES, MOST_SECTIONS, Elements, Question, Section
+from redisrepl.wire.states import TOO_LARGE
+
+__all__ = ["LEAST", "ElementsReader", "LargeCollections", "Part", "PartJob", "UnfitError"]
+
+#: Collections of more elements are large: reading one as a whole costs more than what is kept of it (measured).
+LEAST = 2000
+#: Of more sections than one of so many that differ, all are read.
+_PART = 4
+#: Sections that are not the server's hold each element several times; so often it may be, at the most.
+_OVERLAP = 2
+#: Elements of which something is kept, of all collections: 4 bytes each.
+_KEPT = 4_000_000
+#: Collections that are known to be too large.
+_NOTED = 10_000
+
+
+class ElementsReader(Protocol):
+    """Reads elements of the hub: `remote.elements.HubElements`."""
+
+    @property
+    def readable(self) -> bool:
+        """Whether it can."""
+
+    async def ask(self, question: Question) -> Elements | None:
+        """What one run of the script says; None: it is refused."""
+
+
+class UnfitError(Exception):
+    """The site holds another type now, or does not tell of elements: the key is to be compared as a whole."""
+
+
+class _ChangedError(Exception):
+    """The key is not what it was a moment ago, or the hub does not tell of elements any more."""
+
+
+class Known(NamedTuple):
+    """What is kept of a section: its digest, and four bytes of the name of each element."""
+
+    digest: bytes
+    names: array[int]
+
+
+class Kept(NamedTuple):
+    """What is kept of a collection.
+
+    Attributes:
+        epoch: of the links, in which it was compared.
+        type: of it.
+        shape: how many sections there are, and how many elements one has, about.
+        sections: in order.
+    """
+
+    epoch: int
+    type: str
+    shape: tuple[int, int]
+    sections: Sequence[Known]
+
+    @property
+    def elements(self) -> int:
+        """How many it has, about."""
+        return sum(len(section.names) for section in self.sections)
+
+    def doubting(self, numbers: Collection[int]) -> Kept:
+        """The same, but that these sections differ from whatever the hub holds."""
+        doubted = (known._replace(digest=b"") if n in numbers else known for n, known in enumerate(self.sections))
+        return self._replace(sections=list(doubted))
+
+
+class Part(NamedTuple):
+    """Elements of a collection at the hub.
+
+    Attributes:
+        state: those that there are.
+        names: which were asked for, or found; None: all.
+        time: of the hub when the last of them was read, in microseconds.
+        kept: what may be kept once they were compared.
+        doubtful: what may be kept if not all of them were applied.
+    """
+
+    state: State
+    names: Sequence[bytes] | None
+    time: float
+    kept: Kept | None
+    doubtful: Kept | None = None
+
+
+class LargeCollections:
+    """Reads what differs of large collections.
+
+    Args:
+        core: decides.
+        store: remembers what was agreed on.
+        hub: reads elements.
+        max_value: bytes of the largest value.
+        least: see below.
+
+    Attributes:
+        least: collections of more elements are large; 0: none are, since the hub takes no scripts.
+    """
+
+    def __init__(self, core: Core, store: Store, hub: ElementsReader, max_value: int, least: int = LEAST) -> None:
+        self._core = core
+        self._store = store
+        self._hub = hub
+        self._max_value = max_value
+        self._least = least
+        self._kept: dict[bytes, Kept] = {}
+        self._count = 0
+        self._too_large: dict[bytes, int] = {}  # how many elements a collection had that was
+
+    @property
+    def least(self) -> int:
+        """See the class."""
+        return self._least if self._hub.readable else 0
+
+    async def read(self, key: bytes, large: LargeState, *, suspect: bool) -> Part | None:
+        """The elements that may differ from what the site holds; None: it is to be fetched like a small one."""
+        epoch, kept = self._core.continuity.epoch, self._take(key)
+        if not suspect and large.count >= self._too_large.get(key, math.inf):
+            return Part(TOO_LARGE, None, 0, None)  # a comparison has it read again
+        try:
+            part = None
+            known = kept is not None and (kept.epoch, kept.type) == (epoch, large.type)
+            if kept is not None and known and not self._core.must_ask(suspect=suspect):
+                part = await self._differing(key, kept)
+            part = part or await self._whole(key, large, epoch)
+        except _ChangedError:
+            return None
+        self._too_large.pop(key, None)
+        if part.state == TOO_LARGE:
+            self._too_large[key] = large.count
+            if len(self._too_large) > _NOTED:
+                del self._too_large[next(iter(self._too_large))]
+        return part
+
+    def keep(self, key: bytes, part: Part, *, complete: bool) -> None:
+        """Remember what was compared; if it is `complete`, the site holds all of it now."""
+        kept = part.kept if complete else part.doubtful
+        if kept is None or kept.epoch != self._core.continuity.epoch:
+            return
+        self._take(key)
+        self._kept[key] = kept
+        self._count += kept.elements
+        while self._count > _KEPT:
+            self._take(next(iter(self._kept)))
+
+    def _take(self, key: bytes) -> Kept | None:
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            self._count -= kept.elements
+        return kept
+
+    async def _ask(self, question: Question) -> Elements:
+        page = await self._hub.ask(question)
+        if page is None or page.type != question.kind:
+            raise _ChangedError
+        return page
+
+    async def _pages(self, question: Question) -> AsyncGenerator[Elements]:
+        """All sections, in their order, one page of them at least."""
+        while True:
+            page = await self._ask(question)
+            yield page
+            if not page.following:
+                return
+            question = question._replace(first=page.following)
+
+    async def _whole(self, key: bytes, large: LargeState, epoch: int) -> Part:
+        """All elements."""
+        shape, size, told = _shape(large.count), 0, 0
+        found: dict[bytes, bytes] = {}
+        sections: list[Known] = []
+        async with aclosing(self._pages(Question(key, large.type, b"all", shape))) as pages:
+            async for page in pages:
+                for section in page.sections:
+                    sections.append(_known(section))
+                    found |= section.found
+                    told += len(section.found)
+                    size += sum(map(len, section.found)) + sum(map(len, section.found.values()))
+                if told > _OVERLAP * page.length:
+                    raise _ChangedError
+                if size > _OVERLAP * self._max_value:
+                    return Part(TOO_LARGE, None, page.time, None)
+        if len(found) != page.length:  # it has changed meanwhile, or has no sections
+            raise _ChangedError
+        if sum(map(len, found)) + sum(map(len, found.values())) > self._max_value:
+            return Part(TOO_LARGE, None, page.time, None)
+        state = HashState(found, page.expires_at_ms, large.type)
+        return Part(state, None, page.time, Kept(epoch, large.type, shape, sections))
+
+    async def _differing(self, key: bytes, kept: Kept) -> Part | None:
+        """The elements of sections that have changed; None: that is most of it."""
+        digests: list[bytes] = []
+        async with aclosing(self._pages(Question(key, kept.type, b"digests", kept.shape))) as pages:
+            async for page in pages:
+                digests += (section.digest for section in page.sections)
+        changed = [number for number, known in enumerate(kept.sections) if known.digest != digests[number]]
+        if len(changed) * _PART > len(digests):
+            return None
+        return await self._read(key, kept, changed, page)
+
+    async def _read(self, key: bytes, kept: Kept, numbers: Sequence[int], page: Elements) -> Part | None:
+        """The sections of these numbers, and what was there before and is not any more; `page` was read last."""
+        found: dict[bytes, bytes] = {}
+        sections = list(kept.sections)
+        gone: set[int] = set()
+        for start in range(0, len(numbers), MOST_SECTIONS):
+            asked = numbers[start : start + MOST_SECTIONS]
+            page = await self._ask(
+                Question(key, kept.type, b"at", kept.shape, names=[b"%d" % number for number in asked])
+            )
+            for section, number in zip(page.sections, asked, strict=True):
+                before, sections[number] = sections[number], _known(section)
+                gone |= set(before.names).difference(sections[number].names)
+                found |= section.found
+        lost = list(await self._store.names(key, lambda name: crc32(name) in gone)) if gone else []
+        if not gone <= set(map(crc32, lost)):
+            return None
+        for start in range(0, len(lost), MOST_NAMES):  # they may be in another section now, or be namesakes
+            page = await self._ask(
+                Question(key, kept.type, b"named", kept.shape, names=lost[start : start + MOST_NAMES])
+            )
+            found |= page.sections[0].found
+        state = HashState(found, page.expires_at_ms, kept.type)
+        now = kept._replace(sections=sections)
+        return Part(state, list(dict.fromkeys([*found, *lost])), page.time, now, now.doubting(frozenset(numbers)))
+
+
+def _shape(count: int) -> tuple[int, int]:
+    """Of a collection of so many elements: digests of all sections take about as many bytes as one section."""
+    sections = 1 << (count.bit_length() + 1) // 2
+    return sections, count // sections
+
+
+def _known(section: Section) -> Known:
+    return Known(section.digest, array("I", map(crc32, section.found)))
+
+
+class PartJob(FetchedJob):
+    """What was fetched of one collection: see `FetchedJob`.
+
+    Args:
+        args: as there.
+        names: of the elements that are compared.
+    """
+
+    def __init__(self, *args: Any, names: Sequence[bytes]) -> None:
+        super().__init__(*args)
+        self._names = names
+        self._kinds = {key: state.type for key, state in self._states.items() if isinstance(state, HashState)}
+
+    def request(self, keys: Sequence[bytes]) -> Sequence[Sequence[bytes]]:
+        """See `Job.request`."""
+        (key,) = keys
+        return self._site.part_request(key, self._kinds[key], self._names)
+
+    async def _held_by_site(self, keys: Sequence[bytes], replies: Sequence[object]) -> Sequence[State]:
+        (key,) = keys
+        held = self._site.part(self._kinds[key], self._names, replies)
+        if held is None:
+            raise UnfitError
+        return [held]
+
+    async def _lookup(self, keys: Sequence[bytes]) -> Mapping[bytes, Agreed]:
+        return await self._store.lookup(keys, elements=True, names=self._names)

@@ -1,0 +1,241 @@
+"""Of a large collection only what differs is fetched: a real site, and a real server in the place of the hub."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from redisrepl.changes import HashState, LargeState
+from redisrepl.engine.continuity import Event
+from redisrepl.flow.applying import Applying
+from redisrepl.flow.elements import LargeCollections
+from redisrepl.local.apply import SiteWriter
+from redisrepl.local.read import SiteReader
+from redisrepl.remote.fetch import Fetched
+from redisrepl.wire.collections import COLLECTIONS, put_words
+from redisrepl.wire.elements import ELEMENTS_SCRIPT, parse_elements
+from testbed import RedisServer, eventually_async
+from tests.flow.test_applying import World
+
+KEY = b"ns:large"
+COUNT = 4000  # by then the server has moved all of them to a larger table: what is moved seems changed
+
+
+@pytest.fixture(scope="module")
+def servers():
+    with RedisServer() as site, RedisServer() as hub:
+        yield site, hub
+
+
+class Elements:
+    """`remote.elements.HubElements`, without HTTP; counts what is asked for and told."""
+
+    def __init__(self, client):
+        self.client = client
+        self.readable = True
+        self.refuses = False
+        self.during = None
+        self.asked, self.told = [], 0
+
+    async def ask(self, question):
+        if self.refuses:
+            self.readable = False
+            return None
+        if self.during is not None:
+            during, self.during = self.during, None
+            during()
+        items = self.client.execute_command("EVAL", ELEMENTS_SCRIPT, 0, *question.words(b"t"))
+        page = parse_elements(items, b"t", question)
+        self.asked.append(question.wanted)
+        self.told += sum(len(section.found) for section in page.sections)
+        return page
+
+
+class LargeWorld(World):
+    """A world whose hub is a server."""
+
+    def __init__(self, servers, store, kind, **options):
+        super().__init__(servers[0], store, **options)
+        self.kind, self.its = kind, COLLECTIONS[kind]
+        self.at_site, self.at_hub = servers[0].client(), servers[1].client()
+        self.at_site.flushall()
+        self.at_hub.flushall()
+        self.elements = Elements(self.at_hub)
+        self.whole = 0
+        self.reader = SiteReader(self.client, self.reader._address, types=COLLECTIONS)
+        self.applying = Applying(
+            self.core,
+            store,
+            self,
+            self.reader,
+            SiteWriter(self.client, self.reader._address, b"us"),
+            same_hub=self.same_hub,
+            site_evicted=self.site_evicted,
+            read_to=lambda: self.read_to,
+            max_keys=8,
+            retry={"attempts": None, "timeout": None, "wait_initial": 0.01, "wait_max": 0.05},
+            elements=LargeCollections(self.core, store, self.elements, 1 << 20, least=1000),
+        )
+
+    def value(self, number):
+        return {"hash": b"value %d" % number, "set": b"", "zset": b"%d" % number}[self.kind]
+
+    def put(self, client, elements):
+        client.execute_command(self.its.put, KEY, *put_words(self.kind, elements.items()))
+
+    def held(self, client):
+        return client.execute_command(self.its.read, KEY, *self.its.range)
+
+    def equal(self):
+        return self.elements_at(self.at_site) == self.elements_at(self.at_hub)
+
+    def elements_at(self, client):
+        flat = self.held(client)
+        return set(flat) if self.kind == "set" else dict(zip(flat[::2], flat[1::2], strict=True))
+
+    async def states(self, keys, large=0):
+        """As the script would tell: here it is asked for one key."""
+        flat = self.held(self.at_hub)
+        count = len(flat) // (1 if self.kind == "set" else 2)
+        at = self.at_hub.pexpiretime(KEY)
+        expires_at_ms = at if at >= 0 else None
+        if large and count > large:
+            return Fetched({}, 1, {KEY: LargeState(self.kind, count, expires_at_ms)})
+        self.whole += 1
+        held = self.elements_at(self.at_hub)
+        elements = dict.fromkeys(held, b"") if self.kind == "set" else held
+        return Fetched(dict.fromkeys(keys, HashState(elements, expires_at_ms, self.kind) if flat else None), 1)
+
+    async def announced(self, *, suspect=False):
+        """The key was announced, and everything is done about it; how many elements that took."""
+        self.elements.asked.clear()
+        self.elements.told = 0
+        self.dirty(KEY, suspect=suspect)
+        await self.applying.idle()
+        self.expected.void([KEY])  # nobody reads the stream
+        return self.elements.told
+
+
+@pytest.fixture
+def worlds(servers, store):
+    @contextlib.asynccontextmanager
+    async def run(kind, **options):
+        world = LargeWorld(servers, store, kind, **options)
+        elements = {b"element %d" % number: world.value(number) for number in range(COUNT)}
+        world.put(world.at_hub, elements)
+        task = asyncio.ensure_future(world.applying.run())
+        try:
+            yield world
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await world.client.aclose()
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["hash", "set", "zset"])
+async def test_what_changes_of_a_large_collection_is_all_that_is_fetched(worlds, kind):
+    async with worlds(kind) as world:
+        assert await world.announced() >= COUNT
+        assert world.equal()
+
+        world.put(world.at_hub, {b"new": world.value(7)})
+        if kind != "set":
+            world.put(world.at_hub, {b"element 5": world.value(1_000_000)})
+        world.at_hub.execute_command(world.its.remove, KEY, b"element 6", b"element 7")
+        world.at_hub.pexpireat(KEY, 4_102_444_800_000)
+        assert 0 < await world.announced() < COUNT // 4
+        assert world.equal()
+        assert world.at_site.pexpiretime(KEY) == 4_102_444_800_000
+
+        world.put(world.at_hub, {b"element 8": world.value(2_000_000), b"newer": world.value(9)})
+        assert 0 < await world.announced() < COUNT // 4  # what was found then is known now
+        assert world.equal()
+
+        world.at_hub.persist(KEY)
+        assert await world.announced() < COUNT // 4  # the server may still be moving elements to a larger table
+        assert world.at_site.pexpiretime(KEY) == -1
+        assert world.whole == 0
+        assert not world.inbound.in_progress
+
+
+async def test_all_is_fetched_where_little_is_known(worlds):
+    async with worlds("hash") as world:
+        await world.announced()
+        assert await world.announced() < COUNT // 4
+        world.core.continuity.happened("hub", Event.ATTACHED)  # something may have been missed
+        world.core.continuity.happened("hub", Event.RESUMED)
+        assert await world.announced() >= COUNT
+
+
+async def test_a_suspect_key_is_compared_as_a_whole(worlds):
+    async with worlds("hash") as world:
+        await world.announced()
+        world.at_site.hdel(KEY, "element 9")  # as if nobody had seen it
+        assert await world.announced() < COUNT // 4
+        assert await world.announced(suspect=True) >= COUNT
+        assert world.core.outbound.doubtful.busy(KEY)  # the hub is to lose it too
+
+
+async def test_what_the_site_does_not_hold_any_more_is_compared_as_a_whole(worlds):
+    async with worlds("hash") as world:
+        await world.announced()
+        world.at_site.delete(KEY)
+        world.put(world.at_hub, {b"element 5": b"x"})
+        assert await world.announced() >= COUNT
+        assert world.equal()
+
+
+async def test_a_collection_that_has_become_another_type_is_fetched_as_what_it_is(worlds):
+    async with worlds("set") as world:
+        await world.announced()
+        world.at_hub.delete(KEY)
+        await world.announced()
+        assert not world.at_site.exists(KEY)
+        assert world.whole == 1
+
+
+async def test_a_collection_whose_values_are_too_large_is_left_out(worlds):
+    async with worlds("hash") as world:
+        world.put(world.at_hub, {b"element %d" % number: bytes(1000) for number in range(COUNT)})
+        assert await world.announced() > 1000
+        assert await world.announced() == 0  # it is known now
+        world.put(world.at_hub, {b"element %d" % number: b"" for number in range(COUNT)})
+        assert not world.at_site.exists(KEY)
+        assert await world.announced(suspect=True) >= COUNT
+        assert world.equal()
+        assert not world.inbound.in_progress
+
+
+async def test_where_the_script_is_refused_collections_are_fetched_as_a_whole(worlds):
+    async with worlds("zset") as world:
+        world.elements.refuses = True
+        for _ in range(2):
+            assert await world.announced() == 0
+            assert world.equal()
+            world.put(world.at_hub, {b"new": world.value(7)})
+        assert world.whole == 2
+
+
+async def test_most_of_it_having_changed_all_is_fetched(worlds):
+    async with worlds("hash") as world:
+        await world.announced()
+        world.put(world.at_hub, {b"element %d" % number: b"x" for number in range(0, COUNT, 10)})
+        assert await world.announced() >= COUNT
+        assert world.equal()
+
+
+async def test_sections_of_which_not_all_was_applied_are_read_again(worlds):
+    async with worlds("hash") as world:
+        await world.announced()
+        world.put(world.at_hub, {b"own": b"of the hub", b"element 5": b"x"})
+        world.elements.during = lambda: world.inbound.changed_at_site((KEY,), {b"own"})
+        world.dirty(KEY)
+        await eventually_async(lambda: world.inbound.counters.applied == 2)
+        assert world.at_site.hmget(KEY, "own", "element 5") == [None, b"x"]
+        world.expected.void([KEY])
+        assert 0 < await world.announced() < COUNT // 4
+        assert world.equal()
