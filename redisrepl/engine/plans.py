@@ -43,6 +43,9 @@ Alternatives = tuple[Digest, ...]
 Expectation = Alternatives | Mapping[bytes, Alternatives]
 
 
+_ORDINARY = Circumstances()
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What is replicated, and who wins.
@@ -107,6 +110,8 @@ def plan_for(
         newer: fields of a hash which a site that went back has written since.
     """
     ancestor = ancestor or NOTHING_AGREED
+    if about == _ORDINARY:
+        site, hub = _as_emptied(key, site, hub, ancestor), _as_emptied(key, hub, site, ancestor)
     if isinstance(site, HashState) and isinstance(hub, HashState) and site.type == hub.type:
         plan = _plan_elements(key, site, hub, ancestor, policy, about, newer)
         if _is_disputed(plan, about):  # then this is all that is left to agree on
@@ -116,6 +121,16 @@ def plan_for(
         plan = _plan_whole(key, site, hub, ancestor, policy, about)
     plan.disputed = _is_disputed(plan, about)
     return plan
+
+
+def _as_emptied(key: bytes, state: State, other: State, ancestor: Agreed) -> State:
+    """A collection that one side has removed while the other changed it: its elements are gone, each by itself.
+
+    Otherwise the other's change would bring back those that it left alone. A stream is a key even without any.
+    """
+    if state is not None or not isinstance(other, HashState) or other.type == "stream" or not ancestor.elements:
+        return state
+    return HashState({}, None, other.type) if digest_of(key, other) != ancestor.digest else state
 
 
 def _is_disputed(plan: Plan, about: Circumstances) -> bool:
