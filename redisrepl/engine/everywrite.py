@@ -52,7 +52,7 @@ class EveryWrite(Pending):
         if full:
             change, size = _without_values(change), 0
             self._tell()
-        if not self.busy(key):
+        if key not in self:
             super().add(change)
             return
         last = self._last(key)
@@ -121,7 +121,7 @@ class EveryWrite(Pending):
         super().forget_untold(keys := [*keys])
         for key in keys:
             queue = deque(filter(self._tells, self._behind.pop(key, ())))
-            if queue and not self.busy(key):
+            if queue and key not in self:
                 self._ready[key] = queue.popleft()
             if queue:
                 self._behind[key] = queue

@@ -18,14 +18,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from redisrepl.changes import (
-    Change,
-    FieldsDeleted,
-    Flushed,
-    HashSet,
-    State,
-    Touch,
-)
+from redisrepl.changes import Change, FieldsDeleted, Flushed, HashSet, State, Touch
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
@@ -150,10 +143,10 @@ class Outbound:
         if self.read_again_to:
             return lambda _: True
         if len(expected) and len(doubtful):
-            return lambda key: expected.holds(key) or doubtful.busy(key)
+            return lambda key: expected.holds(key) or key in doubtful
         if len(expected):
             return expected.holds
-        return doubtful.busy if len(doubtful) else None
+        return doubtful.__contains__ if len(doubtful) else None
 
     def _take_in_sets(self, run: list[Sequence[bytes]]) -> None:
         """Take `SET key value` commands of the stream that concern nobody else; leave the list empty."""
@@ -248,7 +241,7 @@ class Outbound:
         if self._pulling is not None:
             fields = change.fields if isinstance(change, HashSet | FieldsDeleted) else None
             self._pulling.changed_at_site((change.key,), fields)
-        if isinstance(change, Touch) and change.kind == OPAQUE and self.pending.busy(change.key):
+        if isinstance(change, Touch) and change.kind == OPAQUE and change.key in self.pending:
             change = Touch(change.key, replaces=True)
         # What is read again may be older than what was seen; what a strange command names may be no key of it.
         if self.read_again_to or (isinstance(change, Touch) and change.kind == OPAQUE):
@@ -341,11 +334,11 @@ class Outbound:
 
     def busy(self, key: bytes) -> bool:
         """Whether a change of this key waits for the hub or is on its way."""
-        return self.pending.busy(key) or self.doubtful.busy(key)
+        return key in self.pending or key in self.doubtful
 
     def changing(self, key: bytes) -> set[bytes] | None:
         """Fields of a hash that wait for the hub or are on their way; None: more of the key than fields does."""
-        return None if self.doubtful.busy(key) else self.pending.fields(key)
+        return None if key in self.doubtful else self.pending.fields(key)
 
     def start_over(self) -> None:
         """A new history of the site begins with a snapshot: what was expected of the old one is void.
@@ -355,7 +348,7 @@ class Outbound:
         """
         self._history += 1
         self._begun = self._history
-        for key in self.pending.outstanding:
+        for key in self.pending:
             self.doubt(key)
         self.pending.start_over()
         self.read_again_to = 0
@@ -371,14 +364,15 @@ class Outbound:
     def take(self, max_keys: int, max_bytes: int) -> Batch:
         """What to send next, what the stream told and what is in doubt by turns; nothing if all of it is on its way.
 
-        A removal that flew beside the conditional push of its key might arrive before it, and be undone.
+        A removal that flew beside the conditional push of its key might arrive before it, and be undone. Where every
+        write counts, a key in doubt, whose latest value is read, waits until those before have arrived.
         """
         doubts_first = self._doubts_turn and self._doubts.may_judge()
         if doubts_first and (changes := self._take_doubts(max_keys, max_bytes)):
             self._doubts_turn = False
             return Batch(changes, self.doubtful, True, self._history)
         # What the site changes all the time must not stay in doubt for ever.
-        unless = self.doubtful.outstanding if doubts_first else self.doubtful.in_flight
+        unless = self.doubtful if doubts_first and not self._every_write else self.doubtful.in_flight
         if changes := self.pending.take(max_keys, max_bytes, unless=unless):
             self._doubts_turn = True
             return Batch(changes, self.pending, False, self._history)
@@ -386,7 +380,8 @@ class Outbound:
         return Batch(left, self.doubtful, True, self._history)
 
     def _take_doubts(self, max_keys: int, max_bytes: int) -> Sequence[Change]:
-        return self.doubtful.take(max_keys, max_bytes, unless=self.pending.in_flight) if self.doubtful.ready else ()
+        unless = self.pending if self._every_write else self.pending.in_flight
+        return self.doubtful.take(max_keys, max_bytes, unless=unless) if self.doubtful.ready else ()
 
     def is_stale(self, batch: Batch) -> bool:
         """Whether a new history of the site has begun since: what was read for it may be of another server."""
@@ -442,8 +437,6 @@ class Outbound:
                 self.given_up(key, error)  # and what the site holds stays there
         self._void([key for key, error in errors.items() if error == UNCHANGED])
         self._push_echoes.void(errors)
-        if self._pulling is not None:
-            self._pulling.suspect(moved)
         self.counters.answered += len(batch.changes)
         self.counters.pushed += len(batch.changes) - len(errors)
         keys = [change.key for change in batch.changes]
@@ -451,11 +444,12 @@ class Outbound:
         if self._refusals:
             self._refusals.passed(set(keys) - errors.keys())
         if self._pulling is not None:
+            self._pulling.suspect(moved)
             self._pulling.pushed(keys, time)
         batch.queue.done(keys)
         if number is not None and not batch.in_doubt and self._renewed.watches:
             taken_before = batch.history < self._history
-            more = [key for key in keys if taken_before or (self._every_write and self.pending.busy(key))]
+            more = [key for key in keys if taken_before or (self._every_write and key in self.pending)]
             self._renewed.arrived([change for change in batch.changes if change.key not in errors], number, more=more)
 
     def given_up(self, key: bytes, error: str) -> None:

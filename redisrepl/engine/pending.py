@@ -11,8 +11,8 @@ is then owed (`take_left_out`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from itertools import count, islice
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain, count, islice
 
 from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, Touch
 from redisrepl.engine.merging import growth, merge, removes, size_of
@@ -89,7 +89,7 @@ def told_of(change: Change) -> Change | None:
 
 
 class Pending:
-    """The map of unsent changes.
+    """The map of unsent changes; as a collection, the keys that wait or are on their way.
 
     Args:
         max_bytes: memory that waiting changes may take, in bytes, before values give way to touches.
@@ -118,8 +118,13 @@ class Pending:
         self.bytes = 0
 
     def __len__(self) -> int:
-        """Keys that wait or are in flight."""
         return len(self._ready) + len(self._in_flight)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return chain(self._ready, self._in_flight)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._ready or key in self._in_flight
 
     @property
     def ready(self) -> int:
@@ -132,18 +137,9 @@ class Pending:
         return self._in_flight.keys()
 
     @property
-    def outstanding(self) -> Collection[bytes]:
-        """Keys that wait or are on their way."""
-        return self._ready.keys() | self._in_flight.keys()
-
-    @property
     def crowded(self) -> bool:
         """Whether half of what may wait does."""
         return self.bytes + OVERHEAD * len(self) > self._max_bytes // 2 or len(self) > self._max_keys // 2
-
-    def busy(self, key: bytes) -> bool:
-        """Whether a change of this key waits or is on its way."""
-        return key in self._ready or key in self._in_flight
 
     def fields(self, key: bytes) -> set[bytes] | None:
         """Fields of a hash that wait or are on their way; None: more of the key than fields does."""
@@ -153,10 +149,7 @@ class Pending:
         """The keys that wait or are on their way, this number for each of their `fields`; None: there are too many."""
         if len(self) > most:
             return None
-        return {
-            key: dict.fromkeys([None] if (names := self.fields(key)) is None else names, number)
-            for key in self.outstanding
-        }
+        return {key: dict.fromkeys([None] if (names := self.fields(key)) is None else names, number) for key in self}
 
     def resume_at(self, offset: int, database: int) -> None:
         """The stream goes on here, and everything before is at the hub."""
@@ -168,7 +161,7 @@ class Pending:
 
         Those without a value are dropped, but for those in flight: the caller puts their keys in doubt.
         """
-        self.forget_untold(self.outstanding)
+        self.forget_untold([*self])
         self._marks.clear()
         self._open = None
         self.acknowledged = 0

@@ -379,6 +379,25 @@ def test_a_live_change_of_a_key_waits_until_its_push_in_doubt_is_back():
     assert outbound.take(10, 1 << 20).changes == [Deleted(K)]
 
 
+def test_with_every_write_a_key_in_doubt_waits_until_what_the_stream_told_of_it_has_arrived():
+    """Its latest value is read, which must not come before those that led to it."""
+    outbound = Side(every_write=True).outbound
+    outbound.read([[b"SET", K, b"%d" % number] for number in range(4)], 100)
+    outbound.doubt(K)
+    outbound.doubt(b"a:2")
+
+    taken = [outbound.take(2, 1 << 20) for _ in range(2)]
+    for batch in taken:
+        outbound.succeeded(batch, {})
+    rest = outbound.take(2, 1 << 20)
+    outbound.succeeded(rest, {})
+
+    assert [batch.in_doubt for batch in (*taken, rest)] == [False, True, False]
+    assert [*taken[0].changes, *rest.changes] == [StringSet(K, b"%d" % number) for number in range(4)]
+    assert taken[1].changes == [Touch(b"a:2", replaces=True)]
+    assert outbound.take(2, 1 << 20).changes == [Touch(K, replaces=True)]
+
+
 def test_a_live_change_of_the_whole_key_ends_its_doubt():
     side = Side()
     side.outbound.doubt(K, StringSet(K, b"b"), (None,))

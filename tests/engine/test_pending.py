@@ -305,12 +305,12 @@ def test_no_key_is_in_two_batches():
     waiting.add(StringSet(K, b"w"))
 
     assert takes(waiting) == []
-    assert waiting.busy(K)
+    assert K in waiting
     assert len(waiting) == 1
     waiting.done([K])
     assert takes(waiting) == [StringSet(K, b"w")]
     waiting.done([K])
-    assert not waiting.busy(K)
+    assert K not in waiting
 
 
 def test_what_comes_meanwhile_is_merged_too():

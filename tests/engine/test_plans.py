@@ -96,6 +96,30 @@ def test_of_a_conflict_the_policy_decides_and_the_loser_is_named(winner, ancesto
             assert (found.push, found.expected, found.apply) == (REPLACE, (digest(hub),), [])
 
 
+@pytest.mark.parametrize("expires_at_ms", [None, 5])
+@pytest.mark.parametrize("remover", ["site", "hub"])
+def test_of_a_collection_that_one_side_removed_only_what_the_other_changed_since_is_left(remover, expires_at_ms):
+    before, since = hash_(expires_at_ms, old="1", both="1"), hash_(expires_at_ms, old="1", both="2", mine="1")
+    memory = Memory()
+    note_state(memory, KEY, before)
+    site, hub = (None, since) if remover == "site" else (since, None)
+    for _ in range(2):  # the expiry, and what follows from it, may take a second look
+        found = plan_for(KEY, site, hub, memory.agreed, Policy(KINDS, "hub"), ORDINARY)
+        site = changed(site, found.apply)
+        pushed = resolved(found.push, site)
+        hub = changed(hub, pushed)
+        note_changes(memory, [*found.apply, *pushed])
+
+    assert site == hub == hash_(both="2", mine="1")
+
+
+@pytest.mark.parametrize("about", [Circumstances(hub_lost=True), Circumstances(hub_evicts=True)])
+def test_a_collection_that_a_server_lost_comes_back_whole(about):
+    site = hash_(old="1", mine="1")
+    found = plan(site, None, hash_(old="1"), about=about)
+    assert (found.push, found.expected) == (REPLACE, (None,))
+
+
 E = element_of
 FIELDS = hash_(f="1", g="1", h="1")
 
