@@ -19,7 +19,7 @@ import structlog
 from redisrepl.changes import Change, types_of
 from redisrepl.engine.continuity import Continuity
 from redisrepl.engine.core import ConflictLoss, Core, CoreOptions
-from redisrepl.engine.evidence import MOST_PLACES, Ring
+from redisrepl.engine.evidence import HISTORY, MOST_PLACES, Ring
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losses import Losses
 from redisrepl.errors import ConfigError
@@ -154,6 +154,7 @@ class Parts:
             self.pusher,
             self._site_reader,
             self.pacer,
+            took=self.core.pushed,
             site_evicted=lambda: self.judging.site_evicted(),  # noqa: PLW0108 - there is none yet
             max_keys=batch,
             retry=self._soon,
@@ -180,6 +181,7 @@ class Parts:
             lambda: self.store.number,
             lambda: int(self.stream.read_to) if math.isfinite(self.stream.read_to) else 0,
             partial(self.store.agreed_since, most=MOST_PLACES),
+            history=partial(self.store.history, most=HISTORY),
             marked=mark.read,
             first="continuity" not in self.store.saved,
             retry=self._retry,
@@ -229,6 +231,7 @@ class Parts:
             continuity=Continuity.load(self.store.saved.get("continuity")),
             ring=Ring.load(self.store.saved),
             losses=Losses.load(self.store.saved.get("losses")),
+            hub_losses=Losses.load(self.store.saved.get("hub losses"), "hub"),
             keep=self._keep_loser,
         )
 

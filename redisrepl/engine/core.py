@@ -21,12 +21,12 @@ from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Continuity, Event, Side
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
-from redisrepl.engine.evidence import MOST_PLACES, Place, Places, Ring
+from redisrepl.engine.evidence import MOST_PLACES, Place, Places, Ring, Seen
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losses import Losses
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pending import told_of
-from redisrepl.engine.plans import ConflictWinner, Plan, Policy, circumstances, plan_for
+from redisrepl.engine.plans import NEITHER, ConflictWinner, Newer, Plan, Policy, circumstances, plan_for
 from redisrepl.engine.pushes import OutboundOptions
 from redisrepl.engine.reconcile import Circumstances
 from redisrepl.namespaces import printable
@@ -40,6 +40,8 @@ InitialSync = Literal["both", "push", "pull", "none"]
 
 #: Conflicts that are named in the log one by one between two comparisons; of more, their number.
 _NAMED = 1000
+#: The hub is not followed by a stream: what it took since is known by agreements alone.
+_NOTHING_SEEN = Ring()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,14 @@ class Core:
         continuity: what is known of both histories, from the last process.
         ring: the last changes seen of the site, likewise.
         losses: what it may have lost, likewise.
+        hub_losses: what the hub may have lost.
         keep: called with what loses a conflict.
 
     Attributes:
         outbound: site to hub.
         inbound: hub to site; None if nothing is pulled.
         losses: what a site that went back may have lost.
+        hub_losses: what a hub that went back may have lost.
         conflicts: keys that lost something, since the start.
     """
 
@@ -114,6 +118,7 @@ class Core:
         continuity: Continuity | None = None,
         ring: Ring | None = None,
         losses: Losses | None = None,
+        hub_losses: Losses | None = None,
         keep: Callable[[ConflictLoss], None] = lambda _: None,
         outbound: type[Outbound] = Outbound,
         inbound: type[Inbound] = Inbound,
@@ -122,7 +127,7 @@ class Core:
         self.continuity = continuity or Continuity()
         self.ring = ring or Ring()
         self.losses = losses or Losses()
-        self.hub_ring = Ring()  # the last changes of the hub that were applied to the site
+        self.hub_losses = hub_losses or Losses("hub")
         self._sees = False  # whether the ring has all that the stream told: one that was loaded may lack the last of it
         self._applies: dict[int, float] = {}  # by number, before which offset the stream shows them
         self.policy = Policy(kinds, options.winner)
@@ -183,6 +188,9 @@ class Core:
     def _site_went_back(self, key: bytes, state: State, ancestor: Agreed) -> bool:
         return self.losses.may_be_older(key, state, ancestor, self.ring, self.continuity.site.proved)
 
+    def _hub_went_back(self, key: bytes, state: State, ancestor: Agreed) -> bool:
+        return self.hub_losses.may_be_older(key, state, ancestor, _NOTHING_SEEN, self.continuity.hub.proved)
+
     def _busy(self, key: bytes) -> bool:
         return self.outbound.busy(key)
 
@@ -217,7 +225,7 @@ class Core:
         if self.inbound is not None:
             self.inbound.resubscribed()
 
-    def judged(
+    def judged(  # noqa: PLR0913 - what a judgement is made of
         self,
         side: Side,
         event: Event,
@@ -227,6 +235,7 @@ class Core:
         kept_to: int | None = None,
         agreed: Places | None = None,
         kept: frozenset[Place] = frozenset(),
+        seen: Iterable[Seen] = (),
         number: int = 0,
     ) -> None:
         """What the history of a server is, at the end of a link that was made.
@@ -240,21 +249,21 @@ class Core:
             agreed: what was agreed, or was about to be, since what is proved, and since it was lost before it went
                 back; None: nobody knows that.
             kept: places of which it has a change that was seen, and all that came before.
+            seen: of the hub, what was agreed on of places that it may have lost; of the site, the ring has that.
             number: of agreements by now.
         """
         # What is seen of it from here on does not follow upon what was seen before.
         anew = side == "site" and (event is not Event.RESUMED or self.continuity.site.missed)
-        if side == "site" and event is Event.WENT_BACK:
-            before = self.continuity.site.proved
-            self.losses.went_back(self.ring, before, kept_to, self._applies.keys(), agreed, kept, proved, number)
-        elif side == "site":
-            self.losses.renewed.judged()
-            self.losses.renewed.agreed(agreed)
-            if anew and self.continuity.site.proved != math.inf:
-                self.losses.interrupted(self.ring)
+        losses, before = (self.losses if side == "site" else self.hub_losses), self.continuity.of(side).proved
+        if event is Event.WENT_BACK:
+            ring, applies = (self.ring, self._applies.keys()) if side == "site" else (Ring(seen), ())
+            losses.went_back(ring, before, kept_to, applies, agreed, kept, proved, number)
+        else:
+            losses.renewed.judged()
+            losses.renewed.agreed(agreed)
+            if anew and before != math.inf:
+                losses.interrupted(self.ring)
         self.continuity.happened(side, event, reason, proved=proved)
-        if side == "hub" and event is Event.WENT_BACK:
-            self.hub_ring = Ring(number=self.hub_ring.number)
         if anew:
             # What a server does after it went back, it does after all that was agreed before.
             self.ring = Ring(number=max(self.ring.number, number if event is Event.WENT_BACK else 0))
@@ -315,6 +324,8 @@ class Core:
         if self.continuity.site.settled:  # not if it is owed again: more was left out meanwhile
             self.outbound.swept()
             self.losses.made_good()
+        if self.continuity.hub.settled:
+            self.hub_losses.made_good()
         if self._named > _NAMED:
             _log.warning("conflict.resolved", more_keys=self._named - _NAMED)
         self._named = 0
@@ -348,8 +359,11 @@ class Core:
         without: Collection[bytes] = (),
     ) -> Plan:
         """What to do with a key of which all of this is known; of two hashes, without some fields."""
-        went_back = ancestor is not None and self._site_went_back(key, site, ancestor)
-        newer = self._newer_fields(key, site, hub, ancestor) if ancestor is not None and went_back else ()
+        site_lost = ancestor is not None and self._site_went_back(key, site, ancestor)
+        hub_lost = ancestor is not None and self._hub_went_back(key, hub, ancestor)
+        newer = NEITHER
+        if ancestor is not None and (site_lost or hub_lost):
+            newer = self._newer_fields(key, site, hub, ancestor, site_lost=site_lost, hub_lost=hub_lost)
         about = circumstances(
             Circumstances(
                 removals="del" in self.policy.kinds,
@@ -358,8 +372,8 @@ class Core:
             ),
             ancestor,
             now_ms=now_ms,
-            proved_at_site=-1 if went_back else math.inf,
-            proved_at_hub=self.continuity.hub.proved,
+            site_lost=site_lost,
+            hub_lost=hub_lost,
         )
         if without and isinstance(site, HashState) and isinstance(hub, HashState):
             site, hub = site.without(without), hub.without(without)
@@ -369,9 +383,17 @@ class Core:
             self._restrict(plan)
         return plan
 
-    def _newer_fields(self, key: bytes, site: State, hub: State, ancestor: Agreed) -> Collection[bytes]:
-        others = {*(ancestor.elements or ()), *(hub.fields if isinstance(hub, HashState) else ())}
-        return self.losses.newer_fields(key, site, others, ancestor, self.ring, self.continuity.site.proved)
+    def _newer_fields(
+        self, key: bytes, site: State, hub: State, ancestor: Agreed, *, site_lost: bool, hub_lost: bool
+    ) -> Newer:
+        names = set(ancestor.elements or ())
+        for state in (site, hub):
+            names.update(state.fields if isinstance(state, HashState) else ())
+        at_site, at_hub = self.continuity.site.proved, self.continuity.hub.proved
+        return Newer(
+            self.losses.newer_fields(key, site, names, ancestor, self.ring, at_site) if site_lost else (),
+            self.hub_losses.newer_fields(key, hub, names, ancestor, _NOTHING_SEEN, at_hub) if hub_lost else (),
+        )
 
     def _restrict(self, plan: Plan) -> None:
         """What has no ancestor is copied the ways that `--initial-sync` says, unless it may be newer than that."""
@@ -418,18 +440,24 @@ class Core:
         else:
             self._applies[number] = offset
 
-    def hub_held(self, number: int, changes: Collection[Change]) -> None:
-        """The hub held this when it was applied to the site under this number: evidence of the hub's history."""
-        self.hub_ring.add(number, changes)
+    def applied(self, number: int, changes: Collection[Change]) -> None:
+        """The site has taken these changes from the hub, under this number."""
         if self.losses.renewed.watches:
             self.losses.renewed.arrived(changes, number)
+        self.pushed(number, changes)
+
+    def pushed(self, number: int, changes: Collection[Change]) -> None:
+        """The hub has taken these changes of the site, or held what they say, under this number."""
+        if self.hub_losses.renewed.watches:
+            self.hub_losses.renewed.arrived(changes, number)
 
     def saved(self) -> dict[str, object]:
         """What must survive the daemon, as JSON can hold it."""
         lost = self.losses.saved(whole=self.continuity.site.proved != math.inf)
         refused = self.outbound.refused_keys or (0 if self.inbound is None else self.inbound.refused_keys)
         continuity = self.continuity.saved(quiet=self.quiet and not refused)
-        return {"continuity": continuity, "losses": lost, **self.ring.saved()}
+        lost_at_hub = self.hub_losses.saved(whole=self.continuity.hub.proved != math.inf)
+        return {"continuity": continuity, "losses": lost, "hub losses": lost_at_hub, **self.ring.saved()}
 
     def saw(self, number: int) -> list[bytes]:
         """Remember the last changes of the site, as evidence of its history.

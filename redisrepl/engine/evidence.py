@@ -26,6 +26,7 @@ from redisrepl.changes import Change, Deleted, HashSet, StringSet, Touch
 from redisrepl.wire.digests import element_of, string_digest
 
 __all__ = [
+    "HISTORY",
     "MOST_PLACES",
     "RING",
     "Place",
@@ -52,6 +53,8 @@ _KEPT = 1024
 _TOLD = 20_000
 #: Offsets of which the number of agreements by then is remembered: of some minutes, where agreements are many.
 _MILESTONES = 512
+#: What was agreed on that the hub is judged by.
+HISTORY = 20_000
 #: Pieces in which each of the two is saved: only those that have changed since need to be written again.
 _PIECES = 64
 #: Fields of one change that are remembered.
@@ -438,12 +441,12 @@ def _speaks(digest: int | None, now: int | None, before: Collection[int | None],
     return 1 if now == digest else -int(now in before)
 
 
-def holds_since(number: int, ring: Ring, held: Mapping[Place, int | None]) -> bool:
+def holds_since(number: int, ring: Iterable[Seen], held: Mapping[Place, int | None]) -> bool:
     """Whether a server that holds all that was agreed up to a number holds the rest as well.
 
     Args:
         number: it.
-        ring: the last changes that were seen of the server.
+        ring: the last changes of the server, in order.
         held: what each place of them holds now.
 
     Returns:

@@ -1,8 +1,8 @@
-"""What a site that went back may have lost: which of its keys may be older than what was agreed.
+"""What a server that went back may have lost: which of its keys may be older than what was agreed.
 
-In: what was seen of the site before it was lost, what of that is proved, and what was agreed since. Out: for a key, and
-for fields of a hash, whether what the site holds now may be older. Left to others: proving (`engine.evidence`), what
-follows from it (`engine.plans`).
+In: what was seen of the server before it was lost, what of that is proved, and what was agreed since. Out: for a key,
+and for fields of a hash, whether what the server holds now may be older. Left to others: proving (`engine.evidence`),
+what follows from it (`engine.plans`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from redisrepl.changes import HashState, State
 from redisrepl.engine.ancestor import Agreed
+from redisrepl.engine.continuity import Side
 from redisrepl.engine.evidence import (
     MOST_PLACES,
     Place,
@@ -68,16 +69,19 @@ class _Missed(NamedTuple):
 
 
 class Losses:
-    """What the site may have lost since both sides agreed on all keys.
+    """What a server may have lost since both sides agreed on all keys.
+
+    Args:
+        side: whose server it is.
 
     Attributes:
-        told: keys that the stream told of last, before the site was lost.
-        waiting: what waited for the hub then, and what was agreed on by then; None: more than is remembered.
+        told: keys that the site's stream told of last, before it was lost.
+        waiting: of a site, what waited for the hub then, and what was agreed on by then; None: more than is remembered.
         renewed: see there.
     """
 
-    def __init__(self) -> None:
-        self.renewed = Renewed()
+    def __init__(self, side: Side = "site") -> None:
+        self.renewed = Renewed(side)
         self.told = StreamedKeys()
         self.waiting: Places | None = {}
         self._seen = Ring()
@@ -102,7 +106,7 @@ class Losses:
         proved_now: float,
         number: int,
     ) -> None:
-        """The site is judged to have gone back.
+        """The server is judged to have gone back.
 
         Args:
             ring: the last changes that were seen of it.
@@ -132,14 +136,14 @@ class Losses:
         self.renewed.made_good()
 
     def may_be_older(self, key: bytes, state: State, ancestor: Agreed, now: Ring, proved: float) -> bool:
-        """Whether what the site holds for a key may be older than what was agreed on.
+        """Whether what the server holds for a key may be older than what was agreed on.
 
         What it was seen to write after the agreement is newer, whatever else it has lost; so is what nobody had seen
         there before, where what it held when it was lost is known.
 
         Args:
             key: it.
-            state: what the site holds.
+            state: what the server holds.
             ancestor: what was agreed on.
             now: the last changes that were seen since it was judged.
             proved: what was agreed up to this number, it has.
@@ -196,7 +200,7 @@ class Losses:
         """As JSON can hold it: a daemon may end, and both sides not be compared before its successor is there.
 
         Args:
-            whole: the site has gone back; else only what will matter should it be judged to have; None: nothing does.
+            whole: the server has gone back; else only what will matter should it be judged to have; None: nothing does.
         """
         renewed: dict[str, object] = {"renewed": self.renewed.saved()} if self.renewed.watches else {}
         if not whole:
@@ -221,12 +225,12 @@ class Losses:
         return self._saved | renewed
 
     @classmethod
-    def load(cls, document: object) -> Losses:
+    def load(cls, document: object, side: Side = "site") -> Losses:
         """From what was saved; what cannot be read is left out, and more may be older then."""
-        losses = cls()
+        losses = cls(side)
         if not isinstance(document, Mapping):
             return losses
-        losses.renewed = Renewed.load(document.get("renewed"))
+        losses.renewed = Renewed.load(document.get("renewed"), side)
         match document.get("seen"):
             case [*entries]:
                 seen = [seen for entry in entries if (seen := seen_of(entry)) is not None]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from redisrepl.changes import (
     KIND_OF_TYPE,
@@ -33,7 +33,18 @@ from redisrepl.wire.digests import UNREADABLE, digest_of, elements_of
 from redisrepl.wire.entries import LAST_ID, greater_id
 from redisrepl.wire.opaque import OPAQUE
 
-__all__ = ["Alternatives", "ConflictWinner", "Expectation", "Plan", "Policy", "circumstances", "plan_for", "replacing"]
+__all__ = [
+    "NEITHER",
+    "Alternatives",
+    "ConflictWinner",
+    "Expectation",
+    "Newer",
+    "Plan",
+    "Policy",
+    "circumstances",
+    "plan_for",
+    "replacing",
+]
 
 ConflictWinner = Literal["hub", "site"]
 
@@ -57,6 +68,26 @@ class Policy:
 
     kinds: frozenset[str]
     winner: ConflictWinner
+
+
+class Newer(NamedTuple):
+    """Fields of a hash which a server that went back has written since: of the site, and of the hub."""
+
+    site: Collection[bytes] = ()
+    hub: Collection[bytes] = ()
+
+    def bears(self, about: Circumstances, name: bytes) -> Circumstances:
+        """What bears on the verdict on a field."""
+        if name not in self.site and name not in self.hub:
+            return about
+        return replace(
+            about,
+            site_lost=about.site_lost and name not in self.site,
+            hub_lost=about.hub_lost and name not in self.hub,
+        )
+
+
+NEITHER = Newer()
 
 
 @dataclass(slots=True)
@@ -96,7 +127,7 @@ def plan_for(
     ancestor: Agreed | None,
     policy: Policy,
     about: Circumstances,
-    newer: Collection[bytes] = (),
+    newer: Newer = NEITHER,
 ) -> Plan:
     """What to do with a key of which this is known.
 
@@ -107,7 +138,7 @@ def plan_for(
         ancestor: what both last agreed on; None: nothing is known.
         policy: see `Policy`.
         about: see `Circumstances`.
-        newer: fields of a hash which a site that went back has written since.
+        newer: see there.
     """
     ancestor = ancestor or NOTHING_AGREED
     if about == _ORDINARY:
@@ -220,7 +251,7 @@ def _plan_elements(
     ancestor: Agreed,
     policy: Policy,
     about: Circumstances,
-    newer: Collection[bytes],
+    newer: Newer,
 ) -> Plan:
     """Two collections of a type: element by element."""
     plan, type_ = Plan(key, type=site.type), site.type
@@ -255,10 +286,9 @@ def _plan_elements(
 
 
 def _verdicts(
-    site: HashState, hub: HashState, ancestor: Agreed, about: Circumstances, newer: Collection[bytes]
+    site: HashState, hub: HashState, ancestor: Agreed, about: Circumstances, newer: Newer
 ) -> dict[bytes, Verdict]:
     """What to do with each element that is not the same everywhere."""
-    about_newer = replace(about, site_lost=False) if newer else about
     known = ancestor.elements or {}
     held, far = elements_of(site.fields, site.type), elements_of(hub.fields, hub.type)
     verdicts: dict[bytes, Verdict] = {}
@@ -266,8 +296,7 @@ def _verdicts(
         ours, theirs, agreed = held.get(name), far.get(name), known.get(name)
         intents, applied = ancestor.element_intents.get(name, ()), ancestor.element_applied.get(name, ())
         if ours != theirs or ours != agreed or intents or applied:
-            bears = about_newer if name in newer else about
-            verdicts[name] = reconcile(agreed, ours, theirs, intents, bears, applied)
+            verdicts[name] = reconcile(agreed, ours, theirs, intents, newer.bears(about, name), applied)
     return verdicts
 
 
@@ -291,7 +320,7 @@ def _plan_expiry(plan: Plan, site: State, hub: State, ancestor: Agreed, policy: 
 
 
 def circumstances(
-    base: Circumstances, ancestor: Agreed | None, *, now_ms: float, proved_at_site: float, proved_at_hub: float
+    base: Circumstances, ancestor: Agreed | None, *, now_ms: float, site_lost: bool = False, hub_lost: bool = False
 ) -> Circumstances:
     """What bears on the verdict on one key.
 
@@ -299,12 +328,10 @@ def circumstances(
         base: what is the same for all keys.
         ancestor: of the key.
         now_ms: Unix time in milliseconds.
-        proved_at_site: agreements up to this number are included in what the site holds; infinity: all are.
-        proved_at_hub: likewise in what the hub holds.
+        site_lost: what the site holds may be older than it.
+        hub_lost: what the hub holds may be.
     """
-    number = ancestor.number if ancestor is not None else 0
     expired = ancestor is not None and ancestor.expires_at_ms is not None and ancestor.expires_at_ms <= now_ms
-    site_lost, hub_lost = number > proved_at_site, number > proved_at_hub
     if not (expired or site_lost or hub_lost):
         return base
     return replace(base, expired=expired, site_lost=site_lost, hub_lost=hub_lost)

@@ -1,12 +1,12 @@
-"""Where a site that went back has been written to since: what it holds there is not older than what was agreed on.
+"""Where a server that went back has been written to since: what it holds there is not older than what was agreed on.
 
-In: what waited for the hub when the site was lost, what the site's clients changed since, and what was agreed on since.
-Out: for a key, or a field of a hash, whether that was agreed on by what the site holds since it went back. Left to
-others: what may be older otherwise (`engine.losses`).
+In: what was agreed on since; of a site also what waited for the hub when it was lost, and what its clients changed
+since. Out: for a key, or a field of a hash, whether that was agreed on by what the server holds since it went back.
+Left to others: what may be older otherwise (`engine.losses`).
 
-An agreement that is made after the loss need not be about what the site holds: a change that was pending when the site
-was lost may be acknowledged later, and the site may have lost it. So the places of pending changes are remembered until
-a client writes to them again.
+An agreement that is made after the loss of a site need not be about what it holds: a change that was pending when the
+site was lost may be acknowledged later, and the site may have lost it. So the places of pending changes are remembered
+until a client writes to them again. With the hub there is no such thing: what is sent after it was found, it has.
 """
 
 from __future__ import annotations
@@ -17,19 +17,24 @@ from contextlib import suppress
 
 from redisrepl.changes import Change, ExpirySet, FieldsDeleted, HashSet
 from redisrepl.engine.ancestor import Agreed
+from redisrepl.engine.continuity import Side
 from redisrepl.engine.evidence import MOST_PLACES, Place, Places, entry_of_place, field_or_none, hex_or_none, list_of
 
 __all__ = ["Renewed"]
 
 
 class Renewed:
-    """Agreements since the site was lost, as far as they tell what it holds.
+    """Agreements since a server was lost, as far as they tell what it holds.
+
+    Args:
+        side: whose server it is.
 
     Attributes:
         since: number of agreements at the loss after which it had gone back; None: it has not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, side: Side = "site") -> None:
+        self._side = side
         self.since: int | None = None
         self._lost_at: int | None = None  # until it is judged
         self._history: str | None = None  # of the server that was found since; None: none was
@@ -91,15 +96,16 @@ class Renewed:
 
     def changed_by(self, change: Change) -> None:
         """A client of the site has made this change."""
-        if isinstance(change, ExpirySet) or (waiting := self._waiting.get(change.key)) is None:
+        parts = _parts_of(change)
+        if not parts or (waiting := self._waiting.get(change.key)) is None:
             return
         self._saved = None
-        waiting.difference_update(parts := _parts_of(change))
+        waiting.difference_update(parts)
         if None in parts or not waiting:
             del self._waiting[change.key]
 
     def arrived(self, changes: Iterable[Change], number: int, *, more: Collection[bytes] = ()) -> None:
-        """The hub has got these changes under this number.
+        """Both sides hold what these changes say, under this number.
 
         Args:
             changes: what was acknowledged.
@@ -112,10 +118,13 @@ class Renewed:
                 self._saved = None
                 self._sent.update(((key, part), number) for part in waiting)
                 parts = [part for part in parts if part not in waiting] if {None}.isdisjoint((*waiting, *parts)) else []
-            if parts and self.since is not None and (key in self._places or len(self._places) < MOST_PLACES):
+            if parts and self._is_later(number) and (key in self._places or len(self._places) < MOST_PLACES):
                 self._places.setdefault(key, {}).update(dict.fromkeys(parts, number))
         for key in {change.key for change in changes}.difference(more):
             self._waiting.pop(key, None)
+
+    def _is_later(self, number: int) -> bool:
+        return self.since is not None and number > self.since
 
     def agreed(self, places: Places | None) -> None:
         """What was agreed on, or was about to be, since then at least; None: that is not known, which tells nothing."""
@@ -137,9 +146,13 @@ class Renewed:
         return max(self._sent.get((key, part), 0), self._sent.get((key, None), 0))
 
     def holds(self, key: bytes, part: bytes | None, ancestor: Agreed) -> bool:
-        """Whether what was agreed on about a place is what the site has held since it went back."""
-        if self._too_many or ancestor.applied or (part is not None and part in ancestor.element_applied):
-            return False  # an apply of unknown outcome was agreed on by the hub alone
+        """Whether what was agreed on about a place is what the server has held since it went back."""
+        if self._side == "site":  # an apply of unknown outcome was agreed on by the hub alone
+            doubted, doubted_parts = ancestor.applied, ancestor.element_applied
+        else:  # and a push of unknown outcome by the site
+            doubted, doubted_parts = ancestor.intents, ancestor.element_intents
+        if self._too_many or doubted or (part is not None and part in doubted_parts):
+            return False
         parts = self._places.get(key, {})
         return part in parts or None in parts
 
@@ -157,9 +170,9 @@ class Renewed:
         return self._saved
 
     @classmethod
-    def load(cls, document: object) -> Renewed:
+    def load(cls, document: object, side: Side = "site") -> Renewed:
         """From what was saved; what cannot be read is left out, and then no agreement tells anything."""
-        renewed = cls()
+        renewed = cls(side)
         if not isinstance(document, Mapping):
             return renewed
         since, lost_at, history = document.get("since"), document.get("lost at"), document.get("history")
@@ -175,5 +188,7 @@ class Renewed:
 
 
 def _parts_of(change: Change) -> Collection[bytes | None]:
-    """The fields that a change is about; None: the key as a whole."""
+    """The fields that a change is about; None: the key as a whole; an expiry tells nothing of its value."""
+    if isinstance(change, ExpirySet):
+        return ()
     return change.fields if isinstance(change, HashSet | FieldsDeleted) else [None]

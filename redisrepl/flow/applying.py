@@ -293,7 +293,7 @@ class Applying:
             else:
                 inbound.not_applied((key,))
         self._store.acknowledged(number, {change.key for change in changes} - in_progress)
-        self._core.hub_held(number, [change for change in changes if change.key in in_progress])
+        self._core.applied(number, [change for change in changes if change.key in in_progress])
         for key in in_progress:
             job.decided(key)
             job.applied(key)

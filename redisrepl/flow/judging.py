@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import structlog
@@ -21,7 +21,7 @@ import structlog
 from redisrepl.changes import Position
 from redisrepl.engine.continuity import Event, Side
 from redisrepl.engine.core import Core
-from redisrepl.engine.evidence import Place, Places, Proof, holds_since, proved
+from redisrepl.engine.evidence import RING, Place, Places, Proof, Seen, holds_since, proved
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.repeating import repeat
 from redisrepl.local.history import SiteFacts, SiteHistory
@@ -42,12 +42,14 @@ class _Judgement(NamedTuple):
         reason: why it must be compared.
         number: agreements up to this one it has.
         kept: see `engine.evidence.Proof`.
+        seen: what was agreed on, in order, as far as that tells what the hub has written since.
     """
 
     event: Event
     reason: str = ""
     number: float = math.inf
     kept: frozenset[Place] = frozenset()
+    seen: Sequence[Seen] = ()
 
 
 class Known:
@@ -98,6 +100,7 @@ class Judging:
         number: returns the number of the last agreement.
         read_to: returns how far the site's stream was read.
         agreed_since: returns what was agreed, or was about to be, after a number.
+        history: returns what was agreed on, in order; None if that is not known back to a number.
         marked: returns up to which number the site has everything, by a mark that it holds; 0: it has none.
         first: nothing was known when the daemon started.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
@@ -114,6 +117,7 @@ class Judging:
         read_to: Callable[[], int],
         agreed_since: Callable[[float], Awaitable[Places | None]],
         *,
+        history: Callable[[float], Awaitable[Sequence[Seen] | None]],
         marked: Callable[[], Awaitable[int]],
         first: bool,
         retry: Mapping[str, Any],
@@ -127,12 +131,12 @@ class Judging:
         self._number = number
         self._read_to = read_to
         self._agreed_since = agreed_since
+        self._history = history
         self._site_marked = marked
         self._first_at = {"site": first, "hub": first}
         self._retry = retry
         self._resumed = False
         self._marked = 0
-        self._began = number()
         self._evicted_to = 0  # removals in the stream before this offset may be evictions
         self._work = asyncio.Event()
         self._judged = asyncio.Event()
@@ -264,6 +268,8 @@ class Judging:
         if side.epoch != epoch:
             return
         judged = await self._judged_of_hub(facts)
+        since = min(judged.number, self._core.hub_losses.renewed.from_number)
+        agreed = None if since == math.inf else await self._agreed_since(since)
         if side.epoch != epoch:
             return
         lost = self._fence.holds_up_to() != math.inf
@@ -272,7 +278,7 @@ class Judging:
         self.known.hub = facts
         side.run_id = facts.run_id
         self._first_at["hub"] = False
-        self._tell("hub", judged)
+        self._tell("hub", judged, agreed=agreed)
         if lost:  # save the judgement before the numbers that it rests on are forgotten
             self.save()
             self._fence.forget()
@@ -297,18 +303,21 @@ class Judging:
             return _Judgement(Event.GAP, "subscribed")
         if fence.found is None:
             return _Judgement(Event.WENT_BACK, "the hub is another process, and has no fence", 0)
-        if fence.highest >= self._number() or await self._hub_has_the_latest():
+        seen: Sequence[Seen] | None = ()
+        if fence.highest < self._number():
+            seen = await self._history(fence.highest)
+        if seen is not None and await self._hub_has_the_latest(seen):
             return _Judgement(Event.RESTARTED, "the hub is another process")
-        return _Judgement(
-            Event.WENT_BACK, "the hub is another process, which may lack what was agreed last", fence.highest
-        )
+        # It has all that we pushed, so what it lacks is no more than what its own clients wrote last.
+        reason = "the hub is another process, which may lack what was agreed last"
+        return _Judgement(Event.WENT_BACK, reason, fence.highest, seen=seen or ())
 
-    async def _hub_has_the_latest(self) -> bool:
+    async def _hub_has_the_latest(self, seen: Sequence[Seen]) -> bool:
         """Whether a new process still has what came from the hub after the last number that it noted."""
-        noted, ring = self._fence.highest, self._core.hub_ring
-        if noted < self._began:  # nothing remembers what the last daemon applied
-            return False
-        return holds_since(noted, ring, await self._hub.held(change.place for change in ring))
+        noted = self._fence.highest
+        latest = {change.place for change in [change for change in seen if change.number >= noted][-RING:]}
+        of_these = [change for change in seen if change.place in latest]
+        return holds_since(noted, of_these, await self._hub.held(latest))
 
     @property
     def hub_clock_ahead(self) -> float | None:
@@ -363,7 +372,7 @@ class Judging:
         return self._core.continuity.epoch == epoch and self._core.continuity.hub.judged
 
     def _tell(self, side: Side, judged: _Judgement, kept_to: int | None = None, agreed: Places | None = None) -> None:
-        event, reason, number, kept = judged
+        event, reason, number, kept, seen = judged
         if event is Event.WENT_BACK:
             _log.warning(
                 f"{side}.went_back",
@@ -376,6 +385,7 @@ class Judging:
             kept_to=kept_to,
             agreed=agreed,
             kept=kept,
+            seen=[change for change in seen if agreed is not None and change.key in agreed],
             number=self._number(),
         )
         self.trouble.succeeded()

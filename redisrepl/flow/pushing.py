@@ -74,6 +74,7 @@ class Pushing:
         hub: sends.
         site: is read for values that the stream did not tell.
         pacer: when a batch may leave.
+        took: told of what the hub has taken, and under which number.
         site_evicted: whether removals that the site's stream told may be evictions, which remove nothing at the hub.
         max_keys: changes in a batch, at most.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
@@ -88,6 +89,7 @@ class Pushing:
         site: ValueSource,
         pacer: Pacer,
         *,
+        took: Callable[[int, Sequence[Change]], None] = lambda _number, _changes: None,
         site_evicted: Callable[[], Awaitable[bool]],
         max_keys: int,
         retry: Mapping[str, Any],
@@ -100,6 +102,7 @@ class Pushing:
         self._hub = hub
         self._site = site
         self._pacer = pacer
+        self._took = took
         self._site_evicted = site_evicted
         self._denials = Denials("the site's Redis", self._is_denied)
         self._slots: list[int] = []  # that are free
@@ -203,6 +206,7 @@ class Pushing:
                 refused = [key for key, error in pushed.errors.items() if error != UNCHANGED]
                 self._store.acknowledged(number, refused)
             outbound.succeeded(batch, pushed.errors, pushed.time, number or None)
+            self._took(number, [change for change in departure.changes if change.key not in pushed.errors])
             self.trouble.succeeded(pending_keys=outbound.waiting)
         finally:
             self._slots.append(slot)

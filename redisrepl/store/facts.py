@@ -7,7 +7,7 @@ others: where facts are kept (`store.journal`, `store.database`), whether they a
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise, repeat
 
@@ -193,6 +193,14 @@ class Changes(dict[bytes, Entry]):
         for key, entry in self.items():
             parts = entry.elements if isinstance(entry, Patch) and not entry.whole else [None]
             places.setdefault(key, {}).update(dict.fromkeys(parts, number))
+
+    def digests(self) -> Iterator[tuple[bytes, bytes | None, int | None]]:
+        """Each key as a whole (None), or each of its changed elements, with the digest of what is there since."""
+        for key, entry in self.items():
+            if isinstance(entry, Patch):
+                yield from ((key, name, digest) for name, digest in entry.elements.items())
+            else:
+                yield key, None, None if entry is None else entry[0]
 
     def _take_strings(self, facts: bytes, at: int, count: int, number: int, besides: Collection[bytes]) -> int:
         digests = struct.unpack_from(f"<{count}Q", facts, at)

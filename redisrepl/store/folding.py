@@ -10,12 +10,14 @@ facts of a batch become agreed when it is acknowledged; until then they are inte
 from __future__ import annotations
 
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import structlog
 
 from redisrepl.engine.ancestor import Agreed
+from redisrepl.engine.evidence import Seen
 from redisrepl.store.database import Database, Row, is_damage
 from redisrepl.store.directory import Pair, StateDirectory, UnusableError, reason_of
 from redisrepl.store.facts import Changes, Entry, Patch
@@ -371,6 +373,31 @@ class Folder:
         for batch, (facts, void) in batches.items():
             _add_places(places, facts, batch, void)
         return None if len(places) > most else places
+
+    def history(self, number: float, most: int) -> list[Seen] | None:
+        """What was agreed on, in order, as far back as the journal reaches.
+
+        Args:
+            number: of a record or batch.
+            most: the largest number of entries to return, the last ones.
+
+        Returns:
+            None if these do not reach back to the number.
+        """
+        reader, seen = Reader(), deque[Seen](maxlen=most)
+        for kind, payload, _ in self.journal.records(self.journal.base, self.journal.end):
+            try:
+                told = reader.take(kind, payload)
+                if kind in {Kind.NUMBER, Kind.CLEARED} and reader.number > number:  # see `agreed_since`
+                    return None
+                if told is not None:
+                    facts, at, void = told
+                    changes = Changes()
+                    changes.take(facts, at, void)
+                    seen.extend(Seen(at - 1, key, part, digest) for key, part, digest in changes.digests())
+            except MALFORMED:
+                return None
+        return None if len(seen) == most and seen[0].number >= number else list(seen)
 
     def sums(self, prefix: bytes) -> list[int]:
         """As `Database.sums`: only what is folded."""

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from redisrepl.engine.evidence import Seen
 from redisrepl.errors import ConfigError
 from redisrepl.places import default_directory
 from redisrepl.store import reading
@@ -326,6 +327,18 @@ class Store:
         if self._unwritten:
             return None
         return await self._ask(partial(self._folder.agreed_since, number, most), None)
+
+    async def history(self, number: float, most: int) -> list[Seen] | None:
+        """What was agreed on, in order; None if that is no longer known back to this number.
+
+        Args:
+            number: of a record or batch.
+            most: the largest number of entries to return.
+        """
+        self._write()
+        if self._unwritten:
+            return None
+        return await self._ask(partial(self._folder.history, number, most), None)
 
     async def names(
         self, key: bytes, wanted: Callable[[bytes], bool] | None = None, *, before: bytes | None = None

@@ -315,7 +315,7 @@ def _would(settings: Settings, difference: _Difference, ancestor: Agreed | None,
     if UNREADABLE in (difference.site.digest, difference.hub.digest):
         return "stays: not replicated"
     base = Circumstances(removals="del" in settings.kinds)
-    about = circumstances(base, ancestor, now_ms=time.time() * 1000, proved_at_site=math.inf, proved_at_hub=math.inf)
+    about = circumstances(base, ancestor, now_ms=time.time() * 1000)
     known, intents = (None, ()) if ancestor is None else (ancestor.digest, ancestor.intents)
     verdict = reconcile(known, difference.site.digest, difference.hub.digest, intents, about)
     if first and verdict is Verdict.APPLY and settings.initial_sync not in ("both", "pull"):

@@ -28,7 +28,8 @@ def test_both_directions_follow_a_fail_over(certificates, daemons, hub, at_hub, 
     old.set("site1:before", 1)
     old.incr("site1:computed")
     all_replicated(old, at_hub)
-    # What the replica does not have yet would be lost with its master; that is Redis' own affair.
+    # What the replica does not have yet would be lost with its master; that is Redis' own affair. The mark counts too.
+    old.client_pause(5_000, all=False)
     written = old.info("replication")["master_repl_offset"]
     eventually(lambda: replica.client().info("replication")["slave_repl_offset"] >= written)
     mark = daemon.mark()

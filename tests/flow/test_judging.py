@@ -35,6 +35,7 @@ class World(NoFence):
         self.site = SiteFacts(RUN, "master", OURS, 100)
         self.hub = HubFacts(RUN, 0, 0, 100)
         self.held_by_site = {}
+        self.seen = None
         self.mark_at_site = 0
         self.site_asked = self.hub_asked = 0
         self.before = lambda _side: None
@@ -58,6 +59,7 @@ class World(NoFence):
             lambda: self.number,
             lambda: self.read_to,
             self.agreed_since,
+            history=self.history,
             marked=self.marked,
             first=first,
             retry=RETRY,
@@ -87,6 +89,9 @@ class World(NoFence):
 
     async def agreed_since(self, number):
         return {b"since": {None: 7}} if number == 6 else None
+
+    async def history(self, number):  # noqa: ARG002 - all of it is remembered, or none
+        return self.seen
 
     async def marked(self):
         return self.mark_at_site

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from typing import Any
 
 from redisrepl.engine.ancestor import Agreed
+from redisrepl.engine.evidence import Seen
 from redisrepl.store.facts import Changes, Facts, Patch
 from redisrepl.wire.digests import Look, add_sums, hash_digest, total_of
 from tests.model.steps import Wire
@@ -254,6 +255,13 @@ class Ancestors:
         for batch, changes in [*told, *self.memory.open.items(), *self.memory.applying.items()]:
             changes.note(places, batch)
         return places if self._remembers else None
+
+    async def history(self, number: float, most: int) -> list[Seen] | None:  # noqa: ARG002 - it is all there
+        """See `store.Store`."""
+        self._write()
+        await Wire()
+        seen = [Seen(at - 1, *what) for at, changes in self.memory.log for what in changes.digests()]
+        return seen if self._remembers else None
 
     async def count(self) -> int:
         return len(self.memory.keys)

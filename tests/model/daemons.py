@@ -19,7 +19,7 @@ from unittest import mock
 from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, State
 from redisrepl.engine.continuity import Continuity, Event, Side
 from redisrepl.engine.core import Core, CoreOptions
-from redisrepl.engine.evidence import MOST_PLACES, Ring
+from redisrepl.engine.evidence import HISTORY, MOST_PLACES, Ring
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losses import Losses
 from redisrepl.engine.outbound import Outbound
@@ -108,9 +108,9 @@ class PlayedJudging(Judging):
     async def known_now(self) -> None:
         await Until(lambda: self._core.continuity.known)
 
-    def _tell(self, side: Side, judged: Any, *what: Any) -> None:
+    def _tell(self, side: Side, judged: Any, *what: Any, **about: Any) -> None:
         self.note(side, judged.event)
-        super()._tell(side, judged, *what)
+        super()._tell(side, judged, *what, **about)
 
 
 class PlayedSweep(Sweep):
@@ -461,6 +461,7 @@ class Daemon:
             continuity=made.continuity.load(store.saved.get("continuity")),
             ring=Ring.load(store.saved),
             losses=Losses.load(store.saved.get("losses")),
+            hub_losses=Losses.load(store.saved.get("hub losses"), "hub"),
             keep=lambda loss: world.kept.append((site.name, loss)),
             outbound=made.outbound,
             inbound=made.inbound,
@@ -479,6 +480,7 @@ class Daemon:
             hub,
             of_site,
             pacer,
+            took=core.pushed,
             site_evicted=lambda: self.judging.site_evicted(),  # noqa: PLW0108 - there is none yet
             max_keys=1,
             retry={},
@@ -503,6 +505,7 @@ class Daemon:
             lambda: store.number,
             lambda: int(self.stream.read_to) if self.stream.read_to != float("inf") else 0,
             partial(store.agreed_since, most=MOST_PLACES),
+            history=partial(store.history, most=HISTORY),
             marked=mark.read,
             first=not store.saved,
             retry={},
