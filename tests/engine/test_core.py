@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 from structlog.testing import capture_logs
 
-from redisrepl.changes import KINDS, Deleted, HashState, StringSet, Touch
+from redisrepl.changes import KINDS, Deleted, HashSet, HashState, StringSet, Touch
 from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import ConflictLoss, Core, CoreOptions
 from redisrepl.engine.evidence import Ring, Seen
@@ -370,6 +370,93 @@ def test_what_was_agreed_since_the_first_time_may_be_lost_after_the_second():
     assert pushed_of_hash(core) == set()
 
 
+# What a hub has that went back.
+
+
+def hub_gone_back(seen=(), agreed=None):
+    """It proves to hold what was agreed up to 6 of 8."""
+    core = core_of()
+    core.hub_heard()
+    core.judged("hub", Event.WENT_BACK, "restarted", proved=6, agreed=agreed, seen=seen, number=8)
+    return core
+
+
+def seen_of(number, state):
+    return Seen(number - 1, KEY, None, digest_of(KEY, state))
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+@pytest.mark.parametrize(
+    ("agreed", "seen", "applied"),
+    [
+        ({KEY: {None: 7}}, [seen_of(5, A), seen_of(7, C)], True),  # B was never there before
+        ({KEY: {None: 7}}, [seen_of(5, B), seen_of(7, C)], False),
+        ({KEY: {None: 8}}, [seen_of(5, A), seen_of(7, B), seen_of(8, C)], False),
+        ({KEY: {None: 7}}, [seen_of(7, C)], False),  # what was there before, nobody knows
+        ({KEY: {None: 7}}, [], False),
+        ({OTHER: {None: 7}}, [], True),  # nothing of it can be lost
+        (None, [], False),
+    ],
+)
+def test_what_nobody_had_seen_at_a_hub_that_went_back_is_newer(restarts, agreed, seen, applied):
+    core = hub_gone_back(seen, agreed)
+    for _ in range(restarts):
+        core = gone_and_begun_again(core)
+        core.judged("hub", Event.GAP, "subscribed")
+    plan = core.plan(KEY, C, B, ancestor_of(C, 7), 0.0)
+    assert (plan.push, plan.apply) == (APPLY_B if applied else PUSH)
+
+
+@pytest.mark.parametrize(("number", "applied"), [(8, False), (9, True)])
+@pytest.mark.parametrize("way", ["applied", "pushed"])
+def test_what_was_agreed_on_since_the_hub_came_back_it_has(way, number, applied):
+    core = hub_gone_back()
+    getattr(core, way)(number, [StringSet(KEY, b"c")])
+    plan = core.plan(KEY, C, B, ancestor_of(C, number), 0.0)
+    assert (plan.push, plan.apply) == (APPLY_B if applied else PUSH)
+
+
+def test_after_the_hub_has_gone_back_again_nothing_of_the_time_between_counts():
+    core = hub_gone_back()
+    core.pushed(9, [StringSet(KEY, b"c")])
+    core.hub_heard()
+    core.judged("hub", Event.WENT_BACK, "again", proved=8, number=9)
+    assert core.plan(KEY, C, B, ancestor_of(C, 9), 0.0).push == REPLACE
+
+
+def test_of_a_hash_the_fields_that_were_agreed_on_since_the_hub_came_back_are_newer():
+    core = hub_gone_back()
+    core.pushed(9, [HashSet(KEY, {b"new": b"hub"})])
+    agreed = HashState({b"old": b"hub", b"new": b"hub"})
+    hub = HashState({b"old": b"older", b"new": b"newer"})
+    plan = core.plan(KEY, agreed, hub, ancestor_of(agreed, 9), 0.0)
+    assert plan.push.fields.keys() == {b"old"}
+    assert plan.apply == [HashSet(KEY, {b"new": b"newer"})]
+
+
+def test_what_the_daemon_agreed_on_before_it_died_the_hub_has_too():
+    core = gone_and_begun_again(hub_gone_back())
+    core.judged("hub", Event.GAP, "subscribed", agreed={KEY: {None: 9}, OTHER: {None: 8}})
+    for key, applied in ((KEY, True), (OTHER, False)):
+        plan = core.plan(key, C, B, ancestor_of(C, 9), 0.0)
+        assert (plan.push is None) == applied
+
+
+def test_a_push_of_unknown_outcome_does_not_tell_what_the_hub_has():
+    core = hub_gone_back()
+    core.judged("hub", Event.GAP, "subscribed", agreed={KEY: {None: 9}})
+    ancestor = ancestor_of(C, 9, intents=(digest_of(KEY, A),))
+    assert core.plan(KEY, C, B, ancestor, 0.0).push == REPLACE
+
+
+def test_a_hub_that_was_compared_is_not_older_any_more():
+    core = hub_gone_back()
+    core.continuity.begin("hub")
+    core.compared(["hub"])
+    assert core.saved()["hub losses"] is None
+    assert core.plan(KEY, C, B, ancestor_of(C, 7), 0.0).apply == [StringSet(KEY, b"b")]
+
+
 def gone_and_begun_again(core):
     """The same in another process, with what was saved."""
     saved = json.loads(json.dumps(core.saved()))
@@ -378,6 +465,7 @@ def gone_and_begun_again(core):
         continuity=Continuity.load(saved["continuity"]),
         ring=Ring.load(saved),
         losses=Losses.load(saved["losses"]),
+        hub_losses=Losses.load(saved["hub losses"], "hub"),
     )
     again.site_attached()
     return again

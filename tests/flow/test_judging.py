@@ -9,10 +9,11 @@ import math
 import pytest
 from structlog.testing import capture_logs
 
-from redisrepl.changes import Position, StringSet
+from redisrepl.changes import Position, StringSet, StringState
+from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Event
 from redisrepl.engine.core import Core
-from redisrepl.engine.evidence import Ring
+from redisrepl.engine.evidence import Ring, Seen
 from redisrepl.errors import PeerUnavailableError
 from redisrepl.flow.judging import Judging, Known
 from redisrepl.local.history import SiteFacts
@@ -317,6 +318,39 @@ async def test_the_history_of_the_hub(hub, fence, judged):
     # A fence that is not as it was left is replaced, before anything else is sent.
     expected = ["forget", "doubt", "ready", ("mark", NUMBER)] if "held_to" in fence else []
     assert world.calls == ["look", *expected]
+
+
+@pytest.mark.parametrize(
+    ("seen", "held", "has_all"),
+    [
+        ([Seen(40, b"k", None, 1), Seen(NUMBER - 1, b"k", None, 2)], 2, True),  # the last that was applied is there
+        ([Seen(40, b"k", None, 1), Seen(NUMBER - 1, b"k", None, 2)], 1, False),  # what it was before
+        ([Seen(40, b"k", None, 1), Seen(NUMBER - 1, b"k", None, 2)], 3, False),  # nothing to go by
+        ([Seen(40, b"k", None, 1)], 7, True),  # nothing was agreed on since it noted a number
+        (None, 2, False),  # the journal does not reach back
+    ],
+)
+async def test_a_hub_that_was_restarted_is_judged_by_what_it_held_last(seen, held, has_all):
+    world = World()
+    world.hub, world.highest = HubFacts(NEW, 0, 0, 9), NUMBER - 1
+    world.seen, world.held_by_site = seen, {(b"k", None): held}
+    judged = (Event.RESTARTED, math.inf) if has_all else (Event.WENT_BACK, NUMBER - 1)
+    assert await hub_judged(world) == ("hub", *judged)
+
+
+async def test_what_was_agreed_on_tells_what_a_hub_has_written_since():
+    world = World()
+    world.hub, world.highest = HubFacts(NEW, 0, 0, 9), 6
+    world.seen, world.held_by_site = (
+        [Seen(4, b"since", None, 1), Seen(7, b"since", None, 2), Seen(7, b"k", None, 2)],
+        {},
+    )
+    await hub_judged(world)
+    ancestor = Agreed(2, 7)
+    states = {digest: StringState(b"%d" % digest) for digest in range(1, 4)}
+    told = {held: world.core.hub_losses._seen.written_since(6, b"since", None, held) for held in states}
+    assert told == {1: False, 2: False, 3: True}
+    assert not world.core.hub_losses.may_be_older(b"k", states[3], ancestor, Ring(), 6)  # it is not among what was lost
 
 
 async def test_at_first_contact_the_hub_has_lost_nothing():

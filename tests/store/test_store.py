@@ -9,6 +9,7 @@ import stat
 import pytest
 from structlog.testing import capture_logs
 
+from redisrepl.engine.evidence import Seen
 from redisrepl.store import Facts, Pair, StateDirectoryError, open_store
 from redisrepl.store import store as module
 from redisrepl.store.journal import Kind, record
@@ -522,6 +523,35 @@ async def test_what_was_agreed_since_is_known_as_far_back_as_the_journal_reaches
     last = store.number
     assert await store.agreed_since(number, 10) is None  # that is not in the journal any more
     assert (await store.agreed_since(last, 10)).keys() == {b"batch 3", b"batch 4"}
+
+
+async def test_what_was_agreed_on_is_told_in_order_as_far_back_as_the_journal_reaches(opened):
+    store = await opened()
+    store.agreed(facts(("strings", [b"s"], [1]), ("fields", b"h", {b"f": 1}, [b"gone"])))
+    first = store.number
+    store.agreed(facts(("gone", b"s"), ("hash", b"h", {b"g": 2})))
+    sent = store.next_number()
+    store.sending(sent, facts(("strings", [b"s"], [3]), ("strings", [b"refused"], [3])))
+    store.agreed(strings((b"s", 2)))
+    store.acknowledged(sent, [b"refused"])
+    store.sending(store.next_number(), strings((b"open", 4)))
+    entries = [
+        (first, b"s", None, 1),
+        (first, b"h", b"f", 1),
+        (first, b"h", b"gone", None),
+        (first + 1, b"s", None, None),
+        (first + 1, b"h", b"g", 2),
+        (sent + 1, b"s", None, 2),
+        (sent, b"s", None, 3),
+    ]
+    entries = [Seen(number - 1, *what) for number, *what in entries]
+    assert await store.history(0, 10) == entries
+    assert await store.history(0, 7) is None  # perhaps there are more
+    assert await store.history(first + 2, 4) == entries[-4:]
+
+    store._folder.renew()
+    assert await store.history(first, 10) is None  # that is not in the journal any more
+    assert await store.history(store.number, 10) == []
 
 
 async def test_a_journal_of_open_batches_is_not_begun_anew_for_ever(opened, monkeypatch):
