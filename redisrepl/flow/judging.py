@@ -14,14 +14,16 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
 
 from redisrepl.changes import Position
-from redisrepl.engine.continuity import Event, Side
+from redisrepl.engine.continuity import Event, Side, SideState
 from redisrepl.engine.core import Core
 from redisrepl.engine.evidence import RING, Place, Places, Proof, Seen, holds_since, proved
+from redisrepl.errors import RedisreplError
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.repeating import repeat
 from redisrepl.local.history import SiteFacts, SiteHistory
@@ -156,18 +158,24 @@ class Judging:
         self._work.set()
 
     async def run(self) -> None:
-        """Judge, for ever."""
-        await repeat(self._next, self._retry)
+        """Judge, for ever; a server that does not answer holds up no judgement of the other.
 
-    async def _next(self) -> None:
+        The longer it takes, the more clients overwrite what a server could be judged by.
+        """
         continuity = self._core.continuity
-        if continuity.site.followed and not continuity.site.judged:
-            await self._judge_site()
-        elif continuity.hub.followed and not continuity.hub.judged:
-            await self._judge_hub()
-        else:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(repeat(partial(self._when_due, continuity.site, self.judge_site), self._retry))
+            tasks.create_task(repeat(partial(self._when_due, continuity.hub, self.judge_hub), self._retry))
+
+    async def _when_due(self, side: SideState, judge: Callable[[], Awaitable[None]]) -> None:
+        while not side.followed or side.judged:
             self._work.clear()
             await self._work.wait()
+        try:
+            await judge()
+        except RedisreplError as error:
+            self.trouble.failed(error)
+            raise
 
     async def _ask_site(self) -> SiteFacts:
         facts = await self._site.ask()
@@ -187,7 +195,12 @@ class Judging:
 
     # The site.
 
-    async def _judge_site(self) -> None:
+    async def judge_site(self) -> None:
+        """Judge the site, once.
+
+        Raises:
+            RedisreplError: it cannot be asked.
+        """
         side = self._core.continuity.site
         epoch, resumed = side.epoch, self._resumed
         facts = await self._ask_site()
@@ -260,7 +273,12 @@ class Judging:
 
     # The hub.
 
-    async def _judge_hub(self) -> None:
+    async def judge_hub(self) -> None:
+        """Judge the hub, once.
+
+        Raises:
+            RedisreplError: it cannot be asked.
+        """
         side = self._core.continuity.hub
         epoch = side.epoch
         await self._fence.look()
@@ -388,7 +406,8 @@ class Judging:
             seen=[change for change in seen if agreed is not None and change.key in agreed],
             number=self._number(),
         )
-        self.trouble.succeeded()
+        if self._core.continuity.known:
+            self.trouble.succeeded()
         self._judged.set()
 
 

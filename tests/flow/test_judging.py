@@ -280,7 +280,26 @@ async def test_a_server_that_cannot_be_asked_is_asked_again():
             raise PeerUnavailableError("away")
 
     world.before = fail
-    assert await site_judged(world, resumed=True) == ("site", Event.RESUMED, math.inf)
+    with capture_logs() as logs:
+        assert await site_judged(world, resumed=True) == ("site", Event.RESUMED, math.inf)
+        told = [(log["event"], log["error"]) for log in logs if log["event"].startswith("history.")]
+        assert told == [("history.failed", "away")]
+        assert world.judging.trouble.failures == 2
+        world.told.clear()
+        await hub_judged(world)
+    assert logs[-1]["event"] == "history.recovered"
+    assert world.core.continuity.known
+
+
+async def test_a_hub_that_does_not_answer_holds_up_no_judgement_of_the_site():
+    world, silent = World(), asyncio.Event()
+    world.look = silent.wait
+    async with judging(world) as judge:
+        judge.hub_heard()
+        await asyncio.sleep(0)
+        judge.site_attached(resumed=True)
+        await eventually_async(lambda: world.told)
+    assert world.told == [("site", Event.RESUMED, math.inf)]
 
 
 # The hub.

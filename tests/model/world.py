@@ -263,10 +263,10 @@ class World:
         if daemon.core.continuity.known and daemon.inbound.waiting and kinds.count("fetch") < 2:
             yield self.fetch
         side = daemon.core.continuity
-        if "judge" not in kinds and (
-            (side.site.followed and not side.site.judged) or (side.hub.followed and not side.hub.judged)
-        ):
-            yield self.judge
+        if "judge site" not in kinds and side.site.followed and not side.site.judged:
+            yield self.judge_site
+        if "judge hub" not in kinds and side.hub.followed and not side.hub.judged:
+            yield self.judge_hub
         if "sweep" not in kinds and daemon.sweep.owed is not None:
             yield self.sweep
         if not daemon.subscribed:
@@ -333,8 +333,11 @@ class World:
         if (work := site.daemon.applying._take()) is not None:
             self.begin(site, "fetch", work)
 
-    def judge(self, site: Site) -> None:
-        self.begin(site, "judge", site.daemon.judging._next())
+    def judge_site(self, site: Site) -> None:
+        self.begin(site, "judge site", site.daemon.judging.judge_site())
+
+    def judge_hub(self, site: Site) -> None:
+        self.begin(site, "judge hub", site.daemon.judging.judge_hub())
 
     def sweep(self, site: Site) -> None:
         self.begin(site, "sweep", site.daemon.sweep.once(timer=False))
