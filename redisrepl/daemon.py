@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import redis.exceptions
 import structlog
 
+from redisrepl.engine.continuity import SIDES
 from redisrepl.errors import (
     CommandRefusedError,
     ConfigError,
@@ -123,7 +124,7 @@ class Daemon:
         ]
         others = [tasks.create_task(parts.pushing.run(), name=f"push {n}") for n in range(settings.flights)]
         others.append(tasks.create_task(parts.saving.run(), name="saving"))
-        others.append(tasks.create_task(parts.judging.run(), name="judging"))
+        others += [tasks.create_task(parts.judging.run(side), name=f"judging {side}") for side in SIDES]
         others.append(tasks.create_task(self._look_at_hub(), name="hub"))
         others.append(tasks.create_task(parts.stream.diagnosis.run(), name="diagnosis"))
         others.append(tasks.create_task(self._tick(), name="tick"))

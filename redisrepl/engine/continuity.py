@@ -20,9 +20,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
-__all__ = ["EFFECTS", "Continuity", "Effect", "Event", "Side", "SideState"]
+__all__ = ["EFFECTS", "SIDES", "Continuity", "Effect", "Event", "Side", "SideState"]
 
 Side = Literal["site", "hub"]
+#: Both, the nearer one first.
+SIDES: tuple[Side, Side] = ("site", "hub")
 
 
 class Event(Enum):
@@ -106,6 +108,11 @@ class SideState:
     run_id: str = ""
 
     @property
+    def may_lack(self) -> bool:
+        """Whether it may lack keys that nobody removed."""
+        return self.evicts and not self.flushed
+
+    @property
     def untouched(self) -> bool:
         """Nothing was ever known of it, nor has a link to it been lost: it cannot have gone back."""
         return not (self.epoch or self.run_id or self.settled or self.owed)
@@ -187,11 +194,11 @@ class Continuity:
     def load(cls, document: object) -> Continuity:
         """From what was saved; whatever cannot be read counts as unknown."""
         continuity = cls()
-        for side in ("site", "hub"):
+        for side in SIDES:
             kept = document.get(side) if isinstance(document, Mapping) else None
             if not isinstance(kept, Mapping):
                 continue
-            state = continuity.of("site" if side == "site" else "hub")
+            state = continuity.of(side)
             run_id, proved = kept.get("run_id"), kept.get("proved")
             state.run_id = run_id if isinstance(run_id, str) else ""
             state.settled = kept.get("settled") is True

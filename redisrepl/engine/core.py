@@ -172,7 +172,7 @@ class Core:
                 self.inbound,
                 may_judge=self._may_judge,
                 went_back=self._site_went_back,
-                evicts=lambda: self.continuity.site.evicts and not self.continuity.site.flushed,
+                evicts=lambda: self.continuity.site.may_lack,
             ),
             self.losses.renewed,
         )
@@ -364,17 +364,14 @@ class Core:
         newer = NEITHER
         if ancestor is not None and (site_lost or hub_lost):
             newer = self._newer_fields(key, site, hub, ancestor, site_lost=site_lost, hub_lost=hub_lost)
-        about = circumstances(
-            Circumstances(
-                removals="del" in self.policy.kinds,
-                site_evicts=self.continuity.site.evicts and not self.continuity.site.flushed,
-                hub_evicts=self.continuity.hub.evicts and not self.continuity.hub.flushed,
-            ),
-            ancestor,
-            now_ms=now_ms,
+        of_all = Circumstances(
+            removals="del" in self.policy.kinds,
             site_lost=site_lost,
             hub_lost=hub_lost,
+            site_evicts=self.continuity.site.may_lack,
+            hub_evicts=self.continuity.hub.may_lack,
         )
+        about = circumstances(of_all, ancestor, now_ms=now_ms)
         if without and isinstance(site, HashState) and isinstance(hub, HashState):
             site, hub = site.without(without), hub.without(without)
             ancestor = None if ancestor is None else ancestor.without(without)

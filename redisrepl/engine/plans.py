@@ -319,19 +319,13 @@ def _plan_expiry(plan: Plan, site: State, hub: State, ancestor: Agreed, policy: 
         plan.push = Touch(plan.key, replaces=True)  # the elements that are expected, and the expiry
 
 
-def circumstances(
-    base: Circumstances, ancestor: Agreed | None, *, now_ms: float, site_lost: bool = False, hub_lost: bool = False
-) -> Circumstances:
+def circumstances(base: Circumstances, ancestor: Agreed | None, *, now_ms: float) -> Circumstances:
     """What bears on the verdict on one key.
 
     Args:
-        base: what is the same for all keys.
+        base: what is known already.
         ancestor: of the key.
         now_ms: Unix time in milliseconds.
-        site_lost: what the site holds may be older than it.
-        hub_lost: what the hub holds may be.
     """
-    expired = ancestor is not None and ancestor.expires_at_ms is not None and ancestor.expires_at_ms <= now_ms
-    if not (expired or site_lost or hub_lost):
-        return base
-    return replace(base, expired=expired, site_lost=site_lost, hub_lost=hub_lost)
+    expires_at_ms = None if ancestor is None else ancestor.expires_at_ms
+    return base if expires_at_ms is None or expires_at_ms > now_ms else replace(base, expired=True)

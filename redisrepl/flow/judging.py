@@ -157,15 +157,13 @@ class Judging:
         self._core.hub_heard()
         self._work.set()
 
-    async def run(self) -> None:
-        """Judge, for ever; a server that does not answer holds up no judgement of the other.
+    async def run(self, side: Side) -> None:
+        """Judge the server of this side, for ever; a task for each, so that a silent one holds up only itself.
 
         The longer it takes, the more clients overwrite what a server could be judged by.
         """
-        continuity = self._core.continuity
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(repeat(partial(self._when_due, continuity.site, self.judge_site), self._retry))
-            tasks.create_task(repeat(partial(self._when_due, continuity.hub, self.judge_hub), self._retry))
+        judge = self.judge_site if side == "site" else self.judge_hub
+        await repeat(partial(self._when_due, self._core.continuity.of(side), judge), self._retry)
 
     async def _when_due(self, side: SideState, judge: Callable[[], Awaitable[None]]) -> None:
         while not side.followed or side.judged:

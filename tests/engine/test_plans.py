@@ -288,26 +288,17 @@ def test_expiries_that_are_not_replicated_are_not_applied():
     assert plan(None, hash_(5, f="1"), kinds=DEFAULT).apply == [hset(f="1")]
 
 
-@pytest.mark.parametrize(
-    ("expires_at_ms", "lost", "expected"),
-    [
-        (None, {}, ORDINARY),
-        (None, {"site_lost": True}, Circumstances(site_lost=True)),
-        (None, {"hub_lost": True}, Circumstances(hub_lost=True)),
-        (999, {}, Circumstances(expired=True)),
-        (1000, {}, Circumstances(expired=True)),
-        (1001, {}, ORDINARY),
-    ],
-)
-def test_what_bears_on_the_verdict(expires_at_ms, lost, expected):
+@pytest.mark.parametrize(("expires_at_ms", "expired"), [(None, False), (999, True), (1000, True), (1001, False)])
+def test_an_expiry_that_has_passed_bears_on_the_verdict(expires_at_ms, expired):
     ancestor = ancestor_of(string("a", expires_at_ms))
-    assert circumstances(ORDINARY, ancestor, now_ms=1000, **lost) == expected
+    assert circumstances(ORDINARY, ancestor, now_ms=1000) == Circumstances(expired=expired)
+    assert circumstances(ORDINARY, None, now_ms=1000) == ORDINARY
 
 
 def test_circumstances_of_all_keys_are_kept_beside_those_of_one():
     base = Circumstances(removals=False, site_evicts=True, hub_evicts=True)
-    found = circumstances(base, ancestor_of(A, 7), now_ms=0, site_lost=True)
-    assert found == Circumstances(removals=False, site_evicts=True, hub_evicts=True, site_lost=True)
+    found = circumstances(base, ancestor_of(string("a", 5)), now_ms=5)
+    assert found == Circumstances(removals=False, site_evicts=True, hub_evicts=True, expired=True)
 
 
 # Whatever both sides hold.

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from redisrepl.changes import Position, StringSet, StringState
 from redisrepl.engine.ancestor import Agreed
-from redisrepl.engine.continuity import Event
+from redisrepl.engine.continuity import SIDES, Event
 from redisrepl.engine.core import Core
 from redisrepl.engine.evidence import Ring, Seen
 from redisrepl.errors import PeerUnavailableError
@@ -135,12 +135,13 @@ class Telling:
 
 @contextlib.asynccontextmanager
 async def judging(world):
-    task = asyncio.create_task(world.judging.run())
+    tasks = [asyncio.create_task(world.judging.run(side)) for side in SIDES]
     try:
         yield world.judging
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def site_judged(world, *, resumed):
