@@ -31,6 +31,7 @@ __all__ = [
     "Touch",
     "is_replicated",
     "types_of",
+    "value_size",
 ]
 
 #: Under which name of `--replicate` the values of a type are carried; types are named by Redis' own words for them.
@@ -185,6 +186,19 @@ class SequenceState:
 
 #: What a key holds; None: there is no such key. Other types are named by Redis' own word for them (`module`, ...).
 State = StringState | HashState | SequenceState | str | None
+
+
+def value_size(state: State) -> int:
+    """Bytes of what a key holds: its value, its items, or its elements with their values."""
+    match state:
+        case StringState(value):
+            return len(value)
+        case HashState(fields):
+            return sum(map(len, fields)) + sum(map(len, fields.values()))
+        case SequenceState(items):
+            return sum(map(len, items))
+        case _:
+            return 0
 
 
 @_value

@@ -441,12 +441,12 @@ def _speaks(digest: int | None, now: int | None, before: Collection[int | None],
     return 1 if now == digest else -int(now in before)
 
 
-def holds_since(number: int, ring: Iterable[Seen], held: Mapping[Place, int | None]) -> bool:
+def holds_since(number: int, changes: Iterable[Seen], held: Mapping[Place, int | None]) -> bool:
     """Whether a server that holds all that was agreed up to a number holds the rest as well.
 
     Args:
         number: it.
-        ring: the last changes of the server, in order.
+        changes: the last changes of the server, in order.
         held: what each place of them holds now.
 
     Returns:
@@ -455,7 +455,7 @@ def holds_since(number: int, ring: Iterable[Seen], held: Mapping[Place, int | No
     """
     before: dict[Place, set[int | None]] = {}
     latest: dict[Place, int | None] = {}
-    for seen in ring:
+    for seen in changes:
         if seen.number >= number:
             if seen.place in latest:
                 before.setdefault(seen.place, set()).add(latest[seen.place])
@@ -465,8 +465,8 @@ def holds_since(number: int, ring: Iterable[Seen], held: Mapping[Place, int | No
     if not latest:
         return True
     witnesses = [place for place, digest in latest.items() if digest is not None and held[place] == digest]
-    changed = [place for place, digest in latest.items() if held[place] != digest]
-    return bool(witnesses) and not any(held[place] is None or held[place] in before.get(place, ()) for place in changed)
+    other = [place for place, digest in latest.items() if held[place] != digest]
+    return bool(witnesses) and not any(held[place] is None or held[place] in before.get(place, ()) for place in other)
 
 
 def _unique(changes: Sequence[Seen]) -> set[Seen]:

@@ -28,7 +28,7 @@ from redisrepl.changes import (
     Touch,
 )
 from redisrepl.engine.ancestor import NOTHING_AGREED, Agreed
-from redisrepl.engine.reconcile import Circumstances, Digest, Verdict, reconcile
+from redisrepl.engine.reconcile import ORDINARY, Circumstances, Digest, Verdict, reconcile
 from redisrepl.wire.digests import UNREADABLE, digest_of, elements_of
 from redisrepl.wire.entries import LAST_ID, greater_id
 from redisrepl.wire.opaque import OPAQUE
@@ -52,9 +52,6 @@ ConflictWinner = Literal["hub", "site"]
 Alternatives = tuple[Digest, ...]
 #: What the hub must still hold for a push to happen: of the key, or of the elements that are pushed.
 Expectation = Alternatives | Mapping[bytes, Alternatives]
-
-
-_ORDINARY = Circumstances()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +138,6 @@ def plan_for(
         newer: see there.
     """
     ancestor = ancestor or NOTHING_AGREED
-    if about == _ORDINARY:
-        site, hub = _as_emptied(key, site, hub, ancestor), _as_emptied(key, hub, site, ancestor)
     if isinstance(site, HashState) and isinstance(hub, HashState) and site.type == hub.type:
         plan = _plan_elements(key, site, hub, ancestor, policy, about, newer)
         if _is_disputed(plan, about):  # then this is all that is left to agree on
@@ -152,16 +147,6 @@ def plan_for(
         plan = _plan_whole(key, site, hub, ancestor, policy, about)
     plan.disputed = _is_disputed(plan, about)
     return plan
-
-
-def _as_emptied(key: bytes, state: State, other: State, ancestor: Agreed) -> State:
-    """A collection that one side has removed while the other changed it: its elements are gone, each by itself.
-
-    Otherwise the other's change would bring back those that it left alone. A stream is a key even without any.
-    """
-    if state is not None or not isinstance(other, HashState) or other.type == "stream" or not ancestor.elements:
-        return state
-    return HashState({}, None, other.type) if digest_of(key, other) != ancestor.digest else state
 
 
 def _is_disputed(plan: Plan, about: Circumstances) -> bool:
@@ -189,6 +174,8 @@ def _plan_whole(key: bytes, site: State, hub: State, ancestor: Agreed, policy: P
     held, far = digest_of(key, site), digest_of(key, hub)
     if UNREADABLE in (held, far) or not (_replicable(site, policy.kinds) and _replicable(hub, policy.kinds)):
         return plan  # what cannot be replicated must not be destroyed by what can
+    if about == ORDINARY and ancestor.digest not in (held, far) and (both := _as_collections(site, hub, ancestor)):
+        return _plan_elements(key, *both, ancestor, policy, about, NEITHER)
     intents, applied = ancestor.intents, ancestor.applied
     if ancestor.element_intents and _left_by(hub, ancestor, ancestor.element_intents):
         intents = (*intents, far)
@@ -211,6 +198,19 @@ def _plan_whole(key: bytes, site: State, hub: State, ancestor: Agreed, policy: P
         if site is None and isinstance(hub, HashState) and ancestor.digest is not None:
             plan.agreed = None  # elements that are not in the new collection are not agreed on any more
     return plan
+
+
+def _as_collections(site: State, hub: State, ancestor: Agreed) -> tuple[HashState, HashState] | None:
+    """A collection that one side has removed while the other changed it: its elements are gone, each by itself.
+
+    Otherwise the other's change would bring back those that it left alone. A stream is a key even without any.
+    """
+    match site, hub:
+        case None, HashState(_, _, type_) if ancestor.elements and type_ != "stream":
+            return HashState({}, None, type_), hub
+        case HashState(_, _, type_), None if ancestor.elements and type_ != "stream":
+            return site, HashState({}, None, type_)
+    return None
 
 
 def _left_by(state: State, ancestor: Agreed, left: Mapping[bytes, Alternatives]) -> bool:

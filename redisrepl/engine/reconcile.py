@@ -16,7 +16,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["ABSENT", "Circumstances", "Digest", "Verdict", "reconcile"]
+__all__ = ["ABSENT", "ORDINARY", "Circumstances", "Digest", "Verdict", "reconcile"]
 
 #: By which the values of a key, or of an element, are compared; None: it is not there.
 Digest = int | None
@@ -52,7 +52,8 @@ class Circumstances:
     expired: bool = False
 
 
-_ORDINARY = Circumstances()
+#: Nothing but the ancestor bears on it.
+ORDINARY = Circumstances()
 
 
 def reconcile(
@@ -60,7 +61,7 @@ def reconcile(
     site: Digest,
     hub: Digest,
     intents: Collection[Digest] = (),
-    about: Circumstances = _ORDINARY,
+    about: Circumstances = ORDINARY,
     applied: Collection[Digest] = (),
 ) -> Verdict:
     """What to do with one key, or one element.

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Literal
+
+from redisrepl.engine.continuity import Side
 
 __all__ = ["Clocks"]
 
-Side = Literal["site", "hub"]
 #: Seconds by which a clock must be ahead for that to be worth writing down.
 _WORTH = 0.1
 

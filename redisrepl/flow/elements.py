@@ -19,7 +19,7 @@ from contextlib import aclosing
 from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
-from redisrepl.changes import HashState, LargeState, State
+from redisrepl.changes import HashState, LargeState, State, value_size
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.core import Core
 from redisrepl.flow.jobs import FetchedJob
@@ -203,16 +203,16 @@ class LargeCollections:
                     sections.append(_known(section))
                     found |= section.found
                     told += len(section.found)
-                    size += sum(map(len, section.found)) + sum(map(len, section.found.values()))
+                    size += value_size(HashState(section.found))
                 if told > _OVERLAP * page.length:
                     raise _ChangedError
                 if size > _OVERLAP * self._max_value:
                     return Part(TOO_LARGE, None, page.time, None)
         if len(found) != page.length:  # it has changed meanwhile, or has no sections
             raise _ChangedError
-        if sum(map(len, found)) + sum(map(len, found.values())) > self._max_value:
-            return Part(TOO_LARGE, None, page.time, None)
         state = HashState(found, page.expires_at_ms, large.type)
+        if value_size(state) > self._max_value:
+            return Part(TOO_LARGE, None, page.time, None)
         return Part(state, None, page.time, Kept(epoch, large.type, shape, sections))
 
     async def _differing(self, key: bytes, kept: Kept) -> Part | None:

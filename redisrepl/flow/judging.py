@@ -23,6 +23,7 @@ from redisrepl.changes import Position
 from redisrepl.engine.continuity import Event, Side, SideState
 from redisrepl.engine.core import Core
 from redisrepl.engine.evidence import RING, Place, Places, Proof, Seen, holds_since, proved
+from redisrepl.engine.losses import Losses
 from redisrepl.errors import RedisreplError
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.repeating import repeat
@@ -185,6 +186,11 @@ class Judging:
         self.known.clocks.saw("hub", self._hub.clock_ahead)
         return facts
 
+    async def _perhaps_lost(self, judged: _Judgement, losses: Losses) -> Places | None:
+        """Agreements since what the server has for sure, and since it was lost; None: unknown, or all is well."""
+        since = min(judged.number, losses.renewed.from_number)
+        return None if since == math.inf else await self._agreed_since(since)
+
     async def known_now(self) -> None:
         """Return when both servers are followed and judged."""
         while not self._core.continuity.known:
@@ -206,8 +212,7 @@ class Judging:
             facts.earlier_to - 1 if self.known.seen is not None and self.known.seen.replid == facts.earlier else None
         )
         judged = await self._judged_of_site(facts, resumed=resumed, kept_to=kept_to)
-        since = min(judged.number, self._core.losses.renewed.from_number)
-        agreed = None if since == math.inf else await self._agreed_since(since)
+        agreed = await self._perhaps_lost(judged, self._core.losses)
         if side.epoch != epoch or not side.followed:
             return  # the link was lost meanwhile; the next may lead to another server
         if facts.evicted != self.known.evicted:
@@ -284,8 +289,7 @@ class Judging:
         if side.epoch != epoch:
             return
         judged = await self._judged_of_hub(facts)
-        since = min(judged.number, self._core.hub_losses.renewed.from_number)
-        agreed = None if since == math.inf else await self._agreed_since(since)
+        agreed = await self._perhaps_lost(judged, self._core.hub_losses)
         if side.epoch != epoch:
             return
         lost = self._fence.holds_up_to() != math.inf
@@ -319,18 +323,18 @@ class Judging:
             return _Judgement(Event.GAP, "subscribed")
         if fence.found is None:
             return _Judgement(Event.WENT_BACK, "the hub is another process, and has no fence", 0)
-        seen: Sequence[Seen] | None = ()
-        if fence.highest < self._number():
-            seen = await self._history(fence.highest)
-        if seen is not None and await self._hub_has_the_latest(seen):
-            return _Judgement(Event.RESTARTED, "the hub is another process")
+        restarted = _Judgement(Event.RESTARTED, "the hub is another process")
+        if fence.highest >= self._number():
+            return restarted
+        seen = await self._history(fence.highest)
+        if seen is not None and await self._hub_has_the_latest(fence.highest, seen):
+            return restarted
         # It has all that we pushed, so what it lacks is no more than what its own clients wrote last.
         reason = "the hub is another process, which may lack what was agreed last"
         return _Judgement(Event.WENT_BACK, reason, fence.highest, seen=seen or ())
 
-    async def _hub_has_the_latest(self, seen: Sequence[Seen]) -> bool:
+    async def _hub_has_the_latest(self, noted: int, seen: Sequence[Seen]) -> bool:
         """Whether a new process still has what came from the hub after the last number that it noted."""
-        noted = self._fence.highest
         latest = {change.place for change in [change for change in seen if change.number >= noted][-RING:]}
         of_these = [change for change in seen if change.place in latest]
         return holds_since(noted, of_these, await self._hub.held(latest))

@@ -14,7 +14,7 @@ import redis.asyncio
 import redis.exceptions
 import structlog
 
-from redisrepl.changes import DENIED, HashState, LargeState, SequenceState, State, StringState
+from redisrepl.changes import DENIED, HashState, LargeState, SequenceState, State, StringState, value_size
 from redisrepl.errors import PeerUnavailableError, ProtocolError, RefusedError, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import ask, ask_all, ask_within, scripts_at, translated
@@ -138,7 +138,7 @@ class SiteReader:
                 states.append(told)
             elif max_bytes > 0:
                 states.append(state := await self._in_pages(key, told))
-                max_bytes -= _size(state)
+                max_bytes -= value_size(state)
             else:
                 break
         self._name_large(keys, states)
@@ -165,7 +165,7 @@ class SiteReader:
             size += sum(map(len, flat))
             done = cursor == b"0"
             state = HashState(found, large.expires_at_ms, large.type)
-            if (done and _size(state) > self._max_value) or size > 2 * self._max_value:  # some may come twice
+            if (done and value_size(state) > self._max_value) or size > 2 * self._max_value:  # some may come twice
                 return TOO_LARGE
             if done:
                 return state if found else None
@@ -239,7 +239,7 @@ class SiteReader:
 
     def _bounded(self, keys: Sequence[bytes], states: Sequence[State]) -> list[State]:
         """The states of keys, `TOO_LARGE` in place of values that are too large."""
-        kept = [TOO_LARGE if _size(state) > self._max_value else state for state in states]
+        kept = [TOO_LARGE if value_size(state) > self._max_value else state for state in states]
         self._name_large(keys, kept)
         return kept
 
@@ -326,19 +326,6 @@ class SiteReader:
                 found |= entries_in(reply)
         found |= {LAST_ID: last_id, **({FIRST_ID: first} if first is not None else {})}
         return list(map(found.get, names))
-
-
-def _size(state: State) -> int:
-    """Bytes of what a key holds."""
-    match state:
-        case StringState(value):
-            return len(value)
-        case HashState(fields):
-            return sum(map(len, fields)) + sum(map(len, fields.values()))
-        case SequenceState(items):
-            return sum(map(len, items))
-        case _:
-            return 0
 
 
 def _apart(keys: Sequence[bytes], large: frozenset[bytes]) -> tuple[Sequence[bytes], Sequence[bytes]]:

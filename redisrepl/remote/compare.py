@@ -10,11 +10,10 @@ from collections.abc import Callable, Collection, Sequence
 
 import structlog
 
-from redisrepl.errors import CommandRefusedError, HubError
 from redisrepl.namespaces import glob_escape
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.hub import Hub
-from redisrepl.remote.refusals import is_passing, refuses_scripts
+from redisrepl.remote.refusals import refuses_script, unready
 from redisrepl.scripts import Scripts
 from redisrepl.wire.collections import extra_types
 from redisrepl.wire.digests import (
@@ -39,7 +38,6 @@ __all__ = ["HubComparer"]
 
 _log = structlog.get_logger("redisrepl")
 
-_OK = 200
 #: Marks a cursor that is an index into the list of keys.
 _LISTED = b"list:"
 
@@ -64,7 +62,7 @@ class HubComparer:
         types: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.scripts = Scripts(hub.eval, _is_refusal, hashes=False, clock=clock)
+        self.scripts = Scripts(hub.eval, refuses_script, hashes=False, clock=clock)
         self._reader = reader
         others = extra_types(types)
         self._others = (others,) if others else ()
@@ -135,25 +133,14 @@ class HubComparer:
     async def _script(self, script: bytes, *words: bytes) -> list[bytes] | None:
         """The reply to a script; None if the hub refuses scripts."""
         were_allowed = self.scripts.allowed
-        try:
-            reply: list[bytes] | None = await self.scripts.run(script, words)
-        except CommandRefusedError as error:
-            if error.status != _OK:
-                raise
-            raise HubError(f"the hub is not ready for a comparison: {error}", status=_OK) from None
+        with unready("the hub is not ready for a comparison"):
+            reply = await self.scripts.run(script, words)
         if reply is None:
             self.scripts.refused()
             if were_allowed:
                 hint = "values travel instead of digests: allow EVAL and SCAN at the hub"
                 _log.warning("sweep.scripts_refused", hint=hint)
         return reply
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether the hub refuses EVAL, or a command in the script (SCAN, TYPE, HGETALL). Either way, we read values."""
-    if isinstance(error, CommandRefusedError) and error.status == _OK:
-        return not is_passing(str(error))
-    return refuses_scripts(error)
 
 
 def _pattern(prefix: bytes) -> bytes:

@@ -11,16 +11,14 @@ from collections.abc import Callable
 
 import structlog
 
-from redisrepl.errors import CommandRefusedError, HubError
 from redisrepl.remote.hub import Hub
-from redisrepl.remote.refusals import is_passing, refuses_scripts
+from redisrepl.remote.refusals import refuses_script, unready
 from redisrepl.scripts import Scripts
 from redisrepl.wire.elements import ELEMENTS_SCRIPT, Elements, Question, parse_elements
 
 __all__ = ["HubElements"]
 
 _log = structlog.get_logger("redisrepl")
-_OK = 200
 
 
 class HubElements:
@@ -35,7 +33,7 @@ class HubElements:
     """
 
     def __init__(self, hub: Hub, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.scripts = Scripts(hub.eval, _is_refusal, clock=clock)
+        self.scripts = Scripts(hub.eval, refuses_script, clock=clock)
 
     @property
     def readable(self) -> bool:
@@ -49,23 +47,11 @@ class HubElements:
             HubError: the hub is not ready.
         """
         token = self.scripts.token()
-        try:
+        with unready("the hub is not ready to read elements"):
             items = await self.scripts.run(ELEMENTS_SCRIPT, question.words(token))
-        except CommandRefusedError as error:
-            if error.status != _OK:
-                raise
-            raise HubError(f"the hub is not ready to read elements: {error}", status=_OK) from None
         if items is None:
             self.scripts.refused()
             hint = "each write to a large collection brings all of it: allow HSCAN, SSCAN, ZSCAN and TIME at the hub"
             _log.warning("fetch.elements_refused", hint=hint)
             return None
         return parse_elements(items, token, question)
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether it is about EVAL itself, or a command in the script: either way there is another way."""
-    if isinstance(error, CommandRefusedError) and error.status == _OK:
-        text = str(error)
-        return not is_passing(text) and not text.startswith("NOSCRIPT")
-    return refuses_scripts(error)

@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from redisrepl.changes import DENIED, HashState, LargeState, SequenceState, State, StringState
-from redisrepl.errors import CommandRefusedError, HubError, OutcomeUnknownError, ProtocolError, denies_key
+from redisrepl.errors import CommandRefusedError, OutcomeUnknownError, ProtocolError, denies_key
 from redisrepl.namespaces import glob_escape
 from redisrepl.remote.hub import Hub
-from redisrepl.remote.refusals import refuses_scripts
+from redisrepl.remote.refusals import refuses_scripts, unready
 from redisrepl.scripts import Scripts
 from redisrepl.wire.collections import COLLECTIONS, READABLE_SINGLY, elements_in, extra_types
 from redisrepl.wire.states import STATES_SCRIPT, parse_fetch
@@ -24,7 +24,6 @@ from redisrepl.wire.unwanted import MAX_VALUE
 
 __all__ = ["Fetched", "HubReader"]
 
-_OK = 200
 #: Keys read at a time without scripts, where nothing bounds the size of their replies.
 _FEW = 50
 #: The smallest limit for a reply, and by how much the limit grows after each reply that arrived in time.
@@ -88,14 +87,11 @@ class HubReader:
         """
         if self.scripts.worth_trying:
             try:
-                reply = await self._by_script(keys, large)
+                with unready("the hub refused a fetch"):
+                    reply = await self._by_script(keys, large)
             except OutcomeUnknownError:
                 self._max_bytes = max(self._max_bytes // 2, _LEAST_BYTES)
                 raise
-            except CommandRefusedError as error:
-                if error.status != _OK:
-                    raise
-                raise HubError(f"the hub refused a fetch: {error}", status=_OK) from None
             if reply is not None:
                 self._max_bytes = min(self._max_bytes + _LEAST_BYTES, self._most_bytes)
                 return reply

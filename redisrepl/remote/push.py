@@ -28,7 +28,7 @@ from redisrepl.errors import (
 from redisrepl.remote.fence import NOT_LAST, NoFence
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.hub import Hub
-from redisrepl.remote.refusals import is_denial, is_passing, is_unauthenticated, refuses_scripts
+from redisrepl.remote.refusals import is_denial, is_passing, is_unauthenticated, refuses_scripts, unready
 from redisrepl.scripts import Scripts
 from redisrepl.wire.batches import (
     MOVED,
@@ -50,7 +50,6 @@ _log = structlog.get_logger("redisrepl")
 
 _T = TypeVar("_T")
 
-_OK = 200
 #: Bytes of a body before and behind its words.
 _AROUND = len(b"EVAL//0/.raw")
 _SMALLEST_BODY = 2 << 10
@@ -254,12 +253,8 @@ class HubPusher:
             told = (b"", b"")
         were_allowed = self.scripts.allowed
         fencing = self.fence.fencing(*noted)
-        try:
+        with unready("the hub refused a batch"):
             answer = await self._run_script(parts, told, len(keys), fencing)
-        except CommandRefusedError as error:
-            if error.status != _OK:
-                raise
-            raise HubError(f"the hub refused a batch: {error}", status=_OK) from None
         if answer is not None:
             if not were_allowed:
                 _log.info("push.scripts_allowed")

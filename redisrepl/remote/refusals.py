@@ -1,16 +1,29 @@
 """Classifies errors of the hub's Redis.
 
-In: Redis' own error text. Out: whether it will pass, whether scripts may run, whether it is about permissions. Left to
-others: what follows from that (`remote.push`, `remote.fetch`, `remote.compare`).
+In: Redis' own error text. Out: whether it will pass (then a `HubError`), whether scripts may run, whether it is about
+permissions. Left to others: what follows from that (`remote.push`, `remote.fetch`, `remote.compare`).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from redisrepl.errors import CommandRefusedError, denies_key
+from redisrepl.errors import CommandRefusedError, HubError, denies_key
 
-__all__ = ["is_denial", "is_passing", "is_unauthenticated", "refuses_scripts", "scripts_refused"]
+__all__ = [
+    "is_denial",
+    "is_passing",
+    "is_unauthenticated",
+    "refuses_script",
+    "refuses_scripts",
+    "scripts_refused",
+    "unready",
+]
+
+#: What Redis itself says comes with this status.
+_OK = 200
 
 #: Webdis answers with this where its own ACL denies a command.
 _FORBIDDEN = 403
@@ -47,3 +60,29 @@ def scripts_refused(error: str) -> bool:
 def refuses_scripts(error: Exception) -> bool:
     """Whether the hub runs no scripts for us: Redis says so, or Webdis' own ACL."""
     return isinstance(error, CommandRefusedError) and (error.status == _FORBIDDEN or scripts_refused(str(error)))
+
+
+def refuses_script(error: Exception) -> bool:
+    """Whether it is about scripts at all, or about a command in this one: either way there is another way."""
+    if isinstance(error, CommandRefusedError) and error.status == _OK:
+        text = str(error)
+        return not is_passing(text) and not text.startswith("NOSCRIPT")
+    return refuses_scripts(error)
+
+
+@contextmanager
+def unready(what: str) -> Iterator[None]:
+    """Within this, a script that the hub's Redis does not refuse for good, but fails, is one that it is not ready for.
+
+    Args:
+        what: begins the error, and says what was asked for.
+
+    Raises:
+        HubError: the hub is not ready.
+    """
+    try:
+        yield
+    except CommandRefusedError as error:
+        if error.status != _OK:
+            raise
+        raise HubError(f"{what}: {error}", status=_OK) from None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import structlog
@@ -357,21 +357,17 @@ class Folder:
             not reach back so far, or if there are more keys.
         """
         reader, places = Reader(), dict[bytes, dict[bytes | None, int]]()
-        for kind, payload, _ in self.journal.records(self.journal.base, self.journal.end):
-            try:
-                told = reader.take(kind, payload)
-                # A renewed journal begins with NUMBER: what was agreed up to it is in the database only.
-                if kind in {Kind.NUMBER, Kind.CLEARED} and reader.number > number:
+        try:
+            for facts, at, void in self._agreements(reader, number):
+                if at > number:
+                    _changes_of(facts, at, void).note(places, at)
+                if len(places) > most:
                     return None
-                if told is not None and told[1] > number:
-                    _add_places(places, *told)
-            except MALFORMED:
-                return None
-            if len(places) > most:
-                return None
+        except MALFORMED:
+            return None
         batches = {**{batch: (facts, _NONE) for batch, facts in reader.open.items()}, **reader.applying}
         for batch, (facts, void) in batches.items():
-            _add_places(places, facts, batch, void)
+            _changes_of(facts, batch, void).note(places, batch)
         return None if len(places) > most else places
 
     def history(self, number: float, most: int) -> list[Seen] | None:
@@ -384,20 +380,28 @@ class Folder:
         Returns:
             None if these do not reach back to the number.
         """
-        reader, seen = Reader(), deque[Seen](maxlen=most)
-        for kind, payload, _ in self.journal.records(self.journal.base, self.journal.end):
-            try:
-                told = reader.take(kind, payload)
-                if kind in {Kind.NUMBER, Kind.CLEARED} and reader.number > number:  # see `agreed_since`
-                    return None
-                if told is not None:
-                    facts, at, void = told
-                    changes = Changes()
-                    changes.take(facts, at, void)
-                    seen.extend(Seen(at - 1, key, part, digest) for key, part, digest in changes.digests())
-            except MALFORMED:
-                return None
+        seen = deque[Seen](maxlen=most)
+        try:
+            for facts, at, void in self._agreements(Reader(), number):
+                digests = _changes_of(facts, at, void).digests()
+                seen.extend(Seen(at - 1, key, part, digest) for key, part, digest in digests)
+        except MALFORMED:
+            return None
         return None if len(seen) == most and seen[0].number >= number else list(seen)
+
+    def _agreements(self, reader: Reader, number: float) -> Iterator[tuple[bytes, int, Collection[bytes]]]:
+        """The facts that the journal records as agreed, in order, as `Reader.take` returns them.
+
+        Raises:
+            ValueError, IndexError, struct.error (`MALFORMED`): it cannot be read, or does not reach back to `number`.
+        """
+        for kind, payload, _ in self.journal.records(self.journal.base, self.journal.end):
+            told = reader.take(kind, payload)
+            # A renewed journal begins with NUMBER: what was agreed up to it is in the database only.
+            if kind in {Kind.NUMBER, Kind.CLEARED} and reader.number > number:
+                raise ValueError(f"the journal begins after agreement {number}")
+            if told is not None:
+                yield told
 
     def sums(self, prefix: bytes) -> list[int]:
         """As `Database.sums`: only what is folded."""
@@ -412,13 +416,10 @@ class Folder:
         return self._database.count()
 
 
-def _add_places(
-    places: dict[bytes, dict[bytes | None, int]], facts: bytes, number: int, besides: Collection[bytes]
-) -> None:
-    """Add the keys of these facts, with their elements, to `places`."""
+def _changes_of(facts: bytes, number: int, besides: Collection[bytes]) -> Changes:
     changes = Changes()
     changes.take(facts, number, besides)
-    changes.note(places, number)
+    return changes
 
 
 def _distinct(digests: Iterable[int | None]) -> tuple[int | None, ...]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from redisrepl.changes import HashState, SequenceState, State, StringState
+from redisrepl.changes import HashState, SequenceState, State, StringState, value_size
 
 __all__ = [
     "COLUMNS",
@@ -154,12 +154,12 @@ def _described(state: State) -> tuple[str, int, int, int | None]:
     match state:
         case None:
             return "none", 0, 0, None
-        case StringState(value, expires_at_ms):
-            return "string", 0, len(value), expires_at_ms
+        case StringState(_, expires_at_ms):
+            return "string", 0, value_size(state), expires_at_ms
         case SequenceState(items, expires_at_ms, type_):
-            return type_, len(items), sum(map(len, items)), expires_at_ms
+            return type_, len(items), value_size(state), expires_at_ms
         case HashState(fields, expires_at_ms, type_):
-            return type_, len(fields), sum(map(len, fields)) + sum(map(len, fields.values())), expires_at_ms
+            return type_, len(fields), value_size(state), expires_at_ms
         case kind:
             return kind, 0, 0, None
 

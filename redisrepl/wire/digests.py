@@ -361,17 +361,16 @@ def _parse_look(told: bytes) -> Look:
     digest, _, expiry = told.partition(b" ")
     if not digest:
         return Look(None)
-    if len(digest) != _DIGITS or not _HEXADECIMAL.issuperset(digest):
-        if digest == b"?":
-            return Look(UNREADABLE)
-        if digest.startswith(b"#"):
-            exact = expiry.removeprefix(b"~")
-            expires_at_ms = _number(exact) if expiry else None
-            return Look(UNREADABLE, expires_at_ms, exact != expiry, digest[1:].decode("ascii", "backslashreplace"))
+    if digest == b"?":
+        return Look(UNREADABLE)
+    known, large = UNREADABLE, ""
+    if len(digest) == _DIGITS and _HEXADECIMAL.issuperset(digest):
+        known = int(digest, 16)
+    elif digest.startswith(b"#"):
+        large = digest[1:].decode("ascii", "backslashreplace")
+    else:
         raise ProtocolError("a server's reply to a step of a comparison holds no digest")
-    if not expiry:
-        return Look(int(digest, 16))
-    return Look(int(digest, 16), _number(expiry.removeprefix(b"~")), expiry.startswith(b"~"))
+    return Look(known, _number(expiry.removeprefix(b"~")) if expiry else None, expiry.startswith(b"~"), large)
 
 
 def _number(text: bytes, longest: int = _LONGEST_NUMBER) -> int:

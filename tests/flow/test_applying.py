@@ -20,6 +20,7 @@ from redisrepl.store import Facts
 from redisrepl.wire.digests import digest_of, elements_of
 from testbed import RedisServer, eventually_async
 from tests.samples import write
+from tests.tasks import beside
 
 KEY, OTHER = b"ns:key", b"ns:other"
 
@@ -129,13 +130,10 @@ def running(store):
     @contextlib.asynccontextmanager
     async def run(server, workers=1, **options):
         world = World(server, store, **options)
-        tasks = [asyncio.ensure_future(world.applying.run()) for _ in range(workers)]
         try:
-            yield world
+            async with beside(*(world.applying.run() for _ in range(workers))):
+                yield world
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             await world.client.aclose()
 
     return run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 
 import pytest
@@ -18,6 +17,7 @@ from redisrepl.wire.collections import COLLECTIONS, put_words
 from redisrepl.wire.elements import ELEMENTS_SCRIPT, parse_elements
 from testbed import RedisServer, eventually_async
 from tests.flow.test_applying import World
+from tests.tasks import beside
 
 KEY = b"ns:large"
 COUNT = 4000  # by then the server has moved all of them to a larger table: what is moved seems changed
@@ -125,12 +125,10 @@ def worlds(servers, store):
         world = LargeWorld(servers, store, kind, **options)
         elements = {b"element %d" % number: world.value(number) for number in range(COUNT)}
         world.put(world.at_hub, elements)
-        task = asyncio.ensure_future(world.applying.run())
         try:
-            yield world
+            async with beside(world.applying.run()):
+                yield world
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
             await world.client.aclose()
 
     return run

@@ -20,6 +20,7 @@ from redisrepl.local.history import SiteFacts
 from redisrepl.remote.fence import NoFence
 from redisrepl.remote.history import HubFacts
 from testbed import eventually_async
+from tests.tasks import beside
 
 OURS, OTHER, NO_ID = "a" * 40, "b" * 40, "0" * 40
 RUN, NEW = "run", "new"
@@ -135,13 +136,8 @@ class Telling:
 
 @contextlib.asynccontextmanager
 async def judging(world):
-    tasks = [asyncio.create_task(world.judging.run(side)) for side in SIDES]
-    try:
+    async with beside(*map(world.judging.run, SIDES)):
         yield world.judging
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def site_judged(world, *, resumed):

@@ -19,6 +19,7 @@ from redisrepl.namespaces import Namespaces
 from redisrepl.store import Facts
 from testbed import eventually_async
 from tests.holder import Holder
+from tests.tasks import beside
 
 A, B = StringState(b"a"), StringState(b"b")
 KEYS = [b"n:%d" % number for number in range(200)]
@@ -86,12 +87,8 @@ def sweeping(store):
     @contextlib.asynccontextmanager
     async def run(**options):
         world = World(store, **options)
-        task = asyncio.create_task(world.sweep.run())
-        try:
+        async with beside(world.sweep.run()):
             yield world
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     return run
 

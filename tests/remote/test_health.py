@@ -10,6 +10,7 @@ import pytest
 from redisrepl.errors import CommandRefusedError, HubError, LinkLostError, RedisreplError
 from redisrepl.remote.health import HubHealth
 from redisrepl.remote.session import HubSession
+from tests.tasks import beside
 
 OK = b"+PONG\r\n"
 
@@ -53,13 +54,8 @@ async def ask_for_ever(session, answered):
 @contextlib.asynccontextmanager
 async def many(session, count):
     answered = []
-    tasks = [asyncio.ensure_future(ask_for_ever(session, answered)) for _ in range(count)]
-    try:
+    async with beside(*(ask_for_ever(session, answered) for _ in range(count))) as tasks:
         yield answered, tasks
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_a_hub_that_is_away_is_asked_by_one_at_a_time_and_seldom(hub):
