@@ -29,6 +29,7 @@ from redisrepl.flow.elements import LargeCollections
 from redisrepl.flow.judging import Judging, Known
 from redisrepl.flow.pacing import Pacer
 from redisrepl.flow.pushing import Pushing
+from redisrepl.flow.reach import StreamReach
 from redisrepl.flow.saving import SavedState, Saving
 from redisrepl.flow.sweep import Sweep
 from redisrepl.local.address import SiteAddress
@@ -148,12 +149,14 @@ class Parts:
         )
         self.pacer = Pacer(settings.flights, worthwhile=max(1, batch // 2), interval=0.002, rate=settings.max_push_rate)
         known = Known(self.store.saved)
+        self.reach = StreamReach(lambda: self.stream.read_to, self.core.continuity)
         self.pushing = Pushing(
             self.outbound,
             self.store,
             self.pusher,
             self._site_reader,
             self.pacer,
+            self.reach,
             took=self.core.pushed,
             site_evicted=lambda: self.judging.site_evicted(),  # noqa: PLW0108 - there is none yet
             max_keys=batch,
@@ -293,7 +296,7 @@ class Parts:
             SiteWriter(self.write_client, self._address, self.origin),
             same_hub=self.judging.same_hub,
             site_evicted=self.judging.site_evicted,
-            read_to=lambda: self.stream.read_to,
+            reach=self.reach,
             max_keys=settings.batch,
             retry=self._retry,
             clocks=self.judging.known.clocks,
@@ -355,8 +358,7 @@ class Parts:
             self.core.saw(self.store.number)  # of what the next link tells, nobody knows yet whose history it is
             self.judging.known.seen = self.stream.seen or self.judging.known.seen
         self.core.site_lost(self.store.number)
-        if self.pull is not None:
-            self.pull.applying.stream_moved()
+        self.reach.moved()
 
     @property
     def attached_at(self) -> float | None:
@@ -366,6 +368,8 @@ class Parts:
     def tick(self, now: float) -> None:
         """Time passes."""
         self.core.overdue(now)
+        if self.store.take_forgot():
+            self.core.continuity.forgot()
         self._look_for_another()
         if self.conflicts is not None:
             self.conflicts.flush()
@@ -394,10 +398,9 @@ class Parts:
     def _look(self) -> None:
         self.pushing.wake()
         self.sweep.look()
-        if self.pull is not None:
-            self.pull.applying.stream_moved()
-            if self.pull.inbound.waiting:
-                self.pull.applying.wake()
+        self.reach.moved()
+        if self.pull is not None and self.pull.inbound.waiting:
+            self.pull.applying.wake()
 
     async def close(self) -> None:
         """Close every connection, and let go of the store."""

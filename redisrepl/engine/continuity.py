@@ -36,7 +36,7 @@ class Event(Enum):
     FIRST = "the first contact: nothing was known before, so nothing was missed"
     GAP = "something was, or may have been, missed; the server is the same"
     MISSED = "something was missed; that does not tell what the server's history is"
-    LEFT_OUT = "nothing was missed, but of what differs something found no place in our memory"
+    LEFT_OUT = "nothing was missed, but of what differs, or was agreed on, something found no place in our memory"
     FLUSHED = "the server removed everything, or exchanged it; it still has its history"
     RESTARTED = "another process, which holds everything that was agreed"
     WENT_BACK = "another process, or another server, which holds only what was agreed up to some number"
@@ -166,6 +166,11 @@ class Continuity:
             state.settled = state.owed is None
             if state.settled:
                 state.proved, state.missed, state.flushed = math.inf, False, False
+
+    def forgot(self) -> None:
+        """Of some keys nobody knows any more what was agreed on, so to compare one side is not enough."""
+        for side in SIDES:
+            self.happened(side, Event.LEFT_OUT, "what was agreed on was forgotten")
 
     def begin(self, side: Side) -> str | None:
         """A comparison of this side begins; why it was owed."""

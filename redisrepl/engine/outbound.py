@@ -67,6 +67,7 @@ class Outbound:
         doubtful: keys in doubt; see the module.
         flushed: the last command that changed the whole database at once.
         read_to: offset up to which the stream was read.
+        every_write: each intermediate value of a key is to arrive, in order.
         read_again_to: offset up to which the stream may have been read before a restart: what is read again may be at
             the hub already, or overwritten there.
     """
@@ -88,7 +89,7 @@ class Outbound:
         self._doubts = doubts or Doubts(options.max_bytes // 4, options.max_keys, kinds, pulling)
         self.doubtful = self._doubts.queue
         self._refusals = Refusals("push.refused")
-        self._every_write = options.every_write
+        self.every_write = options.every_write
         self.counters = OutboundCounters()
         self._flushed = self._unswept = False  # by the stream, not asked for yet; waits for the end of a comparison
         self.read_again_to: float = 0
@@ -158,7 +159,7 @@ class Outbound:
             self._pulling.changed_at_site(latest)
         if self._renewed.watches:
             self._renewed.changed(latest)
-        self.pending.add_sets(run if self._every_write else latest.values())
+        self.pending.add_sets(run if self.every_write else latest.values())
         self._recent.add_sets(run, latest)
         run.clear()
 
@@ -372,7 +373,7 @@ class Outbound:
             self._doubts_turn = False
             return Batch(changes, self.doubtful, True, self._history)
         # What the site changes all the time must not stay in doubt for ever.
-        unless = self.doubtful if doubts_first and not self._every_write else self.doubtful.in_flight
+        unless = self.doubtful if doubts_first and not self.every_write else self.doubtful.in_flight
         if changes := self.pending.take(max_keys, max_bytes, unless=unless):
             self._doubts_turn = True
             return Batch(changes, self.pending, False, self._history)
@@ -380,7 +381,7 @@ class Outbound:
         return Batch(left, self.doubtful, True, self._history)
 
     def _take_doubts(self, max_keys: int, max_bytes: int) -> Sequence[Change]:
-        unless = self.pending if self._every_write else self.pending.in_flight
+        unless = self.pending if self.every_write else self.pending.in_flight
         return self.doubtful.take(max_keys, max_bytes, unless=unless) if self.doubtful.ready else ()
 
     def is_stale(self, batch: Batch) -> bool:
@@ -389,7 +390,7 @@ class Outbound:
 
     def prepare(self, changes: Sequence[Change], now: float) -> Departure:
         """What to send for a batch of the stream whose values were read; its events are expected from here on."""
-        departure = Departure(commands_of_batch(changes, in_order=self._every_write), changes)
+        departure = Departure(commands_of_batch(changes, in_order=self.every_write), changes)
         self._push_echoes.expect(departure.commands, now)
         return departure
 
@@ -449,7 +450,7 @@ class Outbound:
         batch.queue.done(keys)
         if number is not None and not batch.in_doubt and self._renewed.watches:
             taken_before = batch.history < self._history
-            more = [key for key in keys if taken_before or (self._every_write and key in self.pending)]
+            more = [key for key in keys if taken_before or (self.every_write and key in self.pending)]
             self._renewed.arrived([change for change in batch.changes if change.key not in errors], number, more=more)
 
     def given_up(self, key: bytes, error: str) -> None:

@@ -25,6 +25,7 @@ from redisrepl.flow.denials import Denials
 from redisrepl.flow.elements import LargeCollections, Part, PartJob, UnfitError
 from redisrepl.flow.idle import Idle
 from redisrepl.flow.jobs import ApplyTarget, FetchedJob, Job, ToldJob, Turn, Writer
+from redisrepl.flow.reach import StreamReach
 from redisrepl.flow.repeating import repeat
 from redisrepl.local.apply import MOST_FIELDS, Applied
 from redisrepl.observe.failures import FailureLog
@@ -33,9 +34,6 @@ from redisrepl.store import Facts, Store
 
 __all__ = ["Applying"]
 
-#: Seconds after which the stream is not waited for any longer: while it stands still, and in all.
-_LONGEST_STANDSTILL = 5.0
-_LONGEST_WAIT = 60.0
 #: Keys watched at a time, at most: Redis compares each with all that its client watches already.
 _WATCHED = 350
 #: Keys that clients write all the time which are remembered.
@@ -62,7 +60,7 @@ class Applying:
         writer: applies.
         same_hub: whether the hub still is the server whose history is known; asked before anything is removed for it.
         site_evicted: has the core know whether the site evicts; asked before the hub loses what the site lacks.
-        read_to: tells up to which offset the site's stream was read; infinity if nobody reads it.
+        reach: how far the site's stream was read.
         max_keys: keys in one fetch.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
         clocks: of both servers.
@@ -79,7 +77,7 @@ class Applying:
         *,
         same_hub: Callable[[], Awaitable[bool]],
         site_evicted: Callable[[], Awaitable[bool]],
-        read_to: Callable[[], float],
+        reach: StreamReach,
         max_keys: int,
         retry: Mapping[str, Any],
         clocks: Clocks | None = None,
@@ -106,8 +104,7 @@ class Applying:
         self._together = self._most_together  # keys in one step
         self._same_hub = same_hub
         self._site_evicted = site_evicted
-        self._read_to = read_to
-        self._moved = asyncio.Event()
+        self._reach = reach
         self._overtaken: dict[bytes, None] = {}  # keys that a client wrote while they alone were being applied
         self._hub_denials = Denials("the hub", self._hub_denies)
         self._site_denials = Denials("the site's Redis", writer.is_denied)
@@ -119,10 +116,6 @@ class Applying:
         """There may be a key to fetch."""
         if self.inbound.waiting:
             self._idle.wake()
-
-    def stream_moved(self) -> None:
-        """The site's stream was read further, or was lost."""
-        self._moved.set()
 
     async def idle(self) -> None:
         """Return when no key is left to be looked at."""
@@ -250,7 +243,9 @@ class Applying:
         try:
             async with self._writer.turn(keys, job.request(keys)) as turn:
                 found = await job.changes(keys, turn.replies)
-                await self._stream_passed(turn.offset)
+                # What was read of a key may hold a client's write that `inbound` has not heard of yet. A computed one
+                # (`HINCRBY`) has no value in the stream: overwritten here, it would be gone.
+                await self._reach.passed(turn.offset)
                 for key in keys:
                     in_progress.remove(key)
                     of_key = self._still_true(key, found[key], job)
@@ -364,29 +359,3 @@ class Applying:
 
     def _give_up(self, key: bytes, reason: str) -> None:
         self.inbound.refused(key, reason)
-
-    def _site_is(self, epoch: int) -> bool:
-        return self._core.continuity.site.epoch == epoch
-
-    async def _stream_passed(self, offset: int) -> None:
-        """Return when everything that the site did before this offset was seen, or its stream is lost.
-
-        After a failover the offset may be that of the old master, which the stream of the new one never reaches.
-
-        What was read of a key may hold a client's write that `inbound` has not heard of yet. A computed one (`HINCRBY`)
-        has no value in the stream: overwritten here, it would be gone.
-        """
-        if self._read_to() >= offset:
-            return
-        epoch = self._core.continuity.site.epoch  # in another one the offset may mean nothing
-        try:
-            async with asyncio.timeout(_LONGEST_WAIT):
-                while self._site_is(epoch) and (read_to := self._read_to()) < offset:
-                    async with asyncio.timeout(_LONGEST_STANDSTILL):
-                        while self._site_is(epoch) and self._read_to() == read_to:
-                            self._moved.clear()
-                            await self._moved.wait()
-        except TimeoutError:
-            raise LinkLostError(
-                "the site's stream does not come to where the site says that it is: a replaced master may have answered"
-            ) from None

@@ -24,6 +24,7 @@ from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.denials import Denials
 from redisrepl.flow.idle import Idle
 from redisrepl.flow.pacing import Pacer
+from redisrepl.flow.reach import StreamReach
 from redisrepl.flow.repeating import repeat
 from redisrepl.observe.failures import FailureLog
 from redisrepl.remote.fence import NoFence
@@ -64,6 +65,9 @@ class ValueSource(Protocol):
     async def fields(self, key: bytes, fields: Sequence[bytes], kind: str) -> list[bytes | None]:
         """What these elements of a collection hold, None where there is none."""
 
+    async def offset(self) -> int:
+        """Where the site's replication stream is now."""
+
 
 class Pushing:
     """Moves batches from `Outbound` to the hub.
@@ -74,6 +78,7 @@ class Pushing:
         hub: sends.
         site: is read for values that the stream did not tell.
         pacer: when a batch may leave.
+        reach: how far the site's stream was read.
         took: told of what the hub has taken, and under which number.
         site_evicted: whether removals that the site's stream told may be evictions, which remove nothing at the hub.
         max_keys: changes in a batch, at most.
@@ -88,6 +93,7 @@ class Pushing:
         hub: PushTarget,
         site: ValueSource,
         pacer: Pacer,
+        reach: StreamReach,
         *,
         took: Callable[[int, Sequence[Change]], None] = lambda _number, _changes: None,
         site_evicted: Callable[[], Awaitable[bool]],
@@ -102,6 +108,7 @@ class Pushing:
         self._hub = hub
         self._site = site
         self._pacer = pacer
+        self._reach = reach
         self._took = took
         self._site_evicted = site_evicted
         self._denials = Denials("the site's Redis", self._is_denied)
@@ -256,6 +263,11 @@ class Pushing:
         outbound.held_at_site(states.values())
         await self._denials.look(states)
         late = set(touched[len(states) :])
+        if touched and outbound.every_write:  # the values before the one that was read may still be under way
+            await self._reach.passed(await self._site.offset())
+            late.update(key for key in touched if key in outbound.pending)
+        for key in late & states.keys():
+            del states[key]
         for key in [key for key, state in states.items() if state is DENIED]:
             outbound.given_up(key, _UNREADABLE)
             del states[key]

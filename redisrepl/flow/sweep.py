@@ -6,8 +6,9 @@ finding them (`flow.comparison`), what is done about each (`engine.core`, `flow.
 A sweep ends when every key that it found has been dealt with. If keys are written all the time it ends after a while:
 the rest stays in memory, and is compared again if the daemon ends before. After a server went back it does not end
 early, because the rest may be older than it seems. A sweep that fails starts again; if nothing differs, that costs sums
-only. Keys that one side lacks are removed from the other only by the table of `engine.reconcile`, and not if they are
-more than `--max-removals`: then the sweep says so and waits for a person.
+only. While the ancestor cannot be written, both sides are compared with what is left of it: where the two differ, one
+of them differs from that. Keys that one side lacks are removed from the other only by the table of `engine.reconcile`,
+and not if they are more than `--max-removals`: then the sweep says so and waits for a person.
 """
 
 from __future__ import annotations
@@ -135,7 +136,9 @@ class Sweep:
 
     async def _sweep(self, *, timer: bool) -> None:
         continuity = self._core.continuity
-        sides = [side for side in _SIDES if timer or continuity.of(side).owed]
+        # With the ancestor half known, what differs on one side does not tell what differs.
+        both = timer or not await self._store.fold()
+        sides = [side for side in _SIDES if both or continuity.of(side).owed]
         reasons = {side: continuity.begin(side) for side in sides}
         self.running = next(filter(None, reasons.values()), "timer")
         went_back = any(continuity.of(side).proved != math.inf for side in _SIDES)

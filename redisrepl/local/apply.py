@@ -18,14 +18,13 @@ import redis.exceptions
 import structlog
 
 from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, SequenceSet, StringSet
-from redisrepl.errors import PeerUnavailableError, RefusedError, denies_key
+from redisrepl.errors import RefusedError, denies_key
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.client import INFO, translated
+from redisrepl.local.client import INFO, stream_offset, translated
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, as_server_takes, put_words
 from redisrepl.wire.commands import ORIGIN_CHANNEL
 from redisrepl.wire.entries import PUT_STREAM_SCRIPT
 from redisrepl.wire.opaque import OPAQUE, restore_command
-from redisrepl.wire.replies import number
 from redisrepl.wire.writes import MAX_WORDS_AT_SITE, NO_FIELD, commands_of
 
 __all__ = ["MOST_FIELDS", "Applied", "SiteWriter", "Turn", "as_site_takes", "site_commands"]
@@ -99,7 +98,7 @@ class SiteWriter:
                     error=str(watched),
                     hint="a client's write in the moment of an apply may be overwritten: allow +watch +unwatch",
                 )
-            yield Turn(self, connection, _offset(info), replies)
+            yield Turn(self, connection, stream_offset(info), replies)
         finally:
             await pool.release(connection)
 
@@ -152,7 +151,7 @@ class SiteWriter:
                 hint=f"after a restart our own writes are pushed again: allow PUBLISH on {ORIGIN_CHANNEL.decode()}",
             )
             self._origin = None
-            return None, _offset(info)  # EXEC was aborted, and WATCH ended with it: the next turn applies again
+            return None, stream_offset(info)  # EXEC was aborted, and WATCH ended with it: the next turn applies again
         with translated(self._address):
             if isinstance(executed, Exception):
                 # Any other error means that EXEC itself was refused: the transaction may still be open.
@@ -161,7 +160,7 @@ class SiteWriter:
                     await connection.disconnect(nowait=True)
                 refused = (reply for reply in replies[:-2] if isinstance(reply, redis.exceptions.ResponseError))
                 raise next(refused, executed)
-        return (None if executed is None else executed[len(opening) - 1 :]), _offset(info)
+        return (None if executed is None else executed[len(opening) - 1 :]), stream_offset(info)
 
     async def compare_and_set(
         self, connection: Any, key: bytes, fields: Sequence[tuple[bytes, bytes | None, bytes | None]]
@@ -182,7 +181,7 @@ class SiteWriter:
         done, info = await self._replies(connection, [script, INFO])
         if isinstance(done, redis.exceptions.ResponseError):
             return None
-        return _offset(info) if done else None
+        return stream_offset(info) if done else None
 
     def judged(self, replies: Sequence[Any], owners: Sequence[Sequence[int]]) -> dict[int, str]:
         """Error text by index of the change, from the replies of a transaction.
@@ -284,16 +283,6 @@ def _is_refused(reply: object) -> bool:
     """Whether the server denies us this command, or does not have it."""
     unknown = isinstance(reply, redis.exceptions.ResponseError) and str(reply).startswith("unknown command")
     return unknown or isinstance(reply, redis.exceptions.NoPermissionError)
-
-
-def _offset(info: Any) -> int:
-    """The replication offset in the answer to `INFO replication`."""
-    if isinstance(info, bytes):
-        _, found, rest = info.partition(b"master_repl_offset:")
-        if found and (offset := number(rest.split(b"\r\n", 1)[0])) is not None:
-            return offset
-    said = str(info) if isinstance(info, Exception) else f"{info!r:.80}"
-    raise PeerUnavailableError(f"the site's Redis does not report its replication offset: {said}")
 
 
 def as_site_takes(command: Sequence[bytes]) -> Sequence[bytes]:

@@ -35,7 +35,7 @@ from redisrepl.limits import Limits
 from redisrepl.local.address import SiteAddress
 from redisrepl.scripts import Scripts
 from redisrepl.tls.contexts import RenewableContext, tls_reason, trust_told
-from redisrepl.wire.replies import as_strings
+from redisrepl.wire.replies import as_strings, number
 from redisrepl.wire.replyreader import ReplyReader
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "plain_client",
     "refuses_script",
     "scripts_at",
+    "stream_offset",
     "translated",
 ]
 
@@ -269,6 +270,20 @@ def history_in(info: object) -> str:
     """The replication id in the reply to `INFO replication`; empty if there is none."""
     _, _, rest = info.partition(b"master_replid:") if isinstance(info, bytes) else (b"", b"", b"")
     return rest.partition(b"\r\n")[0].decode("ascii", "replace")
+
+
+def stream_offset(info: object) -> int:
+    """The replication offset in the reply to `INFO replication`.
+
+    Raises:
+        PeerUnavailableError: there is none.
+    """
+    if isinstance(info, bytes):
+        _, found, rest = info.partition(b"master_repl_offset:")
+        if found and (offset := number(rest.split(b"\r\n", 1)[0])) is not None:
+            return offset
+    said = str(info) if isinstance(info, Exception) else f"{info!r:.80}"
+    raise PeerUnavailableError(f"the site's Redis does not report its replication offset: {said}")
 
 
 async def _speaks_plainly(host: str, port: int) -> bool:

@@ -52,6 +52,7 @@ class Folder:
         journal: the owner appends to it.
         found: what the journal held at the start.
         fresh: whether nothing is agreed about any key.
+        forgot: whether agreements were forgotten; the owner may set it back.
         trouble: why the files cannot be written or read; None if they can.
         stopped: the owner sets it to stop reading the journal.
         carried: bytes of the records that the last `renew` wrote to the new journal.
@@ -73,6 +74,7 @@ class Folder:
         self._digest_of_hash = digest_of_hash
         self._bucket_of = bucket_of
         self.trouble: str | None = None
+        self.forgot = False
         self.stopped = False
         self.carried = 0
         self._changes = Changes()
@@ -142,7 +144,7 @@ class Folder:
         """Forget all agreements that the journal recorded up to this place."""
         self._database.clear(place)
         self._changes, self._taken, self._place = Changes(), 0, place
-        self.fresh = True
+        self.fresh = self.forgot = True
 
     # Called in the worker's thread.
 
@@ -196,10 +198,11 @@ class Folder:
             self._database.write(self._changes, self._place, self._reader.number)
             self._changes, self._taken = Changes(), 0
 
-    def fold(self) -> None:
-        """Write everything in the journal to the database."""
+    def fold(self) -> bool:
+        """Write everything in the journal to the database; True: an error is raised if that fails."""
         self.catch_up()
         self._write()
+        return True
 
     def renew(self) -> None:
         """Fold, then replace the journal by one without the folded records."""

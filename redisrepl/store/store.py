@@ -120,6 +120,13 @@ class Store:
         """Whether nothing is agreed about any key: at first contact, or if the files could not be used."""
         return self._folder.fresh
 
+    def take_forgot(self) -> bool:
+        """Whether something was forgotten since this was asked last: of keys that were agreed on, it knows nothing."""
+        if not self._folder.forgot:
+            return False
+        self._folder.forgot = False
+        return True
+
     def file(self, ending: str) -> Path:
         """A file of this pair beside the store's own, with this ending."""
         return self._directory.file(ending)
@@ -214,6 +221,7 @@ class Store:
         except OSError as error:
             self._report(reason_of(error))
         else:
+            self._folder.forgot |= self._unwritten.forgets
             self._unwritten = Unwritten()
 
     def _report(self, trouble: str | None) -> None:
@@ -252,7 +260,7 @@ class Store:
         if self._folder.trouble and now < self._retry_job_at:
             return
         if size > _RENEW or (idle and not self._idle and size > _RENEW_IDLE):
-            step = self._folder.renew
+            step: Callable[[], object] = self._folder.renew
         elif self._folder.trouble or (idle and not self._idle):
             step = self._folder.fold
         elif self._journal.end - self._seen > _BEHIND:
@@ -266,7 +274,7 @@ class Store:
         self._retry_job_at = now + _RETRY
         self._job = self._worker.submit(self._maintain, step)
 
-    def _maintain(self, step: Callable[[], None]) -> None:
+    def _maintain(self, step: Callable[[], object]) -> None:
         """Run a step, then force the journal to the disk."""
         try:
             if self._journal.removed:
@@ -378,9 +386,10 @@ class Store:
         await self.fold()
         return await self._ask(self._folder.count, 0)
 
-    async def fold(self) -> None:
-        """Write everything that was recorded to the database."""
-        await self._ask(self._folder.fold, None)
+    async def fold(self) -> bool:
+        """Write everything that was recorded to the database; False if some of it, or all, could not be."""
+        folded = await self._ask(self._folder.fold, False)
+        return folded and not self._unwritten
 
     async def close(self) -> None:
         """Write what is buffered, force it to the disk, and close the files. A second call does nothing."""

@@ -38,6 +38,11 @@ class Unwritten:
     def __bool__(self) -> bool:
         return bool(self._all or self._keys or self.open or self._outcomes or self._document)
 
+    @property
+    def forgets(self) -> bool:
+        """Whether the records became too many, and so are forgotten."""
+        return self._records is None
+
     def take(self, records: bytes) -> None:
         """Add records that were not written."""
         for kind, payload, _ in parse(records):

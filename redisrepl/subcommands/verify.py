@@ -33,6 +33,7 @@ from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.comparison import Holder
 from redisrepl.flow.pacing import Pacer
 from redisrepl.flow.pushing import Pushing
+from redisrepl.flow.reach import StreamReach
 from redisrepl.flow.sweep import FEW_REMOVALS
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.apply import SiteWriter
@@ -254,6 +255,7 @@ async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, fou
         HubPusher(sides.hub, settings.max_body, types=types_of(settings.kinds)),
         sides.site,
         Pacer(4, worthwhile=settings.batch, interval=0.0),
+        reach := StreamReach(lambda: math.inf, core.continuity),  # nobody follows it
         site_evicted=_never,
         max_keys=settings.batch,
         retry=retry,
@@ -264,7 +266,7 @@ async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, fou
     core.differs("hub", [difference.key for difference in found if difference.site.digest is not None])
     async with asyncio.TaskGroup() as tasks:
         workers = [tasks.create_task(pushing.run(), name="push")]
-        applying = _applying(settings, sides, core, retry) if core.inbound is not None else None
+        applying = _applying(settings, sides, core, reach, retry) if core.inbound is not None else None
         if applying is not None:
             workers.append(tasks.create_task(applying.run(), name="fetch"))
         while not core.quiet or core.outbound.waiting:
@@ -285,7 +287,7 @@ async def _never() -> bool:
     return False
 
 
-def _applying(settings: Settings, sides: _Sides, core: Core, retry: Mapping[str, Any]) -> Applying:
+def _applying(settings: Settings, sides: _Sides, core: Core, reach: StreamReach, retry: Mapping[str, Any]) -> Applying:
     return Applying(
         core,
         sides.store,
@@ -294,7 +296,7 @@ def _applying(settings: Settings, sides: _Sides, core: Core, retry: Mapping[str,
         sides.writer,
         same_hub=_always,
         site_evicted=_never,
-        read_to=lambda: math.inf,
+        reach=reach,
         max_keys=settings.batch,
         retry=retry,
         clocks=Clocks(sides.store.saved.get("clocks")),

@@ -11,6 +11,7 @@ from redisrepl.engine.ancestor import note_state
 from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import ConflictLoss, Core, CoreOptions
 from redisrepl.flow.applying import Applying
+from redisrepl.flow.reach import StreamReach
 from redisrepl.local.address import parse_address
 from redisrepl.local.apply import SiteWriter
 from redisrepl.local.connection import open_client
@@ -85,6 +86,7 @@ class World:
         )
         self.expected, self.inbound = self.core.expected_local, self.core.inbound
         self.reader = Reader(self.client, address)
+        self.reach = StreamReach(lambda: self.read_to, self.core.continuity)
         self.applying = Applying(
             self.core,
             store,
@@ -93,7 +95,7 @@ class World:
             SiteWriter(self.client, address, b"us"),
             same_hub=self.same_hub,
             site_evicted=self.site_evicted,
-            read_to=lambda: self.read_to,
+            reach=self.reach,
             max_keys=8,
             retry={"attempts": None, "timeout": None, "wait_initial": 0.01, "wait_max": 0.05},
         )
@@ -544,7 +546,7 @@ async def test_nothing_is_written_before_the_stream_has_shown_what_was_read(serv
 
         world.inbound.changed_at_site([KEY])  # now it shows
         world.read_to = offset(at_site)
-        world.applying.stream_moved()
+        world.reach.moved()
         await eventually_async(lambda: world.inbound.counters.stale)
 
 
@@ -556,7 +558,7 @@ async def test_a_lost_stream_ends_the_wait(server, at_site, running):
         await eventually_async(lambda: world.reader.asked)
 
         world.core.site_lost(8)
-        world.applying.stream_moved()
+        world.reach.moved()
         await eventually_async(lambda: KEY in world.inbound.dirty)
         assert at_site.get(KEY) is None
 
@@ -564,7 +566,7 @@ async def test_a_lost_stream_ends_the_wait(server, at_site, running):
 @pytest.mark.parametrize("limit", ["_LONGEST_STANDSTILL", "_LONGEST_WAIT"])
 async def test_a_stream_that_never_comes_so_far_does_not_hold_up_for_ever(server, at_site, running, monkeypatch, limit):
     """As when the server that answers was replaced by the one that is followed."""
-    monkeypatch.setattr(f"redisrepl.flow.applying.{limit}", 0.1)
+    monkeypatch.setattr(f"redisrepl.flow.reach.{limit}", 0.1)
     async with running(server) as world:
         world.read_to = -1
         world.hub[KEY] = StringState(b"of the hub")

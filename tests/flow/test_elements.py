@@ -73,7 +73,7 @@ class LargeWorld(World):
             SiteWriter(self.client, self.reader._address, b"us"),
             same_hub=self.same_hub,
             site_evicted=self.site_evicted,
-            read_to=lambda: self.read_to,
+            reach=self.reach,
             max_keys=8,
             retry={"attempts": None, "timeout": None, "wait_initial": 0.01, "wait_max": 0.05},
             elements=LargeCollections(self.core, store, self.elements, 1 << 20, least=1000),

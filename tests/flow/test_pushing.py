@@ -12,12 +12,15 @@ import pytest
 
 from redisrepl.changes import DENIED, KINDS, Deleted, HashSet, HashState, StringSet, StringState, Touch
 from redisrepl.engine.ancestor import note_state
+from redisrepl.engine.continuity import Continuity
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.everywrite import EveryWrite
 from redisrepl.engine.outbound import Outbound
+from redisrepl.engine.pushes import OutboundOptions
 from redisrepl.errors import FencedError, HubError, KeyDeniedError, OutcomeUnknownError, PeerUnavailableError
 from redisrepl.flow.pacing import Pacer
 from redisrepl.flow.pushing import Pushing
+from redisrepl.flow.reach import StreamReach
 from redisrepl.remote.fence import NoFence
 from redisrepl.remote.push import HubPusher, Pushed
 from redisrepl.remote.session import HubSession, check_url
@@ -45,12 +48,15 @@ class Flights:
     def __init__(self, outbound, store, hub, count=1, pacer=None, batch=100, site=None):
         self.pacer = pacer or Pacer(count, worthwhile=batch, interval=0.0)
         self.evicted = False
+        self.read_to = math.inf
+        self.reach = StreamReach(lambda: self.read_to, Continuity())
         self.pushing = Pushing(
             outbound,
             store,
             hub,
             site,
             self.pacer,
+            self.reach,
             site_evicted=self.site_evicted,
             max_keys=batch,
             retry=RETRY,
@@ -349,6 +355,10 @@ class StatesOf:
     def __init__(self, states):
         self.states = states
         self.asked = []
+        self.stands_at = 0
+
+    async def offset(self):
+        return self.stands_at
 
     async def first_states(self, keys, _max_bytes):
         self.asked.append(list(keys))
@@ -386,6 +396,34 @@ async def test_keys_in_doubt_are_read_and_compared_with_what_was_agreed(store):
     ]
     assert outbound.counters.failed == 1
     assert await agreed(store, b"changed", b"gone", b"same") == digests(changed=b"b", gone=None, same=b"a")
+
+
+@pytest.mark.parametrize("written", [True, False])
+async def test_where_every_write_counts_a_value_that_was_read_waits_for_those_before_it(store, written):
+    """A comparison may see it long before the stream tells of it."""
+    options = OutboundOptions(every_write=True)
+    outbound = Outbound(ChangeDecoder(lambda _key: True, KINDS), ExpectedEvents(0), options=options)
+    hub, site = FakeHub(), StatesOf({b"k": StringState(b"3"), b"other": A})
+    site.stands_at = 100
+    outbound.doubt(b"k")
+    outbound.doubt(b"other")
+    async with Flights(outbound, store, hub, site=site) as flights:
+        flights.read_to = 99
+        flights.pushing.wake()
+        await eventually_async(lambda: site.asked)
+        for _ in range(20):
+            flights.reach.moved()
+            await asyncio.sleep(0)
+        assert not hub.pushed
+
+        outbound.read([[b"SET", b"k", b"%d" % number] for number in range(4 * written)], 100)
+        flights.read_to = 100
+        flights.reach.moved()
+        await flights.pushing.drained()
+
+    values = [command[2] for commands in hub.pushed for command in commands if command[1] == b"k"]
+    assert values == ([b"0", b"1", b"2", b"3"] if written else [b"3"])
+    assert await agreed(store, b"k", b"other") == digests(k=b"3", other=b"a")
 
 
 async def test_where_nothing_differs_nothing_is_sent(store):

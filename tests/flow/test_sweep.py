@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 
 import pytest
 from structlog.testing import capture_logs
@@ -126,6 +127,26 @@ async def test_the_sides_that_are_owed_it_are_compared_and_settled(sweeping, sid
         assert world.sweep.last["different"] == len(sides)
         assert bool(world.site.sums_read) == ("site" in sides)
         assert bool(world.hub.sums_read) == ("hub" in sides)
+
+
+async def test_while_the_ancestor_is_half_known_both_sides_are_compared(sweeping, monkeypatch):
+    """What was agreed on and could not be written, a site that went back lacks: the hub alone tells of it."""
+    async with sweeping() as world:
+        world.agree()
+        await world.store.fold()
+        with monkeypatch.context() as disk:
+            disk.setattr(world.store._journal, "append", full)
+            world.agree([b"n:new"])
+            del world.site.held[b"n:new"]
+            world.owe("site", event=Event.WENT_BACK, proved=0)
+            await finished(world)
+
+        assert dict(world.suspects) == {b"n:new": True}
+        assert world.settled() == ["site", "hub"]
+
+
+def full(_):
+    raise OSError(28, os.strerror(28))
 
 
 async def test_a_sweep_that_waits_is_not_woken_by_each_write(sweeping):

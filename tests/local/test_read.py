@@ -43,6 +43,10 @@ async def reader(server):
     await client.aclose()
 
 
+async def test_where_the_stream_is(server, reader):
+    assert await reader.offset() == server.client().info("replication")["master_repl_offset"]
+
+
 async def test_all_states(server, reader):
     at_site = server.client()
     at_site.flushall()

@@ -232,6 +232,9 @@ class Ancestors:
                 of_elements.setdefault(name, {})[digest] = None
         return tuple(of_key), {name: tuple(digests) for name, digests in of_elements.items()}
 
+    async def fold(self) -> bool:
+        return self._remembers
+
     async def sums(self, prefix: bytes) -> list[int]:
         await Wire()
         sums = [0] * 256

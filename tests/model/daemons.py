@@ -30,6 +30,7 @@ from redisrepl.flow.applying import Applying
 from redisrepl.flow.comparison import Comparison
 from redisrepl.flow.judging import Judging, Known
 from redisrepl.flow.pushing import Pushing
+from redisrepl.flow.reach import StreamReach
 from redisrepl.flow.saving import SavedState, Saving
 from redisrepl.flow.sweep import Sweep
 from redisrepl.local.apply import Applied, _commands
@@ -88,16 +89,21 @@ class PlayedPushing(Pushing):
 class PlayedApplying(Applying):
     """It waits without a loop."""
 
-    site: Site
 
-    async def _stream_passed(self, offset: int) -> None:
-        site, server = self._core.continuity.site, self.site.server
-        if self.waits:
-            await Until(lambda: not site.followed or self._read_to() >= offset or server.offset < offset)
-        if site.followed and self._read_to() < offset and self.waits:
+class PlayedReach(StreamReach):
+    """Likewise, or not at all."""
+
+    def __init__(self, read_to: Callable[[], float], continuity: Continuity, site: Site, *, waits: bool) -> None:
+        super().__init__(read_to, continuity)
+        self._played_at, self._waits = site, waits
+
+    async def passed(self, offset: int) -> None:
+        if not self._waits:
+            return
+        site, server = self._continuity.site, self._played_at.server
+        await Until(lambda: not site.followed or self._read_to() >= offset or server.offset < offset)
+        if site.followed and self._read_to() < offset:
             raise LinkLostError("a replaced master has answered")
-
-    waits = True
 
 
 class PlayedJudging(Judging):
@@ -266,6 +272,12 @@ class SiteDouble:
         states = [self.server.state(key) for key in keys]
         await self._answered()
         return states
+
+    async def offset(self) -> int:
+        await self._asked()
+        offset = self.server.offset
+        await self._answered()
+        return offset
 
     async def fields(self, key: bytes, names: Sequence[bytes], _kind: str) -> list[bytes | None]:
         await self._asked()
@@ -474,12 +486,14 @@ class Daemon:
             self.outbound.resume_at(saved.position.offset, saved.database)
         hub, of_site, known = HubDouble(self), SiteDouble(self), Known(store.saved)
         pacer = SimpleNamespace(**dict.fromkeys(("left", "arrived", "failed", "hold"), lambda *_: None))
+        reach = PlayedReach(lambda: self.stream.read_to, core.continuity, site, waits=world.waits)
         self.pushing = made.pushing(
             self.outbound,
             store,
             hub,
             of_site,
             pacer,
+            reach,
             took=core.pushed,
             site_evicted=lambda: self.judging.site_evicted(),  # noqa: PLW0108 - there is none yet
             max_keys=1,
@@ -523,14 +537,12 @@ class Daemon:
             of_site,
             same_hub=self.judging.same_hub,
             site_evicted=self.judging.site_evicted,
-            read_to=lambda: self.stream.read_to,
+            reach=reach,
             max_keys=3,
             retry={},
             clocks=known.clocks,
         )
-        self.applying.site = site
         self.applying._site_turn = Lock()
-        self.applying.waits = world.waits
         holders = {"site": HolderDouble(of_site, world), "hub": HolderDouble(hub, world)}
         self.sweep = made.sweep(
             core,

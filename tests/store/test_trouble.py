@@ -142,8 +142,10 @@ async def test_too_much_that_was_not_written_ends_all_agreement(scene, monkeypat
             assert len(store._unwritten._keys) < 100
         assert sum(map(len, store._unwritten.open.values())) < 5000
         assert await scene.digests(b"a") == {}
+    assert not store.take_forgot()
     scene.flush(5.0)
     assert store.failed is None
+    assert [store.take_forgot() for _ in range(2)] == [True, False]
     for _ in range(2):
         assert await scene.digests(b"a", b"%0100d" % 11) == {}
         assert len(scene.store.open_batches) in {0, 191}
@@ -350,5 +352,6 @@ async def test_a_journal_that_is_damaged_while_it_is_used(scene):
         assert await scene.digests(b"a", b"b") == {}
     assert [one["event"] for one in logs] == ["store.unreadable"]
     assert scene.store.fresh
+    assert scene.store.take_forgot()
     scene.store.agreed(strings((b"c", 1)))
     assert await scene.digests(b"a", b"b", b"c") == {b"c": 1}

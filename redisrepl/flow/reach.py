@@ -1,0 +1,60 @@
+"""How far the site's stream was read, for those who must not act before it is.
+
+In: how far it was read by now, and that it was read further. Out: that a place was reached, or never will be. Left to
+others: reading the stream (`sources.stream`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from redisrepl.engine.continuity import Continuity
+from redisrepl.errors import LinkLostError
+
+__all__ = ["StreamReach"]
+
+#: Seconds after which the stream is not waited for any longer: while it stands still, and in all.
+_LONGEST_STANDSTILL = 5.0
+_LONGEST_WAIT = 60.0
+
+
+class StreamReach:
+    """How far the site's stream was read.
+
+    Args:
+        read_to: tells up to which offset; infinity if nobody reads it.
+        continuity: knows whether it still is the stream of the same server.
+    """
+
+    def __init__(self, read_to: Callable[[], float], continuity: Continuity) -> None:
+        self._read_to = read_to
+        self._continuity = continuity
+        self._moved = asyncio.Event()
+
+    def moved(self) -> None:
+        """The stream was read further, or was lost."""
+        self._moved.set()
+
+    async def passed(self, offset: int) -> None:
+        """Return when everything that the site did before this offset was seen, or its stream is lost.
+
+        After a failover the offset may be that of the old master, which the stream of the new one never reaches.
+
+        Raises:
+            LinkLostError: it does not come so far.
+        """
+        if self._read_to() >= offset:
+            return
+        epoch = self._continuity.site.epoch  # in another one the offset may mean nothing
+        try:
+            async with asyncio.timeout(_LONGEST_WAIT):
+                while self._continuity.site.epoch == epoch and (read_to := self._read_to()) < offset:
+                    async with asyncio.timeout(_LONGEST_STANDSTILL):
+                        while self._continuity.site.epoch == epoch and self._read_to() == read_to:
+                            self._moved.clear()
+                            await self._moved.wait()
+        except TimeoutError:
+            raise LinkLostError(
+                "the site's stream does not come to where the site says that it is: a replaced master may have answered"
+            ) from None
