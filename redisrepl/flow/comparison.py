@@ -84,7 +84,7 @@ class Comparison:
             prefix: the namespace.
 
         Yields:
-            Keys that hold something else, and keys that are missing.
+            Keys that hold something else, of which some may come twice, and keys that are missing.
         """
         speed = _FIRST if self._store.fresh else 1
         buckets = await self._differing_buckets(side, prefix)
@@ -109,8 +109,8 @@ class Comparison:
             if cursor == b"0":
                 break
         if not self._store.fresh:
-            async for missing in self._missing(side, prefix, buckets, found):
-                yield [], missing
+            async for differing, missing in self._not_seen(side, prefix, buckets, found):
+                yield differing, missing
 
     def _differs(self, look: Look, agreed: Agreed | None) -> bool:
         if look.digest == UNREADABLE:
@@ -143,10 +143,13 @@ class Comparison:
         agreed = await self._store.sums(prefix)
         return [bucket for bucket in range(BUCKETS) if sums[bucket] != agreed[bucket]]
 
-    async def _missing(
+    async def _not_seen(
         self, side: Holder, prefix: bytes, buckets: Collection[int] | None, found: Sequence[int]
-    ) -> AsyncIterator[list[bytes]]:
-        """Keys that were agreed on and that the side has not."""
+    ) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:
+        """As `differing`, of keys that were agreed on: those that the side has not.
+
+        Or had not when it was gone through: a client may have written a field of what was lost.
+        """
         agreed = await self._store.sums(prefix)
         wanted = range(BUCKETS) if buckets is None else buckets
         lacking = [bucket for bucket in wanted if agreed[bucket] != found[bucket]]
@@ -157,8 +160,15 @@ class Comparison:
             keys = [key for key, _ in page]
             looks = await side.looks(keys)
             missing = [key for key, look in zip(keys, looks, strict=True) if look.digest is None]
-            if missing:
-                yield missing
+            others = {
+                key: look
+                for (key, digest), look in zip(page, looks, strict=True)
+                if look.digest is not None and look.digest != digest
+            }
+            agreed = await self._store.lookup(list(others)) if others else {}
+            differing = [key for key, look in others.items() if self._differs(look, agreed.get(key))]
+            if differing or missing:
+                yield differing, missing
             await self._pace(len(keys), started)
 
     async def _pace(self, keys: float, started: float, speed: float = 1) -> None:
