@@ -150,9 +150,9 @@ class Comparison:
 
         Or had not when it was gone through: a client may have written a field of what was lost.
         """
-        agreed = await self._store.sums(prefix)
+        sums = await self._store.sums(prefix)
         wanted = range(BUCKETS) if buckets is None else buckets
-        lacking = [bucket for bucket in wanted if agreed[bucket] != found[bucket]]
+        lacking = [bucket for bucket in wanted if sums[bucket] != found[bucket]]
         if not lacking:
             return
         async for page in self._store.listed(prefix, lacking):
