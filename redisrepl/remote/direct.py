@@ -20,7 +20,6 @@ import hiredis
 
 from redisrepl.errors import (
     CertificateError,
-    CommandRefusedError,
     ConfigError,
     LimitExceededError,
     LinkLostError,
@@ -35,6 +34,7 @@ from redisrepl.limits import Limits
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
 from redisrepl.remote.patience import BESIDE_VALUE, SLOWEST, Patience
+from redisrepl.remote.refusals import refusal
 from redisrepl.remote.transport import parse_url
 from redisrepl.showing import masked
 from redisrepl.tls.contexts import tls_reason, trust_told
@@ -270,7 +270,7 @@ class DirectHub(Hub):
             self._keep(link)
             trial.answered()
         if isinstance(reply, hiredis.ReplyError):
-            raise CommandRefusedError(str(reply), status=_OK)
+            raise refusal(str(reply))
         return reply
 
     def _raise(self, error: OSError | ProtocolError, trial: Trial, *, sent: bool) -> NoReturn:

@@ -31,7 +31,8 @@ class Hub(Protocol):
         PeerUnavailableError: the request was not sent. OutcomeUnknownError: it was sent, and may or may not have been
             executed. CertificateError, RefusedError: one side refuses the other.
         CommandRefusedError: Redis refused the command or script; the text is its own.
-        HubError: a proxy or Webdis answered with an error. BodyTooLargeError: because the request is too large.
+        HubError: Redis is not ready for it (`LOADING`, `OOM`, ...), or a proxy or Webdis answered with an error.
+            BodyTooLargeError: because the request is too large.
         ProtocolError: the answer makes no sense, or is too large.
 
     Attributes:

@@ -1,7 +1,7 @@
 """Classifies errors of the hub's Redis.
 
-In: Redis' own error text. Out: whether it will pass (then a `HubError`), whether scripts may run, whether it is about
-permissions. Left to others: what follows from that (`remote.push`, `remote.fetch`, `remote.compare`).
+In: Redis' own error text. Out: the error to raise for it; whether it is about scripts, or about permissions. Left to
+others: what follows from that (`remote.push`, `remote.fetch`, `remote.compare`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ __all__ = [
     "is_denial",
     "is_passing",
     "is_unauthenticated",
+    "refusal",
     "refuses_script",
     "refuses_scripts",
     "scripts_refused",
@@ -65,9 +66,15 @@ def refuses_scripts(error: Exception) -> bool:
 def refuses_script(error: Exception) -> bool:
     """Whether it is about scripts at all, or about a command in this one: either way there is another way."""
     if isinstance(error, CommandRefusedError) and error.status == _OK:
-        text = str(error)
-        return not is_passing(text) and not text.startswith("NOSCRIPT")
+        return not str(error).startswith("NOSCRIPT")
     return refuses_scripts(error)
+
+
+def refusal(error: str) -> HubError:
+    """What to raise for Redis' own error: only what the server will not do later either is refused."""
+    if is_passing(error):
+        return HubError(f"the hub is not ready: {error}", status=_OK)
+    return CommandRefusedError(error, status=_OK)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from redisrepl.remote.channel import EventChannel, SubscribeChoice
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
 from redisrepl.remote.patience import BESIDE_VALUE, LARGE, SLOWEST, Patience
+from redisrepl.remote.refusals import refusal
 from redisrepl.remote.statuses import OK, http_error
 from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy
 from redisrepl.tls.contexts import tls_reason, trust_told
@@ -165,7 +166,7 @@ class HubSession(Hub):
         try:
             return flat_reply(reply)
         except CommandError as error:
-            raise CommandRefusedError(str(error), status=OK) from None
+            raise refusal(str(error)) from None
 
     async def command(self, *argv: bytes) -> object:
         """See `Hub`."""
@@ -174,7 +175,7 @@ class HubSession(Hub):
         try:
             return cast("object", parse_reply(reply))
         except CommandError as error:
-            raise CommandRefusedError(str(error), status=OK) from None
+            raise refusal(str(error)) from None
 
     async def integer(self, *argv: bytes) -> int:
         """See `Hub`."""
@@ -182,7 +183,7 @@ class HubSession(Hub):
         try:
             return parse_integer(reply)
         except CommandError as error:
-            raise CommandRefusedError(str(error), status=OK) from None
+            raise refusal(str(error)) from None
 
     @property
     def event_channel(self) -> str | None:

@@ -146,6 +146,6 @@ async def test_a_hub_that_is_not_ready_is_waited_for(hub, monkeypatch):
             return b"-BUSY Redis is busy running a script\r\n"
 
         monkeypatch.setattr(comparer.hub, "post", busy)
-        with pytest.raises(HubError, match="not ready for a comparison"):
+        with pytest.raises(HubError, match="the hub is not ready: BUSY"):
             await comparer.page(PREFIX, b"0", 10, None)
         assert comparer.scripts.allowed

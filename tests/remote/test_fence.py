@@ -8,7 +8,7 @@ import math
 import pytest
 from structlog.testing import capture_logs
 
-from redisrepl.errors import FencedError, PeerUnavailableError, ProtocolError
+from redisrepl.errors import FencedError, HubError, PeerUnavailableError, ProtocolError
 from redisrepl.remote.fence import Fence, NoFence
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
@@ -202,6 +202,26 @@ async def test_a_hub_that_allows_none_is_gone_on_with_and_that_is_said_once(hub,
         hub.redis.execute_command("ACL", "SETUSER", "default", "allkeys", "+@all")
     assert [line["event"] for line in logs] == ["hub.no_fence"]
     assert (fence.found, fence.holds_up_to(), fence.fencing(1, 2)) == (None, math.inf, NO_FENCE)
+
+
+@pytest.mark.parametrize("error", ["LOADING Redis is loading the dataset in memory", "BUSY Redis is busy"])
+async def test_a_hub_that_is_not_ready_has_not_lost_the_fence(session, monkeypatch, error):
+    """All that was agreed on would pass for lost."""
+    fence = Fence(session, b"us")
+    await fence.ready()
+
+    async def busy(*_):
+        return b"-%b\r\n" % error.encode()
+
+    for ask in (fence.look, fence.ready, lambda: fence.mark(5), fence.is_there):
+        fence.doubt()
+        with monkeypatch.context() as patched:
+            patched.setattr(session, "post", busy)
+            with pytest.raises(HubError, match="the hub is not ready"):
+                await ask()
+        assert fence.allowed
+        await fence.ready()
+    assert fence.found
 
 
 @pytest.mark.parametrize(
