@@ -20,6 +20,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from redisrepl.changes import Change, Deleted, HashSet, StringSet, Touch
@@ -35,15 +36,16 @@ __all__ = [
     "Ring",
     "Seen",
     "StreamedKeys",
+    "entries_of_untold",
     "entry_of",
     "entry_of_place",
     "field_or_none",
     "hex_or_none",
     "holds_since",
     "list_of",
-    "places_of",
     "proved",
     "seen_of",
+    "untold_of",
 ]
 
 #: Changes that are remembered at a time, and saved; and in all, while the daemon runs.
@@ -70,6 +72,8 @@ _PART = 4
 Place = tuple[bytes, bytes | None]
 #: For each key when it was agreed on last, by the store's count: as a whole (None), and fields of it.
 Places = Mapping[bytes, Mapping[bytes | None, int]]
+#: Places of which something is not known, each with the number of agreements when that began.
+Untold = Mapping[Place, float]
 #: Keys that are remembered as places.
 MOST_PLACES = 100_000
 
@@ -134,13 +138,21 @@ def list_of(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def places_of(entries: Iterable[object]) -> Iterator[Place]:
-    """From what JSON held; what cannot be read is left out."""
+def entries_of_untold(untold: Untold) -> list[object]:
+    """As JSON can hold it."""
+    return [(*entry_of_place(place), number) for place, number in untold.items()]
+
+
+def untold_of(entries: Iterable[object]) -> dict[Place, float]:
+    """From what JSON held; without a number, it may have been at any time."""
+    untold: dict[Place, float] = {}
     for entry in entries:
         match entry:
-            case [str(key), str() | None as field]:
+            case [str(key), str() | None as field, *number]:
                 with suppress(ValueError):
-                    yield bytes.fromhex(key), field_or_none(field)
+                    place = bytes.fromhex(key), field_or_none(field)
+                    untold[place] = number[0] if number and isinstance(number[0], int) else math.inf
+    return untold
 
 
 class StreamedKeys:
@@ -217,18 +229,18 @@ class Ring:
     Args:
         seen: they, in order.
         number: agreements up to this one are about what was seen by then.
-        untold: places of which changes were seen that did not tell to what.
+        untold: places of which changes were seen that did not tell to what; with the number by the last of them.
 
     Attributes:
         number: likewise.
     """
 
-    def __init__(self, seen: Iterable[Seen] = (), number: int = 0, untold: Iterable[Place] = ()) -> None:
+    def __init__(self, seen: Iterable[Seen] = (), number: int = 0, untold: Untold = MappingProxyType({})) -> None:
         self._seen: deque[Seen] = deque(maxlen=_KEPT)
         self._by_place: dict[Place, list[Seen]] | None = None  # made when it is asked for
         self._unsaved: deque[Seen] = deque(maxlen=RING)
         self._seen_saved, self._milestones_saved = _Pieces("seen", RING), _Pieces("milestones", _MILESTONES)
-        self._untold: dict[Place, None] = {}
+        self._untold: dict[Place, float] = {}
         self._untold_unsaved: deque[Place] = deque(maxlen=RING)
         self._untold_saved = _Pieces("untold", RING)
         self._remember(seen)
@@ -245,9 +257,9 @@ class Ring:
         return len(self._seen)
 
     @property
-    def untold(self) -> Collection[Place]:
-        """Places of which changes were seen that did not tell to what."""
-        return self._untold.keys()
+    def untold(self) -> Untold:
+        """Places of which changes were seen that did not tell to what; with the number by the last of them."""
+        return self._untold
 
     def last(self, key: bytes, field: bytes | None = None) -> Seen | None:
         """The last change that told what a key holds as a whole, or what a field of it does."""
@@ -281,8 +293,10 @@ class Ring:
         return known and digest is not None and all(seen.digest != digest for seen in of_place)
 
     def was_untold(self, place: Place) -> bool:
-        """Whether a change was seen that did not tell what is there since: values were there that nobody knows."""
-        return place in self._untold or (place[0], None) in self._untold
+        """Whether values were there that nobody knows: a change did not tell, and none before it is remembered."""
+        untold = max(self._untold.get(one, -math.inf) for one in (place, (place[0], None)))
+        first = next(iter(self._of(*place)), None)
+        return untold >= (-math.inf if first is None else first.number) and untold != -math.inf
 
     def add(self, now: float, changes: Collection[Change], *, untold: bool = False) -> None:
         """These are the newest changes, and so many agreements there are now.
@@ -302,9 +316,9 @@ class Ring:
                     last = list(fields.items())[-_FIELDS:]
                     known = [(name, value) for name, value in last if value is not None]
                     self._remember(Seen(number, key, name, element_of(name, value, kind)) for name, value in known)
-                    self._do_not_know((key, name) for name, value in last if value is None)
+                    self._do_not_know({(key, name): number for name, value in last if value is None})
                 case Touch(key):
-                    self._do_not_know([(key, None)])
+                    self._do_not_know({(key, None): number})
                 case Deleted(key):
                     self._remember([Seen(number, key, None, None)])
 
@@ -323,10 +337,10 @@ class Ring:
             self._mark((offset, self._number_before))
         self._number_before = self.number
 
-    def _do_not_know(self, places: Iterable[Place]) -> None:
-        for place in places:
-            self._untold.pop(place, None)
-            self._untold[place] = None  # the last
+    def _do_not_know(self, places: Untold) -> None:
+        for place, number in places.items():
+            before = self._untold.pop(place, number)
+            self._untold[place] = max(number, before)  # the last
             self._untold_unsaved.append(place)
         while len(self._untold) > _KEPT:
             del self._untold[next(iter(self._untold))]
@@ -351,7 +365,8 @@ class Ring:
             self._seen_saved.add(entry_of(seen))
         self._unsaved.clear()
         for place in dict.fromkeys(self._untold_unsaved):
-            self._untold_saved.add(entry_of_place(place))
+            if place in self._untold:
+                self._untold_saved.add((*entry_of_place(place), self._untold[place]))
         self._untold_unsaved.clear()
         saved = self._seen_saved.saved | self._milestones_saved.saved | self._untold_saved.saved
         return {"ring": self.number, **saved}
@@ -362,7 +377,7 @@ class Ring:
         number = document.get("ring")
         ring = cls(number=number if isinstance(number, int) else 0)
         ring._remember(seen for entry in ring._seen_saved.load(document) if (seen := seen_of(entry)) is not None)
-        ring._do_not_know(places_of(ring._untold_saved.load(document)))
+        ring._do_not_know(untold_of(ring._untold_saved.load(document)))
         for pair in ring._milestones_saved.load(document):
             match pair:
                 case [int(offset), int(reached)]:

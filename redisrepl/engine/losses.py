@@ -21,13 +21,14 @@ from redisrepl.engine.evidence import (
     Places,
     Ring,
     StreamedKeys,
+    entries_of_untold,
     entry_of,
     entry_of_place,
     field_or_none,
     hex_or_none,
     list_of,
-    places_of,
     seen_of,
+    untold_of,
 )
 from redisrepl.engine.renewed import Renewed
 from redisrepl.wire.digests import digest_of, elements_of
@@ -92,7 +93,7 @@ class Losses:
 
     def interrupted(self, ring: Ring) -> None:
         """What is seen from now on does not follow upon these last changes; the site has not been compared since."""
-        self._seen = Ring([*self._seen, *ring], untold=[*self._seen.untold, *ring.untold])
+        self._seen = Ring([*self._seen, *ring], untold={**self._seen.untold, **ring.untold})
         self._saved = None
 
     def went_back(
@@ -217,7 +218,7 @@ class Losses:
             kept = list(map(entry_of_place, self._kept))
             self._saved = {
                 "seen": [entry_of(seen) for seen in self._seen],
-                "untold": list(map(entry_of_place, self._seen.untold)),
+                "untold": entries_of_untold(self._seen.untold),
                 "missed": missed,
                 "places": places,
                 "kept": kept,
@@ -234,7 +235,7 @@ class Losses:
         match document.get("seen"):
             case [*entries]:
                 seen = [seen for entry in entries if (seen := seen_of(entry)) is not None]
-                losses._seen = Ring(seen, untold=places_of(list_of(document.get("untold"))))
+                losses._seen = Ring(seen, untold=untold_of(list_of(document.get("untold"))))
         match document.get("missed"):
             case [[*keys], [*numbers]]:
                 with suppress(ValueError, TypeError):

@@ -281,8 +281,26 @@ def test_what_changed_without_a_value_may_have_been_any_value():
     kept.append(Seen(8, b"k0", None, 9))
     at = held(kept) | {(b"k0", None): 99}
     assert proved(Ring(kept, 99), at).number == 99
-    assert proved(Ring(kept, 99, untold=[(b"k0", None)]), at).number == 7
+    assert proved(Ring(kept, 99, untold={(b"k0", None): 8}), at).number == 7
     assert Ring.load(json.loads(json.dumps(ring.saved()))).untold == ring.untold
+
+
+def test_what_did_not_tell_before_all_that_is_remembered_does_not_matter():
+    ring = Ring()
+    ring.add(3, [Touch(b"n")])
+    ring.add(5, [StringSet(b"other", b"v")])
+    ring.add(6, [StringSet(b"n", b"1")])
+    ring.add(9, [StringSet(b"n", b"3")])
+    for one in (ring, Ring.load(json.loads(json.dumps(ring.saved())))):
+        assert one.written_since(8, b"n", None, string_digest(b"n", b"4"))
+    ring.add(10, [Touch(b"n")])
+    for one in (ring, Ring.load(json.loads(json.dumps(ring.saved())))):
+        assert not one.written_since(8, b"n", None, string_digest(b"n", b"4"))
+    unnumbered = {
+        name: [e[:2] if isinstance(e, list) else e for e in entries] if "untold" in name else entries
+        for name, entries in json.loads(json.dumps(ring.saved())).items()
+    }  # as it was saved at first
+    assert not Ring.load(unnumbered).written_since(8, b"n", None, string_digest(b"n", b"4"))
 
 
 def test_a_ring_survives_the_daemon():
