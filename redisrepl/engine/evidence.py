@@ -36,9 +36,9 @@ __all__ = [
     "Ring",
     "Seen",
     "StreamedKeys",
-    "entries_of_untold",
     "entry_of",
     "entry_of_place",
+    "entry_of_untold",
     "field_or_none",
     "hex_or_none",
     "holds_since",
@@ -138,9 +138,9 @@ def list_of(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def entries_of_untold(untold: Untold) -> list[object]:
-    """As JSON can hold it."""
-    return [(*entry_of_place(place), number) for place, number in untold.items()]
+def entry_of_untold(place: Place, number: float) -> tuple[object, ...]:
+    """As JSON can hold it, which has no infinity."""
+    return entry_of_place(place) if number == math.inf else (*entry_of_place(place), number)
 
 
 def untold_of(entries: Iterable[object]) -> dict[Place, float]:
@@ -294,9 +294,9 @@ class Ring:
 
     def was_untold(self, place: Place) -> bool:
         """Whether values were there that nobody knows: a change did not tell, and none before it is remembered."""
-        untold = max(self._untold.get(one, -math.inf) for one in (place, (place[0], None)))
-        first = next(iter(self._of(*place)), None)
-        return untold >= (-math.inf if first is None else first.number) and untold != -math.inf
+        at = [self._untold[one] for one in (place, (place[0], None)) if one in self._untold]
+        of_place = self._of(*place)
+        return bool(at) and (not of_place or max(at) >= of_place[0].number)
 
     def add(self, now: float, changes: Collection[Change], *, untold: bool = False) -> None:
         """These are the newest changes, and so many agreements there are now.
@@ -366,7 +366,7 @@ class Ring:
         self._unsaved.clear()
         for place in dict.fromkeys(self._untold_unsaved):
             if place in self._untold:
-                self._untold_saved.add((*entry_of_place(place), self._untold[place]))
+                self._untold_saved.add(entry_of_untold(place, self._untold[place]))
         self._untold_unsaved.clear()
         saved = self._seen_saved.saved | self._milestones_saved.saved | self._untold_saved.saved
         return {"ring": self.number, **saved}

@@ -21,9 +21,9 @@ from redisrepl.engine.evidence import (
     Places,
     Ring,
     StreamedKeys,
-    entries_of_untold,
     entry_of,
     entry_of_place,
+    entry_of_untold,
     field_or_none,
     hex_or_none,
     list_of,
@@ -218,7 +218,7 @@ class Losses:
             kept = list(map(entry_of_place, self._kept))
             self._saved = {
                 "seen": [entry_of(seen) for seen in self._seen],
-                "untold": entries_of_untold(self._seen.untold),
+                "untold": [entry_of_untold(*one) for one in self._seen.untold.items()],
                 "missed": missed,
                 "places": places,
                 "kept": kept,

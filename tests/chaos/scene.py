@@ -6,8 +6,10 @@ In: a seed. Out: what differs, is lost or strays once the clients pause. Left to
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -125,6 +127,23 @@ class Scene:
 
     def check(self) -> None:
         """Pause all clients and wait until all copies are equal; then nothing is lost, strayed, or grown too large."""
+        try:
+            self._check()
+        except AssertionError as error:
+            error.add_note(f"what the daemons said, and what they were at in the end: {self._keep_words()}")
+            raise
+
+    def _keep_words(self) -> Path:
+        """Write down all that the daemons logged; outlives the test."""
+        directory = Path(tempfile.mkdtemp(prefix="redisrepl-chaos-"))
+        for number, daemon in enumerate(self.daemons):
+            with contextlib.suppress(AssertionError, RuntimeError):  # it may have ended, or be stuck
+                daemon.state()
+            lines = "".join(json.dumps(record) + "\n" for record in daemon.records)
+            directory.joinpath(f"daemon{number}.jsonl").write_text(lines)
+        return directory
+
+    def _check(self) -> None:
         with self.silence():
             contents = self._settle()
             forgot = [False, *map(self._forgot, self.daemons, self._marks)]
