@@ -27,7 +27,7 @@ from redisrepl.namespaces import Namespaces
 from redisrepl.wire.commands import ORIGIN_CHANNEL, ChangeDecoder
 from redisrepl.wire.entries import FIRST_ID, LAST_ID, entry_name, entry_value
 from redisrepl.wire.psync import Commands, SnapshotEnd
-from testbed import RedisServer
+from testbed import RedisServer, eventually
 from tests.samples import ALL_BYTES
 
 K, L = b"site1:k", b"site1:l"
@@ -528,6 +528,8 @@ async def test_every_listed_command_on_a_real_server():
 
 def say(server):
     client = server.client(single_connection_client=True)
+    # While the process that sent the snapshot is there, FLUSHALL ends it, and the link with it.
+    eventually(lambda: not client.info("persistence")["rdb_bgsave_in_progress"])
     client.set(_MARK, 0)
     for number, (line, _) in enumerate(SAID, start=1):
         client.execute_command(*words(line))
