@@ -20,7 +20,7 @@ import structlog
 from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, SequenceSet, StringSet
 from redisrepl.errors import RefusedError, denies_key
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.client import INFO, stream_offset, translated
+from redisrepl.local.client import INFO, is_refused, stream_offset, translated
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, as_server_takes, put_words
 from redisrepl.wire.commands import ORIGIN_CHANNEL
 from redisrepl.wire.entries import PUT_STREAM_SCRIPT
@@ -144,7 +144,7 @@ class SiteWriter:
         spelled = [*opening, *map(as_site_takes, commands), [b"EXEC"], INFO]
         replies = await self._replies(connection, spelled)
         executed, info = replies[-2:]
-        if self._origin is not None and _is_refused(replies[1]):
+        if self._origin is not None and is_refused(replies[1]):
             _log.warning(
                 "apply.no_origin",
                 error=str(replies[1]),
@@ -277,12 +277,6 @@ return 1
 def _optional(value: bytes | None) -> tuple[bytes, bytes]:
     """A value that may be missing, for the script."""
     return (b"0", b"") if value is None else (b"1", value)
-
-
-def _is_refused(reply: object) -> bool:
-    """Whether the server denies us this command, or does not have it."""
-    unknown = isinstance(reply, redis.exceptions.ResponseError) and str(reply).startswith("unknown command")
-    return unknown or isinstance(reply, redis.exceptions.NoPermissionError)
 
 
 def as_site_takes(command: Sequence[bytes]) -> Sequence[bytes]:

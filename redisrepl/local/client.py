@@ -52,6 +52,7 @@ __all__ = [
     "client_of",
     "client_options",
     "history_in",
+    "is_refused",
     "plain_client",
     "refuses_script",
     "scripts_at",
@@ -389,6 +390,12 @@ def scripts_at(client: redis.asyncio.Redis, address: SiteAddress) -> Scripts:
 
     # The single commands then show what is refused.
     return Scripts(evaluate, lambda error: refuses_script(error.__cause__), hashes=False)
+
+
+def is_refused(reply: object) -> bool:
+    """Whether the server denies us this command, or does not have it."""
+    unknown = isinstance(reply, redis.exceptions.ResponseError) and str(reply).startswith("unknown command")
+    return unknown or isinstance(reply, redis.exceptions.NoPermissionError)
 
 
 def refuses_script(said: object) -> bool:

@@ -16,7 +16,7 @@ import structlog
 
 from redisrepl.changes import State
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.client import ask_all, translated
+from redisrepl.local.client import ask_all, is_refused, translated
 from redisrepl.local.read import SiteReader
 from redisrepl.wire.digests import held_at
 from redisrepl.wire.replies import CLOCK_TOLERANCE, Info, as_info, merged
@@ -95,7 +95,7 @@ class SiteHistory:
         asked_at = time.time()
         with translated(self._address):
             for reply in await ask_all(self._client, [[b"INFO", section] for section in _SECTIONS]):
-                if isinstance(reply, redis.exceptions.ResponseError):
+                if is_refused(reply):
                     continue
                 if isinstance(reply, Exception):
                     raise reply

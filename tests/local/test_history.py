@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
+from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
 from redisrepl.changes import HashState, StringState
-from redisrepl.errors import LinkLostError
+from redisrepl.errors import LinkLostError, PeerUnavailableError
 from redisrepl.local.address import parse_address
 from redisrepl.local.connection import open_client
 from redisrepl.local.history import SiteFacts, SiteHistory
 from redisrepl.local.read import SiteReader
 from redisrepl.wire.digests import digest_of, element_of
-from testbed import RedisServer, eventually
+from testbed import RedisServer, eventually, eventually_async
 from tests.samples import ALL_BYTES
 
 OURS, OTHER, NO_ID = "a" * 40, "b" * 40, "0" * 40
@@ -62,6 +65,27 @@ async def test_a_replica_that_became_a_master_goes_on_from_the_history_of_its_ma
     assert not after.alone
     assert after.continues(before.replid, before.offset)
     assert not after.continues(before.replid, after.earlier_to)
+
+
+async def test_a_site_that_is_busy_with_a_script_tells_nothing_rather_than_no_history(server, history_of):
+    redis = server.client()
+    redis.config_set("busy-reply-threshold", 1)
+    with ThreadPoolExecutor(1) as worker:
+        script = worker.submit(server.client().eval, "while true do end", 0)
+        try:
+            await eventually_async(lambda: is_busy(redis))
+            with pytest.raises(PeerUnavailableError, match="BUSY"):
+                await history_of(server).ask()
+        finally:
+            redis.script_kill()
+            script.exception()
+
+
+def is_busy(redis):
+    try:
+        return not redis.ping()
+    except ResponseError:
+        return True
 
 
 async def test_how_many_keys_it_has_evicted(server, history_of):
