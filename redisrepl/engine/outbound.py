@@ -220,6 +220,8 @@ class Outbound:
         who, _, hub = origin.partition(b" ")
         own, _, own_hub = self.origin.partition(b" ")
         if who == own:
+            if self.read_again_to and self._pulling is not None:
+                self._pulling.suspect((key,))  # it may not have been written down that we applied it (disk full)
             return True
         if not own_hub or hub != own_hub:
             return False

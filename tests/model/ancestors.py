@@ -103,6 +103,9 @@ class Ancestors:
         journalled: nothing is written before `flush` otherwise.
         remembers: it forgets everything at once otherwise.
         intends: it is known what an apply may have left at the site.
+
+    Attributes:
+        full: nothing can be written to the disk now.
     """
 
     def __init__(self, disk: Disk, *, journalled: bool = True, remembers: bool = True, intends: bool = True) -> None:
@@ -114,10 +117,22 @@ class Ancestors:
         self.open_batches = sorted(self.memory.open)
         self.open_applies = {key for changes in self.memory.applying.values() for key in changes} if intends else ()
         self._buffer: list[Record] = []
+        self.full = False
+        self._unwritten: list[Record] = []
+        self._forgotten: set[bytes] = set()  # keys of facts that were not written
+        self._sent: dict[int, Changes] = {}  # facts of batches to the hub that were not written
 
     @property
     def fresh(self) -> bool:
         return self.memory.fresh or not self._remembers
+
+    def free(self) -> None:
+        """There is room on the disk again: everything is written, in its order."""
+        self.full = False
+        for record in self._unwritten:
+            record(self.memory)
+        self._buffer += self._unwritten
+        self._unwritten, self._forgotten, self._sent = [], set(), {}
 
     def die(self) -> None:
         """Nothing is written any more."""
@@ -127,7 +142,11 @@ class Ancestors:
         self.number += 1
         return self.number
 
-    def _record(self, record: Record) -> None:
+    def _record(self, record: Record, keys: Collection[bytes] = ()) -> None:
+        if self.full:
+            self._unwritten.append(record)
+            self._forgotten.update(keys)
+            return
         record(self.memory)
         self._buffer.append(record)
 
@@ -149,7 +168,11 @@ class Ancestors:
             (memory.applying if to_site else memory.open)[batch] = changes
             memory.number = max(memory.number, batch)
 
-        self._record(record)
+        changes = Changes()
+        changes.take(encoded, batch)
+        if self.full and not to_site:
+            self._sent[batch] = changes
+        self._record(record, changes.keys())
         self._write()
 
     def acknowledged(self, batch: int, refused: Collection[bytes] = ()) -> None:
@@ -160,6 +183,7 @@ class Ancestors:
                 if (changes := batches.pop(batch, None)) is not None:
                     memory.agree(changes, refused, batch)
 
+        self._sent.pop(batch, None)
         self._record(record)
 
     def dropped(self, batch: int) -> None:
@@ -167,6 +191,7 @@ class Ancestors:
             memory.open.pop(batch, None)
             memory.applying.pop(batch, None)
 
+        self._sent.pop(batch, None)
         self._record(record)
 
     def agreed(self, facts: Facts) -> None:
@@ -180,7 +205,9 @@ class Ancestors:
             memory.agree(changes, (), number)
             memory.number = max(memory.number, number)
 
-        self._record(record)
+        changes = Changes()
+        changes.take(encoded, number)
+        self._record(record, changes.keys())
 
     def save(self, document: dict[str, object]) -> None:
         def record(memory: Memory) -> None:
@@ -198,10 +225,10 @@ class Ancestors:
         """`lookup`, at once."""
         found = {}
         for key in keys:
-            held = self.memory.keys.get(key)
+            held = None if key in self._forgotten else self.memory.keys.get(key)
             its = held[0] if held is not None and isinstance(held[0], dict) else None
             unknown = (
-                *self._intents(self.memory.open, key, its or {}, elements=elements),
+                *self._intents(self.memory.open | self._sent, key, its or {}, elements=elements),
                 *self._intents(self.memory.applying if self._intends else {}, key, its or {}, elements=elements),
             )
             if held is None:
@@ -233,7 +260,7 @@ class Ancestors:
         return tuple(of_key), {name: tuple(digests) for name, digests in of_elements.items()}
 
     async def fold(self) -> bool:
-        return self._remembers
+        return self._remembers and not self._unwritten
 
     async def sums(self, prefix: bytes) -> list[int]:
         await Wire()
@@ -257,14 +284,14 @@ class Ancestors:
         places: dict[bytes, dict[bytes | None, int]] = {}
         for batch, changes in [*told, *self.memory.open.items(), *self.memory.applying.items()]:
             changes.note(places, batch)
-        return places if self._remembers else None
+        return places if self._remembers and not self._unwritten else None
 
     async def history(self, number: float, most: int) -> list[Seen] | None:  # noqa: ARG002 - it is all there
         """See `store.Store`."""
         self._write()
         await Wire()
         seen = [Seen(at - 1, *what) for at, changes in self.memory.log for what in changes.digests()]
-        return seen if self._remembers else None
+        return seen if self._remembers and not self._unwritten else None
 
     async def count(self) -> int:
         return len(self.memory.keys)

@@ -56,6 +56,21 @@ def fallen(world: World) -> None:
     world.check()
 
 
+def fallen_unremembered(world: World) -> None:
+    """A server falls back while what is agreed on cannot be written; in the end all copies are equal."""
+    for _ in range(3):
+        world.play(world.rng.randint(10, 60), [None, *world.sites])
+        for site in world.sites:
+            if not site.daemon.store.full:
+                world.fill_or_free(site)
+        world.play(world.rng.randint(0, 40), [None, *world.sites])
+        world.fall_back(world.rng.choice([None, *world.sites]))
+        world.play(world.rng.randint(0, 150), [])
+        world.settle(full=world.rng.random() < 0.5)  # what was compared meanwhile counts later
+        world.settle()
+        world.check()
+
+
 def conflict(world: World) -> None:
     """A site and the hub change the same key while nobody looks: the policy decides, and what loses is kept."""
     site, key = world.rng.choice(world.sites), STRINGS[0]

@@ -20,7 +20,7 @@ from redisrepl.engine.outbound import Outbound
 from redisrepl.remote.fence import Fence
 from tests.model.daemons import Made, PlayedJudging
 from tests.model.mutants import SAMPLE, key_event
-from tests.model.runs import conflict, everybody, fallen, one_writer, run
+from tests.model.runs import conflict, everybody, fallen, fallen_unremembered, one_writer, run
 from tests.model.world import WrongError, silence
 
 SCHEDULES = int(os.environ.get("REDISREPL_SCHEDULES", "10"))
@@ -62,6 +62,12 @@ def play(seed, phases, circumstances):
             (everybody, one_writer), {"sites": 3, "notify": True, "feed": True}, id="no PSYNC at every other site"
         ),
         pytest.param((everybody,), {"sites": 2, "expires": True, "restarts": True, "feed": True}, id="expiries"),
+        pytest.param((everybody, fallen_unremembered), {"sites": 2, "fills": True}, id="full disks"),
+        pytest.param(
+            (everybody, fallen_unremembered),
+            {"sites": 2, "fills": True, "deletes": False, "restarts": True},
+            id="full disks, no removals",
+        ),
     ],
 )
 def test_no_write_is_lost_no_removal_undone_and_no_loss_spreads(phases, circumstances):

@@ -76,6 +76,7 @@ class World:
         notify: every other site has no PSYNC.
         evicts: servers may evict keys.
         restarts: servers restart, with everything that they held.
+        fills: the disks of daemons are full now and then.
         winner: of conflicts.
         every_write: see `CoreOptions`.
         waits, watches: an apply waits for the stream, and watches its keys.
@@ -96,6 +97,7 @@ class World:
         evicts: bool = False,
         restarts: bool = False,
         flushes: bool = False,
+        fills: bool = False,
         winner: str = "hub",
         every_write: bool = False,
         waits: bool = True,
@@ -109,7 +111,7 @@ class World:
         self.faults, self.silent, self.deletes, self.expires = faults, silent, deletes, expires
         self.feed, self.evicts, self.restarts, self.flushes = feed, evicts, restarts, flushes
         self.winner, self.every_write, self.waits, self.watches = winner, every_write, waits, watches
-        self.counts = counts
+        self.counts, self.fills = counts, fills
         self.now_ms = CLOCK.now_ms = 1_000_000_000
         self.hub = Server(self.rng, self.now_ms)
         self.time = self.counter = 0
@@ -396,6 +398,18 @@ class World:
             yield self.evict_at_hub
         if self.expires:
             yield self.pass_time
+        if self.fills:
+            yield self.fill_or_free
+            yield self.fill_or_free
+
+    def fill_or_free(self, site: Site) -> None:
+        """The disk of the daemon is full from now on, or is not any more."""
+        store = site.daemon.store
+        self.note(f"{site.name}: the disk {'is free' if store.full else 'is full'}")
+        if store.full:
+            store.free()
+        else:
+            store.full = True
 
     def kill(self, site: Site) -> None:
         """Kill -9 of the daemon."""
@@ -498,9 +512,11 @@ class World:
             else:
                 self.rng.choice(list(self.moves(site)))(site)
 
-    def settle(self) -> None:
-        """Nothing goes wrong any more, and everything is waited for."""
+    def settle(self, *, full: bool = False) -> None:
+        """Nothing goes wrong any more, but that disks may stay full, and everything is waited for."""
         self.quiet = True
+        for site in self.sites if not full else ():
+            site.daemon.store.free()
         left = 2
         for _ in range(100):
             self._settle_once()
