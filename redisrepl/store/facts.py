@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise, repeat
 
-__all__ = ["DIGEST_SIZE", "Changes", "Entry", "Facts", "Patch", "pack_keys", "unpack_keys"]
+__all__ = ["DIGEST_SIZE", "Changes", "Entry", "Facts", "Patch", "concern_the_same", "pack_keys", "unpack_keys"]
 
 DIGEST_SIZE = 12  # bytes of an element's digest
 
@@ -134,6 +134,13 @@ class Patch:
 
 #: Of a string: digest, number, expiry. None: gone, or forgotten.
 Entry = tuple[int, int, int | None] | Patch | None
+
+
+def concern_the_same(one: Entry, other: Entry) -> bool:
+    """Whether two changes of a key have something in common: not if they are about other elements of a collection."""
+    if isinstance(one, Patch) and isinstance(other, Patch) and not (one.whole or other.whole):
+        return not (one.elements and other.elements) or not one.elements.keys().isdisjoint(other.elements)
+    return True
 
 
 class Changes(dict[bytes, Entry]):

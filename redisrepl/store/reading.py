@@ -11,7 +11,7 @@ import struct
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from redisrepl.store.facts import Changes, pack_keys, unpack_keys
+from redisrepl.store.facts import Changes, concern_the_same, pack_keys, unpack_keys
 from redisrepl.store.journal import Kind, record
 
 __all__ = ["MALFORMED", "Reader", "acknowledged", "agreed", "applying", "document", "dropped", "patch", "sending"]
@@ -130,10 +130,11 @@ class Reader:
             for batch, (applied, void) in list(self.applying.items()):
                 keys = Changes()
                 keys.take(applied, batch, void)
-                if keys.keys() <= told.keys():
+                known = {key for key in keys.keys() & told.keys() if concern_the_same(told[key], keys[key])}
+                if keys.keys() <= known:
                     del self.applying[batch]
                 else:
-                    self.applying[batch] = applied, void | (keys.keys() & told.keys())
+                    self.applying[batch] = applied, void | known
         return facts, number, besides
 
     def applied_keys(self) -> frozenset[bytes]:

@@ -312,6 +312,9 @@ class Store:
             names: of which elements; None: of all.
         """
         self._write()
+        if facts := self._unwritten.asked(keys):
+            self._record(reading.agreed(self.next_number(), facts.encoded()))
+            self._write()
         forgotten, unwritten = self._unwritten.forgotten(), dict(self._unwritten.open)
 
         def question() -> dict[bytes, Agreed]:

@@ -6,7 +6,7 @@ became too many, one that makes the store forget their keys. Left to others: wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from redisrepl.store.facts import Changes, Facts
 from redisrepl.store.journal import Kind, parse, record
@@ -29,6 +29,8 @@ class Unwritten:
         self.open: dict[int, bytes] = {}
         self._keys: set[bytes] = set()
         self._size = 0
+        self._forgot = False
+        self._asked: set[bytes] = set()  # of these, about which nothing was recorded since they were asked for
         self._all = False
         self._outcomes: list[bytes] = []  # records that end a batch which the journal holds
         self._document = False  # whether a part of the state document was not written
@@ -40,8 +42,8 @@ class Unwritten:
 
     @property
     def forgets(self) -> bool:
-        """Whether the records became too many, and so are forgotten."""
-        return self._records is None
+        """Whether, once all is written, something is not known any more that was agreed on."""
+        return self._records is None or self._forgot
 
     def take(self, records: bytes) -> None:
         """Add records that were not written."""
@@ -76,11 +78,24 @@ class Unwritten:
         if self._records is not None:
             self._records.append(written)
 
+    def asked(self, keys: Collection[bytes]) -> Facts:
+        """Of these keys somebody decides without what was agreed on: the facts by which it is forgotten for good.
+
+        Both sides may lose what was agreed on, and nobody records that about a key of which nothing is known.
+        """
+        facts = Facts()
+        for key in self._keys.intersection(keys) - self._asked:
+            facts.forget(key)
+            self._asked.add(key)
+            self._forgot = True
+        return facts
+
     def _forget(self, facts: bytes) -> None:
         if self._all:
             return
         changes = Changes()
         changes.take(facts, 0)
+        self._asked -= {key for key, entry in changes.items() if entry is not None}
         before = len(self._keys)
         self._keys |= changes.keys()
         self._size += sum(map(len, changes)) + _OVERHEAD * (len(self._keys) - before)

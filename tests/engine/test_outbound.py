@@ -599,6 +599,15 @@ def test_a_transaction_is_ours_or_of_another_daemon_beside_the_same_hub_or_a_wri
     assert side.outbound.counters.echoes == (0 if pushed else 1)
 
 
+@pytest.mark.parametrize("again", [True, False])
+def test_what_the_last_process_applied_is_compared_as_nothing_may_have_been_written_down(again):
+    side = Side()
+    if again:
+        side.outbound.resume_at(0, 0)
+    side.outbound.read([[b"MULTI"], [b"PUBLISH", ORIGIN_CHANNEL, ORIGIN], [b"SET", K, b"v"], [b"EXEC"]], 10)
+    assert side.listener.suspects == [K] * again
+
+
 # How far everything is at the hub.
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.evidence import Seen
-from redisrepl.store.facts import Changes, Facts, Patch
+from redisrepl.store.facts import Changes, Facts, Patch, concern_the_same
 from redisrepl.wire.digests import Look, add_sums, hash_digest, total_of
 from tests.model.steps import Wire
 
@@ -48,7 +48,8 @@ class Memory:
             if key in refused:
                 continue
             for applied in self.applying.values():
-                applied.pop(key, None)
+                if key in applied and concern_the_same(entry, applied[key]):
+                    del applied[key]
             self.fresh = False
             if entry is None:
                 self.keys.pop(key, None)
@@ -117,7 +118,7 @@ class Ancestors:
         self.open_batches = sorted(self.memory.open)
         self.open_applies = {key for changes in self.memory.applying.values() for key in changes} if intends else ()
         self._buffer: list[Record] = []
-        self.full = False
+        self.full = self._forgot = False
         self._unwritten: list[Record] = []
         self._forgotten: set[bytes] = set()  # keys of facts that were not written
         self._sent: dict[int, Changes] = {}  # facts of batches to the hub that were not written
@@ -133,6 +134,11 @@ class Ancestors:
             record(self.memory)
         self._buffer += self._unwritten
         self._unwritten, self._forgotten, self._sent = [], set(), {}
+
+    def take_forgot(self) -> bool:
+        forgot = self._forgot and not self.full
+        self._forgot = self._forgot and self.full
+        return forgot
 
     def die(self) -> None:
         """Nothing is written any more."""
@@ -217,6 +223,9 @@ class Ancestors:
 
     async def lookup(self, keys: Sequence[bytes], *, elements: bool = False) -> dict[bytes, Agreed]:
         self._write()
+        for key in self._forgotten.intersection(keys):
+            self._forgot = True
+            self._record(lambda memory, key=key: memory.keys.pop(key, None))
         found = {} if not self._remembers else self.look(keys, elements=elements)
         await Wire()
         return found

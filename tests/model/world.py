@@ -369,6 +369,8 @@ class World:
     def daemon_tick(self, site: Site, now: float = 0.0) -> None:
         daemon = site.daemon
         daemon.core.overdue(now)
+        if daemon.store.take_forgot():
+            daemon.core.continuity.forgot()
         if daemon.core.certain:
             daemon.pushing.nothing_in_doubt()
 

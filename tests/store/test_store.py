@@ -725,6 +725,19 @@ async def test_fields_that_were_applied_to_the_site(tmp_path):
     await store.close()
 
 
+@pytest.mark.parametrize(("agreed_on", "left"), [({b"g": 5}, {b"f": 3, b"g": 5}), ({b"f": 5}, {b"f": 5, b"g": 2})])
+async def test_an_agreement_about_other_fields_leaves_what_was_applied_as_it_is(opened, agreed_on, left):
+    """A push of one field may be answered between an apply of another and its outcome."""
+    store = await opened()
+    store.agreed(facts(("hash", b"h", {b"f": 1, b"g": 2}, None)))
+    number = store.next_number()
+    store.sending(number, facts(("fields", b"h", {b"f": 3}, [])), to_site=True)
+    store.agreed(facts(("fields", b"h", agreed_on, [])))
+    store.acknowledged(number)
+
+    assert (await store.lookup([b"h"], elements=True))[b"h"].elements == left
+
+
 @pytest.mark.parametrize("folded", [True, False])
 async def test_elements_before_a_name(opened, folded):
     store = await opened()

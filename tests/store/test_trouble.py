@@ -58,12 +58,13 @@ def refuse(monkeypatch, scene):
 
 
 async def test_what_was_not_written_is_not_agreed(scene, monkeypatch):
+    """Nor is it later, if somebody has decided without it."""
     store = scene.store
     store.agreed(strings((b"a", 1), (b"b", 1), (b"c", 1)))
     store.sending(2, strings((b"c", 2)))
     scene.flush()
     refuse(monkeypatch, scene)
-    store.agreed(strings((b"a", 2)))
+    store.agreed(strings((b"a", 2), (b"e", 5)))
     store.sending(3, strings((b"d", 3)))
     store.acknowledged(2)
     store.save({"x": 1})
@@ -81,9 +82,10 @@ async def test_what_was_not_written_is_not_agreed(scene, monkeypatch):
     scene.flush(0.2)
     assert scene.said == ["no space left on device", None]
     assert store.failed is None
+    assert store.take_forgot()
     store.acknowledged(3)
     for _ in range(2):
-        assert await scene.digests(b"a", b"b", b"c", b"d") == {b"a": 2, b"b": 1, b"c": 2, b"d": 3}
+        assert await scene.digests(b"a", b"b", b"c", b"d", b"e") == {b"b": 1, b"c": 2, b"d": 3, b"e": 5}
         await scene.reopen()
     assert scene.store.saved == {"x": 1}
     assert scene.store.open_batches == []
