@@ -169,8 +169,9 @@ class StreamedKeys:
         self._now: list[bytes] = []
 
     def add(self, keys: Iterable[bytes]) -> None:
-        """The stream tells of these."""
-        self._now += keys
+        """The stream tells of these; without one, they have no offset."""
+        if self.whole_to != math.inf:
+            self._now += keys
 
     def reached(self, offset: int) -> None:
         """It has told all that lies before this offset."""

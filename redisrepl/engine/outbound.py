@@ -290,9 +290,12 @@ class Outbound:
         self.decoder.selected = database
         self.read_again_to = math.inf
 
+    def streamed_from(self, offset: int) -> None:
+        """A link begins: from here on, the stream tells all keys that change."""
+        self._recent.told.whole_to = offset
+
     def new_from(self, offset: int) -> None:
         """What the stream tells from here on, nobody has read before."""
-        self._recent.told.whole_to = min(self._recent.told.whole_to, offset)
         self.read_again_to = min(self.read_again_to, offset)
 
     def add(self, change: Change) -> None:

@@ -236,6 +236,7 @@ class StreamSource:
         self._pause = 0.0
         self.position = position
         self.read_to = position.offset
+        self._outbound.streamed_from(position.offset)
         self.diagnosis.attached()
         self.trouble.succeeded()
         _log.info("stream.attached", position=str(position), partial=resumed)

@@ -279,7 +279,7 @@ def test_what_the_site_was_seen_to_write_after_the_agreement_did_not_go_back(val
 def went_back(kept_to):
     """A site that had told of A, then of `OTHER`, and proves to hold what was agreed up to 6 of 8."""
     core = core_of()
-    core.outbound.new_from(0)
+    core.outbound.streamed_from(0)
     core.outbound.read([[b"SET", KEY, b"a"]], 9)
     core.saw(5)
     core.outbound.read([[b"SET", OTHER, b"a"]], 20)
