@@ -44,7 +44,13 @@ async def reader(server):
 
 
 async def test_where_the_stream_is(server, reader):
-    assert await reader.offset() == server.client().info("replication")["master_repl_offset"]
+    at_site = server.client()
+    assert await reader.offset() == at_site.info("replication")["master_repl_offset"]
+    at_site.execute_command("ACL", "SETUSER", "default", "-info")
+    try:
+        assert await reader.offset() == 0
+    finally:
+        at_site.execute_command("ACL", "SETUSER", "default", "+info")
 
 
 async def test_all_states(server, reader):
