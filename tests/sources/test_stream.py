@@ -1,0 +1,28 @@
+"""What follows from an event of the link to the site, whatever link it is."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from redisrepl.changes import KINDS, Position
+from redisrepl.engine.echo import ExpectedEvents
+from redisrepl.engine.outbound import Outbound
+from redisrepl.sources.stream import StreamOptions, StreamSource
+from redisrepl.wire.commands import ChangeDecoder
+from redisrepl.wire.psync import Continued, SnapshotEnd
+
+AT = Position("a" * 40, 10)
+
+
+@pytest.mark.parametrize("event", [Continued(AT), SnapshotEnd(AT)])
+def test_which_keys_a_link_told_of_is_known_from_where_it_began(event):
+    outbound = Outbound(ChangeDecoder(lambda _key: True, KINDS), ExpectedEvents(0))
+    listener = SimpleNamespace(attached=lambda **_: None)
+    source = StreamSource(
+        None, outbound, (b"ns:",), None, SimpleNamespace(), options=StreamOptions(1.0, 1.0, {}), listener=listener
+    )
+    source._take(event, None)
+    outbound.read([[b"SET", b"ns:k", b"v"]], 30)
+    told = outbound.begin_told()
+
+    assert [told.later_than(offset) for offset in (9, 10, 30)] == [None, {b"ns:k"}, set()]
