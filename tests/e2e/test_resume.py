@@ -112,6 +112,21 @@ def test_a_damaged_journal_is_named_and_everything_compared(daemons, site, hub, 
     all_replicated(at_site, at_hub)
 
 
+def test_both_sides_are_compared_once_what_was_agreed_on_is_lost(daemons, site, hub, at_site, at_hub, state, saved):
+    """The site's stream goes on where it was, so the loss alone is a reason to compare the site."""
+    daemon = daemons.live(site, hub, *SWIFT, "--state-dir", state, *ALL_KINDS)
+    at_site.set("site1:key", "v")
+    all_replicated(at_site, at_hub)
+    file = saved()
+    end(daemon, "SIGTERM")
+    file.with_suffix(".db").write_bytes(bytes(8192))
+    at_hub.delete("site1:key")  # nobody knows any more that it was there
+    mark = daemon.mark()
+    assert start_again(daemon)["partial"] is True
+    daemon.wait_for_log("store.set_aside", after=mark)
+    eventually(lambda: at_hub.get("site1:key") == b"v")
+
+
 def test_other_namespaces_than_before_are_compared_anew(daemons, site, hub, at_site, at_hub, state, saved):
     daemon = daemons.live(site, hub, *SWIFT, "--state-dir", state, rc=False)
     at_site.set("site1:key", "v")
