@@ -18,7 +18,7 @@ import redisrepl
 from redisrepl.engine import conditional, core, doubts, inbound, outbound, plans, reconcile
 from redisrepl.flow import applying, judging, pushing, sweep
 from tests.model.daemons import Made
-from tests.model.runs import conflict, everybody, fallen, one_writer, run
+from tests.model.runs import conflict, everybody, fallen, fallen_unremembered, one_writer, run
 from tests.model.world import silence
 
 ROOT = Path(redisrepl.__file__).parent
@@ -49,6 +49,7 @@ class Mutant(NamedTuple):
 
 
 FEW = {"made": Made(options={"max_keys": 2})}
+FILLS = {"fills": True}
 
 #: Those that CI plays: what they break, some runs notice.
 SAMPLE = [
@@ -73,6 +74,15 @@ SAMPLE = [
 ]
 #: Those that need more runs, or that something else makes up for.
 MORE = [
+    Mutant(sweep, "Sweep._sweep", "not await self._store.fold()", "False", (everybody, fallen_unremembered), FILLS),
+    Mutant(
+        outbound,
+        "Outbound._is_ours",
+        "self._pulling.suspect((key,))  # it may",
+        "pass  # it may",
+        (everybody, fallen_unremembered),
+        FILLS,
+    ),
     Mutant(core, "Core.hub_heard", "self.inbound.resubscribed()", "pass", ONE),
     Mutant(core, "Core.overdue", "self.inbound.tick(now)", "pass"),
     Mutant(
