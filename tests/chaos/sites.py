@@ -32,6 +32,15 @@ class Site:
     def flags(self) -> list[object]:
         return ["--raddr", f":{self.link.port}"]
 
+    def is_followed(self) -> bool:
+        """Whether a daemon is attached, as the master sees it: a replica of the site's own does not count."""
+        with self.master.client() as master:
+            replicas = [told for told in master.info("replication").values() if isinstance(told, dict)]
+        return any(told.get("port") not in self._own_replicas() for told in replicas)
+
+    def _own_replicas(self) -> set[int]:
+        return set()
+
 
 class SentinelSite(Site):
     """A master and a replica. Only `fail_over` makes them change places: a restart is over before Sentinel minds."""
@@ -46,6 +55,9 @@ class SentinelSite(Site):
     @property
     def flags(self) -> list[object]:
         return ["--sentinel", f"127.0.0.1:{self._sentinel.port}/{self._sentinel.service}"]
+
+    def _own_replicas(self) -> set[int]:
+        return {self.replica.port}
 
     def fail_over(self) -> None:
         """Make the replica master, once it has all that was written: what it has not would be Redis' own loss."""
