@@ -62,7 +62,7 @@ class HubComparer:
         types: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.scripts = Scripts(hub.eval, refuses_script, hashes=False, clock=clock)
+        self.scripts = Scripts(hub.eval, refuses_script, clock=clock)
         self._reader = reader
         others = extra_types(types)
         self._others = (others,) if others else ()
