@@ -366,8 +366,7 @@ class Ring:
             self._seen_saved.add(entry_of(seen))
         self._unsaved.clear()
         for place in dict.fromkeys(self._untold_unsaved):
-            if place in self._untold:
-                self._untold_saved.add(entry_of_untold(place, self._untold[place]))
+            self._untold_saved.add(entry_of_untold(place, self._untold[place]))
         self._untold_unsaved.clear()
         saved = self._seen_saved.saved | self._milestones_saved.saved | self._untold_saved.saved
         return {"ring": self.number, **saved}

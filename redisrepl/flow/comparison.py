@@ -157,14 +157,11 @@ class Comparison:
             return
         async for page in self._store.listed(prefix, lacking):
             started = time.monotonic()
-            keys = [key for key, _ in page]
-            looks = await side.looks(keys)
-            missing = [key for key, look in zip(keys, looks, strict=True) if look.digest is None]
-            others = {
-                key: look
-                for (key, digest), look in zip(page, looks, strict=True)
-                if look.digest is not None and look.digest != digest
-            }
+            digests = dict(page)
+            keys = list(digests)
+            looks = dict(zip(keys, await side.looks(keys), strict=True))
+            missing = [key for key, look in looks.items() if look.digest is None]
+            others = {key: look for key, look in looks.items() if look.digest not in {None, digests[key]}}
             agreed = await self._store.lookup(list(others)) if others else {}
             differing = [key for key, look in others.items() if self._differs(look, agreed.get(key))]
             if differing or missing:

@@ -265,9 +265,9 @@ class Pushing:
         late = set(touched[len(states) :])
         if touched and outbound.every_write:  # the values before the one that was read may still be under way
             await self._reach.passed(await self._site.offset())
-            late.update(key for key in touched if key in outbound.pending)
-        for key in late & states.keys():
-            del states[key]
+            for key in [key for key in states if key in outbound.pending]:
+                late.add(key)
+                del states[key]
         for key in [key for key, state in states.items() if state is DENIED]:
             outbound.given_up(key, _UNREADABLE)
             del states[key]

@@ -46,12 +46,13 @@ class StreamReach:
         """
         if self._read_to() >= offset:
             return
-        epoch = self._continuity.site.epoch  # in another one the offset may mean nothing
+        site = self._continuity.site
+        epoch = site.epoch  # in another one the offset may mean nothing
         try:
             async with asyncio.timeout(_LONGEST_WAIT):
-                while self._continuity.site.epoch == epoch and (read_to := self._read_to()) < offset:
+                while site.epoch == epoch and (read_to := self._read_to()) < offset:
                     async with asyncio.timeout(_LONGEST_STANDSTILL):
-                        while self._continuity.site.epoch == epoch and self._read_to() == read_to:
+                        while site.epoch == epoch and self._read_to() == read_to:
                             self._moved.clear()
                             await self._moved.wait()
         except TimeoutError:

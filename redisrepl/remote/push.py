@@ -347,7 +347,7 @@ class HubPusher:
             if is_unauthenticated(text) or (known is not None and await self._is_denied(known)):
                 overload.append(_refuses_us(text))
                 raise overload[0] from None
-            if alone or is_passing(text):
+            if alone:
                 return [(command[1], text)]
         except HubError as error:
             overload.append(error)
