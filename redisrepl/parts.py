@@ -19,9 +19,9 @@ import structlog
 from redisrepl.changes import Change, types_of
 from redisrepl.engine.continuity import Continuity
 from redisrepl.engine.core import ConflictLoss, Core, CoreOptions
-from redisrepl.engine.evidence import HISTORY, MOST_PLACES, Ring
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losses import Losses
+from redisrepl.engine.seen import HISTORY, MOST_PLACES, Ring
 from redisrepl.errors import ConfigError
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.comparison import Comparison

@@ -21,7 +21,6 @@ from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Continuity, Event, Side
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
-from redisrepl.engine.evidence import MOST_PLACES, Place, Places, Ring, Seen
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losses import Losses
 from redisrepl.engine.outbound import Outbound
@@ -29,6 +28,7 @@ from redisrepl.engine.pending import told_of
 from redisrepl.engine.plans import NEITHER, ConflictWinner, Newer, Plan, Policy, circumstances, plan_for
 from redisrepl.engine.pushes import OutboundOptions
 from redisrepl.engine.reconcile import Circumstances
+from redisrepl.engine.seen import MOST_PLACES, Place, Places, Ring, Seen
 from redisrepl.namespaces import printable
 from redisrepl.wire.commands import ChangeDecoder
 

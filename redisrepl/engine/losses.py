@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from redisrepl.changes import HashState, State
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Side
-from redisrepl.engine.evidence import (
+from redisrepl.engine.renewed import Renewed
+from redisrepl.engine.seen import (
     MOST_PLACES,
     Place,
     Places,
@@ -30,7 +31,6 @@ from redisrepl.engine.evidence import (
     seen_of,
     untold_of,
 )
-from redisrepl.engine.renewed import Renewed
 from redisrepl.wire.digests import digest_of, elements_of
 
 __all__ = ["Losses", "joined"]

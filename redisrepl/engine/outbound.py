@@ -23,7 +23,6 @@ from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.everywrite import EveryWrite
-from redisrepl.engine.evidence import MOST_PLACES, Places, StreamedKeys
 from redisrepl.engine.losses import joined
 from redisrepl.engine.pending import Pending
 from redisrepl.engine.plans import Expectation
@@ -39,6 +38,7 @@ from redisrepl.engine.pushes import (
 )
 from redisrepl.engine.refusals import Refusals
 from redisrepl.engine.renewed import Renewed
+from redisrepl.engine.seen import MOST_PLACES, Places, StreamedKeys
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.keyspace import announced_events
 from redisrepl.wire.opaque import OPAQUE

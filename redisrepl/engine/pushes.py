@@ -27,8 +27,8 @@ from redisrepl.changes import (
     Touch,
 )
 from redisrepl.engine.echo import ExpectedEvents
-from redisrepl.engine.evidence import RING, StreamedKeys
 from redisrepl.engine.pending import Pending
+from redisrepl.engine.seen import RING, StreamedKeys
 from redisrepl.wire.states import TOO_LARGE
 from redisrepl.wire.writes import events_of, written_keys
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from redisrepl.changes import Change, ExpirySet, FieldsDeleted, HashSet
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Side
-from redisrepl.engine.evidence import MOST_PLACES, Place, Places, entry_of_place, field_or_none, hex_or_none, list_of
+from redisrepl.engine.seen import MOST_PLACES, Place, Places, entry_of_place, field_or_none, hex_or_none, list_of
 
 __all__ = ["Renewed"]
 

@@ -22,8 +22,9 @@ import structlog
 from redisrepl.changes import Position
 from redisrepl.engine.continuity import Event, Side, SideState
 from redisrepl.engine.core import Core
-from redisrepl.engine.evidence import RING, Place, Places, Proof, Seen, holds_since, proved
+from redisrepl.engine.evidence import Proof, holds_since, proved
 from redisrepl.engine.losses import Losses
+from redisrepl.engine.seen import RING, Place, Places, Seen
 from redisrepl.errors import RedisreplError
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.repeating import repeat

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -169,11 +169,16 @@ class Saving:
         if not keys or self._core.continuity.site.epoch != epoch:
             return
         try:
-            held = await self._held((key, None) for key in keys[-_WITNESSES:])
+            held = await self._held((key, None) for key in keys)
         except RedisreplError:
             return  # then there is less evidence, which is safe
         if self._core.continuity.site.epoch == epoch:
             self._core.ring.add_read({key: digest for (key, _), digest in held.items()})
+
+    def _read_soon(self, epoch: int, keys: Sequence[bytes]) -> None:
+        """Changes of these keys told no value, in this epoch of the site."""
+        before = [key for key in self._untold[1] if key not in keys] if self._untold[0] == epoch else []
+        self._untold = epoch, [*before, *keys][-_WITNESSES:]
 
     async def _mark_site(self) -> None:
         """Have the site hold up to which agreement it has everything; it is to be evidence, if it is restarted."""
@@ -196,7 +201,7 @@ class Saving:
         core, known, outbound = self._core, self._known, self._core.outbound
         judged = core.continuity.site.judged
         if judged:  # otherwise it may be another server
-            self._untold = core.continuity.site.epoch, core.saw(self._store.number)
+            self._read_soon(core.continuity.site.epoch, core.saw(self._store.number))
         if (position := self._position()) is not None:
             self._kept = {"replid": position.replid, "offset": position.offset, "database": outbound.pending.database}
         elif self._stream.position is None:

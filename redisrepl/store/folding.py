@@ -10,6 +10,7 @@ facts of a batch become agreed when it is acknowledged; until then they are inte
 from __future__ import annotations
 
 import sqlite3
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -17,7 +18,7 @@ from typing import TypeVar
 import structlog
 
 from redisrepl.engine.ancestor import Agreed
-from redisrepl.engine.evidence import Seen
+from redisrepl.engine.seen import Seen
 from redisrepl.store.database import Database, Row, is_damage
 from redisrepl.store.directory import Pair, StateDirectory, UnusableError, reason_of
 from redisrepl.store.facts import Changes, Entry, Patch
@@ -31,6 +32,7 @@ _log = structlog.get_logger("redisrepl")
 _T = TypeVar("_T")
 _ENOUGH_KEYS = 100_000
 _ENOUGH_BYTES = 32 << 20
+_MARK_EVERY = 256 << 10  # bytes of journal between two places from where it can be read on
 _TOO_MANY_KEYS = 1_000_000  # to keep in memory while the database cannot be written
 _HALF = (1 << 48) - 1
 _UNCHANGED = Patch(0)
@@ -80,6 +82,7 @@ class Folder:
         self._changes = Changes()
         self._taken = 0
         self._intents: dict[int, tuple[bytes, Changes]] = {}
+        self._marks: list[tuple[int, Reader]] = []  # places of the journal, each with what was read by then
         self.journal = self._open_journal()
         try:
             self._database, lost = self._open_database()
@@ -130,6 +133,7 @@ class Folder:
             if reader is not None and (agreed or kind == Kind.CLEARED):
                 self.fresh = not agreed
             place = behind
+            self._mark(place, self.found)
         if place < journal.end:
             behind = journal.cut(place)
             _log.warning("store.cut", file=str(journal.path), at=journal.size, bytes=behind, reason="no whole record")
@@ -176,6 +180,7 @@ class Folder:
             if kind == Kind.CLEARED:
                 self._lose(place)
             self._place = place
+            self._mark(place, self._reader)
             if self.stopped:
                 return
             if len(self._changes) >= _ENOUGH_KEYS or self._taken >= _ENOUGH_BYTES:
@@ -183,6 +188,11 @@ class Folder:
         if self._place < end:
             _log.warning("store.unreadable", file=str(self.journal.path), then="everything is compared again")
             self._lose(end)
+
+    def _mark(self, place: int, reader: Reader) -> None:
+        """Remember, now and then, what was read before this place of the journal."""
+        if place >= (self._marks[-1][0] if self._marks else self.journal.base) + _MARK_EVERY:
+            self._marks.append((place, reader.copy(document=False)))
 
     def _write_if_possible(self) -> None:
         """Write the conflated facts; if the disk refuses, keep them in memory, up to a limit."""
@@ -213,6 +223,7 @@ class Folder:
         self._database.checkpoint()  # force it to the disk before the journal drops its records
         carried = self._reader.carried()
         self.journal.renew(self._database.place, carried)
+        self._marks.clear()
         self._place = self._database.place + len(carried)
         self.carried = len(carried)
 
@@ -359,9 +370,11 @@ class Folder:
             For each key the number of its last agreement, as a whole (None) and by element. None if the journal does
             not reach back so far, or if there are more keys.
         """
-        reader, places = Reader(), dict[bytes, dict[bytes | None, int]]()
+        self.catch_up()
+        places = dict[bytes, dict[bytes | None, int]]()
+        begin, reader = self._read_before(number)
         try:
-            for facts, at, void in self._agreements(reader, number):
+            for facts, at, void in self._agreements(reader, number, begin):
                 if at > number:
                     _changes_of(facts, at, void).note(places, at)
                 if len(places) > most:
@@ -385,26 +398,33 @@ class Folder:
         """
         seen = deque[Seen](maxlen=most)
         try:
-            for facts, at, void in self._agreements(Reader(), number):
+            for facts, at, void in self._agreements(Reader(), number, self.journal.base):
                 digests = _changes_of(facts, at, void).digests()
                 seen.extend(Seen(at - 1, key, part, digest) for key, part, digest in digests)
         except MALFORMED:
             return None
         return None if len(seen) == most and seen[0].number >= number else list(seen)
 
-    def _agreements(self, reader: Reader, number: float) -> Iterator[tuple[bytes, int, Collection[bytes]]]:
-        """The facts that the journal records as agreed, in order, as `Reader.take` returns them.
+    def _agreements(self, reader: Reader, number: float, begin: int) -> Iterator[tuple[bytes, int, Collection[bytes]]]:
+        """The facts that the journal records as agreed from a place on, in order, as `Reader.take` returns them.
 
         Raises:
             ValueError, IndexError, struct.error (`MALFORMED`): it cannot be read, or does not reach back to `number`.
         """
-        for kind, payload, _ in self.journal.records(self.journal.base, self.journal.end):
+        for kind, payload, _ in self.journal.records(begin, self.journal.end):
             told = reader.take(kind, payload)
             # A renewed journal begins with NUMBER: what was agreed up to it is in the database only.
             if kind in {Kind.NUMBER, Kind.CLEARED} and reader.number > number:
                 raise ValueError(f"the journal begins after agreement {number}")
             if told is not None:
                 yield told
+
+    def _read_before(self, number: float) -> tuple[int, Reader]:
+        """A late place of the journal before which no later number was assigned, and what was read by then."""
+        if at := bisect_right(self._marks, number, key=lambda mark: mark[1].number):
+            place, reader = self._marks[at - 1]
+            return place, reader.copy()
+        return self.journal.base, Reader()
 
     def sums(self, prefix: bytes) -> list[int]:
         """As `Database.sums`: only what is folded."""

@@ -79,10 +79,10 @@ class Reader:
         self.open: dict[int, bytes] = {}
         self.applying: dict[int, tuple[bytes, frozenset[bytes]]] = {}
 
-    def copy(self) -> Reader:
-        """Another reader in the same state."""
+    def copy(self, *, document: bool = True) -> Reader:
+        """Another reader in the same state, with the document or without."""
         other = Reader()
-        other.document, other.number = dict(self.document), self.number
+        other.document, other.number = dict(self.document) if document else {}, self.number
         other.open, other.applying = dict(self.open), dict(self.applying)
         return other
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from redisrepl.engine.evidence import Seen
+from redisrepl.engine.seen import Seen
 from redisrepl.errors import ConfigError
 from redisrepl.places import default_directory
 from redisrepl.store import reading

@@ -12,9 +12,9 @@ from structlog.testing import capture_logs
 from redisrepl.changes import KINDS, Deleted, HashSet, HashState, StringSet, Touch
 from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import ConflictLoss, Core, CoreOptions
-from redisrepl.engine.evidence import Ring, Seen
 from redisrepl.engine.losses import Losses
 from redisrepl.engine.plans import Plan
+from redisrepl.engine.seen import Ring, Seen
 from redisrepl.wire.digests import digest_of
 from tests.engine.sides import KEY, ancestor_of, string
 

@@ -15,7 +15,8 @@ from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, String
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Event
 from redisrepl.engine.core import Core
-from redisrepl.engine.evidence import RING, Ring, Seen, StreamedKeys, holds_since, proved
+from redisrepl.engine.evidence import holds_since, proved
+from redisrepl.engine.seen import RING, Ring, Seen, StreamedKeys
 from redisrepl.wire.digests import digest_of, element_of, string_digest
 
 KEYS = 30
@@ -227,9 +228,37 @@ def test_what_is_remembered_of_a_change():
         Seen(3, b"s", None, string_digest(b"s", b"v")),
         Seen(3, b"h", b"f", element_of(b"f", b"1")),
         Seen(3, b"d", None, None),
-        Seen(4, b"t", None, 7),
+        Seen(3, b"t", None, 7),
         Seen(4, b"none", None, None),
     ]
+
+
+def test_what_is_read_takes_the_place_of_its_change():
+    """What is read of a key need not have come after what the stream told after that key's change."""
+    ring = Ring()
+    ring.add(4, [StringSet(b"a", b"1"), Touch(b"n"), StringSet(b"b", b"1"), HashSet(b"h", {b"f": None})], untold=True)
+    saved = Ring.load(json.loads(json.dumps(ring.saved())))
+    ring.add(7, [StringSet(b"c", b"1"), Touch(b"m"), StringSet(b"d", b"1")])
+    ring.saved()
+    ring.add_read({b"h": 3, b"n": 1, b"other": 4})
+    ring.add(8, [StringSet(b"e", b"1")])
+    ring.add_read({b"m": 2})
+    for one in (ring, Ring.load(json.loads(json.dumps(ring.saved())))):
+        assert [(seen.key, seen.number) for seen in one] == [
+            *((b"a", 0), (b"n", 0), (b"b", 0), (b"h", 0)),
+            *((b"c", 0), (b"m", 0), (b"d", 0), (b"other", 7), (b"e", 7)),
+        ]
+    assert [seen.key for seen in saved] == [b"a", b"b"]
+
+
+def test_what_is_read_proves_no_more_than_its_change():
+    ring = Ring()
+    ring.add(1, [StringSet(b"k%d" % n, b"1") for n in range(20)])
+    ring.add(2, [Touch(b"n")], untold=True)
+    ring.add(9, [StringSet(b"other", b"1")])
+    ring.add_read({b"n": 7})
+    held = {(b"k%d" % n, None): string_digest(b"k%d" % n, b"1") for n in range(20)}
+    assert proved(ring, {**held, (b"n", None): 7, (b"other", None): 5}).number == 1
 
 
 def test_only_the_last_changes_are_remembered_and_few_fields_of_one():

@@ -24,9 +24,9 @@ from redisrepl.changes import (
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
-from redisrepl.engine.evidence import RING
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pushes import Batch, OutboundOptions, with_values
+from redisrepl.engine.seen import RING
 from redisrepl.namespaces import Namespaces
 from redisrepl.wire.batches import MOVED, UNCHANGED
 from redisrepl.wire.commands import ORIGIN_CHANNEL, ChangeDecoder

@@ -13,7 +13,7 @@ from redisrepl.changes import Position, StringSet, StringState
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import SIDES, Event
 from redisrepl.engine.core import Core
-from redisrepl.engine.evidence import Ring, Seen
+from redisrepl.engine.seen import Ring, Seen
 from redisrepl.errors import PeerUnavailableError
 from redisrepl.flow.judging import Judging, Known
 from redisrepl.local.history import SiteFacts

@@ -10,7 +10,7 @@ import pytest
 from redisrepl.changes import Position
 from redisrepl.engine.continuity import Continuity, Event
 from redisrepl.engine.core import Core
-from redisrepl.engine.evidence import Ring
+from redisrepl.engine.seen import Ring
 from redisrepl.errors import PeerUnavailableError
 from redisrepl.flow import saving
 from redisrepl.flow.judging import Known
@@ -133,6 +133,15 @@ async def test_what_a_server_lacks_that_came_up_meanwhile_is_no_evidence(world):
     await world.saving._read_witnesses()
     assert world.asked == []
     assert not world.core.ring.last(b"ns:k")
+
+
+async def test_keys_of_changes_without_a_value_are_read_though_the_state_was_saved_again_meanwhile(world):
+    world.core.outbound.read([[b"INCR", b"ns:k"], [b"INCR", b"ns:l"]], 80)
+    world.saving.save()
+    world.core.outbound.read([[b"INCR", b"ns:m"], [b"INCR", b"ns:k"]], 90)
+    world.saving.save()
+    await world.saving._read_witnesses()
+    assert world.asked == [[b"ns:l", b"ns:m", b"ns:k"]]
 
 
 async def test_the_site_is_marked_with_what_is_agreed_on_about_what_it_holds(world, monkeypatch):

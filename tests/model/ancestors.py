@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from typing import Any
 
 from redisrepl.engine.ancestor import Agreed
-from redisrepl.engine.evidence import Seen
+from redisrepl.engine.seen import Seen
 from redisrepl.store.facts import Changes, Facts, Patch, concern_the_same
 from redisrepl.wire.digests import Look, add_sums, hash_digest, total_of
 from tests.model.steps import Wire

@@ -19,11 +19,11 @@ from unittest import mock
 from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, State
 from redisrepl.engine.continuity import Continuity, Event, Side
 from redisrepl.engine.core import Core, CoreOptions
-from redisrepl.engine.evidence import HISTORY, MOST_PLACES, Ring
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losses import Losses
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pushes import Batch
+from redisrepl.engine.seen import HISTORY, MOST_PLACES, Ring
 from redisrepl.errors import FencedError, LinkLostError, OutcomeUnknownError, PeerUnavailableError
 from redisrepl.flow import clocks as clocks_module
 from redisrepl.flow.applying import Applying

@@ -3,14 +3,15 @@
 import hashlib
 import json
 import os
+import random
 import sqlite3
 import stat
 
 import pytest
 from structlog.testing import capture_logs
 
-from redisrepl.engine.evidence import Seen
-from redisrepl.store import Facts, Pair, StateDirectoryError, open_store
+from redisrepl.engine.seen import Seen
+from redisrepl.store import Facts, Pair, StateDirectoryError, folding, open_store
 from redisrepl.store import store as module
 from redisrepl.store.journal import Kind, record
 from tests.clock import Clock
@@ -523,6 +524,32 @@ async def test_what_was_agreed_since_is_known_as_far_back_as_the_journal_reaches
     last = store.number
     assert await store.agreed_since(number, 10) is None  # that is not in the journal any more
     assert (await store.agreed_since(last, 10)).keys() == {b"batch 3", b"batch 4"}
+
+
+async def test_what_was_agreed_of_late_is_found_without_reading_the_whole_journal(opened, monkeypatch):
+    monkeypatch.setattr(folding, "_MARK_EVERY", 1000)
+    rng, open_batches = random.Random(7), []
+    store = await opened()
+    for n in range(400):
+        told = facts(("fields", b"k%d" % rng.randrange(50), {b"%d" % rng.randrange(5): n}))
+        match rng.randrange(4):
+            case 0:
+                store.agreed(told)
+            case 1 | 2 as to_site:
+                open_batches.append(store.next_number())
+                store.sending(open_batches[-1], told, to_site=to_site == 2)
+            case _ if open_batches:
+                ends = store.dropped if rng.random() < 0.3 else store.acknowledged
+                ends(open_batches.pop(rng.randrange(len(open_batches))))
+    for _ in range(2):
+        folder, journal = store._folder, store._journal
+        since = {number: await store.agreed_since(number, 1000) for number in range(store.number + 1)}
+        with monkeypatch.context() as patch:
+            patch.setattr(folder, "_marks", [])
+            assert since == {number: folder.agreed_since(number, 1000) for number in since}
+        place, _ = folder._read_before(store.number - 5)
+        assert journal.end - place < 3000 < journal.end - journal.base
+        store = await opened()  # as a new process
 
 
 async def test_what_was_agreed_on_is_told_in_order_as_far_back_as_the_journal_reaches(opened):

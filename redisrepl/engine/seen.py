@@ -1,0 +1,403 @@
+"""What was seen of a server, as evidence of its history: its last changes in order, and which keys its stream told of.
+
+In: changes, and what keys were read to hold. Out: the last changes with their digests, in memory and as JSON can hold
+them; whether what a place holds is among them. Left to others: what that proves (`engine.evidence`), and what follows
+(`engine.losses`).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from operator import itemgetter
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from redisrepl.changes import Change, Deleted, HashSet, StringSet, Touch
+from redisrepl.wire.digests import element_of, string_digest
+
+__all__ = [
+    "HISTORY",
+    "MOST_PLACES",
+    "RING",
+    "Place",
+    "Places",
+    "Ring",
+    "Seen",
+    "StreamedKeys",
+    "entry_of",
+    "entry_of_place",
+    "entry_of_untold",
+    "field_or_none",
+    "hex_or_none",
+    "list_of",
+    "seen_of",
+    "untold_of",
+]
+
+#: Changes that are remembered at a time, and saved; and in all, while the daemon runs.
+RING = 512
+_KEPT = 1024
+#: Keys that are remembered with the offset of the stream that told of them.
+_TOLD = 20_000
+#: Offsets of which the number of agreements by then is remembered: of some minutes, where agreements are many.
+_MILESTONES = 512
+#: What was agreed on that the hub is judged by.
+HISTORY = 20_000
+#: Pieces in which each of the two is saved: only those that have changed since need to be written again.
+_PIECES = 64
+#: Fields of one change that are remembered.
+_FIELDS = 16
+#: A key as a whole (None), or a field of a hash.
+Place = tuple[bytes, bytes | None]
+#: For each key when it was agreed on last, by the store's count: as a whole (None), and fields of it.
+Places = Mapping[bytes, Mapping[bytes | None, int]]
+#: Places of which something is not known, each with the number of agreements when that began.
+Untold = Mapping[Place, float]
+#: Keys that are remembered as places.
+MOST_PLACES = 100_000
+
+
+class Seen(NamedTuple):
+    """A change that was seen.
+
+    Attributes:
+        number: agreements up to this one were made before it.
+        key: what changed.
+        field: of a hash; None: the key as a whole.
+        digest: of what is there since; None: nothing.
+    """
+
+    number: int
+    key: bytes
+    field: bytes | None
+    digest: int | None
+
+    @property
+    def place(self) -> Place:
+        """What changed."""
+        return self.key, self.field
+
+
+def hex_or_none(field: bytes | None) -> str | None:
+    """A field as JSON can hold it; None stands for the key as a whole."""
+    return None if field is None else field.hex()
+
+
+def field_or_none(text: str | None) -> bytes | None:
+    """From what JSON held.
+
+    Raises:
+        ValueError, TypeError: that is none.
+    """
+    return None if text is None else bytes.fromhex(text)
+
+
+def entry_of(seen: Seen, later: int = 0) -> tuple[int | str | None, ...]:
+    """As JSON can hold it; with how many of the entries before it are of later changes."""
+    entry = seen.number, seen.key.hex(), hex_or_none(seen.field), seen.digest
+    return (*entry, later) if later else entry
+
+
+def seen_of(entry: object) -> Seen | None:
+    """From what JSON held; None: that is no such entry."""
+    match entry:
+        case [int(number), str(key), str() | None as field, int() | None as digest, *_]:
+            with suppress(ValueError):
+                return Seen(number, bytes.fromhex(key), field_or_none(field), digest)
+    return None
+
+
+def entry_of_place(place: Place) -> tuple[str, str | None]:
+    """As JSON can hold it."""
+    key, field = place
+    return key.hex(), hex_or_none(field)
+
+
+def list_of(value: object) -> list[Any]:
+    """A list from what JSON held; what is none counts as empty."""
+    return value if isinstance(value, list) else []
+
+
+def entry_of_untold(place: Place, number: float) -> tuple[object, ...]:
+    """As JSON can hold it, which has no infinity."""
+    return entry_of_place(place) if number == math.inf else (*entry_of_place(place), number)
+
+
+def untold_of(entries: Iterable[object]) -> dict[Place, float]:
+    """From what JSON held; without a number, it may have been at any time."""
+    untold: dict[Place, float] = {}
+    for entry in entries:
+        match entry:
+            case [str(key), str() | None as field, *number]:
+                with suppress(ValueError):
+                    place = bytes.fromhex(key), field_or_none(field)
+                    untold[place] = number[0] if number and isinstance(number[0], int) else math.inf
+    return untold
+
+
+class StreamedKeys:
+    """Which keys the stream told of last, and up to which offset.
+
+    Attributes:
+        whole_to: what is not remembered, it had told before this offset; infinity: that is not known.
+    """
+
+    def __init__(self) -> None:
+        self.whole_to: float = math.inf
+        self._keys: deque[tuple[int, list[bytes]]] = deque()
+        self._count = 0
+        self._now: list[bytes] = []
+
+    def add(self, keys: Iterable[bytes]) -> None:
+        """The stream tells of these; without one, they have no offset."""
+        if self.whole_to != math.inf:
+            self._now += keys
+
+    def reached(self, offset: int) -> None:
+        """It has told all that lies before this offset."""
+        if not self._now:
+            return
+        self._keys.append((offset, self._now))
+        self._count += len(self._now)
+        self._now = []
+        while self._count > _TOLD and len(self._keys) > 1:
+            self.whole_to, keys = self._keys.popleft()
+            self._count -= len(keys)
+
+    def later_than(self, offset: int) -> set[bytes] | None:
+        """Keys that it told of after this offset; None: not all of them are remembered."""
+        if self.whole_to > offset:
+            return None
+        return {key for reached, keys in self._keys if reached > offset for key in keys}
+
+
+class _Pieces:
+    """The last entries of a list, in pieces of which most stay as they are while entries are added.
+
+    Args:
+        name: what they are saved as.
+        entries: how many are remembered at least.
+    """
+
+    def __init__(self, name: str, entries: int) -> None:
+        self._size = entries // _PIECES
+        self._names = [f"{name} {piece}" for piece in range(_PIECES + 1)]  # one more, for it is begun empty
+        self._count = 0
+        self.saved: dict[str, list[object]] = {}
+
+    def add(self, entry: Sequence[object]) -> None:
+        """Another entry, newer than all."""
+        name = self._names[self._count // self._size % len(self._names)]
+        begun = self.saved[name] if self._count % self._size else [self._count]
+        self.saved[name] = [*begun, entry]  # another one, for the one before is being compared with it
+        self._count += 1
+
+    def load(self, document: Mapping[str, object]) -> list[object]:
+        """The entries of what was saved, in their order."""
+        pieces = []
+        for name in self._names:
+            match document.get(name):
+                case [int(first), *entries]:
+                    pieces.append((first, entries))
+                case _:
+                    pass
+        return [entry for _, entries in sorted(pieces, key=itemgetter(0)) for entry in entries]
+
+
+class Ring:
+    """The last changes that were seen of one server.
+
+    Args:
+        seen: they, in order.
+        number: agreements up to this one are about what was seen by then.
+        untold: places of which changes were seen that did not tell to what; with the number by the last of them.
+
+    Attributes:
+        number: likewise.
+    """
+
+    def __init__(self, seen: Iterable[Seen] = (), number: int = 0, untold: Untold = MappingProxyType({})) -> None:
+        self._seen: deque[Seen] = deque(maxlen=_KEPT)
+        self._by_place: dict[Place, list[Seen]] | None = None  # made when it is asked for
+        self._unsaved: deque[tuple[Seen, int]] = deque(maxlen=RING)  # each with how many before it are later changes
+        self._seen_saved, self._milestones_saved = _Pieces("seen", RING), _Pieces("milestones", _MILESTONES)
+        self._count = 0  # changes that were ever added
+        self._touched: dict[bytes, tuple[int, int]] = {}  # keys yet to be read: that count at their change, the number
+        self._untold: dict[Place, float] = {}
+        self._untold_unsaved: deque[Place] = deque(maxlen=RING)
+        self._untold_saved = _Pieces("untold", RING)
+        self._remember(seen)
+        self._do_not_know(untold)
+        self.number = number
+        self._unread: int | None = None  # the number once the keys of changes that told no value were read
+        self._milestones: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)  # offsets, each with its number
+        self._number_before = 0
+
+    def __iter__(self) -> Iterator[Seen]:
+        return iter(self._seen)
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    @property
+    def untold(self) -> Untold:
+        """Places of which changes were seen that did not tell to what; with the number by the last of them."""
+        return self._untold
+
+    def last(self, key: bytes, field: bytes | None = None) -> Seen | None:
+        """The last change that told what a key holds as a whole, or what a field of it does."""
+        return of_place[-1] if (of_place := self._of(key, field)) else None
+
+    def _of(self, key: bytes, field: bytes | None) -> Sequence[Seen]:
+        if self._by_place is None:
+            self._by_place = {}
+            for seen in self._seen:
+                self._by_place.setdefault(seen.place, []).append(seen)
+        return self._by_place.get((key, field), ())
+
+    def written_since(
+        self, number: float, key: bytes, field: bytes | None, digest: int | None, *, kept: bool = False
+    ) -> bool:
+        """Whether a server that holds this at a place, and has all that was agreed up to a number, wrote it after that.
+
+        What it held then was seen, and so was all that may have followed; it holds none of it.
+
+        Args:
+            number: agreements up to this one it has.
+            key: of the place.
+            field: likewise.
+            digest: of what it holds there.
+            kept: it has some change of that place that was seen, whatever the number.
+        """
+        if self.was_untold((key, field)):
+            return False
+        of_place = self._of(key, field)
+        known = kept or any(seen.number < number for seen in of_place)
+        return known and digest is not None and all(seen.digest != digest for seen in of_place)
+
+    def was_untold(self, place: Place) -> bool:
+        """Whether values were there that nobody knows: a change did not tell, and none before it is remembered."""
+        at = [self._untold[one] for one in (place, (place[0], None)) if one in self._untold]
+        of_place = self._of(*place)
+        return bool(at) and (not of_place or max(at) >= of_place[0].number)
+
+    def add(self, now: float, changes: Collection[Change], *, untold: bool = False) -> None:
+        """These are the newest changes, and so many agreements there are now.
+
+        What tells no value (`untold`) is no witness: such agreements count once its keys were read, or others followed.
+        """
+        number = self.number
+        if untold:
+            self._unread = int(now)
+        elif changes or self._unread is None:
+            self.number, self._unread = max(number, int(now)), None
+        for change in changes:
+            match change:
+                case StringSet(key, value):
+                    self._remember([Seen(number, key, None, string_digest(key, value))])
+                case HashSet(key, fields, kind):
+                    last = list(fields.items())[-_FIELDS:]
+                    known = [(name, value) for name, value in last if value is not None]
+                    self._remember(Seen(number, key, name, element_of(name, value, kind)) for name, value in known)
+                    self._do_not_know({(key, name): number for name, value in last if value is None})
+                    if len(known) < len(last):
+                        self._touch(key, number)
+                case Touch(key):
+                    self._do_not_know({(key, None): number})
+                    self._touch(key, number)
+                case Deleted(key):
+                    self._remember([Seen(number, key, None, None)])
+
+    def add_read(self, held: Mapping[bytes, int | None]) -> None:
+        """Keys of which a change told no value were read to hold this now.
+
+        Each takes the place of its change, at the latest: of a server that holds this, it proves no more than that one.
+        """
+        now = self._count, self.number
+        read = sorted(((key, self._touched.pop(key, now)) for key in held), key=itemgetter(1))
+        for key, (count, number) in read:
+            self._insert(Seen(number, key, None, held[key]), now[0] - count)
+            self._unsaved.append((Seen(number, key, None, held[key]), now[0] - count))
+        counts = [count for _, (count, _) in read]
+        self._touched = {key: (at + bisect_right(counts, at), number) for key, (at, number) in self._touched.items()}
+        self._count += len(read)
+        self._by_place = None
+        if self._unread is not None:
+            self.number, self._unread = max(self.number, self._unread), None
+
+    def _touch(self, key: bytes, number: int) -> None:
+        self._touched.pop(key, None)
+        self._touched[key] = self._count, number
+        if len(self._touched) > _KEPT:
+            del self._touched[next(iter(self._touched))]
+
+    def _insert(self, seen: Seen, later: int) -> None:
+        """Put a change before this many later ones."""
+        if len(self._seen) == _KEPT:
+            self._seen.popleft()
+        self._seen.insert(len(self._seen) - min(later, len(self._seen)), seen)
+
+    def reached(self, offset: int) -> None:
+        """The stream was read up to this offset, and so all that was agreed on when it was read up to the last one.
+
+        What is agreed on just now may have been read at the site, ahead of its stream.
+        """
+        if self._number_before > (self._milestones[-1][1] if self._milestones else 0):
+            self._mark((offset, self._number_before))
+        self._number_before = self.number
+
+    def _do_not_know(self, places: Untold) -> None:
+        for place, number in places.items():
+            before = self._untold.pop(place, number)
+            self._untold[place] = max(number, before)  # the last
+            self._untold_unsaved.append(place)
+        while len(self._untold) > _KEPT:
+            del self._untold[next(iter(self._untold))]
+
+    def _remember(self, changes: Iterable[Seen]) -> None:
+        self._by_place = None
+        for seen in changes:
+            self._seen.append(seen)
+            self._unsaved.append((seen, 0))
+            self._count += 1
+
+    def _mark(self, milestone: tuple[int, int]) -> None:
+        self._milestones.append(milestone)
+        self._milestones_saved.add(milestone)
+
+    def number_at(self, offset: int) -> int:
+        """Agreements up to this number are about what the stream had told before this offset."""
+        return max((number for reached, number in self._milestones if reached <= offset), default=0)
+
+    def saved(self) -> dict[str, object]:
+        """As JSON can hold it, by names of which few have another value than when it was asked for last."""
+        for seen, later in self._unsaved:
+            self._seen_saved.add(entry_of(seen, later))
+        self._unsaved.clear()
+        for place in dict.fromkeys(self._untold_unsaved):
+            self._untold_saved.add(entry_of_untold(place, self._untold[place]))
+        self._untold_unsaved.clear()
+        saved = self._seen_saved.saved | self._milestones_saved.saved | self._untold_saved.saved
+        return {"ring": self.number, **saved}
+
+    @classmethod
+    def load(cls, document: Mapping[str, object]) -> Ring:
+        """From a document with what was saved; what cannot be read is left out, which only proves less."""
+        number = document.get("ring")
+        ring = cls(number=number if isinstance(number, int) else 0)
+        for entry in ring._seen_saved.load(document):
+            match entry:
+                case [_, _, _, _, int(later)] if later > 0 and (seen := seen_of(entry)) is not None:
+                    ring._insert(seen, later)
+                case _ if (seen := seen_of(entry)) is not None:
+                    ring._remember([seen])
+        ring._do_not_know(untold_of(ring._untold_saved.load(document)))
+        for pair in ring._milestones_saved.load(document):
+            match pair:
+                case [int(offset), int(reached)]:
+                    ring._mark((offset, reached))
+        return ring
