@@ -22,13 +22,13 @@ from redisrepl.engine.continuity import Continuity, Event, Side
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.inbound import Inbound
-from redisrepl.engine.losses import Losses
+from redisrepl.engine.losses import NO_FINDINGS, Findings, Losses
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pending import told_of
 from redisrepl.engine.plans import NEITHER, ConflictWinner, Newer, Plan, Policy, circumstances, plan_for
 from redisrepl.engine.pushes import OutboundOptions
 from redisrepl.engine.reconcile import Circumstances
-from redisrepl.engine.seen import MOST_PLACES, Place, Places, Ring, Seen
+from redisrepl.engine.seen import MOST_PLACES, Ring
 from redisrepl.namespaces import printable
 from redisrepl.wire.commands import ChangeDecoder
 
@@ -225,48 +225,30 @@ class Core:
         if self.inbound is not None:
             self.inbound.resubscribed()
 
-    def judged(  # noqa: PLR0913 - what a judgement is made of
-        self,
-        side: Side,
-        event: Event,
-        reason: str = "",
-        *,
-        proved: float = math.inf,
-        kept_to: int | None = None,
-        agreed: Places | None = None,
-        kept: frozenset[Place] = frozenset(),
-        seen: Iterable[Seen] = (),
-        number: int = 0,
-    ) -> None:
+    def judged(self, side: Side, event: Event, reason: str = "", findings: Findings = NO_FINDINGS) -> None:
         """What the history of a server is, at the end of a link that was made.
 
         Args:
             side: of which.
             event: what it is.
             reason: see `Continuity.happened`.
-            proved: likewise.
-            kept_to: a replica took over, which has what the stream told before this offset; None: nobody knows that.
-            agreed: what was agreed, or was about to be, since what is proved, and since it was lost before it went
-                back; None: nobody knows that.
-            kept: places of which it has a change that was seen, and all that came before.
-            seen: of the hub, what was agreed on of places that it may have lost; of the site, the ring has that.
-            number: of agreements by now.
+            findings: what was found of it, most of all if it went back.
         """
         # What is seen of it from here on does not follow upon what was seen before.
         anew = side == "site" and (event is not Event.RESUMED or self.continuity.site.missed)
         losses, before = (self.losses if side == "site" else self.hub_losses), self.continuity.of(side).proved
         if event is Event.WENT_BACK:
-            ring, applies = (self.ring, self._applies.keys()) if side == "site" else (Ring(seen), ())
-            losses.went_back(ring, before, kept_to, applies, agreed, kept, proved, number)
+            ring, applies = (self.ring, self._applies.keys()) if side == "site" else (Ring(findings.seen), ())
+            losses.went_back(ring, before, applies, findings)
         else:
             losses.renewed.judged()
-            losses.renewed.agreed(agreed)
+            losses.renewed.agreed(findings.agreed)
             if anew and before != math.inf:
                 losses.interrupted(self.ring)
-        self.continuity.happened(side, event, reason, proved=proved)
+        self.continuity.happened(side, event, reason, proved=findings.proved)
         if anew:
             # What a server does after it went back, it does after all that was agreed before.
-            self.ring = Ring(number=max(self.ring.number, number if event is Event.WENT_BACK else 0))
+            self.ring = Ring(number=max(self.ring.number, findings.number if event is Event.WENT_BACK else 0))
             self._applies = {number: offset for number, offset in self._applies.items() if offset == math.inf}
 
     def flushed(self, side: Side) -> None:

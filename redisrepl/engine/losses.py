@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from redisrepl.changes import HashState, State
@@ -21,6 +22,7 @@ from redisrepl.engine.seen import (
     Place,
     Places,
     Ring,
+    Seen,
     StreamedKeys,
     entry_of,
     entry_of_place,
@@ -33,7 +35,7 @@ from redisrepl.engine.seen import (
 )
 from redisrepl.wire.digests import digest_of, elements_of
 
-__all__ = ["Losses", "joined"]
+__all__ = ["NO_FINDINGS", "Findings", "Losses", "joined"]
 
 
 def joined(*parts: Places | None) -> Places | None:
@@ -55,6 +57,33 @@ def _after(number: float, places: Places | None) -> Places | None:
         return None
     later = {key: {part: at for part, at in numbers.items() if at > number} for key, numbers in places.items()}
     return {key: numbers for key, numbers in later.items() if numbers}
+
+
+class Findings(NamedTuple):
+    """What was found of a server at the end of a new link.
+
+    Attributes:
+        proved: what was agreed up to this number, it has.
+        number: of agreements by now.
+        agreed: what was agreed, or was about to be, since what is proved, and since it was lost before it went back;
+            None: nobody knows that.
+        kept_to: a replica took over, which has what the stream told before this offset; None: nobody knows that.
+        kept: places of which it has a change that was seen, and all that came before; empty: that is not known, nor of
+            any earlier one.
+        held: what it holds now at some places of `Losses.suspects`.
+        seen: of a hub, what was agreed on of places that it may have lost.
+    """
+
+    proved: float = math.inf
+    number: int = 0
+    agreed: Places | None = None
+    kept_to: int | None = None
+    kept: frozenset[Place] = frozenset()
+    held: Mapping[Place, int | None] = MappingProxyType({})
+    seen: Iterable[Seen] = ()
+
+
+NO_FINDINGS = Findings()
 
 
 class _Missed(NamedTuple):
@@ -89,6 +118,7 @@ class Losses:
         self._missed: _Missed | None = None
         self._places: Places | None = None  # what was agreed, or was about to be, and may be lost; None: not known
         self._kept: frozenset[Place] = frozenset()  # of which it has at least one change of those seen
+        self._held: Mapping[Place, int | None] = {}  # what it held at some of these places when it was judged
         self._saved: dict[str, object] | None = None  # made when it is asked for
 
     def interrupted(self, ring: Ring) -> None:
@@ -96,51 +126,43 @@ class Losses:
         self._seen = Ring([*self._seen, *ring], untold={**self._seen.untold, **ring.untold})
         self._saved = None
 
-    def went_back(
-        self,
-        ring: Ring,
-        proved_before: float,
-        kept_to: int | None,
-        applies: Collection[int],
-        agreed: Places | None,
-        kept: frozenset[Place],
-        proved_now: float,
-        number: int,
-    ) -> None:
+    def went_back(self, ring: Ring, proved_before: float, applies: Collection[int], findings: Findings) -> None:
         """The server is judged to have gone back.
 
         Args:
             ring: the last changes that were seen of it.
             proved_before: what was proved until now; infinity: all of it.
-            kept_to: a replica took over, which has what the stream told before this offset; None: nobody knows that.
             applies: numbers of what was applied and not yet shown by the stream.
-            agreed: what was agreed, or was about to be, since what is proved at least; None: that is not known.
-            kept: places of which it has a change that was seen; empty: that is not known, nor of any earlier one.
-            proved_now: what was agreed up to this number, it has.
-            number: of agreements by now.
+            findings: what was found.
         """
-        self.renewed.went_back(number)
-        self.renewed.agreed(agreed)
-        keys = None if kept_to is None else self.told.later_than(kept_to)
+        self.renewed.went_back(findings.number)
+        self.renewed.agreed(findings.agreed)
+        keys = None if findings.kept_to is None else self.told.later_than(findings.kept_to)
         first = proved_before == math.inf
         before = _Missed(set(), set()) if first else self._missed
         self._missed = None
         if keys is not None and before is not None:
             self._missed = _Missed(before.keys | keys, before.numbers.union(applies))
-        self._kept = kept and kept | self._kept
-        self._places = joined({} if first else self._places, self.waiting, _after(proved_now, agreed))
+        self._kept = findings.kept and findings.kept | self._kept
+        self._places, self._held = self.suspects(proved_before, findings.proved, findings.agreed), findings.held
         self.interrupted(ring)
+
+    def suspects(self, proved_before: float, proved_now: float, agreed: Places | None) -> Places | None:
+        """What may be lost by a server that is judged to have gone back; arguments as of `went_back`."""
+        before = {} if proved_before == math.inf else self._places
+        return joined(before, self.waiting, _after(proved_now, agreed))
 
     def made_good(self) -> None:
         """Both sides agree on all keys."""
         self._seen, self._missed, self._places, self._kept, self._saved = Ring(), None, None, frozenset(), None
+        self._held = {}
         self.renewed.made_good()
 
     def may_be_older(self, key: bytes, state: State, ancestor: Agreed, now: Ring, proved: float) -> bool:
         """Whether what the server holds for a key may be older than what was agreed on.
 
-        What it was seen to write after the agreement is newer, whatever else it has lost; so is what nobody had seen
-        there before, where what it held when it was lost is known.
+        What it was seen to write after the agreement is newer, whatever else it has lost; so is what it did not hold
+        yet when it was judged; and what nobody had seen there before, where what it held when it was lost is known.
 
         Args:
             key: it.
@@ -152,6 +174,8 @@ class Losses:
         if ancestor.number <= proved:
             return False
         if not isinstance(state, HashState) and self.renewed.holds(key, None, ancestor):
+            return False
+        if not isinstance(state, HashState) and self._was_written((key, None), digest_of(key, state)):
             return False
         if self._missed is not None:
             return key in self._missed.keys or ancestor.number in self._missed.numbers
@@ -183,11 +207,16 @@ class Losses:
             if (
                 agreed_at is None
                 or self.renewed.holds(key, name, ancestor)
+                or self._was_written((key, name), digest)
                 or self._seen_last(key, name, digest, agreed_at, now)
                 or self._written_since(proved, key, name, digest)
             ):
                 newer.add(name)
         return newer
+
+    def _was_written(self, place: Place, held: int | None) -> bool:
+        """Whether a place holds something else than when the server was judged."""
+        return place in self._held and self._held[place] != held
 
     def _written_since(self, proved: float, key: bytes, field: bytes | None, held: int | None) -> bool:
         return self._seen.written_since(proved, key, field, held, kept=(key, field) in self._kept)
@@ -222,6 +251,7 @@ class Losses:
                 "missed": missed,
                 "places": places,
                 "kept": kept,
+                "held": [(*entry_of_place(place), digest) for place, digest in self._held.items()],
             }
         return self._saved | renewed
 
@@ -243,6 +273,9 @@ class Losses:
         kept: Any = document.get("kept")
         with suppress(ValueError, TypeError):
             losses._kept = frozenset((bytes.fromhex(key), field_or_none(field)) for key, field in kept)
+        held: Any = document.get("held")
+        with suppress(ValueError, TypeError):
+            losses._held = {(bytes.fromhex(key), field_or_none(field)): digest for key, field, digest in held}
         places: Any = document.get("places")
         if isinstance(places, Mapping):
             with suppress(ValueError, TypeError):

@@ -15,6 +15,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from heapq import nlargest
 from typing import Any, NamedTuple
 
 import structlog
@@ -23,7 +24,7 @@ from redisrepl.changes import Position
 from redisrepl.engine.continuity import Event, Side, SideState
 from redisrepl.engine.core import Core
 from redisrepl.engine.evidence import Proof, holds_since, proved
-from redisrepl.engine.losses import Losses
+from redisrepl.engine.losses import Findings, Losses
 from redisrepl.engine.seen import RING, Place, Places, Seen
 from redisrepl.errors import RedisreplError
 from redisrepl.flow.clocks import Clocks
@@ -36,6 +37,10 @@ from redisrepl.remote.history import HubFacts, HubHistory
 __all__ = ["Judging", "Known"]
 
 _log = structlog.get_logger("redisrepl")
+
+#: Places of a server that went back at which it is looked, those that were agreed on last.
+_LOOKED_AT = 1024
+_Held = Mapping[Place, int | None]
 
 
 class _Judgement(NamedTuple):
@@ -192,6 +197,15 @@ class Judging:
         since = min(judged.number, losses.renewed.from_number)
         return None if since == math.inf else await self._agreed_since(since)
 
+    async def _held(self, side: Side, judged: _Judgement, agreed: Places | None) -> _Held:
+        """What a server that went back holds where it may have lost something: anything else was written since."""
+        if judged.event is not Event.WENT_BACK:
+            return {}
+        losses, asked = (self._core.losses, self._site) if side == "site" else (self._core.hub_losses, self._hub)
+        suspects = losses.suspects(self._core.continuity.of(side).proved, judged.number, agreed) or {}
+        numbers = {(key, part): number for key, parts in suspects.items() for part, number in parts.items()}
+        return await asked.held(nlargest(_LOOKED_AT, numbers, key=numbers.__getitem__))
+
     async def known_now(self) -> None:
         """Return when both servers are followed and judged."""
         while not self._core.continuity.known:
@@ -214,6 +228,7 @@ class Judging:
         )
         judged = await self._judged_of_site(facts, resumed=resumed, kept_to=kept_to)
         agreed = await self._perhaps_lost(judged, self._core.losses)
+        held = await self._held("site", judged, agreed)
         if side.epoch != epoch or not side.followed:
             return  # the link was lost meanwhile; the next may lead to another server
         if facts.evicted != self.known.evicted:
@@ -224,7 +239,7 @@ class Judging:
         if facts.replid and not self._read_to():  # followed by its events, which have no position
             self.known.seen = Position(facts.replid, facts.offset)
         self._core.outbound.new_from(facts.offset or self._read_to())
-        self._tell("site", judged, kept_to, agreed)
+        self._tell("site", judged, agreed, held, kept_to)
 
     async def _judged_of_site(self, facts: SiteFacts, *, resumed: bool, kept_to: int | None) -> _Judgement:
         seen, run_id = self.known.seen, self._core.continuity.site.run_id
@@ -291,6 +306,7 @@ class Judging:
             return
         judged = await self._judged_of_hub(facts)
         agreed = await self._perhaps_lost(judged, self._core.hub_losses)
+        held = await self._held("hub", judged, agreed)
         if side.epoch != epoch:
             return
         lost = self._fence.holds_up_to() != math.inf
@@ -299,7 +315,7 @@ class Judging:
         self.known.hub = facts
         side.run_id = facts.run_id
         self._first_at["hub"] = False
-        self._tell("hub", judged, agreed=agreed)
+        self._tell("hub", judged, agreed, held)
         if lost:  # save the judgement before the numbers that it rests on are forgotten
             self.save()
             self._fence.forget()
@@ -392,7 +408,9 @@ class Judging:
         await self.look_at_hub()
         return self._core.continuity.epoch == epoch and self._core.continuity.hub.judged
 
-    def _tell(self, side: Side, judged: _Judgement, kept_to: int | None = None, agreed: Places | None = None) -> None:
+    def _tell(
+        self, side: Side, judged: _Judgement, agreed: Places | None, held: _Held, kept_to: int | None = None
+    ) -> None:
         event, reason, number, kept, seen = judged
         if event is Event.WENT_BACK:
             _log.warning(
@@ -400,15 +418,9 @@ class Judging:
                 reason=reason,
                 then="what it lacks is copied back, and what it holds differently gives way to the other side",
             )
-        self._core.judged(
-            *(side, event, reason),
-            proved=number,
-            kept_to=kept_to,
-            agreed=agreed,
-            kept=kept,
-            seen=[change for change in seen if agreed is not None and change.key in agreed],
-            number=self._number(),
-        )
+        of_lost = [change for change in seen if agreed is not None and change.key in agreed]
+        findings = Findings(number, self._number(), agreed, kept_to, kept, held, of_lost)
+        self._core.judged(side, event, reason, findings)
         if self._core.continuity.known:
             self.trouble.succeeded()
         self._judged.set()

@@ -394,13 +394,14 @@ async def held_at(
         read: returns the states of some of these keys, at least one.
     """
     held: dict[tuple[bytes, bytes | None], int | None] = dict.fromkeys(places)
-    states: dict[bytes, State] = {}
-    while left := [key for key in dict.fromkeys(key for key, _ in held) if key not in states]:
-        states |= await read(left)
+    left: dict[bytes, list[bytes | None]] = {}
     for key, field in held:
-        state = states[key]
-        if field is None:
-            held[key, field] = digest_of(key, state)
-        elif isinstance(state, HashState) and (value := state.fields.get(field)) is not None:
-            held[key, field] = element_of(field, value, state.type)
+        left.setdefault(key, []).append(field)
+    while left:
+        for key, state in (await read(list(left))).items():
+            for field in left.pop(key):
+                if field is None:
+                    held[key, field] = digest_of(key, state)
+                elif isinstance(state, HashState) and (value := state.fields.get(field)) is not None:
+                    held[key, field] = element_of(field, value, state.type)
     return held

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from redisrepl.changes import KINDS, Deleted, HashSet, HashState, StringSet, Touch
 from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import ConflictLoss, Core, CoreOptions
-from redisrepl.engine.losses import Losses
+from redisrepl.engine.losses import Findings, Losses
 from redisrepl.engine.plans import Plan
 from redisrepl.engine.seen import Ring, Seen
 from redisrepl.wire.digests import digest_of
@@ -286,7 +286,7 @@ def went_back(kept_to):
     core.saw(8)
     core.site_lost(8)
     core.site_attached()
-    core.judged("site", Event.WENT_BACK, "restarted", proved=6, kept_to=kept_to)
+    core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=6, kept_to=kept_to))
     return core
 
 
@@ -312,7 +312,7 @@ def test_a_field_that_was_not_agreed_on_since_did_not_go_back(agreed, waiting, o
         core.outbound.read([waiting], 9)
     core.site_lost(8)
     core.site_attached()
-    core.judged("site", Event.WENT_BACK, "restarted", proved=6, agreed=agreed, number=8)
+    core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=6, agreed=agreed, number=8))
     for _ in range(restarts):
         core = gone_and_begun_again(core)
         core.judged("site", Event.GAP, "overrun")
@@ -333,12 +333,12 @@ def test_what_a_site_did_after_it_went_back_is_newer_than_what_was_agreed_before
     core.outbound.read([[b"HSET", KEY, b"old", b"v", b"new", b"v"]], 9)
     core.site_lost(8)
     core.site_attached()
-    core.judged("site", Event.WENT_BACK, "restarted", proved=6, agreed={KEY: {None: 7}}, number=8)
+    core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=6, agreed={KEY: {None: 7}}, number=8))
     assert pushed_of_hash(core) == set()
     core.outbound.read([[b"HSET", KEY, b"new", b"site"]], 20)
     core.site_lost(8)
     core.site_attached()
-    core.judged("site", event, "again", proved=8, agreed={}, number=9)
+    core.judged("site", event, "again", Findings(proved=8, agreed={}, number=9))
     assert pushed_of_hash(core) == {b"new"}
 
 
@@ -355,7 +355,9 @@ def test_what_nobody_had_seen_at_a_place_that_was_kept_is_newer(restarts, kept, 
     for place in (kept, again) if again is not None else (kept,):
         core.site_attached()
         places = frozenset([place] if place else [])
-        core.judged("site", Event.WENT_BACK, "restarted", proved=6, agreed={KEY: {None: 7}}, kept=places, number=8)
+        core.judged(
+            "site", Event.WENT_BACK, "restarted", Findings(proved=6, agreed={KEY: {None: 7}}, kept=places, number=8)
+        )
     for _ in range(restarts):
         core = gone_and_begun_again(core)
         core.judged("site", Event.GAP, "overrun")
@@ -366,7 +368,7 @@ def test_what_was_agreed_since_the_first_time_may_be_lost_after_the_second():
     core = core_of()
     for agreed in ({KEY: {b"old": 7}}, {KEY: {b"new": 7}}):
         core.site_attached()
-        core.judged("site", Event.WENT_BACK, "restarted", proved=6, agreed=agreed, number=8)
+        core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=6, agreed=agreed, number=8))
     assert pushed_of_hash(core) == set()
 
 
@@ -377,7 +379,7 @@ def hub_gone_back(seen=(), agreed=None):
     """It proves to hold what was agreed up to 6 of 8."""
     core = core_of()
     core.hub_heard()
-    core.judged("hub", Event.WENT_BACK, "restarted", proved=6, agreed=agreed, seen=seen, number=8)
+    core.judged("hub", Event.WENT_BACK, "restarted", Findings(proved=6, agreed=agreed, seen=seen, number=8))
     return core
 
 
@@ -420,7 +422,7 @@ def test_after_the_hub_has_gone_back_again_nothing_of_the_time_between_counts():
     core = hub_gone_back()
     core.pushed(9, [StringSet(KEY, b"c")])
     core.hub_heard()
-    core.judged("hub", Event.WENT_BACK, "again", proved=8, number=9)
+    core.judged("hub", Event.WENT_BACK, "again", Findings(proved=8, number=9))
     assert core.plan(KEY, C, B, ancestor_of(C, 9), 0.0).push == REPLACE
 
 
@@ -436,7 +438,7 @@ def test_of_a_hash_the_fields_that_were_agreed_on_since_the_hub_came_back_are_ne
 
 def test_what_the_daemon_agreed_on_before_it_died_the_hub_has_too():
     core = gone_and_begun_again(hub_gone_back())
-    core.judged("hub", Event.GAP, "subscribed", agreed={KEY: {None: 9}, OTHER: {None: 8}})
+    core.judged("hub", Event.GAP, "subscribed", Findings(agreed={KEY: {None: 9}, OTHER: {None: 8}}))
     for key, applied in ((KEY, True), (OTHER, False)):
         plan = core.plan(key, C, B, ancestor_of(C, 9), 0.0)
         assert (plan.push is None) == applied
@@ -444,7 +446,7 @@ def test_what_the_daemon_agreed_on_before_it_died_the_hub_has_too():
 
 def test_a_push_of_unknown_outcome_does_not_tell_what_the_hub_has():
     core = hub_gone_back()
-    core.judged("hub", Event.GAP, "subscribed", agreed={KEY: {None: 9}})
+    core.judged("hub", Event.GAP, "subscribed", Findings(agreed={KEY: {None: 9}}))
     ancestor = ancestor_of(C, 9, intents=(digest_of(KEY, A),))
     assert core.plan(KEY, C, B, ancestor, 0.0).push == REPLACE
 
@@ -497,7 +499,7 @@ def test_what_is_made_good_is_not_lost_any_more():
     core.continuity.begin("site")
     core.compared(["site"])
     assert core.saved()["losses"].keys() == {"renewed"}  # something still waits for the hub
-    core.judged("site", Event.WENT_BACK, "again", proved=6)
+    core.judged("site", Event.WENT_BACK, "again", Findings(proved=6))
     assert core.plan(KEY, B, C, ancestor_of(C, 7), 0.0).push is None  # nothing of the first time bears on it
 
 

@@ -16,6 +16,7 @@ from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Event
 from redisrepl.engine.core import Core
 from redisrepl.engine.evidence import holds_since, proved
+from redisrepl.engine.losses import Findings
 from redisrepl.engine.seen import RING, Ring, Seen, StreamedKeys
 from redisrepl.wire.digests import digest_of, element_of, string_digest
 
@@ -88,7 +89,9 @@ def judged(case):
         core.ring.add(index + 1, [change_of(*case.changes[index])])  # which may be agreed on as number `index + 1`
     held = {(named(key), None): digest_of(named(key), state_of(case.site[key])) for key in range(KEYS)}
     number, _ = proved(core.ring, held)
-    core.judged("site", Event.RESTARTED if number == case.seen else Event.WENT_BACK, "restarted", proved=number)
+    core.judged(
+        "site", Event.RESTARTED if number == case.seen else Event.WENT_BACK, "restarted", Findings(proved=number)
+    )
     return core
 
 

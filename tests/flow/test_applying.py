@@ -10,6 +10,7 @@ from redisrepl.changes import KINDS, ExpirySet, HashState, StringSet, StringStat
 from redisrepl.engine.ancestor import note_state
 from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import ConflictLoss, Core, CoreOptions
+from redisrepl.engine.losses import Findings
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.reach import StreamReach
 from redisrepl.local.address import parse_address
@@ -326,7 +327,7 @@ async def test_nothing_is_removed_for_a_site_that_came_back_while_it_was_compare
         await eventually_async(lambda: not world.applying._site_turn.locked())
         assert not world.core.outbound.waiting
 
-        world.core.judged("site", Event.WENT_BACK, "restarted", proved=0)
+        world.core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=0))
         world.applying.wake()
         await world.applying.idle()
         assert not world.core.outbound.waiting

@@ -13,6 +13,7 @@ from redisrepl.changes import Position, StringSet, StringState
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import SIDES, Event
 from redisrepl.engine.core import Core
+from redisrepl.engine.losses import NO_FINDINGS
 from redisrepl.engine.seen import Ring, Seen
 from redisrepl.errors import PeerUnavailableError
 from redisrepl.flow.judging import Judging, Known
@@ -48,9 +49,9 @@ class World(NoFence):
         self.core.continuity.site.run_id = run_id
         self.told = []
         judged = self.core.judged
-        self.core.judged = lambda side, event, *about, **proved: (
-            self.told.append((side, event, proved["proved"])),
-            judged(side, event, *about, **proved),
+        self.core.judged = lambda side, event, reason="", findings=NO_FINDINGS: (
+            self.told.append((side, event, findings.proved)),
+            judged(side, event, reason, findings),
         )
         self.judging = Judging(
             self.core,
@@ -381,7 +382,7 @@ async def test_at_first_contact_the_hub_has_lost_nothing():
 async def judged_world():
     world = World()
     world.core.site_attached()
-    world.core.judged("site", Event.RESUMED, proved=math.inf)
+    world.core.judged("site", Event.RESUMED)
     world.told.clear()
     await hub_judged(world)
     world.told.clear()

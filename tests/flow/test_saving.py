@@ -10,6 +10,7 @@ import pytest
 from redisrepl.changes import Position
 from redisrepl.engine.continuity import Continuity, Event
 from redisrepl.engine.core import Core
+from redisrepl.engine.losses import Findings
 from redisrepl.engine.seen import Ring
 from redisrepl.errors import PeerUnavailableError
 from redisrepl.flow import saving
@@ -113,7 +114,7 @@ def test_how_far_the_stream_was_read_counts_once_it_is_known_whose_it_is(world):
 
 
 def test_histories_and_evidence_are_saved(world):
-    world.core.judged("hub", Event.WENT_BACK, "back", proved=5)
+    world.core.judged("hub", Event.WENT_BACK, "back", Findings(proved=5))
     world.core.outbound.read([[b"SET", b"ns:k", b"v"]], 80)
     saved = world.saved()
     assert Continuity.load(saved["continuity"]).hub.proved == 5
@@ -129,7 +130,7 @@ async def test_what_a_server_lacks_that_came_up_meanwhile_is_no_evidence(world):
     world.saving.save()
     world.core.site_lost(8)
     world.core.site_attached()
-    world.core.judged("site", Event.WENT_BACK, "restarted", proved=0)
+    world.core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=0))
     await world.saving._read_witnesses()
     assert world.asked == []
     assert not world.core.ring.last(b"ns:k")
@@ -169,7 +170,7 @@ async def test_the_site_is_marked_with_what_is_agreed_on_about_what_it_holds(wor
     world.core.site_lost(8)
     world.core.site_attached()
     await mark(40)  # whose history is not known yet
-    world.core.judged("site", Event.WENT_BACK, "restarted", proved=6)
+    world.core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=6))
     await mark(41)  # which lacks some of it
     assert world.mark.written == [5, 13, 20]
 

@@ -13,6 +13,7 @@ from redisrepl.changes import KINDS, StringState
 from redisrepl.engine.ancestor import note_state
 from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import Core, CoreOptions
+from redisrepl.engine.losses import Findings
 from redisrepl.errors import PeerUnavailableError
 from redisrepl.flow.comparison import Comparison
 from redisrepl.flow.sweep import Sweep
@@ -76,7 +77,7 @@ class World:
 
     def owe(self, *sides, event=Event.GAP, **about):
         for side in sides:
-            self.core.judged(side, event, f"the {side} was away", **about)
+            self.core.judged(side, event, f"the {side} was away", Findings(**about))
         self.sweep.look()
 
     def settled(self):

@@ -453,7 +453,7 @@ class Daemon:
         linked: it reads the site's stream, or hears its events.
         subscribed: it hears the hub's.
         heard: events of the hub that are on their way.
-        key_event: events of the site; None: it reads the stream.
+        events: events of the site; None: it reads the stream.
     """
 
     def __init__(self, world: World, site: Site) -> None:
@@ -560,9 +560,9 @@ class Daemon:
         self.keyspace = KeyspaceSource(
             None, self.outbound, self.inbound, covers=namespaces.covers, retry={}, listener=self
         )
-        self.key_event: list[tuple[bytes, bytes]] | None = None
+        self.events: list[tuple[bytes, bytes]] | None = None
         if site.by_events:
-            self.key_event = []
+            self.events = []
             self.inbound.expect_events(lambda change: echoes_of(change, kinds), 15.0)
             self.stream.abandon()
         self.linked = self.subscribed = False
@@ -600,8 +600,8 @@ class Daemon:
         """Make the link; it is there when this has ended."""
         server, following = self.site.server, self.stream
         await Wire(lambda: PeerUnavailableError("the site is away"))
-        if self.key_event is not None:
-            self.key_event.clear()
+        if self.events is not None:
+            self.events.clear()
             self.keyspace._take(Subscribed())
             return
         position = following.position

@@ -1,6 +1,6 @@
 """Lines of the engine left out or turned round one at a time, and whether the model notices.
 
-By hand: `python -m tests.model.mutants [SEEDS [NAME ..]]` plays all of them. In: seeds. Out: what was not key_event.
+By hand: `python -m tests.model.mutants [SEEDS [NAME ..]]` plays all of them. In: seeds. Out: what was not noticed.
 A mutant is text of a module replaced by other text, in memory; where the text is not found any more it says so.
 """
 
@@ -60,7 +60,7 @@ SAMPLE = [
     Mutant(core, "Core.site_attached", 'self.continuity.happened("site", Event.ATTACHED)', "pass"),
     Mutant(core, "Core.site_missed", "Event.MISSED", "Event.RESUMED", ONE),
     Mutant(core, "Core.hub_heard", 'self.continuity.happened("hub", Event.ATTACHED)', "pass"),
-    Mutant(core, "Core.judged", "self.continuity.happened(side, event, reason, proved=proved)", "pass"),
+    Mutant(core, "Core.judged", "self.continuity.happened(side, event, reason, proved=findings.proved)", "pass"),
     Mutant(core, "Core.overdue", "self._owe_what_was_left_out()", "pass", ONE, FEW),
     Mutant(core, "Core.differs", "self.inbound.suspect(keys)", "pass"),
     Mutant(core, "Core.compared", "self.continuity.happened(side, Event.COMPARED)", "pass"),
@@ -145,7 +145,7 @@ def mutated(mutant: Mutant) -> Iterator[None]:
             setattr(one, name, before)
 
 
-def key_event(mutant: Mutant, seeds: range) -> int | None:
+def noticed_by(mutant: Mutant, seeds: range) -> int | None:
     """With which seed the model notices a mutant; None: with none."""
     with mutated(mutant):
         for seed in seeds:
@@ -163,7 +163,7 @@ def main() -> None:
         for mutant in [*SAMPLE, *MORE]:
             if not words or any(word in mutant.name for word in words):
                 try:
-                    outcome = f"seed {key_event(mutant, seeds)}"
+                    outcome = f"seed {noticed_by(mutant, seeds)}"
                 except LookupError as error:
                     outcome = str(error)
                 print(f"{mutant.name}: {outcome}", flush=True)

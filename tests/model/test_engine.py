@@ -2,7 +2,7 @@
 
 Each run is one of a seed. A failure names what plays it again:
 
-    from tests.model.mutants import SAMPLE, key_event
+    from tests.model.mutants import SAMPLE, noticed_by
 from tests.model.runs import *; run(SEED, everybody, one_writer, fallen, sites=2, ..)
 
 `REDISREPL_SCHEDULES` sets how many seeds each case plays, `REDISREPL_FIRST_SEED` with which it begins.
@@ -19,7 +19,7 @@ from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.outbound import Outbound
 from redisrepl.remote.fence import Fence
 from tests.model.daemons import Made, PlayedJudging
-from tests.model.mutants import SAMPLE, key_event
+from tests.model.mutants import SAMPLE, noticed_by
 from tests.model.runs import conflict, everybody, fallen, fallen_unremembered, one_writer, run
 from tests.model.world import WrongError, silence
 
@@ -229,7 +229,7 @@ def test_each_part_is_needed_if_seldom(phases, circumstances):
 @pytest.mark.parametrize("mutant", SAMPLE, ids=[mutant.name for mutant in SAMPLE])
 def test_each_line_is_needed(mutant):
     """A sample of `mutants`; `python -m tests.model.mutants` plays all of them."""
-    seed = key_event(mutant, range(450))
+    seed = noticed_by(mutant, range(450))
 
     assert seed is not None, "nobody notices"
     run(seed, *mutant.phases, **{"sites": 2, **mutant.circumstances})

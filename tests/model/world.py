@@ -159,8 +159,8 @@ class World:
         return error
 
     def _notice(self, site: Site, events: list[tuple[bytes, bytes]]) -> None:
-        if site.daemon.key_event is not None and site.daemon.linked:
-            site.daemon.key_event += events
+        if site.daemon.events is not None and site.daemon.linked:
+            site.daemon.events += events
 
     def execute(self, daemon: Daemon, commands: list[list[bytes]], fencing: Any) -> Any:
         """What the script of a batch does: errors by key, the time, whether the fence is lost; None: it was fenced."""
@@ -254,10 +254,10 @@ class World:
                 yield self.step
         if not daemon.linked and "attach" not in kinds:
             yield self.attach
-        if daemon.linked and daemon.key_event is None and daemon.unread:
+        if daemon.linked and daemon.events is None and daemon.unread:
             yield self.read
             yield self.read
-        if daemon.linked and daemon.key_event:
+        if daemon.linked and daemon.events:
             yield self.notice
             yield self.notice
         if daemon.outbound.ready and kinds.count("push") < 3:
@@ -323,8 +323,8 @@ class World:
         site.daemon.read(self.rng.randint(1, 4))
 
     def notice(self, site: Site) -> None:
-        key_event = site.daemon.key_event
-        site.daemon.take_noticed([key_event.pop(0) for _ in range(self.rng.randint(1, len(key_event)))])
+        events = site.daemon.events
+        site.daemon.take_noticed([events.pop(0) for _ in range(self.rng.randint(1, len(events)))])
 
     def push(self, site: Site) -> None:
         site.daemon.pushing.most = self.rng.randint(1, 3)
@@ -598,9 +598,9 @@ class World:
                 "told": len(inbound._taken_fed),
                 "tasks": len(daemon.tasks),
                 "unswept": outbound._unswept,
-                "not acknowledged": daemon.key_event is None and int(daemon.stream.read_to) - outbound.acknowledged,
+                "not acknowledged": daemon.events is None and int(daemon.stream.read_to) - outbound.acknowledged,
                 "read again": outbound.read_again_to,
-                "events": len(daemon.key_event or ()),
+                "events": len(daemon.events or ()),
                 "open batches": len(agreed.open),
                 "unknown batches": len(daemon.pushing._unknown),
                 "not as agreed": wrong,
