@@ -15,7 +15,7 @@ from redisrepl.engine.core import ConflictLoss, Core, CoreOptions
 from redisrepl.engine.losses import Findings, Losses
 from redisrepl.engine.plans import Plan
 from redisrepl.engine.seen import Ring, Seen
-from redisrepl.wire.digests import digest_of
+from redisrepl.wire.digests import digest_of, element_of
 from tests.engine.sides import KEY, ancestor_of, string
 
 OTHER = b"ns:other"
@@ -323,6 +323,52 @@ def pushed_of_hash(core):
     hub = HashState({b"old": b"hub", b"new": b"hub"})
     plan = core.plan(KEY, HASH, hub, ancestor_of(hub, 7), 0.0)
     return set(plan.push.fields) if plan.push else set()
+
+
+@pytest.mark.parametrize(
+    ("held", "value", "pushed"),
+    [
+        (A, "a", False),  # as it was when it came back: older than what was agreed on
+        (A, "new", True),
+        (None, "new", True),
+        (A, None, True),  # a client has removed it since
+        (None, None, False),
+    ],
+)
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_what_a_site_did_not_hold_when_it_was_judged_is_newer(held, value, pushed, restarts):
+    """Though nobody saw it being written, and what was there before is not known."""
+    core = core_of()
+    core.ring = Ring((), 7)
+    core.site_lost(8)
+    core.site_attached()
+    agreed = {KEY: {None: 7}}
+    at = {(KEY, None): digest_of(KEY, held)}
+    core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=6, agreed=agreed, held=at, number=8))
+    for _ in range(restarts):
+        core = gone_and_begun_again(core)
+        core.judged("site", Event.GAP, "overrun")
+    plan = core.plan(KEY, value and string(value), C, ancestor_of(C, 7), 0.0)
+    assert bool(plan.push) == pushed
+    assert bool(plan.apply) == (not pushed)
+    core.site_lost(8)
+    core.site_attached()
+    core.judged("site", Event.WENT_BACK, "again", Findings(proved=5, agreed=agreed, number=9))
+    assert core.plan(KEY, value and string(value), C, ancestor_of(C, 7), 0.0).push is None
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_a_field_that_a_site_did_not_hold_when_it_was_judged_is_newer(restarts):
+    core = core_of()
+    core.site_lost(8)
+    core.site_attached()
+    held = {(KEY, b"old"): element_of(b"old", b"v"), (KEY, b"new"): element_of(b"new", b"v")}
+    agreed = {KEY: {b"old": 7, b"new": 7}}
+    core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=6, agreed=agreed, held=held, number=8))
+    for _ in range(restarts):
+        core = gone_and_begun_again(core)
+        core.judged("site", Event.GAP, "overrun")
+    assert pushed_of_hash(core) == {b"new"}
 
 
 @pytest.mark.parametrize("event", [Event.WENT_BACK, Event.RESTARTED, Event.GAP])
