@@ -449,7 +449,8 @@ class Core:
         """
         self._sees = True
         keys = self._see(self._shown(number))
-        self.ring.reached(self.outbound.read_to)
+        if self.outbound.read_to:
+            self.ring.reached(self.outbound.read_to)
         return keys
 
     def _see(self, number: float) -> list[bytes]:

@@ -66,7 +66,7 @@ class Outbound:
         pending: changes of the stream that wait for the hub.
         doubtful: keys in doubt; see the module.
         flushed: the last command that changed the whole database at once.
-        read_to: offset up to which the stream was read.
+        read_to: offset up to which the stream was read; 0: none is.
         every_write: each intermediate value of a key is to arrive, in order.
         read_again_to: offset up to which the stream may have been read before a restart: what is read again may be at
             the hub already, or overwritten there.
@@ -292,7 +292,7 @@ class Outbound:
 
     def streamed_from(self, offset: int) -> None:
         """A link begins: from here on, the stream tells all keys that change."""
-        self._recent.told.whole_to = offset
+        self.read_to = self._recent.told.whole_to = offset
 
     def new_from(self, offset: int) -> None:
         """What the stream tells from here on, nobody has read before."""

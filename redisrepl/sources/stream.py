@@ -253,4 +253,4 @@ class StreamSource:
     def abandon(self) -> None:
         """Stop following the stream; its position would be out of date if it were followed again later."""
         self.position = None
-        self.read_to = math.inf
+        self.read_to, self._outbound.read_to = math.inf, 0

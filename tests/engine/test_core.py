@@ -290,6 +290,22 @@ def went_back(kept_to):
     return core
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+def test_what_is_agreed_on_counts_from_where_the_stream_is_read(streamed):
+    """Not from where it was read in another link, nor while nobody reads it: a replica may take over from before."""
+    core = core_of()
+    core.outbound.read([[b"SET", KEY, b"a"]], 9)
+    core.site_attached()
+    if streamed:
+        core.outbound.streamed_from(50)
+    else:
+        core.outbound.read_to = 0
+    core.judged("site", Event.GAP, "overrun")
+    for _ in range(2):
+        core.saw(5)
+    assert [core.ring.number_at(offset) for offset in (49, 50)] == [0, 5 * streamed]
+
+
 HASH = HashState({b"old": b"v", b"new": b"site"})
 
 

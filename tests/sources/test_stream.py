@@ -26,3 +26,8 @@ def test_which_keys_a_link_told_of_is_known_from_where_it_began(event):
     told = outbound.begin_told()
 
     assert [told.later_than(offset) for offset in (9, 10, 30)] == [None, {b"ns:k"}, set()]
+    assert outbound.read_to == 30
+    source._take(Continued(Position("b" * 40, 20)), None)
+    assert outbound.read_to == 20
+    source.abandon()
+    assert not outbound.read_to
