@@ -16,6 +16,7 @@ off by some milliseconds.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from hashlib import sha1
 from typing import NamedTuple
@@ -75,6 +76,7 @@ _INEXACT = 20
 _LONGEST_NUMBER = 18  # digits
 _HEXADECIMAL = frozenset(b"0123456789abcdef")
 _SUMS_HEAD = 3  # items of a reply before the keys that are left
+_BUCKET = struct.Struct(">B6s")
 
 #: The work of one run of a script, after which the rest is left to another run. The server does nothing else meanwhile.
 WORK = 1_000_000
@@ -265,8 +267,8 @@ return out
 )
 
 #: One step of a scan, its keys summed. ARGV: cursor, pattern, count, the work, the replicated types. Returns the next
-#: cursor, the number of keys, the number of keys that would have been too much work and those keys, then buckets and
-#: their sums in turn.
+#: cursor, the number of keys, the number of keys that would have been too much work and those keys; then in one string
+#: the buckets and their sums, each as 2 and 12 hexadecimal digits (in three pieces, for where a `long` has 32 bits).
 SUMS_SCRIPT = (
     DIGEST_OF
     + BUCKET_OF
@@ -289,10 +291,11 @@ for _, key in ipairs(reply[2]) do
   end
 end
 out[3] = tostring(#out - 3)
+local told = {}
 for bucket, sum in pairs(sums) do
-  out[#out + 1] = tostring(bucket)
-  out[#out + 1] = format('%.0f', sum)
+  told[#told + 1] = format('%02x%06x%06x', bucket, math.floor(sum / 16777216), sum % 16777216)
 end
+out[#out + 1] = table.concat(told)
 return out
 """
 )
@@ -344,16 +347,13 @@ def parse_sums(items: Sequence[bytes], sums: list[int]) -> Summed:
     Raises:
         ProtocolError: it is not what the script returns.
     """
-    if len(items) < _SUMS_HEAD or len(items) - _SUMS_HEAD < (left := _number(items[2])):
+    if len(items) < _SUMS_HEAD or len(items) != _SUMS_HEAD + (left := _number(items[2])) + 1:
         raise ProtocolError("a server's reply to a step of a comparison is not what the script returns")
     _number(items[0], 20)  # it goes back to the server as it is
-    numbers = [_number(item) for item in items[_SUMS_HEAD + left :]]
-    if len(numbers) % 2:
-        raise ProtocolError("a server's reply to a step of a comparison is not what the script returns")
-    for bucket, total in zip(numbers[::2], numbers[1::2], strict=True):
-        if bucket >= BUCKETS:
-            raise ProtocolError("a server's reply to a step of a comparison names a bucket that there is not")
-        sums[bucket] = (sums[bucket] + total) % _MODULUS
+    if len(items[-1]) % (2 * _BUCKET.size) or not _HEXADECIMAL.issuperset(items[-1]):
+        raise ProtocolError("a server's reply to a step of a comparison holds no sums")
+    for bucket, total in _BUCKET.iter_unpack(bytes.fromhex(items[-1].decode("ascii"))):
+        sums[bucket] = (sums[bucket] + int.from_bytes(total, "big")) % _MODULUS
     return Summed(items[0], _number(items[1]), items[_SUMS_HEAD : _SUMS_HEAD + left])
 
 

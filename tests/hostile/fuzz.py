@@ -199,7 +199,7 @@ PARSERS = {
     "page": (lambda data: parse_page(flat_reply(data)), [_flat(b"0", b"ns:k", b"0123456789abcde", b"ns:l", b"!")]),
     "sums": (
         lambda data: parse_sums(flat_reply(data), [0] * BUCKETS),
-        [_flat(b"0", b"2", b"1", b"ns:k", b"255", b"281474976710655")],
+        [_flat(b"0", b"2", b"1", b"ns:k", b"ffffffffffffff07000000000002")],
     ),
     "feed": (
         _feed,

@@ -384,13 +384,16 @@ def test_a_page_that_is_none(items):
     "items",
     [
         [],
-        [b"0", b"1"],
-        [b"0", b"x", b"0"],
-        [b"0", b"1", b"1"],
-        [b"0", b"1", b"-1", b"k"],
-        [b"0", b"1", b"0", b"7"],
-        [b"0", b"1", b"0", b"256", b"1"],
-        [b"0", b"1", b"0", b"1", b"9" * 19],
+        [b"0", b"1", b""],
+        [b"0", b"1", b"0"],
+        [b"0", b"x", b"0", b""],
+        [b"x", b"1", b"0", b""],
+        [b"0", b"1", b"1", b""],
+        [b"0", b"1", b"0", b"k", b""],
+        [b"0", b"1", b"-1", b"k", b""],
+        [b"0", b"1", b"0", b"07"],
+        [b"0", b"1", b"0", b"0700000000000g"],
+        [b"0", b"1", b"0", b"07 00000000000"],
     ],
 )
 def test_sums_that_are_none(items):
@@ -401,8 +404,10 @@ def test_sums_that_are_none(items):
 def test_sums_are_added():
     sums = [0] * BUCKETS
     sums[7] = (1 << 48) - 1
-    assert parse_sums([b"5", b"3", b"1", b"left", b"7", b"2", b"0", b"9"], sums) == Summed(b"5", 3, [b"left"])
-    assert (sums[7], sums[0], sum(sums)) == (1, 9, 10)
+    told = b"0700000000000200000000000009ff100000000000"
+    assert parse_sums([b"5", b"3", b"1", b"left", told], sums) == Summed(b"5", 3, [b"left"])
+    assert (sums[7], sums[0], sums[255], sum(sums)) == (1, 9, 1 << 44, (1 << 44) + 10)
+    assert parse_sums([b"0", b"0", b"0", b""], sums) == Summed(b"0", 0, [])
 
 
 @given(st.lists(st.binary(max_size=20) | st.sampled_from([b"0", b"1", b"?", b"!", DIGEST, b"255"]), max_size=8))
