@@ -64,7 +64,7 @@ class CoreOptions:
     pulls: bool = True
     winner: ConflictWinner = "hub"
     initial_sync: InitialSync = "both"
-    max_memory: int = 96 << 20
+    max_memory: int = 64 << 20
     max_keys: int = 2_000_000
     every_write: bool = False
     expectations: int = 300_000

@@ -188,7 +188,7 @@ class OutboundOptions:
     """
 
     origin: bytes = b""
-    max_bytes: int = 96 << 20
+    max_bytes: int = 64 << 20
     max_keys: int = 2_000_000
     yields: bool = True
     event_patience: float = 60.0

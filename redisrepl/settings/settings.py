@@ -197,7 +197,7 @@ class Settings(Declared):
 
     # Limits.
     max_memory: ByteSize = Field(
-        ByteSize(96 << 20),
+        ByteSize(64 << 20),
         ge=1 << 20,
         example="96MiB",
         description="memory for changes that wait for the hub; above it values are read again",
