@@ -81,7 +81,7 @@ class Daemon:
         from redisrepl.listener.server import Listener  # noqa: PLC0415 - a daemon that does not listen need not load it
 
         listener = Listener(self._settings, self._state)
-        self._state.watch("listen", listener.trouble)
+        self._state.watch("listen", listener.failure_log)
         if listener.access.context is not None and listener.access.files is not None:
             self._certificates.add("listener", listener.access.context, listener.access.files)
         return listener
@@ -163,7 +163,7 @@ class Daemon:
                     with contextlib.suppress(redis.exceptions.NoPermissionError):  # an answer too
                         await self._parts.read_client.ping()
         except (PeerUnavailableError, LinkLostError) as error:
-            self._parts.stream.trouble.failed(error, hint="waiting for it")
+            self._parts.stream.failure_log.failed(error, hint="waiting for it")
 
     async def _check_hub(self) -> None:
         hub, pushing = self._parts.hub, self._parts.pushing
@@ -175,9 +175,9 @@ class Daemon:
         except CommandRefusedError as error:
             _log.debug("hub.info_refused", error=str(error))
         except (PeerUnavailableError, LinkLostError, HubError, ProtocolError) as error:
-            pushing.trouble.failed(error, hint="waiting for it")
+            pushing.failure_log.failed(error, hint="waiting for it")
         except TimeoutError:
-            pushing.trouble.failed(f"the hub {hub.url} does not answer", hint="waiting for it")
+            pushing.failure_log.failed(f"the hub {hub.url} does not answer", hint="waiting for it")
 
     async def _look_at_hub(self) -> None:
         """Whether it was emptied, or is another process: of neither does an event tell."""

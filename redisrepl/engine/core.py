@@ -198,11 +198,11 @@ class Core:
 
     def site_lost(self, number: int) -> None:
         """The site is not followed any more; so many agreements there are."""
-        told = self.outbound.begin_told()
+        streamed_keys = self.outbound.take_streamed_keys()
         self.losses.renewed.lost(number, self.outbound.pending.places(number, MOST_PLACES))
         if self.continuity.site.judged:  # otherwise it may have been another server's
             self._see(self.ring.number)
-            self.losses.told, self.losses.waiting = told, self.outbound.places(self.ring.number)
+            self.losses.streamed_keys, self.losses.waiting = streamed_keys, self.outbound.places(self.ring.number)
         self.continuity.happened("site", Event.DETACHED)
 
     def site_attached(self, history: str = "") -> None:

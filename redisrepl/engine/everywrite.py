@@ -33,7 +33,7 @@ class EveryWrite(Pending):
         super().__init__(max_bytes, max_keys)
         self._behind: dict[bytes, deque[Waiting]] = {}
         self._along: dict[bytes, list[Waiting]] = {}  # those that went with the first one
-        self._told = False
+        self._logged = False
 
     def start_over(self) -> None:
         """A new history begins with a snapshot; see `Pending`."""
@@ -162,8 +162,8 @@ class EveryWrite(Pending):
         self.bytes -= waiting.size
 
     def _tell(self) -> None:
-        if not self._told:
-            self._told = True
+        if not self._logged:
+            self._logged = True
             _log.warning(
                 "push.not_every_write",
                 reason="more waits for the hub than --max-memory",

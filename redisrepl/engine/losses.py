@@ -105,14 +105,14 @@ class Losses:
         side: whose server it is.
 
     Attributes:
-        told: keys that the site's stream told of last, before it was lost.
+        streamed_keys: keys that the site's stream told of last, before it was lost.
         waiting: of a site, what waited for the hub then, and what was agreed on by then; None: more than is remembered.
         renewed: see there.
     """
 
     def __init__(self, side: Side = "site") -> None:
         self.renewed = Renewed(side)
-        self.told = StreamedKeys()
+        self.streamed_keys = StreamedKeys()
         self.waiting: Places | None = {}
         self._seen = Ring()
         self._missed: _Missed | None = None
@@ -137,7 +137,7 @@ class Losses:
         """
         self.renewed.went_back(findings.number)
         self.renewed.agreed(findings.agreed)
-        keys = None if findings.kept_to is None else self.told.later_than(findings.kept_to)
+        keys = None if findings.kept_to is None else self.streamed_keys.later_than(findings.kept_to)
         first = proved_before == math.inf
         before = _Missed(set(), set()) if first else self._missed
         self._missed = None

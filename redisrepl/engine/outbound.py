@@ -129,7 +129,7 @@ class Outbound:
                     self._take_in(change)
             plain = decoder.plain
         self._take_in_sets(run)
-        self._recent.told.reached(end)
+        self._recent.streamed_keys.reached(end)
         self.read_to = end
         if self.read_again_to and end >= self.read_again_to:
             self.read_again_to = 0
@@ -171,11 +171,11 @@ class Outbound:
         """What waits for the hub, or is on its way: it will be agreed on after this number."""
         return joined(self.pending.places(number, MOST_PLACES), self.doubtful.places(number, MOST_PLACES))
 
-    def begin_told(self) -> StreamedKeys:
+    def take_streamed_keys(self) -> StreamedKeys:
         """The stream ends: what it told of; what follows may be another one."""
         self._history += 1
-        told, self._recent.told = self._recent.told, StreamedKeys()
-        return told
+        keys, self._recent.streamed_keys = self._recent.streamed_keys, StreamedKeys()
+        return keys
 
     @property
     def refused_keys(self) -> int:
@@ -292,7 +292,7 @@ class Outbound:
 
     def streamed_from(self, offset: int) -> None:
         """A link begins: from here on, the stream tells all keys that change."""
-        self.read_to = self._recent.told.whole_to = offset
+        self.read_to = self._recent.streamed_keys.whole_to = offset
 
     def new_from(self, offset: int) -> None:
         """What the stream tells from here on, nobody has read before."""

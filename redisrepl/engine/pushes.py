@@ -114,18 +114,18 @@ class RecentChanges:
 
     def __init__(self) -> None:
         self._recent: deque[Change | Sequence[Sequence[bytes]]] = deque(maxlen=RING)
-        self.told = StreamedKeys()
+        self.streamed_keys = StreamedKeys()
 
     def add(self, change: Change) -> None:
         """The site took this change."""
-        self.told.add((change.key,))
+        self.streamed_keys.add((change.key,))
         if isinstance(change, HashSet):
             change = HashSet(change.key, dict(change.fields), change.type)
         self._recent.append(change)
 
     def add_sets(self, run: Sequence[Sequence[bytes]], keys: Iterable[bytes]) -> None:
         """The site took these `SET key value`, of these keys."""
-        self.told.add(keys)
+        self.streamed_keys.add(keys)
         self._recent.append(run[-RING:])
 
     def take(self) -> list[Change]:

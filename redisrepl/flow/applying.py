@@ -24,7 +24,7 @@ from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.denials import Denials
 from redisrepl.flow.elements import LargeCollections, Part, PartJob, UnfitError
 from redisrepl.flow.idle import Idle
-from redisrepl.flow.jobs import ApplyTarget, FetchedJob, Job, ToldJob, Turn, Writer
+from redisrepl.flow.jobs import ApplyTarget, FedJob, FetchedJob, Job, Turn, Writer
 from redisrepl.flow.reach import StreamReach
 from redisrepl.flow.repeating import repeat
 from redisrepl.local.apply import MOST_FIELDS, Applied
@@ -90,8 +90,8 @@ class Applying:
         self.inbound: Inbound = core.inbound
         self._core = core
         self._store = store
-        self.fetch_trouble = FailureLog("fetch")
-        self.apply_trouble = FailureLog("apply")
+        self.fetch_failures = FailureLog("fetch")
+        self.apply_failures = FailureLog("apply")
         self._hub = hub
         self._site = site
         self._writer = writer
@@ -138,14 +138,14 @@ class Applying:
         """What moves the next batch: what the feed told, or else what must be fetched."""
         inbound = self.inbound
         if self._core.continuity.known:  # else rules 1 and 2 are blind, or a server may have lost what it lacks
-            if told := inbound.take_fed(self._max_keys):
-                return self._apply_told(told)
+            if fed := inbound.take_fed(self._max_keys):
+                return self._apply_fed(fed)
             if taken := inbound.take(self._max_keys):
                 return self._fetch(taken)
         return None
 
-    async def _apply_told(self, told: Mapping[bytes, Sequence[Change]]) -> None:
-        await self._at_the_site(list(told), ToldJob(told, None if self.inbound.echo_patience is None else self._site))
+    async def _apply_fed(self, fed: Mapping[bytes, Sequence[Change]]) -> None:
+        await self._at_the_site(list(fed), FedJob(fed, None if self.inbound.echo_patience is None else self._site))
 
     async def _fetch(self, taken: Mapping[bytes, bool]) -> None:
         least = 0 if self._elements is None else self._elements.least
@@ -180,9 +180,9 @@ class Applying:
         except BaseException as error:
             self.inbound.put_back(keys)
             if isinstance(error, RedisreplError):
-                self.fetch_trouble.failed(error, dirty_keys=len(self.inbound.dirty))
+                self.fetch_failures.failed(error, dirty_keys=len(self.inbound.dirty))
             raise
-        self.fetch_trouble.succeeded()
+        self.fetch_failures.succeeded()
 
     async def _compare(self, fetched: Fetched, taken: Mapping[bytes, bool], part: Part | None = None) -> None:
         """Compare what was fetched with the site, and apply what differs."""
@@ -204,9 +204,9 @@ class Applying:
             async with self._site_turn:
                 await self._apply(keys, job)
         except RedisreplError as error:
-            self.apply_trouble.failed(error, dirty_keys=len(self.inbound.dirty))
+            self.apply_failures.failed(error, dirty_keys=len(self.inbound.dirty))
             raise
-        self.apply_trouble.succeeded()
+        self.apply_failures.succeeded()
         self.wake()
         self._settled.set()
 

@@ -22,7 +22,7 @@ from redisrepl.local.apply import Applied
 from redisrepl.store import Facts, Store
 from redisrepl.wire.digests import DISPUTED
 
-__all__ = ["ApplyTarget", "FetchedJob", "Job", "ToldJob", "Turn", "Writer"]
+__all__ = ["ApplyTarget", "FedJob", "FetchedJob", "Job", "Turn", "Writer"]
 
 #: Fields from which on a hash is large: as many as a script copies while a round trip within a machine takes place.
 _LARGE = 500
@@ -102,19 +102,19 @@ class Job(Protocol):
         """The changes of this key were applied."""
 
 
-class ToldJob:
+class FedJob:
     """What the feed told: it is applied as it is.
 
     Args:
-        told: by key.
+        fed: by key.
         site: is asked first, and what would change nothing is left out; None: it is not. Where the site is followed by
             its events, another redisrepl beside it would take each apply for a client's write, and push it back.
     """
 
     final = False
 
-    def __init__(self, told: Mapping[bytes, Sequence[Change]], site: ApplyTarget | None) -> None:
-        self._told = told
+    def __init__(self, fed: Mapping[bytes, Sequence[Change]], site: ApplyTarget | None) -> None:
+        self._fed = fed
         self._site = site
 
     def request(self, keys: Sequence[bytes]) -> Sequence[Sequence[bytes]]:
@@ -124,9 +124,9 @@ class ToldJob:
     async def changes(self, keys: Sequence[bytes], replies: Sequence[object]) -> Mapping[bytes, Sequence[Change]]:
         """See `Job.changes`."""
         if self._site is None:
-            return self._told
+            return self._fed
         states = await self._site.states(keys, replies, _NONE)
-        return {key: news_of(self._told[key], state) for key, state in zip(keys, states, strict=True)}
+        return {key: news_of(self._fed[key], state) for key, state in zip(keys, states, strict=True)}
 
     def held(self, key: bytes) -> State:  # noqa: ARG002 - of no key
         """It is not looked at."""
@@ -134,7 +134,7 @@ class ToldJob:
 
     def without(self, key: bytes, fields: Collection[bytes]) -> Sequence[Change] | None:
         """See `Job.without`; what was told of a field that the site has changed is left to a fetch."""
-        changes = self._told[key]
+        changes = self._fed[key]
         apart = (isinstance(c, HashSet | FieldsDeleted) and set(fields).isdisjoint(c.fields) for c in changes)
         return changes if all(apart) else None
 

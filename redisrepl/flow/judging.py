@@ -132,7 +132,7 @@ class Judging:
         retry: Mapping[str, Any],
     ) -> None:
         self.known = known
-        self.trouble = FailureLog("history")
+        self.failure_log = FailureLog("history")
         self._core = core
         self._site = site
         self._hub = hub
@@ -179,7 +179,7 @@ class Judging:
         try:
             await judge()
         except RedisreplError as error:
-            self.trouble.failed(error)
+            self.failure_log.failed(error)
             raise
 
     async def _ask_site(self) -> SiteFacts:
@@ -422,7 +422,7 @@ class Judging:
         findings = Findings(number, self._number(), agreed, kept_to, kept, held, of_lost)
         self._core.judged(side, event, reason, findings)
         if self._core.continuity.known:
-            self.trouble.succeeded()
+            self.failure_log.succeeded()
         self._judged.set()
 
 

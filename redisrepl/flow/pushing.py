@@ -103,7 +103,7 @@ class Pushing:
     ) -> None:
         self._clocks = clocks or Clocks()
         self.outbound = outbound
-        self.trouble = FailureLog("push")
+        self.failure_log = FailureLog("push")
         self._store = store
         self._hub = hub
         self._site = site
@@ -201,7 +201,7 @@ class Pushing:
             if isinstance(error, HubError) and error.retry_after is not None:
                 pacer.hold(time.monotonic() + min(error.retry_after, _LONGEST_HOLD))
             self._failed(batch, number, unknown=isinstance(error, OutcomeUnknownError))
-            self.trouble.failed(error, pending_keys=outbound.waiting)
+            self.failure_log.failed(error, pending_keys=outbound.waiting)
             raise
         except asyncio.CancelledError:
             pacer.failed()
@@ -214,7 +214,7 @@ class Pushing:
                 self._store.acknowledged(number, refused)
             outbound.succeeded(batch, pushed.errors, pushed.time, number or None)
             self._took(number, [change for change in departure.changes if change.key not in pushed.errors])
-            self.trouble.succeeded(pending_keys=outbound.waiting)
+            self.failure_log.succeeded(pending_keys=outbound.waiting)
         finally:
             self._slots.append(slot)
             self._returned.set()

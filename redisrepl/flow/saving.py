@@ -118,7 +118,7 @@ class Saving:
         origin: str,
         mark: Mark | None = None,
     ) -> None:
-        self.trouble = FailureLog("store")
+        self.failure_log = FailureLog("store")
         self._store = store
         self._core = core
         self._stream = stream
@@ -136,9 +136,9 @@ class Saving:
     def failed(self, trouble: str | None) -> None:
         """The store cannot write, for this reason; None when it can again."""
         if trouble is None:
-            self.trouble.succeeded()
+            self.failure_log.succeeded()
         else:
-            self.trouble.failed(f"nothing is remembered: {trouble}", hint="see to the disk of --state-dir")
+            self.failure_log.failed(f"nothing is remembered: {trouble}", hint="see to the disk of --state-dir")
 
     def wake(self) -> None:
         """There may be something to save."""

@@ -92,7 +92,7 @@ class Sweep:
         self._retry = retry
         self._changed = asyncio.Event()
         self._awaited: Callable[[], bool] = lambda: False  # what `run` waits for
-        self.trouble = FailureLog("sweep")
+        self.failure_log = FailureLog("sweep")
         self.runs = 0
         self.running: str | None = None
         self.held = 0
@@ -157,7 +157,7 @@ class Sweep:
                 state = continuity.of(side)
                 state.owed = state.owed or reason or "timer"
             if isinstance(error, RedisreplError):
-                self.trouble.failed(error)
+                self.failure_log.failed(error)
             raise
         finally:
             reason, self.running = self.running, None
@@ -165,7 +165,7 @@ class Sweep:
         if not held:
             self._core.compared(sides)
         self.runs += 1
-        self.trouble.succeeded()
+        self.failure_log.succeeded()
         self.last = {
             "reason": reason,
             "compared": self._comparison.compared - before,

@@ -73,7 +73,7 @@ class Listener:
         subject: the daemon.
 
     Attributes:
-        trouble: failures to listen.
+        failure_log: failures to listen.
         history: the last hour.
         access: who may ask.
 
@@ -85,7 +85,7 @@ class Listener:
         self._places = [parse_listen_address(text) for text in settings.listen]
         self.access: Access = access_of(settings, self._places)
         self._subject = subject
-        self.trouble = FailureLog("listen")
+        self.failure_log = FailureLog("listen")
         self.history = History()
         self._metrics = Metrics()
         self._page = StatusPage()
@@ -124,12 +124,12 @@ class Listener:
                     try:
                         servers[place] = await self._listen(place)
                     except OSError as error:
-                        self.trouble.failed(f"--listen {place}: {(error.strerror or str(error)).lower()}")
+                        self.failure_log.failed(f"--listen {place}: {(error.strerror or str(error)).lower()}")
                     else:
                         _log.info("listen.started", address=_shown(place, servers[place]))
                 if len(servers) < len(self._places):
                     await asyncio.sleep(_RETRY)
-            self.trouble.succeeded()
+            self.failure_log.succeeded()
             await asyncio.get_running_loop().create_future()
         finally:
             self.close()

@@ -32,7 +32,7 @@ from redisrepl.wire.psync import encode_command
 from redisrepl.wire.replies import as_option
 from redisrepl.wire.resp import DAMAGED, PIECE, RespReader, resp_size
 
-__all__ = ["Gap", "SiteEvents", "SiteKeyEvents", "Subscribed"]
+__all__ = ["EventsLost", "SiteEvents", "SiteKeyEvents", "Subscribed"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -67,7 +67,7 @@ class SiteKeyEvents:
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
+class EventsLost:
     """Events were lost although the subscription did not end."""
 
     reason: str
@@ -108,7 +108,7 @@ class SiteEvents:
         self._may_configure = True
         self._history = ""
 
-    async def events(self) -> AsyncGenerator[Subscribed | SiteKeyEvents | Gap, None]:
+    async def events(self) -> AsyncGenerator[Subscribed | SiteKeyEvents | EventsLost, None]:
         """Subscribe, and yield events until the subscription ends.
 
         Raises:
@@ -151,7 +151,7 @@ class SiteEvents:
                 if now >= flags_due and not waiting:
                     flags_due = now + _FLAGS_PERIOD
                     if added := await self._ensure_flags():
-                        yield Gap(f"the site's {NOTIFY_OPTION} lacked {added}")
+                        yield EventsLost(f"the site's {NOTIFY_OPTION} lacked {added}")
         finally:
             writer.transport.abort()
             with contextlib.suppress(OSError):

@@ -36,7 +36,7 @@ class FailureLog:
         self._clock = clock
         self._since = 0.0
         self._last_line = 0.0
-        self._told: set[type] = set()
+        self._logged: set[type] = set()
         self.failures = 0
         self.total = 0
         self.last_error: str | None = None
@@ -49,10 +49,10 @@ class FailureLog:
         self.last_error = str(error)
         if self.failures == 1:
             self._since = now
-        elif now - self._last_line < self._period and type(error) in self._told:
+        elif now - self._last_line < self._period and type(error) in self._logged:
             return False
         self._last_line = now
-        self._told.add(type(error))  # "no answer" must not hide "certificate refused" for half a minute
+        self._logged.add(type(error))  # "no answer" must not hide "certificate refused" for half a minute
         _log.warning(f"{self._event}.failed", error=self.last_error, failures=self.failures, **fields)
         return True
 
@@ -69,4 +69,4 @@ class FailureLog:
         _log.info(f"{self._event}.recovered", failures=self.failures, after_s=duration, **fields)
         self.failures = 0
         self.last_error = None
-        self._told.clear()
+        self._logged.clear()

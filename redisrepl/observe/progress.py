@@ -41,14 +41,14 @@ class SnapshotProgress:
         self._clock = clock
         self._bar: Progress | None = None
         self._begun: float | None = None
-        self._told = 0.0
+        self._logged_at = 0.0
         self._bytes = 0
         self._keys = 0
 
     def begin(self) -> None:
         """A snapshot begins."""
         self.end()
-        self._begun = self._told = self._clock()
+        self._begun = self._logged_at = self._clock()
         self._bytes = self._keys = 0
         if self._stream.isatty():
             self._bar = _bar(self._stream)
@@ -68,8 +68,8 @@ class SnapshotProgress:
         self._keys += keys
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self._bytes, total=total, keys=f"{self._keys:,} keys")
-        elif (now := self._clock()) - self._told >= self._period:
-            self._told = now
+        elif (now := self._clock()) - self._logged_at >= self._period:
+            self._logged_at = now
             _log.info("snapshot.reading", **self._figures(total, now - self._begun))
 
     def end(self) -> None:

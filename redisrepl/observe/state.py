@@ -94,7 +94,7 @@ class DaemonState:
             "well": state == "well",
             "problems": problems,
             "doing": starting,
-            "troubles": [_trouble_fields(name, t) for name, t in self._troubles() if t.last_error is not None],
+            "troubles": [_failure_fields(name, t) for name, t in self._failure_logs() if t.last_error is not None],
             "failures": self._failures(),
             "site": str(self._address),
             "hub": parts.hub.url,
@@ -133,9 +133,9 @@ class DaemonState:
             document |= {"unread_bytes": unread, "lag_bytes": unread + self._waiting_bytes()}
         return document
 
-    def watch(self, name: str, trouble: FailureLog) -> None:
+    def watch(self, name: str, failure_log: FailureLog) -> None:
         """Report this failure log too."""
-        self._others.append((name, trouble))
+        self._others.append((name, failure_log))
 
     @property
     def ready(self) -> bool:
@@ -221,47 +221,47 @@ class DaemonState:
     def _problems(self) -> Iterator[str]:
         """What is wrong now, one sentence each."""
         parts = self._parts
-        if parts.attached_at is None and (self._began or parts.stream.trouble.last_error is not None):
+        if parts.attached_at is None and (self._began or parts.stream.failure_log.last_error is not None):
             yield "the site's Redis is not followed"
         if parts.sweep.held:
             yield f"sweep: {parts.sweep.held} removals are held, more than --max-removals lets a comparison follow"
-        for name, trouble in self._troubles():
-            if trouble.last_error is not None:
-                yield f"{name}: {trouble.last_error}"
+        for name, failure_log in self._failure_logs():
+            if failure_log.last_error is not None:
+                yield f"{name}: {failure_log.last_error}"
         for prefix, subscription in zip(parts.namespaces, parts.pull.subscriptions if parts.pull else (), strict=False):
-            if self._began and not subscription.live and subscription.trouble.last_error is None:
+            if self._began and not subscription.live and subscription.failure_log.last_error is None:
                 yield f"subscribe: no message came back yet through the hub for {printable(prefix)}"
         yield from self._certificates.problems()
 
     def _failures(self) -> dict[str, int]:
         failures: dict[str, int] = {}
-        for name, trouble in self._troubles():
-            failures[name] = failures.get(name, 0) + trouble.total
+        for name, failure_log in self._failure_logs():
+            failures[name] = failures.get(name, 0) + failure_log.total
         return failures
 
-    def _troubles(self) -> Iterator[tuple[str, FailureLog]]:
+    def _failure_logs(self) -> Iterator[tuple[str, FailureLog]]:
         parts = self._parts
-        yield "stream", parts.stream.trouble
-        yield "notice", parts.keyspace.trouble
-        yield "history", parts.judging.trouble
-        yield "store", parts.saving.trouble
-        yield "push", parts.pushing.trouble
-        yield "sweep", parts.sweep.trouble
-        for trouble in self._certificates.troubles:
-            yield "certificate", trouble
+        yield "stream", parts.stream.failure_log
+        yield "notice", parts.keyspace.failure_log
+        yield "history", parts.judging.failure_log
+        yield "store", parts.saving.failure_log
+        yield "push", parts.pushing.failure_log
+        yield "sweep", parts.sweep.failure_log
+        for failure_log in self._certificates.failure_logs:
+            yield "certificate", failure_log
         yield from self._others
         if parts.pull is not None:
-            yield "fetch", parts.pull.applying.fetch_trouble
-            yield "apply", parts.pull.applying.apply_trouble
+            yield "fetch", parts.pull.applying.fetch_failures
+            yield "apply", parts.pull.applying.apply_failures
             for subscription in parts.pull.subscriptions:
-                yield "subscribe", subscription.trouble
+                yield "subscribe", subscription.failure_log
 
 
-def _trouble_fields(name: str, trouble: FailureLog) -> dict[str, object]:
+def _failure_fields(name: str, failure_log: FailureLog) -> dict[str, object]:
     return {
         "what": name,
-        "error": trouble.last_error,
-        "failures": trouble.failures,
-        "for_s": round(trouble.duration, 1),
-        "remedy": remedy(f"{name}.failed", trouble.last_error or ""),
+        "error": failure_log.last_error,
+        "failures": failure_log.failures,
+        "for_s": round(failure_log.duration, 1),
+        "remedy": remedy(f"{name}.failed", failure_log.last_error or ""),
     }

@@ -63,7 +63,7 @@ class EventChannel:
         connect_timeout: seconds for a connection.
 
     Attributes:
-        way: the protocol in use; None until `auto` has chosen one.
+        kind: the protocol in use; None until `auto` has chosen one.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class EventChannel:
         self._open_timeout = min(_BRIEF, connect_timeout) if choice == "auto" else connect_timeout
         self._trying = asyncio.Lock()  # one subscription tries, for those of all namespaces
         self._forget_at = 0.0
-        self.way: ChannelKind | None = None if choice == "auto" else choice
+        self.kind: ChannelKind | None = None if choice == "auto" else choice
 
     @cached_property
     def _websocket(self) -> WebSocketHub:
@@ -108,19 +108,19 @@ class EventChannel:
 
     async def distrust(self, why: RedisreplError) -> None:
         """See `Hub`: use HTTP from now on if `auto` has chosen the WebSocket; raises if HTTP fails too."""
-        if self._choice == "auto" and self.way == "websocket":
+        if self._choice == "auto" and self.kind == "websocket":
             await self._turn_to_http(why)
 
     async def _open(self, stack: AsyncExitStack, pattern: bytes, silence: float) -> AsyncIterator[bytes]:
-        if self._choice == "auto" and self.way == "http" and time.monotonic() > self._forget_at:
-            self.way = None
-        if self.way is None:
+        if self._choice == "auto" and self.kind == "http" and time.monotonic() > self._forget_at:
+            self.kind = None
+        if self.kind is None:
             async with self._trying:
-                if self.way is None:
+                if self.kind is None:
                     reads = await self._try_websocket(stack, pattern, silence)
                     if reads is not None:
                         return reads
-        if self.way == "websocket":
+        if self.kind == "websocket":
             reads = await self._try_websocket(stack, pattern, silence)
             if reads is not None:
                 return reads
@@ -133,7 +133,7 @@ class EventChannel:
         try:
             async with self._session.health.trial() as trial:
                 try:
-                    if self.way is None:
+                    if self.kind is None:
                         await self._websocket.probe(open_timeout=self._open_timeout)
                     reads = await stack.enter_async_context(
                         self._websocket.stream(b"PSUBSCRIBE", pattern, silence=silence, open_timeout=self._open_timeout)
@@ -149,9 +149,9 @@ class EventChannel:
                 raise
             await self._turn_to_http(error)
             return None
-        if self.way is None:
-            self.way = "websocket"
-            _log.info("subscribe.way", way=self.way)
+        if self.kind is None:
+            self.kind = "websocket"
+            _log.info("subscribe.way", way=self.kind)
         return reads
 
     async def _turn_to_http(self, why: RedisreplError) -> None:
@@ -159,6 +159,6 @@ class EventChannel:
         with suppress(CommandRefusedError):  # a refusal is an answer too: HTTP works
             await self._session.command(b"PING")
         self._forget_at = time.monotonic() + _FORGET
-        if self.way != "http":
-            self.way = "http"
-            _log.info("subscribe.way", way=self.way, why=str(why))
+        if self.kind != "http":
+            self.kind = "http"
+            _log.info("subscribe.way", way=self.kind, why=str(why))

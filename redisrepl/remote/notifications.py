@@ -44,7 +44,7 @@ class Notifications:
         self._hub = hub
         self._kinds = kinds
         self._mode = mode
-        self._told = ""  # the event that was logged and still holds; empty: nothing is wrong
+        self._logged = ""  # the event that was logged and still holds; empty: nothing is wrong
         self._fresh = fresh
         self._fresh_until = 0.0
         self._asking: asyncio.Future[None] | None = None  # done when the present request is answered
@@ -91,12 +91,12 @@ class Notifications:
             hint = "without them changes are not seen"
             self._tell("hub.notifications_missing", missing=missing, flags=flags, hint=hint)
             return False
-        were_missing = bool(missing or self._told)
-        self._told = ""
+        were_missing = bool(missing or self._logged)
+        self._logged = ""
         return were_missing
 
     def _tell(self, event: str, **facts: object) -> None:
         """Warn, once until the problem is over."""
-        if self._told != event:
-            self._told = event
+        if self._logged != event:
+            self._logged = event
             _log.warning(event, **facts)

@@ -188,7 +188,7 @@ class HubSession(Hub):
     @property
     def event_channel(self) -> str | None:
         """See `Hub`."""
-        return self.channel.way
+        return self.channel.kind
 
     def listen(self, pattern: bytes, *, silence: float) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """See `Hub`."""

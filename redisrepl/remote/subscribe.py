@@ -77,7 +77,7 @@ class Subscription:
             seen.
 
     Attributes:
-        trouble: failures to subscribe.
+        failure_log: failures to subscribe.
         live: whether the last canary came back.
         round_trip: seconds that it took; None before the first.
         subscriptions: how many were made.
@@ -117,7 +117,7 @@ class Subscription:
         self._links = Links(options.retry, works_after=0.0)  # a subscription counts as made when its canary comes back
         self._links.accepted()  # so that a refusal is retried, not raised: the daemon goes on pushing
         self._mute = False  # whether the hub refused PUBLISH: then only silence shows that the stream is dead
-        self.trouble = FailureLog("subscribe")
+        self.failure_log = FailureLog("subscribe")
         self.live = False
         self.round_trip: float | None = None
         self.subscriptions = 0
@@ -129,12 +129,12 @@ class Subscription:
                 await self._listen_once()
             except RedisreplError as error:
                 self._links.lost(error)
-                self.trouble.failed(self._explained(error), namespace=printable(self._prefix))
+                self.failure_log.failed(self._explained(error), namespace=printable(self._prefix))
 
     def _explained(self, error: RedisreplError) -> RedisreplError | str:
         """The text for a failure: if it repeats while other namespaces work, the hub may be at a limit."""
         others = self._hub.listening
-        if self._links.is_made or not self.trouble.failures or not others or isinstance(error, CommandRefusedError):
+        if self._links.is_made or not self.failure_log.failures or not others or isinstance(error, CommandRefusedError):
             return error
         return f"{error}; {others} other namespaces are listened to: does the hub take more connections ({_LIMITS})?"
 
@@ -209,7 +209,7 @@ class Subscription:
             self._deadline = now + _PATIENCE * self._period
             self._links.made()
             self.live = True
-            self.trouble.succeeded(namespace=printable(self._prefix))
+            self.failure_log.succeeded(namespace=printable(self._prefix))
 
     def _demand_canary(self) -> None:
         if not self._mute and time.monotonic() > self._deadline:

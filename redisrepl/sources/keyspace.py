@@ -20,7 +20,7 @@ from redisrepl.engine.outbound import Outbound
 from redisrepl.errors import PsyncRefusedError, RedisreplError
 from redisrepl.links import Links
 from redisrepl.local.apply import site_commands
-from redisrepl.local.notify import Gap, SiteEvents, SiteKeyEvents, Subscribed
+from redisrepl.local.notify import EventsLost, SiteEvents, SiteKeyEvents, Subscribed
 from redisrepl.observe.failures import FailureLog
 from redisrepl.sources.stream import LinkListener, StreamSource
 from redisrepl.wire.keyspace import EVENTS, KeyEffect
@@ -88,7 +88,7 @@ class KeyspaceSource:
         listener: hears when a subscription begins and ends, and when there may be something to push.
 
     Attributes:
-        trouble: failures to subscribe.
+        failure_log: failures to subscribe.
         subscriptions: how many were made.
     """
 
@@ -108,7 +108,7 @@ class KeyspaceSource:
         self._covers = covers
         self._links = Links(retry)
         self._listener = listener
-        self.trouble = FailureLog("notice")
+        self.failure_log = FailureLog("notice")
         self.subscriptions = 0
         self._history = ""
 
@@ -128,7 +128,7 @@ class KeyspaceSource:
             except RedisreplError as error:
                 self._links.lost(error)
                 if not self._links.is_final(error):  # `self._links` raises a final one
-                    self.trouble.failed(error)
+                    self.failure_log.failed(error)
 
     async def _listen(self) -> None:
         """One subscription, until its end."""
@@ -139,7 +139,7 @@ class KeyspaceSource:
         finally:
             self._listener.detached()
 
-    def _take(self, news: Subscribed | SiteKeyEvents | Gap) -> None:
+    def _take(self, news: Subscribed | SiteKeyEvents | EventsLost) -> None:
         match news:
             case SiteKeyEvents(events):
                 outbound, covers, kinds = self._outbound, self._covers, self._outbound.kinds
@@ -150,11 +150,11 @@ class KeyspaceSource:
                 self._links.made()
                 self.subscriptions += 1
                 self._history = history
-                self.trouble.succeeded()
+                self.failure_log.succeeded()
                 self._outbound.start_over()  # events have no position: expected ones may have been lost meanwhile
                 _log.info("notice.started")
                 self._listener.attached(resumed=False, history=history)
-            case Gap(reason):  # the subscription goes on, but events were lost: as after a new one
+            case EventsLost(reason):  # the subscription goes on, but events were lost: as after a new one
                 self._outbound.start_over()
                 _log.info("notice.gap", reason=reason)
                 self._listener.attached(resumed=False, history=self._history)

@@ -96,7 +96,7 @@ class StreamSource:
         followed: knows which server is followed, and whether a client of this address has met another one.
 
     Attributes:
-        trouble: failures of the link.
+        failure_log: failures of the link.
         position: where to attach again; None while no complete snapshot was read.
         read_to: the offset up to which the stream was read; infinity if nobody reads it.
         diagnosis: finds out why a link was lost.
@@ -127,7 +127,7 @@ class StreamSource:
         self._heard_at = time.monotonic()  # when we last acknowledged an offset
         self._pause = 0.0  # the longest time between two acknowledgements
         self._progress = SnapshotProgress()
-        self.trouble = FailureLog("stream")
+        self.failure_log = FailureLog("stream")
         self.diagnosis = LinkDiagnosis(address)
         self.position = position
         self.read_to: float = 0
@@ -148,7 +148,7 @@ class StreamSource:
                 self._links.lost(error)
                 if self._links.is_final(error):
                     continue  # `self._links` raises it
-                told = self.trouble.failed(error)
+                told = self.failure_log.failed(error)
                 if self._links.accepted_once and not isinstance(error, PsyncRefusedError):
                     self.diagnosis.lost(self._loss(error), told=told)
 
@@ -238,7 +238,7 @@ class StreamSource:
         self.read_to = position.offset
         self._outbound.streamed_from(position.offset)
         self.diagnosis.attached()
-        self.trouble.succeeded()
+        self.failure_log.succeeded()
         _log.info("stream.attached", position=str(position), partial=resumed)
         self._listener.attached(resumed=resumed, history=position.replid)
         self.first_contact = False

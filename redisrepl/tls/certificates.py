@@ -75,7 +75,7 @@ class _Link:
 
     Attributes:
         stamp: of the files when they were last loaded or refused.
-        trouble: failures to load them.
+        failure_log: failures to load them.
         told: for each certificate, the last warning given, in days before expiry.
     """
 
@@ -83,7 +83,7 @@ class _Link:
     context: RenewableContext
     files: CertificateFiles
     stamp: _Stamp
-    trouble: FailureLog
+    failure_log: FailureLog
     told: dict[str, tuple[datetime, int]] = field(default_factory=dict)
 
 
@@ -128,7 +128,7 @@ class CertificateWatch:
         self._looked_at = now
         for link in self._links:
             stamp = _stamp(link.files)
-            if stamp != link.stamp or link.trouble.last_error is not None:
+            if stamp != link.stamp or link.failure_log.last_error is not None:
                 self._take(link, stamp)
             self._say_ends(link, datetime.now(UTC))
 
@@ -143,9 +143,9 @@ class CertificateWatch:
         return {name: ends[what].isoformat() if what in ends else None for name, what in _FIELDS.items()}
 
     @property
-    def troubles(self) -> list[FailureLog]:
+    def failure_logs(self) -> list[FailureLog]:
         """The failure logs of the links."""
-        return [link.trouble for link in self._links]
+        return [link.failure_log for link in self._links]
 
     def problems(self, now: datetime | None = None) -> Iterator[str]:
         """Problems of certificates, one sentence each."""
@@ -168,9 +168,9 @@ class CertificateWatch:
             then = "the old certificates stay in use"
             if asked:
                 _log.error("daemon.reload_failed", link=link.name, error=str(error), then=then)
-            link.trouble.failed(error, link=link.name, then=then)
+            link.failure_log.failed(error, link=link.name, then=then)
             return
-        link.trouble.succeeded(link=link.name)
+        link.failure_log.succeeded(link=link.name)
         end = link.context.current.ends_at
         _log.info(
             "daemon.reloaded",

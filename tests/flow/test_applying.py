@@ -344,7 +344,7 @@ async def test_nothing_is_removed_for_a_hub_that_is_another_server(server, at_si
         world.agree(KEY, state)
         world.hub = {KEY: None if hub is None else HashState({b"f": b"1"})}
         world.dirty(KEY)
-        await eventually_async(lambda: world.applying.apply_trouble.failures > 1)
+        await eventually_async(lambda: world.applying.apply_failures.failures > 1)
         assert at_site.exists(KEY)
         assert KEY in world.inbound.dirty or world.inbound.in_progress
 
@@ -497,7 +497,7 @@ async def test_a_site_that_allows_no_scripts_is_read_without(server, at_site, ru
                 world.dirty(KEY)
                 await eventually_async(lambda value=value: at_site.get(KEY) == value)
                 world.expected.void([KEY])  # nobody reads the stream
-            assert not world.applying.apply_trouble.failures
+            assert not world.applying.apply_failures.failures
     finally:
         at_site.execute_command("ACL", "SETUSER", "default", "+eval")
 
@@ -572,7 +572,7 @@ async def test_a_stream_that_never_comes_so_far_does_not_hold_up_for_ever(server
         world.read_to = -1
         world.hub[KEY] = StringState(b"of the hub")
         world.dirty(KEY)
-        await eventually_async(lambda: world.applying.apply_trouble.failures > 1)
+        await eventually_async(lambda: world.applying.apply_failures.failures > 1)
         assert at_site.get(KEY) is None
 
         world.read_to = float("inf")

@@ -283,7 +283,7 @@ async def test_a_server_that_cannot_be_asked_is_asked_again():
         assert await site_judged(world, resumed=True) == ("site", Event.RESUMED, math.inf)
         told = [(log["event"], log["error"]) for log in logs if log["event"].startswith("history.")]
         assert told == [("history.failed", "away")]
-        assert world.judging.trouble.failures == 2
+        assert world.judging.failure_log.failures == 2
         world.told.clear()
         await hub_judged(world)
     assert logs[-1]["event"] == "history.recovered"

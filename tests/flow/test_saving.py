@@ -249,9 +249,9 @@ async def test_what_cannot_be_read_is_no_evidence(world, why):
 
 def test_a_store_that_cannot_write_is_named_once(world):
     world.saving.failed("no space left on device")
-    assert world.saving.trouble.failures == 1
+    assert world.saving.failure_log.failures == 1
     world.saving.failed(None)
-    assert not world.saving.trouble.failures
+    assert not world.saving.failure_log.failures
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,7 @@ async def test_a_sweep_that_fails_is_owed_again_and_begins_anew(sweeping, questi
         world.hub.before = fail
         world.owe("hub", "site")
         await finished(world)
-        assert world.sweep.trouble.failures == 0
+        assert world.sweep.failure_log.failures == 0
         assert (world.readied, world.sweep.runs) == (3, 1)
         assert world.sweep.last["reason"] == "the hub was away"
         assert dict(world.suspects) == {b"n:1": True}

@@ -244,13 +244,13 @@ async def test_an_address_that_is_taken_is_told_and_tried_again(monkeypatch):
     with capture_logs() as logs:
         task = asyncio.ensure_future(listener.run())
         async with asyncio.timeout(10):
-            while listener.trouble.failures < 2:
+            while listener.failure_log.failures < 2:
                 await asyncio.sleep(0.01)
             assert logs[0]["event"] == "listen.failed"
             assert logs[0]["error"].startswith(f"--listen 127.0.0.1:{port}: ")
             taken.close()
             await taken.wait_closed()
-            while listener.trouble.failures:
+            while listener.failure_log.failures:
                 await asyncio.sleep(0.01)
     assert [line["event"] for line in logs][-2:] == ["listen.started", "listen.recovered"]
     task.cancel()

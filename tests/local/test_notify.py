@@ -12,7 +12,7 @@ from redisrepl.errors import LinkLostError, PeerUnavailableError, ProtocolError,
 from redisrepl.local.address import parse_address
 from redisrepl.local.client import Followed
 from redisrepl.local.connection import open_client
-from redisrepl.local.notify import Gap, SiteEvents, SiteKeyEvents, Subscribed
+from redisrepl.local.notify import EventsLost, SiteEvents, SiteKeyEvents, Subscribed
 from testbed import RedisServer, eventually_async
 
 ALPHABET = bytes(range(256))
@@ -125,7 +125,7 @@ async def test_flags_that_are_taken_away_are_a_gap(server, monkeypatch):
     async with listening(server) as events:
         assert await anext(events) == Subscribed()
         server.client().config_set(OPTION, "")
-        assert isinstance(await anext(events), Gap)
+        assert isinstance(await anext(events), EventsLost)
         server.client().set("ns:a", "1")
         assert await noticed(events, 1) == [(b"ns:a", b"set")]
 

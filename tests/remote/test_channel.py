@@ -32,7 +32,7 @@ RETRY = {"attempts": None, "timeout": None, "wait_initial": 0.05, "wait_max": 0.
 
 @pytest.fixture(scope="module")
 def both(certificates):
-    """A hub with both ways; the stand-in speaks WebSocket for it."""
+    """A hub with both channel; the stand-in speaks WebSocket for it."""
     with WebSocketWebdis() as stand_in, Hub(certificates, nginx={"websocket_port": stand_in.port}) as hub:
         stand_in.redis = hub.server
         yield hub, stand_in
@@ -73,10 +73,10 @@ async def ways_to(hub, certificates, choice="auto", *, context=None, connect_tim
             await eventually_async(lambda: link.counters().open == 0)
 
 
-async def collected(ways, count, at_first, *, silence=5.0):
+async def collected(channel, count, at_first, *, silence=5.0):
     """Subscribe, do something, and return as many messages as that should bring."""
     found, confirmed = [], False
-    async with asyncio.timeout(20), ways._session.psubscribe(PATTERN, silence=silence) as lists:
+    async with asyncio.timeout(20), channel._session.psubscribe(PATTERN, silence=silence) as lists:
         async for messages in lists:
             if not confirmed:
                 confirmed = True
@@ -101,9 +101,9 @@ def publishing(hub, count, tail=b""):
 
 
 async def test_a_burst_arrives_in_order_with_any_bytes(hub, stand_in, certificates):
-    async with ways_to(hub, certificates) as ways:
-        messages = await collected(ways, 2000, publishing(hub, 2000, ALL_BYTES))
-        assert ways.way == "websocket"
+    async with ways_to(hub, certificates) as channel:
+        messages = await collected(channel, 2000, publishing(hub, 2000, ALL_BYTES))
+        assert channel.kind == "websocket"
     assert messages == [(CHANNEL + b"%d" % n + ALL_BYTES, b"set") for n in range(2000)]
     assert stand_in.paths[-1] == "/.raw"
     await eventually_async(lambda: stand_in.open == 0, description="the connection is given back")
@@ -113,8 +113,8 @@ async def test_a_burst_arrives_in_order_with_any_bytes(hub, stand_in, certificat
 @pytest.mark.parametrize("size", [1, 2, 7])
 async def test_where_frames_end_means_nothing(hub, stand_in, certificates, size):
     stand_in.frames = lambda data: [data[n : n + size] for n in range(0, len(data), size)]
-    async with ways_to(hub, certificates, "websocket") as ways:
-        messages = await collected(ways, 50, publishing(hub, 50))
+    async with ways_to(hub, certificates, "websocket") as channel:
+        messages = await collected(channel, 50, publishing(hub, 50))
     assert [channel for channel, _ in messages] == [CHANNEL + b"%d" % n for n in range(50)]
 
 
@@ -130,65 +130,65 @@ async def test_where_frames_end_means_nothing(hub, stand_in, certificates, size)
 )
 async def test_what_should_not_come(hub, stand_in, certificates, spoiled, kind, reason):
     stand_in.frames = lambda _: [spoiled]
-    async with ways_to(hub, certificates, "websocket") as ways:
+    async with ways_to(hub, certificates, "websocket") as channel:
         with pytest.raises(kind, match=reason):
-            await collected(ways, 1, lambda: None)
+            await collected(channel, 1, lambda: None)
 
 
 async def test_silence_has_an_end(hub, stand_in, certificates):
     stand_in.frames = lambda _: []
-    async with ways_to(hub, certificates, "websocket") as ways:
+    async with ways_to(hub, certificates, "websocket") as channel:
         with pytest.raises(SilentError, match="sent nothing"):
-            await collected(ways, 1, lambda: None, silence=0.2)
+            await collected(channel, 1, lambda: None, silence=0.2)
 
 
 async def test_an_end_in_order_and_one_without_a_word(hub, stand_in, certificates):
-    async with ways_to(hub, certificates, "websocket") as ways:
-        assert await collected(ways, 1, stand_in.farewell) == []
+    async with ways_to(hub, certificates, "websocket") as channel:
+        assert await collected(channel, 1, stand_in.farewell) == []
         with pytest.raises(OutcomeUnknownError, match="broke the connection"):
-            await collected(ways, 1, stand_in.cut)
+            await collected(channel, 1, stand_in.cut)
 
 
 async def test_the_loss_of_the_hubs_redis_is_told(certificates):
     with WebSocketWebdis() as stand_in, Hub(certificates, nginx={"websocket_port": stand_in.port}) as hub:
         stand_in.redis = hub.server
-        async with ways_to(hub, certificates) as ways:
+        async with ways_to(hub, certificates) as channel:
             with pytest.raises(LinkLostError, match="has lost its Redis"):
-                await collected(ways, 1, hub.server.stop)
-            assert ways.way == "websocket"
+                await collected(channel, 1, hub.server.stop)
+            assert channel.kind == "websocket"
 
 
 @pytest.mark.parametrize("which", ["anonymous", "foreign"])
 async def test_a_client_certificate_that_the_hub_refuses(hub, certificates, which):
     pair = certificates.foreign_client() if which == "foreign" else None
     context = certificates.ssl_context(pair, anonymous=which == "anonymous")
-    async with ways_to(hub, certificates, "websocket", context=context) as ways:
+    async with ways_to(hub, certificates, "websocket", context=context) as channel:
         with pytest.raises(CertificateError, match="refuses our client certificate"):
-            await collected(ways, 1, lambda: None)
+            await collected(channel, 1, lambda: None)
 
 
 @pytest.mark.parametrize("choice", ["auto", "websocket"])
 async def test_a_port_where_nobody_listens(certificates, choice):
     context, url = certificates.ssl_context(), f"https://localhost:{free_port()}/redis/"
     session = HubSession(url, context, connect_timeout=5, subscribe=choice)
-    ways = session.channel
+    channel = session.channel
     with pytest.raises(PeerUnavailableError, match="cannot be reached"):
-        await collected(ways, 1, lambda: None)
-    assert ways.way == (None if choice == "auto" else choice)
+        await collected(channel, 1, lambda: None)
+    assert channel.kind == (None if choice == "auto" else choice)
     await session.close()
 
 
 async def test_a_user_and_password_in_the_address(hub, stand_in, certificates):
-    async with ways_to(hub, certificates, "websocket", user="us%20er:p%40ss@") as ways:
-        await collected(ways, 1, publishing(hub, 1))
+    async with ways_to(hub, certificates, "websocket", user="us%20er:p%40ss@") as channel:
+        await collected(channel, 1, publishing(hub, 1))
     assert stand_in.credentials[-1] == f"Basic {b64encode(b'us er:p@ss').decode()}"
 
 
 async def test_a_proxy_that_only_requests_can_use(hub, certificates, monkeypatch):
     monkeypatch.setattr(websocket, "environment_proxy", lambda _: "http://user:geheim@proxy:1/path")
-    async with ways_to(hub, certificates) as ways:
+    async with ways_to(hub, certificates) as channel:
         with capture_logs() as logs:
-            assert len(await collected(ways, 2, publishing(hub, 2))) == 2
+            assert len(await collected(channel, 2, publishing(hub, 2))) == 2
     (told,) = [line for line in logs if line["event"] == "subscribe.way"]
     assert told["way"] == "http"
     assert "proxy" in told["why"]
@@ -205,22 +205,22 @@ def connections(port):
 
 
 async def test_a_handshake_without_an_answer_is_tried_once_for_all_and_leaves_nothing(deaf, certificates):
-    async with ways_to(deaf, certificates, connect_timeout=0.5) as ways:
+    async with ways_to(deaf, certificates, connect_timeout=0.5) as channel:
         before = connections(deaf.webdis.port)
         with capture_logs() as logs:
             confirmed = asyncio.Semaphore(0)
             done = asyncio.Event()
 
             async def subscribe(number):
-                async with ways._session.psubscribe(b"quiet%d*" % number, silence=10) as lists:
+                async with channel._session.psubscribe(b"quiet%d*" % number, silence=10) as lists:
                     async for _ in lists:
                         confirmed.release()
                         await done.wait()
                         return
 
             tried = []
-            real = ways._websocket.probe
-            ways._websocket.probe = lambda *a, **k: tried.append(a) or real(*a, **k)
+            real = channel._websocket.probe
+            channel._websocket.probe = lambda *a, **k: tried.append(a) or real(*a, **k)
             async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
                 for number in range(4):
                     tasks.create_task(subscribe(number))
@@ -229,7 +229,7 @@ async def test_a_handshake_without_an_answer_is_tried_once_for_all_and_leaves_no
                 # Four long polls, each seen from both ends, one kept connection for requests at most.
                 await eventually_async(lambda: connections(deaf.webdis.port) - before <= 2 * 5)
                 done.set()
-        assert ways.way == "http"
+        assert channel.kind == "http"
         assert len(tried) == 1
         (told,) = [line for line in logs if line["event"] == "subscribe.way"]
         assert told["way"] == "http"
@@ -238,38 +238,38 @@ async def test_a_handshake_without_an_answer_is_tried_once_for_all_and_leaves_no
 
 async def test_a_webdis_without_websockets_is_polled(certificates):
     with Hub(certificates) as hub:
-        async with ways_to(hub, certificates) as ways:
-            assert len(await collected(ways, 3, publishing(hub, 3))) == 3
-            assert ways.way == "http"
+        async with ways_to(hub, certificates) as channel:
+            assert len(await collected(channel, 3, publishing(hub, 3))) == 3
+            assert channel.kind == "http"
             for _ in range(20):  # nobody gets the second answer of the refused handshake
-                ways._forget_at = 0.0
-                await collected(ways, 1, publishing(hub, 1))
-                assert await ways._session.command(b"ECHO", b"mine") == b"mine"
-            assert ways.way == "http"
+                channel._forget_at = 0.0
+                await collected(channel, 1, publishing(hub, 1))
+                assert await channel._session.command(b"ECHO", b"mine") == b"mine"
+            assert channel.kind == "http"
 
 
 async def test_a_proxy_that_does_not_pass_an_upgrade(certificates):
     plain = {"proxy_set_header Upgrade $with_upgrade;": "", "Connection $with_connection;": 'Connection "";'}
     with Hub(certificates, nginx={"replacements": plain}) as hub:
-        async with ways_to(hub, certificates) as ways:
+        async with ways_to(hub, certificates) as channel:
             with capture_logs() as logs:
-                assert len(await collected(ways, 3, publishing(hub, 3))) == 3
+                assert len(await collected(channel, 3, publishing(hub, 3))) == 3
             assert "HTTP 403" in next(line["why"] for line in logs if line["event"] == "subscribe.way")
-            assert ways.way == "http"
-        async with ways_to(hub, certificates, "websocket") as ways:
+            assert channel.kind == "http"
+        async with ways_to(hub, certificates, "websocket") as channel:
             with pytest.raises(HubError, match="HTTP 200"):
-                await collected(ways, 1, lambda: None)
+                await collected(channel, 1, lambda: None)
 
 
 async def test_http_is_forgotten_after_a_while(both, certificates):
     hub, _ = both
-    async with ways_to(hub, certificates) as ways:
-        ways.way, ways._forget_at = "http", float("inf")
-        await collected(ways, 1, publishing(hub, 1))
-        assert ways.way == "http"
-        ways._forget_at = 0.0
-        await collected(ways, 1, publishing(hub, 1))
-        assert ways.way == "websocket"
+    async with ways_to(hub, certificates) as channel:
+        channel.kind, channel._forget_at = "http", float("inf")
+        await collected(channel, 1, publishing(hub, 1))
+        assert channel.kind == "http"
+        channel._forget_at = 0.0
+        await collected(channel, 1, publishing(hub, 1))
+        assert channel.kind == "websocket"
 
 
 async def test_a_hub_that_is_away_decides_nothing(certificates):
@@ -277,21 +277,21 @@ async def test_a_hub_that_is_away_decides_nothing(certificates):
         stand_in.redis = hub.server
         stand_in.close()
         hub.webdis.stop()
-        async with ways_to(hub, certificates) as ways:
+        async with ways_to(hub, certificates) as channel:
             with pytest.raises(HubError, match="HTTP 502"):
-                await collected(ways, 1, lambda: None)
-            assert ways.way is None
+                await collected(channel, 1, lambda: None)
+            assert channel.kind is None
 
 
 async def test_http_is_not_left_and_websocket_is_not_given_up(deaf, certificates):
-    async with ways_to(deaf, certificates, "http") as ways:
-        ways._websocket = None
-        assert len(await collected(ways, 2, publishing(deaf, 2))) == 2
-    async with ways_to(deaf, certificates, "websocket", connect_timeout=0.3) as ways:
+    async with ways_to(deaf, certificates, "http") as channel:
+        channel._websocket = None
+        assert len(await collected(channel, 2, publishing(deaf, 2))) == 2
+    async with ways_to(deaf, certificates, "websocket", connect_timeout=0.3) as channel:
         for _ in range(2):
             with pytest.raises(SilentError, match=r"0\.1\.12"):
-                await collected(ways, 1, lambda: None)
-            assert ways.way == "websocket"
+                await collected(channel, 1, lambda: None)
+            assert channel.kind == "websocket"
 
 
 # With canaries.
@@ -299,11 +299,11 @@ async def test_http_is_not_left_and_websocket_is_not_given_up(deaf, certificates
 
 @contextlib.asynccontextmanager
 async def listening(hub, certificates, choice="auto", canary_period=0.1, *, known=None, prefix=b"site1:"):
-    async with ways_to(hub, certificates, choice) if known is None else contextlib.nullcontext(known) as ways:
+    async with ways_to(hub, certificates, choice) if known is None else contextlib.nullcontext(known) as channel:
         seen = []
         subscription = Subscription(
-            ways._session,
-            Notifications(ways._session, frozenset({"set"}), "merge"),
+            channel._session,
+            Notifications(channel._session, frozenset({"set"}), "merge"),
             prefix,
             options=SubscriptionOptions(0, b"me", canary_period, RETRY),
             on_events=seen.extend,
@@ -312,7 +312,7 @@ async def listening(hub, certificates, choice="auto", canary_period=0.1, *, know
         )
         async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(subscription.listen()), tasks.create_task(subscription.send_canaries())]
-            yield ways, subscription, seen
+            yield channel, subscription, seen
             for task in running:
                 task.cancel()
 
@@ -344,9 +344,9 @@ async def test_a_subscription_that_falls_silent_does_not_catch_up(hub, stand_in,
 
 async def test_a_websocket_that_brings_no_canaries_is_left(hub, stand_in, certificates):
     stand_in.frames = lambda data: [data] if data.startswith(b"*3\r\n$10\r\npsubscribe") else []
-    async with listening(hub, certificates) as (ways, subscription, seen):
+    async with listening(hub, certificates) as (channel, subscription, seen):
         await eventually_async(lambda: subscription.live, 20)
-        assert ways.way == "http"
+        assert channel.kind == "http"
         await asyncio.to_thread(hub.redis.set, "site1:a", 1)
         await eventually_async(lambda: (b"site1:a", b"set") in seen)
 
@@ -354,20 +354,20 @@ async def test_a_websocket_that_brings_no_canaries_is_left(hub, stand_in, certif
 async def test_a_limit_of_the_hub_is_named_where_others_are_listened_to(certificates):
     """Here its Redis takes no more clients; the first of two subscriptions has its own."""
     with Hub(certificates) as hub:
-        async with listening(hub, certificates, "http") as (ways, first, _):
+        async with listening(hub, certificates, "http") as (channel, first, _):
             await eventually_async(lambda: first.live)
             hub.redis.config_set("maxclients", hub.redis.info("clients")["connected_clients"])
-            async with listening(hub, certificates, known=ways, prefix=b"site2:") as (_, second, _):
-                await eventually_async(lambda: "1 other namespaces" in (second.trouble.last_error or ""), 20)
-                assert "maxclients" in second.trouble.last_error
+            async with listening(hub, certificates, known=channel, prefix=b"site2:") as (_, second, _):
+                await eventually_async(lambda: "1 other namespaces" in (second.failure_log.last_error or ""), 20)
+                assert "maxclients" in second.failure_log.last_error
                 hub.redis.config_set("maxclients", 1000)
                 await eventually_async(lambda: second.live, 20)
-                assert ways._session.listening == 2
-        assert ways._session.listening == 0
+                assert channel._session.listening == 2
+        assert channel._session.listening == 0
 
 
 async def test_a_websocket_that_falls_silent_is_made_again(hub, stand_in, certificates):
-    async with listening(hub, certificates) as (ways, subscription, _):
+    async with listening(hub, certificates) as (channel, subscription, _):
         await eventually_async(lambda: subscription.live)
         before = subscription.subscriptions
         usual, stand_in.frames = stand_in.frames, lambda _: []
@@ -375,4 +375,4 @@ async def test_a_websocket_that_falls_silent_is_made_again(hub, stand_in, certif
         stand_in.frames = usual
         await eventually_async(lambda: subscription.live, 20)
         assert subscription.subscriptions > before
-        assert ways.way in {"websocket", "http"}  # http if a whole subscription fell into the silence
+        assert channel.kind in {"websocket", "http"}  # http if a whole subscription fell into the silence

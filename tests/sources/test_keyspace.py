@@ -9,7 +9,7 @@ from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.outbound import Outbound
 from redisrepl.errors import LinkLostError, PsyncRefusedError, RefusedError
-from redisrepl.local.notify import Gap, SiteKeyEvents, Subscribed
+from redisrepl.local.notify import EventsLost, SiteKeyEvents, Subscribed
 from redisrepl.sources.keyspace import KeyspaceSource, Source, change_of, echoes_of
 from redisrepl.wire.commands import ChangeDecoder
 
@@ -237,7 +237,7 @@ async def test_every_subscription_is_a_new_link_and_voids_what_was_expected():
         SiteKeyEvents([(b"ns:a", b"set"), (b"else", b"set"), (b"ns:b", b"unknown")]),
         LinkLostError("away"),
     ]
-    room, told = noticing(sides, news, [Subscribed("a history"), Gap("flags"), LinkLostError("away")])
+    room, told = noticing(sides, news, [Subscribed("a history"), EventsLost("flags"), LinkLostError("away")])
     with pytest.raises(EnoughError):
         await room.run()
     assert told == ["attached", "detached", "attached", "attached", "detached", "detached"]

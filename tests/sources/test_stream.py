@@ -23,7 +23,7 @@ def test_which_keys_a_link_told_of_is_known_from_where_it_began(event):
     )
     source._take(event, None)
     outbound.read([[b"SET", b"ns:k", b"v"]], 30)
-    told = outbound.begin_told()
+    told = outbound.take_streamed_keys()
 
     assert [told.later_than(offset) for offset in (9, 10, 30)] == [None, {b"ns:k"}, set()]
     assert outbound.read_to == 30

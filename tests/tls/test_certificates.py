@@ -145,7 +145,7 @@ def test_a_pair_that_does_not_fit_is_refused_and_said_until_it_is_mended(watched
         "the old certificates stay in use",
     )
     assert "is not the key of" in told["error"]
-    (trouble,) = watched.watch.troubles
+    (trouble,) = watched.watch.failure_logs
     assert trouble.last_error == told["error"]
     assert handshake(watched.context, port) == b"ok"
     watched.tick()
