@@ -235,6 +235,7 @@ class Parts:
             ring=Ring.load(self.store.saved),
             losses=Losses.load(self.store.saved.get("losses")),
             hub_losses=Losses.load(self.store.saved.get("hub losses"), "hub"),
+            refused=self.store.saved.get("refused"),
             keep=self._keep_loser,
         )
 

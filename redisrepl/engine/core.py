@@ -10,7 +10,7 @@ Each event of a link is one method here, which does all that follows from it: no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +28,7 @@ from redisrepl.engine.pending import told_of
 from redisrepl.engine.plans import NEITHER, ConflictWinner, Newer, Plan, Policy, circumstances, plan_for
 from redisrepl.engine.pushes import OutboundOptions
 from redisrepl.engine.reconcile import Circumstances
+from redisrepl.engine.refusals import Refusals
 from redisrepl.engine.seen import MOST_PLACES, Ring
 from redisrepl.namespaces import printable
 from redisrepl.wire.commands import ChangeDecoder
@@ -98,6 +99,7 @@ class Core:
         ring: the last changes seen of the site, likewise.
         losses: what it may have lost, likewise.
         hub_losses: what the hub may have lost.
+        refused: keys that were refused in the last process, likewise.
         keep: called with what loses a conflict.
 
     Attributes:
@@ -119,6 +121,7 @@ class Core:
         ring: Ring | None = None,
         losses: Losses | None = None,
         hub_losses: Losses | None = None,
+        refused: object = None,
         keep: Callable[[ConflictLoss], None] = lambda _: None,
         outbound: type[Outbound] = Outbound,
         inbound: type[Inbound] = Inbound,
@@ -176,6 +179,8 @@ class Core:
             ),
             self.losses.renewed,
         )
+        for name, refusals in self._refusals():
+            refusals.load(refused.get(name) if isinstance(refused, Mapping) else None)
 
     def _may_judge(self) -> bool:
         """Whether what the site holds can be compared with the ancestor.
@@ -433,10 +438,16 @@ class Core:
     def saved(self) -> dict[str, object]:
         """What must survive the daemon, as JSON can hold it."""
         lost = self.losses.saved(whole=self.continuity.site.proved != math.inf)
-        refused = self.outbound.refused_keys or (0 if self.inbound is None else self.inbound.refused_keys)
-        continuity = self.continuity.saved(quiet=self.quiet and not refused)
+        refused = {name: refusals.saved() for name, refusals in self._refusals()}
+        continuity = self.continuity.saved(quiet=self.quiet and None not in refused.values())
         lost_at_hub = self.hub_losses.saved(whole=self.continuity.hub.proved != math.inf)
-        return {"continuity": continuity, "losses": lost, "hub losses": lost_at_hub, **self.ring.saved()}
+        more = {"losses": lost, "hub losses": lost_at_hub, "refused": refused}
+        return {"continuity": continuity, **more, **self.ring.saved()}
+
+    def _refusals(self) -> Iterator[tuple[str, Refusals]]:
+        yield "push", self.outbound.refusals
+        if self.inbound is not None:
+            yield "apply", self.inbound.refusals
 
     def saw(self, number: int) -> list[bytes]:
         """Remember the last changes of the site, as evidence of its history.

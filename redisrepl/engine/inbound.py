@@ -126,7 +126,7 @@ class Inbound:
         self._fed: dict[bytes, tuple[Change, int]] = {}  # by the feed, waiting to be applied, and in which epoch
         self._taken_fed: set[bytes] = set()  # of `_fetching`, those that came by the feed
         self._fresh = Freshness(_NOTED)
-        self._refusals = Refusals("apply.refused")
+        self.refusals = Refusals("apply.refused")
         self._announced = announced_events(kinds)
         self._ignored = (frozenset() if "del" in kinds else _REMOVALS) | (
             frozenset() if "expire" in kinds else _EXPIRIES
@@ -245,11 +245,6 @@ class Inbound:
         self.left_out = self.left_out or not room
         return room
 
-    @property
-    def refused_keys(self) -> int:
-        """How many keys the site refused and has not taken since."""
-        return len(self._refusals)
-
     def take_left_out(self) -> bool:
         """Whether keys were left out since this was asked last: then all of the namespace must be compared."""
         left_out, self.left_out = self.left_out, False
@@ -257,8 +252,8 @@ class Inbound:
 
     def tick(self, now: float) -> None:
         """Time passes: events that should have come are given up, their keys looked at (rule 3); see `Refusals`."""
-        self.suspect(self._refusals.due(now))
-        self.left_out |= self._refusals.take_left_out()
+        self.suspect(self.refusals.due(now))
+        self.left_out |= self.refusals.take_left_out()
         if len(self._expected_remote):
             self.suspect(self._expected_remote.drop_overdue(now))  # a push that was refused makes no event
         if self.echo_patience is not None and len(self._expected_local):
@@ -386,12 +381,12 @@ class Inbound:
         self.put_back(keys)
 
     def _pass(self, keys: Collection[bytes]) -> None:
-        if self._refusals:
-            self._refusals.passed(keys)
+        if self.refusals:
+            self.refusals.passed(keys)
 
     def refused(self, key: bytes, error: str) -> None:
         """It was refused, and is named; it is tried again now and then."""
-        self._refusals.name(key, error)
+        self.refusals.name(key, error)
         self._expected_local.void([key])
         self._settle(key)
         self.dirty.pop(key, None)

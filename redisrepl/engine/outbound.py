@@ -65,6 +65,7 @@ class Outbound:
     Attributes:
         pending: changes of the stream that wait for the hub.
         doubtful: keys in doubt; see the module.
+        refusals: keys that the hub refused.
         flushed: the last command that changed the whole database at once.
         read_to: offset up to which the stream was read; 0: none is.
         every_write: each intermediate value of a key is to arrive, in order.
@@ -88,7 +89,7 @@ class Outbound:
         self.pending = (EveryWrite if options.every_write else Pending)(options.max_bytes, options.max_keys)
         self._doubts = doubts or Doubts(options.max_bytes // 4, options.max_keys, kinds, pulling)
         self.doubtful = self._doubts.queue
-        self._refusals = Refusals("push.refused")
+        self.refusals = Refusals("push.refused")
         self.every_write = options.every_write
         self.counters = OutboundCounters()
         self._flushed = self._unswept = False  # by the stream, not asked for yet; waits for the end of a comparison
@@ -176,11 +177,6 @@ class Outbound:
         self._history += 1
         keys, self._recent.streamed_keys = self._recent.streamed_keys, StreamedKeys()
         return keys
-
-    @property
-    def refused_keys(self) -> int:
-        """How many keys the hub refused and has not taken since."""
-        return len(self._refusals)
 
     def take_left_out(self) -> bool:
         """Whether changes were left out since this was asked last; until `swept` no later position counts."""
@@ -447,8 +443,8 @@ class Outbound:
         self.counters.pushed += len(batch.changes) - len(errors)
         keys = [change.key for change in batch.changes]
         self._doubts.arrived(keys)
-        if self._refusals:
-            self._refusals.passed(set(keys) - errors.keys())
+        if self.refusals:
+            self.refusals.passed(set(keys) - errors.keys())
         if self._pulling is not None:
             self._pulling.suspect(moved)
             self._pulling.pushed(keys, time)
@@ -464,13 +460,13 @@ class Outbound:
         It is tried again now and then, and with the next comparison, and named only if the reason is another one then.
         """
         self.counters.failed += 1
-        self._refusals.name(key, error)
+        self.refusals.name(key, error)
 
     def tick(self, now: float) -> None:
         """Time passes: what was refused is tried again."""
-        for key in self._refusals.due(now):
+        for key in self.refusals.due(now):
             self.doubt(key)
-        self.pending.left_out |= self._refusals.take_left_out()
+        self.pending.left_out |= self.refusals.take_left_out()
 
     def shortened(self, batch: Batch, keys: Collection[bytes]) -> Batch:
         """The batch without these keys, which do not travel in it after all and wait again."""

@@ -5,12 +5,13 @@ In: which keys were refused, and which passed. Out: keys to try again. Left to o
 
 An ACL that is edited, a type that clashes, a value that is too large: each of them may change at any time, and nobody
 says so. So one of the keys is tried now and then; once one passes, all that were refused for the same kind of reason
-are.
+are. And all are when a daemon starts, for what was refused in the last process is saved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 import structlog
 
@@ -22,6 +23,8 @@ _log = structlog.get_logger("redisrepl")
 
 #: Refused keys that are remembered. Of more, only a comparison tells.
 _MOST = 10_000
+#: Of these, so many outlive the daemon. Of more, the next one compares all.
+_SAVED = 1000
 #: Seconds before one of them is tried again; twice as long each time that it was in vain.
 _FIRST_PAUSE = 30.0
 _LONGEST_PAUSE = 900.0
@@ -41,10 +44,27 @@ class Refusals:
         self._pause = _FIRST_PAUSE
         self._next_at: float | None = None
         self._again: list[bytes] = []
+        self._earlier: set[bytes] = set()  # refused in the last process, and not tried again by this one
         self._left_out = False
 
     def __len__(self) -> int:
         return len(self._refused)
+
+    def saved(self) -> list[str] | None:
+        """The keys as JSON can hold them; None: there are too many."""
+        keys = self._refused.keys() | self._earlier
+        return None if self._more or len(keys) > _SAVED else sorted(map(bytes.hex, keys))
+
+    def load(self, saved: object) -> None:
+        """Try these again at once; what cannot be read is left out.
+
+        Args:
+            saved: what the last process had saved.
+        """
+        for key in saved if isinstance(saved, list) else ():
+            with suppress(ValueError, TypeError):
+                self._earlier.add(bytes.fromhex(key))
+        self._again += self._earlier
 
     def take_left_out(self) -> bool:
         """Whether more were refused than are remembered, and keys pass again since: then all must be compared."""
@@ -73,7 +93,9 @@ class Refusals:
         """Keys to try again now."""
         if self._again:
             again, self._again = dict.fromkeys(self._again), []
-            return [key for key in again if key in self._refused]
+            due = [key for key in again if key in self._refused or key in self._earlier]
+            self._earlier.clear()
+            return due
         if not self._refused:
             self._next_at, self._pause = None, _FIRST_PAUSE
             return ()

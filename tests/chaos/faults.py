@@ -86,6 +86,7 @@ def pause_a_daemon(scene: Scene) -> None:
 
 def fill_the_disk(scene: Scene) -> None:
     """No room for the position, and one daemon is killed meanwhile: it goes on from the last that was saved."""
+    _wait_until_over(scene, "store")
     marks = [daemon.mark() for daemon in scene.daemons]
     scene.disk.fill(daemon.pid for daemon in scene.daemons)
     for daemon, mark in zip(scene.daemons, marks, strict=True):

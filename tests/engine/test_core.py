@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from redisrepl.changes import KINDS, Deleted, HashSet, HashState, StringSet, Touch
+from redisrepl.engine import refusals
 from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import ConflictLoss, Core, CoreOptions
 from redisrepl.engine.losses import Findings, Losses
@@ -530,9 +531,23 @@ def gone_and_begun_again(core):
         ring=Ring.load(saved),
         losses=Losses.load(saved["losses"]),
         hub_losses=Losses.load(saved["hub losses"], "hub"),
+        refused=saved["refused"],
     )
     again.site_attached()
     return again
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_what_was_refused_is_tried_again_after_a_restart_and_needs_no_comparison_unless_it_is_much(many, monkeypatch):
+    if many:
+        monkeypatch.setattr(refusals, "_SAVED", 0)
+    core = core_of()
+    core.outbound.given_up(KEY, "NOPERM")
+    core.inbound.refused(OTHER, "NOPERM")
+    again = gone_and_begun_again(core)
+    assert again.continuity.site.settled == (not many)
+    again.overdue(0.0)
+    assert (KEY in again.outbound.doubtful, OTHER in again.inbound.dirty) == (not many, not many)
 
 
 @pytest.mark.parametrize("restarts", [0, 1, 2])

@@ -59,3 +59,33 @@ def test_of_more_than_are_remembered_a_comparison_must_tell(refusals, monkeypatc
     refusals.passed([b"a"])
     assert refusals.take_left_out()
     assert not refusals.take_left_out()
+
+
+def test_what_was_refused_is_tried_again_at_once_by_the_next_process(refusals):
+    refusals.name(b"\xffa", "NOPERM")
+    for _ in range(2):  # also if a process ends before it has tried
+        again = Refusals("push.refused")
+        again.load(refusals.saved())
+        refusals = again
+    assert list(refusals.due(0.0)) == [b"\xffa"]
+    assert not refusals.due(1.0)
+    assert refusals.saved() == []
+    with capture_logs() as logs:
+        refusals.name(b"\xffa", "NOPERM")
+    assert [line["event"] for line in logs] == ["push.refused"]
+
+
+@pytest.mark.parametrize("saved", [None, 7, "00", {}, [7, None, "x", "0"]])
+def test_what_cannot_be_read_is_left_out(refusals, saved):
+    refusals.load(saved)
+    assert not refusals.due(0.0)
+
+
+def test_too_many_to_be_saved(refusals, monkeypatch):
+    monkeypatch.setattr(module, "_SAVED", 2)
+    monkeypatch.setattr(module, "_MOST", 3)
+    counts = []
+    for key in (b"a", b"b", b"c", b"d"):
+        refusals.name(key, "NOPERM")
+        counts.append(refusals.saved() and len(refusals.saved()))
+    assert counts == [1, 2, None, None]

@@ -474,6 +474,7 @@ class Daemon:
             ring=Ring.load(store.saved),
             losses=Losses.load(store.saved.get("losses")),
             hub_losses=Losses.load(store.saved.get("hub losses"), "hub"),
+            refused=store.saved.get("refused"),
             keep=lambda loss: world.kept.append((site.name, loss)),
             outbound=made.outbound,
             inbound=made.inbound,
