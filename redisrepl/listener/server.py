@@ -114,25 +114,25 @@ class Listener:
 
     async def run(self) -> None:
         """Listen until cancelled. An address that fails is logged and retried; replication goes on."""
-        servers = self._servers
         try:
             self._warn()
-            while len(servers) < len(self._places):
-                for place in self._places:
-                    if place in servers:
-                        continue
-                    try:
-                        servers[place] = await self._listen(place)
-                    except OSError as error:
-                        self.failure_log.failed(f"--listen {place}: {(error.strerror or str(error)).lower()}")
-                    else:
-                        _log.info("listen.started", address=_shown(place, servers[place]))
-                if len(servers) < len(self._places):
-                    await asyncio.sleep(_RETRY)
+            while failed := [reason for place in self._places if (reason := await self._try(place)) is not None]:
+                self.failure_log.failed("; ".join(failed))
+                await asyncio.sleep(_RETRY)
             self.failure_log.succeeded()
             await asyncio.get_running_loop().create_future()
         finally:
             self.close()
+
+    async def _try(self, place: ListenAddress) -> str | None:
+        """Listen at an address, unless that is done; why that fails, if it does."""
+        if place not in self._servers:
+            try:
+                self._servers[place] = await self._listen(place)
+            except OSError as error:
+                return f"--listen {place}: {(error.strerror or str(error)).lower()}"
+            _log.info("listen.started", address=_shown(place, self._servers[place]))
+        return None
 
     def close(self) -> None:
         """Stop listening, and end all connections."""

@@ -17,7 +17,7 @@ import structlog
 from redisrepl.changes import DENIED, HashState, LargeState, SequenceState, State, StringState, value_size
 from redisrepl.errors import PeerUnavailableError, ProtocolError, RefusedError, denies_key
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.client import INFO, ask, ask_all, ask_within, scripts_at, stream_offset, translated
+from redisrepl.local.client import INFO, ask, ask_all, ask_within, is_refused, scripts_at, stream_offset, translated
 from redisrepl.namespaces import glob_escape, printable
 from redisrepl.wire.collections import COLLECTIONS, READABLE_SINGLY, elements_in, extra_types, score_text
 from redisrepl.wire.entries import FIRST_ID, LAST_ID, entries_in, is_entry, plain_id, stream_facts
@@ -294,8 +294,10 @@ class SiteReader:
         with translated(self._address):
             try:
                 return stream_offset(await ask(self._client, *INFO))
-            except redis.exceptions.NoPermissionError:
-                return 0
+            except redis.exceptions.ResponseError as error:
+                if is_refused(error):
+                    return 0
+                raise
 
     async def fields(self, key: bytes, fields: Sequence[bytes], kind: str = "hash") -> list[bytes | None]:
         """What these elements hold; None for an absent one, and for all if the key is not of this type.

@@ -240,7 +240,11 @@ class Database:
         """Write the whole file again at its path, after somebody removed it."""
         os.close(open_private(self.path, os.O_RDWR | os.O_CREAT))
         copy = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-        self._connection.backup(copy)
+        try:
+            self._connection.backup(copy)
+        except BaseException:
+            copy.close()
+            raise
         self._connection.close()
         self._connection = copy
         self._open(self.place)

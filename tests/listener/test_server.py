@@ -236,20 +236,22 @@ async def test_what_has_changed_is_sent_to_the_page(monkeypatch):
             await asyncio.sleep(0.01)
 
 
-async def test_an_address_that_is_taken_is_told_and_tried_again(monkeypatch):
+async def test_addresses_that_are_taken_are_told_and_tried_again(monkeypatch):
     monkeypatch.setattr(server, "_RETRY", 0.01)
     taken = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-    port = taken.sockets[0].getsockname()[1]
-    listener = Listener(Settings(listen=(f"127.0.0.1:{port}",)), Subject())
+    also = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    ports = [one.sockets[0].getsockname()[1] for one in (taken, also)]
+    listener = Listener(Settings(listen=tuple(f"127.0.0.1:{port}" for port in ports)), Subject())
     with capture_logs() as logs:
         task = asyncio.ensure_future(listener.run())
         async with asyncio.timeout(10):
             while listener.failure_log.failures < 2:
                 await asyncio.sleep(0.01)
             assert logs[0]["event"] == "listen.failed"
-            assert logs[0]["error"].startswith(f"--listen 127.0.0.1:{port}: ")
-            taken.close()
-            await taken.wait_closed()
+            assert all(f"--listen 127.0.0.1:{port}: " in logs[0]["error"] for port in ports)
+            for one in (taken, also):
+                one.close()
+                await one.wait_closed()
             while listener.failure_log.failures:
                 await asyncio.sleep(0.01)
     assert [line["event"] for line in logs][-2:] == ["listen.started", "listen.recovered"]

@@ -53,6 +53,14 @@ async def test_where_the_stream_is(server, reader):
         at_site.execute_command("ACL", "SETUSER", "default", "+info")
 
 
+async def test_where_the_stream_is_of_a_server_without_info():
+    with RedisServer(config={"rename-command": 'INFO ""'}) as server:
+        address = parse_address(f"redis://127.0.0.1:{server.port}", flag="--raddr")
+        client = open_client(address, 5.0, connections=1)
+        assert await SiteReader(client, address).offset() == 0
+        await client.aclose()
+
+
 async def test_all_states(server, reader):
     at_site = server.client()
     at_site.flushall()
