@@ -33,6 +33,7 @@ from redisrepl.local.history import SiteFacts, SiteHistory
 from redisrepl.observe.failures import FailureLog
 from redisrepl.remote.fence import NoFence
 from redisrepl.remote.history import HubFacts, HubHistory
+from redisrepl.wire.digests import UNREADABLE
 
 __all__ = ["Judging", "Known"]
 
@@ -204,7 +205,8 @@ class Judging:
         losses, asked = (self._core.losses, self._site) if side == "site" else (self._core.hub_losses, self._hub)
         suspects = losses.suspects(self._core.continuity.of(side).proved, judged.number, agreed) or {}
         numbers = {(key, part): number for key, parts in suspects.items() for part, number in parts.items()}
-        return await asked.held(nlargest(_LOOKED_AT, numbers, key=numbers.__getitem__))
+        held = await asked.held(nlargest(_LOOKED_AT, numbers, key=numbers.__getitem__))
+        return {place: digest for place, digest in held.items() if digest != UNREADABLE}  # it may be readable later
 
     async def known_now(self) -> None:
         """Return when both servers are followed and judged."""
