@@ -396,13 +396,18 @@ class Folder:
         Returns:
             None if these do not reach back to the number.
         """
+        self.catch_up()
         seen = deque[Seen](maxlen=most)
-        try:
-            for facts, at, void in self._agreements(Reader(), number, self.journal.base):
-                digests = _changes_of(facts, at, void).digests()
-                seen.extend(Seen(at - 1, key, part, digest) for key, part, digest in digests)
-        except MALFORMED:
-            return None
+        for begin, reader in self._ever_earlier():
+            seen.clear()
+            try:
+                for facts, at, void in self._agreements(reader, number, begin):
+                    digests = _changes_of(facts, at, void).digests()
+                    seen.extend(Seen(at - 1, key, part, digest) for key, part, digest in digests)
+            except MALFORMED:
+                return None
+            if len(seen) == most:
+                break
         return None if len(seen) == most and seen[0].number >= number else list(seen)
 
     def _agreements(self, reader: Reader, number: float, begin: int) -> Iterator[tuple[bytes, int, Collection[bytes]]]:
@@ -425,6 +430,15 @@ class Folder:
             place, reader = self._marks[at - 1]
             return place, reader.copy()
         return self.journal.base, Reader()
+
+    def _ever_earlier(self) -> Iterator[tuple[int, Reader]]:
+        """Places of the journal, and what was read by then: first near the end, each next one much further back."""
+        marks = 16  # 4 MB
+        while marks < len(self._marks):
+            place, reader = self._marks[-marks]
+            yield place, reader.copy()
+            marks *= 4
+        yield self.journal.base, Reader()
 
     def sums(self, prefix: bytes) -> list[int]:
         """As `Database.sums`: only what is folded."""

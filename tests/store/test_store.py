@@ -530,7 +530,7 @@ async def test_what_was_agreed_of_late_is_found_without_reading_the_whole_journa
     monkeypatch.setattr(folding, "_MARK_EVERY", 1000)
     rng, open_batches = random.Random(7), []
     store = await opened()
-    for n in range(400):
+    for n in range(600):
         told = facts(("fields", b"k%d" % rng.randrange(50), {b"%d" % rng.randrange(5): n}))
         match rng.randrange(4):
             case 0:
@@ -544,9 +544,13 @@ async def test_what_was_agreed_of_late_is_found_without_reading_the_whole_journa
     for _ in range(2):
         folder, journal = store._folder, store._journal
         since = {number: await store.agreed_since(number, 1000) for number in range(store.number + 1)}
+        told = {most: await store.history(store.number, most) for most in (1, 5, 50, 1000)}
+        begun = next(folder._ever_earlier())[0]
         with monkeypatch.context() as patch:
             patch.setattr(folder, "_marks", [])
             assert since == {number: folder.agreed_since(number, 1000) for number in since}
+            assert told == {most: folder.history(store.number, most) for most in told}
+        assert begun > journal.base
         place, _ = folder._read_before(store.number - 5)
         assert journal.end - place < 3000 < journal.end - journal.base
         store = await opened()  # as a new process
