@@ -465,10 +465,10 @@ class Core:
         return keys
 
     def _see(self, number: float) -> list[bytes]:
-        changes = self.outbound.take_recent()
+        changes, whole = self.outbound.take_recent()
         untold = (change.key for change in changes if told_of(change) is not change)
         keys = list(reversed(dict.fromkeys(reversed(list(untold)))))  # those that were told of last are last
-        self.ring.add(number, changes, untold=bool(keys))
+        self.ring.add(number, changes, untold=bool(keys), whole=whole)
         return keys
 
     def evidence(self, number: int) -> Ring:

@@ -84,9 +84,10 @@ def proved(ring: Ring, held: Mapping[Place, int | None], marked: int = 0) -> Pro
             )
             best, found, end = score, float(max(seen.number, marked)) if proves else float(marked), index + 1
     tail = changes[end:]
-    if proves and all(not ring.was_untold(c.place) and _was_written_since(c, held, changes[:end]) for c in tail):
+    known = changes[ring.complete_from : end]
+    if proves and all(not ring.was_untold(c.place) and _was_written_since(c, held, known) for c in tail):
         found = float(max(ring.number, marked))
-    return Proof(found, frozenset(seen.place for seen in changes[:end] if proves))
+    return Proof(found, frozenset(seen.place for seen in known if proves))
 
 
 def _speaks(digest: int | None, now: int | None, before: Collection[int | None], last: int | None) -> int:

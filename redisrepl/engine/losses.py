@@ -123,7 +123,8 @@ class Losses:
 
     def interrupted(self, ring: Ring) -> None:
         """What is seen from now on does not follow upon these last changes; the site has not been compared since."""
-        self._seen = Ring([*self._seen, *ring], untold={**self._seen.untold, **ring.untold})
+        complete = ring.complete + (0 if ring.complete_from else self._seen.complete)
+        self._seen = Ring([*self._seen, *ring], untold={**self._seen.untold, **ring.untold}, complete=complete)
         self._saved = None
 
     def went_back(self, ring: Ring, proved_before: float, applies: Collection[int], findings: Findings) -> None:
@@ -178,7 +179,10 @@ class Losses:
         if not isinstance(state, HashState) and self._was_written((key, None), digest_of(key, state)):
             return False
         if self._missed is not None:
-            return key in self._missed.keys or ancestor.number in self._missed.numbers
+            older = key in self._missed.keys or ancestor.number in self._missed.numbers
+            return older and (
+                isinstance(state, HashState) or not self._written_since(proved, key, None, digest_of(key, state))
+            )
         agreed_at = ancestor.number
         if self._places is not None:
             if key not in self._places:
@@ -248,6 +252,7 @@ class Losses:
             self._saved = {
                 "seen": [entry_of(seen) for seen in self._seen],
                 "untold": [entry_of_untold(*one) for one in self._seen.untold.items()],
+                "complete": self._seen.complete,
                 "missed": missed,
                 "places": places,
                 "kept": kept,
@@ -265,7 +270,9 @@ class Losses:
         match document.get("seen"):
             case [*entries]:
                 seen = [seen for entry in entries if (seen := seen_of(entry)) is not None]
-                losses._seen = Ring(seen, untold=untold_of(list_of(document.get("untold"))))
+                complete = document.get("complete")
+                untold = untold_of(list_of(document.get("untold")))
+                losses._seen = Ring(seen, 0, untold, complete if isinstance(complete, int) else 0)
         match document.get("missed"):
             case [[*keys], [*numbers]]:
                 with suppress(ValueError, TypeError):

@@ -164,8 +164,8 @@ class Outbound:
         self._recent.add_sets(run, latest)
         run.clear()
 
-    def take_recent(self) -> list[Change]:
-        """The last changes of clients of the site since this was asked last."""
+    def take_recent(self) -> tuple[list[Change], bool]:
+        """The last changes of the site since this was asked last; and whether these are all."""
         return self._recent.take()
 
     def places(self, number: int) -> Places | None:

@@ -114,6 +114,7 @@ class RecentChanges:
 
     def __init__(self) -> None:
         self._recent: deque[Change | Sequence[Sequence[bytes]]] = deque(maxlen=RING)
+        self._count = 0  # changes since they were taken
         self.streamed_keys = StreamedKeys()
 
     def add(self, change: Change) -> None:
@@ -122,14 +123,16 @@ class RecentChanges:
         if isinstance(change, HashSet):
             change = HashSet(change.key, dict(change.fields), change.type)
         self._recent.append(change)
+        self._count += 1
 
     def add_sets(self, run: Sequence[Sequence[bytes]], keys: Iterable[bytes]) -> None:
         """The site took these `SET key value`, of these keys."""
         self.streamed_keys.add(keys)
         self._recent.append(run[-RING:])
+        self._count += len(run)
 
-    def take(self) -> list[Change]:
-        """At most the last `RING` since this was asked last."""
+    def take(self) -> tuple[list[Change], bool]:
+        """At most the last `RING` since this was asked last; and whether these are all."""
         changes: list[Change] = []
         for recent in self._recent:
             if isinstance(recent, Change):
@@ -137,7 +140,8 @@ class RecentChanges:
             else:
                 changes += [StringSet(key, value) for _, key, value in recent]
         self._recent.clear()
-        return changes[-RING:]
+        whole, self._count = self._count <= min(len(changes), RING), 0
+        return changes[-RING:], whole
 
 
 def with_values(change: Touch, state: State, kinds: frozenset[str]) -> list[Change]:

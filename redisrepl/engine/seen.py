@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -49,6 +50,8 @@ _MILESTONES = 512
 HISTORY = 20_000
 #: Pieces in which each of the two is saved: only those that have changed since need to be written again.
 _PIECES = 64
+#: Saved in the place of changes that were left out.
+_LEFT_OUT: Sequence[object] = ()
 #: Fields of one change that are remembered.
 _FIELDS = 16
 #: A key as a whole (None), or a field of a hash.
@@ -215,23 +218,34 @@ class Ring:
         seen: they, in order.
         number: agreements up to this one are about what was seen by then.
         untold: places of which changes were seen that did not tell to what; with the number by the last of them.
+        complete: of the last so many changes, none was left out; None: of all.
 
     Attributes:
         number: likewise.
+        complete: likewise; where one was left out, what a place held then is not known.
     """
 
-    def __init__(self, seen: Iterable[Seen] = (), number: int = 0, untold: Untold = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        seen: Iterable[Seen] = (),
+        number: int = 0,
+        untold: Untold = MappingProxyType({}),
+        complete: int | None = None,
+    ) -> None:
         self._seen: deque[Seen] = deque(maxlen=_KEPT)
         self._by_place: dict[Place, list[Seen]] | None = None  # made when it is asked for
-        self._unsaved: deque[tuple[Seen, int]] = deque(maxlen=RING)  # each with how many before it are later changes
+        # Each with how many before it are later changes; None: something was left out.
+        self._unsaved: deque[tuple[Seen | None, int]] = deque(maxlen=RING)
         self._seen_saved, self._milestones_saved = _Pieces("seen", RING), _Pieces("milestones", _MILESTONES)
         self._count = 0  # changes that were ever added
         self._touched: dict[bytes, tuple[int, int]] = {}  # keys yet to be read: that count at their change, the number
         self._untold: dict[Place, float] = {}
         self._untold_unsaved: deque[Place] = deque(maxlen=RING)
         self._untold_saved = _Pieces("untold", RING)
+        self.complete = 0
         self._remember(seen)
         self._do_not_know(untold)
+        self.complete = self.complete if complete is None else complete
         self.number = number
         self._unread: int | None = None  # the number once the keys of changes that told no value were read
         self._milestones: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)  # offsets, each with its number
@@ -248,6 +262,11 @@ class Ring:
         """Places of which changes were seen that did not tell to what; with the number by the last of them."""
         return self._untold
 
+    @property
+    def complete_from(self) -> int:
+        """Index of the first change since which none was left out."""
+        return max(0, len(self._seen) - self.complete)
+
     def last(self, key: bytes, field: bytes | None = None) -> Seen | None:
         """The last change that told what a key holds as a whole, or what a field of it does."""
         return of_place[-1] if (of_place := self._of(key, field)) else None
@@ -255,7 +274,7 @@ class Ring:
     def _of(self, key: bytes, field: bytes | None) -> Sequence[Seen]:
         if self._by_place is None:
             self._by_place = {}
-            for seen in self._seen:
+            for seen in islice(self._seen, self.complete_from, None):
                 self._by_place.setdefault(seen.place, []).append(seen)
         return self._by_place.get((key, field), ())
 
@@ -285,12 +304,15 @@ class Ring:
         of_place = self._of(*place)
         return bool(at) and (not of_place or max(at) >= of_place[0].number)
 
-    def add(self, now: float, changes: Collection[Change], *, untold: bool = False) -> None:
+    def add(self, now: float, changes: Collection[Change], *, untold: bool = False, whole: bool = True) -> None:
         """These are the newest changes, and so many agreements there are now.
 
         What tells no value (`untold`) is no witness: such agreements count once its keys were read, or others followed.
+        There were others before them, unless this is the `whole`.
         """
         number = self.number
+        if not whole:
+            self._left_out()
         if untold:
             self._unread = int(now)
         elif changes or self._unread is None:
@@ -301,6 +323,8 @@ class Ring:
                     self._remember([Seen(number, key, None, string_digest(key, value))])
                 case HashSet(key, fields, kind):
                     last = list(fields.items())[-_FIELDS:]
+                    if len(last) < len(fields):
+                        self._do_not_know({(key, None): number})
                     known = [(name, value) for name, value in last if value is not None]
                     self._remember(Seen(number, key, name, element_of(name, value, kind)) for name, value in known)
                     self._do_not_know({(key, name): number for name, value in last if value is None})
@@ -339,6 +363,7 @@ class Ring:
         """Put a change before this many later ones."""
         if len(self._seen) == _KEPT:
             self._seen.popleft()
+        self.complete += later < self.complete
         self._seen.insert(len(self._seen) - min(later, len(self._seen)), seen)
 
     def reached(self, offset: int) -> None:
@@ -357,6 +382,7 @@ class Ring:
             self._untold_unsaved.append(place)
         while len(self._untold) > _KEPT:
             del self._untold[next(iter(self._untold))]
+            self._left_out()
 
     def _remember(self, changes: Iterable[Seen]) -> None:
         self._by_place = None
@@ -364,6 +390,11 @@ class Ring:
             self._seen.append(seen)
             self._unsaved.append((seen, 0))
             self._count += 1
+            self.complete += 1
+
+    def _left_out(self) -> None:
+        self._by_place, self.complete = None, 0
+        self._unsaved.append((None, 0))
 
     def _mark(self, milestone: tuple[int, int]) -> None:
         self._milestones.append(milestone)
@@ -375,8 +406,10 @@ class Ring:
 
     def saved(self) -> dict[str, object]:
         """As JSON can hold it, by names of which few have another value than when it was asked for last."""
+        if len(self._unsaved) == RING:  # there may have been more
+            self._seen_saved.add(_LEFT_OUT)
         for seen, later in self._unsaved:
-            self._seen_saved.add(entry_of(seen, later))
+            self._seen_saved.add(_LEFT_OUT if seen is None else entry_of(seen, later))
         self._unsaved.clear()
         for place in dict.fromkeys(self._untold_unsaved):
             self._untold_saved.add(entry_of_untold(place, self._untold[place]))
@@ -391,6 +424,8 @@ class Ring:
         ring = cls(number=number if isinstance(number, int) else 0)
         for entry in ring._seen_saved.load(document):
             match entry:
+                case [] | ():
+                    ring._left_out()
                 case [_, _, _, _, int(later)] if later > 0 and (seen := seen_of(entry)) is not None:
                     ring._insert(seen, later)
                 case _ if (seen := seen_of(entry)) is not None:

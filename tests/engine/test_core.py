@@ -489,6 +489,22 @@ def test_after_the_hub_has_gone_back_again_nothing_of_the_time_between_counts():
     assert core.plan(KEY, C, B, ancestor_of(C, 9), 0.0).push == REPLACE
 
 
+@pytest.mark.parametrize("restarts", [0, 1])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_site_that_went_back_may_hold_what_was_left_out_of_what_was_seen(whole, restarts):
+    core = core_of()
+    core.ring = Ring()
+    core.ring.add(5, [StringSet(KEY, b"a")])
+    core.ring.add(6, [StringSet(KEY, b"c")], whole=whole)
+    core.site_lost(8)
+    core.site_attached()
+    core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=5, agreed={KEY: {None: 7}}, number=8))
+    for _ in range(restarts):
+        core = gone_and_begun_again(core)
+        core.judged("site", Event.GAP, "overrun")
+    assert bool(core.plan(KEY, B, C, ancestor_of(C, 7), 0.0).push) == whole
+
+
 def test_of_a_hash_the_fields_that_were_agreed_on_since_the_hub_came_back_are_newer():
     core = hub_gone_back()
     core.pushed(9, [HashSet(KEY, {b"new": b"hub"})])

@@ -317,6 +317,61 @@ def test_what_changed_without_a_value_may_have_been_any_value():
     assert Ring.load(json.loads(json.dumps(ring.saved()))).untold == ring.untold
 
 
+def saved_and_loaded(ring):
+    return Ring.load(json.loads(json.dumps(ring.saved())))
+
+
+def test_where_changes_were_left_out_what_a_place_held_then_is_not_known():
+    """A server that went back may hold one that was left out, which is older than what followed."""
+    ring = Ring()
+    ring.add(5, [StringSet(b"k", b"1")])
+    ring.saved()
+    assert ring.written_since(5, b"k", None, 99)
+    ring.add(6, [StringSet(b"k", b"3"), StringSet(b"l", b"1")], whole=False)
+    for one in (ring, saved_and_loaded(ring)):
+        assert [seen.key for seen in one] == [b"k", b"k", b"l"]
+        assert not one.written_since(5, b"k", None, 99)
+        assert one.last(b"k").digest == string_digest(b"k", b"3")
+        one.add(9, [StringSet(b"k", b"4")])
+        assert one.written_since(8, b"k", None, 99)
+
+
+def test_more_than_can_be_saved_was_left_out():
+    ring = Ring()
+    ring.add(5, [StringSet(b"k", b"1")])
+    ring.saved()
+    for number in range(6, 8):
+        ring.add(number, [StringSet(b"other", b"1")] * (RING // 2))
+    assert ring.written_since(5, b"k", None, 99)
+    assert not saved_and_loaded(ring).written_since(5, b"k", None, 99)
+
+
+def test_fields_of_a_change_that_are_not_remembered_may_have_been_anything():
+    ring = Ring()
+    ring.add(5, [HashSet(b"h", {b"f": b"1"}), HashSet(b"few", {b"f": b"1"})])
+    more = {b"%d" % number: b"v" for number in range(20)}
+    ring.add(6, [HashSet(b"h", {b"f": b"2", **more}), HashSet(b"few", {b"g": b"2"})])
+    assert not ring.written_since(5, b"h", b"f", 99)
+    assert ring.written_since(5, b"few", b"f", 99)
+
+
+def test_more_places_than_are_remembered_may_have_been_anything():
+    ring = Ring()
+    ring.add(5, [StringSet(b"n", b"1")])
+    ring.add(6, [Touch(b"n")])
+    ring.add(7, [Touch(b"%d" % number) for number in range(2000)])
+    assert not ring.written_since(5, b"n", None, 99)
+
+
+def test_what_was_left_out_proves_nothing():
+    kept = [Seen(n, b"k%d" % n, None, n) for n in range(8)]
+    changes = [*kept, Seen(8, b"k0", None, 9)]
+    at = held(kept) | {(b"k0", None): 99}
+    assert proved(Ring(changes, 99), at).number == 99
+    assert proved(Ring(changes, 99, complete=1), at) == (7, frozenset())
+    assert proved(Ring(changes, 99, complete=3), at) == (7, {(b"k6", None), (b"k7", None)})
+
+
 def test_what_did_not_tell_before_all_that_is_remembered_does_not_matter():
     ring = Ring()
     ring.add(3, [Touch(b"n")])

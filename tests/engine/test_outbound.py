@@ -681,7 +681,7 @@ def test_the_last_changes_of_the_site_are_remembered_once():
         ],
         10,
     )
-    assert side.outbound.take_recent() == [
+    changes = [
         StringSet(K, b"ours"),
         StringSet(b"a:2", b"1"),
         HashSet(b"a:3", {b"f": b"1"}),
@@ -689,8 +689,21 @@ def test_the_last_changes_of_the_site_are_remembered_once():
         Touch(b"a:4", "set"),
         ExpirySet(K, 5),
     ]
-    assert side.outbound.take_recent() == []
-    side.outbound.read([[b"SET", b"a:%d" % number, b"v"] for number in range(2 * RING)], 20)
-    recent = [change.key for change in side.outbound.take_recent()]
-    assert len(recent) == RING
-    assert recent == [b"a:%d" % number for number in range(RING, 2 * RING)]
+    assert side.outbound.take_recent() == (changes, True)
+    assert side.outbound.take_recent() == ([], True)
+
+
+@pytest.mark.parametrize("count", [RING, RING + 1, 2 * RING])
+@pytest.mark.parametrize("command", [b"SET", b"SETRANGE"])
+@pytest.mark.parametrize("run", [1, 7, 10_000])
+def test_of_many_changes_only_the_last_are_remembered_and_that_there_were_more(count, command, run):
+    side = Side()
+    commands = [[command, b"a:%d" % number, b"v"] for number in range(count)]
+    if command == b"SETRANGE":
+        commands = [[command, key, b"0", value] for command, key, value in commands]
+    for start in range(0, count, run):
+        side.outbound.read(commands[start : start + run], 10 + start)
+    changes, whole = side.outbound.take_recent()
+    assert [change.key for change in changes] == [b"a:%d" % number for number in range(count - RING, count)]
+    assert whole == (count == RING)
+    assert side.outbound.take_recent() == ([], True)
