@@ -128,7 +128,7 @@ class Core:
     ) -> None:
         self.options = options = options or CoreOptions()
         self.continuity = continuity or Continuity()
-        self.ring = ring or Ring()
+        self.ring = Ring() if ring is None else ring  # one without changes may know the number
         self.losses = losses or Losses()
         self.hub_losses = hub_losses or Losses("hub")
         self._sees = False  # whether the ring has all that the stream told: one that was loaded may lack the last of it
@@ -482,6 +482,10 @@ class Core:
         if self._sees:
             self.ring.add(self._shown(number), ())
         return self.ring
+
+    def is_unseen(self, number: int) -> bool:
+        """Whether something was agreed on, up to this number, that the stream may not have shown for all we know."""
+        return not self._sees and self.ring.number < number
 
     def _shown(self, number: int) -> float:
         """The number without what was applied to the site and not yet shown by its stream."""

@@ -39,6 +39,7 @@ __all__ = ["Judging", "Known"]
 
 _log = structlog.get_logger("redisrepl")
 
+_MAY_BE_OLDER = "the site is another process, which may hold older values"
 #: Places of a server that went back at which it is looked, those that were agreed on last.
 _LOOKED_AT = 1024
 _Held = Mapping[Place, int | None]
@@ -255,6 +256,9 @@ class Judging:
             whole = facts.continues(seen.replid, seen.offset) or (same and facts.alone and seen.replid != facts.replid)
         else:
             whole = same or (resumed and not facts.run_id)
+        if whole and not same and self._core.is_unseen(self._number()):
+            # A former process of ours ended before it had saved how far it had read: it may have seen more than this.
+            return _Judgement(Event.WENT_BACK, _MAY_BE_OLDER, self._core.ring.number)
         if whole:
             return _Judgement(Event.RESUMED) if resumed else _Judgement(Event.GAP, "writes of the site were missed")
         ring, marked = self._core.evidence(self._number()), await self._site_marked()
@@ -264,7 +268,7 @@ class Judging:
             number, kept = proved(ring, await self._site.held(change.place for change in ring), marked)
         if number >= self._number():
             return _Judgement(Event.RESTARTED, "the site is another process")
-        return _Judgement(Event.WENT_BACK, "the site is another process, which may hold older values", number, kept)
+        return _Judgement(Event.WENT_BACK, _MAY_BE_OLDER, number, kept)
 
     async def look_at_site(self) -> None:
         """Check whether the site's history changed since it was judged; keyspace events do not tell of that.

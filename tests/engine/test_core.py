@@ -49,6 +49,10 @@ def doubted(core):
 # Links.
 
 
+def test_what_was_seen_counts_up_to_a_number_though_no_change_is_remembered():
+    assert Core(covers, ring=Ring((), 7)).ring.number == 7
+
+
 def test_a_link_is_known_once_it_is_judged():
     core = Core(covers)
     assert not core.continuity.known

@@ -246,6 +246,25 @@ async def test_what_was_agreed_on_after_the_evidence_was_taken_is_not_proved():
     assert await site_judged(world, resumed=False) == ("site", Event.WENT_BACK, NUMBER)
 
 
+@pytest.mark.parametrize(
+    ("run_id", "number", "sees", "judged"),
+    [
+        (NEW, NUMBER + 3, False, (Event.WENT_BACK, NUMBER)),
+        (RUN, NUMBER + 3, False, (Event.RESUMED, math.inf)),
+        (NEW, NUMBER, False, (Event.RESUMED, math.inf)),
+        (NEW, NUMBER + 3, True, (Event.RESUMED, math.inf)),
+    ],
+)
+async def test_what_was_agreed_on_after_the_state_was_saved_last_a_new_master_may_lack(run_id, number, sees, judged):
+    """The stream had told of it, and the daemon was killed; what was saved, the replica that took over has."""
+    world = World()
+    world.number = number
+    if sees:
+        world.core.saw(number)
+    world.site = SiteFacts(run_id, "master", OTHER, 200, earlier=OURS, earlier_to=151)
+    assert await site_judged(world, resumed=True) == ("site", *judged)
+
+
 async def test_from_where_it_was_judged_on_what_the_stream_tells_is_new():
     world = World()
     world.core.outbound.resume_at(50, 0)
