@@ -97,6 +97,26 @@ async def test_how_many_keys_it_has_evicted(server, history_of):
     assert (await history.ask()).evicted > before.evicted
 
 
+async def test_the_offset_is_behind_the_removals_of_all_evictions_that_are_counted(server, history_of):
+    """Each command that we ask evicts more keys; those that are counted must not come later in the stream."""
+    redis, history = server.client(), history_of(server)
+    with RedisServer(replica_of=server) as replica:
+        eventually(lambda: replica.client().info("replication")["master_link_status"] == "up")
+        redis.config_set("maxmemory-eviction-tenacity", 0)
+        redis.mset({f"key:{number:06}": "v" for number in range(20_000)})
+        removal = len(b"*2\r\n$3\r\nDEL\r\n$10\r\nkey:000000\r\n")
+        before = await history.ask()
+        redis.config_set("maxmemory", 1)
+        try:
+            for _ in range(20):
+                facts = await history.ask()
+                assert facts.offset - before.offset >= (facts.evicted - before.evicted) * removal
+        finally:
+            redis.config_set("maxmemory", 0)
+            redis.config_set("maxmemory-eviction-tenacity", 10)
+        assert facts.evicted > before.evicted
+
+
 @pytest.mark.parametrize(
     ("facts", "replid", "seen", "continues"),
     [
