@@ -29,7 +29,7 @@ from redisrepl.engine.seen import RING, Place, Places, Seen
 from redisrepl.errors import RedisreplError
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.repeating import repeat
-from redisrepl.local.history import SiteFacts, SiteHistory
+from redisrepl.local.history import Evictions, SiteFacts, SiteHistory
 from redisrepl.observe.failures import FailureLog
 from redisrepl.remote.fence import NoFence
 from redisrepl.remote.history import HubFacts, HubHistory
@@ -72,7 +72,7 @@ class Known:
     Attributes:
         seen: how far the site's stream was read, by its history.
         hub: what the hub told last.
-        evicted: keys that the site had evicted when it was asked last.
+        evicted: what the site told of its evictions when it was asked last.
         clocks: what time each of them has shown.
     """
 
@@ -87,7 +87,13 @@ class Known:
                 self.hub: HubFacts | None = HubFacts(run_id, flushes, evicted, processed)
             case _:
                 self.hub = None
-        self.evicted = _count(document.get("evicted"))
+        match document.get("evicted"):
+            case [int(keys), int(processed)]:
+                self.evicted = Evictions(keys, processed)
+            case int(keys):  # as it was called at first
+                self.evicted = Evictions(keys)
+            case _:
+                self.evicted = Evictions()
         self.clocks = Clocks(document.get("clocks"))
 
     def saved(self) -> dict[str, object]:
@@ -95,7 +101,7 @@ class Known:
         return {
             "seen": None if self.seen is None else list(self.seen),
             "hub": None if self.hub is None else list(self.hub),
-            "evicted": self.evicted,
+            "evicted": list(self.evicted),
             "clocks": self.clocks.saved(),
         }
 
@@ -234,9 +240,9 @@ class Judging:
         held = await self._held("site", judged, agreed)
         if side.epoch != epoch or not side.followed:
             return  # the link was lost meanwhile; the next may lead to another server
-        if facts.evicted != self.known.evicted:
+        if facts.evicted_since(self.known.evicted):
             side.evicts = True
-        self.known.evicted = facts.evicted
+        self.known.evicted = Evictions(facts.evicted, facts.processed)
         side.run_id = facts.run_id
         self._first_at["site"] = False
         if facts.replid and not self._read_to():  # followed by its events, which have no position
@@ -290,10 +296,10 @@ class Judging:
             RedisreplError: it cannot be asked.
         """
         facts = await self._ask_site()
-        if facts.evicted != self.known.evicted:
-            self.known.evicted = facts.evicted
+        if facts.evicted_since(self.known.evicted):
             self._core.continuity.site.evicts = True
             self._evicted_to = facts.offset
+        self.known.evicted = Evictions(facts.evicted, facts.processed)
         return self._core.outbound.pending.acknowledged < self._evicted_to
 
     # The hub.
@@ -430,7 +436,3 @@ class Judging:
         if self._core.continuity.known:
             self.failure_log.succeeded()
         self._judged.set()
-
-
-def _count(value: object) -> int:
-    return value if isinstance(value, int) else 0

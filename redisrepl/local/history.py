@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import redis.asyncio
 import redis.exceptions
@@ -21,7 +22,7 @@ from redisrepl.local.read import SiteReader
 from redisrepl.wire.digests import held_at
 from redisrepl.wire.replies import CLOCK_TOLERANCE, Info, as_info, merged
 
-__all__ = ["SiteFacts", "SiteHistory"]
+__all__ = ["Evictions", "SiteFacts", "SiteHistory"]
 
 _MAX_BYTES = 8 << 20
 _NO_EVICTION = "keys that it throws away stay on the other side: CONFIG SET maxmemory-policy noeviction"
@@ -29,6 +30,13 @@ _SET_CLOCK = "keys expire too early or too late there: set the clock that is wro
 #: The offset last: each command may evict keys, and of those that are counted it must be behind the removals.
 _SECTIONS = (b"server", b"memory", b"stats", b"replication")
 _log = structlog.get_logger("redisrepl")
+
+
+class Evictions(NamedTuple):
+    """The counters of evicted keys, and of executed commands; see `SiteFacts`."""
+
+    keys: int = 0
+    processed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,7 @@ class SiteFacts:
         earlier, earlier_to: the history that it continued after a failover, and the first offset that it does not
             share with it (`second_repl_offset`).
         evicted: how many keys it has evicted since it started, or since its counters were reset.
+        processed: how many commands it has executed since then; if this has shrunk, the counters were reset.
         clock_ahead: seconds by which its clock is ahead of ours.
     """
 
@@ -53,12 +62,17 @@ class SiteFacts:
     earlier_to: int = 0
     evicted: int = 0
     clock_ahead: float | None = None
+    processed: int = 0
 
     def continues(self, replid: str, seen: int) -> bool:
         """Whether this history includes all of that one up to the offset `seen`."""
         if replid == self.replid:
             return self.offset >= seen
         return replid == self.earlier and self.earlier_to > seen
+
+    def evicted_since(self, before: Evictions) -> bool:
+        """Whether it has evicted keys since it told this, or is another process that may have."""
+        return self.evicted != before.keys or (self.processed < before.processed and bool(self.evicted))
 
     @property
     def alone(self) -> bool:
@@ -117,6 +131,7 @@ class SiteHistory:
             earlier_to=max(0, info.number("second_repl_offset") or 0),
             evicted=info.number("evicted_keys") or 0,
             clock_ahead=ahead,
+            processed=info.number("total_commands_processed") or 0,
         )
 
     def _say_clock(self, ahead: float | None) -> None:

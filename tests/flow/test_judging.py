@@ -278,7 +278,7 @@ async def test_that_the_site_evicts_is_noticed():
         world.site = SiteFacts(RUN, "master", OURS, 100, evicted=evicted)
         await site_judged(world, resumed=True)
         assert world.core.continuity.site.evicts == bool(evicted)
-        assert world.judging.known.evicted == evicted
+        assert world.judging.known.evicted == (evicted, 0)
 
 
 async def test_a_judgement_of_a_link_that_was_lost_meanwhile_is_void():
@@ -512,9 +512,9 @@ async def test_a_site_followed_by_its_events_is_judged_again_if_its_history_is_a
 
 
 def test_what_is_known_survives_the_daemon():
-    document = {"seen": [OURS, 5], "hub": [RUN, 1, 2, 3], "evicted": 4, "clocks": {"site": 5, "hub": 6}}
+    document = {"seen": [OURS, 5], "hub": [RUN, 1, 2, 3], "evicted": [4, 9], "clocks": {"site": 5, "hub": 6}}
     known = Known(document)
-    assert (known.seen, known.hub, known.evicted) == (Position(OURS, 5), HubFacts(RUN, 1, 2, 3), 4)
+    assert (known.seen, known.hub, known.evicted) == (Position(OURS, 5), HubFacts(RUN, 1, 2, 3), (4, 9))
     assert known.saved() == document
     assert Known(known.saved()).saved() == document
 
@@ -522,4 +522,8 @@ def test_what_is_known_survives_the_daemon():
 @pytest.mark.parametrize("value", [None, 5, "x", [], [1, 2], {}, ["x"], ["x", "y"], [RUN, 1, 2], [RUN, 1, 2, "3"]])
 def test_what_cannot_be_read_is_not_known(value):
     known = Known({"seen": value, "hub": value, "evicted": [value]})
-    assert (known.seen, known.hub, known.evicted) == (None, None, 0)
+    assert (known.seen, known.hub, known.evicted) == (None, None, (0, 0))
+
+
+def test_evictions_as_they_were_saved_at_first():
+    assert Known({"evicted": 4}).evicted == (4, 0)

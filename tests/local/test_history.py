@@ -12,7 +12,7 @@ from redisrepl.changes import HashState, StringState
 from redisrepl.errors import LinkLostError, PeerUnavailableError
 from redisrepl.local.address import parse_address
 from redisrepl.local.connection import open_client
-from redisrepl.local.history import SiteFacts, SiteHistory
+from redisrepl.local.history import Evictions, SiteFacts, SiteHistory
 from redisrepl.local.read import SiteReader
 from redisrepl.wire.digests import digest_of, element_of
 from testbed import RedisServer, eventually, eventually_async
@@ -95,6 +95,21 @@ async def test_how_many_keys_it_has_evicted(server, history_of):
     redis.config_set("maxmemory", 1)
     redis.config_set("maxmemory", 0)
     assert (await history.ask()).evicted > before.evicted
+
+
+@pytest.mark.parametrize(
+    ("before", "evicted", "processed", "since"),
+    [
+        ((0, 5), 0, 9, False),
+        ((0, 5), 1, 9, True),
+        ((7, 5), 7, 9, False),
+        ((7, 5), 7, 4, True),  # the counters were reset, and it evicted as many again
+        ((7, 5), 0, 4, True),  # the counters were reset, or it is another process
+        ((0, 5), 0, 4, False),
+    ],
+)
+def test_whether_it_has_evicted_keys_since(before, evicted, processed, since):
+    assert SiteFacts(evicted=evicted, processed=processed).evicted_since(Evictions(*before)) == since
 
 
 async def test_the_offset_is_behind_the_removals_of_all_evictions_that_are_counted(server, history_of):
