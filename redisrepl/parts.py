@@ -21,7 +21,7 @@ from redisrepl.engine.continuity import Continuity
 from redisrepl.engine.core import ConflictLoss, Core, CoreOptions
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losses import Losses
-from redisrepl.engine.seen import HISTORY, MOST_PLACES, Ring
+from redisrepl.engine.seen import HISTORY, MOST_PLACES, Ring, StreamedKeys
 from redisrepl.errors import ConfigError
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.comparison import Comparison
@@ -235,6 +235,7 @@ class Parts:
             ring=Ring.load(self.store.saved),
             losses=Losses.load(self.store.saved.get("losses")),
             hub_losses=Losses.load(self.store.saved.get("hub losses"), "hub"),
+            streamed_keys=StreamedKeys.load(self.store.saved),
             refused=self.store.saved.get("refused"),
             keep=self._keep_loser,
         )

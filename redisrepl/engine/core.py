@@ -29,7 +29,7 @@ from redisrepl.engine.plans import NEITHER, ConflictWinner, Newer, Plan, Policy,
 from redisrepl.engine.pushes import OutboundOptions
 from redisrepl.engine.reconcile import Circumstances
 from redisrepl.engine.refusals import Refusals
-from redisrepl.engine.seen import MOST_PLACES, Ring
+from redisrepl.engine.seen import MOST_PLACES, Ring, StreamedKeys
 from redisrepl.namespaces import printable
 from redisrepl.wire.commands import ChangeDecoder
 
@@ -99,7 +99,7 @@ class Core:
         ring: the last changes seen of the site, likewise.
         losses: what it may have lost, likewise.
         hub_losses: what the hub may have lost.
-        refused: keys that were refused in the last process, likewise.
+        streamed_keys, refused: which keys the site's stream told of, and which were refused, likewise.
         keep: called with what loses a conflict.
 
     Attributes:
@@ -121,6 +121,7 @@ class Core:
         ring: Ring | None = None,
         losses: Losses | None = None,
         hub_losses: Losses | None = None,
+        streamed_keys: StreamedKeys | None = None,
         refused: object = None,
         keep: Callable[[ConflictLoss], None] = lambda _: None,
         outbound: type[Outbound] = Outbound,
@@ -131,6 +132,7 @@ class Core:
         self.ring = Ring() if ring is None else ring  # one without changes may know the number
         self.losses = losses or Losses()
         self.hub_losses = hub_losses or Losses("hub")
+        self.losses.streamed_keys = streamed_keys or self.losses.streamed_keys
         self._sees = False  # whether the ring has all that the stream told: one that was loaded may lack the last of it
         self._applies: dict[int, float] = {}  # by number, before which offset the stream shows them
         self.policy = Policy(kinds, options.winner)
@@ -442,7 +444,8 @@ class Core:
         continuity = self.continuity.saved(quiet=self.quiet and None not in refused.values())
         lost_at_hub = self.hub_losses.saved(whole=self.continuity.hub.proved != math.inf)
         more = {"losses": lost, "hub losses": lost_at_hub, "refused": refused}
-        return {"continuity": continuity, **more, **self.ring.saved()}
+        streamed_keys = self.outbound.recent if self.continuity.site.judged else self.losses
+        return {"continuity": continuity, **more, **self.ring.saved(), **streamed_keys.streamed_keys.saved()}
 
     def _refusals(self) -> Iterator[tuple[str, Refusals]]:
         yield "push", self.outbound.refusals

@@ -92,10 +92,12 @@ class _Missed(NamedTuple):
     Attributes:
         keys: of which the old master's stream had told since.
         numbers: of what was applied to the old master and not yet shown by its stream.
+        known_to: see `StreamedKeys`.
     """
 
     keys: set[bytes]
     numbers: set[int]
+    known_to: float = math.inf
 
 
 class Losses:
@@ -143,7 +145,8 @@ class Losses:
         before = _Missed(set(), set()) if first else self._missed
         self._missed = None
         if keys is not None and before is not None:
-            self._missed = _Missed(before.keys | keys, before.numbers.union(applies))
+            known_to = min(before.known_to, self.streamed_keys.known_to)
+            self._missed = _Missed(before.keys | keys, before.numbers.union(applies), known_to)
         self._kept = findings.kept and findings.kept | self._kept
         self._places, self._held = self.suspects(proved_before, findings.proved, findings.agreed), findings.held
         self.interrupted(ring)
@@ -178,7 +181,7 @@ class Losses:
             return False
         if not isinstance(state, HashState) and self._was_written((key, None), digest_of(key, state)):
             return False
-        if self._missed is not None:
+        if self._missed is not None and ancestor.number <= self._missed.known_to:
             older = key in self._missed.keys or ancestor.number in self._missed.numbers
             return older and (
                 isinstance(state, HashState) or not self._written_since(proved, key, None, digest_of(key, state))
@@ -241,7 +244,13 @@ class Losses:
             return renewed or None
         if self._saved is None:
             missed = (
-                None if self._missed is None else [sorted(map(bytes.hex, self._missed.keys)), [*self._missed.numbers]]
+                None
+                if self._missed is None
+                else [
+                    sorted(map(bytes.hex, self._missed.keys)),
+                    [*self._missed.numbers],
+                    None if self._missed.known_to == math.inf else self._missed.known_to,
+                ]
             )
             places = (
                 None
@@ -274,9 +283,11 @@ class Losses:
                 untold = untold_of(list_of(document.get("untold")))
                 losses._seen = Ring(seen, 0, untold, complete if isinstance(complete, int) else 0)
         match document.get("missed"):
-            case [[*keys], [*numbers]]:
+            case [[*keys], [*numbers], *known_to]:
                 with suppress(ValueError, TypeError):
-                    losses._missed = _Missed(set(map(bytes.fromhex, keys)), {int(number) for number in numbers})
+                    to = known_to[0] if known_to and known_to[0] is not None else math.inf
+                    missed = _Missed(set(map(bytes.fromhex, keys)), {int(number) for number in numbers}, float(to))
+                    losses._missed = missed
         kept: Any = document.get("kept")
         with suppress(ValueError, TypeError):
             losses._kept = frozenset((bytes.fromhex(key), field_or_none(field)) for key, field in kept)

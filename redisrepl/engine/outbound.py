@@ -66,6 +66,7 @@ class Outbound:
         pending: changes of the stream that wait for the hub.
         doubtful: keys in doubt; see the module.
         refusals: keys that the hub refused.
+        recent: what the stream told last.
         flushed: the last command that changed the whole database at once.
         read_to: offset up to which the stream was read; 0: none is.
         every_write: each intermediate value of a key is to arrive, in order.
@@ -96,7 +97,7 @@ class Outbound:
         self.read_again_to: float = 0
         self.read_to = 0
         self.foreign_origin: bytes | None = None  # another redisrepl that applies what comes from the same hub
-        self._recent = RecentChanges()
+        self.recent = RecentChanges()
         self._doubts_turn = False  # to leave, before what the stream told
         self._history = self._begun = 0  # grows when the site is lost or begins anew; what it was when that began
         self._renewed = renewed or Renewed()
@@ -130,7 +131,7 @@ class Outbound:
                     self._take_in(change)
             plain = decoder.plain
         self._take_in_sets(run)
-        self._recent.streamed_keys.reached(end)
+        self.recent.streamed_keys.reached(end)
         self.read_to = end
         if self.read_again_to and end >= self.read_again_to:
             self.read_again_to = 0
@@ -161,12 +162,12 @@ class Outbound:
         if self._renewed.watches:
             self._renewed.changed(latest)
         self.pending.add_sets(run if self.every_write else latest.values())
-        self._recent.add_sets(run, latest)
+        self.recent.add_sets(run, latest)
         run.clear()
 
     def take_recent(self) -> tuple[list[Change], bool]:
         """The last changes of the site since this was asked last; and whether these are all."""
-        return self._recent.take()
+        return self.recent.take()
 
     def places(self, number: int) -> Places | None:
         """What waits for the hub, or is on its way: it will be agreed on after this number."""
@@ -175,7 +176,7 @@ class Outbound:
     def take_streamed_keys(self) -> StreamedKeys:
         """The stream ends: what it told of; what follows may be another one."""
         self._history += 1
-        keys, self._recent.streamed_keys = self._recent.streamed_keys, StreamedKeys()
+        keys, self.recent.streamed_keys = self.recent.streamed_keys, StreamedKeys()
         return keys
 
     def take_left_out(self) -> bool:
@@ -204,7 +205,7 @@ class Outbound:
         if (len(expected) and expected.consume(change.key, change)) or (origin and self._is_ours(origin, change.key)):
             self.counters.echoes += 1
             self._doubts.forget(change)  # what a snapshot told of it before is out of date
-            self._recent.add(change)  # it is part of the site's history, whoever wrote it
+            self.recent.add(change)  # it is part of the site's history, whoever wrote it
             return
         self._add(change)
 
@@ -244,10 +245,10 @@ class Outbound:
             change = Touch(change.key, replaces=True)
         # What is read again may be older than what was seen; what a strange command names may be no key of it.
         if self.read_again_to or (isinstance(change, Touch) and change.kind == OPAQUE):
-            self._recent.add(Touch(change.key))
+            self.recent.add(Touch(change.key))
             self.doubt(change.key)
             return
-        self._recent.add(change)
+        self.recent.add(change)
         self._doubts.forget(change)
         if self._renewed.watches:
             self._renewed.changed_by(change)
@@ -288,7 +289,7 @@ class Outbound:
 
     def streamed_from(self, offset: int) -> None:
         """A link begins: from here on, the stream tells all keys that change."""
-        self.read_to = self._recent.streamed_keys.whole_to = offset
+        self.read_to = self.recent.streamed_keys.whole_to = offset
 
     def new_from(self, offset: int) -> None:
         """What the stream tells from here on, nobody has read before."""

@@ -42,8 +42,9 @@ __all__ = [
 #: Changes that are remembered at a time, and saved; and in all, while the daemon runs.
 RING = 512
 _KEPT = 1024
-#: Keys that are remembered with the offset of the stream that told of them.
+#: Keys that are remembered with the offset of the stream that told of them, and of these saved.
 _TOLD = 20_000
+_STREAMED = 2048
 #: Offsets of which the number of agreements by then is remembered: of some minutes, where agreements are many.
 _MILESTONES = 512
 #: What was agreed on that the hub is judged by.
@@ -88,6 +89,14 @@ class Seen(NamedTuple):
 def hex_or_none(field: bytes | None) -> str | None:
     """A field as JSON can hold it; None stands for the key as a whole."""
     return None if field is None else field.hex()
+
+
+def _is_hex(text: str) -> bool:
+    try:
+        bytes.fromhex(text)
+    except ValueError:
+        return False
+    return True
 
 
 def field_or_none(text: str | None) -> bytes | None:
@@ -142,18 +151,60 @@ def untold_of(entries: Iterable[object]) -> dict[Place, float]:
     return untold
 
 
+class _Pieces:
+    """The last entries of a list, in pieces of which most stay as they are while entries are added.
+
+    Args:
+        name: what they are saved as.
+        entries: how many are remembered at least.
+
+    Attributes:
+        count: entries that were ever added.
+        saved: the pieces by name, as JSON can hold them.
+    """
+
+    def __init__(self, name: str, entries: int) -> None:
+        self._size = entries // _PIECES
+        self._names = [f"{name} {piece}" for piece in range(_PIECES + 1)]  # one more, for it is begun empty
+        self.count = 0
+        self.saved: dict[str, list[object]] = {}
+
+    def add(self, entry: Sequence[object]) -> None:
+        """Another entry, newer than all."""
+        name = self._names[self.count // self._size % len(self._names)]
+        begun = self.saved[name] if self.count % self._size else [self.count]
+        self.saved[name] = [*begun, entry]  # another one, for the one before is being compared with it
+        self.count += 1
+
+    def load(self, document: Mapping[str, object]) -> list[object]:
+        """The entries of what was saved, in their order."""
+        pieces = []
+        for name in self._names:
+            match document.get(name):
+                case [int(first), *entries]:
+                    pieces.append((first, entries))
+                case _:
+                    pass
+        return [entry for _, entries in sorted(pieces, key=itemgetter(0)) for entry in entries]
+
+
 class StreamedKeys:
     """Which keys the stream told of last, and up to which offset.
 
     Attributes:
         whole_to: what is not remembered, it had told before this offset; infinity: that is not known.
+        known_to: of what was agreed on after this number, it is not known whether the stream had told of it.
     """
 
     def __init__(self) -> None:
         self.whole_to: float = math.inf
+        self.known_to: float = math.inf
         self._keys: deque[tuple[int, list[bytes]]] = deque()
         self._count = 0
         self._now: list[bytes] = []
+        self._unsaved = 0  # of `_keys`, the last so many
+        self._saved = _Pieces("streamed", _STREAMED)
+        self._saved_from: float = 0  # what was told before this offset, not all of it was saved
 
     def add(self, keys: Iterable[bytes]) -> None:
         """The stream tells of these; without one, they have no offset."""
@@ -165,6 +216,7 @@ class StreamedKeys:
         if not self._now:
             return
         self._keys.append((offset, self._now))
+        self._unsaved += 1
         self._count += len(self._now)
         self._now = []
         while self._count > _TOLD and len(self._keys) > 1:
@@ -177,38 +229,39 @@ class StreamedKeys:
             return None
         return {key for reached, keys in self._keys if reached > offset for key in keys}
 
+    def saved(self) -> dict[str, object]:
+        """The last of them as JSON can hold them, in the form of `Ring.saved`."""
+        if self.whole_to == math.inf:
+            return {}
+        new = islice(self._keys, max(0, len(self._keys) - self._unsaved), None)
+        news = [(offset, key.hex()) for offset, keys in new for key in dict.fromkeys(keys)]
+        if self._unsaved > len(self._keys):  # some were forgotten before they were saved
+            self._saved_from = self.whole_to
+        if len(news) > _STREAMED:
+            self._saved_from = news[-_STREAMED][0]
+        for entry in news[-_STREAMED:]:
+            self._saved.add(entry)
+        self._unsaved = 0
+        return {"streamed": [max(self.whole_to, self._saved_from), self._saved.count], **self._saved.saved}
 
-class _Pieces:
-    """The last entries of a list, in pieces of which most stay as they are while entries are added.
-
-    Args:
-        name: what they are saved as.
-        entries: how many are remembered at least.
-    """
-
-    def __init__(self, name: str, entries: int) -> None:
-        self._size = entries // _PIECES
-        self._names = [f"{name} {piece}" for piece in range(_PIECES + 1)]  # one more, for it is begun empty
-        self._count = 0
-        self.saved: dict[str, list[object]] = {}
-
-    def add(self, entry: Sequence[object]) -> None:
-        """Another entry, newer than all."""
-        name = self._names[self._count // self._size % len(self._names)]
-        begun = self.saved[name] if self._count % self._size else [self._count]
-        self.saved[name] = [*begun, entry]  # another one, for the one before is being compared with it
-        self._count += 1
-
-    def load(self, document: Mapping[str, object]) -> list[object]:
-        """The entries of what was saved, in their order."""
-        pieces = []
-        for name in self._names:
-            match document.get(name):
-                case [int(first), *entries]:
-                    pieces.append((first, entries))
-                case _:
-                    pass
-        return [entry for _, entries in sorted(pieces, key=itemgetter(0)) for entry in entries]
+    @classmethod
+    def load(cls, document: Mapping[str, object]) -> StreamedKeys:
+        """From a document with what was saved by this and `Ring.saved`; if it cannot be read, nothing is known."""
+        streamed, number = cls(), document.get("ring")
+        match document.get("streamed"):
+            case [int(whole_to), int(count)]:
+                streamed.whole_to = whole_to
+                for entry in streamed._saved.load(document):
+                    match entry:
+                        case [int(offset), str(key)] if _is_hex(key):
+                            streamed.add([bytes.fromhex(key)])
+                            streamed.reached(offset)
+                        case _:
+                            return cls()
+                if count > len(streamed._keys):  # the first have made room
+                    streamed.whole_to = max(whole_to, streamed._keys[0][0] if streamed._keys else math.inf)
+        streamed.known_to = number if isinstance(number, int) else 0
+        return streamed
 
 
 class Ring:

@@ -28,13 +28,13 @@ def hash_(expires_at_ms=None, /, **fields):
     return HashState({name.encode(): value.encode() for name, value in fields.items()}, expires_at_ms)
 
 
-def ancestor_of(state, number=1, **known):
+def ancestor_of(state, number=1, key=KEY, **known):
     """What is agreed on where both sides have held this; `known`: what is not known for sure."""
     if state is None:
         return Agreed(None, number, **known) if known else None
     elements = elements_of(state.fields) if isinstance(state, HashState) else None
     return Agreed(
-        digest_of(KEY, state),
+        digest_of(key, state),
         number,
         state.expires_at_ms,
         None if elements is None else total_of(elements.values()),

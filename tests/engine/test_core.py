@@ -15,7 +15,7 @@ from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import ConflictLoss, Core, CoreOptions
 from redisrepl.engine.losses import Findings, Losses
 from redisrepl.engine.plans import Plan
-from redisrepl.engine.seen import Ring, Seen
+from redisrepl.engine.seen import Ring, Seen, StreamedKeys
 from redisrepl.wire.digests import digest_of, element_of
 from tests.engine.sides import KEY, ancestor_of, string
 
@@ -282,7 +282,7 @@ def test_what_the_site_was_seen_to_write_after_the_agreement_did_not_go_back(val
 
 
 def went_back(kept_to):
-    """A site that had told of A, then of `OTHER`, and proves to hold what was agreed up to 6 of 8."""
+    """A site that had told of A, then of `OTHER`, and proves to hold what was agreed up to 5 of 8."""
     core = core_of()
     core.outbound.streamed_from(0)
     core.outbound.read([[b"SET", KEY, b"a"]], 9)
@@ -291,7 +291,7 @@ def went_back(kept_to):
     core.saw(8)
     core.site_lost(8)
     core.site_attached()
-    core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=6, kept_to=kept_to))
+    core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=5, kept_to=kept_to))
     return core
 
 
@@ -551,10 +551,37 @@ def gone_and_begun_again(core):
         ring=Ring.load(saved),
         losses=Losses.load(saved["losses"]),
         hub_losses=Losses.load(saved["hub losses"], "hub"),
+        streamed_keys=StreamedKeys.load(saved),
         refused=saved["refused"],
     )
     again.site_attached()
     return again
+
+
+@pytest.mark.parametrize(
+    ("kept_to", "key", "number", "pushed"),
+    [
+        (20, KEY, 7, True),
+        (20, OTHER, 7, True),  # the new master has all that the stream had told
+        (15, KEY, 7, True),
+        (15, OTHER, 7, False),  # and may lack this
+        (5, KEY, 7, False),
+        (20, KEY, 9, False),  # agreed on after the state was saved: the stream may have told of it later
+    ],
+)
+def test_what_the_stream_of_a_replaced_master_had_told_is_known_to_the_next_process(kept_to, key, number, pushed):
+    core = core_of()
+    core.outbound.streamed_from(0)
+    core.outbound.read([[b"SET", KEY, b"a"]], 9)
+    core.outbound.read([[b"SET", OTHER, b"a"]], 20)
+    core.saw(8)
+    core = gone_and_begun_again(core)
+    findings = Findings(proved=6, kept_to=kept_to, agreed={key: {None: number}}, number=9)
+    core.judged("site", Event.WENT_BACK, "restarted", findings)
+    for _ in range(2):
+        assert bool(core.plan(key, A, C, ancestor_of(C, number, key), 0.0).push) == pushed
+        core = gone_and_begun_again(core)
+        core.judged("site", Event.GAP, "overrun")
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -587,7 +614,7 @@ def test_what_a_site_that_went_back_has_lost_is_not_forgotten(restarts, event, k
     for _ in range(restarts):
         core = gone_and_begun_again(core)
         core.judged("site", event, "overrun")
-    plan = core.plan(key, site, C, ancestor_of(C, 7), 0.0)
+    plan = core.plan(key, site, C, ancestor_of(C, 7, key), 0.0)
     assert (plan.push is not None) == pushed
 
 

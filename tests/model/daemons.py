@@ -23,7 +23,7 @@ from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losses import Losses
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pushes import Batch
-from redisrepl.engine.seen import HISTORY, MOST_PLACES, Ring
+from redisrepl.engine.seen import HISTORY, MOST_PLACES, Ring, StreamedKeys
 from redisrepl.errors import FencedError, LinkLostError, OutcomeUnknownError, PeerUnavailableError
 from redisrepl.flow import clocks as clocks_module
 from redisrepl.flow.applying import Applying
@@ -474,6 +474,7 @@ class Daemon:
             ring=Ring.load(store.saved),
             losses=Losses.load(store.saved.get("losses")),
             hub_losses=Losses.load(store.saved.get("hub losses"), "hub"),
+            streamed_keys=StreamedKeys.load(store.saved),
             refused=store.saved.get("refused"),
             keep=lambda loss: world.kept.append((site.name, loss)),
             outbound=made.outbound,
