@@ -233,14 +233,16 @@ class StreamedKeys:
         """The last of them as JSON can hold them, in the form of `Ring.saved`."""
         if self.whole_to == math.inf:
             return {}
-        new = islice(self._keys, max(0, len(self._keys) - self._unsaved), None)
-        news = [(offset, key.hex()) for offset, keys in new for key in dict.fromkeys(keys)]
+        new: list[tuple[int, bytes]] = []
+        for offset, keys in islice(reversed(self._keys), self._unsaved):
+            new += [(offset, key) for key in dict.fromkeys(keys)]
+            if len(new) >= _STREAMED:
+                self._saved_from = offset  # of what was told before, not all is saved
+                break
         if self._unsaved > len(self._keys):  # some were forgotten before they were saved
-            self._saved_from = self.whole_to
-        if len(news) > _STREAMED:
-            self._saved_from = news[-_STREAMED][0]
-        for entry in news[-_STREAMED:]:
-            self._saved.add(entry)
+            self._saved_from = max(self._saved_from, self.whole_to)
+        for offset, key in reversed(new[:_STREAMED]):
+            self._saved.add((offset, key.hex()))
         self._unsaved = 0
         return {"streamed": [max(self.whole_to, self._saved_from), self._saved.count], **self._saved.saved}
 
