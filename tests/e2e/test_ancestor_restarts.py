@@ -65,7 +65,7 @@ def test_a_server_that_comes_back_empty_empties_nobody(daemons, site, hub, side,
         pytest.param(
             "hub",
             marks=pytest.mark.xfail(
-                reason="one to seven keys of the batch that was on its way stay away from the hub; see docs/reliability.md",
+                reason="a few keys of the batch that was on its way stay away from the hub: docs/reliability.md",
                 strict=False,
             ),
         ),
