@@ -30,6 +30,7 @@ from redisrepl.engine.seen import (
     field_or_none,
     hex_or_none,
     list_of,
+    place_of,
     seen_of,
     untold_of,
 )
@@ -177,23 +178,22 @@ class Losses:
         """
         if ancestor.number <= proved:
             return False
-        if not isinstance(state, HashState) and self.renewed.holds(key, None, ancestor):
+        whole = not isinstance(state, HashState)
+        if whole and self.renewed.holds(key, None, ancestor):
             return False
-        if not isinstance(state, HashState) and self._was_written((key, None), digest_of(key, state)):
+        held = digest_of(key, state) if whole else None
+        if whole and self._was_written((key, None), held):
             return False
         if self._missed is not None and ancestor.number <= self._missed.known_to:
             older = key in self._missed.keys or ancestor.number in self._missed.numbers
-            return older and (
-                isinstance(state, HashState) or not self._written_since(proved, key, None, digest_of(key, state))
-            )
+            return older and not (whole and self._written_since(proved, key, None, held))
         agreed_at = ancestor.number
         if self._places is not None:
             if key not in self._places:
                 return False
             agreed_at = max(self._places[key].values(), default=0)
-        if isinstance(state, HashState):
+        if not whole:
             return True  # what is known of it as a whole tells only that something of it is newer: `newer_fields`
-        held = digest_of(key, state)
         if self._seen_last(key, None, held, agreed_at, now):
             return False
         return not self._written_since(proved, key, None, held)
@@ -290,10 +290,10 @@ class Losses:
                     losses._missed = missed
         kept: Any = document.get("kept")
         with suppress(ValueError, TypeError):
-            losses._kept = frozenset((bytes.fromhex(key), field_or_none(field)) for key, field in kept)
+            losses._kept = frozenset(place_of(key, field) for key, field in kept)
         held: Any = document.get("held")
         with suppress(ValueError, TypeError):
-            losses._held = {(bytes.fromhex(key), field_or_none(field)): digest for key, field, digest in held}
+            losses._held = {place_of(key, field): digest for key, field, digest in held}
         places: Any = document.get("places")
         if isinstance(places, Mapping):
             with suppress(ValueError, TypeError):

@@ -18,7 +18,16 @@ from contextlib import suppress
 from redisrepl.changes import Change, ExpirySet, FieldsDeleted, HashSet
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Side
-from redisrepl.engine.seen import MOST_PLACES, Place, Places, entry_of_place, field_or_none, hex_or_none, list_of
+from redisrepl.engine.seen import (
+    MOST_PLACES,
+    Place,
+    Places,
+    entry_of_place,
+    field_or_none,
+    hex_or_none,
+    list_of,
+    place_of,
+)
 
 __all__ = ["Renewed"]
 
@@ -179,7 +188,7 @@ class Renewed:
         waiting, sent = document.get("waiting"), document.get("sent")
         with suppress(ValueError, TypeError):
             renewed._waiting = {bytes.fromhex(key): set(map(field_or_none, parts)) for key, parts in list_of(waiting)}
-            renewed._sent = {(bytes.fromhex(key), field_or_none(part)): int(n) for key, part, n in list_of(sent)}
+            renewed._sent = {place_of(key, part): int(n) for key, part, n in list_of(sent)}
             renewed._too_many = bool(document.get("too many"))
             renewed.since = since if isinstance(since, int) else None
             renewed._lost_at = lost_at if isinstance(lost_at, int) else None

@@ -35,6 +35,7 @@ __all__ = [
     "field_or_none",
     "hex_or_none",
     "list_of",
+    "place_of",
     "seen_of",
     "untold_of",
 ]
@@ -49,7 +50,7 @@ _STREAMED = 2048
 _MILESTONES = 512
 #: What was agreed on that the hub is judged by.
 HISTORY = 20_000
-#: Pieces in which each of the two is saved: only those that have changed since need to be written again.
+#: Pieces in which each of these lists is saved: only those that have changed since need to be written again.
 _PIECES = 64
 #: Saved in the place of changes that were left out.
 _LEFT_OUT: Sequence[object] = ()
@@ -91,14 +92,6 @@ def hex_or_none(field: bytes | None) -> str | None:
     return None if field is None else field.hex()
 
 
-def _is_hex(text: str) -> bool:
-    try:
-        bytes.fromhex(text)
-    except ValueError:
-        return False
-    return True
-
-
 def field_or_none(text: str | None) -> bytes | None:
     """From what JSON held.
 
@@ -119,7 +112,7 @@ def seen_of(entry: object) -> Seen | None:
     match entry:
         case [int(number), str(key), str() | None as field, int() | None as digest, *_]:
             with suppress(ValueError):
-                return Seen(number, bytes.fromhex(key), field_or_none(field), digest)
+                return Seen(number, *place_of(key, field), digest)
     return None
 
 
@@ -127,6 +120,11 @@ def entry_of_place(place: Place) -> tuple[str, str | None]:
     """As JSON can hold it."""
     key, field = place
     return key.hex(), hex_or_none(field)
+
+
+def place_of(key: str, field: str | None) -> Place:
+    """From what JSON held; raises what `field_or_none` does."""
+    return bytes.fromhex(key), field_or_none(field)
 
 
 def list_of(value: object) -> list[Any]:
@@ -146,8 +144,7 @@ def untold_of(entries: Iterable[object]) -> dict[Place, float]:
         match entry:
             case [str(key), str() | None as field, *number]:
                 with suppress(ValueError):
-                    place = bytes.fromhex(key), field_or_none(field)
-                    untold[place] = number[0] if number and isinstance(number[0], int) else math.inf
+                    untold[place_of(key, field)] = number[0] if number and isinstance(number[0], int) else math.inf
     return untold
 
 
@@ -186,6 +183,15 @@ class _Pieces:
                 case _:
                     pass
         return [entry for _, entries in sorted(pieces, key=itemgetter(0)) for entry in entries]
+
+
+def _streamed_of(entry: object) -> tuple[int, bytes] | None:
+    """From what JSON held; None: that is no such entry."""
+    match entry:
+        case [int(offset), str(key)]:
+            with suppress(ValueError):
+                return offset, bytes.fromhex(key)
+    return None
 
 
 class StreamedKeys:
@@ -254,12 +260,11 @@ class StreamedKeys:
             case [int(whole_to), int(count)]:
                 streamed.whole_to = whole_to
                 for entry in streamed._saved.load(document):
-                    match entry:
-                        case [int(offset), str(key)] if _is_hex(key):
-                            streamed.add([bytes.fromhex(key)])
-                            streamed.reached(offset)
-                        case _:
-                            return cls()
+                    if (told := _streamed_of(entry)) is None:
+                        return cls()
+                    offset, key = told
+                    streamed.add([key])
+                    streamed.reached(offset)
                 if count > len(streamed._keys):  # the first have made room
                     streamed.whole_to = max(whole_to, streamed._keys[0][0] if streamed._keys else math.inf)
         streamed.known_to = number if isinstance(number, int) else 0
@@ -399,8 +404,9 @@ class Ring:
         now = self._count, self.number
         read = sorted(((key, self._touched.pop(key, now)) for key in held), key=itemgetter(1))
         for key, (count, number) in read:
-            self._insert(Seen(number, key, None, held[key]), now[0] - count)
-            self._unsaved.append((Seen(number, key, None, held[key]), now[0] - count))
+            seen, later = Seen(number, key, None, held[key]), now[0] - count
+            self._insert(seen, later)
+            self._unsaved.append((seen, later))
         counts = [count for _, (count, _) in read]
         self._touched = {key: (at + bisect_right(counts, at), number) for key, (at, number) in self._touched.items()}
         self._count += len(read)
@@ -479,7 +485,7 @@ class Ring:
         ring = cls(number=number if isinstance(number, int) else 0)
         for entry in ring._seen_saved.load(document):
             match entry:
-                case [] | ():
+                case []:
                     ring._left_out()
                 case [_, _, _, _, int(later)] if later > 0 and (seen := seen_of(entry)) is not None:
                     ring._insert(seen, later)

@@ -242,7 +242,7 @@ class Judging:
             return  # the link was lost meanwhile; the next may lead to another server
         if facts.evicted_since(self.known.evicted):
             side.evicts = True
-        self.known.evicted = Evictions(facts.evicted, facts.processed)
+        self.known.evicted = facts.evictions
         side.run_id = facts.run_id
         self._first_at["site"] = False
         if facts.replid and not self._read_to():  # followed by its events, which have no position
@@ -299,7 +299,7 @@ class Judging:
         if facts.evicted_since(self.known.evicted):
             self._core.continuity.site.evicts = True
             self._evicted_to = facts.offset
-        self.known.evicted = Evictions(facts.evicted, facts.processed)
+        self.known.evicted = facts.evictions
         return self._core.outbound.pending.acknowledged < self._evicted_to
 
     # The hub.

@@ -70,6 +70,11 @@ class SiteFacts:
             return self.offset >= seen
         return replid == self.earlier and self.earlier_to > seen
 
+    @property
+    def evictions(self) -> Evictions:
+        """Its counters, to compare later ones with."""
+        return Evictions(self.evicted, self.processed)
+
     def evicted_since(self, before: Evictions) -> bool:
         """Whether it has evicted keys since it told this, or is another process that may have."""
         return self.evicted != before.keys or (self.processed < before.processed and bool(self.evicted))
