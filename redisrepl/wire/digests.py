@@ -68,8 +68,9 @@ _SHIFT = 64 - 4 * _DIGITS
 #: In the place of the digest of a key whose value cannot be replicated: of another type, or denied by an ACL.
 UNREADABLE = -1
 
-#: In the place of an agreed digest: no value has it, so both sides count as changed.
-DISPUTED = 0
+#: In the place of an agreed digest: no value has it, so both sides count as changed. It counts in sums: were it 0, a
+#: side that lacks the key would seem to hold what was agreed on.
+DISPUTED = 1
 
 #: Milliseconds by which an expiry may be off if the server only told the time that is left.
 _INEXACT = 20

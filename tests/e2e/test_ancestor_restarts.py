@@ -60,16 +60,7 @@ def test_a_server_that_comes_back_empty_empties_nobody(daemons, site, hub, side,
 
 @pytest.mark.parametrize(
     "side",
-    [
-        "site",
-        pytest.param(
-            "hub",
-            marks=pytest.mark.xfail(
-                reason="a few keys of the batch that was on its way stay away from the hub: docs/reliability.md",
-                strict=False,
-            ),
-        ),
-    ],
+    ["site", "hub"],
 )
 def test_a_daemon_that_dies_while_it_gives_the_data_back_goes_on_with_it(daemons, site, hub, side):
     """That the server lost its history must outlive the daemon: what is not back yet was not removed."""

@@ -14,7 +14,7 @@ from redisrepl.changes import HashState, StringState
 from redisrepl.engine.ancestor import note_state
 from redisrepl.flow.comparison import Comparison
 from redisrepl.store import Facts, Pair, Store
-from redisrepl.wire.digests import bucket_of, hash_digest
+from redisrepl.wire.digests import DISPUTED, bucket_of, hash_digest
 from tests.holder import Holder
 
 PREFIX = b"ns:"
@@ -71,6 +71,16 @@ async def test_what_is_missing_is_found_without_looking_at_the_rest(store):
     side = Holder({key: A for key in keys(1000) if key != gone}, step=100)
     assert await found_by(comparing(store), side) == ([], [gone])
     assert {bucket_of(key) for key in side.looked} == {bucket_of(gone)}
+
+
+async def test_a_disputed_key_is_found_where_it_is_missing_and_where_it_is_not(store):
+    """Its push was planned, and the daemon was killed before it left: all else may be as it was agreed on."""
+    agree(store, dict.fromkeys(keys(3), A))
+    facts = Facts()
+    facts.string(b"ns:3", DISPUTED)
+    store.agreed(facts)
+    assert await found_by(comparing(store), Holder(dict.fromkeys(keys(3), A))) == ([], [b"ns:3"])
+    assert await found_by(comparing(store), Holder(dict.fromkeys(keys(4), A))) == ([b"ns:3"], [])
 
 
 async def test_where_nothing_is_agreed_every_key_differs(store):
