@@ -91,7 +91,9 @@ class Scene:
         for writer in self.writers:
             writer.start()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None and hasattr(self, "writers"):  # otherwise it was not set up
+            error.add_note(f"what the daemons said, and what they were at in the end: {self._keep_words()}")
         for writer in self.writers:
             writer.stop()
         self._stack.close()
@@ -127,23 +129,6 @@ class Scene:
 
     def check(self) -> None:
         """Pause all clients and wait until all copies are equal; then nothing is lost, strayed, or grown too large."""
-        try:
-            self._check()
-        except AssertionError as error:
-            error.add_note(f"what the daemons said, and what they were at in the end: {self._keep_words()}")
-            raise
-
-    def _keep_words(self) -> Path:
-        """Write down all that the daemons logged; outlives the test."""
-        directory = Path(tempfile.mkdtemp(prefix="redisrepl-chaos-"))
-        for number, daemon in enumerate(self.daemons):
-            with contextlib.suppress(AssertionError, RuntimeError):  # it may have ended, or be stuck
-                daemon.state()
-            lines = "".join(json.dumps(record) + "\n" for record in daemon.records)
-            directory.joinpath(f"daemon{number}.jsonl").write_text(lines)
-        return directory
-
-    def _check(self) -> None:
         with self.silence():
             contents = self._settle()
             forgot = [False, *map(self._forgot, self.daemons, self._marks)]
@@ -163,6 +148,16 @@ class Scene:
             assert "Traceback" not in daemon.stderr
             self.note_memory(daemon)
         assert self._most_memory < MOST_MEMORY << 10, f"a daemon held {self._most_memory >> 10} MB"
+
+    def _keep_words(self) -> Path:
+        """Write down all that the daemons logged; outlives the test."""
+        directory = Path(tempfile.mkdtemp(prefix="redisrepl-chaos-"))
+        for number, daemon in enumerate(self.daemons):
+            with contextlib.suppress(AssertionError, RuntimeError):  # it may have ended, or be stuck
+                daemon.state()
+            lines = "".join(json.dumps(record) + "\n" for record in daemon.records)
+            directory.joinpath(f"daemon{number}.jsonl").write_text(lines)
+        return directory
 
     def _settle(self) -> Contents:
         """Wait until all copies are equal; what they hold. Only what differed is looked at again and again."""
