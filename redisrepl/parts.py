@@ -16,10 +16,11 @@ from typing import Any
 
 import structlog
 
-from redisrepl.changes import Change, types_of
+from redisrepl.changes import Change, Position, types_of
 from redisrepl.engine.continuity import Continuity
-from redisrepl.engine.core import ConflictLoss, Core, CoreOptions
+from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.inbound import Inbound
+from redisrepl.engine.losers import ConflictLoss
 from redisrepl.engine.losses import Losses
 from redisrepl.engine.seen import HISTORY, MOST_PLACES, Ring, StreamedKeys
 from redisrepl.errors import ConfigError
@@ -127,7 +128,8 @@ class Parts:
         self._attached_at = 0.0
         self.another: str | None = None
         self.conflicts = self._open_conflicts()
-        self.core = self._build_core()
+        known = Known(self.store.saved, self.hub.clock_shift)
+        self.core = self._build_core(known)
         name = next(iter(self.namespaces)) + who.encode()
         self.fence = Fence(self.hub, name, saved.epoch, saved.executed, before=saved.fence)
         self.core.differs("site", self.store.open_applies)
@@ -148,7 +150,6 @@ class Parts:
             types=self._types,
         )
         self.pacer = Pacer(settings.flights, worthwhile=max(1, batch // 2), interval=0.002, rate=settings.max_push_rate)
-        known = Known(self.store.saved)
         self.reach = StreamReach(lambda: self.stream.read_to, self.core.continuity)
         self.pushing = Pushing(
             self.outbound,
@@ -215,7 +216,7 @@ class Parts:
     def _store_failed(self, trouble: str | None) -> None:
         self.saving.failed(trouble)
 
-    def _build_core(self) -> Core:
+    def _build_core(self, known: Known) -> Core:
         settings = self._settings
         return Core(
             self.namespaces.covers,
@@ -230,6 +231,7 @@ class Parts:
                 max_keys=settings.max_keys,
                 every_write=settings.every_write,
                 expectations=_EXPECTATIONS,
+                off_by=known.clocks.off_by,
             ),
             continuity=Continuity.load(self.store.saved.get("continuity")),
             ring=Ring.load(self.store.saved),
@@ -346,6 +348,10 @@ class Parts:
             self.judging.hub_heard()
 
     # What `following` and `noticing` tell.
+
+    def begins(self, position: Position) -> None:
+        """The site sends a snapshot."""
+        self.judging.site_begins(position)
 
     def attached(self, *, resumed: bool, history: str) -> None:
         """The site is followed: what is decided about its keys is no longer blind."""

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
-
-import structlog
 
 from redisrepl.changes import KINDS, Change, HashState, State, Touch
 from redisrepl.engine.ancestor import Agreed
-from redisrepl.engine.continuity import Continuity, Event, Side
+from redisrepl.engine.continuity import SIDES, Continuity, Event, Side
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.inbound import Inbound
+from redisrepl.engine.losers import ConflictLoss, Losers
 from redisrepl.engine.losses import NO_FINDINGS, Findings, Losses
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pending import told_of
@@ -30,17 +29,12 @@ from redisrepl.engine.pushes import OutboundOptions
 from redisrepl.engine.reconcile import Circumstances
 from redisrepl.engine.refusals import Refusals
 from redisrepl.engine.seen import MOST_PLACES, Ring, StreamedKeys
-from redisrepl.namespaces import printable
 from redisrepl.wire.commands import ChangeDecoder
 
-__all__ = ["ConflictLoss", "Core", "CoreOptions", "InitialSync"]
-
-_log = structlog.get_logger("redisrepl")
+__all__ = ["Core", "CoreOptions", "InitialSync"]
 
 InitialSync = Literal["both", "push", "pull", "none"]
 
-#: Conflicts that are named in the log one by one between two comparisons; of more, their number.
-_NAMED = 1000
 #: The hub is not followed by a stream: what it took since is known by agreements alone.
 _NOTHING_SEEN = Ring()
 
@@ -59,6 +53,7 @@ class CoreOptions:
         every_write: each change of a key reaches the hub, in order.
         expectations: how many fit into each echo map.
         event_patience: seconds after which an event that did not come is overdue.
+        off_by: see `Core.clock_was_set`.
     """
 
     origin: bytes = b""
@@ -70,21 +65,7 @@ class CoreOptions:
     every_write: bool = False
     expectations: int = 300_000
     event_patience: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class ConflictLoss:
-    """What lost a conflict.
-
-    Attributes:
-        key: whose.
-        winner: the side whose value replaces it.
-        value: of the loser; of a hash, the fields that lost.
-    """
-
-    key: bytes
-    winner: ConflictWinner
-    value: State
+    off_by: frozenset[int] = frozenset()
 
 
 class Core:
@@ -107,7 +88,8 @@ class Core:
         inbound: hub to site; None if nothing is pulled.
         losses: what a site that went back may have lost.
         hub_losses: what a hub that went back may have lost.
-        conflicts: keys that lost something, since the start.
+        losers: names what loses a conflict.
+        sees: the ring has all that the stream told; one that was loaded may lack the last of it.
     """
 
     def __init__(  # noqa: PLR0913 - what a core is made of
@@ -133,14 +115,12 @@ class Core:
         self.losses = losses or Losses()
         self.hub_losses = hub_losses or Losses("hub")
         self.losses.streamed_keys = streamed_keys or self.losses.streamed_keys
-        self._sees = False  # whether the ring has all that the stream told: one that was loaded may lack the last of it
+        self.sees = False
         self._applies: dict[int, float] = {}  # by number, before which offset the stream shows them
-        self.policy = Policy(kinds, options.winner)
+        self.policy = Policy(kinds, options.winner, options.off_by)
         self.expected_local = ExpectedEvents(options.expectations)
         self.expected_remote = ExpectedEvents(options.expectations)
-        self.conflicts = 0
-        self._keep = keep
-        self._named = 0
+        self.losers = Losers(keep)
         self.inbound = (
             inbound(
                 covers=covers,
@@ -258,6 +238,12 @@ class Core:
             self.ring = Ring(number=max(self.ring.number, findings.number if event is Event.WENT_BACK else 0))
             self._applies = {number: offset for number, offset in self._applies.items() if offset == math.inf}
 
+    def clock_was_set(self, off_by: frozenset[int]) -> None:
+        """Expiries at the hub that crossed before seem to be off by one of so many milliseconds."""
+        self.policy = replace(self.policy, off_by=off_by)
+        for side in SIDES:
+            self.continuity.happened(side, Event.CLOCK_SET, "the clock of a server was set")
+
     def flushed(self, side: Side) -> None:
         """A side removed everything that it held."""
         self.continuity.happened(side, Event.FLUSHED, f"the {side} was flushed")
@@ -315,9 +301,7 @@ class Core:
             self.losses.made_good()
         if self.continuity.hub.settled:
             self.hub_losses.made_good()
-        if self._named > _NAMED:
-            _log.warning("conflict.resolved", more_keys=self._named - _NAMED)
-        self._named = 0
+        self.losers.compared()
 
     @property
     def quiet(self) -> bool:
@@ -396,23 +380,13 @@ class Core:
         if plan.push is None:
             return
         if plan.winner == "site":
-            self._name(plan)
+            self.losers.lost(plan)
         self.outbound.doubt(plan.key, plan.push, plan.expected)
 
     def applied_planned(self, plan: Plan) -> None:
         """The site holds its part of a plan now."""
         if plan.winner == "hub":
-            self._name(plan)
-
-    def _name(self, plan: Plan) -> None:
-        """The loser of a conflict is named, and kept."""
-        if plan.lost is None or plan.winner is None:
-            return
-        self.conflicts += 1
-        self._named += 1
-        if self._named <= _NAMED:
-            _log.warning("conflict.resolved", key=printable(plan.key), winner=plan.winner)
-        self._keep(ConflictLoss(plan.key, plan.winner, plan.lost))
+            self.losers.lost(plan)
 
     def applies(self, number: int, offset: float | None = math.inf) -> None:
         """Something is applied to the site under this number, and its stream will show it.
@@ -461,7 +435,7 @@ class Core:
         Returns:
             Keys of which a change told no value.
         """
-        self._sees = True
+        self.sees = True
         keys = self._see(self._shown(number))
         if self.outbound.read_to:
             self.ring.reached(self.outbound.read_to)
@@ -482,13 +456,13 @@ class Core:
         Args:
             number: of agreements by now.
         """
-        if self._sees:
+        if self.sees:
             self.ring.add(self._shown(number), ())
         return self.ring
 
     def is_unseen(self, number: int) -> bool:
         """Whether something was agreed on, up to this number, that the stream may not have shown for all we know."""
-        return not self._sees and self.ring.number < number
+        return not self.sees and self.ring.number < number
 
     def _shown(self, number: int) -> float:
         """The number without what was applied to the site and not yet shown by its stream."""

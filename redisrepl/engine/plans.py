@@ -61,10 +61,12 @@ class Policy:
     Attributes:
         kinds: which of `changes.KINDS` are replicated.
         winner: whose value wins where both changed.
+        off_by: milliseconds by which an expiry at the hub may seem to be off since a clock was set.
     """
 
     kinds: frozenset[str]
     winner: ConflictWinner
+    off_by: frozenset[int] = frozenset()
 
 
 class Newer(NamedTuple):
@@ -138,6 +140,7 @@ def plan_for(
         newer: see there.
     """
     ancestor = ancestor or NOTHING_AGREED
+    hub, off = _by_the_clock_as_set(hub, ancestor, policy)
     if isinstance(site, HashState) and isinstance(hub, HashState) and site.type == hub.type:
         plan = _plan_elements(key, site, hub, ancestor, policy, about, newer)
         if _is_disputed(plan, about):  # then this is all that is left to agree on
@@ -146,7 +149,27 @@ def plan_for(
     else:
         plan = _plan_whole(key, site, hub, ancestor, policy, about)
     plan.disputed = _is_disputed(plan, about)
+    if off and "expire" in policy.kinds and site is not None:
+        _write_expiry_anew(plan, ancestor)
     return plan
+
+
+def _by_the_clock_as_set(hub: State, ancestor: Agreed, policy: Policy) -> tuple[State, bool]:
+    """What the hub holds, with the expiry that was agreed on if it crossed before a clock was set; and whether so."""
+    agreed = ancestor.expires_at_ms
+    if agreed is None or not isinstance(hub, StringState | HashState | SequenceState) or hub.expires_at_ms is None:
+        return hub, False
+    if hub.expires_at_ms - agreed not in policy.off_by:
+        return hub, False
+    return replace(hub, expires_at_ms=agreed), True
+
+
+def _write_expiry_anew(plan: Plan, ancestor: Agreed) -> None:
+    """Nobody has changed the expiry at the hub, but it passes at the wrong time there."""
+    if plan.push is None:
+        plan.push, plan.expected = ExpirySet(plan.key, ancestor.expires_at_ms), {}
+    elif isinstance(plan.push, HashSet):
+        plan.push = Touch(plan.key, replaces=True)  # the elements that are expected, and the expiry
 
 
 def _is_disputed(plan: Plan, about: Circumstances) -> bool:

@@ -231,7 +231,7 @@ class FetchedJob:
     def _now_ms(self, key: bytes) -> float:
         """A server whose clock is ahead has let keys expire that were not removed: the other's go in their own time."""
         if self._states[key] is None:
-            return max(self._clocks.latest_ms("hub"), self._read_at_ms)
+            return self._clocks.latest_ms("hub", self._read_at_ms)
         return self._clocks.latest_ms("site")
 
     def held(self, key: bytes) -> State:

@@ -31,9 +31,11 @@ from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.repeating import repeat
 from redisrepl.local.history import Evictions, SiteFacts, SiteHistory
 from redisrepl.observe.failures import FailureLog
+from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.remote.fence import NoFence
 from redisrepl.remote.history import HubFacts, HubHistory
 from redisrepl.wire.digests import UNREADABLE
+from redisrepl.wire.replies import CLOCK_TOLERANCE
 
 __all__ = ["Judging", "Known"]
 
@@ -68,20 +70,24 @@ class Known:
 
     Args:
         document: what was saved.
+        clock_shift: of the hub.
 
     Attributes:
-        seen: how far the site's stream was read, by its history.
+        seen: how far the site's stream was read at most, by its history.
+        seen_number: what was agreed on up to this number lies before that.
         hub: what the hub told last.
         evicted: what the site told of its evictions when it was asked last.
-        clocks: what time each of them has shown.
+        clocks: of both.
     """
 
-    def __init__(self, document: Mapping[str, Any]) -> None:
+    def __init__(self, document: Mapping[str, Any], clock_shift: ClockShift | None = None) -> None:
         match document.get("seen"):
             case [str(replid), int(offset)]:
                 self.seen: Position | None = Position(replid, offset)
             case _:
                 self.seen = None
+        number = document.get("seen number")
+        self.seen_number = number if isinstance(number, int) else 0
         match document.get("hub"):
             case [str(run_id), int(flushes), int(evicted), int(processed)]:
                 self.hub: HubFacts | None = HubFacts(run_id, flushes, evicted, processed)
@@ -94,12 +100,13 @@ class Known:
                 self.evicted = Evictions(keys)
             case _:
                 self.evicted = Evictions()
-        self.clocks = Clocks(document.get("clocks"))
+        self.clocks = Clocks(document.get("clocks"), clock_shift)
 
     def saved(self) -> dict[str, object]:
         """As a document, for the next process."""
         return {
             "seen": None if self.seen is None else list(self.seen),
+            "seen number": self.seen_number,
             "hub": None if self.hub is None else list(self.hub),
             "evicted": list(self.evicted),
             "clocks": self.clocks.saved(),
@@ -167,6 +174,12 @@ class Judging:
             self._core.site_missed()  # record it now: the link may end before the judgement
         self._work.set()
 
+    def site_begins(self, position: Position) -> None:
+        """The site is about to send a snapshot, and is at this position: no process before this one saw more of it."""
+        seen = self.known.seen
+        if not self._core.sees and seen is not None and seen.replid == position.replid:
+            self.known.seen, self.known.seen_number = position, self._number()
+
     def hub_heard(self) -> None:
         """The hub's events are heard from now on."""
         self._core.hub_heard()
@@ -192,13 +205,18 @@ class Judging:
 
     async def _ask_site(self) -> SiteFacts:
         facts = await self._site.ask()
-        self.known.clocks.saw("site", facts.clock_ahead)
+        self._saw_clock("site", facts.clock_ahead, facts.clock_within)
         return facts
 
     async def _ask_hub(self) -> HubFacts:
         facts = await self._hub.ask()
-        self.known.clocks.saw("hub", self._hub.clock_ahead)
+        self._saw_clock("hub", self._hub.clock_ahead, self._hub.clock_within)
         return facts
+
+    def _saw_clock(self, side: Side, ahead: float | None, within: float) -> None:
+        clocks = self.known.clocks
+        if clocks.saw(side, ahead, within=within):
+            self._core.clock_was_set(clocks.off_by)
 
     async def _perhaps_lost(self, judged: _Judgement, losses: Losses) -> Places | None:
         """Agreements since what the server has for sure, and since it was lost; None: unknown, or all is well."""
@@ -262,7 +280,8 @@ class Judging:
             whole = facts.continues(seen.replid, seen.offset) or (same and facts.alone and seen.replid != facts.replid)
         else:
             whole = same or (resumed and not facts.run_id)
-        if whole and not same and self._core.is_unseen(self._number()):
+        to = self._number()
+        if whole and not same and self._core.is_unseen(to) and self.known.seen_number < to:
             # A former process of ours ended before it had saved how far it had read: it may have seen more than this.
             return _Judgement(Event.WENT_BACK, _MAY_BE_OLDER, self._core.ring.number)
         if whole:
@@ -379,10 +398,12 @@ class Judging:
         Raises:
             RedisreplError: it cannot be asked.
         """
-        before, side = self.known.hub, self._core.continuity.hub
+        before, side, ahead = self.known.hub, self._core.continuity.hub, self._hub.clock_ahead
         if before is None or not side.judged:
             return
         facts = await self._ask_hub()
+        if abs((self._hub.clock_ahead or 0) - (ahead or 0)) > CLOCK_TOLERANCE:
+            await self._ask_site()  # its clock was set, or ours, which most often is the site's
         if facts.run_id in ("", before.run_id) and not await self._fence.is_there():
             self.hub_heard()
             return

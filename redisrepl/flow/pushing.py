@@ -101,7 +101,7 @@ class Pushing:
         retry: Mapping[str, Any],
         clocks: Clocks | None = None,
     ) -> None:
-        self._clocks = clocks or Clocks()
+        self._clocks = clocks or Clocks({"shift": 0})
         self.outbound = outbound
         self.failure_log = FailureLog("push")
         self._store = store
@@ -182,6 +182,7 @@ class Pushing:
         batch = await self._departure()
         slot, number = self._take_slot(), 0
         try:
+            await self._clocks.known()  # else what expires may do so at the wrong time
             await self._fenced()
             batch, departure = await self._prepared(batch)
             outbound.counters.requests += 1

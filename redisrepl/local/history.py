@@ -52,6 +52,7 @@ class SiteFacts:
         evicted: how many keys it has evicted since it started, or since its counters were reset.
         processed: how many commands it has executed since then; if this has shrunk, the counters were reset.
         clock_ahead: seconds by which its clock is ahead of ours.
+        clock_within: seconds by which that may be off.
     """
 
     run_id: str = ""
@@ -62,6 +63,7 @@ class SiteFacts:
     earlier_to: int = 0
     evicted: int = 0
     clock_ahead: float | None = None
+    clock_within: float = 0.0
     processed: int = 0
 
     def continues(self, replid: str, seen: int) -> bool:
@@ -122,7 +124,8 @@ class SiteHistory:
                 told.append(as_info(reply, f"INFO at the site's Redis {self._address}"))
         info = merged(told)
         there = info.number("server_time_usec")
-        ahead = None if there is None else there / 1e6 - (asked_at + time.time()) / 2
+        answered_at = time.time()
+        ahead = None if there is None else there / 1e6 - (asked_at + answered_at) / 2
         self._say_clock(ahead)
         if (policy := info.evicts()) is not None and policy != self._told_policy:
             _log.warning("site.may_evict", policy=policy, hint=_NO_EVICTION)
@@ -136,6 +139,7 @@ class SiteHistory:
             earlier_to=max(0, info.number("second_repl_offset") or 0),
             evicted=info.number("evicted_keys") or 0,
             clock_ahead=ahead,
+            clock_within=0.0 if ahead is None else abs(answered_at - asked_at) / 2,
             processed=info.number("total_commands_processed") or 0,
         )
 

@@ -216,7 +216,7 @@ class DaemonState:
         ]
         names = counters.__slots__
         fields = pull.inbound.outstanding() | {name: getattr(counters, name) for name in names}
-        return fields | {"conflicts_resolved": self._parts.core.conflicts, "subscriptions": subscriptions}
+        return fields | {"conflicts_resolved": self._parts.core.losers.count, "subscriptions": subscriptions}
 
     def _problems(self) -> Iterator[str]:
         """What is wrong now, one sentence each."""

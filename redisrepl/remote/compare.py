@@ -64,6 +64,7 @@ class HubComparer:
     ) -> None:
         self.scripts = Scripts(hub.eval, refuses_script, clock=clock)
         self._reader = reader
+        self._shift = hub.clock_shift
         others = extra_types(types)
         self._others = (others,) if others else ()
         self._expiries = (b"1" if expiries else b"0") + others
@@ -87,7 +88,8 @@ class HubComparer:
             words = (self._expiries, cursor, _pattern(prefix), b"%d" % count, b"%d" % WORK, *wanted_buckets(buckets))
             reply = await self._script(PAGE_SCRIPT, *words)
             if reply is not None:
-                return parse_page(reply)
+                page = parse_page(reply)
+                return page._replace(looks=self._shift.looks(page.looks))
         return await self._listed_page(prefix, cursor, count, buckets)
 
     async def looks(self, keys: Sequence[bytes]) -> list[Look]:
@@ -100,7 +102,7 @@ class HubComparer:
                 whole = await look_at_large(key, look, self._total) if look.type else look
                 if whole is None:
                     break
-                looks.append(whole)
+                looks.append(self._shift.look(whole))
         if len(looks) == len(keys):
             return looks
         return list((await self._read(keys)).values())

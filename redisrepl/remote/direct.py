@@ -31,6 +31,7 @@ from redisrepl.errors import (
     SilentError,
 )
 from redisrepl.limits import Limits
+from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
 from redisrepl.remote.patience import BESIDE_VALUE, SLOWEST, Patience
@@ -196,6 +197,7 @@ class DirectHub(Hub):
         self.url = str(address)
         self.database = address.database
         self.health = HubHealth(retry_max)
+        self.clock_shift = ClockShift()
         self.listening = 0
         self._address = address
         self._context = context

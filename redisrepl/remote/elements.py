@@ -34,6 +34,7 @@ class HubElements:
 
     def __init__(self, hub: Hub, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.scripts = Scripts(hub.eval, refuses_script, clock=clock)
+        self._shift = hub.clock_shift
 
     @property
     def readable(self) -> bool:
@@ -54,4 +55,5 @@ class HubElements:
             hint = "each write to a large collection brings all of it: allow HSCAN, SSCAN, ZSCAN and TIME at the hub"
             _log.warning("fetch.elements_refused", hint=hint)
             return None
-        return parse_elements(items, token, question)
+        elements = parse_elements(items, token, question)
+        return elements._replace(expires_at_ms=self._shift.expiry(elements.expires_at_ms))

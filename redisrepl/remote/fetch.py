@@ -111,11 +111,12 @@ class HubReader:
             raise ProtocolError(f"the hub {self._hub.url} told of {len(states)} of {len(keys)} keys")
         found: dict[bytes, State] = {}
         left: dict[bytes, LargeState] = {}
+        shift = self._hub.clock_shift
         for key, state in zip(keys, states, strict=False):
             if isinstance(state, LargeState):
-                left[key] = state
+                left[key] = shift.large(state)
             else:
-                found[key] = state
+                found[key] = shift.state(state)
         return Fetched(found, at or math.inf, left)
 
     async def keys(self, prefix: bytes) -> list[bytes]:
@@ -139,7 +140,7 @@ class HubReader:
             if collection is None or isinstance(collection, str):
                 return collection
             state = collection
-        return replace(state, expires_at_ms=await self._expiry(key))
+        return self._hub.clock_shift.state(replace(state, expires_at_ms=await self._expiry(key)))
 
     async def _collection(self, key: bytes) -> State:
         """What a key holds that is not a string, without its expiry."""

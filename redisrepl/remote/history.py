@@ -76,6 +76,7 @@ class HubHistory:
 
     Attributes:
         clock_ahead: seconds by which the hub's clock is ahead of ours; None if unknown.
+        clock_within: seconds by which that may be off.
     """
 
     def __init__(self, hub: Hub, reader: HubReader) -> None:
@@ -85,6 +86,7 @@ class HubHistory:
         self._told_clock = False
         self._told_policy: str | None = None
         self.clock_ahead: float | None = None
+        self.clock_within = 0.0
 
     async def ask(self) -> HubFacts:
         """What the hub's INFO says now; empty facts where INFO is refused, which is logged once.
@@ -102,15 +104,16 @@ class HubHistory:
                 _log.warning("hub.flushes_unknown", error=str(error), hint=hint)
             return HubFacts()
         self._refused = False
-        self._compare_clocks(info, (asked_at + time.time()) / 2)
+        self._compare_clocks(info, asked_at, time.time())
         self._say_policy(info)
         return parse_info(info)
 
-    def _compare_clocks(self, info: bytes, now: float) -> None:
-        """Warn if the clocks differ: keys expire at the hub by its clock."""
+    def _compare_clocks(self, info: bytes, asked_at: float, answered_at: float) -> None:
+        """Warn if the clocks differ."""
         if (there := _TIME.search(info)) is None:
             return
-        self.clock_ahead = int(there[1]) / 1e6 - now
+        self.clock_ahead = int(there[1]) / 1e6 - (asked_at + answered_at) / 2
+        self.clock_within = abs(answered_at - asked_at) / 2
         differs = abs(self.clock_ahead) > CLOCK_TOLERANCE
         if differs and not self._told_clock:
             hint = "keys expire too early or too late there: set the clock that is wrong, timedatectl set-ntp true"

@@ -16,6 +16,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from typing import Protocol
 
 from redisrepl.errors import CommandRefusedError, RedisreplError
+from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.remote.health import HubHealth
 from redisrepl.wire.messages import Message, MessageReader
 from redisrepl.wire.replies import as_bytes, as_clock, as_option, as_strings
@@ -38,6 +39,7 @@ class Hub(Protocol):
     Attributes:
         url: its address without credentials.
         health: whether it answers; all requests share this.
+        clock_shift: between its clock and the site's; whatever reads or writes expiries shares this.
         database: number of the database that is used there.
         listening: how many subscriptions are confirmed and not over.
         login_hint: what to do when its Redis refuses the login.
@@ -45,6 +47,7 @@ class Hub(Protocol):
 
     url: str
     health: HubHealth
+    clock_shift: ClockShift
     database: int
     listening: int
     login_hint: str

@@ -133,7 +133,7 @@ class HubPusher:
         """Run commands in order.
 
         Args:
-            commands: of one batch.
+            commands: of one batch, with expiries by the site's clock.
             slot: which of the parallel batches this is.
             number: of the batch.
 
@@ -141,6 +141,7 @@ class HubPusher:
             RedisreplError: the request failed as a whole; see `Hub`. Executed commands may be repeated.
         """
         times: list[float] = []
+        commands = self._hub.clock_shift.commands(commands)
         errors = await self._push_all(commands, times, slot, number)
         if denied := {key: error for key, error in errors.items() if is_denial(error)}:
             # Is it these keys, or this client? Only a denied key may be dropped; a denied client has to wait.

@@ -29,6 +29,7 @@ from redisrepl.errors import (
 from redisrepl.limits import Limit, Limits
 from redisrepl.remote.address import USER_AGENT, check_url, without_credentials
 from redisrepl.remote.channel import EventChannel, SubscribeChoice
+from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
 from redisrepl.remote.patience import BESIDE_VALUE, LARGE, SLOWEST, Patience
@@ -104,6 +105,7 @@ class HubSession(Hub):
         self._headers = httpx.Headers(headers)  # built once: for httpx that is half the work of a request
         self._context = context
         self.health = HubHealth(retry_max)
+        self.clock_shift = ClockShift()
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._limits = Limits()

@@ -191,7 +191,7 @@ class Subscription:
                 continue  # our own push
             try:
                 feed = parse_feed(message)
-                told.append((feed.time, feed.changes()))
+                told.append((feed.time, self._hub.clock_shift.changes(feed.changes())))
             except ProtocolError as error:  # nothing is lost: the keyspace events of the same push arrive as well
                 _log.debug("subscribe.feed_damaged", error=str(error))
         for time_us, changes in sorted(told, key=itemgetter(0)):

@@ -66,6 +66,9 @@ class StreamOptions:
 class LinkListener(Protocol):
     """Hears when the link to the site begins and ends."""
 
+    def begins(self, position: Position) -> None:
+        """A snapshot of the site at this position follows."""
+
     def attached(self, *, resumed: bool, history: str) -> None:
         """The link is up.
 
@@ -203,6 +206,7 @@ class StreamSource:
             case FullSync(position):
                 _log.info("stream.full_sync", position=str(position))
                 self._links.accepted()
+                self._listener.begins(position)
                 self.full_syncs += 1
                 if self.position is not None:
                     self.diagnosis.restarted(self.position)

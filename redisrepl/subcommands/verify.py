@@ -39,11 +39,13 @@ from redisrepl.local.address import SiteAddress
 from redisrepl.local.apply import SiteWriter
 from redisrepl.local.compare import SiteComparer
 from redisrepl.local.connection import open_client
+from redisrepl.local.history import SiteHistory
 from redisrepl.local.read import SiteReader
 from redisrepl.namespaces import Namespaces, printable
 from redisrepl.opening import open_hub, open_state
 from redisrepl.remote.compare import HubComparer
 from redisrepl.remote.fetch import HubReader
+from redisrepl.remote.history import HubHistory
 from redisrepl.remote.hub import Hub
 from redisrepl.remote.push import HubPusher
 from redisrepl.settings.settings import Settings
@@ -52,11 +54,14 @@ from redisrepl.subcommands.jsonlines import encode_bytes
 from redisrepl.tls.certificates import hub_files
 from redisrepl.tls.contexts import client_context
 from redisrepl.wire.digests import UNREADABLE, Look, expiries_differ
+from redisrepl.wire.replies import CLOCK_TOLERANCE
 
 __all__ = ["Choice", "run"]
 
 #: A key that is being replicated at this moment differs for a moment: it is looked at again after these seconds.
 _PATIENCE = 1.0
+#: Milliseconds by which the daemon's shift of expiries may be another than what we see of the clocks.
+_ESTIMATED = int(2000 * CLOCK_TOLERANCE)
 _PAGE = 500
 
 
@@ -94,7 +99,10 @@ class _Difference:
 
 @dataclass(frozen=True, slots=True)
 class _Sides:
-    """Both sides, opened, and what is remembered of them."""
+    """Both sides, opened, and what is remembered of them.
+
+    `tolerance_ms` is by how much expiries may be off, since the clocks differ and the daemon has not told by how much.
+    """
 
     hub: Hub
     site: SiteReader
@@ -103,6 +111,8 @@ class _Sides:
     site_looks: Holder
     hub_looks: Holder
     store: Store
+    clocks: Clocks
+    tolerance_ms: int
 
 
 @asynccontextmanager
@@ -122,6 +132,11 @@ async def _open(settings: Settings, address: SiteAddress, choice: Choice) -> Asy
         types = types_of(settings.kinds)
         site, reader = SiteReader(client, address, types=types), HubReader(hub, types=types)
         expiries = "expire" in settings.kinds
+        clocks = Clocks(store.saved.get("clocks"), hub.clock_shift)
+        site_facts, hub_history = await SiteHistory(client, address, site).ask(), HubHistory(hub, reader)
+        await hub_history.ask()
+        clocks.saw("site", site_facts.clock_ahead, within=site_facts.clock_within)
+        clocks.saw("hub", hub_history.clock_ahead, within=hub_history.clock_within)
         yield _Sides(
             hub,
             site,
@@ -130,6 +145,8 @@ async def _open(settings: Settings, address: SiteAddress, choice: Choice) -> Asy
             SiteComparer(client, address, site, expiries=expiries, types=types),
             HubComparer(hub, reader, expiries=expiries, types=types),
             store,
+            clocks,
+            _ESTIMATED if hub.clock_shift.ms and not store.saved else 0,
         )
 
 
@@ -194,7 +211,7 @@ async def _differences(settings: Settings, sides: _Sides, namespaces: Namespaces
                 else:
                     compared += sum(look.digest is None for look in others)
                 for key, look in zip(keys, others, strict=True):
-                    if _differ(looks[key], look):
+                    if _differ(looks[key], look, sides.tolerance_ms):
                         suspects[key] = None
                 await asyncio.sleep(max(0.0, len(keys) / settings.sweep_rate - (time.monotonic() - started)))
                 cursor = page.cursor
@@ -207,14 +224,18 @@ async def _differences(settings: Settings, sides: _Sides, namespaces: Namespaces
     while left:
         keys, left = left[:_PAGE], left[_PAGE:]
         site, hub = await asyncio.gather(sides.site_looks.looks(keys), sides.hub_looks.looks(keys))
-        found += [_Difference(key, s, h) for key, s, h in zip(keys, site, hub, strict=True) if _differ(s, h)]
+        found += [
+            _Difference(key, s, h)
+            for key, s, h in zip(keys, site, hub, strict=True)
+            if _differ(s, h, sides.tolerance_ms)
+        ]
     return found, compared
 
 
-def _differ(one: Look, other: Look) -> bool:
+def _differ(one: Look, other: Look, tolerance_ms: int) -> bool:
     if UNREADABLE in (one.digest, other.digest):
         return one.digest != other.digest
-    return one.digest != other.digest or expiries_differ(one, other)
+    return one.digest != other.digest or expiries_differ(one, other, tolerance_ms)
 
 
 async def _check_removals(settings: Settings, store: Store, found: Sequence[_Difference]) -> None:
@@ -241,6 +262,7 @@ async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, fou
             initial_sync=settings.initial_sync,
             max_memory=settings.max_memory,
             max_keys=settings.max_keys,
+            off_by=sides.clocks.off_by,
         ),
     )
     core.site_attached()
@@ -259,7 +281,7 @@ async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, fou
         site_evicted=_never,
         max_keys=settings.batch,
         retry=retry,
-        clocks=Clocks(sides.store.saved.get("clocks")),
+        clocks=sides.clocks,
     )
     lacking = [difference.key for difference in found if difference.site.digest is None]
     core.differs("site", lacking)
@@ -299,7 +321,7 @@ def _applying(settings: Settings, sides: _Sides, core: Core, reach: StreamReach,
         reach=reach,
         max_keys=settings.batch,
         retry=retry,
-        clocks=Clocks(sides.store.saved.get("clocks")),
+        clocks=sides.clocks,
     )
 
 

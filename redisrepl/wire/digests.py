@@ -206,12 +206,12 @@ def add_sums(sums: list[int], looks: Mapping[bytes, Look]) -> None:
             sums[bucket] = (sums[bucket] + look.digest) % _MODULUS
 
 
-def expiries_differ(site: Look, hub: Look) -> bool:
-    """Whether two looks at equal values have different expiries."""
+def expiries_differ(site: Look, hub: Look, tolerance_ms: int = 0) -> bool:
+    """Whether two looks at equal values have expiries that differ by more than this."""
     if site.expires_at_ms is None or hub.expires_at_ms is None:
         return site.expires_at_ms is not hub.expires_at_ms
-    tolerance = _INEXACT if site.inexact or hub.inexact else 0
-    return abs(site.expires_at_ms - hub.expires_at_ms) > tolerance
+    inexact = _INEXACT if site.inexact or hub.inexact else 0
+    return abs(site.expires_at_ms - hub.expires_at_ms) > max(inexact, tolerance_ms)
 
 
 # Computed at a server.

@@ -259,6 +259,19 @@ def plain_command(command: Sequence[bytes], state: State) -> tuple[list[bytes] |
     return ([its.put, key, *its.options, *put_words(kind, [(field, command[-1])])], "") if held else (None, MOVED)
 
 
+#: Where our own commands have an expiry.
+_EXPIRY_AT = {b"SET": 4, b"SETIF": 3, b"PEXPIREAT": 2}
+
+
+def later(command: Sequence[bytes], ms: int) -> Sequence[bytes]:
+    """One of our own commands with an expiry that is so many milliseconds later, if it has one."""
+    at = _EXPIRY_AT.get(command[0])
+    if at is None or len(command) <= at or not command[at]:
+        return command
+    expires_at_ms = max(1, int(command[at]) + ms)  # Redis takes no time before 1970
+    return [*command[:at], b"%d" % expires_at_ms, *command[at + 1 :]]
+
+
 def _pxat(expires_at_ms: int | None) -> list[bytes]:
     return [] if expires_at_ms is None else [b"PXAT", b"%d" % expires_at_ms]
 

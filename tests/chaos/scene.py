@@ -92,7 +92,7 @@ class Scene:
             writer.start()
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if error is not None and hasattr(self, "writers"):  # otherwise it was not set up
+        if error is not None:
             error.add_note(f"what the daemons said, and what they were at in the end: {self._keep_words()}")
         for writer in self.writers:
             writer.stop()

@@ -24,6 +24,7 @@ TABLE = """
 | FIRST     | next  | .        | yes    | reason | .      | no      | .      | .       | .      | .      |
 | GAP       | next  | .        | yes    | reason | yes    | no      | .      | .       | .      | .      |
 | FLUSHED   | .     | .        | .      | reason | yes    | no      | .      | yes     | .      | .      |
+| CLOCK_SET | next  | .        | .      | reason | .      | no      | .      | .       | .      | .      |
 | LEFT_OUT  | .     | .        | .      | reason | .      | no      | .      | .       | .      | .      |
 | MISSED    | next  | .        | .      | reason | yes    | no      | .      | .       | .      | .      |
 | RESTARTED | next  | .        | yes    | reason | yes    | no      | .      | .       | .      | .      |

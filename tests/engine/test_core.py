@@ -33,7 +33,7 @@ def core_of(kinds=KINDS, site=None, hub=None, **options):
     """A core whose links are up and settled, unless told otherwise."""
     core = Core(covers, kinds, 0, CoreOptions(**options), continuity=Continuity(settled(site), settled(hub)))
     core.lost = []
-    core._keep = core.lost.append
+    core.losers._keep = core.lost.append
     return core
 
 
@@ -139,6 +139,16 @@ def test_what_found_no_room_is_compared_and_the_position_waits_for_that():
     core.continuity.begin("site")
     core.compared(["site"])
     assert core.outbound.acknowledged == 7
+
+
+def test_once_a_clock_was_set_nothing_counts_that_was_read_before_and_both_sides_are_compared():
+    core = core_of()
+    epoch = core.continuity.epoch
+    core.clock_was_set(frozenset({7}))
+    assert core.continuity.epoch > epoch
+    assert core.continuity.site.owed == core.continuity.hub.owed == "the clock of a server was set"
+    assert (core.policy.off_by, core.policy.kinds, core.policy.winner) == ({7}, KINDS, "hub")
+    assert core_of(off_by=frozenset({7})).policy.off_by == {7}
 
 
 def test_a_flush_of_the_site_is_no_gap_and_is_compared():
@@ -680,7 +690,7 @@ def test_the_loser_of_a_conflict_is_named_and_kept_once_it_is_replaced(winner):
         if winner == "hub":
             core.applied_planned(plan)
     assert core.lost == [ConflictLoss(KEY, winner, A if winner == "hub" else B)]
-    assert core.conflicts == 1
+    assert core.losers.count == 1
     assert [(line["event"], line["key"], line["winner"]) for line in logs] == [("conflict.resolved", "ns:k", winner)]
     assert doubted(core) == ([REPLACE] if winner == "site" else [])
 
@@ -693,7 +703,7 @@ def test_of_many_conflicts_the_rest_is_counted():
             core.applied_planned(plan)
         core.compared(["hub"])
         core.compared(["hub"])
-    assert (len(logs), logs[-1]["more_keys"], core.conflicts) == (1001, 2, 1002)
+    assert (len(logs), logs[-1]["more_keys"], core.losers.count) == (1001, 2, 1002)
 
 
 def test_a_plan_without_a_conflict_names_nobody():

@@ -29,8 +29,9 @@ A, B, C = string("a"), string("b"), string("c")
 REPLACE = Touch(KEY, replaces=True)
 
 
-def plan(site, hub, ancestor=None, kinds=KINDS, winner="hub", about=ORDINARY, **known):
-    return plan_for(KEY, site, hub, ancestor_of(ancestor, **known), Policy(kinds, winner), about)
+def plan(site, hub, ancestor=None, kinds=KINDS, winner="hub", about=ORDINARY, off_by=(), **known):
+    policy = Policy(kinds, winner, frozenset(off_by))
+    return plan_for(KEY, site, hub, ancestor_of(ancestor, **known), policy, about)
 
 
 def digest(state):
@@ -267,6 +268,41 @@ def test_an_expiry_is_reconciled_by_itself(kind, ours, theirs, agreed, winner, e
     site, hub, ancestor = (string("a", at) if kind == "string" else hash_(at, f="1") for at in (ours, theirs, agreed))
     assert plan(site, hub, ancestor, winner=winner) == expected
     assert plan(site, hub, ancestor, winner=winner, kinds=KINDS - {"expire"}) == Plan(KEY)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "agreed", "expected"),
+    [
+        (50, 57, 50, Plan(KEY, push=ExpirySet(KEY, 50), expected={})),
+        (50, 43, 50, Plan(KEY, push=ExpirySet(KEY, 50), expected={})),
+        (60, 57, 50, Plan(KEY, push=ExpirySet(KEY, 60), expected={})),
+        (None, 57, 50, Plan(KEY, push=ExpirySet(KEY, None), expected={})),
+        (50, 56, 50, applying(ExpirySet(KEY, 56))),  # a client of the hub has changed it since
+        (50, None, 50, applying(ExpirySet(KEY, None))),
+        (50, 50, 50, Plan(KEY)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["string", "hash"])
+@pytest.mark.parametrize("winner", ["site", "hub"])
+def test_an_expiry_at_the_hub_of_before_its_clock_was_set_is_written_anew(kind, winner, ours, theirs, agreed, expected):
+    site, hub, ancestor = (string("a", at) if kind == "string" else hash_(at, f="1") for at in (ours, theirs, agreed))
+    assert plan(site, hub, ancestor, winner=winner, off_by=(7, -7)) == expected
+    assert plan(site, hub, ancestor, winner=winner, off_by=(7, -7), kinds=KINDS - {"expire"}) == Plan(KEY)
+
+
+def test_what_else_changed_of_a_key_whose_expiry_is_off_crosses_as_ever():
+    off = {"off_by": (7,)}
+    anew = {"push": ExpirySet(KEY, 50), "expected": {}}
+    assert plan(string("a", 50), string("b", 57), string("a", 50), **off) == Plan(
+        KEY, [StringSet(KEY, b"b", 50)], **anew
+    )
+    assert plan(string("a", 50), string("b", 57), string("b", 50), **off).push == REPLACE
+    assert plan(hash_(50, f="2"), hash_(57, f="1"), hash_(50, f="1"), **off) == Plan(
+        KEY, push=REPLACE, expected={b"f": (E(b"f", b"1"),)}
+    )
+    assert plan(hash_(50, f="1"), hash_(57, f="2"), hash_(50, f="1"), **off) == Plan(KEY, [hset(f="2")], **anew)
+    assert plan(None, string("a", 57), string("a", 50), **off) == pushing(REPLACE, string("a", 57))
+    assert plan(None, string("a", 57), None, **off).apply == [StringSet(KEY, b"a", 57)]  # by whatever clock
 
 
 def test_that_values_agree_says_nothing_of_their_expiries():

@@ -33,7 +33,7 @@ NUMBER = 50  # agreements, by now
 class World(NoFence):
     """Judging between two servers that tell what the test wants; it is their fence as well."""
 
-    clock_ahead = None
+    clock_ahead, clock_within = None, 0.0
 
     def __init__(self, known=None, *, first=False, run_id=RUN, ring=()):
         self.site = SiteFacts(RUN, "master", OURS, 100)
@@ -131,8 +131,10 @@ class Telling:
 
     def __init__(self, facts):
         self._facts = facts
+        self.asked = 0
 
     async def ask(self):
+        self.asked += 1
         return self._facts
 
 
@@ -265,11 +267,56 @@ async def test_what_was_agreed_on_after_the_state_was_saved_last_a_new_master_ma
     assert await site_judged(world, resumed=True) == ("site", *judged)
 
 
+@pytest.mark.parametrize(
+    ("begins", "sees", "judged"),
+    [
+        (Position(OURS, 120), False, (Event.RESUMED, math.inf)),
+        (Position(OURS, 160), False, (Event.WENT_BACK, NUMBER)),  # of which the new master may lack some
+        (Position(OTHER, 120), False, (Event.WENT_BACK, NUMBER)),
+        (Position(OURS, 160), True, (Event.RESUMED, math.inf)),  # what this process saw itself, it knows better
+    ],
+)
+@pytest.mark.parametrize("killed", [False, True], ids=["", "and killed again"])
+async def test_a_killed_daemon_has_seen_no_more_than_its_master_told_the_next_one(begins, sees, judged, killed):
+    """The next one was about to be sent a snapshot when that master was replaced."""
+    world = World()
+    world.number = NUMBER + 3
+    if sees:
+        world.core.saw(world.number)
+    for offset in (90, 100):
+        world.core.ring.reached(offset)
+    world.judging.site_begins(begins)
+    if killed and not sees:
+        known, world = world.judging.known.saved(), World(world.judging.known.saved())
+        world.number = NUMBER + 3
+        for offset in (90, 100):
+            world.core.ring.reached(offset)
+        assert world.judging.known.saved() == known
+    world.site = SiteFacts(NEW, "master", OTHER, 200, earlier=OURS, earlier_to=151)
+    assert await site_judged(world, resumed=True) == ("site", *judged)
+
+
 async def test_from_where_it_was_judged_on_what_the_stream_tells_is_new():
     world = World()
     world.core.outbound.resume_at(50, 0)
     await site_judged(world, resumed=True)
     assert world.core.outbound.read_again_to == 100
+
+
+async def test_a_clock_that_is_set_is_noticed_whichever_it_is():
+    world = await judged_world()
+    core, site = world.core, Telling(SiteFacts(RUN, "master", OURS, 100, clock_ahead=0.0))
+    world.judging._site, world.clock_ahead = site, 0.0
+    await world.judging.site_evicted()
+    await world.judging.look_at_hub()
+    assert (core.policy.off_by, site.asked) == (frozenset(), 1)
+    core.continuity.begin("site")
+    world.before = lambda _: setattr(world, "clock_ahead", 7200.0)
+    for _ in range(2):
+        await world.judging.look_at_hub()
+    assert core.policy.off_by == world.judging.known.clocks.off_by == {-7_200_000}
+    assert core.continuity.site.owed == "the clock of a server was set"
+    assert site.asked == 2  # for it may be ours that was set, and so the site's
 
 
 async def test_that_the_site_evicts_is_noticed():
@@ -512,7 +559,8 @@ async def test_a_site_followed_by_its_events_is_judged_again_if_its_history_is_a
 
 
 def test_what_is_known_survives_the_daemon():
-    document = {"seen": [OURS, 5], "hub": [RUN, 1, 2, 3], "evicted": [4, 9], "clocks": {"site": 5, "hub": 6}}
+    clocks = {"site": 5, "hub": 6, "shift": 7000, "former": [[0, True], [9000, False]]}
+    document = {"seen": [OURS, 5], "seen number": 8, "hub": [RUN, 1, 2, 3], "evicted": [4, 9], "clocks": clocks}
     known = Known(document)
     assert (known.seen, known.hub, known.evicted) == (Position(OURS, 5), HubFacts(RUN, 1, 2, 3), (4, 9))
     assert known.saved() == document

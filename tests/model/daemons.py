@@ -83,6 +83,7 @@ class PlayedPushing(Pushing):
     most = 1
 
     async def _departure(self) -> Batch:
+        await Until(lambda: self._clocks.are_known)  # here, for `Clocks.known` waits in a loop
         return self.outbound.take(self.most, 1_000_000)
 
 
@@ -180,7 +181,7 @@ class FenceHub:
 class HubDouble:
     """`remote.push`, `remote.fetch`, `remote.compare` and `remote.history`."""
 
-    clock_ahead = None
+    clock_ahead, clock_within = None, 0.0
 
     max_body = 1_000_000
 
@@ -583,6 +584,9 @@ class Daemon:
 
     # What `following` and `noticing` tell.
 
+    def begins(self, position: Position) -> None:
+        self.judging.site_begins(position)
+
     def attached(self, *, resumed: bool, history: str) -> None:
         self.linked, self.followed = True, self.site.server.run_id
         self.judging.site_attached(resumed=resumed, history=history)
@@ -591,6 +595,7 @@ class Daemon:
         self.linked = False
         if self.core.continuity.site.judged:
             self.core.saw(self.store.number)
+            self.judging.known.seen = self.stream.seen or self.judging.known.seen
         self.core.site_lost(self.store.number)
 
     def wake(self) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import redisrepl
-from redisrepl.engine import conditional, core, doubts, inbound, outbound, plans, reconcile
+from redisrepl.engine import conditional, core, doubts, inbound, losers, outbound, plans, reconcile
 from redisrepl.flow import applying, judging, pushing, sweep
 from tests.model.daemons import Made
 from tests.model.runs import conflict, everybody, fallen, fallen_unremembered, one_writer, run
@@ -54,8 +54,8 @@ FILLS = {"fills": True}
 #: Those that CI plays: what they break, some runs notice.
 SAMPLE = [
     Mutant(core, "Core.push_planned", "self.outbound.doubt(plan.key, plan.push, plan.expected)", "pass"),
-    Mutant(core, "Core.applied_planned", "self._name(plan)", "pass", (conflict,)),
-    Mutant(core, "Core._name", "self._keep(ConflictLoss(plan.key, plan.winner, plan.lost))", "pass", (conflict,)),
+    Mutant(core, "Core.applied_planned", "self.losers.lost(plan)", "pass", (conflict,)),
+    Mutant(losers, "Losers.lost", "self._keep(ConflictLoss(plan.key, plan.winner, plan.lost))", "pass", (conflict,)),
     Mutant(core, "Core.site_lost", 'self.continuity.happened("site", Event.DETACHED)', "pass"),
     Mutant(core, "Core.site_attached", 'self.continuity.happened("site", Event.ATTACHED)', "pass"),
     Mutant(core, "Core.site_missed", "Event.MISSED", "Event.RESUMED", ONE),

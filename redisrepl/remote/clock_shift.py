@@ -1,0 +1,71 @@
+"""Expiries on their way between site and hub: each server lets a key expire by its own clock.
+
+In: by how much the hub's clock is ahead of the site's. Out: what is read of the hub, by the site's clock, and what is
+sent to it, by the hub's. Left to others: measuring the clocks, and what follows when one was set (`flow.clocks`).
+
+A key crosses with the time that it has left, so it lives as long there as here, whatever a clock shows. Everywhere but
+in this package expiries are points in time by the site's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from redisrepl.changes import Change, ExpirySet, HashState, LargeState, SequenceState, State, StringSet, StringState
+from redisrepl.wire.digests import Look
+from redisrepl.wire.writes import later
+
+__all__ = ["ClockShift"]
+
+
+class ClockShift:
+    """Between the clocks of one site and one hub.
+
+    Attributes:
+        ms: by how much the hub's is ahead, in milliseconds, as far as expiries are concerned.
+    """
+
+    def __init__(self) -> None:
+        self.ms = 0
+
+    def expiry(self, expires_at_ms: int | None) -> int | None:
+        """An expiry at the hub, by the site's clock."""
+        return None if expires_at_ms is None else expires_at_ms - self.ms
+
+    def state(self, state: State) -> State:
+        """What a key of the hub holds, by the site's clock."""
+        if not self.ms:
+            return state
+        match state:
+            case StringState() | HashState() | SequenceState():
+                return replace(state, expires_at_ms=self.expiry(state.expires_at_ms))
+            case _:
+                return state
+
+    def large(self, state: LargeState) -> LargeState:
+        """Likewise a large collection."""
+        return replace(state, expires_at_ms=self.expiry(state.expires_at_ms)) if self.ms else state
+
+    def looks(self, looks: Mapping[bytes, Look]) -> dict[bytes, Look]:
+        """Likewise digests of keys."""
+        return {key: self.look(look) for key, look in looks.items()}
+
+    def look(self, look: Look) -> Look:
+        """Likewise one digest."""
+        return look._replace(expires_at_ms=self.expiry(look.expires_at_ms)) if self.ms else look
+
+    def changes(self, changes: Iterable[Change]) -> list[Change]:
+        """Changes of the hub, by the site's clock."""
+        return list(map(self._change, changes) if self.ms else changes)
+
+    def commands(self, commands: Sequence[Sequence[bytes]]) -> Sequence[Sequence[bytes]]:
+        """Commands for the hub, by its own clock."""
+        return [later(command, self.ms) for command in commands] if self.ms else commands
+
+    def _change(self, change: Change) -> Change:
+        match change:
+            case StringSet() | ExpirySet():
+                return replace(change, expires_at_ms=self.expiry(change.expires_at_ms))
+            case _:
+                return change

@@ -1,0 +1,70 @@
+"""Expiries of the hub are told by the site's clock, and those of the site are sent by the hub's."""
+
+import pytest
+
+from redisrepl.changes import (
+    Deleted,
+    ExpirySet,
+    HashState,
+    LargeState,
+    SequenceState,
+    StringSet,
+    StringState,
+)
+from redisrepl.remote.clock_shift import ClockShift
+from redisrepl.wire.digests import Look
+from redisrepl.wire.writes import commands_if, commands_of
+
+
+def shifted(ms=500):
+    shift = ClockShift()
+    shift.ms = ms
+    return shift
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda at: StringState(b"v", at),
+        lambda at: HashState({b"f": b"v"}, at),
+        lambda at: SequenceState((b"v",), at),
+    ],
+)
+def test_what_the_hub_holds_is_told_by_the_clock_of_the_site(made):
+    assert shifted().state(made(2000)) == made(1500)
+    assert shifted().state(made(None)) == made(None)
+    assert shifted(0).state(made(2000)) == made(2000)
+
+
+def test_what_else_is_told_of_the_hub():
+    shift = shifted()
+    assert [shift.state(state) for state in (None, "other")] == [None, "other"]
+    assert shift.large(LargeState("set", 7, 2000)) == LargeState("set", 7, 1500)
+    assert shift.look(Look(1, 2000, inexact=True)) == Look(1, 1500, inexact=True)
+    assert shift.looks({b"k": Look(1, 2000), b"gone": Look(None)}) == {b"k": Look(1, 1500), b"gone": Look(None)}
+    told = [StringSet(b"k", b"v", 2000), StringSet(b"k", b"v", None), ExpirySet(b"k", 2000), Deleted(b"k")]
+    here = [StringSet(b"k", b"v", 1500), StringSet(b"k", b"v", None), ExpirySet(b"k", 1500), Deleted(b"k")]
+    assert shift.changes(told) == here
+    assert shifted(0).changes(told) == told
+
+
+@pytest.mark.parametrize("changed", [lambda at: StringSet(b"k", b"v", at), lambda at: ExpirySet(b"k", at)])
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        commands_of,
+        lambda change: commands_if([change], (None,), None),
+        lambda change: commands_if([change], (5, 6), None),
+    ],
+    ids=["for sure", "if nothing is there", "if that is there"],
+)
+def test_what_the_hub_is_sent_is_by_its_own_clock(changed, spelled):
+    assert shifted().commands(list(spelled(changed(1500)))) == list(spelled(changed(2000)))
+    assert shifted(-1500).commands(list(spelled(changed(1500)))) == list(spelled(changed(1)))  # not before 1970
+    assert shifted().commands(list(spelled(changed(None)))) == list(spelled(changed(None)))
+    assert shifted(0).commands(list(spelled(changed(1500)))) == list(spelled(changed(1500)))
+
+
+def test_other_commands_are_sent_as_they_are():
+    commands = [[b"MSET", b"k", b"1", b"l", b"2"], [b"DEL", b"5"], [b"HSET", b"k", b"5", b"6", b"7", b"8"]]
+    assert shifted().commands(commands) == commands
