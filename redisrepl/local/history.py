@@ -26,7 +26,7 @@ __all__ = ["Evictions", "SiteFacts", "SiteHistory"]
 
 _MAX_BYTES = 8 << 20
 _NO_EVICTION = "keys that it throws away stay on the other side: CONFIG SET maxmemory-policy noeviction"
-_SET_CLOCK = "keys expire too early or too late there: set the clock that is wrong, timedatectl set-ntp true"
+_SET_CLOCK = "expiries are converted; set the clock that is wrong: timedatectl set-ntp true"
 #: The offset last: each command may evict keys, and of those that are counted it must be behind the removals.
 _SECTIONS = (b"server", b"memory", b"stats", b"replication")
 _log = structlog.get_logger("redisrepl")

@@ -116,7 +116,7 @@ class HubHistory:
         self.clock_within = abs(answered_at - asked_at) / 2
         differs = abs(self.clock_ahead) > CLOCK_TOLERANCE
         if differs and not self._told_clock:
-            hint = "keys expire too early or too late there: set the clock that is wrong, timedatectl set-ntp true"
+            hint = "expiries are converted; set the clock that is wrong: timedatectl set-ntp true"
             _log.warning("hub.clock_differs", ahead_s=round(self.clock_ahead, 1), hint=hint)
         self._told_clock = differs
 

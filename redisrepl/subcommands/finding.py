@@ -40,7 +40,7 @@ def clock_finding(what: str, there: float) -> Finding:
     off = there - time.time()
     if abs(off) > CLOCK_TOLERANCE:
         remedy = "on the machine that is wrong: timedatectl set-ntp true"
-        return Finding(what, f"{off:+.1f} s from ours, so keys expire too early or too late there: {remedy}", None)
+        return Finding(what, f"{off:+.1f} s from ours, so expiries are converted: {remedy}", None)
     return Finding(what, f"{round(off, 1) + 0.0:+.1f} s from ours")
 
 

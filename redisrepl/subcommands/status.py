@@ -196,7 +196,7 @@ def _rows(document: _Document, now: float) -> Iterator[tuple[str, str]]:
     yield "sweep", _sweep(document["sweep"], now)
     yield "scripts", "allowed at the hub" if document["scripts"] else "refused by the hub: each write is a request"
     if abs(ahead := document["hub_clock_ahead_s"] or 0) > CLOCK_TOLERANCE:
-        yield "clock", f"the hub's is {ahead:+,.1f} s from ours, so keys expire too early or too late there"
+        yield "clock", f"the hub's is {ahead:+,.1f} s from ours, so expiries are converted"
     for place, whose in _CERTIFICATES:
         if document[place] is not None:
             end = datetime.fromisoformat(document[place])

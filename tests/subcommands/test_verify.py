@@ -6,6 +6,8 @@ import signal
 import pytest
 
 from testbed import Daemon, Hub, RedisServer, eventually
+from testbed.clock import OtherClock
+from testbed.programs import hub_redis
 from tests.samples import ALL_BYTES, AWKWARD_NAMES
 
 SAME, DIFFERENT, UNAVAILABLE, REFUSED, MISTAKEN = 0, 1, 69, 77, 78
@@ -293,3 +295,34 @@ def test_the_hub_is_not_trusted(verify, certificates):
     code, said, errors = verify("--ca", certificates.foreign_ca())
     assert (code, said) == (REFUSED, "")
     assert "not signed by the given CA" in errors
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["no daemon", "beside a daemon"])
+def test_expiries_are_compared_by_the_time_that_is_left(servers, certificates, tmp_path, running):
+    """The hub is two hours ahead; beside a daemon, nobody tells which difference that one has measured."""
+    kinds = ["-rc", "--replicate", "set,hset,del,expire"]
+    with OtherClock(7200) as clock, Hub(certificates, redis={"program": clock.program(hub_redis())}) as hub:
+        at_site = servers[0].client()
+        at_site.flushall()
+        files = ["--cert", certificates.client, "--key", certificates.client_key, "--ca", certificates.ca]
+        where = ["--raddr", f"127.0.0.1:{servers[0].port}", "--haddr", hub.url, "--state-dir", tmp_path / "state"]
+        words = ["--ns", "site1:", *files, *where, *kinds]
+
+        def verify(*args):
+            environment = dict.fromkeys(("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"), "")
+            with Daemon(["verify", *words, *args], env=environment) as process:
+                return process.wait(60)
+
+        at_site.set("site1:a", "v", ex=3600)
+        hub.redis.set("site1:b", "v", ex=3600)
+        if running:
+            with Daemon([*words, "--log-format", "json"]) as daemon:
+                daemon.wait_for_log("sweep.finished", 60)
+                eventually(lambda: verify() == 0, 30, "both sides are equal")
+        else:
+            assert verify() == 1
+            assert verify("--repair") == 0
+        for client in (at_site, hub.redis):
+            assert all(3500 < client.ttl(key) <= 3600 for key in ("site1:a", "site1:b"))
+        assert at_site.expire("site1:a", 1800)
+        assert verify() == 1
