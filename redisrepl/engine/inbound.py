@@ -124,6 +124,7 @@ class Inbound:
         self._own: dict[bytes, set[bytes]] = {}  # of `_fetching`, fields that the site itself changes or changed since
         self._resting: set[bytes] = set()  # of `dirty`, those that were fetched but for such fields, without news since
         self._fed: dict[bytes, tuple[Change, int]] = {}  # by the feed, waiting to be applied, and in which epoch
+        self._unheard: dict[bytes, float] = {}  # keys of applies without an answer, and until when their events may come
         self._taken_fed: set[bytes] = set()  # of `_fetching`, those that came by the feed
         self._fresh = Freshness(_NOTED)
         self.refusals = Refusals("apply.refused")
@@ -257,7 +258,9 @@ class Inbound:
         if len(self._expected_remote):
             self.suspect(self._expected_remote.drop_overdue(now))  # a push that was refused makes no event
         if self.echo_patience is not None and len(self._expected_local):
-            self.suspect(self._expected_local.drop_overdue(now))
+            self.unanswered(self._expected_local.drop_overdue(now), now)
+        if self._unheard:
+            self._unheard = {key: until for key, until in self._unheard.items() if until >= now}
 
     def resubscribed(self) -> None:
         """Events may have been lost: what is expected on that link is void."""
@@ -379,6 +382,23 @@ class Inbound:
         """The site did not answer: whether it executed these is not known, so no expectation of them holds."""
         self._expected_local.void(keys)
         self.put_back(keys)
+
+    def unanswered(self, keys: Collection[bytes], now: float) -> None:
+        """The site may execute, or have executed, an apply of these keys; now: seconds that never go backwards."""
+        self.suspect(keys)
+        if self.echo_patience is not None:  # a stream tells whose each change is
+            self._unheard |= dict.fromkeys(keys, now + self.echo_patience)
+
+    def may_be_echo(self, key: bytes) -> bool:
+        """Whether an event of the site may be that of an apply without an answer; the key is compared then.
+
+        What the apply has set there may be older by now than what the hub holds.
+        """
+        if key not in self._unheard:
+            return False
+        self.changed_at_site((key,))
+        self.suspect((key,))
+        return True
 
     def _pass(self, keys: Collection[bytes]) -> None:
         if self.refusals:

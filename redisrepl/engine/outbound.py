@@ -233,8 +233,8 @@ class Outbound:
         self.counters.read += 1
         if self._expected_local.consume(key, event):
             self.counters.echoes += 1
-            return
-        self._add(change)
+        elif self._pulling is None or not self._pulling.may_be_echo(key):
+            self._add(change)
 
     def _add(self, change: Change) -> None:
         """A client of the site, not we, changed this key."""

@@ -57,6 +57,9 @@ class Pulling(Protocol):
     def suspect(self, keys: Iterable[bytes]) -> None:
         """These keys may have changed on both sides: they must be compared, with the ancestor."""
 
+    def may_be_echo(self, key: bytes) -> bool:
+        """Whether an event of the site may be that of an apply without an answer; the key is compared then."""
+
     def pushed(self, keys: Collection[bytes], time: float) -> None:
         """The hub took our push of these keys at this time of its own, in microseconds."""
 

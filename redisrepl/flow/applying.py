@@ -348,7 +348,7 @@ class Applying:
             if applied is not None and self.inbound.echo_patience is None:
                 shown_before = applied.offset
         except LinkLostError:
-            self.inbound.suspect({change.key for change in changes})
+            self.inbound.unanswered({change.key for change in changes}, time.monotonic())
             raise
         except RedisreplError:  # they were refused
             self._store.dropped(number)
