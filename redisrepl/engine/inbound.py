@@ -258,7 +258,7 @@ class Inbound:
         if len(self._expected_remote):
             self.suspect(self._expected_remote.drop_overdue(now))  # a push that was refused makes no event
         if self.echo_patience is not None and len(self._expected_local):
-            self.unanswered(self._expected_local.drop_overdue(now), now)
+            self.suspect(self._expected_local.drop_overdue(now))
         if self._unheard:
             self._unheard = {key: until for key, until in self._unheard.items() if until >= now}
 

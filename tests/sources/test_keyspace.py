@@ -157,6 +157,30 @@ def test_an_echo_that_does_not_come_is_given_up_and_swallows_nothing():
     assert sides.waiting() == [Touch(KEY)]
 
 
+def test_an_event_that_may_be_of_an_apply_without_an_answer_is_compared():
+    """What the apply has set may be older by now than what the hub holds, so it must not be pushed as it is."""
+    sides = Sides()
+    sides.apply(StringSet(KEY, b"v"))
+    sides.inbound.not_applied([KEY])
+    sides.inbound.unanswered([KEY], 100.0)
+    assert sides.inbound.take(1) == {KEY: True}
+    sides.notice(b"set")
+    assert (sides.waiting(), sides.inbound.fetched({KEY: None}), sides.inbound.dirty) == ([], {}, {KEY: True})
+    sides.inbound.tick(100.0 + sides.inbound.echo_patience)
+    sides.notice(b"set")
+    assert sides.waiting() == []
+    sides.inbound.tick(100.1 + sides.inbound.echo_patience)
+    sides.notice(b"set")
+    assert sides.waiting() == [Touch(KEY)]
+
+
+def test_where_the_stream_is_followed_it_tells_whose_a_change_is():
+    sides = Sides()
+    sides.inbound.echo_patience = None
+    sides.inbound.unanswered([KEY], 100.0)
+    assert not sides.inbound.may_be_echo(KEY)
+
+
 def test_offsets_are_not_taken_for_times():
     """Where the stream is followed, time alone makes no echo overdue."""
     sides = Sides()
