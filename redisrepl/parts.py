@@ -150,7 +150,7 @@ class Parts:
             types=self._types,
         )
         self.pacer = Pacer(settings.flights, worthwhile=max(1, batch // 2), interval=0.002, rate=settings.max_push_rate)
-        self.reach = StreamReach(lambda: self.stream.read_to, self.core.continuity)
+        self.reach = StreamReach(lambda: self.stream.read_to, self.core.continuity, lambda: self.stream.history)
         self.pushing = Pushing(
             self.outbound,
             self.store,

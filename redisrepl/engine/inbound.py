@@ -124,7 +124,7 @@ class Inbound:
         self._own: dict[bytes, set[bytes]] = {}  # of `_fetching`, fields that the site itself changes or changed since
         self._resting: set[bytes] = set()  # of `dirty`, those that were fetched but for such fields, without news since
         self._fed: dict[bytes, tuple[Change, int]] = {}  # by the feed, waiting to be applied, and in which epoch
-        self._unheard: dict[bytes, float] = {}  # keys of applies without an answer, and until when their events may come
+        self._unheard: dict[bytes, float] = {}  # keys of applies without an answer; until when their events may come
         self._taken_fed: set[bytes] = set()  # of `_fetching`, those that came by the feed
         self._fresh = Freshness(_NOTED)
         self.refusals = Refusals("apply.refused")

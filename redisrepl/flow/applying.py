@@ -257,7 +257,7 @@ class Applying:
                     if inbound.about_to_apply(key, of_key):
                         changes += of_key
                         in_progress.add(key)
-                self._store.agreed(equal)
+                self._store.agreed(equal, self._reach.position(turn.offset))
                 if not changes:
                     return True
                 number, applied = await self._sent(turn, changes, job)
@@ -287,7 +287,8 @@ class Applying:
                 self._give_up(key, reason)
             else:
                 inbound.not_applied((key,))
-        self._store.acknowledged(number, {change.key for change in changes} - in_progress)
+        at = self._reach.position(applied.offset)
+        self._store.acknowledged(number, {change.key for change in changes} - in_progress, at)
         self._core.applied(number, [change for change in changes if change.key in in_progress])
         for key in in_progress:
             job.decided(key)

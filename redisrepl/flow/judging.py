@@ -123,7 +123,8 @@ class Judging:
         fence: of the site, at the hub.
         number: returns the number of the last agreement.
         read_to: returns how far the site's stream was read.
-        agreed_since: returns what was agreed, or was about to be, after a number.
+        agreed_since: returns what was agreed, or was about to be, after a number, but for what lies before a place of
+            the site's history.
         history: returns what was agreed on, in order; None if that is not known back to a number.
         marked: returns up to which number the site has everything, by a mark that it holds; 0: it has none.
         first: nothing was known when the daemon started.
@@ -139,7 +140,7 @@ class Judging:
         fence: NoFence,
         number: Callable[[], int],
         read_to: Callable[[], int],
-        agreed_since: Callable[[float], Awaitable[Places | None]],
+        agreed_since: Callable[[float, Position | None], Awaitable[Places | None]],
         *,
         history: Callable[[float], Awaitable[Sequence[Seen] | None]],
         marked: Callable[[], Awaitable[int]],
@@ -218,10 +219,13 @@ class Judging:
         if clocks.saw(side, ahead, within=within):
             self._core.clock_was_set(clocks.off_by)
 
-    async def _perhaps_lost(self, judged: _Judgement, losses: Losses) -> Places | None:
-        """Agreements since what the server has for sure, and since it was lost; None: unknown, or all is well."""
+    async def _perhaps_lost(self, judged: _Judgement, losses: Losses, kept: Position | None = None) -> Places | None:
+        """Agreements since what the server has for sure, and since it was lost; None: unknown, or all is well.
+
+        Without those that lie before what a site has kept of its history.
+        """
         since = min(judged.number, losses.renewed.from_number)
-        return None if since == math.inf else await self._agreed_since(since)
+        return None if since == math.inf else await self._agreed_since(since, kept)
 
     async def _held(self, side: Side, judged: _Judgement, agreed: Places | None) -> _Held:
         """What a server that went back holds where it may have lost something: anything else was written since."""
@@ -254,7 +258,8 @@ class Judging:
             facts.earlier_to - 1 if self.known.seen is not None and self.known.seen.replid == facts.earlier else None
         )
         judged = await self._judged_of_site(facts, resumed=resumed, kept_to=kept_to)
-        agreed = await self._perhaps_lost(judged, self._core.losses)
+        kept = None if kept_to is None else Position(facts.earlier, kept_to)
+        agreed = await self._perhaps_lost(judged, self._core.losses, kept)
         held = await self._held("site", judged, agreed)
         if side.epoch != epoch or not side.followed:
             return  # the link was lost meanwhile; the next may lead to another server

@@ -18,6 +18,7 @@ from redisrepl.changes import DENIED, Change, Deleted, FieldsDeleted, HashSet, H
 from redisrepl.engine.ancestor import Agreed, note_changes
 from redisrepl.engine.merging import size_of
 from redisrepl.engine.outbound import Outbound
+from redisrepl.engine.pending import told_of
 from redisrepl.engine.pushes import Batch, Departure, with_values
 from redisrepl.errors import FencedError, HubError, KeyDeniedError, LinkLostError, OutcomeUnknownError, RedisreplError
 from redisrepl.flow.clocks import Clocks
@@ -185,6 +186,7 @@ class Pushing:
             await self._clocks.known()  # else what expires may do so at the wrong time
             await self._fenced()
             batch, departure = await self._prepared(batch)
+            at = self._reach.position() if all(told_of(change) is change for change in batch.changes) else None
             outbound.counters.requests += 1
             pushed = _NOTHING
             if departure.commands:
@@ -212,7 +214,7 @@ class Pushing:
             pacer.arrived()
             if number:
                 refused = [key for key, error in pushed.errors.items() if error != UNCHANGED]
-                self._store.acknowledged(number, refused)
+                self._store.acknowledged(number, refused, at)
             outbound.succeeded(batch, pushed.errors, pushed.time, number or None)
             self._took(number, [change for change in departure.changes if change.key not in pushed.errors])
             self.failure_log.succeeded(pending_keys=outbound.waiting)

@@ -7,8 +7,10 @@ others: reading the stream (`sources.stream`).
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
+from redisrepl.changes import Position
 from redisrepl.engine.continuity import Continuity
 from redisrepl.errors import LinkLostError
 
@@ -25,16 +27,30 @@ class StreamReach:
     Args:
         read_to: tells up to which offset; infinity if nobody reads it.
         continuity: knows whether it still is the stream of the same server.
+        history: tells whose stream it is, by its replication id; empty: nobody reads it.
     """
 
-    def __init__(self, read_to: Callable[[], float], continuity: Continuity) -> None:
+    def __init__(
+        self, read_to: Callable[[], float], continuity: Continuity, history: Callable[[], str] = lambda: ""
+    ) -> None:
         self._read_to = read_to
+        self._history = history
         self._continuity = continuity
         self._moved = asyncio.Event()
 
     def moved(self) -> None:
         """The stream was read further, or was lost."""
         self._moved.set()
+
+    def position(self, offset: float | None = None) -> Position | None:
+        """The place of an offset in the site's history; None: that is not known, or the site has lost some of it.
+
+        Args:
+            offset: None: up to which the stream was read.
+        """
+        site, offset = self._continuity.site, self._read_to() if offset is None else offset
+        history = self._history() if site.followed and site.judged and site.proved == math.inf else ""
+        return Position(history, int(offset)) if history and 0 < offset < math.inf else None
 
     async def passed(self, offset: int) -> None:
         """Return when everything that the site did before this offset was seen, or its stream is lost.

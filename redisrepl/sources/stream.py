@@ -254,6 +254,11 @@ class StreamSource:
             return None
         return Position(self.position.replid, max(self.position.offset, int(self.read_to)))
 
+    @property
+    def history(self) -> str:
+        """The replication id of the server whose stream is read; empty: none is."""
+        return "" if self.position is None else self.position.replid
+
     def abandon(self) -> None:
         """Stop following the stream; its position would be out of date if it were followed again later."""
         self.position = None

@@ -201,6 +201,20 @@ class Changes(dict[bytes, Entry]):
             parts = entry.elements if isinstance(entry, Patch) and not entry.whole else [None]
             places.setdefault(key, {}).update(dict.fromkeys(parts, number))
 
+    def forget(self, places: dict[bytes, dict[bytes | None, int]]) -> None:
+        """Remove from `places` what `note` enters there; with a whole key, all of its elements."""
+        for key, entry in self.items():
+            parts = places.get(key)
+            if parts is None:
+                continue
+            if isinstance(entry, Patch) and not entry.whole:
+                for name in entry.elements:
+                    parts.pop(name, None)
+            else:
+                parts.clear()
+            if not parts:
+                del places[key]
+
     def digests(self) -> Iterator[tuple[bytes, bytes | None, int | None]]:
         """Each key as a whole (None), or each of its changed elements, with the digest of what is there since."""
         for key, entry in self.items():

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import structlog
 
+from redisrepl.changes import Position
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.seen import Seen
 from redisrepl.store.database import Database, Row, is_damage
@@ -359,11 +360,14 @@ class Folder:
             return None if row is None else row.digest
         return None if entry is None else entry[0]
 
-    def agreed_since(self, number: float, most: int) -> dict[bytes, dict[bytes | None, int]] | None:
+    def agreed_since(
+        self, number: float, kept: Position | None = None, *, most: int
+    ) -> dict[bytes, dict[bytes | None, int]] | None:
         """What was agreed after this number, or will be once an open batch is acknowledged, from the journal.
 
         Args:
             number: of a record or batch.
+            kept: what is known to lie before this place of the site's history is left out.
             most: the largest number of keys to return.
 
         Returns:
@@ -375,7 +379,9 @@ class Folder:
         begin, reader = self._read_before(number)
         try:
             for facts, at, void in self._agreements(reader, number, begin):
-                if at > number:
+                if reader.lies_before(kept, at):
+                    _changes_of(facts, at, void).forget(places)
+                elif at > number:
                     _changes_of(facts, at, void).note(places, at)
                 if len(places) > most:
                     return None

@@ -45,6 +45,7 @@ class Kind(IntEnum):
     CLEARED = 8  # nothing is agreed about any key
     APPLYING = 9  # batch, count of keys whose facts no longer count, those keys, facts
     PATCH = 10  # JSON: the values of the state document that changed, by name
+    AT = 11  # number, offset and history: where in the site's history that lies which is agreed on next
 
 
 #: Kind, payload, and the place behind the record.

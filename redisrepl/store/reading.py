@@ -11,16 +11,29 @@ import struct
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from redisrepl.changes import Position
 from redisrepl.store.facts import Changes, concern_the_same, pack_keys, unpack_keys
 from redisrepl.store.journal import Kind, record
 
-__all__ = ["MALFORMED", "Reader", "acknowledged", "agreed", "applying", "document", "dropped", "patch", "sending"]
+__all__ = [
+    "MALFORMED",
+    "Reader",
+    "acknowledged",
+    "agreed",
+    "applying",
+    "at",
+    "document",
+    "dropped",
+    "patch",
+    "sending",
+]
 
 #: What reading raises if a record or its facts are not as this package writes them.
 MALFORMED = (struct.error, ValueError, IndexError)
 
 _NUMBER = struct.Struct("<Q")
 _REFUSED = struct.Struct("<QI")
+_AT = struct.Struct("<QQ")
 
 
 def sending(batch: int, facts: bytes) -> bytes:
@@ -46,6 +59,17 @@ def dropped(batch: int) -> bytes:
 def agreed(number: int, facts: bytes) -> bytes:
     """The record of facts that are agreed already."""
     return record(Kind.AGREED, _NUMBER.pack(number), facts)
+
+
+def at(number: int, position: Position) -> bytes:
+    """The record of where in the site's history that lies which is agreed on under this number."""
+    return record(Kind.AT, _AT.pack(number, position.offset), position.replid.encode())
+
+
+def _position(payload: bytes) -> tuple[int, Position]:
+    """What such a record says."""
+    number, offset = _AT.unpack_from(payload)
+    return number, Position(payload[_AT.size :].decode("ascii", "replace"), offset)
 
 
 def document(content: Mapping[str, object]) -> bytes:
@@ -78,12 +102,20 @@ class Reader:
         self.number = 0
         self.open: dict[int, bytes] = {}
         self.applying: dict[int, tuple[bytes, frozenset[bytes]]] = {}
+        self._at: tuple[int, Position] | None = None  # where in the site's history that number's facts lie
+
+    def lies_before(self, kept: Position | None, number: int) -> bool:
+        """Whether what was just agreed on, under this number, is known to lie before a place of the site's history."""
+        if kept is None or self._at is None:
+            return False
+        at, position = self._at
+        return at == number and position.replid == kept.replid and position.offset <= kept.offset
 
     def copy(self, *, document: bool = True) -> Reader:
         """Another reader in the same state, with the document or without."""
         other = Reader()
         other.document, other.number = dict(self.document) if document else {}, self.number
-        other.open, other.applying = dict(self.open), dict(self.applying)
+        other.open, other.applying, other._at = dict(self.open), dict(self.applying), self._at
         return other
 
     def take(self, kind: int, payload: bytes) -> tuple[bytes, int, Collection[bytes]] | None:
@@ -95,6 +127,9 @@ class Reader:
             self.document |= _document(payload)
             return None
         if kind == Kind.CLEARED:
+            return None
+        if kind == Kind.AT:
+            self._at = _position(payload)
             return None
         (number,) = _NUMBER.unpack_from(payload)
         self.number = max(self.number, number)

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from redisrepl.changes import Position
 from redisrepl.engine.seen import Seen
 from redisrepl.errors import ConfigError
 from redisrepl.places import default_directory
@@ -151,20 +152,31 @@ class Store:
         self._record(record_of(batch, facts.encoded()))
         self._write()
 
-    def acknowledged(self, batch: int, refused: Collection[bytes] = ()) -> None:
-        """Record that a batch was executed: its facts are agreed, except those about the refused keys."""
+    def acknowledged(self, batch: int, refused: Collection[bytes] = (), at: Position | None = None) -> None:
+        """Record that a batch was executed: its facts are agreed, except those about the refused keys.
+
+        Args:
+            batch: its number.
+            refused: these keys.
+            at: what of it the site holds lies before this place of its history; None: that is not known.
+        """
         self._folder.fresh = False  # now, not when the worker reads the record
+        if at is not None:
+            self._record(reading.at(batch, at))
         self._record(reading.acknowledged(batch, refused))
 
     def dropped(self, batch: int) -> None:
         """Record that a batch was not executed: its facts do not count."""
         self._record(reading.dropped(batch))
 
-    def agreed(self, facts: Facts) -> None:
-        """Record that these facts are agreed."""
+    def agreed(self, facts: Facts, at: Position | None = None) -> None:
+        """Record that these facts are agreed; `at` as of `acknowledged`."""
         if facts:
             self._folder.fresh = False  # now, not when the worker reads the record
-            self._record(reading.agreed(self.next_number(), facts.encoded()))
+            number = self.next_number()
+            if at is not None:
+                self._record(reading.at(number, at))
+            self._record(reading.agreed(number, facts.encoded()))
 
     def save(self, document: Mapping[str, object]) -> bool:
         """Save the state from which the next process continues. It is written after everything recorded before it.
@@ -323,11 +335,14 @@ class Store:
 
         return await self._ask(question, {})
 
-    async def agreed_since(self, number: float, most: int) -> dict[bytes, dict[bytes | None, int]] | None:
+    async def agreed_since(
+        self, number: float, kept: Position | None = None, *, most: int
+    ) -> dict[bytes, dict[bytes | None, int]] | None:
         """What was agreed after this number, or will be once an open batch is acknowledged.
 
         Args:
             number: of a record or batch.
+            kept: what is known to lie before this place of the site's history is left out.
             most: the largest number of keys to return.
 
         Returns:
@@ -337,7 +352,7 @@ class Store:
         self._write()
         if self._unwritten:
             return None
-        return await self._ask(partial(self._folder.agreed_since, number, most), None)
+        return await self._ask(partial(self._folder.agreed_since, number, kept, most=most), None)
 
     async def history(self, number: float, most: int) -> list[Seen] | None:
         """What was agreed on, in order; None if that is no longer known back to this number.

@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 from redisrepl.changes import KINDS, Deleted, HashSet, HashState, StringSet, Touch
 from redisrepl.engine import refusals
 from redisrepl.engine.continuity import Continuity, Event, SideState
-from redisrepl.engine.core import ConflictLoss, Core, CoreOptions
+from redisrepl.engine.core import Core, CoreOptions
+from redisrepl.engine.losers import ConflictLoss
 from redisrepl.engine.losses import Findings, Losses
 from redisrepl.engine.plans import Plan
 from redisrepl.engine.seen import Ring, Seen, StreamedKeys

@@ -2,14 +2,17 @@
 
 import asyncio
 import contextlib
+import socket
 import time
+from functools import partial
 
 import pytest
 
-from redisrepl.changes import KINDS, ExpirySet, HashState, StringSet, StringState, Touch
+from redisrepl.changes import KINDS, ExpirySet, HashState, Position, StringSet, StringState, Touch
 from redisrepl.engine.ancestor import note_state
 from redisrepl.engine.continuity import Continuity, Event, SideState
-from redisrepl.engine.core import ConflictLoss, Core, CoreOptions
+from redisrepl.engine.core import Core, CoreOptions
+from redisrepl.engine.losers import ConflictLoss
 from redisrepl.engine.losses import Findings
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.reach import StreamReach
@@ -162,6 +165,22 @@ async def test_what_differs_is_written_and_its_echo_expected(server, at_site, ru
         assert at_site.hgetall(KEY) == {b"same": b"1", b"old": b"3"}
         assert world.inbound.counters.applied == 1
         assert world.expected.holds(KEY)
+
+
+async def test_what_was_applied_or_found_equal_lies_before_where_the_site_is_then(server, at_site, running):
+    at_site.set(b"ns:equal", b"v")
+    with socket.create_connection(("127.0.0.1", server.port)) as link:
+        link.sendall(b"PSYNC ? -1\r\n")  # without a replica, the site does not count offsets
+        await eventually_async(lambda: offset(at_site))
+    async with running(server) as world:
+        world.reach._history = lambda: "history"
+        world.hub = {b"ns:equal": StringState(b"v"), b"ns:applied": StringState(b"v")}
+        world.dirty(*world.hub, suspect=True)
+        await world.applying.idle()
+        since, now = partial(world.store.agreed_since, 0, most=9), offset(at_site)
+        assert await since(Position("history", now)) == {}
+        assert (await since(Position("history", now - 1))).keys() == {b"ns:applied"}  # shown by the end of it
+        assert (await since(Position("history", 1))).keys() == world.hub.keys()
 
 
 # With the ancestor.

@@ -91,7 +91,8 @@ class World(NoFence):
     async def held(self, places):
         return {place: self.held_by_site.get(place) for place in places}
 
-    async def agreed_since(self, number):
+    async def agreed_since(self, number, kept=None):
+        self.kept = kept
         return {b"since": {None: 7}} if number == 6 else None
 
     async def history(self, number):  # noqa: ARG002 - all of it is remembered, or none

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from redisrepl.changes import DENIED, KINDS, Deleted, HashSet, HashState, StringSet, StringState, Touch
+from redisrepl.changes import DENIED, KINDS, Deleted, HashSet, HashState, Position, StringSet, StringState, Touch
 from redisrepl.engine.ancestor import note_state
-from redisrepl.engine.continuity import Continuity
+from redisrepl.engine.continuity import Continuity, SideState
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.everywrite import EveryWrite
 from redisrepl.engine.outbound import Outbound
@@ -436,6 +436,22 @@ async def test_where_nothing_differs_nothing_is_sent(store):
     async with Flights(outbound, store, hub, site=StatesOf({b"k": A})) as flights:
         await flights.pushing.drained()
     assert (hub.calls, outbound.waiting, store.number) == (0, 0, number)
+
+
+async def test_what_the_stream_told_lies_before_the_offset_to_which_it_was_read(store):
+    """What is read at the site itself may lie behind it."""
+    told = [StringSet(b"told", b"v"), HashSet(b"fields told", {b"f": b"v"})]
+    outbound = outbound_of(*told, Touch(b"read"), HashSet(b"fields read", {b"f": None}))
+    flights = Flights(
+        outbound, store, FakeHub(), batch=1, site=StatesOf({b"read": A, b"fields read": HashState({b"f": b"v"})})
+    )
+    known = Continuity(site=SideState(followed=True, judged=True))
+    flights.pushing._reach = StreamReach(lambda: 7, known, lambda: "history")
+    async with flights:
+        await flights.pushing.drained()
+    assert (await store.agreed_since(0, Position("history", 7), most=9)).keys() == {b"read", b"fields read"}
+    assert len(await store.agreed_since(0, Position("history", 6), most=9)) == 4
+    assert len(await store.agreed_since(0, Position("another", 7), most=9)) == 4
 
 
 async def test_what_the_site_evicted_is_not_removed_at_the_hub(store):

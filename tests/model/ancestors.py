@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from redisrepl.changes import Position
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.seen import Seen
 from redisrepl.store.facts import Changes, Facts, Patch, concern_the_same
@@ -29,6 +30,7 @@ class Memory:
         self.number = 0
         self.fresh = True
         self.log: list[tuple[int, Changes]] = []
+        self.at: dict[int, Position | None] = {}  # where in the site's history what was agreed on lies
 
     def copy(self) -> Memory:
         """Another one that holds the same."""
@@ -37,7 +39,7 @@ class Memory:
             other.keys[key] = (dict(held) if isinstance(held, dict) else held), number, expires
         other.open = {batch: Changes(changes) for batch, changes in self.open.items()}
         other.applying = {batch: Changes(changes) for batch, changes in self.applying.items()}
-        other.log = list(self.log)
+        other.log, other.at = list(self.log), dict(self.at)
         other.document, other.number, other.fresh = self.document, self.number, self.fresh
         return other
 
@@ -181,10 +183,11 @@ class Ancestors:
         self._record(record, changes.keys())
         self._write()
 
-    def acknowledged(self, batch: int, refused: Collection[bytes] = ()) -> None:
+    def acknowledged(self, batch: int, refused: Collection[bytes] = (), at: Position | None = None) -> None:
         refused = frozenset(refused)
 
         def record(memory: Memory) -> None:
+            memory.at[batch] = at
             for batches in (memory.open, memory.applying):
                 if (changes := batches.pop(batch, None)) is not None:
                     memory.agree(changes, refused, batch)
@@ -200,7 +203,7 @@ class Ancestors:
         self._sent.pop(batch, None)
         self._record(record)
 
-    def agreed(self, facts: Facts) -> None:
+    def agreed(self, facts: Facts, at: Position | None = None) -> None:
         if not facts:
             return
         number, encoded = self.next_number(), facts.encoded()
@@ -208,6 +211,7 @@ class Ancestors:
         def record(memory: Memory) -> None:
             changes = Changes()
             changes.take(encoded, number)
+            memory.at[number] = at
             memory.agree(changes, (), number)
             memory.number = max(memory.number, number)
 
@@ -285,13 +289,24 @@ class Ancestors:
             held = self.memory.keys
             yield [(key, self.memory.digest(key)) for key in sorted(held) if key.startswith(prefix)]
 
-    async def agreed_since(self, number: float, most: int) -> dict[bytes, dict[bytes | None, int]] | None:  # noqa: ARG002 - there are few
+    async def agreed_since(
+        self,
+        number: float,
+        kept: Position | None = None,
+        *,
+        most: int,  # noqa: ARG002 - there are few
+    ) -> dict[bytes, dict[bytes | None, int]] | None:
         """See `store.Store`."""
         self._write()
         await Wire()
-        told = [(agreed_at, changes) for agreed_at, changes in self.memory.log if agreed_at > number]
         places: dict[bytes, dict[bytes | None, int]] = {}
-        for batch, changes in [*told, *self.memory.open.items(), *self.memory.applying.items()]:
+        for agreed_at, changes in self.memory.log:
+            at = self.memory.at.get(agreed_at)
+            if kept and at and at.replid == kept.replid and at.offset <= kept.offset:
+                changes.forget(places)
+            elif agreed_at > number:
+                changes.note(places, agreed_at)
+        for batch, changes in [*self.memory.open.items(), *self.memory.applying.items()]:
             changes.note(places, batch)
         return places if self._remembers and not self._unwritten else None
 

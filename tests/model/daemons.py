@@ -94,8 +94,8 @@ class PlayedApplying(Applying):
 class PlayedReach(StreamReach):
     """Likewise, or not at all."""
 
-    def __init__(self, read_to: Callable[[], float], continuity: Continuity, site: Site, *, waits: bool) -> None:
-        super().__init__(read_to, continuity)
+    def __init__(self, stream: Callable[[], StreamSource], continuity: Continuity, site: Site, *, waits: bool) -> None:
+        super().__init__(lambda: stream().read_to, continuity, lambda: stream().history)
         self._played_at, self._waits = site, waits
 
     async def passed(self, offset: int) -> None:
@@ -489,7 +489,7 @@ class Daemon:
             self.outbound.resume_at(saved.position.offset, saved.database)
         hub, of_site, known = HubDouble(self), SiteDouble(self), Known(store.saved)
         pacer = SimpleNamespace(**dict.fromkeys(("left", "arrived", "failed", "hold"), lambda *_: None))
-        reach = PlayedReach(lambda: self.stream.read_to, core.continuity, site, waits=world.waits)
+        reach = PlayedReach(lambda: self.stream, core.continuity, site, waits=world.waits)
         self.pushing = made.pushing(
             self.outbound,
             store,

@@ -20,7 +20,7 @@ import structlog
 
 from redisrepl.changes import State
 from redisrepl.engine.continuity import Event
-from redisrepl.engine.core import ConflictLoss
+from redisrepl.engine.losers import ConflictLoss
 from redisrepl.errors import OutcomeUnknownError, PeerUnavailableError, RedisreplError
 from redisrepl.wire.digests import digest_of
 from redisrepl.wire.feed import Feed, feed_content, parse_feed

@@ -10,6 +10,7 @@ import stat
 import pytest
 from structlog.testing import capture_logs
 
+from redisrepl.changes import Position
 from redisrepl.engine.seen import Seen
 from redisrepl.store import Facts, Pair, StateDirectoryError, folding, open_store
 from redisrepl.store import store as module
@@ -516,14 +517,48 @@ async def test_what_was_agreed_since_is_known_as_far_back_as_the_journal_reaches
         b"h": {b"f": number + 1, b"gone": number + 1, b"g": number + 2},
         **{b"batch %d" % batch: {b"f": sent + batch - 1} for batch in (1, 3, 4)},  # an open one may be acknowledged yet
     }
-    assert await store.agreed_since(number, 10) == since
-    assert await store.agreed_since(number, 6) is None  # too many
-    assert (await store.agreed_since(0, 10)).keys() == since.keys() | {b"before"}
+    assert await store.agreed_since(number, most=10) == since
+    assert await store.agreed_since(number, most=6) is None  # too many
+    assert (await store.agreed_since(0, most=10)).keys() == since.keys() | {b"before"}
 
     store._folder.renew()
     last = store.number
-    assert await store.agreed_since(number, 10) is None  # that is not in the journal any more
-    assert (await store.agreed_since(last, 10)).keys() == {b"batch 3", b"batch 4"}
+    assert await store.agreed_since(number, most=10) is None  # that is not in the journal any more
+    assert (await store.agreed_since(last, most=10)).keys() == {b"batch 3", b"batch 4"}
+
+
+HERE, ELSEWHERE = "a" * 40, "b" * 40
+
+
+async def test_what_lies_before_a_place_of_the_sites_history_is_not_agreed_since(opened):
+    """A replica that took over, and kept the history of its master up to there, has that for sure."""
+    store = await opened()
+    for key, at in ((b"told", Position(HERE, 5)), (b"later", Position(HERE, 6)), (b"other", Position(ELSEWHERE, 5))):
+        store.agreed(strings((key, 1)), at)
+    store.agreed(strings((b"unknown", 1)))
+    for at in (Position(HERE, 5), Position(HERE, 9), None):
+        for to_site in (False, True):
+            sent = store.next_number()
+            store.sending(sent, strings((b"sent %d %d" % (at.offset if at else 0, to_site), 1)), to_site=to_site)
+            store.acknowledged(sent, (), at)
+    # What is not known to lie before it does, if what was agreed on afterwards does.
+    for number, later in enumerate(
+        [("fields", {b"f": 2}), ("fields", {b"g": 1}), ("hash", {b"g": 1}), ("string", 5)],
+    ):
+        key = b"h%d" % number
+        store.agreed(facts(("fields", key, {b"f": 1})))
+        store.agreed(facts((later[0], key, *later[1:])), Position(HERE, 5))
+    store.agreed(strings((b"again", 1)), Position(HERE, 5))
+    store.agreed(strings((b"again", 2)))
+    unknown = {b"later", b"other", b"unknown", b"again", b"h1"}
+    unknown |= {b"sent %d %d" % (offset, to_site) for offset in (9, 0) for to_site in (0, 1)}
+    since = await store.agreed_since(0, Position(HERE, 5), most=100)
+    assert since.keys() == unknown
+    assert since[b"h1"].keys() == {b"f"}
+    all_of_it = await store.agreed_since(0, most=100)
+    assert all_of_it.keys() > unknown
+    assert await store.agreed_since(0, Position(HERE, 4), most=100) == all_of_it
+    assert (await store.lookup([b"told"]))[b"told"].digest == 1
 
 
 async def test_what_was_agreed_of_late_is_found_without_reading_the_whole_journal(opened, monkeypatch):
@@ -546,12 +581,12 @@ async def test_what_was_agreed_of_late_is_found_without_reading_the_whole_journa
     store.acknowledged(1)  # and 2 is still open
     for _ in range(2):
         folder, journal = store._folder, store._journal
-        since = {number: await store.agreed_since(number, 1000) for number in range(0, store.number + 1, 7)}
+        since = {number: await store.agreed_since(number, most=1000) for number in range(0, store.number + 1, 7)}
         told = {most: await store.history(store.number, most) for most in (1, 5, 50, 1000)}
         begun = next(folder._ever_earlier())[0]
         with monkeypatch.context() as patch:
             patch.setattr(folder, "_marks", [])
-            assert since == {number: folder.agreed_since(number, 1000) for number in since}
+            assert since == {number: folder.agreed_since(number, most=1000) for number in since}
             assert told == {most: folder.history(store.number, most) for most in told}
         assert begun > journal.base
         place, _ = folder._read_before(store.number - 5)
