@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import redisrepl
 from redisrepl.engine import conditional, core, doubts, inbound, losers, outbound, plans, reconcile
-from redisrepl.flow import applying, judging, pushing, sweep
+from redisrepl.flow import applying, judging, pushing, reach, sweep
 from tests.model.daemons import Made
 from tests.model.runs import conflict, everybody, fallen, fallen_unremembered, one_writer, run
 from tests.model.world import silence
@@ -93,7 +93,7 @@ MORE = [
     Mutant(core, "Core._owe_what_was_left_out", "if outbound.take_flush():", "if False:", ONE),
     Mutant(outbound, "Outbound.take_left_out", "self._unswept |= left_out", "pass", ONE, FEW),
     Mutant(outbound, "Outbound.take_flush", "self._unswept |= flushed", "pass", ONE),
-    Mutant(core, "Core.saw", "self.ring.add(", "print_nothing = (lambda *_: None)(", FALL),
+    Mutant(core, "Core._see", "changes, whole =", "changes, whole = (), True or", FALL),
     Mutant(reconcile, "reconcile", "if site in applied or (site == ancestor and hub in applied):", "if False:", ONE),
     Mutant(
         reconcile,
@@ -107,14 +107,21 @@ MORE = [
     Mutant(
         outbound, "Outbound.new_from", "self.read_again_to = min(self.read_again_to, offset)", "self.read_again_to = 0"
     ),
-    Mutant(outbound, "Outbound._add", "if self.read_again_to:", "if False:", ONE),
+    Mutant(outbound, "Outbound._add", "if self.read_again_to or", "if", ONE),
     Mutant(outbound, "Outbound.succeeded", "self._pulling.suspect(moved)", "pass", ONE),
     Mutant(inbound, "Inbound.take", "self._suspect.add(key)", "pass", ONE),
     Mutant(sweep, "Sweep._sweep", "state.owed = state.owed or reason or", "state.owed = state.owed or", ONE),
-    Mutant(applying, "Applying._sent", "self.inbound.suspect({change.key for change in changes})", "pass", ONE),
+    Mutant(
+        applying,
+        "Applying._sent",
+        "self.inbound.unanswered({change.key for change in changes}, time.monotonic())",
+        "pass",
+        ONE,
+    ),
+    Mutant(reach, "StreamReach.position", "int(offset)", "1", circumstances={"silent": True}),
     Mutant(pushing, "Pushing._failed", "self._hub.fence.doubt()", "pass", ONE),
     Mutant(plans, "_plan_whole", "plan.push, plan.expected = Touch(key, replaces=True), (far,)", "pass"),
-    Mutant(conditional, "_was_no_hash", "return ", "return not ", ONE),
+    Mutant(conditional, "_was_no_collection", "return ", "return not ", ONE),
 ]
 
 

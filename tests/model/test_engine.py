@@ -2,7 +2,7 @@
 
 Each run is one of a seed. A failure names what plays it again:
 
-    from tests.model.mutants import SAMPLE, noticed_by
+    from tests.model.mutants import MORE, SAMPLE, mutated, noticed_by
 from tests.model.runs import *; run(SEED, everybody, one_writer, fallen, sites=2, ..)
 
 `REDISREPL_SCHEDULES` sets how many seeds each case plays, `REDISREPL_FIRST_SEED` with which it begins.
@@ -19,7 +19,7 @@ from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.outbound import Outbound
 from redisrepl.remote.fence import Fence
 from tests.model.daemons import Made, PlayedJudging
-from tests.model.mutants import SAMPLE, noticed_by
+from tests.model.mutants import MORE, SAMPLE, mutated, noticed_by
 from tests.model.runs import conflict, everybody, fallen, fallen_unremembered, one_writer, run
 from tests.model.world import WrongError, silence
 
@@ -224,6 +224,12 @@ def test_each_part_is_needed(phases, circumstances):
 @pytest.mark.parametrize(("phases", "circumstances"), SELDOM)
 def test_each_part_is_needed_if_seldom(phases, circumstances):
     assert goes_wrong(range(SCHEDULES), phases, circumstances)
+
+
+def test_each_mutant_is_of_the_present_code():
+    for mutant in [*SAMPLE, *MORE]:
+        with mutated(mutant):
+            pass
 
 
 @pytest.mark.parametrize("mutant", SAMPLE, ids=[mutant.name for mutant in SAMPLE])
