@@ -163,6 +163,7 @@ class Parts:
             max_keys=batch,
             retry=self._soon,
             clocks=known.clocks,
+            see_clocks=lambda: self.judging.see_clocks(),  # noqa: PLW0108 - likewise
         )
         self.stream = StreamSource(
             address,

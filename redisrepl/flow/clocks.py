@@ -17,7 +17,6 @@ seen is kept, since a clock that was ahead may be set back.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -68,9 +67,6 @@ class Clocks:
         self._former = _former(told.get("former"))
         self._in_force = bool(told)  # whether anything may have crossed by the present shift
         self._steady = steady
-        self._known = asyncio.Event()
-        if self._in_force:
-            self._known.set()
 
     def saw(self, side: Side, ahead: float | None, *, within: float = 0.0) -> bool:
         """A server's clock was looked at.
@@ -98,7 +94,6 @@ class Clocks:
             self._former[before] = side == "hub" or not known
             self._former = dict(list(self._former.items())[-_MOST_FORMER:])
         self._in_force = True
-        self._known.set()
         return changed
 
     def _measure(self, ours: _Seen) -> None:
@@ -111,13 +106,9 @@ class Clocks:
             self._shift.ms = round(apart) * 1000 if abs(apart) > CLOCK_TOLERANCE else 0
 
     @property
-    def are_known(self) -> bool:
+    def known(self) -> bool:
         """Whether both clocks were looked at, by this process or one before it."""
-        return self._known.is_set()
-
-    async def known(self) -> None:
-        """Return once both clocks were looked at."""
-        await self._known.wait()
+        return self._in_force
 
     @property
     def off_by(self) -> frozenset[int]:

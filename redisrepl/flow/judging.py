@@ -214,6 +214,16 @@ class Judging:
         self._saw_clock("hub", self._hub.clock_ahead, self._hub.clock_within)
         return facts
 
+    async def see_clocks(self) -> None:
+        """Look at both clocks, unless they are known: what crosses before that may expire at the wrong time.
+
+        Raises:
+            RedisreplError: a server cannot be asked.
+        """
+        if not self.known.clocks.known:
+            await self._ask_hub()
+            await self._ask_site()
+
     def _saw_clock(self, side: Side, ahead: float | None, within: float) -> None:
         clocks = self.known.clocks
         if clocks.saw(side, ahead, within=within):

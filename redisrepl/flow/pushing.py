@@ -70,6 +70,10 @@ class ValueSource(Protocol):
         """Where the site's replication stream is now."""
 
 
+async def _known() -> None:
+    """The clocks are known."""
+
+
 class Pushing:
     """Moves batches from `Outbound` to the hub.
 
@@ -85,6 +89,7 @@ class Pushing:
         max_keys: changes in a batch, at most.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
         clocks: of both servers.
+        see_clocks: has both looked at, if they are not known yet; asked before anything leaves.
     """
 
     def __init__(  # noqa: PLR0913 - what it is made of
@@ -101,8 +106,9 @@ class Pushing:
         max_keys: int,
         retry: Mapping[str, Any],
         clocks: Clocks | None = None,
+        see_clocks: Callable[[], Awaitable[None]] = _known,
     ) -> None:
-        self._clocks = clocks or Clocks({"shift": 0})
+        self._clocks = clocks or Clocks()
         self.outbound = outbound
         self.failure_log = FailureLog("push")
         self._store = store
@@ -111,6 +117,7 @@ class Pushing:
         self._pacer = pacer
         self._reach = reach
         self._took = took
+        self._see_clocks = see_clocks
         self._site_evicted = site_evicted
         self._denials = Denials("the site's Redis", self._is_denied)
         self._slots: list[int] = []  # that are free
@@ -183,7 +190,7 @@ class Pushing:
         batch = await self._departure()
         slot, number = self._take_slot(), 0
         try:
-            await self._clocks.known()  # else what expires may do so at the wrong time
+            await self._see_clocks()
             await self._fenced()
             batch, departure = await self._prepared(batch)
             at = self._reach.position() if all(told_of(change) is change for change in batch.changes) else None

@@ -1,6 +1,5 @@
 """Two clocks that agree change nothing; two that do not shift all expiries by one number that stays."""
 
-import asyncio
 import time
 
 import pytest
@@ -92,24 +91,22 @@ def test_of_many_former_shifts_the_last_are_remembered():
 
 
 @pytest.mark.parametrize("saved", [None, {}])
-async def test_nothing_crosses_before_both_clocks_are_known(saved):
+def test_clocks_are_known_once_both_were_looked_at(saved):
     scene = Scene(saved)
-    waits = asyncio.ensure_future(scene.clocks.known())
+    assert not scene.clocks.known
     scene.clocks.saw("hub", 5.0)
-    await asyncio.sleep(0)
-    assert (waits.done(), scene.clocks.are_known) == (False, False)
+    assert not scene.clocks.known
     scene.clocks.saw("site", None)
-    await waits
-    assert scene.clocks.are_known
+    assert scene.clocks.known
 
 
-async def test_what_is_known_survives_the_daemon():
+def test_what_is_known_survives_the_daemon():
     first = Scene()
     first.saw(0.0, 0.0)
     first.saw(0.0, 2.0 * HOUR)
     first.saw(2.0 * HOUR, 2.0 * HOUR)
     second = Scene(first.clocks.saved())
-    await second.clocks.known()
+    assert second.clocks.known
     assert (second.shift.ms, second.clocks.off_by) == (first.shift.ms, first.clocks.off_by) == (0, frozenset())
     assert second.clocks.saved() == first.clocks.saved()
     assert second.saw(0.0, float(HOUR))  # of which it is taken that the hub's was set

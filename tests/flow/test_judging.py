@@ -320,6 +320,15 @@ async def test_a_clock_that_is_set_is_noticed_whichever_it_is():
     assert site.asked == 2  # for it may be ours that was set, and so the site's
 
 
+async def test_clocks_are_looked_at_before_anything_else_is_known():
+    world, site = World(), Telling(SiteFacts(RUN, "master", OURS, 100, clock_ahead=-100.0))
+    world.judging._site, world.clock_ahead = site, 0.0
+    for _ in range(2):
+        await world.judging.see_clocks()
+    assert (site.asked, world.hub_asked, world.judging.known.clocks.known) == (1, 1, True)
+    assert world.judging.known.clocks._shift.ms == 100_000
+
+
 async def test_that_the_site_evicts_is_noticed():
     for evicted in (0, 7):
         world = World()

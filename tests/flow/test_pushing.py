@@ -454,6 +454,21 @@ async def test_what_the_stream_told_lies_before_the_offset_to_which_it_was_read(
     assert len(await store.agreed_since(0, Position("another", 7), most=9)) == 4
 
 
+async def test_nothing_leaves_before_the_clocks_are_known(store):
+    outbound, hub = outbound_of(StringSet(b"k", b"v")), FakeHub()
+    flights, seen = Flights(outbound, store, hub), []
+
+    async def see():
+        seen.append(hub.calls)
+        if len(seen) == 1:
+            raise PeerUnavailableError("away")
+
+    flights.pushing._see_clocks = see
+    async with flights:
+        await flights.pushing.drained()
+    assert (seen, hub.calls) == ([0, 0], 1)
+
+
 async def test_what_the_site_evicted_is_not_removed_at_the_hub(store):
     outbound, hub = outbound_of(Deleted(b"evicted"), StringSet(b"k", b"v")), FakeHub()
     flights = Flights(outbound, store, hub)

@@ -83,7 +83,6 @@ class PlayedPushing(Pushing):
     most = 1
 
     async def _departure(self) -> Batch:
-        await Until(lambda: self._clocks.are_known)  # here, for `Clocks.known` waits in a loop
         return self.outbound.take(self.most, 1_000_000)
 
 
