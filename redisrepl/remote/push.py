@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import structlog
 
@@ -22,9 +22,9 @@ from redisrepl.errors import (
     CommandRefusedError,
     HubError,
     OutcomeUnknownError,
-    RedisreplError,
     denies_key,
 )
+from redisrepl.remote.bodies import LargeBodies
 from redisrepl.remote.fence import NOT_LAST, NoFence
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.hub import Hub
@@ -48,16 +48,10 @@ __all__ = ["HubPusher", "Pushed", "Teller"]
 
 _log = structlog.get_logger("redisrepl")
 
-_T = TypeVar("_T")
 
 #: Bytes of a body before and behind its words.
 _AROUND = len(b"EVAL//0/.raw")
 _SMALLEST_BODY = 2 << 10
-#: Bytes of a body that a proxy keeps in memory whatever its configuration (nginx: `client_body_buffer_size`).
-_SMALL_BODY = 8 << 10
-#: Errors of a proxy that do not concern the request: the server behind it is away.
-_AWAY = (502, 503, 504)
-_SERVER_ERRORS = range(500, 600)
 
 
 class _Part(NamedTuple):
@@ -128,6 +122,7 @@ class HubPusher:
         self._single = asyncio.Semaphore(side_by_side)
         self._passed: bytes | None = None  # a key that the hub let us write, to tell a denied key from a denied client
         self.max_body = max_body
+        self._large = LargeBodies(hub)
 
     async def push(self, commands: Sequence[Sequence[bytes]], *, slot: int = 0, number: int = 0) -> Pushed:
         """Run commands in order.
@@ -288,28 +283,8 @@ class HubPusher:
             spelled=spelled,
             count=sum(len(part.command) + 1 for part in parts),
         )
-        reply = await self._sized(request, sum(map(len, spelled)))
+        reply = await self._large.answered(request, sum(map(len, spelled)))
         return None if reply is None else parse_batch_reply(reply, writes, token)
-
-    async def _sized(self, request: Awaitable[_T], size: int) -> _T:
-        """Make a request of `size` bytes; a server error that small requests do not get is a `BodyTooLargeError`."""
-        try:
-            return await request
-        except HubError as error:
-            large = size > _SMALL_BODY
-            if not large or error.status not in _SERVER_ERRORS or error.status in _AWAY or not await self._is_there():
-                raise
-            why = "but not to small ones: its proxy may have no place for bodies (nginx: client_body_temp_path)"
-            raise BodyTooLargeError(f"{error}, {why}", status=error.status) from error
-
-    async def _is_there(self) -> bool:
-        try:
-            await self._hub.command(b"PING")
-        except CommandRefusedError:
-            return True
-        except RedisreplError:
-            return False
-        return True
 
     async def _push_singly(self, commands: Iterable[Sequence[bytes]]) -> list[tuple[bytes, str]]:
         """Without scripts: run the commands of one key in order, those of different keys in parallel."""
@@ -340,7 +315,7 @@ class HubPusher:
                         return [(command[1], outcome)]
                     command = plain
                 for simple in simple_commands(command):
-                    reply = await self._sized(self._hub.command(*simple), sum(map(len, simple)))
+                    reply = await self._large.answered(self._hub.command(*simple), sum(map(len, simple)))
             unchanged = changed_nothing(command, reply)
         except (CommandRefusedError, BodyTooLargeError) as error:
             text, alone = str(error), len(written_keys(command)) == 1

@@ -198,6 +198,49 @@ async def test_an_error_that_is_not_about_the_size_shrinks_nothing(answer, scrip
         assert pusher.max_body == 100_000
 
 
+@pytest.mark.parametrize("status", [400, 502, 503, 504])
+async def test_a_status_of_another_meaning_is_about_the_size_if_large_bodies_get_it_again_and_again(status):
+    commands = [[b"SET", b"k%d" % number, b"x" * 1000] for number in range(20)]
+    async with pushing(too_large_over(2 * LIMIT, status)) as pusher:
+        with pytest.raises(HubError):
+            await pusher.push(commands)
+        assert pusher.max_body == 100_000  # Webdis may just have been away
+        with capture_logs() as lines:
+            assert (await pusher.push(commands)).errors == {}
+        assert {line["event"] for line in lines} == {"push.body_too_large"}
+        large = await pusher.push([[b"SET", b"k", b"x" * 20_000]])  # by itself it is given up, by name
+        assert str(status) in large.errors[b"k"]
+
+
+async def test_large_bodies_that_fail_now_and_then_are_not_too_large():
+    commands, fails = [[b"SET", b"k", b"x" * 20_000]], True
+
+    def answer(content):
+        return httpx.Response(502) if fails and len(content) > 10_000 else all_ran(content)
+
+    async with pushing(answer) as pusher:
+        for fails in (True, False, True, False, True):
+            with pytest.raises(HubError) if fails else contextlib.nullcontext():
+                assert (await pusher.push(commands)).errors == {}
+        assert pusher.max_body == 100_000
+
+
+async def test_large_bodies_that_fail_together_are_one_failure():
+    """Many were on their way when Webdis was restarted, and it is there again when it is asked."""
+    away = True
+
+    def answer(content):
+        return httpx.Response(502) if away and len(content) > 10_000 else all_ran(content)
+
+    async with pushing(answer) as pusher:
+        pushes = [pusher.push([[b"SET", b"k%d" % number, b"x" * 20_000]], slot=number) for number in range(5)]
+        failed = await asyncio.gather(*pushes, return_exceptions=True)
+        assert [type(error) for error in failed] == [HubError] * 5
+        away = False
+        assert (await pusher.push([[b"SET", b"k", b"x" * 20_000]])).errors == {}
+        assert pusher.max_body == 100_000
+
+
 async def test_joined_sets_are_split_where_a_body_cannot_hold_them():
     command = [b"MSET", *(word for number in range(10) for word in (b"k%d" % number, b"x" * 400))]
     most = len(batch_body([])) + 1000

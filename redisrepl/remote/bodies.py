@@ -1,0 +1,82 @@
+"""Whether a request fails because of its size: some proxies do not say so.
+
+In: requests to the hub, with the sizes of their bodies. Out: their replies; `BodyTooLargeError` where small requests
+get through and large ones do not. Left to others: smaller bodies (`remote.push`), what a status means
+(`remote.statuses`).
+
+An error of the proxy itself (500, 507, ...) says enough. One that usually means something else (502: Webdis is away;
+400) has to come twice in a row, to requests of which the second began after the first had failed, while a small request
+is answered. A connection that is cut tells nothing: it may be the network's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from redisrepl.errors import BodyTooLargeError, CommandRefusedError, HubError, RedisreplError
+from redisrepl.remote.hub import Hub
+
+__all__ = ["LargeBodies"]
+
+_T = TypeVar("_T")
+
+#: Bytes of a body that a proxy keeps in memory whatever its configuration (nginx: `client_body_buffer_size`).
+_SMALL_BODY = 8 << 10
+#: Statuses that say what it is: an answer of Redis, no access, no such path, the size itself, too many requests.
+_OTHERWISE = frozenset({200, 401, 403, 404, 413, 429})
+#: Statuses of a proxy whose server is away, most of the time.
+_AWAY = frozenset({502, 503, 504})
+_SERVER_ERRORS = range(500, 600)
+
+
+class LargeBodies:
+    """Makes requests.
+
+    Args:
+        hub: who answers small ones, or does not.
+        clock: seconds that never go backwards.
+    """
+
+    def __init__(self, hub: Hub, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._hub = hub
+        self._clock = clock
+        self._failed: tuple[float, int] | None = (
+            None  # when one failed first, and its size, since such a one was answered
+        )
+
+    async def answered(self, request: Awaitable[_T], size: int) -> _T:
+        """The reply to a request of this size.
+
+        Raises:
+            BodyTooLargeError: it is too large, as far as one can tell. And what else `Hub` raises.
+        """
+        began = self._clock()
+        try:
+            reply = await request
+        except HubError as error:
+            if size <= _SMALL_BODY or error.status in _OTHERWISE or not await self._is_there():
+                raise
+            if not self._is_clear(error.status, began):
+                self._failed = self._failed or (self._clock(), size)
+                raise
+            why = "but not to small ones: its proxy has a limit, or no place for bodies (nginx: client_body_temp_path)"
+            raise BodyTooLargeError(f"{error}, {why}", status=error.status) from error
+        if self._failed is not None and size >= self._failed[1]:
+            self._failed = None
+        return reply
+
+    def _is_clear(self, status: int, began: float) -> bool:
+        if status in _SERVER_ERRORS and status not in _AWAY:
+            return True
+        return self._failed is not None and began > self._failed[0]
+
+    async def _is_there(self) -> bool:
+        try:
+            await self._hub.command(b"PING")
+        except CommandRefusedError:
+            return True
+        except RedisreplError:
+            return False
+        return True
