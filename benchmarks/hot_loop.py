@@ -74,7 +74,7 @@ def play(data):
         events = protocol.receive(piece)
         watch.lap("receive")
         for event in events:
-            outbound.read(event.commands, event.ends[-1])
+            outbound.read(event.commands, event.ends[-1], event.ends)
         del events
         watch.lap("read")
         while outbound.ready:

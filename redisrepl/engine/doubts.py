@@ -17,6 +17,10 @@ from redisrepl.engine.conditional import Condition, condition_for, condition_of_
 from redisrepl.engine.pending import Pending
 from redisrepl.engine.plans import Expectation
 from redisrepl.engine.pushes import Pulling
+from redisrepl.wire.commands import ChangeDecoder
+from redisrepl.wire.rdb import Aux, Entry
+from redisrepl.wire.replies import number
+from redisrepl.wire.snapshots import is_alive, replicated_of
 
 __all__ = ["Doubts"]
 
@@ -65,6 +69,19 @@ class Doubts:
         else:
             self._expected[key] = expected
         self.queue.add(change or Touch(key, replaces=True))
+
+    def read_snapshot(self, entries: Iterable[object], decoder: ChangeDecoder, now: float) -> None:
+        """What a snapshot holds is in doubt; see `Outbound.read_snapshot`."""
+        for entry in entries:
+            match entry:
+                case Aux(b"repl-stream-db", text) if (database := number(text)) is not None:
+                    decoder.selected = database
+                case Entry(db) if db == decoder.database and is_alive(entry, now):
+                    changes, left_out = replicated_of(entry, self._kinds, now)
+                    for change in changes:
+                        self.queue.add(change)
+                    if left_out is not None:
+                        decoder.count_unreplicated(f"snapshot:{left_out}")
 
     def forget(self, change: Change) -> None:
         """What the site held before this change need not be pushed any more."""

@@ -42,12 +42,13 @@ from redisrepl.engine.seen import MOST_PLACES, Places, StreamedKeys
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.keyspace import announced_events
 from redisrepl.wire.opaque import OPAQUE
-from redisrepl.wire.rdb import Aux, Entry
-from redisrepl.wire.replies import number
-from redisrepl.wire.snapshots import is_alive, replicated_of
 from redisrepl.wire.writes import MOVED, UNCHANGED, commands_if, commands_of_batch
 
 __all__ = ["Outbound"]
+
+
+#: Commands of the stream of which only the end of the last is remembered.
+_PIECE = 32
 
 
 class Outbound:
@@ -107,13 +108,32 @@ class Outbound:
         self.origin = options.origin
         self._yields = options.yields
 
-    def read(self, commands: Iterable[Sequence[bytes]], end: int) -> None:
-        """Take commands of the stream, which then is at offset `end`.
+    def read(self, commands: Sequence[Sequence[bytes]], end: int, ends: Sequence[int] = ()) -> None:
+        """Take commands of the stream, which then is at offset `end`; `ends`: where each of them ends, if known.
+
+        Where keys were told of is remembered by pieces: after a failover, only those may be older that were told of
+        behind what the new master has kept.
+        """
+        together = _PIECE if ends else len(commands) or 1
+        for start in range(0, len(commands), together):
+            piece = commands[start : start + together]
+            self._read(piece)
+            self.recent.streamed_keys.reached(ends[start + len(piece) - 1] if ends else end)
+        self.read_to, expected = end, self._expected_local
+        if self.read_again_to and end >= self.read_again_to:
+            self.read_again_to = 0
+        if not self.decoder.in_transaction:
+            self.pending.read_up_to(end, self.decoder.selected)
+        if len(expected) and (overdue := expected.drop_overdue(end)) and self._pulling is not None:
+            self._pulling.mark_dirty(overdue)  # rule 3: the stream is past the place where the echo must have been
+
+    def _read(self, commands: Sequence[Sequence[bytes]]) -> None:
+        """Take some commands of the stream.
 
         `SET key value` is what a busy site sends most, so it is passed on as it is, in runs, unless someone must be
         asked about it first.
         """
-        decoder, expected, pending = self.decoder, self._expected_local, self.pending
+        decoder = self.decoder
         decode, covers = decoder.decode, decoder.covers
         concerns_others = self._concerning_others()
         run: list[Sequence[bytes]] = []
@@ -131,14 +151,6 @@ class Outbound:
                     self._take_in(change)
             plain = decoder.plain
         self._take_in_sets(run)
-        self.recent.streamed_keys.reached(end)
-        self.read_to = end
-        if self.read_again_to and end >= self.read_again_to:
-            self.read_again_to = 0
-        if not decoder.in_transaction:
-            pending.read_up_to(end, decoder.selected)
-        if len(expected) and (overdue := expected.drop_overdue(end)) and self._pulling is not None:
-            self._pulling.mark_dirty(overdue)  # rule 3: the stream is past the place where the echo must have been
 
     def _concerning_others(self) -> Callable[[bytes], bool] | None:
         """Whether a change of a key needs more than to be pushed; None, most of the time: no key's does."""
@@ -261,16 +273,7 @@ class Outbound:
             entries: of the namespaces, as `wire.rdb` reads them.
             now: Unix time in seconds; what has expired by then is left to the site to remove.
         """
-        for entry in entries:
-            match entry:
-                case Aux(b"repl-stream-db", text) if (database := number(text)) is not None:
-                    self.decoder.selected = database
-                case Entry(db) if db == self.decoder.database and is_alive(entry, now):
-                    changes, left_out = replicated_of(entry, self.kinds, now)
-                    for change in changes:
-                        self.doubtful.add(change)
-                    if left_out is not None:
-                        self.decoder.count_unreplicated(f"snapshot:{left_out}")
+        self._doubts.read_snapshot(entries, self.decoder, now)
 
     def held_at_site(self, states: Iterable[State]) -> None:
         """What keys of the site hold, which were read to be pushed: types that are not replicated are counted."""
@@ -414,12 +417,13 @@ class Outbound:
             now: seconds that never go backwards.
         """
         conditions = self._doubts.conditions(batch.changes, changes, states, ancestors)
+        left = [change for condition in conditions for change in condition.changes]
         if self._yields:
             commands = [c for it in conditions for c in commands_if(it.changes, it.whole, it.fields)]
         else:
-            commands = commands_of_batch([change for it in conditions for change in it.changes])
+            commands = commands_of_batch(left)
         self._push_echoes.expect(commands, now)
-        return Departure(commands, [change for condition in conditions for change in condition.changes])
+        return Departure(commands, left)
 
     def succeeded(
         self, batch: Batch, errors: Mapping[bytes, str], time: float = math.inf, number: int | None = None

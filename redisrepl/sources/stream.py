@@ -193,7 +193,7 @@ class StreamSource:
     def _take(self, event: Event, link: ReplicaLink) -> None:
         match event:
             case Commands(commands, ends):
-                self._outbound.read(commands, ends[-1])
+                self._outbound.read(commands, ends[-1], ends)
                 self.read_to = ends[-1]
                 self._advance(commands, ends, link.position)
             case SnapshotData(size, total, entries):

@@ -292,6 +292,20 @@ def test_what_the_site_was_seen_to_write_after_the_agreement_did_not_go_back(val
     assert core.plan(KEY, string(value), C, ancestor_of(C, 7), 0.0).push is None
 
 
+def test_where_each_key_was_told_of_is_known_though_much_is_read_at_once():
+    """Else all that came with what a new master lacks would count as what it may lack."""
+    core = core_of()
+    core.outbound.streamed_from(0)
+    keys = [b"ns:%d" % number for number in range(100)]
+    core.outbound.read([[b"SET", key, b"v"] for key in keys], 1000, range(10, 1001, 10))
+    told = core.outbound.recent.streamed_keys
+    assert told.later_than(320) == set(keys[32:])  # a piece is 32 commands
+    assert told.later_than(330) == set(keys[32:])
+    assert told.later_than(960) == set(keys[96:])
+    assert told.later_than(1000) == set()
+    assert core.outbound.read_to == 1000
+
+
 def went_back(kept_to):
     """A site that had told of A, then of `OTHER`, and proves to hold what was agreed up to 5 of 8."""
     core = core_of()
