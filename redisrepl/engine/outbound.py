@@ -111,8 +111,7 @@ class Outbound:
     def read(self, commands: Sequence[Sequence[bytes]], end: int, ends: Sequence[int] = ()) -> None:
         """Take commands of the stream, which then is at offset `end`; `ends`: where each of them ends, if known.
 
-        Where keys were told of is remembered by pieces: after a failover, only those may be older that were told of
-        behind what the new master has kept.
+        By that, after a failover, only keys may be older that were told of behind what the new master has kept.
         """
         together = _PIECE if ends else len(commands) or 1
         for start in range(0, len(commands), together):
