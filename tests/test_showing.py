@@ -4,13 +4,14 @@ import io
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from redisrepl.cli import main
 from redisrepl.errors import ConfigError
 from redisrepl.local.address import parse_address
 from redisrepl.remote.address import check_url, without_credentials
+from redisrepl.remote.direct import direct_address
 from redisrepl.showing import PlainOutput, masked, plain, plain_fields
 from redisrepl.subcommands.jsonlines import encode_bytes
 
@@ -18,50 +19,105 @@ EVIL = "a\x1b]0;x\x07\x9b31mb\x7f\u202ec"
 of = pytest.mark.parametrize
 
 
-@of(
-    "address",
+#: What may come before a password, inside of it, and behind it.
+BEGINNINGS = st.sampled_from(
     [
-        "redis://:9/S3cret==@h",
-        "redis://us/er:S3cret@h",
-        "redis://:S3cret?rest@h",
-        "redis://:S3cret#rest@h",
-        "redis://:x@y:S3cret/@h/x",
-        "redis://S3cret",
-        "redis://:S3cret",
-        "S3cret@x:y",
-        "http://h/?token=S3cret",
-        "redis-sentinel://:S3cret",
-        "redis-sentinel://a:S3cret@h,b:x/m",
-        "unix://:S3/S3cret@/x?db=y",
-        "redis://h?db=S3cret&sentinel_password=S3cret@",
-    ],
+        *(
+            "redis://",
+            "rediss://",
+            "unix://",
+            "unix:/",
+            "redis-sentinel://",
+            "rediss-sentinel://",
+            "https://",
+            "http://",
+        ),
+        *("x://", "://", "/", "//", "me:", ":", "a,b:1/", ""),
+    ]
 )
-def test_no_address_of_a_site_shows_a_secret(address):
-    try:
-        text = str(parse_address(address)) + repr(parse_address(address))
-    except ConfigError as error:
-        text = str(error)
-    assert "S3cret" not in text.replace("redis://S3cret:6379", "").replace("host='S3cret'", "").replace(
-        "s3cret", "S3cret"
-    ) or (address == "redis://S3cret")
+PARTS = st.text("abS:/?#@%[]\\&=,.;+ \t\x1b1209", max_size=6) | st.sampled_from([":9/", ":12#", ":1?db=", "://", "/0?"])
+ENDS = st.sampled_from(["@h", "@h:7/2", "@/run/x", "@a,b:1/m", "@h/redis", "@h?db=1", "@:6379", "@"])
+SECRETS = st.builds("{}{}S3cret{}{}".format, BEGINNINGS, PARTS, PARTS, ENDS)
+#: Without an @, it may be a token in a query or a fragment.
+TOKENS = st.builds("{}h{}{}S3cret{}".format, BEGINNINGS, st.sampled_from("?#"), PARTS, PARTS)
+
+
+def said_of(address):
+    """All that may be shown of an address, by whoever takes one."""
+    for parse in (
+        parse_address,
+        lambda text: parse_address(text, flag="--sentinel"),
+        lambda text: direct_address(text, 0, None, None),
+        lambda text: without_credentials(check_url(text)),
+    ):
+        try:
+            address_of = parse(address)
+        except ConfigError as error:
+            yield str(error)
+        else:
+            yield f"{address_of} {address_of!r}"
+    yield masked(address)
+
+
+@settings(max_examples=500, deadline=None)
+@given(SECRETS | TOKENS)
+@example("redis://:9/S3cret==@h")
+@example("redis://us/er:S3cret@h")
+@example("redis://:S3cret?rest@h")
+@example("redis://:S3cret#rest@h")
+@example("redis://:x@y:S3cret/@h/x")
+@example("redis://S3cret@h")
+@example("unix:/:S3cret@/run/r.sock")
+@example("unix://:S3/S3cret@/x?db=y")
+@example("/S3cret@h")
+@example("me:S3cret://x@h")
+@example("S3cret://x@h")
+@example("redis-sentinel://user:9/S3cret@h")
+@example("redis-sentinel://a:S3cret@h,b:x/m")
+@example("redis://u:123?S3cret@h")
+@example("redis://:123#S3cret@h")
+@example("rediss://u:12#S3cret@h")
+@example("https://u:9/S3cret@h")
+@example("https://u:S3/cret:S3cret@h:y/")
+@example("http://h/?token=S3cret")
+@example("https://h/redis#S3cret")
+@example("redis://h?db=S3cret")
+@example("redis://h?db=S3cret&sentinel_password=S3cret@")
+def test_nothing_that_is_said_of_an_address_shows_a_password(address):
+    for said in said_of(address):
+        assert "s3cret" not in said.lower()
 
 
 @of(
     "address",
+    ["S3cret@x:y", ":S3cret", "redis://:S3cret", "redis-sentinel://:S3cret", "https://:S3cret", "https://h:S3cret/"],
+)
+def test_what_is_no_port_is_not_shown(address):
+    for said in said_of(address):
+        assert "S3cret" not in said
+
+
+@of(
+    ("address", "taken_for"),
     [
-        "https://h/redis?token=S3cret",
-        "https://h/redis#S3cret",
-        "https://u:S3cret@h/redis?x",
-        "https://u:S3/cret:S3cret@h:y/",
-        "https://:S3cret",
-        "http://u:S3cret@h/",
-        "https://h:S3cret/",
+        ("redis://u:123?S3cret@h", "u:123"),
+        ("redis://:123#S3cret@h", ":123"),
+        ("rediss://u:12#S3cret@h", "u:12"),
+        ("redis-sentinel://user:9/S3cret@h", "user:9"),
+        ("https://u:9/S3cret@h", "u:9"),
     ],
 )
-def test_no_address_of_a_hub_shows_a_secret(address):
-    with pytest.raises(ConfigError) as caught:
+def test_a_part_of_a_password_is_not_taken_for_a_port(address, taken_for):
+    for said in said_of(address):
+        assert taken_for not in said
+    with pytest.raises(
+        ConfigError, match=r"^--raddr: .* must be percent-encoded, as %40 %2F %3F %23, or given by --pass"
+    ):
+        parse_address(address)
+    with pytest.raises(
+        ConfigError, match=r"^--haddr: .* must be percent-encoded, as .* or given by --hub-password-file"
+    ):
         check_url(address)
-    assert "S3cret" not in str(caught.value)
 
 
 def test_a_query_or_fragment_is_refused():

@@ -149,7 +149,7 @@ def _no_such_command(word: str, flag: str) -> NoReturn:
         advice = f"a namespace is given as --ns {word.rstrip('*')}"
     elif flag_of_word := flag_for(word):
         advice = f"give it as {flag_of_word}"
-    shown = plain(masked(word) if "@" in word else word)
+    shown = plain(masked(word) if "@" in word or "://" in word else word)
     sys.stderr.write(_sentence("redisrepl", f"there is no command '{shown}': {advice}"))
     raise SystemExit(ExitCode.USAGE)
 

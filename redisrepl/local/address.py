@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from redisrepl.errors import ConfigError
-from redisrepl.showing import masked, plain
+from redisrepl.escaping import refuse_unescaped
+from redisrepl.showing import masked, plain, split_scheme
 from redisrepl.tls.contexts import CertificateFiles, RenewableContext, client_context
 
 __all__ = ["SiteAddress", "parse_address"]
@@ -18,6 +19,9 @@ __all__ = ["SiteAddress", "parse_address"]
 _PORT = 6379
 _SENTINEL_PORT = 26379
 _SCHEMES = frozenset({"redis", "rediss", "unix", "redis-sentinel", "rediss-sentinel"})
+#: What may be in the query, once each.
+_NAMES = ("db",)
+_SENTINEL_NAMES = ("db", "sentinel_username", "sentinel_password")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +41,13 @@ class SiteAddress:
     port: int = _PORT
     path: str | None = None
     database: int = 0
-    username: str | None = None
+    username: str | None = field(default=None, repr=False)  # a password without a colon before it is taken for one
     password: str | None = field(default=None, repr=False)
     files: CertificateFiles | None = field(default=None, repr=False)
     context: RenewableContext | None = field(default=None, repr=False)
     service: str | None = None
     sentinels: tuple[tuple[str, int], ...] = ()
-    sentinel_username: str | None = None
+    sentinel_username: str | None = field(default=None, repr=False)
     sentinel_password: str | None = field(default=None, repr=False)
 
     @property
@@ -82,7 +86,8 @@ def parse_address(
     """Parse `host:port`, `:port` or a URL.
 
     The URLs: `redis://`, `rediss://`, `unix://` and `redis-sentinel://host:port,host:port/service`, each with
-    `user:password@` and `?db=number` where wanted; `rediss-sentinel://` means TLS to the Sentinels and the master.
+    `user:password@` and `?db=number` where wanted; `rediss-sentinel://` means TLS to the Sentinels and the master. In
+    a password, and in the path of a socket, `@ / ? # %` are percent-encoded, but for the slashes of a path.
 
     Args:
         address: as given. The other arguments override credentials in a URL.
@@ -101,17 +106,20 @@ def parse_address(
         if flag == "--sentinel"
         else f"give {flag} as host:port, redis://, rediss://, unix:///path or redis-sentinel://host:port,host:port/service"
     )
+    head, _ = split_scheme(address)
+    names = _SENTINEL_NAMES if head.endswith("-sentinel://") else _NAMES
+    refuse_unescaped(address, flag, by="--password-file" if flag.startswith("--") else None, names=names)
     if address.startswith(("/", "unix:/")) and not address.startswith("unix://"):
         path = address.removeprefix("unix:")
         raise ConfigError(f"{flag} {plain(address)}: a unix socket is given as unix://{plain(path)}")
     if any(letter.isspace() for letter in address.rpartition("@")[2]):
         raise ConfigError(f"{flag}: has a space in it: {hint}")
-    if "://" not in address:
+    if not head:
         address = f"redis://{address}"
     try:
         url = urlsplit(address)
         if url.scheme not in _SCHEMES:
-            raise ConfigError(f"{flag} {masked(address)}: {url.scheme}:// is not known: {hint}")
+            raise ConfigError(f"{flag} {masked(address)}: {head} is not known: {hint}")
         by_sentinel = url.scheme.endswith("-sentinel")
         sentinels = _sentinels(url) if by_sentinel else ()
         host, port = (None, None) if by_sentinel else (url.hostname, url.port)
@@ -121,9 +129,11 @@ def parse_address(
         raise ConfigError(f"{flag} {masked(address)}: there is no port 0: {hint}")
     query = {name: unquote(value) for name, _, value in (pair.partition("=") for pair in url.query.split("&"))}
     service, _, in_path = url.path.strip("/").partition("/") if by_sentinel else (None, "", url.path.strip("/"))
-    database = ("" if url.scheme == "unix" else in_path) or query.get("db", "0")
+    in_path = "" if url.scheme == "unix" else in_path
+    database = in_path or query.get("db", "0")
     if not database.isdecimal():
-        said = f"the database {_shown(database, address)}is not a number, as in redis://host:6379/2"
+        shown = f" {plain(in_path)!r}" if in_path and "@" not in address else ""  # else it may be a part of a password
+        said = f"the database{shown} is not a number, as in redis://host:6379/2"
         raise ConfigError(f"{flag} {masked(address)}: {said}")
     if url.scheme == "unix" and not url.path:
         raise ConfigError(f"{flag} {masked(address)}: names no socket: give unix:///path/to/redis.sock")
@@ -133,7 +143,7 @@ def parse_address(
     return SiteAddress(
         host=host or "127.0.0.1",
         port=port or _PORT,
-        path=url.path if url.scheme == "unix" else None,
+        path=unquote(url.path) if url.scheme == "unix" else None,
         database=int(database),
         username=username or (unquote(url.username) if url.username else None),
         password=password if password is not None else (unquote(url.password) if url.password else None),
@@ -144,11 +154,6 @@ def parse_address(
         sentinel_username=sentinel_username or query.get("sentinel_username"),
         sentinel_password=sentinel_password if sentinel_password is not None else query.get("sentinel_password"),
     )
-
-
-def _shown(database: str, address: str) -> str:
-    """The text in place of the database's number; nothing if it may be a part of a password."""
-    return "" if "@" in address else f"{plain(database)!r} "
 
 
 def _sentinels(url: SplitResult) -> tuple[tuple[str, int], ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import httpx
 
 from redisrepl.errors import ConfigError
+from redisrepl.escaping import refuse_unescaped
 from redisrepl.remote.transport import parse_url
 from redisrepl.showing import masked
 
@@ -23,6 +24,7 @@ def check_url(url: str, flag: str = "--haddr") -> str:
     Raises:
         ConfigError: it is not an https:// address.
     """
+    refuse_unescaped(url, flag, by="--hub-password-file")
     shown = without_credentials(url) or "''"
     if any(letter.isspace() for letter in url):  # httpx would escape it
         raise ConfigError(f"{flag} {shown}: has a space in it: give one like https://hub.example.org/redis")
@@ -30,8 +32,6 @@ def check_url(url: str, flag: str = "--haddr") -> str:
         parsed = parse_url(url)
     except ValueError:
         raise ConfigError(f"{flag} {shown}: not an address: give one like https://hub.example.org/redis") from None
-    if parsed.query or parsed.fragment or "?" in url or "#" in url:
-        raise ConfigError(f"{flag} {shown}: has a part behind ? or #, which Webdis does not understand: leave it out")
     if parsed.scheme != "https" or not parsed.host:
         raise ConfigError(
             f"{flag} {shown}: must start with https://, or with rediss:// for the hub's Redis itself, and name a host,"

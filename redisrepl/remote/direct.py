@@ -30,6 +30,7 @@ from redisrepl.errors import (
     RefusedError,
     SilentError,
 )
+from redisrepl.escaping import refuse_unescaped
 from redisrepl.limits import Limits
 from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.remote.health import HubHealth, Trial
@@ -72,7 +73,7 @@ class DirectAddress:
     host: str
     port: int = _PORT
     database: int = 0
-    username: str | None = None
+    username: str | None = field(default=None, repr=False)  # a password without a colon before it is taken for one
     password: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
@@ -86,13 +87,14 @@ def direct_address(url: str, database: int, username: str | None, password: str 
     Raises:
         ConfigError: it cannot be understood.
     """
+    refuse_unescaped(url, "--haddr", by="--hub-password-file")
     hint = "give one like rediss://hub.example.org:6379/0"
     try:
         parsed = parse_url(url)
     except ValueError:
         raise ConfigError(f"--haddr {masked(url)}: not an address: {hint}") from None
     path = parsed.path.strip("/")
-    if parsed.scheme != "rediss" or not parsed.host or parsed.query or not (path or "0").isdecimal():
+    if parsed.scheme != "rediss" or not parsed.host or not (path or "0").isdecimal():
         raise ConfigError(f"--haddr {masked(url)}: {hint}")
     if path and database and int(path) != database:
         raise ConfigError(

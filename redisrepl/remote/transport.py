@@ -26,8 +26,10 @@ from typing import Self, TypeVar, cast
 import httpx
 
 from redisrepl.errors import ConfigError, ProtocolError
+from redisrepl.escaping import refuse_unescaped
 from redisrepl.limits import Limits
 from redisrepl.remote.connection import Connection
+from redisrepl.showing import split_scheme
 from redisrepl.wire.http import request_head
 
 __all__ = ["HubTransport", "basic_credentials", "environment_proxy", "parse_url"]
@@ -295,6 +297,7 @@ async def _translated(step: Coroutine[None, None, _T], silence: float | None, li
 
 
 def _checked(proxy: str) -> httpx.URL:
+    refuse_unescaped(proxy, "the proxy that the environment names")
     try:
         url = parse_url(proxy)
     except ValueError:
@@ -303,6 +306,6 @@ def _checked(proxy: str) -> httpx.URL:
         ) from None
     if url.scheme != "http" or not url.host:
         raise ConfigError(
-            f"the proxy that the environment names begins with {url.scheme}://: name one that begins with http://"
+            f"the proxy that the environment names begins with {split_scheme(proxy)[0]}: name one that begins with http://"
         )
     return url

@@ -26,13 +26,14 @@ from redisrepl.tls.contexts import CertificateFiles
         ("redis.lab:7000/3", SiteAddress("redis.lab", 7000, database=3)),
         ("redis://redis.lab/3", SiteAddress("redis.lab", database=3)),
         ("redis://redis.lab?db=4", SiteAddress("redis.lab", database=4)),
-        ("redis://redis.lab/?db=4&x", SiteAddress("redis.lab", database=4)),
+        ("redis://redis.lab/?db=4", SiteAddress("redis.lab", database=4)),
         ("redis://:pw@redis.lab", SiteAddress("redis.lab", password="pw")),
         ("redis://me:pw@redis.lab", SiteAddress("redis.lab", username="me", password="pw")),
         ("redis://me:p%40%2f%3a%25@redis.lab", SiteAddress("redis.lab", username="me", password="p@/:%")),
         ("me:pw@redis.lab:7000", SiteAddress("redis.lab", 7000, username="me", password="pw")),
         ("redis://me@redis.lab", SiteAddress("redis.lab", username="me")),
         ("unix:///run/redis.sock", SiteAddress(path="/run/redis.sock")),
+        ("unix:///run/a%40b%3f%23.sock", SiteAddress(path="/run/a@b?#.sock")),
         ("unix:///run/redis.sock?db=2", SiteAddress(path="/run/redis.sock", database=2)),
         ("unix://me:pw@/run/redis.sock", SiteAddress(path="/run/redis.sock", username="me", password="pw")),
     ],
@@ -101,7 +102,15 @@ def test_a_wrong_file_for_tls_is_named(tmp_path):
         ("redis://redis.lab/x", "the database 'x' is not a number"),
         ("redis://redis.lab/-1", "is not a number"),
         ("redis://redis.lab/²", "is not a number"),
-        ("redis://redis.lab?db=x", "is not a number"),
+        ("redis://redis.lab?db=x", "the database is not a number"),
+        ("redis://redis.lab?db", "has a part behind ? that is not db=..: leave it out"),
+        ("redis://redis.lab?", "has a part behind ? that is not db=..: leave it out"),
+        ("redis://redis.lab?db=1&x=2", "has a part behind ? that is not db=..: leave it out"),
+        ("redis://redis.lab?db=1&db=1", "has a part behind ? that is not db=..: leave it out"),
+        ("redis://redis.lab?sentinel_password=x", "that is not db=..: leave it out"),
+        ("redis-sentinel://a/m?x=y", "db=.. and sentinel_username=.. and sentinel_password=.."),
+        ("redis://redis.lab#", "has a part behind ? or #, which means nothing there: leave it out"),
+        ("redis://me:a/b@redis.lab", "must be percent-encoded, as %40 %2F %3F %23, or given by --password-file"),
         ("/run/redis.sock", "a unix socket is given as unix:///run/redis.sock"),
         ("unix://", "names no socket"),
         ("unix://?db=1", "names no socket"),
@@ -114,7 +123,7 @@ def test_a_wrong_file_for_tls_is_named(tmp_path):
 def test_what_is_no_address(given_as, complaint):
     with pytest.raises(ConfigError) as caught:
         parse_address(given_as)
-    assert str(caught.value).startswith("--raddr ")
+    assert str(caught.value).startswith(("--raddr ", "--raddr: "))
     assert complaint in str(caught.value)
 
 
@@ -132,7 +141,7 @@ def test_no_message_shows_the_password(given_as):
     with pytest.raises(ConfigError) as caught:
         parse_address(given_as, flag="--site")
     assert "secret" not in str(caught.value)
-    assert str(caught.value).startswith("--site ")
+    assert str(caught.value).startswith(("--site ", "--site: "))
 
 
 @pytest.mark.parametrize(

@@ -271,12 +271,23 @@ def test_the_parts_of_an_address():
 
 
 @pytest.mark.parametrize(
-    "url", ["rediss://", "rediss://hub/x", "rediss://hub/1?db=2", "rediss://hub:port/1", "rediss://u:geheim/@hub/1"]
+    "url", ["rediss://", "rediss://hub/x", "rediss://hub:port/1", "rediss://u:geheim@hub/x", "rediss://u:geheim@hub:x/"]
 )
 def test_what_is_no_address(url):
     with pytest.raises(ConfigError, match=r"^--haddr .*rediss://hub") as caught:
         direct_address(url, 0, None, None)
     assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["rediss://hub/1?db=2", "rediss://hub/0?", "rediss://hub/0#", "rediss://u:12#geheim@hub", "rediss://u:1/geheim@h"],
+)
+def test_what_may_be_a_part_of_a_password_is_no_part_of_an_address(url):
+    with pytest.raises(ConfigError, match=r"^--haddr: .* or given by --hub-password-file$") as caught:
+        direct_address(url, 0, None, None)
+    assert "geheim" not in str(caught.value)
+    assert "1" not in str(caught.value)
 
 
 def test_two_databases_are_one_too_many():

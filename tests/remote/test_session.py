@@ -275,7 +275,7 @@ def test_only_https_is_spoken(url):
         "https://hub..example/",
         f"https://{'h' * 64}/",
         "https://xn--a/",
-        "https://user:geheim/2@hub/",
+        "https://user:geheim@hub:x/",
     ],
 )
 def test_what_is_no_address(url):

@@ -349,6 +349,10 @@ async def test_a_proxy_that_refuses_us_says_why_and_keeps_its_password(hub):
         "http://proxy:99999",
         "http://proxy..example:3128",
         "http://user:geheim/2@proxy:3128",
+        "http://user:2/geheim@proxy:3128",
+        "http://user:2#geheim@proxy:3128",
+        "user:geheim://@proxy:3128",
+        "geheim://proxy:3128",
     ],
 )
 def test_a_proxy_that_cannot_be_used(certificates, proxy):
