@@ -35,6 +35,7 @@ from redisrepl.limits import Limits
 from redisrepl.local.address import SiteAddress
 from redisrepl.scripts import Scripts
 from redisrepl.tls.contexts import RenewableContext, tls_reason, trust_told
+from redisrepl.tls.verdict import UNSAID, certificate_refusal, speaks_plainly
 from redisrepl.wire.replies import as_strings, number
 from redisrepl.wire.replyreader import ReplyReader
 
@@ -68,17 +69,22 @@ _NO_SCRIPTS = re.compile(
     "unknown command|This Redis command is not allowed|The user executing the script can't run|"
     "(?i:unknown redis command called from)"
 )
-#: Seconds within which a server without TLS answers a PING.
-_VERDICT = 2.0
 #: Largest reply in bytes. A reading script stops at 8 MB, and the largest possible value is half a gigabyte.
 _LARGEST_REPLY = 1 << 30
 
 
 class _Parser(redis.asyncio.connection._AsyncHiredisParser):  # type: ignore[misc, name-defined]  # noqa: SLF001
-    """redis-py's parser, on a reader that checks lengths."""
+    """redis-py's parser, on a reader that checks lengths.
+
+    Attributes:
+        heard: whether the server has sent anything since it was connected to.
+    """
+
+    heard = False
 
     def on_connect(self, connection: Any) -> None:
         super().on_connect(connection)
+        self.heard = False
         self._reader = ReplyReader(
             _LARGEST_REPLY,
             protocolError=redis.exceptions.InvalidResponse,
@@ -89,6 +95,7 @@ class _Parser(redis.asyncio.connection._AsyncHiredisParser):  # type: ignore[mis
     async def read_response(self, disable_decoding: bool = False, push_request: bool = False) -> Any:  # noqa: ARG002
         while (reply := self.at_hand()) is _NOT_ENOUGH:
             await self.read_from_socket()
+            self.heard = True
         return reply
 
     def at_hand(self) -> Any:
@@ -246,25 +253,62 @@ class SSLConnection(PlainConnection):
     """Over TLS, with the context that the replication link uses too.
 
     redis-py would make its own context, which trusts the system's authorities beside the given one. This class also
-    detects a server without TLS, which never answers a handshake: to Redis it is an incomplete line.
+    detects a server without TLS, which never answers a handshake: to Redis it is an incomplete line. And it finds out
+    whether a server that ends the connection before its first reply refuses our certificate.
     """
 
     def __init__(self, *, context: RenewableContext, **options: Any) -> None:
         self._context = context
+        self._asks_why = False
         super().__init__(**options)
 
     def _connection_arguments(self) -> Mapping[str, Any]:
         return {**super()._connection_arguments(), "ssl": self._context}
 
     async def _connect(self) -> None:
+        self._asks_why = False
         try:
             await super()._connect()  # type: ignore[no-untyped-call]
         except TimeoutError:
-            if await _speaks_plainly(self.host, self.port):
+            if await speaks_plainly(self.host, self.port):
                 raise redis.exceptions.ConnectionError(_PLAIN) from None
             raise
         if self._writer is not None:
             self._context.note_transport(self._writer.transport)
+        self._asks_why = True
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        """See redis-py."""
+        try:
+            await super().send_packed_command(command, check_health)
+        except (redis.exceptions.ConnectionError, OSError) as error:
+            await self._raise_why(error)
+            raise
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        """See redis-py."""
+        try:
+            return await super().read_response(*args, **options)
+        except (redis.exceptions.ConnectionError, OSError) as error:
+            await self._raise_why(error)
+            raise
+
+    async def exchange(self, commands: Sequence[Sequence[bytes]]) -> list[Any]:
+        """As for any connection."""
+        try:
+            return await super().exchange(commands)
+        except (redis.exceptions.ConnectionError, OSError) as error:
+            await self._raise_why(error)
+            raise
+
+    async def _raise_why(self, error: Exception) -> None:
+        """Raise why the server ended the connection, if it has said nothing before."""
+        if not self._asks_why or getattr(self._parser, "heard", True) or isinstance(error, TimeoutError):
+            return
+        self._asks_why = False
+        refusal = await certificate_refusal(self.host, self.port, self._context, self._wait)
+        said = UNSAID if refusal is None else tls_reason(refusal)
+        raise redis.exceptions.ConnectionError(f"{error}: {said}") from refusal
 
 
 def history_in(info: object) -> str:
@@ -285,20 +329,6 @@ def stream_offset(info: object) -> int:
             return offset
     said = str(info) if isinstance(info, Exception) else f"{info!r:.80}"
     raise PeerUnavailableError(f"the site's Redis does not report its replication offset: {said}")
-
-
-async def _speaks_plainly(host: str, port: int) -> bool:
-    """Whether a Redis without TLS listens there."""
-    try:
-        async with asyncio.timeout(_VERDICT):
-            reader, writer = await asyncio.open_connection(host, port)
-            try:
-                writer.write(b"PING\r\n")
-                return (await reader.read(1)) in {b"+", b"-"}
-            finally:
-                writer.transport.abort()
-    except OSError:  # TimeoutError is one
-        return False
 
 
 def client_options(address: SiteAddress, wait: float) -> dict[str, Any]:

@@ -33,10 +33,8 @@ from redisrepl.local.sentinel import MasterWatch, ask_sentinels
 from redisrepl.tls.contexts import tls_reason, trust_told
 from redisrepl.wire.replies import wrong
 
-__all__ = ["LOGIN_HINT", "certificate_refusal", "find_master", "open_client", "open_connection", "translated"]
+__all__ = ["LOGIN_HINT", "find_master", "open_client", "open_connection", "translated"]
 
-#: Seconds within which a server reports that it refuses our certificate.
-_VERDICT = 2.0
 #: asyncio stops reading a socket at twice this many unread bytes.
 _READ_LIMIT = 1 << 20
 
@@ -67,34 +65,6 @@ async def open_connection(address: SiteAddress, wait: float) -> tuple[asyncio.St
     if context is not None:
         context.note_transport(writer.transport)
     return reader, writer
-
-
-async def certificate_refusal(address: SiteAddress, wait: float) -> str | None:
-    """Why a server that has reset a connection without a word refuses our certificate; None if that is not the reason.
-
-    In TLS 1.3 the server checks our certificate after our side of the handshake is complete. If we have already sent a
-    command that it has not read, closing resets the connection, and the reset can overtake the alert with the reason.
-    So we connect again, send nothing, and wait for the alert.
-
-    Args:
-        address: of the server itself, not of its Sentinels.
-        wait: seconds for TCP and TLS.
-    """
-    try:
-        reader, writer = await open_connection(address, wait)
-    except CertificateError as error:
-        return tls_reason(error)
-    except PeerUnavailableError:
-        return None
-    try:
-        async with asyncio.timeout(min(wait, _VERDICT)):
-            await reader.read(1)
-    except OSError as error:  # a TimeoutError too: the server accepts us, and waits for a command
-        return tls_reason(error)
-    else:
-        return None
-    finally:
-        writer.transport.abort()
 
 
 def open_client(

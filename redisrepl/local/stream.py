@@ -23,9 +23,10 @@ from redisrepl.errors import (
 from redisrepl.limits import Limits
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import Followed
-from redisrepl.local.connection import LOGIN_HINT, certificate_refusal, find_master, open_connection
+from redisrepl.local.connection import LOGIN_HINT, find_master, open_connection
 from redisrepl.local.sentinel import MasterWatch
 from redisrepl.tls.contexts import tls_reason
+from redisrepl.tls.verdict import UNSAID, certificate_refusal
 from redisrepl.wire.psync import Event, ReplicaProtocol, SnapshotParser
 from redisrepl.wire.unwanted import Unwanted
 
@@ -148,18 +149,24 @@ class ReplicaLink:
                 await self._check_master(master)
                 continue
             except OSError as error:
-                # In TLS 1.3 the server checks our certificate after our side of the handshake is complete.
-                trouble = tls_reason(error)
-                if trouble is None and not self._heard and master.context is not None:
-                    trouble = await certificate_refusal(master, self._connect_wait)
-                if trouble is not None:
-                    raise CertificateError(f"the site's Redis {self._address}: {trouble}") from error
-                raise LinkLostError(f"the link to {self._address} broke: {error.strerror or error}") from error
+                said = f"the link to {self._address} broke: {error.strerror or error}"
+                raise await self._loss(master, said, tls_reason(error)) from error
             if not data:
-                raise LinkLostError(f"{self._address} closed the replication link")
+                raise await self._loss(master, f"{self._address} closed the replication link")
             self._heard = True
             return data
         raise SilentError(f"no byte from {self._address} for {self._silence:g} s")
+
+    async def _loss(self, master: SiteAddress, said: str, trouble: str | None = None) -> RedisreplError:
+        """The error for a link that ended; `trouble`: what TLS said of it."""
+        if trouble is None and not self._heard and master.context is not None:
+            refusal = await certificate_refusal(master.host, master.port, master.context, self._connect_wait)
+            if refusal is None:
+                return LinkLostError(f"{said}: {UNSAID}")
+            trouble = tls_reason(refusal)
+        return (
+            LinkLostError(said) if trouble is None else CertificateError(f"the site's Redis {self._address}: {trouble}")
+        )
 
     async def _check_master(self, master: SiteAddress) -> None:
         """Leave a master as soon as another server has replaced it: its later writes will be lost."""

@@ -40,6 +40,7 @@ from redisrepl.remote.refusals import refusal
 from redisrepl.remote.transport import parse_url
 from redisrepl.showing import masked
 from redisrepl.tls.contexts import tls_reason, trust_told
+from redisrepl.tls.verdict import UNSAID, certificate_refusal
 from redisrepl.wire.lua import sha_of
 from redisrepl.wire.psync import encode_command
 from redisrepl.wire.replies import as_integer, as_strings
@@ -54,8 +55,6 @@ _OK = 200
 #: Seconds for which an unused connection is kept: longer than the time between canaries, unless set otherwise.
 _KEPT = 15.0
 _NEXT_ADDRESS = 0.25  # seconds; RFC 8305
-#: Seconds within which a server reports that it refuses our certificate.
-_VERDICT = 2.0
 #: Bytes that are written or read in one go.
 _PIECE = 256 << 10
 #: Redis answers every command of a client with these if it does not serve the client now, or at all.
@@ -324,7 +323,9 @@ class DirectHub(Hub):
                 self._discard(link)
             if isinstance(error, OSError):
                 if link is not None and tls_reason(error) is None and isinstance(error, ConnectionError):
-                    error = await self._certificate_refusal() or error
+                    place = (self._address.host, self._address.port)
+                    refusal = await certificate_refusal(*place, self._context, self._connect_timeout)
+                    error = refusal or ConnectionResetError(f"{error.strerror or error}: {UNSAID}")
                 self._raise(error, trial, sent=False)
             if isinstance(error, RedisreplError):
                 trial.failed()
@@ -338,24 +339,6 @@ class DirectHub(Hub):
         link = _Link(reader, writer, self._limit)
         self._open.add(link)
         return link
-
-    async def _certificate_refusal(self) -> OSError | None:
-        """The error with which the server refuses our certificate, if that is why it closed a new connection.
-
-        In TLS 1.3 it checks the certificate after our side of the handshake is complete. If we have already sent a
-        command by then, a reset of the connection can overtake the alert with the reason. So we connect again, send
-        nothing, and wait for the alert.
-        """
-        try:
-            async with asyncio.timeout(_VERDICT):
-                link = await self._opened()
-                try:
-                    await link.read()
-                finally:
-                    self._discard(link)
-        except OSError as error:
-            return None if tls_reason(error) is None else error
-        return None
 
     async def _log_in(self, link: _Link) -> None:
         """Log in and select the database, and check that the server serves us at all."""

@@ -21,6 +21,7 @@ from redisrepl.local.read import SiteReader
 from redisrepl.local.sentinel import ask_sentinels
 from redisrepl.tls.contexts import CertificateFiles
 from testbed import Certificates, RedisServer
+from tests.hasty import HastyServer
 
 of = pytest.mark.parametrize
 HUGE = b"*1000000000\r\n"
@@ -250,3 +251,44 @@ async def test_only_the_authority_that_was_given_is_trusted(certificates, monkey
         server.close()
 
     assert not heard
+
+
+@pytest.mark.parametrize("resets", [True, False])
+@pytest.mark.parametrize(
+    ("client", "silent", "kind", "says"),
+    [
+        ("foreign", 1, CertificateError, "does not trust the CA of our certificate"),
+        ("none", 1, CertificateError, "asks for a client certificate and got none"),
+        ("foreign", 2, LinkLostError, "our client certificate may be missing or refused"),
+        ("good", 1, LinkLostError, "our client certificate may be missing or refused"),
+    ],
+)
+@pytest.mark.parametrize("login", ["", "me:secret@"])
+async def test_an_end_before_the_first_reply(certificates, monkeypatch, client, silent, kind, says, resets, login):
+    """In TLS 1.3 the end of a connection can overtake the alert that says why."""
+    monkeypatch.setattr("redisrepl.tls.verdict._VERDICT", 0.1)
+    pair = certificates.client_pair if client == "good" else certificates.foreign_client()
+    files = CertificateFiles(certificates.ca, *((None, None) if client == "none" else (pair.cert, pair.key)))
+    async with HastyServer(certificates, silent, resets=resets) as server:
+        for ask_it in (lambda client: ask(client, b"PING"), lambda client: ask_all(client, [[b"PING"], [b"PING"]])):
+            server.connections = 0
+            address = parse_address(server.url.replace("://", f"://{login}"), files=files)
+            client = plain_client(address, 5.0, 1)
+            with pytest.raises(kind, match=says), translated(address):
+                await ask_it(client)
+            await client.aclose()
+            assert server.connections == 2
+
+
+async def test_an_end_after_the_first_reply_is_not_asked_about(certificates):
+    with RedisServer(tls=certificates) as server:
+        files = CertificateFiles(certificates.ca, certificates.client, certificates.client_key)
+        address = parse_address(server.tls_url, files=files)
+        client = plain_client(address, 5.0, 1)
+        await ask(client, b"PING")
+        server.kill()
+        with pytest.raises(LinkLostError) as caught, translated(address):
+            await ask(client, b"PING")
+        await client.aclose()
+
+    assert "certificate" not in str(caught.value)

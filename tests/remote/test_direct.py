@@ -25,6 +25,7 @@ from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.push import HubPusher
 from redisrepl.wire.digests import look_at
 from testbed import FaultProxy, RedisServer, eventually_async
+from tests.hasty import HastyServer
 from tests.samples import ALL_BYTES
 
 LARGE = bytes(range(256)) * 20_000
@@ -139,6 +140,27 @@ async def test_a_client_certificate_that_the_hub_refuses(redis, certificates, wh
             await hub.command(b"PING")
 
 
+@pytest.mark.parametrize("resets", [True, False])
+@pytest.mark.parametrize(
+    ("which", "silent", "kind", "says"),
+    [
+        ("foreign", 1, CertificateError, "does not trust the CA of our certificate"),
+        ("none", 1, CertificateError, "asks for a client certificate and got none"),
+        ("foreign", 2, PeerUnavailableError, "our client certificate may be missing or refused"),
+        ("good", 1, PeerUnavailableError, "our client certificate may be missing or refused"),
+    ],
+)
+async def test_an_end_before_the_first_reply(certificates, monkeypatch, which, silent, kind, says, resets):
+    """In TLS 1.3 the end of a connection can overtake the alert that says why."""
+    monkeypatch.setattr("redisrepl.tls.verdict._VERDICT", 0.1)
+    pair = certificates.foreign_client() if which == "foreign" else None
+    context = certificates.ssl_context(pair, anonymous=which == "none")
+    async with HastyServer(certificates, silent, resets=resets) as server, connected(server.port, context) as hub:
+        with pytest.raises(kind, match=says):
+            await hub.command(b"PING")
+        assert server.connections == 2
+
+
 async def test_a_hub_that_we_do_not_trust(redis, certificates):
     context = certificates.ssl_context()
     stranger = type(context)(context.protocol)
@@ -238,7 +260,10 @@ async def test_a_script_with_a_reply_of_another_shape(certificates, reply):
     server_context = type(context)(__import__("ssl").PROTOCOL_TLS_SERVER)
     server_context.load_cert_chain(certificates.server, certificates.server_key)
 
+    answering = set()
+
     async def answer(reader, writer):
+        answering.add(asyncio.current_task())
         await reader.readuntil(b"PING\r\n")
         writer.write(b"+PONG\r\n")
         with contextlib.suppress(OSError):
@@ -246,6 +271,8 @@ async def test_a_script_with_a_reply_of_another_shape(certificates, reply):
             writer.write(reply)
             await reader.read()
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=server_context)
     port = server.sockets[0].getsockname()[1]
@@ -253,6 +280,7 @@ async def test_a_script_with_a_reply_of_another_shape(certificates, reply):
         async with connected(port, context, timeout=0.5) as hub:
             with pytest.raises((ProtocolError, OutcomeUnknownError)):
                 await hub.eval(b"return 1", ())
+        await asyncio.wait(answering)
     finally:
         server.close()
 
