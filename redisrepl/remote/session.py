@@ -58,6 +58,8 @@ _LARGE = 64 << 10
 #: How many bytes we read of an error's body.
 _ERROR_BODY = 8 << 10
 _HEADERS = [(b"Content-Type", b"application/octet-stream"), (b"User-Agent", USER_AGENT.encode())]
+#: Largest part of the time for a request that may be spent on its connection.
+_CONNECTING = 0.9
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
@@ -107,7 +109,8 @@ class HubSession(Hub):
         self.health = HubHealth(retry_max)
         self.clock_shift = ClockShift()
         self._timeout = timeout
-        self._connect_timeout = connect_timeout
+        # It ends before the whole request does, so who did not answer, perhaps a proxy, is named.
+        self._connect_wait = min(connect_timeout, _CONNECTING * timeout)
         self._limits = Limits()
         self.listening = 0
         self.database = database
@@ -267,7 +270,7 @@ class HubSession(Hub):
             self._address,
             headers=self._headers,
             stream=stream,
-            extensions={"timeout": {"connect": self._connect_timeout, "read": silence}, "size": size},
+            extensions={"timeout": {"connect": self._connect_wait, "read": silence}, "size": size},
         )
         return await self._transport.handle_async_request(request)
 

@@ -32,7 +32,7 @@ from redisrepl.remote.connection import Connection
 from redisrepl.showing import split_scheme
 from redisrepl.wire.http import request_head
 
-__all__ = ["HubTransport", "basic_credentials", "environment_proxy", "parse_url"]
+__all__ = ["HubTransport", "basic_credentials", "environment_proxy", "named_proxy", "parse_url"]
 
 #: Seconds for which an unused connection is kept. Longer than the time between canaries (10, unless set otherwise),
 #: so that a single write finds one open; shorter than nginx' keepalive_timeout (75, and 90 in deploy/hub).
@@ -73,6 +73,11 @@ def parse_url(text: str) -> httpx.URL:
 def basic_credentials(url: httpx.URL) -> bytes:
     """User and password of an address, as a header has them (RFC 7617)."""
     return b"Basic " + b64encode(f"{url.username}:{url.password}".encode())
+
+
+def named_proxy(proxy: httpx.URL) -> str:
+    """A proxy for a message, without user, password and path."""
+    return f"the HTTP proxy {proxy.scheme}://{proxy.netloc.decode('ascii')}"
 
 
 def _is_excepted(host: str) -> bool:
@@ -208,9 +213,12 @@ class HubTransport(httpx.AsyncBaseTransport):
         self._kept.pop(connection, None)
 
     async def _connect(self, seconds: float | None) -> Connection:
+        loop = asyncio.get_running_loop()
+        until = None if seconds is None else loop.time() + seconds
+        tunnel = None if self._proxy is None else await self._tunnel(self._proxy, until)
         try:
-            async with asyncio.timeout(seconds):
-                connection = await (self._directly() if self._proxy is None else self._by_way_of(self._proxy))
+            async with asyncio.timeout_at(until):
+                connection = await (self._directly() if tunnel is None else self._through(tunnel))
         except TimeoutError as error:
             raise httpx.ConnectTimeout("it does not answer") from error
         except (OSError, ProtocolError) as error:
@@ -225,37 +233,56 @@ class HubTransport(httpx.AsyncBaseTransport):
         )
         return connection
 
-    async def _by_way_of(self, proxy: httpx.URL) -> Connection:
-        host, port = proxy.raw_host.decode("ascii"), proxy.port or _HTTP_PORT
+    async def _through(self, tunnel: Connection) -> Connection:
+        """Speak TLS with the server to which a proxy has connected us."""
         try:
-            _, connection = await asyncio.get_running_loop().create_connection(
-                Connection, host, port, happy_eyeballs_delay=_NEXT_ADDRESS
-            )
-        except OSError as error:
-            shown = proxy.copy_with(userinfo=b"")
-            raise httpx.ProxyError(
-                f"the HTTP proxy {shown}, which the environment names, cannot be reached: {error}"
-            ) from error
-        try:
-            await self._tunnel(connection, proxy)
+            await tunnel.start_tls(self._context, self._host)
         except BaseException:
-            connection.abort()
+            tunnel.abort()
             raise
+        return tunnel
+
+    async def _tunnel(self, proxy: httpx.URL, until: float | None) -> Connection:
+        """A connection to the server that the proxy has made for us (RFC 9110, 9.3.6), without TLS yet.
+
+        Raises:
+            httpx.ProxyError: there is none, and it is the proxy's fault, or the proxy says why.
+        """
+        named = named_proxy(proxy)
+        given = f"{named}, which the environment names,"
+        try:
+            async with asyncio.timeout_at(until):
+                status, reason, connection = await self._asked(proxy)
+        except TimeoutError as error:
+            raise httpx.ProxyError(f"{given} does not answer") from error
+        except ProtocolError as error:
+            raise httpx.ProxyError(f"{given} is no HTTP proxy: {error}") from error
+        except (ConnectionResetError, BrokenPipeError) as error:
+            raise httpx.ProxyError(f"{given} ended the connection without an answer") from error
+        except OSError as error:
+            raise httpx.ProxyError(f"{given} cannot be reached: {str(error) or type(error).__name__}") from error
+        if status not in _OK:
+            connection.abort()
+            raise httpx.ProxyError(f"{named} answers {status} {reason.decode('latin-1')}")
         return connection
 
-    async def _tunnel(self, connection: Connection, proxy: httpx.URL) -> None:
-        """Let the proxy connect us to the server, and speak TLS through it (RFC 9110, 9.3.6)."""
+    async def _asked(self, proxy: httpx.URL) -> tuple[int, bytes, Connection]:
+        """What the proxy answers when it is asked for a connection to the server, and on which connection."""
+        host, port = proxy.raw_host.decode("ascii"), proxy.port or _HTTP_PORT
+        _, connection = await asyncio.get_running_loop().create_connection(
+            Connection, host, port, happy_eyeballs_delay=_NEXT_ADDRESS
+        )
         name = f"[{self._host}]" if ":" in self._host else self._host
         there = f"{name}:{self._port}".encode()
         headers = [(b"Host", there)]
         if proxy.userinfo:
             headers.append((b"Proxy-Authorization", basic_credentials(proxy)))
-        await connection.ask(request_head("CONNECT", there, headers), b"")
-        response = connection.response
-        if response.status not in _OK:
-            said = f"{response.status} {response.reason.decode('latin-1')}"
-            raise httpx.ProxyError(f"the HTTP proxy {proxy.copy_with(userinfo=b'')} answers {said}")
-        await connection.start_tls(self._context, self._host)
+        try:
+            await connection.ask(request_head("CONNECT", there, headers), b"")
+        except BaseException:
+            connection.abort()
+            raise
+        return connection.response.status, connection.response.reason, connection
 
 
 class _Body(httpx.AsyncByteStream, AsyncIterator[bytes]):

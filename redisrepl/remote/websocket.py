@@ -41,7 +41,7 @@ from redisrepl.errors import (
 )
 from redisrepl.remote.address import USER_AGENT, without_credentials
 from redisrepl.remote.statuses import http_error
-from redisrepl.remote.transport import basic_credentials, environment_proxy
+from redisrepl.remote.transport import basic_credentials, environment_proxy, named_proxy, parse_url
 from redisrepl.tls.contexts import tls_reason
 from redisrepl.wire.psync import encode_command
 
@@ -162,6 +162,7 @@ class WebSocketHub:
         hub = f"the hub {self._shown}"
         if (reason := tls_reason(error)) is not None:
             return CertificateError(f"{hub}: {reason}")
+        hub += self._way()
         match error:
             case InvalidStatus(response=answer):
                 pause = [pair for pair in answer.headers.raw_items() if pair[0].lower() == "retry-after"]
@@ -179,6 +180,14 @@ class WebSocketHub:
             case OSError():
                 return PeerUnavailableError(f"{hub} cannot be reached: {str(error) or type(error).__name__}")
         return ProtocolError(f"{hub} does not speak WebSocket ({error}): {_NEEDED}")
+
+    def _way(self) -> str:
+        """By which proxy the hub is reached, for messages; empty: by none."""
+        proxy = environment_proxy(httpx.URL(self._root))
+        try:
+            return f" (by way of {named_proxy(parse_url(proxy))})" if proxy else ""
+        except ValueError:
+            return ""
 
     def _loss(self, error: ConnectionClosed) -> RedisreplError:
         """Why the connection ended, as one of our errors."""

@@ -195,6 +195,14 @@ async def test_a_proxy_that_only_requests_can_use(hub, certificates, monkeypatch
     assert "geheim" not in str(logs)
 
 
+async def test_a_proxy_that_cannot_be_reached_is_named(certificates, monkeypatch):
+    place = f"127.0.0.1:{free_port()}"
+    monkeypatch.setattr(websocket, "environment_proxy", lambda _: f"http://user:geheim@{place}")
+    with pytest.raises(PeerUnavailableError, match=f"by way of the HTTP proxy http://{place}") as caught:
+        await websocket.WebSocketHub("https://hub.invalid/", certificates.ssl_context()).probe(open_timeout=5.0)
+    assert "geheim" not in str(caught.value)
+
+
 # Which way.
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import math
+import socket
 import ssl
 
 import httpx
@@ -240,6 +241,16 @@ async def test_a_stop_is_not_a_failure_of_the_hub():
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
+
+
+async def test_a_proxy_that_is_silent_is_named_before_the_request_is_over(certificates, monkeypatch):
+    """However short the time for a request is; nothing was sent to the hub by then."""
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        place = f"127.0.0.1:{proxy.getsockname()[1]}"
+        monkeypatch.setattr("redisrepl.remote.session.environment_proxy", lambda _: f"http://{place}")
+        async with connected("https://hub.invalid/", certificates, timeout=0.3) as session:
+            with pytest.raises(PeerUnavailableError, match=f"the HTTP proxy http://{place}, .* does not answer"):
+                await session.command(b"PING")
 
 
 # The address.

@@ -339,6 +339,43 @@ async def test_a_proxy_that_refuses_us_says_why_and_keeps_its_password(hub):
 
 
 @pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        (None, "does not answer"),
+        (b"", "ended the connection without an answer"),
+        (b"HTTP/1.1 200", "ended the connection without an answer|is no HTTP proxy"),
+        (b"SSH-2.0-OpenSSH\r\n", "is no HTTP proxy: no HTTP response"),
+    ],
+)
+async def test_a_proxy_that_does_not_do_its_part_is_named(certificates, said, what):
+    """Whatever goes wrong up to its reply; and nothing was sent to the hub by then."""
+    over_now = asyncio.Event()
+
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(said or b"")
+        if said is None:
+            await reader.read()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        over_now.set()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    place = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with over(
+        "https://hub.invalid/", certificates.ssl_context(), proxy=f"http://u:geheim@{place}/x"
+    ) as transport:
+        with pytest.raises(
+            httpx.ProxyError, match=rf"^the HTTP proxy http://{place}, which .* names, ({what})"
+        ) as caught:
+            await post(transport, connect=0.2)
+        await over_now.wait()
+    server.close()
+    assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "proxy",
     [
         "socks5://user:geheim@localhost:1080",
