@@ -81,6 +81,7 @@ REMEDIES = {
     "stream.restarted": "Nothing: the site sends the snapshot again.",
     "subscribe.failed": "Look at the hub. If it comes often, raise the proxy's idle timeout above 3 x --canary-period.",
     "subscribe.no_canary": "Allow +publish &__keyspace@0__:<ns>* at the hub.",
+    "store.open_to_others": "Let only the daemon's user write the directory: chmod 700.",
     "store.temporary": "Set --state-dir to a directory that the daemon may write.",
     "store.unreadable": "Look at the disk. redisrepl compares again what it cannot read.",
     "sweep.failed": "Look at both servers. redisrepl retries by itself.",

@@ -7,9 +7,11 @@ content.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,9 @@ __all__ = [
 ]
 
 _log = structlog.get_logger("redisrepl")
+
+_ROOT = 0
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class StateDirectoryError(ConfigError):
@@ -59,11 +64,27 @@ class Pair:
 
 
 def open_private(path: Path, flags: int) -> int:
-    """Open a file that nobody else may read, whatever the umask; symbolic links are not followed."""
+    """Open a file that nobody else may read, whatever the umask; symbolic links are not followed.
+
+    Raises:
+        OSError: it cannot be opened, or another user made it, who may keep it open, and locked.
+    """
     file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with contextlib.suppress(PermissionError):  # another user owns it, but lets us write
-        os.fchmod(file, 0o600)
+    try:
+        _check_owner(path, os.fstat(file).st_uid)
+        with contextlib.suppress(PermissionError):  # root's, or that of the owner of the directory
+            os.fchmod(file, 0o600)
+    except BaseException:
+        os.close(file)
+        raise
     return file
+
+
+def _check_owner(path: Path, owner: int) -> None:
+    """Refuse the file of a user who is neither us, nor root, nor the owner of the directory, who could replace it."""
+    if owner not in {os.geteuid(), _ROOT, path.parent.stat().st_uid}:
+        said = f"{path.name} belongs to another user (uid {owner}), who may keep it locked: remove it, or"
+        raise PermissionError(errno.EPERM, said)
 
 
 def sync_directory(path: Path) -> None:
@@ -92,6 +113,7 @@ class StateDirectory:
     def __init__(self, path: Path, pair: Pair) -> None:
         self.path = path
         self._pair = pair
+        self._warned = False
         self._lock = self._acquire()
 
     def file(self, ending: str) -> Path:
@@ -101,8 +123,8 @@ class StateDirectory:
     def _acquire(self) -> int:
         try:
             if not self.path.is_dir():
-                self.path.mkdir(parents=True, exist_ok=True)
-                self.path.chmod(0o700)
+                self._create()
+            self._check_who_may_write()
             lock = open_private(self.file("lock"), os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise self.error(error) from None
@@ -116,10 +138,44 @@ class StateDirectory:
             ) from None
         return lock
 
+    def _create(self) -> None:
+        """Make it so that nobody else may ever write it, whatever the umask."""
+        for parent in reversed(self.path.parents):
+            if not parent.is_dir():
+                parent.mkdir(mode=0o755, exist_ok=True)
+        try:
+            self.path.mkdir(mode=0o700)
+        except FileExistsError:
+            if not self.path.is_dir():
+                raise
+        else:
+            self.path.chmod(0o700)  # a umask may have taken from it what we need
+
+    def _check_who_may_write(self) -> None:
+        """Refuse a directory of another user that more than that one may write; warn if ours, or root's, is open.
+
+        Whoever may write in it can make the lock before us, or put another in its place. Root's are those of containers
+        and volumes, where root gives a directory to a group (fsGroup): that group is ours.
+        """
+        found, us = self.path.stat(), os.geteuid()
+        others = found.st_mode & _OTHERS_WRITE
+        if others and found.st_uid not in {us, _ROOT} and us != _ROOT:
+            said = f"it belongs to another user (uid {found.st_uid}), and others may write it: chown {us} it, or"
+            raise PermissionError(errno.EPERM, said)
+        if found.st_uid == _ROOT and us != _ROOT:
+            others = 0 if found.st_mode & stat.S_ISVTX else found.st_mode & stat.S_IWOTH
+        if others and not self._warned:
+            self._warned = True
+            hint = f"who may write there can keep this daemon from starting: chmod 700 {self.path}"
+            _log.warning(
+                "store.open_to_others", file=str(self.path), mode=f"{stat.S_IMODE(found.st_mode):o}", hint=hint
+            )
+
     def error(self, error: Exception) -> StateDirectoryError:
         """What to raise when the directory cannot be used."""
         reason = "is a file" if self.path.is_file() else reason_of(error)
-        return StateDirectoryError(f"--state-dir {self.path}: {reason}: give a directory that this user may write")
+        then = "" if reason.endswith(", or") else ":"
+        return StateDirectoryError(f"--state-dir {self.path}: {reason}{then} give a directory that this user may write")
 
     def acquire_again(self) -> None:
         """Create and lock the directory again, after it was removed."""
