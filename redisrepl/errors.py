@@ -46,6 +46,7 @@ __all__ = [
     "denies_key",
     "exit_code",
     "is_transient",
+    "without_frames",
 ]
 
 
@@ -186,6 +187,22 @@ _KEY_DENIED = re.compile(r"\baccess\b.*\bkeys?\b", re.DOTALL)
 def denies_key(error: str) -> bool:
     """Whether an ACL's refusal is about a key, not about the command."""
     return _KEY_DENIED.search(error) is not None
+
+
+def without_frames(error: BaseException) -> None:
+    """Have an error that is kept, and what caused it, forget the calls that it came through.
+
+    Their variables hold what was being read or sent, which may be large; and one that holds the error itself is a cycle
+    that waits for the collector.
+    """
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        known = waiting.pop()
+        if known is not None and id(known) not in seen:
+            seen.add(id(known))
+            known.__traceback__ = None
+            waiting += known.__cause__, known.__context__
 
 
 def is_transient(error: BaseException) -> bool:

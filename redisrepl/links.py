@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import stamina
 
-from redisrepl.errors import RedisreplError, RefusedError
+from redisrepl.errors import RedisreplError, RefusedError, without_frames
 
 __all__ = ["Links"]
 
@@ -71,6 +71,7 @@ class Links:
 
     def lost(self, error: RedisreplError) -> None:
         """The link has ended, or could not be made."""
+        without_frames(error)  # it is kept until the next link was made
         self._lost = error
 
     @property
@@ -91,7 +92,10 @@ class Links:
             context = stamina.retry_context(on=lambda error: not self.is_final(error), **self._retry)
             self._attempts = aiter(context)  # whose pauses start small again
         else:
-            with self._attempt:
-                raise lost
+            try:
+                with self._attempt:
+                    raise lost
+            finally:
+                del lost  # or this call and the error would hold each other
         self._made_at = None
         self._attempt = await anext(self._attempts)

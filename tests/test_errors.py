@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
+import weakref
 
 import pytest
 
@@ -148,3 +150,37 @@ def test_a_damaged_snapshot_is_placed(place, text):
 )
 def test_which_refusals_are_about_a_key(text, denies):
     assert denies_key(text) is denies
+
+
+class Large:
+    """What was read."""
+
+
+def _read(gone):
+    reply = Large()
+    gone.append(weakref.ref(reply))
+    raise ValueError(repr(reply))
+
+
+def _asked(gone):
+    try:
+        _read(gone)
+    except ValueError as error:
+        raise ProtocolError("no reply") from error
+
+
+def test_an_error_that_is_kept_keeps_nothing_of_what_was_read():
+    """Nor does what caused it; and nothing waits for the collector."""
+    gone, kept = [], []
+    gc.disable()
+    try:
+        try:
+            _asked(gone)
+        except ProtocolError as error:
+            kept.append(error)
+        assert gone[0]() is not None
+        errors.without_frames(kept[0])
+        assert gone[0]() is None
+    finally:
+        gc.enable()
+    assert isinstance(kept[0].__cause__, ValueError)

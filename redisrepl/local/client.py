@@ -69,8 +69,9 @@ _NO_SCRIPTS = re.compile(
     "unknown command|This Redis command is not allowed|The user executing the script can't run|"
     "(?i:unknown redis command called from)"
 )
-#: Largest reply in bytes. A reading script stops at 8 MB, and the largest possible value is half a gigabyte.
-_LARGEST_REPLY = 1 << 30
+#: Largest reply in bytes, with what its elements take beside. A reading script stops at 8 MB, and the largest possible
+#: value is half a gigabyte.
+_LARGEST_REPLY = 640 << 20
 
 
 class _Parser(redis.asyncio.connection._AsyncHiredisParser):  # type: ignore[misc, name-defined]  # noqa: SLF001
@@ -225,7 +226,10 @@ class SiteConnection(redis.asyncio.connection.AbstractConnection):
                 raise
             if reply is not _NOT_ENOUGH:
                 if isinstance(reply, redis.exceptions.ResponseError):
-                    raise reply
+                    try:
+                        raise reply
+                    finally:
+                        del reply  # or this call and the error would hold each other
                 return reply
         return await super().read_response(*args, **options)
 
@@ -457,7 +461,10 @@ class translated:  # noqa: N801 - used like a function: `with translated(address
             if task is not None and task.cancelling():
                 raise asyncio.CancelledError
         elif (ours := _ours(self._address, error)) is not None:
-            raise ours from error
+            try:
+                raise ours from error
+            finally:
+                del error, ours  # or this call and the errors would hold each other, and what was sent or read
 
 
 def _ours(address: SiteAddress, error: BaseException) -> RedisreplError | None:

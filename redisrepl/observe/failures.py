@@ -11,6 +11,8 @@ from typing import Any
 
 import structlog
 
+from redisrepl.errors import without_frames
+
 __all__ = ["FailureLog"]
 
 _log = structlog.get_logger("redisrepl")
@@ -42,7 +44,12 @@ class FailureLog:
         self.last_error: str | None = None
 
     def failed(self, error: BaseException | str, **fields: Any) -> bool:
-        """Count a failure; returns whether a log line was written."""
+        """Count a failure; returns whether a log line was written.
+
+        An error then forgets its calls: whoever retries keeps it for a while.
+        """
+        if isinstance(error, BaseException):
+            without_frames(error)
         now = self._clock()
         self.failures += 1
         self.total += 1

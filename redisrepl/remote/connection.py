@@ -38,6 +38,7 @@ class Connection(asyncio.Protocol):
         self._sent = True  # whether all of it was handed to the system
         self._full = False  # whether the system accepts no more for now
         self._paused = False
+        self._aborted = False
         self._waiting = 0
         self.response = ResponseReader()
         self.closed: asyncio.Future[None] = self._loop.create_future()
@@ -118,8 +119,10 @@ class Connection(asyncio.Protocol):
         return self._error is None and not self._transport.is_closing()
 
     def abort(self) -> None:
-        """Close it at once."""
+        """Close it at once; what has arrived and was not received is dropped."""
         self._transport.abort()
+        self._aborted = True
+        self.response.pieces.clear()  # its parser holds it, and it the parser: the collector may come late
 
     async def _something(self) -> None:
         """Wait for the next event of the connection."""
@@ -148,15 +151,17 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
+        if self._aborted:  # they had been decrypted already
+            return
         if not self._asked:  # such as 408 before the server closes; the next request must not take it for its answer
             self._failed(ProtocolError("the server said something that nothing was asked for"))
-            self.abort()
+            self._transport.abort()
             return
         try:
             self.response.feed(data)
         except ProtocolError as error:
             self._failed(error)
-            self.abort()
+            self._transport.abort()
             return
         self._waiting += len(data)
         if self._waiting > _WAITING and not self._paused:
