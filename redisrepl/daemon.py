@@ -27,7 +27,7 @@ from redisrepl.errors import (
 )
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.connection import translated
-from redisrepl.memory import collect_seldom, give_back
+from redisrepl.memory import clear_away, collect_seldom, give_back
 from redisrepl.observe.service import Service
 from redisrepl.observe.socket import serve_state
 from redisrepl.observe.state import DaemonState, say_started
@@ -47,6 +47,8 @@ _log = structlog.get_logger("redisrepl")
 _TICK = 1.0
 #: Seconds between two times that memory is given back.
 _GIVE_BACK_PERIOD = 60.0
+#: Seconds between two looks for what refused replies have left: with much in memory each takes a second.
+_CLEAR_PERIOD = 5.0
 
 
 class Daemon:
@@ -199,9 +201,11 @@ class Daemon:
     async def _tick(self) -> None:
         """What time alone brings: overdue events, memory to give back, and the names of commands that do not cross."""
         outbound = self._parts.outbound
-        gave_back_at = time.monotonic()
+        gave_back_at = cleared_at = time.monotonic()
         while True:
             await asyncio.sleep(_TICK)
+            if time.monotonic() - cleared_at >= _CLEAR_PERIOD and clear_away():
+                cleared_at = time.monotonic()
             if time.monotonic() - gave_back_at >= _GIVE_BACK_PERIOD:
                 give_back()
                 gave_back_at = time.monotonic()

@@ -9,17 +9,37 @@ import ctypes
 import gc
 import resource
 
-__all__ = ["collect_seldom", "give_back", "resident"]
+__all__ = ["clear_away", "collect_seldom", "give_back", "left_over", "resident"]
 
 
 def collect_seldom() -> None:
     """Have Python look for cycles less often.
 
     What waits is many small objects that live for long: looking at all of them again and again took a tenth of the
-    time. Requests that are done are no cycles (`remote.session`), so nothing large waits for the collector.
+    time. Requests that are done are no cycles (`remote.session`), and errors that are kept do not keep what was read
+    (`errors.without_frames`), so nothing large waits for the collector. In case it does: `left_over`.
     """
     gc.freeze()
     gc.set_threshold(10_000, 5, 5)
+
+
+_owed = False
+
+
+def left_over() -> None:
+    """A large reply was refused: what it took is to be cleared away soon."""
+    global _owed  # noqa: PLW0603 - there is one memory in a process
+    _owed = True
+
+
+def clear_away() -> bool:
+    """If that is owed, look for cycles at once and give memory back; returns whether it was owed."""
+    global _owed
+    owed, _owed = _owed, False
+    if owed:
+        gc.collect()
+        give_back()
+    return owed
 
 
 def give_back() -> None:

@@ -31,6 +31,7 @@ from redisrepl.wire.keyspace import NOTIFY_OPTION, missing_flags
 from redisrepl.wire.psync import encode_command
 from redisrepl.wire.replies import as_option
 from redisrepl.wire.resp import DAMAGED, PIECE, RespReader, resp_size
+from redisrepl.wire.walker import ELEMENT
 
 __all__ = ["EventsLost", "SiteEvents", "SiteKeyEvents", "Subscribed"]
 
@@ -118,7 +119,7 @@ class SiteEvents:
         watch = MasterWatch(self._address, self._connect_wait)
         master = await find_master(self._address, self._connect_wait)
         reader, writer = await open_connection(master, self._connect_wait)
-        parser = RespReader(_LARGEST_MESSAGE, skip=_too_long)
+        parser = RespReader(_LARGEST_MESSAGE, skip=_too_long, cost=ELEMENT)
         waiting = len(self._patterns)  # confirmations that have not arrived
         try:
             if (password := self._address.password_bytes) is not None:

@@ -35,7 +35,7 @@ from redisrepl.limits import Limits
 from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
-from redisrepl.remote.patience import BESIDE_VALUE, SLOWEST, Patience
+from redisrepl.remote.patience import BESIDE_VALUE, SLOWEST, SMALL, Patience, Room, most_of
 from redisrepl.remote.refusals import refusal
 from redisrepl.remote.transport import parse_url
 from redisrepl.showing import masked
@@ -114,9 +114,8 @@ class _Link:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int) -> None:
         self._reader = reader
         self._writer = writer
-        self._limit = limit
         self._replies = ReplyReader(
-            limit, protocolError=hiredis.ProtocolError, replyError=hiredis.ReplyError, notEnoughData=_NOTHING
+            limit, flat=True, protocolError=hiredis.ProtocolError, replyError=hiredis.ReplyError, notEnoughData=_NOTHING
         )
 
     @property
@@ -126,9 +125,22 @@ class _Link:
         return not ended and not self._replies.has_data()
 
     async def ask(
-        self, request: bytes, replies: int = 1, moved: Callable[[int], None] = lambda _: None
+        self,
+        request: bytes,
+        room: Room,
+        replies: int = 1,
+        *,
+        most: int = SMALL,
+        moved: Callable[[int], None] = lambda _: None,
     ) -> list[object]:
         """Send commands and return their replies, error replies too; `moved` is called with the bytes received so far.
+
+        Args:
+            request: the commands.
+            room: where the replies are kept.
+            replies: how many there will be.
+            most: bytes that they may have.
+            moved: see above.
 
         Raises:
             OSError, ProtocolError: the connection cannot be used any more.
@@ -138,19 +150,18 @@ class _Link:
             await self._writer.drain()  # asyncio moves its whole buffer at each send, so we keep the buffer small
             moved(0)
         found: list[object] = []
-        size = 0
         while len(found) < replies:
             data = await self.read()
-            size += len(data)
-            if size > self._limit:
-                raise LimitExceededError("a reply of the hub", size, self._limit)
+            await room.grown(len(data))
+            if room.size > most:
+                raise LimitExceededError("a reply of the hub", room.size, most)
             try:
                 self._replies.feed(data)
                 while (reply := self._replies.gets()) is not _NOTHING:
                     found.append(reply)
             except DAMAGED as error:
                 raise ProtocolError(f"the hub sent what makes no sense: {error}") from error
-            moved(size)
+            moved(room.size)
         return found
 
     async def read(self) -> bytes:
@@ -206,6 +217,7 @@ class DirectHub(Hub):
         self._connect_timeout = connect_timeout
         self._limit = max_value + BESIDE_VALUE
         self._limits = Limits()
+        self._large_reply = asyncio.Lock()
         self._slots = asyncio.Semaphore(connections)
         self._kept: dict[_Link, float] = {}  # unused connections, and until when; the last used comes last
         self._open: set[_Link] = set()
@@ -235,23 +247,25 @@ class DirectHub(Hub):
         by_hash: bool = False,
         spelled: Sequence[bytes] = (),
         count: int = 0,
+        most: int | None = None,
     ) -> list[bytes]:
         """See `Hub`."""
         named = (b"EVALSHA", sha_of(script)) if by_hash else (b"EVAL", script)
         head = self.spell((*named, b"0", *words))
-        reply = await self._request(b"".join([b"*%d\r\n" % (3 + len(words) + count), head, *spelled]))
+        request = b"".join([b"*%d\r\n" % (3 + len(words) + count), head, *spelled])
+        reply = await self._request(request, self._limit if most is None else most)
         return as_strings(reply, f"a script at the hub {self.url}")
 
     async def command(self, *argv: bytes) -> object:
         """See `Hub`."""
-        return await self._request(encode_command(*argv))
+        return await self._request(encode_command(*argv), most_of(argv, self._limit))
 
     async def integer(self, *argv: bytes) -> int:
         """See `Hub`."""
-        return as_integer(await self._request(encode_command(*argv)), self.asked(*argv))
+        return as_integer(await self._request(encode_command(*argv), SMALL), self.asked(*argv))
 
-    async def _request(self, request: bytes) -> object:
-        """The reply to one command."""
+    async def _request(self, request: bytes, most: int) -> object:
+        """The reply to one command, which may have so many bytes."""
         async with self.health.trial() as trial, self._slots:
             link = self._from_kept() or await self._connect(trial)
             seconds, now = self._timeout + len(request) / SLOWEST, asyncio.get_running_loop().time
@@ -263,8 +277,9 @@ class DirectHub(Hub):
                 limit.put_off(self._timeout if received else seconds)
 
             try:
-                with self._limits.within(seconds) as limit:
-                    (reply,) = await link.ask(request, moved=moved)
+                async with Room(self._large_reply) as room:
+                    with self._limits.within(seconds) as limit:
+                        (reply,) = await link.ask(request, room, most=most, moved=moved)
             except BaseException as error:
                 self._discard(link)
                 if isinstance(error, OSError | ProtocolError):
@@ -281,7 +296,10 @@ class DirectHub(Hub):
         if not (sent and isinstance(error, TimeoutError)):  # one late reply does not mean that the hub is away
             trial.failed()
         if isinstance(error, ProtocolError):
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # or this call and the error would hold each other, and what was read
         if (reason := tls_reason(error)) is not None:
             raise CertificateError(f"the hub {self.url}: {trust_told(reason, self._context)}") from error
         late = isinstance(error, TimeoutError)
@@ -348,7 +366,8 @@ class DirectHub(Hub):
             names = (address.username.encode(),) if address.username else ()
             commands.append((b"AUTH", *names, address.password.encode("utf-8", "surrogateescape")))
         commands.append((b"SELECT", b"%d" % address.database) if address.database else (b"PING",))
-        replies = await link.ask(b"".join(encode_command(*argv) for argv in commands), len(commands))
+        async with Room(self._large_reply) as room:
+            replies = await link.ask(b"".join(encode_command(*argv) for argv in commands), room, len(commands))
         for argv, reply in zip(commands, replies, strict=True):
             if not isinstance(reply, hiredis.ReplyError):
                 continue
@@ -374,7 +393,7 @@ class DirectHub(Hub):
 
     async def _reads(self, link: _Link, request: bytes, silence: float) -> AsyncGenerator[bytes]:
         try:
-            await link.ask(request, replies=0)
+            await link.ask(request, Room(self._large_reply), replies=0)
             while True:
                 async with asyncio.timeout(silence):
                     data = await link.read()

@@ -25,6 +25,7 @@ import structlog
 
 from redisrepl.errors import CommandRefusedError, ProtocolError
 from redisrepl.remote.hub import Hub
+from redisrepl.remote.patience import SMALL
 from redisrepl.wire.batches import NO_FENCE, Fencing
 from redisrepl.wire.replies import as_pairs, number
 
@@ -228,7 +229,7 @@ class Fence(NoFence):
         """Run a script that returns all fields, and read them; returns whether the hub allows it."""
         known = dict(self.known)  # batches acknowledged from now on may have been executed after the script
         try:
-            flat = await self._hub.eval(script, (self.key, epoch, _LIFETIME, *before))
+            flat = await self._hub.eval(script, (self.key, epoch, _LIFETIME, *before), most=SMALL)
         except CommandRefusedError as error:
             self.denied(str(error))
             return False
@@ -258,7 +259,7 @@ class Fence(NoFence):
             return True
         try:
             words = (self.key, _MARKED, b"%d" % number, _LIFETIME, b"%d" % self.epoch)
-            outcome = await self._hub.eval(_MARK, words)
+            outcome = await self._hub.eval(_MARK, words, most=SMALL)
         except CommandRefusedError as error:
             self.denied(str(error))
             return True

@@ -70,6 +70,7 @@ class Hub(Protocol):
         by_hash: bool = False,
         spelled: Sequence[bytes] = (),
         count: int = 0,
+        most: int | None = None,
     ) -> list[bytes]:
         """Run a script that returns a flat list of strings, and names no keys.
 
@@ -79,6 +80,7 @@ class Hub(Protocol):
             by_hash: whether to send only its hash, because the hub has run it before.
             spelled: the arguments that follow, encoded by `spell`.
             count: how many words these are.
+            most: bytes that the reply may have; None: as many as any reply with values.
         """
 
     @abstractmethod

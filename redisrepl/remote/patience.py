@@ -6,15 +6,26 @@ stopping a request that makes no progress (`limits`), requests (`remote.session`
 
 from __future__ import annotations
 
-__all__ = ["BESIDE_VALUE", "LARGE", "SLOWEST", "Patience"]
+import asyncio
+from collections.abc import Sequence
+from typing import Self
+
+from redisrepl.memory import left_over
+from redisrepl.wire.collections import READABLE_SINGLY
+
+__all__ = ["BESIDE_VALUE", "LARGE", "SLOWEST", "SMALL", "Patience", "Room", "most_of"]
 
 #: Assumed minimum rate in bytes per second: we cannot see how far the kernel's buffers have drained.
 SLOWEST = 50_000
 #: Timeouts that a whole reply may take beyond the time that it needs at `SLOWEST`.
 _PATIENCE = 4
-#: Bytes that a reply may have beside one value. A fetch asks for two million; where scripts are refused, the list of
-#: all keys is one reply.
+#: Bytes that a reply with values may have beside one value, with what its elements take in memory. A fetch asks for two
+#: million; where scripts are refused, the list of all keys is one reply.
 BESIDE_VALUE = 128 << 20
+#: Bytes of a reply to all that does not ask for keys or values; the longest is that to INFO.
+SMALL = 1 << 20
+#: Commands that ask for them.
+_ASKING = frozenset({b"GET", b"KEYS", *(kind.read for kind in READABLE_SINGLY.values())})
 #: Larger replies are read one at a time, so that together they do not fill the memory.
 LARGE = 8 << 20
 
@@ -35,3 +46,42 @@ class Patience:
     def is_over(self, now: float, received: int) -> bool:
         """Whether the bytes received by now have arrived too slowly."""
         return now > self._until + received / SLOWEST
+
+
+def most_of(argv: Sequence[bytes], most: int) -> int:
+    """Bytes that the reply to a command may have, if that to one that asks for values may have `most`."""
+    return most if argv[0] in _ASKING else min(SMALL, most)
+
+
+class Room:
+    """The place that one reply takes in memory, until it is a value: of large ones there is one at a time.
+
+    Args:
+        turn: shared by all that may be large.
+
+    Attributes:
+        size: bytes received so far.
+    """
+
+    __slots__ = ("_taken", "_turn", "size")
+
+    def __init__(self, turn: asyncio.Lock) -> None:
+        self._turn = turn
+        self._taken = False
+        self.size = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def grown(self, size: int) -> None:
+        """So many more bytes have come."""
+        self.size += size
+        if self.size > LARGE and not self._taken:
+            await self._turn.acquire()
+            self._taken = True
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        if self._taken:
+            self._turn.release()
+        if kind is not None and self.size > SMALL:
+            left_over()

@@ -28,6 +28,7 @@ from redisrepl.remote.bodies import LargeBodies
 from redisrepl.remote.fence import NOT_LAST, NoFence
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.hub import Hub
+from redisrepl.remote.patience import LARGE
 from redisrepl.remote.refusals import is_denial, is_passing, is_unauthenticated, refuses_scripts, unready
 from redisrepl.scripts import Scripts
 from redisrepl.wire.batches import (
@@ -282,6 +283,7 @@ class HubPusher:
             batch_words(token, told, fencing),
             spelled=spelled,
             count=sum(len(part.command) + 1 for part in parts),
+            most=LARGE,
         )
         reply = await self._large.answered(request, sum(map(len, spelled)))
         return None if reply is None else parse_batch_reply(reply, writes, token)
@@ -300,7 +302,10 @@ class HubPusher:
         results = await asyncio.gather(*map(push_in_turn, by_key.values()), return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         if failures:
-            raise next((failure for failure in failures if isinstance(failure, OutcomeUnknownError)), failures[0])
+            try:
+                raise next((failure for failure in failures if isinstance(failure, OutcomeUnknownError)), failures[0])
+            finally:
+                del failures, results  # or this call and the errors would hold each other
         return [error for result in results if not isinstance(result, BaseException) for error in result]
 
     async def _push_one(self, command: Sequence[bytes], overload: list[HubError]) -> list[tuple[bytes, str]]:

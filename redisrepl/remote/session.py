@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import httpx
 
@@ -32,7 +32,7 @@ from redisrepl.remote.channel import EventChannel, SubscribeChoice
 from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
-from redisrepl.remote.patience import BESIDE_VALUE, LARGE, SLOWEST, Patience
+from redisrepl.remote.patience import BESIDE_VALUE, SLOWEST, SMALL, Patience, Room, most_of
 from redisrepl.remote.refusals import refusal
 from redisrepl.remote.statuses import OK, http_error
 from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy
@@ -40,13 +40,13 @@ from redisrepl.tls.contexts import tls_reason, trust_told
 from redisrepl.wire.unwanted import MAX_VALUE
 from redisrepl.wire.webdis import (
     CommandError,
+    as_flat,
     body,
     body_pieces,
     escape_words,
-    flat_reply,
     integer_body,
     parse_integer,
-    parse_reply,
+    reply_in_steps,
     script_body,
 )
 
@@ -133,23 +133,28 @@ class HubSession(Hub):
         """Close every connection."""
         await self._transport.aclose()
 
-    async def post(self, *content: bytes) -> bytes:
+    async def post(self, *content: bytes, most: int | None = None, room: Room | None = None) -> bytes:
         """Send a command, or a script over many commands; returns Webdis' answer.
 
         Args:
             content: the body, or its pieces.
+            most: bytes that the answer may have; None: as many as any.
+            room: where the answer is kept until it is parsed.
 
         Raises:
             PeerUnavailableError: it was not sent. OutcomeUnknownError: it was sent, and may or may not have been
                 executed. CertificateError: either side refused TLS. HubError and its children: the answer is an HTTP
                 error. ProtocolError: the answer is too large, or compressed although we did not ask for that.
         """
+        if room is None:
+            async with Room(self._large_reply) as own:
+                return await self.post(*content, most=most, room=own)
         size = sum(map(len, content))
         seconds = self._timeout + size / SLOWEST
         async with _Judged(self.health, self.url, self._context) as trial:
             with self._limits.within(seconds) as limit:
                 response = await self._send(_in_pieces(content, size, partial(limit.put_off, seconds)), size)
-                answer = await self._read(response, limit)
+                answer = await self._read(response, limit, self._max_reply if most is None else most, room)
             trial.answered()
         return answer
 
@@ -165,28 +170,29 @@ class HubSession(Hub):
         by_hash: bool = False,
         spelled: Sequence[bytes] = (),
         count: int = 0,  # noqa: ARG002 - Webdis counts itself
+        most: int | None = None,
     ) -> list[bytes]:
         """See `Hub`."""
-        reply = await self.post(script_body(script, words, spelled, by_hash=by_hash))
-        try:
-            return flat_reply(reply)
-        except CommandError as error:
-            raise refusal(str(error)) from None
+        return as_flat(await self._value(script_body(script, words, spelled, by_hash=by_hash), most=most))
 
     async def command(self, *argv: bytes) -> object:
         """See `Hub`."""
         pieces = body_pieces(*argv) if sum(map(len, argv)) > _LARGE else (body(*argv),)
-        reply = await self.post(*pieces)
-        try:
-            return cast("object", parse_reply(reply))
-        except CommandError as error:
-            raise refusal(str(error)) from None
+        return await self._value(*pieces, most=most_of(argv, self._max_reply))
+
+    async def _value(self, *content: bytes, most: int | None) -> object:
+        """The reply to this body."""
+        async with Room(self._large_reply) as room:
+            try:
+                steps = reply_in_steps(await self.post(*content, most=most, room=room), most or self._max_reply)
+                return cast("object", await _in_turns(steps))
+            except CommandError as error:
+                raise refusal(str(error)) from None
 
     async def integer(self, *argv: bytes) -> int:
         """See `Hub`."""
-        reply = await self.post(integer_body(*argv))
         try:
-            return parse_integer(reply)
+            return parse_integer(await self.post(integer_body(*argv), most=SMALL))
         except CommandError as error:
             raise refusal(str(error)) from None
 
@@ -223,14 +229,14 @@ class HubSession(Hub):
             finally:
                 await response.aclose()
 
-    async def _read(self, response: httpx.Response, limit: Limit) -> bytes:
+    async def _read(self, response: httpx.Response, limit: Limit, most: int, room: Room) -> bytes:
         """The body; each piece of it starts the time limit again.
 
         Large ones are read one at a time, since together they might need more memory than there is.
         """
         stream = cast("httpx.AsyncByteStream", response.stream)
         pieces: list[bytes] = []
-        size, is_large, now = 0, False, asyncio.get_running_loop().time
+        now = asyncio.get_running_loop().time
         patience = Patience(self._timeout, now())
         try:
             self._check_encoding(response)
@@ -239,19 +245,15 @@ class HubSession(Hub):
             # The raw stream: httpx' own iterators would take longer than everything else in this method.
             async for piece in stream:
                 pieces.append(piece)
-                size += len(piece)
-                if size > LARGE and not is_large:
-                    await self._large_reply.acquire()
-                    is_large = True
-                if size > self._max_reply:
-                    raise LimitExceededError(f"a reply of the hub {self.url}", size, self._max_reply)
-                if patience.is_over(now(), size):  # bytes still arrive, but too slowly to wait for
+                await room.grown(len(piece))
+                if room.size > most:
+                    raise LimitExceededError(f"a reply of the hub {self.url}", room.size, most)
+                if patience.is_over(now(), room.size):  # bytes still arrive, but too slowly to wait for
                     raise TimeoutError
                 limit.put_off(self._timeout)
             return b"".join(pieces)
         finally:
-            if is_large:
-                self._large_reply.release()
+            pieces.clear()  # an error keeps this call, and whoever retries keeps the error
             await stream.aclose()
 
     def _check_encoding(self, response: httpx.Response) -> None:
@@ -289,7 +291,7 @@ class _Judged(Trial):
         self._context = context
 
     async def __aexit__(self, *raised: object) -> None:
-        error = raised[1]
+        error, ours = raised[1], None
         try:
             if isinstance(error, httpx.RequestError | TimeoutError):
                 ours = _ours(self._url, self._context, error)
@@ -305,6 +307,7 @@ class _Judged(Trial):
                 self.failed()
         finally:
             self.end()
+            del error, ours, raised  # or this call and the errors would hold each other, and what was read
 
 
 def _ours(url: str, context: ssl.SSLContext, error: httpx.RequestError | TimeoutError) -> RedisreplError:
@@ -320,6 +323,16 @@ def _ours(url: str, context: ssl.SSLContext, error: httpx.RequestError | Timeout
     if isinstance(error, httpx.TimeoutException):
         return OutcomeUnknownError(f"the hub {url} did not answer in time")
     return OutcomeUnknownError(f"the hub {url} broke the connection: {text}")
+
+
+async def _in_turns(steps: Generator[None, None, Any]) -> Any:
+    """The outcome of many steps, in between which others have their turn."""
+    try:
+        while True:
+            next(steps)
+            await asyncio.sleep(0)
+    except StopIteration as done:
+        return done.value
 
 
 async def _beginning(response: httpx.Response) -> httpx.Response:

@@ -12,6 +12,7 @@ import hiredis
 
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.resp import DAMAGED, PIECE, CommandError, RespReader, resp_size
+from redisrepl.wire.walker import ELEMENT
 
 __all__ = ["Message", "MessageReader"]
 
@@ -36,7 +37,7 @@ class MessageReader:
     __slots__ = ("_reader", "subscribed")
 
     def __init__(self) -> None:
-        self._reader = RespReader(_LARGEST_MESSAGE, skip=_too_long)
+        self._reader = RespReader(_LARGEST_MESSAGE, skip=_too_long, cost=ELEMENT)
         self.subscribed = False
 
     def feed(self, data: bytes) -> list[Message]:

@@ -15,13 +15,13 @@ If the end of a piece cuts a header, its beginning is kept for the next piece, s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import hiredis
 
 from redisrepl.errors import ProtocolError
-from redisrepl.wire.walker import LONGEST_NUMBER, Skip, Walker
+from redisrepl.wire.walker import ELEMENT, LONGEST_NUMBER, Walker
 
 __all__ = [
     "DAMAGED",
@@ -32,6 +32,7 @@ __all__ = [
     "cut_header",
     "parse_all",
     "parse_one",
+    "parse_reply_in_steps",
     "resp_size",
 ]
 
@@ -41,6 +42,10 @@ DAMAGED = (hiredis.ProtocolError, TypeError, MemoryError)
 PIECE = 16384
 #: Bytes of an incomplete value, after which a `Walker` reads it.
 _MUCH = 64 << 10
+#: Bytes of a whole reply, up to which hiredis parses it: even of empty lists it takes 64 MB and a fifth of a second.
+_WHOLE = 4 << 20
+#: Bytes of a large reply that are parsed in one step.
+_STEP = 256 << 10
 #: This many marks are checked one by one, with memchr between them; for more of them one regular expression is faster.
 _FEW = 20
 _LARGE_ARRAY = re.compile(rb"\*\d{6}").search
@@ -101,17 +106,18 @@ class RespReader:
     """Parses RESP in pieces of at most `PIECE` bytes: fast for small values, and bounded for all.
 
     Args:
-        limit, skip: as for `Walker`.
+        limit: as for `Walker`.
+        more: likewise.
 
     Attributes:
         sizes: bytes of each value that `feed` returned last; None: the caller has to compute them, and call `settle`.
     """
 
-    __slots__ = ("_cut", "_gets", "_limit", "_pending", "_piece", "_reader", "_skip", "_tail", "_walker", "sizes")
+    __slots__ = ("_cut", "_gets", "_limit", "_more", "_pending", "_piece", "_reader", "_tail", "_walker", "sizes")
 
-    def __init__(self, limit: int, *, skip: Skip | None = None) -> None:
+    def __init__(self, limit: int, **more: Any) -> None:
         self._limit = limit
-        self._skip = skip
+        self._more = more
         self._walker: Walker | None = None
         self._tail: list[bytes] = []  # the bytes of an incomplete value that hiredis has
         self._pending = 0  # their number
@@ -146,7 +152,7 @@ class RespReader:
             piece = self._cut + piece
             self._cut = b""
         if self._pending > _MUCH or announces_much(piece):
-            self._walker = Walker(self._limit, skip=self._skip)
+            self._walker = Walker(self._limit, **self._more)
             piece = b"".join(self._tail) + piece
             self._tail, self._pending = [], 0
             self._renew()
@@ -225,4 +231,35 @@ def parse_one(data: bytes, limit: int) -> Any:
     values = parse_all(data, limit)
     if len(values) != 1:
         raise ProtocolError("it is not one reply")
+    return values[0]
+
+
+def parse_reply_in_steps(data: bytes, limit: int) -> Generator[None, None, Any]:
+    """Parse bytes that are one reply of the hub; a large one in many short steps, in between which this yields.
+
+    A large reply may be a string, or a list of strings: it is refused at the first element that is something else, and
+    when its elements take too much memory.
+
+    Args:
+        data: all of them.
+        limit: most bytes of the reply, `ELEMENT` for each of its elements included.
+
+    Raises:
+        ProtocolError: they are not one whole reply.
+    """
+    if len(data) <= _WHOLE and not announces_much(data):
+        return parse_one(data, limit)
+    walker = Walker(limit, cost=ELEMENT, flat=True)
+    values: list[Any] = []
+    at = 0
+    while at < len(data):
+        # A long string is taken at once: in pieces, all of it would be copied once more.
+        step = max(_STEP, walker.missing)
+        values += walker.feed(data[at : at + step])
+        at += step
+        if len(values) > 1:
+            raise ProtocolError("it is not one reply")
+        yield
+    if not walker.idle:
+        raise ProtocolError("it ends early")
     return values[0]

@@ -71,7 +71,7 @@ class CommandStream:
     __slots__ = ("_reader", "_unwanted", "received")
 
     def __init__(self, unwanted: Unwanted | None = None) -> None:
-        self._reader = RespReader(_LARGEST_COMMAND, skip=unwanted)
+        self._reader = RespReader(_LARGEST_COMMAND, skip=unwanted, flat=True)
         self._unwanted = unwanted
         self.received = 0
 

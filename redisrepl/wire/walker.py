@@ -13,13 +13,15 @@ import hiredis
 
 from redisrepl.errors import LimitExceededError, ProtocolError
 
-__all__ = ["LEFT_OUT", "LONGEST_NUMBER", "Skip", "Walker"]
+__all__ = ["ELEMENT", "LEFT_OUT", "LONGEST_NUMBER", "Skip", "Walker"]
 
 #: Most levels of nested lists; EXEC around SCAN has three.
 _DEEPEST = 8
 #: The longest line: a status, an error or a header.
 _LONGEST_LINE = 64 << 10
 LONGEST_NUMBER = 20
+#: About what an element takes in memory beside its bytes; an empty list has four on the wire, and takes twice as much.
+ELEMENT = 64
 _DOLLAR = ord("$")
 _SHORT = len(b"$99999\r\n")
 
@@ -38,6 +40,8 @@ class Walker:
         limit: most bytes of one value.
         skip: see `Skip`; `LEFT_OUT` replaces a skipped string, whose bytes do not count towards the limit.
         error: makes an error reply from its text.
+        cost: bytes that each element of a list counts for beside its own; a list counts twice.
+        flat: refuse a list that holds anything but strings, at the first such element.
 
     Attributes:
         sizes: bytes of each value that `feed` returned last.
@@ -45,15 +49,24 @@ class Walker:
     """
 
     def __init__(
-        self, limit: int, *, skip: Skip | None = None, error: Callable[[str], Any] = hiredis.ReplyError
+        self,
+        limit: int,
+        *,
+        skip: Skip | None = None,
+        error: Callable[[str], Any] = hiredis.ReplyError,
+        cost: int = 0,
+        flat: bool = False,
     ) -> None:
         self._limit = limit
+        self._cost = cost
+        self._flat = flat
         self._skip = skip
         self._error = error
         self._buffer = b""
         self._open: list[tuple[list[Any], int]] = []  # lists that are not complete, and how many elements they want
         self._left = 0  # bytes to come of the present string and its line end
         self._chunks: list[bytes] | None = None  # of that string; None: it is skipped
+        self._line_end = b""  # of that string, as far as it has come
         self._size = 0  # bytes of the present value so far
         self._kept = 0  # the same without skipped strings
         self._values: list[Any] = []
@@ -64,6 +77,11 @@ class Walker:
     def idle(self) -> bool:
         """Whether all bytes so far were whole values."""
         return not (self._buffer or self._open or self._left)
+
+    @property
+    def missing(self) -> int:
+        """Bytes to come of the string that is arriving."""
+        return self._left
 
     def feed(self, data: bytes, *, one: bool = False) -> list[Any]:
         """Parse bytes; return the values that they complete.
@@ -108,7 +126,7 @@ class Walker:
         A fast path: nearly all elements of a long list are such strings.
         """
         items, wanted = self._open[-1]
-        missing = wanted - len(items) - 1
+        missing = first = wanted - len(items) - 1
         start, end, find = at, len(data), data.find
         while missing > 0 and at < end and data[at] == _DOLLAR:
             line_end = find(b"\r\n", at, at + _SHORT)
@@ -122,29 +140,33 @@ class Walker:
             missing -= 1
             at = stop + 2
         self._size += at - start
-        self._kept += at - start
+        self._kept += at - start + self._cost * (first - missing)
         if self._kept > self._limit:
             raise LimitExceededError("a value", self._kept, self._limit)
         return at
 
     def _string(self, data: bytes, at: int) -> int:
         """Take the next bytes of a string; returns the index behind them."""
-        piece = data[at : at + self._left]
-        self._left -= len(piece)
-        if self._chunks is not None:
+        piece = data[at : at + max(self._left - 2, 0)]
+        if self._chunks is not None and piece:
             self._chunks.append(piece)
+        self._left -= len(piece)
+        at += len(piece)
+        if self._left <= 2:  # noqa: PLR2004 - its line end is apart: to cut it off would copy all of the string
+            part = data[at : at + self._left]
+            self._line_end += part
+            self._left -= len(part)
+            at += len(part)
         if not self._left:
             chunks, self._chunks = self._chunks, None
-            value = LEFT_OUT
-            if chunks is not None:
-                value = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-                if not value.endswith(b"\r\n"):
-                    raise ProtocolError("a string does not end where it should")
-                value = value[:-2]
-            self._add(value)
-        return at + len(piece)
+            line_end, self._line_end = self._line_end, b""
+            if chunks is not None and line_end != b"\r\n":
+                raise ProtocolError("a string does not end where it should")
+            self._add(LEFT_OUT if chunks is None else chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        return at
 
     def _line(self, kind: bytes, rest: bytes) -> None:
+        self._charge(kind, rest)
         match kind:
             case b"$":
                 if (length := _number(rest)) < 0:
@@ -156,8 +178,8 @@ class Walker:
                     self._add(None)
                     return
                 # Each element takes at least three bytes on the wire, and a slot in our list.
-                if 3 * count > self._limit:
-                    raise LimitExceededError("a list", 3 * count, self._limit)
+                if (least := (3 + self._cost) * count) > self._limit:
+                    raise LimitExceededError("a list", least, self._limit)
                 if len(self._open) >= _DEEPEST:
                     raise ProtocolError(f"lists in more than {_DEEPEST} levels")
                 if count:
@@ -172,6 +194,16 @@ class Walker:
                 self._add(self._error(rest.decode("utf-8", "backslashreplace")))
             case _:
                 raise ProtocolError("it is no RESP")
+
+    def _charge(self, kind: bytes, rest: bytes) -> None:
+        """Count an element of a list, by its header."""
+        if not self._open:
+            return
+        if self._flat and (kind != b"$" or rest[:1] == b"-"):
+            raise ProtocolError("a list of strings holds something else")
+        self._kept += 2 * self._cost if kind == b"*" else self._cost
+        if self._kept > self._limit:
+            raise LimitExceededError("a value", self._kept, self._limit)
 
     def _begin_string(self, length: int) -> None:
         self._left = length + 2
@@ -198,6 +230,7 @@ class Walker:
 
 
 def _number(text: bytes) -> int:
-    if len(text) > LONGEST_NUMBER or not (text.isdigit() or (text[:1] == b"-" and text[1:].isdigit())):
+    digits = text[1:] if text[:1] == b"-" else text
+    if len(text) > LONGEST_NUMBER or not digits.isdigit() or (digits[:1] == b"0" and len(digits) > 1):
         raise ProtocolError("a length or number is none")
     return int(text)

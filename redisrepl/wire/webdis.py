@@ -13,20 +13,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from functools import cache
 from itertools import groupby
 from typing import Any
 
 import hiredis
 
-from redisrepl.errors import ProtocolError
+from redisrepl.errors import LimitExceededError, ProtocolError
 from redisrepl.wire.lua import sha_of
 from redisrepl.wire.replies import number
-from redisrepl.wire.resp import CommandError, parse_one
+from redisrepl.wire.resp import CommandError, parse_reply_in_steps
 
 __all__ = [
     "CommandError",
+    "as_flat",
     "body",
     "body_pieces",
     "escape",
@@ -35,11 +36,12 @@ __all__ = [
     "integer_body",
     "parse_integer",
     "parse_reply",
+    "reply_in_steps",
     "script_body",
 ]
 
-#: `remote.session` has already limited the size of a reply; this limit is larger.
-_LARGEST_REPLY = 1 << 40
+#: Bytes of a reply in JSON, whose parser makes many times as much of it: a number, or the text of an error.
+_LARGEST_JSON = 64 << 10
 
 
 def escape(argument: bytes) -> bytes:
@@ -125,6 +127,8 @@ def parse_integer(reply: bytes) -> int:
     match = _JSON_INTEGER.fullmatch(reply)
     if match is not None and (value := number(match[1])) is not None:
         return value
+    if len(reply) > _LARGEST_JSON:
+        raise LimitExceededError("the hub's reply", len(reply), _LARGEST_JSON)
     try:
         (value,) = json.loads(reply).values()
     except (ValueError, AttributeError, RecursionError):
@@ -138,15 +142,15 @@ def parse_integer(reply: bytes) -> int:
 _JSON_INTEGER = re.compile(rb'\s*\{\s*"[A-Za-z]+"\s*:\s*(-?\d+)\s*\}\s*')
 
 
-def parse_reply(reply: bytes) -> Any:
-    """Parse one `.raw` reply: bytes, an int, None, or a list of them.
+def reply_in_steps(reply: bytes, limit: int) -> Generator[None, None, Any]:
+    """Parse one `.raw` reply: bytes, an int, None, or a list of them; see `parse_reply_in_steps`.
 
     Raises:
         CommandError: the reply is an error; Webdis sends one with HTTP 200 too.
         ProtocolError: it is not one whole reply.
     """
     try:
-        value = parse_one(reply, _LARGEST_REPLY)
+        value = yield from parse_reply_in_steps(reply, limit)
     except ProtocolError as error:
         raise ProtocolError(f"the hub's reply is damaged: {error}") from error
     if isinstance(value, hiredis.ReplyError):
@@ -154,9 +158,23 @@ def parse_reply(reply: bytes) -> Any:
     return value
 
 
+def parse_reply(reply: bytes, limit: int = 1 << 30) -> Any:
+    """The same at once, which for a large reply takes seconds."""
+    steps = reply_in_steps(reply, limit)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value
+
+
 def flat_reply(reply: bytes) -> list[bytes]:
     """Parse a `.raw` reply that must be a list of strings."""
-    value = parse_reply(reply)
+    return as_flat(parse_reply(reply))
+
+
+def as_flat(value: object) -> list[bytes]:
+    """A reply that must be a list of strings."""
     if not isinstance(value, list) or not set(map(type, value)) <= {bytes}:
         raise ProtocolError("the hub's reply is not a flat list of strings")
     return value

@@ -140,7 +140,7 @@ class FenceHub:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
 
-    async def eval(self, script: bytes, words: Sequence[bytes]) -> list[bytes]:
+    async def eval(self, script: bytes, words: Sequence[bytes], **_: int) -> list[bytes]:
         key, *arguments = words
         world, site = self._daemon.world, self._daemon.site
         found: list[bytes] = []

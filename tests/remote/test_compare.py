@@ -71,9 +71,9 @@ async def test_a_script_is_sent_once_and_named_by_its_hash_then(hub, monkeypatch
     async with comparing(hub) as comparer:
         sent, post = [], comparer.hub.post
 
-        async def seen(*pieces):
+        async def seen(*pieces, **options):
             sent.append(b"".join(pieces).partition(b"/")[0])
-            return await post(*pieces)
+            return await post(*pieces, **options)
 
         monkeypatch.setattr(comparer.hub, "post", seen)
         for _ in range(3):
@@ -162,7 +162,7 @@ async def test_scripts_are_tried_again_after_minutes(certificates):
 async def test_a_hub_that_is_not_ready_is_waited_for(hub, monkeypatch):
     async with comparing(hub) as comparer:
 
-        async def busy(*_):
+        async def busy(*_, **_options):
             return b"-BUSY Redis is busy running a script\r\n"
 
         monkeypatch.setattr(comparer.hub, "post", busy)

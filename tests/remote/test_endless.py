@@ -1,16 +1,24 @@
 """Replies that do not end, or are more than they seem: cut, refused, given up in time."""
 
 import asyncio
+import gc
 import gzip
 import itertools
 import ssl
+import tracemalloc
 
 import httpx
 import pytest
 
 from redisrepl.errors import HubError, LimitExceededError, OutcomeUnknownError, ProtocolError
+from redisrepl.flow.repeating import repeat
+from redisrepl.links import Links
+from redisrepl.observe.failures import FailureLog
+from redisrepl.remote.connection import Connection
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.http import ResponseReader
+from redisrepl.wire.resp import parse_reply_in_steps
+from redisrepl.wire.webdis import parse_reply
 
 PIECE = b"x" * 65536
 
@@ -28,6 +36,19 @@ class Endless(httpx.AsyncByteStream):
 
     async def aclose(self):
         self.closed = True
+
+
+class Pieces(httpx.AsyncByteStream):
+    def __init__(self, pieces):
+        self.pieces = pieces
+
+    def __aiter__(self):
+        return self.pieces()
+
+
+class Aborted(asyncio.Transport):
+    def abort(self):
+        """Nothing."""
 
 
 class Answers(httpx.AsyncBaseTransport):
@@ -109,3 +130,156 @@ def test_headers_behind_a_body_are_limited():
     with pytest.raises(ProtocolError):
         reader.feed(lines)
     assert len(reader.headers) < 2000
+
+
+@pytest.fixture
+def allocated():
+    """Bytes that Python has allocated since and not freed, while no collector looks for cycles."""
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    yield lambda: tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    gc.enable()
+
+
+LISTS = b"*500000\r\n" + b"*0\r\n" * 500_000
+FAILING = {
+    "too long": (b"x" * 3_000_000, b"PING"),
+    "no RESP": (b"{" * 3_000_000, b"GET"),
+    "lists": (LISTS, b"KEYS"),
+    "a list of others": (b"*4\r\n:1\r\n$1999999\r\n" + b"x" * 1_999_999 + b"\r\n+\r\n+\r\n", b"KEYS"),
+}
+
+
+@pytest.mark.parametrize("kind", FAILING)
+async def test_nothing_of_a_reply_that_failed_waits_for_the_collector(allocated, kind):
+    """Whoever retries keeps the error; the error must not keep what was read, nor be a part of a cycle."""
+    reply, command = FAILING[kind]
+    log, kept = FailureLog("test"), []
+
+    async def pieces():
+        for start in range(0, len(reply), 1 << 20):
+            yield reply[start : start + (1 << 20)]
+
+    hub = session(200, Pieces(pieces), max_value=1)
+    before = allocated()
+    for _ in range(2):
+        try:
+            await hub.strings(command, b"x")
+        except ProtocolError as error:
+            log.failed(error)
+            kept.append(error)
+    assert len(kept) == 2
+    assert allocated() - before < 2_000_000
+
+
+async def test_links_keep_no_calls_of_what_ended_one(allocated):
+    links = Links({"attempts": None, "timeout": None, "wait_initial": 0.001, "wait_max": 0.01, "wait_jitter": 0.0})
+    tries, before = 0, allocated()
+
+    def reads():
+        reply = bytes(8_000_000)
+        raise ProtocolError(f"{len(reply)} bytes")
+
+    async for _ in links:
+        tries += 1
+        if tries > 3:
+            break
+        try:
+            reads()
+        except ProtocolError as error:
+            links.lost(error)
+        assert allocated() - before < 2_000_000
+
+
+async def test_a_step_that_is_tried_again_keeps_no_calls_meanwhile(allocated):
+    failed, before = asyncio.Event(), allocated()
+
+    async def step():
+        reply = bytes(8_000_000)
+        failed.set()
+        raise ProtocolError(f"{len(reply)} bytes")
+
+    retry = {"attempts": None, "timeout": None, "wait_initial": 60, "wait_max": 60, "wait_jitter": 0}
+    task = asyncio.ensure_future(repeat(step, retry))
+    await failed.wait()
+    await asyncio.sleep(0)  # the step has ended, and the pause begun
+    assert allocated() - before < 2_000_000
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_what_a_connection_has_read_and_nobody_wants_goes_when_it_is_aborted():
+    connection = Connection()
+    connection.connection_made(Aborted())
+    connection._asked = True
+    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 1_000_000)
+    assert sum(map(len, connection.response.pieces)) == 1_000_000
+    connection.abort()
+    connection.data_received(b"x" * 1_000_000)
+    assert not connection.response.pieces
+    connection.closed.cancel()
+
+
+@pytest.mark.parametrize(
+    ("argv", "most"), [((b"PING",), 1 << 20), ((b"CONFIG", b"GET", b"x"), 1 << 20), ((b"KEYS", b"*"), 130 << 20)]
+)
+async def test_a_reply_has_the_size_that_was_asked_for(argv, most):
+    body = Endless()
+    with pytest.raises(LimitExceededError):
+        await session(200, body, max_value=1).command(*argv)
+    assert most / 2 < body.taken < most + (1 << 20)
+
+
+async def test_a_number_is_read_from_little_json():
+    body = Endless(b"[" * 65536)
+    with pytest.raises(LimitExceededError):
+        await session(200, body, max_value=1).integer(b"PTTL", b"k")
+    assert body.taken < 2 << 20
+
+
+REFUSED = {
+    "lists": b"*1500000\r\n" + b"*0\r\n" * 1_500_000,
+    "numbers": b"*1500000\r\n" + b":1\r\n" * 1_500_000,
+    "nothing": b"*1500000\r\n" + b"$-1\r\n" * 1_500_000,
+    "lengths that begin with 0": b"*600000\r\n" + b"$000001\r\nx\r\n" * 600_000,
+    "many strings": b"*2500000\r\n" + b"$0\r\n\r\n" * 2_500_000,
+    "many replies": b"+\r\n" * 2_000_000,
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_large_reply_of_the_wrong_kind_is_refused_early(kind):
+    """By the number of its elements, or the first that is none; not when all of it has become values."""
+    steps, taken = parse_reply_in_steps(REFUSED[kind], 129 << 20), 0
+    try:
+        for _ in steps:
+            taken += 1
+    except ProtocolError:
+        assert taken <= 1
+    else:
+        pytest.fail("it was taken")
+
+
+def test_a_large_reply_is_parsed_in_steps():
+    keys = [b"key:%07d" % number for number in range(700_000)]
+    reply = b"*%d\r\n" % len(keys) + b"".join(b"$%d\r\n%b\r\n" % (len(key), key) for key in keys)
+    steps, taken = parse_reply_in_steps(reply, 129 << 20), 0
+    for _ in steps:
+        taken += 1
+    assert taken > 20
+    assert parse_reply(reply) == keys
+
+
+def test_a_large_string_is_parsed_as_it_is():
+    value = bytes(range(256)) * 40_000
+    for ending in (b"", b"x"):
+        reply = b"$%d\r\n%b\r\n%b" % (len(value), value, ending)
+        steps = parse_reply_in_steps(reply, 129 << 20)
+        if ending:
+            with pytest.raises(ProtocolError):
+                list(steps)
+        else:
+            assert parse_reply(reply) == value

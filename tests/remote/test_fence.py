@@ -210,7 +210,7 @@ async def test_a_hub_that_is_not_ready_has_not_lost_the_fence(session, monkeypat
     fence = Fence(session, b"us")
     await fence.ready()
 
-    async def busy(*_):
+    async def busy(*_, **_options):
         return b"-%b\r\n" % error.encode()
 
     for ask in (fence.look, fence.ready, lambda: fence.mark(5), fence.is_there):
@@ -229,7 +229,7 @@ async def test_a_hub_that_is_not_ready_has_not_lost_the_fence(session, monkeypat
     [resp(), resp(b"was"), resp(b"epoch", b"x", b"was", b"0"), resp(b"epoch", b"1"), resp(b"slot", b"1", b"was", b"0")],
 )
 async def test_a_reply_that_the_script_does_not_give(session, monkeypatch, reply):
-    async def post(*_):
+    async def post(*_, **_options):
         return reply
 
     monkeypatch.setattr(session, "post", post)
@@ -241,7 +241,7 @@ async def test_a_raise_that_fails_stays_due(session, monkeypatch):
     fence = Fence(session, b"us")
     with monkeypatch.context() as patched, contextlib.suppress(PeerUnavailableError):
 
-        async def away(*_):
+        async def away(*_, **_options):
             raise PeerUnavailableError("away")
 
         patched.setattr(session, "post", away)
@@ -254,10 +254,10 @@ async def test_a_raise_that_fails_stays_due(session, monkeypatch):
 async def test_a_doubt_that_comes_while_the_epoch_is_raised_raises_it_again(session, monkeypatch):
     fence, post = Fence(session, b"us"), session.post
 
-    async def doubting(*content):
+    async def doubting(*content, **options):
         monkeypatch.setattr(session, "post", post)
         fence.doubt()
-        return await post(*content)
+        return await post(*content, **options)
 
     await fence.ready()
     fence.doubt()

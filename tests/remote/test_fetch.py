@@ -148,7 +148,7 @@ async def test_the_reply_to_another_request_is_not_taken_for_this_one(session, m
     reader, post = HubReader(session), session.post
     stray = await post(fetch_body([b"ns:e"], 1000, b"5f-1"))
 
-    async def mistaken(*_content):
+    async def mistaken(*_content, **_options):
         return stray
 
     monkeypatch.setattr(session, "post", mistaken)
