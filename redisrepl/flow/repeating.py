@@ -10,7 +10,7 @@ from typing import Any
 
 import stamina
 
-from redisrepl.errors import RedisreplError, without_frames
+from redisrepl.errors import RedisreplError
 
 __all__ = ["repeat"]
 
@@ -25,10 +25,6 @@ async def repeat(step: Callable[[], Awaitable[None]], retry: Mapping[str, Any]) 
     while True:
         async for attempt in stamina.retry_context(on=RedisreplError, **retry):
             with attempt:
-                try:
+                await step()
+                while attempt.num == 1:  # nothing failed: a new context for each step would cost more than it
                     await step()
-                    while attempt.num == 1:  # nothing failed: a new context for each step would cost more than it
-                        await step()
-                except RedisreplError as error:
-                    without_frames(error)  # it is kept until the next try
-                    raise

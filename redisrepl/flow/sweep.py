@@ -25,7 +25,7 @@ import structlog
 
 from redisrepl.engine.continuity import Side
 from redisrepl.engine.core import Core
-from redisrepl.errors import RedisreplError, without_frames
+from redisrepl.errors import RedisreplError
 from redisrepl.flow.comparison import Comparison, Holder
 from redisrepl.namespaces import Namespaces
 from redisrepl.observe.failures import FailureLog
@@ -123,12 +123,8 @@ class Sweep:
             self.next_at = None
             async for attempt in stamina.retry_context(on=RedisreplError, **self._retry):
                 with attempt:
-                    try:
-                        await self._ready()
-                        await self._sweep(timer=timer)
-                    except RedisreplError as error:
-                        without_frames(error)  # it is kept until the next try
-                        raise
+                    await self._ready()
+                    await self._sweep(timer=timer)
 
     async def _until(self, condition: Callable[[], bool], patience: float | None = None) -> None:
         self._awaited = condition

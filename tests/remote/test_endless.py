@@ -11,7 +11,6 @@ import httpx
 import pytest
 
 from redisrepl.errors import HubError, LimitExceededError, OutcomeUnknownError, ProtocolError
-from redisrepl.flow.repeating import repeat
 from redisrepl.links import Links
 from redisrepl.observe.failures import FailureLog
 from redisrepl.remote.connection import Connection
@@ -191,24 +190,6 @@ async def test_links_keep_no_calls_of_what_ended_one(allocated):
         except ProtocolError as error:
             links.lost(error)
         assert allocated() - before < 2_000_000
-
-
-async def test_a_step_that_is_tried_again_keeps_no_calls_meanwhile(allocated):
-    failed, before = asyncio.Event(), allocated()
-
-    async def step():
-        reply = bytes(8_000_000)
-        failed.set()
-        raise ProtocolError(f"{len(reply)} bytes")
-
-    retry = {"attempts": None, "timeout": None, "wait_initial": 60, "wait_max": 60, "wait_jitter": 0}
-    task = asyncio.ensure_future(repeat(step, retry))
-    await failed.wait()
-    await asyncio.sleep(0)  # the step has ended, and the pause begun
-    assert allocated() - before < 2_000_000
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
 
 
 async def test_what_a_connection_has_read_and_nobody_wants_goes_when_it_is_aborted():
