@@ -22,9 +22,13 @@ from tests.hostile.peers import HostileHub, HostileSite, Switch
 
 HUGE = b"*1000000000\r\n"
 PIECE = b"x" * 65536
-#: Above what it took before. A reply may have 129 MB with `--max-value 1MB`; large ones are read one at a time, and the
-#: others, one for each request, up to 8 MB.
-MOST = 300 << 20
+MILLIONS = 5_000_000
+LISTS = b"*%d\r\n" % MILLIONS + b"*0\r\n" * MILLIONS
+#: Above what it took before. Only a reply with values may be large, 129 MB with `--max-value 1MB`: such are read one at
+#: a time. All others have up to 8 MB.
+MOST = 200 << 20
+#: The same, when nothing is wrong any more.
+NEAR = 40 << 20
 
 
 def head(status, length=None, *extra):
@@ -101,6 +105,9 @@ HUBS = {
     "a message of gigabytes": subscription(
         b"*4\r\n$8\r\npmessage\r\n$1\r\nx\r\n$1\r\ny\r\n$8000000000\r\n", then=PIECE
     ),
+    "millions of lists": whole(LISTS),
+    "millions of empty strings": whole(b"*%d\r\n" % MILLIONS + b"$0\r\n\r\n" * MILLIONS),
+    "millions of lists in JSON": whole(b'{"X":[' + b"[]," * MILLIONS + b"[]]}"),
     "random 1": at_random(1),
     "random 2": at_random(2),
 }
@@ -115,12 +122,19 @@ SAID = {
     "deep JSON": "damaged",
     "headers without an end": "a head of more than 65536 bytes",
     "a list in a subscription": "is over the limit",
+    "millions of lists": "is over the limit",
+    "millions of empty strings": "is over the limit",
+    "millions of lists in JSON": "is over the limit",
+    "no end of a good reply": "is over the limit",
 }
+#: Of which each request may leave something.
+AGAIN = ("no end of a good reply", "no end of an error", "a message of gigabytes", "millions of lists")
 SAID_OF_SITE = {
     "a list of a thousand million": "is over the limit",
     "no RESP": "damaged",
     "a line without an end": "is over the limit",
     "levels": "Max nesting depth exceeded",
+    "millions of lists": "a list of strings holds something else",
 }
 
 
@@ -140,6 +154,7 @@ SITES = {
     "no RESP": (lambda: [b"HTTP/1.1 400 Bad Request\r\n\r\n"], b"HTTP/1.1 400 Bad Request\r\n\r\n"),
     "a line without an end": (forever(b"*2\r\n$1"), b"+" + PIECE),
     "levels": (lambda: [b"*1\r\n" * 100_000], b"*1\r\n" * 100_000),
+    "millions of lists": (lambda: [LISTS], LISTS),
 }
 
 
@@ -172,8 +187,8 @@ def turned(switch, peer, usual):
         switch.turn(usual.port)
 
 
-def peak(daemon):
-    return int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{daemon.pid}/status").read_text())[1]) << 10
+def peak(daemon, of="VmHWM"):
+    return int(re.search(rf"{of}:\s+(\d+) kB", Path(f"/proc/{daemon.pid}/status").read_text())[1]) << 10
 
 
 def processor(daemon):
@@ -220,6 +235,18 @@ def test_a_hostile_hub(daemon, scene, certificates, kind):
     healed(scene)
     # It is in doubt whether it arrived; such keys wait for what is live, and until the hub was judged.
     eventually(lambda: hub.redis.get("site1:key") == kind.encode(), 20, "what was written meanwhile is there")
+
+
+@pytest.mark.parametrize("kind", AGAIN)
+def test_what_a_hostile_hub_sends_again_and_again_does_not_add_up(daemon, scene, certificates, kind):
+    site, hub, _, to_hub = scene
+    before = peak(daemon)
+    with HostileHub(certificates, HUBS[kind]) as peer, turned(to_hub, peer, hub):
+        site.client().set("site1:key", kind)
+        eventually(lambda: peer.asked >= 15, 30, "the peer was asked often")
+        assert peak(daemon) - before < MOST
+    healed(scene)
+    eventually(lambda: peak(daemon, "VmRSS") - before < NEAR, 20, "memory was given back")
 
 
 @pytest.mark.parametrize("kind", SITES)
