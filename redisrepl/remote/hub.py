@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Protocol
 
-from redisrepl.errors import CommandRefusedError, RedisreplError
+from redisrepl.errors import CommandRefusedError, LimitExceededError, RedisreplError
 from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.remote.health import HubHealth
 from redisrepl.wire.messages import Message, MessageReader
@@ -23,6 +23,9 @@ from redisrepl.wire.replies import as_bytes, as_clock, as_option, as_strings
 from redisrepl.wire.resp import CommandError
 
 __all__ = ["Hub"]
+
+#: Bytes of messages that may come before the confirmation of a subscription. (Webdis sends bursts in reverse.)
+_EARLY = 16 << 20
 
 
 class Hub(Protocol):
@@ -126,12 +129,15 @@ class Hub(Protocol):
         """The messages that each read completed, from the confirmation on; earlier ones are in the first list."""
         reader = MessageReader()
         early: list[Message] = []
-        confirmed = False
+        before, confirmed = 0, False
         try:
             async for data in reads:
                 messages = reader.feed(data)
                 if not reader.subscribed:
                     early += messages
+                    before += len(data)
+                    if before > _EARLY:
+                        raise LimitExceededError("what came before the confirmation of a subscription", before, _EARLY)
                     continue
                 if not confirmed:
                     confirmed = True

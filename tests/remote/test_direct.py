@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import ssl
+import tracemalloc
 
 import pytest
 
@@ -18,6 +21,7 @@ from redisrepl.errors import (
     ProtocolError,
     RefusedError,
 )
+from redisrepl.observe.failures import FailureLog
 from redisrepl.remote.compare import HubComparer
 from redisrepl.remote.direct import DirectHub, direct_address
 from redisrepl.remote.fence import Fence
@@ -250,6 +254,59 @@ async def test_new_certificates_are_used_from_then_on(redis, certificates):
         hub.renew(certificates.ssl_context(anonymous=True), drop=False)
         with pytest.raises(CertificateError):
             await hub.command(b"PING")
+
+
+@contextlib.asynccontextmanager
+async def answering(certificates, *replies):
+    """The port of a server that answers a login, and whatever is asked then with these pieces."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.server, certificates.server_key)
+
+    async def answer(reader, writer):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"PING\r\n")
+            writer.write(b"+PONG\r\n")
+            await reader.read(100)
+            for piece in replies:
+                writer.write(piece)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("argv", "replies"),
+    [
+        ((b"PING",), [b"$50000000\r\n", *[b"x" * 65536] * 100]),
+        ((b"KEYS", b"*"), [b"*3000000\r\n", *[b"*0\r\n" * 16384] * 100]),
+        ((b"KEYS", b"*"), [b"*1500000\r\n", *[b"*0\r\n" * 16384] * 100]),
+        ((b"GET", b"k"), [b"$500000000\r\n", *[b"x" * 65536] * 100]),
+    ],
+)
+async def test_a_reply_is_limited_by_what_was_asked_and_leaves_nothing(certificates, argv, replies):
+    async with (
+        answering(certificates, *replies) as port,
+        connected(port, certificates.ssl_context(), max_value=1) as hub,
+    ):
+        log = FailureLog("test")
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            for _ in range(3):
+                with pytest.raises(ProtocolError) as raised:
+                    await hub.command(*argv)
+                log.failed(raised.value)
+            assert tracemalloc.get_traced_memory()[0] < 4 << 20
+            assert tracemalloc.get_traced_memory()[1] < 16 << 20
+        finally:
+            tracemalloc.stop()
+            gc.enable()
 
 
 @pytest.mark.parametrize(

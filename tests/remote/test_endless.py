@@ -264,3 +264,17 @@ def test_a_large_string_is_parsed_as_it_is():
                 list(steps)
         else:
             assert parse_reply(reply) == value
+
+
+async def test_messages_before_the_confirmation_of_a_subscription_are_limited():
+    message = b"*4\r\n$8\r\npmessage\r\n$1\r\nx\r\n$1\r\ny\r\n$1\r\nz\r\n" * 1000
+    body = Endless(message)
+
+    async def listen():
+        async with session(200, body).psubscribe(b"x", silence=5) as lists:
+            async for _ in lists:
+                pass
+
+    with pytest.raises(LimitExceededError, match="before the confirmation"):
+        await listen()
+    assert body.taken < 17 << 20

@@ -14,8 +14,9 @@ from redisrepl.errors import LimitExceededError, ProtocolError
 from redisrepl.wire.feed import parse_feed
 from redisrepl.wire.messages import MessageReader
 from redisrepl.wire.psync import encode_command
+from redisrepl.wire.replyreader import ReplyReader
 from redisrepl.wire.resp import DAMAGED, PIECE, RespReader, announces_much, parse_all, parse_one, resp_size
-from redisrepl.wire.walker import LEFT_OUT, Walker
+from redisrepl.wire.walker import ELEMENT, LEFT_OUT, Walker
 from redisrepl.wire.webdis import parse_reply
 
 HUGE = b"*1000000000\r\n"
@@ -226,3 +227,34 @@ def test_a_message_of_gigabytes_is_left_out_of_a_subscription():
 
 def test_ordinary_commands_announce_little():
     assert not announces_much(b"".join(encode_command(*SMALL) for _ in range(100)))
+
+
+@of("element", [b"*0\r\n", b"$0\r\n\r\n", b":1\r\n", b"$-1\r\n", b"+\r\n"])
+def test_elements_count_with_what_they_take(element):
+    """Of a few bytes on the wire each makes an object: by these alone it could take sixteen times as much."""
+    count, limit = 100_000, 4 << 20
+    assert count * len(element) < limit < count * ELEMENT
+    reader = ReplyReader(limit, replyError=str, notEnoughData=Ellipsis)
+    with pytest.raises(LimitExceededError):
+        reader.feed(b"*%d\r\n" % count + element * count)
+    # The same where each list announces few.
+    reader = ReplyReader(limit, replyError=str, notEnoughData=Ellipsis)
+    inner = b"*50000\r\n" + element * 50_000
+    with pytest.raises(LimitExceededError):
+        reader.feed(b"*40\r\n" + inner * 40)
+    # And without a cost, as in the stream of a server that its own clients may fill.
+    assert len(Walker(limit).feed(b"*%d\r\n" % count + element * count)[0]) == count
+
+
+@of("element", [b"*0\r\n", b":1\r\n", b"$-1\r\n", b"+\r\n", b"-E\r\n"])
+def test_a_list_of_strings_ends_at_the_first_element_that_is_none(element):
+    walker = Walker(1 << 20, flat=True)
+    assert walker.feed(b"*2\r\n$1\r\nx\r\n$1\r\ny\r\n+OK\r\n") == [[b"x", b"y"], b"OK"]
+    with pytest.raises(ProtocolError, match="something else"):
+        walker.feed(b"*3\r\n$1\r\nx\r\n" + element)
+
+
+@of("number", [b"$01\r\nx\r\n", b"*00\r\n", b":-01\r\n"])
+def test_a_number_that_no_server_would_write_so_is_refused(number):
+    with pytest.raises(ProtocolError):
+        Walker(1 << 20).feed(number)
