@@ -33,11 +33,11 @@ from redisrepl.errors import (
 )
 from redisrepl.limits import Limits
 from redisrepl.local.address import SiteAddress
+from redisrepl.local.parser import NOT_ENOUGH, ReplyParser
 from redisrepl.scripts import Scripts
 from redisrepl.tls.contexts import RenewableContext, tls_reason, trust_told
 from redisrepl.tls.verdict import UNSAID, certificate_refusal, speaks_plainly
 from redisrepl.wire.replies import as_strings, number
-from redisrepl.wire.replyreader import ReplyReader
 
 __all__ = [
     "INFO",
@@ -69,52 +69,8 @@ _NO_SCRIPTS = re.compile(
     "unknown command|This Redis command is not allowed|The user executing the script can't run|"
     "(?i:unknown redis command called from)"
 )
-#: Largest reply in bytes, with what its elements take beside. A reading script stops at 8 MB, and the largest possible
-#: value is half a gigabyte.
-_LARGEST_REPLY = 640 << 20
 
 
-class _Parser(redis.asyncio.connection._AsyncHiredisParser):  # type: ignore[misc, name-defined]  # noqa: SLF001
-    """redis-py's parser, on a reader that checks lengths.
-
-    Attributes:
-        heard: whether the server has sent anything since it was connected to.
-    """
-
-    heard = False
-
-    def on_connect(self, connection: Any) -> None:
-        super().on_connect(connection)
-        self.heard = False
-        self._reader = ReplyReader(
-            _LARGEST_REPLY,
-            protocolError=redis.exceptions.InvalidResponse,
-            replyError=self.parse_error,
-            notEnoughData=_NOT_ENOUGH,
-        )
-
-    async def read_response(self, disable_decoding: bool = False, push_request: bool = False) -> Any:  # noqa: ARG002
-        while (reply := self.at_hand()) is _NOT_ENOUGH:
-            await self.read_from_socket()
-            self.heard = True
-        return reply
-
-    def at_hand(self) -> Any:
-        """The next reply, if it has arrived already; else `_NOT_ENOUGH`."""
-        if not self._connected:
-            raise redis.exceptions.ConnectionError("the server has closed it")
-        reply = self._reader.gets()
-        first = reply[0] if isinstance(reply, list) and reply else reply
-        if isinstance(first, redis.exceptions.ConnectionError):
-            raise first
-        return reply
-
-    def allow(self, most: int | None) -> None:
-        """Limit the bytes that may arrive from now on; None: no limit."""
-        self._reader.left = most
-
-
-_NOT_ENOUGH = object()
 #: Asks for a server's replication id and the offset of its stream.
 INFO = (b"INFO", b"replication")
 
@@ -218,13 +174,13 @@ class SiteConnection(redis.asyncio.connection.AbstractConnection):
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         """As redis-py does; but without a timer for a reply that has arrived already."""
-        if isinstance(self._parser, _Parser):
+        if isinstance(self._parser, ReplyParser):
             try:
                 reply = self._parser.at_hand()
             except BaseException:  # as redis-py does: it is unknown which reply would come next
                 await self.disconnect(nowait=True)
                 raise
-            if reply is not _NOT_ENOUGH:
+            if reply is not NOT_ENOUGH:
                 if isinstance(reply, redis.exceptions.ResponseError):
                     try:
                         raise reply
@@ -345,7 +301,7 @@ def client_options(address: SiteAddress, wait: float) -> dict[str, Any]:
         "socket_timeout": wait,
         "socket_connect_timeout": wait,
         "retry": Retry(NoBackoff(), 0),
-        "parser_class": _Parser,
+        "parser_class": ReplyParser,
     }
     if address.path is not None:
         return options | {"path": address.path}

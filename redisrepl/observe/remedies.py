@@ -11,6 +11,7 @@ __all__ = ["REMEDIES", "remedy"]
 #: By a part of the error's text, for any event; the first match counts.
 _BY_TEXT = (
     ("does the hub take more", "Raise the limits that are named, at the hub, or give the daemon fewer namespaces."),
+    ("confirm PSUBSCRIBE", "Allow +psubscribe &__keyspace@0__:<ns>* at the hub, or take its rename-command away."),
     ("HTTP 502", "Webdis at the hub is down or restarting. Look at it there: systemctl status 'redisrepl-webdis@*'."),
     ("HTTP 503", "Redis at the hub is down, or Webdis is restarting. Look at them there."),
     ("HTTP 404", "Check the path of --haddr."),

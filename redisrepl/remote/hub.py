@@ -9,13 +9,14 @@ To add another protocol, write another subclass of `Hub`; nothing else changes.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Protocol
 
-from redisrepl.errors import CommandRefusedError, LimitExceededError, RedisreplError
+from redisrepl.errors import CommandRefusedError, LimitExceededError, RedisreplError, SilentError
 from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.remote.health import HubHealth
 from redisrepl.wire.messages import Message, MessageReader
@@ -26,6 +27,14 @@ __all__ = ["Hub"]
 
 #: Bytes of messages that may come before the confirmation of a subscription. (Webdis sends bursts in reverse.)
 _EARLY = 16 << 20
+
+
+_UNKNOWN = "take its rename-command out of redis.conf"
+
+
+def _allowed(pattern: bytes) -> str:
+    """How the hub's administrator allows a subscription to this pattern."""
+    return f"ACL SETUSER USER +psubscribe '&{pattern.decode('utf-8', 'backslashreplace')}', then ACL SAVE"
 
 
 class Hub(Protocol):
@@ -122,14 +131,30 @@ class Hub(Protocol):
             For each read the list of its messages. The first list, which may be empty, comes when the hub has confirmed
             the subscription.
         """
-        async with self.listen(pattern, silence=silence) as reads, aclosing(self._messages(reads)) as lists:
-            yield lists
+        confirmed = asyncio.Event()
+        try:
+            async with (
+                self.listen(pattern, silence=silence) as reads,
+                aclosing(self._messages(reads, confirmed)) as lists,
+            ):
+                yield lists
+        except SilentError as error:
+            if confirmed.is_set():
+                raise
+            # Over HTTP, Webdis passes no refusal on: it can only be told by the silence.
+            raise SilentError(
+                f"{error} and did not confirm PSUBSCRIBE: its Redis may deny it ({_allowed(pattern)}) or not know it"
+                f" ({_UNKNOWN}), or a proxy keeps the answer back (nginx: proxy_buffering off;)"
+            ) from error
+        except CommandError as error:
+            remedy = f"{_allowed(pattern)}, or {_UNKNOWN}"
+            raise CommandRefusedError(f"the hub refuses PSUBSCRIBE: {error}: {remedy}", status=200) from None
 
-    async def _messages(self, reads: AsyncIterator[bytes]) -> AsyncGenerator[list[Message]]:
+    async def _messages(self, reads: AsyncIterator[bytes], confirmed: asyncio.Event) -> AsyncGenerator[list[Message]]:
         """The messages that each read completed, from the confirmation on; earlier ones are in the first list."""
         reader = MessageReader()
         early: list[Message] = []
-        before, confirmed = 0, False
+        before = 0
         try:
             async for data in reads:
                 messages = reader.feed(data)
@@ -139,15 +164,13 @@ class Hub(Protocol):
                     if before > _EARLY:
                         raise LimitExceededError("what came before the confirmation of a subscription", before, _EARLY)
                     continue
-                if not confirmed:
-                    confirmed = True
+                if not confirmed.is_set():
+                    confirmed.set()
                     self.listening += 1
                     messages = early + messages
                 yield messages
-        except CommandError as error:
-            raise CommandRefusedError(f"the hub refuses PSUBSCRIBE: {error}", status=200) from None
         finally:
-            self.listening -= confirmed
+            self.listening -= confirmed.is_set()
 
     # Commands with a reply of a known type; each raises what `command` raises.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from redisrepl.errors import (
     PeerUnavailableError,
     ProtocolError,
     RedisreplError,
+    SilentError,
 )
 from redisrepl.limits import Limit, Limits
 from redisrepl.remote.address import USER_AGENT, check_url, without_credentials
@@ -216,18 +217,29 @@ class HubSession(Hub):
         Args:
             content: the body.
             silence: seconds without a byte after which the stream counts as dead.
+
+        Raises:
+            What `post` raises. SilentError: nothing came for so long, from the beginning or since the last byte.
         """
-        async with _Judged(self.health, self.url, self._context) as trial:
-            response = await self._send(httpx.ByteStream(content), len(content), silence)
-            try:
-                self._check_encoding(response)
-                if response.status_code != OK:
-                    with self._limits.within(self._timeout):
-                        raise http_error(self.url, await _beginning(response))
-                trial.answered()
-                yield response.aiter_raw()
-            finally:
-                await response.aclose()
+        if not self.health.well:  # who tries must get an answer, and a stream that is refused may never begin
+            with suppress(CommandRefusedError):
+                await self.post(body(b"PING"))
+        try:
+            async with _Judged(self.health, self.url, self._context) as trial:
+                response = await self._send(httpx.ByteStream(content), len(content), silence)
+                try:
+                    self._check_encoding(response)
+                    if response.status_code != OK:
+                        with self._limits.within(self._timeout):
+                            raise http_error(self.url, await _beginning(response))
+                    trial.answered()
+                    yield response.aiter_raw()
+                finally:
+                    await response.aclose()
+        except OutcomeUnknownError as error:
+            if isinstance(error.__cause__, httpx.ReadTimeout):
+                raise SilentError(f"the hub {self.url} sent nothing for {silence:g} s") from error
+            raise
 
     async def _read(self, response: httpx.Response, limit: Limit, most: int, room: Room) -> bytes:
         """The body; each piece of it starts the time limit again.

@@ -95,7 +95,7 @@ class WebSocketHub:
 
         Raises:
             what `HubSession.stream` raises; ProtocolError: the other side does not speak WebSocket as it should.
-            SilentError: nothing came.
+            SilentError: nothing came over it.
         """
         socket = await self._connect(self._url, open_timeout)
         self._sockets.add(socket)
@@ -174,7 +174,7 @@ class WebSocketHub:
             case InvalidProxy(msg=why) | ImportError(msg=why):  # the text of the first shows the password
                 return ConfigError(f"the proxy in the environment cannot be used for a WebSocket: {why}")
             case TimeoutError():
-                return SilentError(f"{hub} does not answer the handshake of a WebSocket: {_NEEDED}")
+                return LinkLostError(f"{hub} does not answer the handshake of a WebSocket: {_NEEDED}")
             case InvalidMessage(__cause__=EOFError()):
                 return OutcomeUnknownError(f"{hub} broke the connection in the handshake of a WebSocket")
             case OSError():

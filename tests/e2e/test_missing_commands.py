@@ -38,6 +38,28 @@ def test_without_time_and_scan_on_either_side(daemons, certificates, how):
         assert "scan" in daemon.wait_for_log("sweep.failed")["error"].lower()
 
 
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("how", ["denied", "missing"])
+def test_without_psubscribe_at_the_hub(daemons, certificates, how, direct):
+    """What the site writes is pushed, from the start on; the log says what is likely wrong and how to allow it."""
+    users, config = without(how, "psubscribe")
+    options = {"users": [f"user {user}" for user in users], "config": config, "tls": certificates if direct else None}
+    with RedisServer() as site, Hub(certificates, redis=options) as hub:
+        place = f"rediss://localhost:{hub.server.tls_port}" if direct else hub
+        daemon = daemons.start(site, place, *SWIFT, *ALL_KINDS)
+        at_site, at_hub = site.client(), hub.server.client(username="other", password=SECRET)
+        for command in ((b"SET", b"up", b"v"), (b"HSET", b"uh", b"f", b"v"), (b"INCR", b"counted")):
+            at_site.execute_command(command[0], b"site1:" + command[1], *command[2:])
+        eventually(lambda: (at_hub.get("site1:up"), at_hub.get("site1:counted")) == (b"v", b"1"))
+        eventually(lambda: at_hub.hget("site1:uh", "f") == b"v")
+        error = daemon.wait_for_log("subscribe.failed")["error"]
+        for said in ("PSUBSCRIBE", "ACL SETUSER USER +psubscribe '&__keyspace@0__:site1:*'", "rename-command"):
+            assert said in error
+        at_site.delete("site1:up")
+        eventually(lambda: not at_hub.exists("site1:up"))
+        assert daemon.running
+
+
 @pytest.mark.parametrize("how", ["denied", "missing"])
 def test_without_transactions_and_ping_at_the_site(daemons, hub, at_hub, how):
     """Nothing of the hub's is applied, which is said with the remedy; what the site writes is pushed."""

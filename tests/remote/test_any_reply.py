@@ -73,11 +73,9 @@ async def everything_that_is_asked(content, *, scripts):
     keys = [b"k", b"l"]
 
     async def messages():
-        async def reads():
-            yield content
-
-        async for _ in session._messages(reads()):
-            pass
+        async with session.psubscribe(b"k*", silence=1) as lists:
+            async for _ in lists:
+                pass
 
     async def everything_of_the_fence():
         fence = Fence(session, b"o")

@@ -297,7 +297,7 @@ async def test_http_is_not_left_and_websocket_is_not_given_up(deaf, certificates
         assert len(await collected(channel, 2, publishing(deaf, 2))) == 2
     async with ways_to(deaf, certificates, "websocket", connect_timeout=0.3) as channel:
         for _ in range(2):
-            with pytest.raises(SilentError, match=r"0\.1\.12"):
+            with pytest.raises(LinkLostError, match=r"0\.1\.12"):
                 await collected(channel, 1, lambda: None)
             assert channel.kind == "websocket"
 

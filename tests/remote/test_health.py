@@ -7,7 +7,7 @@ import ssl
 import httpx
 import pytest
 
-from redisrepl.errors import CommandRefusedError, HubError, LinkLostError, RedisreplError
+from redisrepl.errors import CommandRefusedError, HubError, LinkLostError, RedisreplError, SilentError
 from redisrepl.remote.health import HubHealth
 from redisrepl.remote.session import HubSession
 from tests.tasks import beside
@@ -133,6 +133,34 @@ async def test_the_end_of_a_long_poll_says_nothing_of_the_hub(hub):
 
     with pytest.raises(LinkLostError):
         await listen()
+    assert session.health.well
+
+
+async def test_a_subscription_that_never_begins_keeps_nobody_waiting():
+    """That the hub is there must be found out by something that it answers: it may refuse PSUBSCRIBE in silence."""
+    never = asyncio.Event()
+
+    class Mute(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request):
+            if b"PSUBSCRIBE" in await request.aread():
+                await never.wait()
+                raise httpx.ReadTimeout("", request=request)
+            return httpx.Response(200, content=OK)
+
+    session = HubSession("https://hub.lab/", ssl.create_default_context(), transport=Mute())
+
+    async def listen():
+        async with session.psubscribe(b"site1:*", silence=1):
+            raise AssertionError("it began")
+
+    listening = asyncio.ensure_future(listen())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not listening.done()
+    assert await session.post(b"PING.raw") == OK
+    never.set()
+    with pytest.raises(SilentError, match=r"\+psubscribe '&site1:\*'.*rename-command"):
+        await listening
     assert session.health.well
 
 

@@ -23,6 +23,7 @@ from redisrepl.errors import (
     OutcomeUnknownError,
     PeerUnavailableError,
     RedisreplError,
+    SilentError,
 )
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.tls.contexts import CertificateFiles, client_context
@@ -545,7 +546,7 @@ async def drained(session, pattern, *, silence, at_first=lambda: None):
 
 async def test_a_silent_long_poll_is_given_up(hub, certificates):
     async with through(hub, certificates) as (session, _):
-        with pytest.raises(OutcomeUnknownError):
+        with pytest.raises(SilentError, match=r"sent nothing for 0\.3 s"):
             await drained(session, b"quiet", silence=0.3)
 
 
