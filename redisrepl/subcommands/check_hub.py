@@ -8,9 +8,9 @@ that finds nothing to write to.
 
 from __future__ import annotations
 
-import re
+import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from redisrepl.errors import (
     BodyTooLargeError,
@@ -20,7 +20,6 @@ from redisrepl.errors import (
     LinkLostError,
     PeerUnavailableError,
     RedisreplError,
-    denies_key,
 )
 from redisrepl.local.address import SiteAddress
 from redisrepl.namespaces import Namespaces, glob_escape, printable
@@ -29,7 +28,9 @@ from redisrepl.remote.hub import Hub
 from redisrepl.remote.push import HubPusher
 from redisrepl.settings.settings import Settings
 from redisrepl.subcommands.finding import Finding, clock_finding, eviction_findings, failed
+from redisrepl.subcommands.losses import HUB_LOSSES, Loss, losses_for, without
 from redisrepl.subcommands.needs import AT_HUB, commands_for, what_is_lost
+from redisrepl.subcommands.refusals import Command, Refusals
 from redisrepl.tested import not_tried
 from redisrepl.tls.certificates import hub_files
 from redisrepl.tls.contexts import client_context
@@ -40,10 +41,8 @@ __all__ = ["check_hub"]
 
 _CANARY_PATIENCE = 10.0
 _SMALLEST_BODY = 16 << 10
-_FORBIDDEN = 403
 _SERVER_ERROR = 500
-#: How Redis 7.2 and later name the user that they refuse.
-_USER = re.compile(r"[Uu]ser (\S+) has no permissions")
+_CONFIG_GET = (b"CONFIG", b"GET", b"notify-keyspace-events")
 
 
 async def check_hub(settings: Settings, _address: SiteAddress) -> AsyncIterator[Finding]:
@@ -65,9 +64,14 @@ async def check_hub(settings: Settings, _address: SiteAddress) -> AsyncIterator[
             finding = await _permissions(settings, hub, prefix)
             yield finding
             allowed += [prefix] if finding.code is ExitCode.OK else []
+        scripts = True
+        async for finding in _losses(settings, hub):
+            scripts = scripts and finding.what != "hub scripts"
+            yield finding
         if not allowed:
             return
-        yield await _scripts(hub, settings, allowed[0])
+        if scripts:
+            yield await _scripts(hub, settings, allowed[0])
         yield await _body_limit(hub, settings, allowed[0])
         if settings.rc:
             async for finding in _pulling(settings, hub, allowed):
@@ -112,64 +116,65 @@ async def _server(hub: Hub) -> AsyncIterator[Finding]:
     reply = await _answered(hub, b"TIME")
     if reply is not None:
         yield clock_finding("hub clock", as_clock(reply, f"TIME at the hub {hub.url}") / 1e6)
-    else:
-        yield Finding("hub clock", f"not known, TIME is refused: {_acl('+time')}", None)
+
+
+async def _refused(hub: Hub, commands: Iterable[Command], refusals: Refusals) -> None:
+    """Ask for each of these, and note what is refused."""
+
+    async def ask(command: Command) -> None:
+        try:
+            await hub.command(*command)
+        except CommandRefusedError as error:
+            refusals.note(command, str(error), error.status)
+
+    await asyncio.gather(*map(ask, dict.fromkeys(commands)))
+
+
+async def _losses(settings: Settings, hub: Hub) -> AsyncIterator[Finding]:
+    """What is lost since the hub refuses what replication can do without."""
+    prefix = settings.ns[0]  # after which the fence is named
+    refusals, losses = _refusals(), losses_for(HUB_LOSSES, settings, prefix)
+    publish = Loss("canary", (_publish(hub, prefix),), "a silent subscription is noticed late", rc=True)
+    losses += [publish] if settings.rc else []
+    await _refused(hub, [command for loss in losses if not loss.beside for command in loss.commands], refusals)
+    beside = [loss for loss in losses if refusals.among(loss.beside)]  # such a command may cost the hub time
+    await _refused(hub, [command for loss in beside for command in loss.commands], refusals)
+    if refusals.of_channel(publish.commands[0]):
+        losses.remove(publish)  # that is said of each namespace
+    for finding in without("hub", losses, refusals, prefix):
+        yield finding
+
+
+def _refusals() -> Refusals:
+    return Refusals("the hub's Redis", "on the hub")
+
+
+def _publish(hub: Hub, prefix: bytes) -> Command:
+    return (b"PUBLISH", keyspace_channel(hub.database, prefix + b"redisrepl:check"), b"check")
 
 
 async def _permissions(settings: Settings, hub: Hub, prefix: bytes) -> Finding:
     """Whether the hub's Redis lets us have this namespace: the commands, its keys, its channel."""
     what = f"hub permissions {printable(prefix)}"
-    denied: dict[str, str] = {}  # what is missing, as an ACL says it > what that means
-    without: set[str] = set()  # which of `changes.KINDS` need it
-    user = "default"
-    for kind, (name, *rest) in _commands(settings, hub, prefix):
-        try:
-            await hub.command(name, *rest)
-        except CommandRefusedError as error:
-            text = str(error)
-            if error.status == _FORBIDDEN:
-                remedy = f"take {name.decode()} out of 'disabled' in its webdis.json"
-                return Finding(what, f"Webdis refuses {name.decode()}: {remedy}", ExitCode.REFUSED)
-            if "NOPERM" in text:
-                if match := _USER.search(text):
-                    user = match[1]
-                grant, said = _missing(name, text, keyspace_channel(hub.database, prefix), prefix)
-                denied[grant] = said
-                without |= {kind} if grant.startswith("+") else set()
-    if denied:
-        said = ", ".join(dict.fromkeys(denied.values())) + what_is_lost(without)
-        return Finding(what, f"the hub's Redis denies {said}: {_acl(' '.join(denied), user)}", ExitCode.REFUSED)
+    asked = list(commands_for(AT_HUB, settings.kinds, prefix + b"redisrepl:check"))
+    commands, publish, refusals = [command for _, command in asked], _publish(hub, prefix), _refusals()
+    await _refused(hub, [*commands, *([publish] if settings.rc else [])], refusals)
+    commands += [publish] if refusals.of_channel(publish) else []
+    if missing := refusals.among(commands):
+        named = refusals.said(missing, channel="its channel, so that no events would come")
+        lost = what_is_lost({kind for kind, command in asked if refusals.of_command(command)})
+        remedy = refusals.remedy(missing, keys=prefix, channel=keyspace_channel(hub.database, prefix))
+        return Finding(what, f"{named}{lost}: {remedy}", ExitCode.REFUSED)
     return Finding(what, "its keys may be read and written" + (", its events heard" if settings.rc else ""))
 
 
-def _commands(settings: Settings, hub: Hub, prefix: bytes) -> Iterator[tuple[str, Sequence[bytes]]]:
-    key = prefix + b"redisrepl:check"
-    yield from commands_for(AT_HUB, settings.kinds, key)
-    if settings.rc:
-        yield "", (b"PUBLISH", keyspace_channel(hub.database, key), b"check")
-
-
-def _missing(name: bytes, error: str, channel: bytes, prefix: bytes) -> tuple[str, str]:
-    """What an ACL lacks, and what that is."""
-    if "channel" in error:
-        return f"'&{channel.decode('utf-8', 'backslashreplace')}*'", "its channel, so that no events would come"
-    if denies_key(error):
-        return f"'~{prefix.decode('utf-8', 'backslashreplace')}*'", "its keys"
-    return f"+{name.decode().lower()}", name.decode()
-
-
-def _acl(words: str, user: str = "default") -> str:
-    """The command that gives the hub's user what is missing."""
-    return f"on the hub: redis-cli ACL SETUSER {user} {words}, then ACL SAVE"
-
-
 async def _scripts(hub: Hub, settings: Settings, prefix: bytes) -> Finding:
+    """Whether the hub runs the script that pushes."""
     pusher = HubPusher(hub, settings.max_body)
     await pusher.push([[b"TYPE", prefix + b"redisrepl:check"]])
     if pusher.scripts.allowed:
         return Finding("hub scripts", "allowed")
-    said = "EVAL is refused, so each write is a request of its own"
-    return Finding("hub scripts", f"{said}: {_acl('+eval +evalsha')}", None)
+    return Finding("hub scripts", "scripts are refused, so each write is a request of its own", None)
 
 
 async def _body_limit(hub: Hub, settings: Settings, prefix: bytes) -> Finding:
@@ -196,24 +201,22 @@ async def _body_limit(hub: Hub, settings: Settings, prefix: bytes) -> Finding:
 
 async def _pulling(settings: Settings, hub: Hub, prefixes: Sequence[bytes]) -> AsyncIterator[Finding]:
     yield await _notifications(settings, hub)
-    if "del" in settings.kinds:
-        if await _answered(hub, b"INFO", b"all") is None:
-            said = "INFO is refused, so a FLUSHALL there is undone instead of followed"
-            yield Finding("hub flushes", f"{said}: {_acl('+info')}", None)
-        else:
-            yield Finding("hub flushes", "INFO tells of them")
+    if "del" in settings.kinds and await _answered(hub, b"INFO", b"all") is not None:
+        yield Finding("hub flushes", "INFO tells of them")
     for prefix in prefixes:
         yield await _subscription(hub, prefix)
 
 
 async def _notifications(settings: Settings, hub: Hub) -> Finding:
     what = "hub notifications"
-    reply = await _answered(hub, b"CONFIG", b"GET", b"notify-keyspace-events")
+    reply = await _answered(hub, *_CONFIG_GET)
     wanted = missing_flags("", settings.kinds)
     remedy = f"on the hub: redis-cli CONFIG SET notify-keyspace-events {wanted}, and the same in its redis.conf"
     if reply is None:
-        said = f"not known, CONFIG GET is refused: {_acl('+config|get')}; or see that it has {wanted}"
-        return Finding(what, said, None)
+        refusals = _refusals()
+        await _refused(hub, [_CONFIG_GET], refusals)
+        allowed = refusals.remedy([_CONFIG_GET], keys=b"")
+        return Finding(what, f"not known, CONFIG GET is refused: {allowed}; or see that it has {wanted}", None)
     flags = as_option(reply, f"CONFIG GET at the hub {hub.url}")
     missing = missing_flags(flags, settings.kinds)
     if not missing:
@@ -229,22 +232,23 @@ async def _notifications(settings: Settings, hub: Hub) -> Finding:
 async def _subscription(hub: Hub, prefix: bytes) -> Finding:
     """Subscribe, publish, and see the message come back."""
     what = f"hub subscription {printable(prefix)}"
-    channel = keyspace_channel(hub.database, prefix + b"redisrepl:check")
+    publish = _publish(hub, prefix)
     pattern = keyspace_channel(hub.database, glob_escape(prefix)) + b"*"
+    sent = 0.0
     try:
         async with hub.psubscribe(pattern, silence=_CANARY_PATIENCE) as lists:
-            sent = 0.0
             async for messages in lists:
-                if any(heard == channel for heard, _ in messages):
+                if any(heard == publish[1] for heard, _ in messages):
                     took = (time.monotonic() - sent) * 1000
                     return Finding(what, f"a message came back after {took:.0f} ms, by {hub.event_channel}")
                 if not sent:
                     sent = time.monotonic()
-                    await hub.command(b"PUBLISH", channel, b"check")
+                    await hub.command(*publish)
     except CommandRefusedError as error:
-        return Finding(what, f"{error}: {_acl('+psubscribe +publish')}", ExitCode.REFUSED)
+        if sent:
+            return Finding(what, f"confirmed by {hub.event_channel}, and not tried: PUBLISH is refused", None)
+        return Finding(what, str(error), ExitCode.REFUSED)
     except (LinkLostError, PeerUnavailableError) as error:
-        name = pattern.decode("utf-8", "backslashreplace")
-        remedy = f"{_acl(repr('&' + name))}; and no proxy may buffer the answer (nginx: proxy_buffering off;)"
-        return Finding(what, f"no message came back: {error}: {remedy}", ExitCode.UNAVAILABLE)
+        buffered = ": no proxy may buffer the answer (nginx: proxy_buffering off;)" if sent else ""
+        return Finding(what, f"no message came back: {error}{buffered}", ExitCode.UNAVAILABLE)
     return Finding(what, "the hub ended the subscription: see its log", ExitCode.UNAVAILABLE)

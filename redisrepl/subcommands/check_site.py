@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 import redis.asyncio
 import redis.exceptions
@@ -20,11 +20,10 @@ from redisrepl.errors import (
     PsyncRefusedError,
     RedisreplError,
     RefusedError,
-    denies_key,
     exit_code,
 )
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.client import ask, translated
+from redisrepl.local.client import ask, is_refused, translated
 from redisrepl.local.connection import open_client
 from redisrepl.local.facts import Facts, ask_facts
 from redisrepl.local.stream import ReplicaLink
@@ -32,7 +31,9 @@ from redisrepl.namespaces import glob_escape, printable
 from redisrepl.places import default_directory
 from redisrepl.settings.settings import Settings
 from redisrepl.subcommands.finding import Finding, clock_finding, eviction_findings, failed
+from redisrepl.subcommands.losses import SITE_LOSSES, losses_for, without
 from redisrepl.subcommands.needs import AT_SITE, TO_APPLY, commands_for, what_is_lost
+from redisrepl.subcommands.refusals import Command, Refusals
 from redisrepl.subcommands.status import documents
 from redisrepl.tested import not_tried
 from redisrepl.wire.keyspace import NOTIFY_OPTION, keyspace_channel, missing_flags
@@ -46,6 +47,9 @@ _REPLICA = re.compile(r"slave\d+")
 #: Redis' own defaults leave 64 MiB for a minute; below that a burst of large values ends the link.
 _MIN_BUFFER = 64 << 20
 _MIN_TIMEOUT = 10
+_MULTI = (b"MULTI",)
+#: Begins the reply to an EXEC that is itself refused.
+_EXEC_REFUSED = "Transaction discarded because of: "
 
 
 async def check_site(settings: Settings, address: SiteAddress) -> AsyncIterator[Finding]:
@@ -53,9 +57,10 @@ async def check_site(settings: Settings, address: SiteAddress) -> AsyncIterator[
     client = open_client(address, settings.connect_timeout, connections=2)
     try:
         try:
-            with translated(address):
-                info = as_info(await ask(client, b"INFO"), f"INFO at the site's Redis {address}")
-                clock = as_clock(await ask(client, b"TIME"), f"TIME at the site's Redis {address}")
+            reply = await _answered(address, client, b"INFO")
+            info = None if reply is None else as_info(reply, f"INFO at the site's Redis {address}")
+            reply = await _answered(address, client, b"TIME")
+            clock = None if reply is None else as_clock(reply, f"TIME at the site's Redis {address}")
         except LinkLostError as error:
             hint = "" if address.context or address.path else "; if this port wants TLS: --raddr rediss://HOST:PORT"
             yield Finding("site", f"{error}{hint}", exit_code(error))
@@ -63,26 +68,11 @@ async def check_site(settings: Settings, address: SiteAddress) -> AsyncIterator[
         except RedisreplError as error:
             yield failed("site", error)
             return
-        version = info.text("valkey_version") or info.text("redis_version")
-        said = f"{address} answers, version {version}, role {info.text('role')}"
-        if info.text("cluster_enabled") == "1":
-            remedy = "--raddr of a Redis without cluster-enabled yes"
-            yield Finding(
-                "site", f"{said}, but of a Redis Cluster one node has some of the keys: {remedy}", ExitCode.CONFIG
-            )
-        elif settings.rc and info.text("role") == "slave":
-            master = f"{info.text('master_host')}:{info.text('master_port')}"
-            remedy = f"follow its master: --raddr {master}, or --sentinel HOST:PORT/SERVICE"
-            yield Finding("site", f"{said}, so it refuses what comes from the hub: {remedy}", ExitCode.CONFIG)
-        else:
-            yield Finding("site", said)
-        if unlike := not_tried(info):
-            yield Finding("site version", unlike, None)
-        yield clock_finding("site clock", clock / 1e6)
-        for finding in eviction_findings("site eviction", info):
+        for finding in _server(settings, address, info, clock):
             yield finding
-        permissions = [await _check_commands(settings, address, client, prefix) for prefix in settings.ns]
-        for finding in (*_other_followers(settings, address, info), *permissions):
+        for prefix in settings.ns:
+            yield await _check_commands(settings, address, client, prefix)
+        async for finding in _losses(settings, address, client):
             yield finding
         refused = settings.source == "notify"
         if not refused:
@@ -98,6 +88,47 @@ async def check_site(settings: Settings, address: SiteAddress) -> AsyncIterator[
         await client.aclose()
 
 
+async def _answered(address: SiteAddress, client: redis.asyncio.Redis, *argv: bytes) -> object:
+    """A command's reply; None where the site refuses this command, which is an answer too."""
+    with translated(address):
+        try:
+            return cast("object", await ask(client, *argv))
+        except redis.exceptions.ResponseError as error:
+            if is_refused(error):
+                return None
+            raise
+
+
+def _server(settings: Settings, address: SiteAddress, info: Info | None, clock: int | None) -> Iterator[Finding]:
+    """What the site's Redis tells of itself."""
+    if info is None:
+        yield Finding("site", f"{address} answers")
+    else:
+        yield _role(settings, address, info)
+        if unlike := not_tried(info):
+            yield Finding("site version", unlike, None)
+    if clock is not None:
+        yield clock_finding("site clock", clock / 1e6)
+    if info is not None:
+        yield from eviction_findings("site eviction", info)
+        yield from _other_followers(settings, address, info)
+
+
+def _role(settings: Settings, address: SiteAddress, info: Info) -> Finding:
+    """Whether it is a server that can be replicated."""
+    version = info.text("valkey_version") or info.text("redis_version")
+    said = f"{address} answers, version {version}, role {info.text('role')}"
+    if info.text("cluster_enabled") == "1":
+        remedy = "--raddr of a Redis without cluster-enabled yes"
+        said = f"{said}, but of a Redis Cluster one node has some of the keys: {remedy}"
+        return Finding("site", said, ExitCode.CONFIG)
+    if settings.rc and info.text("role") == "slave":
+        master = f"{info.text('master_host')}:{info.text('master_port')}"
+        remedy = f"follow its master: --raddr {master}, or --sentinel HOST:PORT/SERVICE"
+        return Finding("site", f"{said}, so it refuses what comes from the hub: {remedy}", ExitCode.CONFIG)
+    return Finding("site", said)
+
+
 def _other_followers(settings: Settings, address: SiteAddress, info: Info) -> Iterator[Finding]:
     """Another redisrepl, as far as it can be told: a replica that names no port, and is no daemon of this directory."""
     links = sum(_REPLICA.fullmatch(name) is not None and info.part(name, "port") == 0 for name in info.names())
@@ -109,10 +140,12 @@ def _other_followers(settings: Settings, address: SiteAddress, info: Info) -> It
         yield Finding("site followers", f"{said}: {remedy}", None)
 
 
-def _replica_findings(settings: Settings, info: Info, facts: Facts) -> Iterator[Finding]:
+def _replica_findings(settings: Settings, info: Info | None, facts: Facts) -> Iterator[Finding]:
     """How long an outage may be, and what ends a link."""
-    backlog = info.number("repl_backlog_size") or 0
-    if backlog < _MIN_BACKLOG:
+    backlog = facts.backlog_size if info is None else info.number("repl_backlog_size") or 0
+    if backlog is None:
+        yield Finding("site backlog", "not known, INFO is refused")
+    elif backlog < _MIN_BACKLOG:
         advice = f"CONFIG SET repl-backlog-size {_MIN_BACKLOG >> 20}mb, or a longer outage is a full synchronisation"
         yield Finding("site backlog", f"{backlog >> 10} KiB: {advice}", None)
     else:
@@ -138,47 +171,57 @@ def _replica_findings(settings: Settings, info: Info, facts: Facts) -> Iterator[
         yield Finding("site timeouts", said)
 
 
+async def _refused(
+    address: SiteAddress, client: redis.asyncio.Redis, commands: Iterable[Command], queued: Iterable[Command]
+) -> Refusals:
+    """What of these the site refuses; `queued` are asked for between MULTI and DISCARD, and not executed."""
+    refusals = Refusals("the site's Redis", "at the site", address.username or "default")
+    pool, commands, queued = client.connection_pool, list(dict.fromkeys(commands)), list(dict.fromkeys(queued))
+    with translated(address):
+        connection: Any = await pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            replies = await connection.exchange(commands)
+            if queued:
+                (begun,) = await connection.exchange([_MULTI])
+                commands, replies = [*commands, _MULTI], [*replies, begun]
+                if not isinstance(begun, Exception):  # else what follows would be executed
+                    commands, replies = [*commands, *queued], [*replies, *await connection.exchange(queued)]
+                    await connection.exchange([[b"DISCARD"]])
+        finally:
+            await connection.disconnect(nowait=True)  # it may watch a key, or be in a transaction
+            await pool.release(connection)
+    for command, reply in zip(commands, replies, strict=True):
+        if isinstance(reply, redis.exceptions.NoPermissionError):
+            refusals.note(command, f"NOPERM {reply}")  # which redis-py takes away
+        elif isinstance(reply, redis.exceptions.ResponseError):
+            refusals.note(command, str(reply).removeprefix(_EXEC_REFUSED))
+    return refusals
+
+
+async def _losses(settings: Settings, address: SiteAddress, client: redis.asyncio.Redis) -> AsyncIterator[Finding]:
+    """What is lost since the site refuses what replication can do without."""
+    losses = losses_for(SITE_LOSSES, settings, settings.ns[0])  # after which the mark is named
+    asked = [command for loss in losses if not loss.queued for command in loss.commands if command != _MULTI]
+    queued = [command for loss in losses if loss.queued for command in loss.commands]
+    refusals = await _refused(address, client, asked, queued)
+    for finding in without("site", losses, refusals, settings.ns[0]):
+        yield finding
+
+
 async def _check_commands(
     settings: Settings, address: SiteAddress, client: redis.asyncio.Redis, prefix: bytes
 ) -> Finding:
     """Whether we may use what the kinds that are replicated need."""
     what, key = f"site permissions {printable(prefix)}", prefix + b"redisrepl:check"
-    asked = list(commands_for(AT_SITE, settings.kinds, key))
-    asked += commands_for(TO_APPLY, settings.kinds, key) if settings.rc else []
-    pool = client.connection_pool
-    with translated(address):
-        connection: Any = await pool.get_connection()  # type: ignore[no-untyped-call]
-        try:
-            (begun,) = await connection.exchange([[b"MULTI"]])
-            if isinstance(begun, Exception):  # what follows would be executed
-                lost = "nothing of the hub's can be applied" if settings.rc else "other commands were not asked for"
-                code = ExitCode.REFUSED if settings.rc else None
-                return Finding(what, f"MULTI is refused, so {lost}: {_acl('+multi +exec', address)}", code)
-            *replies, _ = await connection.exchange([*(command for _, command in asked), [b"DISCARD"]])
-        finally:
-            await pool.release(connection)
-    denied: dict[str, str] = {}  # what is missing, as an ACL says it > what that is
-    without: set[str] = set()
-    for (kind, (name, *_)), reply in zip(asked, replies, strict=True):
-        unknown = isinstance(reply, redis.exceptions.ResponseError) and str(reply).startswith("unknown command")
-        if not (unknown or isinstance(reply, redis.exceptions.NoPermissionError)):
-            continue
-        if denies_key(str(reply)):
-            denied[f"'~{prefix.decode('utf-8', 'backslashreplace')}*'"] = "its keys"
-        else:
-            denied[f"+{name.decode().lower()}"] = name.decode()
-            without.add(kind)
-    if not denied:
-        return Finding(what, "its keys may be read" + (" and written" if settings.rc else ""))
-    said = ", ".join(denied.values()) + what_is_lost(without)
-    return Finding(
-        what, f"the site's Redis denies or lacks {said}: {_acl(' '.join(denied), address)}", ExitCode.REFUSED
-    )
-
-
-def _acl(words: str, address: SiteAddress) -> str:
-    """The command that gives the site's user what is missing."""
-    return f"at the site: redis-cli ACL SETUSER {address.username or 'default'} {words}, then ACL SAVE"
+    read = list(commands_for(AT_SITE, settings.kinds, key))
+    write = list(commands_for(TO_APPLY, settings.kinds, key)) if settings.rc else []
+    refusals = await _refused(address, client, [command for _, command in read], [command for _, command in write])
+    if missing := refusals.among(command for _, command in (*read, *write)):
+        lost = what_is_lost({kind for kind, command in (*read, *write) if refusals.of_command(command)})
+        remedy = refusals.remedy(missing, keys=prefix)
+        return Finding(what, f"{refusals.said(missing)}{lost}: {remedy}", ExitCode.REFUSED)
+    unasked = ", what it may write was not asked, since MULTI is refused" if refusals.among([_MULTI]) else ""
+    return Finding(what, "its keys may be read" + (unasked or (" and written" if settings.rc else "")))
 
 
 async def _check_psync(settings: Settings, address: SiteAddress) -> Finding:

@@ -4,7 +4,7 @@ In: kinds, a key. Out: commands to ask a server for. Left to others: asking (`ch
 
 At the hub each is executed, on a key that is not there, in a form that writes nothing: `HSET` with half a pair, an
 entry 0-0 and an empty `RESTORE` are refused once the permission is there. `SADD` and `RPUSH` have no such form. At the
-site they are queued between `MULTI` and `DISCARD`, which asks for permission and executes nothing.
+site, writes are queued between `MULTI` and `DISCARD`, which asks for permission and executes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _KEY = b"{key}"
 _Needs = dict[str, tuple[tuple[bytes, ...], ...]]
 
 AT_HUB: _Needs = {
-    "": ((b"TYPE",), (b"GET",), (b"HGETALL",), (b"PTTL",)),
+    "": ((b"TYPE",), (b"GET",), (b"HGETALL",)),
     "set": ((b"SET", b"", b"XX"),),
     "hset": ((b"HSET", b"f", b"v", b"f"),),
     "sets": ((b"SREM", b"m"), (b"SMEMBERS",), (b"SISMEMBER", b"m")),
@@ -30,7 +30,7 @@ AT_HUB: _Needs = {
     ),
     "opaque": ((b"DUMP",), (b"RESTORE", b"0", b"")),
     "del": ((b"DEL",), (b"HDEL", b"f")),
-    "expire": ((b"PEXPIRETIME",), (b"PEXPIREAT", b"1"), (b"PERSIST",)),
+    "expire": ((b"PEXPIREAT", b"1"), (b"PERSIST",)),
 }
 
 #: What is read of the site.
