@@ -128,7 +128,6 @@ HUB_LOSSES = (
     Loss("expiries", (_PEXPIRETIME,), "expiry times are reckoned from PTTL", ExitCode.OK, _EXPIRE),
     Loss("expiries", (_PTTL,), "expiry times are read by PEXPIRETIME alone, of Redis 7.0 and later", None, _EXPIRE),
     Loss("expiries", (_PTTL,), "expiry times are not known", ExitCode.REFUSED, _EXPIRE, beside=(_PEXPIRETIME,)),
-    Loss("removals", ((b"EXISTS", _KEY),), "what is in doubt is removed by a request of its own", ExitCode.OK),
     Loss("flags", ((b"CONFIG", b"SET", _NO_OPTION, b""),), "no missing flag can be added", ExitCode.OK, rc=True),
 )
 

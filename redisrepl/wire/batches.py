@@ -226,8 +226,8 @@ while i <= #ARGV do
   elseif name == 'DELIF' then
     local held, failed = holds(key, i + 3, last)
     if failed then tried(failed)
-    elseif held and call('EXISTS', key) == 1 then tried(pcall('DEL', key))
-    elseif call('EXISTS', key) == 0 then tried(nil, 'UNCHANGED')
+    elseif call('TYPE', key).ok == 'none' then tried(nil, 'UNCHANGED')
+    elseif held then tried(pcall('DEL', key))
     else tried(nil, 'MOVED') end
   else
     if not get then prepare() end

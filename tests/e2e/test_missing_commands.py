@@ -38,6 +38,24 @@ def test_without_time_and_scan_on_either_side(daemons, certificates, how):
         assert "scan" in daemon.wait_for_log("sweep.failed")["error"].lower()
 
 
+@pytest.mark.parametrize("how", ["denied", "missing"])
+def test_without_exists_at_the_hub(daemons, certificates, how):
+    """Keys that may have expired are removed under a condition: by a script that needs no command of its own."""
+    users, config = without(how, "exists")
+    with (
+        RedisServer() as site,
+        Hub(certificates, redis={"users": [f"user {u}" for u in users], "config": config}) as hub,
+    ):
+        at_site, at_hub = site.client(), hub.server.client(username="other", password=SECRET)
+        daemon = daemons.live(site, hub, *SWIFT, *ALL_KINDS)
+        at_site.set("site1:expiring", "v", ex=1000)
+        eventually(lambda: at_hub.get("site1:expiring") == b"v")
+        daemon.wait_for_log("sweep.finished")
+        at_site.delete("site1:expiring")
+        eventually(lambda: at_hub.get("site1:expiring") is None)
+        assert not daemon.logged("push.failed")
+
+
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("how", ["denied", "missing"])
 def test_without_psubscribe_at_the_hub(daemons, certificates, how, direct):
