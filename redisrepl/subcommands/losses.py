@@ -57,7 +57,7 @@ _SCAN = (b"SCAN", _NO_CURSOR)
 _INFO = (b"INFO", b"replication")
 _NOTHING_APPLIED = "nothing of the hub's can be applied"
 _PEXPIRETIME, _PTTL = (b"PEXPIRETIME", _KEY), (b"PTTL", _KEY)
-_EXPIRE = frozenset({"expire"})
+_TIME = (b"TIME",)
 _NO_OPTION = b"redisrepl-check"  # of that name: to set it is refused once the permission is there
 _NO_STREAMS = Loss("streams", (_EVAL,), "streams are not replicated", ExitCode.REFUSED, frozenset({"streams"}))
 
@@ -96,12 +96,12 @@ SITE_LOSSES = (
         "after a restart of the site's Redis, fewer of its writes are known to be newer",
         rc=True,
     ),
-    Loss("clock", ((b"TIME",),), "before Redis 7.0 or without EVAL, expiry times are reckoned by our own clock"),
+    Loss("clock", (_TIME,), "before Redis 7.0 or without EVAL, expiry times are reckoned by our own clock"),
 )
 
 HUB_LOSSES = (
     Loss("flushes", (_INFO,), "a FLUSHALL there is undone instead of followed, and nothing is told of evictions"),
-    Loss("clock", ((b"TIME",),), "its clock is not known, and what the feed tells is fetched instead"),
+    Loss("clock", (_TIME,), "its clock is not known, and what the feed tells is fetched instead"),
     Loss("scripts", (_EVAL,), "each write is a request of its own"),
     _NO_STREAMS,
     Loss("script names", ((b"EVALSHA", _HASH_OF_NONE, b"0"),), "each request carries its script"),
@@ -125,9 +125,10 @@ HUB_LOSSES = (
         beside=(_SCAN, _EVAL),
     ),
     *_large("each write of others to a large collection brings all of it"),
-    Loss("expiries", (_PEXPIRETIME,), "expiry times are reckoned from PTTL", ExitCode.OK, _EXPIRE),
-    Loss("expiries", (_PTTL,), "expiry times are read by PEXPIRETIME alone, of Redis 7.0 and later", None, _EXPIRE),
-    Loss("expiries", (_PTTL,), "expiry times are not known", ExitCode.REFUSED, _EXPIRE, beside=(_PEXPIRETIME,)),
+    Loss("expiries", (_PEXPIRETIME,), "expiry times are reckoned from PTTL", ExitCode.OK),
+    Loss("expiries", (_PTTL,), "expiry times are read by PEXPIRETIME alone, of Redis 7.0 and later"),
+    Loss("expiries", (_PTTL,), "nothing can be fetched (fetch.failed)", ExitCode.REFUSED, beside=(_PEXPIRETIME,)),
+    Loss("expiries", (_TIME,), "no key that expires can be fetched", ExitCode.REFUSED, beside=(_PEXPIRETIME,)),
     Loss("flags", ((b"CONFIG", b"SET", _NO_OPTION, b""),), "no missing flag can be added", ExitCode.OK, rc=True),
 )
 
