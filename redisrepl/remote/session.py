@@ -223,7 +223,7 @@ class HubSession(Hub):
         """
         if not self.health.well:  # who tries must get an answer, and a stream that is refused may never begin
             with suppress(CommandRefusedError):
-                await self.post(body(b"PING"))
+                await self.command(b"PING")
         try:
             async with _Judged(self.health, self.url, self._context) as trial:
                 response = await self._send(httpx.ByteStream(content), len(content), silence)

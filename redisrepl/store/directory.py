@@ -174,6 +174,8 @@ class StateDirectory:
     def error(self, error: Exception) -> StateDirectoryError:
         """What to raise when the directory cannot be used."""
         reason = "is a file" if self.path.is_file() else reason_of(error)
+        if isinstance(error, FileExistsError):  # one above it is a file
+            reason = "not a directory"
         then = "" if reason.endswith(", or") else ":"
         return StateDirectoryError(f"--state-dir {self.path}: {reason}{then} give a directory that this user may write")
 

@@ -171,7 +171,7 @@ async def test_what_was_applied_or_found_equal_lies_before_where_the_site_is_the
     at_site.set(b"ns:equal", b"v")
     with socket.create_connection(("127.0.0.1", server.port)) as link:
         link.sendall(b"PSYNC ? -1\r\n")  # without a replica, the site does not count offsets
-        await eventually_async(lambda: offset(at_site))
+        await eventually_async(lambda: at_site.set(b"other", b"v") and offset(at_site))
     async with running(server) as world:
         world.reach._history = lambda: "history"
         world.hub = {b"ns:equal": StringState(b"v"), b"ns:applied": StringState(b"v")}

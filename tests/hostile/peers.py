@@ -120,7 +120,7 @@ def _request(connection):
 
 
 class HostileSite(Listener):
-    """Agrees to everything in a handshake, and goes on with what `stream` yields; to clients it says `reply`."""
+    """Agrees to a handshake, and goes on with what `stream` yields; to clients it says what `reply` returns."""
 
     def __init__(self, stream, reply, psync=b"+CONTINUE\r\n"):
         self._stream, self._reply, self._psync = stream, reply, psync
@@ -137,4 +137,4 @@ class HostileSite(Listener):
             elif b"REPLCONF" in data:
                 connection.sendall(b"+OK\r\n" * data.count(b"REPLCONF"))
             else:
-                connection.sendall(self._reply)
+                connection.sendall(self._reply())

@@ -72,12 +72,14 @@ def subscription(*messages, then=None):
     return answer
 
 
+WORDS = [b"*", b"$", b"%", b":", b"-ERR x", b"+OK", b"1", b"9999999999", b"\r\n", b"abc", b"{", b"[", b'"', b"\xff"]
+
+
 def at_random(seed):
     rng = random.Random(seed)
-    words = [b"*", b"$", b"%", b":", b"-ERR x", b"+OK", b"1", b"9999999999", b"\r\n", b"abc", b"{", b"[", b'"', b"\xff"]
 
     def answer(_):
-        body = b"".join(rng.choices(words, k=rng.randrange(60)))
+        body = b"".join(rng.choices(WORDS, k=rng.randrange(60)))
         yield rng.choice([head(rng.choice([200, 200, 301, 404, 500, 503]), len(body)), b"", b"HTTP/1.1 "]) + body
 
     return answer
@@ -142,19 +144,38 @@ def forever(first, piece=PIECE):
     return lambda: itertools.chain([first], itertools.repeat(piece))
 
 
+def says(reply):
+    return lambda: reply
+
+
+PONG = says(b"+PONG\r\n")
+
+
+def site_at_random(seed):
+    rng = random.Random(seed)
+
+    def some():
+        good = [b"*3\r\n$3\r\nSET\r\n$7\r\nsite1:x\r\n$1\r\ny\r\n", b"*1\r\n$4\r\nPING\r\n", b"REDIS0011", b"$5\r\n"]
+        return b"".join(rng.choices(WORDS + good, k=rng.randrange(1, 60)))
+
+    psync = rng.choice([b"+CONTINUE\r\n", b"+FULLRESYNC %b 1\r\n$-1\r\n" % (b"a" * 40), b"+FULLRESYNC"])
+    return lambda: (some() for _ in range(500)), some, psync
+
+
 SITES = {
-    "a list of a thousand million": (lambda: [HUGE], HUGE),
-    "a value of others without an end": (forever(b"*3\r\n$3\r\nSET\r\n$5\r\nother\r\n$9000000000\r\n"), b"+PONG\r\n"),
-    "a value of ours without an end": (forever(b"*3\r\n$3\r\nSET\r\n$9\r\nsite1:big\r\n$9000000000\r\n"), b"+PONG\r\n"),
+    "a list of a thousand million": (lambda: [HUGE], says(HUGE)),
+    "a value of others without an end": (forever(b"*3\r\n$3\r\nSET\r\n$5\r\nother\r\n$9000000000\r\n"), PONG),
+    "a value of ours without an end": (forever(b"*3\r\n$3\r\nSET\r\n$9\r\nsite1:big\r\n$9000000000\r\n"), PONG),
     "a snapshot's value without an end": (
         forever(b"$9000000000\r\nREDIS0011\x00\x09site1:big\x81" + (1 << 32).to_bytes(8, "big")),
-        b"+PONG\r\n",
+        PONG,
         b"+FULLRESYNC %b 1\r\n" % (b"a" * 40),
     ),
-    "no RESP": (lambda: [b"HTTP/1.1 400 Bad Request\r\n\r\n"], b"HTTP/1.1 400 Bad Request\r\n\r\n"),
-    "a line without an end": (forever(b"*2\r\n$1"), b"+" + PIECE),
-    "levels": (lambda: [b"*1\r\n" * 100_000], b"*1\r\n" * 100_000),
-    "millions of lists": (lambda: [LISTS], LISTS),
+    "no RESP": (lambda: [b"HTTP/1.1 400 Bad Request\r\n\r\n"], says(b"HTTP/1.1 400 Bad Request\r\n\r\n")),
+    "a line without an end": (forever(b"*2\r\n$1"), says(b"+" + PIECE)),
+    "levels": (lambda: [b"*1\r\n" * 100_000], says(b"*1\r\n" * 100_000)),
+    "millions of lists": (lambda: [LISTS], says(LISTS)),
+    **{f"random {seed}": site_at_random(seed) for seed in range(1, 5)},
 }
 
 
