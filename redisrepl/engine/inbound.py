@@ -148,10 +148,10 @@ class Inbound:
         heard = [event for event in covered if event[1] not in ignored]
         foreign = self._expected_remote.consume_each(heard)
         self.counters.echoes += len(heard) - len(foreign)
-        if len(dirty) + len(foreign) > self._max_keys:
-            foreign = [event for event in foreign if self._has_room_for(event[0])]
+        full = len(dirty) + len(foreign) > self._max_keys
         for key, _ in foreign:
-            dirty.setdefault(key, False)
+            if not full or self._has_room_for(key):
+                dirty.setdefault(key, False)
         if self._resting:
             self._resting.difference_update(key for key, _ in foreign)
 

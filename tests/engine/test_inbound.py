@@ -65,6 +65,15 @@ def test_the_events_of_our_own_push_make_nothing_dirty(world):
     assert world.inbound.dirty == {KEY: False}
 
 
+def test_no_more_keys_are_kept_than_may_wait_however_many_come_at_once():
+    world = World(max_keys=2)
+    world.inbound.events([(b"ns:%d" % number, b"set") for number in range(5)])
+    assert list(world.inbound.dirty) == [b"ns:0", b"ns:1"]
+    assert world.inbound.take_left_out()
+    world.inbound.events([(b"ns:0", b"set"), (b"ns:1", b"set")])
+    assert not world.inbound.take_left_out()
+
+
 def test_above_the_ceiling_keys_are_left_to_a_sweep():
     world = World(max_keys=2)
     world.inbound.events([(b"ns:%d" % number, b"set") for number in range(2)])
