@@ -173,9 +173,12 @@ class StateDirectory:
 
     def error(self, error: Exception) -> StateDirectoryError:
         """What to raise when the directory cannot be used."""
-        reason = "is a file" if self.path.is_file() else reason_of(error)
-        if isinstance(error, FileExistsError):  # one above it is a file
-            reason = "not a directory"
+        if self.path.is_file():
+            reason = "is a file"
+        else:
+            reason = (
+                "not a directory" if isinstance(error, FileExistsError) else reason_of(error)
+            )  # one above it is a file
         then = "" if reason.endswith(", or") else ":"
         return StateDirectoryError(f"--state-dir {self.path}: {reason}{then} give a directory that this user may write")
 
