@@ -65,7 +65,8 @@ class Clocks:
         self._shift.ms = _time(told.get("shift"))
         #: What the shift was before, and whether it was the hub's clock that was set then.
         self._former = _former(told.get("former"))
-        self._in_force = bool(told)  # whether anything may have crossed by the present shift
+        # Whether anything may have crossed by the present shift; before it was saved, all did by none.
+        self._in_force = bool(told) and told.get("known", True) is True
         self._steady = steady
 
     def saw(self, side: Side, ahead: float | None, *, within: float = 0.0) -> bool:
@@ -136,6 +137,7 @@ class Clocks:
         return {
             "site": self._latest["site"],
             "hub": self._latest["hub"],
+            "known": self._in_force,
             "shift": self._shift.ms,
             "former": [list(one) for one in self._former.items()],
         }

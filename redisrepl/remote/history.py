@@ -98,6 +98,7 @@ class HubHistory:
         try:
             info = await self._hub.text(b"INFO", b"all")
         except CommandRefusedError as error:
+            self.clock_ahead = None
             if not self._refused:
                 self._refused = True
                 hint = "let this client run INFO at the hub; until then a flush of it is undone by the sites"

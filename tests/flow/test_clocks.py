@@ -113,6 +113,13 @@ def test_what_is_known_survives_the_daemon():
     assert second.clocks.off_by == {-HOUR_MS}
 
 
+def test_what_was_saved_before_the_clocks_were_looked_at_is_not_in_force():
+    second = Scene(Scene().clocks.saved())
+    assert not second.clocks.known
+    assert not second.saw(0.0, 2.0 * HOUR)
+    assert (second.clocks.known, second.clocks.off_by) == (True, frozenset())
+
+
 def test_a_state_of_before_expiries_were_shifted():
     """All that it knows of has crossed without a shift."""
     scene = Scene({"site": 5, "hub": 6})

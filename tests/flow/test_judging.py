@@ -569,7 +569,7 @@ async def test_a_site_followed_by_its_events_is_judged_again_if_its_history_is_a
 
 
 def test_what_is_known_survives_the_daemon():
-    clocks = {"site": 5, "hub": 6, "shift": 7000, "former": [[0, True], [9000, False]]}
+    clocks = {"site": 5, "hub": 6, "known": True, "shift": 7000, "former": [[0, True], [9000, False]]}
     document = {"seen": [OURS, 5], "seen number": 8, "hub": [RUN, 1, 2, 3], "evicted": [4, 9], "clocks": clocks}
     known = Known(document)
     assert (known.seen, known.hub, known.evicted) == (Position(OURS, 5), HubFacts(RUN, 1, 2, 3), (4, 9))
