@@ -12,7 +12,9 @@ import socket
 import ssl
 import struct
 
-__all__ = ["HastyServer"]
+from redisrepl.errors import CertificateError
+
+__all__ = ["HastyServer", "early_ends"]
 
 
 class HastyServer:
@@ -79,3 +81,17 @@ class HastyServer:
             linger = struct.pack("ii", 1, 0)
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             writer.transport.abort()
+
+
+def early_ends(lost):
+    """Whose certificate we show, to a server that ends so many connections without a word; the error, and its words.
+
+    Args:
+        lost: the kind of error for a link that ends without a reason.
+    """
+    return [
+        ("foreign", 1, CertificateError, "does not trust the CA of our certificate"),
+        ("none", 1, CertificateError, "asks for a client certificate and got none"),
+        ("foreign", 2, lost, "our client certificate may be missing or refused"),
+        ("good", 1, lost, "our client certificate may be missing or refused"),
+    ]
