@@ -37,7 +37,7 @@ class Event(Enum):
     GAP = "something was, or may have been, missed; the server is the same"
     MISSED = "something was missed; that does not tell what the server's history is"
     LEFT_OUT = "nothing was missed, but of what differs, or was agreed on, something found no place in our memory"
-    CLOCK_SET = "the clock of one server was set: expiries that crossed before are off"
+    CLOCK_SET = "the clock of one server was set: its earlier expiries are wrong"
     FLUSHED = "the server removed everything, or exchanged it; it still has its history"
     RESTARTED = "another process, which holds everything that was agreed"
     WENT_BACK = "another process, or another server, which holds only what was agreed up to some number"

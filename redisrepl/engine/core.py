@@ -239,7 +239,7 @@ class Core:
             self._applies = {number: offset for number, offset in self._applies.items() if offset == math.inf}
 
     def clock_was_set(self, off_by: frozenset[int]) -> None:
-        """Expiries at the hub that crossed before seem to be off by one of so many milliseconds."""
+        """A clock was set: earlier expiries at the hub now read as off by one of these numbers of milliseconds."""
         self.policy = replace(self.policy, off_by=off_by)
         for side in SIDES:
             self.continuity.happened(side, Event.CLOCK_SET, "the clock of a server was set")

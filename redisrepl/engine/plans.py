@@ -155,7 +155,7 @@ def plan_for(
 
 
 def _by_the_clock_as_set(hub: State, ancestor: Agreed, policy: Policy) -> tuple[State, bool]:
-    """What the hub holds, with the expiry that was agreed on if it crossed before a clock was set; and whether so."""
+    """What the hub holds; if its expiry dates from before a clock was set, with the agreed one. And whether it does."""
     agreed = ancestor.expires_at_ms
     if agreed is None or not isinstance(hub, StringState | HashState | SequenceState) or hub.expires_at_ms is None:
         return hub, False

@@ -1,11 +1,11 @@
 """The clocks of both servers: how far they are apart, and up to when each may have let keys expire.
 
-In: by how much each was seen to be ahead of ours. Out: the shift by which expiries cross (`remote.clock_shift`), and
+In: by how much each was seen to be ahead of ours. Out: the shift that is added to expiries (`remote.clock_shift`), and
 what it was before; Unix times in milliseconds. Left to others: asking (`local.history`, `remote.history`), what follows
 (`flow.jobs`, `flow.pushing`, `engine.plans`).
 
-A key crosses with the time that it has left. Where the clocks agree within `CLOCK_TOLERANCE`, which is what one can
-see over a network, that is the point in time itself. Where they do not, the shift is a whole number of seconds and
+A key is replicated with the time that it has left. Where the clocks agree within `CLOCK_TOLERANCE`, which is what one
+can see over a network, that is the point in time itself. Where they do not, the shift is a whole number of seconds and
 stays until it is off by more than the tolerance: what was agreed on keeps its expiry to the millisecond.
 
 When a server's clock was set, all that it holds expires too early or too late, and the other's copies are right. At the
@@ -65,7 +65,7 @@ class Clocks:
         self._shift.ms = _time(told.get("shift"))
         #: What the shift was before, and whether it was the hub's clock that was set then.
         self._former = _former(told.get("former"))
-        # Whether anything may have crossed by the present shift; before it was saved, all did by none.
+        # Whether anything may have been replicated with the present shift; a state without it knew no shift.
         self._in_force = bool(told) and told.get("known", True) is True
         self._steady = steady
 
@@ -78,7 +78,7 @@ class Clocks:
             within: seconds by which that may be off, since it was asked over a network.
 
         Returns:
-            Whether expiries cross by another shift from now on, and some have crossed before.
+            Whether another shift is added to expiries from now on than to earlier ones.
         """
         self._ahead[side] = ahead or 0.0
         if self._ahead[side] > _WORTH:

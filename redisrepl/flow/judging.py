@@ -215,7 +215,7 @@ class Judging:
         return facts
 
     async def see_clocks(self) -> None:
-        """Look at both clocks, unless they are known: what crosses before that may expire at the wrong time.
+        """Look at both clocks, unless they are known: what is pushed before that may expire at the wrong time.
 
         Raises:
             RedisreplError: a server cannot be asked.

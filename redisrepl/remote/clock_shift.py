@@ -3,7 +3,7 @@
 In: by how much the hub's clock is ahead of the site's. Out: what is read of the hub, by the site's clock, and what is
 sent to it, by the hub's. Left to others: measuring the clocks, and what follows when one was set (`flow.clocks`).
 
-A key crosses with the time that it has left, so it lives as long there as here, whatever a clock shows. Everywhere but
+A key is replicated with the time that it has left, so it lives as long at the hub as at the site. Everywhere but
 in this package expiries are points in time by the site's clock.
 """
 

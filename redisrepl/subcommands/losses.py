@@ -100,7 +100,7 @@ SITE_LOSSES = (
 )
 
 HUB_LOSSES = (
-    Loss("flushes", (_INFO,), "a FLUSHALL there is undone instead of followed, and nothing is told of evictions"),
+    Loss("flushes", (_INFO,), "a FLUSHALL there is undone, not replicated, and evictions are not noticed"),
     Loss("clock", (_TIME,), "its clock is not known, and what the feed tells is fetched instead"),
     Loss("scripts", (_EVAL,), "each write is a request of its own"),
     _NO_STREAMS,

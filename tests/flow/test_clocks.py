@@ -40,7 +40,7 @@ class Scene:
 )
 def test_by_how_much_expiries_are_shifted(site, hub, within, shift):
     scene = Scene()
-    assert not scene.saw(site, hub, within=within)  # nothing has crossed before
+    assert not scene.saw(site, hub, within=within)  # nothing was replicated before
     assert (scene.shift.ms, scene.clocks.off_by) == (shift, frozenset())
 
 
