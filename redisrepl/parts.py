@@ -22,7 +22,8 @@ from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losers import ConflictLoss
 from redisrepl.engine.losses import Losses
-from redisrepl.engine.seen import HISTORY, MOST_PLACES, Ring, StreamedKeys
+from redisrepl.engine.seen import HISTORY, MOST_PLACES, Ring
+from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.errors import ConfigError
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.comparison import Comparison
@@ -150,7 +151,12 @@ class Parts:
             types=self._types,
         )
         self.pacer = Pacer(settings.flights, worthwhile=max(1, batch // 2), interval=0.002, rate=settings.max_push_rate)
-        self.reach = StreamReach(lambda: self.stream.read_to, self.core.continuity, lambda: self.stream.history)
+        self.reach = StreamReach(
+            lambda: self.stream.read_to,
+            self.core.continuity,
+            lambda: self.stream.history,
+            self.outbound.recent.told,
+        )
         self.pushing = Pushing(
             self.outbound,
             self.store,

@@ -28,7 +28,8 @@ from redisrepl.engine.plans import NEITHER, ConflictWinner, Newer, Plan, Policy,
 from redisrepl.engine.pushes import OutboundOptions
 from redisrepl.engine.reconcile import Circumstances
 from redisrepl.engine.refusals import Refusals
-from redisrepl.engine.seen import MOST_PLACES, Ring, StreamedKeys
+from redisrepl.engine.seen import MOST_PLACES, Ring
+from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.wire.commands import ChangeDecoder
 
 __all__ = ["Core", "CoreOptions", "InitialSync"]
@@ -281,7 +282,7 @@ class Core:
                 self.outbound.doubt(key)
         elif self.options.winner == "site":
             for key in keys:
-                self.outbound.add(Touch(key))
+                self.outbound.pending.add(Touch(key))
         else:
             for key in keys:
                 self.outbound.doubt(key)
@@ -442,7 +443,7 @@ class Core:
         return keys
 
     def _see(self, number: float) -> list[bytes]:
-        changes, whole = self.outbound.take_recent()
+        changes, whole = self.outbound.recent.take()
         untold = (change.key for change in changes if told_of(change) is not change)
         keys = list(reversed(dict.fromkeys(reversed(list(untold)))))  # those that were told of last are last
         self.ring.add(number, changes, untold=bool(keys), whole=whole)

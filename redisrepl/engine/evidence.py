@@ -4,8 +4,8 @@ In: the last changes that were seen of it, in order, and what it holds now. Out:
 others: asking it, and what follows (`engine.continuity`).
 
 A replica that took over tells itself up to which offset of the old history it has all; which keys were told of later
-is remembered for that (`StreamedKeys`), and which agreements are older (`Ring.number_at`). Of any other server, only
-what it holds can tell.
+is remembered for that (`engine.streamedkeys`), and which agreements are older (`Ring.number_at`). Of any other server,
+only what it holds can tell.
 
 What a Redis restores after a restart, or a replica has that takes over, is a prefix of its history: a change is there
 only if all earlier ones are. So the last few hundred changes are remembered with their digests, and the prefix is found

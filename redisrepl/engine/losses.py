@@ -23,7 +23,6 @@ from redisrepl.engine.seen import (
     Places,
     Ring,
     Seen,
-    StreamedKeys,
     entry_of,
     entry_of_place,
     entry_of_untold,
@@ -34,6 +33,7 @@ from redisrepl.engine.seen import (
     seen_of,
     untold_of,
 )
+from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.wire.digests import digest_of, elements_of
 
 __all__ = ["NO_FINDINGS", "Findings", "Losses", "joined"]

@@ -38,7 +38,8 @@ from redisrepl.engine.pushes import (
 )
 from redisrepl.engine.refusals import Refusals
 from redisrepl.engine.renewed import Renewed
-from redisrepl.engine.seen import MOST_PLACES, Places, StreamedKeys
+from redisrepl.engine.seen import MOST_PLACES, Places
+from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.keyspace import announced_events
 from redisrepl.wire.opaque import OPAQUE
@@ -176,10 +177,6 @@ class Outbound:
         self.recent.add_sets(run, latest)
         run.clear()
 
-    def take_recent(self) -> tuple[list[Change], bool]:
-        """The last changes of the site since this was asked last; and whether these are all."""
-        return self.recent.take()
-
     def places(self, number: int) -> Places | None:
         """What waits for the hub, or is on its way: it will be agreed on after this number."""
         return joined(self.pending.places(number, MOST_PLACES), self.doubtful.places(number, MOST_PLACES))
@@ -210,6 +207,7 @@ class Outbound:
         """Take one change of the stream, unless it is the echo of our own apply."""
         if isinstance(change, Flushed):
             self._flushed = True
+            self.recent.streamed_keys.flushed()
             return
         self.counters.read += 1
         expected, origin = self._expected_local, self.decoder.origin
@@ -297,10 +295,6 @@ class Outbound:
         """What the stream tells from here on, nobody has read before."""
         self.read_again_to = min(self.read_again_to, offset)
 
-    def add(self, change: Change) -> None:
-        """Push this too, whatever the hub holds."""
-        self.pending.add(change)
-
     def doubt(self, key: bytes, change: Change | None = None, expected: Expectation | None = None) -> None:
         """The site may hold something newer than the hub; find out, and push it if nobody else has changed it there.
 
@@ -387,6 +381,10 @@ class Outbound:
     def _take_doubts(self, max_keys: int, max_bytes: int) -> Sequence[Change]:
         unless = self.pending if self.every_write else self.pending.in_flight
         return self.doubtful.take(max_keys, max_bytes, unless=unless) if self.doubtful.ready else ()
+
+    def follows(self, batch: Batch) -> bool:
+        """Whether the link is still there from which the batch was taken."""
+        return batch.history == self._history
 
     def is_stale(self, batch: Batch) -> bool:
         """Whether a new history of the site has begun since: what was read for it may be of another server."""

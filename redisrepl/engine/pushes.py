@@ -28,7 +28,8 @@ from redisrepl.changes import (
 )
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.pending import Pending
-from redisrepl.engine.seen import RING, StreamedKeys
+from redisrepl.engine.seen import RING
+from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.wire.states import TOO_LARGE
 from redisrepl.wire.writes import events_of, written_keys
 
@@ -134,6 +135,10 @@ class RecentChanges:
         self._recent.append(run[-RING:])
         self._count += len(run)
 
+    def told(self, keys: Iterable[bytes]) -> float:
+        """See `StreamedKeys.told`."""
+        return self.streamed_keys.told(keys)
+
     def take(self) -> tuple[list[Change], bool]:
         """At most the last `RING` since this was asked last; and whether these are all."""
         changes: list[Change] = []
@@ -217,6 +222,11 @@ class Batch:
     queue: Pending
     in_doubt: bool
     history: int = field(default=0, compare=False)
+
+    @property
+    def keys(self) -> list[bytes]:
+        """Those that change."""
+        return [change.key for change in self.changes]
 
 
 @dataclass(frozen=True, slots=True)

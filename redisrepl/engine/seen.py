@@ -1,4 +1,4 @@
-"""What was seen of a server, as evidence of its history: its last changes in order, and which keys its stream told of.
+"""What was seen of a server, as evidence of its history: its last changes, in order.
 
 In: changes, and what keys were read to hold. Out: the last changes with their digests, in memory and as JSON can hold
 them; whether what a place holds is among them. Left to others: what that proves (`engine.evidence`), and what follows
@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from redisrepl.changes import Change, Deleted, HashSet, StringSet, Touch
+from redisrepl.engine.pieces import Pieces
 from redisrepl.wire.digests import element_of, string_digest
 
 __all__ = [
@@ -28,7 +29,6 @@ __all__ = [
     "Places",
     "Ring",
     "Seen",
-    "StreamedKeys",
     "entry_of",
     "entry_of_place",
     "entry_of_untold",
@@ -43,15 +43,10 @@ __all__ = [
 #: Changes that are remembered at a time, and saved; and in all, while the daemon runs.
 RING = 512
 _KEPT = 1024
-#: Keys that are remembered with the offset of the stream that told of them, and of these saved.
-_TOLD = 20_000
-_STREAMED = 2048
 #: Offsets of which the number of agreements by then is remembered: of some minutes, where agreements are many.
 _MILESTONES = 512
 #: What was agreed on that the hub is judged by.
 HISTORY = 20_000
-#: Pieces in which each of these lists is saved: only those that have changed since need to be written again.
-_PIECES = 64
 #: Saved in the place of changes that were left out.
 _LEFT_OUT: Sequence[object] = ()
 #: Fields of one change that are remembered.
@@ -148,129 +143,6 @@ def untold_of(entries: Iterable[object]) -> dict[Place, float]:
     return untold
 
 
-class _Pieces:
-    """The last entries of a list, in pieces of which most stay as they are while entries are added.
-
-    Args:
-        name: what they are saved as.
-        entries: how many are remembered at least.
-
-    Attributes:
-        count: entries that were ever added.
-        saved: the pieces by name, as JSON can hold them.
-    """
-
-    def __init__(self, name: str, entries: int) -> None:
-        self._size = entries // _PIECES
-        self._names = [f"{name} {piece}" for piece in range(_PIECES + 1)]  # one more, for it is begun empty
-        self.count = 0
-        self.saved: dict[str, list[object]] = {}
-
-    def add(self, entry: Sequence[object]) -> None:
-        """Another entry, newer than all."""
-        name = self._names[self.count // self._size % len(self._names)]
-        begun = self.saved[name] if self.count % self._size else [self.count]
-        self.saved[name] = [*begun, entry]  # another one, for the one before is being compared with it
-        self.count += 1
-
-    def load(self, document: Mapping[str, object]) -> list[object]:
-        """The entries of what was saved, in their order."""
-        pieces = []
-        for name in self._names:
-            match document.get(name):
-                case [int(first), *entries]:
-                    pieces.append((first, entries))
-                case _:
-                    pass
-        return [entry for _, entries in sorted(pieces, key=itemgetter(0)) for entry in entries]
-
-
-def _streamed_of(entry: object) -> tuple[int, bytes] | None:
-    """From what JSON held; None: that is no such entry."""
-    match entry:
-        case [int(offset), str(key)]:
-            with suppress(ValueError):
-                return offset, bytes.fromhex(key)
-    return None
-
-
-class StreamedKeys:
-    """Which keys the stream told of last, and up to which offset.
-
-    Attributes:
-        whole_to: what is not remembered, it had told before this offset; infinity: that is not known.
-        known_to: of what was agreed on after this number, it is not known whether the stream had told of it.
-    """
-
-    def __init__(self) -> None:
-        self.whole_to: float = math.inf
-        self.known_to: float = math.inf
-        self._keys: deque[tuple[int, list[bytes]]] = deque()
-        self._count = 0
-        self._now: list[bytes] = []
-        self._unsaved = 0  # of `_keys`, the last so many
-        self._saved = _Pieces("streamed", _STREAMED)
-        self._saved_from: float = 0  # what was told before this offset, not all of it was saved
-
-    def add(self, keys: Iterable[bytes]) -> None:
-        """The stream tells of these; without one, they have no offset."""
-        if self.whole_to != math.inf:
-            self._now += keys
-
-    def reached(self, offset: int) -> None:
-        """It has told all that lies before this offset."""
-        if not self._now:
-            return
-        self._keys.append((offset, self._now))
-        self._unsaved += 1
-        self._count += len(self._now)
-        self._now = []
-        while self._count > _TOLD and len(self._keys) > 1:
-            self.whole_to, keys = self._keys.popleft()
-            self._count -= len(keys)
-
-    def later_than(self, offset: int) -> set[bytes] | None:
-        """Keys that it told of after this offset; None: not all of them are remembered."""
-        if self.whole_to > offset:
-            return None
-        return {key for reached, keys in self._keys if reached > offset for key in keys}
-
-    def saved(self) -> dict[str, object]:
-        """The last of them as JSON can hold them, in the form of `Ring.saved`."""
-        if self.whole_to == math.inf:
-            return {}
-        new: list[tuple[int, bytes]] = []
-        for offset, keys in islice(reversed(self._keys), self._unsaved):
-            new += [(offset, key) for key in dict.fromkeys(keys)]
-            if len(new) >= _STREAMED:
-                self._saved_from = offset  # of what was told before, not all is saved
-                break
-        if self._unsaved > len(self._keys):  # some were forgotten before they were saved
-            self._saved_from = max(self._saved_from, self.whole_to)
-        for offset, key in reversed(new[:_STREAMED]):
-            self._saved.add((offset, key.hex()))
-        self._unsaved = 0
-        return {"streamed": [max(self.whole_to, self._saved_from), self._saved.count], **self._saved.saved}
-
-    @classmethod
-    def load(cls, document: Mapping[str, object]) -> StreamedKeys:
-        """From a document with what was saved by this and `Ring.saved`; if it cannot be read, nothing is known."""
-        streamed, number = cls(), document.get("ring")
-        match document.get("streamed"):
-            case [int(whole_to), int(count)]:
-                streamed.whole_to = whole_to
-                for entry in streamed._saved.load(document):
-                    if (told := _streamed_of(entry)) is None:
-                        return cls()
-                    offset, key = told
-                    streamed.add([key])
-                    streamed.reached(offset)
-                if count > len(streamed._keys):  # the first have made room
-                    streamed.whole_to = max(whole_to, streamed._keys[0][0] if streamed._keys else math.inf)
-        streamed.known_to = number if isinstance(number, int) else 0
-        return streamed
-
-
 class Ring:
     """The last changes that were seen of one server.
 
@@ -296,12 +168,12 @@ class Ring:
         self._by_place: dict[Place, list[Seen]] | None = None  # made when it is asked for
         # Each with how many before it are later changes; None: something was left out.
         self._unsaved: deque[tuple[Seen | None, int]] = deque(maxlen=RING)
-        self._seen_saved, self._milestones_saved = _Pieces("seen", RING), _Pieces("milestones", _MILESTONES)
+        self._seen_saved, self._milestones_saved = Pieces("seen", RING), Pieces("milestones", _MILESTONES)
         self._count = 0  # changes that were ever added
         self._touched: dict[bytes, tuple[int, int]] = {}  # keys yet to be read: that count at their change, the number
         self._untold: dict[Place, float] = {}
         self._untold_unsaved: deque[Place] = deque(maxlen=RING)
-        self._untold_saved = _Pieces("untold", RING)
+        self._untold_saved = Pieces("untold", RING)
         self.complete = 0
         self._remember(seen)
         self._do_not_know(untold)

@@ -238,7 +238,7 @@ class Applying:
         """
         inbound = self.inbound
         changes: list[Change] = []
-        equal = Facts()
+        equal, are_equal = Facts(), []
         in_progress = set(keys)
         try:
             async with self._writer.turn(keys, job.request(keys)) as turn:
@@ -253,11 +253,12 @@ class Applying:
                         continue
                     if not of_key:
                         job.agreed(key, equal)
+                        are_equal.append(key)
                         job.decided(key)
                     if inbound.about_to_apply(key, of_key):
                         changes += of_key
                         in_progress.add(key)
-                self._store.agreed(equal, self._reach.position(turn.offset))
+                self._store.agreed(equal, self._reach.position(are_equal, turn.offset))
                 if not changes:
                     return True
                 number, applied = await self._sent(turn, changes, job)
@@ -287,7 +288,7 @@ class Applying:
                 self._give_up(key, reason)
             else:
                 inbound.not_applied((key,))
-        at = self._reach.position(applied.offset)
+        at = self._reach.position(in_progress, applied.offset)
         self._store.acknowledged(number, {change.key for change in changes} - in_progress, at)
         self._core.applied(number, [change for change in changes if change.key in in_progress])
         for key in in_progress:

@@ -192,8 +192,8 @@ class Pushing:
         try:
             await self._see_clocks()
             await self._fenced()
-            batch, departure = await self._prepared(batch)
-            at = self._reach.position() if all(told_of(change) is change for change in batch.changes) else None
+            batch, departure, read_at = await self._prepared(batch)
+            at = self._reach.position(batch.keys) if read_at == 0 else None
             outbound.counters.requests += 1
             pushed = _NOTHING
             if departure.commands:
@@ -220,6 +220,8 @@ class Pushing:
         else:
             pacer.arrived()
             if number:
+                if read_at and outbound.follows(batch):  # by now the stream may have come that far
+                    at = self._reach.position(batch.keys, read_at)
                 refused = [key for key, error in pushed.errors.items() if error != UNCHANGED]
                 self._store.acknowledged(number, refused, at)
             outbound.succeeded(batch, pushed.errors, pushed.time, number or None)
@@ -257,24 +259,31 @@ class Pushing:
             self._store.dropped(number)
         self._unknown.clear()
 
-    async def _prepared(self, batch: Batch) -> tuple[Batch, Departure]:
-        """What to send for a batch, and what is left of it, once what it takes was read."""
+    async def _prepared(self, batch: Batch) -> tuple[Batch, Departure, int | None]:
+        """What to send for a batch, and what is left of it, once what it takes was read.
+
+        Returns:
+            Also where the site's stream was when keys in doubt were read; 0: the stream has told of all; None: unknown.
+        """
         outbound = self.outbound
+        read_at = 0 if all(told_of(change) is change for change in batch.changes) else None
         if not batch.in_doubt:
             batch, changes = await self._resolve(batch)
             _refuse_stale(outbound, batch)
             if any(type(change) is Deleted for change in changes) and await self._site_evicted():
                 changes = [change for change in changes if type(change) is not Deleted]
             changes = await self._without_expiries(changes)
-            return batch, outbound.prepare(changes, time.monotonic())
+            return batch, outbound.prepare(changes, time.monotonic()), read_at
         touched = [change.key for change in batch.changes if isinstance(change, Touch)]
         read = await self._site.first_states(touched, self._hub.max_body) if touched else ()
         states = dict(zip(touched, read, strict=False))
+        if touched:
+            read_at = await self._site.offset() or None
         outbound.held_at_site(states.values())
         await self._denials.look(states)
         late = set(touched[len(states) :])
         if touched and outbound.every_write:  # the values before the one that was read may still be under way
-            await self._reach.passed(await self._site.offset())
+            await self._reach.passed(read_at or 0)
             for key in [key for key in states if key in outbound.pending]:
                 late.add(key)
                 del states[key]
@@ -291,7 +300,7 @@ class Pushing:
         if any(state is None for state in states.values()):
             await self._site_evicted()  # as of now, what is in doubt is judged by that
         _refuse_stale(outbound, batch)
-        return batch, outbound.prepare_doubtful(batch, settled, states, ancestors, time.monotonic())
+        return batch, outbound.prepare_doubtful(batch, settled, states, ancestors, time.monotonic()), read_at
 
     async def _without_expiries(self, changes: Sequence[Change]) -> Sequence[Change]:
         """What is left once keys are put in doubt of which nobody knows whether they were removed or have expired.

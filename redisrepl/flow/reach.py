@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from redisrepl.changes import Position
 from redisrepl.engine.continuity import Continuity
@@ -28,13 +28,20 @@ class StreamReach:
         read_to: tells up to which offset; infinity if nobody reads it.
         continuity: knows whether it still is the stream of the same server.
         history: tells whose stream it is, by its replication id; empty: nobody reads it.
+        told: tells before which offset the stream had told all that it has told of some keys; infinity: that is not
+            known.
     """
 
     def __init__(
-        self, read_to: Callable[[], float], continuity: Continuity, history: Callable[[], str] = lambda: ""
+        self,
+        read_to: Callable[[], float],
+        continuity: Continuity,
+        history: Callable[[], str] = lambda: "",
+        told: Callable[[Collection[bytes]], float] = lambda _: math.inf,
     ) -> None:
         self._read_to = read_to
         self._history = history
+        self._told = told
         self._continuity = continuity
         self._moved = asyncio.Event()
 
@@ -42,15 +49,21 @@ class StreamReach:
         """The stream was read further, or was lost."""
         self._moved.set()
 
-    def position(self, offset: float | None = None) -> Position | None:
-        """The place of an offset in the site's history; None: that is not known, or the site has lost some of it.
+    def position(self, keys: Collection[bytes], offset: float = 0) -> Position | None:
+        """The place in the site's history by which it held what is known of these keys.
 
         Args:
-            offset: None: up to which the stream was read.
+            keys: they.
+            offset: where the site's stream was when they were read there; 0: the stream has told of them.
+
+        Returns:
+            What the stream told of them last lies before it. If the stream was not read that far, where the site was.
+            None: that is not known, or the site has lost some of its history.
         """
-        site, offset = self._continuity.site, self._read_to() if offset is None else offset
+        site, read_to = self._continuity.site, self._read_to()
+        before = offset if offset > read_to else min(read_to, self._told(keys))
         history = self._history() if site.followed and site.judged and site.proved == math.inf else ""
-        return Position(history, int(offset)) if history and 0 < offset < math.inf else None
+        return Position(history, int(before)) if history and 0 < before < math.inf else None
 
     async def passed(self, offset: int) -> None:
         """Return when everything that the site did before this offset was seen, or its stream is lost.

@@ -16,7 +16,8 @@ from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.losers import ConflictLoss
 from redisrepl.engine.losses import Findings, Losses
 from redisrepl.engine.plans import Plan
-from redisrepl.engine.seen import Ring, Seen, StreamedKeys
+from redisrepl.engine.seen import Ring, Seen
+from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.wire.digests import digest_of, element_of
 from tests.engine.sides import KEY, ancestor_of, string
 
@@ -110,8 +111,8 @@ def test_for_what_found_no_room_both_sides_are_compared(side):
     if side == "hub":
         core.inbound.mark_dirty([KEY, OTHER])
     else:
-        core.outbound.add(Touch(KEY))
-        core.outbound.add(Touch(OTHER))
+        core.outbound.pending.add(Touch(KEY))
+        core.outbound.pending.add(Touch(OTHER))
     core.overdue(0.0)
     assert core.continuity.hub.owed == core.continuity.site.owed
     assert core.continuity.hub.owed is not None
@@ -123,8 +124,8 @@ def test_what_found_no_room_is_compared_and_the_position_waits_for_that():
     core = core_of(max_keys=1)
     core.outbound.pending.resume_at(7, 0)
     core.inbound.mark_dirty([KEY, OTHER])
-    core.outbound.add(Touch(KEY))
-    core.outbound.add(Touch(OTHER))
+    core.outbound.pending.add(Touch(KEY))
+    core.outbound.pending.add(Touch(OTHER))
     core.overdue(0.0)
 
     assert core.continuity.hub.owed == "more keys changed at the hub than --max-keys"
@@ -133,7 +134,7 @@ def test_what_found_no_room_is_compared_and_the_position_waits_for_that():
     assert not any((core.inbound.take_left_out(), core.outbound.take_left_out()))
     assert core.outbound.acknowledged == 0
     core.continuity.begin("site")
-    core.outbound.add(Touch(b"ns:again"))
+    core.outbound.pending.add(Touch(b"ns:again"))
     core.overdue(0.0)
     core.compared(["site"])  # in the middle of which more was left out
     assert core.outbound.acknowledged == 0

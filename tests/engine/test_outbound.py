@@ -93,7 +93,7 @@ class Side:
             "order": [change.key for change in outbound.pending.take(1, 1)],
             "waiting": outbound.pending.take(1000, 1 << 20),
             "doubtful": outbound.doubtful.take(1000, 1 << 20),
-            "recent": outbound.take_recent(),
+            "recent": outbound.recent.take(),
             "told": (self.listener.changed, self.listener.dirty),
             "suspect": self.listener.suspects,
             "counters": (counters.read, counters.echoes),
@@ -497,8 +497,8 @@ def test_what_the_hub_did_not_do(error, doubt, suspect, failed):
     if doubt:
         side.outbound.doubt(K, StringSet(K, b"v"))
     else:
-        side.outbound.add(StringSet(K, b"v"))
-    side.outbound.add(StringSet(b"a:2", b"v"))
+        side.outbound.pending.add(StringSet(K, b"v"))
+    side.outbound.pending.add(StringSet(b"a:2", b"v"))
     while (batch := side.outbound.take(1, 1 << 20)).changes:
         side.outbound.prepare(batch.changes, 0.0)
         side.outbound.succeeded(batch, {K: error} if batch.changes[0].key == K else {}, 7.0)
@@ -514,7 +514,7 @@ def test_what_the_hub_did_not_do(error, doubt, suspect, failed):
 @pytest.mark.parametrize("doubt", [True, False])
 def test_a_batch_that_did_not_arrive_goes_again(doubt):
     side = Side()
-    (side.outbound.doubt(K, StringSet(K, b"v")) if doubt else side.outbound.add(StringSet(K, b"v")))
+    (side.outbound.doubt(K, StringSet(K, b"v")) if doubt else side.outbound.pending.add(StringSet(K, b"v")))
     batch = side.outbound.take(10, 1000)
     side.outbound.prepare(batch.changes, 0.0)
     side.outbound.failed(batch, unknown=False)
@@ -527,7 +527,7 @@ def test_a_batch_that_did_not_arrive_goes_again(doubt):
 def test_after_an_unknown_outcome_the_keys_are_in_doubt_and_what_came_meanwhile_is_live(doubt):
     side = Side()
     for key in (K, b"a:2"):
-        (side.outbound.doubt(key, StringSet(key, b"v")) if doubt else side.outbound.add(StringSet(key, b"v")))
+        (side.outbound.doubt(key, StringSet(key, b"v")) if doubt else side.outbound.pending.add(StringSet(key, b"v")))
     batch = side.outbound.take(10, 1000)
     side.outbound.prepare(batch.changes, 0.0)
     side.outbound.read([[b"SET", K, b"live"]], 10)
@@ -566,7 +566,7 @@ def test_what_is_in_doubt_has_its_turn_though_the_site_writes_its_key_all_the_ti
 def test_what_does_not_fit_into_a_request_after_all_waits_for_the_next():
     outbound = Side().outbound
     for key in (K, b"a:2"):
-        outbound.add(StringSet(key, b"v"))
+        outbound.pending.add(StringSet(key, b"v"))
     batch = outbound.shortened(outbound.take(10, 1000), [K])
     assert batch.changes == [StringSet(b"a:2", b"v")]
     assert outbound.take(10, 1000).changes == [StringSet(K, b"v")]
@@ -631,6 +631,15 @@ def test_the_position_waits_for_what_is_in_doubt_and_for_what_is_left_to_a_sweep
     assert outbound.acknowledged == 0
 
 
+def test_the_stream_has_told_of_every_key_by_the_end_of_a_flush():
+    outbound = Side().outbound
+    outbound.streamed_from(5)
+    outbound.read([[b"SET", K, b"v"]], 10)
+    assert outbound.recent.told([K]) == 10
+    outbound.read([[b"FLUSHALL"]], 20)
+    assert outbound.recent.told([K]) == 20
+
+
 def test_a_new_history_voids_what_was_expected_of_the_old_one():
     side = Side()
     side.outbound.resume_at(5, 0)
@@ -689,8 +698,8 @@ def test_the_last_changes_of_the_site_are_remembered_once():
         Touch(b"a:4", "set"),
         ExpirySet(K, 5),
     ]
-    assert side.outbound.take_recent() == (changes, True)
-    assert side.outbound.take_recent() == ([], True)
+    assert side.outbound.recent.take() == (changes, True)
+    assert side.outbound.recent.take() == ([], True)
 
 
 @pytest.mark.parametrize("count", [RING, RING + 1, 2 * RING])
@@ -703,7 +712,7 @@ def test_of_many_changes_only_the_last_are_remembered_and_that_there_were_more(c
         commands = [[command, key, b"0", value] for command, key, value in commands]
     for start in range(0, count, run):
         side.outbound.read(commands[start : start + run], 10 + start)
-    changes, whole = side.outbound.take_recent()
+    changes, whole = side.outbound.recent.take()
     assert [change.key for change in changes] == [b"a:%d" % number for number in range(count - RING, count)]
     assert whole == (count == RING)
-    assert side.outbound.take_recent() == ([], True)
+    assert side.outbound.recent.take() == ([], True)

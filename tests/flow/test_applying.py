@@ -167,20 +167,30 @@ async def test_what_differs_is_written_and_its_echo_expected(server, at_site, ru
         assert world.expected.holds(KEY)
 
 
-async def test_what_was_applied_or_found_equal_lies_before_where_the_site_is_then(server, at_site, running):
+async def test_what_was_found_equal_lies_where_the_stream_told_of_it_and_what_was_applied_where_the_site_is_then(
+    server, at_site, running
+):
     at_site.set(b"ns:equal", b"v")
     with socket.create_connection(("127.0.0.1", server.port)) as link:
         link.sendall(b"PSYNC ? -1\r\n")  # without a replica, the site does not count offsets
         await eventually_async(lambda: at_site.set(b"other", b"v") and offset(at_site))
     async with running(server) as world:
         world.reach._history = lambda: "history"
+
+        def told(keys):
+            assert keys == [b"ns:equal"]
+            world.read_to = 0  # what is applied now, the stream has yet to show
+            return 1
+
+        world.reach._told = told
         world.hub = {b"ns:equal": StringState(b"v"), b"ns:applied": StringState(b"v")}
         world.dirty(*world.hub, suspect=True)
         await world.applying.idle()
         since, now = partial(world.store.agreed_since, 0, most=9), offset(at_site)
         assert await since(Position("history", now)) == {}
         assert (await since(Position("history", now - 1))).keys() == {b"ns:applied"}  # shown by the end of it
-        assert (await since(Position("history", 1))).keys() == world.hub.keys()
+        assert (await since(Position("history", 1))).keys() == {b"ns:applied"}
+        assert (await since(Position("history", 0))).keys() == world.hub.keys()
 
 
 # With the ancestor.

@@ -38,7 +38,7 @@ RETRY = {"attempts": None, "timeout": None, "wait_initial": 0.01, "wait_max": 0.
 def outbound_with(count, kind=Outbound):
     outbound = kind(ChangeDecoder(lambda _key: True, frozenset({"set", "hset"})), ExpectedEvents(0))
     for number in range(count):
-        outbound.add(StringSet(b"k%d" % number, b"v"))
+        outbound.pending.add(StringSet(b"k%d" % number, b"v"))
     return outbound
 
 
@@ -171,7 +171,7 @@ async def test_news_wakes_one_flight(store):
     outbound, hub = outbound_with(0, Watched), FakeHub()
     async with Flights(outbound, store, hub, 32) as flights:
         for number in range(100):
-            outbound.add(StringSet(b"k%d" % number, b"v"))
+            outbound.pending.add(StringSet(b"k%d" % number, b"v"))
             flights.pushing.wake()
             await flights.pushing.drained()
     assert hub.calls == 100
@@ -182,7 +182,7 @@ async def test_a_full_batch_of_any_bytes_is_one_request(store, certificates):
     """It is taken so much smaller than a body that escapes do not make it two."""
     outbound = Outbound(ChangeDecoder(lambda _key: True, frozenset({"set"})), ExpectedEvents(0))
     for number in range(750):
-        outbound.add(StringSet(b"k%d" % number, random.Random(number).randbytes(900)))
+        outbound.pending.add(StringSet(b"k%d" % number, random.Random(number).randbytes(900)))
     with Hub(certificates, nginx={"replacements": {" buffer=64k flush=5s": ""}}) as hub:
         session = HubSession(check_url(hub.url), certificates.ssl_context())
         async with Flights(outbound, store, HubPusher(session, 330_000), 1, batch=1000) as flights:
@@ -223,7 +223,7 @@ A, B = StringState(b"a"), StringState(b"b")
 def outbound_of(*changes, kinds=KINDS):
     outbound = Outbound(ChangeDecoder(lambda _key: True, kinds), ExpectedEvents(0))
     for change in changes:
-        outbound.add(change)
+        outbound.pending.add(change)
     return outbound
 
 
@@ -259,7 +259,7 @@ async def test_a_batch_that_never_arrived_leaves_nothing_behind_and_goes_again(s
         FakeHub(PeerUnavailableError("away"), HubError("no", status=502)),
     )
     async with Flights(outbound, store, hub) as flights:
-        hub.before = lambda: hub.calls == 3 and outbound.add(StringSet(b"k", b"w"))
+        hub.before = lambda: hub.calls == 3 and outbound.pending.add(StringSet(b"k", b"w"))
         await eventually_async(lambda: hub.calls == 2 and not outbound.pending.in_flight)
         assert await store.lookup([b"k"]) == {}
         await flights.pushing.drained()
@@ -438,7 +438,7 @@ async def test_where_nothing_differs_nothing_is_sent(store):
     assert (hub.calls, outbound.waiting, store.number) == (0, 0, number)
 
 
-async def test_what_the_stream_told_lies_before_the_offset_to_which_it_was_read(store):
+async def test_a_push_lies_where_the_stream_told_of_its_keys_last(store):
     """What is read at the site itself may lie behind it."""
     told = [StringSet(b"told", b"v"), HashSet(b"fields told", {b"f": b"v"})]
     outbound = outbound_of(*told, Touch(b"read"), HashSet(b"fields read", {b"f": None}))
@@ -446,12 +446,43 @@ async def test_what_the_stream_told_lies_before_the_offset_to_which_it_was_read(
         outbound, store, FakeHub(), batch=1, site=StatesOf({b"read": A, b"fields read": HashState({b"f": b"v"})})
     )
     known = Continuity(site=SideState(followed=True, judged=True))
-    flights.pushing._reach = StreamReach(lambda: 7, known, lambda: "history")
+    at = {b"told": 5, b"fields told": 7}
+    flights.pushing._reach = StreamReach(lambda: 9, known, lambda: "history", lambda keys: max(map(at.get, keys)))
     async with flights:
         await flights.pushing.drained()
     assert (await store.agreed_since(0, Position("history", 7), most=9)).keys() == {b"read", b"fields read"}
-    assert len(await store.agreed_since(0, Position("history", 6), most=9)) == 4
+    assert (await store.agreed_since(0, Position("history", 6), most=9)).keys() == at.keys() - {b"told"} | {
+        b"read",
+        b"fields read",
+    }
+    assert len(await store.agreed_since(0, Position("history", 4), most=9)) == 4
     assert len(await store.agreed_since(0, Position("another", 7), most=9)) == 4
+
+
+@pytest.mark.parametrize(
+    ("site_at", "read_to", "lost", "last"),
+    [
+        (7, 9, False, 5),  # the stream has shown what was read, and told of the key before that
+        (7, 6, False, 7),  # it may have been written where the site was then
+        (7, 9, True, None),  # the stream is another one by now
+        (0, 9, False, None),  # the site does not say where it is
+    ],
+)
+async def test_a_push_of_a_key_in_doubt_lies_before_where_the_site_was_when_it_was_read(
+    store, site_at, read_to, lost, last
+):
+    outbound, hub, site = outbound_of(), FakeHub(), StatesOf({b"k": A})
+    site.stands_at = site_at
+    outbound.doubt(b"k")
+    flights = Flights(outbound, store, hub, site=site)
+    known = Continuity(site=SideState(followed=True, judged=True))
+    flights.pushing._reach = StreamReach(lambda: read_to, known, lambda: "history", lambda _: 5)
+    if lost:
+        hub.before = outbound.take_streamed_keys
+    async with flights:
+        await flights.pushing.drained()
+    lying = [at for at in range(12) if not await store.agreed_since(0, Position("history", at), most=9)]
+    assert lying[:1] == ([] if last is None else [last])
 
 
 async def test_nothing_leaves_before_the_clocks_are_known(store):
@@ -476,7 +507,7 @@ async def test_what_the_site_evicted_is_not_removed_at_the_hub(store):
     async with flights:
         await flights.pushing.drained()
         flights.evicted = False
-        outbound.add(Deleted(b"k"))
+        outbound.pending.add(Deleted(b"k"))
         flights.pushing.wake()
         await flights.pushing.drained()
     assert hub.pushed == [[[b"SET", b"k", b"v"]], [[b"DEL", b"k"]]]
@@ -498,9 +529,9 @@ async def test_a_removal_that_may_be_an_expiry_is_left_to_the_clock_of_the_hub(s
     outbound, hub = outbound_of(later, StringSet(b"expired", b"v", 1_000), StringSet(b"lasts", b"v")), FakeHub()
     async with Flights(outbound, store, hub, site=StatesOf({b"k": None, b"expired": None})) as flights:
         await flights.pushing.drained()
-        outbound.add(Deleted(b"expired"))
-        outbound.add(Deleted(b"k"))
-        outbound.add(Deleted(b"lasts"))
+        outbound.pending.add(Deleted(b"expired"))
+        outbound.pending.add(Deleted(b"k"))
+        outbound.pending.add(Deleted(b"lasts"))
         flights.pushing.wake()
         await flights.pushing.drained()
     digest = b"%015x" % string_digest(b"k", b"v")
@@ -527,7 +558,7 @@ async def test_what_was_read_while_the_site_was_lost_is_read_again(store, in_dou
     if in_doubt:
         outbound.doubt(b"k")
     else:
-        outbound.add(Touch(b"k", replaces=True))
+        outbound.pending.add(Touch(b"k", replaces=True))
 
     class Restarted(StatesOf):
         async def first_states(self, keys, max_bytes):
@@ -569,7 +600,7 @@ async def test_flights_do_not_spin_while_all_that_waits_is_on_its_way_in_doubt(s
 async def test_each_of_the_batches_side_by_side_has_a_slot_of_its_own(store):
     outbound, hub = outbound_with(0), FakeHub()
     for number in range(40):
-        outbound.add(StringSet(b"k%d" % number, b"v"))
+        outbound.pending.add(StringSet(b"k%d" % number, b"v"))
     at_once = []
     hub.before = lambda: at_once.append(hub.out)
     async with Flights(outbound, store, hub, 4, batch=5) as flights:
@@ -602,10 +633,10 @@ async def test_values_that_are_read_for_a_request_are_no_more_than_fit(store, ev
         outbound.pending = EveryWrite(96 << 20, 1000)
     hub.max_body = 100_000
     for number in range(50):
-        outbound.add(StringSet(b"a%d" % number, b"small"))
-        outbound.add(Touch(b"t%d" % number))
-        outbound.add(HashSet(b"h%d" % number, {b"f": None}))
-        outbound.add(Touch(b"a%d" % number, replaces=True))
+        outbound.pending.add(StringSet(b"a%d" % number, b"small"))
+        outbound.pending.add(Touch(b"t%d" % number))
+        outbound.pending.add(HashSet(b"h%d" % number, {b"f": None}))
+        outbound.pending.add(Touch(b"a%d" % number, replaces=True))
     site = LargeValues(30_000)
     async with Flights(outbound, store, hub, 2, site=site) as flights:
         await flights.pushing.drained()

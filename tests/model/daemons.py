@@ -23,7 +23,8 @@ from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losses import Losses
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pushes import Batch
-from redisrepl.engine.seen import HISTORY, MOST_PLACES, Ring, StreamedKeys
+from redisrepl.engine.seen import HISTORY, MOST_PLACES, Ring
+from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.errors import FencedError, LinkLostError, OutcomeUnknownError, PeerUnavailableError
 from redisrepl.flow import clocks as clocks_module
 from redisrepl.flow.applying import Applying
@@ -93,8 +94,8 @@ class PlayedApplying(Applying):
 class PlayedReach(StreamReach):
     """Likewise, or not at all."""
 
-    def __init__(self, stream: Callable[[], StreamSource], continuity: Continuity, site: Site, *, waits: bool) -> None:
-        super().__init__(lambda: stream().read_to, continuity, lambda: stream().history)
+    def __init__(self, stream: Callable[[], StreamSource], core: Core, site: Site, *, waits: bool) -> None:
+        super().__init__(lambda: stream().read_to, core.continuity, lambda: stream().history, core.outbound.recent.told)
         self._played_at, self._waits = site, waits
 
     async def passed(self, offset: int) -> None:
@@ -488,7 +489,7 @@ class Daemon:
             self.outbound.resume_at(saved.position.offset, saved.database)
         hub, of_site, known = HubDouble(self), SiteDouble(self), Known(store.saved)
         pacer = SimpleNamespace(**dict.fromkeys(("left", "arrived", "failed", "hold"), lambda *_: None))
-        reach = PlayedReach(lambda: self.stream, core.continuity, site, waits=world.waits)
+        reach = PlayedReach(lambda: self.stream, core, site, waits=world.waits)
         self.pushing = made.pushing(
             self.outbound,
             store,

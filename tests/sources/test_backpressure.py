@@ -49,7 +49,7 @@ class Snapshot:
 
     def read(self, keys):
         for number in range(keys):
-            self.outbound.add(StringSet(b"n:%d:%d" % (self.outbound.counters.pushed, number), b"v"))
+            self.outbound.pending.add(StringSet(b"n:%d:%d" % (self.outbound.counters.pushed, number), b"v"))
 
 
 @pytest.fixture(autouse=True)

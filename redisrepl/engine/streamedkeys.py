@@ -1,0 +1,124 @@
+"""Which keys the site's stream told of last, and before which offset.
+
+In: keys, as the stream tells of them. Out: which of them it told of after an offset; before which offset it had told
+all of some keys; both for the next process as well. Left to others: what follows (`engine.losses`, `flow.reach`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from itertools import islice
+
+from redisrepl.engine.pieces import Pieces
+
+__all__ = ["StreamedKeys"]
+
+#: Keys that are remembered with the offset of the stream that told of them, and of these saved.
+_TOLD = 20_000
+_STREAMED = 2048
+
+
+def _streamed_of(entry: object) -> tuple[int, bytes] | None:
+    """From what JSON held; None: that is no such entry."""
+    match entry:
+        case [int(offset), str(key)]:
+            with suppress(ValueError):
+                return offset, bytes.fromhex(key)
+    return None
+
+
+class StreamedKeys:
+    """Which keys the stream told of last, and up to which offset.
+
+    Attributes:
+        whole_to: what is not remembered, it had told before this offset; infinity: that is not known.
+        known_to: of what was agreed on after this number, it is not known whether the stream had told of it.
+    """
+
+    def __init__(self) -> None:
+        self.whole_to: float = math.inf
+        self.known_to: float = math.inf
+        self._keys: deque[tuple[int, list[bytes]]] = deque()
+        self._last: dict[bytes, int] = {}  # the last offset of each; of some that are not remembered any more, too
+        self._count = 0
+        self._now: list[bytes] = []
+        self._flushed = False
+        self._unsaved = 0  # of `_keys`, the last so many
+        self._saved = Pieces("streamed", _STREAMED)
+        self._saved_from: float = 0  # what was told before this offset, not all of it was saved
+
+    def add(self, keys: Iterable[bytes]) -> None:
+        """The stream tells of these; without one, they have no offset."""
+        if self.whole_to != math.inf:
+            self._now += keys
+
+    def flushed(self) -> None:
+        """It tells that all keys are gone, and names none."""
+        self._keys.clear()
+        self._last.clear()
+        self._now, self._count, self._flushed = [], 0, True
+
+    def reached(self, offset: int) -> None:
+        """It has told all that lies before this offset."""
+        if self._flushed:
+            self.whole_to, self._flushed = max(offset, self.whole_to), False
+        if not self._now:
+            return
+        self._keys.append((offset, self._now))
+        self._last.update(dict.fromkeys(self._now, offset))
+        self._unsaved += 1
+        self._count += len(self._now)
+        self._now = []
+        while self._count > _TOLD and len(self._keys) > 1:
+            self.whole_to, keys = self._keys.popleft()
+            self._count -= len(keys)
+        if len(self._last) > 2 * _TOLD:
+            self._last = {key: at for key, at in self._last.items() if at > self.whole_to}
+
+    def told(self, keys: Iterable[bytes]) -> float:
+        """Before which offset it had told all that it has told of these keys until now; infinity: that is not known."""
+        return max(self.whole_to, max((self._last.get(key, 0) for key in keys), default=0))
+
+    def later_than(self, offset: int) -> set[bytes] | None:
+        """Keys that it told of after this offset; None: not all of them are remembered."""
+        if self.whole_to > offset:
+            return None
+        return {key for reached, keys in self._keys if reached > offset for key in keys}
+
+    def saved(self) -> dict[str, object]:
+        """The last of them as JSON can hold them, in the form of `Ring.saved`."""
+        if self.whole_to == math.inf:
+            return {}
+        new: list[tuple[int, bytes]] = []
+        for offset, keys in islice(reversed(self._keys), self._unsaved):
+            new += [(offset, key) for key in dict.fromkeys(keys)]
+            if len(new) >= _STREAMED:
+                self._saved_from = offset  # of what was told before, not all is saved
+                break
+        if self._unsaved > len(self._keys):  # some were forgotten before they were saved
+            self._saved_from = max(self._saved_from, self.whole_to)
+        for offset, key in reversed(new[:_STREAMED]):
+            self._saved.add((offset, key.hex()))
+        self._unsaved = 0
+        return {"streamed": [max(self.whole_to, self._saved_from), self._saved.count], **self._saved.saved}
+
+    @classmethod
+    def load(cls, document: Mapping[str, object]) -> StreamedKeys:
+        """From a document with what was saved by this and `Ring.saved`; if it cannot be read, nothing is known."""
+        streamed, number = cls(), document.get("ring")
+        match document.get("streamed"):
+            case [int(whole_to), int(count)]:
+                streamed.whole_to = whole_to
+                for entry in streamed._saved.load(document):
+                    if (told := _streamed_of(entry)) is None:
+                        return cls()
+                    offset, key = told
+                    streamed.add([key])
+                    streamed.reached(offset)
+                if count > len(streamed._keys):  # the first have made room
+                    streamed.whole_to = max(whole_to, streamed._keys[0][0] if streamed._keys else math.inf)
+        streamed.known_to = number if isinstance(number, int) else 0
+        return streamed
