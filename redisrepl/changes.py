@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar, dataclass_transform
 
 __all__ = [
@@ -244,3 +245,15 @@ class Position(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.replid}:{self.offset}"
+
+
+class HeldBy(NamedTuple):
+    """By which place in its history a server held what is known of some keys.
+
+    Attributes:
+        position: by this one, but for those keys:
+        later: by which later offset of the same history.
+    """
+
+    position: Position
+    later: Mapping[bytes, int] = MappingProxyType({})

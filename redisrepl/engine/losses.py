@@ -36,7 +36,10 @@ from redisrepl.engine.seen import (
 from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.wire.digests import digest_of, elements_of
 
-__all__ = ["NO_FINDINGS", "Findings", "Losses", "joined"]
+__all__ = ["NO_FINDINGS", "Findings", "Losses", "Settled", "joined", "settled_at"]
+
+#: Digests of what may have been at a place.
+Settled = Mapping[Place, Collection[int | None]]
 
 
 def joined(*parts: Places | None) -> Places | None:
@@ -60,6 +63,25 @@ def _after(number: float, places: Places | None) -> Places | None:
     return {key: numbers for key, numbers in later.items() if numbers}
 
 
+def settled_at(places: Collection[Place], history: Iterable[Seen], number: int) -> Settled:
+    """Of places, what was agreed on last up to a number, and ever since; without those of which that is not known.
+
+    Args:
+        places: they.
+        history: what was agreed on, in order.
+        number: it.
+    """
+    settled: dict[Place, set[int | None]] = {}
+    for seen in history:
+        if seen.place not in places:
+            continue
+        if seen.number < number:  # it became agreed by it
+            settled[seen.place] = {seen.digest}
+        elif seen.place in settled:
+            settled[seen.place].add(seen.digest)
+    return settled
+
+
 class Findings(NamedTuple):
     """What was found of a server at the end of a new link.
 
@@ -72,6 +94,7 @@ class Findings(NamedTuple):
         kept: places of which it has a change that was seen, and all that came before; empty: that is not known, nor of
             any earlier one.
         held: what it holds now at some places of `Losses.suspects`.
+        settled: what was agreed on at some of them: last by the number of `Ring.settled_by`, and ever since.
         seen: of a hub, what was agreed on of places that it may have lost.
     """
 
@@ -81,6 +104,7 @@ class Findings(NamedTuple):
     kept_to: int | None = None
     kept: frozenset[Place] = frozenset()
     held: Mapping[Place, int | None] = MappingProxyType({})
+    settled: Settled = MappingProxyType({})
     seen: Iterable[Seen] = ()
 
 
@@ -122,12 +146,15 @@ class Losses:
         self._places: Places | None = None  # what was agreed, or was about to be, and may be lost; None: not known
         self._kept: frozenset[Place] = frozenset()  # of which it has at least one change of those seen
         self._held: Mapping[Place, int | None] = {}  # what it held at some of these places when it was judged
+        self._settled: Settled = {}  # what else may have been at some of them
         self._saved: dict[str, object] | None = None  # made when it is asked for
 
     def interrupted(self, ring: Ring) -> None:
         """What is seen from now on does not follow upon these last changes; the site has not been compared since."""
-        complete = ring.complete + (0 if ring.complete_from else self._seen.complete)
-        self._seen = Ring([*self._seen, *ring], untold={**self._seen.untold, **ring.untold}, complete=complete)
+        complete, changes = ring.complete + (self._seen.complete if ring.whole else 0), [*self._seen, *ring]
+        self._seen = Ring(changes, untold={**self._seen.untold, **ring.untold}, complete=complete)
+        if not (ring.whole and self._seen.whole):
+            self._settled = {}  # of what followed upon it, some is forgotten now
         self._saved = None
 
     def went_back(self, ring: Ring, proved_before: float, applies: Collection[int], findings: Findings) -> None:
@@ -149,8 +176,10 @@ class Losses:
             known_to = min(before.known_to, self.streamed_keys.known_to)
             self._missed = _Missed(before.keys | keys, before.numbers.union(applies), known_to)
         self._kept = findings.kept and findings.kept | self._kept
-        self._places, self._held = self.suspects(proved_before, findings.proved, findings.agreed), findings.held
+        self._places = self.suspects(proved_before, findings.proved, findings.agreed)
+        self._held = findings.held
         self.interrupted(ring)
+        self._settled = findings.settled
 
     def suspects(self, proved_before: float, proved_now: float, agreed: Places | None) -> Places | None:
         """What may be lost by a server that is judged to have gone back; arguments as of `went_back`."""
@@ -160,7 +189,7 @@ class Losses:
     def made_good(self) -> None:
         """Both sides agree on all keys."""
         self._seen, self._missed, self._places, self._kept, self._saved = Ring(), None, None, frozenset(), None
-        self._held = {}
+        self._held, self._settled = {}, {}
         self.renewed.made_good()
 
     def may_be_older(self, key: bytes, state: State, ancestor: Agreed, now: Ring, proved: float) -> bool:
@@ -226,7 +255,8 @@ class Losses:
         return place in self._held and self._held[place] != held
 
     def _written_since(self, proved: float, key: bytes, field: bytes | None, held: int | None) -> bool:
-        return self._seen.written_since(proved, key, field, held, kept=(key, field) in self._kept)
+        kept, settled = (key, field) in self._kept, self._settled.get((key, field))
+        return self._seen.written_since(proved, key, field, held, kept=kept, agreed=settled)
 
     def _seen_last(self, key: bytes, field: bytes | None, held: int | None, agreed_at: int, now: Ring) -> bool:
         """Whether this is the last that was seen there, and that was after the agreement."""
@@ -266,6 +296,7 @@ class Losses:
                 "places": places,
                 "kept": kept,
                 "held": [(*entry_of_place(place), digest) for place, digest in self._held.items()],
+                "settled": [(*entry_of_place(place), *digests) for place, digests in self._settled.items()],
             }
         return self._saved | renewed
 
@@ -294,6 +325,9 @@ class Losses:
         held: Any = document.get("held")
         with suppress(ValueError, TypeError):
             losses._held = {place_of(key, field): digest for key, field, digest in held}
+        settled: Any = document.get("settled")
+        with suppress(ValueError, TypeError):
+            losses._settled = {place_of(key, field): digests for key, field, *digests in settled}
         places: Any = document.get("places")
         if isinstance(places, Mapping):
             with suppress(ValueError, TypeError):

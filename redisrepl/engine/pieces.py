@@ -41,6 +41,14 @@ class Pieces:
 
     def load(self, document: Mapping[str, object]) -> list[object]:
         """The entries of what was saved, in their order."""
+        return [entry for _, entries in self._saved_in(document) for entry in entries]
+
+    def has_all(self, document: Mapping[str, object]) -> bool:
+        """Whether what was saved are all entries that ever were."""
+        pieces = self._saved_in(document)
+        return not pieces or pieces[0][0] == 0
+
+    def _saved_in(self, document: Mapping[str, object]) -> list[tuple[int, list[object]]]:
         pieces = []
         for name in self._names:
             match document.get(name):
@@ -48,4 +56,4 @@ class Pieces:
                     pieces.append((first, entries))
                 case _:
                     pass
-        return [entry for _, entries in sorted(pieces, key=itemgetter(0)) for entry in entries]
+        return sorted(pieces, key=itemgetter(0))

@@ -135,7 +135,7 @@ class RecentChanges:
         self._recent.append(run[-RING:])
         self._count += len(run)
 
-    def told(self, keys: Iterable[bytes]) -> float:
+    def told(self, keys: Iterable[bytes]) -> dict[bytes, int] | None:
         """See `StreamedKeys.told`."""
         return self.streamed_keys.told(keys)
 

@@ -8,7 +8,7 @@ them; whether what a place holds is among them. Left to others: what that proves
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -143,6 +143,17 @@ def untold_of(entries: Iterable[object]) -> dict[Place, float]:
     return untold
 
 
+def _entry(what: Seen | int | None, later: int) -> Sequence[object]:
+    """An entry of the ring, as JSON can hold it; see `Ring._unsaved`."""
+    match what:
+        case None:
+            return _LEFT_OUT
+        case int(number):
+            return number, later
+        case seen:
+            return entry_of(seen, later)
+
+
 class Ring:
     """The last changes that were seen of one server.
 
@@ -155,6 +166,7 @@ class Ring:
     Attributes:
         number: likewise.
         complete: likewise; where one was left out, what a place held then is not known.
+        whole: none was ever left out.
     """
 
     def __init__(
@@ -166,15 +178,15 @@ class Ring:
     ) -> None:
         self._seen: deque[Seen] = deque(maxlen=_KEPT)
         self._by_place: dict[Place, list[Seen]] | None = None  # made when it is asked for
-        # Each with how many before it are later changes; None: something was left out.
-        self._unsaved: deque[tuple[Seen | None, int]] = deque(maxlen=RING)
+        # Each with how many before it are later changes; None: something was left out; a number: of `_settled`.
+        self._unsaved: deque[tuple[Seen | int | None, int]] = deque(maxlen=RING)
         self._seen_saved, self._milestones_saved = Pieces("seen", RING), Pieces("milestones", _MILESTONES)
         self._count = 0  # changes that were ever added
         self._touched: dict[bytes, tuple[int, int]] = {}  # keys yet to be read: that count at their change, the number
         self._untold: dict[Place, float] = {}
         self._untold_unsaved: deque[Place] = deque(maxlen=RING)
         self._untold_saved = Pieces("untold", RING)
-        self.complete = 0
+        self.complete, self.whole = 0, True
         self._remember(seen)
         self._do_not_know(untold)
         self.complete = self.complete if complete is None else complete
@@ -182,6 +194,11 @@ class Ring:
         self._unread: int | None = None  # the number once the keys of changes that told no value were read
         self._milestones: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)  # offsets, each with its number
         self._number_before = 0
+        self._read: deque[tuple[int, int]] = deque(
+            maxlen=_MILESTONES
+        )  # offsets, each with the count of changes by then
+        self._count_read: int | None = None  # of them, the last
+        self._settled: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)  # such counts, each with a number
 
     def __iter__(self) -> Iterator[Seen]:
         return iter(self._seen)
@@ -211,11 +228,18 @@ class Ring:
         return self._by_place.get((key, field), ())
 
     def written_since(
-        self, number: float, key: bytes, field: bytes | None, digest: int | None, *, kept: bool = False
+        self,
+        number: float,
+        key: bytes,
+        field: bytes | None,
+        digest: int | None,
+        *,
+        kept: bool = False,
+        agreed: Collection[int | None] | None = None,
     ) -> bool:
         """Whether a server that holds this at a place, and has all that was agreed up to a number, wrote it after that.
 
-        What it held then was seen, and so was all that may have followed; it holds none of it.
+        What it held then is known, and so is all that may have followed; it holds none of it.
 
         Args:
             number: agreements up to this one it has.
@@ -223,12 +247,18 @@ class Ring:
             field: likewise.
             digest: of what it holds there.
             kept: it has some change of that place that was seen, whatever the number.
+            agreed: what was agreed on of it since `settled_by` this number; None: that is not known.
         """
         if self.was_untold((key, field)):
             return False
         of_place = self._of(key, field)
-        known = kept or any(seen.number < number for seen in of_place)
-        return known and digest is not None and all(seen.digest != digest for seen in of_place)
+        known = kept or agreed is not None or any(seen.number < number for seen in of_place)
+        return (
+            known
+            and digest is not None
+            and all(seen.digest != digest for seen in of_place)
+            and digest not in (agreed or ())
+        )
 
     def was_untold(self, place: Place) -> bool:
         """Whether values were there that nobody knows: a change did not tell, and none before it is remembered."""
@@ -280,6 +310,8 @@ class Ring:
             self._insert(seen, later)
             self._unsaved.append((seen, later))
         counts = [count for _, (count, _) in read]
+        self._settled = deque(((at + bisect_left(counts, at), number) for at, number in self._settled), _MILESTONES)
+        self._read = deque(((offset, at + bisect_left(counts, at)) for offset, at in self._read), _MILESTONES)
         self._touched = {key: (at + bisect_right(counts, at), number) for key, (at, number) in self._touched.items()}
         self._count += len(read)
         self._by_place = None
@@ -296,6 +328,7 @@ class Ring:
         """Put a change before this many later ones."""
         if len(self._seen) == _KEPT:
             self._seen.popleft()
+            self.whole = False
         self.complete += later < self.complete
         self._seen.insert(len(self._seen) - min(later, len(self._seen)), seen)
 
@@ -307,6 +340,26 @@ class Ring:
         if self._number_before > (self._milestones[-1][1] if self._milestones else 0):
             self._mark((offset, self._number_before))
         self._number_before = self.number
+        if self._count != self._count_read:
+            self._count_read = self._count
+            self._read.append((offset, self._count))
+
+    def acknowledged(self, offset: int, number: int) -> None:
+        """What the stream had told before this offset is agreed on, up to this number."""
+        count = None
+        while self._read and self._read[0][0] <= offset:
+            _, count = self._read.popleft()
+        if count is not None:
+            self._settled.append((count, number))
+            self._unsaved.append((number, self._count - count))
+
+    def settled_by(self, number: float) -> int | None:
+        """The last number, up to this one, by which all was agreed on that was seen before some change.
+
+        That change and all later ones are remembered. None: that is not known of any.
+        """
+        remembered = self._count - (len(self._seen) - self.complete_from)
+        return next((n for count, n in reversed(self._settled) if n <= number and count >= remembered), None)
 
     def _do_not_know(self, places: Untold) -> None:
         for place, number in places.items():
@@ -318,15 +371,19 @@ class Ring:
             self._left_out()
 
     def _remember(self, changes: Iterable[Seen]) -> None:
-        self._by_place = None
+        self._by_place, before = None, self._count
         for seen in changes:
             self._seen.append(seen)
             self._unsaved.append((seen, 0))
             self._count += 1
-            self.complete += 1
+        self.complete += self._count - before
+        self.whole &= self._count <= _KEPT
 
     def _left_out(self) -> None:
-        self._by_place, self.complete = None, 0
+        self._by_place, self.complete, self.whole = None, 0, False
+        self._read.clear()
+        self._settled.clear()
+        self._count_read = None
         self._unsaved.append((None, 0))
 
     def _mark(self, milestone: tuple[int, int]) -> None:
@@ -342,7 +399,7 @@ class Ring:
         if len(self._unsaved) == RING:  # there may have been more
             self._seen_saved.add(_LEFT_OUT)
         for seen, later in self._unsaved:
-            self._seen_saved.add(_LEFT_OUT if seen is None else entry_of(seen, later))
+            self._seen_saved.add(_entry(seen, later))
         self._unsaved.clear()
         for place in dict.fromkeys(self._untold_unsaved):
             self._untold_saved.add(entry_of_untold(place, self._untold[place]))
@@ -355,12 +412,19 @@ class Ring:
         """From a document with what was saved; what cannot be read is left out, which only proves less."""
         number = document.get("ring")
         ring = cls(number=number if isinstance(number, int) else 0)
+        ring.whole = ring._seen_saved.has_all(document)
         for entry in ring._seen_saved.load(document):
             match entry:
                 case []:
                     ring._left_out()
                 case [_, _, _, _, int(later)] if later > 0 and (seen := seen_of(entry)) is not None:
                     ring._insert(seen, later)
+                    ring._settled = deque(
+                        ((at + (ring._count - at < later), number) for at, number in ring._settled), _MILESTONES
+                    )
+                    ring._count += 1
+                case [int(settled_at), int(later)] if later >= 0:
+                    ring._settled.append((ring._count - later, settled_at))
                 case _ if (seen := seen_of(entry)) is not None:
                     ring._remember([seen])
         ring._do_not_know(untold_of(ring._untold_saved.load(document)))

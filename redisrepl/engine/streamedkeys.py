@@ -78,9 +78,12 @@ class StreamedKeys:
         if len(self._last) > 2 * _TOLD:
             self._last = {key: at for key, at in self._last.items() if at > self.whole_to}
 
-    def told(self, keys: Iterable[bytes]) -> float:
-        """Before which offset it had told all that it has told of these keys until now; infinity: that is not known."""
-        return max(self.whole_to, max((self._last.get(key, 0) for key in keys), default=0))
+    def told(self, keys: Iterable[bytes]) -> dict[bytes, int] | None:
+        """By which offset it had told all that it has told of each of these keys until now; None: that is not known."""
+        if self.whole_to == math.inf:
+            return None
+        last, whole_to = self._last, int(self.whole_to)
+        return {key: max(whole_to, last.get(key, 0)) for key in keys}
 
     def later_than(self, offset: int) -> set[bytes] | None:
         """Keys that it told of after this offset; None: not all of them are remembered."""

@@ -258,7 +258,7 @@ class Applying:
                     if inbound.about_to_apply(key, of_key):
                         changes += of_key
                         in_progress.add(key)
-                self._store.agreed(equal, self._reach.position(are_equal, turn.offset))
+                self._store.agreed(equal, self._reach.held_by(are_equal, turn.offset))
                 if not changes:
                     return True
                 number, applied = await self._sent(turn, changes, job)
@@ -288,8 +288,8 @@ class Applying:
                 self._give_up(key, reason)
             else:
                 inbound.not_applied((key,))
-        at = self._reach.position(in_progress, applied.offset)
-        self._store.acknowledged(number, {change.key for change in changes} - in_progress, at)
+        by = self._reach.held_by(in_progress, applied.offset)
+        self._store.acknowledged(number, {change.key for change in changes} - in_progress, by)
         self._core.applied(number, [change for change in changes if change.key in in_progress])
         for key in in_progress:
             job.decided(key)

@@ -16,6 +16,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from heapq import nlargest
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import structlog
@@ -24,7 +25,7 @@ from redisrepl.changes import Position
 from redisrepl.engine.continuity import Event, Side, SideState
 from redisrepl.engine.core import Core
 from redisrepl.engine.evidence import Proof, holds_since, proved
-from redisrepl.engine.losses import Findings, Losses
+from redisrepl.engine.losses import Findings, Losses, Settled, settled_at
 from redisrepl.engine.seen import RING, Place, Places, Seen
 from redisrepl.errors import RedisreplError
 from redisrepl.flow.clocks import Clocks
@@ -247,6 +248,12 @@ class Judging:
         held = await asked.held(nlargest(_LOOKED_AT, numbers, key=numbers.__getitem__))
         return {place: digest for place, digest in held.items() if digest != UNREADABLE}  # it may be readable later
 
+    async def _settled(self, judged: _Judgement, held: _Held) -> Settled:
+        """What else a site that went back may have held there."""
+        number = self._core.ring.settled_by(judged.number)
+        history = await self._history(number) if held and number is not None else None
+        return {} if history is None or number is None else settled_at(held.keys(), history, number)
+
     async def known_now(self) -> None:
         """Return when both servers are followed and judged."""
         while not self._core.continuity.known:
@@ -271,6 +278,7 @@ class Judging:
         kept = None if kept_to is None else Position(facts.earlier, kept_to)
         agreed = await self._perhaps_lost(judged, self._core.losses, kept)
         held = await self._held("site", judged, agreed)
+        settled = await self._settled(judged, held)
         if side.epoch != epoch or not side.followed:
             return  # the link was lost meanwhile; the next may lead to another server
         if facts.evicted_since(self.known.evicted):
@@ -281,7 +289,7 @@ class Judging:
         if facts.replid and not self._read_to():  # followed by its events, which have no position
             self.known.seen = Position(facts.replid, facts.offset)
         self._core.outbound.new_from(facts.offset or self._read_to())
-        self._tell("site", judged, agreed, held, kept_to)
+        self._tell("site", judged, agreed, held, settled, kept_to)
 
     async def _judged_of_site(self, facts: SiteFacts, *, resumed: bool, kept_to: int | None) -> _Judgement:
         seen, run_id = self.known.seen, self._core.continuity.site.run_id
@@ -457,7 +465,13 @@ class Judging:
         return self._core.continuity.epoch == epoch and self._core.continuity.hub.judged
 
     def _tell(
-        self, side: Side, judged: _Judgement, agreed: Places | None, held: _Held, kept_to: int | None = None
+        self,
+        side: Side,
+        judged: _Judgement,
+        agreed: Places | None,
+        held: _Held,
+        settled: Settled = MappingProxyType({}),
+        kept_to: int | None = None,
     ) -> None:
         event, reason, number, kept, seen = judged
         if event is Event.WENT_BACK:
@@ -467,7 +481,7 @@ class Judging:
                 then="what it lacks is copied back, and what it holds differently gives way to the other side",
             )
         of_lost = [change for change in seen if agreed is not None and change.key in agreed]
-        findings = Findings(number, self._number(), agreed, kept_to, kept, held, of_lost)
+        findings = Findings(number, self._number(), agreed, kept_to, kept, held, settled, of_lost)
         self._core.judged(side, event, reason, findings)
         if self._core.continuity.known:
             self.failure_log.succeeded()

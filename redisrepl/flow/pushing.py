@@ -193,7 +193,7 @@ class Pushing:
             await self._see_clocks()
             await self._fenced()
             batch, departure, read_at = await self._prepared(batch)
-            at = self._reach.position(batch.keys) if read_at == 0 else None
+            held_by = self._reach.held_by(batch.keys) if read_at == 0 else None
             outbound.counters.requests += 1
             pushed = _NOTHING
             if departure.commands:
@@ -221,9 +221,9 @@ class Pushing:
             pacer.arrived()
             if number:
                 if read_at and outbound.follows(batch):  # by now the stream may have come that far
-                    at = self._reach.position(batch.keys, read_at)
+                    held_by = self._reach.held_by(batch.keys, read_at)
                 refused = [key for key, error in pushed.errors.items() if error != UNCHANGED]
-                self._store.acknowledged(number, refused, at)
+                self._store.acknowledged(number, refused, held_by)
             outbound.succeeded(batch, pushed.errors, pushed.time, number or None)
             self._took(number, [change for change in departure.changes if change.key not in pushed.errors])
             self.failure_log.succeeded(pending_keys=outbound.waiting)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
-from redisrepl.changes import Position
+from redisrepl.changes import HeldBy, Position
 from redisrepl.engine.continuity import Continuity
 from redisrepl.errors import LinkLostError
 
@@ -28,8 +28,7 @@ class StreamReach:
         read_to: tells up to which offset; infinity if nobody reads it.
         continuity: knows whether it still is the stream of the same server.
         history: tells whose stream it is, by its replication id; empty: nobody reads it.
-        told: tells before which offset the stream had told all that it has told of some keys; infinity: that is not
-            known.
+        told: see `StreamedKeys.told`.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class StreamReach:
         read_to: Callable[[], float],
         continuity: Continuity,
         history: Callable[[], str] = lambda: "",
-        told: Callable[[Collection[bytes]], float] = lambda _: math.inf,
+        told: Callable[[Collection[bytes]], Mapping[bytes, int] | None] = lambda _: None,
     ) -> None:
         self._read_to = read_to
         self._history = history
@@ -49,21 +48,28 @@ class StreamReach:
         """The stream was read further, or was lost."""
         self._moved.set()
 
-    def position(self, keys: Collection[bytes], offset: float = 0) -> Position | None:
-        """The place in the site's history by which it held what is known of these keys.
+    def held_by(self, keys: Collection[bytes], offset: int = 0) -> HeldBy | None:
+        """By which place in its history the site held what is known of these keys.
 
         Args:
             keys: they.
             offset: where the site's stream was when they were read there; 0: the stream has told of them.
 
         Returns:
-            What the stream told of them last lies before it. If the stream was not read that far, where the site was.
-            None: that is not known, or the site has lost some of its history.
+            Where the stream told of them last; or where the site was, if the stream was not read that far. None: that
+            is not known, or the site has lost some of its history.
         """
-        site, read_to = self._continuity.site, self._read_to()
-        before = offset if offset > read_to else min(read_to, self._told(keys))
+        site = self._continuity.site
         history = self._history() if site.followed and site.judged and site.proved == math.inf else ""
-        return Position(history, int(before)) if history and 0 < before < math.inf else None
+        if not history:
+            return None
+        if offset > self._read_to():
+            return HeldBy(Position(history, offset))
+        told = self._told(keys)
+        if not told:
+            return None
+        first = min(told.values())
+        return HeldBy(Position(history, first), {key: at for key, at in told.items() if at != first})
 
     async def passed(self, offset: int) -> None:
         """Return when everything that the site did before this offset was seen, or its stream is lost.

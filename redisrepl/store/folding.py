@@ -367,7 +367,7 @@ class Folder:
 
         Args:
             number: of a record or batch.
-            kept: what is known to lie before this place of the site's history is left out.
+            kept: what the site is known to have held by this place of its history is left out.
             most: the largest number of keys to return.
 
         Returns:
@@ -379,10 +379,15 @@ class Folder:
         begin, reader = self._read_before(number)
         try:
             for facts, at, void in self._agreements(reader, number, begin):
-                if reader.lies_before(kept, at):
-                    _changes_of(facts, at, void).forget(places)
-                elif at > number:
-                    _changes_of(facts, at, void).note(places, at)
+                held_before = reader.held_before(kept, at)
+                if at <= number and held_before is None:
+                    continue
+                changes = _changes_of(facts, at, void)
+                if held_before is not None:
+                    held = Changes({key: changes.pop(key) for key in [*changes] if held_before(key)})
+                    held.forget(places)
+                if at > number:
+                    changes.note(places, at)
                 if len(places) > most:
                     return None
         except MALFORMED:

@@ -45,7 +45,8 @@ class Kind(IntEnum):
     CLEARED = 8  # nothing is agreed about any key
     APPLYING = 9  # batch, count of keys whose facts no longer count, those keys, facts
     PATCH = 10  # JSON: the values of the state document that changed, by name
-    AT = 11  # number, offset and history: where in the site's history that lies which is agreed on next
+    AT = 11  # not written any more, and not read: a former `HELD_BY`
+    HELD_BY = 12  # number, offset, count; of keys their checksum, and how much later; history: of what is agreed next
 
 
 #: Kind, payload, and the place behind the record.

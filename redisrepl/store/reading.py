@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
+from zlib import crc32
 
-from redisrepl.changes import Position
+from redisrepl.changes import HeldBy, Position
 from redisrepl.store.facts import Changes, concern_the_same, pack_keys, unpack_keys
 from redisrepl.store.journal import Kind, record
 
@@ -21,9 +22,9 @@ __all__ = [
     "acknowledged",
     "agreed",
     "applying",
-    "at",
     "document",
     "dropped",
+    "held_by",
     "patch",
     "sending",
 ]
@@ -33,7 +34,9 @@ MALFORMED = (struct.error, ValueError, IndexError)
 
 _NUMBER = struct.Struct("<Q")
 _REFUSED = struct.Struct("<QI")
-_AT = struct.Struct("<QQ")
+_HELD_BY = struct.Struct("<QQI")
+_LATER = struct.Struct("<II")
+_MUCH_LATER = (1 << 32) - 1  # or more
 
 
 def sending(batch: int, facts: bytes) -> bytes:
@@ -61,15 +64,23 @@ def agreed(number: int, facts: bytes) -> bytes:
     return record(Kind.AGREED, _NUMBER.pack(number), facts)
 
 
-def at(number: int, position: Position) -> bytes:
-    """The record of where in the site's history that lies which is agreed on under this number."""
-    return record(Kind.AT, _AT.pack(number, position.offset), position.replid.encode())
+def held_by(number: int, place: HeldBy) -> bytes:
+    """The record of where in its history the site came to hold what is agreed on under this number."""
+    (replid, first), later = place
+    parts = [_LATER.pack(crc32(key), min(offset - first, _MUCH_LATER)) for key, offset in later.items()]
+    return record(Kind.HELD_BY, _HELD_BY.pack(number, first, len(parts)), *parts, replid.encode())
 
 
-def _position(payload: bytes) -> tuple[int, Position]:
-    """What such a record says."""
-    number, offset = _AT.unpack_from(payload)
-    return number, Position(payload[_AT.size :].decode("ascii", "replace"), offset)
+def _held_before(payload: bytes, number: int, kept: Position) -> Callable[[bytes], bool] | None:
+    """Whether, by such a record, the site held what was agreed on of a key by a place; None: it says so of none."""
+    of, first, count = _HELD_BY.unpack_from(payload)
+    end = _HELD_BY.size + count * _LATER.size
+    if of != number or payload[end:] != kept.replid.encode() or first > kept.offset:
+        return None
+    most = min(kept.offset - first, _MUCH_LATER - 1)
+    pairs = _LATER.iter_unpack(payload[_HELD_BY.size : end])
+    late = {key for key, later in pairs if later > most}
+    return lambda key: crc32(key) not in late
 
 
 def document(content: Mapping[str, object]) -> bytes:
@@ -102,20 +113,25 @@ class Reader:
         self.number = 0
         self.open: dict[int, bytes] = {}
         self.applying: dict[int, tuple[bytes, frozenset[bytes]]] = {}
-        self._at: tuple[int, Position] | None = None  # where in the site's history that number's facts lie
+        self._held_by = b""  # where in the site's history it came to hold what is agreed on next
 
-    def lies_before(self, kept: Position | None, number: int) -> bool:
-        """Whether what was just agreed on, under this number, is known to lie before a place of the site's history."""
-        if kept is None or self._at is None:
-            return False
-        at, position = self._at
-        return at == number and position.replid == kept.replid and position.offset <= kept.offset
+    def held_before(self, kept: Position | None, number: int) -> Callable[[bytes], bool] | None:
+        """Whether the site held what was just agreed on of a key by a place in its history; None: so much for none.
+
+        Args:
+            kept: the place; None: none.
+            number: of what was just agreed on.
+
+        Raises:
+            struct.error: the record of that is damaged.
+        """
+        return _held_before(self._held_by, number, kept) if kept is not None and self._held_by else None
 
     def copy(self, *, document: bool = True) -> Reader:
         """Another reader in the same state, with the document or without."""
         other = Reader()
         other.document, other.number = dict(self.document) if document else {}, self.number
-        other.open, other.applying, other._at = dict(self.open), dict(self.applying), self._at
+        other.open, other.applying, other._held_by = dict(self.open), dict(self.applying), self._held_by
         return other
 
     def take(self, kind: int, payload: bytes) -> tuple[bytes, int, Collection[bytes]] | None:
@@ -126,10 +142,10 @@ class Reader:
         if kind == Kind.PATCH:
             self.document |= _document(payload)
             return None
-        if kind == Kind.CLEARED:
+        if kind in {Kind.CLEARED, Kind.AT}:
             return None
-        if kind == Kind.AT:
-            self._at = _position(payload)
+        if kind == Kind.HELD_BY:
+            self._held_by = payload
             return None
         (number,) = _NUMBER.unpack_from(payload)
         self.number = max(self.number, number)

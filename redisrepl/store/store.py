@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from redisrepl.changes import Position
+from redisrepl.changes import HeldBy, Position
 from redisrepl.engine.seen import Seen
 from redisrepl.errors import ConfigError
 from redisrepl.places import default_directory
@@ -152,30 +152,30 @@ class Store:
         self._record(record_of(batch, facts.encoded()))
         self._write()
 
-    def acknowledged(self, batch: int, refused: Collection[bytes] = (), at: Position | None = None) -> None:
+    def acknowledged(self, batch: int, refused: Collection[bytes] = (), held_by: HeldBy | None = None) -> None:
         """Record that a batch was executed: its facts are agreed, except those about the refused keys.
 
         Args:
             batch: its number.
             refused: these keys.
-            at: what of it the site holds lies before this place of its history; None: that is not known.
+            held_by: where in its history the site came to hold it; None: that is not known.
         """
         self._folder.fresh = False  # now, not when the worker reads the record
-        if at is not None:
-            self._record(reading.at(batch, at))
+        if held_by is not None:
+            self._record(reading.held_by(batch, held_by))
         self._record(reading.acknowledged(batch, refused))
 
     def dropped(self, batch: int) -> None:
         """Record that a batch was not executed: its facts do not count."""
         self._record(reading.dropped(batch))
 
-    def agreed(self, facts: Facts, at: Position | None = None) -> None:
-        """Record that these facts are agreed; `at` as of `acknowledged`."""
+    def agreed(self, facts: Facts, held_by: HeldBy | None = None) -> None:
+        """Record that these facts are agreed; `held_by` as of `acknowledged`."""
         if facts:
             self._folder.fresh = False  # now, not when the worker reads the record
             number = self.next_number()
-            if at is not None:
-                self._record(reading.at(number, at))
+            if held_by is not None:
+                self._record(reading.held_by(number, held_by))
             self._record(reading.agreed(number, facts.encoded()))
 
     def save(self, document: Mapping[str, object]) -> bool:

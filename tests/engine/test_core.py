@@ -14,7 +14,7 @@ from redisrepl.engine import refusals
 from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.losers import ConflictLoss
-from redisrepl.engine.losses import Findings, Losses
+from redisrepl.engine.losses import Findings, Losses, settled_at
 from redisrepl.engine.plans import Plan
 from redisrepl.engine.seen import Ring, Seen
 from redisrepl.engine.streamedkeys import StreamedKeys
@@ -402,6 +402,57 @@ def test_what_a_site_did_not_hold_when_it_was_judged_is_newer(held, value, pushe
     core.site_attached()
     core.judged("site", Event.WENT_BACK, "again", Findings(proved=5, agreed=agreed, number=9))
     assert core.plan(KEY, value and string(value), C, ancestor_of(C, 7), 0.0).push is None
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+@pytest.mark.parametrize(
+    ("value", "later", "pushed"),
+    [
+        ("agreed", (), False),  # what was agreed on there last, or since
+        ("since", (), False),
+        ("new", (), True),
+        ("told", (), False),  # what the stream told of since
+        ("new", [[b"SET", b"ns:other", b"v"]], True),
+        ("new", [[b"SET", b"ns:other", b"%d" % n] for n in range(2000)], False),  # more than is remembered
+        ("new", [[b"SET", b"ns:other", b"%d" % n] for n in range(1020)], False),
+        ("new", [[b"APPEND", KEY, b"v"]], False),
+        (None, (), False),  # it may have been removed before it was lost
+    ],
+)
+def test_what_a_site_never_held_since_all_was_agreed_on_is_newer(value, later, pushed, restarts):
+    core = core_of()
+    core.ring = Ring((), 5)
+    core.outbound.read([[b"SET", KEY, b"told"]], 10)
+    core.site_lost(8)
+    core.site_attached()
+    values = ("agreed", "since")
+    findings = Findings(
+        proved=6,
+        agreed={KEY: {None: 7}},
+        settled={(KEY, None): {digest_of(KEY, string(one)) for one in values}},
+        number=8,
+    )
+    core.judged("site", Event.WENT_BACK, "restarted", findings)
+    if later:
+        core.outbound.read(later, 20)
+        core.site_lost(8)
+        core.site_attached()
+        core.judged("site", Event.GAP, "overrun")
+    for _ in range(restarts):
+        core = gone_and_begun_again(core)
+        core.judged("site", Event.GAP, "overrun")
+    plan = core.plan(KEY, value and string(value), C, ancestor_of(C, 7), 0.0)
+    assert bool(plan.push) == pushed
+    assert bool(plan.apply) == (not pushed)
+
+
+def test_what_was_agreed_on_by_a_number_and_since():
+    history = [
+        *(Seen(1, KEY, None, 1), Seen(2, KEY, None, 2), Seen(2, KEY, b"f", 3), Seen(3, KEY, None, None)),
+        *(Seen(4, b"other", None, 4), Seen(4, KEY, b"late", 5), Seen(5, KEY, None, 6)),
+    ]
+    places = {(KEY, None), (KEY, b"f"), (KEY, b"late"), (b"none", None)}
+    assert settled_at(places, history, 3) == {(KEY, None): {2, None, 6}, (KEY, b"f"): {3}}
 
 
 @pytest.mark.parametrize("restarts", [0, 1])

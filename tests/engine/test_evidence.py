@@ -16,7 +16,7 @@ from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Event
 from redisrepl.engine.core import Core
 from redisrepl.engine.evidence import holds_since, proved
-from redisrepl.engine.losses import Findings
+from redisrepl.engine.losses import Findings, settled_at
 from redisrepl.engine.seen import RING, Ring, Seen
 from redisrepl.wire.digests import digest_of, element_of, string_digest
 
@@ -252,6 +252,102 @@ def test_what_is_read_takes_the_place_of_its_change():
             *((b"c", 0), (b"m", 0), (b"d", 0), (b"other", 7), (b"e", 7)),
         ]
     assert [seen.key for seen in saved] == [b"a", b"b"]
+
+
+def ring_of(*steps):
+    """After steps: a key changes; an offset is read to, or acknowledged with a number; changes are left out (None)."""
+    ring = Ring()
+    for step in steps:
+        match step:
+            case bytes(key):
+                ring.add(ring.number, [StringSet(key, b"%d" % len(ring))])
+            case int(offset):
+                ring.reached(offset)
+            case (int(offset), int(number)):
+                ring.acknowledged(offset, number)
+            case None:
+                ring.add(ring.number, [], whole=False)
+    return ring
+
+
+@pytest.mark.parametrize(
+    ("steps", "number", "settled"),
+    [
+        ((b"a", 10), 9, None),  # nothing is agreed on yet
+        ((b"a", 10, (9, 3)), 9, None),
+        ((b"a", 10, (10, 3)), 9, 3),
+        ((b"a", 10, (10, 3)), 2, None),
+        ((b"a", 10, b"b", 20, (10, 3), b"c", 30, (30, 5)), 9, 5),
+        ((b"a", 10, b"b", 20, (10, 3), b"c", 30, (30, 5)), 4, 3),
+        ((b"a", 10, b"b", 20, (20, 5)), 4, None),  # it was agreed on together
+        ((b"a", 10, (10, 3), None, b"b", 20), 9, None),  # what followed is not all remembered
+        ((b"a", 10, None, b"b", 20, (10, 3)), 9, None),
+        ((b"a", 10, (10, 3), None, b"b", 20, (20, 4)), 9, 4),
+        ((b"a", 10, (10, 3), *[b"b"] * 1024), 9, 3),
+        ((b"a", 10, (10, 3), *[b"b"] * 1025), 9, None),
+    ],
+)
+def test_by_which_number_all_was_agreed_on_that_was_seen(steps, number, settled):
+    assert ring_of(*steps).settled_by(number) == settled
+
+
+def test_the_next_process_knows_by_which_number_all_was_agreed_on():
+    ring = ring_of(b"a", 10)
+    ring.saved()
+    ring.acknowledged(10, 3)
+    ring.add(3, [StringSet(b"b", b"1"), Touch(b"n"), StringSet(b"c", b"1")], untold=True)
+    ring.reached(20)
+    ring.saved()
+    ring.add_read({b"n": 1})
+    loaded = Ring.load(json.loads(json.dumps(ring.saved())))
+    for one in (ring, loaded):
+        assert one.settled_by(9) == 3
+        assert list(one)[-(one._count - one._settled[0][0]) :] == list(one)[1:]
+
+
+def test_what_is_read_of_a_change_before_all_was_agreed_on_does_not_count_as_later():
+    ring = ring_of(b"a")
+    ring.add(3, [Touch(b"n")], untold=True)
+    ring.add(3, [StringSet(b"b", b"1"), StringSet(b"c", b"1")])
+    ring.reached(20)
+    ring.acknowledged(20, 4)
+    ring.add(4, [StringSet(b"d", b"1")])
+    ring.saved()
+    ring.add_read({b"n": 1})
+    for one in (ring, Ring.load(json.loads(json.dumps(ring.saved())))):
+        assert one._count - one._settled[0][0] == 1
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_no_value_that_a_server_has_restored_counts_as_written_since(seed):
+    """Changes are seen in bursts, agreed on late and not each of them; the server then restores any of its moments."""
+    rng = random.Random(seed)
+    places, ring, number, offset = [b"%d" % n for n in range(rng.randint(1, 6))], Ring(), 0, 0
+    moments = [(0, {}, 0)]  # offset, what was held, agreements that are part of it for sure
+    waiting, history, held = {}, [], {}  # by key: since when, and what is there; what was agreed on
+    for value in range(rng.randint(1, 60)):
+        for _ in range(rng.randint(0, 4)):
+            key, offset = rng.choice(places), offset + 1
+            held = {**held, key: b"%d" % value}
+            ring.add(ring.number, [StringSet(key, held[key])])
+            waiting[key] = (waiting.get(key, (offset,))[0], held[key])
+            moments.append((offset, held, 0))
+        for key in [key for key in waiting if rng.random() < 0.4]:
+            number += 1
+            history.append(Seen(number - 1, key, None, string_digest(key, waiting.pop(key)[1])))
+        ring.add(number, [])
+        ring.reached(offset)
+        ring.acknowledged(min((since for since, _ in waiting.values()), default=offset + 1) - 1, number)
+        moments.append((offset, held, number))
+    has = rng.randrange(len(moments))
+    proved = max(number for _, _, number in moments[: has + 1])
+    settled_by = ring.settled_by(proved)
+    settled = {} if settled_by is None else settled_at({(key, None) for key in places}, history, settled_by)
+    for key, value in moments[has][1].items():
+        digest = string_digest(key, value)
+        assert not ring.written_since(proved, key, None, digest, agreed=settled.get((key, None)))
+    for key in settled:
+        assert ring.written_since(proved, *key, string_digest(key[0], b"new"), agreed=settled[key])
 
 
 def test_what_is_read_proves_no_more_than_its_change():

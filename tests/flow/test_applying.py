@@ -180,7 +180,7 @@ async def test_what_was_found_equal_lies_where_the_stream_told_of_it_and_what_wa
         def told(keys):
             assert keys == [b"ns:equal"]
             world.read_to = 0  # what is applied now, the stream has yet to show
-            return 1
+            return {b"ns:equal": 1}
 
         world.reach._told = told
         world.hub = {b"ns:equal": StringState(b"v"), b"ns:applied": StringState(b"v")}

@@ -432,6 +432,22 @@ async def test_a_hub_that_was_restarted_is_judged_by_what_it_held_last(seen, hel
     assert await hub_judged(world) == ("hub", *judged)
 
 
+@pytest.mark.parametrize(
+    ("value", "reaches", "older"), [(b"agreed", True, True), (b"new", True, False), (b"new", False, True)]
+)
+async def test_what_a_site_never_held_since_all_was_agreed_on_it_has_written_since(value, reaches, older):
+    """Though it held it already when it was judged."""
+    world = World()
+    world.core.ring.reached(90)
+    world.core.ring.acknowledged(90, 5)
+    world.held_by_site = {(b"since", None): string_digest(b"since", value)}
+    world.seen = [Seen(4, b"since", None, string_digest(b"since", b"agreed"))] if reaches else None
+    world.site, world.mark_at_site = SiteFacts(NEW, "master", OTHER, 9), 6
+    await site_judged(world, resumed=False)
+    ancestor = Agreed(string_digest(b"since", b"later"), 7)
+    assert world.core.losses.may_be_older(b"since", StringState(value), ancestor, Ring(), 6) == older
+
+
 @pytest.mark.parametrize("readable", [True, False])
 @pytest.mark.parametrize("side", SIDES)
 async def test_what_a_server_does_not_hold_yet_when_it_is_judged_it_has_written_since(side, readable):

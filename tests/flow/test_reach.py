@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from redisrepl.changes import Position
+from redisrepl.changes import HeldBy, Position
 from redisrepl.engine.continuity import Continuity, SideState
 from redisrepl.flow.reach import StreamReach
 
@@ -13,23 +13,24 @@ KNOWN = {"followed": True, "judged": True}
 
 
 @pytest.mark.parametrize(
-    ("state", "read_to", "history", "offset", "position"),
+    ("state", "history", "offset", "held_by"),
     [
-        (KNOWN, 7, HISTORY, 0, Position(HISTORY, 3)),
-        (KNOWN, 7, HISTORY, 7, Position(HISTORY, 3)),  # what was read there then, the stream has told of since
-        (KNOWN, 7, HISTORY, 9, Position(HISTORY, 9)),  # it may have been changed behind what was read
-        (KNOWN, 2, HISTORY, 0, Position(HISTORY, 2)),
-        (KNOWN | {"judged": False}, 7, HISTORY, 0, None),
-        (KNOWN | {"followed": False}, 7, HISTORY, 9, None),
-        (KNOWN | {"proved": 5.0}, 7, HISTORY, 9, None),  # what waits may be of the history before
-        (KNOWN, 0, HISTORY, 0, None),
-        (KNOWN, math.inf, "", 0, None),  # it is followed by its events
+        (KNOWN, HISTORY, 0, HeldBy(Position(HISTORY, 3), {b"later": 5})),
+        (KNOWN, HISTORY, 7, HeldBy(Position(HISTORY, 3), {b"later": 5})),  # the stream has come that far
+        (KNOWN, HISTORY, 9, HeldBy(Position(HISTORY, 9))),  # it may have been changed behind what was read
+        (KNOWN | {"judged": False}, HISTORY, 0, None),
+        (KNOWN | {"followed": False}, HISTORY, 9, None),
+        (KNOWN | {"proved": 5.0}, HISTORY, 9, None),  # what waits may be of the history before
+        (KNOWN, "", 0, None),
     ],
 )
-def test_the_place_in_the_sites_history(state, read_to, history, offset, position):
-    reach = StreamReach(lambda: read_to, Continuity(site=SideState(**state)), lambda: history, {b"k": 3}.get)
-    assert reach.position(b"k", offset) == position
+def test_by_which_place_in_its_history_the_site_held_something(state, history, offset, held_by):
+    told = {b"k": 3, b"later": 5, b"too": 3}
+    reach = StreamReach(lambda: 7, Continuity(site=SideState(**state)), lambda: history, lambda _: told)
+    assert reach.held_by(told, offset) == held_by
 
 
-def test_without_a_stream_nothing_has_a_place():
-    assert StreamReach(lambda: math.inf, Continuity(site=SideState(**KNOWN))).position([b"k"], 7) is None
+@pytest.mark.parametrize("history", ["", HISTORY])
+def test_without_a_stream_that_is_not_known(history):
+    reach = StreamReach(lambda: math.inf, Continuity(site=SideState(**KNOWN)), lambda: history)
+    assert reach.held_by([b"k"], 7) is None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from redisrepl.changes import Position
+from redisrepl.changes import HeldBy, Position
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.seen import Seen
 from redisrepl.store.facts import Changes, Facts, Patch, concern_the_same
@@ -30,7 +30,7 @@ class Memory:
         self.number = 0
         self.fresh = True
         self.log: list[tuple[int, Changes]] = []
-        self.at: dict[int, Position | None] = {}  # where in the site's history what was agreed on lies
+        self.held_by: dict[int, HeldBy | None] = {}  # of what was agreed on under a number
 
     def copy(self) -> Memory:
         """Another one that holds the same."""
@@ -39,7 +39,7 @@ class Memory:
             other.keys[key] = (dict(held) if isinstance(held, dict) else held), number, expires
         other.open = {batch: Changes(changes) for batch, changes in self.open.items()}
         other.applying = {batch: Changes(changes) for batch, changes in self.applying.items()}
-        other.log, other.at = list(self.log), dict(self.at)
+        other.log, other.held_by = list(self.log), dict(self.held_by)
         other.document, other.number, other.fresh = self.document, self.number, self.fresh
         return other
 
@@ -183,11 +183,11 @@ class Ancestors:
         self._record(record, changes.keys())
         self._write()
 
-    def acknowledged(self, batch: int, refused: Collection[bytes] = (), at: Position | None = None) -> None:
+    def acknowledged(self, batch: int, refused: Collection[bytes] = (), held_by: HeldBy | None = None) -> None:
         refused = frozenset(refused)
 
         def record(memory: Memory) -> None:
-            memory.at[batch] = at
+            memory.held_by[batch] = held_by
             for batches in (memory.open, memory.applying):
                 if (changes := batches.pop(batch, None)) is not None:
                     memory.agree(changes, refused, batch)
@@ -203,7 +203,7 @@ class Ancestors:
         self._sent.pop(batch, None)
         self._record(record)
 
-    def agreed(self, facts: Facts, at: Position | None = None) -> None:
+    def agreed(self, facts: Facts, held_by: HeldBy | None = None) -> None:
         if not facts:
             return
         number, encoded = self.next_number(), facts.encoded()
@@ -211,7 +211,7 @@ class Ancestors:
         def record(memory: Memory) -> None:
             changes = Changes()
             changes.take(encoded, number)
-            memory.at[number] = at
+            memory.held_by[number] = held_by
             memory.agree(changes, (), number)
             memory.number = max(memory.number, number)
 
@@ -301,11 +301,13 @@ class Ancestors:
         await Wire()
         places: dict[bytes, dict[bytes | None, int]] = {}
         for agreed_at, changes in self.memory.log:
-            at = self.memory.at.get(agreed_at)
-            if kept and at and at.replid == kept.replid and at.offset <= kept.offset:
-                changes.forget(places)
-            elif agreed_at > number:
-                changes.note(places, agreed_at)
+            place = self.memory.held_by.get(agreed_at)
+            held = set[bytes]()
+            if kept and place and place.position.replid == kept.replid:
+                held = {key for key in changes if place.later.get(key, place.position.offset) <= kept.offset}
+            Changes({key: changes[key] for key in held}).forget(places)
+            if agreed_at > number:
+                Changes({key: changes[key] for key in changes if key not in held}).note(places, agreed_at)
         for batch, changes in [*self.memory.open.items(), *self.memory.applying.items()]:
             changes.note(places, batch)
         return places if self._remembers and not self._unwritten else None

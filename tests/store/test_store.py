@@ -10,7 +10,7 @@ import stat
 import pytest
 from structlog.testing import capture_logs
 
-from redisrepl.changes import Position
+from redisrepl.changes import HeldBy, Position
 from redisrepl.engine.seen import Seen
 from redisrepl.store import Facts, Pair, StateDirectoryError, folding, open_store
 from redisrepl.store import store as module
@@ -530,34 +530,39 @@ async def test_what_was_agreed_since_is_known_as_far_back_as_the_journal_reaches
 HERE, ELSEWHERE = "a" * 40, "b" * 40
 
 
-async def test_what_lies_before_a_place_of_the_sites_history_is_not_agreed_since(opened):
+async def test_what_the_site_held_by_a_place_of_its_history_is_not_agreed_since(opened):
     """A replica that took over, and kept the history of its master up to there, has that for sure."""
     store = await opened()
-    for key, at in ((b"told", Position(HERE, 5)), (b"later", Position(HERE, 6)), (b"other", Position(ELSEWHERE, 5))):
-        store.agreed(strings((key, 1)), at)
+    for key, at in ((b"told", (HERE, 5)), (b"later", (HERE, 6)), (b"other", (ELSEWHERE, 5))):
+        store.agreed(strings((key, 1)), HeldBy(Position(*at)))
+    for number, later in enumerate([{b"b": 6}, {b"b": 5, b"c": 1 << 40}]):
+        keys = [b"%d %b" % (number, name) for name in (b"a", b"b", b"c")]
+        by = HeldBy(Position(HERE, 4), {b"%d %b" % (number, name): offset for name, offset in later.items()})
+        store.agreed(strings(*((key, 1) for key in keys)), by)
     store.agreed(strings((b"unknown", 1)))
-    for at in (Position(HERE, 5), Position(HERE, 9), None):
+    for at in (5, 9, 0):
         for to_site in (False, True):
             sent = store.next_number()
-            store.sending(sent, strings((b"sent %d %d" % (at.offset if at else 0, to_site), 1)), to_site=to_site)
-            store.acknowledged(sent, (), at)
-    # What is not known to lie before it does, if what was agreed on afterwards does.
+            store.sending(sent, strings((b"sent %d %d" % (at, to_site), 1)), to_site=to_site)
+            store.acknowledged(sent, (), HeldBy(Position(HERE, at)) if at else None)
+    # What is not known to have been held by it was, if what was agreed on afterwards was.
     for number, later in enumerate(
         [("fields", {b"f": 2}), ("fields", {b"g": 1}), ("hash", {b"g": 1}), ("string", 5)],
     ):
         key = b"h%d" % number
         store.agreed(facts(("fields", key, {b"f": 1})))
-        store.agreed(facts((later[0], key, *later[1:])), Position(HERE, 5))
-    store.agreed(strings((b"again", 1)), Position(HERE, 5))
+        store.agreed(facts((later[0], key, *later[1:])), HeldBy(Position(HERE, 5)))
+    store.agreed(strings((b"again", 1)), HeldBy(Position(HERE, 5)))
     store.agreed(strings((b"again", 2)))
-    unknown = {b"later", b"other", b"unknown", b"again", b"h1"}
+    unknown = {b"later", b"other", b"unknown", b"again", b"h1", b"0 b", b"1 c"}
     unknown |= {b"sent %d %d" % (offset, to_site) for offset in (9, 0) for to_site in (0, 1)}
     since = await store.agreed_since(0, Position(HERE, 5), most=100)
     assert since.keys() == unknown
     assert since[b"h1"].keys() == {b"f"}
     all_of_it = await store.agreed_since(0, most=100)
     assert all_of_it.keys() > unknown
-    assert await store.agreed_since(0, Position(HERE, 4), most=100) == all_of_it
+    assert await store.agreed_since(0, Position(HERE, 3), most=100) == all_of_it
+    assert b"1 c" in await store.agreed_since(0, Position(HERE, 1 << 41), most=100)  # how much later is not recorded
     assert (await store.lookup([b"told"]))[b"told"].digest == 1
 
 
