@@ -155,7 +155,7 @@ class Parts:
             lambda: self.stream.read_to,
             self.core.continuity,
             lambda: self.stream.history,
-            self.outbound.recent.told,
+            lambda: self.outbound.recent.streamed_keys,
         )
         self.pushing = Pushing(
             self.outbound,

@@ -135,10 +135,6 @@ class RecentChanges:
         self._recent.append(run[-RING:])
         self._count += len(run)
 
-    def told(self, keys: Iterable[bytes]) -> dict[bytes, int] | None:
-        """See `StreamedKeys.told`."""
-        return self.streamed_keys.told(keys)
-
     def take(self) -> tuple[list[Change], bool]:
         """At most the last `RING` since this was asked last; and whether these are all."""
         changes: list[Change] = []

@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from itertools import islice
+from itertools import islice, repeat
 
 from redisrepl.engine.pieces import Pieces
 
@@ -84,6 +84,10 @@ class StreamedKeys:
             return None
         last, whole_to = self._last, int(self.whole_to)
         return {key: max(whole_to, last.get(key, 0)) for key in keys}
+
+    def told_by(self, keys: Iterable[bytes]) -> float:
+        """The highest of these offsets; infinity: that is not known."""
+        return max(self.whole_to, max(map(self._last.get, keys, repeat(0)), default=0))
 
     def later_than(self, offset: int) -> set[bytes] | None:
         """Keys that it told of after this offset; None: not all of them are remembered."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 
 from redisrepl.changes import HeldBy, Position
 from redisrepl.engine.continuity import Continuity
+from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.errors import LinkLostError
 
 __all__ = ["StreamReach"]
@@ -28,7 +29,7 @@ class StreamReach:
         read_to: tells up to which offset; infinity if nobody reads it.
         continuity: knows whether it still is the stream of the same server.
         history: tells whose stream it is, by its replication id; empty: nobody reads it.
-        told: see `StreamedKeys.told`.
+        keys: tells what the stream has told of.
     """
 
     def __init__(
@@ -36,11 +37,11 @@ class StreamReach:
         read_to: Callable[[], float],
         continuity: Continuity,
         history: Callable[[], str] = lambda: "",
-        told: Callable[[Collection[bytes]], Mapping[bytes, int] | None] = lambda _: None,
+        keys: Callable[[], StreamedKeys] = StreamedKeys,
     ) -> None:
         self._read_to = read_to
         self._history = history
-        self._told = told
+        self._keys = keys
         self._continuity = continuity
         self._moved = asyncio.Event()
 
@@ -65,7 +66,10 @@ class StreamReach:
             return None
         if offset > self._read_to():
             return HeldBy(Position(history, offset))
-        told = self._told(keys)
+        if not offset:  # clients wrote all of it, one after another: one place does for all, and takes no time
+            told_by = self._keys().told_by(keys)
+            return HeldBy(Position(history, int(told_by))) if told_by != math.inf else None
+        told = self._keys().told(keys)
         if not told:
             return None
         first = min(told.values())

@@ -635,9 +635,9 @@ def test_the_stream_has_told_of_every_key_by_the_end_of_a_flush():
     outbound = Side().outbound
     outbound.streamed_from(5)
     outbound.read([[b"SET", K, b"v"]], 10)
-    assert outbound.recent.told([K]) == {K: 10}
+    assert outbound.recent.streamed_keys.told([K]) == {K: 10}
     outbound.read([[b"FLUSHALL"]], 20)
-    assert outbound.recent.told([K]) == {K: 20}
+    assert outbound.recent.streamed_keys.told([K]) == {K: 20}
 
 
 def test_a_new_history_voids_what_was_expected_of_the_old_one():

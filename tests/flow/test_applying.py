@@ -14,6 +14,7 @@ from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.losers import ConflictLoss
 from redisrepl.engine.losses import Findings
+from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.reach import StreamReach
 from redisrepl.local.address import parse_address
@@ -177,12 +178,13 @@ async def test_what_was_found_equal_lies_where_the_stream_told_of_it_and_what_wa
     async with running(server) as world:
         world.reach._history = lambda: "history"
 
-        def told(keys):
-            assert keys == [b"ns:equal"]
+        def keys():
             world.read_to = 0  # what is applied now, the stream has yet to show
-            return {b"ns:equal": 1}
+            keys = StreamedKeys()
+            keys.whole_to = 1
+            return keys
 
-        world.reach._told = told
+        world.reach._keys = keys
         world.hub = {b"ns:equal": StringState(b"v"), b"ns:applied": StringState(b"v")}
         world.dirty(*world.hub, suspect=True)
         await world.applying.idle()

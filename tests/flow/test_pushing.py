@@ -17,6 +17,7 @@ from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.everywrite import EveryWrite
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pushes import OutboundOptions
+from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.errors import FencedError, HubError, KeyDeniedError, OutcomeUnknownError, PeerUnavailableError
 from redisrepl.flow.pacing import Pacer
 from redisrepl.flow.pushing import Pushing
@@ -438,16 +439,25 @@ async def test_where_nothing_differs_nothing_is_sent(store):
     assert (hub.calls, outbound.waiting, store.number) == (0, 0, number)
 
 
+def streamed(offsets):
+    keys = StreamedKeys()
+    keys.whole_to = 0
+    for key, offset in offsets.items():
+        keys.add([key])
+        keys.reached(offset)
+    return keys
+
+
 async def test_a_push_lies_where_the_stream_told_of_its_keys_last(store):
     """What is read at the site itself may lie behind it."""
     told = [StringSet(b"told", b"v"), HashSet(b"fields told", {b"f": b"v"})]
     outbound = outbound_of(*told, Touch(b"read"), HashSet(b"fields read", {b"f": None}))
     flights = Flights(
-        outbound, store, FakeHub(), batch=2, site=StatesOf({b"read": A, b"fields read": HashState({b"f": b"v"})})
+        outbound, store, FakeHub(), batch=1, site=StatesOf({b"read": A, b"fields read": HashState({b"f": b"v"})})
     )
     known = Continuity(site=SideState(followed=True, judged=True))
     at = {b"told": 5, b"fields told": 7}
-    flights.pushing._reach = StreamReach(lambda: 9, known, lambda: "history", lambda keys: {k: at[k] for k in keys})
+    flights.pushing._reach = StreamReach(lambda: 9, known, lambda: "history", lambda: streamed(at))
     async with flights:
         await flights.pushing.drained()
     assert (await store.agreed_since(0, Position("history", 7), most=9)).keys() == {b"read", b"fields read"}
@@ -476,7 +486,7 @@ async def test_a_push_of_a_key_in_doubt_lies_before_where_the_site_was_when_it_w
     outbound.doubt(b"k")
     flights = Flights(outbound, store, hub, site=site)
     known = Continuity(site=SideState(followed=True, judged=True))
-    flights.pushing._reach = StreamReach(lambda: read_to, known, lambda: "history", lambda _: {b"k": 5})
+    flights.pushing._reach = StreamReach(lambda: read_to, known, lambda: "history", lambda: streamed({b"k": 5}))
     if lost:
         hub.before = outbound.take_streamed_keys
     async with flights:

@@ -6,16 +6,26 @@ import pytest
 
 from redisrepl.changes import HeldBy, Position
 from redisrepl.engine.continuity import Continuity, SideState
+from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.flow.reach import StreamReach
 
 HISTORY = "a" * 40
 KNOWN = {"followed": True, "judged": True}
 
 
+def streamed(**told):
+    keys = StreamedKeys()
+    keys.whole_to = 0
+    for key, offset in told.items():
+        keys.add([key.encode()])
+        keys.reached(offset)
+    return keys
+
+
 @pytest.mark.parametrize(
     ("state", "history", "offset", "held_by"),
     [
-        (KNOWN, HISTORY, 0, HeldBy(Position(HISTORY, 3), {b"later": 5})),
+        (KNOWN, HISTORY, 0, HeldBy(Position(HISTORY, 5))),
         (KNOWN, HISTORY, 7, HeldBy(Position(HISTORY, 3), {b"later": 5})),  # the stream has come that far
         (KNOWN, HISTORY, 9, HeldBy(Position(HISTORY, 9))),  # it may have been changed behind what was read
         (KNOWN | {"judged": False}, HISTORY, 0, None),
@@ -25,9 +35,9 @@ KNOWN = {"followed": True, "judged": True}
     ],
 )
 def test_by_which_place_in_its_history_the_site_held_something(state, history, offset, held_by):
-    told = {b"k": 3, b"later": 5, b"too": 3}
-    reach = StreamReach(lambda: 7, Continuity(site=SideState(**state)), lambda: history, lambda _: told)
-    assert reach.held_by(told, offset) == held_by
+    keys = streamed(k=3, too=3, later=5)
+    reach = StreamReach(lambda: 7, Continuity(site=SideState(**state)), lambda: history, lambda: keys)
+    assert reach.held_by([b"k", b"later", b"too"], offset) == held_by
 
 
 @pytest.mark.parametrize("history", ["", HISTORY])

@@ -95,7 +95,12 @@ class PlayedReach(StreamReach):
     """Likewise, or not at all."""
 
     def __init__(self, stream: Callable[[], StreamSource], core: Core, site: Site, *, waits: bool) -> None:
-        super().__init__(lambda: stream().read_to, core.continuity, lambda: stream().history, core.outbound.recent.told)
+        super().__init__(
+            lambda: stream().read_to,
+            core.continuity,
+            lambda: stream().history,
+            lambda: core.outbound.recent.streamed_keys,
+        )
         self._played_at, self._waits = site, waits
 
     async def passed(self, offset: int) -> None:
