@@ -104,8 +104,8 @@ class Side:
         return dict(zip(keys, pipeline.execute(raise_on_error=False), strict=True))
 
     def keys(self) -> int:
-        """How many there are, without the daemons' own at the hub."""
-        own = self.client.scan_iter(match="redisrepl:fence:*", count=100_000)
+        """How many there are, without the daemons' own: a fence at the hub, a mark at a site."""
+        own = self.client.scan_iter(match="redisrepl:*", count=100_000)
         return int(self.client.dbsize()) - sum(1 for _ in own)
 
     def commands(self) -> dict[str, int]:
@@ -366,6 +366,8 @@ class Demo:
                     raise DaemonEndedError(f"a daemon ended: {daemon.stderr[-2000:]}")
             self.screen.refresh()
             time.sleep(0.02)
+        else:
+            self.screen.say(f"after {self.patience:g} s not every write is everywhere")
         return time.monotonic() - start
 
     def _all_seen(self) -> bool:

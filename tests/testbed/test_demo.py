@@ -49,6 +49,7 @@ def test_it_succeeds_in_plain_lines_and_leaves_nothing(start, tmp_path):
     assert process.returncode == 0, said
     assert "EQUAL: " in said
     assert "no echo" in said
+    assert "not every write is everywhere" not in said
     assert "one write: east to hub" in said
     assert "said: " not in said, "a daemon warned"
     assert "\x1b" not in said
@@ -106,6 +107,7 @@ def test_copies_that_differ_end_in_1_and_are_named(capsys):
     said = capsys.readouterr().out
 
     assert code == 1
+    assert "after 1 s not every write is everywhere" in said
     assert "NOT EQUAL" in said
     assert "DIFFERENT demo:east-hub:0  east: string of 1 bytes, hub: string of 1 bytes, west: missing" in said
 
