@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisServer"]
 
-#: From here on DEBUG is refused unless it is asked for; an older server does not know the directive.
-_ASKS_FOR_DEBUG = (7, 0)
+#: From here on DEBUG is refused unless it is asked for, and a replica is waited for at the end, for 10 s unless told
+#: otherwise; an older server does not know the directives.
+_KNOWS_BOTH = (7, 0)
 
 
 class RedisServer(Server):
@@ -134,8 +135,9 @@ class RedisServer(Server):
             "repl-diskless-sync": "yes",
             "repl-diskless-sync-delay": 0,
         }
-        if version_of(self.program) >= _ASKS_FOR_DEBUG:
+        if version_of(self.program) >= _KNOWS_BOTH:
             settings["enable-debug-command"] = "local"  # DEBUG SLEEP, SET-ACTIVE-EXPIRE and the like are a test's tools
+            settings["shutdown-timeout"] = 1
         if self.persistent:
             settings |= {"appendonly": "yes", "appendfsync": "always"}
         if self.socket_path:
