@@ -213,9 +213,8 @@ class Losses:
         held = digest_of(key, state) if whole else None
         if whole and self._was_written((key, None), held):
             return False
-        if self._missed is not None and ancestor.number <= self._missed.known_to:
-            older = key in self._missed.keys or ancestor.number in self._missed.numbers
-            return older and not (whole and self._written_since(proved, key, None, held))
+        if (missed := self._was_missed(key, ancestor.number)) is not None:
+            return missed and not (whole and self._written_since(proved, key, None, held))
         agreed_at = ancestor.number
         if self._places is not None:
             if key not in self._places:
@@ -242,6 +241,7 @@ class Losses:
             digest = held.get(name)
             if (
                 agreed_at is None
+                or self._was_missed(key, agreed_at) is False
                 or self.renewed.holds(key, name, ancestor)
                 or self._was_written((key, name), digest)
                 or self._seen_last(key, name, digest, agreed_at, now)
@@ -249,6 +249,13 @@ class Losses:
             ):
                 newer.add(name)
         return newer
+
+    def _was_missed(self, key: bytes, number: int) -> bool | None:
+        """Whether a replica that took over did not have what was agreed on of a key under a number; None: unknown."""
+        missed = self._missed
+        if missed is None or number > missed.known_to:
+            return None
+        return key in missed.keys or number in missed.numbers
 
     def _was_written(self, place: Place, held: int | None) -> bool:
         """Whether a place holds something else than when the server was judged."""

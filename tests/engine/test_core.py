@@ -321,6 +321,19 @@ def went_back(kept_to):
     return core
 
 
+@pytest.mark.parametrize(("kept_to", "newer"), [(9, {b"old"}), (8, set())])
+def test_of_a_hash_the_fields_are_newer_of_which_a_replica_that_took_over_has_all(kept_to, newer):
+    """Though another field was agreed on after it was saved what the stream had told of."""
+    core = core_of()
+    core.outbound.streamed_from(0)
+    core.outbound.read([[b"HSET", KEY, b"old", b"v"]], 9)
+    core.saw(7)
+    core = gone_and_begun_again(core)
+    agreed = {KEY: {b"old": 7, b"new": 9}}
+    core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=5, kept_to=kept_to, agreed=agreed, number=9))
+    assert pushed_of_hash(core, 9) == newer
+
+
 @pytest.mark.parametrize("streamed", [True, False])
 def test_what_is_agreed_on_counts_from_where_the_stream_is_read(streamed):
     """Not from where it was read in another link, nor while nobody reads it: a replica may take over from before."""
@@ -366,9 +379,9 @@ def test_a_field_that_was_not_agreed_on_since_did_not_go_back(agreed, waiting, o
     assert pushed_of_hash(core) == HASH.fields.keys() - older
 
 
-def pushed_of_hash(core):
+def pushed_of_hash(core, number=7):
     hub = HashState({b"old": b"hub", b"new": b"hub"})
-    plan = core.plan(KEY, HASH, hub, ancestor_of(hub, 7), 0.0)
+    plan = core.plan(KEY, HASH, hub, ancestor_of(hub, number), 0.0)
     return set(plan.push.fields) if plan.push else set()
 
 

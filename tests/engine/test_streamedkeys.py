@@ -62,7 +62,7 @@ def test_of_many_keys_that_were_streamed_the_last_are_saved(batch):
     loaded = as_loaded(streamed)
     known = [offset for offset in range(0, number + batch + 1, batch) if loaded.later_than(offset) is not None]
     assert known[-1] == number + batch
-    for offset in known:
+    for offset in known[:: len(known) // 50 + 1]:
         assert loaded.later_than(offset) == streamed.later_than(offset)
     if batch < 1024:
         assert len(loaded.later_than(known[0])) > 1000
