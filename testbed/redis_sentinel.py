@@ -39,24 +39,28 @@ class RedisSentinel(Server):
     @property
     def master_port(self) -> int:
         """The port of the master that clients are sent to now."""
-        with self._client() as client:
+        with self.client() as client:
             _, port = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
         return int(port)
 
     def replica_ports(self) -> list[int]:
         """The ports of the replicas it knows; 0 for one that announces none."""
-        with self._client() as client:
+        with self.client() as client:
             replicas = client.execute_command("SENTINEL", "REPLICAS", self.service)
         return [int(dict(zip(flat[::2], flat[1::2], strict=True))[b"port"]) for flat in replicas]
 
     def fail_over(self, timeout: float = 20.0) -> int:
         """Have a replica promoted, and return the new master's port."""
         before = self.master_port
-        eventually(lambda: any(self.replica_ports()), timeout, "a replica that Sentinel can promote")
-        with self._client() as client:
-            eventually(lambda: self._accepts_failover(client), timeout, "Sentinel ready for a fail-over")
+        self.begin_fail_over(timeout)
         eventually(lambda: self.master_port != before, timeout, "a new master")
         return self.master_port
+
+    def begin_fail_over(self, timeout: float = 20.0) -> None:
+        """Have it begin to promote a replica."""
+        eventually(lambda: any(self.replica_ports()), timeout, "a replica that Sentinel can promote")
+        with self.client() as client:
+            eventually(lambda: self._accepts_failover(client), timeout, "Sentinel ready for a fail-over")
 
     def configure(self) -> None:
         path = self.directory / "sentinel.conf"
@@ -79,12 +83,13 @@ class RedisSentinel(Server):
         return [self.master.program, str(self.directory / "sentinel.conf"), "--sentinel"]
 
     def check_ready(self) -> None:
-        with self._client() as client:
+        with self.client() as client:
             client.ping()
             if not client.execute_command("SENTINEL", "CKQUORUM", self.service):
                 raise ConnectionError("no quorum")
 
-    def _client(self) -> redis.Redis:
+    def client(self) -> redis.Redis:
+        """A client that speaks bytes."""
         return redis.Redis(host="127.0.0.1", port=self.port, protocol=2)
 
     def _accepts_failover(self, client: redis.Redis) -> bool:

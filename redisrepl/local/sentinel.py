@@ -6,13 +6,15 @@ that it is one, and connecting (`local.connection`).
 Nothing is cached: what a Sentinel said before a failover is wrong after it.
 
 A master that was replaced does not know that until a Sentinel demotes it, which takes some ten seconds. What is written
-to it meanwhile is lost. So we leave it as soon as the Sentinels name another.
+to it meanwhile is lost. So we leave it as soon as the Sentinels name another, and do not go to one whose failover has
+begun: its snapshot would have what the new master lacks beside all that this one has, and nobody could tell which.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from typing import NamedTuple
 
 import redis.exceptions
 
@@ -52,9 +54,17 @@ async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
         )
         client = plain_client(sentinel, min(wait, _WAIT), connections=1)
         try:
-            masters = await ask(client, b"SENTINEL", b"MASTERS")
-            if (place := _working_master(masters, (address.service or "").encode())) is not None:
-                return place
+            service = (address.service or "").encode()
+            master = _working_master(await ask(client, b"SENTINEL", b"MASTERS"), service)
+            if master is not None and master.is_replaced:
+                # It is still called the master, and takes writes; those after another was made master are lost.
+                promoted = _place(await ask(client, b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service))
+                if promoted == master.place:
+                    failures.append(f"{sentinel}: a failover has begun")
+                    continue
+                return promoted
+            if master is not None:
+                return master.place
         except redis.exceptions.AuthenticationError as error:
             raise RefusedError(f"a Sentinel of {address} refuses the user or password: {error}") from error
         except redis.exceptions.InvalidResponse as error:
@@ -71,18 +81,35 @@ async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
     raise PeerUnavailableError(f"no Sentinel of {address} knows a working master{why}")
 
 
-def _working_master(reply: object, service: bytes) -> tuple[str, int] | None:
-    """Host and port of the master of this name in a reply to `SENTINEL MASTERS`; None if the reply calls it down."""
+class _Master(NamedTuple):
+    """A master, as a Sentinel sees it.
+
+    Attributes:
+        place: host and port.
+        is_replaced: a failover has begun.
+    """
+
+    place: tuple[str, int]
+    is_replaced: bool
+
+
+def _working_master(reply: object, service: bytes) -> _Master | None:
+    """The master of this name in a reply to `SENTINEL MASTERS`; None if the reply calls it down."""
     for master in reply if isinstance(reply, list) else [reply]:
         told = as_pairs(master, "SENTINEL MASTERS")
         flags = told.get(b"flags", b"").split(b",")
         if told.get(b"name") != service or b"master" not in flags or b"s_down" in flags or b"o_down" in flags:
             continue
-        host, port = told.get(b"ip", b"").decode("utf-8", "backslashreplace"), number(told.get(b"port", b""))
-        if not host or port is None or not 0 < port <= _LAST_PORT:
-            raise ProtocolError("SENTINEL MASTERS names no host and port")
-        return host, port
+        place = _place([told.get(b"ip"), told.get(b"port")])
+        return _Master(place, b"failover_in_progress" in flags)
     return None
+
+
+def _place(reply: object) -> tuple[str, int]:
+    match reply:
+        case [bytes(host), bytes(digits)] if host and (port := number(digits)) is not None and 0 < port <= _LAST_PORT:
+            return host.decode("utf-8", "backslashreplace"), port
+    raise ProtocolError("a Sentinel names no host and port")
 
 
 class MasterWatch:

@@ -51,6 +51,49 @@ def url(sentinel, *others):
     return f"redis-sentinel://{','.join(places)}/{sentinel.service}"
 
 
+async def test_a_master_is_not_found_while_a_failover_from_it_has_begun(trio):
+    master, replica, sentinel = trio
+    address = parse_address(url(sentinel))
+    assert await ask_sentinels(address, 1) == ("127.0.0.1", master.port)
+    sentinel.begin_fail_over()
+    replica.pause()  # nobody hears of it that it is the master now
+    with pytest.raises(PeerUnavailableError, match=r"knows a working master: .*: a failover has begun$"):
+        await ask_sentinels(address, 1)
+    replica.resume()
+    assert await found(address) == ("127.0.0.1", replica.port)
+
+
+async def test_a_replica_that_was_promoted_is_the_master_though_the_failover_goes_on():
+    with (
+        RedisServer() as master,
+        RedisServer(replica_of=master) as replica,
+        RedisServer(replica_of=master, config={"replica-priority": 0}) as other,
+    ):
+        eventually(lambda: master.client().info("replication")["connected_slaves"] == 2)
+        with RedisSentinel(master) as sentinel:
+            eventually(lambda: {replica.port, other.port} <= {*sentinel.replica_ports()})
+            address = parse_address(url(sentinel))
+            sentinel.begin_fail_over()
+            other.pause()  # the failover is over once it follows the new master
+            assert await found(address) == ("127.0.0.1", replica.port)
+            with sentinel.client() as client:
+                (told,) = client.execute_command("SENTINEL", "MASTERS")
+            other.resume()
+    fields = dict(zip(told[::2], told[1::2], strict=True))
+    assert int(fields[b"port"]) == master.port
+    assert b"failover_in_progress" in fields[b"flags"]
+
+
+async def found(address):
+    """The master, once there is one."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await ask_sentinels(address, 1)
+            except PeerUnavailableError:
+                await asyncio.sleep(0.01)
+
+
 class Writer:
     """Writes 0, 1, 2, ... to whichever server is the master."""
 
