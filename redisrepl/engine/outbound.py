@@ -214,7 +214,7 @@ class Outbound:
         if (len(expected) and expected.consume(change.key, change)) or (origin and self._is_ours(origin, change.key)):
             self.counters.echoes += 1
             self._doubts.forget(change)  # what a snapshot told of it before is out of date
-            self.recent.add(change)  # it is part of the site's history, whoever wrote it
+            self.recent.add(change, applied=True)  # it is part of the site's history, whoever wrote it
             return
         self._add(change)
 

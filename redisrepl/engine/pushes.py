@@ -121,9 +121,9 @@ class RecentChanges:
         self._count = 0  # changes since they were taken
         self.streamed_keys = StreamedKeys()
 
-    def add(self, change: Change) -> None:
-        """The site took this change."""
-        self.streamed_keys.add((change.key,))
+    def add(self, change: Change, *, applied: bool = False) -> None:
+        """The site took this change, from a client or from us (`applied`)."""
+        self.streamed_keys.add((change.key,), applied=applied)
         if isinstance(change, HashSet):
             change = HashSet(change.key, dict(change.fields), change.type)
         self._recent.append(change)

@@ -42,52 +42,63 @@ class StreamedKeys:
         self.whole_to: float = math.inf
         self.known_to: float = math.inf
         self._keys: deque[tuple[int, list[bytes]]] = deque()
-        self._last: dict[bytes, int] = {}  # the last offset of each; of some that are not remembered any more, too
+        # The last offset of each, by whom it was changed there; of some that are not remembered any more, too.
+        self._written: dict[bytes, int] = {}
+        self._applied: dict[bytes, int] = {}
         self._count = 0
         self._now: list[bytes] = []
+        self._applied_now: list[bytes] = []
         self._flushed = False
         self._unsaved = 0  # of `_keys`, the last so many
         self._saved = Pieces("streamed", _STREAMED)
         self._saved_from: float = 0  # what was told before this offset, not all of it was saved
 
-    def add(self, keys: Iterable[bytes]) -> None:
-        """The stream tells of these; without one, they have no offset."""
+    def add(self, keys: Iterable[bytes], *, applied: bool = False) -> None:
+        """The stream tells that clients, or we (`applied`), changed these; without one, they have no offset."""
         if self.whole_to != math.inf:
-            self._now += keys
+            now = self._applied_now if applied else self._now
+            now += keys
 
     def flushed(self) -> None:
         """It tells that all keys are gone, and names none."""
         self._keys.clear()
-        self._last.clear()
-        self._now, self._count, self._flushed = [], 0, True
+        self._written.clear()
+        self._applied.clear()
+        self._now, self._applied_now, self._count, self._flushed = [], [], 0, True
 
     def reached(self, offset: int) -> None:
         """It has told all that lies before this offset."""
         if self._flushed:
             self.whole_to, self._flushed = max(offset, self.whole_to), False
+        self._written.update(dict.fromkeys(self._now, offset))
+        if self._applied_now:
+            self._applied.update(dict.fromkeys(self._applied_now, offset))
+            self._now += self._applied_now
+            self._applied_now = []
         if not self._now:
             return
         self._keys.append((offset, self._now))
-        self._last.update(dict.fromkeys(self._now, offset))
         self._unsaved += 1
         self._count += len(self._now)
         self._now = []
         while self._count > _TOLD and len(self._keys) > 1:
             self.whole_to, keys = self._keys.popleft()
             self._count -= len(keys)
-        if len(self._last) > 2 * _TOLD:
-            self._last = {key: at for key, at in self._last.items() if at > self.whole_to}
+        if len(self._written) + len(self._applied) > 2 * _TOLD:
+            for last in (self._written, self._applied):
+                for key in [key for key, at in last.items() if at <= self.whole_to]:
+                    del last[key]
 
     def told(self, keys: Iterable[bytes]) -> dict[bytes, int] | None:
         """By which offset it had told all that it has told of each of these keys until now; None: that is not known."""
         if self.whole_to == math.inf:
             return None
-        last, whole_to = self._last, int(self.whole_to)
-        return {key: max(whole_to, last.get(key, 0)) for key in keys}
+        written, applied, whole_to = self._written, self._applied, int(self.whole_to)
+        return {key: max(whole_to, written.get(key, 0), applied.get(key, 0)) for key in keys}
 
-    def told_by(self, keys: Iterable[bytes]) -> float:
-        """The highest of these offsets; infinity: that is not known."""
-        return max(self.whole_to, max(map(self._last.get, keys, repeat(0)), default=0))
+    def written_by(self, keys: Iterable[bytes]) -> float:
+        """By which offset it had told what clients wrote of these until now; infinity: that is not known."""
+        return max(self.whole_to, max(map(self._written.get, keys, repeat(0)), default=0))
 
     def later_than(self, offset: int) -> set[bytes] | None:
         """Keys that it told of after this offset; None: not all of them are remembered."""

@@ -54,7 +54,7 @@ class StreamReach:
 
         Args:
             keys: they.
-            offset: where the site's stream was when they were read there; 0: the stream has told of them.
+            offset: where the site's stream was when they were read there; 0: the stream told what clients wrote.
 
         Returns:
             Where the stream told of them last; or where the site was, if the stream was not read that far. None: that
@@ -67,8 +67,8 @@ class StreamReach:
         if offset > self._read_to():
             return HeldBy(Position(history, offset))
         if not offset:  # clients wrote all of it, one after another: one place does for all, and takes no time
-            told_by = self._keys().told_by(keys)
-            return HeldBy(Position(history, int(told_by))) if told_by != math.inf else None
+            written_by = self._keys().written_by(keys)
+            return HeldBy(Position(history, int(written_by))) if written_by != math.inf else None
         told = self._keys().told(keys)
         if not told:
             return None

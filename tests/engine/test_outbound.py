@@ -631,6 +631,17 @@ def test_the_position_waits_for_what_is_in_doubt_and_for_what_is_left_to_a_sweep
     assert outbound.acknowledged == 0
 
 
+def test_what_we_applied_is_not_what_a_client_wrote_there():
+    side = Side()
+    outbound = side.outbound
+    outbound.streamed_from(5)
+    outbound.read([[b"SET", K, b"client"]], 10)
+    side.expected.expect(K, StringSet(K, b"ours"), math.inf)
+    outbound.read([[b"SET", K, b"ours"]], 20)
+    assert outbound.counters.echoes == 1
+    assert (outbound.recent.streamed_keys.written_by([K]), outbound.recent.streamed_keys.told([K])) == (10, {K: 20})
+
+
 def test_the_stream_has_told_of_every_key_by_the_end_of_a_flush():
     outbound = Side().outbound
     outbound.streamed_from(5)
