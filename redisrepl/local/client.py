@@ -157,7 +157,21 @@ class SiteConnection(redis.asyncio.connection.AbstractConnection):
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """See redis-py."""
-        return [hiredis.pack_command((*args[0].split(), *args[1:]))]  # redis-py passes two words as one: `CONFIG GET`
+        argv = (*args[0].split(), *args[1:])  # redis-py passes two words as one: `CONFIG GET`
+        self._expect([argv])
+        return [hiredis.pack_command(argv)]
+
+    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
+        """See redis-py."""
+        argvs = [[*argv] for argv in commands]
+        packed: list[bytes] = super().pack_commands(argvs)
+        self._expect(argvs)
+        return packed
+
+    def _expect(self, commands: Iterable[Sequence[Any]]) -> None:
+        """What is packed is sent next, and nothing before it waits for a reply."""
+        if isinstance(self._parser, ReplyParser):
+            self._parser.expect(commands)
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         """See redis-py."""
@@ -192,6 +206,7 @@ class SiteConnection(redis.asyncio.connection.AbstractConnection):
     async def exchange(self, commands: Sequence[Sequence[bytes]]) -> list[Any]:
         """Send commands together, and return the reply to each; errors are replies."""
         await self.send_packed_command([hiredis.pack_command((*argv,)) for argv in commands])  # type: ignore[arg-type]
+        self._expect(commands)
         parser: Any = self._parser
         try:
             with self._limits.within(self._wait):

@@ -1,21 +1,24 @@
 """Replies of the site's Redis: hiredis' parser in redis-py, with limits.
 
-In: bytes as they come. Out: replies. Left to others: connections (`local.client`), lengths (`wire.replyreader`).
+In: commands that are sent, bytes as they come. Out: replies. Left to others: connections (`local.client`), lengths
+(`wire.replyreader`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import redis.asyncio
 import redis.exceptions
 
 from redisrepl.wire.replyreader import ReplyReader
+from redisrepl.wire.sizes import most_of
 
 __all__ = ["NOT_ENOUGH", "ReplyParser"]
 
-#: Largest reply in bytes, with what its elements take beside. A reading script stops at 8 MB, and the largest possible
-#: value is half a gigabyte.
+#: Largest reply with values in bytes, with what its elements take beside. A reading script stops at 8 MB, and the
+#: largest possible value is half a gigabyte.
 _LARGEST_REPLY = 640 << 20
 #: In the place of a reply that has not arrived.
 NOT_ENOUGH = object()
@@ -57,6 +60,11 @@ class ReplyParser(redis.asyncio.connection._AsyncHiredisParser):  # type: ignore
         if isinstance(first, redis.exceptions.ConnectionError):
             raise first
         return reply
+
+    def expect(self, commands: Iterable[Sequence[object]]) -> None:
+        """The next replies are those to these commands: each may be as large as the largest of them."""
+        if self._reader is not None:
+            self._reader.limit = max((most_of(argv, _LARGEST_REPLY) for argv in commands), default=_LARGEST_REPLY)
 
     def allow(self, most: int | None) -> None:
         """Limit the bytes that may arrive from now on; None: no limit."""

@@ -35,7 +35,7 @@ from redisrepl.limits import Limits
 from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
-from redisrepl.remote.patience import BESIDE_VALUE, SLOWEST, SMALL, Patience, Room, most_of
+from redisrepl.remote.patience import BESIDE_VALUE, SLOWEST, Patience, Room
 from redisrepl.remote.refusals import refusal
 from redisrepl.remote.transport import parse_url
 from redisrepl.showing import masked
@@ -46,6 +46,7 @@ from redisrepl.wire.psync import encode_command
 from redisrepl.wire.replies import as_integer, as_strings
 from redisrepl.wire.replyreader import ReplyReader
 from redisrepl.wire.resp import DAMAGED
+from redisrepl.wire.sizes import SMALL, most_of
 from redisrepl.wire.unwanted import MAX_VALUE
 
 __all__ = ["DirectAddress", "DirectHub", "direct_address"]

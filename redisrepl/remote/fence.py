@@ -25,9 +25,9 @@ import structlog
 
 from redisrepl.errors import CommandRefusedError, ProtocolError
 from redisrepl.remote.hub import Hub
-from redisrepl.remote.patience import SMALL
 from redisrepl.wire.batches import NO_FENCE, Fencing
 from redisrepl.wire.replies import as_pairs, number
+from redisrepl.wire.sizes import SMALL
 
 __all__ = ["NOT_LAST", "Fence", "NoFence"]
 

@@ -1,19 +1,19 @@
 """How long a request to the hub may take, and how large its reply may be.
 
-In: a timeout, the bytes received so far. Out: the limits, and whether a reply has taken too long. Left to others:
-stopping a request that makes no progress (`limits`), requests (`remote.session`, `remote.direct`).
+In: a timeout, the bytes received so far. Out: the limits, and whether a reply has taken too long. Left to others: what
+a command may be answered with (`wire.sizes`), stopping a request that makes no progress (`limits`), requests
+(`remote.session`, `remote.direct`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Self
 
 from redisrepl.memory import left_over
-from redisrepl.wire.collections import READABLE_SINGLY
+from redisrepl.wire.sizes import SMALL
 
-__all__ = ["BESIDE_VALUE", "LARGE", "SLOWEST", "SMALL", "Patience", "Room", "most_of"]
+__all__ = ["BESIDE_VALUE", "LARGE", "SLOWEST", "Patience", "Room"]
 
 #: Assumed minimum rate in bytes per second: we cannot see how far the kernel's buffers have drained.
 SLOWEST = 50_000
@@ -22,10 +22,6 @@ _PATIENCE = 4
 #: Bytes that a reply with values may have beside one value, with what its elements take in memory. A fetch asks for two
 #: million; where scripts are refused, the list of all keys is one reply.
 BESIDE_VALUE = 128 << 20
-#: Bytes of a reply to all that does not ask for keys or values; the longest is that to INFO.
-SMALL = 1 << 20
-#: Commands that ask for them.
-_ASKING = frozenset({b"GET", b"KEYS", *(kind.read for kind in READABLE_SINGLY.values())})
 #: Larger replies are read one at a time, so that together they do not fill the memory.
 LARGE = 8 << 20
 
@@ -46,11 +42,6 @@ class Patience:
     def is_over(self, now: float, received: int) -> bool:
         """Whether the bytes received by now have arrived too slowly."""
         return now > self._until + received / SLOWEST
-
-
-def most_of(argv: Sequence[bytes], most: int) -> int:
-    """Bytes that the reply to a command may have, if that to one that asks for values may have `most`."""
-    return most if argv[0] in _ASKING else min(SMALL, most)
 
 
 class Room:

@@ -33,11 +33,12 @@ from redisrepl.remote.channel import EventChannel, SubscribeChoice
 from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
-from redisrepl.remote.patience import BESIDE_VALUE, SLOWEST, SMALL, Patience, Room, most_of
+from redisrepl.remote.patience import BESIDE_VALUE, SLOWEST, Patience, Room
 from redisrepl.remote.refusals import refusal
 from redisrepl.remote.statuses import OK, http_error
 from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy
 from redisrepl.tls.contexts import tls_reason, trust_told
+from redisrepl.wire.sizes import SMALL, most_of
 from redisrepl.wire.unwanted import MAX_VALUE
 from redisrepl.wire.webdis import (
     CommandError,

@@ -27,16 +27,17 @@ class ReplyReader:
     It keeps the bytes since the last reply that ended with a read, up to `_MUCH`, so that a `Walker` can begin there.
 
     Args:
-        limit: most bytes of one reply, `ELEMENT` for each of its elements included.
+        limit: see below.
         flat: refuse large lists that hold anything but strings.
         options: for hiredis' reader; `replyError` and `notEnoughData` are required.
 
     Attributes:
+        limit: most bytes of one reply, `ELEMENT` for each of its elements included.
         left: bytes that may still arrive; None: any number.
     """
 
     def __init__(self, limit: int, *, flat: bool = False, **options: Any) -> None:
-        self._limit = limit
+        self.limit = limit
         self._flat = flat
         self._options = options
         self._replies: deque[Any] = deque()  # replies that the walker has read and `gets` has not returned
@@ -64,7 +65,7 @@ class ReplyReader:
             data = self._cut + data
             self._cut = b""
             if self._size + len(data) > _MUCH or announces_much(data):
-                self._walker = Walker(self._limit, error=self._options["replyError"], cost=ELEMENT, flat=self._flat)
+                self._walker = Walker(self.limit, error=self._options["replyError"], cost=ELEMENT, flat=self._flat)
                 self._walk(b"".join(self._kept) + data, self._given)
                 self._begin()
                 return

@@ -32,16 +32,19 @@ def peak():
 
 
 @contextlib.asynccontextmanager
-async def a_site_that_answers(data):
-    """With these bytes, whatever it is asked, and then with a farewell."""
+async def a_site_that_answers(data, *, again=False):
+    """With these bytes, whatever it is asked, and then with a farewell; or again and again, but for a greeting."""
     tasks = set()
 
     async def answer(reader, writer):
         tasks.add(asyncio.current_task())
         with contextlib.suppress(OSError):
-            await reader.read(1)
-            writer.write(data)
-            await writer.drain()
+            while said := await reader.read(65536 if again else 1):
+                greeting = again and said.count(b"CLIENT")
+                writer.write(b"+OK\r\n" * greeting or data)
+                await writer.drain()
+                if not again:
+                    break
             writer.write_eof()
             await reader.read()
         writer.close()
@@ -140,6 +143,38 @@ async def test_a_list_is_not_made_before_its_elements_come(cut):
         await client.aclose()
 
     assert peak() - rss < 64
+
+
+TWO_MEGABYTES = b"$2000000\r\n%b\r\n" % bytes(2_000_000)
+
+
+async def asked_alone(client, argv):
+    return await ask(client, *argv)
+
+
+async def asked_together(client, argv):
+    return (await ask_all(client, [argv]))[0]
+
+
+async def asked_in_a_turn(client, argv):
+    connection = await client.connection_pool.get_connection()
+    try:
+        return (await connection.exchange([argv]))[0]
+    finally:
+        await client.connection_pool.release(connection)
+
+
+@of("way", [asked_alone, asked_together, asked_in_a_turn])
+@of("argv", [(b"TIME",), (b"CONFIG", b"GET", b"x"), (b"INFO", b"replication"), (b"PEXPIRETIME", b"k"), (b"TYPE", b"k")])
+async def test_only_a_reply_with_values_may_be_large(way, argv):
+    async with (
+        a_site_that_answers(TWO_MEGABYTES, again=True) as address,
+        contextlib.aclosing(plain_client(address, 2.0, 1)) as client,
+    ):
+        with pytest.raises(ProtocolError, match="is over the limit"), translated(address):
+            await way(client, argv)
+        for reading in ((b"GET", b"k"), (b"HGETALL", b"k"), (b"EVAL", b"x", b"0"), (b"EXEC",)):
+            assert len(await way(client, reading)) == 2_000_000
 
 
 async def test_large_replies_arrive_whole_between_small_ones():
