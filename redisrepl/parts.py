@@ -150,7 +150,13 @@ class Parts:
             on_fence_lost=self._fence_lost,
             types=self._types,
         )
-        self.pacer = Pacer(settings.flights, worthwhile=max(1, batch // 2), interval=0.002, rate=settings.max_push_rate)
+        self.pacer = Pacer(
+            settings.flights,
+            worthwhile=max(1, batch // 2),
+            interval=0.002,
+            rate=settings.max_push_rate,
+            longest_pause=settings.retry_max,
+        )
         self.reach = StreamReach(
             lambda: self.stream.read_to,
             self.core.continuity,

@@ -6,6 +6,7 @@ In: what is ready, the time, how batches came back. Out: a delay. Left to others
 from __future__ import annotations
 
 import math
+import random
 
 __all__ = ["Pacer"]
 
@@ -13,6 +14,8 @@ __all__ = ["Pacer"]
 _UNHEARD = 100_000
 #: Seconds without an event after which they are not waited for: the subscription may be dead.
 _SILENCE = 1.0
+#: Seconds of the first pause while the hub refuses everything; each is twice as long as the one before.
+_FIRST_PAUSE = 0.25
 
 
 class Pacer:
@@ -27,6 +30,7 @@ class Pacer:
         worthwhile: changes that are worth a request.
         interval: seconds between the departures of smaller batches.
         rate: changes that may leave in a second; 0: any number.
+        longest_pause: seconds between two tries while the hub answers and refuses everything.
 
     Attributes:
         heard_at: when events of our own pushes came last.
@@ -38,9 +42,11 @@ class Pacer:
     __slots__ = (
         "_interval",
         "_last",
+        "_longest_pause",
         "_most",
         "_paid_until",
         "_rate",
+        "_refusals",
         "_worthwhile",
         "heard_at",
         "held_until",
@@ -48,11 +54,15 @@ class Pacer:
         "out",
     )
 
-    def __init__(self, most: int, worthwhile: int, interval: float, rate: float = 0.0) -> None:
+    def __init__(
+        self, most: int, worthwhile: int, interval: float, rate: float = 0.0, longest_pause: float = 15.0
+    ) -> None:
         self._most = most
         self._worthwhile = worthwhile
         self._interval = interval
         self._rate = rate
+        self._longest_pause = longest_pause
+        self._refusals = 0
         self._last = -math.inf
         self._paid_until = -math.inf  # what left until now, at the rate that is allowed, takes until then
         self.held_until = -math.inf
@@ -88,6 +98,14 @@ class Pacer:
         """Nothing leaves before this time."""
         self.held_until = max(self.held_until, until)
 
+    def refused(self, now: float) -> None:
+        """The hub answers, but refuses whatever we send: all wait, then one tries."""
+        if now < self.held_until:
+            return  # another one has told already
+        pause = min(self._longest_pause, _FIRST_PAUSE * 2 ** min(self._refusals, 20))
+        self._refusals += 1
+        self.hold(now + pause * random.uniform(0.5, 1))  # noqa: S311 - so that sites do not retry in step
+
     def heard(self, now: float) -> None:
         """Events of our own pushes came."""
         self.heard_at = now
@@ -95,6 +113,7 @@ class Pacer:
     def arrived(self) -> None:
         """A batch came back, executed."""
         self.out -= 1
+        self._refusals = 0
         self.limit = min(self._most, self.limit + 1)
 
     def failed(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from redisrepl.errors import without_frames
+from redisrepl.showing import plain
 
 __all__ = ["FailureLog"]
 
@@ -29,7 +30,7 @@ class FailureLog:
     Attributes:
         failures: failures since the last success.
         total: failures since the start.
-        last_error: text of the last one; None after a success.
+        last_error: text of the last one, fit to be printed; None after a success.
     """
 
     def __init__(self, event: str, *, period: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -53,7 +54,7 @@ class FailureLog:
         now = self._clock()
         self.failures += 1
         self.total += 1
-        self.last_error = str(error)
+        self.last_error = plain(str(error))
         if self.failures == 1:
             self._since = now
         elif now - self._last_line < self._period and type(error) in self._logged:

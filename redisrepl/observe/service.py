@@ -12,6 +12,8 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
+from redisrepl.showing import plain
+
 __all__ = ["Service"]
 
 #: Seconds between two updates of the status.
@@ -92,4 +94,4 @@ class Service:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with contextlib.suppress(OSError):  # a service manager that does not read must not stop replication
-            self._socket.sendto("\n".join(line.replace("\n", " ") for line in lines).encode(), address)
+            self._socket.sendto("\n".join(plain(line).replace("\n", " ") for line in lines).encode(), address)

@@ -220,12 +220,15 @@ class DirectHub(Hub):
         self._limits = Limits()
         self._large_reply = asyncio.Lock()
         self._slots = asyncio.Semaphore(connections)
+        self._asked_why = False  # whether it was asked why it ends connections, since it last let us in
+        self._refusal: OSError | None = None
         self._kept: dict[_Link, float] = {}  # unused connections, and until when; the last used comes last
         self._open: set[_Link] = set()
 
     def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
         """See `Hub`."""
         self._context = context
+        self._forget_why()
         for link in list(self._open if drop else self._kept):
             self._discard(link)
 
@@ -343,13 +346,20 @@ class DirectHub(Hub):
             if isinstance(error, OSError):
                 if link is not None and tls_reason(error) is None and isinstance(error, ConnectionError):
                     place = (self._address.host, self._address.port)
-                    refusal = await certificate_refusal(*place, self._context, self._connect_timeout)
-                    error = refusal or ConnectionResetError(f"{error.strerror or error}: {UNSAID}")
+                    if not self._asked_why:  # once in an outage, for that takes a connection of its own
+                        self._asked_why = True
+                        self._refusal = await certificate_refusal(*place, self._context, self._connect_timeout)
+                    error = self._refusal or ConnectionResetError(f"{error.strerror or error}: {UNSAID}")
                 self._raise(error, trial, sent=False)
             if isinstance(error, RedisreplError):
                 trial.failed()
             raise
+        self._forget_why()
         return link
+
+    def _forget_why(self) -> None:
+        """The next connection that ends before its first reply may do so for another reason."""
+        self._asked_why, self._refusal = False, None
 
     async def _opened(self) -> _Link:
         place = (self._address.host, self._address.port)

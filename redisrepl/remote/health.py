@@ -3,8 +3,9 @@
 In: the outcome of each request. Out: permission to send one. Left to others: sending requests (`remote.session`,
 `remote.direct`), and what a failure means.
 
-While the hub answers, nobody waits. When it does not, one request at a time may try, after growing pauses; the others
-wait for its outcome. The first that is answered lets all go on. At the start nothing is known, so one tries first.
+While the hub answers, nobody waits. When it does not, or a subscription ended, one request at a time may try, after
+growing pauses; the others wait for its outcome. The first that is answered lets all go on. At the start nothing is
+known, so one tries first.
 """
 
 from __future__ import annotations
@@ -103,6 +104,10 @@ class HubHealth:
         self.well = True
         self._failures = 0
         self._turn.release()
+
+    def doubted(self) -> None:
+        """A subscription has ended, perhaps because the hub is away: one request finds out, before all others."""
+        self.well = False
 
     def lost(self, *, probed: bool) -> None:
         """A request failed. Of many that were under way when the hub went away, one counts."""

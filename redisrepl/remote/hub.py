@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Protocol
 
-from redisrepl.errors import CommandRefusedError, LimitExceededError, RedisreplError, SilentError
+from redisrepl.errors import CommandRefusedError, LimitExceededError, LinkLostError, RedisreplError, SilentError
 from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.remote.health import HubHealth
 from redisrepl.wire.messages import Message, MessageReader
@@ -138,7 +138,10 @@ class Hub(Protocol):
                 aclosing(self._messages(reads, confirmed)) as lists,
             ):
                 yield lists
-        except SilentError as error:
+        except LinkLostError as error:
+            if not isinstance(error, SilentError):
+                self.health.doubted()
+                raise
             if confirmed.is_set():
                 raise
             # Over HTTP, Webdis passes no refusal on: it can only be told by the silence.

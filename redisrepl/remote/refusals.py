@@ -34,8 +34,11 @@ _PASSING = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLIC
 _NO_SCRIPTS = ("NOPERM", "unknown command", "This Redis command is not allowed")
 #: Webdis is not logged in, so every command fails. (A large command then gets the protocol error.)
 _UNAUTHENTICATED = ("NOAUTH", "WRONGPASS", "Protocol error: unauthenticated")
-#: Redis or a proxy denies a command or a key to this client. (The second is what Redis 7.0 says in a script.)
-_DENIED = re.compile(r"-?(NOPERM|ERR The user executing the script can't)|.* answered HTTP 40[13]\b")
+#: Redis or a proxy denies a command or a key to this client, or does not know the command. (The others are what Redis
+#: says in a script.)
+_DENIED = re.compile(
+    r"-?(NOPERM|ERR The user executing the script can't|ERR (?i:unknown( redis)? command))|.* answered HTTP 40[13]\b"
+)
 
 
 def is_passing(error: str) -> bool:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from redisrepl.errors import ExitCode, PeerUnavailableError
 from redisrepl.observe.words import count, span
 from redisrepl.places import short_path
+from redisrepl.showing import plain
 from redisrepl.wire.replies import CLOCK_TOLERANCE
 
 if TYPE_CHECKING:
@@ -112,8 +113,8 @@ def _table(directory: Path, told: list[_Document], before: dict[object, _Documen
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    caption = f"{count(len(told), 'daemon')} in {directory}, {time.strftime('%H:%M:%S')}; Ctrl-C ends this"
-    table = Table(caption=caption, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, expand=True)
+    caption = f"{count(len(told), 'daemon')} in {plain(str(directory))}, {time.strftime('%H:%M:%S')}; Ctrl-C ends this"
+    table = Table(caption=Text(caption), box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, expand=True)
     for title, width in (("site and hub", 19), ("ns", 6), ("state", 11)):
         table.add_column(title, overflow="fold", min_width=width)
     for title in ("lag", "waits", "push/s", "apply/s"):
@@ -123,8 +124,8 @@ def _table(directory: Path, told: list[_Document], before: dict[object, _Documen
         said = "; ".join(document["problems"]) or document["doing"]
         arrow = "<->" if document["direction"] == "both" else "->"
         place = f"{_bare(document['site'])}\n{arrow} {_bare(document['hub'])}"
-        cells = [Text(place), Text(", ".join(document["namespaces"]))]
-        cells.append(Text(f"{state}: {said}" if said else state, _STYLES[state]))
+        cells = [Text(plain(place)), Text(plain(", ".join(document["namespaces"])))]
+        cells.append(Text(plain(f"{state}: {said}" if said else state), _STYLES[state]))
         rates = [_rate(document, before.get(document["pid"]), name) for name in ("pushed", "applied")]
         numbers = [_lag(document), f"{document['waiting_keys']:,}", *rates]
         table.add_row(*cells, *(Text(number) for number in numbers))

@@ -155,3 +155,19 @@ def test_with_a_driven_clock_the_rate_is_met(size):
         left += size
 
     assert (left - size) / 500 == pytest.approx(now)
+
+
+def test_while_the_hub_refuses_everything_pauses_grow_and_one_tries(monkeypatch):
+    monkeypatch.setattr("random.uniform", lambda _low, high: high)
+    pace = pacer(8, longest_pause=3.0)
+    now, pauses = 50.0, []
+    for _ in range(6):
+        for _ in range(8):  # all that were on their way are told the same
+            pace.refused(now)
+        pauses.append(pace.delay(1, now))
+        now += pauses[-1]
+    assert pauses == [0.25, 0.5, 1.0, 2.0, 3.0, 3.0]
+    pace.left(1, now)
+    pace.arrived()
+    pace.refused(now)
+    assert pace.delay(1, now) == 0.25

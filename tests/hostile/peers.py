@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import socket
 import ssl
 import threading
+from pathlib import Path
 
 
 class Listener:
@@ -88,12 +91,34 @@ def _copy(source, sink):
             end.shutdown(socket.SHUT_RDWR)
 
 
+class HangsUp(Listener):
+    """Takes connections and ends each at once."""
+
+    def __init__(self, _certificates=None):
+        self.asked = 0
+        super().__init__()
+
+    def serve(self, connection):  # noqa: ARG002 - nothing is said on it
+        self.asked += 1
+
+
+class EndsAfterTheHandshake(HangsUp):
+    """Speaks TLS, and then ends the connection."""
+
+    def __init__(self, certificates):
+        self._context = server_context(certificates)
+        super().__init__()
+
+    def serve(self, connection):
+        self.asked += 1
+        self._context.wrap_socket(connection, server_side=True).close()
+
+
 class HostileHub(Listener):
     """Speaks TLS, takes a request, and answers with what `answer` yields of it."""
 
     def __init__(self, certificates, answer):
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(certificates.server, certificates.server_key)
+        self._context = server_context(certificates)
         self._answer = answer
         self.asked = 0
         super().__init__()
@@ -104,6 +129,12 @@ class HostileHub(Listener):
                 self.asked += 1
                 for piece in self._answer(request):
                     wrapped.sendall(piece)
+
+
+def server_context(certificates):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.server, certificates.server_key)
+    return context
 
 
 def _request(connection):
@@ -138,3 +169,33 @@ class HostileSite(Listener):
                 connection.sendall(b"+OK\r\n" * data.count(b"REPLCONF"))
             else:
                 connection.sendall(self._reply())
+
+
+def head(status, length=None, *extra):
+    lines = [b"HTTP/1.1 %d Said" % status, *extra]
+    lines.append(b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length)
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def whole(body, status=200, *extra):
+    return lambda _: [head(status, len(body), *extra) + body]
+
+
+@contextlib.contextmanager
+def turned(switch, peer, usual):
+    """The switch leads to this peer, and afterwards to the usual one again, whatever comes: all tests share it."""
+    switch.turn(peer.port)
+    try:
+        yield
+    finally:
+        switch.turn(usual.port)
+
+
+def peak(daemon, of="VmHWM"):
+    return int(re.search(rf"{of}:\s+(\d+) kB", Path(f"/proc/{daemon.pid}/status").read_text())[1]) << 10
+
+
+def processor(daemon):
+    """Seconds of the processor that it has taken."""
+    words = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")

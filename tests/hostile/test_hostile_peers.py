@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import functools
 import gzip
 import itertools
-import os
 import random
-import re
 import time
-from pathlib import Path
 
 import pytest
 
-from testbed import Hub, RedisServer, eventually
-from tests.e2e.conftest import Daemons
-from tests.e2e.support import SWIFT, all_replicated, wait_until_live
-from tests.hostile.peers import HostileHub, HostileSite, Switch
+from testbed import eventually
+from tests.e2e.support import all_replicated
+from tests.hostile.peers import HostileHub, HostileSite, head, peak, processor, turned, whole
 
 HUGE = b"*1000000000\r\n"
 PIECE = b"x" * 65536
@@ -29,16 +24,6 @@ LISTS = b"*%d\r\n" % MILLIONS + b"*0\r\n" * MILLIONS
 MOST = 200 << 20
 #: The same, when nothing is wrong any more.
 NEAR = 40 << 20
-
-
-def head(status, length=None, *extra):
-    lines = [b"HTTP/1.1 %d Said" % status, *extra]
-    lines.append(b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length)
-    return b"\r\n".join(lines) + b"\r\n\r\n"
-
-
-def whole(body, status=200, *extra):
-    return lambda _: [head(status, len(body), *extra) + body]
 
 
 def endless(status, piece=PIECE):
@@ -177,45 +162,6 @@ SITES = {
     "millions of lists": (lambda: [LISTS], says(LISTS)),
     **{f"random {seed}": site_at_random(seed) for seed in range(1, 5)},
 }
-
-
-@pytest.fixture(scope="module")
-def scene(certificates):
-    """One pair of servers for all; a daemon for each test, since what it took at most is what counts."""
-    with RedisServer() as site, Hub(certificates) as hub, Switch(site.port) as to_site, Switch(hub.port) as to_hub:
-        yield site, hub, to_site, to_hub
-
-
-@pytest.fixture
-def daemon(certificates, scene):
-    _, hub, to_site, to_hub = scene
-    flags = ["--max-value", "1MB", "--site-silence", "3"]
-    with Daemons(certificates) as daemons:
-        daemon = daemons.start(to_site.port, hub.url_at(to_hub.port), *SWIFT, *flags)
-        wait_until_live(daemon, pull=True)
-        daemon.wait_for_log("sweep.finished")  # until then nothing is agreed on, and each write may be in conflict
-        yield daemon
-        assert daemon.stop() == 0
-
-
-@contextlib.contextmanager
-def turned(switch, peer, usual):
-    """The switch leads to this peer, and afterwards to the usual one again, whatever comes: all tests share it."""
-    switch.turn(peer.port)
-    try:
-        yield
-    finally:
-        switch.turn(usual.port)
-
-
-def peak(daemon, of="VmHWM"):
-    return int(re.search(rf"{of}:\s+(\d+) kB", Path(f"/proc/{daemon.pid}/status").read_text())[1]) << 10
-
-
-def processor(daemon):
-    """Seconds of the processor that it has taken."""
-    words = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def endured(daemon, peer, before):

@@ -109,3 +109,9 @@ def test_its_own_clock_is_the_machine_s():
 
     assert len(lines) == 2
     assert lines[1]["after_s"] >= 0
+
+
+def test_what_a_peer_said_is_kept_fit_to_be_printed(trouble):
+    trouble.failed("a\x1b]0;x\x07\x9b31m\ud800")
+
+    assert trouble.last_error == "a\\x1b]0;x\\x07\\x9b31m\\ud800"

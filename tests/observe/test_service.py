@@ -132,3 +132,10 @@ def test_a_manager_that_is_gone_does_no_harm():
     service = Service({"NOTIFY_SOCKET": "/nowhere/at/all"}, lambda: 0.0)
     service.tick(ready=True, status=str)
     service._socket.close()
+
+
+def test_nothing_that_a_peer_says_is_told_as_it_is(manager):
+    """`systemctl status` prints it; and what cannot be encoded must not end the daemon."""
+    told = manager()
+    told.status = "not well: \x1b]0;x\x07\nMAINPID=1 \ud800"
+    assert told.tick()[1:] == ["STATUS=not well: \\x1b]0;x\\x07 MAINPID=1 \\ud800"]

@@ -136,6 +136,30 @@ async def test_the_end_of_a_long_poll_says_nothing_of_the_hub(hub):
     assert session.health.well
 
 
+async def test_after_the_end_of_a_subscription_one_request_finds_out_for_all(hub):
+    """Or each of hundreds of subscriptions would open a connection at once."""
+    hub.away = False
+    session = of(hub)
+
+    async def listen():
+        async with session.psubscribe(b"x", silence=1):
+            raise LinkLostError("it ended")
+
+    await session.post(b"PING.raw")
+    assert session.health.well
+    with pytest.raises(LinkLostError):
+        await listen()
+    assert not session.health.well
+    hub.attempts = hub.most = 0
+    async with many(session, 64) as (answered, _):
+        while not answered:
+            assert hub.most <= 1
+            await asyncio.sleep(0)
+        while len(answered) < 64:
+            await asyncio.sleep(0)
+    assert session.health.well
+
+
 async def test_a_subscription_that_never_begins_keeps_nobody_waiting():
     """That the hub is there must be found out by something that it answers: it may refuse PSUBSCRIBE in silence."""
     never = asyncio.Event()

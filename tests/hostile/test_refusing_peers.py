@@ -1,0 +1,155 @@
+"""Peers that say no to everything, or what a terminal would obey; a hub that is not there, or whose clock jumps."""
+
+import io
+import random
+import time
+
+import pytest
+
+from redisrepl.subcommands.status import watch
+from testbed import Daemon, Hub, RedisServer, eventually
+from testbed.clock import OtherClock
+from testbed.programs import hub_redis
+from tests.e2e.conftest import Daemons
+from tests.e2e.support import ALL_KINDS, SWIFT, all_replicated, certificate_flags, wait_until_live
+from tests.hostile.peers import EndsAfterTheHandshake, HangsUp, HostileHub, HostileSite, Switch, turned, whole
+
+EVIL = "a\x1b]0;x\x07b\x9b31mc\x7fd\u202ee"
+ERROR = f"-ERR {EVIL}".encode() + b"\r\n"
+FOR_ALL = "refuses this client, whatever the key"
+#: What it answers to each request, and what is said of it.
+HUBS = {
+    "password of Webdis": (whole(b"", 403), FOR_ALL),
+    "NOPERM": (whole(b"-NOPERM this user has no permissions to run the 'x' command\r\n"), FOR_ALL),
+    "unknown command": (whole(b"-ERR unknown command 'x', with args beginning with: \r\n"), FOR_ALL),
+    "NOAUTH": (whole(b"-NOAUTH Authentication required.\r\n"), "NOAUTH"),
+    "500": (whole(b"", 500), "HTTP 500"),
+}
+SITES = {
+    "NOAUTH": (b"NOAUTH Authentication required.", "NOAUTH"),
+    "NOPERM": (b"NOPERM this user has no permissions to run the 'x' command", "NOPERM"),
+    "unknown command": (b"ERR unknown command 'x', with args beginning with: ", "unknown command"),
+}
+
+
+@pytest.mark.parametrize("kind", HUBS)
+def test_a_hub_that_refuses_everything_gives_up_no_key(daemon, scene, certificates, kind):
+    site, hub, _, to_hub = scene
+    answer, said = HUBS[kind]
+    mark = daemon.mark()
+    names = [f"site1:{kind}:{number}" for number in range(50)]
+    with HostileHub(certificates, answer) as peer, turned(to_hub, peer, hub):
+        site.client().mset(dict.fromkeys(names, "v"))
+        site.client().set(f"site1:{kind}:large", "x" * 300_000)
+        eventually(lambda: any(said in line["error"] for line in daemon.logged("push.failed", after=mark)), 20, said)
+        asked = peer.asked
+        eventually(lambda: peer.asked > asked + 5, 20, "it is asked again")
+    eventually(lambda: hub.redis.exists(*names) == 50 and hub.redis.exists(f"site1:{kind}:large"), 20, "all is there")
+    assert daemon.logged("push.refused", after=mark) == []
+    all_replicated(site.client(), hub.redis)
+
+
+@pytest.mark.parametrize("kind", SITES)
+def test_a_site_that_refuses_everything_gives_up_no_key(daemon, scene, kind):
+    site, hub, to_site, _ = scene
+    error, said = SITES[kind]
+    mark = daemon.mark()
+    names = [f"site1:{kind}:{number}" for number in range(50)]
+    with HostileSite(list, lambda: b"-%b\r\n" % error, b"-%b\r\n" % error) as peer, turned(to_site, peer, site):
+        hub.redis.mset(dict.fromkeys(names, "v"))
+        eventually(lambda: any(said in line["error"] for line in daemon.logged("stream.failed", after=mark)), 20, said)
+        asked = peer.asked
+        eventually(lambda: peer.asked > asked + 5, 20, "it is asked again")
+    eventually(lambda: site.client().exists(*names) == 50, 20, "all is there")
+    assert daemon.logged("apply.refused", after=mark) == []
+    all_replicated(site.client(), hub.redis)
+
+
+@pytest.mark.parametrize("how", [HangsUp, EndsAfterTheHandshake])
+@pytest.mark.parametrize("direct", [False, True], ids=["Webdis", "direct"])
+def test_a_hub_that_is_down_is_tried_ten_times_in_ten_seconds(certificates, direct, how):
+    """All pushers and subscriptions together, by the clock; and all go on once one finds it back."""
+    namespaces = [f"n{number}:" for number in range(50)]
+    names = [f"n{number % 50}:{number}" for number in range(5000)]
+    with (
+        RedisServer() as site,
+        Hub(certificates, redis={"tls": certificates if direct else None}) as hub,
+        Daemons(certificates) as daemons,
+    ):
+        port = hub.server.tls_port if direct else hub.port
+        with Switch(port) as to_hub:
+            place = f"rediss://localhost:{to_hub.port}" if direct else hub.url_at(to_hub.port)
+            daemon = daemons.live(site, place, ns=namespaces)
+            daemon.wait_for_log("sweep.finished")
+            with how(certificates) as peer:
+                to_hub.turn(peer.port)
+                until = time.monotonic() + 10
+                site.client().mset(dict.fromkeys(names, "v"))
+                eventually(lambda: peer.asked >= 4, 10, "it is tried")
+                while time.monotonic() < until:
+                    assert daemon.state()
+                    assert peer.asked <= 10
+                to_hub.turn(port)
+            eventually(lambda: hub.redis.exists(*names) == 5000, 30, "all is there")
+            eventually(lambda: all(s["live"] for s in daemon.state()["subscriptions"]), 10, "all are live")
+
+
+def shown(*args):
+    """What a command writes to its terminal."""
+    with Daemon([*map(str, args)]) as process:
+        process.wait()
+    return process.stdout, process.stderr
+
+
+def test_nothing_that_a_peer_says_is_obeyed_by_a_terminal(certificates, scene, tmp_path):
+    site, hub, to_site, to_hub = scene
+    flags = [*certificate_flags(certificates), "--raddr", f"127.0.0.1:{to_site.port}", "--ns", "site1:"]
+    flags += ["--haddr", hub.url_at(to_hub.port), "--timeout", "1", "--connect-timeout", "1"]
+    with (
+        Daemons(certificates) as daemons,
+        HostileHub(certificates, whole(ERROR)) as evil_hub,
+        HostileSite(list, lambda: ERROR, ERROR) as evil_site,
+    ):
+        daemon = daemons.start(to_site.port, hub.url_at(to_hub.port), *SWIFT, "--state-dir", tmp_path)
+        wait_until_live(daemon, pull=True)
+        with turned(to_site, evil_site, site), turned(to_hub, evil_hub, hub):
+            for what in ("subscribe", "stream"):
+                eventually(lambda what=what: "]0;x" in failures(daemon).get(what, ""), 20, "it says so")
+            out = io.StringIO()
+            watch(tmp_path, period=0.1, out=out, times=1)
+            said = [out.getvalue(), *shown("status", "--state-dir", tmp_path), *shown("check", *flags)]
+            said += [*shown("status", "--state-dir", tmp_path, "--json"), *shown("tail", *flags[6:10])]
+            assert daemon.stop() == 0
+    for text in said:
+        assert all(line.isprintable() for line in text.splitlines()), text
+    assert sum("]0;x" in text.replace("\n", "") for text in said) >= 4
+
+
+def failures(daemon):
+    return {trouble["what"]: trouble["error"] for trouble in daemon.state()["troubles"]}
+
+
+def test_a_hub_whose_clock_jumps_takes_nothing_from_the_site(certificates):
+    """What has expired by such a clock may be missing at the hub: nobody removed it, and it is not lost at the site."""
+    rng = random.Random(1)
+    names = [f"site1:{number}" for number in range(5)]
+    with (
+        OtherClock() as clock,
+        RedisServer() as site,
+        Hub(certificates, redis={"program": clock.program(hub_redis())}) as hub,
+        Daemons(certificates) as daemons,
+    ):
+        at_site = site.client()
+        daemon = daemons.live(site, hub, *SWIFT, *ALL_KINDS, "--sweep-period", "1")
+        daemon.wait_for_log("sweep.finished")
+        for name in names:
+            at_site.set(name, "v", ex=3600)
+            clock.set(rng.choice([-1, 1]) * rng.randrange(7200, 86_400))
+            hub.redis.keys("*")  # which has it look at expiries
+            mark = daemon.mark()
+            eventually(lambda mark=mark: daemon.logged("sweep.finished", after=mark), 20, "both sides were compared")
+            assert daemon.state()
+            assert at_site.exists(*names) == names.index(name) + 1
+        clock.set(0)
+        at_site.mset(dict.fromkeys(names, "w"))
+        eventually(lambda: hub.redis.mget(names) == [b"w"] * len(names), 30, "what is written now is there")
