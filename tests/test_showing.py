@@ -13,6 +13,7 @@ from redisrepl.local.address import parse_address
 from redisrepl.remote.address import check_url, without_credentials
 from redisrepl.remote.direct import direct_address
 from redisrepl.showing import PlainOutput, masked, plain, plain_fields
+from redisrepl.subcommands import status
 from redisrepl.subcommands.jsonlines import encode_bytes
 
 EVIL = "a\x1b]0;x\x07\x9b31mb\x7f\u202ec"
@@ -150,6 +151,19 @@ def test_every_way_to_a_terminal_is_plain():
     for text in (out.getvalue(), fields["error"], encode_bytes(EVIL.encode())):
         assert text.isprintable()
     assert json.loads(encode_bytes(EVIL.encode())) == EVIL
+
+
+def test_the_live_table_is_plain(monkeypatch, tmp_path):
+    """Rich takes no escapes out of a text."""
+    words = {"site": f"redis://{EVIL}", "hub": f"https://{EVIL}", "state": "not well", "problems": [f"push: {EVIL}"]}
+    numbers = dict.fromkeys(("pid", "attached_at", "oldest_s", "waiting_keys", "pushed", "applied", "asked_at"), 1)
+    told = words | numbers | {"doing": None, "direction": "both", "namespaces": [EVIL]}
+    monkeypatch.setattr(status, "documents", lambda _: [told])
+    out = io.StringIO()
+    status.watch(tmp_path / EVIL, period=0, out=out, times=1)
+
+    assert all(line.isprintable() for line in out.getvalue().splitlines())
+    assert "x1b" in out.getvalue()
 
 
 def test_the_last_line_of_an_error_is_plain(capfd):

@@ -52,13 +52,13 @@ class LargeBodies:
         Raises:
             BodyTooLargeError: it is too large, as far as one can tell. And what else `Hub` raises.
         """
-        began = self._clock()
+        began, away = self._clock(), self._hub.health.away
         try:
             reply = await request
         except HubError as error:
             if size <= _SMALL_BODY or error.status in _OTHERWISE or not await self._is_there():
                 raise
-            if not self._is_clear(error.status, began):
+            if not self._is_clear(error.status, began, away=away):
                 self._failed = self._failed or (self._clock(), size)
                 raise
             why = "but not to small ones: its proxy has a limit, or no place for bodies (nginx: client_body_temp_path)"
@@ -67,8 +67,9 @@ class LargeBodies:
             self._failed = None
         return reply
 
-    def _is_clear(self, status: int, began: float) -> bool:
-        if status in _SERVER_ERRORS and status not in _AWAY:
+    def _is_clear(self, status: int, began: float, *, away: bool) -> bool:
+        """Whether it is about the size; not if the hub answered so to everything, and has just come back."""
+        if not away and status in _SERVER_ERRORS and status not in _AWAY:
             return True
         return self._failed is not None and began > self._failed[0]
 

@@ -80,6 +80,11 @@ class HubHealth:
         self._turn = asyncio.Lock()
         self.well = False
 
+    @property
+    def away(self) -> bool:
+        """Whether the last request that told was not answered as it should."""
+        return self._failures > 0
+
     def trial(self) -> Trial:
         """A context that is entered when a request may be sent."""
         return Trial(self)

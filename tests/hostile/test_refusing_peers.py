@@ -49,6 +49,25 @@ def test_a_hub_that_refuses_everything_gives_up_no_key(daemon, scene, certificat
     all_replicated(site.client(), hub.redis)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in HUBS if kind != "500"])
+def test_a_hub_that_refuses_everything_is_tried_seldom(scene, certificates, kind):
+    """Six tries in three seconds, each of a dozen requests: they find out that it is not about a key."""
+    site, hub, _, to_hub = scene
+    with Daemons(certificates) as daemons, HostileHub(certificates, HUBS[kind][0]) as peer:
+        daemon = daemons.live(site, hub.url_at(to_hub.port), rc=False)
+        daemon.wait_for_log("sweep.finished")
+        site.client().set("site1:passes", kind)  # until a key passed, each that is refused may be the only one
+        eventually(lambda: hub.redis.get("site1:passes") == kind.encode())
+        with turned(to_hub, peer, hub):
+            site.client().mset({f"site1:seldom:{number}": kind for number in range(50)})
+            eventually(lambda: daemon.logged("push.failed"), 20, "it is refused")
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                assert daemon.state()
+                assert peer.asked < 150
+        eventually(lambda: hub.redis.get("site1:seldom:1") == kind.encode(), 20, "all is there")
+
+
 @pytest.mark.parametrize("kind", SITES)
 def test_a_site_that_refuses_everything_gives_up_no_key(daemon, scene, kind):
     site, hub, to_site, _ = scene

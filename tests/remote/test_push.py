@@ -241,6 +241,22 @@ async def test_large_bodies_that_fail_together_are_one_failure():
         assert pusher.max_body == 100_000
 
 
+async def test_a_hub_that_is_back_when_it_is_asked_had_nothing_against_the_size():
+    fails = 3  # the second time, it is back before the PING
+
+    def answer(content):
+        nonlocal fails
+        fails -= 1
+        return all_ran(content) if fails < 0 else httpx.Response(500)
+
+    async with pushing(answer) as pusher:
+        for _ in range(2):
+            with pytest.raises(HubError):
+                await pusher.push([[b"SET", b"k", b"x" * 20_000]])
+        assert (await pusher.push([[b"SET", b"k", b"x" * 20_000]])).errors == {}
+        assert pusher.max_body == 100_000
+
+
 async def test_joined_sets_are_split_where_a_body_cannot_hold_them():
     command = [b"MSET", *(word for number in range(10) for word in (b"k%d" % number, b"x" * 400))]
     most = len(batch_body([])) + 1000
