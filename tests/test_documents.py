@@ -57,6 +57,29 @@ def test_no_event_among_the_messages_is_unknown_to_the_program():
     } == set()
 
 
+#: What other programs say.
+OF_OTHERS = {"can't run this command", "start request repeated"}
+
+
+@pytest.mark.parametrize("page", ["docs/messages.md", "docs/troubleshooting.md", "docs/operations.md"])
+def test_what_is_quoted_is_what_the_program_says(page):
+    """And every event that is named is one of the program's."""
+    text = "".join(path.read_text() for path in (CHECKOUT / "redisrepl").rglob("*.py"))
+    text = re.sub(r'"\n\s*f?"', "", text)  # one sentence in pieces
+    prose = re.sub(r"(?ms)^ *```.*?^ *```|`[^`]*`", "", PAGES[page])
+    quoted = set(re.findall(r'"([^"\n]{5,}?)"', prose)) - OF_OTHERS
+
+    assert {words for words in quoted if re.sub(r"^HTTP \d+$", "HTTP {", words) not in text} == set()
+    stems = "|".join(sorted({event.partition(".")[0] for event in events()}))
+    named = set(re.findall(rf"`((?:{stems})\.[a-z_]+)`", PAGES[page])) - events()
+    assert {event for event in named if f'"{event}"' not in text and f'{{side}}{event[3:]}"' not in text} == set()
+
+
+def test_every_log_of_failures_has_a_name_that_can_be_found():
+    text = "".join(path.read_text() for path in DAEMON)
+    assert re.findall(r'FailureLog\((?!"[a-z_]+")', text) == []
+
+
 def test_the_exit_codes_are_those_of_the_program():
     told = {int(code) for code in re.findall(r"(?m)^\| (\d+) \|", MESSAGES.partition("## Exit codes")[2])}
 
