@@ -337,6 +337,7 @@ class Parts:
             origin=who,
             canary_period=settings.canary_period,
             retry=self._soon,
+            refused=self._retry,
         )
         notifications = Notifications(
             self.hub, settings.kinds, settings.notify_config, fresh=settings.canary_period / 2

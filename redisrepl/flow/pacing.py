@@ -6,7 +6,6 @@ In: what is ready, the time, how batches came back. Out: a delay. Left to others
 from __future__ import annotations
 
 import math
-import random
 
 __all__ = ["Pacer"]
 
@@ -98,13 +97,18 @@ class Pacer:
         """Nothing leaves before this time."""
         self.held_until = max(self.held_until, until)
 
-    def refused(self, now: float) -> None:
-        """The hub answers, but refuses whatever we send: all wait, then one tries."""
+    def refused(self, now: float, share: float = 1.0) -> None:
+        """The hub answers, but refuses whatever we send: all wait, then one tries.
+
+        Args:
+            now: seconds that never go backwards.
+            share: of the pause that is kept, by chance, so that sites do not retry in step.
+        """
         if now < self.held_until:
             return  # another one has told already
         pause = min(self._longest_pause, _FIRST_PAUSE * 2 ** min(self._refusals, 20))
         self._refusals += 1
-        self.hold(now + pause * random.uniform(0.5, 1))  # noqa: S311 - so that sites do not retry in step
+        self.hold(now + pause * share)
 
     def heard(self, now: float) -> None:
         """Events of our own pushes came."""

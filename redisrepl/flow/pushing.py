@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import groupby
@@ -223,7 +224,7 @@ class Pushing:
             if isinstance(error, HubError) and error.retry_after is not None:
                 pacer.hold(time.monotonic() + min(error.retry_after, _LONGEST_HOLD))
             elif _is_an_answer(error):  # the hub is there, so its health makes nobody wait
-                pacer.refused(time.monotonic())
+                pacer.refused(time.monotonic(), random.uniform(0.5, 1))  # noqa: S311
             self._failed(batch, number, unknown=isinstance(error, OutcomeUnknownError))
             self.failure_log.failed(error, pending_keys=outbound.waiting)
             raise

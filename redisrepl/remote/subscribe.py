@@ -54,12 +54,14 @@ class SubscriptionOptions:
         origin: identifies this daemon in its canaries.
         canary_period: seconds between canaries; must be below the idle timeout of the proxy before the hub.
         retry: how to wait between subscriptions, as arguments of `stamina.retry_context`.
+        refused: the same while the hub answers, but refuses to subscribe us: its health makes nobody wait then.
     """
 
     database: int
     origin: bytes
     canary_period: float
     retry: Mapping[str, Any]
+    refused: Mapping[str, Any]
 
 
 class Subscription:
@@ -116,6 +118,8 @@ class Subscription:
         self._subscribed = asyncio.Event()
         self._links = Links(options.retry, works_after=0.0)  # a subscription counts as made when its canary comes back
         self._links.accepted()  # so that a refusal is retried, not raised: the daemon goes on pushing
+        self._refusals = Links(options.refused, works_after=0.0)
+        self._refusals.accepted()
         self._mute = False  # whether the hub refused PUBLISH: then only silence shows that the stream is dead
         self.failure_log = FailureLog("subscribe")
         self.live = False
@@ -130,6 +134,9 @@ class Subscription:
             except RedisreplError as error:
                 self._links.lost(error)
                 self.failure_log.failed(self._explained(error), namespace=printable(self._prefix))
+                if isinstance(error, CommandRefusedError | ProtocolError):
+                    self._refusals.lost(error)
+                    await anext(self._refusals)
 
     def _explained(self, error: RedisreplError) -> RedisreplError | str:
         """The text for a failure: if it repeats while other namespaces work, the hub may be at a limit."""
@@ -208,6 +215,7 @@ class Subscription:
             self.round_trip = now - sent
             self._deadline = now + _PATIENCE * self._period
             self._links.made()
+            self._refusals.made()
             self.live = True
             self.failure_log.succeeded(namespace=printable(self._prefix))
 

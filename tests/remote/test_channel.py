@@ -313,7 +313,7 @@ async def listening(hub, certificates, choice="auto", canary_period=0.1, *, know
             channel._session,
             Notifications(channel._session, frozenset({"set"}), "merge"),
             prefix,
-            options=SubscriptionOptions(0, b"me", canary_period, RETRY),
+            options=SubscriptionOptions(0, b"me", canary_period, RETRY, RETRY),
             on_events=seen.extend,
             on_feed=lambda time, changes: seen.append((time, changes)),
             on_subscribed=lambda: None,
