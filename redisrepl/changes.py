@@ -30,6 +30,7 @@ __all__ = [
     "StringSet",
     "StringState",
     "Touch",
+    "expiry_ms",
     "is_replicated",
     "types_of",
     "value_size",
@@ -49,7 +50,15 @@ KIND_OF_TYPE = {
 #: All that `--replicate` may name: values of each type, removals, expiry times. `--opaque` adds `opaque`.
 KINDS = frozenset({*KIND_OF_TYPE.values(), "del", "expire"}) - {"opaque"}
 
+#: The latest expiry that a server can hold, in Unix milliseconds.
+_LATEST = (1 << 63) - 1
+
 _Value = TypeVar("_Value")
+
+
+def expiry_ms(claimed: int) -> int:
+    """An expiry that any server takes and the store can hold, whatever a peer claims, or clocks make of it."""
+    return max(1, min(claimed, _LATEST))
 
 
 @dataclass_transform(frozen_default=True)

@@ -249,8 +249,9 @@ class Turn:
         return None if offset is None else Applied({}, offset)
 
 
-#: Errors that concern one key alone: it has another type, or the server cannot restore this type or format.
-_OF_ONE_KEY = ("WRONGTYPE", "DUMP payload version", "Bad data format")
+#: Errors that concern one key alone: it has another type, the server cannot restore this type or format, or takes no
+#: such argument.
+_OF_ONE_KEY = ("WRONGTYPE", "DUMP payload version", "Bad data format", "invalid expire time", "value is not")
 #: Fields that one script sets at most: Lua's stack holds 8,000 words.
 MOST_FIELDS = 1000
 _COMPARE_AND_SET = b"""

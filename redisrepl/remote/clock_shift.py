@@ -12,7 +12,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from redisrepl.changes import Change, ExpirySet, HashState, LargeState, SequenceState, State, StringSet, StringState
+from redisrepl.changes import (
+    Change,
+    ExpirySet,
+    HashState,
+    LargeState,
+    SequenceState,
+    State,
+    StringSet,
+    StringState,
+    expiry_ms,
+)
 from redisrepl.wire.digests import Look
 from redisrepl.wire.writes import later
 
@@ -31,7 +41,7 @@ class ClockShift:
 
     def expiry(self, expires_at_ms: int | None) -> int | None:
         """An expiry at the hub, by the site's clock."""
-        return None if expires_at_ms is None else expires_at_ms - self.ms
+        return None if expires_at_ms is None else expiry_ms(expires_at_ms - self.ms)
 
     def state(self, state: State) -> State:
         """What a key of the hub holds, by the site's clock."""

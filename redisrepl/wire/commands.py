@@ -23,6 +23,7 @@ from redisrepl.changes import (
     HashSet,
     StringSet,
     Touch,
+    expiry_ms,
     is_replicated,
 )
 from redisrepl.wire.collections import score_text
@@ -216,9 +217,9 @@ def _set(argv: Arguments) -> Sequence[Change]:
             case b"NX" | b"XX" | b"GET":
                 continue
             case b"PXAT":
-                expires_at_ms = int(next(options, b""))
+                expires_at_ms = expiry_ms(int(next(options, b"")))
             case b"EXAT":
-                expires_at_ms = int(next(options, b"")) * 1000
+                expires_at_ms = expiry_ms(int(next(options, b"")) * 1000)
             case condition if condition in _SET_CONDITIONS:
                 next(options, None)
             case (
@@ -379,11 +380,11 @@ def _touch_lists(argv: Arguments) -> Sequence[Change]:
 
 
 def _pexpireat(argv: Arguments) -> Sequence[Change]:
-    return (ExpirySet(argv[1], int(argv[2])),)
+    return (ExpirySet(argv[1], expiry_ms(int(argv[2]))),)
 
 
 def _expireat(argv: Arguments) -> Sequence[Change]:
-    return (ExpirySet(argv[1], int(argv[2]) * 1000),)
+    return (ExpirySet(argv[1], expiry_ms(int(argv[2]) * 1000)),)
 
 
 def _persist(argv: Arguments) -> Sequence[Change]:

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from hashlib import sha1
 from typing import NamedTuple
 
-from redisrepl.changes import HashState, SequenceState, State, StringState
+from redisrepl.changes import HashState, SequenceState, State, StringState, expiry_ms
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES
 from redisrepl.wire.entries import plain_id
@@ -371,7 +371,9 @@ def _parse_look(told: bytes) -> Look:
         large = digest[1:].decode("ascii", "backslashreplace")
     else:
         raise ProtocolError("a server's reply to a step of a comparison holds no digest")
-    return Look(known, _number(expiry.removeprefix(b"~")) if expiry else None, expiry.startswith(b"~"), large)
+    return Look(
+        known, expiry_ms(_number(expiry.removeprefix(b"~"))) if expiry else None, expiry.startswith(b"~"), large
+    )
 
 
 def _number(text: bytes, longest: int = _LONGEST_NUMBER) -> int:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from redisrepl.changes import expiry_ms
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.collections import elements_in
 from redisrepl.wire.replies import number
@@ -185,7 +186,7 @@ def parse_elements(items: Sequence[bytes], token: bytes, question: Question) -> 
     check_token(items, token)
     time = read_at(items)
     try:
-        type_, expires_at_ms = items[1].decode("ascii"), _natural(items[2]) if items[2] else None
+        type_, expires_at_ms = items[1].decode("ascii"), expiry_ms(_natural(items[2])) if items[2] else None
         if type_ != question.kind:
             return Elements(time, type_, expires_at_ms)
         count, following = _natural(items[3]), _natural(items[4])

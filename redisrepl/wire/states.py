@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from redisrepl.changes import DENIED, HashState, LargeState, SequenceState, State, StringState
+from redisrepl.changes import DENIED, HashState, LargeState, SequenceState, State, StringState, expiry_ms
 from redisrepl.errors import OutcomeUnknownError, ProtocolError
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, elements_in
 from redisrepl.wire.entries import STREAMS
@@ -116,7 +116,7 @@ def parse_states(items: Sequence[bytes]) -> list[State | LargeState]:
         while index < end:
             kind, expires, count = items[index], items[index + 1], _count(items[index + 2])
             index += 3
-            expires_at_ms = _count(expires) if expires else None
+            expires_at_ms = expiry_ms(_count(expires)) if expires else None
             if kind == b"string":
                 states.append(StringState(items[index], expires_at_ms))
             elif kind == b"hash":

@@ -20,6 +20,7 @@ from redisrepl.changes import (
     State,
     StringSet,
     StringState,
+    expiry_ms,
 )
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, as_server_takes, name_here, names_at_server, put_words
 from redisrepl.wire.digests import digest_of, element_of
@@ -268,8 +269,7 @@ def later(command: Sequence[bytes], ms: int) -> Sequence[bytes]:
     at = _EXPIRY_AT.get(command[0])
     if at is None or len(command) <= at or not command[at]:
         return command
-    expires_at_ms = max(1, int(command[at]) + ms)  # Redis takes no time before 1970
-    return [*command[:at], b"%d" % expires_at_ms, *command[at + 1 :]]
+    return [*command[:at], b"%d" % expiry_ms(int(command[at]) + ms), *command[at + 1 :]]
 
 
 def _pxat(expires_at_ms: int | None) -> list[bytes]:

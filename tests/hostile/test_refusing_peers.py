@@ -1,5 +1,6 @@
 """Peers that say no to everything, or what a terminal would obey; a hub that is not there, or whose clock jumps."""
 
+import base64
 import io
 import random
 import time
@@ -7,6 +8,7 @@ import time
 import pytest
 
 from redisrepl.subcommands.status import watch
+from redisrepl.wire.psync import encode_command
 from testbed import Daemon, Hub, RedisServer, eventually
 from testbed.clock import OtherClock
 from testbed.programs import hub_redis
@@ -172,3 +174,35 @@ def test_a_hub_whose_clock_jumps_takes_nothing_from_the_site(certificates):
         clock.set(0)
         at_site.mset(dict.fromkeys(names, "w"))
         eventually(lambda: hub.redis.mget(names) == [b"w"] * len(names), 30, "what is written now is there")
+
+
+@pytest.mark.parametrize("ahead", [-7200, 7200])
+def test_no_expiry_that_a_peer_claims_is_too_large(certificates, ahead):
+    """Redis takes any that fits into 64 bits, which it does not when the clocks differ; and a peer may write more."""
+    latest = (1 << 63) - 1
+    with (
+        OtherClock(ahead) as clock,
+        RedisServer() as site,
+        Hub(certificates, redis={"program": clock.program(hub_redis())}) as hub,
+        Daemons(certificates) as daemons,
+    ):
+        at_site, at_hub = site.client(), hub.redis
+        daemon = daemons.live(site, hub, *SWIFT, "--replicate", "all")
+        daemon.wait_for_log("sweep.finished")
+        for client, name in ((at_site, "up"), (at_hub, "down")):
+            client.set(f"site1:{name}", "v")
+            client.pexpireat(f"site1:{name}", latest)
+            client.hset(f"site1:{name}:hash", "f", "v")
+            client.pexpireat(f"site1:{name}:hash", latest - 1)
+        for number, expiry in enumerate((b"9" * 30, b"-5", b"0", b"%d" % latest)):
+            command = encode_command(b"SET", b"site1:fed%d" % number, b"v", b"PXAT", expiry)
+            now = int(time.time() * 1e6) + (number << 40)
+            message = b"%d other %b" % (now, base64.urlsafe_b64encode(command))
+            at_hub.publish("__keyspace@0__:site1:redisrepl:feed", message)
+        names = ["site1:up", "site1:up:hash", "site1:down", "site1:down:hash"]
+        eventually(lambda: at_site.exists(*names) == at_hub.exists(*names) == 4, 20, "they are on both sides")
+        at_hub.set("site1:after", "v")
+        at_site.set("site1:behind", "v")
+        eventually(lambda: at_site.exists("site1:after") and at_hub.exists("site1:behind"), 20, "it goes on")
+        assert daemon.logged("push.refused") == daemon.logged("apply.refused") == []
+        assert daemon.stop() == 0

@@ -41,7 +41,8 @@ SHOWN = {
         e2e/test_ancestor_evicted.py flow/test_pushing.py::test_what_the_site_evicted_is_not_removed_at_the_hub
         flow/test_applying.py::test_before_the_hub_loses_what_the_site_lacks_the_site_is_asked_whether_it_evicts
         subcommands/test_check.py::test_eviction""",
-    "clocks": """
+    "clocks, and expiries that no server can hold": """
+        hostile/test_refusing_peers.py::test_no_expiry_that_a_peer_claims_is_too_large
         hostile/test_refusing_peers.py::test_a_hub_whose_clock_jumps_takes_nothing_from_the_site
         e2e/test_clocks.py flow/test_clocks.py remote/test_clock_shift.py
         subcommands/test_check.py::test_a_wrong_clock_is_told_with_the_remedy""",

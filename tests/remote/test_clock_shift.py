@@ -12,6 +12,7 @@ from redisrepl.changes import (
     StringState,
 )
 from redisrepl.remote.clock_shift import ClockShift
+from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.digests import Look
 from redisrepl.wire.writes import commands_if, commands_of
 
@@ -68,3 +69,19 @@ def test_what_the_hub_is_sent_is_by_its_own_clock(changed, spelled):
 def test_other_commands_are_sent_as_they_are():
     commands = [[b"MSET", b"k", b"1", b"l", b"2"], [b"DEL", b"5"], [b"HSET", b"k", b"5", b"6", b"7", b"8"]]
     assert shifted().commands(commands) == commands
+
+
+def test_an_expiry_stays_one_that_a_server_can_hold():
+    shift, latest = ClockShift(), (1 << 63) - 1
+    for shift.ms, told, expected in ((-1000, latest, latest), (1000, latest, latest - 1000), (1000, 5, 1)):
+        assert shift.expiry(told) == expected
+    for shift.ms, told, expected in ((1000, latest, latest), (-1000, 5, 1)):
+        assert shift.commands([[b"PEXPIREAT", b"k", b"%d" % told]]) == [[b"PEXPIREAT", b"k", b"%d" % expected]]
+
+
+@pytest.mark.parametrize("text", [b"9" * 30, b"9" * 4000, b"%d" % (1 << 63), b"-5", b"0"])
+def test_an_expiry_that_is_claimed_is_one_that_a_server_can_hold(text):
+    decoder = ChangeDecoder(lambda _: True)
+    for argv in ([b"SET", b"k", b"v", b"PXAT", text], [b"SET", b"k", b"v", b"EXAT", text], [b"PEXPIREAT", b"k", text]):
+        for change in decoder.decode(argv):
+            assert 0 < change.expires_at_ms < 1 << 63
