@@ -28,6 +28,7 @@ from redisrepl.errors import (
     PsyncRefusedError,
     RefusedError,
 )
+from redisrepl.wire.replies import number
 from redisrepl.wire.stream import Commands, CommandStream, encode_command
 from redisrepl.wire.unwanted import Unwanted
 
@@ -46,6 +47,8 @@ __all__ = [
 #: The longest reply line of a handshake; Redis' own limit is 256 bytes (`CONFIG_RUN_ID_SIZE` and words around it).
 _MAX_LINE = 4096
 _MARK_SIZE = 40  # RDB_EOF_MARK_SIZE
+_LONGEST_ID = 64  # Redis: CONFIG_RUN_ID_SIZE, 40
+_LARGEST_OFFSET = 1 << 62
 _SNAPSHOT_FEED = 65536
 #: `-` replies that will pass: the server is loading, saving, full, or has lost its own master.
 _NOT_YET = (b"LOADING", b"NOMASTERLINK", b"MASTERDOWN", b"BUSY", b"TRYAGAIN", b"ERR BGSAVE", b"ERR max number")
@@ -224,14 +227,17 @@ class ReplicaProtocol:
             raise ProtocolError("the server continues a history that was not asked for")
         words = reply.split()
         if len(words) > 1:
-            self.replid = words[1].decode("ascii", "replace")
+            try:
+                self.replid = _replid(words[1])
+            except ValueError:
+                raise ProtocolError(f"not a CONTINUE reply: {reply[:80]!r}") from None
         self._stream.received = self._position.offset
         self._events.append(Continued(Position(self.replid, self.received)))
 
     def _full_sync(self, reply: bytes) -> Generator[None, None, None]:
         try:
             _, replid, offset = reply.split()
-            self.replid, self._stream.received = replid.decode("ascii"), int(offset if offset.isdigit() else b"")
+            self.replid, self._stream.received = _replid(replid), _offset(offset)
         except ValueError:
             raise ProtocolError(f"not a FULLRESYNC reply: {reply[:80]!r}") from None
         position = Position(self.replid, self.received)
@@ -326,3 +332,18 @@ def _refusal(reply: bytes, command: str) -> Exception:
     if reply[1:].startswith((b"NOAUTH", b"WRONGPASS")) or command == "AUTH":
         return RefusedError(f"the server refuses the user or password: {text}")
     return PsyncRefusedError(f"the server refuses {command}: {text}")
+
+
+def _replid(word: bytes) -> str:
+    """A replication id; Redis' own have 40 hexadecimal digits."""
+    if len(word) > _LONGEST_ID or not word.isalnum():
+        raise ValueError("no replication id")
+    return word.decode("ascii")
+
+
+def _offset(word: bytes) -> int:
+    """An offset from which a stream may go on for long, and still fits into 64 bits."""
+    offset = number(word)
+    if offset is None or not 0 <= offset < _LARGEST_OFFSET:
+        raise ValueError("no offset")
+    return offset

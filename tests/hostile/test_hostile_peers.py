@@ -121,6 +121,7 @@ SAID_OF_SITE = {
     "no RESP": "damaged",
     "a line without an end": "is over the limit",
     "levels": "Max nesting depth exceeded",
+    "an offset that fits nowhere": "not a FULLRESYNC reply",
     "millions of lists": "a list of strings holds something else",
 }
 
@@ -160,6 +161,11 @@ SITES = {
     "a line without an end": (forever(b"*2\r\n$1"), says(b"+" + PIECE)),
     "levels": (lambda: [b"*1\r\n" * 100_000], says(b"*1\r\n" * 100_000)),
     "millions of lists": (lambda: [LISTS], says(LISTS)),
+    "an offset that fits nowhere": (
+        lambda: [b"$18\r\nREDIS0011\xff" + bytes(8), b"*3\r\n$3\r\nSET\r\n$7\r\nsite1:x\r\n$1\r\ny\r\n" * 100],
+        PONG,
+        b"+FULLRESYNC %b %d\r\n" % (b"a" * 40, (1 << 64) - 1),
+    ),
     **{f"random {seed}": site_at_random(seed) for seed in range(1, 5)},
 }
 

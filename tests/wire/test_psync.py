@@ -303,6 +303,10 @@ def test_a_reply_need_not_be_text():
         b"+FULLRESYNC " + REPLID.encode() + b" 5 5",
         b"+FULLRESYNC " + b"\xff" * 40 + b" 5",
         b"+FULLRESYNC " + REPLID.encode() + b" " + b"9" * 5000,
+        b"+FULLRESYNC " + REPLID.encode() + b" %d" % (1 << 62),
+        b"+FULLRESYNC " + REPLID.encode() + b" %d" % ((1 << 64) - 1),
+        b"+FULLRESYNC " + b"a" * 65 + b" 5",
+        b"+FULLRESYNC " + b"a:" * 20 + b" 5",
         b"+RDBCHANNELSYNC 5",
         b"+CONTINUE",
     ],
@@ -310,6 +314,14 @@ def test_a_reply_need_not_be_text():
 def test_a_reply_that_nobody_asked_for(reply):
     with pytest.raises(ProtocolError):
         account(b"+OK\r\n" + reply + b"\r\n")
+
+
+@pytest.mark.parametrize("replid", [b"a" * 65, b"a:" * 20, b"\xff" * 40])
+def test_a_history_that_goes_on_under_a_name_that_is_none(replid):
+    protocol = ReplicaProtocol(Position(REPLID, 14))
+    protocol.receive(b"+OK\r\n")
+    with pytest.raises(ProtocolError, match="CONTINUE"):
+        protocol.receive(b"+CONTINUE " + replid + b"\r\n")
 
 
 def test_a_line_has_an_end():
