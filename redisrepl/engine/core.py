@@ -237,6 +237,8 @@ class Core:
         if anew:
             # What a server does after it went back, it does after all that was agreed before.
             self.ring = Ring(number=max(self.ring.number, findings.number if event is Event.WENT_BACK else 0))
+            if event is Event.WENT_BACK:  # where it may be older, it was looked at (`Findings.held`)
+                self.ring.begins_settled()
             self._applies = {number: offset for number, offset in self._applies.items() if offset == math.inf}
 
     def clock_was_set(self, off_by: frozenset[int]) -> None:

@@ -176,10 +176,27 @@ class Losses:
             known_to = min(before.known_to, self.streamed_keys.known_to)
             self._missed = _Missed(before.keys | keys, before.numbers.union(applies), known_to)
         self._kept = findings.kept and findings.kept | self._kept
+        settled = self._with_held(findings.settled) if proved_before != math.inf else findings.settled
         self._places = self.suspects(proved_before, findings.proved, findings.agreed)
         self._held = findings.held
         self.interrupted(ring)
-        self._settled = findings.settled
+        self._settled = settled
+
+    def _with_held(self, settled: Settled) -> Settled:
+        """With what was there when the server was judged before; without what may have been older then, unlooked at."""
+        known = dict[Place, Collection[int | None]]()
+        for place, digests in settled.items():
+            if place in self._held:
+                known[place] = {*digests, self._held[place]}
+            elif not self._was_suspect(place):
+                known[place] = digests
+        return known
+
+    def _was_suspect(self, place: Place) -> bool:
+        if self._places is None:
+            return True
+        field, parts = place[1], self._places.get(place[0], {})
+        return bool(parts) and (field is None or field in parts or None in parts)
 
     def suspects(self, proved_before: float, proved_now: float, agreed: Places | None) -> Places | None:
         """What may be lost by a server that is judged to have gone back; arguments as of `went_back`."""

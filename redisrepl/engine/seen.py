@@ -350,8 +350,15 @@ class Ring:
         while self._read and self._read[0][0] <= offset:
             _, count = self._read.popleft()
         if count is not None:
-            self._settled.append((count, number))
-            self._unsaved.append((number, self._count - count))
+            self._settle(count, number)
+
+    def begins_settled(self) -> None:
+        """What the server holds as it begins is agreed on, or known otherwise."""
+        self._settle(self._count, self.number)
+
+    def _settle(self, count: int, number: int) -> None:
+        self._settled.append((count, number))
+        self._unsaved.append((number, self._count - count))
 
     def settled_by(self, number: float) -> int | None:
         """The last number, up to this one, by which all was agreed on that was seen before some change.

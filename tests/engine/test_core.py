@@ -459,6 +459,44 @@ def test_what_a_site_never_held_since_all_was_agreed_on_is_newer(value, later, p
     assert bool(plan.apply) == (not pushed)
 
 
+@pytest.mark.parametrize(
+    ("suspects", "held", "value", "pushed"),
+    [
+        ({}, {}, "new", True),  # nothing of it was in doubt when the site had gone back for the first time
+        ({}, {}, "settled", False),
+        ({KEY: {None: 7}}, {}, "new", False),  # it was, and nobody knows what was there
+        ({KEY: {None: 7}}, {(KEY, None): digest_of(KEY, string("held"))}, "new", True),
+        ({KEY: {None: 7}}, {(KEY, None): digest_of(KEY, string("held"))}, "held", False),
+        ({KEY: {b"f": 7}}, {}, "new", False),
+        (None, {}, "new", False),
+    ],
+)
+def test_what_a_site_that_went_back_again_held_meanwhile_is_known(suspects, held, value, pushed):
+    core = core_of()
+    core.site_lost(8)
+    core.site_attached()
+    core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=6, agreed=suspects, held=held, number=8))
+    assert core.ring.settled_by(8) == 8
+    assert core.ring.settled_by(7) is None
+    core.site_lost(9)
+    core.site_attached()
+    settled = {(KEY, None): {digest_of(KEY, string("settled"))}}
+    agreed = {KEY: {None: 9}}
+    core.judged("site", Event.WENT_BACK, "again", Findings(proved=8, agreed=agreed, settled=settled, number=10))
+    plan = core.plan(KEY, string(value), C, ancestor_of(C, 9), 0.0)
+    assert bool(plan.push) == pushed
+    assert bool(plan.apply) == (not pushed)
+
+
+@pytest.mark.parametrize("place", [(KEY, b"f"), (KEY, b"other")])
+@pytest.mark.parametrize("suspects", [{KEY: {b"f": 7}}, {KEY: {None: 7}}])
+def test_of_a_hash_a_field_is_known_that_was_in_no_doubt(place, suspects):
+    core = core_of()
+    core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=6, agreed=suspects, number=8))
+    core.judged("site", Event.WENT_BACK, "again", Findings(proved=8, settled={place: {1}}, number=10))
+    assert (place in core.losses._settled) == (suspects == {KEY: {b"f": 7}} and place == (KEY, b"other"))
+
+
 def test_what_was_agreed_on_by_a_number_and_since():
     history = [
         *(Seen(1, KEY, None, 1), Seen(2, KEY, None, 2), Seen(2, KEY, b"f", 3), Seen(3, KEY, None, None)),
