@@ -36,10 +36,12 @@ class Proof(NamedTuple):
     Attributes:
         number: agreements up to this one; 0: nothing is proved.
         kept: places of which it has a change that was seen, and all that came before.
+        changes: of those that were seen, it has the first so many.
     """
 
     number: float
-    kept: frozenset[Place]
+    kept: frozenset[Place] = frozenset()
+    changes: int = 0
 
 
 def proved(ring: Ring, held: Mapping[Place, int | None], marked: int = 0) -> Proof:
@@ -87,7 +89,7 @@ def proved(ring: Ring, held: Mapping[Place, int | None], marked: int = 0) -> Pro
     known = changes[ring.complete_from : end]
     if proves and all(not ring.was_untold(c.place) and _was_written_since(c, held, known) for c in tail):
         found = float(max(ring.number, marked))
-    return Proof(found, frozenset(seen.place for seen in known if proves))
+    return Proof(found, frozenset(seen.place for seen in known if proves), end if proves else 0)
 
 
 def _speaks(digest: int | None, now: int | None, before: Collection[int | None], last: int | None) -> int:

@@ -43,6 +43,8 @@ __all__ = [
 #: Changes that are remembered at a time, and saved; and in all, while the daemon runs.
 RING = 512
 _KEPT = 1024
+#: Changes, and what is known of moments between them, that are saved.
+_ENTRIES = 2 * RING
 #: Offsets of which the number of agreements by then is remembered: of some minutes, where agreements are many.
 _MILESTONES = 512
 #: What was agreed on that the hub is judged by.
@@ -143,13 +145,25 @@ def untold_of(entries: Iterable[object]) -> dict[Place, float]:
     return untold
 
 
-def _entry(what: Seen | int | None, later: int) -> Sequence[object]:
+class _Moment(NamedTuple):
+    """Something that is known of all changes that were seen by then.
+
+    Attributes:
+        offset: the stream has told them before it.
+        number: they are agreed on by it.
+    """
+
+    offset: int | None = None
+    number: int | None = None
+
+
+def _entry(what: Seen | _Moment | None, later: int) -> Sequence[object]:
     """An entry of the ring, as JSON can hold it; see `Ring._unsaved`."""
     match what:
         case None:
             return _LEFT_OUT
-        case int(number):
-            return number, later
+        case _Moment():
+            return *what, later
         case seen:
             return entry_of(seen, later)
 
@@ -178,9 +192,9 @@ class Ring:
     ) -> None:
         self._seen: deque[Seen] = deque(maxlen=_KEPT)
         self._by_place: dict[Place, list[Seen]] | None = None  # made when it is asked for
-        # Each with how many before it are later changes; None: something was left out; a number: of `_settled`.
-        self._unsaved: deque[tuple[Seen | int | None, int]] = deque(maxlen=RING)
-        self._seen_saved, self._milestones_saved = Pieces("seen", RING), Pieces("milestones", _MILESTONES)
+        # Each with how many before it are later changes; None: something was left out.
+        self._unsaved: deque[tuple[Seen | _Moment | None, int]] = deque(maxlen=_ENTRIES)
+        self._seen_saved, self._milestones_saved = Pieces("seen", _ENTRIES), Pieces("milestones", _MILESTONES)
         self._count = 0  # changes that were ever added
         self._touched: dict[bytes, tuple[int, int]] = {}  # keys yet to be read: that count at their change, the number
         self._untold: dict[Place, float] = {}
@@ -194,11 +208,10 @@ class Ring:
         self._unread: int | None = None  # the number once the keys of changes that told no value were read
         self._milestones: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)  # offsets, each with its number
         self._number_before = 0
-        self._read: deque[tuple[int, int]] = deque(
-            maxlen=_MILESTONES
-        )  # offsets, each with the count of changes by then
-        self._count_read: int | None = None  # of them, the last
-        self._settled: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)  # such counts, each with a number
+        # Counts of changes, each with an offset, or a number; see `_Moment`.
+        self._offsets: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)
+        self._settled: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)
+        self._unsettled: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)  # of the offsets, since the last of those
 
     def __iter__(self) -> Iterator[Seen]:
         return iter(self._seen)
@@ -310,8 +323,7 @@ class Ring:
             self._insert(seen, later)
             self._unsaved.append((seen, later))
         counts = [count for _, (count, _) in read]
-        self._settled = deque(((at + bisect_left(counts, at), number) for at, number in self._settled), _MILESTONES)
-        self._read = deque(((offset, at + bisect_left(counts, at)) for offset, at in self._read), _MILESTONES)
+        self._make_room(counts)
         self._touched = {key: (at + bisect_right(counts, at), number) for key, (at, number) in self._touched.items()}
         self._count += len(read)
         self._by_place = None
@@ -332,6 +344,13 @@ class Ring:
         self.complete += later < self.complete
         self._seen.insert(len(self._seen) - min(later, len(self._seen)), seen)
 
+    def _make_room(self, counts: Sequence[int]) -> None:
+        """Where so many changes had been seen, in ascending order, one is inserted: later ones have been seen since."""
+        for moments in (self._offsets, self._settled, self._unsettled):
+            shifted = [(at + bisect_left(counts, at), of_them) for at, of_them in moments]
+            moments.clear()
+            moments.extend(shifted)
+
     def reached(self, offset: int) -> None:
         """The stream was read up to this offset, and so all that was agreed on when it was read up to the last one.
 
@@ -340,15 +359,16 @@ class Ring:
         if self._number_before > (self._milestones[-1][1] if self._milestones else 0):
             self._mark((offset, self._number_before))
         self._number_before = self.number
-        if self._count != self._count_read:
-            self._count_read = self._count
-            self._read.append((offset, self._count))
+        if not self._offsets or self._offsets[-1][0] != self._count:
+            self._offsets.append((self._count, offset))
+            self._unsettled.append((self._count, offset))
+            self._unsaved.append((_Moment(offset=offset), 0))
 
     def acknowledged(self, offset: int, number: int) -> None:
         """What the stream had told before this offset is agreed on, up to this number."""
         count = None
-        while self._read and self._read[0][0] <= offset:
-            _, count = self._read.popleft()
+        while self._unsettled and self._unsettled[0][1] <= offset:
+            count, _ = self._unsettled.popleft()
         if count is not None:
             self._settle(count, number)
 
@@ -358,7 +378,7 @@ class Ring:
 
     def _settle(self, count: int, number: int) -> None:
         self._settled.append((count, number))
-        self._unsaved.append((number, self._count - count))
+        self._unsaved.append((_Moment(number=number), self._count - count))
 
     def settled_by(self, number: float) -> int | None:
         """The last number, up to this one, by which all was agreed on that was seen before some change.
@@ -367,6 +387,12 @@ class Ring:
         """
         remembered = self._count - (len(self._seen) - self.complete_from)
         return next((n for count, n in reversed(self._settled) if n <= number and count >= remembered), None)
+
+    def offset_of(self, changes: int) -> int:
+        """Before which offset a server has all, if it has so many of these changes; 0: that is not known."""
+        count = self._count - len(self._seen) + changes
+        # What told no value may have come between the last change and the offset: only a later change is behind that.
+        return max((offset for at, offset in self._offsets if at < count), default=0)
 
     def _do_not_know(self, places: Untold) -> None:
         for place, number in places.items():
@@ -388,9 +414,8 @@ class Ring:
 
     def _left_out(self) -> None:
         self._by_place, self.complete, self.whole = None, 0, False
-        self._read.clear()
         self._settled.clear()
-        self._count_read = None
+        self._unsettled.clear()
         self._unsaved.append((None, 0))
 
     def _mark(self, milestone: tuple[int, int]) -> None:
@@ -403,7 +428,7 @@ class Ring:
 
     def saved(self) -> dict[str, object]:
         """As JSON can hold it, by names of which few have another value than when it was asked for last."""
-        if len(self._unsaved) == RING:  # there may have been more
+        if len(self._unsaved) == _ENTRIES:  # there may have been more
             self._seen_saved.add(_LEFT_OUT)
         for seen, later in self._unsaved:
             self._seen_saved.add(_entry(seen, later))
@@ -426,12 +451,12 @@ class Ring:
                     ring._left_out()
                 case [_, _, _, _, int(later)] if later > 0 and (seen := seen_of(entry)) is not None:
                     ring._insert(seen, later)
-                    ring._settled = deque(
-                        ((at + (ring._count - at < later), number) for at, number in ring._settled), _MILESTONES
-                    )
+                    ring._make_room([ring._count - later])
                     ring._count += 1
-                case [int(settled_at), int(later)] if later >= 0:
-                    ring._settled.append((ring._count - later, settled_at))
+                case [int(offset), None, 0]:
+                    ring._offsets.append((ring._count, offset))
+                case [None, int(settled_by), int(later)] if later >= 0:
+                    ring._settled.append((ring._count - later, settled_by))
                 case _ if (seen := seen_of(entry)) is not None:
                     ring._remember([seen])
         ring._do_not_know(untold_of(ring._untold_saved.load(document)))

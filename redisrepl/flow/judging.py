@@ -56,6 +56,7 @@ class _Judgement(NamedTuple):
         reason: why it must be compared.
         number: agreements up to this one it has.
         kept: see `engine.evidence.Proof`.
+        kept_to: of a site, which has what its stream had told before this offset; None: that is not known.
         seen: what was agreed on, in order, as far as that tells what the hub has written since.
     """
 
@@ -63,6 +64,7 @@ class _Judgement(NamedTuple):
     reason: str = ""
     number: float = math.inf
     kept: frozenset[Place] = frozenset()
+    kept_to: int | None = None
     seen: Sequence[Seen] = ()
 
 
@@ -271,11 +273,9 @@ class Judging:
         side = self._core.continuity.site
         epoch, resumed = side.epoch, self._resumed
         facts = await self._ask_site()
-        kept_to = (
-            facts.earlier_to - 1 if self.known.seen is not None and self.known.seen.replid == facts.earlier else None
-        )
-        judged = await self._judged_of_site(facts, resumed=resumed, kept_to=kept_to)
-        kept = None if kept_to is None else Position(facts.earlier, kept_to)
+        seen = self.known.seen
+        judged = await self._judged_of_site(facts, resumed=resumed)
+        kept = None if judged.kept_to is None or seen is None else Position(seen.replid, judged.kept_to)
         agreed = await self._perhaps_lost(judged, self._core.losses, kept)
         held = await self._held("site", judged, agreed)
         settled = await self._settled(judged, held)
@@ -289,9 +289,9 @@ class Judging:
         if facts.replid and not self._read_to():  # followed by its events, which have no position
             self.known.seen = Position(facts.replid, facts.offset)
         self._core.outbound.new_from(facts.offset or self._read_to())
-        self._tell("site", judged, agreed, held, settled, kept_to)
+        self._tell("site", judged, agreed, held, settled)
 
-    async def _judged_of_site(self, facts: SiteFacts, *, resumed: bool, kept_to: int | None) -> _Judgement:
+    async def _judged_of_site(self, facts: SiteFacts, *, resumed: bool) -> _Judgement:
         seen, run_id = self.known.seen, self._core.continuity.site.run_id
         if self._first_at["site"]:
             return _Judgement(Event.FIRST, "first contact")
@@ -310,13 +310,15 @@ class Judging:
         if whole:
             return _Judgement(Event.RESUMED) if resumed else _Judgement(Event.GAP, "writes of the site were missed")
         ring, marked = self._core.evidence(self._number()), await self._site_marked()
-        if kept_to is not None:  # it was a replica until it took over, and tells itself what it has
-            number, kept = Proof(max(ring.number_at(kept_to), marked), frozenset())
+        if seen is not None and seen.replid == facts.earlier:  # it was a replica until it took over, and tells itself
+            kept_to: int | None = facts.earlier_to - 1
+            proof = Proof(max(ring.number_at(facts.earlier_to - 1), marked))
         else:
-            number, kept = proved(ring, await self._site.held(change.place for change in ring), marked)
-        if number >= self._number():
+            proof = proved(ring, await self._site.held(change.place for change in ring), marked)
+            kept_to = ring.offset_of(proof.changes) or None
+        if proof.number >= self._number():
             return _Judgement(Event.RESTARTED, "the site is another process")
-        return _Judgement(Event.WENT_BACK, _MAY_BE_OLDER, number, kept)
+        return _Judgement(Event.WENT_BACK, _MAY_BE_OLDER, proof.number, proof.kept, kept_to)
 
     async def look_at_site(self) -> None:
         """Check whether the site's history changed since it was judged; keyspace events do not tell of that.
@@ -471,9 +473,8 @@ class Judging:
         agreed: Places | None,
         held: _Held,
         settled: Settled = MappingProxyType({}),
-        kept_to: int | None = None,
     ) -> None:
-        event, reason, number, kept, seen = judged
+        event, reason, number, kept, kept_to, seen = judged
         if event is Event.WENT_BACK:
             _log.warning(
                 f"{side}.went_back",

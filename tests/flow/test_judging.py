@@ -448,6 +448,19 @@ async def test_what_a_site_never_held_since_all_was_agreed_on_it_has_written_sin
     assert world.core.losses.may_be_older(b"since", StringState(value), ancestor, Ring(), 6) == older
 
 
+async def test_a_site_that_shows_the_last_changes_has_what_was_told_before_them():
+    """What was agreed on of other keys is not suspected, though no change of theirs is remembered."""
+    world = World()
+    changes = [StringSet(b"last %d" % n, b"v") for n in range(8)]
+    for offset, change in enumerate(changes, start=90):
+        world.core.ring.reached(offset)
+        world.core.ring.add(NUMBER, [change])
+    world.held_by_site = {(change.key, None): string_digest(change.key, change.value) for change in changes}
+    world.site, world.number = SiteFacts(NEW, "master", OTHER, 9), NUMBER + 9
+    assert await site_judged(world, resumed=False) == ("site", Event.WENT_BACK, NUMBER)
+    assert world.kept == Position(OURS, 97)
+
+
 @pytest.mark.parametrize("readable", [True, False])
 @pytest.mark.parametrize("side", SIDES)
 async def test_what_a_server_does_not_hold_yet_when_it_is_judged_it_has_written_since(side, readable):
