@@ -190,6 +190,8 @@ class Core:
         self.losses.renewed.lost(number, self.outbound.pending.places(number, MOST_PLACES))
         if self.continuity.site.judged:  # otherwise it may have been another server's
             self._see(self.ring.number)
+            # What was agreed on just now may have been read at the site, ahead of its stream.
+            streamed_keys.known_to = self.ring.number_at(self.outbound.read_to)
             self.losses.streamed_keys, self.losses.waiting = streamed_keys, self.outbound.places(self.ring.number)
         self.continuity.happened("site", Event.DETACHED)
 
