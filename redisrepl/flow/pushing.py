@@ -10,7 +10,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Protocol
@@ -135,7 +135,8 @@ class Pushing:
         self._denials = Denials("the site's Redis", self._is_denied)
         self._slots: list[int] = []  # that are free
         self._slot_count = 0
-        self._unknown = set(store.open_batches)  # numbers of batches of unknown outcome
+        # Batches of unknown outcome, by number, each with its keys; None: an earlier process sent it.
+        self._unknown: dict[int, Collection[bytes] | None] = dict.fromkeys(store.open_batches)
         self._max_keys = max_keys
         self._retry = retry
         self._idle = Idle()
@@ -255,7 +256,7 @@ class Pushing:
 
     def _failed(self, batch: Batch, number: int, *, unknown: bool) -> None:
         if number and unknown:
-            self._unknown.add(number)
+            self._unknown[number] = frozenset(batch.keys)
             self._hub.fence.doubt()
         elif number:
             self._store.dropped(number)
@@ -266,13 +267,18 @@ class Pushing:
         await self._hub.fence.ready()
         for number in [number for number in self._unknown if self._hub.fence.was_executed(number)]:
             self._store.acknowledged(number)
-            self._unknown.remove(number)
+            del self._unknown[number]
 
     def nothing_in_doubt(self) -> None:
-        """Every key has been looked at again whose push had an unknown outcome."""
-        for number in self._unknown:
-            self._store.dropped(number)
-        self._unknown.clear()
+        """Every key has been looked at again whose push had an unknown outcome, or has changed since at the site.
+
+        Until such a change has arrived, the hub may hold what was pushed before: that must not be taken for a client's.
+        """
+        pending = self.outbound.pending
+        for number, keys in list(self._unknown.items()):
+            if not (len(pending) if keys is None else any(key in pending for key in keys)):
+                self._store.dropped(number)
+                del self._unknown[number]
 
     async def _prepared(self, batch: Batch) -> tuple[Batch, Departure, int | None]:
         """What to send for a batch, and what is left of it, once what it takes was read.

@@ -294,6 +294,26 @@ async def test_after_an_unknown_outcome_the_epoch_is_raised_and_the_key_pushed_o
     assert await agreed(store, b"k") == digests(k=b"b")
 
 
+@pytest.mark.parametrize("of_another_process", [False, True])
+async def test_what_a_push_of_unknown_outcome_left_is_known_until_a_later_change_has_arrived(store, of_another_process):
+    """Else, should we end before that, it would seem to be a client's, and come back to the site that removed it."""
+    facts = Facts()
+    note_state(facts, b"k", B)
+    store.sending(store.next_number(), facts)
+    store.open_batches = [1] if of_another_process else []
+    outbound = outbound_of() if of_another_process else outbound_of(StringSet(b"k", b"b"))
+    async with Flights(outbound, store, FakeHub(), 0) as flights:
+        if not of_another_process:
+            flights.pushing._failed(outbound.take(10, 1000), 1, unknown=True)
+        outbound._add(Deleted(b"k"))
+        assert not len(outbound.doubtful)
+        flights.pushing.nothing_in_doubt()
+        assert (await store.lookup([b"k"]))[b"k"].intents
+        outbound.pending.done([change.key for change in outbound.pending.take(10, 1000)])
+        flights.pushing.nothing_in_doubt()
+        assert b"k" not in await store.lookup([b"k"])
+
+
 async def test_a_batch_of_unknown_outcome_that_the_hub_has_executed_is_agreed(store):
     outbound, site = outbound_of(StringSet(b"k", b"b")), StatesOf({b"k": B})
     hub = FakeHub(OutcomeUnknownError("lost"))
