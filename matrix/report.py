@@ -43,6 +43,7 @@ Redis 6.0 is too old: it has no `SET` with `PXAT`, so values with an expiry time
 | second channel | the same, where the server is told to send snapshots by a connection of their own |
 | removals | of keys and fields, while the daemon runs and while it does not |
 | notify source | the site is followed by its keyspace events |
+| fields expire | expiries of hash fields, with all that may be in the way; only servers that have them, on both sides |
 | check, verify, tail, rdb | the commands; `rdb` reads a snapshot with a key of every type that the server knows |
 | suite | this project's tests that depend on what a server does |
 

@@ -36,6 +36,7 @@ CASES = {
     "second channel": ("test_life", ("dual_channel",)),
     "removals": ("test_life", ("removals",)),
     "notify source": ("test_notify_source", ()),
+    "fields expire": ("test_fields_expire", ()),
     "check": ("test_commands", ("check",)),
     "verify": ("test_commands", ("verify",)),
     "tail": ("test_commands", ("tail",)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import NamedTuple, TypeVar, dataclass_transform
+from typing import NamedTuple, Self, TypeVar, dataclass_transform
 
 __all__ = [
     "DENIED",
@@ -29,9 +29,11 @@ __all__ = [
     "State",
     "StringSet",
     "StringState",
+    "TimedValue",
     "Touch",
     "expiry_ms",
     "is_replicated",
+    "times_fields",
     "types_of",
     "value_size",
 ]
@@ -47,8 +49,9 @@ KIND_OF_TYPE = {
     "opaque": "opaque",  # every type that has no portable form (`wire.opaque`)
 }
 
-#: All that `--replicate` may name: values of each type, removals, expiry times. `--opaque` adds `opaque`.
-KINDS = frozenset({*KIND_OF_TYPE.values(), "del", "expire"}) - {"opaque"}
+#: All that `--replicate` may name: values of each type, removals, expiry times of keys, and of fields of hashes.
+#: `--opaque` adds `opaque`.
+KINDS = frozenset({*KIND_OF_TYPE.values(), "del", "expire", "fields-expire"}) - {"opaque"}
 
 #: The latest expiry that a server can hold, in Unix milliseconds.
 _LATEST = (1 << 63) - 1
@@ -80,13 +83,46 @@ class StringSet:
     expires_at_ms: int | None = None
 
 
+class TimedValue(bytes):
+    """The value of a field that expires. It is equal only to the same value with the same expiry.
+
+    So whoever compares, merges or digests values need not know of expiries: `HSET` takes the expiry of a field away,
+    and is a value without one.
+
+    Args:
+        value: of the field.
+        expires_at_ms: absolute Unix time in milliseconds.
+    """
+
+    expires_at_ms: int
+
+    def __new__(cls, value: bytes, expires_at_ms: int) -> Self:
+        """See the class."""
+        timed = super().__new__(cls, value)
+        timed.expires_at_ms = expiry_ms(expires_at_ms)
+        return timed
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same value with the same expiry."""
+        return isinstance(other, TimedValue) and self.expires_at_ms == other.expires_at_ms and super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:
+        """The contrary; bytes would compare the values alone."""
+        return not self == other
+
+    def __hash__(self) -> int:
+        """Of both."""
+        return hash((super().__hash__(), self.expires_at_ms))
+
+
 @_value
 class HashSet:
     """These elements of the collection hold these values now; others are as they were.
 
     A collection is a hash, whose fields have values; a set, whose members all have the same, an empty one; a sorted
     set, whose members have scores, as text (`wire.collections`); or a stream, whose entries have ids (`wire.entries`).
-    A value of None says that the element changed to something the command does not tell: it must be read.
+    A value of None says that the element changed to something the command does not tell: it must be read. A field that
+    expires has a `TimedValue`.
     Whoever holds the change owns the dictionary.
     """
 
@@ -227,6 +263,11 @@ DENIED = "denied"
 def types_of(kinds: frozenset[str]) -> frozenset[str]:
     """The types whose values are carried under these of `KINDS`."""
     return frozenset(type_ for type_, kind in KIND_OF_TYPE.items() if kind in kinds)
+
+
+def times_fields(kinds: frozenset[str]) -> bool:
+    """Whether expiries of fields are replicated where these of `KINDS` are."""
+    return {"hset", "fields-expire"} <= kinds
 
 
 def is_replicated(change: Change, kinds: frozenset[str]) -> bool:

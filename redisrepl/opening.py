@@ -11,6 +11,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
+from redisrepl.changes import times_fields
 from redisrepl.local.address import SiteAddress
 from redisrepl.namespaces import Namespaces
 from redisrepl.passwords import read_password
@@ -21,6 +22,7 @@ from redisrepl.remote.session import HubSession
 from redisrepl.settings.settings import Settings
 from redisrepl.store import Pair, Store, open_store
 from redisrepl.wire.digests import bucket_of, hash_digest
+from redisrepl.wire.fieldtimes import FieldTimes
 
 __all__ = ["open_hub", "open_state"]
 
@@ -45,9 +47,13 @@ def open_hub(settings: Settings, context: ssl.SSLContext, *, connections: int = 
     }
     user, password = settings.hub_user, read_password(settings.hub_password_file, "--hub-password-file")
     if settings.haddr.startswith("rediss://"):
-        return DirectHub(direct_address(settings.haddr, settings.hub_database, user, password), context, **limits)
-    url = with_credentials(check_url(settings.haddr), user, password)
-    return HubSession(url, context, subscribe=settings.subscribe, database=settings.hub_database, **limits)
+        address = direct_address(settings.haddr, settings.hub_database, user, password)
+        hub: Hub = DirectHub(address, context, **limits)
+    else:
+        url = with_credentials(check_url(settings.haddr), user, password)
+        hub = HubSession(url, context, subscribe=settings.subscribe, database=settings.hub_database, **limits)
+    hub.clock_shift.fields = FieldTimes(wanted=times_fields(settings.kinds))
+    return hub
 
 
 def open_state(

@@ -10,6 +10,7 @@ import hashlib
 import math
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -63,6 +64,7 @@ from redisrepl.store.losers import SUFFIX, Loser
 from redisrepl.tls.certificates import client_context, hub_files
 from redisrepl.wire.digests import digest_of
 from redisrepl.wire.feed import FeedWriter
+from redisrepl.wire.fieldtimes import FieldTimes, probes
 
 _log = structlog.get_logger("redisrepl")
 
@@ -113,7 +115,7 @@ class Parts:
         self.read_client = open_client(address, settings.timeout, 2, self._followed)
         self.write_client = open_client(address, settings.timeout, 2, self._followed)
         self._flags_client = open_client(address, settings.timeout, 1)  # of whichever server is about to be followed
-        self._site_reader = SiteReader(self.read_client, address, settings.max_value, self._types)
+        self._site_reader = SiteReader(self.read_client, address, settings.max_value, self._types, self._times)
         self._retry: dict[str, Any] = {
             "attempts": None,
             "timeout": None,
@@ -176,6 +178,7 @@ class Parts:
             retry=self._soon,
             clocks=known.clocks,
             see_clocks=lambda: self.judging.see_clocks(),  # noqa: PLW0108 - likewise
+            times=self._times,
         )
         self.stream = StreamSource(
             address,
@@ -187,13 +190,13 @@ class Parts:
             listener=self,
             followed=self._followed,
         )
-        history = SiteHistory(self.read_client, address, self._site_reader)
+        history = SiteHistory(self.read_client, address, self._site_reader, self._probes(writes=settings.rc))
         mark = SiteMark(self.write_client, address, self._followed, name)
         self.judging = Judging(
             self.core,
             known,
             history,
-            HubHistory(self.hub, self._hub_reader),
+            HubHistory(self.hub, self._hub_reader, self._probes(writes=True)),
             self.fence,
             lambda: self.store.number,
             lambda: int(self.stream.read_to) if math.isfinite(self.stream.read_to) else 0,
@@ -231,7 +234,7 @@ class Parts:
 
     def _build_core(self, known: Known) -> Core:
         settings = self._settings
-        return Core(
+        core = Core(
             self.namespaces.covers,
             settings.kinds,
             self._address.database,
@@ -254,6 +257,17 @@ class Parts:
             refused=self.store.saved.get("refused"),
             keep=self._keep_loser,
         )
+        core.outbound.decoder.times_fields = self._times.on
+        return core
+
+    @property
+    def _times(self) -> FieldTimes:
+        """Whether expiries of fields are replicated."""
+        return self.hub.clock_shift.fields
+
+    def _probes(self, *, writes: bool) -> Sequence[Sequence[bytes]]:
+        """What shows whether a server has expiries of fields, if these are wanted."""
+        return probes(next(iter(self.namespaces)), writes=writes) if self._times.wanted else ()
 
     def _open_conflicts(self) -> Conflicts | None:
         retention = self._settings.keep_conflicts
@@ -284,7 +298,7 @@ class Parts:
             self.core,
             Comparison(self.store, expiries=compared["expiries"], rate=settings.sweep_rate),
             {
-                "site": SiteComparer(self.read_client, self._address, self._site_reader, **compared),
+                "site": SiteComparer(self.read_client, self._address, self._site_reader, **compared, times=self._times),
                 "hub": HubComparer(self.hub, self._hub_reader, **compared),
             },
             self.store,
@@ -309,7 +323,7 @@ class Parts:
             self.core,
             self.store,
             self._hub_reader,
-            SiteReader(self.write_client, self._address, settings.max_value, self._types),
+            SiteReader(self.write_client, self._address, settings.max_value, self._types, self._times),
             SiteWriter(self.write_client, self._address, self.origin),
             same_hub=self.judging.same_hub,
             site_evicted=self.judging.site_evicted,

@@ -249,6 +249,14 @@ class Core:
         for side in SIDES:
             self.continuity.happened(side, Event.CLOCK_SET, "the clock of a server was set")
 
+    def times_fields(self, *, on: bool) -> None:
+        """Expiries of fields are replicated from now on, or not any more: what fields hold has another digest then."""
+        self.outbound.decoder.times_fields = on
+        for side in SIDES:
+            self.continuity.happened(
+                side, Event.CLOCK_SET, "expiries of fields are compared from now on, or not any more"
+            )
+
     def flushed(self, side: Side) -> None:
         """A side removed everything that it held."""
         self.continuity.happened(side, Event.FLUSHED, f"the {side} was flushed")
@@ -353,7 +361,7 @@ class Core:
         if without and isinstance(site, HashState) and isinstance(hub, HashState):
             site, hub = site.without(without), hub.without(without)
             ancestor = None if ancestor is None else ancestor.without(without)
-        plan = plan_for(key, site, hub, ancestor, self.policy, about, newer)
+        plan = plan_for(key, site, hub, ancestor, self.policy, about, newer, now_ms=now_ms)
         if ancestor is None:
             self._restrict(plan)
         return plan

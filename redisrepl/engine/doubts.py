@@ -77,7 +77,7 @@ class Doubts:
                 case Aux(b"repl-stream-db", text) if (database := number(text)) is not None:
                     decoder.selected = database
                 case Entry(db) if db == decoder.database and is_alive(entry, now):
-                    changes, left_out = replicated_of(entry, self._kinds, now)
+                    changes, left_out = replicated_of(entry, self._kinds, now, times=decoder.times_fields)
                     for change in changes:
                         self.queue.add(change)
                     if left_out is not None:

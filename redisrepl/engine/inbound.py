@@ -27,11 +27,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
-from redisrepl.changes import KIND_OF_TYPE, Change, FieldsDeleted, HashSet, SequenceSet, State, Touch, is_replicated
+from redisrepl.changes import (
+    KIND_OF_TYPE,
+    Change,
+    FieldsDeleted,
+    HashSet,
+    SequenceSet,
+    State,
+    Touch,
+    is_replicated,
+    times_fields,
+)
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.freshness import Freshness
 from redisrepl.engine.merging import merge
 from redisrepl.engine.refusals import Refusals
+from redisrepl.wire.fieldtimes import has_times, shown_when_applied
 from redisrepl.wire.keyspace import KeyEffect, announced_events, events_with
 from redisrepl.wire.opaque import OPAQUE
 from redisrepl.wire.writes import MAX_WORDS_AT_SITE, commands_of, events_of
@@ -48,7 +59,8 @@ _NOTED = 100_000
 _FED = 1000
 #: Fields of a hash that the site may change while it is fetched.
 _OWN = 1000
-_EXPIRIES = events_with(KeyEffect.EXPIRY, KeyEffect.FIELD_EXPIRY)
+_EXPIRIES = events_with(KeyEffect.EXPIRY)
+_FIELD_EXPIRIES = events_with(KeyEffect.FIELD_EXPIRY)
 
 
 class InboundCounters:
@@ -129,8 +141,10 @@ class Inbound:
         self._fresh = Freshness(_NOTED)
         self.refusals = Refusals("apply.refused")
         self._announced = announced_events(kinds)
-        self._ignored = (frozenset() if "del" in kinds else _REMOVALS) | (
-            frozenset() if "expire" in kinds else _EXPIRIES
+        self._ignored = (
+            (frozenset() if "del" in kinds else _REMOVALS)
+            | (frozenset() if "expire" in kinds else _EXPIRIES)
+            | (frozenset() if times_fields(kinds) else _FIELD_EXPIRIES)
         )
 
     def expect_events(self, echoes_of: Callable[[Change], Iterable[Hashable]], patience: float) -> None:
@@ -475,4 +489,6 @@ def _echoes_of(change: Change) -> Sequence[Change]:
         return [touch] * -(-len(change.items) // MAX_WORDS_AT_SITE)
     if isinstance(change, HashSet) and change.type == "stream":
         return [HashSet(change.key, {name: value}, change.type) for name, value in change.fields.items()]
+    if isinstance(change, HashSet) and has_times(change.fields):
+        return shown_when_applied(change)
     return (change,)

@@ -25,12 +25,14 @@ from redisrepl.changes import (
     State,
     StringSet,
     StringState,
+    TimedValue,
     Touch,
 )
 from redisrepl.engine.ancestor import NOTHING_AGREED, Agreed
 from redisrepl.engine.reconcile import ORDINARY, Circumstances, Digest, Verdict, reconcile
-from redisrepl.wire.digests import UNREADABLE, digest_of, elements_of
+from redisrepl.wire.digests import UNREADABLE, digest_of, element_of, elements_of
 from redisrepl.wire.entries import LAST_ID, greater_id
+from redisrepl.wire.fieldtimes import expiring_fields
 from redisrepl.wire.opaque import OPAQUE
 
 __all__ = [
@@ -127,6 +129,8 @@ def plan_for(
     policy: Policy,
     about: Circumstances,
     newer: Newer = NEITHER,
+    *,
+    now_ms: float = 0,
 ) -> Plan:
     """What to do with a key of which this is known.
 
@@ -138,11 +142,15 @@ def plan_for(
         policy: see `Policy`.
         about: see `Circumstances`.
         newer: see there.
+        now_ms: what was to expire by then, Unix time in milliseconds, a server may have let expire.
     """
     ancestor = ancestor or NOTHING_AGREED
     hub, off = _by_the_clock_as_set(hub, ancestor, policy)
+    hub, off_fields = _fields_by_the_clock_as_set(hub, ancestor, policy)
     if isinstance(site, HashState) and isinstance(hub, HashState) and site.type == hub.type:
-        plan = _plan_elements(key, site, hub, ancestor, policy, about, newer)
+        plan = _plan_elements(key, site, hub, ancestor, policy, about, newer, now_ms)
+        if off_fields:
+            _write_fields_anew(plan, site, off_fields)
         if _is_disputed(plan, about):  # then this is all that is left to agree on
             equal = {name: value for name, value in site.fields.items() if hub.fields.get(name) == value}
             plan.agreed = equal or "nothing"
@@ -162,6 +170,37 @@ def _by_the_clock_as_set(hub: State, ancestor: Agreed, policy: Policy) -> tuple[
     if hub.expires_at_ms - agreed not in policy.off_by:
         return hub, False
     return replace(hub, expires_at_ms=agreed), True
+
+
+def _fields_by_the_clock_as_set(
+    hub: State, ancestor: Agreed, policy: Policy
+) -> tuple[State, Mapping[bytes, Alternatives]]:
+    """Likewise the fields of a hash; and what the hub holds of those whose expiries date from before."""
+    if not policy.off_by or not isinstance(hub, HashState) or not (timed := expiring_fields(hub.fields)):
+        return hub, {}
+    agreed, fields, off = ancestor.elements or {}, dict(hub.fields), {}
+    for name, value in timed.items():
+        for ms in policy.off_by:
+            then = TimedValue(value, value.expires_at_ms - ms)
+            if element_of(name, then) == agreed.get(name):
+                fields[name], off[name] = then, (element_of(name, value),)
+    return (replace(hub, fields=fields), off) if off else (hub, {})
+
+
+def _write_fields_anew(plan: Plan, site: HashState, off: Mapping[bytes, Alternatives]) -> None:
+    """Nobody has changed these expiries at the hub, but they pass at the wrong time there."""
+    wrong = {name: held for name, held in off.items() if name in site.fields}
+    if not wrong or isinstance(plan.push, Touch):
+        return
+    put: dict[bytes, bytes | None] = dict.fromkeys(wrong)
+    expected = plan.expected if isinstance(plan.expected, Mapping) else {}
+    if isinstance(plan.push, HashSet):
+        plan.push = HashSet(plan.key, {**put, **plan.push.fields})
+    elif plan.push is None:
+        plan.push = HashSet(plan.key, put)
+    else:
+        plan.push = Touch(plan.key, replaces=True)  # the fields that are expected, and the expiry
+    plan.expected = {**expected, **wrong}
 
 
 def _write_expiry_anew(plan: Plan, ancestor: Agreed) -> None:
@@ -275,12 +314,13 @@ def _plan_elements(
     policy: Policy,
     about: Circumstances,
     newer: Newer,
+    now_ms: float = 0,
 ) -> Plan:
     """Two collections of a type: element by element."""
     plan, type_ = Plan(key, type=site.type), site.type
     if KIND_OF_TYPE[type_] not in policy.kinds:
         return plan
-    verdicts = _verdicts(site, hub, ancestor, about, newer)
+    verdicts = _verdicts(site, hub, ancestor, about, newer, now_ms)
     if type_ == "stream" and verdicts.get(LAST_ID) is Verdict.CONFLICT:
         theirs = greater_id(site.fields[LAST_ID], hub.fields[LAST_ID]) == hub.fields[LAST_ID]
         verdicts[LAST_ID] = Verdict.APPLY if theirs else Verdict.PUSH
@@ -309,7 +349,7 @@ def _plan_elements(
 
 
 def _verdicts(
-    site: HashState, hub: HashState, ancestor: Agreed, about: Circumstances, newer: Newer
+    site: HashState, hub: HashState, ancestor: Agreed, about: Circumstances, newer: Newer, now_ms: float
 ) -> dict[bytes, Verdict]:
     """What to do with each element that is not the same everywhere."""
     known = ancestor.elements or {}
@@ -319,8 +359,17 @@ def _verdicts(
         ours, theirs, agreed = held.get(name), far.get(name), known.get(name)
         intents, applied = ancestor.element_intents.get(name, ()), ancestor.element_applied.get(name, ())
         if ours != theirs or ours != agreed or intents or applied:
-            verdicts[name] = reconcile(agreed, ours, theirs, intents, newer.bears(about, name), applied)
+            bears = newer.bears(about, name)
+            if ours is None or theirs is None:
+                bears = _expiring(bears, site.fields.get(name) or hub.fields.get(name), now_ms)
+            verdicts[name] = reconcile(agreed, ours, theirs, intents, bears, applied)
     return verdicts
+
+
+def _expiring(about: Circumstances, value: bytes | None, now_ms: float) -> Circumstances:
+    """What bears on a field that one side lacks: it may have let it expire, and the other will too."""
+    passed = isinstance(value, TimedValue) and value.expires_at_ms <= now_ms
+    return replace(about, expired=True) if passed else about
 
 
 def _plan_expiry(plan: Plan, site: State, hub: State, ancestor: Agreed, policy: Policy) -> None:

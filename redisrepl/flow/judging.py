@@ -29,6 +29,7 @@ from redisrepl.engine.losses import Findings, Losses, Settled, settled_at
 from redisrepl.engine.seen import RING, Place, Places, Seen
 from redisrepl.errors import RedisreplError
 from redisrepl.flow.clocks import Clocks
+from redisrepl.flow.fieldtimes import LackingTimes
 from redisrepl.flow.repeating import repeat
 from redisrepl.local.history import Evictions, SiteFacts, SiteHistory
 from redisrepl.observe.failures import FailureLog
@@ -36,6 +37,7 @@ from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.remote.fence import NoFence
 from redisrepl.remote.history import HubFacts, HubHistory
 from redisrepl.wire.digests import UNREADABLE
+from redisrepl.wire.fieldtimes import FieldTimes
 from redisrepl.wire.replies import CLOCK_TOLERANCE
 
 __all__ = ["Judging", "Known"]
@@ -81,6 +83,7 @@ class Known:
         hub: what the hub told last.
         evicted: what the site told of its evictions when it was asked last.
         clocks: of both.
+        lacking: which of them have no expiries of fields.
     """
 
     def __init__(self, document: Mapping[str, Any], clock_shift: ClockShift | None = None) -> None:
@@ -103,6 +106,7 @@ class Known:
                 self.evicted = Evictions(keys)
             case _:
                 self.evicted = Evictions()
+        self.lacking = LackingTimes(document.get("fields expire"), clock_shift.fields if clock_shift else FieldTimes())
         self.clocks = Clocks(document.get("clocks"), clock_shift)
 
     def saved(self) -> dict[str, object]:
@@ -113,6 +117,7 @@ class Known:
             "hub": None if self.hub is None else list(self.hub),
             "evicted": list(self.evicted),
             "clocks": self.clocks.saved(),
+            **({"fields expire": lacking} if (lacking := self.lacking.saved()) else {}),
         }
 
 
@@ -210,20 +215,22 @@ class Judging:
     async def _ask_site(self) -> SiteFacts:
         facts = await self._site.ask()
         self._saw_clock("site", facts.clock_ahead, facts.clock_within)
+        self._saw_times("site", facts.lacks_times)
         return facts
 
     async def _ask_hub(self) -> HubFacts:
         facts = await self._hub.ask()
         self._saw_clock("hub", self._hub.clock_ahead, self._hub.clock_within)
+        self._saw_times("hub", self._hub.lacks_times)
         return facts
 
     async def see_clocks(self) -> None:
-        """Look at both clocks, unless they are known: what is pushed before that may expire at the wrong time.
+        """Look at both servers, unless they are known: what is pushed before that may expire at the wrong time.
 
         Raises:
             RedisreplError: a server cannot be asked.
         """
-        if not self.known.clocks.known:
+        if not (self.known.clocks.known and self.known.lacking.known):
             await self._ask_hub()
             await self._ask_site()
 
@@ -231,6 +238,10 @@ class Judging:
         clocks = self.known.clocks
         if clocks.saw(side, ahead, within=within):
             self._core.clock_was_set(clocks.off_by)
+
+    def _saw_times(self, side: Side, lacks: str) -> None:
+        if self.known.lacking.saw(side, lacks):
+            self._core.times_fields(on=self.known.lacking.times.on)
 
     async def _perhaps_lost(self, judged: _Judgement, losses: Losses, kept: Position | None = None) -> Places | None:
         """Agreements since what the server has for sure, and since it was lost; None: unknown, or all is well.

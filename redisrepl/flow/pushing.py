@@ -43,6 +43,7 @@ from redisrepl.remote.fence import NoFence
 from redisrepl.remote.push import Pushed
 from redisrepl.store import Facts, Store
 from redisrepl.wire.entries import FIRST_ID, LAST_ID
+from redisrepl.wire.fieldtimes import FieldTimes, may_expire
 from redisrepl.wire.writes import UNCHANGED
 
 __all__ = ["Pushing"]
@@ -103,6 +104,7 @@ class Pushing:
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
         clocks: of both servers.
         see_clocks: has both looked at, if they are not known yet; asked before anything leaves.
+        times: whether expiries of fields are replicated.
     """
 
     def __init__(  # noqa: PLR0913 - what it is made of
@@ -120,7 +122,9 @@ class Pushing:
         retry: Mapping[str, Any],
         clocks: Clocks | None = None,
         see_clocks: Callable[[], Awaitable[None]] = _known,
+        times: FieldTimes | None = None,
     ) -> None:
+        self._times = times or FieldTimes()
         self._clocks = clocks or Clocks()
         self.outbound = outbound
         self.failure_log = FailureLog("push")
@@ -293,7 +297,7 @@ class Pushing:
             _refuse_stale(outbound, batch)
             if any(type(change) is Deleted for change in changes) and await self._site_evicted():
                 changes = [change for change in changes if type(change) is not Deleted]
-            changes = await self._without_expiries(changes)
+            changes = self._times.changes(await self._without_expiries(changes))
             return batch, outbound.prepare(changes, time.monotonic()), read_at
         touched = [change.key for change in batch.changes if isinstance(change, Touch)]
         read = await self._site.first_states(touched, self._hub.max_body) if touched else ()
@@ -312,7 +316,7 @@ class Pushing:
             outbound.given_up(key, _UNREADABLE)
             del states[key]
         changes = [change for change in batch.changes if not isinstance(change, Touch)]
-        settled = [piece for change in changes for piece in await self._settled(change, None)]
+        settled = self._times.changes([piece for change in changes for piece in await self._settled(change, None)])
         if late:
             batch = outbound.shortened(batch, late)
         ancestors = await self._store.lookup([change.key for change in batch.changes], elements=True)
@@ -334,7 +338,28 @@ class Pushing:
         expiring = {key for key, known in agreed.items() if known.expires_at_ms is not None}
         for key in expiring:
             self.outbound.doubt(key)
-        return [change for change in changes if change.key not in expiring]
+        changes = [change for change in changes if change.key not in expiring]
+        return await self._without_expired_fields(changes) if self._times.on else changes
+
+    async def _without_expired_fields(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """Likewise fields, whose removal and expiry the stream tells alike: those that were to expire."""
+        removals = [c for c in changes if isinstance(c, FieldsDeleted) and c.type == "hash"]
+        if not removals:
+            return changes
+        names = {name for change in removals for name in change.fields}
+        agreed = await self._store.lookup([change.key for change in removals], elements=True, names=names)
+        left: list[Change] = []
+        for change in changes:
+            if not (isinstance(change, FieldsDeleted) and change.type == "hash" and change.key in agreed):
+                left.append(change)
+                continue
+            elements = agreed[change.key].elements or {}
+            expiring = {name for name in change.fields if may_expire(elements.get(name, 0))}
+            if expiring:
+                self.outbound.doubt(change.key, HashSet(change.key, dict.fromkeys(expiring)))
+            if removed := tuple(name for name in change.fields if name not in expiring):
+                left.append(FieldsDeleted(change.key, removed))
+        return left
 
     def _let_expire(self, agreed: Agreed | None) -> bool:
         """Whether the site lacks a key since it was to expire."""

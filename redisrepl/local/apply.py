@@ -17,13 +17,14 @@ import redis.asyncio.connection
 import redis.exceptions
 import structlog
 
-from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, SequenceSet, StringSet
+from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, SequenceSet, StringSet, TimedValue
 from redisrepl.errors import RefusedError, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import INFO, is_refused, stream_offset, translated
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, as_server_takes, put_words
 from redisrepl.wire.commands import ORIGIN_CHANNEL
 from redisrepl.wire.entries import PUT_STREAM_SCRIPT
+from redisrepl.wire.fieldtimes import has_times, plain_values, timing_commands
 from redisrepl.wire.opaque import OPAQUE, restore_command
 from redisrepl.wire.writes import MAX_WORDS_AT_SITE, NO_FIELD, commands_of
 
@@ -175,9 +176,11 @@ class SiteWriter:
         Returns:
             The offset after it; None if nothing happened, because a field holds another value, or scripts are refused.
         """
-        words = [word for field in fields for word in (field[0], *_optional(field[1]), *_optional(field[2]))]
+        timed = any(type(value) is TimedValue for _, *values in fields for value in values)
+        text, spelled = (_COMPARE_AND_SET_TIMED, _timed) if timed else (_COMPARE_AND_SET, _optional)
+        words = [word for field in fields for word in (field[0], *spelled(field[1]), *spelled(field[2]))]
         channel = b"" if self._origin is None else ORIGIN_CHANNEL
-        script = [b"EVAL", _COMPARE_AND_SET, b"1", key, channel, self._origin or b"", *words]
+        script = [b"EVAL", text, b"1", key, channel, self._origin or b"", *words]
         done, info = await self._replies(connection, [script, INFO])
         if isinstance(done, redis.exceptions.ResponseError):
             return None
@@ -275,9 +278,40 @@ return 1
 """
 
 
-def _optional(value: bytes | None) -> tuple[bytes, bytes]:
+#: The same for fields of which some expire.
+_COMPARE_AND_SET_TIMED = b"""
+local function time_of(name)
+  local at = redis.call('HPEXPIRETIME', KEYS[1], 'FIELDS', '1', name)[1]
+  return at and at >= 0 and string.format('%.0f', at) or ''
+end
+for at = 3, #ARGV, 7 do
+  local held = redis.call('HGET', KEYS[1], ARGV[at])
+  if (held and '1' or '0') ~= ARGV[at + 1] or (held or '') ~= ARGV[at + 2] then return 0 end
+  if held and time_of(ARGV[at]) ~= ARGV[at + 3] then return 0 end
+end
+if ARGV[1] ~= '' then redis.call('PUBLISH', ARGV[1], ARGV[2]) end
+local gone = {}
+for at = 3, #ARGV, 7 do
+  if ARGV[at + 4] == '1' then
+    redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 5])
+    if ARGV[at + 6] ~= '' then redis.call('HPEXPIREAT', KEYS[1], ARGV[at + 6], 'FIELDS', '1', ARGV[at]) end
+  else
+    gone[#gone + 1] = ARGV[at]
+  end
+end
+if #gone > 0 then redis.call('HDEL', KEYS[1], unpack(gone)) end
+return 1
+"""
+
+
+def _optional(value: bytes | None) -> tuple[bytes, ...]:
     """A value that may be missing, for the script."""
     return (b"0", b"") if value is None else (b"1", value)
+
+
+def _timed(value: bytes | None) -> tuple[bytes, ...]:
+    """The same with its expiry."""
+    return *_optional(value), b"%d" % max(value.expires_at_ms, 0) if isinstance(value, TimedValue) else b""
 
 
 def as_site_takes(command: Sequence[bytes]) -> Sequence[bytes]:
@@ -314,7 +348,8 @@ def site_commands(change: Change) -> list[list[bytes]]:
         items = change.items
         return [[append, change.key, *items[start : start + step]] for start in range(0, len(items), step)]
     if isinstance(change, HashSet):
-        kind, known = COLLECTIONS[change.type], as_server_takes(change.type, change.fields)
+        kind, known = COLLECTIONS[change.type], as_server_takes(change.type, plain_values(change.fields))
         words = put_words(change.type, [(name, v) for name, v in known.items() if v is not None])
-        return [[kind.put, change.key, *kind.options, *words]]
+        times = timing_commands(change.key, change.fields) if has_times(change.fields) else ()
+        return [[kind.put, change.key, *kind.options, *words], *times]
     return list(commands_of(change))

@@ -31,6 +31,7 @@ from redisrepl.wire.digests import (
     parse_sums,
     wanted_buckets,
 )
+from redisrepl.wire.fieldtimes import FieldTimes
 from redisrepl.wire.totals import TOTAL_SCRIPT, Total, look_at_large, parse_total
 
 __all__ = ["SiteComparer"]
@@ -48,6 +49,7 @@ class SiteComparer:
         reader: reads values.
         expiries: whether expiries are compared.
         types: the types that are compared beside strings and hashes.
+        times: whether expiries of fields are compared.
     """
 
     def __init__(
@@ -58,7 +60,9 @@ class SiteComparer:
         *,
         expiries: bool,
         types: Collection[str] = (),
+        times: FieldTimes | None = None,
     ) -> None:
+        self._times = times or FieldTimes()
         self._reader = reader
         others = extra_types(types)
         self._others = (others,) if others else ()
@@ -126,7 +130,7 @@ class SiteComparer:
         """The reply to a script; None if the site refuses scripts."""
         if not self._scripts.worth_trying:
             return None
-        reply = await self._scripts.run(script, words)
+        reply = await self._scripts.run(self._times.script(script), words)
         if reply is None:
             self._scripts.refused()
         return reply

@@ -53,6 +53,7 @@ class SiteFacts:
         processed: how many commands it has executed since then; if this has shrunk, the counters were reset.
         clock_ahead: seconds by which its clock is ahead of ours.
         clock_within: seconds by which that may be off.
+        lacks_times: why expiries of fields cannot be replicated; empty: they can.
     """
 
     run_id: str = ""
@@ -65,6 +66,7 @@ class SiteFacts:
     clock_ahead: float | None = None
     clock_within: float = 0.0
     processed: int = 0
+    lacks_times: str = ""
 
     def continues(self, replid: str, seen: int) -> bool:
         """Whether this history includes all of that one up to the offset `seen`."""
@@ -98,9 +100,17 @@ class SiteHistory:
         client: nobody else may use its connection meanwhile.
         address: for messages.
         reader: reads keys.
+        probes: commands that are refused where there are no expiries of fields; none: these are not wanted.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, address: SiteAddress, reader: SiteReader) -> None:
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        address: SiteAddress,
+        reader: SiteReader,
+        probes: Sequence[Sequence[bytes]] = (),
+    ) -> None:
+        self._probes = probes
         self._client = client
         self._address = address
         self._reader = reader
@@ -116,7 +126,10 @@ class SiteHistory:
         told: list[Info] = []
         asked_at = time.time()
         with translated(self._address):
-            for reply in await ask_all(self._client, [[b"INFO", section] for section in _SECTIONS]):
+            asked = [*([b"INFO", section] for section in _SECTIONS), *self._probes]
+            replies = await ask_all(self._client, asked)
+            refused = [str(reply) for reply in replies[len(_SECTIONS) :] if isinstance(reply, Exception)]
+            for reply in replies[: len(_SECTIONS)]:
                 if is_refused(reply):
                     continue
                 if isinstance(reply, Exception):
@@ -141,6 +154,7 @@ class SiteHistory:
             clock_ahead=ahead,
             clock_within=0.0 if ahead is None else abs(answered_at - asked_at) / 2,
             processed=info.number("total_commands_processed") or 0,
+            lacks_times=next(iter(refused), ""),
         )
 
     def _say_clock(self, ahead: float | None) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from redisrepl.local.client import INFO, ask, ask_all, ask_within, is_refused, s
 from redisrepl.namespaces import glob_escape, printable
 from redisrepl.wire.collections import COLLECTIONS, READABLE_SINGLY, elements_in, extra_types, score_text
 from redisrepl.wire.entries import FIRST_ID, LAST_ID, entries_in, is_entry, plain_id, stream_facts
+from redisrepl.wire.fieldtimes import FieldTimes, question_of_times, times_of, with_times
 from redisrepl.wire.replies import as_bytes, as_clock, as_integer, as_page, as_pairs, as_strings, wrong
 from redisrepl.wire.states import STATES_SCRIPT, TOO_LARGE, parse_states
 from redisrepl.wire.unwanted import MAX_VALUE
@@ -51,6 +53,7 @@ class SiteReader:
         address: for messages.
         max_value: larger values are not read: their state is `wire.states.TOO_LARGE`.
         types: the types of collection to read beside hashes.
+        times: whether expiries of fields are read.
     """
 
     def __init__(
@@ -59,7 +62,9 @@ class SiteReader:
         address: SiteAddress,
         max_value: int = MAX_VALUE,
         types: Collection[str] = (),
+        times: FieldTimes | None = None,
     ) -> None:
+        self._times = times or FieldTimes()
         self._client = client
         self._address = address
         self._max_value = max_value
@@ -79,10 +84,10 @@ class SiteReader:
             large: those of them that hold a large hash. They are read without a script, in which Redis would take five
                 times as long to read them, and serve nobody else meanwhile.
         """
-        small, alone = _apart(keys, large)
+        small, alone = _apart(keys, self._without_times(large))
         commands = [command for key in alone for command in ([b"PEXPIRETIME", key], [b"HGETALL", key])]
         if small and self._scripts.worth_trying:
-            commands.append([b"EVAL", STATES_SCRIPT, b"0", *self._words(small, _MAX_REPLY)])
+            commands.append([b"EVAL", self._times.script(STATES_SCRIPT), b"0", *self._words(small, _MAX_REPLY)])
         return commands
 
     async def states(
@@ -95,7 +100,7 @@ class SiteReader:
             replies: to the commands of `request` for these keys, if they were sent; keys without a reply are read here.
             large: as in `request`.
         """
-        small, alone = _apart(keys, large)
+        small, alone = _apart(keys, self._without_times(large))
         found = _large_states(alone, replies)
         states: list[State] = []
         for reply in replies[2 * len(alone) :]:
@@ -113,7 +118,7 @@ class SiteReader:
     async def first_states(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
         """What the first of these keys hold: at least one, and no more after `max_bytes` are read."""
         if self._scripts.worth_trying:
-            reply = await self._scripts.run(STATES_SCRIPT, self._words(keys, max_bytes))
+            reply = await self._scripts.run(self._times.script(STATES_SCRIPT), self._words(keys, max_bytes))
             if reply is not None:
                 states = await self._told(keys, reply, max_bytes)
                 if not 0 < len(states) <= len(keys):
@@ -121,6 +126,10 @@ class SiteReader:
                 return states
             self._scripts.refused()
         return await self._one_by_one(keys[:_FEW])
+
+    def _without_times(self, large: frozenset[bytes]) -> frozenset[bytes]:
+        """Of large hashes, those that a command reads by itself: expiries of fields take a script."""
+        return frozenset() if self._times.on else large
 
     def _words(self, keys: Sequence[bytes], max_bytes: int) -> list[bytes]:
         """Arguments of the script that reads these keys until it has `max_bytes`."""
@@ -161,7 +170,7 @@ class SiteReader:
             if reply is None:
                 return (await self.first_states([key], _MAX_REPLY))[0]
             cursor, flat = as_page(reply, self._asked(scan.decode()))
-            found |= self._elements(large.type, list(flat))
+            found |= await self._timed(key, large.type, self._elements(large.type, list(flat)))
             size += sum(map(len, flat))
             done = cursor == b"0"
             state = HashState(found, large.expires_at_ms, large.type)
@@ -169,6 +178,14 @@ class SiteReader:
                 return TOO_LARGE
             if done:
                 return state if found else None
+
+    async def _timed(self, key: bytes, kind: str, fields: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
+        """Fields of a hash with their expiries, where these are read."""
+        if kind != "hash" or not fields or not self._times.on:
+            return fields
+        with translated(self._address):
+            (reply,) = await ask_all(self._client, [question_of_times(key, [*fields])])
+        return with_times(fields, reply)
 
     def _name_large(self, keys: Sequence[bytes], states: Sequence[State]) -> None:
         if TOO_LARGE in states:
@@ -185,7 +202,8 @@ class SiteReader:
     def part_request(self, key: bytes, kind: str, names: Sequence[bytes]) -> list[list[bytes]]:
         """What asks for `part`, for who has more to ask in one go."""
         values = [[COLLECTIONS[kind].read_some, key, *names]] if names else []
-        return [[b"TYPE", key], [b"PEXPIRETIME", key], *values]
+        times = [question_of_times(key, names)] if names and kind == "hash" and self._times.on else []
+        return [[b"TYPE", key], [b"PEXPIRETIME", key], *values, *times]
 
     def part(self, kind: str, names: Sequence[bytes], replies: Sequence[object]) -> HashState | None:
         """These elements of a collection, from the replies to that; None: it is none of this type, or that is not told.
@@ -196,7 +214,8 @@ class SiteReader:
         told = values[0] if values else []
         if type_ != kind.encode() or not isinstance(at, int) or not isinstance(told, list) or len(told) != len(names):
             return None
-        found = zip(names, self._values(kind, told), strict=True)
+        held = self._values(kind, told)
+        found = zip(names, times_of(held, values[1]) if len(values) > 1 else held, strict=True)
         return HashState({name: value for name, value in found if value is not None}, at if at >= 0 else None, kind)
 
     def _values(self, kind: str, reply: list[object]) -> list[bytes | None]:
@@ -223,13 +242,14 @@ class SiteReader:
             return self._bounded(keys, [TOO_LARGE]) if alone else await self._one_by_one(keys[: len(keys) // 2])
         now, each = self._now_ms(replies.pop(0)), 3 + len(types)
         found = [replies[start : start + each] for start in range(0, len(replies), each)]
-        return self._bounded(
-            keys,
-            [
-                self._state(now, kind, left, string, dict(zip(types, collections, strict=True)))
-                for kind, left, string, *collections in found
-            ],
-        )
+        states = [
+            self._state(now, kind, left, string, dict(zip(types, collections, strict=True)))
+            for kind, left, string, *collections in found
+        ]
+        for index, state in enumerate(states if self._times.on else ()):
+            if isinstance(state, HashState) and state.type == "hash":
+                states[index] = replace(state, fields=await self._timed(keys[index], "hash", state.fields))
+        return self._bounded(keys, states)
 
     def _now_ms(self, clock: object) -> int:
         """The time in milliseconds, by the site's clock; by ours where TIME is refused."""
@@ -307,6 +327,8 @@ class SiteReader:
         """
         if kind == "stream":
             return await self._entries(key, fields)
+        if kind == "hash" and self._times.on:
+            return await self._timed_values(key, fields)
         command = COLLECTIONS[kind].read_some
         with translated(self._address):
             try:
@@ -318,6 +340,19 @@ class SiteReader:
         if isinstance(reply, list) and len(reply) == len(fields):
             return self._values(kind, reply)
         raise wrong(self._asked(command.decode()), f"a list of {len(fields)}", reply)
+
+    async def _timed_values(self, key: bytes, names: Sequence[bytes]) -> list[bytes | None]:
+        """As `fields`, for a hash, with expiries."""
+        questions = [[b"HMGET", key, *names], question_of_times(key, names)]
+        with translated(self._address):
+            values, times = await ask_all(self._client, questions)
+            if isinstance(values, Exception):
+                if str(values).startswith("WRONGTYPE"):
+                    return [None] * len(names)
+                raise values
+        if isinstance(values, list) and len(values) == len(names):
+            return times_of(self._values("hash", values), times)
+        raise wrong(self._asked("HMGET"), f"a list of {len(names)}", values)
 
     async def _entries(self, key: bytes, names: Sequence[bytes]) -> list[bytes | None]:
         """As `fields`, for a stream: its entries, its last id, and the name of its first entry."""

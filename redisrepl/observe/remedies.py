@@ -47,6 +47,7 @@ REMEDIES = {
     "daemon.no_socket": "Give a --state-dir on a file system that takes sockets.",
     "daemon.reload_failed": "Correct the file that the line names. The old certificates stay in use.",
     "fetch.failed": "Look at the hub. redisrepl retries by itself.",
+    "fields_expire.unavailable": "Redis 7.4 or Valkey 9 on both sides, and +hpexpiretime +hpexpireat in the ACL.",
     "history.failed": "Look at both servers. redisrepl retries by itself.",
     "hub.clock_differs": "Set the clock that is wrong: timedatectl set-ntp true.",
     "hub.flushes_unknown": "Allow +info at the hub.",

@@ -24,6 +24,8 @@ from redisrepl.changes import (
     expiry_ms,
 )
 from redisrepl.wire.digests import Look
+from redisrepl.wire.elements import Elements
+from redisrepl.wire.fieldtimes import FieldTimes, moved_by
 from redisrepl.wire.writes import later
 
 __all__ = ["ClockShift"]
@@ -34,10 +36,16 @@ class ClockShift:
 
     Attributes:
         ms: by how much the hub's is ahead, in milliseconds, as far as expiries are concerned.
+        fields: whether expiries of fields are replicated; who reads or writes the site shares this too.
     """
 
     def __init__(self) -> None:
         self.ms = 0
+        self.fields = FieldTimes()
+
+    def digesting(self, script: bytes) -> bytes:
+        """A script for the hub, that digests expiries of fields by the site's clock."""
+        return self.fields.script(script, self.ms)
 
     def expiry(self, expires_at_ms: int | None) -> int | None:
         """An expiry at the hub, by the site's clock."""
@@ -48,7 +56,9 @@ class ClockShift:
         if not self.ms:
             return state
         match state:
-            case StringState() | HashState() | SequenceState():
+            case HashState(fields, expires_at_ms):
+                return replace(state, fields=moved_by(fields, -self.ms), expires_at_ms=self.expiry(expires_at_ms))
+            case StringState() | SequenceState():
                 return replace(state, expires_at_ms=self.expiry(state.expires_at_ms))
             case _:
                 return state
@@ -56,6 +66,13 @@ class ClockShift:
     def large(self, state: LargeState) -> LargeState:
         """Likewise a large collection."""
         return replace(state, expires_at_ms=self.expiry(state.expires_at_ms)) if self.ms else state
+
+    def elements(self, elements: Elements) -> Elements:
+        """Likewise some elements of one."""
+        if not self.ms:
+            return elements
+        sections = [section._replace(found=moved_by(section.found, -self.ms)) for section in elements.sections]
+        return elements._replace(expires_at_ms=self.expiry(elements.expires_at_ms), sections=sections)
 
     def looks(self, looks: Mapping[bytes, Look]) -> dict[bytes, Look]:
         """Likewise digests of keys."""

@@ -136,7 +136,7 @@ class HubComparer:
         """The reply to a script; None if the hub refuses scripts."""
         were_allowed = self.scripts.allowed
         with unready("the hub is not ready for a comparison"):
-            reply = await self.scripts.run(script, words)
+            reply = await self.scripts.run(self._shift.digesting(script), words)
         if reply is None:
             self.scripts.refused()
             if were_allowed:

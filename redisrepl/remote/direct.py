@@ -43,7 +43,7 @@ from redisrepl.tls.contexts import tls_reason, trust_told
 from redisrepl.tls.verdict import UNSAID, certificate_refusal
 from redisrepl.wire.lua import sha_of
 from redisrepl.wire.psync import encode_command
-from redisrepl.wire.replies import as_integer, as_strings
+from redisrepl.wire.replies import as_integer, as_integers, as_strings
 from redisrepl.wire.replyreader import ReplyReader
 from redisrepl.wire.resp import DAMAGED
 from redisrepl.wire.sizes import SMALL, most_of
@@ -267,6 +267,10 @@ class DirectHub(Hub):
     async def integer(self, *argv: bytes) -> int:
         """See `Hub`."""
         return as_integer(await self._request(encode_command(*argv), SMALL), self.asked(*argv))
+
+    async def integers(self, *argv: bytes) -> list[int]:
+        """See `Hub`."""
+        return as_integers(await self._request(encode_command(*argv), SMALL), self.asked(*argv))
 
     async def _request(self, request: bytes, most: int) -> object:
         """The reply to one command, which may have so many bytes."""

@@ -49,11 +49,11 @@ class HubElements:
         """
         token = self.scripts.token()
         with unready("the hub is not ready to read elements"):
-            items = await self.scripts.run(ELEMENTS_SCRIPT, question.words(token))
+            items = await self.scripts.run(self._shift.fields.script(ELEMENTS_SCRIPT), question.words(token))
         if items is None:
             self.scripts.refused()
             hint = "each write to a large collection brings all of it: allow HSCAN, SSCAN, ZSCAN and TIME at the hub"
             _log.warning("fetch.elements_refused", hint=hint)
             return None
         elements = parse_elements(items, token, question)
-        return elements._replace(expires_at_ms=self._shift.expiry(elements.expires_at_ms))
+        return self._shift.elements(elements)

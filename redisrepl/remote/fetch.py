@@ -19,11 +19,14 @@ from redisrepl.remote.hub import Hub
 from redisrepl.remote.refusals import refuses_scripts, unready
 from redisrepl.scripts import Scripts
 from redisrepl.wire.collections import COLLECTIONS, READABLE_SINGLY, elements_in, extra_types
+from redisrepl.wire.fieldtimes import question_of_times, with_times
 from redisrepl.wire.states import STATES_SCRIPT, parse_fetch
 from redisrepl.wire.unwanted import MAX_VALUE
 
 __all__ = ["Fetched", "HubReader"]
 
+#: Fields of which one command reads the expiries.
+_NAMES = 1000
 #: Keys read at a time without scripts, where nothing bounds the size of their replies.
 _FEW = 50
 #: The smallest limit for a reply, and by how much the limit grows after each reply that arrived in time.
@@ -103,7 +106,7 @@ class HubReader:
         """The states of the first keys, as many as fit; None: scripts are refused."""
         token = self.scripts.token()
         limits = b"%d %d%b%b" % (self._max_bytes, self._max_value, b":%d" % large if large else b"", self._others)
-        items = await self.scripts.run(STATES_SCRIPT, (limits, token, *keys))
+        items = await self.scripts.run(self._hub.clock_shift.fields.script(STATES_SCRIPT), (limits, token, *keys))
         if items is None:
             return None
         at, states = parse_fetch(items, token)
@@ -155,10 +158,26 @@ class HubReader:
             if type_ not in COLLECTIONS:
                 return SequenceState(tuple(flat), None, type_) if flat else None
             try:
-                return HashState(elements_in(type_, flat), None, type_) if flat else None
+                elements = elements_in(type_, flat)
             except ValueError:
                 raise ProtocolError(f"the hub {self._hub.url} did not answer {kind.read.decode()}") from None
+            if type_ == "hash" and elements and self._hub.clock_shift.fields.on:
+                elements = await self._timed(key, elements)
+            return HashState(elements, None, type_) if elements else None
         return "other"
+
+    async def _timed(self, key: bytes, fields: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
+        """Fields with their expiries, by the hub's clock."""
+        times: list[int] = []
+        names = list(fields)
+        try:
+            for start in range(0, len(names), _NAMES):
+                times += await self._hub.integers(*question_of_times(key, names[start : start + _NAMES]))
+            return with_times(fields, times)
+        except CommandRefusedError as error:  # it is another type by now, or the hub has none
+            if denies_key(str(error)):
+                raise
+            return fields
 
     async def _expiry(self, key: bytes) -> int | None:
         """The expiry as Unix time in milliseconds. Redis before 7.0 has no PEXPIRETIME, so we add PTTL to its clock."""

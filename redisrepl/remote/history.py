@@ -73,14 +73,18 @@ class HubHistory:
     Args:
         hub: the hub to ask.
         reader: reads its keys.
+        probes: commands that are refused where there are no expiries of fields; none: these are not wanted.
 
     Attributes:
+        lacks_times: why expiries of fields cannot be replicated; empty: they can.
         clock_ahead: seconds by which the hub's clock is ahead of ours; None if unknown.
         clock_within: seconds by which that may be off.
     """
 
-    def __init__(self, hub: Hub, reader: HubReader) -> None:
+    def __init__(self, hub: Hub, reader: HubReader, probes: Sequence[Sequence[bytes]] = ()) -> None:
         self._hub = hub
+        self._probes = probes
+        self.lacks_times = ""
         self._reader = reader
         self._refused = False
         self._told_clock = False
@@ -94,6 +98,7 @@ class HubHistory:
         Raises:
             RedisreplError: it cannot be asked.
         """
+        await self._ask_for_times()
         asked_at = time.time()
         try:
             info = await self._hub.text(b"INFO", b"all")
@@ -108,6 +113,15 @@ class HubHistory:
         self._compare_clocks(info, asked_at, time.time())
         self._say_policy(info)
         return parse_info(info)
+
+    async def _ask_for_times(self) -> None:
+        try:
+            for command in self._probes:
+                await self._hub.integers(*command)
+        except CommandRefusedError as error:
+            self.lacks_times = str(error)
+        else:
+            self.lacks_times = ""
 
     def _compare_clocks(self, info: bytes, asked_at: float, answered_at: float) -> None:
         """Warn if the clocks differ."""

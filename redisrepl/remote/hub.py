@@ -104,6 +104,10 @@ class Hub(Protocol):
         """Run one command whose reply is an integer of any size."""
 
     @abstractmethod
+    async def integers(self, *argv: bytes) -> list[int]:
+        """Run one command whose reply is a list of integers of any size, a thousand at most."""
+
+    @abstractmethod
     def listen(self, pattern: bytes, *, silence: float) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """The bytes of a subscription, as they are read; see `psubscribe`."""
 

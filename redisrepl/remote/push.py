@@ -279,7 +279,7 @@ class HubPusher:
         token = self.scripts.token()
         spelled = [part.encoded for part in parts]
         request = self.scripts.run(
-            self._script,
+            self._hub.clock_shift.digesting(self._script),
             batch_words(token, told, fencing),
             spelled=spelled,
             count=sum(len(part.command) + 1 for part in parts),

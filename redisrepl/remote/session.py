@@ -48,6 +48,7 @@ from redisrepl.wire.webdis import (
     escape_words,
     integer_body,
     parse_integer,
+    parse_integers,
     reply_in_steps,
     script_body,
 )
@@ -195,6 +196,13 @@ class HubSession(Hub):
         """See `Hub`."""
         try:
             return parse_integer(await self.post(integer_body(*argv), most=SMALL))
+        except CommandError as error:
+            raise refusal(str(error)) from None
+
+    async def integers(self, *argv: bytes) -> list[int]:
+        """See `Hub`."""
+        try:
+            return parse_integers(await self.post(integer_body(*argv), most=SMALL))
         except CommandError as error:
             raise refusal(str(error)) from None
 

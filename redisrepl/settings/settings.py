@@ -23,7 +23,7 @@ __all__ = ["ENV_PREFIX", "ByteSize", "Settings", "flag_of", "load_settings", "sp
 
 ENV_PREFIX = "REDISREPL_"
 #: What `--replicate` may name, of `changes.KINDS`, which this module need not load.
-_KINDS = ("set", "hset", "sets", "zsets", "lists", "streams", "del", "expire")
+_KINDS = ("set", "hset", "sets", "zsets", "lists", "streams", "del", "expire", "fields-expire")
 #: Variables that are no settings: the path of the TOML file.
 _OTHER_VARIABLES = frozenset({"CONFIG"})
 #: What helps where the file is no TOML, by what Python says.
@@ -157,7 +157,7 @@ class Settings(Declared):
         read=_kinds,
         example="set,hset,del,expire",
         description="what is replicated: strings (set), hashes (hset), sets, zsets, lists, streams, removals (del), "
-        "expiry times (expire), or all",
+        "expiry times (expire), those of fields of hashes (fields-expire), or all",
     )
     opaque: Literal["restore", "off"] = Field(
         "off",

@@ -63,8 +63,10 @@ def change_of(key: bytes, event: bytes, kinds: frozenset[str]) -> Change | None:
             change = Touch(key, replaces=True)
         case KeyEffect.EXPIRY:
             change = Touch(key, "expire")
+        case KeyEffect.FIELD_EXPIRY if "hset" in kinds:
+            change = Touch(key, "fields-expire")
         case KeyEffect.EVICTED | KeyEffect.FIELD_EXPIRY:
-            return None  # no client removed the key; expiry times of fields are not replicated
+            return None  # no client removed the key
     return change if is_replicated(change, kinds) else None
 
 

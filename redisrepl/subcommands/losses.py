@@ -59,6 +59,10 @@ _NOTHING_APPLIED = "nothing of the hub's can be applied"
 _PEXPIRETIME, _PTTL = (b"PEXPIRETIME", _KEY), (b"PTTL", _KEY)
 _TIME = (b"TIME",)
 _NO_OPTION = b"redisrepl-check"  # of that name: to set it is refused once the permission is there
+_NO_FIELD_EXPIRIES = "expiry times of fields of hashes are not replicated, in either direction"
+_FIELDS_EXPIRE = frozenset({"fields-expire"})
+_HPEXPIRETIME = (b"HPEXPIRETIME", _KEY, b"FIELDS", b"1", b"f")
+_HPEXPIREAT = (b"HPEXPIREAT", _KEY, b"1", b"FIELDS", b"1", b"f")
 _NO_STREAMS = Loss("streams", (_EVAL,), "streams are not replicated", ExitCode.REFUSED, frozenset({"streams"}))
 
 
@@ -80,6 +84,8 @@ SITE_LOSSES = (
     Loss("comparisons", (_SCAN,), "what was missed in an outage is not found (sweep.failed)", ExitCode.REFUSED),
     Loss("scripts", (_EVAL,), "keys are read by single commands, and compared by their values"),
     _NO_STREAMS,
+    Loss("expiry of fields", (_HPEXPIRETIME,), _NO_FIELD_EXPIRIES, kinds=_FIELDS_EXPIRE),
+    Loss("expiry of fields", (_HPEXPIREAT,), _NO_FIELD_EXPIRIES, kinds=_FIELDS_EXPIRE, rc=True),
     *_large("a large collection is read by one command, which holds the site's Redis up"),
     Loss("watch", ((b"WATCH", _KEY),), "an apply may replace what a client wrote in the same moment", rc=True),
     Loss("watch", ((b"UNWATCH",),), "an apply may have to be tried twice", rc=True),
@@ -124,6 +130,7 @@ HUB_LOSSES = (
         ExitCode.REFUSED,
         beside=(_SCAN, _EVAL),
     ),
+    Loss("expiry of fields", (_HPEXPIRETIME, _HPEXPIREAT), _NO_FIELD_EXPIRIES, kinds=_FIELDS_EXPIRE),
     *_large("each write of others to a large collection brings all of it"),
     Loss("expiries", (_PEXPIRETIME,), "expiry times are reckoned from PTTL", ExitCode.OK),
     Loss("expiries", (_PTTL,), "expiry times are read by PEXPIRETIME alone, of Redis 7.0 and later"),

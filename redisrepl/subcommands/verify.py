@@ -31,6 +31,7 @@ from redisrepl.errors import ConfigError, ExitCode
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.comparison import Holder
+from redisrepl.flow.fieldtimes import LackingTimes
 from redisrepl.flow.pacing import Pacer
 from redisrepl.flow.pushing import Pushing
 from redisrepl.flow.reach import StreamReach
@@ -54,6 +55,7 @@ from redisrepl.subcommands.jsonlines import encode_bytes
 from redisrepl.tls.certificates import hub_files
 from redisrepl.tls.contexts import client_context
 from redisrepl.wire.digests import UNREADABLE, Look, expiries_differ
+from redisrepl.wire.fieldtimes import probes
 from redisrepl.wire.replies import CLOCK_TOLERANCE
 
 __all__ = ["Choice", "run"]
@@ -130,23 +132,31 @@ async def _open(settings: Settings, address: SiteAddress, choice: Choice) -> Asy
         store = _open_store(settings, address, hub.url, spare)
         stack.push_async_callback(store.close)
         types = types_of(settings.kinds)
-        site, reader = SiteReader(client, address, types=types), HubReader(hub, types=types)
+        times = hub.clock_shift.fields
+        site, reader = SiteReader(client, address, types=types, times=times), HubReader(hub, types=types)
         expiries = "expire" in settings.kinds
         clocks = Clocks(store.saved.get("clocks"), hub.clock_shift)
-        site_facts, hub_history = await SiteHistory(client, address, site).ask(), HubHistory(hub, reader)
+        asked = probes(next(iter(Namespaces(settings.ns))), writes=False) if times.wanted else ()
+        site_facts = await SiteHistory(client, address, site, asked).ask()
+        hub_history = HubHistory(hub, reader, asked)
         await hub_history.ask()
+        lacking = LackingTimes(None, times)
+        lacking.saw("site", site_facts.lacks_times)
+        lacking.saw("hub", hub_history.lacks_times)
         clocks.saw("site", site_facts.clock_ahead, within=site_facts.clock_within)
         clocks.saw("hub", hub_history.clock_ahead, within=hub_history.clock_within)
+        estimated = _ESTIMATED if hub.clock_shift.ms and not store.saved else 0
+        times.on = times.on and not estimated  # in digests, nothing is tolerated
         yield _Sides(
             hub,
             site,
             SiteWriter(client, address),
             reader,
-            SiteComparer(client, address, site, expiries=expiries, types=types),
+            SiteComparer(client, address, site, expiries=expiries, types=types, times=times),
             HubComparer(hub, reader, expiries=expiries, types=types),
             store,
             clocks,
-            _ESTIMATED if hub.clock_shift.ms and not store.saved else 0,
+            estimated,
         )
 
 

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from redisrepl.errors import FencedError, OutcomeUnknownError, ProtocolError
 from redisrepl.wire.entries import STREAMS
-from redisrepl.wire.lua import ELEMENTS_OF, SEQUENCE_DIGEST
+from redisrepl.wire.fieldtimes import NO_PUT_TIMED
+from redisrepl.wire.lua import ELEMENT_HASH, ELEMENTS_OF, SEQUENCE_DIGEST
 from redisrepl.wire.opaque import OPAQUE, PUT_OPAQUE
 from redisrepl.wire.states import STRAY
 from redisrepl.wire.writes import MOVED, UNCHANGED
@@ -108,7 +109,10 @@ local function digest_of(key)
   local a, b, m = 0, 0, 281474976710656
   local flat, step, salt = elements_of(key, kind)
   for j = 1, #flat, step do
-    local h = sha1(salt .. #flat[j] .. ':' .. flat[j] .. value_at(flat, j, kind))
+    local value = value_at(flat, j, kind)
+    local h = """
+    + ELEMENT_HASH
+    + b"""\
     a = (a + tonumber(sub(h, 1, 12), 16)) % m
     b = (b + tonumber(sub(h, 13, 24), 16)) % m
   end
@@ -136,10 +140,12 @@ local function element(kind, key, name)
   if type(held) == 'table' then return nil, held end
   if kind == 'S' then return held == 1 and '' end
   if kind == 'Z' and held then return string.format('%.17g', tonumber(held) + 0) end
-  return held
+  return held, nil, held and time_of and time_of(key, name)
 end
-local function element_holds(kind, name, value, digests)
-  local held = value and sub(sha1(salt[kind] .. #name .. ':' .. name .. value), 1, 24) or ''
+local function element_holds(kind, name, value, digests, at)
+  local held = ''
+  if at and at ~= '' and value then held = sub(mark(at, #name .. ':' .. name .. value), 1, 24)
+  elseif value then held = sub(sha1(salt[kind] .. #name .. ':' .. name .. value), 1, 24) end
   return find(',' .. digests .. ',', ',' .. held .. ',', 1, true)
 end
 local function put_stream(key, set, moved)
@@ -149,13 +155,13 @@ end
 local function put_elements(name, key, last)
   local kind, step = new[name], 2
   if not kind then kind, step = put_if[name], 3 end
-  local failed, held, moved, set = nil, nil, nil, {}
+  local failed, held, moved, set, at = nil, nil, nil, {}, nil
   for j = i + 3, last, step do
-    held, failed = element(kind, key, ARGV[j])
+    held, failed, at = element(kind, key, ARGV[j])
     if failed then return tried(failed) end
     local value, digests = ARGV[j + step - 1], step == 3 and ARGV[j + 1] or ''
-    if held ~= value then
-      if element_holds(kind, ARGV[j], held, digests) then
+    if held ~= value or at and at ~= '' then
+      if element_holds(kind, ARGV[j], held, digests, at) then
         if kind == 'Z' then set[#set + 1] = value end
         set[#set + 1] = ARGV[j]
         if kind == 'H' or kind == 'X' then set[#set + 1] = value end
@@ -173,13 +179,16 @@ local function put_elements(name, key, last)
   end
 end
 local function remove_element(kind, key)
-  local held, failed = element(kind, key, ARGV[i + 3])
+  local held, failed, at = element(kind, key, ARGV[i + 3])
   if failed then tried(failed)
   elseif not held then tried(nil, 'UNCHANGED')
-  elseif element_holds(kind, ARGV[i + 3], held, ARGV[i + 4]) then
+  elseif element_holds(kind, ARGV[i + 3], held, ARGV[i + 4], at) then
     tried(pcall(remove[kind], key, ARGV[i + 3]))
   else tried(nil, 'MOVED') end
 end
+"""
+    + NO_PUT_TIMED
+    + b"""\
 local function put_list(key, first, last)
   local kind = pcall('TYPE', key)
   if kind.err then return tried(kind) end
@@ -231,7 +240,8 @@ while i <= #ARGV do
     else tried(nil, 'MOVED') end
   else
     if not get then prepare() end
-    if new[name] or put_if[name] then put_elements(name, key, last)
+    if name == 'HTIMEIF' then put_timed(key, unpack(ARGV, i + 3, last))
+    elseif new[name] or put_if[name] then put_elements(name, key, last)
     elseif remove_if[name] then remove_element(remove_if[name], key)
     elseif name == 'STREAMSET' then
       local set = {}

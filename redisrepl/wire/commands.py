@@ -25,9 +25,11 @@ from redisrepl.changes import (
     Touch,
     expiry_ms,
     is_replicated,
+    times_fields,
 )
 from redisrepl.wire.collections import score_text
 from redisrepl.wire.entrycommands import ENTRY_COMMANDS, created_with_group
+from redisrepl.wire.fieldtimes import changed_times, named_fields
 from redisrepl.wire.keys import keys_of, names_one_key
 from redisrepl.wire.opaque import OPAQUE
 
@@ -73,6 +75,7 @@ class ChangeDecoder:
         selected: the database that the stream has selected (`SELECT`); it survives a partial resynchronisation.
         in_transaction: whether the stream is inside MULTI .. EXEC, where no position may be saved.
         origin: the origin that the open transaction has published; None: none, so a client wrote it.
+        times_fields: whether expiries of fields are replicated now (`wire.fieldtimes`).
         unreplicated: names of commands that wrote a followed key but yielded no wanted change, with their counts.
     """
 
@@ -85,6 +88,7 @@ class ChangeDecoder:
         "kinds",
         "origin",
         "selected",
+        "times_fields",
         "unreplicated",
     )
 
@@ -96,6 +100,7 @@ class ChangeDecoder:
         self.selected = database
         self.in_transaction = False
         self.origin: bytes | None = None
+        self.times_fields = times_fields(kinds)
         self.unreplicated: dict[str, int] = {}
         self._forms: dict[bytes, _Form] = {}  # by name as clients spell it; few spellings occur
 
@@ -158,7 +163,12 @@ class ChangeDecoder:
         return ()
 
     def _unknown(self, name: bytes, argv: Arguments) -> Sequence[Change]:
-        """A command of a module, or of a newer server: with `opaque`, touch every followed key in it."""
+        """A command of a module, or of a newer server: with `opaque`, touch every followed key in it.
+
+        Those about expiries of fields concern nothing else, so they are known only where these are replicated.
+        """
+        if self.times_fields and (timed := changed_times(name, argv)) is not None:
+            return [timed] if self.covers(timed.key) else ()
         if OPAQUE in self.kinds:
             return [Touch(argument, OPAQUE) for argument in argv[1:] if self.covers(argument)]
         self.count_unreplicated(name.decode("ascii", "backslashreplace"))
@@ -169,8 +179,9 @@ class ChangeDecoder:
 
         `HSETEX key [options] FIELDS n field value ..`; `XGROUP CREATE key group id MKSTREAM` may create the stream.
         """
-        options = [argument.upper() for argument in argv[2:8]]
-        if name == b"XGROUP" or not _FIELD_EXPIRY.isdisjoint(options[: options.index(b"FIELDS")]):
+        if self.times_fields and (timed := changed_times(name, argv)) is not None:
+            return [timed] if self.covers(timed.key) else ()
+        if name == b"XGROUP" or not _FIELD_EXPIRY.isdisjoint(named_fields(argv, 2)[1]):
             self.count_unreplicated(name.decode())
         changes = _hsetex(argv) if name == b"HSETEX" else created_with_group(argv)
         return [change for change in changes if self.covers(change.key) and is_replicated(change, self.kinds)]
@@ -256,10 +267,8 @@ _FIELD_EXPIRY = frozenset({b"EX", b"PX", b"EXAT", b"PXAT"})
 
 
 def _hsetex(argv: Arguments) -> Sequence[Change]:
-    """`HSETEX key [options] FIELDS n field value ..` (Redis 8.0); expiries of fields are not replicated."""
-    options = [a.upper() for a in argv[2:8]]
-    start = 2 + options.index(b"FIELDS") + 2
-    return _hset((argv[0], argv[1], *argv[start : start + 2 * int(argv[start - 1])]))
+    """`HSETEX key [options] FIELDS n field value ..` (Redis 8.0), where expiries of fields are not replicated."""
+    return _hset((argv[0], argv[1], *named_fields(argv, 2)[0]))
 
 
 def _replaced(argv: Arguments) -> Sequence[Change]:

@@ -21,10 +21,11 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from hashlib import sha1
 from typing import NamedTuple
 
-from redisrepl.changes import HashState, SequenceState, State, StringState, expiry_ms
+from redisrepl.changes import HashState, SequenceState, State, StringState, TimedValue, expiry_ms
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES
 from redisrepl.wire.entries import plain_id
+from redisrepl.wire.fieldtimes import marked
 from redisrepl.wire.lua import BUCKET_OF, DIGEST_OF, EXPIRY_OF
 
 __all__ = [
@@ -124,6 +125,9 @@ def string_digest(key: bytes, value: bytes) -> int:
 
 def element_of(field: bytes, value: bytes, kind: str = "hash") -> int:
     """The digest of one element of a collection with its value: two numbers of 48 bits in one."""
+    if type(value) is TimedValue:
+        text = b"t%d:%d:%b%b" % (value.expires_at_ms, len(field), field, value)
+        return marked(sha1(text).digest()[:12])  # noqa: S324 - what Redis' Lua has
     salt = b"" if kind == "hash" else COLLECTIONS[kind].salt
     if kind == "stream":
         field = plain_id(field)

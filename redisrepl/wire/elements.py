@@ -21,6 +21,7 @@ from typing import NamedTuple
 from redisrepl.changes import expiry_ms
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.collections import elements_in
+from redisrepl.wire.fieldtimes import NO_TIMES, TIMED, timed_fields
 from redisrepl.wire.replies import number
 from redisrepl.wire.states import check_token, read_at
 
@@ -38,8 +39,11 @@ _LONGEST = 18
 #: and how many elements one has, about; the section to begin with; numbers or names. Returns the server's time and the
 #: token, the key's type and expiry, and, if it is of that type, how many elements it has and the next section (0: there
 #: is none); then digests, all in one; or for each section its digest, number of words, and these: elements with their
-#: values. A section ends with some of the next one.
-ELEMENTS_SCRIPT = b"""\
+#: values. A section ends with some of the next one. Where it reads expiries of fields (`wire.fieldtimes`), the type of
+#: a hash is `hash+`, and each of its fields has three words.
+ELEMENTS_SCRIPT = (
+    NO_TIMES
+    + b"""\
 local call, pack, sha1, sub, floor = redis.call, cmsgpack.pack, redis.sha1hex, string.sub, math.floor
 local token, kind, wanted = string.match(ARGV[1], '^(%S*) (%S+) (%S+)$')
 local key, most, size = ARGV[2], string.match(ARGV[3], '^(%d+) (%d+)$')
@@ -55,6 +59,7 @@ end
 local out = {string.format('%.0f ', t[1] * 1000000 + t[2]) .. token, held.ok, ''}
 if at >= 0 then out[3] = string.format('%.0f', at) end
 if held.ok ~= kind then return out end
+if triples and kind == 'hash' then out[2] = 'hash+' end
 out[4], out[5] = tostring(call(({hash = 'HLEN', set = 'SCARD', zset = 'ZCARD'})[kind], key)), '0'
 local n, words, bytes, digests = 5, 0, 0, {}
 local function add(flat)
@@ -73,6 +78,7 @@ local function section(number)
   repeat
     local reply = call(scan, key, cursor, 'COUNT', ask)
     local flat = reply[2]
+    if triples and kind == 'hash' then flat = triples(key, flat) end
     ask = math.max(5, floor(size / 10))
     cursor, count = reply[1], count + #flat
     local packed = pack(flat)
@@ -91,6 +97,7 @@ if wanted == 'named' then
     if value and value ~= 0 then
       found[#found + 1] = ARGV[i]
       if kind ~= 'set' then found[#found + 1] = value end
+      if time_of and kind == 'hash' then found[#found + 1] = time_of(key, ARGV[i]) end
     end
   end
   out[6], out[7], n = '', tostring(#found), 7
@@ -108,6 +115,7 @@ else
 end
 return out
 """
+)
 
 
 class Question(NamedTuple):
@@ -186,7 +194,9 @@ def parse_elements(items: Sequence[bytes], token: bytes, question: Question) -> 
     check_token(items, token)
     time = read_at(items)
     try:
-        type_, expires_at_ms = items[1].decode("ascii"), expiry_ms(_natural(items[2])) if items[2] else None
+        timed = items[1] == TIMED
+        type_ = "hash" if timed else items[1].decode("ascii")
+        expires_at_ms = expiry_ms(_natural(items[2])) if items[2] else None
         if type_ != question.kind:
             return Elements(time, type_, expires_at_ms)
         count, following = _natural(items[3]), _natural(items[4])
@@ -198,7 +208,7 @@ def parse_elements(items: Sequence[bytes], token: bytes, question: Question) -> 
         while at < len(items):
             digest, words = items[at], _natural(items[at + 1])
             at += 2
-            sections.append(Section(digest, elements_in(question.kind, items[at : at + words])))
+            sections.append(Section(digest, _found(question.kind, items[at : at + words], timed=timed)))
             at += words
         forward = not following or question.first < following <= question.shape[0]
         if forward and at == len(items) and len(sections) == question.counts(following):
@@ -206,6 +216,10 @@ def parse_elements(items: Sequence[bytes], token: bytes, question: Question) -> 
     except (IndexError, ValueError):
         pass
     raise ProtocolError("the reply to a script that reads elements is not what it returns")
+
+
+def _found(kind: str, words: Sequence[bytes], *, timed: bool) -> Mapping[bytes, bytes]:
+    return timed_fields(words) if timed else elements_in(kind, words)
 
 
 def _digests(text: bytes) -> list[bytes]:

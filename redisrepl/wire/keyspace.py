@@ -13,7 +13,7 @@ site (`sources.keyspace`) and at the hub (`engine.inbound`).
 | EVICTED | was removed by the server, not by a client | nothing | fetch, where removals are replicated |
 | REPLACED | has a new value, perhaps of another type | read and push it as a whole | fetch |
 | EXPIRY | has another expiry, or none | push it | fetch, where expiry times are replicated |
-| FIELD_EXPIRY | is a hash with fields of which the same is true | nothing | fetch, where expiry times are replicated |
+| FIELD_EXPIRY | is a hash, and the same is true of a field | push it, where that is replicated | fetch, likewise |
 
 Any other event concerns nothing that is replicated.
 """
@@ -23,7 +23,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from redisrepl.changes import KIND_OF_TYPE, types_of
+from redisrepl.changes import KIND_OF_TYPE, times_fields, types_of
 from redisrepl.wire.collections import COLLECTIONS, READABLE
 
 __all__ = [
@@ -132,6 +132,8 @@ def announced_events(kinds: frozenset[str]) -> frozenset[bytes]:
         events |= {b"del", *(kind.remove_event for kind in carried)}
     if "expire" in kinds:
         events |= {b"expire", b"persist"}
+    if times_fields(kinds):
+        events.add(b"hexpire")
     return frozenset(events)
 
 

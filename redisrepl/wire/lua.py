@@ -10,9 +10,10 @@ from functools import cache
 from hashlib import sha1
 
 from redisrepl.wire.entries import STREAMS
+from redisrepl.wire.fieldtimes import NO_TIMES
 from redisrepl.wire.opaque import OPAQUE_KIND
 
-__all__ = ["BUCKET_OF", "DIGEST_OF", "ELEMENTS_OF", "EXPIRY_OF", "KIND_OF", "SEQUENCE_DIGEST", "sha_of"]
+__all__ = ["BUCKET_OF", "DIGEST_OF", "ELEMENTS_OF", "ELEMENT_HASH", "EXPIRY_OF", "KIND_OF", "SEQUENCE_DIGEST", "sha_of"]
 
 
 #: Lua: the type of a key, `denied` if an ACL denies us the key: that must not fail the other keys of a request. Any
@@ -33,9 +34,15 @@ end
 
 #: Lua, needs `STREAMS`. `elements_of`: all elements of a collection as a flat list, how many strings an element takes,
 #: and the salt of its digests. `value_at`: the value of the element at an index of that list.
-ELEMENTS_OF = b"""\
+ELEMENTS_OF = (
+    NO_TIMES
+    + b"""\
 local function elements_of(key, kind)
-  if kind == 'hash' then return redis.call('HGETALL', key), 2, '' end
+  if kind == 'hash' then
+    local flat = redis.call('HGETALL', key)
+    if triples then return triples(key, flat), 3, '' end
+    return flat, 2, ''
+  end
   if kind == 'set' then return redis.call('SMEMBERS', key), 1, 'm' end
   if kind == 'list' then return redis.call('LRANGE', key, 0, -1), 1, '' end
   if kind == 'opaque' then return {redis.call('DUMP', key)}, 1, '' end
@@ -46,6 +53,13 @@ local function value_at(flat, j, kind)
   if kind == 'zset' then return string.format('%.17g', tonumber(flat[j + 1]) + 0) end
   return kind == 'set' and '' or flat[j + 1]
 end
+"""
+)
+
+#: Lua: the SHA-1 that is the digest of the element at an index of such a list, with this value and salt.
+ELEMENT_HASH = b"""\
+step == 3 and flat[j + 2] ~= '' and mark(flat[j + 2], #flat[j] .. ':' .. flat[j] .. value)
+      or sha1(salt .. #flat[j] .. ':' .. flat[j] .. value)
 """
 
 #: Lua: the digest of a list (`wire.digests.sequence_digest`), and the work that it took.
@@ -90,7 +104,9 @@ local function sum_of(key, kind)
   for j = 1, #flat, step do
     local value = value_at(flat, j, kind)
     left = left - #flat[j] - #value - 400
-    local h = sha1(salt .. #flat[j] .. ':' .. flat[j] .. value)
+    local h = """
+    + ELEMENT_HASH
+    + b"""\
     a = (a + tonumber(sub(h, 1, 12), 16)) % m
     b = (b + tonumber(sub(h, 13, 24), 16)) % m
   end

@@ -20,6 +20,7 @@ __all__ = [
     "as_clock",
     "as_info",
     "as_integer",
+    "as_integers",
     "as_option",
     "as_page",
     "as_pairs",
@@ -65,6 +66,17 @@ def number(text: bytes | str) -> int | None:
         return None
     value = int(text)
     return value if -(1 << 63) <= value < 1 << 64 else None
+
+
+def as_integers(reply: object, command: str) -> list[int]:
+    """The reply to this command, which must be a list of integers.
+
+    Raises:
+        ProtocolError: it is something else.
+    """
+    if not isinstance(reply, list) or not set(map(type, reply)) <= {int}:
+        raise wrong(command, "a list of integers", reply)
+    return reply
 
 
 def as_integer(reply: object, asked: str) -> int:

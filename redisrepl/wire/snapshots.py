@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from typing import cast
 
-from redisrepl.changes import KIND_OF_TYPE, Change, ExpirySet, HashSet, SequenceSet, StringSet, Touch, is_replicated
+from redisrepl.changes import (
+    KIND_OF_TYPE,
+    Change,
+    ExpirySet,
+    HashSet,
+    SequenceSet,
+    StringSet,
+    TimedValue,
+    Touch,
+    is_replicated,
+)
 from redisrepl.wire.collections import score_of
 from redisrepl.wire.entries import LAST_ID, entry_name, entry_value, last_id_of
 from redisrepl.wire.opaque import OPAQUE
@@ -26,18 +36,22 @@ def _has_expiring_fields(entry: Entry) -> bool:
 _PAIR = 2  # a field and its value
 
 
-def replicated_of(entry: Entry, kinds: frozenset[str], now: float) -> tuple[list[Change], str | None]:
+def replicated_of(
+    entry: Entry, kinds: frozenset[str], now: float, *, times: bool = False
+) -> tuple[list[Change], str | None]:
     """The changes of a key that are replicated, and the name of what is not; None: all is.
 
     Args:
         entry: the key, or a part of it.
         kinds: which of `changes.KINDS` are replicated.
         now: Unix time in seconds.
+        times: whether expiries of fields are replicated.
     """
-    changes = [change for change in changes_of(entry, now) if is_replicated(change, kinds)]
-    if _has_expiring_fields(entry):
+    timed = _has_expiring_fields(entry)
+    changes = [change for change in changes_of(entry, now, times=times) if is_replicated(change, kinds)]
+    if timed and not times:
         return changes, "expiry of a field"
-    return changes, None if changes else entry.type
+    return changes, None if changes or timed else entry.type  # all its fields may have expired
 
 
 def is_alive(entry: Entry, now: float) -> bool:
@@ -45,11 +59,12 @@ def is_alive(entry: Entry, now: float) -> bool:
     return entry.expires_at_ms is None or entry.expires_at_ms > now * 1000
 
 
-def changes_of(entry: Entry, now: float) -> list[Change]:
+def changes_of(entry: Entry, now: float, *, times: bool = False) -> list[Change]:
     """A key of a snapshot, or a part of a large one, as changes.
 
-    Fields of a hash that have expired by `now`, in Unix seconds, are left out. A value that the parser has skipped is
-    too large: the key is touched, and reading it will say so.
+    Fields of a hash that have expired by `now`, in Unix seconds, are left out; the others keep their expiries if
+    `times` are replicated. A value that the parser has skipped is too large: the key is touched, and reading it will
+    say so.
     """
     match entry.type, entry.value:
         case "string", bytes(value):
@@ -58,7 +73,11 @@ def changes_of(entry: Entry, now: float) -> list[Change]:
             fields: dict[bytes, bytes | None]
             if _has_expiring_fields(entry):
                 timed = cast("list[tuple[bytes, bytes, int | None]]", items)
-                fields = {name: value for name, value, ends in timed if ends is None or ends > now * 1000}
+                fields = {
+                    name: TimedValue(value, ends) if times and ends is not None else value
+                    for name, value, ends in timed
+                    if ends is None or ends > now * 1000
+                }
             else:
                 fields = dict(cast("list[tuple[bytes, bytes]]", items))
             return [HashSet(entry.key, fields), *_expiry(entry)] if fields else []

@@ -12,6 +12,7 @@ from redisrepl.changes import DENIED, HashState, LargeState, SequenceState, Stat
 from redisrepl.errors import OutcomeUnknownError, ProtocolError
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, elements_in
 from redisrepl.wire.entries import STREAMS
+from redisrepl.wire.fieldtimes import TIMED, timed_fields
 from redisrepl.wire.lua import ELEMENTS_OF, KIND_OF
 from redisrepl.wire.replies import number
 
@@ -24,7 +25,8 @@ __all__ = ["STATES_SCRIPT", "STRAY", "TOO_LARGE", "check_token", "parse_fetch", 
 #: Returns first the server's time in microseconds (0: it does not tell) and the token, by which we know that this is
 #: the reply to our request; then for each key its type (`too large` instead of a larger value, `large` and the type
 #: instead of a larger collection), its expiry (Unix time in milliseconds, or empty), the number of strings that follow,
-#: and those: the value, or elements with their values; of a larger collection how many elements it has.
+#: and those: the value, or elements with their values; of a larger collection how many elements it has. Where it reads
+#: expiries of fields (`wire.fieldtimes`), the type of a hash is `hash+`, and each of its fields has three strings.
 #:
 #: `GET` without `TYPE` would be cheaper for strings, but each hash would then count as an error in the server's INFO.
 STATES_SCRIPT = (
@@ -64,6 +66,7 @@ for i = 3, #ARGV do
       kind, value = 'large ' .. kind, tostring(count)
     else
       values = elements_of(key, kind)
+      if triples and kind == 'hash' then kind = 'hash+' end
     end
   end
   local size = value and #value or 0
@@ -122,6 +125,8 @@ def parse_states(items: Sequence[bytes]) -> list[State | LargeState]:
             elif kind == b"hash":
                 fields = dict(zip(items[index : index + count : 2], items[index + 1 : index + count : 2], strict=True))
                 states.append(HashState(fields, expires_at_ms))
+            elif kind == TIMED:
+                states.append(HashState(timed_fields(items[index : index + count]), expires_at_ms))
             elif kind.startswith(_LARGE):
                 type_ = kind.removeprefix(_LARGE).decode("ascii")
                 states.append(LargeState(type_, _count(items[index]), expires_at_ms))

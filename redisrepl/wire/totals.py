@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.digests import UNREADABLE, Look, hash_digest
-from redisrepl.wire.lua import ELEMENTS_OF
+from redisrepl.wire.lua import ELEMENT_HASH, ELEMENTS_OF
 from redisrepl.wire.replies import number
 
 __all__ = ["TOTAL_SCRIPT", "Total", "look_at_large", "parse_total"]
@@ -32,10 +32,13 @@ local now = t
 repeat
   local reply = call(scan, key, cursor, 'COUNT', 100)
   local flat = reply[2]
+  if triples and kind == 'hash' then flat, step = triples(key, flat), 3 end
   cursor, n = reply[1], n + #flat / step
   for j = 1, #flat, step do
     local value = value_at(flat, j, kind)
-    local h = sha1(salt .. #flat[j] .. ':' .. flat[j] .. value)
+    local h = """
+    + ELEMENT_HASH
+    + b"""\
     a = (a + tonumber(sub(h, 1, 12), 16)) % m
     b = (b + tonumber(sub(h, 13, 24), 16)) % m
     bytes = bytes + #value

@@ -16,7 +16,7 @@ import re
 from collections.abc import Generator, Iterable, Sequence
 from functools import cache
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 
@@ -35,6 +35,7 @@ __all__ = [
     "flat_reply",
     "integer_body",
     "parse_integer",
+    "parse_integers",
     "parse_reply",
     "reply_in_steps",
     "script_body",
@@ -114,7 +115,7 @@ def script_body(
 
 
 def integer_body(*argv: bytes) -> bytes:
-    """The body of a single command with an integer as JSON reply: in `.raw`, Webdis 0.1.9 truncates those over 2^31."""
+    """The body of a single command with integers as JSON reply: in `.raw`, Webdis 0.1.9 truncates those over 2^31."""
     return escape_words(argv) + b".json"
 
 
@@ -127,6 +128,24 @@ def parse_integer(reply: bytes) -> int:
     match = _JSON_INTEGER.fullmatch(reply)
     if match is not None and (value := number(match[1])) is not None:
         return value
+    _json_value(reply)
+    raise ProtocolError("the hub's reply is not an integer")
+
+
+def parse_integers(reply: bytes) -> list[int]:
+    """Parse the reply to an `integer_body` that must be a list of integers.
+
+    Raises:
+        CommandError: Redis refused the command. ProtocolError: the reply is something else.
+    """
+    value = _json_value(reply)
+    if not isinstance(value, list) or not set(map(type, value)) <= {int}:
+        raise ProtocolError("the hub's reply is not a list of integers")
+    return value
+
+
+def _json_value(reply: bytes) -> object:
+    """The one value of a JSON reply that is no error."""
     if len(reply) > _LARGEST_JSON:
         raise LimitExceededError("the hub's reply", len(reply), _LARGEST_JSON)
     try:
@@ -135,7 +154,7 @@ def parse_integer(reply: bytes) -> int:
         raise ProtocolError("the hub's reply is not JSON with one value") from None
     if isinstance(value, list) and value and isinstance(value[-1], str):
         raise CommandError(value[-1])
-    raise ProtocolError("the hub's reply is not an integer")
+    return cast("object", value)
 
 
 #: `{"PTTL":-1}`

@@ -6,7 +6,7 @@ In: changes. Out: commands as lists of bytes; names of events. Left to others: e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
 from redisrepl.changes import (
     Change,
@@ -20,11 +20,19 @@ from redisrepl.changes import (
     State,
     StringSet,
     StringState,
+    TimedValue,
     expiry_ms,
 )
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, as_server_takes, name_here, names_at_server, put_words
 from redisrepl.wire.digests import digest_of, element_of
 from redisrepl.wire.entries import LAST_ID, entry_words, is_entry, plain_id
+from redisrepl.wire.fieldtimes import (
+    PUT_TIMED,
+    PUT_TIMED_IF,
+    expiring_fields,
+    put_timed_commands,
+    timing_commands,
+)
 from redisrepl.wire.opaque import restore_command
 
 __all__ = [
@@ -70,7 +78,8 @@ def commands_of(change: Change) -> Iterator[list[bytes]]:
         case StringSet(key, value, int(expires_at_ms)):
             yield [b"SET", key, value, b"PXAT", b"%d" % expires_at_ms]
         case HashSet(key, fields, kind):
-            yield from _put_commands(key, fields, kind)
+            if (yield from _put_commands(key, fields, kind)):
+                yield from timing_commands(key, fields)
         case SequenceSet(key, items, kind):
             yield [SEQUENCES[kind].put, key, *items]
         case Deleted(key):
@@ -116,7 +125,9 @@ def written_keys(command: Sequence[bytes]) -> Sequence[bytes]:
 
 
 def simple_commands(command: Sequence[bytes]) -> list[Sequence[bytes]]:
-    """One of our commands as commands of Redis: `LISTSET` and `STREAMSET` become several."""
+    """One of our commands as commands of Redis: `LISTSET`, `STREAMSET` and `HTIMESET` become several."""
+    if command[0] == PUT_TIMED:
+        return put_timed_commands(command)
     if command[0] == b"STREAMSET":
         pairs = zip(command[2::2], command[3::2], strict=True)
         return [_stream_command(command[1], name, value) for name, value in pairs]
@@ -142,14 +153,20 @@ def halves_of(command: Sequence[bytes]) -> list[list[bytes]]:
     return [_set_command(command[1:middle]), _set_command(command[middle:])]
 
 
-def _put_commands(key: bytes, fields: Mapping[bytes, bytes | None], kind: str) -> Iterator[list[bytes]]:
-    """The commands that set the known elements, each small enough for Lua's stack and a request body."""
-    its = COLLECTIONS[kind]
+def _put_commands(key: bytes, fields: Mapping[bytes, bytes | None], kind: str) -> Generator[list[bytes], None, bool]:
+    """The commands that set the known elements, each small enough for Lua's stack and a request body.
+
+    Returns:
+        Whether some are to expire.
+    """
+    its, timed = COLLECTIONS[kind], False
     head = [its.put, key, *its.options]
     command, size, room = head.copy(), 0, MAX_FIELDS_PER_COMMAND
     for field, value in as_server_takes(kind, fields).items():
         if value is None:
             continue
+        if type(value) is TimedValue:
+            value, timed = bytes(value), True  # noqa: PLW2901 - without its expiry
         command += (field,) if kind == "set" else (value, field) if kind == "zset" else (field, value)
         size += len(field) + len(value)
         room -= 1
@@ -158,6 +175,7 @@ def _put_commands(key: bytes, fields: Mapping[bytes, bytes | None], kind: str) -
             command, size, room = head.copy(), 0, MAX_FIELDS_PER_COMMAND
     if len(command) > len(head):
         yield command
+    return timed
 
 
 #: Why a command changed nothing: the key or element holds the wanted value already; or it holds another value than the
@@ -179,7 +197,8 @@ def commands_if(
     `HDELIF key field digests ..`, where the digests of a field are joined by commas; in the same form `SADDIF`,
     `SREMIF`, `ZADDIF`, `ZREMIF`, `STREAMIF` and `XDELIF`; and `LISTIF key digests item ..` and `OPAQUEIF`. If the
     condition is that nothing is there, the commands are `SET .. NX`, `HSETNX`, `SADD`, `ZADDNX key member score ..` and
-    `STREAMNEW key name value ..`, which are shorter.
+    `STREAMNEW key name value ..`, which are shorter. A field that expires takes a command of its own, `HTIMEIF`
+    (`wire.fieldtimes`).
 
     Args:
         changes: in their order, with their values.
@@ -198,6 +217,12 @@ def commands_if(
             case SequenceSet(key, items, kind):
                 digests = b",".join(map(_key_digest, whole or ()))
                 yield [SEQUENCES[kind].put_if, key, digests, *items]
+            case HashSet(key, values, kind) if timed := expiring_fields(values):
+                plain = {name: value for name, value in values.items() if name not in timed}
+                yield from _put_commands_if(HashSet(key, plain, kind), fields)
+                for name, value in timed.items():
+                    digests = _field_digests((fields or {}).get(name, _NEW))
+                    yield [PUT_TIMED_IF, key, name, digests, bytes(value), b"%d" % max(value.expires_at_ms, 0)]
             case HashSet():
                 yield from _put_commands_if(change, fields)
             case FieldsDeleted(key, names, kind):
@@ -215,6 +240,7 @@ CONDITIONAL = frozenset(
         b"DELIF",
         b"ZADDNX",
         b"STREAMNEW",
+        PUT_TIMED_IF,
         *(kind.put_if for kind in SEQUENCES.values()),
         *(word for kind in COLLECTIONS.values() for word in (kind.put_if, kind.remove_if)),
     }
@@ -245,7 +271,7 @@ def plain_command(command: Sequence[bytes], state: State) -> tuple[list[bytes] |
         if held:
             return [b"SET", key, command[2], *([b"PXAT", command[3]] if command[3] else [])], ""
         return None, UNCHANGED if isinstance(state, StringState) and state.value == command[2] else MOVED
-    kind = _KIND_OF_COMMAND[name]
+    kind = "hash" if name == PUT_TIMED_IF else _KIND_OF_COMMAND[name]
     its, field = COLLECTIONS[kind], command[2]
     alternatives = [b""] if name == its.put_new else command[3].split(b",")
     here = name_here(kind, field)
@@ -255,13 +281,18 @@ def plain_command(command: Sequence[bytes], state: State) -> tuple[list[bytes] |
         if value is None:
             return None, UNCHANGED
         return ([its.remove, key, field], "") if held else (None, MOVED)
+    if name == PUT_TIMED_IF:
+        wanted = TimedValue(command[4], int(command[5]))
+        if value == wanted:
+            return None, UNCHANGED
+        return ([PUT_TIMED, key, field, *command[4:]], "") if held else (None, MOVED)
     if value == command[-1]:
         return None, UNCHANGED
     return ([its.put, key, *its.options, *put_words(kind, [(field, command[-1])])], "") if held else (None, MOVED)
 
 
 #: Where our own commands have an expiry.
-_EXPIRY_AT = {b"SET": 4, b"SETIF": 3, b"PEXPIREAT": 2}
+_EXPIRY_AT = {b"SET": 4, b"SETIF": 3, b"PEXPIREAT": 2, b"HPEXPIREAT": 2, PUT_TIMED_IF: 5}
 
 
 def later(command: Sequence[bytes], ms: int) -> Sequence[bytes]:
@@ -310,6 +341,8 @@ _EVENTS = {
     b"DELIF": (b"del",),
     b"PEXPIREAT": (b"expire",),
     b"PERSIST": (b"persist",),
+    b"HPEXPIREAT": (b"hexpire",),
+    PUT_TIMED_IF: (b"hset", b"hexpire"),
     b"RPUSH": (b"rpush",),
     **dict.fromkeys((b"RESTORE", b"OPAQUESET", b"OPAQUEIF"), (b"restore",)),
     **{

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from redisrepl.changes import KINDS, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, StringState
+from redisrepl.changes import KINDS, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, StringState, TimedValue
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.inbound import Inbound
 
@@ -49,6 +49,8 @@ def world():
         (KINDS, [(KEY, b"set"), (b"else", b"set"), (OTHER, b"del"), (KEY, b"hset")], [KEY, OTHER]),
         (KINDS - {"del"}, [(KEY, b"del"), (OTHER, b"hset"), (KEY, b"hdel"), (KEY, b"expired")], [OTHER]),
         (KINDS - {"expire"}, [(KEY, b"expire"), (OTHER, b"persist")], []),
+        (KINDS - {"fields-expire"}, [(KEY, b"hexpire"), (OTHER, b"hpersist")], []),
+        (KINDS - {"expire"}, [(KEY, b"hexpire"), (OTHER, b"hpersist")], [KEY, OTHER]),
     ],
 )
 def test_an_event_makes_its_key_dirty(kinds, events, dirty):
@@ -390,6 +392,16 @@ def test_the_echo_of_an_apply_is_expected_as_far_as_it_will_show():
     assert world.inbound.about_to_apply(KEY, changes)
     assert len(world.local) == 1
     assert world.local.consume(KEY, changes[1])
+
+
+def test_fields_that_expire_are_seen_as_their_values_and_then_as_changed(world):
+    """That is how the stream tells of the commands that set them."""
+    world.inbound.mark_dirty([KEY])
+    world.inbound.take(1)
+    assert world.inbound.about_to_apply(KEY, [HashSet(KEY, {b"f": TimedValue(b"v", 5), b"g": b"v"})])
+    for shown in (HashSet(KEY, {b"f": b"v", b"g": b"v"}), HashSet(KEY, {b"f": None})):
+        assert world.local.consume(KEY, shown)
+    assert len(world.local) == 0
 
 
 def test_a_client_between_our_apply_and_its_echo_is_a_conflict(world):

@@ -19,6 +19,7 @@ from redisrepl.changes import (
     SequenceSet,
     StringSet,
     StringState,
+    TimedValue,
     Touch,
 )
 from redisrepl.engine.ancestor import Agreed
@@ -291,8 +292,21 @@ def test_what_was_too_large_in_a_snapshot_is_read_which_names_it():
 
 
 def test_a_field_of_a_snapshot_that_has_expired_is_no_data():
-    """Whether the site has reclaimed it or not; and that the expiry of others is not replicated is told."""
+    """Whether the site has reclaimed it or not; the others keep their expiries."""
     side = Side()
+    fields = [(b"gone", b"v", 5_999), (b"stays", b"v", 6_001), (b"for good", b"v", None)]
+    entries = [Entry(0, K, "hash", fields), Entry(0, b"a:2", "hash", fields[:1])]
+    side.outbound.read_snapshot(entries, now=6.0)
+
+    changes = side.outbound.take(10, 1000).changes
+    assert changes == [HashSet(K, {b"stays": TimedValue(b"v", 6_001), b"for good": b"v"})]
+    assert not side.outbound.decoder.unreplicated
+
+
+def test_that_expiries_of_fields_are_not_replicated_is_told():
+    """If it was not asked for, or if one of the servers has none."""
+    side = Side()
+    side.outbound.decoder.times_fields = False
     fields = [(b"gone", b"v", 5_999), (b"stays", b"v", 6_001), (b"for good", b"v", None)]
     entries = [Entry(0, K, "hash", fields), Entry(0, b"a:2", "hash", fields[:1])]
     side.outbound.read_snapshot(entries, now=6.0)

@@ -15,6 +15,7 @@ from redisrepl.changes import (
     HashState,
     StringSet,
     StringState,
+    TimedValue,
     Touch,
 )
 from redisrepl.engine.ancestor import note_changes, note_state
@@ -436,3 +437,64 @@ def test_what_a_server_lost_comes_back_and_nothing_is_taken_for_it(lost):
         whole = hub if lost == "site" else site
         for place, value in places(whole).items():
             assert places(site_after).get(place) == places(hub_after).get(place) == value, (ancestor, site, hub)
+
+
+# Fields that expire.
+
+LATER = 4_000_000_000_000
+
+
+def timed(at=LATER, value=b"1"):
+    return TimedValue(value, at)
+
+
+@pytest.mark.parametrize(
+    ("site", "hub", "ancestor", "apply", "push"),
+    [
+        (timed(), b"1", b"1", [], {b"f": None}),
+        (b"1", timed(), b"1", [HashSet(KEY, {b"f": timed()})], None),
+        (timed(), timed(), b"1", [], None),
+        (b"1", timed(), timed(), [], {b"f": None}),
+        (timed(), timed(5), timed(), [HashSet(KEY, {b"f": timed(5)})], None),
+    ],
+)
+def test_an_expiry_alone_is_a_difference(site, hub, ancestor, apply, push):
+    found = plan(HashState({b"f": site, b"g": b"1"}), HashState({b"f": hub, b"g": b"1"}), HashState({b"f": ancestor}))
+    assert found.apply == apply
+    assert (found.push.fields if found.push else None) == push
+    assert found.lost is None
+
+
+def test_of_two_expiries_that_differ_one_wins_and_the_other_is_lost():
+    found = plan(HashState({b"f": timed(5)}), HashState({b"f": timed(6)}), HashState({b"f": timed()}))
+    assert found.apply == [HashSet(KEY, {b"f": timed(6)})]
+    assert found.lost == HashState({b"f": timed(5)})
+
+
+@pytest.mark.parametrize("expired", [True, False])
+@pytest.mark.parametrize("lacks", ["site", "hub"])
+def test_a_field_that_one_side_has_let_expire_goes_in_its_own_time(lacks, expired):
+    """The other side's clock may be behind: that a side lacks it then is no removal."""
+    whole, part = HashState({b"f": timed(1000), b"g": b"1"}), HashState({b"g": b"1"})
+    site, hub = (part, whole) if lacks == "site" else (whole, part)
+    now_ms = 1000 if expired else 999
+    found = plan_for(KEY, site, hub, ancestor_of(whole), Policy(KINDS, "hub"), ORDINARY, now_ms=now_ms)
+    assert (not found.apply and found.push is None) == expired
+
+
+def test_an_expiry_of_a_field_from_before_the_clock_was_set_is_written_anew():
+    """It is nobody's change. Other changes of the same hash are what they are."""
+    agreed = HashState({b"f": timed(), b"g": timed(), b"h": b"1"})
+    hub = HashState({b"f": timed(LATER - 7000), b"g": timed(LATER - 6000), b"h": b"1"})
+    found = plan(agreed, hub, agreed, off_by=(-7000, 9000))
+    assert found.apply == [HashSet(KEY, {b"g": timed(LATER - 6000)})]
+    assert found.push == HashSet(KEY, {b"f": None})
+    assert found.expected == {b"f": (element_of(b"f", timed(LATER - 7000)),)}
+    changed_here = HashState({b"f": timed(), b"g": timed(), b"h": b"2"})
+    found = plan(changed_here, hub, agreed, off_by=(-7000,))
+    assert found.push == HashSet(KEY, {b"f": None, b"h": None})
+    assert found.expected == {b"f": (element_of(b"f", timed(LATER - 7000)),), b"h": (element_of(b"h", b"1"),)}
+    gone_here = HashState({b"g": timed(), b"h": b"1"})
+    found = plan(gone_here, hub, agreed, off_by=(-7000,))
+    assert found.push == HashSet(KEY, {b"f": None})
+    assert plan(agreed, hub, agreed).push is None  # no clock was set: then it is the hub's change

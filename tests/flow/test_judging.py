@@ -33,7 +33,7 @@ NUMBER = 50  # agreements, by now
 class World(NoFence):
     """Judging between two servers that tell what the test wants; it is their fence as well."""
 
-    clock_ahead, clock_within = None, 0.0
+    clock_ahead, clock_within, lacks_times = None, 0.0, ""
 
     def __init__(self, known=None, *, first=False, run_id=RUN, ring=()):
         self.site = SiteFacts(RUN, "master", OURS, 100)

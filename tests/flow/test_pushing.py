@@ -10,7 +10,19 @@ import time
 
 import pytest
 
-from redisrepl.changes import DENIED, KINDS, Deleted, HashSet, HashState, Position, StringSet, StringState, Touch
+from redisrepl.changes import (
+    DENIED,
+    KINDS,
+    Deleted,
+    FieldsDeleted,
+    HashSet,
+    HashState,
+    Position,
+    StringSet,
+    StringState,
+    TimedValue,
+    Touch,
+)
 from redisrepl.engine.ancestor import note_state
 from redisrepl.engine.continuity import Continuity, SideState
 from redisrepl.engine.echo import ExpectedEvents
@@ -28,8 +40,9 @@ from redisrepl.remote.session import HubSession, check_url
 from redisrepl.store import Facts
 from redisrepl.wire.batches import UNCHANGED
 from redisrepl.wire.commands import ChangeDecoder
-from redisrepl.wire.digests import digest_of, string_digest
+from redisrepl.wire.digests import digest_of, element_of, string_digest
 from redisrepl.wire.entries import FIRST_ID, LAST_ID, entry_name, entry_value
+from redisrepl.wire.fieldtimes import FieldTimes
 from redisrepl.wire.writes import written_keys
 from testbed import Hub, eventually_async
 
@@ -46,7 +59,7 @@ def outbound_with(count, kind=Outbound):
 class Flights:
     """So many tasks that push; they end with the test."""
 
-    def __init__(self, outbound, store, hub, count=1, pacer=None, batch=100, site=None):
+    def __init__(self, outbound, store, hub, count=1, pacer=None, batch=100, site=None, times=None):
         self.pacer = pacer or Pacer(count, worthwhile=batch, interval=0.0)
         self.evicted = False
         self.read_to = math.inf
@@ -61,6 +74,7 @@ class Flights:
             site_evicted=self.site_evicted,
             max_keys=batch,
             retry=RETRY,
+            times=times,
         )
         self._count = count
         self.asked = 0
@@ -566,6 +580,40 @@ async def test_a_removal_that_may_be_an_expiry_is_left_to_the_clock_of_the_hub(s
         await flights.pushing.drained()
     digest = b"%015x" % string_digest(b"k", b"v")
     assert hub.pushed[1:] == [[[b"DEL", b"lasts"]], [[b"DELIF", b"k", digest]]]
+
+
+async def test_the_removal_of_a_field_that_was_to_expire_takes_only_what_was_agreed_on(store):
+    """The stream tells a removal and an expiry alike; what is there by now at the hub may be newer."""
+    value = TimedValue(b"v", int((time.time() + 3600) * 1000))
+    outbound, hub = outbound_of(HashSet(b"h", {b"f": value, b"g": b"v"})), FakeHub()
+    async with Flights(
+        outbound, store, hub, site=StatesOf({b"h": HashState({})}), times=FieldTimes(wanted=True)
+    ) as flights:
+        await flights.pushing.drained()
+        outbound.pending.add(FieldsDeleted(b"h", (b"f", b"g")))
+        flights.pushing.wake()
+        await flights.pushing.drained()
+    assert hub.pushed[1:] == [[[b"HDEL", b"h", b"g"]], [[b"HDELIF", b"h", b"f", b"%024x" % element_of(b"f", value)]]]
+
+
+async def test_where_a_server_has_no_expiries_of_fields_values_are_pushed_without(store):
+    times = FieldTimes(wanted=True)
+    times.on = False
+    value = TimedValue(b"v", 4_000_000_000_000)
+    outbound, hub = outbound_of(HashSet(b"h", {b"f": value})), FakeHub()
+    outbound.doubt(b"i", HashSet(b"i", {b"f": value}))
+    async with Flights(outbound, store, hub, times=times) as flights:
+        await flights.pushing.drained()
+        outbound.pending.add(FieldsDeleted(b"h", (b"f",)))
+        flights.pushing.wake()
+        await flights.pushing.drained()
+    assert sorted(hub.pushed) == sorted(
+        [
+            [[b"HSET", b"h", b"f", b"v"]],
+            [[b"HSETNX", b"i", b"f", b"v"]],
+            [[b"HDEL", b"h", b"f"]],
+        ]
+    )
 
 
 async def test_values_that_only_the_site_knows_are_read_before_they_are_pushed(store):

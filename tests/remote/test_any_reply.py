@@ -20,6 +20,7 @@ from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.digests import BUCKETS
 from redisrepl.wire.elements import Question
+from redisrepl.wire.fieldtimes import probes
 
 of = pytest.mark.parametrize
 REPLIES = [
@@ -98,6 +99,8 @@ async def everything_that_is_asked(content, *, scripts):
         everything_of_the_fence,
         lambda: session.command(b"PING"),
         lambda: session.integer(b"PTTL", b"k"),
+        lambda: session.integers(b"HPEXPIRETIME", b"k", b"FIELDS", b"1", b"f"),
+        HubHistory(session, HubReader(session), probes(b"k", writes=True)).ask,
         session.clock,
         messages,
     ]

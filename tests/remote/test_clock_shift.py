@@ -5,15 +5,19 @@ import pytest
 from redisrepl.changes import (
     Deleted,
     ExpirySet,
+    HashSet,
     HashState,
     LargeState,
     SequenceState,
     StringSet,
     StringState,
+    TimedValue,
 )
 from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.wire.commands import ChangeDecoder
-from redisrepl.wire.digests import Look
+from redisrepl.wire.digests import LOOK_SCRIPT, Look
+from redisrepl.wire.elements import Elements, Section
+from redisrepl.wire.fieldtimes import FieldTimes
 from redisrepl.wire.writes import commands_if, commands_of
 
 
@@ -64,6 +68,25 @@ def test_what_the_hub_is_sent_is_by_its_own_clock(changed, spelled):
     assert shifted(-1500).commands(list(spelled(changed(1500)))) == list(spelled(changed(1)))  # not before 1970
     assert shifted().commands(list(spelled(changed(None)))) == list(spelled(changed(None)))
     assert shifted(0).commands(list(spelled(changed(1500)))) == list(spelled(changed(1500)))
+
+
+def test_fields_that_expire_are_moved_with_their_keys():
+    there, here = {b"f": TimedValue(b"v", 2000), b"g": b"v"}, {b"f": TimedValue(b"v", 1500), b"g": b"v"}
+    assert shifted().state(HashState(there, 900)) == HashState(here, 400)
+    elements = Elements(1, "hash", 900, 2, 0, [Section(b"d", there)])
+    assert shifted().elements(elements) == Elements(1, "hash", 400, 2, 0, [Section(b"d", here)])
+    assert shifted(0).elements(elements) is elements
+    change = HashSet(b"k", here)
+    assert shifted().commands(list(commands_of(change))) == list(commands_of(HashSet(b"k", there)))
+    condition = list(commands_if([change], None, {b"f": (7,), b"g": (None,)}))
+    assert shifted().commands(condition)[1] == [*condition[1][:5], b"2000"]
+
+
+def test_scripts_at_the_hub_digest_them_by_the_clock_of_the_site():
+    shift = shifted()
+    assert shift.digesting(LOOK_SCRIPT) == LOOK_SCRIPT
+    shift.fields = FieldTimes(wanted=True)
+    assert b"at - 500)" in shift.digesting(LOOK_SCRIPT)
 
 
 def test_other_commands_are_sent_as_they_are():

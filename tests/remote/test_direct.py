@@ -71,6 +71,9 @@ async def test_commands_of_any_bytes_and_size(hub):
         assert await hub.command(b"SET", ALL_BYTES, value) == b"OK"
         assert await hub.command(b"GET", ALL_BYTES) == value
     assert await hub.integer(b"PTTL", ALL_BYTES) == -1
+    assert await hub.integers(b"SMISMEMBER", b"none", b"a", b"b") == [0, 0]
+    with pytest.raises(ProtocolError):
+        await hub.integers(b"GET", ALL_BYTES)
     assert await hub.text_or_none(b"GET", b"none") is None
     with pytest.raises(CommandRefusedError, match=r"^WRONGTYPE"):
         await hub.command(b"HGETALL", ALL_BYTES)

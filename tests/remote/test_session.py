@@ -363,6 +363,9 @@ async def test_a_large_integer_arrives_whole(hub, certificates):
         assert await session.integer(b"PEXPIRETIME", b"dying") == 4_000_000_000_000
         with pytest.raises(CommandRefusedError, match="not an integer"):
             await session.integer(b"INCR", b"string")
+        assert await session.integers(b"SMISMEMBER", b"none", b"a", b"b") == [0, 0]
+        with pytest.raises(CommandRefusedError, match="WRONGTYPE"):
+            await session.integers(b"SMISMEMBER", b"string", b"a")
 
 
 @pytest.mark.parametrize("which", ["anonymous", "expired", "foreign"])

@@ -18,6 +18,7 @@ from redisrepl.settings.retention import Retention
 from redisrepl.settings.settings import ENV_PREFIX, ByteSize, Settings, flag_of, load_settings, unknown_variables
 
 FIELDS = Settings.fields
+ALL_KINDS = "set, hset, sets, zsets, lists, streams, del, expire, fields-expire"
 
 
 @pytest.fixture(autouse=True)
@@ -169,9 +170,13 @@ def test_all_kinds_have_a_word(text):
         (
             "replicate",
             "set,zset",
-            "zset is not one of set, hset, sets, zsets, lists, streams, del, expire, for example {} set",
+            f"zset is not one of {ALL_KINDS}, for example {{}} set",
         ),
-        ("replicate", "", "must name at least one of set, hset, sets, zsets, lists, streams, del, expire"),
+        (
+            "replicate",
+            "",
+            "must name at least one of set, hset, sets, zsets, lists, streams, del, expire, fields-expire",
+        ),
         ("rc", "perhaps", "must be true or false"),
         ("state_dir", "", "must be a path"),
         ("ns", "site1:*", "a namespace is a prefix, and the * of site1:* is no wildcard: write site1:"),

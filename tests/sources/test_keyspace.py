@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from redisrepl.changes import KINDS, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, Touch
+from redisrepl.changes import KINDS, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, TimedValue, Touch
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.outbound import Outbound
@@ -72,6 +72,9 @@ class Sides:
         (b"expire", KINDS, Touch(KEY, "expire")),
         (b"persist", KINDS, Touch(KEY, "expire")),
         (b"expire", DEFAULT, None),
+        *((name, KINDS, Touch(KEY, "fields-expire")) for name in (b"hexpire", b"hpersist")),
+        *((name, DEFAULT, None) for name in (b"hexpire", b"hpersist")),
+        (b"hexpire", frozenset({"sets", "fields-expire"}), None),
         *((name, KINDS, Touch(KEY, "set")) for name in (b"setbit", b"pfadd", b"incrby")),
         (b"lpush", KINDS, Touch(KEY, "lists", replaces=True)),
         (b"sortstore", KINDS, Touch(KEY, "lists", replaces=True)),
@@ -105,6 +108,7 @@ def test_what_an_event_stands_for(event, kinds, change):
         (FieldsDeleted(KEY, (b"a", b"b")), KINDS, [b"hdel"]),
         (FieldsDeleted(KEY, tuple(b"%d" % n for n in range(1001))), KINDS, [b"hdel", b"hdel"]),
         (ExpirySet(KEY, 5), KINDS, [b"expire"]),
+        (HashSet(KEY, {b"f": TimedValue(b"v", 5), b"g": b"v"}), KINDS, [b"hset", b"hexpire"]),
         (ExpirySet(KEY, None), KINDS, [b"persist"]),
     ],
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from redisrepl.changes import KINDS
 from redisrepl.cli import main
 from redisrepl.subcommands import check_hub
 from testbed import Hub, RedisServer
@@ -24,6 +25,8 @@ def rows():
         named, _, keys = named.partition(" on ")
         also = re.findall("`([A-Z]+)`", beside)[:1]
         for command in re.findall("`([A-Z ]+)`", named):
+            if command.startswith("HPEXPIRE"):  # servers before Redis 7.4 have none such: `matrix` tries them
+                continue
             yield side, command, (*also, *re.findall("`(redisrepl:[a-z]+:)", keys)), lost
 
 
@@ -48,7 +51,8 @@ def check(certificates, capsys, monkeypatch, tmp_path):
 
     def check(site, hub):
         words = ["check", *certificate_flags(certificates), *place_flags(site, hub), "--ns", "site1:", "-rc"]
-        code = main([*map(str, words), "--replicate", "all", "--state-dir", str(tmp_path)])
+        kinds = ",".join(sorted(KINDS - {"fields-expire"}))
+        code = main([*map(str, words), "--replicate", kinds, "--state-dir", str(tmp_path)])
         return code, capsys.readouterr().out.splitlines()
 
     return check

@@ -18,6 +18,7 @@ from redisrepl.changes import (
     Flushed,
     HashSet,
     StringSet,
+    TimedValue,
     Touch,
     is_replicated,
 )
@@ -140,8 +141,6 @@ HASHES = [
     ("LMOVE k l LEFT RIGHT", [Touch(K, "lists", replaces=True), Touch(L, "lists", replaces=True)]),
     ("SORT x BY y LIMIT 0 5 STORE k", [Touch(K, "lists", replaces=True)]),
     ("HSETEX k FIELDS 1 f v", [HashSet(K, {b"f": b"v"})]),
-    ("HSETEX k KEEPTTL FIELDS 2 f v g w", [HashSet(K, {b"f": b"v", b"g": b"w"})]),
-    (f"HSETEX k FNX PXAT {FAR} FIELDS 1 f v", [HashSet(K, {b"f": b"v"})]),
     ("HDEL k f g", [FieldsDeleted(K, (b"f", b"g"))]),
     ("HGETDEL k FIELDS 2 f g", [FieldsDeleted(K, (b"f", b"g"))]),
 ]
@@ -360,6 +359,47 @@ def test_only_the_kinds_asked_for_come_out(line, expected, kind):
         changes = expected  # settled when the state is read
 
     assert decode(line, kinds={kind}) == changes
+
+
+@pytest.mark.parametrize(
+    ("line", "fields", "without"),
+    [
+        ("HSETEX k KEEPTTL FIELDS 2 f v g w", {b"f": None, b"g": None}, {b"f": b"v", b"g": b"w"}),
+        (f"HSETEX k FNX PXAT {FAR} FIELDS 1 f v", {b"f": TimedValue(b"v", FAR)}, {b"f": b"v"}),
+        (f"HSETEX k FIELDS 1 f v PXAT {FAR}", {b"f": TimedValue(b"v", FAR)}, {b"f": b"v"}),
+        ("HSETEX k EXAT 5 FIELDS 1 f v", {b"f": TimedValue(b"v", 5000)}, {b"f": b"v"}),
+        ("HSETEX k EX 5 FIELDS 1 f v", {b"f": None}, {b"f": b"v"}),
+        (f"HPEXPIREAT k {FAR} FIELDS 2 f g", {b"f": None, b"g": None}, None),
+        (f"HPEXPIREAT k {FAR} GT FIELDS 1 f", {b"f": None}, None),
+        ("HPERSIST k FIELDS 1 FIELDS", {b"FIELDS": None}, None),
+        ("hgetex k PERSIST FIELDS 1 f", {b"f": None}, None),
+    ],
+)
+def test_expiries_of_fields(line, fields, without):
+    """A field with an expiry that the command tells, or a field to be read; without the kind, its value alone."""
+    timed = decoder({"hset", "fields-expire"})
+    plain = decoder({"hset"})
+
+    assert timed.decode(words(line)) == [HashSet(K, fields)]
+    assert not timed.unreplicated
+    assert list(plain.decode(words(line))) == ([HashSet(K, without)] if without else [])
+    assert bool(plain.unreplicated) == ("KEEPTTL" not in line)
+    timed.times_fields = False  # one of the servers has none
+    assert list(timed.decode(words(line))) == ([HashSet(K, without)] if without else [])
+
+
+def test_expiries_of_fields_outside_the_namespace_are_passed_over():
+    timed = decoder({"hset", "fields-expire"})
+
+    assert not timed.decode(words("HPEXPIREAT x 5 FIELDS 1 k"))
+    assert not timed.decode(words("HSETEX x PXAT 5 FIELDS 1 k v"))
+
+
+@pytest.mark.parametrize(
+    "line", ["HPEXPIREAT k 5 f", "HPEXPIREAT k 5 FIELDS many f", "HSETEX k PXAT soon FIELDS 1 f v"]
+)
+def test_expiries_of_fields_in_a_form_that_we_do_not_know(line):
+    assert decode(line) == [Touch(K)]
 
 
 @pytest.mark.parametrize(

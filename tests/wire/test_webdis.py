@@ -35,6 +35,7 @@ from redisrepl.wire.webdis import (
     flat_reply,
     integer_body,
     parse_integer,
+    parse_integers,
     parse_reply,
 )
 from redisrepl.wire.writes import (
@@ -648,6 +649,27 @@ def test_a_command_without_its_integer_keeps_redis_words(hub):
 def test_what_is_not_one_integer(answer):
     with pytest.raises(ProtocolError):
         parse_integer(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "integers"),
+    [(b'{"A":[]}', []), (b'{"A":[4000000000000,-1,-2]}', [FAR, -1, -2]), (b'{"A":[0]}', [0])],
+)
+def test_integers_of_any_size(answer, integers):
+    assert parse_integers(answer) == integers
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"[]", b"{}", b'{"A":1}', b'{"A":[true]}', b'{"A":[null]}', b'{"A":[1.5]}', b'{"A":[[1]]}']
+)
+def test_what_is_not_a_list_of_integers(answer):
+    with pytest.raises(ProtocolError):
+        parse_integers(answer)
+
+
+def test_a_command_without_its_integers_keeps_redis_words():
+    with pytest.raises(CommandError, match=r"^ERR unknown"):
+        parse_integers(b'{"HPEXPIRETIME":[false,"ERR unknown command"]}')
 
 
 @given(resp_like() | st.binary(max_size=40))
