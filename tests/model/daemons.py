@@ -186,7 +186,7 @@ class FenceHub:
 class HubDouble:
     """`remote.push`, `remote.fetch`, `remote.compare` and `remote.history`."""
 
-    clock_ahead, clock_within = None, 0.0
+    clock_ahead, clock_within, lacks_times = None, 0.0, ""
 
     max_body = 1_000_000
 
