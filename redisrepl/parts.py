@@ -162,8 +162,7 @@ class Parts:
         self.reach = StreamReach(
             lambda: self.stream.read_to,
             self.core.continuity,
-            lambda: self.stream.history,
-            lambda: self.outbound.recent.streamed_keys,
+            self.core.streamed_keys,
         )
         self.pushing = Pushing(
             self.outbound,

@@ -190,10 +190,14 @@ class Core:
         self.losses.renewed.lost(number, self.outbound.pending.places(number, MOST_PLACES))
         if self.continuity.site.judged:  # otherwise it may have been another server's
             self._see(self.ring.number)
-            # What was agreed on just now may have been read at the site, ahead of its stream.
-            streamed_keys.known_to = self.ring.number_at(self.outbound.read_to)
             self.losses.streamed_keys, self.losses.waiting = streamed_keys, self.outbound.places(self.ring.number)
+        else:
+            self.losses.streamed_keys.history = ""  # of what waits now, others may have told
         self.continuity.happened("site", Event.DETACHED)
+
+    def streamed_keys(self) -> StreamedKeys:
+        """What the site's stream has told of; while nobody reads it, what it had told of in the end."""
+        return self.outbound.recent.streamed_keys if self.continuity.site.followed else self.losses.streamed_keys
 
     def site_attached(self, history: str = "") -> None:
         """The site is followed; what its history is turns out in a moment (`judged`).

@@ -90,7 +90,8 @@ class Findings(NamedTuple):
         number: of agreements by now.
         agreed: what was agreed, or was about to be, since what is proved, and since it was lost before it went back;
             None: nobody knows that.
-        kept_to: a replica took over, which has what the stream told before this offset; None: nobody knows that.
+        kept_to: it has what the stream told before this offset; None: nobody knows that.
+        known_to: of what was agreed on after this number, it is not known whether the stream had told of it.
         kept: places of which it has a change that was seen, and all that came before; empty: that is not known, nor of
             any earlier one.
         held: what it holds now at some places of `Losses.suspects`.
@@ -102,6 +103,7 @@ class Findings(NamedTuple):
     number: int = 0
     agreed: Places | None = None
     kept_to: int | None = None
+    known_to: float = math.inf
     kept: frozenset[Place] = frozenset()
     held: Mapping[Place, int | None] = MappingProxyType({})
     settled: Settled = MappingProxyType({})
@@ -173,7 +175,7 @@ class Losses:
         before = _Missed(set(), set()) if first else self._missed
         self._missed = None
         if keys is not None and before is not None:
-            known_to = min(before.known_to, self.streamed_keys.known_to)
+            known_to = min(before.known_to, self.streamed_keys.known_to, findings.known_to)
             self._missed = _Missed(before.keys | keys, before.numbers.union(applies), known_to)
         self._kept = findings.kept and findings.kept | self._kept
         settled = self._with_held(findings.settled) if proved_before != math.inf else findings.settled

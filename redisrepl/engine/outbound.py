@@ -287,9 +287,10 @@ class Outbound:
         self.decoder.selected = database
         self.read_again_to = math.inf
 
-    def streamed_from(self, offset: int) -> None:
-        """A link begins: from here on, the stream tells all keys that change."""
+    def streamed_from(self, offset: int, history: str = "") -> None:
+        """A link begins: from here on, the stream of this history tells all keys that change."""
         self.read_to = self.recent.streamed_keys.whole_to = offset
+        self.recent.streamed_keys.history = history
 
     def new_from(self, offset: int) -> None:
         """What the stream tells from here on, nobody has read before."""

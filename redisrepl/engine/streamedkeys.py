@@ -34,11 +34,13 @@ class StreamedKeys:
     """Which keys the stream told of last, and up to which offset.
 
     Attributes:
+        history: whose stream it is, by its replication id; empty: that is not known.
         whole_to: what is not remembered, it had told before this offset; infinity: that is not known.
         known_to: of what was agreed on after this number, it is not known whether the stream had told of it.
     """
 
     def __init__(self) -> None:
+        self.history = ""
         self.whole_to: float = math.inf
         self.known_to: float = math.inf
         self._keys: deque[tuple[int, list[bytes]]] = deque()

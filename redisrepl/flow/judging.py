@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from heapq import nlargest
@@ -48,6 +49,7 @@ _MAY_BE_OLDER = "the site is another process, which may hold older values"
 #: Places of a server that went back at which it is looked, those that were agreed on last.
 _LOOKED_AT = 1024
 _Held = Mapping[Place, int | None]
+_NOTHING: Settled = MappingProxyType({})
 
 
 class _Judgement(NamedTuple):
@@ -58,7 +60,7 @@ class _Judgement(NamedTuple):
         reason: why it must be compared.
         number: agreements up to this one it has.
         kept: see `engine.evidence.Proof`.
-        kept_to: of a site, which has what its stream had told before this offset; None: that is not known.
+        kept_to, known_to: of a site; see `engine.losses.Findings`.
         seen: what was agreed on, in order, as far as that tells what the hub has written since.
     """
 
@@ -67,6 +69,7 @@ class _Judgement(NamedTuple):
     number: float = math.inf
     kept: frozenset[Place] = frozenset()
     kept_to: int | None = None
+    known_to: float = math.inf
     seen: Sequence[Seen] = ()
 
 
@@ -322,14 +325,15 @@ class Judging:
             return _Judgement(Event.RESUMED) if resumed else _Judgement(Event.GAP, "writes of the site were missed")
         ring, marked = self._core.evidence(self._number()), await self._site_marked()
         if seen is not None and seen.replid == facts.earlier:  # it was a replica until it took over, and tells itself
-            kept_to: int | None = facts.earlier_to - 1
-            proof = Proof(max(ring.number_at(facts.earlier_to - 1), marked))
+            kept_to, known_to = facts.earlier_to - 1, math.inf
+            proof = Proof(max(ring.number_at(kept_to), marked))
         else:
             proof = proved(ring, await self._site.held(change.place for change in ring), marked)
-            kept_to = ring.offset_of(proof.changes) or None
+            # What was agreed on just now may have been read at the site, ahead of its stream, and may be lost.
+            kept_to, known_to = ring.offset_of(proof.changes), ring.number_at(sys.maxsize)
         if proof.number >= self._number():
             return _Judgement(Event.RESTARTED, "the site is another process")
-        return _Judgement(Event.WENT_BACK, _MAY_BE_OLDER, proof.number, proof.kept, kept_to)
+        return _Judgement(Event.WENT_BACK, _MAY_BE_OLDER, proof.number, proof.kept, kept_to or None, known_to)
 
     async def look_at_site(self) -> None:
         """Check whether the site's history changed since it was judged; keyspace events do not tell of that.
@@ -478,14 +482,9 @@ class Judging:
         return self._core.continuity.epoch == epoch and self._core.continuity.hub.judged
 
     def _tell(
-        self,
-        side: Side,
-        judged: _Judgement,
-        agreed: Places | None,
-        held: _Held,
-        settled: Settled = MappingProxyType({}),
+        self, side: Side, judged: _Judgement, agreed: Places | None, held: _Held, settled: Settled = _NOTHING
     ) -> None:
-        event, reason, number, kept, kept_to, seen = judged
+        event, reason, number, kept, kept_to, known_to, seen = judged
         if event is Event.WENT_BACK:
             _log.warning(
                 f"{side}.went_back",
@@ -493,7 +492,7 @@ class Judging:
                 then="what it lacks is copied back, and what it holds differently gives way to the other side",
             )
         of_lost = [change for change in seen if agreed is not None and change.key in agreed]
-        findings = Findings(number, self._number(), agreed, kept_to, kept, held, settled, of_lost)
+        findings = Findings(number, self._number(), agreed, kept_to, known_to, kept, held, settled, of_lost)
         self._core.judged(side, event, reason, findings)
         if self._core.continuity.known:
             self.failure_log.succeeded()

@@ -28,19 +28,16 @@ class StreamReach:
     Args:
         read_to: tells up to which offset; infinity if nobody reads it.
         continuity: knows whether it still is the stream of the same server.
-        history: tells whose stream it is, by its replication id; empty: nobody reads it.
-        keys: tells what the stream has told of.
+        keys: tells what the stream has told of; while the site is not followed, what the last one had.
     """
 
     def __init__(
         self,
         read_to: Callable[[], float],
         continuity: Continuity,
-        history: Callable[[], str] = lambda: "",
         keys: Callable[[], StreamedKeys] = StreamedKeys,
     ) -> None:
         self._read_to = read_to
-        self._history = history
         self._keys = keys
         self._continuity = continuity
         self._moved = asyncio.Event()
@@ -60,16 +57,16 @@ class StreamReach:
             Where the stream told of them last; or where the site was, if the stream was not read that far. None: that
             is not known, or the site has lost some of its history.
         """
-        site = self._continuity.site
-        history = self._history() if site.followed and site.judged and site.proved == math.inf else ""
-        if not history:
+        site, streamed = self._continuity.site, self._keys()
+        history = streamed.history
+        if not history or site.proved != math.inf or (not site.judged if site.followed else offset):
             return None
         if offset > self._read_to():
             return HeldBy(Position(history, offset))
         if not offset:  # clients wrote all of it, one after another: one place does for all, and takes no time
-            written_by = self._keys().written_by(keys)
+            written_by = streamed.written_by(keys)
             return HeldBy(Position(history, int(written_by))) if written_by != math.inf else None
-        told = self._keys().told(keys)
+        told = streamed.told(keys)
         if not told:
             return None
         first = min(told.values())

@@ -240,7 +240,7 @@ class StreamSource:
         self._pause = 0.0
         self.position = position
         self.read_to = position.offset
-        self._outbound.streamed_from(position.offset)
+        self._outbound.streamed_from(position.offset, position.replid)
         self.diagnosis.attached()
         self.failure_log.succeeded()
         _log.info("stream.attached", position=str(position), partial=resumed)

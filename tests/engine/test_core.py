@@ -307,18 +307,17 @@ def test_where_each_key_was_told_of_is_known_though_much_is_read_at_once():
     assert core.outbound.read_to == 1000
 
 
-def went_back(kept_to, looks=2):
+def went_back(kept_to, known_to=math.inf):
     """A site that had told of A, then of `OTHER`, and proves to hold what was agreed up to 5 of 8."""
     core = core_of()
     core.outbound.streamed_from(0)
     core.outbound.read([[b"SET", KEY, b"a"]], 9)
     core.saw(5)
     core.outbound.read([[b"SET", OTHER, b"a"]], 20)
-    for _ in range(looks):
-        core.saw(8)
+    core.saw(8)
     core.site_lost(8)
     core.site_attached()
-    core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=5, kept_to=kept_to))
+    core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=5, kept_to=kept_to, known_to=known_to))
     return core
 
 
@@ -749,8 +748,21 @@ def test_what_a_site_that_went_back_has_lost_is_not_forgotten(restarts, event, k
 
 def test_what_was_agreed_on_last_may_have_been_read_ahead_of_the_stream():
     """So that the stream had not told of a key does not mean that nothing of it is missing."""
-    assert went_back(15).plan(KEY, A, C, ancestor_of(C, 7), 0.0).push is not None
-    assert went_back(15, looks=1).plan(KEY, A, C, ancestor_of(C, 7), 0.0).push is None
+    assert went_back(15, 7).plan(KEY, A, C, ancestor_of(C, 7), 0.0).push is not None
+    assert went_back(15, 6).plan(KEY, A, C, ancestor_of(C, 7), 0.0).push is None
+
+
+def test_while_nobody_reads_it_the_last_stream_tells_where_what_waits_lies():
+    core = core_of(site=SideState())
+    for judged, history in ((False, ""), (True, "first"), (False, "")):
+        core.site_attached("first")
+        core.outbound.streamed_from(5, "first")
+        if judged:
+            core.judged("site", Event.GAP, "overrun")
+        core.outbound.read([[b"SET", KEY, b"a"]], 9)
+        assert core.streamed_keys().history == "first"
+        core.site_lost(8)
+        assert core.streamed_keys().history == history  # what waits may come from a link that was never judged
 
 
 def test_what_is_made_good_is_not_lost_any_more():

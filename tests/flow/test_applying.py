@@ -176,15 +176,15 @@ async def test_what_was_found_equal_lies_where_the_stream_told_of_it_and_what_wa
         link.sendall(b"PSYNC ? -1\r\n")  # without a replica, the site does not count offsets
         await eventually_async(lambda: at_site.set(b"other", b"v") and offset(at_site))
     async with running(server) as world:
-        world.reach._history = lambda: "history"
 
-        def keys():
-            world.read_to = 0  # what is applied now, the stream has yet to show
-            keys = StreamedKeys()
-            keys.whole_to = 1
-            return keys
+        class Keys(StreamedKeys):
+            def told(self, keys):
+                world.read_to = 0  # what is applied from now on, the stream has yet to show
+                return dict.fromkeys(keys, 1)
 
-        world.reach._keys = keys
+        streamed = Keys()
+        streamed.history = "history"
+        world.reach._keys = lambda: streamed
         world.hub = {b"ns:equal": StringState(b"v"), b"ns:applied": StringState(b"v")}
         world.dirty(*world.hub, suspect=True)
         await world.applying.idle()

@@ -475,7 +475,7 @@ async def test_where_nothing_differs_nothing_is_sent(store):
 
 def streamed(offsets):
     keys = StreamedKeys()
-    keys.whole_to = 0
+    keys.history, keys.whole_to = "history", 0
     for key, offset in offsets.items():
         keys.add([key])
         keys.reached(offset)
@@ -491,7 +491,7 @@ async def test_a_push_lies_where_the_stream_told_of_its_keys_last(store):
     )
     known = Continuity(site=SideState(followed=True, judged=True))
     at = {b"told": 5, b"fields told": 7}
-    flights.pushing._reach = StreamReach(lambda: 9, known, lambda: "history", lambda: streamed(at))
+    flights.pushing._reach = StreamReach(lambda: 9, known, lambda: streamed(at))
     async with flights:
         await flights.pushing.drained()
     assert (await store.agreed_since(0, Position("history", 7), most=9)).keys() == {b"read", b"fields read"}
@@ -520,7 +520,7 @@ async def test_a_push_of_a_key_in_doubt_lies_before_where_the_site_was_when_it_w
     outbound.doubt(b"k")
     flights = Flights(outbound, store, hub, site=site)
     known = Continuity(site=SideState(followed=True, judged=True))
-    flights.pushing._reach = StreamReach(lambda: read_to, known, lambda: "history", lambda: streamed({b"k": 5}))
+    flights.pushing._reach = StreamReach(lambda: read_to, known, lambda: streamed({b"k": 5}))
     if lost:
         hub.before = outbound.take_streamed_keys
     async with flights:

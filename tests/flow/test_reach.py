@@ -13,9 +13,9 @@ HISTORY = "a" * 40
 KNOWN = {"followed": True, "judged": True}
 
 
-def streamed(**told):
+def streamed(history, **told):
     keys = StreamedKeys()
-    keys.whole_to = 0
+    keys.history, keys.whole_to = history, 0
     for key, offset in told.items():
         keys.add([key.encode()])
         keys.reached(offset)
@@ -29,18 +29,22 @@ def streamed(**told):
         (KNOWN, HISTORY, 7, HeldBy(Position(HISTORY, 3), {b"later": 5})),  # the stream has come that far
         (KNOWN, HISTORY, 9, HeldBy(Position(HISTORY, 9))),  # it may have been changed behind what was read
         (KNOWN | {"judged": False}, HISTORY, 0, None),
-        (KNOWN | {"followed": False}, HISTORY, 9, None),
+        ({}, HISTORY, 7, None),  # nobody knows what answered
+        ({}, HISTORY, 0, HeldBy(Position(HISTORY, 5))),  # the stream has ended meanwhile
         (KNOWN | {"proved": 5.0}, HISTORY, 9, None),  # what waits may be of the history before
         (KNOWN, "", 0, None),
     ],
 )
 def test_by_which_place_in_its_history_the_site_held_something(state, history, offset, held_by):
-    keys = streamed(k=3, too=3, later=5)
-    reach = StreamReach(lambda: 7, Continuity(site=SideState(**state)), lambda: history, lambda: keys)
+    keys = streamed(history, k=3, too=3, later=5)
+    reach = StreamReach(lambda: 7, Continuity(site=SideState(**state)), lambda: keys)
     assert reach.held_by([b"k", b"later", b"too"], offset) == held_by
 
 
-@pytest.mark.parametrize("history", ["", HISTORY])
-def test_without_a_stream_that_is_not_known(history):
-    reach = StreamReach(lambda: math.inf, Continuity(site=SideState(**KNOWN)), lambda: history)
-    assert reach.held_by([b"k"], 7) is None
+@pytest.mark.parametrize("offset", [0, 7])
+def test_without_a_stream_that_is_not_known(offset):
+    keys = StreamedKeys()
+    keys.history = HISTORY
+    for each in (keys, StreamedKeys()):
+        reach = StreamReach(lambda: math.inf, Continuity(site=SideState(**KNOWN)), lambda each=each: each)
+        assert reach.held_by([b"k"], offset) is None

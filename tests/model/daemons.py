@@ -98,8 +98,7 @@ class PlayedReach(StreamReach):
         super().__init__(
             lambda: stream().read_to,
             core.continuity,
-            lambda: stream().history,
-            lambda: core.outbound.recent.streamed_keys,
+            core.streamed_keys,
         )
         self._played_at, self._waits = site, waits
 
