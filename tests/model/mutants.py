@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import redisrepl
-from redisrepl.engine import conditional, core, doubts, inbound, losers, outbound, plans, reconcile
+from redisrepl.engine import conditional, core, doubts, inbound, losers, outbound, plans, reconcile, seen
 from redisrepl.flow import applying, judging, pushing, reach, sweep
 from tests.model.daemons import Made
 from tests.model.runs import conflict, everybody, fallen, fallen_unremembered, one_writer, run
@@ -118,6 +118,7 @@ MORE = [
         "pass",
         ONE,
     ),
+    Mutant(seen, "Ring.offset_of", "at < count", "True"),
     Mutant(reach, "StreamReach.held_by", "int(written_by)", "1", circumstances={"silent": True}),
     Mutant(pushing, "Pushing._failed", "self._hub.fence.doubt()", "pass", ONE),
     Mutant(plans, "_plan_whole", "plan.push, plan.expected = Touch(key, replaces=True), (far,)", "pass"),
