@@ -456,6 +456,7 @@ class Core:
         keys = self._see(self._shown(number))
         if self.outbound.read_to:
             self.ring.reached(self.outbound.read_to)
+            self.outbound.recent.streamed_keys.looked(self.outbound.read_to)
             self.ring.acknowledged(self.outbound.acknowledged, number)
         return keys
 

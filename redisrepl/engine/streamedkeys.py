@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from itertools import islice, repeat
 
@@ -51,6 +51,7 @@ class StreamedKeys:
         self._now: list[bytes] = []
         self._applied_now: list[bytes] = []
         self._flushed = False
+        self._looked_at = self._recent_from = 0
         self._unsaved = 0  # of `_keys`, the last so many
         self._saved = Pieces("streamed", _STREAMED)
         self._saved_from: float = 0  # what was told before this offset, not all of it was saved
@@ -98,9 +99,25 @@ class StreamedKeys:
         written, applied, whole_to = self._written, self._applied, int(self.whole_to)
         return {key: max(whole_to, written.get(key, 0), applied.get(key, 0)) for key in keys}
 
-    def written_by(self, keys: Iterable[bytes]) -> float:
-        """By which offset it had told what clients wrote of these until now; infinity: that is not known."""
-        return max(self.whole_to, max(map(self._written.get, keys, repeat(0)), default=0))
+    def looked(self, offset: int) -> None:
+        """Its changes up to this offset were taken as evidence; those since the look before are recent."""
+        self._recent_from, self._looked_at = self._looked_at, offset
+
+    def written(self, keys: Collection[bytes]) -> tuple[int, dict[bytes, int]] | None:
+        """By which offset it had told what clients wrote of these until now; None: that is not known.
+
+        Returns:
+            One for all, but for recent ones among others: a server that is lost may lack the last of all.
+        """
+        if self.whole_to == math.inf:
+            return None
+        whole_to, cut = int(self.whole_to), self._recent_from
+        offsets = list(map(self._written.get, keys, repeat(0)))
+        last = max(whole_to, max(offsets, default=0))
+        if not max(whole_to, min(offsets, default=0)) <= cut < last:
+            return last, {}
+        later = {key: at for key, at in zip(keys, offsets, strict=True) if at > cut}
+        return max(whole_to, *(at for at in offsets if at <= cut)), later
 
     def later_than(self, offset: int) -> set[bytes] | None:
         """Keys that it told of after this offset; None: not all of them are remembered."""

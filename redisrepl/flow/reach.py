@@ -63,9 +63,9 @@ class StreamReach:
             return None
         if offset > self._read_to():
             return HeldBy(Position(history, offset))
-        if not offset:  # clients wrote all of it, one after another: one place does for all, and takes no time
-            written_by = streamed.written_by(keys)
-            return HeldBy(Position(history, int(written_by))) if written_by != math.inf else None
+        if not offset:  # clients wrote all of it: one place does for most, and takes no time
+            written = streamed.written(keys)
+            return None if written is None else HeldBy(Position(history, written[0]), written[1])
         told = streamed.told(keys)
         if not told:
             return None

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import random
+import signal
 
 import httpx
 import pytest
@@ -105,13 +106,15 @@ def test_one_field_of_a_large_hash_does_not_bring_the_whole_of_it(daemons, site,
 
 
 def test_bulk_is_fetched_in_batches(daemons, site, other, hub, at_site):
-    daemons.live(site, hub)
+    daemon = daemons.live(site, hub)
     follower = daemons.live(other, hub)
     quiet(follower)
+    daemon.signal(signal.SIGSTOP)  # so that it reads them together, however slow the machine
     with at_site.pipeline(transaction=False) as pipeline:
         for number in range(2000):
             pipeline.set(b"site1:%d" % number, number)
         pipeline.execute()
+    daemon.signal(signal.SIGCONT)
 
     assert len(assert_equal_soon(at_site, other.client())) == 2000
     assert follower.state()["fetched"] > 1000

@@ -1,7 +1,6 @@
 """Which keys the stream told of last, and before which offset."""
 
 import json
-import math
 
 import pytest
 
@@ -87,19 +86,34 @@ def test_streamed_keys_that_cannot_be_read_are_not_known(document):
 
 def test_before_which_offset_the_stream_had_told_all_that_it_told_of_some_keys():
     streamed = StreamedKeys()
-    assert (streamed.told([b"a"]), streamed.written_by([b"a"])) == (None, math.inf)  # there is no stream
+    assert streamed.told([b"a"]) is streamed.written([b"a"]) is None  # there is no stream
     streamed.whole_to = 5
     for offset, key in ((10, b"a"), (20, b"b"), (30, b"a")):
         streamed.add([key])
         streamed.reached(offset)
     # What it told of before it was listened to lies before that.
     assert streamed.told([b"a", b"b", b"other"]) == {b"a": 30, b"b": 20, b"other": 5}
-    assert [streamed.written_by(keys) for keys in ([b"b", b"a"], [b"b", b"other"], [b"other"], [])] == [30, 20, 5, 5]
+    for keys, offset in (([b"b", b"a"], 30), ([b"b", b"other"], 20), ([b"other"], 5), ([], 5)):
+        assert streamed.written(keys) == (offset, {})
     streamed.add([b"b", b"new"], applied=True)
     streamed.reached(40)
     assert streamed.told([b"a", b"b", b"new"]) == {b"a": 30, b"b": 40, b"new": 40}
-    assert streamed.written_by([b"b", b"new"]) == 20
+    assert streamed.written([b"b", b"new"]) == (20, {})
     assert streamed.later_than(30) == {b"b", b"new"}
+
+
+def test_what_was_written_recently_is_placed_apart_from_what_has_waited():
+    streamed = streamed_of((10, [b"a"]), (20, [b"b"]), whole_to=5)
+    streamed.looked(20)
+    streamed.add([b"c", b"b"])
+    streamed.reached(30)
+    assert streamed.written([b"a", b"c"]) == (30, {})  # nobody has looked since
+    streamed.looked(30)
+    streamed.add([b"d"])
+    streamed.reached(40)
+    assert streamed.written([b"a", b"c", b"d"]) == (10, {b"c": 30, b"d": 40})
+    assert streamed.written([b"c", b"b", b"d"]) == (40, {})  # all are recent
+    assert streamed.written([b"other", b"d"]) == (5, {b"d": 40})
 
 
 def test_what_is_not_remembered_lies_before_what_is():

@@ -119,7 +119,7 @@ MORE = [
         ONE,
     ),
     Mutant(seen, "Ring.offset_of", "at < count", "True"),
-    Mutant(reach, "StreamReach.held_by", "int(written_by)", "1", circumstances={"silent": True}),
+    Mutant(reach, "StreamReach.held_by", "written[0]", "1", circumstances={"silent": True}),
     Mutant(pushing, "Pushing._failed", "self._hub.fence.doubt()", "pass", ONE),
     Mutant(plans, "_plan_whole", "plan.push, plan.expected = Touch(key, replaces=True), (far,)", "pass"),
     Mutant(conditional, "_was_no_collection", "return ", "return not ", ONE),
