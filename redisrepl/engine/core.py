@@ -192,7 +192,7 @@ class Core:
             self._see(self.ring.number)
             self.losses.streamed_keys, self.losses.waiting = streamed_keys, self.outbound.places(self.ring.number)
         else:
-            self.losses.streamed_keys.history = ""  # of what waits now, others may have told
+            self.losses.streamed_keys.history = ""  # pending changes may come from the stream that was not judged
         self.continuity.happened("site", Event.DETACHED)
 
     def streamed_keys(self) -> StreamedKeys:

@@ -444,7 +444,7 @@ class Outbound:
         self._push_echoes.void(errors)
         self.counters.answered += len(batch.changes)
         self.counters.pushed += len(batch.changes) - len(errors)
-        keys = [change.key for change in batch.changes]
+        keys = batch.keys
         self._doubts.arrived(keys)
         if self.refusals:
             self.refusals.passed(set(keys) - errors.keys())
@@ -478,7 +478,7 @@ class Outbound:
 
     def failed(self, batch: Batch, *, unknown: bool) -> None:
         """The batch did not arrive; with `unknown`, it may have, or may yet: then its keys are in doubt."""
-        keys = list(dict.fromkeys(change.key for change in batch.changes))
+        keys = list(dict.fromkeys(batch.keys))
         if not unknown:
             self._doubts.returned(keys)
             self._push_echoes.void(keys)

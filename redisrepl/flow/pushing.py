@@ -319,7 +319,7 @@ class Pushing:
         settled = self._times.changes([piece for change in changes for piece in await self._settled(change, None)])
         if late:
             batch = outbound.shortened(batch, late)
-        ancestors = await self._store.lookup([change.key for change in batch.changes], elements=True)
+        ancestors = await self._store.lookup(batch.keys, elements=True)
         for key in [key for key, state in states.items() if state is None and self._let_expire(ancestors.get(key))]:
             del states[key]  # the hub lets its own expire
         if any(state is None for state in states.values()):

@@ -373,9 +373,7 @@ def test_a_field_that_was_not_agreed_on_since_did_not_go_back(agreed, waiting, o
     core.site_lost(8)
     core.site_attached()
     core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=6, agreed=agreed, number=8))
-    for _ in range(restarts):
-        core = gone_and_begun_again(core)
-        core.judged("site", Event.GAP, "overrun")
+    core = after_restarts(core, restarts)
     assert pushed_of_hash(core) == HASH.fields.keys() - older
 
 
@@ -405,9 +403,7 @@ def test_what_a_site_did_not_hold_when_it_was_judged_is_newer(held, value, pushe
     agreed = {KEY: {None: 7}}
     at = {(KEY, None): digest_of(KEY, held)}
     core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=6, agreed=agreed, held=at, number=8))
-    for _ in range(restarts):
-        core = gone_and_begun_again(core)
-        core.judged("site", Event.GAP, "overrun")
+    core = after_restarts(core, restarts)
     plan = core.plan(KEY, value and string(value), C, ancestor_of(C, 7), 0.0)
     assert bool(plan.push) == pushed
     assert bool(plan.apply) == (not pushed)
@@ -451,9 +447,7 @@ def test_what_a_site_never_held_since_all_was_agreed_on_is_newer(value, later, p
         core.site_lost(8)
         core.site_attached()
         core.judged("site", Event.GAP, "overrun")
-    for _ in range(restarts):
-        core = gone_and_begun_again(core)
-        core.judged("site", Event.GAP, "overrun")
+    core = after_restarts(core, restarts)
     plan = core.plan(KEY, value and string(value), C, ancestor_of(C, 7), 0.0)
     assert bool(plan.push) == pushed
     assert bool(plan.apply) == (not pushed)
@@ -514,9 +508,7 @@ def test_a_field_that_a_site_did_not_hold_when_it_was_judged_is_newer(restarts):
     held = {(KEY, b"old"): element_of(b"old", b"v"), (KEY, b"new"): element_of(b"new", b"v")}
     agreed = {KEY: {b"old": 7, b"new": 7}}
     core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=6, agreed=agreed, held=held, number=8))
-    for _ in range(restarts):
-        core = gone_and_begun_again(core)
-        core.judged("site", Event.GAP, "overrun")
+    core = after_restarts(core, restarts)
     assert pushed_of_hash(core) == {b"new"}
 
 
@@ -553,9 +545,7 @@ def test_what_nobody_had_seen_at_a_place_that_was_kept_is_newer(restarts, kept, 
         core.judged(
             "site", Event.WENT_BACK, "restarted", Findings(proved=6, agreed={KEY: {None: 7}}, kept=places, number=8)
         )
-    for _ in range(restarts):
-        core = gone_and_begun_again(core)
-        core.judged("site", Event.GAP, "overrun")
+    core = after_restarts(core, restarts)
     assert pushed_of_hash(core) == newer
 
 
@@ -631,9 +621,7 @@ def test_a_site_that_went_back_may_hold_what_was_left_out_of_what_was_seen(whole
     core.site_lost(8)
     core.site_attached()
     core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=5, agreed={KEY: {None: 7}}, number=8))
-    for _ in range(restarts):
-        core = gone_and_begun_again(core)
-        core.judged("site", Event.GAP, "overrun")
+    core = after_restarts(core, restarts)
     assert bool(core.plan(KEY, B, C, ancestor_of(C, 7), 0.0).push) == whole
 
 
@@ -668,6 +656,14 @@ def test_a_hub_that_was_compared_is_not_older_any_more():
     core.compared(["hub"])
     assert core.saved()["hub losses"] is None
     assert core.plan(KEY, C, B, ancestor_of(C, 7), 0.0).apply == [StringSet(KEY, b"b")]
+
+
+def after_restarts(core, restarts, event=Event.GAP):
+    """So many processes later, each of which judged the site so."""
+    for _ in range(restarts):
+        core = gone_and_begun_again(core)
+        core.judged("site", event, "overrun")
+    return core
 
 
 def gone_and_begun_again(core):
@@ -739,9 +735,7 @@ def test_what_was_refused_is_tried_again_after_a_restart_and_needs_no_comparison
 )
 def test_what_a_site_that_went_back_has_lost_is_not_forgotten(restarts, event, kept_to, key, site, pushed):
     core = went_back(kept_to)
-    for _ in range(restarts):
-        core = gone_and_begun_again(core)
-        core.judged("site", event, "overrun")
+    core = after_restarts(core, restarts, event)
     plan = core.plan(key, site, C, ancestor_of(C, 7, key), 0.0)
     assert (plan.push is not None) == pushed
 
@@ -762,7 +756,7 @@ def test_while_nobody_reads_it_the_last_stream_tells_where_what_waits_lies():
         core.outbound.read([[b"SET", KEY, b"a"]], 9)
         assert core.streamed_keys().history == "first"
         core.site_lost(8)
-        assert core.streamed_keys().history == history  # what waits may come from a link that was never judged
+        assert core.streamed_keys().history == history  # pending changes may come from a stream that was not judged
 
 
 def test_what_is_made_good_is_not_lost_any_more():

@@ -29,7 +29,6 @@ from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.everywrite import EveryWrite
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pushes import OutboundOptions
-from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.errors import FencedError, HubError, KeyDeniedError, OutcomeUnknownError, PeerUnavailableError
 from redisrepl.flow.pacing import Pacer
 from redisrepl.flow.pushing import Pushing
@@ -45,6 +44,7 @@ from redisrepl.wire.entries import FIRST_ID, LAST_ID, entry_name, entry_value
 from redisrepl.wire.fieldtimes import FieldTimes
 from redisrepl.wire.writes import written_keys
 from testbed import Hub, eventually_async
+from tests.flow.streams import streamed
 
 RETRY = {"attempts": None, "timeout": None, "wait_initial": 0.01, "wait_max": 0.01, "wait_jitter": 0.0}
 
@@ -471,15 +471,6 @@ async def test_where_nothing_differs_nothing_is_sent(store):
     async with Flights(outbound, store, hub, site=StatesOf({b"k": A})) as flights:
         await flights.pushing.drained()
     assert (hub.calls, outbound.waiting, store.number) == (0, 0, number)
-
-
-def streamed(offsets):
-    keys = StreamedKeys()
-    keys.history, keys.whole_to = "history", 0
-    for key, offset in offsets.items():
-        keys.add([key])
-        keys.reached(offset)
-    return keys
 
 
 async def test_a_push_lies_where_the_stream_told_of_its_keys_last(store):

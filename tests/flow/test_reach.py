@@ -8,18 +8,10 @@ from redisrepl.changes import HeldBy, Position
 from redisrepl.engine.continuity import Continuity, SideState
 from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.flow.reach import StreamReach
+from tests.flow.streams import streamed
 
 HISTORY = "a" * 40
 KNOWN = {"followed": True, "judged": True}
-
-
-def streamed(history, **told):
-    keys = StreamedKeys()
-    keys.history, keys.whole_to = history, 0
-    for key, offset in told.items():
-        keys.add([key.encode()])
-        keys.reached(offset)
-    return keys
 
 
 @pytest.mark.parametrize(
@@ -31,12 +23,12 @@ def streamed(history, **told):
         (KNOWN | {"judged": False}, HISTORY, 0, None),
         ({}, HISTORY, 7, None),  # nobody knows what answered
         ({}, HISTORY, 0, HeldBy(Position(HISTORY, 5))),  # the stream has ended meanwhile
-        (KNOWN | {"proved": 5.0}, HISTORY, 9, None),  # what waits may be of the history before
+        (KNOWN | {"proved": 5.0}, HISTORY, 9, None),  # pending changes may come from the history before
         (KNOWN, "", 0, None),
     ],
 )
 def test_by_which_place_in_its_history_the_site_held_something(state, history, offset, held_by):
-    keys = streamed(history, k=3, too=3, later=5)
+    keys = streamed({b"k": 3, b"too": 3, b"later": 5}, history)
     reach = StreamReach(lambda: 7, Continuity(site=SideState(**state)), lambda: keys)
     assert reach.held_by([b"k", b"later", b"too"], offset) == held_by
 

@@ -208,7 +208,7 @@ async def test_a_status_of_another_meaning_is_about_the_size_if_large_bodies_get
         with capture_logs() as lines:
             assert (await pusher.push(commands)).errors == {}
         assert {line["event"] for line in lines} == {"push.body_too_large"}
-        large = await pusher.push([[b"SET", b"k", b"x" * 22_000]])  # by itself it is given up, by name
+        large = await pusher.push([[b"SET", b"k", b"x" * 22_000]])  # alone in its request: only this key is refused
         assert str(status) in large.errors[b"k"]
 
 
