@@ -29,7 +29,8 @@ from redisrepl.errors import ConfigError
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.comparison import Comparison
 from redisrepl.flow.elements import LargeCollections
-from redisrepl.flow.judging import Judging, Known
+from redisrepl.flow.judging import Judging
+from redisrepl.flow.known import Known
 from redisrepl.flow.pacing import Pacer
 from redisrepl.flow.pushing import Pushing
 from redisrepl.flow.reach import StreamReach

@@ -30,6 +30,7 @@ class Node:
 
 
 def test_what_a_refused_reply_has_left_is_cleared_away_once():
+    clear_away()  # what tests before it in this process owe
     gc.collect()
     gc.disable()
     try:

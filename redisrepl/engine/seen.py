@@ -181,6 +181,7 @@ class Ring:
         number: likewise.
         complete: likewise; where one was left out, what a place held then is not known.
         whole: none was ever left out.
+        count: changes that were ever added.
     """
 
     def __init__(
@@ -195,7 +196,7 @@ class Ring:
         # Each with how many before it are later changes; None: something was left out.
         self._unsaved: deque[tuple[Seen | _Moment | None, int]] = deque(maxlen=_ENTRIES)
         self._seen_saved, self._milestones_saved = Pieces("seen", _ENTRIES), Pieces("milestones", _MILESTONES)
-        self._count = 0  # changes that were ever added
+        self.count = 0
         self._touched: dict[bytes, tuple[int, int]] = {}  # keys yet to be read: that count at their change, the number
         self._untold: dict[Place, float] = {}
         self._untold_unsaved: deque[Place] = deque(maxlen=RING)
@@ -316,7 +317,7 @@ class Ring:
 
         Each takes the place of its change, at the latest: of a server that holds this, it proves no more than that one.
         """
-        now = self._count, self.number
+        now = self.count, self.number
         read = sorted(((key, self._touched.pop(key, now)) for key in held), key=itemgetter(1))
         for key, (count, number) in read:
             seen, later = Seen(number, key, None, held[key]), now[0] - count
@@ -325,14 +326,14 @@ class Ring:
         counts = [count for _, (count, _) in read]
         self._make_room(counts)
         self._touched = {key: (at + bisect_right(counts, at), number) for key, (at, number) in self._touched.items()}
-        self._count += len(read)
+        self.count += len(read)
         self._by_place = None
         if self._unread is not None:
             self.number, self._unread = max(self.number, self._unread), None
 
     def _touch(self, key: bytes, number: int) -> None:
         self._touched.pop(key, None)
-        self._touched[key] = self._count, number
+        self._touched[key] = self.count, number
         if len(self._touched) > _KEPT:
             del self._touched[next(iter(self._touched))]
 
@@ -359,9 +360,9 @@ class Ring:
         if self._number_before > (self._milestones[-1][1] if self._milestones else 0):
             self._mark((offset, self._number_before))
         self._number_before = self.number
-        if not self._offsets or self._offsets[-1][0] != self._count:
-            self._offsets.append((self._count, offset))
-            self._unsettled.append((self._count, offset))
+        if not self._offsets or self._offsets[-1][0] != self.count:
+            self._offsets.append((self.count, offset))
+            self._unsettled.append((self.count, offset))
             self._unsaved.append((_Moment(offset=offset), 0))
 
     def acknowledged(self, offset: int, number: int) -> None:
@@ -374,23 +375,23 @@ class Ring:
 
     def begins_settled(self) -> None:
         """What the server holds as it begins is agreed on, or known otherwise."""
-        self._settle(self._count, self.number)
+        self._settle(self.count, self.number)
 
     def _settle(self, count: int, number: int) -> None:
         self._settled.append((count, number))
-        self._unsaved.append((_Moment(number=number), self._count - count))
+        self._unsaved.append((_Moment(number=number), self.count - count))
 
     def settled_by(self, number: float) -> int | None:
         """The last number, up to this one, by which all was agreed on that was seen before some change.
 
         That change and all later ones are remembered. None: that is not known of any.
         """
-        remembered = self._count - (len(self._seen) - self.complete_from)
+        remembered = self.count - (len(self._seen) - self.complete_from)
         return next((n for count, n in reversed(self._settled) if n <= number and count >= remembered), None)
 
     def offset_of(self, changes: int) -> int:
         """Before which offset a server has all, if it has so many of these changes; 0: that is not known."""
-        count = self._count - len(self._seen) + changes
+        count = self.count - len(self._seen) + changes
         # What told no value may have come between the last change and the offset: only a later change is behind that.
         return max((offset for at, offset in self._offsets if at < count), default=0)
 
@@ -404,13 +405,13 @@ class Ring:
             self._left_out()
 
     def _remember(self, changes: Iterable[Seen]) -> None:
-        self._by_place, before = None, self._count
+        self._by_place, before = None, self.count
         for seen in changes:
             self._seen.append(seen)
             self._unsaved.append((seen, 0))
-            self._count += 1
-        self.complete += self._count - before
-        self.whole &= self._count <= _KEPT
+            self.count += 1
+        self.complete += self.count - before
+        self.whole &= self.count <= _KEPT
 
     def _left_out(self) -> None:
         self._by_place, self.complete, self.whole = None, 0, False
@@ -451,12 +452,12 @@ class Ring:
                     ring._left_out()
                 case [_, _, _, _, int(later)] if later > 0 and (seen := seen_of(entry)) is not None:
                     ring._insert(seen, later)
-                    ring._make_room([ring._count - later])
-                    ring._count += 1
+                    ring._make_room([ring.count - later])
+                    ring.count += 1
                 case [int(offset), None, 0]:
-                    ring._offsets.append((ring._count, offset))
+                    ring._offsets.append((ring.count, offset))
                 case [None, int(settled_by), int(later)] if later >= 0:
-                    ring._settled.append((ring._count - later, settled_by))
+                    ring._settled.append((ring.count - later, settled_by))
                 case _ if (seen := seen_of(entry)) is not None:
                     ring._remember([seen])
         ring._do_not_know(untold_of(ring._untold_saved.load(document)))

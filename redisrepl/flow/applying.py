@@ -151,7 +151,8 @@ class Applying:
         least = 0 if self._elements is None else self._elements.least
         with self._fetching(taken):
             fetched = await self._hub.states(list(taken), large=least)
-            await self._hub_denials.look(fetched.states)
+            for key in await self._hub_denials.look(fetched.states):
+                del fetched.states[key]
         large = dict(fetched.large)
         self.inbound.put_back([key for key in taken if key not in fetched.states and key not in large])
         try:
@@ -296,23 +297,26 @@ class Applying:
             job.applied(key)
         patience = inbound.echo_patience
         if in_progress:
-            self._site_denials.passed(next(iter(in_progress)))
+            self._site_denials.passed(in_progress)
         inbound.applied(in_progress, applied.offset if patience is None else time.monotonic() + patience)
 
     async def _is_denied_alone(
         self, keys: Sequence[bytes], in_progress: Collection[bytes], error: KeyDeniedError
     ) -> bool:
-        """Drop the key that is denied, if it is alone here, and if others are not denied."""
+        """Drop the key that is denied, if it is alone here, and if others are not denied; False: it is tried again."""
         if len(keys) > 1:
             self.inbound.not_applied(in_progress)
             raise error
         try:
-            await self._site_denials.alone(str(error))
+            is_alone = await self._site_denials.alone(keys[0], str(error))
         except BaseException:
             self.inbound.not_applied(in_progress)
             raise
-        self._give_up(keys[0], str(error))
-        return True
+        if is_alone:
+            self._give_up(keys[0], str(error))
+        else:
+            self.inbound.not_applied(in_progress)
+        return is_alone
 
     def _still_true(self, key: bytes, found: Sequence[Change], job: Job) -> Sequence[Change] | None:
         """What of this the site has not overtaken; None: it is to be found out again."""

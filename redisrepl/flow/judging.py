@@ -29,19 +29,17 @@ from redisrepl.engine.evidence import Proof, holds_since, proved
 from redisrepl.engine.losses import Findings, Losses, Settled, settled_at
 from redisrepl.engine.seen import RING, Place, Places, Seen
 from redisrepl.errors import RedisreplError
-from redisrepl.flow.clocks import Clocks
-from redisrepl.flow.fieldtimes import LackingTimes
+from redisrepl.flow.known import Known
 from redisrepl.flow.repeating import repeat
-from redisrepl.local.history import Evictions, SiteFacts, SiteHistory
+from redisrepl.local.history import SiteFacts, SiteHistory
+from redisrepl.local.mark import Marked
 from redisrepl.observe.failures import FailureLog
-from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.remote.fence import NoFence
 from redisrepl.remote.history import HubFacts, HubHistory
 from redisrepl.wire.digests import UNREADABLE
-from redisrepl.wire.fieldtimes import FieldTimes
 from redisrepl.wire.replies import CLOCK_TOLERANCE
 
-__all__ = ["Judging", "Known"]
+__all__ = ["Judging"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -73,57 +71,6 @@ class _Judgement(NamedTuple):
     seen: Sequence[Seen] = ()
 
 
-class Known:
-    """What was last known of both servers; it is saved.
-
-    Args:
-        document: what was saved.
-        clock_shift: of the hub.
-
-    Attributes:
-        seen: how far the site's stream was read at most, by its history.
-        seen_number: what was agreed on up to this number lies before that.
-        hub: what the hub told last.
-        evicted: what the site told of its evictions when it was asked last.
-        clocks: of both.
-        lacking: which of them have no expiries of fields.
-    """
-
-    def __init__(self, document: Mapping[str, Any], clock_shift: ClockShift | None = None) -> None:
-        match document.get("seen"):
-            case [str(replid), int(offset)]:
-                self.seen: Position | None = Position(replid, offset)
-            case _:
-                self.seen = None
-        number = document.get("seen number")
-        self.seen_number = number if isinstance(number, int) else 0
-        match document.get("hub"):
-            case [str(run_id), int(flushes), int(evicted), int(processed)]:
-                self.hub: HubFacts | None = HubFacts(run_id, flushes, evicted, processed)
-            case _:
-                self.hub = None
-        match document.get("evicted"):
-            case [int(keys), int(processed)]:
-                self.evicted = Evictions(keys, processed)
-            case int(keys):  # as it was called at first
-                self.evicted = Evictions(keys)
-            case _:
-                self.evicted = Evictions()
-        self.lacking = LackingTimes(document.get("fields expire"), clock_shift.fields if clock_shift else FieldTimes())
-        self.clocks = Clocks(document.get("clocks"), clock_shift)
-
-    def saved(self) -> dict[str, object]:
-        """As a document, for the next process."""
-        return {
-            "seen": None if self.seen is None else list(self.seen),
-            "seen number": self.seen_number,
-            "hub": None if self.hub is None else list(self.hub),
-            "evicted": list(self.evicted),
-            "clocks": self.clocks.saved(),
-            **({"fields expire": lacking} if (lacking := self.lacking.saved()) else {}),
-        }
-
-
 class Judging:
     """Judges each server after a link to it was made.
 
@@ -137,7 +84,7 @@ class Judging:
         agreed_since: returns what was agreed, or was about to be, after a number, but for what lies before a place of
             the site's history.
         history: returns what was agreed on, in order; None if that is not known back to a number.
-        marked: returns up to which number the site has everything, by a mark that it holds; 0: it has none.
+        marked: returns what the site has, by a mark that it holds.
         first: nothing was known when the daemon started.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
     """
@@ -154,7 +101,7 @@ class Judging:
         agreed_since: Callable[[float, Position | None], Awaitable[Places | None]],
         *,
         history: Callable[[float], Awaitable[Sequence[Seen] | None]],
-        marked: Callable[[], Awaitable[int]],
+        marked: Callable[[], Awaitable[Marked]],
         first: bool,
         retry: Mapping[str, Any],
     ) -> None:
@@ -326,11 +273,13 @@ class Judging:
         ring, marked = self._core.evidence(self._number()), await self._site_marked()
         if seen is not None and seen.replid == facts.earlier:  # it was a replica until it took over, and tells itself
             kept_to, known_to = facts.earlier_to - 1, math.inf
-            proof = Proof(max(ring.number_at(kept_to), marked))
+            proof = Proof(max(ring.number_at(kept_to), marked.agreed))
         else:
-            proof = proved(ring, await self._site.held(change.place for change in ring), marked)
+            proof = proved(ring, await self._site.held(change.place for change in ring), marked.agreed)
             # What was agreed on just now may have been read at the site, ahead of its stream, and may be lost.
             kept_to, known_to = ring.offset_of(proof.changes), ring.number_at(sys.maxsize)
+            if seen is not None and marked.history == seen.replid:
+                kept_to = max(kept_to, marked.offset)
         if proof.number >= self._number():
             return _Judgement(Event.RESTARTED, "the site is another process")
         return _Judgement(Event.WENT_BACK, _MAY_BE_OLDER, proof.number, proof.kept, kept_to or None, known_to)

@@ -305,15 +305,15 @@ class Pushing:
         if touched:
             read_at = await self._site.offset() or None
         outbound.held_at_site(states.values())
-        await self._denials.look(states)
-        late = set(touched[len(states) :])
+        late = set(touched[len(states) :]) | await self._denials.look(states)
         if touched and outbound.every_write:  # the values before the one that was read may still be under way
             await self._reach.passed(read_at or 0)
             for key in [key for key in states if key in outbound.pending]:
                 late.add(key)
                 del states[key]
         for key in [key for key, state in states.items() if state is DENIED]:
-            outbound.given_up(key, _UNREADABLE)
+            if key not in late:
+                outbound.given_up(key, _UNREADABLE)
             del states[key]
         changes = [change for change in batch.changes if not isinstance(change, Touch)]
         settled = self._times.changes([piece for change in changes for piece in await self._settled(change, None)])
@@ -380,8 +380,7 @@ class Pushing:
         touched = list(dict.fromkeys(change.key for change in batch.changes if isinstance(change, Touch)))
         states = dict(zip(touched, await self._site.first_states(touched, most) if touched else (), strict=False))
         self.outbound.held_at_site(states.values())
-        await self._denials.look(states)
-        late: set[bytes] = set(touched[len(states) :])
+        late = set(touched[len(states) :]) | await self._denials.look(states)
         resolved: list[Change] = []
         size = 0
         for key, of_key in groupby(batch.changes, attrgetter("key")):
@@ -412,10 +411,12 @@ class Pushing:
                 try:
                     values = await self._site.fields(key, names, kind)
                 except KeyDeniedError as error:
-                    await self._denials.alone(str(error))
-                    self.outbound.given_up(key, _UNREADABLE)
+                    if await self._denials.alone(key, str(error)):
+                        self.outbound.given_up(key, _UNREADABLE)
+                    else:
+                        self.outbound.doubt(key)
                     return ()
-                self._denials.passed(key)
+                self._denials.passed((key,))
                 read = dict(zip(names, values, strict=True))
                 if FIRST_ID in read:
                     return await self._trimmed(key, {**fields, **read})

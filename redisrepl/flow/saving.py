@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from redisrepl.changes import Position
 from redisrepl.engine.core import Core
 from redisrepl.errors import RedisreplError
-from redisrepl.flow.judging import Known
+from redisrepl.flow.known import Known
 from redisrepl.observe.failures import FailureLog
 from redisrepl.remote.fence import Fence
 from redisrepl.sources.stream import StreamSource
@@ -28,7 +28,7 @@ _PERIOD = 0.2
 #: Most keys that are read in one period because their changes in the stream have no value.
 _WITNESSES = 32
 
-#: A mark at the site is a write there: one is made after so many agreements, and otherwise after so many seconds.
+#: A mark at the site is a write there: one is made after so many changes, and otherwise after so many seconds.
 _MARK_EVERY = 8
 _MARK_PERIOD = 1.0
 
@@ -39,7 +39,7 @@ class Mark(Protocol):
     """`local.mark.SiteMark`."""
 
     async def write(self, agreed: int) -> None:
-        """All that was agreed on up to this number is about what the site holds now."""
+        """All that was agreed on up to this number is about what the site holds, or held before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Saving:
         self._held = held
         self._origin = origin
         self._mark = mark
-        self._marked, self._marked_at = 0, -math.inf
+        self._marked, self._marked_at = (0, 0), -math.inf  # in which epoch of the site, after how many changes
         self._untold: tuple[int, list[bytes]] = 0, []  # keys of changes without a value; in which epoch of the site
         self._news = asyncio.Event()
         self._news.set()
@@ -182,19 +182,18 @@ class Saving:
 
     async def _mark_site(self) -> None:
         """Have the site hold up to which agreement it has everything; it is to be evidence, if it is restarted."""
-        number, now = self._core.ring.number, time.monotonic()
-        if self._mark is None or number <= self._marked:
+        site, ring, now = self._core.continuity.site, self._core.ring, time.monotonic()
+        if self._mark is None or not site.judged:
+            return  # the number may be of what another server held
+        (epoch, before), changes = self._marked, ring.count
+        new = changes - before if epoch == site.epoch else _MARK_EVERY
+        if new <= 0 or (new < _MARK_EVERY and now < self._marked_at + _MARK_PERIOD):
             return
-        if number < self._marked + _MARK_EVERY and now < self._marked_at + _MARK_PERIOD:
-            return
-        site = self._core.continuity.site
-        if not site.judged or site.proved != math.inf:
-            return  # the number may be of what another server held, or of what this one has lost
         try:
-            await self._mark.write(number)
+            await self._mark.write(int(min(ring.number, site.proved)))  # what it has lost since, it does not have
         except RedisreplError:
             return  # then there is less evidence, which is safe
-        self._marked, self._marked_at = number, now
+        self._marked, self._marked_at = (site.epoch, changes), now
 
     def save(self) -> bool:
         """Save; returns whether anything was new."""

@@ -1,14 +1,16 @@
-"""A mark at the site: after a restart of the site's Redis, it shows up to which agreement the site holds everything.
+"""A mark at the site: after a restart of the site's Redis, it shows how much of its history the site still has.
 
-In: numbers of agreements. Out: the last number that the site still has. Left to others: when to write one
-(`flow.saving`), what follows from it (`flow.judging`).
+In: numbers of agreements. Out: the last mark that the site still has, with its number and its place in the site's
+stream. Left to others: when to write one (`flow.saving`), what follows from it (`flow.judging`).
 
-After a restart, a Redis has a prefix of its history. The mark is part of that history: if a mark that was written after
-an agreement is still there, so is everything that was agreed on. A script writes it, which looks at the history first:
-a server may take the data of another (`REPLICAOF`) without ending a connection.
+After a restart, a Redis has a prefix of its history. The mark is part of that history: if it is still there, so is
+everything that was agreed on before it was written, and everything that the stream had told by then. A script writes
+it, which looks at the history first: a server may take the data of another (`REPLICAOF`) without ending a connection.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import redis.asyncio
 import redis.exceptions
@@ -18,7 +20,7 @@ from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import Followed, ask, refuses_script, translated
 from redisrepl.wire.replies import number
 
-__all__ = ["SiteMark"]
+__all__ = ["Marked", "SiteMark"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -26,8 +28,35 @@ _PREFIX = b"redisrepl:mark:"
 #: Seconds after which the mark expires if nobody writes it again.
 _LASTS = b"2592000"
 #: ARGV: replication id, number, seconds. Nothing is written in another history.
-_SCRIPT = b"""if string.find(redis.call('INFO', 'replication'), 'master_replid:' .. ARGV[1], 1, true) then
-return redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3]) end"""
+_SCRIPT = b"""local info = redis.call('INFO', 'replication')
+if string.find(info, 'master_replid:' .. ARGV[1], 1, true) then
+local offset = string.match(info, 'master_repl_offset:(%d+)') or '0'
+return redis.call('SET', KEYS[1], ARGV[2] .. ' ' .. ARGV[1] .. ' ' .. offset, 'EX', ARGV[3]) end"""
+
+
+class Marked(NamedTuple):
+    """What a site has that holds a mark.
+
+    Attributes:
+        agreed: all that was agreed on up to this number; 0: there is no mark.
+        history: of which history this is a part, by its replication id; empty: that is not known.
+        offset: all that the stream of that history had told before this.
+    """
+
+    agreed: int = 0
+    history: str = ""
+    offset: int = 0
+
+    @classmethod
+    def of(cls, mark: bytes) -> Marked:
+        """From the value of a mark; the first ones had nothing but the number."""
+        agreed, *place = mark.split(b" ")
+        match number(agreed), place:
+            case int(up_to), []:
+                return cls(up_to)
+            case int(up_to), [history, offset]:
+                return cls(up_to, history.decode("ascii", "replace"), number(offset) or 0)
+        return cls()
 
 
 class SiteMark:
@@ -74,8 +103,8 @@ class SiteMark:
                     hint=f"let this user EVAL, INFO, SET and GET, with keys of {_PREFIX.decode()}, at the site",
                 )
 
-    async def read(self) -> int:
-        """The last number that the site has; 0: none, or we may not read it.
+    async def read(self) -> Marked:
+        """The last mark that the site has; without a number: none, or we may not read it.
 
         Raises:
             RedisreplError: the site cannot be asked.
@@ -85,6 +114,6 @@ class SiteMark:
                 reply = await ask(self._client, b"GET", self.key)
             except redis.exceptions.ResponseError as error:
                 if isinstance(error, redis.exceptions.NoPermissionError) or str(error).startswith("WRONGTYPE"):
-                    return 0
+                    return Marked()
                 raise
-        return (number(reply) or 0) if isinstance(reply, bytes) else 0
+        return Marked.of(reply) if isinstance(reply, bytes) else Marked()

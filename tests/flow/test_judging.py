@@ -16,8 +16,10 @@ from redisrepl.engine.core import Core
 from redisrepl.engine.losses import NO_FINDINGS
 from redisrepl.engine.seen import Ring, Seen
 from redisrepl.errors import PeerUnavailableError
-from redisrepl.flow.judging import Judging, Known
+from redisrepl.flow.judging import Judging
+from redisrepl.flow.known import Known
 from redisrepl.local.history import SiteFacts
+from redisrepl.local.mark import Marked
 from redisrepl.remote.fence import NoFence
 from redisrepl.remote.history import HubFacts
 from redisrepl.wire.digests import UNREADABLE, string_digest
@@ -40,7 +42,7 @@ class World(NoFence):
         self.hub = HubFacts(RUN, 0, 0, 100)
         self.held_by_site = {}
         self.seen = None
-        self.mark_at_site = 0
+        self.mark_at_site = Marked()
         self.site_asked = self.hub_asked = 0
         self.before = lambda _side: None
         self.calls = []
@@ -236,7 +238,7 @@ async def test_a_mark_that_it_still_holds_proves_all_that_came_before(mark, even
     world = World(ring=ring)
     world.site = SiteFacts(NEW, "master", OTHER, 9)
     world.held_by_site = {change.place: change.digest for change in ring[:30]}
-    world.mark_at_site = mark
+    world.mark_at_site = Marked(mark)
     assert await site_judged(world, resumed=False) == ("site", event, number)
 
 
@@ -442,7 +444,7 @@ async def test_what_a_site_never_held_since_all_was_agreed_on_it_has_written_sin
     world.core.ring.acknowledged(90, 5)
     world.held_by_site = {(b"since", None): string_digest(b"since", value)}
     world.seen = [Seen(4, b"since", None, string_digest(b"since", b"agreed"))] if reaches else None
-    world.site, world.mark_at_site = SiteFacts(NEW, "master", OTHER, 9), 6
+    world.site, world.mark_at_site = SiteFacts(NEW, "master", OTHER, 9), Marked(6)
     await site_judged(world, resumed=False)
     ancestor = Agreed(string_digest(b"since", b"later"), 7)
     assert world.core.losses.may_be_older(b"since", StringState(value), ancestor, Ring(), 6) == older
@@ -461,13 +463,22 @@ async def test_a_site_that_shows_the_last_changes_has_what_was_told_before_them(
     assert world.kept == Position(OURS, 97)
 
 
+@pytest.mark.parametrize(("history", "kept"), [(OURS, Position(OURS, 80)), (OTHER, None), ("", None)])
+async def test_a_site_that_holds_a_mark_has_what_its_stream_had_told_when_that_was_written(history, kept):
+    """Though clients have overwritten the last changes, so that they prove nothing."""
+    world = World(ring=ring_of(40))
+    world.site, world.mark_at_site = SiteFacts(NEW, "master", OTHER, 9), Marked(20, history, 80)
+    assert await site_judged(world, resumed=False) == ("site", Event.WENT_BACK, 20)
+    assert world.kept == kept
+
+
 @pytest.mark.parametrize("readable", [True, False])
 @pytest.mark.parametrize("side", SIDES)
 async def test_what_a_server_does_not_hold_yet_when_it_is_judged_it_has_written_since(side, readable):
     world = World()
     world.held_by_site = {(b"since", None): string_digest(b"since", b"old") if readable else UNREADABLE}
     if side == "site":
-        world.site, world.mark_at_site = SiteFacts(NEW, "master", OTHER, 9), 6
+        world.site, world.mark_at_site = SiteFacts(NEW, "master", OTHER, 9), Marked(6)
         await site_judged(world, resumed=False)
     else:
         world.hub, world.highest = HubFacts(NEW, 0, 0, 9), 6

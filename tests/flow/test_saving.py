@@ -7,14 +7,14 @@ import json
 
 import pytest
 
-from redisrepl.changes import Position
+from redisrepl.changes import Position, StringSet
 from redisrepl.engine.continuity import Continuity, Event
 from redisrepl.engine.core import Core
 from redisrepl.engine.losses import Findings
 from redisrepl.engine.seen import Ring
 from redisrepl.errors import PeerUnavailableError
 from redisrepl.flow import saving
-from redisrepl.flow.judging import Known
+from redisrepl.flow.known import Known
 from redisrepl.flow.saving import SavedState, Saving
 from testbed import eventually_async
 
@@ -149,30 +149,32 @@ async def test_the_site_is_marked_with_what_is_agreed_on_about_what_it_holds(wor
     now = 100.0
     monkeypatch.setattr(saving.time, "monotonic", lambda: now)
 
-    async def mark(agreed):
-        world.core.ring.number = agreed
+    async def mark(agreed, changes=1):
+        world.core.ring.add(agreed, [StringSet(b"ns:k", b"v")] * changes)
         await world.saving._mark_site()
 
     await mark(5)
     await mark(6)
     assert world.mark.written == [5]  # not so soon for so few
-    await mark(5 + saving._MARK_EVERY)
-    await mark(12 + saving._MARK_EVERY)
+    await mark(13, saving._MARK_EVERY - 1)
+    await mark(20, saving._MARK_EVERY - 1)
     assert world.mark.written == [5, 13]
     now += saving._MARK_PERIOD
     world.mark.error = PeerUnavailableError("away")
-    await mark(21)
+    await mark(20)
     world.mark.error = None
     await mark(20)
     assert world.mark.written == [5, 13, 20]
     now += saving._MARK_PERIOD
-    await mark(20)  # which it has
+    await mark(20, 0)  # which it has
     world.core.site_lost(8)
     world.core.site_attached()
     await mark(40)  # whose history is not known yet
-    world.core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=6))
-    await mark(41)  # which lacks some of it
     assert world.mark.written == [5, 13, 20]
+    world.core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=6, number=41))
+    await mark(41)  # which lacks some of it
+    await mark(50)
+    assert world.mark.written == [5, 13, 20, 6]
 
 
 async def test_what_changes_that_tell_no_value_led_to_is_read(world):

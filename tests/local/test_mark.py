@@ -9,7 +9,7 @@ from redisrepl.errors import LinkLostError, PeerUnavailableError
 from redisrepl.local.address import parse_address
 from redisrepl.local.client import Followed
 from redisrepl.local.connection import open_client
-from redisrepl.local.mark import SiteMark
+from redisrepl.local.mark import Marked, SiteMark
 from testbed import RedisServer, eventually
 
 KEY = b"redisrepl:mark:ns:us"
@@ -34,17 +34,19 @@ async def mark_of():
 async def test_a_mark_is_as_old_as_what_the_site_restores(mark_of):
     with RedisServer() as site:
         mark, at_site = mark_of(site), site.client()
-        assert await mark.read() == 0
+        assert await mark.read() == Marked()
         await mark.write(7)
         at_site.save()
+        at_site.set("k", "v")
+        told = at_site.info("replication")
         await mark.write(9)
-        assert await mark.read() == 9
+        assert await mark.read() == (9, told["master_replid"], told["master_repl_offset"])
         assert 0 < at_site.ttl(KEY) <= 30 * 86400
         site.kill()
         with pytest.raises((LinkLostError, PeerUnavailableError)):
             await mark.write(10)
         site.start()
-        assert await mark.read() == 7
+        assert (await mark.read()).agreed == 7
 
 
 async def test_a_server_that_has_taken_the_data_of_another_is_not_marked(mark_of):
@@ -56,20 +58,20 @@ async def test_a_server_that_has_taken_the_data_of_another_is_not_marked(mark_of
         eventually(lambda: at_site.info("replication").get("master_link_status") == "up")
         at_site.replicaof("NO", "ONE")
         await mark.write(8)
-        assert await mark.read() == 0
+        assert await mark.read() == Marked()
         mark._followed.history = ""
         await mark.write(9)
-        assert await mark.read() == 0
+        assert await mark.read() == Marked()
 
 
-@pytest.mark.parametrize("held", [b"x", b"-1x", b"9" * 5000, b""])
+@pytest.mark.parametrize("held", [b"x", b"-1x", b"9" * 5000, b"", b"1 h", b"x h x", b"1 2 3 4"])
 async def test_what_is_no_number_is_no_mark(mark_of, held):
     with RedisServer() as site:
         site.client().set(KEY, held)
-        assert await mark_of(site).read() == 0
+        assert await mark_of(site).read() == Marked()
         site.client().delete(KEY)
         site.client().rpush(KEY, "9")
-        assert await mark_of(site).read() == 0
+        assert await mark_of(site).read() == Marked()
 
 
 async def test_a_site_that_is_full_is_marked_again_once_it_is_not(mark_of):
@@ -80,7 +82,7 @@ async def test_a_site_that_is_full_is_marked_again_once_it_is_not(mark_of):
             await mark.write(7)
         at_site.config_set("maxmemory", 0)
         await mark.write(8)
-        assert await mark.read() == 8
+        assert (await mark.read()).agreed == 8
 
 
 @pytest.mark.parametrize(("commands", "keys"), [("+@all", "ns:*"), ("-eval", "*"), ("-info", "*"), ("-set", "*")])
@@ -93,4 +95,4 @@ async def test_a_denied_mark_is_said_once_and_none(mark_of, commands, keys):
             await mark.write(7)
             await mark.write(8)
         assert [line["event"] for line in logs] == ["site.no_mark"]
-        assert await mark.read() == 0
+        assert await mark.read() == Marked()

@@ -29,13 +29,15 @@ from redisrepl.errors import FencedError, LinkLostError, OutcomeUnknownError, Pe
 from redisrepl.flow import clocks as clocks_module
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.comparison import Comparison
-from redisrepl.flow.judging import Judging, Known
+from redisrepl.flow.judging import Judging
+from redisrepl.flow.known import Known
 from redisrepl.flow.pushing import Pushing
 from redisrepl.flow.reach import StreamReach
 from redisrepl.flow.saving import SavedState, Saving
 from redisrepl.flow.sweep import Sweep
 from redisrepl.local.apply import Applied, _commands
 from redisrepl.local.history import SiteHistory
+from redisrepl.local.mark import Marked
 from redisrepl.local.notify import SiteKeyEvents, Subscribed
 from redisrepl.namespaces import Namespaces
 from redisrepl.remote import fence as fence_module
@@ -374,11 +376,11 @@ class MarkDouble:
         server, daemon = self._double.server, self._double._daemon
         if server.run_id != daemon.followed:  # as connections refuse another server than the one that is followed
             raise LinkLostError("another server answers there")
-        server.mark = agreed
+        server.mark = Marked(agreed, server.replid, server.offset)
         server.written()
         await self._double._answered()
 
-    async def read(self) -> int:
+    async def read(self) -> Marked:
         await self._double._asked()
         marked = self._double.server.mark
         await self._double._answered()

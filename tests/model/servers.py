@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 
 from redisrepl.changes import HashState, State, StringState
 from redisrepl.local.history import SiteFacts
+from redisrepl.local.mark import Marked
 from redisrepl.remote.history import HubFacts
 from redisrepl.wire.digests import digest_of, element_of
 from redisrepl.wire.writes import MOVED, UNCHANGED
 
 Value = bytes | dict[bytes, bytes]
+NO_MARK = Marked()
+
 Events = list[tuple[bytes, bytes]]
 
 _WRONGTYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
@@ -30,7 +33,7 @@ class Snapshot:
     expiries: dict[bytes, int]
     fences: dict[bytes, dict[bytes, int]]
     offset: int
-    mark: int = 0
+    mark: Marked = NO_MARK
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Server:
         past: what it held after each write, from the oldest on.
         writes: by key, what `WATCH` looks at.
         fences: the sites' fences, at the hub.
-        mark: at a site, up to which agreement it has everything.
+        mark: at a site, that of the daemon.
     """
 
     rng: random.Random
@@ -57,7 +60,7 @@ class Server:
     backlog: int = 1
     past: list[Snapshot] = field(default_factory=list)
     writes: collections.Counter[bytes] = field(default_factory=collections.Counter)
-    mark: int = 0
+    mark: Marked = NO_MARK
     evicted: int = 0
     flushes: int = 0
     earlier: str = ""
@@ -170,7 +173,7 @@ class Server:
         self.data.clear()
         self.expiries.clear()
         self.fences.clear()
-        self.mark = 0
+        self.mark = NO_MARK
         self.stream.append([b"FLUSHALL"])
         self.written()
 
