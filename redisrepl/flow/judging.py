@@ -71,6 +71,20 @@ class _Judgement(NamedTuple):
     seen: Sequence[Seen] = ()
 
 
+class _Found(NamedTuple):
+    """What was found of a site that is another process; that stays true of it, whatever becomes of our link to it.
+
+    Attributes:
+        process: which one, and its history.
+        judged, held, settled: see `_Judgement`, and `engine.losses.Findings`.
+    """
+
+    process: tuple[str, str]
+    judged: _Judgement
+    held: _Held
+    settled: Settled
+
+
 class Judging:
     """Judges each server after a link to it was made.
 
@@ -119,6 +133,7 @@ class Judging:
         self._first_at = {"site": first, "hub": first}
         self._retry = retry
         self._resumed = False
+        self._found: _Found | None = None  # though the link was lost before it was told
         self._marked = 0
         self._evicted_to = 0  # removals in the stream before this offset may be evictions
         self._work = asyncio.Event()
@@ -234,14 +249,22 @@ class Judging:
         side = self._core.continuity.site
         epoch, resumed = side.epoch, self._resumed
         facts = await self._ask_site()
+        judged, held, settled = self._continuous(facts, resumed=resumed), None, _NOTHING
+        is_other = judged is None
+        if judged is None and (found := self._still_found(facts)) is not None:
+            judged, held, settled = found.judged, found.held, found.settled
+        elif judged is None:
+            judged = await self._of_another(facts)
         seen = self.known.seen
-        judged = await self._judged_of_site(facts, resumed=resumed)
         kept = None if judged.kept_to is None or seen is None else Position(seen.replid, judged.kept_to)
         agreed = await self._perhaps_lost(judged, self._core.losses, kept)
-        held = await self._held("site", judged, agreed)
-        settled = await self._settled(judged, held)
-        if side.epoch != epoch or not side.followed:
-            return  # the link was lost meanwhile; the next may lead to another server
+        if held is None:
+            held = await self._held("site", judged, agreed)
+            settled = await self._settled(judged, held)
+        if side.epoch != epoch or not side.followed:  # the link was lost meanwhile; the next may lead to another server
+            self._found = _Found((facts.run_id, facts.replid), judged, held, settled) if is_other else None
+            return
+        self._found = None
         if facts.evicted_since(self.known.evicted):
             side.evicts = True
         self.known.evicted = facts.evictions
@@ -252,7 +275,8 @@ class Judging:
         self._core.outbound.new_from(facts.offset or self._read_to())
         self._tell("site", judged, agreed, held, settled)
 
-    async def _judged_of_site(self, facts: SiteFacts, *, resumed: bool) -> _Judgement:
+    def _continuous(self, facts: SiteFacts, *, resumed: bool) -> _Judgement | None:
+        """The judgement of a site of which all that we saw is still there; None: it may have gone back."""
         seen, run_id = self.known.seen, self._core.continuity.site.run_id
         if self._first_at["site"]:
             return _Judgement(Event.FIRST, "first contact")
@@ -270,7 +294,21 @@ class Judging:
             return _Judgement(Event.WENT_BACK, _MAY_BE_OLDER, self._core.ring.number)
         if whole:
             return _Judgement(Event.RESUMED) if resumed else _Judgement(Event.GAP, "writes of the site were missed")
-        ring, marked = self._core.evidence(self._number()), await self._site_marked()
+        return None
+
+    def _still_found(self, facts: SiteFacts) -> _Found | None:
+        """What was found of this process at the end of an earlier link, if it still is true."""
+        found = self._found
+        if found is None or not facts.run_id or found.process != (facts.run_id, facts.replid):
+            return None
+        number = self._number()
+        if found.judged.event is Event.RESTARTED and self._core.evidence(number).number < number:
+            return None  # what was agreed on since then, it may lack
+        return found
+
+    async def _of_another(self, facts: SiteFacts) -> _Judgement:
+        """The judgement of a site that is another process, by what it tells and what it holds."""
+        seen, ring, marked = self.known.seen, self._core.evidence(self._number()), await self._site_marked()
         if seen is not None and seen.replid == facts.earlier:  # it was a replica until it took over, and tells itself
             kept_to, known_to = facts.earlier_to - 1, math.inf
             proof = Proof(max(ring.number_at(kept_to), marked.agreed))

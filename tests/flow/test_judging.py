@@ -242,6 +242,39 @@ async def test_a_mark_that_it_still_holds_proves_all_that_came_before(mark, even
     assert await site_judged(world, resumed=False) == ("site", event, number)
 
 
+@pytest.mark.parametrize(
+    ("process", "kept", "agreed", "judged"),
+    [
+        (NEW, 30, 0, (Event.WENT_BACK, 29)),
+        (NEW, 30, 1, (Event.WENT_BACK, 29)),
+        (NEW, 40, 0, (Event.RESTARTED, math.inf)),
+        (NEW, 40, 1, WENT_BACK),  # what was agreed on since, it may lack
+        ("d" * 40, 30, 0, WENT_BACK),
+        ("", 30, 0, WENT_BACK),
+    ],
+)
+async def test_what_was_found_of_a_site_stays_true_though_the_link_is_lost_meanwhile(process, kept, agreed, judged):
+    """Until the next link, its clients overwrite whatever it can be judged by."""
+    ring = ring_of(40)
+    world = World(ring=ring)
+    world.site = SiteFacts(NEW if process else "", "master", OTHER, 9)
+    world.held_by_site = {change.place: change.digest for change in ring[:kept]}
+
+    async def link_is_lost():
+        world.core.site_lost(NUMBER)
+        return Marked()
+
+    world.judging._site_marked = link_is_lost
+    world.judging.site_attached(resumed=False)
+    await world.judging.judge_site()
+    assert world.told == []
+    world.judging._site_marked = world.marked
+    world.held_by_site, world.site, world.number = {}, SiteFacts(process, "master", OTHER, 900), NUMBER + agreed
+    world.judging.site_attached(resumed=False)
+    await world.judging.judge_site()
+    assert world.told == [("site", *judged)]
+
+
 async def test_what_was_agreed_on_after_the_evidence_was_taken_is_not_proved():
     ring = ring_of(40)
     world = World(ring=ring)

@@ -64,7 +64,7 @@ SAMPLE = [
     Mutant(core, "Core.overdue", "self._owe_what_was_left_out()", "pass", ONE, FEW),
     Mutant(core, "Core.differs", "self.inbound.suspect(keys)", "pass"),
     Mutant(core, "Core.compared", "self.continuity.happened(side, Event.COMPARED)", "pass"),
-    Mutant(judging, "Judging._judged_of_site", "Event.WENT_BACK", "Event.RESTARTED", FALL),
+    Mutant(judging, "Judging._of_another", "Event.WENT_BACK", "Event.RESTARTED", FALL),
     Mutant(judging, "Judging._judged_of_hub", "Event.WENT_BACK", "Event.RESTARTED", FALL),
     Mutant(reconcile, "reconcile", "if about.site_lost or about.hub_lost:", "if False:", FALL),
     Mutant(reconcile, "_two_way", "return Verdict.PUSH", "return Verdict.APPLY", FALL),

@@ -97,8 +97,8 @@ class WithoutNumbers(Fence):
 
 
 class WithoutHistoryOfTheSite(PlayedJudging):
-    async def _judged_of_site(self, facts, **more):
-        judged = await super()._judged_of_site(facts, **more)
+    async def _of_another(self, facts):
+        judged = await super()._of_another(facts)
         return judged._replace(event=Event.RESTARTED) if judged.event is Event.WENT_BACK else judged
 
 
