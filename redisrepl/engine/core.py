@@ -462,7 +462,7 @@ class Core:
 
     def _see(self, number: float) -> list[bytes]:
         changes, whole = self.outbound.recent.take()
-        untold = (change.key for change in changes if told_of(change) is not change)
+        untold = (one.key for one in changes if not isinstance(one, int) and told_of(one) is not one)
         keys = list(reversed(dict.fromkeys(reversed(list(untold)))))  # those that were told of last are last
         self.ring.add(number, changes, untold=bool(keys), whole=whole)
         return keys

@@ -118,7 +118,7 @@ class Outbound:
         for start in range(0, len(commands), together):
             piece = commands[start : start + together]
             self._read(piece)
-            self.recent.streamed_keys.reached(ends[start + len(piece) - 1] if ends else end)
+            self.recent.reached(ends[start + len(piece) - 1] if ends else end)
         self.read_to, expected = end, self._expected_local
         if self.read_again_to and end >= self.read_again_to:
             self.read_again_to = 0
@@ -207,7 +207,7 @@ class Outbound:
         """Take one change of the stream, unless it is the echo of our own apply."""
         if isinstance(change, Flushed):
             self._flushed = True
-            self.recent.streamed_keys.flushed()
+            self.recent.flushed()
             return
         self.counters.read += 1
         expected, origin = self._expected_local, self.decoder.origin

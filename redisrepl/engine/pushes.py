@@ -114,11 +114,14 @@ class PushEchoes:
 
 
 class RecentChanges:
-    """The last changes of the site's history, whoever wrote them; runs of `SET` are kept as a whole."""
+    """The last changes of the site's history, whoever wrote them, and how far the stream was read in between.
+
+    Runs of `SET` are kept as a whole.
+    """
 
     def __init__(self) -> None:
-        self._recent: deque[Change | Sequence[Sequence[bytes]]] = deque(maxlen=RING)
-        self._count = 0  # changes since they were taken
+        self._recent: deque[Change | Sequence[Sequence[bytes]] | int] = deque(maxlen=2 * RING)
+        self._count = self._reached_at = 0  # changes since they were taken; by the last offset among them
         self.streamed_keys = StreamedKeys()
 
     def add(self, change: Change, *, applied: bool = False) -> None:
@@ -135,17 +138,35 @@ class RecentChanges:
         self._recent.append(run[-RING:])
         self._count += len(run)
 
-    def take(self) -> tuple[list[Change], bool]:
-        """At most the last `RING` since this was asked last; and whether these are all."""
-        changes: list[Change] = []
+    def flushed(self) -> None:
+        """The site removed all keys, which is no change of one."""
+        self.streamed_keys.flushed()
+        self._count += 1
+
+    def reached(self, offset: int) -> None:
+        """The stream has told all that lies before this offset."""
+        self.streamed_keys.reached(offset)
+        if self._count != self._reached_at:
+            self._reached_at = self._count
+            self._recent.append(offset)
+
+    def take(self) -> tuple[list[Change | int], bool]:
+        """At most the last `RING` since this was asked last, with offsets before which the stream had told them.
+
+        Returns:
+            They; and whether these are all.
+        """
+        taken: list[Change | int] = []
         for recent in self._recent:
-            if isinstance(recent, Change):
-                changes.append(recent)
+            if isinstance(recent, Change | int):
+                taken.append(recent)
             else:
-                changes += [StringSet(key, value) for _, key, value in recent]
+                taken += [StringSet(key, value) for _, key, value in recent]
         self._recent.clear()
-        whole, self._count = self._count <= min(len(changes), RING), 0
-        return changes[-RING:], whole
+        changes = [at for at, one in enumerate(taken) if not isinstance(one, int)]
+        whole = self._count <= min(len(changes), RING)
+        self._count = self._reached_at = 0
+        return taken[changes[-RING] :] if len(changes) > RING else taken, whole
 
 
 def with_values(change: Touch, state: State, kinds: frozenset[str]) -> list[Change]:

@@ -151,10 +151,12 @@ class _Moment(NamedTuple):
     Attributes:
         offset: the stream has told them before it.
         number: they are agreed on by it.
+        all: the stream had told nothing else by then.
     """
 
     offset: int | None = None
     number: int | None = None
+    all: bool = False
 
 
 def _entry(what: Seen | _Moment | None, later: int) -> Sequence[object]:
@@ -162,8 +164,10 @@ def _entry(what: Seen | _Moment | None, later: int) -> Sequence[object]:
     match what:
         case None:
             return _LEFT_OUT
-        case _Moment():
-            return *what, later
+        case _Moment(None, number):
+            return None, number, later
+        case _Moment(offset, _, told_all):
+            return offset, told_all, later
         case seen:
             return entry_of(seen, later)
 
@@ -209,8 +213,10 @@ class Ring:
         self._unread: int | None = None  # the number once the keys of changes that told no value were read
         self._milestones: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)  # offsets, each with its number
         self._number_before = 0
-        # Counts of changes, each with an offset, or a number; see `_Moment`.
-        self._offsets: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)
+        self._other_at = -1  # so many changes there were when the last was seen that is not among them
+        # Counts of changes, each with an offset, and whether the stream had told all of them; or a number: `_Moment`.
+        self._offsets: deque[tuple[int, int, bool]] = deque(maxlen=_KEPT)
+        self._reached_at = -1  # so many changes there were when such an offset was noted to be saved
         self._settled: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)
         self._unsettled: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)  # of the offsets, since the last of those
 
@@ -280,8 +286,8 @@ class Ring:
         of_place = self._of(*place)
         return bool(at) and (not of_place or max(at) >= of_place[0].number)
 
-    def add(self, now: float, changes: Collection[Change], *, untold: bool = False, whole: bool = True) -> None:
-        """These are the newest changes, and so many agreements there are now.
+    def add(self, now: float, changes: Collection[Change | int], *, untold: bool = False, whole: bool = True) -> None:
+        """These are the newest changes, with offsets before which they were told; so many agreements there are now.
 
         What tells no value (`untold`) is no witness: such agreements count once its keys were read, or others followed.
         There were others before them, unless this is the `whole`.
@@ -294,23 +300,34 @@ class Ring:
         elif changes or self._unread is None:
             self.number, self._unread = max(number, int(now)), None
         for change in changes:
-            match change:
-                case StringSet(key, value):
-                    self._remember([Seen(number, key, None, string_digest(key, value))])
-                case HashSet(key, fields, kind):
-                    last = list(fields.items())[-_FIELDS:]
-                    if len(last) < len(fields):
-                        self._do_not_know({(key, None): number})
-                    known = [(name, value) for name, value in last if value is not None]
-                    self._remember(Seen(number, key, name, element_of(name, value, kind)) for name, value in known)
-                    self._do_not_know({(key, name): number for name, value in last if value is None})
-                    if len(known) < len(last):
-                        self._touch(key, number)
-                case Touch(key):
+            if isinstance(change, int):
+                self._told_before(change, told_all=whole and self._other_at != self.count)
+                continue
+            before = self.count
+            self._take_in(change, number)
+            if self.count == before:
+                self._other_at = self.count
+        if not whole:
+            self._other_at = self.count  # it may be the last
+
+    def _take_in(self, change: Change, number: int) -> None:
+        match change:
+            case StringSet(key, value):
+                self._remember([Seen(number, key, None, string_digest(key, value))])
+            case HashSet(key, fields, kind):
+                last = list(fields.items())[-_FIELDS:]
+                if len(last) < len(fields):
                     self._do_not_know({(key, None): number})
+                known = [(name, value) for name, value in last if value is not None]
+                self._remember(Seen(number, key, name, element_of(name, value, kind)) for name, value in known)
+                self._do_not_know({(key, name): number for name, value in last if value is None})
+                if len(known) < len(last):
                     self._touch(key, number)
-                case Deleted(key):
-                    self._remember([Seen(number, key, None, None)])
+            case Touch(key):
+                self._do_not_know({(key, None): number})
+                self._touch(key, number)
+            case Deleted(key):
+                self._remember([Seen(number, key, None, None)])
 
     def add_read(self, held: Mapping[bytes, int | None]) -> None:
         """Keys of which a change told no value were read to hold this now.
@@ -326,6 +343,8 @@ class Ring:
         counts = [count for _, (count, _) in read]
         self._make_room(counts)
         self._touched = {key: (at + bisect_right(counts, at), number) for key, (at, number) in self._touched.items()}
+        if self._other_at == self.count:
+            self._other_at += len(read)  # others may have come after those that were read
         self.count += len(read)
         self._by_place = None
         if self._unread is not None:
@@ -347,10 +366,13 @@ class Ring:
 
     def _make_room(self, counts: Sequence[int]) -> None:
         """Where so many changes had been seen, in ascending order, one is inserted: later ones have been seen since."""
-        for moments in (self._offsets, self._settled, self._unsettled):
-            shifted = [(at + bisect_left(counts, at), of_them) for at, of_them in moments]
+        shifted = [(at + bisect_left(counts, at), offset, told_all) for at, offset, told_all in self._offsets]
+        self._offsets.clear()
+        self._offsets.extend(shifted)
+        for moments in (self._settled, self._unsettled):
+            moved = [(at + bisect_left(counts, at), of_them) for at, of_them in moments]
             moments.clear()
-            moments.extend(shifted)
+            moments.extend(moved)
 
     def reached(self, offset: int) -> None:
         """The stream was read up to this offset, and so all that was agreed on when it was read up to the last one.
@@ -360,10 +382,18 @@ class Ring:
         if self._number_before > (self._milestones[-1][1] if self._milestones else 0):
             self._mark((offset, self._number_before))
         self._number_before = self.number
-        if not self._offsets or self._offsets[-1][0] != self.count:
-            self._offsets.append((self.count, offset))
+        told_all = self._other_at != self.count
+        self._told_before(offset, told_all=told_all)
+        if self._reached_at != self.count:
+            self._reached_at = self.count
             self._unsettled.append((self.count, offset))
-            self._unsaved.append((_Moment(offset=offset), 0))
+            self._unsaved.append((_Moment(offset, all=told_all), 0))
+
+    def _told_before(self, offset: int, *, told_all: bool) -> None:
+        """The stream has told the changes until now before this offset; with `told_all`, nothing else."""
+        if self._offsets and self._offsets[-1][0] == self.count and self._offsets[-1][2] == told_all:
+            self._offsets.pop()  # nothing else of ours was told in between
+        self._offsets.append((self.count, offset, told_all))
 
     def acknowledged(self, offset: int, number: int) -> None:
         """What the stream had told before this offset is agreed on, up to this number."""
@@ -390,10 +420,12 @@ class Ring:
         return next((n for count, n in reversed(self._settled) if n <= number and count >= remembered), None)
 
     def offset_of(self, changes: int) -> int:
-        """Before which offset a server has all, if it has so many of these changes; 0: that is not known."""
+        """Before which offset a server has all, if it has the first so many of these changes; 0: that is not known."""
+        if not changes:  # it may be empty
+            return 0
         count = self.count - len(self._seen) + changes
-        # What told no value may have come between the last change and the offset: only a later change is behind that.
-        return max((offset for at, offset in self._offsets if at < count), default=0)
+        # Where another came between the last change and the offset, only a later change is behind that.
+        return max((offset for at, offset, told_all in self._offsets if at + (not told_all) <= count), default=0)
 
     def _do_not_know(self, places: Untold) -> None:
         for place, number in places.items():
@@ -454,8 +486,8 @@ class Ring:
                     ring._insert(seen, later)
                     ring._make_room([ring.count - later])
                     ring.count += 1
-                case [int(offset), None, 0]:
-                    ring._offsets.append((ring.count, offset))
+                case [int(offset), bool() | None as told_all, 0]:
+                    ring._offsets.append((ring.count, offset, bool(told_all)))
                 case [None, int(settled_by), int(later)] if later >= 0:
                     ring._settled.append((ring.count - later, settled_by))
                 case _ if (seen := seen_of(entry)) is not None:

@@ -302,19 +302,52 @@ def test_the_next_process_knows_by_which_number_all_was_agreed_on():
     loaded = Ring.load(json.loads(json.dumps(ring.saved())))
     for one in (ring, loaded):
         assert one.settled_by(9) == 3
-        assert list(one)[-(one._count - one._settled[0][0]) :] == list(one)[1:]
+        assert list(one)[-(one.count - one._settled[0][0]) :] == list(one)[1:]
 
 
 def test_before_which_offset_a_server_has_all_that_has_some_change_after_it():
     ring = ring_of(10, b"a", 20, b"b", b"c", 30, b"d", 40, 50)
     for one in (ring, Ring.load(json.loads(json.dumps(ring.saved())))):
-        assert [one.offset_of(changes) for changes in range(5)] == [0, 10, 20, 20, 30]
+        assert [one.offset_of(changes) for changes in range(5)] == [0, 20, 20, 30, 50 if one is ring else 40]
     ring.add(9, [Touch(b"n")], untold=True)
     ring.add(9, [StringSet(b"e", b"v")])
     ring.saved()
     ring.add_read({b"n": 1})
     ring.add(9, [StringSet(b"%d" % n, b"v") for n in range(1022)])
-    assert (len(ring), ring.offset_of(0), ring.offset_of(1)) == (1024, 30, 40)  # the first changes are forgotten
+    assert (len(ring), ring.offset_of(0), ring.offset_of(1)) == (1024, 0, 50)  # the first changes are forgotten
+    for one in (ring, Ring.load(json.loads(json.dumps(ring.saved())))):
+        assert one.offset_of(len(one)) == (50 if one is ring else 40)
+
+
+def test_how_far_the_stream_was_read_between_changes_that_come_together():
+    ring = Ring()
+    ring.add(9, [StringSet(b"a", b"v"), 10, StringSet(b"b", b"v"), StringSet(b"c", b"v"), 20, Touch(b"n"), 30])
+    assert [ring.offset_of(changes) for changes in range(4)] == [0, 10, 10, 20]
+    ring.add(9, [StringSet(b"d", b"v"), 40, StringSet(b"e", b"v"), 50], whole=False)
+    ring.add(9, [StringSet(b"f", b"v"), 60])
+    assert [ring.offset_of(changes) for changes in range(4, 7)] == [30, 40, 60]
+
+
+@pytest.mark.parametrize(
+    ("others", "whole"),
+    [
+        ([Touch(b"n")], True),
+        ([HashSet(b"n", {b"f": None})], True),
+        ([FieldsDeleted(b"n", (b"f",))], True),
+        ([], False),
+    ],
+)
+def test_what_is_not_among_the_changes_a_server_may_lack_that_has_all_of_them(others, whole):
+    ring = ring_of(b"a", 10)
+    ring.add(9, others, untold=bool(others), whole=whole)
+    ring.reached(20)
+    for one in (ring, Ring.load(json.loads(json.dumps(ring.saved())))):
+        assert one.offset_of(1) == 10
+    ring.add_read({b"n": 1})
+    ring.reached(30)
+    assert ring.offset_of(len(ring)) == 20
+    ring.add(9, [StringSet(b"b", b"v")])
+    ring.reached(40)
     for one in (ring, Ring.load(json.loads(json.dumps(ring.saved())))):
         assert one.offset_of(len(one)) == 40
 
@@ -329,7 +362,7 @@ def test_what_is_read_of_a_change_before_all_was_agreed_on_does_not_count_as_lat
     ring.saved()
     ring.add_read({b"n": 1})
     for one in (ring, Ring.load(json.loads(json.dumps(ring.saved())))):
-        assert one._count - one._settled[0][0] == 1
+        assert one.count - one._settled[0][0] == 1
 
 
 @pytest.mark.parametrize("seed", range(300))

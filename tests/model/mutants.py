@@ -118,7 +118,7 @@ MORE = [
         "pass",
         ONE,
     ),
-    Mutant(seen, "Ring.offset_of", "at < count", "True"),
+    Mutant(seen, "Ring.offset_of", "at + (not told_all) <= count", "True"),
     Mutant(reach, "StreamReach.held_by", "written[0]", "1", circumstances={"silent": True}),
     Mutant(pushing, "Pushing._failed", "self._hub.fence.doubt()", "pass", ONE),
     Mutant(plans, "_plan_whole", "plan.push, plan.expected = Touch(key, replaces=True), (far,)", "pass"),
