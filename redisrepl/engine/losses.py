@@ -168,9 +168,11 @@ class Losses:
             applies: numbers of what was applied and not yet shown by the stream.
             findings: what was found.
         """
+        keys = self._told_later(findings.kept_to)
         self.renewed.went_back(findings.number)
+        if keys is not None:
+            self.renewed.has_all_but(keys)
         self.renewed.agreed(findings.agreed)
-        keys = None if findings.kept_to is None else self.streamed_keys.later_than(findings.kept_to)
         first = proved_before == math.inf
         before = _Missed(set(), set()) if first else self._missed
         self._missed = None
@@ -179,7 +181,7 @@ class Losses:
             self._missed = _Missed(before.keys | keys, before.numbers.union(applies), known_to)
         self._kept = findings.kept and findings.kept | self._kept
         settled = self._with_held(findings.settled) if proved_before != math.inf else findings.settled
-        self._places = self.suspects(proved_before, findings.proved, findings.agreed)
+        self._places = self.suspects(proved_before, findings.proved, findings.agreed, findings.kept_to)
         self._held = findings.held
         self.interrupted(ring)
         self._settled = settled
@@ -200,10 +202,19 @@ class Losses:
         field, parts = place[1], self._places.get(place[0], {})
         return bool(parts) and (field is None or field in parts or None in parts)
 
-    def suspects(self, proved_before: float, proved_now: float, agreed: Places | None) -> Places | None:
+    def suspects(
+        self, proved_before: float, proved_now: float, agreed: Places | None, kept_to: int | None
+    ) -> Places | None:
         """What may be lost by a server that is judged to have gone back; arguments as of `went_back`."""
         before = {} if proved_before == math.inf else self._places
-        return joined(before, self.waiting, _after(proved_now, agreed))
+        waiting, later = self.waiting, self._told_later(kept_to)
+        if waiting is not None and later is not None:
+            waiting = {key: waiting[key] for key in waiting.keys() & later}
+        return joined(before, waiting, _after(proved_now, agreed))
+
+    def _told_later(self, offset: int | None) -> set[bytes] | None:
+        """Keys of which the stream told after this offset; None: they are not known, or the offset is not."""
+        return None if offset is None else self.streamed_keys.later_than(offset)
 
     def made_good(self) -> None:
         """Both sides agree on all keys."""

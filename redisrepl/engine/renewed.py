@@ -6,7 +6,8 @@ Left to others: what may be older otherwise (`engine.losses`).
 
 An agreement that is made after the loss of a site need not be about what it holds: a change that was pending when the
 site was lost may be acknowledged later, and the site may have lost it. So the places of pending changes are remembered
-until a client writes to them again. With the hub there is no such thing: what is sent after it was found, it has.
+until a client writes to them again, or the site is known to have them. With the hub there is no such thing: what is
+sent after it was found, it has.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Renewed:
         self._lost_at: int | None = None  # until it is judged
         self._history: str | None = None  # of the server that was found since; None: none was
         self._waiting: dict[bytes, set[bytes | None]] = {}  # since the loss, and not written since
+        self._of_others: set[bytes] = set()  # of these, what did not wait yet, or already, when it had all that we saw
         self._sent: dict[Place, int] = {}  # of these, what has arrived, with the number of that agreement
         self._places: dict[bytes, dict[bytes | None, int]] = {}
         self._too_many = False  # waited: no agreement tells anything
@@ -65,6 +67,10 @@ class Renewed:
 
     def lost(self, number: int, waiting: Places | None) -> None:
         """The site is lost, after so many agreements; this waits for the hub (None: too much)."""
+        if self._lost_at is None:
+            self._of_others = set(self._waiting)
+        else:
+            self._of_others.update((waiting or {}).keys() - self._waiting.keys())
         self._lost_at, self._history, self._saved = number, None, None
         if waiting is None or len(self._waiting) + len(waiting) > MOST_PLACES:
             self._too_many = True
@@ -87,6 +93,11 @@ class Renewed:
         self.since = number if self._lost_at is None else self._lost_at
         self._lost_at = self._saved = None
         self._places.clear()
+
+    def has_all_but(self, keys: Collection[bytes]) -> None:
+        """The site has all that it had told when it was lost, but for these keys."""
+        for key in self._waiting.keys() - self._of_others - set(keys):
+            del self._waiting[key]
 
     def made_good(self) -> None:
         """Both sides agree on all keys."""
@@ -189,6 +200,7 @@ class Renewed:
         with suppress(ValueError, TypeError):
             renewed._waiting = {bytes.fromhex(key): set(map(field_or_none, parts)) for key, parts in list_of(waiting)}
             renewed._sent = {place_of(key, part): int(n) for key, part, n in list_of(sent)}
+            renewed._of_others = set(renewed._waiting)
             renewed._too_many = bool(document.get("too many"))
             renewed.since = since if isinstance(since, int) else None
             renewed._lost_at = lost_at if isinstance(lost_at, int) else None

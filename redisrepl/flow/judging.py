@@ -221,7 +221,8 @@ class Judging:
         if judged.event is not Event.WENT_BACK:
             return {}
         losses, asked = (self._core.losses, self._site) if side == "site" else (self._core.hub_losses, self._hub)
-        suspects = losses.suspects(self._core.continuity.of(side).proved, judged.number, agreed) or {}
+        before = self._core.continuity.of(side).proved
+        suspects = losses.suspects(before, judged.number, agreed, judged.kept_to) or {}
         numbers = {(key, part): number for key, parts in suspects.items() for part, number in parts.items()}
         held = await asked.held(nlargest(_LOOKED_AT, numbers, key=numbers.__getitem__))
         return {place: digest for place, digest in held.items() if digest != UNREADABLE}  # it may be readable later

@@ -377,6 +377,21 @@ def test_a_field_that_was_not_agreed_on_since_did_not_go_back(agreed, waiting, o
     assert pushed_of_hash(core) == HASH.fields.keys() - older
 
 
+@pytest.mark.parametrize("restarts", [0, 1])
+@pytest.mark.parametrize(("kept_to", "pushed"), [(9, {b"old", b"new"}), (8, {b"old"})])
+def test_what_waited_is_not_lost_if_the_site_has_what_its_stream_told_before(kept_to, pushed, restarts):
+    """Though it was agreed on after all that is known of the stream."""
+    core = core_of()
+    core.ring = Ring((), 7)
+    core.outbound.streamed_from(1, "ours")
+    core.outbound.read([[b"HSET", KEY, b"new", b"v"]], 9)
+    core.site_lost(8)
+    core.site_attached()
+    findings = Findings(proved=6, agreed={}, number=8, kept_to=kept_to, known_to=7)
+    core.judged("site", Event.WENT_BACK, "restarted", findings)
+    assert pushed_of_hash(after_restarts(core, restarts), number=9) == pushed
+
+
 def pushed_of_hash(core, number=7):
     hub = HashState({b"old": b"hub", b"new": b"hub"})
     plan = core.plan(KEY, HASH, hub, ancestor_of(hub, number), 0.0)

@@ -72,6 +72,38 @@ def test_what_was_told_before_the_loss_tells_nothing_when_it_arrives_after_it(wa
     assert held(renewed) >= ({F} if arrives is FIELD else {None} if arrives is SET else {F, G})
 
 
+@pytest.mark.parametrize("process", [lambda renewed: renewed, again])
+@pytest.mark.parametrize(("lacks", "holds"), [(set(), {None, F, G}), ({OTHER}, {None, F, G}), ({KEY}, set())])
+def test_of_what_waited_and_the_site_has_all_that_arrives_is_held(process, lacks, holds):
+    renewed = lost({KEY: {None: 1}})
+    renewed.went_back(15)
+    renewed.has_all_but(lacks)
+    renewed = process(renewed)
+    renewed.arrived([SET], 16)
+    assert held(renewed) == holds
+
+
+def test_what_waited_before_the_loss_of_another_server_it_may_lack_all_the_same():
+    renewed = lost({KEY: {None: 1}})
+    renewed.judged()
+    renewed.lost(20, {OTHER: {None: 1}})
+    renewed.found("ours")
+    renewed.went_back(25)
+    renewed.has_all_but(set())
+    renewed.arrived([SET, StringSet(OTHER, b"v")], 26)
+    assert (held(renewed), held(renewed, OTHER)) == (set(), {None, F, G})
+
+
+def test_what_an_unjudged_server_told_last_another_one_may_lack():
+    renewed = lost({KEY: {None: 1}})
+    renewed.lost(20, {KEY: {None: 1}, OTHER: {None: 1}})
+    renewed.found("ours")
+    renewed.went_back(25)
+    renewed.has_all_but(set())
+    renewed.arrived([SET, StringSet(OTHER, b"v")], 26)
+    assert (held(renewed), held(renewed, OTHER)) == ({None, F, G}, set())
+
+
 def test_of_what_flew_already_something_older_may_be_left():
     renewed = gone_back({KEY: {None: 1}})
     renewed.arrived([SET], 16, more=[KEY])
