@@ -192,12 +192,17 @@ class Core:
             self._see(self.ring.number)
             self.losses.streamed_keys, self.losses.waiting = streamed_keys, self.outbound.places(self.ring.number)
         else:
-            self.losses.streamed_keys.history = ""  # pending changes may come from the stream that was not judged
+            self.losses.streamed_keys.told_since(streamed_keys)
         self.continuity.happened("site", Event.DETACHED)
 
     def streamed_keys(self) -> StreamedKeys:
-        """What the site's stream has told of; while nobody reads it, what it had told of in the end."""
-        return self.outbound.recent.streamed_keys if self.continuity.site.followed else self.losses.streamed_keys
+        """What the site's stream has told of; until the next one is judged, what it had told of in the end."""
+        site, recent = self.continuity.site, self.outbound.recent.streamed_keys
+        if site.followed and site.judged:
+            return recent
+        if site.followed:
+            self.losses.streamed_keys.told_since(recent)
+        return self.losses.streamed_keys
 
     def site_attached(self, history: str = "") -> None:
         """The site is followed; what its history is turns out in a moment (`judged`).

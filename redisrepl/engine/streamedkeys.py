@@ -7,6 +7,7 @@ all of some keys; both for the next process as well. Left to others: what follow
 from __future__ import annotations
 
 import math
+import sys
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
@@ -14,7 +15,10 @@ from itertools import islice, repeat
 
 from redisrepl.engine.pieces import Pieces
 
-__all__ = ["StreamedKeys"]
+__all__ = ["NEVER", "StreamedKeys"]
+
+#: An offset that no history comes to.
+NEVER = sys.maxsize
 
 #: Keys that are remembered with the offset of the stream that told of them, and of these saved.
 _TOLD = 20_000
@@ -37,17 +41,20 @@ class StreamedKeys:
         history: whose stream it is, by its replication id; empty: that is not known.
         whole_to: what is not remembered, it had told before this offset; infinity: that is not known.
         known_to: of what was agreed on after this number, it is not known whether the stream had told of it.
+        forgot: it has told of some keys that are not remembered.
     """
 
     def __init__(self) -> None:
         self.history = ""
         self.whole_to: float = math.inf
         self.known_to: float = math.inf
+        self.forgot = False
         self._keys: deque[tuple[int, list[bytes]]] = deque()
         # The last offset of each, by whom it was changed there; of some that are not remembered any more, too.
         self._written: dict[bytes, int] = {}
         self._applied: dict[bytes, int] = {}
         self._count = 0
+        self._others: list[StreamedKeys] = []
         self._now: list[bytes] = []
         self._applied_now: list[bytes] = []
         self._flushed = False
@@ -64,6 +71,7 @@ class StreamedKeys:
 
     def flushed(self) -> None:
         """It tells that all keys are gone, and names none."""
+        self.forgot = True
         self._keys.clear()
         self._written.clear()
         self._applied.clear()
@@ -88,6 +96,7 @@ class StreamedKeys:
             self.whole_to, keys = self._keys.popleft()
             self._count -= len(keys)
         if len(self._written) + len(self._applied) > 2 * _TOLD:
+            self.forgot = True
             for last in (self._written, self._applied):
                 for key in [key for key, at in last.items() if at <= self.whole_to]:
                     del last[key]
@@ -99,6 +108,15 @@ class StreamedKeys:
         written, applied, whole_to = self._written, self._applied, int(self.whole_to)
         return {key: max(whole_to, written.get(key, 0), applied.get(key, 0)) for key in keys}
 
+    def told_since(self, other: StreamedKeys) -> None:
+        """What this other stream tells is about a server that may not have the history of this one."""
+        if not any(known is other for known in self._others):
+            self._others.append(other)
+
+    def tells_of(self, key: bytes) -> bool:
+        """Whether it has told of this key, as far as that is remembered."""
+        return key in self._written or key in self._applied
+
     def looked(self, offset: int) -> None:
         """Its changes up to this offset were taken as evidence; those since the look before are recent."""
         self._recent_from, self._looked_at = self._looked_at, offset
@@ -107,11 +125,19 @@ class StreamedKeys:
         """By which offset it had told what clients wrote of these until now; None: that is not known.
 
         Returns:
-            One for all, but for recent ones among others: a server that is lost may lack the last of all.
+            One for all, but for recent ones among others: a server that is lost may lack the last of all. And but for
+            those that another history has told of since.
         """
         if self.whole_to == math.inf:
             return None
         whole_to, cut = int(self.whole_to), self._recent_from
+        if self._others:
+            if any(other.forgot for other in self._others):
+                return None
+            told_since = {key for key in keys if any(other.tells_of(key) for other in self._others)}
+            known = [key for key in keys if key not in told_since]
+            last = max((self._written.get(key, 0) for key in known), default=0)
+            return (max(whole_to, last), dict.fromkeys(told_since, NEVER)) if known else None
         offsets = list(map(self._written.get, keys, repeat(0)))
         last = max(whole_to, max(offsets, default=0))
         if not max(whole_to, min(offsets, default=0)) <= cut < last:

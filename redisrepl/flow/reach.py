@@ -28,7 +28,7 @@ class StreamReach:
     Args:
         read_to: tells up to which offset; infinity if nobody reads it.
         continuity: knows whether it still is the stream of the same server.
-        keys: tells what the stream has told of; while the site is not followed, what the last one had.
+        keys: tells what the stream has told of; while the site is not followed, or not judged, what the last one had.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class StreamReach:
         """
         site, streamed = self._continuity.site, self._keys()
         history = streamed.history
-        if not history or site.proved != math.inf or (not site.judged if site.followed else offset):
+        if not history or site.proved != math.inf or (offset and not (site.followed and site.judged)):
             return None
         if offset > self._read_to():
             return HeldBy(Position(history, offset))

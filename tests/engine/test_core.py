@@ -17,7 +17,7 @@ from redisrepl.engine.losers import ConflictLoss
 from redisrepl.engine.losses import Findings, Losses, settled_at
 from redisrepl.engine.plans import Plan
 from redisrepl.engine.seen import Ring, Seen
-from redisrepl.engine.streamedkeys import StreamedKeys
+from redisrepl.engine.streamedkeys import NEVER, StreamedKeys
 from redisrepl.wire.digests import digest_of, element_of
 from tests.engine.sides import KEY, ancestor_of, string
 
@@ -761,17 +761,37 @@ def test_what_was_agreed_on_last_may_have_been_read_ahead_of_the_stream():
     assert went_back(15, 6).plan(KEY, A, C, ancestor_of(C, 7), 0.0).push is None
 
 
-def test_while_nobody_reads_it_the_last_stream_tells_where_what_waits_lies():
+def test_until_the_next_stream_is_judged_the_last_one_tells_where_what_waits_lies():
+    """But not of what a stream told that was not judged, whose server may be another one."""
     core = core_of(site=SideState())
-    for judged, history in ((False, ""), (True, "first"), (False, "")):
-        core.site_attached("first")
-        core.outbound.streamed_from(5, "first")
+
+    def link(history, offset, *keys, judged):
+        core.site_attached(history)
+        core.outbound.streamed_from(offset, history)
         if judged:
             core.judged("site", Event.GAP, "overrun")
-        core.outbound.read([[b"SET", KEY, b"a"]], 9)
-        assert core.streamed_keys().history == "first"
+        for number, key in enumerate(keys, 1):
+            core.outbound.read([[b"SET", key, b"a"]], offset + number)
+        return core.streamed_keys()
+
+    assert link("never judged", 5, KEY, judged=False).history == ""
+    core.site_lost(8)
+    assert link("first", 10, KEY, OTHER, judged=True).written([KEY, OTHER]) == (12, {})
+    core.site_lost(8)
+    told = core.streamed_keys()
+    assert (told.history, told.written([KEY, OTHER])) == ("first", (12, {}))
+    known = (12, {KEY: NEVER})
+    for _ in range(2):
+        assert link("second", 90, KEY, judged=False) is told
+        assert told.written([KEY, OTHER]) == known
+        assert told.written([KEY]) is None
         core.site_lost(8)
-        assert core.streamed_keys().history == history  # pending changes may come from a stream that was not judged
+        assert core.streamed_keys().written([KEY, OTHER]) == known
+    link("third", 0, OTHER, judged=False)
+    assert told.written([KEY, OTHER]) is None
+    core.outbound.read([[b"FLUSHALL"]], 7)
+    assert told.written([b"untold"]) is None  # it may be among those that are gone
+    assert link("fourth", 50, KEY, judged=True).written([KEY]) == (51, {})
 
 
 def test_what_is_made_good_is_not_lost_any_more():

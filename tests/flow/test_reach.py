@@ -20,7 +20,8 @@ KNOWN = {"followed": True, "judged": True}
         (KNOWN, HISTORY, 0, HeldBy(Position(HISTORY, 5))),
         (KNOWN, HISTORY, 7, HeldBy(Position(HISTORY, 3), {b"later": 5})),  # the stream has come that far
         (KNOWN, HISTORY, 9, HeldBy(Position(HISTORY, 9))),  # it may have been changed behind what was read
-        (KNOWN | {"judged": False}, HISTORY, 0, None),
+        (KNOWN | {"judged": False}, HISTORY, 0, HeldBy(Position(HISTORY, 5))),  # of what an earlier stream told
+        (KNOWN | {"judged": False}, HISTORY, 7, None),
         ({}, HISTORY, 7, None),  # nobody knows what answered
         ({}, HISTORY, 0, HeldBy(Position(HISTORY, 5))),  # the stream has ended meanwhile
         (KNOWN | {"proved": 5.0}, HISTORY, 9, None),  # pending changes may come from the history before
