@@ -330,6 +330,7 @@ class Parts:
             reach=self.reach,
             max_keys=settings.batch,
             retry=self._retry,
+            longest_pause=settings.retry_max,
             clocks=self.judging.known.clocks,
             elements=LargeCollections(self.core, self.store, HubElements(self.hub), settings.max_value),
         )

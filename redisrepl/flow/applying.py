@@ -27,6 +27,7 @@ from redisrepl.flow.idle import Idle
 from redisrepl.flow.jobs import ApplyTarget, FedJob, FetchedJob, Job, Turn, Writer
 from redisrepl.flow.reach import StreamReach
 from redisrepl.flow.repeating import repeat
+from redisrepl.flow.tries import Tries
 from redisrepl.local.apply import MOST_FIELDS, Applied
 from redisrepl.observe.failures import FailureLog
 from redisrepl.remote.fetch import Fetched
@@ -63,6 +64,7 @@ class Applying:
         reach: how far the site's stream was read.
         max_keys: keys in one fetch.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
+        longest_pause: seconds between two fetches while the hub answers and refuses everything.
         clocks: of both servers.
         elements: finds what differs of large collections; None: they are fetched as a whole.
     """
@@ -80,6 +82,7 @@ class Applying:
         reach: StreamReach,
         max_keys: int,
         retry: Mapping[str, Any],
+        longest_pause: float = 15.0,
         clocks: Clocks | None = None,
         elements: LargeCollections | None = None,
     ) -> None:
@@ -106,6 +109,7 @@ class Applying:
         self._site_evicted = site_evicted
         self._reach = reach
         self._overtaken: dict[bytes, None] = {}  # keys that a client wrote while they alone were being applied
+        self._tries = Tries(max_keys, longest_pause, self.wake)
         self._hub_denials = Denials("the hub", self._hub_denies)
         self._site_denials = Denials("the site's Redis", writer.is_denied)
 
@@ -140,7 +144,7 @@ class Applying:
         if self._core.continuity.known:  # else rules 1 and 2 are blind, or a server may have lost what it lacks
             if fed := inbound.take_fed(self._max_keys):
                 return self._apply_fed(fed)
-            if taken := inbound.take(self._max_keys):
+            if (most := self._tries.most) and (taken := inbound.take(most)):
                 return self._fetch(taken)
         return None
 
@@ -177,7 +181,8 @@ class Applying:
     def _fetching(self, keys: Collection[bytes]) -> Iterator[None]:
         """Read these keys at the hub; what goes wrong is told, and they stay dirty."""
         try:
-            yield
+            with self._tries.one():
+                yield
         except BaseException as error:
             self.inbound.put_back(keys)
             if isinstance(error, RedisreplError):

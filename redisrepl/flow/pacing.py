@@ -1,13 +1,23 @@
-"""When a batch may leave, and how many may be on their way.
+"""When a batch may leave, and how many may be on their way; pauses while a server refuses whatever it is asked.
 
-In: what is ready, the time, how batches came back. Out: a delay. Left to others: waiting (`flow.pushing`).
+In: what is ready, the time, how batches came back. Out: a delay. Left to others: waiting (`flow.pushing`,
+`flow.tries`).
 """
 
 from __future__ import annotations
 
 import math
 
-__all__ = ["Pacer"]
+from redisrepl.errors import (
+    CertificateError,
+    CommandRefusedError,
+    HubError,
+    ProtocolError,
+    RedisreplError,
+    RefusedError,
+)
+
+__all__ = ["Pacer", "Pauses", "is_an_answer"]
 
 #: Events that may be outstanding while more is pushed: what is on its way and what leaves in the meantime.
 _UNHEARD = 100_000
@@ -15,6 +25,48 @@ _UNHEARD = 100_000
 _SILENCE = 1.0
 #: Seconds of the first pause while the hub refuses everything; each is twice as long as the one before.
 _FIRST_PAUSE = 0.25
+#: What Redis itself says comes with this status.
+_OK = 200
+
+
+def is_an_answer(error: RedisreplError) -> bool:
+    """Whether a server has said no, or what makes no sense, rather than nothing at all.
+
+    Then it is there, and its health makes nobody wait.
+    """
+    if isinstance(error, RefusedError):
+        return not isinstance(error, CertificateError)
+    return isinstance(error, ProtocolError | CommandRefusedError) or (
+        isinstance(error, HubError) and error.status == _OK
+    )
+
+
+class Pauses:
+    """Between tries of something that a server refuses, whatever it is asked: each is twice as long as the one before.
+
+    Args:
+        longest: seconds of the longest.
+    """
+
+    __slots__ = ("_longest", "_refusals")
+
+    def __init__(self, longest: float) -> None:
+        self._longest = longest
+        self._refusals = 0
+
+    def __bool__(self) -> bool:
+        """Whether the last try was refused."""
+        return self._refusals > 0
+
+    def next(self) -> float:
+        """It was refused again: seconds until the next try."""
+        pause: float = min(self._longest, _FIRST_PAUSE * 2 ** min(self._refusals, 20))
+        self._refusals += 1
+        return pause
+
+    def passed(self) -> None:
+        """It was not refused: the next pause is a short one again."""
+        self._refusals = 0
 
 
 class Pacer:
@@ -41,11 +93,10 @@ class Pacer:
     __slots__ = (
         "_interval",
         "_last",
-        "_longest_pause",
         "_most",
         "_paid_until",
+        "_pauses",
         "_rate",
-        "_refusals",
         "_worthwhile",
         "heard_at",
         "held_until",
@@ -60,8 +111,7 @@ class Pacer:
         self._worthwhile = worthwhile
         self._interval = interval
         self._rate = rate
-        self._longest_pause = longest_pause
-        self._refusals = 0
+        self._pauses = Pauses(longest_pause)
         self._last = -math.inf
         self._paid_until = -math.inf  # what left until now, at the rate that is allowed, takes until then
         self.held_until = -math.inf
@@ -106,9 +156,7 @@ class Pacer:
         """
         if now < self.held_until:
             return  # another one has told already
-        pause = min(self._longest_pause, _FIRST_PAUSE * 2 ** min(self._refusals, 20))
-        self._refusals += 1
-        self.hold(now + pause * share)
+        self.hold(now + self._pauses.next() * share)
 
     def heard(self, now: float) -> None:
         """Events of our own pushes came."""
@@ -117,7 +165,7 @@ class Pacer:
     def arrived(self) -> None:
         """A batch came back, executed."""
         self.out -= 1
-        self._refusals = 0
+        self._pauses.passed()
         self.limit = min(self._most, self.limit + 1)
 
     def failed(self) -> None:

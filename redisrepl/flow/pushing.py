@@ -22,20 +22,17 @@ from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pending import told_of
 from redisrepl.engine.pushes import Batch, Departure, with_values
 from redisrepl.errors import (
-    CertificateError,
     FencedError,
     HubError,
     KeyDeniedError,
     LinkLostError,
     OutcomeUnknownError,
-    ProtocolError,
     RedisreplError,
-    RefusedError,
 )
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.denials import Denials
 from redisrepl.flow.idle import Idle
-from redisrepl.flow.pacing import Pacer
+from redisrepl.flow.pacing import Pacer, is_an_answer
 from redisrepl.flow.reach import StreamReach
 from redisrepl.flow.repeating import repeat
 from redisrepl.observe.failures import FailureLog
@@ -50,8 +47,6 @@ __all__ = ["Pushing"]
 
 #: Seconds for which a hub may ask us to stay away at most; after that it is asked again whatever it said.
 _LONGEST_HOLD = 300.0
-#: The status of an error inside a good answer.
-_OK = 200
 _UNREADABLE = "the site does not let us read it"
 _NOTHING = Pushed({}, 0)  # nothing was sent, so nothing is known of these keys that was not known before
 
@@ -228,7 +223,7 @@ class Pushing:
             pacer.failed()
             if isinstance(error, HubError) and error.retry_after is not None:
                 pacer.hold(time.monotonic() + min(error.retry_after, _LONGEST_HOLD))
-            elif _is_an_answer(error):  # the hub is there, so its health makes nobody wait
+            elif is_an_answer(error):  # the hub is there, so its health makes nobody wait
                 pacer.refused(time.monotonic(), random.uniform(0.5, 1))  # noqa: S311
             self._failed(batch, number, unknown=isinstance(error, OutcomeUnknownError))
             self.failure_log.failed(error, pending_keys=outbound.waiting)
@@ -442,9 +437,3 @@ def _refuse_stale(outbound: Outbound, batch: Batch) -> None:
     """What a server lacks that came up meanwhile, nobody removed."""
     if outbound.is_stale(batch):
         raise LinkLostError("the link to the site's Redis was lost while values were read there")
-
-
-def _is_an_answer(error: RedisreplError) -> bool:
-    """Whether a server has said no, or what makes no sense, rather than nothing at all."""
-    refused = isinstance(error, RefusedError) and not isinstance(error, CertificateError)
-    return refused or isinstance(error, ProtocolError) or (isinstance(error, HubError) and error.status == _OK)

@@ -80,6 +80,7 @@ class HubReader:
         self._types = sorted(set(types) & READABLE_SINGLY.keys() - {"hash"})
         self._others = extra_types(types)
         self._most_bytes = self._max_bytes = max_bytes
+        self._lets_us = False  # whether it has let us read the last keys that were read without scripts
 
     async def states(self, keys: Sequence[bytes], *, large: int = 0) -> Fetched:
         """What these keys hold. Keys that do not fit into one reply are left out, but never the first.
@@ -99,8 +100,20 @@ class HubReader:
                 self._max_bytes = min(self._max_bytes + _LEAST_BYTES, self._most_bytes)
                 return reply
             self.scripts.refused()
-        few = keys[:_FEW]
-        return Fetched(dict(zip(few, await asyncio.gather(*map(self.state, few)), strict=True)), math.inf)
+            self._lets_us = False
+        return Fetched(await self._one_by_one(keys[:_FEW]), math.inf)
+
+    async def _one_by_one(self, keys: Sequence[bytes]) -> dict[bytes, State]:
+        """Without scripts; side by side, unless the hub has refused the last of them: it may refuse them all."""
+        first = keys[: None if self._lets_us else 1]
+        try:
+            states = [*await asyncio.gather(*map(self.state, first))]
+            states += await asyncio.gather(*map(self.state, keys[len(first) :]))
+        except BaseException:
+            self._lets_us = False
+            raise
+        self._lets_us = True
+        return dict(zip(keys, states, strict=True))
 
     async def _by_script(self, keys: Sequence[bytes], large: int) -> Fetched | None:
         """The states of the first keys, as many as fit; None: scripts are refused."""

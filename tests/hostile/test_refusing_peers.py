@@ -33,6 +33,9 @@ SITES = {
     "unknown command": (b"ERR unknown command 'x', with args beginning with: ", "unknown command"),
 }
 
+#: Commands that may be refused in five seconds: about eight tries, after the sixteen fetches that are under way.
+MOST_ASKED = 100
+
 
 @pytest.mark.parametrize("kind", HUBS)
 def test_a_hub_that_refuses_everything_gives_up_no_key(daemon, scene, certificates, kind):
@@ -68,6 +71,40 @@ def test_a_hub_that_refuses_everything_is_tried_seldom(scene, certificates, kind
                 assert daemon.state()
                 assert peer.asked < 150
         eventually(lambda: hub.redis.get("site1:seldom:1") == kind.encode(), 20, "all is there")
+
+
+@pytest.mark.parametrize("change", ["-@all", "resetkeys"])
+@pytest.mark.parametrize("direct", [False, True], ids=["Webdis", "direct"])
+def test_a_hub_that_refuses_everything_is_seldom_fetched_from(certificates, direct, change):
+    """Only events still come, and make keys dirty; sixteen fetches could be under way, each of fifty commands."""
+    users = ["user default on nopass ~* &* +@all", "user other on >s3cret ~* &* +@all"]
+    names = [f"site1:{number}" for number in range(3000)]
+    options = {"users": users, "tls": certificates if direct else None}
+    with RedisServer() as site, Hub(certificates, redis=options) as hub, Daemons(certificates) as daemons:
+        at_hub = hub.server.client(username="other", password="s3cret")
+        place = f"rediss://localhost:{hub.server.tls_port}" if direct else hub
+        daemon = daemons.live(site, place, "--sweep-period", "0")
+        daemon.wait_for_log("sweep.finished")
+        at_hub.set("site1:before", "v")
+        all_replicated(site.client(), at_hub)
+        at_hub.execute_command("ACL", "SETUSER", "default", change, "+psubscribe", "+publish")
+        at_hub.config_resetstat()
+        at_hub.mset(dict.fromkeys(names, "v"))
+        daemon.wait_for_log("fetch.failed")
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            assert daemon.state()
+            assert asked(at_hub) < MOST_ASKED
+        at_hub.execute_command("ACL", "SETUSER", "default", "~*", "+@all")
+        eventually(lambda: site.client().exists(*names) == len(names), 20, "all is there")
+        assert daemon.logged("apply.refused") == []
+
+
+def asked(client):
+    """How many commands a server was asked for that read keys."""
+    stats = client.info("commandstats")
+    words = ("cmdstat_eval", "cmdstat_evalsha", "cmdstat_get")
+    return sum(stats[word]["calls"] + stats[word]["rejected_calls"] for word in words if word in stats)
 
 
 @pytest.mark.parametrize("kind", SITES)

@@ -28,6 +28,7 @@ SHOWN = {
     "a server that refuses everything": """
         hostile/test_refusing_peers.py::test_a_hub_that_refuses_everything_gives_up_no_key
         hostile/test_refusing_peers.py::test_a_hub_that_refuses_everything_is_tried_seldom
+        hostile/test_refusing_peers.py::test_a_hub_that_refuses_everything_is_seldom_fetched_from flow/test_tries.py
         hostile/test_refusing_peers.py::test_a_site_that_refuses_everything_gives_up_no_key
         e2e/test_denied_keys.py engine/test_refusals.py
         remote/test_push.py::test_a_hub_that_refuses_everything_is_no_fault_of_a_key
