@@ -22,6 +22,7 @@ class Holder:
         self.step = step
         self.left = left
         self.looked = []
+        self.where = "a server of this test"
         self.pages = self.sums_read = 0
         self.before = lambda _question: None
 

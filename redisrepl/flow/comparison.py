@@ -17,6 +17,7 @@ from typing import Protocol
 
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.wire.digests import BUCKETS, UNREADABLE, Look, Page, Summed, add_sums
+from redisrepl.wire.scan import Scan
 
 __all__ = ["Comparison", "Holder", "Remembered"]
 
@@ -30,6 +31,8 @@ _FIRST = 4
 
 class Holder(Protocol):
     """A side: `local.compare.SiteComparer`, `remote.compare.HubComparer`."""
+
+    where: str  # which server that is, for messages
 
     async def sums(self, prefix: bytes, cursor: bytes, count: int, sums: list[int]) -> Summed:
         """Add the keys of one step of a scan to the sums of their buckets."""
@@ -91,10 +94,10 @@ class Comparison:
         if buckets is not None and not buckets:
             return
         found = [0] * BUCKETS  # sums of what is agreed about the keys that the side has
-        cursor = b"0"
+        scan = Scan(f"a scan of {side.where}")
         while True:
             started = time.monotonic()
-            page = await side.page(prefix, cursor, _STEP, buckets)
+            page = await side.page(prefix, scan.cursor, _STEP, buckets)
             looks = page.looks | dict(zip(page.left, await side.looks(page.left) if page.left else (), strict=True))
             looks = {key: look for key, look in looks.items() if key.startswith(prefix)}
             agreed = {} if self._store.fresh else await self._store.lookup(list(looks))
@@ -105,8 +108,7 @@ class Comparison:
             if differing:
                 yield differing, []
             await self._pace(len(looks) + _SCANNED * _STEP, started, speed)
-            cursor = page.cursor
-            if cursor == b"0":
+            if scan.ends(page.cursor):
                 break
         if not self._store.fresh:
             async for differing, missing in self._not_seen(side, prefix, buckets, found):
@@ -128,17 +130,16 @@ class Comparison:
         if self._store.fresh or self._expiries:
             return None  # sums do not tell expiries
         sums = [0] * BUCKETS
-        cursor = b"0"
+        scan = Scan(f"a scan of {side.where}")
         while True:
             started = time.monotonic()
-            step = await side.sums(prefix, cursor, _STEP, sums)
+            step = await side.sums(prefix, scan.cursor, _STEP, sums)
             if step.left:
                 looks = dict(zip(step.left, await side.looks(step.left), strict=True))
                 add_sums(sums, looks)
             self.compared += step.keys
             await self._pace(step.keys + _SCANNED * _STEP, started)
-            cursor = step.cursor
-            if cursor == b"0":
+            if scan.ends(step.cursor):
                 break
         agreed = await self._store.sums(prefix)
         return [bucket for bucket in range(BUCKETS) if sums[bucket] != agreed[bucket]]

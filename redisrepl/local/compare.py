@@ -50,6 +50,9 @@ class SiteComparer:
         expiries: whether expiries are compared.
         types: the types that are compared beside strings and hashes.
         times: whether expiries of fields are compared.
+
+    Attributes:
+        where: which server it is, for messages.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class SiteComparer:
         times: FieldTimes | None = None,
     ) -> None:
         self._times = times or FieldTimes()
+        self.where = f"the site's Redis {address}"
         self._reader = reader
         others = extra_types(types)
         self._others = (others,) if others else ()
@@ -102,7 +106,7 @@ class SiteComparer:
             if reply is None:
                 return list((await self._read(keys)).values())
             for key, look in zip(rest, parse_looks(reply, len(rest)), strict=False):
-                whole = await look_at_large(key, look, self._total) if look.type else look
+                whole = await look_at_large(key, look, self.where, self._total) if look.type else look
                 if whole is None:
                     return list((await self._read(keys)).values())
                 looks.append(whole)

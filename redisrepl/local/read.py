@@ -24,6 +24,7 @@ from redisrepl.wire.collections import COLLECTIONS, READABLE_SINGLY, elements_in
 from redisrepl.wire.entries import FIRST_ID, LAST_ID, entries_in, is_entry, plain_id, stream_facts
 from redisrepl.wire.fieldtimes import FieldTimes, question_of_times, times_of, with_times
 from redisrepl.wire.replies import as_bytes, as_clock, as_integer, as_page, as_pairs, as_strings, wrong
+from redisrepl.wire.scan import Scan
 from redisrepl.wire.states import STATES_SCRIPT, TOO_LARGE, parse_states
 from redisrepl.wire.unwanted import MAX_VALUE
 
@@ -156,11 +157,13 @@ class SiteReader:
     async def _in_pages(self, key: bytes, large: LargeState) -> State:
         """A large collection; if it changes meanwhile, the stream will tell, or whoever watches it."""
         found: dict[bytes, bytes] = {}
-        cursor, size, scan = b"0", 0, COLLECTIONS[large.type].scan
+        size, command = 0, COLLECTIONS[large.type].scan
+        asked = self._asked(command.decode())
+        scan = Scan(asked)
         while True:
             with translated(self._address):
                 try:
-                    reply = await ask(self._client, scan, key, cursor, b"COUNT", b"%d" % _PAGE)
+                    reply = await ask(self._client, command, key, scan.cursor, b"COUNT", b"%d" % _PAGE)
                 except redis.exceptions.ResponseError as error:
                     denied = isinstance(error, redis.exceptions.NoPermissionError)
                     if not denied and not str(error).startswith(("WRONGTYPE", "unknown command")):
@@ -169,10 +172,10 @@ class SiteReader:
                     reply = None
             if reply is None:
                 return (await self.first_states([key], _MAX_REPLY))[0]
-            cursor, flat = as_page(reply, self._asked(scan.decode()))
+            cursor, flat = as_page(reply, asked)
             found |= await self._timed(key, large.type, self._elements(large.type, list(flat)))
             size += sum(map(len, flat))
-            done = cursor == b"0"
+            done = scan.ends(cursor)
             state = HashState(found, large.expires_at_ms, large.type)
             if (done and value_size(state) > self._max_value) or size > 2 * self._max_value:  # some may come twice
                 return TOO_LARGE

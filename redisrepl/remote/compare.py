@@ -51,6 +51,9 @@ class HubComparer:
         expiries: whether expiries are compared.
         types: the types that are compared beside strings and hashes.
         clock: seconds that never go backwards.
+
+    Attributes:
+        where: which server it is, for messages.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class HubComparer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scripts = Scripts(hub.eval, refuses_script, clock=clock)
+        self.where = f"the hub {hub.url}"
         self._reader = reader
         self._shift = hub.clock_shift
         others = extra_types(types)
@@ -99,7 +103,7 @@ class HubComparer:
             rest = keys[len(looks) :]
             reply = await self._script(LOOK_SCRIPT, self._expiries, b"%d" % WORK, *rest)
             for key, look in zip(rest, parse_looks(reply, len(rest)) if reply is not None else (), strict=False):
-                whole = await look_at_large(key, look, self._total) if look.type else look
+                whole = await look_at_large(key, look, self.where, self._total) if look.type else look
                 if whole is None:
                     break
                 looks.append(self._shift.look(whole))

@@ -57,6 +57,7 @@ from redisrepl.tls.contexts import client_context
 from redisrepl.wire.digests import UNREADABLE, Look, expiries_differ
 from redisrepl.wire.fieldtimes import probes
 from redisrepl.wire.replies import CLOCK_TOLERANCE
+from redisrepl.wire.scan import Scan
 
 __all__ = ["Choice", "run"]
 
@@ -207,10 +208,10 @@ async def _differences(settings: Settings, sides: _Sides, namespaces: Namespaces
     compared = 0
     for prefix in namespaces:
         for holder, other in ((sides.site_looks, sides.hub_looks), (sides.hub_looks, sides.site_looks)):
-            cursor = b"0"
+            scan = Scan(f"a scan of {holder.where}")
             while True:
                 started = time.monotonic()
-                page = await holder.page(prefix, cursor, _PAGE, None)
+                page = await holder.page(prefix, scan.cursor, _PAGE, None)
                 keys = [key for key in (*page.looks, *page.left) if key.startswith(prefix)]
                 looks = page.looks | dict(
                     zip(page.left, await holder.looks(page.left) if page.left else (), strict=True)
@@ -224,8 +225,7 @@ async def _differences(settings: Settings, sides: _Sides, namespaces: Namespaces
                     if _differ(looks[key], look, sides.tolerance_ms):
                         suspects[key] = None
                 await asyncio.sleep(max(0.0, len(keys) / settings.sweep_rate - (time.monotonic() - started)))
-                cursor = page.cursor
-                if cursor == b"0":
+                if scan.ends(page.cursor):
                     break
     if suspects:
         await asyncio.sleep(_PATIENCE)

@@ -13,6 +13,7 @@ from redisrepl.errors import ProtocolError
 from redisrepl.wire.digests import UNREADABLE, Look, hash_digest
 from redisrepl.wire.lua import ELEMENT_HASH, ELEMENTS_OF
 from redisrepl.wire.replies import number
+from redisrepl.wire.scan import Scan
 
 __all__ = ["TOTAL_SCRIPT", "Total", "look_at_large", "parse_total"]
 
@@ -81,26 +82,26 @@ def parse_total(items: Sequence[bytes]) -> Total:
 
 
 async def look_at_large(
-    key: bytes, look: Look, run: Callable[[bytes, bytes, bytes], Awaitable[Total | None]]
+    key: bytes, look: Look, where: str, run: Callable[[bytes, bytes, bytes], Awaitable[Total | None]]
 ) -> Look | None:
     """The digest of a large collection, of which only the type and the expiry were seen.
 
     Args:
         key: of it.
         look: what was seen.
+        where: at which server, for messages.
         run: the script, once; None: it is refused.
 
     Returns:
         None: likewise.
     """
-    first, second, cursor = 0, 0, b"0"
+    first, second, scan = 0, 0, Scan(f"a scan of a {look.type} at {where}")
     while True:
-        total = await run(key, look.type.encode(), cursor)
+        total = await run(key, look.type.encode(), scan.cursor)
         if total is None:
             return None
         if total.type != look.type:  # it has just been changed, and will be looked at for that
             return look._replace(digest=None if total.type == "none" else UNREADABLE, type="")
         first, second = (first + total.sums[0]) % (1 << 48), (second + total.sums[1]) % (1 << 48)
-        cursor = total.cursor
-        if cursor == b"0":
+        if scan.ends(total.cursor):
             return look._replace(digest=hash_digest(key, (first, second)), type="")

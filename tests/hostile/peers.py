@@ -10,6 +10,8 @@ import ssl
 import threading
 from pathlib import Path
 
+import hiredis
+
 
 class Listener:
     """A TCP server on loopback; `serve` has each connection, in a thread of its own."""
@@ -169,6 +171,32 @@ class HostileSite(Listener):
                 connection.sendall(b"+OK\r\n" * data.count(b"REPLCONF"))
             else:
                 connection.sendall(self._reply())
+
+
+class HostileRedis(Listener):
+    """A Redis, with TLS if certificates are given, that answers each command with what `answer` yields of its words."""
+
+    def __init__(self, answer, certificates=None):
+        self._context = None if certificates is None else server_context(certificates)
+        self._answer = answer
+        self.asked = 0
+        super().__init__()
+
+    def serve(self, connection):
+        if self._context is None:
+            self._converse(connection)
+            return
+        with self._context.wrap_socket(connection, server_side=True) as wrapped:
+            self._converse(wrapped)
+
+    def _converse(self, connection):
+        commands = hiredis.Reader()
+        while data := connection.recv(65536):
+            commands.feed(data)
+            while (words := commands.gets()) is not False:
+                self.asked += 1
+                for piece in self._answer(words):
+                    connection.sendall(piece)
 
 
 def head(status, length=None, *extra):

@@ -406,6 +406,7 @@ class HolderDouble:
 
     def __init__(self, double: HubDouble | SiteDouble, world: World) -> None:
         self._double, self._world = double, world
+        self.where = "a server of the model"
 
     def _step(self, prefix: bytes, cursor: bytes) -> tuple[bytes, dict[bytes, Look]]:
         """Keys by halves: those that are there all the time come."""
