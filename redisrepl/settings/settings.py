@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from redisrepl.errors import ConfigError
+from redisrepl.files import read_file
 from redisrepl.settings.declared import ByteSize, Declared, Field, SelfExplainingError
 from redisrepl.settings.retention import Retention
 from redisrepl.settings.suggestions import closest
@@ -326,11 +327,11 @@ def _toml(name: str) -> str:
 def _read_toml(file: Path) -> dict[str, Any]:
     import tomllib  # noqa: PLC0415 - most starts read no file
 
+    text = read_file(file, "--config", pipe=True)
     try:
-        with file.open("rb") as stream:
-            content = tomllib.load(stream)
-    except OSError as error:
-        raise ConfigError(f"--config {file}: {(error.strerror or str(error)).lower()}: check the path") from None
+        content = tomllib.loads(text.decode())
+    except RecursionError:
+        raise ConfigError(f"--config {file}: not TOML: its lists are too deep") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         hint = next((hint for said, hint in _TOML_HINTS.items() if said in str(error)), "correct that line")
         raise ConfigError(f"--config {file}: not TOML: {error}: {hint}") from None

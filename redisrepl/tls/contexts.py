@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redisrepl.errors import CertificateError, ConfigError
+from redisrepl.files import check_regular, read_file
 from redisrepl.tls.reasons import tls_reason
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ __all__ = [
     "CertificateFiles",
     "RenewableContext",
     "client_context",
-    "read_file",
     "readable_by_others",
     "renew",
     "server_context",
@@ -74,7 +74,12 @@ class CertificateFiles:
 
     def paths(self) -> list[Path]:
         """All files of the link."""
-        return [path for path in (self.ca, self.cert, self.key, self.password) if path is not None]
+        return [path for path, _ in self.named()]
+
+    def named(self) -> list[tuple[Path, str]]:
+        """All files of the link, each with the flag that names it."""
+        files = zip((self.ca, self.cert, self.key, self.password), (*self.flags, self.password_flag), strict=True)
+        return [(path, flag) for path, flag in files if path is not None]
 
 
 class _NotedSSLObject(ssl.SSLObject):
@@ -156,19 +161,6 @@ def trust_told(reason: str, context: ssl.SSLContext | None) -> str:
     return f"{reason} (no {flag} is given, so the system's authorities are trusted)"
 
 
-def read_file(path: Path, flag: str) -> bytes:
-    """The content of a configured file.
-
-    Raises:
-        ConfigError: it cannot be read; names the flag, the file and the reason.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ConfigError(f"{flag} {path}: {reason}: check the path and that this user may read it") from None
-
-
 def readable_by_others(path: Path) -> bool:
     """Whether more users of this machine than its owner and root may read a file."""
     try:
@@ -185,7 +177,7 @@ def server_context(files: CertificateFiles) -> RenewableContext:
     """
     context = RenewableContext(ssl.PROTOCOL_TLS_SERVER)
     if files.ca is not None:
-        pem = read_file(files.ca, files.flags[0])
+        pem = read_file(files.ca, files.flags[0], pipe=True)
         _certificates(pem, files.ca, files.flags[0])
         context.load_verify_locations(cadata=pem.decode("ascii", "ignore"))
         context.verify_mode = ssl.CERT_REQUIRED
@@ -212,7 +204,7 @@ def client_context(files: CertificateFiles, now: datetime | None = None) -> Rene
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
         context.no_ca = ca_flag
     else:
-        pem = read_file(files.ca, ca_flag)
+        pem = read_file(files.ca, ca_flag, pipe=True)
         for authority in _certificates(pem, files.ca, ca_flag):
             context.complaints += [f"{ca_flag} {files.ca}: {fault}" for fault in _faults(authority)]
         if files.strict and context.complaints:
@@ -245,6 +237,8 @@ def renew(context: RenewableContext, files: CertificateFiles) -> None:
     Raises:
         ConfigError, CertificateError: as `client_context`; the context is then unchanged.
     """
+    for path, flag in files.named():
+        check_regular(path, flag)  # a pipe was read at the start, and to wait for another would hold all up
     serves = context.protocol is ssl.PROTOCOL_TLS_SERVER
     context.hand_over(server_context(files) if serves else client_context(files))
 
@@ -268,7 +262,7 @@ def _check_key(certificate: x509.Certificate, files: CertificateFiles) -> bytes 
     pem = read_file(key, key_flag)
     password = None
     if files.password is not None:
-        password = read_file(files.password, files.password_flag).rstrip(b"\r\n")
+        password = read_file(files.password, files.password_flag, pipe=True).rstrip(b"\r\n")
     try:
         private_key = load_pem_private_key(pem, password=password)
     except TypeError:

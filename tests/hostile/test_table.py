@@ -62,7 +62,9 @@ SHOWN = {
         test_showing.py::test_every_way_to_a_terminal_is_plain test_showing.py::test_the_live_table_is_plain
         observe/test_service.py::test_nothing_that_a_peer_says_is_told_as_it_is
         subcommands/test_conflicts.py""",
-    "files that other users made": "store/test_directory.py tls/test_contexts.py::test_whether_others_may_read_a_key",
+    "files that other users made": """
+        store/test_directory.py tls/test_contexts.py::test_whether_others_may_read_a_key""",
+    "files that are no files": "hostile/test_odd_files.py test_files.py",
     "the shipped hub keeps its sites apart": "testbed/test_hub_files.py",
     "misleading words": "tls/test_contexts.py e2e/test_errors.py remote/test_transport.py",
     "pipes, proxies and versions": """

@@ -242,7 +242,7 @@ def test_a_flag_that_is_no_setting_is_an_error():
         load_settings({"hadr": "x"})
 
 
-@pytest.mark.parametrize("content", [b"ns = [", b"ns = 'a'\nns = 'b'\n", b"\xff = 1"])
+@pytest.mark.parametrize("content", [b"ns = [", b"ns = " + b"[" * 100_000, b"ns = 'a'\nns = 'b'\n", b"\xff = 1"])
 def test_a_file_that_is_not_toml(content, tmp_path):
     file = tmp_path / "x.toml"
     file.write_bytes(content)
@@ -251,9 +251,9 @@ def test_a_file_that_is_not_toml(content, tmp_path):
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
-    with pytest.raises(ConfigError, match=r"no such file or directory: check the path$"):
+    with pytest.raises(ConfigError, match=r"no such file or directory: check the path and that this user may read it$"):
         load_settings({}, tmp_path / "none.toml")
-    with pytest.raises(ConfigError, match=r"is a directory: check the path$"):
+    with pytest.raises(ConfigError, match=r"is a directory: name a file$"):
         load_settings({}, tmp_path)
 
 

@@ -80,8 +80,8 @@ def test_a_ca_file_may_hold_several_and_words_in_any_language(certificates, tmp_
 @pytest.mark.parametrize("kind", ["missing", "directory"])
 def test_a_file_that_cannot_be_read_is_named(certificates, tmp_path, part, flag, kind):
     path = tmp_path if kind == "directory" else tmp_path / "missing.pem"
-    reason = "is a directory" if kind == "directory" else "no such file or directory"
-    with pytest.raises(ConfigError, match=rf"^{flag} {path}: {reason}: check the path"):
+    reason = "is a directory: name a file" if kind == "directory" else "no such file or directory: check the path"
+    with pytest.raises(ConfigError, match=rf"^{flag} {path}: {reason}"):
         client_context(files(certificates, **{part: path}))
 
 
