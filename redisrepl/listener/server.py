@@ -3,22 +3,23 @@
 In: requests. Out: responses. Left to others: the daemon's state (`observe.state`), its presentation
 (`listener.metrics`, `listener.page`).
 
-Clients cost little: all of them share one document a second, connections are few and short, and a client that does not
-read is disconnected.
+Clients cost little: all of them share one document a second, connections are few and short, from before their TLS
+handshake until nothing of them is left, and a client that does not read is disconnected.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Protocol
+from typing import Protocol, cast
 
 import structlog
 
+from redisrepl.errors import without_frames
 from redisrepl.listener.addresses import Access, ListenAddress, access_of, parse_listen_address
 from redisrepl.listener.http import LONGEST_HEAD, BadRequestError, Request, Response, read_request
 from redisrepl.listener.metrics import Metrics
@@ -36,7 +37,8 @@ _log = structlog.get_logger("redisrepl")
 #: Most connections at a time, and how many of them may receive events of the page.
 _CONNECTIONS = 64
 _STREAMS = 16
-#: Seconds within which a client must send its request, and within which it must read the response.
+#: Seconds within which a client must send its request, and within which it must read the response; before, for the
+#: handshake, and after, to take what is on its way and end the connection.
 _PATIENCE = 10.0
 #: Seconds between two events of the page.
 _EVENTS = 2.0
@@ -94,6 +96,7 @@ class Listener:
         self._asking = asyncio.Lock()
         self._servers: dict[ListenAddress, asyncio.Server] = {}
         self._open: set[asyncio.Task[None]] = set()
+        self._entered: set[asyncio.Transport] = set()
         self._streams = 0
         self._ticked_at = time.monotonic()
         self._routes: dict[str, Callable[[Request], Awaitable[Response]]] = {
@@ -145,13 +148,15 @@ class Listener:
             task.cancel()
 
     async def _listen(self, place: ListenAddress) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
         if place.path is not None:
             # Its group may connect too. A setgid directory passes its own group on to the socket.
             listening = bound_socket(place.path, 0o660)
-            return await asyncio.start_unix_server(self._answer, sock=listening, limit=LONGEST_HEAD)
+            return await loop.create_unix_server(lambda: _Arrival(self._enter, None), sock=listening)
         context = self.access.context
-        return await asyncio.start_server(
-            self._answer, place.host, place.port, ssl=context, limit=LONGEST_HEAD, backlog=_CONNECTIONS
+        # Not `ssl=context`: asyncio would tell of a connection only after its handshake, and let any number wait in it.
+        return await loop.create_server(
+            lambda: _Arrival(self._enter, context), place.host, place.port, backlog=_CONNECTIONS
         )
 
     def _warn(self) -> None:
@@ -166,24 +171,49 @@ class Listener:
                 "listen.open", hint="whoever reaches the port may read: give --listen-token-file or --listen-ca"
             )
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection."""
+    def _enter(self, transport: asyncio.Transport, context: ssl.SSLContext | None) -> None:
+        """Serve this connection, if there are not too many."""
+        if len(self._entered) >= _CONNECTIONS:
+            transport.abort()
+            return
+        self._entered.add(transport)
+        if context is not None:
+            transport.pause_reading()  # what comes first is for TLS
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                await self._answer(reader, writer, context)
+            finally:
+                transport.abort()  # what it has not read until now would be kept for as long as it likes
+                self._entered.discard(transport)
+
+        protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader(LONGEST_HEAD), answer)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+
+    async def _answer(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: ssl.SSLContext | None
+    ) -> None:
+        """Serve one connection, until nothing is left of it."""
         task = asyncio.current_task()
         if task is not None:
             self._open.add(task)
         try:
-            with contextlib.suppress(OSError, TimeoutError, asyncio.CancelledError):
-                await self._converse(reader, writer)
+            if context is not None:
+                await writer.start_tls(context, ssl_handshake_timeout=_PATIENCE)
+            await self._converse(reader, writer)
+            writer.close()
+            async with asyncio.timeout(_PATIENCE):
+                await writer.wait_closed()
+        except (OSError, TimeoutError, asyncio.CancelledError) as error:
+            # The streams keep it, and it these calls, and they the streams: with TLS 300 KB wait for the collector.
+            without_frames(error)
         finally:
             if task is not None:
                 self._open.discard(task)
-            writer.close()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         local = writer.get_extra_info("socket").family.name == "AF_UNIX"
-        if len(self._open) > _CONNECTIONS:
-            writer.transport.abort()
-            return
         try:
             async with asyncio.timeout(_PATIENCE):
                 request = await read_request(reader)
@@ -292,6 +322,20 @@ class Listener:
                 await asyncio.sleep(_EVENTS)
         finally:
             self._streams -= 1
+
+
+class _Arrival(asyncio.Protocol):
+    """A connection that has just been made."""
+
+    def __init__(
+        self, enter: Callable[[asyncio.Transport, ssl.SSLContext | None], None], context: ssl.SSLContext | None
+    ) -> None:
+        self._enter = enter
+        self._context = context
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See the class."""
+        self._enter(cast("asyncio.Transport", transport), self._context)
 
 
 async def _send(writer: asyncio.StreamWriter, response: Response) -> None:

@@ -13,6 +13,7 @@ SHOWN = {
         wire/test_feed.py::test_a_damaged_message""",
     "replies without an end": """
         hostile/test_hostile_peers.py remote/test_endless.py hostile/test_endless_scans.py wire/test_scan.py
+        hostile/test_listener_clients.py
         local/test_client.py::test_only_a_reply_with_values_may_be_large""",
     "values outside the namespaces, and too large ones": """
         hostile/test_hostile_peers.py::test_a_hostile_site wire/test_unwanted.py""",
