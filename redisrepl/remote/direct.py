@@ -162,6 +162,8 @@ class _Link:
                     found.append(reply)
             except DAMAGED as error:
                 raise ProtocolError(f"the hub sent what makes no sense: {error}") from error
+            if len(found) > replies:
+                raise ProtocolError("the hub sent more replies than it was asked for")
             moved(room.size)
         return found
 

@@ -8,7 +8,7 @@ import pytest
 TESTS = Path(__file__).parents[1]
 SHOWN = {
     "lengths and counts are not believed": """
-        hostile/test_hostile_peers.py wire/test_resp.py
+        hostile/test_hostile_peers.py hostile/test_hostile_direct_hub.py wire/test_resp.py
         local/test_client.py::test_a_list_is_not_made_before_its_elements_come
         wire/test_feed.py::test_a_damaged_message""",
     "replies without an end": """
@@ -18,7 +18,7 @@ SHOWN = {
     "values outside the namespaces, and too large ones": """
         hostile/test_hostile_peers.py::test_a_hostile_site wire/test_unwanted.py""",
     "replies of the wrong shape": """
-        hostile/test_hostile_peers.py hostile/test_fuzz.py remote/test_any_reply.py
+        hostile/test_hostile_peers.py hostile/test_hostile_direct_hub.py hostile/test_fuzz.py remote/test_any_reply.py
         local/test_client.py::test_replies_of_any_shape_are_values_or_errors_of_ours""",
     "a long poll for each namespace": """
         e2e/test_subscribe.py::test_three_hundred_namespaces_with_one_push_at_a_time
