@@ -250,21 +250,18 @@ class Judging:
         side = self._core.continuity.site
         epoch, resumed = side.epoch, self._resumed
         facts = await self._ask_site()
-        judged, held, settled = self._continuous(facts, resumed=resumed), None, _NOTHING
-        is_other = judged is None
-        if judged is None and (found := self._still_found(facts)) is not None:
-            judged, held, settled = found.judged, found.held, found.settled
-        elif judged is None:
-            judged = await self._of_another(facts)
+        whole = self._continuous(facts, resumed=resumed)
+        found = self._found_before(facts) if whole is None else None
+        judged = whole or (found.judged if found else await self._of_another(facts))
         seen = self.known.seen
         kept = None if judged.kept_to is None or seen is None else Position(seen.replid, judged.kept_to)
         agreed = await self._perhaps_lost(judged, self._core.losses, kept)
-        if held is None:
+        if found is None:
             held = await self._held("site", judged, agreed)
-            settled = await self._settled(judged, held)
-        if side.epoch != epoch or not side.followed:  # the link was lost meanwhile; the next may lead to another server
-            self._found = _Found((facts.run_id, facts.replid), judged, held, settled) if is_other else None
-            return
+            found = _Found((facts.run_id, facts.replid), judged, held, await self._settled(judged, held))
+        if side.epoch != epoch or not side.followed:
+            self._found = found if whole is None else None
+            return  # the link was lost meanwhile; the next may lead to another server
         self._found = None
         if facts.evicted_since(self.known.evicted):
             side.evicts = True
@@ -274,7 +271,7 @@ class Judging:
         if facts.replid and not self._read_to():  # followed by its events, which have no position
             self.known.seen = Position(facts.replid, facts.offset)
         self._core.outbound.new_from(facts.offset or self._read_to())
-        self._tell("site", judged, agreed, held, settled)
+        self._tell("site", judged, agreed, found.held, found.settled)
 
     def _continuous(self, facts: SiteFacts, *, resumed: bool) -> _Judgement | None:
         """The judgement of a site of which all that we saw is still there; None: it may have gone back."""
@@ -297,7 +294,7 @@ class Judging:
             return _Judgement(Event.RESUMED) if resumed else _Judgement(Event.GAP, "writes of the site were missed")
         return None
 
-    def _still_found(self, facts: SiteFacts) -> _Found | None:
+    def _found_before(self, facts: SiteFacts) -> _Found | None:
         """What was found of this process at the end of an earlier link, if it still is true."""
         found = self._found
         if found is None or not facts.run_id or found.process != (facts.run_id, facts.replid):
