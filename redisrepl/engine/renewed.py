@@ -49,7 +49,9 @@ class Renewed:
         self._lost_at: int | None = None  # until it is judged
         self._history: str | None = None  # of the server that was found since; None: none was
         self._waiting: dict[bytes, set[bytes | None]] = {}  # since the loss, and not written since
-        self._of_others: set[bytes] = set()  # of these, what did not wait yet, or already, when it had all that we saw
+        # Of these, keys that the site may lack though it has all that it had told when it was lost: they had waited
+        # before, or another stream has told of them since.
+        self._of_others: set[bytes] = set()
         self._sent: dict[Place, int] = {}  # of these, what has arrived, with the number of that agreement
         self._places: dict[bytes, dict[bytes | None, int]] = {}
         self._too_many = False  # waited: no agreement tells anything
@@ -96,6 +98,7 @@ class Renewed:
 
     def has_all_but(self, keys: Collection[bytes]) -> None:
         """The site has all that it had told when it was lost, but for these keys."""
+        self._saved = None
         for key in self._waiting.keys() - self._of_others - set(keys):
             del self._waiting[key]
 

@@ -17,6 +17,8 @@ from redisrepl.engine.pieces import Pieces
 
 __all__ = ["NEVER", "StreamedKeys"]
 
+#: Streams of which each may have told of all keys that wait.
+_OTHERS = 8
 #: An offset that no history comes to.
 NEVER = sys.maxsize
 
@@ -38,7 +40,7 @@ class StreamedKeys:
     """Which keys the stream told of last, and up to which offset.
 
     Attributes:
-        history: whose stream it is, by its replication id; empty: that is not known.
+        history: whose stream it is, by its replication id; empty: that is not known, or too many others told since.
         whole_to: what is not remembered, it had told before this offset; infinity: that is not known.
         known_to: of what was agreed on after this number, it is not known whether the stream had told of it.
         forgot: it has told of some keys that are not remembered.
@@ -112,6 +114,8 @@ class StreamedKeys:
         """What this other stream tells is about a server that may not have the history of this one."""
         if not any(known is other for known in self._others):
             self._others.append(other)
+        if len(self._others) > _OTHERS:
+            self.history = ""
 
     def tells_of(self, key: bytes) -> bool:
         """Whether it has told of this key, as far as that is remembered."""

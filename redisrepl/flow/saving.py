@@ -155,10 +155,14 @@ class Saving:
             await self._news.wait()
             await asyncio.sleep(_PERIOD)
             self._news.clear()
-            await self._read_witnesses()
-            await self._mark_site()
-            if self.save() or self._core.outbound.waiting or not self._core.certain:
+            if await self.once() or self._core.outbound.waiting or not self._core.certain:
                 self._news.set()
+
+    async def once(self) -> bool:
+        """Take evidence of what the site holds, leave some there, and save; returns whether anything was new."""
+        await self._read_witnesses()
+        await self._mark_site()
+        return self.save()
 
     async def _read_witnesses(self) -> None:
         """Read keys whose changes in the stream had no value: only values are evidence of the site's history.

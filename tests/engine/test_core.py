@@ -791,7 +791,12 @@ def test_until_the_next_stream_is_judged_the_last_one_tells_where_what_waits_lie
     assert told.written([KEY, OTHER]) is None
     core.outbound.read([[b"FLUSHALL"]], 7)
     assert told.written([b"untold"]) is None  # it may be among those that are gone
-    assert link("fourth", 50, KEY, judged=True).written([KEY]) == (51, {})
+    for _ in range(5):
+        core.site_lost(8)
+        assert link("again", 0, OTHER, judged=False).history == "first"
+    core.site_lost(8)
+    assert link("again", 0, OTHER, judged=False).history == ""  # so many are not remembered
+    assert link("last", 50, KEY, judged=True).written([KEY]) == (51, {})
 
 
 def test_what_is_made_good_is_not_lost_any_more():

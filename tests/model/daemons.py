@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +27,7 @@ from redisrepl.engine.seen import HISTORY, MOST_PLACES, Ring
 from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.errors import FencedError, LinkLostError, OutcomeUnknownError, PeerUnavailableError
 from redisrepl.flow import clocks as clocks_module
+from redisrepl.flow import saving as saving_module
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.comparison import Comparison
 from redisrepl.flow.judging import Judging
@@ -75,9 +76,11 @@ class Clock:
 CLOCK = Clock()
 
 
-def by_the_clock_of_the_model() -> contextlib.AbstractContextManager[object]:
+@contextlib.contextmanager
+def by_the_clock_of_the_model() -> Iterator[None]:
     """Within this, parts that ask for the time of day are told that of the model; not those of other tests."""
-    return mock.patch.object(clocks_module, "time", CLOCK)
+    with mock.patch.object(clocks_module, "time", CLOCK), mock.patch.object(saving_module, "_MARK_PERIOD", 0.0):
+        yield
 
 
 class PlayedPushing(Pushing):

@@ -119,6 +119,7 @@ MORE = [
         ONE,
     ),
     Mutant(seen, "Ring.offset_of", "at + (not told_all) <= count", "True"),
+    Mutant(seen, "Ring.offset_of", "if not changes:", "if False:"),
     Mutant(reach, "StreamReach.held_by", "written[0]", "1", circumstances={"silent": True}),
     Mutant(pushing, "Pushing._failed", "self._hub.fence.doubt()", "pass", ONE),
     Mutant(plans, "_plan_whole", "plan.push, plan.expected = Touch(key, replaces=True), (far,)", "pass"),

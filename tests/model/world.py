@@ -296,12 +296,7 @@ class World:
     def save(self, site: Site) -> None:
         """What `Saving.run` does at its times."""
         if "save" not in [task.kind for task in site.daemon.tasks]:
-
-            async def save(saving: Any = site.daemon.saving) -> None:
-                await saving._read_witnesses()
-                saving.save()
-
-            self.begin(site, "save", save())
+            self.begin(site, "save", site.daemon.saving.once())
 
     def begin(self, site: Site, kind: str, coroutine: Any) -> None:
         """Something is begun."""
