@@ -39,7 +39,7 @@ from redisrepl.observe.failures import FailureLog
 from redisrepl.remote.fence import NoFence
 from redisrepl.remote.push import Pushed
 from redisrepl.store import Facts, Store
-from redisrepl.wire.entries import FIRST_ID, LAST_ID
+from redisrepl.wire.entries import FIRST_ID, LAST_ID, is_entry
 from redisrepl.wire.fieldtimes import FieldTimes, may_expire
 from redisrepl.wire.writes import UNCHANGED
 
@@ -415,7 +415,7 @@ class Pushing:
                 read = dict(zip(names, values, strict=True))
                 if FIRST_ID in read:
                     return await self._trimmed(key, {**fields, **read})
-                gone = tuple(field for field, value in read.items() if value is None) if "del" in kinds else ()
+                gone = _absent(kind, read) if "del" in kinds else ()
                 return [HashSet(key, {**fields, **read}, kind), *([FieldsDeleted(key, gone, kind)] if gone else [])]
             case _:
                 return [change]
@@ -427,10 +427,15 @@ class Pushing:
         there |= {name: value for name, value in elements.items() if value is not None and name >= first}
         changes: list[Change] = [HashSet(key, there, "stream")] if there else []
         if "del" in self.outbound.kinds:
-            gone = await self._store.names(key, before=first) | (elements.keys() - there.keys())
+            gone = await self._store.names(key, before=first) | set(filter(is_entry, elements.keys() - there.keys()))
             if gone:
                 changes.append(FieldsDeleted(key, tuple(sorted(gone)), "stream"))
         return changes
+
+
+def _absent(kind: str, read: Mapping[bytes, bytes | None]) -> tuple[bytes, ...]:
+    """Which elements are gone. The last id of a stream goes with its key only: what removed that, the stream tells."""
+    return tuple(name for name, value in read.items() if value is None and (kind != "stream" or is_entry(name)))
 
 
 def _refuse_stale(outbound: Outbound, batch: Batch) -> None:

@@ -761,6 +761,24 @@ async def test_of_a_stream_without_entries_all_are_removed(store):
     assert hub.pushed == [[[b"XDEL", b"s", b"2-1", b"3-1"]]]
 
 
+@pytest.mark.parametrize("trimmed", [{}, {FIRST_ID: None}], ids=["created with a group", "trimmed, too"])
+async def test_the_last_id_of_a_stream_that_is_gone_meanwhile_is_no_entry_to_remove(store, trimmed):
+    facts = Facts()
+    facts.hash(b"s", dict.fromkeys((ID[2], LAST_ID), 1), None)
+    store.agreed(facts)
+    outbound, hub = outbound_of(HashSet(b"s", {ID[2]: None, LAST_ID: None} | trimmed, "stream")), FakeHub()
+    async with Flights(outbound, store, hub, site=StatesOf({b"s": HashState({}, None, "stream")})) as flights:
+        await flights.pushing.drained()
+    assert hub.pushed == [[[b"XDEL", b"s", b"2-1"]]]
+
+
+async def test_a_field_of_a_hash_may_be_called_like_the_last_id_of_a_stream(store):
+    outbound, hub = outbound_of(HashSet(b"h", {LAST_ID: None})), FakeHub()
+    async with Flights(outbound, store, hub, site=StatesOf({b"h": HashState({}, None)})) as flights:
+        await flights.pushing.drained()
+    assert hub.pushed == [[[b"HDEL", b"h", LAST_ID]]]
+
+
 async def test_a_stream_that_may_be_another_one_is_compared_entry_by_entry(store):
     states = {b"s": HashState({ID[2]: V, LAST_ID: b"7-1"}, None, "stream")}
     outbound, hub = outbound_of(Touch(b"s", replaces=True)), FakeHub()
