@@ -42,6 +42,7 @@ Redis 6.0 is too old: it has no `SET` with `PXAT`, so values with an expiry time
 | backlog lost | the site wrote more than its backlog holds: a full resynchronisation |
 | second channel | the same, where the server is told to send snapshots by a connection of their own |
 | removals | of keys and fields, while the daemon runs and while it does not |
+| every command | each write command that the server lists, also in transactions and scripts, at two sites and the hub |
 | notify source | the site is followed by its keyspace events |
 | fields expire | expiries of hash fields, with all that may be in the way; only servers that have them, on both sides |
 | check, verify, tail, rdb | the commands; `rdb` reads a snapshot with a key of every type that the server knows |

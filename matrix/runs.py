@@ -35,6 +35,7 @@ CASES = {
     "backlog lost": ("test_life", ("backlog",)),
     "second channel": ("test_life", ("dual_channel",)),
     "removals": ("test_life", ("removals",)),
+    "every command": ("test_types", ()),
     "notify source": ("test_notify_source", ()),
     "fields expire": ("test_fields_expire", ()),
     "check": ("test_commands", ("check",)),
@@ -43,6 +44,8 @@ CASES = {
     "rdb": ("test_commands", ("rdb",)),
     "suite": ("", ()),
 }
+#: The generated test of every command that the server lists as a write.
+EVERY_COMMAND = "tests/e2e/test_types.py::test_every_write_command_of_each_side_comes_to_all"
 #: Tests of the suite that depend on what a server does.
 SUITE = (
     "tests/local/test_replica.py",
@@ -72,7 +75,7 @@ _LIFE = ("matrix/cases/test_life.py",)
 _HUB_ONLY = ("matrix/cases/test_life.py", "matrix/cases/test_commands.py")
 ROLES = {
     "server": (
-        Role("both", {"TESTBED_REDIS": "{}"}, ("matrix/cases", *SUITE)),
+        Role("both", {"TESTBED_REDIS": "{}"}, ("matrix/cases", EVERY_COMMAND, *SUITE)),
         Role("site", {"TESTBED_REDIS": "{}", "TESTBED_HUB_REDIS": "redis-server"}, _LIFE),
         Role("hub", {"TESTBED_HUB_REDIS": "{}"}, _LIFE),
     ),
@@ -119,7 +122,11 @@ def try_program(
     results = place / "results.xml"
     named = {name: value.format(program.path) for name, value in role.variables.items()}
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("TESTBED_", "REDISREPL_"))}
-    environment |= named | {"TESTBED_KEEP": str(place / "servers"), "PYTHONPATH": str(CHECKOUT)}
+    environment |= named | {
+        "TESTBED_KEEP": str(place / "servers"),
+        "TESTBED_SEED": str(seed),
+        "PYTHONPATH": str(CHECKOUT),
+    }
     words = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "randomly", "-p", "no:cacheprovider"]
     words += [
         f"--randomly-seed={seed}",
