@@ -39,6 +39,7 @@ Redis 6.0 is too old: it has no `SET` with `PXAT`, so values with an expiry time
 | kill -9 | the daemon is killed amid writes on both sides |
 | outage | the hub cannot be reached while both sides write |
 | restarts, empty restarts | the site's Redis, and all of the hub, come back with their data, or without any |
+| hub's Redis | it restarts ten times while Webdis goes on, under a long poll and, where Webdis has it, a WebSocket |
 | backlog lost | the site wrote more than its backlog holds: a full resynchronisation |
 | second channel | the same, where the server is told to send snapshots by a connection of their own |
 | removals | of keys and fields, while the daemon runs and while it does not |

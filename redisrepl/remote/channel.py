@@ -129,7 +129,12 @@ class EventChannel:
     async def _try_websocket(
         self, stack: AsyncExitStack, pattern: bytes, silence: float
     ) -> AsyncIterator[bytes] | None:
-        """The reads of a subscription by WebSocket; None if it has to use HTTP."""
+        """The reads of a subscription by WebSocket; None if it has to use HTTP.
+
+        Webdis may die of a WebSocket that is opened while its Redis is down, so Redis is asked for first.
+        """
+        with suppress(CommandRefusedError):  # a refusal is an answer too
+            await self._session.command(b"PING")
         try:
             async with self._session.health.trial() as trial:
                 try:

@@ -82,6 +82,14 @@ def directives(name):
     return values
 
 
+def test_the_hubs_webdis_comes_back_however_often_it_dies():
+    """One with WebSockets may die whenever its Redis restarts; systemd gives up after five times in ten seconds."""
+    found = directives("hub/redisrepl-webdis@.service")
+
+    assert found["Restart"] == ["always"]
+    assert found["StartLimitIntervalSec"] == ["0"]
+
+
 def test_both_units_are_hardened_alike():
     hardening = [
         (DEPLOY / name).read_text().partition("NoNewPrivileges")[2].partition("[Install]")[0] for name in UNITS

@@ -291,6 +291,21 @@ async def test_a_hub_that_is_away_decides_nothing(certificates):
             assert channel.kind is None
 
 
+@pytest.mark.parametrize("choice", ["auto", "websocket"])
+async def test_no_websocket_is_opened_while_the_hub_has_no_redis(certificates, choice):
+    """Webdis 0.1.22 to 0.1.24-dev would die of it, sooner or later."""
+    with WebSocketWebdis() as stand_in, Hub(certificates, nginx={"websocket_port": stand_in.port}) as hub:
+        stand_in.redis = hub.server
+        async with ways_to(hub, certificates, choice) as channel:
+            await collected(channel, 1, publishing(hub, 1))
+            opened = len(stand_in.paths)
+            hub.server.stop()
+            with pytest.raises(HubError, match="HTTP 503"):
+                await collected(channel, 1, lambda: None)
+            assert len(stand_in.paths) == opened
+            assert channel.kind == "websocket"
+
+
 async def test_http_is_not_left_and_websocket_is_not_given_up(deaf, certificates):
     async with ways_to(deaf, certificates, "http") as channel:
         channel._websocket = None
