@@ -122,7 +122,7 @@ def test_damage_is_reported_after_what_could_be_read(tmp_path):
     assert code == 1
     assert [json.loads(line)["key"] for line in out.splitlines()] == NAMES[:2]
     assert err.count("\n") == 1
-    assert err.startswith(f"{path}: unknown value type (at byte ")
+    assert err.startswith(f"{path}: unknown value type: ")
 
 
 @pytest.mark.parametrize("options", [{}, {"keys": True}, {"summary": True}])

@@ -214,7 +214,7 @@ class RdbReader:
         source = self._source
         kind = (VALKEY_KINDS if source.valkey else KINDS).get(number)
         if kind is None:
-            raise source.fail("unknown value type")
+            raise source.fail_unknown("value type")
         key = yield from attempt(source, Source.key)
         wanted = not self._left_out() and key.startswith(self._prefixes)
         start = source.offset
@@ -283,7 +283,7 @@ class RdbReader:
             case 246:  # FUNCTION_PRE_GA
                 raise source.fail("a function as release candidates of Redis 7.0 wrote it")
             case _:
-                raise source.fail("unknown opcode")
+                raise source.fail_unknown("opcode")
 
     def _left_out(self) -> bool:
         """Whether a string was skipped since the last call."""

@@ -45,6 +45,8 @@ LENGTH_14BIT, LENGTH_32BIT, LENGTH_64BIT, ENCODED = 0x40, 0x80, 0x81, 0xC0
 
 #: The newest RDB versions that we know. Later ones are tried too: most change little.
 _NEWEST, _NEWEST_VALKEY = 15, 80
+#: What to do about a format, or a type in it, that is newer than we are, or one of a fork.
+_REMEDY = "upgrade redisrepl, or follow the site with --source notify, which reads no snapshot"
 
 _LZF = 3  # RDB_ENC_LZF; the encodings below it are integers of 1, 2 and 4 bytes
 _INT64 = Struct("<q")
@@ -182,8 +184,14 @@ class Source:
         """The error to raise: `reason`, with the offset where it was noticed."""
         newest = _NEWEST_VALKEY if self.valkey else _NEWEST
         if self.version is not None and self.version > newest:
-            reason = f"{reason}; this version of the format is newer than the newest known here, {newest}"
+            reason = f"{reason}; this version of the format is newer than the newest known here, {newest}: {_REMEDY}"
         return RdbError(reason, offset=self.offset, rdb_type=self.type, version=self.version)
+
+    def fail_unknown(self, what: str) -> RdbError:
+        """The error to raise at something that the format, as far as we know it, does not have."""
+        newest = _NEWEST_VALKEY if self.valkey else _NEWEST
+        too_new = self.version is not None and self.version > newest  # `fail` says what to do
+        return self.fail(f"unknown {what}" if too_new else f"unknown {what}: if the snapshot is sound, {_REMEDY}")
 
     def short(self, end: int) -> Short:
         """The exception to raise if `buf` does not reach up to `end`."""

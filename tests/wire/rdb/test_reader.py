@@ -149,6 +149,19 @@ def test_what_nobody_can_skip(record, match):
     assert error.rdb_type == record[0]
 
 
+@pytest.mark.parametrize("record", [b"\x21", b"\x96"])
+@pytest.mark.parametrize("version", [12, 99])
+def test_a_type_beyond_ours_is_named_with_what_to_do(record, version):
+    error = fails(build.rdb(STRING, record + b"12345678", version=version), "upgrade redisrepl, or follow the site")
+
+    assert str(error).count("upgrade redisrepl") == 1
+    assert f"type {record[0]}, RDB version {version}" in str(error)
+
+
+def test_a_version_beyond_ours_is_read_as_long_as_it_holds_nothing_new():
+    assert events(build.rdb(STRING, version=99))[0].value == b"value"
+
+
 def test_events_before_the_damage_are_given_first():
     iterator = RdbReader().feed(build.rdb(STRING, b"\x06"))
 
