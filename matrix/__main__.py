@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="names or beginnings of names, separated by commas: redis-8,webdis")
     parser.add_argument("--role", default="", help="of servers: both, site or hub; all by default")
     parser.add_argument("--quick", action="store_true", help="without the tests of the suite")
+    parser.add_argument("--against", type=_runnable, help="a redisRepl 1.2, which follows another site of the hub")
     parser.add_argument("--seed", type=int, help="order of the cases, and chance in them")
     parser.add_argument("--list", action="store_true", help="only say what there is, fetch nothing")
     parser.add_argument("--fetch", action="store_true", help="only fetch")
@@ -46,13 +48,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         for role in roles_of(program.family):
             if not given.role or given.role == role.name or len(roles_of(program.family)) == 1:
-                outcome = try_program(fetched, role, logs_directory(), seed=given.seed, quick=given.quick)
+                chosen = {"seed": given.seed, "quick": given.quick, "against": given.against}
+                outcome = try_program(fetched, role, logs_directory(), **chosen)
                 _say(outcome)
                 outcomes.append(outcome)
                 _write(given.report, outcomes, absent)
     failed = sum(bool(outcome.failures) for outcome in outcomes)
     print(f"{len(outcomes)} tried, {failed} with failures, {len(absent)} not to be had")
     return 1 if failed else 0
+
+
+def _runnable(text: str) -> Path:
+    found = shutil.which(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text} cannot be run: give the path of an executable file")
+    return Path(found)
 
 
 def _chosen(parser: argparse.ArgumentParser, only: str) -> list[Program]:

@@ -46,6 +46,7 @@ Redis 6.0 is too old: it has no `SET` with `PXAT`, so values with an expiry time
 | every command | each write command that the server lists, also in transactions and scripts, at two sites and the hub |
 | notify source | the site is followed by its keyspace events |
 | fields expire | expiries of hash fields, with all that may be in the way; only servers that have them, on both sides |
+| beside 1.2 | another site of the hub is followed by redisRepl 1.2, if `make matrix AGAINST=PATH` names one |
 | check, verify, tail, rdb | the commands; `rdb` reads a snapshot with a key of every type that the server knows |
 | suite | this project's tests that depend on what a server does |
 

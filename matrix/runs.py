@@ -39,6 +39,7 @@ CASES = {
     "every command": ("test_types", ()),
     "notify source": ("test_notify_source", ()),
     "fields expire": ("test_fields_expire", ()),
+    "beside 1.2": ("test_against", ()),
     "check": ("test_commands", ("check",)),
     "verify": ("test_commands", ("verify",)),
     "tail": ("test_commands", ("tail",)),
@@ -110,11 +111,19 @@ class Outcome:
 
 
 def try_program(
-    program: Fetched, role: Role, logs: Path, *, seed: int | None = None, quick: bool = False, choice: str = ""
+    program: Fetched,
+    role: Role,
+    logs: Path,
+    *,
+    seed: int | None = None,
+    quick: bool = False,
+    choice: str = "",
+    against: Path | None = None,
 ) -> Outcome:
     """Run every case of this role; what failed leaves its logs below `logs`, with the seed.
 
-    `quick` leaves out the tests of the suite; `choice` chooses cases, as pytest's -k.
+    `quick` leaves out the tests of the suite; `choice` chooses cases, as pytest's -k. `against` is another
+    program, with the flags of redisRepl 1.2, for a second site.
     """
     seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
     place = logs / f"{program.program.name}-{role.name}-{seed}"
@@ -128,6 +137,8 @@ def try_program(
         "TESTBED_SEED": str(seed),
         "PYTHONPATH": str(CHECKOUT),
     }
+    if against is not None:
+        environment["TESTBED_AGAINST"] = str(against.absolute())
     words = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "randomly", "-p", "no:cacheprovider"]
     words += [
         f"--randomly-seed={seed}",

@@ -80,6 +80,23 @@ def test_a_failure_keeps_its_logs_and_says_its_seed(tmp_path):
     assert "--randomly-seed=7" in (found.logs / "pytest.log").read_text()
 
 
+def test_the_program_for_a_second_site_is_told_to_the_cases(tmp_path, monkeypatch):
+    """Whatever the environment says of one."""
+    told = []
+    monkeypatch.setenv("TESTBED_AGAINST", "/of/the/environment")
+    monkeypatch.setattr("matrix.runs.subprocess.run", lambda *_, env, **__: told.append(env.get("TESTBED_AGAINST")))
+    program = Fetched(Program("redis", "0", Installed("false")), "false", "0")
+    for against in (Path("/old/redisRepl"), None):
+        try_program(program, roles_of("redis")[0], tmp_path, against=against)
+    assert told == ["/old/redisRepl", None]
+
+
+def test_a_program_that_cannot_be_run_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["--list", "--against", "/no/such/program"])
+    assert "cannot be run: give the path of an executable file" in capsys.readouterr().err
+
+
 def test_a_name_that_is_none_is_refused():
     with pytest.raises(SystemExit):
         main(["--only", "redis-1.0"])
