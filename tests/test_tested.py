@@ -1,5 +1,6 @@
 """What `redisrepl check` says of a server that nobody has tried."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,10 @@ def test_the_list_is_what_passed_every_case():
     assert {(family, version) for family, versions in TESTED.items() for version in versions} == {
         row[:2] for row in passed(read(TABLE.read_text())) if row[0] in TESTED
     }
+
+
+def test_the_readme_points_to_the_table_and_names_no_server_version_by_hand():
+    readme = (TABLE.parents[1] / "README.md").read_text()
+
+    assert "](docs/compatibility.md)" in readme
+    assert not re.findall(r"\b(?:Redis|Valkey|Webdis|nginx) v?\d+\.\d", readme)
