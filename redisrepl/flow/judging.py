@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from heapq import nlargest
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 
@@ -27,8 +27,9 @@ from redisrepl.engine.continuity import Event, Side, SideState
 from redisrepl.engine.core import Core
 from redisrepl.engine.evidence import Proof, holds_since, proved
 from redisrepl.engine.losses import Findings, Losses, Settled, settled_at
-from redisrepl.engine.seen import RING, Place, Places, Seen
+from redisrepl.engine.seen import RING, Places, Seen
 from redisrepl.errors import RedisreplError
+from redisrepl.flow.found import Found, Held, Judgement
 from redisrepl.flow.known import Known
 from redisrepl.flow.repeating import repeat
 from redisrepl.local.history import SiteFacts, SiteHistory
@@ -46,43 +47,7 @@ _log = structlog.get_logger("redisrepl")
 _MAY_BE_OLDER = "the site is another process, which may hold older values"
 #: Places of a server that went back at which it is looked, those that were agreed on last.
 _LOOKED_AT = 1024
-_Held = Mapping[Place, int | None]
 _NOTHING: Settled = MappingProxyType({})
-
-
-class _Judgement(NamedTuple):
-    """What the history of a server is.
-
-    Attributes:
-        event: see there.
-        reason: why it must be compared.
-        number: agreements up to this one it has.
-        kept: see `engine.evidence.Proof`.
-        kept_to, known_to: of a site; see `engine.losses.Findings`.
-        seen: what was agreed on, in order, as far as that tells what the hub has written since.
-    """
-
-    event: Event
-    reason: str = ""
-    number: float = math.inf
-    kept: frozenset[Place] = frozenset()
-    kept_to: int | None = None
-    known_to: float = math.inf
-    seen: Sequence[Seen] = ()
-
-
-class _Found(NamedTuple):
-    """What was found of a site that is another process; that stays true of it, whatever becomes of our link to it.
-
-    Attributes:
-        process: which one, and its history.
-        judged, held, settled: see `_Judgement`, and `engine.losses.Findings`.
-    """
-
-    process: tuple[str, str]
-    judged: _Judgement
-    held: _Held
-    settled: Settled
 
 
 class Judging:
@@ -133,7 +98,6 @@ class Judging:
         self._first_at = {"site": first, "hub": first}
         self._retry = retry
         self._resumed = False
-        self._found: _Found | None = None  # though the link was lost before it was told
         self._marked = 0
         self._evicted_to = 0  # removals in the stream before this offset may be evictions
         self._work = asyncio.Event()
@@ -208,7 +172,7 @@ class Judging:
         if self.known.lacking.saw(side, lacks):
             self._core.times_fields(on=self.known.lacking.times.on)
 
-    async def _perhaps_lost(self, judged: _Judgement, losses: Losses, kept: Position | None = None) -> Places | None:
+    async def _perhaps_lost(self, judged: Judgement, losses: Losses, kept: Position | None = None) -> Places | None:
         """Agreements since what the server has for sure, and since it was lost; None: unknown, or all is well.
 
         Without those that lie before what a site has kept of its history.
@@ -216,7 +180,7 @@ class Judging:
         since = min(judged.number, losses.renewed.from_number)
         return None if since == math.inf else await self._agreed_since(since, kept)
 
-    async def _held(self, side: Side, judged: _Judgement, agreed: Places | None) -> _Held:
+    async def _held(self, side: Side, judged: Judgement, agreed: Places | None) -> Held:
         """What a server that went back holds where it may have lost something: anything else was written since."""
         if judged.event is not Event.WENT_BACK:
             return {}
@@ -227,7 +191,7 @@ class Judging:
         held = await asked.held(nlargest(_LOOKED_AT, numbers, key=numbers.__getitem__))
         return {place: digest for place, digest in held.items() if digest != UNREADABLE}  # it may be readable later
 
-    async def _settled(self, judged: _Judgement, held: _Held) -> Settled:
+    async def _settled(self, judged: Judgement, held: Held) -> Settled:
         """What else a site that went back may have held there."""
         number = self._core.ring.settled_by(judged.number)
         history = await self._history(number) if held and number is not None else None
@@ -258,11 +222,11 @@ class Judging:
         agreed = await self._perhaps_lost(judged, self._core.losses, kept)
         if found is None:
             held = await self._held("site", judged, agreed)
-            found = _Found((facts.run_id, facts.replid), judged, held, await self._settled(judged, held))
+            found = Found((facts.run_id, facts.replid), judged, held, await self._settled(judged, held))
         if side.epoch != epoch or not side.followed:
-            self._found = found if whole is None else None
+            self.known.found = found if whole is None else None
             return  # the link was lost meanwhile; the next may lead to another server
-        self._found = None
+        self.known.found = None
         if facts.evicted_since(self.known.evicted):
             side.evicts = True
         self.known.evicted = facts.evictions
@@ -273,11 +237,11 @@ class Judging:
         self._core.outbound.new_from(facts.offset or self._read_to())
         self._tell("site", judged, agreed, found.held, found.settled)
 
-    def _continuous(self, facts: SiteFacts, *, resumed: bool) -> _Judgement | None:
+    def _continuous(self, facts: SiteFacts, *, resumed: bool) -> Judgement | None:
         """The judgement of a site of which all that we saw is still there; None: it may have gone back."""
         seen, run_id = self.known.seen, self._core.continuity.site.run_id
         if self._first_at["site"]:
-            return _Judgement(Event.FIRST, "first contact")
+            return Judgement(Event.FIRST, "first contact")
         same = bool(run_id) and facts.run_id == run_id
         if seen is not None and facts.replid and not self._read_to():
             # Followed by its events: we do not know how far we saw it, so only the same process counts as continuous.
@@ -289,14 +253,14 @@ class Judging:
         to = self._number()
         if whole and not same and self._core.is_unseen(to) and self.known.seen_number < to:
             # A former process of ours ended before it had saved how far it had read: it may have seen more than this.
-            return _Judgement(Event.WENT_BACK, _MAY_BE_OLDER, self._core.ring.number)
+            return Judgement(Event.WENT_BACK, _MAY_BE_OLDER, self._core.ring.number)
         if whole:
-            return _Judgement(Event.RESUMED) if resumed else _Judgement(Event.GAP, "writes of the site were missed")
+            return Judgement(Event.RESUMED) if resumed else Judgement(Event.GAP, "writes of the site were missed")
         return None
 
-    def _found_before(self, facts: SiteFacts) -> _Found | None:
+    def _found_before(self, facts: SiteFacts) -> Found | None:
         """What was found of this process at the end of an earlier link, if it still is true."""
-        found = self._found
+        found = self.known.found
         if found is None or not facts.run_id or found.process != (facts.run_id, facts.replid):
             return None
         number = self._number()
@@ -304,7 +268,7 @@ class Judging:
             return None  # what was agreed on since then, it may lack
         return found
 
-    async def _of_another(self, facts: SiteFacts) -> _Judgement:
+    async def _of_another(self, facts: SiteFacts) -> Judgement:
         """The judgement of a site that is another process, by what it tells and what it holds."""
         seen, ring, marked = self.known.seen, self._core.evidence(self._number()), await self._site_marked()
         if seen is not None and seen.replid == facts.earlier:  # it was a replica until it took over, and tells itself
@@ -317,8 +281,8 @@ class Judging:
             if seen is not None and marked.history == seen.replid:
                 kept_to = max(kept_to, marked.offset)
         if proof.number >= self._number():
-            return _Judgement(Event.RESTARTED, "the site is another process")
-        return _Judgement(Event.WENT_BACK, _MAY_BE_OLDER, proof.number, proof.kept, kept_to or None, known_to)
+            return Judgement(Event.RESTARTED, "the site is another process")
+        return Judgement(Event.WENT_BACK, _MAY_BE_OLDER, proof.number, proof.kept, kept_to or None, known_to)
 
     async def look_at_site(self) -> None:
         """Check whether the site's history changed since it was judged; keyspace events do not tell of that.
@@ -379,24 +343,24 @@ class Judging:
             await self._fence.ready()
             await self._fence.mark(self._number())
 
-    async def _judged_of_hub(self, facts: HubFacts) -> _Judgement:
+    async def _judged_of_hub(self, facts: HubFacts) -> Judgement:
         before, fence = self.known.hub, self._fence
         if self._first_at["hub"]:
-            return _Judgement(Event.FIRST, "first contact")
+            return Judgement(Event.FIRST, "first contact")
         same = before is not None and bool(facts.run_id) and before.run_id == facts.run_id
         if same and before is not None and facts.flushed_since(before):
             self._core.flushed("hub")
-            return _Judgement(Event.GAP, "subscribed")
+            return Judgement(Event.GAP, "subscribed")
         if same and before is not None and facts.evicted_since(before):
-            return _Judgement(Event.GAP, "subscribed")  # the fence itself may have been evicted
+            return Judgement(Event.GAP, "subscribed")  # the fence itself may have been evicted
         held = fence.holds_up_to()
         if held != math.inf:
-            return _Judgement(Event.WENT_BACK, "the hub has lost what was agreed", held)
+            return Judgement(Event.WENT_BACK, "the hub has lost what was agreed", held)
         if same or before is None:
-            return _Judgement(Event.GAP, "subscribed")
+            return Judgement(Event.GAP, "subscribed")
         if fence.found is None:
-            return _Judgement(Event.WENT_BACK, "the hub is another process, and has no fence", 0)
-        restarted = _Judgement(Event.RESTARTED, "the hub is another process")
+            return Judgement(Event.WENT_BACK, "the hub is another process, and has no fence", 0)
+        restarted = Judgement(Event.RESTARTED, "the hub is another process")
         if fence.highest >= self._number():
             return restarted
         seen = await self._history(fence.highest)
@@ -404,7 +368,7 @@ class Judging:
             return restarted
         # It has all that we pushed, so what it lacks is no more than what its own clients wrote last.
         reason = "the hub is another process, which may lack what was agreed last"
-        return _Judgement(Event.WENT_BACK, reason, fence.highest, seen=seen or ())
+        return Judgement(Event.WENT_BACK, reason, fence.highest, seen=seen or ())
 
     async def _hub_has_the_latest(self, noted: int, seen: Sequence[Seen]) -> bool:
         """Whether a new process still has what came from the hub after the last number that it noted."""
@@ -467,7 +431,7 @@ class Judging:
         return self._core.continuity.epoch == epoch and self._core.continuity.hub.judged
 
     def _tell(
-        self, side: Side, judged: _Judgement, agreed: Places | None, held: _Held, settled: Settled = _NOTHING
+        self, side: Side, judged: Judgement, agreed: Places | None, held: Held, settled: Settled = _NOTHING
     ) -> None:
         event, reason, number, kept, kept_to, known_to, seen = judged
         if event is Event.WENT_BACK:

@@ -12,6 +12,7 @@ from typing import Any
 from redisrepl.changes import Position
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.fieldtimes import LackingTimes
+from redisrepl.flow.found import Found
 from redisrepl.local.history import Evictions
 from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.remote.history import HubFacts
@@ -34,6 +35,7 @@ class Known:
         evicted: what the site told of its evictions when it was asked last.
         clocks: of both.
         lacking: which of them have no expiries of fields.
+        found: of the site, though the link was lost before it was told.
     """
 
     def __init__(self, document: Mapping[str, Any], clock_shift: ClockShift | None = None) -> None:
@@ -58,6 +60,7 @@ class Known:
                 self.evicted = Evictions()
         self.lacking = LackingTimes(document.get("fields expire"), clock_shift.fields if clock_shift else FieldTimes())
         self.clocks = Clocks(document.get("clocks"), clock_shift)
+        self.found = Found.load(document.get("found"))
 
     def saved(self) -> dict[str, object]:
         """As a document, for the next process."""
@@ -67,5 +70,6 @@ class Known:
             "hub": None if self.hub is None else list(self.hub),
             "evicted": list(self.evicted),
             "clocks": self.clocks.saved(),
+            "found": None if self.found is None else self.found.saved,
             **({"fields expire": lacking} if (lacking := self.lacking.saved()) else {}),
         }

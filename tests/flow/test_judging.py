@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
 
 import pytest
@@ -16,6 +17,7 @@ from redisrepl.engine.core import Core
 from redisrepl.engine.losses import NO_FINDINGS
 from redisrepl.engine.seen import Ring, Seen
 from redisrepl.errors import PeerUnavailableError
+from redisrepl.flow.found import Found, Judgement
 from redisrepl.flow.judging import Judging
 from redisrepl.flow.known import Known
 from redisrepl.local.history import SiteFacts
@@ -253,7 +255,10 @@ async def test_a_mark_that_it_still_holds_proves_all_that_came_before(mark, even
         ("", 30, 0, WENT_BACK),
     ],
 )
-async def test_what_was_found_of_a_site_stays_true_though_the_link_is_lost_meanwhile(process, kept, agreed, judged):
+@pytest.mark.parametrize("killed", [False, True])
+async def test_what_was_found_of_a_site_stays_true_though_the_link_is_lost_meanwhile(
+    process, kept, agreed, judged, killed
+):
     """Until the next link, its clients overwrite whatever it can be judged by."""
     ring = ring_of(40)
     world = World(ring=ring)
@@ -268,11 +273,25 @@ async def test_what_was_found_of_a_site_stays_true_though_the_link_is_lost_meanw
     world.judging.site_attached(resumed=False)
     await world.judging.judge_site()
     assert world.told == []
+    if killed:
+        world.judging.known = Known(json.loads(json.dumps(world.judging.known.saved())))
     world.judging._site_marked = world.marked
     world.held_by_site, world.site, world.number = {}, SiteFacts(process, "master", OTHER, 900), NUMBER + agreed
     world.judging.site_attached(resumed=False)
     await world.judging.judge_site()
     assert world.told == [("site", *judged)]
+    assert world.judging.known.found is None
+
+
+@pytest.mark.parametrize("damage", ["process", "judged", "kept", "held", "settled"])
+def test_what_was_found_is_saved_and_found_anew_if_it_cannot_be_read(damage):
+    place, field = (b"k", None), (b"h", b"f")
+    judged = Judgement(Event.WENT_BACK, "restarted", 7, frozenset([place, field]), 90, 5)
+    found = Found((RUN, OURS), judged, {place: 1, field: None}, {field: [2, None]})
+    saved = json.loads(json.dumps(found.saved))
+    assert Found.load(saved) == found
+    for unreadable in (None, 7, saved | {damage: 7}, {name: value for name, value in saved.items() if name != damage}):
+        assert Found.load(unreadable) is None
 
 
 async def test_what_was_agreed_on_after_the_evidence_was_taken_is_not_proved():
@@ -646,8 +665,8 @@ def test_what_is_known_survives_the_daemon():
     document = {"seen": [OURS, 5], "seen number": 8, "hub": [RUN, 1, 2, 3], "evicted": [4, 9], "clocks": clocks}
     known = Known(document)
     assert (known.seen, known.hub, known.evicted) == (Position(OURS, 5), HubFacts(RUN, 1, 2, 3), (4, 9))
-    assert known.saved() == document
-    assert Known(known.saved()).saved() == document
+    assert known.saved() == document | {"found": None}
+    assert Known(known.saved()).saved() == known.saved()
 
 
 @pytest.mark.parametrize("value", [None, 5, "x", [], [1, 2], {}, ["x"], ["x", "y"], [RUN, 1, 2], [RUN, 1, 2, "3"]])
