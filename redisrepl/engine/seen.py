@@ -366,9 +366,11 @@ class Ring:
 
     def _make_room(self, counts: Sequence[int]) -> None:
         """Where so many changes had been seen, in ascending order, one is inserted: later ones have been seen since."""
-        shifted = [(at + bisect_left(counts, at), offset, told_all) for at, offset, told_all in self._offsets]
+        reached = [*self._offsets]
         self._offsets.clear()
-        self._offsets.extend(shifted)
+        for at, offset, told_all in reached:  # where others had been told by then, what is inserted may be of those
+            before = bisect_left(counts, at) if told_all else bisect_right(counts, at)
+            self._offsets.append((at + before, offset, told_all))
         for moments in (self._settled, self._unsettled):
             moved = [(at + bisect_left(counts, at), of_them) for at, of_them in moments]
             moments.clear()

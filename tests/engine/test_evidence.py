@@ -345,7 +345,7 @@ def test_what_is_not_among_the_changes_a_server_may_lack_that_has_all_of_them(ot
         assert one.offset_of(1) == 10
     ring.add_read({b"n": 1})
     ring.reached(30)
-    assert ring.offset_of(len(ring)) == 20
+    assert ring.offset_of(len(ring)) == 10  # what was read may be of a change before 20
     ring.add(9, [StringSet(b"b", b"v")])
     ring.reached(40)
     for one in (ring, Ring.load(json.loads(json.dumps(ring.saved())))):
