@@ -4,6 +4,7 @@ In: requests to the hub, with the sizes of their bodies. Out: their replies; `Bo
 get through and large ones do not. Left to others: smaller bodies (`remote.push`), what a status means
 (`remote.statuses`).
 
+A 413 is about the size unless small requests get it too: then all of them wait, and no key is given up.
 An error of the proxy itself (500, 507, ...) says enough. One that usually means something else (502: Webdis is away;
 400) has to come twice in a row, to requests of which the second began after the first had failed, while a small request
 is answered. A connection that is cut tells nothing: it may be the network's.
@@ -24,8 +25,8 @@ _T = TypeVar("_T")
 
 #: Bytes of a body that a proxy keeps in memory whatever its configuration (nginx: `client_body_buffer_size`).
 _SMALL_BODY = 8 << 10
-#: Statuses that say what it is: an answer of Redis, no access, no such path, the size itself, too many requests.
-_OTHERWISE = frozenset({200, 401, 403, 404, 413, 429})
+#: Statuses that say what it is: an answer of Redis, no access, no such path, too many requests.
+_OTHERWISE = frozenset({200, 401, 403, 404, 429})
 #: Statuses of a proxy whose server is away, most of the time.
 _AWAY = frozenset({502, 503, 504})
 _SERVER_ERRORS = range(500, 600)
@@ -55,6 +56,11 @@ class LargeBodies:
         began, away = self._clock(), self._hub.health.away
         try:
             reply = await request
+        except BodyTooLargeError as error:
+            if await self._is_there():
+                raise
+            why = "and to small requests too, so it is not about the size of this one"
+            raise HubError(f"{error}, {why}", status=error.status) from error
         except HubError as error:
             if size <= _SMALL_BODY or error.status in _OTHERWISE or not await self._is_there():
                 raise

@@ -33,6 +33,7 @@ SHOWN = {
         hostile/test_refusing_peers.py::test_a_site_that_refuses_everything_gives_up_no_key
         e2e/test_denied_keys.py engine/test_refusals.py
         remote/test_push.py::test_a_hub_that_refuses_everything_is_no_fault_of_a_key
+        remote/test_push.py::test_a_hub_that_finds_every_request_too_large_is_no_fault_of_a_key
         subcommands/test_check.py::test_a_hub_whose_password_webdis_does_not_have""",
     "a proxy that cannot keep bodies": """
         remote/test_push.py::test_a_real_proxy_that_cannot_keep_bodies_is_found_out

@@ -286,8 +286,18 @@ async def test_the_limit_found_out_is_kept():
         assert all(len(content) <= LIMIT for content in pusher.hub.bodies[before:])
 
 
+@pytest.mark.parametrize("scripts", [True, False])
+async def test_a_hub_that_finds_every_request_too_large_is_no_fault_of_a_key(scripts):
+    async with pushing(lambda _: httpx.Response(413)) as pusher:
+        pusher.scripts.allowed = scripts
+        with pytest.raises(HubError, match="small requests too") as raised:
+            await pusher.push([[b"SET", b"k1", b"x" * 9000], *sets(2)])
+        assert not isinstance(raised.value, BodyTooLargeError)
+        assert pusher.max_body == 100_000
+
+
 async def test_the_limit_never_shrinks_to_nothing():
-    async with pushing(too_large_over(0)) as pusher:
+    async with pushing(too_large_over(len(b"PING.raw"))) as pusher:
         errors = (await pusher.push(sets(*range(8)))).errors
         assert pusher.max_body >= 1024
 
