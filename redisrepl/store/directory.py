@@ -33,6 +33,8 @@ __all__ = [
 _log = structlog.get_logger("redisrepl")
 
 _ROOT = 0
+#: What opening a link, a directory or a socket gives.
+_NO_FILE = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -67,11 +69,14 @@ def open_private(path: Path, flags: int) -> int:
     """Open a file that nobody else may read, whatever the umask; symbolic links are not followed.
 
     Raises:
-        OSError: it cannot be opened, or another user made it, who may keep it open, and locked.
+        OSError: it cannot be opened, is no regular file, or another user made it, who may keep it open, and locked.
     """
-    file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        _check_owner(path, os.fstat(file).st_uid)
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise (_no_file(path) if error.errno in _NO_FILE else error) from None
+    try:
+        _check(path, os.fstat(file))
         with contextlib.suppress(PermissionError):  # root's, or that of the owner of the directory
             os.fchmod(file, 0o600)
     except BaseException:
@@ -80,8 +85,18 @@ def open_private(path: Path, flags: int) -> int:
     return file
 
 
-def _check_owner(path: Path, owner: int) -> None:
-    """Refuse the file of a user who is neither us, nor root, nor the owner of the directory, who could replace it."""
+def _no_file(path: Path) -> OSError:
+    return PermissionError(errno.EPERM, f"{path.name} is no regular file: remove it, or")
+
+
+def _check(path: Path, found: os.stat_result) -> None:
+    """Refuse what is no regular file, and the file of a user who is not us, root, or the directory's owner.
+
+    A pipe opens, and would fail later, in words that say nothing. The directory's owner could replace any file anyway.
+    """
+    if not stat.S_ISREG(found.st_mode):
+        raise _no_file(path)
+    owner = found.st_uid
     if owner not in {os.geteuid(), _ROOT, path.parent.stat().st_uid}:
         said = f"{path.name} belongs to another user (uid {owner}), who may keep it locked: remove it, or"
         raise PermissionError(errno.EPERM, said)

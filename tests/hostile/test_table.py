@@ -66,7 +66,8 @@ SHOWN = {
         subcommands/test_conflicts.py""",
     "files that other users made": """
         store/test_directory.py tls/test_contexts.py::test_whether_others_may_read_a_key""",
-    "files that are no files": "hostile/test_odd_files.py test_files.py",
+    "files that are no files": """
+        hostile/test_odd_files.py test_files.py store/test_directory.py::test_what_is_no_file_is_named""",
     "the shipped hub keeps its sites apart": "testbed/test_hub_files.py",
     "misleading words": "tls/test_contexts.py e2e/test_errors.py remote/test_transport.py",
     "pipes, proxies and versions": """

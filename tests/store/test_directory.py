@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from redisrepl.store import StateDirectoryError
 from redisrepl.store.directory import StateDirectory
+from tests.hostile.test_odd_files import made
 from tests.store.stores import PAIR, new_store
 
 
@@ -84,7 +85,9 @@ async def test_a_directory_that_others_may_write_is_warned_of_once(tmp_path, mon
     tmp_path.chmod(mode)
     as_if_of(monkeypatch, owner)
     somebody(monkeypatch, us)
-    monkeypatch.setattr("redisrepl.store.directory.os.fstat", lambda _: os.stat_result([0, 0, 0, 0, us, 0, 0, 0, 0, 0]))
+    monkeypatch.setattr(
+        "redisrepl.store.directory.os.fstat", lambda _: os.stat_result([stat.S_IFREG, 0, 0, 0, us, 0, 0, 0, 0, 0])
+    )
     with capture_logs() as logs:
         directory = StateDirectory(tmp_path, PAIR)
         directory.file("lock").unlink()
@@ -120,3 +123,14 @@ async def test_root_may_use_the_directory_of_a_daemon(tmp_path):
         os.chown(path, 4242, 4242)
     store = new_store(state)
     await store.close()
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "directory", "device"])
+@pytest.mark.parametrize("ending", ["lock", "journal", "db"])
+async def test_what_is_no_file_is_named(tmp_path, kind, ending):
+    await new_store(tmp_path).close()
+    path = tmp_path / f"{PAIR.stem}.{ending}"
+    path.unlink()
+    made(kind, path)
+    with pytest.raises(StateDirectoryError, match=rf"{ending} is no regular file: remove it, or give a directory"):
+        new_store(tmp_path)
