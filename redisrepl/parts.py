@@ -23,7 +23,8 @@ from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losers import ConflictLoss
 from redisrepl.engine.losses import Losses
-from redisrepl.engine.seen import HISTORY, MOST_PLACES, Ring
+from redisrepl.engine.places import MOST_PLACES
+from redisrepl.engine.seen import HISTORY, Ring
 from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.errors import ConfigError
 from redisrepl.flow.applying import Applying

@@ -24,11 +24,12 @@ from redisrepl.engine.losers import ConflictLoss, Losers
 from redisrepl.engine.losses import NO_FINDINGS, Findings, Losses
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pending import told_of
+from redisrepl.engine.places import MOST_PLACES
 from redisrepl.engine.plans import NEITHER, ConflictWinner, Newer, Plan, Policy, circumstances, plan_for
 from redisrepl.engine.pushes import OutboundOptions
 from redisrepl.engine.reconcile import Circumstances
 from redisrepl.engine.refusals import Refusals
-from redisrepl.engine.seen import MOST_PLACES, Ring
+from redisrepl.engine.seen import Ring
 from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.wire.commands import ChangeDecoder
 

@@ -19,7 +19,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from redisrepl.engine.seen import Place, Ring, Seen
+from redisrepl.engine.places import Place, Seen
+from redisrepl.engine.seen import Ring
 
 __all__ = ["Proof", "holds_since", "proved"]
 

@@ -16,12 +16,10 @@ from typing import Any, NamedTuple
 from redisrepl.changes import HashState, State
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Side
-from redisrepl.engine.renewed import Renewed
-from redisrepl.engine.seen import (
+from redisrepl.engine.places import (
     MOST_PLACES,
     Place,
     Places,
-    Ring,
     Seen,
     entry_of,
     entry_of_place,
@@ -33,6 +31,8 @@ from redisrepl.engine.seen import (
     seen_of,
     untold_of,
 )
+from redisrepl.engine.renewed import Renewed
+from redisrepl.engine.seen import Ring
 from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.wire.digests import digest_of, elements_of
 

@@ -25,6 +25,7 @@ from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.everywrite import EveryWrite
 from redisrepl.engine.losses import joined
 from redisrepl.engine.pending import Pending
+from redisrepl.engine.places import MOST_PLACES, Places
 from redisrepl.engine.plans import Expectation
 from redisrepl.engine.pushes import (
     Batch,
@@ -38,7 +39,6 @@ from redisrepl.engine.pushes import (
 )
 from redisrepl.engine.refusals import Refusals
 from redisrepl.engine.renewed import Renewed
-from redisrepl.engine.seen import MOST_PLACES, Places
 from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.keyspace import announced_events

@@ -19,7 +19,7 @@ from contextlib import suppress
 from redisrepl.changes import Change, ExpirySet, FieldsDeleted, HashSet
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Side
-from redisrepl.engine.seen import (
+from redisrepl.engine.places import (
     MOST_PLACES,
     Place,
     Places,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from redisrepl.engine.continuity import Event
 from redisrepl.engine.losses import Settled
-from redisrepl.engine.seen import Place, Seen, entry_of_place, place_of
+from redisrepl.engine.places import Place, Seen, entry_of_place, place_of
 
 __all__ = ["Found", "Held", "Judgement"]
 

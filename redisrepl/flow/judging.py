@@ -27,7 +27,8 @@ from redisrepl.engine.continuity import Event, Side, SideState
 from redisrepl.engine.core import Core
 from redisrepl.engine.evidence import Proof, holds_since, proved
 from redisrepl.engine.losses import Findings, Losses, Settled, settled_at
-from redisrepl.engine.seen import RING, Places, Seen
+from redisrepl.engine.places import Places, Seen
+from redisrepl.engine.seen import RING
 from redisrepl.errors import RedisreplError
 from redisrepl.flow.found import Found, Held, Judgement
 from redisrepl.flow.known import Known

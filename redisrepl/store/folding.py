@@ -19,7 +19,7 @@ import structlog
 
 from redisrepl.changes import Position
 from redisrepl.engine.ancestor import Agreed
-from redisrepl.engine.seen import Seen
+from redisrepl.engine.places import Seen
 from redisrepl.store.database import Database, Row, is_damage
 from redisrepl.store.directory import Pair, StateDirectory, UnusableError, reason_of
 from redisrepl.store.facts import Changes, Entry, Patch

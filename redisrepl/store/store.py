@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import structlog
 
 from redisrepl.changes import HeldBy, Position
-from redisrepl.engine.seen import Seen
+from redisrepl.engine.places import Seen
 from redisrepl.errors import ConfigError
 from redisrepl.places import default_directory
 from redisrepl.store import reading

@@ -15,8 +15,9 @@ from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.losers import ConflictLoss
 from redisrepl.engine.losses import Findings, Losses, settled_at
+from redisrepl.engine.places import Seen
 from redisrepl.engine.plans import Plan
-from redisrepl.engine.seen import Ring, Seen
+from redisrepl.engine.seen import Ring
 from redisrepl.engine.streamedkeys import NEVER, StreamedKeys
 from redisrepl.wire.digests import digest_of, element_of
 from tests.engine.sides import KEY, ancestor_of, string

@@ -17,7 +17,8 @@ from redisrepl.engine.continuity import Event
 from redisrepl.engine.core import Core
 from redisrepl.engine.evidence import holds_since, proved
 from redisrepl.engine.losses import Findings, settled_at
-from redisrepl.engine.seen import RING, Ring, Seen
+from redisrepl.engine.places import Seen
+from redisrepl.engine.seen import RING, Ring
 from redisrepl.wire.digests import digest_of, element_of, string_digest
 
 KEYS = 30

@@ -15,7 +15,8 @@ from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import SIDES, Event
 from redisrepl.engine.core import Core
 from redisrepl.engine.losses import NO_FINDINGS
-from redisrepl.engine.seen import Ring, Seen
+from redisrepl.engine.places import Seen
+from redisrepl.engine.seen import Ring
 from redisrepl.errors import PeerUnavailableError
 from redisrepl.flow.found import Found, Judgement
 from redisrepl.flow.judging import Judging

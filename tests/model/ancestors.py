@@ -10,7 +10,7 @@ from typing import Any
 
 from redisrepl.changes import HeldBy, Position
 from redisrepl.engine.ancestor import Agreed
-from redisrepl.engine.seen import Seen
+from redisrepl.engine.places import Seen
 from redisrepl.store.facts import Changes, Facts, Patch, concern_the_same
 from redisrepl.wire.digests import Look, add_sums, hash_digest, total_of
 from tests.model.steps import Wire

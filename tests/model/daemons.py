@@ -22,8 +22,9 @@ from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losses import Losses
 from redisrepl.engine.outbound import Outbound
+from redisrepl.engine.places import MOST_PLACES
 from redisrepl.engine.pushes import Batch
-from redisrepl.engine.seen import HISTORY, MOST_PLACES, Ring
+from redisrepl.engine.seen import HISTORY, Ring
 from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.errors import FencedError, LinkLostError, OutcomeUnknownError, PeerUnavailableError
 from redisrepl.flow import clocks as clocks_module
