@@ -38,6 +38,7 @@ matrix: ## every server that users have, into docs/compatibility.md; ONLY=redis-
 	@scripts/install-packages test
 	@scripts/venv
 	$(BIN)/python -m matrix $(if $(ONLY),--only $(ONLY)) $(if $(ROLE),--role $(ROLE)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(CASE),--case "$(CASE)") \
 		$(if $(QUICK),--quick) $(if $(LIST),--list) $(if $(AGAINST),--against $(AGAINST))
 
 kill9: ## kill -9 amid writes, over and over: HUB=redis-7.2 SITE=redis-installed RUNS=100 MINUTES=20 SEED=n

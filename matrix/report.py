@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from matrix.runs import CASES, Outcome
 
-__all__ = ["Row", "document", "passed", "read", "rows_of"]
+__all__ = ["Row", "document", "passed", "read", "rows_of", "updated"]
 
 #: A row of the table, without its key: family, version, source, role.
 Row = tuple[str, str, str, str]
@@ -29,7 +29,8 @@ _HEAD = """# What it was tried with
 
 `make matrix` writes this file: it tries each of these programs by the same cases, in the roles named. `ok` means that
 every test of the case passed, `2/3` that two of three did, and `-` that the case does not concern the program or was
-not run. Beside the program that is tried stand those that are installed on the machine.
+not run. `on` is when cases of the row were run last. Beside the program that is tried stand those that are installed on
+the machine.
 
 Redis 6.0 is too old: it has no `SET` with `PXAT`, so values with an expiry time cannot be written to it.
 
@@ -67,6 +68,21 @@ def rows_of(outcomes: Iterable[Outcome], date: str) -> dict[Row, tuple[str, ...]
         row = (_FAMILIES[program.family], outcome.program.version, str(program.source), outcome.role.name)
         found[row] = (date, *(_cell(outcome.cases.get(case)) for case in CASES))
     return found
+
+
+def updated(
+    rows: Mapping[Row, tuple[str, ...]], news: Mapping[Row, tuple[str, ...]], *, whole: bool
+) -> dict[Row, tuple[str, ...]]:
+    """The rows with the news: `whole` rows, or only those cells that were tried."""
+    if whole:
+        return {**rows, **news}
+    return {
+        **rows,
+        **{
+            row: tuple(old if new == "-" else new for old, new in zip(rows.get(row, cells), cells, strict=True))
+            for row, cells in news.items()
+        },
+    }
 
 
 def _cell(counts: Sequence[int] | None) -> str:

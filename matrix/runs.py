@@ -15,12 +15,13 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from matrix.fetching import Fetched
 
-__all__ = ["CASES", "ROLES", "Outcome", "Role", "roles_of", "try_program"]
+__all__ = ["CASES", "ROLES", "Outcome", "Role", "choice_of", "roles_of", "try_program"]
 
 CHECKOUT = Path(__file__).parents[1]
 _TIMEOUT = 1800
@@ -93,6 +94,15 @@ ROLES = {
 def roles_of(family: str) -> tuple[Role, ...]:
     """What programs of a family are tried as."""
     return ROLES["server" if family in {"redis", "valkey"} else family]
+
+
+def choice_of(cases: Iterable[str]) -> str:
+    """What chooses these columns of the table, as pytest's -k; some others may come with them."""
+    chosen = []
+    for file, words in map(CASES.__getitem__, cases):
+        of_words = [word for word in words if word.isidentifier()]
+        chosen.append(f"({file} and ({' or '.join(of_words)}))" if of_words == [*words] != [] else file)
+    return " or ".join(chosen)
 
 
 @dataclass

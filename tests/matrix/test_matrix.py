@@ -8,8 +8,8 @@ import pytest
 from matrix.__main__ import main
 from matrix.fetching import Cache, Fetched, UnavailableError
 from matrix.programs import PROGRAMS, SUITES, Deb, Installed, Program, Wheel
-from matrix.report import document, passed, read, rows_of
-from matrix.runs import CASES, Outcome, Role, roles_of, try_program
+from matrix.report import document, passed, read, rows_of, updated
+from matrix.runs import CASES, Outcome, Role, choice_of, roles_of, try_program
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -42,6 +42,23 @@ def test_the_table_comes_back_as_it_was_written():
     cells = dict(zip(CASES, rows["Redis", "8.0", "PyPI servers==8.0", "both"][1:], strict=True))
     assert (cells["both ways"], cells["rdb"], cells["outage"], cells["tail"]) == ("ok", "1/2", "-", "-")
     assert passed(rows) == [("Redis", "7.2")]
+
+
+def test_a_run_of_some_cases_leaves_the_other_cells_as_they_were():
+    before = rows_of([outcome(both_ways=[3, 0, 0], rdb=[1, 1, 0])], "2026-11-28")
+    news = rows_of([outcome(rdb=[2, 0, 0]), outcome("7.2", tail=[1, 0, 0])], "2026-11-29")
+    rows = updated(before, news, whole=False)
+    cells = {row[1]: dict(zip(CASES, rows[row][1:], strict=True)) for row in rows}
+    assert {row[1]: rows[row][0] for row in rows} == {"8.0": "2026-11-29", "7.2": "2026-11-29"}
+    assert (cells["8.0"]["both ways"], cells["8.0"]["rdb"], cells["7.2"]["tail"]) == ("ok", "ok", "ok")
+    assert updated(before, news, whole=True) == before | news
+
+
+def test_cases_are_chosen_by_their_tests():
+    assert choice_of(["every command"]) == "test_types"
+    assert choice_of(["restarts", "tail"]) == "test_life or (test_commands and (tail))"
+    with pytest.raises(SystemExit):
+        main(["--list", "--case", "suite"])
 
 
 def test_rows_are_in_the_order_of_versions():
