@@ -62,7 +62,7 @@ def test_a_hub_that_refuses_everything_is_tried_seldom(scene, certificates, kind
         daemon = daemons.live(site, hub.url_at(to_hub.port), rc=False)
         daemon.wait_for_log("sweep.finished")
         site.client().set("site1:passes", kind)  # until a key passed, each that is refused may be the only one
-        eventually(lambda: hub.redis.get("site1:passes") == kind.encode())
+        eventually(lambda: daemon.state()["pushed"] == 1)
         with turned(to_hub, peer, hub):
             site.client().mset({f"site1:seldom:{number}": kind for number in range(50)})
             eventually(lambda: daemon.logged("push.failed"), 20, "it is refused")
