@@ -27,6 +27,21 @@ HUBS = {
     "NOAUTH": (whole(b"-NOAUTH Authentication required.\r\n"), "NOAUTH"),
     "500": (whole(b"", 500), "HTTP 500"),
 }
+#: What may stand before a hub, or be in its place, or be said by a Redis that cannot serve just now.
+ANSWERS = {
+    "another page": whole(b"<html>no</html>"),
+    "nothing": whole(b""),
+    "404": whole(b"", 404),
+    "413": whole(b"", 413),
+    "502": whole(b"", 502),
+    "an empty list": whole(b"*0\r\n"),
+    "our own word": whole(b"$9\r\nUNCHANGED\r\n"),
+    "too many clients": whole(b"-ERR max number of clients reached\r\n"),
+    "protected": whole(b"-DENIED Redis is running in protected mode\r\n"),
+    "another node": whole(b"-MOVED 123 127.0.0.1:1\r\n"),
+    "no such script": whole(b"-NOSCRIPT No matching script. Please use EVAL.\r\n"),
+    "no disk": whole(b"-MISCONF Redis is configured to save RDB snapshots\r\n"),
+}
 SITES = {
     "NOAUTH": (b"NOAUTH Authentication required.", "NOAUTH"),
     "NOPERM": (b"NOPERM this user has no permissions to run the 'x' command", "NOPERM"),
@@ -52,6 +67,22 @@ def test_a_hub_that_refuses_everything_gives_up_no_key(daemon, scene, certificat
     eventually(lambda: hub.redis.exists(*names) == 50 and hub.redis.exists(f"site1:{kind}:large"), 20, "all is there")
     assert daemon.logged("push.refused", after=mark) == []
     all_replicated(site.client(), hub.redis)
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_whatever_a_hub_answers_to_everything_no_key_is_given_up(daemon, scene, certificates, answer):
+    site, hub, _, to_hub = scene
+    at_site, names = site.client(), [f"site1:{answer}:{number}" for number in range(20)]
+    at_site.set("site1:gone", answer)
+    all_replicated(at_site, hub.redis)
+    with HostileHub(certificates, ANSWERS[answer]) as peer, turned(to_hub, peer, hub):
+        at_site.mset(dict.fromkeys(names, "v"))
+        at_site.hset(f"site1:{answer}:hash", "f", "v")
+        at_site.delete("site1:gone")
+        eventually(lambda: peer.asked > 12, 20)
+    eventually(lambda: hub.redis.exists(*names, f"site1:{answer}:hash") == 21, 20, "all is there")
+    assert daemon.logged("push.refused") == daemon.logged("apply.refused") == []
+    all_replicated(at_site, hub.redis)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in HUBS if kind != "500"])

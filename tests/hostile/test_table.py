@@ -27,6 +27,7 @@ SHOWN = {
         hostile/test_refusing_peers.py::test_a_hub_that_is_down_is_tried_ten_times_in_ten_seconds
         remote/test_health.py""",
     "a server that refuses everything": """
+        hostile/test_refusing_peers.py::test_whatever_a_hub_answers_to_everything_no_key_is_given_up
         hostile/test_refusing_peers.py::test_a_hub_that_refuses_everything_gives_up_no_key
         hostile/test_refusing_peers.py::test_a_hub_that_refuses_everything_is_tried_seldom
         hostile/test_refusing_peers.py::test_a_hub_that_refuses_everything_is_seldom_fetched_from flow/test_tries.py
