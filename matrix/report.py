@@ -34,6 +34,9 @@ the machine.
 
 Redis 6.0 is too old: it has no `SET` with `PXAT`, so values with an expiry time cannot be written to it.
 
+Valkey 9.0.0 gives no answer to some `HPERSIST`, also where redisrepl is not near it; that is why "every command" fails
+there. Later versions answer.
+
 | case | what happens |
 |---|---|
 | both ways | writes of all kinds on both sides, all bytes, values of 1 MB, wide hashes, transactions, scripts |

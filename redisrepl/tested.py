@@ -15,7 +15,7 @@ __all__ = ["TESTED", "not_tried"]
 #: What passed every case; a test compares it with docs/compatibility.md.
 TESTED: dict[str, tuple[str, ...]] = {
     "Redis": ("6.2.5", "6.2.14", "7.0.15", "7.2.4", "7.4.1", "8.0.2", "8.0.6", "8.2.3", "8.6.2", "8.6.3"),
-    "Valkey": ("8.0.1", "8.1.1", "9.0.0", "9.1.2"),
+    "Valkey": ("8.0.1", "8.1.1", "9.1.2"),
 }
 
 
