@@ -112,9 +112,11 @@ class StreamedKeys:
 
     def told_since(self, other: StreamedKeys) -> None:
         """What this other stream tells is about a server that may not have the history of this one."""
-        if not any(known is other for known in self._others):
+        if any(known is other for known in self._others):
+            return
+        if len(self._others) < _OTHERS:
             self._others.append(other)
-        if len(self._others) > _OTHERS:
+        else:
             self.history = ""
 
     def tells_of(self, key: bytes) -> bool:

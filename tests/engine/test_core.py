@@ -797,6 +797,9 @@ def test_until_the_next_stream_is_judged_the_last_one_tells_where_what_waits_lie
         assert link("again", 0, OTHER, judged=False).history == "first"
     core.site_lost(8)
     assert link("again", 0, OTHER, judged=False).history == ""  # so many are not remembered
+    core.site_lost(8)
+    link("again", 0, OTHER, judged=False)
+    assert len(told._others) == 8
     assert link("last", 50, KEY, judged=True).written([KEY]) == (51, {})
 
 
