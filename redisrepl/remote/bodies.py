@@ -4,10 +4,10 @@ In: requests to the hub, with the sizes of their bodies. Out: their replies; `Bo
 get through and large ones do not. Left to others: smaller bodies (`remote.push`), what a status means
 (`remote.statuses`).
 
-A 413 is about the size unless small requests get it too: then all of them wait, and no key is given up.
-An error of the proxy itself (500, 507, ...) says enough. One that usually means something else (502: Webdis is away;
-400) has to come twice in a row, to requests of which the second began after the first had failed, while a small request
-is answered. A connection that is cut tells nothing: it may be the network's.
+A 413 says that the body is too large, unless small requests get it too: then all are sent again later, and no key is
+dropped. An error of the proxy itself (500, 507, ...) says enough. One that usually means something else (502: Webdis is
+away; 400) has to come twice in a row, to requests of which the second began after the first had failed, while a small
+request is answered. A connection that is cut tells nothing: it may be the network's.
 """
 
 from __future__ import annotations

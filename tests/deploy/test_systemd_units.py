@@ -83,7 +83,7 @@ def directives(name):
 
 
 def test_the_hubs_webdis_comes_back_however_often_it_dies():
-    """One with WebSockets may die whenever its Redis restarts; systemd gives up after five times in ten seconds."""
+    """With WebSockets, Webdis may crash when its Redis restarts; by default systemd starts it five times in 10 s."""
     found = directives("hub/redisrepl-webdis@.service")
 
     assert found["Restart"] == ["always"]

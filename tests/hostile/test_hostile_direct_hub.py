@@ -13,8 +13,6 @@ from tests.e2e.support import SWIFT, all_replicated, wait_until_live
 from tests.hostile.peers import HostileRedis, Switch, peak, turned
 from tests.hostile.test_hostile_peers import (
     AGAIN,
-    CHANNEL,
-    FEED,
     FLAGS,
     HUGE,
     LISTS,
@@ -24,6 +22,7 @@ from tests.hostile.test_hostile_peers import (
     PIECE,
     WORDS,
     endured,
+    messages,
     says_what_is_wrong,
 )
 
@@ -71,13 +70,7 @@ HUBS = {
     "no end of replies": once_let_in(then=b"+OK\r\n" * 10_000),
     "levels": once_let_in(b"*1\r\n" * 100_000),
     "HTTP": always(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
-    "a list in the feed": subscription(
-        b"*4\r\n$8\r\npmessage\r\n$1\r\nx\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(CHANNEL), CHANNEL, len(FEED), FEED)
-    ),
-    "a list in a subscription": subscription(HUGE),
-    "a message of gigabytes": subscription(
-        b"*4\r\n$8\r\npmessage\r\n$1\r\nx\r\n$1\r\ny\r\n$8000000000\r\n", then=PIECE
-    ),
+    **messages(subscription),
     "millions of lists": once_let_in(LISTS),
     "millions of empty strings": once_let_in(b"*%d\r\n" % MILLIONS + b"$0\r\n\r\n" * MILLIONS),
     "random 1": at_random(1),

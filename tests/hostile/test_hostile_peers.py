@@ -77,6 +77,21 @@ def bomb():
 
 CHANNEL = b"__keyspace@0__:site1:redisrepl:feed"
 FEED = b"1 other " + base64.urlsafe_b64encode(HUGE)
+
+
+def messages(subscription):
+    """What is sent to a subscription, by a hub of either protocol."""
+    return {
+        "a list in the feed": subscription(
+            b"*4\r\n$8\r\npmessage\r\n$1\r\nx\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(CHANNEL), CHANNEL, len(FEED), FEED)
+        ),
+        "a list in a subscription": subscription(HUGE),
+        "a message of gigabytes": subscription(
+            b"*4\r\n$8\r\npmessage\r\n$1\r\nx\r\n$1\r\ny\r\n$8000000000\r\n", then=PIECE
+        ),
+    }
+
+
 HUBS = {
     "a list of a thousand million": whole(HUGE),
     "no end of a good reply": endless(200),
@@ -85,13 +100,7 @@ HUBS = {
     "levels": whole(b"*1\r\n" * 100_000),
     "deep JSON": whole(b"[" * 1_000_000),
     "headers without an end": lambda _: itertools.chain([b"HTTP/1.1 200 OK\r\n"], itertools.repeat(b"X: y\r\n" * 1000)),
-    "a list in the feed": subscription(
-        b"*4\r\n$8\r\npmessage\r\n$1\r\nx\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(CHANNEL), CHANNEL, len(FEED), FEED)
-    ),
-    "a list in a subscription": subscription(HUGE),
-    "a message of gigabytes": subscription(
-        b"*4\r\n$8\r\npmessage\r\n$1\r\nx\r\n$1\r\ny\r\n$8000000000\r\n", then=PIECE
-    ),
+    **messages(subscription),
     "millions of lists": whole(LISTS),
     "millions of empty strings": whole(b"*%d\r\n" % MILLIONS + b"$0\r\n\r\n" * MILLIONS),
     "millions of lists in JSON": whole(b'{"X":[' + b"[]," * MILLIONS + b"[]]}"),
