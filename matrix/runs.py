@@ -47,8 +47,11 @@ CASES = {
     "rdb": ("test_commands", ("rdb",)),
     "suite": ("", ()),
 }
-#: The generated test of every command that the server lists as a write.
-EVERY_COMMAND = "tests/e2e/test_types.py::test_every_write_command_of_each_side_comes_to_all"
+#: Tests of every command that the server lists as a write, and of those that end with an empty key.
+EVERY_COMMAND = (
+    "tests/e2e/test_types.py::test_every_write_command_of_each_side_comes_to_all",
+    "tests/e2e/test_types.py::test_what_a_command_leaves_empty_is_gone_everywhere",
+)
 #: Tests of the suite that depend on what a server does.
 SUITE = (
     "tests/local/test_replica.py",
@@ -78,7 +81,7 @@ _LIFE = ("matrix/cases/test_life.py",)
 _HUB_ONLY = ("matrix/cases/test_life.py", "matrix/cases/test_commands.py")
 ROLES = {
     "server": (
-        Role("both", {"TESTBED_REDIS": "{}"}, ("matrix/cases", EVERY_COMMAND, *SUITE)),
+        Role("both", {"TESTBED_REDIS": "{}"}, ("matrix/cases", *EVERY_COMMAND, *SUITE)),
         Role("site", {"TESTBED_REDIS": "{}", "TESTBED_HUB_REDIS": "redis-server"}, _LIFE),
         Role("hub", {"TESTBED_HUB_REDIS": "{}"}, _LIFE),
     ),

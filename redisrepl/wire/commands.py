@@ -284,8 +284,8 @@ def _touch_expiry(argv: Arguments) -> Sequence[Change]:
 
 
 def _bitop(argv: Arguments) -> Sequence[Change]:
-    """`BITOP operation destination source ..`."""
-    return (Touch(argv[2], "set"),)
+    """`BITOP operation destination source ..`: sources that are not there remove the destination."""
+    return (Touch(argv[2], "set", replaces=True),)
 
 
 def _touch_field(argv: Arguments) -> Sequence[Change]:

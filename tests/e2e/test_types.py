@@ -108,7 +108,7 @@ class Place:
                 k for k in hub.keys() | first.keys() | second.keys() if not first.get(k) == second.get(k) == hub.get(k)
             }
             for key in sorted(differing)[:3]:
-                told = [entry for entry in log if key in entry[2:]][-8:]
+                told = [entry for entry in log if key in entry][-8:]
                 copies = [copy.get(key) for copy in (first, second, hub)]
                 raise AssertionError(f"{len(differing)} differ, as {key}: {copies} after {told}")
             return [hub]
@@ -170,6 +170,68 @@ def test_every_write_command_of_each_side_comes_to_all(place):
         refused = [(entry["key"], entry["error"]) for entry in daemon.logged("push.refused")]
         assert not [told for told in refused if not told[1].startswith("WRONGTYPE")]
         assert not daemon.logged("apply.refused")
+
+
+_CREATE = {
+    b"string": b"SET k v",
+    b"hash": b"HSET k e v",
+    b"set": b"SADD k e",
+    b"zset": b"ZADD k 1 e",
+    b"list": b"RPUSH k e",
+    b"stream": b"XADD k 1-1 e v",
+}
+#: By the type of the key `k` before: commands that end with it being gone, though no stream says `DEL` of most.
+_REMOVE = {
+    b"string": [
+        b"BITOP XOR k none none",
+        b"RENAME k other",
+        b"GETDEL k",
+        b"SET k v PXAT 1",
+        b"GETEX k PXAT 1",
+        b"PEXPIREAT k 1",
+        b"PEXPIRE k -1",
+        b"MSETEX 1 k v PXAT 1",
+        b"DELEX k",
+        b"SINTERSTORE k none none",
+        b"SUNIONSTORE k none none",
+        b"SDIFFSTORE k none none",
+        b"ZUNIONSTORE k 1 none",
+        b"ZINTERSTORE k 2 none none",
+        b"ZDIFFSTORE k 1 none",
+        b"ZRANGESTORE k none 0 -1",
+        b"GEOSEARCHSTORE k none FROMLONLAT 13 38 BYRADIUS 500 km",
+        b"GEORADIUS none 13 38 500 km STORE k",
+        b"SORT none STORE k",
+    ],
+    b"hash": [b"HDEL k e", b"BITOP XOR k none none", b"HGETDEL k FIELDS 1 e", b"HPEXPIRE k 0 FIELDS 1 e"],
+    b"set": [b"SREM k e", b"SPOP k", b"SPOP k 5", b"SMOVE k other e", b"SDIFFSTORE k k k", b"SORT none STORE k"],
+    b"zset": [b"ZREM k e", b"ZPOPMIN k", b"ZPOPMAX k 5", b"ZREMRANGEBYRANK k 0 -1", b"ZREMRANGEBYSCORE k -inf inf"],
+    b"list": [b"LPOP k", b"LREM k 0 e", b"LTRIM k 1 0", b"LMOVE k other LEFT LEFT", b"RPOPLPUSH k other"],
+    b"stream": [b"BITOP XOR k none none", b"RENAME k other"],
+}
+
+
+@pytest.mark.parametrize("way", ["alone", "MULTI", "EVAL"])
+def test_what_a_command_leaves_empty_is_gone_everywhere(place, way):
+    """As the only change of the key: no other one that follows carries the removal along."""
+    first = place.clients[0]
+    names = {name.upper().encode() for name in writes(first)}
+    removals = [(kind, line) for kind, lines in _REMOVE.items() for line in lines if line.split()[0] in names]
+    keys, log = set(), []
+    for side, client in enumerate(place.clients):
+        commands = []
+        for number, (kind, line) in enumerate(removals):
+            key = PREFIX + b"%s:%d:%d" % (way.encode(), side, number)
+            known = {b"k": key, b"none": PREFIX + b"none", b"other": key + b":other"}
+            client.execute_command(*(known.get(word, word) for word in _CREATE[kind].split()))
+            commands.append([known.get(word, word) for word in line.split()])
+            keys.add(key)
+        log.append((client, commands))
+    assert keys <= place.assert_equal().keys()
+    for client, commands in log:
+        assert run(client, commands, way) == {command[0] for command in commands}
+    found = place.assert_equal([(way, *command) for _, commands in log for command in commands])
+    assert not found.keys() & keys
 
 
 # What both sides changed while nobody carried it.
