@@ -40,6 +40,7 @@ there. Later versions answer.
 | case | what happens |
 |---|---|
 | both ways | writes of all kinds on both sides, all bytes, values of 1 MB, wide hashes, transactions, scripts |
+| no writes | either side takes none for a while: memory is full, a replica is missing, it is a replica |
 | kill -9 | the daemon is killed amid writes on both sides |
 | outage | the hub cannot be reached while both sides write |
 | restarts, empty restarts | the site's Redis, and all of the hub, come back with their data, or without any |

@@ -29,6 +29,7 @@ _TIMEOUT = 1800
 #: Column of the table > which tests it stands for: a file, and words in the test's name.
 CASES = {
     "both ways": ("test_life", ("both_ways", "kinds")),
+    "no writes": ("test_life", ("no_writes",)),
     "kill -9": ("test_life", ("kill_9",)),
     "outage": ("test_life", ("outage",)),
     "restarts": ("test_life", ("with its data",)),

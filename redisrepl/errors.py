@@ -43,6 +43,7 @@ __all__ = [
     "RedisreplError",
     "RefusedError",
     "SilentError",
+    "concerns_value",
     "denies_key",
     "exit_code",
     "is_transient",
@@ -180,13 +181,23 @@ class RdbError(ProtocolError):
         self.version = version
 
 
-#: `access one of the keys used as arguments`; in later versions `access a key`, `access the 'name' key`.
-_KEY_DENIED = re.compile(r"\baccess\b.*\bkeys?\b", re.DOTALL)
+#: `access one of the keys used as arguments`; in later versions `access a key`, `access the 'name' key`. What a script
+#: `attempted to access` is a key of another node of a cluster.
+_KEY_DENIED = re.compile(r"(?<!attempted to )\baccess\b.*\bkeys?\b", re.DOTALL)
+#: The key has another type, or the server cannot restore this type or format, or takes no such value.
+_OF_VALUE = re.compile(
+    r"(ERR )?(WRONGTYPE|BUSYKEY|DUMP payload version|Bad data format|invalid expire time|value is not|string exceeds)"
+)
 
 
 def denies_key(error: str) -> bool:
     """Whether an ACL's refusal is about a key, not about the command."""
     return _KEY_DENIED.search(error) is not None
+
+
+def concerns_value(error: str) -> bool:
+    """Whether a server's error is about what this key holds or is to hold, not about other keys, or its own state."""
+    return _OF_VALUE.match(error) is not None
 
 
 def without_frames(error: BaseException) -> None:

@@ -146,6 +146,7 @@ def test_a_damaged_snapshot_is_placed(place, text):
         ("NOPERM this user has no permissions to run the 'keys' command", False),
         ("NOPERM this user has no permissions to access one of the channels used as arguments", False),
         ("The user executing the script can't run this command or subcommand", False),
+        ("Script attempted to access a non local key in a cluster node", False),
     ],
 )
 def test_which_refusals_are_about_a_key(text, denies):

@@ -78,6 +78,27 @@ def test_writes_of_many_kinds(pair):
     assert 0 < pair.at_site.pttl("site1:kinds:hub:setex") <= 1_000_000
 
 
+@pytest.mark.parametrize("setting", ["maxmemory 1", "min-replicas-to-write 9", "replicaof 127.0.0.1 1"])
+@pytest.mark.parametrize("side", ["site", "hub"])
+def test_no_writes(pair, side, setting):
+    """A server takes no writes for a while, and each version says so in words of its own, others in scripts."""
+    server, other = (pair.at_hub, pair.at_site) if side == "hub" else (pair.at_site, pair.at_hub)
+    if side == "site" and setting.startswith("replicaof"):
+        pytest.skip("a site that follows another Redis is another site")
+    name, *value = setting.split()
+    case, mark = f"no writes {side} {name}", pair.daemon.mark()
+    expected = named(case, 20, "v") | {b"site1:" + case.encode() + b":hash": {b"f": b"v"}}
+    before = server.config_get(name).get(name, "0")
+    server.replicaof(*value) if name == "replicaof" else server.config_set(name, *value)
+    try:
+        write(other, expected)
+        pair.daemon.wait_for_log("push.failed" if side == "hub" else "apply.failed", after=mark)
+    finally:
+        server.replicaof("NO", "ONE") if name == "replicaof" else server.config_set(name, before)
+    agree(pair, expected)
+    assert pair.daemon.logged("push.refused", after=mark) == pair.daemon.logged("apply.refused", after=mark) == []
+
+
 def test_kill_9(pair):
     """Twice amid writes on both sides."""
     expected = {}

@@ -18,7 +18,7 @@ import redis.exceptions
 import structlog
 
 from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, SequenceSet, StringSet, TimedValue
-from redisrepl.errors import RefusedError, denies_key
+from redisrepl.errors import RefusedError, concerns_value, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import INFO, is_refused, stream_offset, translated
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, as_server_takes, put_words
@@ -196,7 +196,7 @@ class SiteWriter:
         with translated(self._address):
             for indexes, reply in zip(owners, replies, strict=True):
                 if isinstance(reply, Exception):
-                    if not str(reply).startswith(_OF_ONE_KEY):
+                    if not concerns_value(str(reply)):
                         raise reply
                     errors.update(dict.fromkeys(indexes, str(reply)))
         return errors
@@ -252,9 +252,6 @@ class Turn:
         return None if offset is None else Applied({}, offset)
 
 
-#: Errors that concern one key alone: it has another type, the server cannot restore this type or format, or takes no
-#: such argument.
-_OF_ONE_KEY = ("WRONGTYPE", "DUMP payload version", "Bad data format", "invalid expire time", "value is not")
 #: Fields that one script sets at most: Lua's stack holds 8,000 words.
 MOST_FIELDS = 1000
 _COMPARE_AND_SET = b"""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -29,7 +30,14 @@ from redisrepl.remote.fence import NOT_LAST, NoFence
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.hub import Hub
 from redisrepl.remote.patience import LARGE
-from redisrepl.remote.refusals import is_denial, is_passing, is_unauthenticated, refuses_scripts, unready
+from redisrepl.remote.refusals import (
+    is_denial,
+    is_passing,
+    is_unauthenticated,
+    may_concern_all,
+    refuses_scripts,
+    unready,
+)
 from redisrepl.scripts import Scripts
 from redisrepl.wire.batches import (
     MOVED,
@@ -139,16 +147,13 @@ class HubPusher:
         times: list[float] = []
         commands = self._hub.clock_shift.commands(commands)
         errors = await self._push_all(commands, times, slot, number)
-        if denied := {key: error for key, error in errors.items() if is_denial(error)}:
-            # Is it these keys, or this client? Only a denied key may be dropped; a denied client has to wait.
-            if self._passed is None or await self._is_denied(self._passed):
-                raise _refuses_us(next(iter(denied.values())))
-            again = [part for command in commands for part in _only(command, denied)]
+        if refused := {key: error for key, error in errors.items() if _may_concern_all(error)}:
+            # Is it these keys, or this client? Only a key that is refused alone may be dropped; a client has to wait.
+            if self._passed is None or await self._is_refused(self._passed):
+                raise _refuses_us(next(iter(refused.values())))
+            again = [part for command in commands for part in _only(command, refused)]
             second = await self._push_all(again, times, slot, number)  # an administrator may have just edited the ACL
-            errors = {key: error for key, error in errors.items() if key not in denied} | second
-        passing = next((error for error in errors.values() if is_passing(error)), None)
-        if passing is not None:  # such as LOADING or OOM: not the fault of a key, so the batch is sent again
-            raise HubError(f"the hub is not ready for writes: {passing}", status=200)
+            errors = {key: error for key, error in errors.items() if key not in refused} | second
         return Pushed(errors, max(times, default=math.inf))
 
     async def _push_all(
@@ -167,21 +172,21 @@ class HubPusher:
             if runs:  # only the last run records the batch as executed
                 _note(errors, await self._push_parts(runs[-1], times, (slot, number)))
         self._passed = next(
-            (key for command in commands for key in written_keys(command) if not is_denial(errors.get(key, ""))),
+            (key for command in commands for key in written_keys(command) if not _may_concern_all(errors.get(key, ""))),
             self._passed,
         )
         return errors
 
-    async def _is_denied(self, key: bytes) -> bool:
-        """Whether the hub now denies a key that it let us write before: then it denies this client, not a key."""
+    async def _is_refused(self, key: bytes) -> bool:
+        """Whether the hub now refuses a key that it let us write before: then it refuses this client, not a key."""
         try:
             await self._hub.command(b"TYPE", key)
         except CommandRefusedError as error:
-            return is_denial(str(error)) or is_unauthenticated(str(error))
+            return may_concern_all(str(error))
         try:
             await self._hub.command(b"HDEL", key, NO_FIELD)
-        except CommandRefusedError as error:  # HDEL alone may be denied: only a denied key counts
-            return denies_key(str(error))
+        except CommandRefusedError as error:  # HDEL alone may be denied: of denials, only that of a key counts
+            return denies_key(str(error)) or (may_concern_all(str(error)) and not is_denial(str(error)))
         return False
 
     def _fills_a_body(self, command: Sequence[bytes]) -> bool:
@@ -253,6 +258,9 @@ class HubPusher:
         with unready("the hub refused a batch"):
             answer = await self._run_script(parts, told, len(keys), fencing)
         if answer is not None:
+            passing = next(filter(is_passing, answer.errors.values()), None)
+            if passing is not None:  # such as LOADING or OOM: not the fault of a key, so the batch is sent again
+                raise HubError(f"the hub is not ready for writes: {passing}", status=200)
             if not were_allowed:
                 _log.info("push.scripts_allowed")
             times.append(answer.time)
@@ -293,13 +301,16 @@ class HubPusher:
         by_key: dict[bytes, list[Sequence[bytes]]] = {}
         for command in commands:
             by_key.setdefault(command[1], []).extend(_singly(command))  # the keys of an MSET are in no other command
-        overload: list[HubError] = []  # after an error of the hub, commands that were not sent yet fail with it
+        together = _Together()
 
         async def push_in_turn(commands: Iterable[Sequence[bytes]]) -> list[tuple[bytes, str]]:
-            return [error for command in commands for error in await self._push_one(command, overload)]
+            return [error for command in commands for error in await self._push_one(command, together)]
 
         # Wait for all of them, even after a failure: one that went on could overtake a later write of its key.
-        results = await asyncio.gather(*map(push_in_turn, by_key.values()), return_exceptions=True)
+        turns = list(by_key.values())
+        if self._passed is None:
+            random.shuffle(turns)  # if only the first keys are refused, another try finds one that passes
+        results = await asyncio.gather(*map(push_in_turn, turns), return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         if failures:
             try:
@@ -308,12 +319,12 @@ class HubPusher:
                 del failures, results  # or this call and the errors would hold each other
         return [error for result in results if not isinstance(result, BaseException) for error in result]
 
-    async def _push_one(self, command: Sequence[bytes], overload: list[HubError]) -> list[tuple[bytes, str]]:
+    async def _push_one(self, command: Sequence[bytes], together: _Together) -> list[tuple[bytes, str]]:
         """Run one command; returns what was refused of it."""
         try:
             async with self._single:
-                if overload:
-                    raise overload[0]
+                if together.failure is not None:
+                    raise together.failure
                 if command[0] in CONDITIONAL:
                     plain, outcome = plain_command(command, await self._reader.state(command[1]))
                     if plain is None:
@@ -324,20 +335,49 @@ class HubPusher:
             unchanged = changed_nothing(command, reply)
         except (CommandRefusedError, BodyTooLargeError) as error:
             text, alone = str(error), len(written_keys(command)) == 1
-            known = self._passed if alone and is_denial(text) else None
-            if is_unauthenticated(text) or (known is not None and await self._is_denied(known)):
-                overload.append(_refuses_us(text))
-                raise overload[0] from None
+            if is_unauthenticated(text) or (alone and may_concern_all(text) and await self._refuses_all(together)):
+                together.failure = _refuses_us(text)
+                raise together.failure from None
             if alone:
                 return [(command[1], text)]
         except HubError as error:
-            overload.append(error)
+            together.failure = error
             raise
         else:
+            together.refused = -math.inf
             return [(command[1], unchanged)] if unchanged else []
         # One key of an MSET may be the reason: halving finds it in few steps.
         first, second = halves_of(command)
-        return await self._push_one(first, overload) + await self._push_one(second, overload)
+        return await self._push_one(first, together) + await self._push_one(second, together)
+
+    async def _refuses_all(self, together: _Together) -> bool:
+        """Whether the hub, which has refused a key, refuses this client."""
+        if self._passed is not None:
+            return await self._is_refused(self._passed)
+        together.refused += 1
+        return together.refused >= _MANY
+
+
+#: Keys that a hub refuses which never let us write one: then it is not about them.
+_MANY = 16
+
+
+class _Together:
+    """Single commands that are under way together.
+
+    Attributes:
+        failure: the hub's; commands that were not sent yet fail with it.
+        refused: keys, as long as none has passed.
+    """
+
+    def __init__(self) -> None:
+        self.failure: HubError | None = None
+        self.refused = 0.0
+
+
+def _may_concern_all(outcome: str) -> bool:
+    """Whether a key was refused, and others may be likewise."""
+    return outcome not in ("", *_MILDEST) and may_concern_all(outcome)
 
 
 def _refuses_us(error: str) -> HubError:

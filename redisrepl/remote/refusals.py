@@ -10,12 +10,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from redisrepl.errors import CommandRefusedError, HubError, denies_key
+from redisrepl.errors import CommandRefusedError, HubError, concerns_value, denies_key
 
 __all__ = [
     "is_denial",
     "is_passing",
     "is_unauthenticated",
+    "may_concern_all",
     "refusal",
     "refuses_script",
     "refuses_scripts",
@@ -28,8 +29,14 @@ _OK = 200
 
 #: Webdis answers with this where its own ACL denies a command.
 _FORBIDDEN = 403
-#: Errors of a server that will accept the same command later.
-_PASSING = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN")
+#: What stands before Redis' error: in a script up to 6.2, its place and a dash; a code that says nothing.
+_BEFORE = re.compile(r"(@user_script: ?\d+: )?-?(ERR )?")
+#: Errors of a server that will accept the same command later; and of one that has become a node of a cluster, which
+#: says so in other words to a script.
+_PASSING = (
+    *("BUSY ", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN"),
+    *("ASK ", "CROSSSLOT", "MOVED ", "Script attempted to ", "Can not run script on cluster"),
+)
 #: Errors that refuse scripts: no permission, or a server without them.
 _NO_SCRIPTS = ("NOPERM", "unknown command", "This Redis command is not allowed")
 #: Webdis is not logged in, so every command fails. (A large command then gets the protocol error.)
@@ -37,28 +44,39 @@ _UNAUTHENTICATED = ("NOAUTH", "WRONGPASS", "Protocol error: unauthenticated")
 #: Redis or a proxy denies a command or a key to this client, or does not know the command. (The others are what Redis
 #: says in a script.)
 _DENIED = re.compile(
-    r"-?(NOPERM|ERR The user executing the script can't|ERR (?i:unknown( redis)? command))|.* answered HTTP 40[13]\b"
+    r"NOPERM|The user executing the script can't|(?i:unknown( redis)? command)|.* answered HTTP 40[13]\b"
 )
 
 
 def is_passing(error: str) -> bool:
     """Whether it reports a state of the server that will pass, not a fault of the command."""
-    return error.removeprefix("ERR ").startswith(_PASSING) or (error.startswith("-") and is_passing(error[1:]))
+    return _said(error).startswith(_PASSING)
 
 
 def is_unauthenticated(error: str) -> bool:
     """Whether the connection is not logged in: it concerns no single command."""
-    return error.removeprefix("-").removeprefix("ERR ").startswith(_UNAUTHENTICATED)
+    return _said(error).startswith(_UNAUTHENTICATED)
 
 
 def is_denial(error: str) -> bool:
     """Whether it is about permissions: of this key, or of all keys."""
-    return denies_key(error) or _DENIED.match(error) is not None
+    return denies_key(error) or _DENIED.match(_said(error)) is not None
+
+
+def may_concern_all(error: str) -> bool:
+    """Whether other keys may be refused likewise: it is about permissions, or we do not know what it is about."""
+    return is_denial(error) or not (concerns_value(_said(error)) or " answered HTTP " in error)
 
 
 def scripts_refused(error: str) -> bool:
     """Whether it says that no script may run at all."""
-    return error.removeprefix("ERR ").startswith(_NO_SCRIPTS)
+    return _said(error).startswith(_NO_SCRIPTS)
+
+
+def _said(error: str) -> str:
+    """What Redis says, without what stands before it."""
+    before = _BEFORE.match(error)
+    return error if before is None else error[before.end() :]
 
 
 def refuses_scripts(error: Exception) -> bool:

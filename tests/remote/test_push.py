@@ -314,7 +314,13 @@ async def test_one_command_that_is_too_large_is_given_up_by_name():
 
 
 @pytest.mark.parametrize(
-    "error", ["OOM command not allowed", "MISCONF Redis is", "READONLY You can't", "-OOM x", "ERR BUSY x"]
+    "error",
+    [
+        *("OOM command not allowed", "MISCONF Redis is", "READONLY You can't", "-OOM x", "ERR BUSY x"),
+        "@user_script: 171: -OOM command not allowed",
+        "ERR Script attempted to execute a command while the cluster is down",
+        "MOVED 123 127.0.0.1:1",
+    ],
 )
 async def test_a_hub_that_is_not_ready_fails_the_batch(error):
     """Nothing is given up for good: the batch comes again."""
@@ -334,7 +340,14 @@ async def test_a_hub_that_is_not_ready_fails_the_batch(error):
         ("MASTERDOWN Link with MASTER is down", True),
         ("NOREPLICAS Not enough good replicas", True),
         ("TRYAGAIN Multiple keys", True),
+        ("@user_script: 171: -NOREPLICAS Not enough good replicas to write.\r\n", True),  # Redis 6.2
+        ("MOVED 123 127.0.0.1:1", True),
+        ("CROSSSLOT Keys in request don't hash to the same slot", True),
+        ("@user_script: 3: Script attempted to access a non local key in a cluster node", True),
+        ("@user_script: 3: WRONGTYPE Operation against", False),
         ("WRONGTYPE Operation against", False),
+        ("BUSYKEY Target key name already exists.", False),
+        (MOVED, False),
         ("NOPERM this user", False),
         ("ERR value is not an integer", False),
         ("ERR x OOM", False),
@@ -345,6 +358,67 @@ async def test_a_hub_that_is_not_ready_fails_the_batch(error):
 )
 def test_what_will_pass(error, passing):
     assert is_passing(error) is passing
+
+
+STRANGE = "ERR this Redis has troubles of its own"
+
+
+def strange(content, refused):
+    """What the script says of a batch of which it refuses these keys."""
+    said = [b"%d %b" % (index, STRANGE.encode()) for index, key in enumerate(keys_in(content)) if key in refused]
+    return all_ran(content, *said)
+
+
+async def test_an_error_that_all_keys_get_gives_none_of_them_up():
+    refused = set()
+
+    def answer(content):
+        if is_script(content):
+            return strange(content, refused)
+        return b"-%b\r\n" % STRANGE.encode() if refused else b":0\r\n"
+
+    async with pushing(answer) as pusher:
+        await pusher.push(sets(0))
+        refused |= {b"k0", b"k1", b"k2"}
+        with pytest.raises(HubError, match=f"refuses this client, whatever the key: {STRANGE}"):
+            await pusher.push(sets(1, 2))
+        refused.clear()
+        assert (await pusher.push(sets(1, 2))).errors == {}
+
+
+async def test_a_hub_that_never_took_a_key_is_not_asked_for_each():
+    """Without scripts each key is a request; 32 of them are under way at once."""
+    async with pushing(lambda _content: b"-NOPERM this user has no permissions\r\n") as pusher:
+        with pytest.raises(HubError, match="whatever the key"):
+            await pusher.push(sets(*range(500)))
+        assert len(pusher.hub.bodies) < 60
+
+
+async def test_a_hub_that_takes_few_keys_comes_to_take_them():
+    """Most of those that are tried first are refused, so that nothing passes at once."""
+    taken = {b"k%d" % number for number in range(480, 500)}
+
+    def answer(content):
+        return b"+OK\r\n" if not is_script(content) and taken & set(keys_in(content)) else b"-NOPERM no\r\n"
+
+    async with pushing(answer, side_by_side=1) as pusher:
+        for _ in range(1000):
+            with contextlib.suppress(HubError):
+                errors = (await pusher.push(sets(*range(500)))).errors
+                break
+        assert errors.keys() == {b"k%d" % number for number in range(480)}
+
+
+@pytest.mark.parametrize("probed", [b":0", b"-WRONGTYPE x", b"-NOPERM no permissions to run the 'hdel' command"])
+async def test_an_error_that_one_key_gets_twice_gives_up_that_key(probed):
+    def answer(content):
+        if is_script(content):
+            return strange(content, {b"k2"})
+        return probed + b"\r\n" if content.startswith(b"HDEL/") else b"+string\r\n"
+
+    async with pushing(answer) as pusher:
+        assert (await pusher.push(sets(1, 2, 3))).errors == {b"k2": STRANGE}
+        assert len([content for content in pusher.hub.bodies if is_script(content)]) == 2
 
 
 async def test_the_reply_to_another_request_is_no_answer():
