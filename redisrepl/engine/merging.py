@@ -6,9 +6,12 @@ to others: which changes are kept (`engine.pending`, `engine.everywrite`).
 
 from __future__ import annotations
 
-from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, SequenceSet, StringSet, Touch
+from collections.abc import Collection
 
-__all__ = ["growth", "merge", "removes", "size_of"]
+from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, SequenceSet, StringSet, Touch
+from redisrepl.wire.entries import FIRST_ID
+
+__all__ = ["elements_changed", "growth", "merge", "removes", "size_of"]
 
 #: Bytes that each element of a collection costs beside its name and value (measured).
 _FIELD_OVERHEAD = 300
@@ -41,6 +44,15 @@ def merge(older: Change, newer: Change) -> Change:
             return older
         case _:
             return Touch(newer.key, replaces=removes(older) or removes(newer))
+
+
+def elements_changed(change: Change) -> Collection[bytes] | None:
+    """The elements that a change names; None: it may change others, too."""
+    if not isinstance(change, HashSet | FieldsDeleted):
+        return None
+    if change.type == "stream" and FIRST_ID in change.fields:
+        return None  # a trim, which does not say what it removes
+    return change.fields
 
 
 def removes(change: Change) -> bool:

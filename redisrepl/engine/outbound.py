@@ -18,12 +18,13 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from redisrepl.changes import Change, FieldsDeleted, Flushed, HashSet, State, Touch
+from redisrepl.changes import Change, Flushed, State, Touch
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.everywrite import EveryWrite
 from redisrepl.engine.losses import joined
+from redisrepl.engine.merging import elements_changed
 from redisrepl.engine.pending import Pending
 from redisrepl.engine.places import MOST_PLACES, Places
 from redisrepl.engine.plans import Expectation
@@ -248,8 +249,7 @@ class Outbound:
     def _add(self, change: Change) -> None:
         """A client of the site, not we, changed this key."""
         if self._pulling is not None:
-            fields = change.fields if isinstance(change, HashSet | FieldsDeleted) else None
-            self._pulling.changed_at_site((change.key,), fields)
+            self._pulling.changed_at_site((change.key,), elements_changed(change))
         if isinstance(change, Touch) and change.kind == OPAQUE and change.key in self.pending:
             change = Touch(change.key, replaces=True)
         # What is read again may be older than what was seen; what a strange command names may be no key of it.

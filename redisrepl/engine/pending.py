@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, count, islice
 
 from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, Touch
-from redisrepl.engine.merging import growth, merge, removes, size_of
+from redisrepl.engine.merging import elements_changed, growth, merge, removes, size_of
 
 __all__ = ["OVERHEAD", "Entry", "Mark", "Pending", "Waiting", "fields_of", "parts_of", "told_of"]
 
@@ -72,9 +72,9 @@ def fields_of(entries: Iterable[Entry]) -> set[bytes] | None:
     """The fields of a hash that these change; None: one of them changes more than fields."""
     names: set[bytes] = set()
     for entry in entries:
-        if not isinstance(entry, Waiting) or not isinstance(entry.change, HashSet | FieldsDeleted):
+        if not isinstance(entry, Waiting) or (changed := elements_changed(entry.change)) is None:
             return None
-        names.update(entry.change.fields)
+        names.update(changed)
     return names
 
 
@@ -196,8 +196,8 @@ class Pending:
             opened.outstanding += 1
             entries[key] = self._entry(change, opened.number, size_of(change))
         elif isinstance(older, int):
-            # Already a touch: reading the key covers this change too, unless it replaces the key.
-            if isinstance(change, FieldsDeleted):
+            # Already a touch: reading the key covers this change too, unless it replaces the key or removes elements.
+            if removes(change):
                 change = Touch(key, replaces=True)
             if isinstance(change, Deleted) or (isinstance(change, Touch) and change.replaces):
                 entries[key] = self._entry(change, older, 0)
@@ -358,7 +358,7 @@ class Pending:
             case HashSet(_, names, kind) | FieldsDeleted(_, names, kind):
                 if not isinstance(waiting, HashSet):
                     return
-                if waiting.type != kind:  # it has lost its last element meanwhile
+                if waiting.type != kind or elements_changed(change) is None:  # others of its elements may be gone, too
                     self.bytes -= size
                     self._ready[change.key] = Waiting(Touch(change.key, replaces=True), mark, 0)
                     return

@@ -16,9 +16,10 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 
-from redisrepl.changes import Change, ExpirySet, FieldsDeleted, HashSet
+from redisrepl.changes import Change, ExpirySet
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Side
+from redisrepl.engine.merging import elements_changed
 from redisrepl.engine.places import (
     MOST_PLACES,
     Place,
@@ -215,4 +216,5 @@ def _parts_of(change: Change) -> Collection[bytes | None]:
     """The fields that a change is about; None: the key as a whole; an expiry tells nothing of its value."""
     if isinstance(change, ExpirySet):
         return ()
-    return change.fields if isinstance(change, HashSet | FieldsDeleted) else [None]
+    names = elements_changed(change)
+    return [None] if names is None else names

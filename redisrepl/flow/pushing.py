@@ -413,7 +413,7 @@ class Pushing:
                     return ()
                 self._denials.passed((key,))
                 read = dict(zip(names, values, strict=True))
-                if FIRST_ID in read:
+                if kind == "stream" and FIRST_ID in read:
                     return await self._trimmed(key, {**fields, **read})
                 gone = _absent(kind, read) if "del" in kinds else ()
                 return [HashSet(key, {**fields, **read}, kind), *([FieldsDeleted(key, gone, kind)] if gone else [])]

@@ -26,6 +26,7 @@ from redisrepl.engine.everywrite import EveryWrite
 from redisrepl.engine.merging import merge
 from redisrepl.engine.pending import OVERHEAD, Pending, parts_of
 from redisrepl.engine.pushes import with_values
+from redisrepl.wire.entries import FIRST_ID
 
 K = b"k"
 SET = StringSet(K, b"v")
@@ -33,6 +34,7 @@ TOUCH = Touch(K)
 REPLACE = Touch(K, replaces=True)
 UNLESS_THERE = Touch(K, "del", replaces=True)
 GONE = Deleted(K)
+TRIM = HashSet(K, {FIRST_ID: None}, "stream")
 
 
 def hset(**fields):
@@ -430,10 +432,26 @@ def test_a_field_that_is_gone_is_not_forgotten_above_the_ceiling(change):
         (GONE, GONE),
         (REPLACE, REPLACE),
         (hdel("f"), REPLACE),
+        (hset(f=None), REPLACE),  # it may be gone by the time it is read
+        (TRIM, REPLACE),
     ],
 )
 def test_a_touch_covers_all_but_what_reading_does_not_tell(change, taken):
     assert takes(holding(TOUCH, change)) == [taken]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields"),
+    [
+        ([hset(f="1"), hdel("g")], {b"f", b"g"}),
+        ([HashSet(K, {FIRST_ID: b"1"})], {FIRST_ID}),  # a hash may have such a field
+        ([hset(f="1"), ExpirySet(K, 5)], None),
+        ([TRIM], None),  # which entries it removes, it does not say
+        ([HashSet(K, {b"1": b"v", FIRST_ID: None}, "stream")], None),
+    ],
+)
+def test_which_elements_may_be_judged_meanwhile(changes, fields):
+    assert holding(*changes).fields(K) == fields
 
 
 def test_above_the_key_ceiling_further_keys_are_left_to_a_sweep():
@@ -675,6 +693,7 @@ def test_a_new_history_with_nothing_waiting():
         (TOUCH, SET, []),
         (SET, ExpirySet(K, 5), [TOUCH]),
         (TOUCH, ExpirySet(K, 5), [TOUCH]),
+        (HashSet(K, {b"1": None}, "stream"), TRIM, [REPLACE]),
     ],
 )
 def test_a_newer_change_makes_a_waiting_one_needless_as_far_as_it_goes(seed, newer, left):
