@@ -328,6 +328,7 @@ class Judging:
         judged = await self._judged_of_hub(facts)
         agreed = await self._perhaps_lost(judged, self._core.hub_losses)
         held = await self._held("hub", judged, agreed)
+        settled = settled_at(held.keys(), judged.seen, judged.number)
         if side.epoch != epoch:
             return
         lost = self._fence.holds_up_to() != math.inf
@@ -336,7 +337,7 @@ class Judging:
         self.known.hub = facts
         side.run_id = facts.run_id
         self._first_at["hub"] = False
-        self._tell("hub", judged, agreed, held)
+        self._tell("hub", judged, agreed, held, settled)
         if lost:  # save the judgement before the numbers that it rests on are forgotten
             self.save()
             self._fence.forget()

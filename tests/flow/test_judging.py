@@ -557,6 +557,19 @@ async def test_what_was_agreed_on_tells_what_a_hub_has_written_since():
     assert not world.core.hub_losses.may_be_older(b"k", states[3], ancestor, Ring(), 6)  # it is not among what was lost
 
 
+@pytest.mark.parametrize(("value", "older"), [(b"agreed", True), (b"new", False)])
+async def test_what_was_agreed_on_of_a_hub_is_known_however_much_followed(value, older):
+    """A busy hash fills what is remembered of a hub with changes of its other fields."""
+    world = World()
+    world.hub, world.highest = HubFacts(NEW, 0, 0, 9), 6
+    world.seen = [Seen(4, b"since", None, string_digest(b"since", b"agreed"))]
+    world.seen += [Seen(7, b"since", b"field", number) for number in range(5000)]
+    world.held_by_site = {(b"since", None): string_digest(b"since", value)}
+    await hub_judged(world)
+    ancestor = Agreed(string_digest(b"since", b"later"), 7)
+    assert world.core.hub_losses.may_be_older(b"since", StringState(value), ancestor, Ring(), 6) == older
+
+
 async def test_at_first_contact_the_hub_has_lost_nothing():
     world = World({}, first=True)
     world.found = None
