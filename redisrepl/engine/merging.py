@@ -6,10 +6,10 @@ to others: which changes are kept (`engine.pending`, `engine.everywrite`).
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, SequenceSet, StringSet, Touch
-from redisrepl.wire.entries import FIRST_ID
+from redisrepl.wire.entries import FIRST_ID, LAST_ID, with_last_id
 
 __all__ = ["elements_changed", "growth", "merge", "removes", "size_of"]
 
@@ -20,13 +20,19 @@ _FIELD_OVERHEAD = 300
 def merge(older: Change, newer: Change) -> Change:
     """The one change that stands for both, in this order."""
     if isinstance(older, HashSet) and isinstance(newer, HashSet) and older.type == newer.type:  # the most frequent
-        older.fields.update(newer.fields)
+        if older.type == "stream":
+            _put_entries(older.fields, newer.fields)
+        else:
+            older.fields.update(newer.fields)
         return older
     match older, newer:
         case (_, StringSet() | SequenceSet() | Deleted() | Touch(replaces=True)):
             return newer
         case (HashSet() | FieldsDeleted(), HashSet() | FieldsDeleted()) if older.type != newer.type:
             return Touch(newer.key, replaces=True)  # it has lost its last element between them
+        case HashSet(_, fields, "stream"), FieldsDeleted(_, deleted):
+            _put_entries(fields, dict.fromkeys(deleted))
+            return older
         case HashSet(_, fields), FieldsDeleted(_, deleted):
             fields.update(dict.fromkeys(deleted))
             return older
@@ -53,6 +59,15 @@ def elements_changed(change: Change) -> Collection[bytes] | None:
     if change.type == "stream" and FIRST_ID in change.fields:
         return None  # a trim, which does not say what it removes
     return change.fields
+
+
+def _put_entries(older: dict[bytes, bytes | None], newer: Mapping[bytes, bytes | None]) -> None:
+    """What changed later in a stream: a new entry that is removed again leaves its id behind, as the last one."""
+    if any(value is None and older.get(name) is not None for name, value in newer.items()):
+        older.update(with_last_id(older))
+    if older.get(LAST_ID) is not None:
+        newer = with_last_id(newer)  # new ids are greater
+    older.update(newer)
 
 
 def removes(change: Change) -> bool:

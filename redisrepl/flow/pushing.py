@@ -39,7 +39,7 @@ from redisrepl.observe.failures import FailureLog
 from redisrepl.remote.fence import NoFence
 from redisrepl.remote.push import Pushed
 from redisrepl.store import Facts, Store
-from redisrepl.wire.entries import FIRST_ID, LAST_ID, is_entry
+from redisrepl.wire.entries import FIRST_ID, LAST_ID, is_entry, with_last_id
 from redisrepl.wire.fieldtimes import FieldTimes, may_expire
 from redisrepl.wire.writes import UNCHANGED
 
@@ -423,8 +423,10 @@ class Pushing:
     async def _trimmed(self, key: bytes, elements: dict[bytes, bytes | None]) -> Sequence[Change]:
         """What became of a stream whose first entries were removed: those that both sides had until now are to go."""
         first = elements.pop(FIRST_ID) or LAST_ID  # which sorts behind all entries
-        there: dict[bytes, bytes | None] = {}
-        there |= {name: value for name, value in elements.items() if value is not None and name >= first}
+        known: dict[bytes, bytes | None] = {name: value for name, value in elements.items() if value is not None}
+        there = {name: value for name, value in known.items() if name >= first}
+        if known and not there:  # the trim removed new entries too, but the last id is still theirs
+            there = {LAST_ID: with_last_id(known)[LAST_ID]}
         changes: list[Change] = [HashSet(key, there, "stream")] if there else []
         if "del" in self.outbound.kinds:
             gone = await self._store.names(key, before=first) | set(filter(is_entry, elements.keys() - there.keys()))

@@ -127,13 +127,22 @@ class ChangeDecoder:
             if not one_key:
                 written = [change for change in written if self.covers(change.key)]
         except (ValueError, IndexError):
-            followed = self.selected == self.database
-            return [Touch(argument) for argument in argv[1:] if followed and self.covers(argument)]
+            return self._in_another_form(argv, one_key=one_key)
         kinds = self.kinds
         wanted = [change for change in written if is_replicated(change, kinds)]
         if written and not wanted:
             self.count_unreplicated(name.decode("ascii", "backslashreplace"))
+            if name in _STORING and "del" in kinds:  # an empty result removes the destination, of whatever type it was
+                return [Touch(change.key, "del", replaces=True) for change in written]
         return wanted
+
+    def _in_another_form(self, argv: Arguments, *, one_key: bool) -> Sequence[Change]:
+        """A known command that is not understood: which key of it has lost elements is not known."""
+        if self.selected != self.database:
+            return ()
+        if one_key:
+            return [Touch(key, replaces=True) for key in argv[1:2]]
+        return [Touch(argument) for argument in argv[1:] if self.covers(argument)]
 
     def _decode_rare(self, name: bytes, argv: Arguments) -> Sequence[Change | Flushed]:
         """Commands about the connection or whole databases, those that write another database, and unknown ones."""
@@ -213,6 +222,11 @@ class ChangeDecoder:
             self._forms[name] = form
         return form
 
+
+#: Commands that store a result, whatever their destination was.
+_STORING = frozenset({b"BITOP", b"SORT", b"GEORADIUS", b"GEORADIUSBYMEMBER", b"GEOSEARCHSTORE", b"ZRANGESTORE"}) | {
+    kind + operation + b"STORE" for kind in (b"S", b"Z") for operation in (b"UNION", b"INTER", b"DIFF")
+}
 
 _MAX_SPELLINGS = 1000  # a peer that invents spellings must not fill our memory
 
@@ -425,6 +439,7 @@ _HANDLERS: dict[bytes, _Handler] = {
     b"EXPIREAT": _expireat,
     b"PERSIST": _persist,
     b"RESTORE": _replaced,
+    b"RESTORE-ASKING": _replaced,
     b"BITOP": _bitop,
     b"SADD": _sadd,
     b"SREM": _srem,

@@ -10,6 +10,7 @@ module's, a newer server's), every argument counts as a key, so that none is mis
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 __all__ = ["keys_of", "names_one_key", "writes_whole_databases"]
 
@@ -82,9 +83,41 @@ def _target_and_counted(argv: Arguments) -> Arguments:
 
 
 def _first_and_stored(argv: Arguments) -> Arguments:
-    """`GEORADIUS key .. [STORE key] [STOREDIST key]`, and `SORT key .. STORE key`."""
-    options = [argument.upper() for argument in argv]
-    return (argv[1], *(argv[options.index(word) + 1] for word in (b"STORE", b"STOREDIST") if word in options[2:]))
+    """`GEORADIUS key .. [STORE key] [STOREDIST key]`, `GEORADIUSBYMEMBER`, and `SORT key .. STORE key`.
+
+    Of several destinations only the last one is written. Members and patterns may be called `store`, too.
+    """
+    options = _STORING[argv[0].upper()]
+    stored: Arguments = ()
+    words = iter(argv[options.start :])
+    for word in words:
+        option = word.upper()
+        if option in _STORES:
+            stored = (next(words, b""),)
+        else:
+            for _ in range(options.words.get(option, 0)):
+                next(words, None)
+    return (argv[1], *stored)
+
+
+class _Options(NamedTuple):
+    """Options of a command that may store.
+
+    Attributes:
+        start: where they begin.
+        words: how many more each of them takes, but for those that store.
+    """
+
+    start: int
+    words: dict[bytes, int]
+
+
+_STORES = frozenset({b"STORE", b"STOREDIST"})
+_STORING = {
+    b"SORT": _Options(2, {b"BY": 1, b"GET": 1, b"LIMIT": 2}),
+    b"GEORADIUS": _Options(6, {b"COUNT": 1}),
+    b"GEORADIUSBYMEMBER": _Options(5, {b"COUNT": 1}),
+}
 
 
 #: Commands that write one key, their first argument.
@@ -105,7 +138,7 @@ _ONE = (
     # streams
     *("XADD", "XDEL", "XDELEX", "XTRIM", "XSETID", "XACK", "XACKDEL", "XCLAIM", "XAUTOCLAIM"),
     # keys as such
-    *("EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT", "PERSIST", "RESTORE", "MOVE", "PFADD"),
+    *("EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT", "PERSIST", "RESTORE", "RESTORE-ASKING", "MOVE", "PFADD"),
 )
 _FORMS: tuple[tuple[Callable[[Arguments], Arguments], tuple[str, ...]], ...] = (
     (_first, _ONE),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 
 import pytest
 
 from redisrepl.changes import KINDS, Deleted, FieldsDeleted, HashSet, HashState
 from redisrepl.engine.ancestor import note_changes
 from redisrepl.engine.conditional import Condition, condition_of_state
+from redisrepl.engine.merging import merge
 from redisrepl.engine.plans import Plan, Policy, plan_for
 from redisrepl.engine.reconcile import Circumstances
 from redisrepl.wire.digests import digest_of, element_of
@@ -112,11 +114,30 @@ def test_what_was_told_of_entries_that_came_and_went_is_applied_without_a_fetch(
     world.inbound.feed(2, [removed(ONE)], now=0.0)
     world.inbound.events([(KEY, b"xadd"), (KEY, b"xdel"), (KEY, b"xadd")])
     assert world.inbound.dirty == {}
-    assert world.inbound.take_fed(9) == {KEY: [put({TWO: V}), removed(ONE)]}
+    assert world.inbound.take_fed(9) == {KEY: [put({TWO: V, LAST_ID: b"2-1"}), removed(ONE)]}
 
     world = World()
     world.inbound.feed(1, [removed(TWO)], now=0.0)
     assert world.inbound.take_fed(9) == {KEY: [removed(TWO)]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "left"),
+    [
+        # A new entry is removed again: its id stays the last one, whatever else comes and goes.
+        ([put({ONE: V}), removed(ONE)], {ONE: None, LAST_ID: b"1-1"}),
+        ([put({ONE: V}), put({ONE: None})], {ONE: None, LAST_ID: b"1-1"}),
+        ([put({ONE: V}), put({TWO: V}), removed(TWO, ONE)], {ONE: None, TWO: None, LAST_ID: b"2-1"}),
+        ([put({ONE: V}), removed(ONE), put({TWO: V})], {ONE: None, TWO: V, LAST_ID: b"2-1"}),
+        ([put({ONE: V}), put({LAST_ID: b"9-0"}), removed(ONE)], {ONE: None, LAST_ID: b"9-0"}),
+        ([put({LAST_ID: None}), put({ONE: V}), removed(ONE)], {ONE: None, LAST_ID: None}),
+        # One that was there before says nothing about the last id.
+        ([put({TWO: V}), removed(ONE)], {ONE: None, TWO: V}),
+        ([put({ONE: V}), put({TWO: V})], {ONE: V, TWO: V}),
+    ],
+)
+def test_what_changes_of_a_stream_come_to(changes, left):
+    assert reduce(merge, changes) == put(left)
 
 
 def test_each_entry_that_is_applied_comes_back_by_itself():

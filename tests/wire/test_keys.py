@@ -29,6 +29,10 @@ ONE_KEY_WRITES = [
         (b"BITOP AND d a b", [b"d", b"a", b"b"]),
         (b"MSETEX 2 a 1 b 2 PXAT 5", [b"a", b"b"]),
         (b"ZUNIONSTORE d 2 a b WEIGHTS 1 2", [b"d", b"a", b"b"]),
+        (b"SORT k BY store GET # GET store LIMIT 0 9 DESC STORE a store b", [b"k", b"b"]),
+        (b"SORT store LIMIT store STORE", [b"store"]),
+        (b"GEORADIUS k 1 2 3 km COUNT 5 ANY STORE a STOREDIST b", [b"k", b"b"]),
+        (b"GEORADIUSBYMEMBER k store 3 km WITHDIST STORE a", [b"k", b"a"]),
         (b"XGROUP CREATE s g 0", [b"s"]),
         (b"PUBLISH channel message", []),
         (b"FLUSHALL", []),
@@ -39,7 +43,7 @@ def test_the_keys_of(command, keys):
     assert list(keys_of(command.split())) == keys
 
 
-@pytest.mark.parametrize("command", [b"MSETEX", b"MSETEX x a 1", b"ZUNIONSTORE d", b"RENAME a", b"SET"])
+@pytest.mark.parametrize("command", [b"MSETEX", b"MSETEX x a 1", b"ZUNIONSTORE d", b"RENAME a", b"SET", b"SORT"])
 def test_a_known_name_in_an_unknown_form_may_name_keys_anywhere(command):
     argv = command.split()
 
