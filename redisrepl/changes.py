@@ -7,7 +7,7 @@ Left to others: which changes cross (`engine.outbound`, `engine.inbound`), how o
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import NamedTuple, Self, TypeVar, dataclass_transform
 
@@ -124,11 +124,15 @@ class HashSet:
     A value of None says that the element changed to something the command does not tell: it must be read. A field that
     expires has a `TimedValue`.
     Whoever holds the change owns the dictionary.
+
+    Attributes:
+        emptied: of changes taken together: it may have lost all its elements before it got these.
     """
 
     key: bytes
     fields: dict[bytes, bytes | None]
     type: str = "hash"
+    emptied: bool = field(default=False, compare=False)
 
 
 @_value

@@ -7,6 +7,7 @@ to others: which changes are kept (`engine.pending`, `engine.everywrite`).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, SequenceSet, StringSet, Touch
 from redisrepl.wire.entries import FIRST_ID, LAST_ID, with_last_id
@@ -19,27 +20,19 @@ _FIELD_OVERHEAD = 300
 
 def merge(older: Change, newer: Change) -> Change:
     """The one change that stands for both, in this order."""
-    if isinstance(older, HashSet) and isinstance(newer, HashSet) and older.type == newer.type:  # the most frequent
-        if older.type == "stream":
-            _put_entries(older.fields, newer.fields)
-        else:
-            older.fields.update(newer.fields)
-        return older
+    if isinstance(older, HashSet) and isinstance(newer, (HashSet, FieldsDeleted)) and older.type == newer.type:
+        _add(older, newer.fields if isinstance(newer, HashSet) else dict.fromkeys(newer.fields))  # the most frequent
+        emptied = isinstance(newer, FieldsDeleted) or newer.emptied
+        return replace(older, emptied=True) if emptied and not older.emptied else older
     match older, newer:
         case (_, StringSet() | SequenceSet() | Deleted() | Touch(replaces=True)):
             return newer
         case (HashSet() | FieldsDeleted(), HashSet() | FieldsDeleted()) if older.type != newer.type:
             return Touch(newer.key, replaces=True)  # it has lost its last element between them
-        case HashSet(_, fields, "stream"), FieldsDeleted(_, deleted):
-            _put_entries(fields, dict.fromkeys(deleted))
-            return older
-        case HashSet(_, fields), FieldsDeleted(_, deleted):
-            fields.update(dict.fromkeys(deleted))
-            return older
         case FieldsDeleted(key, deleted), FieldsDeleted(_, more):
             return FieldsDeleted(key, tuple(dict.fromkeys(deleted + more)), older.type)
         case FieldsDeleted(key, deleted), HashSet(_, fields):
-            return HashSet(key, {**dict.fromkeys(deleted), **fields}, newer.type)
+            return HashSet(key, {**dict.fromkeys(deleted), **fields}, newer.type, emptied=True)
         case StringSet(key, value, _), ExpirySet(_, expires_at_ms):
             return StringSet(key, value, expires_at_ms)
         case ExpirySet(), ExpirySet():
@@ -61,13 +54,15 @@ def elements_changed(change: Change) -> Collection[bytes] | None:
     return change.fields
 
 
-def _put_entries(older: dict[bytes, bytes | None], newer: Mapping[bytes, bytes | None]) -> None:
-    """What changed later in a stream: a new entry that is removed again leaves its id behind, as the last one."""
-    if any(value is None and older.get(name) is not None for name, value in newer.items()):
-        older.update(with_last_id(older))
-    if older.get(LAST_ID) is not None:
-        newer = with_last_id(newer)  # new ids are greater
-    older.update(newer)
+def _add(older: HashSet, newer: Mapping[bytes, bytes | None]) -> None:
+    """Elements that changed later. A new entry of a stream that is removed again leaves its id behind, as the last."""
+    fields = older.fields
+    if older.type == "stream":
+        if any(value is None and fields.get(name) is not None for name, value in newer.items()):
+            fields |= with_last_id(fields)
+        if fields.get(LAST_ID) is not None:
+            newer = with_last_id(newer)  # new ids are greater
+    fields |= newer
 
 
 def removes(change: Change) -> bool:

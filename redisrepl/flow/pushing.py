@@ -32,6 +32,7 @@ from redisrepl.errors import (
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.denials import Denials
 from redisrepl.flow.idle import Idle
+from redisrepl.flow.lasting import ExpirySource, with_lost_expiries
 from redisrepl.flow.pacing import Pacer, is_an_answer
 from redisrepl.flow.reach import StreamReach
 from redisrepl.flow.repeating import repeat
@@ -66,7 +67,7 @@ class PushTarget(Protocol):
         """Run these commands at the hub; return the error text of what was refused for good, by key."""
 
 
-class ValueSource(Protocol):
+class ValueSource(ExpirySource, Protocol):
     """What is read before a push: `local.read.SiteReader`."""
 
     async def first_states(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
@@ -293,6 +294,7 @@ class Pushing:
             if any(type(change) is Deleted for change in changes) and await self._site_evicted():
                 changes = [change for change in changes if type(change) is not Deleted]
             changes = self._times.changes(await self._without_expiries(changes))
+            changes = await with_lost_expiries(changes, outbound.kinds, self._store, self._site)
             return batch, outbound.prepare(changes, time.monotonic()), read_at
         touched = [change.key for change in batch.changes if isinstance(change, Touch)]
         read = await self._site.first_states(touched, self._hub.max_body) if touched else ()
@@ -416,7 +418,8 @@ class Pushing:
                 if kind == "stream" and FIRST_ID in read:
                     return await self._trimmed(key, {**fields, **read})
                 gone = _absent(kind, read) if "del" in kinds else ()
-                return [HashSet(key, {**fields, **read}, kind), *([FieldsDeleted(key, gone, kind)] if gone else [])]
+                put = HashSet(key, {**fields, **read}, kind, change.emptied)
+                return [put, *([FieldsDeleted(key, gone, kind)] if gone else [])]
             case _:
                 return [change]
 

@@ -344,6 +344,12 @@ class SiteReader:
             return self._values(kind, reply)
         raise wrong(self._asked(command.decode()), f"a list of {len(fields)}", reply)
 
+    async def lasting(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Which of these keys are there and do not expire, as far as the server tells."""
+        with translated(self._address):
+            replies = await ask_all(self._client, [[b"PTTL", key] for key in keys])
+        return [key for key, left in zip(keys, replies, strict=True) if left == -1]
+
     async def _timed_values(self, key: bytes, names: Sequence[bytes]) -> list[bytes | None]:
         """As `fields`, for a hash, with expiries."""
         questions = [[b"HMGET", key, *names], question_of_times(key, names)]

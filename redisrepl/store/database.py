@@ -207,10 +207,23 @@ class Database:
             total = total if changed is None else add(total, changed)
         if not total and not self.merged(key, patch, row):  # a total of 0 alone does not prove that none are left
             return None
-        expires_at_ms = None if row is None else row.expires_at_ms
+        emptied = bool(patch.emptied) and self._emptied(key, patch, row, replaced)
+        expires_at_ms = None if row is None or emptied else row.expires_at_ms
         if patch.sets_expiry and (row is not None or not patch.if_there):
             expires_at_ms = patch.expires_at_ms
+        elif patch.expiry_before is not None and not emptied:
+            (expires_at_ms,) = patch.expiry_before
         return Row(self._digest_of_hash(key, (total >> 48, total & _PART)), patch.number, expires_at_ms, total)
+
+    def _emptied(self, key: bytes, patch: Patch, row: Row | None, replaced: Mapping[bytes, int]) -> bool:
+        """Whether a hash had no elements but those that the patch found gone at once, and was absent then."""
+        if row is None or row.total is None or patch.whole:
+            return True
+        gone = dict.fromkeys(islice(patch.elements, patch.emptied))
+        rest = row.total
+        for name in gone.keys() & replaced.keys():
+            rest = add(rest, replaced[name], -1)
+        return not rest and self.elements(key).keys() <= gone.keys()
 
     def merged(
         self, key: bytes, patch: Patch, row: Row | None, names: Collection[bytes] | None = None

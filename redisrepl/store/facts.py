@@ -74,8 +74,7 @@ class Facts:
     def fields(self, key: bytes, fields: Mapping[bytes, int], gone: Collection[bytes] = ()) -> None:
         """These elements of the hash have these digests, and `gone` are removed; all others are unchanged.
 
-        The expiry is unchanged too. A hash without elements is absent; one that is filled again before the facts are
-        folded may keep its former expiry.
+        The expiry is unchanged too. A hash without elements is absent; one that is filled again does not expire.
         """
         if not fields and not gone:
             return
@@ -122,6 +121,10 @@ class Patch:
         elements: digest by field; None: the field is gone.
         sets_expiry: whether it sets the expiry to `expires_at_ms`.
         if_there: whether it sets the expiry only if something was agreed about the key before.
+        left: how many of `elements` are there; None: all of them.
+        emptied: once, so many of `elements`, the first, were all gone. If the hash had no others it was absent, and
+            what was known of its expiry is void.
+        expiry_before: what the expiry was set to before that, in a tuple; None: it was not.
     """
 
     number: int
@@ -130,6 +133,39 @@ class Patch:
     sets_expiry: bool = False
     if_there: bool = False
     expires_at_ms: int | None = None
+    left: int | None = None
+    emptied: int = 0
+    expiry_before: tuple[int | None] | None = None
+
+    def change(self, elements: dict[bytes, int | None], gone: Iterable[bytes]) -> None:
+        """These elements have these digests, and those are gone."""
+        known, gone = self.elements, dict.fromkeys(gone)
+        if not gone and self.left is None:
+            known |= elements
+            return
+        left = len(known) if self.left is None else self.left
+        left += sum(known.get(name) is None for name in elements)
+        known |= elements
+        left -= sum(known.get(name) is not None for name in gone)
+        known |= gone
+        self.left = left
+        if not left:
+            self._empty()
+
+    def _empty(self) -> None:
+        self.emptied = len(self.elements)
+        if self.whole:
+            self.sets_expiry, self.expires_at_ms = True, None
+        elif self.sets_expiry:
+            self.sets_expiry, self.expires_at_ms, self.expiry_before = False, None, (self.expires_at_ms,)
+
+    def expire(self, expires_at_ms: int | None) -> None:
+        """The key, if it exists, expires at this time."""
+        if self.left == 0 or (self.whole and not self.elements):  # it does not, if these were all
+            self.expiry_before = (expires_at_ms,)
+        else:
+            self.sets_expiry, self.expires_at_ms = True, expires_at_ms
+            self.if_there = not self.whole and not self.elements
 
 
 #: Of a string: digest, number, expiry. None: gone, or forgotten.
@@ -174,15 +210,14 @@ class Changes(dict[bytes, Entry]):
                 elements, at = _read_elements(facts, at, count)
                 gone, at = unpack_keys(facts, at, missing)
                 if key not in besides:
-                    self._patch(key, number).elements |= elements | dict.fromkeys(gone)
+                    self._patch(key, number).change(elements, gone)
             elif operation == _HASH:
                 *_, count, expires = _HASH_HEAD.unpack_from(facts, at)
                 key, at = _key(facts, at + _HASH_HEAD.size, size)
                 elements, at = _read_elements(facts, at, count)
                 if key not in besides:
-                    self[key] = Patch(
-                        number, True, elements, True, expires_at_ms=None if expires == _NEVER else expires
-                    )
+                    expires_at_ms = None if expires == _NEVER or not elements else expires
+                    self[key] = Patch(number, True, elements, True, expires_at_ms=expires_at_ms)
             elif operation == _EXPIRY:
                 *_, expires = _EXPIRY_HEAD.unpack_from(facts, at)
                 key, at = _key(facts, at + _EXPIRY_HEAD.size, size)
@@ -246,9 +281,7 @@ class Changes(dict[bytes, Entry]):
         if isinstance(entry, tuple):
             self[key] = (entry[0], number, expires_at_ms)
         elif entry is not None:
-            patch = self._patch(key, number)
-            patch.sets_expiry, patch.expires_at_ms = True, expires_at_ms
-            patch.if_there = not patch.whole and not patch.elements
+            self._patch(key, number).expire(expires_at_ms)
 
 
 _UNKNOWN = Patch(0)

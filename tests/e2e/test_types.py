@@ -19,6 +19,7 @@ from tests.e2e.pairs import Pair, overrun
 from tests.e2e.support import PREFIX, SWIFT, all_replicated, settled
 
 ALL = ("--replicate", "all")
+FAR = 4_102_444_800_000
 
 
 #: Lua: type, expiry, elements of a key, whatever version the server is of, and whether the expiry is exact; of a stream
@@ -235,6 +236,73 @@ def test_what_a_command_leaves_empty_is_gone_everywhere(place, way):
         assert run(client, commands, way) == {command[0] for command in commands}
     found = place.assert_equal([(way, *command) for _, commands in log for command in commands])
     assert not found.keys() & keys
+
+
+#: By the type of the key `k` before, which is to expire: commands of one transaction that leave it without its former
+#: elements or expiry, or with a last id of an entry that is gone.
+_ANEW = {
+    b"string": [
+        [b"DEL k", b"HSET k f w"],
+        [b"RESTORE-ASKING k 0 dump REPLACE"],
+        [b"SORT numbers BY store GET # GET store STORE other STORE k"],
+        [b"GEORADIUSBYMEMBER places store 9 km STORE other STOREDIST k"],
+    ],
+    b"hash": [[b"HDEL k e", b"HSET k f w"], [b"HDEL k e", b"HINCRBY k f 1"], [b"HDEL k e e", b"HSET k e v"]],
+    b"set": [[b"SREM k e", b"SADD k f"], [b"SPOP k", b"SADD k f"], [b"SMOVE k other e", b"SADD k f"]],
+    b"zset": [[b"ZREM k e", b"ZADD k 1 f"], [b"ZPOPMIN k", b"ZADD k 1 f"], [b"ZREM k e", b"ZINCRBY k 1 e"]],
+    b"list": [[b"LPOP k", b"RPUSH k f"]],
+    b"stream": [
+        [b"XADD k MAXLEN 0 5-1 f v"],
+        [b"XADD k MINID 9 5-1 f v"],
+        [b"XADD k 5-1 f v", b"XDEL k 5-1"],
+        [b"XADD k 5-1 f v", b"XADD k 6-1 f v", b"XTRIM k MAXLEN 0"],
+        [b"XADD k 5-1 f v", b"XADD k 6-1 f v", b"XDEL k 6-1", b"XADD k 7-1 f v", b"XDEL k 7-1 5-1"],
+        [b"DEL k", b"XADD k 1-1 f v", b"XDEL k 1-1"],
+        [b"XDEL k +1-1"],
+        [b"XDEL k 0000000000000000000000001-01"],
+    ],
+}
+
+
+def test_what_is_emptied_and_filled_anew_is_the_same_everywhere(place):
+    """Its expiry is gone; and a stream keeps the id of an entry that came and went."""
+    log = []
+    for side, client in enumerate(place.clients):
+        names = {word: b"%sanew:%d:%b" % (PREFIX, side, word) for word in (b"numbers", b"places", b"dumped")}
+        client.sadd(names[b"numbers"], 1, 2)
+        client.geoadd(names[b"places"], (13, 38, "store"))
+        client.hset(names[b"dumped"], "f", "v")
+        names[b"dump"] = client.dump(names[b"dumped"])
+        turns = [(kind, lines) for kind, those in _ANEW.items() for lines in those]
+        for number, (kind, lines) in enumerate(turns):
+            key = b"%sanew:%d:%d" % (PREFIX, side, number)
+            known = {**names, b"k": key, b"other": key + b":other"}
+            client.execute_command(*(known.get(word, word) for word in _CREATE[kind].split()))
+            client.pexpireat(key, FAR)
+            log.append((client, [[known.get(word, word) for word in line.split()] for line in lines]))
+    place.assert_equal()
+    for client, commands in log:
+        assert run(client, commands, "MULTI") == {command[0] for command in commands}
+    place.assert_equal([("MULTI", *command) for _, commands in log for command in commands])
+
+
+@pytest.mark.parametrize("source", ["psync", "notify"])
+def test_what_another_type_would_replace_is_removed_where_that_is_empty(daemons, site, hub, at_site, source):
+    """Of what a command stores nothing is replicated here, but that it removes the key is."""
+    daemon = daemons.start(site, hub, *SWIFT, "--replicate", "set,hset,del", "--source", source, rc=False)
+    daemon.wait_for_log("notice.started" if source == "notify" else "stream.attached")
+    storing = [line for line in _REMOVE[b"string"] if b"STORE" in line]
+    keys = {PREFIX + b"%d" % number: line for number, line in enumerate(storing)}
+    kept = PREFIX + b"kept"
+    for key in (*keys, kept):
+        at_site.set(key, "v")
+    eventually(lambda: hub.redis.exists(*keys, kept) == len(keys) + 1, 10, "all keys are at the hub")
+    at_site.sadd("members", 1)
+    at_site.sunionstore(kept, "members")
+    for key, line in keys.items():
+        at_site.execute_command(*(key if word == b"k" else word for word in line.split()))
+    eventually(lambda: not [keys[key] for key in keys if hub.redis.exists(key)], 10, "they are gone at the hub")
+    assert hub.redis.exists(kept), "it is there, though nothing of it is replicated"
 
 
 # What both sides changed while nobody carried it.

@@ -60,14 +60,13 @@ class Model:
     keys: dict = field(default_factory=dict)
     open: dict = field(default_factory=dict)
     document: dict = field(default_factory=dict)
-    emptied: set = field(default_factory=set)  # element by element: what they expire at if filled again is not said
 
     def copy(self):
         keys = {
             key: Held(h.digest, h.number, h.expires_at_ms, None if h.elements is None else dict(h.elements))
             for key, h in self.keys.items()
         }
-        return Model(keys, dict(self.open), self.document, set(self.emptied))
+        return Model(keys, dict(self.open), self.document)
 
     def agree(self, told, number, refused=()):
         for method, key, *arguments in told:
@@ -79,11 +78,9 @@ class Model:
                 getattr(self, method)(key, number, *arguments)
 
     def string(self, key, number, digest, expires_at_ms):
-        self.emptied.discard(key)
         self.keys[key] = Held(digest, number, expires_at_ms)
 
     def hash(self, key, number, elements, expires_at_ms):
-        self.emptied.discard(key)
         self.keys[key] = Held(0, number, expires_at_ms, {})
         self.fields(key, number, elements, [b"none of them"])
 
@@ -99,10 +96,8 @@ class Model:
         held.number, held.digest = number, digest_of_hash(key, total_of(held.elements))
         if not held.elements:
             del self.keys[key]
-            self.emptied.add(key)
 
     def gone(self, key, _):
-        self.emptied.discard(key)
         self.keys.pop(key, None)
 
     forget = gone
@@ -129,8 +124,6 @@ async def assert_like(store, model, keys):
         for key, one in found.items()
         if one.digest is not None
     }
-    for key in model.emptied & held.keys() & model.keys.keys():
-        held[key].expires_at_ms = model.keys[key].expires_at_ms
     assert held == model.keys
     for one in found.values():
         assert one.total == (None if one.elements is None else total_of(one.elements))

@@ -31,7 +31,7 @@ def test_everything_there_and_back():
         b"a": (1, 9, None),
         b"": ((1 << 60) - 1, 9, None),
         b"b": (2, 9, 78),
-        b"c": Patch(9, False, {name(1): 5, name(2): None}),
+        b"c": Patch(9, False, {name(1): 5, name(2): None}, left=1),
         b"d": Patch(9, True, {name(1): (1 << 96) - 1}, True),
         b"e": None,
         b"f": Patch(9, False, {}, True, True),
