@@ -186,6 +186,41 @@ async def test_a_key_of_which_there_is_only_an_intent(opened):
     }
 
 
+A, B, C = name(1), name(2), name(3)
+
+
+@pytest.mark.parametrize("folded_behind", range(4))
+@pytest.mark.parametrize(
+    ("told", "expires_at_ms"),
+    [
+        # Emptied and filled again: it does not expire, unless that was set since.
+        ([("fields", b"h", {}, [A, B]), ("fields", b"h", {A: 3})], None),
+        ([("fields", b"h", {}, [A]), ("fields", b"h", {}, [B, B]), ("fields", b"h", {C: 3})], None),
+        ([("fields", b"h", {C: 3}, [A, B]), ("fields", b"h", {}, [C]), ("fields", b"h", {A: 3})], None),
+        ([("fields", b"h", {}, [A, B]), ("fields", b"h", {C: 3}), ("expiry", b"h", 9)], 9),
+        ([("fields", b"h", {}, [A, B]), ("expiry", b"h", 9), ("fields", b"h", {C: 3})], None),
+        ([("expiry", b"h", 9), ("fields", b"h", {}, [A, B]), ("fields", b"h", {C: 3})], None),
+        ([("hash", b"h", {A: 3}, 9), ("fields", b"h", {}, [A]), ("fields", b"h", {A: 3})], None),
+        ([("hash", b"h", {}, 9), ("fields", b"h", {A: 3})], None),
+        # It had another element all the time.
+        ([("fields", b"h", {}, [A]), ("fields", b"h", {C: 3})], 7),
+        ([("fields", b"h", {C: 3}, [A, B]), ("fields", b"h", {A: 3})], 7),
+        ([("fields", b"h", {}, [A]), ("expiry", b"h", 9), ("fields", b"h", {C: 3})], 9),
+        ([("expiry", b"h", 9), ("fields", b"h", {}, [A]), ("fields", b"h", {C: 3})], 9),
+    ],
+)
+async def test_what_a_hash_expires_at_that_may_have_been_absent(opened, told, expires_at_ms, folded_behind):
+    store, model = await opened(), Model()
+    for number, one in enumerate([("hash", b"h", {A: 1, B: 2}, 7), *told]):
+        store.agreed(facts(one))
+        model.agree([one], store.number)
+        if number == folded_behind:
+            await store.fold()
+    await assert_like(store, model, [b"h"])
+    (one,) = (await store.lookup([b"h"])).values()
+    assert one.expires_at_ms == expires_at_ms
+
+
 async def test_intents_of_elements(opened):
     store = await opened()
     store.agreed(facts(("hash", b"h", {name(1): 1, name(2): 2}, None)))
