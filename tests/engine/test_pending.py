@@ -109,6 +109,20 @@ def test_two_changes_as_one(older, newer, both):
     assert merge(older, newer) == both
 
 
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        (hset(f=None), REPLACE),
+        (hdel("f"), REPLACE),
+        (HashSet(K, {b"1-1": b"v"}, "stream"), TOUCH),
+        (HashSet(K, {b"1-1": b"v", FIRST_ID: None}, "stream"), REPLACE),  # a trim
+        (HashSet(K, {b"1-1": None}, "stream"), REPLACE),  # XDELEX, which may have removed it
+    ],
+)
+def test_a_key_that_is_to_be_read_anyway_may_have_lost_elements(change, left):
+    assert takes(holding(ExpirySet(K, 5), hset(f="1"), change)) == [left]
+
+
 class Site:
     """One key of a site's Redis; each command returns the change that the stream would show."""
 
