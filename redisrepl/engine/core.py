@@ -367,7 +367,8 @@ class Core:
             site_evicts=self.continuity.site.may_lack,
             hub_evicts=self.continuity.hub.may_lack,
         )
-        about = circumstances(of_all, ancestor, now_ms=now_ms)
+        left = site if hub is None else hub if site is None else None
+        about = circumstances(of_all, ancestor, now_ms=now_ms, left=left)
         if without and isinstance(site, HashState) and isinstance(hub, HashState):
             site, hub = site.without(without), hub.without(without)
             ancestor = None if ancestor is None else ancestor.without(without)

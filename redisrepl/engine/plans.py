@@ -391,13 +391,20 @@ def _plan_expiry(plan: Plan, site: State, hub: State, ancestor: Agreed, policy: 
         plan.push = Touch(plan.key, replaces=True)  # the elements that are expected, and the expiry
 
 
-def circumstances(base: Circumstances, ancestor: Agreed | None, *, now_ms: float) -> Circumstances:
+def circumstances(base: Circumstances, ancestor: Agreed | None, *, now_ms: float, left: State = None) -> Circumstances:
     """What bears on the verdict on one key.
 
     Args:
         base: what is known already.
         ancestor: of the key.
         now_ms: Unix time in milliseconds.
+        left: what one side still holds, if the other lacks the key.
     """
     expires_at_ms = None if ancestor is None else ancestor.expires_at_ms
-    return base if expires_at_ms is None or expires_at_ms > now_ms else replace(base, expired=True)
+    if expires_at_ms is None or expires_at_ms > now_ms:
+        return base
+    if isinstance(left, StringState | HashState | SequenceState) and (
+        left.expires_at_ms is None or left.expires_at_ms > now_ms
+    ):
+        return replace(base, removals=False)  # it was given a later expiry, of which the other side has not heard
+    return replace(base, expired=True)

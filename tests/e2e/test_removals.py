@@ -3,6 +3,7 @@
 import pytest
 
 from testbed import FaultProxy, eventually
+from tests.e2e.pairs import Pair
 from tests.e2e.support import ALL_KINDS, SWIFT, all_replicated, assert_equal_soon, settled
 
 FAR = 4_102_444_800_123
@@ -136,6 +137,58 @@ def test_a_comparison_leaves_an_expiry_alone_that_does_not_cross(daemons, site, 
     all_replicated(at_site, at_hub)
     assert at_site.ttl("site1:key") > 0
     assert at_hub.ttl("site1:key") == -1
+
+
+@pytest.mark.parametrize(
+    ("kinds", "outage"), [("set,hset", True), ("set,hset,del", False), ("set,hset,del,expire", True)]
+)
+@pytest.mark.parametrize("side", ["site", "hub"])
+def test_a_key_that_outlives_its_agreed_expiry_comes_back_to_the_side_that_let_it_expire(
+    daemons, site, hub, kinds, outage, side
+):
+    """Nobody tells that side of the later expiry: it is not replicated, or it was given while nobody carried it."""
+    pair, key = Pair(daemons, site, hub, "--replicate", kinds, "--sweep-period", "0.5"), "site1:outlives"
+    here, there = (pair.at_site, pair.at_hub) if side == "site" else (pair.at_hub, pair.at_site)
+    for ms in (500, 1000, 2000, 4000, 8000):  # until it lives long enough for this machine
+        here.set(key, "v", px=ms)
+        arrived = eventually(lambda: there.exists(key) or not here.exists(key)) and there.exists(key)
+        if outage:
+            pair.end("stop")
+        if here.pexpire(key, 10**6) and arrived:
+            break
+        if outage:
+            pair.start_again()
+    eventually(lambda: not there.exists(key), 20, "it has expired there")
+    if outage:
+        pair.start_again()
+    eventually(lambda: there.get(key) == b"v", 20, "it is there again")
+    assert here.get(key) == b"v"
+
+
+@pytest.mark.parametrize("kinds", ["set,hset,sets,zsets,expire", "all"])
+def test_a_collection_that_is_filled_anew_does_not_expire_as_the_one_before(daemons, site, hub, at_site, at_hub, kinds):
+    """Whether it was emptied or removed, at once or a while before; also where removals are not replicated."""
+    daemons.live(site, hub, *SWIFT, "--replicate", kinds)
+    emptied = {
+        "hash": [["HSET", "k", "e", "v"], ["HDEL", "k", "e"], ["HSET", "k", "f", "v"]],
+        "removed": [["HSET", "k", "e", "v"], ["DEL", "k"], ["HSET", "k", "f", "v"]],
+        "set": [["SADD", "k", "e"], ["SREM", "k", "e"], ["SADD", "k", "f"]],
+        "zset": [["ZADD", "k", "1", "e"], ["ZREM", "k", "e"], ["ZINCRBY", "k", "1", "e"]],
+    }
+    keys = {f"site1:{name}:{apart}": (commands, apart) for name, commands in emptied.items() for apart in (0, 1)}
+    for step in range(3):
+        for key, (commands, apart) in keys.items():
+            with at_site.pipeline(transaction=True) as pipeline:
+                for command in commands[step : step + 1] if apart or not step else commands[1:] if step == 2 else ():
+                    pipeline.execute_command(*(key if word == "k" else word for word in command))
+                if not step:
+                    pipeline.pexpireat(key, FAR)
+                pipeline.execute()
+        all_replicated(at_site, at_hub)
+        if not step:
+            assert {at_hub.pexpiretime(key) for key in keys} == {FAR}
+    assert {key: at_site.pttl(key) for key in keys} == dict.fromkeys(keys, -1)
+    assert {key: at_hub.pttl(key) for key in keys} == dict.fromkeys(keys, -1)
 
 
 def test_by_default_removals_and_expiries_do_not_cross(daemons, site, hub, at_site, at_hub):

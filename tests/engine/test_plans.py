@@ -332,6 +332,23 @@ def test_an_expiry_that_has_passed_bears_on_the_verdict(expires_at_ms, expired):
     assert circumstances(ORDINARY, None, now_ms=1000) == ORDINARY
 
 
+@pytest.mark.parametrize(
+    ("left", "about"),
+    [
+        (None, Circumstances(expired=True)),
+        (string("a", 1000), Circumstances(expired=True)),
+        ("module", Circumstances(expired=True)),
+        # One side has changed the expiry, and the other let the key expire before it heard of that.
+        (string("a", 1001), Circumstances(removals=False)),
+        (string("a"), Circumstances(removals=False)),
+        (hash_(1001, f="1"), Circumstances(removals=False)),
+    ],
+)
+def test_what_outlives_the_agreed_expiry_was_not_removed_by_the_other_side(left, about):
+    assert circumstances(ORDINARY, ancestor_of(string("a", 999)), now_ms=1000, left=left) == about
+    assert circumstances(ORDINARY, ancestor_of(string("a", 1001)), now_ms=1000, left=left) == ORDINARY
+
+
 def test_circumstances_of_all_keys_are_kept_beside_those_of_one():
     base = Circumstances(removals=False, site_evicts=True, hub_evicts=True)
     found = circumstances(base, ancestor_of(string("a", 5)), now_ms=5)
