@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from redisrepl.wire.keys import names_one_key
+from redisrepl.wire.keys import keys_of, names_one_key
 from redisrepl.wire.walker import LEFT_OUT
 
 __all__ = ["MAX_VALUE", "Unwanted"]
@@ -25,6 +25,8 @@ _LEAST = 128 << 10
 #: Longer arguments are never keys that we replicate.
 _LONGEST_KEY = 1 << 20
 _PAIRS = frozenset({b"MSET", b"MSETNX"})
+#: Others that have a value beside several keys.
+_VALUED = frozenset({b"MSETEX", b"SMOVE"})
 #: The decoder reads it as: the key has a new value, which has to be read.
 _TOUCHED = b"RESTORE"
 
@@ -66,8 +68,12 @@ class Unwanted:
             whole = [word for pair in pairs if pair[0] is not LEFT_OUT and pair[1] is not LEFT_OUT for word in pair]
             touched = [key for key, value in pairs if value is LEFT_OUT and key is not LEFT_OUT and self._covers(key)]
             return [*([[argv[0], *whole]] if whole else []), *([_TOUCHED, key] for key in touched)] or [[b"PING"]]
-        if argv[0] is LEFT_OUT or argv[1] is LEFT_OUT:
+        if argv[0] is LEFT_OUT:
             return [[b"PING"]]
-        if names_one_key(name) and self._covers(argv[1]):
-            return [[_TOUCHED, argv[1]]]
+        if names_one_key(name):
+            ours = argv[1] is not LEFT_OUT and self._covers(argv[1])
+            return [[_TOUCHED, argv[1]] if ours else [b"PING"]]
+        if name in _VALUED:
+            keys = [key for key in keys_of(argv) if key is not LEFT_OUT and self._covers(key)]
+            return [[_TOUCHED, key] for key in keys] or [[b"PING"]]
         return [argv]

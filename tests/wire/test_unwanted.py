@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from redisrepl.changes import Position, StringSet, Touch
+from redisrepl.changes import Deleted, Position, StringSet, Touch
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.psync import ReplicaProtocol, encode_command
 from redisrepl.wire.unwanted import Unwanted
@@ -52,6 +52,14 @@ def changes(*commands, chunk=50_000):
         ([b"MSET", b"ns:a", BIG, b"o", HUGE], [StringSet(b"ns:a", BIG)]),
         ([b"MSET", b"o", HUGE, b"p", HUGE], []),
         ([b"mset", HUGE, b"v", b"ns:a", b"1"], [StringSet(b"ns:a", b"1")]),
+        ([b"MSETEX", b"2", b"ns:a", HUGE, b"ns:b", b"1"], [Touch(key, replaces=True) for key in (b"ns:a", b"ns:b")]),
+        ([b"MSETEX", b"2", b"o", HUGE, b"ns:a", b"1", b"PXAT", b"5"], [Touch(b"ns:a", replaces=True)]),
+        ([b"msetex", b"1", b"o", HUGE], []),
+        ([b"SMOVE", b"ns:a", b"ns:b", HUGE], [Touch(key, replaces=True) for key in (b"ns:a", b"ns:b")]),
+        ([b"SMOVE", b"ns:a", b"o", HUGE], [Touch(b"ns:a", replaces=True)]),
+        ([b"DEL", HUGE, b"ns:a"], [Deleted(b"ns:a")]),
+        ([b"RENAME", b"ns:a", HUGE], [Deleted(b"ns:a")]),
+        ([b"RENAME", HUGE, b"ns:a"], [Touch(b"ns:a", replaces=True)]),
         ([b"SET", b"ns:" + HUGE, b"v"], []),
         ([b"PUBLISH", b"channel", HUGE], []),
         ([b"UNKNOWN", HUGE, b"x"], []),
