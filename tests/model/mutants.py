@@ -123,6 +123,15 @@ MORE = [
     Mutant(reach, "StreamReach.held_by", "written[0]", "1", circumstances={"silent": True}),
     Mutant(pushing, "Pushing._failed", "self._hub.fence.doubt()", "pass", ONE),
     Mutant(plans, "_plan_whole", "plan.push, plan.expected = Touch(key, replaces=True), (far,)", "pass"),
+    # With seed 670, of fewer than 300 with none.
+    Mutant(
+        plans,
+        "circumstances",
+        "return replace(base, removals=False)",
+        "pass",
+        (everybody,),
+        {"expires": True, "restarts": True},
+    ),
     Mutant(conditional, "_was_no_collection", "return ", "return not ", ONE),
 ]
 
