@@ -48,10 +48,11 @@ CASES = {
     "rdb": ("test_commands", ("rdb",)),
     "suite": ("", ()),
 }
-#: Tests of every command that the server lists as a write, and of those that end with an empty key.
+#: Tests of every command that the server lists as a write, and of those that leave a key empty, or once did.
 EVERY_COMMAND = (
     "tests/e2e/test_types.py::test_every_write_command_of_each_side_comes_to_all",
     "tests/e2e/test_types.py::test_what_a_command_leaves_empty_is_gone_everywhere",
+    "tests/e2e/test_types.py::test_what_is_emptied_and_filled_anew_is_the_same_everywhere",
 )
 #: Tests of the suite that depend on what a server does.
 SUITE = (

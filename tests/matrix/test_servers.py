@@ -8,7 +8,10 @@ from matrix.programs import PROGRAMS
 from matrix.runs import roles_of, try_program
 
 #: What depends most on the version: events, replication stream, snapshots, commands. All cases would take minutes.
-CASES = "(test_life and (both_ways or many_kinds or no_writes)) or test_rdb or every_write_command or leaves_empty"
+CASES = (
+    "(test_life and (both_ways or many_kinds or no_writes)) or test_rdb"
+    " or every_write_command or leaves_empty or filled_anew"
+)
 
 
 @pytest.mark.timeout(900)
