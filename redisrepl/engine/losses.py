@@ -63,7 +63,7 @@ def _after(number: float, places: Places | None) -> Places | None:
     return {key: numbers for key, numbers in later.items() if numbers}
 
 
-def settled_at(places: Collection[Place], history: Iterable[Seen], number: int) -> Settled:
+def settled_at(places: Collection[Place], history: Iterable[Seen], number: float) -> Settled:
     """Of places, what was agreed on last up to a number, and ever since; without those of which that is not known.
 
     Args:
