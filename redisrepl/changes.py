@@ -31,6 +31,7 @@ __all__ = [
     "StringState",
     "TimedValue",
     "Touch",
+    "carries_groups",
     "expiry_ms",
     "is_replicated",
     "times_fields",
@@ -49,8 +50,8 @@ KIND_OF_TYPE = {
     "opaque": "opaque",  # every type that has no portable form (`wire.opaque`)
 }
 
-#: All that `--replicate` may name: values of each type, removals, expiry times of keys, and of fields of hashes.
-#: `--opaque` adds `opaque`.
+#: All that `--replicate all` means: values of each type, removals, expiry times of keys, and of fields of hashes.
+#: `--opaque` adds `opaque`, and `streams-groups` has to be named.
 KINDS = frozenset({*KIND_OF_TYPE.values(), "del", "expire", "fields-expire"}) - {"opaque"}
 
 #: The latest expiry that a server can hold, in Unix milliseconds.
@@ -265,8 +266,14 @@ DENIED = "denied"
 
 
 def types_of(kinds: frozenset[str]) -> frozenset[str]:
-    """The types whose values are carried under these of `KINDS`."""
-    return frozenset(type_ for type_, kind in KIND_OF_TYPE.items() if kind in kinds)
+    """The types whose values are carried under these of `KINDS`; `groups` where those of streams are."""
+    types = {type_ for type_, kind in KIND_OF_TYPE.items() if kind in kinds}
+    return frozenset(types | {"groups"} if carries_groups(kinds) else types)
+
+
+def carries_groups(kinds: frozenset[str]) -> bool:
+    """Whether consumer groups are replicated where these of `KINDS` are: an `XACK` is a removal."""
+    return {"streams", "del", "streams-groups"} <= kinds
 
 
 def times_fields(kinds: frozenset[str]) -> bool:

@@ -35,6 +35,7 @@ from redisrepl.changes import (
     SequenceSet,
     State,
     Touch,
+    carries_groups,
     is_replicated,
     times_fields,
 )
@@ -43,6 +44,7 @@ from redisrepl.engine.freshness import Freshness
 from redisrepl.engine.merging import merge
 from redisrepl.engine.refusals import Refusals
 from redisrepl.wire.fieldtimes import has_times, shown_when_applied
+from redisrepl.wire.groupcommands import shown_when_removed, without_groups
 from redisrepl.wire.keyspace import KeyEffect, announced_events, events_with
 from redisrepl.wire.opaque import OPAQUE
 from redisrepl.wire.writes import MAX_WORDS_AT_SITE, commands_of, events_of
@@ -61,6 +63,7 @@ _FED = 1000
 _OWN = 1000
 _EXPIRIES = events_with(KeyEffect.EXPIRY)
 _FIELD_EXPIRIES = events_with(KeyEffect.FIELD_EXPIRY)
+_GROUPS = events_with(KeyEffect.GROUPS)
 
 
 class InboundCounters:
@@ -141,11 +144,10 @@ class Inbound:
         self._fresh = Freshness(_NOTED)
         self.refusals = Refusals("apply.refused")
         self._announced = announced_events(kinds)
-        self._ignored = (
-            (frozenset() if "del" in kinds else _REMOVALS)
-            | (frozenset() if "expire" in kinds else _EXPIRIES)
-            | (frozenset() if times_fields(kinds) else _FIELD_EXPIRIES)
-        )
+        self._groups = carries_groups(kinds)
+        heard = {_REMOVALS: "del" in kinds, _EXPIRIES: "expire" in kinds}
+        heard |= {_FIELD_EXPIRIES: times_fields(kinds), _GROUPS: self._groups}
+        self._ignored = frozenset().union(*(events for events, wanted in heard.items() if not wanted))
 
     def expect_events(self, echoes_of: Callable[[Change], Iterable[Hashable]], patience: float) -> None:
         """The site is followed by its keyspace events: an apply will be seen as these, within so many seconds."""
@@ -176,8 +178,9 @@ class Inbound:
         after which the key is fetched: that is always right.
         """
         by_key: dict[bytes, list[Change]] = {}
-        for change in changes:
-            by_key.setdefault(change.key, []).append(change)
+        for told in changes:
+            if (change := told if self._groups else without_groups(told)) is not None:
+                by_key.setdefault(change.key, []).append(change)
         for key, of_key in by_key.items():
             if self._is_news(key, time, of_key):
                 self._take_feed(key, of_key, now)
@@ -491,4 +494,6 @@ def _echoes_of(change: Change) -> Sequence[Change]:
         return [HashSet(change.key, {name: value}, change.type) for name, value in change.fields.items()]
     if isinstance(change, HashSet) and has_times(change.fields):
         return shown_when_applied(change)
+    if isinstance(change, FieldsDeleted) and change.type == "stream":
+        return shown_when_removed(change)
     return (change,)

@@ -33,6 +33,7 @@ from redisrepl.engine.reconcile import ORDINARY, Circumstances, Digest, Verdict,
 from redisrepl.wire.digests import UNREADABLE, digest_of, element_of, elements_of
 from redisrepl.wire.entries import LAST_ID, greater_id
 from redisrepl.wire.fieldtimes import expiring_fields
+from redisrepl.wire.groups import is_place
 from redisrepl.wire.opaque import OPAQUE
 
 __all__ = [
@@ -321,9 +322,10 @@ def _plan_elements(
     if KIND_OF_TYPE[type_] not in policy.kinds:
         return plan
     verdicts = _verdicts(site, hub, ancestor, about, newer, now_ms)
-    if type_ == "stream" and verdicts.get(LAST_ID) is Verdict.CONFLICT:
-        theirs = greater_id(site.fields[LAST_ID], hub.fields[LAST_ID]) == hub.fields[LAST_ID]
-        verdicts[LAST_ID] = Verdict.APPLY if theirs else Verdict.PUSH
+    for name in [name for name in verdicts if type_ == "stream" and (name == LAST_ID or is_place(name))]:
+        if verdicts[name] is Verdict.CONFLICT:  # an id by which entries are counted: the greater one
+            theirs = greater_id(site.fields[name], hub.fields[name]) == hub.fields[name]
+            verdicts[name] = Verdict.APPLY if theirs else Verdict.PUSH
     conflicts = [name for name, verdict in verdicts.items() if verdict is Verdict.CONFLICT]
     if conflicts:
         plan.winner = policy.winner

@@ -428,11 +428,12 @@ class Pushing:
         first = elements.pop(FIRST_ID) or LAST_ID  # which sorts behind all entries
         known: dict[bytes, bytes | None] = {name: value for name, value in elements.items() if value is not None}
         there = {name: value for name, value in known.items() if name >= first}
-        if known and not there:  # the trim removed new entries too, but the last id is still theirs
-            there = {LAST_ID: with_last_id(known)[LAST_ID]}
+        last = with_last_id(known).get(LAST_ID)
+        if last is not None and not any(map(is_entry, there)):
+            there[LAST_ID] = last  # the trim removed new entries too, but the last id is still theirs
         changes: list[Change] = [HashSet(key, there, "stream")] if there else []
         if "del" in self.outbound.kinds:
-            gone = await self._store.names(key, before=first) | set(filter(is_entry, elements.keys() - there.keys()))
+            gone = await self._store.names(key, before=first) | (elements.keys() - there.keys() - {LAST_ID})
             if gone:
                 changes.append(FieldsDeleted(key, tuple(sorted(gone)), "stream"))
         return changes
@@ -440,7 +441,7 @@ class Pushing:
 
 def _absent(kind: str, read: Mapping[bytes, bytes | None]) -> tuple[bytes, ...]:
     """Which elements are gone. The last id of a stream goes with its key only: what removed that, the stream tells."""
-    return tuple(name for name, value in read.items() if value is None and (kind != "stream" or is_entry(name)))
+    return tuple(name for name, value in read.items() if value is None and (kind != "stream" or name != LAST_ID))
 
 
 def _refuse_stale(outbound: Outbound, batch: Batch) -> None:

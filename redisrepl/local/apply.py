@@ -25,8 +25,9 @@ from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, as_server_takes, 
 from redisrepl.wire.commands import ORIGIN_CHANNEL
 from redisrepl.wire.entries import PUT_STREAM_SCRIPT
 from redisrepl.wire.fieldtimes import has_times, plain_values, timing_commands
+from redisrepl.wire.groups import is_of_group, removal_commands
 from redisrepl.wire.opaque import OPAQUE, restore_command
-from redisrepl.wire.writes import MAX_WORDS_AT_SITE, NO_FIELD, commands_of
+from redisrepl.wire.writes import GROUP_DEL, MAX_WORDS_AT_SITE, NO_FIELD, commands_of
 
 __all__ = ["MOST_FIELDS", "Applied", "SiteWriter", "Turn", "as_site_takes", "site_commands"]
 
@@ -349,4 +350,8 @@ def site_commands(change: Change) -> list[list[bytes]]:
         words = put_words(change.type, [(name, v) for name, v in known.items() if v is not None])
         times = timing_commands(change.key, change.fields) if has_times(change.fields) else ()
         return [[kind.put, change.key, *kind.options, *words], *times]
-    return list(commands_of(change))
+    commands = list(commands_of(change))
+    if commands and commands[0][0] == GROUP_DEL and isinstance(change, FieldsDeleted):
+        ours = (name for name in change.fields if is_of_group(name))
+        return [*removal_commands(change.key, ours), *(command for command in commands if command[0] != GROUP_DEL)]
+    return commands

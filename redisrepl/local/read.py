@@ -23,6 +23,7 @@ from redisrepl.namespaces import glob_escape, printable
 from redisrepl.wire.collections import COLLECTIONS, READABLE_SINGLY, elements_in, extra_types, score_text
 from redisrepl.wire.entries import FIRST_ID, LAST_ID, entries_in, is_entry, plain_id, stream_facts
 from redisrepl.wire.fieldtimes import FieldTimes, question_of_times, times_of, with_times
+from redisrepl.wire.groups import is_of_group, questions_of_groups, values_of_groups
 from redisrepl.wire.replies import as_bytes, as_clock, as_integer, as_page, as_pairs, as_strings, wrong
 from redisrepl.wire.scan import Scan
 from redisrepl.wire.states import STATES_SCRIPT, TOO_LARGE, parse_states
@@ -43,6 +44,8 @@ _FEW = 20
 _MAX_NAMED = 10_000
 #: Bytes that replies may take beside the values.
 _BESIDE = 1 << 20
+#: What a server says of a stream or a group that is not there any more.
+_NOT_THERE = ("WRONGTYPE", "NOGROUP", "no such key")
 _Nothing = type(None)
 
 
@@ -367,18 +370,23 @@ class SiteReader:
         """As `fields`, for a stream: its entries, its last id, and the name of its first entry."""
         ids = [plain_id(name) for name in names if is_entry(name)]
         questions = [[b"XINFO", b"STREAM", key], *([b"XRANGE", key, id_, id_] for id_ in ids)]
+        of_groups = [name for name in names if is_of_group(name)]
         with translated(self._address):
-            about, *replies = await ask_all(self._client, questions)
+            about, *replies = await ask_all(self._client, [*questions, *questions_of_groups(key, of_groups)])
             if isinstance(about, redis.exceptions.ResponseError):
                 if str(about).startswith(("WRONGTYPE", "no such key")):
                     return [None] * len(names)
                 raise about
+            for reply in replies[len(ids) + 1 :]:  # what we may not read must not be taken for removed
+                if isinstance(reply, redis.exceptions.ResponseError) and not str(reply).startswith(_NOT_THERE):
+                    raise reply
         last_id, first = stream_facts(about, self._asked("XINFO STREAM"))
         found: dict[bytes, bytes] = {}
-        for reply in replies:
+        for reply in replies[: len(ids)]:
             if isinstance(reply, list):  # not an error, because the key has become another type
                 found |= entries_in(reply)
         found |= {LAST_ID: last_id, **({FIRST_ID: first} if first is not None else {})}
+        found |= values_of_groups(of_groups, replies[len(ids) :])
         return list(map(found.get, names))
 
 

@@ -330,6 +330,7 @@ class HubPusher:
                     if plain is None:
                         return [(command[1], outcome)]
                     command = plain
+                reply: object = 1  # there may be nothing to send: groups take scripts
                 for simple in simple_commands(command):
                     reply = await self._large.answered(self._hub.command(*simple), sum(map(len, simple)))
             unchanged = changed_nothing(command, reply)

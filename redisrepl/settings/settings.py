@@ -24,7 +24,9 @@ __all__ = ["ENV_PREFIX", "ByteSize", "Settings", "flag_of", "load_settings", "sp
 
 ENV_PREFIX = "REDISREPL_"
 #: What `--replicate` may name, of `changes.KINDS`, which this module need not load.
-_KINDS = ("set", "hset", "sets", "zsets", "lists", "streams", "del", "expire", "fields-expire")
+_KINDS = ("set", "hset", "sets", "zsets", "lists", "streams", "del", "expire", "fields-expire", "streams-groups")
+#: What `all` leaves out: groups belong to the readers of one side, until somebody says that they read in turn.
+_APART = "streams-groups"
 #: Variables that are no settings: the path of the TOML file.
 _OTHER_VARIABLES = frozenset({"CONFIG"})
 #: What helps where the file is no TOML, by what Python says.
@@ -77,11 +79,13 @@ def _kinds(value: object) -> frozenset[str]:
     if not isinstance(items, (list, tuple, set, frozenset)) or not all(isinstance(item, str) for item in items):
         raise ValueError(f"must be a list of {', '.join(_KINDS)}")
     if "all" in items:
-        items = {*items, *_KINDS} - {"all"}
+        items = {*items, *_KINDS} - {"all"} - ({_APART} - set(items))
     if unknown := sorted(set(items) - set(_KINDS)):
         raise ValueError(f"{', '.join(unknown)} is not one of {', '.join(_KINDS)}")
     if not items:
         raise ValueError(f"must name at least one of {', '.join(_KINDS)}")
+    if _APART in items and not {"streams", "del"} <= set(items):
+        raise SelfExplainingError(f"{_APART} needs streams and del beside it, since XACK removes a pending entry")
     return frozenset(items)
 
 

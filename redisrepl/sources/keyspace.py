@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import structlog
 
-from redisrepl.changes import Change, Deleted, Touch, is_replicated
+from redisrepl.changes import Change, Deleted, Touch, carries_groups, is_replicated
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.outbound import Outbound
 from redisrepl.errors import PsyncRefusedError, RedisreplError
@@ -65,7 +65,9 @@ def change_of(key: bytes, event: bytes, kinds: frozenset[str]) -> Change | None:
             change = Touch(key, "expire")
         case KeyEffect.FIELD_EXPIRY if "hset" in kinds:
             change = Touch(key, "fields-expire")
-        case KeyEffect.EVICTED | KeyEffect.FIELD_EXPIRY:
+        case KeyEffect.GROUPS if carries_groups(kinds):
+            change = Touch(key, "streams", replaces=True)
+        case KeyEffect.EVICTED | KeyEffect.FIELD_EXPIRY | KeyEffect.GROUPS:
             return None  # no client removed the key
     return change if is_replicated(change, kinds) else None
 

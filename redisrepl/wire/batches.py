@@ -15,6 +15,7 @@ from typing import NamedTuple
 from redisrepl.errors import FencedError, OutcomeUnknownError, ProtocolError
 from redisrepl.wire.entries import STREAMS
 from redisrepl.wire.fieldtimes import NO_PUT_TIMED
+from redisrepl.wire.groups import GROUPS
 from redisrepl.wire.lua import ELEMENT_HASH, ELEMENTS_OF, SEQUENCE_DIGEST
 from redisrepl.wire.opaque import OPAQUE, PUT_OPAQUE
 from redisrepl.wire.states import STRAY
@@ -144,13 +145,14 @@ local function element(kind, key, name)
 end
 local function element_holds(kind, name, value, digests, at)
   local held = ''
+  if kind == 'X' and value then value = streams().digested(name, value) end
   if at and at ~= '' and value then held = sub(mark(at, #name .. ':' .. name .. value), 1, 24)
   elseif value then held = sub(sha1(salt[kind] .. #name .. ':' .. name .. value), 1, 24) end
   return find(',' .. digests .. ',', ',' .. held .. ',', 1, true)
 end
 local function put_stream(key, set, moved)
-  local failed, added = streams().put(key, set)
-  tried(failed, moved or not added and 'UNCHANGED')
+  local failed, added, missing = streams().put(key, set)
+  tried(failed, (moved or missing) and 'MOVED' or not added and 'UNCHANGED')
 end
 local function put_elements(name, key, last)
   local kind, step = new[name], 2
@@ -183,7 +185,8 @@ local function remove_element(kind, key)
   if failed then tried(failed)
   elseif not held then tried(nil, 'UNCHANGED')
   elseif element_holds(kind, ARGV[i + 3], held, ARGV[i + 4], at) then
-    tried(pcall(remove[kind], key, ARGV[i + 3]))
+    if sub(ARGV[i + 3], 1, 7) == 'xgroup-' and kind == 'X' then tried(streams().remove_groups(key, {ARGV[i + 3]}))
+    else tried(pcall(remove[kind], key, ARGV[i + 3])) end
   else tried(nil, 'MOVED') end
 end
 """
@@ -247,6 +250,9 @@ while i <= #ARGV do
       local set = {}
       for j = i + 3, last do set[#set + 1] = ARGV[j] end
       put_stream(key, set)
+    elseif name == 'GROUPDEL' then
+      local failed, all = streams().remove_groups(key, {unpack(ARGV, i + 3, last)})
+      tried(failed, not all and 'UNCHANGED')
     elseif name == 'LISTSET' then put_list(key, i + 3, last)
     elseif name == 'OPAQUESET' then tried(put_opaque(key, ARGV[last]))
     elseif name == 'LISTIF' or name == 'OPAQUEIF' then
@@ -280,8 +286,9 @@ return out
 def push_script(types: frozenset[str] = frozenset()) -> bytes:
     """The script for these types; without streams it is a third shorter."""
     streams = STREAMS if "stream" in types else b"local streams\n"
+    groups = b"local has_groups = true\n" if GROUPS in types else b"local has_groups\n"
     opaque = PUT_OPAQUE if OPAQUE in types else b"local put_opaque\n"
-    return _without_indents(streams + opaque + _PUSH)
+    return _without_indents(groups + streams + opaque + _PUSH)
 
 
 PUSH_SCRIPT = push_script()

@@ -19,7 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from redisrepl.wire.entries import element_name, plain_id, stream_elements
+from redisrepl.wire.entries import as_server_takes_stream, element_name, plain_id, stream_elements
+from redisrepl.wire.groups import GROUPS
 from redisrepl.wire.opaque import FOOTER, OPAQUE
 
 __all__ = [
@@ -175,7 +176,7 @@ _VALUES_BEHIND = frozenset({"hash", "stream"})
 def as_server_takes(type_: str, elements: Mapping[bytes, Value]) -> Mapping[bytes, Value]:
     """Elements under their names at a server, and in an order in which they can be added."""
     if type_ == "stream":
-        return {plain_id(name): value for name, value in sorted(elements.items())}
+        return as_server_takes_stream(elements)
     return elements
 
 
@@ -205,5 +206,5 @@ def elements_in(type_: str, flat: Sequence[bytes]) -> Mapping[bytes, bytes]:
 
 def extra_types(types: Iterable[str]) -> bytes:
     """Those of these types that scripts handle beside strings and hashes, as an argument; each between spaces."""
-    others = sorted(set(types) & (COLLECTIONS.keys() | SEQUENCES.keys()) - {"hash"})
+    others = sorted(set(types) & (COLLECTIONS.keys() | SEQUENCES.keys() | {GROUPS}) - {"hash"})
     return b" %b " % " ".join(others).encode() if others else b""

@@ -23,6 +23,7 @@ from redisrepl.changes import (
     HashSet,
     StringSet,
     Touch,
+    carries_groups,
     expiry_ms,
     is_replicated,
     times_fields,
@@ -30,6 +31,7 @@ from redisrepl.changes import (
 from redisrepl.wire.collections import score_text
 from redisrepl.wire.entrycommands import ENTRY_COMMANDS, created_with_group
 from redisrepl.wire.fieldtimes import changed_times, named_fields
+from redisrepl.wire.groupcommands import GROUP_COMMANDS
 from redisrepl.wire.keys import keys_of, names_one_key
 from redisrepl.wire.opaque import OPAQUE
 
@@ -217,7 +219,8 @@ class ChangeDecoder:
 
     def _learn(self, name: bytes) -> _Form:
         upper = name.upper()
-        form = _Form(upper, names_one_key(upper), _HANDLERS.get(upper))
+        handler = GROUP_COMMANDS.get(upper) if carries_groups(self.kinds) else None
+        form = _Form(upper, names_one_key(upper), handler or _HANDLERS.get(upper))
         if len(self._forms) < _MAX_SPELLINGS:
             self._forms[name] = form
         return form

@@ -10,20 +10,26 @@ in C. One more element holds the last id of the stream, so that a stream without
 Redis accepts a new entry only above the last id. To insert one below, which another site added meanwhile, the script
 removes the entries above it, sets the last id back, and adds all of them in order. It does so in one step: nobody sees
 the stream without them, and consumer groups keep their pending entries.
+
+Where consumer groups are replicated, they and their pending entries are further elements (`wire.groups`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import TypeVar, cast
 
 from redisrepl.errors import ProtocolError
+from redisrepl.wire.groups import GROUP_ELEMENTS, is_of_group, value_at_server, value_here
 
 __all__ = [
     "FIRST_ID",
     "LAST_ID",
     "PUT_STREAM_SCRIPT",
     "STREAMS",
+    "as_server_takes_stream",
     "checked_elements",
     "element_name",
     "entries_in",
@@ -44,6 +50,8 @@ LAST_ID = b"last-id"
 #: In a change, with the value None: all entries before the present first one are gone; the command (`XTRIM`) does not
 #: name them. No stream has an element of this name.
 FIRST_ID = b"first-id"
+
+Value = TypeVar("Value")
 
 _ID = re.compile(rb"(\d{1,20})(?:-(\d{1,20}))?")
 _WIDTH = 20  # digits of 2**64
@@ -67,25 +75,25 @@ def entry_name(id_: bytes) -> bytes:
 
 
 def plain_id(name: bytes) -> bytes:
-    """The id of the entry with this name, as Redis prints it; `LAST_ID` stays as it is."""
-    if name == LAST_ID:
+    """The id of the entry with this name, as Redis prints it; other names stay as they are."""
+    if not is_entry(name):
         return name
     ms, _, seq = name.partition(b"-")
     return b"%b-%b" % (ms.lstrip(b"0") or b"0", seq.lstrip(b"0") or b"0")
 
 
 def element_name(name: bytes) -> bytes:
-    """The name of an element, from its name at a server: an id, or `LAST_ID`.
+    """The name of an element, from its name at a server: an id, `LAST_ID`, or that of an element of a group.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none of these.
     """
-    return name if name == LAST_ID else entry_name(name)
+    return name if name == LAST_ID or is_of_group(name) else entry_name(name)
 
 
 def is_entry(name: bytes) -> bool:
     """Whether an element of this name is an entry."""
-    return name not in (LAST_ID, FIRST_ID)
+    return name[:1].isdigit()
 
 
 def entry_value(words: Iterable[bytes]) -> bytes:
@@ -148,7 +156,19 @@ def stream_elements(flat: Sequence[bytes]) -> dict[bytes, bytes]:
     Raises:
         ValueError: they are not elements of a stream.
     """
-    return {element_name(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+    elements = {element_name(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+    for name in filter(is_of_group, elements):
+        elements[name] = value_here(name, elements[name])
+    return elements
+
+
+def as_server_takes_stream(elements: Mapping[bytes, Value]) -> dict[bytes, Value]:
+    """The contrary, in the order in which they can be added; some values may be unknown."""
+    taken = {plain_id(name): value for name, value in sorted(elements.items(), key=itemgetter(0))}
+    for name in filter(is_of_group, elements):
+        if isinstance(value := taken[name], bytes):
+            taken[name] = cast("Value", value_at_server(name, value))
+    return taken
 
 
 def checked_elements(flat: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -161,7 +181,7 @@ def checked_elements(flat: Sequence[bytes]) -> dict[bytes, bytes]:
     for name, value in elements.items():
         if name == LAST_ID:
             entry_name(value)
-        elif not entry_words(value):
+        elif is_entry(name) and not entry_words(value):
             raise ValueError("no entry of a stream")
     return elements
 
@@ -202,7 +222,7 @@ def with_last_id(elements: Mapping[bytes, bytes | None]) -> Mapping[bytes, bytes
     """Elements to add at the end of a stream, with the last id that it has then."""
     if LAST_ID in elements:
         return elements
-    entries = [name for name, value in elements.items() if value is not None]
+    entries = [name for name, value in elements.items() if value is not None and is_entry(name)]
     return {**elements, LAST_ID: plain_id(max(entries))} if entries else elements
 
 
@@ -229,9 +249,11 @@ def stream_facts(flat: object, asked: str) -> tuple[bytes, bytes | None]:
 
 #: Lua: functions for streams, which are only created when a script needs them.
 #: `elements(key)`: names and values in turn. `element(key, name)`: the value of one, nil if it is absent, or an error.
-#: `put(key, set)`: add elements, names and values in turn and in the order of ids; returns an error or nil, and whether
-#: it only added new entries at the end and set the last id.
-STREAMS = b"""\
+#: `put(key, set)`: add elements, names and values in turn and in the order of ids; returns an error or nil, whether it
+#: only added new entries at the end, set the last id and put elements of groups, and whether something that these need
+#: is not there. `remove_groups` and `digested`: see `GROUP_ELEMENTS`.
+STREAMS = (
+    b"""\
 local made_streams
 local function make_streams()
   local try, call, find = redis.pcall, redis.call, string.find
@@ -250,6 +272,9 @@ local function make_streams()
     local last = info['last-generated-id']
     return last == '0-0' and '0-1' or last
   end
+"""
+    + GROUP_ELEMENTS
+    + b"""\
   local function elements(key)
     local flat, n = {}, 0
     for _, entry in ipairs(call('XRANGE', key, '-', '+')) do
@@ -257,6 +282,7 @@ local function make_streams()
       n = n + 2
     end
     flat[n + 1], flat[n + 2] = 'last-id', last_of(info_of(key))
+    if has_groups then add_groups(key, flat) end
     return flat
   end
   local function element(key, name)
@@ -266,6 +292,7 @@ local function make_streams()
       if not find(failed.err, 'no such key', 1, true) then return nil, failed end
       return nil
     end
+    if is_of_group(name) then return group_element(key, name) end
     local found = try('XRANGE', key, name, name)
     if found.err then return nil, found end
     return found[1] and value_of(found[1][2])
@@ -340,10 +367,12 @@ local function make_streams()
     return failed
   end
   local function put(key, set)
-    local low, last, added = {}, nil, false
+    local low, last, added, groups = {}, nil, false, {}
     for j = 1, #set, 2 do
       if set[j] == 'last-id' then
         last = set[j + 1]
+      elseif is_of_group(set[j]) then
+        groups[#groups + 1], groups[#groups + 2] = set[j], set[j + 1]
       else
         local words = words_of(set[j + 1])
         if #words > 7000 then return {err = 'ERR an entry with more than 3,500 fields'} end
@@ -360,15 +389,18 @@ local function make_streams()
     local failed
     if #low > 0 then failed = insert(key, low) end
     if last and not failed then failed = force_last(key, last) end
-    return failed, #low == 0 and (added or last ~= nil)
+    local missing
+    if #groups > 0 and not failed then failed, missing = put_groups(key, groups) end
+    return failed, #low == 0 and (added or last ~= nil or #groups > 0), missing
   end
-  return {elements = elements, element = element, put = put}
+  return {elements = elements, element = element, put = put, remove_groups = remove_groups, digested = digested}
 end
 local function streams()
   made_streams = made_streams or make_streams()
   return made_streams
 end
 """
+)
 
 #: Adds elements to a stream of the site: names and values in turn. The key is in KEYS, as clusters require.
-PUT_STREAM_SCRIPT = STREAMS + b"return streams().put(KEYS[1], ARGV) or 1\n"
+PUT_STREAM_SCRIPT = b"local has_groups\n" + STREAMS + b"return streams().put(KEYS[1], ARGV) or 1\n"

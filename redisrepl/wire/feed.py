@@ -18,6 +18,7 @@ from redisrepl.changes import Change, FieldsDeleted, HashSet, StringSet
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.collections import score_text
 from redisrepl.wire.entries import checked_elements, entry_name
+from redisrepl.wire.groups import checked_names
 from redisrepl.wire.keyspace import keyspace_channel
 from redisrepl.wire.psync import encode_command
 from redisrepl.wire.resp import parse_all
@@ -42,7 +43,7 @@ class Feed(NamedTuple):
     Attributes:
         time: of the hub, in microseconds.
         origin: the redisrepl that pushed it.
-        commands: with their arguments: `SET`, `MSET`, `HSET`, `SADD`, `ZADD`, `STREAMSET` and `XDEL` only.
+        commands: with their arguments: `SET`, `MSET`, `HSET`, `SADD`, `ZADD`, `STREAMSET`, `XDEL` and `GROUPDEL` only.
     """
 
     time: int
@@ -126,7 +127,7 @@ def parse_feed(message: bytes) -> Feed:
 
 #: Only commands with values: whether a removal or an expiry changes anything, and so causes an event, is not known
 #: beforehand. `XDEL` may be published, because a stream stays even without entries.
-_TOLD = frozenset({b"SET", b"MSET", b"HSET", b"SADD", b"ZADD", b"STREAMSET", b"XDEL"})
+_TOLD = frozenset({b"SET", b"MSET", b"HSET", b"SADD", b"ZADD", b"STREAMSET", b"XDEL", b"GROUPDEL"})
 
 
 def _changes(argv: Sequence[bytes]) -> list[Change]:
@@ -147,5 +148,7 @@ def _changes(argv: Sequence[bytes]) -> list[Change]:
             return [HashSet(key, dict(checked_elements(pairs)), "stream")]
         case [b"XDEL", key, *ids] if ids:
             return [FieldsDeleted(key, tuple(map(entry_name, ids)), "stream")]
+        case [b"GROUPDEL", key, *names] if names:
+            return [FieldsDeleted(key, checked_names(names), "stream")]
         case _:
             raise ValueError

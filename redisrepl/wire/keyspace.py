@@ -14,6 +14,7 @@ site (`sources.keyspace`) and at the hub (`engine.inbound`).
 | REPLACED | has a new value, perhaps of another type | read and push it as a whole | fetch |
 | EXPIRY | has another expiry, or none | push it | fetch, where expiry times are replicated |
 | FIELD_EXPIRY | is a hash, and the same is true of a field | push it, where that is replicated | fetch, likewise |
+| GROUPS | is a stream, and a consumer group has changed | compare it, where these are replicated | fetch, likewise |
 
 Any other event concerns nothing that is replicated.
 """
@@ -23,7 +24,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from redisrepl.changes import KIND_OF_TYPE, times_fields, types_of
+from redisrepl.changes import KIND_OF_TYPE, carries_groups, times_fields, types_of
 from redisrepl.wire.collections import COLLECTIONS, READABLE
 
 __all__ = [
@@ -49,6 +50,7 @@ class KeyEffect(Enum):
     REPLACED = "replaced"
     EXPIRY = "expiry"
     FIELD_EXPIRY = "field expiry"
+    GROUPS = "groups"
 
 
 class KeyspaceEvent(NamedTuple):
@@ -88,6 +90,8 @@ EVENTS: dict[bytes, KeyspaceEvent] = {
     **_rows(KeyEffect.CHANGED, "lists", b"sortstore"),
     **_rows(KeyEffect.PUT, "streams", b"xsetid", b"xgroup-create"),
     **_rows(KeyEffect.REMOVED, "streams", b"xtrim"),
+    **_rows(KeyEffect.GROUPS, "streams", b"xgroup-setid", b"xgroup-destroy"),
+    **_rows(KeyEffect.GROUPS, "streams", b"xgroup-createconsumer", b"xgroup-delconsumer"),
     **_rows(KeyEffect.GONE, "", b"del", b"expired", b"rename_from", b"move_from"),
     **_rows(KeyEffect.EVICTED, "", b"evicted"),
     **_rows(KeyEffect.REPLACED, "", b"rename_to", b"copy_to", b"move_to", b"restore"),
@@ -134,6 +138,8 @@ def announced_events(kinds: frozenset[str]) -> frozenset[bytes]:
         events |= {b"expire", b"persist"}
     if times_fields(kinds):
         events.add(b"hexpire")
+    if carries_groups(kinds):
+        events |= {b"xgroup-setid", b"xgroup-destroy"}
     return frozenset(events)
 
 

@@ -17,12 +17,16 @@ __all__ = ["BUCKET_OF", "DIGEST_OF", "ELEMENTS_OF", "ELEMENT_HASH", "EXPIRY_OF",
 
 
 #: Lua: the type of a key, `denied` if an ACL denies us the key: that must not fail the other keys of a request. Any
-#: other error is the second result. After `carries_opaque`, all types without a portable form are `opaque`.
+#: other error is the second result. `carry_more` takes the replicated types (`collections.extra_types`). If `opaque` is
+#: one, it is the type of all keys without a portable form; if `groups` is one, streams have them.
 KIND_OF = (
     OPAQUE_KIND
     + b"""\
-local has_opaque
-local function carries_opaque(others) has_opaque = string.find(others, ' opaque ', 1, true) end
+local has_opaque, has_groups
+local function carry_more(others)
+  has_opaque = string.find(others, ' opaque ', 1, true)
+  has_groups = string.find(others, ' groups ', 1, true)
+end
 local function kind_of(key)
   local kind = redis.pcall('TYPE', key)
   if kind.err and not string.find(kind.err, 'access') then return nil, kind end
@@ -51,6 +55,7 @@ local function elements_of(key, kind)
 end
 local function value_at(flat, j, kind)
   if kind == 'zset' then return string.format('%.17g', tonumber(flat[j + 1]) + 0) end
+  if kind == 'stream' and has_groups then return streams().digested(flat[j], flat[j + 1]) end
   return kind == 'set' and '' or flat[j + 1]
 end
 """
@@ -88,7 +93,7 @@ local sha1, sub, format = redis.sha1hex, string.sub, string.format
 local left = 0
 local carried = function(kind) return kind == 'string' or kind == 'hash' end
 local function carry(others)
-  carries_opaque(others)
+  carry_more(others)
   carried = function(kind)
     return kind == 'string' or kind == 'hash' or string.find(others, ' ' .. kind .. ' ', 1, true)
   end

@@ -17,12 +17,14 @@ from redisrepl.changes import (
     StringSet,
     TimedValue,
     Touch,
+    carries_groups,
     is_replicated,
 )
 from redisrepl.wire.collections import score_of
 from redisrepl.wire.entries import LAST_ID, entry_name, entry_value, last_id_of
+from redisrepl.wire.groups import delivery, pending_name, place_name
 from redisrepl.wire.opaque import OPAQUE
-from redisrepl.wire.rdb import Entry, Stream
+from redisrepl.wire.rdb import Entry, Group, Stream
 
 __all__ = ["changes_of", "is_alive", "replicated_of"]
 
@@ -48,7 +50,8 @@ def replicated_of(
         times: whether expiries of fields are replicated.
     """
     timed = _has_expiring_fields(entry)
-    changes = [change for change in changes_of(entry, now, times=times) if is_replicated(change, kinds)]
+    all_changes = changes_of(entry, now, times=times, groups=carries_groups(kinds))
+    changes = [change for change in all_changes if is_replicated(change, kinds)]
     if timed and not times:
         return changes, "expiry of a field"
     return changes, None if changes or timed else entry.type  # all its fields may have expired
@@ -59,12 +62,12 @@ def is_alive(entry: Entry, now: float) -> bool:
     return entry.expires_at_ms is None or entry.expires_at_ms > now * 1000
 
 
-def changes_of(entry: Entry, now: float, *, times: bool = False) -> list[Change]:
+def changes_of(entry: Entry, now: float, *, times: bool = False, groups: bool = False) -> list[Change]:
     """A key of a snapshot, or a part of a large one, as changes.
 
     Fields of a hash that have expired by `now`, in Unix seconds, are left out; the others keep their expiries if
-    `times` are replicated. A value that the parser has skipped is too large: the key is touched, and reading it will
-    say so.
+    `times` are replicated. A stream has its consumer groups if `groups` are. A value that the parser has skipped is too
+    large: the key is touched, and reading it will say so.
     """
     match entry.type, entry.value:
         case "string", bytes(value):
@@ -87,12 +90,9 @@ def changes_of(entry: Entry, now: float, *, times: bool = False) -> list[Change]
             scores = {member: score_of(score) for member, score in cast("list[tuple[bytes, float]]", scored)}
             return [HashSet(entry.key, dict(scores), "zset"), *_expiry(entry)]
         case "stream", Stream() as stream:
-            elements: dict[bytes, bytes | None] = {
-                entry_name(id_.encode()): entry_value(word for pair in pairs for word in pair)
-                for id_, pairs in stream.entries
-            }
-            if entry.last:
-                elements[LAST_ID] = last_id_of(stream.last_id.encode())
+            elements = _stream(stream, last=entry.last)
+            for group in stream.groups if groups else ():
+                elements |= _group(group)
             return [HashSet(entry.key, elements, "stream"), *_expiry(entry)]
         case "list", list(items) if entry.first and entry.last:
             return [SequenceSet(entry.key, tuple(cast("list[bytes]", items))), *_expiry(entry)]
@@ -102,6 +102,28 @@ def changes_of(entry: Entry, now: float, *, times: bool = False) -> list[Change]
             return [Touch(entry.key, KIND_OF_TYPE[type_], replaces=True)]
         case _:  # a type without a portable form
             return [Touch(entry.key, OPAQUE)]
+
+
+def _stream(stream: Stream, *, last: bool) -> dict[bytes, bytes | None]:
+    """The entries of a stream, or a part of them, and its last id if it is the last part."""
+    elements: dict[bytes, bytes | None] = {
+        entry_name(id_.encode()): entry_value(word for pair in pairs for word in pair) for id_, pairs in stream.entries
+    }
+    if last:
+        elements[LAST_ID] = last_id_of(stream.last_id.encode())
+    return elements
+
+
+def _group(group: Group) -> dict[bytes, bytes]:
+    """A consumer group as elements of its stream. Of an entry that was given back, the consumer has no name."""
+    name, owners = group.name, {id_: consumer.name for consumer in group.consumers for id_ in consumer.pending}
+    return {
+        place_name(name): group.last_id.encode(),
+        **{
+            pending_name(name, id_.encode()): delivery(owners.get(id_, b""), count, at_ms)
+            for id_, at_ms, count in group.pending
+        },
+    }
 
 
 def _expiry(entry: Entry) -> list[Change]:

@@ -39,7 +39,7 @@ local budget, most, large, others = string.match(ARGV[1], '^(%d+) ?(%d*):?(%d*)(
 local out, n, left = {}, 1, tonumber(budget)
 most, large = tonumber(most) or math.huge, tonumber(large)
 local length = large and {hash = 'HLEN', set = 'SCARD', zset = 'ZCARD'} or {}
-carries_opaque(others)
+carry_more(others)
 local t = try('TIME')
 if t.err then t = {0, 0, failed = t} end
 local now = t[1] * 1000 + math.floor(t[2] / 1000)

@@ -33,10 +33,12 @@ from redisrepl.wire.fieldtimes import (
     put_timed_commands,
     timing_commands,
 )
+from redisrepl.wire.groups import events_of_groups, is_of_group
 from redisrepl.wire.opaque import restore_command
 
 __all__ = [
     "CONDITIONAL",
+    "GROUP_DEL",
     "MAX_BYTES_PER_COMMAND",
     "MAX_FIELDS_PER_COMMAND",
     "MAX_PAIRS_PER_COMMAND",
@@ -56,6 +58,8 @@ __all__ = [
 
 #: A field that no hash has: whether we may remove it shows whether we may write the key, and changes nothing.
 NO_FIELD = b"redisrepl:no-field:5d0c0e8a7f3b41c2"
+#: Our own command that removes elements of the groups of a stream; the script of `wire.batches` runs it.
+GROUP_DEL = b"GROUPDEL"
 #: Lua's C stack holds 8,000 values (LUAI_MAXCSTACK), and `unpack` puts a whole command on it.
 MAX_FIELDS_PER_COMMAND = 1000
 #: The same for the pairs of an `MSET`. From 50 to 1,000 it makes no difference (2 us of processor a pair, all servers).
@@ -85,13 +89,20 @@ def commands_of(change: Change) -> Iterator[list[bytes]]:
         case Deleted(key):
             yield [b"DEL", key]
         case FieldsDeleted(key, fields, kind):
-            for start in range(0, len(fields), MAX_FIELDS_PER_COMMAND):
-                names = fields[start : start + MAX_FIELDS_PER_COMMAND]
-                yield [COLLECTIONS[kind].remove, key, *names_at_server(kind, names)]
+            if kind == "stream" and any(map(is_of_group, fields)):
+                yield from _pieces([GROUP_DEL, key], tuple(filter(is_of_group, fields)))
+                fields = tuple(filter(is_entry, fields))
+            yield from _pieces([COLLECTIONS[kind].remove, key], [*names_at_server(kind, fields)])
         case ExpirySet(key, None):
             yield [b"PERSIST", key]
         case ExpirySet(key, int(expires_at_ms)):
             yield [b"PEXPIREAT", key, b"%d" % expires_at_ms]
+
+
+def _pieces(head: Sequence[bytes], names: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """A command for some of these names after the other."""
+    for start in range(0, len(names), MAX_FIELDS_PER_COMMAND):
+        yield [*head, *names[start : start + MAX_FIELDS_PER_COMMAND]]
 
 
 def commands_of_batch(changes: Iterable[Change], *, in_order: bool = False) -> list[list[bytes]]:
@@ -130,7 +141,9 @@ def simple_commands(command: Sequence[bytes]) -> list[Sequence[bytes]]:
         return put_timed_commands(command)
     if command[0] == b"STREAMSET":
         pairs = zip(command[2::2], command[3::2], strict=True)
-        return [_stream_command(command[1], name, value) for name, value in pairs]
+        return [_stream_command(command[1], name, value) for name, value in pairs if not is_of_group(name)]
+    if command[0] == GROUP_DEL:
+        return []  # groups take scripts
     if command[0] == b"OPAQUESET":
         return [restore_command(command[1], command[2])]
     if command[0] != b"LISTSET":
@@ -318,6 +331,7 @@ def _field_digests(alternatives: _Alternatives) -> bytes:
 def _put_commands_if(change: HashSet, fields: Mapping[bytes, _Alternatives] | None) -> Iterator[list[bytes]]:
     kind = change.type
     its, known = COLLECTIONS[kind], change.fields
+    taken = as_server_takes(kind, known)
     new = fields is None or all(tuple(fields.get(name, _NEW)) == _NEW for name in known)
     for put in _put_commands(change.key, known, kind):
         words = put[2 + len(its.options) :]
@@ -325,7 +339,7 @@ def _put_commands_if(change: HashSet, fields: Mapping[bytes, _Alternatives] | No
         command = [its.put_new if new else its.put_if, change.key]
         for name in names:
             here = name_here(kind, name)
-            value = known[here] or b""
+            value = taken[name] or b""
             if not new:
                 command += name, _field_digests((fields or {}).get(here, _NEW)), value
             elif kind == "set":
@@ -352,6 +366,8 @@ _EVENTS = {
         for word in (kind.put, kind.put_new, kind.put_if)
     },
     **{word: (kind.remove_event,) for kind in COLLECTIONS.values() for word in (kind.remove, kind.remove_if)},
+    b"XACK": (),
+    b"XGROUP": (b"xgroup-destroy",),
 }
 
 #: Words of each entry in commands for streams. Entries are added one by one, so each causes an event.
@@ -361,6 +377,8 @@ _WORDS_OF_ENTRY = {b"STREAMSET": 2, b"STREAMNEW": 2, b"STREAMIF": 3}
 def events_of(command: Sequence[bytes]) -> tuple[bytes, ...]:
     """The keyspace events that one of our commands causes on each of its keys, if it changes all that it names."""
     name = command[0]
+    if name == GROUP_DEL or (name == b"XDELIF" and is_of_group(command[2])):
+        return events_of_groups(command[2:] if name == GROUP_DEL else command[2:3], removed=True)
     if (events := _EVENTS.get(name)) is not None:
         return events
     if name == b"SET":
@@ -369,7 +387,7 @@ def events_of(command: Sequence[bytes]) -> tuple[bytes, ...]:
         return (b"set", b"expire") if command[3] else (b"set",)
     if (step := _WORDS_OF_ENTRY.get(name)) is not None:
         names = command[2::step]
-        last = names[-1] == LAST_ID
-        return (b"xadd",) * (len(names) - last) + (b"xsetid",) * last
+        added = sum(map(is_entry, names))
+        return (b"xadd",) * added + (b"xsetid",) * (LAST_ID in names[added:]) + events_of_groups(names)
     items = len(command) - (2 if name == b"LISTSET" else 3)  # or `LISTIF`
     return (*[b"rpush"] * -(-items // MAX_FIELDS_PER_COMMAND), b"ltrim")

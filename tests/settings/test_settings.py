@@ -175,7 +175,7 @@ def test_all_kinds_have_a_word(text):
         (
             "replicate",
             "",
-            "must name at least one of set, hset, sets, zsets, lists, streams, del, expire, fields-expire",
+            "must name at least one of set, hset, sets, zsets, lists, streams, del, expire, fields-expire, streams-groups",
         ),
         ("rc", "perhaps", "must be true or false"),
         ("state_dir", "", "must be a path"),
