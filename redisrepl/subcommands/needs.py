@@ -16,6 +16,9 @@ __all__ = ["AT_HUB", "AT_SITE", "TO_APPLY", "commands_for", "what_is_lost"]
 #: Stands for the key where it is not the second word.
 _KEY = b"{key}"
 _Needs = dict[str, tuple[tuple[bytes, ...], ...]]
+_READ_GROUPS = ((b"XINFO", b"GROUPS", _KEY), (b"XPENDING", b"g"))
+_CLAIM = (b"XCLAIM", b"g", b"c", b"0", b"0-1", b"JUSTID")
+_WRITE_GROUPS = ((b"XGROUP", b"DESTROY", _KEY, b"g"), _CLAIM, (b"XACK", b"g", b"0-1"))
 
 AT_HUB: _Needs = {
     "": ((b"TYPE",), (b"GET",), (b"HGETALL",)),
@@ -28,6 +31,7 @@ AT_HUB: _Needs = {
         *((b"XADD", b"0-0", b"f", b"v"), (b"XSETID", b"0-0"), (b"XDEL", b"0-1"), (b"XTRIM", b"MAXLEN", b"0")),
         *((b"XRANGE", b"-", b"+"), (b"XREVRANGE", b"+", b"-"), (b"XINFO", b"STREAM", _KEY)),
     ),
+    "streams-groups": (*_READ_GROUPS, *_WRITE_GROUPS),
     "opaque": ((b"DUMP",), (b"RESTORE", b"0", b"")),
     "del": ((b"DEL",), (b"HDEL", b"f")),
     "expire": ((b"PEXPIREAT", b"1"), (b"PERSIST",)),
@@ -41,6 +45,7 @@ AT_SITE: _Needs = {
     "zsets": ((b"ZRANGE", b"0", b"-1"), (b"ZMSCORE", b"m")),
     "lists": ((b"LRANGE", b"0", b"-1"),),
     "streams": ((b"XRANGE", b"-", b"+"), (b"XINFO", b"STREAM", _KEY)),
+    "streams-groups": _READ_GROUPS,
     "opaque": ((b"DUMP",),),
 }
 
@@ -55,6 +60,7 @@ TO_APPLY: _Needs = {
         *((b"XADD", b"0-1", b"f", b"v"), (b"XSETID", b"0-1"), (b"XDEL", b"0-1"), (b"XTRIM", b"MAXLEN", b"0")),
         (b"XREVRANGE", b"+", b"-"),
     ),
+    "streams-groups": _WRITE_GROUPS,
     "opaque": ((b"RESTORE", b"0", b""),),
     "del": ((b"DEL",), (b"HDEL", b"f")),
     "expire": ((b"PEXPIREAT", b"1"), (b"PERSIST",)),
@@ -66,6 +72,7 @@ _LOST = {
     "zsets": "sorted sets",
     "lists": "lists",
     "streams": "streams",
+    "streams-groups": "consumer groups",
     "opaque": "types of modules",
     "expire": "expiry times",
 }

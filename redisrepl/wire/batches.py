@@ -185,7 +185,7 @@ local function remove_element(kind, key)
   if failed then tried(failed)
   elseif not held then tried(nil, 'UNCHANGED')
   elseif element_holds(kind, ARGV[i + 3], held, ARGV[i + 4], at) then
-    if sub(ARGV[i + 3], 1, 7) == 'xgroup-' and kind == 'X' then tried(streams().remove_groups(key, {ARGV[i + 3]}))
+    if sub(ARGV[i + 3], 1, 7) == 'xgroup-' and kind == 'X' then tried((streams().remove_groups(key, {ARGV[i + 3]})))
     else tried(pcall(remove[kind], key, ARGV[i + 3])) end
   else tried(nil, 'MOVED') end
 end

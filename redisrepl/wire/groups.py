@@ -51,6 +51,7 @@ _PENDING = b"xgroup-pending:"
 _ID = re.compile(rb"(\d{1,20})(?:-(\d{1,20}))?")
 _PENDING_NAME = re.compile(rb"xgroup-pending:(\d{1,9}):(.*)", re.DOTALL)
 _TOLD = re.compile(rb"(\d{1,19}) (\d{0,18}) (.*)", re.DOTALL)
+_LARGEST = (1 << 64) - 1
 #: Ids that one command names: Lua's stack holds 8,000 values.
 _MOST = 1000
 
@@ -101,9 +102,11 @@ def is_place(name: bytes) -> bool:
 
 
 def _plain(id_: bytes) -> bytes:
-    if (found := _ID.fullmatch(id_)) is None:
+    found = _ID.fullmatch(id_)
+    ms, seq = (int(found[1]), int(found[2] or 0)) if found else (_LARGEST + 1, 0)
+    if max(ms, seq) > _LARGEST:
         raise ValueError("an id that is none")
-    return b"%d-%d" % (int(found[1]), int(found[2] or 0))
+    return b"%d-%d" % (ms, seq)
 
 
 def _parts(name: bytes) -> tuple[bytes, bytes]:
@@ -361,13 +364,15 @@ GROUP_ELEMENTS = b"""\
       if not groups[name] then all = false
       elseif place then
         call('XGROUP', 'DESTROY', key, name)
-        groups[name], acked[name] = nil, nil
-      else
+        groups[name].gone = true
+      elseif not groups[name].gone then
         call('XACK', key, name, id)
         acked[name] = groups[name]
       end
     end
-    for _, group in pairs(acked) do set_place(key, info, group, group['last-delivered-id']) end
+    for _, group in pairs(acked) do
+      if not group.gone then set_place(key, info, group, group['last-delivered-id']) end
+    end
     return nil, all
   end
   local function digested(name, value)

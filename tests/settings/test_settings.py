@@ -18,7 +18,7 @@ from redisrepl.settings.retention import Retention
 from redisrepl.settings.settings import ENV_PREFIX, ByteSize, Settings, flag_of, load_settings, unknown_variables
 
 FIELDS = Settings.fields
-ALL_KINDS = "set, hset, sets, zsets, lists, streams, del, expire, fields-expire"
+ALL_KINDS = "set, hset, sets, zsets, lists, streams, del, expire, fields-expire, streams-groups"
 
 
 @pytest.fixture(autouse=True)
@@ -146,6 +146,12 @@ def test_all_kinds_have_a_word(text):
     assert load_settings({"replicate": text}).replicate == KINDS
 
 
+@pytest.mark.parametrize("text", ["all,streams-groups", "streams-groups,all"])
+def test_consumer_groups_have_to_be_named(text):
+    assert load_settings({"replicate": text}).replicate == KINDS | {"streams-groups"}
+    assert load_settings({"replicate": "streams,del,streams-groups"}).replicate == {"streams", "del", "streams-groups"}
+
+
 @pytest.mark.parametrize(
     ("name", "wrong", "complaint"),
     [
@@ -175,8 +181,10 @@ def test_all_kinds_have_a_word(text):
         (
             "replicate",
             "",
-            "must name at least one of set, hset, sets, zsets, lists, streams, del, expire, fields-expire, streams-groups",
+            f"must name at least one of {ALL_KINDS}",
         ),
+        ("replicate", "streams-groups,streams", "needs streams and del beside it"),
+        ("replicate", "streams-groups,set,hset,del", "needs streams and del beside it"),
         ("rc", "perhaps", "must be true or false"),
         ("state_dir", "", "must be a path"),
         ("ns", "site1:*", "a namespace is a prefix, and the * of site1:* is no wildcard: write site1:"),
