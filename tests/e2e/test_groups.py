@@ -323,3 +323,38 @@ def test_without_it_groups_stay_at_their_side(daemons, site, hub):
     pair.level()
     assert groups(at_site, key("s")).keys() == {b"g"}
     assert pair.daemon.state()["not_replicated"].keys() >= {"XGROUP", "XCLAIM", "XACK"}
+
+
+def test_a_site_without_it_beside_one_with_it_keeps_its_groups(daemons, site, hub):
+    """It takes the entries, by the feed too, and nothing of the groups."""
+    with RedisServer() as other:
+        first, second, at_hub = site.client(), other.client(), hub.redis
+        running = [
+            daemons.live(site, hub, *SWIFT, *GROUPS),
+            daemons.live(other, hub, *SWIFT, "--replicate", "all"),
+        ]
+        for daemon in running:
+            settled(daemon)
+        filled(first, key("s"), 3)
+        for client in (first, second):
+            all_replicated(client, at_hub)
+        second.xgroup_create(key("s"), "g", "0")
+        second.xreadgroup("g", "own", {key("s"): ">"}, count=1)
+        own = groups(second, key("s"))
+        with first.pipeline(transaction=True) as pipeline:  # one push tells of all
+            pipeline.xgroup_create(key("s"), "g", "0")
+            pipeline.xadd(key("s"), FIELDS, id="9-0")
+            pipeline.xreadgroup("g", "c", {key("s"): ">"})
+            pipeline.xack(key("s"), "g", "1-0")
+            pipeline.execute()
+        found = equal_groups((first, at_hub), key("s"))[0]
+        assert found == {b"g": (b"9-0", {id_: (b"c", 1) for id_ in (b"2-0", b"3-0", b"9-0")})}
+        for client in (first, second):
+            all_replicated(client, at_hub)
+        assert [id_ for id_, _ in second.xrange(key("s"))] == [b"1-0", b"2-0", b"3-0", b"9-0"]
+        assert groups(second, key("s")) == own
+        first.xgroup_setid(key("s"), "g", "0")  # an event that is not for the other one
+        fetched = running[1].state()["fetched"]
+        equal_groups((first, at_hub), key("s"))
+        all_replicated(first, at_hub)
+        assert running[1].state()["fetched"] <= fetched + 2  # the markers of `all_replicated`
