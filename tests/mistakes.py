@@ -156,6 +156,7 @@ MISTAKES = {
         Mistake("--log-format yaml"),
         Mistake("--replicate set,list"),
         Mistake("--replicate ''"),
+        Mistake("--replicate streams-groups"),
         Mistake("--initial-sync up"),
         Mistake("--on-conflict newest"),
         Mistake("--hub-database -1"),

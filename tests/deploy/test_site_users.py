@@ -36,7 +36,8 @@ def test_the_daemon_needs_no_more(site, tmp_path):
         hub.redis.xadd("site1:both", {"f": "1"}, id="5-2")
         args = ["--haddr", hub.url, "--ca", certificates.ca, "--cert", certificates.client, "--key"]
         args += [certificates.client_key, "--raddr", f":{site.port}", "--user", "redisrepl", "-rc", "--ns", "site1:"]
-        kinds = ",".join(sorted(KINDS - {"fields-expire"}))  # which servers before Redis 7.4 do not have
+        # Servers before Redis 7.4 do not have expiries of fields.
+        kinds = ",".join(sorted(KINDS - {"fields-expire"} | {"streams-groups"}))
         args += ["--password-file", tmp_path / "password", "--replicate", kinds]
         with Daemon([*args, "--log-format", "json"], env={"STATE_DIRECTORY": str(tmp_path / "state")}) as daemon:
             eventually(lambda: hub.redis.get("site1:old") and hub.redis.hget("site1:old-hash", "f"))
@@ -83,6 +84,20 @@ def streams_follow(here, there):
     here.xadd("site1:stream", {"f": "w"}, id="6-1", maxlen=1, approximate=False)
     eventually(lambda: there.xrange("site1:stream") == [(b"6-1", {b"f": b"w"})])
     eventually(lambda: here.xlen("site1:both") == 3 == there.xlen("site1:both"))
+    for one, name in ((here, "site1:stream"), (there, "site1:stream-of-hub")):
+        one.xgroup_create(name, "g", "0")
+        one.xreadgroup("g", "c", {name: ">"})
+        one.xgroup_create(name, "h", "0")  # whose event tells of what was read at the hub
+    for client, name in ((there, "site1:stream"), (here, "site1:stream-of-hub")):
+        eventually(lambda: pending(client, name) == {b"g": 1, b"h": 0}, description=name)  # noqa: B023
+    here.xack("site1:stream", "g", "6-1")
+    eventually(lambda: pending(there, "site1:stream") == {b"g": 0, b"h": 0})
+    there.xgroup_destroy("site1:stream-of-hub", "g")
+    eventually(lambda: pending(here, "site1:stream-of-hub") == {b"h": 0})
+
+
+def pending(client, name):
+    return {group["name"]: group["pending"] for group in client.xinfo_groups(name)}
 
 
 @pytest.mark.parametrize(

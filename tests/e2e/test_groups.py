@@ -348,7 +348,7 @@ def test_a_site_without_it_beside_one_with_it_keeps_its_groups(daemons, site, hu
             pipeline.xack(key("s"), "g", "1-0")
             pipeline.execute()
         found = equal_groups((first, at_hub), key("s"))[0]
-        assert found == {b"g": (b"9-0", {id_: (b"c", 1) for id_ in (b"2-0", b"3-0", b"9-0")})}
+        assert found == {b"g": (b"9-0", dict.fromkeys((b"2-0", b"3-0", b"9-0"), (b"c", 1)))}
         for client in (first, second):
             all_replicated(client, at_hub)
         assert [id_ for id_, _ in second.xrange(key("s"))] == [b"1-0", b"2-0", b"3-0", b"9-0"]
