@@ -16,6 +16,8 @@ __all__ = ["elements_changed", "growth", "merge", "removes", "size_of"]
 
 #: Bytes that each element of a collection costs beside its name and value (measured).
 _FIELD_OVERHEAD = 300
+#: Elements that were removed one by one, above which they are kept by name.
+_MANY = 1000
 
 
 def merge(older: Change, newer: Change) -> Change:
@@ -29,6 +31,9 @@ def merge(older: Change, newer: Change) -> Change:
             return newer
         case (HashSet() | FieldsDeleted(), HashSet() | FieldsDeleted()) if older.type != newer.type:
             return Touch(newer.key, replaces=True)  # it has lost its last element between them
+        case FieldsDeleted(key, deleted), FieldsDeleted(_, more) if len(deleted) >= _MANY:
+            # To read them costs less than to copy so many names for each that is added.
+            return HashSet(key, dict.fromkeys(deleted + more), older.type, emptied=True)
         case FieldsDeleted(key, deleted), FieldsDeleted(_, more):
             return FieldsDeleted(key, tuple(dict.fromkeys(deleted + more)), older.type)
         case FieldsDeleted(key, deleted), HashSet(_, fields):
@@ -90,11 +95,11 @@ def size_of(change: Change) -> int:
     return sum(map(len, change.fields)) if isinstance(change, FieldsDeleted) else 0
 
 
-def growth(older: HashSet, newer: HashSet) -> int:
+def growth(older: HashSet, newer: HashSet | FieldsDeleted) -> int:
     """Bytes by which merging `newer` into `older` makes it larger; counts only what is new."""
     fields = older.fields
     more = 0
-    for field, value in newer.fields.items():
+    for field, value in (newer.fields if isinstance(newer, HashSet) else dict.fromkeys(newer.fields)).items():
         more += len(value or b"")
         more += -len(fields[field] or b"") if field in fields else len(field) + _FIELD_OVERHEAD
     return more

@@ -204,7 +204,11 @@ class Pending:
         else:
             older_change, mark, size = parts_of(key, older)
             self.bytes -= size
-            if isinstance(older_change, HashSet) and isinstance(change, HashSet) and older_change.type == change.type:
+            if (
+                isinstance(older_change, HashSet)
+                and isinstance(change, HashSet | FieldsDeleted)
+                and older_change.type == change.type
+            ):
                 size += growth(older_change, change)
                 entries[key] = self._entry(merge(older_change, change), mark, size)
             else:

@@ -162,7 +162,7 @@ class Settings(Declared):
         read=_kinds,
         example="set,hset,del,expire",
         description="what is replicated: strings (set), hashes (hset), sets, zsets, lists, streams, removals (del), "
-        "expiry times (expire), those of fields of hashes (fields-expire), or all; consumer groups too (streams-groups)",
+        "expiry times (expire), those of fields of hashes (fields-expire), or all; consumer groups (streams-groups)",
     )
     opaque: Literal["restore", "off"] = Field(
         "off",

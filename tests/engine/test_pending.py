@@ -791,3 +791,24 @@ def test_a_run_of_plain_sets_is_taken_like_each_of_them(rounds, max_bytes, max_k
                     waiting.done(keys)
         assert entries_of(by_runs) == entries_of(one_by_one)
     assert takes(by_runs) == takes(one_by_one)
+
+
+def test_many_elements_that_are_removed_one_by_one_are_kept_by_name():
+    """Copying all their names for each that is added would take longer than to read them."""
+    names = [f"{number}" for number in range(1200)]
+    waiting = holding(*map(hdel, names))
+    (change,) = takes(waiting)
+    assert change == hset(**dict.fromkeys(names))
+    assert list(change.fields) == [name.encode() for name in names]
+    (few,) = takes(holding(*map(hdel, names[:1000])))
+    assert few == hdel(*names[:1000])
+
+
+@pytest.mark.parametrize("older", [hset(a="1", b=None), hset(**dict.fromkeys(map(str, range(5)), "12345"))])
+@pytest.mark.parametrize("newer", [hdel("a", "new"), hdel("3"), hset(a="123", new="4")])
+def test_the_memory_of_what_was_merged_is_that_of_what_is_kept(older, newer):
+    whole = merge(HashSet(K, dict(older.fields)), newer)
+    merged = holding(HashSet(K, dict(older.fields)), newer)
+    assert merged.bytes == holding(whole).bytes
+    merged.done([change.key for change in takes(merged)])
+    assert merged.bytes == 0
