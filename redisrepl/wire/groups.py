@@ -364,15 +364,12 @@ GROUP_ELEMENTS = b"""\
       if not groups[name] then all = false
       elseif place then
         call('XGROUP', 'DESTROY', key, name)
-        groups[name].gone = true
-      elseif not groups[name].gone then
+      else
         call('XACK', key, name, id)
         acked[name] = groups[name]
       end
     end
-    for _, group in pairs(acked) do
-      if not group.gone then set_place(key, info, group, group['last-delivered-id']) end
-    end
+    for _, group in pairs(acked) do set_place(key, info, group, group['last-delivered-id']) end
     return nil, all
   end
   local function digested(name, value)

@@ -42,6 +42,7 @@ from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.digests import digest_of, element_of, string_digest
 from redisrepl.wire.entries import FIRST_ID, LAST_ID, entry_name, entry_value
 from redisrepl.wire.fieldtimes import FieldTimes
+from redisrepl.wire.groups import pending_name, place_name
 from redisrepl.wire.writes import written_keys
 from testbed import Hub, eventually_async
 from tests.flow.streams import streamed
@@ -785,3 +786,21 @@ async def test_a_stream_that_may_be_another_one_is_compared_entry_by_entry(store
     async with Flights(outbound, store, hub, site=StatesOf(states)) as flights:
         await flights.pushing.drained()
     assert hub.pushed == [[[b"STREAMNEW", b"s", b"2-1", V, b"last-id", b"7-1"]]]
+
+
+@pytest.mark.parametrize("trimmed", [False, True], ids=["by itself", "trimmed, too"])
+async def test_of_a_consumer_group_what_is_not_there_any_more_is_removed(store, trimmed):
+    """Delivered and acknowledged in one batch: an earlier one may have told of the delivery."""
+    place, pending, gone = place_name(b"g"), pending_name(b"g", b"2-1"), place_name(b"h")
+    states = {b"s": HashState({LAST_ID: b"7-1", place: b"3-1"}, None, "stream")}
+    facts = Facts()
+    facts.hash(b"s", dict.fromkeys((ID[2], LAST_ID, place, pending), 1), None)
+    store.agreed(facts)
+    told = dict.fromkeys((place, pending, gone, *([FIRST_ID] if trimmed else [])))
+    outbound, hub = outbound_of(HashSet(b"s", told, "stream"), kinds=KINDS | {"streams-groups"}), FakeHub()
+    async with Flights(outbound, store, hub, site=StatesOf(states)) as flights:
+        await flights.pushing.drained()
+    ((put, removed, *others),) = hub.pushed
+    assert put == [b"STREAMSET", b"s", place, b"3-1"]
+    assert (removed[:2], {*removed[2:]}) == ([b"GROUPDEL", b"s"], {pending, gone})
+    assert others == ([[b"XDEL", b"s", b"2-1"]] if trimmed else [])

@@ -6,11 +6,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from redisrepl.changes import DENIED, HashState, SequenceState, StringState
-from redisrepl.errors import KeyDeniedError, RefusedError
+from redisrepl.errors import KeyDeniedError, PeerUnavailableError, RefusedError
 from redisrepl.local.address import parse_address
 from redisrepl.local.connection import open_client
 from redisrepl.local.read import SiteReader
 from redisrepl.wire.collections import COLLECTIONS
+from redisrepl.wire.entries import LAST_ID, entry_name, entry_value
+from redisrepl.wire.groups import pending_name, place_name
 from redisrepl.wire.states import TOO_LARGE
 from testbed import RedisServer
 from tests.samples import AWKWARD_NAMES, write
@@ -162,6 +164,30 @@ async def test_what_may_not_be_read_is_not_taken_for_nothing(denied, key):
         (other,) = await reader.states([b"hash" if key != b"hash" else b"string"])
         assert other is not None
         await client.aclose()
+
+
+async def test_elements_of_groups_are_read_with_those_of_their_stream(server, reader):
+    at_site = server.client()
+    at_site.flushall()
+    for number in (1, 2):
+        at_site.xadd("s", {"f": "v"}, id=f"{number}-0")
+    at_site.xgroup_create("s", "g", "0")
+    at_site.xreadgroup("g", "c", {"s": ">"}, count=1)
+    one, two, other = pending_name(b"g", b"1-0"), pending_name(b"g", b"2-0"), pending_name(b"h", b"1-0")
+    names = [one, entry_name(b"1-0"), two, LAST_ID, place_name(b"h"), place_name(b"g"), entry_name(b"9-0"), other]
+    value = entry_value([b"f", b"v"])
+    assert await reader.fields(b"s", names, "stream") == [b"1 c", value, None, b"2-0", None, b"1-0", None, None]
+    assert await reader.fields(b"s", [one], "stream") == [b"1 c"]
+    assert await reader.fields(b"none", names, "stream") == [None] * len(names)
+    at_site.set("string", "v")
+    assert await reader.fields(b"string", names, "stream") == [None] * len(names)
+    for denied in ("xpending", "xinfo"):
+        at_site.execute_command("ACL", "SETUSER", "default", f"-{denied}")
+        try:
+            with pytest.raises((PeerUnavailableError, RefusedError), match=denied):  # nothing is taken for removed
+                await reader.fields(b"s", names, "stream")
+        finally:
+            at_site.execute_command("ACL", "SETUSER", "default", f"+{denied}")
 
 
 @pytest.mark.parametrize("kind", ["string", "hash", "list", "many fields"])

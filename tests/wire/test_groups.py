@@ -430,6 +430,43 @@ def test_conditions_hold_for_the_value_without_its_time(at_work):
     assert outcomes(at_work, [b"STREAMNEW", K, place, b"4-0"], script=SCRIPT) == {0: MOVED}
 
 
+def test_a_condition_on_the_whole_stream_covers_its_groups(at_work):
+    state = state_of(at_work, others=OTHERS)
+    without = digest_of(K, state_of(at_work, others=b" stream "))
+    assert outcomes(at_work, [b"DELIF", K, b"%015x" % without], script=SCRIPT) == {0: MOVED}
+    assert outcomes(at_work, [b"DELIF", K, b"%015x" % digest_of(K, state)], script=SCRIPT) == {}
+    assert not at_work.exists(K)
+
+
+def test_what_is_pending_of_an_entry_that_is_gone_is_as_if_it_were_not_there(at_work):
+    name = pending_name(ALL_BYTES, b"3-0")
+    removal = [b"XDELIF", K, name, b"%024x" % element_of(name, b"1 c", "stream")]
+    assert outcomes(at_work, removal, script=SCRIPT) == {0: UNCHANGED}
+    assert outcomes(at_work, [b"STREAMNEW", K, name, b"1 5 c"], script=SCRIPT) == {0: MOVED}  # and cannot be made
+
+
+def test_the_count_of_entries_is_that_of_the_server_where_it_is_known(redis):
+    with redis.pipeline(transaction=False) as pipeline:
+        for number in range(1, 2501):
+            pipeline.xadd(K, {"f": "v"}, id=f"{number}-0")
+        pipeline.execute()
+    assert outcomes(redis, [b"STREAMSET", K, PLACE, b"5-0"], script=SCRIPT) == {}
+    assert told(redis)[G][1] is None  # a new group, far behind
+    redis.xgroup_setid(K, G, "5-0", entries_read=5)
+    assert outcomes(redis, [b"STREAMSET", K, pending_name(G, b"7-0"), b"1 5 c"], script=SCRIPT) == {}
+    assert told(redis)[G][1] == 5
+    redis.xdel(K, "8-0")
+    assert outcomes(redis, [b"STREAMSET", K, PLACE, b"9-0"], script=SCRIPT) == {}
+    assert told(redis)[G][1] == 8  # those that it may have read
+    assert outcomes(redis, [b"STREAMSET", K, PLACE, b"1200-0"], script=SCRIPT) == {}
+    assert told(redis)[G][1] is None  # too many to count
+    assert outcomes(redis, [b"STREAMSET", K, PLACE, b"2400-0"], script=SCRIPT) == {}
+    assert told(redis)[G][1] == 2400
+    redis.xdel(K, "2450-0")
+    assert outcomes(redis, [b"STREAMSET", K, PLACE, b"2500-0"], script=SCRIPT) == {}
+    assert told(redis)[G][1] == 2500  # all
+
+
 def test_removing_says_whether_all_groups_were_there(at_work):
     pending = pending_name(ALL_BYTES, b"4-0")
     assert outcomes(at_work, [b"GROUPDEL", K, pending], script=SCRIPT) == {}
