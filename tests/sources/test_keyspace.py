@@ -73,6 +73,12 @@ class Sides:
         (b"persist", KINDS, Touch(KEY, "expire")),
         (b"expire", DEFAULT, None),
         *((name, KINDS, Touch(KEY, "fields-expire")) for name in (b"hexpire", b"hpersist")),
+        *((b"xgroup-" + name, KINDS, None) for name in (b"setid", b"destroy", b"createconsumer", b"delconsumer")),
+        *(
+            (b"xgroup-" + name, KINDS | {"streams-groups"}, Touch(KEY, "streams", replaces=True))
+            for name in (b"setid", b"destroy", b"createconsumer", b"delconsumer")
+        ),
+        (b"xgroup-create", KINDS, Touch(KEY, "streams")),
         *((name, DEFAULT, None) for name in (b"hexpire", b"hpersist")),
         (b"hexpire", frozenset({"sets", "fields-expire"}), None),
         *((name, KINDS, Touch(KEY, "set")) for name in (b"setbit", b"pfadd", b"incrby")),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from redisrepl.changes import KINDS, FieldsDeleted, HashSet, HashState, StringSet, Touch, carries_groups, types_of
+from redisrepl.local.apply import site_commands
 from redisrepl.wire.batches import MOVED, UNCHANGED, push_script
 from redisrepl.wire.collections import extra_types
 from redisrepl.wire.commands import ChangeDecoder
@@ -212,6 +213,14 @@ def test_elements_of_groups_are_removed_by_a_command_of_their_own():
         [b"XGROUP", b"DESTROY", K, G],
         [b"XACK", K, b"h", b"1-0"],
     ]
+
+
+def test_at_the_site_they_are_removed_by_commands_of_redis():
+    removed = FieldsDeleted(K, (entry_name(b"3-0"), ONE, TWO, place_name(b"h")), "stream")
+    groups = [[b"XACK", K, G, b"1-0", b"2-0"], [b"XGROUP", b"DESTROY", K, b"h"]]
+    assert site_commands(removed) == [*groups, [b"XDEL", K, b"3-0"]]
+    assert site_commands(FieldsDeleted(K, (ONE,), "stream")) == [[b"XACK", K, G, b"1-0"]]
+    assert [events_of(command) for command in groups] == [(), (b"xgroup-destroy",)]
 
 
 def test_without_scripts_groups_are_left_out():
