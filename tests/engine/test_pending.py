@@ -800,6 +800,7 @@ def test_many_elements_that_are_removed_one_by_one_are_kept_by_name():
     (change,) = takes(waiting)
     assert change == hset(**dict.fromkeys(names))
     assert list(change.fields) == [name.encode() for name in names]
+    assert change.emptied
     (few,) = takes(holding(*map(hdel, names[:1000])))
     assert few == hdel(*names[:1000])
 

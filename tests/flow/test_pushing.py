@@ -796,11 +796,11 @@ async def test_of_a_consumer_group_what_is_not_there_any_more_is_removed(store, 
     facts = Facts()
     facts.hash(b"s", dict.fromkeys((ID[2], LAST_ID, place, pending), 1), None)
     store.agreed(facts)
-    told = dict.fromkeys((place, pending, gone, *([FIRST_ID] if trimmed else [])))
+    told = {**dict.fromkeys((place, pending, gone)), **({FIRST_ID: None, ID[2]: V} if trimmed else {})}
     outbound, hub = outbound_of(HashSet(b"s", told, "stream"), kinds=KINDS | {"streams-groups"}), FakeHub()
     async with Flights(outbound, store, hub, site=StatesOf(states)) as flights:
         await flights.pushing.drained()
     ((put, removed, *others),) = hub.pushed
-    assert put == [b"STREAMSET", b"s", place, b"3-1"]
+    assert put == [b"STREAMSET", b"s", *([LAST_ID, b"2-1"] if trimmed else []), place, b"3-1"]
     assert (removed[:2], {*removed[2:]}) == ([b"GROUPDEL", b"s"], {pending, gone})
     assert others == ([[b"XDEL", b"s", b"2-1"]] if trimmed else [])

@@ -170,7 +170,7 @@ def test_what_is_no_element_of_a_group(name, told):
             [put(dict.fromkeys([entry_name(b"1-0"), entry_name(b"2-0"), ONE, TWO]))],
         ),
         ("XGROUP CREATE k g no", [Touch(K)]),
-        ("XCLAIM k g c 0 no", [Touch(K)]),
+        ("XCLAIM k g c 0 no", [Touch(K, replaces=True)]),
         ("XACK other g 1-0", []),
         ("XGROUP CREATE other g 0", []),
     ],
