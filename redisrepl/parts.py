@@ -328,6 +328,7 @@ class Parts:
             SiteWriter(self.write_client, self._address, self.origin),
             same_hub=self.judging.same_hub,
             site_evicted=self.judging.site_evicted,
+            outcomes=self.pushing.outcomes,
             reach=self.reach,
             max_keys=settings.batch,
             retry=self._retry,

@@ -99,12 +99,14 @@ class Facts(Protocol):
         """Nothing is agreed about the key any more."""
 
 
-def note_changes(facts: Facts, changes: Iterable[Change]) -> None:
+def note_changes(facts: Facts, changes: Iterable[Change], *, appends: bool = True) -> None:
     """Record that both sides hold what these changes say, once they have happened; those of one key in order.
 
     Args:
         facts: where.
         changes: with their values: no `Touch`, no field of None.
+        appends: an entry of a stream is its last one, and has the last id. Otherwise it may be added below that, which
+            stays as it is unless a change names it.
     """
     keys: list[bytes] = []
     digests: list[int] = []
@@ -120,7 +122,7 @@ def note_changes(facts: Facts, changes: Iterable[Change]) -> None:
             case StringSet(key, value, expires_at_ms):
                 facts.string(key, string_digest(key, value), expires_at_ms)
             case HashSet(key, fields, kind):
-                values = with_last_id(fields) if kind == "stream" else fields
+                values = with_last_id(fields) if kind == "stream" and appends else fields
                 known = {name: element_of(name, value, kind) for name, value in values.items() if value is not None}
                 facts.fields(key, known)
             case SequenceSet(key, items, kind):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 
-from redisrepl.changes import Change, State, Touch
+from redisrepl.changes import Change, FieldsDeleted, HashSet, State, Touch
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.conditional import Condition, condition_for, condition_of_state, state_of
 from redisrepl.engine.pending import Pending
@@ -83,11 +83,23 @@ class Doubts:
                     if left_out is not None:
                         decoder.count_unreplicated(f"snapshot:{left_out}")
 
-    def forget(self, change: Change) -> None:
-        """What the site held before this change need not be pushed any more."""
-        if len(self.queue):
+    def forget(self, change: Change, *, applied: bool = True) -> None:
+        """What the site held before this change need not be pushed any more.
+
+        Args:
+            change: of a client, or an echo.
+            applied: it is what we have applied. To insert an entry of a stream, others are removed and added again:
+                these are as they were.
+        """
+        if len(self.queue) and (applied or getattr(change, "type", None) != "stream"):
             self.queue.forget(change)
-            self._expected.pop(change.key, None)
+            self._expect_no_more(change)
+
+    def _expect_no_more(self, change: Change) -> None:
+        """What the hub was seen to hold of what changes here is of no use; what it was of other elements still is."""
+        expected = self._expected.pop(change.key, None)
+        if isinstance(expected, Mapping) and isinstance(change, HashSet | FieldsDeleted) and change.key in self.queue:
+            self._expected[change.key] = {name: held for name, held in expected.items() if name not in change.fields}
 
     def conditions(
         self,

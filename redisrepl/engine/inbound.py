@@ -255,8 +255,9 @@ class Inbound:
             if self._covers(key) and self._has_room_for(key):
                 self.dirty[key] = True
                 self._resting.discard(key)
-                if key in self._fed:
-                    del self._fed[key]  # what is fetched is newer
+                self._fed.pop(key, None)  # what is fetched is newer
+                if key in self._fetching and key not in self._suspect:
+                    self._fetching[key] = _CHANGED  # that fetch will not be compared with the ancestor
 
     def _has_room_for(self, key: bytes) -> bool:
         room = key in self.dirty or len(self.dirty) < self._max_keys
@@ -277,7 +278,7 @@ class Inbound:
         if self.echo_patience is not None and len(self._expected_local):
             self.suspect(self._expected_local.drop_overdue(now))
         if self._unheard:
-            self._unheard = {key: until for key, until in self._unheard.items() if until >= now}
+            self._unheard = {k: min(t, now + (self.echo_patience or 0)) for k, t in self._unheard.items() if t >= now}
 
     def resubscribed(self) -> None:
         """Events may have been lost: what is expected on that link is void."""
@@ -401,7 +402,7 @@ class Inbound:
         self.put_back(keys)
 
     def unanswered(self, keys: Collection[bytes], now: float) -> None:
-        """The site may execute, or have executed, an apply of these keys; now: seconds that never go backwards."""
+        """The site may execute, or have executed, an apply of these keys; now: seconds; infinity: `tick` will tell."""
         self.suspect(keys)
         if self.echo_patience is not None:  # a stream tells whose each change is
             self._unheard |= dict.fromkeys(keys, now + self.echo_patience)

@@ -51,12 +51,14 @@ def merge(older: Change, newer: Change) -> Change:
 
 
 def elements_changed(change: Change) -> Collection[bytes] | None:
-    """The elements that a change names; None: it may change others, too."""
-    if not isinstance(change, HashSet | FieldsDeleted):
-        return None
-    if change.type == "stream" and FIRST_ID in change.fields:
-        return None  # a trim, which does not say what it removes
-    return change.fields
+    """The elements that a change may have changed; None: more of its key than elements, or nobody knows which."""
+    match change:
+        case HashSet(_, fields, "stream"):
+            return None if FIRST_ID in fields else (*fields, LAST_ID)  # a new entry is the last one
+        case HashSet(_, fields) | FieldsDeleted(_, fields):
+            return fields
+        case _:
+            return None
 
 
 def _add(older: HashSet, newer: Mapping[bytes, bytes | None]) -> None:

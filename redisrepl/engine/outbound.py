@@ -70,8 +70,7 @@ class Outbound:
         doubtful: keys in doubt; see the module.
         refusals: keys that the hub refused.
         recent: what the stream told last.
-        flushed: the last command that changed the whole database at once.
-        read_to: offset up to which the stream was read; 0: none is.
+        read_to: offset up to which the stream was read.
         every_write: each intermediate value of a key is to arrive, in order.
         read_again_to: offset up to which the stream may have been read before a restart: what is read again may be at
             the hub already, or overwritten there.
@@ -212,9 +211,10 @@ class Outbound:
             return
         self.counters.read += 1
         expected, origin = self._expected_local, self.decoder.origin
-        if (len(expected) and expected.consume(change.key, change)) or (origin and self._is_ours(origin, change.key)):
+        was_expected = bool(len(expected)) and expected.consume(change.key, change)
+        if was_expected or (origin and self._is_ours(origin, change.key)):
             self.counters.echoes += 1
-            self._doubts.forget(change)  # what a snapshot told of it before is out of date
+            self._doubts.forget(change, applied=was_expected)  # what a snapshot told of it before is out of date
             self.recent.add(change, applied=True)  # it is part of the site's history, whoever wrote it
             return
         self._add(change)
@@ -359,7 +359,7 @@ class Outbound:
     def void_expected(self) -> None:
         """The stream may never show what was applied, or not where it was expected: that server may be replaced."""
         if (voided := self._expected_local.void_all()) and self._pulling is not None:
-            self._pulling.mark_dirty(voided)
+            self._pulling.unanswered(voided, math.inf)
 
     def take(self, max_keys: int, max_bytes: int) -> Batch:
         """What to send next, what the stream told and what is in doubt by turns; nothing if all of it is on its way.
@@ -436,6 +436,7 @@ class Outbound:
         """
         # What is of another type there may have changed there too; which of them counts, the ancestor tells.
         moved = [key for key, error in errors.items() if error.startswith((MOVED, "WRONGTYPE"))]
+        moved += [key for key in batch.streams if errors.get(key) == UNCHANGED]  # the last id is another
         no_refusals = (MOVED, UNCHANGED, "WRONGTYPE") if batch.in_doubt else (MOVED, UNCHANGED)
         for key, error in errors.items():
             if not error.startswith(no_refusals):
@@ -474,7 +475,7 @@ class Outbound:
     def shortened(self, batch: Batch, keys: Collection[bytes]) -> Batch:
         """The batch without these keys, which do not travel in it after all and wait again."""
         batch.queue.put_back(keys)
-        return replace(batch, changes=[change for change in batch.changes if change.key not in keys])
+        return replace(batch, changes=[c for c in batch.changes if c.key not in keys]) if keys else batch
 
     def failed(self, batch: Batch, *, unknown: bool) -> None:
         """The batch did not arrive; with `unknown`, it may have, or may yet: then its keys are in doubt."""

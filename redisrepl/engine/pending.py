@@ -16,6 +16,7 @@ from itertools import chain, count, islice
 
 from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, Touch
 from redisrepl.engine.merging import elements_changed, growth, merge, removes, size_of
+from redisrepl.wire.entries import LAST_ID, entry_name, is_entry
 
 __all__ = ["OVERHEAD", "Entry", "Mark", "Pending", "Waiting", "fields_of", "parts_of", "told_of"]
 
@@ -66,6 +67,12 @@ def parts_of(key: bytes, entry: Entry) -> tuple[Change, int, int]:
     if isinstance(entry, int):
         return Touch(key), entry, 0
     return entry.change, entry.mark, entry.size
+
+
+def _is_past(change: HashSet, last_id: bytes) -> bool:
+    """Whether an entry is added to a stream behind this id, which was the last."""
+    last = entry_name(last_id)
+    return any(value is not None and is_entry(name) and name >= last for name, value in change.fields.items())
 
 
 def fields_of(entries: Iterable[Entry]) -> set[bytes] | None:
@@ -366,8 +373,11 @@ class Pending:
                     self.bytes -= size
                     self._ready[change.key] = Waiting(Touch(change.key, replaces=True), mark, 0)
                     return
+                last = waiting.fields.get(LAST_ID)
                 for name in names:
                     waiting.fields.pop(name, None)
+                if kind == "stream" and last is not None and isinstance(change, HashSet) and _is_past(change, last):
+                    waiting.fields.pop(LAST_ID, None)
                 if waiting.fields:
                     return
         self._release(change.key, self._ready.pop(change.key))

@@ -31,7 +31,7 @@ from redisrepl.changes import (
 from redisrepl.engine.ancestor import NOTHING_AGREED, Agreed
 from redisrepl.engine.reconcile import ORDINARY, Circumstances, Digest, Verdict, reconcile
 from redisrepl.wire.digests import UNREADABLE, digest_of, element_of, elements_of
-from redisrepl.wire.entries import LAST_ID, greater_id
+from redisrepl.wire.entries import LAST_ID, entry_name, greater_id, is_entry
 from redisrepl.wire.fieldtimes import expiring_fields
 from redisrepl.wire.groups import is_place
 from redisrepl.wire.opaque import OPAQUE
@@ -322,7 +322,9 @@ def _plan_elements(
     if KIND_OF_TYPE[type_] not in policy.kinds:
         return plan
     verdicts = _verdicts(site, hub, ancestor, about, newer, now_ms)
-    for name in [name for name in verdicts if type_ == "stream" and (name == LAST_ID or is_place(name))]:
+    if type_ == "stream" and verdicts.get(LAST_ID) in _ONE_WINS:
+        verdicts[LAST_ID] = _of_last_ids(site, hub, verdicts, lost=about.site_lost or about.hub_lost)
+    for name in [name for name in verdicts if type_ == "stream" and is_place(name)]:
         if verdicts[name] is Verdict.CONFLICT:  # an id by which entries are counted: the greater one
             theirs = greater_id(site.fields[name], hub.fields[name]) == hub.fields[name]
             verdicts[name] = Verdict.APPLY if theirs else Verdict.PUSH
@@ -366,6 +368,26 @@ def _verdicts(
                 bears = _expiring(bears, site.fields.get(name) or hub.fields.get(name), now_ms)
             verdicts[name] = reconcile(agreed, ours, theirs, intents, bears, applied)
     return verdicts
+
+
+_ONE_WINS = (Verdict.APPLY, Verdict.PUSH, Verdict.CONFLICT)
+
+
+def _of_last_ids(site: HashState, hub: HashState, verdicts: Mapping[bytes, Verdict], *, lost: bool) -> Verdict:
+    """Which of two last ids of a stream stands: the greater.
+
+    A lower one does only if the one side that changed it has set it back, and no entry above it is left. What a server
+    that went back (`lost`) holds tells no such thing.
+    """
+    verdict, ours, theirs = verdicts[LAST_ID], site.fields[LAST_ID], hub.fields[LAST_ID]
+    if greater_id(ours, theirs) == theirs:
+        greater, higher, lowest = Verdict.APPLY, hub, entry_name(ours)
+    else:
+        greater, higher, lowest = Verdict.PUSH, site, entry_name(theirs)
+    above = (name for name in higher.fields if name > lowest and is_entry(name))
+    if verdict is Verdict.CONFLICT or lost or any(verdicts.get(name) is not verdict for name in above):
+        return greater
+    return verdict
 
 
 def _expiring(about: Circumstances, value: bytes | None, now_ms: float) -> Circumstances:

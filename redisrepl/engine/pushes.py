@@ -58,6 +58,9 @@ class Pulling(Protocol):
     def suspect(self, keys: Iterable[bytes]) -> None:
         """These keys may have changed on both sides: they must be compared, with the ancestor."""
 
+    def unanswered(self, keys: Collection[bytes], now: float) -> None:
+        """Whether the site has executed an apply of these keys, or will, is not known; now: infinity, until told."""
+
     def may_be_echo(self, key: bytes) -> bool:
         """Whether an event of the site may be that of an apply without an answer; the key is compared then."""
 
@@ -244,6 +247,11 @@ class Batch:
     def keys(self) -> list[bytes]:
         """Those that change."""
         return [change.key for change in self.changes]
+
+    @property
+    def streams(self) -> list[bytes]:
+        """Those that get new entries. Where these change nothing more, they were inserted below the last id."""
+        return [change.key for change in self.changes if isinstance(change, HashSet) and change.type == "stream"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,10 @@ _OVERTAKEN = 1000
 _log = structlog.get_logger("redisrepl")
 
 
+async def _known() -> None:
+    """No push has an unknown outcome."""
+
+
 class FetchSource(Protocol):
     """What is fetched from: `remote.fetch.HubReader`."""
 
@@ -66,6 +70,7 @@ class Applying:
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
         longest_pause: seconds between two fetches while the hub answers and refuses everything.
         clocks: of both servers.
+        outcomes: has the store know which pushes of unknown outcome were executed; asked before each fetch.
         elements: finds what differs of large collections; None: they are fetched as a whole.
     """
 
@@ -84,8 +89,10 @@ class Applying:
         retry: Mapping[str, Any],
         longest_pause: float = 15.0,
         clocks: Clocks | None = None,
+        outcomes: Callable[[], Awaitable[None]] = _known,
         elements: LargeCollections | None = None,
     ) -> None:
+        self._outcomes = outcomes
         self._elements = elements
         self._clocks = clocks or Clocks()
         if core.inbound is None:
@@ -154,6 +161,7 @@ class Applying:
     async def _fetch(self, taken: Mapping[bytes, bool]) -> None:
         least = 0 if self._elements is None else self._elements.least
         with self._fetching(taken):
+            await self._outcomes()
             fetched = await self._hub.states(list(taken), large=least)
             for key in await self._hub_denials.look(fetched.states):
                 del fetched.states[key]
@@ -350,7 +358,7 @@ class Applying:
         number, facts = self._store.next_number(), Facts()
         for key in dict.fromkeys(change.key for change in changes):
             job.agreed(key, facts)  # first: of that, the changes may be newer
-        note_changes(facts, changes)
+        note_changes(facts, changes, appends=not job.final)  # what was fetched names the last id if it is another one
         self._store.sending(number, facts, to_site=True)
         shown_before: float | None = None
         try:

@@ -21,6 +21,7 @@ from redisrepl.flow.differences import difference, lacks, news_of
 from redisrepl.local.apply import Applied
 from redisrepl.store import Facts, Store
 from redisrepl.wire.digests import DISPUTED
+from redisrepl.wire.entries import LAST_ID, greater_id
 
 __all__ = ["ApplyTarget", "FedJob", "FetchedJob", "Job", "Turn", "Writer"]
 
@@ -244,6 +245,8 @@ class FetchedJob:
         core, site, hub = self._core, self._held[key], self._states[key]
         if not (isinstance(site, HashState) and isinstance(hub, HashState) and site.type == hub.type):
             return None
+        if site.type == "stream" and greater_id(site.fields[LAST_ID], hub.fields[LAST_ID]) != site.fields[LAST_ID]:
+            fields = {*fields} - {LAST_ID}  # the site has added entries, but the hub later ones
         if key not in self._plans:
             return difference(key, hub.without(fields), site.without(fields), core.policy.kinds)
         plan = core.plan(key, site, hub, self._ancestors.get(key), self._now_ms(key), without=fields)

@@ -228,9 +228,7 @@ class Judging:
             self.known.found = found if whole is None else None
             return  # the link was lost meanwhile; the next may lead to another server
         self.known.found = None
-        if facts.evicted_since(self.known.evicted):
-            side.evicts = True
-        self.known.evicted = facts.evictions
+        self._note_evictions(facts)
         side.run_id = facts.run_id
         self._first_at["site"] = False
         if facts.replid and not self._read_to():  # followed by its events, which have no position
@@ -304,12 +302,15 @@ class Judging:
         Raises:
             RedisreplError: it cannot be asked.
         """
-        facts = await self._ask_site()
+        self._note_evictions(await self._ask_site())
+        return self._core.outbound.pending.acknowledged < self._evicted_to
+
+    def _note_evictions(self, facts: SiteFacts) -> None:
+        """If the site has evicted keys since it was asked last, its stream tells of that before this offset."""
         if facts.evicted_since(self.known.evicted):
             self._core.continuity.site.evicts = True
             self._evicted_to = facts.offset
         self.known.evicted = facts.evictions
-        return self._core.outbound.pending.acknowledged < self._evicted_to
 
     # The hub.
 

@@ -213,7 +213,7 @@ class Pushing:
             if departure.commands:
                 number = self._store.next_number()
                 facts = Facts()
-                note_changes(facts, departure.changes)
+                note_changes(facts, departure.changes, appends=not batch.in_doubt)
                 self._store.sending(number, facts)
                 pushed = await self._hub.push(departure.commands, slot=slot, number=number)
         except FencedError:  # the epoch was raised while it was on its way: it is known not to have been executed
@@ -262,6 +262,14 @@ class Pushing:
             self._store.dropped(number)
         self.outbound.failed(batch, unknown=unknown and bool(number))
 
+    async def outcomes(self) -> None:
+        """Find out what became of batches of unknown outcome, if there are any.
+
+        What is agreed on later about their keys is newer than what they carried, and must be noted later.
+        """
+        if self._unknown:
+            await self._fenced()
+
     async def _fenced(self) -> None:
         """Nothing of what was given up is executed from here on; and the hub has said which of it was."""
         await self._hub.fence.ready()
@@ -289,12 +297,13 @@ class Pushing:
         outbound = self.outbound
         read_at = 0 if all(told_of(change) is change for change in batch.changes) else None
         if not batch.in_doubt:
-            batch, changes = await self._resolve(batch)
+            changes, late = await self._resolve(batch)
             _refuse_stale(outbound, batch)
             if any(type(change) is Deleted for change in changes) and await self._site_evicted():
                 changes = [change for change in changes if type(change) is not Deleted]
             changes = self._times.changes(await self._without_expiries(changes))
             changes = await with_lost_expiries(changes, outbound.kinds, self._store, self._site)
+            batch = outbound.shortened(batch, late)  # only now: should it fail before, all of it has to be put back
             return batch, outbound.prepare(changes, time.monotonic()), read_at
         touched = [change.key for change in batch.changes if isinstance(change, Touch)]
         read = await self._site.first_states(touched, self._hub.max_body) if touched else ()
@@ -314,14 +323,13 @@ class Pushing:
             del states[key]
         changes = [change for change in batch.changes if not isinstance(change, Touch)]
         settled = self._times.changes([piece for change in changes for piece in await self._settled(change, None)])
-        if late:
-            batch = outbound.shortened(batch, late)
         ancestors = await self._store.lookup(batch.keys, elements=True)
         for key in [key for key, state in states.items() if state is None and self._let_expire(ancestors.get(key))]:
             del states[key]  # the hub lets its own expire
         if any(state is None for state in states.values()):
             await self._site_evicted()  # as of now, what is in doubt is judged by that
         _refuse_stale(outbound, batch)
+        batch = outbound.shortened(batch, late)
         return batch, outbound.prepare_doubtful(batch, settled, states, ancestors, time.monotonic()), read_at
 
     async def _without_expiries(self, changes: Sequence[Change]) -> Sequence[Change]:
@@ -366,13 +374,15 @@ class Pushing:
         self._clocks.expired("site")
         return True
 
-    async def _resolve(self, batch: Batch) -> tuple[Batch, Sequence[Change]]:
-        """The changes of a batch with the values that they only name, read from the site; and what is left of it.
+    async def _resolve(self, batch: Batch) -> tuple[Sequence[Change], Collection[bytes]]:
+        """The changes of a batch with the values that they only name, read from the site.
 
-        Keys of which nobody knew how large they are, and that would make more than one request, wait for the next.
+        Returns:
+            Also keys that wait for the next batch: nobody knew how large they are, and they would make more than one
+            request.
         """
         if {Touch, HashSet}.isdisjoint(map(type, batch.changes)):
-            return batch, batch.changes
+            return batch.changes, ()
         most = self._hub.max_body
         touched = list(dict.fromkeys(change.key for change in batch.changes if isinstance(change, Touch)))
         states = dict(zip(touched, await self._site.first_states(touched, most) if touched else (), strict=False))
@@ -387,7 +397,7 @@ class Pushing:
             ready = [piece for change in of_key for piece in await self._settled(change, states.get(key))]
             size += sum(map(size_of, ready))
             resolved += ready
-        return (self.outbound.shortened(batch, late) if late else batch), resolved
+        return resolved, late
 
     async def _is_denied(self, key: bytes) -> bool:
         return (await self._site.first_states([key], 1))[0] is DENIED

@@ -37,6 +37,7 @@ __all__ = [
     "entry_value",
     "entry_words",
     "greater_id",
+    "is_element_name",
     "is_entry",
     "last_id_of",
     "plain_id",
@@ -55,6 +56,7 @@ Value = TypeVar("Value")
 
 _ID = re.compile(rb"(\d{1,20})(?:-(\d{1,20}))?")
 _WIDTH = 20  # digits of 2**64
+_NAME = re.compile(rb"\d{20}-\d{20}")
 
 
 def entry_name(id_: bytes) -> bytes:
@@ -94,6 +96,11 @@ def element_name(name: bytes) -> bytes:
 def is_entry(name: bytes) -> bool:
     """Whether an element of this name is an entry."""
     return name[:1].isdigit()
+
+
+def is_element_name(name: bytes) -> bool:
+    """Whether a stream may have an element of this name."""
+    return name == LAST_ID or _NAME.fullmatch(name) is not None
 
 
 def entry_value(words: Iterable[bytes]) -> bytes:
@@ -219,11 +226,12 @@ def last_id_of(id_: bytes) -> bytes:
 
 
 def with_last_id(elements: Mapping[bytes, bytes | None]) -> Mapping[bytes, bytes | None]:
-    """Elements to add at the end of a stream, with the last id that it has then."""
-    if LAST_ID in elements:
-        return elements
+    """Elements to add at the end of a stream, with the last id that it has then; if that is to be read, as they are."""
+    last = elements.get(LAST_ID, b"0-0")
     entries = [name for name, value in elements.items() if value is not None and is_entry(name)]
-    return {**elements, LAST_ID: plain_id(max(entries))} if entries else elements
+    if last is None or not entries:
+        return elements
+    return {**elements, LAST_ID: greater_id(last, plain_id(max(entries)))}
 
 
 def stream_facts(flat: object, asked: str) -> tuple[bytes, bytes | None]:

@@ -101,7 +101,7 @@ def test_what_was_expected_of_a_link_is_void_with_it():
     core.hub_heard()
     assert core.inbound.dirty == {KEY: True}
     core.site_attached()
-    assert core.inbound.dirty == {KEY: True, OTHER: False}
+    assert core.inbound.dirty == {KEY: True, OTHER: True}
     assert len(core.expected_local) == len(core.expected_remote) == 0
 
 

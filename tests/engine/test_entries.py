@@ -7,20 +7,22 @@ from functools import reduce
 
 import pytest
 
-from redisrepl.changes import KINDS, Deleted, FieldsDeleted, HashSet, HashState
+from redisrepl.changes import KINDS, Deleted, FieldsDeleted, HashSet, HashState, Touch
 from redisrepl.engine.ancestor import note_changes
 from redisrepl.engine.conditional import Condition, condition_of_state
-from redisrepl.engine.merging import merge
+from redisrepl.engine.doubts import Doubts
+from redisrepl.engine.merging import elements_changed, merge
+from redisrepl.engine.pending import Pending
 from redisrepl.engine.plans import Plan, Policy, plan_for
-from redisrepl.engine.reconcile import Circumstances
+from redisrepl.engine.reconcile import ORDINARY, Circumstances
 from redisrepl.wire.digests import digest_of, element_of
-from redisrepl.wire.entries import LAST_ID, entry_name, entry_value
+from redisrepl.wire.entries import FIRST_ID, LAST_ID, entry_name, entry_value
 from redisrepl.wire.rdb import Entry, Stream
 from redisrepl.wire.snapshots import changes_of
 from tests.engine.sides import KEY, Memory, ancestor_of
 from tests.engine.test_inbound import World
 
-ONE, TWO, THREE = map(entry_name, (b"1-1", b"2-1", b"3-1"))
+ONE, TWO, THREE, FOUR = map(entry_name, (b"1-1", b"2-1", b"3-1", b"4-1"))
 V, W = entry_value([b"f", b"v"]), entry_value([b"f", b"w"])
 
 
@@ -106,6 +108,110 @@ def test_the_last_id_is_agreed_on_with_the_entries_at_the_end():
     facts = Memory()
     note_changes(facts, [put({ONE: V}), put({THREE: V, TWO: V}), removed(ONE)])
     assert facts.agreed.digest == digest_of(KEY, stream(b"3-1", TWO, THREE))
+
+
+def test_the_last_id_stays_agreed_on_where_an_entry_may_be_added_below_it():
+    facts = Memory()
+    note_changes(facts, [put({THREE: V, LAST_ID: b"3-1"})])
+    note_changes(facts, [put({ONE: V})], appends=False)
+    assert facts.agreed.digest == digest_of(KEY, stream(b"3-1", ONE, THREE))
+
+
+HIGH, BEHIND = stream(b"4-1", ONE), stream(b"4-1", ONE, FOUR)
+
+
+@pytest.mark.parametrize(
+    ("about", "site", "hub", "ancestor", "apply", "push"),
+    [
+        # The hub has set the last id back, but the site has added an entry above it.
+        (ORDINARY, BEHIND, stream(b"1-1", ONE), HIGH, [], put({FOUR: None, LAST_ID: None})),
+        # So has the site, and the hub has one.
+        (
+            ORDINARY,
+            stream(b"1-1", ONE),
+            stream(b"4-1", ONE, FOUR),
+            stream(b"4-1", ONE),
+            [put({FOUR: V, LAST_ID: b"4-1"})],
+            None,
+        ),
+        # A server that went back sets nothing back.
+        (
+            Circumstances(site_lost=True),
+            stream(b"4-1", ONE),
+            stream(b"1-1", ONE),
+            stream(b"4-1", ONE),
+            [],
+            put({LAST_ID: None}),
+        ),
+        (
+            Circumstances(hub_lost=True),
+            stream(b"1-1", ONE),
+            stream(b"4-1", ONE),
+            stream(b"4-1", ONE),
+            [put({LAST_ID: b"4-1"})],
+            None,
+        ),
+    ],
+)
+def test_the_greater_last_id_stands_unless_one_side_alone_has_set_it_back(about, site, hub, ancestor, apply, push):
+    found = plan_for(KEY, site, hub, agreed_on(ancestor), Policy(KINDS, "hub"), about)
+    assert (found.apply, found.push) == (apply, push)
+
+
+def test_an_entry_that_is_removed_before_anybody_heard_of_it_leaves_its_id_as_the_last():
+    assert merge(put({ONE: V, TWO: V}), removed(TWO)) == put({ONE: V, TWO: None, LAST_ID: b"2-1"})
+    assert merge(put({TWO: V}), put({TWO: None})) == put({TWO: None, LAST_ID: b"2-1"})
+    assert merge(put({TWO: V}), removed(ONE)) == put({TWO: V, ONE: None})
+
+
+def test_a_new_entry_concerns_the_last_id_and_a_trim_nobody_knows_what():
+    assert set(elements_changed(put({ONE: V}))) == {ONE, LAST_ID}
+    assert elements_changed(removed(ONE)) == (ONE,)
+    assert elements_changed(put({ONE: V, FIRST_ID: None})) is None
+    assert elements_changed(Deleted(KEY)) is None
+    assert set(elements_changed(HashSet(KEY, {b"f": b"v"}))) == {b"f"}
+
+
+@pytest.mark.parametrize(
+    ("newer", "left"),
+    [
+        (put({TWO: V}), [put({ONE: V})]),  # the last id of the snapshot is none any more
+        (removed(ONE), [put({LAST_ID: b"1-1"})]),
+        (put({FIRST_ID: None}), [Touch(KEY, replaces=True)]),
+    ],
+)
+def test_what_waits_of_a_stream_is_needless_as_far_as_a_newer_change_goes(newer, left):
+    waiting = Pending(1 << 20, 100)
+    waiting.add(put({ONE: V, LAST_ID: b"1-1"}))
+    waiting.forget(newer)
+    assert waiting.take(9, 1 << 20) == left
+
+
+def test_entries_that_were_moved_to_insert_one_stay_in_doubt():
+    doubts = Doubts(1 << 20, 100, KINDS)
+    doubts.add(KEY, put({THREE: None, LAST_ID: None}))
+    for moved in (removed(THREE), put({THREE: V}), put({LAST_ID: b"3-1"})):
+        doubts.forget(moved, applied=False)
+    assert doubts.queue.take(9, 1 << 20) == [put({THREE: None, LAST_ID: None})]
+
+
+def test_what_the_hub_was_seen_to_hold_of_other_elements_counts_after_an_echo():
+    """Removals are not replicated: the site has what the hub lacks and both had, and gets another one of the hub."""
+    doubts, agreed = Doubts(1 << 20, 100, KINDS - {"del"}), agreed_on(stream(b"2-1", ONE, TWO))
+    planned = put({ONE: V, TWO: V})
+    doubts.add(KEY, planned, {ONE: (None,), TWO: (None,)})
+    doubts.forget(put({THREE: V}))
+    (condition,) = doubts.conditions([planned], [planned], {}, {KEY: agreed})
+    assert condition == Condition((planned,), fields={ONE: (None,), TWO: (None,)})
+
+
+def test_what_was_agreed_on_of_another_type_is_no_entry_to_remove():
+    """Redis takes only ids for such, and would refuse all."""
+    held = stream(b"1-1", ONE)
+    was_hash = ancestor_of(HashState({b"f": b"1"}))
+    expected = {ONE: (None,), LAST_ID: (None,)}
+    found = condition_of_state(KEY, held, was_hash, expected, KINDS - {"expire"})
+    assert found == Condition((put({ONE: V, LAST_ID: b"1-1"}),), fields=expected)
 
 
 def test_what_was_told_of_entries_that_came_and_went_is_applied_without_a_fetch():

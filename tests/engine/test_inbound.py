@@ -333,6 +333,28 @@ def test_it_is_fetched_again_once_it_rests_or_there_are_news_of_it(news, suspect
     assert world.inbound.take(1) == {KEY: suspect or news == "suspect"}
 
 
+@pytest.mark.parametrize("suspect", [False, True])
+def test_a_key_that_is_suspected_while_it_is_fetched_is_compared_with_the_ancestor(world, suspect):
+    """A fetch that began before would be applied as it is."""
+    (world.inbound.suspect if suspect else world.inbound.mark_dirty)([KEY])
+    world.inbound.take(1)
+    world.inbound.suspect([KEY])
+    assert bool(world.inbound.fetched({KEY: A})) == suspect
+    assert world.inbound.dirty == {KEY: True}
+
+
+def test_events_of_applies_that_nobody_waits_for_any_more_may_still_come(world):
+    """The site was subscribed to anew."""
+    world.inbound.expect_events(lambda _change: (), 15.0)
+    world.inbound.unanswered([KEY], math.inf)
+    world.inbound.tick(100.0)
+    assert world.inbound.may_be_echo(KEY)
+    world.inbound.tick(115.0)
+    assert world.inbound.may_be_echo(KEY)
+    world.inbound.tick(116.0)
+    assert not world.inbound.may_be_echo(KEY)
+
+
 @pytest.mark.parametrize("change", ["whole key", "other fields wait", "the key waits", "too many"])
 def test_more_than_known_fields_is_stale(world, change):
     world.changing[KEY] = {b"own"}

@@ -32,6 +32,7 @@ from redisrepl.namespaces import Namespaces
 from redisrepl.wire.batches import MOVED, UNCHANGED
 from redisrepl.wire.commands import ORIGIN_CHANNEL, ChangeDecoder
 from redisrepl.wire.digests import digest_of, string_digest
+from redisrepl.wire.entries import entry_name, entry_value
 from redisrepl.wire.rdb import Aux, Entry
 from redisrepl.wire.states import TOO_LARGE
 
@@ -46,6 +47,7 @@ class Listener:
         self.changed = []
         self.dirty = []
         self.suspects = []
+        self.unheard = []
         self.known = []
 
     def changed_at_site(self, keys, fields=None):  # noqa: ARG002 - it is told the keys
@@ -56,6 +58,9 @@ class Listener:
 
     def suspect(self, keys):
         self.suspects += keys
+
+    def unanswered(self, keys, now):
+        self.unheard += [(key, now) for key in keys]
 
     def pushed(self, keys, time):
         self.known.append((list(keys), time))
@@ -672,7 +677,7 @@ def test_a_new_history_voids_what_was_expected_of_the_old_one():
     side.expected.expect(K, StringSet(K, b"v"), math.inf)
     side.outbound.read([[b"MULTI"], [b"PUBLISH", ORIGIN_CHANNEL, ORIGIN]], 10)
     side.outbound.start_over()
-    assert side.listener.dirty == [K]
+    assert side.listener.unheard == [(K, math.inf)]
     assert side.outbound.read_again_to == 0
     side.outbound.read([[b"SET", K, b"v"]], 20)
     assert side.outbound.pending.take(10, 1000) == [StringSet(K, b"v")]
@@ -756,3 +761,25 @@ def test_of_many_changes_only_the_last_are_remembered_and_that_there_were_more(c
     ]
     assert whole == (count == RING)
     assert side.outbound.recent.take() == ([], True)
+
+
+def test_what_an_apply_only_moves_in_a_stream_stays_in_doubt():
+    """To insert entry 1, a script removes entry 3 and adds it again; nobody has told the hub of that one."""
+    one, three = (HashSet(K, {entry_name(id_): entry_value([b"f", b"v"])}, "stream") for id_ in (b"1-1", b"3-1"))
+    side = Side()
+    side.outbound.doubt(K, HashSet(K, one.fields | three.fields, "stream"))
+    side.expected.expect(K, one, math.inf)
+    script = [[b"XDEL", K, b"3-1"], [b"XADD", K, b"1-1", b"f", b"v"], [b"XADD", K, b"3-1", b"f", b"v"]]
+    side.outbound.read([[b"MULTI"], [b"PUBLISH", ORIGIN_CHANNEL, ORIGIN], *script, [b"EXEC"]], 10)
+    assert side.outbound.counters.echoes == len(script)
+    assert side.outbound.doubtful.take(9, 1 << 20) == [three]
+
+
+@pytest.mark.parametrize("kind", ["hash", "stream"])
+def test_a_stream_whose_entries_the_hub_has_inserted_is_compared(kind):
+    """Its last id is not that of an entry that was pushed, as would be agreed on otherwise."""
+    side = Side()
+    side.outbound.pending.add(HashSet(K, {entry_name(b"1-1"): entry_value([b"f", b"v"])}, kind))
+    batch = side.outbound.take(9, 1 << 20)
+    side.outbound.succeeded(batch, {K: UNCHANGED}, 1, 1)
+    assert side.listener.suspects == ([K] if kind == "stream" else [])

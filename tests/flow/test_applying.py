@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from redisrepl.changes import KINDS, ExpirySet, HashState, Position, StringSet, StringState, Touch
+from redisrepl.changes import KINDS, ExpirySet, HashSet, HashState, Position, StringSet, StringState, Touch, types_of
 from redisrepl.engine.ancestor import note_state
 from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import Core, CoreOptions
@@ -24,6 +24,7 @@ from redisrepl.local.read import SiteReader
 from redisrepl.remote.fetch import Fetched
 from redisrepl.store import Facts
 from redisrepl.wire.digests import digest_of, elements_of
+from redisrepl.wire.entries import LAST_ID, entry_name, entry_value
 from testbed import RedisServer, eventually_async
 from tests.samples import write
 from tests.tasks import beside
@@ -47,8 +48,8 @@ def at_site(server):
 class Reader(SiteReader):
     """A reader whose answer the test can hold up."""
 
-    def __init__(self, *args):
-        super().__init__(*args)
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
         self.go_on = asyncio.Event()
         self.go_on.set()
         self.asked = []
@@ -90,7 +91,7 @@ class World:
             keep=self.lost.append,
         )
         self.expected, self.inbound = self.core.expected_local, self.core.inbound
-        self.reader = Reader(self.client, address)
+        self.reader = Reader(self.client, address, types=types_of(kinds))
         self.reach = StreamReach(lambda: self.read_to, self.core.continuity)
         self.applying = Applying(
             self.core,
@@ -342,6 +343,57 @@ async def test_before_the_hub_loses_what_the_site_lacks_the_site_is_asked_whethe
         await world.applying.idle()
 
         assert (world.core.outbound.waiting == 0) == evicts
+
+
+async def test_what_became_of_earlier_pushes_is_known_before_anything_is_fetched(server, at_site, running):
+    """What is agreed on after a fetch is newer than what they carried."""
+    told = []
+    async with running(server) as world:
+
+        async def outcomes():
+            told.append("outcomes")
+
+        fetch = world.states
+
+        async def states(keys, **about):
+            told.append("fetch")
+            return await fetch(keys, **about)
+
+        world.applying._outcomes, world.states = outcomes, states
+        world.hub[KEY] = A
+        world.dirty(KEY)
+        await world.applying.idle()
+
+    assert told == ["outcomes", "fetch"]
+    assert at_site.get(KEY) == A.value
+
+
+async def test_an_entry_below_the_last_id_of_a_stream_leaves_that_agreed_on(server, at_site, running):
+    one, three, value = entry_name(b"1-1"), entry_name(b"3-1"), entry_value([b"f", b"v"])
+    at_site.xadd(KEY, {"f": "v"}, id="3-1")
+    async with running(server) as world:
+        world.agree(KEY, HashState({three: value, LAST_ID: b"3-1"}, None, "stream"))
+        world.hub[KEY] = HashState({one: value, three: value, LAST_ID: b"3-1"}, None, "stream")
+        world.dirty(KEY)
+        await world.applying.idle()
+
+        assert len(at_site.xrange(KEY)) == 2
+        assert (await world.agreed())[1] == elements_of(world.hub[KEY].fields, "stream")
+
+
+async def test_a_stream_to_which_the_site_adds_takes_the_last_id_of_a_later_entry_of_the_hub(server, at_site, running):
+    one, two, three, value = *(entry_name(b"%d-1" % number) for number in (1, 2, 3)), entry_value([b"f", b"v"])
+    for id_ in ("1-1", "2-1"):
+        at_site.xadd(KEY, {"f": "v"}, id=id_)
+    async with running(server) as world:
+        world.agree(KEY, HashState({one: value, LAST_ID: b"1-1"}, None, "stream"))
+        world.core.outbound.pending.add(HashSet(KEY, {two: value}, "stream"))
+        world.hub[KEY] = HashState({one: value, three: value, LAST_ID: b"3-1"}, None, "stream")
+        world.dirty(KEY)
+        await eventually_async(lambda: world.inbound.counters.applied)
+
+        assert at_site.xinfo_stream(KEY)["last-generated-id"] == b"3-1"
+        assert (await world.agreed())[1] == elements_of(world.hub[KEY].fields, "stream")
 
 
 async def test_nothing_is_removed_for_a_site_that_came_back_while_it_was_compared(server, at_site, running):

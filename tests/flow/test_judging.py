@@ -393,6 +393,16 @@ async def test_that_the_site_evicts_is_noticed():
         assert world.judging.known.evicted == (evicted, 0)
 
 
+async def test_removals_that_are_read_once_the_link_is_made_again_may_be_evictions():
+    world = World()
+    world.site = SiteFacts(RUN, "master", OURS, 100, evicted=7)
+    await site_judged(world, resumed=True)
+    world.core.continuity.site.judged = False  # for `ask`
+    for acknowledged, may in ((50, True), (100, False)):
+        world.core.outbound.pending.acknowledged = acknowledged
+        assert await world.judging.site_evicted() == may
+
+
 async def test_a_judgement_of_a_link_that_was_lost_meanwhile_is_void():
     world = World()
     world.before = lambda _: world.site_asked or world.judging.site_attached(resumed=False)

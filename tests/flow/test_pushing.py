@@ -644,6 +644,41 @@ async def test_what_was_read_while_the_site_was_lost_is_read_again(store, in_dou
     assert command[:2] == [b"SETIF", b"k"]
 
 
+@pytest.mark.parametrize("in_doubt", [False, True])
+async def test_a_batch_that_is_shortened_and_then_fails_is_put_back_as_a_whole(store, in_doubt):
+    """Some of its keys wait for the next batch, and the link is lost while the others are looked at."""
+    states = dict.fromkeys((b"a", b"b"), A)
+    outbound, hub = outbound_of(), FakeHub()
+    for key in states:
+        outbound.doubt(key) if in_doubt else outbound.pending.add(Touch(key, replaces=True))
+
+    class Reads(StatesOf):
+        async def first_states(self, keys, max_bytes):
+            return (await super().first_states(keys, max_bytes))[:1]
+
+        async def offset(self):
+            return await self.fails()
+
+        async def fails(self):
+            if len(self.asked) == 1:
+                outbound.start_over()
+            return self.stands_at
+
+    site = Reads(states)
+    async with Flights(outbound, store, hub, site=site) as flights:
+        if not in_doubt:
+            first_states = site.first_states
+
+            async def read(keys, max_bytes):
+                found = await first_states(keys, max_bytes)
+                await site.fails()
+                return found
+
+            site.first_states = read
+        await flights.pushing.drained()
+    assert {command[1] for batch in hub.pushed for command in batch} == set(states)
+
+
 async def test_flights_do_not_spin_while_all_that_waits_is_on_its_way_in_doubt(store):
     outbound, hub = outbound_of(), FakeHub()
     outbound.doubt(b"k", StringSet(b"k", b"v"))
@@ -749,6 +784,14 @@ async def test_of_a_stream_that_was_trimmed_only_what_both_had_is_removed(store)
     async with Flights(outbound, store, hub, site=StatesOf(states)) as flights:
         await flights.pushing.drained()
     assert hub.pushed == [[[b"STREAMSET", b"s", b"7-1", V]]]
+
+
+async def test_the_last_id_stays_of_an_entry_that_was_added_and_trimmed_off_again(store):
+    states = {b"s": HashState({LAST_ID: b"7-1"}, None, "stream")}
+    outbound, hub = outbound_of(HashSet(b"s", {ID[7]: V, FIRST_ID: None}, "stream")), FakeHub()
+    async with Flights(outbound, store, hub, site=StatesOf(states)) as flights:
+        await flights.pushing.drained()
+    assert hub.pushed == [[[b"STREAMSET", b"s", b"last-id", b"7-1"], [b"XDEL", b"s", b"7-1"]]]
 
 
 async def test_of_a_stream_without_entries_all_are_removed(store):

@@ -97,6 +97,7 @@ def test_the_last_id_follows_from_entries_at_the_end():
     assert with_last_id({five: b"v", seven: b"v"})[LAST_ID] == b"7-0"
     assert with_last_id({five: b"v", seven: None})[LAST_ID] == b"5-1"
     assert with_last_id({five: b"v", LAST_ID: b"9-0"})[LAST_ID] == b"9-0"
+    assert with_last_id({five: b"v", LAST_ID: b"3-0"})[LAST_ID] == b"5-1"  # it was set before the entry came
     assert with_last_id({five: None}) == {five: None}
 
 
