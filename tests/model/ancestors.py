@@ -272,6 +272,16 @@ class Ancestors:
                 of_elements.setdefault(name, {})[digest] = None
         return tuple(of_key), {name: tuple(digests) for name, digests in of_elements.items()}
 
+    async def names(
+        self, key: bytes, wanted: Callable[[bytes], bool] | None = None, *, before: bytes | None = None
+    ) -> set[bytes]:
+        """See `store.Store`."""
+        self._write()
+        held = None if key in self._forgotten or not self._remembers else self.memory.keys.get(key)
+        its = held[0] if held is not None and isinstance(held[0], dict) else {}
+        await Wire()
+        return {n for n in its if (wanted is None or wanted(n)) and (before is None or n < before)}
+
     async def fold(self) -> bool:
         return self._remembers and not self._unwritten
 

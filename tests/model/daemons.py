@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, State
+from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, SequenceState, State, StringState
 from redisrepl.engine.continuity import Continuity, Event, Side
 from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.inbound import Inbound
@@ -50,9 +50,12 @@ from redisrepl.sources.keyspace import KeyspaceSource, echoes_of
 from redisrepl.sources.stream import StreamOptions, StreamSource
 from redisrepl.wire.commands import ORIGIN_CHANNEL
 from redisrepl.wire.digests import Look, Page, Summed, add_sums, held_at, look_at
+from redisrepl.wire.entries import FIRST_ID, LAST_ID, entry_words, plain_id
 from redisrepl.wire.psync import Commands, Continued, FullSync, Position, SnapshotData, SnapshotEnd
 from redisrepl.wire.rdb import Entry
+from redisrepl.wire.rdb import Stream as RdbStream
 from tests.model.ancestors import Ancestors
+from tests.model.servers import Value, entries_of
 from tests.model.steps import Lock, Task, Until, Wire
 
 if TYPE_CHECKING:
@@ -188,6 +191,11 @@ class FenceHub:
         return None if fence is None else b"%d" % fence["epoch"]
 
 
+def elements_held(held: Value | None, type_: str) -> dict[bytes, bytes]:
+    """The elements of a collection of this type; none, if it is another."""
+    return dict(held.fields) if isinstance(held, HashState) and held.type == type_ else {}
+
+
 class HubDouble:
     """`remote.push`, `remote.fetch`, `remote.compare` and `remote.history`."""
 
@@ -290,11 +298,13 @@ class SiteDouble:
         await self._answered()
         return offset
 
-    async def fields(self, key: bytes, names: Sequence[bytes], _kind: str) -> list[bytes | None]:
+    async def fields(self, key: bytes, names: Sequence[bytes], kind: str) -> list[bytes | None]:
         await self._asked()
-        held = self.server.data.get(key)
+        held = elements_held(self.server.data.get(key), kind)
+        if kind == "stream" and (entries := entries_of(held)):
+            held[FIRST_ID] = entries[0]
         await self._answered()
-        return [held.get(name) if isinstance(held, dict) else None for name in names]
+        return [held.get(name) for name in names]
 
     async def is_denied(self, key: bytes) -> bool:  # noqa: ARG002 - there is no ACL
         return False
@@ -329,9 +339,9 @@ class Turn:
 
     async def compare_and_set(self, changes: Sequence[HashSet | FieldsDeleted], held: HashState) -> Applied | None:
         def unchanged() -> bool:
-            now = self.daemon.site.server.data.get(changes[0].key)
+            now = elements_held(self.daemon.site.server.data.get(changes[0].key), held.type)
             fields = {name for change in changes for name in change.fields}
-            return isinstance(now, dict) and all(now.get(name) == held.fields.get(name) for name in fields)
+            return all(now.get(name) == held.fields.get(name) for name in fields)
 
         return await self._apply(changes, unchanged)
 
@@ -348,6 +358,8 @@ class Turn:
             server.stream += [[b"MULTI"], [b"PUBLISH", ORIGIN_CHANNEL, self.daemon.origin]]
             for command, indexes in zip(commands, owners, strict=True):
                 error = self.daemon.world.site_run(site, command)
+                if error is not None and error.startswith("ERR"):
+                    raise AssertionError(f"{site.name} refuses what is applied: {command}: {error}")
                 if error is not None and error.startswith("WRONGTYPE"):
                     errors.update(dict.fromkeys(indexes, error))
             server.stream.append([b"EXEC"])
@@ -416,7 +428,7 @@ class HolderDouble:
         """Keys by halves: those that are there all the time come."""
         server = self._double.server
         keys = sorted(key for key in server.data if key.startswith(prefix))
-        half = prefix + b"k"  # hashes before, strings behind
+        half = prefix + b"n"  # hashes and lists before, strings and sets behind
         part = [key for key in keys if (key < half) == (cursor == b"0")]
         return b"0" if cursor != b"0" else b"1", {key: look_at(key, server.state(key)) for key in part}
 
@@ -551,6 +563,7 @@ class Daemon:
             of_site,
             same_hub=self.judging.same_hub,
             site_evicted=self.judging.site_evicted,
+            outcomes=self.pushing.outcomes,
             reach=reach,
             max_keys=3,
             retry={},
@@ -640,9 +653,19 @@ class Daemon:
 
     def _entry(self, key: bytes) -> Entry:
         server = self.site.server
-        held = server.data[key]
-        kind, value = ("string", held) if isinstance(held, bytes) else ("hash", list(held.items()))
-        return Entry(0, key, kind, value, server.expiries.get(key))
+        expires = server.expiries.get(key)
+        match server.data[key]:
+            case StringState(value):
+                return Entry(0, key, "string", value, expires)
+            case SequenceState(items):
+                return Entry(0, key, "list", list(items), expires)
+            case HashState(fields, _, "stream"):
+                entries = [(name, entry_words(fields[name])) for name in entries_of(fields)]
+                told = [(plain_id(name).decode(), list(zip(w[::2], w[1::2], strict=True))) for name, w in entries]
+                return Entry(0, key, "stream", RdbStream(told, fields[LAST_ID].decode()), expires)
+            case HashState(fields, _, type_):
+                scores = {name: float(value) for name, value in fields.items()} if type_ == "zset" else fields
+                return Entry(0, key, type_, list(fields) if type_ == "set" else list(scores.items()), expires)
 
     def _take(self, event: Any) -> None:
         self.stream._take(event, SimpleNamespace(position=getattr(event, "position", None)))

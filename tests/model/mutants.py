@@ -15,10 +15,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import redisrepl
-from redisrepl.engine import conditional, core, doubts, inbound, losers, outbound, plans, reconcile, seen
-from redisrepl.flow import applying, judging, pushing, reach, sweep
+from redisrepl.engine import (
+    ancestor,
+    conditional,
+    core,
+    doubts,
+    inbound,
+    losers,
+    merging,
+    outbound,
+    pending,
+    plans,
+    pushes,
+    reconcile,
+    seen,
+)
+from redisrepl.flow import applying, differences, jobs, judging, pushing, reach, sweep
 from tests.model.daemons import Made
-from tests.model.runs import conflict, everybody, fallen, fallen_unremembered, one_writer, run
+from tests.model.runs import conflict, everybody, evicted, fallen, fallen_unremembered, merged, one_writer, run
 from tests.model.world import silence
 
 ROOT = Path(redisrepl.__file__).parent
@@ -48,8 +62,11 @@ class Mutant(NamedTuple):
         return f"{self.module.__name__.removeprefix('redisrepl.')}:{self.owner}: {' '.join(self.text.split())[:60]}"
 
 
+MERGED = (everybody, merged, merged)
 FEW = {"made": Made(options={"max_keys": 2})}
 FILLS = {"fills": True}
+STREAMS = {"only": ("stream",)}
+BUSY = {"writes": 0.4}
 
 #: Those that CI plays: what they break, some runs notice.
 SAMPLE = [
@@ -70,7 +87,25 @@ SAMPLE = [
     Mutant(reconcile, "_two_way", "return Verdict.PUSH", "return Verdict.APPLY", FALL),
     Mutant(reconcile, "reconcile", "if site == ancestor:", "if False:", ONE),
     Mutant(doubts, "Doubts._must_be_compared", "return True", "return False", FALL),
-    Mutant(outbound, "Outbound.failed", "self.doubt(key)", "pass"),
+    Mutant(outbound, "Outbound.failed", "self.doubt(key)", "pass", ALL, {"only": ("string",)}),
+]
+#: Likewise, where elements are elements, of whatever collection.
+SAMPLE += [
+    Mutant(plans, "_plan_elements", "verdicts[LAST_ID] = _of_last_ids", "_of_last_ids", ALL, STREAMS | BUSY),
+    Mutant(plans, "_as_collections", "ancestor.elements", "False", MERGED),
+    Mutant(plans, "replacing", "[Deleted(key)] if site is not None and hub.type != OPAQUE else []", "[]", ONE),
+    Mutant(ancestor, "note_changes", "and appends else", "else", MERGED, STREAMS),
+    Mutant(ancestor, "note_changes", 'if kind == "stream" and appends', "if False", ONE, STREAMS),
+    Mutant(merging, "elements_changed", "(*fields, LAST_ID)", "fields", MERGED, STREAMS),
+    Mutant(pushes, "with_values", "if change.replaces", "if False", ONE, {"only": ("zset",)}),
+    Mutant(pushing, "Pushing._settled", "and FIRST_ID in read", "and False", ONE, STREAMS),
+    Mutant(
+        pushing, "Pushing._settled", 'if "del" in kinds else ()', "if False else ()", ONE, {"only": ("set", "hash")}
+    ),
+    Mutant(conditional, "_condition_of_elements", "if f not in held]", "if False]", ONE),
+    Mutant(conditional, "condition_of_state", "[Deleted(key), HashSet", "[HashSet", ONE, {"only": (None,)}),
+    Mutant(differences, "lacks", "return not ours.keys() <= fields.keys()", "return False", MERGED),
+    Mutant(judging, "Judging._note_evictions", "self._evicted_to = facts.offset", "pass", (everybody, evicted)),
 ]
 #: Those that need more runs, or that something else makes up for.
 MORE = [
@@ -133,6 +168,30 @@ MORE = [
         {"expires": True, "restarts": True},
     ),
     Mutant(conditional, "_was_no_collection", "return ", "return not ", ONE),
+    Mutant(pushing, "Pushing._push_batch", "appends=not batch.in_doubt", "appends=True", MERGED, STREAMS),
+    Mutant(pushing, "Pushing._trimmed", "await self._store.names(key, before=first) | ", "", ONE, STREAMS),
+    Mutant(pushing, "Pushing._trimmed", "there[LAST_ID] = last", "pass", ONE, STREAMS | BUSY),
+    Mutant(pushing, "Pushing.outcomes", "if self._unknown:", "if False:", ONE, {"sites": 3, "notify": True}),
+    Mutant(doubts, "Doubts.forget", 'getattr(change, "type", None) != "stream"', "True", ALL, STREAMS | BUSY),
+    Mutant(doubts, "Doubts._expect_no_more", "if isinstance", "if None and isinstance", ONE, {"deletes": False}),
+    Mutant(merging, "_add", "fields |= with_last_id(fields)", "pass", ONE, STREAMS | BUSY),
+    Mutant(merging, "elements_changed", "None if FIRST_ID in fields else", "", MERGED, STREAMS),
+    Mutant(merging, "merge", "older.type != newer.type:", "False:", ONE, {"only": (None,), **BUSY}),
+    Mutant(pending, "Pending.forget", "or elements_changed(change) is None", "", MERGED, STREAMS),
+    Mutant(pending, "Pending.forget", "waiting.fields.pop(LAST_ID, None)", "pass", MERGED, STREAMS),
+    Mutant(
+        conditional, "_was_another", "known.elements.keys().isdisjoint(state.fields)", "False", ONE, {"only": (None,)}
+    ),
+    Mutant(inbound, "Inbound.suspect", "self._fetching[key] = _CHANGED", "pass", MERGED, {"restarts": True}),
+    Mutant(
+        outbound,
+        "Outbound.void_expected",
+        "self._pulling.unanswered(voided, math.inf)",
+        "self._pulling.mark_dirty(voided)",
+        ONE,
+        {"sites": 3, "notify": True},
+    ),
+    Mutant(jobs, "FetchedJob.without", "fields = {*fields} - {LAST_ID}", "pass", MERGED, STREAMS),
 ]
 
 

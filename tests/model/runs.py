@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from redisrepl.changes import HashState, State, StringState
+from redisrepl.changes import HashState, SequenceState, State, StringState
 from redisrepl.engine.continuity import Event
-from tests.model.daemons import by_the_clock_of_the_model
-from tests.model.world import STRINGS, World, WrongError, unlike
+from redisrepl.wire.collections import COLLECTIONS, name_here
+from redisrepl.wire.entries import LAST_ID, greater_id
+from tests.model.daemons import by_the_clock_of_the_model, elements_held
+from tests.model.world import LIST, STRINGS, TYPES, Site, World, WrongError, unlike
 
 
 def everybody(world: World) -> None:
@@ -31,16 +34,34 @@ def one_writer(world: World) -> None:
     world.play(world.rng.randint(0, 120), [])
     world.settle()
     unproved = any(event is Event.WENT_BACK for _, event in world.judgements)
-    if not unproved and (differing := unlike(world.alive(wanted), world.hub.states())):
+    differing = unlike(world.alive(wanted), with_last_ids(world.hub.states(), wanted))
+    if not world.deletes:  # nor is a key that has become another one
+        differing = {key: (said, found) for key, (said, found) in differing.items() if taken(said, found)}
+    if differing and not unproved:
         raise WrongError(f"the last word of {'the hub' if writer is None else writer.name} is lost: {differing}")
     world.check()
 
 
+def with_last_ids(found: dict[bytes, State], wanted: dict[bytes, State]) -> dict[bytes, State]:
+    """What was found, where streams may have greater last ids than wanted: of two the greater stands."""
+    for key, state in found.items():
+        want = wanted.get(key)
+        if not (isinstance(want, HashState) and isinstance(state, HashState) and want.type == state.type == "stream"):
+            continue
+        ours, theirs = want.fields[LAST_ID], state.fields[LAST_ID]
+        if greater_id(ours, theirs) == theirs:
+            found[key] = replace(state, fields={**state.fields, LAST_ID: ours})
+    return found
+
+
 def taken(wanted: State, found: State) -> bool:
     """Whether something of this is gone; that what was removed is there again is no loss."""
-    if isinstance(wanted, HashState) and isinstance(found, HashState):
-        return not wanted.fields.items() <= found.fields.items()
-    return wanted != found
+    if not (isinstance(wanted, HashState) and isinstance(found, HashState) and wanted.type == found.type):
+        return wanted != found
+    fields = dict(wanted.fields)
+    if wanted.type == "stream" and greater_id(fields[LAST_ID], found.fields[LAST_ID]) == found.fields[LAST_ID]:
+        del fields[LAST_ID]
+    return not fields.items() <= found.fields.items()
 
 
 def fallen(world: World) -> None:
@@ -72,23 +93,79 @@ def fallen_unremembered(world: World) -> None:
 
 
 def conflict(world: World) -> None:
-    """A site and the hub change the same key while nobody looks: the policy decides, and what loses is kept."""
-    site, key = world.rng.choice(world.sites), STRINGS[0]
-    world.write(None, [[b"SET", key, b"agreed"]])
+    """A site and the hub change the same value while nobody looks: the policy decides, and what loses is kept."""
+    site, key = world.rng.choice(world.sites), world.rng.choice([STRINGS[0], LIST])
+    whole = StringState if key in STRINGS else lambda value: SequenceState((value,))
+
+    def write(party: Site | None, value: bytes) -> None:
+        put = [b"SET", key, value] if key in STRINGS else [b"RPUSH", key, value]
+        world.write(party, [[b"DEL", key], put])
+
+    write(None, b"agreed")
     world.settle()
     world.kill(site)
     site.server.overrun()
     world.kept.clear()
     told = [(None, b"of the hub"), (site, b"of the site")]
     for party, value in world.rng.sample(told, 2):
-        world.write(party, [[b"SET", key, value]])
+        write(party, value)
     world.settle()
     won, lost = (b"of the site", b"of the hub") if world.winner == "site" else (b"of the hub", b"of the site")
-    if world.hub.data.get(key) != won:
+    if world.hub.data.get(key) != whole(won):
         raise WrongError(f"of a conflict {world.hub.data.get(key)!r} is left, and not {won!r}")
-    if (site.name, key, StringState(lost)) not in [(name, loss.key, loss.value) for name, loss in world.kept]:
+    if (site.name, key, whole(lost)) not in [(name, loss.key, loss.value) for name, loss in world.kept]:
         raise WrongError(f"what lost a conflict was not kept: {world.kept}")
     world.check()
+
+
+def merged(world: World) -> None:
+    """Two parties change a collection, each other elements: what either adds is there, and what either removes is gone.
+
+    One of them may remove it as a whole: then no more is left than what the other has added.
+    """
+    rng = world.rng
+    of_runs = world.keys if any(TYPES.get(key) in COLLECTIONS for key in world.keys) else TYPES
+    key = rng.choice([key for key in of_runs if TYPES.get(key) in COLLECTIONS])
+    type_ = TYPES[key]
+    *gone, kept, mine, theirs = world.names(type_, 5)
+    world.write(None, [[b"DEL", key], *world.putting(type_, key, [*gone, kept])])
+    world.settle()
+    world.judgements.clear()
+    for site in world.sites:
+        rng.choice([world.kill_and_overrun, world.cut, world.unsubscribe, lambda _: None])(site)
+    emptied = type_ != "stream" and rng.random() < 0.3
+    for party, name, new in zip(rng.sample([None, *world.sites], 2), gone, (mine, theirs), strict=True):
+        if emptied and new is theirs:
+            world.write(party, [[b"DEL", key]])
+            break
+        world.write(party, [world.removing(party, type_, key, name)])
+        world.play(rng.randint(0, 30), [])
+        world.write(party, world.putting(type_, key, [new]))
+        world.play(rng.randint(0, 30), [])
+    world.settle()
+    found = elements_held(world.hub.data.get(key), type_)
+    here, unproved = found.keys() - {LAST_ID}, any(event is Event.WENT_BACK for _, event in world.judgements)
+    least, most = ((), [mine]) if emptied else ([kept, mine, theirs], [kept, mine, theirs])
+    if not {name_here(type_, name) for name in least} <= here:
+        raise WrongError(f"two parties changed {key!r}: of {least} only {here} is left")
+    if not unproved and not here <= {name_here(type_, name) for name in most}:
+        raise WrongError(f"two parties changed {key!r}: {here} is left, and not only {most}")
+    if type_ == "stream" and found[LAST_ID] != theirs:
+        raise WrongError(f"the last id of {key!r} is {found[LAST_ID]!r}, and not the greatest, {theirs!r}")
+    world.check()
+
+
+def evicted(world: World) -> None:
+    """A server evicts a key: no other loses it."""
+    party = world.rng.choice([None, *world.sites])
+    servers = [world.hub if one is None else one.server for one in (None, *world.sites) if one is not party]
+    wanted = [server.states() for server in servers]
+    world.evict(party)
+    world.play(world.rng.randint(0, 100), [])
+    world.settle()
+    for server, before in zip(servers, wanted, strict=True):
+        if lost := unlike(before, server.states()):
+            raise WrongError(f"what one server evicted, another has lost: {lost}")
 
 
 def run(seed: int, *phases: Any, trace: bool = False, **circumstances: Any) -> World:

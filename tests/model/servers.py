@@ -8,21 +8,55 @@ from __future__ import annotations
 
 import collections
 import random
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from redisrepl.changes import HashState, State, StringState
+from redisrepl.changes import HashState, SequenceState, State, StringState
 from redisrepl.local.history import SiteFacts
 from redisrepl.local.mark import Marked
 from redisrepl.remote.history import HubFacts
+from redisrepl.wire.collections import COLLECTIONS, name_here
 from redisrepl.wire.digests import digest_of, element_of
-from redisrepl.wire.writes import MOVED, UNCHANGED
+from redisrepl.wire.entries import LAST_ID, entry_name, entry_value, entry_words, greater_id, is_entry, plain_id
+from redisrepl.wire.writes import MAX_FIELDS_PER_COMMAND, MOVED, UNCHANGED
 
-Value = bytes | dict[bytes, bytes]
+#: What a key holds, but for its expiry. Nobody changes one: a write puts another in its place.
+Value = StringState | HashState | SequenceState
 NO_MARK = Marked()
 
 Events = list[tuple[bytes, bytes]]
+Outcome = tuple[str | None, Events]
 
 _WRONGTYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
+#: By the names of commands, the type of collection whose elements they name.
+_PUT = {its.put: type_ for type_, its in COLLECTIONS.items()}
+_PUT_NEW = {its.put_new: type_ for type_, its in COLLECTIONS.items() if its.put_new != its.put}
+_PUT_IF = {its.put_if: type_ for type_, its in COLLECTIONS.items()}
+_REMOVE = {its.remove: type_ for type_, its in COLLECTIONS.items()}
+_REMOVE_IF = {its.remove_if: type_ for type_, its in COLLECTIONS.items()}
+
+
+def elements_of_words(type_: str, words: Sequence[bytes]) -> dict[bytes, bytes]:
+    """The elements that the command names which adds some, behind its key and options."""
+    if type_ == "set":
+        return dict.fromkeys(words, b"")
+    names, values = (words[1::2], words[::2]) if type_ == "zset" else (words[::2], words[1::2])
+    return {name_here(type_, name): value for name, value in zip(names, values, strict=True)}
+
+
+def type_of(held: Value) -> str:
+    """The type of what a key holds."""
+    return "string" if isinstance(held, StringState) else held.type
+
+
+def entries_of(elements: Mapping[bytes, bytes]) -> list[bytes]:
+    """Names of the entries of a stream, in their order."""
+    return sorted(filter(is_entry, elements))
+
+
+def last_id(elements: Mapping[bytes, bytes]) -> bytes:
+    """The last id of a stream, or of none."""
+    return elements.get(LAST_ID, b"0-1")
 
 
 @dataclass
@@ -91,12 +125,11 @@ class Server:
 
     def written(self) -> None:
         """A command, or a transaction, is complete."""
-        values = {key: dict(value) if isinstance(value, dict) else value for key, value in self.data.items()}
         fences = {key: dict(fence) for key, fence in self.fences.items()}
-        self.past.append(Snapshot(values, dict(self.expiries), fences, self.offset, self.mark))
+        self.past.append(Snapshot(dict(self.data), dict(self.expiries), fences, self.offset, self.mark))
 
     def _restore(self, snapshot: Snapshot) -> None:
-        self.data = {k: dict(value) if isinstance(value, dict) else value for k, value in snapshot.data.items()}
+        self.data = dict(snapshot.data)
         self.expiries, self.fences = dict(snapshot.expiries), {k: dict(fence) for k, fence in snapshot.fences.items()}
         self.mark = snapshot.mark
         self.writes.update(self.data.keys())
@@ -145,7 +178,7 @@ class Server:
         if held is None:
             return None
         expires = self.expiries.get(key)
-        return StringState(held, expires) if isinstance(held, bytes) else HashState(dict(held), expires)
+        return held if expires is None else replace(held, expires_at_ms=expires)
 
     def states(self) -> dict[bytes, State]:
         """Everything."""
@@ -179,147 +212,328 @@ class Server:
 
     def _remove(self, key: bytes) -> bool:
         """Remove a key, and tell the replicas."""
-        if self.data.pop(key, None) is None:
+        if self._del(key)[0] is not None:
             return False
-        self.expiries.pop(key, None)
         self.writes[key] += 1
-        self.stream.append([b"DEL", key])
         self.written()
         return True
 
     # Commands.
 
-    def run(self, argv: list[bytes]) -> tuple[str | None, Events]:
+    def run(self, argv: list[bytes]) -> Outcome:
         """Execute a command; what a script would report of it, and the events that it causes."""
-        outcome, events = getattr(self, "_" + argv[0].decode().lower())(*argv[1:])
+        outcome, events = self._run(*argv)
         for key, _ in events:
             self.writes[key] += 1
         return outcome, events
 
-    def _set(self, key: bytes, value: bytes, *options: bytes) -> tuple[str | None, Events]:
+    def _run(self, name: bytes, key: bytes, *words: bytes) -> Outcome:
+        if (handler := getattr(self, "_" + name.decode().lower(), None)) is not None:
+            return handler(key, *words)
+        if type_ := _PUT.get(name):
+            its = words[len(COLLECTIONS[type_].options) :]
+            return self._put(type_, key, elements_of_words(type_, its), [name, key, *words])
+        if type_ := _PUT_NEW.get(name):
+            return self._put_if(type_, key, [(name, b"", value) for name, value in _pairs(words)])
+        if type_ := _PUT_IF.get(name):
+            return self._put_if(type_, key, list(zip(words[::3], words[1::3], words[2::3], strict=True)))
+        if type_ := _REMOVE.get(name):
+            return self._remove_elements(type_, key, words)
+        return self._remove_if(_REMOVE_IF[name], key, *words)
+
+    def _elements(self, type_: str, key: bytes) -> Mapping[bytes, bytes] | None:
+        """The elements of a collection, or of none yet; None: the key is of another type."""
+        held = self.data.get(key)
+        if held is None:
+            return {}
+        return held.fields if isinstance(held, HashState) and held.type == type_ else None
+
+    def _replicate(self, *argv: bytes) -> None:
+        self.stream.append(list(argv))
+
+    # Strings.
+
+    def _set(self, key: bytes, value: bytes, *options: bytes) -> Outcome:
         held = self.data.get(key)
         if b"NX" in options and held is not None:
-            return (UNCHANGED if held == value else MOVED), []
-        self.data[key] = value
+            return (UNCHANGED if held == StringState(value) else MOVED), []
+        self.data[key] = StringState(value)
         self.expiries.pop(key, None)
         if b"PXAT" not in options:
-            self.stream.append([b"SET", key, value])
+            self._replicate(b"SET", key, value)
             return None, [(key, b"set")]
         expires = options[options.index(b"PXAT") + 1]
         if int(expires) <= self.now_ms:
             del self.data[key]
-            self.stream.append([b"DEL", key])
+            self._replicate(b"DEL", key)
             return None, [(key, b"del")] if held is not None else []
         self.expiries[key] = int(expires)
-        self.stream.append([b"SET", key, value, b"PXAT", expires])
+        self._replicate(b"SET", key, value, b"PXAT", expires)
         return None, [(key, b"set"), (key, b"expire")]
 
-    def _mset(self, *pairs: bytes) -> tuple[str | None, Events]:
+    def _mset(self, *pairs: bytes) -> Outcome:
         events: Events = []
-        for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            self.data[key] = value
+        for key, value in _pairs(pairs):
+            self.data[key] = StringState(value)
             self.expiries.pop(key, None)
             events.append((key, b"set"))
-        self.stream.append([b"MSET", *pairs])
+        self._replicate(b"MSET", *pairs)
         return None, events
 
-    def _hset(self, key: bytes, *pairs: bytes) -> tuple[str | None, Events]:
-        held = self.data.get(key, {})
-        if not isinstance(held, dict):
-            return _WRONGTYPE, []
-        self.data[key] = {**held, **dict(zip(pairs[::2], pairs[1::2], strict=True))}
-        self.stream.append([b"HSET", key, *pairs])
-        return None, [(key, b"hset")]
+    def _setif(self, key: bytes, value: bytes, expires: bytes, *digests: bytes) -> Outcome:
+        if self._holds(key, digests):
+            return self._set(key, value, *([b"PXAT", expires] if expires else []))
+        return (UNCHANGED if self.data.get(key) == StringState(value) else MOVED), []
 
-    def _hincrby(self, key: bytes, name: bytes, by: bytes) -> tuple[str | None, Events]:
-        held = self.data.get(key, {})
-        if not isinstance(held, dict):
-            return _WRONGTYPE, []
-        self.data[key] = {**held, name: b"%d" % (int(held.get(name, b"0")) + int(by))}
-        self.stream.append([b"HINCRBY", key, name, by])
-        return None, [(key, b"hincrby")]
+    # Collections.
 
-    def _hsetnx(self, key: bytes, *pairs: bytes) -> tuple[str | None, Events]:
-        words = [w for name, value in zip(pairs[::2], pairs[1::2], strict=True) for w in (name, b"", value)]
-        return self._hsetif(key, *words)
-
-    def _hsetif(self, key: bytes, *words: bytes) -> tuple[str | None, Events]:
-        held = self.data.get(key, {})
-        if not isinstance(held, dict):
+    def _put(self, type_: str, key: bytes, elements: Mapping[bytes, bytes], argv: list[bytes]) -> Outcome:
+        if type_ == "stream":
+            return self._put_entries(key, elements)
+        held = self._elements(type_, key)
+        if held is None:
             return _WRONGTYPE, []
-        pairs: list[bytes] = []
+        if type_ != "hash" and elements.items() <= held.items():
+            return UNCHANGED, []
+        self.data[key] = HashState({**held, **elements}, None, type_)
+        self._replicate(*argv)
+        return None, [(key, COLLECTIONS[type_].put_event)]
+
+    def _put_if(self, type_: str, key: bytes, named: list[tuple[bytes, bytes, bytes]]) -> Outcome:
+        held = self._elements(type_, key)
+        if held is None:
+            return _WRONGTYPE, []
+        wanted: dict[bytes, bytes] = {}
         moved = None
-        for name, digests, value in zip(words[::3], words[1::3], words[2::3], strict=True):
+        for at_server, digests, value in named:
+            name = name_here(type_, at_server)
             if held.get(name) == value:
                 continue
-            if self._field_holds(name, held.get(name), digests):
-                pairs += name, value
+            if _element_holds(type_, name, held.get(name), digests):
+                wanted[name] = value
             else:
                 moved = MOVED
-        if not pairs:
+        if not wanted:
             return moved or UNCHANGED, []
-        return moved, self._hset(key, *pairs)[1]
+        its = COLLECTIONS[type_]
+        words = [word for name, value in wanted.items() for word in (name, value)]
+        words = list(wanted) if type_ == "set" else words[::-1] if type_ == "zset" else words
+        outcome, events = self._put(type_, key, wanted, [its.put, key, *its.options, *words])
+        return moved or outcome, events
 
-    @staticmethod
-    def _field_holds(name: bytes, value: bytes | None, digests: bytes) -> bool:
-        return (b"" if value is None else b"%024x" % element_of(name, value)) in digests.split(b",")
+    def _remove_elements(self, type_: str, key: bytes, names: Sequence[bytes]) -> Outcome:
+        held, its = self._elements(type_, key), COLLECTIONS[type_]
+        if held is None:
+            return _WRONGTYPE, []
+        if type_ == "stream" and LAST_ID in names:
+            return "ERR Invalid stream ID specified as stream command argument", []
+        if not (gone := [name for name in names if name_here(type_, name) in held]):
+            return UNCHANGED, []
+        without = {name_here(type_, name) for name in gone}
+        self._replicate(its.remove, key, *gone)
+        return None, self._left(type_, key, held, without, its.remove_event)
 
-    def _holds(self, key: bytes, digests: tuple[bytes, ...]) -> bool:
+    def _left(self, type_: str, key: bytes, held: Mapping[bytes, bytes], without: set[bytes], event: bytes) -> Events:
+        """These elements are gone, and with the last of them the key; a stream stays."""
+        self.data[key] = HashState({n: v for n, v in held.items() if n not in without}, None, type_)
+        if self.data[key].fields:
+            return [(key, event)]
+        del self.data[key]
+        self.expiries.pop(key, None)
+        return [(key, event), (key, b"del")]
+
+    def _remove_if(self, type_: str, key: bytes, at_server: bytes, digests: bytes) -> Outcome:
+        held, name = self._elements(type_, key), name_here(type_, at_server)
+        if held is None:
+            return _WRONGTYPE, []
+        if name not in held:
+            return UNCHANGED, []
+        if not _element_holds(type_, name, held[name], digests):
+            return MOVED, []
+        return self._remove_elements(type_, key, [at_server])
+
+    def _hincrby(self, key: bytes, name: bytes, by: bytes) -> Outcome:
+        return self._add_to("hash", key, name, by, [b"HINCRBY", key, name, by], b"hincrby")
+
+    def _zincrby(self, key: bytes, by: bytes, name: bytes) -> Outcome:
+        return self._add_to("zset", key, name, by, [b"ZINCRBY", key, by, name], b"zincr")
+
+    def _add_to(self, type_: str, key: bytes, name: bytes, by: bytes, argv: list[bytes], event: bytes) -> Outcome:
+        held = self._elements(type_, key)
+        if held is None:
+            return _WRONGTYPE, []
+        self.data[key] = HashState({**held, name: b"%d" % (int(held.get(name, b"0")) + int(by))}, None, type_)
+        self._replicate(*argv)
+        return None, [(key, event)]
+
+    def _zremrangebyrank(self, key: bytes, first: bytes, last: bytes) -> Outcome:
+        held = self._elements("zset", key)
+        if held is None:
+            return _WRONGTYPE, []
+        ranked = sorted(held, key=lambda name: (int(held[name]), name))
+        if not (gone := ranked[int(first) : int(last) + 1]):
+            return UNCHANGED, []
+        self._replicate(b"ZREMRANGEBYRANK", key, first, last)
+        return None, self._left("zset", key, held, set(gone), b"zremrangebyrank")
+
+    # Streams. What a script does to one shows as the commands that it runs.
+
+    def _xadd(self, key: bytes, *words: bytes) -> Outcome:
+        """`XADD key [MAXLEN = n] id field value ..`, with an id that is no wildcard."""
+        held = self._elements("stream", key)
+        if held is None:
+            return _WRONGTYPE, []
+        keep = int(words[2]) if words[0] == b"MAXLEN" else None  # `MAXLEN = n`
+        id_, *pairs = words if keep is None else words[3:]
+        if entry_name(id_) <= entry_name(last_id(held)):
+            return "ERR The ID specified in XADD is equal or smaller", []
+        elements = {**held, entry_name(id_): entry_value(pairs), LAST_ID: id_}
+        self.data[key] = HashState(elements, None, "stream")
+        self._replicate(b"XADD", key, *words)
+        events = [(key, b"xadd")]
+        if keep is not None and (gone := entries_of(elements)[:-keep]):
+            events += self._left("stream", key, elements, set(gone), b"xtrim")
+        return None, events
+
+    def _xtrim(self, key: bytes, *words: bytes) -> Outcome:
+        """`XTRIM key MAXLEN = n`."""
+        held = self._elements("stream", key)
+        if held is None:
+            return _WRONGTYPE, []
+        names = entries_of(held)
+        if not (gone := names[: max(0, len(names) - int(words[-1]))]):
+            return UNCHANGED, []
+        self._replicate(b"XTRIM", key, *words)
+        return None, self._left("stream", key, held, set(gone), b"xtrim")
+
+    def _xsetid(self, key: bytes, id_: bytes) -> Outcome:
+        held = self._elements("stream", key)
+        if not held:
+            return "ERR no such key" if held is not None else _WRONGTYPE, []
+        if (names := entries_of(held)) and entry_name(id_) < names[-1]:
+            return "ERR The ID specified in XSETID is smaller than the target stream top item", []
+        self.data[key] = HashState({**held, LAST_ID: id_}, None, "stream")
+        self._replicate(b"XSETID", key, id_)
+        return None, [(key, b"xsetid")]
+
+    def _put_entries(self, key: bytes, elements: Mapping[bytes, bytes]) -> Outcome:
+        """What `wire.entries.STREAMS` does to add elements."""
+        if self._elements("stream", key) is None:
+            return _WRONGTYPE, []
+        events: Events = []
+        low: dict[bytes, bytes] = {}
+        for name in entries_of(elements):
+            refused, of_entry = self._xadd(key, plain_id(name), *entry_words(elements[name]))
+            events += of_entry
+            if refused:
+                low[name] = elements[name]
+        if low:
+            events += self._insert(key, low)
+        if last := elements.get(LAST_ID):
+            if key not in self.data:
+                events += self._xadd(key, last, b"", b"")[1] + self._xtrim(key, b"MAXLEN", b"0")[1]
+            events += self._xsetid(key, last)[1]
+        return (UNCHANGED if low or not elements else None), events
+
+    def _insert(self, key: bytes, low: Mapping[bytes, bytes]) -> Events:
+        """Entries below the last id: those above are removed, and added again behind them."""
+        held = self._elements("stream", key)
+        wanted = {name: value for name, value in low.items() if held.get(name) != value}
+        if not wanted:
+            return []
+        above = [name for name in entries_of(held) if name >= min(wanted)]
+        wanted = {name: held[name] for name in above} | wanted
+        events: Events = []
+        if above:
+            events += self._remove_elements("stream", key, [plain_id(name) for name in above])[1]
+        below = entries_of(self._elements("stream", key))
+        events += self._xsetid(key, plain_id(below[-1]) if below else b"0-1")[1]
+        for name in sorted(wanted):
+            events += self._xadd(key, plain_id(name), *entry_words(wanted[name]))[1]
+        return events + self._xsetid(key, greater_id(last_id(held), plain_id(max(wanted))))[1]
+
+    # Lists.
+
+    def _rpush(self, key: bytes, *items: bytes) -> Outcome:
+        held = self.data.get(key, SequenceState(()))
+        if not isinstance(held, SequenceState):
+            return _WRONGTYPE, []
+        self.data[key] = SequenceState((*held.items, *items))
+        self._replicate(b"RPUSH", key, *items)
+        return None, [(key, b"rpush")]
+
+    def _lpop(self, key: bytes) -> Outcome:
+        held = self.data.get(key, SequenceState(()))
+        if not isinstance(held, SequenceState):
+            return _WRONGTYPE, []
+        if not held.items:
+            return UNCHANGED, []
+        self._replicate(b"LPOP", key)
+        self.data[key] = SequenceState(held.items[1:])
+        if held.items[1:]:
+            return None, [(key, b"lpop")]
+        del self.data[key]
+        self.expiries.pop(key, None)
+        return None, [(key, b"lpop"), (key, b"del")]
+
+    def _listset(self, key: bytes, *items: bytes) -> Outcome:
+        held = self.data.get(key)
+        events = [] if held is None or isinstance(held, SequenceState) else self._del(key)[1]
+        self.data[key] = SequenceState(items)
+        return None, [*events, *[(key, b"rpush")] * -(-len(items) // MAX_FIELDS_PER_COMMAND), (key, b"ltrim")]
+
+    def _listif(self, key: bytes, digests: bytes, *items: bytes) -> Outcome:
+        if self._holds(key, digests.split(b",")):
+            return self._listset(key, *items)
+        return (UNCHANGED if self.data.get(key) == SequenceState(items) else MOVED), []
+
+    # Keys.
+
+    def _holds(self, key: bytes, digests: Sequence[bytes]) -> bool:
         digest = digest_of(key, self.state(key))
         return (b"" if digest is None else b"%015x" % digest) in digests
 
-    def _setif(self, key: bytes, value: bytes, expires: bytes, *digests: bytes) -> tuple[str | None, Events]:
-        if self._holds(key, digests):
-            return self._set(key, value, *([b"PXAT", expires] if expires else []))
-        return (UNCHANGED if self.data.get(key) == value else MOVED), []
-
-    def _delif(self, key: bytes, *digests: bytes) -> tuple[str | None, Events]:
+    def _delif(self, key: bytes, *digests: bytes) -> Outcome:
         if key not in self.data:
             return UNCHANGED, []
         return self._del(key) if self._holds(key, digests) else (MOVED, [])
 
-    def _del(self, key: bytes) -> tuple[str | None, Events]:
+    def _del(self, key: bytes) -> Outcome:
         if self.data.pop(key, None) is None:
             return UNCHANGED, []
         self.expiries.pop(key, None)
-        self.stream.append([b"DEL", key])
+        self._replicate(b"DEL", key)
         return None, [(key, b"del")]
 
-    def _hdelif(self, key: bytes, name: bytes, digests: bytes) -> tuple[str | None, Events]:
-        held = self.data.get(key, {})
-        if not isinstance(held, dict):
-            return _WRONGTYPE, []
-        if name not in held:
-            return UNCHANGED, []
-        return self._hdel(key, name) if self._field_holds(name, held[name], digests) else (MOVED, [])
+    def _rename(self, key: bytes, other: bytes) -> Outcome:
+        if key not in self.data:
+            return "ERR no such key", []
+        self.data[other] = self.data.pop(key)
+        self.expiries.pop(other, None)
+        if (expires := self.expiries.pop(key, None)) is not None:
+            self.expiries[other] = expires
+        self._replicate(b"RENAME", key, other)
+        return None, [(key, b"rename_from"), (other, b"rename_to")]
 
-    def _hdel(self, key: bytes, *names: bytes) -> tuple[str | None, Events]:
-        held = self.data.get(key, {})
-        if not isinstance(held, dict):
-            return _WRONGTYPE, []
-        gone = [name for name in names if name in held]
-        if not gone:
-            return UNCHANGED, []
-        self.data[key] = {name: value for name, value in held.items() if name not in gone}
-        events = [(key, b"hdel")]
-        if not self.data[key]:
-            del self.data[key]
-            self.expiries.pop(key, None)
-            events.append((key, b"del"))
-        self.stream.append([b"HDEL", key, *gone])
-        return None, events
-
-    def _pexpireat(self, key: bytes, expires: bytes) -> tuple[str | None, Events]:
+    def _pexpireat(self, key: bytes, expires: bytes) -> Outcome:
         if key not in self.data:
             return UNCHANGED, []
         if int(expires) <= self.now_ms:
             return self._del(key)
         self.expiries[key] = int(expires)
-        self.stream.append([b"PEXPIREAT", key, expires])
+        self._replicate(b"PEXPIREAT", key, expires)
         return None, [(key, b"expire")]
 
-    def _persist(self, key: bytes) -> tuple[str | None, Events]:
+    def _persist(self, key: bytes) -> Outcome:
         if self.expiries.pop(key, None) is None:
             return UNCHANGED, []
-        self.stream.append([b"PERSIST", key])
+        self._replicate(b"PERSIST", key)
         return None, [(key, b"persist")]
+
+
+def _pairs(words: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    return list(zip(words[::2], words[1::2], strict=True))
+
+
+def _element_holds(type_: str, name: bytes, value: bytes | None, digests: bytes) -> bool:
+    return (b"" if value is None else b"%024x" % element_of(name, value, type_)) in digests.split(b",")

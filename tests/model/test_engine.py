@@ -20,13 +20,13 @@ from redisrepl.engine.outbound import Outbound
 from redisrepl.remote.fence import Fence
 from tests.model.daemons import Made, PlayedJudging
 from tests.model.mutants import MORE, SAMPLE, mutated, noticed_by
-from tests.model.runs import conflict, everybody, fallen, fallen_unremembered, one_writer, run
+from tests.model.runs import conflict, everybody, evicted, fallen, fallen_unremembered, merged, one_writer, run
 from tests.model.world import WrongError, silence
 
 SCHEDULES = int(os.environ.get("REDISREPL_SCHEDULES", "10"))
 FIRST = int(os.environ.get("REDISREPL_FIRST_SEED", "0"))
 
-ALL = (everybody, one_writer, fallen, conflict)
+ALL = (everybody, one_writer, fallen, conflict, merged)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -53,8 +53,10 @@ def play(seed, phases, circumstances):
         pytest.param(ALL, {"sites": 2, "feed": True, "silent": True}, id="the feed, and events lost unnoticed"),
         pytest.param(ALL, {"sites": 2, "winner": "site"}, id="the site wins"),
         pytest.param((everybody, one_writer), {"sites": 2, "deletes": False}, id="no removals"),
-        pytest.param((everybody, one_writer), {"sites": 2, "every_write": True}, id="each write"),
-        pytest.param((everybody, one_writer), {"sites": 2, "restarts": True}, id="servers restart"),
+        pytest.param((everybody, one_writer, merged), {"sites": 2, "every_write": True}, id="each write"),
+        pytest.param((everybody, one_writer, merged), {"sites": 2, "restarts": True}, id="servers restart"),
+        pytest.param((everybody, evicted), {"sites": 2, "notify": True}, id="evictions"),
+        pytest.param((everybody,), {"sites": 2, "flushes": True}, id="flushes"),
         pytest.param(
             (everybody, one_writer), {"sites": 2, "made": Made(options={"max_keys": 2})}, id="more keys than fit"
         ),

@@ -13,28 +13,38 @@ import collections
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
 
-from redisrepl.changes import State
+from redisrepl.changes import KIND_OF_TYPE, HashState, State
+from redisrepl.changes import KINDS as ALL_KINDS
 from redisrepl.engine.continuity import Event
 from redisrepl.engine.losers import ConflictLoss
 from redisrepl.errors import OutcomeUnknownError, PeerUnavailableError, RedisreplError
+from redisrepl.wire.collections import COLLECTIONS, put_words
 from redisrepl.wire.digests import digest_of
+from redisrepl.wire.entries import entry_name, greater_id, plain_id
 from redisrepl.wire.feed import Feed, feed_content, parse_feed
 from redisrepl.wire.writes import UNCHANGED
-from tests.model.ancestors import Disk
-from tests.model.daemons import CLOCK, LATER, PREFIX, Daemon, Made
-from tests.model.servers import Server
+from tests.model.ancestors import Disk, Memory
+from tests.model.daemons import CLOCK, LATER, PREFIX, Daemon, Made, elements_held
+from tests.model.servers import Server, entries_of, last_id, type_of
 from tests.model.steps import Task
 
 STRINGS = [PREFIX + b"s%d" % number for number in range(1, 5)]
 HASHES = [PREFIX + b"h1", PREFIX + b"h2"]
-MIXED = PREFIX + b"m"  # a string now, a hash then
+MIXED = PREFIX + b"m"  # of one type now, of another then
+TYPES = {
+    **dict.fromkeys(STRINGS, "string"),
+    **dict.fromkeys(HASHES, "hash"),
+    **{PREFIX + type_[:3].encode(): type_ for type_ in ("set", "zset", "list", "stream")},
+}
+LIST = PREFIX + b"lis"
+KEYS = [*TYPES, MIXED]
+KEYS_OF_A_RUN = (2, 4, 7)
 FIELDS = [b"f1", b"f2", b"f3"]
-KEYS = [*STRINGS, *HASHES, MIXED]
 _HOUR = 3_600_000
 
 
@@ -74,12 +84,13 @@ class World:
         deletes, expires: these kinds of change are replicated too.
         feed: what is pushed is told to the others.
         notify: every other site has no PSYNC.
-        evicts: servers may evict keys.
         restarts: servers restart, with everything that they held.
         fills: the disks of daemons are full now and then.
         winner: of conflicts.
         every_write: see `CoreOptions`.
         waits, watches: an apply waits for the stream, and watches its keys.
+        writes: the part of all steps that are writes of clients.
+        only: keys of these types are written, None: of any; otherwise some keys of all.
         made: of what the daemons are made.
     """
 
@@ -94,7 +105,6 @@ class World:
         expires: bool = False,
         feed: bool = False,
         notify: bool = False,
-        evicts: bool = False,
         restarts: bool = False,
         flushes: bool = False,
         fills: bool = False,
@@ -103,15 +113,26 @@ class World:
         waits: bool = True,
         watches: bool = True,
         counts: bool = True,
+        writes: float = 0.1,
+        only: Collection[str | None] = (),
         made: Made | None = None,
     ) -> None:
         self.rng = random.Random(seed)
         self.made = made or Made()
-        self.kinds = frozenset({"set", "hset"} | ({"del"} if deletes else set()) | ({"expire"} if expires else set()))
+        left_out = {
+            "fields-expire",
+            "streams-groups",
+            *(() if deletes else ("del",)),
+            *(() if expires else ("expire",)),
+        }
+        self.kinds = ALL_KINDS - left_out
+        self.keys = [key for key in KEYS if TYPES.get(key) in only]
+        if not only:
+            self.keys = self.rng.sample(KEYS, self.rng.choice(KEYS_OF_A_RUN))
         self.faults, self.silent, self.deletes, self.expires = faults, silent, deletes, expires
-        self.feed, self.evicts, self.restarts, self.flushes = feed, evicts, restarts, flushes
+        self.feed, self.restarts, self.flushes = feed, restarts, flushes
         self.winner, self.every_write, self.waits, self.watches = winner, every_write, waits, watches
-        self.counts, self.fills = counts, fills
+        self.counts, self.fills, self.writes = counts, fills, writes
         self.now_ms = CLOCK.now_ms = 1_000_000_000
         self.hub = Server(self.rng, self.now_ms)
         self.time = self.counter = 0
@@ -172,6 +193,8 @@ class World:
         for command in commands:
             error = self.hub_run(command)
             if error is not None:
+                if error.startswith("ERR"):
+                    raise WrongError(f"the hub refuses what {daemon.site.name} pushes: {command}: {error}")
                 errors.append((command[1], error))
         self.note(f"{daemon.site.name}: executed {commands} {errors}")
         at = self.tick()
@@ -209,21 +232,78 @@ class World:
 
     def command(self, party: Server) -> list[list[bytes]]:
         """What a client runs at a server."""
-        key, dice, held = self.rng.choice(KEYS), self.rng.random(), None
+        key, dice, rng = self.rng.choice(self.keys), self.rng.random(), self.rng
         held = party.data.get(key)
-        if self.deletes and dice < 0.15:
+        if self.deletes and dice < 0.12:
             return [[b"DEL", key]]
-        if key in HASHES or (key == MIXED and dice < 0.5):
-            before = [[b"DEL", key]] if isinstance(held, bytes) else []
-            if self.deletes and dice < 0.3:
-                return [*before, [b"HDEL", key, self.rng.choice(FIELDS)]]
-            fields = self.rng.sample(FIELDS, self.rng.randint(1, len(FIELDS)))
-            return [*before, [b"HSET", key, *(word for name in fields for word in (name, self.value()))]]
-        if self.expires and dice < 0.5:
-            return [[b"SET", key, self.value(), b"PXAT", b"%d" % (self.now_ms + self.rng.choice([1, 2, 50]) * _HOUR)]]
-        if self.expires and held is not None and dice < 0.6:
-            return [self.rng.choice([[b"PERSIST", key], [b"PEXPIREAT", key, b"%d" % (self.now_ms + 50 * _HOUR)]])]
-        return [[b"SET", key, self.value()]]
+        if self.deletes and dice < 0.15:
+            return [[b"DEL", key] if held is None or key == MIXED else [b"RENAME", key, MIXED]]
+        if self.expires and held is not None and 0.5 <= dice < 0.6:
+            return [rng.choice([[b"PERSIST", key], [b"PEXPIREAT", key, b"%d" % (self.now_ms + 50 * _HOUR)]])]
+        type_ = TYPES.get(key) or rng.choice(list(KIND_OF_TYPE)[:-1])
+        if not self.deletes and isinstance(held, HashState):
+            type_ = held.type  # of another one, what was removed with it would come back with the next comparison
+        if type_ == "string":
+            expires = self.expires and dice < 0.5
+            options = [b"PXAT", b"%d" % (self.now_ms + rng.choice([1, 2, 50]) * _HOUR)] if expires else []
+            return [[b"SET", key, self.value(), *options]]
+        another = held is not None and type_of(held) != type_
+        before = [[b"DEL", key]] if another else []
+        elements = {} if another or held is None or type_ == "list" else held.fields
+        if self.deletes and dice < 0.3:
+            return [*before, self.removal(type_, key, elements)]
+        return [*before, self.addition(type_, key, elements)]
+
+    def removal(self, type_: str, key: bytes, elements: Mapping[bytes, bytes]) -> list[bytes]:
+        """What removes an element of this collection, or an item of a list."""
+        rng = self.rng
+        match type_:
+            case "list":
+                return [b"LPOP", key]
+            case "zset" if rng.random() < 0.5:
+                return [b"ZREMRANGEBYRANK", key, b"0", b"0"]
+            case "stream" if (names := entries_of(elements)) and rng.random() < 0.6:
+                return [b"XDEL", key, plain_id(rng.choice([*names, names[-1]]))]
+            case "stream":
+                return [b"XTRIM", key, b"MAXLEN", b"=", b"%d" % rng.randint(0, 2)]
+        return [COLLECTIONS[type_].remove, key, rng.choice(FIELDS)]
+
+    def addition(self, type_: str, key: bytes, elements: Mapping[bytes, bytes]) -> list[bytes]:
+        """What adds elements or changes them, or adds an item to a list."""
+        rng, value = self.rng, self.value
+        match type_:
+            case "list":
+                return [b"RPUSH", key, *(value() for _ in range(rng.randint(1, 2)))]
+            case "zset" if rng.random() < 0.2:
+                return [b"ZINCRBY", key, value(), rng.choice(FIELDS)]
+            case "stream":
+                id_, dice = value() + b"-1", rng.random()
+                if elements and dice < 0.1:
+                    return [b"XSETID", key, greater_id(id_, last_id(elements))]
+                trims = [b"MAXLEN", b"=", b"2"] if self.deletes and dice < 0.2 else []
+                return [b"XADD", key, *trims, id_, b"f", value()]
+        names = rng.sample(FIELDS, rng.randint(1, len(FIELDS)))
+        its = COLLECTIONS[type_]
+        return [its.put, key, *its.options, *put_words(type_, [(name, value()) for name in names])]
+
+    def names(self, type_: str, count: int) -> list[bytes]:
+        """Names of so many elements that no collection of this type has; of a stream's entries, in their order."""
+        self.counter += count
+        return [(b"%d-1" if type_ == "stream" else b"e%d") % (self.counter + n) for n in range(count)]
+
+    def removing(self, party: Site | None, type_: str, key: bytes, name: bytes) -> list[bytes]:
+        """A command that removes an element, by name or, where it is the first entry of a stream, by trimming that."""
+        held = elements_held((self.hub if party is None else party.server).data.get(key), type_)
+        if type_ == "stream" and (names := entries_of(held))[:1] == [entry_name(name)] and self.rng.random() < 0.5:
+            return [b"XTRIM", key, b"MAXLEN", b"=", b"%d" % (len(names) - 1)]
+        return [COLLECTIONS[type_].remove, key, name]
+
+    def putting(self, type_: str, key: bytes, names: Sequence[bytes]) -> list[list[bytes]]:
+        """Commands that add these elements."""
+        if type_ == "stream":
+            return [[b"XADD", key, name, b"f", b"v"] for name in names]
+        its = COLLECTIONS[type_]
+        return [[its.put, key, *its.options, *put_words(type_, [(name, b"1") for name in names])]]
 
     def write(self, party: Site | None, commands: list[list[bytes]] | None = None) -> list[bytes]:
         """A client writes; which keys."""
@@ -391,8 +471,6 @@ class World:
             yield self.restart_hub
         if self.flushes and self.rng.random() < 0.1:
             yield self.flush
-        if self.evicts:
-            yield self.evict_at_hub
         if self.expires:
             yield self.pass_time
         if self.fills:
@@ -469,9 +547,17 @@ class World:
         else:
             site.server.flush()
 
-    def evict_at_hub(self, _: Site) -> None:
-        if self.hub.data:
-            self._tell(self.hub.evict())
+    def evict(self, party: Site | None) -> None:
+        """The memory of a server is full."""
+        server = self.hub if party is None else party.server
+        if not server.data:
+            return
+        events = server.evict()
+        self.note(f"{'hub' if party is None else party.name} evicted {events}")
+        if party is None:
+            self._tell(events)
+        else:
+            self._notice(party, events)
 
     def pass_time(self, _: Site) -> None:
         self.now_ms += _HOUR // 2
@@ -498,13 +584,13 @@ class World:
         for _ in range(steps):
             dice = self.rng.random()
             site = self.rng.choice(self.sites)
-            if writers and dice < 0.10:
+            if writers and dice < self.writes:
                 party = self.rng.choice(writers)
                 if party is not None and self.counts and self.rng.random() < 0.2:
                     self.count(party)
                 else:
                     self.write(party)
-            elif self.faults and dice < 0.14:
+            elif self.faults and dice < self.writes + 0.04:
                 self.rng.choice(list(self.wrongs(site)))(site)
             else:
                 self.rng.choice(list(self.moves(site)))(site)
@@ -581,7 +667,7 @@ class World:
             wrong = [
                 key
                 for key in {*agreed.keys, *self.hub.data}
-                if agreed.digest(key) != digest_of(key, self.hub.state(key))
+                if agreed.digest(key) != digest_of(key, self.hub.state(key)) and not self._let_expire(key, agreed)
             ]
             parts = {
                 "expected local": len(core.expected_local),
@@ -615,10 +701,14 @@ class World:
             found += [f"{site.name}: {name} {value}" for name, value in parts.items() if value]
         return found
 
+    def _let_expire(self, key: bytes, agreed: Memory) -> bool:
+        """Whether both sides let a key expire as they had agreed; a comparison will forget it."""
+        held = agreed.keys.get(key)
+        return key not in self.hub.data and held is not None and (held[2] or self.now_ms + 1) <= self.now_ms
+
     def miscounted(self) -> list[tuple[bytes, int, bytes | None]]:
         """Counters that do not say how far their site's clients have counted."""
-        held = self.hub.data.get(HASHES[0])
-        fields = held if isinstance(held, dict) else {}
+        fields = elements_held(self.hub.data.get(HASHES[0]), "hash")
         found = [(site.counter, site.counted, fields.get(site.counter)) for site in self.sites]
         return [(name, counted, value) for name, counted, value in found if int(value or b"0") != counted]
 
