@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from testbed import Daemon, FaultProxy, Hub, RedisServer, SmallDisk, eventually
+from tests.chaos.collections import contents, type_of
 from tests.chaos.sites import SentinelSite, Site
 from tests.chaos.writers import NAMESPACE, Contents, Writer
 
@@ -41,10 +42,15 @@ class Scene:
         seed: of all choices.
         pause: seconds between the bursts of each writer.
         flags: further ones of the daemons.
+        all_types: the clients of the hub and of the first site write keys of all types, which the daemon there
+            replicates; at the second site all likewise, or strings and hashes only, as the seed has it.
     """
 
-    def __init__(self, seed: int, *, pause: float = 0.002, flags: tuple[str, ...] = SWIFT) -> None:
+    def __init__(
+        self, seed: int, *, pause: float = 0.002, flags: tuple[str, ...] = SWIFT, all_types: bool = True
+    ) -> None:
         self.rng = random.Random(seed)
+        self._all = [all_types, all_types and self.rng.random() < 0.5]  # by site
         self._pause = pause
         self._flags = flags
         self._stack = contextlib.ExitStack()
@@ -71,12 +77,13 @@ class Scene:
                         *secrets,
                         *what,
                         *site.flags,
+                        *(["--replicate", "all"] if everything else []),
                         *("--haddr", self.hub.url_at(proxy.port)),
                         *("--state-dir", self.disk.path / f"site{n}"),
                     ]
                 )
             )
-            for n, (site, proxy) in enumerate(zip(self.sites, self.proxies, strict=True))
+            for n, (site, proxy, everything) in enumerate(zip(self.sites, self.proxies, self._all, strict=True))
         ]
         for daemon in self.daemons:
             daemon.wait_for_log("stream.attached")
@@ -85,8 +92,10 @@ class Scene:
         self._marks = [daemon.mark() for daemon in self.daemons]
         masters = [lambda: self.hub.server, *(lambda site=site: site.master for site in self.sites)]
         self.writers = [
-            Writer(name, master, self.rng.random(), self._pause)
-            for name, master in zip(("hub", "site0", "site1"), masters, strict=True)
+            Writer(name, master, self.rng.random(), self._pause, all_types=everything)
+            for name, master, everything in zip(
+                ("hub", "site0", "site1"), masters, (self._all[0], *self._all), strict=True
+            )
         ]
         for writer in self.writers:
             writer.start()
@@ -130,18 +139,19 @@ class Scene:
     def check(self) -> None:
         """Pause all clients and wait until all copies are equal; then nothing is lost, strayed, or grown too large."""
         with self.silence():
-            contents = self._settle()
+            held = self._settle()
             forgot = [False, *map(self._forgot, self.daemons, self._marks)]
+            back = [False, *map(self._went_back, self.daemons, self._marks)]
             lost = [
                 miss
-                for writer, forgetful in zip(self.writers, forgot, strict=True)
-                for miss in writer.misses(contents, forgot=forgetful)
+                for writer, forgetful, went_back in zip(self.writers, forgot, back, strict=True)
+                for miss in writer.misses(held, forgot=forgetful, undoes=any([*forgot, *back]), went_back=went_back)
             ]
             assert not lost, f"{len(lost)} writes are lost, such as {lost[:3]} (key, field, held, accepted): {forgot}"
             strays = self._strays()
             assert not strays, f"outside the namespace: {strays[:3]}"
             for writer in self.writers:
-                writer.settled(contents)
+                writer.settled(held)
             self._marks = [daemon.mark() for daemon in self.daemons]
         for daemon in self.daemons:
             assert daemon.running, f"a daemon has ended: {daemon.stderr[-2000:]}"
@@ -179,7 +189,7 @@ class Scene:
             (number, key, hub.get(key), site.get(key))
             for number, site in enumerate(sites)
             for key in sorted(hub.keys() | site.keys())
-            if hub.get(key) != site.get(key)
+            if hub.get(key) != site.get(key) and (self._all[number] or _type_of(key) in (b"string", b"hash"))
         ]
 
     @staticmethod
@@ -187,15 +197,17 @@ class Scene:
         """What these keys hold, or all of the namespace."""
         with server.client() as client:
             wanted = sorted(keys if keys is not None else client.scan_iter(NAMESPACE + b"*", count=10_000))
-            pipeline = client.pipeline(transaction=False)
-            for key in wanted:
-                pipeline.hgetall(key) if key.startswith(NAMESPACE + b"h") else pipeline.get(key)
-            return dict(zip(wanted, pipeline.execute(), strict=True))
+            return contents(client, [(key, _type_of(key)) for key in wanted])
 
     @staticmethod
     def _forgot(daemon: Daemon, mark: int) -> bool:
         """Whether what was agreed on could not be kept, so that the hub's value stands where both sides have one."""
         return bool(daemon.logged("store.failed", after=mark))
+
+    @staticmethod
+    def _went_back(daemon: Daemon, mark: int) -> bool:
+        """Whether a server may hold older values for all that the daemon knows: then it removes nothing."""
+        return any(daemon.logged(f"{side}.went_back", after=mark) for side in ("site", "hub"))
 
     def _strays(self) -> list[bytes]:
         """Keys outside the namespace that are where nobody wrote them."""
@@ -212,3 +224,7 @@ class Scene:
         """Remember the most that a daemon has held; to be called before it is killed."""
         status = Path(f"/proc/{daemon.pid}/status").read_text()
         self._most_memory = max(self._most_memory, int(re.search(r"VmHWM:\s+(\d+)", status)[1]))
+
+
+def _type_of(key: bytes) -> bytes:
+    return type_of(key.removeprefix(NAMESPACE))

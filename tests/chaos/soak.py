@@ -227,7 +227,7 @@ def main() -> int:
     console = Console()
     seed = options.seed or random.SystemRandom().randrange(1 << 32)
     console.print(f"seed {seed}, {options.minutes:g} minutes")
-    with Scene(seed, pause=PAUSE, flags=()) as scene:
+    with Scene(seed, pause=PAUSE, flags=(), all_types=False) as scene:
         samples = run(scene, options.minutes, with_faults=options.faults, console=console)
         written = sum(writer.accepted for writer in scene.writers)
         try:

@@ -6,14 +6,17 @@ Left to others: what all copies hold.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import redis
 
 from testbed import RedisServer
+from tests.chaos.collections import TYPES, write_own, write_shared
 
 __all__ = ["HOT", "NAMESPACE", "OWN", "Contents", "Writer"]
 
@@ -23,8 +26,10 @@ HOT = 5
 COLD = 3000
 #: Keys of each kind that only one client writes.
 OWN = 25
+#: Keys of each of `TYPES` that everybody writes, and that only one client writes.
+FEW = 2
 
-#: What a server holds: strings, and hashes as dicts.
+#: What a server holds: strings, lists as tuples, and collections as dicts.
 Contents = Mapping[bytes, object]
 
 
@@ -33,35 +38,40 @@ class History:
     """The values of one place that only one client writes, from the one that all copies last agreed on.
 
     Attributes:
-        values: that were sent, oldest first; each is different.
+        values: that were sent, oldest first; None: it was removed.
         accepted: index of the last one that the server acknowledged; -1: none. A later one may have happened or not.
     """
 
-    values: list[bytes] = field(default_factory=list)
+    values: list[object] = field(default_factory=list)
     accepted: int = -1
 
 
 class Writer(threading.Thread):
-    """A client that writes strings and hashes, to few hot keys and many cold ones, until told to stop.
+    """A client that writes keys of some types, to few hot keys and many cold ones, until told to stop.
 
     Args:
         name: goes into its values.
         master: gives the server to write to now.
         seed: of its choices.
         pause: seconds between its bursts of about seven writes.
+        all_types: it writes keys of `TYPES` beside strings and hashes, and removes elements of them.
     """
 
-    def __init__(self, name: str, master: Callable[[], RedisServer], seed: float, pause: float) -> None:
+    def __init__(
+        self, name: str, master: Callable[[], RedisServer], seed: float, pause: float, *, all_types: bool = False
+    ) -> None:
         super().__init__(name=name, daemon=True)
         self._master = master
         self._rng = random.Random(seed)
         self._pause = pause
+        self._all_types = all_types
+        self._number = 0  # of its writes to keys of its own
         self._ended = threading.Event()
         self._writing = threading.Lock()
         self._server: RedisServer | None = None
         self.accepted = 0
         self.refused = 0
-        self.own: dict[tuple[bytes, bytes | None], History] = {}
+        self.own: dict[bytes, dict[bytes | None, History]] = {}
 
     @property
     def key_outside(self) -> bytes:
@@ -90,6 +100,12 @@ class Writer(threading.Thread):
                 client.hset(NAMESPACE + b"h%d" % number, b"f%d" % rng.randrange(8), value)
             self.accepted += 1
         self._write_own(client)
+        if self._all_types:
+            type_ = rng.choice(TYPES)
+            key = NAMESPACE + b"c:%b:%d" % (type_, rng.randrange(FEW))
+            write_shared(client, rng, key, type_, b"%b %d" % (self.name.encode(), self.accepted))
+            self.accepted += 1
+            self._write_own_collection(client)
         client.set(self.key_outside, b"%d" % self.accepted)
 
     def _write_own(self, client: redis.Redis) -> None:
@@ -97,13 +113,29 @@ class Writer(threading.Thread):
         number, in_hash = self._rng.randrange(OWN), self._rng.random() < 0.5
         kind, place = (b"hown", b"f%d" % (number % 5)) if in_hash else (b"own", None)
         key = NAMESPACE + b"%b:%b:%d" % (kind, self.name.encode(), number // 5 if in_hash else number)
-        history = self.own.setdefault((key, place), History())
         value = b"%b %d" % (self.name.encode(), self.accepted)
-        if history.values[-1:] != [value]:  # nothing was accepted since: it is being said again
-            history.values.append(value)
-        attempt = len(history.values) - 1
-        client.set(key, value) if place is None else client.hset(key, place, value)
-        history.accepted = attempt
+        with self._saying(key, {place: value}):
+            client.set(key, value) if place is None else client.hset(key, place, value)
+
+    def _write_own_collection(self, client: redis.Redis) -> None:
+        """An element of a collection, or a list, that only this client writes."""
+        type_ = self._rng.choice(TYPES)
+        key = NAMESPACE + b"c:%b:%b:%d" % (type_, self.name.encode(), self._rng.randrange(FEW))
+        self._number += 1
+        held = [name for name, history in self.own.get(key, {}).items() if name and history.values[-1] is not None]
+        write_own(client, self._rng, key, type_, self._number, held, partial(self._saying, key))
+
+    @contextlib.contextmanager
+    def _saying(self, key: bytes, values: Mapping[bytes | None, object]) -> Iterator[None]:
+        """Remember what is sent for these places of a key, and at the end that it was accepted."""
+        histories = self.own.setdefault(key, {})
+        for place, value in values.items():
+            history = histories.setdefault(place, History())
+            if history.values[-1:] != [value]:  # else nothing was accepted since: it is being said again
+                history.values.append(value)
+        yield
+        for place in values:
+            histories[place].accepted = len(histories[place].values) - 1
         self.accepted += 1
 
     def pause(self) -> None:
@@ -117,27 +149,36 @@ class Writer(threading.Thread):
         self._ended.set()
         self.join()
 
-    def misses(self, contents: Contents, *, forgot: bool) -> list[object]:
+    def misses(self, contents: Contents, *, forgot: bool, undoes: bool, went_back: bool) -> list[object]:
         """Places that only this client writes and that do not hold what they should.
 
-        That is the last value that was accepted, or one whose answer was lost. Where a daemon forgot what was agreed
-        on, an older one of this client may stand, but none older than what all had already.
+        That is the last value that was accepted, or one whose answer was lost. Where its daemon forgot what was agreed
+        on, an older one of this client may stand, but none older than what all had already. Where any did, or a server
+        may have gone back for all that is known, a removal may be undone (`undoes`); where it is the client's own, a
+        list may give way to the hub's (`went_back`): commands of lists do not tell their values.
         """
         found = []
-        for (key, place), history in self.own.items():
+        for key, place, history in self._histories():
             value = _held(contents, key, place)
-            allowed = history.values if forgot else history.values[history.accepted :]
+            undone = forgot or (undoes and history.values[history.accepted] is None)
+            undone = undone or (went_back and isinstance(value, tuple))
+            allowed = history.values if undone else history.values[history.accepted :]
             if history.accepted >= 0 and value not in allowed:
                 found.append((key, place, value, history.values[history.accepted]))
         return found
 
+    def _histories(self) -> list[tuple[bytes, bytes | None, History]]:
+        return [(key, place, history) for key, places in self.own.items() for place, history in places.items()]
+
     def settled(self, contents: Contents) -> None:
         """All copies hold this now: what came before need not be remembered."""
-        for (key, place), history in self.own.items():
+        for key, place, history in self._histories():
             value = _held(contents, key, place)
             if value in history.values:
                 history.values = [value]
                 history.accepted = 0
+            if value is None and place is not None:
+                del self.own[key][place]
 
 
 def _held(contents: Contents, key: bytes, place: bytes | None) -> object:

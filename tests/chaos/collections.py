@@ -1,0 +1,133 @@
+"""What clients write to sets, sorted sets, lists and streams, and how the copies of all types are read.
+
+In: a client and its random choices. Out: writes, and what they make of each element; what servers hold. Left to others:
+when a client writes, and what it remembers of that (`writers`); what all copies must hold (`scene`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
+
+import redis
+
+__all__ = ["LAST_ID", "TYPES", "contents", "type_of", "write_own", "write_shared"]
+
+TYPES = (b"set", b"zset", b"list", b"stream")
+#: Among the elements of a stream, its last id.
+LAST_ID = b"last-id"
+_MEMBERS = 5
+_ENTRIES = 10
+
+
+def type_of(name: bytes) -> bytes:
+    """The type of a key, from its name within the namespace."""
+    if name.startswith(b"c:"):
+        return name.split(b":")[1]
+    return b"hash" if name.startswith(b"h") else b"string"
+
+
+def write_shared(client: redis.Redis, rng: random.Random, key: bytes, type_: bytes, value: bytes) -> None:
+    """Write to a key that others write, too."""
+    member = b"m%d" % rng.randrange(20)
+    match type_:
+        case b"set":
+            rng.choice([client.sadd, client.sadd, client.srem])(key, member)
+        case b"zset" if rng.random() < 0.1:
+            client.zpopmin(key)
+        case b"zset":
+            client.zincrby(key, rng.randrange(1000), member)
+        case b"list":
+            client.rpush(key, value)
+            client.ltrim(key, -10, -1)
+        case _:
+            client.xadd(key, {b"f": value}, maxlen=20, approximate=False)
+
+
+def write_own(
+    client: redis.Redis,
+    rng: random.Random,
+    key: bytes,
+    type_: bytes,
+    number: int,
+    held: Collection[bytes],
+    saying: Callable[[Mapping[bytes | None, object]], AbstractContextManager[None]],
+) -> None:
+    """Write to a key that no other client writes.
+
+    Args:
+        client: of the writer.
+        rng: likewise.
+        key: what is written.
+        type_: of it.
+        number: greater each time.
+        held: elements that it may hold.
+        saying: around a write, with what the elements hold then (None: nothing); without names, the key as a whole.
+    """
+    member = b"m%d" % rng.randrange(_MEMBERS)
+    match type_:
+        case b"set" | b"zset" if rng.random() < 0.3:
+            with saying({member: None}):
+                client.srem(key, member) if type_ == b"set" else client.zrem(key, member)
+        case b"set":
+            with saying({member: b""}):
+                client.sadd(key, member)
+        case b"zset":
+            with saying({member: float(number)}):
+                client.zadd(key, {member: number})
+        case b"list":
+            items = tuple(b"%d.%d" % (number, n) for n in range(rng.randint(1, 4)))
+            with saying({None: items}):
+                client.pipeline().delete(key).rpush(key, *items).execute()
+        case _ if len(held) > _ENTRIES:
+            by_id = sorted(held, key=lambda id_: int(id_.partition(b"-")[0]))
+            first = by_id[: rng.choice([1, _ENTRIES // 2])]
+            with saying(dict.fromkeys(first)):
+                if len(first) == 1:
+                    client.xdel(key, *first)
+                else:
+                    client.xtrim(key, minid=by_id[len(first)], approximate=False)
+        case _:
+            with saying({b"%d-1" % number: {b"f": b"v"}}):
+                client.xadd(key, {b"f": b"v"}, id=b"%d-1" % number)
+
+
+def contents(client: redis.Redis, keys: Iterable[tuple[bytes, bytes]]) -> dict[bytes, object]:
+    """What these keys hold, each given with its type; collections as dicts of elements, lists as tuples."""
+    pipeline = client.pipeline(transaction=False)
+    asked = [(key, type_, len(_READ[type_])) for key, type_ in keys]
+    for key, type_, _ in asked:
+        for read in _READ[type_]:
+            read(pipeline, key)
+    replies = iter(pipeline.execute(raise_on_error=False))
+    found = {key: _content(type_, [next(replies) for _ in range(count)]) for key, type_, count in asked}
+    return {key: held for key, held in found.items() if held or held == b""}
+
+
+_READ: dict[bytes, list[Callable[[redis.client.Pipeline, bytes], object]]] = {
+    b"string": [lambda pipeline, key: pipeline.get(key)],
+    b"hash": [lambda pipeline, key: pipeline.hgetall(key)],
+    b"set": [lambda pipeline, key: pipeline.smembers(key)],
+    b"zset": [lambda pipeline, key: pipeline.zrange(key, 0, -1, withscores=True)],
+    b"list": [lambda pipeline, key: pipeline.lrange(key, 0, -1)],
+    b"stream": [lambda pipeline, key: pipeline.xrange(key), lambda pipeline, key: pipeline.xinfo_stream(key)],
+}
+
+
+def _content(type_: bytes, replies: list[object]) -> object:
+    match type_, replies:
+        case _, [Exception() as error, *_]:
+            raise error
+        case b"set", [members]:
+            return dict.fromkeys(members, b"")
+        case b"list", [items]:
+            return tuple(items)
+        case b"stream", [entries, dict(about)]:
+            return {**dict(entries), LAST_ID: about["last-generated-id"]}
+        case b"stream", _:
+            return None  # there is no such key
+        case b"zset", [scored]:
+            return dict(scored)
+        case _, [held]:
+            return held
