@@ -32,7 +32,6 @@ from redisrepl.engine.ancestor import NOTHING_AGREED, Agreed
 from redisrepl.engine.plans import Alternatives, Expectation
 from redisrepl.wire.digests import digest_of, element_of, elements_of
 from redisrepl.wire.entries import LAST_ID, is_element_name
-from redisrepl.wire.groups import is_of_group
 
 __all__ = ["Condition", "condition_for", "condition_of_state", "state_of"]
 
@@ -116,7 +115,7 @@ def _condition_of_elements(
     changed = {f: state.fields[f] for f, e in held.items() if agreed.get(f) != e or f in intents or f in expected}
     gone = [f for f in {*agreed, *intents, *expected} if f not in held] if "del" in kinds else []
     if type_ == "stream":  # what was agreed on or sent of it may be of another type
-        gone = [f for f in gone if is_element_name(f) or is_of_group(f)]
+        gone = list(filter(is_element_name, gone))
     changes: list[Change] = []
     if changed:
         changes.append(HashSet(key, dict(changed), type_))

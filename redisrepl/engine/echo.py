@@ -15,7 +15,13 @@ from collections.abc import Hashable, Iterable, Sequence
 from threading import Lock
 from typing import TypeVar
 
-__all__ = ["ExpectedEvents"]
+from redisrepl.changes import KIND_OF_TYPE, Change, FieldsDeleted, HashSet, SequenceSet, Touch
+from redisrepl.wire.fieldtimes import has_times, shown_when_applied
+from redisrepl.wire.groupcommands import shown_when_removed
+from redisrepl.wire.opaque import OPAQUE
+from redisrepl.wire.writes import MAX_WORDS_AT_SITE
+
+__all__ = ["ExpectedEvents", "shown_in_stream"]
 
 _Event = TypeVar("_Event", bound=Hashable)
 
@@ -146,3 +152,19 @@ class ExpectedEvents:
             self._by_key.clear()
             self._count = 0
             return keys
+
+
+def shown_in_stream(change: Change) -> Sequence[Change]:
+    """The changes that the site's stream shows once this one was applied."""
+    if isinstance(change, SequenceSet) and change.type == OPAQUE:
+        return (Touch(change.key, replaces=True),)  # `RESTORE`
+    if isinstance(change, SequenceSet):
+        touch = Touch(change.key, KIND_OF_TYPE[change.type], replaces=True)
+        return [touch] * -(-len(change.items) // MAX_WORDS_AT_SITE)
+    if isinstance(change, HashSet) and change.type == "stream":
+        return [HashSet(change.key, {name: value}, change.type) for name, value in change.fields.items()]
+    if isinstance(change, HashSet) and has_times(change.fields):
+        return shown_when_applied(change)
+    if isinstance(change, FieldsDeleted) and change.type == "stream":
+        return shown_when_removed(change)
+    return (change,)

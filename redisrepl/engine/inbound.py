@@ -28,26 +28,22 @@ import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
 from redisrepl.changes import (
-    KIND_OF_TYPE,
     Change,
     FieldsDeleted,
     HashSet,
-    SequenceSet,
     State,
     Touch,
     carries_groups,
     is_replicated,
     times_fields,
 )
-from redisrepl.engine.echo import ExpectedEvents
+from redisrepl.engine.echo import ExpectedEvents, shown_in_stream
 from redisrepl.engine.freshness import Freshness
 from redisrepl.engine.merging import merge
 from redisrepl.engine.refusals import Refusals
-from redisrepl.wire.fieldtimes import has_times, shown_when_applied
-from redisrepl.wire.groupcommands import shown_when_removed, without_groups
+from redisrepl.wire.groupcommands import without_groups
 from redisrepl.wire.keyspace import KeyEffect, announced_events, events_with
-from redisrepl.wire.opaque import OPAQUE
-from redisrepl.wire.writes import MAX_WORDS_AT_SITE, commands_of, events_of
+from redisrepl.wire.writes import commands_of, events_of
 
 __all__ = ["Inbound", "InboundCounters"]
 
@@ -126,7 +122,7 @@ class Inbound:
         self.counters = InboundCounters()
         self.kinds = kinds
         self.echo_patience: float | None = None
-        self._echoes_of: Callable[[Change], Iterable[Hashable]] = _echoes_of
+        self._echoes_of: Callable[[Change], Iterable[Hashable]] = shown_in_stream
         self._covers = covers
         self._expected_local = expected_local
         self._expected_remote = expected_remote
@@ -278,7 +274,8 @@ class Inbound:
         if self.echo_patience is not None and len(self._expected_local):
             self.suspect(self._expected_local.drop_overdue(now))
         if self._unheard:
-            self._unheard = {k: min(t, now + (self.echo_patience or 0)) for k, t in self._unheard.items() if t >= now}
+            latest = now + (self.echo_patience or 0)
+            self._unheard = {key: min(until, latest) for key, until in self._unheard.items() if until >= now}
 
     def resubscribed(self) -> None:
         """Events may have been lost: what is expected on that link is void."""
@@ -482,19 +479,3 @@ def _apart(change: Change) -> list[Change]:
     there: dict[bytes, bytes | None] = {name: value for name, value in change.fields.items() if value is not None}
     gone = FieldsDeleted(change.key, tuple(name for name in change.fields if name not in there), change.type)
     return [HashSet(change.key, there, change.type), gone] if there else [gone]
-
-
-def _echoes_of(change: Change) -> Sequence[Change]:
-    """The changes that the site's stream shows once this one was applied."""
-    if isinstance(change, SequenceSet) and change.type == OPAQUE:
-        return (Touch(change.key, replaces=True),)  # `RESTORE`
-    if isinstance(change, SequenceSet):
-        touch = Touch(change.key, KIND_OF_TYPE[change.type], replaces=True)
-        return [touch] * -(-len(change.items) // MAX_WORDS_AT_SITE)
-    if isinstance(change, HashSet) and change.type == "stream":
-        return [HashSet(change.key, {name: value}, change.type) for name, value in change.fields.items()]
-    if isinstance(change, HashSet) and has_times(change.fields):
-        return shown_when_applied(change)
-    if isinstance(change, FieldsDeleted) and change.type == "stream":
-        return shown_when_removed(change)
-    return (change,)

@@ -22,7 +22,7 @@ from operator import itemgetter
 from typing import TypeVar, cast
 
 from redisrepl.errors import ProtocolError
-from redisrepl.wire.groups import GROUP_ELEMENTS, is_of_group, value_at_server, value_here
+from redisrepl.wire.groups import GROUP_ELEMENTS, is_element_of_group, is_of_group, value_at_server, value_here
 
 __all__ = [
     "FIRST_ID",
@@ -100,7 +100,7 @@ def is_entry(name: bytes) -> bool:
 
 def is_element_name(name: bytes) -> bool:
     """Whether a stream may have an element of this name."""
-    return name == LAST_ID or _NAME.fullmatch(name) is not None
+    return name == LAST_ID or _NAME.fullmatch(name) is not None or is_element_of_group(name)
 
 
 def entry_value(words: Iterable[bytes]) -> bytes:

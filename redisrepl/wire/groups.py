@@ -28,6 +28,7 @@ __all__ = [
     "checked_names",
     "delivery",
     "events_of_groups",
+    "is_element_of_group",
     "is_of_group",
     "is_place",
     "pending_name",
@@ -94,6 +95,15 @@ def pending_name(group: bytes, id_: bytes) -> bytes:
 def is_of_group(name: bytes) -> bool:
     """Whether an element of this name belongs to a group."""
     return name.startswith(_MARK)
+
+
+def is_element_of_group(name: bytes) -> bool:
+    """Whether a group may have an element of this name."""
+    try:
+        _parts(name)
+    except ValueError:
+        return False
+    return True
 
 
 def is_place(name: bytes) -> bool:

@@ -18,11 +18,13 @@ from redisrepl.wire.entries import (
     entry_value,
     entry_words,
     greater_id,
+    is_element_name,
     last_id_of,
     plain_id,
     stream_facts,
     with_last_id,
 )
+from redisrepl.wire.groups import pending_name, place_name
 from tests.samples import ALL_BYTES
 
 V = entry_value([b"f", b"v"])
@@ -250,3 +252,20 @@ def test_a_key_of_another_type(redis):
     assert put(redis, entries(b"5-1")).startswith("WRONGTYPE")
     assert put(redis, {LAST_ID: b"5-1"}).startswith("WRONGTYPE")
     assert redis.get("s") == b"v"
+
+
+@pytest.mark.parametrize(
+    ("name", "may_be"),
+    [
+        (entry_name(b"5-1"), True),
+        (LAST_ID, True),
+        (place_name(b"g"), True),
+        (pending_name(b"g", b"5-1"), True),
+        (b"5-1", False),  # fields that a hash had before
+        (b"field", False),
+        (b"xgroup-pending:g", False),
+        (b"xgroup-pending:99:g5-1", False),
+    ],
+)
+def test_which_names_an_element_of_a_stream_may_have(name, may_be):
+    assert is_element_name(name) is may_be

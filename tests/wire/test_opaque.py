@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redisrepl.changes import KINDS, Deleted, ExpirySet, SequenceSet, SequenceState, StringState
-from redisrepl.engine.inbound import _echoes_of
+from redisrepl.engine.echo import shown_in_stream
 from redisrepl.engine.plans import replacing
 from redisrepl.local.apply import site_commands
 from redisrepl.wire.batches import MOVED, parse_batch_reply, push_script
@@ -114,4 +114,6 @@ def test_what_is_applied_to_the_site_shows_in_its_stream_as_what_is_expected():
     """Where no message may say who applied it, that is all by which we know our own write."""
     change = SequenceSet(K, (b"dump",), "opaque")
     decode = ChangeDecoder(lambda _: True, KINDS | {"opaque"})
-    assert [shown for command in site_commands(change) for shown in decode.decode(command)] == [*_echoes_of(change)]
+    assert [shown for command in site_commands(change) for shown in decode.decode(command)] == [
+        *shown_in_stream(change)
+    ]
