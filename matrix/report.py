@@ -61,6 +61,7 @@ there. Later versions answer.
 _ABSENT = (
     "\n## Not to be had\n\nWhat `make matrix` could not get on the machine where it ran last, and did not try:\n\n"
 )
+_FIRST = ["program", "version", "from", "as", "on"]
 _RESULT = re.compile(r"ok|-|\d+/\d+")
 
 
@@ -96,19 +97,23 @@ def _cell(counts: Sequence[int] | None) -> str:
 
 
 def read(text: str) -> dict[Row, tuple[str, ...]]:
-    """The rows of a document as `document` wrote it; those of other columns than today's are left out."""
-    found = {}
+    """The rows of a document as `document` wrote it, with the columns of today: what a new one says, is not known."""
+    found: dict[Row, tuple[str, ...]] = {}
+    columns: list[str] = []
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) == len(CASES) + 5 and all(_RESULT.fullmatch(cell) for cell in cells[5:]):
-            found[tuple(cells[:4])] = tuple(cells[4:])
+        if cells[:5] == _FIRST:
+            columns = cells[5:]
+        elif columns and len(cells) == len(columns) + 5 and all(_RESULT.fullmatch(cell) for cell in cells[5:]):
+            known = dict(zip(columns, cells[5:], strict=True))
+            found[tuple(cells[:4])] = (cells[4], *(known.get(case, "-") for case in CASES))
     return found
 
 
 def document(rows: Mapping[Row, tuple[str, ...]], absent: Mapping[str, str]) -> str:
     """All of docs/compatibility.md; `absent` says of each program that cannot be had why."""
     lines = [
-        "| " + " | ".join(("program", "version", "from", "as", "on", *CASES)) + " |",
+        "| " + " | ".join((*_FIRST, *CASES)) + " |",
         "|---" * (len(CASES) + 5) + "|",
     ]
     lines += [f"| {' | '.join((*row, *rows[row]))} |" for row in sorted(rows, key=_order)]

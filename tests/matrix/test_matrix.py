@@ -44,6 +44,13 @@ def test_the_table_comes_back_as_it_was_written():
     assert passed(rows) == [("Redis", "7.2")]
 
 
+def test_a_new_column_leaves_the_others_as_they_were():
+    rows = rows_of([outcome(both_ways=[3, 0, 0], rdb=[1, 1, 0])], "2026-11-28")
+    text = document(rows, {}).replace(" | outage | ", " | ")
+    lines = [line.replace(" | - |", " |", 1) if line.startswith("| Redis |") else line for line in text.splitlines()]
+    assert read("\n".join(lines)) == rows
+
+
 def test_a_run_of_some_cases_leaves_the_other_cells_as_they_were():
     before = rows_of([outcome(both_ways=[3, 0, 0], rdb=[1, 1, 0])], "2026-11-28")
     news = rows_of([outcome(rdb=[2, 0, 0]), outcome("7.2", tail=[1, 0, 0])], "2026-11-29")
