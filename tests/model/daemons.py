@@ -292,6 +292,12 @@ class SiteDouble:
         await self._answered()
         return states
 
+    async def lasting(self, keys: Sequence[bytes]) -> list[bytes]:
+        await self._asked()
+        found = [key for key in keys if key in self.server.data and key not in self.server.expiries]
+        await self._answered()
+        return found
+
     async def offset(self) -> int:
         await self._asked()
         offset = self.server.offset
