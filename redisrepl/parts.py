@@ -259,6 +259,8 @@ class Parts:
             keep=self._keep_loser,
         )
         core.outbound.decoder.times_fields = self._times.on
+        if self.store.behind:
+            core.continuity.is_behind()
         return core
 
     @property
@@ -409,6 +411,8 @@ class Parts:
         self.core.overdue(now)
         if self.store.take_forgot():
             self.core.continuity.forgot()
+        if self.store.behind and not self.core.continuity.behind:
+            self.store.caught_up()
         self._look_for_another()
         if self.conflicts is not None:
             self.conflicts.flush()

@@ -122,10 +122,16 @@ class SideState:
 
 @dataclass(slots=True)
 class Continuity:
-    """Both sides."""
+    """Both sides.
+
+    Attributes:
+        site, hub: they.
+        behind: more was agreed on than is known: what a side lacks may have been agreed on as gone, and come again.
+    """
 
     site: SideState = field(default_factory=SideState)
     hub: SideState = field(default_factory=SideState)
+    behind: bool = False
 
     @property
     def epoch(self) -> int:
@@ -168,11 +174,18 @@ class Continuity:
             state.settled = state.owed is None
             if state.settled:
                 state.proved, state.missed, state.flushed = math.inf, False, False
+            self.behind = self.behind and not (self.site.settled and self.hub.settled)
 
     def forgot(self) -> None:
         """Of some keys nobody knows any more what was agreed on, so to compare one side is not enough."""
         for side in SIDES:
             self.happened(side, Event.LEFT_OUT, "what was agreed on was forgotten")
+
+    def is_behind(self) -> None:
+        """What was agreed on last was not written: until both sides were compared, nothing is removed for it."""
+        self.behind = True
+        for side in SIDES:
+            self.happened(side, Event.LEFT_OUT, "what was agreed on last could not be written")
 
     def begin(self, side: Side) -> str | None:
         """A comparison of this side begins; why it was owed."""

@@ -160,6 +160,7 @@ class Core:
                 may_judge=self._may_judge,
                 went_back=self._site_went_back,
                 evicts=lambda: self.continuity.site.may_lack,
+                behind=lambda: self.continuity.behind,
             ),
             self.losses.renewed,
         )
@@ -361,7 +362,7 @@ class Core:
         if ancestor is not None and (site_lost or hub_lost):
             newer = self._newer_fields(key, site, hub, ancestor, site_lost=site_lost, hub_lost=hub_lost)
         of_all = Circumstances(
-            removals="del" in self.policy.kinds,
+            removals="del" in self.policy.kinds and not self.continuity.behind,
             site_lost=site_lost,
             hub_lost=hub_lost,
             site_evicts=self.continuity.site.may_lack,

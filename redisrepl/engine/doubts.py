@@ -36,6 +36,7 @@ class Doubts:
             known. Until then keys in doubt wait.
         went_back: whether what the site holds for a key may be older than what was agreed on.
         evicts: whether the site may have evicted what it lacks, so that nobody removed it.
+        behind: whether more was agreed on than is known: nothing is removed for what the site lacks.
 
     Attributes:
         queue: the keys, with what is to be pushed as far as that is known.
@@ -52,15 +53,21 @@ class Doubts:
         may_judge: Callable[[], bool] = lambda: True,
         went_back: Callable[[bytes, State, Agreed], bool] = lambda _key, _state, _ancestor: False,
         evicts: Callable[[], bool] = lambda: False,
+        behind: Callable[[], bool] = lambda: False,
     ) -> None:
         self.queue = Pending(max_bytes, max_keys)
         self.may_judge = may_judge
-        self._kinds = kinds
+        self._all_kinds = kinds
+        self._behind = behind
         self._pulling = pulling
         self._went_back = went_back
         self._evicts = evicts
         self._expected: dict[bytes, Expectation] = {}  # what the hub was seen to hold
         self._in_flight: dict[bytes, Expectation] = {}  # likewise, of keys that are on their way
+
+    @property
+    def _kinds(self) -> frozenset[str]:
+        return self._all_kinds - {"del"} if self._behind() else self._all_kinds
 
     def add(self, key: bytes, change: Change | None = None, expected: Expectation | None = None) -> None:
         """A key is in doubt; see `Outbound.doubt`."""
@@ -77,7 +84,7 @@ class Doubts:
                 case Aux(b"repl-stream-db", text) if (database := number(text)) is not None:
                     decoder.selected = database
                 case Entry(db) if db == decoder.database and is_alive(entry, now):
-                    changes, left_out = replicated_of(entry, self._kinds, now, times=decoder.times_fields)
+                    changes, left_out = replicated_of(entry, self._all_kinds, now, times=decoder.times_fields)
                     for change in changes:
                         self.queue.add(change)
                     if left_out is not None:

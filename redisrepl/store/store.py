@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import tempfile
 import time
@@ -27,7 +28,7 @@ from redisrepl.engine.places import Seen
 from redisrepl.errors import ConfigError
 from redisrepl.places import default_directory
 from redisrepl.store import reading
-from redisrepl.store.directory import Pair, StateDirectory, StateDirectoryError, reason_of
+from redisrepl.store.directory import Pair, StateDirectory, StateDirectoryError, open_private, reason_of
 from redisrepl.store.facts import Facts
 from redisrepl.store.folding import Agreed, Folder
 from redisrepl.store.unwritten import Unwritten
@@ -65,6 +66,7 @@ class Store:
         open_batches: numbers of the batches that the last process sent to the hub, and whose outcome it did not record.
         open_applies: keys of the batches that it sent to the site, and whose outcome it did not record.
         number: the last number that was assigned.
+        behind: the last process ended while it could not write: more was agreed on than is known.
         failed: why nothing can be written; None if it can.
 
     Raises:
@@ -108,6 +110,8 @@ class Store:
         self._idle = False  # whether the last job ran while nothing was recorded, and so folded everything
         self._worker = ThreadPoolExecutor(1, "store")
         self._job: Future[None] | None = None
+        self._sign = self._directory.file("behind")  # a file that is there while agreements are not written
+        self.behind = self._sign.exists()
         self._old: Path | None = self._directory.file("json")
         saved = old_checkpoint(self._old, pair)
         if saved is None:
@@ -214,6 +218,8 @@ class Store:
         try:
             self._append(data)
         except OSError as error:
+            with contextlib.suppress(OSError):  # a full disk most often has room for a name
+                os.close(open_private(self._sign, os.O_WRONLY | os.O_CREAT))
             self._unwritten.take(data)
             self._retry_write_at = self._clock() + _RETRY
             self._report(reason_of(error))
@@ -235,6 +241,14 @@ class Store:
         else:
             self._folder.forgot |= self._unwritten.forgets
             self._unwritten = Unwritten()
+            if not self.behind:
+                self._sign.unlink(missing_ok=True)
+
+    def caught_up(self) -> None:
+        """Both sides were compared, so that what was agreed on is known again."""
+        self.behind = False
+        if not self._unwritten:
+            self._sign.unlink(missing_ok=True)
 
     def _report(self, trouble: str | None) -> None:
         if trouble != self.failed:

@@ -1,10 +1,11 @@
 """What the site wrote and removed while nobody carried it stands, however far its backlog reaches."""
 
 import contextlib
+import itertools
 
 import pytest
 
-from testbed import FaultProxy, RedisServer, eventually
+from testbed import FaultProxy, RedisServer, SmallDisk, eventually
 from tests.e2e.pairs import REMOVALS, Pair, held, overrun, some, write
 
 #: Values of a hundred bytes, so that ten thousand keys are more than the 1 MB that a backlog has by default.
@@ -133,3 +134,34 @@ def test_another_database_in_the_place_of_the_sites_is_what_it_wrote(daemons, si
             pair.daemon.wait_for_log("sweep.finished", after=mark)
             mark = pair.daemon.mark()
     pair.expect(some("key", 200, "new"), some("only after", 50, "new"))
+
+
+@pytest.mark.parametrize("of_key", ["key", "field"])
+def test_what_was_removed_while_the_disk_was_full_and_came_again_is_kept(daemons, site, hub, at_site, of_key):
+    """The daemon is killed that could not write so: for the next one it is agreed on, and missing at the site."""
+    with SmallDisk() as disk:
+        pair = Pair(daemons, site, hub, *REMOVALS, "--state-dir", disk.path / "state")
+        here = {b"site1:key": b"v", b"site1:hash": {b"field": b"v", b"other": b"v"}}
+        pair.fill(here)
+        disk.fill([pair.daemon.pid])
+        numbers = itertools.count()  # until the last page of the journal is full, too
+
+        def refused():
+            here[b"site1:filler"] = b"%d" % next(numbers)
+            write(at_site, {b"site1:filler": here[b"site1:filler"]})
+            return pair.daemon.logged("store.failed")
+
+        eventually(refused)
+        pair.expect(here)
+        pair.at_hub.delete("site1:key") if of_key == "key" else pair.at_hub.hdel("site1:hash", "field")
+        gone = b"site1:key" if of_key == "key" else b"field"
+        eventually(lambda: gone not in (at_site.keys() if of_key == "key" else at_site.hgetall("site1:hash")))
+        pair.end("kill")
+        write(pair.at_hub, here)
+        with overrun(at_site):
+            disk.free()
+        pair.start_again()
+        pair.expect(here)
+        pair.at_site.delete("site1:key")
+        pair.at_site.hdel("site1:hash", "field")
+        pair.expect({b"site1:hash": {b"other": b"v"}, b"site1:filler": here[b"site1:filler"]})  # removals count again

@@ -20,7 +20,7 @@ from redisrepl.engine.plans import Plan
 from redisrepl.engine.seen import Ring
 from redisrepl.engine.streamedkeys import NEVER, StreamedKeys
 from redisrepl.wire.digests import digest_of, element_of
-from tests.engine.sides import KEY, ancestor_of, string
+from tests.engine.sides import KEY, ancestor_of, hash_, string
 
 OTHER = b"ns:other"
 A, B, C = string("a"), string("b"), string("c")
@@ -32,9 +32,9 @@ def covers(key):
     return key.startswith(b"ns:")
 
 
-def core_of(kinds=KINDS, site=None, hub=None, **options):
+def core_of(kinds=KINDS, site=None, hub=None, *, behind=False, **options):
     """A core whose links are up and settled, unless told otherwise."""
-    core = Core(covers, kinds, 0, CoreOptions(**options), continuity=Continuity(settled(site), settled(hub)))
+    core = Core(covers, kinds, 0, CoreOptions(**options), continuity=Continuity(settled(site), settled(hub), behind))
     core.lost = []
     core.losers._keep = core.lost.append
     return core
@@ -249,6 +249,7 @@ EMPTIED = SideState(followed=True, judged=True, evicts=True, flushed=True)
 WENT_BACK = SideState(followed=True, judged=True, proved=6)
 PUSH, APPLY_B, REMOVE = (REPLACE, []), (None, [StringSet(KEY, b"b")]), (None, [Deleted(KEY)])
 NOTHING = (None, [])
+F_AND_G = hash_(f="1", g="2")
 
 
 @pytest.mark.parametrize(
@@ -273,6 +274,16 @@ NOTHING = (None, [])
         ({"site": WENT_BACK, "number": 6}, A, B, B, PUSH),
         ({"hub": WENT_BACK, "number": 6}, A, B, A, APPLY_B),
         ({"site": WENT_BACK}, A, B, None, APPLY_B),  # nothing was agreed on: the policy decides
+        # What was agreed on last is not known: what a side lacks may have been gone, and come again on the other.
+        ({"behind": True}, None, B, B, APPLY_B),
+        ({"behind": True}, A, None, A, PUSH),
+        (
+            {"behind": True},
+            hash_(f="1"),
+            hash_(f="1", g="2"),
+            hash_(f="1", g="2"),
+            (None, [HashSet(KEY, {b"g": b"2"})]),
+        ),
     ],
 )
 def test_what_is_known_of_the_servers_bears_on_the_plan(states, site, hub, ancestor, expected):
@@ -280,6 +291,15 @@ def test_what_is_known_of_the_servers_bears_on_the_plan(states, site, hub, ances
     agreed = ancestor_of(ancestor, states.pop("number", 7))
     plan = core_of(**states).plan(KEY, site, hub, agreed, 0.0)
     assert (plan.push, plan.apply) == expected
+
+
+def test_more_was_agreed_on_than_is_known_until_both_sides_were_compared():
+    core = core_of()
+    core.continuity.is_behind()
+    for side, behind in (("site", True), ("hub", False)):
+        core.continuity.begin(side)
+        core.compared([side])
+        assert core.continuity.behind is behind
 
 
 @pytest.mark.parametrize(("value", "pushed"), [("b", True), ("a", False)])

@@ -91,6 +91,27 @@ async def test_what_was_not_written_is_not_agreed(scene, monkeypatch):
     assert scene.store.open_batches == []
 
 
+async def test_a_process_that_ends_while_nothing_can_be_written_leaves_a_sign(scene, monkeypatch):
+    """Until both sides were compared; one that was able to write again leaves none."""
+    scene.store.agreed(strings((b"a", 1)))
+    scene.flush()
+    for ends in (True, False):
+        refuse(monkeypatch, scene)
+        scene.store.agreed(strings((b"a", 2)))
+        scene.flush()
+        if not ends:
+            monkeypatch.undo()
+            scene.flush(5.0)
+        await scene.reopen()
+        monkeypatch.undo()
+        assert scene.store.behind is ends
+        await scene.reopen()
+        assert scene.store.behind is ends
+        scene.store.caught_up()
+        await scene.reopen()
+        assert not scene.store.behind
+
+
 async def test_what_ended_while_nothing_could_be_written(scene, monkeypatch):
     """Sent and acknowledged meanwhile: agreed on. Still on its way: an intent, also for the next process."""
     store = scene.store
