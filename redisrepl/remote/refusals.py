@@ -29,8 +29,8 @@ _OK = 200
 
 #: Webdis answers with this where its own ACL denies a command.
 _FORBIDDEN = 403
-#: What stands before Redis' error: in a script up to 6.2, its place and a dash; a code that says nothing.
-_BEFORE = re.compile(r"(@user_script: ?\d+: )?-?(ERR )?")
+#: What stands before Redis' error: in a script up to 6.2, which script, its place and a dash; a code that says nothing.
+_BEFORE = re.compile(r"(ERR Error running script \(call to \w+\): )?(@user_script: ?\d+: )*-?(ERR )?")
 #: Errors of a server that will accept the same command later; and of one that has become a node of a cluster, which
 #: says so in other words to a script.
 _PASSING = (

@@ -344,6 +344,11 @@ async def test_a_hub_that_is_not_ready_fails_the_batch(error):
         ("MOVED 123 127.0.0.1:1", True),
         ("CROSSSLOT Keys in request don't hash to the same slot", True),
         ("@user_script: 3: Script attempted to access a non local key in a cluster node", True),
+        (
+            "ERR Error running script (call to f_2c5d06): @user_script:7: @user_script: 7: -OOM command not allowed",
+            True,
+        ),
+        ("ERR Error running script (call to f_2c5d06): @user_script:7: attempt to index a nil value", False),
         ("@user_script: 3: WRONGTYPE Operation against", False),
         ("WRONGTYPE Operation against", False),
         ("BUSYKEY Target key name already exists.", False),
