@@ -368,8 +368,8 @@ class Core:
             site_evicts=self.continuity.site.may_lack,
             hub_evicts=self.continuity.hub.may_lack,
         )
-        left = site if hub is None else hub if site is None else None
-        about = circumstances(of_all, ancestor, now_ms=now_ms, left=left)
+        one = site if hub is None else hub if site is None else None
+        about = circumstances(of_all, ancestor, now_ms=now_ms, left=one)
         if without and isinstance(site, HashState) and isinstance(hub, HashState):
             site, hub = site.without(without), hub.without(without)
             ancestor = None if ancestor is None else ancestor.without(without)
@@ -470,10 +470,9 @@ class Core:
 
     def _see(self, number: float) -> list[bytes]:
         changes, whole = self.outbound.recent.take()
-        untold = (one.key for one in changes if not isinstance(one, int) and told_of(one) is not one)
-        keys = list(reversed(dict.fromkeys(reversed(list(untold)))))  # those that were told of last are last
-        self.ring.add(number, changes, untold=bool(keys), whole=whole)
-        return keys
+        untold = [one.key for one in changes if not isinstance(one, int) and told_of(one) is not one]
+        self.ring.add(number, changes, untold=bool(untold), whole=whole)
+        return list(reversed(dict.fromkeys(reversed(untold))))  # those that were told of last are last
 
     def evidence(self, number: int) -> Ring:
         """What was seen of the site until it was lost, to judge its history by.

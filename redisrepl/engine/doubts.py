@@ -98,9 +98,12 @@ class Doubts:
             applied: it is what we have applied. To insert an entry of a stream, others are removed and added again:
                 these are as they were.
         """
-        if len(self.queue) and (applied or getattr(change, "type", None) != "stream"):
-            self.queue.forget(change)
-            self._expect_no_more(change)
+        if not len(self.queue) or (not applied and getattr(change, "type", None) == "stream"):
+            return
+        if isinstance(change, Touch) and change.kind == "streams":
+            return  # which elements it is about, such as a group that is gone, it does not say
+        self.queue.forget(change)
+        self._expect_no_more(change)
 
     def _expect_no_more(self, change: Change) -> None:
         """What the hub was seen to hold of what changes here is of no use; what it was of other elements still is."""

@@ -346,6 +346,17 @@ def test_a_snapshot_that_names_no_database_changes_none():
     assert side.outbound.decoder.selected == 3
 
 
+def test_what_a_stream_is_to_lose_is_not_forgotten_when_a_group_of_it_is_gone():
+    """The echo of `XGROUP DESTROY` does not say which elements it is about."""
+    gone = HashSet(K, {b"xgroup-at:g": None}, "stream")
+    doubts = Doubts(1 << 20, 100, KINDS)
+    doubts.add(K, gone)
+    doubts.forget(Touch(K, "streams", replaces=True))
+    assert K in doubts.queue
+    doubts.forget(Touch(K, "lists", replaces=True))
+    assert K not in doubts.queue
+
+
 def test_keys_of_a_snapshot_are_in_doubt():
     side = Side(kinds=frozenset({"set"}))
     side.outbound.read_snapshot(
