@@ -13,6 +13,7 @@ from typing import NamedTuple, Self, TypeVar, dataclass_transform
 
 __all__ = [
     "DENIED",
+    "GROUPS",
     "KINDS",
     "KIND_OF_TYPE",
     "Change",
@@ -265,10 +266,14 @@ class LargeState:
 DENIED = "denied"
 
 
+#: Among the types that are carried: consumer groups of streams are. No key has it.
+GROUPS = "groups"
+
+
 def types_of(kinds: frozenset[str]) -> frozenset[str]:
-    """The types whose values are carried under these of `KINDS`; `groups` where those of streams are."""
+    """The types whose values are carried under these of `KINDS`; `GROUPS` where those of streams are."""
     types = {type_ for type_, kind in KIND_OF_TYPE.items() if kind in kinds}
-    return frozenset(types | {"groups"} if carries_groups(kinds) else types)
+    return frozenset(types | {GROUPS} if carries_groups(kinds) else types)
 
 
 def carries_groups(kinds: frozenset[str]) -> bool:

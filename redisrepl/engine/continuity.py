@@ -176,16 +176,15 @@ class Continuity:
                 state.proved, state.missed, state.flushed = math.inf, False, False
             self.behind = self.behind and not (self.site.settled and self.hub.settled)
 
-    def forgot(self) -> None:
+    def forgot(self, reason: str = "what was agreed on was forgotten") -> None:
         """Of some keys nobody knows any more what was agreed on, so to compare one side is not enough."""
         for side in SIDES:
-            self.happened(side, Event.LEFT_OUT, "what was agreed on was forgotten")
+            self.happened(side, Event.LEFT_OUT, reason)
 
     def is_behind(self) -> None:
         """What was agreed on last was not written: until both sides were compared, nothing is removed for it."""
         self.behind = True
-        for side in SIDES:
-            self.happened(side, Event.LEFT_OUT, "what was agreed on last could not be written")
+        self.forgot("what was agreed on last could not be written")
 
     def begin(self, side: Side) -> str | None:
         """A comparison of this side begins; why it was owed."""

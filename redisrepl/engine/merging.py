@@ -22,8 +22,8 @@ _MANY = 1000
 
 def merge(older: Change, newer: Change) -> Change:
     """The one change that stands for both, in this order."""
-    if isinstance(older, HashSet) and isinstance(newer, (HashSet, FieldsDeleted)) and older.type == newer.type:
-        _add(older, newer.fields if isinstance(newer, HashSet) else dict.fromkeys(newer.fields))  # the most frequent
+    if isinstance(older, HashSet) and isinstance(newer, HashSet | FieldsDeleted) and older.type == newer.type:
+        _add(older, _told(newer))  # the most frequent
         emptied = isinstance(newer, FieldsDeleted) or newer.emptied
         return replace(older, emptied=True) if emptied and not older.emptied else older
     match older, newer:
@@ -59,6 +59,11 @@ def elements_changed(change: Change) -> Collection[bytes] | None:
             return fields
         case _:
             return None
+
+
+def _told(change: HashSet | FieldsDeleted) -> Mapping[bytes, bytes | None]:
+    """The elements that a change names, with their values; None: it is to be read, or gone."""
+    return change.fields if isinstance(change, HashSet) else dict.fromkeys(change.fields)
 
 
 def _add(older: HashSet, newer: Mapping[bytes, bytes | None]) -> None:
@@ -101,7 +106,7 @@ def growth(older: HashSet, newer: HashSet | FieldsDeleted) -> int:
     """Bytes by which merging `newer` into `older` makes it larger; counts only what is new."""
     fields = older.fields
     more = 0
-    for field, value in (newer.fields if isinstance(newer, HashSet) else dict.fromkeys(newer.fields)).items():
+    for field, value in _told(newer).items():
         more += len(value or b"")
         more += -len(fields[field] or b"") if field in fields else len(field) + _FIELD_OVERHEAD
     return more

@@ -325,9 +325,8 @@ def _plan_elements(
     if type_ == "stream" and verdicts.get(LAST_ID) in _ONE_WINS:
         verdicts[LAST_ID] = _of_last_ids(site, hub, verdicts, lost=about.site_lost or about.hub_lost)
     for name in [name for name in verdicts if type_ == "stream" and is_place(name)]:
-        if verdicts[name] is Verdict.CONFLICT:  # an id by which entries are counted: the greater one
-            theirs = greater_id(site.fields[name], hub.fields[name]) == hub.fields[name]
-            verdicts[name] = Verdict.APPLY if theirs else Verdict.PUSH
+        if verdicts[name] is Verdict.CONFLICT:  # an id by which entries are counted
+            verdicts[name] = _of_ids(site.fields[name], hub.fields[name])
     conflicts = [name for name, verdict in verdicts.items() if verdict is Verdict.CONFLICT]
     if conflicts:
         plan.winner = policy.winner
@@ -373,6 +372,11 @@ def _verdicts(
 _ONE_WINS = (Verdict.APPLY, Verdict.PUSH, Verdict.CONFLICT)
 
 
+def _of_ids(ours: bytes, theirs: bytes) -> Verdict:
+    """Which of two ids stands: the greater."""
+    return Verdict.APPLY if greater_id(ours, theirs) == theirs else Verdict.PUSH
+
+
 def _of_last_ids(site: HashState, hub: HashState, verdicts: Mapping[bytes, Verdict], *, lost: bool) -> Verdict:
     """Which of two last ids of a stream stands: the greater.
 
@@ -380,10 +384,8 @@ def _of_last_ids(site: HashState, hub: HashState, verdicts: Mapping[bytes, Verdi
     that went back (`lost`) holds tells no such thing.
     """
     verdict, ours, theirs = verdicts[LAST_ID], site.fields[LAST_ID], hub.fields[LAST_ID]
-    if greater_id(ours, theirs) == theirs:
-        greater, higher, lowest = Verdict.APPLY, hub, entry_name(ours)
-    else:
-        greater, higher, lowest = Verdict.PUSH, site, entry_name(theirs)
+    greater = _of_ids(ours, theirs)
+    higher, lowest = (hub, entry_name(ours)) if greater is Verdict.APPLY else (site, entry_name(theirs))
     above = (name for name in higher.fields if name > lowest and is_entry(name))
     if verdict is Verdict.CONFLICT or lost or any(verdicts.get(name) is not verdict for name in above):
         return greater

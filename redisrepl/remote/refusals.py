@@ -75,8 +75,7 @@ def scripts_refused(error: str) -> bool:
 
 def _said(error: str) -> str:
     """What Redis says, without what stands before it."""
-    before = _BEFORE.match(error)
-    return error if before is None else error[before.end() :]
+    return _BEFORE.sub("", error, count=1)
 
 
 def refuses_scripts(error: Exception) -> bool:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
+from redisrepl.changes import GROUPS
 from redisrepl.errors import FencedError, OutcomeUnknownError, ProtocolError
 from redisrepl.wire.entries import STREAMS
 from redisrepl.wire.fieldtimes import NO_PUT_TIMED
-from redisrepl.wire.groups import GROUPS
 from redisrepl.wire.lua import ELEMENT_HASH, ELEMENTS_OF, SEQUENCE_DIGEST
 from redisrepl.wire.opaque import OPAQUE, PUT_OPAQUE
 from redisrepl.wire.states import STRAY

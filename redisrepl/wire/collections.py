@@ -19,8 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
+from redisrepl.changes import GROUPS
 from redisrepl.wire.entries import as_server_takes_stream, element_name, plain_id, stream_elements
-from redisrepl.wire.groups import GROUPS
 from redisrepl.wire.opaque import FOOTER, OPAQUE
 
 __all__ = [

@@ -22,7 +22,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
 __all__ = [
-    "GROUPS",
     "GROUP_ELEMENTS",
     "Delivery",
     "checked_names",
@@ -39,9 +38,6 @@ __all__ = [
     "value_here",
     "values_of_groups",
 ]
-
-#: Among the types of what is replicated: groups are. No key has it.
-GROUPS = "groups"
 
 #: What the names of all elements of groups begin with; they sort behind the last id of the stream.
 _MARK = b"xgroup-"

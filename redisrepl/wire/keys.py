@@ -87,7 +87,7 @@ def _first_and_stored(argv: Arguments) -> Arguments:
 
     Of several destinations only the last one is written. Members and patterns may be called `store`, too.
     """
-    options = _STORING[argv[0].upper()]
+    options = _STORE_OPTIONS[argv[0].upper()]
     stored: Arguments = ()
     words = iter(argv[options.start :])
     for word in words:
@@ -113,7 +113,7 @@ class _Options(NamedTuple):
 
 
 _STORES = frozenset({b"STORE", b"STOREDIST"})
-_STORING = {
+_STORE_OPTIONS = {
     b"SORT": _Options(2, {b"BY": 1, b"GET": 1, b"LIMIT": 2}),
     b"GEORADIUS": _Options(6, {b"COUNT": 1}),
     b"GEORADIUSBYMEMBER": _Options(5, {b"COUNT": 1}),
