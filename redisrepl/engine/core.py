@@ -263,10 +263,9 @@ class Core:
     def times_fields(self, *, on: bool) -> None:
         """Expiries of fields are replicated from now on, or not any more: what fields hold has another digest then."""
         self.outbound.decoder.times_fields = on
+        reason = "expiries of fields are compared from now on, or not any more"
         for side in SIDES:
-            self.continuity.happened(
-                side, Event.CLOCK_SET, "expiries of fields are compared from now on, or not any more"
-            )
+            self.continuity.happened(side, Event.CLOCK_SET, reason)
 
     def flushed(self, side: Side) -> None:
         """A side removed everything that it held."""
@@ -305,7 +304,8 @@ class Core:
                 self.outbound.doubt(key)
         elif self.options.winner == "site":
             for key in keys:
-                self.outbound.pending.add(Touch(key))
+                if self.outbound.pending.fields(key) is not None:  # otherwise all of it is on its way
+                    self.outbound.pending.add(Touch(key))
         else:
             for key in keys:
                 self.outbound.doubt(key)

@@ -147,7 +147,7 @@ class Scene:
                 for writer, forgetful, went_back in zip(self.writers, forgot, back, strict=True)
                 for miss in writer.misses(held, forgot=forgetful, undoes=any([*forgot, *back]), went_back=went_back)
             ]
-            assert not lost, f"{len(lost)} writes are lost, such as {lost[:3]} (key, field, held, accepted): {forgot}"
+            assert not lost, f"{len(lost)} writes are lost, such as {lost[:9]}; forgot: {forgot}, went back: {back}"
             strays = self._strays()
             assert not strays, f"outside the namespace: {strays[:3]}"
             for writer in self.writers:

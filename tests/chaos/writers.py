@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,10 +41,12 @@ class History:
     Attributes:
         values: that were sent, oldest first; None: it was removed.
         accepted: index of the last one that the server acknowledged; -1: none. A later one may have happened or not.
+        at: when that was, in seconds of the monotonic clock.
     """
 
     values: list[object] = field(default_factory=list)
     accepted: int = -1
+    at: float = 0.0
 
 
 class Writer(threading.Thread):
@@ -135,7 +138,7 @@ class Writer(threading.Thread):
                 history.values.append(value)
         yield
         for place in values:
-            histories[place].accepted = len(histories[place].values) - 1
+            histories[place].accepted, histories[place].at = len(histories[place].values) - 1, time.monotonic()
         self.accepted += 1
 
     def pause(self) -> None:
@@ -152,6 +155,8 @@ class Writer(threading.Thread):
     def misses(self, contents: Contents, *, forgot: bool, undoes: bool, went_back: bool) -> list[object]:
         """Places that only this client writes and that do not hold what they should.
 
+        Each as key, place, what it holds, what was accepted, and how many seconds ago.
+
         That is the last value that was accepted, or one whose answer was lost. Where its daemon forgot what was agreed
         on, an older one of this client may stand, but none older than what all had already. Where any did, or a server
         may have gone back for all that is known, a removal may be undone (`undoes`); where it is the client's own, a
@@ -164,7 +169,8 @@ class Writer(threading.Thread):
             undone = undone or (went_back and isinstance(value, tuple))
             allowed = history.values if undone else history.values[history.accepted :]
             if history.accepted >= 0 and value not in allowed:
-                found.append((key, place, value, history.values[history.accepted]))
+                ago = round(time.monotonic() - history.at, 2)
+                found.append((key, place, value, history.values[history.accepted], ago))
         return found
 
     def _histories(self) -> list[tuple[bytes, bytes | None, History]]:

@@ -20,7 +20,8 @@ def written(daemons, site, hub, at_site):
     """Write all values at once; return those that the hub's key had, and how many requests it took."""
 
     def run(*flags):
-        daemons.live(site, hub, *flags, rc=False)
+        daemon = daemons.live(site, hub, *flags, rc=False)
+        daemon.wait_for_log("sweep.finished")  # it pushes what it finds at the hub that is not agreed on yet
         with Monitor(hub.server) as monitor:
             with at_site.pipeline(transaction=False) as pipeline:
                 for number in range(WRITES):

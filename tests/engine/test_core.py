@@ -200,6 +200,20 @@ def test_what_differs(side, pulls, winner, suspect, doubt, pushed):
     assert doubted(core) == doubt
 
 
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [(StringSet(KEY, b"v"), []), (Touch(KEY), []), (Deleted(KEY), []), (HashSet(KEY, {b"f": b"v"}), [Touch(KEY)])],
+)
+def test_what_differs_while_it_is_on_its_way_is_pushed_again_only_if_that_is_a_part_of_it(change, again):
+    core = core_of(pulls=False, winner="site")
+    pending = core.outbound.pending
+    pending.add(change)
+    assert pending.take(1, 1) == [change]
+    core.differs("hub", [KEY])
+    pending.done([KEY])
+    assert pending.take(1, 1) == again
+
+
 def test_nothing_is_in_doubt_any_more():
     for pulls in (True, False):
         core = core_of(pulls=pulls)
