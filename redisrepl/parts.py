@@ -291,8 +291,7 @@ class Parts:
         if self.conflicts is not None:
             held = digest_of(loss.key, loss.value)
             site, hub = (None, held) if loss.winner == "site" else (held, None)
-            reason = "changed on both sides"
-            self.conflicts.keep(Loser(loss.key, time.time(), loss.winner, reason, site, hub, loss.value))
+            self.conflicts.keep(Loser(loss.key, time.time(), loss.winner, loss.reason, site, hub, loss.value))
 
     def _build_sweep(self) -> Sweep:
         settings = self._settings

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from redisrepl.changes import KINDS, Change, HashState, State, Touch
@@ -25,12 +26,13 @@ from redisrepl.engine.losses import NO_FINDINGS, Findings, Losses
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pending import told_of
 from redisrepl.engine.places import MOST_PLACES
-from redisrepl.engine.plans import NEITHER, ConflictWinner, Newer, Plan, Policy, circumstances, plan_for
+from redisrepl.engine.plans import Plan, Policy, circumstances, plan_for
 from redisrepl.engine.pushes import OutboundOptions
 from redisrepl.engine.reconcile import Circumstances
 from redisrepl.engine.refusals import Refusals
 from redisrepl.engine.seen import Ring
 from redisrepl.engine.streamedkeys import StreamedKeys
+from redisrepl.engine.winners import NEITHER, ConflictWinner, WentBack
 from redisrepl.wire.commands import ChangeDecoder
 
 __all__ = ["Core", "CoreOptions", "InitialSync"]
@@ -358,9 +360,8 @@ class Core:
         """What to do with a key of which all of this is known; of two hashes, without some fields."""
         site_lost = ancestor is not None and self._site_went_back(key, site, ancestor)
         hub_lost = ancestor is not None and self._hub_went_back(key, hub, ancestor)
-        newer = NEITHER
-        if ancestor is not None and (site_lost or hub_lost):
-            newer = self._newer_fields(key, site, hub, ancestor, site_lost=site_lost, hub_lost=hub_lost)
+        lost = site_lost or hub_lost
+        back = self._went_back(key, site, hub, ancestor, site_lost, hub_lost) if ancestor and lost else NEITHER
         of_all = Circumstances(
             removals="del" in self.policy.kinds and not self.continuity.behind,
             site_lost=site_lost,
@@ -373,21 +374,23 @@ class Core:
         if without and isinstance(site, HashState) and isinstance(hub, HashState):
             site, hub = site.without(without), hub.without(without)
             ancestor = None if ancestor is None else ancestor.without(without)
-        plan = plan_for(key, site, hub, ancestor, self.policy, about, newer, now_ms=now_ms)
+        plan = plan_for(key, site, hub, ancestor, self.policy, about, back, now_ms=now_ms)
         if ancestor is None:
             self._restrict(plan)
         return plan
 
-    def _newer_fields(
-        self, key: bytes, site: State, hub: State, ancestor: Agreed, *, site_lost: bool, hub_lost: bool
-    ) -> Newer:
+    def _went_back(
+        self, key: bytes, site: State, hub: State, ancestor: Agreed, site_lost: bool, hub_lost: bool
+    ) -> WentBack:
         names = set(ancestor.elements or ())
         for state in (site, hub):
             names.update(state.fields if isinstance(state, HashState) else ())
         at_site, at_hub = self.continuity.site.proved, self.continuity.hub.proved
-        return Newer(
+        return WentBack(
             self.losses.newer_fields(key, site, names, ancestor, self.ring, at_site) if site_lost else (),
             self.hub_losses.newer_fields(key, hub, names, ancestor, _NOTHING_SEEN, at_hub) if hub_lost else (),
+            partial(self.losses.past, key),
+            partial(self.hub_losses.past, key),
         )
 
     def _restrict(self, plan: Plan) -> None:
@@ -397,21 +400,18 @@ class Core:
             plan.apply = []
         if ways not in ("both", "push") and not self.continuity.site.missed:
             plan.push = None
-        if not plan.apply and plan.push is None:
-            plan.lost = None
+        plan.lost = [lost for lost in plan.lost if (plan.apply if lost.winner.side == "hub" else plan.push)]
 
     def push_planned(self, plan: Plan) -> None:
         """Have the hub get its part of a plan."""
         if plan.push is None:
             return
-        if plan.winner == "site":
-            self.losers.lost(plan)
+        self.losers.lost(plan.key, plan.lost, "site")
         self.outbound.doubt(plan.key, plan.push, plan.expected)
 
     def applied_planned(self, plan: Plan) -> None:
         """The site holds its part of a plan now."""
-        if plan.winner == "hub":
-            self.losers.lost(plan)
+        self.losers.lost(plan.key, plan.lost, "hub")
 
     def applies(self, number: int, offset: float | None = math.inf) -> None:
         """Something is applied to the site under this number, and its stream will show it.

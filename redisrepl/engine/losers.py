@@ -1,18 +1,18 @@
 """What loses a conflict is named, counted, and handed on to be kept.
 
-In: plans in which a conflict was decided. Out: log lines, what was lost. Left to others: who wins (`engine.plans`),
+In: plans in which a conflict was decided. Out: log lines, what was lost. Left to others: who wins (`engine.winners`),
 keeping the values (`store.conflicts`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import structlog
 
 from redisrepl.changes import State
-from redisrepl.engine.plans import ConflictWinner, Plan
+from redisrepl.engine.winners import BOTH_CHANGED, ConflictWinner, Lost
 from redisrepl.namespaces import printable
 
 __all__ = ["ConflictLoss", "Losers"]
@@ -30,12 +30,14 @@ class ConflictLoss:
     Attributes:
         key: whose.
         winner: the side whose value replaces it.
-        value: of the loser; of a hash, the fields that lost.
+        value: of the loser; of a collection, the elements that lost.
+        reason: why nobody can tell which is newer.
     """
 
     key: bytes
     winner: ConflictWinner
     value: State
+    reason: str = BOTH_CHANGED
 
 
 class Losers:
@@ -53,15 +55,16 @@ class Losers:
         self._keep = keep
         self._named = 0  # since the last comparison
 
-    def lost(self, plan: Plan) -> None:
-        """The winner's value is about to replace the other's."""
-        if plan.lost is None or plan.winner is None:
-            return
-        self.count += 1
-        self._named += 1
-        if self._named <= _NAMED:
-            _log.warning("conflict.resolved", key=printable(plan.key), winner=plan.winner)
-        self._keep(ConflictLoss(plan.key, plan.winner, plan.lost))
+    def lost(self, key: bytes, losers: Iterable[Lost], winner: ConflictWinner) -> None:
+        """The value of this side replaces the other's, or is about to."""
+        for lost in losers:
+            if lost.winner.side != winner:
+                continue
+            self.count += 1
+            self._named += 1
+            if self._named <= _NAMED:
+                _log.warning("conflict.resolved", key=printable(key), winner=winner, reason=lost.winner.reason)
+            self._keep(ConflictLoss(key, winner, lost.value, lost.winner.reason))
 
     def compared(self) -> None:
         """A comparison is over: say how many were not named."""

@@ -96,6 +96,7 @@ class Findings(NamedTuple):
             any earlier one.
         held: what it holds now at some places of `Losses.suspects`.
         settled: what was agreed on at some of them: last by the number of `Ring.settled_by`, and ever since.
+        past: likewise, as long as that is remembered.
         seen: of a hub, what was agreed on of places that it may have lost.
     """
 
@@ -107,6 +108,7 @@ class Findings(NamedTuple):
     kept: frozenset[Place] = frozenset()
     held: Mapping[Place, int | None] = MappingProxyType({})
     settled: Settled = MappingProxyType({})
+    past: Settled = MappingProxyType({})
     seen: Iterable[Seen] = ()
 
 
@@ -149,6 +151,7 @@ class Losses:
         self._kept: frozenset[Place] = frozenset()  # of which it has at least one change of those seen
         self._held: Mapping[Place, int | None] = {}  # what it held at some of these places when it was judged
         self._settled: Settled = {}  # what else may have been at some of them
+        self._past: Settled = {}  # what was agreed on at some of them, ever since that is remembered
         self._saved: dict[str, object] | None = None  # made when it is asked for
 
     def interrupted(self, ring: Ring) -> None:
@@ -183,6 +186,7 @@ class Losses:
         settled = self._with_held(findings.settled) if proved_before != math.inf else findings.settled
         self._places = self.suspects(proved_before, findings.proved, findings.agreed, findings.kept_to)
         self._held = findings.held
+        self._past = {**self._past, **findings.past}
         self.interrupted(ring)
         self._settled = settled
 
@@ -219,7 +223,7 @@ class Losses:
     def made_good(self) -> None:
         """Both sides agree on all keys."""
         self._seen, self._missed, self._places, self._kept, self._saved = Ring(), None, None, frozenset(), None
-        self._held, self._settled = {}, {}
+        self._held, self._settled, self._past = {}, {}, {}
         self.renewed.made_good()
 
     def may_be_older(self, key: bytes, state: State, ancestor: Agreed, now: Ring, proved: float) -> bool:
@@ -279,6 +283,11 @@ class Losses:
             ):
                 newer.add(name)
         return newer
+
+    def past(self, key: bytes, field: bytes | None) -> Collection[int | None]:
+        """What the server is known to have held at a place before it went back; it may have held more."""
+        place = (key, field)
+        return {*self._seen.digests(key, field), *self._settled.get(place, ()), *self._past.get(place, ())}
 
     def _was_missed(self, key: bytes, number: int) -> bool | None:
         """Whether a replica that took over did not have what was agreed on of a key under a number; None: unknown."""

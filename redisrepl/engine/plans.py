@@ -8,9 +8,9 @@ may be done (`engine.inbound`, `engine.outbound`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from redisrepl.changes import (
     KIND_OF_TYPE,
@@ -30,6 +30,7 @@ from redisrepl.changes import (
 )
 from redisrepl.engine.ancestor import NOTHING_AGREED, Agreed
 from redisrepl.engine.reconcile import ORDINARY, Circumstances, Digest, Verdict, reconcile
+from redisrepl.engine.winners import NEITHER, ConflictWinner, Lost, WentBack, Winner, winner_of
 from redisrepl.wire.digests import UNREADABLE, digest_of, element_of, elements_of
 from redisrepl.wire.entries import LAST_ID, entry_name, greater_id, is_entry
 from redisrepl.wire.fieldtimes import expiring_fields
@@ -37,19 +38,14 @@ from redisrepl.wire.groups import is_place
 from redisrepl.wire.opaque import OPAQUE
 
 __all__ = [
-    "NEITHER",
     "Alternatives",
-    "ConflictWinner",
     "Expectation",
-    "Newer",
     "Plan",
     "Policy",
     "circumstances",
     "plan_for",
     "replacing",
 ]
-
-ConflictWinner = Literal["hub", "site"]
 
 #: What may be there: one of these digests (None: nothing).
 Alternatives = tuple[Digest, ...]
@@ -72,26 +68,6 @@ class Policy:
     off_by: frozenset[int] = frozenset()
 
 
-class Newer(NamedTuple):
-    """Fields of a hash which a server that went back has written since: of the site, and of the hub."""
-
-    site: Collection[bytes] = ()
-    hub: Collection[bytes] = ()
-
-    def bears(self, about: Circumstances, name: bytes) -> Circumstances:
-        """What bears on the verdict on a field."""
-        if name not in self.site and name not in self.hub:
-            return about
-        return replace(
-            about,
-            site_lost=about.site_lost and name not in self.site,
-            hub_lost=about.hub_lost and name not in self.hub,
-        )
-
-
-NEITHER = Newer()
-
-
 @dataclass(slots=True)
 class Plan:
     """What to do with a key.
@@ -105,8 +81,7 @@ class Plan:
             that are equal, and (as None) those that both lack.
         type: of that collection.
         expiry: likewise the expiry alone, Unix time in milliseconds or None.
-        lost: what of the loser is replaced, and will be kept; None: nothing is.
-        winner: whose value replaced it.
+        lost: what of a loser is replaced, and will be kept.
         disputed: neither side holds what was agreed on about the key, until it is at the hub.
     """
 
@@ -117,8 +92,7 @@ class Plan:
     agreed: State | Mapping[bytes, bytes | None] | Literal["nothing"] = "nothing"
     type: str = "hash"
     expiry: int | Literal["nothing"] | None = "nothing"
-    lost: State = None
-    winner: ConflictWinner | None = None
+    lost: list[Lost] = field(default_factory=list)
     disputed: bool = False
 
 
@@ -129,7 +103,7 @@ def plan_for(
     ancestor: Agreed | None,
     policy: Policy,
     about: Circumstances,
-    newer: Newer = NEITHER,
+    back: WentBack = NEITHER,
     *,
     now_ms: float = 0,
 ) -> Plan:
@@ -142,21 +116,21 @@ def plan_for(
         ancestor: what both last agreed on; None: nothing is known.
         policy: see `Policy`.
         about: see `Circumstances`.
-        newer: see there.
+        back: see there.
         now_ms: what was to expire by then, Unix time in milliseconds, a server may have let expire.
     """
     ancestor = ancestor or NOTHING_AGREED
     hub, off = _by_the_clock_as_set(hub, ancestor, policy)
     hub, off_fields = _fields_by_the_clock_as_set(hub, ancestor, policy)
     if isinstance(site, HashState) and isinstance(hub, HashState) and site.type == hub.type:
-        plan = _plan_elements(key, site, hub, ancestor, policy, about, newer, now_ms)
+        plan = _plan_elements(key, site, hub, ancestor, policy, about, back, now_ms)
         if off_fields:
             _write_fields_anew(plan, site, off_fields)
         if _is_disputed(plan, about):  # then this is all that is left to agree on
             equal = {name: value for name, value in site.fields.items() if hub.fields.get(name) == value}
             plan.agreed = equal or "nothing"
     else:
-        plan = _plan_whole(key, site, hub, ancestor, policy, about)
+        plan = _plan_whole(key, site, hub, ancestor, policy, about, back)
     plan.disputed = _is_disputed(plan, about)
     if off and "expire" in policy.kinds and site is not None:
         _write_expiry_anew(plan, ancestor)
@@ -229,7 +203,9 @@ def _replicable(state: State, kinds: frozenset[str]) -> bool:
             return False
 
 
-def _plan_whole(key: bytes, site: State, hub: State, ancestor: Agreed, policy: Policy, about: Circumstances) -> Plan:
+def _plan_whole(
+    key: bytes, site: State, hub: State, ancestor: Agreed, policy: Policy, about: Circumstances, back: WentBack
+) -> Plan:
     plan = Plan(key)
     if site is None and ancestor == NOTHING_AGREED and _replicable(hub, policy.kinds):
         plan.apply = [] if hub is None else replacing(key, site, hub, policy.kinds)  # most of a first contact
@@ -238,7 +214,7 @@ def _plan_whole(key: bytes, site: State, hub: State, ancestor: Agreed, policy: P
     if UNREADABLE in (held, far) or not (_replicable(site, policy.kinds) and _replicable(hub, policy.kinds)):
         return plan  # what cannot be replicated must not be destroyed by what can
     if about == ORDINARY and ancestor.digest not in (held, far) and (both := _as_collections(site, hub, ancestor)):
-        return _plan_elements(key, *both, ancestor, policy, about, NEITHER)
+        return _plan_elements(key, *both, ancestor, policy, about, back)
     intents, applied = ancestor.intents, ancestor.applied
     if ancestor.element_intents and _left_by(hub, ancestor, ancestor.element_intents):
         intents = (*intents, far)
@@ -250,10 +226,10 @@ def _plan_whole(key: bytes, site: State, hub: State, ancestor: Agreed, policy: P
             plan.agreed = site
         _plan_expiry(plan, site, hub, ancestor, policy)
         return plan
-    if verdict is Verdict.CONFLICT:
-        verdict = Verdict.APPLY if policy.winner == "hub" else Verdict.PUSH
-        plan.winner = policy.winner
-        plan.lost = site if policy.winner == "hub" else hub
+    known = (ancestor.digest, *intents, *applied)
+    if winner := winner_of(verdict, (held, far), known, None, policy.winner, about, back):
+        verdict = Verdict.APPLY if winner.side == "hub" else Verdict.PUSH
+        plan.lost = [Lost(winner, site if winner.side == "hub" else hub)]
     if verdict is Verdict.PUSH:
         plan.push, plan.expected = Touch(key, replaces=True), (far,)
     elif verdict is Verdict.APPLY:
@@ -314,25 +290,23 @@ def _plan_elements(
     ancestor: Agreed,
     policy: Policy,
     about: Circumstances,
-    newer: Newer,
+    back: WentBack,
     now_ms: float = 0,
 ) -> Plan:
     """Two collections of a type: element by element."""
     plan, type_ = Plan(key, type=site.type), site.type
     if KIND_OF_TYPE[type_] not in policy.kinds:
         return plan
-    verdicts = _verdicts(site, hub, ancestor, about, newer, now_ms)
+    verdicts = _verdicts(site, hub, ancestor, about, back, now_ms)
     if type_ == "stream" and verdicts.get(LAST_ID) in _ONE_WINS:
         verdicts[LAST_ID] = _of_last_ids(site, hub, verdicts, lost=about.site_lost or about.hub_lost)
     for name in [name for name in verdicts if type_ == "stream" and is_place(name)]:
         if verdicts[name] is Verdict.CONFLICT:  # an id by which entries are counted
             verdicts[name] = _of_ids(site.fields[name], hub.fields[name])
-    conflicts = [name for name, verdict in verdicts.items() if verdict is Verdict.CONFLICT]
-    if conflicts:
-        plan.winner = policy.winner
-        loser = site if policy.winner == "hub" else hub
-        plan.lost = HashState({name: loser.fields[name] for name in conflicts}, None, type_)
-        verdicts |= dict.fromkeys(conflicts, Verdict.APPLY if policy.winner == "hub" else Verdict.PUSH)
+    for winner, names in _winners(site, hub, ancestor, verdicts, policy, about, back).items():
+        loser = site if winner.side == "hub" else hub
+        plan.lost.append(Lost(winner, HashState({name: loser.fields[name] for name in names}, None, type_)))
+        verdicts |= dict.fromkeys(names, Verdict.APPLY if winner.side == "hub" else Verdict.PUSH)
     applied = [name for name, verdict in verdicts.items() if verdict is Verdict.APPLY]
     pushed = [name for name, verdict in verdicts.items() if verdict is Verdict.PUSH]
     agreed = [name for name, verdict in verdicts.items() if verdict is Verdict.AGREE]
@@ -352,7 +326,7 @@ def _plan_elements(
 
 
 def _verdicts(
-    site: HashState, hub: HashState, ancestor: Agreed, about: Circumstances, newer: Newer, now_ms: float
+    site: HashState, hub: HashState, ancestor: Agreed, about: Circumstances, back: WentBack, now_ms: float
 ) -> dict[bytes, Verdict]:
     """What to do with each element that is not the same everywhere."""
     known = ancestor.elements or {}
@@ -362,11 +336,36 @@ def _verdicts(
         ours, theirs, agreed = held.get(name), far.get(name), known.get(name)
         intents, applied = ancestor.element_intents.get(name, ()), ancestor.element_applied.get(name, ())
         if ours != theirs or ours != agreed or intents or applied:
-            bears = newer.bears(about, name)
+            bears = back.bears(about, name)
             if ours is None or theirs is None:
                 bears = _expiring(bears, site.fields.get(name) or hub.fields.get(name), now_ms)
             verdicts[name] = reconcile(agreed, ours, theirs, intents, bears, applied)
     return verdicts
+
+
+def _winners(
+    site: HashState,
+    hub: HashState,
+    ancestor: Agreed,
+    verdicts: Mapping[bytes, Verdict],
+    policy: Policy,
+    about: Circumstances,
+    back: WentBack,
+) -> Mapping[Winner, list[bytes]]:
+    """The elements of which one side loses something that may be newer, by who wins."""
+    if about == ORDINARY and Verdict.CONFLICT not in verdicts.values():
+        return {}
+    agreed = ancestor.elements or {}
+    held, far = elements_of(site.fields, site.type), elements_of(hub.fields, hub.type)
+    winners: dict[Winner, list[bytes]] = {}
+    for name, verdict in verdicts.items():
+        if site.type == "stream" and (name == LAST_ID or is_place(name)):
+            continue  # the greater id stands
+        sides = held.get(name), far.get(name)
+        known = agreed.get(name), *ancestor.element_intents.get(name, ()), *ancestor.element_applied.get(name, ())
+        if winner := winner_of(verdict, sides, known, name, policy.winner, back.bears(about, name), back):
+            winners.setdefault(winner, []).append(name)
+    return winners
 
 
 _ONE_WINS = (Verdict.APPLY, Verdict.PUSH, Verdict.CONFLICT)

@@ -132,6 +132,10 @@ class Ring:
         """The last change that told what a key holds as a whole, or what a field of it does."""
         return of_place[-1] if (of_place := self._of(key, field)) else None
 
+    def digests(self, key: bytes, field: bytes | None) -> set[int | None]:
+        """What was seen at a place, as far as none is left out."""
+        return {seen.digest for seen in self._of(key, field)}
+
     def _of(self, key: bytes, field: bytes | None) -> Sequence[Seen]:
         if self._by_place is None:
             self._by_place = {}

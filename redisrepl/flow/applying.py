@@ -367,7 +367,9 @@ class Applying:
             if applied is not None and self.inbound.echo_patience is None:
                 shown_before = applied.offset
         except LinkLostError:
-            self.inbound.unanswered({change.key for change in changes}, time.monotonic())
+            self.inbound.unanswered(keys := {change.key for change in changes}, time.monotonic())
+            for key in keys:
+                job.applied(key)  # it may be: what lost is kept all the same
             raise
         except RedisreplError:  # they were refused
             self._store.dropped(number)

@@ -100,7 +100,7 @@ class Job(Protocol):
         """What was found out about this key is not stale, and nothing of it can fail any more but an apply."""
 
     def applied(self, key: bytes) -> None:
-        """The changes of this key were applied."""
+        """The changes of this key were applied, or may have been."""
 
 
 class FedJob:

@@ -17,7 +17,6 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from heapq import nlargest
-from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -27,7 +26,7 @@ from redisrepl.engine.continuity import Event, Side, SideState
 from redisrepl.engine.core import Core
 from redisrepl.engine.evidence import Proof, holds_since, proved
 from redisrepl.engine.losses import Findings, Losses, Settled, settled_at
-from redisrepl.engine.places import Places, Seen
+from redisrepl.engine.places import Place, Places, Seen
 from redisrepl.engine.seen import RING
 from redisrepl.errors import RedisreplError
 from redisrepl.flow.found import Found, Held, Judgement
@@ -48,7 +47,6 @@ _log = structlog.get_logger("redisrepl")
 _MAY_BE_OLDER = "the site is another process, which may hold older values"
 #: Places of a server that went back at which it is looked, those that were agreed on last.
 _LOOKED_AT = 1024
-_NOTHING: Settled = MappingProxyType({})
 
 
 class Judging:
@@ -198,6 +196,14 @@ class Judging:
         history = await self._history(number) if held and number is not None else None
         return {} if history is None or number is None else settled_at(held.keys(), history, number)
 
+    async def _past(self, held: Held) -> Settled:
+        """What was ever agreed on there, as far back as that is remembered."""
+        past: dict[Place, set[int | None]] = {}
+        for seen in (await self._history(math.inf) or ()) if held else ():
+            if seen.place in held:
+                past.setdefault(seen.place, set()).add(seen.digest)
+        return past
+
     async def known_now(self) -> None:
         """Return when both servers are followed and judged."""
         while not self._core.continuity.known:
@@ -223,7 +229,8 @@ class Judging:
         agreed = await self._perhaps_lost(judged, self._core.losses, kept)
         if found is None:
             held = await self._held("site", judged, agreed)
-            found = Found((facts.run_id, facts.replid), judged, held, await self._settled(judged, held))
+            settled, past = await self._settled(judged, held), await self._past(held)
+            found = Found((facts.run_id, facts.replid), judged, held, settled, past)
         if side.epoch != epoch or not side.followed:
             self.known.found = found if whole is None else None
             return  # the link was lost meanwhile; the next may lead to another server
@@ -234,7 +241,7 @@ class Judging:
         if facts.replid and not self._read_to():  # followed by its events, which have no position
             self.known.seen = Position(facts.replid, facts.offset)
         self._core.outbound.new_from(facts.offset or self._read_to())
-        self._tell("site", judged, agreed, found.held, found.settled)
+        self._tell("site", judged, agreed, found.held, found.settled, found.past)
 
     def _continuous(self, facts: SiteFacts, *, resumed: bool) -> Judgement | None:
         """The judgement of a site of which all that we saw is still there; None: it may have gone back."""
@@ -329,7 +336,7 @@ class Judging:
         judged = await self._judged_of_hub(facts)
         agreed = await self._perhaps_lost(judged, self._core.hub_losses)
         held = await self._held("hub", judged, agreed)
-        settled = settled_at(held.keys(), judged.seen, judged.number)
+        settled, past = settled_at(held.keys(), judged.seen, judged.number), await self._past(held)
         if side.epoch != epoch:
             return
         lost = self._fence.holds_up_to() != math.inf
@@ -338,7 +345,7 @@ class Judging:
         self.known.hub = facts
         side.run_id = facts.run_id
         self._first_at["hub"] = False
-        self._tell("hub", judged, agreed, held, settled)
+        self._tell("hub", judged, agreed, held, settled, past)
         if lost:  # save the judgement before the numbers that it rests on are forgotten
             self.save()
             self._fence.forget()
@@ -434,17 +441,18 @@ class Judging:
         return self._core.continuity.epoch == epoch and self._core.continuity.hub.judged
 
     def _tell(
-        self, side: Side, judged: Judgement, agreed: Places | None, held: Held, settled: Settled = _NOTHING
+        self, side: Side, judged: Judgement, agreed: Places | None, held: Held, settled: Settled, past: Settled
     ) -> None:
         event, reason, number, kept, kept_to, known_to, seen = judged
         if event is Event.WENT_BACK:
             _log.warning(
                 f"{side}.went_back",
                 reason=reason,
-                then="what it lacks is copied back, and what it holds differently gives way to the other side",
+                then="what it lacks is copied back, and what it holds differently gives way to the other side; "
+                "of that, what is not known to be older is kept (redisrepl conflicts)",
             )
         of_lost = [change for change in seen if agreed is not None and change.key in agreed]
-        findings = Findings(number, self._number(), agreed, kept_to, known_to, kept, held, settled, of_lost)
+        findings = Findings(number, self._number(), agreed, kept_to, known_to, kept, held, settled, past, of_lost)
         self._core.judged(side, event, reason, findings)
         if self._core.continuity.known:
             self.failure_log.succeeded()

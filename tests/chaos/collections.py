@@ -12,7 +12,10 @@ from contextlib import AbstractContextManager
 
 import redis
 
-__all__ = ["LAST_ID", "TYPES", "contents", "type_of", "write_own", "write_shared"]
+from redisrepl.changes import HashState, SequenceState, State, StringState
+from redisrepl.wire.entries import entry_words, is_entry, plain_id
+
+__all__ = ["LAST_ID", "TYPES", "contents", "elements_of", "type_of", "write_own", "write_shared"]
 
 TYPES = (b"set", b"zset", b"list", b"stream")
 #: Among the elements of a stream, its last id.
@@ -131,3 +134,23 @@ def _content(type_: bytes, replies: list[object]) -> object:
             return dict(scored)
         case _, [held]:
             return held
+
+
+def elements_of(state: State) -> list[tuple[bytes | None, object]]:
+    """What a daemon has kept of a key, as clients say it."""
+    match state:
+        case StringState(value):
+            return [(None, value)]
+        case SequenceState(items):
+            return [(None, tuple(items))]
+        case HashState(fields, _, "zset"):
+            return [(member, float(score)) for member, score in fields.items()]
+        case HashState(fields, _, "stream"):
+            return [(plain_id(name), _pairs(entry_words(value))) for name, value in fields.items() if is_entry(name)]
+        case HashState(fields):
+            return [*fields.items()]
+    return []
+
+
+def _pairs(words: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(words[::2], words[1::2], strict=True))

@@ -19,7 +19,7 @@ import redis
 from testbed import RedisServer
 from tests.chaos.collections import TYPES, write_own, write_shared
 
-__all__ = ["HOT", "NAMESPACE", "OWN", "Contents", "Writer"]
+__all__ = ["HOT", "NAMESPACE", "OWN", "Contents", "Miss", "Writer"]
 
 NAMESPACE = b"lab:"
 #: Keys that everybody writes: few that are hot, and many that are cold.
@@ -30,6 +30,8 @@ OWN = 25
 #: Keys of each of `TYPES` that everybody writes, and that only one client writes.
 FEW = 2
 
+#: A key, a place in it, what it holds, what was accepted, and how many seconds ago.
+Miss = tuple[bytes, bytes | None, object, object, float]
 #: What a server holds: strings, lists as tuples, and collections as dicts.
 Contents = Mapping[bytes, object]
 
@@ -152,21 +154,17 @@ class Writer(threading.Thread):
         self._ended.set()
         self.join()
 
-    def misses(self, contents: Contents, *, forgot: bool, undoes: bool, went_back: bool) -> list[object]:
+    def misses(self, contents: Contents, *, forgot: bool, undoes: bool) -> list[Miss]:
         """Places that only this client writes and that do not hold what they should.
-
-        Each as key, place, what it holds, what was accepted, and how many seconds ago.
 
         That is the last value that was accepted, or one whose answer was lost. Where its daemon forgot what was agreed
         on, an older one of this client may stand, but none older than what all had already. Where any did, or a server
-        may have gone back for all that is known, a removal may be undone (`undoes`); where it is the client's own, a
-        list may give way to the hub's (`went_back`): commands of lists do not tell their values.
+        may have gone back for all that is known, a removal may be undone (`undoes`).
         """
-        found = []
+        found: list[Miss] = []
         for key, place, history in self._histories():
             value = _held(contents, key, place)
             undone = forgot or (undoes and history.values[history.accepted] is None)
-            undone = undone or (went_back and isinstance(value, tuple))
             allowed = history.values if undone else history.values[history.accepted :]
             if history.accepted >= 0 and value not in allowed:
                 ago = round(time.monotonic() - history.at, 2)

@@ -3,11 +3,12 @@
 There are fewer keys than a comparison may remove without asking, so that nothing but the judgement protects them.
 """
 
+import json
 from contextlib import contextmanager
 
 import pytest
 
-from testbed import RedisServer, eventually
+from testbed import Daemon, RedisServer, eventually
 from tests.e2e.pairs import REMOVALS, Pair, emptied, some, write, written
 from tests.e2e.support import Monitor
 
@@ -105,6 +106,40 @@ def test_a_server_that_comes_back_with_an_older_file_spreads_nothing_of_it(daemo
         pair.expect(since, fields)
         assert emptied(watch) == {}
         assert written(watch, b"first") == []
+    assert pair.daemon.logged("conflict.resolved") == []  # all of it is known to be older
+
+
+@pytest.mark.parametrize("side", ["site", "hub"])
+def test_what_only_the_older_file_holds_gives_way_and_is_kept(daemons, site, hub, side, tmp_path):
+    """The daemon was away when it was written, and when it was replaced: nobody knows how old it is."""
+    state = tmp_path / "state"
+    pair = Pair(daemons, site, hub, *REMOVALS, "--state-dir", state)
+    pair.fill(some("key", 5, "first"), {b"site1:hash": {b"a": b"first", b"b": b"first"}})
+    server, client, _ = of(side, pair)
+    pair.end("stop")
+    write(client, some("key", 5, "unseen") | {b"site1:hash": {b"a": b"unseen"}})
+    client.save()
+    write(client, some("key", 5, "last") | {b"site1:hash": {b"a": b"last"}})
+    pair.start_again()
+    last = some("key", 5, "last"), {b"site1:hash": {b"a": b"last", b"b": b"first"}}
+    pair.expect(*last)
+    with daemon_is(pair, "running", side):
+        server.kill()
+        server.start()
+        assert client.get("site1:key:0") == b"unseen"
+    pair.expect(*last)
+
+    def kept():
+        with Daemon(["conflicts", "--json", "--state-dir", state]) as process:
+            assert process.wait() == 0, process.stderr
+        lines = map(json.loads, process.stdout.splitlines())
+        return {line["key"]: (line["value"], line["winner"], line["reason"]) for line in lines}
+
+    about = "hub" if side == "site" else "site", f"the {side} went back"
+    expected = {key.decode(): ("unseen", *about) for key in some("key", 5, "")}
+    expected["site1:hash"] = ([["a", "unseen"]], *about)
+    eventually(lambda: kept() == expected, description="what nobody else has is kept")
+    assert {line["reason"] for line in pair.daemon.logged("conflict.resolved")} == {about[1]}
 
 
 @pytest.mark.parametrize("source", ["psync", "notify"])

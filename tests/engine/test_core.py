@@ -19,6 +19,7 @@ from redisrepl.engine.places import Seen
 from redisrepl.engine.plans import Plan
 from redisrepl.engine.seen import Ring
 from redisrepl.engine.streamedkeys import NEVER, StreamedKeys
+from redisrepl.engine.winners import Lost, Winner
 from redisrepl.wire.digests import digest_of, element_of
 from tests.engine.sides import KEY, ancestor_of, hash_, string
 
@@ -882,7 +883,9 @@ def test_first_contact_copies_the_ways_that_were_asked_for(ways, states, pushes,
     assert core.plan(KEY, A, None, None, 0.0).push == (REPLACE if pushes else None)
     assert core.plan(KEY, None, A, None, 0.0).apply == ([StringSet(KEY, b"a")] if applies else [])
     conflict = core.plan(KEY, A, B, None, 0.0)
-    assert (conflict.apply, conflict.lost) == (([StringSet(KEY, b"b")], A) if applies else ([], None))
+    assert (conflict.apply, conflict.lost) == (
+        ([StringSet(KEY, b"b")], [Lost(Winner("hub"), A)]) if applies else ([], [])
+    )
     assert core.plan(KEY, A, A, None, 0.0).agreed == A
     # What has an ancestor is not a matter of first contact.
     assert core.plan(KEY, A, None, ancestor_of(B), 0.0).push == REPLACE
@@ -906,7 +909,7 @@ def test_the_loser_of_a_conflict_is_named_and_kept_once_it_is_replaced(winner):
 
 def test_of_many_conflicts_the_rest_is_counted():
     core = core_of()
-    plan = Plan(KEY, lost=A, winner="hub")
+    plan = Plan(KEY, lost=[Lost(Winner("hub"), A)])
     with capture_logs() as logs:
         for _ in range(1002):
             core.applied_planned(plan)

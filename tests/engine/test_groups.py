@@ -8,6 +8,7 @@ from redisrepl.changes import KINDS, FieldsDeleted, HashSet, HashState, Touch
 from redisrepl.engine.ancestor import note_changes
 from redisrepl.engine.plans import Policy, plan_for
 from redisrepl.engine.reconcile import Circumstances
+from redisrepl.engine.winners import Lost, Winner
 from redisrepl.wire.digests import digest_of
 from redisrepl.wire.entries import LAST_ID, entry_name, entry_value
 from redisrepl.wire.groups import delivery, pending_name, place_name
@@ -56,12 +57,15 @@ def removed(*names):
 def test_groups_are_merged_entry_by_entry(site, hub, ancestor, apply, push, winner):
     agreed = ancestor and agreed_on(ancestor)
     found = plan_for(KEY, site, hub, agreed, Policy(ALL, winner), Circumstances())
-    assert (found.apply, found.push, found.lost) == (apply, push, None)
+    assert (found.apply, found.push, found.lost) == (apply, push, [])
 
 
 def test_an_entry_that_both_delivered_is_a_conflict():
     found = plan_for(KEY, stream(b"5-0", one=b"c"), stream(b"5-0", one=b"d"), None, Policy(ALL, "hub"), Circumstances())
-    assert (found.apply, found.lost) == ([put({ONE: b"1 d"})], HashState({ONE: b"1 c"}, None, "stream"))
+    assert (found.apply, found.lost) == (
+        [put({ONE: b"1 d"})],
+        [Lost(Winner("hub"), HashState({ONE: b"1 c"}, None, "stream"))],
+    )
 
 
 def test_what_a_group_has_delivered_says_nothing_of_the_last_id():

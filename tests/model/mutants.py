@@ -71,8 +71,14 @@ BUSY = {"writes": 0.4}
 #: Those that CI plays: what they break, some runs notice.
 SAMPLE = [
     Mutant(core, "Core.push_planned", "self.outbound.doubt(plan.key, plan.push, plan.expected)", "pass"),
-    Mutant(core, "Core.applied_planned", "self.losers.lost(plan)", "pass", (conflict,)),
-    Mutant(losers, "Losers.lost", "self._keep(ConflictLoss(plan.key, plan.winner, plan.lost))", "pass", (conflict,)),
+    Mutant(core, "Core.applied_planned", 'self.losers.lost(plan.key, plan.lost, "hub")', "pass", (conflict,)),
+    Mutant(
+        losers,
+        "Losers.lost",
+        "self._keep(ConflictLoss(key, winner, lost.value, lost.winner.reason))",
+        "pass",
+        (conflict,),
+    ),
     Mutant(core, "Core.site_lost", 'self.continuity.happened("site", Event.DETACHED)', "pass"),
     Mutant(core, "Core.site_attached", 'self.continuity.happened("site", Event.ATTACHED)', "pass"),
     Mutant(core, "Core.site_missed", "Event.MISSED", "Event.RESUMED", ONE),

@@ -1,0 +1,110 @@
+"""Whose value replaces one of the other side, where nobody can tell which of the two is newer.
+
+In: a verdict on a key or an element, and what is known of servers that went back. Out: the side that wins, and why it
+is not known. Left to others: the verdict (`engine.reconcile`), keeping what loses (`engine.losers`).
+
+What a server that went back holds may be older than what was agreed on, or a client may have written it since. The
+other side wins. But unless it is known to have been there before, nobody else has it: so it is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+from redisrepl.changes import State
+from redisrepl.engine.reconcile import Circumstances, Digest, Verdict
+
+__all__ = ["BOTH_CHANGED", "NEITHER", "ConflictWinner", "Lost", "WentBack", "Winner", "winner_of"]
+
+ConflictWinner = Literal["hub", "site"]
+
+BOTH_CHANGED = "changed on both sides"
+
+
+class Winner(NamedTuple):
+    """Who wins.
+
+    Attributes:
+        side: whose value replaces the other's.
+        reason: why nobody can tell which of the two is newer.
+    """
+
+    side: ConflictWinner
+    reason: str = BOTH_CHANGED
+
+
+class Lost(NamedTuple):
+    """What is replaced, and will be kept.
+
+    Attributes:
+        winner: who replaces it.
+        value: it; of a collection, the elements.
+    """
+
+    winner: Winner
+    value: State
+
+
+def _nothing(_: bytes | None) -> Collection[Digest]:
+    return ()
+
+
+class WentBack(NamedTuple):
+    """What is known of one key at servers that went back.
+
+    Attributes:
+        newer_at_site, newer_at_hub: elements that were written there since.
+        past_of_site, past_of_hub: return what an element, or the key as a whole (None), is known to have been there
+            before.
+    """
+
+    newer_at_site: Collection[bytes] = ()
+    newer_at_hub: Collection[bytes] = ()
+    past_of_site: Callable[[bytes | None], Collection[Digest]] = _nothing
+    past_of_hub: Callable[[bytes | None], Collection[Digest]] = _nothing
+
+    def bears(self, about: Circumstances, name: bytes) -> Circumstances:
+        """What bears on the verdict on an element."""
+        if name not in self.newer_at_site and name not in self.newer_at_hub:
+            return about
+        return replace(
+            about,
+            site_lost=about.site_lost and name not in self.newer_at_site,
+            hub_lost=about.hub_lost and name not in self.newer_at_hub,
+        )
+
+
+#: No server went back.
+NEITHER = WentBack()
+
+
+def winner_of(
+    verdict: Verdict,
+    sides: tuple[Digest, Digest],
+    known: Iterable[Digest],
+    name: bytes | None,
+    policy: ConflictWinner,
+    about: Circumstances,
+    back: WentBack,
+) -> Winner | None:
+    """Whose value replaces one of the other side that may be newer; None: nobody's does.
+
+    Args:
+        verdict: on a key, or on an element.
+        sides: what site and hub hold there.
+        known: what it is known to have been otherwise, such as what was agreed on.
+        name: of the element; None: it is the key as a whole.
+        policy: who wins where both have changed.
+        about: what bore on the verdict.
+        back: see `WentBack`.
+    """
+    site, hub = sides
+    if verdict is Verdict.CONFLICT:
+        return Winner(policy)
+    if verdict is Verdict.APPLY and about.site_lost and site is not None:
+        return None if site in {*known, *back.past_of_site(name)} else Winner("hub", "the site went back")
+    if verdict is Verdict.PUSH and about.hub_lost and hub is not None:
+        return None if hub in {*known, *back.past_of_hub(name)} else Winner("site", "the hub went back")
+    return None

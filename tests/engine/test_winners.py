@@ -1,0 +1,88 @@
+"""What a server that went back holds gives way; what may be newer of it is kept."""
+
+import pytest
+
+from redisrepl.changes import KINDS, HashSet, HashState, StringSet
+from redisrepl.engine.losses import Findings, Losses
+from redisrepl.engine.places import Seen
+from redisrepl.engine.plans import Policy, plan_for
+from redisrepl.engine.reconcile import Circumstances
+from redisrepl.engine.seen import Ring
+from redisrepl.engine.winners import NEITHER, Lost, WentBack, Winner
+from redisrepl.wire.digests import digest_of, element_of
+from redisrepl.wire.entries import LAST_ID, entry_name
+from tests.engine.sides import KEY, ancestor_of, hash_, string
+
+A, B, C = string("a"), string("b"), string("c")
+AT_SITE, AT_HUB = Circumstances(site_lost=True), Circumstances(hub_lost=True)
+TO_HUB, TO_SITE = Winner("hub", "the site went back"), Winner("site", "the hub went back")
+
+
+def plan(site, hub, ancestor, about, back=NEITHER, winner="hub"):
+    return plan_for(KEY, site, hub, ancestor_of(ancestor), Policy(KINDS, winner), about, back)
+
+
+def past(*states):
+    digests = {digest_of(KEY, state) for state in states}
+    return WentBack(past_of_site=lambda _: digests, past_of_hub=lambda _: digests)
+
+
+@pytest.mark.parametrize("winner", ["hub", "site"])
+@pytest.mark.parametrize("ancestor", [A, B])
+def test_of_a_server_that_went_back_what_may_be_newer_gives_way_and_is_kept(winner, ancestor):
+    found = plan(C, B, ancestor, AT_SITE, winner=winner)
+    assert (found.apply, found.lost) == ([StringSet(KEY, b"b")], [Lost(TO_HUB, C)])
+
+    found = plan(B, C, ancestor, AT_HUB, winner=winner)
+    assert (found.push is not None, found.lost) == (True, [Lost(TO_SITE, C)])
+
+
+@pytest.mark.parametrize(
+    ("site", "hub", "about", "back"),
+    [
+        (C, B, AT_SITE, past(C)),
+        (B, C, AT_HUB, past(C)),
+        (A, B, AT_SITE, WentBack()),  # it is what was agreed on
+        (None, B, AT_SITE, WentBack()),
+        (C, None, AT_SITE, WentBack()),  # it goes to the hub
+    ],
+)
+def test_what_is_known_to_be_older_or_is_not_replaced_is_not_kept(site, hub, about, back):
+    assert plan(site, hub, A, about, back).lost == []
+
+
+def test_of_a_hash_fields_are_kept_of_which_nothing_is_known():
+    agreed = hash_(known="1", new="1", theirs="1", both="1")
+    site, hub = hash_(known="0", new="2", theirs="1", both="2"), hash_(known="1", new="1", theirs="3", both="3")
+    back = WentBack(
+        newer_at_site=[b"both"], past_of_site=lambda name: [element_of(name, b"0")] if name == b"known" else []
+    )
+    found = plan(site, hub, agreed, AT_SITE, back, winner="site")
+    assert dict(found.lost) == {
+        TO_HUB: hash_(new="2"),
+        Winner("site"): hash_(both="3"),  # both have changed it since, so the policy decides
+    }
+    assert found.apply == [HashSet(KEY, {b"known": b"1", b"new": b"1", b"theirs": b"3"})]
+    assert found.push.fields.keys() == {b"both"}
+
+
+def test_an_id_of_a_stream_gives_way_to_the_greater_one_and_is_not_kept():
+    entry, other, last = entry_name(b"0-1"), entry_name(b"0-2"), LAST_ID
+    site = HashState({entry: b"v", last: b"0-1"}, None, "stream")
+    hub = HashState({other: b"w", last: b"0-2"}, None, "stream")
+    assert plan(site, hub, hub, AT_SITE).lost == []
+
+
+def seen(number, state):
+    return Seen(number, KEY, None, digest_of(KEY, state))
+
+
+def test_what_was_seen_agreed_on_or_held_in_between_is_known():
+    losses = Losses()
+    place = (KEY, None)
+    findings = Findings(1, 3, {KEY: {None: 2}}, settled={place: {digest_of(KEY, B)}}, past={place: {digest_of(KEY, C)}})
+    losses.went_back(Ring([seen(1, A)]), float("inf"), (), findings)
+    assert losses.past(KEY, None) == {digest_of(KEY, state) for state in (A, B, C)}
+    assert losses.past(b"other", None) == set()
+    losses.made_good()
+    assert losses.past(KEY, None) == set()
