@@ -317,6 +317,7 @@ class Parts:
         await self.judging.known_now()
         await self.judging.site_evicted()
         await self.fence.ready()
+        await self.fence.ask_again()
         await self.judging.mark(always=True)  # which also puts off the fence's expiry
 
     def _build_pull(self, who: bytes) -> Pull:

@@ -98,6 +98,9 @@ class NoFence:
     async def look(self) -> None:
         """Do nothing."""
 
+    async def ask_again(self) -> None:
+        """Do nothing."""
+
     async def mark(self, number: int) -> bool:  # noqa: ARG002 - as `Fence` has it
         """True: no fence was lost."""
         return True
@@ -219,11 +222,29 @@ class Fence(NoFence):
         Raises:
             RedisreplError: the hub cannot be asked.
         """
-        if self.raised < self._wanted:
+        if self._is_due():
             await self.ready()
         elif self.allowed:
             async with self._raise:
                 await self._take(_READ, b"0")
+        else:
+            await self.ask_again()
+
+    async def ask_again(self) -> None:
+        """Have a fence after all, if the hub had not let us, and lets us now.
+
+        Raises:
+            RedisreplError: the hub cannot be asked.
+        """
+        if self.allowed:
+            return
+        async with self._raise:
+            self.forget()  # it says nothing of what was sent without one
+            self.doubt()
+            await self._raise_epoch()
+            if self.raised == self._wanted:
+                self.allowed = True
+                _log.info("hub.fence_allowed", key=self.key.decode("ascii", "backslashreplace"))
 
     async def _take(self, script: bytes, epoch: bytes, *before: bytes) -> bool:
         """Run a script that returns all fields, and read them; returns whether the hub allows it."""

@@ -155,8 +155,8 @@ MORE = [
     Mutant(
         applying,
         "Applying._sent",
-        "self.inbound.unanswered({change.key for change in changes}, time.monotonic())",
-        "pass",
+        "self.inbound.unanswered(keys := {change.key for change in changes}, time.monotonic())",
+        "keys = ()",
         ONE,
     ),
     Mutant(seen, "Ring.offset_of", "at + (not told_all) <= count", "True"),

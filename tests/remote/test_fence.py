@@ -204,6 +204,26 @@ async def test_a_hub_that_allows_none_is_gone_on_with_and_that_is_said_once(hub,
     assert (fence.found, fence.holds_up_to(), fence.fencing(1, 2)) == (None, math.inf, NO_FENCE)
 
 
+@pytest.mark.parametrize("ask", ["look", "ask_again"])
+async def test_a_hub_that_allows_one_after_all_gets_one(hub, session, ask):
+    """What was sent without one counts neither as executed nor as lost."""
+    fence = Fence(session, b"us", epoch=5, known={1: 7})
+    hub.redis.execute_command("ACL", "SETUSER", "default", "resetkeys")
+    try:
+        with capture_logs() as logs:
+            await fence.ready()
+            await getattr(fence, ask)()
+            assert (fence.allowed, [line["event"] for line in logs]) == (False, ["hub.no_fence"])
+    finally:
+        hub.redis.execute_command("ACL", "SETUSER", "default", "allkeys")
+    with capture_logs() as logs:
+        await getattr(fence, ask)()
+        await getattr(fence, ask)()
+    assert [line["event"] for line in logs] == ["hub.fence_allowed"]
+    assert (fence.found, fence.holds_up_to()) == (True, math.inf)
+    assert fence.fencing(1, 2) == Fencing(KEY.encode(), int(hub.redis.hget(KEY, "epoch")), 1, 2)
+
+
 @pytest.mark.parametrize("error", ["LOADING Redis is loading the dataset in memory", "BUSY Redis is busy"])
 async def test_a_hub_that_is_not_ready_has_not_lost_the_fence(session, monkeypatch, error):
     """All that was agreed on would pass for lost."""
