@@ -40,7 +40,7 @@ __all__ = ["Core", "CoreOptions", "InitialSync"]
 InitialSync = Literal["both", "push", "pull", "none"]
 
 #: The hub is not followed by a stream: what it took since is known by agreements alone.
-_NOTHING_SEEN = Ring()
+_NOT_SEEN = Ring()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ class Core:
         return self.losses.may_be_older(key, state, ancestor, self.ring, self.continuity.site.proved)
 
     def _hub_went_back(self, key: bytes, state: State, ancestor: Agreed) -> bool:
-        return self.hub_losses.may_be_older(key, state, ancestor, _NOTHING_SEEN, self.continuity.hub.proved)
+        return self.hub_losses.may_be_older(key, state, ancestor, _NOT_SEEN, self.continuity.hub.proved)
 
     def _busy(self, key: bytes) -> bool:
         return self.outbound.busy(key)
@@ -248,6 +248,7 @@ class Core:
             losses.renewed.agreed(findings.agreed)
             if anew and before != math.inf:
                 losses.interrupted(self.ring)
+        losses.remembers(findings.past)
         self.continuity.happened(side, event, reason, proved=findings.proved)
         if anew:
             # What a server does after it went back, it does after all that was agreed before.
@@ -360,8 +361,7 @@ class Core:
         """What to do with a key of which all of this is known; of two hashes, without some fields."""
         site_lost = ancestor is not None and self._site_went_back(key, site, ancestor)
         hub_lost = ancestor is not None and self._hub_went_back(key, hub, ancestor)
-        lost = site_lost or hub_lost
-        back = self._went_back(key, site, hub, ancestor, site_lost, hub_lost) if ancestor and lost else NEITHER
+        back = self._went_back(key, site, hub, ancestor, site_lost, hub_lost) if ancestor is not None else NEITHER
         of_all = Circumstances(
             removals="del" in self.policy.kinds and not self.continuity.behind,
             site_lost=site_lost,
@@ -369,8 +369,8 @@ class Core:
             site_evicts=self.continuity.site.may_lack,
             hub_evicts=self.continuity.hub.may_lack,
         )
-        one = site if hub is None else hub if site is None else None
-        about = circumstances(of_all, ancestor, now_ms=now_ms, left=one)
+        left = site if hub is None else hub if site is None else None
+        about = circumstances(of_all, ancestor, now_ms=now_ms, left=left)
         if without and isinstance(site, HashState) and isinstance(hub, HashState):
             site, hub = site.without(without), hub.without(without)
             ancestor = None if ancestor is None else ancestor.without(without)
@@ -382,16 +382,14 @@ class Core:
     def _went_back(
         self, key: bytes, site: State, hub: State, ancestor: Agreed, site_lost: bool, hub_lost: bool
     ) -> WentBack:
-        names = set(ancestor.elements or ())
-        for state in (site, hub):
-            names.update(state.fields if isinstance(state, HashState) else ())
+        if not (site_lost or hub_lost):
+            return NEITHER
+        of_sides = (state.fields for state in (site, hub) if isinstance(state, HashState))
+        names = {*(ancestor.elements or ())}.union(*of_sides)
         at_site, at_hub = self.continuity.site.proved, self.continuity.hub.proved
-        return WentBack(
-            self.losses.newer_fields(key, site, names, ancestor, self.ring, at_site) if site_lost else (),
-            self.hub_losses.newer_fields(key, hub, names, ancestor, _NOTHING_SEEN, at_hub) if hub_lost else (),
-            partial(self.losses.past, key),
-            partial(self.hub_losses.past, key),
-        )
+        newer_at_site = self.losses.newer_fields(key, site, names, ancestor, self.ring, at_site) if site_lost else ()
+        newer_at_hub = self.hub_losses.newer_fields(key, hub, names, ancestor, _NOT_SEEN, at_hub) if hub_lost else ()
+        return WentBack(newer_at_site, newer_at_hub, partial(self.losses.past, key), partial(self.hub_losses.past, key))
 
     def _restrict(self, plan: Plan) -> None:
         """What has no ancestor is copied the ways that `--initial-sync` says, unless it may be newer than that."""
@@ -400,7 +398,7 @@ class Core:
             plan.apply = []
         if ways not in ("both", "push") and not self.continuity.site.missed:
             plan.push = None
-        plan.lost = [lost for lost in plan.lost if (plan.apply if lost.winner.side == "hub" else plan.push)]
+        plan.lost = [lost for lost in plan.lost if (plan.apply if lost.ruling.winner == "hub" else plan.push)]
 
     def push_planned(self, plan: Plan) -> None:
         """Have the hub get its part of a plan."""

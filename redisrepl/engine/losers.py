@@ -58,13 +58,13 @@ class Losers:
     def lost(self, key: bytes, losers: Iterable[Lost], winner: ConflictWinner) -> None:
         """The value of this side replaces the other's, or is about to."""
         for lost in losers:
-            if lost.winner.side != winner:
+            if lost.ruling.winner != winner:
                 continue
             self.count += 1
             self._named += 1
             if self._named <= _NAMED:
-                _log.warning("conflict.resolved", key=printable(key), winner=winner, reason=lost.winner.reason)
-            self._keep(ConflictLoss(key, winner, lost.value, lost.winner.reason))
+                _log.warning("conflict.resolved", key=printable(key), winner=winner, reason=lost.ruling.reason)
+            self._keep(ConflictLoss(key, winner, lost.value, lost.ruling.reason))
 
     def compared(self) -> None:
         """A comparison is over: say how many were not named."""

@@ -96,7 +96,7 @@ class Findings(NamedTuple):
             any earlier one.
         held: what it holds now at some places of `Losses.suspects`.
         settled: what was agreed on at some of them: last by the number of `Ring.settled_by`, and ever since.
-        past: likewise, as long as that is remembered.
+        past: what was agreed on anywhere, as far back as that is remembered.
         seen: of a hub, what was agreed on of places that it may have lost.
     """
 
@@ -151,7 +151,7 @@ class Losses:
         self._kept: frozenset[Place] = frozenset()  # of which it has at least one change of those seen
         self._held: Mapping[Place, int | None] = {}  # what it held at some of these places when it was judged
         self._settled: Settled = {}  # what else may have been at some of them
-        self._past: Settled = {}  # what was agreed on at some of them, ever since that is remembered
+        self._past: Settled = {}  # what was agreed on anywhere, as far back as that is remembered
         self._saved: dict[str, object] | None = None  # made when it is asked for
 
     def interrupted(self, ring: Ring) -> None:
@@ -186,7 +186,6 @@ class Losses:
         settled = self._with_held(findings.settled) if proved_before != math.inf else findings.settled
         self._places = self.suspects(proved_before, findings.proved, findings.agreed, findings.kept_to)
         self._held = findings.held
-        self._past = {**self._past, **findings.past}
         self.interrupted(ring)
         self._settled = settled
 
@@ -283,6 +282,10 @@ class Losses:
             ):
                 newer.add(name)
         return newer
+
+    def remembers(self, past: Settled) -> None:
+        """What was agreed on anywhere, as far back as that is remembered."""
+        self._past = {**self._past, **past}
 
     def past(self, key: bytes, field: bytes | None) -> Collection[int | None]:
         """What the server is known to have held at a place before it went back; it may have held more."""

@@ -30,7 +30,7 @@ from redisrepl.changes import (
 )
 from redisrepl.engine.ancestor import NOTHING_AGREED, Agreed
 from redisrepl.engine.reconcile import ORDINARY, Circumstances, Digest, Verdict, reconcile
-from redisrepl.engine.winners import NEITHER, ConflictWinner, Lost, WentBack, Winner, winner_of
+from redisrepl.engine.winners import NEITHER, ConflictWinner, Lost, Ruling, WentBack, ruling_on
 from redisrepl.wire.digests import UNREADABLE, digest_of, element_of, elements_of
 from redisrepl.wire.entries import LAST_ID, entry_name, greater_id, is_entry
 from redisrepl.wire.fieldtimes import expiring_fields
@@ -227,9 +227,9 @@ def _plan_whole(
         _plan_expiry(plan, site, hub, ancestor, policy)
         return plan
     known = (ancestor.digest, *intents, *applied)
-    if winner := winner_of(verdict, (held, far), known, None, policy.winner, about, back):
-        verdict = Verdict.APPLY if winner.side == "hub" else Verdict.PUSH
-        plan.lost = [Lost(winner, site if winner.side == "hub" else hub)]
+    if ruling := ruling_on(verdict, (held, far), known, None, policy.winner, about, back):
+        verdict = Verdict.APPLY if ruling.winner == "hub" else Verdict.PUSH
+        plan.lost = [Lost(ruling, site if ruling.winner == "hub" else hub)]
     if verdict is Verdict.PUSH:
         plan.push, plan.expected = Touch(key, replaces=True), (far,)
     elif verdict is Verdict.APPLY:
@@ -298,15 +298,17 @@ def _plan_elements(
     if KIND_OF_TYPE[type_] not in policy.kinds:
         return plan
     verdicts = _verdicts(site, hub, ancestor, about, back, now_ms)
+    lost = about.site_lost or about.hub_lost
     if type_ == "stream" and verdicts.get(LAST_ID) in _ONE_WINS:
-        verdicts[LAST_ID] = _of_last_ids(site, hub, verdicts, lost=about.site_lost or about.hub_lost)
+        verdicts[LAST_ID] = _of_last_ids(site, hub, verdicts, lost=lost)
     for name in [name for name in verdicts if type_ == "stream" and is_place(name)]:
-        if verdicts[name] is Verdict.CONFLICT:  # an id by which entries are counted
+        both = name in site.fields and name in hub.fields
+        if verdicts[name] is Verdict.CONFLICT or (lost and both):  # an id by which entries are counted
             verdicts[name] = _of_ids(site.fields[name], hub.fields[name])
-    for winner, names in _winners(site, hub, ancestor, verdicts, policy, about, back).items():
-        loser = site if winner.side == "hub" else hub
-        plan.lost.append(Lost(winner, HashState({name: loser.fields[name] for name in names}, None, type_)))
-        verdicts |= dict.fromkeys(names, Verdict.APPLY if winner.side == "hub" else Verdict.PUSH)
+    for ruling, names in _rulings(site, hub, ancestor, verdicts, policy, about, back).items():
+        loser = site if ruling.winner == "hub" else hub
+        plan.lost.append(Lost(ruling, HashState({name: loser.fields[name] for name in names}, None, type_)))
+        verdicts |= dict.fromkeys(names, Verdict.APPLY if ruling.winner == "hub" else Verdict.PUSH)
     applied = [name for name, verdict in verdicts.items() if verdict is Verdict.APPLY]
     pushed = [name for name, verdict in verdicts.items() if verdict is Verdict.PUSH]
     agreed = [name for name, verdict in verdicts.items() if verdict is Verdict.AGREE]
@@ -343,7 +345,7 @@ def _verdicts(
     return verdicts
 
 
-def _winners(
+def _rulings(
     site: HashState,
     hub: HashState,
     ancestor: Agreed,
@@ -351,21 +353,26 @@ def _winners(
     policy: Policy,
     about: Circumstances,
     back: WentBack,
-) -> Mapping[Winner, list[bytes]]:
+) -> Mapping[Ruling, list[bytes]]:
     """The elements of which one side loses something that may be newer, by who wins."""
-    if about == ORDINARY and Verdict.CONFLICT not in verdicts.values():
+    if not (about.site_lost or about.hub_lost or Verdict.CONFLICT in verdicts.values()):
         return {}
+    names = [name for name, verdict in verdicts.items() if verdict in _ONE_WINS]
+    if site.type == "stream":  # of two ids the greater stands
+        names = [name for name in names if name != LAST_ID and not is_place(name)]
     agreed = ancestor.elements or {}
-    held, far = elements_of(site.fields, site.type), elements_of(hub.fields, hub.type)
-    winners: dict[Winner, list[bytes]] = {}
-    for name, verdict in verdicts.items():
-        if site.type == "stream" and (name == LAST_ID or is_place(name)):
-            continue  # the greater id stands
+    held, far = (
+        elements_of({name: side.fields[name] for name in names if name in side.fields}, side.type)
+        for side in (site, hub)
+    )
+    rulings: dict[Ruling, list[bytes]] = {}
+    for name in names:
         sides = held.get(name), far.get(name)
         known = agreed.get(name), *ancestor.element_intents.get(name, ()), *ancestor.element_applied.get(name, ())
-        if winner := winner_of(verdict, sides, known, name, policy.winner, back.bears(about, name), back):
-            winners.setdefault(winner, []).append(name)
-    return winners
+        bears = back.bears(about, name)
+        if ruling := ruling_on(verdicts[name], sides, known, name, policy.winner, bears, back):
+            rulings.setdefault(ruling, []).append(name)
+    return rulings
 
 
 _ONE_WINS = (Verdict.APPLY, Verdict.PUSH, Verdict.CONFLICT)

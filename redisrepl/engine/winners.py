@@ -16,22 +16,22 @@ from typing import Literal, NamedTuple
 from redisrepl.changes import State
 from redisrepl.engine.reconcile import Circumstances, Digest, Verdict
 
-__all__ = ["BOTH_CHANGED", "NEITHER", "ConflictWinner", "Lost", "WentBack", "Winner", "winner_of"]
+__all__ = ["BOTH_CHANGED", "NEITHER", "ConflictWinner", "Lost", "Ruling", "WentBack", "ruling_on"]
 
 ConflictWinner = Literal["hub", "site"]
 
 BOTH_CHANGED = "changed on both sides"
 
 
-class Winner(NamedTuple):
+class Ruling(NamedTuple):
     """Who wins.
 
     Attributes:
-        side: whose value replaces the other's.
+        winner: the side whose value replaces the other's.
         reason: why nobody can tell which of the two is newer.
     """
 
-    side: ConflictWinner
+    winner: ConflictWinner
     reason: str = BOTH_CHANGED
 
 
@@ -39,11 +39,11 @@ class Lost(NamedTuple):
     """What is replaced, and will be kept.
 
     Attributes:
-        winner: who replaces it.
+        ruling: who replaces it, and why that is not certain.
         value: it; of a collection, the elements.
     """
 
-    winner: Winner
+    ruling: Ruling
     value: State
 
 
@@ -80,7 +80,7 @@ class WentBack(NamedTuple):
 NEITHER = WentBack()
 
 
-def winner_of(
+def ruling_on(
     verdict: Verdict,
     sides: tuple[Digest, Digest],
     known: Iterable[Digest],
@@ -88,7 +88,7 @@ def winner_of(
     policy: ConflictWinner,
     about: Circumstances,
     back: WentBack,
-) -> Winner | None:
+) -> Ruling | None:
     """Whose value replaces one of the other side that may be newer; None: nobody's does.
 
     Args:
@@ -102,9 +102,9 @@ def winner_of(
     """
     site, hub = sides
     if verdict is Verdict.CONFLICT:
-        return Winner(policy)
+        return Ruling(policy, "both sides went back" if about.site_lost and about.hub_lost else BOTH_CHANGED)
     if verdict is Verdict.APPLY and about.site_lost and site is not None:
-        return None if site in {*known, *back.past_of_site(name)} else Winner("hub", "the site went back")
+        return None if site in {*known, *back.past_of_site(name)} else Ruling("hub", "the site went back")
     if verdict is Verdict.PUSH and about.hub_lost and hub is not None:
-        return None if hub in {*known, *back.past_of_hub(name)} else Winner("site", "the hub went back")
+        return None if hub in {*known, *back.past_of_hub(name)} else Ruling("site", "the hub went back")
     return None

@@ -366,7 +366,7 @@ class Applying:
             applied = await self._write(turn, changes, job)
             if applied is not None and self.inbound.echo_patience is None:
                 shown_before = applied.offset
-        except LinkLostError:
+        except (LinkLostError, asyncio.CancelledError):
             self.inbound.unanswered(keys := {change.key for change in changes}, time.monotonic())
             for key in keys:
                 job.applied(key)  # it may be: what lost is kept all the same

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -49,14 +49,13 @@ class Found:
 
     Attributes:
         process: which one, and its history.
-        judged, held, settled, past: see `Judgement`, and `engine.losses.Findings`.
+        judged, held, settled: see `Judgement`, and `engine.losses.Findings`.
     """
 
     process: tuple[str, str]
     judged: Judgement
     held: Held
     settled: Settled
-    past: Settled = field(default_factory=dict)  # not saved: it only tells what need not be kept
 
     @cached_property
     def saved(self) -> dict[str, object]:

@@ -196,12 +196,13 @@ class Judging:
         history = await self._history(number) if held and number is not None else None
         return {} if history is None or number is None else settled_at(held.keys(), history, number)
 
-    async def _past(self, held: Held) -> Settled:
-        """What was ever agreed on there, as far back as that is remembered."""
+    async def _past(self, side: Side, judged: Judgement) -> Settled:
+        """What was ever agreed on, as far back as that is remembered; of a server that has not gone back, nothing."""
+        if judged.event is not Event.WENT_BACK and self._core.continuity.of(side).proved == math.inf:
+            return {}
         past: dict[Place, set[int | None]] = {}
-        for seen in (await self._history(math.inf) or ()) if held else ():
-            if seen.place in held:
-                past.setdefault(seen.place, set()).add(seen.digest)
+        for seen in await self._history(math.inf) or ():
+            past.setdefault(seen.place, set()).add(seen.digest)
         return past
 
     async def known_now(self) -> None:
@@ -229,8 +230,8 @@ class Judging:
         agreed = await self._perhaps_lost(judged, self._core.losses, kept)
         if found is None:
             held = await self._held("site", judged, agreed)
-            settled, past = await self._settled(judged, held), await self._past(held)
-            found = Found((facts.run_id, facts.replid), judged, held, settled, past)
+            found = Found((facts.run_id, facts.replid), judged, held, await self._settled(judged, held))
+        past = await self._past("site", judged)
         if side.epoch != epoch or not side.followed:
             self.known.found = found if whole is None else None
             return  # the link was lost meanwhile; the next may lead to another server
@@ -241,7 +242,7 @@ class Judging:
         if facts.replid and not self._read_to():  # followed by its events, which have no position
             self.known.seen = Position(facts.replid, facts.offset)
         self._core.outbound.new_from(facts.offset or self._read_to())
-        self._tell("site", judged, agreed, found.held, found.settled, found.past)
+        self._tell("site", judged, agreed, found.held, found.settled, past)
 
     def _continuous(self, facts: SiteFacts, *, resumed: bool) -> Judgement | None:
         """The judgement of a site of which all that we saw is still there; None: it may have gone back."""
@@ -336,7 +337,7 @@ class Judging:
         judged = await self._judged_of_hub(facts)
         agreed = await self._perhaps_lost(judged, self._core.hub_losses)
         held = await self._held("hub", judged, agreed)
-        settled, past = settled_at(held.keys(), judged.seen, judged.number), await self._past(held)
+        settled, past = settled_at(held.keys(), judged.seen, judged.number), await self._past("hub", judged)
         if side.epoch != epoch:
             return
         lost = self._fence.holds_up_to() != math.inf

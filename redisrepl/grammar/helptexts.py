@@ -79,7 +79,7 @@ CONFLICTS_EXAMPLE = """\
 example:
   redisrepl conflicts --state-dir /var/lib/redisrepl
 
-Lists the values that lost a conflict: both sides changed a key, nobody can tell which change was newer, and
+Lists the values that lost a conflict: nobody can tell which of two values of a key is newer, and
 --on-conflict decided. The daemon keeps the value that lost (--keep-conflicts). The default directory is the daemon's
 own: $STATE_DIRECTORY, else ~/.local/state/redisrepl.
 """

@@ -1,7 +1,7 @@
 """Keeps the losers of conflicts: values that a policy replaced because nobody could tell which side was newer.
 
 In: losers. Out: a file beside the state, bounded in bytes and days. Left to others: which side wins
-(`engine.reconcile`), the format of the file (`store.losers`), reading it (`store.kept`), showing and restoring losers
+(`engine.winners`), the format of the file (`store.losers`), reading it (`store.kept`), showing and restoring losers
 (`subcommands.conflicts`).
 
 Losers collect in memory and are written together. When the file is full, the oldest are removed first. A disk error

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise, repeat
 
+from redisrepl.wire.digests import DISPUTED
+
 __all__ = ["DIGEST_SIZE", "Changes", "Entry", "Facts", "Patch", "concern_the_same", "pack_keys", "unpack_keys"]
 
 DIGEST_SIZE = 12  # bytes of an element's digest
@@ -125,6 +127,7 @@ class Patch:
         emptied: once, so many of `elements`, the first, were all gone. If the hash had no others it was absent, and
             what was known of its expiry is void.
         expiry_before: what the expiry was set to before that, in a tuple; None: it was not.
+        disputed: nothing is agreed on about the key but these elements.
     """
 
     number: int
@@ -136,6 +139,7 @@ class Patch:
     left: int | None = None
     emptied: int = 0
     expiry_before: tuple[int | None] | None = None
+    disputed: bool = False
 
     def change(self, elements: dict[bytes, int | None], gone: Iterable[bytes]) -> None:
         """These elements have these digests, and those are gone."""
@@ -177,6 +181,18 @@ def concern_the_same(one: Entry, other: Entry) -> bool:
     if isinstance(one, Patch) and isinstance(other, Patch) and not (one.whole or other.whole):
         return not (one.elements and other.elements) or not one.elements.keys().isdisjoint(other.elements)
     return True
+
+
+def _is_disputed(entry: Entry) -> bool:
+    """Whether it says that nothing is agreed on about its key."""
+    return isinstance(entry, tuple) and entry[0] == DISPUTED
+
+
+def _parts_of(entry: Entry) -> Collection[bytes | None]:
+    """What of its key an entry is about: all of it (None), or elements."""
+    if isinstance(entry, Patch) and (entry.disputed or not entry.whole):
+        return entry.elements
+    return () if _is_disputed(entry) else (None,)
 
 
 class Changes(dict[bytes, Entry]):
@@ -233,8 +249,8 @@ class Changes(dict[bytes, Entry]):
     def note(self, places: dict[bytes, dict[bytes | None, int]], number: int) -> None:
         """Enter this number in `places` for each key: for the whole key (None), or for its changed elements."""
         for key, entry in self.items():
-            parts = entry.elements if isinstance(entry, Patch) and not entry.whole else [None]
-            places.setdefault(key, {}).update(dict.fromkeys(parts, number))
+            if not _is_disputed(entry):
+                places.setdefault(key, {}).update(dict.fromkeys(_parts_of(entry), number))
 
     def forget(self, places: dict[bytes, dict[bytes | None, int]]) -> None:
         """Remove from `places` what `note` enters there; with a whole key, all of its elements."""
@@ -242,11 +258,10 @@ class Changes(dict[bytes, Entry]):
             parts = places.get(key)
             if parts is None:
                 continue
-            if isinstance(entry, Patch) and not entry.whole:
-                for name in entry.elements:
-                    parts.pop(name, None)
-            else:
-                parts.clear()
+            for part in _parts_of(entry):
+                if part is None:
+                    parts.clear()
+                parts.pop(part, None)
             if not parts:
                 del places[key]
 
@@ -255,7 +270,7 @@ class Changes(dict[bytes, Entry]):
         for key, entry in self.items():
             if isinstance(entry, Patch):
                 yield from ((key, name, digest) for name, digest in entry.elements.items())
-            else:
+            elif not _is_disputed(entry):
                 yield key, None, None if entry is None else entry[0]
 
     def _take_strings(self, facts: bytes, at: int, count: int, number: int, besides: Collection[bytes]) -> int:
@@ -272,7 +287,9 @@ class Changes(dict[bytes, Entry]):
             entry = self[key] = Patch(number)
         elif not isinstance(entry, Patch):  # it was a string, or gone: the hash is a new one
             expires_at_ms = entry[2] if entry else None
-            entry = self[key] = Patch(number, whole=True, sets_expiry=True, expires_at_ms=expires_at_ms)
+            entry = self[key] = Patch(
+                number, whole=True, sets_expiry=True, expires_at_ms=expires_at_ms, disputed=_is_disputed(entry)
+            )
         entry.number = number
         return entry
 

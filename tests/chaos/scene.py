@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Self
 
+from redisrepl.engine.winners import BOTH_CHANGED
 from redisrepl.store.kept import KeptConflicts
 from testbed import Daemon, FaultProxy, Hub, RedisServer, SmallDisk, eventually
 from tests.chaos.collections import contents, elements_of, type_of
@@ -208,12 +209,12 @@ class Scene:
             return contents(client, [(key, _type_of(key)) for key in wanted])
 
     def _not_kept(self, lost: Collection[Miss]) -> list[Miss]:
-        """Of writes that are lost, those that no daemon has kept as the loser of a conflict."""
+        """Of writes that are lost, those that no daemon has kept of a server that went back."""
         kept: dict[bytes, list[tuple[bytes | None, object]]] = {key: [] for key, *_ in lost}
         for path in self.disk.path.glob("*/*.conflicts"):
             with KeptConflicts(path) as file:
                 for entry in file.entries():
-                    if entry.key in kept:
+                    if entry.key in kept and entry.reason != BOTH_CHANGED:
                         kept[entry.key] += elements_of(file.state(entry))
         return [miss for miss in lost if (miss[1], miss[3]) not in kept[miss[0]]]
 

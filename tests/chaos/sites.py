@@ -62,11 +62,14 @@ class SentinelSite(Site):
     def fail_over(self) -> None:
         """Make the replica master, once it has all that was written: what it has not would be Redis' own loss."""
         with self.master.client() as master, self.replica.client() as replica:
-            written = master.info("replication")["master_repl_offset"]
+            of_master = master.info("replication")
+            history, written = of_master["master_replid"], of_master["master_repl_offset"]
 
             def level() -> bool:
-                replication = replica.info("replication")
-                return replication["role"] == "slave" and replication["slave_repl_offset"] >= written
+                has = replica.info("replication")
+                follows = has["role"] == "slave" and has["master_link_status"] == "up"
+                # A master that restarted begins a new history, whose offsets may be lower.
+                return follows and has["master_replid"] == history and has["slave_repl_offset"] >= written
 
             eventually(level, timeout=60)
         port = self._sentinel.fail_over(timeout=60)

@@ -110,6 +110,28 @@ def test_a_server_that_comes_back_with_an_older_file_spreads_nothing_of_it(daemo
 
 
 @pytest.mark.parametrize("side", ["site", "hub"])
+def test_a_daemon_that_dies_while_an_older_file_gives_way_goes_on_with_it(daemons, site, hub, side, tmp_path):
+    """What is not back yet is older all the same, and known to be."""
+    pair = Pair(daemons, site, hub, *REMOVALS, "--batch", "50", "--flights", "1", "--state-dir", tmp_path / "state")
+    base = some("key", 2000, "first"), {b"site1:hash": {b"a": b"first", b"b": b"v"}}
+    pair.fill(*base)
+    server, client, _ = of(side, pair)
+    client.save()
+    last = some("key", 2000, "last"), {b"site1:hash": {b"a": b"last", b"b": b"v"}}
+    for values in last:
+        write(client, values)
+    pair.expect(*last)
+    server.kill()
+    server.start()
+    for _ in range(2):
+        eventually(lambda: b"last" in client.mget(*last[0]), 20, "some are back")
+        pair.end("kill")
+        pair.start_again()
+    pair.expect(*last)
+    assert pair.daemon.logged("conflict.resolved") == []
+
+
+@pytest.mark.parametrize("side", ["site", "hub"])
 def test_what_only_the_older_file_holds_gives_way_and_is_kept(daemons, site, hub, side, tmp_path):
     """The daemon was away when it was written, and when it was replaced: nobody knows how old it is."""
     state = tmp_path / "state"

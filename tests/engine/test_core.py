@@ -19,7 +19,7 @@ from redisrepl.engine.places import Seen
 from redisrepl.engine.plans import Plan
 from redisrepl.engine.seen import Ring
 from redisrepl.engine.streamedkeys import NEVER, StreamedKeys
-from redisrepl.engine.winners import Lost, Winner
+from redisrepl.engine.winners import Lost, Ruling
 from redisrepl.wire.digests import digest_of, element_of
 from tests.engine.sides import KEY, ancestor_of, hash_, string
 
@@ -645,6 +645,17 @@ def test_what_nobody_had_seen_at_a_hub_that_went_back_is_newer(restarts, agreed,
     assert (plan.push, plan.apply) == (APPLY_B if applied else PUSH)
 
 
+@pytest.mark.parametrize("side", ["site", "hub"])
+@pytest.mark.parametrize("known", [True, False])
+def test_what_a_server_that_went_back_holds_is_kept_unless_it_is_known(side, known):
+    core = core_of()
+    past = {(KEY, None): {digest_of(KEY, A)}} if known else {}
+    core.judged(side, Event.WENT_BACK, "restarted", Findings(1, 9, {KEY: {None: 7}}, past=past))
+    site, hub = (A, B) if side == "site" else (B, A)
+    plan = core.plan(KEY, site, hub, ancestor_of(B, 7), 0.0)
+    assert [lost.value for lost in plan.lost] == ([] if known else [A])
+
+
 @pytest.mark.parametrize(("number", "applied"), [(8, False), (9, True)])
 @pytest.mark.parametrize("way", ["applied", "pushed"])
 def test_what_was_agreed_on_since_the_hub_came_back_it_has(way, number, applied):
@@ -884,7 +895,7 @@ def test_first_contact_copies_the_ways_that_were_asked_for(ways, states, pushes,
     assert core.plan(KEY, None, A, None, 0.0).apply == ([StringSet(KEY, b"a")] if applies else [])
     conflict = core.plan(KEY, A, B, None, 0.0)
     assert (conflict.apply, conflict.lost) == (
-        ([StringSet(KEY, b"b")], [Lost(Winner("hub"), A)]) if applies else ([], [])
+        ([StringSet(KEY, b"b")], [Lost(Ruling("hub"), A)]) if applies else ([], [])
     )
     assert core.plan(KEY, A, A, None, 0.0).agreed == A
     # What has an ancestor is not a matter of first contact.
@@ -909,7 +920,7 @@ def test_the_loser_of_a_conflict_is_named_and_kept_once_it_is_replaced(winner):
 
 def test_of_many_conflicts_the_rest_is_counted():
     core = core_of()
-    plan = Plan(KEY, lost=[Lost(Winner("hub"), A)])
+    plan = Plan(KEY, lost=[Lost(Ruling("hub"), A)])
     with capture_logs() as logs:
         for _ in range(1002):
             core.applied_planned(plan)

@@ -15,7 +15,7 @@ from redisrepl.engine.merging import elements_changed, merge
 from redisrepl.engine.pending import Pending
 from redisrepl.engine.plans import Plan, Policy, plan_for
 from redisrepl.engine.reconcile import ORDINARY, Circumstances
-from redisrepl.engine.winners import Lost, Winner
+from redisrepl.engine.winners import Lost, Ruling
 from redisrepl.wire.digests import digest_of, element_of
 from redisrepl.wire.entries import FIRST_ID, LAST_ID, entry_name, entry_value
 from redisrepl.wire.rdb import Entry, Stream
@@ -78,7 +78,7 @@ def test_two_streams_entry_by_entry(site, hub, ancestor, apply, push, winner):
 def test_an_entry_that_both_wrote_is_a_conflict():
     found = plan(stream(b"1-1", ONE), stream(b"1-1", ONE, value=W), None)
     assert isinstance(found, Plan)
-    assert (found.apply, found.lost) == ([put({ONE: W})], [Lost(Winner("hub"), HashState({ONE: V}, None, "stream"))])
+    assert (found.apply, found.lost) == ([put({ONE: W})], [Lost(Ruling("hub"), HashState({ONE: V}, None, "stream"))])
 
 
 def test_a_stream_in_doubt_is_never_replaced_as_a_whole():

@@ -8,7 +8,7 @@ from redisrepl.changes import KINDS, FieldsDeleted, HashSet, HashState, Touch
 from redisrepl.engine.ancestor import note_changes
 from redisrepl.engine.plans import Policy, plan_for
 from redisrepl.engine.reconcile import Circumstances
-from redisrepl.engine.winners import Lost, Winner
+from redisrepl.engine.winners import Lost, Ruling
 from redisrepl.wire.digests import digest_of
 from redisrepl.wire.entries import LAST_ID, entry_name, entry_value
 from redisrepl.wire.groups import delivery, pending_name, place_name
@@ -64,7 +64,7 @@ def test_an_entry_that_both_delivered_is_a_conflict():
     found = plan_for(KEY, stream(b"5-0", one=b"c"), stream(b"5-0", one=b"d"), None, Policy(ALL, "hub"), Circumstances())
     assert (found.apply, found.lost) == (
         [put({ONE: b"1 d"})],
-        [Lost(Winner("hub"), HashState({ONE: b"1 c"}, None, "stream"))],
+        [Lost(Ruling("hub"), HashState({ONE: b"1 c"}, None, "stream"))],
     )
 
 

@@ -8,18 +8,19 @@ from redisrepl.engine.places import Seen
 from redisrepl.engine.plans import Policy, plan_for
 from redisrepl.engine.reconcile import Circumstances
 from redisrepl.engine.seen import Ring
-from redisrepl.engine.winners import NEITHER, Lost, WentBack, Winner
+from redisrepl.engine.winners import NEITHER, Lost, Ruling, WentBack
 from redisrepl.wire.digests import digest_of, element_of
 from redisrepl.wire.entries import LAST_ID, entry_name
+from redisrepl.wire.groups import place_name
 from tests.engine.sides import KEY, ancestor_of, hash_, string
 
 A, B, C = string("a"), string("b"), string("c")
 AT_SITE, AT_HUB = Circumstances(site_lost=True), Circumstances(hub_lost=True)
-TO_HUB, TO_SITE = Winner("hub", "the site went back"), Winner("site", "the hub went back")
+TO_HUB, TO_SITE = Ruling("hub", "the site went back"), Ruling("site", "the hub went back")
 
 
-def plan(site, hub, ancestor, about, back=NEITHER, winner="hub"):
-    return plan_for(KEY, site, hub, ancestor_of(ancestor), Policy(KINDS, winner), about, back)
+def plan(site, hub, ancestor, about, back=NEITHER, winner="hub", **known):
+    return plan_for(KEY, site, hub, ancestor_of(ancestor, **known), Policy(KINDS, winner), about, back)
 
 
 def past(*states):
@@ -51,6 +52,32 @@ def test_what_is_known_to_be_older_or_is_not_replaced_is_not_kept(site, hub, abo
     assert plan(site, hub, A, about, back).lost == []
 
 
+@pytest.mark.parametrize("about", [AT_SITE, AT_HUB])
+def test_what_we_may_have_sent_is_not_kept(about):
+    sent = {"intents": (digest_of(KEY, C),), "applied": (digest_of(KEY, C),)}
+    site, hub = (C, B) if about is AT_SITE else (B, C)
+    assert plan(site, hub, A, about, **sent).lost == []
+    elements = {name: {b"f": (element_of(b"f", b"2"),)} for name in ("element_intents", "element_applied")}
+    site, hub = (hash_(f="2"), hash_(f="3")) if about is AT_SITE else (hash_(f="3"), hash_(f="2"))
+    assert plan(site, hub, hash_(f="1"), about, **elements).lost == []
+
+
+@pytest.mark.parametrize("winner", ["hub", "site"])
+def test_where_both_went_back_the_policy_decides_and_the_other_is_kept(winner):
+    found = plan(B, C, A, Circumstances(site_lost=True, hub_lost=True), winner=winner)
+    assert found.lost == [Lost(Ruling(winner, "both sides went back"), B if winner == "hub" else C)]
+
+
+def test_of_the_ids_by_which_a_group_counts_entries_the_greater_stands():
+    """Otherwise entries would be delivered again."""
+    place, last = place_name(b"g"), LAST_ID
+    site = HashState({place: b"7-0", last: b"9-0"}, None, "stream")
+    hub = HashState({place: b"5-0", last: b"9-0"}, None, "stream")
+    kinds = KINDS | {"streams-groups"}
+    found = plan_for(KEY, site, hub, ancestor_of(hub), Policy(kinds, "hub"), AT_SITE)
+    assert (found.apply, found.push, found.lost) == ([], HashSet(KEY, {place: None}, "stream"), [])
+
+
 def test_of_a_hash_fields_are_kept_of_which_nothing_is_known():
     agreed = hash_(known="1", new="1", theirs="1", both="1")
     site, hub = hash_(known="0", new="2", theirs="1", both="2"), hash_(known="1", new="1", theirs="3", both="3")
@@ -60,7 +87,7 @@ def test_of_a_hash_fields_are_kept_of_which_nothing_is_known():
     found = plan(site, hub, agreed, AT_SITE, back, winner="site")
     assert dict(found.lost) == {
         TO_HUB: hash_(new="2"),
-        Winner("site"): hash_(both="3"),  # both have changed it since, so the policy decides
+        Ruling("site"): hash_(both="3"),  # both have changed it since, so the policy decides
     }
     assert found.apply == [HashSet(KEY, {b"known": b"1", b"new": b"1", b"theirs": b"3"})]
     assert found.push.fields.keys() == {b"both"}
@@ -80,8 +107,9 @@ def seen(number, state):
 def test_what_was_seen_agreed_on_or_held_in_between_is_known():
     losses = Losses()
     place = (KEY, None)
-    findings = Findings(1, 3, {KEY: {None: 2}}, settled={place: {digest_of(KEY, B)}}, past={place: {digest_of(KEY, C)}})
+    findings = Findings(1, 3, {KEY: {None: 2}}, settled={place: {digest_of(KEY, B)}})
     losses.went_back(Ring([seen(1, A)]), float("inf"), (), findings)
+    losses.remembers({place: {digest_of(KEY, C)}})
     assert losses.past(KEY, None) == {digest_of(KEY, state) for state in (A, B, C)}
     assert losses.past(b"other", None) == set()
     losses.made_good()

@@ -15,6 +15,7 @@ from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.losers import ConflictLoss
 from redisrepl.engine.losses import Findings
 from redisrepl.engine.streamedkeys import StreamedKeys
+from redisrepl.errors import LinkLostError
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.reach import StreamReach
 from redisrepl.local.address import parse_address
@@ -315,6 +316,27 @@ async def test_what_was_not_applied_after_all_has_lost_nothing(server, at_site, 
 
         assert at_site.get(KEY) == b"c"
         assert world.lost == [ConflictLoss(KEY, "hub", StringState(b"d"))]
+
+
+@pytest.mark.parametrize("error", [LinkLostError("lost"), asyncio.CancelledError()])
+async def test_what_may_have_been_replaced_is_kept(server, at_site, running, error):
+    """No answer came, so it may be in nobody's hands any more."""
+    at_site.set(KEY, "b")
+    async with running(server) as world:
+        written = world.applying._write
+
+        async def write(*args):
+            world.applying._write = written
+            await written(*args)
+            raise error
+
+        world.applying._write = write
+        world.agree(KEY, A)
+        world.hub = {KEY: C}
+        world.dirty(KEY, suspect=True)
+        await eventually_async(lambda: world.lost)
+        assert at_site.get(KEY) == b"c"
+        assert world.lost == [ConflictLoss(KEY, "hub", B)]
 
 
 @pytest.mark.parametrize(("hours_ahead", "removed"), [(0, True), (2, False)])

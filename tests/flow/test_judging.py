@@ -232,6 +232,26 @@ async def test_another_process_is_judged_by_what_it_holds(kept, event, number):
     assert world.core.continuity.site.proved == number
 
 
+@pytest.mark.parametrize("side", SIDES)
+async def test_what_was_ever_agreed_on_is_known_of_a_server_that_went_back_until_both_are_equal(side):
+    """Of all keys; and to the next daemon, which finds nothing new."""
+    world = World()
+    key = b"k"
+    losses = world.core.losses if side == "site" else world.core.hub_losses
+    world.seen = [Seen(number, key, field, number) for number in (1, 2) for field in (None, b"f")]
+    assert not losses.past(key, None)
+    state = world.core.continuity.of(side)
+    state.followed = state.judged = True
+    judge = world.judging.judge_site if side == "site" else world.judging.judge_hub
+    state.proved = 1  # as the last daemon left it
+    state.judged = False
+    world.read_to = 100
+    await judge()
+    assert (losses.past(key, None), losses.past(key, b"f")) == ({1, 2}, {1, 2})
+    losses.made_good()
+    assert not losses.past(key, None)
+
+
 @pytest.mark.parametrize(
     ("mark", "event", "number"),
     [(20, Event.WENT_BACK, 29), (35, Event.WENT_BACK, 35), (NUMBER, Event.RESTARTED, math.inf)],

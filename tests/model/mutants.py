@@ -75,7 +75,7 @@ SAMPLE = [
     Mutant(
         losers,
         "Losers.lost",
-        "self._keep(ConflictLoss(key, winner, lost.value, lost.winner.reason))",
+        "self._keep(ConflictLoss(key, winner, lost.value, lost.ruling.reason))",
         "pass",
         (conflict,),
     ),

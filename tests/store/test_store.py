@@ -15,6 +15,7 @@ from redisrepl.engine.places import Seen
 from redisrepl.store import Facts, Pair, StateDirectoryError, folding, open_store
 from redisrepl.store import store as module
 from redisrepl.store.journal import Kind, record
+from redisrepl.wire.digests import DISPUTED
 from tests.clock import Clock
 from tests.store.stores import (
     PAIR,
@@ -530,9 +531,9 @@ async def test_a_journal_that_has_grown_is_begun_anew(opened, monkeypatch):
 
 async def test_what_was_agreed_since_is_known_as_far_back_as_the_journal_reaches(opened):
     store = await opened()
-    store.agreed(strings((b"before", 1)))
+    store.agreed(strings((b"before", 11)))
     number = store.number
-    store.agreed(facts(("strings", [b"s"], [1]), ("fields", b"h", {b"f": 1}, [b"gone"]), ("gone", b"removed")))
+    store.agreed(facts(("strings", [b"s"], [11]), ("fields", b"h", {b"f": 1}, [b"gone"]), ("gone", b"removed")))
     store.agreed(facts(("fields", b"h", {b"g": 1}), ("hash", b"whole", {b"f": 1}), ("fields", b"whole", {b"g": 1})))
     for batch, ends, to_site in (
         (1, store.acknowledged, False),
@@ -562,6 +563,19 @@ async def test_what_was_agreed_since_is_known_as_far_back_as_the_journal_reaches
     assert (await store.agreed_since(last, most=10)).keys() == {b"batch 3", b"batch 4"}
 
 
+async def test_what_is_disputed_is_not_agreed_on(opened):
+    """A daemon that is killed while a server is given back what it lost may leave it so."""
+    store = await opened()
+    store.agreed(facts(("strings", [b"s", b"h"], [11, 12])))
+    first = store.number
+    store.agreed(facts(("string", b"s", DISPUTED, None), ("string", b"h", DISPUTED, None), ("fields", b"h", {b"f": 1})))
+    assert await store.agreed_since(0, most=10) == {b"s": {None: first}, b"h": {None: first, b"f": first + 1}}
+    assert await store.agreed_since(first, most=10) == {b"h": {b"f": first + 1}}
+    agreed = [(seen.key, seen.field, seen.digest) for seen in await store.history(0, most=10)]
+    assert agreed == [(b"s", None, 11), (b"h", None, 12), (b"h", b"f", 1)]
+    assert (await store.lookup([b"s"]))[b"s"].digest == DISPUTED
+
+
 HERE, ELSEWHERE = "a" * 40, "b" * 40
 
 
@@ -569,16 +583,16 @@ async def test_what_the_site_held_by_a_place_of_its_history_is_not_agreed_since(
     """A replica that took over, and kept the history of its master up to there, has that for sure."""
     store = await opened()
     for key, at in ((b"told", (HERE, 5)), (b"later", (HERE, 6)), (b"other", (ELSEWHERE, 5))):
-        store.agreed(strings((key, 1)), HeldBy(Position(*at)))
+        store.agreed(strings((key, 11)), HeldBy(Position(*at)))
     for number, later in enumerate([{b"b": 6}, {b"b": 5, b"c": 1 << 40}]):
         keys = [b"%d %b" % (number, name) for name in (b"a", b"b", b"c")]
         by = HeldBy(Position(HERE, 4), {b"%d %b" % (number, name): offset for name, offset in later.items()})
-        store.agreed(strings(*((key, 1) for key in keys)), by)
-    store.agreed(strings((b"unknown", 1)))
+        store.agreed(strings(*((key, 11) for key in keys)), by)
+    store.agreed(strings((b"unknown", 11)))
     for at in (5, 9, 0):
         for to_site in (False, True):
             sent = store.next_number()
-            store.sending(sent, strings((b"sent %d %d" % (at, to_site), 1)), to_site=to_site)
+            store.sending(sent, strings((b"sent %d %d" % (at, to_site), 11)), to_site=to_site)
             store.acknowledged(sent, (), HeldBy(Position(HERE, at)) if at else None)
     # What is not known to have been held by it was, if what was agreed on afterwards was.
     for number, later in enumerate(
@@ -587,7 +601,7 @@ async def test_what_the_site_held_by_a_place_of_its_history_is_not_agreed_since(
         key = b"h%d" % number
         store.agreed(facts(("fields", key, {b"f": 1})))
         store.agreed(facts((later[0], key, *later[1:])), HeldBy(Position(HERE, 5)))
-    store.agreed(strings((b"again", 1)), HeldBy(Position(HERE, 5)))
+    store.agreed(strings((b"again", 11)), HeldBy(Position(HERE, 5)))
     store.agreed(strings((b"again", 2)))
     unknown = {b"later", b"other", b"unknown", b"again", b"h1", b"0 b", b"1 c"}
     unknown |= {b"sent %d %d" % (offset, to_site) for offset in (9, 0) for to_site in (0, 1)}
@@ -598,7 +612,7 @@ async def test_what_the_site_held_by_a_place_of_its_history_is_not_agreed_since(
     assert all_of_it.keys() > unknown
     assert await store.agreed_since(0, Position(HERE, 3), most=100) == all_of_it
     assert b"1 c" in await store.agreed_since(0, Position(HERE, 1 << 41), most=100)  # how much later is not recorded
-    assert (await store.lookup([b"told"]))[b"told"].digest == 1
+    assert (await store.lookup([b"told"]))[b"told"].digest == 11
 
 
 async def test_what_was_agreed_of_late_is_found_without_reading_the_whole_journal(opened, monkeypatch):
@@ -636,7 +650,7 @@ async def test_what_was_agreed_of_late_is_found_without_reading_the_whole_journa
 
 async def test_what_was_agreed_on_is_told_in_order_as_far_back_as_the_journal_reaches(opened):
     store = await opened()
-    store.agreed(facts(("strings", [b"s"], [1]), ("fields", b"h", {b"f": 1}, [b"gone"])))
+    store.agreed(facts(("strings", [b"s"], [11]), ("fields", b"h", {b"f": 1}, [b"gone"])))
     first = store.number
     store.agreed(facts(("gone", b"s"), ("hash", b"h", {b"g": 2})))
     sent = store.next_number()
@@ -645,7 +659,7 @@ async def test_what_was_agreed_on_is_told_in_order_as_far_back_as_the_journal_re
     store.acknowledged(sent, [b"refused"])
     store.sending(store.next_number(), strings((b"open", 4)))
     entries = [
-        (first, b"s", None, 1),
+        (first, b"s", None, 11),
         (first, b"h", b"f", 1),
         (first, b"h", b"gone", None),
         (first + 1, b"s", None, None),
