@@ -232,7 +232,7 @@ def test_what_the_daemon_left_tells_which_is_newer(daemon, verify, site, hub):
     code, said, errors = verify(*BOTH_WAYS, "--repair")
     assert (code, said) == (SAME, "3 keys compared: no difference\n")
     assert errors.count("\n") == 0
-    assert "conflict.resolved            key=site1:both winner=hub" in errors
+    assert "conflict.resolved            key=site1:both reason='changed on both sides' winner=hub" in errors
     for client in (site, hub):
         assert client.mget(names) == [b"new", b"new", b"hub", None, None]
 
