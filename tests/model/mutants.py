@@ -29,6 +29,7 @@ from redisrepl.engine import (
     pushes,
     reconcile,
     seen,
+    winners,
 )
 from redisrepl.flow import applying, differences, jobs, judging, pushing, reach, sweep
 from tests.model.daemons import Made
@@ -67,6 +68,7 @@ FEW = {"made": Made(options={"max_keys": 2})}
 FILLS = {"fills": True}
 STREAMS = {"only": ("stream",)}
 BUSY = {"writes": 0.4}
+RESTARTS = {"restarts": True}
 
 #: Those that CI plays: what they break, some runs notice.
 SAMPLE = [
@@ -97,6 +99,7 @@ SAMPLE = [
 ]
 #: Likewise, where elements are elements, of whatever collection.
 SAMPLE += [
+    Mutant(winners, "ruling_on", "site in {*known, *back.past_of_site(name)}", "True", ONE, RESTARTS),
     Mutant(plans, "_plan_elements", "verdicts[LAST_ID] = _of_last_ids", "_of_last_ids", ALL, STREAMS | BUSY),
     Mutant(plans, "_as_collections", "ancestor.elements", "False", MERGED),
     Mutant(plans, "replacing", "[Deleted(key)] if site is not None and hub.type != OPAQUE else []", "[]", ONE),
@@ -115,6 +118,7 @@ SAMPLE += [
 ]
 #: Those that need more runs, or that something else makes up for.
 MORE = [
+    Mutant(winners, "ruling_on", "hub in {*known, *back.past_of_hub(name)}", "True", ONE, RESTARTS),
     Mutant(sweep, "Sweep._sweep", "not await self._store.fold()", "False", (everybody, fallen_unremembered), FILLS),
     Mutant(
         outbound,
@@ -188,7 +192,7 @@ MORE = [
     Mutant(
         conditional, "_was_another", "known.elements.keys().isdisjoint(state.fields)", "False", ONE, {"only": (None,)}
     ),
-    Mutant(inbound, "Inbound.suspect", "self._fetching[key] = _CHANGED", "pass", MERGED, {"restarts": True}),
+    Mutant(inbound, "Inbound.suspect", "self._fetching[key] = _CHANGED", "pass", MERGED, RESTARTS),
     Mutant(
         outbound,
         "Outbound.void_expected",

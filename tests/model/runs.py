@@ -21,8 +21,9 @@ def everybody(world: World) -> None:
 
 
 def one_writer(world: World) -> None:
-    """One party alone writes; what it said last is what everybody holds."""
+    """One party alone writes; what it said last is what everybody holds, or is kept where a server went back."""
     world.judgements.clear()
+    world.kept.clear()
     writer = world.rng.choice([None, *world.sites])
     server = world.hub if writer is None else writer.server
     for _ in range(world.rng.randint(1, 4)):
@@ -37,7 +38,11 @@ def one_writer(world: World) -> None:
     differing = unlike(world.alive(wanted), with_last_ids(world.hub.states(), wanted))
     if not world.deletes:  # nor is a key that has become another one
         differing = {key: (said, found) for key, (said, found) in differing.items() if taken(said, found)}
-    if differing and not unproved:
+    if unproved:  # what it removed may be there again
+        differing = {
+            key: (said, found) for key, (said, found) in differing.items() if not is_kept(world, key, said, found)
+        }
+    if differing:
         raise WrongError(f"the last word of {'the hub' if writer is None else writer.name} is lost: {differing}")
     world.check()
 
@@ -52,6 +57,24 @@ def with_last_ids(found: dict[bytes, State], wanted: dict[bytes, State]) -> dict
         if greater_id(ours, theirs) == theirs:
             found[key] = replace(state, fields={**state.fields, LAST_ID: ours})
     return found
+
+
+def is_kept(world: World, key: bytes, wanted: State, found: State) -> bool:
+    """Whether all that is gone of this was kept as what lost a conflict, or was there before and may be older."""
+    losers = [loss.value for _, loss in world.kept if loss.key == key]
+    if isinstance(wanted, StringState):
+        return wanted in losers or world.said[key, wanted.value] > 1
+    if not isinstance(wanted, HashState):
+        return wanted is None or wanted in losers
+    there = found.fields if isinstance(found, HashState) and found.type == wanted.type else {}
+    kept = [loser.fields for loser in losers if isinstance(loser, HashState) and loser.type == wanted.type]
+    return all(
+        name == LAST_ID
+        or there.get(name) == value
+        or any(fields.get(name) == value for fields in kept)
+        or world.said[key, value] > 1
+        for name, value in wanted.fields.items()
+    )
 
 
 def taken(wanted: State, found: State) -> bool:

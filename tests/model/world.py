@@ -137,6 +137,8 @@ class World:
         self.hub = Server(self.rng, self.now_ms)
         self.time = self.counter = 0
         self.kept: list[tuple[str, ConflictLoss]] = []
+        # How often clients have named a word with a key.
+        self.said: collections.Counter[tuple[bytes, bytes]] = collections.Counter()
         self.late: list[tuple[Site, Callable[[], object]]] = []
         self.trace: list[str] | None = None
         self.judgements: collections.Counter[tuple[str, Event]] = collections.Counter()
@@ -311,6 +313,7 @@ class World:
         commands = commands or self.command(server)
         self.note(f"client at {'hub' if party is None else party.name}: {commands}")
         for argv in commands:
+            self.said.update((argv[1], word) for word in argv[2:])
             if party is None:
                 self.hub_run(argv)
             else:
