@@ -103,6 +103,7 @@ def fill_the_disk(scene: Scene) -> None:
 def swap_certificates(scene: Scene) -> None:
     """All certificates are replaced, by another authority: first a file that does not fit, then the hub's alone."""
     _wait_until_over(scene, "push")
+    marks = [daemon.mark() for daemon in scene.daemons]  # they may look at the files before anybody tells them to
     pair = scene.hub.certificates
     old_key = pair.client_key.read_bytes()
     pair.replace_authority()
@@ -110,7 +111,6 @@ def swap_certificates(scene: Scene) -> None:
     pair.client_key.write_bytes(old_key)
     _hang_up(scene, "daemon.reload_failed")
 
-    marks = [daemon.mark() for daemon in scene.daemons]
     scene.hub.nginx.reload()
     for proxy in scene.proxies:
         proxy.cut()
