@@ -62,14 +62,13 @@ class SentinelSite(Site):
     def fail_over(self) -> None:
         """Make the replica master, once it has all that was written: what it has not would be Redis' own loss."""
         with self.master.client() as master, self.replica.client() as replica:
-            of_master = master.info("replication")
-            history, written = of_master["master_replid"], of_master["master_repl_offset"]
 
             def level() -> bool:
-                has = replica.info("replication")
+                """Of one history, since a master that restarted begins a new one, whose offsets may be lower."""
+                has, of_master = replica.info("replication"), master.info("replication")
                 follows = has["role"] == "slave" and has["master_link_status"] == "up"
-                # A master that restarted begins a new history, whose offsets may be lower.
-                return follows and has["master_replid"] == history and has["slave_repl_offset"] >= written
+                same = has["master_replid"] == of_master["master_replid"]
+                return follows and same and has["slave_repl_offset"] >= of_master["master_repl_offset"]
 
             eventually(level, timeout=60)
         port = self._sentinel.fail_over(timeout=60)
