@@ -9,7 +9,9 @@ in C. One more element holds the last id of the stream, so that a stream without
 
 Redis accepts a new entry only above the last id. To insert one below, which another site added meanwhile, the script
 removes the entries above it, sets the last id back, and adds all of them in order. It does so in one step: nobody sees
-the stream without them, and consumer groups keep their pending entries.
+the stream without them, and consumer groups keep their pending entries. Of up to 10,000 entries it removes all: where
+one of a node of Redis is left, the node also keeps the ids of those that were removed, in front of those that are added
+again, and a later `XTRIM MINID` stops at the first of them.
 
 Where consumer groups are replicated, they and their pending entries are further elements (`wire.groups`).
 """
@@ -342,6 +344,7 @@ local function make_streams()
       end
     end
     if not from then return end
+    if info_of(key).length <= 10000 then tail, from = call('XRANGE', key, '-', '+'), '' end
     local gone, names, ids = {}, {}, {}
     for _, entry in ipairs(tail) do
       if name_of(entry[1]) >= from then

@@ -11,6 +11,8 @@ import random
 import re
 import tempfile
 from collections.abc import Collection, Iterator
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -33,6 +35,8 @@ FENCES = b"redisrepl:fence:"
 MARKS = b"redisrepl:mark:"
 #: Bytes for the state of all daemons: enough for every fault but a full disk.
 DISK = 256 << 20
+#: Seconds after which a daemon knows what it forgot while its disk was full: it looks once a second.
+FORGOTTEN_BY = 2.0
 #: Megabytes that a daemon may have held at most.
 MOST_MEMORY = 150
 
@@ -157,6 +161,8 @@ class Scene:
                 return True
 
             eventually(nothing_is_lost, 5)
+            for daemon in self.daemons:  # what was forgotten, or went back, must not bear on what comes next
+                eventually(partial(_is_at_rest, daemon), PATIENCE, "a daemon has dealt with all that it found")
             strays = self._strays()
             assert not strays, f"outside the namespace: {strays[:3]}"
             for writer in self.writers:
@@ -247,3 +253,15 @@ class Scene:
 
 def _type_of(key: bytes) -> bytes:
     return type_of(key.removeprefix(NAMESPACE))
+
+
+def _is_at_rest(daemon: Daemon) -> bool:
+    """Whether it agrees with both sides on all keys, as far as it knows, and has looked whether it forgot any."""
+    state = daemon.state()
+    sweep = state["sweep"]
+    busy = sweep["owed"] or sweep["running"] or state["dirty_keys"] or state["fetching_keys"] or state["waiting_keys"]
+    events = ("store.failed", "store.recovered", "daemon.started")
+    last = next(record for record in reversed(daemon.records) if record["event"] in events)
+    since = datetime.fromisoformat(last["timestamp"]).timestamp()
+    looked = last["event"] != "store.failed" and state["asked_at"] > since + FORGOTTEN_BY
+    return bool(looked and sweep["settled"] and not busy)

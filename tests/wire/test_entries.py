@@ -193,6 +193,15 @@ def test_entries_come_to_their_place_wherever_that_is(redis, steps):
     assert redis.xpending("s", "g") == pending
 
 
+def test_a_client_that_trims_a_stream_in_which_entries_were_inserted_removes_all_that_it_names(redis):
+    """Where ids are removed and added again in one node, XTRIM MINID stops at those that were removed."""
+    ids = [b"%d-1" % number for number in (3, 32, 34, 44, 50, 78, 91, 95)]
+    put(redis, entries(*ids))
+    put(redis, entries(b"4-1"))
+    assert redis.xtrim("s", minid="91-1", approximate=False) == 7
+    assert [id_ for id_, _ in redis.xrange("s")] == [b"91-1", b"95-1"]
+
+
 def test_words_of_an_entry_are_kept_in_their_order_and_number(redis):
     words = [b"f", ALL_BYTES, b"f", b"", b"", b"1"]
     assert put(redis, {entry_name(b"9-9"): entry_value(words)}) == 1

@@ -523,4 +523,5 @@ def test_states_compare_without_times(at_work):
     later = state_of(at_work, others=OTHERS)
     assert isinstance(later, HashState)
     assert later == state
-    assert later.fields[pending_name(ALL_BYTES, b"2-0")].at_ms == T + 60_000
+    early = T + 60_000 - later.fields[pending_name(ALL_BYTES, b"2-0")].at_ms
+    assert early in (0, 1)  # the server tells how long ago, and another millisecond may have begun
