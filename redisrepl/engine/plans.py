@@ -228,7 +228,7 @@ def _plan_whole(
         return plan
     known = (ancestor.digest, *intents, *applied)
     if ruling := ruling_on(verdict, (held, far), known, None, policy.winner, about, back):
-        verdict = Verdict.APPLY if ruling.winner == "hub" else Verdict.PUSH
+        verdict = ruling.verdict
         plan.lost = [Lost(ruling, site if ruling.winner == "hub" else hub)]
     if verdict is Verdict.PUSH:
         plan.push, plan.expected = Touch(key, replaces=True), (far,)
@@ -308,7 +308,7 @@ def _plan_elements(
     for ruling, names in _rulings(site, hub, ancestor, verdicts, policy, about, back).items():
         loser = site if ruling.winner == "hub" else hub
         plan.lost.append(Lost(ruling, HashState({name: loser.fields[name] for name in names}, None, type_)))
-        verdicts |= dict.fromkeys(names, Verdict.APPLY if ruling.winner == "hub" else Verdict.PUSH)
+        verdicts |= dict.fromkeys(names, ruling.verdict)
     applied = [name for name, verdict in verdicts.items() if verdict is Verdict.APPLY]
     pushed = [name for name, verdict in verdicts.items() if verdict is Verdict.PUSH]
     agreed = [name for name, verdict in verdicts.items() if verdict is Verdict.AGREE]

@@ -34,6 +34,11 @@ class Ruling(NamedTuple):
     winner: ConflictWinner
     reason: str = BOTH_CHANGED
 
+    @property
+    def verdict(self) -> Verdict:
+        """What is to be done."""
+        return Verdict.APPLY if self.winner == "hub" else Verdict.PUSH
+
 
 class Lost(NamedTuple):
     """What is replaced, and will be kept.

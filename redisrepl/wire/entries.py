@@ -344,7 +344,8 @@ local function make_streams()
       end
     end
     if not from then return end
-    if info_of(key).length <= 10000 then tail, from = call('XRANGE', key, '-', '+'), '' end
+    local info = info_of(key)
+    if info.length <= 10000 then tail, from = call('XRANGE', key, '-', '+'), '' end
     local gone, names, ids = {}, {}, {}
     for _, entry in ipairs(tail) do
       if name_of(entry[1]) >= from then
@@ -358,7 +359,6 @@ local function make_streams()
       names[#names + 1], ids[name] = name, id
     end
     table.sort(names)
-    local info = info_of(key)
     local last, added, deleted = info['last-generated-id'], info['entries-added'], info['max-deleted-entry-id']
     local all = #gone == info['length']
     local lowest = (all and (deleted or '0-0') == '0-0') and '0-0' or '0-1'
