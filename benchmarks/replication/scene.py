@@ -25,7 +25,7 @@ from testbed import Certificates, FaultProxy, Hub, RedisServer, eventually
 from testbed.directories import new_directory
 from testbed.processes import end_group, spawn
 
-__all__ = ["REPLICAOF", "Contender", "Replicator", "Scene", "find_profiler", "profiling"]
+__all__ = ["REPLICAOF", "Contender", "Replicator", "Scene", "count", "find_profiler", "profiling"]
 
 REPLICAOF = "REPLICAOF"
 _PATIENCE = 30.0
@@ -176,6 +176,11 @@ def _wait_for(client: redis.Redis, key: bytes, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while not client.exists(key) and time.monotonic() < deadline:
         time.sleep(0.005)
+
+
+def count(client: redis.Redis) -> int:
+    """How many keys of the namespace it holds, by a look at each: programs write keys of their own when they like."""
+    return sum(1 for _ in client.scan_iter(match=f"{NAMESPACE}*", count=10_000))
 
 
 def find_profiler() -> str | None:

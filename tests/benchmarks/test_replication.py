@@ -13,7 +13,7 @@ from benchmarks.replication.outcome import Curve, Goal, Outcome, Rate, Samples, 
 from benchmarks.replication.plot import draw
 from benchmarks.replication.rates import push_and_pull
 from benchmarks.replication.report import BEGIN, END, markdown, write_between_markers
-from benchmarks.replication.scene import REPLICAOF, Contender
+from benchmarks.replication.scene import REPLICAOF, Contender, count
 from benchmarks.replication.writers import Commands, write_evenly
 from testbed import RedisServer
 
@@ -96,6 +96,13 @@ def test_an_even_writer_writes_as_many_as_asked_for(commands):
         assert write_evenly(server.port, commands.file(500), rate=1000, seconds=0.3) == 300
         assert server.client().dbsize() == 300
         assert server.client().get("bench:000000000299") == b"%064d" % 299
+
+
+def test_a_key_that_a_program_writes_of_its_own_is_not_counted(commands):
+    with RedisServer() as server:
+        assert write_evenly(server.port, commands.file(500), rate=1000, seconds=0.3) == 300
+        server.client().set("redisrepl:mark:bench:", "1")
+        assert count(server.client()) == 300
 
 
 def test_the_median_decides_and_a_missed_goal_is_said():
