@@ -9,9 +9,9 @@ in C. One more element holds the last id of the stream, so that a stream without
 
 Redis accepts a new entry only above the last id. To insert one below, which another site added meanwhile, the script
 removes the entries above it, sets the last id back, and adds all of them in order. It does so in one step: nobody sees
-the stream without them, and consumer groups keep their pending entries. Of up to 10,000 entries it removes all: where
-one of a node of Redis is left, the node also keeps the ids of those that were removed, in front of those that are added
-again, and a later `XTRIM MINID` stops at the first of them.
+the stream without them, and consumer groups keep their pending entries. A node of Redis keeps the ids of removed
+entries as long as it holds another, in front of all that is added later, and `XTRIM MINID` stops at the first of them.
+So the script also removes the entries below, one by one, until Redis has dropped a node.
 
 Where consumer groups are replicated, they and their pending entries are further elements (`wire.groups`).
 """
@@ -344,27 +344,36 @@ local function make_streams()
       end
     end
     if not from then return end
-    local info = info_of(key)
-    if info.length <= 10000 then tail, from = call('XRANGE', key, '-', '+'), '' end
     local gone, names, ids = {}, {}, {}
-    for _, entry in ipairs(tail) do
-      if name_of(entry[1]) >= from then
-        gone[#gone + 1] = entry[1]
-        wanted[entry[1]] = wanted[entry[1]] or entry[2]
-      end
+    local function remove(entry)
+      gone[#gone + 1] = entry[1]
+      wanted[entry[1]] = wanted[entry[1]] or entry[2]
     end
-    for id, words in pairs(wanted) do
+    for _, entry in ipairs(tail) do
+      if name_of(entry[1]) >= from then remove(entry) end
+    end
+    for _, words in pairs(wanted) do
       if #words > 7000 then return {err = 'ERR an entry with more than 3,500 fields cannot be moved'} end
+    end
+    local info = info_of(key)
+    local last, added, deleted = info['last-generated-id'], info['entries-added'], info['max-deleted-entry-id']
+    local all = #gone == info['length']
+    local lowest = (all and (deleted or '0-0') == '0-0') and '0-0' or '0-1'
+    if wanted[lowest] then return {err = 'ERR an entry 0-1 cannot be added any more'} end
+    if all then call('XTRIM', key, 'MAXLEN', 0) end
+    for j = 1, all and 0 or #gone, 1000 do call('XDEL', key, unpack(gone, j, math.min(j + 999, #gone))) end
+    local nodes = info_of(key)['radix-tree-keys']
+    while #gone < info['length'] and info_of(key)['radix-tree-keys'] == nodes do
+      local entry = call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+      if entry[1] == '0-1' or #entry[2] > 7000 then break end  -- it cannot be added again
+      remove(entry)
+      call('XDEL', key, entry[1])
+    end
+    for id, _ in pairs(wanted) do
       local name = name_of(id)
       names[#names + 1], ids[name] = name, id
     end
     table.sort(names)
-    local last, added, deleted = info['last-generated-id'], info['entries-added'], info['max-deleted-entry-id']
-    local all = #gone == info['length']
-    local lowest = (all and (deleted or '0-0') == '0-0') and '0-0' or '0-1'
-    if ids[names[1]] == lowest then return {err = 'ERR an entry 0-1 cannot be added any more'} end
-    if all then call('XTRIM', key, 'MAXLEN', 0) end
-    for j = 1, all and 0 or #gone, 1000 do call('XDEL', key, unpack(gone, j, math.min(j + 999, #gone))) end
     if added and lowest ~= '0-0' then set_last(key, last, added, '0-1') end
     local below = call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
     set_last(key, below and below[1] or lowest)

@@ -193,13 +193,32 @@ def test_entries_come_to_their_place_wherever_that_is(redis, steps):
     assert redis.xpending("s", "g") == pending
 
 
-def test_a_client_that_trims_a_stream_in_which_entries_were_inserted_removes_all_that_it_names(redis):
+@pytest.mark.parametrize("entries_of_a_node", [4, 100])
+@pytest.mark.parametrize("number", [5, 8, 9, 12, 13, 200, 301])
+@pytest.mark.parametrize("inserted", ["first", "middle", "last"])
+def test_a_client_that_trims_a_stream_in_which_entries_were_inserted_removes_all_that_it_names(
+    redis, entries_of_a_node, number, inserted
+):
     """Where ids are removed and added again in one node, XTRIM MINID stops at those that were removed."""
-    ids = [b"%d-1" % number for number in (3, 32, 34, 44, 50, 78, 91, 95)]
+    redis.config_set("stream-node-max-entries", entries_of_a_node)
+    ids = [b"%d-1" % (10 * (n + 1)) for n in range(number)]
     put(redis, entries(*ids))
-    put(redis, entries(b"4-1"))
-    assert redis.xtrim("s", minid="91-1", approximate=False) == 7
-    assert [id_ for id_, _ in redis.xrange("s")] == [b"91-1", b"95-1"]
+    redis.xdel("s", ids[-1])
+    new = {"first": b"5-1", "middle": b"%d-1" % (10 * (number // 2) + 5), "last": b"%d-1" % (10 * number - 5)}[inserted]
+    put(redis, entries(new))
+    held = sorted([*ids[:-1], new], key=lambda id_: int(id_[:-2]))
+    assert [id_ for id_, _ in redis.xrange("s")] == held
+    for kept in (held[number // 2 :], held[-1:]):
+        redis.xtrim("s", minid=kept[0], approximate=False)
+        assert [id_ for id_, _ in redis.xrange("s")] == kept
+
+
+def test_an_entry_is_inserted_into_a_large_stream_by_moving_those_above_and_one_node_below(redis):
+    put(redis, entries(*(b"%d-1" % (2 * n) for n in range(1, 20_001))))
+    redis.config_resetstat()
+    put(redis, entries(b"39801-1"))
+    assert redis.info("commandstats")["cmdstat_xadd"]["calls"] <= 2 + 100 + 100
+    assert redis.xtrim("s", minid="39990-1", approximate=False) == 19_995
 
 
 def test_words_of_an_entry_are_kept_in_their_order_and_number(redis):
