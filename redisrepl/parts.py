@@ -165,6 +165,7 @@ class Parts:
             lambda: self.stream.read_to,
             self.core.continuity,
             self.core.streamed_keys,
+            caught_up=lambda: self.keyspace.caught_up(),  # noqa: PLW0108 - there is none yet
         )
         self.pushing = Pushing(
             self.outbound,

@@ -402,6 +402,8 @@ class Core:
 
     def push_planned(self, plan: Plan) -> None:
         """Have the hub get its part of a plan."""
+        if plan.clash is not None:
+            self.outbound.given_up(plan.key, plan.clash)
         if plan.push is None:
             return
         self.losers.lost(plan.key, plan.lost, "site")

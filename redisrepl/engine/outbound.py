@@ -48,7 +48,6 @@ from redisrepl.wire.writes import MOVED, UNCHANGED, commands_if, commands_of_bat
 
 __all__ = ["Outbound"]
 
-
 #: Commands of the stream of which only the end of the last is remembered.
 _PIECE = 32
 
@@ -72,6 +71,7 @@ class Outbound:
         recent: what the stream told last.
         read_to: offset up to which the stream was read.
         every_write: each intermediate value of a key is to arrive, in order.
+        by_events: the site is followed by its keyspace events, which do not tell which elements changed.
         read_again_to: offset up to which the stream may have been read before a restart: what is read again may be at
             the hub already, or overwritten there.
     """
@@ -93,7 +93,7 @@ class Outbound:
         self._doubts = doubts or Doubts(options.max_bytes // 4, options.max_keys, kinds, pulling)
         self.doubtful = self._doubts.queue
         self.refusals = Refusals("push.refused")
-        self.every_write = options.every_write
+        self.every_write, self.by_events = options.every_write, False
         self.counters = OutboundCounters()
         self._flushed = self._unswept = False  # by the stream, not asked for yet; waits for the end of a comparison
         self.read_again_to: float = 0

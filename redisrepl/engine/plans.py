@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from redisrepl.changes import (
+    DENIED,
     KIND_OF_TYPE,
     Change,
     Deleted,
@@ -36,6 +37,7 @@ from redisrepl.wire.entries import LAST_ID, entry_name, greater_id, is_entry
 from redisrepl.wire.fieldtimes import expiring_fields
 from redisrepl.wire.groups import is_place
 from redisrepl.wire.opaque import OPAQUE
+from redisrepl.wire.states import TOO_LARGE
 
 __all__ = [
     "Alternatives",
@@ -83,6 +85,7 @@ class Plan:
         expiry: likewise the expiry alone, Unix time in milliseconds or None.
         lost: what of a loser is replaced, and will be kept.
         disputed: neither side holds what was agreed on about the key, until it is at the hub.
+        clash: why the hub does not get what the site holds, though it would be replicated; None: nothing is in the way.
     """
 
     key: bytes
@@ -94,6 +97,7 @@ class Plan:
     expiry: int | Literal["nothing"] | None = "nothing"
     lost: list[Lost] = field(default_factory=list)
     disputed: bool = False
+    clash: str | None = None
 
 
 def plan_for(
@@ -203,6 +207,14 @@ def _replicable(state: State, kinds: frozenset[str]) -> bool:
             return False
 
 
+def _clash(site: State, hub: State, kinds: frozenset[str]) -> str | None:
+    """Why the hub does not get what the site holds; None: the site holds nothing for it, or that is told elsewhere."""
+    if site is None or hub in (DENIED, TOO_LARGE) or not _replicable(site, kinds) or _replicable(hub, kinds):
+        return None
+    held = hub.type if isinstance(hub, HashState | SequenceState) else hub if isinstance(hub, str) else "string"
+    return f"WRONGTYPE the hub holds a {held} there, which is not replicated"
+
+
 def _plan_whole(
     key: bytes, site: State, hub: State, ancestor: Agreed, policy: Policy, about: Circumstances, back: WentBack
 ) -> Plan:
@@ -212,6 +224,7 @@ def _plan_whole(
         return plan
     held, far = digest_of(key, site), digest_of(key, hub)
     if UNREADABLE in (held, far) or not (_replicable(site, policy.kinds) and _replicable(hub, policy.kinds)):
+        plan.clash = _clash(site, hub, policy.kinds)
         return plan  # what cannot be replicated must not be destroyed by what can
     if about == ORDINARY and ancestor.digest not in (held, far) and (both := _as_collections(site, hub, ancestor)):
         return _plan_elements(key, *both, ancestor, policy, about, back)

@@ -409,8 +409,13 @@ class Pushing:
             case Touch(key):
                 if state is DENIED:
                     self.outbound.given_up(key, _UNREADABLE)
-                if change.replaces and isinstance(state, HashState) and state.type == "stream":
-                    self.outbound.doubt(key)  # compared entry by entry, since a new one would have no consumer groups
+                if isinstance(state, HashState) and (
+                    # Nobody knows which elements changed: the others may have changed at the hub meanwhile.
+                    self.outbound.by_events
+                    # A new stream would have no consumer groups.
+                    or (change.replaces and state.type == "stream")
+                ):
+                    self.outbound.doubt(key)  # only elements that are not as they were agreed on are pushed
                     return ()
                 return with_values(change, state, kinds)
             case HashSet(key, fields, kind) if None in fields.values():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 
 from redisrepl.changes import HeldBy, Position
 from redisrepl.engine.continuity import Continuity
@@ -29,6 +29,8 @@ class StreamReach:
         read_to: tells up to which offset; infinity if nobody reads it.
         continuity: knows whether it still is the stream of the same server.
         keys: tells what the stream has told of; while the site is not followed, or not judged, what the last one had.
+        caught_up: where the site is followed by its keyspace events, returns once those were heard of all that happened
+            before; None: nobody follows it.
     """
 
     def __init__(
@@ -36,7 +38,9 @@ class StreamReach:
         read_to: Callable[[], float],
         continuity: Continuity,
         keys: Callable[[], StreamedKeys] = StreamedKeys,
+        caught_up: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self._caught_up = caught_up
         self._read_to = read_to
         self._keys = keys
         self._continuity = continuity
@@ -80,6 +84,8 @@ class StreamReach:
         Raises:
             LinkLostError: it does not come so far.
         """
+        if self._read_to() == math.inf and self._caught_up is not None:
+            await self._events_heard(self._caught_up)
         if self._read_to() >= offset:
             return
         site = self._continuity.site
@@ -95,3 +101,10 @@ class StreamReach:
             raise LinkLostError(
                 "the site's stream does not come to where the site says that it is: a replaced master may have answered"
             ) from None
+
+    async def _events_heard(self, caught_up: Callable[[], Awaitable[None]]) -> None:
+        try:
+            async with asyncio.timeout(_LONGEST_STANDSTILL):
+                await caught_up()
+        except TimeoutError:
+            raise LinkLostError("the site's Redis does not answer on the connection of its keyspace events") from None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import hiredis
@@ -108,6 +108,17 @@ class SiteEvents:
         self._patterns = [self._head + glob_escape(prefix) + b"*" for prefix in prefixes]
         self._may_configure = True
         self._history = ""
+        self._pings: _Pings | None = None  # of the present subscription
+
+    async def caught_up(self) -> None:
+        """Return once all events were yielded, and taken, of what happened at the site before this was called.
+
+        Raises:
+            LinkLostError: there is no subscription, or it ended meanwhile.
+        """
+        if self._pings is None:
+            raise LinkLostError(f"there is no subscription at {self._address}")
+        await self._pings.answered()
 
     async def events(self) -> AsyncGenerator[Subscribed | SiteKeyEvents | EventsLost, None]:
         """Subscribe, and yield events until the subscription ends.
@@ -121,6 +132,7 @@ class SiteEvents:
         reader, writer = await open_connection(master, self._connect_wait)
         parser = RespReader(_LARGEST_MESSAGE, skip=_too_long, cost=ELEMENT)
         waiting = len(self._patterns)  # confirmations that have not arrived
+        pings = _Pings(writer)
         try:
             if (password := self._address.password_bytes) is not None:
                 username = [] if self._address.username is None else [self._address.username.encode()]
@@ -142,18 +154,22 @@ class SiteEvents:
                     writer.write(encode_command(b"PING"))
                 else:
                     heard = now
-                    noticed, confirmed = self._parse(parser, data)
+                    noticed, confirmed, answers = self._parse(parser, data)
                     if confirmed and not (waiting := waiting - confirmed):
                         await self._ensure_flags()
                         flags_due = now + min(_FLAGS_AGAIN, _FLAGS_PERIOD)
+                        self._pings = pings
                         yield Subscribed(self._history)
                     if noticed:
                         yield SiteKeyEvents(noticed)
+                    pings.take(answers)  # now that the events before them were taken
                 if now >= flags_due and not waiting:
                     flags_due = now + _FLAGS_PERIOD
                     if added := await self._ensure_flags():
                         yield EventsLost(f"the site's {NOTIFY_OPTION} lacked {added}")
         finally:
+            self._pings = None
+            pings.end(f"the subscription at {self._address} ended")
             writer.transport.abort()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
@@ -174,9 +190,10 @@ class SiteEvents:
             raise LinkLostError(f"{self._address} closed the subscription")
         return data
 
-    def _parse(self, parser: RespReader, data: bytes) -> tuple[list[tuple[bytes, bytes]], int]:
-        """The events in these bytes, and how many patterns were confirmed."""
+    def _parse(self, parser: RespReader, data: bytes) -> tuple[list[tuple[bytes, bytes]], int, list[bytes]]:
+        """The events in these bytes, how many patterns were confirmed, and which PINGs were answered."""
         found: list[tuple[bytes, bytes]] = []
+        answers: list[bytes] = []
         confirmed = 0
         skip = len(self._head)
         try:
@@ -188,6 +205,8 @@ class SiteEvents:
                             found.append((channel[skip:], event))
                         case [b"psubscribe", *_]:
                             confirmed += 1
+                        case [b"pong", bytes(number)]:
+                            answers.append(number)
                         case bytes() if item.startswith(_OF_INFO):
                             self._history = history_in(item)
                         case hiredis.ReplyError() if "info" in str(item):
@@ -195,13 +214,13 @@ class SiteEvents:
                         case hiredis.ReplyError():
                             raise self._refusal(str(item))
                         case _:
-                            pass  # +OK to AUTH, pong
+                            pass  # +OK to AUTH
                     size += _size(item)
                 if parser.sizes is None:
                     parser.settle(size)
         except DAMAGED as error:
             raise ProtocolError(f"{self._address} sent what is not RESP: {error}") from error
-        return found, confirmed
+        return found, confirmed, answers
 
     def _refusal(self, text: str) -> Exception:
         who = f"the site's Redis {self._address}"
@@ -242,6 +261,42 @@ class SiteEvents:
             missing=missing or "unknown",
             hint=f"have {NOTIFY_OPTION} of the site's Redis include {wanted}: without it writes there are not seen",
         )
+
+
+class _Pings:
+    """Tells when a server has sent all events of what happened before: it answers a PING behind them.
+
+    Args:
+        writer: of the subscription.
+    """
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._sent: dict[bytes, asyncio.Future[None]] = {}
+        self._count = 0
+
+    async def answered(self) -> None:
+        """Send one, and return once it is answered."""
+        self._count += 1
+        number = b"%d" % self._count
+        answer = self._sent[number] = asyncio.get_running_loop().create_future()
+        self._writer.write(encode_command(b"PING", number))
+        try:
+            await answer
+        finally:
+            self._sent.pop(number, None)
+
+    def take(self, numbers: Iterable[bytes]) -> None:
+        """These were answered; what was not sent here, nobody waits for."""
+        for number in numbers:
+            if (answer := self._sent.get(number)) is not None and not answer.done():
+                answer.set_result(None)
+
+    def end(self, reason: str) -> None:
+        """The others will not be answered any more."""
+        for answer in self._sent.values():
+            if not answer.done():
+                answer.set_exception(LinkLostError(reason))
 
 
 def _size(item: object) -> int:

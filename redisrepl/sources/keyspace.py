@@ -36,7 +36,7 @@ SourceChoice = Literal["auto", "psync", "notify"]
 #: Seconds to wait for the event of an apply; after that its key is fetched again.
 _ECHO_PATIENCE = 15.0
 _COST = (
-    "values are read after the event, so intermediate ones are lost, and a hash is pushed with all its fields; only a "
+    "values are read after the event, so intermediate ones are lost, and of a collection all elements are read; only a "
     "comparison of both sides finds FLUSHALL and changes made while the link is down; the site has more load"
 )
 _REMEDY = "allow PSYNC and REPLCONF (ACL: +psync +replconf), or accept this with --source notify"
@@ -122,10 +122,7 @@ class KeyspaceSource:
         Raises:
             RefusedError: the server refuses us, and never accepted us before.
         """
-        kinds = self._outbound.kinds
-        if self._inbound is not None:
-            self._inbound.expect_events(lambda change: echoes_of(change, kinds), _ECHO_PATIENCE)
-
+        self.begin()
         async for _ in self._links:
             try:
                 await self._listen()
@@ -133,6 +130,20 @@ class KeyspaceSource:
                 self._links.lost(error)
                 if not self._links.is_final(error):  # `self._links` raises a final one
                     self.failure_log.failed(error)
+
+    def begin(self) -> None:
+        """From here on the site is followed by its events, and never by its stream again."""
+        kinds, self._outbound.by_events = self._outbound.kinds, True
+        if self._inbound is not None:
+            self._inbound.expect_events(lambda change: echoes_of(change, kinds), _ECHO_PATIENCE)
+
+    async def caught_up(self) -> None:
+        """Return once the events were taken of all that happened at the site before this was called.
+
+        Raises:
+            LinkLostError: there is no subscription, or it ended meanwhile.
+        """
+        await self._events.caught_up()
 
     async def _listen(self) -> None:
         """One subscription, until its end."""

@@ -143,6 +143,76 @@ def test_removals_and_expiries_cross(daemons, renamed, hub, at_hub, way):
     assert content(at_site) == content(at_hub) == held
 
 
+#: Of a type: what adds or changes elements 1 to 9, what removes one, and which a server holds.
+COLLECTIONS = {
+    "hash": (
+        lambda client, key, n, value: client.hset(key, f"f{n}", value),
+        lambda client, key, n: client.hdel(key, f"f{n}"),
+        lambda client, key: client.hgetall(key),
+    ),
+    "set": (
+        lambda client, key, n, value: client.sadd(key, f"{n} {value}"),
+        lambda client, key, n: client.srem(key, f"{n} old"),
+        lambda client, key: client.smembers(key),
+    ),
+    "zset": (
+        lambda client, key, n, value: client.zadd(key, {f"m{n}": 1 if value == "old" else 2}),
+        lambda client, key, n: client.zrem(key, f"m{n}"),
+        lambda client, key: client.zrange(key, 0, -1, withscores=True),
+    ),
+    "stream": (
+        lambda client, key, n, value: client.xadd(key, {"f": value}, id=f"{n if value == 'old' else n + 10}-1"),
+        lambda client, key, n: client.xdel(key, f"{n}-1"),
+        lambda client, key: client.xrange(key),
+    ),
+}
+
+
+@pytest.mark.parametrize("type_", COLLECTIONS)
+def test_elements_that_both_sides_change_in_the_same_moment_change_on_both(daemons, renamed, hub, at_hub, type_):
+    """An event names no element, and may not have come yet when the other side's change is applied."""
+    at_site, rng = renamed.client(), random.Random(type_)
+    live(daemons, renamed, hub, "--replicate", "all")
+    put, remove, held = COLLECTIONS[type_]
+
+    def add(client, key, n):
+        put(client, key, n, "old")
+
+    def change(client, key, n):
+        put(client, key, n, "new")
+
+    keys = [f"site1:{number}" for number in range(24)]
+    with RedisServer() as other:
+        alike = other.client()
+        for key in keys:
+            for n in range(1, 9):
+                add(at_site, key, n)
+                add(alike, key, n)
+        eventually(lambda: all(held(at_hub, key) == held(at_site, key) for key in keys), 20, "they are there")
+        for key in keys:
+            of_hub, of_site = rng.choice([(add, 9), (change, 5), (remove, 5)]), (rng.choice([change, remove]), 3)
+            for client, (write, n) in rng.sample([(at_site, of_site), (at_hub, of_hub)], 2):
+                write(client, key, n)
+            for write, n in [of_hub, of_site] if of_hub[0] is add else [of_site, of_hub]:  # as ids of entries want it
+                write(alike, key, n)
+            all_replicated(at_site, at_hub)
+        wanted = {key: held(alike, key) for key in keys}
+    for client in (at_site, at_hub):
+        eventually(lambda client=client: {key: held(client, key) for key in keys} == wanted, 20, "all changes")
+
+
+def test_what_is_counted_in_a_hash_whose_other_fields_the_hub_changes_is_counted(daemons, renamed, hub, at_hub):
+    at_site = renamed.client()
+    live(daemons, renamed, hub)
+    for number in range(300):
+        at_site.hincrby("site1:h", "n", 1)
+        at_hub.hincrby("site1:h", "m", 1)
+        at_hub.hset("site1:h", f"f{number % 7}", number)
+    wanted = {b"n": b"300", b"m": b"300"}
+    for client in (at_site, at_hub):
+        eventually(lambda client=client: client.hgetall("site1:h").items() >= wanted.items(), 20, "both counts")
+
+
 def test_what_was_there_before_crosses_without_rc(daemons, renamed, hub, at_hub):
     at_site = renamed.client()
     at_site.set("site1:old", ALPHABET)

@@ -938,6 +938,16 @@ def test_a_plan_without_a_conflict_names_nobody():
     assert doubted(core) == [REPLACE]
 
 
+def test_a_key_that_the_hub_holds_as_a_type_that_is_not_replicated_is_named_once():
+    core = core_of()
+    with capture_logs() as logs:
+        for _ in range(3):
+            core.push_planned(core.plan(KEY, A, "vectorset", None, 0.0))
+    assert [(line["event"], line["key"]) for line in logs] == [("push.refused", "ns:k")]
+    assert "vectorset" in logs[0]["error"]
+    assert doubted(core) == []
+
+
 def test_what_the_hub_was_seen_to_hold_is_what_it_must_still_hold():
     core = core_of(winner="site")
     core.push_planned(core.plan(KEY, A, B, ancestor_of(C), 0.0))

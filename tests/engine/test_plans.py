@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -248,7 +249,26 @@ def test_what_an_exchange_of_unknown_outcome_may_have_left(site, hub, ancestor, 
 def test_what_cannot_be_replicated_is_not_destroyed_by_what_can(kinds, site, hub):
     for ancestor in (None, A, hash_(f="1")):
         for one, other in ((site, hub), (hub, site)):
-            assert plan(one, other, ancestor, kinds=kinds) == Plan(KEY)
+            assert replace(plan(one, other, ancestor, kinds=kinds), clash=None) == Plan(KEY)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "site", "hub", "clash"),
+    [
+        (KINDS, A, "vectorset", "a vectorset"),
+        (KINDS, hash_(f="1"), "vectorset", "a vectorset"),
+        (frozenset({"set", "del"}), A, hash_(f="1"), "a hash"),
+        (frozenset({"hset", "del"}), hash_(f="1"), A, "a string"),
+        (KINDS, A, "denied", None),
+        (KINDS, A, "too large", None),
+        (KINDS, None, "vectorset", None),
+        (KINDS, "vectorset", A, None),
+        (frozenset({"set", "del"}), hash_(f="1"), "vectorset", None),
+    ],
+)
+def test_what_the_hub_does_not_get_for_what_it_holds_is_told(kinds, site, hub, clash):
+    told = plan(site, hub, None, kinds=kinds).clash
+    assert told == (clash and f"WRONGTYPE the hub holds {clash} there, which is not replicated")
 
 
 @pytest.mark.parametrize(

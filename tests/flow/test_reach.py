@@ -1,5 +1,6 @@
 """Where in the site's history something lies that was read or written there."""
 
+import asyncio
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from redisrepl.changes import HeldBy, Position
 from redisrepl.engine.continuity import Continuity, SideState
 from redisrepl.engine.streamedkeys import StreamedKeys
+from redisrepl.errors import LinkLostError
 from redisrepl.flow.reach import StreamReach
 from tests.flow.streams import streamed
 
@@ -41,3 +43,26 @@ def test_without_a_stream_that_is_not_known(offset):
     for each in (keys, StreamedKeys()):
         reach = StreamReach(lambda: math.inf, Continuity(site=SideState(**KNOWN)), lambda each=each: each)
         assert reach.held_by([b"k"], offset) is None
+
+
+async def test_where_the_site_is_followed_by_its_events_those_are_waited_for():
+    heard = []
+
+    async def caught_up():
+        heard.append(1)
+
+    read_to = 7.0
+    reach = StreamReach(lambda: read_to, Continuity(), caught_up=caught_up)
+    await reach.passed(7)
+    assert not heard
+    read_to = math.inf
+    await reach.passed(7)
+    assert heard
+    await StreamReach(lambda: math.inf, Continuity()).passed(7)  # nobody follows it
+
+
+async def test_a_site_whose_events_do_not_come_is_not_waited_for_for_ever(monkeypatch):
+    monkeypatch.setattr("redisrepl.flow.reach._LONGEST_STANDSTILL", 0.01)
+    reach = StreamReach(lambda: math.inf, Continuity(), caught_up=asyncio.Event().wait)
+    with pytest.raises(LinkLostError, match="keyspace events"):
+        await reach.passed(7)

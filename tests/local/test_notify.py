@@ -39,6 +39,22 @@ async def listening(place, *prefixes, kinds=KINDS, **options):
         await client.aclose()
 
 
+@contextlib.asynccontextmanager
+async def subscribed(place):
+    """The events of a site, and news of their one subscription, which has begun."""
+    address = parse_address(f"127.0.0.1:{place.port}")
+    client = open_client(address, 5, connections=1)
+    site = SiteEvents(address, client, [b"ns:"], KINDS)
+    news = site.events()
+    try:
+        async with asyncio.timeout(20):
+            assert await anext(news) == Subscribed()
+            yield site, news
+    finally:
+        await news.aclose()
+        await client.aclose()
+
+
 async def noticed(events, count):
     found = []
     while len(found) < count:
@@ -107,6 +123,43 @@ async def test_a_burst(server):
             await asyncio.to_thread(pipeline.execute)
         found = await noticed(events, 20_000)
         assert [key for key, _ in found] == [b"ns:%d" % number for number in range(20_000)]
+
+
+async def test_who_catches_up_has_heard_of_all_that_happened_before(server):
+    async with subscribed(server) as (site, news):
+        taken = []
+
+        async def take():
+            async for one in news:
+                await asyncio.sleep(0)  # what was yielded only is not taken yet
+                taken.extend(one.events)
+
+        taking = asyncio.create_task(take())
+        for number in range(3):
+            with server.client().pipeline(transaction=False) as pipeline:
+                for n in range(1000):
+                    pipeline.set(f"ns:{n}", number)
+                pipeline.execute()
+            await site.caught_up()
+            assert len(taken) == 1000 * (number + 1)
+        taking.cancel()
+        await asyncio.wait({taking})
+
+
+async def test_nobody_catches_up_without_a_subscription(server):
+    async with subscribed(server) as (site, news):
+        server.pause()
+        try:
+            catching_up = asyncio.create_task(site.caught_up())
+            await asyncio.sleep(0)
+            assert not catching_up.done()
+            await news.aclose()
+        finally:
+            server.resume()
+        with pytest.raises(LinkLostError, match="ended"):
+            await catching_up
+        with pytest.raises(LinkLostError, match="no subscription"):
+            await site.caught_up()
 
 
 @pytest.mark.parametrize(("before", "after"), [("", "K$hlstzgxe"), ("Elx", "ElxK$hstzge"), ("KA", "KA")])

@@ -46,7 +46,7 @@ from redisrepl.remote import fence as fence_module
 from redisrepl.remote.fence import NOT_LAST, Fence
 from redisrepl.remote.fetch import Fetched
 from redisrepl.remote.push import Pushed
-from redisrepl.sources.keyspace import KeyspaceSource, echoes_of
+from redisrepl.sources.keyspace import KeyspaceSource
 from redisrepl.sources.stream import StreamOptions, StreamSource
 from redisrepl.wire.commands import ORIGIN_CHANNEL
 from redisrepl.wire.digests import Look, Page, Summed, add_sums, held_at, look_at
@@ -113,6 +113,9 @@ class PlayedReach(StreamReach):
 
     async def passed(self, offset: int) -> None:
         if not self._waits:
+            return
+        if self._played_at.by_events:
+            await self._played_at.daemon.caught_up()
             return
         site, server = self._continuity.site, self._played_at.server
         await Until(lambda: not site.followed or self._read_to() >= offset or server.offset < offset)
@@ -596,8 +599,9 @@ class Daemon:
         self.events: list[tuple[bytes, bytes]] | None = None
         if site.by_events:
             self.events = []
-            self.inbound.expect_events(lambda change: echoes_of(change, kinds), 15.0)
+            self.keyspace.begin()
             self.stream.abandon()
+        self.links = self.noticed = 0  # of all links, and of the present one the events that were taken
         self.linked = self.subscribed = False
         self.followed = ""  # process of the site that is followed, or was last
         self.heard: list[Any] = []
@@ -619,6 +623,7 @@ class Daemon:
 
     def attached(self, *, resumed: bool, history: str) -> None:
         self.linked, self.followed = True, self.site.server.run_id
+        self.links += 1
         self.judging.site_attached(resumed=resumed, history=history)
 
     def detached(self) -> None:
@@ -639,6 +644,7 @@ class Daemon:
         await Wire(lambda: PeerUnavailableError("the site is away"))
         if self.events is not None:
             self.events.clear()
+            self.noticed = 0
             self.keyspace._take(Subscribed())
             return
         position = following.position
@@ -688,6 +694,14 @@ class Daemon:
     def take_noticed(self, events: list[tuple[bytes, bytes]]) -> None:
         """Events of the site have come."""
         self.keyspace._take(SiteKeyEvents(events))
+        self.noticed += len(events)
+
+    async def caught_up(self) -> None:
+        """The events were taken of all that happened at the site before this was called."""
+        link, last = self.links, self.noticed + len(self.events or ())
+        await Until(lambda: not self.linked or self.links != link or self.noticed >= last)
+        if not self.linked or self.links != link:
+            raise LinkLostError("the subscription is lost")
 
     @property
     def unread(self) -> int:

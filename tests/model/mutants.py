@@ -182,6 +182,7 @@ MORE = [
     Mutant(pushing, "Pushing._trimmed", "await self._store.names(key, before=first) | ", "", ONE, STREAMS),
     Mutant(pushing, "Pushing._trimmed", "there[LAST_ID] = last", "pass", ONE, STREAMS | BUSY),
     Mutant(pushing, "Pushing.outcomes", "if self._unknown:", "if False:", ONE, {"sites": 3, "notify": True}),
+    Mutant(pushing, "Pushing._settled", "self.outbound.by_events", "False", MERGED, {"notify": True}),
     Mutant(doubts, "Doubts.forget", 'getattr(change, "type", None) == "stream"', "False", ALL, STREAMS | BUSY),
     Mutant(doubts, "Doubts._expect_no_more", "if isinstance", "if None and isinstance", ONE, {"deletes": False}),
     Mutant(merging, "_add", "fields |= with_last_id(fields)", "pass", ONE, STREAMS | BUSY),

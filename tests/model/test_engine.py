@@ -60,9 +60,7 @@ def play(seed, phases, circumstances):
         pytest.param(
             (everybody, one_writer), {"sites": 2, "made": Made(options={"max_keys": 2})}, id="more keys than fit"
         ),
-        pytest.param(
-            (everybody, one_writer), {"sites": 3, "notify": True, "feed": True}, id="no PSYNC at every other site"
-        ),
+        pytest.param((*ALL, merged), {"sites": 3, "notify": True, "feed": True}, id="no PSYNC at every other site"),
         pytest.param((everybody,), {"sites": 2, "expires": True, "restarts": True, "feed": True}, id="expiries"),
         pytest.param((everybody, fallen_unremembered), {"sites": 2, "fills": True}, id="full disks"),
         pytest.param(
