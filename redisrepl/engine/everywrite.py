@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
+from itertools import zip_longest
 
 import structlog
 
@@ -18,7 +19,7 @@ from redisrepl.changes import Change, StringSet, Touch
 from redisrepl.engine.merging import merge, removes, size_of
 from redisrepl.engine.pending import OVERHEAD, Pending, Waiting, fields_of, parts_of, told_of
 
-__all__ = ["EveryWrite"]
+__all__ = ["EveryWrite", "values_passed"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -174,3 +175,16 @@ class EveryWrite(Pending):
 def _without_values(change: Change) -> Change:
     """The change, or a touch where it holds values."""
     return Touch(change.key, replaces=removes(change)) if size_of(change) else change
+
+
+def values_passed(changes: Iterable[Change]) -> list[list[Change]]:
+    """What keys hold on the way to the last of these changes: of each key its first change, then its second, and so on.
+
+    The last change of a key is not among them.
+    """
+    of_keys: dict[bytes, list[Change]] = {}
+    for change in changes:
+        of_keys.setdefault(change.key, []).append(change)
+    return [
+        [each for each in of_turn if each is not None] for of_turn in zip_longest(*(c[:-1] for c in of_keys.values()))
+    ]

@@ -394,8 +394,10 @@ class Inbound:
         self._pass(keys)
 
     def not_applied(self, keys: Collection[bytes]) -> None:
-        """The site did not answer: whether it executed these is not known, so no expectation of them holds."""
+        """The site did not execute these, or did not answer: no expectation of them holds."""
         self._expected_local.void(keys)
+        if self.echo_patience is not None:  # the event of a client may have been taken for that of the apply
+            self.suspect(keys)
         self.put_back(keys)
 
     def unanswered(self, keys: Collection[bytes], now: float) -> None:

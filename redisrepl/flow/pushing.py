@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from redisrepl.changes import DENIED, Change, Deleted, FieldsDeleted, HashSet, HashState, State, Touch
 from redisrepl.engine.ancestor import Agreed, note_changes
+from redisrepl.engine.everywrite import values_passed
 from redisrepl.engine.merging import size_of
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pending import told_of
@@ -202,7 +203,7 @@ class Pushing:
     async def _push_batch(self) -> None:
         outbound, pacer = self.outbound, self._pacer
         batch = await self._departure()
-        slot, number = self._take_slot(), 0
+        slot, numbers = self._take_slot(), list[int]()
         try:
             await self._see_clocks()
             await self._fenced()
@@ -211,37 +212,37 @@ class Pushing:
             outbound.counters.requests += 1
             pushed = _NOTHING
             if departure.commands:
-                number = self._store.next_number()
-                facts = Facts()
-                note_changes(facts, departure.changes, appends=not batch.in_doubt)
-                self._store.sending(number, facts)
-                pushed = await self._hub.push(departure.commands, slot=slot, number=number)
+                numbers = self._sending(departure.changes, appends=not batch.in_doubt)
+                pushed = await self._hub.push(departure.commands, slot=slot, number=numbers[-1])
         except FencedError:  # the epoch was raised while it was on its way: it is known not to have been executed
             pacer.arrived()
             self._hub.fence.doubt()
-            self._failed(batch, number, unknown=False)
+            self._failed(batch, numbers, unknown=False)
         except RedisreplError as error:
             pacer.failed()
             if isinstance(error, HubError) and error.retry_after is not None:
                 pacer.hold(time.monotonic() + min(error.retry_after, _LONGEST_HOLD))
             elif is_an_answer(error):  # the hub is there, so its health makes nobody wait
                 pacer.refused(time.monotonic(), random.uniform(0.5, 1))  # noqa: S311
-            self._failed(batch, number, unknown=isinstance(error, OutcomeUnknownError))
+            self._failed(batch, numbers, unknown=isinstance(error, OutcomeUnknownError))
             self.failure_log.failed(error, pending_keys=outbound.waiting)
             raise
         except asyncio.CancelledError:
             pacer.failed()
-            self._failed(batch, number, unknown=True)
+            self._failed(batch, numbers, unknown=True)
             raise
         else:
             pacer.arrived()
-            if number:
+            for passed in numbers[:-1]:
+                self._store.dropped(passed)
+            number = numbers[-1] if numbers else None
+            if number is not None:
                 if read_at and outbound.follows(batch):  # by now the stream may have come that far
                     held_by = self._reach.held_by(batch.keys, read_at)
                 refused = [key for key, error in pushed.errors.items() if error != UNCHANGED]
                 self._store.acknowledged(number, refused, held_by)
-            outbound.succeeded(batch, pushed.errors, pushed.time, number or None)
-            self._took(number, [change for change in departure.changes if change.key not in pushed.errors])
+            outbound.succeeded(batch, pushed.errors, pushed.time, number)
+            self._took(number or 0, [change for change in departure.changes if change.key not in pushed.errors])
             self.failure_log.succeeded(pending_keys=outbound.waiting)
         finally:
             self._slots.append(slot)
@@ -254,13 +255,27 @@ class Pushing:
             return self._slot_count - 1
         return self._slots.pop()
 
-    def _failed(self, batch: Batch, number: int, *, unknown: bool) -> None:
-        if number and unknown:
-            self._unknown[number] = frozenset(batch.keys)
+    def _sending(self, changes: Sequence[Change], *, appends: bool) -> list[int]:
+        """Record what is about to be sent, under the last of these numbers.
+
+        Under those before is what it passes through where each write counts: a batch that is cut off may leave that.
+        """
+        passing = values_passed(changes) if self.outbound.every_write else []
+        numbers = []
+        for noted in (*passing, changes):
+            facts = Facts()
+            note_changes(facts, noted, appends=appends)
+            numbers.append(self._store.next_number())
+            self._store.sending(numbers[-1], facts)
+        return numbers
+
+    def _failed(self, batch: Batch, numbers: Sequence[int], *, unknown: bool) -> None:
+        if numbers and unknown:
+            self._unknown |= dict.fromkeys(numbers, frozenset(batch.keys))
             self._hub.fence.doubt()
-        elif number:
+        for number in () if unknown else numbers:
             self._store.dropped(number)
-        self.outbound.failed(batch, unknown=unknown and bool(number))
+        self.outbound.failed(batch, unknown=unknown and bool(numbers))
 
     async def outcomes(self) -> None:
         """Find out what became of batches of unknown outcome, if there are any.

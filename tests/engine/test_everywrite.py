@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from redisrepl.changes import Deleted, HashSet, StringSet, Touch
-from redisrepl.engine.everywrite import EveryWrite
+from redisrepl.engine.everywrite import EveryWrite, values_passed
 
 K, L = b"k", b"l"
 BIG = 1 << 20
@@ -210,3 +210,9 @@ def test_every_change_arrives_once_in_order_and_acknowledged_says_so(operations)
     assert arrived == written
     assert not batches
     assert len(waiting) == waiting.bytes == 0
+
+
+def test_what_keys_hold_on_the_way_to_their_last_change():
+    changes = [value(1), value(1, L), value(2), Deleted(K), value(3), value(2, L)]
+    assert values_passed(changes) == [[value(1), value(1, L)], [value(2)], [Deleted(K)]]
+    assert values_passed([value(1), value(1, L)]) == values_passed([]) == []

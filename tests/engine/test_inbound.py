@@ -355,6 +355,20 @@ def test_events_of_applies_that_nobody_waits_for_any_more_may_still_come(world):
     assert not world.inbound.may_be_echo(KEY)
 
 
+@pytest.mark.parametrize("by_events", [False, True])
+def test_the_event_of_a_client_may_have_been_taken_for_that_of_an_apply_that_did_not_happen(world, by_events):
+    """A client wrote between our reading and our writing; its value was never looked at, and is compared now."""
+    if by_events:
+        world.inbound.expect_events(lambda _change: [b"set"], 15.0)
+    world.inbound.mark_dirty([KEY])
+    world.inbound.take(1)
+    assert world.inbound.about_to_apply(KEY, [StringSet(KEY, b"of the hub")])
+    assert world.local.consume(KEY, b"set") == by_events
+    world.inbound.not_applied([KEY])
+    assert world.inbound.dirty == {KEY: by_events}
+    assert not world.local.holds(KEY)
+
+
 @pytest.mark.parametrize("change", ["whole key", "other fields wait", "the key waits", "too many"])
 def test_more_than_known_fields_is_stale(world, change):
     world.changing[KEY] = {b"own"}

@@ -319,7 +319,7 @@ async def test_what_a_push_of_unknown_outcome_left_is_known_until_a_later_change
     outbound = outbound_of() if of_another_process else outbound_of(StringSet(b"k", b"b"))
     async with Flights(outbound, store, FakeHub(), 0) as flights:
         if not of_another_process:
-            flights.pushing._failed(outbound.take(10, 1000), 1, unknown=True)
+            flights.pushing._failed(outbound.take(10, 1000), [1], unknown=True)
         outbound._add(Deleted(b"k"))
         assert not len(outbound.doubtful)
         flights.pushing.nothing_in_doubt()
@@ -460,6 +460,26 @@ async def test_where_every_write_counts_a_value_that_was_read_waits_for_those_be
     values = [command[2] for commands in hub.pushed for command in commands if command[1] == b"k"]
     assert values == ([b"0", b"1", b"2", b"3"] if written else [b"3"])
     assert await agreed(store, b"k", b"other") == digests(k=b"3", other=b"a")
+
+
+@pytest.mark.parametrize("fault", [OutcomeUnknownError("lost"), PeerUnavailableError("away"), None])
+async def test_where_every_write_counts_the_hub_may_hold_each_value_of_a_batch_of_unknown_outcome(store, fault):
+    """A batch that takes more than one request may have ended between two of them."""
+    outbound = Outbound(
+        ChangeDecoder(lambda _key: True, KINDS), ExpectedEvents(0), options=OutboundOptions(every_write=True)
+    )
+    outbound.read([[b"SET", b"k", b"1"], [b"SET", b"k", b"2"], [b"SET", b"k", b"3"]], 100)
+    hub = FakeHub(*filter(None, [fault]))
+    async with Flights(outbound, store, hub, site=StatesOf({b"k": StringState(b"3")})) as flights:
+        await eventually_async(lambda: hub.calls)
+        await eventually_async(lambda: not outbound.pending.in_flight)
+        left = (await store.lookup([b"k"]))[b"k"].intents if isinstance(fault, OutcomeUnknownError) else ()
+        await flights.pushing.drained()
+        flights.pushing.nothing_in_doubt()
+    assert set(left) == ({string_digest(b"k", b"%d" % n) for n in (1, 2, 3)} if left else set())
+    assert bool(left) == isinstance(fault, OutcomeUnknownError)
+    known = (await store.lookup([b"k"]))[b"k"]
+    assert (known.digest, known.intents) == (string_digest(b"k", b"3"), ())
 
 
 async def test_where_nothing_differs_nothing_is_sent(store):

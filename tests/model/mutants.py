@@ -33,7 +33,17 @@ from redisrepl.engine import (
 )
 from redisrepl.flow import applying, differences, jobs, judging, pushing, reach, sweep
 from tests.model.daemons import Made
-from tests.model.runs import conflict, everybody, evicted, fallen, fallen_unremembered, merged, one_writer, run
+from tests.model.runs import (
+    conflict,
+    each_its_own,
+    everybody,
+    evicted,
+    fallen,
+    fallen_unremembered,
+    merged,
+    one_writer,
+    run,
+)
 from tests.model.world import silence
 
 ROOT = Path(redisrepl.__file__).parent
@@ -63,7 +73,7 @@ class Mutant(NamedTuple):
         return f"{self.module.__name__.removeprefix('redisrepl.')}:{self.owner}: {' '.join(self.text.split())[:60]}"
 
 
-MERGED = (everybody, merged, merged)
+MERGED, OWN = (everybody, merged, merged), (everybody, each_its_own, each_its_own)
 FEW = {"made": Made(options={"max_keys": 2})}
 FILLS = {"fills": True}
 STREAMS = {"only": ("stream",)}
@@ -182,7 +192,8 @@ MORE = [
     Mutant(pushing, "Pushing._trimmed", "await self._store.names(key, before=first) | ", "", ONE, STREAMS),
     Mutant(pushing, "Pushing._trimmed", "there[LAST_ID] = last", "pass", ONE, STREAMS | BUSY),
     Mutant(pushing, "Pushing.outcomes", "if self._unknown:", "if False:", ONE, {"sites": 3, "notify": True}),
-    Mutant(pushing, "Pushing._settled", "self.outbound.by_events", "False", MERGED, {"notify": True}),
+    Mutant(pushing, "Pushing._settled", "self.outbound.by_events", "False", OWN, {"notify": True}),
+    Mutant(pushing, "Pushing._sending", "if self.outbound.every_write", "if False", OWN, {"every_write": True}),
     Mutant(doubts, "Doubts.forget", 'getattr(change, "type", None) == "stream"', "False", ALL, STREAMS | BUSY),
     Mutant(doubts, "Doubts._expect_no_more", "if isinstance", "if None and isinstance", ONE, {"deletes": False}),
     Mutant(merging, "_add", "fields |= with_last_id(fields)", "pass", ONE, STREAMS | BUSY),

@@ -178,6 +178,41 @@ def merged(world: World) -> None:
     world.check()
 
 
+def each_its_own(world: World) -> None:
+    """All write, each to an element of one collection and a string of its own: of each the last word is there."""
+    rng = world.rng
+    shared = rng.choice([key for key in TYPES if TYPES[key] in ("hash", "set", "zset")])
+    type_, parties = TYPES[shared], [None, *world.sites]
+    names = world.names(type_, len(parties))
+    world.write(None, [[b"DEL", shared], *world.putting(type_, shared, names)])
+    world.settle()
+    world.judgements.clear()
+    elements: dict[bytes, bytes | None] = dict.fromkeys((name_here(type_, name) for name in names), b"1")
+    strings: dict[bytes, bytes | None] = {b"ns:of " + name: None for name in names}
+    for _ in range(rng.randint(5, 30)):
+        party, name = rng.choice(list(zip(parties, names, strict=True)))
+        value, gone = b"%d" % rng.randint(2, 1000), world.deletes and rng.random() < 0.3
+        if rng.random() < 0.6:
+            words = [world.removing(party, type_, shared, name)] if gone else []
+            world.write(party, words or world.putting(type_, shared, [name], value))
+            elements[name_here(type_, name)] = None if gone else value
+        else:
+            key = b"ns:of " + name
+            world.write(party, [[b"DEL", key] if gone else [b"SET", key, value]])
+            strings[key] = None if gone else value
+        world.play(rng.randint(0, 6), [])
+    world.settle()
+    if not any(event is Event.WENT_BACK for _, event in world.judgements):
+        held = elements_held(world.hub.data.get(shared), type_)
+        if type_ == "set":  # whose members have no value
+            held = {name: elements[name] for name in held if name in elements}
+        found = {name: held.get(name) for name in elements}
+        found |= {key: getattr(world.hub.data.get(key), "value", None) for key in strings}
+        if found != elements | strings:
+            raise WrongError(f"of {elements | strings}, of which nobody changed another's, {found} is left")
+    world.check()
+
+
 def evicted(world: World) -> None:
     """A server evicts a key: no other loses it."""
     party = world.rng.choice([None, *world.sites])

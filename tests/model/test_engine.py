@@ -20,13 +20,24 @@ from redisrepl.engine.outbound import Outbound
 from redisrepl.remote.fence import Fence
 from tests.model.daemons import Made, PlayedJudging
 from tests.model.mutants import MORE, SAMPLE, mutated, noticed_by
-from tests.model.runs import conflict, everybody, evicted, fallen, fallen_unremembered, merged, one_writer, run
+from tests.model.runs import (
+    conflict,
+    each_its_own,
+    everybody,
+    evicted,
+    fallen,
+    fallen_unremembered,
+    merged,
+    one_writer,
+    run,
+)
 from tests.model.world import WrongError, silence
 
 SCHEDULES = int(os.environ.get("REDISREPL_SCHEDULES", "10"))
 FIRST = int(os.environ.get("REDISREPL_FIRST_SEED", "0"))
 
-ALL = (everybody, one_writer, fallen, conflict, merged)
+LAST_WORDS = (everybody, one_writer, each_its_own)
+ALL = (*LAST_WORDS, fallen, conflict, merged)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -52,14 +63,12 @@ def play(seed, phases, circumstances):
         pytest.param(ALL, {"sites": 3}, id="three sites"),
         pytest.param(ALL, {"sites": 2, "feed": True, "silent": True}, id="the feed, and events lost unnoticed"),
         pytest.param(ALL, {"sites": 2, "winner": "site"}, id="the site wins"),
-        pytest.param((everybody, one_writer), {"sites": 2, "deletes": False}, id="no removals"),
-        pytest.param((everybody, one_writer, merged), {"sites": 2, "every_write": True}, id="each write"),
-        pytest.param((everybody, one_writer, merged), {"sites": 2, "restarts": True}, id="servers restart"),
+        pytest.param(LAST_WORDS, {"sites": 2, "deletes": False}, id="no removals"),
+        pytest.param((*LAST_WORDS, merged), {"sites": 2, "every_write": True}, id="each write"),
+        pytest.param((*LAST_WORDS, merged), {"sites": 2, "restarts": True}, id="servers restart"),
         pytest.param((everybody, evicted), {"sites": 2, "notify": True}, id="evictions"),
         pytest.param((everybody,), {"sites": 2, "flushes": True}, id="flushes"),
-        pytest.param(
-            (everybody, one_writer), {"sites": 2, "made": Made(options={"max_keys": 2})}, id="more keys than fit"
-        ),
+        pytest.param(LAST_WORDS, {"sites": 2, "made": Made(options={"max_keys": 2})}, id="more keys than fit"),
         pytest.param((*ALL, merged), {"sites": 3, "notify": True, "feed": True}, id="no PSYNC at every other site"),
         pytest.param((everybody,), {"sites": 2, "expires": True, "restarts": True, "feed": True}, id="expiries"),
         pytest.param((everybody, fallen_unremembered), {"sites": 2, "fills": True}, id="full disks"),

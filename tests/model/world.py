@@ -300,12 +300,12 @@ class World:
             return [b"XTRIM", key, b"MAXLEN", b"=", b"%d" % (len(names) - 1)]
         return [COLLECTIONS[type_].remove, key, name]
 
-    def putting(self, type_: str, key: bytes, names: Sequence[bytes]) -> list[list[bytes]]:
-        """Commands that add these elements."""
+    def putting(self, type_: str, key: bytes, names: Sequence[bytes], value: bytes = b"1") -> list[list[bytes]]:
+        """Commands that add these elements, or change them."""
         if type_ == "stream":
             return [[b"XADD", key, name, b"f", b"v"] for name in names]
         its = COLLECTIONS[type_]
-        return [[its.put, key, *its.options, *put_words(type_, [(name, b"1") for name in names])]]
+        return [[its.put, key, *its.options, *put_words(type_, [(name, value) for name in names])]]
 
     def write(self, party: Site | None, commands: list[list[bytes]] | None = None) -> list[bytes]:
         """A client writes; which keys."""
