@@ -151,12 +151,13 @@ def kill_the_subscription(scene: Scene) -> None:
 
 
 def kill_the_replica_link(scene: Scene) -> None:
-    with scene.rng.choice(scene.sites).master.client() as client:
-        client.execute_command("CLIENT", "KILL", "TYPE", "replica")
+    site = scene.rng.choice(scene.sites)
+    with site.master.client() as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", site.follower)
 
 
 def outrun_the_backlog_of_a_killed_daemon(scene: Scene) -> None:
-    site = scene.rng.choice(scene.sites)
+    site = scene.rng.choice(scene.streamed_sites)
     daemon = scene.daemon_of(site)
     with _small_backlog(site), _full_sync(daemon), _dead(scene, daemon):
         scene.written(500)
@@ -174,7 +175,7 @@ def outrun_the_backlog_of_a_cut_link(scene: Scene) -> None:
 
 def overrun_the_output_buffer(scene: Scene) -> None:
     """The daemon reads too slowly, so the master drops it; the backlog does not reach back."""
-    site = scene.rng.choice(scene.sites)
+    site = scene.rng.choice(scene.streamed_sites)
     daemon = scene.daemon_of(site)
     limits = "client-output-buffer-limit", "replica 1mb 1mb 1", "replica 256mb 64mb 60"
     _wait_until_attached(daemon)  # else there is nobody to drop

@@ -20,7 +20,7 @@ from redisrepl.engine.winners import BOTH_CHANGED
 from redisrepl.store.kept import KeptConflicts
 from testbed import Daemon, FaultProxy, Hub, RedisServer, SmallDisk, eventually
 from tests.chaos.collections import contents, elements_of, type_of
-from tests.chaos.sites import SentinelSite, Site
+from tests.chaos.sites import EventsSite, SentinelSite, Site
 from tests.chaos.writers import NAMESPACE, Contents, Miss, Writer
 
 __all__ = ["SWIFT", "Scene"]
@@ -42,21 +42,29 @@ MOST_MEMORY = 150
 
 
 class Scene:
-    """All of it; a context manager. The first site has one address, the second a Sentinel.
+    """All of it; a context manager. The first site has one address, the second a Sentinel, and a third gives no PSYNC.
 
     Args:
         seed: of all choices.
         pause: seconds between the bursts of each writer.
         flags: further ones of the daemons.
         all_types: the clients of the hub and of the first site write keys of all types, which the daemon there
-            replicates; at the second site all likewise, or strings and hashes only, as the seed has it.
+            replicates; at the others all likewise, or strings and hashes only, as the seed has it.
+        events: there is a third site.
     """
 
     def __init__(
-        self, seed: int, *, pause: float = 0.002, flags: tuple[str, ...] = SWIFT, all_types: bool = True
+        self,
+        seed: int,
+        *,
+        pause: float = 0.002,
+        flags: tuple[str, ...] = SWIFT,
+        all_types: bool = True,
+        events: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
-        self._all = [all_types, all_types and self.rng.random() < 0.5]  # by site
+        self._all = [all_types, *([all_types and self.rng.random() < 0.5] * (2 if events else 1))]  # by site
+        self._events = events
         self._pause = pause
         self._flags = flags
         self._stack = contextlib.ExitStack()
@@ -71,7 +79,8 @@ class Scene:
     def _start(self, enter) -> None:
         self.hub = enter(Hub(redis={"persistent": True}))
         self.disk = enter(SmallDisk(DISK))
-        self.sites = [enter(Site()), enter(SentinelSite())]
+        self.streamed_sites: list[Site] = [enter(Site()), enter(SentinelSite())]
+        self.sites = [*self.streamed_sites, *([enter(EventsSite())] if self._events else [])]
         self.proxies = [enter(FaultProxy(self.hub.port)) for _ in self.sites]
         pair = self.hub.certificates
         secrets = ["--cert", pair.client, "--key", pair.client_key, "--ca", pair.ca]
@@ -91,8 +100,8 @@ class Scene:
             )
             for n, (site, proxy, everything) in enumerate(zip(self.sites, self.proxies, self._all, strict=True))
         ]
-        for daemon in self.daemons:
-            daemon.wait_for_log("stream.attached")
+        for daemon, site in zip(self.daemons, self.sites, strict=True):
+            daemon.wait_for_log(site.followed)
             daemon.wait_for_log("subscribe.started")
             daemon.wait_for_log("sweep.finished")
         self._marks = [daemon.mark() for daemon in self.daemons]
@@ -100,7 +109,7 @@ class Scene:
         self.writers = [
             Writer(name, master, self.rng.random(), self._pause, all_types=everything)
             for name, master, everything in zip(
-                ("hub", "site0", "site1"), masters, (self._all[0], *self._all), strict=True
+                ("hub", *(f"site{n}" for n in range(len(self.sites)))), masters, (self._all[0], *self._all), strict=True
             )
         ]
         for writer in self.writers:

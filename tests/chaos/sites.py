@@ -1,4 +1,4 @@
-"""A site's Redis in its two forms: at one address, or with a replica and a Sentinel that tells which of them is master.
+"""A site's Redis in its three forms: at one address, likewise without PSYNC, or with a replica and a Sentinel.
 
 In: nothing. Out: the master of now, the flags that lead a daemon there, faults of the site itself.
 Left to others: daemons, writers, and when which fault comes.
@@ -11,11 +11,19 @@ from typing import Self
 
 from testbed import FaultProxy, RedisSentinel, RedisServer, eventually
 
-__all__ = ["SentinelSite", "Site"]
+__all__ = ["EventsSite", "SentinelSite", "Site"]
 
 
 class Site:
-    """One redis-server; its daemon reaches it by `link`, which can be faulty."""
+    """One redis-server; its daemon reaches it by `link`, which can be faulty.
+
+    Attributes:
+        follower: type of the connection by which its daemon follows it.
+        followed: what the daemon says once it does.
+    """
+
+    follower = "replica"
+    followed = "stream.attached"
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
@@ -40,6 +48,17 @@ class Site:
 
     def _own_replicas(self) -> set[int]:
         return set()
+
+
+class EventsSite(Site):
+    """Its daemon follows its keyspace events."""
+
+    follower = "pubsub"
+    followed = "notice.started"
+
+    @property
+    def flags(self) -> list[object]:
+        return [*super().flags, "--source", "notify"]
 
 
 class SentinelSite(Site):

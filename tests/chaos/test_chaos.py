@@ -63,8 +63,10 @@ def test_all_copies_are_equal_after_each_fault_of(group):
 
 
 @pytest.mark.timeout(300 + 2 * SECONDS)
-def test_all_copies_are_equal_after_everything_at_once():
-    with Scene(SEED, pause=PAUSE) as scene:
+@pytest.mark.parametrize("events", [pytest.param(False, id="streams"), pytest.param(True, id="events")])
+def test_all_copies_are_equal_after_everything_at_once(events):
+    """`events`: beside the others there is a site that is followed by its keyspace events."""
+    with Scene(SEED, pause=PAUSE, events=events) as scene:
         play = Play(scene)
         while True:
             for _ in range(ROUND):

@@ -114,10 +114,12 @@ class Writer(threading.Thread):
         client.set(self.key_outside, b"%d" % self.accepted)
 
     def _write_own(self, client: redis.Redis) -> None:
-        """A string, or a field of a hash, that only this client writes."""
+        """A string, or a field of a hash that others write too, that only this client writes."""
         number, in_hash = self._rng.randrange(OWN), self._rng.random() < 0.5
-        kind, place = (b"hown", b"f%d" % (number % 5)) if in_hash else (b"own", None)
-        key = NAMESPACE + b"%b:%b:%d" % (kind, self.name.encode(), number // 5 if in_hash else number)
+        if in_hash:
+            key, place = NAMESPACE + b"hown:%d" % (number // 5), b"%b f%d" % (self.name.encode(), number % 5)
+        else:
+            key, place = NAMESPACE + b"own:%b:%d" % (self.name.encode(), number), None
         value = b"%b %d" % (self.name.encode(), self.accepted)
         with self._saying(key, {place: value}):
             client.set(key, value) if place is None else client.hset(key, place, value)
