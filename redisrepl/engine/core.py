@@ -402,7 +402,7 @@ class Core:
 
     def push_planned(self, plan: Plan) -> None:
         """Have the hub get its part of a plan."""
-        if plan.clash is not None:
+        if plan.clash is not None and plan.key not in self.outbound.refusals:
             self.outbound.given_up(plan.key, plan.clash)
         if plan.push is None:
             return

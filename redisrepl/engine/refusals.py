@@ -50,6 +50,9 @@ class Refusals:
     def __len__(self) -> int:
         return len(self._refused)
 
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._refused
+
     def saved(self) -> list[str] | None:
         """The keys as JSON can hold them; None: there are too many."""
         keys = self._refused.keys() | self._earlier

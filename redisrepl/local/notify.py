@@ -45,6 +45,9 @@ _FLAGS_PERIOD = 30.0
 #: Seconds before the second check: right after a failover, the first may have asked the replaced server.
 _FLAGS_AGAIN = 3.0
 _LEAST_WAIT = 0.05
+#: A server answers a PING with this once it has read its own data: what it reads from an append-only file makes events
+#: as if clients wrote it.
+_LIVE = b"live"
 _OF_INFO = b"# Replication"
 _NOT_NOW = ("LOADING", "MASTERDOWN", "TRYAGAIN", "BUSY ", "ERR max number of clients")
 
@@ -131,13 +134,14 @@ class SiteEvents:
         master = await find_master(self._address, self._connect_wait)
         reader, writer = await open_connection(master, self._connect_wait)
         parser = RespReader(_LARGEST_MESSAGE, skip=_too_long, cost=ELEMENT)
-        waiting = len(self._patterns)  # confirmations that have not arrived
+        live = False
         pings = _Pings(writer)
         try:
             if (password := self._address.password_bytes) is not None:
                 username = [] if self._address.username is None else [self._address.username.encode()]
                 writer.write(encode_command(b"AUTH", *username, password))
             writer.write(encode_command(*INFO) + encode_command(b"PSUBSCRIBE", *self._patterns))
+            writer.write(encode_command(b"PING", _LIVE))
             heard = time.monotonic()
             flags_due = heard + _FLAGS_PERIOD
             while True:
@@ -154,16 +158,17 @@ class SiteEvents:
                     writer.write(encode_command(b"PING"))
                 else:
                     heard = now
-                    noticed, confirmed, answers = self._parse(parser, data)
-                    if confirmed and not (waiting := waiting - confirmed):
+                    noticed, answers = self._parse(parser, data)
+                    if not live and _LIVE in answers:
+                        live = True
                         await self._ensure_flags()
                         flags_due = now + min(_FLAGS_AGAIN, _FLAGS_PERIOD)
                         self._pings = pings
                         yield Subscribed(self._history)
-                    if noticed:
+                    elif live and noticed:
                         yield SiteKeyEvents(noticed)
                     pings.take(answers)  # now that the events before them were taken
-                if now >= flags_due and not waiting:
+                if now >= flags_due and live:
                     flags_due = now + _FLAGS_PERIOD
                     if added := await self._ensure_flags():
                         yield EventsLost(f"the site's {NOTIFY_OPTION} lacked {added}")
@@ -190,11 +195,10 @@ class SiteEvents:
             raise LinkLostError(f"{self._address} closed the subscription")
         return data
 
-    def _parse(self, parser: RespReader, data: bytes) -> tuple[list[tuple[bytes, bytes]], int, list[bytes]]:
-        """The events in these bytes, how many patterns were confirmed, and which PINGs were answered."""
+    def _parse(self, parser: RespReader, data: bytes) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
+        """The events in these bytes, and which PINGs were answered."""
         found: list[tuple[bytes, bytes]] = []
         answers: list[bytes] = []
-        confirmed = 0
         skip = len(self._head)
         try:
             for start in range(0, len(data), PIECE):
@@ -203,8 +207,6 @@ class SiteEvents:
                     match item:
                         case [b"pmessage", _, bytes(channel), bytes(event)]:
                             found.append((channel[skip:], event))
-                        case [b"psubscribe", *_]:
-                            confirmed += 1
                         case [b"pong", bytes(number)]:
                             answers.append(number)
                         case bytes() if item.startswith(_OF_INFO):
@@ -214,13 +216,13 @@ class SiteEvents:
                         case hiredis.ReplyError():
                             raise self._refusal(str(item))
                         case _:
-                            pass  # +OK to AUTH
+                            pass  # +OK to AUTH, and the confirmations, which come before the answer to the PING
                     size += _size(item)
                 if parser.sizes is None:
                     parser.settle(size)
         except DAMAGED as error:
             raise ProtocolError(f"{self._address} sent what is not RESP: {error}") from error
-        return found, confirmed, answers
+        return found, answers
 
     def _refusal(self, text: str) -> Exception:
         who = f"the site's Redis {self._address}"

@@ -146,6 +146,35 @@ async def test_who_catches_up_has_heard_of_all_that_happened_before(server):
         await asyncio.wait({taking})
 
 
+async def test_what_a_server_reads_from_its_own_file_is_no_event_of_a_client():
+    """Redis takes subscriptions while it reads its append-only file, and reports all that it reads."""
+    config = {"appendonly": "yes", "aof-use-rdb-preamble": "no", OPTION: "KA"}
+    with RedisServer(config=config) as server:
+        with server.client().pipeline(transaction=False) as pipeline:
+            for number in range(20_000):
+                pipeline.set(f"ns:{number}", number)
+            pipeline.execute()
+        server.stop()
+        server.config["key-load-delay"] = 100  # microseconds
+        starting = asyncio.create_task(asyncio.to_thread(server.start))
+        address = parse_address(f"127.0.0.1:{server.port}")
+        client = open_client(address, 5, connections=1)
+        refusals, news = [], None
+        while not isinstance(news, Subscribed):
+            events = SiteEvents(address, client, [b"ns:"], KINDS).events()
+            try:
+                news = await anext(events)
+            except (PeerUnavailableError, LinkLostError) as error:
+                refusals.append(str(error))
+                await asyncio.sleep(0.01)
+        await starting
+        server.client().set("ns:of a client", "v")
+        assert await noticed(events, 1) == [(b"ns:of a client", b"set")]
+        assert any("LOADING" in refusal for refusal in refusals), "it was never asked while it was reading"
+        await events.aclose()
+        await client.aclose()
+
+
 async def test_nobody_catches_up_without_a_subscription(server):
     async with subscribed(server) as (site, news):
         server.pause()
