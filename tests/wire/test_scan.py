@@ -1,6 +1,7 @@
 """Scans have an end: no circle of cursors goes unnoticed, and no real server's cursors are taken for one."""
 
 import itertools
+import random
 
 import pytest
 from hypothesis import given
@@ -38,9 +39,25 @@ def test_cursors_that_never_end(monkeypatch):
         gone_on(scan, itertools.count(1))
 
 
+@pytest.mark.parametrize(
+    "cursors",
+    [
+        itertools.count(1),
+        itertools.count(1 << 40, 1 << 20),
+        range((1 << 64) - 1, 0, -1),
+        map(random.Random(7).randrange, itertools.repeat(1), itertools.repeat(1 << 64)),
+    ],
+    ids=["counted", "in large steps", "backwards", "by chance"],
+)
+def test_cursors_that_are_in_no_order_of_a_table_end_soon(cursors):
+    with pytest.raises(ProtocolError, match=r"^a scan of x has no end: .* out of order$"):
+        gone_on(Scan("a scan of x"), itertools.islice(cursors, 100_000))
+
+
 @pytest.mark.parametrize("sizes", [[20_000], [1000, 20_000, 10], [20_000, 10, 0, 5000, 5]])
-def test_a_real_server_whose_table_grows_and_shrinks_never_goes_round(sizes):
+def test_a_real_server_whose_table_grows_and_shrinks_never_goes_round_nor_back(monkeypatch, sizes):
     """Its keys come and go between the steps, so that its table is being moved most of the time."""
+    monkeypatch.setattr(module, "_MOST_BACK", 0)
     with RedisServer() as server:
         redis = server.client()
         redis.config_set("hash-max-listpack-entries", 1)
