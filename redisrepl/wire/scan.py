@@ -68,5 +68,5 @@ class Scan:
 
 
 def _place(cursor: bytes) -> int:
-    """How far a cursor has come, in the order in which Redis goes through a table; none but numbers come from a server."""
+    """How far a cursor has come, in the order in which Redis goes through a table; all of a server's are numbers."""
     return int(format(int(cursor), f"0{_BITS}b")[::-1], 2) if cursor.isdigit() else 0

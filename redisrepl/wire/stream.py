@@ -1,7 +1,7 @@
 """Parses the commands of a replication stream, with the offset at which each of them ends.
 
 In: the bytes that follow a handshake and snapshot. Out: `Commands`. Left to others: handshake and snapshot
-(`wire.psync`), RESP, and skipping large arguments (`wire.resp`), what a command means (`wire.commands`).
+(`wire.psync`), RESP, and leaving out arguments (`wire.resp`), what a command means (`wire.commands`).
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ class CommandStream:
     __slots__ = ("_reader", "_unwanted", "received")
 
     def __init__(self, unwanted: Unwanted | None = None) -> None:
-        self._reader = RespReader(_LARGEST_COMMAND, skip=unwanted, flat=True)
+        self._reader = RespReader(
+            _LARGEST_COMMAND, skip=unwanted, thin=None if unwanted is None else unwanted.thin, flat=True
+        )
         self._unwanted = unwanted
         self.received = 0
 

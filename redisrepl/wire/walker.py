@@ -13,7 +13,7 @@ import hiredis
 
 from redisrepl.errors import LimitExceededError, ProtocolError
 
-__all__ = ["ELEMENT", "LEFT_OUT", "LONGEST_NUMBER", "Skip", "Walker"]
+__all__ = ["ELEMENT", "LEFT_OUT", "LONGEST_NUMBER", "Skip", "Thin", "Walker"]
 
 #: Most levels of nested lists; EXEC around SCAN has three.
 _DEEPEST = 8
@@ -31,6 +31,9 @@ LEFT_OUT = bytes(bytearray(b"(left out)"))
 
 #: Called with the received elements of the open list, and the length of its next string: whether to skip that string.
 Skip = Callable[[list[Any], int], bool]
+#: Called now and then with the elements of a list that is not complete, how many of them it has seen before, and the
+#: bytes that are kept of it. It may take out elements, and replace some by `LEFT_OUT`; returns their bytes.
+Thin = Callable[[list[Any], int, int], int]
 
 
 class Walker:
@@ -39,6 +42,7 @@ class Walker:
     Args:
         limit: most bytes of one value.
         skip: see `Skip`; `LEFT_OUT` replaces a skipped string, whose bytes do not count towards the limit.
+        thin: see `Thin`; nor do those count.
         error: makes an error reply from its text.
         cost: bytes that each element of a list counts for beside its own; a list counts twice.
         flat: refuse a list that holds anything but strings, at the first such element.
@@ -53,6 +57,7 @@ class Walker:
         limit: int,
         *,
         skip: Skip | None = None,
+        thin: Thin | None = None,
         error: Callable[[str], Any] = hiredis.ReplyError,
         cost: int = 0,
         flat: bool = False,
@@ -61,6 +66,8 @@ class Walker:
         self._cost = cost
         self._flat = flat
         self._skip = skip
+        self._thin = thin
+        self._seen = 0  # elements of the present list that `thin` has seen
         self._error = error
         self._buffer = b""
         self._open: list[tuple[list[Any], int]] = []  # lists that are not complete, and how many elements they want
@@ -118,7 +125,17 @@ class Walker:
             self._line(data[at : at + 1], data[at + 1 : line_end])
             at = line_end + 2
         self._buffer = data[at:]
+        if self._open and self._thin is not None:
+            self._thin_out(self._thin)
         return self._values
+
+    def _thin_out(self, thin: Thin) -> None:
+        """Forget what is not wanted of the outermost list."""
+        items, wanted = self._open[0]
+        before = len(items)
+        self._kept -= thin(items, self._seen, self._kept)
+        self._seen = len(items)
+        self._open[0] = items, wanted - (before - self._seen)
 
     def _short_strings(self, data: bytes, at: int) -> int:
         """Parse short and whole strings of the open list, except its last; returns the index behind them.
@@ -225,6 +242,7 @@ class Walker:
             value = items
             self._open.pop()
         self._values.append(value)
+        self._seen = 0
         self.sizes.append(self._size)
         self._size = self._kept = 0
 

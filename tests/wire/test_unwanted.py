@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from redisrepl.changes import Deleted, Position, StringSet, Touch
+from redisrepl.changes import Deleted, HashSet, Position, StringSet, Touch
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.psync import ReplicaProtocol, encode_command
 from redisrepl.wire.unwanted import Unwanted
@@ -12,6 +12,11 @@ from redisrepl.wire.unwanted import Unwanted
 BIG = b"x" * 400_000
 HUGE = b"y" * 2_000_000
 SET = [b"SET", b"ns:k", b"v"]
+
+
+#: Some 300 and 2,000 KB in short words.
+SOME = [b"%03d" % number + b"x" * 1000 for number in range(300)]
+MANY = [b"%04d" % number + b"x" * 1000 for number in range(2000)]
 
 
 def covers(key):
@@ -64,12 +69,54 @@ def changes(*commands, chunk=50_000):
         ([b"PUBLISH", b"channel", HUGE], []),
         ([b"UNKNOWN", HUGE, b"x"], []),
         ([HUGE, b"ns:a"], []),
+        ([b"HSET", b"other", *MANY], []),
+        ([b"HSET", HUGE, *MANY], []),
+        ([b"HSET", b"ns:h", *SOME], [HashSet(b"ns:h", dict(zip(SOME[::2], SOME[1::2], strict=True)))]),
+        ([b"HSET", b"ns:h", *MANY], [Touch(b"ns:h", replaces=True)]),
+        ([b"HSET", b"ns:h", *MANY, b"f", HUGE], [Touch(b"ns:h", replaces=True)]),
+        ([b"RPUSH", b"other", *MANY, BIG], []),
+        ([b"MSET", *MANY, b"ns:a", b"1"], [StringSet(b"ns:a", b"1")]),
+        (
+            [b"MSET", b"ns:a", b"1", *MANY, b"ns:b", BIG, *MANY, b"o", BIG],
+            [StringSet(b"ns:a", b"1"), StringSet(b"ns:b", BIG)],
+        ),
+        ([b"MSETNX", *MANY, b"o", HUGE], []),
+        ([b"DEL", *MANY, b"ns:a", *MANY, b"ns:b", *MANY], [Deleted(b"ns:a"), Deleted(b"ns:b")]),
     ],
 )
 def test_what_a_large_command_amounts_to(argv, expected, chunk):
     ours = StringSet(b"ns:k", b"v")
 
     assert changes(SET, argv, SET, chunk=chunk) == [ours, *expected, ours]
+
+
+@pytest.mark.parametrize("chunk", [50_000, 70_001])
+def test_what_is_too_much_together_is_read_again(chunk):
+    """However large the whole, no more is kept of it than may be."""
+    keys = [b"ns:%04d" % number for number in range(2000)]
+    found = changes([b"MSET", *(word for key in keys for word in (key, MANY[0]))], chunk=chunk)
+
+    assert [change.key for change in sorted(found, key=lambda change: change.key)] == keys
+    assert sum(isinstance(change, StringSet) for change in found) < 1100
+    assert all(change in {StringSet(change.key, MANY[0]), Touch(change.key, replaces=True)} for change in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [(b"HSET", b"other"), (b"SADD", b"other"), (b"MSET", b"o"), (b"DEL", b"o"), (b"ZADD", b"ns:z")]
+)
+def test_memory_does_not_depend_on_how_many_words_others_write(name, key):
+    protocol = attached(Unwanted(covers, 1_000_000))
+    piece = b"$8\r\nabcdefgh\r\n" * 5000
+    protocol.receive(b"*%d\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (3 + 200 * 5000, len(name), name, len(key), key))
+    for _ in range(20):
+        protocol.receive(piece)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(180):
+        assert protocol.receive(piece) == []
+    (event,) = protocol.receive(piece[:14] + encode_command(*SET))
+
+    assert event.commands[-1] == SET
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 << 10
 
 
 def test_memory_does_not_depend_on_what_others_write():
