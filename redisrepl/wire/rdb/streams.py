@@ -54,8 +54,14 @@ def stream_reader(layout: int) -> Reader:
         entries: list[StreamEntry] = []
         limit = source.weight + PART_BYTES
         for _ in range((yield from attempt(source, Source.length))):
+            if source.left_out:  # the value is too large: skip what else there is of it
+                yield from skip_strings(source, 2)
+                continue
             ms, seq = yield from attempt(source, _take_key)
             blob = yield from attempt(source, Source.string)
+            if source.left_out:
+                entries = []
+                continue
             try:
                 for entry in _entries(blob, ms, seq):
                     entries.append(entry)

@@ -115,6 +115,19 @@ def test_a_big_stream_comes_in_parts():
     )
 
 
+LONG = build.stream_node(1, 0, [b"f"], (2, 0, 0, [b"x" * 20_001]))
+
+
+@pytest.mark.parametrize("nodes", [[LONG], [NODE, LONG, NODE], [LONG, LONG], [NODE, LONG, b"\x01x\x02no"]])
+@pytest.mark.parametrize("chunk", [1, 4096])
+def test_a_stream_with_an_entry_that_is_too_long_is_passed_over(nodes, chunk):
+    data = build.rdb(build.key(19, b"s", stream(2, *nodes)), build.key(0, b"next", build.string(b"n")), checksum=False)
+
+    found = events(data, chunk, max_value=20_000)
+
+    assert [(entry.key, entry.value) for entry in found] == [(b"s", None), (b"next", b"n")]
+
+
 def node(*items):
     return build.string(build.stream_id(1, 1)) + build.string(build.listpack(*items))
 
