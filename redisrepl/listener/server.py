@@ -4,7 +4,9 @@ In: requests. Out: responses. Left to others: the daemon's state (`observe.state
 (`listener.metrics`, `listener.page`).
 
 Clients cost little: all of them share one document a second, connections are few and short, from before their TLS
-handshake until nothing of them is left, and a client that does not read is disconnected.
+handshake until nothing of them is left, and a client that does not read is disconnected. Nor do they keep others out:
+where there are too many connections, a new one takes the place of the oldest of whoever has the most, so that probes
+are answered in a flood. Those that follow the page have places of their own.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import asyncio
 import json
 import ssl
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol, cast
 
@@ -34,9 +38,13 @@ __all__ = ["Listener", "Subject"]
 
 _log = structlog.get_logger("redisrepl")
 
-#: Most connections at a time, and how many of them may receive events of the page.
+#: Most connections at a time, and beside them those that receive events of the page.
 _CONNECTIONS = 64
 _STREAMS = 16
+#: Connections that may wait until we take them, and how many of them we take at once: few in relation to those that may
+#: be open, so that what a new one has sent is read before others take its place.
+_WAITING = 128
+_AT_ONCE = 8
 #: Seconds within which a client must send its request, and within which it must read the response; before, for the
 #: handshake, and after, to take what is on its way and end the connection.
 _PATIENCE = 10.0
@@ -96,7 +104,7 @@ class Listener:
         self._asking = asyncio.Lock()
         self._servers: dict[ListenAddress, asyncio.Server] = {}
         self._open: set[asyncio.Task[None]] = set()
-        self._entered: set[asyncio.Transport] = set()
+        self._entered: dict[asyncio.Transport, _Client] = {}  # those that take a place, oldest first
         self._streams = 0
         self._ticked_at = time.monotonic()
         self._routes: dict[str, Callable[[Request], Awaitable[Response]]] = {
@@ -152,12 +160,19 @@ class Listener:
         if place.path is not None:
             # Its group may connect too. A setgid directory passes its own group on to the socket.
             listening = bound_socket(place.path, 0o660)
-            return await loop.create_unix_server(lambda: _Arrival(self._enter, None), sock=listening)
-        context = self.access.context
-        # Not `ssl=context`: asyncio would tell of a connection only after its handshake, and let any number wait in it.
-        return await loop.create_server(
-            lambda: _Arrival(self._enter, context), place.host, place.port, backlog=_CONNECTIONS
-        )
+            server: asyncio.Server = await loop.create_unix_server(
+                lambda: _Arrival(self._enter, None), sock=listening, backlog=_AT_ONCE
+            )
+        else:
+            context = self.access.context
+            # Not `ssl=context`: asyncio would tell of a connection only after its handshake, and let any number wait.
+            server = await loop.create_server(
+                lambda: _Arrival(self._enter, context), place.host, place.port, backlog=_AT_ONCE
+            )
+        for listens in server.sockets:  # asyncio has one number for how many wait and how many are taken at once
+            with listens.dup() as same:
+                same.listen(_WAITING)
+        return server
 
     def _warn(self) -> None:
         """Warn about settings that are allowed but seldom intended."""
@@ -172,27 +187,41 @@ class Listener:
             )
 
     def _enter(self, transport: asyncio.Transport, context: ssl.SSLContext | None) -> None:
-        """Serve this connection, if there are not too many."""
+        """Serve this connection, in the place of another one if there are too many."""
         if len(self._entered) >= _CONNECTIONS:
-            transport.abort()
-            return
-        self._entered.add(transport)
+            self._make_room()
+        peer = transport.get_extra_info("peername")
+        client = self._entered[transport] = _Client(peer[0] if isinstance(peer, tuple) else "")
         if context is not None:
             transport.pause_reading()  # what comes first is for TLS
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            client.task = asyncio.current_task()
             try:
-                await self._answer(reader, writer, context)
+                await self._answer(reader, writer, context, transport)
             finally:
                 transport.abort()  # what it has not read until now would be kept for as long as it likes
-                self._entered.discard(transport)
+                self._entered.pop(transport, None)
 
         protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader(LONGEST_HEAD), answer)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
 
+    def _make_room(self) -> None:
+        """End the oldest connection of whoever has the most."""
+        most, _ = Counter(client.address for client in self._entered.values()).most_common(1)[0]
+        oldest = next(transport for transport, client in self._entered.items() if client.address == most)
+        task = self._entered.pop(oldest).task
+        oldest.abort()
+        if task is not None:
+            task.cancel()  # it may be waiting for the document, and keeps all of the connection
+
     async def _answer(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: ssl.SSLContext | None
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        context: ssl.SSLContext | None,
+        transport: asyncio.Transport,
     ) -> None:
         """Serve one connection, until nothing is left of it."""
         task = asyncio.current_task()
@@ -200,8 +229,8 @@ class Listener:
             self._open.add(task)
         try:
             if context is not None:
-                await writer.start_tls(context, ssl_handshake_timeout=_PATIENCE)
-            await self._converse(reader, writer)
+                await _start_tls(writer, context)
+            await self._converse(reader, writer, transport)
             writer.close()
             async with asyncio.timeout(_PATIENCE):
                 await writer.wait_closed()
@@ -212,7 +241,9 @@ class Listener:
             if task is not None:
                 self._open.discard(task)
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _converse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, transport: asyncio.Transport
+    ) -> None:
         local = writer.get_extra_info("socket").family.name == "AF_UNIX"
         try:
             async with asyncio.timeout(_PATIENCE):
@@ -225,7 +256,7 @@ class Listener:
         if (refusal := self._refusal(request, local=local)) is not None:
             await _send(writer, refusal)
         elif request.path == "/events":
-            await self._follow(writer)
+            await self._follow(writer, transport)
         else:
             await _send(writer, await self._respond(request))
 
@@ -305,12 +336,13 @@ class Listener:
         document = await self._document()
         return self._page.sections(document, self._subject.lag(), self.history, recent.lines(), time.time())
 
-    async def _follow(self, writer: asyncio.StreamWriter) -> None:
+    async def _follow(self, writer: asyncio.StreamWriter, transport: asyncio.Transport) -> None:
         """Send changed sections of the page until the client leaves."""
         if self._streams >= _STREAMS:
             await _send(writer, _plain(HTTPStatus.SERVICE_UNAVAILABLE, "too many follow the page"))
             return
         self._streams += 1
+        self._entered.pop(transport, None)
         try:
             await _send(writer, Response(HTTPStatus.OK, b"retry: 3000\n\n", "text/event-stream", streams=True))
             sent: dict[str, str] = {}
@@ -322,6 +354,19 @@ class Listener:
                 await asyncio.sleep(_EVENTS)
         finally:
             self._streams -= 1
+
+
+@dataclass(slots=True)
+class _Client:
+    """Who takes a place.
+
+    Attributes:
+        address: from where; empty for a socket of the file system.
+        task: serves it, once it has begun.
+    """
+
+    address: str
+    task: asyncio.Task[None] | None = None
 
 
 class _Arrival(asyncio.Protocol):
@@ -336,6 +381,25 @@ class _Arrival(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See the class."""
         self._enter(cast("asyncio.Transport", transport), self._context)
+
+
+async def _start_tls(writer: asyncio.StreamWriter, context: ssl.SSLContext) -> None:
+    """Take the handshake of a client.
+
+    Raises:
+        OSError: it fails.
+    """
+    arrived = writer.transport
+    try:
+        await writer.start_tls(context, ssl_handshake_timeout=_PATIENCE)
+    except AttributeError:
+        # If the connection ends right behind the handshake, asyncio returns no transport and stumbles over that, here
+        # and when it forgets the writer.
+        left: object = writer.transport
+        if left is not None:
+            raise
+        writer._transport = arrived  # type: ignore[attr-defined]  # noqa: SLF001 - there is no other way to set it
+        raise ConnectionResetError("the connection ended with its handshake") from None
 
 
 async def _send(writer: asyncio.StreamWriter, response: Response) -> None:

@@ -7,7 +7,9 @@ import contextlib
 import json
 import ssl
 import stat
+import sys
 import tempfile
+from asyncio import sslproto
 from pathlib import Path
 
 import pytest
@@ -169,13 +171,86 @@ async def test_who_says_nothing_holds_nobody_up(monkeypatch):
         assert len(listener._open) <= 1
 
 
-async def test_there_are_not_more_connections_than_that():
-    async with listening() as (_, port):
-        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(server._CONNECTIONS)]
-        with pytest.raises((ConnectionError, IndexError)):
-            await get(port, "/livez")
-        for _, writer in silent:
+@contextlib.asynccontextmanager
+async def silent(port, number, address="127.0.0.1"):
+    """So many connections from there, on which nothing is said."""
+    opened = [await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0)) for _ in range(number)]
+    try:
+        yield opened
+    finally:
+        for _, writer in opened:
             writer.close()
+
+
+async def ended(reader):
+    with contextlib.suppress(ConnectionError):
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+
+
+async def test_of_too_many_connections_the_oldest_make_room():
+    async with listening() as (listener, port), silent(port, server._CONNECTIONS + 5) as opened:
+        for reader, _ in opened[:5]:
+            await ended(reader)
+        assert (await get(port, "/livez"))[0] == 200
+        assert len(listener._entered) <= server._CONNECTIONS
+        opened[-1][1].write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await opened[-1][0].readline()).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.2 is no address of the machine")
+async def test_whoever_has_most_connections_makes_room():
+    async with (
+        listening() as (_, port),
+        silent(port, 1) as ((reader, writer),),
+        silent(port, 3 * server._CONNECTIONS, "127.0.0.2") as others,
+    ):
+        await ended(others[2 * server._CONNECTIONS][0])
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_what_is_answered_to_a_connection_that_made_room_is_given_up():
+    """It would keep all of the connection until the site has answered."""
+    subject = Subject()
+    subject.full_document = asyncio.get_running_loop().create_future  # of which nothing ever comes
+    async with listening(subject) as (listener, port), silent(port, server._CONNECTIONS) as opened:
+        for _, writer in opened:
+            writer.write(b"GET /status.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        async with silent(port, server._CONNECTIONS) as more:
+            for reader, _ in opened:
+                await ended(reader)
+            assert len(listener._open) <= len(more)
+
+
+async def test_who_follows_the_page_has_a_place_beside_all_others(monkeypatch):
+    monkeypatch.setattr(server, "_EVENTS", 0.01)
+    async with listening() as (_, port), silent(port, 1) as ((reader, writer),):
+        writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b"data: "), 10)
+        async with silent(port, server._CONNECTIONS + 5) as opened:
+            await ended(opened[0][0])
+            for _ in range(3):
+                await asyncio.wait_for(reader.readuntil(b"data: "), 10)
+
+
+async def test_a_connection_that_ends_right_behind_its_handshake(certificates, monkeypatch):
+    """Python then has no transport to go on with, and stumbles over that."""
+    completed, said = sslproto.SSLProtocol._on_handshake_complete, []
+
+    def ends(protocol, error):
+        if protocol._sslcontext.protocol == ssl.PROTOCOL_TLS_SERVER:
+            protocol._transport.abort()
+        completed(protocol, error)
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+    async with listening(listen_cert=certificates.server, listen_key=certificates.server_key) as (listener, port):
+        monkeypatch.setattr(sslproto.SSLProtocol, "_on_handshake_complete", ends)
+        with pytest.raises((ConnectionError, IndexError)):
+            await get(port, "/livez", tls=certificates.ssl_context())
+        async with asyncio.timeout(10):
+            while listener._open:
+                await asyncio.sleep(0.01)
+    assert said == []
 
 
 async def test_many_who_ask_at_a_time_ask_the_site_once():

@@ -52,15 +52,15 @@ def stream_reader(layout: int) -> Reader:
 
     def read(source: Source) -> Iterator[Value]:
         entries: list[StreamEntry] = []
-        limit = source.weight + PART_BYTES
+        limit, large = source.weight + PART_BYTES, False
         for _ in range((yield from attempt(source, Source.length))):
-            if source.left_out:  # the value is too large: skip what else there is of it
+            if large:
                 yield from skip_strings(source, 2)
                 continue
             ms, seq = yield from attempt(source, _take_key)
             blob = yield from attempt(source, Source.string)
-            if source.left_out:
-                entries = []
+            if source.left_out:  # the value is too large: drop what was read, and skip the rest
+                large, entries = True, []
                 continue
             try:
                 for entry in _entries(blob, ms, seq):
