@@ -18,9 +18,10 @@ from redisrepl.wire.replies import number
 
 __all__ = ["STATES_SCRIPT", "STRAY", "TOO_LARGE", "check_token", "parse_fetch", "parse_states", "read_at"]
 
-#: Reads keys, at least one, until the reply has a number of bytes. ARGV[1]: that number, then the limit of a value in
-#: bytes, then optionally the most elements of a collection that is read, then the types to read beside strings and
-#: hashes. ARGV[2]: a token. The rest: keys.
+#: Reads keys, at least one, until the reply has a number of bytes; what is too large counts too, as the server serves
+#: nobody else while it reads that. ARGV[1]: that number, then the limit of a value in bytes, then optionally the most
+#: elements of a collection that is read, then the types to read beside strings and hashes. ARGV[2]: a token. The rest:
+#: keys.
 #:
 #: Returns first the server's time in microseconds (0: it does not tell) and the token, by which we know that this is
 #: the reply to our request; then for each key its type (`too large` instead of a larger value, `large` and the type
@@ -71,7 +72,7 @@ for i = 3, #ARGV do
   end
   local size = value and #value or 0
   for j = 1, #values do size = size + #values[j] end
-  if size > most then kind, value, values = 'too large', nil, {} end
+  if size > most then kind, value, values, left = 'too large', nil, {}, left - size end
   out[n + 1] = kind
   out[n + 2] = (kind == 'none' or kind == 'denied') and '' or expires(key)
   if value then

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from redisrepl.changes import HashState, SequenceState, StringState
 from redisrepl.errors import OutcomeUnknownError, ProtocolError
-from redisrepl.wire.states import STATES_SCRIPT, parse_fetch, parse_states
+from redisrepl.wire.states import STATES_SCRIPT, TOO_LARGE, parse_fetch, parse_states
 from tests.samples import ALL_BYTES, AWKWARD_NAMES, scores, streams, write
 
 FAR = 4_102_444_800_123
@@ -138,6 +138,17 @@ def test_what_does_not_fit_can_be_asked_for_next(redis):
         rounds += 1
     assert found == list(wanted.values())
     assert rounds > 10
+
+
+@pytest.mark.parametrize("make", [lambda r, k: r.set(k, b"v" * 2000), lambda r, k: r.hset(k, b"f", b"v" * 2000)])
+def test_what_is_too_large_uses_up_the_budget_too(redis, make):
+    """The server reads it, and meanwhile serves nobody else."""
+    keys = [b"key%d" % number for number in range(5)]
+    for key in keys:
+        make(redis, key)
+
+    assert read(redis, *keys, budget=b"1000 500") == [TOO_LARGE]
+    assert read(redis, *keys, budget=b"4500 500") == [TOO_LARGE] * 3
 
 
 def test_missing_keys_use_up_the_budget_too(redis):
