@@ -80,23 +80,30 @@ def named_proxy(proxy: httpx.URL) -> str:
     return f"the HTTP proxy {proxy.scheme}://{proxy.netloc.decode('ascii')}"
 
 
-def _is_excepted(host: str) -> bool:
+#: An entry of NO_PROXY that may be an IP address or a network; and a port, which there can only be behind a bracket.
+_EXCEPTED = re.compile(r"\[?([^\[\]]*)\]?(/\d+)?(?:(?<=\]):(\d+))?")
+
+
+def _is_excepted(url: httpx.URL) -> bool:
     """Whether NO_PROXY names this IP address, or a network that it is in (`10.0.0.0/8`, `[fd00::]/8`)."""
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(url.host)
     except ValueError:
         return False  # a name: `proxy_bypass` handles those
     for entry in os.environ.get("no_proxy", os.environ.get("NO_PROXY", "")).split(","):
-        text = re.sub(r"\[(.*)\](/\d+)?(:\d+)?", r"\1\2", entry.strip())
+        if (found := _EXCEPTED.fullmatch(entry.strip())) is None:
+            continue
+        network, length, port = found.groups(default="")
         with suppress(ValueError):
-            if address in ipaddress.ip_network(text, strict=False):
+            named = address in ipaddress.ip_network(network + length, strict=False)
+            if named and int(port or url.port or _HTTPS_PORT) == (url.port or _HTTPS_PORT):
                 return True
     return False
 
 
 def environment_proxy(url: httpx.URL) -> str | None:
     """The proxy that the environment names for an https:// address: HTTPS_PROXY or ALL_PROXY, unless NO_PROXY does."""
-    if _is_excepted(url.host):
+    if _is_excepted(url):
         return None
     if urllib.request.proxy_bypass(f"{url.host}:{url.port or _HTTPS_PORT}"):
         return None
