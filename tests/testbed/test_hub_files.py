@@ -2,13 +2,15 @@
 
 import json
 import re
+import socket
 import subprocess
+from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
 import redis
 
-from testbed import Certificates, Nginx, RedisServer, Webdis
+from testbed import Certificates, Nginx, RedisServer, Webdis, eventually
 from testbed.nginx import HUB_FILES
 
 PASSWORD = "CHANGE-ME-SITE1"
@@ -196,6 +198,23 @@ def test_one_certificate_cannot_use_up_the_hub(webdis):
 
         assert said[-1] == 429
         assert httpx.post(nginx.url, content=b"PING", verify=other).status_code == 200
+
+
+@pytest.mark.parametrize("anonymous", [False, True], ids=["with a certificate", "without"])
+def test_who_never_ends_the_head_of_a_request_holds_nobody_up_for_long(webdis, anonymous):
+    """A connection counts for nobody until then. With fewer of them than the file allows."""
+    few = {"worker_processes auto;": "worker_processes 1;", "worker_connections 4096;": "worker_connections 32;"}
+    with Certificates() as certificates, Nginx(webdis, certificates, replacements=few) as nginx, ExitStack() as held:
+        context = certificates.ssl_context(anonymous=anonymous)
+        with suppress(OSError):
+            for _ in range(100):
+                connection = socket.create_connection(("127.0.0.1", nginx.port), timeout=5)
+                held.enter_context(connection)
+                wrapped = held.enter_context(context.wrap_socket(connection, server_hostname="localhost"))
+                wrapped.sendall(b"POST /redis HTTP/1.1\r\n")
+        site = Site(nginx, certificates.ca, certificates.client_pair)
+        assert site.says("PING.raw")[0] != 200
+        eventually(lambda: site.says("PING.raw")[0] == 200, 30, "the hub answers again")
 
 
 class Site:
