@@ -67,7 +67,8 @@ class Doubts:
 
     @property
     def _kinds(self) -> frozenset[str]:
-        return self._all_kinds - {"del"} if self._behind() else self._all_kinds
+        """What is replicated; no key and no element is removed that the site may lack though nobody removed it."""
+        return self._all_kinds - {"del"} if self._behind() or self._evicts() else self._all_kinds
 
     def add(self, key: bytes, change: Change | None = None, expected: Expectation | None = None) -> None:
         """A key is in doubt; see `Outbound.doubt`."""

@@ -341,7 +341,7 @@ class Pushing:
         ancestors = await self._store.lookup(batch.keys, elements=True)
         for key in [key for key, state in states.items() if state is None and self._let_expire(ancestors.get(key))]:
             del states[key]  # the hub lets its own expire
-        if any(state is None for state in states.values()):
+        if any(_lacks(state, ancestors.get(key)) for key, state in states.items()):
             await self._site_evicted()  # as of now, what is in doubt is judged by that
         _refuse_stale(outbound, batch)
         batch = outbound.shortened(batch, late)
@@ -472,6 +472,13 @@ class Pushing:
 def _absent(kind: str, read: Mapping[bytes, bytes | None]) -> tuple[bytes, ...]:
     """Which elements are gone. The last id of a stream goes with its key only: what removed that, the stream tells."""
     return tuple(name for name, value in read.items() if value is None and (kind != "stream" or name != LAST_ID))
+
+
+def _lacks(state: State, ancestor: Agreed | None) -> bool:
+    """Whether the site lacks a key, or elements of one that were agreed on: it was filled anew, or lost these alone."""
+    if not isinstance(state, HashState):
+        return state is None
+    return ancestor is not None and not (ancestor.elements or {}).keys() <= state.fields.keys()
 
 
 def _refuse_stale(outbound: Outbound, batch: Batch) -> None:

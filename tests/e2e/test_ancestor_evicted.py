@@ -10,6 +10,7 @@ from tests.e2e.pairs import REMOVALS, Pair, emptied, held, overrun, some
 from tests.e2e.support import ALL_KINDS, Monitor
 
 LARGE = "v" * 1000
+MEDIUM = "v" * 600
 
 
 def evict(client, least):
@@ -56,6 +57,31 @@ def test_what_one_side_evicts_the_other_keeps(daemons, site, hub, side, state, s
             assert len(found) >= least
             assert found.items() <= everything.items()
         assert emptied(watch) == {}
+
+
+@pytest.mark.parametrize("source", ["psync", "notify"])
+def test_what_is_left_of_an_evicted_collection_that_was_filled_anew_is_not_all_of_it(daemons, site, hub, source):
+    """Nobody has removed the elements that it had; the daemon that could have seen that was away."""
+    pair = Pair(daemons, site, hub, "--replicate", "set,hset,del,sets,zsets", "--sweep-period", "1", source=source)
+    pair.fill({b"site1:h:%d" % number: {b"f": MEDIUM.encode(), b"g": b"v"} for number in range(100)})
+    for number in range(100):
+        pair.at_site.sadd(f"site1:s:{number}", MEDIUM, "member")
+        pair.at_site.zadd(f"site1:z:{number}", {MEDIUM: 1, "member": 2})
+    pair.level()
+    pair.end("stop")
+    evict(pair.at_site, 80)
+    for number in range(100):
+        pair.at_site.hset(f"site1:h:{number}", "new", "v")
+        pair.at_site.sadd(f"site1:s:{number}", "new")
+        pair.at_site.zadd(f"site1:z:{number}", {"new": 3})
+    pair.start_again()
+    mark = pair.daemon.mark()
+    pair.daemon.wait_for_log("sweep.finished", 30, after=mark)
+    pair.level()
+    at_hub = pair.at_hub
+    for number in range(100):
+        sizes = at_hub.hlen(f"site1:h:{number}"), at_hub.scard(f"site1:s:{number}"), at_hub.zcard(f"site1:z:{number}")
+        assert sizes == (3, 3, 3)
 
 
 @pytest.mark.parametrize(

@@ -569,9 +569,14 @@ async def test_what_the_site_evicted_is_not_removed_at_the_hub(store):
     assert hub.pushed == [[[b"SET", b"k", b"v"]], [[b"DEL", b"k"]]]
 
 
-@pytest.mark.parametrize(("state", "asked"), [(None, 1), (A, 0)])
+@pytest.mark.parametrize(
+    ("state", "asked"), [(None, 1), (A, 0), (HashState({b"f": b"v", b"g": b"v"}), 0), (HashState({b"g": b"v"}), 1)]
+)
 async def test_before_what_is_in_doubt_is_removed_the_site_is_asked_whether_it_evicts(store, state, asked):
     outbound = outbound_of()
+    facts = Facts()
+    note_state(facts, b"k", HashState({b"f": b"v"}))
+    store.agreed(facts)
     outbound.doubt(b"k")
     flights = Flights(outbound, store, FakeHub(), site=StatesOf({b"k": state}))
     async with flights:
