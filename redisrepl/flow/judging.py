@@ -314,8 +314,13 @@ class Judging:
         return self._core.outbound.pending.acknowledged < self._evicted_to
 
     def _note_evictions(self, facts: SiteFacts) -> None:
-        """If the site has evicted keys since it was asked last, its stream tells of that before this offset."""
-        if facts.evicted_since(self.known.evicted):
+        """If the site has evicted keys since it was asked last, its stream tells of that before this offset.
+
+        Nobody has counted what a former process of it evicted at the end.
+        """
+        known = self._core.continuity.site.run_id
+        another = bool(known) and facts.run_id != known
+        if facts.evicted_since(self.known.evicted) or (another and facts.may_evict):
             self._core.continuity.site.evicts = True
             self._evicted_to = facts.offset
         self.known.evicted = facts.evictions
@@ -341,7 +346,10 @@ class Judging:
         if side.epoch != epoch:
             return
         lost = self._fence.holds_up_to() != math.inf
+        another = self.known.hub is not None and facts.run_id != self.known.hub.run_id
         if self.known.hub is not None and facts.evicted_since(self.known.hub):
+            side.evicts = True
+        if another and self._hub.may_evict:  # nobody has counted what the former process evicted at the end
             side.evicts = True
         self.known.hub = facts
         side.run_id = facts.run_id

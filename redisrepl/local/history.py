@@ -50,6 +50,7 @@ class SiteFacts:
         earlier, earlier_to: the history that it continued after a failover, and the first offset that it does not
             share with it (`second_repl_offset`).
         evicted: how many keys it has evicted since it started, or since its counters were reset.
+        may_evict: whether it evicts keys when its memory is full.
         processed: how many commands it has executed since then; if this has shrunk, the counters were reset.
         clock_ahead: seconds by which its clock is ahead of ours.
         clock_within: seconds by which that may be off.
@@ -63,6 +64,7 @@ class SiteFacts:
     earlier: str = ""
     earlier_to: int = 0
     evicted: int = 0
+    may_evict: bool = False
     clock_ahead: float | None = None
     clock_within: float = 0.0
     processed: int = 0
@@ -151,6 +153,7 @@ class SiteHistory:
             earlier=info.text("master_replid2") or "",
             earlier_to=max(0, info.number("second_repl_offset") or 0),
             evicted=info.number("evicted_keys") or 0,
+            may_evict=policy is not None,
             clock_ahead=ahead,
             clock_within=0.0 if ahead is None else abs(answered_at - asked_at) / 2,
             processed=info.number("total_commands_processed") or 0,

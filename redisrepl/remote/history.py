@@ -135,6 +135,11 @@ class HubHistory:
             _log.warning("hub.clock_differs", ahead_s=round(self.clock_ahead, 1), hint=hint)
         self._told_clock = differs
 
+    @property
+    def may_evict(self) -> bool:
+        """Whether the hub evicts keys when its memory is full, as far as it tells."""
+        return self._told_policy is not None
+
     def _say_policy(self, info: bytes) -> None:
         memory = info[max(0, info.find(b"# Memory")) :].partition(b"\r\n\r\n")[0]
         policy = as_info(memory, "INFO at the hub").evicts()

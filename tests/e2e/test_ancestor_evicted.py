@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from testbed import eventually
+from testbed import Hub, eventually
 from tests.e2e.pairs import REMOVALS, Pair, emptied, held, overrun, some
 from tests.e2e.support import ALL_KINDS, Monitor
 
@@ -57,6 +57,27 @@ def test_what_one_side_evicts_the_other_keeps(daemons, site, hub, side, state, s
             assert len(found) >= least
             assert found.items() <= everything.items()
         assert emptied(watch) == {}
+
+
+def test_what_the_hub_evicted_before_it_restarted_the_site_keeps(daemons, certificates, site):
+    """Its counters begin anew, while the daemon is away too: that it may evict is all that is known."""
+    with Hub(certificates, redis={"persistent": True}) as hub:
+        pair = Pair(daemons, site, hub, *REMOVALS)
+        everything = some("key", 300, LARGE)
+        pair.fill(everything)
+        pair.end("stop")
+        evict(pair.at_hub, 60)
+        hub.restart()
+        with hub.server.client() as client:
+            client.config_set("maxmemory-policy", "allkeys-random")
+            client.config_set("maxmemory", "1gb")
+        with Monitor(site) as watch:
+            mark = pair.daemon.mark()
+            pair.start_again()
+            pair.daemon.wait_for_log("sweep.finished", 30, after=mark)
+            pair.level()
+            assert emptied(watch) == {}
+        assert held(pair.at_site) == everything
 
 
 @pytest.mark.parametrize("source", ["psync", "notify"])

@@ -38,7 +38,7 @@ NUMBER = 50  # agreements, by now
 class World(NoFence):
     """Judging between two servers that tell what the test wants; it is their fence as well."""
 
-    clock_ahead, clock_within, lacks_times = None, 0.0, ""
+    clock_ahead, clock_within, lacks_times, may_evict = None, 0.0, "", False
 
     def __init__(self, known=None, *, first=False, run_id=RUN, ring=()):
         self.site = SiteFacts(RUN, "master", OURS, 100)
@@ -411,6 +411,19 @@ async def test_that_the_site_evicts_is_noticed():
         await site_judged(world, resumed=True)
         assert world.core.continuity.site.evicts == bool(evicted)
         assert world.judging.known.evicted == (evicted, 0)
+
+
+@pytest.mark.parametrize("policy", [False, True])
+@pytest.mark.parametrize("process", [RUN, NEW])
+async def test_what_a_former_process_evicted_at_the_end_nobody_has_counted(policy, process):
+    at_site, at_hub = World(), World()
+    at_site.site = SiteFacts(process, "master", OURS, 100, may_evict=policy)
+    await site_judged(at_site, resumed=True)
+    at_hub.hub, at_hub.may_evict = HubFacts(process, 0, 0, 100), policy
+    await hub_judged(at_hub)
+    for side in (at_site.core.continuity.site, at_hub.core.continuity.hub):
+        assert side.judged
+        assert side.evicts == (policy and process == NEW)
 
 
 async def test_removals_that_are_read_once_the_link_is_made_again_may_be_evictions():

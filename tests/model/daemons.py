@@ -203,6 +203,7 @@ class HubDouble:
     """`remote.push`, `remote.fetch`, `remote.compare` and `remote.history`."""
 
     clock_ahead, clock_within, lacks_times = None, 0.0, ""
+    may_evict = property(lambda self: self._world.hub.may_evict)
 
     max_body = 1_000_000
 

@@ -40,6 +40,7 @@ from tests.model.runs import (
     evicted,
     fallen,
     fallen_unremembered,
+    filled_anew,
     merged,
     one_writer,
     run,
@@ -125,6 +126,7 @@ SAMPLE += [
     Mutant(conditional, "condition_of_state", "[Deleted(key), HashSet", "[HashSet", ONE, {"only": (None,)}),
     Mutant(differences, "lacks", "return not ours.keys() <= fields.keys()", "return False", MERGED),
     Mutant(judging, "Judging._note_evictions", "self._evicted_to = facts.offset", "pass", (everybody, evicted)),
+    Mutant(doubts, "Doubts._kinds", "or self._evicts()", "", (everybody, filled_anew, filled_anew)),
 ]
 #: Those that need more runs, or that something else makes up for.
 MORE = [

@@ -226,6 +226,30 @@ def evicted(world: World) -> None:
             raise WrongError(f"what one server evicted, another has lost: {lost}")
 
 
+def filled_anew(world: World) -> None:
+    """A server evicts a collection, and a client adds to what is left of it, nothing: others lose no element."""
+    rng = world.rng
+    key = rng.choice([key for key, type_ in TYPES.items() if type_ in COLLECTIONS and type_ != "stream"])
+    *names, new = world.names(TYPES[key], 4)
+    world.write(None, [[b"DEL", key], *world.putting(TYPES[key], key, names)])
+    world.settle()
+    world.judgements.clear()
+    party = rng.choice([None, *world.sites])
+    server = world.hub if party is None else party.server
+    if key not in server.data:
+        return
+    for site in world.sites:
+        rng.choice([world.kill, world.kill_and_overrun, world.cut, world.unsubscribe, lambda _: None])(site)
+    world.evict(party, key)
+    world.play(rng.choice([0, 0, 30]), [])
+    world.write(party, world.putting(TYPES[key], key, [new]))
+    world.settle()
+    for other in [world.hub, *(site.server for site in world.sites)]:
+        found = elements_held(other.data.get(key), TYPES[key]).keys()
+        if other is not server and not {name_here(TYPES[key], name) for name in (*names, new)} <= found:
+            raise WrongError(f"of {key!r}, which a server evicted, another has only {found} left")
+
+
 def run(seed: int, *phases: Any, trace: bool = False, **circumstances: Any) -> World:
     with by_the_clock_of_the_model():
         world = World(seed, **circumstances)

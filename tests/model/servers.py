@@ -82,6 +82,7 @@ class Server:
         writes: by key, what `WATCH` looks at.
         fences: the sites' fences, at the hub.
         mark: at a site, that of the daemon.
+        may_evict: as its settings say; they stay when it restarts.
     """
 
     rng: random.Random
@@ -96,6 +97,7 @@ class Server:
     writes: collections.Counter[bytes] = field(default_factory=collections.Counter)
     mark: Marked = NO_MARK
     evicted: int = 0
+    may_evict: bool = False
     flushes: int = 0
     earlier: str = ""
     earlier_to: int = 0
@@ -163,7 +165,9 @@ class Server:
     def site_facts(self) -> SiteFacts:
         """As a site."""
         return SiteFacts(
-            self.run_id, "master", self.replid, self.offset, self.earlier or "0" * 40, self.earlier_to, self.evicted
+            *(self.run_id, "master", self.replid, self.offset, self.earlier or "0" * 40, self.earlier_to),
+            evicted=self.evicted,
+            may_evict=self.may_evict,
         )
 
     def hub_facts(self) -> HubFacts:
@@ -192,10 +196,11 @@ class Server:
         due = [key for key, at in self.expiries.items() if at <= now_ms]
         return [(key, b"expired") for key in due if self._remove(key)]
 
-    def evict(self) -> Events:
-        """Memory is short."""
-        key = self.rng.choice(sorted(self.data))
+    def evict(self, key: bytes | None = None) -> Events:
+        """Memory is short; it takes this key, or any."""
+        key = key or self.rng.choice(sorted(self.data))
         self.evicted += 1
+        self.may_evict = True
         self._remove(key)
         return [(key, b"evicted")]
 

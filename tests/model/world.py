@@ -550,12 +550,12 @@ class World:
         else:
             site.server.flush()
 
-    def evict(self, party: Site | None) -> None:
-        """The memory of a server is full."""
+    def evict(self, party: Site | None, key: bytes | None = None) -> None:
+        """The memory of a server is full, and it takes this key, or any."""
         server = self.hub if party is None else party.server
         if not server.data:
             return
-        events = server.evict()
+        events = server.evict(key)
         self.note(f"{'hub' if party is None else party.name} evicted {events}")
         if party is None:
             self._tell(events)
