@@ -272,7 +272,7 @@ class Inbound:
         if len(self._expected_remote):
             self.suspect(self._expected_remote.drop_overdue(now))  # a push that was refused makes no event
         if self.echo_patience is not None and len(self._expected_local):
-            self.suspect(self._expected_local.drop_overdue(now))
+            self.unanswered(self._expected_local.drop_overdue(now), now)  # they may come later still
         if self._unheard:
             latest = now + (self.echo_patience or 0)
             self._unheard = {key: min(until, latest) for key, until in self._unheard.items() if until >= now}

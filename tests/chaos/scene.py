@@ -9,6 +9,7 @@ import contextlib
 import json
 import random
 import re
+import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from datetime import datetime
@@ -184,13 +185,14 @@ class Scene:
         assert self._most_memory < MOST_MEMORY << 10, f"a daemon held {self._most_memory >> 10} MB"
 
     def _keep_words(self) -> Path:
-        """Write down all that the daemons logged; outlives the test."""
+        """Write down all that the daemons logged, and copy what they remember; outlives the test."""
         directory = Path(tempfile.mkdtemp(prefix="redisrepl-chaos-"))
         for number, daemon in enumerate(self.daemons):
             with contextlib.suppress(AssertionError, RuntimeError):  # it may have ended, or be stuck
                 daemon.state()
             lines = "".join(json.dumps(record) + "\n" for record in daemon.records)
             directory.joinpath(f"daemon{number}.jsonl").write_text(lines)
+            shutil.copytree(self.disk.path / f"site{number}", directory / f"site{number}", ignore=_no_files)
         return directory
 
     def _settle(self) -> Contents:
@@ -258,6 +260,11 @@ class Scene:
         """Remember the most that a daemon has held; to be called before it is killed."""
         status = Path(f"/proc/{daemon.pid}/status").read_text()
         self._most_memory = max(self._most_memory, int(re.search(r"VmHWM:\s+(\d+)", status)[1]))
+
+
+def _no_files(directory: str, names: list[str]) -> list[str]:
+    """Sockets, for example."""
+    return [name for name in names if not Path(directory, name).is_file()]
 
 
 def _type_of(key: bytes) -> bytes:

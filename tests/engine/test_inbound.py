@@ -355,6 +355,20 @@ def test_events_of_applies_that_nobody_waits_for_any_more_may_still_come(world):
     assert not world.inbound.may_be_echo(KEY)
 
 
+def test_an_event_that_is_overdue_may_still_come_and_is_no_clients(world):
+    """A value that we applied long ago would be pushed over a newer one of the hub."""
+    world.inbound.expect_events(lambda _change: [b"set"], 15.0)
+    world.inbound.mark_dirty([KEY])
+    world.inbound.take(1)
+    assert world.inbound.about_to_apply(KEY, [StringSet(KEY, b"of the hub")])
+    world.inbound.applied([KEY], 15.0)
+    world.inbound.tick(15.0)
+    assert world.local.holds(KEY)
+    world.inbound.tick(16.0)
+    assert world.inbound.dirty == {KEY: True}
+    assert world.inbound.may_be_echo(KEY)
+
+
 @pytest.mark.parametrize("by_events", [False, True])
 def test_the_event_of_a_client_may_have_been_taken_for_that_of_an_apply_that_did_not_happen(world, by_events):
     """A client wrote between our reading and our writing; its value was never looked at, and is compared now."""
