@@ -43,7 +43,7 @@ from redisrepl.remote.push import Pushed
 from redisrepl.store import Facts, Store
 from redisrepl.wire.entries import FIRST_ID, LAST_ID, is_entry, with_last_id
 from redisrepl.wire.fieldtimes import FieldTimes, may_expire
-from redisrepl.wire.writes import UNCHANGED
+from redisrepl.wire.writes import MOVED, UNCHANGED
 
 __all__ = ["Pushing"]
 
@@ -241,6 +241,7 @@ class Pushing:
                     held_by = self._reach.held_by(batch.keys, read_at)
                 refused = [key for key, error in pushed.errors.items() if error != UNCHANGED]
                 self._store.acknowledged(number, refused, held_by)
+                self._keep_intents(departure.changes, {k for k, e in pushed.errors.items() if e.startswith(MOVED)})
             outbound.succeeded(batch, pushed.errors, pushed.time, number)
             self._took(number or 0, [change for change in departure.changes if change.key not in pushed.errors])
             self.failure_log.succeeded(pending_keys=outbound.waiting)
@@ -268,6 +269,12 @@ class Pushing:
             numbers.append(self._store.next_number())
             self._store.sending(numbers[-1], facts)
         return numbers
+
+    def _keep_intents(self, changes: Sequence[Change], moved: Collection[bytes]) -> None:
+        """Elements whose condition held were written, though others of their key have moved: which, nobody tells."""
+        written = [change for change in changes if change.key in moved and isinstance(change, HashSet | FieldsDeleted)]
+        if written:
+            self._unknown |= dict.fromkeys(self._sending(written, appends=False), frozenset(moved))
 
     def _failed(self, batch: Batch, numbers: Sequence[int], *, unknown: bool) -> None:
         if numbers and unknown:
@@ -396,7 +403,8 @@ class Pushing:
             Also keys that wait for the next batch: nobody knew how large they are, and they would make more than one
             request.
         """
-        if {Touch, HashSet}.isdisjoint(map(type, batch.changes)):
+        unsettled = {Touch, HashSet, Deleted} if self.outbound.by_events else {Touch, HashSet}
+        if unsettled.isdisjoint(map(type, batch.changes)):
             return batch.changes, ()
         most = self._hub.max_body
         touched = list(dict.fromkeys(change.key for change in batch.changes if isinstance(change, Touch)))
@@ -433,6 +441,10 @@ class Pushing:
                     self.outbound.doubt(key)  # only elements that are not as they were agreed on are pushed
                     return ()
                 return with_values(change, state, kinds)
+            case Deleted(key) if self.outbound.by_events:
+                # A collection went with its last element: what others have added at the hub meanwhile stays.
+                self.outbound.doubt(key)
+                return ()
             case HashSet(key, fields, kind) if None in fields.values():
                 names = [field for field, value in fields.items() if value is None]
                 try:

@@ -37,9 +37,9 @@ from redisrepl.remote.fence import NoFence
 from redisrepl.remote.push import HubPusher, Pushed
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.store import Facts
-from redisrepl.wire.batches import UNCHANGED
+from redisrepl.wire.batches import MOVED, UNCHANGED
 from redisrepl.wire.commands import ChangeDecoder
-from redisrepl.wire.digests import digest_of, element_of, string_digest
+from redisrepl.wire.digests import digest_of, element_of, elements_of, string_digest
 from redisrepl.wire.entries import FIRST_ID, LAST_ID, entry_name, entry_value
 from redisrepl.wire.fieldtimes import FieldTimes
 from redisrepl.wire.groups import pending_name, place_name
@@ -460,6 +460,36 @@ async def test_where_every_write_counts_a_value_that_was_read_waits_for_those_be
     values = [command[2] for commands in hub.pushed for command in commands if command[1] == b"k"]
     assert values == ([b"0", b"1", b"2", b"3"] if written else [b"3"])
     assert await agreed(store, b"k", b"other") == digests(k=b"3", other=b"a")
+
+
+async def test_elements_that_were_pushed_beside_one_that_has_moved_are_no_others_writes(store):
+    """Which were written, the hub does not tell: a later value of ours must not be taken for a conflict with them."""
+    facts = Facts()
+    note_state(facts, b"h", HashState({b"f": b"1", b"g": b"1"}))
+    store.agreed(facts)
+    outbound, hub = outbound_of(), FakeHub()
+    hub.refused = {b"h": MOVED}
+    outbound.doubt(b"h")
+    async with Flights(outbound, store, hub, site=StatesOf({b"h": HashState({b"f": b"2", b"g": b"3"})})) as flights:
+        await flights.pushing.drained()
+        known = (await store.lookup([b"h"], elements=True))[b"h"]
+        assert known.elements == elements_of({b"f": b"1", b"g": b"1"}, "hash")
+        written = elements_of({b"f": b"2", b"g": b"3"}, "hash")
+        assert known.element_intents == {name: (digest,) for name, digest in written.items()}
+        flights.pushing.nothing_in_doubt()
+        assert not (await store.lookup([b"h"], elements=True))[b"h"].element_intents
+
+
+async def test_followed_by_events_a_key_that_is_gone_is_compared_with_what_was_agreed(store):
+    """A collection went with its last element; at the hub it may have others meanwhile."""
+    facts = Facts()
+    note_state(facts, b"h", HashState({b"f": b"1"}))
+    store.agreed(facts)
+    outbound, hub = outbound_of(Deleted(b"h")), FakeHub()
+    outbound.by_events = True
+    async with Flights(outbound, store, hub, site=StatesOf({b"h": None})) as flights:
+        await flights.pushing.drained()
+    assert [command[:2] for commands in hub.pushed for command in commands] == [[b"DELIF", b"h"]]
 
 
 @pytest.mark.parametrize("fault", [OutcomeUnknownError("lost"), PeerUnavailableError("away"), None])

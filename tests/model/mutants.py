@@ -74,6 +74,7 @@ class Mutant(NamedTuple):
         return f"{self.module.__name__.removeprefix('redisrepl.')}:{self.owner}: {' '.join(self.text.split())[:60]}"
 
 
+NOTIFY = {"notify": True, "restarts": True}
 MERGED, OWN = (everybody, merged, merged), (everybody, each_its_own, each_its_own)
 FEW = {"made": Made(options={"max_keys": 2})}
 FILLS = {"fills": True}
@@ -195,6 +196,14 @@ MORE = [
     Mutant(pushing, "Pushing._trimmed", "there[LAST_ID] = last", "pass", ONE, STREAMS | BUSY),
     Mutant(pushing, "Pushing.outcomes", "if self._unknown:", "if False:", ONE, {"sites": 3, "notify": True}),
     Mutant(pushing, "Pushing._settled", "self.outbound.by_events", "False", OWN, {"notify": True}),
+    Mutant(
+        pushing,
+        "Pushing._settled",
+        "case Deleted(key) if self.outbound.by_events",
+        "case Deleted(key) if False",
+        OWN,
+        NOTIFY,
+    ),
     Mutant(pushing, "Pushing._sending", "if self.outbound.every_write", "if False", OWN, {"every_write": True}),
     Mutant(doubts, "Doubts.forget", 'getattr(change, "type", None) == "stream"', "False", ALL, STREAMS | BUSY),
     Mutant(doubts, "Doubts._expect_no_more", "if isinstance", "if None and isinstance", ONE, {"deletes": False}),
