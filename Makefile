@@ -22,11 +22,11 @@ test: ## every test, against real servers; PYTEST_ARGS='-k demo -x' for some
 	@scripts/venv
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-chaos: ## faults at random while all sides write, for SECONDS=600; SEED=n plays a failing run again
+chaos: ## faults at random while all sides write, for SECONDS=600; SEED=n plays a failing run again; SITES=events
 	@scripts/install-packages test
 	@scripts/venv
 	REDISREPL_CHAOS_SECONDS=$(or $(SECONDS),600) REDISREPL_CHAOS_SEED=$(or $(SEED),0) \
-		$(BIN)/python -m pytest tests/chaos -k everything_at_once -s
+		$(BIN)/python -m pytest tests/chaos -k "everything_at_once and $(or $(SITES),streams)" -s
 
 soak: ## whether anything grows in MINUTES=30 (FAULTS=1: with faults); writes its numbers into docs/reliability.md
 	@scripts/install-packages test
