@@ -15,7 +15,7 @@ _BY_TEXT = (
     ("HTTP 502", "Webdis at the hub is down or restarting. Look at it there: systemctl status 'redisrepl-webdis@*'."),
     ("HTTP 503", "Redis at the hub is down, or Webdis is restarting. Look at them there."),
     ("HTTP 404", "Check the path of --haddr."),
-    ("HTTP 429", "It limits requests (lower --max-push-rate) or connections (limit_conn of its nginx)."),
+    ("HTTP 429", "It limits requests (lower --max-push-rate), or connections: each namespace takes one (limit_conn)."),
     ("HTTP 413", "Raise client_max_body_size of the hub's nginx to 64m, or lower --max-body."),
     ("cannot be reached", "See whether it runs, and whether this machine may reach it. redisrepl retries by itself."),
     ("not signed by the given CA", "Check the file of the authority: --ca for the hub, --site-ca for the site."),
