@@ -16,7 +16,7 @@ from operator import attrgetter
 from typing import Any, Protocol
 
 from redisrepl.changes import DENIED, Change, Deleted, FieldsDeleted, HashSet, HashState, State, Touch
-from redisrepl.engine.ancestor import Agreed, note_changes
+from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.everywrite import values_passed
 from redisrepl.engine.merging import size_of
 from redisrepl.engine.outbound import Outbound
@@ -33,6 +33,7 @@ from redisrepl.errors import (
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.denials import Denials
 from redisrepl.flow.idle import Idle
+from redisrepl.flow.intents import Intents
 from redisrepl.flow.lasting import ExpirySource, with_lost_expiries
 from redisrepl.flow.pacing import Pacer, is_an_answer
 from redisrepl.flow.reach import StreamReach
@@ -40,7 +41,7 @@ from redisrepl.flow.repeating import repeat
 from redisrepl.observe.failures import FailureLog
 from redisrepl.remote.fence import NoFence
 from redisrepl.remote.push import Pushed
-from redisrepl.store import Facts, Store
+from redisrepl.store import Store
 from redisrepl.wire.entries import FIRST_ID, LAST_ID, is_entry, with_last_id
 from redisrepl.wire.fieldtimes import FieldTimes, may_expire
 from redisrepl.wire.writes import MOVED, UNCHANGED
@@ -137,7 +138,7 @@ class Pushing:
         self._slots: list[int] = []  # that are free
         self._slot_count = 0
         # Batches of unknown outcome, by number, each with its keys; None: an earlier process sent it.
-        self._unknown: dict[int, Collection[bytes] | None] = dict.fromkeys(store.open_batches)
+        self._intents = Intents(store)
         self._max_keys = max_keys
         self._retry = retry
         self._idle = Idle()
@@ -233,15 +234,15 @@ class Pushing:
             raise
         else:
             pacer.arrived()
-            for passed in numbers[:-1]:
-                self._store.dropped(passed)
+            self._intents.drop(numbers[:-1])
             number = numbers[-1] if numbers else None
             if number is not None:
                 if read_at and outbound.follows(batch):  # by now the stream may have come that far
                     held_by = self._reach.held_by(batch.keys, read_at)
                 refused = [key for key, error in pushed.errors.items() if error != UNCHANGED]
                 self._store.acknowledged(number, refused, held_by)
-                self._keep_intents(departure.changes, {k for k, e in pushed.errors.items() if e.startswith(MOVED)})
+                moved = {key for key, error in pushed.errors.items() if error.startswith(MOVED)}
+                self._intents.answered(departure.changes, moved)
             outbound.succeeded(batch, pushed.errors, pushed.time, number)
             self._took(number or 0, [change for change in departure.changes if change.key not in pushed.errors])
             self.failure_log.succeeded(pending_keys=outbound.waiting)
@@ -262,26 +263,14 @@ class Pushing:
         Under those before is what it passes through where each write counts: a batch that is cut off may leave that.
         """
         passing = values_passed(changes) if self.outbound.every_write else []
-        numbers = []
-        for noted in (*passing, changes):
-            facts = Facts()
-            note_changes(facts, noted, appends=appends)
-            numbers.append(self._store.next_number())
-            self._store.sending(numbers[-1], facts)
-        return numbers
-
-    def _keep_intents(self, changes: Sequence[Change], moved: Collection[bytes]) -> None:
-        """Elements whose condition held were written, though others of their key have moved: which, nobody tells."""
-        written = [change for change in changes if change.key in moved and isinstance(change, HashSet | FieldsDeleted)]
-        if written:
-            self._unknown |= dict.fromkeys(self._sending(written, appends=False), frozenset(moved))
+        return [self._intents.sending(each, appends=appends) for each in (*passing, changes)]
 
     def _failed(self, batch: Batch, numbers: Sequence[int], *, unknown: bool) -> None:
         if numbers and unknown:
-            self._unknown |= dict.fromkeys(numbers, frozenset(batch.keys))
+            self._intents.keep(numbers, batch.keys)
             self._hub.fence.doubt()
-        for number in () if unknown else numbers:
-            self._store.dropped(number)
+        else:
+            self._intents.drop(numbers)
         self.outbound.failed(batch, unknown=unknown and bool(numbers))
 
     async def outcomes(self) -> None:
@@ -289,26 +278,17 @@ class Pushing:
 
         What is agreed on later about their keys is newer than what they carried, and must be noted later.
         """
-        if self._unknown:
+        if len(self._intents):
             await self._fenced()
 
     async def _fenced(self) -> None:
         """Nothing of what was given up is executed from here on; and the hub has said which of it was."""
         await self._hub.fence.ready()
-        for number in [number for number in self._unknown if self._hub.fence.was_executed(number)]:
-            self._store.acknowledged(number)
-            del self._unknown[number]
+        self._intents.settle(self._hub.fence.was_executed)
 
     def nothing_in_doubt(self) -> None:
-        """Every key has been looked at again whose push had an unknown outcome, or has changed since at the site.
-
-        Until such a change has arrived, the hub may hold what was pushed before: that must not be taken for a client's.
-        """
-        pending = self.outbound.pending
-        for number, keys in list(self._unknown.items()):
-            if not (len(pending) if keys is None else any(key in pending for key in keys)):
-                self._store.dropped(number)
-                del self._unknown[number]
+        """Every key has been looked at again whose push had an unknown outcome, or has changed since at the site."""
+        self._intents.looked_at(self.outbound.pending)
 
     async def _prepared(self, batch: Batch) -> tuple[Batch, Departure, int | None]:
         """What to send for a batch, and what is left of it, once what it takes was read.

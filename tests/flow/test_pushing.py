@@ -476,6 +476,11 @@ async def test_elements_that_were_pushed_beside_one_that_has_moved_are_no_others
         assert known.elements == elements_of({b"f": b"1", b"g": b"1"}, "hash")
         written = elements_of({b"f": b"2", b"g": b"3"}, "hash")
         assert known.element_intents == {name: (digest,) for name, digest in written.items()}
+        outbound.doubt(b"h")  # an answer later, what was kept before is there no more
+        flights.pushing.wake()
+        await flights.pushing.drained()
+        assert len(flights.pushing._intents) == 1
+        assert (await store.lookup([b"h"], elements=True))[b"h"].element_intents == known.element_intents
         flights.pushing.nothing_in_doubt()
         assert not (await store.lookup([b"h"], elements=True))[b"h"].element_intents
 

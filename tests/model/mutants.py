@@ -194,7 +194,7 @@ MORE = [
     Mutant(pushing, "Pushing._push_batch", "appends=not batch.in_doubt", "appends=True", MERGED, STREAMS),
     Mutant(pushing, "Pushing._trimmed", "await self._store.names(key, before=first) | ", "", ONE, STREAMS),
     Mutant(pushing, "Pushing._trimmed", "there[LAST_ID] = last", "pass", ONE, STREAMS | BUSY),
-    Mutant(pushing, "Pushing.outcomes", "if self._unknown:", "if False:", ONE, {"sites": 3, "notify": True}),
+    Mutant(pushing, "Pushing.outcomes", "if len(self._intents):", "if False:", ONE, {"sites": 3, "notify": True}),
     Mutant(pushing, "Pushing._settled", "self.outbound.by_events", "False", OWN, {"notify": True}),
     Mutant(
         pushing,

@@ -686,7 +686,7 @@ class World:
                 "read again": outbound.read_again_to,
                 "events": len(daemon.events or ()),
                 "open batches": len(agreed.open),
-                "unknown batches": len(daemon.pushing._unknown),
+                "unknown batches": len(daemon.pushing._intents),
                 "not as agreed": wrong,
                 **{
                     f"{name} of the {side}": value
