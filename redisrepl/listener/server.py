@@ -203,7 +203,7 @@ class Listener:
                 transport.abort()  # what it has not read until now would be kept for as long as it likes
                 self._entered.pop(transport, None)
 
-        protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader(LONGEST_HEAD), answer)
+        protocol = _Protocol(asyncio.StreamReader(LONGEST_HEAD), answer)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
 
@@ -367,6 +367,15 @@ class _Client:
 
     address: str
     task: asyncio.Task[None] | None = None
+
+
+class _Protocol(asyncio.StreamReaderProtocol):
+    """A connection that is served."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None:
+            without_frames(exc)  # else the reader keeps it, and all that it came through, until the collector comes
+        super().connection_lost(exc)
 
 
 class _Arrival(asyncio.Protocol):
