@@ -80,7 +80,12 @@ class Role:
 
 
 _LIFE = ("matrix/cases/test_life.py",)
-_HUB_ONLY = ("matrix/cases/test_life.py", "matrix/cases/test_commands.py")
+_HUB_ONLY = (
+    "matrix/cases/test_life.py",
+    "matrix/cases/test_commands.py",
+    "matrix/cases/test_notify_source.py",
+    *EVERY_COMMAND,
+)
 ROLES = {
     "server": (
         Role("both", {"TESTBED_REDIS": "{}"}, ("matrix/cases", *EVERY_COMMAND, *SUITE)),
