@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import time
 
-import redis
-
 from benchmarks.replication.bench import Bench
 from benchmarks.replication.outcome import Curve, Goal, Outcome, Samples, Table, at_least, at_most, short
-from benchmarks.replication.scene import Scene, count
+from benchmarks.replication.scene import Scene, count, count_until
 from benchmarks.replication.usage import connections, cpu_seconds, peak_memory
 from benchmarks.replication.writers import NAMESPACE, Writer, hot_keys, write_evenly
 
@@ -94,7 +92,7 @@ def cost(bench: Bench) -> Outcome:
                     time.sleep(_POLL)
                 used = {part: value - cpu[part] for part, value in scene.cpu().items()}
                 replicator.check()
-                held = _wait_for(hub, before + written, deadline) - before
+                held = count_until(hub, before + written, deadline) - before
             daemon = used["daemon"] / max(held, 1) * 1e6
             points.append((float(rate), daemon))
             all_parts = sum(used.values()) / max(held, 1) * 1e6
@@ -114,13 +112,6 @@ def cost(bench: Bench) -> Outcome:
         ],
         curves=curves,
     )
-
-
-def _wait_for(hub: redis.Redis, keys: int, deadline: float) -> int:
-    """How many keys are there in the end: among those that the server counts may be a program's own."""
-    while (held := count(hub)) < keys and time.perf_counter() < deadline:
-        time.sleep(_POLL)
-    return held
 
 
 def growth(bench: Bench) -> Outcome:
@@ -143,7 +134,7 @@ def growth(bench: Bench) -> Outcome:
                     first = first or (time.perf_counter() if held else 0.0)
                 ended = time.perf_counter()
                 replicator.check()
-                held = _wait_for(hub, keys, began + bench.growth_limit)
+                held = count_until(hub, keys, began + bench.growth_limit)
                 peak = peak_memory(replicator.pid)
             peaks.append(peak)
             # Few keys are there at once: no rate can be told of them.

@@ -19,7 +19,7 @@ import redis
 
 from benchmarks.replication.bench import Bench
 from benchmarks.replication.outcome import Outcome, Rate, Samples, Table, at_least, short
-from benchmarks.replication.scene import REPLICAOF, Contender, Scene, count, profiling
+from benchmarks.replication.scene import REPLICAOF, Contender, Scene, count, count_until, profiling
 from benchmarks.replication.writers import NAMESPACE, Writer
 from testbed import FaultProxy, RedisServer
 
@@ -85,8 +85,7 @@ def _run(bench: Bench, scene: Scene, source_server: RedisServer, target_server: 
         grown, ended = target.dbsize() - size, time.perf_counter()
     writer.wait()
     # A program's own key may be among them, and stand for the last: no matter for the time, but for what is missing.
-    while (held := count(target) - before) < keys and time.perf_counter() - began < bench.limit:
-        time.sleep(_POLL)
+    held = count_until(target, before + keys, began + bench.limit) - before
     used = {part: seconds - cpu[part] for part, seconds in scene.cpu().items()} | {"writer": writer.cpu}
     per_million = {part: seconds / max(held, 1) * 1e6 for part, seconds in used.items()}
     if held == keys:

@@ -25,7 +25,7 @@ from testbed import Certificates, FaultProxy, Hub, RedisServer, eventually
 from testbed.directories import new_directory
 from testbed.processes import end_group, spawn
 
-__all__ = ["REPLICAOF", "Contender", "Replicator", "Scene", "count", "find_profiler", "profiling"]
+__all__ = ["REPLICAOF", "Contender", "Replicator", "Scene", "count", "count_until", "find_profiler", "profiling"]
 
 REPLICAOF = "REPLICAOF"
 _PATIENCE = 30.0
@@ -181,6 +181,13 @@ def _wait_for(client: redis.Redis, key: bytes, timeout: float) -> None:
 def count(client: redis.Redis) -> int:
     """How many keys of the namespace it holds, by a look at each: programs write keys of their own when they like."""
     return sum(1 for _ in client.scan_iter(match=f"{NAMESPACE}*", count=10_000))
+
+
+def count_until(client: redis.Redis, keys: int, deadline: float) -> int:
+    """How many keys of the namespace it holds, once they are so many, or at this time of `time.perf_counter`."""
+    while (held := count(client)) < keys and time.perf_counter() < deadline:
+        time.sleep(0.005)
+    return held
 
 
 def find_profiler() -> str | None:

@@ -50,12 +50,13 @@ class Intents:
             self._open.pop(number, None)
             self._store.dropped(number)
 
-    def answered(self, changes: Iterable[Change], moved: Collection[bytes]) -> None:
+    def answered(self, changes: Sequence[Change], moved: Collection[bytes]) -> None:
         """The hub has answered a batch: it holds nothing any more of what was kept of these keys before.
 
         Where elements of a key have moved, others whose condition held were written. Which ones, it does not tell.
         """
-        changes = list(changes)
+        if not (moved or self._partly):
+            return  # the way most batches go
         earlier = [self._partly.pop(key) for key in {change.key for change in changes} & self._partly.keys()]
         written = [change for change in changes if change.key in moved and isinstance(change, HashSet | FieldsDeleted)]
         for key, of_key in groupby(written, attrgetter("key")):

@@ -346,11 +346,10 @@ class Judging:
         if side.epoch != epoch:
             return
         lost = self._fence.holds_up_to() != math.inf
-        another = self.known.hub is not None and facts.run_id != self.known.hub.run_id
-        if self.known.hub is not None and facts.evicted_since(self.known.hub):
-            side.evicts = True
-        if another and self._hub.may_evict:  # nobody has counted what the former process evicted at the end
-            side.evicts = True
+        if (known := self.known.hub) is not None:
+            # Nobody has counted what a former process evicted at the end.
+            another = facts.run_id != known.run_id
+            side.evicts = side.evicts or facts.evicted_since(known) or (another and self._hub.may_evict)
         self.known.hub = facts
         side.run_id = facts.run_id
         self._first_at["hub"] = False

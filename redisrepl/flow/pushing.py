@@ -137,7 +137,6 @@ class Pushing:
         self._denials = Denials("the site's Redis", self._is_denied)
         self._slots: list[int] = []  # that are free
         self._slot_count = 0
-        # Batches of unknown outcome, by number, each with its keys; None: an earlier process sent it.
         self._intents = Intents(store)
         self._max_keys = max_keys
         self._retry = retry

@@ -30,8 +30,6 @@ _REMOVALS = frozenset({b"DEL", b"UNLINK"})
 _VALUED = frozenset({b"MSETEX", b"SMOVE"})
 #: The decoder reads it as: the key has a new value, which has to be read.
 _TOUCHED = b"RESTORE"
-
-
 #: Arguments that are always kept: the name and one key.
 _AT_LEAST = 2
 

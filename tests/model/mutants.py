@@ -34,6 +34,8 @@ from redisrepl.engine import (
 from redisrepl.flow import applying, differences, jobs, judging, pushing, reach, sweep
 from tests.model.daemons import Made
 from tests.model.runs import (
+    FALL,
+    ONE,
     conflict,
     each_its_own,
     everybody,
@@ -42,13 +44,12 @@ from tests.model.runs import (
     fallen_unremembered,
     filled_anew,
     merged,
-    one_writer,
     run,
 )
 from tests.model.world import silence
 
 ROOT = Path(redisrepl.__file__).parent
-ONE, FALL, ALL = (everybody, one_writer), (everybody, fallen), (everybody, one_writer, fallen, conflict)
+ALL = (*ONE, fallen, conflict)
 
 
 class Mutant(NamedTuple):

@@ -250,6 +250,10 @@ def filled_anew(world: World) -> None:
             raise WrongError(f"of {key!r}, which a server evicted, another has only {found} left")
 
 
+#: Phases that tell most on their own.
+ONE, FALL = (everybody, one_writer), (everybody, fallen)
+
+
 def run(seed: int, *phases: Any, trace: bool = False, **circumstances: Any) -> World:
     with by_the_clock_of_the_model():
         world = World(seed, **circumstances)
