@@ -237,7 +237,10 @@ def _plan_whole(
     if verdict is Verdict.AGREE:
         if ancestor.digest != held or any((intents, applied, ancestor.element_intents, ancestor.element_applied)):
             plan.agreed = site
-        _plan_expiry(plan, site, hub, ancestor, policy)
+        if "expire" not in policy.kinds and isinstance(site, StringState) and isinstance(hub, StringState):
+            _plan_expiry_of_set(plan, site, hub, ancestor, policy, same_value=ancestor.digest == held)
+        else:
+            _plan_expiry(plan, site, hub, ancestor, policy)
         return plan
     known = (ancestor.digest, *intents, *applied)
     if ruling := ruling_on(verdict, (held, far), known, None, policy.winner, about, back):
@@ -434,6 +437,25 @@ def _plan_expiry(plan: Plan, site: State, hub: State, ancestor: Agreed, policy: 
         plan.push, plan.expected = ExpirySet(plan.key, ours), {}
     else:
         plan.push = Touch(plan.key, replaces=True)  # the elements that are expected, and the expiry
+
+
+def _plan_expiry_of_set(
+    plan: Plan, site: StringState, hub: StringState, ancestor: Agreed, policy: Policy, *, same_value: bool
+) -> None:
+    """Likewise of two equal strings, where expiries are replicated as far as `SET` gives them.
+
+    Which command gave an expiry, no value tells. One that changed at the hub is taken for that of a `SET`, as it is
+    where the hub told of an event; one that changed at the site is not: its stream would have told of the `SET`.
+    """
+    ours, theirs, agreed = site.expires_at_ms, hub.expires_at_ms, ancestor.expires_at_ms
+    if isinstance(plan.agreed, StringState):
+        plan.agreed = replace(plan.agreed, expires_at_ms=theirs)  # what changes from here on is told by this
+    if not same_value or theirs == agreed:
+        return
+    if ours == agreed or (ours != theirs and policy.winner == "hub"):
+        plan.apply.append(StringSet(plan.key, hub.value, theirs))
+    else:
+        plan.expiry = theirs
 
 
 def circumstances(base: Circumstances, ancestor: Agreed | None, *, now_ms: float, left: State = None) -> Circumstances:

@@ -288,7 +288,32 @@ def test_what_the_hub_does_not_get_for_what_it_holds_is_told(kinds, site, hub, c
 def test_an_expiry_is_reconciled_by_itself(kind, ours, theirs, agreed, winner, expected):
     site, hub, ancestor = (string("a", at) if kind == "string" else hash_(at, f="1") for at in (ours, theirs, agreed))
     assert plan(site, hub, ancestor, winner=winner) == expected
-    assert plan(site, hub, ancestor, winner=winner, kinds=KINDS - {"expire"}) == Plan(KEY)
+    if kind == "hash":
+        assert plan(site, hub, ancestor, winner=winner, kinds=KINDS - {"expire"}) == Plan(KEY)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "agreed", "winner", "expected"),
+    [
+        (5, 5, 5, "hub", Plan(KEY)),
+        (6, 5, 5, "hub", Plan(KEY)),  # by EXPIRE: its stream would have told of a SET
+        (None, 5, 5, "hub", Plan(KEY)),
+        (5, 6, 5, "site", applying(StringSet(KEY, b"a", 6))),
+        (5, None, 5, "site", applying(StringSet(KEY, b"a"))),
+        (None, 6, None, "site", applying(StringSet(KEY, b"a", 6))),
+        (6, 7, 5, "hub", applying(StringSet(KEY, b"a", 7))),
+        (6, 7, 5, "site", Plan(KEY, expiry=7)),
+        (6, 6, 5, "hub", Plan(KEY, expiry=6)),
+    ],
+)
+def test_where_only_the_expiry_that_a_set_gives_is_replicated_the_hubs_new_one_crosses(
+    ours, theirs, agreed, winner, expected
+):
+    site, hub = string("a", ours), string("a", theirs)
+    assert plan(site, hub, string("a", agreed), winner=winner, kinds=DEFAULT) == expected
+    # Which of them is the newer nothing tells, where the value was not agreed on.
+    for ancestor in (None, string("b", agreed)):
+        assert plan(site, hub, ancestor, winner=winner, kinds=DEFAULT) == Plan(KEY, agreed=hub)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +333,9 @@ def test_an_expiry_is_reconciled_by_itself(kind, ours, theirs, agreed, winner, e
 def test_an_expiry_at_the_hub_of_before_its_clock_was_set_is_written_anew(kind, winner, ours, theirs, agreed, expected):
     site, hub, ancestor = (string("a", at) if kind == "string" else hash_(at, f="1") for at in (ours, theirs, agreed))
     assert plan(site, hub, ancestor, winner=winner, off_by=(7, -7)) == expected
-    assert plan(site, hub, ancestor, winner=winner, off_by=(7, -7), kinds=KINDS - {"expire"}) == Plan(KEY)
+    unreplicated = plan(site, hub, ancestor, winner=winner, off_by=(7, -7), kinds=KINDS - {"expire"})
+    of_a_set = kind == "string" and expected.apply
+    assert unreplicated == (applying(StringSet(KEY, b"a", theirs)) if of_a_set else Plan(KEY))
 
 
 def test_what_else_changed_of_a_key_whose_expiry_is_off_crosses_as_ever():
