@@ -203,6 +203,7 @@ class Parts:
             lambda: self.store.number,
             lambda: int(self.stream.read_to) if math.isfinite(self.stream.read_to) else 0,
             partial(self.store.agreed_since, most=MOST_PLACES),
+            unanswered=self.store.unanswered,
             history=partial(self.store.history, most=HISTORY),
             marked=mark.read,
             first="continuity" not in self.store.saved,

@@ -98,6 +98,7 @@ class Findings(NamedTuple):
         settled: what was agreed on at some of them: last by the number of `Ring.settled_by`, and ever since.
         past: what was agreed on anywhere, as far back as that is remembered.
         seen: of a hub, what was agreed on of places that it may have lost.
+        sent: what it may hold at some of them that the other side was sent after all that was agreed on.
     """
 
     proved: float = math.inf
@@ -110,6 +111,7 @@ class Findings(NamedTuple):
     settled: Settled = MappingProxyType({})
     past: Settled = MappingProxyType({})
     seen: Iterable[Seen] = ()
+    sent: Settled = MappingProxyType({})
 
 
 NO_FINDINGS = Findings()
@@ -152,6 +154,7 @@ class Losses:
         self._held: Mapping[Place, int | None] = {}  # what it held at some of these places when it was judged
         self._settled: Settled = {}  # what else may have been at some of them
         self._past: Settled = {}  # what was agreed on anywhere, as far back as that is remembered
+        self._sent: Settled = {}  # what the other side was sent after all that was agreed on
         self._saved: dict[str, object] | None = None  # made when it is asked for
 
     def interrupted(self, ring: Ring) -> None:
@@ -185,7 +188,7 @@ class Losses:
         self._kept = findings.kept and findings.kept | self._kept
         settled = self._with_held(findings.settled) if proved_before != math.inf else findings.settled
         self._places = self.suspects(proved_before, findings.proved, findings.agreed, findings.kept_to)
-        self._held = findings.held
+        self._held, self._sent = findings.held, findings.sent
         self.interrupted(ring)
         self._settled = settled
 
@@ -222,14 +225,15 @@ class Losses:
     def made_good(self) -> None:
         """Both sides agree on all keys."""
         self._seen, self._missed, self._places, self._kept, self._saved = Ring(), None, None, frozenset(), None
-        self._held, self._settled, self._past = {}, {}, {}
+        self._held, self._settled, self._past, self._sent = {}, {}, {}, {}
         self.renewed.made_good()
 
     def may_be_older(self, key: bytes, state: State, ancestor: Agreed, now: Ring, proved: float) -> bool:
         """Whether what the server holds for a key may be older than what was agreed on.
 
-        What it was seen to write after the agreement is newer, whatever else it has lost; so is what it did not hold
-        yet when it was judged; and what nobody had seen there before, where what it held when it was lost is known.
+        What it was seen to write after the agreement is newer, whatever else it has lost; so is what the other side was
+        sent after that; what it did not hold yet when it was judged; and what nobody had seen there before, where what
+        it held when it was lost is known.
 
         Args:
             key: it.
@@ -244,7 +248,7 @@ class Losses:
         if whole and self.renewed.holds(key, None, ancestor):
             return False
         held = digest_of(key, state) if whole else None
-        if whole and self._was_written((key, None), held):
+        if whole and (self._was_written((key, None), held) or self._was_sent((key, None), held)):
             return False
         if (missed := self._was_missed(key, ancestor.number)) is not None:
             return missed and not (whole and self._written_since(proved, key, None, held))
@@ -277,6 +281,7 @@ class Losses:
                 or self._was_missed(key, agreed_at) is False
                 or self.renewed.holds(key, name, ancestor)
                 or self._was_written((key, name), digest)
+                or self._was_sent((key, name), digest)
                 or self._seen_last(key, name, digest, agreed_at, now)
                 or self._written_since(proved, key, name, digest)
             ):
@@ -302,6 +307,10 @@ class Losses:
     def _was_written(self, place: Place, held: int | None) -> bool:
         """Whether a place holds something else than when the server was judged."""
         return place in self._held and self._held[place] != held
+
+    def _was_sent(self, place: Place, held: int | None) -> bool:
+        """Whether what a place holds was sent to the other side, after all that was agreed on of it."""
+        return held is not None and held in self._sent.get(place, ())
 
     def _written_since(self, proved: float, key: bytes, field: bytes | None, held: int | None) -> bool:
         kept, settled = (key, field) in self._kept, self._settled.get((key, field))
@@ -346,6 +355,7 @@ class Losses:
                 "kept": kept,
                 "held": [(*entry_of_place(place), digest) for place, digest in self._held.items()],
                 "settled": [(*entry_of_place(place), *digests) for place, digests in self._settled.items()],
+                "sent": [(*entry_of_place(place), *digests) for place, digests in self._sent.items()],
             }
         return self._saved | renewed
 
@@ -377,6 +387,9 @@ class Losses:
         settled: Any = document.get("settled")
         with suppress(ValueError, TypeError):
             losses._settled = {place_of(key, field): digests for key, field, *digests in settled}
+        sent: Any = document.get("sent")
+        with suppress(ValueError, TypeError):
+            losses._sent = {place_of(key, field): digests for key, field, *digests in sent}
         places: Any = document.get("places")
         if isinstance(places, Mapping):
             with suppress(ValueError, TypeError):

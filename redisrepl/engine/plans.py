@@ -237,10 +237,7 @@ def _plan_whole(
     if verdict is Verdict.AGREE:
         if ancestor.digest != held or any((intents, applied, ancestor.element_intents, ancestor.element_applied)):
             plan.agreed = site
-        if "expire" not in policy.kinds and isinstance(site, StringState) and isinstance(hub, StringState):
-            _plan_expiry_of_set(plan, site, hub, ancestor, policy, same_value=ancestor.digest == held)
-        else:
-            _plan_expiry(plan, site, hub, ancestor, policy)
+        _plan_expiry(plan, site, hub, ancestor, policy, same_value=ancestor.digest == held)
         return plan
     known = (ancestor.digest, *intents, *applied)
     if ruling := ruling_on(verdict, (held, far), known, None, policy.winner, about, back):
@@ -339,7 +336,7 @@ def _plan_elements(
         plan.expected = {name: (far.get(name),) for name in pushed}
     if agreed:
         plan.agreed = {name: site.fields.get(name) for name in agreed}
-    _plan_expiry(plan, site, hub, ancestor, policy)
+    _plan_expiry(plan, site, hub, ancestor, policy, same_value=False)
     return plan
 
 
@@ -420,9 +417,13 @@ def _expiring(about: Circumstances, value: bytes | None, now_ms: float) -> Circu
     return replace(about, expired=True) if passed else about
 
 
-def _plan_expiry(plan: Plan, site: State, hub: State, ancestor: Agreed, policy: Policy) -> None:
-    """Likewise the expiry of two equal values, or of two collections, where expiries are replicated."""
-    if "expire" not in policy.kinds or site is None or hub is None or isinstance(site, str) or isinstance(hub, str):
+def _plan_expiry(plan: Plan, site: State, hub: State, ancestor: Agreed, policy: Policy, *, same_value: bool) -> None:
+    """Likewise the expiry of two equal values, agreed on before or not, or of two collections."""
+    if site is None or hub is None or isinstance(site, str) or isinstance(hub, str):
+        return
+    if "expire" not in policy.kinds:
+        if isinstance(site, StringState) and isinstance(hub, StringState):
+            _plan_expiry_of_set(plan, site, hub, ancestor, policy, same_value=same_value)
         return
     ours, theirs, agreed = site.expires_at_ms, hub.expires_at_ms, ancestor.expires_at_ms
     if ours == theirs:

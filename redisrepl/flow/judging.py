@@ -61,6 +61,8 @@ class Judging:
         read_to: returns how far the site's stream was read.
         agreed_since: returns what was agreed, or was about to be, after a number, but for what lies before a place of
             the site's history.
+        unanswered: returns what the side that is not this one was sent without an answer, after all that was agreed on
+            of these places since a number.
         history: returns what was agreed on, in order; None if that is not known back to a number.
         marked: returns what the site has, by a mark that it holds.
         first: nothing was known when the daemon started.
@@ -78,6 +80,7 @@ class Judging:
         read_to: Callable[[], int],
         agreed_since: Callable[[float, Position | None], Awaitable[Places | None]],
         *,
+        unanswered: Callable[[Side, Places, float], Awaitable[Settled]],
         history: Callable[[float], Awaitable[Sequence[Seen] | None]],
         marked: Callable[[], Awaitable[Marked]],
         first: bool,
@@ -92,6 +95,7 @@ class Judging:
         self._number = number
         self._read_to = read_to
         self._agreed_since = agreed_since
+        self._unanswered = unanswered
         self._history = history
         self._site_marked = marked
         self._first_at = {"site": first, "hub": first}
@@ -196,6 +200,12 @@ class Judging:
         history = await self._history(number) if held and number is not None else None
         return {} if history is None or number is None else settled_at(held.keys(), history, number)
 
+    async def _sent(self, side: Side, judged: Judgement, agreed: Places | None) -> Settled:
+        """What it may hold there that the other side was sent after all that was agreed on: that is no older."""
+        if judged.event is not Event.WENT_BACK or agreed is None:
+            return {}
+        return await self._unanswered(side, agreed, judged.number)
+
     async def _past(self, side: Side, judged: Judgement) -> Settled:
         """What was ever agreed on, as far back as that is remembered; of a server that has not gone back, nothing."""
         if judged.event is not Event.WENT_BACK and self._core.continuity.of(side).proved == math.inf:
@@ -231,7 +241,7 @@ class Judging:
         if found is None:
             held = await self._held("site", judged, agreed)
             found = Found((facts.run_id, facts.replid), judged, held, await self._settled(judged, held))
-        past = await self._past("site", judged)
+        past, sent = await self._past("site", judged), await self._sent("site", judged, agreed)
         if side.epoch != epoch or not side.followed:
             self.known.found = found if whole is None else None
             return  # the link was lost meanwhile; the next may lead to another server
@@ -242,7 +252,7 @@ class Judging:
         if facts.replid and not self._read_to():  # followed by its events, which have no position
             self.known.seen = Position(facts.replid, facts.offset)
         self._core.outbound.new_from(facts.offset or self._read_to())
-        self._tell("site", judged, agreed, found.held, found.settled, past)
+        self._tell("site", judged, agreed, found.held, settled=found.settled, past=past, sent=sent)
 
     def _continuous(self, facts: SiteFacts, *, resumed: bool) -> Judgement | None:
         """The judgement of a site of which all that we saw is still there; None: it may have gone back."""
@@ -343,6 +353,7 @@ class Judging:
         agreed = await self._perhaps_lost(judged, self._core.hub_losses)
         held = await self._held("hub", judged, agreed)
         settled, past = settled_at(held.keys(), judged.seen, judged.number), await self._past("hub", judged)
+        sent = await self._sent("hub", judged, agreed)
         if side.epoch != epoch:
             return
         lost = self._fence.holds_up_to() != math.inf
@@ -353,7 +364,7 @@ class Judging:
         self.known.hub = facts
         side.run_id = facts.run_id
         self._first_at["hub"] = False
-        self._tell("hub", judged, agreed, held, settled, past)
+        self._tell("hub", judged, agreed, held, settled=settled, past=past, sent=sent)
         if lost:  # save the judgement before the numbers that it rests on are forgotten
             self.save()
             self._fence.forget()
@@ -449,7 +460,15 @@ class Judging:
         return self._core.continuity.epoch == epoch and self._core.continuity.hub.judged
 
     def _tell(
-        self, side: Side, judged: Judgement, agreed: Places | None, held: Held, settled: Settled, past: Settled
+        self,
+        side: Side,
+        judged: Judgement,
+        agreed: Places | None,
+        held: Held,
+        *,
+        settled: Settled,
+        past: Settled,
+        sent: Settled,
     ) -> None:
         event, reason, number, kept, kept_to, known_to, seen = judged
         if event is Event.WENT_BACK:
@@ -460,7 +479,7 @@ class Judging:
                 "of that, what is not known to be older is kept (redisrepl conflicts)",
             )
         of_lost = [change for change in seen if agreed is not None and change.key in agreed]
-        findings = Findings(number, self._number(), agreed, kept_to, known_to, kept, held, settled, past, of_lost)
+        findings = Findings(number, self._number(), agreed, kept_to, known_to, kept, held, settled, past, of_lost, sent)
         self._core.judged(side, event, reason, findings)
         if self._core.continuity.known:
             self.failure_log.succeeded()

@@ -11,9 +11,20 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise, repeat
 
+from redisrepl.engine.places import Place, Places
 from redisrepl.wire.digests import DISPUTED
 
-__all__ = ["DIGEST_SIZE", "Changes", "Entry", "Facts", "Patch", "concern_the_same", "pack_keys", "unpack_keys"]
+__all__ = [
+    "DIGEST_SIZE",
+    "Changes",
+    "Entry",
+    "Facts",
+    "Patch",
+    "concern_the_same",
+    "last_sent",
+    "pack_keys",
+    "unpack_keys",
+]
 
 DIGEST_SIZE = 12  # bytes of an element's digest
 
@@ -252,6 +263,13 @@ class Changes(dict[bytes, Entry]):
             if not _is_disputed(entry):
                 places.setdefault(key, {}).update(dict.fromkeys(_parts_of(entry), number))
 
+    def note_open(self, places: dict[bytes, dict[bytes | None, int]], number: int) -> None:
+        """As `note`, of what is not agreed on yet; what was agreed on since stands."""
+        for key, entry in self.items():
+            if not _is_disputed(entry):
+                parts = places.setdefault(key, {})
+                parts.update((part, number) for part in _parts_of(entry) if parts.get(part, number) <= number)
+
     def forget(self, places: dict[bytes, dict[bytes | None, int]]) -> None:
         """Remove from `places` what `note` enters there; with a whole key, all of its elements."""
         for key, entry in self.items():
@@ -302,6 +320,25 @@ class Changes(dict[bytes, Entry]):
 
 
 _UNKNOWN = Patch(0)
+
+
+def last_sent(batches: Iterable[tuple[int, Changes]], places: Places, number: float) -> dict[Place, set[int | None]]:
+    """Digests of what batches carried, of places where that was the last.
+
+    Args:
+        batches: open ones, by their numbers.
+        places: where something was agreed on after a number, or may be by an open batch, each with the last such one.
+        number: that one; the batches after it count.
+    """
+    sent: dict[Place, set[int | None]] = {}
+    for batch, changes in batches:
+        if batch <= number:
+            continue
+        for key, part, digest in changes.digests():
+            numbers = places.get(key, {})
+            if max(numbers.get(part, 0), numbers.get(None, 0)) == batch:
+                sent[key, part] = {digest}
+    return sent
 
 
 def _key(facts: bytes, at: int, size: int) -> tuple[bytes, int]:

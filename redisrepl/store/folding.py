@@ -19,10 +19,11 @@ import structlog
 
 from redisrepl.changes import Position
 from redisrepl.engine.ancestor import Agreed
-from redisrepl.engine.places import Seen
+from redisrepl.engine.continuity import Side
+from redisrepl.engine.places import Place, Places, Seen
 from redisrepl.store.database import Database, Row, is_damage
 from redisrepl.store.directory import Pair, StateDirectory, UnusableError, reason_of
-from redisrepl.store.facts import Changes, Entry, Patch
+from redisrepl.store.facts import Changes, Entry, Patch, last_sent
 from redisrepl.store.journal import Journal, Kind
 from redisrepl.store.reading import MALFORMED, Reader
 
@@ -393,9 +394,22 @@ class Folder:
         except MALFORMED:
             return None
         batches = {**{batch: (facts, _NONE) for batch, facts in reader.open.items()}, **reader.applying}
-        for batch, (facts, void) in batches.items():
-            _changes_of(facts, batch, void).note(places, batch)
+        for batch, (facts, void) in sorted(batches.items()):
+            _changes_of(facts, batch, void).note_open(places, batch)
         return None if len(places) > most else places
+
+    def unanswered(self, by: Side, places: Places, number: float) -> dict[Place, set[int | None]]:
+        """What open batches carried of places where nothing was agreed on since, and nothing else sent.
+
+        Args:
+            by: the side that held it, and of which the other was sent it.
+            places: as `agreed_since` returned them for this number, or an earlier one.
+            number: the batches are later.
+        """
+        of_site = {batch: (facts, _NONE) for batch, facts in self._reader.open.items()}
+        batches = of_site if by == "site" else self._reader.applying
+        changes = ((batch, _changes_of(facts, batch, void)) for batch, (facts, void) in batches.items())
+        return last_sent(changes, places, number)
 
     def history(self, number: float, most: int) -> list[Seen] | None:
         """What was agreed on, in order, as far back as the journal reaches.

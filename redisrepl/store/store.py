@@ -24,7 +24,8 @@ from typing import Any, TypeVar
 import structlog
 
 from redisrepl.changes import HeldBy, Position
-from redisrepl.engine.places import Seen
+from redisrepl.engine.continuity import Side
+from redisrepl.engine.places import Place, Places, Seen
 from redisrepl.errors import ConfigError
 from redisrepl.places import default_directory
 from redisrepl.store import reading
@@ -367,6 +368,16 @@ class Store:
         if self._unwritten:
             return None
         return await self._ask(partial(self._folder.agreed_since, number, kept, most=most), None)
+
+    async def unanswered(self, by: Side, places: Places, number: float) -> Mapping[Place, Collection[int | None]]:
+        """Digests of what was sent without an answer, where nothing was agreed on since, and nothing else sent.
+
+        Args:
+            by: the side that held it, and of which the other was sent it.
+            places: as `agreed_since` returned them for this number, or an earlier one.
+            number: it was sent after this.
+        """
+        return await self._ask(partial(self._folder.unanswered, by, places, number), {})
 
     async def history(self, number: float, most: int) -> list[Seen] | None:
         """What was agreed on, in order; None if that is no longer known back to this number.

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from redisrepl.changes import KINDS, Deleted, HashSet, HashState, StringSet, Touch
 from redisrepl.engine import refusals
-from redisrepl.engine.continuity import Continuity, Event, SideState
+from redisrepl.engine.continuity import SIDES, Continuity, Event, SideState
 from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.losers import ConflictLoss
 from redisrepl.engine.losses import Findings, Losses, settled_at
@@ -654,6 +654,34 @@ def test_what_a_server_that_went_back_holds_is_kept_unless_it_is_known(side, kno
     site, hub = (A, B) if side == "site" else (B, A)
     plan = core.plan(KEY, site, hub, ancestor_of(B, 7), 0.0)
     assert [lost.value for lost in plan.lost] == ([] if known else [A])
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+@pytest.mark.parametrize(("sent", "newer"), [(A, True), (C, False), (None, False)])
+@pytest.mark.parametrize("side", SIDES)
+def test_what_a_server_that_went_back_sent_last_without_an_answer_is_newer(side, sent, newer, restarts):
+    """The other may have never got it, and still hold what was agreed on before."""
+    core = core_of()
+    findings = Findings(6, 8, {KEY: {None: 8}}, sent={(KEY, None): {digest_of(KEY, sent)}})
+    core.judged(side, Event.WENT_BACK, "restarted", findings)
+    core = after_restarts(core, restarts)
+    site, hub = (A, B) if side == "site" else (B, A)
+    plan = core.plan(KEY, site, hub, ancestor_of(B, 7), 0.0)
+    assert ((plan.push, bool(plan.apply)) == (REPLACE, False)) == (newer == (side == "site"))
+    assert [lost.value for lost in plan.lost] == ([] if newer else [A])
+    core.continuity.begin(side)
+    core.compared([side])
+    core.judged(side, Event.WENT_BACK, "again", Findings(6, 8, {KEY: {None: 8}}))
+    assert core.plan(KEY, site, hub, ancestor_of(B, 7), 0.0).lost  # nothing of the first time bears on it
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+@pytest.mark.parametrize(("sent", "newer"), [(b"v", {b"old"}), (b"another", set())])
+def test_a_field_that_was_sent_last_without_an_answer_is_newer(sent, newer, restarts):
+    core = core_of()
+    findings = Findings(6, 8, {KEY: {b"old": 8, b"new": 7}}, sent={(KEY, b"old"): {element_of(b"old", sent)}})
+    core.judged("site", Event.WENT_BACK, "restarted", findings)
+    assert pushed_of_hash(after_restarts(core, restarts)) == newer
 
 
 @pytest.mark.parametrize(("number", "applied"), [(8, False), (9, True)])

@@ -45,6 +45,7 @@ class World(NoFence):
         self.hub = HubFacts(RUN, 0, 0, 100)
         self.held_by_site = {}
         self.seen = None
+        self.sent_by, self.sent = "site", {}
         self.mark_at_site = Marked()
         self.site_asked = self.hub_asked = 0
         self.before = lambda _side: None
@@ -68,6 +69,7 @@ class World(NoFence):
             lambda: self.number,
             lambda: self.read_to,
             self.agreed_since,
+            unanswered=self.unanswered,
             history=self.history,
             marked=self.marked,
             first=first,
@@ -99,6 +101,9 @@ class World(NoFence):
     async def agreed_since(self, number, kept=None):
         self.kept = kept
         return {b"since": {None: 7}} if number == 6 else None
+
+    async def unanswered(self, by, places, number):
+        return self.sent if (by, places, number) == (self.sent_by, {b"since": {None: 7}}, 6) else {}
 
     async def history(self, number):  # noqa: ARG002 - all of it is remembered, or none
         return self.seen
@@ -544,6 +549,24 @@ async def test_what_a_site_never_held_since_all_was_agreed_on_it_has_written_sin
     await site_judged(world, resumed=False)
     ancestor = Agreed(string_digest(b"since", b"later"), 7)
     assert world.core.losses.may_be_older(b"since", StringState(value), ancestor, Ring(), 6) == older
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("sent_by", SIDES)
+async def test_what_was_sent_last_without_an_answer_is_asked_of_the_side_that_went_back(side, sent_by):
+    world = World()
+    held = string_digest(b"since", b"sent")
+    world.held_by_site = {(b"since", None): held}
+    world.sent_by, world.sent = sent_by, {(b"since", None): {held}}
+    if side == "site":
+        world.site, world.mark_at_site = SiteFacts(NEW, "master", OTHER, 9), Marked(6)
+        await site_judged(world, resumed=False)
+    else:
+        world.hub, world.highest = HubFacts(NEW, 0, 0, 9), 6
+        await hub_judged(world)
+    losses = world.core.losses if side == "site" else world.core.hub_losses
+    ancestor = Agreed(string_digest(b"since", b"agreed"), 7)
+    assert losses.may_be_older(b"since", StringState(b"sent"), ancestor, Ring(), 6) == (side != sent_by)
 
 
 async def test_a_site_that_shows_the_last_changes_has_what_was_told_before_them():

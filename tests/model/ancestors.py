@@ -10,8 +10,9 @@ from typing import Any
 
 from redisrepl.changes import HeldBy, Position
 from redisrepl.engine.ancestor import Agreed
-from redisrepl.engine.places import Seen
-from redisrepl.store.facts import Changes, Facts, Patch, concern_the_same
+from redisrepl.engine.continuity import Side
+from redisrepl.engine.places import Place, Places, Seen
+from redisrepl.store.facts import Changes, Facts, Patch, concern_the_same, last_sent
 from redisrepl.wire.digests import Look, add_sums, hash_digest, total_of
 from tests.model.steps import Wire
 
@@ -318,9 +319,14 @@ class Ancestors:
             Changes({key: changes[key] for key in held}).forget(places)
             if agreed_at > number:
                 Changes({key: changes[key] for key in changes if key not in held}).note(places, agreed_at)
-        for batch, changes in [*self.memory.open.items(), *self.memory.applying.items()]:
-            changes.note(places, batch)
+        for batch, changes in sorted({**self.memory.open, **self.memory.applying}.items()):
+            changes.note_open(places, batch)
         return places if self._remembers and not self._unwritten else None
+
+    async def unanswered(self, by: Side, places: Places, number: float) -> Mapping[Place, Collection[int | None]]:
+        """See `store.Store`."""
+        await Wire()
+        return last_sent((self.memory.open if by == "site" else self.memory.applying).items(), places, number)
 
     async def history(self, number: float, most: int) -> list[Seen] | None:  # noqa: ARG002 - it is all there
         """See `store.Store`."""

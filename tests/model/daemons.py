@@ -555,6 +555,7 @@ class Daemon:
             lambda: store.number,
             lambda: int(self.stream.read_to) if self.stream.read_to != float("inf") else 0,
             partial(store.agreed_since, most=MOST_PLACES),
+            unanswered=store.unanswered,
             history=partial(store.history, most=HISTORY),
             marked=mark.read,
             first=not store.saved,

@@ -563,6 +563,32 @@ async def test_what_was_agreed_since_is_known_as_far_back_as_the_journal_reaches
     assert (await store.agreed_since(last, most=10)).keys() == {b"batch 3", b"batch 4"}
 
 
+async def test_what_was_sent_last_without_an_answer_is_known(opened):
+    """Of a place where nothing was agreed on since, and nothing else was sent."""
+    store = await opened()
+
+    def sent(*changes, to_site=False):
+        number = store.next_number()
+        store.sending(number, facts(*changes), to_site=to_site)
+        return number
+
+    store.agreed(strings((b"s", 11), (b"later", 12)))
+    before, first = store.number, sent(("strings", [b"s", b"earlier"], [14, 2]), ("fields", b"h", {b"f": 3}, [b"gone"]))
+    store.agreed(strings((b"earlier", 13)))
+    store.agreed(facts(("fields", b"h", {b"g": 4})))
+    later = sent(("strings", [b"later"], [5]), ("fields", b"h", {b"g": 6}))
+    sent(("strings", [b"later", b"of the hub"], [7, 8]), to_site=True)
+    store.dropped(sent(("strings", [b"s"], [9])))
+    places = await store.agreed_since(before, most=10)
+    assert places[b"earlier"] == {None: first + 1}  # that the batch may be acknowledged yet, bears no more on it
+    of_h = {(b"h", b"f"): {3}, (b"h", b"gone"): {None}, (b"h", b"g"): {6}}
+    assert await store.unanswered("site", places, before) == {(b"s", None): {14}, **of_h}
+    assert await store.unanswered("site", places, later - 1) == {(b"h", b"g"): {6}}
+    assert await store.unanswered("hub", places, before) == {(b"later", None): {7}, (b"of the hub", None): {8}}
+    store.agreed(strings((b"h", 10)))  # it is a string now
+    assert await store.unanswered("site", await store.agreed_since(before, most=10), before) == {(b"s", None): {14}}
+
+
 async def test_what_is_disputed_is_not_agreed_on(opened):
     """A daemon that is killed while a server is given back what it lost may leave it so."""
     store = await opened()
