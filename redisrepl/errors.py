@@ -79,7 +79,14 @@ def exit_code(error: BaseException) -> ExitCode:
 
 
 class RedisreplError(Exception):
-    """The root: its text is one sentence for the person who runs the program."""
+    """The root: its text is one sentence for the person who runs the program.
+
+    Attributes:
+        may_be_executed: of a request to the hub that failed so: whether it, or a part of it, may have been executed, or
+            will be.
+    """
+
+    may_be_executed = False
 
 
 class ConfigError(RedisreplError):
@@ -117,9 +124,15 @@ class SilentError(LinkLostError):
 class OutcomeUnknownError(LinkLostError):
     """A request was sent and its answer lost: whether it was, or will be, executed is not known."""
 
+    may_be_executed = True
+
 
 class FencedError(LinkLostError):
     """The hub knows a later epoch of this site than that of the request, and has executed nothing of it."""
+
+
+#: A proxy, or Webdis, answers with one of these too if it loses the server behind it while that executes a request.
+_SERVER_ERRORS = range(500, 600)
 
 
 class HubError(RedisreplError):
@@ -134,6 +147,7 @@ class HubError(RedisreplError):
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+        self.may_be_executed = status in _SERVER_ERRORS
 
 
 class CommandRefusedError(HubError):
@@ -146,6 +160,8 @@ class BodyTooLargeError(HubError):
 
 class ProtocolError(RedisreplError):
     """A peer sent bytes that its protocol does not allow."""
+
+    may_be_executed = True  # they are the answer
 
 
 class LimitExceededError(ProtocolError):

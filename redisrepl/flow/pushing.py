@@ -27,7 +27,6 @@ from redisrepl.errors import (
     HubError,
     KeyDeniedError,
     LinkLostError,
-    OutcomeUnknownError,
     RedisreplError,
 )
 from redisrepl.flow.clocks import Clocks
@@ -214,17 +213,17 @@ class Pushing:
             if departure.commands:
                 numbers = self._sending(departure.changes, appends=not batch.in_doubt)
                 pushed = await self._hub.push(departure.commands, slot=slot, number=numbers[-1])
-        except FencedError:  # the epoch was raised while it was on its way: it is known not to have been executed
+        except FencedError as error:  # the epoch was raised while it was on its way
             pacer.arrived()
             self._hub.fence.doubt()
-            self._failed(batch, numbers, unknown=False)
+            self._failed(batch, numbers, unknown=error.may_be_executed)
         except RedisreplError as error:
             pacer.failed()
             if isinstance(error, HubError) and error.retry_after is not None:
                 pacer.hold(time.monotonic() + min(error.retry_after, _LONGEST_HOLD))
             elif is_an_answer(error):  # the hub is there, so its health makes nobody wait
                 pacer.refused(time.monotonic(), random.uniform(0.5, 1))  # noqa: S311
-            self._failed(batch, numbers, unknown=isinstance(error, OutcomeUnknownError))
+            self._failed(batch, numbers, unknown=error.may_be_executed)
             self.failure_log.failed(error, pending_keys=outbound.waiting)
             raise
         except asyncio.CancelledError:

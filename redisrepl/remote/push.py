@@ -14,6 +14,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import structlog
@@ -22,7 +23,7 @@ from redisrepl.errors import (
     BodyTooLargeError,
     CommandRefusedError,
     HubError,
-    OutcomeUnknownError,
+    RedisreplError,
     denies_key,
 )
 from redisrepl.remote.bodies import LargeBodies
@@ -142,7 +143,7 @@ class HubPusher:
             number: of the batch.
 
         Raises:
-            RedisreplError: the request failed as a whole; see `Hub`. Executed commands may be repeated.
+            RedisreplError: a request failed as a whole; see `Hub`. Executed commands may be repeated.
         """
         times: list[float] = []
         commands = self._hub.clock_shift.commands(commands)
@@ -150,9 +151,11 @@ class HubPusher:
         if refused := {key: error for key, error in errors.items() if _may_concern_all(error)}:
             # Is it these keys, or this client? Only a key that is refused alone may be dropped; a client has to wait.
             if self._passed is None or await self._is_refused(self._passed):
-                raise _refuses_us(next(iter(refused.values())))
+                written = {key for command in commands for key in written_keys(command)}
+                raise _refuses_us(next(iter(refused.values())), others=len(errors) < len(written))
             again = [part for command in commands for part in _only(command, refused)]
-            second = await self._push_all(again, times, slot, number)  # an administrator may have just edited the ACL
+            with _executed_before(times):  # an administrator may have just edited the ACL
+                second = await self._push_all(again, times, slot, number)
             errors = {key: error for key, error in errors.items() if key not in refused} | second
         return Pushed(errors, max(times, default=math.inf))
 
@@ -164,13 +167,15 @@ class HubPusher:
         if len(commands) == 1 and self._fills_a_body(commands[0]):
             _note(errors, await self._push_singly(commands))  # in a script, the hub's Redis would copy it twice more
             if self._timed:
-                _note(errors, await self._push_parts([], times, (slot, number)))  # an empty batch returns the time
+                with _executed_before(True):
+                    _note(errors, await self._push_parts([], times, (slot, number)))  # an empty batch returns the time
         else:
             runs = list(self._fitting(commands))
-            for parts in runs[:-1]:
-                _note(errors, await self._push_parts(parts, times, (slot + NOT_LAST, number)))
-            if runs:  # only the last run records the batch as executed
-                _note(errors, await self._push_parts(runs[-1], times, (slot, number)))
+            with _executed_before(times):
+                for parts in runs[:-1]:
+                    _note(errors, await self._push_parts(parts, times, (slot + NOT_LAST, number)))
+                if runs:  # only the last run records the batch as executed
+                    _note(errors, await self._push_parts(runs[-1], times, (slot, number)))
         self._passed = next(
             (key for command in commands for key in written_keys(command) if not _may_concern_all(errors.get(key, ""))),
             self._passed,
@@ -232,8 +237,7 @@ class HubPusher:
         try:
             if self.scripts.worth_trying:
                 return await self._push_script(parts, times, noted)
-            times.append(math.inf)
-            return await self._push_singly([part.command for part in parts])
+            return await self._push_each(parts, times)
         except BodyTooLargeError as error:
             if len(parts) == 1:
                 command = parts[0].command
@@ -260,7 +264,9 @@ class HubPusher:
         if answer is not None:
             passing = next(filter(is_passing, answer.errors.values()), None)
             if passing is not None:  # such as LOADING or OOM: not the fault of a key, so the batch is sent again
-                raise HubError(f"the hub is not ready for writes: {passing}", status=200)
+                error = HubError(f"the hub is not ready for writes: {passing}", status=200)
+                error.may_be_executed = len(answer.errors) < len(keys)
+                raise error
             if not were_allowed:
                 _log.info("push.scripts_allowed")
             times.append(answer.time)
@@ -271,8 +277,7 @@ class HubPusher:
             else:
                 self.fence.noted(fencing)
             return [(keys[index], error) for index, error in answer.errors.items()]
-        times.append(math.inf)
-        errors = await self._push_singly([part.command for part in parts])
+        errors = await self._push_each(parts, times)
         if set(keys) <= {key for key, error in errors if is_denial(error)}:
             return errors  # single commands are denied too: the refusal did not concern scripts
         if self.scripts.allowed:
@@ -296,6 +301,11 @@ class HubPusher:
         reply = await self._large.answered(request, sum(map(len, spelled)))
         return None if reply is None else parse_batch_reply(reply, writes, token)
 
+    async def _push_each(self, parts: Iterable[_Part], times: list[float]) -> list[tuple[bytes, str]]:
+        errors = await self._push_singly([part.command for part in parts])
+        times.append(math.inf)
+        return errors
+
     async def _push_singly(self, commands: Iterable[Sequence[bytes]]) -> list[tuple[bytes, str]]:
         """Without scripts: run the commands of one key in order, those of different keys in parallel."""
         by_key: dict[bytes, list[Sequence[bytes]]] = {}
@@ -314,7 +324,8 @@ class HubPusher:
         failures = [result for result in results if isinstance(result, BaseException)]
         if failures:
             try:
-                raise next((failure for failure in failures if isinstance(failure, OutcomeUnknownError)), failures[0])
+                with _executed_before(together.executed):
+                    raise next((failure for failure in failures if _may_be_executed(failure)), failures[0])
             finally:
                 del failures, results  # or this call and the errors would hold each other
         return [error for result in results if not isinstance(result, BaseException) for error in result]
@@ -333,6 +344,7 @@ class HubPusher:
                 reply: object = 1  # there may be nothing to send: groups take scripts
                 for simple in simple_commands(command):
                     reply = await self._large.answered(self._hub.command(*simple), sum(map(len, simple)))
+                    together.executed = True
             unchanged = changed_nothing(command, reply)
         except (CommandRefusedError, BodyTooLargeError) as error:
             text, alone = str(error), len(written_keys(command)) == 1
@@ -369,11 +381,13 @@ class _Together:
     Attributes:
         failure: the hub's; commands that were not sent yet fail with it.
         refused: keys, as long as none has passed.
+        executed: whether one was.
     """
 
     def __init__(self) -> None:
         self.failure: HubError | None = None
         self.refused = 0.0
+        self.executed = False
 
 
 def _may_concern_all(outcome: str) -> bool:
@@ -381,8 +395,25 @@ def _may_concern_all(outcome: str) -> bool:
     return outcome not in ("", *_MILDEST) and may_concern_all(outcome)
 
 
-def _refuses_us(error: str) -> HubError:
-    return HubError(f"the hub refuses this client, whatever the key: {error}", status=200)
+def _refuses_us(error: str, *, others: bool = False) -> HubError:
+    """The hub refuses keys, though not because of them; `others`: it may have taken others of the same batch."""
+    refusal = HubError(f"the hub refuses this client, whatever the key: {error}", status=200)
+    refusal.may_be_executed = others
+    return refusal
+
+
+def _may_be_executed(failure: BaseException) -> bool:
+    return isinstance(failure, RedisreplError) and failure.may_be_executed
+
+
+@contextmanager
+def _executed_before(executed: object) -> Iterator[None]:
+    """Requests of the same batch; if true when one fails, another was executed before, and so a part of the batch."""
+    try:
+        yield
+    except RedisreplError as error:
+        error.may_be_executed |= bool(executed)
+        raise
 
 
 def _only(command: Sequence[bytes], keys: Collection[bytes]) -> Iterator[Sequence[bytes]]:

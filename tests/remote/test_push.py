@@ -385,8 +385,10 @@ async def test_an_error_that_all_keys_get_gives_none_of_them_up():
     async with pushing(answer) as pusher:
         await pusher.push(sets(0))
         refused |= {b"k0", b"k1", b"k2"}
-        with pytest.raises(HubError, match=f"refuses this client, whatever the key: {STRANGE}"):
-            await pusher.push(sets(1, 2))
+        for others, keys in ((False, (1, 2)), (True, (1, 2, 3))):
+            with pytest.raises(HubError, match=f"refuses this client, whatever the key: {STRANGE}") as caught:
+                await pusher.push(sets(*keys))
+            assert caught.value.may_be_executed == others
         refused.clear()
         assert (await pusher.push(sets(1, 2))).errors == {}
 
@@ -455,8 +457,9 @@ async def test_each_request_has_a_token_of_its_own():
 @pytest.mark.parametrize("answer", [b"", b"*0\r\n", b":1\r\n", resp(b"2"), b"<html>"])
 async def test_an_answer_that_does_not_account_for_the_batch(answer):
     async with pushing(lambda _content: answer) as pusher:
-        with pytest.raises(ProtocolError):
+        with pytest.raises(ProtocolError) as caught:
             await pusher.push(sets(1))
+        assert caught.value.may_be_executed
 
 
 @pytest.mark.parametrize("status", [401, 500, 502, 503, 404])
@@ -465,7 +468,52 @@ async def test_an_http_error_fails_the_batch(status):
         with pytest.raises(HubError) as caught:
             await pusher.push(sets(1))
         assert caught.value.status == status
+        assert caught.value.may_be_executed == (status >= 500)  # what is behind the proxy may have been lost meanwhile
         assert pusher.scripts.allowed
+
+
+SMALL_RUNS = len(batch_body([])) + 1500
+
+
+@pytest.mark.parametrize(
+    ("scripts", "values", "limit", "taken", "executed"),
+    [
+        (True, [400] * 4, 100_000, 0, False),
+        (True, [400] * 6, SMALL_RUNS, 0, False),
+        (True, [400] * 6, SMALL_RUNS, 1, True),  # in two requests
+        (True, [9000], 5000, 0, False),
+        (True, [9000], 5000, 1, True),  # a large value, then a request for the time
+        (False, [9], 100_000, 0, False),
+        (False, [9, 9], 100_000, 1, True),
+    ],
+)
+async def test_a_part_of_a_batch_that_was_executed_is_not_forgotten_when_another_fails(
+    scripts, values, limit, taken, executed
+):
+    requests = 0
+
+    def answer(content):
+        nonlocal requests
+        requests += 1
+        if requests > taken:
+            return b"-LOADING Redis is loading the dataset in memory\r\n"
+        return all_ran(content) if is_script(content) else b"+OK\r\n"
+
+    commands = [[b"SET", b"k%d" % number, b"x" * size] for number, size in enumerate(values)]
+    async with pushing(answer, max_body=limit, side_by_side=1) as pusher:
+        pusher.scripts.allowed = scripts
+        with pytest.raises(HubError) as caught:
+            await pusher.push(commands)
+        assert caught.value.may_be_executed == executed
+
+
+@pytest.mark.parametrize("refused", [1, 2])
+async def test_of_writes_that_a_hub_is_not_ready_for_others_may_have_been_executed(refused):
+    oom = [b"%d OOM no" % number for number in range(refused)]
+    async with pushing(lambda content: all_ran(content, *oom)) as pusher:
+        with pytest.raises(HubError) as caught:
+            await pusher.push(sets(1, 2))
+        assert caught.value.may_be_executed == (refused < 2)
 
 
 async def test_a_script_that_fails_by_itself_fails_the_batch():
