@@ -266,9 +266,8 @@ class Core:
     def times_fields(self, *, on: bool) -> None:
         """Expiries of fields are replicated from now on, or not any more: what fields hold has another digest then."""
         self.outbound.decoder.times_fields = on
-        reason = "expiries of fields are compared from now on, or not any more"
         for side in SIDES:
-            self.continuity.happened(side, Event.CLOCK_SET, reason)
+            self.continuity.happened(side, Event.CLOCK_SET, "expiries of fields are compared from now on, or no more")
 
     def flushed(self, side: Side) -> None:
         """A side removed everything that it held."""
@@ -384,12 +383,13 @@ class Core:
     ) -> WentBack:
         if not (site_lost or hub_lost):
             return NEITHER
-        of_sides = (state.fields for state in (site, hub) if isinstance(state, HashState))
-        names = {*(ancestor.elements or ())}.union(*of_sides)
-        at_site, at_hub = self.continuity.site.proved, self.continuity.hub.proved
-        newer_at_site = self.losses.newer_fields(key, site, names, ancestor, self.ring, at_site) if site_lost else ()
-        newer_at_hub = self.hub_losses.newer_fields(key, hub, names, ancestor, _NOT_SEEN, at_hub) if hub_lost else ()
-        return WentBack(newer_at_site, newer_at_hub, partial(self.losses.past, key), partial(self.hub_losses.past, key))
+        names = {*(ancestor.elements or ())}.union(*(s.fields for s in (site, hub) if isinstance(s, HashState)))
+        losses, hub_losses, proved = self.losses, self.hub_losses, self.continuity.site.proved
+        at_site = losses.newer_fields(key, site, names, ancestor, self.ring, proved) if site_lost else ()
+        proved = self.continuity.hub.proved
+        at_hub = hub_losses.newer_fields(key, hub, names, ancestor, _NOT_SEEN, proved) if hub_lost else ()
+        past = partial(losses.past, key), partial(hub_losses.past, key)
+        return WentBack(at_site, at_hub, *past, (losses if site_lost else hub_losses).agreed(key))
 
     def _restrict(self, plan: Plan) -> None:
         """What has no ancestor is copied the ways that `--initial-sync` says, unless it may be newer than that."""

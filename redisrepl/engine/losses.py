@@ -8,7 +8,7 @@ what follows from it (`engine.plans`).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -229,7 +229,7 @@ class Losses:
         self.renewed.made_good()
 
     def may_be_older(self, key: bytes, state: State, ancestor: Agreed, now: Ring, proved: float) -> bool:
-        """Whether what the server holds for a key may be older than what was agreed on.
+        """Whether what the server holds for a key may be older than what was agreed on; of a collection, some of it.
 
         What it was seen to write after the agreement is newer, whatever else it has lost; so is what the other side was
         sent after that; what it did not hold yet when it was judged; and what nobody had seen there before, where what
@@ -244,21 +244,20 @@ class Losses:
         """
         if ancestor.number <= proved:
             return False
-        whole = not isinstance(state, HashState)
-        if whole and self.renewed.holds(key, None, ancestor):
+        if isinstance(state, HashState):  # what is known of it as a whole tells only that something of it is newer
+            return self._places is None or key in self._places
+        if self.renewed.holds(key, None, ancestor):
             return False
-        held = digest_of(key, state) if whole else None
-        if whole and (self._was_written((key, None), held) or self._was_sent((key, None), held)):
+        held = digest_of(key, state)
+        if self._was_written((key, None), held) or self._was_sent((key, None), held):
             return False
         if (missed := self._was_missed(key, ancestor.number)) is not None:
-            return missed and not (whole and self._written_since(proved, key, None, held))
+            return missed and not self._written_since(proved, key, None, held)
         agreed_at = ancestor.number
         if self._places is not None:
             if key not in self._places:
                 return False
             agreed_at = max(self._places[key].values(), default=0)
-        if not whole:
-            return True  # what is known of it as a whole tells only that something of it is newer: `newer_fields`
         if self._seen_last(key, None, held, agreed_at, now):
             return False
         return not self._written_since(proved, key, None, held)
@@ -278,7 +277,7 @@ class Losses:
             digest = held.get(name)
             if (
                 agreed_at is None
-                or self._was_missed(key, agreed_at) is False
+                or (self._places is not None and self._was_missed(key, agreed_at) is False)
                 or self.renewed.holds(key, name, ancestor)
                 or self._was_written((key, name), digest)
                 or self._was_sent((key, name), digest)
@@ -296,6 +295,10 @@ class Losses:
         """What the server is known to have held at a place before it went back; it may have held more."""
         place = (key, field)
         return {*self._seen.digests(key, field), *self._settled.get(place, ()), *self._past.get(place, ())}
+
+    def agreed(self, key: bytes) -> Callable[[bytes | None], Collection[int | None]]:
+        """Returns, for a field or the key as a whole (None), what was ever agreed on, as far back as is remembered."""
+        return lambda field: self._past.get((key, field), ())
 
     def _was_missed(self, key: bytes, number: int) -> bool | None:
         """Whether a replica that took over did not have what was agreed on of a key under a number; None: unknown."""

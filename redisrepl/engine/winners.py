@@ -63,12 +63,14 @@ class WentBack(NamedTuple):
         newer_at_site, newer_at_hub: elements that were written there since.
         past_of_site, past_of_hub: return what an element, or the key as a whole (None), is known to have been there
             before.
+        agreed_before: returns what was ever agreed on there, as far back as that is remembered.
     """
 
     newer_at_site: Collection[bytes] = ()
     newer_at_hub: Collection[bytes] = ()
     past_of_site: Callable[[bytes | None], Collection[Digest]] = _nothing
     past_of_hub: Callable[[bytes | None], Collection[Digest]] = _nothing
+    agreed_before: Callable[[bytes | None], Collection[Digest]] = _nothing
 
     def bears(self, about: Circumstances, name: bytes) -> Circumstances:
         """What bears on the verdict on an element."""
@@ -107,6 +109,9 @@ def ruling_on(
     """
     site, hub = sides
     if verdict is Verdict.CONFLICT:
+        older = back.agreed_before(name)
+        if (site in older) != (hub in older):  # a server that went back, perhaps one of others, has brought it back
+            return Ruling("hub" if site in older else "site")
         return Ruling(policy, "both sides went back" if about.site_lost and about.hub_lost else BOTH_CHANGED)
     if verdict is Verdict.APPLY and about.site_lost and site is not None:
         return None if site in {*known, *back.past_of_site(name)} else Ruling("hub", "the site went back")

@@ -370,6 +370,21 @@ def test_of_a_hash_the_fields_are_newer_of_which_a_replica_that_took_over_has_al
     assert pushed_of_hash(core, 9) == newer
 
 
+@pytest.mark.parametrize("restarts", [0, 1])
+@pytest.mark.parametrize(("agreed", "newer"), [({KEY: {b"old": 6, b"new": 7}}, {b"new"}), (None, set())])
+def test_a_field_that_a_new_master_missed_is_older_though_another_was_agreed_on_since(agreed, newer, restarts):
+    """Of the key as a whole, only the last agreement is known."""
+    core = core_of()
+    core.outbound.streamed_from(0)
+    core.outbound.read([[b"SET", b"ns:first", b"v"]], 9)
+    core.saw(5)
+    core.applies(6, 20.0)
+    core.site_lost(8)
+    core.site_attached()
+    core.judged("site", Event.WENT_BACK, "failover", Findings(proved=5, kept_to=10, agreed=agreed, number=8))
+    assert pushed_of_hash(after_restarts(core, restarts), 7) == newer
+
+
 @pytest.mark.parametrize("streamed", [True, False])
 def test_what_is_agreed_on_counts_from_where_the_stream_is_read(streamed):
     """Not from where it was read in another link, nor while nobody reads it: a replica may take over from before."""

@@ -68,6 +68,19 @@ def test_where_both_went_back_the_policy_decides_and_the_other_is_kept(winner):
     assert found.lost == [Lost(Ruling(winner, "both sides went back"), B if winner == "hub" else C)]
 
 
+@pytest.mark.parametrize("winner", ["hub", "site"])
+@pytest.mark.parametrize(
+    ("older", "wins"), [([], None), ([A], None), ([B], "hub"), ([C], "site"), ([B, C], None), ([None, C], "site")]
+)
+@pytest.mark.parametrize("about", [Circumstances(), Circumstances(site_lost=True, hub_lost=True)])
+def test_of_two_that_conflict_one_that_was_agreed_on_before_gives_way(winner, older, wins, about):
+    """A server that went back, perhaps that of another site, has brought it back over a removal."""
+    digests = {digest_of(KEY, state) for state in older}
+    found = plan(B, C, A, about, WentBack(agreed_before=lambda _: digests), winner=winner)
+    assert bool(found.push) == ((wins or winner) == "site")
+    assert [lost.value for lost in found.lost] == [C if found.push else B]
+
+
 def test_of_the_ids_by_which_a_group_counts_entries_the_greater_stands():
     """Otherwise entries would be delivered again."""
     place, last = place_name(b"g"), LAST_ID
@@ -112,5 +125,7 @@ def test_what_was_seen_agreed_on_or_held_in_between_is_known():
     losses.remembers({place: {digest_of(KEY, C)}})
     assert losses.past(KEY, None) == {digest_of(KEY, state) for state in (A, B, C)}
     assert losses.past(b"other", None) == set()
+    assert losses.agreed(KEY)(None) == {digest_of(KEY, C)}
+    assert losses.agreed(KEY)(b"other") == ()
     losses.made_good()
     assert losses.past(KEY, None) == set()
