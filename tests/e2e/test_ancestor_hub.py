@@ -1,10 +1,11 @@
 """What others wrote and removed at the hub while the site did not hear of it stands."""
 
 import contextlib
+from pathlib import Path
 
 import pytest
 
-from testbed import FaultProxy
+from testbed import FaultProxy, eventually
 from tests.e2e.pairs import REMOVALS, Pair, overrun, some, write
 
 SOURCES = pytest.mark.parametrize("source", ["psync", "notify"])
@@ -90,3 +91,37 @@ def test_another_database_in_the_place_of_the_hubs_is_what_others_wrote(daemons,
         pair.daemon.wait_for_log("sweep.finished", after=mark)
         mark = pair.daemon.mark()
     pair.expect(some("key", 200, "new"), some("only after", 50, "new"))
+
+
+def unread(server):
+    """Bytes that clients have sent to a server and it has not read yet, as the kernel counts them."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    of_server = (row for row in rows if row[1].endswith(f":{server.port:04X}") and row[3] == "01")  # established
+    return sum(int(row[4].partition(":")[2], 16) for row in of_server)
+
+
+@SOURCES
+def test_what_the_hub_executed_though_its_proxy_answered_that_it_is_away_is_ours(daemons, site, hub, at_site, source):
+    """Nginx answers 502 when Webdis goes away, and Redis executes what Webdis has sent it."""
+    pair = Pair(daemons, site, hub, "--timeout", "20", source=source)
+    pair.fill(some("key", 1, "agreed"))
+    hub.server.pause()
+    mark = pair.daemon.mark()
+    write(at_site, some("key", 1, "sent"))
+    eventually(lambda: unread(hub.server), 10, "the push is at the hub")
+    hub.webdis.kill()
+    said = pair.daemon.wait_for_log("push.failed", after=mark)
+    assert "502" in said["error"]
+    write(at_site, some("key", 1, "waiting"))
+    failures = pair.daemon.state()["failures"]["push"]
+    eventually(lambda: pair.daemon.state()["failures"]["push"] >= failures + 2, 20, "it was tried again")
+    pair._saved()
+    pair.end("kill")
+    hub.server.resume()
+    eventually(lambda: pair.at_hub.mget(some("key", 1, "")) == [b"sent"], 10, "it was executed")
+    with overrun(at_site):
+        write(at_site, some("key", 1, "last"))
+    hub.webdis.start()
+    pair.start_again()
+    pair.expect(some("key", 1, "last"))
+    assert not pair.daemon.logged("conflict.resolved")
