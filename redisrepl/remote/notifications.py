@@ -48,6 +48,7 @@ class Notifications:
         self._fresh = fresh
         self._fresh_until = 0.0
         self._asking: asyncio.Future[None] | None = None  # done when the present request is answered
+        self._setting = False  # whether flags may have been set, and `restored` does not count that yet
         self.restored = 0
 
     async def ensure(self) -> bool:
@@ -80,6 +81,7 @@ class Notifications:
             flags = await hub.option(_OPTION)
             missing = missing_flags(flags, self._kinds)
             if missing and self._mode == "merge":
+                self._setting = True  # the answer may be lost, and the next that asks finds nothing missing
                 await hub.command(b"CONFIG", b"SET", _OPTION, (flags + missing).encode())
                 _log.info("hub.notifications_enabled", added=missing, before=flags)
         except CommandRefusedError as error:
@@ -91,8 +93,8 @@ class Notifications:
             hint = "without them changes are not seen"
             self._tell("hub.notifications_missing", missing=missing, flags=flags, hint=hint)
             return False
-        were_missing = bool(missing or self._logged)
-        self._logged = ""
+        were_missing = bool(missing or self._logged or self._setting)
+        self._logged, self._setting = "", False
         return were_missing
 
     def _tell(self, event: str, **facts: object) -> None:

@@ -14,6 +14,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -41,6 +42,8 @@ _CANARY = b"redisrepl:canary:"
 _GAP = b"gap:"
 #: After this many periods without a canary the stream counts as dead.
 _PATIENCE = 3
+#: Seconds after which a canary that could not be sent is followed by another; they double up to the period.
+_FIRST_PAUSE = 0.25
 #: The hub's limits on connections. Each namespace uses one connection of each kind all the time.
 _LIMITS = "nginx: limit_conn and worker_connections; Webdis: LimitNOFILE; Redis: maxclients"
 
@@ -116,6 +119,8 @@ class Subscription:
         self._numbers = itertools.count(1)
         self._deadline = 0.0  # when the next canary must be back
         self._subscribed = asyncio.Event()
+        self._lifetime: asyncio.Timeout | None = None  # of the canaries of one subscription; it expires with that
+        self._pause = _FIRST_PAUSE  # before the next canary, if this one cannot be sent
         self._links = Links(options.retry, works_after=0.0)  # a subscription counts as made when its canary comes back
         self._links.accepted()  # so that a refusal is retried, not raised: the daemon goes on pushing
         self._refusals = Links(options.refused, works_after=0.0)
@@ -163,6 +168,8 @@ class Subscription:
             raise
         finally:
             self._subscribed.clear()
+            if self._lifetime is not None and not self._lifetime.expired():
+                self._lifetime.reschedule(asyncio.get_running_loop().time())
             self._sent.clear()
             self.live = False
 
@@ -248,31 +255,48 @@ class Subscription:
                 del self._awaited[canary]
 
     async def send_canaries(self) -> None:
-        """Publish a canary per period, for ever, while there is a subscription that should bring it back.
+        """Publish a canary when a subscription starts and then once per period, until it ends; for ever.
+
+        Nothing of one subscription is waited for in the next, neither the rest of a period nor the answer to a canary:
+        whether the next one lives is to be known at once.
+        """
+        while True:
+            await self._subscribed.wait()
+            self._lifetime = asyncio.timeout(None)
+            with suppress(TimeoutError):  # the subscription has ended
+                async with self._lifetime:
+                    while self._subscribed.is_set():
+                        await asyncio.sleep(await self._send_canary())
+            self._lifetime = None
+
+    async def _send_canary(self) -> float:
+        """Publish a canary; returns the seconds until the next.
 
         Also check that the hub still sends events: canaries come back without them. If flags were missing, tell the
         other clients of the namespace: they find the flags set again, and could not know.
         """
-        while True:
-            await self._subscribed.wait()
-            try:
-                if await self._sent_less():
-                    self._untold = True
-                    self._on_subscribed()  # as after a new subscription: changes until now may not have been seen
-                if self._untold:
-                    await self._hub.command(b"PUBLISH", self._canary_channel, self._gap)
-                    self._untold = False
-                canary = self._next_canary()
-                self._sent[canary] = time.monotonic()
-                await self._hub.command(b"PUBLISH", self._canary_channel, canary)
-                if self._mute:  # it is allowed again
-                    self._mute, self._deadline = False, time.monotonic() + _PATIENCE * self._period
-            except CommandRefusedError as error:
-                self._sent.clear()
-                self.live = True
-                if not self._mute:
-                    self._mute = True
-                    _log.warning("subscribe.no_canary", error=str(error), hint="let this client PUBLISH at the hub")
-            except RedisreplError as error:
-                _log.debug("subscribe.canary_lost", error=str(error))
-            await asyncio.sleep(self._period)
+        try:
+            if await self._sent_less():
+                self._untold = True
+                self._on_subscribed()  # as after a new subscription: changes until now may not have been seen
+            if self._untold:
+                await self._hub.command(b"PUBLISH", self._canary_channel, self._gap)
+                self._untold = False
+            canary = self._next_canary()
+            self._sent[canary] = time.monotonic()
+            await self._hub.command(b"PUBLISH", self._canary_channel, canary)
+            if self._mute:  # it is allowed again
+                self._mute, self._deadline = False, time.monotonic() + _PATIENCE * self._period
+        except CommandRefusedError as error:
+            self._sent.clear()
+            self.live = True
+            if not self._mute:
+                self._mute = True
+                _log.warning("subscribe.no_canary", error=str(error), hint="let this client PUBLISH at the hub")
+        except RedisreplError as error:
+            _log.debug("subscribe.canary_lost", error=str(error))
+            pause = min(self._pause, self._period)
+            self._pause = 2 * pause
+            return pause
+        self._pause = _FIRST_PAUSE
+        return self._period

@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from redisrepl.changes import KINDS
+from redisrepl.errors import OutcomeUnknownError
 from redisrepl.remote.notifications import Notifications, missing_flags
 from redisrepl.remote.session import HubSession, check_url
 from testbed import Hub
@@ -76,6 +77,33 @@ async def test_what_was_added_is_told(hub):
             await Notifications(session, DEFAULT, "merge").ensure()
 
     assert lines == [{"event": "hub.notifications_enabled", "log_level": "info", "added": "hg", "before": "$K"}]
+
+
+class LosesAnswers:
+    """A hub that executes each command of one kind, and whose first answer to that is lost."""
+
+    def __init__(self, session, word):
+        self.option, self._session, self._word = session.option, session, word
+
+    async def command(self, *argv):
+        answer = await self._session.command(*argv)
+        if argv[:2] == self._word:
+            self._word = None
+            raise OutcomeUnknownError("the hub did not answer in time")
+        return answer
+
+
+async def test_flags_that_were_set_without_an_answer_were_missing_too(hub):
+    """Who asks next finds them set, and yet events were lost."""
+    hub.redis.config_set(OPTION, "K$")
+    async with connected(hub) as session:
+        notifications = Notifications(LosesAnswers(session, (b"CONFIG", b"SET")), DEFAULT, "merge")
+        with pytest.raises(OutcomeUnknownError):
+            await notifications.ensure()
+        assert missing_flags(hub.redis.config_get(OPTION)[OPTION], DEFAULT) == ""
+        assert await notifications.ensure()
+        assert not await notifications.ensure()
+        assert notifications.restored == 1
 
 
 async def test_only_looking_changes_nothing_and_tells(hub):

@@ -1,11 +1,14 @@
-"""A subscription that the hub refuses is asked for ever more seldom, while all else goes on."""
+"""A subscription is asked for ever more seldom while it is refused, and proves at once that it lives once it is made."""
 
 import asyncio
 
 import pytest
 
 from redisrepl.errors import CommandRefusedError, ProtocolError
+from redisrepl.remote.direct import DirectHub, direct_address
+from redisrepl.remote.notifications import Notifications
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
+from testbed import RedisServer, eventually_async
 from tests.tasks import beside
 
 SOON = {"attempts": None, "timeout": None, "wait_initial": 0.0, "wait_max": 0.0, "wait_jitter": 0.0}
@@ -52,3 +55,77 @@ async def test_pauses_grow_while_it_is_refused(monkeypatch, error):
         while hub.asked < 8:
             await sleep(0)
     assert [seconds for seconds in pauses if seconds][:6] == [1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+
+
+# With canaries so seldom that no second one is sent in a test, unless it is sent for a reason.
+
+
+@pytest.fixture(scope="module")
+def redis(certificates):
+    with RedisServer(tls=certificates, config={"notify-keyspace-events": "KEA"}) as server:
+        yield server
+
+
+@pytest.fixture
+def at_hub(redis):
+    client = redis.client()
+    yield client
+    client.client_unpause()
+
+
+@pytest.fixture
+async def subscription(redis, certificates, at_hub):  # noqa: ARG001 - unpaused after this
+    hub = DirectHub(direct_address(f"rediss://localhost:{redis.tls_port}", 0, None, None), certificates.ssl_context())
+    subscription = Subscription(
+        hub,
+        Notifications(hub, frozenset({"set"}), "merge"),
+        b"site1:",
+        options=SubscriptionOptions(0, b"me", 3600.0, SOON, GROWING),
+        on_events=lambda _: None,
+        on_feed=lambda *_: None,
+        on_subscribed=lambda: None,
+    )
+    async with beside(subscription.listen(), subscription.send_canaries()):
+        yield subscription
+    await hub.close()
+
+
+async def live(subscription, count):
+    """So many subscriptions were made, and the canary of the last came back."""
+    await eventually_async(lambda: subscription.subscriptions == count, description="it is subscribed")
+    await eventually_async(lambda: subscription.live, description="its canary came back")
+
+
+async def kept_back(at_hub, *, but=None):
+    """The client whose PUBLISH the hub keeps back; another than this one."""
+
+    def clients():
+        return [client["id"] for client in at_hub.client_list() if client["cmd"] == "publish" and client["id"] != but]
+
+    return (await eventually_async(clients, description="a canary is sent"))[0]
+
+
+async def test_the_next_subscription_does_not_wait_for_the_rest_of_a_period(subscription, at_hub):
+    await live(subscription, 1)
+    at_hub.client_kill_filter(_type="pubsub")
+    await live(subscription, 2)
+    at_hub.client_kill_filter(_type="pubsub")
+    await live(subscription, 3)
+
+
+async def test_the_next_subscription_does_not_wait_for_a_canary_of_the_one_before(subscription, at_hub):
+    at_hub.client_pause(60_000, all=False)
+    first = await kept_back(at_hub)
+    at_hub.client_kill_filter(_type="pubsub")
+    await kept_back(at_hub, but=first)
+    at_hub.client_unpause()
+    await live(subscription, 2)
+
+
+async def test_a_canary_that_was_not_sent_is_soon_followed_by_another(subscription, at_hub):
+    at_hub.client_pause(60_000, all=False)
+    first = await kept_back(at_hub)
+    at_hub.client_kill_filter(_id=first)
+    at_hub.client_kill_filter(_id=await kept_back(at_hub, but=first))
+    at_hub.client_unpause()
+    await live(subscription, 1)
