@@ -109,8 +109,7 @@ class Parts:
         self.namespaces = Namespaces(settings.ns)
         self.certificates = hub_files(settings)
         self.context = client_context(self.certificates)
-        connections = settings.flights + FETCHES + 4 + len(self.namespaces.prefixes)  # a long poll each
-        self.hub = open_hub(settings, self.context, connections=connections)
+        self.hub = open_hub(settings, self.context, connections=settings.flights + FETCHES + 4)
         self._types = types_of(settings.kinds)
         self._hub_reader = HubReader(self.hub, max_value=settings.max_value, types=self._types)
         self._followed = Followed()

@@ -276,7 +276,8 @@ class DirectHub(Hub):
 
     async def _request(self, request: bytes, most: int) -> object:
         """The reply to one command, which may have so many bytes."""
-        async with self.health.trial() as trial, self._slots:
+        # Those that waited for a slot while the hub went away must not try all the same: the trial comes last.
+        async with self._slots, self.health.trial() as trial:
             link = self._from_kept() or await self._connect(trial)
             seconds, now = self._timeout + len(request) / SLOWEST, asyncio.get_running_loop().time
             patience = Patience(self._timeout, now())

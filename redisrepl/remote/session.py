@@ -72,7 +72,7 @@ class HubSession(Hub):
     Args:
         url: address of Webdis behind its TLS proxy, with its final slash.
         context: TLS, with the client certificate.
-        connections: how many requests may be under way.
+        connections: how many requests may be under way beside subscriptions; others wait, without a timeout.
         timeout: seconds that a request may take; they start again with each piece of a large body or answer.
         connect_timeout: seconds for a connection and its TLS handshake.
         max_value: bytes of the largest value that a reply may hold.
@@ -121,9 +121,8 @@ class HubSession(Hub):
         self._max_reply = max_value + BESIDE_VALUE
         self._large_reply = asyncio.Lock()
         # Not httpx.AsyncClient: it spends more time around a request than on sending it.
-        self._transport = transport or HubTransport(
-            self._address, context, connections=connections, proxy=environment_proxy(self._address)
-        )
+        self._transport = transport or HubTransport(self._address, context, proxy=environment_proxy(self._address))
+        self._slots = asyncio.Semaphore(connections)
 
     def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
         """See `Hub`."""
@@ -154,7 +153,8 @@ class HubSession(Hub):
                 return await self.post(*content, most=most, room=own)
         size = sum(map(len, content))
         seconds = self._timeout + size / SLOWEST
-        async with _Judged(self.health, self.url, self._context) as trial:
+        # Those that waited for a slot while the hub went away must not try all the same: the trial comes last.
+        async with self._slots, _Judged(self.health, self.url, self._context) as trial:
             with self._limits.within(seconds) as limit:
                 response = await self._send(_in_pieces(content, size, partial(limit.put_off, seconds)), size)
                 answer = await self._read(response, limit, self._max_reply if most is None else most, room)

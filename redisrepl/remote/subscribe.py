@@ -266,7 +266,8 @@ class Subscription:
             with suppress(TimeoutError):  # the subscription has ended
                 async with self._lifetime:
                     while self._subscribed.is_set():
-                        await asyncio.sleep(await self._send_canary())
+                        pause = await self._send_canary()
+                        await asyncio.sleep(pause)
             self._lifetime = None
 
     async def _send_canary(self) -> float:

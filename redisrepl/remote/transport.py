@@ -118,7 +118,6 @@ class HubTransport(httpx.AsyncBaseTransport):
     Args:
         url: of the server; all requests go to its host and port.
         context: TLS.
-        connections: how many requests may be under way; others wait, without a timeout.
         proxy: an HTTP proxy to go through, `http://`, with user and password if need be. (Not `https://`: up to Python
             3.12.1, asyncio cannot close TLS within TLS after an error.)
 
@@ -126,12 +125,11 @@ class HubTransport(httpx.AsyncBaseTransport):
         ConfigError: the proxy cannot be used.
     """
 
-    def __init__(self, url: httpx.URL, context: ssl.SSLContext, *, connections: int, proxy: str | None = None) -> None:
+    def __init__(self, url: httpx.URL, context: ssl.SSLContext, *, proxy: str | None = None) -> None:
         self._host = url.raw_host.decode("ascii")
         self._port = url.port or _HTTPS_PORT
         self._context = context
         self._proxy = None if proxy is None else _checked(proxy)
-        self._slots = asyncio.Semaphore(connections)
         self._kept: dict[Connection, float] = {}  # unused connections, and until when; the last used comes last
         self._expiry: asyncio.TimerHandle | None = None
         self._limits = Limits()
@@ -145,7 +143,6 @@ class HubTransport(httpx.AsyncBaseTransport):
         """
         timeout = request.extensions.get("timeout", {})
         silence = timeout.get("read")
-        await self._slots.acquire()
         connection = self._from_kept()
         try:
             if connection is None:
@@ -203,7 +200,6 @@ class HubTransport(httpx.AsyncBaseTransport):
             self._kept[connection] = until = loop.time() + _KEPT
             if self._expiry is None:
                 self._expiry = loop.call_at(until, self._expire)
-        self._slots.release()
 
     def _expire(self) -> None:
         """Close connections that were unused for long. One timer serves all; one for each request would cost more."""

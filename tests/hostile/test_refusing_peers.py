@@ -171,6 +171,8 @@ def test_a_hub_that_is_down_is_tried_ten_times_in_ten_seconds(certificates, dire
             place = f"rediss://localhost:{to_hub.port}" if direct else hub.url_at(to_hub.port)
             daemon = daemons.live(site, place, ns=namespaces)
             daemon.wait_for_log("sweep.finished")
+            # What is on its way when the hub goes away is no try: each of fifty canaries may be connecting just then.
+            eventually(lambda: all(s["live"] for s in daemon.state()["subscriptions"]), 20, "all are live")
             with how(certificates) as peer:
                 to_hub.turn(peer.port)
                 until = time.monotonic() + 10

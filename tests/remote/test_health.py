@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from redisrepl.errors import CommandRefusedError, HubError, LinkLostError, RedisreplError, SilentError
+from redisrepl.remote.direct import DirectHub, direct_address
 from redisrepl.remote.health import HubHealth
 from redisrepl.remote.session import HubSession
 from tests.tasks import beside
@@ -42,10 +43,24 @@ def of(hub, **options):
     return HubSession("https://hub.lab/", ssl.create_default_context(), transport=hub, **options)
 
 
+def to_redis(hub, **options):
+    """Likewise, of which no connection can be made."""
+    session = DirectHub(direct_address("rediss://hub.lab", 0, None, None), ssl.create_default_context(), **options)
+
+    async def opened():
+        try:
+            await hub.handle_async_request(None)
+        except httpx.ConnectError as error:
+            raise ConnectionRefusedError from error
+
+    session._opened = opened
+    return session
+
+
 async def ask_for_ever(session, answered):
     while True:
         with contextlib.suppress(RedisreplError):
-            await session.post(b"PING.raw")
+            await session.command(b"PING")
             answered.append(1)
             return
         await asyncio.sleep(0.01)
@@ -65,6 +80,25 @@ async def test_a_hub_that_is_away_is_asked_by_one_at_a_time_and_seldom(hub):
         while hub.attempts < 4:
             await asyncio.sleep(0.01)
         assert loop.time() - began > 0.25 / 2 + 0.5 / 2  # the least pauses before the third and the fourth
+
+    assert hub.most == 1
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["Webdis", "direct"])
+async def test_what_waits_for_its_place_while_the_hub_goes_away_does_not_try_all_the_same(hub, direct):
+    """Those whose place it was when the hub went away found that out; behind them there may be hundreds."""
+    hub.away = False
+    session = to_redis(hub, connections=4) if direct else of(hub, connections=4)
+    async with session.health.trial() as trial:
+        trial.answered()
+    hub.away = True
+    async with many(session, 64):
+        while hub.attempts < 4 + 2:  # the first of those behind may try before all of the four have failed
+            await asyncio.sleep(0)
+        assert hub.most == 4
+        hub.most = 0
+        while hub.attempts < 4 + 4:
+            await asyncio.sleep(0)
 
     assert hub.most == 1
 

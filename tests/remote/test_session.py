@@ -313,6 +313,27 @@ async def test_commands_reach_redis(hub, certificates):
     assert hub.redis.get(ALL_BYTES) == ALL_BYTES
 
 
+async def test_requests_side_by_side_share_so_many_connections(hub, certificates):
+    with FaultProxy(hub.port) as link:
+        async with connected(hub.url_at(link.port), certificates, connections=3) as session:
+            await session.command(b"PING")  # or nobody knows whether the hub is there, and they come one by one
+            assert await asyncio.gather(*(session.command(b"ECHO", b"%d" % number) for number in range(20))) == [
+                b"%d" % number for number in range(20)
+            ]
+            assert link.counters().accepted == 3
+
+
+async def test_a_failure_gives_its_place_back(hub, certificates):
+    with FaultProxy(hub.port) as link:
+        async with connected(hub.url_at(link.port), certificates, connections=1) as session:
+            link.down()
+            for _ in range(2):
+                with pytest.raises(PeerUnavailableError):
+                    await session.command(b"PING")
+            link.listen()
+            assert await session.command(b"PING") == b"PONG"
+
+
 async def test_a_request_that_is_done_is_freed_at_once(hub, certificates):
     async with connected(hub.url, certificates) as session:
         gc.collect()

@@ -1,10 +1,11 @@
-"""A subscription is asked for ever more seldom while it is refused, and proves at once that it lives once it is made."""
+"""A subscription is asked for ever more seldom while it is refused, and proves that it lives as soon as it is made."""
 
 import asyncio
+import contextlib
 
 import pytest
 
-from redisrepl.errors import CommandRefusedError, ProtocolError
+from redisrepl.errors import CommandRefusedError, PeerUnavailableError, ProtocolError
 from redisrepl.remote.direct import DirectHub, direct_address
 from redisrepl.remote.notifications import Notifications
 from redisrepl.remote.subscribe import Subscription, SubscriptionOptions
@@ -13,6 +14,18 @@ from tests.tasks import beside
 
 SOON = {"attempts": None, "timeout": None, "wait_initial": 0.0, "wait_max": 0.0, "wait_jitter": 0.0}
 GROWING = SOON | {"wait_initial": 1.0, "wait_max": 8.0}
+
+
+def to(hub, notifications, *, canary_period):
+    return Subscription(
+        hub,
+        notifications,
+        b"site1:",
+        options=SubscriptionOptions(0, b"me", canary_period, SOON, GROWING),
+        on_events=lambda _: None,
+        on_feed=lambda *_: None,
+        on_subscribed=lambda: None,
+    )
 
 
 class Refusing:
@@ -42,19 +55,45 @@ async def test_pauses_grow_while_it_is_refused(monkeypatch, error):
         await sleep(0)
 
     monkeypatch.setattr(asyncio, "sleep", pause)
-    subscription = Subscription(
-        hub,
-        hub,
-        b"site1:",
-        options=SubscriptionOptions(0, b"me", 1.0, SOON, GROWING),
-        on_events=lambda _: None,
-        on_feed=lambda *_: None,
-        on_subscribed=lambda: None,
-    )
+    subscription = to(hub, hub, canary_period=1.0)
     async with beside(subscription.listen()):
         while hub.asked < 8:
             await sleep(0)
     assert [seconds for seconds in pauses if seconds][:6] == [1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+
+
+class Unpublished(Refusing):
+    """A hub whose subscription lasts; PUBLISH fails, but for one."""
+
+    succeeds = 6
+
+    @contextlib.asynccontextmanager
+    async def psubscribe(self, _pattern, *, silence):  # noqa: ARG002
+        async def reads():
+            yield []
+            await asyncio.Event().wait()
+
+        yield reads()
+
+    async def command(self, *_argv):
+        self.asked += 1
+        if self.asked != self.succeeds:
+            raise self.error
+
+
+async def test_canaries_that_cannot_be_sent_are_tried_ever_more_seldom(monkeypatch):
+    hub, pauses, sleep = Unpublished(PeerUnavailableError("away")), [], asyncio.sleep
+
+    async def pause(seconds):
+        pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    subscription = to(hub, hub, canary_period=3.0)
+    async with beside(subscription.listen(), subscription.send_canaries()):
+        while hub.asked < 9:
+            await sleep(0)
+    assert [seconds for seconds in pauses if seconds][:8] == [0.25, 0.5, 1.0, 2.0, 3.0, 3.0, 0.25, 0.5]
 
 
 # With canaries so seldom that no second one is sent in a test, unless it is sent for a reason.
@@ -76,15 +115,7 @@ def at_hub(redis):
 @pytest.fixture
 async def subscription(redis, certificates, at_hub):  # noqa: ARG001 - unpaused after this
     hub = DirectHub(direct_address(f"rediss://localhost:{redis.tls_port}", 0, None, None), certificates.ssl_context())
-    subscription = Subscription(
-        hub,
-        Notifications(hub, frozenset({"set"}), "merge"),
-        b"site1:",
-        options=SubscriptionOptions(0, b"me", 3600.0, SOON, GROWING),
-        on_events=lambda _: None,
-        on_feed=lambda *_: None,
-        on_subscribed=lambda: None,
-    )
+    subscription = to(hub, Notifications(hub, frozenset({"set"}), "merge"), canary_period=3600.0)
     async with beside(subscription.listen(), subscription.send_canaries()):
         yield subscription
     await hub.close()
