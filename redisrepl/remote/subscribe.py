@@ -14,7 +14,6 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -263,12 +262,15 @@ class Subscription:
         while True:
             await self._subscribed.wait()
             self._lifetime = asyncio.timeout(None)
-            with suppress(TimeoutError):  # the subscription has ended
+            try:
                 async with self._lifetime:
                     while self._subscribed.is_set():
                         pause = await self._send_canary()
                         await asyncio.sleep(pause)
-            self._lifetime = None
+            except TimeoutError:
+                pass  # the subscription has ended
+            finally:
+                self._lifetime = None
 
     async def _send_canary(self) -> float:
         """Publish a canary; returns the seconds until the next.

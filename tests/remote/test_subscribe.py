@@ -96,6 +96,17 @@ async def test_canaries_that_cannot_be_sent_are_tried_ever_more_seldom(monkeypat
     assert [seconds for seconds in pauses if seconds][:8] == [0.25, 0.5, 1.0, 2.0, 3.0, 3.0, 0.25, 0.5]
 
 
+async def test_its_canaries_may_be_stopped_before_it_is():
+    subscription = to(hub := Unpublished(PeerUnavailableError("away")), hub, canary_period=3.0)
+    async with beside(subscription.listen(), subscription.send_canaries()) as (listening, canaries):
+        while not hub.asked:
+            await asyncio.sleep(0)
+        for task in (canaries, listening):
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+
 # With canaries so seldom that no second one is sent in a test, unless it is sent for a reason.
 
 
