@@ -18,8 +18,6 @@ SEED = int(os.environ.get("REDISREPL_CHAOS_SEED", "0")) or random.SystemRandom()
 SECONDS = float(os.environ.get("REDISREPL_CHAOS_SECONDS", "0"))
 #: Seconds between bursts of writes, of which each fault has as many before and after it; few in a run of its own.
 PAUSE = 0.002 if SECONDS else 0.03
-#: A fault is known that it finds within minutes: a push without an answer, then a site that restarts and went back.
-BY_HAND = pytest.mark.skipif(not SECONDS, reason="played by hand: make chaos SITES=events")
 #: Faults between two comparisons of the mixed run.
 ROUND = 6
 
@@ -65,7 +63,7 @@ def test_all_copies_are_equal_after_each_fault_of(group):
 
 
 @pytest.mark.timeout(300 + 2 * SECONDS)
-@pytest.mark.parametrize("events", [pytest.param(False, id="streams"), pytest.param(True, id="events", marks=BY_HAND)])
+@pytest.mark.parametrize("events", [False, True], ids=["streams", "events"])
 def test_all_copies_are_equal_after_everything_at_once(events):
     """`events`: beside the others there is a site that is followed by its keyspace events."""
     with Scene(SEED, pause=PAUSE, events=events) as scene:
