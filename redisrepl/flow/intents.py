@@ -7,6 +7,7 @@ our writes from those of others. Left to others: sending (`flow.pushing`), what 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
@@ -15,7 +16,10 @@ from redisrepl.changes import Change, FieldsDeleted, HashSet
 from redisrepl.engine.ancestor import note_changes
 from redisrepl.store import Facts, Store
 
-__all__ = ["Intents"]
+__all__ = ["MOST", "Intents"]
+
+#: Batches of unknown outcome that are remembered: a proxy may fail each try for days.
+MOST = 1000
 
 
 class Intents:
@@ -28,6 +32,7 @@ class Intents:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._open: dict[int, Collection[bytes] | None] = dict.fromkeys(store.open_batches)  # with their keys, if known
+        self._kept = deque[int]()  # of these, and of those that were, the latest that are no parts
         self._partly: dict[bytes, int] = {}  # of these, those about a key of which some elements have moved
 
     def __len__(self) -> int:
@@ -40,9 +45,13 @@ class Intents:
         self._store.sending(number, facts)
         return number
 
-    def keep(self, numbers: Iterable[int], keys: Collection[bytes]) -> None:
-        """The outcome of these is unknown."""
+    def keep(self, numbers: Sequence[int], keys: Collection[bytes]) -> None:
+        """The outcome of these is unknown. Of too many, the earliest are forgotten: later ones carry what is newer."""
         self._open |= dict.fromkeys(numbers, frozenset(keys))
+        self._kept.extend(numbers)
+        while len(self._kept) > MOST:
+            if (earliest := self._kept.popleft()) in self._open:
+                self.drop((earliest,))
 
     def drop(self, numbers: Iterable[int]) -> None:
         """These were not executed, or what they carried is there no more."""
@@ -61,7 +70,7 @@ class Intents:
         written = [change for change in changes if change.key in moved and isinstance(change, HashSet | FieldsDeleted)]
         for key, of_key in groupby(written, attrgetter("key")):
             self._partly[key] = number = self.sending(list(of_key), appends=False)
-            self.keep((number,), (key,))
+            self._open[number] = (key,)
         self.drop(number for number in earlier if number in self._open)
 
     def settle(self, was_executed: Callable[[int], bool]) -> None:
