@@ -181,6 +181,15 @@ class Continuity:
         for side in SIDES:
             self.happened(side, Event.LEFT_OUT, reason)
 
+    def digested_anew(self, reason: str) -> None:
+        """What elements hold has another digest from now on.
+
+        A side of which nothing was compared yet is compared anyway, and its first snapshot goes on being pushed.
+        """
+        for side in SIDES:
+            if not self.of(side).untouched:
+                self.happened(side, Event.CLOCK_SET, reason)
+
     def is_behind(self) -> None:
         """What was agreed on last was not written: until both sides were compared, nothing is removed for it."""
         self.behind = True

@@ -266,8 +266,7 @@ class Core:
     def times_fields(self, *, on: bool) -> None:
         """Expiries of fields are replicated from now on, or not any more: what fields hold has another digest then."""
         self.outbound.decoder.times_fields = on
-        for side in SIDES:
-            self.continuity.happened(side, Event.CLOCK_SET, "expiries of fields are compared from now on, or no more")
+        self.continuity.digested_anew("expiries of fields are compared from now on, or not any more")
 
     def flushed(self, side: Side) -> None:
         """A side removed everything that it held."""

@@ -289,4 +289,4 @@ class PartJob(FetchedJob):
         return [held]
 
     async def _lookup(self, keys: Sequence[bytes]) -> Mapping[bytes, Agreed]:
-        return await self._store.lookup(keys, elements=True, names=self._names)
+        return await self._store.lookup(keys, elements=True, names=dict.fromkeys(keys, self._names))

@@ -323,7 +323,7 @@ class Pushing:
             del states[key]
         changes = [change for change in batch.changes if not isinstance(change, Touch)]
         settled = self._times.changes([piece for change in changes for piece in await self._settled(change, None)])
-        ancestors = await self._store.lookup(batch.keys, elements=True)
+        ancestors = await self._store.lookup(batch.keys, elements=True, names=_named(batch.changes))
         for key in [key for key, state in states.items() if state is None and self._let_expire(ancestors.get(key))]:
             del states[key]  # the hub lets its own expire
         if any(_lacks(state, ancestors.get(key)) for key, state in states.items()):
@@ -351,8 +351,7 @@ class Pushing:
         removals = [c for c in changes if isinstance(c, FieldsDeleted) and c.type == "hash"]
         if not removals:
             return changes
-        names = {name for change in removals for name in change.fields}
-        agreed = await self._store.lookup([change.key for change in removals], elements=True, names=names)
+        agreed = await self._store.lookup([c.key for c in removals], elements=True, names=_named(removals))
         left: list[Change] = []
         for change in changes:
             if not (isinstance(change, FieldsDeleted) and change.type == "hash" and change.key in agreed):
@@ -457,6 +456,18 @@ class Pushing:
             if gone:
                 changes.append(FieldsDeleted(key, tuple(sorted(gone)), "stream"))
         return changes
+
+
+def _named(changes: Sequence[Change]) -> Mapping[bytes, Collection[bytes]]:
+    """The elements that changes of collections name, by key: what is agreed on about others need not be known.
+
+    Not of streams, of which changes name a last id that is not in them.
+    """
+    named: dict[bytes, set[bytes]] = {}
+    for change in changes:
+        if isinstance(change, HashSet | FieldsDeleted) and change.type != "stream":
+            named.setdefault(change.key, set()).update(change.fields)
+    return named
 
 
 def _absent(kind: str, read: Mapping[bytes, bytes | None]) -> tuple[bytes, ...]:

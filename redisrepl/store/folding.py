@@ -33,7 +33,7 @@ _log = structlog.get_logger("redisrepl")
 
 _T = TypeVar("_T")
 _ENOUGH_KEYS = 100_000
-_ENOUGH_BYTES = 32 << 20
+_ENOUGH_BYTES = 6 << 20  # of facts about elements, which take seven times as much memory
 _MARK_EVERY = 256 << 10  # bytes of journal between two places from where it can be read on
 _TOO_MANY_KEYS = 1_000_000  # to keep in memory while the database cannot be written
 _HALF = (1 << 48) - 1
@@ -193,7 +193,9 @@ class Folder:
 
     def _mark(self, place: int, reader: Reader) -> None:
         """Remember, now and then, what was read before this place of the journal."""
-        if place >= (self._marks[-1][0] if self._marks else self.journal.base) + _MARK_EVERY:
+        if place < (self._marks[-1][0] if self._marks else self.journal.base) + _MARK_EVERY:
+            return
+        if sum(map(len, reader.open.values())) < _MARK_EVERY:  # which the copy holds for as long as the journal
             self._marks.append((place, reader.copy(document=False)))
 
     def _write_if_possible(self) -> None:
@@ -245,7 +247,7 @@ class Folder:
         keys: Sequence[bytes],
         *,
         elements: bool,
-        names: Collection[bytes] | None,
+        names: Mapping[bytes, Collection[bytes]],
         forgotten: Callable[[bytes], bool],
         unwritten: Mapping[int, bytes],
     ) -> dict[bytes, Agreed]:
@@ -254,7 +256,7 @@ class Folder:
         Args:
             keys: those with neither are missing in the result.
             elements: whether to return the agreed elements too.
-            names: of which elements; None: of all.
+            names: of these keys, no other elements than those.
             forgotten: says of a key whether nothing is agreed about it, whatever the files hold.
             unwritten: facts of open batches that could not be written to the journal.
         """
@@ -268,7 +270,7 @@ class Folder:
             if forgotten(key):
                 row, its = None, None
             else:
-                row, its = self._row(key, rows.get(key), elements=elements, names=names)
+                row, its = self._row(key, rows.get(key), elements=elements, names=names.get(key))
             intents = self._intents_of(key, sent.get(key, ()), applied.get(key, ()), its or {}, elements=elements)
             if row is not None:
                 total = None if row.total is None else (row.total >> 48, row.total & _HALF)

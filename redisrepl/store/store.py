@@ -329,14 +329,14 @@ class Store:
     # Asking.
 
     async def lookup(
-        self, keys: Sequence[bytes], *, elements: bool = False, names: Collection[bytes] | None = None
+        self, keys: Sequence[bytes], *, elements: bool = False, names: Mapping[bytes, Collection[bytes]] | None = None
     ) -> dict[bytes, Agreed]:
         """What is agreed about these keys, and what pushes of unknown outcome may have left at the hub.
 
         Args:
             keys: those with neither are missing in the result.
             elements: whether to return the agreed elements too.
-            names: of which elements; None: of all.
+            names: of these keys, no other elements than those.
         """
         self._write()
         if facts := self._unwritten.asked(keys):
@@ -346,7 +346,9 @@ class Store:
 
         def question() -> dict[bytes, Agreed]:
             self._folder.catch_up()
-            return self._folder.lookup(keys, elements=elements, names=names, forgotten=forgotten, unwritten=unwritten)
+            return self._folder.lookup(
+                keys, elements=elements, names=names or {}, forgotten=forgotten, unwritten=unwritten
+            )
 
         return await self._ask(question, {})
 

@@ -121,6 +121,14 @@ def test_a_side_that_is_owed_another_comparison_meanwhile_is_not_settled():
     assert continuity.hub.settled
 
 
+def test_new_digests_owe_a_comparison_but_to_a_side_of_which_nothing_was_known():
+    continuity = Continuity()
+    continuity.happened("hub", Event.ATTACHED)
+    continuity.digested_anew("new digests")
+    assert continuity.site.untouched  # what a first snapshot holds may still be pushed while it is read
+    assert (continuity.hub.owed, continuity.hub.epoch) == ("new digests", 2)
+
+
 def test_what_was_not_settled_is_owed_after_a_restart_and_what_is_proved_is_kept():
     for state in STATES:
         saved = json.loads(json.dumps(Continuity(state, SideState()).saved(quiet=True)))

@@ -907,3 +907,13 @@ async def test_elements_before_a_name(opened, folded):
     store.agreed(facts)
     assert await store.names(b"k", before=b"3") == {b"2"}
     assert await store.names(b"other", before=b"3") == await store.names(b"none", before=b"3") == set()
+
+
+async def test_of_some_collections_only_the_named_elements_are_looked_up(tmp_path):
+    store = new_store(tmp_path)
+    store.agreed(facts(("hash", b"a", {b"x": 1, b"y": 2}), ("hash", b"b", {b"x": 3, b"y": 4})))
+    for _ in range(2):  # from memory, and from the database
+        found = await store.lookup([b"a", b"b"], elements=True, names={b"a": [b"y", b"z"]})
+        assert {key: known.elements for key, known in found.items()} == {b"a": {b"y": 2}, b"b": {b"x": 3, b"y": 4}}
+        await store.fold()
+    await store.close()
