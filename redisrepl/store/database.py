@@ -58,6 +58,15 @@ def add(total: int, digest: int, sign: int = 1) -> int:
     return first << 48 | (total + sign * digest & _PART)
 
 
+def _sum(digests: Iterable[int]) -> int:
+    """The sum of digests, as `add` makes it."""
+    first = second = 0
+    for digest in digests:
+        first += digest >> 48
+        second += digest & _PART
+    return (first & _PART) << 48 | second & _PART
+
+
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether the file itself is damaged, rather than the disk full or the file locked."""
     if not isinstance(error, sqlite3.OperationalError):
@@ -198,16 +207,12 @@ class Database:
         """The row of a key after a patch, without writing it; None if the key is then absent."""
         if row is not None and not patch.elements and not patch.whole:
             return row._replace(number=patch.number, expires_at_ms=patch.expires_at_ms)
-        total, replaced = 0, {}
+        total = _sum(changed for changed in patch.elements.values() if changed is not None)
         if row is not None and row.total is not None and not patch.whole:
-            total, replaced = row.total, self.elements(key, patch.elements)
-        for digest in replaced.values():
-            total = add(total, digest, -1)
-        for changed in patch.elements.values():
-            total = total if changed is None else add(total, changed)
+            total = add(add(total, row.total), self._replaced(key, patch), -1)
         if not total and not self.merged(key, patch, row):  # a total of 0 alone does not prove that none are left
             return None
-        emptied = bool(patch.emptied) and self._emptied(key, patch, row, replaced)
+        emptied = bool(patch.emptied) and self._emptied(key, patch, row)
         expires_at_ms = None if row is None or emptied else row.expires_at_ms
         if patch.sets_expiry and (row is not None or not patch.if_there):
             expires_at_ms = patch.expires_at_ms
@@ -215,14 +220,19 @@ class Database:
             (expires_at_ms,) = patch.expiry_before
         return Row(self._digest_of_hash(key, (total >> 48, total & _PART)), patch.number, expires_at_ms, total)
 
-    def _emptied(self, key: bytes, patch: Patch, row: Row | None, replaced: Mapping[bytes, int]) -> bool:
+    def _replaced(self, key: bytes, patch: Patch) -> int:
+        """The sum of the digests that a patch replaces; it may be asked for whenever the patch has grown a little."""
+        names = islice(patch.elements, patch.looked_up, None)
+        patch.replaced = add(patch.replaced, _sum(self.elements(key, list(names)).values()))
+        patch.looked_up = len(patch.elements)
+        return patch.replaced
+
+    def _emptied(self, key: bytes, patch: Patch, row: Row | None) -> bool:
         """Whether a hash had no elements but those that the patch found gone at once, and was absent then."""
         if row is None or row.total is None or patch.whole:
             return True
         gone = dict.fromkeys(islice(patch.elements, patch.emptied))
-        rest = row.total
-        for name in gone.keys() & replaced.keys():
-            rest = add(rest, replaced[name], -1)
+        rest = add(row.total, _sum(self.elements(key, gone).values()), -1)
         return not rest and self.elements(key).keys() <= gone.keys()
 
     def merged(

@@ -139,6 +139,7 @@ class Patch:
             what was known of its expiry is void.
         expiry_before: what the expiry was set to before that, in a tuple; None: it was not.
         disputed: nothing is agreed on about the key but these elements.
+        looked_up, replaced: for so many of `elements`, the first, the sum of the digests that they replace is this.
     """
 
     number: int
@@ -151,6 +152,8 @@ class Patch:
     emptied: int = 0
     expiry_before: tuple[int | None] | None = None
     disputed: bool = False
+    looked_up: int = 0
+    replaced: int = 0
 
     def change(self, elements: dict[bytes, int | None], gone: Iterable[bytes]) -> None:
         """These elements have these digests, and those are gone."""
