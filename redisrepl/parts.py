@@ -10,7 +10,7 @@ import hashlib
 import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from redisrepl.changes import Change, Position, types_of
-from redisrepl.engine.continuity import Continuity
+from redisrepl.engine.continuity import Continuity, Side
 from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losers import ConflictLoss
@@ -28,11 +28,12 @@ from redisrepl.engine.seen import HISTORY, Ring
 from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.errors import ConfigError
 from redisrepl.flow.applying import Applying
-from redisrepl.flow.comparison import Comparison
+from redisrepl.flow.comparison import Comparison, Holder
 from redisrepl.flow.elements import LargeCollections
 from redisrepl.flow.judging import Judging
 from redisrepl.flow.known import Known
 from redisrepl.flow.pacing import Pacer
+from redisrepl.flow.pages import Pages
 from redisrepl.flow.pushing import Pushing
 from redisrepl.flow.reach import StreamReach
 from redisrepl.flow.saving import SavedState, Saving
@@ -180,6 +181,7 @@ class Parts:
             clocks=known.clocks,
             see_clocks=lambda: self.judging.see_clocks(),  # noqa: PLW0108 - likewise
             times=self._times,
+            pages=self._pages(),
         )
         self.stream = StreamSource(
             address,
@@ -296,14 +298,10 @@ class Parts:
 
     def _build_sweep(self) -> Sweep:
         settings = self._settings
-        compared: dict[str, Any] = {"expiries": "expire" in settings.kinds, "types": self._types}
         return Sweep(
             self.core,
-            Comparison(self.store, expiries=compared["expiries"], rate=settings.sweep_rate),
-            {
-                "site": SiteComparer(self.read_client, self._address, self._site_reader, **compared, times=self._times),
-                "hub": HubComparer(self.hub, self._hub_reader, **compared),
-            },
+            Comparison(self.store, expiries="expire" in settings.kinds, rate=settings.sweep_rate),
+            self._sides(),
             self.store,
             self.namespaces,
             ready=self._ready_to_compare,
@@ -312,6 +310,19 @@ class Parts:
             wake=self.wake,
             retry=self._retry,
         )
+
+    def _pages(self) -> Pages | None:
+        """Reads large collections page by page, where keys can be compared as a whole afterwards."""
+        inbound = self.core.inbound
+        return None if inbound is None else Pages(self.outbound, self._site_reader, inbound.suspect)
+
+    def _sides(self) -> Mapping[Side, Holder]:
+        """What tells digests of what either side holds."""
+        compared: dict[str, Any] = {"expiries": "expire" in self._settings.kinds, "types": self._types}
+        return {
+            "site": SiteComparer(self.read_client, self._address, self._site_reader, **compared, times=self._times),
+            "hub": HubComparer(self.hub, self._hub_reader, **compared),
+        }
 
     async def _ready_to_compare(self) -> None:
         await self.judging.look_at_site()
@@ -337,7 +348,9 @@ class Parts:
             retry=self._retry,
             longest_pause=settings.retry_max,
             clocks=self.judging.known.clocks,
-            elements=LargeCollections(self.core, self.store, HubElements(self.hub), settings.max_value),
+            elements=LargeCollections(
+                self.core, self.store, HubElements(self.hub), settings.max_value, sides=self._sides()
+            ),
         )
         inbound = applying.inbound
 

@@ -143,6 +143,11 @@ class Continuity:
         """Whether both are followed, and their histories are known."""
         return self.site.followed and self.site.judged and self.hub.judged
 
+    @property
+    def kept_all(self) -> bool:
+        """Whether neither server is known to have gone back."""
+        return self.site.proved == self.hub.proved == math.inf
+
     def of(self, side: Side) -> SideState:
         """One side."""
         return self.site if side == "site" else self.hub

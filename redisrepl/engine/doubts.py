@@ -78,6 +78,10 @@ class Doubts:
             self._expected[key] = expected
         self.queue.add(change or Touch(key, replaces=True))
 
+    def expects(self, key: bytes) -> bool:
+        """Whether the hub was seen to hold something else than what was agreed on about a key."""
+        return key in self._expected or key in self._in_flight
+
     def read_snapshot(self, entries: Iterable[object], decoder: ChangeDecoder, now: float) -> None:
         """What a snapshot holds is in doubt; see `Outbound.read_snapshot`."""
         for entry in entries:

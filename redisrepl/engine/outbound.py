@@ -90,8 +90,8 @@ class Outbound:
         self.decoder = decoder
         self.kinds = kinds = decoder.kinds
         self.pending = (EveryWrite if options.every_write else Pending)(options.max_bytes, options.max_keys)
-        self._doubts = doubts or Doubts(options.max_bytes // 4, options.max_keys, kinds, pulling)
-        self.doubtful = self._doubts.queue
+        self.doubts = doubts or Doubts(options.max_bytes // 4, options.max_keys, kinds, pulling)
+        self.doubtful = self.doubts.queue
         self.refusals = Refusals("push.refused")
         self.every_write, self.by_events = options.every_write, False
         self.counters = OutboundCounters()
@@ -214,7 +214,7 @@ class Outbound:
         was_expected = bool(len(expected)) and expected.consume(change.key, change)
         if was_expected or (origin and self._is_ours(origin, change.key)):
             self.counters.echoes += 1
-            self._doubts.forget(change, applied=was_expected)  # what a snapshot told of it before is out of date
+            self.doubts.forget(change, applied=was_expected)  # what a snapshot told of it before is out of date
             self.recent.add(change, applied=True)  # it is part of the site's history, whoever wrote it
             return
         self._add(change)
@@ -258,7 +258,7 @@ class Outbound:
             self.doubt(change.key)
             return
         self.recent.add(change)
-        self._doubts.forget(change)
+        self.doubts.forget(change)
         if self._renewed.watches:
             self._renewed.changed_by(change)
         self.pending.add(change)
@@ -270,7 +270,7 @@ class Outbound:
             entries: of the namespaces, as `wire.rdb` reads them.
             now: Unix time in seconds; what has expired by then is left to the site to remove.
         """
-        self._doubts.read_snapshot(entries, self.decoder, now)
+        self.doubts.read_snapshot(entries, self.decoder, now)
 
     def held_at_site(self, states: Iterable[State]) -> None:
         """What keys of the site hold, which were read to be pushed: types that are not replicated are counted."""
@@ -304,7 +304,7 @@ class Outbound:
             change: what is to be pushed, if that is known already.
             expected: what the hub was seen to hold; None: it is taken to hold the ancestor.
         """
-        self._doubts.add(key, change, expected)
+        self.doubts.add(key, change, expected)
 
     @property
     def acknowledged(self) -> int:
@@ -320,7 +320,7 @@ class Outbound:
     @property
     def ready(self) -> int:
         """Keys that could be sent now."""
-        return self.pending.ready or (self.doubtful.ready if self._doubts.may_judge() else 0)
+        return self.pending.ready or (self.doubtful.ready if self.doubts.may_judge() else 0)
 
     @property
     def crowded(self) -> bool:
@@ -367,7 +367,7 @@ class Outbound:
         A removal that flew beside the conditional push of its key might arrive before it, and be undone. Where every
         write counts, a key in doubt, whose latest value is read, waits until those before have arrived.
         """
-        doubts_first = self._doubts_turn and self._doubts.may_judge()
+        doubts_first = self._doubts_turn and self.doubts.may_judge()
         if doubts_first and (changes := self._take_doubts(max_keys, max_bytes)):
             self._doubts_turn = False
             return Batch(changes, self.doubtful, True, self._history)
@@ -376,7 +376,7 @@ class Outbound:
         if changes := self.pending.take(max_keys, max_bytes, unless=unless):
             self._doubts_turn = True
             return Batch(changes, self.pending, False, self._history)
-        left = self._take_doubts(max_keys, max_bytes) if not doubts_first and self._doubts.may_judge() else ()
+        left = self._take_doubts(max_keys, max_bytes) if not doubts_first and self.doubts.may_judge() else ()
         return Batch(left, self.doubtful, True, self._history)
 
     def _take_doubts(self, max_keys: int, max_bytes: int) -> Sequence[Change]:
@@ -414,7 +414,7 @@ class Outbound:
             ancestors: what is known of all of them.
             now: seconds that never go backwards.
         """
-        conditions = self._doubts.conditions(batch.changes, changes, states, ancestors)
+        conditions = self.doubts.conditions(batch.changes, changes, states, ancestors)
         left = [change for condition in conditions for change in condition.changes]
         if self._yields:
             commands = [c for it in conditions for c in commands_if(it.changes, it.whole, it.fields)]
@@ -446,7 +446,7 @@ class Outbound:
         self.counters.answered += len(batch.changes)
         self.counters.pushed += len(batch.changes) - len(errors)
         keys = batch.keys
-        self._doubts.arrived(keys)
+        self.doubts.arrived(keys)
         if self.refusals:
             self.refusals.passed(set(keys) - errors.keys())
         if self._pulling is not None:
@@ -481,14 +481,14 @@ class Outbound:
         """The batch did not arrive; with `unknown`, it may have, or may yet: then its keys are in doubt."""
         keys = list(dict.fromkeys(batch.keys))
         if not unknown:
-            self._doubts.returned(keys)
+            self.doubts.returned(keys)
             self._push_echoes.void(keys)
             batch.queue.put_back(keys)
             if self.is_stale(batch) and not batch.in_doubt:
                 batch.queue.forget_untold(keys)
             return
         self._void(keys)
-        self._doubts.arrived(keys)
+        self.doubts.arrived(keys)
         for key in keys:
             self.doubt(key)
         batch.queue.done(keys)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import structlog
@@ -182,8 +182,11 @@ class Applying:
         with self._fetching((key,)):
             part = None if self._elements is None else await self._elements.read(key, large, suspect=suspect)
             fetched = await self._hub.states([key]) if part is None else Fetched({key: part.state}, part.time)
-        with suppress(UnfitError):  # it is dirty again, and nothing is kept of it any more
+        try:
             await self._compare(fetched, {key: suspect}, part)
+        except UnfitError:  # it is dirty again, and nothing is kept of it any more
+            if self._elements is not None:
+                self._elements.unfit(key)
 
     @contextmanager
     def _fetching(self, keys: Collection[bytes]) -> Iterator[None]:
@@ -206,11 +209,16 @@ class Applying:
             self._give_up(key, "the hub does not let us read it")
         asks = self._same_hub, self._site_evicted
         known = self._core, self._site, self._store, *asks, states, taken, fetched.time, self._clocks
-        job = FetchedJob(*known) if part is None or part.names is None else PartJob(*known, names=part.names)
+        job = (
+            FetchedJob(*known)
+            if part is None or part.names is None
+            else PartJob(*known, names=part.names, opens=part.opens)
+        )
         await self._at_the_site(list(states), job)
         if part is not None and self._elements is not None:
             (key,) = taken
-            self._elements.keep(key, part, complete=job.complete)
+            if self._elements.keep(key, part, complete=job.complete):
+                self.inbound.suspect((key,))  # the next piece; or is anything there that no piece has shown?
 
     async def _at_the_site(self, keys: Sequence[bytes], job: Job) -> None:
         """Apply changes of these keys, one job at a time; what goes wrong is told."""

@@ -8,6 +8,11 @@ and of each element four bytes of its name. When the key is announced again, onl
 read, and compared as a collection of no more than their elements; what was there before and is not any more is found
 among the names that are agreed on. What was compared holds as long as neither link has ended; whatever is not as
 simple as that is compared as a whole.
+
+A very large one is not even then held as a whole: it is read and compared piece by piece, each of some sections, and
+what was found out about a piece is agreed on before the next one is read. So a cut in between loses nothing. What no
+piece can show is that the hub lacks an element. Therefore digests of all that either side holds are compared with the
+ancestor in the end, and all of it is read at once only if they differ.
 """
 
 from __future__ import annotations
@@ -21,7 +26,9 @@ from zlib import crc32
 
 from redisrepl.changes import HashState, LargeState, State, value_size
 from redisrepl.engine.ancestor import Agreed
+from redisrepl.engine.continuity import SIDES, Side
 from redisrepl.engine.core import Core
+from redisrepl.flow.comparison import Holder
 from redisrepl.flow.jobs import FetchedJob
 from redisrepl.store import Store
 from redisrepl.wire.elements import MOST_NAMES, MOST_SECTIONS, Elements, Question, Section
@@ -39,6 +46,10 @@ _OVERLAP = 2
 _KEPT = 4_000_000
 #: Collections that are known to be too large.
 _NOTED = 10_000
+#: Elements of one piece. Only collections of more than two pieces are compared piece by piece.
+_PIECE = 20_000
+#: Bytes of elements after which a piece ends.
+_PIECE_BYTES = 2 << 20
 
 
 class ElementsReader(Protocol):
@@ -93,6 +104,24 @@ class Kept(NamedTuple):
         return self._replace(sections=list(doubted))
 
 
+class Begun(NamedTuple):
+    """How far a collection was compared piece by piece.
+
+    Attributes:
+        epoch, type, shape: as of `Kept`.
+        first: the section with which the next piece begins; 0: there is none, all of it was compared.
+        told: elements before it, of which some may have come twice.
+        sections: those before it; None: they are too many to be kept.
+    """
+
+    epoch: int
+    type: str
+    shape: tuple[int, int]
+    first: int = 0
+    told: int = 0
+    sections: Sequence[Known] | None = ()
+
+
 class Part(NamedTuple):
     """Elements of a collection at the hub.
 
@@ -102,6 +131,8 @@ class Part(NamedTuple):
         time: of the hub when the last of them was read, in microseconds.
         kept: what may be kept once they were compared.
         doubtful: what may be kept if not all of them were applied.
+        begun: how far the collection was compared once they were applied; None: they are no piece.
+        opens: they are the first piece: the site need not have the collection yet.
     """
 
     state: State
@@ -109,6 +140,8 @@ class Part(NamedTuple):
     time: float
     kept: Kept | None
     doubtful: Kept | None = None
+    begun: Begun | None = None
+    opens: bool = False
 
 
 class LargeCollections:
@@ -120,12 +153,23 @@ class LargeCollections:
         hub: reads elements.
         max_value: bytes of the largest value.
         least: see below.
+        sides: tell digests of all that a side holds; None: nobody does, and nothing is compared piece by piece.
+        piece: elements of a piece.
 
     Attributes:
         least: collections of more elements are large; 0: none are, since the hub takes no scripts.
     """
 
-    def __init__(self, core: Core, store: Store, hub: ElementsReader, max_value: int, least: int = LEAST) -> None:
+    def __init__(
+        self,
+        core: Core,
+        store: Store,
+        hub: ElementsReader,
+        max_value: int,
+        least: int = LEAST,
+        sides: Mapping[Side, Holder] | None = None,
+        piece: int = _PIECE,
+    ) -> None:
         self._core = core
         self._store = store
         self._hub = hub
@@ -134,6 +178,10 @@ class LargeCollections:
         self._kept: dict[bytes, Kept] = {}
         self._count = 0
         self._too_large: dict[bytes, int] = {}  # how many elements a collection had that was
+        self._sides = sides
+        self._piece = piece
+        self._begun: dict[bytes, Begun] = {}
+        self._unfit: set[bytes] = set()  # that are to be read as a whole next
 
     @property
     def least(self) -> int:
@@ -150,8 +198,15 @@ class LargeCollections:
             known = kept is not None and (kept.epoch, kept.type) == (epoch, large.type)
             if kept is not None and known and not self._core.must_ask(suspect=suspect):
                 part = await self._differing(key, kept)
+            if part is None and (begun := self._to_go_on(key, large, epoch)) is not None:
+                if not begun.first and (suspect or begun.told) and await self._is_as_agreed(key):
+                    kept = _all_of(begun) if begun.told else kept if known else None
+                    return Part(HashState({}, large.expires_at_ms, large.type), (), math.inf, kept)
+                if begun.first or not begun.told:
+                    return await self._next_piece(key, begun)
             part = part or await self._whole(key, large, epoch)
         except _ChangedError:
+            self._begun.pop(key, None)
             return None
         self._too_large.pop(key, None)
         if part.state == TOO_LARGE:
@@ -160,16 +215,61 @@ class LargeCollections:
                 del self._too_large[next(iter(self._too_large))]
         return part
 
-    def keep(self, key: bytes, part: Part, *, complete: bool) -> None:
-        """Remember what was compared; if it is `complete`, the site holds all of it now."""
+    def keep(self, key: bytes, part: Part, *, complete: bool) -> bool:
+        """Remember what was compared; if it is `complete`, the site holds all of it now.
+
+        Returns:
+            Whether the key is to be looked at again, since this was a piece.
+        """
+        if part.begun is not None:
+            if complete:
+                self._begun[key] = part.begun
+            return complete
         kept = part.kept if complete else part.doubtful
         if kept is None or kept.epoch != self._core.continuity.epoch:
-            return
+            return False
         self._take(key)
         self._kept[key] = kept
         self._count += kept.elements
         while self._count > _KEPT:
             self._take(next(iter(self._kept)))
+        return False
+
+    def unfit(self, key: bytes) -> None:
+        """What was read could not be compared: the site holds another type, or the ancestor says that it had it."""
+        self._unfit.add(key)
+
+    def _to_go_on(self, key: bytes, large: LargeState, epoch: int) -> Begun | None:
+        """Where to go on comparing a collection piece by piece; None: it is to be read at once."""
+        begun = self._begun.pop(key, None)
+        core, unfit = self._core, key in self._unfit
+        self._unfit.discard(key)
+        if (
+            unfit
+            or self._sides is None
+            or large.count <= 2 * self._piece
+            or core.options.initial_sync != "both"  # by that, it counts whether anything was agreed about the key
+            or not core.continuity.kept_all  # what a server may have lost concerns the key as a whole
+        ):
+            return None
+        if begun is None or (begun.epoch, begun.type) != (epoch, large.type):
+            return Begun(epoch, large.type, _shape(large.count))
+        return begun
+
+    async def _is_as_agreed(self, key: bytes) -> bool:
+        """Whether both sides hold what was agreed on about a key, and nothing else can be there."""
+        known = (await self._store.lookup((key,))).get(key)
+        if self._sides is None or known is None or known.digest is None:
+            return False
+        if known.intents or known.element_intents or known.applied or known.element_applied:
+            return False
+        for side in SIDES:
+            (look,) = await self._sides[side].looks((key,))
+            if look.digest != known.digest:
+                return False
+            if "expire" in self._core.policy.kinds and (look.inexact or look.expires_at_ms != known.expires_at_ms):
+                return False
+        return True
 
     def _take(self, key: bytes) -> Kept | None:
         kept = self._kept.pop(key, None)
@@ -215,6 +315,31 @@ class LargeCollections:
             return Part(TOO_LARGE, None, page.time, None)
         return Part(state, None, page.time, Kept(epoch, large.type, shape, sections))
 
+    async def _next_piece(self, key: bytes, begun: Begun) -> Part:
+        """The next elements, some sections of them."""
+        opens, found, size = not begun.told, dict[bytes, bytes](), 0
+        self._begun[key] = begun  # should this fail, it is read again
+        sections = None if begun.sections is None else list(begun.sections)
+        first, told = begun.first, begun.told
+        async with aclosing(self._pages(Question(key, begun.type, b"all", begun.shape, first))) as pages:
+            async for page in pages:
+                for section in page.sections:
+                    found |= section.found
+                    told += len(section.found)
+                    size += value_size(HashState(section.found))
+                if sections is not None:
+                    sections += map(_known, page.sections)
+                first = page.following
+                if told > _OVERLAP * page.length:
+                    raise _ChangedError
+                if len(found) >= self._piece or size >= _PIECE_BYTES:
+                    break
+        if told > _KEPT:
+            sections = None
+        state = HashState(found, page.expires_at_ms, begun.type)
+        done = begun._replace(first=first, told=told, sections=sections)
+        return Part(state, list(found), page.time, None, begun=done, opens=opens)
+
     async def _differing(self, key: bytes, kept: Kept) -> Part | None:
         """The elements of sections that have changed; None: that is most of it."""
         digests: list[bytes] = []
@@ -259,6 +384,11 @@ def _shape(count: int) -> tuple[int, int]:
     return sections, count // sections
 
 
+def _all_of(begun: Begun) -> Kept | None:
+    """What may be kept of a collection of which all pieces were compared."""
+    return None if begun.sections is None else Kept(begun.epoch, begun.type, begun.shape, begun.sections)
+
+
 def _known(section: Section) -> Known:
     return Known(section.digest, array("I", map(crc32, section.found)))
 
@@ -269,11 +399,13 @@ class PartJob(FetchedJob):
     Args:
         args: as there.
         names: of the elements that are compared.
+        opens: the site may lack the collection, if nothing was agreed about it.
     """
 
-    def __init__(self, *args: Any, names: Sequence[bytes]) -> None:
+    def __init__(self, *args: Any, names: Sequence[bytes], opens: bool = False) -> None:
         super().__init__(*args)
         self._names = names
+        self._opens = opens
         self._kinds = {key: state.type for key, state in self._states.items() if isinstance(state, HashState)}
 
     def request(self, keys: Sequence[bytes]) -> Sequence[Sequence[bytes]]:
@@ -284,7 +416,7 @@ class PartJob(FetchedJob):
     async def _held_by_site(self, keys: Sequence[bytes], replies: Sequence[object]) -> Sequence[State]:
         (key,) = keys
         held = self._site.part(self._kinds[key], self._names, replies)
-        if held is None:
+        if held is None and not (self._opens and replies[0] == b"none" and not await self._store.lookup(keys)):
             raise UnfitError
         return [held]
 

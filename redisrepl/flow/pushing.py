@@ -35,6 +35,7 @@ from redisrepl.flow.idle import Idle
 from redisrepl.flow.intents import Intents
 from redisrepl.flow.lasting import ExpirySource, with_lost_expiries
 from redisrepl.flow.pacing import Pacer, is_an_answer
+from redisrepl.flow.pages import Wholes
 from redisrepl.flow.reach import StreamReach
 from redisrepl.flow.repeating import repeat
 from redisrepl.observe.failures import FailureLog
@@ -102,6 +103,7 @@ class Pushing:
         clocks: of both servers.
         see_clocks: has both looked at, if they are not known yet; asked before anything leaves.
         times: whether expiries of fields are replicated.
+        pages: reads keys in doubt; None: as a whole, each of them.
     """
 
     def __init__(  # noqa: PLR0913 - what it is made of
@@ -120,6 +122,7 @@ class Pushing:
         clocks: Clocks | None = None,
         see_clocks: Callable[[], Awaitable[None]] = _known,
         times: FieldTimes | None = None,
+        pages: Wholes | None = None,
     ) -> None:
         self._times = times or FieldTimes()
         self._clocks = clocks or Clocks()
@@ -137,6 +140,7 @@ class Pushing:
         self._slots: list[int] = []  # that are free
         self._slot_count = 0
         self._intents = Intents(store)
+        self._pages = pages or Wholes(site)
         self._max_keys = max_keys
         self._retry = retry
         self._idle = Idle()
@@ -200,8 +204,7 @@ class Pushing:
         self._later = loop.call_later(seconds, self._idle.wake)
 
     async def _push_batch(self) -> None:
-        outbound, pacer = self.outbound, self._pacer
-        batch = await self._departure()
+        outbound, pacer, batch = self.outbound, self._pacer, await self._departure()
         slot, numbers = self._take_slot(), list[int]()
         try:
             await self._see_clocks()
@@ -243,6 +246,7 @@ class Pushing:
                 self._intents.answered(departure.changes, moved)
             outbound.succeeded(batch, pushed.errors, pushed.time, number)
             self._took(number or 0, [change for change in departure.changes if change.key not in pushed.errors])
+            self._pages.arrived(batch.keys, pushed.errors)
             self.failure_log.succeeded(pending_keys=outbound.waiting)
         finally:
             self._slots.append(slot)
@@ -270,6 +274,7 @@ class Pushing:
         else:
             self._intents.drop(numbers)
         self.outbound.failed(batch, unknown=unknown and bool(numbers))
+        self._pages.failed(batch.keys)
 
     async def outcomes(self) -> None:
         """Find out what became of batches of unknown outcome, if there are any.
@@ -306,12 +311,11 @@ class Pushing:
             batch = outbound.shortened(batch, late)  # only now: should it fail before, all of it has to be put back
             return batch, outbound.prepare(changes, time.monotonic()), read_at
         touched = [change.key for change in batch.changes if isinstance(change, Touch)]
-        read = await self._site.first_states(touched, self._hub.max_body) if touched else ()
-        states = dict(zip(touched, read, strict=False))
+        states, pages = await self._pages.read(touched, self._hub.max_body, batch.history)
         if touched:
             read_at = await self._site.offset() or None
         outbound.held_at_site(states.values())
-        late = set(touched[len(states) :]) | await self._denials.look(states)
+        late = set(touched) - states.keys() - pages.keys() | await self._denials.look(states)
         if touched and outbound.every_write:  # the values before the one that was read may still be under way
             await self._reach.passed(read_at or 0)
             for key in [key for key in states if key in outbound.pending]:
@@ -321,9 +325,9 @@ class Pushing:
             if key not in late:
                 outbound.given_up(key, _UNREADABLE)
             del states[key]
-        changes = [change for change in batch.changes if not isinstance(change, Touch)]
+        changes = [change for change in batch.changes if not isinstance(change, Touch)] + [*pages.values()]
         settled = self._times.changes([piece for change in changes for piece in await self._settled(change, None)])
-        ancestors = await self._store.lookup(batch.keys, elements=True, names=_named(batch.changes))
+        ancestors = await self._store.lookup(batch.keys, elements=True, names=_named(changes))
         for key in [key for key, state in states.items() if state is None and self._let_expire(ancestors.get(key))]:
             del states[key]  # the hub lets its own expire
         if any(_lacks(state, ancestors.get(key)) for key, state in states.items()):

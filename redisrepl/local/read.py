@@ -38,6 +38,8 @@ _MAX_REPLY = 8 << 20
 #: A collection of more elements is read in pages of so many: the server does nothing else while it reads one.
 _MOST_ELEMENTS = 5000
 _PAGE = 1000
+#: Elements of one that are held at a time, where not all of it is needed at once.
+_MOST_TOGETHER = 20_000
 #: Keys read at a time without scripts, where nothing bounds the size of their replies.
 _FEW = 20
 #: How many keys with too large values are logged; if there are more, their names do not help.
@@ -110,7 +112,7 @@ class SiteReader:
         for reply in replies[2 * len(alone) :]:
             if isinstance(reply, list):
                 strings = as_strings(reply, self._asked("a reading script"))
-                states += await self._told(small, strings, _MAX_REPLY)
+                states += cast("list[State]", await self._told(small, strings, _MAX_REPLY))
         left = [*small, *(key for key in alone if key not in found)] if alone else small
         while len(states) < len(left):
             states += await self.first_states(left[len(states) :], _MAX_REPLY)
@@ -121,15 +123,22 @@ class SiteReader:
 
     async def first_states(self, keys: Sequence[bytes], max_bytes: int) -> list[State]:
         """What the first of these keys hold: at least one, and no more after `max_bytes` are read."""
+        return cast("list[State]", await self._first(keys, max_bytes, whole=True))
+
+    async def first_or_large(self, keys: Sequence[bytes], max_bytes: int) -> list[State | LargeState]:
+        """Likewise, but the first large collection is not read, and the last of these."""
+        return await self._first(keys, max_bytes, whole=False)
+
+    async def _first(self, keys: Sequence[bytes], max_bytes: int, *, whole: bool) -> list[State | LargeState]:
         if self._scripts.worth_trying:
             reply = await self._scripts.run(self._times.script(STATES_SCRIPT), self._words(keys, max_bytes))
             if reply is not None:
-                states = await self._told(keys, reply, max_bytes)
+                states = await self._told(keys, reply, max_bytes, whole=whole)
                 if not 0 < len(states) <= len(keys):
                     raise ProtocolError(f"{self._asked('a reading script')} told of {len(states)} of {len(keys)} keys")
                 return states
             self._scripts.refused()
-        return await self._one_by_one(keys[:_FEW])
+        return [*await self._one_by_one(keys[:_FEW])]
 
     def _without_times(self, large: frozenset[bytes]) -> frozenset[bytes]:
         """Of large hashes, those that a command reads by itself: expiries of fields take a script."""
@@ -140,15 +149,20 @@ class SiteReader:
         large = b":%d" % _MOST_ELEMENTS if self._paged else b""
         return [b"%d %d%b%b" % (max_bytes, self._max_value, large, self._others), b"", *keys]
 
-    async def _told(self, keys: Sequence[bytes], reply: Sequence[bytes], max_bytes: int) -> list[State]:
+    async def _told(
+        self, keys: Sequence[bytes], reply: Sequence[bytes], max_bytes: int, *, whole: bool = True
+    ) -> list[State | LargeState]:
         """The states in the script's reply, and no more than `max_bytes` of collections that are read in pages.
 
         A key with too large a value is logged, once.
         """
-        states: list[State] = []
+        states: list[State | LargeState] = []
         for key, told in zip(keys, parse_states(reply), strict=False):
             if not isinstance(told, LargeState):
                 states.append(told)
+            elif not whole:
+                states.append(told)
+                break
             elif max_bytes > 0:
                 states.append(state := await self._in_pages(key, told))
                 max_bytes -= value_size(state)
@@ -160,30 +174,48 @@ class SiteReader:
     async def _in_pages(self, key: bytes, large: LargeState) -> State:
         """A large collection; if it changes meanwhile, the stream will tell, or whoever watches it."""
         found: dict[bytes, bytes] = {}
-        size, command = 0, COLLECTIONS[large.type].scan
-        asked = self._asked(command.decode())
-        scan = Scan(asked)
-        while True:
-            with translated(self._address):
-                try:
-                    reply = await ask(self._client, command, key, scan.cursor, b"COUNT", b"%d" % _PAGE)
-                except redis.exceptions.ResponseError as error:
-                    denied = isinstance(error, redis.exceptions.NoPermissionError)
-                    if not denied and not str(error).startswith(("WRONGTYPE", "unknown command")):
-                        raise
-                    self._paged = str(error).startswith("WRONGTYPE")  # it is another type by now
-                    reply = None
-            if reply is None:
+        size, scan, done = 0, Scan(self._asked(COLLECTIONS[large.type].scan.decode())), False
+        while not done:
+            page = await self._step(key, large.type, scan)
+            if page is None:
                 return (await self.first_states([key], _MAX_REPLY))[0]
-            cursor, flat = as_page(reply, asked)
-            found |= await self._timed(key, large.type, self._elements(large.type, list(flat)))
-            size += sum(map(len, flat))
-            done = scan.ends(cursor)
+            fields, done = page
+            found |= fields
+            size += value_size(HashState(fields))
             state = HashState(found, large.expires_at_ms, large.type)
             if (done and value_size(state) > self._max_value) or size > 2 * self._max_value:  # some may come twice
                 return TOO_LARGE
-            if done:
-                return state if found else None
+        return state if found else None
+
+    async def _step(self, key: bytes, kind: str, scan: Scan) -> tuple[Mapping[bytes, bytes], bool] | None:
+        """Some more elements of a collection, and whether they are the last; None: it is another type by now."""
+        command = COLLECTIONS[kind].scan
+        with translated(self._address):
+            try:
+                reply = await ask(self._client, command, key, scan.cursor, b"COUNT", b"%d" % _PAGE)
+            except redis.exceptions.ResponseError as error:
+                denied = isinstance(error, redis.exceptions.NoPermissionError)
+                if not denied and not str(error).startswith(("WRONGTYPE", "unknown command")):
+                    raise
+                self._paged = str(error).startswith("WRONGTYPE")
+                return None
+        cursor, flat = as_page(reply, self._asked(command.decode()))
+        return await self._timed(key, kind, self._elements(kind, list(flat))), scan.ends(cursor)
+
+    async def page_of(self, key: bytes, kind: str, scan: Scan, max_bytes: int) -> tuple[Mapping[bytes, bytes], bool]:
+        """The next elements of a large collection of this type, and whether they are the last.
+
+        Some may come twice. One of another type by now has none: the stream tells what became of it.
+        """
+        found: dict[bytes, bytes] = {}
+        done = False
+        while not done and len(found) < _MOST_TOGETHER and value_size(HashState(found)) < max_bytes:
+            page = await self._step(key, kind, scan)
+            if page is None:
+                return {}, True
+            fields, done = page
+            found |= fields
+        return found, done
 
     async def _timed(self, key: bytes, kind: str, fields: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
         """Fields of a hash with their expiries, where these are read."""
@@ -193,7 +225,7 @@ class SiteReader:
             (reply,) = await ask_all(self._client, [question_of_times(key, [*fields])])
         return with_times(fields, reply)
 
-    def _name_large(self, keys: Sequence[bytes], states: Sequence[State]) -> None:
+    def _name_large(self, keys: Sequence[bytes], states: Sequence[State | LargeState]) -> None:
         if TOO_LARGE in states:
             for key, state in zip(keys, states, strict=False):
                 if state == TOO_LARGE and key not in self._named and len(self._named) < _MAX_NAMED:

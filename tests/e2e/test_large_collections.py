@@ -7,10 +7,14 @@ import pytest
 from testbed import FaultProxy, eventually
 from tests.e2e.support import SWIFT, settled
 from tests.e2e.test_types import held
+from tests.hostile.peers import peak
 
 FIELDS = 20_000
 KEY = "site1:large"
 OTHERS = 3000
+MANY = 400_000
+#: Bytes of the daemon's memory: it takes 60 MB without any collection, and took 240 for one of so many members.
+MOST = 180 << 20
 
 
 @pytest.fixture
@@ -61,3 +65,13 @@ def test_one_element_of_a_large_collection_costs_a_thirtieth_of_it_at_most(daemo
         eventually(lambda: at_site.hgetall(KEY) == at_hub.hgetall(KEY))
         at_hub.execute_command("ACL", "SETUSER", "default", *allowed)
     assert len(daemon.logged("fetch.elements_refused")) == 1
+
+
+@pytest.mark.parametrize("owner", ["site", "hub"])
+def test_a_very_large_set_arrives_at_first_contact_without_being_held_whole(daemons, site, hub, at_site, at_hub, owner):
+    begin = "for i = 1, tonumber(ARGV[1]) do redis.call('SADD', KEYS[1], 'member:' .. i) end"
+    (at_site if owner == "site" else at_hub).eval(begin, 1, KEY, MANY)
+    daemon = daemons.live(site, hub, "--replicate", "all")
+    eventually(lambda: at_site.scard(KEY) == at_hub.scard(KEY) == MANY, 120, "all members are on both sides")
+    eventually(lambda: daemon.state()["sweep"]["settled"], 120, "both sides were compared")
+    assert peak(daemon) < MOST

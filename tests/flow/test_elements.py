@@ -10,7 +10,10 @@ from redisrepl.changes import HashState, LargeState
 from redisrepl.engine.continuity import Event
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.elements import LargeCollections
+from redisrepl.local.address import parse_address
 from redisrepl.local.apply import SiteWriter
+from redisrepl.local.compare import SiteComparer
+from redisrepl.local.connection import open_client
 from redisrepl.local.read import SiteReader
 from redisrepl.remote.fetch import Fetched
 from redisrepl.wire.collections import COLLECTIONS, put_words
@@ -56,15 +59,16 @@ class Elements:
 class LargeWorld(World):
     """A world whose hub is a server."""
 
-    def __init__(self, servers, store, kind, **options):
+    def __init__(self, servers, store, kind, piece=None, **options):
         super().__init__(servers[0], store, **options)
         self.kind, self.its = kind, COLLECTIONS[kind]
         self.at_site, self.at_hub = servers[0].client(), servers[1].client()
         self.at_site.flushall()
         self.at_hub.flushall()
         self.elements = Elements(self.at_hub)
-        self.whole = 0
+        self.whole, self.far = 0, None
         self.reader = SiteReader(self.client, self.reader._address, types=COLLECTIONS)
+        more = {} if piece is None else {"sides": self.sides(servers), "piece": piece}
         self.applying = Applying(
             self.core,
             store,
@@ -76,8 +80,18 @@ class LargeWorld(World):
             reach=self.reach,
             max_keys=8,
             retry={"attempts": None, "timeout": None, "wait_initial": 0.01, "wait_max": 0.05},
-            elements=LargeCollections(self.core, store, self.elements, 1 << 20, least=1000),
+            elements=LargeCollections(self.core, store, self.elements, 1 << 20, least=1000, **more),
         )
+
+    def sides(self, servers):
+        """What tells digests; another server is asked like a site where there is no HTTP."""
+        self.far = open_client(
+            parse_address(f"redis://127.0.0.1:{servers[1].port}", flag="--raddr"), 5.0, connections=1
+        )
+        return {
+            side: SiteComparer(client, self.reader._address, self.reader, expiries=True, types=COLLECTIONS)
+            for side, client in (("site", self.client), ("hub", self.far))
+        }
 
     def value(self, number):
         return {"hash": b"value %d" % number, "set": b"", "zset": b"%d" % number}[self.kind]
@@ -117,6 +131,24 @@ class LargeWorld(World):
         self.expected.void([KEY])  # nobody reads the stream
         return self.elements.told
 
+    async def comes_to_an_end(self, *, suspect=False, after_piece=lambda _number: None):
+        """The key was announced, and the site's stream shows each piece; returns how many elements each piece has."""
+        self.dirty(KEY, suspect=suspect)
+        pieces, applied = [], self.inbound.counters.applied
+
+        def went_on():
+            nonlocal applied
+            if self.inbound.counters.applied > applied:
+                applied = self.inbound.counters.applied
+                pieces.append(len(self.elements_at(self.at_site)) - sum(pieces))
+                after_piece(len(pieces))
+            self.expected.void([KEY])
+            self.applying.wake()
+            return not self.inbound.in_progress
+
+        await eventually_async(went_on)
+        return pieces
+
 
 @pytest.fixture
 def worlds(servers, store):
@@ -130,6 +162,8 @@ def worlds(servers, store):
                 yield world
         finally:
             await world.client.aclose()
+            if world.far is not None:
+                await world.far.aclose()
 
     return run
 
@@ -237,3 +271,66 @@ async def test_sections_of_which_not_all_was_applied_are_read_again(worlds):
         world.expected.void([KEY])
         assert 0 < await world.announced() < COUNT // 4
         assert world.equal()
+
+
+PIECE = 500
+
+
+@pytest.mark.parametrize("kind", ["hash", "set", "zset"])
+@pytest.mark.parametrize("suspect", [False, True])
+async def test_a_very_large_collection_arrives_in_pieces_and_both_sides_are_agreed_on_all_of_it(worlds, kind, suspect):
+    async with worlds(kind, piece=PIECE) as world:
+        pieces = await world.comes_to_an_end(suspect=suspect)
+        assert sum(pieces) == COUNT
+        assert len(pieces) > 1  # one run of the script tells of 4,000 words at least
+        assert world.equal()
+        assert len((await world.store.lookup([KEY], elements=True))[KEY].elements) == COUNT
+        assert await world.announced(suspect=True) == 0  # digests alone
+        world.put(world.at_hub, {b"new": world.value(7)})
+        assert 0 < await world.announced() < COUNT // 4
+        assert world.equal()
+
+
+async def test_what_changes_between_two_pieces_is_not_lost_and_no_removal_is_undone(worlds):
+    async with worlds("hash", piece=PIECE) as world:
+
+        def after_piece(number):
+            if number == 1:
+                world.removed = next(iter(world.elements_at(world.at_site)))
+                world.at_hub.hdel(KEY, world.removed)  # nobody announces it
+            if number == 2:  # the links are made anew
+                for side in ("site", "hub"):
+                    world.core.continuity.happened(side, Event.ATTACHED)
+                    world.core.continuity.happened(side, Event.RESUMED)
+                world.put(world.at_hub, {b"new": b"of the hub"})
+
+        pieces = await world.comes_to_an_end(suspect=True, after_piece=after_piece)
+        assert len(pieces) > 2
+        assert world.equal()
+        held = (await world.store.lookup([KEY], elements=True))[KEY]
+        assert world.removed not in held.elements
+        assert world.removed not in world.elements_at(world.at_site)
+
+
+async def test_what_the_site_alone_has_is_found_in_the_end(worlds):
+    async with worlds("hash", piece=PIECE) as world:
+        world.put(world.at_site, {b"own": b"of the site", b"element 7": b"x"})
+        await world.comes_to_an_end(suspect=True)
+        assert world.at_site.hlen(KEY) == COUNT + 1
+        assert world.at_site.hget(KEY, "element 7") == world.value(7)  # the hub wins
+        assert KEY in world.core.outbound.doubtful
+        assert [change.fields for change in world.core.outbound.doubtful.take(10, 1 << 20)] == [{b"own": None}]
+
+
+async def test_a_collection_that_the_site_has_removed_between_two_pieces_is_compared_as_a_whole(worlds):
+    async with worlds("hash", piece=PIECE) as world:
+        removed = {}
+
+        def after_piece(number):
+            if number == 2:
+                removed.update(world.elements_at(world.at_site))
+                world.at_site.delete(KEY)
+
+        await world.comes_to_an_end(suspect=True, after_piece=after_piece)
+        assert len(removed) > PIECE
+        assert world.elements_at(world.at_site).keys() == world.elements_at(world.at_hub).keys() - removed.keys()

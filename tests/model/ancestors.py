@@ -6,6 +6,7 @@ In: as there. Out: as there. Left to others: the formats, the folding, and every
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from redisrepl.changes import HeldBy, Position
@@ -226,12 +227,22 @@ class Ancestors:
 
         self._record(record)
 
-    async def lookup(self, keys: Sequence[bytes], *, elements: bool = False) -> dict[bytes, Agreed]:
+    async def lookup(
+        self,
+        keys: Sequence[bytes],
+        *,
+        elements: bool = False,
+        names: Mapping[bytes, Collection[bytes]] | None = None,
+    ) -> dict[bytes, Agreed]:
         self._write()
         for key in self._forgotten.intersection(keys):
             self._forgot = True
             self._record(lambda memory, key=key: memory.keys.pop(key, None))
         found = {} if not self._remembers else self.look(keys, elements=elements)
+        for key, of_key in (names or {}).items():
+            if key in found and found[key].elements is not None:
+                named = {name: digest for name, digest in found[key].elements.items() if name in of_key}
+                found[key] = replace(found[key], elements=named)
         await Wire()
         return found
 

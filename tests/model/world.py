@@ -676,7 +676,7 @@ class World:
                 "expected local": len(core.expected_local),
                 "expected remote": len(core.expected_remote),
                 "waiting": outbound.waiting,
-                "expected of the hub": len(outbound._doubts._expected) + len(outbound._doubts._in_flight),
+                "expected of the hub": len(outbound.doubts._expected) + len(outbound.doubts._in_flight),
                 "in_progress": inbound.in_progress,
                 "suspect": len(inbound._suspect),
                 "told": len(inbound._taken_fed),
