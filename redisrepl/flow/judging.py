@@ -164,7 +164,10 @@ class Judging:
         """
         if not (self.known.clocks.known and self.known.lacking.known):
             await self._ask_hub()
-            await self._ask_site()
+            facts = await self._ask_site()
+            if self._first_at["site"] and not self.known.first_run_id:
+                self.known.first_run_id = facts.run_id
+                self.save()
 
     def _saw_clock(self, side: Side, ahead: float | None, within: float) -> None:
         clocks = self.known.clocks
@@ -256,7 +259,7 @@ class Judging:
 
     def _continuous(self, facts: SiteFacts, *, resumed: bool) -> Judgement | None:
         """The judgement of a site of which all that we saw is still there; None: it may have gone back."""
-        seen, run_id = self.known.seen, self._core.continuity.site.run_id
+        seen, run_id = self.known.seen, self._core.continuity.site.run_id or self.known.first_run_id
         if self._first_at["site"]:
             return Judgement(Event.FIRST, "first contact")
         same = bool(run_id) and facts.run_id == run_id

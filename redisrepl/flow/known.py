@@ -36,6 +36,8 @@ class Known:
         clocks: of both.
         lacking: which of them have no expiries of fields.
         found: of the site, though the link was lost before it was told.
+        first_run_id: of the site's process before anything was pushed: a snapshot is pushed while it is read, and the
+            daemon may end before the site was ever judged.
     """
 
     def __init__(self, document: Mapping[str, Any], clock_shift: ClockShift | None = None) -> None:
@@ -61,6 +63,8 @@ class Known:
         self.lacking = LackingTimes(document.get("fields expire"), clock_shift.fields if clock_shift else FieldTimes())
         self.clocks = Clocks(document.get("clocks"), clock_shift)
         self.found = Found.load(document.get("found"))
+        first_run_id = document.get("first run id")
+        self.first_run_id = first_run_id if isinstance(first_run_id, str) else ""
 
     def saved(self) -> dict[str, object]:
         """As a document, for the next process."""
@@ -71,5 +75,6 @@ class Known:
             "evicted": list(self.evicted),
             "clocks": self.clocks.saved(),
             "found": None if self.found is None else self.found.saved,
+            **({"first run id": self.first_run_id} if self.first_run_id else {}),
             **({"fields expire": lacking} if (lacking := self.lacking.saved()) else {}),
         }

@@ -1,8 +1,11 @@
 """`--initial-sync`: which way what stood there before is copied; gaps that come later are healed all the same."""
 
+import contextlib
+
 import pytest
 
 from testbed import Hub, eventually
+from tests.e2e.pairs import REMOVALS, held, overrun, write
 from tests.e2e.support import SWIFT, all_replicated
 
 KEYS = ("site1:site", "site1:hub", "site1:both")
@@ -15,7 +18,7 @@ def stood_there(at_site, at_hub):
     at_hub.mset({"site1:hub": "hub", "site1:both": "hub"})
 
 
-def held(client):
+def known(client):
     return tuple(value and value.decode() for value in client.mget(KEYS))
 
 
@@ -32,14 +35,14 @@ def test_first_contact(daemons, site, hub, at_site, at_hub, way, at_the_site, at
     daemon = daemons.live(site, hub, *SWIFT, "--initial-sync", way)
     daemon.wait_for_log("sweep.finished")
     all_replicated(at_site, at_hub)
-    eventually(lambda: (held(at_site), held(at_hub)) == (at_the_site, at_the_hub))
+    eventually(lambda: (known(at_site), known(at_hub)) == (at_the_site, at_the_hub))
 
 
 @pytest.mark.usefixtures("stood_there")
 def test_without_a_way_back_nothing_is_pushed_either(daemons, site, hub, at_site, at_hub):
     daemons.live(site, hub, *SWIFT, "--initial-sync", "none", rc=False)
     all_replicated(at_site, at_hub, back=False)
-    assert held(at_hub) == (None, "hub", "hub")
+    assert known(at_hub) == (None, "hub", "hub")
 
 
 @pytest.mark.usefixtures("stood_there")
@@ -50,12 +53,12 @@ def test_gaps_are_healed_the_way_that_was_missed(daemons, site, hub, at_site, at
     mark = daemon.mark()
     at_hub.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     daemon.wait_for_log("subscribe.started", after=mark)
-    eventually(lambda: held(at_site) == ("site", "hub", "hub"))
+    eventually(lambda: known(at_site) == ("site", "hub", "hub"))
     all_replicated(at_site, at_hub)
-    assert held(at_hub) == (None, "hub", "hub")
+    assert known(at_hub) == (None, "hub", "hub")
     at_site.execute_command("DEBUG", "CHANGE-REPL-ID")
     at_site.execute_command("CLIENT", "KILL", "TYPE", "replica")
-    eventually(lambda: held(at_site) == held(at_hub) == ("site", "hub", "hub"))
+    eventually(lambda: known(at_site) == known(at_hub) == ("site", "hub", "hub"))
 
 
 @pytest.mark.usefixtures("stood_there")
@@ -68,7 +71,7 @@ def test_a_snapshot_after_a_gap_is_pushed(daemons, site, hub, at_site, at_hub, t
     daemon.start()
     daemon.wait_for_log("stream.lost")
     all_replicated(at_site, at_hub, back=False)
-    eventually(lambda: held(at_hub) == ("site", "hub", "site"))
+    eventually(lambda: known(at_hub) == ("site", "hub", "site"))
 
 
 @pytest.mark.usefixtures("stood_there")
@@ -126,3 +129,24 @@ def test_keys_above_the_ceiling_arrive_by_a_comparison(daemons, site, certificat
         hub.nginx.start()
         eventually(lambda: hub.redis.dbsize() == number_of_keys + 1, timeout=30, description="all keys, and the fence")
         assert "eval" in site.commandstats()
+
+
+@pytest.mark.parametrize("way", ["stop", "kill"])
+@pytest.mark.parametrize("kind", ["strings", "hash"])
+def test_what_the_site_writes_after_a_first_contact_was_broken_off_is_newer(daemons, site, hub, kind, way):
+    """What stood there is pushed while it is read; the site's Redis is the same process all along."""
+    first, last = ({b"site1:%d" % n: value * 20 for n in range(60_000)} for value in (b"first", b"last!"))
+    if kind == "hash":
+        first, last = {b"site1:h": first}, {b"site1:h": last}
+    with contextlib.closing(site.client()) as at_site:
+        write(at_site, first)
+        daemon = daemons.start(site, hub, *SWIFT, "--shutdown-timeout", "0.5", *REMOVALS)
+        eventually(lambda: hub.redis.dbsize() > 100 or hub.redis.hlen("site1:h"), 20, "some of it is at the hub")
+        (daemon.stop if way == "stop" else daemon.kill)()
+        assert not daemon.logged("stream.attached")
+        with overrun(at_site):
+            write(at_site, last)
+        daemon.start()
+        eventually(lambda: held(at_site) == held(hub.redis) == last, 30, "the last values are on both sides")
+    assert not daemon.logged("site.went_back")
+    assert not daemon.logged("conflict.resolved")

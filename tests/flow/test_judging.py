@@ -409,6 +409,21 @@ async def test_clocks_are_looked_at_before_anything_else_is_known():
     assert world.judging.known.clocks._shift.ms == 100_000
 
 
+@pytest.mark.parametrize("process", [RUN, NEW])
+async def test_a_daemon_that_ended_before_it_judged_the_site_knows_its_process(process):
+    """A first snapshot is pushed while it is read."""
+    world, saved = World(known={}, first=True, run_id=""), []
+    world.judging._site = Telling(SiteFacts(RUN, "master", OURS, 100))
+    world.judging.save = lambda: saved.append(json.loads(json.dumps(world.judging.known.saved())))
+    for _ in range(2):
+        await world.judging.see_clocks()
+    (document,) = saved
+    again = World(known=document, run_id="")
+    again.site = SiteFacts(process, "master", OTHER, 5000)
+    judged = (Event.GAP, math.inf) if process == RUN else WENT_BACK
+    assert await site_judged(again, resumed=False) == ("site", *judged)
+
+
 async def test_that_the_site_evicts_is_noticed():
     for evicted in (0, 7):
         world = World()
