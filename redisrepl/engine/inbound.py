@@ -25,7 +25,8 @@ when the site leaves it alone. 3. Overdue expectation: it is dropped and the key
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from redisrepl.changes import (
     Change,
@@ -136,6 +137,7 @@ class Inbound:
         self._resting: set[bytes] = set()  # of `dirty`, those that were fetched but for such fields, without news since
         self._fed: dict[bytes, tuple[Change, int]] = {}  # by the feed, waiting to be applied, and in which epoch
         self._unheard: dict[bytes, float] = {}  # keys of applies without an answer; until when their events may come
+        self._in_pieces: set[bytes] = set()  # of which a piece is being compared, that is not all of it
         self._taken_fed: set[bytes] = set()  # of `_fetching`, those that came by the feed
         self._fresh = Freshness(_NOTED)
         self.refusals = Refusals("apply.refused")
@@ -438,7 +440,16 @@ class Inbound:
     @property
     def compares(self) -> bool:
         """Whether a suspect key may be left."""
-        return self.left_out or bool(self._suspect) or any(self.dirty.values())
+        return self.left_out or bool(self._suspect or self._in_pieces) or any(self.dirty.values())
+
+    @contextmanager
+    def piece(self, key: bytes) -> Iterator[None]:
+        """A piece of this key is compared, and more of it will be: until then it is not settled."""
+        self._in_pieces.add(key)
+        try:
+            yield
+        finally:
+            self._in_pieces.discard(key)
 
     def outstanding(self) -> dict[str, int]:
         """What is under way, in numbers, for people."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import structlog
@@ -214,9 +214,12 @@ class Applying:
             if part is None or part.names is None
             else PartJob(*known, names=part.names, opens=part.opens)
         )
-        await self._at_the_site(list(states), job)
-        if part is not None and self._elements is not None:
-            (key,) = taken
+        if part is None or self._elements is None:
+            await self._at_the_site(list(states), job)
+            return
+        (key,) = taken
+        with self.inbound.piece(key) if part.begun is not None else nullcontext():
+            await self._at_the_site(list(states), job)
             if self._elements.keep(key, part, complete=job.complete):
                 self.inbound.suspect((key,))  # the next piece; or is anything there that no piece has shown?
 

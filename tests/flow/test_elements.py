@@ -291,6 +291,25 @@ async def test_a_very_large_collection_arrives_in_pieces_and_both_sides_are_agre
         assert world.equal()
 
 
+async def test_a_collection_is_in_doubt_until_its_last_piece_is_compared(worlds):
+    """Else what was sent of it without an answer would be forgotten after the first, and pass for somebody else's."""
+    async with worlds("set", piece=PIECE) as world:
+        world.put(world.at_site, dict.fromkeys(world.elements_at(world.at_hub), b""))
+        turn, in_doubt = world.applying._writer.turn, []
+
+        @contextlib.asynccontextmanager
+        async def watched(*arguments):
+            async with turn(*arguments) as opened:
+                yield opened
+            in_doubt.append(world.inbound.compares)  # the connection is put back: others have their turn
+
+        world.applying._writer.turn = watched
+        await world.comes_to_an_end(suspect=True)
+        assert len(in_doubt) > 2
+        assert all(in_doubt[:-1])
+        assert not world.inbound.compares
+
+
 async def test_what_changes_between_two_pieces_is_not_lost_and_no_removal_is_undone(worlds):
     async with worlds("hash", piece=PIECE) as world:
 
