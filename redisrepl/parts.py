@@ -213,6 +213,7 @@ class Parts:
         marks = mark if settings.rc and not self.namespaces.covers(mark.key) else None
         self.saving = Saving(self.store, self.core, self.stream, known, self.fence, history.held, who, marks)
         self.judging.save = self.saving.save
+        self._sides = self._build_sides()
         self.pull = self._build_pull(who.encode()) if self.core.inbound is not None else None
         self.sweep = self._build_sweep()
         self.keyspace = KeyspaceSource(
@@ -301,7 +302,7 @@ class Parts:
         return Sweep(
             self.core,
             Comparison(self.store, expiries="expire" in settings.kinds, rate=settings.sweep_rate),
-            self._sides(),
+            self._sides,
             self.store,
             self.namespaces,
             ready=self._ready_to_compare,
@@ -316,7 +317,7 @@ class Parts:
         inbound = self.core.inbound
         return None if inbound is None else Pages(self.outbound, self._site_reader, inbound.suspect)
 
-    def _sides(self) -> Mapping[Side, Holder]:
+    def _build_sides(self) -> Mapping[Side, Holder]:
         """What tells digests of what either side holds."""
         compared: dict[str, Any] = {"expiries": "expire" in self._settings.kinds, "types": self._types}
         return {
@@ -349,7 +350,7 @@ class Parts:
             longest_pause=settings.retry_max,
             clocks=self.judging.known.clocks,
             elements=LargeCollections(
-                self.core, self.store, HubElements(self.hub), settings.max_value, sides=self._sides()
+                self.core, self.store, HubElements(self.hub), settings.max_value, sides=self._sides
             ),
         )
         inbound = applying.inbound

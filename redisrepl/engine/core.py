@@ -383,12 +383,12 @@ class Core:
         if not (site_lost or hub_lost):
             return NEITHER
         names = {*(ancestor.elements or ())}.union(*(s.fields for s in (site, hub) if isinstance(s, HashState)))
-        losses, hub_losses, proved = self.losses, self.hub_losses, self.continuity.site.proved
-        at_site = losses.newer_fields(key, site, names, ancestor, self.ring, proved) if site_lost else ()
-        proved = self.continuity.hub.proved
-        at_hub = hub_losses.newer_fields(key, hub, names, ancestor, _NOT_SEEN, proved) if hub_lost else ()
-        past = partial(losses.past, key), partial(hub_losses.past, key)
-        return WentBack(at_site, at_hub, *past, (losses if site_lost else hub_losses).agreed(key))
+        losses, hub_losses, of = self.losses, self.hub_losses, self.continuity
+        at_site = losses.newer_fields(key, site, names, ancestor, self.ring, of.site.proved) if site_lost else ()
+        at_hub = hub_losses.newer_fields(key, hub, names, ancestor, _NOT_SEEN, of.hub.proved) if hub_lost else ()
+        agreed = (losses if site_lost else hub_losses).agreed
+        known = (partial(known_of, key) for known_of in (losses.past, hub_losses.past, agreed))
+        return WentBack(at_site, at_hub, *known)
 
     def _restrict(self, plan: Plan) -> None:
         """What has no ancestor is copied the ways that `--initial-sync` says, unless it may be newer than that."""

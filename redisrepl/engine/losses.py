@@ -8,7 +8,7 @@ what follows from it (`engine.plans`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from redisrepl.engine.places import (
     Place,
     Places,
     Seen,
+    entries_of_settled,
     entry_of,
     entry_of_place,
     entry_of_untold,
@@ -29,6 +30,7 @@ from redisrepl.engine.places import (
     list_of,
     place_of,
     seen_of,
+    settled_of,
     untold_of,
 )
 from redisrepl.engine.renewed import Renewed
@@ -294,11 +296,11 @@ class Losses:
     def past(self, key: bytes, field: bytes | None) -> Collection[int | None]:
         """What the server is known to have held at a place before it went back; it may have held more."""
         place = (key, field)
-        return {*self._seen.digests(key, field), *self._settled.get(place, ()), *self._past.get(place, ())}
+        return {*self._seen.digests(key, field), *self._settled.get(place, ()), *self.agreed(key, field)}
 
-    def agreed(self, key: bytes) -> Callable[[bytes | None], Collection[int | None]]:
-        """Returns, for a field or the key as a whole (None), what was ever agreed on, as far back as is remembered."""
-        return lambda field: self._past.get((key, field), ())
+    def agreed(self, key: bytes, field: bytes | None) -> Collection[int | None]:
+        """What was ever agreed on at a place, as far back as that is remembered."""
+        return self._past.get((key, field), ())
 
     def _was_missed(self, key: bytes, number: int) -> bool | None:
         """Whether a replica that took over did not have what was agreed on of a key under a number; None: unknown."""
@@ -357,8 +359,8 @@ class Losses:
                 "places": places,
                 "kept": kept,
                 "held": [(*entry_of_place(place), digest) for place, digest in self._held.items()],
-                "settled": [(*entry_of_place(place), *digests) for place, digests in self._settled.items()],
-                "sent": [(*entry_of_place(place), *digests) for place, digests in self._sent.items()],
+                "settled": entries_of_settled(self._settled),
+                "sent": entries_of_settled(self._sent),
             }
         return self._saved | renewed
 
@@ -389,10 +391,10 @@ class Losses:
             losses._held = {place_of(key, field): digest for key, field, digest in held}
         settled: Any = document.get("settled")
         with suppress(ValueError, TypeError):
-            losses._settled = {place_of(key, field): digests for key, field, *digests in settled}
+            losses._settled = settled_of(settled)
         sent: Any = document.get("sent")
         with suppress(ValueError, TypeError):
-            losses._sent = {place_of(key, field): digests for key, field, *digests in sent}
+            losses._sent = settled_of(sent)
         places: Any = document.get("places")
         if isinstance(places, Mapping):
             with suppress(ValueError, TypeError):

@@ -17,6 +17,7 @@ __all__ = [
     "Places",
     "Seen",
     "Untold",
+    "entries_of_settled",
     "entry_of",
     "entry_of_place",
     "entry_of_untold",
@@ -25,6 +26,7 @@ __all__ = [
     "list_of",
     "place_of",
     "seen_of",
+    "settled_of",
     "untold_of",
 ]
 
@@ -71,6 +73,20 @@ def field_or_none(text: str | None) -> bytes | None:
         ValueError, TypeError: that is none.
     """
     return None if text is None else bytes.fromhex(text)
+
+
+def entries_of_settled(settled: Mapping[Place, Iterable[int | None]]) -> list[tuple[int | str | None, ...]]:
+    """Places with all digests that may have been there, as JSON can hold them."""
+    return [(*entry_of_place(place), *digests) for place, digests in settled.items()]
+
+
+def settled_of(entries: Iterable[Any]) -> dict[Place, list[int | None]]:
+    """From what `entries_of_settled` made.
+
+    Raises:
+        ValueError, TypeError: that is none.
+    """
+    return {place_of(key, field): digests for key, field, *digests in entries}
 
 
 def entry_of(seen: Seen, later: int = 0) -> tuple[int | str | None, ...]:

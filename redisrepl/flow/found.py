@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from redisrepl.engine.continuity import Event
 from redisrepl.engine.losses import Settled
-from redisrepl.engine.places import Place, Seen, entry_of_place, place_of
+from redisrepl.engine.places import Place, Seen, entries_of_settled, entry_of_place, place_of, settled_of
 
 __all__ = ["Found", "Held", "Judgement"]
 
@@ -66,7 +66,7 @@ class Found:
             "judged": [event.name, reason, _or_none(number), kept_to, _or_none(known_to)],
             "kept": list(map(entry_of_place, kept)),
             "held": [(*entry_of_place(place), digest) for place, digest in self.held.items()],
-            "settled": [(*entry_of_place(place), *digests) for place, digests in self.settled.items()],
+            "settled": entries_of_settled(self.settled),
         }
 
     @classmethod
@@ -78,7 +78,7 @@ class Found:
             event, reason, number, kept_to, known_to = saved["judged"]
             kept = frozenset(place_of(*entry) for entry in saved["kept"])
             held = {place_of(key, field): digest for key, field, digest in saved["held"]}
-            settled = {place_of(key, field): digests for key, field, *digests in saved["settled"]}
+            settled = settled_of(saved["settled"])
             judged = Judgement(Event[event], reason, _number(number), kept, kept_to, _number(known_to))
         except (KeyError, TypeError, ValueError):
             return None

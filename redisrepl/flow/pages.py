@@ -144,7 +144,7 @@ class Pages(Wholes):
         for key in self._next.keys() & keys:
             turn = self._next.pop(key)
             self._turns.pop(key, None)
-            if not errors.get(key, "").startswith((MOVED, UNCHANGED)) and key in errors:
+            if key in errors and not errors[key].startswith((MOVED, UNCHANGED)):
                 continue
             if turn.scan is None:
                 self._compare((key,))

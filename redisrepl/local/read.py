@@ -208,13 +208,14 @@ class SiteReader:
         Some may come twice. One of another type by now has none: the stream tells what became of it.
         """
         found: dict[bytes, bytes] = {}
-        done = False
-        while not done and len(found) < _MOST_TOGETHER and value_size(HashState(found)) < max_bytes:
+        size, done = 0, False
+        while not done and len(found) < _MOST_TOGETHER and size < max_bytes:
             page = await self._step(key, kind, scan)
             if page is None:
                 return {}, True
             fields, done = page
             found |= fields
+            size += value_size(HashState(fields))
         return found, done
 
     async def _timed(self, key: bytes, kind: str, fields: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:

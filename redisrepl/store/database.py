@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from redisrepl.store.directory import Pair, UnusableError, open_private
 from redisrepl.store.facts import DIGEST_SIZE, Changes, Patch
+from redisrepl.wire.digests import total_of
 
 __all__ = ["Database", "Row", "add", "is_damage"]
 
@@ -60,11 +61,8 @@ def add(total: int, digest: int, sign: int = 1) -> int:
 
 def _sum(digests: Iterable[int]) -> int:
     """The sum of digests, as `add` makes it."""
-    first = second = 0
-    for digest in digests:
-        first += digest >> 48
-        second += digest & _PART
-    return (first & _PART) << 48 | second & _PART
+    first, second = total_of(digests)
+    return first << 48 | second
 
 
 def is_damage(error: sqlite3.Error) -> bool:

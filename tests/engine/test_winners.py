@@ -125,7 +125,7 @@ def test_what_was_seen_agreed_on_or_held_in_between_is_known():
     losses.remembers({place: {digest_of(KEY, C)}})
     assert losses.past(KEY, None) == {digest_of(KEY, state) for state in (A, B, C)}
     assert losses.past(b"other", None) == set()
-    assert losses.agreed(KEY)(None) == {digest_of(KEY, C)}
-    assert losses.agreed(KEY)(b"other") == ()
+    assert losses.agreed(KEY, None) == {digest_of(KEY, C)}
+    assert losses.agreed(KEY, b"other") == ()
     losses.made_good()
     assert losses.past(KEY, None) == set()

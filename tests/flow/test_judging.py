@@ -169,6 +169,17 @@ async def hub_judged(world):
     return world.told[-1]
 
 
+async def gone_back(world, side):
+    """The server of this side is judged to have gone back to what was agreed on up to 6; what it may have lost."""
+    if side == "site":
+        world.site, world.mark_at_site = SiteFacts(NEW, "master", OTHER, 9), Marked(6)
+        await site_judged(world, resumed=False)
+    else:
+        world.hub, world.highest = HubFacts(NEW, 0, 0, 9), 6
+        await hub_judged(world)
+    return world.core.losses if side == "site" else world.core.hub_losses
+
+
 # The site.
 
 WENT_BACK = (Event.WENT_BACK, 0.0)
@@ -573,13 +584,7 @@ async def test_what_was_sent_last_without_an_answer_is_asked_of_the_side_that_we
     held = string_digest(b"since", b"sent")
     world.held_by_site = {(b"since", None): held}
     world.sent_by, world.sent = sent_by, {(b"since", None): {held}}
-    if side == "site":
-        world.site, world.mark_at_site = SiteFacts(NEW, "master", OTHER, 9), Marked(6)
-        await site_judged(world, resumed=False)
-    else:
-        world.hub, world.highest = HubFacts(NEW, 0, 0, 9), 6
-        await hub_judged(world)
-    losses = world.core.losses if side == "site" else world.core.hub_losses
+    losses = await gone_back(world, side)
     ancestor = Agreed(string_digest(b"since", b"agreed"), 7)
     assert losses.may_be_older(b"since", StringState(b"sent"), ancestor, Ring(), 6) == (side != sent_by)
 
@@ -611,13 +616,7 @@ async def test_a_site_that_holds_a_mark_has_what_its_stream_had_told_when_that_w
 async def test_what_a_server_does_not_hold_yet_when_it_is_judged_it_has_written_since(side, readable):
     world = World()
     world.held_by_site = {(b"since", None): string_digest(b"since", b"old") if readable else UNREADABLE}
-    if side == "site":
-        world.site, world.mark_at_site = SiteFacts(NEW, "master", OTHER, 9), Marked(6)
-        await site_judged(world, resumed=False)
-    else:
-        world.hub, world.highest = HubFacts(NEW, 0, 0, 9), 6
-        await hub_judged(world)
-    losses = world.core.losses if side == "site" else world.core.hub_losses
+    losses = await gone_back(world, side)
     ancestor = Agreed(string_digest(b"since", b"agreed"), 7)
     assert losses.may_be_older(b"since", StringState(b"old"), ancestor, Ring(), 6)
     assert losses.may_be_older(b"since", StringState(b"new"), ancestor, Ring(), 6) == (not readable)
