@@ -261,7 +261,7 @@ def stream_facts(flat: object, asked: str) -> tuple[bytes, bytes | None]:
 #: `elements(key)`: names and values in turn. `element(key, name)`: the value of one, nil if it is absent, or an error.
 #: `put(key, set)`: add elements, names and values in turn and in the order of ids; returns an error or nil, whether it
 #: only added new entries at the end, set the last id and put elements of groups, and whether something that these need
-#: is not there. `remove_groups` and `digested`: see `GROUP_ELEMENTS`.
+#: is not there, or an entry above the last id still is. `remove_groups` and `digested`: see `GROUP_ELEMENTS`.
 STREAMS = (
     b"""\
 local made_streams
@@ -317,20 +317,20 @@ local function make_streams()
   end
   local function force_last(key, last)
     local reply = set_last(key, last)
-    if type(reply) ~= 'table' or not reply.err then return end
-    if find(reply.err, 'no such key', 1, true) then
+    local failed = type(reply) == 'table' and reply.err
+    if failed and find(failed, 'no such key', 1, true) then
       reply = try('XADD', key, last, '', '')
       if type(reply) == 'table' then return reply end
       call('XTRIM', key, 'MAXLEN', 0)
-    elseif find(reply.err, 'max_deleted', 1, true) then
+      reply = set_last(key, last)
+    elseif failed and find(failed, 'max_deleted', 1, true) then
       local info = info_of(key)
       set_last(key, info['last-generated-id'], info['entries-added'], '0-1')
-    elseif find(reply.err, 'top item', 1, true) then
-      return
-    else
-      return reply
+      reply = set_last(key, last)
     end
-    set_last(key, last)
+    failed = type(reply) == 'table' and reply.err
+    if failed and find(failed, 'top item', 1, true) then return nil, true end
+    return failed and reply
   end
   local function insert(key, low)
     local wanted, from, held = {}, nil, {}
@@ -406,12 +406,11 @@ local function make_streams()
         end
       end
     end
-    local failed
+    local failed, above, missing
     if #low > 0 then failed = insert(key, low) end
-    if last and not failed then failed = force_last(key, last) end
-    local missing
+    if last and not failed then failed, above = force_last(key, last) end
     if #groups > 0 and not failed then failed, missing = put_groups(key, groups) end
-    return failed, #low == 0 and (added or last ~= nil or #groups > 0), missing
+    return failed, #low == 0 and (added or last ~= nil or #groups > 0), missing or above
   end
   return {elements = elements, element = element, put = put, remove_groups = remove_groups, digested = digested}
 end

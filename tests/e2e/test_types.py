@@ -286,6 +286,21 @@ def test_what_is_emptied_and_filled_anew_is_the_same_everywhere(place):
     place.assert_equal([("MULTI", *command) for _, commands in log for command in commands])
 
 
+def test_a_stream_that_is_removed_and_made_anew_keeps_its_lower_last_id(place):
+    """Whether it was removed or has expired is to be found out first; its last id may well be pushed before that."""
+    at_site = place.clients[0]
+    keys = [b"%slower:%d" % (PREFIX, number) for number in range(100)]
+    for key in keys:
+        at_site.xadd(key, {"f": "v"}, id="9-0")
+        at_site.pexpireat(key, FAR)
+    place.assert_equal()
+    for key in keys:
+        at_site.delete(key)
+        at_site.xgroup_create(key, "g", "0", mkstream=True)
+    found = place.assert_equal()
+    assert {found[key][2][0] for key in keys} == {b"0-1"}
+
+
 @pytest.mark.parametrize("source", ["psync", "notify"])
 def test_what_another_type_would_replace_is_removed_where_that_is_empty(daemons, site, hub, at_site, source):
     """Of what a command stores nothing is replicated here, but that it removes the key is."""

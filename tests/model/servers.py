@@ -434,11 +434,14 @@ class Server:
                 low[name] = elements[name]
         if low:
             events += self._insert(key, low)
+        outcome = UNCHANGED if low or not elements else None
         if last := elements.get(LAST_ID):
             if key not in self.data:
                 events += self._xadd(key, last, b"", b"")[1] + self._xtrim(key, b"MAXLEN", b"0")[1]
-            events += self._xsetid(key, last)[1]
-        return (UNCHANGED if low or not elements else None), events
+            above, of_last = self._xsetid(key, last)
+            events += of_last
+            outcome = MOVED if above else outcome
+        return outcome, events
 
     def _insert(self, key: bytes, low: Mapping[bytes, bytes]) -> Events:
         """Entries below the last id: those above are removed, and added again behind them."""

@@ -269,6 +269,10 @@ def x(name, value):
         (X, [b"STREAMSET", K, b"6-1", V], UNCHANGED, stream(b"9-0", n5_1=V, n6_1=V)),  # what followed is not foreseen
         (X, [b"STREAMSET", K, b"5-1", V], UNCHANGED, X),
         (A, [b"STREAMSET", K, b"5-1", V], "WRONGTYPE", A),
+        (X, [b"STREAMSET", K, b"last-id", b"6-0"], None, stream(b"6-0", n5_1=V)),
+        (X, [b"STREAMSET", K, b"last-id", b"5-0"], MOVED, X),  # an entry is above it
+        (X, [b"STREAMSET", K, b"4-0", V, b"last-id", b"4-0"], MOVED, stream(b"9-0", n4_0=V, n5_1=V)),
+        (X, [b"STREAMIF", K, b"last-id", x(LAST_ID, b"9-0"), b"5-0"], MOVED, X),
         (X, [b"XDEL", K, b"5-1", b"6-1"], None, stream(b"9-0")),
         (X, [b"XDEL", K, b"6-1"], UNCHANGED, X),
         (X, [b"STREAMNEW", K, b"10-1", V], None, stream(b"10-1", n5_1=V, n10_1=V)),
