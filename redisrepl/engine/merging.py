@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, SequenceSet, StringSet, Touch
-from redisrepl.wire.entries import FIRST_ID, LAST_ID, with_last_id
+from redisrepl.wire.entries import FIRST_ID, LAST_ID, entry_name, is_entry, with_last_id
 
-__all__ = ["elements_changed", "growth", "merge", "removes", "size_of"]
+__all__ = ["elements_changed", "growth", "merge", "note_newer", "remaining", "removes", "size_of"]
 
 #: Bytes that each element of a collection costs beside its name and value (measured).
 _FIELD_OVERHEAD = 300
@@ -59,6 +59,53 @@ def elements_changed(change: Change) -> Collection[bytes] | None:
             return fields
         case _:
             return None
+
+
+def remaining(waiting: Change, newer: Change) -> Change | None:
+    """What is left to be sent of a change, which is altered, beside a newer one of its key; None: nothing."""
+    match newer:
+        case ExpirySet(key):  # tells nothing of the value: both are to be read
+            return Touch(key)
+        case HashSet(key, names, kind) | FieldsDeleted(key, names, kind):
+            if not isinstance(waiting, HashSet):
+                return waiting
+            if waiting.type != kind or elements_changed(newer) is None:  # others of its elements may be gone, too
+                return Touch(key, replaces=True)
+            last = waiting.fields.get(LAST_ID)
+            for name in names:
+                waiting.fields.pop(name, None)
+            if kind == "stream" and last is not None and isinstance(newer, HashSet) and _is_past(newer, last):
+                waiting.fields.pop(LAST_ID, None)
+            return waiting if waiting.fields else None
+        case _:
+            return None
+
+
+def note_newer(newer: list[Change], change: Change) -> None:
+    """Add a change to those that are newer than one, of which none is altered, and leave out what it makes needless."""
+    latest = newer[-1] if newer else None
+    match change:
+        case HashSet(key, _, kind) | FieldsDeleted(key, _, kind):
+            if (
+                not isinstance(latest, HashSet)
+                or latest.type != kind
+                or None in map(elements_changed, (latest, change))
+            ):
+                newer.append(latest := HashSet(key, {}, kind))
+            for name, value in _told(change).items():  # that an entry was there tells of the last id
+                latest.fields[name] = latest.fields.get(name) if value is None else value
+        case ExpirySet() if isinstance(latest, ExpirySet):
+            return
+        case ExpirySet():
+            newer.append(change)
+        case _:
+            newer[:] = [change]
+
+
+def _is_past(change: HashSet, last_id: bytes) -> bool:
+    """Whether an entry is added to a stream behind this id, which was the last."""
+    last = entry_name(last_id)
+    return any(value is not None and is_entry(name) and name >= last for name, value in change.fields.items())
 
 
 def _told(change: HashSet | FieldsDeleted) -> Mapping[bytes, bytes | None]:

@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, count, islice
 
-from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, Touch
-from redisrepl.engine.merging import elements_changed, growth, merge, removes, size_of
-from redisrepl.wire.entries import LAST_ID, entry_name, is_entry
+from redisrepl.changes import Change, Deleted, FieldsDeleted, HashSet, StringSet, Touch
+from redisrepl.engine.merging import elements_changed, growth, merge, note_newer, remaining, removes, size_of
 
 __all__ = ["OVERHEAD", "Entry", "Mark", "Pending", "Waiting", "fields_of", "parts_of", "told_of"]
 
@@ -69,12 +68,6 @@ def parts_of(key: bytes, entry: Entry) -> tuple[Change, int, int]:
     return entry.change, entry.mark, entry.size
 
 
-def _is_past(change: HashSet, last_id: bytes) -> bool:
-    """Whether an entry is added to a stream behind this id, which was the last."""
-    last = entry_name(last_id)
-    return any(value is not None and is_entry(name) and name >= last for name, value in change.fields.items())
-
-
 def fields_of(entries: Iterable[Entry]) -> set[bytes] | None:
     """The fields of a hash that these change; None: one of them changes more than fields."""
     names: set[bytes] = set()
@@ -115,6 +108,7 @@ class Pending:
         self._ready: dict[bytes, Entry] = {}
         self._in_flight: dict[bytes, Entry] = {}
         self._held: dict[bytes, Entry] = {}  # changed again while in flight
+        self._newer: dict[bytes, list[Change]] = {}  # of which those in flight are out of date, should they come back
         self._marks: dict[int, Mark] = {}  # in the order of the stream
         self._numbers = count()
         self._open: Mark | None = None  # the stretch being read
@@ -333,6 +327,7 @@ class Pending:
     def done(self, keys: Iterable[bytes]) -> None:
         """These are at the hub, or were given up with an error that names them."""
         take, ready, held, marks = self._in_flight.pop, self._ready, self._held, self._marks
+        keys = list(keys) if self._newer else keys
         for key in keys:
             entry = take(key)
             if isinstance(entry, tuple):
@@ -342,6 +337,9 @@ class Pending:
                 self._release(key, entry)
             if key in held:
                 ready[key] = held.pop(key)
+        if self._newer:
+            for key in keys:
+                self._newer.pop(key, None)
         self._advance()
 
     def put_back(self, keys: Iterable[bytes]) -> None:
@@ -349,38 +347,39 @@ class Pending:
         for key in keys:
             entry = self._in_flight.pop(key)
             mark = parts_of(key, entry)[1]
-            change = self._release(key, entry)
+            change: Change | None = self._release(key, entry)
+            for newer in self._newer.pop(key, ()):
+                change = None if change is None else remaining(change, newer)
             if (held := self._held.pop(key, None)) is not None:
-                change = merge(change, self._release(key, held))
-            self._marks[mark].outstanding += 1
-            self._ready[key] = self._entry(change, mark, size_of(change))
+                later = self._release(key, held)
+                change = later if change is None else merge(change, later)
+            if change is not None:
+                self._marks[mark].outstanding += 1
+                self._ready[key] = self._entry(change, mark, size_of(change))
+        self._advance()
 
     def forget(self, change: Change) -> None:
-        """Drop what waits for the key of this newer change; of a collection, only the elements that it names."""
-        entry = self._ready.get(change.key)
-        if entry is None:
-            return
-        waiting, mark, size = parts_of(change.key, entry)
-        match change:
-            case ExpirySet():  # tells nothing of the value: both are to be read
-                self.bytes -= size
-                self._ready[change.key] = mark
-                return
-            case HashSet(_, names, kind) | FieldsDeleted(_, names, kind):
-                if not isinstance(waiting, HashSet):
-                    return
-                if waiting.type != kind or elements_changed(change) is None:  # others of its elements may be gone, too
-                    self.bytes -= size
-                    self._ready[change.key] = Waiting(Touch(change.key, replaces=True), mark, 0)
-                    return
-                last = waiting.fields.get(LAST_ID)
-                for name in names:
-                    waiting.fields.pop(name, None)
-                if kind == "stream" and last is not None and isinstance(change, HashSet) and _is_past(change, last):
-                    waiting.fields.pop(LAST_ID, None)
-                if waiting.fields:
-                    return
-        self._release(change.key, self._ready.pop(change.key))
+        """Drop what waits for the key of this newer change; of a collection, only the elements that it names.
+
+        What is on its way arrives before the newer one is sent, which waits for it. Should it not arrive, it is out of
+        date: sent after the newer one, it would undo that.
+        """
+        key = change.key
+        if key in self._in_flight:
+            note_newer(self._newer.setdefault(key, []), change)
+        for entries in (self._ready, self._held):
+            if (entry := entries.get(key)) is None:
+                continue
+            waiting, mark, _ = parts_of(key, entry)
+            left = remaining(waiting, change)
+            if left is waiting:
+                continue
+            self._release(key, entry)
+            if left is None:
+                del entries[key]
+            else:
+                self._marks[mark].outstanding += 1
+                entries[key] = self._entry(left, mark, size_of(left))
         self._advance()
 
     def forget_untold(self, keys: Iterable[bytes]) -> None:

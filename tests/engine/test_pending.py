@@ -594,7 +594,7 @@ def test_acknowledged_is_exactly_what_a_naive_account_says(operations, max_bytes
     """Every change by itself, with the offset at the end of its stretch: never past one that is not there."""
     waiting = pending(max_bytes)
     offset, open_stretch, ends = 0, [], []  # ends: of each stretch, with the changes that are not acknowledged
-    unsent, flying, batches = {}, {}, []
+    unsent, flying, batches, outdated = {}, {}, [], set()
     acknowledged = 0
     for name, *arguments in operations:
         match name:
@@ -619,14 +619,15 @@ def test_acknowledged_is_exactly_what_a_naive_account_says(operations, max_bytes
             case "forget":
                 key = b"%d" % arguments[0]
                 waiting.forget(StringSet(key, b"newer"))
-                if key not in flying:
-                    unsent.pop(key, None)
+                unsent.pop(key, None)
+                if key in flying:
+                    outdated |= {*flying[key]}
             case _ if batches:
                 batch = batches.pop(arguments[0] % len(batches))
                 for key in batch:
                     tokens = flying.pop(key)
-                    if name != "done":
-                        unsent[key] = tokens + unsent.get(key, [])
+                    if name != "done" and (left := [token for token in tokens if token not in outdated]):
+                        unsent[key] = left + unsent.get(key, [])
                 if name == "done":
                     waiting.done(batch)
                 else:
@@ -692,7 +693,7 @@ def test_a_new_history_with_nothing_waiting():
     assert waiting.acknowledged == 50
 
 
-@pytest.mark.parametrize(
+NEWER = pytest.mark.parametrize(
     ("seed", "newer", "left"),
     [
         (SET, StringSet(K, b"w"), []),
@@ -710,9 +711,12 @@ def test_a_new_history_with_nothing_waiting():
         (HashSet(K, {b"1": None}, "stream"), TRIM, [REPLACE]),
     ],
 )
+
+
+@NEWER
 def test_a_newer_change_makes_a_waiting_one_needless_as_far_as_it_goes(seed, newer, left):
     """An expiry goes nowhere: the value is still to be there."""
-    waiting = holding(seed)
+    waiting = holding(deepcopy(seed))
     waiting.forget(newer)
     waiting.read_up_to(10)
 
@@ -721,6 +725,65 @@ def test_a_newer_change_makes_a_waiting_one_needless_as_far_as_it_goes(seed, new
     waiting.done([change.key for change in left])
     assert waiting.acknowledged == 10
     assert waiting.bytes == 0
+
+
+@NEWER
+@pytest.mark.parametrize("held", [False, True])
+def test_likewise_one_that_is_on_its_way_and_comes_back(seed, newer, left, held):
+    """Sent after the newer one, which need not wait for it any more, it would undo that."""
+    waiting = holding(deepcopy(seed))
+    takes(waiting)
+    if held:
+        waiting.add(deepcopy(seed))  # once more, as a snapshot tells of a collection in parts
+    waiting.forget(newer)
+    waiting.put_back([K])
+    waiting.read_up_to(10)
+
+    assert waiting.acknowledged == (0 if left else 10)
+    assert takes(waiting) == left
+    waiting.done([change.key for change in left])
+    assert (waiting.acknowledged, waiting.bytes, len(waiting)) == (10, 0, 0)
+
+
+def test_of_one_that_arrives_the_newer_ones_are_forgotten_too():
+    waiting = holding(hset(f="1", g="1"))
+    takes(waiting)
+    waiting.forget(hset(f="2"))
+    waiting.done([K])
+    waiting.add(hset(f="3"))
+    takes(waiting)
+    waiting.put_back([K])
+
+    assert takes(waiting) == [hset(f="3")]
+
+
+def test_what_is_held_back_behind_one_on_its_way_is_forgotten_as_well():
+    waiting = holding(hset(f="1"))
+    takes(waiting)
+    waiting.add(hset(g="1", h="1"))
+    waiting.forget(hdel("g"))
+    waiting.done([K])
+
+    assert takes(waiting) == [hset(h="1")]
+
+
+@pytest.mark.parametrize(
+    ("newer", "left"),
+    [
+        ([hset(f="2"), hdel("g")], [hset(h="1")]),
+        ([hset(f="2"), ExpirySet(K, 5), ExpirySet(K, 6), hset(g="2")], [TOUCH]),
+        ([ExpirySet(K, 5), GONE], []),
+        ([hset(f="2"), GONE, hset(f="3")], []),
+    ],
+)
+def test_several_newer_changes_of_one_on_its_way(newer, left):
+    waiting = holding(hset(f="1", g="1", h="1"))
+    takes(waiting)
+    for change in newer:
+        waiting.forget(change)
+    waiting.put_back([K])
+
+    assert takes(waiting) == left
 
 
 def test_forgetting_a_key_that_does_not_wait():

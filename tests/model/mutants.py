@@ -211,8 +211,10 @@ MORE = [
     Mutant(merging, "_add", "fields |= with_last_id(fields)", "pass", ONE, STREAMS | BUSY),
     Mutant(merging, "elements_changed", "None if FIRST_ID in fields else", "", MERGED, STREAMS),
     Mutant(merging, "merge", "older.type != newer.type:", "False:", ONE, {"only": (None,), **BUSY}),
-    Mutant(pending, "Pending.forget", "or elements_changed(change) is None", "", MERGED, STREAMS),
-    Mutant(pending, "Pending.forget", "waiting.fields.pop(LAST_ID, None)", "pass", MERGED, STREAMS),
+    Mutant(merging, "remaining", "or elements_changed(newer) is None", "", MERGED, STREAMS),
+    Mutant(merging, "remaining", "waiting.fields.pop(LAST_ID, None)", "pass", MERGED, STREAMS),
+    Mutant(pending, "Pending.put_back", "self._newer.pop(key, ())", "()", MERGED, RESTARTS),
+    Mutant(pending, "Pending.forget", "(self._ready, self._held)", "(self._ready,)", MERGED, RESTARTS),
     Mutant(
         conditional, "_was_another", "known.elements.keys().isdisjoint(state.fields)", "False", ONE, {"only": (None,)}
     ),
