@@ -65,6 +65,20 @@ class ExpectedEvents:
             self._count += 1
             return True
 
+    def expect_all(self, key: bytes, events: Sequence[Hashable], deadline: float) -> bool:
+        """Note that all of these events will come on this key before `deadline`.
+
+        Returns:
+            False if the map is full. If it is not, they may be more than fit: a key with more could never be applied.
+        """
+        with self._lock:
+            if self._count >= self._capacity:
+                return False
+            if events:
+                self._by_key.setdefault(key, []).extend((event, deadline) for event in events)
+                self._count += len(events)
+            return True
+
     def expect_each(self, keys: Sequence[bytes], event: Hashable, deadline: float) -> None:
         """Note that this event will come on each of these keys before `deadline`; on none if not all fit."""
         expectation = (event, deadline)
@@ -161,8 +175,8 @@ def shown_in_stream(change: Change) -> Sequence[Change]:
     if isinstance(change, SequenceSet):
         touch = Touch(change.key, KIND_OF_TYPE[change.type], replaces=True)
         return [touch] * -(-len(change.items) // MAX_WORDS_AT_SITE)
-    if isinstance(change, HashSet) and change.type == "stream":
-        return [HashSet(change.key, {name: value}, change.type) for name, value in change.fields.items()]
+    if isinstance(change, HashSet) and change.type == "stream":  # in the order of their ids, as they are added
+        return [HashSet(change.key, {name: value}, change.type) for name, value in sorted(change.fields.items())]
     if isinstance(change, HashSet) and has_times(change.fields):
         return shown_when_applied(change)
     if isinstance(change, FieldsDeleted) and change.type == "stream":

@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
 from redisrepl.changes import (
     Change,
@@ -376,14 +377,11 @@ class Inbound:
             self._leave_own(key)
             self._settle(key)
             return False
-        for change in changes:
-            if not is_replicated(change, self.kinds):
-                continue  # the stream's reader does not look at these
-            for echo in self._echoes_of(change):
-                if not self._expected_local.expect(key, echo, math.inf):
-                    self.not_applied((key,))  # no room for the expectation: its echo would cross
-                    return False
-        return True
+        seen = (change for change in changes if is_replicated(change, self.kinds))  # as the stream's reader does
+        if self._expected_local.expect_all(key, [*chain.from_iterable(map(self._echoes_of, seen))], math.inf):
+            return True
+        self.not_applied((key,))  # no room for the expectation: its echo would cross
+        return False
 
     def applied(self, keys: Iterable[bytes], deadline: float) -> None:
         """The site executed these; their echoes stand in its stream before this offset, or come before this time."""

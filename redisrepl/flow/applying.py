@@ -21,8 +21,9 @@ from redisrepl.engine.core import Core
 from redisrepl.engine.inbound import Inbound
 from redisrepl.errors import KeyDeniedError, LinkLostError, RedisreplError
 from redisrepl.flow.clocks import Clocks
+from redisrepl.flow.compared import Part
 from redisrepl.flow.denials import Denials
-from redisrepl.flow.elements import LargeCollections, Part, PartJob, UnfitError
+from redisrepl.flow.elements import LargeCollections, PartJob, UnfitError
 from redisrepl.flow.idle import Idle
 from redisrepl.flow.jobs import ApplyTarget, FedJob, FetchedJob, Job, Turn, Writer
 from redisrepl.flow.reach import StreamReach

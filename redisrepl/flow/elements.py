@@ -19,22 +19,24 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 from zlib import crc32
 
 from redisrepl.changes import HashState, LargeState, State, value_size
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import SIDES, Side
 from redisrepl.engine.core import Core
+from redisrepl.flow.compared import Begun, BegunStream, ChangedError, Kept, Known, Part, SeenStream
 from redisrepl.flow.comparison import Holder
 from redisrepl.flow.jobs import FetchedJob
+from redisrepl.flow.streams import EntriesReader, LargeStreams
 from redisrepl.store import Store
 from redisrepl.wire.elements import MOST_NAMES, MOST_SECTIONS, Elements, Question, Section
 from redisrepl.wire.states import TOO_LARGE
 
-__all__ = ["LEAST", "ElementsReader", "LargeCollections", "Part", "PartJob", "UnfitError"]
+__all__ = ["LEAST", "ElementsReader", "LargeCollections", "PartJob", "UnfitError"]
 
 #: Collections of more elements are large: reading one as a whole costs more than what is kept of it (measured).
 LEAST = 2000
@@ -52,7 +54,7 @@ _PIECE = 20_000
 _PIECE_BYTES = 2 << 20
 
 
-class ElementsReader(Protocol):
+class ElementsReader(EntriesReader, Protocol):
     """Reads elements of the hub: `remote.elements.HubElements`."""
 
     @property
@@ -65,83 +67,6 @@ class ElementsReader(Protocol):
 
 class UnfitError(Exception):
     """The site holds another type now, or does not tell of elements: the key is to be compared as a whole."""
-
-
-class _ChangedError(Exception):
-    """The key is not what it was a moment ago, or the hub does not tell of elements any more."""
-
-
-class Known(NamedTuple):
-    """What is kept of a section: its digest, and four bytes of the name of each element."""
-
-    digest: bytes
-    names: array[int]
-
-
-class Kept(NamedTuple):
-    """What is kept of a collection.
-
-    Attributes:
-        epoch: of the links, in which it was compared.
-        type: of it.
-        shape: how many sections there are, and how many elements one has, about.
-        sections: in order.
-    """
-
-    epoch: int
-    type: str
-    shape: tuple[int, int]
-    sections: Sequence[Known]
-
-    @property
-    def elements(self) -> int:
-        """How many it has, about."""
-        return sum(len(section.names) for section in self.sections)
-
-    def doubting(self, numbers: Collection[int]) -> Kept:
-        """The same, but that these sections differ from whatever the hub holds."""
-        doubted = (known._replace(digest=b"") if n in numbers else known for n, known in enumerate(self.sections))
-        return self._replace(sections=list(doubted))
-
-
-class Begun(NamedTuple):
-    """How far a collection was compared piece by piece.
-
-    Attributes:
-        epoch, type, shape: as of `Kept`.
-        first: the section with which the next piece begins; 0: there is none, all of it was compared.
-        told: elements before it, of which some may have come twice.
-        sections: those before it; None: they are too many to be kept.
-    """
-
-    epoch: int
-    type: str
-    shape: tuple[int, int]
-    first: int = 0
-    told: int = 0
-    sections: Sequence[Known] | None = ()
-
-
-class Part(NamedTuple):
-    """Elements of a collection at the hub.
-
-    Attributes:
-        state: those that there are.
-        names: which were asked for, or found; None: all.
-        time: of the hub when the last of them was read, in microseconds.
-        kept: what may be kept once they were compared.
-        doubtful: what may be kept if not all of them were applied.
-        begun: how far the collection was compared once they were applied; None: they are no piece.
-        opens: they are the first piece: the site need not have the collection yet.
-    """
-
-    state: State
-    names: Sequence[bytes] | None
-    time: float
-    kept: Kept | None
-    doubtful: Kept | None = None
-    begun: Begun | None = None
-    opens: bool = False
 
 
 class LargeCollections:
@@ -182,6 +107,9 @@ class LargeCollections:
         self._piece = piece
         self._begun: dict[bytes, Begun] = {}
         self._unfit: set[bytes] = set()  # that are to be read as a whole next
+        self._streams = LargeStreams(
+            core, store, hub, max_value=max_value, piece=piece, is_as_agreed=self._is_as_agreed
+        )
 
     @property
     def least(self) -> int:
@@ -194,6 +122,9 @@ class LargeCollections:
         if not suspect and large.count >= self._too_large.get(key, math.inf):
             return Part(TOO_LARGE, None, 0, None)  # a comparison has it read again
         try:
+            if large.type == "stream":
+                in_pieces = self._goes_in_pieces(key, large)
+                return await self._streams.read(key, large, suspect=suspect, in_pieces=in_pieces)
             part = None
             known = kept is not None and (kept.epoch, kept.type) == (epoch, large.type)
             if kept is not None and known and not self._core.must_ask(suspect=suspect):
@@ -205,7 +136,7 @@ class LargeCollections:
                 if begun.first or not begun.told:
                     return await self._next_piece(key, begun)
             part = part or await self._whole(key, large, epoch)
-        except _ChangedError:
+        except ChangedError:
             self._begun.pop(key, None)
             return None
         self._too_large.pop(key, None)
@@ -221,6 +152,8 @@ class LargeCollections:
         Returns:
             Whether the key is to be looked at again, since this was a piece.
         """
+        if isinstance(part.begun, BegunStream) or isinstance(part.kept, SeenStream):
+            return self._streams.keep(key, part, complete=complete)
         if part.begun is not None:
             if complete:
                 self._begun[key] = part.begun
@@ -242,19 +175,23 @@ class LargeCollections:
     def _to_go_on(self, key: bytes, large: LargeState, epoch: int) -> Begun | None:
         """Where to go on comparing a collection piece by piece; None: it is to be read at once."""
         begun = self._begun.pop(key, None)
-        core, unfit = self._core, key in self._unfit
-        self._unfit.discard(key)
-        if (
-            unfit
-            or self._sides is None
-            or large.count <= 2 * self._piece
-            or core.options.initial_sync != "both"  # by that, it counts whether anything was agreed about the key
-            or not core.continuity.kept_all  # what a server may have lost concerns the key as a whole
-        ):
+        if not self._goes_in_pieces(key, large):
             return None
         if begun is None or (begun.epoch, begun.type) != (epoch, large.type):
             return Begun(epoch, large.type, _shape(large.count))
         return begun
+
+    def _goes_in_pieces(self, key: bytes, large: LargeState) -> bool:
+        """Whether a collection is to be compared piece by piece."""
+        core, unfit = self._core, key in self._unfit
+        self._unfit.discard(key)
+        return (
+            not unfit
+            and self._sides is not None
+            and large.count > 2 * self._piece
+            and core.options.initial_sync == "both"  # by another, it counts whether anything was agreed about the key
+            and core.continuity.kept_all  # what a server may have lost concerns the key as a whole
+        )
 
     async def _is_as_agreed(self, key: bytes) -> bool:
         """Whether both sides hold what was agreed on about a key, and nothing else can be there."""
@@ -280,7 +217,7 @@ class LargeCollections:
     async def _ask(self, question: Question) -> Elements:
         page = await self._hub.ask(question)
         if page is None or page.type != question.kind:
-            raise _ChangedError
+            raise ChangedError
         return page
 
     async def _pages(self, question: Question) -> AsyncGenerator[Elements]:
@@ -305,11 +242,11 @@ class LargeCollections:
                     told += len(section.found)
                     size += value_size(HashState(section.found))
                 if told > _OVERLAP * page.length:
-                    raise _ChangedError
+                    raise ChangedError
                 if size > _OVERLAP * self._max_value:
                     return Part(TOO_LARGE, None, page.time, None)
         if len(found) != page.length:  # it has changed meanwhile, or has no sections
-            raise _ChangedError
+            raise ChangedError
         state = HashState(found, page.expires_at_ms, large.type)
         if value_size(state) > self._max_value:
             return Part(TOO_LARGE, None, page.time, None)
@@ -331,7 +268,7 @@ class LargeCollections:
                     sections += map(_known, page.sections)
                 first = page.following
                 if told > _OVERLAP * page.length:
-                    raise _ChangedError
+                    raise ChangedError
                 if len(found) >= self._piece or size >= _PIECE_BYTES:
                     break
         if told > _KEPT:

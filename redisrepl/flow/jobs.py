@@ -245,7 +245,8 @@ class FetchedJob:
         core, site, hub = self._core, self._held[key], self._states[key]
         if not (isinstance(site, HashState) and isinstance(hub, HashState) and site.type == hub.type):
             return None
-        if site.type == "stream" and greater_id(site.fields[LAST_ID], hub.fields[LAST_ID]) != site.fields[LAST_ID]:
+        whole = site.type == "stream" and LAST_ID in hub.fields  # not so some of its entries
+        if whole and greater_id(site.fields[LAST_ID], hub.fields[LAST_ID]) != site.fields[LAST_ID]:
             fields = {*fields} - {LAST_ID}  # the site has added entries, but the hub later ones
         if key not in self._plans:
             return difference(key, hub.without(fields), site.without(fields), core.policy.kinds)

@@ -465,12 +465,13 @@ class Pushing:
 def _named(changes: Sequence[Change]) -> Mapping[bytes, Collection[bytes]]:
     """The elements that changes of collections name, by key: what is agreed on about others need not be known.
 
-    Not of streams, of which changes name a last id that is not in them.
+    A stream's last id is changed by its entries too.
     """
     named: dict[bytes, set[bytes]] = {}
     for change in changes:
-        if isinstance(change, HashSet | FieldsDeleted) and change.type != "stream":
-            named.setdefault(change.key, set()).update(change.fields)
+        if isinstance(change, HashSet | FieldsDeleted):
+            last = (LAST_ID,) if change.type == "stream" else ()
+            named.setdefault(change.key, set()).update(change.fields, last)
     return named
 
 

@@ -6,7 +6,7 @@ In: keys. Out: states. Left to others: which keys, and what to do with the state
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, cast
@@ -22,6 +22,7 @@ from redisrepl.local.client import INFO, ask, ask_all, ask_within, is_refused, s
 from redisrepl.namespaces import glob_escape, printable
 from redisrepl.wire.collections import COLLECTIONS, READABLE_SINGLY, elements_in, extra_types, score_text
 from redisrepl.wire.entries import FIRST_ID, LAST_ID, entries_in, is_entry, plain_id, stream_facts
+from redisrepl.wire.entrypages import ENTRIES_SCRIPT, parse_entries, words_of
 from redisrepl.wire.fieldtimes import FieldTimes, question_of_times, times_of, with_times
 from redisrepl.wire.groups import is_of_group, questions_of_groups, values_of_groups
 from redisrepl.wire.replies import as_bytes, as_clock, as_integer, as_page, as_pairs, as_strings, wrong
@@ -38,6 +39,8 @@ _MAX_REPLY = 8 << 20
 #: A collection of more elements is read in pages of so many: the server does nothing else while it reads one.
 _MOST_ELEMENTS = 5000
 _PAGE = 1000
+#: Bytes of entries of a stream after which a page ends.
+_PAGE_BYTES = 1 << 20
 #: Elements of one that are held at a time, where not all of it is needed at once.
 _MOST_TOGETHER = 20_000
 #: Keys read at a time without scripts, where nothing bounds the size of their replies.
@@ -174,7 +177,7 @@ class SiteReader:
     async def _in_pages(self, key: bytes, large: LargeState) -> State:
         """A large collection; if it changes meanwhile, the stream will tell, or whoever watches it."""
         found: dict[bytes, bytes] = {}
-        size, scan, done = 0, Scan(self._asked(COLLECTIONS[large.type].scan.decode())), False
+        size, scan, done = 0, Scan(self._asked((COLLECTIONS[large.type].scan or b"XRANGE").decode())), False
         while not done:
             page = await self._step(key, large.type, scan)
             if page is None:
@@ -189,6 +192,8 @@ class SiteReader:
 
     async def _step(self, key: bytes, kind: str, scan: Scan) -> tuple[Mapping[bytes, bytes], bool] | None:
         """Some more elements of a collection, and whether they are the last; None: it is another type by now."""
+        if kind == "stream":
+            return await self._entry_page(key, scan)
         command = COLLECTIONS[kind].scan
         with translated(self._address):
             try:
@@ -201,6 +206,15 @@ class SiteReader:
                 return None
         cursor, flat = as_page(reply, self._asked(command.decode()))
         return await self._timed(key, kind, self._elements(kind, list(flat))), scan.ends(cursor)
+
+    async def _entry_page(self, key: bytes, scan: Scan) -> tuple[Mapping[bytes, bytes], bool] | None:
+        """Likewise of a stream, which takes a script: its last id is part of the last page."""
+        reply = await self._scripts.run(ENTRIES_SCRIPT, words_of(b"", key, scan.cursor, _PAGE, _PAGE_BYTES))
+        if reply is None:
+            self._scripts.refused()
+            return None
+        page = parse_entries(reply, b"", scan.cursor)
+        return (page.found, scan.ends(page.following)) if page.facts is not None else None
 
     async def page_of(self, key: bytes, kind: str, scan: Scan, max_bytes: int) -> tuple[Mapping[bytes, bytes], bool]:
         """The next elements of a large collection of this type, and whether they are the last.
@@ -240,6 +254,8 @@ class SiteReader:
 
     def part_request(self, key: bytes, kind: str, names: Sequence[bytes]) -> list[list[bytes]]:
         """What asks for `part`, for who has more to ask in one go."""
+        if kind == "stream":
+            return [[b"TYPE", key], [b"PEXPIRETIME", key], [b"XINFO", b"STREAM", key], *_ranges(key, names)]
         values = [[COLLECTIONS[kind].read_some, key, *names]] if names else []
         times = [question_of_times(key, names)] if names and kind == "hash" and self._times.on else []
         return [[b"TYPE", key], [b"PEXPIRETIME", key], *values, *times]
@@ -250,12 +266,24 @@ class SiteReader:
         Redis before 7.0 does not tell when a key expires but by its clock.
         """
         type_, at, *values = replies
+        if kind == "stream":
+            return self._part_of_stream(names, replies) if type_ == b"stream" and isinstance(at, int) else None
         told = values[0] if values else []
         if type_ != kind.encode() or not isinstance(at, int) or not isinstance(told, list) or len(told) != len(names):
             return None
         held = self._values(kind, told)
         found = zip(names, times_of(held, values[1]) if len(values) > 1 else held, strict=True)
         return HashState({name: value for name, value in found if value is not None}, at if at >= 0 else None, kind)
+
+    def _part_of_stream(self, names: Sequence[bytes], replies: Sequence[object]) -> HashState:
+        _, at, about, *ranges = replies
+        found: dict[bytes, bytes] = {LAST_ID: stream_facts(about, self._asked("XINFO STREAM"))[0]}
+        for reply in ranges:
+            if not isinstance(reply, list):
+                raise wrong(self._asked("XRANGE"), "entries", reply)
+            found |= entries_in(reply)
+        expires_at_ms = at if isinstance(at, int) and at >= 0 else None
+        return HashState({name: found[name] for name in names if name in found}, expires_at_ms, "stream")
 
     def _values(self, kind: str, reply: list[object]) -> list[bytes | None]:
         """What the command that reads some elements said of each; None: it is not there."""
@@ -421,6 +449,13 @@ class SiteReader:
         found |= {LAST_ID: last_id, **({FIRST_ID: first} if first is not None else {})}
         found |= values_of_groups(of_groups, replies[len(ids) :])
         return list(map(found.get, names))
+
+
+def _ranges(key: bytes, names: Iterable[bytes]) -> list[list[bytes]]:
+    """The questions after these entries of a stream; more than some are of one page, with little between them."""
+    ids = [plain_id(name) for name in sorted(filter(is_entry, names))]
+    ends = [(ids[0], ids[-1])] if len(ids) > _MOST_ELEMENTS else zip(ids, ids, strict=True)
+    return [[b"XRANGE", key, first, last] for first, last in ends]
 
 
 def _apart(keys: Sequence[bytes], large: frozenset[bytes]) -> tuple[Sequence[bytes], Sequence[bytes]]:

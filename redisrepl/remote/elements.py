@@ -1,13 +1,13 @@
 """Elements of a large collection at the hub, some at a time.
 
 In: which elements of which key. Out: sections of it. Left to others: the script
-(`wire.elements`), what is done with them (`flow.elements`).
+(`wire.elements`, `wire.entrypages`), what is done with them (`flow.elements`, `flow.streams`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -15,10 +15,14 @@ from redisrepl.remote.hub import Hub
 from redisrepl.remote.refusals import refuses_script, unready
 from redisrepl.scripts import Scripts
 from redisrepl.wire.elements import ELEMENTS_SCRIPT, Elements, Question, parse_elements
+from redisrepl.wire.entrypages import ENTRIES_SCRIPT, EntryPage, parse_entries, words_of
 
 __all__ = ["HubElements"]
 
 _log = structlog.get_logger("redisrepl")
+
+#: Bytes of entries after which an answer ends: what the server does not serve others for, and a link carries at once.
+_PAGE_BYTES = 400_000
 
 
 class HubElements:
@@ -48,12 +52,37 @@ class HubElements:
             HubError: the hub is not ready.
         """
         token = self.scripts.token()
+        items = await self._run(self._shift.fields.script(ELEMENTS_SCRIPT), question.words(token))
+        return None if items is None else self._shift.elements(parse_elements(items, token, question))
+
+    async def entries(self, key: bytes, begin: bytes, enough: int) -> EntryPage | None:
+        """Entries of a stream.
+
+        Args:
+            key: of it.
+            begin: the id to begin with.
+            enough: entries after which no more are read; 0: none are.
+
+        Returns:
+            None: the hub refuses it.
+
+        Raises:
+            HubError: the hub is not ready.
+        """
+        token = self.scripts.token()
+        items = await self._run(ENTRIES_SCRIPT, words_of(token, key, begin, enough, _PAGE_BYTES))
+        if items is None:
+            return None
+        page = parse_entries(items, token, begin)
+        return page._replace(expires_at_ms=self._shift.expiry(page.expires_at_ms))
+
+    async def _run(self, script: bytes, words: Sequence[bytes]) -> list[bytes] | None:
         with unready("the hub is not ready to read elements"):
-            items = await self.scripts.run(self._shift.fields.script(ELEMENTS_SCRIPT), question.words(token))
+            items = await self.scripts.run(script, words)
         if items is None:
             self.scripts.refused()
-            hint = "each write to a large collection brings all of it: allow HSCAN, SSCAN, ZSCAN and TIME at the hub"
+            hint = (
+                "each write to a large collection brings all of it: allow HSCAN, SSCAN, ZSCAN, XRANGE, XINFO and TIME"
+            )
             _log.warning("fetch.elements_refused", hint=hint)
-            return None
-        elements = parse_elements(items, token, question)
-        return self._shift.elements(elements)
+        return items

@@ -259,6 +259,8 @@ def stream_facts(flat: object, asked: str) -> tuple[bytes, bytes | None]:
 
 #: Lua: functions for streams, which are only created when a script needs them.
 #: `elements(key)`: names and values in turn. `element(key, name)`: the value of one, nil if it is absent, or an error.
+#: `page(key, from, flat)`: add some, beginning with the entry of that id or the next one, without groups; returns the
+#: id to go on with, `0` after the last one. `after(id)`: the next id; `0`: there is none. `info_of(key)`: of `XINFO`.
 #: `put(key, set)`: add elements, names and values in turn and in the order of ids; returns an error or nil, whether it
 #: only added new entries at the end, set the last id and put elements of groups, and whether something that these need
 #: is not there, or an entry above the last id still is. `remove_groups` and `digested`: see `GROUP_ELEMENTS`.
@@ -285,15 +287,39 @@ local function make_streams()
 """
     + GROUP_ELEMENTS
     + b"""\
-  local function elements(key)
-    local flat, n = {}, 0
-    for _, entry in ipairs(call('XRANGE', key, '-', '+')) do
-      flat[n + 1], flat[n + 2] = entry[1], value_of(entry[2])
+  local function add_entries(flat, entries)
+    local n = #flat
+    for j = 1, #entries do
+      flat[n + 1], flat[n + 2] = entries[j][1], value_of(entries[j][2])
       n = n + 2
     end
+    return n
+  end
+  local function elements(key)
+    local flat = {}
+    local n = add_entries(flat, call('XRANGE', key, '-', '+'))
     flat[n + 1], flat[n + 2] = 'last-id', last_of(info_of(key))
     if has_groups then add_groups(key, flat) end
     return flat
+  end
+  local largest = '18446744073709551615'
+  local function increased(digits)
+    local head, nines = string.match(digits, '^(.-)(9*)$')
+    local zeros = string.rep('0', #nines)
+    if head == '' then return '1' .. zeros end
+    return string.sub(head, 1, -2) .. (tonumber(string.sub(head, -1)) + 1) .. zeros
+  end
+  local function after(id)
+    local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
+    if seq ~= largest then return ms .. '-' .. increased(seq) end
+    return ms ~= largest and increased(ms) .. '-0' or '0'
+  end
+  local function page(key, from, flat)
+    local entries = call('XRANGE', key, from, '+', 'COUNT', 50)
+    local n = add_entries(flat, entries)
+    local following = entries[50] and after(entries[50][1]) or '0'
+    if following == '0' then flat[n + 1], flat[n + 2] = 'last-id', last_of(info_of(key)) end
+    return following
   end
   local function element(key, name)
     if name == 'last-id' then
@@ -412,7 +438,10 @@ local function make_streams()
     if #groups > 0 and not failed then failed, missing = put_groups(key, groups) end
     return failed, #low == 0 and (added or last ~= nil or #groups > 0), missing or above
   end
-  return {elements = elements, element = element, put = put, remove_groups = remove_groups, digested = digested}
+  return {
+    elements = elements, element = element, page = page, after = after, info_of = info_of, last_of = last_of,
+    put = put, remove_groups = remove_groups, digested = digested,
+  }
 end
 local function streams()
   made_streams = made_streams or make_streams()

@@ -117,8 +117,9 @@ local function sum_of(key, kind)
   end
   return format('%.0f.%.0f', a, b)
 end
-local length = {hash = 'HLEN', set = 'SCARD', zset = 'ZCARD'}
+local length = {hash = 'HLEN', set = 'SCARD', zset = 'ZCARD', stream = 'XLEN'}
 local function is_large(key, kind)
+  if kind == 'stream' and has_groups then return false end
   local count = length[kind] and carried(kind) and redis.pcall(length[kind], key)
   return type(count) == 'number' and count > 2000
 end

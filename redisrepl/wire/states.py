@@ -41,6 +41,7 @@ local out, n, left = {}, 1, tonumber(budget)
 most, large = tonumber(most) or math.huge, tonumber(large)
 local length = large and {hash = 'HLEN', set = 'SCARD', zset = 'ZCARD'} or {}
 carry_more(others)
+if large and not has_groups then length.stream = 'XLEN' end
 local t = try('TIME')
 if t.err then t = {0, 0, failed = t} end
 local now = t[1] * 1000 + math.floor(t[2] / 1000)

@@ -6,20 +6,27 @@ In: a key, the type of its collection. Out: the script, and what it says. Left t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.digests import UNREADABLE, Look, hash_digest
+from redisrepl.wire.entries import STREAMS
 from redisrepl.wire.lua import ELEMENT_HASH, ELEMENTS_OF
 from redisrepl.wire.replies import number
 from redisrepl.wire.scan import Scan
 
 __all__ = ["TOTAL_SCRIPT", "Total", "look_at_large", "parse_total"]
 
+#: Of a scan; or an id, with which the rest of a stream begins.
+_CURSOR = re.compile(r"\d+(-\d+)?", re.ASCII)
+
 #: ARGV: the key, its type, a cursor. Returns the type, and if it is still that one, the next cursor and two sums.
 TOTAL_SCRIPT = (
-    ELEMENTS_OF
+    b"local has_groups\n"
+    + STREAMS
+    + ELEMENTS_OF
     + b"""\
 local call, sha1, sub = redis.call, redis.sha1hex, string.sub
 local key, kind, cursor = ARGV[1], ARGV[2], ARGV[3]
@@ -27,14 +34,15 @@ local held = redis.pcall('TYPE', key)
 if held.err then return held end
 if held.ok ~= kind then return {held.ok} end
 local scan = ({hash = 'HSCAN', set = 'SSCAN', zset = 'ZSCAN'})[kind]
-local step, salt = kind == 'set' and 1 or 2, ({hash = '', set = 'm', zset = 'z'})[kind]
+local step, salt = kind == 'set' and 1 or 2, ({hash = '', set = 'm', zset = 'z', stream = 'x'})[kind]
 local t, a, b, m, n, bytes = call('TIME'), 0, 0, 281474976710656, 0, 0
 local now = t
 repeat
-  local reply = call(scan, key, cursor, 'COUNT', 100)
-  local flat = reply[2]
+  local flat = {}
+  if kind == 'stream' then cursor = streams().page(key, cursor, flat)
+  else cursor, flat = unpack(call(scan, key, cursor, 'COUNT', 100)) end
   if triples and kind == 'hash' then flat, step = triples(key, flat), 3 end
-  cursor, n = reply[1], n + #flat / step
+  n = n + #flat / step
   for j = 1, #flat, step do
     local value = value_at(flat, j, kind)
     local h = """
@@ -74,7 +82,7 @@ def parse_total(items: Sequence[bytes]) -> Total:
     match [item.decode("ascii", "backslashreplace") for item in items]:
         case [type_]:
             return Total(type_)
-        case [type_, cursor, first, second] if cursor.isdigit():
+        case [type_, cursor, first, second] if _CURSOR.fullmatch(cursor):
             sums = number(first), number(second)
             if sums[0] is not None and sums[1] is not None:
                 return Total(type_, cursor.encode(), (sums[0], sums[1]))

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redisrepl.changes import HashSet, StringSet
-from redisrepl.engine.echo import ExpectedEvents
+from redisrepl.engine.echo import ExpectedEvents, shown_in_stream
+from redisrepl.wire.entries import LAST_ID
 
 K, L = b"k", b"l"
 
@@ -228,3 +229,22 @@ def test_where_not_all_fit_none_is_expected():
     assert not expected.holds(b"a")
     expected.expect_each([b"a", b"b"], b"set", 5)
     assert len(expected) == 2
+
+
+def test_entries_of_a_stream_are_expected_in_the_order_in_which_they_are_added():
+    """Else each echo would be looked for among all that are expected."""
+    entries = {b"%020d-%020d" % (number, 0): b"v" for number in (3, 1, 2)}
+    shown = shown_in_stream(HashSet(b"k", {LAST_ID: b"9-0", **entries}, "stream"))
+    assert [name for change in shown for name in change.fields] == [*sorted(entries), LAST_ID]
+
+
+def test_a_key_with_more_events_than_fit_is_expected_if_there_is_room_at_all():
+    """Else what needs so many could never be applied."""
+    expected = ExpectedEvents(2)
+    assert expected.expect_all(b"k", ["a", "b", "c"], 1.0)
+    assert len(expected) == 3
+    assert not expected.expect_all(b"l", ["a"], 1.0)
+    assert [expected.consume(b"k", event) for event in "abcd"] == [True, True, True, False]
+    assert expected.expect_all(b"l", ["a"], 1.0)
+    assert expected.expect_all(b"m", [], 1.0)
+    assert not expected.holds(b"m")

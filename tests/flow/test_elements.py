@@ -59,13 +59,15 @@ class Elements:
 class LargeWorld(World):
     """A world whose hub is a server."""
 
+    reads = Elements
+
     def __init__(self, servers, store, kind, piece=None, **options):
         super().__init__(servers[0], store, **options)
         self.kind, self.its = kind, COLLECTIONS[kind]
         self.at_site, self.at_hub = servers[0].client(), servers[1].client()
         self.at_site.flushall()
         self.at_hub.flushall()
-        self.elements = Elements(self.at_hub)
+        self.elements = self.reads(self.at_hub)
         self.whole, self.far = 0, None
         self.reader = SiteReader(self.client, self.reader._address, types=COLLECTIONS)
         more = {} if piece is None else {"sides": self.sides(servers), "piece": piece}

@@ -1,0 +1,234 @@
+"""Of a large stream only what is new is fetched: a real site, and a real server in the place of the hub."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from redisrepl.changes import HashState, LargeState
+from redisrepl.engine.continuity import Event
+from redisrepl.remote.fetch import Fetched
+from redisrepl.wire.entries import LAST_ID, entry_name, is_entry
+from redisrepl.wire.entrypages import ENTRIES_SCRIPT, parse_entries, words_of
+from tests.flow.test_elements import KEY, Elements, LargeWorld
+from tests.flow.test_elements import servers as servers  # noqa: PLC0414 - a fixture
+from tests.tasks import beside
+
+COUNT = 7000
+#: Entries of a piece, of which one answer has more.
+PIECE = 2000
+#: As one of us does it, below the last id.
+INSERT = """
+redis.call('XDEL', KEYS[1], '7000-1')
+redis.call('XSETID', KEYS[1], '6999-1')
+redis.call('XADD', KEYS[1], '6999-2', 'n', 'inserted')
+redis.call('XADD', KEYS[1], '7000-1', 'n', '7000')
+"""
+ADD = "for i = tonumber(ARGV[1]), tonumber(ARGV[2]) do redis.call('XADD', KEYS[1], i .. '-1', 'n', i) end"
+
+
+class Entries(Elements):
+    """Likewise entries."""
+
+    async def entries(self, key, begin, enough):
+        if self.refuses:
+            self.readable = False
+            return None
+        if self.during is not None:
+            during, self.during = self.during, None
+            during()
+        items = self.client.execute_command("EVAL", ENTRIES_SCRIPT, 0, *words_of(b"t", key, begin, enough, 1 << 20))
+        page = parse_entries(items, b"t", begin)
+        self.asked.append(begin)
+        self.told += sum(map(is_entry, page.found))
+        return page
+
+
+class StreamWorld(LargeWorld):
+    """A world with a stream."""
+
+    reads = Entries
+
+    def elements_at(self, client):
+        if not client.exists(KEY):
+            return {}
+        entries = {entry_name(id_): words for id_, words in client.execute_command("XRANGE", KEY, "-", "+")}
+        return {**entries, LAST_ID: client.xinfo_stream(KEY)["last-generated-id"]}
+
+    async def states(self, keys, large=0):
+        count = self.at_hub.xlen(KEY) if self.at_hub.exists(KEY) else 0
+        at = self.at_hub.pexpiretime(KEY)
+        if large and count > large:
+            return Fetched({}, 1, {KEY: LargeState("stream", count, at if at >= 0 else None)})
+        self.whole += 1
+        page = await self.elements.entries(KEY, b"0", 1_000_000)
+        state = HashState(dict(page.found), page.expires_at_ms, "stream") if page.facts is not None else None
+        return Fetched(dict.fromkeys(keys, state), 1)
+
+
+@pytest.fixture
+def worlds(servers, store):
+    @contextlib.asynccontextmanager
+    async def run(**options):
+        world = StreamWorld(servers, store, "stream", **options)
+        world.at_hub.eval(ADD, 1, KEY, 1, COUNT)
+        try:
+            async with beside(world.applying.run()):
+                yield world
+        finally:
+            await world.client.aclose()
+            if world.far is not None:
+                await world.far.aclose()
+
+    return run
+
+
+async def test_what_is_added_at_the_end_is_all_that_is_fetched(worlds):
+    async with worlds() as world:
+        assert await world.announced() == COUNT
+        assert world.equal()
+
+        for _ in range(2):  # what was found then is known now
+            world.at_hub.xadd(KEY, {"n": "added"})
+            world.at_hub.xadd(KEY, {"n": "and another"})
+            world.at_hub.pexpireat(KEY, 4_102_444_800_000)
+            assert await world.announced() == 2
+            assert world.equal()
+        assert world.at_site.pexpiretime(KEY) == 4_102_444_800_000
+        assert await world.announced() == 0
+        assert world.whole == 0
+
+
+async def test_what_a_trim_removes_is_not_read_and_is_removed(worlds):
+    async with worlds() as world:
+        await world.announced()
+        for _ in range(2):
+            world.at_hub.xadd(KEY, {"n": "added"}, maxlen=world.at_hub.xlen(KEY) - 300, approximate=False)
+            assert await world.announced() == 1
+            assert world.equal()
+        world.at_hub.xtrim(KEY, maxlen=COUNT - 700, approximate=False)
+        assert await world.announced() == 0
+        assert world.equal()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("XDEL", KEY, "5-1", "6000-1"),
+        ("XTRIM", KEY, "MAXLEN", "3000"),  # more than is asked after by name
+        ("EVAL", ADD, 1, KEY, COUNT + 1, COUNT + 2500),  # likewise
+        ("EVAL", "redis.call('DEL', KEYS[1]) " + ADD, 1, KEY, 1000, COUNT + 10),
+        ("EVAL", ADD + " redis.call('XDEL', KEYS[1], '8-1')", 1, KEY, COUNT + 1, COUNT + 2),
+        ("EVAL", INSERT, 1, KEY),
+    ],
+)
+async def test_whatever_else_has_changed_is_found_by_comparing_all_of_it(worlds, change):
+    async with worlds() as world:
+        await world.announced()
+        world.at_hub.execute_command(*change)
+        assert await world.announced() >= 3000
+        assert world.equal()
+        world.at_hub.xadd(KEY, {"n": "added"})
+        assert await world.announced() == 1
+        assert world.equal()
+
+
+async def test_a_server_that_does_not_tell_how_many_were_added_has_it_read_again(worlds):
+    """Redis before 7.0."""
+    async with worlds() as world:
+        ask = world.elements.entries
+
+        async def before_seven(*arguments):
+            page = await ask(*arguments)
+            return page._replace(facts=page.facts._replace(added=None))
+
+        world.elements.entries = before_seven
+        await world.announced()
+        world.at_hub.xadd(KEY, {"n": "added"})
+        assert await world.announced() > COUNT
+        assert world.equal()
+
+
+async def test_all_is_fetched_where_little_is_known(worlds):
+    async with worlds() as world:
+        await world.announced()
+        world.core.continuity.happened("hub", Event.ATTACHED)  # something may have been missed
+        world.core.continuity.happened("hub", Event.RESUMED)
+        assert await world.announced() == COUNT
+
+
+async def test_a_suspect_stream_is_compared_as_a_whole(worlds):
+    async with worlds() as world:
+        await world.announced()
+        world.at_site.xdel(KEY, "9-1")  # as if nobody had seen it
+        assert await world.announced() == 0
+        assert await world.announced(suspect=True) == COUNT
+        assert KEY in world.core.outbound.doubtful  # the hub is to lose it too
+
+
+async def test_a_stream_that_has_become_another_type_is_fetched_as_what_it_is(worlds):
+    async with worlds() as world:
+        await world.announced()
+        world.elements.during = lambda: world.at_hub.delete(KEY)
+        await world.announced()
+        assert not world.at_site.exists(KEY)
+        assert world.whole == 1
+
+
+async def test_where_the_script_is_refused_a_stream_is_fetched_as_a_whole(worlds):
+    async with worlds() as world:
+        refused = Entries(world.at_hub)
+        world.elements.entries = lambda *arguments: refused.entries(*arguments) if arguments[2] > 2000 else refusal()
+
+        async def refusal():
+            world.elements.readable = False
+
+        for _ in range(2):
+            await world.announced()
+            assert world.equal()
+            world.at_hub.xadd(KEY, {"n": "added"})
+        assert world.whole == 2
+
+
+async def test_a_very_large_stream_arrives_in_pieces_and_both_sides_are_agreed_on_all_of_it(worlds):
+    async with worlds(piece=PIECE) as world:
+        pieces = await world.comes_to_an_end(suspect=True)
+        assert sum(pieces) >= COUNT  # and the last id
+        assert len(pieces) > 2
+        assert world.equal()
+        agreed = (await world.store.lookup([KEY], elements=True))[KEY].elements
+        assert agreed.keys() == world.elements_at(world.at_hub).keys()
+        assert await world.announced(suspect=True) == 0  # digests alone
+        world.at_hub.xadd(KEY, {"n": "added"})
+        assert await world.announced() == 1
+        assert world.equal()
+
+
+async def test_what_changes_between_two_pieces_of_a_stream_is_not_lost_and_no_removal_is_undone(worlds):
+    async with worlds(piece=PIECE) as world:
+
+        def after_piece(number):
+            if number == 1:
+                world.at_hub.xdel(KEY, "3-1")  # nobody announces it
+                world.at_hub.xadd(KEY, {"n": "added"})
+            if number == 2:  # the links are made anew
+                for side in ("site", "hub"):
+                    world.core.continuity.happened(side, Event.ATTACHED)
+                    world.core.continuity.happened(side, Event.RESUMED)
+
+        await world.comes_to_an_end(suspect=True, after_piece=after_piece)
+        assert world.equal()
+        assert entry_name(b"3-1") not in (await world.store.lookup([KEY], elements=True))[KEY].elements
+
+
+async def test_what_the_site_alone_has_of_a_stream_is_found_in_the_end(worlds):
+    async with worlds(piece=PIECE) as world:
+        world.at_site.eval(ADD, 1, KEY, 1, 10)
+        world.at_site.xadd(KEY, {"n": "of the site"}, id="20-2")
+        await world.comes_to_an_end(suspect=True)
+        assert world.at_site.xlen(KEY) == COUNT + 1
+        assert KEY in world.core.outbound.doubtful
+        assert [change.fields for change in world.core.outbound.doubtful.take(10, 1 << 20)] == [
+            {entry_name(b"20-2"): None}
+        ]
