@@ -15,6 +15,7 @@ from dataclasses import replace
 from redisrepl.changes import (
     Change,
     ExpirySet,
+    HashSet,
     HashState,
     LargeState,
     SequenceState,
@@ -25,7 +26,7 @@ from redisrepl.changes import (
 )
 from redisrepl.wire.digests import Look
 from redisrepl.wire.elements import Elements
-from redisrepl.wire.fieldtimes import FieldTimes, moved_by
+from redisrepl.wire.fieldtimes import FieldTimes, expiring_fields, moved_by, without_times
 from redisrepl.wire.writes import later
 
 __all__ = ["ClockShift"]
@@ -83,8 +84,9 @@ class ClockShift:
         return look._replace(expires_at_ms=self.expiry(look.expires_at_ms)) if self.ms else look
 
     def changes(self, changes: Iterable[Change]) -> list[Change]:
-        """Changes of the hub, by the site's clock."""
-        return list(map(self._change, changes) if self.ms else changes)
+        """Changes of the hub, by the site's clock; of fields without expiries, unless these are replicated now."""
+        told = changes if self.fields.on else map(without_times, changes)
+        return list(map(self._change, told) if self.ms else told)
 
     def commands(self, commands: Sequence[Sequence[bytes]]) -> Sequence[Sequence[bytes]]:
         """Commands for the hub, by its own clock."""
@@ -94,5 +96,7 @@ class ClockShift:
         match change:
             case StringSet() | ExpirySet():
                 return replace(change, expires_at_ms=self.expiry(change.expires_at_ms))
+            case HashSet(_, fields) if timed := expiring_fields(fields):
+                return replace(change, fields={**fields, **moved_by(timed, -self.ms)})
             case _:
                 return change

@@ -6,6 +6,10 @@ In: commands of a batch; messages. Out: messages, and the changes in them. Left 
 The script of a batch publishes `TIME ORIGIN CONTENT` after its commands, in one step with them: the hub's time in
 microseconds, the sender, and the commands as RESP, in URL-safe base64. ASCII throughout, because Webdis leaves elements
 that are not UTF-8 out of JSON, and redisRepl 1.2, which reads JSON, would miss an element and exit.
+
+A message has no version. Who finds a command in it that he does not know takes nothing of it, and fetches.
+
+A field that expires is an `HSET` with `HPEXPIREAT` behind it, in one message: together they are one value.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from redisrepl.changes import Change, FieldsDeleted, HashSet, StringSet
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.collections import score_text
 from redisrepl.wire.entries import checked_elements, entry_name
+from redisrepl.wire.fieldtimes import expiring_fields, timed_by
 from redisrepl.wire.groups import checked_names
 from redisrepl.wire.keyspace import keyspace_channel
 from redisrepl.wire.psync import encode_command
@@ -43,7 +48,8 @@ class Feed(NamedTuple):
     Attributes:
         time: of the hub, in microseconds.
         origin: the redisrepl that pushed it.
-        commands: with their arguments: `SET`, `MSET`, `HSET`, `SADD`, `ZADD`, `STREAMSET`, `XDEL` and `GROUPDEL` only.
+        commands: with their arguments: `SET`, `MSET`, `HSET`, `HPEXPIREAT`, `SADD`, `ZADD`, `STREAMSET`, `XDEL` and
+            `GROUPDEL` only.
     """
 
     time: int
@@ -51,15 +57,23 @@ class Feed(NamedTuple):
     commands: list[list[bytes]]
 
     def changes(self) -> list[Change]:
-        """The changes, in order.
+        """The changes, in order, with expiries by the hub's clock; none of keys that are to be fetched.
 
         Raises:
             ProtocolError: a command is none of those.
         """
         try:
-            return [change for argv in self.commands for change in _changes(argv)]
+            changes = _all_changes(self.commands)
         except (ValueError, IndexError):
             raise ProtocolError("a message of the feed holds a command that it should not") from None
+        gone = {change.key for change in changes if self._removed_fields(change)}
+        return [change for change in changes if change.key not in gone] if gone else changes
+
+    def _removed_fields(self, change: Change) -> bool:
+        """Whether the expiry of a field was in the past: the hub has removed it, which causes other events."""
+        if not isinstance(change, HashSet):
+            return False
+        return any(value.expires_at_ms * 1000 <= self.time for value in expiring_fields(change.fields).values())
 
 
 class FeedWriter:
@@ -93,7 +107,18 @@ def feed_content(commands: Sequence[Sequence[bytes]]) -> bytes:
         return b""
     if sum(len(word) for argv in commands for word in argv) > _MAX_BYTES or any(map(_is_conditional, commands)):
         return b""
+    if any(argv[0] == _TIMES for argv in commands) and not _is_understood(commands):
+        return b""
     return base64.urlsafe_b64encode(b"".join(encode_command(*argv) for argv in commands))
+
+
+def _is_understood(commands: Sequence[Sequence[bytes]]) -> bool:
+    """Whether the values of all fields that expire are here: a large hash, or a small body, may part them."""
+    try:
+        _all_changes(commands)
+    except (ValueError, IndexError):
+        return False
+    return True
 
 
 def _is_conditional(argv: Sequence[bytes]) -> bool:
@@ -125,9 +150,26 @@ def parse_feed(message: bytes) -> Feed:
     return Feed(int(time), origin, commands)
 
 
+_TIMES = b"HPEXPIREAT"
 #: Only commands with values: whether a removal or an expiry changes anything, and so causes an event, is not known
-#: beforehand. `XDEL` may be published, because a stream stays even without entries.
-_TOLD = frozenset({b"SET", b"MSET", b"HSET", b"SADD", b"ZADD", b"STREAMSET", b"XDEL", b"GROUPDEL"})
+#: beforehand. `XDEL` may be published, because a stream stays even without entries. So may the expiry of a field, since
+#: the `HSET` before it has set the field, and taken its former expiry away.
+_TOLD = frozenset({b"SET", b"MSET", b"HSET", _TIMES, b"SADD", b"ZADD", b"STREAMSET", b"XDEL", b"GROUPDEL"})
+
+
+def _all_changes(commands: Sequence[Sequence[bytes]]) -> list[Change]:
+    """The changes that commands make, in order.
+
+    Raises:
+        ValueError, IndexError: a command is none of those that are published, or is not where it may be.
+    """
+    changes: list[Change] = []
+    for argv in commands:
+        if argv[0] == _TIMES:
+            changes[-1] = timed_by(changes[-1], argv)
+        else:
+            changes += _changes(argv)
+    return changes
 
 
 def _changes(argv: Sequence[bytes]) -> list[Change]:

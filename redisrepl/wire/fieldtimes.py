@@ -1,7 +1,8 @@
 """Expiries of hash fields (Redis 7.4, Valkey 9): how they are read, digested and written with the value of a field.
 
-In: whether both servers have them. Out: what is added to scripts, fields from replies, commands. Left to others: asking
-the servers (`flow.judging`), the clocks (`remote.clock_shift`), everything that compares values (`changes.TimedValue`).
+In: whether both servers have them. Out: what is added to scripts, fields from replies, commands, and what those of
+another site did. Left to others: asking the servers (`flow.judging`), the clocks (`remote.clock_shift`), all that
+compares values (`changes.TimedValue`).
 
 An expiry is part of the value of a field, as a score is the value of a member: `HSET` takes it away. So it has no
 change, no event and no place in the ancestor of its own. The digest of a field that expires begins with a salt that
@@ -38,10 +39,12 @@ __all__ = [
     "put_timed_commands",
     "question_of_times",
     "shown_when_applied",
+    "timed_by",
     "timed_fields",
     "times_of",
     "timing_commands",
     "with_times",
+    "without_times",
 ]
 
 #: Lua: where scripts read no expiries of fields. `FieldTimes` replaces it.
@@ -132,7 +135,7 @@ class FieldTimes:
 
     def changes(self, changes: Sequence[Change]) -> Sequence[Change]:
         """Changes as they are replicated now: without expiries of fields if one of the servers has none."""
-        return changes if self.on or not self.wanted else list(map(_without_times, changes))
+        return changes if self.on or not self.wanted else list(map(without_times, changes))
 
 
 @cache
@@ -140,7 +143,8 @@ def _with_times(script: bytes, shift_ms: int) -> bytes:
     return script.replace(NO_TIMES, _TIMES % shift_ms, 1).replace(NO_PUT_TIMED, _PUT_TIMED_LUA, 1)
 
 
-def _without_times(change: Change) -> Change:
+def without_times(change: Change) -> Change:
+    """A change of fields, none of which expires."""
     return replace(change, fields=plain_values(change.fields)) if isinstance(change, HashSet) else change
 
 
@@ -248,6 +252,25 @@ def timing_commands(key: bytes, fields: Mapping[bytes, bytes | None]) -> Iterato
             yield [b"HPEXPIREAT", key, b"%d" % max(at, 0), b"FIELDS", b"%d" % len(some), *some]
 
 
+def timed_by(change: Change, argv: Sequence[bytes]) -> HashSet:
+    """A change that set fields, once one of `timing_commands` has given expiries to some of them.
+
+    Raises:
+        ValueError: it is no such command, or names other fields.
+    """
+    match change, argv:
+        case HashSet(key, fields, "hash"), [b"HPEXPIREAT", of, at, b"FIELDS", count, *names] if of == key:
+            expires_at_ms = _digits(at)
+            if count != b"%d" % len(names):
+                raise ValueError
+            timed = {
+                name: TimedValue(value, expires_at_ms) for name in names if (value := fields.get(name)) is not None
+            }
+            if names and len(timed) == len(names):
+                return replace(change, fields=fields | timed)
+    raise ValueError
+
+
 def put_timed_commands(command: Sequence[bytes]) -> list[Sequence[bytes]]:
     """`HTIMESET` as commands of Redis."""
     key, name, value, at = command[1:]
@@ -261,7 +284,7 @@ def shown_when_applied(change: HashSet) -> list[Change]:
     """What the stream shows once fields were set, of which some expire: their values, then that they changed."""
     timed = expiring_fields(change.fields)
     times = [named_fields(command)[0] for command in timing_commands(change.key, timed)]
-    return [_without_times(change), *(HashSet(change.key, dict.fromkeys(names)) for names in times)]
+    return [without_times(change), *(HashSet(change.key, dict.fromkeys(names)) for names in times)]
 
 
 def named_fields(argv: Sequence[bytes], width: int = 1) -> tuple[Sequence[bytes], list[bytes]]:

@@ -113,6 +113,21 @@ def test_the_events_of_what_is_told_are_expected(world):
     assert len(world.remote) == 0
 
 
+def test_the_events_of_a_field_that_expires_are_expected_with_those_of_its_value(world):
+    change = HashSet(KEY, {b"f": TimedValue(b"v", 5), b"g": b"v"})
+    world.inbound.feed(1, [change], now=0.0)
+    world.inbound.events([(KEY, b"hexpire"), (KEY, b"hset")])
+    assert (world.inbound.dirty, len(world.remote)) == ({}, 0)
+    assert world.inbound.take_fed(1) == {KEY: [change]}
+
+
+def test_what_was_told_last_of_a_field_decides_whether_it_expires(world):
+    timed = TimedValue(b"v", 5)
+    for time, fields in ((1, {b"f": timed, b"g": timed}), (2, {b"f": b"v"}), (3, {b"h": b"v"}), (4, {b"h": timed})):
+        world.inbound.feed(time, [HashSet(KEY, dict(fields))], now=0.0)
+    assert world.inbound.take_fed(1) == {KEY: [HashSet(KEY, {b"f": b"v", b"g": timed, b"h": timed})]}
+
+
 def test_several_that_were_told_of_a_key_are_merged_or_fetched(world):
     world.inbound.feed(1, [HashSet(KEY, {b"f": b"1"}), StringSet(OTHER, b"v")], now=0.0)
     world.inbound.feed(2, [HashSet(KEY, {b"g": b"2"}), HashSet(OTHER, {b"f": b"1"})], now=0.0)

@@ -206,6 +206,10 @@ PARSERS = {
         [
             b"1 o " + base64.urlsafe_b64encode(b"".join(_flat(*argv) for argv in COMMANDS[:3])),
             b"1 o " + base64.urlsafe_b64encode(_flat(*COMMANDS[0])),
+            b"1 o "
+            + base64.urlsafe_b64encode(
+                _flat(b"HSET", b"ns:h", b"f", b"v") + _flat(b"HPEXPIREAT", b"ns:h", b"9999", b"FIELDS", b"1", b"f")
+            ),
         ],
     ),
     "walker": (lambda data: Walker(1 << 20).feed(data), [STREAM, b"*2\r\n*1\r\n:1\r\n$1\r\na\r\n"]),

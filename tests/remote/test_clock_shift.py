@@ -82,6 +82,18 @@ def test_fields_that_expire_are_moved_with_their_keys():
     assert shifted().commands(condition)[1] == [*condition[1][:5], b"2000"]
 
 
+def test_what_is_told_of_fields_that_expire():
+    there, here = {b"f": TimedValue(b"v", 2000), b"g": b"v"}, {b"f": TimedValue(b"v", 1500), b"g": b"v"}
+    told, plain = [HashSet(b"k", there), StringSet(b"k", b"v", 2000)], HashSet(b"k", {b"f": b"v", b"g": b"v"})
+    for ms, fields, expected in ((500, here, 1500), (0, there, 2000)):
+        shift = shifted(ms)
+        assert shift.changes(told) == [plain, StringSet(b"k", b"v", expected)]  # not replicated
+        shift.fields = FieldTimes(wanted=True)
+        assert shift.changes(told) == [HashSet(b"k", fields), StringSet(b"k", b"v", expected)]
+        shift.fields.on = False  # one of the servers has none
+        assert shift.changes(told) == [plain, StringSet(b"k", b"v", expected)]
+
+
 def test_scripts_at_the_hub_digest_them_by_the_clock_of_the_site():
     shift = shifted()
     assert shift.digesting(LOOK_SCRIPT) == LOOK_SCRIPT

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redisrepl.changes import FieldsDeleted, HashSet, StringSet
+from redisrepl.changes import FieldsDeleted, HashSet, StringSet, TimedValue
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.entries import LAST_ID, entry_name, entry_value
 from redisrepl.wire.feed import feed_content, parse_feed
 from redisrepl.wire.psync import encode_command
+from redisrepl.wire.writes import commands_if, commands_of
 
 V = entry_value([b"f", b"v"])
 words = st.one_of(st.binary(max_size=20), st.sampled_from([b"NX", b"PXAT"]))
@@ -69,6 +70,94 @@ def test_changes():
         HashSet(b"s", {entry_name(b"5-1"): V, LAST_ID: b"7-0"}, "stream"),
         FieldsDeleted(b"s", (entry_name(b"5-1"),), "stream"),
     ]
+
+
+FAR = 4_102_444_800_000
+A, B = TimedValue(b"1", FAR), TimedValue(b"2", FAR + 1)
+SET, TIMES = (b"HSET", b"h", b"f", b"1", b"g", b"2"), (b"HPEXPIREAT", b"h", b"%d" % FAR, b"FIELDS", b"1", b"f")
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        [HashSet(b"h", {b"f": A})],
+        [HashSet(b"h", {b"f": A, b"g": b"2", b"": TimedValue(b"", FAR)})],
+        [HashSet(b"h", {b"f": A, b"g": B}), StringSet(b"k", b"v"), HashSet(b"i", {b"f": b"1"})],
+        [HashSet(b"h", {b"f": A}), HashSet(b"h", {b"f": b"1"}), HashSet(b"h", {b"f": B})],
+        [HashSet(b"h", {b"%d" % number: A for number in range(700)})],
+    ],
+)
+def test_a_field_that_expires_is_told_with_its_expiry(batch):
+    """And so that the same commands, hence the same events, come of it."""
+    commands = [argv for change in batch for argv in commands_of(change)]
+
+    changes = parse_feed(b"5 us " + feed_content(commands)).changes()
+
+    assert changes == batch
+    assert [argv for change in changes for argv in commands_of(change)] == commands
+
+
+def test_the_message_of_a_field_that_expires():
+    """Who does not know `HPEXPIREAT` must not take the `HSET` for all there is: it is one message, and ends with it."""
+    content = feed_content([*commands_of(HashSet(b"h", {b"f": A}))])
+
+    assert base64.urlsafe_b64decode(content) == (
+        b"*4\r\n$4\r\nHSET\r\n$1\r\nh\r\n$1\r\nf\r\n$1\r\n1\r\n"
+        b"*6\r\n$10\r\nHPEXPIREAT\r\n$1\r\nh\r\n$13\r\n4102444800000\r\n$6\r\nFIELDS\r\n$1\r\n1\r\n$1\r\nf\r\n"
+    )
+
+
+@pytest.mark.parametrize("ms", [-1, 0, 1])
+def test_what_the_hub_removed_at_once_is_fetched_with_all_of_its_key(ms):
+    """It causes other events than those that a reader would expect."""
+    over = (b"HPEXPIREAT", b"h", b"%d" % (FAR + ms), b"FIELDS", b"1", b"f")
+    argvs = (b"HSET", b"h", b"g", b"1"), (b"SET", b"k", b"v"), SET, over, (b"HSET", b"h", b"e", b"3")
+
+    changes = parse_feed(message(*argvs, time=b"%d" % (FAR * 1000))).changes()
+
+    assert {change.key for change in changes} == ({b"k"} if ms <= 0 else {b"k", b"h"})
+
+
+NO_TIMES_OF_A_VALUE = [
+    (TIMES,),
+    (TIMES, SET),
+    ((b"HSET", b"i", b"f", b"1"), TIMES),
+    (SET, (b"SET", b"k", b"v"), TIMES),
+    (SET, (b"HPEXPIREAT", b"h", b"%d" % FAR, b"FIELDS", b"1", b"other")),
+    (SET, (b"HPEXPIREAT", b"h", b"%d" % FAR, b"FIELDS", b"2", b"f", b"other")),
+    ((b"SADD", b"h", b"f"), TIMES),
+    ((b"SET", b"h", b"f"), TIMES),
+]
+
+
+@pytest.mark.parametrize("batch", NO_TIMES_OF_A_VALUE)
+def test_an_expiry_whose_field_is_elsewhere_is_not_told(batch):
+    assert feed_content(batch) == b""
+
+
+@pytest.mark.parametrize(
+    "argvs",
+    [
+        *NO_TIMES_OF_A_VALUE,
+        (SET, (b"HPEXPIREAT", b"h", b"%d" % FAR, b"FIELDS", b"0")),
+        (SET, (b"HPEXPIREAT", b"h", b"%d" % FAR, b"FIELDS", b"2", b"f")),
+        (SET, (b"HPEXPIREAT", b"h", b"%d" % FAR, b"NX", b"FIELDS", b"1", b"f")),
+        (SET, (b"HPEXPIREAT", b"h", b"x", b"FIELDS", b"1", b"f")),
+        (SET, (b"HPEXPIREAT", b"h", b"9" * 5000, b"FIELDS", b"1", b"f")),
+        (SET, (b"HPEXPIREAT", b"h")),
+        (SET, (b"HPEXPIREAT",)),
+    ],
+)
+def test_an_expiry_that_is_said_of_no_value(argvs):
+    with pytest.raises(ProtocolError):
+        parse_feed(message(*argvs)).changes()
+
+
+def test_a_field_that_expires_is_not_told_on_a_condition():
+    batch = list(commands_if([HashSet(b"h", {b"f": A})], None, None))
+
+    assert [argv[0] for argv in batch] == [b"HTIMEIF"]
+    assert feed_content(batch) == b""
 
 
 @pytest.mark.parametrize(
