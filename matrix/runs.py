@@ -26,7 +26,7 @@ __all__ = ["CASES", "ROLES", "Outcome", "Role", "choice_of", "roles_of", "try_pr
 CHECKOUT = Path(__file__).parents[1]
 _TIMEOUT = 1800
 
-#: Column of the table > which tests it stands for: a file, and words in the test's name.
+#: Column of the table > which tests it stands for: files whose names begin so, and words in the test's name.
 CASES = {
     "both ways": ("test_life", ("both_ways", "kinds")),
     "no writes": ("test_life", ("no_writes",)),
@@ -202,7 +202,9 @@ def _count(test: ET.Element, outcome: Outcome) -> None:
     where, name = test.get("classname", ""), test.get("name", "")
     file = where.rpartition(".")[2]
     found = (
-        column for column, (of, words) in CASES.items() if of == file and (not words or any(w in name for w in words))
+        column
+        for column, (of, words) in CASES.items()
+        if file.startswith(of) and (not words or any(w in name for w in words))
     )
     counts = outcome.cases.setdefault(next(found, "suite"), [0, 0, 0])
     if test.find("failure") is not None or test.find("error") is not None:
