@@ -145,7 +145,9 @@ def _with_times(script: bytes, shift_ms: int) -> bytes:
 
 def without_times(change: Change) -> Change:
     """A change of fields, none of which expires."""
-    return replace(change, fields=plain_values(change.fields)) if isinstance(change, HashSet) else change
+    if not isinstance(change, HashSet) or not has_times(change.fields):
+        return change
+    return replace(change, fields=plain_values(change.fields))
 
 
 def has_times(fields: Mapping[bytes, bytes | None]) -> bool:
