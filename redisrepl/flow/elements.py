@@ -21,10 +21,11 @@ import math
 from array import array
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Protocol
 from zlib import crc32
 
-from redisrepl.changes import HashState, LargeState, State, value_size
+from redisrepl.changes import Change, HashSet, HashState, LargeState, State, value_size
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import SIDES, Side
 from redisrepl.engine.core import Core
@@ -34,6 +35,7 @@ from redisrepl.flow.jobs import FetchedJob
 from redisrepl.flow.streams import EntriesReader, LargeStreams
 from redisrepl.store import Store
 from redisrepl.wire.elements import MOST_NAMES, MOST_SECTIONS, Elements, Question, Section
+from redisrepl.wire.entries import entry_name
 from redisrepl.wire.states import TOO_LARGE
 
 __all__ = ["LEAST", "ElementsReader", "LargeCollections", "PartJob", "UnfitError"]
@@ -350,6 +352,14 @@ class PartJob(FetchedJob):
         (key,) = keys
         return self._site.part_request(key, self._kinds[key], self._names)
 
+    async def changes(self, keys: Sequence[bytes], replies: Sequence[object]) -> Mapping[bytes, Sequence[Change]]:
+        """See `Job.changes`."""
+        (key,) = keys
+        changes = await super().changes(keys, replies)
+        if self._kinds.get(key) == "stream" and any(map(partial(_inserts, self._site.last_id(replies)), changes[key])):
+            raise UnfitError  # each piece that is inserted moves all that is behind it, so it is done at once
+        return changes
+
     async def _held_by_site(self, keys: Sequence[bytes], replies: Sequence[object]) -> Sequence[State]:
         (key,) = keys
         held = self._site.part(self._kinds[key], self._names, replies)
@@ -359,3 +369,10 @@ class PartJob(FetchedJob):
 
     async def _lookup(self, keys: Sequence[bytes]) -> Mapping[bytes, Agreed]:
         return await self._store.lookup(keys, elements=True, names=dict.fromkeys(keys, self._names))
+
+
+def _inserts(last_id: bytes | None, change: Change) -> bool:
+    """Whether many entries are to be added to a stream below its last id."""
+    if last_id is None or not isinstance(change, HashSet) or len(change.fields) <= LEAST:
+        return False
+    return min(change.fields) < entry_name(last_id)

@@ -275,6 +275,10 @@ class SiteReader:
         found = zip(names, times_of(held, values[1]) if len(values) > 1 else held, strict=True)
         return HashState({name: value for name, value in found if value is not None}, at if at >= 0 else None, kind)
 
+    def last_id(self, replies: Sequence[object]) -> bytes | None:
+        """The last id of a stream, from the replies to `part_request`; None: there is no stream."""
+        return stream_facts(replies[2], self._asked("XINFO STREAM"))[0] if replies[0] == b"stream" else None
+
     def _part_of_stream(self, names: Sequence[bytes], replies: Sequence[object]) -> HashState:
         _, at, about, *ranges = replies
         found: dict[bytes, bytes] = {LAST_ID: stream_facts(about, self._asked("XINFO STREAM"))[0]}

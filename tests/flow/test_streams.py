@@ -232,3 +232,12 @@ async def test_what_the_site_alone_has_of_a_stream_is_found_in_the_end(worlds):
         assert [change.fields for change in world.core.outbound.doubtful.take(10, 1 << 20)] == [
             {entry_name(b"20-2"): None}
         ]
+
+
+async def test_what_is_to_be_inserted_into_a_stream_is_inserted_at_once(worlds):
+    """Each page of it would have the site's Redis move all entries that are behind it."""
+    async with worlds(piece=3000) as world:
+        world.at_site.xadd(KEY, {"n": "of the site"}, id=f"{COUNT + 1}-1")
+        pieces = await world.comes_to_an_end(suspect=True)
+        assert pieces == [COUNT + 2]  # with the last id
+        assert world.at_site.xlen(KEY) == COUNT + 1
