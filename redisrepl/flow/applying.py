@@ -213,7 +213,7 @@ class Applying:
         job = (
             FetchedJob(*known)
             if part is None or part.names is None
-            else PartJob(*known, names=part.names, opens=part.opens)
+            else PartJob(*known, names=part.names, opens=part.opens, before=part.before)
         )
         if part is None or self._elements is None:
             await self._at_the_site(list(states), job)

@@ -89,11 +89,13 @@ class BegunStream(NamedTuple):
         epoch: of the links.
         following: the id with which the next piece begins.
         seen: what was known of all of it when the last piece was read; None: that is still to come.
+        told: entries before it.
     """
 
     epoch: int
     following: bytes = BEGINNING
     seen: SeenStream | None = None
+    told: int = 0
 
 
 class Part(NamedTuple):
@@ -107,6 +109,7 @@ class Part(NamedTuple):
         doubtful: what may be kept if not all of them were applied.
         begun: how far the collection was compared once they were applied; None: they are no piece.
         opens: they are the first piece: the site need not have the collection yet.
+        before: entries of a stream that were compared before these.
     """
 
     state: State
@@ -116,3 +119,4 @@ class Part(NamedTuple):
     doubtful: Kept | None = None
     begun: Begun | BegunStream | None = None
     opens: bool = False
+    before: int = 0

@@ -44,8 +44,8 @@ class ApplyTarget(Protocol):
     def part(self, kind: str, names: Sequence[bytes], replies: Sequence[object]) -> HashState | None:
         """These elements, from the replies to that; None: it is no such collection, or that is not told."""
 
-    def last_id(self, replies: Sequence[object]) -> bytes | None:
-        """The last id of a stream, from the same replies; None: it is none."""
+    def end_of(self, replies: Sequence[object]) -> tuple[bytes, int] | None:
+        """The last id of a stream and how many entries it has, from the same replies; None: it is none."""
 
     async def states(self, keys: Sequence[bytes], replies: Sequence[object], large: frozenset[bytes]) -> list[State]:
         """What these keys hold, from the replies to that and, if need be, more."""

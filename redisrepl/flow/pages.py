@@ -45,12 +45,10 @@ class _Turn(NamedTuple):
     Attributes:
         history: of the site, by number; in another one it begins anew.
         scan: where to go on; None: all of it was pushed.
-        type: of the collection.
     """
 
     history: int
     scan: Scan | None
-    type: str
 
 
 class Wholes:
@@ -138,7 +136,7 @@ class Pages(Wholes):
         before = turn.scan if turn is not None and turn.history == history else None
         scan = Scan("a large collection of the site") if before is None else copy(before)
         fields, done = await self._site.page_of(key, kind, scan, max_bytes)
-        self._next[key] = _Turn(history, None if done else scan, kind)
+        self._next[key] = _Turn(history, None if done else scan)
         return HashSet(key, dict(fields), kind)
 
     def arrived(self, keys: Collection[bytes], errors: Mapping[bytes, str]) -> None:
@@ -148,8 +146,7 @@ class Pages(Wholes):
             self._turns.pop(key, None)
             if key in errors and not errors[key].startswith((MOVED, UNCHANGED)):
                 continue
-            # A page of a stream that was not added at its end: what follows is there too, or to be inserted at once.
-            if turn.scan is None or (turn.type == "stream" and key in errors):
+            if turn.scan is None:
                 self._compare((key,))
             else:
                 self._turns[key] = turn

@@ -154,10 +154,9 @@ class LargeStreams:
                     break
         seen = self._seen_in(page) if page.following == BEGINNING else None
         state = HashState(found, page.expires_at_ms, "stream")
+        done = begun._replace(following=page.following, seen=seen, told=begun.told + len(found))
         opens = begun.following == BEGINNING
-        return Part(
-            state, [*found], page.time, None, begun=begun._replace(following=page.following, seen=seen), opens=opens
-        )
+        return Part(state, [*found], page.time, None, begun=done, opens=opens, before=begun.told)
 
     async def _whole(self, key: bytes, epoch: int) -> Part:
         """All entries."""

@@ -275,9 +275,13 @@ class SiteReader:
         found = zip(names, times_of(held, values[1]) if len(values) > 1 else held, strict=True)
         return HashState({name: value for name, value in found if value is not None}, at if at >= 0 else None, kind)
 
-    def last_id(self, replies: Sequence[object]) -> bytes | None:
-        """The last id of a stream, from the replies to `part_request`; None: there is no stream."""
-        return stream_facts(replies[2], self._asked("XINFO STREAM"))[0] if replies[0] == b"stream" else None
+    def end_of(self, replies: Sequence[object]) -> tuple[bytes, int] | None:
+        """The last id of a stream and how many entries it has, from the replies to `part_request`; None: it is none."""
+        if replies[0] != b"stream":
+            return None
+        about = replies[2]
+        length = dict(zip(about[::2], about[1::2], strict=False)).get(b"length") if isinstance(about, list) else None
+        return stream_facts(about, self._asked("XINFO STREAM"))[0], length if isinstance(length, int) else 0
 
     def _part_of_stream(self, names: Sequence[bytes], replies: Sequence[object]) -> HashState:
         _, at, about, *ranges = replies

@@ -12,7 +12,7 @@ from redisrepl.local.connection import open_client
 from redisrepl.local.read import SiteReader
 from redisrepl.wire.collections import COLLECTIONS
 from redisrepl.wire.entries import LAST_ID, entry_name
-from redisrepl.wire.writes import MOVED, UNCHANGED
+from redisrepl.wire.writes import MOVED
 from testbed import RedisServer
 
 KEY, SMALL = b"ns:large", b"ns:small"
@@ -95,17 +95,6 @@ async def test_the_pages_of_a_stream_are_in_its_order_with_the_last_id_in_the_en
         world.arrived(keys)
     assert found == [*(entry_name(b"%d-0" % number) for number in range(1, COUNT + 1)), LAST_ID]
     assert world.compared == [KEY]
-
-
-@pytest.mark.parametrize("outcome", [UNCHANGED, MOVED])
-async def test_a_stream_of_which_a_page_is_not_added_at_the_end_is_compared(world, at_site, outcome):
-    """What follows it is there as well; or it is to be inserted, which moves all that is behind it: at once then."""
-    with_stream(at_site)
-    world.outbound.doubt(KEY)
-    keys = world.taken()
-    await world.pages.read(keys, MANY, 0)
-    world.arrived(keys, {KEY: outcome})
-    assert (world.taken(), world.compared) == ([], [KEY])
 
 
 async def test_a_page_that_has_not_arrived_is_read_again(world, at_site):

@@ -11,6 +11,7 @@ from redisrepl.engine.continuity import Event
 from redisrepl.remote.fetch import Fetched
 from redisrepl.wire.entries import LAST_ID, entry_name, is_entry
 from redisrepl.wire.entrypages import ENTRIES_SCRIPT, parse_entries, words_of
+from testbed import eventually_async
 from tests.flow.test_elements import KEY, Elements, LargeWorld
 from tests.flow.test_elements import servers as servers  # noqa: PLC0414 - a fixture
 from tests.tasks import beside
@@ -234,10 +235,16 @@ async def test_what_the_site_alone_has_of_a_stream_is_found_in_the_end(worlds):
         ]
 
 
-async def test_what_is_to_be_inserted_into_a_stream_is_inserted_at_once(worlds):
-    """Each page of it would have the site's Redis move all entries that are behind it."""
-    async with worlds(piece=3000) as world:
-        world.at_site.xadd(KEY, {"n": "of the site"}, id=f"{COUNT + 1}-1")
-        pieces = await world.comes_to_an_end(suspect=True)
-        assert pieces == [COUNT + 2]  # with the last id
-        assert world.at_site.xlen(KEY) == COUNT + 1
+@pytest.mark.parametrize(("own", "at_once"), [(1, False), (5001, True)])
+async def test_where_much_would_be_moved_for_each_piece_a_stream_is_inserted_at_once(worlds, own, at_once):
+    async with worlds(piece=PIECE) as world:
+        world.at_site.eval(ADD, 1, KEY, COUNT + 1, COUNT + own)
+        world.dirty(KEY, suspect=True)
+
+        def all_there():
+            world.expected.void([KEY])  # nobody reads the stream
+            world.applying.wake()
+            return world.at_site.xlen(KEY) == COUNT + own
+
+        await eventually_async(all_there)
+        assert (world.inbound.counters.applied < 3) == at_once
