@@ -6,6 +6,7 @@ others: counting what is not replicated (`engine.outbound`).
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import cast
 
 from redisrepl.changes import (
@@ -92,7 +93,7 @@ def changes_of(entry: Entry, now: float, *, times: bool = False, groups: bool = 
         case "stream", Stream() as stream:
             elements = _stream(stream, last=entry.last)
             for group in stream.groups if groups else ():
-                elements |= _group(group)
+                elements |= _group(group, elements, whole=entry.first)
             return [HashSet(entry.key, elements, "stream"), *_expiry(entry)]
         case "list", list(items) if entry.first and entry.last:
             return [SequenceSet(entry.key, tuple(cast("list[bytes]", items))), *_expiry(entry)]
@@ -114,16 +115,23 @@ def _stream(stream: Stream, *, last: bool) -> dict[bytes, bytes | None]:
     return elements
 
 
-def _group(group: Group) -> dict[bytes, bytes]:
-    """A consumer group as elements of its stream. Of an entry that was given back, the consumer has no name."""
+def _group(group: Group, entries: Collection[bytes], *, whole: bool) -> dict[bytes, bytes | None]:
+    """A consumer group as elements of its stream. Of an entry that was given back, the consumer has no name.
+
+    Args:
+        group: it.
+        entries: names of those of the stream, or of its last part.
+        whole: they are all. Else what is pending of others is to be read: they may be gone.
+    """
     name, owners = group.name, {id_: consumer.name for consumer in group.consumers for id_ in consumer.pending}
-    return {
-        place_name(name): group.last_id.encode(),
-        **{
-            pending_name(name, id_.encode()): delivery(owners.get(id_, b""), count, at_ms)
-            for id_, at_ms, count in group.pending
-        },
-    }
+    elements: dict[bytes, bytes | None] = {place_name(name): group.last_id.encode()}
+    for id_, at_ms, count in group.pending:
+        plain = id_.encode()
+        if entry_name(plain) in entries:
+            elements[pending_name(name, plain)] = delivery(owners.get(id_, b""), count, at_ms)
+        elif not whole:
+            elements[pending_name(name, plain)] = None
+    return elements
 
 
 def _expiry(entry: Entry) -> list[Change]:
