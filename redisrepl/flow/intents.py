@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
 
-from redisrepl.changes import Change, FieldsDeleted, HashSet
+from redisrepl.changes import Change, ExpirySet, FieldsDeleted, HashSet
 from redisrepl.engine.ancestor import note_changes
+from redisrepl.engine.merging import elements_changed
 from redisrepl.store import Facts, Store
 
 __all__ = ["MOST", "Intents"]
 
 #: Batches of unknown outcome that are remembered: a proxy may fail each try for days.
 MOST = 1000
+
+_Elements = HashSet | FieldsDeleted
 
 
 class Intents:
@@ -33,7 +37,7 @@ class Intents:
         self._store = store
         self._open: dict[int, Collection[bytes] | None] = dict.fromkeys(store.open_batches)  # with their keys, if known
         self._kept = deque[int]()  # of these, and of those that were, the latest that are no parts
-        self._partly: dict[bytes, int] = {}  # of these, those about a key of which some elements have moved
+        self._partly: dict[bytes, tuple[int, list[_Elements]]] = {}  # of these, about a key of which some have moved
 
     def __len__(self) -> int:
         return len(self._open)
@@ -60,18 +64,25 @@ class Intents:
             self._store.dropped(number)
 
     def answered(self, changes: Sequence[Change], moved: Collection[bytes]) -> None:
-        """The hub has answered a batch: it holds nothing any more of what was kept of these keys before.
+        """The hub has answered a batch: of what it names, nothing is there any more that was kept before.
 
         Where elements of a key have moved, others whose condition held were written. Which ones, it does not tell.
         """
         if not (moved or self._partly):
             return  # the way most batches go
-        earlier = [self._partly.pop(key) for key in {change.key for change in changes} & self._partly.keys()]
-        written = [change for change in changes if change.key in moved and isinstance(change, HashSet | FieldsDeleted)]
-        for key, of_key in groupby(written, attrgetter("key")):
-            self._partly[key] = number = self.sending(list(of_key), appends=False)
-            self._open[number] = (key,)
-        self.drop(number for number in earlier if number in self._open)
+        for key, group in groupby(changes, attrgetter("key")):
+            if key not in moved and key not in self._partly:
+                continue
+            of_key = list(group)
+            number, kept = self._partly.pop(key, (0, []))
+            left = _others(kept, of_key)
+            if key in moved:
+                left += [change for change in of_key if isinstance(change, HashSet | FieldsDeleted)]
+            if left:
+                now = self.sending(left, appends=False)
+                self._partly[key], self._open[now] = (now, left), (key,)
+            if number in self._open:
+                self.drop((number,))
 
     def settle(self, was_executed: Callable[[int], bool]) -> None:
         """It is known which were executed: what these carried is agreed on."""
@@ -90,4 +101,23 @@ class Intents:
             if not (len(pending) if keys is None else any(key in pending for key in keys))
         ]
         self.drop(over)
-        self._partly = {key: number for key, number in self._partly.items() if number in self._open}
+        self._partly = {key: kept for key, kept in self._partly.items() if kept[0] in self._open}
+
+
+def _others(kept: Iterable[_Elements], newer: Iterable[Change]) -> list[_Elements]:
+    """What was kept, without the elements that newer changes of their key may have changed."""
+    names = set[bytes]()
+    for change in newer:
+        if isinstance(change, ExpirySet):
+            continue
+        if (changed := elements_changed(change)) is None:
+            return []
+        names.update(changed)
+    left: list[_Elements] = []
+    for change in kept:
+        if isinstance(change, HashSet):
+            fields = {name: value for name, value in change.fields.items() if name not in names}
+            left += [replace(change, fields=fields)] if fields else []
+        elif gone := tuple(name for name in change.fields if name not in names):
+            left.append(replace(change, fields=gone))
+    return left

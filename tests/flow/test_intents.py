@@ -1,6 +1,7 @@
 """What is kept of pushes whose outcome is unknown."""
 
-from redisrepl.changes import HashSet, StringSet
+from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet
+from redisrepl.engine.ancestor import NOTHING_AGREED
 from redisrepl.flow.intents import MOST, Intents
 from redisrepl.wire.digests import string_digest
 
@@ -22,3 +23,26 @@ async def test_that_elements_of_many_keys_have_moved_costs_no_try(store):
     intents.answered([HashSet(key, {b"f": b"v"}) for key in keys], keys)
     assert len(intents) == MOST + 2
     assert (await store.lookup([b"k"]))[b"k"].intents == (string_digest(b"k", b"v"),)
+
+
+async def test_what_was_written_beside_moved_elements_is_known_until_it_changes_or_is_compared(store):
+    """An answer about other elements of the key tells nothing of it: a removal of it would come back."""
+
+    async def known():
+        return (await store.lookup([b"h"], elements=True)).get(b"h", NOTHING_AGREED).element_intents.keys()
+
+    intents = Intents(store)
+    intents.answered([HashSet(b"h", dict.fromkeys((b"a", b"b", b"c", b"d"), b"v"))], {b"h"})
+    intents.answered([HashSet(b"h", {b"e": b"v"}), ExpirySet(b"h", None), HashSet(b"other", {b"a": b"v"})], ())
+    assert await known() == {b"a", b"b", b"c", b"d"}
+    intents.answered([HashSet(b"h", {b"a": b"w"})], ())
+    assert await known() == {b"b", b"c", b"d"}
+    intents.answered([HashSet(b"h", {b"f": b"v"}), FieldsDeleted(b"h", (b"b",))], {b"h"})
+    assert await known() == {b"b", b"c", b"d", b"f"}
+    assert len(intents) == 1
+    intents.looked_at({b"h"})
+    intents.answered([FieldsDeleted(b"h", (b"b", b"c"))], ())
+    assert await known() == {b"d", b"f"}
+    intents.answered([Deleted(b"h")], ())
+    assert not await known()
+    assert not len(intents)
