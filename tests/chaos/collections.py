@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import AbstractContextManager
 
 import redis
 
 from redisrepl.changes import HashState, SequenceState, State, StringState
 from redisrepl.wire.entries import entry_words, is_entry, plain_id
+from redisrepl.wire.groups import is_of_group
+from tests.chaos import groups
 
 __all__ = ["LAST_ID", "TYPES", "contents", "elements_of", "type_of", "write_own", "write_shared"]
 
@@ -44,6 +45,8 @@ def write_shared(client: redis.Redis, rng: random.Random, key: bytes, type_: byt
         case b"list":
             client.rpush(key, value)
             client.ltrim(key, -10, -1)
+        case _ if rng.random() < 0.5:
+            groups.read_shared(client, rng, key)
         case _:
             client.xadd(key, {b"f": value}, maxlen=20, approximate=False)
 
@@ -54,8 +57,9 @@ def write_own(
     key: bytes,
     type_: bytes,
     number: int,
-    held: Collection[bytes],
-    saying: Callable[[Mapping[bytes | None, object]], AbstractContextManager[None]],
+    held: Mapping[bytes, object],
+    doubtful: Collection[bytes],
+    saying: groups.Saying,
 ) -> None:
     """Write to a key that no other client writes.
 
@@ -65,7 +69,8 @@ def write_own(
         key: what is written.
         type_: of it.
         number: greater each time.
-        held: elements that it may hold.
+        held: elements that it may hold, and their values.
+        doubtful: elements of which nobody knows, since an answer was lost.
         saying: around a write, with what the elements hold then (None: nothing); without names, the key as a whole.
     """
     member = b"m%d" % rng.randrange(_MEMBERS)
@@ -83,17 +88,40 @@ def write_own(
             items = tuple(b"%d.%d" % (number, n) for n in range(rng.randint(1, 4)))
             with saying({None: items}):
                 client.pipeline().delete(key).rpush(key, *items).execute()
-        case _ if len(held) > _ENTRIES:
-            by_id = sorted(held, key=lambda id_: int(id_.partition(b"-")[0]))
-            first = by_id[: rng.choice([1, _ENTRIES // 2])]
-            with saying(dict.fromkeys(first)):
-                if len(first) == 1:
-                    client.xdel(key, *first)
-                else:
-                    client.xtrim(key, minid=by_id[len(first)], approximate=False)
         case _:
-            with saying({b"%d-1" % number: {b"f": b"v"}}):
-                client.xadd(key, {b"f": b"v"}, id=b"%d-1" % number)
+            _write_own_stream(client, rng, key, number, held, doubtful, saying)
+
+
+def _write_own_stream(
+    client: redis.Redis,
+    rng: random.Random,
+    key: bytes,
+    number: int,
+    held: Mapping[bytes, object],
+    doubtful: Collection[bytes],
+    saying: groups.Saying,
+) -> None:
+    """Add or remove entries, or do something with a consumer group."""
+    entries = groups.in_order(name for name in held if not is_of_group(name))
+    if doubtful:  # what a group delivers must be known, so all of that goes
+        with saying(dict.fromkeys({*doubtful, *filter(is_of_group, held)})):
+            if client.exists(key):
+                client.xgroup_destroy(key, groups.GROUP)
+                for id_ in doubtful:
+                    if not is_of_group(id_):
+                        client.xdel(key, id_)
+    elif rng.random() < 0.6 and groups.read_own(client, rng, key, held, saying):
+        pass
+    elif len(entries) > _ENTRIES:
+        first = entries[: rng.choice([1, _ENTRIES // 2])]
+        with saying(dict.fromkeys([*first, *groups.pending_of(first, held)])):
+            if len(first) == 1:
+                client.xdel(key, *first)
+            else:
+                client.xtrim(key, minid=entries[len(first)], approximate=False)
+    else:
+        with saying({b"%d-1" % number: {b"f": b"v"}}):
+            client.xadd(key, {b"f": b"v"}, id=b"%d-1" % number)
 
 
 def contents(client: redis.Redis, keys: Iterable[tuple[bytes, bytes]]) -> dict[bytes, object]:
@@ -114,22 +142,22 @@ _READ: dict[bytes, list[Callable[[redis.client.Pipeline, bytes], object]]] = {
     b"set": [lambda pipeline, key: pipeline.smembers(key)],
     b"zset": [lambda pipeline, key: pipeline.zrange(key, 0, -1, withscores=True)],
     b"list": [lambda pipeline, key: pipeline.lrange(key, 0, -1)],
-    b"stream": [lambda pipeline, key: pipeline.xrange(key), lambda pipeline, key: pipeline.xinfo_stream(key)],
+    b"stream": [lambda pipeline, key: pipeline.execute_command("XINFO STREAM", key, "FULL", "COUNT", 0, full=True)],
 }
 
 
 def _content(type_: bytes, replies: list[object]) -> object:
     match type_, replies:
+        case b"stream", [redis.ResponseError()]:
+            return None  # there is no such key
+        case b"stream", [about]:
+            return {**about["entries"], LAST_ID: about["last-generated-id"], **groups.elements_of_groups(about)}
         case _, [Exception() as error, *_]:
             raise error
         case b"set", [members]:
             return dict.fromkeys(members, b"")
         case b"list", [items]:
             return tuple(items)
-        case b"stream", [entries, dict(about)]:
-            return {**dict(entries), LAST_ID: about["last-generated-id"]}
-        case b"stream", _:
-            return None  # there is no such key
         case b"zset", [scored]:
             return dict(scored)
         case _, [held]:
@@ -146,7 +174,8 @@ def elements_of(state: State) -> list[tuple[bytes | None, object]]:
         case HashState(fields, _, "zset"):
             return [(member, float(score)) for member, score in fields.items()]
         case HashState(fields, _, "stream"):
-            return [(plain_id(name), _pairs(entry_words(value))) for name, value in fields.items() if is_entry(name)]
+            entries = [(plain_id(name), _pairs(entry_words(fields[name]))) for name in filter(is_entry, fields)]
+            return [*entries, *((name, fields[name]) for name in filter(is_of_group, fields))]
         case HashState(fields):
             return [*fields.items()]
     return []

@@ -21,6 +21,7 @@ from redisrepl.engine.winners import BOTH_CHANGED
 from redisrepl.store.kept import KeptConflicts
 from testbed import Daemon, FaultProxy, Hub, RedisServer, SmallDisk, eventually
 from tests.chaos.collections import contents, elements_of, type_of
+from tests.chaos.groups import announce
 from tests.chaos.sites import EventsSite, SentinelSite, Site
 from tests.chaos.writers import NAMESPACE, Contents, Miss, Writer
 
@@ -93,7 +94,7 @@ class Scene:
                         *secrets,
                         *what,
                         *site.flags,
-                        *(["--replicate", "all"] if everything else []),
+                        *(["--replicate", "all,streams-groups"] if everything else []),
                         *("--haddr", self.hub.url_at(proxy.port)),
                         *("--state-dir", self.disk.path / f"site{n}"),
                     ]
@@ -155,6 +156,7 @@ class Scene:
     def check(self) -> None:
         """Pause all clients and wait until all copies are equal; then nothing is lost, strayed, or grown too large."""
         with self.silence():
+            self._announce()
             held = self._settle()
             forgot = [False, *map(self._forgot, self.daemons, self._marks)]
             back = [False, *map(self._went_back, self.daemons, self._marks)]
@@ -163,6 +165,9 @@ class Scene:
                 for writer, forgetful in zip(self.writers, forgot, strict=True)
                 for miss in writer.misses(held, forgot=forgetful, undoes=any([*forgot, *back]))
             ]
+
+            surprises = [] if any([*forgot, *back]) else [why for writer in self.writers for why in writer.surprises]
+            assert not surprises, f"{len(surprises)} groups were not as they were left, such as {surprises[0]}"
 
             def nothing_is_lost() -> bool:
                 """Where nobody knows what a server had held, the other's value wins, and this server's is kept."""
@@ -194,6 +199,12 @@ class Scene:
             directory.joinpath(f"daemon{number}.jsonl").write_text(lines)
             shutil.copytree(self.disk.path / f"site{number}", directory / f"site{number}", ignore=_no_files)
         return directory
+
+    def _announce(self) -> None:
+        """What clients read where a daemon goes by events comes with the next change of the stream."""
+        for server in [self.hub.server, *(site.master for site in self.sites if site not in self.streamed_sites)]:
+            with server.client() as client:
+                announce(client, client.scan_iter(NAMESPACE + b"c:stream:*", count=10_000))
 
     def _settle(self) -> Contents:
         """Wait until all copies are equal; what they hold. Only what differed is looked at again and again."""

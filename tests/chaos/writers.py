@@ -16,8 +16,10 @@ from functools import partial
 
 import redis
 
+from redisrepl.wire.groups import is_place
 from testbed import RedisServer
 from tests.chaos.collections import TYPES, write_own, write_shared
+from tests.chaos.groups import GroupError
 
 __all__ = ["HOT", "NAMESPACE", "OWN", "Contents", "Miss", "Writer"]
 
@@ -77,6 +79,7 @@ class Writer(threading.Thread):
         self.accepted = 0
         self.refused = 0
         self.own: dict[bytes, dict[bytes | None, History]] = {}
+        self.surprises: list[str] = []  # what groups of its own delivered though it was not next
 
     @property
     def key_outside(self) -> bytes:
@@ -91,6 +94,8 @@ class Writer(threading.Thread):
                     client = self._server.client()
                 try:
                     self._write(client)
+                except GroupError as error:
+                    self.surprises.append(str(error))
                 except redis.exceptions.RedisError:
                     self.refused += 1
 
@@ -129,8 +134,10 @@ class Writer(threading.Thread):
         type_ = self._rng.choice(TYPES)
         key = NAMESPACE + b"c:%b:%b:%d" % (type_, self.name.encode(), self._rng.randrange(FEW))
         self._number += 1
-        held = [name for name, history in self.own.get(key, {}).items() if name and history.values[-1] is not None]
-        write_own(client, self._rng, key, type_, self._number, held, partial(self._saying, key))
+        histories = self.own.get(key, {})
+        held = {place: history.values[-1] for place, history in histories.items() if history.values[-1] is not None}
+        doubtful = [place for place, history in histories.items() if history.accepted < len(history.values) - 1]
+        write_own(client, self._rng, key, type_, self._number, held, doubtful, partial(self._saying, key))
 
     @contextlib.contextmanager
     def _saying(self, key: bytes, values: Mapping[bytes | None, object]) -> Iterator[None]:
@@ -161,12 +168,14 @@ class Writer(threading.Thread):
 
         That is the last value that was accepted, or one whose answer was lost. Where its daemon forgot what was agreed
         on, an older one of this client may stand, but none older than what all had already. Where any did, or a server
-        may have gone back for all that is known, a removal may be undone (`undoes`).
+        may have gone back for all that is known, a removal may be undone (`undoes`), and of two last delivered ids the
+        greater stands.
         """
         found: list[Miss] = []
         for key, place, history in self._histories():
             value = _held(contents, key, place)
-            undone = forgot or (undoes and history.values[history.accepted] is None)
+            back = history.values[history.accepted] is None or is_place(place or b"")
+            undone = forgot or (undoes and back)
             allowed = history.values if undone else history.values[history.accepted :]
             if history.accepted >= 0 and value not in allowed:
                 ago = round(time.monotonic() - history.at, 2)
@@ -178,11 +187,11 @@ class Writer(threading.Thread):
 
     def settled(self, contents: Contents) -> None:
         """All copies hold this now: what came before need not be remembered."""
+        self.surprises = []
         for key, place, history in self._histories():
             value = _held(contents, key, place)
-            if value in history.values:
-                history.values = [value]
-                history.accepted = 0
+            history.values = [value]
+            history.accepted = 0
             if value is None and place is not None:
                 del self.own[key][place]
 
