@@ -45,7 +45,11 @@ def _id(id_: bytes) -> bytes:
 
 
 def _xclaim(argv: Arguments) -> Sequence[Change]:
-    """`XCLAIM key group consumer idle id .. [TIME ms] [RETRYCOUNT n] [FORCE] [JUSTID] [LASTID id]`."""
+    """`XCLAIM key group consumer idle id .. [TIME ms] [RETRYCOUNT n] [FORCE] [JUSTID] [LASTID id]`.
+
+    The last id is news if it is that of the entry, which was read then. Else it is what it was, and another side may
+    have read on.
+    """
     key, group, consumer = argv[1:4]
     end = next((at for at in range(5, len(argv)) if argv[at].upper() in _OPTIONS), len(argv))
     given: dict[bytes, bytes] = {}
@@ -55,12 +59,13 @@ def _xclaim(argv: Arguments) -> Sequence[Change]:
         more = _OPTIONS.get(option, 0)
         given[option] = argv[place + more]
         place += 1 + more
-    last = _id(given[b"LASTID"]) if b"LASTID" in given else None
+    last = given.get(b"LASTID", b"")
+    read: list[Change] = [HashSet(key, {place_name(group): _id(last)}, "stream")] if last in argv[5:end] else []
     value = None
     if {b"TIME", b"RETRYCOUNT"} <= given.keys():
         value = delivery(consumer, int(given[b"RETRYCOUNT"]), int(given[b"TIME"]))
     pending: dict[bytes, bytes | None] = dict.fromkeys((pending_name(group, id_) for id_ in argv[5:end]), value)
-    return (HashSet(key, {place_name(group): last}, "stream"), HashSet(key, pending, "stream"))
+    return [*read, HashSet(key, pending, "stream")]
 
 
 def _xack(argv: Arguments) -> Sequence[Change]:

@@ -80,6 +80,10 @@ def run(client, way, *command):
                 return pipeline.execute()[0]
 
 
+def commands(client):
+    return {name.decode().lower() if isinstance(name, bytes) else name for name in client.command()}
+
+
 def filled(client, name, count=9, start=1):
     for number in range(start, start + count):
         client.xadd(name, FIELDS, id=f"{number}-0")
@@ -91,7 +95,7 @@ def test_each_command_of_a_site_comes_to_all(place, way, side):
     """After each command by itself all copies are equal, whatever follows."""
     name, made = key(f"live:{way}:{side}"), key(f"made:{way}:{side}")
     site = place.clients[side]
-    known = {name.decode().lower() if isinstance(name, bytes) else name for name in site.command()}
+    known = commands(site)
     newer = "xautoclaim" in known  # Redis 6.2, as CREATECONSUMER
     filled(site, name)
 
@@ -148,6 +152,24 @@ def test_a_client_of_the_hub_manages_groups(place, way):
     assert place.equal(name) == [{b"g": (b"1-0", {})}]
     run(hub, way, "XGROUP", "DESTROY", name, "g")
     assert place.equal(name) == [{}]
+
+
+@pytest.mark.parametrize("command", ["XCLAIM {} g c 0 2-0", "XAUTOCLAIM {} g c 0 2-0 COUNT 1", "XACK {} g 2-0"])
+def test_only_reading_sets_the_last_delivered_id(place, command):
+    """What is read at the hub causes no event, so the site does not know how far that is."""
+    verb, site, hub = command.split()[0], place.clients[0], place.clients[2]
+    if verb.lower() not in commands(site):
+        pytest.skip("Redis 6.2 has it")
+    name = key(f"only:{verb}")
+    filled(site, name)
+    site.xgroup_create(name, "g", "0")
+    site.xreadgroup("g", "a", {name: ">"}, count=3)
+    place.equal(name)
+    hub.xreadgroup("g", "b", {name: ">"}, count=2)
+    site.execute_command(*command.format(name.decode()).split())
+    found = place.equal(name)[0]
+    assert found[b"g"][0] == b"5-0"
+    assert {id_ for id_, (consumer, _) in found[b"g"][1].items() if consumer == b"b"} == {b"4-0", b"5-0"}
 
 
 def test_reading_goes_on_at_the_other_side_where_it_ended(place):
