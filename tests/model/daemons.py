@@ -55,6 +55,7 @@ from redisrepl.wire.psync import Commands, Continued, FullSync, Position, Snapsh
 from redisrepl.wire.rdb import Entry
 from redisrepl.wire.rdb import Stream as RdbStream
 from tests.model.ancestors import Ancestors
+from tests.model.groups import rdb_groups, shown
 from tests.model.servers import Value, entries_of
 from tests.model.steps import Lock, Task, Until, Wire
 
@@ -196,7 +197,9 @@ class FenceHub:
 
 def elements_held(held: Value | None, type_: str) -> dict[bytes, bytes]:
     """The elements of a collection of this type; none, if it is another."""
-    return dict(held.fields) if isinstance(held, HashState) and held.type == type_ else {}
+    if not isinstance(held, HashState) or held.type != type_:
+        return {}
+    return shown(held.fields) if type_ == "stream" else dict(held.fields)
 
 
 class HubDouble:
@@ -676,7 +679,9 @@ class Daemon:
             case HashState(fields, _, "stream"):
                 entries = [(name, entry_words(fields[name])) for name in entries_of(fields)]
                 told = [(plain_id(name).decode(), list(zip(w[::2], w[1::2], strict=True))) for name, w in entries]
-                return Entry(0, key, "stream", RdbStream(told, fields[LAST_ID].decode()), expires)
+                return Entry(
+                    0, key, "stream", RdbStream(told, fields[LAST_ID].decode(), groups=rdb_groups(fields)), expires
+                )
             case HashState(fields, _, type_):
                 scores = {name: float(value) for name, value in fields.items()} if type_ == "zset" else fields
                 return Entry(0, key, type_, list(fields) if type_ == "set" else list(scores.items()), expires)

@@ -44,6 +44,7 @@ from tests.model.runs import (
     fallen_unremembered,
     filled_anew,
     merged,
+    read_by_two,
     run,
 )
 from tests.model.world import silence
@@ -82,6 +83,8 @@ FILLS = {"fills": True}
 STREAMS = {"only": ("stream",)}
 BUSY = {"writes": 0.4}
 RESTARTS = {"restarts": True}
+GROUPS = {"groups": True, "only": ("stream",), "writes": 0.25}
+READ = (everybody, read_by_two, read_by_two)
 
 #: Those that CI plays: what they break, some runs notice.
 SAMPLE = [
@@ -129,6 +132,7 @@ SAMPLE += [
     Mutant(differences, "lacks", "return not ours.keys() <= fields.keys()", "return False", MERGED),
     Mutant(judging, "Judging._note_evictions", "self._evicted_to = facts.offset", "pass", (everybody, evicted)),
     Mutant(doubts, "Doubts._kinds", "or self._evicts()", "", (everybody, filled_anew, filled_anew)),
+    Mutant(plans, "_plan_elements", "is Verdict.CONFLICT or (lost and both)", "is None", READ, GROUPS),
 ]
 #: Those that need more runs, or that something else makes up for.
 MORE = [

@@ -9,7 +9,8 @@ from redisrepl.changes import HashState, SequenceState, State, StringState
 from redisrepl.engine.continuity import Event
 from redisrepl.wire.collections import COLLECTIONS, name_here
 from redisrepl.wire.entries import LAST_ID, greater_id
-from tests.model.daemons import by_the_clock_of_the_model, elements_held
+from redisrepl.wire.groups import is_of_group, is_place, pending_name, place_name
+from tests.model.daemons import PREFIX, by_the_clock_of_the_model, elements_held
 from tests.model.world import LIST, STRINGS, TYPES, Site, World, WrongError, unlike
 
 
@@ -70,9 +71,10 @@ def is_kept(world: World, key: bytes, wanted: State, found: State) -> bool:
     kept = [loser.fields for loser in losers if isinstance(loser, HashState) and loser.type == wanted.type]
     return all(
         name == LAST_ID
+        or is_place(name)  # of two ids the greater stands
         or there.get(name) == value
         or any(fields.get(name) == value for fields in kept)
-        or world.said[key, value] > 1
+        or world.said[key, name + value if is_of_group(name) else value] > 1
         for name, value in wanted.fields.items()
     )
 
@@ -82,8 +84,10 @@ def taken(wanted: State, found: State) -> bool:
     if not (isinstance(wanted, HashState) and isinstance(found, HashState) and wanted.type == found.type):
         return wanted != found
     fields = dict(wanted.fields)
-    if wanted.type == "stream" and greater_id(fields[LAST_ID], found.fields[LAST_ID]) == found.fields[LAST_ID]:
-        del fields[LAST_ID]
+    if wanted.type == "stream":
+        ids = [name for name in fields.keys() & found.fields.keys() if name == LAST_ID or is_place(name)]
+        for name in [name for name in ids if greater_id(fields[name], found.fields[name]) == found.fields[name]]:
+            del fields[name]
     return not fields.items() <= found.fields.items()
 
 
@@ -175,6 +179,35 @@ def merged(world: World) -> None:
         raise WrongError(f"two parties changed {key!r}: {here} is left, and not only {most}")
     if type_ == "stream" and found[LAST_ID] != theirs:
         raise WrongError(f"the last id of {key!r} is {found[LAST_ID]!r}, and not the greatest, {theirs!r}")
+    world.check()
+
+
+def read_by_two(world: World) -> None:
+    """Two parties work on one group, each on other entries: what either acknowledged is gone, what it took is its."""
+    rng, key, group = world.rng, PREFIX + b"str", b"g"
+    *read, following = world.names("stream", 5)
+    start = [*world.putting("stream", key, [*read, following]), [b"XGROUP", b"CREATE", key, group, b"0-0"]]
+    world.write(None, [[b"DEL", key], *start, [b"XREADGROUP", key, group, b"a", b"4"]])
+    world.settle()
+    world.judgements.clear()
+    for site in world.sites:
+        rng.choice([world.kill_and_overrun, world.cut, world.unsubscribe, lambda _: None])(site)
+    one, other = rng.sample([None, *world.sites], 2)
+    for party, argv in [
+        (one, [b"XACK", key, group, read[0]]),
+        (other, [b"XACK", key, group, read[1]]),
+        (one, [b"XCLAIM", key, group, b"b", read[2]]),
+        (other, [b"XREADGROUP", key, group, b"b", b"1"]),
+    ]:
+        world.write(party, [argv])
+        world.play(rng.randint(0, 30), [])
+    world.settle()
+    if not any(event is Event.WENT_BACK for _, event in world.judgements):
+        found = {name: value for name, value in world.hub.state(key).fields.items() if is_of_group(name)}
+        pending = {read[2]: b"2 b", read[3]: b"1 a", following: b"1 b"}
+        wanted = {pending_name(group, id_): value for id_, value in pending.items()} | {place_name(group): following}
+        if found != wanted:
+            raise WrongError(f"two parties read {key!r}: {found} is left, and not {wanted}")
     world.check()
 
 

@@ -18,7 +18,9 @@ from redisrepl.remote.history import HubFacts
 from redisrepl.wire.collections import COLLECTIONS, name_here
 from redisrepl.wire.digests import digest_of, element_of
 from redisrepl.wire.entries import LAST_ID, entry_name, entry_value, entry_words, greater_id, is_entry, plain_id
+from redisrepl.wire.groups import is_of_group, value_here
 from redisrepl.wire.writes import MAX_FIELDS_PER_COMMAND, MOVED, UNCHANGED
+from tests.model.groups import UNSEEN, GroupsMixin, shown
 
 #: What a key holds, but for its expiry. Nobody changes one: a write puts another in its place.
 Value = StringState | HashState | SequenceState
@@ -41,7 +43,12 @@ def elements_of_words(type_: str, words: Sequence[bytes]) -> dict[bytes, bytes]:
     if type_ == "set":
         return dict.fromkeys(words, b"")
     names, values = (words[1::2], words[::2]) if type_ == "zset" else (words[::2], words[1::2])
-    return {name_here(type_, name): value for name, value in zip(names, values, strict=True)}
+    return {name_here(type_, name): _value(name, value) for name, value in zip(names, values, strict=True)}
+
+
+def _value(name: bytes, told: bytes) -> bytes:
+    """The value of an element, as a command tells it: a time of delivery, which no two servers have alike, is none."""
+    return value_here(name, told) if is_of_group(name) else told
 
 
 def type_of(held: Value) -> str:
@@ -71,7 +78,7 @@ class Snapshot:
 
 
 @dataclass
-class Server:
+class Server(GroupsMixin):
     """A Redis.
 
     Attributes:
@@ -181,6 +188,8 @@ class Server:
         held = self.data.get(key)
         if held is None:
             return None
+        if type_of(held) == "stream":
+            held = replace(held, fields=shown(held.fields))
         expires = self.expiries.get(key)
         return held if expires is None else replace(held, expires_at_ms=expires)
 
@@ -227,8 +236,11 @@ class Server:
 
     def run(self, argv: list[bytes]) -> Outcome:
         """Execute a command; what a script would report of it, and the events that it causes."""
-        outcome, events = self._run(*argv)
-        for key, _ in events:
+        if argv[0] == b"XGROUP":
+            outcome, events = self._xgroup(*argv[1:])
+        else:
+            outcome, events = self._run(*argv)
+        for key, _ in events if argv[0] not in UNSEEN else ():
             self.writes[key] += 1
         return outcome, events
 
@@ -310,11 +322,13 @@ class Server:
             return _WRONGTYPE, []
         wanted: dict[bytes, bytes] = {}
         moved = None
-        for at_server, digests, value in named:
+        there = shown(held) if type_ == "stream" else held
+        for at_server, digests, told in named:
             name = name_here(type_, at_server)
-            if held.get(name) == value:
+            value = _value(name, told)
+            if there.get(name) == value:
                 continue
-            if _element_holds(type_, name, held.get(name), digests):
+            if _element_holds(type_, name, there.get(name), digests):
                 wanted[name] = value
             else:
                 moved = MOVED
@@ -351,10 +365,12 @@ class Server:
         held, name = self._elements(type_, key), name_here(type_, at_server)
         if held is None:
             return _WRONGTYPE, []
-        if name not in held:
+        if name not in (shown(held) if type_ == "stream" else held):
             return UNCHANGED, []
         if not _element_holds(type_, name, held[name], digests):
             return MOVED, []
+        if is_of_group(name):
+            return self._groupdel(key, name)
         return self._remove_elements(type_, key, [at_server])
 
     def _hincrby(self, key: bytes, name: bytes, by: bytes) -> Outcome:
@@ -441,6 +457,10 @@ class Server:
             above, of_last = self._xsetid(key, last)
             events += of_last
             outcome = MOVED if above else outcome
+        if ours := {name: value for name, value in elements.items() if is_of_group(name)}:
+            of_groups, missing = self._put_groups(key, ours)
+            events += of_groups
+            outcome = MOVED if missing else outcome
         return outcome, events
 
     def _insert(self, key: bytes, low: Mapping[bytes, bytes]) -> Events:

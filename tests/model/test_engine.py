@@ -18,7 +18,7 @@ from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.outbound import Outbound
 from redisrepl.remote.fence import Fence
 from tests.model.daemons import Made, PlayedJudging
-from tests.model.mutants import MORE, SAMPLE, mutated, noticed_by
+from tests.model.mutants import GROUPS, MORE, SAMPLE, mutated, noticed_by
 from tests.model.runs import (
     FALL,
     ONE,
@@ -30,6 +30,7 @@ from tests.model.runs import (
     fallen_unremembered,
     filled_anew,
     merged,
+    read_by_two,
     run,
 )
 from tests.model.world import WrongError, silence
@@ -74,6 +75,12 @@ def play(seed, phases, circumstances):
         pytest.param(ALL, {"sites": 3, "notify": True, "feed": True}, id="no PSYNC at every other site"),
         pytest.param((everybody,), {"sites": 2, "expires": True, "restarts": True, "feed": True}, id="expiries"),
         pytest.param((everybody, fallen_unremembered), {"sites": 2, "fills": True}, id="full disks"),
+        pytest.param((*ONE, fallen, read_by_two), {"sites": 2, **GROUPS}, id="consumer groups"),
+        pytest.param(
+            (*ONE, read_by_two),
+            {"sites": 3, "notify": True, "feed": True, "restarts": True, **GROUPS},
+            id="consumer groups, no PSYNC at every other site",
+        ),
         pytest.param(
             (everybody, fallen_unremembered),
             {"sites": 2, "fills": True, "deletes": False, "restarts": True},

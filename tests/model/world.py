@@ -27,9 +27,11 @@ from redisrepl.wire.collections import COLLECTIONS, put_words
 from redisrepl.wire.digests import digest_of
 from redisrepl.wire.entries import entry_name, greater_id, plain_id
 from redisrepl.wire.feed import Feed, feed_content, parse_feed
+from redisrepl.wire.groups import is_of_group
 from redisrepl.wire.writes import UNCHANGED
 from tests.model.ancestors import Disk, Memory
 from tests.model.daemons import CLOCK, LATER, PREFIX, Daemon, Made, elements_held
+from tests.model.groups import groups_of, pending_of
 from tests.model.servers import Server, entries_of, last_id, type_of
 from tests.model.steps import Task
 
@@ -88,6 +90,7 @@ class World:
         fills: the disks of daemons are full now and then.
         winner: of conflicts.
         every_write: see `CoreOptions`.
+        groups: consumer groups are replicated, and clients read by them.
         waits, watches: an apply waits for the stream, and watches its keys.
         writes: the part of all steps that are writes of clients.
         only: keys of these types are written, None: of any; otherwise some keys of all.
@@ -110,6 +113,7 @@ class World:
         fills: bool = False,
         winner: str = "hub",
         every_write: bool = False,
+        groups: bool = False,
         waits: bool = True,
         watches: bool = True,
         counts: bool = True,
@@ -119,20 +123,15 @@ class World:
     ) -> None:
         self.rng = random.Random(seed)
         self.made = made or Made()
-        left_out = {
-            "fields-expire",
-            "streams-groups",
-            *(() if deletes else ("del",)),
-            *(() if expires else ("expire",)),
-        }
-        self.kinds = ALL_KINDS - left_out
+        left_out = {"fields-expire", *(() if deletes else ("del",)), *(() if expires else ("expire",))}
+        self.kinds = ALL_KINDS - left_out | ({"streams-groups"} if groups else set())
         self.keys = [key for key in KEYS if TYPES.get(key) in only]
         if not only:
             self.keys = self.rng.sample(KEYS, self.rng.choice(KEYS_OF_A_RUN))
         self.faults, self.silent, self.deletes, self.expires = faults, silent, deletes, expires
         self.feed, self.restarts, self.flushes = feed, restarts, flushes
         self.winner, self.every_write, self.waits, self.watches = winner, every_write, waits, watches
-        self.counts, self.fills, self.writes = counts, fills, writes
+        self.counts, self.fills, self.writes, self.groups = counts, fills, writes, groups
         self.now_ms = CLOCK.now_ms = 1_000_000_000
         self.hub = Server(self.rng, self.now_ms)
         self.time = self.counter = 0
@@ -249,6 +248,8 @@ class World:
             expires = self.expires and dice < 0.5
             options = [b"PXAT", b"%d" % (self.now_ms + rng.choice([1, 2, 50]) * _HOUR)] if expires else []
             return [[b"SET", key, self.value(), *options]]
+        if self.groups and held is not None and type_of(held) == "stream" and rng.random() < 0.5:
+            return [self.reading(key, elements_held(held, "stream"))]
         another = held is not None and type_of(held) != type_
         before = [[b"DEL", key]] if another else []
         elements = {} if another or held is None or type_ == "list" else held.fields
@@ -288,6 +289,26 @@ class World:
         its = COLLECTIONS[type_]
         return [its.put, key, *its.options, *put_words(type_, [(name, value()) for name in names])]
 
+    def reading(self, key: bytes, elements: Mapping[bytes, bytes]) -> list[bytes]:
+        """What a client does with a consumer group of a stream."""
+        rng, group, consumer = self.rng, b"g", self.rng.choice([b"a", b"b"])
+        at = plain_id(rng.choice(entries_of(elements) or [b"0-0"]))
+        if group not in groups_of(elements):
+            return [b"XGROUP", b"CREATE", key, group, at]
+        pending = [*pending_of(elements, group)]
+        match rng.choice(["read", "read", "read", "ack", "ack", "claim", "set", "leave", "destroy"]):
+            case "ack" if pending:
+                return [b"XACK", key, group, *rng.sample(pending, rng.randint(1, len(pending)))]
+            case "claim" if pending:
+                return [b"XCLAIM", key, group, consumer, rng.choice(pending)]
+            case "set":
+                return [b"XGROUP", b"SETID", key, group, at]
+            case "leave":
+                return [b"XGROUP", b"DELCONSUMER", key, group, consumer]
+            case "destroy":
+                return [b"XGROUP", b"DESTROY", key, group]
+        return [b"XREADGROUP", key, group, consumer, b"%d" % rng.randint(1, 2)]
+
     def names(self, type_: str, count: int) -> list[bytes]:
         """Names of so many elements that no collection of this type has; of a stream's entries, in their order."""
         self.counter += count
@@ -312,14 +333,26 @@ class World:
         server = self.hub if party is None else party.server
         commands = commands or self.command(server)
         self.note(f"client at {'hub' if party is None else party.name}: {commands}")
-        for argv in commands:
-            self.said.update((argv[1], word) for word in argv[2:])
+        keys = [argv[2 if argv[0] == b"XGROUP" else 1] for argv in commands]
+        for key, argv in zip(keys, commands, strict=True):
+            self.said.update((key, word) for word in argv[2:])
+            before = elements_held(server.data.get(key), "stream").items()
             if party is None:
                 self.hub_run(argv)
             else:
                 self.site_run(party, argv)
+            changed = elements_held(server.data.get(key), "stream").items() - before
+            self.said.update((key, name + value) for name, value in changed if is_of_group(name))
         server.written()
-        return [argv[1] for argv in commands]
+        return keys
+
+    def announce(self) -> None:
+        """Of reading and acknowledging no event tells, so others hear of it with the next change of the stream."""
+        for party in [None, *(site for site in self.sites if site.by_events)]:
+            server = self.hub if party is None else party.server
+            for key in [key for key, held in server.data.items() if type_of(held) == "stream"]:
+                group = [key, b"nobody"]
+                self.write(party, [[b"XGROUP", b"CREATE", *group, b"0-0"], [b"XGROUP", b"DESTROY", *group]])
 
     def count(self, site: Site) -> None:
         """A client counts."""
@@ -412,6 +445,8 @@ class World:
         site.daemon.applying._max_keys = self.rng.randint(1, 3)
         if (work := site.daemon.applying._take()) is not None:
             self.begin(site, "fetch", work)
+        elif self.groups:  # it waits for an echo that never comes: what was applied needed an entry that is gone
+            site.server.stream.append([b"PING"])
 
     def judge_site(self, site: Site) -> None:
         self.begin(site, "judge site", site.daemon.judging.judge_site())
@@ -601,6 +636,8 @@ class World:
     def settle(self, *, full: bool = False) -> None:
         """Nothing goes wrong any more, but that disks may stay full, and everything is waited for."""
         self.quiet = True
+        if self.groups:
+            self.announce()
         for site in self.sites if not full else ():
             site.daemon.store.free()
         left = 2
@@ -636,7 +673,9 @@ class World:
         if not fired:
             for site in self.sites:
                 self.look_at_hub(site)
-                if self.silent:  # else every fault is noticed, and nothing is left to a sweep that nobody asked for
+                # Else every fault is noticed, and nothing is left to a sweep that nobody asked for. But where an entry
+                # comes back, what was pending of it is pending again, of which no side tells the other.
+                if self.silent or self.groups:
                     self.begin(site, "sweep", site.daemon.sweep.once(timer=True))
         for site in self.sites:
             self.save(site)
