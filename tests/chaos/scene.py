@@ -178,6 +178,7 @@ class Scene:
             eventually(nothing_is_lost, 5)
             for daemon in self.daemons:  # what was forgotten, or went back, must not bear on what comes next
                 eventually(partial(_is_at_rest, daemon), PATIENCE, "a daemon has dealt with all that it found")
+            eventually(lambda: not [*self.disk.path.glob("*/*.behind")], PATIENCE, "the next daemon will know it")
             strays = self._strays()
             assert not strays, f"outside the namespace: {strays[:3]}"
             for writer in self.writers:
