@@ -202,10 +202,14 @@ class Scene:
         return directory
 
     def _announce(self) -> None:
-        """What clients read where a daemon goes by events comes with the next change of the stream."""
-        for server in [self.hub.server, *(site.master for site in self.sites if site not in self.streamed_sites)]:
+        """What clients read where daemons go by events comes with the next change of the stream; elsewhere at once."""
+        streamed = [site.master for site in self.streamed_sites]
+        for writer, server in zip(self.writers, self.servers, strict=True):
+            if server in streamed:
+                continue
             with server.client() as client:
-                announce(client, client.scan_iter(NAMESPACE + b"c:stream:*", count=10_000))
+                for of_whom in (writer.name.encode() + b":*", b"[0-9]"):  # its own, and those of all
+                    announce(client, client.scan_iter(NAMESPACE + b"c:stream:" + of_whom, count=10_000))
 
     def _settle(self) -> Contents:
         """Wait until all copies are equal; what they hold. Only what differed is looked at again and again."""
