@@ -22,7 +22,7 @@ test: ## every test, against real servers; PYTEST_ARGS='-k demo -x' for some
 	@scripts/venv
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-chaos: ## faults at random while all sides write, for SECONDS=600; SEED=n plays a failing run again; SITES=events or large
+chaos: ## faults at random while all sides write, for SECONDS=600; SEED=n plays a failing run again; SITES=events, groups or large
 	@scripts/install-packages test
 	@scripts/venv
 	REDISREPL_CHAOS_SECONDS=$(or $(SECONDS),600) REDISREPL_CHAOS_SEED=$(or $(SEED),0) \

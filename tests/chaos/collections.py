@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 import redis
 
 from redisrepl.changes import HashState, SequenceState, State, StringState
-from redisrepl.wire.entries import entry_words, is_entry, plain_id
+from redisrepl.wire.entries import entry_words, is_entry, last_id_of, plain_id
 from redisrepl.wire.groups import is_of_group
 from tests.chaos import groups
 
@@ -32,8 +32,10 @@ def type_of(name: bytes) -> bytes:
     return b"hash" if name.startswith(b"h") else b"string"
 
 
-def write_shared(client: redis.Redis, rng: random.Random, key: bytes, type_: bytes, value: bytes) -> None:
-    """Write to a key that others write, too."""
+def write_shared(
+    client: redis.Redis, rng: random.Random, key: bytes, type_: bytes, value: bytes, *, reads: bool
+) -> None:
+    """Write to a key that others write, too; `reads`: or read by consumer groups."""
     member = b"m%d" % rng.randrange(20)
     match type_:
         case b"set":
@@ -45,13 +47,13 @@ def write_shared(client: redis.Redis, rng: random.Random, key: bytes, type_: byt
         case b"list":
             client.rpush(key, value)
             client.ltrim(key, -10, -1)
-        case _ if rng.random() < 0.5:
+        case _ if reads and rng.random() < 0.5:
             groups.read_shared(client, rng, key)
         case _:
             client.xadd(key, {b"f": value}, maxlen=20, approximate=False)
 
 
-def write_own(
+def write_own(  # noqa: PLR0913 - what a write depends on
     client: redis.Redis,
     rng: random.Random,
     key: bytes,
@@ -60,6 +62,8 @@ def write_own(
     held: Mapping[bytes, object],
     doubtful: Collection[bytes],
     saying: groups.Saying,
+    *,
+    reads: bool,
 ) -> None:
     """Write to a key that no other client writes.
 
@@ -71,6 +75,7 @@ def write_own(
         number: greater each time.
         held: elements that it may hold, and their values.
         doubtful: elements of which nobody knows, since an answer was lost.
+        reads: it also reads by consumer groups.
         saying: around a write, with what the elements hold then (None: nothing); without names, the key as a whole.
     """
     member = b"m%d" % rng.randrange(_MEMBERS)
@@ -89,7 +94,7 @@ def write_own(
             with saying({None: items}):
                 client.pipeline().delete(key).rpush(key, *items).execute()
         case _:
-            _write_own_stream(client, rng, key, number, held, doubtful, saying)
+            _write_own_stream(client, rng, key, number, held, doubtful, saying, reads=reads)
 
 
 def _write_own_stream(
@@ -100,17 +105,19 @@ def _write_own_stream(
     held: Mapping[bytes, object],
     doubtful: Collection[bytes],
     saying: groups.Saying,
+    *,
+    reads: bool,
 ) -> None:
     """Add or remove entries, or do something with a consumer group."""
     entries = groups.in_order(name for name in held if not is_of_group(name))
-    if doubtful:  # what a group delivers must be known, so all of that goes
+    if reads and doubtful:  # what a group delivers must be known, so all of that goes
         with saying(dict.fromkeys({*doubtful, *filter(is_of_group, held)})):
             if client.exists(key):
                 client.xgroup_destroy(key, groups.GROUP)
                 for id_ in doubtful:
                     if not is_of_group(id_):
                         client.xdel(key, id_)
-    elif rng.random() < 0.6 and groups.read_own(client, rng, key, held, saying):
+    elif reads and rng.random() < 0.6 and groups.read_own(client, rng, key, held, saying):
         pass
     elif len(entries) > _ENTRIES:
         first = entries[: rng.choice([1, _ENTRIES // 2])]
@@ -151,7 +158,11 @@ def _content(type_: bytes, replies: list[object]) -> object:
         case b"stream", [redis.ResponseError()]:
             return None  # there is no such key
         case b"stream", [about]:
-            return {**about["entries"], LAST_ID: about["last-generated-id"], **groups.elements_of_groups(about)}
+            return {
+                **about["entries"],
+                LAST_ID: last_id_of(about["last-generated-id"]),
+                **groups.elements_of_groups(about),
+            }
         case _, [Exception() as error, *_]:
             raise error
         case b"set", [members]:

@@ -53,6 +53,7 @@ class Scene:
         all_types: the clients of the hub and of the first site write keys of all types, which the daemon there
             replicates; at the others all likewise, or strings and hashes only, as the seed has it.
         events: there is a third site.
+        groups: clients read streams by consumer groups, which are replicated.
     """
 
     def __init__(
@@ -63,10 +64,12 @@ class Scene:
         flags: tuple[str, ...] = SWIFT,
         all_types: bool = True,
         events: bool = False,
+        groups: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
         self._all = [all_types, *([all_types and self.rng.random() < 0.5] * (2 if events else 1))]  # by site
         self._events = events
+        self._groups = groups
         self._pause = pause
         self._flags = flags
         self._stack = contextlib.ExitStack()
@@ -94,7 +97,7 @@ class Scene:
                         *secrets,
                         *what,
                         *site.flags,
-                        *(["--replicate", "all,streams-groups"] if everything else []),
+                        *(["--replicate", "all,streams-groups" if self._groups else "all"] if everything else []),
                         *("--haddr", self.hub.url_at(proxy.port)),
                         *("--state-dir", self.disk.path / f"site{n}"),
                     ]
@@ -109,7 +112,7 @@ class Scene:
         self._marks = [daemon.mark() for daemon in self.daemons]
         masters = [lambda: self.hub.server, *(lambda site=site: site.master for site in self.sites)]
         self.writers = [
-            Writer(name, master, self.rng.random(), self._pause, all_types=everything)
+            Writer(name, master, self.rng.random(), self._pause, all_types=everything, reads=self._groups)
             for name, master, everything in zip(
                 ("hub", *(f"site{n}" for n in range(len(self.sites)))), masters, (self._all[0], *self._all), strict=True
             )
@@ -156,7 +159,8 @@ class Scene:
     def check(self) -> None:
         """Pause all clients and wait until all copies are equal; then nothing is lost, strayed, or grown too large."""
         with self.silence():
-            self._announce()
+            if self._groups:
+                self._announce()
             held = self._settle()
             forgot = [False, *map(self._forgot, self.daemons, self._marks)]
             back = [False, *map(self._went_back, self.daemons, self._marks)]

@@ -18,6 +18,8 @@ SEED = int(os.environ.get("REDISREPL_CHAOS_SEED", "0")) or random.SystemRandom()
 SECONDS = float(os.environ.get("REDISREPL_CHAOS_SECONDS", "0"))
 #: Seconds between bursts of writes, of which each fault has as many before and after it; few in a run of its own.
 PAUSE = 0.002 if SECONDS else 0.03
+#: Not all that it finds is mended (docs/reliability.md).
+BY_HAND = pytest.mark.skipif(not SECONDS, reason="played by hand: make chaos SITES=groups")
 #: Faults between two comparisons of the mixed run.
 ROUND = 6
 
@@ -63,10 +65,16 @@ def test_all_copies_are_equal_after_each_fault_of(group):
 
 
 @pytest.mark.timeout(300 + 2 * SECONDS)
-@pytest.mark.parametrize("events", [False, True], ids=["streams", "events"])
-def test_all_copies_are_equal_after_everything_at_once(events):
-    """`events`: beside the others there is a site that is followed by its keyspace events."""
-    with Scene(SEED, pause=PAUSE, events=events) as scene:
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param({}, id="streams"),
+        pytest.param({"events": True}, id="events"),  # beside the others, a site that is followed by keyspace events
+        pytest.param({"groups": True}, id="groups", marks=BY_HAND),
+    ],
+)
+def test_all_copies_are_equal_after_everything_at_once(more):
+    with Scene(SEED, pause=PAUSE, **more) as scene:
         play = Play(scene)
         while True:
             for _ in range(ROUND):

@@ -62,16 +62,25 @@ class Writer(threading.Thread):
         seed: of its choices.
         pause: seconds between its bursts of about seven writes.
         all_types: it writes keys of `TYPES` beside strings and hashes, and removes elements of them.
+        reads: it also reads streams by consumer groups.
     """
 
     def __init__(
-        self, name: str, master: Callable[[], RedisServer], seed: float, pause: float, *, all_types: bool = False
+        self,
+        name: str,
+        master: Callable[[], RedisServer],
+        seed: float,
+        pause: float,
+        *,
+        all_types: bool = False,
+        reads: bool = False,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._master = master
         self._rng = random.Random(seed)
         self._pause = pause
         self._all_types = all_types
+        self._reads = reads
         self._number = 0  # of its writes to keys of its own
         self._ended = threading.Event()
         self._writing = threading.Lock()
@@ -113,7 +122,7 @@ class Writer(threading.Thread):
         if self._all_types:
             type_ = rng.choice(TYPES)
             key = NAMESPACE + b"c:%b:%d" % (type_, rng.randrange(FEW))
-            write_shared(client, rng, key, type_, b"%b %d" % (self.name.encode(), self.accepted))
+            write_shared(client, rng, key, type_, b"%b %d" % (self.name.encode(), self.accepted), reads=self._reads)
             self.accepted += 1
             self._write_own_collection(client)
         client.set(self.key_outside, b"%d" % self.accepted)
@@ -137,7 +146,9 @@ class Writer(threading.Thread):
         histories = self.own.get(key, {})
         held = {place: history.values[-1] for place, history in histories.items() if history.values[-1] is not None}
         doubtful = [place for place, history in histories.items() if history.accepted < len(history.values) - 1]
-        write_own(client, self._rng, key, type_, self._number, held, doubtful, partial(self._saying, key))
+        write_own(
+            client, self._rng, key, type_, self._number, held, doubtful, partial(self._saying, key), reads=self._reads
+        )
 
     @contextlib.contextmanager
     def _saying(self, key: bytes, values: Mapping[bytes | None, object]) -> Iterator[None]:
