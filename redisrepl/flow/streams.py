@@ -32,6 +32,8 @@ __all__ = ["EntriesReader", "LargeStreams"]
 _PAGE = 2000
 #: Entries behind the last id that was known, or gone before the first, of which more are compared from the beginning.
 _FEW = 2000
+#: So many times as many entries as a stream has may come while it changes, at the most.
+_OVERLAP = 2
 #: Streams of which something is kept.
 _KEPT = 10_000
 #: Bytes of entries after which a piece ends.
@@ -150,6 +152,8 @@ class LargeStreams:
         async with aclosing(self._pages(key, begun.following)) as pages:
             async for page in pages:
                 found |= page.found
+                if begun.told + len(found) > _OVERLAP * (self._seen_in(page).facts.length + 1):
+                    raise ChangedError
                 if len(found) >= self._piece or value_size(HashState(found)) >= _PIECE_BYTES:
                     break
         seen = self._seen_in(page) if page.following == BEGINNING else None

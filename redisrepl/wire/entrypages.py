@@ -166,10 +166,11 @@ def parse_entries(items: Sequence[bytes], token: bytes, begin: bytes) -> EntryPa
 
 
 def _goes_on(begin: bytes, following: bytes, found: Mapping[bytes, bytes]) -> bool:
-    """Whether these entries come in their order, from one id on; a server that begins anew would have no end."""
+    """Whether these entries come in their order, from one id on, and further; else a server might have no end."""
     start, names = entry_name(begin.removeprefix(b"(")), [*found]
-    further = following == BEGINNING or (_ID.fullmatch(following) is not None and start < entry_name(following))
-    return further and names == sorted(names) and (not names or start <= names[0])
+    if names != sorted(names) or (names and names[0] < start):
+        return False
+    return following == BEGINNING or bool(names and _ID.fullmatch(following) and names[-1] < entry_name(following))
 
 
 def _natural(text: bytes) -> int:

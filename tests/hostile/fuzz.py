@@ -29,6 +29,8 @@ from redisrepl.store.reading import MALFORMED, Reader
 from redisrepl.wire.batches import parse_batch_reply
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.digests import BUCKETS, parse_looks, parse_page, parse_sums
+from redisrepl.wire.elements import Question, parse_elements
+from redisrepl.wire.entrypages import parse_entries
 from redisrepl.wire.feed import parse_feed
 from redisrepl.wire.http import ResponseReader
 from redisrepl.wire.messages import MessageReader
@@ -38,6 +40,7 @@ from redisrepl.wire.replies import as_clock, as_info, as_integer, as_option, as_
 from redisrepl.wire.replyreader import ReplyReader
 from redisrepl.wire.resp import parse_one
 from redisrepl.wire.states import parse_fetch, parse_states
+from redisrepl.wire.totals import parse_total
 from redisrepl.wire.unwanted import Unwanted
 from redisrepl.wire.walker import Walker
 from redisrepl.wire.webdis import (
@@ -144,6 +147,7 @@ COMMANDS = [
 ]
 STREAM = b"".join(_flat(*argv) for argv in [*COMMANDS, [b"MULTI"], [b"DEL", b"ns:k"], [b"EXEC"], [b"PING"]])
 #: What is parsed > how, and good samples of it.
+_SECTIONS = Question(b"ns:k", "hash", b"all", (2, 4))
 PARSERS = {
     "stream": (_stream, [STREAM, _flat(b"SET", b"other", b"x" * 300_000) + STREAM]),
     "snapshot": (
@@ -197,6 +201,19 @@ PARSERS = {
         [_flat(b"0123456789abcde 4102444800123", b""), _flat(b"0123456789abcde ~99", b"?")],
     ),
     "page": (lambda data: parse_page(flat_reply(data)), [_flat(b"0", b"ns:k", b"0123456789abcde", b"ns:l", b"!")]),
+    "sections": (
+        lambda data: parse_elements(flat_reply(data), b"t", _SECTIONS),
+        [_flat(b"1 t", b"hash", b"", b"2", b"0", b"0123456789ab", b"2", b"f", b"v", b"ba9876543210", b"0")],
+    ),
+    "entries": (
+        lambda data: parse_entries(flat_reply(data), b"t", b"(1-0"),
+        [
+            _flat(
+                b"1 t", b"stream", b"9", b"2", b"3", b"1-0", b"3-0", b"3-1", b"2-0", b"\x92\xa1f\xa1v", b"3-0", b"\x90"
+            )
+        ],
+    ),
+    "total": (lambda data: parse_total(flat_reply(data)), [_flat(b"stream", b"3-0", b"7", b"8"), _flat(b"none")]),
     "sums": (
         lambda data: parse_sums(flat_reply(data), [0] * BUCKETS),
         [_flat(b"0", b"2", b"1", b"ns:k", b"ffffffffffffff07000000000002")],

@@ -138,6 +138,13 @@ def test_what_the_script_does_not_return_is_refused(index, item):
         parse_entries(broken, b"t", b"1-0")
 
 
+def test_a_page_without_entries_or_beyond_what_follows_is_refused():
+    """Else a server could go on for ever."""
+    for page in ([*PAGE[:7], b"9-0"], [*PAGE[:7], b"1-0", *PAGE[8:10]]):
+        with pytest.raises(ProtocolError):
+            parse_entries(page, b"t", b"1-0")
+
+
 def test_entries_out_of_order_and_the_answer_to_another_request_are_refused():
     with pytest.raises(ProtocolError):
         parse_entries([*PAGE[:8], b"3-0", b"v", b"2-0", b"v"], b"t", b"1-0")
