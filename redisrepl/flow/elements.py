@@ -125,10 +125,10 @@ class LargeCollections:
         if not suspect and large.count >= self._too_large.get(key, math.inf):
             return Part(TOO_LARGE, None, 0, None)  # a comparison has it read again
         try:
+            part = None
             if large.type == "stream":
                 in_pieces = self._goes_in_pieces(key, large)
-                return await self._streams.read(key, large, suspect=suspect, in_pieces=in_pieces)
-            part = None
+                part = await self._streams.read(key, large, suspect=suspect, in_pieces=in_pieces)
             known = kept is not None and (kept.epoch, kept.type) == (epoch, large.type)
             if kept is not None and known and not self._core.must_ask(suspect=suspect):
                 part = await self._differing(key, kept)

@@ -248,3 +248,14 @@ async def test_where_much_would_be_moved_for_each_piece_a_stream_is_inserted_at_
 
         await eventually_async(all_there)
         assert (world.inbound.counters.applied < 3) == at_once
+
+
+async def test_a_stream_whose_values_are_too_large_is_left_out_until_it_has_fewer(worlds):
+    async with worlds() as world:
+        world.at_hub.eval("for i = 1, 3000 do redis.call('XADD', KEYS[1], '*', 'n', string.rep('x', 400)) end", 1, KEY)
+        assert await world.announced() > 1000
+        assert await world.announced() == 0  # it is known now
+        assert not world.at_site.exists(KEY)
+        world.at_hub.xtrim(KEY, maxlen=1500, approximate=False)
+        assert await world.announced() == 1500
+        assert world.equal()
