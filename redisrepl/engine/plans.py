@@ -239,8 +239,8 @@ def _plan_whole(
             plan.agreed = site
         _plan_expiry(plan, site, hub, ancestor, policy, same_value=ancestor.digest == held)
         return plan
-    known = (ancestor.digest, *intents, *applied)
-    if ruling := ruling_on(verdict, (held, far), known, None, policy.winner, about, back):
+    known = ancestor.digest, *applied
+    if ruling := ruling_on(verdict, (held, far), known, intents, None, policy.winner, about, back):
         verdict = ruling.verdict
         plan.lost = [Lost(ruling, site if ruling.winner == "hub" else hub)]
     if verdict is Verdict.PUSH:
@@ -381,9 +381,9 @@ def _rulings(
     rulings: dict[Ruling, list[bytes]] = {}
     for name in names:
         sides = held.get(name), far.get(name)
-        known = agreed.get(name), *ancestor.element_intents.get(name, ()), *ancestor.element_applied.get(name, ())
-        bears = back.bears(about, name)
-        if ruling := ruling_on(verdicts[name], sides, known, name, policy.winner, bears, back):
+        known = agreed.get(name), *ancestor.element_applied.get(name, ())
+        sent, bears = ancestor.element_intents.get(name, ()), back.bears(about, name)
+        if ruling := ruling_on(verdicts[name], sides, known, sent, name, policy.winner, bears, back):
             rulings.setdefault(ruling, []).append(name)
     return rulings
 

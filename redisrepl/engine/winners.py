@@ -91,6 +91,7 @@ def ruling_on(
     verdict: Verdict,
     sides: tuple[Digest, Digest],
     known: Iterable[Digest],
+    sent: Collection[Digest],
     name: bytes | None,
     policy: ConflictWinner,
     about: Circumstances,
@@ -102,6 +103,7 @@ def ruling_on(
         verdict: on a key, or on an element.
         sides: what site and hub hold there.
         known: what it is known to have been otherwise, such as what was agreed on.
+        sent: what pushes of unknown outcome may have left at the hub; the site wrote it last.
         name: of the element; None: it is the key as a whole.
         policy: who wins where both have changed.
         about: what bore on the verdict.
@@ -114,7 +116,8 @@ def ruling_on(
             return Ruling("hub" if site in older else "site")
         return Ruling(policy, "both sides went back" if about.site_lost and about.hub_lost else BOTH_CHANGED)
     if verdict is Verdict.APPLY and about.site_lost and site is not None:
-        return None if site in {*known, *back.past_of_site(name)} else Ruling("hub", "the site went back")
+        is_older = site not in sent and site in {*known, *back.past_of_site(name)}
+        return None if is_older else Ruling("hub", "the site went back")
     if verdict is Verdict.PUSH and about.hub_lost and hub is not None:
-        return None if hub in {*known, *back.past_of_hub(name)} else Ruling("site", "the hub went back")
+        return None if hub in {*known, *sent, *back.past_of_hub(name)} else Ruling("site", "the hub went back")
     return None

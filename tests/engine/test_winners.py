@@ -53,13 +53,16 @@ def test_what_is_known_to_be_older_or_is_not_replaced_is_not_kept(site, hub, abo
 
 
 @pytest.mark.parametrize("about", [AT_SITE, AT_HUB])
-def test_what_we_may_have_sent_is_not_kept(about):
-    sent = {"intents": (digest_of(KEY, C),), "applied": (digest_of(KEY, C),)}
+@pytest.mark.parametrize("what", ["intents", "applied"])
+def test_what_we_may_have_sent_is_kept_only_if_the_site_wrote_it_last_and_the_hub_may_never_have_had_it(about, what):
+    kept = what == "intents" and about is AT_SITE
     site, hub = (C, B) if about is AT_SITE else (B, C)
-    assert plan(site, hub, A, about, **sent).lost == []
-    elements = {name: {b"f": (element_of(b"f", b"2"),)} for name in ("element_intents", "element_applied")}
+    found = plan(site, hub, A, about, **{what: (digest_of(KEY, C),)})
+    assert found.lost == ([Lost(TO_HUB, C)] if kept else [])
+    elements = {f"element_{what}": {b"f": (element_of(b"f", b"2"),)}}
     site, hub = (hash_(f="2"), hash_(f="3")) if about is AT_SITE else (hash_(f="3"), hash_(f="2"))
-    assert plan(site, hub, hash_(f="1"), about, **elements).lost == []
+    found = plan(site, hub, hash_(f="1"), about, **elements)
+    assert found.lost == ([Lost(TO_HUB, hash_(f="2"))] if kept else [])
 
 
 @pytest.mark.parametrize("winner", ["hub", "site"])

@@ -115,7 +115,7 @@ SAMPLE = [
 ]
 #: Likewise, where elements are elements, of whatever collection.
 SAMPLE += [
-    Mutant(winners, "ruling_on", "site in {*known, *back.past_of_site(name)}", "True", ONE, RESTARTS),
+    Mutant(winners, "ruling_on", "return None if is_older else", "return None if True else", ONE, RESTARTS),
     Mutant(plans, "_plan_elements", "verdicts[LAST_ID] = _of_last_ids", "_of_last_ids", ALL, STREAMS | BUSY),
     Mutant(plans, "_as_collections", "ancestor.elements", "False", MERGED),
     Mutant(plans, "replacing", "[Deleted(key)] if site is not None and hub.type != OPAQUE else []", "[]", ONE),
@@ -136,7 +136,7 @@ SAMPLE += [
 ]
 #: Those that need more runs, or that something else makes up for.
 MORE = [
-    Mutant(winners, "ruling_on", "hub in {*known, *back.past_of_hub(name)}", "True", ONE, RESTARTS),
+    Mutant(winners, "ruling_on", "hub in {*known, *sent, *back.past_of_hub(name)}", "True", ONE, RESTARTS),
     Mutant(sweep, "Sweep._sweep", "not await self._store.fold()", "False", (everybody, fallen_unremembered), FILLS),
     Mutant(
         outbound,
