@@ -11,6 +11,7 @@ keyspace events, which carry no value and no order.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from threading import Lock
 from typing import TypeVar
@@ -30,6 +31,10 @@ _Event = TypeVar("_Event", bound=Hashable)
 _Expectation = tuple[Hashable, float]
 
 
+#: Expectations of one key, of which more are not all looked at for each event.
+_MANY = 100
+
+
 class ExpectedEvents:
     """A bounded, lock-guarded map from a key to the events that our own writes will cause on it.
 
@@ -37,10 +42,11 @@ class ExpectedEvents:
         capacity: how many expectations fit; see `expect`.
     """
 
-    __slots__ = ("_by_key", "_capacity", "_count", "_lock")
+    __slots__ = ("_by_key", "_capacity", "_count", "_lock", "_subjects")
 
     def __init__(self, capacity: int) -> None:
         self._by_key: dict[bytes, list[_Expectation]] = {}
+        self._subjects: dict[bytes, Counter[Hashable]] = {}  # of keys with many expectations, what these are about
         self._capacity = capacity
         self._count = 0
         self._lock = Lock()
@@ -58,11 +64,7 @@ class ExpectedEvents:
         with self._lock:
             if self._count >= self._capacity:
                 return False
-            if key in self._by_key:
-                self._by_key[key].append((event, deadline))
-            else:
-                self._by_key[key] = [(event, deadline)]
-            self._count += 1
+            self._add(key, [(event, deadline)])
             return True
 
     def expect_all(self, key: bytes, events: Sequence[Hashable], deadline: float) -> bool:
@@ -75,9 +77,18 @@ class ExpectedEvents:
             if self._count >= self._capacity:
                 return False
             if events:
-                self._by_key.setdefault(key, []).extend((event, deadline) for event in events)
-                self._count += len(events)
+                self._add(key, [(event, deadline) for event in events])
             return True
+
+    def _add(self, key: bytes, expectations: list[_Expectation]) -> None:
+        self._count += len(expectations)
+        held = self._by_key.setdefault(key, expectations)
+        if held is not expectations:
+            held += expectations
+        if key in self._subjects:
+            self._subjects[key].update(_subject(event) for event, _ in expectations)
+        elif len(held) > _MANY:
+            self._subjects[key] = Counter(_subject(event) for event, _ in held)
 
     def expect_each(self, keys: Sequence[bytes], event: Hashable, deadline: float) -> None:
         """Note that this event will come on each of these keys before `deadline`; on none if not all fit."""
@@ -88,10 +99,10 @@ class ExpectedEvents:
                 return
             for key in keys:
                 if key in by_key:
-                    by_key[key].append(expectation)
+                    self._add(key, [expectation])
                 else:
                     by_key[key] = [expectation]
-            self._count += len(keys)
+                    self._count += 1
 
     def consume(self, key: bytes, event: Hashable) -> bool:
         """Whether this event on this key was expected; the oldest matching expectation is used up."""
@@ -109,15 +120,24 @@ class ExpectedEvents:
         expectations = self._by_key.get(key)
         if expectations is None:
             return False
+        subjects = self._subjects.get(key) if self._subjects else None
+        if subjects is not None and not subjects[_subject(event)]:
+            return False  # what others write meanwhile is not looked for among thousands
         for index, (expected, _) in enumerate(expectations):
             if expected == event:
                 self._count -= 1
+                if subjects is not None:
+                    subjects[_subject(event)] -= 1
                 if len(expectations) == 1:
-                    del self._by_key[key]
+                    self._forget(key)
                 else:
                     del expectations[index]
                 return True
         return False
+
+    def _forget(self, key: bytes) -> list[_Expectation]:
+        self._subjects.pop(key, None)
+        return self._by_key.pop(key)
 
     def holds(self, key: bytes) -> bool:
         """Whether any event is still expected on this key."""
@@ -139,12 +159,10 @@ class ExpectedEvents:
         with self._lock:
             overdue = [key for key, es in self._by_key.items() if any(deadline < now for _, deadline in es)]
             for key in overdue:
-                kept = [(event, deadline) for event, deadline in self._by_key[key] if deadline >= now]
-                self._count -= len(self._by_key[key]) - len(kept)
-                if kept:
-                    self._by_key[key] = kept
-                else:
-                    del self._by_key[key]
+                expectations = self._forget(key)
+                self._count -= len(expectations)
+                if kept := [expectation for expectation in expectations if expectation[1] >= now]:
+                    self._add(key, kept)
             return overdue
 
     def void(self, keys: Iterable[bytes]) -> list[bytes]:
@@ -156,7 +174,7 @@ class ExpectedEvents:
         with self._lock:
             voided = [key for key in dict.fromkeys(keys) if key in self._by_key]
             for key in voided:
-                self._count -= len(self._by_key.pop(key))
+                self._count -= len(self._forget(key))
             return voided
 
     def void_all(self) -> list[bytes]:
@@ -164,8 +182,16 @@ class ExpectedEvents:
         with self._lock:
             keys = list(self._by_key)
             self._by_key.clear()
+            self._subjects.clear()
             self._count = 0
             return keys
+
+
+def _subject(event: Hashable) -> Hashable:
+    """What an event is about: two that are equal have the same."""
+    if isinstance(event, HashSet | FieldsDeleted) and event.fields:
+        return min(event.fields)
+    return event if isinstance(event, bytes) else type(event)
 
 
 def shown_in_stream(change: Change) -> Sequence[Change]:

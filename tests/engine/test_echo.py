@@ -248,3 +248,51 @@ def test_a_key_with_more_events_than_fit_is_expected_if_there_is_room_at_all():
     assert expected.expect_all(b"l", ["a"], 1.0)
     assert expected.expect_all(b"m", [], 1.0)
     assert not expected.holds(b"m")
+
+
+class Entry(HashSet):
+    """That a stream has an entry; counts how often any is compared."""
+
+    compared = 0
+
+    def __eq__(self, other):
+        Entry.compared += 1
+        return super().__eq__(other)
+
+    __hash__ = None
+
+
+def entry(number):
+    return Entry(b"k", {b"%d" % number: b"v"}, "stream")
+
+
+def test_what_others_write_is_not_looked_for_among_thousands_of_expected_echoes():
+    expected = ExpectedEvents(10_000)
+    Entry.compared = 0
+    assert expected.expect_all(b"k", list(map(entry, range(5000))), 1.0)
+    assert expected.expect(b"k", entry(5000), 1.0)
+    expected.expect_each([b"k"], entry(5001), 1.0)
+    for number in range(5002):
+        assert not expected.consume(b"k", entry(10_000 + number))
+        assert expected.consume(b"k", entry(number))
+    assert Entry.compared == 5002  # each with the oldest alone
+    assert (len(expected), expected.holds(b"k")) == (0, False)
+
+
+def test_of_many_expectations_those_that_are_overdue_or_void_are_not_expected_any_more():
+    expected = ExpectedEvents(10_000)
+    expected.expect_all(b"k", list(map(entry, range(300))), 1.0)
+    expected.expect_all(b"k", list(map(entry, range(300, 600))), 3.0)
+    assert expected.drop_overdue(2.0) == [b"k"]
+    assert [expected.consume(b"k", entry(number)) for number in (0, 299, 300, 300, 599)] == [
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
+    assert expected.void([b"k"]) == [b"k"]
+    assert not expected.consume(b"k", entry(400))
+    expected.expect_all(b"k", [entry(1), b"del"], 3.0)
+    assert [expected.consume(b"k", event) for event in (entry(400), entry(1), b"del")] == [False, True, True]
+    assert len(expected) == 0
