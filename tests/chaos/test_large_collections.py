@@ -27,7 +27,7 @@ PATIENCE = 120.0
 SIZES = [(90_000, 0), (0, 90_000), (60_000, 60_000), (90_000, 90_000), (45_000, 200)]
 #: Elements that one writer changes, at least.
 FEW = 1000
-#: Likewise of a stream: to insert entries blocks a server, and after 5 s it refuses everybody (docs/guarantees.md).
+#: Likewise of a stream: to insert entries blocks a server (docs/guarantees.md).
 STREAMS = [(42_000, 0), (0, 42_000), (10_000, 10_000), (42_000, 200)]
 FAULTS = ["kill", "stop", "cut", "cut"]
 #: Adds an entry behind the last one, by the clock, with an id that no other owner gives; returns it.
@@ -142,6 +142,11 @@ def play(certificates, seed):
         Daemons(certificates) as daemons,
         FaultProxy(hub.port) as link,
     ):
+        for server in (
+            site,
+            hub.server,
+        ):  # on a busy machine an insertion may take longer; then all clients are refused
+            server.client().config_set("lua-time-limit", 60_000)
         owners = [Owner(site, 1, type_, sizes[0], seed), Owner(hub.server, 2, type_, sizes[1], seed + 1)]
         flags = (*SWIFT, "--replicate", "all", "--state-dir", state)
         daemon = daemons.start(site, hub.url_at(link.port), *flags, rc=True)
