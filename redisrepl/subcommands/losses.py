@@ -69,11 +69,12 @@ _NO_STREAMS = Loss("streams", (_EVAL,), "streams are not replicated", ExitCode.R
 def _large(lost: str) -> tuple[Loss, ...]:
     """What is lost where large collections cannot be read in parts."""
     return tuple(
-        Loss(topic, ((count, _KEY), (scan, _KEY, _NO_CURSOR)), lost, kinds=frozenset({kind}))
-        for topic, kind, count, scan in (
-            ("large hashes", "hset", b"HLEN", b"HSCAN"),
-            ("large sets", "sets", b"SCARD", b"SSCAN"),
-            ("large sorted sets", "zsets", b"ZCARD", b"ZSCAN"),
+        Loss(topic, commands, lost, kinds=frozenset({kind}))
+        for topic, kind, commands in (
+            ("large hashes", "hset", ((b"HLEN", _KEY), (b"HSCAN", _KEY, _NO_CURSOR))),
+            ("large sets", "sets", ((b"SCARD", _KEY), (b"SSCAN", _KEY, _NO_CURSOR))),
+            ("large sorted sets", "zsets", ((b"ZCARD", _KEY), (b"ZSCAN", _KEY, _NO_CURSOR))),
+            ("large streams", "streams", ((b"XLEN", _KEY),)),  # without the others, no stream is read at all
         )
     )
 
