@@ -14,7 +14,7 @@ From the beginning, it is read and compared piece by piece, as other large colle
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from typing import Protocol
 
@@ -22,8 +22,8 @@ from redisrepl.changes import HashState, LargeState, value_size
 from redisrepl.engine.core import Core
 from redisrepl.flow.compared import BegunStream, ChangedError, Part, SeenStream
 from redisrepl.store import Store
-from redisrepl.wire.entries import is_entry
-from redisrepl.wire.entrypages import BEGINNING, EntryPage, behind
+from redisrepl.wire.entries import LAST_ID, entry_name, is_entry
+from redisrepl.wire.entrypages import BEGINNING, EntryPage, Facts, behind
 from redisrepl.wire.states import TOO_LARGE
 
 __all__ = ["EntriesReader", "LargeStreams"]
@@ -138,7 +138,7 @@ class LargeStreams:
             return None
         gone: list[bytes] = []
         if now.facts.first != seen.facts.first and seen.facts.first is not None:
-            before = now.facts.first or behind(b"")  # which sorts behind no entry
+            before = now.facts.first or LAST_ID  # which sorts behind all entries
             gone = [name for name in await self._store.names(key, before=before) if is_entry(name)]
         if len(gone) != removed:
             return None
@@ -165,15 +165,17 @@ class LargeStreams:
     async def _whole(self, key: bytes, epoch: int) -> Part:
         """All entries."""
         found: dict[bytes, bytes] = {}
-        size = 0
+        size, begun = 0, None
         async with aclosing(self._pages(key, BEGINNING)) as pages:
             async for page in pages:
                 found |= page.found
+                begun = begun or page.facts
                 size += value_size(HashState(dict(page.found)))
                 if size > self._max_value:
                     return Part(TOO_LARGE, None, page.time, None)
         seen = self._seen_in(page)
-        if len(found) != seen.facts.length + 1 or seen.epoch != epoch:  # with its last id
+        only_grown = begun is not None and _has_only_grown(begun, seen.facts, found)
+        if not only_grown or len(found) != seen.facts.length + 1 or seen.epoch != epoch:  # with its last id
             raise ChangedError
         return Part(HashState(found, page.expires_at_ms, "stream"), None, page.time, seen)
 
@@ -196,3 +198,12 @@ class LargeStreams:
         if page.facts is None:
             raise ChangedError
         return SeenStream(self._core.continuity.epoch, page.facts)
+
+
+def _has_only_grown(begun: Facts, now: Facts, found: Iterable[bytes]) -> bool:
+    """Whether nothing happened to a stream while it was read, but that entries were added at its end."""
+    if now == begun:
+        return True
+    last = entry_name(begun.last)
+    new = sum(name > last for name in filter(is_entry, found))
+    return now.first == begun.first and now.removed_since(begun, new) == 0

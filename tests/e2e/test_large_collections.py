@@ -67,7 +67,7 @@ def test_one_element_of_a_large_collection_costs_a_thirtieth_of_it_at_most(daemo
     assert len(daemon.logged("fetch.elements_refused")) == 1
 
 
-def test_one_entry_of_a_large_stream_costs_a_thirtieth_of_it_at_most(daemons, site, at_site, at_hub, proxy):
+def test_one_entry_of_a_large_stream_costs_a_twentieth_of_it_at_most(daemons, site, at_site, at_hub, proxy):
     at_hub.eval("for i = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], i, 'n', i) end", 1, KEY, FIELDS)
     settled(daemons.live(site, proxy.port, *SWIFT, "--replicate", "all", "--canary-period", "60"))
     same(at_site, at_hub)
@@ -79,7 +79,9 @@ def test_one_entry_of_a_large_stream_costs_a_thirtieth_of_it_at_most(daemons, si
         eventually(lambda: at_site.xinfo_stream(KEY)["last-entry"] == at_hub.xinfo_stream(KEY)["last-entry"])
         after = proxy.counters()
         cost = after.bytes_to_client + after.bytes_to_target - before.bytes_to_client - before.bytes_to_target
-        assert cost < 20_000  # most of that is a look at the hub, before the trimmed entry is removed at the site
+        # Most of that is a look at the hub before the trimmed entry is removed at the site, twice if the events of both
+        # come one by one.
+        assert cost < 30_000
         same(at_site, at_hub)
 
 

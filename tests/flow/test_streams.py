@@ -26,6 +26,15 @@ redis.call('XSETID', KEYS[1], '6999-1')
 redis.call('XADD', KEYS[1], '6999-2', 'n', 'inserted')
 redis.call('XADD', KEYS[1], '7000-1', 'n', '7000')
 """
+#: All entries once more, by a server that counts them anew, and one between them.
+REPLACE_ALL = """
+local all = redis.call('XRANGE', KEYS[1], '-', '+')
+redis.call('DEL', KEYS[1])
+for _, entry in ipairs(all) do
+  redis.call('XADD', KEYS[1], entry[1], unpack(entry[2]))
+  if entry[1] == '3-1' then redis.call('XADD', KEYS[1], '3-2', 'n', 'between') end
+end
+"""
 ADD = "for i = tonumber(ARGV[1]), tonumber(ARGV[2]) do redis.call('XADD', KEYS[1], i .. '-1', 'n', i) end"
 
 
@@ -259,3 +268,28 @@ async def test_a_stream_whose_values_are_too_large_is_left_out_until_it_has_fewe
         world.at_hub.xtrim(KEY, maxlen=1500, approximate=False)
         assert await world.announced() == 1500
         assert world.equal()
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        (("EVAL", ADD, 1, KEY, COUNT + 1, COUNT + 9), False),
+        (("XDEL", KEY, "5-1"), True),
+        (("XTRIM", KEY, "MAXLEN", "6990"), True),
+        # An entry that was read is gone, and another came where nobody looks any more: as many as there were.
+        (("EVAL", "redis.call('XDEL', KEYS[1], '1-1') " + REPLACE_ALL, 1, KEY), True),
+    ],
+)
+async def test_a_stream_that_changes_elsewhere_than_at_its_end_while_it_is_read_is_read_again(worlds, change, again):
+    async with worlds() as world:
+        ask = world.elements.entries
+
+        async def asked(*arguments):
+            if len(world.elements.asked) == 2:
+                world.at_hub.execute_command(*change)
+            return await ask(*arguments)
+
+        world.elements.entries = asked
+        await world.announced()
+        assert world.equal()
+        assert (world.whole == 1) == again
