@@ -61,11 +61,7 @@ class ExpectedEvents:
         Returns:
             False if the map is full: the event will look foreign when it comes, which costs a fetch and loses nothing.
         """
-        with self._lock:
-            if self._count >= self._capacity:
-                return False
-            self._add(key, [(event, deadline)])
-            return True
+        return self.expect_all(key, (event,), deadline)
 
     def expect_all(self, key: bytes, events: Sequence[Hashable], deadline: float) -> bool:
         """Note that all of these events will come on this key before `deadline`.

@@ -359,7 +359,7 @@ class Pending:
         self._advance()
 
     def forget(self, change: Change) -> None:
-        """Drop what waits for the key of this newer change; of a collection, only the elements that it names.
+        """Drop pending changes that a newer change of their key makes obsolete, element by element in a collection.
 
         What is on its way arrives before the newer one is sent, which waits for it. Should it not arrive, it is out of
         date: sent after the newer one, it would undo that.
@@ -370,16 +370,9 @@ class Pending:
         for entries in (self._ready, self._held):
             if (entry := entries.get(key)) is None:
                 continue
-            waiting, mark, _ = parts_of(key, entry)
-            left = remaining(waiting, change)
-            if left is waiting:
-                continue
-            self._release(key, entry)
-            if left is None:
-                del entries[key]
-            else:
-                self._marks[mark].outstanding += 1
-                entries[key] = self._entry(left, mark, size_of(left))
+            waiting = parts_of(key, entry)[0]
+            if (left := remaining(waiting, change)) is not waiting:
+                self._leave(entries, key, left)
         self._advance()
 
     def forget_untold(self, keys: Iterable[bytes]) -> None:
@@ -388,17 +381,21 @@ class Pending:
             for entries in (self._ready, self._held):
                 if (entry := entries.get(key)) is None or isinstance(entry, tuple):
                     continue
-                change, mark, _ = parts_of(key, entry)
-                told = told_of(change)
-                if told is change:
-                    continue
-                self._release(key, entry)
-                if told is None:
-                    del entries[key]
-                else:
-                    self._marks[mark].outstanding += 1
-                    entries[key] = self._entry(told, mark, size_of(told))
+                change = parts_of(key, entry)[0]
+                if (told := told_of(change)) is not change:
+                    self._leave(entries, key, told)
         self._advance()
+
+    def _leave(self, entries: dict[bytes, Entry], key: bytes, left: Change | None) -> None:
+        """Keep no more of an entry than this; None: nothing."""
+        entry = entries[key]
+        mark = parts_of(key, entry)[1]
+        self._release(key, entry)
+        if left is None:
+            del entries[key]
+        else:
+            self._marks[mark].outstanding += 1
+            entries[key] = self._entry(left, mark, size_of(left))
 
     def _advance(self) -> None:
         marks = self._marks

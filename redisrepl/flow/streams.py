@@ -100,8 +100,10 @@ class LargeStreams:
             return await self._whole(key, epoch)
         if begun is None or begun.epoch != epoch:
             begun = BegunStream(epoch)
-            if suspect and (part := await self._unchanged(key, large, await self._look(key))) is not None:
-                return part
+            if suspect:
+                seen = self._seen_in(await self._ask(key, BEGINNING, 0))
+                if (part := await self._unchanged(key, large, seen)) is not None:
+                    return part
         if begun.seen is None:
             return await self._next_piece(key, begun)
         return await self._unchanged(key, large, begun.seen) or await self._whole(key, epoch)
@@ -117,10 +119,6 @@ class LargeStreams:
             if len(self._seen) > _KEPT:
                 del self._seen[next(iter(self._seen))]
         return False
-
-    async def _look(self, key: bytes) -> SeenStream:
-        page = await self._ask(key, BEGINNING, 0)
-        return self._seen_in(page)
 
     async def _unchanged(self, key: bytes, large: LargeState, seen: SeenStream) -> Part | None:
         """Nothing is left to compare of a stream that was seen before, if both sides hold what was agreed on."""
@@ -142,19 +140,21 @@ class LargeStreams:
             gone = [name for name in await self._store.names(key, before=before) if is_entry(name)]
         if len(gone) != removed:
             return None
-        state = HashState(dict(page.found), page.expires_at_ms, "stream")
+        state = HashState(page.found, page.expires_at_ms, "stream")
         return Part(state, [*page.found, *gone], page.time, now)
 
     async def _next_piece(self, key: bytes, begun: BegunStream) -> Part:
         """The next entries, those of some pages."""
         self._begun[key] = begun  # should this fail, it is read again
         found: dict[bytes, bytes] = {}
+        size = 0
         async with aclosing(self._pages(key, begun.following)) as pages:
             async for page in pages:
                 found |= page.found
+                size += value_size(HashState(page.found))
                 if begun.told + len(found) > _OVERLAP * (self._seen_in(page).facts.length + 1):
                     raise ChangedError
-                if len(found) >= self._piece or value_size(HashState(found)) >= _PIECE_BYTES:
+                if len(found) >= self._piece or size >= _PIECE_BYTES:
                     break
         seen = self._seen_in(page) if page.following == BEGINNING else None
         state = HashState(found, page.expires_at_ms, "stream")
@@ -170,7 +170,7 @@ class LargeStreams:
             async for page in pages:
                 found |= page.found
                 begun = begun or page.facts
-                size += value_size(HashState(dict(page.found)))
+                size += value_size(HashState(page.found))
                 if size > self._max_value:
                     return Part(TOO_LARGE, None, page.time, None)
         seen = self._seen_in(page)

@@ -22,7 +22,8 @@ from redisrepl.changes import expiry_ms
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.collections import elements_in
 from redisrepl.wire.fieldtimes import NO_TIMES, TIMED, timed_fields
-from redisrepl.wire.replies import number
+from redisrepl.wire.lua import HEAD_OF
+from redisrepl.wire.replies import natural
 from redisrepl.wire.states import check_token, read_at
 
 __all__ = ["ELEMENTS_SCRIPT", "MOST_NAMES", "MOST_SECTIONS", "Elements", "Question", "Section", "parse_elements"]
@@ -43,22 +44,15 @@ _LONGEST = 18
 #: a hash is `hash+`, and each of its fields has three words.
 ELEMENTS_SCRIPT = (
     NO_TIMES
+    + HEAD_OF
     + b"""\
 local call, pack, sha1, sub, floor = redis.call, cmsgpack.pack, redis.sha1hex, string.sub, math.floor
 local token, kind, wanted = string.match(ARGV[1], '^(%S*) (%S+) (%S+)$')
 local key, most, size = ARGV[2], string.match(ARGV[3], '^(%d+) (%d+)$')
 most, size = tonumber(most), tonumber(size)
-local held = redis.pcall('TYPE', key)
-if held.err then return held end
-local t = call('TIME')
-local at = redis.pcall('PEXPIRETIME', key)
-if type(at) == 'table' then
-  local ttl = call('PTTL', key)
-  at = ttl < 0 and ttl or t[1] * 1000 + floor(t[2] / 1000) + ttl
-end
-local out = {string.format('%.0f ', t[1] * 1000000 + t[2]) .. token, held.ok, ''}
-if at >= 0 then out[3] = string.format('%.0f', at) end
-if held.ok ~= kind then return out end
+local out, failed = head_of(key, token)
+if failed then return failed end
+if out[2] ~= kind then return out end
 if triples and kind == 'hash' then out[2] = 'hash+' end
 out[4], out[5] = tostring(call(({hash = 'HLEN', set = 'SCARD', zset = 'ZCARD'})[kind], key)), '0'
 local n, words, bytes, digests = 5, 0, 0, {}
@@ -228,7 +222,6 @@ def _digests(text: bytes) -> list[bytes]:
 
 def _natural(text: bytes) -> int:
     """A number that the script returned; none is negative or longer."""
-    found = number(text) if len(text) <= _LONGEST else None
-    if found is None or found < 0:
+    if len(text) > _LONGEST:
         raise ValueError
-    return found
+    return natural(text)

@@ -16,7 +16,8 @@ from typing import NamedTuple
 from redisrepl.changes import expiry_ms
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.entries import STREAMS, entry_name, last_id_of, stream_elements
-from redisrepl.wire.replies import number
+from redisrepl.wire.lua import HEAD_OF
+from redisrepl.wire.replies import natural
 from redisrepl.wire.states import check_token, read_at
 
 __all__ = ["BEGINNING", "ENTRIES_SCRIPT", "EntryPage", "Facts", "behind", "parse_entries", "words_of"]
@@ -34,22 +35,15 @@ _ID = re.compile(rb"\d{1,20}-\d{1,20}")
 ENTRIES_SCRIPT = (
     b"local has_groups\n"
     + STREAMS
+    + HEAD_OF
     + b"""\
-local call, floor, format = redis.call, math.floor, string.format
 local key, from, enough, limit = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local held = redis.pcall('TYPE', key)
-if held.err then return held end
-local t = call('TIME')
-local at = redis.pcall('PEXPIRETIME', key)
-if type(at) == 'table' then
-  local ttl = call('PTTL', key)
-  at = ttl < 0 and ttl or t[1] * 1000 + floor(t[2] / 1000) + ttl
-end
-local out = {format('%.0f ', t[1] * 1000000 + t[2]) .. ARGV[1], held.ok, at >= 0 and format('%.0f', at) or ''}
-if held.ok ~= 'stream' then return out end
+local out, failed = head_of(key, ARGV[1])
+if failed then return failed end
+if out[2] ~= 'stream' then return out end
 local info = streams().info_of(key)
 local added, first = info['entries-added'], info['first-entry']
-out[4], out[5] = tostring(info.length), added and format('%.0f', added) or ''
+out[4], out[5] = tostring(info.length), added and string.format('%.0f', added) or ''
 out[6], out[7] = first and first[1] or '', streams().last_of(info)
 if string.sub(from, 1, 1) == '(' then
   from = streams().after(string.sub(from, 2))
@@ -151,12 +145,12 @@ def parse_entries(items: Sequence[bytes], token: bytes, begin: bytes) -> EntryPa
     time = read_at(items)
     try:
         type_ = items[1].decode("ascii")
-        expires_at_ms = expiry_ms(_natural(items[2])) if items[2] else None
+        expires_at_ms = expiry_ms(natural(items[2])) if items[2] else None
         if type_ != "stream":
             return EntryPage(time, type_, expires_at_ms)
-        added = _natural(items[4]) if items[4] else None
+        added = natural(items[4]) if items[4] else None
         first = entry_name(items[5]) if items[5] else None
-        facts = Facts(_natural(items[3]), added, first, last_id_of(items[6]))
+        facts = Facts(natural(items[3]), added, first, last_id_of(items[6]))
         found = stream_elements(items[_HEAD:])
         if _goes_on(begin, items[7], found):
             return EntryPage(time, type_, expires_at_ms, facts, items[7], found)
@@ -171,10 +165,3 @@ def _goes_on(begin: bytes, following: bytes, found: Mapping[bytes, bytes]) -> bo
     if names != sorted(names) or (names and names[0] < start):
         return False
     return following == BEGINNING or bool(names and _ID.fullmatch(following) and names[-1] < entry_name(following))
-
-
-def _natural(text: bytes) -> int:
-    """A number that the script returned; none is negative or longer than one of 64 bits."""
-    if (found := number(text)) is None or found < 0:
-        raise ValueError
-    return found

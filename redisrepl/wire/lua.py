@@ -13,7 +13,17 @@ from redisrepl.wire.entries import STREAMS
 from redisrepl.wire.fieldtimes import NO_TIMES
 from redisrepl.wire.opaque import OPAQUE_KIND
 
-__all__ = ["BUCKET_OF", "DIGEST_OF", "ELEMENTS_OF", "ELEMENT_HASH", "EXPIRY_OF", "KIND_OF", "SEQUENCE_DIGEST", "sha_of"]
+__all__ = [
+    "BUCKET_OF",
+    "DIGEST_OF",
+    "ELEMENTS_OF",
+    "ELEMENT_HASH",
+    "EXPIRY_OF",
+    "HEAD_OF",
+    "KIND_OF",
+    "SEQUENCE_DIGEST",
+    "sha_of",
+]
 
 
 #: Lua: the type of a key, `denied` if an ACL denies us the key: that must not fail the other keys of a request. Any
@@ -151,6 +161,22 @@ local function expiry_of(key)
   if ttl < 0 then return '' end
   local t = redis.call('TIME')
   return ' ~' .. format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000) + ttl)
+end
+"""
+
+#: Lua: how an answer about one key begins: the server's time in microseconds and a token, the key's type and expiry
+#: (Unix time in milliseconds, or empty). An error is the second result.
+HEAD_OF = b"""\
+local function head_of(key, token)
+  local held = redis.pcall('TYPE', key)
+  if held.err then return nil, held end
+  local t, at = redis.call('TIME'), redis.pcall('PEXPIRETIME', key)
+  if type(at) == 'table' then
+    local ttl = redis.call('PTTL', key)
+    at = ttl < 0 and ttl or t[1] * 1000 + math.floor(t[2] / 1000) + ttl
+  end
+  local time = string.format('%.0f ', t[1] * 1000000 + t[2])
+  return {time .. token, held.ok, at >= 0 and string.format('%.0f', at) or ''}
 end
 """
 

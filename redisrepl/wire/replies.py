@@ -68,6 +68,17 @@ def number(text: bytes | str) -> int | None:
     return value if -(1 << 63) <= value < 1 << 64 else None
 
 
+def natural(text: bytes) -> int:
+    """Parse a number of `number` that is not negative.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if (found := number(text)) is None or found < 0:
+        raise ValueError
+    return found
+
+
 def as_integers(reply: object, command: str) -> list[int]:
     """The reply to this command, which must be a list of integers.
 

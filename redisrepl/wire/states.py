@@ -14,7 +14,7 @@ from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, elements_in
 from redisrepl.wire.entries import STREAMS
 from redisrepl.wire.fieldtimes import TIMED, timed_fields
 from redisrepl.wire.lua import ELEMENTS_OF, KIND_OF
-from redisrepl.wire.replies import number
+from redisrepl.wire.replies import natural
 
 __all__ = ["STATES_SCRIPT", "STRAY", "TOO_LARGE", "check_token", "parse_fetch", "parse_states", "read_at"]
 
@@ -118,10 +118,10 @@ def parse_states(items: Sequence[bytes]) -> list[State | LargeState]:
     states: list[State | LargeState] = []
     index, end = 1, len(items)
     try:
-        while index < end:
-            kind, expires, count = items[index], items[index + 1], _count(items[index + 2])
+        while index < end:  # a negative count would let it loop for ever
+            kind, expires, count = items[index], items[index + 1], natural(items[index + 2])
             index += 3
-            expires_at_ms = expiry_ms(_count(expires)) if expires else None
+            expires_at_ms = expiry_ms(natural(expires)) if expires else None
             if kind == b"string":
                 states.append(StringState(items[index], expires_at_ms))
             elif kind == b"hash":
@@ -131,7 +131,7 @@ def parse_states(items: Sequence[bytes]) -> list[State | LargeState]:
                 states.append(HashState(timed_fields(items[index : index + count]), expires_at_ms))
             elif kind.startswith(_LARGE):
                 type_ = kind.removeprefix(_LARGE).decode("ascii")
-                states.append(LargeState(type_, _count(items[index]), expires_at_ms))
+                states.append(LargeState(type_, natural(items[index]), expires_at_ms))
             elif count and (type_ := kind.decode("ascii", "backslashreplace")) in SEQUENCES:
                 states.append(SequenceState(tuple(items[index : index + count]), expires_at_ms, type_))
             elif count and type_ in COLLECTIONS:
@@ -186,10 +186,3 @@ def parse_fetch(items: Sequence[bytes], token: bytes) -> tuple[int, list[State |
     """
     check_token(items, token)
     return read_at(items), parse_states(items)
-
-
-def _count(text: bytes) -> int:
-    """A number that is not negative; a negative count would let the parser loop for ever."""
-    if (count := number(text)) is None or count < 0:
-        raise ValueError
-    return count

@@ -152,20 +152,25 @@ class LargeWorld(World):
         return pieces
 
 
+@contextlib.asynccontextmanager
+async def running(world):
+    """A world in which changes are applied."""
+    try:
+        async with beside(world.applying.run()):
+            yield world
+    finally:
+        await world.client.aclose()
+        if world.far is not None:
+            await world.far.aclose()
+
+
 @pytest.fixture
 def worlds(servers, store):
-    @contextlib.asynccontextmanager
-    async def run(kind, **options):
+    def run(kind, **options):
         world = LargeWorld(servers, store, kind, **options)
         elements = {b"element %d" % number: world.value(number) for number in range(COUNT)}
         world.put(world.at_hub, elements)
-        try:
-            async with beside(world.applying.run()):
-                yield world
-        finally:
-            await world.client.aclose()
-            if world.far is not None:
-                await world.far.aclose()
+        return running(world)
 
     return run
 

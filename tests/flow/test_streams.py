@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 
 from redisrepl.changes import HashState, LargeState
@@ -12,9 +10,8 @@ from redisrepl.remote.fetch import Fetched
 from redisrepl.wire.entries import LAST_ID, entry_name, is_entry
 from redisrepl.wire.entrypages import ENTRIES_SCRIPT, parse_entries, words_of
 from testbed import eventually_async
-from tests.flow.test_elements import KEY, Elements, LargeWorld
+from tests.flow.test_elements import KEY, Elements, LargeWorld, running
 from tests.flow.test_elements import servers as servers  # noqa: PLC0414 - a fixture
-from tests.tasks import beside
 
 COUNT = 7000
 #: Entries of a piece, of which one answer has more.
@@ -79,17 +76,10 @@ class StreamWorld(LargeWorld):
 
 @pytest.fixture
 def worlds(servers, store):
-    @contextlib.asynccontextmanager
-    async def run(**options):
+    def run(**options):
         world = StreamWorld(servers, store, "stream", **options)
         world.at_hub.eval(ADD, 1, KEY, 1, COUNT)
-        try:
-            async with beside(world.applying.run()):
-                yield world
-        finally:
-            await world.client.aclose()
-            if world.far is not None:
-                await world.far.aclose()
+        return running(world)
 
     return run
 
