@@ -358,67 +358,76 @@ local function make_streams()
     if failed and find(failed, 'top item', 1, true) then return nil, true end
     return failed and reply
   end
-  local function insert(key, low)
-    local wanted, from, held = {}, nil, {}
-    local tail = call('XRANGE', key, low[1], '+')
-    for _, entry in ipairs(tail) do held[entry[1]] = entry[2] end
-    for j = 1, #low, 2 do
-      local there = held[low[j]]
-      if not there or value_of(there) ~= low[j + 1] then
-        from = from or name_of(low[j])
-        wanted[low[j]] = words_of(low[j + 1])
+  local function merged(key, set)
+    local tail, ids, words, gone = call('XRANGE', key, set[1], '+'), {}, {}, {}
+    local n, removed, i, j = 0, 0, 1, 1
+    local there, new  -- names of the next of each; none are needed once one of both has ended
+    while tail[i] or set[j] do
+      if tail[i] and set[j] then there, new = there or name_of(tail[i][1]), new or name_of(set[j]) end
+      local same = tail[i] and there == new
+      local put = set[j] and (same or not tail[i] or new < there)
+      if n > 0 or (put and not (same and value_of(tail[i][2]) == set[j + 1])) then
+        n = n + 1
+        ids[n] = put and set[j] or tail[i][1]
+        words[n] = put and words_of(set[j + 1]) or tail[i][2]
+        if #words[n] > 7000 then return nil, {err = 'ERR an entry with more than 3,500 fields cannot be moved'} end
       end
+      if tail[i] and (same or not put) then
+        if n > 0 then
+          removed = removed + 1
+          gone[removed] = tail[i][1]
+        end
+        i, there = i + 1, nil
+      end
+      if put then j, new = j + 2, nil end
     end
-    if not from then return end
-    local gone, names, ids = {}, {}, {}
-    local function remove(entry)
-      gone[#gone + 1] = entry[1]
-      wanted[entry[1]] = wanted[entry[1]] or entry[2]
-    end
-    for _, entry in ipairs(tail) do
-      if name_of(entry[1]) >= from then remove(entry) end
-    end
-    for _, words in pairs(wanted) do
-      if #words > 7000 then return {err = 'ERR an entry with more than 3,500 fields cannot be moved'} end
-    end
+    return ids, words, gone
+  end
+  local function insert(key, set)
+    local ids, words, gone = merged(key, set)
+    if not ids then return words end
+    if not ids[1] then return end
     local info = info_of(key)
     local last, added, deleted = info['last-generated-id'], info['entries-added'], info['max-deleted-entry-id']
-    local all = #gone == info['length']
-    local lowest = (all and (deleted or '0-0') == '0-0') and '0-0' or '0-1'
-    if wanted[lowest] then return {err = 'ERR an entry 0-1 cannot be added any more'} end
-    if all then call('XTRIM', key, 'MAXLEN', 0) end
-    for j = 1, all and 0 or #gone, 1000 do call('XDEL', key, unpack(gone, j, math.min(j + 999, #gone))) end
-    local nodes = info_of(key)['radix-tree-keys']
-    while #gone < info['length'] and info_of(key)['radix-tree-keys'] == nodes do
-      local entry = call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
-      if entry[1] == '0-1' or #entry[2] > 7000 then break end  -- it cannot be added again
-      remove(entry)
-      call('XDEL', key, entry[1])
+    local all, below, n = #gone == info['length'], {}, 0
+    if name_of(ids[1]) <= name_of(last) then
+      local lowest = (all and (deleted or '0-0') == '0-0') and '0-0' or '0-1'
+      if ids[1] == lowest then return {err = 'ERR an entry 0-1 cannot be added any more'} end
+      if all then call('XTRIM', key, 'MAXLEN', 0) end
+      for j = 1, all and 0 or #gone, 1000 do call('XDEL', key, unpack(gone, j, math.min(j + 999, #gone))) end
+      local nodes = info_of(key)['radix-tree-keys']
+      while #gone + n < info['length'] and info_of(key)['radix-tree-keys'] == nodes do
+        local entry = call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+        if entry[1] == '0-1' or #entry[2] > 7000 then break end  -- it cannot be added again
+        n = n + 1
+        below[n] = entry
+        call('XDEL', key, entry[1])
+      end
+      if added and lowest ~= '0-0' then set_last(key, last, added, '0-1') end
+      local before = call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+      set_last(key, before and before[1] or lowest)
     end
-    for id, _ in pairs(wanted) do
-      local name = name_of(id)
-      names[#names + 1], ids[name] = name, id
-    end
-    table.sort(names)
-    if added and lowest ~= '0-0' then set_last(key, last, added, '0-1') end
-    local below = call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
-    set_last(key, below and below[1] or lowest)
     local failed
-    for j = 1, #names do
-      local reply = try('XADD', key, ids[names[j]], unpack(wanted[ids[names[j]]]))
+    local function add(id, fields)
+      local reply = try('XADD', key, id, unpack(fields))
       if type(reply) == 'table' then failed = reply end
     end
-    if names[#names] > name_of(last) then last = ids[names[#names]] end
-    set_last(key, last, added and added + #names - #gone, deleted)
+    for j = n, 1, -1 do add(below[j][1], below[j][2]) end
+    for j = 1, #ids do add(ids[j], words[j]) end
+    if name_of(ids[#ids]) > name_of(last) then last = ids[#ids] end
+    set_last(key, last, added and added + #ids - #gone, deleted)
     return failed
   end
   local function put(key, set)
-    local low, last, added, groups = {}, nil, false, {}
+    local late, last, added, groups, n = {}, nil, false, {}, 0
     for j = 1, #set, 2 do
       if set[j] == 'last-id' then
         last = set[j + 1]
       elseif is_of_group(set[j]) then
         groups[#groups + 1], groups[#groups + 2] = set[j], set[j + 1]
+      elseif n > 0 then
+        n = n + 2
+        late[n - 1], late[n] = set[j], set[j + 1]
       else
         local words = words_of(set[j + 1])
         if #words > 7000 then return {err = 'ERR an entry with more than 3,500 fields'} end
@@ -426,17 +435,17 @@ local function make_streams()
         if type(reply) ~= 'table' then
           added = true
         elseif find(reply.err, 'equal or smaller', 1, true) then
-          low[#low + 1], low[#low + 2] = set[j], set[j + 1]
+          late[1], late[2], n = set[j], set[j + 1], 2
         else
           return reply
         end
       end
     end
     local failed, above, missing
-    if #low > 0 then failed = insert(key, low) end
+    if n > 0 then failed = insert(key, late) end
     if last and not failed then failed, above = force_last(key, last) end
     if #groups > 0 and not failed then failed, missing = put_groups(key, groups) end
-    return failed, #low == 0 and (added or last ~= nil or #groups > 0), missing or above
+    return failed, n == 0 and (added or last ~= nil or #groups > 0), missing or above
   end
   return {
     elements = elements, element = element, page = page, after = after, info_of = info_of, last_of = last_of,

@@ -221,6 +221,17 @@ def test_an_entry_is_inserted_into_a_large_stream_by_moving_those_above_and_one_
     assert redis.xtrim("s", minid="39990-1", approximate=False) == 19_995
 
 
+def test_many_entries_are_inserted_together(redis):
+    """Each is added once, as are those above; only the first is tried at the end."""
+    put(redis, entries(*(b"%d-1" % (2 * n) for n in range(1, 2001))))
+    redis.config_resetstat()
+    assert put(redis, entries(*(b"%d-1" % (2 * n + 1) for n in range(1000, 3000)))) == 1
+    stats = redis.info("commandstats")["cmdstat_xadd"]
+    assert stats["failed_calls"] == 1
+    assert stats["calls"] <= 1 + 2000 + 1000 + 100
+    assert redis.xlen("s") == 4000
+
+
 def test_words_of_an_entry_are_kept_in_their_order_and_number(redis):
     words = [b"f", ALL_BYTES, b"f", b"", b"", b"1"]
     assert put(redis, {entry_name(b"9-9"): entry_value(words)}) == 1
