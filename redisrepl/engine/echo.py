@@ -161,16 +161,15 @@ class ExpectedEvents:
                     self._add(key, kept)
             return overdue
 
-    def void(self, keys: Iterable[bytes]) -> list[bytes]:
+    def void(self, keys: Iterable[bytes]) -> dict[bytes, int]:
         """Drop every expectation on these keys: after a fault no guess survives.
 
         Returns:
-            The keys that had any.
+            The keys that had any, with how many.
         """
         with self._lock:
-            voided = [key for key in dict.fromkeys(keys) if key in self._by_key]
-            for key in voided:
-                self._count -= len(self._forget(key))
+            voided = {key: len(self._forget(key)) for key in dict.fromkeys(keys) if key in self._by_key}
+            self._count -= sum(voided.values())
             return voided
 
     def void_all(self) -> list[bytes]:

@@ -104,7 +104,7 @@ class Outbound:
         self._history = self._begun = 0  # grows when the site is lost or begins anew; what it was when that began
         self._renewed = renewed or Renewed()
         self._expected_local = expected_local
-        self._push_echoes = PushEchoes(expected_remote, announced_events(kinds), options.event_patience)
+        self._push_echoes = PushEchoes(expected_remote, pulling, announced_events(kinds), options.event_patience)
         self._pulling = pulling
         self.origin = options.origin
         self._yields = options.yields
@@ -424,7 +424,12 @@ class Outbound:
         return Departure(commands, left)
 
     def succeeded(
-        self, batch: Batch, errors: Mapping[bytes, str], time: float = math.inf, number: int | None = None
+        self,
+        batch: Batch,
+        errors: Mapping[bytes, str],
+        time: float = math.inf,
+        number: int | None = None,
+        commands: Sequence[Sequence[bytes]] = (),
     ) -> None:
         """The hub has these changes, but for keys that it refused for good; those are dropped, by name.
 
@@ -433,6 +438,7 @@ class Outbound:
             errors: text by key.
             time: of the hub, in microseconds, when it took them; infinity if it does not tell.
             number: of the agreement; None: nothing was sent.
+            commands: those that were sent.
         """
         # What is of another type there may have changed there too; which of them counts, the ancestor tells.
         moved = [key for key, error in errors.items() if error.startswith((MOVED, "WRONGTYPE"))]
@@ -441,8 +447,8 @@ class Outbound:
         for key, error in errors.items():
             if not error.startswith(no_refusals):
                 self.given_up(key, error)  # and what the site holds stays there
-        self._void([key for key, error in errors.items() if error == UNCHANGED])
-        self._push_echoes.void(errors)
+        self._push_echoes.void([key for key, error in errors.items() if error == UNCHANGED])
+        moved += self._push_echoes.not_caused([key for key in errors if errors[key] != UNCHANGED], commands)
         self.counters.answered += len(batch.changes)
         self.counters.pushed += len(batch.changes) - len(errors)
         keys = batch.keys
@@ -477,24 +483,18 @@ class Outbound:
         batch.queue.put_back(keys)
         return replace(batch, changes=[c for c in batch.changes if c.key not in keys]) if keys else batch
 
-    def failed(self, batch: Batch, *, unknown: bool) -> None:
-        """The batch did not arrive; with `unknown`, it may have, or may yet: then its keys are in doubt."""
+    def failed(self, batch: Batch, *, unknown: bool, commands: Sequence[Sequence[bytes]] = ()) -> None:
+        """These commands did not arrive; with `unknown`, they may have, or may yet: then their keys are in doubt."""
         keys = list(dict.fromkeys(batch.keys))
         if not unknown:
             self.doubts.returned(keys)
-            self._push_echoes.void(keys)
+            self._push_echoes.void(self._push_echoes.not_caused(keys, commands))
             batch.queue.put_back(keys)
             if self.is_stale(batch) and not batch.in_doubt:
                 batch.queue.forget_untold(keys)
             return
-        self._void(keys)
+        self._push_echoes.void(keys)
         self.doubts.arrived(keys)
         for key in keys:
             self.doubt(key)
         batch.queue.done(keys)
-
-    def _void(self, keys: Collection[bytes]) -> None:
-        """No guess survives a fault: what the hub holds for these keys is looked at again."""
-        self._push_echoes.void(keys)
-        if self._pulling is not None:
-            self._pulling.mark_dirty(keys)

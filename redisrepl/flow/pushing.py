@@ -51,6 +51,7 @@ __all__ = ["Pushing"]
 #: Seconds for which a hub may ask us to stay away at most; after that it is asked again whatever it said.
 _LONGEST_HOLD = 300.0
 _UNREADABLE = "the site does not let us read it"
+_NOT_YET = Departure([], ())
 _NOTHING = Pushed({}, 0)  # nothing was sent, so nothing is known of these keys that was not known before
 
 
@@ -205,7 +206,7 @@ class Pushing:
 
     async def _push_batch(self) -> None:
         outbound, pacer, batch = self.outbound, self._pacer, await self._departure()
-        slot, numbers = self._take_slot(), list[int]()
+        slot, numbers, departure = self._take_slot(), list[int](), _NOT_YET
         try:
             await self._see_clocks()
             await self._fenced()
@@ -219,19 +220,19 @@ class Pushing:
         except FencedError as error:  # the epoch was raised while it was on its way
             pacer.arrived()
             self._hub.fence.doubt()
-            self._failed(batch, numbers, unknown=error.may_be_executed)
+            self._failed(batch, departure, numbers, unknown=error.may_be_executed)
         except RedisreplError as error:
             pacer.failed()
             if isinstance(error, HubError) and error.retry_after is not None:
                 pacer.hold(time.monotonic() + min(error.retry_after, _LONGEST_HOLD))
             elif is_an_answer(error):  # the hub is there, so its health makes nobody wait
                 pacer.refused(time.monotonic(), random.uniform(0.5, 1))  # noqa: S311
-            self._failed(batch, numbers, unknown=error.may_be_executed)
+            self._failed(batch, departure, numbers, unknown=error.may_be_executed)
             self.failure_log.failed(error, pending_keys=outbound.waiting)
             raise
         except asyncio.CancelledError:
             pacer.failed()
-            self._failed(batch, numbers, unknown=True)
+            self._failed(batch, departure, numbers, unknown=True)
             raise
         else:
             pacer.arrived()
@@ -244,7 +245,7 @@ class Pushing:
                 self._store.acknowledged(number, refused, held_by)
                 moved = {key for key, error in pushed.errors.items() if error.startswith(MOVED)}
                 self._intents.answered(departure.changes, moved)
-            outbound.succeeded(batch, pushed.errors, pushed.time, number)
+            outbound.succeeded(batch, pushed.errors, pushed.time, number, departure.commands)
             self._took(number or 0, [change for change in departure.changes if change.key not in pushed.errors])
             self._pages.arrived(batch.keys, pushed.errors)
             self.failure_log.succeeded(pending_keys=outbound.waiting)
@@ -267,13 +268,13 @@ class Pushing:
         passing = values_passed(changes) if self.outbound.every_write else []
         return [self._intents.sending(each, appends=appends) for each in (*passing, changes)]
 
-    def _failed(self, batch: Batch, numbers: Sequence[int], *, unknown: bool) -> None:
+    def _failed(self, batch: Batch, departure: Departure, numbers: Sequence[int], *, unknown: bool) -> None:
         if numbers and unknown:
             self._intents.keep(numbers, batch.keys)
             self._hub.fence.doubt()
         else:
             self._intents.drop(numbers)
-        self.outbound.failed(batch, unknown=unknown and bool(numbers))
+        self.outbound.failed(batch, unknown=unknown and bool(numbers), commands=departure.commands)
         self._pages.failed(batch.keys)
 
     async def outcomes(self) -> None:

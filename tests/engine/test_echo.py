@@ -131,7 +131,7 @@ def test_a_deadline_can_be_set_once_it_is_known():
 def test_after_a_fault_nothing_is_expected_on_its_keys():
     events = expecting((K, b"set", 5), (K, b"set", 5), (L, b"set", 5))
 
-    assert events.void([K, b"unknown"]) == [K]
+    assert events.void([K, b"unknown"]) == {K: 2}
     assert len(events) == 1
     assert not events.consume(K, b"set")
     assert events.consume(L, b"set")
@@ -291,7 +291,7 @@ def test_of_many_expectations_those_that_are_overdue_or_void_are_not_expected_an
         False,
         True,
     ]
-    assert expected.void([b"k"]) == [b"k"]
+    assert expected.void([b"k"]).keys() == {b"k"}
     assert not expected.consume(b"k", entry(400))
     expected.expect_all(b"k", [entry(1), b"del"], 3.0)
     assert [expected.consume(b"k", event) for event in (entry(400), entry(1), b"del")] == [False, True, True]

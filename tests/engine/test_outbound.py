@@ -553,6 +553,38 @@ def test_a_batch_that_did_not_arrive_goes_again(doubt):
     assert side.outbound.take(10, 1000) == batch
 
 
+@pytest.mark.parametrize("came", [[], [b"set"], [b"expire"], [b"set", b"expire"]])
+def test_an_event_that_a_push_did_not_cause_was_that_of_somebody_else(came):
+    """It came between our deciding to send and our finding out that nothing could be sent."""
+    side = Side()
+    side.outbound.pending.add(StringSet(K, b"v", 2_000_000_000_000))
+    side.outbound.pending.add(StringSet(b"a:2", b"v"))
+    batch = side.outbound.take(10, 1000)
+    departure = side.outbound.prepare(batch.changes, 0.0)
+    assert all(side.remote.consume(K, event) for event in came)
+    side.outbound.failed(batch, unknown=False, commands=departure.commands)
+
+    assert side.listener.dirty == ([K] if came else [])
+    assert len(side.remote) == 0
+    assert side.outbound.take(10, 1000) == batch
+
+
+@pytest.mark.parametrize("came", [True, False])
+def test_so_was_one_of_a_key_that_the_hub_refused(came):
+    side = Side()
+    side.outbound.pending.add(HashSet(K, {b"f": b"v"}))
+    side.outbound.pending.add(StringSet(b"a:2", b"v"))
+    batch = side.outbound.take(10, 1000)
+    departure = side.outbound.prepare(batch.changes, 0.0)
+    if came:
+        assert side.remote.consume(K, b"hset")
+    side.outbound.succeeded(batch, {K: "OOM command not allowed"}, commands=departure.commands)
+
+    assert side.listener.suspects == ([K] if came else [])
+    assert not side.remote.holds(K)
+    assert side.remote.holds(b"a:2")
+
+
 @pytest.mark.parametrize("doubt", [True, False])
 def test_after_an_unknown_outcome_the_keys_are_in_doubt_and_what_came_meanwhile_is_live(doubt):
     side = Side()

@@ -28,8 +28,9 @@ from redisrepl.engine.ancestor import note_state
 from redisrepl.engine.continuity import Continuity, SideState
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.everywrite import EveryWrite
+from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.outbound import Outbound
-from redisrepl.engine.pushes import OutboundOptions
+from redisrepl.engine.pushes import Departure, OutboundOptions
 from redisrepl.errors import (
     FencedError,
     HubError,
@@ -339,7 +340,7 @@ async def test_what_a_push_of_unknown_outcome_left_is_known_until_a_later_change
     outbound = outbound_of() if of_another_process else outbound_of(StringSet(b"k", b"b"))
     async with Flights(outbound, store, FakeHub(), 0) as flights:
         if not of_another_process:
-            flights.pushing._failed(outbound.take(10, 1000), [1], unknown=True)
+            flights.pushing._failed(outbound.take(10, 1000), Departure([], ()), [1], unknown=True)
         outbound._add(Deleted(b"k"))
         assert not len(outbound.doubtful)
         flights.pushing.nothing_in_doubt()
@@ -535,6 +536,27 @@ async def test_where_every_write_counts_the_hub_may_hold_each_value_of_a_batch_o
     assert bool(left) == isinstance(fault, OutcomeUnknownError)
     known = (await store.lookup([b"k"]))[b"k"]
     assert (known.digest, known.intents) == (string_digest(b"k", b"3"), ())
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_what_others_write_while_a_push_fails_is_fetched(store, refused):
+    """Their event looks like that of the push; that of the next one is its own."""
+    remote = ExpectedEvents(10)
+    inbound = Inbound(
+        covers=lambda _: True,
+        kinds=KINDS,
+        expected_local=ExpectedEvents(0),
+        expected_remote=remote,
+        busy=lambda _: False,
+    )
+    outbound = Outbound(ChangeDecoder(lambda _key: True, KINDS), ExpectedEvents(0), remote, inbound)
+    outbound.pending.add(StringSet(b"k", b"v"))
+    hub = FakeHub(None if refused else PeerUnavailableError("away"))
+    hub.refused = {b"k": "OOM command not allowed"} if refused else {}
+    hub.before = lambda: inbound.events([(b"k", b"set")])
+    async with Flights(outbound, store, hub) as flights:
+        await flights.pushing.drained()
+    assert inbound.dirty == {b"k": refused}
 
 
 async def test_where_nothing_differs_nothing_is_sent(store):
