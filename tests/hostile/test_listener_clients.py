@@ -3,6 +3,7 @@
 import contextlib
 import resource
 import socket
+import ssl
 import threading
 import time
 from pathlib import Path
@@ -145,7 +146,7 @@ def plays(client, place, ended, kept):
 def answered(place, path):
     """The first line of the answer to a request for this; tries again if a flood from here took its place."""
     for _ in range(TRIES):
-        with contextlib.suppress(ConnectionError), place.connected() as connection:
+        with contextlib.suppress(ConnectionError, ssl.SSLEOFError), place.connected() as connection:
             connection.sendall(GET % path + b"\r\n")
             if line := connection.makefile("rb").readline():
                 return line
