@@ -30,7 +30,7 @@ def calm(pair):
 
     def state():
         told = pair.daemon.state()
-        waiting = ("dirty_keys", "fetching_keys", "told_keys", "expected_remote")
+        waiting = ("dirty_keys", "fetching_keys", "fed_keys", "expected_remote")
         return [told] if not any(map(told.get, waiting)) else None
 
     pair.daemon.wait_for_log("sweep.finished")

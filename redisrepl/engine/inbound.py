@@ -454,7 +454,7 @@ class Inbound:
         return {
             "dirty_keys": len(self.dirty),
             "fetching_keys": len(self._fetching),
-            "told_keys": len(self._fed),
+            "fed_keys": len(self._fed),
             "expected_local": len(self._expected_local),
             "expected_remote": len(self._expected_remote),
         }

@@ -181,8 +181,8 @@ def _replication_rows(document: _Document, now: float) -> Iterator[tuple[str, ..
     for subscription in document.get("subscriptions", ()):
         trip = subscription["round_trip_s"]
         alive = "live" if subscription["live"] else "no sign of life"
-        way = "" if subscription["way"] is None else f", by {subscription['way']}"
-        said = f"{alive}{way}" + ("" if trip is None else f", round trip {trip * 1000:.1f} ms")
+        channel = "" if subscription["channel"] is None else f", by {subscription['channel']}"
+        said = f"{alive}{channel}" + ("" if trip is None else f", round trip {trip * 1000:.1f} ms")
         yield f"Events of {subscription['namespace']}", said
     refused = document["push_failures"] + document.get("failed", 0)
     yield "Refused for good", count(refused, "change") + (": the log names the keys" if refused else ""), _mark(refused)

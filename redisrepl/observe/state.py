@@ -207,7 +207,7 @@ class DaemonState:
         subscriptions = [
             {
                 "namespace": printable(prefix),
-                "way": self._parts.hub.event_channel,
+                "channel": self._parts.hub.event_channel,
                 "live": subscription.live,
                 "round_trip_s": subscription.round_trip,
                 "made": subscription.subscriptions,

@@ -156,7 +156,7 @@ class EventChannel:
             return None
         if self.kind is None:
             self.kind = "websocket"
-            _log.info("subscribe.way", way=self.kind)
+            _log.info("subscribe.channel", channel=self.kind)
         return reads
 
     async def _turn_to_http(self, why: RedisreplError) -> None:
@@ -166,4 +166,4 @@ class EventChannel:
         self._forget_at = time.monotonic() + _FORGET
         if self.kind != "http":
             self.kind = "http"
-            _log.info("subscribe.way", way=self.kind, why=str(why))
+            _log.info("subscribe.channel", channel=self.kind, why=str(why))

@@ -219,7 +219,7 @@ def _site(document: _Document, now: float) -> str:
 
 
 def _subscription(subscription: _Document) -> str:
-    where = subscription["namespace"] + ("" if subscription["way"] is None else f" by {subscription['way']}")
+    where = subscription["namespace"] + ("" if subscription["channel"] is None else f" by {subscription['channel']}")
     if not subscription["live"]:
         return f"{where}: no sign of life"
     trip = subscription["round_trip_s"]

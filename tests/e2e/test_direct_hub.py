@@ -89,7 +89,7 @@ def test_writes_and_removals_cross_both_ways(both):
     assert both.at_direct.hgetall("site1:h") == {b"b": b"2"}
     assert both.at_webdis.exists("site1:x", "site1:y", "site1:large") == 0
     (subscription,) = both.direct.state()["subscriptions"]
-    assert subscription["way"] == "resp"
+    assert subscription["channel"] == "resp"
     assert len(both.at_hub.keys(FENCE + b"*")) == 2
 
 

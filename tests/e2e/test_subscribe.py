@@ -25,10 +25,10 @@ def pulls(at_site, at_hub):
 
 def test_a_hub_without_websockets_is_polled(daemons, site, hub, at_site, at_hub):
     daemon = daemons.live(site, hub, "--subscribe", "auto")
-    told = daemon.wait_for_log("subscribe.way", way="http")
+    told = daemon.wait_for_log("subscribe.channel", channel="http")
     assert "asked for a WebSocket" in told["why"]
     pulls(at_site, at_hub)
-    assert len(daemon.logged("subscribe.way")) == 1
+    assert len(daemon.logged("subscribe.channel")) == 1
 
 
 @pytest.mark.parametrize("flags", ["", "K$h"], ids=["nothing", "what redisRepl 1.2 sets"])
@@ -63,7 +63,7 @@ def test_who_adds_flags_again_tells_the_others_what_they_missed(daemons, site, h
 def test_a_hub_with_websockets_is_listened_to(daemons, site, new_hub, at_site):
     hub, stand_in = new_hub
     daemon = daemons.live(site, hub, "--subscribe", "auto", *SWIFT)
-    daemon.wait_for_log("subscribe.way", way="websocket")
+    daemon.wait_for_log("subscribe.channel", channel="websocket")
     eventually(lambda: stand_in.open == 1)
     pulls(at_site, hub.redis)
 

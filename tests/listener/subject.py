@@ -31,7 +31,7 @@ DOCUMENT = {
     "not_replicated": {"BF.ADD": 2},
     "dirty_keys": 0,
     "fetching_keys": 0,
-    "told_keys": 0,
+    "fed_keys": 0,
     "expected_local": 0,
     "expected_remote": 0,
     "applied": 20,
@@ -44,7 +44,7 @@ DOCUMENT = {
     "fetched": 7,
     "stale": 0,
     "conflicts_resolved": 5,
-    "subscriptions": [{"namespace": "site1:", "way": "http", "live": True, "round_trip_s": 0.0123, "made": 2}],
+    "subscriptions": [{"namespace": "site1:", "channel": "http", "live": True, "round_trip_s": 0.0123, "made": 2}],
     "sweep": {
         "reason": "subscribed",
         "compared": 500,

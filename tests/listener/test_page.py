@@ -136,7 +136,7 @@ def test_what_others_have_said_is_text():
         problems=[evil, f"push: {evil}"],
         troubles=[TROUBLE | {"error": evil, "remedy": evil}],
         version=evil,
-        subscriptions=[DOCUMENT["subscriptions"][0] | {"namespace": evil, "way": evil}],
+        subscriptions=[DOCUMENT["subscriptions"][0] | {"namespace": evil, "channel": evil}],
     )
 
     assert "<script" not in "".join(said.values())

@@ -189,8 +189,8 @@ async def test_a_proxy_that_only_requests_can_use(hub, certificates, monkeypatch
     async with ways_to(hub, certificates) as channel:
         with capture_logs() as logs:
             assert len(await collected(channel, 2, publishing(hub, 2))) == 2
-    (told,) = [line for line in logs if line["event"] == "subscribe.way"]
-    assert told["way"] == "http"
+    (told,) = [line for line in logs if line["event"] == "subscribe.channel"]
+    assert told["channel"] == "http"
     assert "proxy" in told["why"]
     assert "geheim" not in str(logs)
 
@@ -239,8 +239,8 @@ async def test_a_handshake_without_an_answer_is_tried_once_for_all_and_leaves_no
                 done.set()
         assert channel.kind == "http"
         assert len(tried) == 1
-        (told,) = [line for line in logs if line["event"] == "subscribe.way"]
-        assert told["way"] == "http"
+        (told,) = [line for line in logs if line["event"] == "subscribe.channel"]
+        assert told["channel"] == "http"
         assert "does not answer the handshake" in told["why"]
 
 
@@ -262,7 +262,7 @@ async def test_a_proxy_that_does_not_pass_an_upgrade(certificates):
         async with ways_to(hub, certificates) as channel:
             with capture_logs() as logs:
                 assert len(await collected(channel, 3, publishing(hub, 3))) == 3
-            assert "HTTP 403" in next(line["why"] for line in logs if line["event"] == "subscribe.way")
+            assert "HTTP 403" in next(line["why"] for line in logs if line["event"] == "subscribe.channel")
             assert channel.kind == "http"
         async with ways_to(hub, certificates, "websocket") as channel:
             with pytest.raises(HubError, match="HTTP 200"):
