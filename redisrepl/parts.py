@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from redisrepl.changes import Change, Position, types_of
+from redisrepl.changes import GROUPS, Change, Position, types_of
 from redisrepl.engine.continuity import Continuity, Side
 from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.inbound import Inbound
@@ -340,7 +340,7 @@ class Parts:
             self.store,
             self._hub_reader,
             SiteReader(self.write_client, self._address, settings.max_value, self._types, self._times),
-            SiteWriter(self.write_client, self._address, self.origin),
+            SiteWriter(self.write_client, self._address, self.origin, groups=GROUPS in self._types),
             same_hub=self.judging.same_hub,
             site_evicted=self.judging.site_evicted,
             outcomes=self.pushing.outcomes,

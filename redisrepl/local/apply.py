@@ -23,7 +23,7 @@ from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import INFO, is_refused, stream_offset, translated
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, as_server_takes, put_words
 from redisrepl.wire.commands import ORIGIN_CHANNEL
-from redisrepl.wire.entries import PUT_STREAM_SCRIPT
+from redisrepl.wire.entries import PUT_STREAM_IN_GROUPS_SCRIPT, PUT_STREAM_SCRIPT
 from redisrepl.wire.fieldtimes import has_times, plain_values, timing_commands
 from redisrepl.wire.groups import is_of_group, removal_commands
 from redisrepl.wire.opaque import OPAQUE, restore_command
@@ -57,10 +57,14 @@ class SiteWriter:
         client: nobody else may use its connections.
         address: for messages.
         origin: identifies this daemon; None: publish no message.
+        groups: whether consumer groups are replicated.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, address: SiteAddress, origin: bytes | None = None) -> None:
+    def __init__(
+        self, client: redis.asyncio.Redis, address: SiteAddress, origin: bytes | None = None, *, groups: bool = False
+    ) -> None:
         self._client = client
+        self._groups = groups
         self._address = address
         self._origin = origin
         self._told_blind = False
@@ -143,7 +147,8 @@ class SiteWriter:
         opening: list[Sequence[bytes]] = [[b"MULTI"]]
         if self._origin is not None:
             opening.append([b"PUBLISH", ORIGIN_CHANNEL, self._origin])
-        spelled = [*opening, *map(as_site_takes, commands), [b"EXEC"], INFO]
+        as_taken = [as_site_takes(command, groups=self._groups) for command in commands]
+        spelled = [*opening, *as_taken, [b"EXEC"], INFO]
         replies = await self._replies(connection, spelled)
         executed, info = replies[-2:]
         if self._origin is not None and is_refused(replies[1]):
@@ -312,9 +317,16 @@ def _timed(value: bytes | None) -> tuple[bytes, ...]:
     return *_optional(value), b"%d" % max(value.expires_at_ms, 0) if isinstance(value, TimedValue) else b""
 
 
-def as_site_takes(command: Sequence[bytes]) -> Sequence[bytes]:
-    """A command of `site_commands` as the site's Redis runs it: `STREAMSET` is our own, and becomes a script."""
-    return [b"EVAL", PUT_STREAM_SCRIPT, b"1", *command[1:]] if command[0] == b"STREAMSET" else command
+def as_site_takes(command: Sequence[bytes], *, groups: bool = False) -> Sequence[bytes]:
+    """A command of `site_commands` as the site's Redis runs it: `STREAMSET` is our own, and becomes a script.
+
+    Args:
+        command: it.
+        groups: whether consumer groups are replicated.
+    """
+    if command[0] != b"STREAMSET":
+        return command
+    return [b"EVAL", PUT_STREAM_IN_GROUPS_SCRIPT if groups else PUT_STREAM_SCRIPT, b"1", *command[1:]]
 
 
 def _commands(changes: Sequence[Change]) -> tuple[list[list[bytes]], list[list[int]]]:

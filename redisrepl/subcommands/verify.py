@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from redisrepl.changes import types_of
+from redisrepl.changes import GROUPS, types_of
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Event
 from redisrepl.engine.core import Core, CoreOptions
@@ -151,7 +151,7 @@ async def _open(settings: Settings, address: SiteAddress, choice: Choice) -> Asy
         yield _Sides(
             hub,
             site,
-            SiteWriter(client, address),
+            SiteWriter(client, address, groups=GROUPS in types),
             reader,
             SiteComparer(client, address, site, expiries=expiries, types=types, times=times),
             HubComparer(hub, reader, expiries=expiries, types=types),

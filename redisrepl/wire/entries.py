@@ -9,7 +9,8 @@ in C. One more element holds the last id of the stream, so that a stream without
 
 Redis accepts a new entry only above the last id. To insert one below, which another site added meanwhile, the script
 removes the entries above it, sets the last id back, and adds all of them in order. It does so in one step: nobody sees
-the stream without them, and consumer groups keep their pending entries. A node of Redis keeps the ids of removed
+the stream without them, and consumer groups keep their pending entries. But where groups are replicated, one that
+comes back is not pending: a pending entry that is gone counts as acknowledged. A node of Redis keeps the ids of removed
 entries as long as it holds another, in front of all that is added later, and `XTRIM MINID` stops at the first of them.
 So the script also removes the entries below, one by one, until Redis has dropped a node.
 
@@ -29,6 +30,7 @@ from redisrepl.wire.groups import GROUP_ELEMENTS, is_element_of_group, is_of_gro
 __all__ = [
     "FIRST_ID",
     "LAST_ID",
+    "PUT_STREAM_IN_GROUPS_SCRIPT",
     "PUT_STREAM_SCRIPT",
     "STREAMS",
     "as_server_takes_stream",
@@ -358,7 +360,7 @@ local function make_streams()
     if failed and find(failed, 'top item', 1, true) then return nil, true end
     return failed and reply
   end
-  local function merged(key, set)
+  local function merged(key, set, fresh)
     local tail, ids, words, gone = call('XRANGE', key, set[1], '+'), {}, {}, {}
     local n, removed, i, j = 0, 0, 1, 1
     local there, new  -- names of the next of each; none are needed once one of both has ended
@@ -370,6 +372,7 @@ local function make_streams()
         n = n + 1
         ids[n] = put and set[j] or tail[i][1]
         words[n] = put and words_of(set[j + 1]) or tail[i][2]
+        if put and not same then fresh[#fresh + 1] = set[j] end
         if #words[n] > 7000 then return nil, {err = 'ERR an entry with more than 3,500 fields cannot be moved'} end
       end
       if tail[i] and (same or not put) then
@@ -383,8 +386,8 @@ local function make_streams()
     end
     return ids, words, gone
   end
-  local function insert(key, set)
-    local ids, words, gone = merged(key, set)
+  local function insert(key, set, fresh)
+    local ids, words, gone = merged(key, set, fresh)
     if not ids then return words end
     if not ids[1] then return end
     local info = info_of(key)
@@ -419,7 +422,7 @@ local function make_streams()
     return failed
   end
   local function put(key, set)
-    local late, last, added, groups, n = {}, nil, false, {}, 0
+    local late, last, added, groups, n, fresh = {}, nil, false, {}, 0, {}
     for j = 1, #set, 2 do
       if set[j] == 'last-id' then
         last = set[j + 1]
@@ -434,6 +437,7 @@ local function make_streams()
         local reply = try('XADD', key, set[j], unpack(words))
         if type(reply) ~= 'table' then
           added = true
+          fresh[#fresh + 1] = set[j]
         elseif find(reply.err, 'equal or smaller', 1, true) then
           late[1], late[2], n = set[j], set[j + 1], 2
         else
@@ -442,7 +446,8 @@ local function make_streams()
       end
     end
     local failed, above, missing
-    if n > 0 then failed = insert(key, late) end
+    if n > 0 then failed = insert(key, late, fresh) end
+    if has_groups and #fresh > 0 then forget_pending(key, fresh) end
     if last and not failed then failed, above = force_last(key, last) end
     if #groups > 0 and not failed then failed, missing = put_groups(key, groups) end
     return failed, n == 0 and (added or last ~= nil or #groups > 0), missing or above
@@ -461,3 +466,5 @@ end
 
 #: Adds elements to a stream of the site: names and values in turn. The key is in KEYS, as clusters require.
 PUT_STREAM_SCRIPT = b"local has_groups\n" + STREAMS + b"return streams().put(KEYS[1], ARGV) or 1\n"
+#: Likewise where groups are replicated.
+PUT_STREAM_IN_GROUPS_SCRIPT = PUT_STREAM_SCRIPT.replace(b"local has_groups\n", b"local has_groups = true\n")

@@ -378,6 +378,13 @@ GROUP_ELEMENTS = b"""\
     for _, group in pairs(acked) do set_place(key, info, group, group['last-delivered-id']) end
     return nil, all
   end
+  local function forget_pending(key, ids)
+    for name, group in pairs(groups_of(key) or {}) do
+      for j = 1, group.pending > 0 and #ids or 0, 1000 do
+        try('XACK', key, name, unpack(ids, j, math.min(j + 999, #ids)))
+      end
+    end
+  end
   local function digested(name, value)
     if sub(name, 1, 15) ~= 'xgroup-pending:' then return value end
     local count, consumer = string.match(value, '^(%d+) %d* (.*)$')

@@ -292,6 +292,23 @@ def while_nobody_carries(at_site, at_hub):
     at_hub.xgroup_destroy(key("both"), "shared")
 
 
+@pytest.mark.parametrize("side", ["site", "hub"])
+def test_an_entry_that_is_copied_back_is_not_pending_again(daemons, site, hub, side):
+    """It was removed here before it was acknowledged, and acknowledged there: Redis here still counts it as pending."""
+    here, there = (site.client(), hub.redis) if side == "site" else (hub.redis, site.client())
+    for client in (here, there):
+        filled(client, key("back"), 3)
+        client.xgroup_create(key("back"), "g", "0")
+        client.xreadgroup("g", "c", {key("back"): ">"})
+    there.xack(key("back"), "g", "1-0")
+    here.xdel(key("back"), "1-0")
+    daemons.live(site, hub, *SWIFT, *GROUPS)
+    eventually(lambda: here.xlen(key("back")) == 3, 20, "it is copied back")
+    assert there.xlen(key("back")) == 3
+    (found,) = equal_groups((here, there), key("back"))
+    assert found == {b"g": (b"3-0", {b"2-0": (b"c", 1), b"3-0": (b"c", 1)})}
+
+
 @pytest.mark.parametrize(("source", "way"), [("psync", "stop"), ("psync", "kill"), ("notify", "kill")])
 def test_over_an_outage_groups_are_merged_entry_by_entry(daemons, site, hub, source, way):
     """Acknowledged on one side, untouched on the other: gone. Whoever read further has the last id."""

@@ -15,6 +15,7 @@ from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.digests import LOOK_SCRIPT, digest_of, element_of, parse_looks
 from redisrepl.wire.entries import (
     LAST_ID,
+    PUT_STREAM_IN_GROUPS_SCRIPT,
     PUT_STREAM_SCRIPT,
     as_server_takes_stream,
     checked_elements,
@@ -398,6 +399,26 @@ def test_a_state_that_was_read_can_be_put_elsewhere(at_work, where):
     assert_delivered_about(again.fields[pending_name(ALL_BYTES, b"2-0")], T)
     lags = {group["name"]: group["lag"] for group in at_work.xinfo_groups(there)}
     assert lags == {ALL_BYTES: 3, b"idle": 6}  # of what is there
+
+
+@pytest.mark.parametrize("script", [PUT_STREAM_SCRIPT, PUT_STREAM_IN_GROUPS_SCRIPT])
+def test_an_entry_that_comes_back_is_pending_again_only_where_groups_are_not_replicated(redis, script):
+    """Redis keeps it pending while it is gone, which to us it is not; those that are moved stay so."""
+    for number in range(1, 6):
+        redis.xadd(K, {"f": "v"}, id=f"{number}-0")
+    redis.xgroup_create(K, G, "0")
+    redis.xreadgroup(G, "c", {K: ">"})
+    redis.xdel(K, "2-0", "3-0", "5-0")
+    redis.execute_command("XSETID", K, "4-0", "ENTRIESADDED", 5, "MAXDELETEDID", "0-1")
+    at_the_end = {entry_name(b"5-0"): V}
+    below = {entry_name(b"%d-0" % n): V for n in (1, 2, 3)} | {ONE: b"7 d", pending_name(G, b"3-0"): b"2 d"}
+    for put in (at_the_end, below):
+        assert redis.eval(script, 1, K, *(word for pair in as_server_takes_stream(put).items() for word in pair)) == 1
+
+    assert [id_ for id_, _ in redis.xrange(K)] == [b"%d-0" % n for n in range(1, 6)]
+    pending = {row["message_id"]: row["consumer"] for row in redis.xpending_range(K, G, "-", "+", 9)}
+    again = {} if script == PUT_STREAM_IN_GROUPS_SCRIPT else {b"2-0": b"c", b"5-0": b"c"}
+    assert pending == {b"1-0": b"d", b"3-0": b"d", b"4-0": b"c"} | again
 
 
 def test_last_ids_are_set_forward_and_back_and_the_count_of_entries_goes_along(redis):
