@@ -324,6 +324,7 @@ class Applying:
         if in_progress:
             self._site_denials.passed(in_progress)
         inbound.applied(in_progress, applied.offset if patience is None else time.monotonic() + patience)
+        inbound.suspect({changes[index].key for index in applied.revived})  # the hub does not know what is pending
 
     async def _is_denied_alone(
         self, keys: Sequence[bytes], in_progress: Collection[bytes], error: KeyDeniedError

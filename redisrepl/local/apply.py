@@ -23,7 +23,7 @@ from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import INFO, is_refused, stream_offset, translated
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, as_server_takes, put_words
 from redisrepl.wire.commands import ORIGIN_CHANNEL
-from redisrepl.wire.entries import PUT_STREAM_IN_GROUPS_SCRIPT, PUT_STREAM_SCRIPT
+from redisrepl.wire.entries import PUT_STREAM_IN_GROUPS_SCRIPT, PUT_STREAM_SCRIPT, REVIVED
 from redisrepl.wire.fieldtimes import has_times, plain_values, timing_commands
 from redisrepl.wire.groups import is_of_group, removal_commands
 from redisrepl.wire.opaque import OPAQUE, restore_command
@@ -41,10 +41,12 @@ class Applied:
     Attributes:
         errors: by index, the error of each change that was refused for good.
         offset: the stream shows the other changes before this offset.
+        revived: indexes of changes with which an entry came back that is pending in a group.
     """
 
     errors: dict[int, str]
     offset: int
+    revived: frozenset[int] = frozenset()
 
 
 class SiteWriter:
@@ -238,7 +240,12 @@ class Turn:
         """
         commands, owners = _commands(changes)
         replies, offset = await self._writer.transact(self._connection, commands)
-        return None if replies is None else Applied(self._writer.judged(replies, owners), offset)
+        if replies is None:
+            return None
+        revived = (
+            index for indexes, reply in zip(owners, replies, strict=True) if reply == REVIVED for index in indexes
+        )
+        return Applied(self._writer.judged(replies, owners), offset, frozenset(revived))
 
     async def compare_and_set(self, changes: Sequence[HashSet | FieldsDeleted], held: HashState) -> Applied | None:
         """Apply changes of fields of one hash, whatever clients write to its other fields meanwhile.

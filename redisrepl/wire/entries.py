@@ -9,8 +9,7 @@ in C. One more element holds the last id of the stream, so that a stream without
 
 Redis accepts a new entry only above the last id. To insert one below, which another site added meanwhile, the script
 removes the entries above it, sets the last id back, and adds all of them in order. It does so in one step: nobody sees
-the stream without them, and consumer groups keep their pending entries. But where groups are replicated, one that
-comes back is not pending: a pending entry that is gone counts as acknowledged. A node of Redis keeps the ids of removed
+the stream without them, and consumer groups keep their pending entries. A node of Redis keeps the ids of removed
 entries as long as it holds another, in front of all that is added later, and `XTRIM MINID` stops at the first of them.
 So the script also removes the entries below, one by one, until Redis has dropped a node.
 
@@ -32,6 +31,7 @@ __all__ = [
     "LAST_ID",
     "PUT_STREAM_IN_GROUPS_SCRIPT",
     "PUT_STREAM_SCRIPT",
+    "REVIVED",
     "STREAMS",
     "as_server_takes_stream",
     "checked_elements",
@@ -265,7 +265,8 @@ def stream_facts(flat: object, asked: str) -> tuple[bytes, bytes | None]:
 #: id to go on with, `0` after the last one. `after(id)`: the next id; `0`: there is none. `info_of(key)`: of `XINFO`.
 #: `put(key, set)`: add elements, names and values in turn and in the order of ids; returns an error or nil, whether it
 #: only added new entries at the end, set the last id and put elements of groups, and whether something that these need
-#: is not there, or an entry above the last id still is. `remove_groups` and `digested`: see `GROUP_ELEMENTS`.
+#: is not there, or an entry above the last id still is, or one came back that is pending; and whether that is so.
+#: `remove_groups` and `digested`: see `GROUP_ELEMENTS`.
 STREAMS = (
     b"""\
 local made_streams
@@ -447,10 +448,10 @@ local function make_streams()
     end
     local failed, above, missing
     if n > 0 then failed = insert(key, late, fresh) end
-    if has_groups and #fresh > 0 then forget_pending(key, fresh) end
+    local revived = has_groups and #fresh > 0 and are_pending(key, fresh)
     if last and not failed then failed, above = force_last(key, last) end
     if #groups > 0 and not failed then failed, missing = put_groups(key, groups) end
-    return failed, n == 0 and (added or last ~= nil or #groups > 0), missing or above
+    return failed, n == 0 and (added or last ~= nil or #groups > 0), missing or above or revived, revived
   end
   return {
     elements = elements, element = element, page = page, after = after, info_of = info_of, last_of = last_of,
@@ -464,7 +465,17 @@ end
 """
 )
 
-#: Adds elements to a stream of the site: names and values in turn. The key is in KEYS, as clusters require.
-PUT_STREAM_SCRIPT = b"local has_groups\n" + STREAMS + b"return streams().put(KEYS[1], ARGV) or 1\n"
+#: Adds elements to a stream of the site: names and values in turn. The key is in KEYS, as clusters require. Returns 1
+#: or `REVIVED`.
+PUT_STREAM_SCRIPT = (
+    b"local has_groups\n"
+    + STREAMS
+    + b"""\
+local failed, _, _, revived = streams().put(KEYS[1], ARGV)
+return failed or revived and {ok = 'REVIVED'} or 1
+"""
+)
 #: Likewise where groups are replicated.
 PUT_STREAM_IN_GROUPS_SCRIPT = PUT_STREAM_SCRIPT.replace(b"local has_groups\n", b"local has_groups = true\n")
+#: An entry that came back is pending again in a group of this server: Redis keeps it pending while it is gone.
+REVIVED = b"REVIVED"

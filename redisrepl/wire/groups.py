@@ -378,10 +378,10 @@ GROUP_ELEMENTS = b"""\
     for _, group in pairs(acked) do set_place(key, info, group, group['last-delivered-id']) end
     return nil, all
   end
-  local function forget_pending(key, ids)
+  local function are_pending(key, ids)
     for name, group in pairs(groups_of(key) or {}) do
-      for j = 1, group.pending > 0 and #ids or 0, 1000 do
-        try('XACK', key, name, unpack(ids, j, math.min(j + 999, #ids)))
+      for j = 1, group.pending > 0 and #ids or 0 do
+        if try('XPENDING', key, name, ids[j], ids[j], 1)[1] then return true end
       end
     end
   end

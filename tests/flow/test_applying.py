@@ -8,7 +8,18 @@ from functools import partial
 
 import pytest
 
-from redisrepl.changes import KINDS, ExpirySet, HashSet, HashState, Position, StringSet, StringState, Touch, types_of
+from redisrepl.changes import (
+    KINDS,
+    ExpirySet,
+    HashSet,
+    HashState,
+    Position,
+    StringSet,
+    StringState,
+    Touch,
+    carries_groups,
+    types_of,
+)
 from redisrepl.engine.ancestor import note_state
 from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import Core, CoreOptions
@@ -26,6 +37,7 @@ from redisrepl.remote.fetch import Fetched
 from redisrepl.store import Facts
 from redisrepl.wire.digests import digest_of, elements_of
 from redisrepl.wire.entries import LAST_ID, entry_name, entry_value
+from redisrepl.wire.groups import place_name
 from testbed import RedisServer, eventually_async
 from tests.samples import write
 from tests.tasks import beside
@@ -99,7 +111,7 @@ class World:
             store,
             self,
             self.reader,
-            SiteWriter(self.client, address, b"us"),
+            SiteWriter(self.client, address, b"us", groups=carries_groups(kinds)),
             same_hub=self.same_hub,
             site_evicted=self.site_evicted,
             reach=self.reach,
@@ -195,6 +207,24 @@ async def test_what_was_found_equal_lies_where_the_stream_told_of_it_and_what_wa
         assert (await since(Position("history", now - 1))).keys() == {b"ns:applied"}  # shown by the end of it
         assert (await since(Position("history", 1))).keys() == {b"ns:applied"}
         assert (await since(Position("history", 0))).keys() == world.hub.keys()
+
+
+async def test_a_stream_in_which_an_entry_that_came_back_is_pending_is_compared(server, at_site, running):
+    """Redis kept it pending while it was gone; so the hub knows of nothing that is pending."""
+    for number in (1, 2):
+        at_site.xadd(KEY, {"f": "v"}, id=f"{number}-0")
+    at_site.xgroup_create(KEY, "g", "0")
+    at_site.xreadgroup("g", "c", {KEY: ">"})
+    at_site.xack(KEY, "g", "2-0")
+    at_site.xdel(KEY, "1-0")
+    value = entry_value([b"f", b"v"])
+    entries = {entry_name(b"1-0"): value, entry_name(b"2-0"): value, LAST_ID: b"2-0"}
+    async with running(server, kinds=KINDS | {"streams-groups"}) as world:
+        world.hub[KEY] = HashState(entries | {place_name(b"g"): b"2-0"}, None, "stream")
+        world.dirty(KEY)
+        await eventually_async(lambda: world.inbound.counters.applied)
+        assert world.inbound.dirty == {KEY: True}
+    assert [row["message_id"] for row in at_site.xpending_range(KEY, "g", "-", "+", 9)] == [b"1-0"]
 
 
 # With the ancestor.
