@@ -242,10 +242,8 @@ class Turn:
         replies, offset = await self._writer.transact(self._connection, commands)
         if replies is None:
             return None
-        revived = (
-            index for indexes, reply in zip(owners, replies, strict=True) if reply == REVIVED for index in indexes
-        )
-        return Applied(self._writer.judged(replies, owners), offset, frozenset(revived))
+        revived = [indexes for indexes, reply in zip(owners, replies, strict=True) if reply == REVIVED]
+        return Applied(self._writer.judged(replies, owners), offset, frozenset().union(*revived))
 
     async def compare_and_set(self, changes: Sequence[HashSet | FieldsDeleted], held: HashState) -> Applied | None:
         """Apply changes of fields of one hash, whatever clients write to its other fields meanwhile.

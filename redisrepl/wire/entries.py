@@ -448,6 +448,10 @@ local function make_streams()
     end
     local failed, above, missing
     if n > 0 then failed = insert(key, late, fresh) end
+    for j = 1, failed and n or 0, 2 do  -- what comes at the end is added all the same
+      local words = words_of(late[j + 1])
+      if #words <= 7000 then try('XADD', key, late[j], unpack(words)) end
+    end
     local revived = has_groups and #fresh > 0 and are_pending(key, fresh)
     if last and not failed then failed, above = force_last(key, last) end
     if #groups > 0 and not failed then failed, missing = put_groups(key, groups) end

@@ -286,6 +286,16 @@ def test_what_cannot_be_put_there_changes_nothing(redis, low):
     assert redis.dump("s") == before
 
 
+def test_beside_what_cannot_be_inserted_what_comes_at_the_end_is_added(redis):
+    redis.xadd("s", {"f": "v"}, id="5-0")
+    redis.xadd("s", {"f": "v"}, id="6-0")
+    redis.xdel("s", "6-0")
+    large = {entry_name(b"8-0"): entry_value([b"f", b"v"] * 3600)}
+    assert "0-1" in put(redis, entries(b"0-1", b"7-0", b"9-0"))
+    assert "3,500 fields" in put(redis, entries(b"1-1", b"10-0") | large)
+    assert [id_ for id_, _ in redis.xrange("s")] == [b"5-0", b"7-0", b"9-0", b"10-0"]
+
+
 def test_a_key_of_another_type(redis):
     redis.set("s", "v")
     assert put(redis, entries(b"5-1")).startswith("WRONGTYPE")
