@@ -18,8 +18,6 @@ SEED = int(os.environ.get("REDISREPL_CHAOS_SEED", "0")) or random.SystemRandom()
 SECONDS = float(os.environ.get("REDISREPL_CHAOS_SECONDS", "0"))
 #: Seconds between bursts of writes, of which each fault has as many before and after it; few in a run of its own.
 PAUSE = 0.002 if SECONDS else 0.03
-#: Not all that it finds is mended (docs/reliability.md).
-BY_HAND = pytest.mark.skipif(not SECONDS, reason="played by hand: make chaos SITES=groups")
 #: Faults between two comparisons of the mixed run.
 ROUND = 6
 
@@ -70,7 +68,7 @@ def test_all_copies_are_equal_after_each_fault_of(group):
     [
         pytest.param({}, id="streams"),
         pytest.param({"events": True}, id="events"),  # beside the others, a site that is followed by keyspace events
-        pytest.param({"groups": True}, id="groups", marks=BY_HAND),
+        pytest.param({"groups": True}, id="groups"),
     ],
 )
 def test_all_copies_are_equal_after_everything_at_once(more):
