@@ -488,7 +488,7 @@ class Outbound:
         keys = list(dict.fromkeys(batch.keys))
         if not unknown:
             self.doubts.returned(keys)
-            self._push_echoes.void(self._push_echoes.not_caused(keys, commands))
+            self._push_echoes.void(self._push_echoes.not_caused(keys, commands))  # others wrote these
             batch.queue.put_back(keys)
             if self.is_stale(batch) and not batch.in_doubt:
                 batch.queue.forget_untold(keys)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from redisrepl.changes import GROUPS
 from redisrepl.errors import FencedError, OutcomeUnknownError, ProtocolError
-from redisrepl.wire.entries import STREAMS
+from redisrepl.wire.entries import HAS_GROUPS, NO_GROUPS, STREAMS
 from redisrepl.wire.fieldtimes import NO_PUT_TIMED
 from redisrepl.wire.lua import ELEMENT_HASH, ELEMENTS_OF, SEQUENCE_DIGEST
 from redisrepl.wire.opaque import OPAQUE, PUT_OPAQUE
@@ -286,7 +286,7 @@ return out
 def push_script(types: frozenset[str] = frozenset()) -> bytes:
     """The script for these types; without streams it is a third shorter."""
     streams = STREAMS if "stream" in types else b"local streams\n"
-    groups = b"local has_groups = true\n" if GROUPS in types else b"local has_groups\n"
+    groups = HAS_GROUPS if GROUPS in types else NO_GROUPS
     opaque = PUT_OPAQUE if OPAQUE in types else b"local put_opaque\n"
     return _without_indents(groups + streams + opaque + _PUSH)
 

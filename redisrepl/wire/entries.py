@@ -28,7 +28,9 @@ from redisrepl.wire.groups import GROUP_ELEMENTS, is_element_of_group, is_of_gro
 
 __all__ = [
     "FIRST_ID",
+    "HAS_GROUPS",
     "LAST_ID",
+    "NO_GROUPS",
     "PUT_STREAM_IN_GROUPS_SCRIPT",
     "PUT_STREAM_SCRIPT",
     "REVIVED",
@@ -469,17 +471,18 @@ end
 """
 )
 
-#: Adds elements to a stream of the site: names and values in turn. The key is in KEYS, as clusters require. Returns 1
-#: or `REVIVED`.
-PUT_STREAM_SCRIPT = (
-    b"local has_groups\n"
-    + STREAMS
-    + b"""\
+#: Lua: what stands before `STREAMS`, where groups are not replicated and where they are.
+NO_GROUPS = b"local has_groups\n"
+HAS_GROUPS = b"local has_groups = true\n"
+
+_PUT_STREAM = b"""\
 local failed, _, _, revived = streams().put(KEYS[1], ARGV)
 return failed or revived and {ok = 'REVIVED'} or 1
 """
-)
+#: Adds elements to a stream of the site: names and values in turn. The key is in KEYS, as clusters require. Returns 1
+#: or `REVIVED`.
+PUT_STREAM_SCRIPT = NO_GROUPS + STREAMS + _PUT_STREAM
 #: Likewise where groups are replicated.
-PUT_STREAM_IN_GROUPS_SCRIPT = PUT_STREAM_SCRIPT.replace(b"local has_groups\n", b"local has_groups = true\n")
+PUT_STREAM_IN_GROUPS_SCRIPT = HAS_GROUPS + STREAMS + _PUT_STREAM
 #: An entry that came back is pending again in a group of this server: Redis keeps it pending while it is gone.
 REVIVED = b"REVIVED"

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from redisrepl.changes import expiry_ms
 from redisrepl.errors import ProtocolError
-from redisrepl.wire.entries import STREAMS, entry_name, last_id_of, stream_elements
+from redisrepl.wire.entries import NO_GROUPS, STREAMS, entry_name, last_id_of, stream_elements
 from redisrepl.wire.lua import HEAD_OF
 from redisrepl.wire.replies import natural
 from redisrepl.wire.states import check_token, read_at
@@ -33,7 +33,7 @@ _ID = re.compile(rb"\d{1,20}-\d{1,20}")
 #: and the id to go on with (0: there is nothing more); then names and values in turn, with the last id behind the last
 #: entry.
 ENTRIES_SCRIPT = (
-    b"local has_groups\n"
+    NO_GROUPS
     + STREAMS
     + HEAD_OF
     + b"""\

@@ -252,7 +252,8 @@ def _milliseconds(clock: object) -> int | None:
 #: `group_element(key, name)`: the value of one, nil if it is absent, or an error. `put_groups(key, set)`: put elements,
 #: names and values in turn; returns an error or nil, and whether something that they need is not there: the stream, the
 #: group or an entry. `remove_groups(key, names)`: returns an error or nil, and whether all groups were there.
-#: `digested(name, value)`: the part of a value that is digested.
+#: `are_pending(key, ids)`: whether an entry of one of these ids is pending in some group. `digested(name, value)`: the
+#: part of a value that is digested.
 GROUP_ELEMENTS = b"""\
   local sub, format = string.sub, string.format
   local function is_of_group(name) return sub(name, 1, 7) == 'xgroup-' end

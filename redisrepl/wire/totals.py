@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.digests import UNREADABLE, Look, hash_digest
-from redisrepl.wire.entries import STREAMS
+from redisrepl.wire.entries import NO_GROUPS, STREAMS
 from redisrepl.wire.lua import ELEMENT_HASH, ELEMENTS_OF
 from redisrepl.wire.replies import number
 from redisrepl.wire.scan import Scan
@@ -24,7 +24,7 @@ _CURSOR = re.compile(r"\d+(-\d+)?", re.ASCII)
 
 #: ARGV: the key, its type, a cursor. Returns the type, and if it is still that one, the next cursor and two sums.
 TOTAL_SCRIPT = (
-    b"local has_groups\n"
+    NO_GROUPS
     + STREAMS
     + ELEMENTS_OF
     + b"""\

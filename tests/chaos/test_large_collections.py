@@ -142,10 +142,8 @@ def play(certificates, seed):
         Daemons(certificates) as daemons,
         FaultProxy(hub.port) as link,
     ):
-        for server in (
-            site,
-            hub.server,
-        ):  # on a busy machine an insertion may take longer; then all clients are refused
+        # On a busy machine an insertion may take longer; then all clients are refused.
+        for server in (site, hub.server):
             server.client().config_set("lua-time-limit", 60_000)
         owners = [Owner(site, 1, type_, sizes[0], seed), Owner(hub.server, 2, type_, sizes[1], seed + 1)]
         flags = (*SWIFT, "--replicate", "all", "--state-dir", state)
