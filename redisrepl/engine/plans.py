@@ -8,7 +8,7 @@ may be done (`engine.inbound`, `engine.outbound`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -83,6 +83,8 @@ class Plan:
             that are equal, and (as None) those that both lack.
         type: of that collection.
         expiry: likewise the expiry alone, Unix time in milliseconds or None.
+        replaced: what the site holds where that was not agreed on, and `apply` replaces it: its state; for a
+            collection, elements (None: it lacks them).
         lost: what of a loser is replaced, and will be kept.
         disputed: neither side holds what was agreed on about the key, until it is at the hub.
         clash: why the hub does not get what the site holds, though it would be replicated; None: nothing is in the way.
@@ -95,6 +97,7 @@ class Plan:
     agreed: State | Mapping[bytes, bytes | None] | Literal["nothing"] = "nothing"
     type: str = "hash"
     expiry: int | Literal["nothing"] | None = "nothing"
+    replaced: State | Mapping[bytes, bytes | None] | Literal["nothing"] = "nothing"
     lost: list[Lost] = field(default_factory=list)
     disputed: bool = False
     clash: str | None = None
@@ -192,7 +195,12 @@ def _write_expiry_anew(plan: Plan, ancestor: Agreed) -> None:
 
 def _is_disputed(plan: Plan, about: Circumstances) -> bool:
     """What a server lost must not look removed to a later comparison, should the hub not take it now."""
-    return plan.push is not None and (about.site_lost or about.hub_lost)
+    return plan.push is not None and _any_lost(about)
+
+
+def _any_lost(about: Circumstances) -> bool:
+    """Whether a server may hold something older than what was agreed on: that alone decides then."""
+    return about.site_lost or about.hub_lost
 
 
 def _replicable(state: State, kinds: frozenset[str]) -> bool:
@@ -247,6 +255,7 @@ def _plan_whole(
         plan.push, plan.expected = Touch(key, replaces=True), (far,)
     elif verdict is Verdict.APPLY:
         plan.apply = replacing(key, site, hub, policy.kinds)
+        plan.replaced = "nothing" if held == ancestor.digest or _any_lost(about) else site
         if site is None and isinstance(hub, HashState) and ancestor.digest is not None:
             plan.agreed = None  # elements that are not in the new collection are not agreed on any more
     return plan
@@ -311,7 +320,7 @@ def _plan_elements(
     if KIND_OF_TYPE[type_] not in policy.kinds:
         return plan
     verdicts = _verdicts(site, hub, ancestor, about, back, now_ms)
-    lost = about.site_lost or about.hub_lost
+    lost = _any_lost(about)
     if type_ == "stream" and verdicts.get(LAST_ID) in _ONE_WINS:
         verdicts[LAST_ID] = _of_last_ids(site, hub, verdicts, lost=lost)
     for name in [name for name in verdicts if type_ == "stream" and is_place(name)]:
@@ -330,6 +339,8 @@ def _plan_elements(
     if gone := tuple(name for name in applied if name not in hub.fields):
         # A stream stays when it has no entry left, and takes a lower last id only then.
         plan.apply.insert(0 if type_ == "stream" else 1, FieldsDeleted(key, gone, type_))
+    if not lost:
+        plan.replaced = _not_agreed_on(site, applied, ancestor) or "nothing"
     if pushed:
         plan.push = HashSet(key, dict.fromkeys(pushed), type_)
         far = elements_of({name: hub.fields[name] for name in pushed if name in hub.fields}, type_)
@@ -338,6 +349,13 @@ def _plan_elements(
         plan.agreed = {name: site.fields.get(name) for name in agreed}
     _plan_expiry(plan, site, hub, ancestor, policy, same_value=False)
     return plan
+
+
+def _not_agreed_on(site: HashState, names: Collection[bytes], ancestor: Agreed) -> dict[bytes, bytes | None]:
+    """Of these elements, what the site holds (None: it lacks it) where that was not agreed on."""
+    there = {name: site.fields[name] for name in names if name in site.fields}
+    held, known = elements_of(there, site.type), ancestor.elements or {}
+    return {name: there.get(name) for name in names if held.get(name) != known.get(name)}
 
 
 def _verdicts(
@@ -368,7 +386,7 @@ def _rulings(
     back: WentBack,
 ) -> Mapping[Ruling, list[bytes]]:
     """The elements of which one side loses something that may be newer, by who wins."""
-    if not (about.site_lost or about.hub_lost or Verdict.CONFLICT in verdicts.values()):
+    if not (_any_lost(about) or Verdict.CONFLICT in verdicts.values()):
         return {}
     names = [name for name, verdict in verdicts.items() if verdict in _ONE_WINS]
     if site.type == "stream":  # of two ids the greater stands

@@ -368,9 +368,14 @@ class Applying:
 
     async def _sent(self, turn: Turn, changes: Sequence[Change], job: Job) -> tuple[int, Applied | None]:
         """Apply changes; should we not hear of it any more, it is remembered that the site may have them from us."""
-        number, facts = self._store.next_number(), Facts()
+        facts, replaced = Facts(), Facts()
         for key in dict.fromkeys(change.key for change in changes):
             job.agreed(key, facts)  # first: of that, the changes may be newer
+            job.replaced(key, replaced)
+        # Over this the hub's has won. Should the apply not happen, and the site still hold it later, it has not written
+        # that since: it must not replace what won.
+        self._store.agreed(replaced)
+        number = self._store.next_number()
         note_changes(facts, changes, appends=not job.final)  # what was fetched names the last id if it is another one
         self._store.sending(number, facts, to_site=True)
         shown_before: float | None = None

@@ -99,6 +99,9 @@ class Job(Protocol):
     def agreed(self, key: bytes, facts: Facts) -> None:
         """Note what both sides hold of this key beside its changes."""
 
+    def replaced(self, key: bytes, facts: Facts) -> None:
+        """Note what the site holds that the changes of this key replace, if that was not agreed on."""
+
     def decided(self, key: bytes) -> None:
         """What was found out about this key is not stale, and nothing of it can fail any more but an apply."""
 
@@ -144,6 +147,9 @@ class FedJob:
 
     def agreed(self, key: bytes, facts: Facts) -> None:
         """There is nothing beside the apply."""
+
+    def replaced(self, key: bytes, facts: Facts) -> None:
+        """What was told is news only where all that the site holds was agreed on, or is on its way to the hub."""
 
     def decided(self, key: bytes) -> None:
         """Likewise."""
@@ -270,6 +276,12 @@ class FetchedJob:
             note_state(facts, key, plan.agreed, plan.type)
         if plan.expiry != "nothing":
             facts.expiry(key, plan.expiry)
+
+    def replaced(self, key: bytes, facts: Facts) -> None:
+        """See `Job.replaced`."""
+        plan = self._plans.get(key)
+        if plan is not None and plan.replaced != "nothing":
+            note_state(facts, key, plan.replaced, plan.type)
 
     def decided(self, key: bytes) -> None:
         """See `Job.decided`."""

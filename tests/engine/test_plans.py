@@ -19,7 +19,7 @@ from redisrepl.changes import (
     TimedValue,
     Touch,
 )
-from redisrepl.engine.ancestor import note_changes, note_state
+from redisrepl.engine.ancestor import NOTHING_AGREED, note_changes, note_state
 from redisrepl.engine.plans import Plan, Policy, circumstances, plan_for
 from redisrepl.engine.reconcile import Circumstances
 from redisrepl.engine.winners import Lost, Ruling
@@ -28,7 +28,7 @@ from tests.engine.sides import KEY, Memory, ancestor_of, changed, hash_, resolve
 
 ORDINARY = Circumstances()
 DEFAULT = frozenset({"set", "hset"})
-A, B, C = string("a"), string("b"), string("c")
+A, B, C, D = (string(value) for value in "abcd")
 REPLACE = Touch(KEY, replaces=True)
 
 
@@ -49,8 +49,8 @@ def pushing(change, *expected):
     return Plan(KEY, push=change, expected=tuple(map(digest, expected)))
 
 
-def applying(*changes):
-    return Plan(KEY, apply=list(changes))
+def applying(*changes, replaced="nothing"):
+    return Plan(KEY, apply=list(changes), replaced=replaced)
 
 
 SET_B = StringSet(KEY, b"b")
@@ -70,7 +70,7 @@ SET_B = StringSet(KEY, b"b")
         (A, B, A, applying(SET_B)),
         (None, A, A, pushing(REPLACE, A)),
         (A, None, A, applying(Deleted(KEY))),
-        (None, B, A, applying(SET_B)),
+        (None, B, A, applying(SET_B, replaced=None)),
         (B, None, A, pushing(REPLACE, None)),
         # Between types, the key is one thing.
         (hash_(f="1"), A, A, pushing(REPLACE, A)),
@@ -154,7 +154,7 @@ FIELDS = hash_(f="1", g="1", h="1")
             ),
         ),
         # A value goes before a removal, either way.
-        (hash_(f="1"), hash_(f="1", g="2"), hash_(f="1", g="1"), applying(hset(g="2"))),
+        (hash_(f="1"), hash_(f="1", g="2"), hash_(f="1", g="1"), applying(hset(g="2"), replaced={b"g": None})),
         (
             hash_(f="1", g="2"),
             hash_(f="1"),
@@ -209,7 +209,7 @@ def test_of_a_hash_only_the_fields_conflict_that_both_changed(winner):
             Plan(KEY, agreed={b"f": b"1"}),
         ),
         # Likewise an apply, at the site.
-        (B, C, A, {"applied": (digest(B),)}, applying(StringSet(KEY, b"c"))),
+        (B, C, A, {"applied": (digest(B),)}, applying(StringSet(KEY, b"c"), replaced=B)),
         (A, B, A, {"applied": (digest(B),)}, applying(SET_B)),
         (C, B, A, {"applied": (digest(B),)}, pushing(REPLACE, B)),
         (A, A, A, {"applied": (digest(B),)}, Plan(KEY, agreed=A)),
@@ -218,7 +218,7 @@ def test_of_a_hash_only_the_fields_conflict_that_both_changed(winner):
             hash_(f="3"),
             hash_(f="1"),
             {"element_applied": {b"f": (E(b"f", b"2"),)}},
-            applying(hset(f="3")),
+            applying(hset(f="3"), replaced={b"f": b"2"}),
         ),
         (
             hash_(f="1"),
@@ -231,6 +231,35 @@ def test_of_a_hash_only_the_fields_conflict_that_both_changed(winner):
 )
 def test_what_an_exchange_of_unknown_outcome_may_have_left(site, hub, ancestor, known, expected):
     assert plan(site, hub, ancestor, **known) == expected
+
+
+@pytest.mark.parametrize("ancestor", [None, A, D])
+@pytest.mark.parametrize(("site", "hub"), [(B, C), (B, hash_(f="1")), (hash_(f="2"), hash_(f="1")), (None, C)])
+def test_what_the_hub_has_won_over_does_not_replace_what_won_should_that_not_be_applied(site, hub, ancestor):
+    """Nothing tells then that the site has written it before, and not since."""
+    memory = Memory()
+    if ancestor is not None:
+        note_state(memory, KEY, ancestor)
+    found = plan_for(KEY, site, hub, memory.agreed, Policy(KINDS, "hub"), ORDINARY)
+    if found.replaced != "nothing":
+        note_state(memory, KEY, found.replaced, found.type)
+    applied = Memory()
+    note_changes(applied, found.apply)
+    left = {"applied": (applied.agreed.digest,)}
+    if isinstance(hub, HashState) and found.type == "hash" and applied.agreed.elements:
+        left["element_applied"] = {name: (digest,) for name, digest in applied.agreed.elements.items()}
+    again = plan_for(KEY, site, hub, replace(memory.agreed or NOTHING_AGREED, **left), Policy(KINDS, "hub"), ORDINARY)
+    assert (again.apply, again.push) == (found.apply, None)
+    # What its clients write afterwards is newer.
+    since = string("e")
+    later = plan_for(KEY, since, hub, replace(memory.agreed or NOTHING_AGREED, **left), Policy(KINDS, "hub"), ORDINARY)
+    assert (later.apply, later.push) == ([], REPLACE)
+
+
+@pytest.mark.parametrize("about", [Circumstances(site_lost=True), Circumstances(hub_lost=True)])
+@pytest.mark.parametrize(("site", "hub"), [(B, C), (hash_(f="2"), hash_(f="1"))])
+def test_what_a_server_that_went_back_holds_does_not_become_agreed_by_being_replaced(about, site, hub):
+    assert plan(site, hub, A, about=about).replaced == "nothing"
 
 
 @pytest.mark.parametrize(

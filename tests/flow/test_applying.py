@@ -369,6 +369,27 @@ async def test_what_may_have_been_replaced_is_kept(server, at_site, running, err
         assert world.lost == [ConflictLoss(KEY, "hub", B)]
 
 
+@pytest.mark.parametrize("ancestor", [None, A])
+async def test_of_a_conflict_whose_winner_was_not_applied_the_loser_is_no_newer(server, at_site, running, ancestor):
+    """The next process knows that the winner was about to be applied; it must not take the loser for written since."""
+    at_site.set(KEY, "b")
+    async with running(server) as world:
+        written = world.applying._write
+
+        async def killed(*_):
+            world.applying._write = written
+            raise LinkLostError("lost")
+
+        world.applying._write = killed
+        if ancestor is not None:
+            world.agree(KEY, ancestor)
+        world.hub = {KEY: C}
+        world.dirty(KEY, suspect=True)
+        await eventually_async(lambda: at_site.get(KEY) == b"c")
+        await world.applying.idle()
+        assert not world.core.outbound.waiting
+
+
 @pytest.mark.parametrize(("hours_ahead", "removed"), [(0, True), (2, False)])
 async def test_what_has_expired_by_the_clock_of_the_hub_only_is_not_removed(
     server, at_site, running, hours_ahead, removed
