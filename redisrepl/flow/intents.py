@@ -37,17 +37,24 @@ class Intents:
         self._store = store
         self._open: dict[int, Collection[bytes] | None] = dict.fromkeys(store.open_batches)  # with their keys, if known
         self._kept = deque[int]()  # of these, and of those that were, the latest that are no parts
-        self._partly: dict[bytes, tuple[int, list[_Elements]]] = {}  # of these, about a key of which some have moved
+        self._partly: dict[bytes, dict[int, list[_Elements]]] = {}  # of these, about a key of which some have moved
 
     def __len__(self) -> int:
         return len(self._open)
 
     def sending(self, changes: Sequence[Change], *, appends: bool) -> int:
-        """Record what is about to be sent; returns its number. `appends` as for `note_changes`."""
-        facts, number = Facts(), self._store.next_number()
+        """Record what is about to be sent; returns its number. `appends` as for `note_changes`.
+
+        For each change a number is set apart: what may be left of one was sent now, however late that is found out.
+        """
+        number = self._store.next_number(len(changes))
+        self._send(number, changes, appends=appends)
+        return number
+
+    def _send(self, number: int, changes: Sequence[Change], *, appends: bool) -> None:
+        facts = Facts()
         note_changes(facts, changes, appends=appends)
         self._store.sending(number, facts)
-        return number
 
     def keep(self, numbers: Sequence[int], keys: Collection[bytes]) -> None:
         """The outcome of these is unknown. Of too many, the earliest are forgotten: later ones carry what is newer."""
@@ -63,26 +70,34 @@ class Intents:
             self._open.pop(number, None)
             self._store.dropped(number)
 
-    def answered(self, changes: Sequence[Change], moved: Collection[bytes]) -> None:
+    def answered(self, number: int, changes: Sequence[Change], moved: Collection[bytes]) -> None:
         """The hub has answered a batch: of what it names, nothing is there any more that was kept before.
 
         Where elements of a key have moved, others whose condition held were written. Which ones, it does not tell.
         """
         if not (moved or self._partly):
             return  # the way most batches go
+        own = number - len(changes)
         for key, group in groupby(changes, attrgetter("key")):
-            if key not in moved and key not in self._partly:
-                continue
             of_key = list(group)
-            number, kept = self._partly.pop(key, (0, []))
-            left = _others(kept, of_key)
-            if key in moved:
-                left += [change for change in of_key if isinstance(change, HashSet | FieldsDeleted)]
-            if left:
-                now = self.sending(left, appends=False)
-                self._partly[key], self._open[now] = (now, left), (key,)
-            if number in self._open:
+            if key in self._partly:
+                self._keep_others(key, of_key)
+            if key in moved and (left := [change for change in of_key if isinstance(change, _Elements)]):
+                self._keep_parts(key, own, left)
+            own += len(of_key)
+
+    def _keep_others(self, key: bytes, newer: Sequence[Change]) -> None:
+        """Of what was kept of a key, only what newer changes do not name may be there."""
+        for number, kept in self._partly.pop(key, {}).items():
+            if left := _others(kept, newer):
+                self._keep_parts(key, number, left)
+            elif number in self._open:
                 self.drop((number,))
+
+    def _keep_parts(self, key: bytes, number: int, left: list[_Elements]) -> None:
+        self._send(number, left, appends=False)
+        self._partly.setdefault(key, {})[number] = left
+        self._open[number] = (key,)
 
     def settle(self, was_executed: Callable[[int], bool]) -> None:
         """It is known which were executed: what these carried is agreed on."""
@@ -101,7 +116,10 @@ class Intents:
             if not (len(pending) if keys is None else any(key in pending for key in keys))
         ]
         self.drop(over)
-        self._partly = {key: kept for key, kept in self._partly.items() if kept[0] in self._open}
+        for key, parts in list(self._partly.items()):
+            self._partly[key] = {number: left for number, left in parts.items() if number in self._open}
+            if not self._partly[key]:
+                del self._partly[key]
 
 
 def _others(kept: Iterable[_Elements], newer: Iterable[Change]) -> list[_Elements]:

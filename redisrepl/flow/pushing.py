@@ -244,7 +244,7 @@ class Pushing:
                 refused = [key for key, error in pushed.errors.items() if error != UNCHANGED]
                 self._store.acknowledged(number, refused, held_by)
                 moved = {key for key, error in pushed.errors.items() if error.startswith(MOVED)}
-                self._intents.answered(departure.changes, moved)
+                self._intents.answered(number, departure.changes, moved)
             outbound.succeeded(batch, pushed.errors, pushed.time, number, departure.commands)
             self._took(number or 0, [change for change in departure.changes if change.key not in pushed.errors])
             self._pages.arrived(batch.keys, pushed.errors)

@@ -139,9 +139,9 @@ class Store:
 
     # Recording.
 
-    def next_number(self) -> int:
-        """Assign a number, for a batch."""
-        self.number += 1
+    def next_number(self, apart: int = 0) -> int:
+        """Assign a number, for a batch; so many before it are set apart for its parts."""
+        self.number += 1 + apart
         return self.number
 
     def sending(self, batch: int, facts: Facts, *, to_site: bool = False) -> None:

@@ -148,8 +148,8 @@ class Ancestors:
         """Nothing is written any more."""
         self._disk, self._buffer = Disk(), []
 
-    def next_number(self) -> int:
-        self.number += 1
+    def next_number(self, apart: int = 0) -> int:
+        self.number += 1 + apart
         return self.number
 
     def _record(self, record: Record, keys: Collection[bytes] = ()) -> None:
