@@ -147,6 +147,7 @@ class Losses:
 
     def __init__(self, side: Side = "site") -> None:
         self.renewed = Renewed(side)
+        self._side = side
         self.streamed_keys = StreamedKeys()
         self.waiting: Places | None = {}
         self._seen = Ring()
@@ -294,9 +295,15 @@ class Losses:
         self._past = {**self._past, **past}
 
     def past(self, key: bytes, field: bytes | None) -> Collection[int | None]:
-        """What the server is known to have held at a place before it went back; it may have held more."""
-        place = (key, field)
-        return {*self._seen.digests(key, field), *self._settled.get(place, ()), *self.agreed(key, field)}
+        """What the server is known to have held at a place before it went back; it may have held more.
+
+        What its stream told of last may not have been pushed yet: it counts only if it was agreed on.
+        """
+        known = {*self._settled.get((key, field), ()), *self.agreed(key, field)}
+        seen, last = self._seen.digests(key, field), self._seen.last(key, field)
+        if self._side == "site" and last is not None:
+            seen.discard(last.digest)
+        return known | seen
 
     def agreed(self, key: bytes, field: bytes | None) -> Collection[int | None]:
         """What was ever agreed on at a place, as far back as that is remembered."""

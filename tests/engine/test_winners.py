@@ -14,7 +14,7 @@ from redisrepl.wire.entries import LAST_ID, entry_name
 from redisrepl.wire.groups import place_name
 from tests.engine.sides import KEY, ancestor_of, hash_, string
 
-A, B, C = string("a"), string("b"), string("c")
+A, B, C, D = (string(value) for value in "abcd")
 AT_SITE, AT_HUB = Circumstances(site_lost=True), Circumstances(hub_lost=True)
 TO_HUB, TO_SITE = Ruling("hub", "the site went back"), Ruling("site", "the hub went back")
 
@@ -124,7 +124,7 @@ def test_what_was_seen_agreed_on_or_held_in_between_is_known():
     losses = Losses()
     place = (KEY, None)
     findings = Findings(1, 3, {KEY: {None: 2}}, settled={place: {digest_of(KEY, B)}})
-    losses.went_back(Ring([seen(1, A)]), float("inf"), (), findings)
+    losses.went_back(Ring([seen(1, A), seen(2, D)]), float("inf"), (), findings)
     losses.remembers({place: {digest_of(KEY, C)}})
     assert losses.past(KEY, None) == {digest_of(KEY, state) for state in (A, B, C)}
     assert losses.past(b"other", None) == set()
@@ -132,3 +132,12 @@ def test_what_was_seen_agreed_on_or_held_in_between_is_known():
     assert losses.agreed(KEY, b"other") == ()
     losses.made_good()
     assert losses.past(KEY, None) == set()
+
+
+@pytest.mark.parametrize(("side", "agreed", "known"), [("site", (), False), ("site", (B,), True), ("hub", (), True)])
+def test_what_the_stream_of_a_site_told_last_may_not_have_been_pushed_yet(side, agreed, known):
+    """Then nobody else has it. What is seen of a hub is what was agreed on."""
+    losses = Losses(side)
+    losses.went_back(Ring([seen(1, A), seen(2, B)]), float("inf"), (), Findings(1, 3, {}))
+    losses.remembers({(KEY, None): {digest_of(KEY, state) for state in agreed}})
+    assert losses.past(KEY, None) == {digest_of(KEY, state) for state in ((A, B) if known else (A,))}
