@@ -55,7 +55,7 @@ class CoreOptions:
         max_memory: bytes for changes that wait for the hub.
         max_keys: how many keys may wait, each way.
         every_write: each change of a key reaches the hub, in order.
-        expectations: how many fit into each echo map.
+        expectations: how many fit into each echo map; None: neither side is followed.
         event_patience: seconds after which an event that did not come is overdue.
         off_by: see `Core.clock_was_set`.
     """
@@ -67,7 +67,7 @@ class CoreOptions:
     max_memory: int = 64 << 20
     max_keys: int = 2_000_000
     every_write: bool = False
-    expectations: int = 300_000
+    expectations: int | None = 300_000
     event_patience: float = 60.0
     off_by: frozenset[int] = frozenset()
 

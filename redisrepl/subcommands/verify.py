@@ -272,6 +272,7 @@ async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, fou
             initial_sync=settings.initial_sync,
             max_memory=settings.max_memory,
             max_keys=settings.max_keys,
+            expectations=None,
             off_by=sides.clocks.off_by,
         ),
     )

@@ -296,3 +296,13 @@ def test_of_many_expectations_those_that_are_overdue_or_void_are_not_expected_an
     expected.expect_all(b"k", [entry(1), b"del"], 3.0)
     assert [expected.consume(b"k", event) for event in (entry(400), entry(1), b"del")] == [False, True, True]
     assert len(expected) == 0
+
+
+def test_where_nobody_sees_what_comes_nothing_is_expected():
+    """Otherwise what is applied would wait for it, once it is to be looked at again or they are too many."""
+    expected = ExpectedEvents(None)
+    assert expected.expect(b"k", entry(1), 1.0)
+    assert expected.expect_all(b"k", [entry(1), b"del"], 1.0)
+    expected.expect_each([b"k"], b"del", 1.0)
+    assert (len(expected), expected.holds(b"k"), expected.consume(b"k", b"del")) == (0, False, False)
+    assert expected.void([b"k"]) == {}

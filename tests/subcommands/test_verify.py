@@ -269,6 +269,20 @@ def test_many_removals_wait_for_a_word(daemon, verify, site, hub):
     assert site.exists(*names) == hub.exists(*names) == 30
 
 
+def test_an_entry_that_comes_back_may_be_pending_in_a_group_by_that(verify, site, hub):
+    """Redis keeps it pending while it is gone, and tells nobody: so the group of the hub lacks it."""
+    for client in (site, hub):
+        client.xadd("site1:stream", {"f": "v"}, "1-0")
+        client.xgroup_create("site1:stream", "g", "0")
+    site.xreadgroup("g", "consumer", {"site1:stream": ">"})
+    site.xdel("site1:stream", "1-0")
+    hub.xgroup_setid("site1:stream", "g", "1-0")
+
+    assert verify("-rc", "--replicate", "streams,del,streams-groups", "--repair")[0] == SAME
+    for client in (site, hub):
+        assert client.xpending("site1:stream", "g")["pending"] == 1
+
+
 def test_while_a_daemon_holds_the_state_all_is_copied(daemon, verify, site, hub):
     site.set("site1:removed", "v")
     eventually(lambda: hub.exists("site1:removed"))
