@@ -65,6 +65,8 @@ __all__ = ["Choice", "run"]
 _PATIENCE = 1.0
 #: Milliseconds by which the daemon's shift of expiries may be another than what we see of the clocks.
 _ESTIMATED = int(2000 * CLOCK_TOLERANCE)
+#: Seconds between two looks at what there is to push and to apply.
+_TICK = 0.05
 _PAGE = 500
 
 
@@ -302,14 +304,22 @@ async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, fou
         applying = _applying(settings, sides, core, reach, retry) if core.inbound is not None else None
         if applying is not None:
             workers.append(tasks.create_task(applying.run(), name="fetch"))
+        workers.append(tasks.create_task(_keep_awake(pushing, applying), name="tick"))
         while not core.quiet or core.outbound.waiting:
             if applying is not None:
-                applying.wake()
                 await applying.idle()
-            pushing.wake()  # for what was decided just now
             await pushing.drained()
         for worker in workers:
             worker.cancel()
+
+
+async def _keep_awake(pushing: Pushing, applying: Applying | None) -> None:
+    """What one has found may be for the other, or wait for it: so each looks now and then, as in a daemon."""
+    while True:
+        pushing.wake()
+        if applying is not None:
+            applying.wake()
+        await asyncio.sleep(_TICK)
 
 
 async def _always() -> bool:

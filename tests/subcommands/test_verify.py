@@ -276,11 +276,13 @@ def test_an_entry_that_comes_back_may_be_pending_in_a_group_by_that(verify, site
         client.xgroup_create("site1:stream", "g", "0")
     site.xreadgroup("g", "consumer", {"site1:stream": ">"})
     site.xdel("site1:stream", "1-0")
+    site.xadd("site1:stream", {"f": "v"}, "2-0")  # to be pushed meanwhile
     hub.xgroup_setid("site1:stream", "g", "1-0")
 
     assert verify("-rc", "--replicate", "streams,del,streams-groups", "--repair")[0] == SAME
     for client in (site, hub):
         assert client.xpending("site1:stream", "g")["pending"] == 1
+        assert client.xlen("site1:stream") == 2
 
 
 def test_while_a_daemon_holds_the_state_all_is_copied(daemon, verify, site, hub):
