@@ -75,6 +75,12 @@ class Memory:
         expires = patch.expires_at_ms if patch.sets_expiry or held is None else held[2]
         self.keys[key] = elements, patch.number, expires
 
+    def forget(self, key: bytes) -> None:
+        """Nothing is agreed about a key any more, nor known of what was about to be applied."""
+        self.keys.pop(key, None)
+        for applied in self.applying.values():
+            applied.pop(key, None)
+
     def digest(self, key: bytes) -> int | None:
         """Of what is agreed about a key."""
         held = self.keys.get(key)
@@ -86,11 +92,12 @@ def _digest(key: bytes, held: int | dict[bytes, int]) -> int:
 
 
 class Disk:
-    """What outlives a daemon: the records that were written."""
+    """What outlives a daemon: the records that were written, and a sign that some were not."""
 
     def __init__(self) -> None:
         self.written: list[Record] = []
         self.memory = Memory()
+        self.sign = False
 
     def read(self) -> Memory:
         """As the next daemon finds it."""
@@ -123,6 +130,7 @@ class Ancestors:
         self.open_applies = {key for changes in self.memory.applying.values() for key in changes} if intends else ()
         self._buffer: list[Record] = []
         self.full = self._forgot = False
+        self.behind = disk.sign
         self._unwritten: list[Record] = []
         self._forgotten: set[bytes] = set()  # keys of facts that were not written
         self._sent: dict[int, Changes] = {}  # facts of batches to the hub that were not written
@@ -138,6 +146,12 @@ class Ancestors:
             record(self.memory)
         self._buffer += self._unwritten
         self._unwritten, self._forgotten, self._sent = [], set(), {}
+        self.flush()
+        self._disk.sign = self.behind
+
+    def caught_up(self) -> None:
+        self.behind = False
+        self._disk.sign = bool(self._unwritten)
 
     def take_forgot(self) -> bool:
         forgot = self._forgot and not self.full
@@ -154,6 +168,7 @@ class Ancestors:
 
     def _record(self, record: Record, keys: Collection[bytes] = ()) -> None:
         if self.full:
+            self._disk.sign = True
             self._unwritten.append(record)
             self._forgotten.update(keys)
             return
@@ -237,7 +252,7 @@ class Ancestors:
         self._write()
         for key in self._forgotten.intersection(keys):
             self._forgot = True
-            self._record(lambda memory, key=key: memory.keys.pop(key, None))
+            self._record(lambda memory, key=key: memory.forget(key))
         found = {} if not self._remembers else self.look(keys, elements=elements)
         for key, of_key in (names or {}).items():
             if key in found and found[key].elements is not None:
@@ -254,7 +269,12 @@ class Ancestors:
             its = held[0] if held is not None and isinstance(held[0], dict) else None
             unknown = (
                 *self._intents(self.memory.open | self._sent, key, its or {}, elements=elements),
-                *self._intents(self.memory.applying if self._intends else {}, key, its or {}, elements=elements),
+                *self._intents(
+                    self.memory.applying if self._intends and key not in self._forgotten else {},
+                    key,
+                    its or {},
+                    elements=elements,
+                ),
             )
             if held is None:
                 if any(unknown):

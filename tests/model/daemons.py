@@ -517,6 +517,8 @@ class Daemon:
             outbound=made.outbound,
             inbound=made.inbound,
         )
+        if store.behind:
+            core.continuity.is_behind()
         core.differs("site", store.open_applies)
         self.outbound, self.inbound = core.outbound, core.inbound
         self.fence = made.fence(FenceHub(self), who.encode(), saved.epoch, saved.executed)

@@ -29,6 +29,7 @@ from tests.model.runs import (
     fallen,
     fallen_unremembered,
     filled_anew,
+    hub_unremembered,
     merged,
     read_by_two,
     run,
@@ -75,6 +76,7 @@ def play(seed, phases, circumstances):
         pytest.param(ALL, {"sites": 3, "notify": True, "feed": True}, id="no PSYNC at every other site"),
         pytest.param((everybody,), {"sites": 2, "expires": True, "restarts": True, "feed": True}, id="expiries"),
         pytest.param((everybody, fallen_unremembered), {"sites": 2, "fills": True}, id="full disks"),
+        pytest.param((hub_unremembered,) * 3, {"sites": 2, "fills": True}, id="full disks, and the hub alone writes"),
         pytest.param((*ONE, fallen, read_by_two), {"sites": 2, **GROUPS}, id="consumer groups"),
         pytest.param(
             (*ONE, read_by_two),

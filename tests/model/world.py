@@ -484,6 +484,8 @@ class World:
         daemon.core.overdue(now)
         if daemon.store.take_forgot():
             daemon.core.continuity.forgot()
+        if daemon.store.behind and not daemon.core.continuity.behind:
+            daemon.store.caught_up()
         if daemon.core.certain:
             daemon.pushing.nothing_in_doubt()
 

@@ -91,6 +91,19 @@ async def test_what_was_not_written_is_not_agreed(scene, monkeypatch):
     assert scene.store.open_batches == []
 
 
+async def test_where_nobody_knows_what_the_site_held_nobody_knows_what_was_to_be_applied_over_it(scene, monkeypatch):
+    """What it holds may be what was there before: it must not be taken for written since."""
+    store = scene.store
+    store.agreed(strings((b"a", 1), (b"b", 1)))
+    store.sending(2, strings((b"a", 2), (b"b", 2)), to_site=True)
+    scene.flush()
+    refuse(monkeypatch, scene)
+    store.agreed(strings((b"a", 3)))
+    found = await store.lookup([b"a", b"b"])
+    assert b"a" not in found
+    assert (found[b"b"].digest, found[b"b"].applied) == (1, (2,))
+
+
 async def test_a_process_that_ends_while_nothing_can_be_written_leaves_a_sign(scene, monkeypatch):
     """Until both sides were compared; one that was able to write again leaves none."""
     scene.store.agreed(strings((b"a", 1)))
