@@ -131,11 +131,18 @@ def _read(
     if not ids:
         return False
     noack = rng.random() < 0.1  # then an entry that is pending stays so
-    delivered = {} if noack else {pending_name(GROUP, id_): delivery(consumer, 1, None) for id_ in ids}
-    with saying({_PLACE: ids[-1], **delivered}):
+
+    def delivered(ids: list[bytes]) -> dict[bytes, object]:
+        pending = {} if noack else {pending_name(GROUP, id_): delivery(consumer, 1, None) for id_ in ids}
+        return {_PLACE: ids[-1], **pending}
+
+    with saying(delivered(ids)):
         told = client.xreadgroup(GROUP, consumer, {key: ">"}, count=len(ids), noack=noack)
         got = [id_ for _, entries in told for id_, _ in entries]
         if got != ids:
+            if got:
+                with saying(delivered(got)):
+                    pass  # whatever it should have been, the group holds this now
             raise GroupError(f"{key} {ids} {got}")
     return True
 
