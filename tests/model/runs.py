@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -143,29 +144,21 @@ def hub_unremembered(world: World) -> None:
     world.check()
 
 
+#: A key, the command and the words before the value that put a value there, and what it holds then.
+_WHOLE: Sequence[tuple[bytes, bytes, Sequence[bytes], Callable[[bytes], State]]] = (
+    (STRINGS[0], b"SET", (), StringState),
+    (LIST, b"RPUSH", (), lambda value: SequenceState((value,))),
+    (b"ns:h1", b"HSET", (b"f1",), lambda value: HashState({b"f1": value})),
+)
+
+
 def conflict(world: World) -> None:
     """A site and the hub change the same value while nobody looks: the policy decides, and what loses is kept."""
-    site, key = world.rng.choice(world.sites), world.rng.choice([STRINGS[0], LIST])
-    whole = StringState if key in STRINGS else lambda value: SequenceState((value,))
-
-    def write(party: Site | None, value: bytes) -> None:
-        put = [b"SET", key, value] if key in STRINGS else [b"RPUSH", key, value]
-        world.write(party, [[b"DEL", key], put])
-
-    write(None, b"agreed")
-    world.settle()
-    world.kill(site)
-    site.server.overrun()
-    world.kept.clear()
+    site, key, put, whole = _apart(world)
     told = [(None, b"of the hub"), (site, b"of the site")]
     for party, value in world.rng.sample(told, 2):
-        write(party, value)
-    killed = world.rng.choice([0, 0, 1, 2])  # while it decides
-    for _ in range(killed):
-        for _ in range(world.rng.randint(0, 40)):
-            if moves := list(world.moves(site)):
-                world.rng.choice(moves)(site)
-        world.kill(site)
+        put(party, value)
+    killed = _killed_while_it_decides(world, site)
     world.settle()
     won, lost = (b"of the site", b"of the hub") if world.winner == "site" else (b"of the hub", b"of the site")
     if world.hub.data.get(key) != whole(won):
@@ -174,6 +167,46 @@ def conflict(world: World) -> None:
     if not killed and (site.name, key, whole(lost)) not in kept:  # a daemon that is killed may not come to keep it
         raise WrongError(f"what lost a conflict was not kept: {world.kept}")
     world.check()
+
+
+def removed_and_changed(world: World) -> None:
+    """One removes what the other changes, while nobody looks: the value stands."""
+    site, key, put, whole = _apart(world)
+    remover, changer = world.rng.sample([None, site], 2)
+    changes = [lambda: world.write(remover, [[b"DEL", key]]), lambda: put(changer, b"changed")]
+    for change in world.rng.sample(changes, 2):
+        change()
+    _killed_while_it_decides(world, site)
+    world.settle()
+    if world.hub.data.get(key) != whole(b"changed"):
+        raise WrongError(f"what somebody removed is gone though it was changed: {world.hub.data.get(key)}")
+    world.check()
+
+
+def _apart(world: World) -> tuple[Site, bytes, Callable[[Site | None, bytes], None], Callable[[bytes], State]]:
+    """A site whose stream is not read any more, a key that was agreed on, what sets it, and what it holds by that."""
+    site, (key, verb, names, whole) = world.rng.choice(world.sites), world.rng.choice(_WHOLE)
+
+    def put(party: Site | None, value: bytes) -> None:
+        world.write(party, [[b"DEL", key], [verb, key, *names, value]])
+
+    put(None, b"agreed")
+    world.settle()
+    world.kill(site)
+    site.server.overrun()
+    world.kept.clear()
+    return site, key, put, whole
+
+
+def _killed_while_it_decides(world: World, site: Site) -> int:
+    """The daemon goes on, and is killed and starts again so many times; at any moment of its work."""
+    times = world.rng.choice([0, 0, 1, 2])
+    for _ in range(times):
+        for _ in range(world.rng.randint(0, 40)):
+            if moves := list(world.moves(site)):
+                world.rng.choice(moves)(site)
+        world.kill(site)
+    return times
 
 
 def merged(world: World) -> None:

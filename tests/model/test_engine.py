@@ -32,6 +32,7 @@ from tests.model.runs import (
     hub_unremembered,
     merged,
     read_by_two,
+    removed_and_changed,
     run,
 )
 from tests.model.world import WrongError, silence
@@ -40,7 +41,7 @@ SCHEDULES = int(os.environ.get("REDISREPL_SCHEDULES", "10"))
 FIRST = int(os.environ.get("REDISREPL_FIRST_SEED", "0"))
 
 LAST_WORDS = (*ONE, each_its_own)
-ALL = (*LAST_WORDS, fallen, conflict, merged)
+ALL = (*LAST_WORDS, fallen, conflict, merged, removed_and_changed)
 
 
 @pytest.fixture(autouse=True, scope="module")
