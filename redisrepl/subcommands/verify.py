@@ -27,7 +27,7 @@ from redisrepl.engine.continuity import Event
 from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.plans import circumstances
 from redisrepl.engine.reconcile import Circumstances, Verdict, reconcile
-from redisrepl.errors import ConfigError, ExitCode
+from redisrepl.errors import ConfigError, ExitCode, RedisreplError
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.comparison import Holder
@@ -299,18 +299,21 @@ async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, fou
     lacking = [difference.key for difference in found if difference.site.digest is None]
     core.differs("site", lacking)
     core.differs("hub", [difference.key for difference in found if difference.site.digest is not None])
-    async with asyncio.TaskGroup() as tasks:
-        workers = [tasks.create_task(pushing.run(), name="push")]
-        applying = _applying(settings, sides, core, reach, retry) if core.inbound is not None else None
-        if applying is not None:
-            workers.append(tasks.create_task(applying.run(), name="fetch"))
-        workers.append(tasks.create_task(_keep_awake(pushing, applying), name="tick"))
-        while not core.quiet or core.outbound.waiting:
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            workers = [tasks.create_task(pushing.run(), name="push")]
+            applying = _applying(settings, sides, core, reach, retry) if core.inbound is not None else None
             if applying is not None:
-                await applying.idle()
-            await pushing.drained()
-        for worker in workers:
-            worker.cancel()
+                workers.append(tasks.create_task(applying.run(), name="fetch"))
+            workers.append(tasks.create_task(_keep_awake(pushing, applying), name="tick"))
+            while not core.quiet or core.outbound.waiting:
+                if applying is not None:
+                    await applying.idle()
+                await pushing.drained()
+            for worker in workers:
+                worker.cancel()
+    except* RedisreplError as errors:  # of both directions, perhaps
+        raise errors.exceptions[0] from errors.exceptions[0].__cause__
 
 
 async def _keep_awake(pushing: Pushing, applying: Applying | None) -> None:

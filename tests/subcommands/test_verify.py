@@ -307,6 +307,21 @@ def test_the_hub_is_away(verify):
     assert errors.startswith("redisrepl: the hub https://127.0.0.1:1/redis/ cannot be reached")
 
 
+@pytest.mark.parametrize("side", ["site", "hub"])
+def test_a_side_takes_no_writes(verify, site, hub, side):
+    """It is tried again a few times, and then said in one sentence."""
+    site.set("site1:here", "v")
+    hub.set("site1:there", "v")
+    client = site if side == "site" else hub
+    client.config_set("min-replicas-to-write", 1)
+    try:
+        code, said, errors = verify("-rc", "--repair")
+    finally:
+        client.config_set("min-replicas-to-write", 0)
+    assert (code, said) == (UNAVAILABLE, "")
+    assert "NOREPLICAS" in errors.splitlines()[-1]
+
+
 def test_the_hub_is_not_trusted(verify, certificates):
     code, said, errors = verify("--ca", certificates.foreign_ca())
     assert (code, said) == (REFUSED, "")
