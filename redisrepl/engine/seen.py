@@ -176,6 +176,10 @@ class Ring:
             and digest not in (agreed or ())
         )
 
+    def was_read(self, key: bytes, field: bytes | None) -> bool:
+        """Whether a change did not tell what it left there: what was read instead need not be in its order."""
+        return not self._untold.keys().isdisjoint({(key, field), (key, None)})
+
     def was_untold(self, place: Place) -> bool:
         """Whether values were there that nobody knows: a change did not tell, and none before it is remembered."""
         at = [self._untold[one] for one in (place, (place[0], None)) if one in self._untold]
