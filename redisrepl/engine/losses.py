@@ -300,12 +300,13 @@ class Losses:
         What the stream of a site told of last may not have been pushed yet: it counts only if it was agreed on. So does
         all that it told of, where what was read may have been later.
         """
-        known = {*self._settled.get((key, field), ()), *self.agreed(key, field)}
-        seen, last = self._seen.digests(key, field), self._seen.last(key, field)
-        if self._side == "site" and last is not None:
+        place = (key, field)
+        known = {*self._settled.get(place, ()), *self.agreed(key, field)}
+        if self._side == "site" and self._seen.was_read(place):
+            return known
+        seen = self._seen.digests(key, field)
+        if self._side == "site" and (last := self._seen.last(key, field)) is not None:
             seen.discard(last.digest)
-            if self._seen.was_read(key, field):
-                return known
         return known | seen
 
     def agreed(self, key: bytes, field: bytes | None) -> Collection[int | None]:

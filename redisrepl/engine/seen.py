@@ -176,15 +176,18 @@ class Ring:
             and digest not in (agreed or ())
         )
 
-    def was_read(self, key: bytes, field: bytes | None) -> bool:
+    def was_read(self, place: Place) -> bool:
         """Whether a change did not tell what it left there: what was read instead need not be in its order."""
-        return not self._untold.keys().isdisjoint({(key, field), (key, None)})
+        return bool(self._untold_at(place))
 
     def was_untold(self, place: Place) -> bool:
         """Whether values were there that nobody knows: a change did not tell, and none before it is remembered."""
-        at = [self._untold[one] for one in (place, (place[0], None)) if one in self._untold]
-        of_place = self._of(*place)
+        at, of_place = self._untold_at(place), self._of(*place)
         return bool(at) and (not of_place or max(at) >= of_place[0].number)
+
+    def _untold_at(self, place: Place) -> list[float]:
+        """The numbers of changes that did not tell what they left at a place, or in its key as a whole."""
+        return [self._untold[one] for one in (place, (place[0], None)) if one in self._untold]
 
     def add(self, now: float, changes: Collection[Change | int], *, untold: bool = False, whole: bool = True) -> None:
         """These are the newest changes, with offsets before which they were told; so many agreements there are now.

@@ -116,10 +116,11 @@ class Intents:
             if not (len(pending) if keys is None else any(key in pending for key in keys))
         ]
         self.drop(over)
-        for key, parts in list(self._partly.items()):
-            self._partly[key] = {number: left for number, left in parts.items() if number in self._open}
-            if not self._partly[key]:
-                del self._partly[key]
+        still_open = (
+            (key, {number: left for number, left in parts.items() if number in self._open})
+            for key, parts in self._partly.items()
+        )
+        self._partly = {key: parts for key, parts in still_open if parts}
 
 
 def _others(kept: Iterable[_Elements], newer: Iterable[Change]) -> list[_Elements]:

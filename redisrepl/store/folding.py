@@ -267,11 +267,12 @@ class Folder:
         self._intents = {n: known for n, known in self._intents.items() if n in batches or n in self._reader.applying}
         found = {}
         for key in keys:
-            row, its, left = None, None, applied.get(key, ())
-            if forgotten(key):
-                left = ()  # nobody knows whether what the site holds is what these were to replace
+            left: Sequence[Entry] = ()
+            if forgotten(key):  # nor does anybody know whether the site holds what an apply was to replace
+                row, its = None, None
             else:
                 row, its = self._row(key, rows.get(key), elements=elements, names=names.get(key))
+                left = applied.get(key, ())
             intents = self._intents_of(key, sent.get(key, ()), left, its or {}, elements=elements)
             if row is not None:
                 total = None if row.total is None else (row.total >> 48, row.total & _HALF)

@@ -248,11 +248,11 @@ def test_what_the_hub_has_won_over_does_not_replace_what_won_should_that_not_be_
     left = {"applied": (applied.agreed.digest,)}
     if isinstance(hub, HashState) and found.type == "hash" and applied.agreed.elements:
         left["element_applied"] = {name: (digest,) for name, digest in applied.agreed.elements.items()}
-    again = plan_for(KEY, site, hub, replace(memory.agreed or NOTHING_AGREED, **left), Policy(KINDS, "hub"), ORDINARY)
+    known = replace(memory.agreed or NOTHING_AGREED, **left)
+    again = plan_for(KEY, site, hub, known, Policy(KINDS, "hub"), ORDINARY)
     assert (again.apply, again.push) == (found.apply, None)
     # What its clients write afterwards is newer.
-    since = string("e")
-    later = plan_for(KEY, since, hub, replace(memory.agreed or NOTHING_AGREED, **left), Policy(KINDS, "hub"), ORDINARY)
+    later = plan_for(KEY, string("e"), hub, known, Policy(KINDS, "hub"), ORDINARY)
     assert (later.apply, later.push) == ([], REPLACE)
 
 

@@ -133,6 +133,18 @@ class World:
         (self.inbound.suspect if suspect else self.inbound.mark_dirty)(keys)
         self.applying.wake()
 
+    def fail_next_write(self, error, *, executed):
+        """The next write to the site ends with this error, and was executed or not."""
+        write = self.applying._write
+
+        async def fail(*args):
+            self.applying._write = write
+            if executed:
+                await write(*args)
+            raise error
+
+        self.applying._write = fail
+
     def agree(self, key, state):
         facts = Facts()
         note_state(facts, key, state)
@@ -353,14 +365,7 @@ async def test_what_may_have_been_replaced_is_kept(server, at_site, running, err
     """No answer came, so it may be in nobody's hands any more."""
     at_site.set(KEY, "b")
     async with running(server) as world:
-        written = world.applying._write
-
-        async def write(*args):
-            world.applying._write = written
-            await written(*args)
-            raise error
-
-        world.applying._write = write
+        world.fail_next_write(error, executed=True)
         world.agree(KEY, A)
         world.hub = {KEY: C}
         world.dirty(KEY, suspect=True)
@@ -374,13 +379,7 @@ async def test_of_a_conflict_whose_winner_was_not_applied_the_loser_is_no_newer(
     """The next process knows that the winner was about to be applied; it must not take the loser for written since."""
     at_site.set(KEY, "b")
     async with running(server) as world:
-        written = world.applying._write
-
-        async def killed(*_):
-            world.applying._write = written
-            raise LinkLostError("lost")
-
-        world.applying._write = killed
+        world.fail_next_write(LinkLostError("lost"), executed=False)
         if ancestor is not None:
             world.agree(KEY, ancestor)
         world.hub = {KEY: C}
