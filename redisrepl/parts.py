@@ -6,6 +6,7 @@ module never looks inside one.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
 import secrets
@@ -291,11 +292,12 @@ class Parts:
         )
 
     def _keep_loser(self, loss: ConflictLoss) -> None:
-        """What lost a conflict is kept."""
+        """What lost a conflict is kept: on disk before anybody else has a turn, for the daemon may be killed."""
         if self.conflicts is not None:
             held = digest_of(loss.key, loss.value)
             site, hub = (None, held) if loss.winner == "site" else (held, None)
             self.conflicts.keep(Loser(loss.key, time.time(), loss.winner, loss.reason, site, hub, loss.value))
+            asyncio.get_running_loop().call_soon(self.conflicts.flush)
 
     def _build_sweep(self) -> Sweep:
         settings = self._settings
