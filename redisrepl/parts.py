@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import structlog
@@ -46,6 +46,7 @@ from redisrepl.local.compare import SiteComparer
 from redisrepl.local.connection import open_client
 from redisrepl.local.facts import ask_facts
 from redisrepl.local.history import SiteHistory
+from redisrepl.local.linger import Linger
 from redisrepl.local.mark import SiteMark
 from redisrepl.local.notify import SiteEvents
 from redisrepl.local.read import SiteReader
@@ -167,6 +168,7 @@ class Parts:
             self.core.continuity,
             self.core.streamed_keys,
             caught_up=lambda: self.keyspace.caught_up(),  # noqa: PLW0108 - there is none yet
+            hurried=self._linger.hurried,
         )
         self.pushing = Pushing(
             self.outbound,
@@ -193,6 +195,7 @@ class Parts:
             options=StreamOptions.of(settings, self._retry),
             listener=self,
             followed=self._followed,
+            linger=self._linger,
         )
         history = SiteHistory(self.read_client, address, self._site_reader, self._probes(writes=settings.rc))
         mark = SiteMark(self.write_client, address, self._followed, name)
@@ -226,6 +229,7 @@ class Parts:
                 silence=settings.site_silence,
                 connect_wait=settings.connect_timeout,
                 followed=self._followed,
+                linger=self._linger,
             ),
             self.outbound,
             self.core.inbound,
@@ -267,6 +271,11 @@ class Parts:
         if self.store.behind:
             core.continuity.is_behind()
         return core
+
+    @cached_property
+    def _linger(self) -> Linger:
+        """Of whichever link the site is followed by."""
+        return Linger(self._settings.linger / 1000)
 
     @property
     def _times(self) -> FieldTimes:
@@ -350,6 +359,7 @@ class Parts:
             max_keys=settings.batch,
             retry=self._retry,
             longest_pause=settings.retry_max,
+            linger=settings.linger / 1000,
             clocks=self.judging.known.clocks,
             elements=LargeCollections(
                 self.core, self.store, HubElements(self.hub), settings.max_value, sides=self._sides

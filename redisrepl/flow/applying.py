@@ -28,6 +28,7 @@ from redisrepl.flow.idle import Idle
 from redisrepl.flow.jobs import ApplyTarget, FedJob, FetchedJob, Job, Turn, Writer
 from redisrepl.flow.reach import StreamReach
 from redisrepl.flow.repeating import repeat
+from redisrepl.flow.spacing import Spacing
 from redisrepl.flow.tries import Tries
 from redisrepl.local.apply import MOST_FIELDS, Applied
 from redisrepl.observe.failures import FailureLog
@@ -70,6 +71,7 @@ class Applying:
         max_keys: keys in one fetch.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
         longest_pause: seconds between two fetches while the hub answers and refuses everything.
+        linger: seconds between two small batches.
         clocks: of both servers.
         outcomes: has the store know which pushes of unknown outcome were executed; asked before each fetch.
         elements: finds what differs of large collections; None: they are fetched as a whole.
@@ -89,6 +91,7 @@ class Applying:
         max_keys: int,
         retry: Mapping[str, Any],
         longest_pause: float = 15.0,
+        linger: float = 0.0,
         clocks: Clocks | None = None,
         outcomes: Callable[[], Awaitable[None]] = _known,
         elements: LargeCollections | None = None,
@@ -118,6 +121,7 @@ class Applying:
         self._reach = reach
         self._overtaken: dict[bytes, None] = {}  # keys that a client wrote while they alone were being applied
         self._tries = Tries(max_keys, longest_pause, self.wake)
+        self._spacing = Spacing(linger, max(1, max_keys // 2), self.wake)
         self._hub_denials = Denials("the hub", self._hub_denies)
         self._site_denials = Denials("the site's Redis", writer.is_denied)
 
@@ -149,11 +153,16 @@ class Applying:
     def _take(self) -> Coroutine[None, None, None] | None:
         """What moves the next batch: what the feed told, or else what must be fetched."""
         inbound = self.inbound
-        if self._core.continuity.known:  # else rules 1 and 2 are blind, or a server may have lost what it lacks
-            if fed := inbound.take_fed(self._max_keys):
-                return self._apply_fed(fed)
-            if (most := self._tries.most) and (taken := inbound.take(most)):
-                return self._fetch(taken)
+        if not self._core.continuity.known:  # rules 1 and 2 are blind, or a server may have lost what it lacks
+            return None
+        if not (self._spacing.may_leave(inbound.in_progress) or inbound.compares):
+            return None
+        if fed := inbound.take_fed(self._max_keys):
+            self._spacing.left()
+            return self._apply_fed(fed)
+        if (most := self._tries.most) and (taken := inbound.take(most)):
+            self._spacing.left()
+            return self._fetch(taken)
         return None
 
     async def _apply_fed(self, fed: Mapping[bytes, Sequence[Change]]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 
 from redisrepl.changes import HeldBy, Position
 from redisrepl.engine.continuity import Continuity
@@ -31,6 +32,7 @@ class StreamReach:
         keys: tells what the stream has told of; while the site is not followed, or not judged, what the last one had.
         caught_up: where the site is followed by its keyspace events, returns once those were heard of all that happened
             before; None: nobody follows it.
+        hurried: while somebody waits here, what the site sends is read without pauses.
     """
 
     def __init__(
@@ -39,7 +41,9 @@ class StreamReach:
         continuity: Continuity,
         keys: Callable[[], StreamedKeys] = StreamedKeys,
         caught_up: Callable[[], Awaitable[None]] | None = None,
+        hurried: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        self._hurried = hurried
         self._caught_up = caught_up
         self._read_to = read_to
         self._keys = keys
@@ -85,9 +89,13 @@ class StreamReach:
             LinkLostError: it does not come so far.
         """
         if self._read_to() == math.inf and self._caught_up is not None:
-            await self._events_heard(self._caught_up)
-        if self._read_to() >= offset:
-            return
+            with self._hurried():
+                await self._events_heard(self._caught_up)
+        if self._read_to() < offset:
+            with self._hurried():
+                await self._reached(offset)
+
+    async def _reached(self, offset: int) -> None:
         site = self._continuity.site
         epoch = site.epoch  # in another one the offset may mean nothing
         try:

@@ -36,7 +36,7 @@ GROUPS: list[tuple[str, list[str]]] = [
         "after an outage",
         ["state_dir", "initial_sync", "on_conflict", "keep_conflicts", "sweep_period", "max_removals", "sweep_rate"],
     ),
-    ("limits", ["max_memory", "max_keys", "max_body", "max_value", "batch", "flights", "max_push_rate"]),
+    ("limits", ["max_memory", "max_keys", "max_body", "max_value", "batch", "flights", "max_push_rate", "linger"]),
     ("times", ["canary_period", "timeout", "connect_timeout", "retry_max", "site_silence", "shutdown_timeout"]),
     (
         "metrics and status page",
@@ -62,6 +62,7 @@ _METAVARS = {
     "sentinel": "HOST:PORT,../SERVICE",
     "sentinel_user": "NAME",
     "keep_conflicts": "SIZE,DAYS",
+    "linger": "MS",
     "replicate": "KINDS",
     "ns": "PREFIX",
     "listen": "ADDRESS",

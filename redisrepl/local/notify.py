@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import hiredis
@@ -24,6 +24,7 @@ from redisrepl.errors import CertificateError, LinkLostError, PeerUnavailableErr
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import INFO, LOGIN_HINT, Followed, ask, history_in, translated
 from redisrepl.local.connection import find_master, open_connection
+from redisrepl.local.linger import Linger
 from redisrepl.local.sentinel import MasterWatch
 from redisrepl.namespaces import glob_escape
 from redisrepl.tls.contexts import tls_reason
@@ -88,6 +89,7 @@ class SiteEvents:
         silence: seconds without a byte after which the subscription counts as dead; after a third of them we send PING.
         connect_wait: seconds for connecting.
         followed: knows whether a client of this address has met another server.
+        linger: pauses between small reads.
     """
 
     def __init__(
@@ -100,8 +102,10 @@ class SiteEvents:
         silence: float = 60.0,
         connect_wait: float = 10.0,
         followed: Followed | None = None,
+        linger: Linger | None = None,
     ) -> None:
         self._address = address
+        self._linger = linger or Linger()
         self._followed = followed or Followed()
         self._client = client
         self._kinds = kinds
@@ -137,11 +141,7 @@ class SiteEvents:
         live = False
         pings = _Pings(writer)
         try:
-            if (password := self._address.password_bytes) is not None:
-                username = [] if self._address.username is None else [self._address.username.encode()]
-                writer.write(encode_command(b"AUTH", *username, password))
-            writer.write(encode_command(*INFO) + encode_command(b"PSUBSCRIBE", *self._patterns))
-            writer.write(encode_command(b"PING", _LIVE))
+            writer.write(b"".join(encode_command(*argv) for argv in self._opening()))
             heard = time.monotonic()
             flags_due = heard + _FLAGS_PERIOD
             while True:
@@ -168,6 +168,8 @@ class SiteEvents:
                     elif live and noticed:
                         yield SiteKeyEvents(noticed)
                     pings.take(answers)  # now that the events before them were taken
+                    if live:
+                        await self._linger.pause(len(data), writer)
                 if now >= flags_due and live:
                     flags_due = now + _FLAGS_PERIOD
                     if added := await self._ensure_flags():
@@ -178,6 +180,15 @@ class SiteEvents:
             writer.transport.abort()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+
+    def _opening(self) -> Iterator[Sequence[bytes]]:
+        """The commands with which a connection begins; the answer to the last shows that the subscription is live."""
+        if (password := self._address.password_bytes) is not None:
+            username = [] if self._address.username is None else [self._address.username.encode()]
+            yield (b"AUTH", *username, password)
+        yield INFO
+        yield (b"PSUBSCRIBE", *self._patterns)
+        yield (b"PING", _LIVE)
 
     async def _read(self, reader: asyncio.StreamReader, wait: float) -> bytes | None:
         """The next bytes; None if none arrive in time."""

@@ -24,6 +24,7 @@ from redisrepl.limits import Limits
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import Followed
 from redisrepl.local.connection import LOGIN_HINT, find_master, open_connection
+from redisrepl.local.linger import Linger
 from redisrepl.local.sentinel import MasterWatch
 from redisrepl.tls.contexts import tls_reason
 from redisrepl.tls.verdict import UNSAID, certificate_refusal
@@ -58,6 +59,7 @@ class ReplicaLink:
         empty_snapshot: ask for a snapshot without data; servers before Redis 7.0 send all of it.
         unwanted: decides which large arguments to skip; None: none.
         followed: knows whether a client of this address has met another server.
+        linger: pauses between small reads of the stream.
     """
 
     def __init__(  # noqa: PLR0913 - each is by itself
@@ -73,8 +75,10 @@ class ReplicaLink:
         empty_snapshot: bool = False,
         unwanted: Unwanted | None = None,
         followed: Followed | None = None,
+        linger: Linger | None = None,
     ) -> None:
         self._address = address
+        self._linger = linger or Linger()
         self._followed = followed or Followed()
         self._acknowledged = acknowledged
         self._ack_period = ack_period
@@ -121,6 +125,8 @@ class ReplicaLink:
                 if protocol.online and self._timer is None:
                     self._acknowledge(writer)
                 writer.write(protocol.data_to_send())
+                if protocol.online:
+                    await self._linger.pause(len(data), writer)
         except PsyncRefusedError as error:
             raise PsyncRefusedError(f"the site's Redis {self._address}: {error}: {_PSYNC_HINT}") from error
         except CertificateError:

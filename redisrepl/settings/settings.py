@@ -225,6 +225,9 @@ class Settings(Declared):
     batch: int = Field(1000, ge=1, le=100_000, description="changes in one request")
     flights: int = Field(64, ge=1, le=1000, description="requests to the hub side by side, at most")
     max_push_rate: float = Field(0.0, ge=0, description="changes pushed in a second, at most; 0: no limit")
+    linger: int = Field(
+        0, ge=0, le=1000, description="milliseconds between small requests, so that writes share them; 0: none waits"
+    )
 
     # Times, in seconds.
     canary_period: float = Field(10.0, gt=0, description="seconds between proofs that the subscription lives")

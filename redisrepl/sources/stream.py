@@ -22,6 +22,7 @@ from redisrepl.links import Links
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import Followed
 from redisrepl.local.diagnosis import LinkDiagnosis, LostLink
+from redisrepl.local.linger import Linger
 from redisrepl.local.stream import ReplicaLink
 from redisrepl.observe.failures import FailureLog
 from redisrepl.observe.progress import SnapshotProgress
@@ -97,6 +98,7 @@ class StreamSource:
             tries, as arguments of `stamina.retry_context`; whether the snapshot of the first contact is pushed.
         listener: hears when a link begins and ends, and when there may be something to push.
         followed: knows which server is followed, and whether a client of this address has met another one.
+        linger: pauses between small reads.
 
     Attributes:
         failure_log: failures of the link.
@@ -107,7 +109,7 @@ class StreamSource:
         full_syncs, partial_syncs: how many links began with a snapshot, and how many without.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of
         self,
         address: SiteAddress,
         outbound: Outbound,
@@ -118,9 +120,11 @@ class StreamSource:
         options: StreamOptions,
         listener: LinkListener,
         followed: Followed | None = None,
+        linger: Linger | None = None,
     ) -> None:
         self._address = address
         self._followed = followed
+        self._linger = linger
         self._outbound = outbound
         self._prefixes = prefixes
         self._backpressure = backpressure
@@ -166,6 +170,7 @@ class StreamSource:
             connect_wait=self._options.connect_wait,
             unwanted=Unwanted(self._outbound.decoder.covers, self._options.max_value),
             followed=self._followed,
+            linger=self._linger,
         )
         try:
             async for event in link.events():

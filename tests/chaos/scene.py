@@ -97,6 +97,7 @@ class Scene:
                         *secrets,
                         *what,
                         *site.flags,
+                        *(["--linger", "20"] if n else []),
                         *(["--replicate", "all,streams-groups" if self._groups else "all"] if everything else []),
                         *("--haddr", self.hub.url_at(proxy.port)),
                         *("--state-dir", self.disk.path / f"site{n}"),

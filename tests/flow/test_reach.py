@@ -1,6 +1,7 @@
 """Where in the site's history something lies that was read or written there."""
 
 import asyncio
+import contextlib
 import math
 
 import pytest
@@ -43,6 +44,28 @@ def test_without_a_stream_that_is_not_known(offset):
     for each in (keys, StreamedKeys()):
         reach = StreamReach(lambda: math.inf, Continuity(site=SideState(**KNOWN)), lambda each=each: each)
         assert reach.held_by([b"k"], offset) is None
+
+
+@pytest.mark.parametrize("read_to", [6, math.inf])
+async def test_while_somebody_waits_the_site_is_read_without_pauses(read_to):
+    hurried = []
+
+    async def caught_up():
+        seen.append(list(hurried))
+        raise LinkLostError("enough")
+
+    @contextlib.contextmanager
+    def hurry():
+        hurried.append(1)
+        yield
+        hurried.clear()
+
+    seen = []
+    reach = StreamReach(lambda: read_to, Continuity(), caught_up=caught_up, hurried=hurry)
+    waits = asyncio.ensure_future(reach.passed(7))
+    await asyncio.sleep(0)
+    assert seen == [[1]] if read_to == math.inf else hurried == [1]
+    waits.cancel()
 
 
 async def test_where_the_site_is_followed_by_its_events_those_are_waited_for():
