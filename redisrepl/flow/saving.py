@@ -25,6 +25,8 @@ from redisrepl.store import Store
 __all__ = ["SavedState", "Saving"]
 
 _PERIOD = 0.2
+#: Bytes by which the site's stream must move before that alone is saved; its PINGs take a quarter of an hour for it.
+_STILL = 1024
 #: Most keys that are read in one period because their changes in the stream have no value.
 _WITNESSES = 32
 
@@ -131,6 +133,7 @@ class Saving:
         self._untold: tuple[int, list[bytes]] = 0, []  # keys of changes without a value; in which epoch of the site
         self._news = asyncio.Event()
         self._news.set()
+        self._written: Mapping[str, Any] = store.saved
         self._kept: dict[str, object] = {name: store.saved.get(name) for name in ("replid", "offset", "database")}
 
     def failed(self, trouble: str | None) -> None:
@@ -146,7 +149,7 @@ class Saving:
 
     def tick(self) -> None:
         """Time passes: save what changed without a wake-up, and have the store maintain its files."""
-        if not self._news.is_set() and self.save():
+        if not self._news.is_set() and self.save_news():
             self._news.set()
 
     async def run(self) -> None:
@@ -162,7 +165,7 @@ class Saving:
         """Take evidence of what the site holds, leave some there, and save; returns whether anything was new."""
         await self._read_witnesses()
         await self._mark_site()
-        return self.save()
+        return self.save_news()
 
     async def _read_witnesses(self) -> None:
         """Read keys whose changes in the stream had no value: only values are evidence of the site's history.
@@ -199,8 +202,27 @@ class Saving:
             return  # then there is less evidence, which is safe
         self._marked, self._marked_at = (site.epoch, changes), now
 
-    def save(self) -> bool:
-        """Save; returns whether anything was new."""
+    def save(self) -> None:
+        """Save what there is."""
+        self._write(self._document())
+
+    def save_news(self) -> bool:
+        """Save, unless nothing has happened: a disk that wears has its rest then. Returns whether anything had."""
+        document = self._document()
+        news = _without_pings(document) != _without_pings(self._written)
+        if news:
+            self._write(document)
+        else:
+            self._store.flush()
+        return news
+
+    def _write(self, document: Mapping[str, Any]) -> None:
+        self._written = document
+        self._store.save(document)
+        self._store.flush()
+
+    def _document(self) -> dict[str, Any]:
+        """What the next process needs."""
         core, known, outbound = self._core, self._known, self._core.outbound
         judged = core.continuity.site.judged
         if judged:  # otherwise it may be another server
@@ -216,10 +238,7 @@ class Saving:
             "executed": sorted(self._fence.known.items()),
             "fence": self._fence.key.decode("latin-1"),
         }
-        document = {**self._kept, "origin": self._origin, **fence}
-        news = self._store.save({**document, **known.saved(), **core.saved()})
-        self._store.flush()
-        return news
+        return {**self._kept, "origin": self._origin, **fence, **known.saved(), **core.saved()}
 
     def _position(self) -> Position | None:
         """Where the next process may resume; None to keep the saved position."""
@@ -227,3 +246,18 @@ class Saving:
         if not acknowledged or self._stream.position is None:
             return None
         return Position(self._stream.position.replid, acknowledged)
+
+
+def _without_pings(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document, but for what moves though nothing happens: the stream by PINGs, and the hub's count of commands."""
+    coarse = dict(document)
+    match document.get("offset"):
+        case int(offset):
+            coarse["offset"] = offset // _STILL
+    match document.get("seen"):
+        case [str(replid), int(offset)]:
+            coarse["seen"] = replid, offset // _STILL
+    match document.get("hub"):
+        case [*facts, int()]:
+            coarse["hub"] = facts
+    return coarse

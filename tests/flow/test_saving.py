@@ -16,6 +16,7 @@ from redisrepl.errors import PeerUnavailableError
 from redisrepl.flow import saving
 from redisrepl.flow.known import Known
 from redisrepl.flow.saving import SavedState, Saving
+from redisrepl.remote.history import HubFacts
 from testbed import eventually_async
 
 REPLID = "a" * 40
@@ -194,8 +195,8 @@ async def test_a_daemon_that_is_idle_is_not_woken_to_save_nothing(world, monkeyp
     monkeypatch.setattr(saving, "_PERIOD", 0.0)
     world.core.judged("hub", Event.RESUMED)
     world.core.compared(["site", "hub"])
-    saves, save = [], world.saving.save
-    monkeypatch.setattr(world.saving, "save", lambda: saves.append(save()) or saves[-1])
+    saves, save = [], world.saving.save_news
+    monkeypatch.setattr(world.saving, "save_news", lambda: saves.append(save()) or saves[-1])
     task = asyncio.create_task(world.saving.run())
     await eventually_async(lambda: saves and not saves[-1])
 
@@ -204,9 +205,9 @@ async def test_a_daemon_that_is_idle_is_not_woken_to_save_nothing(world, monkeyp
         await asyncio.sleep(0)
     assert len(saves) == before
 
-    world.core.outbound.read([[b"SELECT", b"3"]], 100)
+    world.core.outbound.read([[b"SELECT", b"3"]], 10_000)
     world.saving.wake()
-    await eventually_async(lambda: SavedState.load(world.store._document).position == Position(REPLID, 100))
+    await eventually_async(lambda: SavedState.load(world.store._document).position == Position(REPLID, 10_000))
     await eventually_async(lambda: not saves[-1])
     world.known = {0: 8}  # of which nobody tells
     world.saving.tick()
@@ -214,6 +215,36 @@ async def test_a_daemon_that_is_idle_is_not_woken_to_save_nothing(world, monkeyp
 
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def test_nothing_is_written_for_what_moves_though_nothing_happens(world):
+    """A gateway's disk is a card that wears: PINGs of the site and questions to the hub come day and night."""
+    world.history.hub = HubFacts("r" * 40, 1, 2, 1000)
+    world.core.outbound.read([], 5000)
+    world.seen = Position(REPLID, 5000)
+    world.saving.save()
+    before = world.store._journal.end
+
+    world.core.outbound.read([], 5056)
+    world.seen, world.history.hub = Position(REPLID, 5056), HubFacts("r" * 40, 1, 2, 1100)
+    assert not world.saving.save_news()
+    assert world.store._journal.end == before
+
+    world.history.hub = HubFacts("r" * 40, 2, 2, 1100)  # it was flushed
+    assert world.saving.save_news()
+    assert world.store._journal.end > before
+
+
+@pytest.mark.parametrize("seen", [Position(REPLID, 9000), Position("b" * 40, 5000)])
+def test_a_stream_that_moved_far_or_is_another_one_is_written(world, seen):
+    world.core.outbound.read([], 5000)
+    world.seen = Position(REPLID, 5000)
+    world.saving.save()
+
+    world.core.outbound.read([], seen.offset)
+    world.seen = seen
+    assert world.saving.save_news()
+    assert world.store._document["seen"] == list(seen)
 
 
 def test_little_is_written_where_little_has_changed(world):
