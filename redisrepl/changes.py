@@ -23,6 +23,7 @@ __all__ = [
     "Flushed",
     "HashSet",
     "HashState",
+    "Invalidated",
     "LargeState",
     "Position",
     "SequenceSet",
@@ -31,7 +32,6 @@ __all__ = [
     "StringSet",
     "StringState",
     "TimedValue",
-    "Touch",
     "carries_groups",
     "expiry_ms",
     "is_replicated",
@@ -151,7 +151,7 @@ class SequenceSet:
 
 
 @_value
-class Touch:
+class Invalidated:
     """The key changed in a way that the command does not tell: read it, and carry its state.
 
     Attributes:
@@ -203,7 +203,7 @@ class Flushed:
     emptied: bool
 
 
-Change = StringSet | HashSet | SequenceSet | Touch | Deleted | FieldsDeleted | ExpirySet
+Change = StringSet | HashSet | SequenceSet | Invalidated | Deleted | FieldsDeleted | ExpirySet
 
 
 @_value
@@ -292,7 +292,7 @@ def is_replicated(change: Change, kinds: frozenset[str]) -> bool:
         return "set" in kinds
     if isinstance(change, (HashSet, SequenceSet)):  # a union would be made anew each time
         return KIND_OF_TYPE[change.type] in kinds
-    if isinstance(change, Touch):
+    if isinstance(change, Invalidated):
         return change.kind in kinds if change.kind is not None else not _VALUES.isdisjoint(kinds)
     if isinstance(change, FieldsDeleted):
         return "del" in kinds and KIND_OF_TYPE[change.type] in kinds

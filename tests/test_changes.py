@@ -14,12 +14,12 @@ from redisrepl.changes import (
     Flushed,
     HashSet,
     HashState,
+    Invalidated,
     Position,
     SequenceSet,
     SequenceState,
     StringSet,
     StringState,
-    Touch,
     is_replicated,
     types_of,
 )
@@ -31,10 +31,10 @@ CHANGES = [
     (HashSet(b"k", {b"m": b""}, "set"), {"sets"}),
     (HashSet(b"k", {b"m": b"1"}, "zset"), {"zsets"}),
     (SequenceSet(b"k", (b"a", b"a")), {"lists"}),
-    (Touch(b"k"), {"set", "hset", "sets", "zsets", "lists", "streams"}),
-    (Touch(b"k", replaces=True), {"set", "hset", "sets", "zsets", "lists", "streams"}),
-    (Touch(b"k", "set"), {"set"}),
-    (Touch(b"k", "expire"), {"expire"}),
+    (Invalidated(b"k"), {"set", "hset", "sets", "zsets", "lists", "streams"}),
+    (Invalidated(b"k", replaces=True), {"set", "hset", "sets", "zsets", "lists", "streams"}),
+    (Invalidated(b"k", "set"), {"set"}),
+    (Invalidated(b"k", "expire"), {"expire"}),
     (Deleted(b"k"), {"del"}),
     (ExpirySet(b"k", 5), {"expire"}),
     (ExpirySet(b"k", None), {"expire"}),
@@ -76,14 +76,18 @@ def test_a_value_has_its_fields_and_no_others(value):
 
 
 def test_values_without_a_dictionary_can_be_looked_up():
-    assert {StringSet(b"k", b"v"), Touch(b"k"), Deleted(b"k")} == {Deleted(b"k"), Touch(b"k"), StringSet(b"k", b"v")}
+    assert {StringSet(b"k", b"v"), Invalidated(b"k"), Deleted(b"k")} == {
+        Deleted(b"k"),
+        Invalidated(b"k"),
+        StringSet(b"k", b"v"),
+    }
 
 
 def test_equal_values_are_equal():
     assert StringSet(b"k", b"v") == StringSet(b"k", b"v", None)
     assert StringSet(b"k", b"v") != StringSet(b"k", b"v", 0)
-    assert Touch(b"k") != Touch(b"k", replaces=True)
-    assert Deleted(b"k") != Touch(b"k")
+    assert Invalidated(b"k") != Invalidated(b"k", replaces=True)
+    assert Deleted(b"k") != Invalidated(b"k")
     assert HashState({b"f": b"1", b"g": b"2"}) == HashState({b"g": b"2", b"f": b"1"})
 
 

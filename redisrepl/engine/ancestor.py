@@ -104,7 +104,7 @@ def note_changes(facts: Facts, changes: Iterable[Change], *, appends: bool = Tru
 
     Args:
         facts: where.
-        changes: with their values: no `Touch`, no field of None.
+        changes: with their values: no `Invalidated`, no field of None.
         appends: an entry of a stream is its last one, and has the last id. Otherwise it may be added below that, which
             stays as it is unless a change names it.
     """

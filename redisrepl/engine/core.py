@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from redisrepl.changes import KINDS, Change, HashState, State, Touch
+from redisrepl.changes import KINDS, Change, HashState, Invalidated, State
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import SIDES, Continuity, Event, Side
 from redisrepl.engine.doubts import Doubts
@@ -306,7 +306,7 @@ class Core:
         elif self.options.winner == "site":
             for key in keys:
                 if self.outbound.pending.fields(key) is not None:  # otherwise all of it is on its way
-                    self.outbound.pending.add(Touch(key))
+                    self.outbound.pending.add(Invalidated(key))
         else:
             for key in keys:
                 self.outbound.doubt(key)

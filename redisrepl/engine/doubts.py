@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 
-from redisrepl.changes import Change, FieldsDeleted, HashSet, State, Touch
+from redisrepl.changes import Change, FieldsDeleted, HashSet, Invalidated, State
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.conditional import Condition, condition_for, condition_of_state, state_of
 from redisrepl.engine.pending import Pending
@@ -76,7 +76,7 @@ class Doubts:
             self._expected.pop(key, None)
         else:
             self._expected[key] = expected
-        self.queue.add(change or Touch(key, replaces=True))
+        self.queue.add(change or Invalidated(key, replaces=True))
 
     def expects(self, key: bytes) -> bool:
         """Whether the hub was seen to hold something else than what was agreed on about a key."""
@@ -105,7 +105,7 @@ class Doubts:
         """
         if not len(self.queue) or (not applied and getattr(change, "type", None) == "stream"):
             return
-        if isinstance(change, Touch) and change.kind == "streams":
+        if isinstance(change, Invalidated) and change.kind == "streams":
             return  # which elements it is about, such as a group that is gone, it does not say
         self.queue.forget(change)
         self._expect_no_more(change)

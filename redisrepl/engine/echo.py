@@ -16,7 +16,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from threading import Lock
 from typing import TypeVar
 
-from redisrepl.changes import KIND_OF_TYPE, Change, FieldsDeleted, HashSet, SequenceSet, Touch
+from redisrepl.changes import KIND_OF_TYPE, Change, FieldsDeleted, HashSet, Invalidated, SequenceSet
 from redisrepl.wire.fieldtimes import has_times, shown_when_applied
 from redisrepl.wire.groupcommands import shown_when_removed
 from redisrepl.wire.opaque import OPAQUE
@@ -196,10 +196,10 @@ def _subject(event: Hashable) -> Hashable:
 def shown_in_stream(change: Change) -> Sequence[Change]:
     """The changes that the site's stream shows once this one was applied."""
     if isinstance(change, SequenceSet) and change.type == OPAQUE:
-        return (Touch(change.key, replaces=True),)  # `RESTORE`
+        return (Invalidated(change.key, replaces=True),)  # `RESTORE`
     if isinstance(change, SequenceSet):
-        touch = Touch(change.key, KIND_OF_TYPE[change.type], replaces=True)
-        return [touch] * -(-len(change.items) // MAX_WORDS_AT_SITE)
+        invalidated = Invalidated(change.key, KIND_OF_TYPE[change.type], replaces=True)
+        return [invalidated] * -(-len(change.items) // MAX_WORDS_AT_SITE)
     if isinstance(change, HashSet) and change.type == "stream":  # in the order of their ids, as they are added
         return [HashSet(change.key, {name: value}, change.type) for name, value in sorted(change.fields.items())]
     if isinstance(change, HashSet) and has_times(change.fields):

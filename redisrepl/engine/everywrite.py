@@ -4,7 +4,7 @@ In: changes in the order of the stream. Out: batches that may hold several chang
 as `engine.pending`. Left to others: as there.
 
 A key is in one batch at a time, like there, so its changes reach the hub one after the other. Above `max_bytes` a value
-is not kept: a touch stands for it and for what follows, until there is room again.
+is not kept: an invalidation stands for it and for what follows, until there is room again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import zip_longest
 
 import structlog
 
-from redisrepl.changes import Change, StringSet, Touch
+from redisrepl.changes import Change, Invalidated, StringSet
 from redisrepl.engine.merging import merge, removes, size_of
 from redisrepl.engine.pending import OVERHEAD, Pending, Waiting, fields_of, parts_of, told_of
 
@@ -57,7 +57,7 @@ class EveryWrite(Pending):
             super().add(change)
             return
         last = self._last(key)
-        if last is not None and (full or (isinstance(change, Touch) and isinstance(last, Touch))):
+        if last is not None and (full or (isinstance(change, Invalidated) and isinstance(last, Invalidated))):
             self._replace_last(key, _without_values(merge(last, change)))
             return
         mark = self._open or self._reopen()
@@ -173,8 +173,8 @@ class EveryWrite(Pending):
 
 
 def _without_values(change: Change) -> Change:
-    """The change, or a touch where it holds values."""
-    return Touch(change.key, replaces=removes(change)) if size_of(change) else change
+    """The change, or an invalidation where it holds values."""
+    return Invalidated(change.key, replaces=removes(change)) if size_of(change) else change
 
 
 def values_passed(changes: Iterable[Change]) -> list[list[Change]]:

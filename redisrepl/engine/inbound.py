@@ -33,8 +33,8 @@ from redisrepl.changes import (
     Change,
     FieldsDeleted,
     HashSet,
+    Invalidated,
     State,
-    Touch,
     carries_groups,
     is_replicated,
     times_fields,
@@ -201,7 +201,7 @@ class Inbound:
         for change in changes:
             older = self._fed.get(key)
             merged = change if older is None else merge(older[0], change)
-            if isinstance(merged, Touch) or (isinstance(merged, HashSet) and len(merged.fields) > _FED):
+            if isinstance(merged, Invalidated) or (isinstance(merged, HashSet) and len(merged.fields) > _FED):
                 # It changed its type meanwhile, or is better fetched as a whole.
                 self._fetch_fed(key)
             else:

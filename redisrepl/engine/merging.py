@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, SequenceSet, StringSet, Touch
+from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, Invalidated, SequenceSet, StringSet
 from redisrepl.wire.entries import FIRST_ID, LAST_ID, entry_name, is_entry, with_last_id
 
 __all__ = ["elements_changed", "growth", "merge", "note_newer", "remaining", "removes", "size_of"]
@@ -27,10 +27,10 @@ def merge(older: Change, newer: Change) -> Change:
         emptied = isinstance(newer, FieldsDeleted) or newer.emptied
         return replace(older, emptied=True) if emptied and not older.emptied else older
     match older, newer:
-        case (_, StringSet() | SequenceSet() | Deleted() | Touch(replaces=True)):
+        case (_, StringSet() | SequenceSet() | Deleted() | Invalidated(replaces=True)):
             return newer
         case (HashSet() | FieldsDeleted(), HashSet() | FieldsDeleted()) if older.type != newer.type:
-            return Touch(newer.key, replaces=True)  # it has lost its last element between them
+            return Invalidated(newer.key, replaces=True)  # it has lost its last element between them
         case FieldsDeleted(key, deleted), FieldsDeleted(_, more) if len(deleted) >= _MANY:
             # To read them costs less than to copy so many names for each that is added.
             return HashSet(key, dict.fromkeys(deleted + more), older.type, emptied=True)
@@ -42,12 +42,12 @@ def merge(older: Change, newer: Change) -> Change:
             return StringSet(key, value, expires_at_ms)
         case ExpirySet(), ExpirySet():
             return newer
-        case ((Deleted(key) | Touch(key, "del")), _):
-            return Touch(key, replaces=True)
-        case Touch(replaces=True), _:
+        case ((Deleted(key) | Invalidated(key, "del")), _):
+            return Invalidated(key, replaces=True)
+        case Invalidated(replaces=True), _:
             return older
         case _:
-            return Touch(newer.key, replaces=removes(older) or removes(newer))
+            return Invalidated(newer.key, replaces=removes(older) or removes(newer))
 
 
 def elements_changed(change: Change) -> Collection[bytes] | None:
@@ -65,12 +65,12 @@ def remaining(waiting: Change, newer: Change) -> Change | None:
     """What is left to be sent of a change, which is altered, beside a newer one of its key; None: nothing."""
     match newer:
         case ExpirySet(key):  # tells nothing of the value: both are to be read
-            return Touch(key)
+            return Invalidated(key)
         case HashSet(key, names, kind) | FieldsDeleted(key, names, kind):
             if not isinstance(waiting, HashSet):
                 return waiting
             if waiting.type != kind or elements_changed(newer) is None:  # others of its elements may be gone, too
-                return Touch(key, replaces=True)
+                return Invalidated(key, replaces=True)
             last = waiting.fields.get(LAST_ID)
             for name in names:
                 waiting.fields.pop(name, None)
@@ -127,7 +127,7 @@ def _add(older: HashSet, newer: Mapping[bytes, bytes | None]) -> None:
 def removes(change: Change) -> bool:
     """Whether elements are, or may be, gone: reading what is there would not tell which."""
     match change:
-        case FieldsDeleted() | Touch(replaces=True):
+        case FieldsDeleted() | Invalidated(replaces=True):
             return True
         case HashSet(_, fields):
             return None in fields.values()

@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from redisrepl.changes import Change, Flushed, State, Touch
+from redisrepl.changes import Change, Flushed, Invalidated, State
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
@@ -250,11 +250,11 @@ class Outbound:
         """A client of the site, not we, changed this key."""
         if self._pulling is not None:
             self._pulling.changed_at_site((change.key,), elements_changed(change))
-        if isinstance(change, Touch) and change.kind == OPAQUE and change.key in self.pending:
-            change = Touch(change.key, replaces=True)
+        if isinstance(change, Invalidated) and change.kind == OPAQUE and change.key in self.pending:
+            change = Invalidated(change.key, replaces=True)
         # What is read again may be older than what was seen; what a strange command names may be no key of it.
-        if self.read_again_to or (isinstance(change, Touch) and change.kind == OPAQUE):
-            self.recent.add(Touch(change.key))
+        if self.read_again_to or (isinstance(change, Invalidated) and change.kind == OPAQUE):
+            self.recent.add(Invalidated(change.key))
             self.doubt(change.key)
             return
         self.recent.add(change)

@@ -1,12 +1,12 @@
 """What is still to be pushed: the latest change of each key, and how far the stream is acknowledged.
 
 In: changes in the order of the stream. Out: batches of changes with disjoint keys, and the position below which
-everything has arrived at the hub. Left to others: sending (`engine.outbound`), reading what a touch only names
+everything has arrived at the hub. Left to others: sending (`engine.outbound`), reading what an invalidation only names
 (`local.read`).
 
 Changes of one key are merged, so a key that changes a thousand times while a batch is out is sent once more. Above
-`max_bytes` values give way to touches: the site's Redis is the spool. Keys above `max_keys` are left to a sweep, which
-is then owed (`take_left_out`).
+`max_bytes` values give way to invalidations: the site's Redis is the spool. Keys above `max_keys` are left to a sweep,
+which is then owed (`take_left_out`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, count, islice
 
-from redisrepl.changes import Change, Deleted, FieldsDeleted, HashSet, StringSet, Touch
+from redisrepl.changes import Change, Deleted, FieldsDeleted, HashSet, Invalidated, StringSet
 from redisrepl.engine.merging import elements_changed, growth, merge, note_newer, remaining, removes, size_of
 
 __all__ = ["OVERHEAD", "Entry", "Mark", "Pending", "Waiting", "fields_of", "parts_of", "told_of"]
@@ -54,7 +54,7 @@ class Waiting:
 
 
 #: There may be a million of these, so the frequent ones are small: the value of a string without an expiry, with the
-#: number of its mark; a number alone is a touch, the value is to be read. Numbers, because the garbage collector passes
+#: number of its mark; a number alone: the value is to be read. Numbers, because the garbage collector passes
 #: over tuples of bytes and numbers: looking at a million takes it long.
 Entry = tuple[bytes, int] | int | Waiting
 
@@ -64,7 +64,7 @@ def parts_of(key: bytes, entry: Entry) -> tuple[Change, int, int]:
     if isinstance(entry, tuple):
         return StringSet(key, entry[0]), entry[1], len(entry[0])
     if isinstance(entry, int):
-        return Touch(key), entry, 0
+        return Invalidated(key), entry, 0
     return entry.change, entry.mark, entry.size
 
 
@@ -80,7 +80,7 @@ def fields_of(entries: Iterable[Entry]) -> set[bytes] | None:
 
 def told_of(change: Change) -> Change | None:
     """The part of a change that carries values; None: it has none."""
-    if isinstance(change, Touch):
+    if isinstance(change, Invalidated):
         return None
     if isinstance(change, HashSet) and None in change.fields.values():
         told: dict[bytes, bytes | None] = {name: value for name, value in change.fields.items() if value is not None}
@@ -92,7 +92,7 @@ class Pending:
     """The map of unsent changes; as a collection, the keys that wait or are on their way.
 
     Args:
-        max_bytes: memory that waiting changes may take, in bytes, before values give way to touches.
+        max_bytes: memory that waiting changes may take, in bytes, before values give way to invalidations.
         max_keys: how many keys may wait.
 
     Attributes:
@@ -197,10 +197,10 @@ class Pending:
             opened.outstanding += 1
             entries[key] = self._entry(change, opened.number, size_of(change))
         elif isinstance(older, int):
-            # Already a touch: reading the key covers this change too, unless it replaces the key or removes elements.
+            # It is to be read already: that covers this change too, unless it replaces the key or removes elements.
             if removes(change):
-                change = Touch(key, replaces=True)
-            if isinstance(change, Deleted) or (isinstance(change, Touch) and change.replaces):
+                change = Invalidated(key, replaces=True)
+            if isinstance(change, Deleted) or (isinstance(change, Invalidated) and change.replaces):
                 entries[key] = self._entry(change, older, 0)
         else:
             older_change, mark, size = parts_of(key, older)
@@ -238,7 +238,7 @@ class Pending:
                 room += len(older[0])
                 mark = older[1]
             elif isinstance(older, int):
-                continue  # a touch, which covers this too
+                continue  # an invalidation, which covers this too
             else:
                 room += older.size
                 mark = older.mark
@@ -254,10 +254,10 @@ class Pending:
 
     def _entry(self, change: Change, mark: int, size: int) -> Entry:
         """The change as it is kept: values only as long as there is room for them."""
-        if isinstance(change, Touch) and not change.replaces:
+        if isinstance(change, Invalidated) and not change.replaces:
             return mark
         if size and self.bytes + size + OVERHEAD * len(self._ready) > self._max_bytes:
-            return Waiting(Touch(change.key, replaces=True), mark, 0) if removes(change) else mark
+            return Waiting(Invalidated(change.key, replaces=True), mark, 0) if removes(change) else mark
         self.bytes += size
         if type(change) is StringSet and change.expires_at_ms is None:
             return change.value, mark

@@ -21,13 +21,13 @@ from redisrepl.changes import (
     FieldsDeleted,
     HashSet,
     HashState,
+    Invalidated,
     SequenceSet,
     SequenceState,
     State,
     StringSet,
     StringState,
     TimedValue,
-    Touch,
 )
 from redisrepl.engine.ancestor import NOTHING_AGREED, Agreed
 from redisrepl.engine.reconcile import ORDINARY, Circumstances, Digest, Verdict, reconcile
@@ -172,7 +172,7 @@ def _fields_by_the_clock_as_set(
 def _write_fields_anew(plan: Plan, site: HashState, off: Mapping[bytes, Alternatives]) -> None:
     """Nobody has changed these expiries at the hub, but they pass at the wrong time there."""
     wrong = {name: held for name, held in off.items() if name in site.fields}
-    if not wrong or isinstance(plan.push, Touch):
+    if not wrong or isinstance(plan.push, Invalidated):
         return
     put: dict[bytes, bytes | None] = dict.fromkeys(wrong)
     expected = plan.expected if isinstance(plan.expected, Mapping) else {}
@@ -181,7 +181,7 @@ def _write_fields_anew(plan: Plan, site: HashState, off: Mapping[bytes, Alternat
     elif plan.push is None:
         plan.push = HashSet(plan.key, put)
     else:
-        plan.push = Touch(plan.key, replaces=True)  # the fields that are expected, and the expiry
+        plan.push = Invalidated(plan.key, replaces=True)  # the fields that are expected, and the expiry
     plan.expected = {**expected, **wrong}
 
 
@@ -190,7 +190,7 @@ def _write_expiry_anew(plan: Plan, ancestor: Agreed) -> None:
     if plan.push is None:
         plan.push, plan.expected = ExpirySet(plan.key, ancestor.expires_at_ms), {}
     elif isinstance(plan.push, HashSet):
-        plan.push = Touch(plan.key, replaces=True)  # the elements that are expected, and the expiry
+        plan.push = Invalidated(plan.key, replaces=True)  # the elements that are expected, and the expiry
 
 
 def _is_disputed(plan: Plan, about: Circumstances) -> bool:
@@ -252,7 +252,7 @@ def _plan_whole(
         verdict = ruling.verdict
         plan.lost = [Lost(ruling, site if ruling.winner == "hub" else hub)]
     if verdict is Verdict.PUSH:
-        plan.push, plan.expected = Touch(key, replaces=True), (far,)
+        plan.push, plan.expected = Invalidated(key, replaces=True), (far,)
     elif verdict is Verdict.APPLY:
         plan.apply = replacing(key, site, hub, policy.kinds)
         plan.replaced = "nothing" if held == ancestor.digest or _any_lost(about) else site
@@ -455,7 +455,7 @@ def _plan_expiry(plan: Plan, site: State, hub: State, ancestor: Agreed, policy: 
     elif plan.push is None:
         plan.push, plan.expected = ExpirySet(plan.key, ours), {}
     else:
-        plan.push = Touch(plan.key, replaces=True)  # the elements that are expected, and the expiry
+        plan.push = Invalidated(plan.key, replaces=True)  # the elements that are expected, and the expiry
 
 
 def _plan_expiry_of_set(

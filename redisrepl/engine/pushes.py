@@ -1,4 +1,4 @@
-"""What travels from the site to the hub: how it is decided, what a batch is, what a touched key comes to.
+"""What travels from the site to the hub: how it is decided, what a batch is, what an invalidated key comes to.
 
 In: changes, what the site holds. Out: batches and departures. Left to others: deciding (`engine.outbound`,
 `engine.doubts`), sending (`flow.pushing`).
@@ -19,12 +19,12 @@ from redisrepl.changes import (
     ExpirySet,
     HashSet,
     HashState,
+    Invalidated,
     SequenceSet,
     SequenceState,
     State,
     StringSet,
     StringState,
-    Touch,
 )
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.pending import Pending
@@ -192,8 +192,8 @@ class RecentChanges:
         return taken[changes[-RING] :] if len(changes) > RING else taken, whole
 
 
-def with_values(change: Touch, state: State, kinds: frozenset[str]) -> list[Change]:
-    """What to push for a touched key whose state was read.
+def with_values(change: Invalidated, state: State, kinds: frozenset[str]) -> list[Change]:
+    """What to push for an invalidated key whose state was read.
 
     A key that is gone is left to the `Deleted` that the stream brings, except where elements of it were removed; a type
     that we do not carry is left to its own kind.

@@ -15,7 +15,7 @@ from operator import itemgetter
 from types import MappingProxyType
 from typing import NamedTuple
 
-from redisrepl.changes import Change, Deleted, HashSet, StringSet, Touch
+from redisrepl.changes import Change, Deleted, HashSet, Invalidated, StringSet
 from redisrepl.engine.pieces import Pieces
 from redisrepl.engine.places import Place, Seen, Untold, entry_of, entry_of_untold, seen_of, untold_of
 from redisrepl.wire.digests import element_of, string_digest
@@ -93,7 +93,7 @@ class Ring:
         self._unsaved: deque[tuple[Seen | _Moment | None, int]] = deque(maxlen=_ENTRIES)
         self._seen_saved, self._milestones_saved = Pieces("seen", _ENTRIES), Pieces("milestones", _MILESTONES)
         self.count = 0
-        self._touched: dict[bytes, tuple[int, int]] = {}  # keys yet to be read: that count at their change, the number
+        self._invalid: dict[bytes, tuple[int, int]] = {}  # keys yet to be read: that count at their change, the number
         self._untold: dict[Place, float] = {}
         self._untold_unsaved: deque[Place] = deque(maxlen=RING)
         self._untold_saved = Pieces("untold", RING)
@@ -225,10 +225,10 @@ class Ring:
                 self._remember(Seen(number, key, name, element_of(name, value, kind)) for name, value in known)
                 self._do_not_know({(key, name): number for name, value in last if value is None})
                 if len(known) < len(last):
-                    self._touch(key, number)
-            case Touch(key):
+                    self._invalidate(key, number)
+            case Invalidated(key):
                 self._do_not_know({(key, None): number})
-                self._touch(key, number)
+                self._invalidate(key, number)
             case Deleted(key):
                 self._remember([Seen(number, key, None, None)])
 
@@ -238,14 +238,14 @@ class Ring:
         Each takes the place of its change, at the latest: of a server that holds this, it proves no more than that one.
         """
         now = self.count, self.number
-        read = sorted(((key, self._touched.pop(key, now)) for key in held), key=itemgetter(1))
+        read = sorted(((key, self._invalid.pop(key, now)) for key in held), key=itemgetter(1))
         for key, (count, number) in read:
             seen, later = Seen(number, key, None, held[key]), now[0] - count
             self._insert(seen, later)
             self._unsaved.append((seen, later))
         counts = [count for _, (count, _) in read]
         self._make_room(counts)
-        self._touched = {key: (at + bisect_right(counts, at), number) for key, (at, number) in self._touched.items()}
+        self._invalid = {key: (at + bisect_right(counts, at), number) for key, (at, number) in self._invalid.items()}
         if self._other_at == self.count:
             self._other_at += len(read)  # others may have come after those that were read
         self.count += len(read)
@@ -253,11 +253,11 @@ class Ring:
         if self._unread is not None:
             self.number, self._unread = max(self.number, self._unread), None
 
-    def _touch(self, key: bytes, number: int) -> None:
-        self._touched.pop(key, None)
-        self._touched[key] = self.count, number
-        if len(self._touched) > _KEPT:
-            del self._touched[next(iter(self._touched))]
+    def _invalidate(self, key: bytes, number: int) -> None:
+        self._invalid.pop(key, None)
+        self._invalid[key] = self.count, number
+        if len(self._invalid) > _KEPT:
+            del self._invalid[next(iter(self._invalid))]
 
     def _insert(self, seen: Seen, later: int) -> None:
         """Put a change before this many later ones."""

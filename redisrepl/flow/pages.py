@@ -99,7 +99,7 @@ class Pages(Wholes):
         """What the first of these keys hold, until so many bytes are read; and pages of large collections.
 
         Args:
-            keys: that were touched.
+            keys: that were invalidated.
             max_bytes: see there.
             history: of the site, by number.
         """

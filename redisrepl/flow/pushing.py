@@ -15,7 +15,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, Protocol
 
-from redisrepl.changes import DENIED, Change, Deleted, FieldsDeleted, HashSet, HashState, State, Touch
+from redisrepl.changes import DENIED, Change, Deleted, FieldsDeleted, HashSet, HashState, Invalidated, State
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.everywrite import values_passed
 from redisrepl.engine.merging import size_of
@@ -311,13 +311,13 @@ class Pushing:
             changes = await with_lost_expiries(changes, outbound.kinds, self._store, self._site)
             batch = outbound.shortened(batch, late)  # only now: should it fail before, all of it has to be put back
             return batch, outbound.prepare(changes, time.monotonic()), read_at
-        touched = [change.key for change in batch.changes if isinstance(change, Touch)]
-        states, pages = await self._pages.read(touched, self._hub.max_body, batch.history)
-        if touched:
+        unread = [change.key for change in batch.changes if isinstance(change, Invalidated)]
+        states, pages = await self._pages.read(unread, self._hub.max_body, batch.history)
+        if unread:
             read_at = await self._site.offset() or None
         outbound.held_at_site(states.values())
-        late = set(touched) - states.keys() - pages.keys() | await self._denials.look(states)
-        if touched and outbound.every_write:  # the values before the one that was read may still be under way
+        late = set(unread) - states.keys() - pages.keys() | await self._denials.look(states)
+        if unread and outbound.every_write:  # the values before the one that was read may still be under way
             await self._reach.passed(read_at or 0)
             for key in [key for key in states if key in outbound.pending]:
                 late.add(key)
@@ -326,7 +326,7 @@ class Pushing:
             if key not in late:
                 outbound.given_up(key, _UNREADABLE)
             del states[key]
-        changes = [change for change in batch.changes if not isinstance(change, Touch)] + [*pages.values()]
+        changes = [change for change in batch.changes if not isinstance(change, Invalidated)] + [*pages.values()]
         settled = self._times.changes([piece for change in changes for piece in await self._settled(change, None)])
         ancestors = await self._store.lookup(batch.keys, elements=True, names=_named(changes))
         for key in [key for key, state in states.items() if state is None and self._let_expire(ancestors.get(key))]:
@@ -385,14 +385,14 @@ class Pushing:
             Also keys that wait for the next batch: nobody knew how large they are, and they would make more than one
             request.
         """
-        unsettled = {Touch, HashSet, Deleted} if self.outbound.by_events else {Touch, HashSet}
+        unsettled = {Invalidated, HashSet, Deleted} if self.outbound.by_events else {Invalidated, HashSet}
         if unsettled.isdisjoint(map(type, batch.changes)):
             return batch.changes, ()
         most = self._hub.max_body
-        touched = list(dict.fromkeys(change.key for change in batch.changes if isinstance(change, Touch)))
-        states = dict(zip(touched, await self._site.first_states(touched, most) if touched else (), strict=False))
+        unread = list(dict.fromkeys(change.key for change in batch.changes if isinstance(change, Invalidated)))
+        states = dict(zip(unread, await self._site.first_states(unread, most) if unread else (), strict=False))
         self.outbound.held_at_site(states.values())
-        late = set(touched[len(states) :]) | await self._denials.look(states)
+        late = set(unread[len(states) :]) | await self._denials.look(states)
         resolved: list[Change] = []
         size = 0
         for key, of_key in groupby(batch.changes, attrgetter("key")):
@@ -408,10 +408,10 @@ class Pushing:
         return (await self._site.first_states([key], 1))[0] is DENIED
 
     async def _settled(self, change: Change, state: State) -> Sequence[Change]:
-        """A change with its values; `state` is what the key of a touch holds."""
+        """A change with its values; `state` is what the key of an invalidation holds."""
         kinds = self.outbound.kinds
         match change:
-            case Touch(key):
+            case Invalidated(key):
                 if state is DENIED:
                     self.outbound.given_up(key, _UNREADABLE)
                 if isinstance(state, HashState) and (

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import structlog
 
-from redisrepl.changes import Change, Deleted, Touch, carries_groups, is_replicated
+from redisrepl.changes import Change, Deleted, Invalidated, carries_groups, is_replicated
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.outbound import Outbound
 from redisrepl.errors import PsyncRefusedError, RedisreplError
@@ -46,27 +46,27 @@ def change_of(key: bytes, event: bytes, kinds: frozenset[str]) -> Change | None:
     """The change that an event reports; None if it is not replicated."""
     known = EVENTS.get(event)
     if known is None:
-        return Touch(key, OPAQUE) if OPAQUE in kinds else None  # an unknown event may come from a module's type
+        return Invalidated(key, OPAQUE) if OPAQUE in kinds else None  # an unknown event may come from a module's type
     change: Change
     match known.effect:
         case KeyEffect.PUT:
-            change = Touch(key, known.kind)
+            change = Invalidated(key, known.kind)
         case KeyEffect.CHANGED:
-            change = Touch(key, known.kind, replaces=True)
+            change = Invalidated(key, known.kind, replaces=True)
         case KeyEffect.REMOVED:
             if known.kind == "hset" and "del" not in kinds:
                 return None  # without `del`, the hub keeps fields that were removed here
-            change = Touch(key, known.kind, replaces=True)
+            change = Invalidated(key, known.kind, replaces=True)
         case KeyEffect.GONE:
             change = Deleted(key)
         case KeyEffect.REPLACED:
-            change = Touch(key, replaces=True)
+            change = Invalidated(key, replaces=True)
         case KeyEffect.EXPIRY:
-            change = Touch(key, "expire")
+            change = Invalidated(key, "expire")
         case KeyEffect.FIELD_EXPIRY if "hset" in kinds:
-            change = Touch(key, "fields-expire")
+            change = Invalidated(key, "fields-expire")
         case KeyEffect.GROUPS if carries_groups(kinds):
-            change = Touch(key, "streams", replaces=True)
+            change = Invalidated(key, "streams", replaces=True)
         case KeyEffect.EVICTED | KeyEffect.FIELD_EXPIRY | KeyEffect.GROUPS:
             return None  # no client removed the key
     return change if is_replicated(change, kinds) else None

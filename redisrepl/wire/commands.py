@@ -21,8 +21,8 @@ from redisrepl.changes import (
     FieldsDeleted,
     Flushed,
     HashSet,
+    Invalidated,
     StringSet,
-    Touch,
     carries_groups,
     expiry_ms,
     is_replicated,
@@ -115,7 +115,7 @@ class ChangeDecoder:
         """The changes that this command made to keys that we follow.
 
         Args:
-            argv: command name and arguments. A known command in an unknown form touches every followed key in it.
+            argv: command name and arguments. A known command in an unknown form invalidates every followed key in it.
         """
         name, one_key, handler = self._forms.get(argv[0]) or self._learn(argv[0])
         if one_key and len(argv) > 1 and not self.covers(argv[1]):
@@ -135,7 +135,7 @@ class ChangeDecoder:
         if written and not wanted:
             self.count_unreplicated(name.decode("ascii", "backslashreplace"))
             if name in _STORING and "del" in kinds:  # an empty result removes the destination, of whatever type it was
-                return [Touch(change.key, "del", replaces=True) for change in written]
+                return [Invalidated(change.key, "del", replaces=True) for change in written]
         return wanted
 
     def _in_another_form(self, argv: Arguments, *, one_key: bool) -> Sequence[Change]:
@@ -143,8 +143,8 @@ class ChangeDecoder:
         if self.selected != self.database:
             return ()
         if one_key:
-            return [Touch(key, replaces=True) for key in argv[1:2]]
-        return [Touch(argument) for argument in argv[1:] if self.covers(argument)]
+            return [Invalidated(key, replaces=True) for key in argv[1:2]]
+        return [Invalidated(argument) for argument in argv[1:] if self.covers(argument)]
 
     def _decode_rare(self, name: bytes, argv: Arguments) -> Sequence[Change | Flushed]:
         """Commands about the connection or whole databases, those that write another database, and unknown ones."""
@@ -174,14 +174,14 @@ class ChangeDecoder:
         return ()
 
     def _unknown(self, name: bytes, argv: Arguments) -> Sequence[Change]:
-        """A command of a module, or of a newer server: with `opaque`, touch every followed key in it.
+        """A command of a module, or of a newer server: with `opaque`, invalidate every followed key in it.
 
         Those about expiries of fields concern nothing else, so they are known only where these are replicated.
         """
         if self.times_fields and (timed := changed_times(name, argv)) is not None:
             return [timed] if self.covers(timed.key) else ()
         if OPAQUE in self.kinds:
-            return [Touch(argument, OPAQUE) for argument in argv[1:] if self.covers(argument)]
+            return [Invalidated(argument, OPAQUE) for argument in argv[1:] if self.covers(argument)]
         self.count_unreplicated(name.decode("ascii", "backslashreplace"))
         return ()
 
@@ -209,7 +209,7 @@ class ChangeDecoder:
             written = argv[2]
             target = int(options[options.index(b"DB") + 1]) if b"DB" in options else self.selected
         if target == self.database:
-            changes.append(Touch(written, replaces=True))
+            changes.append(Invalidated(written, replaces=True))
         return [change for change in changes if self.covers(change.key)]
 
     def count_unreplicated(self, text: str) -> None:
@@ -253,7 +253,7 @@ def _set(argv: Arguments) -> Sequence[Change]:
             case (
                 _
             ):  # EX and PX (Redis 6.2) count from the master's clock, and KEEPTTL keeps an expiry that we do not know
-                return (Touch(argv[1], "set"),)
+                return (Invalidated(argv[1], "set"),)
     return (StringSet(argv[1], argv[2], expires_at_ms),)
 
 
@@ -289,28 +289,28 @@ def _hsetex(argv: Arguments) -> Sequence[Change]:
 
 
 def _replaced(argv: Arguments) -> Sequence[Change]:
-    return (Touch(argv[1], replaces=True),)
+    return (Invalidated(argv[1], replaces=True),)
 
 
-def _touch_string(argv: Arguments) -> Sequence[Change]:
-    return (Touch(argv[1], "set"),)
+def _invalidate_string(argv: Arguments) -> Sequence[Change]:
+    return (Invalidated(argv[1], "set"),)
 
 
-def _touch_expiry(argv: Arguments) -> Sequence[Change]:
-    return (Touch(argv[1], "expire"),)
+def _invalidate_expiry(argv: Arguments) -> Sequence[Change]:
+    return (Invalidated(argv[1], "expire"),)
 
 
 def _bitop(argv: Arguments) -> Sequence[Change]:
     """`BITOP operation destination source ..`: sources that are not there remove the destination."""
-    return (Touch(argv[2], "set", replaces=True),)
+    return (Invalidated(argv[2], "set", replaces=True),)
 
 
-def _touch_field(argv: Arguments) -> Sequence[Change]:
+def _invalidate_field(argv: Arguments) -> Sequence[Change]:
     return (HashSet(argv[1], {argv[2]: None}),)
 
 
 def _rename(argv: Arguments) -> Sequence[Change]:
-    return (Deleted(argv[1]), Touch(argv[2], replaces=True))
+    return (Deleted(argv[1]), Invalidated(argv[2], replaces=True))
 
 
 def _delete(argv: Arguments) -> Sequence[Change]:
@@ -344,7 +344,7 @@ def _smove(argv: Arguments) -> Sequence[Change]:
 
 def _replaced_set(argv: Arguments) -> Sequence[Change]:
     """`SUNIONSTORE destination key ..`, and `SPOP key`, which masters rewrite."""
-    return (Touch(argv[1], "sets", replaces=True),)
+    return (Invalidated(argv[1], "sets", replaces=True),)
 
 
 _ZADD_OPTIONS = frozenset({b"NX", b"XX", b"GT", b"LT", b"CH", b"INCR"})
@@ -390,19 +390,19 @@ def _zrem(argv: Arguments) -> Sequence[Change]:
 
 def _replaced_zset(argv: Arguments) -> Sequence[Change]:
     """`ZUNIONSTORE destination ..`; `ZPOPMIN key` and `ZREMRANGEBYRANK key ..`, which do not tell what they removed."""
-    return (Touch(argv[1], "zsets", replaces=True),)
+    return (Invalidated(argv[1], "zsets", replaces=True),)
 
 
 def _georadius(argv: Arguments) -> Sequence[Change]:
     """`GEORADIUS key .. STORE destination`, also with STOREDIST."""
-    return [Touch(key, "zsets", replaces=True) for key in keys_of(argv)[1:]]
+    return [Invalidated(key, "zsets", replaces=True) for key in keys_of(argv)[1:]]
 
 
-def _touch_lists(argv: Arguments) -> Sequence[Change]:
+def _invalidate_lists(argv: Arguments) -> Sequence[Change]:
     """`LPUSH key item ..`, `LMOVE source destination ..`, `SORT key .. STORE destination`: every key that it writes."""
     keys = keys_of(argv)
     written = keys[1:] if argv[0].upper() == b"SORT" else keys
-    return [Touch(key, "lists", replaces=True) for key in written]
+    return [Invalidated(key, "lists", replaces=True) for key in written]
 
 
 def _pexpireat(argv: Arguments) -> Sequence[Change]:
@@ -427,8 +427,8 @@ _HANDLERS: dict[bytes, _Handler] = {
     b"HSET": _hset,
     b"HMSET": _hset,
     b"HSETNX": _hset,
-    b"HINCRBY": _touch_field,
-    b"HINCRBYFLOAT": _touch_field,
+    b"HINCRBY": _invalidate_field,
+    b"HINCRBYFLOAT": _invalidate_field,
     b"RENAME": _rename,
     b"RENAMENX": _rename,
     b"DEL": _delete,
@@ -457,13 +457,16 @@ _HANDLERS: dict[bytes, _Handler] = {
     ),
     **dict.fromkeys((b"ZUNIONSTORE", b"ZINTERSTORE", b"ZDIFFSTORE", b"ZRANGESTORE", b"GEOSEARCHSTORE"), _replaced_zset),
     **dict.fromkeys((b"GEORADIUS", b"GEORADIUSBYMEMBER"), _georadius),
-    **dict.fromkeys((b"LPUSH", b"RPUSH", b"LPUSHX", b"RPUSHX", b"LPOP", b"RPOP", b"LINSERT", b"LSET"), _touch_lists),
-    **dict.fromkeys((b"LREM", b"LTRIM", b"LMOVE", b"RPOPLPUSH", b"SORT"), _touch_lists),
+    **dict.fromkeys(
+        (b"LPUSH", b"RPUSH", b"LPUSHX", b"RPUSHX", b"LPOP", b"RPOP", b"LINSERT", b"LSET"), _invalidate_lists
+    ),
+    **dict.fromkeys((b"LREM", b"LTRIM", b"LMOVE", b"RPOPLPUSH", b"SORT"), _invalidate_lists),
     **ENTRY_COMMANDS,
     # A relative expiry (Redis 6.2) counts from the master's clock: read the outcome.
-    **dict.fromkeys((b"EXPIRE", b"PEXPIRE", b"GETEX"), _touch_expiry),
-    **dict.fromkeys((b"SETEX", b"PSETEX", b"INCR", b"DECR", b"INCRBY", b"DECRBY", b"INCRBYFLOAT"), _touch_string),
+    **dict.fromkeys((b"EXPIRE", b"PEXPIRE", b"GETEX"), _invalidate_expiry),
+    **dict.fromkeys((b"SETEX", b"PSETEX", b"INCR", b"DECR", b"INCRBY", b"DECRBY", b"INCRBYFLOAT"), _invalidate_string),
     **dict.fromkeys(
-        (b"INCREX", b"APPEND", b"SETRANGE", b"SETBIT", b"BITFIELD", b"PFADD", b"PFCOUNT", b"PFMERGE"), _touch_string
+        (b"INCREX", b"APPEND", b"SETRANGE", b"SETBIT", b"BITFIELD", b"PFADD", b"PFCOUNT", b"PFMERGE"),
+        _invalidate_string,
     ),
 }

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from redisrepl.changes import Change, FieldsDeleted, HashSet, Touch
+from redisrepl.changes import Change, FieldsDeleted, HashSet, Invalidated
 from redisrepl.wire.entries import entry_name, is_entry, plain_id
 from redisrepl.wire.entrycommands import ENTRY_COMMANDS, created_with_group
 from redisrepl.wire.groups import delivery, is_of_group, pending_name, place_name, removal_commands
@@ -37,7 +37,7 @@ def _xgroup(argv: Arguments) -> Sequence[Change]:
         case b"CREATECONSUMER":
             return ()
         case _:
-            return (Touch(argv[2], "streams", replaces=True),)
+            return (Invalidated(argv[2], "streams", replaces=True),)
 
 
 def _id(id_: bytes) -> bytes:

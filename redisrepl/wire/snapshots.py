@@ -14,10 +14,10 @@ from redisrepl.changes import (
     Change,
     ExpirySet,
     HashSet,
+    Invalidated,
     SequenceSet,
     StringSet,
     TimedValue,
-    Touch,
     carries_groups,
     is_replicated,
 )
@@ -68,7 +68,7 @@ def changes_of(entry: Entry, now: float, *, times: bool = False, groups: bool = 
 
     Fields of a hash that have expired by `now`, in Unix seconds, are left out; the others keep their expiries if
     `times` are replicated. A stream has its consumer groups if `groups` are. A value that the parser has skipped is too
-    large: the key is touched, and reading it will say so.
+    large: the key is invalidated, and reading it will say so.
     """
     match entry.type, entry.value:
         case "string", bytes(value):
@@ -98,11 +98,11 @@ def changes_of(entry: Entry, now: float, *, times: bool = False, groups: bool = 
         case "list", list(items) if entry.first and entry.last:
             return [SequenceSet(entry.key, tuple(cast("list[bytes]", items))), *_expiry(entry)]
         case "list", list():
-            return [Touch(entry.key, "lists", replaces=True)]  # a part of a list is not a value: read all of it
+            return [Invalidated(entry.key, "lists", replaces=True)]  # a part of a list is not a value: read all of it
         case ("string" | "hash" | "set" | "zset" | "list" | "stream") as type_, None:
-            return [Touch(entry.key, KIND_OF_TYPE[type_], replaces=True)]
+            return [Invalidated(entry.key, KIND_OF_TYPE[type_], replaces=True)]
         case _:  # a type without a portable form
-            return [Touch(entry.key, OPAQUE)]
+            return [Invalidated(entry.key, OPAQUE)]
 
 
 def _stream(stream: Stream, *, last: bool) -> dict[bytes, bytes | None]:

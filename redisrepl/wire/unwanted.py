@@ -6,7 +6,7 @@ commands mean (`wire.commands`).
 
 Other clients write keys that we do not replicate, of any size: our memory must not depend on them, be it one long
 argument or millions of short ones. And a value of our own namespaces may be too large for the hub. Its key then counts
-as touched, and reading it will say that it is too large.
+as invalidated, and reading it will say that it is too large.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _REMOVALS = frozenset({b"DEL", b"UNLINK"})
 #: Others that have a value beside several keys.
 _VALUED = frozenset({b"MSETEX", b"SMOVE"})
 #: The decoder reads it as: the key has a new value, which has to be read.
-_TOUCHED = b"RESTORE"
+_INVALIDATED = b"RESTORE"
 #: Arguments that are always kept: the name and one key.
 _AT_LEAST = 2
 
@@ -92,16 +92,16 @@ class Unwanted:
         if name in _PAIRS:
             pairs = list(zip(argv[1::2], argv[2::2], strict=False))
             whole = [word for pair in pairs if pair[0] is not LEFT_OUT and pair[1] is not LEFT_OUT for word in pair]
-            touched = [key for key, value in pairs if value is LEFT_OUT and key is not LEFT_OUT and self._covers(key)]
-            return [*([[argv[0], *whole]] if whole else []), *([_TOUCHED, key] for key in touched)] or [[b"PING"]]
+            unread = [key for key, value in pairs if value is LEFT_OUT and key is not LEFT_OUT and self._covers(key)]
+            return [*([[argv[0], *whole]] if whole else []), *([_INVALIDATED, key] for key in unread)] or [[b"PING"]]
         if argv[0] is LEFT_OUT:
             return [[b"PING"]]
         if names_one_key(name):
             ours = argv[1] is not LEFT_OUT and self._covers(argv[1])
-            return [[_TOUCHED, argv[1]] if ours else [b"PING"]]
+            return [[_INVALIDATED, argv[1]] if ours else [b"PING"]]
         if name in _VALUED:
             keys = [key for key in keys_of(argv) if key is not LEFT_OUT and self._covers(key)]
-            return [[_TOUCHED, key] for key in keys] or [[b"PING"]]
+            return [[_INVALIDATED, key] for key in keys] or [[b"PING"]]
         return [argv]
 
 

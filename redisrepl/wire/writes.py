@@ -74,7 +74,7 @@ def commands_of(change: Change) -> Iterator[list[bytes]]:
     """The commands for a change; several for a large collection.
 
     Args:
-        change: a `Touch`, or a field of None, has no commands, because its value has to be read first.
+        change: a `Invalidated`, or a field of None, has no commands, because its value has to be read first.
     """
     match change:
         case StringSet(key, value, None):

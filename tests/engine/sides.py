@@ -9,9 +9,9 @@ from redisrepl.changes import (
     FieldsDeleted,
     HashSet,
     HashState,
+    Invalidated,
     StringSet,
     StringState,
-    Touch,
 )
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.pushes import with_values
@@ -75,7 +75,7 @@ def resolved(change, site, kinds=KINDS):
     match change:
         case None:
             return []
-        case Touch():
+        case Invalidated():
             return with_values(change, site, kinds)
         case HashSet(key, fields):
             read = site.fields if isinstance(site, HashState) else {}

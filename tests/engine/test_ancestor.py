@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, HashState, StringSet, StringState, Touch
+from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, HashState, Invalidated, StringSet, StringState
 from redisrepl.engine.ancestor import note_changes, note_state
 from redisrepl.store import Facts
 from redisrepl.store.facts import Changes
@@ -71,7 +71,7 @@ def test_runs_of_plain_strings_are_noted_together_and_in_their_place():
 
     keys = [b"a", b"b", b"c", b"d"]
     one, two, three, four = (StringSet(key, b"v") for key in keys)
-    note_changes(StreamedKeys(), [one, two, Deleted(b"a"), three, Touch(b"x"), four])
+    note_changes(StreamedKeys(), [one, two, Deleted(b"a"), three, Invalidated(b"x"), four])
     digests = {key: string_digest(key, b"v") for key in keys}
     assert told[:2] == [(keys[:2], [digests[b"a"], digests[b"b"]]), b"a"]
     assert [key for run, _ in told[2:] for key in run] == [b"c", b"d"]

@@ -13,10 +13,10 @@ from redisrepl.changes import (
     FieldsDeleted,
     HashSet,
     HashState,
+    Invalidated,
     SequenceSet,
     SequenceState,
     StringSet,
-    Touch,
 )
 from redisrepl.engine.ancestor import Agreed, note_changes, note_state
 from redisrepl.engine.conditional import Condition, condition_for, condition_of_state
@@ -174,7 +174,7 @@ def test_the_condition_of_changes_that_tell_no_whole_state(changes, ancestor, ex
 
 def test_a_change_without_its_values_is_a_mistake():
     with pytest.raises(AssertionError):
-        condition_for((Touch(KEY),), None, None, KINDS)
+        condition_for((Invalidated(KEY),), None, None, KINDS)
 
 
 # What comes of it at a hub.
@@ -285,7 +285,7 @@ def carried_out(site, hub, found, memory):
     note_changes(memory, found.apply)
     if found.push is None:
         return site, hub, set()
-    if isinstance(found.push, Touch):
+    if isinstance(found.push, Invalidated):
         condition = condition_of_state(KEY, site, memory.agreed, found.expected, KINDS)
     else:
         condition = condition_for(tuple(resolved(found.push, site)), memory.agreed, found.expected, KINDS)

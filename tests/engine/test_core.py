@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 from structlog.testing import capture_logs
 
-from redisrepl.changes import KINDS, Deleted, HashSet, HashState, StringSet, Touch
+from redisrepl.changes import KINDS, Deleted, HashSet, HashState, Invalidated, StringSet
 from redisrepl.engine import refusals
 from redisrepl.engine.continuity import SIDES, Continuity, Event, SideState
 from redisrepl.engine.core import Core, CoreOptions
@@ -25,7 +25,7 @@ from tests.engine.sides import KEY, ancestor_of, hash_, string
 
 OTHER = b"ns:other"
 A, B, C = string("a"), string("b"), string("c")
-REPLACE = Touch(KEY, replaces=True)
+REPLACE = Invalidated(KEY, replaces=True)
 INF = math.inf
 
 
@@ -113,8 +113,8 @@ def test_for_what_found_no_room_both_sides_are_compared(side):
     if side == "hub":
         core.inbound.mark_dirty([KEY, OTHER])
     else:
-        core.outbound.pending.add(Touch(KEY))
-        core.outbound.pending.add(Touch(OTHER))
+        core.outbound.pending.add(Invalidated(KEY))
+        core.outbound.pending.add(Invalidated(OTHER))
     core.overdue(0.0)
     assert core.continuity.hub.owed == core.continuity.site.owed
     assert core.continuity.hub.owed is not None
@@ -126,8 +126,8 @@ def test_what_found_no_room_is_compared_and_the_position_waits_for_that():
     core = core_of(max_keys=1)
     core.outbound.pending.resume_at(7, 0)
     core.inbound.mark_dirty([KEY, OTHER])
-    core.outbound.pending.add(Touch(KEY))
-    core.outbound.pending.add(Touch(OTHER))
+    core.outbound.pending.add(Invalidated(KEY))
+    core.outbound.pending.add(Invalidated(OTHER))
     core.overdue(0.0)
 
     assert core.continuity.hub.owed == "more keys changed at the hub than --max-keys"
@@ -136,7 +136,7 @@ def test_what_found_no_room_is_compared_and_the_position_waits_for_that():
     assert not any((core.inbound.take_left_out(), core.outbound.take_left_out()))
     assert core.outbound.acknowledged == 0
     core.continuity.begin("site")
-    core.outbound.pending.add(Touch(b"ns:again"))
+    core.outbound.pending.add(Invalidated(b"ns:again"))
     core.overdue(0.0)
     core.compared(["site"])  # in the middle of which more was left out
     assert core.outbound.acknowledged == 0
@@ -190,7 +190,7 @@ def test_time_makes_expected_events_overdue():
         ("site", False, "site", None, [REPLACE], []),
         ("site", False, "hub", None, [REPLACE], []),
         ("hub", False, "hub", None, [REPLACE], []),
-        ("hub", False, "site", None, [], [Touch(KEY)]),
+        ("hub", False, "site", None, [], [Invalidated(KEY)]),
     ],
 )
 def test_what_differs(side, pulls, winner, suspect, doubt, pushed):
@@ -203,7 +203,12 @@ def test_what_differs(side, pulls, winner, suspect, doubt, pushed):
 
 @pytest.mark.parametrize(
     ("change", "again"),
-    [(StringSet(KEY, b"v"), []), (Touch(KEY), []), (Deleted(KEY), []), (HashSet(KEY, {b"f": b"v"}), [Touch(KEY)])],
+    [
+        (StringSet(KEY, b"v"), []),
+        (Invalidated(KEY), []),
+        (Deleted(KEY), []),
+        (HashSet(KEY, {b"f": b"v"}), [Invalidated(KEY)]),
+    ],
 )
 def test_what_differs_while_it_is_on_its_way_is_pushed_again_only_if_that_is_a_part_of_it(change, again):
     core = core_of(pulls=False, winner="site")

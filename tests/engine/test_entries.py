@@ -7,7 +7,7 @@ from functools import reduce
 
 import pytest
 
-from redisrepl.changes import KINDS, Deleted, FieldsDeleted, HashSet, HashState, Touch
+from redisrepl.changes import KINDS, Deleted, FieldsDeleted, HashSet, HashState, Invalidated
 from redisrepl.engine.ancestor import note_changes
 from redisrepl.engine.conditional import Condition, condition_of_state
 from redisrepl.engine.doubts import Doubts
@@ -178,7 +178,7 @@ def test_a_new_entry_concerns_the_last_id_and_a_trim_nobody_knows_what():
     [
         (put({TWO: V}), [put({ONE: V})]),  # the last id of the snapshot is none any more
         (removed(ONE), [put({LAST_ID: b"1-1"})]),
-        (put({FIRST_ID: None}), [Touch(KEY, replaces=True)]),
+        (put({FIRST_ID: None}), [Invalidated(KEY, replaces=True)]),
     ],
 )
 def test_what_waits_of_a_stream_is_needless_as_far_as_a_newer_change_goes(newer, left):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from redisrepl.changes import Deleted, HashSet, StringSet, Touch
+from redisrepl.changes import Deleted, HashSet, Invalidated, StringSet
 from redisrepl.engine.everywrite import EveryWrite, values_passed
 
 K, L = b"k", b"l"
@@ -75,10 +75,17 @@ def test_a_batch_ends_inside_of_a_queue(limits):
     assert len(waiting) == waiting.bytes == 0
 
 
-def test_touches_that_wait_side_by_side_are_one():
-    waiting = holding(Touch(K, "set"), Touch(K, "set"), value(1), Touch(K, "set"), Touch(K, replaces=True), value(2))
+def test_invalidations_that_wait_side_by_side_are_one():
+    waiting = holding(
+        Invalidated(K, "set"),
+        Invalidated(K, "set"),
+        value(1),
+        Invalidated(K, "set"),
+        Invalidated(K, replaces=True),
+        value(2),
+    )
 
-    assert takes(waiting) == [Touch(K), value(1), Touch(K, replaces=True), value(2)]
+    assert takes(waiting) == [Invalidated(K), value(1), Invalidated(K, replaces=True), value(2)]
 
 
 def test_what_did_not_arrive_is_sent_again_in_order():
@@ -90,7 +97,7 @@ def test_what_did_not_arrive_is_sent_again_in_order():
     assert takes(waiting) == [value(1), value(2), value(3)]
 
 
-def test_above_the_ceiling_one_touch_stands_for_what_follows_and_that_is_told_once():
+def test_above_the_ceiling_one_invalidate_stands_for_what_follows_and_that_is_told_once():
     with capture_logs() as logs:
         waiting = holding(*(value(number) for number in range(100)), max_bytes=10_000)
         for number in range(100):
@@ -100,7 +107,7 @@ def test_above_the_ceiling_one_touch_stands_for_what_follows_and_that_is_told_on
     batch = takes(waiting)
     kept = [change for change in batch if change.key == K]
 
-    assert kept == [*(value(number) for number in range(len(kept) - 1)), Touch(K)]
+    assert kept == [*(value(number) for number in range(len(kept) - 1)), Invalidated(K)]
     assert 10 < len(kept) < 100
     assert len(batch) - len(kept) <= 10
     assert [(record["event"], record["log_level"]) for record in logs] == [("push.not_every_write", "warning")]
@@ -147,7 +154,7 @@ def test_a_new_history_keeps_what_waits():
 def test_a_new_history_drops_what_does_not_tell_its_value():
     """The values before and behind it are kept, in their order."""
     partly = HashSet(L, {b"known": b"1", b"unknown": None})
-    waiting = holding(Touch(K), value(1), Touch(K), value(2), value(1, L), partly, Touch(b"flying"))
+    waiting = holding(Invalidated(K), value(1), Invalidated(K), value(2), value(1, L), partly, Invalidated(b"flying"))
     waiting.read_up_to(100)
     waiting.start_over()
     waiting.read_up_to(50)

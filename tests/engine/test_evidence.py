@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, StringState, Touch
+from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, Invalidated, StringSet, StringState
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Event
 from redisrepl.engine.core import Core
@@ -221,8 +221,8 @@ def test_what_is_remembered_of_a_change():
             StringSet(b"s", b"v"),
             HashSet(b"h", {b"f": b"1", b"g": None}),
             Deleted(b"d"),
-            Touch(b"t"),
-            Touch(b"t"),
+            Invalidated(b"t"),
+            Invalidated(b"t"),
             ExpirySet(b"e", 5),
             FieldsDeleted(b"h", (b"f",)),
         ],
@@ -240,9 +240,11 @@ def test_what_is_remembered_of_a_change():
 def test_what_is_read_takes_the_place_of_its_change():
     """What is read of a key need not have come after what the stream told after that key's change."""
     ring = Ring()
-    ring.add(4, [StringSet(b"a", b"1"), Touch(b"n"), StringSet(b"b", b"1"), HashSet(b"h", {b"f": None})], untold=True)
+    ring.add(
+        4, [StringSet(b"a", b"1"), Invalidated(b"n"), StringSet(b"b", b"1"), HashSet(b"h", {b"f": None})], untold=True
+    )
     saved = Ring.load(json.loads(json.dumps(ring.saved())))
-    ring.add(7, [StringSet(b"c", b"1"), Touch(b"m"), StringSet(b"d", b"1")])
+    ring.add(7, [StringSet(b"c", b"1"), Invalidated(b"m"), StringSet(b"d", b"1")])
     ring.saved()
     ring.add_read({b"h": 3, b"n": 1, b"other": 4})
     ring.add(8, [StringSet(b"e", b"1")])
@@ -296,7 +298,7 @@ def test_the_next_process_knows_by_which_number_all_was_agreed_on():
     ring = ring_of(b"a", 10)
     ring.saved()
     ring.acknowledged(10, 3)
-    ring.add(3, [StringSet(b"b", b"1"), Touch(b"n"), StringSet(b"c", b"1")], untold=True)
+    ring.add(3, [StringSet(b"b", b"1"), Invalidated(b"n"), StringSet(b"c", b"1")], untold=True)
     ring.reached(20)
     ring.saved()
     ring.add_read({b"n": 1})
@@ -310,7 +312,7 @@ def test_before_which_offset_a_server_has_all_that_has_some_change_after_it():
     ring = ring_of(10, b"a", 20, b"b", b"c", 30, b"d", 40, 50)
     for one in (ring, Ring.load(json.loads(json.dumps(ring.saved())))):
         assert [one.offset_of(changes) for changes in range(5)] == [0, 20, 20, 30, 50 if one is ring else 40]
-    ring.add(9, [Touch(b"n")], untold=True)
+    ring.add(9, [Invalidated(b"n")], untold=True)
     ring.add(9, [StringSet(b"e", b"v")])
     ring.saved()
     ring.add_read({b"n": 1})
@@ -322,7 +324,7 @@ def test_before_which_offset_a_server_has_all_that_has_some_change_after_it():
 
 def test_how_far_the_stream_was_read_between_changes_that_come_together():
     ring = Ring()
-    ring.add(9, [StringSet(b"a", b"v"), 10, StringSet(b"b", b"v"), StringSet(b"c", b"v"), 20, Touch(b"n"), 30])
+    ring.add(9, [StringSet(b"a", b"v"), 10, StringSet(b"b", b"v"), StringSet(b"c", b"v"), 20, Invalidated(b"n"), 30])
     assert [ring.offset_of(changes) for changes in range(4)] == [0, 10, 10, 20]
     ring.add(9, [StringSet(b"d", b"v"), 40, StringSet(b"e", b"v"), 50], whole=False)
     ring.add(9, [StringSet(b"f", b"v"), 60])
@@ -332,7 +334,7 @@ def test_how_far_the_stream_was_read_between_changes_that_come_together():
 @pytest.mark.parametrize(
     ("others", "whole"),
     [
-        ([Touch(b"n")], True),
+        ([Invalidated(b"n")], True),
         ([HashSet(b"n", {b"f": None})], True),
         ([FieldsDeleted(b"n", (b"f",))], True),
         ([], False),
@@ -355,7 +357,7 @@ def test_what_is_not_among_the_changes_a_server_may_lack_that_has_all_of_them(ot
 
 def test_what_is_read_of_a_change_before_all_was_agreed_on_does_not_count_as_later():
     ring = ring_of(b"a")
-    ring.add(3, [Touch(b"n")], untold=True)
+    ring.add(3, [Invalidated(b"n")], untold=True)
     ring.add(3, [StringSet(b"b", b"1"), StringSet(b"c", b"1")])
     ring.reached(20)
     ring.acknowledged(20, 4)
@@ -401,7 +403,7 @@ def test_no_value_that_a_server_has_restored_counts_as_written_since(seed):
 def test_what_is_read_proves_no_more_than_its_change():
     ring = Ring()
     ring.add(1, [StringSet(b"k%d" % n, b"1") for n in range(20)])
-    ring.add(2, [Touch(b"n")], untold=True)
+    ring.add(2, [Invalidated(b"n")], untold=True)
     ring.add(9, [StringSet(b"other", b"1")])
     ring.add_read({b"n": 7})
     held = {(b"k%d" % n, None): string_digest(b"k%d" % n, b"1") for n in range(20)}
@@ -448,7 +450,7 @@ def test_what_changed_without_a_value_may_have_been_any_value():
     """A counter was 1, 2 and 3, of which only 1 and 3 were seen: a server that holds 2 may have lost the last."""
     ring = Ring()
     ring.add(5, [StringSet(b"n", b"1"), HashSet(b"h", {b"f": b"1"}), HashSet(b"g", {b"f": b"1"})])
-    ring.add(6, [Touch(b"n"), Touch(b"n"), HashSet(b"h", {b"f": None}), Touch(b"g")])
+    ring.add(6, [Invalidated(b"n"), Invalidated(b"n"), HashSet(b"h", {b"f": None}), Invalidated(b"g")])
     ring.add_read({b"n": string_digest(b"n", b"3")})
     assert not ring.written_since(5, b"n", None, string_digest(b"n", b"2"))
     assert not ring.written_since(5, b"h", b"f", element_of(b"f", b"2"))
@@ -503,8 +505,8 @@ def test_fields_of_a_change_that_are_not_remembered_may_have_been_anything():
 def test_more_places_than_are_remembered_may_have_been_anything():
     ring = Ring()
     ring.add(5, [StringSet(b"n", b"1")])
-    ring.add(6, [Touch(b"n")])
-    ring.add(7, [Touch(b"%d" % number) for number in range(2000)])
+    ring.add(6, [Invalidated(b"n")])
+    ring.add(7, [Invalidated(b"%d" % number) for number in range(2000)])
     assert not ring.written_since(5, b"n", None, 99)
 
 
@@ -519,13 +521,13 @@ def test_what_was_left_out_proves_nothing():
 
 def test_what_did_not_tell_before_all_that_is_remembered_does_not_matter():
     ring = Ring()
-    ring.add(3, [Touch(b"n")])
+    ring.add(3, [Invalidated(b"n")])
     ring.add(5, [StringSet(b"other", b"v")])
     ring.add(6, [StringSet(b"n", b"1")])
     ring.add(9, [StringSet(b"n", b"3")])
     for one in (ring, Ring.load(json.loads(json.dumps(ring.saved())))):
         assert one.written_since(8, b"n", None, string_digest(b"n", b"4"))
-    ring.add(10, [Touch(b"n")])
+    ring.add(10, [Invalidated(b"n")])
     for one in (ring, Ring.load(json.loads(json.dumps(ring.saved())))):
         assert not one.written_since(8, b"n", None, string_digest(b"n", b"4"))
     unnumbered = {

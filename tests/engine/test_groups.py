@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from redisrepl.changes import KINDS, FieldsDeleted, HashSet, HashState, Touch
+from redisrepl.changes import KINDS, FieldsDeleted, HashSet, HashState, Invalidated
 from redisrepl.engine.ancestor import note_changes
 from redisrepl.engine.plans import Policy, plan_for
 from redisrepl.engine.reconcile import Circumstances
@@ -108,5 +108,5 @@ def test_what_is_removed_comes_back_as_the_stream_shows_it():
     world.inbound.about_to_apply(KEY, [removed(ENTRY, ONE, TWO, place_name(b"h"))])
     assert world.local.consume(KEY, removed(ONE, TWO))
     assert world.local.consume(KEY, removed(ENTRY))
-    assert world.local.consume(KEY, Touch(KEY, "streams", replaces=True))
+    assert world.local.consume(KEY, Invalidated(KEY, "streams", replaces=True))
     assert not world.local.holds(KEY)

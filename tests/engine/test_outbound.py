@@ -16,11 +16,11 @@ from redisrepl.changes import (
     FieldsDeleted,
     HashSet,
     HashState,
+    Invalidated,
     SequenceSet,
     StringSet,
     StringState,
     TimedValue,
-    Touch,
 )
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.doubts import Doubts
@@ -158,7 +158,7 @@ def test_a_plain_set_is_read_as_any_other_command(pieces, kinds, max_bytes, expe
         seen["told"] = set(changed), dirty  # of a run each key once, before or after what the decoder was asked for
     if max_bytes == SCANT:  # of a run only the latest of a key takes room, so that others may have some
         for one, other in zip(quick.pop("waiting"), general.pop("waiting"), strict=True):
-            assert one == other or (one.key == other.key and Touch in (type(one), type(other)))
+            assert one == other or (one.key == other.key and Invalidated in (type(one), type(other)))
         assert max(quick.pop("bytes"), general.pop("bytes")) <= SCANT
     assert quick == general
 
@@ -215,7 +215,7 @@ def test_with_every_write_none_of_a_key_is_left_out():
     [(None, [Deleted(b"k")]), (StringState(b"v"), []), (HashState({b"f": b"v"}), []), ("list", [])],
 )
 def test_a_key_that_is_removed_unless_it_is_there(state, left):
-    assert with_values(Touch(b"k", "del", replaces=True), state, KINDS) == left
+    assert with_values(Invalidated(b"k", "del", replaces=True), state, KINDS) == left
 
 
 # Live, or in doubt.
@@ -257,7 +257,7 @@ def test_what_is_read_again_after_a_restart_is_in_doubt_up_to_where_it_was_read(
     side.outbound.read([[b"SET", K, b"old"], [b"DEL", b"a:2"]], 120)
     side.outbound.read([[b"SET", b"a:3", b"new"]], 130)
 
-    assert side.outbound.doubtful.take(10, 1000) == [Touch(K, replaces=True), Touch(b"a:2", replaces=True)]
+    assert side.outbound.doubtful.take(10, 1000) == [Invalidated(K, replaces=True), Invalidated(b"a:2", replaces=True)]
     assert side.outbound.pending.take(10, 1000) == [StringSet(b"a:3", b"new")]
     assert side.outbound.read_again_to == 0
 
@@ -267,8 +267,11 @@ def test_what_a_command_of_a_module_names_is_in_doubt_unless_the_key_is_on_its_w
     side = Side(kinds=KINDS | {"opaque"})
     side.outbound.read([[b"BF.ADD", K, b"a:item"], [b"DEL", b"a:2"], [b"BF.ADD", b"a:2", b"item"]], 110)
 
-    assert side.outbound.doubtful.take(10, 1000) == [Touch(K, replaces=True), Touch(b"a:item", replaces=True)]
-    assert side.outbound.pending.take(10, 1000) == [Touch(b"a:2", replaces=True)]
+    assert side.outbound.doubtful.take(10, 1000) == [
+        Invalidated(K, replaces=True),
+        Invalidated(b"a:item", replaces=True),
+    ]
+    assert side.outbound.pending.take(10, 1000) == [Invalidated(b"a:2", replaces=True)]
 
 
 def test_types_that_are_not_replicated_are_counted_when_they_are_read():
@@ -291,8 +294,8 @@ def test_what_was_too_large_in_a_snapshot_is_read_which_names_it():
     side.outbound.read_snapshot([Entry(0, K, "string", None), Entry(0, b"a:2", "hash", None)], now=6.0)
 
     assert sorted(side.outbound.take(10, 1000).changes, key=lambda change: change.key) == [
-        Touch(K, "set", replaces=True),
-        Touch(b"a:2", "hset", replaces=True),
+        Invalidated(K, "set", replaces=True),
+        Invalidated(b"a:2", "hset", replaces=True),
     ]
 
 
@@ -332,10 +335,10 @@ def test_other_types_of_a_snapshot():
     side.outbound.read_snapshot(entries, now=6.0)
 
     assert side.outbound.take(10, 1000).changes == [
-        Touch(K),  # its members, and its expiry
+        Invalidated(K),  # its members, and its expiry
         HashSet(b"a:2", {b"m": b"0.10000000000000001", b"n": b"-inf", b"o": b"0"}, "zset"),
         SequenceSet(b"a:3", (b"a",)),
-        Touch(b"a:4", "lists", replaces=True),
+        Invalidated(b"a:4", "lists", replaces=True),
     ]
 
 
@@ -351,9 +354,9 @@ def test_what_a_stream_is_to_lose_is_not_forgotten_when_a_group_of_it_is_gone():
     gone = HashSet(K, {b"xgroup-at:g": None}, "stream")
     doubts = Doubts(1 << 20, 100, KINDS)
     doubts.add(K, gone)
-    doubts.forget(Touch(K, "streams", replaces=True))
+    doubts.forget(Invalidated(K, "streams", replaces=True))
     assert K in doubts.queue
-    doubts.forget(Touch(K, "lists", replaces=True))
+    doubts.forget(Invalidated(K, "lists", replaces=True))
     assert K not in doubts.queue
 
 
@@ -390,7 +393,7 @@ def test_keys_in_doubt_are_sent_after_what_is_live_and_once_they_can_be_judged()
     assert (side.outbound.ready, side.outbound.take(10, 1000).changes) == (0, ())
     known = True
     assert side.outbound.ready == 1
-    assert side.outbound.take(10, 1000).changes == [Touch(K, replaces=True)]
+    assert side.outbound.take(10, 1000).changes == [Invalidated(K, replaces=True)]
 
 
 def test_a_live_change_of_a_key_waits_until_its_push_in_doubt_is_back():
@@ -424,8 +427,8 @@ def test_with_every_write_a_key_in_doubt_waits_until_what_the_stream_told_of_it_
 
     assert [batch.in_doubt for batch in (*taken, rest)] == [False, True, False]
     assert [*taken[0].changes, *rest.changes] == [StringSet(K, b"%d" % number) for number in range(4)]
-    assert taken[1].changes == [Touch(b"a:2", replaces=True)]
-    assert outbound.take(2, 1 << 20).changes == [Touch(K, replaces=True)]
+    assert taken[1].changes == [Invalidated(b"a:2", replaces=True)]
+    assert outbound.take(2, 1 << 20).changes == [Invalidated(K, replaces=True)]
 
 
 def test_a_live_change_of_the_whole_key_ends_its_doubt():
@@ -474,7 +477,7 @@ def test_where_the_site_wins_and_nothing_is_pulled_a_key_in_doubt_replaces_what_
 def test_what_the_hub_was_seen_to_hold_is_expected_there_until_the_push_has_arrived():
     side = Side()
     expected = (digest_of(K, B),)
-    side.outbound.doubt(K, Touch(K, replaces=True), expected)
+    side.outbound.doubt(K, Invalidated(K, replaces=True), expected)
     command = [b"SETIF", K, b"a", b"", b"%015x" % expected[0]]
     for _ in range(2):
         batch, departure = sends_in_doubt(side, A, agreed_on(A))
@@ -496,7 +499,7 @@ def test_what_may_be_older_than_what_was_agreed_on_is_not_pushed_but_compared(ch
     assert side.listener.suspects == [K]
     assert asked == [(K, B, agreed_on(A))]
     side.outbound.succeeded(batch, {})
-    side.outbound.doubt(K, Touch(K, replaces=True), (digest_of(K, B),))  # it was compared
+    side.outbound.doubt(K, Invalidated(K, replaces=True), (digest_of(K, B),))  # it was compared
     assert sends_in_doubt(side, A, agreed_on(A))[1].commands
 
 
@@ -604,7 +607,7 @@ def test_after_an_unknown_outcome_the_keys_are_in_doubt_and_what_came_meanwhile_
     other = side.outbound.take(10, 1000)
     live, left = (one, other) if doubt else (other, one)
     assert (live.changes, live.in_doubt) == ([StringSet(K, b"live")], False)
-    assert Touch(b"a:2", replaces=True) in left.changes
+    assert Invalidated(b"a:2", replaces=True) in left.changes
     side.outbound.succeeded(other, {})
     assert side.outbound.acknowledged == 10
 
@@ -733,7 +736,7 @@ def test_what_was_on_its_way_when_a_new_history_began_is_read_again():
     side.outbound.start_over()
     assert not side.outbound.take(10, 1000).changes  # not beside its own push
     side.outbound.succeeded(batch, {}, 1.0)
-    assert side.outbound.take(10, 1000) == Batch([Touch(K, replaces=True)], side.outbound.doubtful, in_doubt=True)
+    assert side.outbound.take(10, 1000) == Batch([Invalidated(K, replaces=True)], side.outbound.doubtful, in_doubt=True)
 
 
 def test_what_did_not_tell_its_value_when_a_new_history_began_is_in_doubt_alone():
@@ -769,7 +772,7 @@ def test_the_last_changes_of_the_site_are_remembered_once():
         StringSet(b"a:2", b"1"),
         HashSet(b"a:3", {b"f": b"1"}),
         FieldsDeleted(b"a:3", (b"g",)),
-        Touch(b"a:4", "set"),
+        Invalidated(b"a:4", "set"),
         ExpirySet(K, 5),
     ]
     assert side.outbound.recent.take() == ([*changes, 10], True)

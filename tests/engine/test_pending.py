@@ -18,9 +18,9 @@ from redisrepl.changes import (
     FieldsDeleted,
     HashSet,
     HashState,
+    Invalidated,
     StringSet,
     StringState,
-    Touch,
 )
 from redisrepl.engine.everywrite import EveryWrite
 from redisrepl.engine.merging import merge
@@ -30,9 +30,9 @@ from redisrepl.wire.entries import FIRST_ID
 
 K = b"k"
 SET = StringSet(K, b"v")
-TOUCH = Touch(K)
-REPLACE = Touch(K, replaces=True)
-UNLESS_THERE = Touch(K, "del", replaces=True)
+TOUCH = Invalidated(K)
+REPLACE = Invalidated(K, replaces=True)
+UNLESS_THERE = Invalidated(K, "del", replaces=True)
 GONE = Deleted(K)
 TRIM = HashSet(K, {FIRST_ID: None}, "stream")
 
@@ -95,7 +95,7 @@ def takes(waiting, max_keys=1000, max_bytes=1 << 20):
         (REPLACE, hset(f="1"), REPLACE),
         (REPLACE, TOUCH, REPLACE),
         (SET, hset(f="1"), TOUCH),
-        (SET, Touch(K, "set"), TOUCH),
+        (SET, Invalidated(K, "set"), TOUCH),
         (TOUCH, hset(f="1"), TOUCH),
         # A field that is gone cannot be told from one that never was, once the key is read.
         (hdel("f"), ExpirySet(K, 5), REPLACE),
@@ -142,7 +142,7 @@ class Site:
             return None
         old = self.state or StringState(b"")
         self.state = StringState(old.value + b"x", old.expires_at_ms)
-        return Touch(K, "set")
+        return Invalidated(K, "set")
 
     def hset(self, field, value):
         if isinstance(self.state, StringState):
@@ -178,11 +178,11 @@ class Site:
         return ExpirySet(K, at)
 
     def expire_relative(self, at):
-        return self.expire(at) and Touch(K, "expire")
+        return self.expire(at) and Invalidated(K, "expire")
 
     def rename_here(self, state):
         self.state = state
-        return Touch(K, replaces=True)
+        return Invalidated(K, replaces=True)
 
 
 FIELDS = st.sampled_from([b"f", b"g", b"h"])
@@ -206,7 +206,7 @@ COMMANDS = st.one_of(
 def resolved(change, state):
     """What is pushed for a change when the site holds this state: `pushing` reads what the change only names."""
     match change:
-        case Touch():
+        case Invalidated():
             return with_values(change, state, KINDS)
         case HashSet(key, fields):
             read = state.fields if isinstance(state, HashState) else {}
@@ -240,7 +240,7 @@ def pushed(state, changes):
 
 
 def content(state):
-    """A hash without its expiry: a touch does not yet carry that one was taken away."""
+    """A hash without its expiry: an invalidation does not yet carry that one was taken away."""
     return HashState(state.fields) if isinstance(state, HashState) else state
 
 
@@ -309,8 +309,8 @@ def test_a_batch_ends_at_the_number_of_keys_or_of_bytes():
     assert len(waiting) == 10
 
 
-def test_touches_are_of_the_size_of_their_keys():
-    waiting = holding(*(Touch(b"k" * 99 + b"%d" % number) for number in range(5)))
+def test_invalidations_are_of_the_size_of_their_keys():
+    waiting = holding(*(Invalidated(b"k" * 99 + b"%d" % number) for number in range(5)))
 
     assert len(takes(waiting, max_bytes=200)) == 2
 
@@ -373,7 +373,7 @@ def test_a_batch_that_did_not_arrive_takes_in_what_came_meanwhile(change, meanwh
 # Ceilings.
 
 
-def test_above_the_ceiling_values_give_way_to_touches():
+def test_above_the_ceiling_values_give_way_to_invalidations():
     waiting = pending(10_000)
     for number in range(100):
         waiting.add(StringSet(b"k%d" % number, b"x" * 1000))
@@ -382,7 +382,7 @@ def test_above_the_ceiling_values_give_way_to_touches():
 
     assert len(batch) == 100
     assert isinstance(batch[0], StringSet)
-    assert batch[-1] == Touch(b"k99")
+    assert batch[-1] == Invalidated(b"k99")
 
 
 def test_below_the_ceiling_again_values_are_kept_again():
@@ -396,7 +396,7 @@ def test_below_the_ceiling_again_values_are_kept_again():
     assert takes(waiting) == [SET]
 
 
-def test_a_hash_that_grows_over_the_ceiling_becomes_a_touch():
+def test_a_hash_that_grows_over_the_ceiling_becomes_an_invalidation():
     waiting = pending(10_000)
     for number in range(100):
         waiting.add(HashSet(K, {b"f%d" % number: b"x" * 50}))
@@ -450,7 +450,7 @@ def test_a_field_that_is_gone_is_not_forgotten_above_the_ceiling(change):
         (TRIM, REPLACE),
     ],
 )
-def test_a_touch_covers_all_but_what_reading_does_not_tell(change, taken):
+def test_a_invalidate_covers_all_but_what_reading_does_not_tell(change, taken):
     assert takes(holding(TOUCH, change)) == [taken]
 
 
@@ -510,7 +510,7 @@ def test_what_waits_takes_no_more_memory_than_is_counted(size):
     assert taken <= size + OVERHEAD
 
 
-def test_a_touch_takes_little_more_than_its_key():
+def test_a_invalidate_takes_little_more_than_its_key():
     waiting, taken = filled(0)
 
     assert waiting.bytes == 0
@@ -578,7 +578,7 @@ def test_positions_do_not_pile_up_while_the_hub_is_away(busy):
 
 OPERATIONS = st.lists(
     st.one_of(
-        st.tuples(st.just("add"), st.integers(0, 4), st.sampled_from(["set", "touch", "hset"])),
+        st.tuples(st.just("add"), st.integers(0, 4), st.sampled_from(["set", "read", "hset"])),
         st.tuples(st.just("read"), st.integers(1, 5)),
         st.tuples(st.just("take"), st.integers(1, 3)),
         st.tuples(st.sampled_from(["done", "put back"]), st.integers(0, 3)),
@@ -601,7 +601,9 @@ def test_acknowledged_is_exactly_what_a_naive_account_says(operations, max_bytes
             case "add":
                 number, kind = arguments
                 key = b"%d" % number
-                change = {"set": StringSet(key, b"v"), "touch": Touch(key), "hset": HashSet(key, {b"f": b"v"})}[kind]
+                change = {"set": StringSet(key, b"v"), "read": Invalidated(key), "hset": HashSet(key, {b"f": b"v"})}[
+                    kind
+                ]
                 waiting.add(change)
                 token = object()
                 open_stretch.append(token)
@@ -664,11 +666,17 @@ def test_a_new_history_keeps_what_waits_and_counts_it_as_of_the_snapshot():
 def test_a_new_history_drops_what_does_not_tell_its_value():
     """What is there now need not be what it led to."""
     fields = {b"known": b"1", b"unknown": None}
-    flying = [Touch(b"flying"), HashSet(b"flying hash", dict(fields))]
+    flying = [Invalidated(b"flying"), HashSet(b"flying hash", dict(fields))]
     waiting = holding(*flying)
     waiting.read_up_to(100)
     assert takes(waiting) == flying
-    for change in (Touch(b"t"), HashSet(b"h", dict(fields)), HashSet(b"g", {b"f": None}), Touch(b"flying"), SET):
+    for change in (
+        Invalidated(b"t"),
+        HashSet(b"h", dict(fields)),
+        HashSet(b"g", {b"f": None}),
+        Invalidated(b"flying"),
+        SET,
+    ):
         waiting.add(change)
     waiting.start_over()
     assert takes(waiting) == [HashSet(b"h", {b"known": b"1"}), SET]
@@ -698,7 +706,7 @@ NEWER = pytest.mark.parametrize(
     [
         (SET, StringSet(K, b"w"), []),
         (SET, GONE, []),
-        (SET, Touch(K, "set"), []),
+        (SET, Invalidated(K, "set"), []),
         (SET, hset(f="1"), [SET]),
         (hset(f="1", g="1"), SET, []),
         (hset(f="1", g="1"), hset(f="2"), [hset(g="1")]),
@@ -819,8 +827,8 @@ def entries_of(waiting):
 KEYS = st.integers(0, 5).map(lambda number: b"%d" % number)
 BEFORE = st.one_of(
     st.builds(StringSet, KEYS, VALUES, TIMES),
-    st.builds(Touch, KEYS),
-    st.builds(Touch, KEYS, replaces=st.just(True)),
+    st.builds(Invalidated, KEYS),
+    st.builds(Invalidated, KEYS, replaces=st.just(True)),
     st.builds(Deleted, KEYS),
     st.builds(HashSet, KEYS, st.dictionaries(FIELDS, VALUES, min_size=1)),
     st.builds(FieldsDeleted, KEYS, st.just((b"f",))),

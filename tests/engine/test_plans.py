@@ -14,10 +14,10 @@ from redisrepl.changes import (
     FieldsDeleted,
     HashSet,
     HashState,
+    Invalidated,
     StringSet,
     StringState,
     TimedValue,
-    Touch,
 )
 from redisrepl.engine.ancestor import NOTHING_AGREED, note_changes, note_state
 from redisrepl.engine.plans import Plan, Policy, circumstances, plan_for
@@ -29,7 +29,7 @@ from tests.engine.sides import KEY, Memory, ancestor_of, changed, hash_, resolve
 ORDINARY = Circumstances()
 DEFAULT = frozenset({"set", "hset"})
 A, B, C, D = (string(value) for value in "abcd")
-REPLACE = Touch(KEY, replaces=True)
+REPLACE = Invalidated(KEY, replaces=True)
 
 
 def plan(site, hub, ancestor=None, kinds=KINDS, winner="hub", about=ORDINARY, off_by=(), **known):

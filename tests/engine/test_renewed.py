@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, Touch
+from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, Invalidated, StringSet
 from redisrepl.engine import renewed as renewed_module
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.renewed import Renewed
@@ -116,7 +116,7 @@ def test_of_what_flew_already_something_older_may_be_left():
     [
         ({None: 1}, SET, {None, F, G}),
         ({None: 1}, Deleted(KEY), {None, F, G}),
-        ({None: 1}, Touch(KEY), {None, F, G}),
+        ({None: 1}, Invalidated(KEY), {None, F, G}),
         ({None: 1}, ExpirySet(KEY, 5), set()),
         ({F: 1, G: 1}, FieldsDeleted(KEY, (F,)), set()),
         ({F: 1}, FieldsDeleted(KEY, (F,)), {None, F, G}),

@@ -13,10 +13,10 @@ from redisrepl.changes import (
     ExpirySet,
     HashSet,
     HashState,
+    Invalidated,
     Position,
     StringSet,
     StringState,
-    Touch,
     carries_groups,
     types_of,
 )
@@ -274,7 +274,7 @@ async def test_what_is_fetched_is_compared_with_what_was_agreed(  # noqa: PLR091
         await world.applying.idle()
 
         assert at_site.get(KEY) == (None if site_after is None else site_after.value)
-        assert world.core.outbound.doubtful.take(10, 1000) == ([Touch(KEY, replaces=True)] if pushed else [])
+        assert world.core.outbound.doubtful.take(10, 1000) == ([Invalidated(KEY, replaces=True)] if pushed else [])
         if not pushed:
             assert await world.agreed() == (None if site_after is None else told(site_after))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from redisrepl.changes import HashSet, HashState, StringState, Touch
+from redisrepl.changes import HashSet, HashState, Invalidated, StringState
 from redisrepl.engine.core import Core
 from redisrepl.flow.pages import Pages
 from redisrepl.local.address import parse_address
@@ -52,7 +52,7 @@ class World:
     def taken(self):
         """The keys in doubt, which travel from here on."""
         changes = self.outbound.doubtful.take(100, MANY)
-        assert all(isinstance(change, Touch) for change in changes)
+        assert all(isinstance(change, Invalidated) for change in changes)
         return [change.key for change in changes]
 
     def arrived(self, keys, errors=None):

@@ -18,11 +18,11 @@ from redisrepl.changes import (
     FieldsDeleted,
     HashSet,
     HashState,
+    Invalidated,
     Position,
     StringSet,
     StringState,
     TimedValue,
-    Touch,
 )
 from redisrepl.engine.ancestor import note_state
 from redisrepl.engine.continuity import Continuity, SideState
@@ -574,7 +574,7 @@ async def test_where_nothing_differs_nothing_is_sent(store):
 async def test_a_push_lies_where_the_stream_told_of_its_keys_last(store):
     """What is read at the site itself may lie behind it."""
     told = [StringSet(b"told", b"v"), HashSet(b"fields told", {b"f": b"v"})]
-    outbound = outbound_of(*told, Touch(b"read"), HashSet(b"fields read", {b"f": None}))
+    outbound = outbound_of(*told, Invalidated(b"read"), HashSet(b"fields read", {b"f": None}))
     flights = Flights(
         outbound, store, FakeHub(), batch=1, site=StatesOf({b"read": A, b"fields read": HashState({b"f": b"v"})})
     )
@@ -712,7 +712,12 @@ async def test_where_a_server_has_no_expiries_of_fields_values_are_pushed_withou
 
 async def test_values_that_only_the_site_knows_are_read_before_they_are_pushed(store):
     states = {b"t": B, b"h": HashState({b"f": b"1"}), b"denied": DENIED, b"no": DENIED}
-    changes = [Touch(b"t"), HashSet(b"h", {b"f": None, b"g": None}), Touch(b"denied"), HashSet(b"no", {b"f": None})]
+    changes = [
+        Invalidated(b"t"),
+        HashSet(b"h", {b"f": None, b"g": None}),
+        Invalidated(b"denied"),
+        HashSet(b"no", {b"f": None}),
+    ]
     outbound, hub = outbound_of(*changes), FakeHub()
     async with Flights(outbound, store, hub, site=StatesOf(states)) as flights:
         await flights.pushing.drained()
@@ -730,7 +735,7 @@ async def test_what_was_read_while_the_site_was_lost_is_read_again(store, in_dou
     if in_doubt:
         outbound.doubt(b"k")
     else:
-        outbound.pending.add(Touch(b"k", replaces=True))
+        outbound.pending.add(Invalidated(b"k", replaces=True))
 
     class Restarted(StatesOf):
         async def first_states(self, keys, max_bytes):
@@ -752,7 +757,7 @@ async def test_a_batch_that_is_shortened_and_then_fails_is_put_back_as_a_whole(s
     states = dict.fromkeys((b"a", b"b"), A)
     outbound, hub = outbound_of(), FakeHub()
     for key in states:
-        outbound.doubt(key) if in_doubt else outbound.pending.add(Touch(key, replaces=True))
+        outbound.doubt(key) if in_doubt else outbound.pending.add(Invalidated(key, replaces=True))
 
     class Reads(StatesOf):
         async def first_states(self, keys, max_bytes):
@@ -841,9 +846,9 @@ async def test_values_that_are_read_for_a_request_are_no_more_than_fit(store, ev
     hub.max_body = 100_000
     for number in range(50):
         outbound.pending.add(StringSet(b"a%d" % number, b"small"))
-        outbound.pending.add(Touch(b"t%d" % number))
+        outbound.pending.add(Invalidated(b"t%d" % number))
         outbound.pending.add(HashSet(b"h%d" % number, {b"f": None}))
-        outbound.pending.add(Touch(b"a%d" % number, replaces=True))
+        outbound.pending.add(Invalidated(b"a%d" % number, replaces=True))
     site = LargeValues(30_000)
     async with Flights(outbound, store, hub, 2, site=site) as flights:
         await flights.pushing.drained()
@@ -927,7 +932,7 @@ async def test_a_field_of_a_hash_may_be_called_like_the_last_id_of_a_stream(stor
 
 async def test_a_stream_that_may_be_another_one_is_compared_entry_by_entry(store):
     states = {b"s": HashState({ID[2]: V, LAST_ID: b"7-1"}, None, "stream")}
-    outbound, hub = outbound_of(Touch(b"s", replaces=True)), FakeHub()
+    outbound, hub = outbound_of(Invalidated(b"s", replaces=True)), FakeHub()
     async with Flights(outbound, store, hub, site=StatesOf(states)) as flights:
         await flights.pushing.drained()
     assert hub.pushed == [[[b"STREAMNEW", b"s", b"2-1", V, b"last-id", b"7-1"]]]

@@ -186,7 +186,7 @@ MORE = [
     Mutant(seen, "Ring.offset_of", "if not changes:", "if False:"),
     Mutant(reach, "StreamReach.held_by", "written[0]", "1", circumstances={"silent": True}),
     Mutant(pushing, "Pushing._failed", "self._hub.fence.doubt()", "pass", ONE),
-    Mutant(plans, "_plan_whole", "plan.push, plan.expected = Touch(key, replaces=True), (far,)", "pass"),
+    Mutant(plans, "_plan_whole", "plan.push, plan.expected = Invalidated(key, replaces=True), (far,)", "pass"),
     # With seed 670, of fewer than 300 with none.
     Mutant(
         plans,

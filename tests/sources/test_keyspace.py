@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from redisrepl.changes import KINDS, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, TimedValue, Touch
+from redisrepl.changes import KINDS, Deleted, ExpirySet, FieldsDeleted, HashSet, Invalidated, StringSet, TimedValue
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.outbound import Outbound
@@ -53,49 +53,49 @@ class Sides:
 @pytest.mark.parametrize(
     ("event", "kinds", "change"),
     [
-        (b"set", DEFAULT, Touch(KEY, "set")),
-        (b"append", DEFAULT, Touch(KEY, "set")),
-        (b"incrby", DEFAULT, Touch(KEY, "set")),
-        (b"incrbyfloat", DEFAULT, Touch(KEY, "set")),
-        (b"setrange", DEFAULT, Touch(KEY, "set")),
+        (b"set", DEFAULT, Invalidated(KEY, "set")),
+        (b"append", DEFAULT, Invalidated(KEY, "set")),
+        (b"incrby", DEFAULT, Invalidated(KEY, "set")),
+        (b"incrbyfloat", DEFAULT, Invalidated(KEY, "set")),
+        (b"setrange", DEFAULT, Invalidated(KEY, "set")),
         (b"set", frozenset({"hset"}), None),
-        (b"hset", DEFAULT, Touch(KEY, "hset")),
-        (b"hincrby", DEFAULT, Touch(KEY, "hset")),
+        (b"hset", DEFAULT, Invalidated(KEY, "hset")),
+        (b"hincrby", DEFAULT, Invalidated(KEY, "hset")),
         (b"hset", frozenset({"set"}), None),
-        (b"rename_to", DEFAULT, Touch(KEY, replaces=True)),
-        (b"copy_to", DEFAULT, Touch(KEY, replaces=True)),
-        (b"restore", DEFAULT, Touch(KEY, replaces=True)),
+        (b"rename_to", DEFAULT, Invalidated(KEY, replaces=True)),
+        (b"copy_to", DEFAULT, Invalidated(KEY, replaces=True)),
+        (b"restore", DEFAULT, Invalidated(KEY, replaces=True)),
         *((name, DEFAULT, None) for name in (b"del", b"hdel", b"expired", b"evicted", b"rename_from")),
         *((name, KINDS, Deleted(KEY)) for name in (b"del", b"expired", b"rename_from")),
         (b"evicted", KINDS, None),  # nobody removed it
-        (b"hdel", KINDS, Touch(KEY, "hset", replaces=True)),
-        (b"expire", KINDS, Touch(KEY, "expire")),
-        (b"persist", KINDS, Touch(KEY, "expire")),
+        (b"hdel", KINDS, Invalidated(KEY, "hset", replaces=True)),
+        (b"expire", KINDS, Invalidated(KEY, "expire")),
+        (b"persist", KINDS, Invalidated(KEY, "expire")),
         (b"expire", DEFAULT, None),
-        *((name, KINDS, Touch(KEY, "fields-expire")) for name in (b"hexpire", b"hpersist")),
+        *((name, KINDS, Invalidated(KEY, "fields-expire")) for name in (b"hexpire", b"hpersist")),
         *((b"xgroup-" + name, KINDS, None) for name in (b"setid", b"destroy", b"createconsumer", b"delconsumer")),
         *(
-            (b"xgroup-" + name, KINDS | {"streams-groups"}, Touch(KEY, "streams", replaces=True))
+            (b"xgroup-" + name, KINDS | {"streams-groups"}, Invalidated(KEY, "streams", replaces=True))
             for name in (b"setid", b"destroy", b"createconsumer", b"delconsumer")
         ),
-        (b"xgroup-create", KINDS, Touch(KEY, "streams")),
+        (b"xgroup-create", KINDS, Invalidated(KEY, "streams")),
         *((name, DEFAULT, None) for name in (b"hexpire", b"hpersist")),
         (b"hexpire", frozenset({"sets", "fields-expire"}), None),
-        *((name, KINDS, Touch(KEY, "set")) for name in (b"setbit", b"pfadd", b"incrby")),
-        (b"lpush", KINDS, Touch(KEY, "lists", replaces=True)),
-        (b"sortstore", KINDS, Touch(KEY, "lists", replaces=True)),
-        (b"sadd", KINDS, Touch(KEY, "sets")),
+        *((name, KINDS, Invalidated(KEY, "set")) for name in (b"setbit", b"pfadd", b"incrby")),
+        (b"lpush", KINDS, Invalidated(KEY, "lists", replaces=True)),
+        (b"sortstore", KINDS, Invalidated(KEY, "lists", replaces=True)),
+        (b"sadd", KINDS, Invalidated(KEY, "sets")),
         (b"sadd", KINDS - {"sets"}, None),
-        (b"spop", KINDS, Touch(KEY, "sets", replaces=True)),
-        (b"zincr", KINDS, Touch(KEY, "zsets")),
-        (b"xadd", KINDS, Touch(KEY, "streams")),
-        (b"xtrim", KINDS, Touch(KEY, "streams", replaces=True)),
-        (b"zrangestore", KINDS, Touch(KEY, "zsets", replaces=True)),
+        (b"spop", KINDS, Invalidated(KEY, "sets", replaces=True)),
+        (b"zincr", KINDS, Invalidated(KEY, "zsets")),
+        (b"xadd", KINDS, Invalidated(KEY, "streams")),
+        (b"xtrim", KINDS, Invalidated(KEY, "streams", replaces=True)),
+        (b"zrangestore", KINDS, Invalidated(KEY, "zsets", replaces=True)),
         (b"xadd", KINDS - {"streams"}, None),
         (b"new", KINDS, None),
         (b"", KINDS, None),
         (b"\xff", KINDS, None),
-        (b"bf.add", KINDS | {"opaque"}, Touch(KEY, "opaque")),
+        (b"bf.add", KINDS | {"opaque"}, Invalidated(KEY, "opaque")),
     ],
 )
 def test_what_an_event_stands_for(event, kinds, change):
@@ -130,7 +130,7 @@ def test_an_echo_is_not_pushed_and_what_comes_after_is():
     assert sides.waiting() == []
     assert not sides.expected.holds(KEY)
     sides.notice(b"hset")
-    assert sides.waiting() == [Touch(KEY)]
+    assert sides.waiting() == [Invalidated(KEY)]
     assert sides.outbound.counters.echoes == 3
 
 
@@ -141,7 +141,7 @@ def test_a_client_between_our_apply_and_its_echo_is_a_conflict():
     assert sides.inbound.counters.conflicts == 1
     assert sides.inbound.dirty == {KEY: False}
     sides.notice(b"set")
-    assert sides.waiting() == [Touch(KEY)]
+    assert sides.waiting() == [Invalidated(KEY)]
 
 
 def test_of_two_equal_events_one_is_ours():
@@ -150,7 +150,7 @@ def test_of_two_equal_events_one_is_ours():
     sides.apply(StringSet(KEY, b"v"))
     sides.notice(b"set")
     sides.notice(b"set")
-    assert sides.waiting() == [Touch(KEY)]
+    assert sides.waiting() == [Invalidated(KEY)]
 
 
 def test_an_echo_that_does_not_come_is_given_up_and_swallows_nothing():
@@ -168,7 +168,7 @@ def test_an_echo_that_does_not_come_is_given_up_and_swallows_nothing():
     assert (sides.waiting(), sides.inbound.fetched({KEY: None}), sides.inbound.dirty) == ([], {}, {KEY: True})
     sides.inbound.tick(101.1 + sides.inbound.echo_patience)
     sides.notice(b"set")
-    assert sides.waiting() == [Touch(KEY)]
+    assert sides.waiting() == [Invalidated(KEY)]
 
 
 def test_an_event_that_may_be_of_an_apply_without_an_answer_is_compared():
@@ -185,7 +185,7 @@ def test_an_event_that_may_be_of_an_apply_without_an_answer_is_compared():
     assert sides.waiting() == []
     sides.inbound.tick(100.1 + sides.inbound.echo_patience)
     sides.notice(b"set")
-    assert sides.waiting() == [Touch(KEY)]
+    assert sides.waiting() == [Invalidated(KEY)]
 
 
 def test_where_the_stream_is_followed_it_tells_whose_a_change_is():
@@ -210,7 +210,7 @@ def test_what_was_in_doubt_gives_way_to_what_a_client_does():
     sides.outbound.doubt(KEY)
     sides.notice(b"set")
     assert len(sides.outbound.doubtful) == 0
-    assert sides.waiting() == [Touch(KEY)]
+    assert sides.waiting() == [Invalidated(KEY)]
 
 
 def test_a_removal_and_what_follows_it():
@@ -219,7 +219,7 @@ def test_a_removal_and_what_follows_it():
     assert sides.waiting() == [Deleted(KEY)]
     sides.notice(b"del", b"ns:other")
     sides.notice(b"hset", b"ns:other")
-    assert sides.waiting() == [Touch(b"ns:other", replaces=True)]
+    assert sides.waiting() == [Invalidated(b"ns:other", replaces=True)]
 
 
 class Events:
@@ -279,7 +279,7 @@ async def test_every_subscription_is_a_new_link_and_voids_what_was_expected():
     with pytest.raises(EnoughError):
         await room.run()
     assert told == ["attached", "detached", "attached", "attached", "detached", "detached"]
-    assert sides.waiting() == [Touch(b"ns:a", replaces=True)]  # in doubt
+    assert sides.waiting() == [Invalidated(b"ns:a", replaces=True)]  # in doubt
     assert not sides.expected.holds(KEY)
     assert KEY in sides.inbound.dirty
     assert room._listener.history == "a history"

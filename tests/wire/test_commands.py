@@ -17,9 +17,9 @@ from redisrepl.changes import (
     FieldsDeleted,
     Flushed,
     HashSet,
+    Invalidated,
     StringSet,
     TimedValue,
-    Touch,
     is_replicated,
 )
 from redisrepl.local.address import parse_address
@@ -63,9 +63,9 @@ STRINGS = [
     (f"SET k v PXAT {FAR}", [StringSet(K, b"v", FAR)]),
     ("SET k v EXAT 4000000000", [StringSet(K, b"v", FAR)]),
     ("SET k v PXAT 1", [StringSet(K, b"v", 1)]),
-    ("SET k v PX 5000", [Touch(K, "set")]),
-    ("SET k v EX 5", [Touch(K, "set")]),
-    ("SET k v KEEPTTL", [Touch(K, "set")]),
+    ("SET k v PX 5000", [Invalidated(K, "set")]),
+    ("SET k v EX 5", [Invalidated(K, "set")]),
+    ("SET k v KEEPTTL", [Invalidated(K, "set")]),
     ("SET k v IFEQ old", [StringSet(K, b"v")]),
     (f"SET k v IFNE PXAT PXAT {FAR}", [StringSet(K, b"v", FAR)]),
     ("SET k v IFDEQ KEEPTTL", [StringSet(K, b"v")]),
@@ -76,23 +76,23 @@ STRINGS = [
     ("MSETNX k v", [StringSet(K, b"v")]),
     ("MSETEX 2 k v l w", [StringSet(K, b"v"), StringSet(L, b"w")]),
     (f"MSETEX 2 k v x w NX PXAT {FAR}", [StringSet(K, b"v", FAR)]),
-    ("MSETEX 1 k v KEEPTTL", [Touch(K, "set")]),
-    ("SETEX k 5 v", [Touch(K, "set")]),
-    ("PSETEX k 5 v", [Touch(K, "set")]),
-    ("APPEND k v", [Touch(K, "set")]),
-    ("SETRANGE k 1 v", [Touch(K, "set")]),
-    ("SETBIT k 1 1", [Touch(K, "set")]),
-    ("BITFIELD k SET u8 0 1", [Touch(K, "set")]),
-    ("BITOP OR k x", [Touch(K, "set", replaces=True)]),
+    ("MSETEX 1 k v KEEPTTL", [Invalidated(K, "set")]),
+    ("SETEX k 5 v", [Invalidated(K, "set")]),
+    ("PSETEX k 5 v", [Invalidated(K, "set")]),
+    ("APPEND k v", [Invalidated(K, "set")]),
+    ("SETRANGE k 1 v", [Invalidated(K, "set")]),
+    ("SETBIT k 1 1", [Invalidated(K, "set")]),
+    ("BITFIELD k SET u8 0 1", [Invalidated(K, "set")]),
+    ("BITOP OR k x", [Invalidated(K, "set", replaces=True)]),
     ("BITOP OR x k", []),
-    ("INCR k", [Touch(K, "set")]),
-    ("DECR k", [Touch(K, "set")]),
-    ("INCRBY k 2", [Touch(K, "set")]),
-    ("DECRBY k 2", [Touch(K, "set")]),
-    ("INCRBYFLOAT k 2", [Touch(K, "set")]),
-    ("INCREX k", [Touch(K, "set")]),
-    ("PFADD k a", [Touch(K, "set")]),
-    ("PFMERGE k x", [Touch(K, "set")]),
+    ("INCR k", [Invalidated(K, "set")]),
+    ("DECR k", [Invalidated(K, "set")]),
+    ("INCRBY k 2", [Invalidated(K, "set")]),
+    ("DECRBY k 2", [Invalidated(K, "set")]),
+    ("INCRBYFLOAT k 2", [Invalidated(K, "set")]),
+    ("INCREX k", [Invalidated(K, "set")]),
+    ("PFADD k a", [Invalidated(K, "set")]),
+    ("PFMERGE k x", [Invalidated(K, "set")]),
     ("PFMERGE x k", []),
 ]
 HASHES = [
@@ -106,8 +106,8 @@ HASHES = [
     ("SADD k a b", [HashSet(K, {b"a": b"", b"b": b""}, "set")]),
     ("SREM k a b", [FieldsDeleted(K, (b"a", b"b"), "set")]),
     ("SMOVE k l a", [FieldsDeleted(K, (b"a",), "set"), HashSet(L, {b"a": b""}, "set")]),
-    ("SPOP k 2", [Touch(K, "sets", replaces=True)]),
-    ("SINTERSTORE k l l", [Touch(K, "sets", replaces=True)]),
+    ("SPOP k 2", [Invalidated(K, "sets", replaces=True)]),
+    ("SINTERSTORE k l l", [Invalidated(K, "sets", replaces=True)]),
     ("ZADD k 1 a 1e3 b", [HashSet(K, {b"a": b"1", b"b": b"1000"}, "zset")]),
     ("ZADD k CH -inf a 0.1 b", [HashSet(K, {b"a": b"-inf", b"b": b"0.10000000000000001"}, "zset")]),
     ("ZADD k 0x10 a 1_0 b", [HashSet(K, {b"a": None, b"b": None}, "zset")]),
@@ -117,12 +117,12 @@ HASHES = [
     ("ZINCRBY k 1 a", [HashSet(K, {b"a": None}, "zset")]),
     ("GEOADD k NX 1 2 a 3 4 b", [HashSet(K, {b"a": None, b"b": None}, "zset")]),
     ("ZREM k a b", [FieldsDeleted(K, (b"a", b"b"), "zset")]),
-    ("ZPOPMIN k 2", [Touch(K, "zsets", replaces=True)]),
-    ("ZREMRANGEBYSCORE k 1 2", [Touch(K, "zsets", replaces=True)]),
-    ("ZUNIONSTORE k 1 l", [Touch(K, "zsets", replaces=True)]),
-    ("ZRANGESTORE k l 0 1", [Touch(K, "zsets", replaces=True)]),
-    ("GEORADIUS l 1 2 3 km STORE k", [Touch(K, "zsets", replaces=True)]),
-    ("GEORADIUSBYMEMBER x store 3 km COUNT 1 ANY STOREDIST k", [Touch(K, "zsets", replaces=True)]),
+    ("ZPOPMIN k 2", [Invalidated(K, "zsets", replaces=True)]),
+    ("ZREMRANGEBYSCORE k 1 2", [Invalidated(K, "zsets", replaces=True)]),
+    ("ZUNIONSTORE k 1 l", [Invalidated(K, "zsets", replaces=True)]),
+    ("ZRANGESTORE k l 0 1", [Invalidated(K, "zsets", replaces=True)]),
+    ("GEORADIUS l 1 2 3 km STORE k", [Invalidated(K, "zsets", replaces=True)]),
+    ("GEORADIUSBYMEMBER x store 3 km COUNT 1 ANY STOREDIST k", [Invalidated(K, "zsets", replaces=True)]),
     ("XADD k 5-1 f v g ''", [HashSet(K, {ID5: entry_value([b"f", b"v", b"g", b""])}, "stream")]),
     ("XADD k NOMKSTREAM 5-1 f v", [HashSet(K, {ID5: FV}, "stream")]),
     ("XADD k 7 f v", [HashSet(K, {ID7: FV}, "stream")]),
@@ -138,11 +138,11 @@ HASHES = [
     ("XGROUP CREATE k group 0 MKSTREAM", [HashSet(K, {LAST_ID: None}, "stream")]),
     ("XGROUP CREATE k group 0", []),
     ("XGROUP CREATE x k 0 MKSTREAM", []),
-    ("LPUSH k a b", [Touch(K, "lists", replaces=True)]),
-    ("LTRIM k 0 1", [Touch(K, "lists", replaces=True)]),
-    ("LMOVE k l LEFT RIGHT", [Touch(K, "lists", replaces=True), Touch(L, "lists", replaces=True)]),
-    ("SORT x BY y LIMIT 0 5 STORE k", [Touch(K, "lists", replaces=True)]),
-    ("SORT x BY store GET store STORE l STORE k", [Touch(K, "lists", replaces=True)]),
+    ("LPUSH k a b", [Invalidated(K, "lists", replaces=True)]),
+    ("LTRIM k 0 1", [Invalidated(K, "lists", replaces=True)]),
+    ("LMOVE k l LEFT RIGHT", [Invalidated(K, "lists", replaces=True), Invalidated(L, "lists", replaces=True)]),
+    ("SORT x BY y LIMIT 0 5 STORE k", [Invalidated(K, "lists", replaces=True)]),
+    ("SORT x BY store GET store STORE l STORE k", [Invalidated(K, "lists", replaces=True)]),
     ("HSETEX k FIELDS 1 f v", [HashSet(K, {b"f": b"v"})]),
     ("HDEL k f g", [FieldsDeleted(K, (b"f", b"g"))]),
     ("HGETDEL k FIELDS 2 f g", [FieldsDeleted(K, (b"f", b"g"))]),
@@ -158,19 +158,19 @@ GENERIC = [
     (f"PEXPIREAT k {FAR} GT", [ExpirySet(K, FAR)]),
     ("EXPIREAT k 4000000000", [ExpirySet(K, FAR)]),
     ("PERSIST k", [ExpirySet(K, None)]),
-    ("EXPIRE k 5", [Touch(K, "expire")]),
-    ("PEXPIRE k 5", [Touch(K, "expire")]),
-    ("GETEX k PX 5", [Touch(K, "expire")]),
-    ("RENAME k l", [Deleted(K), Touch(L, replaces=True)]),
-    ("RENAME x k", [Touch(K, replaces=True)]),
+    ("EXPIRE k 5", [Invalidated(K, "expire")]),
+    ("PEXPIRE k 5", [Invalidated(K, "expire")]),
+    ("GETEX k PX 5", [Invalidated(K, "expire")]),
+    ("RENAME k l", [Deleted(K), Invalidated(L, replaces=True)]),
+    ("RENAME x k", [Invalidated(K, replaces=True)]),
     ("RENAMENX k x", [Deleted(K)]),
-    ("RESTORE k 0 payload REPLACE ABSTTL", [Touch(K, replaces=True)]),
-    ("RESTORE-ASKING k 0 payload REPLACE ABSTTL", [Touch(K, replaces=True)]),
-    ("COPY x k", [Touch(K, replaces=True)]),
-    ("COPY x k REPLACE", [Touch(K, replaces=True)]),
+    ("RESTORE k 0 payload REPLACE ABSTTL", [Invalidated(K, replaces=True)]),
+    ("RESTORE-ASKING k 0 payload REPLACE ABSTTL", [Invalidated(K, replaces=True)]),
+    ("COPY x k", [Invalidated(K, replaces=True)]),
+    ("COPY x k REPLACE", [Invalidated(K, replaces=True)]),
     ("COPY k x", []),
-    ("COPY x k DB 0", [Touch(K, replaces=True)]),
-    ("COPY x k db 0 replace", [Touch(K, replaces=True)]),
+    ("COPY x k DB 0", [Invalidated(K, replaces=True)]),
+    ("COPY x k db 0 replace", [Invalidated(K, replaces=True)]),
     ("COPY x k DB 1", []),
     ("MOVE k 1", [Deleted(K)]),
     ("MOVE x 1", []),
@@ -211,10 +211,10 @@ def test_other_databases_are_left_alone(line):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("MOVE k 0", [Touch(K, replaces=True)]),
+        ("MOVE k 0", [Invalidated(K, replaces=True)]),
         ("MOVE x 0", []),
         ("MOVE k 2", []),
-        ("COPY k l DB 0", [Touch(L, replaces=True)]),
+        ("COPY k l DB 0", [Invalidated(L, replaces=True)]),
         ("COPY k l", []),
         ("FLUSHDB", []),
         ("FLUSHALL", [Flushed(emptied=True)]),
@@ -305,10 +305,10 @@ def test_a_namespace_is_a_literal_prefix(key, followed):
         "MOVE k one",
     ],
 )
-def test_a_form_that_we_do_not_know_touches_each_key_it_names(line):
+def test_a_form_that_we_do_not_know_invalidations_each_key_it_names(line):
     named = [word for word in words(line)[1:] if word in (K, L)]
 
-    assert decode(line) == [Touch(key, replaces=names_one_key(line.split()[0].encode())) for key in named]
+    assert decode(line) == [Invalidated(key, replaces=names_one_key(line.split()[0].encode())) for key in named]
 
 
 @pytest.mark.parametrize("line", ["SELECT", "SELECT one", "SWAPDB", "MULTI 1", "EXEC now", "FLUSHDB a b c"])
@@ -367,7 +367,7 @@ def test_only_the_kinds_asked_for_come_out(line, expected, kind):
     if line.startswith("COPY"):
         changes = expected  # settled when the state is read
     if kind == "del" and line.split()[0] in STORING:  # what it overwrites may be of a type that is replicated
-        changes = [Touch(change.key, "del", replaces=True) for change in expected]
+        changes = [Invalidated(change.key, "del", replaces=True) for change in expected]
 
     assert decode(line, kinds={kind}) == changes
 
@@ -410,7 +410,7 @@ def test_expiries_of_fields_outside_the_namespace_are_passed_over():
     "line", ["HPEXPIREAT k 5 f", "HPEXPIREAT k 5 FIELDS many f", "HSETEX k PXAT soon FIELDS 1 f v"]
 )
 def test_expiries_of_fields_in_a_form_that_we_do_not_know(line):
-    assert decode(line) == [Touch(K, replaces=True)]
+    assert decode(line) == [Invalidated(K, replaces=True)]
 
 
 @pytest.mark.parametrize(
@@ -466,7 +466,7 @@ SAID = [
     ("SET k v", [StringSet(K, b"v")]),
     ("SET k w XX GET", [StringSet(K, b"w")]),
     ("SET k v EX 1000", [StringSet(K, b"v", 1_000_000)]),
-    ("SET k v KEEPTTL", [Touch(K, "set")]),
+    ("SET k v KEEPTTL", [Invalidated(K, "set")]),
     (f"SET k v PXAT {FAR}", [StringSet(K, b"v", FAR)]),
     ("SETEX k 1000 v", [StringSet(K, b"v", 1_000_000)]),
     ("PSETEX k 1000000 v", [StringSet(K, b"v", 1_000_000)]),
@@ -478,19 +478,19 @@ SAID = [
     ("SETNX k v", [StringSet(K, b"v")]),
     ("MSET k 1 l 2 x 3", [StringSet(K, b"1"), StringSet(L, b"2")]),
     ("MSETNX k 1 l 2", []),
-    ("INCR k", [Touch(K, "set")]),
-    ("DECRBY k 5", [Touch(K, "set")]),
-    ("INCRBYFLOAT k 0.5", [Touch(K, "set")]),
-    ("APPEND l z", [Touch(L, "set")]),
-    ("SETRANGE l 3 z", [Touch(L, "set")]),
-    ("SETBIT l 3 0", [Touch(L, "set")]),
+    ("INCR k", [Invalidated(K, "set")]),
+    ("DECRBY k 5", [Invalidated(K, "set")]),
+    ("INCRBYFLOAT k 0.5", [Invalidated(K, "set")]),
+    ("APPEND l z", [Invalidated(L, "set")]),
+    ("SETRANGE l 3 z", [Invalidated(L, "set")]),
+    ("SETBIT l 3 0", [Invalidated(L, "set")]),
     ("SETBIT l 3 0", []),
-    ("BITFIELD l SET u8 0 65", [Touch(L, "set")]),
-    ("BITOP NOT k l", [Touch(K, "set", replaces=True)]),
+    ("BITFIELD l SET u8 0 65", [Invalidated(L, "set")]),
+    ("BITOP NOT k l", [Invalidated(K, "set", replaces=True)]),
     ("DEL k l", [Deleted(K), Deleted(L)]),
     ("DEL k l", []),
-    ("PFADD k a", [Touch(K, "set")]),
-    ("PFCOUNT k", [Touch(K, "set")]),
+    ("PFADD k a", [Invalidated(K, "set")]),
+    ("PFCOUNT k", [Invalidated(K, "set")]),
     ("UNLINK k", [Deleted(K)]),
     ("HSET k f 1 g 2", [HashSet(K, {b"f": b"1", b"g": b"2"})]),
     ("HSET k f 1", [HashSet(K, {b"f": b"1"})]),
@@ -507,9 +507,9 @@ SAID = [
     ("EXPIREAT k 4100000000", [ExpirySet(K, 4_100_000_000_000)]),
     ("PEXPIREAT k 5 GT", []),
     ("PERSIST k", [ExpirySet(K, None)]),
-    ("RENAME k l", [Deleted(K), Touch(L, replaces=True)]),
-    ("RENAMENX l k", [Deleted(L), Touch(K, replaces=True)]),
-    ("COPY k l", [Touch(L, replaces=True)]),
+    ("RENAME k l", [Deleted(K), Invalidated(L, replaces=True)]),
+    ("RENAMENX l k", [Deleted(L), Invalidated(K, replaces=True)]),
+    ("COPY k l", [Invalidated(L, replaces=True)]),
     ("COPY k k DB 1", []),
     ("MOVE l 2", [Deleted(L)]),
     ("EXPIRE k -1", [Deleted(K)]),
@@ -518,7 +518,7 @@ SAID = [
         [StringSet(K, b"a"), HashSet(L, {b"f": b"b"})],
     ),
     ("EVAL redis.call('select','5');redis.call('set',KEYS[1],'a') 1 k", []),
-    ("LPUSH site1:list a", [Touch(b"site1:list", "lists", replaces=True)]),
+    ("LPUSH site1:list a", [Invalidated(b"site1:list", "lists", replaces=True)]),
     ("SADD site1:set a b", [HashSet(b"site1:set", {b"a": b"", b"b": b""}, "set")]),
     ("SPOP site1:set 5", [Deleted(b"site1:set")]),
     ("ZADD site1:z 0.1 a", [HashSet(b"site1:z", {b"a": b"0.10000000000000001"}, "zset")]),
@@ -590,8 +590,8 @@ def say(server):
 def test_all_that_an_unknown_command_names_is_read_where_types_of_modules_are_replicated():
     decode = ChangeDecoder(lambda key: key.startswith(b"ns:"), KINDS | {"opaque"})
     assert decode.decode([b"BF.ADD", b"ns:filter", b"ns:item", b"other"]) == [
-        Touch(b"ns:filter", "opaque"),
-        Touch(b"ns:item", "opaque"),
+        Invalidated(b"ns:filter", "opaque"),
+        Invalidated(b"ns:item", "opaque"),
     ]
     assert not decode.unreplicated
     assert decode.decode([b"BF.ADD", b"other", b"item"]) == ()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from redisrepl.changes import KINDS, FieldsDeleted, HashSet, HashState, StringSet, Touch, carries_groups, types_of
+from redisrepl.changes import KINDS, FieldsDeleted, HashSet, HashState, Invalidated, StringSet, carries_groups, types_of
 from redisrepl.local.apply import site_commands
 from redisrepl.wire.batches import MOVED, UNCHANGED, push_script
 from redisrepl.wire.collections import extra_types
@@ -159,8 +159,8 @@ def test_what_is_no_element_of_a_group(name, told):
         ("XGROUP SETID k g 9-3 ENTRIESREAD 5", [put({PLACE: b"9-3"})]),
         ("XGROUP SETID k g $", [put({PLACE: None})]),
         ("XGROUP CREATECONSUMER k g c", []),
-        ("XGROUP DELCONSUMER k g c", [Touch(K, "streams", replaces=True)]),
-        ("XGROUP DESTROY k g", [Touch(K, "streams", replaces=True)]),
+        ("XGROUP DELCONSUMER k g c", [Invalidated(K, "streams", replaces=True)]),
+        ("XGROUP DESTROY k g", [Invalidated(K, "streams", replaces=True)]),
         (
             "XCLAIM k g c 0 1-0 TIME 1700000000000 RETRYCOUNT 2 FORCE JUSTID LASTID 5-0",
             [put({ONE: delivery(b"c", 2, T)})],
@@ -175,8 +175,8 @@ def test_what_is_no_element_of_a_group(name, told):
             "XACKDEL k g KEEPREF IDS 2 1-0 2-0",
             [put(dict.fromkeys([entry_name(b"1-0"), entry_name(b"2-0"), ONE, TWO]))],
         ),
-        ("XGROUP CREATE k g no", [Touch(K)]),
-        ("XCLAIM k g c 0 no", [Touch(K, replaces=True)]),
+        ("XGROUP CREATE k g no", [Invalidated(K)]),
+        ("XCLAIM k g c 0 no", [Invalidated(K, replaces=True)]),
         ("XACK other g 1-0", []),
         ("XGROUP CREATE other g 0", []),
     ],
@@ -244,7 +244,7 @@ def test_without_scripts_groups_are_left_out():
             FieldsDeleted(K, (entry_name(b"3-0"), ONE), "stream"),
             [FieldsDeleted(K, (entry_name(b"3-0"),), "stream"), FieldsDeleted(K, (ONE,), "stream")],
         ),
-        (FieldsDeleted(K, (PLACE, ONE), "stream"), [Touch(K, "streams", replaces=True)]),
+        (FieldsDeleted(K, (PLACE, ONE), "stream"), [Invalidated(K, "streams", replaces=True)]),
     ],
 )
 def test_what_the_site_shows_once_elements_were_removed(change, shown):

@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from redisrepl.changes import Deleted, HashSet, Position, StringSet, Touch
+from redisrepl.changes import Deleted, HashSet, Invalidated, Position, StringSet
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.psync import ReplicaProtocol, encode_command
 from redisrepl.wire.unwanted import Unwanted
@@ -50,21 +50,27 @@ def changes(*commands, chunk=50_000):
         ([b"SET", b"other", HUGE], []),
         ([b"SET", b"other", BIG], []),
         ([b"SET", b"ns:a", BIG], [StringSet(b"ns:a", BIG)]),
-        ([b"SET", b"ns:a", HUGE], [Touch(b"ns:a", replaces=True)]),
-        ([b"SET", b"ns:a", HUGE, b"PXAT", b"1"], [Touch(b"ns:a", replaces=True)]),
-        ([b"HSET", b"ns:h", b"f", BIG, b"g", HUGE], [Touch(b"ns:h", replaces=True)]),
-        ([b"MSET", b"o", BIG, b"ns:a", b"1", b"ns:b", HUGE], [StringSet(b"ns:a", b"1"), Touch(b"ns:b", replaces=True)]),
+        ([b"SET", b"ns:a", HUGE], [Invalidated(b"ns:a", replaces=True)]),
+        ([b"SET", b"ns:a", HUGE, b"PXAT", b"1"], [Invalidated(b"ns:a", replaces=True)]),
+        ([b"HSET", b"ns:h", b"f", BIG, b"g", HUGE], [Invalidated(b"ns:h", replaces=True)]),
+        (
+            [b"MSET", b"o", BIG, b"ns:a", b"1", b"ns:b", HUGE],
+            [StringSet(b"ns:a", b"1"), Invalidated(b"ns:b", replaces=True)],
+        ),
         ([b"MSET", b"ns:a", BIG, b"o", HUGE], [StringSet(b"ns:a", BIG)]),
         ([b"MSET", b"o", HUGE, b"p", HUGE], []),
         ([b"mset", HUGE, b"v", b"ns:a", b"1"], [StringSet(b"ns:a", b"1")]),
-        ([b"MSETEX", b"2", b"ns:a", HUGE, b"ns:b", b"1"], [Touch(key, replaces=True) for key in (b"ns:a", b"ns:b")]),
-        ([b"MSETEX", b"2", b"o", HUGE, b"ns:a", b"1", b"PXAT", b"5"], [Touch(b"ns:a", replaces=True)]),
+        (
+            [b"MSETEX", b"2", b"ns:a", HUGE, b"ns:b", b"1"],
+            [Invalidated(key, replaces=True) for key in (b"ns:a", b"ns:b")],
+        ),
+        ([b"MSETEX", b"2", b"o", HUGE, b"ns:a", b"1", b"PXAT", b"5"], [Invalidated(b"ns:a", replaces=True)]),
         ([b"msetex", b"1", b"o", HUGE], []),
-        ([b"SMOVE", b"ns:a", b"ns:b", HUGE], [Touch(key, replaces=True) for key in (b"ns:a", b"ns:b")]),
-        ([b"SMOVE", b"ns:a", b"o", HUGE], [Touch(b"ns:a", replaces=True)]),
+        ([b"SMOVE", b"ns:a", b"ns:b", HUGE], [Invalidated(key, replaces=True) for key in (b"ns:a", b"ns:b")]),
+        ([b"SMOVE", b"ns:a", b"o", HUGE], [Invalidated(b"ns:a", replaces=True)]),
         ([b"DEL", HUGE, b"ns:a"], [Deleted(b"ns:a")]),
         ([b"RENAME", b"ns:a", HUGE], [Deleted(b"ns:a")]),
-        ([b"RENAME", HUGE, b"ns:a"], [Touch(b"ns:a", replaces=True)]),
+        ([b"RENAME", HUGE, b"ns:a"], [Invalidated(b"ns:a", replaces=True)]),
         ([b"SET", b"ns:" + HUGE, b"v"], []),
         ([b"PUBLISH", b"channel", HUGE], []),
         ([b"UNKNOWN", HUGE, b"x"], []),
@@ -72,8 +78,8 @@ def changes(*commands, chunk=50_000):
         ([b"HSET", b"other", *MANY], []),
         ([b"HSET", HUGE, *MANY], []),
         ([b"HSET", b"ns:h", *SOME], [HashSet(b"ns:h", dict(zip(SOME[::2], SOME[1::2], strict=True)))]),
-        ([b"HSET", b"ns:h", *MANY], [Touch(b"ns:h", replaces=True)]),
-        ([b"HSET", b"ns:h", *MANY, b"f", HUGE], [Touch(b"ns:h", replaces=True)]),
+        ([b"HSET", b"ns:h", *MANY], [Invalidated(b"ns:h", replaces=True)]),
+        ([b"HSET", b"ns:h", *MANY, b"f", HUGE], [Invalidated(b"ns:h", replaces=True)]),
         ([b"RPUSH", b"other", *MANY, BIG], []),
         ([b"MSET", *MANY, b"ns:a", b"1"], [StringSet(b"ns:a", b"1")]),
         (
@@ -98,7 +104,7 @@ def test_what_is_too_much_together_is_read_again(chunk):
 
     assert [change.key for change in sorted(found, key=lambda change: change.key)] == keys
     assert sum(isinstance(change, StringSet) for change in found) < 1100
-    assert all(change in {StringSet(change.key, MANY[0]), Touch(change.key, replaces=True)} for change in found)
+    assert all(change in {StringSet(change.key, MANY[0]), Invalidated(change.key, replaces=True)} for change in found)
 
 
 @pytest.mark.parametrize(

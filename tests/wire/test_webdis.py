@@ -17,9 +17,9 @@ from redisrepl.changes import (
     FieldsDeleted,
     HashSet,
     HashState,
+    Invalidated,
     StringSet,
     StringState,
-    Touch,
 )
 from redisrepl.errors import OutcomeUnknownError, ProtocolError, denies_key
 from redisrepl.wire.batches import UNCHANGED, parse_batch_reply
@@ -238,8 +238,8 @@ def test_large_values_arrive(hub):
         (FieldsDeleted(b"k", ()), []),
         (ExpirySet(b"k", FAR), [[b"PEXPIREAT", b"k", b"%d" % FAR]]),
         (ExpirySet(b"k", None), [[b"PERSIST", b"k"]]),
-        (Touch(b"k"), []),
-        (Touch(b"k", replaces=True), []),
+        (Invalidated(b"k"), []),
+        (Invalidated(b"k", replaces=True), []),
     ],
 )
 def test_a_change_in_commands(change, commands):
