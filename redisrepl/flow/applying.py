@@ -158,12 +158,13 @@ class Applying:
         if not (self._spacing.may_leave(inbound.in_progress) or inbound.compares):
             return None
         if fed := inbound.take_fed(self._max_keys):
-            self._spacing.left()
-            return self._apply_fed(fed)
-        if (most := self._tries.most) and (taken := inbound.take(most)):
-            self._spacing.left()
-            return self._fetch(taken)
-        return None
+            move = self._apply_fed(fed)
+        elif (most := self._tries.most) and (taken := inbound.take(most)):
+            move = self._fetch(taken)
+        else:
+            return None
+        self._spacing.left()
+        return move
 
     async def _apply_fed(self, fed: Mapping[bytes, Sequence[Change]]) -> None:
         await self._at_the_site(list(fed), FedJob(fed, None if self.inbound.echo_patience is None else self._site))

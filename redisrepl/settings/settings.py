@@ -226,7 +226,7 @@ class Settings(Declared):
     flights: int = Field(64, ge=1, le=1000, description="requests to the hub side by side, at most")
     max_push_rate: float = Field(0.0, ge=0, description="changes pushed in a second, at most; 0: no limit")
     linger: int = Field(
-        0, ge=0, le=1000, description="milliseconds between small requests, so that writes share them; 0: none waits"
+        0, ge=0, le=1000, description="milliseconds that a write may wait for others, to share their requests; 0: none"
     )
 
     # Times, in seconds.
