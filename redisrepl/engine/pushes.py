@@ -179,17 +179,24 @@ class RecentChanges:
         Returns:
             They; and whether these are all.
         """
-        taken: list[Change | int] = []
-        for recent in self._recent:
-            if isinstance(recent, Change | int):
+        taken: list[Change | int] = []  # the last ones first: of a busy site most are older than those
+        room = RING
+        for recent in reversed(self._recent):
+            if isinstance(recent, int):
                 taken.append(recent)
+            elif isinstance(recent, Change):
+                taken.append(recent)
+                room -= 1
             else:
-                taken += [StringSet(key, value) for _, key, value in recent]
+                taken += [StringSet(key, value) for _, key, value in reversed(recent[-room:])]
+                room -= min(room, len(recent))
+            if not room:
+                break
+        whole = self._count <= RING - room
         self._recent.clear()
-        changes = [at for at, one in enumerate(taken) if not isinstance(one, int)]
-        whole = self._count <= min(len(changes), RING)
         self._count = self._reached_at = 0
-        return taken[changes[-RING] :] if len(changes) > RING else taken, whole
+        taken.reverse()
+        return taken, whole
 
 
 def with_values(change: Invalidated, state: State, kinds: frozenset[str]) -> list[Change]:
