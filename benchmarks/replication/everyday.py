@@ -100,7 +100,7 @@ def everyday(bench: Bench) -> Outcome:
             goals.append(Goal(f"{way} of one write at {rate:,}/s", "CPU us, at most that of the others", shown, met))
     return Outcome(
         goals=[*goals, at_most("resident memory, idle", _IDLE_MEMORY, "MB", memory)],
-        tables=[Table("Microseconds of processor for a lone write, -rc", ["who", "way", "writes/s", "us"], rows)],
+        tables=[Table("Microseconds of processor for a lone write", ["who", "way", "writes/s", "us"], rows)],
     )
 
 
