@@ -20,7 +20,7 @@ demo: ## two sites and a hub on this machine, writes on every side (20 s; more t
 test: ## every test, against real servers; PYTEST_ARGS='-k demo -x' for some
 	@scripts/install-packages test
 	@scripts/venv
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 chaos: ## faults at random while all sides write, for SECONDS=600; SEED=n plays a failing run again; SITES=events, groups or large
 	@scripts/install-packages test
