@@ -352,6 +352,8 @@ class Pending:
                 change = None if change is None else remaining(change, newer)
             if (held := self._held.pop(key, None)) is not None:
                 later = self._release(key, held)
+                if change is None:  # what is left was read later, and nothing before it is missing
+                    mark = parts_of(key, held)[1]
                 change = later if change is None else merge(change, later)
             if change is not None:
                 self._marks[mark].outstanding += 1

@@ -8,7 +8,7 @@ from copy import deepcopy
 from functools import reduce
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from redisrepl.changes import (
@@ -589,6 +589,9 @@ OPERATIONS = st.lists(
 
 
 @given(OPERATIONS, st.sampled_from([300, 1 << 20]))
+@example([("add", 2, "set"), ("read", 1), ("take", 1), ("forget", 2), ("add", 2, "set"), ("put back", 0)], 300).via(
+    "what was out of date kept the place of what came after it"
+)
 @settings(max_examples=120, deadline=None)
 def test_acknowledged_is_exactly_what_a_naive_account_says(operations, max_bytes):
     """Every change by itself, with the offset at the end of its stretch: never past one that is not there."""
