@@ -144,7 +144,8 @@ def condition_for(
     known = ancestor or NOTHING_AGREED
     first = changes[0]
     if isinstance(first, StringSet | SequenceSet):
-        same = digest_of(first.key, state_of(changes)) == known.digest
+        # At first contact nothing is agreed on, and millions of keys need no digest to be told apart from that.
+        same = known.digest is not None and digest_of(first.key, state_of(changes)) == known.digest
         if isinstance(first, StringSet):
             same = same and ("expire" not in kinds or first.expires_at_ms == known.expires_at_ms)
         if same and not known.intents and expected is None:

@@ -18,6 +18,7 @@ from redisrepl.changes import (
     SequenceState,
     StringSet,
 )
+from redisrepl.engine import conditional
 from redisrepl.engine.ancestor import Agreed, note_changes, note_state
 from redisrepl.engine.conditional import Condition, condition_for, condition_of_state
 from redisrepl.engine.plans import Policy, plan_for
@@ -40,6 +41,14 @@ def of_state(state, ancestor=None, expected=None, kinds=KINDS, **known):
 
 
 SET_A, SET_B, GONE, LIST = StringSet(KEY, b"a"), StringSet(KEY, b"b"), Deleted(KEY), SequenceSet(KEY, (b"x",))
+
+
+def test_at_first_contact_no_value_is_digested(monkeypatch):
+    """It was a sixth of what each of millions of keys takes; a value may be of 500 MB."""
+    monkeypatch.setattr(conditional, "digest_of", None)
+
+    for change in (SET_A, LIST):
+        assert condition_for((change,), None, None, KINDS) == Condition((change,), (None,))
 
 
 @pytest.mark.parametrize(
