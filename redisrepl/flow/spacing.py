@@ -1,7 +1,7 @@
 """Small requests at most so often: what comes in between shares the next one.
 
-In: how much is ready. Out: whether it may leave now. Left to others: what leaves (`flow.applying`), pushes, which know
-more of what is on its way (`flow.pacing`).
+In: how much is ready. Out: whether it may leave now. Left to others: what leaves (`flow.applying`), the site's side
+(`local.linger`).
 """
 
 from __future__ import annotations
