@@ -91,9 +91,9 @@ def everyday(bench: Bench) -> Outcome:
         for name in running
     ]
     goals = []
+    names = [contender.name for contender in bench.contenders]
     for way in _WAYS:
         for rate in bench.everyday:
-            names = [contender.name for contender in bench.contenders]
             shown = {name: str(Samples(measured[way, rate, name])) for name in names}
             medians = [Samples(measured[way, rate, name]).median for name in names]
             met = medians[0] <= min(medians[1:]) if len(medians) > 1 else None

@@ -64,8 +64,7 @@ def condition_of_state(
         kinds: which of `changes.KINDS` are replicated.
     """
     known = ancestor or NOTHING_AGREED
-    digest = digest_of(key, state)
-    unchanged = digest == known.digest and not known.intents and not known.element_intents
+    unchanged = _is_as_agreed(key, state, known) and not known.intents and not known.element_intents
     whole = expected if isinstance(expected, tuple) else (known.digest, *known.intents)
     match state:
         case None if "del" in kinds and not (unchanged and expected is None):
@@ -90,6 +89,14 @@ def condition_of_state(
             return _condition_of_elements(key, state, known, expected or {}, kinds)
         case _:
             return None
+
+
+def _is_as_agreed(key: bytes, state: State, known: Agreed) -> bool:
+    """Whether it is what was agreed on.
+
+    At first contact that is nothing, and millions of keys need no digest to be told apart from it.
+    """
+    return state is None if known.digest is None else digest_of(key, state) == known.digest
 
 
 def _was_no_collection(known: Agreed) -> bool:
@@ -144,8 +151,7 @@ def condition_for(
     known = ancestor or NOTHING_AGREED
     first = changes[0]
     if isinstance(first, StringSet | SequenceSet):
-        # At first contact nothing is agreed on, and millions of keys need no digest to be told apart from that.
-        same = known.digest is not None and digest_of(first.key, state_of(changes)) == known.digest
+        same = _is_as_agreed(first.key, state_of(changes), known)
         if isinstance(first, StringSet):
             same = same and ("expire" not in kinds or first.expires_at_ms == known.expires_at_ms)
         if same and not known.intents and expected is None:

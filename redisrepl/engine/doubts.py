@@ -145,14 +145,12 @@ class Doubts:
             return None
         if state is None and "del" not in self._kinds and ancestor is not None and self._pulling is not None:
             self._pulling.suspect((key,))  # removals are not replicated: what the site lacks is copied back
-        if key not in self._expected and self._must_be_compared(key, state, ancestor):
+        if ancestor is not None and key not in self._expected and self._must_be_compared(key, state, ancestor):
             return None
         return condition_of_state(key, state, ancestor, self._expected.get(key), self._kinds)
 
-    def _must_be_compared(self, key: bytes, state: State, ancestor: Agreed | None) -> bool:
+    def _must_be_compared(self, key: bytes, state: State, ancestor: Agreed) -> bool:
         """Whether the site may have gone back on this key, or may have it from the hub; then it is compared."""
-        if ancestor is None:
-            return False
         if not (ancestor.applied or ancestor.element_applied or self._went_back(key, state, ancestor)):
             return False
         if self._pulling is not None:

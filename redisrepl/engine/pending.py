@@ -353,8 +353,9 @@ class Pending:
             if (held := self._held.pop(key, None)) is not None:
                 later = self._release(key, held)
                 if change is None:  # what is left was read later, and nothing before it is missing
-                    mark = parts_of(key, held)[1]
-                change = later if change is None else merge(change, later)
+                    change, mark = later, parts_of(key, held)[1]
+                else:
+                    change = merge(change, later)
             if change is not None:
                 self._marks[mark].outstanding += 1
                 self._ready[key] = self._entry(change, mark, size_of(change))

@@ -133,7 +133,7 @@ class Saving:
         self._untold: tuple[int, list[bytes]] = 0, []  # keys of changes without a value; in which epoch of the site
         self._news = asyncio.Event()
         self._news.set()
-        self._written: Mapping[str, Any] = store.saved
+        self._saved: Mapping[str, Any] = store.saved
         self._kept: dict[str, object] = {name: store.saved.get(name) for name in ("replid", "offset", "database")}
 
     def failed(self, trouble: str | None) -> None:
@@ -204,22 +204,21 @@ class Saving:
 
     def save(self) -> None:
         """Save what there is."""
-        self._write(self._document())
+        self._save(self._document())
+        self._store.flush()
 
     def save_news(self) -> bool:
         """Save, unless nothing has happened: a disk that wears has its rest then. Returns whether anything had."""
         document = self._document()
-        news = _without_pings(document) != _without_pings(self._written)
+        news = _without_pings(document) != _without_pings(self._saved)
         if news:
-            self._write(document)
-        else:
-            self._store.flush()
+            self._save(document)
+        self._store.flush()
         return news
 
-    def _write(self, document: Mapping[str, Any]) -> None:
-        self._written = document
+    def _save(self, document: Mapping[str, Any]) -> None:
+        self._saved = document
         self._store.save(document)
-        self._store.flush()
 
     def _document(self) -> dict[str, Any]:
         """What the next process needs."""

@@ -183,15 +183,12 @@ class Store:
                 self._record(reading.held_by(number, held_by))
             self._record(reading.agreed(number, facts.encoded()))
 
-    def save(self, document: Mapping[str, object]) -> bool:
+    def save(self, document: Mapping[str, object]) -> None:
         """Save the state from which the next process continues. It is written after everything recorded before it.
 
         Args:
             document: values that JSON can hold, by name; the caller must not change them afterwards. Only values that
                 differ from the last ones are written, in one record.
-
-        Returns:
-            Whether any differed.
         """
         before = self._document
         news = {name: value for name, value in document.items() if name not in before or before[name] != value}
@@ -199,7 +196,6 @@ class Store:
         if news:
             self._document = before | news
             self._record(reading.patch(news))
-        return bool(news)
 
     def _record(self, data: bytes) -> None:
         self._buffer.append(data)

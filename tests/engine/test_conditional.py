@@ -49,6 +49,7 @@ def test_at_first_contact_no_value_is_digested(monkeypatch):
 
     for change in (SET_A, LIST):
         assert condition_for((change,), None, None, KINDS) == Condition((change,), (None,))
+    assert of_state(A) == Condition((SET_A,), (None,))
 
 
 @pytest.mark.parametrize(

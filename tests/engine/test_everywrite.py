@@ -97,7 +97,7 @@ def test_what_did_not_arrive_is_sent_again_in_order():
     assert takes(waiting) == [value(1), value(2), value(3)]
 
 
-def test_above_the_ceiling_one_invalidate_stands_for_what_follows_and_that_is_told_once():
+def test_above_the_ceiling_one_invalidation_stands_for_what_follows_and_that_is_told_once():
     with capture_logs() as logs:
         waiting = holding(*(value(number) for number in range(100)), max_bytes=10_000)
         for number in range(100):

@@ -450,7 +450,7 @@ def test_a_field_that_is_gone_is_not_forgotten_above_the_ceiling(change):
         (TRIM, REPLACE),
     ],
 )
-def test_a_invalidate_covers_all_but_what_reading_does_not_tell(change, taken):
+def test_an_invalidation_covers_all_but_what_reading_does_not_tell(change, taken):
     assert takes(holding(TOUCH, change)) == [taken]
 
 
@@ -510,7 +510,7 @@ def test_what_waits_takes_no_more_memory_than_is_counted(size):
     assert taken <= size + OVERHEAD
 
 
-def test_a_invalidate_takes_little_more_than_its_key():
+def test_an_invalidation_takes_little_more_than_its_key():
     waiting, taken = filled(0)
 
     assert waiting.bytes == 0

@@ -305,7 +305,7 @@ def test_a_namespace_is_a_literal_prefix(key, followed):
         "MOVE k one",
     ],
 )
-def test_a_form_that_we_do_not_know_invalidations_each_key_it_names(line):
+def test_a_form_that_we_do_not_know_invalidates_each_key_it_names(line):
     named = [word for word in words(line)[1:] if word in (K, L)]
 
     assert decode(line) == [Invalidated(key, replaces=names_one_key(line.split()[0].encode())) for key in named]
