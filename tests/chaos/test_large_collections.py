@@ -160,13 +160,15 @@ def play(certificates, seed):
 
         def equal():
             at_site, at_hub = content(site.client(), type_), content(hub.redis, type_)
-            assert at_site == at_hub, f"{len(at_site.items() ^ at_hub.items())} differ of {len(at_site)}"
+            differing = len(at_site.items() ^ at_hub.items())
+            assert not differing, f"{differing} differ of {len(at_site)}"
             return [at_site]
 
         wanted = owners[0].held | owners[1].held
         try:
             held = eventually(equal, PATIENCE, "the copies are equal")[0]
-            assert held == wanted, f"{len(held.items() ^ wanted.items())} elements are not as clients left them"
+            wrong = len(held.items() ^ wanted.items())
+            assert not wrong, f"{wrong} elements are not as clients left them"
         except AssertionError:
             keep(daemon, Path(state), content(site.client(), type_), wanted)
             raise

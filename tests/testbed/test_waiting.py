@@ -1,6 +1,9 @@
 """`eventually` and its coroutine twin."""
 
 import asyncio
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -55,3 +58,12 @@ async def test_a_predicate_may_be_a_coroutine_function():
 async def test_a_coroutine_says_what_it_waited_for():
     with pytest.raises(AssertionError, match="peace"):
         await eventually_async(lambda: False, timeout=0.01, description="peace")
+
+
+def test_a_comparison_of_large_collections_is_explained_in_a_few_lines_whatever_the_environment_says(tmp_path):
+    test = tmp_path / "test_it.py"
+    test.write_text("def test_it():\n    assert {n: n for n in range(300)} == {n: n + 1 for n in range(300)}\n")
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c", os.devnull, str(test)]
+    run = subprocess.run(command, env=os.environ | {"CI": "1"}, capture_output=True, text=True, check=False)
+    assert run.returncode == 1, run.stdout[:2000]
+    assert len(run.stdout.splitlines()) < 50
