@@ -69,6 +69,10 @@ class Replicator:
         if self._process.poll() is not None:
             raise RuntimeError(f"{self.name} ended ({self._process.returncode}); it said: {self.tail()}")
 
+    def has_compared(self) -> bool:
+        """Whether redisrepl said that the comparison of its start is done."""
+        return b"sweep.finished" in self.log.read_bytes()
+
     def tail(self) -> str:
         return " / ".join(self.log.read_text(errors="replace").splitlines()[-5:])
 
@@ -146,7 +150,10 @@ class Scene(contextlib.ExitStack):
         return site, replicator
 
     def wait_until_ready(self, site: RedisServer, replicator: Replicator, *, rc: bool) -> None:
-        """Until a write crosses each way; what is written before a program listens may be lost to it."""
+        """Until a write crosses each way; what is written before a program listens may be lost to it.
+
+        Redisrepl compares both sides first, which takes round trips, and more work for each key that comes meanwhile.
+        """
         ways = [(site.client(), self.hub.redis, b"there")] + [(self.hub.redis, site.client(), b"back")] * rc
         for source, target, name in ways:
             key = NAMESPACE.encode() + b"ready-%d-" % site.port + name
@@ -157,6 +164,8 @@ class Scene(contextlib.ExitStack):
                     raise RuntimeError(f"{replicator.name} lets no write cross; it said: {replicator.tail()}")
                 source.set(key, str(time.monotonic()))
                 _wait_for(target, key, 0.5 + (self.round_trip or 0.0))
+        if rc and replicator.name.startswith(Contender.ours().name):
+            eventually(replicator.has_compared, _PATIENCE, "a finished comparison")
 
     def distant(self, port: int) -> int:
         """The port that leads there by way of the proxy, if there is a distance."""
