@@ -423,7 +423,7 @@ class Parts:
         """The site is not followed any more."""
         self._followed.lost()
         if self.core.continuity.site.judged:
-            self.core.saw(self.store.number)  # of what the next link tells, nobody knows yet whose history it is
+            self.core.record.saw(self.store.number)  # of what the next link tells, nobody knows yet whose history it is
             self.judging.known.seen = self.stream.seen or self.judging.known.seen
         self.core.site_lost(self.store.number)
         self.reach.moved()

@@ -24,11 +24,11 @@ from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losers import ConflictLoss, Losers
 from redisrepl.engine.losses import NO_FINDINGS, Findings, Losses
 from redisrepl.engine.outbound import Outbound
-from redisrepl.engine.pending import told_of
 from redisrepl.engine.places import MOST_PLACES
 from redisrepl.engine.plans import Plan, Policy, circumstances, plan_for
 from redisrepl.engine.pushes import OutboundOptions
 from redisrepl.engine.reconcile import Circumstances
+from redisrepl.engine.record import StreamRecord
 from redisrepl.engine.refusals import Refusals
 from redisrepl.engine.seen import Ring
 from redisrepl.engine.streamedkeys import StreamedKeys
@@ -93,7 +93,7 @@ class Core:
         losses: what a site that went back may have lost.
         hub_losses: what a hub that went back may have lost.
         losers: names what loses a conflict.
-        sees: the ring has all that the stream told; one that was loaded may lack the last of it.
+        record: of what the site's stream told.
     """
 
     def __init__(  # noqa: PLR0913 - what a core is made of
@@ -115,12 +115,9 @@ class Core:
     ) -> None:
         self.options = options = options or CoreOptions()
         self.continuity = continuity or Continuity()
-        self.ring = Ring() if ring is None else ring  # one without changes may know the number
         self.losses = losses or Losses()
         self.hub_losses = hub_losses or Losses("hub")
         self.losses.streamed_keys = streamed_keys or self.losses.streamed_keys
-        self.sees = False
-        self._applies: dict[int, float] = {}  # by number, before which offset the stream shows them
         self.policy = Policy(kinds, options.winner, options.off_by)
         self.expected_local = ExpectedEvents(options.expectations)
         self.expected_remote = ExpectedEvents(options.expectations)
@@ -166,6 +163,8 @@ class Core:
             ),
             self.losses.renewed,
         )
+        ring = Ring() if ring is None else ring  # one without changes may know the number
+        self.record = StreamRecord(ring, self.outbound, self.continuity)
         for name, refusals in self._refusals():
             refusals.load(refused.get(name) if isinstance(refused, Mapping) else None)
 
@@ -178,7 +177,7 @@ class Core:
         return (site.followed and site.judged) or site.untouched
 
     def _site_went_back(self, key: bytes, state: State, ancestor: Agreed) -> bool:
-        return self.losses.may_be_older(key, state, ancestor, self.ring, self.continuity.site.proved)
+        return self.losses.may_be_older(key, state, ancestor, self.record.ring, self.continuity.site.proved)
 
     def _hub_went_back(self, key: bytes, state: State, ancestor: Agreed) -> bool:
         return self.hub_losses.may_be_older(key, state, ancestor, _NOT_SEEN, self.continuity.hub.proved)
@@ -193,8 +192,9 @@ class Core:
         streamed_keys = self.outbound.take_streamed_keys()
         self.losses.renewed.lost(number, self.outbound.pending.places(number, MOST_PLACES))
         if self.continuity.site.judged:  # otherwise it may have been another server's
-            self._see(self.ring.number)
-            self.losses.streamed_keys, self.losses.waiting = streamed_keys, self.outbound.places(self.ring.number)
+            self.record.ends()
+            self.losses.streamed_keys = streamed_keys
+            self.losses.waiting = self.outbound.places(self.record.ring.number)
         else:
             self.losses.streamed_keys.told_since(streamed_keys)
         self.continuity.happened("site", Event.DETACHED)
@@ -241,21 +241,21 @@ class Core:
         anew = side == "site" and (event is not Event.RESUMED or self.continuity.site.missed)
         losses, before = (self.losses if side == "site" else self.hub_losses), self.continuity.of(side).proved
         if event is Event.WENT_BACK:
-            ring, applies = (self.ring, self._applies.keys()) if side == "site" else (Ring(findings.seen), ())
+            record = self.record
+            ring, applies = (record.ring, record.unshown) if side == "site" else (Ring(findings.seen), ())
             losses.went_back(ring, before, applies, findings)
         else:
             losses.renewed.judged()
             losses.renewed.agreed(findings.agreed)
             if anew and before != math.inf:
-                losses.interrupted(self.ring)
+                losses.interrupted(self.record.ring)
         losses.remembers(findings.past)
         self.continuity.happened(side, event, reason, proved=findings.proved)
         if anew:
-            # What a server does after it went back, it does after all that was agreed before.
-            self.ring = Ring(number=max(self.ring.number, findings.number if event is Event.WENT_BACK else 0))
-            if event is Event.WENT_BACK:  # where it may be older, it was looked at (`Findings.held`)
-                self.ring.begins_settled()
-            self._applies = {number: offset for number, offset in self._applies.items() if offset == math.inf}
+            # What a server does after it went back, it does after all that was agreed before. Where it may be older, it
+            # was looked at (`Findings.held`).
+            went_back = event is Event.WENT_BACK
+            self.record.begins_anew(findings.number if went_back else 0, settled=went_back)
 
     def clock_was_set(self, off_by: frozenset[int]) -> None:
         """A clock was set: earlier expiries at the hub now read as off by one of these numbers of milliseconds."""
@@ -384,7 +384,7 @@ class Core:
             return NEITHER
         names = {*(ancestor.elements or ())}.union(*(s.fields for s in (site, hub) if isinstance(s, HashState)))
         losses, hub_losses, of = self.losses, self.hub_losses, self.continuity
-        at_site = losses.newer_fields(key, site, names, ancestor, self.ring, of.site.proved) if site_lost else ()
+        at_site = losses.newer_fields(key, site, names, ancestor, self.record.ring, of.site.proved) if site_lost else ()
         at_hub = hub_losses.newer_fields(key, hub, names, ancestor, _NOT_SEEN, of.hub.proved) if hub_lost else ()
         agreed = (losses if site_lost else hub_losses).agreed
         known = (partial(known_of, key) for known_of in (losses.past, hub_losses.past, agreed))
@@ -412,18 +412,6 @@ class Core:
         """The site holds its part of a plan now."""
         self.losers.lost(plan.key, plan.lost, "hub")
 
-    def applies(self, number: int, offset: float | None = math.inf) -> None:
-        """Something is applied to the site under this number, and its stream will show it.
-
-        Args:
-            number: of the batch.
-            offset: it will be shown before this; infinity: that is not known yet; None: it was not applied.
-        """
-        if offset is None:
-            self._applies.pop(number, None)
-        else:
-            self._applies[number] = offset
-
     def applied(self, number: int, changes: Collection[Change]) -> None:
         """The site has taken these changes from the hub, under this number."""
         if self.losses.renewed.watches:
@@ -443,57 +431,9 @@ class Core:
         lost_at_hub = self.hub_losses.saved(whole=self.continuity.hub.proved != math.inf)
         more = {"losses": lost, "hub losses": lost_at_hub, "refused": refused}
         streamed_keys = self.outbound.recent if self.continuity.site.judged else self.losses
-        return {"continuity": continuity, **more, **self.ring.saved(), **streamed_keys.streamed_keys.saved()}
+        return {"continuity": continuity, **more, **self.record.ring.saved(), **streamed_keys.streamed_keys.saved()}
 
     def _refusals(self) -> Iterator[tuple[str, Refusals]]:
         yield "push", self.outbound.refusals
         if self.inbound is not None:
             yield "apply", self.inbound.refusals
-
-    def saw(self, number: int) -> list[bytes]:
-        """Remember the last changes of the site, as evidence of its history.
-
-        Args:
-            number: of agreements by now.
-
-        Returns:
-            Keys of which a change told no value.
-        """
-        self.sees = True
-        keys = self._see(self._shown(number))
-        if self.outbound.read_to:
-            self.ring.reached(self.outbound.read_to)
-            self.outbound.recent.streamed_keys.looked(self.outbound.read_to)
-            self.ring.acknowledged(self.outbound.acknowledged, number)
-        return keys
-
-    def _see(self, number: float) -> list[bytes]:
-        changes, whole = self.outbound.recent.take()
-        untold = [one.key for one in changes if not isinstance(one, int) and told_of(one) is not one]
-        self.ring.add(number, changes, untold=bool(untold), whole=whole)
-        return list(reversed(dict.fromkeys(reversed(untold))))  # those that were told of last are last
-
-    def evidence(self, number: int) -> Ring:
-        """What was seen of the site until it was lost, to judge its history by.
-
-        What the hub took meanwhile, the stream had told before: the last changes stand for that too.
-
-        Args:
-            number: of agreements by now.
-        """
-        if self.sees:
-            self.ring.add(self._shown(number), ())
-        return self.ring
-
-    def is_unseen(self, number: int) -> bool:
-        """Whether something was agreed on, up to this number, that the stream may not have shown for all we know."""
-        return not self.sees and self.ring.number < number
-
-    def _shown(self, number: int) -> float:
-        """The number without what was applied to the site and not yet shown by its stream."""
-        if self.outbound.read_again_to:
-            return self.ring.number  # what the last process applied, the stream may have yet to show
-        if self.continuity.site.judged:  # else it is the offset of another server, perhaps
-            read_to = self.outbound.read_to
-            self._applies = {apply: offset for apply, offset in self._applies.items() if offset > read_to}
-        return min(number, min(self._applies, default=math.inf) - 1)

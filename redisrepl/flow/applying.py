@@ -390,7 +390,7 @@ class Applying:
         self._store.sending(number, facts, to_site=True)
         shown_before: float | None = None
         try:
-            self._core.applies(number)
+            self._core.record.applies(number)
             applied = await self._write(turn, changes, job)
             if applied is not None and self.inbound.echo_patience is None:
                 shown_before = applied.offset
@@ -403,7 +403,7 @@ class Applying:
             self._store.dropped(number)
             raise
         finally:
-            self._core.applies(number, shown_before)
+            self._core.record.applies(number, shown_before)
         return number, applied
 
     def _give_up(self, key: bytes, reason: str) -> None:

@@ -118,7 +118,7 @@ class Judging:
     def site_begins(self, position: Position) -> None:
         """The site is about to send a snapshot, and is at this position: no process before this one saw more of it."""
         seen = self.known.seen
-        if not self._core.sees and seen is not None and seen.replid == position.replid:
+        if not self._core.record.complete and seen is not None and seen.replid == position.replid:
             self.known.seen, self.known.seen_number = position, self._number()
 
     def hub_heard(self) -> None:
@@ -199,7 +199,7 @@ class Judging:
 
     async def _settled(self, judged: Judgement, held: Held) -> Settled:
         """What else a site that went back may have held there."""
-        number = self._core.ring.settled_by(judged.number)
+        number = self._core.record.ring.settled_by(judged.number)
         history = await self._history(number) if held and number is not None else None
         return {} if history is None or number is None else settled_at(held.keys(), history, number)
 
@@ -271,9 +271,9 @@ class Judging:
         else:
             whole = same or (resumed and not facts.run_id)
         to = self._number()
-        if whole and not same and self._core.is_unseen(to) and self.known.seen_number < to:
+        if whole and not same and self._core.record.is_unseen(to) and self.known.seen_number < to:
             # A former process of ours ended before it had saved how far it had read: it may have seen more than this.
-            return Judgement(Event.WENT_BACK, _MAY_BE_OLDER, self._core.ring.number)
+            return Judgement(Event.WENT_BACK, _MAY_BE_OLDER, self._core.record.ring.number)
         if whole:
             return Judgement(Event.RESUMED) if resumed else Judgement(Event.GAP, "writes of the site were missed")
         return None
@@ -284,13 +284,13 @@ class Judging:
         if found is None or not facts.run_id or found.process != (facts.run_id, facts.replid):
             return None
         number = self._number()
-        if found.judged.event is Event.RESTARTED and self._core.evidence(number).number < number:
+        if found.judged.event is Event.RESTARTED and self._core.record.evidence(number).number < number:
             return None  # what was agreed on since then, it may lack
         return found
 
     async def _of_another(self, facts: SiteFacts) -> Judgement:
         """The judgement of a site that is another process, by what it tells and what it holds."""
-        seen, ring, marked = self.known.seen, self._core.evidence(self._number()), await self._site_marked()
+        seen, ring, marked = self.known.seen, self._core.record.evidence(self._number()), await self._site_marked()
         if seen is not None and seen.replid == facts.earlier:  # it was a replica until it took over, and tells itself
             kept_to, known_to = facts.earlier_to - 1, math.inf
             proof = Proof(max(ring.number_at(kept_to), marked.agreed))

@@ -180,7 +180,7 @@ class Saving:
         except RedisreplError:
             return  # then there is less evidence, which is safe
         if self._core.continuity.site.epoch == epoch:
-            self._core.ring.add_read({key: digest for (key, _), digest in held.items()})
+            self._core.record.ring.add_read({key: digest for (key, _), digest in held.items()})
 
     def _read_soon(self, epoch: int, keys: Sequence[bytes]) -> None:
         """Changes of these keys told no value, in this epoch of the site."""
@@ -189,7 +189,7 @@ class Saving:
 
     async def _mark_site(self) -> None:
         """Have the site hold up to which agreement it has everything; it is to be evidence, if it is restarted."""
-        site, ring, now = self._core.continuity.site, self._core.ring, time.monotonic()
+        site, ring, now = self._core.continuity.site, self._core.record.ring, time.monotonic()
         if self._mark is None or not site.judged:
             return  # the number may be of what another server held
         (epoch, before), changes = self._marked, ring.count
@@ -225,7 +225,7 @@ class Saving:
         core, known, outbound = self._core, self._known, self._core.outbound
         judged = core.continuity.site.judged
         if judged:  # otherwise it may be another server
-            self._read_soon(core.continuity.site.epoch, core.saw(self._store.number))
+            self._read_soon(core.continuity.site.epoch, core.record.saw(self._store.number))
         if (position := self._position()) is not None:
             self._kept = {"replid": position.replid, "offset": position.offset, "database": outbound.pending.database}
         elif self._stream.position is None:

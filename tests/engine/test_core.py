@@ -54,7 +54,7 @@ def doubted(core):
 
 
 def test_what_was_seen_counts_up_to_a_number_though_no_change_is_remembered():
-    assert Core(covers, ring=Ring((), 7)).ring.number == 7
+    assert Core(covers, ring=Ring((), 7)).record.ring.number == 7
 
 
 def test_a_link_is_known_once_it_is_judged():
@@ -325,12 +325,12 @@ def test_more_was_agreed_on_than_is_known_until_both_sides_were_compared():
 @pytest.mark.parametrize(("value", "pushed"), [("b", True), ("a", False)])
 def test_what_the_site_was_seen_to_write_after_the_agreement_did_not_go_back(value, pushed):
     core = core_of(site=WENT_BACK)
-    core.ring = Ring((), 7)
-    core.ring.add(8, [StringSet(KEY, b"b")])
+    core.record.ring = Ring((), 7)
+    core.record.ring.add(8, [StringSet(KEY, b"b")])
     plan = core.plan(KEY, string(value), C, ancestor_of(C, 7), 0.0)
     assert (plan.push == REPLACE) == pushed
-    core.ring = Ring((), 6)
-    core.ring.add(8, [StringSet(KEY, value.encode())])  # before it
+    core.record.ring = Ring((), 6)
+    core.record.ring.add(8, [StringSet(KEY, value.encode())])  # before it
     assert core.plan(KEY, string(value), C, ancestor_of(C, 7), 0.0).push is None
 
 
@@ -353,9 +353,9 @@ def went_back(kept_to, known_to=math.inf):
     core = core_of()
     core.outbound.streamed_from(0)
     core.outbound.read([[b"SET", KEY, b"a"]], 9)
-    core.saw(5)
+    core.record.saw(5)
     core.outbound.read([[b"SET", OTHER, b"a"]], 20)
-    core.saw(8)
+    core.record.saw(8)
     core.site_lost(8)
     core.site_attached()
     core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=5, kept_to=kept_to, known_to=known_to))
@@ -368,7 +368,7 @@ def test_of_a_hash_the_fields_are_newer_of_which_a_replica_that_took_over_has_al
     core = core_of()
     core.outbound.streamed_from(0)
     core.outbound.read([[b"HSET", KEY, b"old", b"v"]], 9)
-    core.saw(7)
+    core.record.saw(7)
     core = gone_and_begun_again(core)
     agreed = {KEY: {b"old": 7, b"new": 9}}
     core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=5, kept_to=kept_to, agreed=agreed, number=9))
@@ -382,8 +382,8 @@ def test_a_field_that_a_new_master_missed_is_older_though_another_was_agreed_on_
     core = core_of()
     core.outbound.streamed_from(0)
     core.outbound.read([[b"SET", b"ns:first", b"v"]], 9)
-    core.saw(5)
-    core.applies(6, 20.0)
+    core.record.saw(5)
+    core.record.applies(6, 20.0)
     core.site_lost(8)
     core.site_attached()
     core.judged("site", Event.WENT_BACK, "failover", Findings(proved=5, kept_to=10, agreed=agreed, number=8))
@@ -402,8 +402,8 @@ def test_what_is_agreed_on_counts_from_where_the_stream_is_read(streamed):
         core.outbound.read_to = 0
     core.judged("site", Event.GAP, "overrun")
     for _ in range(2):
-        core.saw(5)
-    assert [core.ring.number_at(offset) for offset in (49, 50)] == [0, 5 * streamed]
+        core.record.saw(5)
+    assert [core.record.ring.number_at(offset) for offset in (49, 50)] == [0, 5 * streamed]
 
 
 HASH = HashState({b"old": b"v", b"new": b"site"})
@@ -423,7 +423,7 @@ HASH = HashState({b"old": b"v", b"new": b"site"})
 def test_a_field_that_was_not_agreed_on_since_did_not_go_back(agreed, waiting, older, restarts):
     """Whenever the rest of its hash was."""
     core = core_of()
-    core.ring = Ring((), 7)
+    core.record.ring = Ring((), 7)
     if waiting:
         core.outbound.read([waiting], 9)
     core.site_lost(8)
@@ -438,7 +438,7 @@ def test_a_field_that_was_not_agreed_on_since_did_not_go_back(agreed, waiting, o
 def test_what_waited_is_not_lost_if_the_site_has_what_its_stream_told_before(kept_to, pushed, restarts):
     """Though it was agreed on after all that is known of the stream."""
     core = core_of()
-    core.ring = Ring((), 7)
+    core.record.ring = Ring((), 7)
     core.outbound.streamed_from(1, "ours")
     core.outbound.read([[b"HSET", KEY, b"new", b"v"]], 9)
     core.site_lost(8)
@@ -468,7 +468,7 @@ def pushed_of_hash(core, number=7):
 def test_what_a_site_did_not_hold_when_it_was_judged_is_newer(held, value, pushed, restarts):
     """Though nobody saw it being written, and what was there before is not known."""
     core = core_of()
-    core.ring = Ring((), 7)
+    core.record.ring = Ring((), 7)
     core.site_lost(8)
     core.site_attached()
     agreed = {KEY: {None: 7}}
@@ -501,7 +501,7 @@ def test_what_a_site_did_not_hold_when_it_was_judged_is_newer(held, value, pushe
 )
 def test_what_a_site_never_held_since_all_was_agreed_on_is_newer(value, later, pushed, restarts):
     core = core_of()
-    core.ring = Ring((), 5)
+    core.record.ring = Ring((), 5)
     core.outbound.read([[b"SET", KEY, b"told"]], 10)
     core.site_lost(8)
     core.site_attached()
@@ -541,8 +541,8 @@ def test_what_a_site_that_went_back_again_held_meanwhile_is_known(suspects, held
     core.site_lost(8)
     core.site_attached()
     core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=6, agreed=suspects, held=held, number=8))
-    assert core.ring.settled_by(8) == 8
-    assert core.ring.settled_by(7) is None
+    assert core.record.ring.settled_by(8) == 8
+    assert core.record.ring.settled_by(7) is None
     core.site_lost(9)
     core.site_attached()
     settled = {(KEY, None): {digest_of(KEY, string("settled"))}}
@@ -587,7 +587,7 @@ def test_a_field_that_a_site_did_not_hold_when_it_was_judged_is_newer(restarts):
 def test_what_a_site_did_after_it_went_back_is_newer_than_what_was_agreed_before(event):
     """Even if it is lost again meanwhile."""
     core = core_of()
-    core.ring = Ring((), 6)
+    core.record.ring = Ring((), 6)
     core.outbound.read([[b"HSET", KEY, b"old", b"v", b"new", b"v"]], 9)
     core.site_lost(8)
     core.site_attached()
@@ -607,7 +607,7 @@ def test_what_a_site_did_after_it_went_back_is_newer_than_what_was_agreed_before
 def test_what_nobody_had_seen_at_a_place_that_was_kept_is_newer(restarts, kept, again, newer):
     """A client wrote it while the site was not followed, and no agreement need have been made since."""
     core = core_of()
-    core.ring = Ring((), 7)
+    core.record.ring = Ring((), 7)
     core.outbound.read([[b"HSET", KEY, b"old", b"x", b"new", b"x"]], 9)
     core.site_lost(8)
     for place in (kept, again) if again is not None else (kept,):
@@ -725,9 +725,9 @@ def test_after_the_hub_has_gone_back_again_nothing_of_the_time_between_counts():
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_site_that_went_back_may_hold_what_was_left_out_of_what_was_seen(whole, restarts):
     core = core_of()
-    core.ring = Ring()
-    core.ring.add(5, [StringSet(KEY, b"a")])
-    core.ring.add(6, [StringSet(KEY, b"c")], whole=whole)
+    core.record.ring = Ring()
+    core.record.ring.add(5, [StringSet(KEY, b"a")])
+    core.record.ring.add(6, [StringSet(KEY, b"c")], whole=whole)
     core.site_lost(8)
     core.site_attached()
     core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=5, agreed={KEY: {None: 7}}, number=8))
@@ -808,7 +808,7 @@ def test_what_the_stream_of_a_replaced_master_had_told_is_known_to_the_next_proc
     core.outbound.streamed_from(0)
     core.outbound.read([[b"SET", KEY, b"a"]], 9)
     core.outbound.read([[b"SET", OTHER, b"a"]], 20)
-    core.saw(8)
+    core.record.saw(8)
     core = gone_and_begun_again(core)
     findings = Findings(proved=6, kept_to=kept_to, agreed={key: {None: number}}, number=9)
     core.judged("site", Event.WENT_BACK, "restarted", findings)
@@ -1010,54 +1010,55 @@ def test_what_the_hub_was_seen_to_hold_is_what_it_must_still_hold():
 
 def test_the_last_changes_of_the_site_are_remembered_with_the_number_before_them():
     core = core_of()
-    core.ring = Ring((), 3)
+    core.record.ring = Ring((), 3)
     core.outbound.read([[b"SET", KEY, b"a"], [b"HSET", OTHER, b"f", b"v"], [b"INCR", b"ns:n"]], 9)
     core.outbound.read([[b"HINCRBY", OTHER, b"f", b"1"], [b"SET", KEY, b"b"], [b"SET", b"else", b"v"]], 99)
 
-    assert core.saw(4) == [b"ns:n", OTHER]
-    told = [(seen.number, seen.key, seen.field) for seen in core.ring]
+    assert core.record.saw(4) == [b"ns:n", OTHER]
+    told = [(seen.number, seen.key, seen.field) for seen in core.record.ring]
     assert sorted(told) == sorted([(3, KEY, None), (3, OTHER, b"f"), (3, KEY, None)])
-    assert set(core.ring.untold) == {(b"ns:n", None), (OTHER, b"f")}
-    assert core.ring.last(KEY).digest == digest_of(KEY, B)
-    assert (core.saw(5), core.ring.number) == ([], 3)  # not before it is known what the counter came to
-    core.ring.add_read({b"ns:n": digest_of(b"ns:n", A)})
-    assert (core.saw(5), core.ring.number) == ([], 5)
+    assert set(core.record.ring.untold) == {(b"ns:n", None), (OTHER, b"f")}
+    assert core.record.ring.last(KEY).digest == digest_of(KEY, B)
+    assert (core.record.saw(5), core.record.ring.number) == ([], 3)  # not before it is known what the counter came to
+    core.record.ring.add_read({b"ns:n": digest_of(b"ns:n", A)})
+    assert (core.record.saw(5), core.record.ring.number) == ([], 5)
 
 
 def test_what_the_hub_took_after_the_site_was_lost_had_been_told_before():
     core = core_of()
-    core.ring = Ring((), 3)
-    assert core.evidence(9).number == 3  # of a ring that was loaded nobody knows what it lacks
+    core.record.ring = Ring((), 3)
+    assert core.record.evidence(9).number == 3  # of a ring that was loaded nobody knows what it lacks
     core.outbound.read([[b"SET", KEY, b"a"]], 9)
-    core.saw(4)
+    core.record.saw(4)
     core.site_lost(8)
-    core.applies(8, 20)
+    core.record.applies(8, 20)
     core.outbound.read([], 30)  # of another server, as it turns out
-    assert core.evidence(9).number == 7  # what was applied is no word of the stream
+    assert core.record.evidence(9).number == 7  # what was applied is no word of the stream
 
 
 def test_what_is_read_again_is_read_at_the_site_before_it_counts_as_evidence():
     core = core_of()
-    core.ring = Ring((), 3)
+    core.record.ring = Ring((), 3)
     core.outbound.resume_at(0, 0)
     core.outbound.new_from(20)
     core.outbound.read([[b"SET", KEY, b"a"]], 9)
-    assert (core.saw(5), core.ring.number) == ([KEY], 3)
-    core.ring.add_read({KEY: digest_of(KEY, B)})
-    assert (core.saw(5), core.ring.number) == ([], 3)  # the stream may have yet to show what the last process applied
+    assert (core.record.saw(5), core.record.ring.number) == ([KEY], 3)
+    core.record.ring.add_read({KEY: digest_of(KEY, B)})
+    # The stream may have yet to show what the last process applied.
+    assert (core.record.saw(5), core.record.ring.number) == ([], 3)
     core.outbound.read([], 20)
-    assert (core.saw(5), core.ring.number) == ([], 5)
+    assert (core.record.saw(5), core.record.ring.number) == ([], 5)
 
 
 @pytest.mark.parametrize("missed", [False, True])
 def test_evidence_with_a_gap_in_it_is_none(missed):
     core = core_of()
-    core.ring = ring = Ring([Seen(1, KEY, None, 1)], 3)
+    core.record.ring = ring = Ring([Seen(1, KEY, None, 1)], 3)
     if missed:
         core.site_missed()
     core.judged("site", Event.RESUMED)
-    assert (core.ring is ring) == (not missed)
-    assert core.ring.number == 3
+    assert (core.record.ring is ring) == (not missed)
+    assert core.record.ring.number == 3
 
 
 def test_without_rc_nothing_is_pulled_and_nothing_breaks():

@@ -87,9 +87,11 @@ def judged(case):
     """A core that has seen the changes, and was told how far the server has gone back."""
     core = Core(lambda _: True)
     for index in range(case.seen):
-        core.ring.add(index + 1, [change_of(*case.changes[index])])  # which may be agreed on as number `index + 1`
+        core.record.ring.add(
+            index + 1, [change_of(*case.changes[index])]
+        )  # which may be agreed on as number `index + 1`
     held = {(named(key), None): digest_of(named(key), state_of(case.site[key])) for key in range(KEYS)}
-    number = proved(core.ring, held).number
+    number = proved(core.record.ring, held).number
     core.judged(
         "site", Event.RESTARTED if number == case.seen else Event.WENT_BACK, "restarted", Findings(proved=number)
     )
@@ -139,7 +141,7 @@ def test_without_evidence_one_or_the_other_happens(cases):
     def believing(case, number):
         core = judged(case)
         core.continuity.site.proved = number
-        core.ring = Ring()
+        core.record.ring = Ring()
         return core
 
     trusting = Counter(fault for case in cases for fault in faults(case, believing(case, math.inf)))

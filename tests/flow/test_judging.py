@@ -354,7 +354,7 @@ async def test_what_was_agreed_on_after_the_state_was_saved_last_a_new_master_ma
     world = World()
     world.number = number
     if sees:
-        world.core.saw(number)
+        world.core.record.saw(number)
     world.site = SiteFacts(run_id, "master", OTHER, 200, earlier=OURS, earlier_to=151)
     assert await site_judged(world, resumed=True) == ("site", *judged)
 
@@ -374,15 +374,15 @@ async def test_a_killed_daemon_has_seen_no_more_than_its_master_told_the_next_on
     world = World()
     world.number = NUMBER + 3
     if sees:
-        world.core.saw(world.number)
+        world.core.record.saw(world.number)
     for offset in (90, 100):
-        world.core.ring.reached(offset)
+        world.core.record.ring.reached(offset)
     world.judging.site_begins(begins)
     if killed and not sees:
         known, world = world.judging.known.saved(), World(world.judging.known.saved())
         world.number = NUMBER + 3
         for offset in (90, 100):
-            world.core.ring.reached(offset)
+            world.core.record.ring.reached(offset)
         assert world.judging.known.saved() == known
     world.site = SiteFacts(NEW, "master", OTHER, 200, earlier=OURS, earlier_to=151)
     assert await site_judged(world, resumed=True) == ("site", *judged)
@@ -567,8 +567,8 @@ async def test_a_hub_that_was_restarted_is_judged_by_what_it_held_last(seen, hel
 async def test_what_a_site_never_held_since_all_was_agreed_on_it_has_written_since(value, reaches, older):
     """Though it held it already when it was judged."""
     world = World()
-    world.core.ring.reached(90)
-    world.core.ring.acknowledged(90, 5)
+    world.core.record.ring.reached(90)
+    world.core.record.ring.acknowledged(90, 5)
     world.held_by_site = {(b"since", None): string_digest(b"since", value)}
     world.seen = [Seen(4, b"since", None, string_digest(b"since", b"agreed"))] if reaches else None
     world.site, world.mark_at_site = SiteFacts(NEW, "master", OTHER, 9), Marked(6)
@@ -594,8 +594,8 @@ async def test_a_site_that_shows_the_last_changes_has_what_was_told_before_them(
     world = World()
     changes = [StringSet(b"last %d" % n, b"v") for n in range(8)]
     for offset, change in enumerate(changes, start=90):
-        world.core.ring.reached(offset)
-        world.core.ring.add(NUMBER, [change])
+        world.core.record.ring.reached(offset)
+        world.core.record.ring.add(NUMBER, [change])
     world.held_by_site = {(change.key, None): string_digest(change.key, change.value) for change in changes}
     world.site, world.number = SiteFacts(NEW, "master", OTHER, 9), NUMBER + 9
     assert await site_judged(world, resumed=False) == ("site", Event.WENT_BACK, NUMBER)

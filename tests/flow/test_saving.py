@@ -108,10 +108,10 @@ def test_how_far_the_stream_was_read_counts_once_it_is_known_whose_it_is(world):
     world.seen = Position("b" * 40, 5)
     world.core.outbound.read([[b"SET", b"ns:k", b"v"]], 80)
     assert world.saved()["seen"] == [REPLID, 70]
-    assert len(world.core.ring) == 0
+    assert len(world.core.record.ring) == 0
     world.core.judged("site", Event.GAP, "gap")
     assert world.saved()["seen"] == ["b" * 40, 5]
-    assert len(world.core.ring) == 1
+    assert len(world.core.record.ring) == 1
 
 
 def test_histories_and_evidence_are_saved(world):
@@ -119,7 +119,7 @@ def test_histories_and_evidence_are_saved(world):
     world.core.outbound.read([[b"SET", b"ns:k", b"v"]], 80)
     saved = world.saved()
     assert Continuity.load(saved["continuity"]).hub.proved == 5
-    assert list(Ring.load(saved)) == list(world.core.ring) != []
+    assert list(Ring.load(saved)) == list(world.core.record.ring) != []
     world.core.outbound.read([[b"SET", b"ns:k", b"w"]], 90)
     world.saving.save()
     assert len(Ring.load(world.saved())) == 2
@@ -134,7 +134,7 @@ async def test_what_a_server_lacks_that_came_up_meanwhile_is_no_evidence(world):
     world.core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=0))
     await world.saving._read_witnesses()
     assert world.asked == []
-    assert not world.core.ring.last(b"ns:k")
+    assert not world.core.record.ring.last(b"ns:k")
 
 
 async def test_keys_of_changes_without_a_value_are_read_though_the_state_was_saved_again_meanwhile(world):
@@ -151,7 +151,7 @@ async def test_the_site_is_marked_with_what_is_agreed_on_about_what_it_holds(wor
     monkeypatch.setattr(saving.time, "monotonic", lambda: now)
 
     async def mark(agreed, changes=1):
-        world.core.ring.add(agreed, [StringSet(b"ns:k", b"v")] * changes)
+        world.core.record.ring.add(agreed, [StringSet(b"ns:k", b"v")] * changes)
         await world.saving._mark_site()
 
     await mark(5)
@@ -184,11 +184,11 @@ async def test_what_changes_that_tell_no_value_led_to_is_read(world):
     world.core.outbound.read([[b"INCR", key] for key in keys], 80)
     world.saving.save()
     task = asyncio.create_task(world.saving.run())
-    await eventually_async(lambda: len(world.core.ring))
+    await eventually_async(lambda: len(world.core.record.ring))
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert world.asked[0] == keys[-32:]
-    assert [(seen.key, seen.digest) for seen in world.core.ring][-32:] == [(key, 7) for key in keys[-32:]]
+    assert [(seen.key, seen.digest) for seen in world.core.record.ring][-32:] == [(key, 7) for key in keys[-32:]]
 
 
 async def test_a_daemon_that_is_idle_is_not_woken_to_save_nothing(world, monkeypatch):
@@ -277,7 +277,7 @@ async def test_what_cannot_be_read_is_no_evidence(world, why):
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert len(world.core.ring) == 0
+    assert len(world.core.record.ring) == 0
 
 
 def test_a_store_that_cannot_write_is_named_once(world):

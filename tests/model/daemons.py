@@ -636,7 +636,7 @@ class Daemon:
     def detached(self) -> None:
         self.linked = False
         if self.core.continuity.site.judged:
-            self.core.saw(self.store.number)
+            self.core.record.saw(self.store.number)
             self.judging.known.seen = self.stream.seen or self.judging.known.seen
         self.core.site_lost(self.store.number)
 

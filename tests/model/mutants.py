@@ -28,6 +28,7 @@ from redisrepl.engine import (
     plans,
     pushes,
     reconcile,
+    record,
     seen,
     winners,
 )
@@ -156,7 +157,7 @@ MORE = [
     Mutant(core, "Core._owe_what_was_left_out", "if outbound.take_flush():", "if False:", ONE),
     Mutant(outbound, "Outbound.take_left_out", "self._unswept |= left_out", "pass", ONE, FEW),
     Mutant(outbound, "Outbound.take_flush", "self._unswept |= flushed", "pass", ONE),
-    Mutant(core, "Core._see", "changes, whole =", "changes, whole = (), True or", FALL),
+    Mutant(record, "StreamRecord._add", "changes, whole =", "changes, whole = (), True or", FALL),
     Mutant(reconcile, "reconcile", "if site in applied or (site == ancestor and hub in applied):", "if False:", ONE),
     Mutant(
         reconcile,
