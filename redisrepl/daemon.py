@@ -77,7 +77,7 @@ class Daemon:
         self._service = Service()
         self._listener = self._open_listener() if settings.listen else None
         self._stop = asyncio.Event()
-        self._told_unreplicated: set[str] = set()
+        self._logged_unreplicated: set[str] = set()
 
     def _open_listener(self) -> Listener:
         from redisrepl.listener.server import Listener  # noqa: PLC0415 - a daemon that does not listen need not load it
@@ -216,8 +216,8 @@ class Daemon:
                 self._listener.tick(time.monotonic())
             self._service.tick(ready=self._state.ready, status=self._state.line)
             for name, count in outbound.decoder.unreplicated.items():
-                if name not in self._told_unreplicated:
-                    self._told_unreplicated.add(name)
+                if name not in self._logged_unreplicated:
+                    self._logged_unreplicated.add(name)
                     _log.warning("stream.not_replicated", command=name, count=count)
 
     def _reload(self) -> None:

@@ -7,10 +7,10 @@ from redisrepl.wire.states import STATES_SCRIPT
 from redisrepl.wire.webdis import escape_words, script_body
 
 
-def batch_body(commands=(), *, by_hash=False, told=(b"", b""), fencing=NO_FENCE):
+def batch_body(commands=(), *, by_hash=False, feed=(b"", b""), fencing=NO_FENCE):
     """A batch of commands, with no token."""
     spelled = [escape_words(command_words(command)) for command in commands]
-    return script_body(PUSH_SCRIPT, batch_words(b"", told, fencing), spelled, by_hash=by_hash)
+    return script_body(PUSH_SCRIPT, batch_words(b"", feed, fencing), spelled, by_hash=by_hash)
 
 
 def fetch_body(keys, budget, token=b"", *, by_hash=False):

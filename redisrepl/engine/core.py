@@ -196,7 +196,7 @@ class Core:
             self.losses.streamed_keys = streamed_keys
             self.losses.waiting = self.outbound.places(self.record.ring.number)
         else:
-            self.losses.streamed_keys.told_since(streamed_keys)
+            self.losses.streamed_keys.followed_by(streamed_keys)
         self.continuity.happened("site", Event.DETACHED)
 
     def streamed_keys(self) -> StreamedKeys:
@@ -205,7 +205,7 @@ class Core:
         if site.followed and site.judged:
             return recent
         if site.followed:
-            self.losses.streamed_keys.told_since(recent)
+            self.losses.streamed_keys.followed_by(recent)
         return self.losses.streamed_keys
 
     def site_attached(self, history: str = "") -> None:

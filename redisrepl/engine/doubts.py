@@ -133,9 +133,9 @@ class Doubts:
         """
         found = [self._of_state(key, ancestors.get(key), state) for key, state in states.items()]
         for key, of_key in groupby(changes, attrgetter("key")):
-            told, ancestor = tuple(of_key), ancestors.get(key)
-            if ancestor is None or key in self._expected or not self._must_be_compared(key, state_of(told), ancestor):
-                found.append(condition_for(told, ancestor, self._expected.get(key), self._kinds))
+            valued, ancestor = tuple(of_key), ancestors.get(key)
+            if ancestor is None or key in self._expected or not self._must_be_compared(key, state_of(valued), ancestor):
+                found.append(condition_for(valued, ancestor, self._expected.get(key), self._kinds))
         for key in {change.key for change in batch} & self._expected.keys():
             self._in_flight[key] = self._expected.pop(key)
         return [condition for condition in found if condition is not None]

@@ -17,7 +17,7 @@ import structlog
 
 from redisrepl.changes import Change, Invalidated, StringSet
 from redisrepl.engine.merging import merge, removes, size_of
-from redisrepl.engine.pending import OVERHEAD, Pending, Waiting, fields_of, parts_of, told_of
+from redisrepl.engine.pending import OVERHEAD, Pending, Waiting, fields_of, parts_of, valued_part
 
 __all__ = ["EveryWrite", "values_passed"]
 
@@ -117,9 +117,9 @@ class EveryWrite(Pending):
             if along or behind:
                 self._behind[key] = deque((*along, *behind))
 
-    def forget_untold(self, keys: Iterable[bytes]) -> None:
+    def forget_valueless(self, keys: Iterable[bytes]) -> None:
         """Drop the pending changes of these keys that carry no value, but for those in flight."""
-        super().forget_untold(keys := [*keys])
+        super().forget_valueless(keys := [*keys])
         for key in keys:
             queue = deque(filter(self._tells, self._behind.pop(key, ())))
             if queue and key not in self:
@@ -130,14 +130,14 @@ class EveryWrite(Pending):
 
     def _tells(self, waiting: Waiting) -> bool:
         """Whether it tells a value, once what does not is dropped of it."""
-        told = told_of(waiting.change)
-        if told is None:
+        valued = valued_part(waiting.change)
+        if valued is None:
             self._let_go(waiting)
             return False
-        if told is not waiting.change:
-            size = size_of(told) + OVERHEAD
+        if valued is not waiting.change:
+            size = size_of(valued) + OVERHEAD
             self.bytes += size - waiting.size
-            waiting.change, waiting.size = told, size
+            waiting.change, waiting.size = valued, size
         return True
 
     def _last(self, key: bytes) -> Change | None:

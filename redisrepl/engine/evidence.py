@@ -88,7 +88,7 @@ def proved(ring: Ring, held: Mapping[Place, int | None], marked: int = 0) -> Pro
             best, found, end = score, float(max(seen.number, marked)) if proves else float(marked), index + 1
     tail = changes[end:]
     known = changes[ring.complete_from : end]
-    if proves and all(not ring.was_untold(c.place) and _was_written_since(c, held, known) for c in tail):
+    if proves and all(not ring.was_valueless(c.place) and _was_written_since(c, held, known) for c in tail):
         found = float(max(ring.number, marked))
     return Proof(found, frozenset(seen.place for seen in known if proves), end if proves else 0)
 

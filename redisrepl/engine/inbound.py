@@ -177,8 +177,8 @@ class Inbound:
         after which the key is fetched: that is always right.
         """
         by_key: dict[bytes, list[Change]] = {}
-        for told in changes:
-            if (change := told if self._groups else without_groups(told)) is not None:
+        for announced in changes:
+            if (change := announced if self._groups else without_groups(announced)) is not None:
                 by_key.setdefault(change.key, []).append(change)
         for key, of_key in by_key.items():
             if self._is_news(key, time, of_key):
@@ -223,13 +223,13 @@ class Inbound:
 
     def changed_at_site(self, keys: Iterable[bytes], fields: Collection[bytes] | None = None) -> None:
         """A client of the site changed these keys, of hashes no more than these fields; their push will follow."""
-        fetching, told, expected = self._fetching, self._fed, self._expected_local
-        if not (fetching or told or len(expected)):
+        fetching, fed, expected = self._fetching, self._fed, self._expected_local
+        if not (fetching or fed or len(expected)):
             return  # the way most of a site's own writes go
         for key in keys:
             if key in fetching:
                 self._changed_while_fetched(key, fields)
-            if key in told:
+            if key in fed:
                 self._fetch_fed(key)  # rule 2
             if expected.holds(key):
                 self.counters.conflicts += 1

@@ -24,14 +24,14 @@ from redisrepl.engine.places import (
     entries_of_settled,
     entry_of,
     entry_of_place,
-    entry_of_untold,
+    entry_of_valueless,
     field_or_none,
     hex_or_none,
     list_of,
     place_of,
     seen_of,
     settled_of,
-    untold_of,
+    valueless_of,
 )
 from redisrepl.engine.renewed import Renewed
 from redisrepl.engine.seen import Ring
@@ -163,7 +163,7 @@ class Losses:
     def interrupted(self, ring: Ring) -> None:
         """What is seen from now on does not follow upon these last changes; the site has not been compared since."""
         complete, changes = ring.complete + (self._seen.complete if ring.whole else 0), [*self._seen, *ring]
-        self._seen = Ring(changes, untold={**self._seen.untold, **ring.untold}, complete=complete)
+        self._seen = Ring(changes, valueless={**self._seen.valueless, **ring.valueless}, complete=complete)
         if not (ring.whole and self._seen.whole):
             self._settled = {}  # of what followed upon it, some is forgotten now
         self._saved = None
@@ -177,7 +177,7 @@ class Losses:
             applies: numbers of what was applied and not yet shown by the stream.
             findings: what was found.
         """
-        keys = self._told_later(findings.kept_to)
+        keys = self._streamed_later(findings.kept_to)
         self.renewed.went_back(findings.number)
         if keys is not None:
             self.renewed.has_all_but(keys)
@@ -216,12 +216,12 @@ class Losses:
     ) -> Places | None:
         """What may be lost by a server that is judged to have gone back; arguments as of `went_back`."""
         before = {} if proved_before == math.inf else self._places
-        waiting, later = self.waiting, self._told_later(kept_to)
+        waiting, later = self.waiting, self._streamed_later(kept_to)
         if waiting is not None and later is not None:
             waiting = {key: waiting[key] for key in waiting.keys() & later}
         return joined(before, waiting, _after(proved_now, agreed))
 
-    def _told_later(self, offset: int | None) -> set[bytes] | None:
+    def _streamed_later(self, offset: int | None) -> set[bytes] | None:
         """Keys of which the stream told after this offset; None: they are not known, or the offset is not."""
         return None if offset is None else self.streamed_keys.later_than(offset)
 
@@ -364,7 +364,7 @@ class Losses:
             kept = list(map(entry_of_place, self._kept))
             self._saved = {
                 "seen": [entry_of(seen) for seen in self._seen],
-                "untold": [entry_of_untold(*one) for one in self._seen.untold.items()],
+                "untold": [entry_of_valueless(*one) for one in self._seen.valueless.items()],
                 "complete": self._seen.complete,
                 "missed": missed,
                 "places": places,
@@ -386,8 +386,8 @@ class Losses:
             case [*entries]:
                 seen = [seen for entry in entries if (seen := seen_of(entry)) is not None]
                 complete = document.get("complete")
-                untold = untold_of(list_of(document.get("untold")))
-                losses._seen = Ring(seen, 0, untold, complete if isinstance(complete, int) else 0)
+                valueless = valueless_of(list_of(document.get("untold")))
+                losses._seen = Ring(seen, 0, valueless, complete if isinstance(complete, int) else 0)
         match document.get("missed"):
             case [[*keys], [*numbers], *known_to]:
                 with suppress(ValueError, TypeError):

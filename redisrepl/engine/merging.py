@@ -23,7 +23,7 @@ _MANY = 1000
 def merge(older: Change, newer: Change) -> Change:
     """The one change that stands for both, in this order."""
     if isinstance(older, HashSet) and isinstance(newer, HashSet | FieldsDeleted) and older.type == newer.type:
-        _add(older, _told(newer))  # the most frequent
+        _add(older, _by_field(newer))  # the most frequent
         emptied = isinstance(newer, FieldsDeleted) or newer.emptied
         return replace(older, emptied=True) if emptied and not older.emptied else older
     match older, newer:
@@ -92,7 +92,7 @@ def note_newer(newer: list[Change], change: Change) -> None:
                 or None in map(elements_changed, (latest, change))
             ):
                 newer.append(latest := HashSet(key, {}, kind))
-            for name, value in _told(change).items():  # that an entry was there tells of the last id
+            for name, value in _by_field(change).items():  # that an entry was there tells of the last id
                 latest.fields[name] = latest.fields.get(name) if value is None else value
         case ExpirySet() if isinstance(latest, ExpirySet):
             return
@@ -108,7 +108,7 @@ def _is_past(change: HashSet, last_id: bytes) -> bool:
     return any(value is not None and is_entry(name) and name >= last for name, value in change.fields.items())
 
 
-def _told(change: HashSet | FieldsDeleted) -> Mapping[bytes, bytes | None]:
+def _by_field(change: HashSet | FieldsDeleted) -> Mapping[bytes, bytes | None]:
     """The elements that a change names, with their values; None: it is to be read, or gone."""
     return change.fields if isinstance(change, HashSet) else dict.fromkeys(change.fields)
 
@@ -153,7 +153,7 @@ def growth(older: HashSet, newer: HashSet | FieldsDeleted) -> int:
     """Bytes by which merging `newer` into `older` makes it larger; counts only what is new."""
     fields = older.fields
     more = 0
-    for field, value in _told(newer).items():
+    for field, value in _by_field(newer).items():
         more += len(value or b"")
         more += -len(fields[field] or b"") if field in fields else len(field) + _FIELD_OVERHEAD
     return more

@@ -491,7 +491,7 @@ class Outbound:
             self._push_echoes.void(self._push_echoes.not_caused(keys, commands))  # others wrote these
             batch.queue.put_back(keys)
             if self.is_stale(batch) and not batch.in_doubt:
-                batch.queue.forget_untold(keys)
+                batch.queue.forget_valueless(keys)
             return
         self._push_echoes.void(keys)
         self.doubts.arrived(keys)

@@ -17,7 +17,7 @@ from itertools import chain, count, islice
 from redisrepl.changes import Change, Deleted, FieldsDeleted, HashSet, Invalidated, StringSet
 from redisrepl.engine.merging import elements_changed, growth, merge, note_newer, remaining, removes, size_of
 
-__all__ = ["OVERHEAD", "Entry", "Mark", "Pending", "Waiting", "fields_of", "parts_of", "told_of"]
+__all__ = ["OVERHEAD", "Entry", "Mark", "Pending", "Waiting", "fields_of", "parts_of", "valued_part"]
 
 #: Bytes that an entry costs beside its value: dictionary slot, a short key, tuple, object headers (measured).
 OVERHEAD = 240
@@ -78,13 +78,13 @@ def fields_of(entries: Iterable[Entry]) -> set[bytes] | None:
     return names
 
 
-def told_of(change: Change) -> Change | None:
+def valued_part(change: Change) -> Change | None:
     """The part of a change that carries values; None: it has none."""
     if isinstance(change, Invalidated):
         return None
     if isinstance(change, HashSet) and None in change.fields.values():
-        told: dict[bytes, bytes | None] = {name: value for name, value in change.fields.items() if value is not None}
-        return HashSet(change.key, told, change.type) if told else None
+        valued: dict[bytes, bytes | None] = {name: value for name, value in change.fields.items() if value is not None}
+        return HashSet(change.key, valued, change.type) if valued else None
     return change
 
 
@@ -162,7 +162,7 @@ class Pending:
 
         Those without a value are dropped, but for those in flight: the caller puts their keys in doubt.
         """
-        self.forget_untold([*self])
+        self.forget_valueless([*self])
         self._marks.clear()
         self._open = None
         self.acknowledged = 0
@@ -378,15 +378,15 @@ class Pending:
                 self._leave(entries, key, left)
         self._advance()
 
-    def forget_untold(self, keys: Iterable[bytes]) -> None:
+    def forget_valueless(self, keys: Iterable[bytes]) -> None:
         """Drop the pending changes of these keys that carry no value, but for those in flight."""
         for key in keys:
             for entries in (self._ready, self._held):
                 if (entry := entries.get(key)) is None or isinstance(entry, tuple):
                     continue
                 change = parts_of(key, entry)[0]
-                if (told := told_of(change)) is not change:
-                    self._leave(entries, key, told)
+                if (valued := valued_part(change)) is not change:
+                    self._leave(entries, key, valued)
         self._advance()
 
     def _leave(self, entries: dict[bytes, Entry], key: bytes, left: Change | None) -> None:

@@ -16,18 +16,18 @@ __all__ = [
     "Place",
     "Places",
     "Seen",
-    "Untold",
+    "Valueless",
     "entries_of_settled",
     "entry_of",
     "entry_of_place",
-    "entry_of_untold",
+    "entry_of_valueless",
     "field_or_none",
     "hex_or_none",
     "list_of",
     "place_of",
     "seen_of",
     "settled_of",
-    "untold_of",
+    "valueless_of",
 ]
 
 #: A key as a whole (None), or a field of a hash.
@@ -35,7 +35,7 @@ Place = tuple[bytes, bytes | None]
 #: For each key when it was agreed on last, by the store's count: as a whole (None), and fields of it.
 Places = Mapping[bytes, Mapping[bytes | None, int]]
 #: Places of which something is not known, each with the number of agreements when that began.
-Untold = Mapping[Place, float]
+Valueless = Mapping[Place, float]
 #: Keys that are remembered as places.
 MOST_PLACES = 100_000
 
@@ -120,17 +120,17 @@ def list_of(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def entry_of_untold(place: Place, number: float) -> tuple[object, ...]:
+def entry_of_valueless(place: Place, number: float) -> tuple[object, ...]:
     """As JSON can hold it, which has no infinity."""
     return entry_of_place(place) if number == math.inf else (*entry_of_place(place), number)
 
 
-def untold_of(entries: Iterable[object]) -> dict[Place, float]:
+def valueless_of(entries: Iterable[object]) -> dict[Place, float]:
     """From what JSON held; without a number, it may have been at any time."""
-    untold: dict[Place, float] = {}
+    valueless: dict[Place, float] = {}
     for entry in entries:
         match entry:
             case [str(key), str() | None as field, *number]:
                 with suppress(ValueError):
-                    untold[place_of(key, field)] = number[0] if number and isinstance(number[0], int) else math.inf
-    return untold
+                    valueless[place_of(key, field)] = number[0] if number and isinstance(number[0], int) else math.inf
+    return valueless

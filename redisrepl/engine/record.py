@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from redisrepl.engine.continuity import Continuity
 from redisrepl.engine.outbound import Outbound
-from redisrepl.engine.pending import told_of
+from redisrepl.engine.pending import valued_part
 from redisrepl.engine.seen import Ring
 
 __all__ = ["StreamRecord"]
@@ -103,9 +103,9 @@ class StreamRecord:
 
     def _add(self, number: float) -> list[bytes]:
         changes, whole = self._outbound.recent.take()
-        untold = [one.key for one in changes if not isinstance(one, int) and told_of(one) is not one]
-        self.ring.add(number, changes, untold=bool(untold), whole=whole)
-        return list(reversed(dict.fromkeys(reversed(untold))))  # those that were told of last are last
+        valueless = [one.key for one in changes if not isinstance(one, int) and valued_part(one) is not one]
+        self.ring.add(number, changes, valueless=bool(valueless), whole=whole)
+        return list(reversed(dict.fromkeys(reversed(valueless))))  # those that were told of last are last
 
     def _shown(self, number: int) -> float:
         """The number without what was applied to the site and not yet shown by its stream."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from redisrepl.changes import Change, Deleted, HashSet, Invalidated, StringSet
 from redisrepl.engine.pieces import Pieces
-from redisrepl.engine.places import Place, Seen, Untold, entry_of, entry_of_untold, seen_of, untold_of
+from redisrepl.engine.places import Place, Seen, Valueless, entry_of, entry_of_valueless, seen_of, valueless_of
 from redisrepl.wire.digests import element_of, string_digest
 
 __all__ = ["HISTORY", "RING", "Ring"]
@@ -58,8 +58,8 @@ def _entry(what: Seen | _Moment | None, later: int) -> Sequence[object]:
             return _LEFT_OUT
         case _Moment(None, number):
             return None, number, later
-        case _Moment(offset, _, told_all):
-            return offset, told_all, later
+        case _Moment(offset, _, exact):
+            return offset, exact, later
         case seen:
             return entry_of(seen, later)
 
@@ -70,7 +70,7 @@ class Ring:
     Args:
         seen: they, in order.
         number: agreements up to this one are about what was seen by then.
-        untold: places of which changes were seen that did not tell to what; with the number by the last of them.
+        valueless: places of which changes were seen that did not tell to what; with the number by the last of them.
         complete: of the last so many changes, none was left out; None: of all.
 
     Attributes:
@@ -84,7 +84,7 @@ class Ring:
         self,
         seen: Iterable[Seen] = (),
         number: int = 0,
-        untold: Untold = MappingProxyType({}),
+        valueless: Valueless = MappingProxyType({}),
         complete: int | None = None,
     ) -> None:
         self._seen: deque[Seen] = deque(maxlen=_KEPT)
@@ -94,12 +94,12 @@ class Ring:
         self._seen_saved, self._milestones_saved = Pieces("seen", _ENTRIES), Pieces("milestones", _MILESTONES)
         self.count = 0
         self._invalid: dict[bytes, tuple[int, int]] = {}  # keys yet to be read: that count at their change, the number
-        self._untold: dict[Place, float] = {}
-        self._untold_unsaved: deque[Place] = deque(maxlen=RING)
-        self._untold_saved = Pieces("untold", RING)
+        self._valueless: dict[Place, float] = {}
+        self._valueless_unsaved: deque[Place] = deque(maxlen=RING)
+        self._valueless_saved = Pieces("untold", RING)
         self.complete, self.whole = 0, True
         self._remember(seen)
-        self._do_not_know(untold)
+        self._do_not_know(valueless)
         self.complete = self.complete if complete is None else complete
         self.number = number
         self._unread: int | None = None  # the number once the keys of changes that told no value were read
@@ -119,9 +119,9 @@ class Ring:
         return len(self._seen)
 
     @property
-    def untold(self) -> Untold:
+    def valueless(self) -> Valueless:
         """Places of which changes were seen that did not tell to what; with the number by the last of them."""
-        return self._untold
+        return self._valueless
 
     @property
     def complete_from(self) -> int:
@@ -165,7 +165,7 @@ class Ring:
             kept: it has some change of that place that was seen, whatever the number.
             agreed: what was agreed on of it since `settled_by` this number; None: that is not known.
         """
-        if self.was_untold((key, field)):
+        if self.was_valueless((key, field)):
             return False
         of_place = self._of(key, field)
         known = kept or agreed is not None or any(seen.number < number for seen in of_place)
@@ -178,33 +178,35 @@ class Ring:
 
     def was_read(self, place: Place) -> bool:
         """Whether a change did not tell what it left there: what was read instead need not be in its order."""
-        return bool(self._untold_at(place))
+        return bool(self._valueless_at(place))
 
-    def was_untold(self, place: Place) -> bool:
+    def was_valueless(self, place: Place) -> bool:
         """Whether values were there that nobody knows: a change did not tell, and none before it is remembered."""
-        at, of_place = self._untold_at(place), self._of(*place)
+        at, of_place = self._valueless_at(place), self._of(*place)
         return bool(at) and (not of_place or max(at) >= of_place[0].number)
 
-    def _untold_at(self, place: Place) -> list[float]:
+    def _valueless_at(self, place: Place) -> list[float]:
         """The numbers of changes that did not tell what they left at a place, or in its key as a whole."""
-        return [self._untold[one] for one in (place, (place[0], None)) if one in self._untold]
+        return [self._valueless[one] for one in (place, (place[0], None)) if one in self._valueless]
 
-    def add(self, now: float, changes: Collection[Change | int], *, untold: bool = False, whole: bool = True) -> None:
+    def add(
+        self, now: float, changes: Collection[Change | int], *, valueless: bool = False, whole: bool = True
+    ) -> None:
         """These are the newest changes, with offsets before which they were told; so many agreements there are now.
 
-        What tells no value (`untold`) is no witness: such agreements count once its keys were read, or others followed.
-        There were others before them, unless this is the `whole`.
+        What is without a value (`valueless`) is no witness: such agreements count once its keys were read, or others
+        followed. There were others before them, unless this is the `whole`.
         """
         number = self.number
         if not whole:
             self._left_out()
-        if untold:
+        if valueless:
             self._unread = int(now)
         elif changes or self._unread is None:
             self.number, self._unread = max(number, int(now)), None
         for change in changes:
             if isinstance(change, int):
-                self._told_before(change, told_all=whole and self._other_at != self.count)
+                self._reached_before(change, exact=whole and self._other_at != self.count)
                 continue
             before = self.count
             self._take_in(change, number)
@@ -271,9 +273,9 @@ class Ring:
         """Where so many changes had been seen, in ascending order, one is inserted: later ones have been seen since."""
         reached = [*self._offsets]
         self._offsets.clear()
-        for at, offset, told_all in reached:  # where others had been told by then, what is inserted may be of those
-            before = bisect_left(counts, at) if told_all else bisect_right(counts, at)
-            self._offsets.append((at + before, offset, told_all))
+        for at, offset, exact in reached:  # if not exact, what is inserted may be of what had been told by then
+            before = bisect_left(counts, at) if exact else bisect_right(counts, at)
+            self._offsets.append((at + before, offset, exact))
         for moments in (self._settled, self._unsettled):
             moved = [(at + bisect_left(counts, at), of_them) for at, of_them in moments]
             moments.clear()
@@ -287,18 +289,18 @@ class Ring:
         if self._number_before > (self._milestones[-1][1] if self._milestones else 0):
             self._mark((offset, self._number_before))
         self._number_before = self.number
-        told_all = self._other_at != self.count
-        self._told_before(offset, told_all=told_all)
+        exact = self._other_at != self.count
+        self._reached_before(offset, exact=exact)
         if self._reached_at != self.count:
             self._reached_at = self.count
             self._unsettled.append((self.count, offset))
-            self._unsaved.append((_Moment(offset, all=told_all), 0))
+            self._unsaved.append((_Moment(offset, all=exact), 0))
 
-    def _told_before(self, offset: int, *, told_all: bool) -> None:
-        """The stream has told the changes until now before this offset; with `told_all`, nothing else."""
-        if self._offsets and self._offsets[-1][0] == self.count and self._offsets[-1][2] == told_all:
+    def _reached_before(self, offset: int, *, exact: bool) -> None:
+        """The stream has told the changes until now before this offset; with `exact`, nothing else."""
+        if self._offsets and self._offsets[-1][0] == self.count and self._offsets[-1][2] == exact:
             self._offsets.pop()  # nothing else of ours was told in between
-        self._offsets.append((self.count, offset, told_all))
+        self._offsets.append((self.count, offset, exact))
 
     def acknowledged(self, offset: int, number: int) -> None:
         """What the stream had told before this offset is agreed on, up to this number."""
@@ -330,15 +332,15 @@ class Ring:
             return 0
         count = self.count - len(self._seen) + changes
         # Where another came between the last change and the offset, only a later change is behind that.
-        return max((offset for at, offset, told_all in self._offsets if at + (not told_all) <= count), default=0)
+        return max((offset for at, offset, exact in self._offsets if at + (not exact) <= count), default=0)
 
-    def _do_not_know(self, places: Untold) -> None:
+    def _do_not_know(self, places: Valueless) -> None:
         for place, number in places.items():
-            before = self._untold.pop(place, number)
-            self._untold[place] = max(number, before)  # the last
-            self._untold_unsaved.append(place)
-        while len(self._untold) > _KEPT:
-            del self._untold[next(iter(self._untold))]
+            before = self._valueless.pop(place, number)
+            self._valueless[place] = max(number, before)  # the last
+            self._valueless_unsaved.append(place)
+        while len(self._valueless) > _KEPT:
+            del self._valueless[next(iter(self._valueless))]
             self._left_out()
 
     def _remember(self, changes: Iterable[Seen]) -> None:
@@ -371,10 +373,10 @@ class Ring:
         for seen, later in self._unsaved:
             self._seen_saved.add(_entry(seen, later))
         self._unsaved.clear()
-        for place in dict.fromkeys(self._untold_unsaved):
-            self._untold_saved.add(entry_of_untold(place, self._untold[place]))
-        self._untold_unsaved.clear()
-        saved = self._seen_saved.saved | self._milestones_saved.saved | self._untold_saved.saved
+        for place in dict.fromkeys(self._valueless_unsaved):
+            self._valueless_saved.add(entry_of_valueless(place, self._valueless[place]))
+        self._valueless_unsaved.clear()
+        saved = self._seen_saved.saved | self._milestones_saved.saved | self._valueless_saved.saved
         return {"ring": self.number, **saved}
 
     @classmethod
@@ -391,13 +393,13 @@ class Ring:
                     ring._insert(seen, later)
                     ring._make_room([ring.count - later])
                     ring.count += 1
-                case [int(offset), bool() | None as told_all, 0]:
-                    ring._offsets.append((ring.count, offset, bool(told_all)))
+                case [int(offset), bool() | None as exact, 0]:
+                    ring._offsets.append((ring.count, offset, bool(exact)))
                 case [None, int(settled_by), int(later)] if later >= 0:
                     ring._settled.append((ring.count - later, settled_by))
                 case _ if (seen := seen_of(entry)) is not None:
                     ring._remember([seen])
-        ring._do_not_know(untold_of(ring._untold_saved.load(document)))
+        ring._do_not_know(valueless_of(ring._valueless_saved.load(document)))
         for pair in ring._milestones_saved.load(document):
             match pair:
                 case [int(offset), int(reached)]:

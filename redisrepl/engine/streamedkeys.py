@@ -23,7 +23,7 @@ _OTHERS = 8
 NEVER = sys.maxsize
 
 #: Keys that are remembered with the offset of the stream that told of them, and of these saved.
-_TOLD = 20_000
+_KEYS = 20_000
 _STREAMED = 2048
 
 
@@ -94,23 +94,23 @@ class StreamedKeys:
         self._unsaved += 1
         self._count += len(self._now)
         self._now = []
-        while self._count > _TOLD and len(self._keys) > 1:
+        while self._count > _KEYS and len(self._keys) > 1:
             self.whole_to, keys = self._keys.popleft()
             self._count -= len(keys)
-        if len(self._written) + len(self._applied) > 2 * _TOLD:
+        if len(self._written) + len(self._applied) > 2 * _KEYS:
             self.forgot = True
             for last in (self._written, self._applied):
                 for key in [key for key, at in last.items() if at <= self.whole_to]:
                     del last[key]
 
-    def told(self, keys: Iterable[bytes]) -> dict[bytes, int] | None:
+    def offsets(self, keys: Iterable[bytes]) -> dict[bytes, int] | None:
         """By which offset it had told all that it has told of each of these keys until now; None: that is not known."""
         if self.whole_to == math.inf:
             return None
         written, applied, whole_to = self._written, self._applied, int(self.whole_to)
         return {key: max(whole_to, written.get(key, 0), applied.get(key, 0)) for key in keys}
 
-    def told_since(self, other: StreamedKeys) -> None:
+    def followed_by(self, other: StreamedKeys) -> None:
         """What this other stream tells is about a server that may not have the history of this one."""
         if any(known is other for known in self._others):
             return
@@ -140,10 +140,10 @@ class StreamedKeys:
         if self._others:
             if any(other.forgot for other in self._others):
                 return None
-            told_since = {key for key in keys if any(other.tells_of(key) for other in self._others)}
-            known = [key for key in keys if key not in told_since]
+            doubtful = {key for key in keys if any(other.tells_of(key) for other in self._others)}
+            known = [key for key in keys if key not in doubtful]
             last = max((self._written.get(key, 0) for key in known), default=0)
-            return (max(whole_to, last), dict.fromkeys(told_since, NEVER)) if known else None
+            return (max(whole_to, last), dict.fromkeys(doubtful, NEVER)) if known else None
         offsets = list(map(self._written.get, keys, repeat(0)))
         last = max(whole_to, max(offsets, default=0))
         if not max(whole_to, min(offsets, default=0)) <= cut < last:
@@ -182,9 +182,9 @@ class StreamedKeys:
             case [int(whole_to), int(count)]:
                 streamed.whole_to = whole_to
                 for entry in streamed._saved.load(document):
-                    if (told := _streamed_of(entry)) is None:
+                    if (one := _streamed_of(entry)) is None:
                         return cls()
-                    offset, key = told
+                    offset, key = one
                     streamed.add([key])
                     streamed.reached(offset)
                 if count > len(streamed._keys):  # the first have made room

@@ -57,16 +57,16 @@ class Clocks:
     def __init__(
         self, saved: object = None, shift: ClockShift | None = None, *, steady: Callable[[], float] = _steady
     ) -> None:
-        told: Mapping[object, object] = saved if isinstance(saved, dict) else {}
-        self._latest: dict[Side, int] = {"site": _time(told.get("site")), "hub": _time(told.get("hub"))}
+        document: Mapping[object, object] = saved if isinstance(saved, dict) else {}
+        self._latest: dict[Side, int] = {"site": _time(document.get("site")), "hub": _time(document.get("hub"))}
         self._ahead: dict[Side, float] = {"site": 0.0, "hub": 0.0}
         self._seen: dict[Side, _Seen | None] = {}
         self._shift = shift or ClockShift()
-        self._shift.ms = _time(told.get("shift"))
+        self._shift.ms = _time(document.get("shift"))
         #: What the shift was before, and whether it was the hub's clock that was set then.
-        self._former = _former(told.get("former"))
+        self._former = _former(document.get("former"))
         # Whether anything may have been replicated with the present shift; a state without it knew no shift.
-        self._in_force = bool(told) and told.get("known", True) is True
+        self._in_force = bool(document) and document.get("known", True) is True
         self._steady = steady
 
     def saw(self, side: Side, ahead: float | None, *, within: float = 0.0) -> bool:
@@ -143,14 +143,14 @@ class Clocks:
         }
 
 
-def _former(told: object) -> dict[int, bool]:
+def _former(document: object) -> dict[int, bool]:
     found: dict[int, bool] = {}
-    for one in told if isinstance(told, list) else ():
+    for one in document if isinstance(document, list) else ():
         match one:
             case [int(ms), bool(of_hub)]:
                 found[ms] = of_hub
     return found
 
 
-def _time(told: object) -> int:
-    return told if isinstance(told, int) else 0
+def _time(document: object) -> int:
+    return document if isinstance(document, int) else 0

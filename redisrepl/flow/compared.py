@@ -58,7 +58,7 @@ class Begun(NamedTuple):
     Attributes:
         epoch, type, shape: as of `Kept`.
         first: the section with which the next piece begins; 0: there is none, all of it was compared.
-        told: elements before it, of which some may have come twice.
+        passed: elements before it, of which some may have come twice.
         sections: those before it; None: they are too many to be kept.
     """
 
@@ -66,7 +66,7 @@ class Begun(NamedTuple):
     type: str
     shape: tuple[int, int]
     first: int = 0
-    told: int = 0
+    passed: int = 0
     sections: Sequence[Known] | None = ()
 
 
@@ -89,13 +89,13 @@ class BegunStream(NamedTuple):
         epoch: of the links.
         following: the id with which the next piece begins.
         seen: what was known of all of it when the last piece was read; None: that is still to come.
-        told: entries before it.
+        passed: entries before it.
     """
 
     epoch: int
     following: bytes = BEGINNING
     seen: SeenStream | None = None
-    told: int = 0
+    passed: int = 0
 
 
 class Part(NamedTuple):

@@ -133,10 +133,10 @@ class LargeCollections:
             if kept is not None and known and not self._core.must_ask(suspect=suspect):
                 part = await self._differing(key, kept)
             if part is None and (begun := self._to_go_on(key, large, epoch)) is not None:
-                if not begun.first and (suspect or begun.told) and await self._is_as_agreed(key):
-                    kept = _all_of(begun) if begun.told else kept if known else None
+                if not begun.first and (suspect or begun.passed) and await self._is_as_agreed(key):
+                    kept = _all_of(begun) if begun.passed else kept if known else None
                     return Part(HashState({}, large.expires_at_ms, large.type), (), math.inf, kept)
-                if begun.first or not begun.told:
+                if begun.first or not begun.passed:
                     return await self._next_piece(key, begun)
             part = part or await self._whole(key, large, epoch)
         except ChangedError:
@@ -234,7 +234,7 @@ class LargeCollections:
 
     async def _whole(self, key: bytes, large: LargeState, epoch: int) -> Part:
         """All elements."""
-        shape, size, told = _shape(large.count), 0, 0
+        shape, size, passed = _shape(large.count), 0, 0
         found: dict[bytes, bytes] = {}
         sections: list[Known] = []
         async with aclosing(self._pages(Question(key, large.type, b"all", shape))) as pages:
@@ -242,9 +242,9 @@ class LargeCollections:
                 for section in page.sections:
                     sections.append(_known(section))
                     found |= section.found
-                    told += len(section.found)
+                    passed += len(section.found)
                     size += value_size(HashState(section.found))
-                if told > _OVERLAP * page.length:
+                if passed > _OVERLAP * page.length:
                     raise ChangedError
                 if size > _OVERLAP * self._max_value:
                     return Part(TOO_LARGE, None, page.time, None)
@@ -257,27 +257,27 @@ class LargeCollections:
 
     async def _next_piece(self, key: bytes, begun: Begun) -> Part:
         """The next elements, some sections of them."""
-        opens, found, size = not begun.told, dict[bytes, bytes](), 0
+        opens, found, size = not begun.passed, dict[bytes, bytes](), 0
         self._begun[key] = begun  # should this fail, it is read again
         sections = None if begun.sections is None else list(begun.sections)
-        first, told = begun.first, begun.told
+        first, passed = begun.first, begun.passed
         async with aclosing(self._pages(Question(key, begun.type, b"all", begun.shape, first))) as pages:
             async for page in pages:
                 for section in page.sections:
                     found |= section.found
-                    told += len(section.found)
+                    passed += len(section.found)
                     size += value_size(HashState(section.found))
                 if sections is not None:
                     sections += map(_known, page.sections)
                 first = page.following
-                if told > _OVERLAP * page.length:
+                if passed > _OVERLAP * page.length:
                     raise ChangedError
                 if len(found) >= self._piece or size >= _PIECE_BYTES:
                     break
-        if told > _KEPT:
+        if passed > _KEPT:
             sections = None
         state = HashState(found, page.expires_at_ms, begun.type)
-        done = begun._replace(first=first, told=told, sections=sections)
+        done = begun._replace(first=first, passed=passed, sections=sections)
         return Part(state, list(found), page.time, None, begun=done, opens=opens)
 
     async def _differing(self, key: bytes, kept: Kept) -> Part | None:

@@ -37,8 +37,8 @@ class LackingTimes:
 
     def __init__(self, saved: object, times: FieldTimes) -> None:
         self.times = times
-        told = saved if isinstance(saved, dict) else {}
-        self._lacks: dict[Side, bool] = {side: told[side] for side in SIDES if isinstance(told.get(side), bool)}
+        document = saved if isinstance(saved, dict) else {}
+        self._lacks: dict[Side, bool] = {side: document[side] for side in SIDES if isinstance(document.get(side), bool)}
         self._said: dict[Side, str] = {}
         times.on = times.wanted and not any(self._lacks.values())
 

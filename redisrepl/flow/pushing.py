@@ -20,7 +20,7 @@ from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.everywrite import values_passed
 from redisrepl.engine.merging import size_of
 from redisrepl.engine.outbound import Outbound
-from redisrepl.engine.pending import told_of
+from redisrepl.engine.pending import valued_part
 from redisrepl.engine.pushes import Batch, Departure, with_values
 from redisrepl.errors import (
     FencedError,
@@ -301,7 +301,7 @@ class Pushing:
             Also where the site's stream was when keys in doubt were read; 0: the stream has told of all; None: unknown.
         """
         outbound = self.outbound
-        read_at = 0 if all(told_of(change) is change for change in batch.changes) else None
+        read_at = 0 if all(valued_part(change) is change for change in batch.changes) else None
         if not batch.in_doubt:
             changes, late = await self._resolve(batch)
             _refuse_stale(outbound, batch)

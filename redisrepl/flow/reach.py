@@ -74,11 +74,11 @@ class StreamReach:
         if not offset:  # clients wrote all of it: one place does for most, and takes no time
             written = streamed.written(keys)
             return None if written is None else HeldBy(Position(history, written[0]), written[1])
-        told = streamed.told(keys)
-        if not told:
+        offsets = streamed.offsets(keys)
+        if not offsets:
             return None
-        first = min(told.values())
-        return HeldBy(Position(history, first), {key: at for key, at in told.items() if at != first})
+        first = min(offsets.values())
+        return HeldBy(Position(history, first), {key: at for key, at in offsets.items() if at != first})
 
     async def passed(self, offset: int) -> None:
         """Return when everything that the site did before this offset was seen, or its stream is lost.

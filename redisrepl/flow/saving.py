@@ -130,7 +130,7 @@ class Saving:
         self._origin = origin
         self._mark = mark
         self._marked, self._marked_at = (0, 0), -math.inf  # in which epoch of the site, after how many changes
-        self._untold: tuple[int, list[bytes]] = 0, []  # keys of changes without a value; in which epoch of the site
+        self._valueless: tuple[int, list[bytes]] = 0, []  # keys of changes without a value; in which epoch of the site
         self._news = asyncio.Event()
         self._news.set()
         self._saved: Mapping[str, Any] = store.saved
@@ -172,7 +172,7 @@ class Saving:
 
         Once the link was lost, another server may answer, or one that was restarted: what it lacks, nobody removed.
         """
-        (epoch, keys), self._untold = self._untold, (0, [])
+        (epoch, keys), self._valueless = self._valueless, (0, [])
         if not keys or self._core.continuity.site.epoch != epoch:
             return
         try:
@@ -184,8 +184,8 @@ class Saving:
 
     def _read_soon(self, epoch: int, keys: Sequence[bytes]) -> None:
         """Changes of these keys told no value, in this epoch of the site."""
-        before = [key for key in self._untold[1] if key not in keys] if self._untold[0] == epoch else []
-        self._untold = epoch, [*before, *keys][-_WITNESSES:]
+        before = [key for key in self._valueless[1] if key not in keys] if self._valueless[0] == epoch else []
+        self._valueless = epoch, [*before, *keys][-_WITNESSES:]
 
     async def _mark_site(self) -> None:
         """Have the site hold up to which agreement it has everything; it is to be evidence, if it is restarted."""

@@ -152,15 +152,15 @@ class LargeStreams:
             async for page in pages:
                 found |= page.found
                 size += value_size(HashState(page.found))
-                if begun.told + len(found) > _OVERLAP * (self._seen_in(page).facts.length + 1):
+                if begun.passed + len(found) > _OVERLAP * (self._seen_in(page).facts.length + 1):
                     raise ChangedError
                 if len(found) >= self._piece or size >= _PIECE_BYTES:
                     break
         seen = self._seen_in(page) if page.following == BEGINNING else None
         state = HashState(found, page.expires_at_ms, "stream")
-        done = begun._replace(following=page.following, seen=seen, told=begun.told + len(found))
+        done = begun._replace(following=page.following, seen=seen, passed=begun.passed + len(found))
         opens = begun.following == BEGINNING
-        return Part(state, [*found], page.time, None, begun=done, opens=opens, before=begun.told)
+        return Part(state, [*found], page.time, None, begun=done, opens=opens, before=begun.passed)
 
     async def _whole(self, key: bytes, epoch: int) -> Part:
         """All entries."""

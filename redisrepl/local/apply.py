@@ -69,7 +69,7 @@ class SiteWriter:
         self._groups = groups
         self._address = address
         self._origin = origin
-        self._told_blind = False
+        self._logged_blind = False
         self._transacts = True  # whether the server allows transactions, as far as we know
 
     @asynccontextmanager
@@ -99,8 +99,8 @@ class SiteWriter:
             if isinstance(watched, Exception) and denies_key(str(watched)):
                 with translated(self._address):
                     raise watched
-            if isinstance(watched, Exception) and not self._told_blind:
-                self._told_blind = True
+            if isinstance(watched, Exception) and not self._logged_blind:
+                self._logged_blind = True
                 _log.warning(
                     "apply.no_watch",
                     error=str(watched),

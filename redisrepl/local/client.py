@@ -35,7 +35,7 @@ from redisrepl.limits import Limits
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.parser import NOT_ENOUGH, ReplyParser
 from redisrepl.scripts import Scripts
-from redisrepl.tls.contexts import RenewableContext, tls_reason, trust_told
+from redisrepl.tls.contexts import RenewableContext, tls_reason, with_trust
 from redisrepl.tls.verdict import UNSAID, certificate_refusal, speaks_plainly
 from redisrepl.wire.replies import as_strings, number
 
@@ -450,7 +450,7 @@ def _ours(address: SiteAddress, error: BaseException) -> RedisreplError | None:
             return PeerUnavailableError(f"the site's Redis {address} is not ready: {error}")
         case redis.exceptions.ConnectionError() | redis.exceptions.TimeoutError() | OSError():
             if (trouble := tls_reason(error)) is not None:
-                return CertificateError(f"the site's Redis {address}: {trust_told(trouble, address.context)}")
+                return CertificateError(f"the site's Redis {address}: {with_trust(trouble, address.context)}")
             return LinkLostError(
                 f"the connection to the site's Redis {address} failed: {str(error) or 'no answer in time'}"
             )

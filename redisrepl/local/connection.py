@@ -30,7 +30,7 @@ from redisrepl.local.client import (
     translated,
 )
 from redisrepl.local.sentinel import MasterWatch, ask_sentinels
-from redisrepl.tls.contexts import tls_reason, trust_told
+from redisrepl.tls.contexts import tls_reason, with_trust
 from redisrepl.wire.replies import wrong
 
 __all__ = ["LOGIN_HINT", "find_master", "open_client", "open_connection", "translated"]
@@ -59,7 +59,7 @@ async def open_connection(address: SiteAddress, wait: float) -> tuple[asyncio.St
         raise PeerUnavailableError(f"the site's Redis {address} did not answer in {wait:g} s") from None
     except OSError as error:
         if (trouble := tls_reason(error)) is not None:
-            raise CertificateError(f"the site's Redis {address}: {trust_told(trouble, address.context)}") from error
+            raise CertificateError(f"the site's Redis {address}: {with_trust(trouble, address.context)}") from error
         reason = error.strerror or str(error)
         raise PeerUnavailableError(f"the site's Redis {address} cannot be reached: {reason}") from error
     if context is not None:

@@ -88,13 +88,13 @@ class LinkDiagnosis:
         self._said, self._said_at = "", 0.0
         self.facts: Facts | None = None
 
-    def lost(self, loss: LostLink, *, told: bool) -> None:
-        """The link ended, or could not be made again; explained only if the failure was logged (`told`)."""
+    def lost(self, loss: LostLink, *, logged: bool) -> None:
+        """The link ended, or could not be made again; explained only if the failure was logged (`logged`)."""
         self._attached = False
         if _MAX_CLIENTS in loss.error:  # whatever ended the link before, this keeps it down now
             self._loss = loss
             self._news.set()
-        elif told:
+        elif logged:
             self._loss = self._loss or loss
             self._news.set()
 

@@ -97,11 +97,11 @@ async def ask_facts(address: SiteAddress, wait: float) -> Facts:
 async def ask_place(address: SiteAddress, wait: float) -> Place | None:
     """The present position of the site's stream; None if it cannot continue from there, or its database is unknown."""
     client = open_client(address, wait, connections=1)
-    told = f"INFO at the site's Redis {address}"
+    source = f"INFO at the site's Redis {address}"
     try:
         with translated(address):
-            state = as_info(await ask(client, *INFO), told)
-            keyspace = as_info(await ask(client, b"INFO", b"keyspace"), told).names()
+            state = as_info(await ask(client, *INFO), source)
+            keyspace = as_info(await ask(client, b"INFO", b"keyspace"), source).names()
     except RefusedError:
         return None  # a user that may only replicate; if the user is refused altogether, the link will say so
     finally:
@@ -115,31 +115,31 @@ async def ask_place(address: SiteAddress, wait: float) -> Place | None:
 
 
 def _facts(at: float, replies: list[Any]) -> Facts:
-    told, options = _told(replies)
-    known = "redis_version" in told
-    master = f"{told.text('master_host')}:{told.text('master_port')}" if "master_host" in told else ""
-    backlog = told.number("repl_backlog_active") == 1
+    info, options = _info_and_options(replies)
+    known = "redis_version" in info
+    master = f"{info.text('master_host')}:{info.text('master_port')}" if "master_host" in info else ""
+    backlog = info.number("repl_backlog_active") == 1
     return Facts(
         at,
-        run_id=told.text("run_id") or "",
-        uptime=_natural(told.text("uptime_in_seconds")),
-        role=told.text("role") or "",
+        run_id=info.text("run_id") or "",
+        uptime=_natural(info.text("uptime_in_seconds")),
+        role=info.text("role") or "",
         master=master,
         history=tuple(
-            replid for name in ("master_replid", "master_replid2") if (replid := told.text(name)) is not None
+            replid for name in ("master_replid", "master_replid2") if (replid := info.text(name)) is not None
         ),
-        offset=_natural(told.text("master_repl_offset")),
-        backlog_begins=_natural(told.text("repl_backlog_first_byte_offset")) if backlog else None,
-        overruns=_natural(told.text("client_output_buffer_limit_disconnections")),
-        kills=(told.part("cmdstat_client|kill", "calls") or 0) if known else None,
+        offset=_natural(info.text("master_repl_offset")),
+        backlog_begins=_natural(info.text("repl_backlog_first_byte_offset")) if backlog else None,
+        overruns=_natural(info.text("client_output_buffer_limit_disconnections")),
+        kills=(info.part("cmdstat_client|kill", "calls") or 0) if known else None,
         buffer_limit=_buffer_limit(options.get("client-output-buffer-limit", "")),
         repl_timeout=_natural(options.get("repl-timeout")),
         ping_period=_natural(options.get("repl-ping-replica-period")),
-        backlog_size=_natural(options.get("repl-backlog-size") or told.text("repl_backlog_size")),
+        backlog_size=_natural(options.get("repl-backlog-size") or info.text("repl_backlog_size")),
     )
 
 
-def _told(replies: list[Any]) -> tuple[Info, dict[str, str]]:
+def _info_and_options(replies: list[Any]) -> tuple[Info, dict[str, str]]:
     """The fields of INFO, and options; malformed replies are left out."""
     text = b""
     options: dict[str, str] = {}

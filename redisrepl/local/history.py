@@ -116,8 +116,8 @@ class SiteHistory:
         self._client = client
         self._address = address
         self._reader = reader
-        self._told_policy: str | None = None
-        self._told_clock = False
+        self._logged_policy: str | None = None
+        self._logged_clock = False
 
     async def ask(self) -> SiteFacts:
         """The site's present facts; empty where INFO is refused.
@@ -125,7 +125,7 @@ class SiteHistory:
         Raises:
             RedisreplError: it cannot be asked.
         """
-        told: list[Info] = []
+        infos: list[Info] = []
         asked_at = time.time()
         with translated(self._address):
             asked = [*([b"INFO", section] for section in _SECTIONS), *self._probes]
@@ -136,15 +136,15 @@ class SiteHistory:
                     continue
                 if isinstance(reply, Exception):
                     raise reply
-                told.append(as_info(reply, f"INFO at the site's Redis {self._address}"))
-        info = merged(told)
+                infos.append(as_info(reply, f"INFO at the site's Redis {self._address}"))
+        info = merged(infos)
         there = info.number("server_time_usec")
         answered_at = time.time()
         ahead = None if there is None else there / 1e6 - (asked_at + answered_at) / 2
         self._say_clock(ahead)
-        if (policy := info.evicts()) is not None and policy != self._told_policy:
+        if (policy := info.evicts()) is not None and policy != self._logged_policy:
             _log.warning("site.may_evict", policy=policy, hint=_NO_EVICTION)
-        self._told_policy = policy
+        self._logged_policy = policy
         return SiteFacts(
             run_id=info.text("run_id") or "",
             role=info.text("role") or "",
@@ -162,9 +162,9 @@ class SiteHistory:
 
     def _say_clock(self, ahead: float | None) -> None:
         differs = ahead is not None and abs(ahead) > CLOCK_TOLERANCE
-        if ahead is not None and differs and not self._told_clock:
+        if ahead is not None and differs and not self._logged_clock:
             _log.warning("site.clock_differs", ahead_s=round(ahead, 1), hint=_SET_CLOCK)
-        self._told_clock = differs
+        self._logged_clock = differs
 
     async def held(self, places: Iterable[tuple[bytes, bytes | None]]) -> dict[tuple[bytes, bytes | None], int | None]:
         """The digests of what the site holds now at these places: keys, and fields of hashes.

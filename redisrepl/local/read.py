@@ -115,7 +115,7 @@ class SiteReader:
         for reply in replies[2 * len(alone) :]:
             if isinstance(reply, list):
                 strings = as_strings(reply, self._asked("a reading script"))
-                states += cast("list[State]", await self._told(small, strings, _MAX_REPLY))
+                states += cast("list[State]", await self._states_of(small, strings, _MAX_REPLY))
         left = [*small, *(key for key in alone if key not in found)] if alone else small
         while len(states) < len(left):
             states += await self.first_states(left[len(states) :], _MAX_REPLY)
@@ -136,7 +136,7 @@ class SiteReader:
         if self._scripts.worth_trying:
             reply = await self._scripts.run(self._times.script(STATES_SCRIPT), self._words(keys, max_bytes))
             if reply is not None:
-                states = await self._told(keys, reply, max_bytes, whole=whole)
+                states = await self._states_of(keys, reply, max_bytes, whole=whole)
                 if not 0 < len(states) <= len(keys):
                     raise ProtocolError(f"{self._asked('a reading script')} told of {len(states)} of {len(keys)} keys")
                 return states
@@ -152,7 +152,7 @@ class SiteReader:
         large = b":%d" % _MOST_ELEMENTS if self._paged else b""
         return [b"%d %d%b%b" % (max_bytes, self._max_value, large, self._others), b"", *keys]
 
-    async def _told(
+    async def _states_of(
         self, keys: Sequence[bytes], reply: Sequence[bytes], max_bytes: int, *, whole: bool = True
     ) -> list[State | LargeState]:
         """The states in the script's reply, and no more than `max_bytes` of collections that are read in pages.
@@ -160,15 +160,15 @@ class SiteReader:
         A key with too large a value is logged, once.
         """
         states: list[State | LargeState] = []
-        for key, told in zip(keys, parse_states(reply), strict=False):
-            if not isinstance(told, LargeState):
-                states.append(told)
+        for key, state in zip(keys, parse_states(reply), strict=False):
+            if not isinstance(state, LargeState):
+                states.append(state)
             elif not whole:
-                states.append(told)
+                states.append(state)
                 break
             elif max_bytes > 0:
-                states.append(state := await self._in_pages(key, told))
-                max_bytes -= value_size(state)
+                states.append(paged := await self._in_pages(key, state))
+                max_bytes -= value_size(paged)
             else:
                 break
         self._name_large(keys, states)
@@ -268,12 +268,12 @@ class SiteReader:
         type_, at, *values = replies
         if kind == "stream":
             return self._part_of_stream(names, replies) if type_ == b"stream" and isinstance(at, int) else None
-        told = values[0] if values else []
-        if type_ != kind.encode() or not isinstance(at, int) or not isinstance(told, list) or len(told) != len(names):
+        found = values[0] if values else []
+        if type_ != kind.encode() or not isinstance(at, int) or not isinstance(found, list) or len(found) != len(names):
             return None
-        held = self._values(kind, told)
-        found = zip(names, times_of(held, values[1]) if len(values) > 1 else held, strict=True)
-        return HashState({name: value for name, value in found if value is not None}, at if at >= 0 else None, kind)
+        held = self._values(kind, found)
+        timed = zip(names, times_of(held, values[1]) if len(values) > 1 else held, strict=True)
+        return HashState({name: value for name, value in timed if value is not None}, at if at >= 0 else None, kind)
 
     def end_of(self, replies: Sequence[object]) -> tuple[bytes, int] | None:
         """The last id of a stream and how many entries it has, from the replies to `part_request`; None: it is none."""

@@ -96,11 +96,11 @@ class _Master(NamedTuple):
 def _working_master(reply: object, service: bytes) -> _Master | None:
     """The master of this name in a reply to `SENTINEL MASTERS`; None if the reply calls it down."""
     for master in reply if isinstance(reply, list) else [reply]:
-        told = as_pairs(master, "SENTINEL MASTERS")
-        flags = told.get(b"flags", b"").split(b",")
-        if told.get(b"name") != service or b"master" not in flags or b"s_down" in flags or b"o_down" in flags:
+        facts = as_pairs(master, "SENTINEL MASTERS")
+        flags = facts.get(b"flags", b"").split(b",")
+        if facts.get(b"name") != service or b"master" not in flags or b"s_down" in flags or b"o_down" in flags:
             continue
-        place = _place([told.get(b"ip"), told.get(b"port")])
+        place = _place([facts.get(b"ip"), facts.get(b"port")])
         return _Master(place, b"failover_in_progress" in flags)
     return None
 

@@ -85,8 +85,8 @@ class ClockShift:
 
     def changes(self, changes: Iterable[Change]) -> list[Change]:
         """Changes of the hub, by the site's clock; of fields without expiries, unless these are replicated now."""
-        told = changes if self.fields.on else map(without_times, changes)
-        return list(map(self._change, told) if self.ms else told)
+        sent = changes if self.fields.on else map(without_times, changes)
+        return list(map(self._change, sent) if self.ms else sent)
 
     def commands(self, commands: Sequence[Sequence[bytes]]) -> Sequence[Sequence[bytes]]:
         """Commands for the hub, by its own clock."""

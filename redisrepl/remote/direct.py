@@ -39,7 +39,7 @@ from redisrepl.remote.patience import BESIDE_VALUE, SLOWEST, Patience, Room
 from redisrepl.remote.refusals import refusal
 from redisrepl.remote.transport import parse_url
 from redisrepl.showing import masked
-from redisrepl.tls.contexts import tls_reason, trust_told
+from redisrepl.tls.contexts import tls_reason, with_trust
 from redisrepl.tls.verdict import UNSAID, certificate_refusal
 from redisrepl.wire.lua import sha_of
 from redisrepl.wire.psync import encode_command
@@ -312,7 +312,7 @@ class DirectHub(Hub):
             finally:
                 del error  # or this call and the error would hold each other, and what was read
         if (reason := tls_reason(error)) is not None:
-            raise CertificateError(f"the hub {self.url}: {trust_told(reason, self._context)}") from error
+            raise CertificateError(f"the hub {self.url}: {with_trust(reason, self._context)}") from error
         late = isinstance(error, TimeoutError)
         said = "it does not answer" if late else error.strerror or str(error) or _UNSAID
         if sent:

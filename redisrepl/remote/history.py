@@ -87,8 +87,8 @@ class HubHistory:
         self.lacks_times = ""
         self._reader = reader
         self._refused = False
-        self._told_clock = False
-        self._told_policy: str | None = None
+        self._logged_clock = False
+        self._logged_policy: str | None = None
         self.clock_ahead: float | None = None
         self.clock_within = 0.0
 
@@ -130,23 +130,23 @@ class HubHistory:
         self.clock_ahead = int(there[1]) / 1e6 - (asked_at + answered_at) / 2
         self.clock_within = abs(answered_at - asked_at) / 2
         differs = abs(self.clock_ahead) > CLOCK_TOLERANCE
-        if differs and not self._told_clock:
+        if differs and not self._logged_clock:
             hint = "expiries are converted; set the clock that is wrong: timedatectl set-ntp true"
             _log.warning("hub.clock_differs", ahead_s=round(self.clock_ahead, 1), hint=hint)
-        self._told_clock = differs
+        self._logged_clock = differs
 
     @property
     def may_evict(self) -> bool:
         """Whether the hub evicts keys when its memory is full, as far as it tells."""
-        return self._told_policy is not None
+        return self._logged_policy is not None
 
     def _say_policy(self, info: bytes) -> None:
         memory = info[max(0, info.find(b"# Memory")) :].partition(b"\r\n\r\n")[0]
         policy = as_info(memory, "INFO at the hub").evicts()
-        if policy is not None and policy != self._told_policy:
+        if policy is not None and policy != self._logged_policy:
             hint = "keys that it throws away stay at the sites: CONFIG SET maxmemory-policy noeviction"
             _log.warning("hub.may_evict", policy=policy, hint=hint)
-        self._told_policy = policy
+        self._logged_policy = policy
 
     async def held(self, places: Iterable[tuple[bytes, bytes | None]]) -> dict[tuple[bytes, bytes | None], int | None]:
         """The digests of what the hub holds now at these places: keys, and fields of hashes.

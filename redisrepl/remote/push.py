@@ -254,13 +254,13 @@ class HubPusher:
         self, parts: Sequence[_Part], times: list[float], noted: tuple[int, int]
     ) -> list[tuple[bytes, str]]:
         keys = [key for part in parts for key in written_keys(part.command)]
-        told = self._teller([part.command for part in parts]) if self._teller is not None else (b"", b"")
-        if sum(map(len, told)) + sum(len(part.encoded) for part in parts) + self._head > self.max_body:
-            told = (b"", b"")
+        feed = self._teller([part.command for part in parts]) if self._teller is not None else (b"", b"")
+        if sum(map(len, feed)) + sum(len(part.encoded) for part in parts) + self._head > self.max_body:
+            feed = (b"", b"")
         were_allowed = self.scripts.allowed
         fencing = self.fence.fencing(*noted)
         with unready("the hub refused a batch"):
-            answer = await self._run_script(parts, told, len(keys), fencing)
+            answer = await self._run_script(parts, feed, len(keys), fencing)
         if answer is not None:
             passing = next(filter(is_passing, answer.errors.values()), None)
             if passing is not None:  # such as LOADING or OOM: not the fault of a key, so the batch is sent again
@@ -286,14 +286,14 @@ class HubPusher:
         return errors
 
     async def _run_script(
-        self, parts: Sequence[_Part], told: tuple[bytes, bytes], writes: int, fencing: Fencing
+        self, parts: Sequence[_Part], feed: tuple[bytes, bytes], writes: int, fencing: Fencing
     ) -> Answer | None:
         """Run the script over commands that make this many writes; None if scripts are refused."""
         token = self.scripts.token()
         spelled = [part.encoded for part in parts]
         request = self.scripts.run(
             self._hub.clock_shift.digesting(self._script),
-            batch_words(token, told, fencing),
+            batch_words(token, feed, fencing),
             spelled=spelled,
             count=sum(len(part.command) + 1 for part in parts),
             most=LARGE,

@@ -37,7 +37,7 @@ from redisrepl.remote.patience import BESIDE_VALUE, SLOWEST, Patience, Room
 from redisrepl.remote.refusals import refusal
 from redisrepl.remote.statuses import OK, http_error
 from redisrepl.remote.transport import HubTransport, basic_credentials, environment_proxy
-from redisrepl.tls.contexts import tls_reason, trust_told
+from redisrepl.tls.contexts import tls_reason, with_trust
 from redisrepl.wire.sizes import SMALL, most_of
 from redisrepl.wire.unwanted import MAX_VALUE
 from redisrepl.wire.webdis import (
@@ -337,7 +337,7 @@ def _ours(url: str, context: ssl.SSLContext, error: httpx.RequestError | Timeout
         return OutcomeUnknownError(f"the hub {url} did not answer in time")
     # In TLS 1.3 the server refuses our certificate after our side of the handshake is complete: in any phase, for us.
     if (reason := tls_reason(error)) is not None:
-        return CertificateError(f"the hub {url}: {trust_told(reason, context)}")
+        return CertificateError(f"the hub {url}: {with_trust(reason, context)}")
     text = str(error) or type(error).__name__
     if isinstance(error, _NEVER_SENT):
         return PeerUnavailableError(f"the hub {url} cannot be reached: {text}")

@@ -108,7 +108,7 @@ class Subscription:
         self._restored = 0  # the value of `notifications.restored` that we have acted on
         self._canary_head = b"canary:" + options.origin + b":"
         self._gap = _GAP + options.origin
-        self._untold = False  # whether events were lost and the other clients have not been told (`_GAP`)
+        self._gap_pending = False  # whether events were lost and the other clients have not been told (`_GAP`)
         self._period = options.canary_period
         self._on_events = on_events
         self._on_feed = on_feed
@@ -152,7 +152,7 @@ class Subscription:
     async def _listen_once(self) -> None:
         try:
             if await self._sent_less():
-                self._untold = True
+                self._gap_pending = True
             pattern = self._channel + glob_escape(self._prefix) + b"*"
             async with self._hub.psubscribe(pattern, silence=_PATIENCE * self._period) as lists:
                 async for messages in lists:
@@ -198,16 +198,16 @@ class Subscription:
             self._on_events(events)
 
     def _tell(self, messages: Iterable[bytes]) -> None:
-        told: list[tuple[int, list[Change]]] = []
+        fed: list[tuple[int, list[Change]]] = []
         for message in messages:
             if message.split(b" ", 2)[1:2] == [self._options.origin]:
                 continue  # our own push
             try:
                 feed = parse_feed(message)
-                told.append((feed.time, self._hub.clock_shift.changes(feed.changes())))
+                fed.append((feed.time, self._hub.clock_shift.changes(feed.changes())))
             except ProtocolError as error:  # nothing is lost: the keyspace events of the same push arrive as well
                 _log.debug("subscribe.feed_damaged", error=str(error))
-        for time_us, changes in sorted(told, key=itemgetter(0)):
+        for time_us, changes in sorted(fed, key=itemgetter(0)):
             self._on_feed(time_us, changes)
 
     def _canary(self, canary: bytes) -> None:
@@ -280,11 +280,11 @@ class Subscription:
         """
         try:
             if await self._sent_less():
-                self._untold = True
+                self._gap_pending = True
                 self._on_subscribed()  # as after a new subscription: changes until now may not have been seen
-            if self._untold:
+            if self._gap_pending:
                 await self._hub.command(b"PUBLISH", self._canary_channel, self._gap)
-                self._untold = False
+                self._gap_pending = False
             canary = self._next_canary()
             self._sent[canary] = time.monotonic()
             await self._hub.command(b"PUBLISH", self._canary_channel, canary)

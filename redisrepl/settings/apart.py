@@ -30,16 +30,16 @@ def load_settings_apart(flags: Mapping[str, Any], file: Path | None = None) -> S
     Raises:
         ConfigError: as `load_settings`.
     """
-    told = _told_by_child(flags, file) if hasattr(os, "fork") else b""
-    if not told:  # without a child, or where it failed in some other way, what there is to say is said here
+    pickled = _read_by_child(flags, file) if hasattr(os, "fork") else b""
+    if not pickled:  # without a child, or where it failed in some other way, what there is to say is said here
         return load_settings(flags, file)
-    values, wrong = pickle.loads(told)  # noqa: S301 - it comes from this very program
+    values, wrong = pickle.loads(pickled)  # noqa: S301 - it comes from this very program
     if wrong is not None:
         raise ConfigError(wrong)
     return Settings(**values)
 
 
-def _told_by_child(flags: Mapping[str, Any], file: Path | None) -> bytes:
+def _read_by_child(flags: Mapping[str, Any], file: Path | None) -> bytes:
     """What the child has to say; nothing if there can be none, or if it did not end well."""
     import asyncio  # noqa: F401, PLC0415 - both processes need it: it is loaded once, before they part
 
@@ -53,12 +53,12 @@ def _told_by_child(flags: Mapping[str, Any], file: Path | None) -> bytes:
             return b""
         finally:
             os.close(writing)
-        told = pipe.read()
+        pickled = pipe.read()
     try:
         _, status = os.waitpid(child, 0)
     except ChildProcessError:  # who started us has the system reap what we start
-        return told
-    return told if not status else b""
+        return pickled
+    return pickled if not status else b""
 
 
 def _tell(writing: int, flags: Mapping[str, Any], file: Path | None) -> NoReturn:

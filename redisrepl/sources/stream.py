@@ -155,9 +155,9 @@ class StreamSource:
                 self._links.lost(error)
                 if self._links.is_final(error):
                     continue  # `self._links` raises it
-                told = self.failure_log.failed(error)
+                logged = self.failure_log.failed(error)
                 if self._links.accepted_once and not isinstance(error, PsyncRefusedError):
-                    self.diagnosis.lost(self._loss(error), told=told)
+                    self.diagnosis.lost(self._loss(error), logged=logged)
 
     async def _follow_link(self) -> None:
         """One link, from attaching to its end."""

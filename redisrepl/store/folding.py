@@ -446,12 +446,12 @@ class Folder:
             ValueError, IndexError, struct.error (`MALFORMED`): it cannot be read, or does not reach back to `number`.
         """
         for kind, payload, _ in self.journal.records(begin, self.journal.end):
-            told = reader.take(kind, payload)
+            facts = reader.take(kind, payload)
             # A renewed journal begins with NUMBER: what was agreed up to it is in the database only.
             if kind in {Kind.NUMBER, Kind.CLEARED} and reader.number > number:
                 raise ValueError(f"the journal begins after agreement {number}")
-            if told is not None:
-                yield told
+            if facts is not None:
+                yield facts
 
     def _read_before(self, number: float) -> tuple[int, Reader]:
         """A late place of the journal before which no later number was assigned, and what was read by then."""

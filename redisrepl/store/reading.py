@@ -176,12 +176,12 @@ class Reader:
     def _agreed(self, facts: bytes, number: int, besides: frozenset[bytes]) -> tuple[bytes, int, Collection[bytes]]:
         """Make facts agreed: for their keys, earlier applies of unknown outcome no longer matter."""
         if self.applying:
-            told = Changes()
-            told.take(facts, number, besides)
+            changes = Changes()
+            changes.take(facts, number, besides)
             for batch, (applied, void) in list(self.applying.items()):
                 keys = Changes()
                 keys.take(applied, batch, void)
-                known = {key for key in keys.keys() & told.keys() if concern_the_same(told[key], keys[key])}
+                known = {key for key in keys.keys() & changes.keys() if concern_the_same(changes[key], keys[key])}
                 if keys.keys() <= known:
                     del self.applying[batch]
                 else:
@@ -192,9 +192,9 @@ class Reader:
         """Keys of applies whose outcome is unknown."""
         keys: set[bytes] = set()
         for batch, (facts, void) in self.applying.items():
-            told = Changes()
-            told.take(facts, batch, void)
-            keys |= told.keys()
+            changes = Changes()
+            changes.take(facts, batch, void)
+            keys |= changes.keys()
         return frozenset(keys)
 
     def carried(self) -> bytes:

@@ -103,15 +103,15 @@ async def _answered(hub: Hub, *argv: bytes) -> object:
 async def _server(hub: Hub) -> AsyncIterator[Finding]:
     """What the hub's Redis tells of itself."""
     info = await _answered(hub, b"INFO")
-    told = as_info(b"" if info is None else info, f"INFO at the hub {hub.url}")
-    if told.text("cluster_enabled") == "1":
+    info = as_info(b"" if info is None else info, f"INFO at the hub {hub.url}")
+    if info.text("cluster_enabled") == "1":
         remedy = "in its redis.conf: cluster-enabled no"
         yield Finding(
             "hub cluster", f"it is a Redis Cluster, of which Webdis sees one node only: {remedy}", ExitCode.CONFIG
         )
-    if unlike := not_tried(told):
+    if unlike := not_tried(info):
         yield Finding("hub version", unlike, None)
-    for finding in eviction_findings("hub eviction", told):
+    for finding in eviction_findings("hub eviction", info):
         yield finding
     reply = await _answered(hub, b"TIME")
     if reply is not None:

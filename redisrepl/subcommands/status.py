@@ -62,20 +62,20 @@ def run(directory: Path, *, as_json: bool, out: TextIO, now: float | None = None
     Raises:
         PeerUnavailableError: none answers.
     """
-    told = documents(directory)
-    if not told:
+    daemons = documents(directory)
+    if not daemons:
         raise PeerUnavailableError(
             f"no daemon answers in {directory}: see whether one runs, and give its --state-dir, as its user or as root"
         )
     now = time.time() if now is None else now
-    for document in told:
+    for document in daemons:
         print(json.dumps(document) if as_json else "\n".join(_lines(document, now)), file=out)
-    return verdict(told)
+    return verdict(daemons)
 
 
-def verdict(told: list[_Document]) -> ExitCode:
+def verdict(daemons: list[_Document]) -> ExitCode:
     """That of the daemon that is worst off."""
-    states = {document["state"] for document in told}
+    states = {document["state"] for document in daemons}
     if "not well" in states:
         return ExitCode.DIFFERENT
     return ExitCode.STARTING if "starting" in states else ExitCode.OK
@@ -94,32 +94,33 @@ def watch(directory: Path, *, period: float, out: TextIO, times: int | None = No
     from rich.live import Live  # noqa: PLC0415
 
     before: dict[object, _Document] = {}
-    told: list[_Document] = []
+    daemons: list[_Document] = []
     console = Console(file=out)
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
         for look in itertools.count(1):
-            told = documents(directory)
-            live.update(_table(directory, told, before), refresh=True)
-            before = {document["pid"]: document for document in told}
+            daemons = documents(directory)
+            live.update(_table(directory, daemons, before), refresh=True)
+            before = {document["pid"]: document for document in daemons}
             if look == times:
                 break
             time.sleep(period)
-    return verdict(told) if told else ExitCode.UNAVAILABLE
+    return verdict(daemons) if daemons else ExitCode.UNAVAILABLE
 
 
-def _table(directory: Path, told: list[_Document], before: dict[object, _Document]) -> Table:
+def _table(directory: Path, daemons: list[_Document], before: dict[object, _Document]) -> Table:
     """One row for each daemon; `before` is what each said at the last look."""
     from rich import box  # noqa: PLC0415 - only this needs it
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    caption = f"{count(len(told), 'daemon')} in {plain(str(directory))}, {time.strftime('%H:%M:%S')}; Ctrl-C ends this"
+    now = time.strftime("%H:%M:%S")
+    caption = f"{count(len(daemons), 'daemon')} in {plain(str(directory))}, {now}; Ctrl-C ends this"
     table = Table(caption=Text(caption), box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, expand=True)
     for title, width in (("site and hub", 19), ("ns", 6), ("state", 11)):
         table.add_column(title, overflow="fold", min_width=width)
     for title in ("lag", "waits", "push/s", "apply/s"):
         table.add_column(title, justify="right", no_wrap=True)
-    for document in told:
+    for document in daemons:
         state = document["state"]
         said = "; ".join(document["problems"]) or document["doing"]
         arrow = "<->" if document["direction"] == "both" else "->"

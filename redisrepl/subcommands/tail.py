@@ -110,7 +110,7 @@ async def run(address: SiteAddress, choice: Choice, options: LinkOptions, descri
 async def _follow(address: SiteAddress, choice: Choice, options: LinkOptions, output: Output) -> None:
     trouble = FailureLog("stream")
 
-    def told(error: RedisreplError) -> None:
+    def log_failure(error: RedisreplError) -> None:
         trouble.failed(error)
 
     stream = ReplicaStream(
@@ -119,7 +119,7 @@ async def _follow(address: SiteAddress, choice: Choice, options: LinkOptions, ou
         database=choice.place.database if choice.place else None,
         snapshot=choice.snapshot,
         prefixes=(*choice.ns, *choice.keys),
-        options=LinkOptions(None, told, options.silence, options.connect_wait, options.retry_max),
+        options=LinkOptions(None, log_failure, options.silence, options.connect_wait, options.retry_max),
     )
     async with stream:
         _log.info("stream.attached", site=str(address), position=str(stream.position or "snapshot"))

@@ -76,7 +76,7 @@ class _Link:
     Attributes:
         stamp: of the files when they were last loaded or refused.
         failure_log: failures to load them.
-        told: for each certificate, the last warning given, in days before expiry.
+        warned: for each certificate, the last warning given, in days before expiry.
     """
 
     name: str
@@ -84,7 +84,7 @@ class _Link:
     files: CertificateFiles
     stamp: _Stamp
     failure_log: FailureLog
-    told: dict[str, tuple[datetime, int]] = field(default_factory=dict)
+    warned: dict[str, tuple[datetime, int]] = field(default_factory=dict)
 
 
 class CertificateWatch:
@@ -194,9 +194,9 @@ class CertificateWatch:
             if days <= 0:
                 passed = 0
             if passed is None:
-                link.told.pop(what, None)
-            elif (before := link.told.get(what)) is None or before[0] != end or passed < before[1]:
-                link.told[what] = (end, passed)
+                link.warned.pop(what, None)
+            elif (before := link.warned.get(what)) is None or before[0] != end or passed < before[1]:
+                link.warned[what] = (end, passed)
                 _log.warning(
                     "certificate.expires",
                     certificate=what,

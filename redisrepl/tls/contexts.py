@@ -32,7 +32,7 @@ __all__ = [
     "renew",
     "server_context",
     "tls_reason",
-    "trust_told",
+    "with_trust",
 ]
 
 
@@ -153,7 +153,7 @@ class RenewableContext(ssl.SSLContext):
         return super().wrap_bio(*args, **kwargs) if successor is None else successor.wrap_bio(*args, **kwargs)
 
 
-def trust_told(reason: str, context: ssl.SSLContext | None) -> str:
+def with_trust(reason: str, context: ssl.SSLContext | None) -> str:
     """A reason of `tls_reason`; if it concerns the CA and no CA flag was given, with a note of that."""
     flag = context.current.no_ca if isinstance(context, RenewableContext) else None
     if flag is None or "given CA" not in reason:

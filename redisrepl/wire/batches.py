@@ -300,15 +300,15 @@ def command_words(command: Sequence[bytes]) -> Sequence[bytes]:
     return b"%d" % len(command), *command
 
 
-def batch_words(token: bytes = b"", told: tuple[bytes, bytes] = (b"", b""), fencing: Fencing = NO_FENCE) -> list[bytes]:
+def batch_words(token: bytes = b"", feed: tuple[bytes, bytes] = (b"", b""), fencing: Fencing = NO_FENCE) -> list[bytes]:
     """The arguments of `PUSH_SCRIPT` before the commands.
 
     Args:
         token: identifies the reply; without spaces.
-        told: a channel, and the message to publish there after the time.
+        feed: a channel, and the message to publish there after the time.
         fencing: see `Fencing`.
     """
-    return [token, *told, fencing.key, *(b"%d" % number for number in fencing[1:])]
+    return [token, *feed, fencing.key, *(b"%d" % number for number in fencing[1:])]
 
 
 def changed_nothing(command: Sequence[bytes], reply: object) -> str | None:

@@ -103,7 +103,7 @@ class FeedWriter:
 
 def feed_content(commands: Sequence[Sequence[bytes]]) -> bytes:
     """These commands for a message; empty if they are too many or too large, or one of them is not published."""
-    if not 0 < len(commands) <= _MAX_COMMANDS or not all(argv[0] in _TOLD for argv in commands):
+    if not 0 < len(commands) <= _MAX_COMMANDS or not all(argv[0] in _FED for argv in commands):
         return b""
     if sum(len(word) for argv in commands for word in argv) > _MAX_BYTES or any(map(_is_conditional, commands)):
         return b""
@@ -154,7 +154,7 @@ _TIMES = b"HPEXPIREAT"
 #: Only commands with values: whether a removal or an expiry changes anything, and so causes an event, is not known
 #: beforehand. `XDEL` may be published, because a stream stays even without entries. So may the expiry of a field, since
 #: the `HSET` before it has set the field, and taken its former expiry away.
-_TOLD = frozenset({b"SET", b"MSET", b"HSET", _TIMES, b"SADD", b"ZADD", b"STREAMSET", b"XDEL", b"GROUPDEL"})
+_FED = frozenset({b"SET", b"MSET", b"HSET", _TIMES, b"SADD", b"ZADD", b"STREAMSET", b"XDEL", b"GROUPDEL"})
 
 
 def _all_changes(commands: Sequence[Sequence[bytes]]) -> list[Change]:

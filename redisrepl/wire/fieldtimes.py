@@ -302,7 +302,7 @@ def named_fields(argv: Sequence[bytes], width: int = 1) -> tuple[Sequence[bytes]
 
 
 _ABSOLUTE = {b"PXAT": 1, b"EXAT": 1000}
-_UNTOLD = frozenset({b"EX", b"PX", b"KEEPTTL"})
+_WITHOUT_TIME = frozenset({b"EX", b"PX", b"KEEPTTL"})
 _TIMING = frozenset({b"HPEXPIREAT", b"HEXPIREAT", b"HPEXPIRE", b"HEXPIRE", b"HPERSIST", b"HGETEX"})
 
 
@@ -323,7 +323,7 @@ def changed_times(name: bytes, argv: Sequence[bytes]) -> HashSet | None:
     pairs = list(zip(words[::2], words[1::2], strict=True))
     fields: dict[bytes, bytes | None] = dict(pairs)
     for index, option in enumerate(options):
-        if option in _UNTOLD:
+        if option in _WITHOUT_TIME:
             fields = dict.fromkeys(fields)
         elif option in _ABSOLUTE:
             at = int(options[index + 1]) * _ABSOLUTE[option]

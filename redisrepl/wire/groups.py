@@ -47,7 +47,7 @@ _PENDING = b"xgroup-pending:"
 
 _ID = re.compile(rb"(\d{1,20})(?:-(\d{1,20}))?")
 _PENDING_NAME = re.compile(rb"xgroup-pending:(\d{1,9}):(.*)", re.DOTALL)
-_TOLD = re.compile(rb"(\d{1,19}) (\d{0,18}) (.*)", re.DOTALL)
+_DELIVERY = re.compile(rb"(\d{1,19}) (\d{0,18}) (.*)", re.DOTALL)
 _LARGEST = (1 << 64) - 1
 #: Ids that one command names: Lua's stack holds 8,000 values.
 _MOST = 1000
@@ -141,15 +141,15 @@ def checked_names(names: Sequence[bytes]) -> tuple[bytes, ...]:
     return tuple(names)
 
 
-def value_here(name: bytes, told: bytes) -> bytes:
+def value_here(name: bytes, reply: bytes) -> bytes:
     """The value of an element of a group, from what scripts return and accept: an id, or `COUNT TIME CONSUMER`.
 
     Raises:
         ValueError: it is none, or the name is not that of such an element.
     """
     if not _parts(name)[1]:
-        return _plain(told)
-    if (found := _TOLD.fullmatch(told)) is None:
+        return _plain(reply)
+    if (found := _DELIVERY.fullmatch(reply)) is None:
         raise ValueError("no pending entry")
     return delivery(found[3], int(found[1]), int(found[2]) if found[2] else None)
 
@@ -215,8 +215,8 @@ def values_of_groups(names: Sequence[bytes], replies: Sequence[object]) -> dict[
         return {}
     clock, groups, *others = replies
     found: dict[bytes, bytes] = {}
-    for told in groups if isinstance(groups, list) else ():
-        match _pairs(told):
+    for reply in groups if isinstance(groups, list) else ():
+        match _pairs(reply):
             case {b"name": bytes(group), b"last-delivered-id": bytes(last)}:
                 found[place_name(group)] = _plain(last)
             case _:

@@ -1017,7 +1017,7 @@ def test_the_last_changes_of_the_site_are_remembered_with_the_number_before_them
     assert core.record.saw(4) == [b"ns:n", OTHER]
     told = [(seen.number, seen.key, seen.field) for seen in core.record.ring]
     assert sorted(told) == sorted([(3, KEY, None), (3, OTHER, b"f"), (3, KEY, None)])
-    assert set(core.record.ring.untold) == {(b"ns:n", None), (OTHER, b"f")}
+    assert set(core.record.ring.valueless) == {(b"ns:n", None), (OTHER, b"f")}
     assert core.record.ring.last(KEY).digest == digest_of(KEY, B)
     assert (core.record.saw(5), core.record.ring.number) == ([], 3)  # not before it is known what the counter came to
     core.record.ring.add_read({b"ns:n": digest_of(b"ns:n", A)})

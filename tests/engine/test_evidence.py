@@ -243,7 +243,9 @@ def test_what_is_read_takes_the_place_of_its_change():
     """What is read of a key need not have come after what the stream told after that key's change."""
     ring = Ring()
     ring.add(
-        4, [StringSet(b"a", b"1"), Invalidated(b"n"), StringSet(b"b", b"1"), HashSet(b"h", {b"f": None})], untold=True
+        4,
+        [StringSet(b"a", b"1"), Invalidated(b"n"), StringSet(b"b", b"1"), HashSet(b"h", {b"f": None})],
+        valueless=True,
     )
     saved = Ring.load(json.loads(json.dumps(ring.saved())))
     ring.add(7, [StringSet(b"c", b"1"), Invalidated(b"m"), StringSet(b"d", b"1")])
@@ -300,7 +302,7 @@ def test_the_next_process_knows_by_which_number_all_was_agreed_on():
     ring = ring_of(b"a", 10)
     ring.saved()
     ring.acknowledged(10, 3)
-    ring.add(3, [StringSet(b"b", b"1"), Invalidated(b"n"), StringSet(b"c", b"1")], untold=True)
+    ring.add(3, [StringSet(b"b", b"1"), Invalidated(b"n"), StringSet(b"c", b"1")], valueless=True)
     ring.reached(20)
     ring.saved()
     ring.add_read({b"n": 1})
@@ -314,7 +316,7 @@ def test_before_which_offset_a_server_has_all_that_has_some_change_after_it():
     ring = ring_of(10, b"a", 20, b"b", b"c", 30, b"d", 40, 50)
     for one in (ring, Ring.load(json.loads(json.dumps(ring.saved())))):
         assert [one.offset_of(changes) for changes in range(5)] == [0, 20, 20, 30, 50 if one is ring else 40]
-    ring.add(9, [Invalidated(b"n")], untold=True)
+    ring.add(9, [Invalidated(b"n")], valueless=True)
     ring.add(9, [StringSet(b"e", b"v")])
     ring.saved()
     ring.add_read({b"n": 1})
@@ -344,7 +346,7 @@ def test_how_far_the_stream_was_read_between_changes_that_come_together():
 )
 def test_what_is_not_among_the_changes_a_server_may_lack_that_has_all_of_them(others, whole):
     ring = ring_of(b"a", 10)
-    ring.add(9, others, untold=bool(others), whole=whole)
+    ring.add(9, others, valueless=bool(others), whole=whole)
     ring.reached(20)
     for one in (ring, Ring.load(json.loads(json.dumps(ring.saved())))):
         assert one.offset_of(1) == 10
@@ -359,7 +361,7 @@ def test_what_is_not_among_the_changes_a_server_may_lack_that_has_all_of_them(ot
 
 def test_what_is_read_of_a_change_before_all_was_agreed_on_does_not_count_as_later():
     ring = ring_of(b"a")
-    ring.add(3, [Invalidated(b"n")], untold=True)
+    ring.add(3, [Invalidated(b"n")], valueless=True)
     ring.add(3, [StringSet(b"b", b"1"), StringSet(b"c", b"1")])
     ring.reached(20)
     ring.acknowledged(20, 4)
@@ -405,7 +407,7 @@ def test_no_value_that_a_server_has_restored_counts_as_written_since(seed):
 def test_what_is_read_proves_no_more_than_its_change():
     ring = Ring()
     ring.add(1, [StringSet(b"k%d" % n, b"1") for n in range(20)])
-    ring.add(2, [Invalidated(b"n")], untold=True)
+    ring.add(2, [Invalidated(b"n")], valueless=True)
     ring.add(9, [StringSet(b"other", b"1")])
     ring.add_read({b"n": 7})
     held = {(b"k%d" % n, None): string_digest(b"k%d" % n, b"1") for n in range(20)}
@@ -461,8 +463,8 @@ def test_what_changed_without_a_value_may_have_been_any_value():
     kept.append(Seen(8, b"k0", None, 9))
     at = held(kept) | {(b"k0", None): 99}
     assert proved(Ring(kept, 99), at).number == 99
-    assert proved(Ring(kept, 99, untold={(b"k0", None): 8}), at).number == 7
-    assert Ring.load(json.loads(json.dumps(ring.saved()))).untold == ring.untold
+    assert proved(Ring(kept, 99, valueless={(b"k0", None): 8}), at).number == 7
+    assert Ring.load(json.loads(json.dumps(ring.saved()))).valueless == ring.valueless
 
 
 def saved_and_loaded(ring):

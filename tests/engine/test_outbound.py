@@ -706,16 +706,16 @@ def test_what_we_applied_is_not_what_a_client_wrote_there():
     outbound.read([[b"SET", K, b"ours"]], 20)
     assert outbound.counters.echoes == 1
     assert outbound.recent.streamed_keys.written([K]) == (10, {})
-    assert outbound.recent.streamed_keys.told([K]) == {K: 20}
+    assert outbound.recent.streamed_keys.offsets([K]) == {K: 20}
 
 
 def test_the_stream_has_told_of_every_key_by_the_end_of_a_flush():
     outbound = Side().outbound
     outbound.streamed_from(5)
     outbound.read([[b"SET", K, b"v"]], 10)
-    assert outbound.recent.streamed_keys.told([K]) == {K: 10}
+    assert outbound.recent.streamed_keys.offsets([K]) == {K: 10}
     outbound.read([[b"FLUSHALL"]], 20)
-    assert outbound.recent.streamed_keys.told([K]) == {K: 20}
+    assert outbound.recent.streamed_keys.offsets([K]) == {K: 20}
 
 
 def test_a_new_history_voids_what_was_expected_of_the_old_one():

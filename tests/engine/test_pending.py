@@ -686,7 +686,7 @@ def test_a_new_history_drops_what_does_not_tell_its_value():
     waiting.read_up_to(50)
 
     waiting.put_back([change.key for change in flying])
-    waiting.forget_untold([change.key for change in flying])
+    waiting.forget_valueless([change.key for change in flying])
     assert takes(waiting) == [HashSet(b"flying hash", {b"known": b"1"})]
     waiting.done([b"h", K, b"flying hash"])
     assert (len(waiting), waiting.bytes, waiting.acknowledged) == (0, 0, 50)

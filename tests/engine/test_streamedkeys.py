@@ -86,18 +86,18 @@ def test_streamed_keys_that_cannot_be_read_are_not_known(document):
 
 def test_before_which_offset_the_stream_had_told_all_that_it_told_of_some_keys():
     streamed = StreamedKeys()
-    assert streamed.told([b"a"]) is streamed.written([b"a"]) is None  # there is no stream
+    assert streamed.offsets([b"a"]) is streamed.written([b"a"]) is None  # there is no stream
     streamed.whole_to = 5
     for offset, key in ((10, b"a"), (20, b"b"), (30, b"a")):
         streamed.add([key])
         streamed.reached(offset)
     # What it told of before it was listened to lies before that.
-    assert streamed.told([b"a", b"b", b"other"]) == {b"a": 30, b"b": 20, b"other": 5}
+    assert streamed.offsets([b"a", b"b", b"other"]) == {b"a": 30, b"b": 20, b"other": 5}
     for keys, offset in (([b"b", b"a"], 30), ([b"b", b"other"], 20), ([b"other"], 5), ([], 5)):
         assert streamed.written(keys) == (offset, {})
     streamed.add([b"b", b"new"], applied=True)
     streamed.reached(40)
-    assert streamed.told([b"a", b"b", b"new"]) == {b"a": 30, b"b": 40, b"new": 40}
+    assert streamed.offsets([b"a", b"b", b"new"]) == {b"a": 30, b"b": 40, b"new": 40}
     assert streamed.written([b"b", b"new"]) == (20, {})
     assert streamed.later_than(30) == {b"b", b"new"}
 
@@ -118,7 +118,7 @@ def test_what_was_written_recently_is_placed_apart_from_what_has_waited():
 
 def test_what_is_not_remembered_lies_before_what_is():
     streamed = streamed_of((10, [b"a"]), (20, [b"%d" % key for key in range(45_000)]), (30, [b"last"]), whole_to=5)
-    assert streamed.told([b"a", b"last"]) == {b"a": 20, b"last": 30}
+    assert streamed.offsets([b"a", b"last"]) == {b"a": 20, b"last": 30}
 
 
 def test_keys_that_went_with_a_flush_lie_behind_it():
@@ -127,7 +127,7 @@ def test_keys_that_went_with_a_flush_lie_behind_it():
     streamed.flushed()
     streamed.add([b"b"])
     streamed.reached(20)
-    assert streamed.told([b"a", b"b"]) == {b"a": 20, b"b": 20}
+    assert streamed.offsets([b"a", b"b"]) == {b"a": 20, b"b": 20}
     assert streamed.later_than(15) is None
     assert as_loaded(streamed).later_than(15) is None
     streamed.add([b"b"])

@@ -146,9 +146,9 @@ def test_what_the_stream_of_a_site_told_last_may_not_have_been_pushed_yet(side, 
 def test_where_a_value_was_read_what_a_site_told_of_may_be_the_last_all_the_same():
     """A list that is written anew, as DEL and RPUSH, and read between the two writes."""
     losses, now = Losses(), Ring()
-    now.add(1, [StringSet(b"other", b"v"), Invalidated(KEY), StringSet(b"other", b"v")], untold=True)
+    now.add(1, [StringSet(b"other", b"v"), Invalidated(KEY), StringSet(b"other", b"v")], valueless=True)
     now.add_read({KEY: digest_of(KEY, B)})
-    now.add(2, [Deleted(KEY), Invalidated(KEY)], untold=True)
+    now.add(2, [Deleted(KEY), Invalidated(KEY)], valueless=True)
     losses.went_back(now, float("inf"), (), Findings(1, 3, {}))
     losses.remembers({(KEY, None): {digest_of(KEY, A)}})
     assert losses.past(KEY, None) == {digest_of(KEY, A)}

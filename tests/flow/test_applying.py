@@ -204,7 +204,7 @@ async def test_what_was_found_equal_lies_where_the_stream_told_of_it_and_what_wa
     async with running(server) as world:
 
         class Keys(StreamedKeys):
-            def told(self, keys):
+            def offsets(self, keys):
                 world.read_to = 0  # what is applied from now on, the stream has yet to show
                 return dict.fromkeys(keys, 1)
 

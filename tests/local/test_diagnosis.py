@@ -274,11 +274,11 @@ async def test_a_loss_is_explained_once_however_often_the_site_is_looked_at(monk
     diagnosis = LinkDiagnosis(parse_address("127.0.0.1:1"))
     with capture_logs() as logs:
         task = asyncio.ensure_future(diagnosis.run())
-        diagnosis.lost(CLOSED, told=True)
+        diagnosis.lost(CLOSED, logged=True)
         await eventually_async(lambda: len(asked) == 1)
         diagnosis.attached()
         await eventually_async(lambda: len(asked) > 5)
-        diagnosis.lost(CLOSED, told=False)  # the log does not tell of every failure, nor does this
+        diagnosis.lost(CLOSED, logged=False)  # the log does not tell of every failure, nor does this
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert [record["event"] for record in logs] == ["stream.lost"]

@@ -183,7 +183,7 @@ MORE = [
         ONE,
     ),
     Mutant(applying, "Applying._sent", "self._store.agreed(replaced)", "pass", (conflict, conflict, conflict)),
-    Mutant(seen, "Ring.offset_of", "at + (not told_all) <= count", "True"),
+    Mutant(seen, "Ring.offset_of", "at + (not exact) <= count", "True"),
     Mutant(seen, "Ring.offset_of", "if not changes:", "if False:"),
     Mutant(reach, "StreamReach.held_by", "written[0]", "1", circumstances={"silent": True}),
     Mutant(pushing, "Pushing._failed", "self._hub.fence.doubt()", "pass", ONE),

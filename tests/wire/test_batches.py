@@ -52,11 +52,11 @@ TOKEN = b"5f-1"
 FENCE = b"redisrepl:fence:us"
 
 
-def answer_to(redis, *commands, fencing=NO_FENCE, told=(b"", b""), token=TOKEN, script=PUSH_SCRIPT):
+def answer_to(redis, *commands, fencing=NO_FENCE, feed=(b"", b""), token=TOKEN, script=PUSH_SCRIPT):
     """What the script answers to these commands."""
     words = [word for command in commands for word in (b"%d" % len(command), *command)]
     fence = (fencing.key, b"%d" % fencing.epoch, b"%d" % fencing.slot, b"%d" % fencing.number)
-    items = redis.eval(script, 0, token, *told, *fence, *words)
+    items = redis.eval(script, 0, token, *feed, *fence, *words)
     return parse_batch_reply(items, sum(len(written_keys(command)) for command in commands), token)
 
 
@@ -537,7 +537,7 @@ def test_what_did_not_happen_is_not_told(redis, command, told):
     with redis.pubsub(ignore_subscribe_messages=True) as listener:
         listener.subscribe("channel")
         eventually(lambda: redis.pubsub_numsub("channel")[0][1])
-        answer = answer_to(redis, command, told=(b"channel", b"us"))
+        answer = answer_to(redis, command, feed=(b"channel", b"us"))
         redis.publish("channel", "end")
         first = eventually(lambda: listener.get_message(timeout=5))["data"]
     assert first == (b"%d us" % answer.time if told else b"end")

@@ -90,7 +90,7 @@ def test_a_batch_tells_when_it_ran_and_what_it_was_given_to_tell(hub):
     pubsub.get_message(timeout=5)
     commands = [[b"SET", b"k", b"v"]]
     before = hub.redis.time()
-    errors, time_us, _ = parse_batch_reply(flat_reply(hub(batch_body(commands, told=(b"told:\xff/", b"us +/%?")))), 1)
+    errors, time_us, _ = parse_batch_reply(flat_reply(hub(batch_body(commands, feed=(b"told:\xff/", b"us +/%?")))), 1)
 
     assert errors == {}
     assert before[0] * 1_000_000 + before[1] <= time_us < (before[0] + 60) * 1_000_000
@@ -104,7 +104,7 @@ def test_a_batch_of_which_something_failed_tells_nothing(hub):
     pubsub.psubscribe("told:*")
     pubsub.get_message(timeout=5)
     commands = [[b"HSET", b"k", b"f", b"v"], [b"SET", b"l", b"v"]]
-    errors = parse_batch_reply(flat_reply(hub(batch_body(commands, told=(b"told:", b"x")))), 2).errors
+    errors = parse_batch_reply(flat_reply(hub(batch_body(commands, feed=(b"told:", b"x")))), 2).errors
     hub.redis.publish("told:", "the next")
 
     assert list(errors) == [0]
