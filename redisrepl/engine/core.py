@@ -255,7 +255,7 @@ class Core:
             # What a server does after it went back, it does after all that was agreed before. Where it may be older, it
             # was looked at (`Findings.held`).
             went_back = event is Event.WENT_BACK
-            self.record.begins_anew(findings.number if went_back else 0, settled=went_back)
+            self.record.begins_anew(findings.number if went_back else 0, agreed=went_back)
 
     def clock_was_set(self, off_by: frozenset[int]) -> None:
         """A clock was set: earlier expiries at the hub now read as off by one of these numbers of milliseconds."""

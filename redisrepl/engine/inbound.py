@@ -347,7 +347,7 @@ class Inbound:
         """The fetch of these keys failed, or did not reach them: they stay dirty."""
         for key in keys:
             self.dirty[key] = self.dirty.get(key, False) or key in self._suspect
-            self._settle(key)
+            self._done_with(key)
 
     def fetched(self, states: Mapping[bytes, State], time: float = math.inf) -> dict[bytes, State]:
         """The hub held this at that time; what is not stale (rule 2) goes on to be compared with the site."""
@@ -375,7 +375,7 @@ class Inbound:
             self.counters.equal += 1
             self._pass((key,))
             self._leave_own(key)
-            self._settle(key)
+            self._done_with(key)
             return False
         seen = (change for change in changes if is_replicated(change, self.kinds))  # as the stream's reader does
         if self._expected_local.expect_all(key, [*chain.from_iterable(map(self._echoes_of, seen))], math.inf):
@@ -389,7 +389,7 @@ class Inbound:
         self._expected_local.set_deadline(keys, deadline)
         for key in keys:
             self._leave_own(key)
-            self._settle(key)
+            self._done_with(key)
         self.counters.applied += len(keys)
         self._pass(keys)
 
@@ -425,7 +425,7 @@ class Inbound:
         """It was refused, and is named; it is tried again now and then."""
         self.refusals.name(key, error)
         self._expected_local.void([key])
-        self._settle(key)
+        self._done_with(key)
         self.dirty.pop(key, None)
         self._resting.discard(key)
         self.counters.failed += 1
@@ -465,7 +465,7 @@ class Inbound:
             self.dirty[key] = key in self._suspect
             self._resting.add(key)
 
-    def _settle(self, key: bytes) -> None:
+    def _done_with(self, key: bytes) -> None:
         self._fetching.pop(key, None)
         self._own.pop(key, None)
         self._suspect.discard(key)

@@ -21,7 +21,8 @@ from redisrepl.engine.places import (
     Place,
     Places,
     Seen,
-    entries_of_settled,
+    digests_of,
+    entries_of_digests,
     entry_of,
     entry_of_place,
     entry_of_valueless,
@@ -30,7 +31,6 @@ from redisrepl.engine.places import (
     list_of,
     place_of,
     seen_of,
-    settled_of,
     valueless_of,
 )
 from redisrepl.engine.renewed import Renewed
@@ -38,10 +38,10 @@ from redisrepl.engine.seen import Ring
 from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.wire.digests import digest_of, elements_of
 
-__all__ = ["NO_FINDINGS", "Findings", "Losses", "Settled", "joined", "settled_at"]
+__all__ = ["NO_FINDINGS", "DigestsByPlace", "Findings", "Losses", "agreed_since", "joined"]
 
 #: Digests of what may have been at a place.
-Settled = Mapping[Place, Collection[int | None]]
+DigestsByPlace = Mapping[Place, Collection[int | None]]
 
 
 def joined(*parts: Places | None) -> Places | None:
@@ -65,7 +65,7 @@ def _after(number: float, places: Places | None) -> Places | None:
     return {key: numbers for key, numbers in later.items() if numbers}
 
 
-def settled_at(places: Collection[Place], history: Iterable[Seen], number: float) -> Settled:
+def agreed_since(places: Collection[Place], history: Iterable[Seen], number: float) -> DigestsByPlace:
     """Of places, what was agreed on last up to a number, and ever since; without those of which that is not known.
 
     Args:
@@ -73,15 +73,15 @@ def settled_at(places: Collection[Place], history: Iterable[Seen], number: float
         history: what was agreed on, in order.
         number: it.
     """
-    settled: dict[Place, set[int | None]] = {}
+    since: dict[Place, set[int | None]] = {}
     for seen in history:
         if seen.place not in places:
             continue
         if seen.number < number:  # it became agreed by it
-            settled[seen.place] = {seen.digest}
-        elif seen.place in settled:
-            settled[seen.place].add(seen.digest)
-    return settled
+            since[seen.place] = {seen.digest}
+        elif seen.place in since:
+            since[seen.place].add(seen.digest)
+    return since
 
 
 class Findings(NamedTuple):
@@ -97,7 +97,7 @@ class Findings(NamedTuple):
         kept: places of which it has a change that was seen, and all that came before; empty: that is not known, nor of
             any earlier one.
         held: what it holds now at some places of `Losses.suspects`.
-        settled: what was agreed on at some of them: last by the number of `Ring.settled_by`, and ever since.
+        since: what was agreed on at some of them: last by the number of `Ring.agreed_by`, and ever since.
         past: what was agreed on anywhere, as far back as that is remembered.
         seen: of a hub, what was agreed on of places that it may have lost.
         sent: what it may hold at some of them that the other side was sent after all that was agreed on.
@@ -110,10 +110,10 @@ class Findings(NamedTuple):
     known_to: float = math.inf
     kept: frozenset[Place] = frozenset()
     held: Mapping[Place, int | None] = MappingProxyType({})
-    settled: Settled = MappingProxyType({})
-    past: Settled = MappingProxyType({})
+    since: DigestsByPlace = MappingProxyType({})
+    past: DigestsByPlace = MappingProxyType({})
     seen: Iterable[Seen] = ()
-    sent: Settled = MappingProxyType({})
+    sent: DigestsByPlace = MappingProxyType({})
 
 
 NO_FINDINGS = Findings()
@@ -155,9 +155,9 @@ class Losses:
         self._places: Places | None = None  # what was agreed, or was about to be, and may be lost; None: not known
         self._kept: frozenset[Place] = frozenset()  # of which it has at least one change of those seen
         self._held: Mapping[Place, int | None] = {}  # what it held at some of these places when it was judged
-        self._settled: Settled = {}  # what else may have been at some of them
-        self._past: Settled = {}  # what was agreed on anywhere, as far back as that is remembered
-        self._sent: Settled = {}  # what the other side was sent after all that was agreed on
+        self._since: DigestsByPlace = {}  # what else may have been at some of them
+        self._past: DigestsByPlace = {}  # what was agreed on anywhere, as far back as that is remembered
+        self._sent: DigestsByPlace = {}  # what the other side was sent after all that was agreed on
         self._saved: dict[str, object] | None = None  # made when it is asked for
 
     def interrupted(self, ring: Ring) -> None:
@@ -165,7 +165,7 @@ class Losses:
         complete, changes = ring.complete + (self._seen.complete if ring.whole else 0), [*self._seen, *ring]
         self._seen = Ring(changes, valueless={**self._seen.valueless, **ring.valueless}, complete=complete)
         if not (ring.whole and self._seen.whole):
-            self._settled = {}  # of what followed upon it, some is forgotten now
+            self._since = {}  # of what followed upon it, some is forgotten now
         self._saved = None
 
     def went_back(self, ring: Ring, proved_before: float, applies: Collection[int], findings: Findings) -> None:
@@ -189,16 +189,16 @@ class Losses:
             known_to = min(before.known_to, self.streamed_keys.known_to, findings.known_to)
             self._missed = _Missed(before.keys | keys, before.numbers.union(applies), known_to)
         self._kept = findings.kept and findings.kept | self._kept
-        settled = self._with_held(findings.settled) if proved_before != math.inf else findings.settled
+        since = self._with_held(findings.since) if proved_before != math.inf else findings.since
         self._places = self.suspects(proved_before, findings.proved, findings.agreed, findings.kept_to)
         self._held, self._sent = findings.held, findings.sent
         self.interrupted(ring)
-        self._settled = settled
+        self._since = since
 
-    def _with_held(self, settled: Settled) -> Settled:
+    def _with_held(self, since: DigestsByPlace) -> DigestsByPlace:
         """With what was there when the server was judged before; without what may have been older then, unlooked at."""
         known = dict[Place, Collection[int | None]]()
-        for place, digests in settled.items():
+        for place, digests in since.items():
             if place in self._held:
                 known[place] = {*digests, self._held[place]}
             elif not self._was_suspect(place):
@@ -228,7 +228,7 @@ class Losses:
     def made_good(self) -> None:
         """Both sides agree on all keys."""
         self._seen, self._missed, self._places, self._kept, self._saved = Ring(), None, None, frozenset(), None
-        self._held, self._settled, self._past, self._sent = {}, {}, {}, {}
+        self._held, self._since, self._past, self._sent = {}, {}, {}, {}
         self.renewed.made_good()
 
     def may_be_older(self, key: bytes, state: State, ancestor: Agreed, now: Ring, proved: float) -> bool:
@@ -290,7 +290,7 @@ class Losses:
                 newer.add(name)
         return newer
 
-    def remembers(self, past: Settled) -> None:
+    def remembers(self, past: DigestsByPlace) -> None:
         """What was agreed on anywhere, as far back as that is remembered."""
         self._past = {**self._past, **past}
 
@@ -301,7 +301,7 @@ class Losses:
         all that it told of, where what was read may have been later.
         """
         place = (key, field)
-        known = {*self._settled.get(place, ()), *self.agreed(key, field)}
+        known = {*self._since.get(place, ()), *self.agreed(key, field)}
         if self._side == "site" and self._seen.was_read(place):
             return known
         seen = self._seen.digests(key, field)
@@ -329,8 +329,8 @@ class Losses:
         return held is not None and held in self._sent.get(place, ())
 
     def _written_since(self, proved: float, key: bytes, field: bytes | None, held: int | None) -> bool:
-        kept, settled = (key, field) in self._kept, self._settled.get((key, field))
-        return self._seen.written_since(proved, key, field, held, kept=kept, agreed=settled)
+        kept, since = (key, field) in self._kept, self._since.get((key, field))
+        return self._seen.written_since(proved, key, field, held, kept=kept, agreed=since)
 
     def _seen_last(self, key: bytes, field: bytes | None, held: int | None, agreed_at: int, now: Ring) -> bool:
         """Whether this is the last that was seen there, and that was after the agreement."""
@@ -370,8 +370,8 @@ class Losses:
                 "places": places,
                 "kept": kept,
                 "held": [(*entry_of_place(place), digest) for place, digest in self._held.items()],
-                "settled": entries_of_settled(self._settled),
-                "sent": entries_of_settled(self._sent),
+                "settled": entries_of_digests(self._since),
+                "sent": entries_of_digests(self._sent),
             }
         return self._saved | renewed
 
@@ -400,12 +400,12 @@ class Losses:
         held: Any = document.get("held")
         with suppress(ValueError, TypeError):
             losses._held = {place_of(key, field): digest for key, field, digest in held}
-        settled: Any = document.get("settled")
+        since: Any = document.get("settled")
         with suppress(ValueError, TypeError):
-            losses._settled = settled_of(settled)
+            losses._since = digests_of(since)
         sent: Any = document.get("sent")
         with suppress(ValueError, TypeError):
-            losses._sent = settled_of(sent)
+            losses._sent = digests_of(sent)
         places: Any = document.get("places")
         if isinstance(places, Mapping):
             with suppress(ValueError, TypeError):

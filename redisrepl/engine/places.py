@@ -17,7 +17,8 @@ __all__ = [
     "Places",
     "Seen",
     "Valueless",
-    "entries_of_settled",
+    "digests_of",
+    "entries_of_digests",
     "entry_of",
     "entry_of_place",
     "entry_of_valueless",
@@ -26,7 +27,6 @@ __all__ = [
     "list_of",
     "place_of",
     "seen_of",
-    "settled_of",
     "valueless_of",
 ]
 
@@ -75,13 +75,13 @@ def field_or_none(text: str | None) -> bytes | None:
     return None if text is None else bytes.fromhex(text)
 
 
-def entries_of_settled(settled: Mapping[Place, Iterable[int | None]]) -> list[tuple[int | str | None, ...]]:
+def entries_of_digests(by_place: Mapping[Place, Iterable[int | None]]) -> list[tuple[int | str | None, ...]]:
     """Places with all digests that may have been there, as JSON can hold them."""
-    return [(*entry_of_place(place), *digests) for place, digests in settled.items()]
+    return [(*entry_of_place(place), *digests) for place, digests in by_place.items()]
 
 
-def settled_of(entries: Iterable[Any]) -> dict[Place, list[int | None]]:
-    """From what `entries_of_settled` made.
+def digests_of(entries: Iterable[Any]) -> dict[Place, list[int | None]]:
+    """From what `entries_of_digests` made.
 
     Raises:
         ValueError, TypeError: that is none.

@@ -73,16 +73,16 @@ class StreamRecord:
         """The stream has ended: take the last of it."""
         self._add(self.ring.number)
 
-    def begins_anew(self, number: int = 0, *, settled: bool = False) -> None:
+    def begins_anew(self, number: int = 0, *, agreed: bool = False) -> None:
         """What is seen from here on does not follow upon what was seen before.
 
         Args:
             number: of agreements that the site has by now, if it is more than what was seen.
-            settled: see `Ring.begins_settled`.
+            agreed: see `Ring.begins_agreed`.
         """
         self.ring = Ring(number=max(self.ring.number, number))
-        if settled:
-            self.ring.begins_settled()
+        if agreed:
+            self.ring.begins_agreed()
         self._applies = {number: offset for number, offset in self._applies.items() if offset == math.inf}
 
     def evidence(self, number: int) -> Ring:

@@ -109,8 +109,8 @@ class Ring:
         # Counts of changes, each with an offset, and whether the stream had told all of them; or a number: `_Moment`.
         self._offsets: deque[tuple[int, int, bool]] = deque(maxlen=_KEPT)
         self._reached_at = -1  # so many changes there were when such an offset was noted to be saved
-        self._settled: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)
-        self._unsettled: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)  # of the offsets, since the last of those
+        self._agreed: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)
+        self._not_agreed: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)  # of the offsets, since the last of those
 
     def __iter__(self) -> Iterator[Seen]:
         return iter(self._seen)
@@ -163,7 +163,7 @@ class Ring:
             field: likewise.
             digest: of what it holds there.
             kept: it has some change of that place that was seen, whatever the number.
-            agreed: what was agreed on of it since `settled_by` this number; None: that is not known.
+            agreed: what was agreed on of it since `agreed_by` this number; None: that is not known.
         """
         if self.was_valueless((key, field)):
             return False
@@ -276,7 +276,7 @@ class Ring:
         for at, offset, exact in reached:  # if not exact, what is inserted may be of what had been told by then
             before = bisect_left(counts, at) if exact else bisect_right(counts, at)
             self._offsets.append((at + before, offset, exact))
-        for moments in (self._settled, self._unsettled):
+        for moments in (self._agreed, self._not_agreed):
             moved = [(at + bisect_left(counts, at), of_them) for at, of_them in moments]
             moments.clear()
             moments.extend(moved)
@@ -293,7 +293,7 @@ class Ring:
         self._reached_before(offset, exact=exact)
         if self._reached_at != self.count:
             self._reached_at = self.count
-            self._unsettled.append((self.count, offset))
+            self._not_agreed.append((self.count, offset))
             self._unsaved.append((_Moment(offset, all=exact), 0))
 
     def _reached_before(self, offset: int, *, exact: bool) -> None:
@@ -305,26 +305,26 @@ class Ring:
     def acknowledged(self, offset: int, number: int) -> None:
         """What the stream had told before this offset is agreed on, up to this number."""
         count = None
-        while self._unsettled and self._unsettled[0][1] <= offset:
-            count, _ = self._unsettled.popleft()
+        while self._not_agreed and self._not_agreed[0][1] <= offset:
+            count, _ = self._not_agreed.popleft()
         if count is not None:
-            self._settle(count, number)
+            self._note_agreed(count, number)
 
-    def begins_settled(self) -> None:
+    def begins_agreed(self) -> None:
         """What the server holds as it begins is agreed on, or known otherwise."""
-        self._settle(self.count, self.number)
+        self._note_agreed(self.count, self.number)
 
-    def _settle(self, count: int, number: int) -> None:
-        self._settled.append((count, number))
+    def _note_agreed(self, count: int, number: int) -> None:
+        self._agreed.append((count, number))
         self._unsaved.append((_Moment(number=number), self.count - count))
 
-    def settled_by(self, number: float) -> int | None:
+    def agreed_by(self, number: float) -> int | None:
         """The last number, up to this one, by which all was agreed on that was seen before some change.
 
         That change and all later ones are remembered. None: that is not known of any.
         """
         remembered = self.count - (len(self._seen) - self.complete_from)
-        return next((n for count, n in reversed(self._settled) if n <= number and count >= remembered), None)
+        return next((n for count, n in reversed(self._agreed) if n <= number and count >= remembered), None)
 
     def offset_of(self, changes: int) -> int:
         """Before which offset a server has all, if it has the first so many of these changes; 0: that is not known."""
@@ -354,8 +354,8 @@ class Ring:
 
     def _left_out(self) -> None:
         self._by_place, self.complete, self.whole = None, 0, False
-        self._settled.clear()
-        self._unsettled.clear()
+        self._agreed.clear()
+        self._not_agreed.clear()
         self._unsaved.append((None, 0))
 
     def _mark(self, milestone: tuple[int, int]) -> None:
@@ -395,8 +395,8 @@ class Ring:
                     ring.count += 1
                 case [int(offset), bool() | None as exact, 0]:
                     ring._offsets.append((ring.count, offset, bool(exact)))
-                case [None, int(settled_by), int(later)] if later >= 0:
-                    ring._settled.append((ring.count - later, settled_by))
+                case [None, int(agreed_by), int(later)] if later >= 0:
+                    ring._agreed.append((ring.count - later, agreed_by))
                 case _ if (seen := seen_of(entry)) is not None:
                     ring._remember([seen])
         ring._do_not_know(valueless_of(ring._valueless_saved.load(document)))

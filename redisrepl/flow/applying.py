@@ -112,7 +112,7 @@ class Applying:
         self._max_keys = max_keys
         self._retry = retry
         self._idle = Idle()
-        self._settled = asyncio.Event()
+        self._progress = asyncio.Event()
         self._site_turn = asyncio.Lock()  # reading and writing a key at the site is one step
         self._most_together = min(max_keys, _WATCHED)
         self._together = self._most_together  # keys in one step
@@ -136,8 +136,8 @@ class Applying:
     async def idle(self) -> None:
         """Return when no key is left to be looked at."""
         while self.inbound.in_progress:
-            self._settled.clear()
-            await self._settled.wait()
+            self._progress.clear()
+            await self._progress.wait()
 
     async def run(self) -> None:
         """Fetch and apply for ever; any number of these may run side by side."""
@@ -244,7 +244,7 @@ class Applying:
             raise
         self.apply_failures.succeeded()
         self.wake()
-        self._settled.set()
+        self._progress.set()
 
     async def _apply(self, keys: Sequence[bytes], job: Job) -> None:
         """Apply changes of these keys, as many keys at a time as the site's own clients let us."""

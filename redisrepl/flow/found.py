@@ -13,8 +13,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from redisrepl.engine.continuity import Event
-from redisrepl.engine.losses import Settled
-from redisrepl.engine.places import Place, Seen, entries_of_settled, entry_of_place, place_of, settled_of
+from redisrepl.engine.losses import DigestsByPlace
+from redisrepl.engine.places import Place, Seen, digests_of, entries_of_digests, entry_of_place, place_of
 
 __all__ = ["Found", "Held", "Judgement"]
 
@@ -55,7 +55,7 @@ class Found:
     process: tuple[str, str]
     judged: Judgement
     held: Held
-    settled: Settled
+    since: DigestsByPlace
 
     @cached_property
     def saved(self) -> dict[str, object]:
@@ -66,7 +66,7 @@ class Found:
             "judged": [event.name, reason, _or_none(number), kept_to, _or_none(known_to)],
             "kept": list(map(entry_of_place, kept)),
             "held": [(*entry_of_place(place), digest) for place, digest in self.held.items()],
-            "settled": entries_of_settled(self.settled),
+            "settled": entries_of_digests(self.since),
         }
 
     @classmethod
@@ -78,11 +78,11 @@ class Found:
             event, reason, number, kept_to, known_to = saved["judged"]
             kept = frozenset(place_of(*entry) for entry in saved["kept"])
             held = {place_of(key, field): digest for key, field, digest in saved["held"]}
-            settled = settled_of(saved["settled"])
+            since = digests_of(saved["settled"])
             judged = Judgement(Event[event], reason, _number(number), kept, kept_to, _number(known_to))
         except (KeyError, TypeError, ValueError):
             return None
-        return cls((run_id, replid), judged, held, settled)
+        return cls((run_id, replid), judged, held, since)
 
 
 def _or_none(number: float) -> float | None:

@@ -99,7 +99,7 @@ class Intents:
         self._partly.setdefault(key, {})[number] = left
         self._open[number] = (key,)
 
-    def settle(self, was_executed: Callable[[int], bool]) -> None:
+    def resolve(self, was_executed: Callable[[int], bool]) -> None:
         """It is known which were executed: what these carried is agreed on."""
         for number in list(filter(was_executed, self._open)):
             self._store.acknowledged(number)

@@ -25,7 +25,7 @@ from redisrepl.changes import Position
 from redisrepl.engine.continuity import Event, Side, SideState
 from redisrepl.engine.core import Core
 from redisrepl.engine.evidence import Proof, holds_since, proved
-from redisrepl.engine.losses import Findings, Losses, Settled, settled_at
+from redisrepl.engine.losses import DigestsByPlace, Findings, Losses, agreed_since
 from redisrepl.engine.places import Place, Places, Seen
 from redisrepl.engine.seen import RING
 from redisrepl.errors import RedisreplError
@@ -80,7 +80,7 @@ class Judging:
         read_to: Callable[[], int],
         agreed_since: Callable[[float, Position | None], Awaitable[Places | None]],
         *,
-        unanswered: Callable[[Side, Places, float], Awaitable[Settled]],
+        unanswered: Callable[[Side, Places, float], Awaitable[DigestsByPlace]],
         history: Callable[[float], Awaitable[Sequence[Seen] | None]],
         marked: Callable[[], Awaitable[Marked]],
         first: bool,
@@ -197,19 +197,19 @@ class Judging:
         held = await asked.held(nlargest(_LOOKED_AT, numbers, key=numbers.__getitem__))
         return {place: digest for place, digest in held.items() if digest != UNREADABLE}  # it may be readable later
 
-    async def _settled(self, judged: Judgement, held: Held) -> Settled:
+    async def _since(self, judged: Judgement, held: Held) -> DigestsByPlace:
         """What else a site that went back may have held there."""
-        number = self._core.record.ring.settled_by(judged.number)
+        number = self._core.record.ring.agreed_by(judged.number)
         history = await self._history(number) if held and number is not None else None
-        return {} if history is None or number is None else settled_at(held.keys(), history, number)
+        return {} if history is None or number is None else agreed_since(held.keys(), history, number)
 
-    async def _sent(self, side: Side, judged: Judgement, agreed: Places | None) -> Settled:
+    async def _sent(self, side: Side, judged: Judgement, agreed: Places | None) -> DigestsByPlace:
         """What it may hold there that the other side was sent after all that was agreed on: that is no older."""
         if judged.event is not Event.WENT_BACK or agreed is None:
             return {}
         return await self._unanswered(side, agreed, judged.number)
 
-    async def _past(self, side: Side, judged: Judgement) -> Settled:
+    async def _past(self, side: Side, judged: Judgement) -> DigestsByPlace:
         """What was ever agreed on, as far back as that is remembered; of a server that has not gone back, nothing."""
         if judged.event is not Event.WENT_BACK and self._core.continuity.of(side).proved == math.inf:
             return {}
@@ -243,7 +243,7 @@ class Judging:
         agreed = await self._perhaps_lost(judged, self._core.losses, kept)
         if found is None:
             held = await self._held("site", judged, agreed)
-            found = Found((facts.run_id, facts.replid), judged, held, await self._settled(judged, held))
+            found = Found((facts.run_id, facts.replid), judged, held, await self._since(judged, held))
         past, sent = await self._past("site", judged), await self._sent("site", judged, agreed)
         if side.epoch != epoch or not side.followed:
             self.known.found = found if whole is None else None
@@ -255,7 +255,7 @@ class Judging:
         if facts.replid and not self._read_to():  # followed by its events, which have no position
             self.known.seen = Position(facts.replid, facts.offset)
         self._core.outbound.new_from(facts.offset or self._read_to())
-        self._tell("site", judged, agreed, found.held, settled=found.settled, past=past, sent=sent)
+        self._tell("site", judged, agreed, found.held, since=found.since, past=past, sent=sent)
 
     def _continuous(self, facts: SiteFacts, *, resumed: bool) -> Judgement | None:
         """The judgement of a site of which all that we saw is still there; None: it may have gone back."""
@@ -355,7 +355,7 @@ class Judging:
         judged = await self._judged_of_hub(facts)
         agreed = await self._perhaps_lost(judged, self._core.hub_losses)
         held = await self._held("hub", judged, agreed)
-        settled, past = settled_at(held.keys(), judged.seen, judged.number), await self._past("hub", judged)
+        since, past = agreed_since(held.keys(), judged.seen, judged.number), await self._past("hub", judged)
         sent = await self._sent("hub", judged, agreed)
         if side.epoch != epoch:
             return
@@ -367,7 +367,7 @@ class Judging:
         self.known.hub = facts
         side.run_id = facts.run_id
         self._first_at["hub"] = False
-        self._tell("hub", judged, agreed, held, settled=settled, past=past, sent=sent)
+        self._tell("hub", judged, agreed, held, since=since, past=past, sent=sent)
         if lost:  # save the judgement before the numbers that it rests on are forgotten
             self.save()
             self._fence.forget()
@@ -469,9 +469,9 @@ class Judging:
         agreed: Places | None,
         held: Held,
         *,
-        settled: Settled,
-        past: Settled,
-        sent: Settled,
+        since: DigestsByPlace,
+        past: DigestsByPlace,
+        sent: DigestsByPlace,
     ) -> None:
         event, reason, number, kept, kept_to, known_to, seen = judged
         if event is Event.WENT_BACK:
@@ -482,7 +482,7 @@ class Judging:
                 "of that, what is not known to be older is kept (redisrepl conflicts)",
             )
         of_lost = [change for change in seen if agreed is not None and change.key in agreed]
-        findings = Findings(number, self._number(), agreed, kept_to, known_to, kept, held, settled, past, of_lost, sent)
+        findings = Findings(number, self._number(), agreed, kept_to, known_to, kept, held, since, past, of_lost, sent)
         self._core.judged(side, event, reason, findings)
         if self._core.continuity.known:
             self.failure_log.succeeded()

@@ -288,7 +288,7 @@ class Pushing:
     async def _fenced(self) -> None:
         """Nothing of what was given up is executed from here on; and the hub has said which of it was."""
         await self._hub.fence.ready()
-        self._intents.settle(self._hub.fence.was_executed)
+        self._intents.resolve(self._hub.fence.was_executed)
 
     def nothing_in_doubt(self) -> None:
         """Every key has been looked at again whose push had an unknown outcome, or has changed since at the site."""
@@ -327,7 +327,7 @@ class Pushing:
                 outbound.given_up(key, _UNREADABLE)
             del states[key]
         changes = [change for change in batch.changes if not isinstance(change, Invalidated)] + [*pages.values()]
-        settled = self._times.changes([piece for change in changes for piece in await self._settled(change, None)])
+        valued = self._times.changes([piece for change in changes for piece in await self._with_values(change, None)])
         ancestors = await self._store.lookup(batch.keys, elements=True, names=_named(changes))
         for key in [key for key, state in states.items() if state is None and self._let_expire(ancestors.get(key))]:
             del states[key]  # the hub lets its own expire
@@ -335,7 +335,7 @@ class Pushing:
             await self._site_evicted()  # as of now, what is in doubt is judged by that
         _refuse_stale(outbound, batch)
         batch = outbound.shortened(batch, late)
-        return batch, outbound.prepare_doubtful(batch, settled, states, ancestors, time.monotonic()), read_at
+        return batch, outbound.prepare_doubtful(batch, valued, states, ancestors, time.monotonic()), read_at
 
     async def _without_expiries(self, changes: Sequence[Change]) -> Sequence[Change]:
         """What is left once keys are put in doubt of which nobody knows whether they were removed or have expired.
@@ -385,8 +385,8 @@ class Pushing:
             Also keys that wait for the next batch: nobody knew how large they are, and they would make more than one
             request.
         """
-        unsettled = {Invalidated, HashSet, Deleted} if self.outbound.by_events else {Invalidated, HashSet}
-        if unsettled.isdisjoint(map(type, batch.changes)):
+        valueless = {Invalidated, HashSet, Deleted} if self.outbound.by_events else {Invalidated, HashSet}
+        if valueless.isdisjoint(map(type, batch.changes)):
             return batch.changes, ()
         most = self._hub.max_body
         unread = list(dict.fromkeys(change.key for change in batch.changes if isinstance(change, Invalidated)))
@@ -399,7 +399,7 @@ class Pushing:
             if key in late or size > most:
                 late.add(key)
                 continue
-            ready = [piece for change in of_key for piece in await self._settled(change, states.get(key))]
+            ready = [piece for change in of_key for piece in await self._with_values(change, states.get(key))]
             size += sum(map(size_of, ready))
             resolved += ready
         return resolved, late
@@ -407,7 +407,7 @@ class Pushing:
     async def _is_denied(self, key: bytes) -> bool:
         return (await self._site.first_states([key], 1))[0] is DENIED
 
-    async def _settled(self, change: Change, state: State) -> Sequence[Change]:
+    async def _with_values(self, change: Change, state: State) -> Sequence[Change]:
         """A change with its values; `state` is what the key of an invalidation holds."""
         kinds = self.outbound.kinds
         match change:

@@ -158,15 +158,15 @@ class SiteEvents:
                     writer.write(encode_command(b"PING"))
                 else:
                     heard = now
-                    noticed, answers = self._parse(parser, data)
+                    events, answers = self._parse(parser, data)
                     if not live and _LIVE in answers:
                         live = True
                         await self._ensure_flags()
                         flags_due = now + min(_FLAGS_AGAIN, _FLAGS_PERIOD)
                         self._pings = pings
                         yield Subscribed(self._history)
-                    elif live and noticed:
-                        yield SiteKeyEvents(noticed)
+                    elif live and events:
+                        yield SiteKeyEvents(events)
                     pings.take(answers)  # now that the events before them were taken
                     if live:
                         await self._linger.pause(len(data), writer)
@@ -230,7 +230,7 @@ class SiteEvents:
                             pass  # +OK to AUTH, and the confirmations, which come before the answer to the PING
                     size += _size(item)
                 if parser.sizes is None:
-                    parser.settle(size)
+                    parser.taken(size)
         except DAMAGED as error:
             raise ProtocolError(f"{self._address} sent what is not RESP: {error}") from error
         return found, answers

@@ -65,7 +65,7 @@ class MessageReader:
                         case _:
                             raise ProtocolError("the subscription brought something that is not a message")
                 if reader.sizes is None:
-                    reader.settle(size)
+                    reader.taken(size)
         except DAMAGED as error:
             raise ProtocolError(f"the subscription's framing is damaged: {error}") from error
         return messages

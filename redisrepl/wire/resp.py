@@ -110,7 +110,7 @@ class RespReader:
         more: likewise.
 
     Attributes:
-        sizes: bytes of each value that `feed` returned last; None: the caller has to compute them, and call `settle`.
+        sizes: bytes of each value that `feed` returned last; None: the caller has to compute them, and call `taken`.
     """
 
     __slots__ = ("_cut", "_gets", "_limit", "_more", "_pending", "_piece", "_reader", "_tail", "_walker", "sizes")
@@ -141,7 +141,7 @@ class RespReader:
         return self._walker is not None
 
     def feed(self, piece: bytes) -> Iterable[Any]:
-        """Parse bytes; return the values that they complete. If `sizes` is then None, call `settle` after them.
+        """Parse bytes; return the values that they complete. If `sizes` is then None, call `taken` after them.
 
         Raises:
             DAMAGED: the bytes are not RESP, by hiredis. ProtocolError: the same, by `Walker`.
@@ -165,7 +165,7 @@ class RespReader:
         self._reader.feed(piece)
         return iter(self._gets, _NOTHING)
 
-    def settle(self, size: int) -> None:
+    def taken(self, size: int) -> None:
         """Report how many bytes the values took that `feed` returned last."""
         self._pending += len(self._piece) - size
         if not self._pending:
@@ -191,7 +191,7 @@ class RespReader:
         more = list(self.feed(piece))
         if self.sizes is None:
             of_more = list(map(resp_size, more))
-            self.settle(sum(of_more))
+            self.taken(sum(of_more))
             sizes += of_more
         else:
             sizes += self.sizes

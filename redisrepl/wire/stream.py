@@ -117,7 +117,7 @@ class CommandStream:
                     ends.append(received)
                     if size == _GETACK_SIZE and [word.upper() for word in argv[:2]] == [b"REPLCONF", b"GETACK"]:
                         wants_ack = True
-                reader.settle(received - before)
+                reader.taken(received - before)
             except LimitExceededError as error:
                 raise LimitExceededError(
                     f"{error.what} of the replication stream, after offset {received},", error.size, error.limit

@@ -14,7 +14,7 @@ from redisrepl.engine import refusals
 from redisrepl.engine.continuity import SIDES, Continuity, Event, SideState
 from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.losers import ConflictLoss
-from redisrepl.engine.losses import Findings, Losses, settled_at
+from redisrepl.engine.losses import Findings, Losses, agreed_since
 from redisrepl.engine.places import Seen
 from redisrepl.engine.plans import Plan
 from redisrepl.engine.seen import Ring
@@ -509,7 +509,7 @@ def test_what_a_site_never_held_since_all_was_agreed_on_is_newer(value, later, p
     findings = Findings(
         proved=6,
         agreed={KEY: {None: 7}},
-        settled={(KEY, None): {digest_of(KEY, string(one)) for one in values}},
+        since={(KEY, None): {digest_of(KEY, string(one)) for one in values}},
         number=8,
     )
     core.judged("site", Event.WENT_BACK, "restarted", findings)
@@ -541,13 +541,13 @@ def test_what_a_site_that_went_back_again_held_meanwhile_is_known(suspects, held
     core.site_lost(8)
     core.site_attached()
     core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=6, agreed=suspects, held=held, number=8))
-    assert core.record.ring.settled_by(8) == 8
-    assert core.record.ring.settled_by(7) is None
+    assert core.record.ring.agreed_by(8) == 8
+    assert core.record.ring.agreed_by(7) is None
     core.site_lost(9)
     core.site_attached()
-    settled = {(KEY, None): {digest_of(KEY, string("settled"))}}
+    since = {(KEY, None): {digest_of(KEY, string("settled"))}}
     agreed = {KEY: {None: 9}}
-    core.judged("site", Event.WENT_BACK, "again", Findings(proved=8, agreed=agreed, settled=settled, number=10))
+    core.judged("site", Event.WENT_BACK, "again", Findings(proved=8, agreed=agreed, since=since, number=10))
     plan = core.plan(KEY, string(value), C, ancestor_of(C, 9), 0.0)
     assert bool(plan.push) == pushed
     assert bool(plan.apply) == (not pushed)
@@ -558,8 +558,8 @@ def test_what_a_site_that_went_back_again_held_meanwhile_is_known(suspects, held
 def test_of_a_hash_a_field_is_known_that_was_in_no_doubt(place, suspects):
     core = core_of()
     core.judged("site", Event.WENT_BACK, "restarted", Findings(proved=6, agreed=suspects, number=8))
-    core.judged("site", Event.WENT_BACK, "again", Findings(proved=8, settled={place: {1}}, number=10))
-    assert (place in core.losses._settled) == (suspects == {KEY: {b"f": 7}} and place == (KEY, b"other"))
+    core.judged("site", Event.WENT_BACK, "again", Findings(proved=8, since={place: {1}}, number=10))
+    assert (place in core.losses._since) == (suspects == {KEY: {b"f": 7}} and place == (KEY, b"other"))
 
 
 def test_what_was_agreed_on_by_a_number_and_since():
@@ -568,7 +568,7 @@ def test_what_was_agreed_on_by_a_number_and_since():
         *(Seen(4, b"other", None, 4), Seen(4, KEY, b"late", 5), Seen(5, KEY, None, 6)),
     ]
     places = {(KEY, None), (KEY, b"f"), (KEY, b"late"), (b"none", None)}
-    assert settled_at(places, history, 3) == {(KEY, None): {2, None, 6}, (KEY, b"f"): {3}}
+    assert agreed_since(places, history, 3) == {(KEY, None): {2, None, 6}, (KEY, b"f"): {3}}
 
 
 @pytest.mark.parametrize("restarts", [0, 1])

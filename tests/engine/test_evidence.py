@@ -16,7 +16,7 @@ from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Event
 from redisrepl.engine.core import Core
 from redisrepl.engine.evidence import holds_since, proved
-from redisrepl.engine.losses import Findings, settled_at
+from redisrepl.engine.losses import Findings, agreed_since
 from redisrepl.engine.places import Seen
 from redisrepl.engine.seen import RING, Ring
 from redisrepl.wire.digests import digest_of, element_of, string_digest
@@ -295,7 +295,7 @@ def ring_of(*steps):
     ],
 )
 def test_by_which_number_all_was_agreed_on_that_was_seen(steps, number, settled):
-    assert ring_of(*steps).settled_by(number) == settled
+    assert ring_of(*steps).agreed_by(number) == settled
 
 
 def test_the_next_process_knows_by_which_number_all_was_agreed_on():
@@ -308,8 +308,8 @@ def test_the_next_process_knows_by_which_number_all_was_agreed_on():
     ring.add_read({b"n": 1})
     loaded = Ring.load(json.loads(json.dumps(ring.saved())))
     for one in (ring, loaded):
-        assert one.settled_by(9) == 3
-        assert list(one)[-(one.count - one._settled[0][0]) :] == list(one)[1:]
+        assert one.agreed_by(9) == 3
+        assert list(one)[-(one.count - one._agreed[0][0]) :] == list(one)[1:]
 
 
 def test_before_which_offset_a_server_has_all_that_has_some_change_after_it():
@@ -369,7 +369,7 @@ def test_what_is_read_of_a_change_before_all_was_agreed_on_does_not_count_as_lat
     ring.saved()
     ring.add_read({b"n": 1})
     for one in (ring, Ring.load(json.loads(json.dumps(ring.saved())))):
-        assert one.count - one._settled[0][0] == 1
+        assert one.count - one._agreed[0][0] == 1
 
 
 @pytest.mark.parametrize("seed", range(300))
@@ -395,8 +395,8 @@ def test_no_value_that_a_server_has_restored_counts_as_written_since(seed):
         moments.append((offset, held, number))
     has = rng.randrange(len(moments))
     proved = max(number for _, _, number in moments[: has + 1])
-    settled_by = ring.settled_by(proved)
-    settled = {} if settled_by is None else settled_at({(key, None) for key in places}, history, settled_by)
+    agreed_by = ring.agreed_by(proved)
+    settled = {} if agreed_by is None else agreed_since({(key, None) for key in places}, history, agreed_by)
     for key, value in moments[has][1].items():
         digest = string_digest(key, value)
         assert not ring.written_since(proved, key, None, digest, agreed=settled.get((key, None)))

@@ -123,7 +123,7 @@ def seen(number, state):
 def test_what_was_seen_agreed_on_or_held_in_between_is_known():
     losses = Losses()
     place = (KEY, None)
-    findings = Findings(1, 3, {KEY: {None: 2}}, settled={place: {digest_of(KEY, B)}})
+    findings = Findings(1, 3, {KEY: {None: 2}}, since={place: {digest_of(KEY, B)}})
     losses.went_back(Ring([seen(1, A), seen(2, D)]), float("inf"), (), findings)
     losses.remembers({place: {digest_of(KEY, C)}})
     assert losses.past(KEY, None) == {digest_of(KEY, state) for state in (A, B, C)}

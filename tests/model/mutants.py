@@ -124,9 +124,9 @@ SAMPLE += [
     Mutant(ancestor, "note_changes", 'if kind == "stream" and appends', "if False", ONE, STREAMS),
     Mutant(merging, "elements_changed", "(*fields, LAST_ID)", "fields", MERGED, STREAMS),
     Mutant(pushes, "with_values", "if change.replaces", "if False", ONE, {"only": ("zset",)}),
-    Mutant(pushing, "Pushing._settled", "and FIRST_ID in read", "and False", ONE, STREAMS),
+    Mutant(pushing, "Pushing._with_values", "and FIRST_ID in read", "and False", ONE, STREAMS),
     Mutant(
-        pushing, "Pushing._settled", 'if "del" in kinds else ()', "if False else ()", ONE, {"only": ("set", "hash")}
+        pushing, "Pushing._with_values", 'if "del" in kinds else ()', "if False else ()", ONE, {"only": ("set", "hash")}
     ),
     Mutant(conditional, "_condition_of_elements", "if f not in held]", "if False]", ONE),
     Mutant(conditional, "condition_of_state", "[Deleted(key), HashSet", "[HashSet", ONE, {"only": (None,)}),
@@ -202,10 +202,10 @@ MORE = [
     Mutant(pushing, "Pushing._trimmed", "await self._store.names(key, before=first) | ", "", ONE, STREAMS),
     Mutant(pushing, "Pushing._trimmed", "there[LAST_ID] = last", "pass", ONE, STREAMS | BUSY),
     Mutant(pushing, "Pushing.outcomes", "if len(self._intents):", "if False:", ONE, {"sites": 3, "notify": True}),
-    Mutant(pushing, "Pushing._settled", "self.outbound.by_events", "False", OWN, {"notify": True}),
+    Mutant(pushing, "Pushing._with_values", "self.outbound.by_events", "False", OWN, {"notify": True}),
     Mutant(
         pushing,
-        "Pushing._settled",
+        "Pushing._with_values",
         "case Deleted(key) if self.outbound.by_events",
         "case Deleted(key) if False",
         OWN,

@@ -35,7 +35,7 @@ def read(reader, data, size=PIECE):
         of_found = reader.sizes
         if of_found is None:
             of_found = list(map(resp_size, found))
-            reader.settle(sum(of_found))
+            reader.taken(sum(of_found))
         values += found
         sizes += of_found
     return values, sizes
