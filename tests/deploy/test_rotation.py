@@ -131,7 +131,7 @@ def test_systemd_hands_new_files_over_with_a_restart_that_costs_no_snapshot(scen
     sources = dict(entry.split(":") for entry in directives(unit, "LoadCredential"))
     watched = directives("redisrepl-certificates.path", "PathChanged")
     assert sorted(sources.values()) == sorted(watched)
-    assert directives("redisrepl-certificates.service", "ExecStart")[-1].endswith(f"try-restart {unit}")
+    assert directives("redisrepl-certificates.service", "ExecStart")[-1].endswith(f"systemctl restart {unit}")
     credentials, state = tmp_path / "credentials", tmp_path / "state"
     pairs = dict(
         pair.split("=", 1) for line in directives(unit, "Environment") for pair in line.split() if "%d" in pair

@@ -1,6 +1,7 @@
 """deploy/*.service: systemd understands them, and leaves the daemon little to do harm with."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -141,4 +142,23 @@ def test_every_credential_that_is_a_certificate_is_watched(at):
 
     assert set(watched) == loaded
     restarts = directives(f"redisrepl-certificates{at}.service")["ExecStart"][-1]
-    assert restarts == f"/usr/bin/systemctl try-restart redisrepl{'@%i' if at else ''}.service"
+    assert restarts == f"/usr/bin/systemctl restart redisrepl{'@%i' if at else ''}.service"
+
+
+@pytest.mark.parametrize(
+    ("state", "restarted"),
+    [("active", True), ("activating", True), ("failed", True), ("inactive", False), ("deactivating", False)],
+)
+@pytest.mark.parametrize("at", ["", "@"])
+def test_one_that_failed_between_two_new_files_is_started_again_and_one_that_was_stopped_is_not(
+    at, state, restarted, tmp_path
+):
+    """With the first file alone, certificate and key do not fit, and the daemon ends with 78: the second mends that."""
+    condition = directives(f"redisrepl-certificates{at}.service")["ExecCondition"][-1]
+    unit = f"redisrepl{'@site1' if at else ''}.service"
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(f'#!/bin/sh\n[ "$*" = "is-active {unit}" ] && echo {state}\n')
+    systemctl.chmod(0o755)
+    script = shlex.split(condition.replace("%i", "site1").replace("$$", "$"))[-1]
+    run = subprocess.run(["/bin/sh", "-c", script], env={"PATH": str(tmp_path)}, check=False)
+    assert (run.returncode == 0) == restarted
