@@ -21,6 +21,7 @@ import structlog
 from redisrepl.errors import ConfigError
 
 __all__ = [
+    "ForeignStateError",
     "Pair",
     "StateDirectory",
     "StateDirectoryError",
@@ -40,6 +41,10 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 class StateDirectoryError(ConfigError):
     """The state directory cannot be created or written."""
+
+
+class ForeignStateError(ConfigError):
+    """The files of the state directory cannot be used with these settings, and must stay as they are."""
 
 
 class UnusableError(Exception):
@@ -120,14 +125,20 @@ def reason_of(error: Exception) -> str:
 class StateDirectory:
     """The directory, created if missing, and locked for this pair.
 
+    Args:
+        path: of the directory.
+        pair: whose files are used.
+        sets_aside: files that cannot be used are renamed, so that new ones can be made; otherwise that is an error.
+
     Raises:
         StateDirectoryError: it cannot be created or written.
         ConfigError: another daemon uses it for the same pair.
     """
 
-    def __init__(self, path: Path, pair: Pair) -> None:
+    def __init__(self, path: Path, pair: Pair, *, sets_aside: bool = True) -> None:
         self.path = path
         self._pair = pair
+        self._sets_aside = sets_aside
         self._warned = False
         self._lock = self._acquire()
 
@@ -208,7 +219,13 @@ class StateDirectory:
 
         Raises:
             OSError: it cannot be renamed.
+            ForeignStateError: it is to stay as it is.
         """
+        if not self._sets_aside:
+            raise ForeignStateError(
+                f"--state-dir {self.path}: {path.name} cannot be used: {reason}; give --raddr, --haddr, --ns and "
+                "--replicate as the daemon has them"
+            )
         aside = path.with_name(f"{path.name}.set-aside-{time.time_ns()}")
         path.replace(aside)
         with contextlib.suppress(FileNotFoundError):  # a database may have a write-ahead log beside it

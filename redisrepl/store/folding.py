@@ -139,6 +139,7 @@ class Folder:
         if place < journal.end:
             behind = journal.cut(place)
             _log.warning("store.cut", file=str(journal.path), at=journal.size, bytes=behind, reason="no whole record")
+        self.found.number = max(self.found.number, database.number)  # the end of the journal may be lost
         self._place = database.place
         self._reader = self.found.copy() if lost or reader is None else reader
         if lost:

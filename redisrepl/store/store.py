@@ -13,13 +13,12 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -27,20 +26,27 @@ from redisrepl.changes import HeldBy, Position
 from redisrepl.engine.continuity import Side
 from redisrepl.engine.places import Place, Places, Seen
 from redisrepl.errors import ConfigError
-from redisrepl.places import default_directory
 from redisrepl.store import reading
-from redisrepl.store.directory import Pair, StateDirectory, StateDirectoryError, open_private, reason_of
+from redisrepl.store.directory import (
+    ForeignStateError,
+    Pair,
+    StateDirectory,
+    open_private,
+    reason_of,
+)
 from redisrepl.store.facts import Facts
 from redisrepl.store.folding import Agreed, Folder
 from redisrepl.store.unwritten import Unwritten
 from redisrepl.store.upgrade import old_checkpoint
 
-__all__ = ["Store", "open_store"]
+__all__ = ["Store"]
 
 _log = structlog.get_logger("redisrepl")
 
 _T = TypeVar("_T")
 _RETRY = 5.0  # seconds between attempts to write, after one failed
+#: Numbers that a process leaves out: more than are assigned until the journal is on the disk.
+_AHEAD = 1 << 24
 _SYNC = 1.0  # seconds between calls that force the journal to the disk
 _IDLE = 5.0  # seconds without records before the journal is folded
 _BEHIND = 4 << 20  # bytes of unread journal after which the worker reads on, so that a lookup has less to read
@@ -61,6 +67,7 @@ class Store:
         on_trouble: called with the reason when writing fails, and with None when it works again; in the caller's
             thread.
         clock: seconds that never go backwards.
+        sets_aside: files that cannot be used are renamed, and new ones made; otherwise that is an error.
 
     Attributes:
         saved: the state document that was saved last; empty at first contact.
@@ -72,6 +79,7 @@ class Store:
 
     Raises:
         StateDirectoryError: the directory cannot be used.
+        ForeignStateError: what is there cannot be used, and is not set aside.
         ConfigError: another daemon uses it for the same pair.
     """
 
@@ -84,16 +92,21 @@ class Store:
         bucket_of: Callable[[bytes], int],
         on_trouble: Callable[[str | None], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
+        sets_aside: bool = True,
     ) -> None:
-        self._directory = StateDirectory(directory, pair)
+        self._directory = StateDirectory(directory, pair, sets_aside=sets_aside)
         try:
             self._folder = Folder(self._directory, pair, digest_of_hash=digest_of_hash, bucket_of=bucket_of)
         except (OSError, sqlite3.Error) as error:
             self._directory.release()
             raise self._directory.error(error) from None
+        except ForeignStateError:
+            self._directory.release()
+            raise
         self._journal = self._folder.journal
         found = self._folder.found
         self.number = found.number
+        self._ahead = _AHEAD if self.number else 0
         self.open_batches = sorted(found.open)
         self.open_applies = found.applied_keys()
         self.saved = found.document
@@ -140,8 +153,13 @@ class Store:
     # Recording.
 
     def next_number(self, apart: int = 0) -> int:
-        """Assign a number, for a batch; so many before it are set apart for its parts."""
-        self.number += 1 + apart
+        """Assign a number, for a batch; so many before it are set apart for its parts.
+
+        The first one is far behind the last that is known: if power was lost, the last process has assigned others, by
+        which the hub still knows its batches.
+        """
+        self.number += self._ahead + 1 + apart
+        self._ahead = 0
         return self.number
 
     def sending(self, batch: int, facts: Facts, *, to_site: bool = False) -> None:
@@ -238,14 +256,21 @@ class Store:
         else:
             self._folder.forgot |= self._unwritten.forgets
             self._unwritten = Unwritten()
-            if not self.behind:
-                self._sign.unlink(missing_ok=True)
+            self._take_down_sign()
 
     def caught_up(self) -> None:
         """Both sides were compared, so that what was agreed on is known again."""
         self.behind = False
-        if not self._unwritten:
+        self._take_down_sign()
+
+    def _take_down_sign(self) -> None:
+        """All that is agreed is written; a sign that stays has the next process compare everything."""
+        if self.behind or self._unwritten:
+            return
+        try:
             self._sign.unlink(missing_ok=True)
+        except OSError as error:
+            self._report(reason_of(error))
 
     def _report(self, trouble: str | None) -> None:
         if trouble != self.failed:
@@ -453,26 +478,3 @@ class Store:
 
 def _nothing() -> None:
     """A job without a step: `_maintain` only forces the journal to the disk."""
-
-
-def open_store(directory: Path | None, pair: Pair, **options: Any) -> Store:
-    """The store of a pair in this directory or, if none is named, in the default one.
-
-    If the default one cannot be used, the store is kept in a temporary directory, which the next start does not find.
-
-    Args:
-        directory: None: the default one.
-        pair: site and hub that it belongs to.
-        options: as for `Store`.
-
-    Raises:
-        StateDirectoryError: the directory that was named cannot be used, or no temporary one either.
-        ConfigError: another daemon uses it for the same pair.
-    """
-    try:
-        return Store(directory or default_directory(), pair, **options)
-    except StateDirectoryError as error:
-        if directory is not None:
-            raise
-        _log.warning("store.temporary", error=str(error), hint="each start compares everything: set --state-dir")
-    return Store(Path(tempfile.mkdtemp(prefix="redisrepl-")), pair, **options)

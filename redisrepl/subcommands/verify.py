@@ -50,7 +50,7 @@ from redisrepl.remote.history import HubHistory
 from redisrepl.remote.hub import Hub
 from redisrepl.remote.push import HubPusher
 from redisrepl.settings.settings import Settings
-from redisrepl.store import StateDirectoryError, Store
+from redisrepl.store import ForeignStateError, StateDirectoryError, Store
 from redisrepl.subcommands.jsonlines import encode_bytes
 from redisrepl.tls.certificates import hub_files
 from redisrepl.tls.contexts import client_context
@@ -164,10 +164,13 @@ async def _open(settings: Settings, address: SiteAddress, choice: Choice) -> Asy
 
 
 def _open_store(settings: Settings, address: SiteAddress, hub: str, spare: Path | None) -> Store:
-    """What the daemon has left behind; an empty one while it runs, if that will do, or if there is none."""
+    """What the daemon has left behind; an empty one while it runs, if that will do, or if there is none.
+
+    What was written for other namespaces or kinds of change is left to the daemon that wrote it.
+    """
     try:
-        return open_state(settings, address, hub)
-    except StateDirectoryError:
+        return open_state(settings, address, hub, sets_aside=False)
+    except (ForeignStateError, StateDirectoryError):
         raise
     except ConfigError:  # a daemon holds it
         if spare is None:

@@ -36,7 +36,7 @@ def sent_in(step):
 
 
 async def run(directory):
-    folding._ENOUGH_KEYS, module._RENEW, module._BEHIND = 25, 20_000, 1000
+    folding._ENOUGH_KEYS, module._RENEW, module._BEHIND, module._AHEAD = 25, 20_000, 1000, 0
     store = new_store(directory)
     step = store.saved.get("step", 0)
     for batch in store.open_batches:  # a later one is sent again

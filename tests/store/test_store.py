@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from redisrepl.changes import HeldBy, Position
 from redisrepl.engine.places import Seen
-from redisrepl.store import Facts, Pair, StateDirectoryError, folding, open_store
+from redisrepl.store import Facts, Pair, StateDirectoryError, fallback, folding, open_store
 from redisrepl.store import store as module
 from redisrepl.store.journal import Kind, record
 from redisrepl.wire.digests import DISPUTED
@@ -108,7 +108,7 @@ async def test_it_is_fresh_until_something_is_agreed(opened):
     assert not store.fresh
 
 
-async def test_numbers_go_on(opened):
+async def test_numbers_go_on_far_behind_those_that_may_be_lost(opened):
     store = await opened()
     assert [store.next_number(), store.next_number()] == [1, 2]
     store.sending(2, strings((b"a", 1)))
@@ -117,7 +117,29 @@ async def test_numbers_go_on(opened):
     store = await opened()
 
     assert store.number == 9
-    assert store.next_number() == 10
+    first = store.next_number()
+    assert first > 1_000_000
+    assert store.next_number(apart=2) == first + 3
+
+
+async def test_a_number_is_not_given_again_if_power_was_lost_before_the_journal_was_on_the_disk(opened):
+    """The hub knows batches by their numbers: an old one must not be taken for a new one."""
+    store = await opened()
+    journal = store.file("journal")
+    store.agreed(strings((b"a", 1)))
+    store.flush()
+    on_disk = journal.stat().st_size
+    for _ in range(200):
+        store.agreed(strings((b"a", 1)))
+    await store.fold()
+    assert store.number == 201
+    await store.close()
+    with journal.open("r+b") as file:
+        file.truncate(on_disk)
+    store = await opened()
+
+    assert store.number == 201
+    assert store.next_number() > 201
 
 
 async def test_a_row_keeps_the_number_of_its_batch(opened):
@@ -791,7 +813,7 @@ async def test_a_directory_that_cannot_be_used(tmp_path):
 async def test_without_a_directory_it_remembers_for_this_life(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "file"))
-    monkeypatch.setattr(module.tempfile, "mkdtemp", lambda prefix: str(tmp_path / prefix))
+    monkeypatch.setattr(fallback.tempfile, "mkdtemp", lambda prefix: str(tmp_path / prefix))
     options = {"digest_of_hash": digest_of_hash, "bucket_of": bucket_of}
     with capture_logs() as logs:
         store = open_store(None, PAIR, **options)

@@ -1,8 +1,11 @@
 """Whatever a disk does, the store goes on, trusts nothing that it could not write, and writes it once it can."""
 
+import errno
 import os
 import shutil
 import sqlite3
+from pathlib import Path
+from unittest import mock
 
 import pytest
 from structlog.testing import capture_logs
@@ -123,6 +126,22 @@ async def test_a_process_that_ends_while_nothing_can_be_written_leaves_a_sign(sc
         scene.store.caught_up()
         await scene.reopen()
         assert not scene.store.behind
+
+
+async def test_a_sign_that_cannot_be_removed_is_reported_and_ends_nothing(scene, monkeypatch):
+    """The next process compares everything, though it need not."""
+    refuse(monkeypatch, scene)
+    scene.store.agreed(strings((b"a", 1)))
+    scene.flush()
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "unlink", mock.Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
+    scene.flush(5.0)
+    assert "permission denied" in scene.said
+    scene.store.caught_up()
+    monkeypatch.undo()
+    await scene.reopen()
+    assert scene.store.behind
+    assert (await scene.store.lookup([b"a"]))[b"a"].digest == 1
 
 
 async def test_what_ended_while_nothing_could_be_written(scene, monkeypatch):

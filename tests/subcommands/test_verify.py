@@ -76,6 +76,14 @@ def test_equal_sides(verify, site, hub):
     assert verify() == (SAME, "2 keys compared: no difference\n", "")
 
 
+def test_what_a_daemon_with_other_settings_remembers_stays_as_it_is(verify, daemon, tmp_path):
+    daemon.stop()
+    before = {path.name for path in (tmp_path / "state").iterdir()}
+    code, _, said = verify("--replicate", "set,hset")
+    assert (code, "--replicate as the daemon has them" in said) == (MISTAKEN, True)
+    assert {path.name for path in (tmp_path / "state").iterdir()} == before
+
+
 def test_expiries_that_do_not_cross_are_not_compared(verify, site, hub):
     site.set("site1:string", "v", pxat=FAR)
     hub.set("site1:string", "v")
