@@ -9,6 +9,9 @@ Nearly every step ends in time. A timer of its own, set and then stopped, costs 
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -47,8 +50,9 @@ class Limits:
         for limit in [limit for limit in self._under_way if limit.ends_at <= now]:
             limit._expire()  # noqa: SLF001 - its own
             self._under_way.discard(limit)
-        if self._under_way:
-            self._timer = loop.call_at(min(limit.ends_at for limit in self._under_way), self._look, loop)
+        soonest = min((limit.ends_at for limit in self._under_way), default=math.inf)
+        if soonest != math.inf:
+            self._timer = loop.call_at(soonest, self._look, loop)
 
 
 class Limit:
@@ -87,6 +91,16 @@ class Limit:
     def put_off(self, seconds: float) -> None:
         """There is so much time from now on, or what there was, if that is more."""
         self.ends_at = max(self.ends_at, self._loop.time() + seconds)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time does not count meanwhile."""
+        left, self.ends_at = self.ends_at - self._loop.time(), math.inf
+        try:
+            yield
+        finally:
+            self.ends_at = self._loop.time() + left
+            self._limits._begin(self, self._loop)  # noqa: SLF001 - its own
 
     def _expire(self) -> None:
         self._expired = True

@@ -31,7 +31,7 @@ from redisrepl.errors import (
     SilentError,
 )
 from redisrepl.escaping import refuse_unescaped
-from redisrepl.limits import Limits
+from redisrepl.limits import Limit, Limits
 from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
@@ -133,6 +133,7 @@ class _Link:
         *,
         most: int = SMALL,
         moved: Callable[[int], None] = lambda _: None,
+        limit: Limit | None = None,
     ) -> list[object]:
         """Send commands and return their replies, error replies too; `moved` is called with the bytes received so far.
 
@@ -142,6 +143,7 @@ class _Link:
             replies: how many there will be.
             most: bytes that they may have.
             moved: see above.
+            limit: of the request; to wait until a large reply may be read does not count.
 
         Raises:
             OSError, ProtocolError: the connection cannot be used any more.
@@ -153,7 +155,7 @@ class _Link:
         found: list[object] = []
         while len(found) < replies:
             data = await self.read()
-            await room.grown(len(data))
+            await room.grown(len(data), limit)
             if room.size > most:
                 raise LimitExceededError("a reply of the hub", room.size, most)
             try:
@@ -283,14 +285,15 @@ class DirectHub(Hub):
             patience = Patience(self._timeout, now())
 
             def moved(received: int) -> None:
-                if received and patience.is_over(now(), received):  # bytes still arrive, but too slowly to wait for
+                # Bytes still arrive, but too slowly to wait for.
+                if received and patience.is_over(now() - room.waited, received):
                     raise TimeoutError
                 limit.put_off(self._timeout if received else seconds)
 
             try:
                 async with Room(self._large_reply) as room:
                     with self._limits.within(seconds) as limit:
-                        (reply,) = await link.ask(request, room, most=most, moved=moved)
+                        (reply,) = await link.ask(request, room, most=most, moved=moved, limit=limit)
             except BaseException as error:
                 self._discard(link)
                 if isinstance(error, OSError | ProtocolError):

@@ -8,8 +8,10 @@ a command may be answered with (`wire.sizes`), stopping a request that makes no 
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from typing import Self
 
+from redisrepl.limits import Limit
 from redisrepl.memory import left_over
 from redisrepl.wire.sizes import SMALL
 
@@ -52,24 +54,31 @@ class Room:
 
     Attributes:
         size: bytes received so far.
+        waited: seconds for which it has waited for its turn.
     """
 
-    __slots__ = ("_taken", "_turn", "size")
+    __slots__ = ("_taken", "_turn", "size", "waited")
 
     def __init__(self, turn: asyncio.Lock) -> None:
         self._turn = turn
         self._taken = False
         self.size = 0
+        self.waited = 0.0
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def grown(self, size: int) -> None:
-        """So many more bytes have come."""
+    async def grown(self, size: int, limit: Limit | None = None) -> None:
+        """So many more bytes have come; to wait for its turn does not count against the limit."""
         self.size += size
-        if self.size > LARGE and not self._taken:
+        if self.size <= LARGE or self._taken:
+            return
+        now = asyncio.get_running_loop().time
+        began = now()
+        with limit.paused() if limit is not None else nullcontext():
             await self._turn.acquire()
-            self._taken = True
+        self._taken = True
+        self.waited = now() - began
 
     async def __aexit__(self, kind: object, *_: object) -> None:
         if self._taken:

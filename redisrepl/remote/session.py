@@ -266,10 +266,10 @@ class HubSession(Hub):
             # The raw stream: httpx' own iterators would take longer than everything else in this method.
             async for piece in stream:
                 pieces.append(piece)
-                await room.grown(len(piece))
+                await room.grown(len(piece), limit)
                 if room.size > most:
                     raise LimitExceededError(f"a reply of the hub {self.url}", room.size, most)
-                if patience.is_over(now(), room.size):  # bytes still arrive, but too slowly to wait for
+                if patience.is_over(now() - room.waited, room.size):  # bytes still arrive, but too slowly to wait for
                     raise TimeoutError
                 limit.put_off(self._timeout)
             return b"".join(pieces)

@@ -66,6 +66,15 @@ async def hub(redis, certificates):
 # What is asked.
 
 
+async def test_to_wait_until_a_large_reply_may_be_read_takes_none_of_its_time(redis, certificates):
+    async with connected(redis.tls_port, certificates.ssl_context(), timeout=2.0) as hub:
+        await hub.command(b"SET", b"large", bytes(9 << 20))
+        async with hub._large_reply:  # another one is being read
+            reply = asyncio.create_task(hub.command(b"GET", b"large"))
+            await asyncio.sleep(2.5)  # longer than nothing may come
+        assert await reply == bytes(9 << 20)
+
+
 async def test_commands_of_any_bytes_and_size(hub):
     for value in (ALL_BYTES, b"", LARGE):
         assert await hub.command(b"SET", ALL_BYTES, value) == b"OK"

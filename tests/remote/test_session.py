@@ -377,6 +377,15 @@ async def test_a_body_of_many_pieces_arrives_whole_and_with_its_length(hub, cert
     assert max(map(len, pieces)) <= 256 << 10
 
 
+async def test_to_wait_until_a_large_reply_may_be_read_takes_none_of_its_time(hub, certificates):
+    async with connected(hub.url, certificates, timeout=2.0) as session:
+        await session.command(b"SET", b"large", bytes(9 << 20))
+        async with session._large_reply:  # another one is being read
+            reply = asyncio.create_task(session.command(b"GET", b"large"))
+            await asyncio.sleep(2.5)  # longer than nothing may come
+        assert await reply == bytes(9 << 20)
+
+
 async def test_a_large_integer_arrives_whole(hub, certificates):
     hub.redis.set("dying", "v", pxat=4_000_000_000_000)
     hub.redis.set("string", "v")
