@@ -159,8 +159,12 @@ class Pushing:
         self.wake()
 
     async def drained(self) -> None:
-        """Return when everything that was read is at the hub."""
-        while self.outbound.waiting:
+        """Return when everything that was read is at the hub, but for what cannot leave.
+
+        Keys in doubt stay while the site is not followed: the next process compares them.
+        """
+        outbound = self.outbound
+        while len(outbound.pending) or outbound.doubtful.in_flight or outbound.ready:
             await self.returned()
 
     async def returned(self) -> None:

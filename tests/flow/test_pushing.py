@@ -172,6 +172,20 @@ async def test_nothing_leaves_while_the_hub_wants_a_pause(store, asked, held):
     assert outbound.counters.pushed == 1000
 
 
+async def test_at_the_end_keys_in_doubt_are_waited_for_only_if_they_can_leave(store):
+    """While the site is not followed, what it holds cannot be compared, so nothing would come of it."""
+    outbound, hub = outbound_with(10), FakeHub()
+    outbound.doubts.may_judge = lambda: False
+    outbound.doubt(b"doubtful", StringSet(b"doubtful", b"v"))
+    async with Flights(outbound, store, hub, 1) as flights:
+        await asyncio.wait_for(flights.pushing.drained(), 30)
+        assert (outbound.counters.pushed, outbound.waiting) == (10, 1)
+        outbound.doubts.may_judge = lambda: True
+        flights.pushing.wake()
+        await flights.pushing.drained()
+    assert outbound.waiting == 0
+
+
 async def test_after_an_error_that_names_no_time_the_batch_is_tried_again(store):
     outbound, hub = outbound_with(10), FakeHub()
     hub.error = HubError("enough", status=429)
