@@ -58,10 +58,15 @@ async def test_what_waits_for_its_turn_has_all_of_its_time_left_and_no_more():
         await asyncio.sleep(0)
         with pytest.raises(TimeoutError), limits.within(0.01):  # which another one is not held up by
             await for_ever()
-    with pytest.raises(TimeoutError), limits.within(0.01) as limit:
-        with limit.paused():
-            await asyncio.sleep(0.03)
-        await for_ever()
+
+    async def wait_and_go_on_for_ever():
+        with limits.within(0.01) as limit:
+            with limit.paused():
+                await asyncio.sleep(0.03)
+            await for_ever()
+
+    with pytest.raises(TimeoutError):
+        await wait_and_go_on_for_ever()
 
 
 async def test_a_limit_inside_of_another_ends_alone():

@@ -65,23 +65,32 @@ class DaemonState:
         self._others: list[tuple[str, FailureLog]] = []
         self._began = False  # the daemon was attached and subscribed once
         self._started_at = time.time()
-        self._marks: deque[tuple[float, int]] = deque()  # when the stream was read up to which offset
+        self._marks: deque[tuple[float, int]] = deque()  # when the site was read up to which point; see `tick`
+        self._by_offset = True
 
     def tick(self, now: float) -> None:
-        """Remember how far the stream was read, to compute the lag.
+        """Remember how far the site was read, to compute the lag.
+
+        By offsets of its stream; where there is none, as with `--source notify`, by how many changes have to be
+        answered until all that wait now have been.
 
         Args:
             now: seconds that never go backwards.
         """
-        position, acknowledged = self._parts.stream.position, self._parts.outbound.acknowledged
-        if position is None:
+        outbound, position = self._parts.outbound, self._parts.stream.position
+        if position is not None:
+            arrived, read = outbound.acknowledged, position.offset
+        else:
+            arrived = outbound.counters.answered
+            read = arrived + outbound.waiting
+        if self._by_offset != (position is not None) or not outbound.waiting:
             self._marks.clear()
-            return
-        while self._marks and self._marks[0][1] <= acknowledged:
+            self._by_offset = position is not None
+        while self._marks and self._marks[0][1] <= arrived:
             self._marks.popleft()
-        newest = self._marks[-1][1] if self._marks else acknowledged
-        if position.offset > newest and len(self._marks) < _MARKS:
-            self._marks.append((now, position.offset))
+        newest = self._marks[-1][1] if self._marks else arrived
+        if read > newest and len(self._marks) < _MARKS:
+            self._marks.append((now, read))
 
     def document(self) -> dict[str, object]:
         """The state as far as it is known without asking a server."""

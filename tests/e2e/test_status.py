@@ -161,11 +161,13 @@ def test_a_table_of_all_daemons(daemons, site, hub, state):
         assert said in table, table
 
 
-def test_something_is_wrong(daemons, site, hub, at_site, state, status):
+@pytest.mark.parametrize("source", ["psync", "notify"])
+def test_something_is_wrong(daemons, site, hub, at_site, at_hub, state, status, source):
     with FaultProxy(hub.port) as wire:
-        daemon = daemons.live(site, wire.port, *SWIFT, "--state-dir", state, rc=False)
+        daemon = daemons.start(site, wire.port, *SWIFT, "--state-dir", state, "--source", source, rc=False)
+        daemon.wait_for_log({"psync": "stream.attached", "notify": "notice.started"}[source])
         at_site.set("site1:before", "v")
-        pushed(at_site)
+        eventually(lambda: at_hub.exists("site1:before"))
         assert status()[0] == OK
         wire.down()
         at_site.set("site1:key", "v")
@@ -177,6 +179,8 @@ def test_something_is_wrong(daemons, site, hub, at_site, state, status):
         assert "trouble      push: " in said
         assert "waiting      1 keys" in said
         assert "pulled" not in said
+        wire.listen()
+        eventually(lambda: json.loads(status("--json")[1])["oldest_s"] is None, 30, "it has arrived")
 
 
 def test_the_site_is_away(daemons, site, hub, state, status):
