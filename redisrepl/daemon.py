@@ -232,6 +232,8 @@ class Daemon:
             self._parts.hub.renew(self._parts.context, drop=drop)
         elif link == "site" and drop and self._address.context is not None:
             self._address.context.end_connections()
+        elif link == "listener" and drop and self._listener is not None:
+            self._listener.end_connections()
 
     def _say_state(self) -> None:
         """How things stand, in numbers (SIGUSR1)."""

@@ -152,6 +152,10 @@ class Listener:
             if place.path is not None:
                 remove_socket(place.path)
         self._servers.clear()
+        self.end_connections()
+
+    def end_connections(self) -> None:
+        """End all that are open: clients connect again, if they may."""
         for task in self._open:
             task.cancel()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed import FaultProxy, eventually
+from testbed import Certificates, FaultProxy, eventually
 from testbed.ports import free_port
 from tests.e2e.support import SWIFT, all_replicated, pushed
 
@@ -65,6 +65,22 @@ def test_a_page_that_is_being_read_does_not_hold_up_the_end(daemons, site, hub, 
             reader.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             assert reader.recv(12) == b"HTTP/1.1 200"
         assert daemon.stop(10) == 0
+
+
+def test_a_client_of_an_authority_that_was_removed_does_not_go_on_reading(daemons, site, hub, port, tmp_path):
+    pair, trusted = Certificates(tmp_path / "ours"), tmp_path / "trusted.pem"
+    trusted.write_bytes(pair.ca.read_bytes())
+    flags = ("--listen-cert", pair.server, "--listen-key", pair.server_key, "--listen-ca", trusted)
+    daemon = daemons.live(site, hub, *SWIFT, "--listen", f"127.0.0.1:{port}", *flags, rc=False)
+    context = pair.ssl_context()
+    with context.wrap_socket(socket.create_connection(("127.0.0.1", port), 30), server_hostname="localhost") as reader:
+        reader.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert reader.recv(12) == b"HTTP/1.1 200"
+        trusted.write_bytes(Certificates(tmp_path / "theirs").ca.read_bytes())
+        daemon.signal(signal.SIGHUP)
+        with contextlib.suppress(ConnectionResetError):
+            while reader.recv(1 << 16):
+                pass  # until it ends
 
 
 def test_it_is_not_ready_while_the_site_is_away(daemons, site, hub, port):
