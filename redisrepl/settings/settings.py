@@ -182,7 +182,8 @@ class Settings(Declared):
     )
     on_conflict: Literal["hub", "site"] | None = Field(
         None,
-        description="whose value wins where both sides have one at first contact; default: hub with -rc, else site",
+        description="whose value wins where both sides changed a key, or have one at first contact; "
+        "default: hub with -rc, else site",
     )
     keep_conflicts: Retention = Field(
         Retention(64 << 20, 30.0),
