@@ -1,7 +1,8 @@
 """The parts of the daemon: each is built here, once, and told of the others.
 
-In: settings. Out: `Parts`, in which nothing runs yet. Left to others: running them (`daemon`), and every change; this
-module never looks inside one.
+In: settings; later, that the site is attached or lost (`sources.stream.LinkListener`), and that time passes. Out:
+`Parts`, in which nothing runs yet; calls of the parts that such news concern. Left to others: running them (`daemon`),
+what follows from the news (`engine`, `flow.judging`), and every change; this module never looks inside one.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Pull:
 
 
 class Parts:
-    """The parts of one daemon, put together.
+    """The parts of one daemon, put together; it hears of the link to the site (`sources.stream.LinkListener`).
 
     Args:
         settings: all of them.
@@ -407,7 +408,7 @@ class Parts:
         if self.core.continuity.hub.judged:
             self.judging.hub_heard()
 
-    # What `following` and `noticing` tell.
+    # What `sources.stream` and `sources.keyspace` tell.
 
     def begins(self, position: Position) -> None:
         """The site sends a snapshot."""

@@ -1,7 +1,8 @@
 """Which servers redisrepl was tried with, and which of them is nearest to another.
 
 In: the name and version of a server. Out: a sentence, if nothing like it was tried. Left to others: trying
-(`make matrix`, whose results are in docs/compatibility.md), asking servers (`subcommands.check_site`, `check_hub`).
+(`make matrix`, whose results are in docs/compatibility.md), asking servers (`subcommands.check_site`,
+`subcommands.check_hub`).
 """
 
 from __future__ import annotations

@@ -10,9 +10,15 @@ from pathlib import Path
 import pytest
 
 import redisrepl
+from redisrepl.grammar.arguments import COMMANDS
 
 PACKAGE = Path(redisrepl.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted(Path(__file__).parent.rglob("*.py"))
+#: Words in the heads of modules that are no modules and no words of their code: of formats, addresses, and neighbours.
+OF_OTHERS = {"_total", "backlen", "me", "redisrepl", "run", "testbed", "typing"}
+#: Comments of a line that stand alone, as headings of the definitions that follow.
+HEADINGS = re.compile(r"(?m)^ *# (.+)\n\n").findall
 NAMES = [str(path.relative_to(PACKAGE)) for path in MODULES]
 #: A clock, chance, I/O and logs: what bytes-to-values code must not know.
 IMPURE = {
@@ -70,7 +76,7 @@ def modules_of(*parts):
 
 
 def of(paths):
-    return pytest.mark.parametrize("path", paths, ids=[str(path.relative_to(PACKAGE)) for path in paths])
+    return pytest.mark.parametrize("path", paths, ids=[str(path.relative_to(PACKAGE.parent)) for path in paths])
 
 
 def test_there_is_something_to_look_at():
@@ -183,13 +189,46 @@ def test_there_is_no_room_for_odds_and_ends():
     assert not {"utils.py", "util.py", "helpers.py", "common.py", "misc.py"} & {path.name for path in MODULES}
 
 
-@of(MODULES)
-def test_who_is_named_in_the_head_of_a_module_exists(path):
-    """Modules are named by their path below the package."""
-    named = re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", ast.get_docstring(tree(path)) or "")
-    ours = [name for name in named if PACKAGE.joinpath(name.split(".")[0]).is_dir()]
+def named(path, pattern):
+    """What of this form the head of a module names, or a heading in it."""
+    return re.findall(rf"`({pattern})`", "\n".join([ast.get_docstring(tree(path)) or "", *HEADINGS(path.read_text())]))
 
-    for name in ours:
-        module = PACKAGE.joinpath(*name.split("."))
-        parent = module.parent.with_suffix(".py")  # of a name that a module offers
-        assert module.with_suffix(".py").is_file() or module.is_dir() or parent.is_file(), name
+
+def is_module(*names):
+    return PACKAGE.joinpath(*names).is_dir() or PACKAGE.joinpath(*names).with_suffix(".py").is_file()
+
+
+@functools.cache
+def words_of(path):
+    """Every name that the code of a module uses, and every word of its texts, but for its head."""
+    found = set()
+    for statement in tree(path).body[1:]:
+        for node in ast.walk(statement):
+            found |= {getattr(node, part, None) for part in ("id", "name", "attr", "arg")}
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found |= set(re.findall(r"\w+", node.value))
+    return found
+
+
+@of([*MODULES, *TESTS])
+def test_who_is_named_in_the_head_of_a_module_exists(path):
+    """Modules are named by their path below the package; a name behind that is one that the module has."""
+    for name in named(path, r"[a-z_]+(?:\.\w+)+"):
+        names = name.split(".")
+        if not PACKAGE.joinpath(names[0]).is_dir():
+            continue
+        while not is_module(*names):
+            names.pop()
+        module = PACKAGE.joinpath(*names)
+        module = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+        assert set(name.split(".")[len(names) :]) <= words_of(module), name
+
+
+@of([*MODULES, *TESTS])
+def test_a_single_word_that_is_named_in_the_head_of_a_module_is_known(path):
+    """It is a module, beside this one or right below the package, or a word of its own code, or of its users."""
+    known = words_of(path) | {beside.stem for beside in path.parent.iterdir()} | COMMANDS.keys() | OF_OTHERS
+    if path in TESTS:
+        known |= {module.stem for module in [*MODULES, *TESTS]} | {module.parent.name for module in [*MODULES, *TESTS]}
+
+    assert not {name for name in named(path, "[a-z_]+") if name not in known and not is_module(name)}

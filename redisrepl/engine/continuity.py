@@ -2,7 +2,7 @@
 
 In: what the links and the servers' own words tell. Out: the epoch of each link, which sides must be compared with the
 ancestor, and up to where each server is known to hold what was agreed. Left to others: what is void in another epoch
-(`engine.inbound`), comparing (`sweeping`), how a server's state is judged (`engine.evidence`).
+(`engine.inbound`), comparing (`flow.sweep`), how a server's state is judged (`engine.evidence`).
 
 Each link has an *epoch*. Work begun in one epoch is void in another: what was read of a server before its events were
 missed may be out of date without anybody noticing. `EFFECTS` is the whole of it: event by event, whether a new epoch

@@ -623,7 +623,7 @@ class Daemon:
         if self.core.continuity.hub.judged:
             self.judging.hub_heard()
 
-    # What `following` and `noticing` tell.
+    # What `sources.stream` and `sources.keyspace` tell.
 
     def begins(self, position: Position) -> None:
         self.judging.site_begins(position)

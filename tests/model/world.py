@@ -1,7 +1,7 @@
 """A hub, some sites and their daemons, played in any order that the network allows.
 
 In: a seed, and which faults may happen. Out: what went wrong, if anything. What is real: `engine.core` and all that it
-owns, and the flow around it (`pushing`, `applying`, `judging`, `sweep`, `comparison`, `saving`, `following`,
+owns, and what is around it (`pushing`, `applying`, `judging`, `sweep`, `comparison`, `saving`, `sources`,
 `remote.fence`). What is played: the servers, the disk, the links between them, and time. A step is one thing that can
 happen next: a client writes, a chunk of a stream is read, a request is executed, its answer arrives or is lost, an
 event overtakes another, a daemon dies.
