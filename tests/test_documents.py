@@ -58,7 +58,7 @@ def test_no_event_among_the_messages_is_unknown_to_the_program():
 
 
 #: What other programs say.
-OF_OTHERS = {"can't run this command", "start request repeated"}
+OF_OTHERS = {"can't run this command"}
 
 
 @pytest.mark.parametrize("page", ["docs/messages.md", "docs/troubleshooting.md", "docs/operations.md"])
