@@ -46,9 +46,7 @@ def test_an_absent_hub_does_not_hold_it(daemons, site, hub, at_site, rc, absence
     """The hub was there once, or never; it refuses connections, or takes them and says nothing."""
     with FaultProxy(hub.port) as wire:
         {"refused": wire.down, "silent": wire.stall}[absence]()
-        daemon = daemons.start(
-            site, wire.port, "--shutdown-timeout", "0.3", "--timeout", "600", "--connect-timeout", "1", rc=rc
-        )
+        daemon = daemons.start(site, wire.port, *IMPATIENT, rc=rc)
         if absence == "refused":
             at_site.set("site1:key", "v")
             daemon.wait_for_log("push.failed")
@@ -61,9 +59,7 @@ def test_an_absent_hub_does_not_hold_it(daemons, site, hub, at_site, rc, absence
 def test_a_silent_site_does_not_hold_it(daemons, site, hub):
     with FaultProxy(site.port) as wire:
         wire.stall()
-        daemon = daemons.start(
-            wire.port, hub, "--shutdown-timeout", "0.3", "--timeout", "600", "--connect-timeout", "1"
-        )
+        daemon = daemons.start(wire.port, hub, *IMPATIENT)
         daemon.wait_for_log("subscribe.started")
         assert daemon.stop() == 0
 
