@@ -1,4 +1,4 @@
-"""What to do about a failure, in one sentence; docs/operations.md has the long answers.
+"""What to do about a failure, in one sentence; docs/messages.md says more of each event.
 
 In: the name of a log event, and the text of its error. Out: a sentence. Left to others: who shows it (`observe.state`,
 the status page, `status`).

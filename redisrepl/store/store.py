@@ -323,7 +323,7 @@ class Store:
         self._job = self._worker.submit(self._maintain, step)
 
     def _maintain(self, step: Callable[[], object]) -> None:
-        """Run a step, then force the journal to the disk."""
+        """Force the journal to the disk, then run a step."""
         try:
             if self._journal.removed:
                 self._folder.restore()
