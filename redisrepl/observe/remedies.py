@@ -24,8 +24,8 @@ _BY_TEXT = (
     ("WRONGPASS", "Check the password: --password-file, --user."),
     ("NOAUTH", "The site's Redis wants a password: --password-file."),
     ("No space left", "The disk is full. Free disk space; replication continues meanwhile."),
-    ("expires on", "Renew the certificate. redisrepl uses new files within a minute."),
-    ("expired on", "Renew the certificate. redisrepl uses new files within a minute."),
+    ("expires on", "Renew the certificate. redisrepl uses new files within 10 seconds."),
+    ("expired on", "Renew the certificate. redisrepl uses new files within 10 seconds."),
 )
 
 #: By event, where the text of the error matches nothing above.
@@ -34,8 +34,8 @@ REMEDIES = {
     "apply.no_origin": "Allow +publish &redisrepl:origin to the site's user.",
     "apply.no_watch": "Allow +watch +unwatch to the site's user.",
     "apply.refused": "The log names the key. Remove it on one side, or allow it in the ACL.",
-    "certificate.expires": "Renew the certificate. redisrepl uses new files within a minute.",
-    "certificate.failed": "Install a certificate and a key that belong together. redisrepl uses them within a minute.",
+    "certificate.expires": "Renew the certificate. redisrepl uses new files within 10 seconds.",
+    "certificate.failed": "Install a certificate and a key that belong together. They are used within 10 seconds.",
     "certificate.not_strict": "Make a new authority, with the extension that the line names.",
     "conflict.resolved": "If the other value was the one to keep: `redisrepl conflicts --restore KEY`.",
     "conflicts.failed": "Free disk space, or let the daemon write --state-dir.",

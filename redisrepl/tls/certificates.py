@@ -23,7 +23,7 @@ __all__ = ["WARN_DAYS", "CertificateWatch", "client_context", "hub_files", "site
 
 _log = structlog.get_logger("redisrepl")
 
-#: Seconds between two looks at the files, so that renewed ones are in use within a minute.
+#: Seconds between two looks at the files, within which renewed ones are in use.
 _PERIOD = 10.0
 #: Days before expiry at which we warn; with fewer days left than the second, it counts as a problem.
 WARN_DAYS = (30, 7, 1)
