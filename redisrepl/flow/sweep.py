@@ -196,7 +196,9 @@ class Sweep:
                 missing_at=side,
                 keys=missing,
                 limit=most,
-                hint="if on purpose: stop it and run redisrepl verify --repair --removals, or give --max-removals 100",
+                hint="if on purpose: stop it and run redisrepl verify --repair --removals, or start it with "
+                "--max-removals 100; otherwise only the next comparison looks at them again (--sweep-period; with 0 "
+                "after a restart or an outage)",
             )
             return different - missing, missing
         await self._found(side, lacked)
