@@ -143,6 +143,7 @@ class Daemon:
         await self._stop.wait()
         _log.info("daemon.stopping", waiting_keys=parts.outbound.waiting)
         self._service.stopping(f"stopping: {parts.outbound.waiting} keys wait for the hub")
+        await parts.linger.catch_up()
         for task in intake:
             task.cancel()
         with contextlib.suppress(TimeoutError):

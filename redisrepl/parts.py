@@ -169,7 +169,7 @@ class Parts:
             self.core.continuity,
             self.core.streamed_keys,
             caught_up=lambda: self.keyspace.caught_up(),  # noqa: PLW0108 - there is none yet
-            hurried=self._linger.hurried,
+            hurried=self.linger.hurried,
         )
         self.pushing = Pushing(
             self.outbound,
@@ -196,7 +196,7 @@ class Parts:
             options=StreamOptions.of(settings, self._retry),
             listener=self,
             followed=self._followed,
-            linger=self._linger,
+            linger=self.linger,
         )
         history = SiteHistory(self.read_client, address, self._site_reader, self._probes(writes=settings.rc))
         mark = SiteMark(self.write_client, address, self._followed, name)
@@ -230,7 +230,7 @@ class Parts:
                 silence=settings.site_silence,
                 connect_wait=settings.connect_timeout,
                 followed=self._followed,
-                linger=self._linger,
+                linger=self.linger,
             ),
             self.outbound,
             self.core.inbound,
@@ -274,7 +274,7 @@ class Parts:
         return core
 
     @cached_property
-    def _linger(self) -> Linger:
+    def linger(self) -> Linger:
         """Of whichever link the site is followed by."""
         return Linger(self._settings.linger / 1000)
 

@@ -99,6 +99,7 @@ class Inbound:
     Attributes:
         left_out: keys found no place among the dirty ones since `take_left_out` was asked last.
         dirty: keys whose state at the hub must be looked at; the value says whether they are suspect.
+        put_backs: how often a key was taken, and became dirty again.
         echo_patience: None: the echoes of an apply are overdue once the site's stream is past it (`Outbound.read`);
             else after so many seconds (`tick`), see `expect_events`.
     """
@@ -121,6 +122,7 @@ class Inbound:
         self._max_keys = max_keys
         self.left_out = False
         self.dirty: dict[bytes, bool] = {}
+        self.put_backs = 0
         self.counters = InboundCounters()
         self.kinds = kinds
         self.echo_patience: float | None = None
@@ -346,6 +348,7 @@ class Inbound:
     def put_back(self, keys: Iterable[bytes]) -> None:
         """The fetch of these keys failed, or did not reach them: they stay dirty."""
         for key in keys:
+            self.put_backs += 1
             self.dirty[key] = self.dirty.get(key, False) or key in self._suspect
             self._done_with(key)
 

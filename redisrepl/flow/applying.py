@@ -121,6 +121,8 @@ class Applying:
         self._reach = reach
         self._overtaken: dict[bytes, None] = {}  # keys that a client wrote while they alone were being applied
         self._tries = Tries(max_keys, longest_pause, self.wake)
+        self._was_full = False  # the last batch: it may have left keys behind
+        self._put_backs = 0  # of `inbound`, when that left
         self._spacing = Spacing(linger, max(1, max_keys // 2), self.wake)
         self._hub_denials = Denials("the hub", self._hub_denies)
         self._site_denials = Denials("the site's Redis", writer.is_denied)
@@ -155,14 +157,16 @@ class Applying:
         inbound = self.inbound
         if not self._core.continuity.known:  # rules 1 and 2 are blind, or a server may have lost what it lacks
             return None
-        if not (self._spacing.may_leave(inbound.in_progress) or inbound.compares):
-            return None
-        if fed := inbound.take_fed(self._max_keys):
-            move = self._apply_fed(fed)
-        elif (most := self._tries.most) and (taken := inbound.take(most)):
-            move = self._fetch(taken)
+        left_over = self._was_full or inbound.put_backs != self._put_backs
+        if not (left_over or inbound.compares or self._spacing.may_leave(inbound.in_progress)):
+            return None  # only what is new can wait for more
+        if fed := inbound.take_fed(most := self._max_keys):
+            taken, move = len(fed), self._apply_fed(fed)
+        elif (most := self._tries.most) and (keys := inbound.take(most)):
+            taken, move = len(keys), self._fetch(keys)
         else:
             return None
+        self._was_full, self._put_backs = taken == most, inbound.put_backs
         self._spacing.left()
         return move
 

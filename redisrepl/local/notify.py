@@ -170,6 +170,7 @@ class SiteEvents:
                     pings.take(answers)  # now that the events before them were taken
                     if live:
                         await self._linger.pause(len(data), writer)
+                        heard = time.monotonic()  # nobody listened meanwhile
                 if now >= flags_due and live:
                     flags_due = now + _FLAGS_PERIOD
                     if added := await self._ensure_flags():

@@ -28,7 +28,8 @@ from redisrepl.local.linger import Linger
 from redisrepl.local.sentinel import MasterWatch
 from redisrepl.tls.contexts import tls_reason
 from redisrepl.tls.verdict import UNSAID, certificate_refusal
-from redisrepl.wire.psync import Event, ReplicaProtocol, SnapshotParser
+from redisrepl.wire.psync import Commands, Event, ReplicaProtocol, SnapshotParser
+from redisrepl.wire.transactions import says_nothing
 from redisrepl.wire.unwanted import Unwanted
 
 __all__ = ["ReplicaLink"]
@@ -86,6 +87,7 @@ class ReplicaLink:
         self._connect_wait = connect_wait
         self._timer: asyncio.TimerHandle | None = None
         self._early_acks = _EARLY_ACKS
+        self._acked_at = 0.0
         self._limits = Limits()
         self._heard = False  # whether the server has sent anything
         self._watch = MasterWatch(address, connect_wait)
@@ -118,14 +120,19 @@ class ReplicaLink:
             while True:
                 await self._check_master(master)
                 data = await self._read(reader, master)
+                wrote = False
                 for event in protocol.receive(data):
+                    wrote = wrote or (isinstance(event, Commands) and not says_nothing(event.commands))
                     yield event
                     if getattr(event, "wants_ack", False):
                         protocol.acknowledge(self._acknowledged())
                 if protocol.online and self._timer is None:
                     self._acknowledge(writer)
+                elif protocol.online and time.monotonic() - self._acked_at >= self._ack_period:  # it fell into a pause
+                    protocol.acknowledge(self._acknowledged())
+                    self._acked_at = time.monotonic()
                 writer.write(protocol.data_to_send())
-                if protocol.online:
+                if wrote:
                     await self._linger.pause(len(data), writer)
         except PsyncRefusedError as error:
             raise PsyncRefusedError(f"the site's Redis {self._address}: {error}: {_PSYNC_HINT}") from error
@@ -185,8 +192,10 @@ class ReplicaLink:
         """Acknowledge an offset to the master, now and every period: it drops a replica that is silent for long."""
         if writer.is_closing():
             return
-        self._protocol.acknowledge(self._acknowledged())
-        writer.write(self._protocol.data_to_send())
+        if not self._linger.pausing:  # a server that is gone would not take it, and the system drop what it sent last
+            self._protocol.acknowledge(self._acknowledged())
+            writer.write(self._protocol.data_to_send())
+            self._acked_at = time.monotonic()
         period = min(_EARLY_PERIOD, self._ack_period) if self._early_acks else self._ack_period
         self._early_acks = max(0, self._early_acks - 1)
         self._timer = asyncio.get_running_loop().call_later(period, self._acknowledge, writer)

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from testbed import eventually
-from tests.e2e.support import Monitor
+from testbed import RedisServer, eventually
+from tests.e2e.support import Monitor, certificate_flags
 
 WRITES = 100
 #: Seconds between two writes, longer than a request takes.
@@ -51,3 +51,31 @@ def test_without_it_most_have_one_of_their_own(requests_for, ways, way):
     requests, _ = requests_for(*ways[way])
 
     assert requests > WRITES / 2
+
+
+@pytest.mark.parametrize("source", ["psync", "notify"])
+def test_what_was_written_during_a_pause_is_pushed_at_the_end(daemons, site, hub, at_site, at_hub, source):
+    daemon = daemons.start(site, hub, "--linger", "1000", "--source", source, rc=False)
+    daemon.wait_for_log("sweep.finished")
+    at_site.set("site1:first", "v")
+    eventually(lambda: at_hub.exists("site1:first"))  # with which the pause begins, if there is none already
+    for number in range(5):
+        at_site.set(f"site1:{number}", number)
+    assert daemon.stop() == 0
+    assert at_hub.mget(f"site1:{number}" for number in range(5)) == [b"%d" % number for number in range(5)]
+
+
+def test_what_the_site_had_sent_before_it_died_is_pushed(daemons, certificates, hub, at_hub):
+    """Nobody writes to it meanwhile: for that the system would throw away what it has sent."""
+    with RedisServer(unix_socket=True) as site:
+        client = site.client()
+        flags = (*certificate_flags(certificates), "--raddr", site.unix_url.partition("?")[0], "--haddr", hub.url)
+        daemon = daemons.raw(*flags, "--ns", "site1:", "--linger", "1000")
+        daemon.wait_for_log("sweep.finished")
+        for number in range(10):  # an acknowledgement falls into one of these pauses
+            client.set("site1:key", number)
+            eventually(lambda number=number: at_hub.get("site1:key") == b"%d" % number)
+        client.set("site1:last", "v")
+        client.wait(1, 1)  # it was sent
+        site.kill()
+        eventually(lambda: at_hub.exists("site1:last"))

@@ -86,7 +86,7 @@ def settled():
 class World:
     """The parts of a pull; the hub holds `hub`, and the site's stream is read up to `read_to`."""
 
-    def __init__(self, server, store, kinds=KINDS, winner="hub"):
+    def __init__(self, server, store, kinds=KINDS, winner="hub", linger=0.0):
         address = parse_address(f"redis://127.0.0.1:{server.port}", flag="--raddr")
         self.client = open_client(address, 5.0, connections=2)
         self.hub = {}
@@ -94,6 +94,7 @@ class World:
         self.is_same_hub = True
         self.evicts = False
         self.hub_time = 1
+        self.fetched_at_most = 8
         self.store = store
         self.lost = []
         self.core = Core(
@@ -116,11 +117,12 @@ class World:
             site_evicted=self.site_evicted,
             reach=self.reach,
             max_keys=8,
+            linger=linger,
             retry={"attempts": None, "timeout": None, "wait_initial": 0.01, "wait_max": 0.05},
         )
 
     async def states(self, keys, large=0):  # noqa: ARG002
-        return Fetched({key: self.hub.get(key) for key in keys}, self.hub_time)
+        return Fetched({key: self.hub.get(key) for key in keys[: self.fetched_at_most]}, self.hub_time)
 
     async def site_evicted(self):
         self.core.continuity.site.evicts |= self.evicts
@@ -772,3 +774,36 @@ async def test_a_key_that_is_written_all_the_time_does_not_hold_up_the_others(se
         quiet = [key for key in keys if key != keys[3]]
         await eventually_async(lambda: at_site.mget(quiet) == [b"value"] * 7)
         assert at_site.type(keys[3]) == b"list"
+
+
+FOR_EVER = 3600.0
+
+
+@pytest.mark.parametrize(("keys", "at_most"), [(8, 3), (18, 8)])
+async def test_with_linger_what_a_fetch_left_over_does_not_wait_for_more(server, at_site, running, keys, at_most):
+    """As the reply was long enough, or the batch was full; only what is new is collected."""
+    names = [b"ns:%d" % number for number in range(keys)]
+    async with running(server, linger=FOR_EVER) as world:
+        world.hub = dict.fromkeys((*names, KEY), StringState(b"v", None))
+        world.dirty(KEY)
+        await world.applying.idle()
+        world.fetched_at_most = at_most
+        world.dirty(*names)
+        await asyncio.wait_for(world.applying.idle(), 30)
+        assert at_site.mget(names) == keys * [b"v"]
+
+        world.dirty(KEY)
+        await asyncio.sleep(0)
+        assert world.inbound.dirty == {KEY: False}  # which is new, and alone
+
+
+async def test_with_linger_a_write_that_came_between_is_tried_again_at_once(server, at_site, running):
+    async with running(server, linger=FOR_EVER) as world:
+        world.hub[KEY] = StringState(b"hub", None)
+        world.reader.go_on.clear()
+        world.dirty(KEY)
+        await eventually_async(lambda: world.reader.asked)
+        at_site.set(KEY, "site")
+        world.reader.go_on.set()
+        await asyncio.wait_for(world.applying.idle(), 30)
+        assert at_site.get(KEY) == b"hub"

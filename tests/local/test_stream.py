@@ -19,6 +19,7 @@ from redisrepl.errors import (
     SilentError,
 )
 from redisrepl.local.address import SiteAddress, parse_address
+from redisrepl.local.linger import Linger
 from redisrepl.local.stream import ReplicaLink
 from redisrepl.tls.contexts import CertificateFiles
 from redisrepl.wire.psync import Commands, Continued, FullSync, SnapshotData, SnapshotEnd
@@ -132,6 +133,39 @@ async def test_wait_means_what_we_acknowledge(server):
         await link.until(lambda: [b"SET", b"k", b"w"] in link.commands)
         acknowledged = link.received
         assert await asyncio.to_thread(client.wait, 1, 5000) == 1
+
+
+async def test_nothing_is_acknowledged_during_a_pause_and_all_of_it_afterwards(server):
+    """To a server that is gone the system would refuse it, and drop what that had sent last."""
+    asked, linger, client = 0, Linger(3600.0), server.client()
+
+    def acknowledged():
+        nonlocal asked
+        asked += 1
+        return link.received
+
+    async with StreamSource(address_of(server), linger=linger, acknowledged=acknowledged) as link:
+        await link.until(lambda: link.of(SnapshotEnd))
+        client.set("k", "v")
+        await link.until(lambda: linger.pausing)
+        before = asked
+        await asyncio.sleep(0.3)  # several periods
+        assert asked == before
+        with linger.hurried():
+            await link.until(lambda: asked > before)
+
+
+async def test_a_ping_of_the_master_begins_no_pause(server):
+    linger, client = Linger(3600.0), server.client()
+    client.config_set("repl-ping-replica-period", 1)
+    async with StreamSource(address_of(server), linger=linger) as link:
+        await link.until(lambda: link.of(SnapshotEnd))
+        for _ in range(2):  # the second is read after the first
+            pings = len(link.commands)
+            await link.until(lambda pings=pings: len(link.commands) > pings)
+        assert not linger.pausing
+        client.set("k", "v")
+        await link.until(lambda: linger.pausing)
 
 
 async def test_a_position_is_where_the_next_link_goes_on(server):
