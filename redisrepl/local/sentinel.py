@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import math
 import time
-from typing import NamedTuple
 
+import redis.asyncio
 import redis.exceptions
 
 from redisrepl.errors import PeerUnavailableError, ProtocolError, RefusedError
@@ -28,6 +28,8 @@ __all__ = ["WATCH_PERIOD", "MasterWatch", "ask_sentinels"]
 #: Most seconds for one Sentinel: if it is dead, the next may answer.
 _WAIT = 2.0
 _LAST_PORT = 65535
+#: Masters that a message names at most.
+_MOST_NAMES = 10
 WATCH_PERIOD = 1.0
 """Seconds between two checks that a master still is one."""
 
@@ -54,17 +56,7 @@ async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
         )
         client = plain_client(sentinel, min(wait, _WAIT), connections=1)
         try:
-            service = (address.service or "").encode()
-            master = _working_master(await ask(client, b"SENTINEL", b"MASTERS"), service)
-            if master is not None and master.is_replaced:
-                # It is still called the master, and takes writes; those after another was made master are lost.
-                promoted = _place(await ask(client, b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service))
-                if promoted == master.place:
-                    failures.append(f"{sentinel}: a failover has begun")
-                    continue
-                return promoted
-            if master is not None:
-                return master.place
+            master = await _master_by(client, (address.service or "").encode())
         except redis.exceptions.AuthenticationError as error:
             raise RefusedError(f"a Sentinel of {address} refuses the user or password: {error}") from error
         except redis.exceptions.InvalidResponse as error:
@@ -75,34 +67,33 @@ async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
             if "Authentication" in str(error):
                 raise RefusedError(f"a Sentinel of {address} refuses the user or password: {error}") from error
             failures.append(f"{sentinel}: {error}")
+        else:
+            if not isinstance(master, str):
+                return master
+            failures.append(f"{sentinel}: {master}")
         finally:
             await client.aclose()
     why = f": {', '.join(failures)}" if failures else ""
-    raise PeerUnavailableError(f"no Sentinel of {address} knows a working master{why}")
+    raise PeerUnavailableError(f"no Sentinel of {address} knows a working master named {address.service}{why}")
 
 
-class _Master(NamedTuple):
-    """A master, as a Sentinel sees it.
-
-    Attributes:
-        place: host and port.
-        is_replaced: a failover has begun.
-    """
-
-    place: tuple[str, int]
-    is_replaced: bool
-
-
-def _working_master(reply: object, service: bytes) -> _Master | None:
-    """The master of this name in a reply to `SENTINEL MASTERS`; None if the reply calls it down."""
-    for master in reply if isinstance(reply, list) else [reply]:
-        facts = as_pairs(master, "SENTINEL MASTERS")
-        flags = facts.get(b"flags", b"").split(b",")
-        if facts.get(b"name") != service or b"master" not in flags or b"s_down" in flags or b"o_down" in flags:
-            continue
-        place = _place([facts.get(b"ip"), facts.get(b"port")])
-        return _Master(place, b"failover_in_progress" in flags)
-    return None
+async def _master_by(client: redis.asyncio.Redis, service: bytes) -> tuple[str, int] | str:
+    """Host and port of the master of this name, by one Sentinel; or why it names none."""
+    reply = await ask(client, b"SENTINEL", b"MASTERS")
+    masters = [as_pairs(master, "SENTINEL MASTERS") for master in (reply if isinstance(reply, list) else [reply])]
+    facts = next((facts for facts in masters if facts.get(b"name") == service), None)
+    if facts is None:
+        names = sorted(facts.get(b"name", b"").decode("utf-8", "backslashreplace") for facts in masters)
+        return f"it knows no such master, but {', '.join(names[:_MOST_NAMES]) or 'none'}"
+    flags = facts.get(b"flags", b"").split(b",")
+    if b"master" not in flags or b"s_down" in flags or b"o_down" in flags:
+        return "it counts that master as down"
+    place = _place([facts.get(b"ip"), facts.get(b"port")])
+    if b"failover_in_progress" not in flags:
+        return place
+    # It is still called the master, and takes writes; those after another was made master are lost.
+    promoted = _place(await ask(client, b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service))
+    return "a failover has begun" if promoted == place else promoted
 
 
 def _place(reply: object) -> tuple[str, int]:

@@ -57,7 +57,7 @@ async def test_a_master_is_not_found_while_a_failover_from_it_has_begun(trio):
     assert await ask_sentinels(address, 1) == ("127.0.0.1", master.port)
     sentinel.begin_fail_over()
     replica.pause()  # nobody hears of it that it is the master now
-    with pytest.raises(PeerUnavailableError, match=r"knows a working master: .*: a failover has begun$"):
+    with pytest.raises(PeerUnavailableError, match=r"knows a working master named site: .*: a failover has begun$"):
         await ask_sentinels(address, 1)
     replica.resume()
     assert await found(address) == ("127.0.0.1", replica.port)
@@ -250,8 +250,31 @@ async def test_the_next_sentinel_is_asked_when_one_is_away(trio):
 async def test_a_service_that_no_sentinel_knows(trio):
     *_, sentinel = trio
 
-    with pytest.raises(PeerUnavailableError, match="knows a working master"):
+    said = f"knows a working master named other: .*:{sentinel.port}: it knows no such master, but site$"
+    with pytest.raises(PeerUnavailableError, match=said):
         await ask_sentinels(parse_address(f"redis-sentinel://127.0.0.1:{sentinel.port}/other"), 2.0)
+
+
+async def test_a_master_that_its_sentinel_counts_as_down_is_said_to_be(trio):
+    master, replica, sentinel = trio
+    replica.client().config_set("replica-priority", 0)  # nobody can be promoted
+    master.pause()
+    said = []
+
+    async def down():
+        try:
+            await ask_sentinels(parse_address(url(sentinel)), 2.0)
+        except PeerUnavailableError as error:
+            said.append(str(error))
+        return said
+
+    try:
+        await eventually_async(down, 20)
+    finally:
+        master.resume()
+    assert said[0].endswith(
+        f"named {sentinel.service}: redis://127.0.0.1:{sentinel.port}: it counts that master as down"
+    )
 
 
 async def test_sentinels_that_want_a_password(trio):
