@@ -33,6 +33,7 @@ class SiteAddress:
         service: the name by which Sentinels know the master; if set, each new connection asks them for host and port
             (`local.sentinel`).
         sentinels: host and port of each.
+        silent: those of them that gave no answer when they were asked last; one set for all who ask by this address.
         sentinel_username, sentinel_password: for the Sentinels; `username` and `password` are for the master.
         files, context: TLS, None for plain TCP.
     """
@@ -49,6 +50,7 @@ class SiteAddress:
     sentinels: tuple[tuple[str, int], ...] = ()
     sentinel_username: str | None = field(default=None, repr=False)
     sentinel_password: str | None = field(default=None, repr=False)
+    silent: set[tuple[str, int]] = field(default_factory=set, repr=False, compare=False)
 
     @property
     def password_bytes(self) -> bytes | None:

@@ -3,7 +3,8 @@
 In: an address that names Sentinels and a service. Out: host and port of the current master. Left to others: checking
 that it is one, and connecting (`local.connection`).
 
-Nothing is cached: what a Sentinel said before a failover is wrong after it.
+Nothing is cached: what a Sentinel said before a failover is wrong after it. Only which of them gave no answer is known:
+such a one costs its timeout, so it is not asked again while another names a master.
 
 A master that was replaced does not know that until a Sentinel demotes it, which takes some ten seconds. What is written
 to it meanwhile is lost. So we leave it as soon as the Sentinels name another, and do not go to one whose failover has
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import redis.asyncio
 import redis.exceptions
@@ -32,10 +34,14 @@ _LAST_PORT = 65535
 _MOST_NAMES = 10
 WATCH_PERIOD = 1.0
 """Seconds between two checks that a master still is one."""
+#: Where no Sentinel answers, so much longer than a check is the time until the next, at the least.
+_UNANSWERED = 9.0
 
 
 async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
     """Host and port of the master, from the first Sentinel that knows one and does not count it as down.
+
+    They are asked in the order of the address, but those last that gave no answer before.
 
     Args:
         address: one with a `service`.
@@ -45,7 +51,8 @@ async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
         PeerUnavailableError: no Sentinel knows a master. RefusedError: a Sentinel refuses us.
     """
     failures: list[str] = []
-    for host, port in address.sentinels:
+    for place in sorted(address.sentinels, key=address.silent.__contains__):
+        host, port = place
         sentinel = SiteAddress(
             host,
             port,
@@ -66,8 +73,10 @@ async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
         except (redis.exceptions.RedisError, OSError, ProtocolError) as error:
             if "Authentication" in str(error):
                 raise RefusedError(f"a Sentinel of {address} refuses the user or password: {error}") from error
+            address.silent.add(place)
             failures.append(f"{sentinel}: {error}")
         else:
+            address.silent.discard(place)
             if not isinstance(master, str):
                 return master
             failures.append(f"{sentinel}: {master}")
@@ -106,27 +115,35 @@ def _place(reply: object) -> tuple[str, int]:
 class MasterWatch:
     """Checks now and then that the server of one connection still is the master.
 
+    Whoever uses the connection waits meanwhile. So where no Sentinel answers, they are asked less often.
+
     Args:
         address: with a `service`; without one, nobody is asked.
         wait: seconds for each Sentinel; more than two count as two.
+        clock: seconds that never go backwards.
 
     Attributes:
-        due: when to ask again, by `time.monotonic`.
+        due: when to ask again, by the clock.
     """
 
-    def __init__(self, address: SiteAddress, wait: float) -> None:
+    def __init__(self, address: SiteAddress, wait: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._address = address
         self._wait = wait
+        self._clock = clock
         self.due = math.inf if address.service is None else -math.inf
 
     async def successor(self, host: str, port: int) -> str | None:
         """The master that the Sentinels name instead of this server; None if it is this one, or nobody was asked."""
-        if time.monotonic() < self.due:
+        began = self._clock()
+        if began < self.due:
             return None
+        pause = WATCH_PERIOD
         try:
             named = await ask_sentinels(self._address, self._wait)
         except (PeerUnavailableError, RefusedError):
+            if self._address.silent.issuperset(self._address.sentinels):
+                pause = max(WATCH_PERIOD, _UNANSWERED * (self._clock() - began))
             return None  # without an answer, stay
         finally:
-            self.due = time.monotonic() + WATCH_PERIOD
+            self.due = self._clock() + pause
         return None if named == (host, port) else f"{named[0]}:{named[1]}"

@@ -3,18 +3,23 @@
 import asyncio
 import contextlib
 import threading
+from contextlib import aclosing
 
 import pytest
 import redis
 import stamina.instrumentation
 
 from redisrepl import LinkOptions, ReplicaStream
+from redisrepl.changes import KINDS
 from redisrepl.errors import ConfigError, LinkLostError, PeerUnavailableError, RefusedError
-from redisrepl.local.address import parse_address
+from redisrepl.local.address import SiteAddress, parse_address
 from redisrepl.local.client import Followed
 from redisrepl.local.connection import find_master, open_client, translated
-from redisrepl.local.sentinel import ask_sentinels
-from testbed import RedisSentinel, RedisServer, eventually, eventually_async, free_port, release_port
+from redisrepl.local.notify import SiteEvents
+from redisrepl.local.sentinel import MasterWatch, ask_sentinels
+from redisrepl.local.stream import ReplicaLink
+from testbed import FaultProxy, RedisSentinel, RedisServer, eventually, eventually_async, free_port, release_port
+from tests.clock import Clock
 
 SWIFT = LinkOptions(retry_max=0.2, connect_wait=2.0)
 
@@ -290,6 +295,68 @@ async def test_sentinels_that_want_a_password(trio):
     right = parse_address(f"{base}?sentinel_username=ask&sentinel_password=pw")
     assert await ask_sentinels(right, 2.0) == ("127.0.0.1", master.port)
     assert "pw" not in repr(right)
+
+
+async def test_a_sentinel_that_says_nothing_is_asked_once_by_all_who_use_an_address(trio, monkeypatch):
+    master, _, sentinel = trio
+    monkeypatch.setattr("redisrepl.local.sentinel.WATCH_PERIOD", 0.0)
+    with FaultProxy(sentinel.port) as silent:
+        silent.stall()
+        address = parse_address(url(sentinel, silent.port))
+        clients = [open_client(address, 2.0, connections=1) for _ in range(2)]
+        for client in clients * 3:  # connected, and asked before each of the next
+            await client.set("a", 1)
+        assert await ask_sentinels(address, 2.0) == ("127.0.0.1", master.port)
+        assert silent.counters().accepted == 1
+        for client in clients:
+            await client.aclose()
+
+
+@pytest.mark.parametrize(("silent", "rounds"), [({("a", 1), ("b", 2)}, 5), ({("a", 1)}, 33)])
+async def test_where_no_sentinel_answers_they_hold_up_whoever_asks_for_a_tenth_of_the_time(monkeypatch, silent, rounds):
+    """Where one does, though it knows no working master, a failover is under way, and each second counts."""
+    address, clock, asked = SiteAddress(service="site", sentinels=(("a", 1), ("b", 2))), Clock(), []
+
+    async def ask(*_):
+        asked.append(clock.now)
+        clock.now += 2.0
+        address.silent.update(silent)
+        raise PeerUnavailableError("no Sentinel knows a master")
+
+    monkeypatch.setattr("redisrepl.local.sentinel.ask_sentinels", ask)
+    watch = MasterWatch(address, 2.0, clock=clock)
+    began = clock.now
+    while clock.now < began + 99.0:
+        assert await watch.successor("127.0.0.1", 1) is None
+        clock.now = max(clock.now, watch.due)
+    assert len(asked) == rounds
+
+
+def events_at(address, client):
+    return SiteEvents(address, client, [b"ns:"], KINDS, silence=600.0, connect_wait=600.0).events()
+
+
+def stream_of(address, _):
+    return ReplicaLink(address, acknowledged=lambda: 0, silence=600.0).events()
+
+
+@pytest.mark.parametrize("follow", [events_at, stream_of])
+async def test_a_link_to_a_master_that_says_nothing_more_ends_when_another_takes_its_place(trio, follow, monkeypatch):
+    monkeypatch.setattr("redisrepl.local.notify._FLAGS_AGAIN", 600.0)  # nothing else is asked of it
+    monkeypatch.setattr("redisrepl.local.notify._FLAGS_PERIOD", 600.0)
+    master, replica, sentinel = trio
+    address = parse_address(url(sentinel))
+    client = open_client(address.at("127.0.0.1", master.port), 5.0, connections=1)
+    async with asyncio.timeout(30), aclosing(follow(address, client)) as news:
+        await anext(news)
+        master.pause()
+        try:
+            with pytest.raises(LinkLostError, match=f"was replaced by 127.0.0.1:{replica.port}"):
+                async for _ in news:
+                    pass
+        finally:
+            master.resume()
+    await client.aclose()
 
 
 def test_the_url():
