@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -143,7 +144,7 @@ class SiteEvents:
         try:
             writer.write(b"".join(encode_command(*argv) for argv in self._opening()))
             heard = time.monotonic()
-            flags_due = heard + _FLAGS_PERIOD
+            flags_due = math.inf
             while True:
                 wait = min(self._silence / 3, min(watch.due, flags_due) - time.monotonic())
                 data = await self._read(reader, max(wait, _LEAST_WAIT))
@@ -171,7 +172,7 @@ class SiteEvents:
                     if live:
                         await self._linger.pause(len(data), writer)
                         heard = time.monotonic()  # nobody listened meanwhile
-                if now >= flags_due and live:
+                if now >= flags_due:
                     flags_due = now + _FLAGS_PERIOD
                     if added := await self._ensure_flags():
                         yield EventsLost(f"the site's {NOTIFY_OPTION} lacked {added}")

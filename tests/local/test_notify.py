@@ -285,6 +285,24 @@ async def test_a_quiet_server_is_alive_and_a_silent_one_is_not():
                 server.resume()
 
 
+async def test_a_server_that_never_answers_is_not_asked_again_and_again(monkeypatch):
+    monkeypatch.setattr("redisrepl.local.notify._FLAGS_PERIOD", 0.0)
+    received = bytearray()
+
+    async def listen(reader, writer):
+        while data := await reader.read(1 << 16):
+            received.extend(data)
+        writer.close()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    async with listening(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", silence=0.9) as events:
+        with pytest.raises(LinkLostError, match="no byte"):
+            await anext(events)
+    server.close()
+    await server.wait_closed()
+    assert received.count(b"PING\r\n") <= 4  # once at the start, then a third of the silence apart
+
+
 async def test_what_is_no_redis():
     closed = asyncio.Event()
 
