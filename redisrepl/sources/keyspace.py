@@ -10,6 +10,7 @@ during an outage. `Source` chooses between the stream and the events.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import aclosing
 from typing import Any, Literal
 
 import structlog
@@ -148,9 +149,10 @@ class KeyspaceSource:
     async def _listen(self) -> None:
         """One subscription, until its end."""
         try:
-            async for news in self._events.events():
-                self._take(news)
-                self._listener.wake()
+            async with aclosing(self._events.events()) as events:
+                async for news in events:
+                    self._take(news)
+                    self._listener.wake()
         finally:
             self._listener.detached()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -173,11 +174,12 @@ class StreamSource:
             linger=self._linger,
         )
         try:
-            async for event in link.events():
-                self._take(event, link)
-                self._listener.wake()
-                if isinstance(event, SnapshotData):
-                    await self._backpressure.room()
+            async with aclosing(link.events()) as events:
+                async for event in events:
+                    self._take(event, link)
+                    self._listener.wake()
+                    if isinstance(event, SnapshotData):
+                        await self._backpressure.room()
         finally:
             self._progress.end()
             self._listener.detached()

@@ -227,12 +227,17 @@ class Events:
 
     def __init__(self, *subscriptions):
         self._subscriptions = list(subscriptions)
+        self.open = 0
 
     async def events(self):
-        for news in self._subscriptions.pop(0):
-            if isinstance(news, Exception):
-                raise news
-            yield news
+        self.open += 1
+        try:
+            for news in self._subscriptions.pop(0):
+                if isinstance(news, Exception):
+                    raise news
+                yield news
+        finally:
+            self.open -= 1
 
 
 class Listener:
@@ -304,6 +309,18 @@ class StreamSource:
 
     def abandon(self):
         self.abandoned = True
+
+
+async def test_a_subscription_ends_with_whoever_takes_its_events():
+    source, _ = noticing(Sides(), [Subscribed("a")])
+
+    def fail():
+        raise EnoughError
+
+    source._listener.wake = fail
+    with pytest.raises(EnoughError):
+        await source.run()
+    assert not source._events.open
 
 
 @pytest.mark.parametrize("choice", ["auto", "psync", "notify"])

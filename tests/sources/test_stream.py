@@ -31,3 +31,37 @@ def test_which_keys_a_link_told_of_is_known_from_where_it_began(event):
     assert outbound.read_to == 20
     source.abandon()
     assert not outbound.read_to
+
+
+async def test_a_link_ends_with_whoever_takes_its_events(monkeypatch):
+    links = []
+
+    class Link:
+        def __init__(self, *_, **__):
+            self.open = True
+            links.append(self)
+
+        async def events(self):
+            try:
+                yield None
+            finally:
+                self.open = False
+
+    def fail():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("redisrepl.sources.stream.ReplicaLink", Link)
+    retry = {"attempts": None, "timeout": None, "wait_initial": 0.001, "wait_max": 0.001, "wait_jitter": 0.0}
+    outbound = Outbound(ChangeDecoder(lambda _key: True, KINDS), ExpectedEvents(0))
+    source = StreamSource(
+        None,
+        outbound,
+        (b"ns:",),
+        None,
+        SimpleNamespace(),
+        options=StreamOptions(1.0, 1.0, retry),
+        listener=SimpleNamespace(wake=fail, detached=lambda: None),
+    )
+    with pytest.raises(ZeroDivisionError):
+        await source.run()
+    assert [link.open for link in links] == [False]
