@@ -324,9 +324,10 @@ class DirectHub(Hub):
         raise PeerUnavailableError(f"the hub {self.url} cannot be reached: {said}{hint}") from error
 
     def _from_kept(self) -> _Link | None:
+        now = asyncio.get_running_loop().time()
         while self._kept:
-            link, _ = self._kept.popitem()
-            if link.usable:
+            link, until = self._kept.popitem()
+            if link.usable and now <= until:  # on the way, a NAT may have forgotten an older one without a word
                 return link
             self._discard(link)
         return None

@@ -97,6 +97,16 @@ async def test_requests_side_by_side_share_so_many_connections(redis, certificat
         assert redis.redis.info("clients")["connected_clients"] - before == 3
 
 
+async def test_a_connection_that_was_idle_for_long_is_not_used_again(hub, redis, monkeypatch):
+    first = await hub.integer(b"CLIENT", b"ID")
+    assert await hub.integer(b"CLIENT", b"ID") == first
+    monkeypatch.setattr("redisrepl.remote.direct._KEPT", -1.0)  # what is kept now is too old at once
+    assert await hub.integer(b"CLIENT", b"ID") == first
+    second = await hub.integer(b"CLIENT", b"ID")
+    assert second != first
+    await eventually_async(lambda: str(first) not in {each["id"] for each in redis.redis.client_list()})
+
+
 async def test_everything_that_uses_scripts(hub, redis):
     pusher, reader = HubPusher(hub, 10_000, fence=(fence := Fence(hub, b"me"))), HubReader(hub)
     await fence.ready()
