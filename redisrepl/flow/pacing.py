@@ -170,5 +170,9 @@ class Pacer:
 
     def failed(self) -> None:
         """A batch came back, not executed: the hub gets half as many side by side."""
-        self.out -= 1
+        self.gave_up()
         self.limit = max(1, self.limit // 2)
+
+    def gave_up(self) -> None:
+        """A batch came back of which nothing was sent, or for which nobody waits any more."""
+        self.out -= 1

@@ -226,7 +226,7 @@ class Pushing:
             self._hub.fence.doubt()
             self._failed(batch, departure, numbers, unknown=error.may_be_executed)
         except RedisreplError as error:
-            pacer.failed()
+            (pacer.gave_up if departure is _NOT_YET else pacer.failed)()  # else the site may be to blame
             if isinstance(error, HubError) and error.retry_after is not None:
                 pacer.hold(time.monotonic() + min(error.retry_after, _LONGEST_HOLD))
             elif is_an_answer(error):  # the hub is there, so its health makes nobody wait
@@ -235,7 +235,7 @@ class Pushing:
             self.failure_log.failed(error, pending_keys=outbound.waiting)
             raise
         except asyncio.CancelledError:
-            pacer.failed()
+            pacer.gave_up()
             self._failed(batch, departure, numbers, unknown=True)
             raise
         else:

@@ -35,6 +35,7 @@ from redisrepl.errors import (
     FencedError,
     HubError,
     KeyDeniedError,
+    LinkLostError,
     OutcomeUnknownError,
     PeerUnavailableError,
     ProtocolError,
@@ -194,6 +195,28 @@ async def test_after_an_error_that_names_no_time_the_batch_is_tried_again(store)
         hub.error = None
         await flights.pushing.drained()
     assert outbound.counters.pushed == 10
+
+
+async def test_only_errors_of_the_hub_halve_the_batches_side_by_side(store):
+    class Lost(StatesOf):
+        async def first_states(self, keys, max_bytes):
+            self.asked.append(keys)
+            if self.lost:
+                raise LinkLostError("the site ended the connection")
+            return await super().first_states(keys, max_bytes)
+
+    site, outbound, hub = Lost({b"k": A}), outbound_of(Invalidated(b"k")), FakeHub()
+    site.lost = True
+    pacer = Pacer(8, worthwhile=100, interval=0.0)
+    async with Flights(outbound, store, hub, site=site, pacer=pacer) as flights:
+        await eventually_async(lambda: len(site.asked) >= 4)
+        assert (hub.calls, pacer.limit) == (0, 8)
+        hub.error, site.lost = HubError("overloaded", status=503), False
+        await eventually_async(lambda: hub.calls >= 4)
+        assert pacer.limit == 1
+        hub.error = None
+        await flights.pushing.drained()
+    assert pacer.out == 0
 
 
 async def test_news_wakes_one_flight(store):
