@@ -9,20 +9,18 @@ deny a command that one of the scripts runs.
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import Any
 
+from redisrepl.permission import Permission
+
 __all__ = ["Scripts"]
 
-#: Seconds after which refused scripts are tried again: an administrator may have allowed them meanwhile.
-_PROBE_EVERY = 300.0
 
-
-class Scripts:
+class Scripts(Permission):
     """The scripts that one reader or writer runs at one server.
 
     Args:
@@ -31,9 +29,6 @@ class Scripts:
         is_refusal: whether an error that it raised means that the server runs no scripts for us, or not this one.
         hashes: whether to name a script by its hash once the server has run it, which takes 1,000 bytes off a request.
         clock: seconds that never go backwards.
-
-    Attributes:
-        allowed: whether the server runs scripts for us; found out by trying.
     """
 
     def __init__(
@@ -44,25 +39,13 @@ class Scripts:
         hashes: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(clock)
         self._evaluate = evaluate
         self._is_refusal = is_refusal
-        self._clock = clock
         self._hashes = hashes
         self._known: set[bytes] = set()  # scripts that the server has run, and knows by their hashes
-        self._probe_at = math.inf
         self._name = secrets.token_hex(4).encode()
         self._numbers = count()
-        self.allowed = True
-
-    @property
-    def worth_trying(self) -> bool:
-        """Whether the next request should be a script."""
-        return self.allowed or self._clock() >= self._probe_at
-
-    def refused(self) -> None:
-        """The server refuses scripts: none is tried for a while."""
-        self.allowed = False
-        self._probe_at = self._clock() + _PROBE_EVERY
 
     def token(self) -> bytes:
         """What the answer to one request, and to no other of anybody's, repeats."""
@@ -94,7 +77,7 @@ class Scripts:
             if not self._is_refusal(error):
                 raise
             return None
-        self.allowed = True
+        self.granted()
         self._hashes = self._hashes and not hash_refused  # it was the hash that was refused, not the script
         if self._hashes:
             self._known.add(script)

@@ -7,7 +7,8 @@ expecting its echo (`engine.inbound`); reading the keys (`local.read`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, Sequenc
 from redisrepl.errors import RefusedError, concerns_value, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import INFO, is_refused, stream_offset, translated
+from redisrepl.permission import Permission
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, as_server_takes, put_words
 from redisrepl.wire.commands import ORIGIN_CHANNEL
 from redisrepl.wire.entries import PUT_STREAM_IN_GROUPS_SCRIPT, PUT_STREAM_SCRIPT, REVIVED
@@ -60,15 +62,23 @@ class SiteWriter:
         address: for messages.
         origin: identifies this daemon; None: publish no message.
         groups: whether consumer groups are replicated.
+        clock: seconds that never go backwards.
     """
 
     def __init__(
-        self, client: redis.asyncio.Redis, address: SiteAddress, origin: bytes | None = None, *, groups: bool = False
+        self,
+        client: redis.asyncio.Redis,
+        address: SiteAddress,
+        origin: bytes | None = None,
+        *,
+        groups: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._groups = groups
         self._address = address
         self._origin = origin
+        self._publishes = Permission(clock)
         self._logged_blind = False
         self._transacts = True  # whether the server allows transactions, as far as we know
 
@@ -147,20 +157,22 @@ class SiteWriter:
     async def transact(self, connection: Any, commands: Sequence[Sequence[bytes]]) -> tuple[list[Any] | None, int]:
         """Run one transaction; returns its replies, or None if a watched key was changed, and the offset after it."""
         opening: list[Sequence[bytes]] = [[b"MULTI"]]
-        if self._origin is not None:
-            opening.append([b"PUBLISH", ORIGIN_CHANNEL, self._origin])
+        if origin := self._told_origin:
+            opening.append([b"PUBLISH", ORIGIN_CHANNEL, origin])
         as_taken = [as_site_takes(command, groups=self._groups) for command in commands]
         spelled = [*opening, *as_taken, [b"EXEC"], INFO]
         replies = await self._replies(connection, spelled)
         executed, info = replies[-2:]
-        if self._origin is not None and is_refused(replies[1]):
-            _log.warning(
-                "apply.no_origin",
-                error=str(replies[1]),
-                hint=f"after a restart our own writes are pushed again: allow PUBLISH on {ORIGIN_CHANNEL.decode()}",
-            )
-            self._origin = None
+        if origin and is_refused(replies[1]):
+            if self._publishes.refused():
+                _log.warning(
+                    "apply.no_origin",
+                    error=str(replies[1]),
+                    hint=f"after a restart our own writes are pushed again: allow PUBLISH on {ORIGIN_CHANNEL.decode()}",
+                )
             return None, stream_offset(info)  # EXEC was aborted, and WATCH ended with it: the next turn applies again
+        if origin and replies[1] == b"QUEUED":
+            self._say_allowed()
         with translated(self._address):
             if isinstance(executed, Exception):
                 # Any other error means that EXEC itself was refused: the transaction may still be open.
@@ -170,6 +182,15 @@ class SiteWriter:
                 refused = (reply for reply in replies[:-2] if isinstance(reply, redis.exceptions.ResponseError))
                 raise next(refused, executed)
         return (None if executed is None else executed[len(opening) - 1 :]), stream_offset(info)
+
+    @property
+    def _told_origin(self) -> bytes:
+        """The origin to publish; empty: none, for now."""
+        return self._origin if self._origin is not None and self._publishes.worth_trying else b""
+
+    def _say_allowed(self) -> None:
+        if self._publishes.granted():
+            _log.info("apply.origin_allowed")
 
     async def compare_and_set(
         self, connection: Any, key: bytes, fields: Sequence[tuple[bytes, bytes | None, bytes | None]]
@@ -187,12 +208,16 @@ class SiteWriter:
         timed = any(type(value) is TimedValue for _, *values in fields for value in values)
         text, spelled = (_COMPARE_AND_SET_TIMED, _timed) if timed else (_COMPARE_AND_SET, _optional)
         words = [word for field in fields for word in (field[0], *spelled(field[1]), *spelled(field[2]))]
-        channel = b"" if self._origin is None else ORIGIN_CHANNEL
-        script = [b"EVAL", text, b"1", key, channel, self._origin or b"", *words]
+        origin = self._told_origin
+        script = [b"EVAL", text, b"1", key, ORIGIN_CHANNEL if origin else b"", origin, *words]
         done, info = await self._replies(connection, [script, INFO])
         if isinstance(done, redis.exceptions.ResponseError):
             return None
-        return stream_offset(info) if done else None
+        if not done:
+            return None
+        if origin:
+            self._say_allowed()
+        return stream_offset(info)
 
     def judged(self, replies: Sequence[Any], owners: Sequence[Sequence[int]]) -> dict[int, str]:
         """Error text by index of the change, from the replies of a transaction.

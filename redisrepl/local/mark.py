@@ -10,6 +10,8 @@ it, which looks at the history first: a server may take the data of another (`RE
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import redis.asyncio
@@ -18,6 +20,7 @@ import structlog
 
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import Followed, ask, refuses_script, translated
+from redisrepl.permission import Permission
 from redisrepl.wire.replies import number
 
 __all__ = ["Marked", "SiteMark"]
@@ -67,26 +70,35 @@ class SiteMark:
         address: for messages.
         followed: the server of whose history the mark is a part.
         name: the first namespace and the origin, so that an ACL can tell the sites apart.
+        clock: seconds that never go backwards.
 
     Attributes:
         key: the key of the mark.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, address: SiteAddress, followed: Followed, name: bytes) -> None:
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        address: SiteAddress,
+        followed: Followed,
+        name: bytes,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.key = _PREFIX + name
         self._client = client
         self._address = address
         self._followed = followed
-        self._allowed = True
+        self._permission = Permission(clock)
 
     async def write(self, agreed: int) -> None:
-        """Write that the site holds everything that was agreed on up to this number; does nothing if that is denied.
+        """Write that the site holds everything that was agreed on up to this number; does nothing while that is denied.
 
         Raises:
             RedisreplError: the site cannot be written to.
         """
         history = self._followed.history.encode("ascii", "replace")
-        if not self._allowed or not history:
+        if not self._permission.worth_trying or not history:
             return
         with translated(self._address):
             try:
@@ -94,14 +106,17 @@ class SiteMark:
             except redis.exceptions.ResponseError as error:
                 if not refuses_script(error):
                     raise
-                self._allowed = False
-                _log.info(
-                    "site.no_mark",
-                    key=self.key.decode("ascii", "backslashreplace"),
-                    error=str(error),
-                    cost="after a restart of the site's Redis, fewer of its writes are known to be newer",
-                    hint=f"let this user EVAL, INFO, SET and GET, with keys of {_PREFIX.decode()}, at the site",
-                )
+                if self._permission.refused():
+                    _log.warning(
+                        "site.no_mark",
+                        key=self.key.decode("ascii", "backslashreplace"),
+                        error=str(error),
+                        cost="after a restart of the site's Redis, fewer of its writes are known to be newer",
+                        hint=f"let this user EVAL, INFO, SET and GET, with keys of {_PREFIX.decode()}, at the site",
+                    )
+                return
+        if self._permission.granted():
+            _log.info("site.mark_allowed", key=self.key.decode("ascii", "backslashreplace"))
 
     async def read(self) -> Marked:
         """The last mark that the site has; without a number: none, or we may not read it.

@@ -28,6 +28,7 @@ from redisrepl.local.connection import find_master, open_connection
 from redisrepl.local.linger import Linger
 from redisrepl.local.sentinel import MasterWatch
 from redisrepl.namespaces import glob_escape
+from redisrepl.permission import Permission
 from redisrepl.tls.contexts import tls_reason
 from redisrepl.wire.keyspace import NOTIFY_OPTION, missing_flags
 from redisrepl.wire.psync import encode_command
@@ -114,7 +115,7 @@ class SiteEvents:
         self._connect_wait = connect_wait
         self._head = b"__keyspace@%d__:" % address.database
         self._patterns = [self._head + glob_escape(prefix) + b"*" for prefix in prefixes]
-        self._may_configure = True
+        self._configures = Permission()
         self._history = ""
         self._pings: _Pings | None = None  # of the present subscription
 
@@ -248,7 +249,7 @@ class SiteEvents:
 
     async def _ensure_flags(self) -> str:
         """Add the notification flags that are missing, perhaps since a restart; returns them."""
-        if not self._may_configure:
+        if not self._configures.worth_trying:
             return ""
         flags = missing = ""
         with translated(self._address):
@@ -262,13 +263,15 @@ class SiteEvents:
             except redis.exceptions.ResponseError as error:
                 if isinstance(error, (redis.exceptions.AuthenticationError, redis.exceptions.ReadOnlyError)):
                     raise
-                self._say_unknown(error, missing)
+                if self._configures.refused():
+                    self._say_unknown(error, missing)
                 return ""
+        if self._configures.granted():
+            _log.info("site.notifications_allowed")
         return missing
 
     def _say_unknown(self, error: Exception, missing: str) -> None:
-        """Warn that we cannot see or set the flags, and do not try again: an administrator has to set them."""
-        self._may_configure = False
+        """Warn that we cannot see or set the flags: an administrator has to set them, or to let us."""
         wanted = missing_flags("", self._kinds)
         _log.warning(
             "site.notifications_unknown",

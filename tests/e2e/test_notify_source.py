@@ -21,8 +21,8 @@ from tests.e2e.support import (
 SECRET = "s3cret"
 #: What docs/permissions.md asks for where PSYNC is refused.
 RIGHTS = (
-    "~site1:* -@all resetchannels &redisrepl:origin &__keyspace@0__:site1:* +psubscribe +ping +config|get +config|set"
-    " +type +get +mget +hmget +hgetall +pttl +pexpiretime +time +eval +scan +info +select"
+    "~site1:* ~redisrepl:mark:site1:* -@all resetchannels &redisrepl:origin &__keyspace@0__:site1:* +psubscribe +ping"
+    " +config|get +config|set +type +get +mget +hmget +hgetall +pttl +pexpiretime +time +eval +scan +info +select"
     " +set +mset +hset +del +hdel +pexpireat +persist +watch +unwatch +multi +exec +publish"
 )
 

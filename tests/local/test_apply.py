@@ -1,6 +1,7 @@
 """What is written at the site: as one transaction, unless a client was faster."""
 
 import contextlib
+import time
 from functools import partial
 
 import pytest
@@ -13,6 +14,7 @@ from redisrepl.local.address import parse_address
 from redisrepl.local.apply import Applied, SiteWriter
 from redisrepl.local.connection import open_client
 from testbed import RedisServer
+from tests.clock import Clock
 
 FAR = 4_102_444_800_000
 KEYS = [b"s", b"e", b"h", b"gone", b"f"]
@@ -36,10 +38,10 @@ def at_site(server):
 async def connected(server):
     clients = []
 
-    def connect(url=f"redis://127.0.0.1:{server.port}", origin=b"us"):
+    def connect(url=f"redis://127.0.0.1:{server.port}", origin=b"us", clock=time.monotonic):
         address = parse_address(url, flag="--raddr")
         clients.append(open_client(address, 5.0, connections=1))
-        return SiteWriter(clients[-1], address, origin)
+        return SiteWriter(clients[-1], address, origin, clock=clock)
 
     yield connect
     for client in clients:
@@ -200,6 +202,43 @@ async def test_who_may_not_publish_writes_without_an_origin_in_the_next_turn(lac
     async with writer.turn(KEYS) as turn:
         assert await turn.apply([StringSet(b"s", b"1")]) is not None
     assert at_site.get("s") == b"1"
+
+
+async def told_origins(at_site, writer, compare):
+    """Which origins one apply was told with; tried again like one that a client was faster than."""
+    with at_site.pubsub(ignore_subscribe_messages=True) as messages:
+        messages.subscribe("redisrepl:origin")
+        messages.get_message(timeout=5)
+        applied = None
+        while applied is None:
+            async with writer.turn([b"h"]) as turn:
+                change = HashSet(b"h", {b"f": b"1"})
+                if compare:
+                    applied = await turn.compare_and_set([change], HashState({}))
+                applied = applied or await turn.apply([change])
+        at_site.delete("h")
+        at_site.publish("redisrepl:origin", "end")
+        told = iter(lambda: messages.get_message(timeout=5)["data"], b"end")
+        return list(told)
+
+
+@pytest.mark.parametrize("compare", [False, True])
+async def test_who_may_not_publish_tries_again_after_a_while(at_site, server, connected, compare):
+    words = "reset", "on", ">pw", "~*", "&*", "+@all"
+    at_site.execute_command("ACL", "SETUSER", "lacking", *words, "-publish")
+    clock = Clock()
+    writer = connected(f"redis://lacking:pw@127.0.0.1:{server.port}", clock=clock)
+    with capture_logs() as logs:
+        assert await told_origins(at_site, writer, compare) == []
+        clock.now += 301
+        assert await told_origins(at_site, writer, compare) == []  # refused again
+        at_site.execute_command("ACL", "SETUSER", "lacking", "+publish")
+        clock.now += 299
+        assert await told_origins(at_site, writer, compare) == []
+        clock.now += 2
+        for _ in range(2):
+            assert await told_origins(at_site, writer, compare) == [b"us"]
+    assert [line["event"] for line in logs] == ["apply.no_origin", "apply.origin_allowed"]
 
 
 async def test_who_may_not_watch_is_told_once_and_writes_all_the_same(lacking, connected):

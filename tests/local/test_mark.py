@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from structlog.testing import capture_logs
 
@@ -11,6 +13,7 @@ from redisrepl.local.client import Followed
 from redisrepl.local.connection import open_client
 from redisrepl.local.mark import Marked, SiteMark
 from testbed import RedisServer, eventually
+from tests.clock import Clock
 
 KEY = b"redisrepl:mark:ns:us"
 
@@ -19,12 +22,12 @@ KEY = b"redisrepl:mark:ns:us"
 async def mark_of():
     clients = []
 
-    def mark(server, **login):
+    def mark(server, clock=time.monotonic, **login):
         address = parse_address(f"redis://127.0.0.1:{server.port}", **login)
         clients.append(open_client(address, 5.0, connections=1))
         followed = Followed()
         followed.history = server.client().info("replication")["master_replid"]
-        return SiteMark(clients[-1], address, followed, b"ns:us")
+        return SiteMark(clients[-1], address, followed, b"ns:us", clock=clock)
 
     yield mark
     for client in clients:
@@ -94,5 +97,25 @@ async def test_a_denied_mark_is_said_once_and_none(mark_of, commands, keys):
         with capture_logs() as logs:
             await mark.write(7)
             await mark.write(8)
-        assert [line["event"] for line in logs] == ["site.no_mark"]
+        assert [(line["event"], line["log_level"]) for line in logs] == [("site.no_mark", "warning")]
         assert await mark.read() == Marked()
+
+
+async def test_a_denied_mark_is_tried_again_after_a_while_and_written_once_it_is_allowed(mark_of):
+    with RedisServer() as site:
+        acl, clock = site.client().acl_setuser, Clock()
+        acl("narrow", enabled=True, nopass=True, commands=["+@all", "-eval"], keys=["*"])
+        mark = mark_of(site, clock, username="narrow", password="any")
+        with capture_logs() as logs:
+            await mark.write(7)
+            clock.now += 301
+            await mark.write(8)  # denied again
+            acl("narrow", commands=["+eval"])
+            clock.now += 299
+            await mark.write(9)
+            assert await mark.read() == Marked()
+            clock.now += 2
+            await mark.write(10)
+            await mark.write(11)
+        assert (await mark.read()).agreed == 11
+        assert [line["event"] for line in logs] == ["site.no_mark", "site.mark_allowed"]

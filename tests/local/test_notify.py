@@ -228,6 +228,23 @@ async def test_flags_out_of_reach_are_told_of_once(rights):
     assert "K$hlstzgxe" in lines[0]["hint"]
 
 
+async def test_flags_out_of_reach_are_tried_again_and_added_once_they_are_not(monkeypatch):
+    monkeypatch.setattr("redisrepl.local.notify._FLAGS_PERIOD", 0.05)
+    monkeypatch.setattr("redisrepl.permission._PROBE_EVERY", 0.0)
+    with RedisServer(users=["u on >pw ~* &* +@all -config"]) as server, capture_logs() as lines:
+        at = server.client()
+        async with listening(server, login={"username": "u", "password": "pw"}) as events:
+            assert await anext(events) == Subscribed()
+            reading = asyncio.ensure_future(anext(events))
+            await eventually_async(lambda: sum(int(each["count"]) for each in at.acl_log()) >= 3)
+            at.acl_setuser("u", commands=["+config"])
+            assert isinstance(await reading, EventsLost)
+            at.set("ns:a", "1")
+            assert await noticed(events, 1) == [(b"ns:a", b"set")]
+    told = ["site.notifications_unknown", "site.notifications_enabled", "site.notifications_allowed"]
+    assert [line["event"] for line in lines] == told
+
+
 @pytest.mark.parametrize(
     ("rights", "said"),
     [
