@@ -61,7 +61,6 @@ class Sweep:
     Attributes:
         runs: completed sweeps.
         running: why one is under way; None if none is.
-        held: how many removals wait for a person.
         last: what the last one found, for people; empty before the first.
         next_at: Unix time of the next regular sweep; None if there is none, or one is due or under way.
     """
@@ -95,9 +94,14 @@ class Sweep:
         self.failure_log = FailureLog("sweep")
         self.runs = 0
         self.running: str | None = None
-        self.held = 0
+        self._held: dict[Side, int] = {}  # of each side, what the last look at it found
         self.last: dict[str, object] = {}
         self.next_at: float | None = None
+
+    @property
+    def held(self) -> int:
+        """How many removals wait for a person."""
+        return sum(self._held.values())
 
     @property
     def owed(self) -> str | None:
@@ -150,6 +154,7 @@ class Sweep:
                     await self._until(lambda: not len(self._core.outbound.doubtful), patience)
                 found, refused = await self._compare(side)
                 different, held = different + found, held + refused
+                self._held[side] = refused
             self._wake()
             await self._until(lambda: self._core.quiet, patience)
         except BaseException as error:
@@ -161,7 +166,6 @@ class Sweep:
             raise
         finally:
             reason, self.running = self.running, None
-        self.held = held
         if not held:
             self._core.compared(sides)
         self.runs += 1
@@ -190,7 +194,7 @@ class Sweep:
                 elif missing <= most:
                     lacked += lacking
         if most is not None and missing > most:
-            self.held = missing
+            self._held[side] = missing
             _log.warning(
                 "sweep.removals_held",
                 missing_at=side,

@@ -294,9 +294,12 @@ async def test_what_differs_is_dealt_with_though_removals_are_held(sweeping):
         await finished(world)
         assert dict(world.suspects) == {b"n:1": True}
         assert world.sweep.held == 180
+        world.owe("site")
+        await finished(world, 2)
+        assert world.sweep.held == 180  # nobody has looked at the hub again
         world.hub.held = dict.fromkeys(KEYS, A)
         world.owe("hub")
-        await finished(world, 2)
+        await finished(world, 3)
         assert (world.sweep.held, world.settled()) == (0, ["site", "hub"])
 
 
