@@ -6,8 +6,10 @@ get through and large ones do not. Left to others: smaller bodies (`remote.push`
 
 A 413 says that the body is too large, unless small requests get it too: then all are sent again later, and no key is
 dropped. An error of the proxy itself (500, 507, ...) says enough. One that usually means something else (502: Webdis is
-away; 400) has to come twice in a row, to requests of which the second began after the first had failed, while a small
-request is answered. A connection that is cut tells nothing: it may be the network's.
+away; 400) has to come twice in a row, to requests of which the second began after the first had failed, while small
+requests are answered. If it says that Webdis is away, it has to go on for some seconds: Webdis connects to its Redis
+many times, and may have lost some of these connections only. A connection that is cut tells nothing: it may be the
+network's.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ _OTHERWISE = frozenset({200, 401, 403, 404, 429})
 #: Statuses of a proxy whose server is away, most of the time.
 _AWAY = frozenset({502, 503, 504})
 _SERVER_ERRORS = range(500, 600)
+#: Seconds after which Webdis has all its connections again.
+_BACK = 3.0
 
 
 class LargeBodies:
@@ -62,7 +66,10 @@ class LargeBodies:
             why = "and to small requests too, so it is not about the size of this one"
             raise HubError(f"{error}, {why}", status=error.status) from error
         except HubError as error:
-            if size <= _SMALL_BODY or error.status in _OTHERWISE or not await self._is_there():
+            if size <= _SMALL_BODY or error.status in _OTHERWISE:
+                raise
+            if not await self._is_there():
+                self._failed = None
                 raise
             if not self._is_clear(error.status, began, away=away):
                 self._failed = self._failed or (self._clock(), size)
@@ -77,7 +84,7 @@ class LargeBodies:
         """Whether it is about the size; not if the hub answered so to everything, and has just come back."""
         if not away and status in _SERVER_ERRORS and status not in _AWAY:
             return True
-        return self._failed is not None and began > self._failed[0]
+        return self._failed is not None and began > self._failed[0] + (_BACK if status in _AWAY else 0.0)
 
     async def _is_there(self) -> bool:
         try:
