@@ -26,6 +26,7 @@ __all__ = [
     "StateDirectory",
     "StateDirectoryError",
     "UnusableError",
+    "is_of_another",
     "open_private",
     "reason_of",
     "sync_directory",
@@ -95,16 +96,20 @@ def _no_file(path: Path) -> OSError:
 
 
 def _check(path: Path, found: os.stat_result) -> None:
-    """Refuse what is no regular file, and the file of a user who is not us, root, or the directory's owner.
+    """Refuse what is no regular file, and the file of another user.
 
-    A pipe opens, and would fail later, in words that say nothing. The directory's owner could replace any file anyway.
+    A pipe opens, and would fail later, in words that say nothing.
     """
     if not stat.S_ISREG(found.st_mode):
         raise _no_file(path)
-    owner = found.st_uid
-    if owner not in {os.geteuid(), _ROOT, path.parent.stat().st_uid}:
-        said = f"{path.name} belongs to another user (uid {owner}), who may keep it locked: remove it, or"
+    if is_of_another(path, found):
+        said = f"{path.name} belongs to another user (uid {found.st_uid}), who may keep it locked: remove it, or"
         raise PermissionError(errno.EPERM, said)
+
+
+def is_of_another(path: Path, found: os.stat_result) -> bool:
+    """Whether a file belongs to neither us nor root nor the owner of its directory, who could replace it anyway."""
+    return found.st_uid not in {os.geteuid(), _ROOT, path.parent.stat().st_uid}
 
 
 def sync_directory(path: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from redisrepl.changes import HashState, SequenceState, State, StringState, value_size
+from redisrepl.store.directory import is_of_another
 
 __all__ = [
     "COLUMNS",
@@ -192,6 +193,8 @@ def claim(path: Path) -> tuple[int, int]:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
+        if is_of_another(path, found):
+            raise PermissionError(errno.EPERM, f"it belongs to another user (uid {found.st_uid})")
         if stat.S_IMODE(found.st_mode) & ~0o600:
             os.fchmod(descriptor, 0o600)
     finally:

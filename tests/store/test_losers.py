@@ -146,6 +146,15 @@ def test_a_file_that_others_could_read_is_closed_to_them(path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_the_file_of_another_user_is_not_written(path):
+    """Who has it open would read every value that loses."""
+    path.write_bytes(b"")
+    os.chown(path, 4242, 4242)
+    with pytest.raises(OSError, match=r"another user \(uid 4242\)"):
+        claim(path)
+
+
 def test_a_link_is_not_followed(path, tmp_path):
     victim = tmp_path / "victim"
     victim.write_bytes(b"")
