@@ -168,7 +168,8 @@ def test_a_key_that_outlives_its_agreed_expiry_comes_back_to_the_side_that_let_i
 @pytest.mark.parametrize("kinds", ["set,hset,sets,zsets,expire", "all"])
 def test_a_collection_that_is_filled_anew_does_not_expire_as_the_one_before(daemons, site, hub, at_site, at_hub, kinds):
     """Whether it was emptied or removed, at once or a while before; also where removals are not replicated."""
-    daemons.live(site, hub, *SWIFT, "--replicate", kinds)
+    daemon = daemons.live(site, hub, *SWIFT, "--replicate", kinds)
+    daemon.wait_for_log("sweep.finished")  # which would copy back what the site has removed
     emptied = {
         "hash": [["HSET", "k", "e", "v"], ["HDEL", "k", "e"], ["HSET", "k", "f", "v"]],
         "removed": [["HSET", "k", "e", "v"], ["DEL", "k"], ["HSET", "k", "f", "v"]],
@@ -192,7 +193,7 @@ def test_a_collection_that_is_filled_anew_does_not_expire_as_the_one_before(daem
 
 
 def test_by_default_removals_and_expiries_do_not_cross(daemons, site, hub, at_site, at_hub):
-    daemons.live(site, hub, *SWIFT)
+    daemons.live(site, hub, *SWIFT).wait_for_log("sweep.finished")  # which would copy back what is removed
     at_site.mset({"site1:site": "v", "site1:hub": "v", "site1:gone": "v"})
     at_site.hset("site1:hash", mapping={"a": "1", "b": "2"})
     all_replicated(at_site, at_hub)

@@ -526,7 +526,7 @@ class Daemon:
         if saved.position is not None:
             self.outbound.resume_at(saved.position.offset, saved.database)
         hub, of_site, known = HubDouble(self), SiteDouble(self), Known(store.saved)
-        pacer = SimpleNamespace(**dict.fromkeys(("left", "arrived", "failed", "hold"), lambda *_: None))
+        pacer = SimpleNamespace(**dict.fromkeys(("left", "arrived", "failed", "gave_up", "hold"), lambda *_: None))
         reach = PlayedReach(lambda: self.stream, core, site, waits=world.waits)
         self.pushing = made.pushing(
             self.outbound,
