@@ -148,6 +148,7 @@ class Daemon:
             task.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(settings.shutdown_timeout):
+                await asyncio.wait(intake)  # only then is it known what can still leave
                 await parts.pushing.drained()
         for task in others:
             task.cancel()

@@ -79,6 +79,7 @@ class SiteWriter:
         self._address = address
         self._origin = origin
         self._publishes = Permission(clock)
+        self.compares = Permission(clock)
         self._logged_blind = False
         self._transacts = True  # whether the server allows transactions, as far as we know
 
@@ -164,12 +165,7 @@ class SiteWriter:
         replies = await self._replies(connection, spelled)
         executed, info = replies[-2:]
         if origin and is_refused(replies[1]):
-            if self._publishes.refused():
-                _log.warning(
-                    "apply.no_origin",
-                    error=str(replies[1]),
-                    hint=f"after a restart our own writes are pushed again: allow PUBLISH on {ORIGIN_CHANNEL.decode()}",
-                )
+            self._origin_refused(replies[1])
             return None, stream_offset(info)  # EXEC was aborted, and WATCH ended with it: the next turn applies again
         if origin and replies[1] == b"QUEUED":
             self._say_allowed()
@@ -187,6 +183,14 @@ class SiteWriter:
     def _told_origin(self) -> bytes:
         """The origin to publish; empty: none, for now."""
         return self._origin if self._origin is not None and self._publishes.worth_trying else b""
+
+    def _origin_refused(self, error: Exception) -> None:
+        if self._publishes.refused():
+            _log.warning(
+                "apply.no_origin",
+                error=str(error),
+                hint=f"after a restart our own writes are pushed again: allow PUBLISH on {ORIGIN_CHANNEL.decode()}",
+            )
 
     def _say_allowed(self) -> None:
         if self._publishes.granted():
@@ -208,16 +212,24 @@ class SiteWriter:
         timed = any(type(value) is TimedValue for _, *values in fields for value in values)
         text, spelled = (_COMPARE_AND_SET_TIMED, _timed) if timed else (_COMPARE_AND_SET, _optional)
         words = [word for field in fields for word in (field[0], *spelled(field[1]), *spelled(field[2]))]
+
+        async def run(channel: bytes, origin: bytes) -> Sequence[Any]:
+            return await self._replies(connection, [[b"EVAL", text, b"1", key, channel, origin, *words], INFO])
+
         origin = self._told_origin
-        script = [b"EVAL", text, b"1", key, ORIGIN_CHANNEL if origin else b"", origin, *words]
-        done, info = await self._replies(connection, [script, INFO])
-        if isinstance(done, redis.exceptions.ResponseError):
-            return None
-        if not done:
-            return None
-        if origin:
+        done, info = await run(ORIGIN_CHANNEL if origin else b"", origin)
+        if isinstance(done, redis.exceptions.ResponseError) and origin:
+            error = done
+            done, info = await run(b"", b"")
+            if not isinstance(done, redis.exceptions.ResponseError):
+                self._origin_refused(error)
+        elif origin and done:
             self._say_allowed()
-        return stream_offset(info)
+        if isinstance(done, redis.exceptions.ResponseError):
+            self.compares.refused()
+            return None
+        self.compares.granted()
+        return stream_offset(info) if done else None
 
     def judged(self, replies: Sequence[Any], owners: Sequence[Sequence[int]]) -> dict[int, str]:
         """Error text by index of the change, from the replies of a transaction.
@@ -278,8 +290,10 @@ class Turn:
             held: what the hash held when it was read.
 
         Returns:
-            As `apply`; None also if scripts are refused.
+            As `apply`, which it is where scripts are refused; None also when that has just turned out.
         """
+        if not self._writer.compares.worth_trying:
+            return await self.apply(changes)
         becomes: dict[bytes, bytes | None] = {}
         for change in changes:
             becomes |= change.fields if isinstance(change, HashSet) else dict.fromkeys(change.fields)

@@ -34,8 +34,8 @@ _LAST_PORT = 65535
 _MOST_NAMES = 10
 WATCH_PERIOD = 1.0
 """Seconds between two checks that a master still is one."""
-#: Where no Sentinel answers, so much longer than a check is the time until the next, at the least.
-_UNANSWERED = 9.0
+#: Where no Sentinel answers, so much longer than a check is the time until the next, up to so many seconds.
+_UNANSWERED, _MOST_UNANSWERED = 9.0, 20.0
 
 
 async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
@@ -142,7 +142,7 @@ class MasterWatch:
             named = await ask_sentinels(self._address, self._wait)
         except (PeerUnavailableError, RefusedError):
             if self._address.silent.issuperset(self._address.sentinels):
-                pause = max(WATCH_PERIOD, _UNANSWERED * (self._clock() - began))
+                pause = max(WATCH_PERIOD, min(_MOST_UNANSWERED, _UNANSWERED * (self._clock() - began)))
             return None  # without an answer, stay
         finally:
             self.due = self._clock() + pause

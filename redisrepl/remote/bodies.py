@@ -34,6 +34,8 @@ _AWAY = frozenset({502, 503, 504})
 _SERVER_ERRORS = range(500, 600)
 #: Seconds after which Webdis has all its connections again.
 _BACK = 3.0
+#: Seconds after which an earlier failure has nothing to do with another one.
+_FORGOTTEN = 300.0
 
 
 class LargeBodies:
@@ -47,9 +49,9 @@ class LargeBodies:
     def __init__(self, hub: Hub, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._hub = hub
         self._clock = clock
-        self._failed: tuple[float, int] | None = (
-            None  # when one failed first, and its size, since such a one was answered
-        )
+        # When one failed first, and its size, since such a one was answered; and the largest that was answered since.
+        self._failed: tuple[float, int] | None = None
+        self._answered = 0
 
     async def answered(self, request: Awaitable[_T], size: int) -> _T:
         """The reply to a request of this size.
@@ -71,11 +73,15 @@ class LargeBodies:
             if not await self._is_there():
                 self._failed = None
                 raise
+            if self._failed is not None and (size <= self._answered or began > self._failed[0] + _FORGOTTEN):
+                self._failed = None
             if not self._is_clear(error.status, began, away=away):
-                self._failed = self._failed or (self._clock(), size)
+                if self._failed is None:
+                    self._failed, self._answered = (self._clock(), size), 0
                 raise
             why = "but not to small ones: its proxy has a limit, or no place for bodies (nginx: client_body_temp_path)"
             raise BodyTooLargeError(f"{error}, {why}", status=error.status) from error
+        self._answered = max(self._answered, size)
         if self._failed is not None and size >= self._failed[1]:
             self._failed = None
         return reply

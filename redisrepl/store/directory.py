@@ -229,7 +229,7 @@ class StateDirectory:
         if not self._sets_aside:
             raise ForeignStateError(
                 f"--state-dir {self.path}: {path.name} cannot be used: {reason}; give --raddr, --haddr, --ns and "
-                "--replicate as the daemon has them"
+                "--replicate as the daemon has them or, if it has these, start it, which sets the file aside"
             )
         aside = path.with_name(f"{path.name}.set-aside-{time.time_ns()}")
         path.replace(aside)

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from testbed import FaultProxy, eventually
+from testbed import FaultProxy, Hub, eventually
 from tests.e2e.support import SWIFT, all_replicated, assert_equal_soon, pushed, wait_until_live
 
 #: Nothing but the end itself may be what ends the waiting for an answer.
@@ -137,3 +137,22 @@ def test_it_stops_in_the_middle_of_work(daemons, site, hub, round_):
         over.set()
         for thread in threads:
             thread.join(30)
+
+
+def test_what_cannot_leave_any_more_does_not_hold_it(daemons, certificates, site, at_site):
+    """Keys in doubt are compared with what the site holds, which is not followed any more."""
+    with Hub(certificates) as hub:
+        flags = (*SWIFT, "--shutdown-timeout", "60")
+        daemon = daemons.live(site, hub, *flags)
+        names = [f"site1:{number}" for number in range(5)]
+        at_site.mset(dict.fromkeys(names, "v"))
+        all_replicated(at_site, hub.redis)
+        daemon.stop()
+        at_site.config_set("repl-backlog-size", 16_384)
+        at_site.set("else", "x" * 100_000)  # more than the backlog, so that the start needs a snapshot
+        at_site.mset(dict.fromkeys(names, "w"))
+        hub.redis.config_set("maxmemory", 1)  # so that nothing is taken
+        mark = daemon.mark()
+        daemon.start()
+        daemon.wait_for_log("push.failed", after=mark)
+        assert daemon.stop() == 0

@@ -123,10 +123,14 @@ async def test_fields_that_a_client_has_changed_stay(at_site, connected, write):
 
 async def test_who_may_not_run_scripts_leaves_them(server, at_site, connected):
     at_site.hset("h", "f", 1)
-    at_site.acl_setuser("narrow", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-eval"])
-    async with connected(f"redis://narrow:pw@127.0.0.1:{server.port}").turn([b"h"]) as turn:
+    at_site.execute_command("ACL", "SETUSER", "narrow", "reset", "on", ">pw", "~*", "&*", "+@all", "-eval")
+    writer = connected(f"redis://narrow:pw@127.0.0.1:{server.port}")
+    async with writer.turn([b"h"]) as turn:
         assert await turn.compare_and_set([HashSet(b"h", {b"f": b"3"})], HashState({b"f": b"1"})) is None
     assert at_site.hget("h", "f") == b"1"
+    async with writer.turn([b"h"]) as turn:
+        assert await turn.compare_and_set([HashSet(b"h", {b"f": b"3"})], HashState({b"f": b"1"})) is not None
+    assert at_site.hget("h", "f") == b"3"
 
 
 async def test_a_turn_does_not_remember_the_one_before(at_site, connected):
@@ -202,6 +206,21 @@ async def test_who_may_not_publish_writes_without_an_origin_in_the_next_turn(lac
     async with writer.turn(KEYS) as turn:
         assert await turn.apply([StringSet(b"s", b"1")]) is not None
     assert at_site.get("s") == b"1"
+
+
+async def test_who_may_not_publish_compares_and_sets_without_an_origin(at_site, server, connected):
+    """Also when that is tried again after a while: nothing else writes to this hash."""
+    at_site.execute_command("ACL", "SETUSER", "lacking", "reset", "on", ">pw", "~*", "&*", "+@all", "-publish")
+    clock = Clock()
+    writer = connected(f"redis://lacking:pw@127.0.0.1:{server.port}", clock=clock)
+    with capture_logs() as logs:
+        for number in range(6):
+            async with writer.turn([b"h"]) as turn:
+                held = HashState({} if not number else {b"f": b"%d" % (number - 1)})
+                assert await turn.compare_and_set([HashSet(b"h", {b"f": b"%d" % number})], held) is not None
+            clock.now += 150
+    assert at_site.hget("h", "f") == b"5"
+    assert [line["event"] for line in logs] == ["apply.no_origin"]
 
 
 async def told_origins(at_site, writer, compare):

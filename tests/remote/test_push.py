@@ -261,6 +261,29 @@ async def test_what_failed_before_the_hub_was_away_counts_no_more():
         assert pusher.max_body == 100_000
 
 
+@pytest.mark.parametrize(("later", "between"), [(301.0, 0), (10.0, 30_000)])
+async def test_an_earlier_failure_counts_no_more(later, between):
+    """Long ago, or when a body was answered since that is larger than the one that fails now."""
+    now, limit = 100.0, 10_000
+
+    def answer(content):
+        return httpx.Response(502) if len(content) > limit else all_ran(content)
+
+    async with pushing(answer) as pusher:
+        pusher._large._clock = lambda: now
+        with pytest.raises(HubError):
+            await pusher.push([[b"SET", b"k", b"x" * 40_000]])
+        if between:
+            limit = 40_000
+            assert (await pusher.push([[b"SET", b"k", b"x" * between]])).errors == {}
+            limit = 10_000
+        now += later
+        with pytest.raises(HubError) as failed:
+            await pusher.push([[b"SET", b"k", b"x" * 20_000]])
+        assert not isinstance(failed.value, BodyTooLargeError)
+        assert pusher.max_body == 100_000
+
+
 async def test_a_hub_that_is_back_when_it_is_asked_had_nothing_against_the_size():
     fails = 3  # the second time, it is back before the PING
 
