@@ -2,7 +2,8 @@
 
 In: what was refused, and what was not. Out: whether to try. Left to others: trying, what is done without it, saying so.
 
-An ACL that somebody edits is wrong for a moment. What was given up then for good would be missed until the next start.
+An ACL that somebody edits is wrong for a moment. Without another try, what it refused then would be missing until the
+next start.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ class Scene(contextlib.ExitStack):
         return site, replicator
 
     def wait_until_ready(self, site: RedisServer, replicator: Replicator, *, rc: bool) -> None:
-        """Until a write crosses each way; what is written before a program listens may be lost to it.
+        """Until a write at either side arrives at the other; before a program listens, it may miss what is written.
 
         Redisrepl compares both sides first, which takes round trips, and more work for each key that comes meanwhile.
         """

@@ -143,14 +143,14 @@ class Clocks:
         }
 
 
-def _former(document: object) -> dict[int, bool]:
+def _former(saved: object) -> dict[int, bool]:
     found: dict[int, bool] = {}
-    for one in document if isinstance(document, list) else ():
+    for one in saved if isinstance(saved, list) else ():
         match one:
             case [int(ms), bool(of_hub)]:
                 found[ms] = of_hub
     return found
 
 
-def _time(document: object) -> int:
-    return document if isinstance(document, int) else 0
+def _time(saved: object) -> int:
+    return saved if isinstance(saved, int) else 0

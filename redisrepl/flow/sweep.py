@@ -147,14 +147,13 @@ class Sweep:
         self.running = next(filter(None, reasons.values()), "timer")
         went_back = any(continuity.of(side).proved != math.inf for side in _SIDES)
         patience = None if went_back else _PATIENCE
-        started, before, different, held = time.monotonic(), self._comparison.compared, 0, 0
+        started, before, different = time.monotonic(), self._comparison.compared, 0
         try:
             for side in sides:
                 if side == "site":  # first push what the site's snapshot brought
                     await self._until(lambda: not len(self._core.outbound.doubtful), patience)
-                found, refused = await self._compare(side)
-                different, held = different + found, held + refused
-                self._held[side] = refused
+                found, self._held[side] = await self._compare(side)
+                different += found
             self._wake()
             await self._until(lambda: self._core.quiet, patience)
         except BaseException as error:
@@ -166,7 +165,7 @@ class Sweep:
             raise
         finally:
             reason, self.running = self.running, None
-        if not held:
+        if not any(self._held[side] for side in sides):
             self._core.compared(sides)
         self.runs += 1
         self.failure_log.succeeded()
@@ -194,7 +193,6 @@ class Sweep:
                 elif missing <= most:
                     lacked += lacking
         if most is not None and missing > most:
-            self._held[side] = missing
             _log.warning(
                 "sweep.removals_held",
                 missing_at=side,

@@ -158,7 +158,7 @@ class SiteWriter:
     async def transact(self, connection: Any, commands: Sequence[Sequence[bytes]]) -> tuple[list[Any] | None, int]:
         """Run one transaction; returns its replies, or None if a watched key was changed, and the offset after it."""
         opening: list[Sequence[bytes]] = [[b"MULTI"]]
-        if origin := self._told_origin:
+        if origin := self._published_origin:
             opening.append([b"PUBLISH", ORIGIN_CHANNEL, origin])
         as_taken = [as_site_takes(command, groups=self._groups) for command in commands]
         spelled = [*opening, *as_taken, [b"EXEC"], INFO]
@@ -180,7 +180,7 @@ class SiteWriter:
         return (None if executed is None else executed[len(opening) - 1 :]), stream_offset(info)
 
     @property
-    def _told_origin(self) -> bytes:
+    def _published_origin(self) -> bytes:
         """The origin to publish; empty: none, for now."""
         return self._origin if self._origin is not None and self._publishes.worth_trying else b""
 
@@ -213,14 +213,15 @@ class SiteWriter:
         text, spelled = (_COMPARE_AND_SET_TIMED, _timed) if timed else (_COMPARE_AND_SET, _optional)
         words = [word for field in fields for word in (field[0], *spelled(field[1]), *spelled(field[2]))]
 
-        async def run(channel: bytes, origin: bytes) -> Sequence[Any]:
+        async def run(origin: bytes) -> Sequence[Any]:
+            channel = ORIGIN_CHANNEL if origin else b""
             return await self._replies(connection, [[b"EVAL", text, b"1", key, channel, origin, *words], INFO])
 
-        origin = self._told_origin
-        done, info = await run(ORIGIN_CHANNEL if origin else b"", origin)
+        origin = self._published_origin
+        done, info = await run(origin)
         if isinstance(done, redis.exceptions.ResponseError) and origin:
             error = done
-            done, info = await run(b"", b"")
+            done, info = await run(b"")
             if not isinstance(done, redis.exceptions.ResponseError):
                 self._origin_refused(error)
         elif origin and done:

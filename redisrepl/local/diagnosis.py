@@ -89,7 +89,7 @@ class LinkDiagnosis:
         self.facts: Facts | None = None
 
     def lost(self, loss: LostLink, *, logged: bool) -> None:
-        """The link ended, or could not be made again; explained only if the failure was logged (`logged`)."""
+        """The link ended, or could not be made again; explained only if the failure was `logged`."""
         self._attached = False
         if _MAX_CLIENTS in loss.error:  # whatever ended the link before, this keeps it down now
             self._loss = loss

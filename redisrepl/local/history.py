@@ -116,7 +116,7 @@ class SiteHistory:
         self._client = client
         self._address = address
         self._reader = reader
-        self._logged_policy: str | None = None
+        self._policy: str | None = None
         self._logged_clock = False
 
     async def ask(self) -> SiteFacts:
@@ -142,9 +142,9 @@ class SiteHistory:
         answered_at = time.time()
         ahead = None if there is None else there / 1e6 - (asked_at + answered_at) / 2
         self._say_clock(ahead)
-        if (policy := info.evicts()) is not None and policy != self._logged_policy:
+        if (policy := info.evicts()) is not None and policy != self._policy:
             _log.warning("site.may_evict", policy=policy, hint=_NO_EVICTION)
-        self._logged_policy = policy
+        self._policy = policy
         return SiteFacts(
             run_id=info.text("run_id") or "",
             role=info.text("role") or "",

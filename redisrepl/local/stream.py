@@ -125,12 +125,11 @@ class ReplicaLink:
                     wrote = wrote or (isinstance(event, Commands) and not says_nothing(event.commands))
                     yield event
                     if getattr(event, "wants_ack", False):
-                        protocol.acknowledge(self._acknowledged())
+                        self._note_ack()
                 if protocol.online and self._timer is None:
                     self._acknowledge(writer)
                 elif protocol.online and time.monotonic() - self._acked_at >= self._ack_period:  # it fell into a pause
-                    protocol.acknowledge(self._acknowledged())
-                    self._acked_at = time.monotonic()
+                    self._note_ack()
                 writer.write(protocol.data_to_send())
                 if wrote:
                     await self._linger.pause(len(data), writer)
@@ -188,14 +187,18 @@ class ReplicaLink:
         if successor := await self._watch.successor(master.host, master.port):
             raise LinkLostError(f"{self._address}: {master} was replaced by {successor}")
 
+    def _note_ack(self) -> None:
+        """Have an acknowledgement sent with what is written next."""
+        self._protocol.acknowledge(self._acknowledged())
+        self._acked_at = time.monotonic()
+
     def _acknowledge(self, writer: asyncio.StreamWriter) -> None:
         """Acknowledge an offset to the master, now and every period: it drops a replica that is silent for long."""
         if writer.is_closing():
             return
         if not self._linger.pausing:  # a server that is gone would not take it, and the system drop what it sent last
-            self._protocol.acknowledge(self._acknowledged())
+            self._note_ack()
             writer.write(self._protocol.data_to_send())
-            self._acked_at = time.monotonic()
         period = min(_EARLY_PERIOD, self._ack_period) if self._early_acks else self._ack_period
         self._early_acks = max(0, self._early_acks - 1)
         self._timer = asyncio.get_running_loop().call_later(period, self._acknowledge, writer)

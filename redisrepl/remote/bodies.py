@@ -49,7 +49,7 @@ class LargeBodies:
     def __init__(self, hub: Hub, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._hub = hub
         self._clock = clock
-        # When one failed first, and its size, since such a one was answered; and the largest that was answered since.
+        # When one failed first, and its size; and the largest that was answered since.
         self._failed: tuple[float, int] | None = None
         self._answered = 0
 
@@ -73,8 +73,10 @@ class LargeBodies:
             if not await self._is_there():
                 self._failed = None
                 raise
-            if self._failed is not None and (size <= self._answered or began > self._failed[0] + _FORGOTTEN):
-                self._failed = None
+            if self._failed is not None:
+                when, large = self._failed
+                if min(size, large) <= self._answered or began > when + _FORGOTTEN:
+                    self._failed = None
             if not self._is_clear(error.status, began, away=away):
                 if self._failed is None:
                     self._failed, self._answered = (self._clock(), size), 0
@@ -82,8 +84,6 @@ class LargeBodies:
             why = "but not to small ones: its proxy has a limit, or no place for bodies (nginx: client_body_temp_path)"
             raise BodyTooLargeError(f"{error}, {why}", status=error.status) from error
         self._answered = max(self._answered, size)
-        if self._failed is not None and size >= self._failed[1]:
-            self._failed = None
         return reply
 
     def _is_clear(self, status: int, began: float, *, away: bool) -> bool:

@@ -257,10 +257,10 @@ class Fence(NoFence):
         pairs = as_pairs(flat, "the fence's script at the hub")
         try:
             was, now = _number(pairs.pop(b"was")), _number(pairs.pop(b"epoch", b"0"))
-            fields = {slot: _number(number) for slot, number in pairs.items()}
-            self.executed = {_number(slot): number for slot, number in fields.items() if not slot.endswith(_FLAWED)}
+            fields = {slot: _number(text) for slot, text in pairs.items()}
+            self.executed = {_number(slot): last for slot, last in fields.items() if not slot.endswith(_FLAWED)}
             flawed = {
-                _number(slot.removesuffix(_FLAWED)): number for slot, number in fields.items() if slot.endswith(_FLAWED)
+                _number(slot.removesuffix(_FLAWED)): last for slot, last in fields.items() if slot.endswith(_FLAWED)
             }
         except KeyError:
             raise ProtocolError("the hub's reply about the fence is not what the script returns") from None

@@ -88,7 +88,7 @@ class HubHistory:
         self._reader = reader
         self._refused = False
         self._logged_clock = False
-        self._logged_policy: str | None = None
+        self._policy: str | None = None
         self.clock_ahead: float | None = None
         self.clock_within = 0.0
 
@@ -138,15 +138,15 @@ class HubHistory:
     @property
     def may_evict(self) -> bool:
         """Whether the hub evicts keys when its memory is full, as far as it tells."""
-        return self._logged_policy is not None
+        return self._policy is not None
 
     def _say_policy(self, info: bytes) -> None:
         memory = info[max(0, info.find(b"# Memory")) :].partition(b"\r\n\r\n")[0]
         policy = as_info(memory, "INFO at the hub").evicts()
-        if policy is not None and policy != self._logged_policy:
+        if policy is not None and policy != self._policy:
             hint = "keys that it throws away stay at the sites: CONFIG SET maxmemory-policy noeviction"
             _log.warning("hub.may_evict", policy=policy, hint=hint)
-        self._logged_policy = policy
+        self._policy = policy
 
     async def held(self, places: Iterable[tuple[bytes, bytes | None]]) -> dict[tuple[bytes, bytes | None], int | None]:
         """The digests of what the hub holds now at these places: keys, and fields of hashes.

@@ -326,9 +326,9 @@ def parse_page(items: Sequence[bytes]) -> Page:
     if len(items) % 2 != 1:
         raise ProtocolError("a server's reply to a step of a comparison is not what the script returns")
     _number(items[0], 20)  # check the cursor, which goes back to the server as it is
-    looks_of = dict(zip(items[1::2], items[2::2], strict=True))
-    left = tuple(key for key, of_key in looks_of.items() if of_key == b"!")
-    looks = {key: _parse_look(of_key) for key, of_key in looks_of.items() if of_key != b"!"}
+    texts = dict(zip(items[1::2], items[2::2], strict=True))
+    left = tuple(key for key, text in texts.items() if text == b"!")
+    looks = {key: _parse_look(text) for key, text in texts.items() if text != b"!"}
     return Page(items[0], looks, left)
 
 
@@ -362,8 +362,8 @@ def parse_sums(items: Sequence[bytes], sums: list[int]) -> Summed:
     return Summed(items[0], _number(items[1]), items[_SUMS_HEAD : _SUMS_HEAD + left])
 
 
-def _parse_look(looks_of: bytes) -> Look:
-    digest, _, expiry = looks_of.partition(b" ")
+def _parse_look(text: bytes) -> Look:
+    digest, _, expiry = text.partition(b" ")
     if not digest:
         return Look(None)
     if digest == b"?":

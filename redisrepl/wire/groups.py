@@ -215,8 +215,8 @@ def values_of_groups(names: Sequence[bytes], replies: Sequence[object]) -> dict[
         return {}
     clock, groups, *others = replies
     found: dict[bytes, bytes] = {}
-    for reply in groups if isinstance(groups, list) else ():
-        match _pairs(reply):
+    for one in groups if isinstance(groups, list) else ():
+        match _pairs(one):
             case {b"name": bytes(group), b"last-delivered-id": bytes(last)}:
                 found[place_name(group)] = _plain(last)
             case _:
