@@ -167,7 +167,7 @@ def test_something_is_wrong(daemons, site, hub, at_site, at_hub, state, status, 
         daemon = daemons.start(site, wire.port, *SWIFT, "--state-dir", state, "--source", source, rc=False)
         daemon.wait_for_log({"psync": "stream.attached", "notify": "notice.started"}[source])
         at_site.set("site1:before", "v")
-        eventually(lambda: at_hub.exists("site1:before"))
+        eventually(lambda: at_hub.exists("site1:before") and json.loads(status("--json")[1])["waiting_keys"] == 0)
         assert status()[0] == OK
         wire.down()
         at_site.set("site1:key", "v")
