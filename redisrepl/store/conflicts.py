@@ -25,16 +25,15 @@ from redisrepl.store.losers import (
     SUFFIX,
     Loser,
     LoserRow,
-    UnusableError,
     Winner,
     claim,
     encode_value,
     identity,
     is_damage,
     open_for_writing,
-    reason_of,
     row_of,
 )
+from redisrepl.store.unusable import UnusableError, reason_of
 
 __all__ = ["SUFFIX", "Conflicts", "Loser", "Winner"]
 

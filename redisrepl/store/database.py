@@ -17,8 +17,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from redisrepl.store.directory import Pair, UnusableError, open_private
+from redisrepl.store.directory import Pair, open_private
 from redisrepl.store.facts import DIGEST_SIZE, Changes, Patch
+from redisrepl.store.unusable import UnusableError
 from redisrepl.wire.digests import total_of
 
 __all__ = ["Database", "Row", "add", "is_damage"]

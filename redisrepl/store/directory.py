@@ -19,16 +19,15 @@ from pathlib import Path
 import structlog
 
 from redisrepl.errors import ConfigError
+from redisrepl.store.unusable import reason_of
 
 __all__ = [
     "ForeignStateError",
     "Pair",
     "StateDirectory",
     "StateDirectoryError",
-    "UnusableError",
     "is_of_another",
     "open_private",
-    "reason_of",
     "sync_directory",
 ]
 
@@ -46,10 +45,6 @@ class StateDirectoryError(ConfigError):
 
 class ForeignStateError(ConfigError):
     """The files of the state directory cannot be used with these settings, and must stay as they are."""
-
-
-class UnusableError(Exception):
-    """A file that cannot be used; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +114,6 @@ def sync_directory(path: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
-
-
-def reason_of(error: Exception) -> str:
-    """Why the system, or SQLite, refused, as part of a sentence."""
-    strerror: str | None = getattr(error, "strerror", None)
-    return strerror.lower() if strerror else str(error)
 
 
 class StateDirectory:

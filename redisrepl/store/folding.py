@@ -22,10 +22,11 @@ from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Side
 from redisrepl.engine.places import Place, Places, Seen
 from redisrepl.store.database import Database, Row, is_damage
-from redisrepl.store.directory import Pair, StateDirectory, UnusableError, reason_of
+from redisrepl.store.directory import Pair, StateDirectory
 from redisrepl.store.facts import Changes, Entry, Patch, last_sent
 from redisrepl.store.journal import Journal, Kind
 from redisrepl.store.reading import MALFORMED, Reader
+from redisrepl.store.unusable import UnusableError, reason_of
 
 __all__ = ["Agreed", "Folder"]
 

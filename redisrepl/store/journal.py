@@ -19,7 +19,8 @@ from enum import IntEnum
 from pathlib import Path
 from zlib import crc32
 
-from redisrepl.store.directory import Pair, UnusableError, open_private, sync_directory
+from redisrepl.store.directory import Pair, open_private, sync_directory
+from redisrepl.store.unusable import UnusableError
 
 __all__ = ["Journal", "Kind", "Record", "parse", "record"]
 

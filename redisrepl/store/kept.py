@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from redisrepl.changes import HashState, SequenceState, State, StringState
-from redisrepl.store.losers import COLUMNS, LENGTHS, UnusableError, is_ours, place_of, reason_of
+from redisrepl.store.losers import COLUMNS, LENGTHS, is_ours, place_of
+from redisrepl.store.unusable import UnusableError, reason_of
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES
 
 __all__ = ["Kept", "KeptConflicts"]

@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple
 
 from redisrepl.changes import HashState, SequenceState, State, StringState, value_size
 from redisrepl.store.directory import is_of_another
+from redisrepl.store.unusable import UnusableError
 
 __all__ = [
     "COLUMNS",
@@ -27,7 +28,6 @@ __all__ = [
     "SUFFIX",
     "Loser",
     "LoserRow",
-    "UnusableError",
     "Winner",
     "claim",
     "encode_value",
@@ -36,7 +36,6 @@ __all__ = [
     "is_ours",
     "open_for_writing",
     "place_of",
-    "reason_of",
     "row_of",
 ]
 
@@ -76,10 +75,6 @@ INSERT = f"INSERT INTO losers ({COLUMNS}, value) VALUES (?, ?, ?, ?, ?, ?, ?, ?,
 _INTEGER = (1 << 63) - 1
 #: A field and its value are preceded by their lengths.
 LENGTHS = struct.Struct(">II")
-
-
-class UnusableError(Exception):
-    """A file from which no losers can be read; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,10 +285,3 @@ def is_damage(error: Exception) -> bool:
         sqlite3.SQLITE_CORRUPT,
         sqlite3.SQLITE_NOTADB,
     }
-
-
-def reason_of(error: Exception) -> str:
-    """Why a file cannot be used, as part of a sentence."""
-    if isinstance(error, OSError):
-        return "it is a symbolic link" if error.errno == errno.ELOOP else (error.strerror or str(error)).lower()
-    return "it is damaged" if isinstance(error, UnicodeDecodeError) else str(error)

@@ -27,9 +27,10 @@ from redisrepl.engine.continuity import Side
 from redisrepl.engine.places import Place, Places, Seen
 from redisrepl.errors import ConfigError
 from redisrepl.store import reading
-from redisrepl.store.directory import ForeignStateError, Pair, StateDirectory, open_private, reason_of
+from redisrepl.store.directory import ForeignStateError, Pair, StateDirectory, open_private
 from redisrepl.store.facts import Facts
 from redisrepl.store.folding import Agreed, Folder
+from redisrepl.store.unusable import reason_of
 from redisrepl.store.unwritten import Unwritten
 from redisrepl.store.upgrade import old_checkpoint
 

@@ -25,7 +25,8 @@ from redisrepl.errors import ConfigError, ExitCode, RedisreplError
 from redisrepl.local.address import SiteAddress
 from redisrepl.namespaces import printable
 from redisrepl.store.kept import Kept, KeptConflicts
-from redisrepl.store.losers import SUFFIX, UnusableError
+from redisrepl.store.losers import SUFFIX
+from redisrepl.store.unusable import UnusableError
 from redisrepl.subcommands.jsonlines import encode_bytes, encode_number
 from redisrepl.wire.entries import entry_words, is_entry, plain_id
 from redisrepl.wire.opaque import OPAQUE

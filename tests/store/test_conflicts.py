@@ -16,7 +16,7 @@ from redisrepl.changes import HashState, StringState
 from redisrepl.store import conflicts as module
 from redisrepl.store.conflicts import Conflicts, Loser
 from redisrepl.store.kept import KeptConflicts
-from redisrepl.store.losers import UnusableError
+from redisrepl.store.unusable import UnusableError
 from testbed import SmallDisk
 from tests.clock import Clock
 

@@ -6,8 +6,9 @@ import random
 import pytest
 
 from redisrepl.store import journal as module
-from redisrepl.store.directory import Pair, UnusableError
+from redisrepl.store.directory import Pair
 from redisrepl.store.journal import Journal, Kind, parse, record
+from redisrepl.store.unusable import UnusableError
 from tests.store.stores import PAIR
 
 RECORDS = [record(Kind.SENDING, b"x" * size) for size in (0, 1, 10, 100)]

@@ -15,12 +15,12 @@ from redisrepl.store.kept import KeptConflicts
 from redisrepl.store.losers import (
     INSERT,
     Loser,
-    UnusableError,
     claim,
     encode_value,
     open_for_writing,
     row_of,
 )
+from redisrepl.store.unusable import UnusableError
 from tests.samples import ALL_BYTES, AWKWARD_NAMES
 
 PLACE = ("redis://127.0.0.1:6379", 3)
