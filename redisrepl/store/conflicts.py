@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +32,7 @@ from redisrepl.store.losers import (
     open_for_writing,
     row_of,
 )
-from redisrepl.store.unusable import UnusableError, reason_of
+from redisrepl.store.unusable import UnusableError, reason_of, set_aside
 
 __all__ = ["SUFFIX", "Conflicts", "Loser", "Winner"]
 
@@ -201,10 +200,7 @@ class Conflicts:
 
     def _set_aside(self, error: Exception) -> None:
         self._disconnect()
-        aside = self.path.with_name(f"{self.path.name}.set-aside-{time.time_ns()}")
-        self.path.replace(aside)
-        with contextlib.suppress(FileNotFoundError):  # a new file must not find another's journal
-            self.path.with_name(f"{self.path.name}-wal").replace(aside.with_name(f"{aside.name}-wal"))
+        aside = set_aside(self.path)
         self.path.with_name(f"{self.path.name}-shm").unlink(missing_ok=True)
         _log.warning("conflicts.set_aside", file=str(self.path), kept_as=str(aside), reason=reason_of(error))
 

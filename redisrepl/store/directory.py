@@ -12,14 +12,13 @@ import fcntl
 import hashlib
 import os
 import stat
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from redisrepl.errors import ConfigError
-from redisrepl.store.unusable import reason_of
+from redisrepl.store.unusable import reason_of, set_aside
 
 __all__ = [
     "ForeignStateError",
@@ -220,10 +219,7 @@ class StateDirectory:
                 f"--state-dir {self.path}: {path.name} cannot be used: {reason}; give --raddr, --haddr, --ns and "
                 "--replicate as the daemon has them or, if it has these, start it, which sets the file aside"
             )
-        aside = path.with_name(f"{path.name}.set-aside-{time.time_ns()}")
-        path.replace(aside)
-        with contextlib.suppress(FileNotFoundError):  # a database may have a write-ahead log beside it
-            path.with_name(path.name + "-wal").replace(aside.with_name(aside.name + "-wal"))
+        aside = set_aside(path)
         _log.warning(
             "store.set_aside", file=str(path), kept_as=str(aside), reason=reason, then="everything is compared again"
         )
