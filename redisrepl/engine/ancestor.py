@@ -24,9 +24,9 @@ from redisrepl.changes import (
     StringState,
 )
 from redisrepl.wire.digests import element_of, elements_of, sequence_digest, string_digest
-from redisrepl.wire.entries import with_last_id
+from redisrepl.wire.entries import LAST_ID, with_last_id
 
-__all__ = ["NOTHING_AGREED", "Agreed", "Facts", "note_changes", "note_state"]
+__all__ = ["NOTHING_AGREED", "Agreed", "Facts", "named_in", "note_changes", "note_state"]
 
 _Known = TypeVar("_Known")
 
@@ -56,6 +56,14 @@ class Agreed:
     element_intents: Mapping[bytes, tuple[int | None, ...]] = field(default_factory=dict)
     applied: tuple[int | None, ...] = ()
     element_applied: Mapping[bytes, tuple[int | None, ...]] = field(default_factory=dict)
+
+    def or_gone(self) -> Agreed:
+        """The same, where the hub may have let it expire since."""
+        return replace(
+            self,
+            intents=(*self.intents, None),
+            element_intents={name: (*self.element_intents.get(name, ()), None) for name in self.elements or ()},
+        )
 
     def without(self, names: Collection[bytes]) -> Agreed:
         """What is known of the other fields of a hash."""
@@ -97,6 +105,19 @@ class Facts(Protocol):
 
     def forget(self, key: bytes) -> None:
         """Nothing is agreed about the key any more."""
+
+
+def named_in(changes: Sequence[Change]) -> Mapping[bytes, Collection[bytes]]:
+    """The elements that changes of collections name, by key: what is agreed on about others need not be known.
+
+    A stream's last id is changed by its entries too.
+    """
+    named: dict[bytes, set[bytes]] = {}
+    for change in changes:
+        if isinstance(change, HashSet | FieldsDeleted):
+            last = (LAST_ID,) if change.type == "stream" else ()
+            named.setdefault(change.key, set()).update(change.fields, last)
+    return named
 
 
 def note_changes(facts: Facts, changes: Iterable[Change], *, appends: bool = True) -> None:

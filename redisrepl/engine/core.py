@@ -367,8 +367,7 @@ class Core:
             site_evicts=self.continuity.site.may_lack,
             hub_evicts=self.continuity.hub.may_lack,
         )
-        left = site if hub is None else hub if site is None else None
-        about = circumstances(of_all, ancestor, now_ms=now_ms, left=left)
+        about = circumstances(of_all, ancestor, now_ms=now_ms, held=(site, hub))
         if without and isinstance(site, HashState) and isinstance(hub, HashState):
             site, hub = site.without(without), hub.without(without)
             ancestor = None if ancestor is None else ancestor.without(without)

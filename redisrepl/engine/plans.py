@@ -477,20 +477,22 @@ def _plan_expiry_of_set(
         plan.expiry = theirs
 
 
-def circumstances(base: Circumstances, ancestor: Agreed | None, *, now_ms: float, left: State = None) -> Circumstances:
+def circumstances(
+    base: Circumstances, ancestor: Agreed | None, *, now_ms: float, held: Collection[State] = ()
+) -> Circumstances:
     """What bears on the verdict on one key.
 
     Args:
         base: what is known already.
         ancestor: of the key.
         now_ms: Unix time in milliseconds.
-        left: what one side still holds, if the other lacks the key.
+        held: what the sides hold.
     """
     expires_at_ms = None if ancestor is None else ancestor.expires_at_ms
     if expires_at_ms is None or expires_at_ms > now_ms:
         return base
-    if isinstance(left, StringState | HashState | SequenceState) and (
-        left.expires_at_ms is None or left.expires_at_ms > now_ms
-    ):
-        return replace(base, removals=False)  # it was given a later expiry, of which the other side has not heard
+    values = [state for state in held if isinstance(state, StringState | HashState | SequenceState)]
+    if any(state.expires_at_ms is None or state.expires_at_ms > now_ms for state in values):
+        # It was given a later expiry, of which the other side has not heard, or written anew once it had expired.
+        return replace(base, removals=False)
     return replace(base, expired=True)

@@ -16,7 +16,7 @@ from operator import attrgetter
 from typing import Any, Protocol
 
 from redisrepl.changes import DENIED, Change, Deleted, FieldsDeleted, HashSet, HashState, Invalidated, State
-from redisrepl.engine.ancestor import Agreed
+from redisrepl.engine.ancestor import Agreed, named_in
 from redisrepl.engine.everywrite import values_passed
 from redisrepl.engine.merging import size_of
 from redisrepl.engine.outbound import Outbound
@@ -31,6 +31,7 @@ from redisrepl.errors import (
 )
 from redisrepl.flow.clocks import Clocks
 from redisrepl.flow.denials import Denials
+from redisrepl.flow.expiring import Expiring
 from redisrepl.flow.idle import Idle
 from redisrepl.flow.intents import Intents
 from redisrepl.flow.lasting import ExpirySource, with_lost_expiries
@@ -43,7 +44,7 @@ from redisrepl.remote.fence import NoFence
 from redisrepl.remote.push import Pushed
 from redisrepl.store import Store
 from redisrepl.wire.entries import FIRST_ID, LAST_ID, is_entry, with_last_id
-from redisrepl.wire.fieldtimes import FieldTimes, may_expire
+from redisrepl.wire.fieldtimes import FieldTimes
 from redisrepl.wire.writes import MOVED, UNCHANGED
 
 __all__ = ["Pushing"]
@@ -126,7 +127,7 @@ class Pushing:
         pages: Wholes | None = None,
     ) -> None:
         self._times = times or FieldTimes()
-        self._clocks = clocks or Clocks()
+        self._expiring = Expiring(outbound, store, clocks or Clocks())
         self.outbound = outbound
         self.failure_log = FailureLog("push")
         self._store = store
@@ -311,7 +312,7 @@ class Pushing:
             _refuse_stale(outbound, batch)
             if any(type(change) is Deleted for change in changes) and await self._site_evicted():
                 changes = [change for change in changes if type(change) is not Deleted]
-            changes = self._times.changes(await self._without_expiries(changes))
+            changes = self._times.changes(await self._expiring.without(changes, fields=self._times.on))
             changes = await with_lost_expiries(changes, outbound.kinds, self._store, self._site)
             batch = outbound.shortened(batch, late)  # only now: should it fail before, all of it has to be put back
             return batch, outbound.prepare(changes, time.monotonic()), read_at
@@ -332,55 +333,13 @@ class Pushing:
             del states[key]
         changes = [change for change in batch.changes if not isinstance(change, Invalidated)] + [*pages.values()]
         valued = self._times.changes([piece for change in changes for piece in await self._with_values(change, None)])
-        ancestors = await self._store.lookup(batch.keys, elements=True, names=_named(changes))
-        for key in [key for key, state in states.items() if state is None and self._let_expire(ancestors.get(key))]:
-            del states[key]  # the hub lets its own expire
+        ancestors = await self._store.lookup(batch.keys, elements=True, names=named_in(changes))
+        known = self._expiring.where_passed(states, ancestors)
         if any(_lacks(state, ancestors.get(key)) for key, state in states.items()):
             await self._site_evicted()  # as of now, what is in doubt is judged by that
         _refuse_stale(outbound, batch)
         batch = outbound.shortened(batch, late)
-        return batch, outbound.prepare_doubtful(batch, valued, states, ancestors, time.monotonic()), read_at
-
-    async def _without_expiries(self, changes: Sequence[Change]) -> Sequence[Change]:
-        """What is left once keys are put in doubt of which nobody knows whether they were removed or have expired.
-
-        The stream tells both alike. An expiry says nothing of a value that others wrote at the hub meanwhile, nor, by
-        the clock of the site, of when it expires there.
-        """
-        removed = [change.key for change in {c.key: c for c in changes}.values() if type(change) is Deleted]
-        agreed = await self._store.lookup(removed) if removed else {}
-        expiring = {key for key, known in agreed.items() if known.expires_at_ms is not None}
-        for key in expiring:
-            self.outbound.doubt(key)
-        changes = [change for change in changes if change.key not in expiring]
-        return await self._without_expired_fields(changes) if self._times.on else changes
-
-    async def _without_expired_fields(self, changes: Sequence[Change]) -> Sequence[Change]:
-        """Likewise fields, whose removal and expiry the stream tells alike: those that were to expire."""
-        removals = [c for c in changes if isinstance(c, FieldsDeleted) and c.type == "hash"]
-        if not removals:
-            return changes
-        agreed = await self._store.lookup([c.key for c in removals], elements=True, names=_named(removals))
-        left: list[Change] = []
-        for change in changes:
-            if not (isinstance(change, FieldsDeleted) and change.type == "hash" and change.key in agreed):
-                left.append(change)
-                continue
-            elements = agreed[change.key].elements or {}
-            expiring = {name for name in change.fields if may_expire(elements.get(name, 0))}
-            if expiring:
-                self.outbound.doubt(change.key, HashSet(change.key, dict.fromkeys(expiring)))
-            if removed := tuple(name for name in change.fields if name not in expiring):
-                left.append(FieldsDeleted(change.key, removed))
-        return left
-
-    def _let_expire(self, agreed: Agreed | None) -> bool:
-        """Whether the site lacks a key since it was to expire."""
-        expires_at_ms = None if agreed is None else agreed.expires_at_ms
-        if expires_at_ms is None or expires_at_ms > self._clocks.latest_ms("site"):
-            return False
-        self._clocks.expired("site")
-        return True
+        return batch, outbound.prepare_doubtful(batch, valued, states, known, time.monotonic()), read_at
 
     async def _resolve(self, batch: Batch) -> tuple[Sequence[Change], Collection[bytes]]:
         """The changes of a batch with the values that they only name, read from the site.
@@ -465,19 +424,6 @@ class Pushing:
             if gone:
                 changes.append(FieldsDeleted(key, tuple(sorted(gone)), "stream"))
         return changes
-
-
-def _named(changes: Sequence[Change]) -> Mapping[bytes, Collection[bytes]]:
-    """The elements that changes of collections name, by key: what is agreed on about others need not be known.
-
-    A stream's last id is changed by its entries too.
-    """
-    named: dict[bytes, set[bytes]] = {}
-    for change in changes:
-        if isinstance(change, HashSet | FieldsDeleted):
-            last = (LAST_ID,) if change.type == "stream" else ()
-            named.setdefault(change.key, set()).update(change.fields, last)
-    return named
 
 
 def _absent(kind: str, read: Mapping[bytes, bytes | None]) -> tuple[bytes, ...]:

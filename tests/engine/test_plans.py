@@ -421,8 +421,16 @@ def test_an_expiry_that_has_passed_bears_on_the_verdict(expires_at_ms, expired):
     ],
 )
 def test_what_outlives_the_agreed_expiry_was_not_removed_by_the_other_side(left, about):
-    assert circumstances(ORDINARY, ancestor_of(string("a", 999)), now_ms=1000, left=left) == about
-    assert circumstances(ORDINARY, ancestor_of(string("a", 1001)), now_ms=1000, left=left) == ORDINARY
+    assert circumstances(ORDINARY, ancestor_of(string("a", 999)), now_ms=1000, held=(left, None)) == about
+    assert circumstances(ORDINARY, ancestor_of(string("a", 999)), now_ms=1000, held=(None, left)) == about
+    assert circumstances(ORDINARY, ancestor_of(string("a", 1001)), now_ms=1000, held=(left, None)) == ORDINARY
+
+
+def test_what_was_filled_anew_after_its_expiry_lacks_nothing_that_was_removed():
+    """The hub let the set expire, then got a member of the site's late push; the site had given it a later expiry."""
+    site, hub = hash_(None, f="1", g="2"), hash_(None, g="2")
+    about = circumstances(ORDINARY, ancestor_of(hash_(999, f="1", g="2")), now_ms=1000, held=(site, hub))
+    assert about == Circumstances(removals=False)
 
 
 def test_circumstances_of_all_keys_are_kept_beside_those_of_one():

@@ -1,0 +1,98 @@
+"""Names that outlive an agreed expiry: a later expiry that the hub did not hear of in time, a key written anew."""
+
+import pytest
+
+from testbed import FaultProxy, eventually
+from tests.e2e.pairs import Pair
+from tests.e2e.support import all_replicated, assert_equal_soon, content
+
+ALL = ("--replicate", "all")
+#: Milliseconds until the keys expire: enough to write all of them, and have them replicated.
+SHORT = 2_000
+
+FILL = {
+    "string": lambda client, key: client.set(key, "v"),
+    "hash": lambda client, key: client.hset(key, "a", "1"),
+    "set": lambda client, key: client.sadd(key, "a"),
+    "sorted set": lambda client, key: client.zadd(key, {"a": 1}),
+    "list": lambda client, key: client.rpush(key, "a"),
+    "stream": lambda client, key: client.xadd(key, {"a": "1"}, id="1-1"),
+}
+ADD = {
+    "string": lambda client, key: client.append(key, "w"),
+    "hash": lambda client, key: client.hset(key, "b", "2"),
+    "set": lambda client, key: client.sadd(key, "b"),
+    "sorted set": lambda client, key: client.zadd(key, {"b": 2}),
+    "list": lambda client, key: client.rpush(key, "b"),
+    "stream": lambda client, key: client.xadd(key, {"b": "2"}, id="2-1"),
+}
+KEEP = {
+    "later expiry": lambda client, key, _: client.expire(key, 10_000),
+    "no expiry": lambda client, key, _: client.persist(key),
+    "written meanwhile": lambda client, key, kind: (ADD[kind](client, key), client.expire(key, 10_000)),
+    "written afterwards": lambda client, key, kind: (client.expire(key, 10_000), ADD[kind](client, key)),
+}
+
+
+def names(*parts):
+    return {f"site1:{kind}:{':'.join(more)}": (kind, *more) for kind in FILL for more in parts}
+
+
+def fill(client, keys):
+    """All of them expire soon."""
+    for key, (kind, *_) in keys.items():
+        FILL[kind](client, key)
+        client.pexpire(key, SHORT)
+
+
+@pytest.mark.parametrize("source", ["psync", "notify"])
+@pytest.mark.parametrize("outage", ["link", "stop", "kill"])
+def test_what_was_kept_during_an_outage_is_on_both_sides(daemons, site, hub, at_site, at_hub, outage, source):
+    keys = names(*((how, side) for how in KEEP for side in ("site", "hub")))
+    clients = {"site": at_site, "hub": at_hub}
+    with FaultProxy(hub.port) as wire:
+        pair = Pair(daemons, site, hub, *ALL, source=source, hub_at=wire.port)
+        fill(at_site, keys)
+        assert assert_equal_soon(at_site, at_hub).keys() >= {key.encode() for key in keys}
+        wire.down() if outage == "link" else pair.end(outage)
+        for key, (kind, how, side) in keys.items():
+            KEEP[how](clients[side], key, kind)
+        held = {key: content(clients[side])[key.encode()] for key, (*_, side) in keys.items()}
+        eventually(lambda: len(at_hub.keys("site1:*:hub")) == len(at_hub.keys("site1:*:*")), description="expired")
+        wire.listen() if outage == "link" else pair.start_again()
+        pair.level()
+        both = assert_equal_soon(at_site, at_hub)
+    assert {key: both.get(key.encode()) for key in keys} == held
+
+
+@pytest.mark.parametrize(
+    ("kinds", "first"), [("set,hset,del", "string"), ("all", "string"), ("all", "hash"), ("all", "set")]
+)
+def test_a_name_whose_key_expired_has_nothing_of_that_expiry(daemons, site, hub, at_site, at_hub, kinds, first):
+    clients = {"site": at_site, "hub": at_hub}
+    keys = [(a, b, f"site1:{a}:{b}:{n}") for a in clients for b in clients for n in range(3)]
+    pair = Pair(daemons, site, hub, "--replicate", kinds)
+    for _, _, key in keys:
+        if first == "string":
+            at_site.set(key, "v", px=SHORT)
+        else:
+            FILL[first](at_site, key)
+            at_site.pexpire(key, SHORT)
+    assert len(assert_equal_soon(at_site, at_hub)) >= len(keys)
+    again = "hash" if first == "string" else first
+    left = list(keys)
+    while left:  # at once, and later
+        for filler, _, key in list(left):
+            if not clients[filler].exists(key):
+                FILL[again](clients[filler], key)
+                left.remove((filler, _, key))
+    pair.level()
+    assert assert_equal_soon(at_site, at_hub).keys() == {key.encode() for *_, key in keys}
+    for _, remover, key in keys:
+        clients[remover].delete(key)
+    all_replicated(at_site, at_hub)
+    eventually(lambda: not at_site.keys("site1:*:*:*") + at_hub.keys("site1:*:*:*"), description="all are removed")
+    pair.end("stop")
+    pair.start_again()
+    pair.level()
+    assert not at_site.keys("site1:*:*:*") + at_hub.keys("site1:*:*:*")
