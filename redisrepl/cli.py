@@ -9,19 +9,19 @@ command here reads its words, loads what it needs, and returns what is to be don
 from __future__ import annotations
 
 import gc
-import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
+from typing import TYPE_CHECKING, Any
 
 from redisrepl.errors import ConfigError, ExitCode, RedisreplError, exit_code
 from redisrepl.grammar.arguments import Parser, parser_of, split_command
 from redisrepl.grammar.flags import REPEATED
 from redisrepl.imports import without
 from redisrepl.settings.settings import ENV_PREFIX, Settings, load_settings, split_list, unknown_variables
-from redisrepl.showing import PlainOutput, plain
+from redisrepl.showing import plain
+from redisrepl.stdio import binary_output, prepare, text_output
 
 if TYPE_CHECKING:
     from redisrepl.local.address import SiteAddress
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "tail": _tail,
         "rdb": _rdb,
     }
+    prepare()
     try:
         gc.disable()  # what is loaded stays: to look for garbage in it took a tenth of the time of a start
         try:
@@ -53,14 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             gc.enable()
         code = work()
-        if sys.stdout is not None:
-            sys.stdout.flush()
     except RedisreplError as error:
         sys.stderr.write(f"redisrepl: {plain(str(error))}\n")
         return exit_code(error)
-    except BrokenPipeError:  # nobody reads any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # .. and Python flushes it once more at its end
-        return ExitCode.OK
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     return code
@@ -122,7 +118,7 @@ def _check(parser: Parser, argv: list[str]) -> Callable[[], int]:
 
     from redisrepl.subcommands import check
 
-    return lambda: asyncio.run(check.run(settings, address, out=cast("TextIO", PlainOutput(sys.stdout))))
+    return lambda: asyncio.run(check.run(settings, address, out=text_output()))
 
 
 def _verify(parser: Parser, argv: list[str]) -> Callable[[], int]:
@@ -133,7 +129,7 @@ def _verify(parser: Parser, argv: list[str]) -> Callable[[], int]:
     from redisrepl.subcommands import verify
 
     choice = verify.Choice(repair=flags["repair"], removals=flags["removals"], as_json=flags["json"])
-    return lambda: asyncio.run(verify.run(settings, address, choice, out=cast("TextIO", PlainOutput(sys.stdout))))
+    return lambda: asyncio.run(verify.run(settings, address, choice, out=text_output()))
 
 
 def _status(parser: Parser, argv: list[str]) -> Callable[[], int]:
@@ -144,8 +140,8 @@ def _status(parser: Parser, argv: list[str]) -> Callable[[], int]:
 
     directory = flags["state_dir"] or _from_environment("STATE_DIR") or default_directory()
     if flags["watch"] is not None:
-        return lambda: status.watch(Path(directory), period=flags["watch"], out=sys.stdout)
-    return lambda: status.run(Path(directory), as_json=flags["json"], out=cast("TextIO", PlainOutput(sys.stdout)))
+        return lambda: status.watch(Path(directory), period=flags["watch"], out=text_output())
+    return lambda: status.run(Path(directory), as_json=flags["json"], out=text_output())
 
 
 def _conflicts(parser: Parser, argv: list[str]) -> Callable[[], int]:
@@ -155,7 +151,7 @@ def _conflicts(parser: Parser, argv: list[str]) -> Callable[[], int]:
     from redisrepl.subcommands import conflicts
 
     directory = settings.state_dir or default_directory()
-    return lambda: conflicts.run(directory, conflicts.Choice.of(flags), address, settings.timeout, out=_binary_output())
+    return lambda: conflicts.run(directory, conflicts.Choice.of(flags), address, settings.timeout, out=binary_output())
 
 
 def _rdb(parser: Parser, argv: list[str]) -> Callable[[], int]:
@@ -170,8 +166,8 @@ def _rdb(parser: Parser, argv: list[str]) -> Callable[[], int]:
         dbs=flags["db"],
         keys=flags["keys"],
         summary=flags["summary"],
-        out=_binary_output(),
-        err=cast("TextIO", sys.stderr or io.StringIO()),
+        out=binary_output(),
+        err=sys.stderr,
     )
 
 
@@ -193,7 +189,7 @@ def _tail(parser: Parser, argv: list[str]) -> Callable[[], int]:
     options = LinkOptions(
         silence=settings.site_silence, connect_wait=settings.connect_timeout, retry_max=settings.retry_max
     )
-    return lambda: asyncio.run(tail.run(address, choice, options, sys.stdout.fileno()))
+    return lambda: asyncio.run(tail.run(address, choice, options, binary_output().fileno()))
 
 
 def site_address(settings: Settings, *, ask_password: bool) -> SiteAddress:
@@ -231,13 +227,6 @@ def site_address(settings: Settings, *, ask_password: bool) -> SiteAddress:
         sentinel_username=settings.sentinel_user,
         sentinel_password=read_password(settings.sentinel_password_file, "--sentinel-password-file"),
     )
-
-
-def _binary_output() -> BinaryIO:
-    """Standard output; Python has none where it was closed before the start."""
-    if sys.stdout is None:
-        raise ConfigError("standard output is closed: redirect it to a file")
-    return cast("BinaryIO", sys.stdout.buffer)
 
 
 def _from_environment(name: str) -> Path | None:

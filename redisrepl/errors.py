@@ -2,6 +2,7 @@
 
 RedisreplError
  ├── ConfigError            a file, flag or value is unusable                       exit 78
+ ├── OutputError            standard output is full or closed                       exit 74
  ├── RefusedError           auth, ACL or TLS said no: waiting alone will not help     exit 77
  │    ├── CertificateError  a certificate or key was refused or cannot be used
  │    ├── KeyDeniedError    an ACL denies a key, not a command
@@ -36,6 +37,7 @@ __all__ = [
     "LimitExceededError",
     "LinkLostError",
     "OutcomeUnknownError",
+    "OutputError",
     "PeerUnavailableError",
     "ProtocolError",
     "PsyncRefusedError",
@@ -59,6 +61,7 @@ class ExitCode(IntEnum):
     DIFFERENT = 1
     USAGE = 2
     UNAVAILABLE = 69
+    OUTPUT = 74
     STARTING = 75
     REFUSED = 77
     CONFIG = 78
@@ -70,6 +73,8 @@ def exit_code(error: BaseException) -> ExitCode:
     match error:
         case ConfigError():
             return ExitCode.CONFIG
+        case OutputError():
+            return ExitCode.OUTPUT
         case RefusedError() | CommandRefusedError():
             return ExitCode.REFUSED
         case PeerUnavailableError() | LinkLostError() | HubError():
@@ -91,6 +96,10 @@ class RedisreplError(Exception):
 
 class ConfigError(RedisreplError):
     """A file, flag or value is unusable; the text names it and says what to do."""
+
+
+class OutputError(RedisreplError):
+    """What a command found out cannot be written to standard output."""
 
 
 class RefusedError(RedisreplError):

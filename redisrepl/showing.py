@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import MutableMapping
-from typing import Any, TextIO
+from typing import Any
 
-__all__ = ["PlainOutput", "masked", "plain", "plain_fields", "split_scheme", "unescaped"]
+__all__ = ["masked", "plain", "plain_fields", "split_scheme", "unescaped"]
 
 #: C0 but for tab and newline, DEL, C1, what is no character, and what turns the order of text around.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -35,25 +35,6 @@ def plain_fields(_logger: object, _method: str, event: MutableMapping[str, Any])
         if isinstance(value, str):
             event[name] = plain(value)
     return event
-
-
-class PlainOutput:
-    """A stream to which only plain text goes.
-
-    Args:
-        out: where it goes.
-    """
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-
-    def write(self, text: str) -> int:
-        """Write text, or what can be read in place of it."""
-        return self._out.write(plain(text))
-
-    def flush(self) -> None:
-        """Hand on what was written."""
-        self._out.flush()
 
 
 def split_scheme(address: str) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from redisrepl.errors import (
     LimitExceededError,
     LinkLostError,
     OutcomeUnknownError,
+    OutputError,
     PeerUnavailableError,
     ProtocolError,
     PsyncRefusedError,
@@ -36,6 +37,7 @@ from redisrepl.errors import (
 TABLE = [
     (RedisreplError("x"), ExitCode.UNEXPECTED, False),
     (ConfigError("x"), ExitCode.CONFIG, False),
+    (OutputError("x"), ExitCode.OUTPUT, False),
     (RefusedError("x"), ExitCode.REFUSED, False),
     (CertificateError("x"), ExitCode.REFUSED, False),
     (KeyDeniedError("x"), ExitCode.REFUSED, False),
@@ -96,6 +98,7 @@ def test_exit_codes_are_those_of_the_readme():
         "UNEXPECTED": 1,
         "USAGE": 2,
         "UNAVAILABLE": 69,
+        "OUTPUT": 74,
         "STARTING": 75,
         "REFUSED": 77,
         "CONFIG": 78,

@@ -12,7 +12,8 @@ from redisrepl.errors import ConfigError
 from redisrepl.local.address import parse_address
 from redisrepl.remote.address import check_url, without_credentials
 from redisrepl.remote.direct import direct_address
-from redisrepl.showing import PlainOutput, masked, plain, plain_fields
+from redisrepl.showing import masked, plain, plain_fields
+from redisrepl.stdio import PlainOutput
 from redisrepl.subcommands import status
 from redisrepl.subcommands.jsonlines import encode_bytes
 

@@ -57,6 +57,7 @@ REMEDIES = {
     "hub.notifications_missing": "Have notify-keyspace-events at the hub include what `redisrepl check` names.",
     "hub.notifications_unknown": "Have notify-keyspace-events at the hub include what `redisrepl check` names.",
     "hub.went_back": "Look at the persistence of the hub's Redis (appendonly yes). It gets its data back.",
+    "log.lost": "Nothing, if its disk was full or its reader away. Look at what takes standard error.",
     "listen.failed": "Free the address, or give another one to --listen. redisrepl retries by itself.",
     "listen.open": "Give --listen-token-file, or --listen-ca with TLS.",
     "notice.failed": "Look at the site's Redis. redisrepl retries by itself.",

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import StringIO
@@ -24,6 +24,7 @@ from redisrepl.changes import ExpirySet, HashSet, HashState, SequenceSet, Sequen
 from redisrepl.errors import ConfigError, ExitCode, RedisreplError
 from redisrepl.local.address import SiteAddress
 from redisrepl.namespaces import printable
+from redisrepl.stdio import writing
 from redisrepl.store.kept import Kept, KeptConflicts
 from redisrepl.store.losers import SUFFIX
 from redisrepl.store.unusable import UnusableError
@@ -98,24 +99,17 @@ def run(directory: Path, choice: Choice, address: SiteAddress, wait: float, *, o
         ConfigError: the directory or a file cannot be read, or holds the state of another site.
         PeerUnavailableError, LinkLostError, RefusedError: the site's Redis does not take it.
     """
-    try:
-        with _opened(directory) as files:
-            if choice.key is not None and choice.restore:
-                lines = iter([asyncio.run(_restore(files, choice.key, choice.number, address, wait))])
-            elif choice.key is not None:
-                found = _find(files, choice.key, choice.number)
-                lines = iter([_json_line(found)]) if choice.as_json else _shown(found)
-            elif choice.as_json:
-                lines = (_json_line(found) for found in _losers(files))
-            else:
-                lines = _table(_losers(files), directory, terminal=out.isatty())
-            out.writelines(line.encode() + b"\n" for line in lines)
-            out.flush()
-    except BrokenPipeError:  # nobody reads any more: keep Python from complaining about it at its own end
-        with suppress(OSError):
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, out.fileno())
-            os.close(null)
+    with writing(out), _opened(directory) as files:
+        if choice.key is not None and choice.restore:
+            lines = iter([asyncio.run(_restore(files, choice.key, choice.number, address, wait))])
+        elif choice.key is not None:
+            found = _find(files, choice.key, choice.number)
+            lines = iter([_json_line(found)]) if choice.as_json else _shown(found)
+        elif choice.as_json:
+            lines = (_json_line(found) for found in _losers(files))
+        else:
+            lines = _table(_losers(files), directory, terminal=out.isatty())
+        out.writelines(line.encode() + b"\n" for line in lines)
     return ExitCode.OK
 
 
@@ -190,16 +184,17 @@ def _opened(directory: Path) -> Iterator[list[KeptConflicts]]:
         try:
             paths = sorted(path for path in directory.iterdir() if path.name.endswith(SUFFIX))
             files = [stack.enter_context(KeptConflicts(path := each)) for each in paths]
-            path = directory
-            yield files
         except UnusableError as error:
             raise RedisreplError(f"{path}: what lost conflicts cannot be read: {error}: move the file away") from None
-        except BrokenPipeError:
-            raise
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             hint = "give the --state-dir of a daemon, as its user or as root"
             raise ConfigError(f"--state-dir {path}: {reason}: {hint}") from None
+        try:
+            yield files
+        except UnusableError as error:
+            said = f"what lost conflicts cannot be read: {error}: move the file away"
+            raise RedisreplError(f"{directory}: {said}") from None
 
 
 def _losers(files: Iterable[KeptConflicts], key: bytes | None = None) -> Iterator[_Found]:

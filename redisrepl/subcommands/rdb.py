@@ -17,12 +17,13 @@ import os
 import re
 import sys
 from collections import Counter
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from heapq import heappush, heappushpop
 from io import StringIO
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from redisrepl.errors import ConfigError, RdbError
+from redisrepl.stdio import writing
 from redisrepl.subcommands.jsonlines import encode_bytes, entry_line, function_line
 from redisrepl.wire.rdb import Aux, Entry, Function, RdbReader
 
@@ -75,7 +76,8 @@ def run(
     reader = RdbReader(tuple(ns), want_values=not (keys or summary))
     chosen = _chooser(ns, types, dbs)
     printer = _Summary() if summary else _Keys(out) if keys else _Lines(out)
-    try:
+    code, message = _OK, ""
+    with writing(out):
         with ExitStack() as stack:
             try:
                 for chunk in _chunks(file, stack, out, err):
@@ -89,14 +91,6 @@ def run(
             else:
                 code, message = _OK, _said_of(file, reader.unused)
         printer.finish(reader, out)
-        out.flush()
-    except BrokenPipeError:
-        _detach(out)
-        return _OK
-    except (OSError, ValueError) as error:  # the disk is full, or the output was closed before we began
-        _detach(out)
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"standard output cannot be written: {reason}") from error
     if message:
         print(message, file=err)
     return code
@@ -148,15 +142,6 @@ def _progress(stack: ExitStack, total: int | None, err: TextIO) -> Callable[[int
     bar = stack.enter_context(Progress(*columns, console=Console(file=err), transient=True))
     task = bar.add_task("reading", total=total)
     return lambda size: bar.advance(task, size)
-
-
-def _detach(out: BinaryIO) -> None:
-    """Nobody reads any more: keeps Python from complaining when it flushes `out` at its own end."""
-    with suppress(OSError):  # it is no file of the system's
-        target = out.fileno()
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, target)
-        os.close(null)
 
 
 def _write(out: BinaryIO, pieces: Iterable[bytes]) -> None:

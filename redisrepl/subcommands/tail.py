@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from redisrepl.errors import ExitCode, RedisreplError
+from redisrepl.errors import ExitCode, OutputError, RedisreplError
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.replica import Command, LinkOptions, ReplicaStream, SnapshotStart, StreamEvent
 from redisrepl.observe.failures import FailureLog
@@ -137,7 +137,7 @@ async def _follow(address: SiteAddress, choice: Choice, options: LinkOptions, ou
             except BrokenPipeError:
                 raise
             except OSError as error:
-                raise RedisreplError(f"the output cannot be written: {error.strerror or error}") from error
+                raise OutputError(f"standard output cannot be written: {error.strerror or error}") from error
 
 
 def _command_line(command: Command) -> bytes:
