@@ -1,17 +1,22 @@
-"""Opens the hub that the settings name, and the store that belongs to a site and a hub.
+"""Opens the hub that the settings name, and the store and the kept losers that belong to a site and a hub.
 
-In: settings. Out: a hub, the store. Left to others: what is asked of the hub, and what is kept in the store
-(`flow.saving`).
+In: settings. Out: a hub, the store, what keeps losers. Left to others: what is asked of the hub, and what is kept in
+the store (`flow.saving`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from redisrepl.changes import times_fields
+from redisrepl.engine.losers import ConflictLoss
 from redisrepl.local.address import SiteAddress
 from redisrepl.namespaces import Namespaces
 from redisrepl.passwords import read_password
@@ -21,10 +26,14 @@ from redisrepl.remote.hub import Hub
 from redisrepl.remote.session import HubSession
 from redisrepl.settings.settings import Settings
 from redisrepl.store import Pair, Store, open_store
-from redisrepl.wire.digests import bucket_of, hash_digest
+from redisrepl.store.conflicts import Conflicts
+from redisrepl.store.losers import SUFFIX, Loser
+from redisrepl.wire.digests import bucket_of, digest_of, hash_digest
 from redisrepl.wire.fieldtimes import FieldTimes
 
-__all__ = ["open_hub", "open_state"]
+__all__ = ["keep_loss", "open_conflicts", "open_hub", "open_state"]
+
+_log = structlog.get_logger("redisrepl")
 
 
 def open_hub(settings: Settings, context: ssl.SSLContext, *, connections: int = 40) -> Hub:
@@ -79,3 +88,28 @@ def open_state(
     }
     pair = Pair(str(address), hub, json.dumps(scope, sort_keys=True))
     return open_store(directory or settings.state_dir, pair, digest_of_hash=hash_digest, bucket_of=bucket_of, **options)
+
+
+def open_conflicts(settings: Settings, address: SiteAddress, store: Store) -> Conflicts | None:
+    """Where losers are kept beside this store; None: `--keep-conflicts off`."""
+    retention = settings.keep_conflicts
+    if not retention.max_bytes:
+        return None
+    return Conflicts(
+        store.file(SUFFIX.removeprefix(".")),
+        retention.max_bytes,
+        retention.max_days,
+        time.time,
+        site=str(address),
+        database=address.database,
+        on_failed=lambda reason: _log.warning("conflicts.failed", error=reason),
+    )
+
+
+def keep_loss(conflicts: Conflicts | None, loss: ConflictLoss) -> None:
+    """Keep what lost a conflict: on disk before anybody else has a turn, for the process may be killed."""
+    if conflicts is not None:
+        held = digest_of(loss.key, loss.value)
+        site, hub = (None, held) if loss.winner == "site" else (held, None)
+        conflicts.keep(Loser(loss.key, time.time(), loss.winner, loss.reason, site, hub, loss.value))
+        asyncio.get_running_loop().call_soon(conflicts.flush)

@@ -7,7 +7,6 @@ what follows from the news (`engine`, `flow.judging`), and every change; this mo
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import math
 import secrets
@@ -23,7 +22,6 @@ from redisrepl.changes import GROUPS, Change, Position, types_of
 from redisrepl.engine.continuity import Continuity, Side
 from redisrepl.engine.core import Core, CoreOptions
 from redisrepl.engine.inbound import Inbound
-from redisrepl.engine.losers import ConflictLoss
 from redisrepl.engine.losses import Losses
 from redisrepl.engine.places import MOST_PLACES
 from redisrepl.engine.seen import HISTORY, Ring
@@ -52,7 +50,7 @@ from redisrepl.local.mark import SiteMark
 from redisrepl.local.notify import SiteEvents
 from redisrepl.local.read import SiteReader
 from redisrepl.namespaces import Namespaces
-from redisrepl.opening import open_hub, open_state
+from redisrepl.opening import keep_loss, open_conflicts, open_hub, open_state
 from redisrepl.remote.compare import HubComparer
 from redisrepl.remote.elements import HubElements
 from redisrepl.remote.fence import Fence
@@ -65,10 +63,7 @@ from redisrepl.settings.settings import Settings
 from redisrepl.sources.backpressure import Backpressure
 from redisrepl.sources.keyspace import KeyspaceSource, Source
 from redisrepl.sources.stream import StreamOptions, StreamSource
-from redisrepl.store.conflicts import Conflicts
-from redisrepl.store.losers import SUFFIX, Loser
 from redisrepl.tls.certificates import client_context, hub_files
-from redisrepl.wire.digests import digest_of
 from redisrepl.wire.feed import FeedWriter
 from redisrepl.wire.fieldtimes import FieldTimes, probes
 
@@ -135,7 +130,7 @@ class Parts:
         self.origin = b"%b %b" % (who.encode(), _identity(self.hub.url, self.hub.database))
         self._attached_at = 0.0
         self.another: str | None = None
-        self.conflicts = self._open_conflicts()
+        self.conflicts = open_conflicts(settings, address, self.store)
         known = Known(self.store.saved, self.hub.clock_shift)
         self.core = self._build_core(known)
         name = next(iter(self.namespaces)) + who.encode()
@@ -266,7 +261,7 @@ class Parts:
             hub_losses=Losses.load(self.store.saved.get("hub losses"), "hub"),
             streamed_keys=StreamedKeys.load(self.store.saved),
             refused=self.store.saved.get("refused"),
-            keep=self._keep_loser,
+            keep=partial(keep_loss, self.conflicts),
         )
         core.outbound.decoder.times_fields = self._times.on
         if self.store.behind:
@@ -286,28 +281,6 @@ class Parts:
     def _probes(self, *, writes: bool) -> Sequence[Sequence[bytes]]:
         """What shows whether a server has expiries of fields, if these are wanted."""
         return probes(next(iter(self.namespaces)), writes=writes) if self._times.wanted else ()
-
-    def _open_conflicts(self) -> Conflicts | None:
-        retention = self._settings.keep_conflicts
-        if not retention.max_bytes:
-            return None
-        return Conflicts(
-            self.store.file(SUFFIX.removeprefix(".")),
-            retention.max_bytes,
-            retention.max_days,
-            time.time,
-            site=str(self._address),
-            database=self._address.database,
-            on_failed=lambda reason: _log.warning("conflicts.failed", error=reason),
-        )
-
-    def _keep_loser(self, loss: ConflictLoss) -> None:
-        """What lost a conflict is kept: on disk before anybody else has a turn, for the daemon may be killed."""
-        if self.conflicts is not None:
-            held = digest_of(loss.key, loss.value)
-            site, hub = (None, held) if loss.winner == "site" else (held, None)
-            self.conflicts.keep(Loser(loss.key, time.time(), loss.winner, loss.reason, site, hub, loss.value))
-            asyncio.get_running_loop().call_soon(self.conflicts.flush)
 
     def _build_sweep(self) -> Sweep:
         settings = self._settings

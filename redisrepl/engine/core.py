@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from redisrepl.changes import KINDS, Change, HashState, Invalidated, State
+from redisrepl.changes import KINDS, Change, HashState, Invalidated, SequenceState, State, StringState
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import SIDES, Continuity, Event, Side
 from redisrepl.engine.doubts import Doubts
@@ -367,7 +367,9 @@ class Core:
             site_evicts=self.continuity.site.may_lack,
             hub_evicts=self.continuity.hub.may_lack,
         )
-        about = circumstances(of_all, ancestor, now_ms=now_ms, held=(site, hub))
+        values = (state for state in (site, hub) if isinstance(state, StringState | HashState | SequenceState))
+        expiries = [state.expires_at_ms for state in values]
+        about = circumstances(of_all, ancestor, now_ms=now_ms, expiries=expiries)
         if without and isinstance(site, HashState) and isinstance(hub, HashState):
             site, hub = site.without(without), hub.without(without)
             ancestor = None if ancestor is None else ancestor.without(without)

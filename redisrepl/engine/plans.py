@@ -8,7 +8,7 @@ may be done (`engine.inbound`, `engine.outbound`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -478,7 +478,7 @@ def _plan_expiry_of_set(
 
 
 def circumstances(
-    base: Circumstances, ancestor: Agreed | None, *, now_ms: float, held: Collection[State] = ()
+    base: Circumstances, ancestor: Agreed | None, *, now_ms: float, expiries: Iterable[int | None] = ()
 ) -> Circumstances:
     """What bears on the verdict on one key.
 
@@ -486,13 +486,12 @@ def circumstances(
         base: what is known already.
         ancestor: of the key.
         now_ms: Unix time in milliseconds.
-        held: what the sides hold.
+        expiries: of the values that the sides hold.
     """
     expires_at_ms = None if ancestor is None else ancestor.expires_at_ms
     if expires_at_ms is None or expires_at_ms > now_ms:
         return base
-    values = [state for state in held if isinstance(state, StringState | HashState | SequenceState)]
-    if any(state.expires_at_ms is None or state.expires_at_ms > now_ms for state in values):
+    if any(later is None or later > now_ms for later in expiries):
         # It was given a later expiry, of which the other side has not heard, or written anew once it had expired.
         return replace(base, removals=False)
     return replace(base, expired=True)

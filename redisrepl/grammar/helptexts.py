@@ -105,10 +105,10 @@ example:
   redisrepl verify --cert c.pem --key k.pem --ca ca.pem -rc --ns site1:
 
 Compares both sides key by key, by digests if the hub allows scripts. Names the keys that differ and go on differing,
-and what would be done about each. Exit code: 0 if no key differs, else 1. --repair does it: the state directory shows
-what both sides last agreed on, so a newer value replaces an older one. Without that directory, or while a daemon runs,
+and what would be done about each. Exit code: 0 if no key differs, else 1. --repair does it, with the daemon stopped:
+its state directory shows what both sides last agreed on, so a newer value replaces an older one. Without that directory
 a key that one side has is copied to the other; if both have a value, the hub's wins with -rc, the site's without
-(--on-conflict). So --removals needs the daemon stopped.
+(--on-conflict), and the other is kept: redisrepl conflicts. A daemon that runs makes both sides equal by itself.
 """
 
 RDB_EXAMPLE = """\

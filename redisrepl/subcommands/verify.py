@@ -43,7 +43,7 @@ from redisrepl.local.connection import open_client
 from redisrepl.local.history import SiteHistory
 from redisrepl.local.read import SiteReader
 from redisrepl.namespaces import Namespaces, printable
-from redisrepl.opening import open_hub, open_state
+from redisrepl.opening import keep_loss, open_conflicts, open_hub, open_state
 from redisrepl.remote.compare import HubComparer
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.history import HubHistory
@@ -51,6 +51,7 @@ from redisrepl.remote.hub import Hub
 from redisrepl.remote.push import HubPusher
 from redisrepl.settings.settings import Settings
 from redisrepl.store import ForeignStateError, StateDirectoryError, Store
+from redisrepl.store.conflicts import Conflicts
 from redisrepl.subcommands.jsonlines import encode_bytes
 from redisrepl.tls.certificates import hub_files
 from redisrepl.tls.contexts import client_context
@@ -106,6 +107,7 @@ class _Difference:
 class _Sides:
     """Both sides, opened, and what is remembered of them.
 
+    `beside` is whether a daemon runs, which alone knows what was agreed on. `conflicts` takes what loses a conflict.
     `tolerance_ms` is by how much expiries may be off, since the clocks differ and the daemon has not told by how much.
     """
 
@@ -116,6 +118,8 @@ class _Sides:
     site_looks: Holder
     hub_looks: Holder
     store: Store
+    beside: bool
+    conflicts: Conflicts | None
     clocks: Clocks
     tolerance_ms: int
 
@@ -131,9 +135,11 @@ async def _open(settings: Settings, address: SiteAddress, choice: Choice) -> Asy
         client = open_client(address, settings.timeout, connections=4)
         stack.push_async_callback(client.aclose)
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="redisrepl-verify-"))
-        spare = None if choice.removals else Path(directory)  # what was removed cannot be known without it
-        store = _open_store(settings, address, hub.url, spare)
+        store, beside = _open_store(settings, address, hub.url, None if choice.repair else Path(directory))
         stack.push_async_callback(store.close)
+        conflicts = open_conflicts(settings, address, store) if choice.repair else None
+        if conflicts is not None:
+            stack.callback(conflicts.close)
         types = types_of(settings.kinds)
         times = hub.clock_shift.fields
         site, reader = SiteReader(client, address, types=types, times=times), HubReader(hub, types=types)
@@ -158,24 +164,28 @@ async def _open(settings: Settings, address: SiteAddress, choice: Choice) -> Asy
             SiteComparer(client, address, site, expiries=expiries, types=types, times=times),
             HubComparer(hub, reader, expiries=expiries, types=types),
             store,
+            beside,
+            conflicts,
             clocks,
             estimated,
         )
 
 
-def _open_store(settings: Settings, address: SiteAddress, hub: str, spare: Path | None) -> Store:
-    """What the daemon has left behind; an empty one while it runs, if that will do, or if there is none.
+def _open_store(settings: Settings, address: SiteAddress, hub: str, spare: Path | None) -> tuple[Store, bool]:
+    """What the daemon has left behind, or an empty one; and whether a daemon runs, which has the other one.
 
-    What was written for other namespaces or kinds of change is left to the daemon that wrote it.
+    What was written for other namespaces or kinds of change is left to the daemon that wrote it. An empty one is made
+    in `spare`; without that the daemon must not run, for only what it remembers tells what is newer.
     """
     try:
-        return open_state(settings, address, hub, sets_aside=False)
+        return open_state(settings, address, hub, sets_aside=False), False
     except (ForeignStateError, StateDirectoryError):
         raise
-    except ConfigError:  # a daemon holds it
+    except ConfigError as error:  # a daemon holds it
         if spare is None:
-            raise
-        return open_state(settings, address, hub, directory=spare)
+            advice = "it makes both sides equal by itself; to have it done here, stop it first"
+            raise ConfigError(f"--repair: {error}: {advice}") from None
+        return open_state(settings, address, hub, directory=spare), True
 
 
 async def run(settings: Settings, address: SiteAddress, choice: Choice, *, out: TextIO) -> int:
@@ -189,7 +199,7 @@ async def run(settings: Settings, address: SiteAddress, choice: Choice, *, out: 
 
     Raises:
         PeerUnavailableError, RefusedError, HubError: a side cannot be asked.
-        ConfigError: more keys would be removed than `--max-removals` says; a daemon runs and removals are to be made.
+        ConfigError: more keys would be removed than `--max-removals` says; a daemon runs, so that only it can repair.
     """
     namespaces = Namespaces(settings.ns)
     async with _open(settings, address, choice) as sides:
@@ -203,7 +213,8 @@ async def run(settings: Settings, address: SiteAddress, choice: Choice, *, out: 
         named = [difference.key for difference in found[: choice.limit]]
         ancestors = await sides.store.lookup(named) if named else {}
         would = partial(_would, settings, first=first)
-        _report(found, [would(d, ancestors.get(d.key)) for d in found[: choice.limit]], compared, choice, out)
+        told = [_BESIDE if sides.beside else would(d, ancestors.get(d.key)) for d in found[: choice.limit]]
+        _report(found, told, compared, choice, out)
     return ExitCode.DIFFERENT if found else ExitCode.OK
 
 
@@ -280,6 +291,7 @@ async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, fou
             expectations=None,
             off_by=sides.clocks.off_by,
         ),
+        keep=partial(keep_loss, sides.conflicts),
     )
     core.site_attached()
     core.hub_heard()
@@ -352,6 +364,8 @@ def _applying(settings: Settings, sides: _Sides, core: Core, reach: StreamReach,
     )
 
 
+#: What a daemon that runs will do, it alone knows.
+_BESIDE = "left to the daemon"
 _WORDS = {
     Verdict.AGREE: "expiry differs",
     Verdict.NOTHING: "stays: evicted or expired",
@@ -366,7 +380,8 @@ def _would(settings: Settings, difference: _Difference, ancestor: Agreed | None,
     if UNREADABLE in (difference.site.digest, difference.hub.digest):
         return "stays: not replicated"
     base = Circumstances(removals="del" in settings.kinds)
-    about = circumstances(base, ancestor, now_ms=time.time() * 1000)
+    expiries = [look.expires_at_ms for look in (difference.site, difference.hub) if look.digest is not None]
+    about = circumstances(base, ancestor, now_ms=time.time() * 1000, expiries=expiries)
     known, intents = (None, ()) if ancestor is None else (ancestor.digest, ancestor.intents)
     verdict = reconcile(known, difference.site.digest, difference.hub.digest, intents, about)
     if first and verdict is Verdict.APPLY and settings.initial_sync not in ("both", "pull"):

@@ -293,20 +293,34 @@ def test_an_entry_that_comes_back_may_be_pending_in_a_group_by_that(verify, site
         assert client.xlen("site1:stream") == 2
 
 
-def test_while_a_daemon_holds_the_state_all_is_copied(daemon, verify, site, hub):
-    site.set("site1:removed", "v")
-    eventually(lambda: hub.exists("site1:removed"))
+def test_only_the_daemon_repairs_while_it_runs(daemon, verify, site, hub):
+    """It alone knows which of two values is newer, and what was removed."""
+    site.mset({"site1:newer": "old", "site1:removed": "v"})
+    eventually(lambda: hub.exists("site1:newer", "site1:removed") == 2)
     daemon.signal(signal.SIGSTOP)
-    site.set("site1:here", "v")
-    hub.set("site1:there", "v")
-    hub.delete("site1:removed")  # only the daemon knows that it was there
-
-    code, said, errors = verify(*BOTH_WAYS, "--repair")
+    site.set("site1:newer", "new")
+    site.delete("site1:removed")
+    code, said, _ = verify(*BOTH_WAYS)
+    refused = verify(*BOTH_WAYS, "--repair")
+    held = site.get("site1:newer"), site.get("site1:removed"), hub.get("site1:newer"), hub.get("site1:removed")
     daemon.signal(signal.SIGCONT)
-    assert (code, said, errors) == (SAME, "3 keys compared: no difference\n", "")
-    names = ["site1:here", "site1:there"]
-    eventually(lambda: site.mget(names) == hub.mget(names) == [b"v", b"v"])
+    assert (code, said.count("left to the daemon")) == (DIFFERENT, 2)
+    assert (refused[0], refused[1]) == (MISTAKEN, "")
+    assert "it makes both sides equal by itself; to have it done here, stop it first" in refused[2]
+    assert held == (b"new", None, b"old", b"v")
+    eventually(lambda: (hub.get("site1:newer"), hub.get("site1:removed")) == (b"new", None))
     assert daemon.running
+
+
+def test_what_loses_is_kept(verify, site, hub, tmp_path):
+    site.hset("site1:hash", mapping={"f": "site", "same": "v"})
+    hub.hset("site1:hash", mapping={"f": "hub", "same": "v"})
+    assert verify(*BOTH_WAYS, "--repair")[0] == SAME
+    assert site.hgetall("site1:hash") == {b"f": b"hub", b"same": b"v"}
+    with Daemon(["conflicts", "--json", "--state-dir", tmp_path / "state"]) as conflicts:
+        assert conflicts.wait(60) == 0
+    kept = json.loads(conflicts.stdout)
+    assert (kept["key"], kept["winner"], kept["value"]) == ("site1:hash", "hub", [["f", "site"]])
 
 
 def test_the_hub_is_away(verify):
