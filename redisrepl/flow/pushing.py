@@ -362,7 +362,9 @@ class Pushing:
             if key in late or size > most:
                 late.add(key)
                 continue
-            ready = [piece for change in of_key for piece in await self._with_values(change, states.get(key))]
+            ready: list[Change] = []
+            for change in of_key:
+                ready += await self._with_values(change, states.get(key), ready)
             size += sum(map(size_of, ready))
             resolved += ready
         return resolved, late
@@ -370,8 +372,14 @@ class Pushing:
     async def _is_denied(self, key: bytes) -> bool:
         return (await self._site.first_states([key], 1))[0] is DENIED
 
-    async def _with_values(self, change: Change, state: State) -> Sequence[Change]:
-        """A change with its values; `state` is what the key of an invalidation holds."""
+    async def _with_values(self, change: Change, state: State, before: Sequence[Change] = ()) -> Sequence[Change]:
+        """A change with its values.
+
+        Args:
+            change: it.
+            state: what the key of an invalidation holds.
+            before: earlier changes of the key in the same batch.
+        """
         kinds = self.outbound.kinds
         match change:
             case Invalidated(key):
@@ -403,15 +411,17 @@ class Pushing:
                 self._denials.passed((key,))
                 read = dict(zip(names, values, strict=True))
                 if kind == "stream" and FIRST_ID in read:
-                    return await self._trimmed(key, {**fields, **read})
+                    return await self._trimmed(key, {**fields, **read}, before)
                 gone = _absent(kind, read) if "del" in kinds else ()
                 put = HashSet(key, {**fields, **read}, kind, change.emptied)
                 return [put, *([FieldsDeleted(key, gone, kind)] if gone else [])]
             case _:
                 return [change]
 
-    async def _trimmed(self, key: bytes, elements: dict[bytes, bytes | None]) -> Sequence[Change]:
-        """What became of a stream whose first entries were removed: those that both sides had until now are to go."""
+    async def _trimmed(
+        self, key: bytes, elements: dict[bytes, bytes | None], before: Sequence[Change]
+    ) -> Sequence[Change]:
+        """What became of a stream whose first entries were removed: those that both sides have until then are to go."""
         first = elements.pop(FIRST_ID) or LAST_ID  # which sorts behind all entries
         known: dict[bytes, bytes | None] = {name: value for name, value in elements.items() if value is not None}
         there = {name: value for name, value in known.items() if name >= first}
@@ -420,7 +430,9 @@ class Pushing:
             there[LAST_ID] = last  # the trim removed new entries too, but the last id is still theirs
         changes: list[Change] = [HashSet(key, there, "stream")] if there else []
         if "del" in self.outbound.kinds:
+            on_its_way = {name for put in before if isinstance(put, HashSet) for name in put.fields if name < first}
             gone = await self._store.names(key, before=first) | (elements.keys() - there.keys() - {LAST_ID})
+            gone |= set(filter(is_entry, on_its_way))
             if gone:
                 changes.append(FieldsDeleted(key, tuple(sorted(gone)), "stream"))
         return changes

@@ -282,8 +282,9 @@ async def test_a_proxy_with_a_rate_limit_is_not_besieged(store, certificates):
 A, B = StringState(b"a"), StringState(b"b")
 
 
-def outbound_of(*changes, kinds=KINDS):
-    outbound = Outbound(ChangeDecoder(lambda _key: True, kinds), ExpectedEvents(0))
+def outbound_of(*changes, kinds=KINDS, **options):
+    options = OutboundOptions(**options)
+    outbound = Outbound(ChangeDecoder(lambda _key: True, kinds), ExpectedEvents(0), options=options)
     for change in changes:
         outbound.pending.add(change)
     return outbound
@@ -928,6 +929,18 @@ async def test_of_a_stream_that_was_trimmed_only_what_both_had_is_removed(store)
     async with Flights(outbound, store, hub, site=StatesOf(states)) as flights:
         await flights.pushing.drained()
     assert hub.pushed == [[[b"STREAMSET", b"s", b"7-1", V]]]
+
+
+async def test_where_every_write_counts_a_trim_removes_what_is_pushed_before_it_in_the_same_batch(store):
+    """Its entries are not agreed on yet."""
+    states = {b"s": HashState({FIRST_ID: ID[3], LAST_ID: b"3-1"}, None, "stream")}
+    added = [HashSet(b"s", {ID[number]: V}, "stream") for number in (1, 2, 3)]
+    outbound = outbound_of(*added, HashSet(b"s", {FIRST_ID: None}, "stream"), every_write=True)
+    hub = FakeHub()
+    async with Flights(outbound, store, hub, site=StatesOf(states)) as flights:
+        await flights.pushing.drained()
+    ((*_, trim),) = hub.pushed
+    assert trim == [b"XDEL", b"s", b"1-1", b"2-1"]
 
 
 async def test_the_last_id_stays_of_an_entry_that_was_added_and_trimmed_off_again(store):
