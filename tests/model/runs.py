@@ -12,7 +12,7 @@ from redisrepl.wire.collections import COLLECTIONS, name_here
 from redisrepl.wire.entries import LAST_ID, greater_id
 from redisrepl.wire.groups import is_of_group, is_place, pending_name, place_name
 from tests.model.daemons import PREFIX, by_the_clock_of_the_model, elements_held
-from tests.model.world import LIST, STRINGS, TYPES, Site, World, WrongError, unlike
+from tests.model.world import LIST, MIXED, STRINGS, TYPES, Site, World, WrongError, unlike
 
 
 def everybody(world: World) -> None:
@@ -348,6 +348,57 @@ def filled_anew(world: World) -> None:
         found = elements_held(other.data.get(key), TYPES[key]).keys()
         if other is not server and not {name_here(TYPES[key], name) for name in (*names, new)} <= found:
             raise WrongError(f"of {key!r}, which a server evicted, another has only {found} left")
+
+
+def filling(world: World, key: bytes, names: Sequence[bytes]) -> list[list[bytes]]:
+    """Commands that put these elements into a collection; a string or a list gets the names as its value."""
+    match TYPES.get(key, "string"):
+        case "string":
+            return [[b"SET", key, *names]]
+        case "list":
+            return [[b"RPUSH", key, *names]]
+        case type_:
+            return world.putting(type_, key, names)
+
+
+def outlived(world: World) -> None:
+    """Where keys are given a later expiry, or written anew, while others let them expire: all have them in the end."""
+    rng = world.rng
+    writer = rng.choice([None, *world.sites])
+    server = world.hub if writer is None else writer.server
+    names = {key: world.names(TYPES.get(key, ""), 2) for key in world.keys if key != MIXED}
+    soon, late = (b"%d" % (world.now_ms + after) for after in (1, 10**9))
+    for key in names:
+        world.write(writer, [[b"DEL", key], *filling(world, key, names[key][:1]), [b"PEXPIREAT", key, soon]])
+    world.settle()
+    world.judgements.clear()
+    for site in world.sites:
+        rng.choice([world.kill, world.kill_and_overrun, world.cut, world.unsubscribe])(site)
+    for key in names:
+        if key not in server.data:
+            continue
+        later, more = [b"PEXPIREAT", key, late], filling(world, key, names[key][1:])
+        match rng.choice(["later", "never", "more", "anew"]):
+            case "later":
+                world.write(writer, [later])
+            case "never":
+                world.write(writer, [[b"PERSIST", key]])
+            case "more":
+                world.write(
+                    writer,
+                    [*more, later] if TYPES.get(key, "string") == "string" or rng.random() < 0.5 else [later, *more],
+                )
+    world.play(rng.choice([0, 0, 5]), [])
+    world.pass_time(world.sites[0])
+    for key in names:
+        if key not in server.data:
+            world.write(writer, filling(world, key, names[key][:1]))
+    wanted = server.states()
+    world.play(rng.randint(0, 100), [])
+    world.settle()
+    if differing := missing(world, wanted):
+        raise WrongError(f"of {'the hub' if writer is None else writer.name} was lost what outlived it: {differing}")
+    world.check()
 
 
 #: Phases that tell most on their own.
