@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from redisrepl.changes import ExpirySet, HashSet, HashState, SequenceSet, SequenceState, State, StringSet, StringState
 from redisrepl.errors import ConfigError, ExitCode, RedisreplError
@@ -29,11 +29,10 @@ from redisrepl.store.kept import Kept, KeptConflicts
 from redisrepl.store.losers import SUFFIX
 from redisrepl.store.unusable import UnusableError
 from redisrepl.subcommands.jsonlines import encode_bytes, encode_number
+from redisrepl.subcommands.needs import AT_SITE, TO_APPLY, commands_for
 from redisrepl.wire.entries import entry_words, is_entry, plain_id
-from redisrepl.wire.opaque import OPAQUE
-
-if TYPE_CHECKING:
-    import redis.asyncio
+from redisrepl.wire.opaque import OPAQUE, restore_command
+from redisrepl.wire.replies import as_clock
 
 __all__ = ["Choice", "run"]
 
@@ -131,48 +130,61 @@ async def _restore(
     if state is None or isinstance(state, str):
         raise RedisreplError(f"{printable(key)}: {_lost(found.kept)}: there is no value to restore")
     client = open_client(address, wait, connections=1)
+    pool = client.connection_pool
     try:
         with translated(address):
-            return f"{_place(place)}: {await _write(client, key, state)}"
+            connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+            try:
+                return f"{_place(place)}: {await _write(connection, key, state)}"
+            finally:
+                await connection.disconnect(nowait=True)  # it may be in a transaction
+                await pool.release(connection)
     finally:
         await client.aclose()
 
 
-async def _write(client: redis.asyncio.Redis, key: bytes, state: StringState | HashState | SequenceState) -> str:
-    """Write it; returns what was done."""
+async def _write(connection: Any, key: bytes, state: StringState | HashState | SequenceState) -> str:
+    """Write it, all or nothing; returns what was done."""
     from redisrepl.local.apply import as_site_takes, site_commands  # noqa: PLC0415 - as above
+    from redisrepl.local.whole import ask_permission, run_whole  # noqa: PLC0415
 
-    kind: bytes = await client.execute_command(b"TYPE", key)  # type: ignore[no-untyped-call]
+    if isinstance(state, HashState) and state.type == "stream":
+        # The script removes entries to insert others before them: what it may not add again would be gone.
+        needs = (*commands_for(AT_SITE, ["streams"], key), *commands_for(TO_APPLY, ["streams"], key))
+        await ask_permission(connection, [command for kind, command in needs if kind])
+    # A user who may not WATCH restores all the same; then a client's write of the same moment may be replaced.
+    _, kind, clock = await connection.exchange([[b"WATCH", key], [b"TYPE", key], [b"TIME"]])
+    for reply in (kind, clock):
+        if isinstance(reply, Exception):
+            raise reply
     holds = kind.decode("ascii", "backslashreplace")
-    seconds, microseconds = await client.time()
     name, expires_at_ms = printable(key), state.expires_at_ms
     # Otherwise elements are added to a key that has an expiry of its own.
     whole = not isinstance(state, HashState) or holds == "none"
-    if whole and expires_at_ms is not None and expires_at_ms <= seconds * 1000 + microseconds // 1000:
+    if whole and expires_at_ms is not None and expires_at_ms <= as_clock(clock, "TIME") // 1000:
         raise RedisreplError(f"{name}: what was lost has expired on {_time(expires_at_ms / 1000)}: --show still has it")
+    expiry = site_commands(ExpirySet(key, expires_at_ms)) if whole and expires_at_ms is not None else []
     if isinstance(state, StringState):
         commands = site_commands(StringSet(key, state.value, expires_at_ms))
         said = f"{name}: wrote a string of {_bytes(len(state.value))}"
-        said += "" if holds == "none" else f" in place of the {holds} there"
-    elif isinstance(state, SequenceState):
-        commands = site_commands(SequenceSet(key, state.items, state.type))
-        if state.type != OPAQUE:  # RESTORE replaces what is there, or leaves it if it refuses the value
-            commands.insert(0, [b"DEL", key])
+    elif isinstance(state, SequenceState) and state.type == OPAQUE:
+        # The server may refuse the value when it runs the command, so nothing must follow it.
+        commands = [restore_command(key, state.items[0], expires_at_ms or 0)]
         said = f"{name}: wrote {_elements(len(state.items), state.type)}"
-        said += "" if holds == "none" else f" in place of the {holds} there"
-        if expires_at_ms is not None:
-            commands += site_commands(ExpirySet(key, expires_at_ms))
+    elif isinstance(state, SequenceState):
+        commands = [[b"DEL", key], *site_commands(SequenceSet(key, state.items, state.type)), *expiry]
+        said = f"{name}: wrote {_elements(len(state.items), state.type)}"
     elif holds in {"none", state.type}:
-        commands = site_commands(HashSet(key, dict(state.fields), state.type))
+        commands = [*site_commands(HashSet(key, dict(state.fields), state.type)), *expiry]
         said = f"{name}: wrote {_elements(len(state.fields), state.type)}"
         said += " that was gone" if holds == "none" else ""
-        if whole and expires_at_ms is not None:
-            commands += site_commands(ExpirySet(key, expires_at_ms))
     else:
         elements = _elements(0, state.type).removeprefix("0 ")
         raise RedisreplError(f"{name}: a {holds} is there, which takes no {elements}: remove it first")
-    for command in commands:
-        await client.execute_command(*as_site_takes(command))  # type: ignore[no-untyped-call]
+    if not isinstance(state, HashState) and holds != "none":
+        said += f" in place of the {holds} there"
+    if not await run_whole(connection, list(map(as_site_takes, commands))):
+        raise RedisreplError(f"{name}: a client wrote it at the same moment, so nothing was restored: try again")
     return said + (f", expiring on {_time(expires_at_ms / 1000)}" if whole and expires_at_ms is not None else "")
 
 

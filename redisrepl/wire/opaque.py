@@ -54,6 +54,6 @@ end
 )
 
 
-def restore_command(key: bytes, value: bytes) -> list[bytes]:
-    """The command that sets such a value, whatever the key holds; afterwards the key has no expiry."""
-    return [b"RESTORE", key, b"0", value, b"REPLACE", b"ABSTTL"]
+def restore_command(key: bytes, value: bytes, expires_at_ms: int = 0) -> list[bytes]:
+    """The command that sets such a value and its expiry (0: none), whatever the key holds."""
+    return [b"RESTORE", key, b"%d" % expires_at_ms, value, b"REPLACE", b"ABSTTL"]

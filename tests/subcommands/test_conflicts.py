@@ -15,6 +15,7 @@ from redisrepl.changes import HashState, SequenceState, StringState
 from redisrepl.errors import RedisreplError, exit_code
 from redisrepl.grammar.arguments import parser_of
 from redisrepl.local.address import parse_address
+from redisrepl.local.whole import run_whole
 from redisrepl.store.conflicts import Conflicts, Loser
 from redisrepl.subcommands.conflicts import Choice, run
 from redisrepl.wire.entries import entry_name, entry_value
@@ -438,18 +439,115 @@ def test_the_site_refuses_us_and_nothing_tells_a_value(conflicts, keep):
         assert server.client().get("site1:a") == b"s3cret"
 
 
+# All or nothing.
+
+#: What lost (None: an opaque value, made by this server), what is there, and the commands that the user needs.
+WHOLE = {
+    "string": (StringState(b"v", FAR), ["SET", "k", "present"], ["set"]),
+    "string over a list": (StringState(b"v"), ["RPUSH", "k", "present"], ["set"]),
+    "list": (SequenceState((b"a",) * 3, FAR), ["RPUSH", "k", "present"], ["del", "rpush", "pexpireat"]),
+    "list over a string": (SequenceState((b"a",)), ["SET", "k", "present", "PX", "1000000"], ["del", "rpush"]),
+    "list over a hash": (SequenceState((b"a",)), ["HSET", "k", "f", "present"], ["del", "rpush", "multi", "exec"]),
+    "hash": (HashState({b"f": b"v", b"g": b"v"}), ["HSET", "k", "f", "present"], ["hset"]),
+    "hash that was gone": (HashState({b"f": b"v"}, FAR), ["DEL", "k"], ["hset", "pexpireat", "multi", "exec"]),
+    "set": (HashState({b"m": b""}, None, "set"), ["SADD", "k", "present"], ["sadd"]),
+    "sorted set": (HashState({b"m": b"2"}, None, "zset"), ["ZADD", "k", "1", "m"], ["zadd"]),
+    "stream": (
+        HashState({entry_name(b"5-0"): V, entry_name(b"9-0"): V}, None, "stream"),
+        ["XADD", "k", "7-0", "present", ""],
+        ["eval", "multi", "xadd", "xdel", "xtrim", "xsetid", "xrange", "xrevrange", "xinfo"],
+    ),
+    "opaque": (None, ["RPUSH", "k", "present"], ["restore"]),
+}
+
+
+@pytest.fixture(params=WHOLE)
+def whole(request, site, keep):
+    """What is there of the key, and what the user needs."""
+    lost, present, needed = WHOLE[request.param]
+    site.set("k", "dumped")
+    keep(lost or SequenceState((site.dump("k"),), FAR, "opaque"), key=b"k")
+    site.delete("k")
+    site.execute_command(*present)
+    return (lambda: (site.dump("k"), site.pexpiretime("k"), site.dbsize())), needed
+
+
+def test_all_or_nothing_where_memory_is_full(conflicts, server, site, whole):
+    there, _ = whole
+    before = there()
+    site.config_set("maxmemory", "1mb")
+    try:
+        code, _, said = conflicts("--restore", "k", *flags(server))
+        assert (code, there()) == (UNAVAILABLE, before)
+        assert "OOM" in said or "maxmemory" in said
+    finally:
+        site.config_set("maxmemory", "0")
+    assert conflicts("--restore", "k", *flags(server))[0] == OK
+    assert there() != before
+
+
+def test_all_or_nothing_where_a_permission_is_missing(conflicts, server, site, whole):
+    there, needed = whole
+    before = there()
+    for command in ("type", "time", *needed):
+        site.execute_command("ACL", "SETUSER", "few", "reset", "on", "nopass", "~*", "&*", "+@all", f"-{command}")
+        code, _, said = conflicts("--restore", "k", *flags(server), "--user", "few")
+        refused = UNAVAILABLE if command == "exec" else REFUSED  # to redis-py this refusal is one of the transaction
+        assert (command, code, there()) == (command, refused, before)
+        assert command in said
+    only = [f"+{command}" for command in ("type", "time", "multi", "exec", *needed)]
+    site.execute_command("ACL", "SETUSER", "few", "reset", "on", "nopass", "~k", *only)
+    assert conflicts("--restore", "k", *flags(server), "--user", "few")[0] == OK
+    assert there() != before
+
+
+def test_a_client_that_writes_at_the_same_moment_keeps_its_value(conflicts, keep, server, site, monkeypatch):
+    async def late(*args):
+        site.set("site1:a", "the client's")
+        return await run_whole(*args)
+
+    monkeypatch.setattr("redisrepl.local.whole.run_whole", late)
+    keep(HashState({b"f": b"v"}, FAR))
+    said = "site1:a: a client wrote it at the same moment, so nothing was restored: try again"
+    assert conflicts("--restore", "site1:a", *flags(server)) == (FAILED, "", said)
+    assert (site.get("site1:a"), site.pexpiretime("site1:a")) == (b"the client's", -1)
+
+
+def test_a_value_that_the_server_cannot_read_replaces_nothing(conflicts, keep, server, site):
+    site.set("site1:a", "present")
+    keep(SequenceState((b"no dump",), FAR, "opaque"))
+    assert conflicts("--restore", "site1:a", *flags(server))[0] == UNAVAILABLE
+    assert (site.get("site1:a"), site.pexpiretime("site1:a")) == (b"present", -1)
+
+
+def test_a_long_list_is_restored_with_its_expiry(conflicts, keep, server, site, monkeypatch):
+    """In commands of a bounded size, which are one step all the same."""
+    monkeypatch.setattr("redisrepl.local.apply.MAX_WORDS_AT_SITE", 10)
+    items = tuple(b"%d" % number for number in range(95))
+    keep(SequenceState(items, FAR))
+    assert conflicts("--restore", "site1:a", *flags(server))[0] == OK
+    assert (site.lrange("site1:a", 0, -1), site.pexpiretime("site1:a")) == ([*items], FAR)
+
+
 @pytest.mark.usefixtures("site")
 def test_a_running_daemon_replicates_it(certificates, conflicts, keep, server, state):
     with Hub(certificates) as hub:
         args = [*certificate_flags(certificates), *place_flags(server, hub), "--ns", "site1:", "-rc"]
+        args += ["--replicate", "set,hset,del,expire,lists"]
         with Daemon([*args, "--state-dir", state], env={"REDISREPL_LOG_FORMAT": "json"}) as daemon:
             wait_until_live(daemon, pull=True)
             keep(StringState(b"restored"))
             keep(HashState({b"f": b"restored"}), key=b"site1:h")
-            for key in ("site1:a", "site1:h"):
+            server.client().set("site1:l", "the winner")
+            eventually(lambda: hub.redis.get("site1:l") == b"the winner", description="the winner is at the hub")
+            keep(SequenceState((b"restored", b"restored"), FAR), key=b"site1:l")
+            for key in ("site1:a", "site1:h", "site1:l"):
                 assert conflicts("--restore", key, *flags(server))[0] == OK
             eventually(lambda: hub.redis.get("site1:a") == b"restored", description="the string is at the hub")
             eventually(lambda: hub.redis.hget("site1:h", "f") == b"restored", description="the field is at the hub")
+            eventually(lambda: hub.redis.type("site1:l") == b"list", description="the list is at the hub")
+            eventually(lambda: hub.redis.lrange("site1:l", 0, -1) == [b"restored"] * 2, description="with its items")
+            eventually(lambda: hub.redis.pexpiretime("site1:l") == FAR, description="and its expiry")
             assert daemon.stop() == 0
 
 
