@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["default_directory", "short_path"]
+__all__ = ["default_directory", "identity", "short_path"]
 
 
 def default_directory() -> Path:
@@ -30,3 +30,12 @@ def short_path(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{directory}/{path.name}"
     finally:
         os.close(directory)
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of the file at this path; None if there is none."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -31,7 +31,7 @@ from redisrepl.listener.page import StatusPage
 from redisrepl.observe.failures import FailureLog
 from redisrepl.observe.history import History
 from redisrepl.observe.recent import recent
-from redisrepl.observe.socket import bound_socket, remove_socket
+from redisrepl.observe.socket import SocketFile
 from redisrepl.settings.settings import Settings
 
 __all__ = ["Listener", "Subject"]
@@ -103,6 +103,7 @@ class Listener:
         self._known_at = -_FRESH
         self._asking = asyncio.Lock()
         self._servers: dict[ListenAddress, asyncio.Server] = {}
+        self._files: list[SocketFile] = []
         self._open: set[asyncio.Task[None]] = set()
         self._entered: dict[asyncio.Transport, _Client] = {}  # those that take a place, oldest first
         self._streams = 0
@@ -147,11 +148,12 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening, and end all connections."""
-        for place, server in self._servers.items():
+        for server in self._servers.values():
             server.close()
-            if place.path is not None:
-                remove_socket(place.path)
+        for file in self._files:
+            file.remove()
         self._servers.clear()
+        self._files.clear()
         self.end_connections()
 
     def end_connections(self) -> None:
@@ -163,9 +165,10 @@ class Listener:
         loop = asyncio.get_running_loop()
         if place.path is not None:
             # Its group may connect too. A setgid directory passes its own group on to the socket.
-            listening = bound_socket(place.path, 0o660)
+            file = SocketFile(place.path, 0o660)
+            self._files.append(file)
             server: asyncio.Server = await loop.create_unix_server(
-                lambda: _Arrival(self._enter, None), sock=listening, backlog=_AT_ONCE
+                lambda: _Arrival(self._enter, None), sock=file.listening, backlog=_AT_ONCE
             )
         else:
             context = self.access.context

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -15,9 +16,9 @@ from pathlib import Path
 
 import structlog
 
-from redisrepl.places import short_path
+from redisrepl.places import identity, short_path
 
-__all__ = ["bound_socket", "remove_socket", "serve_state"]
+__all__ = ["SocketFile", "serve_state"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -29,7 +30,7 @@ async def serve_state(path: Path, document: Callable[[], Awaitable[dict[str, obj
     """Serve until cancelled, then remove the socket. If it cannot be created we only warn; replication goes on.
 
     Args:
-        path: of the socket. The caller holds the lock of the state, so an existing socket is that of a dead daemon.
+        path: of the socket. The caller holds the lock of the state, so no other daemon serves it.
         document: called for each connection.
     """
 
@@ -41,42 +42,68 @@ async def serve_state(path: Path, document: Callable[[], Awaitable[dict[str, obj
         writer.close()
 
     try:
-        listening = bound_socket(path)
+        served = SocketFile(path)
     except OSError as error:
         hint = "redisrepl status cannot ask this daemon: give a --state-dir in which it may make a socket"
         _log.warning("daemon.no_socket", file=str(path), error=error.strerror or str(error), hint=hint)
         return
     try:
-        server = await asyncio.start_unix_server(answer, sock=listening)
+        server = await asyncio.start_unix_server(answer, sock=served.listening)
         async with server:
             await server.serve_forever()
     finally:
-        listening.close()
-        remove_socket(path)
+        served.listening.close()
+        served.remove()
 
 
-def remove_socket(path: Path) -> None:
-    """Remove a socket."""
-    with contextlib.suppress(OSError):  # the directory was removed
-        path.unlink()
+class SocketFile:
+    """A listening socket, and the file by which it is reached.
 
+    Args:
+        path: of the file. A socket there that nobody serves any more is replaced.
+        mode: the most permissions that the file ever has, even for a moment.
 
-def bound_socket(path: Path, mode: int = 0o600) -> socket.socket:
-    """A listening socket whose file never has more permissions than `mode`, not even for a moment.
+    Attributes:
+        listening: the socket.
 
     Raises:
-        OSError: it cannot be created; for example, a file that is no socket is there.
+        OSError: it cannot be made; for example, somebody serves the socket there, or the file there is no socket.
     """
+
+    def __init__(self, path: Path, mode: int = 0o600) -> None:
+        _remove_dead(path)
+        self.listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o777 & ~mode)
+        try:
+            with short_path(path) as short:
+                self.listening.bind(short)
+            self.listening.listen()  # at once: a socket without a listener looks dead to others
+        except OSError:
+            self.listening.close()
+            raise
+        finally:
+            os.umask(before)
+        self._path = path
+        self._file = identity(path)
+
+    def remove(self) -> None:
+        """Remove the file, unless it is another's by now."""
+        _remove(self._path, self._file)
+
+
+def _remove_dead(path: Path) -> None:
+    """Remove a socket that nobody serves any more; what else is there stays, and nobody can bind there."""
+    found = identity(path)
     if path.is_socket():
-        path.unlink()
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o777 & ~mode)
-    try:
-        with short_path(path) as short:
-            listening.bind(short)
-    except OSError:
-        listening.close()
-        raise
-    finally:
-        os.umask(before)
-    return listening
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking, short_path(path) as short:
+            asking.setblocking(False)
+            reason = asking.connect_ex(short)
+        if reason == errno.ECONNREFUSED:
+            _remove(path, found)
+
+
+def _remove(path: Path, file: tuple[int, int] | None) -> None:
+    """Remove this file, if it is the one that is there."""
+    if identity(path) == file:
+        with contextlib.suppress(OSError):  # the directory was removed
+            path.unlink()

@@ -19,6 +19,7 @@ from pathlib import Path
 import structlog
 
 from redisrepl.namespaces import printable
+from redisrepl.places import identity
 from redisrepl.store.losers import (
     INSERT,
     SUFFIX,
@@ -27,7 +28,6 @@ from redisrepl.store.losers import (
     Winner,
     claim,
     encode_value,
-    identity,
     is_damage,
     open_for_writing,
     row_of,

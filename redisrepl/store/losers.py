@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from redisrepl.changes import HashState, SequenceState, State, StringState, value_size
+from redisrepl.places import identity
 from redisrepl.store.directory import is_of_another
 from redisrepl.store.unusable import UnusableError
 
@@ -31,7 +32,6 @@ __all__ = [
     "Winner",
     "claim",
     "encode_value",
-    "identity",
     "is_damage",
     "is_ours",
     "open_for_writing",
@@ -194,15 +194,6 @@ def claim(path: Path) -> tuple[int, int]:
             os.fchmod(descriptor, 0o600)
     finally:
         os.close(descriptor)
-    return found.st_dev, found.st_ino
-
-
-def identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of the file at this path; None if there is none."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return None
     return found.st_dev, found.st_ino
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import ssl
 import stat
 import sys
@@ -13,12 +14,14 @@ from asyncio import sslproto
 from pathlib import Path
 
 import pytest
+import redis
 import structlog
 from structlog.testing import capture_logs
 
 from redisrepl.listener import server
 from redisrepl.listener.server import Listener
 from redisrepl.settings.settings import Settings
+from testbed import RedisServer
 from tests.listener.subject import Subject
 
 
@@ -152,6 +155,38 @@ async def test_a_unix_socket_is_for_owner_and_group():
             assert stat.S_IMODE(path.stat().st_mode) == 0o660
             assert (await get(place, "/status.json", host="whatever"))[0] == 200
         assert not path.exists()
+
+
+async def test_a_unix_socket_that_another_program_serves_is_left_to_it(monkeypatch):
+    monkeypatch.setattr(server, "_RETRY", 0.05)
+    with RedisServer(unix_socket=True) as redis_server, capture_logs() as logs:
+        path = redis_server.socket_path
+        listener = Listener(Settings(listen=(f"unix://{path}",)), Subject())
+        task = asyncio.ensure_future(listener.run())
+        async with asyncio.timeout(10):
+            while not (failed := [line for line in logs if line["event"] == "listen.failed"]):
+                await asyncio.sleep(0.01)
+        assert failed[0]["error"] == f"--listen unix://{path}: address already in use"
+        assert redis.Redis(unix_socket_path=str(path)).ping()
+        redis_server.kill()  # which leaves its socket behind
+        assert path.is_socket()
+        async with asyncio.timeout(10):
+            while not [line for line in logs if line["event"] == "listen.started"]:
+                await asyncio.sleep(0.01)
+        assert (await get(str(path), "/livez"))[0] == 200
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert not path.exists()
+
+
+async def test_a_unix_socket_that_is_another_s_by_then_is_not_removed(tmp_path):
+    path = tmp_path / "http.sock"
+    async with listening(None, f"unix://{path}"):
+        path.unlink()
+        theirs = socket.socket(socket.AF_UNIX)
+        theirs.bind(str(path))
+    with theirs:
+        assert path.is_socket()
 
 
 async def test_what_is_no_request_is_refused():
