@@ -210,7 +210,10 @@ class Metrics:
         Args:
             document: the daemon's state.
             lag: seconds that the oldest change has waited; None if unknown.
-            accept: the `Accept` header of the request.
+            accept: the `Accept` header of the request; one that cannot be understood counts as none.
         """
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # it compares each part of a version with a number, whatever the part is
+            encode, content_type = choose_encoder("")
         return encode(_Families(document, lag, self._process)), content_type

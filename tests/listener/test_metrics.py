@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
@@ -33,6 +35,41 @@ def test_both_formats_can_be_read_and_say_the_same():
     assert kind.startswith("application/openmetrics-text")
     ours = {family.name for family in parse(plain.decode()) if family.name.startswith("redisrepl_")}
     assert ours == {f.name for f in parse_openmetrics(modern.decode()) if f.name.startswith("redisrepl_")}
+
+
+@pytest.mark.parametrize("version", ["x", "1.x", '"1.0.0"', "1.0.0-rc", "9" * 5000, "\xe9"])
+@pytest.mark.parametrize("wanted", ["application/openmetrics-text", "text/plain"])
+def test_a_version_that_is_no_number_counts_as_none(wanted, version):
+    plain, kind = Metrics().text(DOCUMENT, 0.5, f"{wanted};version={version}")
+
+    assert kind.startswith("text/plain")
+    assert list(parse(plain.decode()))
+
+
+PIECES = [
+    "application/openmetrics-text",
+    "text/plain",
+    "*/*",
+    "version=",
+    "escaping=",
+    "q=",
+    ";",
+    ",",
+    "=",
+    " ",
+    ".",
+    "1",
+]
+ACCEPT = st.lists(st.sampled_from(PIECES) | st.text(st.characters(max_codepoint=255), max_size=4)).map("".join)
+
+
+@settings(deadline=None)
+@given(ACCEPT)
+def test_whatever_is_accepted_is_answered(accept):
+    text, kind = Metrics().text(DOCUMENT, 0.5, accept)
+
+    assert kind.encode("latin-1").startswith((b"text/plain", b"application/openmetrics-text"))
+    assert text.startswith(b"# HELP ")
 
 
 def test_numbers_are_those_of_the_document():

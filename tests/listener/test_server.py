@@ -91,6 +91,8 @@ async def test_every_path_answers():
         status, headers, body = await get(port, "/metrics", "Accept: application/openmetrics-text; version=1.0.0")
         assert headers["Content-Type"].startswith("application/openmetrics-text")
         assert body.endswith("# EOF\n")
+        status, headers, _ = await get(port, "/metrics", "Accept: application/openmetrics-text;version=x")
+        assert (status, headers["Content-Type"].split(";")[0]) == (200, "text/plain")
         status, headers, body = await get(port, "/")
         assert (status, headers["Content-Type"].split(";")[0]) == (200, "text/html")
         assert "<!--" not in body
