@@ -271,11 +271,13 @@ class Listener:
         """The response that refuses a request; None if it may be served."""
         if request.method != "GET":
             return _plain(HTTPStatus.METHOD_NOT_ALLOWED, headers=(("Allow", "GET"),))
-        if not local and not self.access.knows_host(request.headers.get("host", "")):
+        probes, host = request.path in {"/livez", "/readyz"}, request.headers.get("host", "")
+        # Load balancers probe without one (HTTP/1.0); a browser, against which this guards, always sends one.
+        if (host or not probes) and not local and not self.access.knows_host(host):
             hint = "this name is not known here: ask by localhost or an IP address, or name it with --listen-host"
             return _plain(HTTPStatus.MISDIRECTED_REQUEST, hint)
-        if request.path in {"/livez", "/readyz"}:
-            return None  # probes carry no token, and learn only yes or no
+        if probes:
+            return None  # they carry no token, and learn only yes or no
         if not self.access.shows_token(request.headers):
             login = (
                 'Bearer realm="redisrepl", Basic realm="redisrepl: any user, the token as password", charset="UTF-8"'

@@ -124,8 +124,19 @@ async def test_the_name_of_a_stranger_is_refused():
         for path in ("/", "/metrics", "/status.json", "/events", "/readyz"):
             assert (await get(port, path, host="evil.example"))[0] == 421
         assert (await exchange(port, "GET / HTTP/1.1\n\n"))[0] == 421
+        assert (await exchange(port, "GET /livez HTTP/1.0\nHost: evil.example\n\n"))[0] == 421
     async with listening(None, "127.0.0.1:0", listen_host=("good.example",)) as (_, port):
         assert (await get(port, "/status.json", host="good.example:80"))[0] == 200
+
+
+@pytest.mark.parametrize("head", ["HTTP/1.0", "HTTP/1.0\nHost:", "HTTP/1.1"])
+async def test_without_a_host_only_probes_are_answered(head):
+    """As load balancers ask; no browser leaves it out."""
+    async with listening() as (_, port):
+        assert (await exchange(port, f"GET /livez {head}\n\n"))[::2] == (200, "alive\n")
+        assert (await exchange(port, f"GET /readyz {head}\n\n"))[::2] == (200, "ready\n")
+        for path in ("/", "/metrics", "/status.json", "/events", "/livez/x"):
+            assert (await exchange(port, f"GET {path} {head}\n\n"))[0] == 421
 
 
 async def test_with_a_token_only_probes_are_answered_without_it(tmp_path):
