@@ -18,7 +18,7 @@ from pathlib import Path
 
 from redisrepl.errors import ConfigError
 
-__all__ = ["MOST", "check_regular", "read_file"]
+__all__ = ["MOST", "check_regular", "read_file", "read_secret"]
 
 #: Bytes of a file: the authorities of all of a system are a quarter of a megabyte.
 MOST = 4 << 20
@@ -60,6 +60,15 @@ def read_file(path: Path, flag: str, *, pipe: bool = False) -> bytes:
     if len(content) > MOST:
         raise ConfigError(f"{flag} {path}: is larger than {MOST >> 20} MB: {_OTHERWISE} that is what this flag takes")
     return content
+
+
+def read_secret(path: Path, flag: str) -> bytes:
+    """The first line of a file with a password, a passphrase or a token, which may be a pipe; others are for people.
+
+    Raises:
+        ConfigError: as `read_file`.
+    """
+    return read_file(path, flag, pipe=True).partition(b"\n")[0].rstrip(b"\r")
 
 
 def check_regular(path: Path, flag: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from redisrepl.errors import ConfigError
-from redisrepl.files import read_file
+from redisrepl.files import read_secret
 
 __all__ = ["read_password"]
 
@@ -21,7 +21,7 @@ def read_password(file: Path | None, flag: str) -> str | None:
     """
     if file is None:
         return None
-    password = read_file(file, flag, pipe=True).decode("utf-8", "surrogateescape").rstrip("\r\n")
+    password = read_secret(file, flag).decode("utf-8", "surrogateescape")
     if not password:
         raise ConfigError(f"{flag} {file}: is empty: put the password on its first line")
     return password

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redisrepl.errors import ConfigError
-from redisrepl.files import read_file
+from redisrepl.files import read_secret
 from redisrepl.settings.settings import Settings
 from redisrepl.tls.contexts import CertificateFiles, RenewableContext, server_context
 
@@ -138,7 +138,7 @@ def access_of(settings: Settings, places: list[ListenAddress]) -> Access:
     """
     token, files, context = b"", None, None
     if settings.listen_token_file is not None:
-        token = read_file(settings.listen_token_file, "--listen-token-file", pipe=True).strip()
+        token = read_secret(settings.listen_token_file, "--listen-token-file").strip()
         if not token:
             raise ConfigError(
                 f"--listen-token-file {settings.listen_token_file}: is empty: put a token on its first line"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redisrepl.errors import CertificateError, ConfigError
-from redisrepl.files import check_regular, read_file
+from redisrepl.files import check_regular, read_file, read_secret
 from redisrepl.tls.reasons import tls_reason
 
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ def _check_key(certificate: x509.Certificate, files: CertificateFiles) -> bytes 
     pem = read_file(key, key_flag)
     password = None
     if files.password is not None:
-        password = read_file(files.password, files.password_flag, pipe=True).rstrip(b"\r\n")
+        password = read_secret(files.password, files.password_flag)
     try:
         private_key = load_pem_private_key(pem, password=password)
     except TypeError:

@@ -77,6 +77,13 @@ def test_files_that_cannot_be_used_are_named(tmp_path, certificates):
         access("127.0.0.1:1", listen_ca=certificates.ca)
 
 
+@pytest.mark.parametrize("content", [b"secret", b" secret \r\nanother\n", b"secret\n\n# of the scrapers\n"])
+def test_the_token_is_the_first_line_of_its_file(tmp_path, content):
+    token = tmp_path / "token"
+    token.write_bytes(content)
+    assert access("127.0.0.1:1", listen_token_file=token).token == b"secret"
+
+
 @pytest.mark.parametrize(
     "host",
     [

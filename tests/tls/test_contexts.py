@@ -139,6 +139,7 @@ def test_an_encrypted_key_is_opened_with_its_passphrase(certificates, tmp_path):
         return CertificateFiles(certificates.ca, cert, key, password=password)
 
     assert client_context(encrypted(password)).ends_at is not None
+    assert client_context(encrypted(written(tmp_path / "lines", b"secret\r\nof this key\n"))).ends_at is not None
     wrong = written(tmp_path / "wrong", b"other\n")
     with pytest.raises(ConfigError, match=rf"^--key-password-file {wrong}: is not the passphrase of --key {locked}: "):
         client_context(encrypted(wrong))
