@@ -229,13 +229,15 @@ def _conflicts() -> Parser:
         prog="redisrepl conflicts",
         description=helptexts.CONFLICTS_EXAMPLE,
         epilog=helptexts.CONFLICTS_EPILOG,
-        usage="redisrepl conflicts [--state-dir DIR] [--json] [--show KEY | --restore KEY] [--number N] [flags]",
+        usage="redisrepl conflicts [--state-dir DIR] [--json] [--show [KEY] | --restore [KEY]] [--number N] [flags]",
     )
     chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--show", metavar="KEY", help="print the value of this key that was lost last")
-    chosen.add_argument("--restore", metavar="KEY", help="write it at the site's Redis, as any client would")
+    show_help = "print the value of this key that was lost last; without KEY that of --number"
+    chosen.add_argument("--show", nargs="?", const=True, metavar="KEY", help=show_help)
+    restore_help = "write it at the site's Redis, as any client would"
+    chosen.add_argument("--restore", nargs="?", const=True, metavar="KEY", help=restore_help)
     parser.add_argument(
-        "--number", type=_whole_number, metavar="N", help="of several values of that key, the one of this number"
+        "--number", type=_whole_number, metavar="N", help="the value of this number, if it is not the last of the key"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, values and all")
     add_settings(parser, ["state_dir", *SITE_SETTINGS, "timeout", *LOG_SETTINGS])

@@ -88,6 +88,7 @@ CONFLICTS_EPILOG = """\
 more examples:
   redisrepl conflicts --show site1:a                       what was lost
   redisrepl conflicts --restore site1:a --raddr :6379      write it at the site; the daemon replicates it
+  redisrepl conflicts --show --number 3                    of a key that cannot be typed
   redisrepl conflicts --json | jq 'select(.winner == "hub") | .key'
 
 --restore does not ask for confirmation. A string replaces what the key holds, with its expiry. Of a hash it writes only

@@ -63,6 +63,7 @@ class KeptConflicts:
         path: of the file.
 
     Attributes:
+        path: likewise.
         site: address of the site as the daemon knows it; empty if it did not say.
         database: its number there.
 
@@ -71,6 +72,7 @@ class KeptConflicts:
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         if not stat.S_ISREG(path.lstat().st_mode):
             raise UnusableError("it is not a regular file")
         path.open("rb").close()  # raises with the reason, which SQLite would not tell

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import Enum, auto
 from io import StringIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -53,6 +54,12 @@ class _Found(NamedTuple):
     file: KeptConflicts
 
 
+class AnyKey(Enum):
+    """In the place of a key: whichever has the given number. No shell can give a key with a NUL."""
+
+    OF_NUMBER = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What is to be done with what is kept.
@@ -64,23 +71,27 @@ class Choice:
         as_json: one object a line with the value, instead of what people read.
     """
 
-    key: bytes | None = None
+    key: bytes | AnyKey | None = None
     number: int | None = None
     restore: bool = False
     as_json: bool = False
 
     @classmethod
     def of(cls, flags: Mapping[str, Any]) -> Choice:
-        """As the flags say.
+        """As the flags say; `--show` and `--restore` without a key are True.
 
         Raises:
             ConfigError: they do not go together.
         """
-        restore = flags["restore"] is not None
-        key = flags["restore"] if restore else flags["show"]
-        if key is None and flags["number"] is not None:
-            raise ConfigError("--number says which value of a key: give it with --show KEY or --restore KEY")
-        return cls(None if key is None else os.fsencode(key), flags["number"], restore, flags["json"])
+        restore, number = flags["restore"] is not None, flags["number"]
+        given = flags["restore"] if restore else flags["show"]
+        if given is None and number is not None:
+            raise ConfigError("--number says which value is meant: give it with --show or --restore")
+        if given is True and number is None:
+            flag = "--restore" if restore else "--show"
+            raise ConfigError(f"{flag}: does not say which value is meant: {flag} KEY, or {flag} --number N")
+        key = AnyKey.OF_NUMBER if given is True else None if given is None else os.fsencode(given)
+        return cls(key, number, restore, flags["json"])
 
 
 def run(directory: Path, choice: Choice, address: SiteAddress, wait: float, *, out: BinaryIO) -> ExitCode:
@@ -113,14 +124,15 @@ def run(directory: Path, choice: Choice, address: SiteAddress, wait: float, *, o
 
 
 async def _restore(
-    files: list[KeptConflicts], key: bytes, number: int | None, address: SiteAddress, wait: float
+    files: list[KeptConflicts], chosen: bytes | AnyKey, number: int | None, address: SiteAddress, wait: float
 ) -> str:
     """Write a value where it was lost; returns what was done."""
     from redisrepl.local.connection import open_client, translated  # noqa: PLC0415 - who only looks needs no client
 
     place = str(address), address.database
     ours = [file for file in files if not file.site or (file.site, file.database) == place]
-    found = _find(ours or files, key, number)
+    found = _find(ours or files, chosen, number)
+    key = found.kept.key
     if not ours:
         raise ConfigError(
             f"--raddr: {printable(key)} was lost at {_place((found.file.site, found.file.database))}, "
@@ -213,12 +225,18 @@ def _losers(files: Iterable[KeptConflicts], key: bytes | None = None) -> Iterato
     return (_Found(kept, file) for file in files for kept in file.entries(key))
 
 
-def _find(files: Iterable[KeptConflicts], key: bytes, number: int | None) -> _Found:
+def _find(files: Iterable[KeptConflicts], key: bytes | AnyKey, number: int | None) -> _Found:
     """The loser of this key that was lost last, or has this number."""
-    found = [loser for loser in _losers(files, key) if number in {None, loser.kept.number}]
+    of_key = None if isinstance(key, AnyKey) else key
+    losers = _losers(files, of_key)
+    found = [loser for loser in losers if number in {None, loser.kept.number}]
+    if of_key is None and len(found) > 1:  # each file counts for itself
+        several = ", ".join(f"{printable(kept.key)} in {file.path}" for kept, file in found)
+        raise RedisreplError(f"number {number} is that of several values: {several}: give the key too")
     if not found:
+        nothing = "nothing is kept" if of_key is None else f"{printable(of_key)}: nothing is kept of it"
         which = "" if number is None else f" with number {number}"
-        raise RedisreplError(f"{printable(key)}: nothing is kept of it{which}: `redisrepl conflicts` lists what is")
+        raise RedisreplError(f"{nothing}{which}: `redisrepl conflicts` lists what is")
     return max(found, key=lambda loser: (loser.kept.at, loser.kept.number))
 
 

@@ -252,6 +252,32 @@ def test_show_what_is_not_there(conflicts, keep):
     assert conflicts("--restore", "site1:none")[0] == FAILED
 
 
+def test_the_number_is_enough(conflicts, keep, server, site):
+    """A key with a NUL cannot be given as an argument."""
+    key = b"site1:\x00\xff"
+    keep(StringState(b"other"))
+    keep(StringState(b"lost"), key=key)
+    code, said, _ = conflicts("--show", "--number", "2")
+    assert (code, said.splitlines()[-1]) == (OK, '"lost"')
+    (line,) = conflicts("--number", "2", "--json", "--show")[1].splitlines()
+    assert decoded(json.loads(line)["key"]) == key
+    assert conflicts("--restore", "--number", "2", *flags(server))[0] == OK
+    assert site.get(key) == b"lost"
+    nothing = "nothing is kept with number 3: `redisrepl conflicts` lists what is"
+    assert conflicts("--show", "--number", "3") == (FAILED, "", nothing)
+
+
+def test_a_number_that_several_files_hold_is_not_enough(conflicts, keep, server, site, state):
+    keep(StringState(b"ours"))
+    keep(StringState(b"theirs"), stem="f" * 16, key=b"site2:a", site="redis://elsewhere:6379")
+    one, two = state / f"{STEM}.conflicts", state / f"{'f' * 16}.conflicts"
+    said = f"number 1 is that of several values: site1:a in {one}, site2:a in {two}: give the key too"
+    assert conflicts("--show", "--number", "1") == (FAILED, "", said)
+    assert conflicts("--show", "site2:a", "--number", "1")[1].endswith('"theirs"\n')
+    assert conflicts("--restore", "--number", "1", *flags(server))[0] == OK  # what was lost at this site
+    assert site.get("site1:a") == b"ours"
+
+
 # Restoring.
 
 
@@ -558,14 +584,16 @@ def test_wrong_usage(conflicts):
     with Daemon(["conflicts", "--show", "a", "--restore", "a"]) as process:
         assert process.wait() == USAGE
     code, _, said = conflicts("--number", "1")
-    assert (code, "--show KEY" in said) == (CONFIG, True)
+    assert (code, said) == (CONFIG, "--number says which value is meant: give it with --show or --restore")
+    code, _, said = conflicts("--restore")
+    assert (code, "--restore KEY, or --restore --number N" in said) == (CONFIG, True)
 
 
 def test_help_leads_with_an_example():
     with Daemon(["conflicts", "--help"]) as process:
         assert process.wait() == OK
     said = process.stdout
-    assert said.index("redisrepl conflicts --state-dir /var/lib/redisrepl") < said.index("\n  --restore KEY")
+    assert said.index("redisrepl conflicts --state-dir /var/lib/redisrepl") < said.index("\n  --restore [KEY]")
     assert "exit codes:" in said
 
 
