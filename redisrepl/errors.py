@@ -15,6 +15,7 @@ RedisreplError
  ├── HubError               the hub answered with an error
  │    ├── CommandRefusedError  one command was refused; its key is named, others go on: exit 77
  │    └── BodyTooLargeError    HTTP 413 and the like: the request must be split
+ │         └── ValueTooLargeError   one value in it is larger than the hub's Redis takes
  └── ProtocolError          a peer sent bytes that make no sense
       ├── LimitExceededError   a length over its limit, before anything was allocated
       └── RdbError             a snapshot that cannot be read: offset, type and version named
@@ -45,6 +46,7 @@ __all__ = [
     "RedisreplError",
     "RefusedError",
     "SilentError",
+    "ValueTooLargeError",
     "concerns_value",
     "denies_key",
     "exit_code",
@@ -167,6 +169,10 @@ class BodyTooLargeError(HubError):
     """A proxy before the hub limits the request body: HTTP 413, or another status that small ones do not get."""
 
 
+class ValueTooLargeError(BodyTooLargeError):
+    """The hub's Redis limits a value (`proto-max-bulk-len`), and does not say which: smaller requests find it."""
+
+
 class ProtocolError(RedisreplError):
     """A peer sent bytes that its protocol does not allow."""
 
@@ -209,9 +215,10 @@ class RdbError(ProtocolError):
 #: `access one of the keys used as arguments`; in later versions `access a key`, `access the 'name' key`. What a script
 #: `attempted to access` is a key of another node of a cluster.
 _KEY_DENIED = re.compile(r"(?<!attempted to )\baccess\b.*\bkeys?\b", re.DOTALL)
-#: The key has another type, or the server cannot restore this type or format, or takes no such value.
+#: The key has another type, or the server cannot restore this type or format, or takes no such value, or none so large.
 _OF_VALUE = re.compile(
-    r"(ERR )?(WRONGTYPE|BUSYKEY|DUMP payload version|Bad data format|invalid expire time|value is not|string exceeds)"
+    r"(ERR )?(WRONGTYPE|BUSYKEY|DUMP payload version|Bad data format|invalid expire time|value is not|string exceeds"
+    r"|Protocol error: invalid (multi)?bulk length)"
 )
 
 

@@ -17,6 +17,7 @@ _BY_TEXT = (
     ("HTTP 404", "Check the path of --haddr."),
     ("HTTP 429", "It limits requests (lower --max-push-rate), or connections: each namespace takes one (limit_conn)."),
     ("HTTP 413", "Raise client_max_body_size of the hub's nginx to 64m, or lower --max-body."),
+    ("proto-max-bulk-len", "Raise proto-max-bulk-len of the hub's Redis, or split the value."),
     ("cannot be reached", "See whether it runs, and whether this machine may reach it. redisrepl retries by itself."),
     ("not signed by the given CA", "Check the file of the authority: --ca for the hub, --site-ca for the site."),
     ("WRONGTYPE", "The key has another type on the other side. Remove one of the two."),

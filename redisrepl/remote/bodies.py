@@ -63,7 +63,7 @@ class LargeBodies:
         try:
             reply = await request
         except BodyTooLargeError as error:
-            if await self._is_there():
+            if error.status in _OTHERWISE or await self._is_there():
                 raise
             why = "and to small requests too, so it is not about the size of this one"
             raise HubError(f"{error}, {why}", status=error.status) from error

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import NoReturn, SupportsIndex
 
 import hiredis
 
@@ -36,7 +36,7 @@ from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
 from redisrepl.remote.patience import BESIDE_VALUE, SLOWEST, Patience, Room
-from redisrepl.remote.refusals import refusal
+from redisrepl.remote.refusals import ends_connection, refusal
 from redisrepl.remote.transport import parse_url
 from redisrepl.showing import masked
 from redisrepl.tls.contexts import tls_reason, with_trust
@@ -109,12 +109,37 @@ def direct_address(url: str, database: int, username: str | None, password: str 
     )
 
 
+class _Received(asyncio.StreamReader):
+    """What has arrived. It can still be read after the connection was lost: it may say why the server ended it.
+
+    Attributes:
+        size: bytes that have arrived.
+        lost: what ended the connection; None if the server closed it, or has not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(limit=_PIECE)
+        self.size = 0
+        self.lost: Exception | None = None
+
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+        """Asyncio calls this for what arrives."""
+        self.size += len(data)  # type: ignore[arg-type]
+        super().feed_data(data)
+
+    def set_exception(self, exc: Exception) -> None:
+        """Asyncio calls this when the connection is lost, and would raise it before what has arrived was read."""
+        self.lost = exc
+        self.feed_eof()
+
+
 class _Link:
     """One connection, which carries one request at a time."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int) -> None:
+    def __init__(self, reader: _Received, writer: asyncio.StreamWriter, limit: int) -> None:
         self._reader = reader
         self._writer = writer
+        self._spent = False  # whether the server closes it, or waits for the rest of a request
         self._replies = ReplyReader(
             limit, flat=True, protocolError=hiredis.ProtocolError, replyError=hiredis.ReplyError, notEnoughData=_NOTHING
         )
@@ -122,7 +147,7 @@ class _Link:
     @property
     def usable(self) -> bool:
         """Whether it can carry another request: the server has neither closed it nor sent anything unasked."""
-        ended = self._writer.transport.is_closing() or self._reader.at_eof() or self._reader.exception() is not None
+        ended = self._spent or self._writer.transport.is_closing() or self._reader.at_eof()
         return not ended and not self._replies.has_data()
 
     async def ask(
@@ -137,6 +162,8 @@ class _Link:
     ) -> list[object]:
         """Send commands and return their replies, error replies too; `moved` is called with the bytes received so far.
 
+        If the server refuses what it has read so far, and ends the connection, its refusal is the reply.
+
         Args:
             request: the commands.
             room: where the replies are kept.
@@ -148,10 +175,7 @@ class _Link:
         Raises:
             OSError, ProtocolError: the connection cannot be used any more.
         """
-        for start in range(0, len(request), _PIECE):
-            self._writer.write(request[start : start + _PIECE])
-            await self._writer.drain()  # asyncio moves its whole buffer at each send, so we keep the buffer small
-            moved(0)
+        await self._write(request, moved)
         found: list[object] = []
         while len(found) < replies:
             data = await self.read()
@@ -167,7 +191,27 @@ class _Link:
             if len(found) > replies:
                 raise ProtocolError("the hub sent more replies than it was asked for")
             moved(room.size)
+        self._spent |= any(isinstance(reply, hiredis.ReplyError) and ends_connection(str(reply)) for reply in found)
         return found
+
+    async def _write(self, request: bytes, moved: Callable[[int], None]) -> None:
+        """Send what the server takes of it: it answers before the end only to refuse the rest."""
+        before = self._reader.size
+        for start in range(0, len(request), _PIECE):
+            if start:
+                # `drain` lets no other code run while the system takes all. One round of the loop sees what has
+                # arrived, the next one hands it over.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            try:
+                if self._reader.size > before or self._reader.at_eof():
+                    raise ConnectionResetError
+                self._writer.write(request[start : start + _PIECE])
+                await self._writer.drain()  # asyncio moves its whole buffer at each send, so we keep the buffer small
+            except ConnectionError:  # `ask` reads what the server has said, if anything, or raises
+                self._spent = True
+                return
+            moved(0)
 
     async def read(self) -> bytes:
         """The next bytes.
@@ -177,7 +221,7 @@ class _Link:
         """
         if data := await self._reader.read(_PIECE):
             return data
-        raise ConnectionResetError("it closed the connection")
+        raise self._reader.lost or ConnectionResetError("it closed the connection")
 
     def end(self) -> None:
         """Close it at once, without waiting for what is on its way."""
@@ -374,9 +418,14 @@ class DirectHub(Hub):
 
     async def _opened(self) -> _Link:
         place = (self._address.host, self._address.port)
-        options: dict[str, Any] = {"limit": _PIECE, "happy_eyeballs_delay": _NEXT_ADDRESS}
-        reader, writer = await asyncio.open_connection(*place, ssl=self._context, **options)
-        link = _Link(reader, writer, self._limit)
+        reader, loop = _Received(), asyncio.get_running_loop()
+        transport, protocol = await loop.create_connection(
+            lambda: asyncio.StreamReaderProtocol(reader),
+            *place,
+            ssl=self._context,
+            happy_eyeballs_delay=_NEXT_ADDRESS,
+        )
+        link = _Link(reader, asyncio.StreamWriter(transport, protocol, reader, loop), self._limit)
         self._open.add(link)
         return link
 

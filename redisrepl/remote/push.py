@@ -24,6 +24,7 @@ from redisrepl.errors import (
     CommandRefusedError,
     HubError,
     RedisreplError,
+    ValueTooLargeError,
     denies_key,
 )
 from redisrepl.remote.bodies import LargeBodies
@@ -244,8 +245,9 @@ class HubPusher:
                 if len(written_keys(command)) == 1:
                     return [(command[1], str(error))]
                 parts = list(map(self._part, halves_of(command)))
-            self.max_body = max(self.max_body // 2, _SMALLEST_BODY)
-            _log.warning("push.body_too_large", max_body=self.max_body, error=str(error))
+            if not isinstance(error, ValueTooLargeError):  # that is about one key, not about later requests
+                self.max_body = max(self.max_body // 2, _SMALLEST_BODY)
+                _log.warning("push.body_too_large", max_body=self.max_body, error=str(error))
             middle = len(parts) // 2
             first = await self._push_parts(parts[:middle], times, (noted[0] % NOT_LAST + NOT_LAST, noted[1]))
             return first + await self._push_parts(parts[middle:], times, noted)

@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from redisrepl.errors import CommandRefusedError, HubError, concerns_value, denies_key
+from redisrepl.errors import CommandRefusedError, HubError, ValueTooLargeError, concerns_value, denies_key
 
 __all__ = [
+    "ends_connection",
     "is_denial",
     "is_passing",
     "is_unauthenticated",
@@ -41,6 +42,8 @@ _PASSING = (
 _NO_SCRIPTS = ("NOPERM", "unknown command", "This Redis command is not allowed")
 #: Webdis is not logged in, so every command fails. (A large command then gets the protocol error.)
 _UNAUTHENTICATED = ("NOAUTH", "WRONGPASS", "Protocol error: unauthenticated")
+#: A value is larger than Redis takes, or a command has more words. Redis then closes the connection.
+_TOO_LARGE = ("Protocol error: invalid bulk length", "Protocol error: invalid multibulk length")
 #: Redis or a proxy denies a command or a key to this client, or does not know the command. (The others are what Redis
 #: says in a script.)
 _DENIED = re.compile(
@@ -51,6 +54,11 @@ _DENIED = re.compile(
 def is_passing(error: str) -> bool:
     """Whether it reports a state of the server that will pass, not a fault of the command."""
     return _said(error).startswith(_PASSING)
+
+
+def ends_connection(error: str) -> bool:
+    """Whether Redis closes the connection after it: it cannot tell where the next command begins."""
+    return _said(error).startswith("Protocol error")
 
 
 def is_unauthenticated(error: str) -> bool:
@@ -94,6 +102,9 @@ def refusal(error: str) -> HubError:
     """What to raise for Redis' own error: only what the server will not do later either is refused."""
     if is_passing(error):
         return HubError(f"the hub is not ready: {error}", status=_OK)
+    if _said(error).startswith(_TOO_LARGE):
+        said = "a value is larger than the hub's Redis takes (proto-max-bulk-len)"
+        return ValueTooLargeError(f"{error}: {said}", status=_OK)
     return CommandRefusedError(error, status=_OK)
 
 

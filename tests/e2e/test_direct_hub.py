@@ -186,6 +186,24 @@ def test_an_outage_of_the_link_undoes_no_write_and_no_removal(both):
     assert len(held) == 200
 
 
+def test_a_value_that_the_hub_takes_from_nobody_is_named_and_holds_nothing_up(daemons, certificates):
+    with RedisServer() as site, Hub(certificates, redis={"tls": certificates}) as hub:
+        hub.redis.config_set("proto-max-bulk-len", "1mb")
+        daemon = daemons.live(site, f"rediss://localhost:{hub.server.tls_port}", *SWIFT)
+        at_site = site.client()
+        with at_site.pipeline() as together:
+            together.set("site1:before", "v").set("site1:large", bytes(3 << 20)).set("site1:after", "v").execute()
+        refused = daemon.wait_for_log("push.refused")
+        assert refused["key"] == "site1:large"
+        assert "proto-max-bulk-len" in refused["error"]
+        eventually(lambda: hub.redis.mget("site1:before", "site1:after") == [b"v"] * 2)
+        at_site.set("site1:later", "v")
+        eventually(lambda: hub.redis.get("site1:later") == b"v")
+        at_site.set("site1:large", "small enough")
+        all_replicated(at_site, hub.redis)
+        assert "socket.send()" not in daemon.stderr
+
+
 def test_a_hub_that_is_killed_is_waited_for(both):
     both.at_direct.set("site1:hub", "before")
     all_replicated(both.at_direct, both.at_hub)

@@ -20,6 +20,7 @@ from redisrepl.errors import (
     PeerUnavailableError,
     ProtocolError,
     RefusedError,
+    ValueTooLargeError,
 )
 from redisrepl.observe.failures import FailureLog
 from redisrepl.remote.compare import HubComparer
@@ -260,6 +261,47 @@ async def test_a_connection_that_breaks(redis, certificates):
             with contextlib.suppress(OutcomeUnknownError):  # as soon as it is known to be cut, another is made
                 await hub.command(b"PING")
             assert await hub.command(b"PING") == b"PONG"
+
+
+async def refused_soon(what):
+    """The refusal of a value that is too large: now and then the reset overtakes it, and it is sent again."""
+    for _ in range(30):
+        try:
+            return await what()
+        except ValueTooLargeError as error:
+            return error
+        except OutcomeUnknownError:
+            continue
+    pytest.fail("the hub's refusal never arrived")
+
+
+async def test_a_value_that_the_hub_takes_from_nobody(certificates, caplog):
+    """Redis says so and ends the connection while we are still sending. It says why, and nothing more is sent."""
+    with RedisServer(tls=certificates) as server:
+        server.client().config_set("proto-max-bulk-len", "1mb")
+        async with connected(server.tls_port, certificates.ssl_context(), retry_max=0.01) as hub:
+            for size in (3 << 20, 30 << 20):
+                error = await refused_soon(lambda size=size: hub.command(b"SET", b"k", bytes(size)))
+                assert "proto-max-bulk-len" in str(error)
+                assert await hub.command(b"PING") == b"PONG"
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
+async def test_of_a_batch_only_the_value_that_the_hub_takes_from_nobody_is_refused(certificates):
+    with RedisServer(tls=certificates) as server:
+        redis = server.client()
+        redis.config_set("proto-max-bulk-len", "1mb")
+        small = [[b"SET", b"small%d" % number, b"v"] for number in range(9)]
+        large = [b"HSET", b"large", b"field", bytes(3 << 20), b"other", b"v"]
+        async with connected(server.tls_port, certificates.ssl_context(), retry_max=0.01) as hub:
+            for max_body in (900_000, 9_000_000):  # so it has a request of its own, or shares one
+                redis.flushall()
+                pusher = HubPusher(hub, max_body)
+                pushed = await refused_soon(lambda pusher=pusher: pusher.push([*small[:5], large, *small[5:]]))
+                assert list(pushed.errors) == [b"large"]
+                assert "proto-max-bulk-len" in pushed.errors[b"large"]
+                assert len(redis.keys()) == len(small)
+                assert pusher.max_body == max_body
 
 
 async def test_new_certificates_are_used_from_then_on(redis, certificates):

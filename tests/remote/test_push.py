@@ -229,6 +229,16 @@ async def test_large_bodies_that_fail_now_and_then_are_not_too_large():
         assert pusher.max_body == 100_000
 
 
+async def test_a_value_that_redis_itself_takes_from_nobody_is_named_though_webdis_lost_its_connection():
+    """Redis ends the connection after it, so Webdis answers nobody for a moment."""
+    refused = b"-ERR Protocol error: invalid bulk length\r\n"
+
+    async with pushing(lambda content: refused if len(content) > 10_000 else httpx.Response(503)) as pusher:
+        errors = (await pusher.push([[b"SET", b"k", b"x" * 20_000]])).errors
+        assert list(errors) == [b"k"]
+        assert "proto-max-bulk-len" in errors[b"k"]
+
+
 async def test_large_bodies_that_fail_together_are_one_failure():
     """Many were on their way when Webdis was restarted, and it is there again when it is asked."""
     away = True
