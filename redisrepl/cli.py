@@ -199,10 +199,10 @@ def site_address(settings: Settings, *, ask_password: bool) -> SiteAddress:
         ConfigError: the address, the password file or a certificate cannot be used.
     """
     from redisrepl.local.address import parse_address
-    from redisrepl.passwords import read_password
+    from redisrepl.passwords import Password, password_file
     from redisrepl.tls.certificates import site_files
 
-    password: str | None
+    password: Password
     if ask_password:
         if not sys.stdin.isatty():
             raise ConfigError("--pass asks on a terminal and there is none: use --password-file")
@@ -211,7 +211,7 @@ def site_address(settings: Settings, *, ask_password: bool) -> SiteAddress:
 
         password = getpass.getpass("Enter Redis password: ")
     else:
-        password = read_password(settings.password_file, "--password-file")
+        password = password_file(settings.password_file, "--password-file")
     raddr, flag = settings.raddr, "--raddr"
     if settings.sentinel is not None:
         if raddr != Settings.fields["raddr"].default:
@@ -225,7 +225,7 @@ def site_address(settings: Settings, *, ask_password: bool) -> SiteAddress:
         password=password,
         files=site_files(settings),
         sentinel_username=settings.sentinel_user,
-        sentinel_password=read_password(settings.sentinel_password_file, "--sentinel-password-file"),
+        sentinel_password=password_file(settings.sentinel_password_file, "--sentinel-password-file"),
     )
 
 

@@ -62,13 +62,9 @@ def read_file(path: Path, flag: str, *, pipe: bool = False) -> bytes:
     return content
 
 
-def read_secret(path: Path, flag: str) -> bytes:
-    """The first line of a file with a password, a passphrase or a token, which may be a pipe; others are for people.
-
-    Raises:
-        ConfigError: as `read_file`.
-    """
-    return read_file(path, flag, pipe=True).partition(b"\n")[0].rstrip(b"\r")
+def read_secret(path: Path, flag: str, *, pipe: bool = True) -> bytes:
+    """The first line of a file with a password, a passphrase or a token; others are for people. See `read_file`."""
+    return read_file(path, flag, pipe=pipe).partition(b"\n")[0].rstrip(b"\r")
 
 
 def check_regular(path: Path, flag: str) -> None:

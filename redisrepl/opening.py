@@ -19,7 +19,7 @@ from redisrepl.changes import times_fields
 from redisrepl.engine.losers import ConflictLoss
 from redisrepl.local.address import SiteAddress
 from redisrepl.namespaces import Namespaces
-from redisrepl.passwords import read_password
+from redisrepl.passwords import password_file, text_of
 from redisrepl.remote.address import check_url, with_credentials
 from redisrepl.remote.direct import DirectHub, direct_address
 from redisrepl.remote.hub import Hub
@@ -54,12 +54,12 @@ def open_hub(settings: Settings, context: ssl.SSLContext, *, connections: int = 
         "max_value": settings.max_value,
         "retry_max": settings.retry_max,
     }
-    user, password = settings.hub_user, read_password(settings.hub_password_file, "--hub-password-file")
+    user, password = settings.hub_user, password_file(settings.hub_password_file, "--hub-password-file")
     if settings.haddr.startswith("rediss://"):
         address = direct_address(settings.haddr, settings.hub_database, user, password)
         hub: Hub = DirectHub(address, context, **limits)
     else:
-        url = with_credentials(check_url(settings.haddr), user, password)
+        url = with_credentials(check_url(settings.haddr), user, text_of(password))
         hub = HubSession(url, context, subscribe=settings.subscribe, database=settings.hub_database, **limits)
     hub.clock_shift.fields = FieldTimes(wanted=times_fields(settings.kinds))
     return hub

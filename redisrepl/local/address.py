@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from redisrepl.errors import ConfigError
 from redisrepl.escaping import refuse_unescaped
+from redisrepl.passwords import Password, text_of
 from redisrepl.showing import masked, plain, split_scheme
 from redisrepl.tls.contexts import CertificateFiles, RenewableContext, client_context
 
@@ -34,7 +35,8 @@ class SiteAddress:
             (`local.sentinel`).
         sentinels: host and port of each.
         silent: those of them that gave no answer when they were asked last; one set for all who ask by this address.
-        sentinel_username, sentinel_password: for the Sentinels; `username` and `password` are for the master.
+        secret: the password, or the file that holds it.
+        sentinel_username, sentinel_secret: for the Sentinels; `username` and `secret` are for the master.
         files, context: TLS, None for plain TCP.
     """
 
@@ -43,19 +45,25 @@ class SiteAddress:
     path: str | None = None
     database: int = 0
     username: str | None = field(default=None, repr=False)  # a password without a colon before it is taken for one
-    password: str | None = field(default=None, repr=False)
+    secret: Password = field(default=None, repr=False)
     files: CertificateFiles | None = field(default=None, repr=False)
     context: RenewableContext | None = field(default=None, repr=False)
     service: str | None = None
     sentinels: tuple[tuple[str, int], ...] = ()
     sentinel_username: str | None = field(default=None, repr=False)
-    sentinel_password: str | None = field(default=None, repr=False)
+    sentinel_secret: Password = field(default=None, repr=False)
     silent: set[tuple[str, int]] = field(default_factory=set, repr=False, compare=False)
 
     @property
+    def password(self) -> str | None:
+        """The password, as it is now: to be asked for at each login."""
+        return text_of(self.secret)
+
+    @property
     def password_bytes(self) -> bytes | None:
-        """The password as it was in its file, which need not be UTF-8."""
-        return None if self.password is None else self.password.encode("utf-8", "surrogateescape")
+        """Likewise, as it is in its file, which need not be UTF-8."""
+        password = self.password
+        return None if password is None else password.encode("utf-8", "surrogateescape")
 
     def __str__(self) -> str:
         if self.path is not None:
@@ -80,10 +88,10 @@ def parse_address(
     *,
     flag: str = "--raddr",
     username: str | None = None,
-    password: str | None = None,
+    password: Password = None,
     files: CertificateFiles | None = None,
     sentinel_username: str | None = None,
-    sentinel_password: str | None = None,
+    sentinel_password: Password = None,
 ) -> SiteAddress:
     """Parse `host:port`, `:port` or a URL.
 
@@ -148,13 +156,13 @@ def parse_address(
         path=unquote(url.path) if url.scheme == "unix" else None,
         database=int(database),
         username=username or (unquote(url.username) if url.username else None),
-        password=password if password is not None else (unquote(url.password) if url.password else None),
+        secret=password if password is not None else (unquote(url.password) if url.password else None),
         files=tls,
         context=client_context(tls) if tls is not None else None,
         service=unquote(service) if service else None,
         sentinels=sentinels,
         sentinel_username=sentinel_username or query.get("sentinel_username"),
-        sentinel_password=sentinel_password if sentinel_password is not None else query.get("sentinel_password"),
+        sentinel_secret=sentinel_password if sentinel_password is not None else query.get("sentinel_password"),
     )
 
 

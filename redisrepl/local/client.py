@@ -18,6 +18,7 @@ import redis.asyncio.connection
 import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 
 from redisrepl.errors import (
     CertificateError,
@@ -306,12 +307,27 @@ def stream_offset(info: object) -> int:
     raise PeerUnavailableError(f"the site's Redis does not report its replication offset: {said}")
 
 
+class _Login(CredentialProvider):
+    """How redis-py logs in; it asks at each connection, so that a new password is used at once."""
+
+    def __init__(self, address: SiteAddress) -> None:
+        self._address = address
+
+    def get_credentials(self) -> tuple[Any, ...]:
+        """See redis-py, which takes bytes too."""
+        password = self._address.password_bytes or b""
+        return (self._address.username, password) if self._address.username else (password,)
+
+    async def get_credentials_async(self) -> tuple[Any, ...]:
+        """See redis-py."""
+        return self.get_credentials()
+
+
 def client_options(address: SiteAddress, wait: float) -> dict[str, Any]:
     """The options of a redis-py connection to this server."""
     options: dict[str, Any] = {
         "db": address.database,
-        "username": address.username,
-        "password": address.password_bytes,
+        "credential_provider": _Login(address) if address.username or address.secret else None,
         "protocol": 2,
         "socket_timeout": wait,
         "socket_connect_timeout": wait,
@@ -466,7 +482,8 @@ def _ours(address: SiteAddress, error: BaseException) -> RedisreplError | None:
 def _refusal(address: SiteAddress, error: str) -> RedisreplError:
     """An error reply that redis-py has no class for, as one of our errors."""
     if error.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
-        return RefusedError(f"the site's Redis {address} refuses us: {error}")
+        hint = "" if error.startswith("NOPERM") else f": {LOGIN_HINT}"
+        return RefusedError(f"the site's Redis {address} refuses us: {error}{hint}")
     if "DB index is out of range" in error:
         has = "its redis.conf says how many it has (databases, by default 16: 0 to 15)"
         return ConfigError(f"--raddr: the site's Redis {address} has no database {address.database}: {has}")

@@ -57,7 +57,7 @@ async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
             host,
             port,
             username=address.sentinel_username,
-            password=address.sentinel_password,
+            secret=address.sentinel_secret,
             files=address.files,
             context=address.context,
         )
@@ -65,14 +65,14 @@ async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
         try:
             master = await _master_by(client, (address.service or "").encode())
         except redis.exceptions.AuthenticationError as error:
-            raise RefusedError(f"a Sentinel of {address} refuses the user or password: {error}") from error
+            raise _refused_login(address, error) from error
         except redis.exceptions.InvalidResponse as error:
             failures.append(f"{sentinel}: not RESP: {error}")
         except redis.exceptions.ResponseError as error:
             raise RefusedError(f"a Sentinel of {address} refuses us: {error}") from error
         except (redis.exceptions.RedisError, OSError, ProtocolError) as error:
             if "Authentication" in str(error):
-                raise RefusedError(f"a Sentinel of {address} refuses the user or password: {error}") from error
+                raise _refused_login(address, error) from error
             address.silent.add(place)
             failures.append(f"{sentinel}: {error}")
         else:
@@ -84,6 +84,11 @@ async def ask_sentinels(address: SiteAddress, wait: float) -> tuple[str, int]:
             await client.aclose()
     why = f": {', '.join(failures)}" if failures else ""
     raise PeerUnavailableError(f"no Sentinel of {address} knows a working master named {address.service}{why}")
+
+
+def _refused_login(address: SiteAddress, error: Exception) -> RefusedError:
+    said = f"a Sentinel of {address} refuses the user or password: {str(error).rstrip('.')}"
+    return RefusedError(f"{said}: check the password (--sentinel-password-file) and the user (--sentinel-user)")
 
 
 async def _master_by(client: redis.asyncio.Redis, service: bytes) -> tuple[str, int] | str:

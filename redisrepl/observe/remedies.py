@@ -8,6 +8,8 @@ from __future__ import annotations
 
 __all__ = ["REMEDIES", "remedy"]
 
+#: Whoever else refuses a login is asked by Webdis, not by us.
+_WEBDIS = "Have redis_auth in the hub's webdis.json hold the password of its Redis, and restart Webdis."
 #: By a part of the error's text, for any event; the first match counts.
 _BY_TEXT = (
     ("does the hub take more", "Raise the limits that are named, at the hub, or give the daemon fewer namespaces."),
@@ -22,8 +24,11 @@ _BY_TEXT = (
     ("not signed by the given CA", "Check the file of the authority: --ca for the hub, --site-ca for the site."),
     ("WRONGTYPE", "The key has another type on the other side. Remove one of the two."),
     ("NOPERM", "An ACL denies this. Compare it with deploy/hub/users.acl or deploy/site/users.acl."),
-    ("WRONGPASS", "Check the password: --password-file, --user."),
-    ("NOAUTH", "The site's Redis wants a password: --password-file."),
+    ("--hub-password-file", "Check the password and the user at the hub: --hub-password-file, --hub-user."),
+    ("--sentinel-password-file", "Check the Sentinels' password: --sentinel-password-file, --sentinel-user."),
+    ("--password-file", "Check the password and the user at the site: --password-file, --user."),
+    ("WRONGPASS", _WEBDIS),
+    ("NOAUTH", _WEBDIS),
     ("No space left", "The disk is full. Free disk space; replication continues meanwhile."),
     ("expires on", "Renew the certificate. redisrepl uses new files within 10 seconds."),
     ("expired on", "Renew the certificate. redisrepl uses new files within 10 seconds."),

@@ -32,6 +32,7 @@ from redisrepl.errors import (
 )
 from redisrepl.escaping import refuse_unescaped
 from redisrepl.limits import Limit, Limits
+from redisrepl.passwords import Password, text_of
 from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
@@ -74,14 +75,19 @@ class DirectAddress:
     port: int = _PORT
     database: int = 0
     username: str | None = field(default=None, repr=False)  # a password without a colon before it is taken for one
-    password: str | None = field(default=None, repr=False)
+    secret: Password = field(default=None, repr=False)
+
+    @property
+    def password(self) -> str | None:
+        """The password, as it is now: to be asked for at each login."""
+        return text_of(self.secret)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"rediss://{host}:{self.port}/{self.database}"
 
 
-def direct_address(url: str, database: int, username: str | None, password: str | None) -> DirectAddress:
+def direct_address(url: str, database: int, username: str | None, password: Password) -> DirectAddress:
     """A hub's address of the form `rediss://user:password@host:port/database`; the other arguments override its parts.
 
     Raises:
@@ -433,9 +439,9 @@ class DirectHub(Hub):
         """Log in and select the database, and check that the server serves us at all."""
         address = self._address
         commands = []
-        if address.password is not None:
+        if (password := address.password) is not None:
             names = (address.username.encode(),) if address.username else ()
-            commands.append((b"AUTH", *names, address.password.encode("utf-8", "surrogateescape")))
+            commands.append((b"AUTH", *names, password.encode("utf-8", "surrogateescape")))
         commands.append((b"SELECT", b"%d" % address.database) if address.database else (b"PING",))
         async with Room(self._large_reply) as room:
             replies = await link.ask(b"".join(encode_command(*argv) for argv in commands), room, len(commands))

@@ -204,6 +204,35 @@ def test_a_value_that_the_hub_takes_from_nobody_is_named_and_holds_nothing_up(da
         assert "socket.send()" not in daemon.stderr
 
 
+@pytest.mark.parametrize("first", ["the file", "the server"])
+def test_a_new_password_is_used_without_a_restart(daemons, certificates, tmp_path, first):
+    """At the site and at the hub; whether the file or the server changes first."""
+    users = ["repl on >old-secret ~* &* +@all"]
+    with RedisServer(users=users) as site, Hub(certificates, redis={"tls": certificates, "users": users}) as hub:
+        password = tmp_path / "password"
+        password.write_text("old-secret\n")
+        flags = ("--user", "repl", "--password-file", password, "--hub-user", "repl", "--hub-password-file", password)
+        daemon = daemons.live(site, f"rediss://localhost:{hub.server.tls_port}", *flags, *SWIFT)
+        at_site = site.client()
+        at_site.set("site1:before", "v")
+        all_replicated(at_site, hub.redis)
+        if first == "the file":
+            password.write_text("new-secret\n")
+        for server in (at_site, hub.redis):
+            server.execute_command("ACL", "SETUSER", "repl", "resetpass", ">new-secret")
+            server.execute_command("CLIENT", "KILL", "USER", "repl")
+        at_site.set("site1:after", "v")
+        if first == "the server":
+            for event in ("subscribe.failed", "stream.failed"):
+                eventually(lambda event=event: any("WRONGPASS" in line["error"] for line in daemon.logged(event)))
+            password.write_text("new-secret\n")
+        all_replicated(at_site, hub.redis)
+        hub.redis.set("site1:from the hub", "v")
+        assert_equal_soon(at_site, hub.redis)
+        assert daemon.stop() == 0
+        assert "-secret" not in daemon.stderr + daemon.stdout
+
+
 def test_a_hub_that_is_killed_is_waited_for(both):
     both.at_direct.set("site1:hub", "before")
     all_replicated(both.at_direct, both.at_hub)

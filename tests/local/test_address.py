@@ -27,15 +27,15 @@ from redisrepl.tls.contexts import CertificateFiles
         ("redis://redis.lab/3", SiteAddress("redis.lab", database=3)),
         ("redis://redis.lab?db=4", SiteAddress("redis.lab", database=4)),
         ("redis://redis.lab/?db=4", SiteAddress("redis.lab", database=4)),
-        ("redis://:pw@redis.lab", SiteAddress("redis.lab", password="pw")),
-        ("redis://me:pw@redis.lab", SiteAddress("redis.lab", username="me", password="pw")),
-        ("redis://me:p%40%2f%3a%25@redis.lab", SiteAddress("redis.lab", username="me", password="p@/:%")),
-        ("me:pw@redis.lab:7000", SiteAddress("redis.lab", 7000, username="me", password="pw")),
+        ("redis://:pw@redis.lab", SiteAddress("redis.lab", secret="pw")),
+        ("redis://me:pw@redis.lab", SiteAddress("redis.lab", username="me", secret="pw")),
+        ("redis://me:p%40%2f%3a%25@redis.lab", SiteAddress("redis.lab", username="me", secret="p@/:%")),
+        ("me:pw@redis.lab:7000", SiteAddress("redis.lab", 7000, username="me", secret="pw")),
         ("redis://me@redis.lab", SiteAddress("redis.lab", username="me")),
         ("unix:///run/redis.sock", SiteAddress(path="/run/redis.sock")),
         ("unix:///run/a%40b%3f%23.sock", SiteAddress(path="/run/a@b?#.sock")),
         ("unix:///run/redis.sock?db=2", SiteAddress(path="/run/redis.sock", database=2)),
-        ("unix://me:pw@/run/redis.sock", SiteAddress(path="/run/redis.sock", username="me", password="pw")),
+        ("unix://me:pw@/run/redis.sock", SiteAddress(path="/run/redis.sock", username="me", secret="pw")),
     ],
 )
 def test_an_address_in_its_forms(given_as, expected):
@@ -61,9 +61,9 @@ def test_sentinels_have_a_login_of_their_own():
     address = parse_address("redis-sentinel://me:pw@a,b/m/2?sentinel_username=s&sentinel_password=%40")
 
     assert (address.username, address.password, address.database) == ("me", "pw", 2)
-    assert (address.sentinel_username, address.sentinel_password) == ("s", "@")
+    assert (address.sentinel_username, address.sentinel_secret) == ("s", "@")
     address = parse_address("redis-sentinel://a/m?sentinel_password=x", sentinel_username="t", sentinel_password="y")
-    assert (address.sentinel_username, address.sentinel_password) == ("t", "y")
+    assert (address.sentinel_username, address.sentinel_secret) == ("t", "y")
 
 
 def test_flags_go_before_what_the_url_says():

@@ -364,7 +364,7 @@ def test_the_url():
 
     assert address.sentinels == (("one", 1), ("::1", 2), ("three", 26379))
     assert (address.service, address.database, address.username, address.password) == ("site", 4, "me", "se@cret")
-    assert address.sentinel_password == "p+w"
+    assert address.sentinel_secret == "p+w"
     assert str(address) == "redis-sentinel://one:1,[::1]:2,three:26379/site"
     assert str(address.at("two", 2)) == "redis://two:2"
     assert str(parse_address("rediss-sentinel://one/site")) == "rediss-sentinel://one:26379/site"

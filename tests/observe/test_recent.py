@@ -6,10 +6,14 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 import redisrepl
+from redisrepl.local.client import LOGIN_HINT
 from redisrepl.observe.recent import RecentLines
 from redisrepl.observe.remedies import REMEDIES, remedy
 from redisrepl.observe.words import count, span
+from redisrepl.remote.direct import DirectHub
 
 PACKAGE = Path(redisrepl.__file__).parent
 
@@ -92,6 +96,19 @@ def test_every_warning_of_the_program_has_a_remedy():
 def test_the_error_s_text_goes_before_the_event():
     assert remedy("push.failed", "HTTP 503") != remedy("push.failed")
     assert remedy("no such event") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "names"),
+    [
+        ("the hub rediss://hub:6379/0 refuses us: WRONGPASS invalid: " + DirectHub.login_hint, "--hub-password-file"),
+        ("the site's Redis redis://site:6379 refuses us: WRONGPASS invalid: " + LOGIN_HINT, " --password-file"),
+        ("the site's Redis redis://site:6379 refuses us: NOAUTH Authentication required: " + LOGIN_HINT, "the site"),
+        ("the hub refuses this client, whatever the key: NOAUTH Authentication required.", "webdis.json"),
+    ],
+)
+def test_who_refuses_a_login_decides_which_password_to_check(error, names):
+    assert names in remedy("push.failed", error)
 
 
 def test_remedies_are_sentences():
