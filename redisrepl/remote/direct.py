@@ -263,6 +263,7 @@ class DirectHub(Hub):
     ) -> None:
         self.url = str(address)
         self.database = address.database
+        self.user = address.username or "default"
         self.health = HubHealth(retry_max)
         self.clock_shift = ClockShift()
         self.listening = 0

@@ -54,6 +54,7 @@ class Hub(Protocol):
         clock_shift: between its clock and the site's; whatever reads or writes expiries shares this.
         database: number of the database that is used there.
         listening: how many subscriptions are confirmed and not over.
+        user: as whom its Redis knows us; None: Webdis logs in.
         login_hint: what to do when its Redis refuses the login.
     """
 
@@ -62,6 +63,7 @@ class Hub(Protocol):
     clock_shift: ClockShift
     database: int
     listening: int
+    user: str | None
     login_hint: str
 
     @property

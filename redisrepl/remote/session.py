@@ -85,6 +85,7 @@ class HubSession(Hub):
         channel: how the hub's events arrive.
     """
 
+    user = None
     login_hint = "redis_auth in webdis.json must be the password in users.acl; restart Webdis then"
 
     def __init__(  # noqa: PLR0913 - what it is made of

@@ -133,7 +133,7 @@ async def _refused(hub: Hub, commands: Iterable[Command], refusals: Refusals) ->
 async def _losses(settings: Settings, hub: Hub) -> AsyncIterator[Finding]:
     """What is lost since the hub refuses what replication can do without."""
     prefix = settings.ns[0]  # after which the fence is named
-    refusals, losses = _refusals(), losses_for(HUB_LOSSES, settings, prefix)
+    refusals, losses = await _refusals(hub), losses_for(HUB_LOSSES, settings, prefix)
     publish = Loss("canary", (_publish(hub, prefix),), "a silent subscription is noticed late", rc=True)
     losses += [publish] if settings.rc else []
     await _refused(hub, [command for loss in losses if not loss.beside for command in loss.commands], refusals)
@@ -145,8 +145,13 @@ async def _losses(settings: Settings, hub: Hub) -> AsyncIterator[Finding]:
         yield finding
 
 
-def _refusals() -> Refusals:
-    return Refusals("the hub's Redis", "on the hub")
+async def _refusals(hub: Hub) -> Refusals:
+    """To note what the hub refuses to the user who we are there."""
+    user = hub.user
+    if user is None:  # Webdis logs in
+        name = await _answered(hub, b"ACL", b"WHOAMI")
+        user = name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else None
+    return Refusals("the hub's Redis", "on the hub", user)
 
 
 def _publish(hub: Hub, prefix: bytes) -> Command:
@@ -157,7 +162,7 @@ async def _permissions(settings: Settings, hub: Hub, prefix: bytes) -> Finding:
     """Whether the hub's Redis lets us have this namespace: the commands, its keys, its channel."""
     what = f"hub permissions {printable(prefix)}"
     asked = list(commands_for(AT_HUB, settings.kinds, prefix + b"redisrepl:check"))
-    commands, publish, refusals = [command for _, command in asked], _publish(hub, prefix), _refusals()
+    commands, publish, refusals = [command for _, command in asked], _publish(hub, prefix), await _refusals(hub)
     await _refused(hub, [*commands, *([publish] if settings.rc else [])], refusals)
     commands += [publish] if refusals.of_channel(publish) else []
     if missing := refusals.among(commands):
@@ -213,7 +218,7 @@ async def _notifications(settings: Settings, hub: Hub) -> Finding:
     wanted = missing_flags("", settings.kinds)
     remedy = f"on the hub: redis-cli CONFIG SET notify-keyspace-events {wanted}, and the same in its redis.conf"
     if reply is None:
-        refusals = _refusals()
+        refusals = await _refusals(hub)
         await _refused(hub, [_CONFIG_GET], refusals)
         allowed = refusals.remedy([_CONFIG_GET], keys=b"")
         return Finding(what, f"not known, CONFIG GET is refused: {allowed}; or see that it has {wanted}", None)

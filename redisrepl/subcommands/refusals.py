@@ -21,6 +21,8 @@ _Why = Literal["denied", "key", "channel", "unknown", "disabled"]
 _UNKNOWN = re.compile(r"(ERR )?unknown (sub)?command|.*\bcommand is not (allowed|available)\b", re.IGNORECASE)
 #: How Redis 7.2 and later name the user that they refuse.
 _USER = re.compile(r"[Uu]ser (\S+) has no permissions")
+#: We cannot see it, and a guess might open another user's access.
+_USER_OF_WEBDIS = " (USER: the one in redis_auth of webdis.json, or default if that names none)"
 #: Webdis answers with this where its own configuration disables a command.
 _FORBIDDEN = 403
 
@@ -36,10 +38,10 @@ class Refusals:
     Args:
         server: its name in a sentence.
         where: begins a remedy that is carried out there.
-        user: who we are, unless an error says otherwise.
+        user: who we are, unless an error says otherwise; None: only Webdis knows.
     """
 
-    def __init__(self, server: str, where: str, user: str = "default") -> None:
+    def __init__(self, server: str, where: str, user: str | None) -> None:
         self._server = server
         self._where = where
         self._user = user
@@ -101,7 +103,8 @@ class Refusals:
         steps = []
         if grants:
             words = " ".join(dict.fromkeys(grants))
-            steps.append(f"{self._where}: redis-cli ACL SETUSER {self._user} {words}, then ACL SAVE")
+            user, whose = (self._user, "") if self._user else ("USER", _USER_OF_WEBDIS)
+            steps.append(f"{self._where}: redis-cli ACL SETUSER {user} {words}, then ACL SAVE{whose}")
         if unknown := self._named(commands, "unknown"):
             said = f"take the rename-command of {unknown} out of redis.conf, or use a server that has it"
             steps.append(f"{self._where}: {said}")

@@ -10,6 +10,8 @@ import time
 import pytest
 
 from redisrepl.cli import main
+from redisrepl.errors import CommandRefusedError
+from redisrepl.subcommands.check_hub import _refusals
 from redisrepl.subcommands.finding import clock_finding
 from testbed import Daemon, Hub, RedisServer
 from testbed.nginx import HUB_FILES
@@ -90,7 +92,8 @@ def test_a_namespace_that_the_hubs_users_do_not_have(check, certificates):
     sign, said = found["hub permissions site2:"]
     assert sign == "FAIL"
     grants = "'~site2:*' '&__keyspace@0__:site2:*'"
-    remedy = f"on the hub: redis-cli ACL SETUSER default {grants}, then ACL SAVE"
+    user = "(USER: the one in redis_auth of webdis.json, or default if that names none)"  # it may not ask who it is
+    remedy = f"on the hub: redis-cli ACL SETUSER USER {grants}, then ACL SAVE {user}"
     assert said == f"the hub's Redis denies its keys, its channel, so that no events would come: {remedy}"
     assert "hub subscription site2:" not in found  # to ask would take until somebody loses patience
 
@@ -365,6 +368,37 @@ def test_scripts_are_not_allowed(check, certificates):
     said = "the hub's Redis denies EVAL, so each write is a request of its own"
     remedy = "on the hub: redis-cli ACL SETUSER default +eval, then ACL SAVE"
     assert found["hub scripts"] == ("note", f"{said}: {remedy}")
+
+
+def test_the_remedy_names_the_user_who_is_refused(check, certificates, tmp_path):
+    """Nobody else's permissions may be widened by what an administrator copies from it."""
+    (tmp_path / "password").write_text("secret")
+    login = ("--hub-user", "lim", "--hub-password-file", tmp_path / "password")
+    with RedisServer(tls=certificates, users=["lim on >secret ~* &* +@all -eval -hset"]) as hub:
+        code, found, _ = check(*login, hub=f"rediss://localhost:{hub.tls_port}")
+    assert code == REFUSED
+    for what, grant in (("hub permissions site1:", "+hset"), ("hub scripts", "+eval")):
+        assert found[what][1].endswith(f": on the hub: redis-cli ACL SETUSER lim {grant}, then ACL SAVE")
+
+
+@pytest.mark.parametrize(("answer", "named"), [(b"lim", "SETUSER lim +hset"), (None, "SETUSER USER +hset")])
+async def test_the_user_as_whom_webdis_logs_in_is_asked_for(answer, named):
+    """A fake: the Webdis of Debian logs in as `default` only."""
+
+    class FakeHub:
+        user = None
+
+        async def command(self, *argv):
+            assert argv == (b"ACL", b"WHOAMI")
+            if answer is None:
+                raise CommandRefusedError("NOPERM", status=200)
+            return answer
+
+    refusals = await _refusals(FakeHub())
+    refusals.note((b"HSET",), "NOPERM this user has no permissions to run the 'hset' command")
+    remedy = refusals.remedy([(b"HSET",)], keys=b"site1:")
+    assert named in remedy
+    assert ("redis_auth" in remedy) is (answer is None)
 
 
 def test_a_small_body_limit(check, certificates):
