@@ -36,6 +36,7 @@ class Intents:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._open: dict[int, Collection[bytes] | None] = dict.fromkeys(store.open_batches)  # with their keys, if known
+        self._ended = set[int]()  # of these, those that the store knows are not executed any more
         self._kept = deque[int]()  # of these, and of those that were, the latest that are no parts
         self._partly: dict[bytes, dict[int, list[_Elements]]] = {}  # of these, about a key of which some have moved
 
@@ -99,11 +100,21 @@ class Intents:
         self._partly.setdefault(key, {})[number] = left
         self._open[number] = (key,)
 
-    def resolve(self, was_executed: Callable[[int], bool]) -> None:
-        """It is known which were executed: what these carried is agreed on."""
+    def resolve(self, was_executed: Callable[[int], bool], *, ended: bool) -> None:
+        """It is known which were executed: what these carried is agreed on.
+
+        Args:
+            was_executed: whether one was, by its number.
+            ended: the others are not executed from here on. What is agreed on later about their keys is no trace of
+                them: without that, a client's later write of the same value, or removal, would be taken for ours.
+        """
         for number in list(filter(was_executed, self._open)):
             self._store.acknowledged(number)
             del self._open[number]
+        if ended:
+            for number in self._open.keys() - self._ended:
+                self._store.ended(number)
+            self._ended = set(self._open)
 
     def looked_at(self, pending: Collection[bytes]) -> None:
         """Every key was looked at again, or has changed since: that is pending.

@@ -293,7 +293,7 @@ class Pushing:
     async def _fenced(self) -> None:
         """Nothing of what was given up is executed from here on; and the hub has said which of it was."""
         await self._hub.fence.ready()
-        self._intents.resolve(self._hub.fence.was_executed)
+        self._intents.resolve(self._hub.fence.was_executed, ended=self._hub.fence.allowed)
 
     def nothing_in_doubt(self) -> None:
         """Every key has been looked at again whose push had an unknown outcome, or has changed since at the site."""

@@ -79,6 +79,7 @@ _FLAWED = b"!"
 class NoFence:
     """No fence: for `verify --repair`, which pushes once and stops at a failure."""
 
+    allowed = False
     found: bool | None = None
     highest = 0
 

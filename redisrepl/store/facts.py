@@ -20,6 +20,7 @@ __all__ = [
     "Entry",
     "Facts",
     "Patch",
+    "changes_of",
     "concern_the_same",
     "last_sent",
     "pack_keys",
@@ -286,6 +287,45 @@ class Changes(dict[bytes, Entry]):
             if not parts:
                 del places[key]
 
+    def without(self, later: Changes) -> Changes:
+        """What of this was not agreed on since.
+
+        Args:
+            later: what was. That some elements of a key are there does not tell what became of a removal of the key.
+                Where a collection was written as a whole, what was agreed on is not among what that has removed.
+        """
+        left = Changes()
+        for key, entry in self.items():
+            since = later.get(key, _UNKNOWN)
+            if since is _UNKNOWN or _is_disputed(since):
+                left[key] = entry
+            elif not isinstance(since, Patch) or since.whole:
+                continue
+            elif not isinstance(entry, Patch) or not entry.elements:
+                left[key] = entry
+            elif elements := {name: digest for name, digest in entry.elements.items() if name not in since.elements}:
+                left[key] = Patch(entry.number, False, elements, entry.sets_expiry, False, entry.expires_at_ms)
+        return left
+
+    def encoded(self) -> bytes:
+        """The same as facts, as `take` takes them."""
+        facts = Facts()
+        for key, entry in self.items():
+            match entry:
+                case None:
+                    facts.gone(key)
+                case Patch():
+                    there = {name: digest for name, digest in entry.elements.items() if digest is not None}
+                    if entry.whole:
+                        facts.hash(key, there, entry.expires_at_ms)
+                    else:
+                        facts.fields(key, there, entry.elements.keys() - there.keys())
+                        if entry.sets_expiry:
+                            facts.expiry(key, entry.expires_at_ms)
+                case digest, _, expires_at_ms:
+                    facts.string(key, digest, expires_at_ms)
+        return facts.encoded()
+
     def digests(self) -> Iterator[tuple[bytes, bytes | None, int | None]]:
         """Each key as a whole (None), or each of its changed elements, with the digest of what is there since."""
         for key, entry in self.items():
@@ -323,6 +363,13 @@ class Changes(dict[bytes, Entry]):
 
 
 _UNKNOWN = Patch(0)
+
+
+def changes_of(facts: bytes, number: int, besides: Collection[bytes] = frozenset()) -> Changes:
+    """Encoded facts, combined; see `Changes.take`."""
+    changes = Changes()
+    changes.take(facts, number, besides)
+    return changes
 
 
 def last_sent(batches: Iterable[tuple[int, Changes]], places: Places, number: float) -> dict[Place, set[int | None]]:

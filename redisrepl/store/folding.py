@@ -23,7 +23,7 @@ from redisrepl.engine.continuity import Side
 from redisrepl.engine.places import Place, Places, Seen
 from redisrepl.store.database import Database, Row, is_damage
 from redisrepl.store.directory import Pair, StateDirectory
-from redisrepl.store.facts import Changes, Entry, Patch, last_sent
+from redisrepl.store.facts import Changes, Entry, Patch, changes_of, last_sent
 from redisrepl.store.journal import Journal, Kind
 from redisrepl.store.reading import MALFORMED, Reader
 from redisrepl.store.unusable import UnusableError, reason_of
@@ -389,7 +389,7 @@ class Folder:
                 held_before = reader.held_before(kept, at)
                 if at <= number and held_before is None:
                     continue
-                changes = _changes_of(facts, at, void)
+                changes = changes_of(facts, at, void)
                 if held_before is not None:
                     held = Changes({key: changes.pop(key) for key in [*changes] if held_before(key)})
                     held.forget(places)
@@ -401,7 +401,7 @@ class Folder:
             return None
         batches = {**{batch: (facts, _NONE) for batch, facts in reader.open.items()}, **reader.applying}
         for batch, (facts, void) in sorted(batches.items()):
-            _changes_of(facts, batch, void).note_open(places, batch)
+            changes_of(facts, batch, void).note_open(places, batch)
         return None if len(places) > most else places
 
     def unanswered(self, by: Side, places: Places, number: float) -> dict[Place, set[int | None]]:
@@ -414,7 +414,7 @@ class Folder:
         """
         of_site = {batch: (facts, _NONE) for batch, facts in self._reader.open.items()}
         batches = of_site if by == "site" else self._reader.applying
-        changes = ((batch, _changes_of(facts, batch, void)) for batch, (facts, void) in batches.items())
+        changes = ((batch, changes_of(facts, batch, void)) for batch, (facts, void) in batches.items())
         return last_sent(changes, places, number)
 
     def history(self, number: float, most: int) -> list[Seen] | None:
@@ -433,7 +433,7 @@ class Folder:
             seen.clear()
             try:
                 for facts, at, void in self._agreements(reader, number, begin):
-                    digests = _changes_of(facts, at, void).digests()
+                    digests = changes_of(facts, at, void).digests()
                     seen.extend(Seen(at - 1, key, part, digest) for key, part, digest in digests)
             except MALFORMED:
                 return None
@@ -482,12 +482,6 @@ class Folder:
     def count(self) -> int:
         """As `Database.count`: only what is folded."""
         return self._database.count()
-
-
-def _changes_of(facts: bytes, number: int, besides: Collection[bytes]) -> Changes:
-    changes = Changes()
-    changes.take(facts, number, besides)
-    return changes
 
 
 def _distinct(digests: Iterable[int | None]) -> tuple[int | None, ...]:

@@ -48,6 +48,7 @@ class Kind(IntEnum):
     PATCH = 10  # JSON: the values of the state document that changed, by name
     AT = 11  # not written any more, and not read: a former `HELD_BY`
     HELD_BY = 12  # number, offset, count; of keys their checksum, and how much later; history: of what is agreed next
+    ENDED = 13  # batch: of unknown outcome, and not executed from here on
 
 
 #: Kind, payload, and the place behind the record.

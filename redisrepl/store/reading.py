@@ -13,7 +13,7 @@ from typing import Any
 from zlib import crc32
 
 from redisrepl.changes import HeldBy, Position
-from redisrepl.store.facts import Changes, concern_the_same, pack_keys, unpack_keys
+from redisrepl.store.facts import Changes, changes_of, concern_the_same, pack_keys, unpack_keys
 from redisrepl.store.journal import Kind, record
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "applying",
     "document",
     "dropped",
+    "ended",
     "held_by",
     "patch",
     "sending",
@@ -57,6 +58,11 @@ def acknowledged(batch: int, refused: Collection[bytes]) -> bytes:
 def dropped(batch: int) -> bytes:
     """The record of a batch that was not executed."""
     return record(Kind.DROPPED, _NUMBER.pack(batch))
+
+
+def ended(batch: int) -> bytes:
+    """The record of a batch of unknown outcome that is not executed from here on."""
+    return record(Kind.ENDED, _NUMBER.pack(batch))
 
 
 def agreed(number: int, facts: bytes) -> bytes:
@@ -104,7 +110,8 @@ class Reader:
     Attributes:
         document: the state document as it was saved last.
         number: the highest number that was assigned.
-        open: facts of batches for the hub that were neither acknowledged nor dropped.
+        open: facts of batches for the hub that were neither acknowledged nor dropped. Of those that have ended, what
+            was agreed on since is left out: whatever the hub holds there now, they did not put it there.
         applying: the same for the site, each with the keys that were agreed on since.
     """
 
@@ -112,6 +119,7 @@ class Reader:
         self.document: dict[str, Any] = {}
         self.number = 0
         self.open: dict[int, bytes] = {}
+        self._ended: dict[int, frozenset[int]] = {}  # of these, with the hashes of their keys
         self.applying: dict[int, tuple[bytes, frozenset[bytes]]] = {}
         self._held_by = b""  # where in the site's history it came to hold what is agreed on next
 
@@ -132,6 +140,7 @@ class Reader:
         other = Reader()
         other.document, other.number = dict(self.document) if document else {}, self.number
         other.open, other.applying, other._held_by = dict(self.open), dict(self.applying), self._held_by
+        other._ended = dict(self._ended)
         return other
 
     def take(self, kind: int, payload: bytes) -> tuple[bytes, int, Collection[bytes]] | None:
@@ -149,15 +158,13 @@ class Reader:
             return None
         (number,) = _NUMBER.unpack_from(payload)
         self.number = max(self.number, number)
-        if kind == Kind.SENDING:
-            self.open[number] = payload[_NUMBER.size :]
-        elif kind == Kind.APPLYING:
-            void, at = self._keys(payload)
-            self.applying[number] = payload[at:], void
+        if kind in {Kind.SENDING, Kind.APPLYING, Kind.ENDED}:
+            self._take_of_open(kind, number, payload)
         elif kind == Kind.AGREED:
             return self._agreed(payload[_NUMBER.size :], number, frozenset())
         elif kind in {Kind.ACKNOWLEDGED, Kind.DROPPED}:
             facts, void = self.open.pop(number, None), frozenset[bytes]()
+            self._ended.pop(number, None)
             if number in self.applying:
                 facts, void = self.applying.pop(number)
             if facts is not None and kind == Kind.ACKNOWLEDGED:
@@ -165,6 +172,16 @@ class Reader:
         elif kind != Kind.NUMBER:
             raise ValueError(f"no such record: {kind}")
         return None
+
+    def _take_of_open(self, kind: int, batch: int, payload: bytes) -> None:
+        if kind == Kind.SENDING:
+            self.open[batch] = payload[_NUMBER.size :]
+            self._ended.pop(batch, None)
+        elif kind == Kind.APPLYING:
+            void, at = self._keys(payload)
+            self.applying[batch] = payload[at:], void
+        elif batch in self.open:
+            self._ended[batch] = _hashes(changes_of(self.open[batch], batch))
 
     @staticmethod
     def _keys(payload: bytes) -> tuple[frozenset[bytes], int]:
@@ -174,13 +191,12 @@ class Reader:
         return frozenset(keys), at
 
     def _agreed(self, facts: bytes, number: int, besides: frozenset[bytes]) -> tuple[bytes, int, Collection[bytes]]:
-        """Make facts agreed: for their keys, earlier applies of unknown outcome no longer matter."""
-        if self.applying:
-            changes = Changes()
-            changes.take(facts, number, besides)
+        """Make facts agreed: for their keys, earlier applies and pushes of unknown outcome no longer matter."""
+        if self.applying or self._ended:
+            changes = changes_of(facts, number, besides)
+            self._overtake(changes, number)
             for batch, (applied, void) in list(self.applying.items()):
-                keys = Changes()
-                keys.take(applied, batch, void)
+                keys = changes_of(applied, batch, void)
                 known = {key for key in keys.keys() & changes.keys() if concern_the_same(changes[key], keys[key])}
                 if keys.keys() <= known:
                     del self.applying[batch]
@@ -188,18 +204,30 @@ class Reader:
                     self.applying[batch] = applied, void | known
         return facts, number, besides
 
+    def _overtake(self, changes: Changes, number: int) -> None:
+        """Leave out of batches that have ended what was agreed on under a later number."""
+        hashes = _hashes(changes) if self._ended else frozenset[int]()
+        for batch, of_keys in list(self._ended.items()):
+            if batch < number and not of_keys.isdisjoint(hashes):
+                left = changes_of(self.open[batch], batch).without(changes)
+                self.open[batch], self._ended[batch] = left.encoded(), _hashes(left)
+
     def applied_keys(self) -> frozenset[bytes]:
         """Keys of applies whose outcome is unknown."""
         keys: set[bytes] = set()
         for batch, (facts, void) in self.applying.items():
-            changes = Changes()
-            changes.take(facts, batch, void)
-            keys |= changes.keys()
+            keys |= changes_of(facts, batch, void).keys()
         return frozenset(keys)
 
     def carried(self) -> bytes:
         """A few records that are equivalent to all that were read, except for agreed facts."""
         records = [record(Kind.NUMBER, _NUMBER.pack(self.number)), document(self.document)]
         records += [sending(batch, facts) for batch, facts in self.open.items()]
+        records += map(ended, self._ended)
         records += [applying(batch, *facts) for batch, facts in self.applying.items()]
         return b"".join(records)
+
+
+def _hashes(changes: Changes) -> frozenset[int]:
+    """Of the keys: they are held as long as the batch is, and take less than the keys."""
+    return frozenset(map(hash, changes))

@@ -183,6 +183,10 @@ class Store:
             self._record(reading.held_by(batch, held_by))
         self._record(reading.acknowledged(batch, refused))
 
+    def ended(self, batch: int) -> None:
+        """Record that a batch of unknown outcome is not executed from here on: what is agreed on later, it is not."""
+        self._record(reading.ended(batch))
+
     def dropped(self, batch: int) -> None:
         """Record that a batch was not executed: its facts do not count."""
         self._record(reading.dropped(batch))

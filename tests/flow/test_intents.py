@@ -3,8 +3,9 @@
 import pytest
 
 from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet
-from redisrepl.engine.ancestor import NOTHING_AGREED
+from redisrepl.engine.ancestor import NOTHING_AGREED, note_changes
 from redisrepl.flow.intents import MOST, Intents
+from redisrepl.store import Facts
 from redisrepl.wire.digests import string_digest
 
 
@@ -16,6 +17,29 @@ async def test_of_more_tries_than_can_be_kept_the_latest_are(store):
     assert len(intents) == MOST
     known = (await store.lookup([b"k"]))[b"k"].intents
     assert known == tuple(string_digest(b"k", b"%d" % number) for number in range(2, MOST + 2))
+
+
+async def test_a_push_that_has_ended_is_not_taken_for_what_is_agreed_on_later(store):
+    intents = Intents(store)
+    number = intents.sending([StringSet(b"k", b"1"), Deleted(b"l")], appends=False)
+    intents.keep((number,), (b"k", b"l"))
+
+    async def known():
+        return [known.intents for known in (await store.lookup([b"k", b"l"])).values()]
+
+    def agree(value):
+        facts = Facts()
+        note_changes(facts, [StringSet(b"k", value), StringSet(b"l", value)])
+        store.agreed(facts)
+
+    intents.resolve(lambda _: False, ended=False)  # without a fence it may be executed yet
+    agree(b"2")
+    assert await known() == [(string_digest(b"k", b"1"),), (None,)]
+    intents.resolve(lambda _: False, ended=True)
+    assert await known() == [(string_digest(b"k", b"1"),), (None,)]
+    agree(b"3")
+    assert await known() == [(), ()]
+    assert len(intents) == 1
 
 
 def pushed(store, intents, *changes, moved=()):

@@ -28,6 +28,7 @@ class Memory:
         self.keys: dict[bytes, Held] = {}
         self.open: dict[int, Changes] = {}
         self.applying: dict[int, Changes] = {}
+        self.ended: set[int] = set()  # of `open`
         self.document: dict[str, Any] = {}
         self.number = 0
         self.fresh = True
@@ -41,13 +42,18 @@ class Memory:
             other.keys[key] = (dict(held) if isinstance(held, dict) else held), number, expires
         other.open = {batch: Changes(changes) for batch, changes in self.open.items()}
         other.applying = {batch: Changes(changes) for batch, changes in self.applying.items()}
+        other.ended = set(self.ended)
         other.log, other.held_by = list(self.log), dict(self.held_by)
         other.document, other.number, other.fresh = self.document, self.number, self.fresh
         return other
 
     def agree(self, changes: Changes, refused: Collection[bytes] = (), number: int = 0) -> None:
         """These are agreed."""
-        self.log.append((number, Changes({key: entry for key, entry in changes.items() if key not in refused})))
+        agreed = Changes({key: entry for key, entry in changes.items() if key not in refused})
+        self.log.append((number, agreed))
+        for batch in self.ended & self.open.keys():
+            if batch < number:
+                self.open[batch] = self.open[batch].without(agreed)
         for key, entry in changes.items():
             if key in refused:
                 continue
@@ -191,6 +197,7 @@ class Ancestors:
             changes = Changes()
             changes.take(encoded, batch)
             (memory.applying if to_site else memory.open)[batch] = changes
+            memory.ended.discard(batch)
             memory.number = max(memory.number, batch)
 
         changes = Changes()
@@ -211,6 +218,9 @@ class Ancestors:
 
         self._sent.pop(batch, None)
         self._record(record)
+
+    def ended(self, batch: int) -> None:
+        self._record(lambda memory: memory.ended.add(batch))
 
     def dropped(self, batch: int) -> None:
         def record(memory: Memory) -> None:

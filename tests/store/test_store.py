@@ -198,6 +198,63 @@ async def test_a_batch_is_an_intent_until_its_outcome_is_known(opened):
     assert (one.digest, one.total, one.number, one.intents) == (digest_of_hash(b"a", (0, 3)), (0, 3), 14, (5,))
 
 
+E, F, G = (name(number) for number in (4, 5, 6))
+SENT = (
+    ("string", b"string", 5, None),
+    ("gone", b"gone"),
+    ("fields", b"hash", {E: 3, F: 4}, [G]),
+    ("hash", b"whole", {E: 3, F: 4}, 9),
+    ("string", b"other", 7, 8),
+)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+@pytest.mark.parametrize("again", ["", "opened", "renewed"])
+async def test_what_is_agreed_on_later_is_no_trace_of_a_push_that_has_ended(opened, ended, again):
+    """A client's later removal, or write of the same value, would be taken for the push."""
+    store = await opened()
+    number = store.next_number()
+    store.sending(number, facts(*SENT))
+    before = await store.lookup([b"string", b"gone", b"hash", b"whole", b"other"], elements=True)
+    if ended:
+        store.ended(number)
+    store.agreed(facts(("string", b"string", 6, None), ("string", b"gone", 6, None), ("fields", b"hash", {E: 8}, [G])))
+    store.agreed(facts(("fields", b"whole", {F: 8}), ("string", b"another", 1, None)))
+    if again == "opened":
+        store = await opened()
+    elif again == "renewed":
+        store.flush()
+        store._worker.submit(store._folder.renew).result()
+    known = await store.lookup([*before], elements=True)
+    left = {
+        key: (set(one.intents), {n: d for n, d in one.element_intents.items() if n in (E, F, G)})
+        for key, one in known.items()
+    }
+    if ended:
+        assert left == {
+            b"string": (set(), {}),
+            b"gone": (set(), {}),
+            b"hash": (set(), {F: (4,)}),
+            b"whole": (set(), {E: (3,)}),
+            b"other": ({7}, {}),
+        }
+    else:
+        assert left[b"string"] == ({5}, {})
+        assert left[b"gone"] == ({None}, {})
+        assert left[b"hash"][1] == {E: (3,), F: (4,), G: (None,)}
+    assert store.open_batches == ([number] if again == "opened" else [])
+
+
+async def test_what_is_sent_again_under_a_number_has_not_ended(opened):
+    store = await opened()
+    number = store.next_number()
+    store.sending(number, facts(("string", b"a", 5, None)))
+    store.ended(number)
+    store.sending(number, facts(("string", b"a", 5, None)))
+    store.agreed(facts(("string", b"a", 6, None)))
+    assert (await store.lookup([b"a"]))[b"a"].intents == (5,)
+
+
 async def test_a_key_of_which_there_is_only_an_intent(opened):
     store = await opened()
     store.sending(1, facts(("string", b"a", 5, None), ("expiry", b"b", 7), ("gone", b"c")))
