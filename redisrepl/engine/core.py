@@ -25,9 +25,9 @@ from redisrepl.engine.losers import ConflictLoss, Losers
 from redisrepl.engine.losses import NO_FINDINGS, Findings, Losses
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.places import MOST_PLACES
-from redisrepl.engine.plans import Plan, Policy, circumstances, plan_for
+from redisrepl.engine.plans import Plan, Policy, plan_for
 from redisrepl.engine.pushes import OutboundOptions
-from redisrepl.engine.reconcile import Circumstances
+from redisrepl.engine.reconcile import Circumstances, circumstances
 from redisrepl.engine.record import StreamRecord
 from redisrepl.engine.refusals import Refusals
 from redisrepl.engine.seen import Ring
@@ -369,7 +369,9 @@ class Core:
         )
         values = (state for state in (site, hub) if isinstance(state, StringState | HashState | SequenceState))
         expiries = [state.expires_at_ms for state in values]
-        about = circumstances(of_all, ancestor, now_ms=now_ms, expiries=expiries)
+        about = circumstances(
+            of_all, None if ancestor is None else ancestor.expires_at_ms, now_ms=now_ms, expiries=expiries
+        )
         if without and isinstance(site, HashState) and isinstance(hub, HashState):
             site, hub = site.without(without), hub.without(without)
             ancestor = None if ancestor is None else ancestor.without(without)

@@ -8,7 +8,7 @@ may be done (`engine.inbound`, `engine.outbound`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -44,7 +44,6 @@ __all__ = [
     "Expectation",
     "Plan",
     "Policy",
-    "circumstances",
     "plan_for",
     "replacing",
 ]
@@ -347,7 +346,8 @@ def _plan_elements(
         plan.expected = {name: (far.get(name),) for name in pushed}
     if agreed:
         plan.agreed = {name: site.fields.get(name) for name in agreed}
-    _plan_expiry(plan, site, hub, ancestor, policy, same_value=False)
+    outlived = ancestor.expires_at_ms is not None and ancestor.expires_at_ms <= now_ms
+    _plan_expiry(plan, site, hub, ancestor, policy, same_value=False, outlived=outlived)
     return plan
 
 
@@ -435,8 +435,13 @@ def _expiring(about: Circumstances, value: bytes | None, now_ms: float) -> Circu
     return replace(about, expired=True) if passed else about
 
 
-def _plan_expiry(plan: Plan, site: State, hub: State, ancestor: Agreed, policy: Policy, *, same_value: bool) -> None:
-    """Likewise the expiry of two equal values, agreed on before or not, or of two collections."""
+def _plan_expiry(
+    plan: Plan, site: State, hub: State, ancestor: Agreed, policy: Policy, *, same_value: bool, outlived: bool = False
+) -> None:
+    """Likewise the expiry of two equal values, agreed on before or not, or of two collections.
+
+    A collection that has outlived its agreed expiry may be what a late push has left at the hub, without an expiry.
+    """
     if site is None or hub is None or isinstance(site, str) or isinstance(hub, str):
         return
     if "expire" not in policy.kinds:
@@ -450,7 +455,7 @@ def _plan_expiry(plan: Plan, site: State, hub: State, ancestor: Agreed, policy: 
         return
     if isinstance(plan.agreed, StringState | SequenceState):
         plan.agreed = replace(plan.agreed, expires_at_ms=agreed)  # the value is all that they agree on
-    if ours == agreed or (theirs != agreed and policy.winner == "hub"):
+    if ours == agreed or (theirs != agreed and policy.winner == "hub" and not outlived):
         plan.apply.append(ExpirySet(plan.key, theirs))
     elif plan.push is None:
         plan.push, plan.expected = ExpirySet(plan.key, ours), {}
@@ -475,23 +480,3 @@ def _plan_expiry_of_set(
         plan.apply.append(StringSet(plan.key, hub.value, theirs))
     else:
         plan.expiry = theirs
-
-
-def circumstances(
-    base: Circumstances, ancestor: Agreed | None, *, now_ms: float, expiries: Iterable[int | None] = ()
-) -> Circumstances:
-    """What bears on the verdict on one key.
-
-    Args:
-        base: what is known already.
-        ancestor: of the key.
-        now_ms: Unix time in milliseconds.
-        expiries: of the values that the sides hold.
-    """
-    expires_at_ms = None if ancestor is None else ancestor.expires_at_ms
-    if expires_at_ms is None or expires_at_ms > now_ms:
-        return base
-    if any(later is None or later > now_ms for later in expiries):
-        # It was given a later expiry, of which the other side has not heard, or written anew once it had expired.
-        return replace(base, removals=False)
-    return replace(base, expired=True)

@@ -12,11 +12,11 @@ Invariants, each kept by the branch that names it:
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from enum import Enum
 
-__all__ = ["ABSENT", "ORDINARY", "Circumstances", "Digest", "Verdict", "reconcile"]
+__all__ = ["ABSENT", "ORDINARY", "Circumstances", "Digest", "Verdict", "circumstances", "reconcile"]
 
 #: By which the values of a key, or of an element, are compared; None: it is not there.
 Digest = int | None
@@ -54,6 +54,25 @@ class Circumstances:
 
 #: Nothing but the ancestor bears on it.
 ORDINARY = Circumstances()
+
+
+def circumstances(
+    base: Circumstances, agreed: int | None, *, now_ms: float, expiries: Iterable[int | None] = ()
+) -> Circumstances:
+    """What bears on the verdict on one key.
+
+    Args:
+        base: what is known already.
+        agreed: the expiry that was agreed on; this and the others are Unix times in milliseconds.
+        now_ms: what was to expire by then, a server may have let expire.
+        expiries: of the values that the sides hold.
+    """
+    if agreed is None or agreed > now_ms:
+        return base
+    if any(later is None or later > now_ms for later in expiries):
+        # It was given a later expiry, of which the other side has not heard, or written anew once it had expired.
+        return replace(base, removals=False)
+    return replace(base, expired=True)
 
 
 def reconcile(

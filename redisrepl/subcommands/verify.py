@@ -25,8 +25,7 @@ from redisrepl.changes import GROUPS, types_of
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Event
 from redisrepl.engine.core import Core, CoreOptions
-from redisrepl.engine.plans import circumstances
-from redisrepl.engine.reconcile import Circumstances, Verdict, reconcile
+from redisrepl.engine.reconcile import Circumstances, Verdict, circumstances, reconcile
 from redisrepl.errors import ConfigError, ExitCode, RedisreplError
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.clocks import Clocks
@@ -381,7 +380,8 @@ def _would(settings: Settings, difference: _Difference, ancestor: Agreed | None,
         return "stays: not replicated"
     base = Circumstances(removals="del" in settings.kinds)
     expiries = [look.expires_at_ms for look in (difference.site, difference.hub) if look.digest is not None]
-    about = circumstances(base, ancestor, now_ms=time.time() * 1000, expiries=expiries)
+    agreed = None if ancestor is None else ancestor.expires_at_ms
+    about = circumstances(base, agreed, now_ms=time.time() * 1000, expiries=expiries)
     known, intents = (None, ()) if ancestor is None else (ancestor.digest, ancestor.intents)
     verdict = reconcile(known, difference.site.digest, difference.hub.digest, intents, about)
     if first and verdict is Verdict.APPLY and settings.initial_sync not in ("both", "pull"):

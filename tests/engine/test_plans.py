@@ -20,8 +20,8 @@ from redisrepl.changes import (
     TimedValue,
 )
 from redisrepl.engine.ancestor import NOTHING_AGREED, note_changes, note_state
-from redisrepl.engine.plans import Plan, Policy, circumstances, plan_for
-from redisrepl.engine.reconcile import Circumstances
+from redisrepl.engine.plans import Plan, Policy, plan_for
+from redisrepl.engine.reconcile import Circumstances, circumstances
 from redisrepl.engine.winners import Lost, Ruling
 from redisrepl.wire.digests import digest_of, element_of
 from tests.engine.sides import KEY, Memory, ancestor_of, changed, hash_, resolved, string
@@ -403,8 +403,7 @@ def test_expiries_that_are_not_replicated_are_not_applied():
 
 @pytest.mark.parametrize(("expires_at_ms", "expired"), [(None, False), (999, True), (1000, True), (1001, False)])
 def test_an_expiry_that_has_passed_bears_on_the_verdict(expires_at_ms, expired):
-    ancestor = ancestor_of(string("a", expires_at_ms))
-    assert circumstances(ORDINARY, ancestor, now_ms=1000) == Circumstances(expired=expired)
+    assert circumstances(ORDINARY, expires_at_ms, now_ms=1000) == Circumstances(expired=expired)
     assert circumstances(ORDINARY, None, now_ms=1000) == ORDINARY
 
 
@@ -422,13 +421,13 @@ def test_an_expiry_that_has_passed_bears_on_the_verdict(expires_at_ms, expired):
     ],
 )
 def test_what_outlives_the_agreed_expiry_was_not_removed_by_the_other_side(expiries, about):
-    assert circumstances(ORDINARY, ancestor_of(string("a", 999)), now_ms=1000, expiries=expiries) == about
-    assert circumstances(ORDINARY, ancestor_of(string("a", 1001)), now_ms=1000, expiries=expiries) == ORDINARY
+    assert circumstances(ORDINARY, 999, now_ms=1000, expiries=expiries) == about
+    assert circumstances(ORDINARY, 1001, now_ms=1000, expiries=expiries) == ORDINARY
 
 
 def test_circumstances_of_all_keys_are_kept_beside_those_of_one():
     base = Circumstances(removals=False, site_evicts=True, hub_evicts=True)
-    found = circumstances(base, ancestor_of(string("a", 5)), now_ms=5)
+    found = circumstances(base, 5, now_ms=5)
     assert found == Circumstances(removals=False, site_evicts=True, hub_evicts=True, expired=True)
 
 
@@ -591,3 +590,12 @@ def test_an_expiry_of_a_field_from_before_the_clock_was_set_is_written_anew():
     found = plan(gone_here, hub, agreed, off_by=(-7000,))
     assert found.push == HashSet(KEY, {b"f": None})
     assert plan(agreed, hub, agreed).push is None  # no clock was set: then it is the hub's change
+
+
+def test_of_a_collection_that_outlived_its_expiry_the_site_tells_the_new_one():
+    """A late push may have left a part of it at the hub, without an expiry."""
+    ancestor = ancestor_of(hash_(5, f="1"))
+    site, hub = hash_(99, f="1", g="2"), hash_(None, g="2")
+    about = circumstances(ORDINARY, 5, now_ms=6, expiries=(99, None))
+    found = plan_for(KEY, site, hub, ancestor, Policy(KINDS, "hub"), about, now_ms=6)
+    assert (found.apply, found.push, found.expected) == ([], REPLACE, {b"f": (None,)})
