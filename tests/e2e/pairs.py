@@ -172,7 +172,7 @@ class Pair:
         """A new key: an older one may count as a conflict."""
         return b"%s%s:%d" % (PREFIX, _MARKERS, next(_numbers))
 
-    def _saved(self):
+    def saved(self):
         """What both sides hold now, the daemon will remember if it is killed."""
         key, args = self._marker(), list(map(str, self.daemon.args))
         given = args[args.index("--state-dir") + 1] if "--state-dir" in args else self.daemon.env["STATE_DIRECTORY"]
@@ -208,4 +208,4 @@ class Pair:
         for part in parts:
             write(self.at_site, part)
         self.expect(*parts)
-        self._saved()
+        self.saved()

@@ -115,7 +115,7 @@ def test_what_the_hub_executed_though_its_proxy_answered_that_it_is_away_is_ours
     write(at_site, some("key", 1, "waiting"))
     failures = pair.daemon.state()["failures"]["push"]
     eventually(lambda: pair.daemon.state()["failures"]["push"] >= failures + 2, 20, "it was tried again")
-    pair._saved()
+    pair.saved()
     pair.end("kill")
     hub.server.resume()
     eventually(lambda: pair.at_hub.mget(some("key", 1, "")) == [b"sent"], 10, "it was executed")

@@ -190,7 +190,7 @@ MORE = [
     Mutant(plans, "_plan_whole", "plan.push, plan.expected = Invalidated(key, replaces=True), (far,)", "pass"),
     # With seed 670, of fewer than 300 with none.
     Mutant(
-        plans,
+        reconcile,
         "circumstances",
         "return replace(base, removals=False)",
         "pass",
