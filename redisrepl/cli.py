@@ -21,7 +21,7 @@ from redisrepl.grammar.flags import REPEATED
 from redisrepl.imports import without
 from redisrepl.settings.settings import ENV_PREFIX, Settings, load_settings, split_list, unknown_variables
 from redisrepl.showing import plain
-from redisrepl.stdio import binary_output, prepare, text_output
+from redisrepl.stdio import binary_output, prepare, standard_output, text_output
 
 if TYPE_CHECKING:
     from redisrepl.local.address import SiteAddress
@@ -140,7 +140,7 @@ def _status(parser: Parser, argv: list[str]) -> Callable[[], int]:
 
     directory = flags["state_dir"] or _from_environment("STATE_DIR") or default_directory()
     if flags["watch"] is not None:
-        return lambda: status.watch(Path(directory), period=flags["watch"], out=text_output())
+        return lambda: status.watch(Path(directory), period=flags["watch"], out=standard_output())
     return lambda: status.run(Path(directory), as_json=flags["json"], out=text_output())
 
 

@@ -16,7 +16,7 @@ from typing import BinaryIO, TextIO, cast
 from redisrepl.errors import OutputError
 from redisrepl.showing import plain
 
-__all__ = ["PlainOutput", "Stderr", "binary_output", "prepare", "text_output", "writing"]
+__all__ = ["PlainOutput", "Stderr", "binary_output", "prepare", "standard_output", "text_output", "writing"]
 
 _INPUT, _OUTPUT, _ERROR = range(3)
 
@@ -77,24 +77,21 @@ def prepare() -> None:
 
 
 def text_output() -> TextIO:
-    """Standard output for people.
-
-    Raises:
-        OutputError: it was closed before the start; Python has none then.
-    """
-    return cast("TextIO", PlainOutput(_output()))
+    """Standard output for people. Raises as `standard_output`."""
+    return cast("TextIO", PlainOutput(standard_output()))
 
 
 def binary_output() -> BinaryIO:
-    """Standard output for bytes.
+    """Standard output for bytes. Raises as `standard_output`."""
+    return standard_output().buffer
+
+
+def standard_output() -> TextIO:
+    """Standard output as it is, for who writes escapes to a terminal.
 
     Raises:
         OutputError: it was closed before the start; Python has none then.
     """
-    return _output().buffer
-
-
-def _output() -> TextIO:
     if sys.stdout is None:
         raise OutputError("standard output is closed: redirect it to a file")
     return sys.stdout
@@ -118,7 +115,7 @@ def writing(out: TextIO | BinaryIO) -> Iterator[None]:
 
 
 def _detach(out: TextIO | BinaryIO) -> None:
-    """Drop what waits in a buffer and can never be written: Python would complain about it at its own end."""
+    """Drop what waits in a buffer and can never be written, which Python would report as an error when it exits."""
     try:
         target = out.fileno()
         null = os.open(os.devnull, os.O_WRONLY)

@@ -20,6 +20,7 @@ from redisrepl.errors import ExitCode, PeerUnavailableError
 from redisrepl.observe.words import count, span
 from redisrepl.places import short_path
 from redisrepl.showing import plain
+from redisrepl.stdio import writing
 from redisrepl.wire.replies import CLOCK_TOLERANCE
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ def watch(directory: Path, *, period: float, out: TextIO, times: int | None = No
     before: dict[object, _Document] = {}
     daemons: list[_Document] = []
     console = Console(file=out)
-    with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
+    live = Live(console=console, auto_refresh=False)
+    with contextlib.suppress(KeyboardInterrupt), writing(out), live:
         for look in itertools.count(1):
             daemons = documents(directory)
             live.update(_table(directory, daemons, before), refresh=True)

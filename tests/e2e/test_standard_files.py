@@ -1,7 +1,9 @@
 """Standard output and error of the real program: closed, full, or read by nobody."""
 
 import os
+import pty
 import re
+import signal
 import subprocess
 import sys
 
@@ -75,3 +77,18 @@ def test_a_log_that_cannot_be_written_ends_nothing(command, at_site, at_hub, red
         finally:
             daemon.terminate()
         assert daemon.wait(20) == 0
+
+
+def test_a_table_that_is_watched_stays_in_its_place_on_a_terminal(tmp_path):
+    terminal, end = pty.openpty()
+    words = [sys.executable, "-m", "redisrepl", "status", "--watch", "0.1", "--state-dir", str(tmp_path)]
+    with subprocess.Popen(words, stdout=end, stderr=end, start_new_session=True) as watching:
+        os.close(end)
+        shown = b""
+        while shown.count(b"Ctrl-C ends this") < 3:
+            shown += os.read(terminal, 4096)
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(20) == 69
+    os.close(terminal)
+    assert b"\x1b[" in shown  # the cursor goes back
+    assert rb"\x1b" not in shown
