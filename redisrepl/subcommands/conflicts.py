@@ -206,19 +206,17 @@ def _opened(directory: Path) -> Iterator[list[KeptConflicts]]:
     path = directory
     with ExitStack() as stack:
         try:
-            paths = sorted(path for path in directory.iterdir() if path.name.endswith(SUFFIX))
-            files = [stack.enter_context(KeptConflicts(path := each)) for each in paths]
-        except UnusableError as error:
-            raise RedisreplError(f"{path}: what lost conflicts cannot be read: {error}: move the file away") from None
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            hint = "give the --state-dir of a daemon, as its user or as root"
-            raise ConfigError(f"--state-dir {path}: {reason}: {hint}") from None
-        try:
+            try:
+                paths = sorted(path for path in directory.iterdir() if path.name.endswith(SUFFIX))
+                files = [stack.enter_context(KeptConflicts(path := each)) for each in paths]
+            except OSError as error:  # the caller's are those of the output
+                reason = (error.strerror or str(error)).lower()
+                hint = "give the --state-dir of a daemon, as its user or as root"
+                raise ConfigError(f"--state-dir {path}: {reason}: {hint}") from None
+            path = directory
             yield files
         except UnusableError as error:
-            said = f"what lost conflicts cannot be read: {error}: move the file away"
-            raise RedisreplError(f"{directory}: {said}") from None
+            raise RedisreplError(f"{path}: what lost conflicts cannot be read: {error}: move the file away") from None
 
 
 def _losers(files: Iterable[KeptConflicts], key: bytes | None = None) -> Iterator[_Found]:
