@@ -10,38 +10,31 @@ ALL = ("--replicate", "all")
 #: Milliseconds until the keys expire: enough to write all of them, and have them replicated.
 SHORT = 3_000
 
-FILL = {
-    "string": lambda client, key: client.set(key, "v"),
-    "hash": lambda client, key: client.hset(key, "a", "1"),
-    "set": lambda client, key: client.sadd(key, "a"),
-    "sorted set": lambda client, key: client.zadd(key, {"a": 1}),
-    "list": lambda client, key: client.rpush(key, "a"),
-    "stream": lambda client, key: client.xadd(key, {"a": "1"}, id="1-1"),
-}
-ADD = {
-    "string": lambda client, key: client.append(key, "w"),
-    "hash": lambda client, key: client.hset(key, "b", "2"),
-    "set": lambda client, key: client.sadd(key, "b"),
-    "sorted set": lambda client, key: client.zadd(key, {"b": 2}),
-    "list": lambda client, key: client.rpush(key, "b"),
-    "stream": lambda client, key: client.xadd(key, {"b": "2"}, id="2-1"),
+#: Adds the element of this number; of a string, these bytes.
+PUT = {
+    "string": lambda client, key, number: client.append(key, number),
+    "hash": lambda client, key, number: client.hset(key, f"field{number}", number),
+    "set": lambda client, key, number: client.sadd(key, number),
+    "sorted set": lambda client, key, number: client.zadd(key, {f"member{number}": number}),
+    "list": lambda client, key, number: client.rpush(key, number),
+    "stream": lambda client, key, number: client.xadd(key, {"field": number}, id=f"{number}-1"),
 }
 KEEP = {
     "later expiry": lambda client, key, _: client.expire(key, 10_000),
     "no expiry": lambda client, key, _: client.persist(key),
-    "written meanwhile": lambda client, key, kind: (ADD[kind](client, key), client.expire(key, 10_000)),
-    "written afterwards": lambda client, key, kind: (client.expire(key, 10_000), ADD[kind](client, key)),
+    "written meanwhile": lambda client, key, kind: (PUT[kind](client, key, 2), client.expire(key, 10_000)),
+    "written afterwards": lambda client, key, kind: (client.expire(key, 10_000), PUT[kind](client, key, 2)),
 }
 
 
 def names(*parts):
-    return {f"site1:{kind}:{':'.join(more)}": (kind, *more) for kind in FILL for more in parts}
+    return {f"site1:{kind}:{':'.join(more)}": (kind, *more) for kind in PUT for more in parts}
 
 
 def fill(client, keys):
     """All of them expire soon."""
     for key, (kind, *_) in keys.items():
-        FILL[kind](client, key)
+        PUT[kind](client, key, 1)
         client.pexpire(key, SHORT)
 
 
@@ -77,7 +70,7 @@ def test_a_name_whose_key_expired_has_nothing_of_that_expiry(daemons, site, hub,
         if first == "string":
             at_site.set(key, "v", px=SHORT)
         else:
-            FILL[first](at_site, key)
+            PUT[first](at_site, key, 1)
             at_site.pexpire(key, SHORT)
     assert len(assert_equal_soon(at_site, at_hub)) >= len(keys)
     again = "hash" if first == "string" else first
@@ -85,7 +78,7 @@ def test_a_name_whose_key_expired_has_nothing_of_that_expiry(daemons, site, hub,
     while left:  # at once, and later
         for filler, _, key in list(left):
             if not clients[filler].exists(key):
-                FILL[again](clients[filler], key)
+                PUT[again](clients[filler], key, 1)
                 left.remove((filler, _, key))
     pair.level()
     assert assert_equal_soon(at_site, at_hub).keys() == {key.encode() for *_, key in keys}
