@@ -212,8 +212,9 @@ class Database:
         if not total and not self.merged(key, patch, row):  # a total of 0 alone does not prove that none are left
             return None
         emptied = bool(patch.emptied) and self._emptied(key, patch, row)
-        expires_at_ms = None if row is None or emptied else row.expires_at_ms
-        if patch.sets_expiry and (row is not None or not patch.if_there):
+        before = None if row is None or row.total is None else row  # a collection in the place of a string is new
+        expires_at_ms = None if before is None or emptied else before.expires_at_ms
+        if patch.sets_expiry and (before is not None or not patch.if_there):
             expires_at_ms = patch.expires_at_ms
         elif patch.expiry_before is not None and not emptied:
             (expires_at_ms,) = patch.expiry_before

@@ -346,11 +346,8 @@ class Changes(dict[bytes, Entry]):
         entry = self.get(key, _UNKNOWN)
         if entry is _UNKNOWN:
             entry = self[key] = Patch(number)
-        elif not isinstance(entry, Patch):  # it was a string, or gone: the hash is a new one
-            expires_at_ms = entry[2] if entry else None
-            entry = self[key] = Patch(
-                number, whole=True, sets_expiry=True, expires_at_ms=expires_at_ms, disputed=_is_disputed(entry)
-            )
+        elif not isinstance(entry, Patch):  # it was a string, or gone: the hash is a new one, with no expiry of that
+            entry = self[key] = Patch(number, whole=True, sets_expiry=True, disputed=_is_disputed(entry))
         entry.number = number
         return entry
 

@@ -78,7 +78,8 @@ class Memory:
         if not elements:
             self.keys.pop(key, None)
             return
-        expires = patch.expires_at_ms if patch.sets_expiry or held is None else held[2]
+        before = held[2] if held is not None and isinstance(held[0], dict) else None  # a string's is not that of a hash
+        expires = patch.expires_at_ms if patch.sets_expiry else before
         self.keys[key] = elements, patch.number, expires
 
     def forget(self, key: bytes) -> None:

@@ -88,8 +88,8 @@ class Model:
         if not elements and not gone:
             return
         held = self.keys.setdefault(key, Held(0, number))
-        if held.elements is None:
-            held.elements = {}
+        if held.elements is None:  # a string: the collection in its place is a new key
+            held.elements, held.expires_at_ms = {}, None
         held.elements.update(elements)
         for one in gone:
             held.elements.pop(one, None)

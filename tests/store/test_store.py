@@ -996,3 +996,14 @@ async def test_of_some_collections_only_the_named_elements_are_looked_up(tmp_pat
         assert {key: known.elements for key, known in found.items()} == {b"a": {b"y": 2}, b"b": {b"x": 3, b"y": 4}}
         await store.fold()
     await store.close()
+
+
+@pytest.mark.parametrize("folded", [False, True])
+async def test_a_hash_in_the_place_of_a_string_has_nothing_of_its_expiry(opened, folded):
+    """That its removal would be taken for an expiry."""
+    store = await opened()
+    store.agreed(facts(("string", b"a", 5, 99)))
+    if folded:
+        await store.fold()
+    store.agreed(facts(("fields", b"a", {name(1): 3})))
+    assert (await store.lookup([b"a"]))[b"a"].expires_at_ms is None
