@@ -154,6 +154,7 @@ class Saving:
 
     async def run(self) -> None:
         """Save for ever; sleep while there is nothing new and nothing on its way."""
+        self.save_news()  # without our origin, the next process would not find our fence, which tells what was executed
         while True:
             await self._news.wait()
             await asyncio.sleep(_PERIOD)

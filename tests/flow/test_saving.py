@@ -178,6 +178,17 @@ async def test_the_site_is_marked_with_what_is_agreed_on_about_what_it_holds(wor
     assert world.mark.written == [5, 13, 20, 6]
 
 
+async def test_who_we_are_is_on_disk_before_anything_is_sent(world):
+    """A daemon that is killed right after its first push: the next one asks the same fence what became of it."""
+    task = asyncio.create_task(world.saving.run())
+    await asyncio.sleep(0)  # sending takes longer
+    written = world.store._journal.path.read_bytes()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert b'"origin": "us"' in written
+    assert world.key in written
+
+
 async def test_what_changes_that_tell_no_value_led_to_is_read(world):
     keys = [b"ns:%d" % number for number in range(50)]
     world.held = dict.fromkeys(keys, 7)
