@@ -147,7 +147,6 @@ class Parts:
             settings.max_body,
             side_by_side=settings.flights,
             teller=teller,
-            timed=settings.rc,
             fence=self.fence,
             on_fence_lost=self._fence_lost,
             types=self._types,

@@ -97,7 +97,6 @@ class HubPusher:
         max_body: largest request body in bytes; halved when the hub's proxy says that a body was too large.
         side_by_side: how many single commands may be under way where scripts are refused.
         teller: makes the message to other sites from the commands of a request; None to publish nothing.
-        timed: whether the caller needs the hub's time of execution; a large value then takes a second request.
         fence: keeps requests that timed out from being executed later; None: nothing does.
         on_fence_lost: called when the hub has lost our fence: it may have lost more.
         types: the types of collection that are replicated beside hashes.
@@ -108,14 +107,13 @@ class HubPusher:
         max_body: the limit in force.
     """
 
-    def __init__(  # noqa: PLR0913 - what it is made of
+    def __init__(
         self,
         hub: Hub,
         max_body: int,
         *,
         side_by_side: int = 32,
         teller: Teller | None = None,
-        timed: bool = True,
         fence: NoFence | None = None,
         on_fence_lost: Callable[[], None] = lambda: None,
         types: Collection[str] = (),
@@ -129,7 +127,6 @@ class HubPusher:
         self.fence = fence or NoFence()
         self._on_fence_lost = on_fence_lost
         self._teller = teller
-        self._timed = timed
         self._single = asyncio.Semaphore(side_by_side)
         self._passed: bytes | None = None  # a key that the hub let us write, to tell a denied key from a denied client
         self.max_body = max_body
@@ -165,18 +162,12 @@ class HubPusher:
     ) -> dict[bytes, str]:
         """Run commands in order; returns the errors by key, and adds the hub's times to `times`."""
         errors: dict[bytes, str] = {}
-        if len(commands) == 1 and self._fills_a_body(commands[0]):
-            _note(errors, await self._push_singly(commands))  # in a script, the hub's Redis would copy it twice more
-            if self._timed:
-                with _executed_before(True):
-                    _note(errors, await self._push_parts([], times, (slot, number)))  # an empty batch returns the time
-        else:
-            runs = list(self._fitting(commands))
-            with _executed_before(times):
-                for parts in runs[:-1]:
-                    _note(errors, await self._push_parts(parts, times, (slot + NOT_LAST, number)))
-                if runs:  # only the last run records the batch as executed
-                    _note(errors, await self._push_parts(runs[-1], times, (slot, number)))
+        runs = list(self._fitting(commands))
+        with _executed_before(times):
+            for parts in runs[:-1]:
+                _note(errors, await self._push_parts(parts, times, (slot + NOT_LAST, number)))
+            if runs:  # only the last run records the batch as executed
+                _note(errors, await self._push_parts(runs[-1], times, (slot, number)))
         self._passed = next(
             (key for command in commands for key in written_keys(command) if not _may_concern_all(errors.get(key, ""))),
             self._passed,
@@ -194,10 +185,6 @@ class HubPusher:
         except CommandRefusedError as error:  # HDEL alone may be denied: of denials, only that of a key counts
             return denies_key(str(error)) or (may_concern_all(str(error)) and not is_denial(str(error)))
         return False
-
-    def _fills_a_body(self, command: Sequence[bytes]) -> bool:
-        """Whether it is one large value, which cannot be split, rather than many small ones."""
-        return command[0] in _PUTTING and sum(map(len, command)) > self.max_body
 
     def _fitting(self, commands: Iterable[Sequence[bytes]]) -> Iterator[list[_Part]]:
         """Runs of commands that fit into one body each; a run has at least one command."""
@@ -435,7 +422,6 @@ def _singly(command: Sequence[bytes]) -> list[Sequence[bytes]]:
     return [[*command[:2], *command[at : at + step]] for at in range(2, len(command), step)]
 
 
-_PUTTING = frozenset({b"SET", b"OPAQUESET", *(kind.put for kind in COLLECTIONS.values() if kind.put != b"STREAMSET")})
 _WORDS_OF_ELEMENT = {b"HSETNX": 2, b"ZADDNX": 2, b"STREAMNEW": 2, **{kind.put_if: 3 for kind in COLLECTIONS.values()}}
 
 #: The worst outcome of a key is kept: an error before `MOVED`, and that before `UNCHANGED`.
