@@ -26,16 +26,18 @@ from redisrepl.errors import (
     RedisreplError,
 )
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.connection import translated
+from redisrepl.local.client import ask, translated
 from redisrepl.memory import clear_away, collect_seldom, give_back
 from redisrepl.observe.service import Service
 from redisrepl.observe.socket import serve_state
 from redisrepl.observe.state import DaemonState, say_started
+from redisrepl.opening import refuse_one_for_both
 from redisrepl.parts import FETCHES, Parts
 from redisrepl.settings.settings import Settings
 from redisrepl.signals import process_signals
 from redisrepl.tls.certificates import CertificateWatch, site_files
 from redisrepl.tls.contexts import readable_by_others
+from redisrepl.wire.replies import as_info
 
 if TYPE_CHECKING:
     from redisrepl.listener.server import Listener
@@ -157,31 +159,37 @@ class Daemon:
     async def _check_peers(self) -> None:
         """Find out at once what waiting would not heal; a peer that merely cannot be reached is waited for."""
         async with asyncio.TaskGroup() as checks:
-            checks.create_task(self._check_site())
-            checks.create_task(self._check_hub())
+            site, hub = checks.create_task(self._check_site()), checks.create_task(self._check_hub())
+        refuse_one_for_both(self._address, site.result(), self._parts.hub, hub.result())
 
-    async def _check_site(self) -> None:
+    async def _check_site(self) -> str | None:
+        """Its run id, if it tells."""
         try:
             with translated(self._address):
                 async with asyncio.timeout(self._settings.connect_timeout):
                     with contextlib.suppress(redis.exceptions.NoPermissionError):  # an answer too
-                        await self._parts.read_client.ping()
-        except (PeerUnavailableError, LinkLostError) as error:
+                        reply = await ask(self._parts.read_client, b"INFO", b"server")
+                        return as_info(reply, f"INFO at the site's Redis {self._address}").text("run_id")
+        except (PeerUnavailableError, LinkLostError, ProtocolError) as error:
             self._parts.stream.failure_log.failed(error, hint="waiting for it")
+        return None
 
-    async def _check_hub(self) -> None:
+    async def _check_hub(self) -> str | None:
+        """Likewise."""
         hub, pushing = self._parts.hub, self._parts.pushing
         try:
             async with asyncio.timeout(self._settings.connect_timeout):
-                info = await hub.command(b"INFO", b"cluster")
-            if isinstance(info, bytes) and b"cluster_enabled:1" in info:
+                info = as_info(await hub.command(b"INFO"), f"INFO at the hub {hub.url}")
+            if info.text("cluster_enabled") == "1":
                 raise ConfigError(f"the hub {hub.url} is a Redis cluster, of which only one node would be used")
+            return info.text("run_id")
         except CommandRefusedError as error:
             _log.debug("hub.info_refused", error=str(error))
         except (PeerUnavailableError, LinkLostError, HubError, ProtocolError) as error:
             pushing.failure_log.failed(error, hint="waiting for it")
         except TimeoutError:
             pushing.failure_log.failed(f"the hub {hub.url} does not answer", hint="waiting for it")
+        return None
 
     async def _look_at_hub(self) -> None:
         """Whether it was emptied, or is another process: of neither does an event tell."""

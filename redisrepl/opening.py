@@ -17,6 +17,7 @@ import structlog
 
 from redisrepl.changes import times_fields
 from redisrepl.engine.losers import ConflictLoss
+from redisrepl.errors import ConfigError
 from redisrepl.local.address import SiteAddress
 from redisrepl.namespaces import Namespaces
 from redisrepl.passwords import password_file, text_of
@@ -31,7 +32,7 @@ from redisrepl.store.losers import SUFFIX, Loser
 from redisrepl.wire.digests import bucket_of, digest_of, hash_digest
 from redisrepl.wire.fieldtimes import FieldTimes
 
-__all__ = ["keep_loss", "open_conflicts", "open_hub", "open_state"]
+__all__ = ["keep_loss", "open_conflicts", "open_hub", "open_state", "refuse_one_for_both"]
 
 _log = structlog.get_logger("redisrepl")
 
@@ -63,6 +64,23 @@ def open_hub(settings: Settings, context: ssl.SSLContext, *, connections: int = 
         hub = HubSession(url, context, subscribe=settings.subscribe, database=settings.hub_database, **limits)
     hub.clock_shift.fields = FieldTimes(wanted=times_fields(settings.kinds))
     return hub
+
+
+def refuse_one_for_both(address: SiteAddress, of_site: str | None, hub: Hub, of_hub: str | None) -> None:
+    """Check that site and hub are two: what one Redis tells of each write would be written to it again, for ever.
+
+    Args:
+        address: of the site.
+        of_site: its run id; None: it does not tell.
+        hub: the hub.
+        of_hub: its run id, likewise.
+
+    Raises:
+        ConfigError: they are one database of one Redis.
+    """
+    if of_site and of_site == of_hub and address.database == hub.database:
+        where = f"database {hub.database} of the same Redis"
+        raise ConfigError(f"--raddr {address} and --haddr {hub.url} lead to {where}: give --raddr the site's own Redis")
 
 
 def open_state(

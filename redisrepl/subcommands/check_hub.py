@@ -12,9 +12,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 
+import redis.exceptions
+
 from redisrepl.errors import (
     BodyTooLargeError,
     CommandRefusedError,
+    ConfigError,
     ExitCode,
     HubError,
     LinkLostError,
@@ -22,8 +25,10 @@ from redisrepl.errors import (
     RedisreplError,
 )
 from redisrepl.local.address import SiteAddress
+from redisrepl.local.client import ask, translated
+from redisrepl.local.connection import open_client
 from redisrepl.namespaces import Namespaces, glob_escape, printable
-from redisrepl.opening import open_hub
+from redisrepl.opening import open_hub, refuse_one_for_both
 from redisrepl.remote.hub import Hub
 from redisrepl.remote.push import HubPusher
 from redisrepl.settings.settings import Settings
@@ -45,7 +50,7 @@ _SERVER_ERROR = 500
 _CONFIG_GET = (b"CONFIG", b"GET", b"notify-keyspace-events")
 
 
-async def check_hub(settings: Settings, _address: SiteAddress) -> AsyncIterator[Finding]:
+async def check_hub(settings: Settings, address: SiteAddress) -> AsyncIterator[Finding]:
     """Everything that a daemon needs of the hub; what rests on something that failed is left out."""
     try:
         context = client_context(hub_files(settings))
@@ -57,7 +62,7 @@ async def check_hub(settings: Settings, _address: SiteAddress) -> AsyncIterator[
         started = time.monotonic()
         await _answered(hub, b"PING")
         yield Finding("hub", f"{hub.url} answers after {(time.monotonic() - started) * 1000:.0f} ms")
-        async for finding in _server(hub):
+        async for finding in _server(hub, settings, address):
             yield finding
         allowed = []
         for prefix in namespaces:
@@ -100,10 +105,14 @@ async def _answered(hub: Hub, *argv: bytes) -> object:
         return None
 
 
-async def _server(hub: Hub) -> AsyncIterator[Finding]:
+async def _server(hub: Hub, settings: Settings, address: SiteAddress) -> AsyncIterator[Finding]:
     """What the hub's Redis tells of itself."""
     info = await _answered(hub, b"INFO")
     info = as_info(b"" if info is None else info, f"INFO at the hub {hub.url}")
+    try:
+        refuse_one_for_both(address, await _run_id_of_site(settings, address), hub, info.text("run_id"))
+    except ConfigError as error:
+        yield failed("hub", error)
     if info.text("cluster_enabled") == "1":
         remedy = "in its redis.conf: cluster-enabled no"
         yield Finding(
@@ -116,6 +125,18 @@ async def _server(hub: Hub) -> AsyncIterator[Finding]:
     reply = await _answered(hub, b"TIME")
     if reply is not None:
         yield clock_finding("hub clock", as_clock(reply, f"TIME at the hub {hub.url}") / 1e6)
+
+
+async def _run_id_of_site(settings: Settings, address: SiteAddress) -> str | None:
+    """None: it does not tell, for a reason that was found before (`check_site`)."""
+    client = open_client(address, settings.connect_timeout, connections=1)
+    try:
+        with translated(address):
+            return as_info(await ask(client, b"INFO", b"server"), f"INFO at the site's Redis {address}").text("run_id")
+    except (RedisreplError, redis.exceptions.ResponseError):
+        return None
+    finally:
+        await client.aclose()
 
 
 async def _refused(hub: Hub, commands: Iterable[Command], refusals: Refusals) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from redisrepl.local.address import parse_address
 from redisrepl.settings.settings import load_settings
-from testbed import Certificates, Hub, RedisServer
+from testbed import Certificates, Hub, RedisServer, eventually
 from tests.e2e.support import certificate_flags, place_flags
 
 NOTHING = "127.0.0.1:1"  # a port on which nothing listens
@@ -402,6 +402,22 @@ def test_a_hub_that_is_a_cluster(certificates, daemons, site):
         assert code == CONFIG
         assert hub.url in sentence
         assert "cluster" in sentence
+
+
+def test_one_redis_for_both(daemons, hub):
+    code, sentence = at_servers(daemons, hub.server, hub)
+    assert code == CONFIG
+    assert f"127.0.0.1:{hub.server.port}" in sentence
+    assert hub.url in sentence
+    assert sentence.endswith("lead to database 0 of the same Redis: give --raddr the site's own Redis")
+
+
+def test_two_databases_of_one_redis_are_two(daemons, hub):
+    daemon = daemons.start(f"127.0.0.1:{hub.server.port}/3", hub)
+    site = hub.server.client(db=3)
+    site.set("site1:key", "v")
+    eventually(lambda: hub.redis.get("site1:key") == b"v")
+    assert daemon.running
 
 
 def test_a_wrong_path_at_the_hub_is_told_and_waited_for(daemons, site, hub):

@@ -216,6 +216,12 @@ def test_clusters(check, certificates):
         assert found["hub cluster"][1].endswith("cluster-enabled no")
 
 
+def test_one_redis_for_both(check, servers):
+    code, found, _ = check(site=servers[1].server)
+    assert (code, found["hub"][0]) == (CONFIG, "FAIL")
+    assert found["hub"][1].endswith("lead to database 0 of the same Redis: give --raddr the site's own Redis")
+
+
 def test_eviction(check, certificates):
     evicting = {"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}
     with RedisServer(config=ROOMY["config"] | evicting) as site, Hub(certificates, redis={"config": evicting}) as hub:
