@@ -337,7 +337,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
     text = read_file(file, "--config", pipe=True)
     try:
-        content = tomllib.loads(text.decode())
+        content = tomllib.loads(text.decode("utf-8-sig"))  # some editors begin a file with a byte order mark
     except RecursionError:
         raise ConfigError(f"--config {file}: not TOML: its lists are too deep") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

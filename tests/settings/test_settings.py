@@ -258,6 +258,10 @@ def test_a_file_that_is_not_toml(content, tmp_path):
         load_settings({}, file)
 
 
+def test_a_file_that_begins_with_a_byte_order_mark(tmp_path):
+    assert load_settings({}, toml(tmp_path, '\ufeffns = ["site1:"]\n')).ns == (b"site1:",)
+
+
 def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(ConfigError, match=r"no such file or directory: check the path and that this user may read it$"):
         load_settings({}, tmp_path / "none.toml")
