@@ -125,7 +125,7 @@ def open_conflicts(settings: Settings, address: SiteAddress, store: Store) -> Co
 
 
 def keep_loss(conflicts: Conflicts | None, loss: ConflictLoss) -> None:
-    """Keep what lost a conflict: on disk before anybody else has a turn, for the process may be killed."""
+    """Keep what loses a conflict: on disk by the next turn, with what else loses in this one."""
     if conflicts is not None:
         held = digest_of(loss.key, loss.value)
         site, hub = (None, held) if loss.winner == "site" else (held, None)

@@ -411,8 +411,8 @@ class Core:
         self.losers.lost(plan.key, plan.lost, "site")
         self.outbound.doubt(plan.key, plan.push, plan.expected)
 
-    def applied_planned(self, plan: Plan) -> None:
-        """The site holds its part of a plan now."""
+    def apply_planned(self, plan: Plan) -> None:
+        """The site is about to get its part of a plan."""
         self.losers.lost(plan.key, plan.lost, "hub")
 
     def applied(self, number: int, changes: Collection[Change]) -> None:

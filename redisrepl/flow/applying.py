@@ -333,7 +333,6 @@ class Applying:
         self._core.applied(number, [change for change in changes if change.key in in_progress])
         for key in in_progress:
             job.decided(key)
-            job.applied(key)
         patience = inbound.echo_patience
         if in_progress:
             self._site_denials.passed(in_progress)
@@ -382,10 +381,12 @@ class Applying:
 
     async def _sent(self, turn: Turn, changes: Sequence[Change], job: Job) -> tuple[int, Applied | None]:
         """Apply changes; should we not hear of it any more, it is remembered that the site may have them from us."""
-        facts, replaced = Facts(), Facts()
+        facts, replaced, lost = Facts(), Facts(), self._core.losers.count
         for key in dict.fromkeys(change.key for change in changes):
             job.agreed(key, facts)  # first: of that, the changes may be newer
-            job.replaced(key, replaced)
+            job.replaces(key, replaced)
+        if self._core.losers.count > lost:
+            await asyncio.sleep(0)  # until then what loses is on disk: nobody holds it any more once it is replaced
         # Over this the hub's has won. Should the apply not happen, and the site still hold it later, it has not written
         # that since: it must not replace what won.
         self._store.agreed(replaced)
@@ -399,9 +400,7 @@ class Applying:
             if applied is not None and self.inbound.echo_patience is None:
                 shown_before = applied.offset
         except (LinkLostError, asyncio.CancelledError):
-            self.inbound.unanswered(keys := {change.key for change in changes}, time.monotonic())
-            for key in keys:
-                job.applied(key)  # it may be: what lost is kept all the same
+            self.inbound.unanswered({change.key for change in changes}, time.monotonic())
             raise
         except RedisreplError:  # they were refused
             self._store.dropped(number)

@@ -99,14 +99,11 @@ class Job(Protocol):
     def agreed(self, key: bytes, facts: Facts) -> None:
         """Note what both sides hold of this key beside its changes."""
 
-    def replaced(self, key: bytes, facts: Facts) -> None:
-        """Note what the site holds that the changes of this key replace, if that was not agreed on."""
+    def replaces(self, key: bytes, facts: Facts) -> None:
+        """Note what the site holds that the changes of this key replace, if that was not agreed on; keep what loses."""
 
     def decided(self, key: bytes) -> None:
         """What was found out about this key is not stale, and nothing of it can fail any more but an apply."""
-
-    def applied(self, key: bytes) -> None:
-        """The changes of this key were applied, or may have been."""
 
 
 class FedJob:
@@ -148,13 +145,10 @@ class FedJob:
     def agreed(self, key: bytes, facts: Facts) -> None:
         """There is nothing beside the apply."""
 
-    def replaced(self, key: bytes, facts: Facts) -> None:
+    def replaces(self, key: bytes, facts: Facts) -> None:
         """What was told is news only where all that the site holds was agreed on, or is on its way to the hub."""
 
     def decided(self, key: bytes) -> None:
-        """Likewise."""
-
-    def applied(self, key: bytes) -> None:
         """Likewise."""
 
 
@@ -277,19 +271,16 @@ class FetchedJob:
         if plan.expiry != "nothing":
             facts.expiry(key, plan.expiry)
 
-    def replaced(self, key: bytes, facts: Facts) -> None:
-        """See `Job.replaced`."""
-        plan = self._plans.get(key)
-        if plan is not None and plan.replaced != "nothing":
+    def replaces(self, key: bytes, facts: Facts) -> None:
+        """See `Job.replaces`."""
+        if (plan := self._plans.get(key)) is None:
+            return
+        if plan.replaced != "nothing":
             note_state(facts, key, plan.replaced, plan.type)
+        self._core.apply_planned(plan)
 
     def decided(self, key: bytes) -> None:
         """See `Job.decided`."""
         self.complete = self._whole
         if (plan := self._plans.get(key)) is not None:
             self._core.push_planned(plan)
-
-    def applied(self, key: bytes) -> None:
-        """See `Job.applied`."""
-        if (plan := self._plans.get(key)) is not None:
-            self._core.applied_planned(plan)

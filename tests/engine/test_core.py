@@ -959,7 +959,7 @@ def test_the_loser_of_a_conflict_is_named_and_kept_once_it_is_replaced(winner):
         core.push_planned(plan)
         assert len(core.lost) == (winner == "site")
         if winner == "hub":
-            core.applied_planned(plan)
+            core.apply_planned(plan)
     assert core.lost == [ConflictLoss(KEY, winner, A if winner == "hub" else B)]
     assert core.losers.count == 1
     assert [(line["event"], line["key"], line["winner"]) for line in logs] == [("conflict.resolved", "ns:k", winner)]
@@ -971,7 +971,7 @@ def test_of_many_conflicts_the_rest_is_counted():
     plan = Plan(KEY, lost=[Lost(Ruling("hub"), A)])
     with capture_logs() as logs:
         for _ in range(1002):
-            core.applied_planned(plan)
+            core.apply_planned(plan)
         core.compared(["hub"])
         core.compared(["hub"])
     assert (len(logs), logs[-1]["more_keys"], core.losers.count) == (1001, 2, 1002)
@@ -981,7 +981,7 @@ def test_a_plan_without_a_conflict_names_nobody():
     core = core_of()
     for plan in (Plan(KEY), core.plan(KEY, A, B, ancestor_of(B), 0.0), core.plan(KEY, A, B, ancestor_of(A), 0.0)):
         core.push_planned(plan)
-        core.applied_planned(plan)
+        core.apply_planned(plan)
     assert core.lost == []
     assert doubted(core) == [REPLACE]
 

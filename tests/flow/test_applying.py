@@ -33,8 +33,10 @@ from redisrepl.local.address import parse_address
 from redisrepl.local.apply import SiteWriter
 from redisrepl.local.connection import open_client
 from redisrepl.local.read import SiteReader
+from redisrepl.opening import keep_loss
 from redisrepl.remote.fetch import Fetched
 from redisrepl.store import Facts
+from redisrepl.store.conflicts import Conflicts
 from redisrepl.wire.digests import digest_of, elements_of
 from redisrepl.wire.entries import LAST_ID, entry_name, entry_value
 from redisrepl.wire.groups import place_name
@@ -346,7 +348,8 @@ async def test_of_a_conflict_the_loser_is_kept(server, at_site, running, winner)
         assert world.lost == [ConflictLoss(KEY, winner, B if winner == "hub" else C)]
 
 
-async def test_what_was_not_applied_after_all_has_lost_nothing(server, at_site, running):
+async def test_what_loses_is_kept_before_it_is_replaced(server, at_site, running):
+    """Should a client replace it in that very moment, it is kept all the same, and so is what then loses."""
     at_site.set(KEY, "b")
     async with running(server) as world:
         world.reader.go_on.clear()
@@ -359,7 +362,27 @@ async def test_what_was_not_applied_after_all_has_lost_nothing(server, at_site, 
         await world.applying.idle()
 
         assert at_site.get(KEY) == b"c"
-        assert world.lost == [ConflictLoss(KEY, "hub", StringState(b"d"))]
+        assert world.lost == [ConflictLoss(KEY, "hub", B), ConflictLoss(KEY, "hub", StringState(b"d"))]
+
+
+async def test_what_loses_is_on_disk_before_it_is_replaced(server, at_site, running, tmp_path):
+    at_site.set(KEY, "b")
+    conflicts = Conflicts(tmp_path / "x.conflicts", 1 << 20, 1, time.time)
+    async with running(server) as world:
+        world.core.losers._keep = partial(keep_loss, conflicts)
+        put, on_disk = world.applying._write, []
+
+        async def look(*args):
+            on_disk.append(conflicts.kept)
+            return await put(*args)
+
+        world.applying._write = look
+        world.agree(KEY, A)
+        world.hub = {KEY: C}
+        world.dirty(KEY, suspect=True)
+        await eventually_async(lambda: at_site.get(KEY) == b"c")
+    conflicts.close()
+    assert on_disk == [1]
 
 
 @pytest.mark.parametrize("error", [LinkLostError("lost"), asyncio.CancelledError()])
@@ -371,8 +394,7 @@ async def test_what_may_have_been_replaced_is_kept(server, at_site, running, err
         world.agree(KEY, A)
         world.hub = {KEY: C}
         world.dirty(KEY, suspect=True)
-        await eventually_async(lambda: world.lost)
-        assert at_site.get(KEY) == b"c"
+        await eventually_async(lambda: at_site.get(KEY) == b"c")
         assert world.lost == [ConflictLoss(KEY, "hub", B)]
 
 

@@ -90,7 +90,7 @@ READ = (everybody, read_by_two, read_by_two)
 #: Those that CI plays: what they break, some runs notice.
 SAMPLE = [
     Mutant(core, "Core.push_planned", "self.outbound.doubt(plan.key, plan.push, plan.expected)", "pass"),
-    Mutant(core, "Core.applied_planned", 'self.losers.lost(plan.key, plan.lost, "hub")', "pass", (conflict,)),
+    Mutant(core, "Core.apply_planned", 'self.losers.lost(plan.key, plan.lost, "hub")', "pass", (conflict,)),
     Mutant(
         losers,
         "Losers.lost",
@@ -178,8 +178,8 @@ MORE = [
     Mutant(
         applying,
         "Applying._sent",
-        "self.inbound.unanswered(keys := {change.key for change in changes}, time.monotonic())",
-        "keys = ()",
+        "self.inbound.unanswered({change.key for change in changes}, time.monotonic())",
+        "pass",
         ONE,
     ),
     Mutant(applying, "Applying._sent", "self._store.agreed(replaced)", "pass", (conflict, conflict, conflict)),
