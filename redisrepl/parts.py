@@ -356,7 +356,7 @@ class Parts:
             origin=who,
             canary_period=settings.canary_period,
             retry=self._soon,
-            refused=self._retry,
+            longest_pause=settings.retry_max,
         )
         notifications = Notifications(
             self.hub, settings.kinds, settings.notify_config, fresh=settings.canary_period / 2

@@ -1,7 +1,6 @@
-"""When a batch may leave, and how many may be on their way; pauses while a server refuses whatever it is asked.
+"""When a batch may leave, and how many may be on their way.
 
-In: what is ready, the time, how batches came back. Out: a delay. Left to others: waiting (`flow.pushing`,
-`flow.tries`).
+In: what is ready, the time, how batches came back. Out: a delay. Left to others: waiting (`flow.pushing`).
 """
 
 from __future__ import annotations
@@ -16,15 +15,14 @@ from redisrepl.errors import (
     RedisreplError,
     RefusedError,
 )
+from redisrepl.pauses import Pauses
 
-__all__ = ["Pacer", "Pauses", "is_an_answer"]
+__all__ = ["Pacer", "is_an_answer"]
 
 #: Events that may be outstanding while more is pushed: what is on its way and what leaves in the meantime.
 _UNHEARD = 100_000
 #: Seconds without an event after which they are not waited for: the subscription may be dead.
 _SILENCE = 1.0
-#: Seconds of the first pause while the hub refuses everything; each is twice as long as the one before.
-_FIRST_PAUSE = 0.25
 #: What Redis itself says comes with this status.
 _OK = 200
 
@@ -39,34 +37,6 @@ def is_an_answer(error: RedisreplError) -> bool:
     return isinstance(error, ProtocolError | CommandRefusedError) or (
         isinstance(error, HubError) and error.status == _OK
     )
-
-
-class Pauses:
-    """Between tries of something that a server refuses, whatever it is asked: each is twice as long as the one before.
-
-    Args:
-        longest: seconds of the longest.
-    """
-
-    __slots__ = ("_longest", "_refusals")
-
-    def __init__(self, longest: float) -> None:
-        self._longest = longest
-        self._refusals = 0
-
-    def __bool__(self) -> bool:
-        """Whether the last try was refused."""
-        return self._refusals > 0
-
-    def next(self) -> float:
-        """It was refused again: seconds until the next try."""
-        pause: float = min(self._longest, _FIRST_PAUSE * 2 ** min(self._refusals, 20))
-        self._refusals += 1
-        return pause
-
-    def passed(self) -> None:
-        """It was not refused: the next pause is a short one again."""
-        self._refusals = 0
 
 
 class Pacer:
@@ -147,16 +117,11 @@ class Pacer:
         """Nothing leaves before this time."""
         self.held_until = max(self.held_until, until)
 
-    def refused(self, now: float, share: float = 1.0) -> None:
-        """The hub answers, but refuses whatever we send: all wait, then one tries.
-
-        Args:
-            now: seconds that never go backwards.
-            share: of the pause that is kept, by chance, so that sites do not retry in step.
-        """
+    def refused(self, now: float) -> None:
+        """The hub answers, but refuses whatever we send: all wait, then one tries."""
         if now < self.held_until:
             return  # another one has told already
-        self.hold(now + self._pauses.next() * share)
+        self.hold(now + self._pauses.next())
 
     def heard(self, now: float) -> None:
         """Events of our own pushes came."""

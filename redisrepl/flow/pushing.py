@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from itertools import groupby
@@ -231,7 +230,7 @@ class Pushing:
             if isinstance(error, HubError) and error.retry_after is not None:
                 pacer.hold(time.monotonic() + min(error.retry_after, _LONGEST_HOLD))
             elif is_an_answer(error):  # the hub is there, so its health makes nobody wait
-                pacer.refused(time.monotonic(), random.uniform(0.5, 1))  # noqa: S311
+                pacer.refused(time.monotonic())
             self._failed(batch, departure, numbers, unknown=error.may_be_executed)
             self.failure_log.failed(error, pending_keys=outbound.waiting)
             raise

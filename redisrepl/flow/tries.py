@@ -10,12 +10,12 @@ large as ever, all may ask again, and the pauses are short again.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from redisrepl.errors import RedisreplError
-from redisrepl.flow.pacing import Pauses, is_an_answer
+from redisrepl.flow.pacing import is_an_answer
+from redisrepl.pauses import Pauses
 
 __all__ = ["Tries"]
 
@@ -64,8 +64,7 @@ class Tries:
         if self._later is not None:
             return  # another one has told already
         self._now = 1
-        pause = self._pauses.next() * random.uniform(0.5, 1)  # noqa: S311 - so that sites do not retry in step
-        self._later = asyncio.get_running_loop().call_later(pause, self._over)
+        self._later = asyncio.get_running_loop().call_later(self._pauses.next(), self._over)
 
     def _over(self) -> None:
         self._later = None

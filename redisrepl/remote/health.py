@@ -11,15 +11,13 @@ known, so one tries first.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable
 from typing import Self
 
-__all__ = ["HubHealth", "Trial"]
+from redisrepl.pauses import Pauses
 
-#: Seconds of the first pause. The first try after a failure is made at once; the pause comes before the second.
-_FIRST_PAUSE = 0.25
+__all__ = ["HubHealth", "Trial"]
 
 
 class Trial:
@@ -70,20 +68,16 @@ class HubHealth:
 
     Attributes:
         well: whether the last request was answered.
+        away: whether the last request that told was not answered as it should.
     """
 
     def __init__(self, retry_max: float = 15.0, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._retry_max = retry_max
+        self._pauses = Pauses(retry_max)
         self._clock = clock
-        self._failures = 0
+        self.away = False
         self._next_at = 0.0
         self._turn = asyncio.Lock()
         self.well = False
-
-    @property
-    def away(self) -> bool:
-        """Whether the last request that told was not answered as it should."""
-        return self._failures > 0
 
     def trial(self) -> Trial:
         """A context that is entered when a request may be sent."""
@@ -106,8 +100,8 @@ class HubHealth:
 
     def found(self) -> None:
         """The request that tried was answered."""
-        self.well = True
-        self._failures = 0
+        self.well, self.away = True, False
+        self._pauses.passed()
         self._turn.release()
 
     def doubted(self) -> None:
@@ -117,10 +111,9 @@ class HubHealth:
     def lost(self, *, probed: bool) -> None:
         """A request failed. Of many that were under way when the hub went away, one counts."""
         if self.well or probed:
-            self.well = False
-            self._failures += 1
-            pause = min(self._retry_max, _FIRST_PAUSE * 2 ** min(self._failures - 2, 20)) if self._failures > 1 else 0.0
-            self._next_at = self._clock() + pause * random.uniform(0.5, 1)  # noqa: S311 - so that sites do not retry in step
+            # The first try after a failure is made at once; the pause comes before the second.
+            self._next_at = self._clock() + (self._pauses.next() if self.away else 0.0)
+            self.well, self.away = False, True
 
     def released(self) -> None:
         """The request that tried has failed, or was cancelled."""

@@ -25,6 +25,7 @@ from redisrepl.errors import CommandRefusedError, LinkLostError, ProtocolError, 
 from redisrepl.links import Links
 from redisrepl.namespaces import glob_escape, printable
 from redisrepl.observe.failures import FailureLog
+from redisrepl.pauses import Pauses
 from redisrepl.remote.hub import Hub
 from redisrepl.remote.notifications import Notifications
 from redisrepl.wire.feed import FEED_KEY, parse_feed
@@ -41,8 +42,6 @@ _CANARY = b"redisrepl:canary:"
 _GAP = b"gap:"
 #: After this many periods without a canary the stream counts as dead.
 _PATIENCE = 3
-#: Seconds after which a canary that could not be sent is followed by another; they double up to the period.
-_FIRST_PAUSE = 0.25
 #: The hub's limits on connections. Each namespace uses one connection of each kind all the time.
 _LIMITS = "nginx: limit_conn and worker_connections; Webdis: LimitNOFILE; Redis: maxclients"
 
@@ -56,14 +55,15 @@ class SubscriptionOptions:
         origin: identifies this daemon in its canaries.
         canary_period: seconds between canaries; must be below the idle timeout of the proxy before the hub.
         retry: how to wait between subscriptions, as arguments of `stamina.retry_context`.
-        refused: the same while the hub answers, but refuses to subscribe us: its health makes nobody wait then.
+        longest_pause: seconds of the longest pause while the hub answers, but refuses to subscribe us: its health makes
+            nobody wait then.
     """
 
     database: int
     origin: bytes
     canary_period: float
     retry: Mapping[str, Any]
-    refused: Mapping[str, Any]
+    longest_pause: float
 
 
 class Subscription:
@@ -119,11 +119,10 @@ class Subscription:
         self._deadline = 0.0  # when the next canary must be back
         self._subscribed = asyncio.Event()
         self._lifetime: asyncio.Timeout | None = None  # of the canaries of one subscription; it expires with that
-        self._pause = _FIRST_PAUSE  # before the next canary, if this one cannot be sent
-        self._links = Links(options.retry, works_after=0.0)  # a subscription counts as made when its canary comes back
-        self._links.accepted()  # so that a refusal is retried, not raised: the daemon goes on pushing
-        self._refusals = Links(options.refused, works_after=0.0)
-        self._refusals.accepted()
+        self._pauses = Pauses(self._period)  # before the next canary, if this one cannot be sent
+        # A subscription counts as made when its canary comes back. A refusal is not final: the daemon goes on pushing.
+        self._links = Links(options.retry, works_after=0.0, is_final=lambda _: False)
+        self._refusals = Pauses(options.longest_pause)
         self._mute = False  # whether the hub refused PUBLISH: then only silence shows that the stream is dead
         self.failure_log = FailureLog("subscribe")
         self.live = False
@@ -139,8 +138,7 @@ class Subscription:
                 self._links.lost(error)
                 self.failure_log.failed(self._explained(error), namespace=printable(self._prefix))
                 if isinstance(error, CommandRefusedError | ProtocolError):
-                    self._refusals.lost(error)
-                    await anext(self._refusals)
+                    await asyncio.sleep(self._refusals.next())
 
     def _explained(self, error: RedisreplError) -> RedisreplError | str:
         """The text for a failure: if it repeats while other namespaces work, the hub may be at a limit."""
@@ -221,7 +219,7 @@ class Subscription:
             self.round_trip = now - sent
             self._deadline = now + _PATIENCE * self._period
             self._links.made()
-            self._refusals.made()
+            self._refusals.passed()
             self.live = True
             self.failure_log.succeeded(namespace=printable(self._prefix))
 
@@ -298,8 +296,6 @@ class Subscription:
                 _log.warning("subscribe.no_canary", error=str(error), hint="let this client PUBLISH at the hub")
         except RedisreplError as error:
             _log.debug("subscribe.canary_lost", error=str(error))
-            pause = min(self._pause, self._period)
-            self._pause = 2 * pause
-            return pause
-        self._pause = _FIRST_PAUSE
+            return self._pauses.next()
+        self._pauses.passed()
         return self._period

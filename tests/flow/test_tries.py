@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from redisrepl import pauses
 from redisrepl.errors import (
     CertificateError,
     CommandRefusedError,
@@ -12,7 +13,6 @@ from redisrepl.errors import (
     ProtocolError,
     RefusedError,
 )
-from redisrepl.flow import pacing
 from redisrepl.flow.tries import Tries
 
 SAYS_NO = [RefusedError("no"), CommandRefusedError("no", status=403), ProtocolError("?"), HubError("busy", status=200)]
@@ -21,7 +21,7 @@ SAYS_NOTHING = [CertificateError("?"), OutcomeUnknownError("?"), HubError("bad g
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch):
-    monkeypatch.setattr(pacing, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(pauses, "_FIRST", 0.001)
 
 
 class World:
@@ -72,12 +72,12 @@ async def test_each_that_passes_lets_the_next_be_larger_until_all_may_ask_again(
 
 
 async def test_of_many_that_were_under_way_one_refusal_counts(monkeypatch):
-    pauses = []
-    monkeypatch.setattr(pacing.Pauses, "next", lambda _: pauses.append(None) or 0.001)
+    paused = []
+    monkeypatch.setattr(pauses.Pauses, "next", lambda _: paused.append(None) or 0.001)
     world = World()
     for _ in range(5):
         world.fails(SAYS_NO[0])
-    assert len(pauses) == 1
+    assert len(paused) == 1
 
 
 async def test_a_try_that_was_cut_short_lets_another_try():
@@ -87,12 +87,3 @@ async def test_a_try_that_was_cut_short_lets_another_try():
     world.fails(OutcomeUnknownError("?"))
     assert world.woken.is_set()
     assert world.tries.most == 1
-
-
-async def test_pauses_grow_to_the_longest_and_are_short_again_once_all_passes():
-    pauses = pacing.Pauses(0.005)
-    assert [pauses.next() for _ in range(5)] == [0.001, 0.002, 0.004, 0.005, 0.005]
-    assert pauses
-    pauses.passed()
-    assert not pauses
-    assert pauses.next() == 0.001

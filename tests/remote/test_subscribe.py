@@ -13,7 +13,6 @@ from testbed import RedisServer, eventually_async
 from tests.tasks import beside
 
 SOON = {"attempts": None, "timeout": None, "wait_initial": 0.0, "wait_max": 0.0, "wait_jitter": 0.0}
-GROWING = SOON | {"wait_initial": 1.0, "wait_max": 8.0}
 
 
 def to(hub, notifications, *, canary_period):
@@ -21,7 +20,7 @@ def to(hub, notifications, *, canary_period):
         hub,
         notifications,
         b"site1:",
-        options=SubscriptionOptions(0, b"me", canary_period, SOON, GROWING),
+        options=SubscriptionOptions(0, b"me", canary_period, SOON, longest_pause=2.0),
         on_events=lambda _: None,
         on_feed=lambda *_: None,
         on_subscribed=lambda: None,
@@ -55,11 +54,12 @@ async def test_pauses_grow_while_it_is_refused(monkeypatch, error):
         await sleep(0)
 
     monkeypatch.setattr(asyncio, "sleep", pause)
+    monkeypatch.setattr("random.uniform", max)
     subscription = to(hub, hub, canary_period=1.0)
     async with beside(subscription.listen()):
         while hub.asked < 8:
             await sleep(0)
-    assert [seconds for seconds in pauses if seconds][:6] == [1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+    assert [seconds for seconds in pauses if seconds][:6] == [0.25, 0.5, 1.0, 2.0, 2.0, 2.0]
 
 
 class Unpublished(Refusing):
@@ -89,6 +89,7 @@ async def test_canaries_that_cannot_be_sent_are_tried_ever_more_seldom(monkeypat
         await sleep(0)
 
     monkeypatch.setattr(asyncio, "sleep", pause)
+    monkeypatch.setattr("random.uniform", max)
     subscription = to(hub, hub, canary_period=3.0)
     async with beside(subscription.listen(), subscription.send_canaries()):
         while hub.asked < 9:
