@@ -9,7 +9,7 @@ in this package expiries are points in time by the site's clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from redisrepl.changes import (
@@ -75,13 +75,11 @@ class ClockShift:
         sections = [section._replace(found=moved_by(section.found, -self.ms)) for section in elements.sections]
         return elements._replace(expires_at_ms=self.expiry(elements.expires_at_ms), sections=sections)
 
-    def looks(self, looks: Mapping[bytes, Look]) -> dict[bytes, Look]:
+    def looks(self, looks: dict[bytes, Look]) -> dict[bytes, Look]:
         """Likewise digests of keys."""
-        return {key: self.look(look) for key, look in looks.items()}
-
-    def look(self, look: Look) -> Look:
-        """Likewise one digest."""
-        return look._replace(expires_at_ms=self.expiry(look.expires_at_ms)) if self.ms else look
+        if not self.ms:
+            return looks
+        return {key: look._replace(expires_at_ms=self.expiry(look.expires_at_ms)) for key, look in looks.items()}
 
     def changes(self, changes: Iterable[Change]) -> list[Change]:
         """Changes of the hub, by the site's clock; of fields without expiries, unless these are replicated now."""

@@ -1,6 +1,7 @@
-"""Reads the hub for a comparison: sums, digests, and pages of its keys.
+"""Reads the hub for a comparison.
 
-In: a namespace, keys. Out: the hub's answers, parsed by `wire.digests`. Left to others: comparing (`flow.comparison`).
+In: a namespace, keys. Out: the hub's answers. Left to others: which scripts are run (`comparer`), comparing
+(`flow.comparison`).
 """
 
 from __future__ import annotations
@@ -10,29 +11,12 @@ from collections.abc import Callable, Collection, Sequence
 
 import structlog
 
-from redisrepl.namespaces import glob_escape
+from redisrepl.comparer import Comparer
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.hub import Hub
 from redisrepl.remote.refusals import refuses_script, unready
 from redisrepl.scripts import Scripts
-from redisrepl.wire.collections import extra_types
-from redisrepl.wire.digests import (
-    LOOK_SCRIPT,
-    PAGE_SCRIPT,
-    SUMS_SCRIPT,
-    WORK,
-    Look,
-    Page,
-    Summed,
-    add_sums,
-    bucket_of,
-    look_at,
-    parse_looks,
-    parse_page,
-    parse_sums,
-    wanted_buckets,
-)
-from redisrepl.wire.totals import TOTAL_SCRIPT, Total, look_at_large, parse_total
+from redisrepl.wire.digests import Look, Page, bucket_of, look_at
 
 __all__ = ["HubComparer"]
 
@@ -42,8 +26,8 @@ _log = structlog.get_logger("redisrepl")
 _LISTED = b"list:"
 
 
-class HubComparer:
-    """Reads the hub for a comparison; where scripts are refused, it fetches values instead of digests.
+class HubComparer(Comparer):
+    """Reads the hub for a comparison.
 
     Args:
         hub: the hub to compare.
@@ -51,9 +35,6 @@ class HubComparer:
         expiries: whether expiries are compared.
         types: the types that are compared beside strings and hashes.
         clock: seconds that never go backwards.
-
-    Attributes:
-        where: which server it is, for messages.
     """
 
     def __init__(
@@ -65,60 +46,21 @@ class HubComparer:
         types: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(f"the hub {hub.url}", expiries=expiries, types=types)
         self.scripts = Scripts(hub.eval, refuses_script, clock=clock)
-        self.where = f"the hub {hub.url}"
         self._reader = reader
         self._shift = hub.clock_shift
-        others = extra_types(types)
-        self._others = (others,) if others else ()
-        self._expiries = (b"1" if expiries else b"0") + others
         self._keys: list[bytes] = []  # of the namespace that is being read without scripts
 
-    async def sums(self, prefix: bytes, cursor: bytes, count: int, sums: list[int]) -> Summed:
-        """Add the keys of one step of a scan to the sums of their buckets."""
-        if self.scripts.worth_trying and not cursor.startswith(_LISTED):
-            reply = await self._script(
-                SUMS_SCRIPT, cursor, _pattern(prefix), b"%d" % count, b"%d" % WORK, *self._others
-            )
-            if reply is not None:
-                return parse_sums(reply, sums)
-        page = await self._listed_page(prefix, cursor, count, None)
-        add_sums(sums, page.looks)
-        return Summed(page.cursor, len(page.looks))
+    def _reads_values(self, cursor: bytes) -> bool:
+        return cursor.startswith(_LISTED)
 
-    async def page(self, prefix: bytes, cursor: bytes, count: int, buckets: Collection[int] | None) -> Page:
-        """Keys of a namespace, from cursor `0` on, in these buckets (None: all). A key may come twice, as with SCAN."""
-        if self.scripts.worth_trying and not cursor.startswith(_LISTED):
-            words = (self._expiries, cursor, _pattern(prefix), b"%d" % count, b"%d" % WORK, *wanted_buckets(buckets))
-            reply = await self._script(PAGE_SCRIPT, *words)
-            if reply is not None:
-                page = parse_page(reply)
-                return page._replace(looks=self._shift.looks(page.looks))
-        return await self._listed_page(prefix, cursor, count, buckets)
+    def _as_at_site(self, looks: dict[bytes, Look]) -> dict[bytes, Look]:
+        return self._shift.looks(looks)
 
-    async def looks(self, keys: Sequence[bytes]) -> list[Look]:
-        """The digests of what these keys hold."""
-        looks: list[Look] = []
-        while self.scripts.worth_trying and len(looks) < len(keys):
-            rest = keys[len(looks) :]
-            reply = await self._script(LOOK_SCRIPT, self._expiries, b"%d" % WORK, *rest)
-            for key, look in zip(rest, parse_looks(reply, len(rest)) if reply is not None else (), strict=False):
-                whole = await look_at_large(key, look, self.where, self._total) if look.type else look
-                if whole is None:
-                    break
-                looks.append(self._shift.look(whole))
-        if len(looks) == len(keys):
-            return looks
-        return list((await self._read(keys)).values())
-
-    async def _total(self, key: bytes, kind: bytes, cursor: bytes) -> Total | None:
-        """The sums of some elements of a large collection."""
-        reply = await self._script(TOTAL_SCRIPT, key, kind, cursor)
-        return None if reply is None else parse_total(reply)
-
-    async def _listed_page(self, prefix: bytes, cursor: bytes, count: int, buckets: Collection[int] | None) -> Page:
-        """Without scripts: list all keys at the beginning, then read them page by page."""
-        if not cursor.startswith(_LISTED):  # the beginning, or scripts were refused in the middle: begin again
+    async def _read_page(self, prefix: bytes, cursor: bytes, count: int, buckets: Collection[int] | None) -> Page:
+        """List all keys at the beginning, then read them page by page."""
+        if not self._reads_values(cursor):  # the beginning, or scripts were refused in the middle: begin again
             self._keys, cursor = await self._reader.keys(prefix), _LISTED + b"0"
         begin = int(cursor.removeprefix(_LISTED))
         end = begin + count
@@ -137,7 +79,8 @@ class HubComparer:
         return {key: found[key] for key in keys}
 
     async def _script(self, script: bytes, *words: bytes) -> list[bytes] | None:
-        """The reply to a script; None if the hub refuses scripts."""
+        if not self.scripts.worth_trying:
+            return None
         were_allowed = self.scripts.allowed
         with unready("the hub is not ready for a comparison"):
             reply = await self.scripts.run(self._shift.digesting(script), words)
@@ -147,7 +90,3 @@ class HubComparer:
                 hint = "values travel instead of digests: allow EVAL and SCAN at the hub"
                 _log.warning("sweep.scripts_refused", hint=hint)
         return reply
-
-
-def _pattern(prefix: bytes) -> bytes:
-    return glob_escape(prefix) + b"*"

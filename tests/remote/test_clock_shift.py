@@ -45,8 +45,8 @@ def test_what_else_is_told_of_the_hub():
     shift = shifted()
     assert [shift.state(state) for state in (None, "other")] == [None, "other"]
     assert shift.large(LargeState("set", 7, 2000)) == LargeState("set", 7, 1500)
-    assert shift.look(Look(1, 2000, inexact=True)) == Look(1, 1500, inexact=True)
-    assert shift.looks({b"k": Look(1, 2000), b"gone": Look(None)}) == {b"k": Look(1, 1500), b"gone": Look(None)}
+    looks = {b"k": Look(1, 2000, inexact=True), b"gone": Look(None)}
+    assert shift.looks(looks) == {b"k": Look(1, 1500, inexact=True), b"gone": Look(None)}
     told = [StringSet(b"k", b"v", 2000), StringSet(b"k", b"v", None), ExpirySet(b"k", 2000), Deleted(b"k")]
     here = [StringSet(b"k", b"v", 1500), StringSet(b"k", b"v", None), ExpirySet(b"k", 1500), Deleted(b"k")]
     assert shift.changes(told) == here
