@@ -135,7 +135,7 @@ def _verify(parser: Parser, argv: list[str]) -> Callable[[], int]:
 def _status(parser: Parser, argv: list[str]) -> Callable[[], int]:
     flags = parser.parse(argv)
 
-    from redisrepl.places import default_directory
+    from redisrepl.paths import default_directory
     from redisrepl.subcommands import status
 
     directory = flags["state_dir"] or _from_environment("STATE_DIR") or default_directory()
@@ -147,7 +147,7 @@ def _status(parser: Parser, argv: list[str]) -> Callable[[], int]:
 def _conflicts(parser: Parser, argv: list[str]) -> Callable[[], int]:
     settings, address, flags = _load(parser, argv)
 
-    from redisrepl.places import default_directory
+    from redisrepl.paths import default_directory
     from redisrepl.subcommands import conflicts
 
     directory = settings.state_dir or default_directory()

@@ -43,8 +43,8 @@ from redisrepl.local.apply import SiteWriter
 from redisrepl.local.client import Followed
 from redisrepl.local.compare import SiteComparer
 from redisrepl.local.connection import open_client
-from redisrepl.local.facts import ask_facts
 from redisrepl.local.history import SiteHistory
+from redisrepl.local.info import ask_info
 from redisrepl.local.linger import Linger
 from redisrepl.local.mark import SiteMark
 from redisrepl.local.notify import SiteEvents
@@ -186,7 +186,7 @@ class Parts:
             self.outbound,
             self.namespaces.prefixes,
             saved.position,
-            Backpressure(self.outbound, self.pushing.returned, partial(ask_facts, address, settings.connect_timeout)),
+            Backpressure(self.outbound, self.pushing.returned, partial(ask_info, address, settings.connect_timeout)),
             options=StreamOptions.of(settings, self._retry),
             listener=self,
             followed=self._followed,

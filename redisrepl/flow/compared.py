@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from redisrepl.changes import State
-from redisrepl.wire.entrypages import BEGINNING, Facts
+from redisrepl.wire.entrypages import BEGINNING, StreamFacts
 
 __all__ = ["Begun", "BegunStream", "ChangedError", "Kept", "Known", "Part", "SeenStream"]
 
@@ -79,7 +79,7 @@ class SeenStream(NamedTuple):
     """
 
     epoch: int
-    facts: Facts
+    facts: StreamFacts
 
 
 class BegunStream(NamedTuple):

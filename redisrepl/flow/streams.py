@@ -3,9 +3,9 @@
 In: a key of the hub that was announced. Out: the entries that may differ, for a job. Left to others: asking the hub
 (`remote.elements`), large collections without an order (`flow.elements`), applying (`flow.applying`).
 
-A stream that was compared is known by a few numbers (`wire.entrypages.Facts`). When it is announced again, what is
-behind its last id is read; the numbers then tell whether something else has changed, and how many entries are gone. If
-they are the first ones, which they are where clients trim a stream, they are known by name from what was agreed on.
+A stream that was compared is known by a few numbers (`wire.entrypages.StreamFacts`). When it is announced again, what
+is behind its last id is read; the numbers then tell whether something else has changed, and how many entries are gone.
+If they are the first ones, which they are where clients trim a stream, they are known by name from what was agreed on.
 Whatever is not as simple as that is compared from the beginning.
 
 From the beginning, it is read and compared piece by piece, as other large collections are.
@@ -23,7 +23,7 @@ from redisrepl.engine.core import Core
 from redisrepl.flow.compared import BegunStream, ChangedError, Part, SeenStream
 from redisrepl.store import Store
 from redisrepl.wire.entries import LAST_ID, entry_name, is_entry
-from redisrepl.wire.entrypages import BEGINNING, EntryPage, Facts, behind
+from redisrepl.wire.entrypages import BEGINNING, EntryPage, StreamFacts, behind
 from redisrepl.wire.states import TOO_LARGE
 
 __all__ = ["EntriesReader", "LargeStreams"]
@@ -200,7 +200,7 @@ class LargeStreams:
         return SeenStream(self._core.continuity.epoch, page.facts)
 
 
-def _has_only_grown(begun: Facts, now: Facts, found: Iterable[bytes]) -> bool:
+def _has_only_grown(begun: StreamFacts, now: StreamFacts, found: Iterable[bytes]) -> bool:
     """Whether nothing happened to a stream while it was read, but that entries were added at its end."""
     if now == begun:
         return True

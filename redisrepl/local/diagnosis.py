@@ -1,7 +1,7 @@
 """Explains why the site closed the replication link, or sent a snapshot again: the likely cause, and what helps.
 
 In: how the link ended. Out: the log line `stream.lost`, with a cause and a remedy. Left to others: asking the site
-(`local.facts`), attaching again, which never waits for this (`sources.stream`).
+(`local.info`), attaching again, which never waits for this (`sources.stream`).
 
 A master does not tell its replica why it closes the link; it only writes that into its own log. But what it reports
 about itself now, compared with what it reported while the link was up, mostly shows the cause. The server may refuse
@@ -18,7 +18,7 @@ import structlog
 
 from redisrepl.changes import Position
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.facts import BufferLimit, Facts, ask_facts
+from redisrepl.local.info import BufferLimit, SiteInfo, ask_info
 
 __all__ = ["Diagnosis", "LinkDiagnosis", "LostLink", "explain_full_sync", "explain_loss"]
 
@@ -86,7 +86,7 @@ class LinkDiagnosis:
         self._loss: LostLink | None = None
         self._without: Position | None = None  # the position from which the site could not continue
         self._said, self._said_at = "", 0.0
-        self.facts: Facts | None = None
+        self.facts: SiteInfo | None = None
 
     def lost(self, loss: LostLink, *, logged: bool) -> None:
         """The link ended, or could not be made again; explained only if the failure was `logged`."""
@@ -120,7 +120,7 @@ class LinkDiagnosis:
             self._news.clear()
             loss, without = self._loss, self._without
             full = loss is not None and _MAX_CLIENTS in loss.error
-            now = Facts() if full else await ask_facts(self._address, self._wait)  # a full server cannot be asked
+            now = SiteInfo() if full else await ask_info(self._address, self._wait)  # a full server cannot be asked
             if loss is not None:
                 self._say(explain_loss(loss, self.facts, now))
                 if self._attached or not now.failure or _REFUSAL in now.failure:
@@ -139,7 +139,7 @@ class LinkDiagnosis:
         _log.warning("stream.lost", cause=diagnosis.cause, remedy=diagnosis.remedy)
 
 
-def explain_loss(loss: LostLink, before: Facts | None, now: Facts) -> Diagnosis:
+def explain_loss(loss: LostLink, before: SiteInfo | None, now: SiteInfo) -> Diagnosis:
     """The likely cause of a link's end.
 
     Args:
@@ -158,7 +158,7 @@ def explain_loss(loss: LostLink, before: Facts | None, now: Facts) -> Diagnosis:
     return known or _of_silence(loss, now) or _of_network(loss, now)
 
 
-def explain_full_sync(position: Position, before: Facts | None, now: Facts) -> Diagnosis:
+def explain_full_sync(position: Position, before: SiteInfo | None, now: SiteInfo) -> Diagnosis:
     """Why the site sent a snapshot although we asked it to continue.
 
     Args:
@@ -182,7 +182,7 @@ def explain_full_sync(position: Position, before: Facts | None, now: Facts) -> D
     )
 
 
-def _of_failure(now: Facts) -> Diagnosis:
+def _of_failure(now: SiteInfo) -> Diagnosis:
     if _REFUSAL in now.failure:
         return Diagnosis(
             f"not known: the site's Redis does not tell us about itself: {now.failure}",
@@ -194,7 +194,7 @@ def _of_failure(now: Facts) -> Diagnosis:
     )
 
 
-def _of_identity(before: Facts | None, now: Facts) -> Diagnosis | None:
+def _of_identity(before: SiteInfo | None, now: SiteInfo) -> Diagnosis | None:
     """It is another server or process than before, or has another role."""
     if before is None:
         return None
@@ -219,7 +219,7 @@ def _of_identity(before: Facts | None, now: Facts) -> Diagnosis | None:
     return None
 
 
-def _of_counters(before: Facts | None, now: Facts) -> Diagnosis | None:
+def _of_counters(before: SiteInfo | None, now: SiteInfo) -> Diagnosis | None:
     """A counter of the server has grown."""
     if before is None:
         return None
@@ -232,7 +232,7 @@ def _of_counters(before: Facts | None, now: Facts) -> Diagnosis | None:
     return None
 
 
-def _of_overrun(loss: LostLink, now: Facts) -> Diagnosis | None:
+def _of_overrun(loss: LostLink, now: SiteInfo) -> Diagnosis | None:
     """Before Redis 7.2 overruns are not counted, but we miss more bytes than the buffer can hold."""
     if now.overruns is not None or loss.silence is not None or now.offset is None or loss.position is None:
         return None
@@ -243,7 +243,7 @@ def _of_overrun(loss: LostLink, now: Facts) -> Diagnosis | None:
     return _overrun(now, f": {_size(missed)} had not come yet")
 
 
-def _overrun(now: Facts, detail: str) -> Diagnosis:
+def _overrun(now: SiteInfo, detail: str) -> Diagnosis:
     limit = now.buffer_limit or BufferLimit(256 << 20, 64 << 20, 60)
     raised = f"replica {_size(2 * limit.hard)} {_size(2 * limit.soft)} {limit.seconds or 60}"
     said = "" if now.buffer_limit is None else f" ({_size(limit.hard)})"
@@ -253,7 +253,7 @@ def _overrun(now: Facts, detail: str) -> Diagnosis:
     )
 
 
-def _of_silence(loss: LostLink, now: Facts) -> Diagnosis | None:
+def _of_silence(loss: LostLink, now: SiteInfo) -> Diagnosis | None:
     """One side closed the link because it heard nothing from the other."""
     if loss.silence is not None:
         if now.ping_period is not None and now.ping_period >= loss.silence:
@@ -275,7 +275,7 @@ def _of_silence(loss: LostLink, now: Facts) -> Diagnosis | None:
     return None
 
 
-def _of_network(loss: LostLink, now: Facts) -> Diagnosis:
+def _of_network(loss: LostLink, now: SiteInfo) -> Diagnosis:
     if loss.position is None and now.repl_timeout is not None and now.repl_timeout < _SHORT_TIMEOUT:
         return Diagnosis(
             f"the snapshot took longer than the site's repl-timeout ({now.repl_timeout} s), or the network failed",
@@ -287,7 +287,7 @@ def _of_network(loss: LostLink, now: Facts) -> Diagnosis:
     )
 
 
-def _of_history(before: Facts | None, now: Facts) -> Diagnosis:
+def _of_history(before: SiteInfo | None, now: SiteInfo) -> Diagnosis:
     """The server has another history, and is the same as far as we know."""
     if before is not None and before.run_id and before.run_id == now.run_id:
         return Diagnosis(
@@ -303,7 +303,7 @@ def _of_history(before: Facts | None, now: Facts) -> Diagnosis:
     )
 
 
-def _of_backlog(position: Position, now: Facts) -> Diagnosis:
+def _of_backlog(position: Position, now: SiteInfo) -> Diagnosis:
     gap = 0 if now.offset is None else now.offset - position.offset
     wanted = _LEAST_BACKLOG
     while wanted < 2 * gap:

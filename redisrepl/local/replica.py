@@ -24,12 +24,12 @@ from redisrepl.changes import Position
 from redisrepl.errors import ConfigError, LimitExceededError, RdbError, RedisreplError, is_transient
 from redisrepl.links import Links
 from redisrepl.local.address import SiteAddress, parse_address
-from redisrepl.local.facts import ask_place
+from redisrepl.local.info import ask_place
 from redisrepl.local.stream import ReplicaLink
 from redisrepl.tls.contexts import CertificateFiles
 from redisrepl.wire.psync import Commands, Continued, FullSync, SnapshotData, SnapshotEnd
 from redisrepl.wire.rdb import Aux, Entry, Function, RdbReader, assemble
-from redisrepl.wire.transactions import Command, CommandReader, Place
+from redisrepl.wire.transactions import Command, CommandReader, StreamPlace
 
 __all__ = [
     "Command",
@@ -83,7 +83,7 @@ class LinkOptions:
 
 class _Batch(NamedTuple):
     events: Sequence[StreamEvent]
-    end: Place | None  # None inside a snapshot: there is no place to continue from
+    end: StreamPlace | None  # None inside a snapshot: there is no place to continue from
 
 
 class ReplicaStream:
@@ -240,7 +240,7 @@ class ReplicaStream:
         if pump is not None:
             await pump.aclose()
 
-    def _place_after(self, count: int) -> Place | None:
+    def _place_after(self, count: int) -> StreamPlace | None:
         """Where to continue after this many events of the batch."""
         if count >= len(self._batch):
             return self._end
@@ -248,7 +248,7 @@ class ReplicaStream:
             if not isinstance(event, Command):
                 break
             if event.completes:
-                return Place(event.position, event.database)
+                return StreamPlace(event.position, event.database)
         return self._base
 
     def _acknowledged(self) -> int:
@@ -353,7 +353,7 @@ class ReplicaStream:
         return found
 
 
-def parse_place(text: str) -> Place:
+def parse_place(text: str) -> StreamPlace:
     """Parse `REPLID:OFFSET` or `REPLID:OFFSET:DB`; without DB it is database 0.
 
     Raises:
@@ -363,9 +363,9 @@ def parse_place(text: str) -> Place:
     if match is None:
         raise ConfigError(f"{text[:80]!r} is no position: give REPLID:OFFSET or REPLID:OFFSET:DB")
     replid, offset, database = match.groups()
-    return Place(Position(replid, int(offset)), int(database or 0))
+    return StreamPlace(Position(replid, int(offset)), int(database or 0))
 
 
-def _given_place(position: Position | str, database: int | None) -> Place:
-    place = parse_place(position) if isinstance(position, str) else Place(position, 0)
-    return place if database is None else Place(place.position, database)
+def _given_place(position: Position | str, database: int | None) -> StreamPlace:
+    place = parse_place(position) if isinstance(position, str) else StreamPlace(position, 0)
+    return place if database is None else StreamPlace(place.position, database)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from redisrepl.places import identity, short_path
+from redisrepl.paths import identity, short_path
 
 __all__ = ["SocketFile", "serve_state"]
 

@@ -15,7 +15,7 @@ import structlog
 
 from redisrepl import __version__
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.facts import ask_facts
+from redisrepl.local.info import ask_info
 from redisrepl.memory import resident
 from redisrepl.namespaces import Namespaces, printable
 from redisrepl.observe.failures import FailureLog
@@ -133,7 +133,7 @@ class DaemonState:
         """The same with the lag in bytes, which takes a request to the site."""
         following, facts = self._parts.stream, None
         if following.position is not None and self._parts.attached_at is not None:
-            facts = await ask_facts(self._address, _PATIENCE)
+            facts = await ask_info(self._address, _PATIENCE)
         document, position = self.document(), following.position
         document["lag_bytes"] = document["unread_bytes"] = None
         if facts is not None and position is not None and facts.offset is not None and position.replid in facts.history:

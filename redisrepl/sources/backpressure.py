@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from redisrepl.engine.outbound import Outbound
-from redisrepl.local.facts import Facts
+from redisrepl.local.info import SiteInfo
 
 __all__ = ["Backpressure"]
 
@@ -43,7 +43,7 @@ class Backpressure:
     Args:
         outbound: the queue to the hub.
         returned: waits until the hub has answered a batch.
-        ask_facts: asks the site for its offset and limits.
+        ask_info: asks the site for its offset and limits.
         clock: seconds that never go backwards.
     """
 
@@ -51,13 +51,13 @@ class Backpressure:
         self,
         outbound: Outbound,
         returned: Callable[[], Awaitable[None]],
-        ask_facts: Callable[[], Awaitable[Facts]],
+        ask_info: Callable[[], Awaitable[SiteInfo]],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._outbound = outbound
         self._returned = returned
-        self._ask_facts = ask_facts
+        self._ask_info = ask_info
         self._clock = clock
         self._offset = 0
         self._patience = 0.0
@@ -75,7 +75,7 @@ class Backpressure:
             began, answered = self._clock(), self._outbound.counters.answered
             if began >= self._look_at:
                 self._look_at = began + _LOOK_PERIOD
-                if not self._is_harmless(await self._ask_facts()):
+                if not self._is_harmless(await self._ask_info()):
                     self._give_up("the site has to buffer too much for us, or does not say how much")
                     return
             try:
@@ -89,7 +89,7 @@ class Backpressure:
             if self._patience <= 0:
                 self._give_up(f"the snapshot was paused for {_PATIENCE:g} s")
 
-    def _is_harmless(self, facts: Facts) -> bool:
+    def _is_harmless(self, facts: SiteInfo) -> bool:
         """Whether the site's buffer for us is far from its limit."""
         if facts.offset is None:
             return False  # without an offset we cannot tell how full the buffer is

@@ -1,6 +1,6 @@
 """Keeps on disk what both sides last agreed on: in a journal, and in the database that it is folded into."""
 
-from redisrepl.places import default_directory
+from redisrepl.paths import default_directory
 from redisrepl.store.directory import ForeignStateError, Pair, StateDirectoryError
 from redisrepl.store.facts import Facts
 from redisrepl.store.fallback import open_store

@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 
 from redisrepl.namespaces import printable
-from redisrepl.places import identity
+from redisrepl.paths import identity
 from redisrepl.store.losers import (
     INSERT,
     SUFFIX,

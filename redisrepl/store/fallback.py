@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from redisrepl.places import default_directory
+from redisrepl.paths import default_directory
 from redisrepl.store.directory import Pair, StateDirectoryError
 from redisrepl.store.store import Store
 

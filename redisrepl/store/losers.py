@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from redisrepl.changes import HashState, SequenceState, State, StringState, value_size
-from redisrepl.places import identity
+from redisrepl.paths import identity
 from redisrepl.store.directory import is_of_another
 from redisrepl.store.unusable import UnusableError
 

@@ -15,7 +15,7 @@ from typing import TextIO
 from redisrepl.errors import ExitCode, RedisreplError
 from redisrepl.local.address import SiteAddress
 from redisrepl.namespaces import Namespaces, printable
-from redisrepl.places import default_directory
+from redisrepl.paths import default_directory
 from redisrepl.settings.settings import Settings
 from redisrepl.subcommands.check_hub import check_hub
 from redisrepl.subcommands.check_site import check_site

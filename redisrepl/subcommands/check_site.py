@@ -25,10 +25,10 @@ from redisrepl.errors import (
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import ask, is_refused, translated
 from redisrepl.local.connection import open_client
-from redisrepl.local.facts import Facts, ask_facts
+from redisrepl.local.info import SiteInfo, ask_info
 from redisrepl.local.stream import ReplicaLink
 from redisrepl.namespaces import glob_escape, printable
-from redisrepl.places import default_directory
+from redisrepl.paths import default_directory
 from redisrepl.settings.settings import Settings
 from redisrepl.subcommands.finding import Finding, clock_finding, eviction_findings, failed
 from redisrepl.subcommands.losses import SITE_LOSSES, losses_for, without
@@ -76,7 +76,7 @@ async def check_site(settings: Settings, address: SiteAddress) -> AsyncIterator[
             yield finding
         refused = settings.source == "notify"
         if not refused:
-            for finding in _replica_findings(settings, info, await ask_facts(address, settings.connect_timeout)):
+            for finding in _replica_findings(settings, info, await ask_info(address, settings.connect_timeout)):
                 yield finding
             finding = await _check_psync(settings, address)
             yield finding
@@ -140,7 +140,7 @@ def _other_followers(settings: Settings, address: SiteAddress, info: Info) -> It
         yield Finding("site followers", f"{said}: {remedy}", None)
 
 
-def _replica_findings(settings: Settings, info: Info | None, facts: Facts) -> Iterator[Finding]:
+def _replica_findings(settings: Settings, info: Info | None, facts: SiteInfo) -> Iterator[Finding]:
     """How long an outage may be, and what ends a link."""
     backlog = facts.backlog_size if info is None else info.number("repl_backlog_size") or 0
     if backlog is None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from redisrepl.errors import ExitCode, PeerUnavailableError
 from redisrepl.observe.words import count, span
-from redisrepl.places import short_path
+from redisrepl.paths import short_path
 from redisrepl.showing import plain
 from redisrepl.stdio import writing
 from redisrepl.wire.replies import CLOCK_TOLERANCE

@@ -25,7 +25,7 @@ from redisrepl.subcommands.jsonlines import encode_bytes, entry_line, function_l
 from redisrepl.subcommands.output import Output
 from redisrepl.wire.keys import keys_of, writes_whole_databases
 from redisrepl.wire.rdb import Entry, Function
-from redisrepl.wire.transactions import Place
+from redisrepl.wire.transactions import StreamPlace
 
 __all__ = ["Choice", "run"]
 
@@ -47,7 +47,7 @@ class Choice:
     keys: frozenset[bytes] = frozenset()
     commands: frozenset[bytes] = frozenset()
     snapshot: bool = True
-    place: Place | None = None
+    place: StreamPlace | None = None
 
     def line(self, event: StreamEvent) -> bytes:
         """The line of an event, with its end; empty if it is not chosen."""

@@ -4,7 +4,7 @@ In: a key, and with which entry to begin. Out: arguments of a script, and what i
 (`remote.elements`, `local.read`), what follows from it (`flow.streams`).
 
 A stream is in the order of its ids, and clients add at its end. So whoever has seen all of it and knows how many
-entries were ever added needs to read no more than those behind its last id (`Facts.removed_since`).
+entries were ever added needs to read no more than those behind its last id (`StreamFacts.removed_since`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from redisrepl.wire.lua import HEAD_OF
 from redisrepl.wire.replies import natural
 from redisrepl.wire.states import check_token, read_at
 
-__all__ = ["BEGINNING", "ENTRIES_SCRIPT", "EntryPage", "Facts", "behind", "parse_entries", "words_of"]
+__all__ = ["BEGINNING", "ENTRIES_SCRIPT", "EntryPage", "StreamFacts", "behind", "parse_entries", "words_of"]
 
 #: Where a stream begins; as an id to go on with, that nothing follows.
 BEGINNING = b"0"
@@ -66,7 +66,7 @@ return out
 )
 
 
-class Facts(NamedTuple):
+class StreamFacts(NamedTuple):
     """What is known of a stream as a whole.
 
     Attributes:
@@ -81,7 +81,7 @@ class Facts(NamedTuple):
     first: bytes | None
     last: bytes
 
-    def removed_since(self, before: Facts, new: int) -> int | None:
+    def removed_since(self, before: StreamFacts, new: int) -> int | None:
         """How many entries are gone since.
 
         Args:
@@ -112,7 +112,7 @@ class EntryPage(NamedTuple):
     time: int
     type: str
     expires_at_ms: int | None
-    facts: Facts | None = None
+    facts: StreamFacts | None = None
     following: bytes = BEGINNING
     found: Mapping[bytes, bytes] = {}
 
@@ -150,7 +150,7 @@ def parse_entries(items: Sequence[bytes], token: bytes, begin: bytes) -> EntryPa
             return EntryPage(time, type_, expires_at_ms)
         added = natural(items[4]) if items[4] else None
         first = entry_name(items[5]) if items[5] else None
-        facts = Facts(natural(items[3]), added, first, last_id_of(items[6]))
+        facts = StreamFacts(natural(items[3]), added, first, last_id_of(items[6]))
         found = stream_elements(items[_HEAD:])
         if _goes_on(begin, items[7], found):
             return EntryPage(time, type_, expires_at_ms, facts, items[7], found)

@@ -21,7 +21,7 @@ from redisrepl.changes import Position
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.keys import keys_of, names_one_key, writes_whole_databases
 
-__all__ = ["Command", "CommandReader", "Place", "says_nothing"]
+__all__ = ["Command", "CommandReader", "StreamPlace", "says_nothing"]
 
 
 class Command(NamedTuple):
@@ -53,7 +53,7 @@ class Command(NamedTuple):
         return self.offset != self.transaction
 
 
-class Place(NamedTuple):
+class StreamPlace(NamedTuple):
     """Where to continue a stream: a position, and the database that the stream has selected there."""
 
     position: Position
@@ -97,7 +97,7 @@ class CommandReader:
     """
 
     def __init__(self, prefixes: Sequence[bytes] = ()) -> None:
-        self.place: Place | None = None
+        self.place: StreamPlace | None = None
         self._prefixes = tuple(prefixes)
         self._kinds = dict(_KINDS)
         self._replid = ""
@@ -105,12 +105,12 @@ class CommandReader:
         self._opened_at: int | None = None  # offset before MULTI
         self._open: list[Command] = []
         # No command between `resume`, `newer` and `place` was passed on.
-        self._resume: Place | None = None
-        self._newer: Place | None = None
-        self._completed: Place | None = None  # the end of the last transaction
+        self._resume: StreamPlace | None = None
+        self._newer: StreamPlace | None = None
+        self._completed: StreamPlace | None = None  # the end of the last transaction
 
     @property
-    def resume(self) -> Place | None:
+    def resume(self) -> StreamPlace | None:
         """Where to continue after a lost link: `place`, or a little before it if nothing is repeated by that."""
         return self._resume
 
@@ -124,7 +124,7 @@ class CommandReader:
         self._database = database
         self._opened_at = None
         self._open = []
-        self.place = self._resume = self._newer = Place(position, database)
+        self.place = self._resume = self._newer = StreamPlace(position, database)
 
     def take(self, commands: Sequence[Sequence[bytes]], ends: Sequence[int]) -> list[Command]:
         """Process the next commands, each with the offset right after it.
@@ -154,7 +154,7 @@ class CommandReader:
             else:
                 self._open.append(Command(argv, database, replid, self._opened_at, self._opened_at))
         if ends and self._opened_at is None:
-            self.place = Place(Position(replid, ends[-1]), database)
+            self.place = StreamPlace(Position(replid, ends[-1]), database)
         self._stay_behind(events)
         return events
 
@@ -162,7 +162,7 @@ class CommandReader:
         """Move `resume` to the end of what is passed on now or, after many bytes without data, closer to `place`."""
         if events:
             last = events[-1]
-            end = Place(last.position, last.database) if last.transaction is None else self._completed
+            end = StreamPlace(last.position, last.database) if last.transaction is None else self._completed
             self._resume = self._newer = end
         if self.place and self._newer and self.place.position.offset - self._newer.position.offset > _QUIET:
             self._resume, self._newer = self._newer, self.place
@@ -174,14 +174,14 @@ class CommandReader:
                 self._database = _number(argv)
             case _Kind.MULTI:
                 self._opened_at = end - _MULTI_SIZE
-                self.place = Place(Position(self._replid, self._opened_at), self._database)
+                self.place = StreamPlace(Position(self._replid, self._opened_at), self._database)
             case _Kind.EXEC:
                 if self._open:
                     self._open[-1] = self._open[-1]._replace(offset=end)
                 events += self._open
                 self._open = []
                 self._opened_at = None
-                self._completed = Place(Position(self._replid, end), self._database)
+                self._completed = StreamPlace(Position(self._replid, end), self._database)
         return self._database
 
     def _wanted(self, argv: Sequence[bytes]) -> bool:

@@ -15,7 +15,7 @@ from redisrepl.local.address import SiteAddress, parse_address
 from redisrepl.local.apply import SiteWriter
 from redisrepl.local.client import Followed, ask, ask_all, plain_client, translated
 from redisrepl.local.connection import find_master
-from redisrepl.local.facts import ask_facts, ask_place
+from redisrepl.local.info import ask_info, ask_place
 from redisrepl.local.notify import SiteEvents
 from redisrepl.local.read import SiteReader
 from redisrepl.local.sentinel import ask_sentinels
@@ -81,7 +81,7 @@ async def everything_that_is_asked(address):
         turn,
         events,
         lambda: SiteEvents(address, client, [b"k"], frozenset({"set"}))._ensure_flags(),
-        lambda: ask_facts(address, 2.0),
+        lambda: ask_info(address, 2.0),
         lambda: ask_place(address, 2.0),
         lambda: ask_sentinels(sentinels, 2.0),
         lambda: find_master(sentinels, 2.0),

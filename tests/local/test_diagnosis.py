@@ -11,14 +11,14 @@ from redisrepl.changes import Position
 from redisrepl.local import diagnosis as module
 from redisrepl.local.address import parse_address
 from redisrepl.local.diagnosis import LinkDiagnosis, LostLink, explain_full_sync, explain_loss
-from redisrepl.local.facts import BufferLimit, Facts
+from redisrepl.local.info import BufferLimit, SiteInfo
 from testbed import Certificates, Daemon, FaultProxy, RedisServer, eventually, eventually_async, free_port
 from tests.e2e.support import certificate_flags
 
 REPLID, OTHER = "a" * 40, "b" * 40
 PLACE = Position(REPLID, 1000)
 CLOSED = LostLink("it closed the link", PLACE)
-WELL = Facts(
+WELL = SiteInfo(
     at=100.0,
     run_id="run",
     uptime=5000,
@@ -65,11 +65,11 @@ def facts(**members):
         (replace(CLOSED, silence=8.0), WELL, AFTER, "every 10 s", "repl-ping-replica-period 10, or --site-silence 30"),
         (replace(CLOSED, position=None), WELL, facts(repl_timeout=5), "snapshot took longer", "repl-timeout 60"),
         (LostLink("ERR max number of clients reached", PLACE), WELL, AFTER, "as many clients", "CONFIG SET maxclients"),
-        (CLOSED, WELL, Facts(failure="max number of clients reached"), "as many clients", "CONFIG SET maxclients"),
-        (CLOSED, WELL, Facts(failure="cannot be reached: refused"), "is down, or the network", "retries by itself"),
-        (CLOSED, WELL, Facts(failure="it refuses us: this user has no permissions"), "not known", "+info"),
+        (CLOSED, WELL, SiteInfo(failure="max number of clients reached"), "as many clients", "CONFIG SET maxclients"),
+        (CLOSED, WELL, SiteInfo(failure="cannot be reached: refused"), "is down, or the network", "retries by itself"),
+        (CLOSED, WELL, SiteInfo(failure="it refuses us: this user has no permissions"), "not known", "+info"),
         (CLOSED, WELL, AFTER, "the site's Redis is well", "idle timeout"),
-        (CLOSED, WELL, Facts(at=1.0), "the network", "idle timeout"),
+        (CLOSED, WELL, SiteInfo(at=1.0), "the network", "idle timeout"),
     ],
 )
 def test_the_cause_of_a_loss(loss, before, now, cause, remedy):
@@ -91,8 +91,8 @@ def test_the_cause_of_a_loss(loss, before, now, cause, remedy):
         (None, facts(offset=999), "behind ours", "-rc"),
         (WELL, facts(role="slave", master="h:1"), "a replica of h:1", "--sentinel"),
         (None, AFTER, "does not say why", "log"),
-        (None, Facts(at=1.0), "does not say why", "log"),
-        (None, Facts(failure="it refuses us: no"), "not known", "+info"),
+        (None, SiteInfo(at=1.0), "does not say why", "log"),
+        (None, SiteInfo(failure="it refuses us: no"), "not known", "+info"),
     ],
 )
 def test_the_cause_of_a_snapshot(before, now, cause, remedy):
@@ -266,9 +266,9 @@ async def test_a_loss_is_explained_once_however_often_the_site_is_looked_at(monk
 
     async def ask(_address, _wait):
         asked.append(1)
-        return Facts(failure="it refuses us: no permission")
+        return SiteInfo(failure="it refuses us: no permission")
 
-    monkeypatch.setattr(module, "ask_facts", ask)
+    monkeypatch.setattr(module, "ask_info", ask)
     monkeypatch.setattr(module, "_PERIOD", 0.001)
     monkeypatch.setattr(module, "_REPEAT", 0.0)
     diagnosis = LinkDiagnosis(parse_address("127.0.0.1:1"))

@@ -23,7 +23,7 @@ from redisrepl import (
 )
 from redisrepl.errors import ConfigError, PeerUnavailableError, RdbError, RefusedError
 from redisrepl.local.replica import parse_place
-from redisrepl.wire.transactions import Place
+from redisrepl.wire.transactions import StreamPlace
 from testbed import FaultProxy, RedisServer, eventually_async
 
 SWIFT = LinkOptions(retry_max=0.1, connect_wait=5.0)
@@ -431,5 +431,5 @@ def test_no_position(text):
 
 
 def test_positions():
-    assert parse_place("F" * 40 + ":12") == Place(Position("F" * 40, 12), 0)
-    assert parse_place("f" * 40 + ":12:3") == Place(Position("f" * 40, 12), 3)
+    assert parse_place("F" * 40 + ":12") == StreamPlace(Position("F" * 40, 12), 0)
+    assert parse_place("f" * 40 + ":12:3") == StreamPlace(Position("f" * 40, 12), 3)

@@ -11,7 +11,7 @@ from redisrepl.changes import StringSet
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pushes import OutboundOptions
-from redisrepl.local.facts import BufferLimit, Facts
+from redisrepl.local.info import BufferLimit, SiteInfo
 from redisrepl.namespaces import Namespaces
 from redisrepl.sources.backpressure import Backpressure
 from redisrepl.wire.batches import UNCHANGED
@@ -58,7 +58,7 @@ def impatient(monkeypatch):
 
 
 async def test_it_waits_until_there_is_room():
-    snapshot = Snapshot(Facts(offset=1000, buffer_limit=LIMIT))
+    snapshot = Snapshot(SiteInfo(offset=1000, buffer_limit=LIMIT))
     snapshot.read(100)
     await snapshot.pressure.room()
     assert snapshot.outbound.waiting == 100
@@ -72,13 +72,13 @@ async def test_it_waits_until_there_is_room():
 @pytest.mark.parametrize(
     ("facts", "waits"),
     [
-        (Facts(offset=1100, buffer_limit=LIMIT), True),
-        (Facts(offset=1101, buffer_limit=LIMIT), False),
-        (Facts(offset=1250, buffer_limit=BufferLimit(1000, 0, 0)), True),
-        (Facts(offset=1251, buffer_limit=BufferLimit(1000, 0, 0)), False),
-        (Facts(offset=1000 + (16 << 20), buffer_limit=BufferLimit(0, 0, 0)), True),
-        (Facts(offset=1001 + (16 << 20)), False),
-        (Facts(failure="refused"), False),
+        (SiteInfo(offset=1100, buffer_limit=LIMIT), True),
+        (SiteInfo(offset=1101, buffer_limit=LIMIT), False),
+        (SiteInfo(offset=1250, buffer_limit=BufferLimit(1000, 0, 0)), True),
+        (SiteInfo(offset=1251, buffer_limit=BufferLimit(1000, 0, 0)), False),
+        (SiteInfo(offset=1000 + (16 << 20), buffer_limit=BufferLimit(0, 0, 0)), True),
+        (SiteInfo(offset=1001 + (16 << 20)), False),
+        (SiteInfo(failure="refused"), False),
     ],
     ids=["soft", "above soft", "hard", "above hard", "no limit", "limit unknown", "offset unknown"],
 )
@@ -94,7 +94,7 @@ async def test_a_site_whose_buffer_for_us_fills_up_does_not_have_to_wait(facts, 
 
 
 async def test_a_hub_that_takes_nothing_is_not_waited_for():
-    snapshot = Snapshot(Facts(offset=1000), batches=1)
+    snapshot = Snapshot(SiteInfo(offset=1000), batches=1)
     snapshot.read(150)
     with capture_logs() as logs:
         await snapshot.pressure.room()
@@ -104,7 +104,7 @@ async def test_a_hub_that_takes_nothing_is_not_waited_for():
 
 
 async def test_a_hub_that_holds_all_of_it_already_takes_it_too():
-    snapshot = Snapshot(Facts(offset=1000), holds_all=True)
+    snapshot = Snapshot(SiteInfo(offset=1000), holds_all=True)
     snapshot.read(150)
     with capture_logs() as logs:
         await snapshot.pressure.room()
@@ -113,7 +113,7 @@ async def test_a_hub_that_holds_all_of_it_already_takes_it_too():
 
 
 async def test_a_snapshot_does_not_wait_for_ever_but_the_next_may_wait_again():
-    snapshot = Snapshot(Facts(offset=1000), seconds_per_batch=20.0)
+    snapshot = Snapshot(SiteInfo(offset=1000), seconds_per_batch=20.0)
     snapshot.read(190)
     with capture_logs() as logs:
         await snapshot.pressure.room()
@@ -127,7 +127,7 @@ async def test_a_snapshot_does_not_wait_for_ever_but_the_next_may_wait_again():
 
 
 async def test_the_site_is_asked_once_a_second():
-    snapshot = Snapshot(Facts(offset=1000), seconds_per_batch=0.125)
+    snapshot = Snapshot(SiteInfo(offset=1000), seconds_per_batch=0.125)
     snapshot.read(190)
     snapshot.outbound.take(40, 1 << 20)  # on their way for longer
     await snapshot.pressure.room()

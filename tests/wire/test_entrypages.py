@@ -8,7 +8,7 @@ from redisrepl.changes import HashState
 from redisrepl.errors import OutcomeUnknownError, ProtocolError
 from redisrepl.wire.digests import Look, digest_of
 from redisrepl.wire.entries import LAST_ID, entry_name, entry_value
-from redisrepl.wire.entrypages import BEGINNING, ENTRIES_SCRIPT, Facts, behind, parse_entries, words_of
+from redisrepl.wire.entrypages import BEGINNING, ENTRIES_SCRIPT, StreamFacts, behind, parse_entries, words_of
 from redisrepl.wire.totals import TOTAL_SCRIPT, look_at_large, parse_total
 from testbed import RedisServer
 
@@ -81,7 +81,7 @@ def test_the_facts_alone(client):
     fill(client, IDS[:70])
     client.xdel(KEY, IDS[0])
     page = asked(client, enough=0)
-    assert page.facts == Facts(69, 70, entry_name(IDS[1]), IDS[69])
+    assert page.facts == StreamFacts(69, 70, entry_name(IDS[1]), IDS[69])
     assert (page.found, page.following) == ({}, BEGINNING)
 
 
@@ -107,7 +107,7 @@ def test_what_is_no_stream_has_no_facts(client):
 )
 def test_how_many_entries_are_gone(before, now, new, removed):
     first, last = b"", b"0-1"
-    assert Facts(*now, first, last).removed_since(Facts(*before, first, last), new) == removed
+    assert StreamFacts(*now, first, last).removed_since(StreamFacts(*before, first, last), new) == removed
 
 
 PAGE = [b"1 t", b"stream", b"", b"2", b"2", b"1-0", b"2-0", b"0", b"1-0", b"\x92\xa1f\xa1v", b"last-id", b"2-0"]

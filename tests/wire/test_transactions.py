@@ -7,7 +7,7 @@ import pytest
 from redisrepl.changes import Position
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.psync import encode_command
-from redisrepl.wire.transactions import Command, CommandReader, Place, says_nothing
+from redisrepl.wire.transactions import Command, CommandReader, StreamPlace, says_nothing
 
 REPLID = "a" * 40
 STREAM = [
@@ -82,7 +82,7 @@ def test_a_link_that_begins_anew_forgets_the_open_transaction():
     cut = reader()
     cut.take(STREAM[:5], ENDS[:5])
 
-    assert cut.place == Place(Position(REPLID, MULTI_AT), 3)
+    assert cut.place == StreamPlace(Position(REPLID, MULTI_AT), 3)
     cut.start(Position("b" * 40, MULTI_AT), 3)
     events = cut.take(STREAM[3:], ENDS[3:])
 
@@ -97,14 +97,14 @@ def test_prefixes_choose_commands_and_leave_the_place_alone():
 
     assert [event.argv[0] for event in events] == [b"SET", b"INCR", b"FLUSHDB", b"MSET"]
     assert events[1].offset == ENDS[8]
-    assert chosen.place == Place(Position(REPLID, 1000), 4)
+    assert chosen.place == StreamPlace(Position(REPLID, 1000), 4)
 
 
 def test_a_transaction_of_which_nothing_was_chosen():
     chosen = reader((b"none",))
 
     assert chosen.take(STREAM, ENDS) == []
-    assert chosen.place == Place(Position(REPLID, ENDS[-1]), 4)
+    assert chosen.place == StreamPlace(Position(REPLID, ENDS[-1]), 4)
 
 
 def test_a_select_without_a_number():
@@ -128,8 +128,8 @@ def test_going_on_behind_what_says_nothing():
     quiet.take([[b"SELECT", b"2"], [b"SET", b"a", b"1"]], [123, 150])
     assert quiet.take([[b"PING"], HELLO, [b"REPLCONF", b"GETACK", b"*"]], [164, 250, 287]) == []
 
-    assert quiet.place == Place(Position(REPLID, 287), 2)
-    assert quiet.resume == Place(Position(REPLID, 150), 2)
+    assert quiet.place == StreamPlace(Position(REPLID, 287), 2)
+    assert quiet.resume == StreamPlace(Position(REPLID, 150), 2)
 
 
 def test_going_on_never_far_behind():
@@ -143,7 +143,7 @@ def test_going_on_after_a_transaction_of_which_a_part_was_chosen():
     chosen = reader((b"a", b"b"))
     chosen.take(STREAM, ENDS)
 
-    assert chosen.resume == Place(Position(REPLID, ENDS[10]), 4)  # the empty one after it says nothing
+    assert chosen.resume == StreamPlace(Position(REPLID, ENDS[10]), 4)  # the empty one after it says nothing
     chosen.forget()
     assert (chosen.place, chosen.resume) == (None, None)
 

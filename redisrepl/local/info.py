@@ -1,6 +1,6 @@
 """Asks the site's Redis for facts about itself, as far as it tells.
 
-In: an address. Out: `Facts`. Left to others: what follows from them (`local.diagnosis`, `observe.state`,
+In: an address. Out: `SiteInfo`. Left to others: what follows from them (`local.diagnosis`, `observe.state`,
 `sources.backpressure`).
 """
 
@@ -20,9 +20,9 @@ from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import INFO, ask, ask_all, translated
 from redisrepl.local.connection import open_client
 from redisrepl.wire.replies import Info, as_info, as_pairs, number
-from redisrepl.wire.transactions import Place
+from redisrepl.wire.transactions import StreamPlace
 
-__all__ = ["BufferLimit", "Facts", "ask_facts", "ask_place"]
+__all__ = ["BufferLimit", "SiteInfo", "ask_info", "ask_place"]
 
 _SECTIONS = (b"server", b"replication", b"stats", b"commandstats")
 _OPTIONS = (
@@ -43,8 +43,8 @@ class BufferLimit:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """Facts about a server; None or an empty text: it does not tell.
+class SiteInfo:
+    """SiteInfo about a server; None or an empty text: it does not tell.
 
     Attributes:
         at: when it was asked, in seconds that never go backwards.
@@ -72,7 +72,7 @@ class Facts:
     backlog_size: int | None = None
 
 
-async def ask_facts(address: SiteAddress, wait: float) -> Facts:
+async def ask_info(address: SiteAddress, wait: float) -> SiteInfo:
     """Ask the site, on a separate connection, for at most `wait` seconds; a failure is among the facts."""
     client = open_client(address, wait, connections=1)
     at = time.monotonic()
@@ -83,18 +83,18 @@ async def ask_facts(address: SiteAddress, wait: float) -> Facts:
                 options = [[b"CONFIG", b"GET", option] for option in _OPTIONS]
                 replies = await ask_all(client, [*sections, *options])
     except RedisreplError as error:
-        return Facts(at, failure=str(error))
+        return SiteInfo(at, failure=str(error))
     except TimeoutError:
-        return Facts(at, failure=f"the site's Redis {address} does not answer")
+        return SiteInfo(at, failure=f"the site's Redis {address} does not answer")
     finally:
         await client.aclose()
     refusals = [reply for reply in replies if isinstance(reply, redis.exceptions.ResponseError)]
     if len(refusals) == len(replies):
-        return Facts(at, failure=f"the site's Redis {address} refuses us: {refusals[0]}")
+        return SiteInfo(at, failure=f"the site's Redis {address} refuses us: {refusals[0]}")
     return _facts(at, replies)
 
 
-async def ask_place(address: SiteAddress, wait: float) -> Place | None:
+async def ask_place(address: SiteAddress, wait: float) -> StreamPlace | None:
     """The present position of the site's stream; None if it cannot continue from there, or its database is unknown."""
     client = open_client(address, wait, connections=1)
     source = f"INFO at the site's Redis {address}"
@@ -111,15 +111,15 @@ async def ask_place(address: SiteAddress, wait: float) -> Place | None:
     database = databases[0] if databases else 0
     if state.number("repl_backlog_active") != 1 or len(databases) > 1 or not replid or offset is None:
         return None
-    return None if database is None else Place(Position(replid, offset), database)
+    return None if database is None else StreamPlace(Position(replid, offset), database)
 
 
-def _facts(at: float, replies: list[Any]) -> Facts:
+def _facts(at: float, replies: list[Any]) -> SiteInfo:
     info, options = _info_and_options(replies)
     known = "redis_version" in info
     master = f"{info.text('master_host')}:{info.text('master_port')}" if "master_host" in info else ""
     backlog = info.number("repl_backlog_active") == 1
-    return Facts(
+    return SiteInfo(
         at,
         run_id=info.text("run_id") or "",
         uptime=_natural(info.text("uptime_in_seconds")),
