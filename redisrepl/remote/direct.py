@@ -36,6 +36,7 @@ from redisrepl.passwords import Password, text_of
 from redisrepl.remote.clock_shift import ClockShift
 from redisrepl.remote.health import HubHealth, Trial
 from redisrepl.remote.hub import Hub
+from redisrepl.remote.kept import Connections
 from redisrepl.remote.patience import BESIDE_VALUE, SLOWEST, Patience, Room
 from redisrepl.remote.refusals import ends_connection, refusal
 from redisrepl.remote.transport import parse_url
@@ -54,8 +55,6 @@ __all__ = ["DirectAddress", "DirectHub", "direct_address"]
 
 _PORT = 6379
 _OK = 200
-#: Seconds for which an unused connection is kept: longer than the time between canaries, unless set otherwise.
-_KEPT = 15.0
 _NEXT_ADDRESS = 0.25  # seconds; RFC 8305
 #: Bytes that are written or read in one go.
 _PIECE = 256 << 10
@@ -229,11 +228,11 @@ class _Link:
             return data
         raise self._reader.lost or ConnectionResetError("it closed the connection")
 
-    def end(self) -> None:
+    def abort(self) -> None:
         """Close it at once, without waiting for what is on its way."""
         self._writer.transport.abort()
 
-    async def ended(self) -> None:
+    async def closed(self) -> None:
         """Return when it is closed."""
         with suppress(OSError):
             await self._writer.wait_closed()
@@ -277,22 +276,17 @@ class DirectHub(Hub):
         self._slots = asyncio.Semaphore(connections)
         self._asked_why = False  # whether it was asked why it ends connections, since it last let us in
         self._refusal: OSError | None = None
-        self._kept: dict[_Link, float] = {}  # unused connections, and until when; the last used comes last
-        self._open: set[_Link] = set()
+        self._links = Connections[_Link]()
 
     def renew(self, context: ssl.SSLContext, *, drop: bool) -> None:
         """See `Hub`."""
         self._context = context
         self._forget_why()
-        for link in list(self._open if drop else self._kept):
-            self._discard(link)
+        self._links.drop(used=drop)
 
     async def close(self) -> None:
         """See `Hub`; no request may be under way."""
-        links = list(self._open)
-        for link in links:
-            self._discard(link)
-        await asyncio.gather(*(link.ended() for link in links))
+        await asyncio.gather(*(link.closed() for link in self._links.close()))
 
     def spell(self, words: Sequence[bytes]) -> bytes:
         """See `Hub`."""
@@ -331,7 +325,7 @@ class DirectHub(Hub):
         """The reply to one command, which may have so many bytes."""
         # Those that waited for a slot while the hub went away must not try all the same: the trial comes last.
         async with self._slots, self.health.trial() as trial:
-            link = self._from_kept() or await self._connect(trial)
+            link = self._links.take() or await self._connect(trial)
             seconds, now = self._timeout + len(request) / SLOWEST, asyncio.get_running_loop().time
             patience = Patience(self._timeout, now())
 
@@ -346,11 +340,11 @@ class DirectHub(Hub):
                     with self._limits.within(seconds) as limit:
                         (reply,) = await link.ask(request, room, most=most, moved=moved, limit=limit)
             except BaseException as error:
-                self._discard(link)
+                self._links.discard(link)
                 if isinstance(error, OSError | ProtocolError):
                     self._raise(error, trial, sent=True)
                 raise
-            self._keep(link)
+            self._links.keep(link)
             trial.answered()
         if isinstance(reply, hiredis.ReplyError):
             raise refusal(str(reply))
@@ -374,27 +368,6 @@ class DirectHub(Hub):
         hint = ": is it the TLS port of a Redis?" if late else ""
         raise PeerUnavailableError(f"the hub {self.url} cannot be reached: {said}{hint}") from error
 
-    def _from_kept(self) -> _Link | None:
-        now = asyncio.get_running_loop().time()
-        while self._kept:
-            link, until = self._kept.popitem()
-            if link.usable and now <= until:  # on the way, a NAT may have forgotten an older one without a word
-                return link
-            self._discard(link)
-        return None
-
-    def _keep(self, link: _Link) -> None:
-        now = asyncio.get_running_loop().time()
-        for other in [other for other, until in self._kept.items() if until < now]:
-            self._discard(other)
-        if link in self._open:  # otherwise `renew` has dropped it: its server may not be trusted any more
-            self._kept[link] = now + _KEPT
-
-    def _discard(self, link: _Link) -> None:
-        self._kept.pop(link, None)
-        self._open.discard(link)
-        link.end()
-
     async def _connect(self, trial: Trial) -> _Link:
         """A connection that is logged in."""
         link: _Link | None = None
@@ -404,7 +377,7 @@ class DirectHub(Hub):
                 await self._log_in(link)
         except BaseException as error:
             if link is not None:
-                self._discard(link)
+                self._links.discard(link)
             if isinstance(error, OSError):
                 if link is not None and tls_reason(error) is None and isinstance(error, ConnectionError):
                     place = (self._address.host, self._address.port)
@@ -433,7 +406,7 @@ class DirectHub(Hub):
             happy_eyeballs_delay=_NEXT_ADDRESS,
         )
         link = _Link(reader, asyncio.StreamWriter(transport, protocol, reader, loop), self._limit)
-        self._open.add(link)
+        self._links.open.add(link)
         return link
 
     async def _log_in(self, link: _Link) -> None:
@@ -467,7 +440,7 @@ class DirectHub(Hub):
             async with aclosing(self._reads(link, encode_command(b"PSUBSCRIBE", pattern), silence)) as reads:
                 yield reads
         finally:
-            self._discard(link)
+            self._links.discard(link)
 
     async def _reads(self, link: _Link, request: bytes, silence: float) -> AsyncGenerator[bytes]:
         try:

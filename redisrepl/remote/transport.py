@@ -29,14 +29,12 @@ from redisrepl.errors import ConfigError, ProtocolError
 from redisrepl.escaping import refuse_unescaped
 from redisrepl.limits import Limits
 from redisrepl.remote.connection import Connection
+from redisrepl.remote.kept import Connections
 from redisrepl.showing import split_scheme
 from redisrepl.wire.http import request_head
 
 __all__ = ["HubTransport", "basic_credentials", "environment_proxy", "named_proxy", "parse_url"]
 
-#: Seconds for which an unused connection is kept. Longer than the time between canaries (10, unless set otherwise),
-#: so that a single write finds one open; shorter than nginx' keepalive_timeout (75, and 90 in deploy/hub).
-_KEPT = 15.0
 #: Seconds after which the next of a host's addresses is tried beside the one that does not answer (RFC 8305).
 _NEXT_ADDRESS = 0.25
 _OK = range(200, 300)
@@ -130,10 +128,8 @@ class HubTransport(httpx.AsyncBaseTransport):
         self._port = url.port or _HTTPS_PORT
         self._context = context
         self._proxy = None if proxy is None else _checked(proxy)
-        self._kept: dict[Connection, float] = {}  # unused connections, and until when; the last used comes last
-        self._expiry: asyncio.TimerHandle | None = None
         self._limits = Limits()
-        self._open: set[Connection] = set()
+        self._connections = Connections[Connection]()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request and return its response when the head has arrived; see httpx for `timeout`.
@@ -143,7 +139,7 @@ class HubTransport(httpx.AsyncBaseTransport):
         """
         timeout = request.extensions.get("timeout", {})
         silence = timeout.get("read")
-        connection = self._from_kept()
+        connection = self._connections.take()
         try:
             if connection is None:
                 connection = await self._connect(timeout.get("connect"))
@@ -173,47 +169,16 @@ class HubTransport(httpx.AsyncBaseTransport):
                 in any case.
         """
         self._context = context
-        for connection in list(self._open if drop else self._kept):
-            connection.abort()
+        self._connections.drop(used=drop)
 
     async def aclose(self) -> None:
         """Close every connection; no request may be under way."""
-        connections = list(self._open)
-        for connection in connections:
-            connection.abort()
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
-        await asyncio.gather(*(connection.closed for connection in connections))
-
-    def _from_kept(self) -> Connection | None:
-        while self._kept:
-            connection, _ = self._kept.popitem()
-            if connection.usable:
-                return connection
-        return None
+        await asyncio.gather(*(connection.closed for connection in self._connections.close()))
 
     def _done(self, connection: Connection | None) -> None:
         """A request is over, however it ended."""
         if connection is not None and connection.finish():
-            loop = asyncio.get_running_loop()
-            self._kept[connection] = until = loop.time() + _KEPT
-            if self._expiry is None:
-                self._expiry = loop.call_at(until, self._expire)
-
-    def _expire(self) -> None:
-        """Close connections that were unused for long. One timer serves all; one for each request would cost more."""
-        loop, self._expiry = asyncio.get_running_loop(), None
-        for connection, until in list(self._kept.items()):
-            if until > loop.time():
-                self._expiry = loop.call_at(until, self._expire)
-                break
-            self._kept.pop(connection)
-            connection.abort()
-
-    def _forget(self, connection: Connection) -> None:
-        self._open.discard(connection)
-        self._kept.pop(connection, None)
+            self._connections.keep(connection)
 
     async def _connect(self, seconds: float | None) -> Connection:
         loop = asyncio.get_running_loop()
@@ -226,8 +191,8 @@ class HubTransport(httpx.AsyncBaseTransport):
             raise httpx.ConnectTimeout("it does not answer") from error
         except (OSError, ProtocolError) as error:
             raise httpx.ConnectError(str(error) or _UNSAID.get(type(error), type(error).__name__)) from error
-        self._open.add(connection)
-        connection.closed.add_done_callback(lambda _: self._forget(connection))
+        self._connections.open.add(connection)
+        connection.closed.add_done_callback(lambda _: self._connections.forget(connection))
         return connection
 
     async def _directly(self) -> Connection:

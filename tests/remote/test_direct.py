@@ -101,7 +101,7 @@ async def test_requests_side_by_side_share_so_many_connections(redis, certificat
 async def test_a_connection_that_was_idle_for_long_is_not_used_again(hub, redis, monkeypatch):
     first = await hub.integer(b"CLIENT", b"ID")
     assert await hub.integer(b"CLIENT", b"ID") == first
-    monkeypatch.setattr("redisrepl.remote.direct._KEPT", -1.0)  # what is kept now is too old at once
+    monkeypatch.setattr("redisrepl.remote.kept._KEPT", -1.0)  # what is kept now is too old at once
     assert await hub.integer(b"CLIENT", b"ID") == first
     second = await hub.integer(b"CLIENT", b"ID")
     assert second != first

@@ -10,7 +10,6 @@ import httpx
 import pytest
 
 import redisrepl.remote.connection as connection_module
-import redisrepl.remote.transport as transport_module
 from redisrepl.errors import ConfigError
 from redisrepl.remote.transport import HubTransport, environment_proxy
 from testbed import FaultProxy, HttpProxy, Hub, eventually_async, free_port
@@ -80,7 +79,7 @@ async def test_what_broke_while_nobody_used_it_is_not_used(hub):
         for _ in range(5):
             await asyncio.gather(*(post(transport) for _ in range(3)))
             link.cut()
-            await eventually_async(lambda: not transport._open)
+            await eventually_async(lambda: not transport._connections.open)
 
 
 async def test_what_broke_as_it_was_used_is_sent_no_more(hub, caplog):
@@ -103,11 +102,11 @@ async def test_what_broke_as_it_was_used_is_sent_no_more(hub, caplog):
 
 
 async def test_what_is_not_used_is_closed(hub, monkeypatch):
-    monkeypatch.setattr(transport_module, "_KEPT", 0.2)
+    monkeypatch.setattr("redisrepl.remote.kept._KEPT", 0.2)
     async with by_link(hub) as (transport, link):
         await asyncio.gather(*(post(transport) for _ in range(3)))
         await eventually_async(lambda: link.counters().open == 0)
-        assert not transport._kept
+        assert not transport._connections._unused
         await post(transport)
         assert link.counters().accepted == 4
 
@@ -149,7 +148,7 @@ async def test_a_slow_reader_does_not_have_it_all_in_memory(hub, monkeypatch):
     hub.redis.set("large", bytes(LARGE))
     async with by_link(hub) as (transport, link):
         response = await send(transport, b"GET/large.raw")
-        (connection,) = transport._open
+        (connection,) = transport._connections.open
         await eventually_async(lambda: connection._paused)
         assert sum(map(len, connection.response.pieces)) < 2 << 20
         assert len(await response.aread()) == LARGE + len(b"$%d\r\n\r\n" % LARGE)
@@ -191,7 +190,7 @@ async def test_a_body_waits_until_the_other_side_takes_it(hub):
             yield b".raw"
 
         sending = asyncio.ensure_future(send(transport, content(), size=size))
-        (connection,) = transport._open
+        (connection,) = transport._connections.open
         await eventually_async(lambda: connection._full)
         assert taken < 480
         link.heal()
@@ -252,7 +251,7 @@ async def test_a_farewell_is_not_taken_for_the_next_answer(certificates):
     async with saying(certificates, OK, OK) as (transport, accepted):
         assert await post(transport) == b"+OK\r\n"
         accepted[0].write(farewell)
-        await eventually_async(lambda: not transport._kept)
+        await eventually_async(lambda: not transport._connections._unused)
         assert await post(transport) == b"+OK\r\n"
         assert len(accepted) == 2
 
