@@ -28,16 +28,16 @@ from redisrepl.engine.merging import elements_changed
 from redisrepl.engine.pending import Pending
 from redisrepl.engine.places import MOST_PLACES, Places
 from redisrepl.engine.plans import Expectation
+from redisrepl.engine.pushechoes import PushEchoes
 from redisrepl.engine.pushes import (
     Batch,
     Departure,
     OutboundCounters,
     OutboundOptions,
     Pulling,
-    PushEchoes,
-    RecentChanges,
     types_left_out,
 )
+from redisrepl.engine.recent import RecentChanges
 from redisrepl.engine.refusals import Refusals
 from redisrepl.engine.renewed import Renewed
 from redisrepl.engine.streamedkeys import StreamedKeys

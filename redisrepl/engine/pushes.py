@@ -1,4 +1,4 @@
-"""What travels from the site to the hub: how it is decided, what a batch is, what an invalidated key comes to.
+"""What is pushed: how that is decided, what a batch is, what an invalidated key comes to.
 
 In: changes, what the site holds. Out: batches and departures. Left to others: deciding (`engine.outbound`,
 `engine.doubts`), sending (`flow.pushing`).
@@ -6,7 +6,6 @@ In: changes, what the site holds. Out: batches and departures. Left to others: d
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -26,12 +25,8 @@ from redisrepl.changes import (
     StringSet,
     StringState,
 )
-from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.pending import Pending
-from redisrepl.engine.seen import RING
-from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.wire.states import TOO_LARGE
-from redisrepl.wire.writes import events_of, written_keys
 
 __all__ = [
     "Batch",
@@ -39,8 +34,6 @@ __all__ = [
     "OutboundCounters",
     "OutboundOptions",
     "Pulling",
-    "PushEchoes",
-    "RecentChanges",
     "types_left_out",
     "with_values",
 ]
@@ -80,123 +73,6 @@ class OutboundCounters:
         self.failed = 0  # changes refused by the hub for good
         self.requests = 0  # batches sent
         self.answered = 0  # changes that the hub has taken, refused or had already
-
-
-class PushEchoes:
-    """Events that our own pushes will make the hub send; what it sends beside those that it is asked for is not heard.
-
-    Args:
-        expected: remembers them; None: nobody listens.
-        pulling: told of keys of which an event may have been taken for one of these; None: likewise.
-        announced: names of the events that the hub is asked to send.
-        patience: seconds after which an event that did not come is overdue.
-    """
-
-    def __init__(
-        self, expected: ExpectedEvents | None, pulling: Pulling | None, announced: Collection[bytes], patience: float
-    ) -> None:
-        self._expected = expected
-        self._pulling = pulling
-        self._announced = announced
-        self._patience = patience
-
-    def __len__(self) -> int:
-        """How many have yet to come."""
-        return 0 if self._expected is None else len(self._expected)
-
-    def expect(self, commands: Iterable[Sequence[bytes]], now: float) -> None:
-        """These commands are about to be sent."""
-        if self._expected is None:
-            return
-        deadline = now + self._patience
-        for command in commands:
-            for event in self._caused(command):
-                self._expected.expect_each(written_keys(command), event, deadline)
-
-    def void(self, keys: Iterable[bytes]) -> None:
-        """The events of these keys may have come, may come later, or never: what the hub holds is looked at again."""
-        if self._expected is not None:
-            self._expected.void(keys)
-        if self._pulling is not None:
-            self._pulling.mark_dirty(keys)
-
-    def not_caused(self, keys: Collection[bytes], commands: Iterable[Sequence[bytes]]) -> list[bytes]:
-        """Of these keys, the hub has not executed these commands: they cause no event.
-
-        Returns:
-            Keys of which one did come: it was that of somebody else, and was taken for ours.
-        """
-        if self._expected is None or not keys:
-            return []
-        left = self._expected.void(keys)
-        caused = Counter(key for command in commands for _ in self._caused(command) for key in written_keys(command))
-        return [key for key in keys if caused[key] > left.get(key, 0)]
-
-    def _caused(self, command: Sequence[bytes]) -> Iterator[bytes]:
-        return (event for event in events_of(command) if event in self._announced)
-
-
-class RecentChanges:
-    """The last changes of the site's history, whoever wrote them, and how far the stream was read in between.
-
-    Runs of `SET` are kept as a whole.
-    """
-
-    def __init__(self) -> None:
-        self._recent: deque[Change | Sequence[Sequence[bytes]] | int] = deque(maxlen=2 * RING)
-        self._count = self._reached_at = 0  # changes since they were taken; by the last offset among them
-        self.streamed_keys = StreamedKeys()
-
-    def add(self, change: Change, *, applied: bool = False) -> None:
-        """The site took this change, from a client or from us (`applied`)."""
-        self.streamed_keys.add((change.key,), applied=applied)
-        if isinstance(change, HashSet):
-            change = HashSet(change.key, dict(change.fields), change.type)
-        self._recent.append(change)
-        self._count += 1
-
-    def add_sets(self, run: Sequence[Sequence[bytes]], keys: Iterable[bytes]) -> None:
-        """The site took these `SET key value`, of these keys."""
-        self.streamed_keys.add(keys)
-        self._recent.append(run[-RING:])
-        self._count += len(run)
-
-    def flushed(self) -> None:
-        """The site removed all keys, which is no change of one."""
-        self.streamed_keys.flushed()
-        self._count += 1
-
-    def reached(self, offset: int) -> None:
-        """The stream has told all that lies before this offset."""
-        self.streamed_keys.reached(offset)
-        if self._count != self._reached_at:
-            self._reached_at = self._count
-            self._recent.append(offset)
-
-    def take(self) -> tuple[list[Change | int], bool]:
-        """At most the last `RING` since this was asked last, with offsets before which the stream had told them.
-
-        Returns:
-            They; and whether these are all.
-        """
-        taken: list[Change | int] = []  # the last ones first: of a busy site most are older than those
-        room = RING
-        for recent in reversed(self._recent):
-            if isinstance(recent, int):
-                taken.append(recent)
-            elif isinstance(recent, Change):
-                taken.append(recent)
-                room -= 1
-            else:
-                taken += [StringSet(key, value) for _, key, value in reversed(recent[-room:])]
-                room -= min(room, len(recent))
-            if not room:
-                break
-        whole = self._count <= RING - room
-        self._recent.clear()
-        self._count = self._reached_at = 0
-        taken.reverse()
-        return taken, whole
 
 
 def with_values(change: Invalidated, state: State, kinds: frozenset[str]) -> list[Change]:

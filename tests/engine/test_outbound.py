@@ -22,7 +22,7 @@ from redisrepl.changes import (
     StringState,
     TimedValue,
 )
-from redisrepl.engine import pushes
+from redisrepl.engine import recent
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
@@ -813,7 +813,7 @@ def test_of_many_changes_only_the_last_are_remembered_and_that_there_were_more(c
 def test_no_more_is_made_of_what_a_busy_site_writes_than_is_remembered(monkeypatch):
     """Several times a second, of some hundred thousand commands: it was a fifth of what reading them takes."""
     side, made = Side(), []
-    monkeypatch.setattr(pushes, "StringSet", lambda *words: made.append(1) or StringSet(*words))
+    monkeypatch.setattr(recent, "StringSet", lambda *words: made.append(1) or StringSet(*words))
     for start in range(0, 20 * RING, 100):
         side.outbound.read([[b"SET", b"a:%d" % (start + n), b"v"] for n in range(100)], 10 + start)
 

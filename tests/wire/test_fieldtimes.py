@@ -3,7 +3,7 @@
 import pytest
 
 from redisrepl.changes import KINDS, HashSet, HashState, TimedValue, times_fields
-from redisrepl.engine.pushes import RecentChanges
+from redisrepl.engine.recent import RecentChanges
 from redisrepl.wire.batches import push_script
 from redisrepl.wire.digests import LOOK_SCRIPT, PAGE_SCRIPT, SUMS_SCRIPT, digest_of, element_of
 from redisrepl.wire.elements import ELEMENTS_SCRIPT, Question, parse_elements
