@@ -19,7 +19,7 @@ import redis.exceptions
 import structlog
 
 from redisrepl.changes import Change, FieldsDeleted, HashSet, HashState, SequenceSet, StringSet, TimedValue
-from redisrepl.errors import RefusedError, concerns_value, denies_key
+from redisrepl.errors import OutcomeUnknownError, RefusedError, concerns_value, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import INFO, is_refused, stream_offset, translated
 from redisrepl.permission import Permission
@@ -81,7 +81,7 @@ class SiteWriter:
         self._publishes = Permission(clock)
         self.compares = Permission(clock)
         self._logged_blind = False
-        self._transacts = True  # whether the server allows transactions, as far as we know
+        self._transacts = False  # whether the server allows transactions; tried before the first apply
 
     @asynccontextmanager
     async def turn(self, keys: Sequence[bytes], reads: Sequence[Sequence[bytes]] = ()) -> AsyncIterator[Turn]:
@@ -125,8 +125,12 @@ class SiteWriter:
         """Check that MULTI and EXEC are allowed: after a refused MULTI, the server executes commands one by one."""
         begun, ended = await self._replies(connection, [[b"MULTI"], [b"EXEC"]])
         refused = begun if isinstance(begun, Exception) else ended
-        if isinstance(refused, redis.exceptions.ResponseError):
+        if isinstance(refused, Exception):
             await connection.disconnect(nowait=True)
+            # An EXEC that is denied is answered with EXECABORT and the reason; so is one while a script runs for long.
+            if not is_refused(refused) and "NOPERM" not in str(refused):
+                with translated(self._address):
+                    raise refused
             raise RefusedError(
                 f"the site's Redis {self._address} refuses transactions, so nothing of the hub's can be applied:"
                 f" {refused}: allow +multi +exec"
@@ -163,7 +167,10 @@ class SiteWriter:
         as_taken = [as_site_takes(command, groups=self._groups) for command in commands]
         spelled = [*opening, *as_taken, [b"EXEC"], INFO]
         replies = await self._replies(connection, spelled)
-        executed, info = replies[-2:]
+        begun, executed, info = replies[0], *replies[-2:]
+        if isinstance(begun, Exception):  # it was allowed before: what followed was executed all the same, unwatched
+            self._transacts = False
+            raise OutcomeUnknownError(f"the site's Redis {self._address} refuses transactions now: {begun}") from begun
         if origin and is_refused(replies[1]):
             self._origin_refused(replies[1])
             return None, stream_offset(info)  # EXEC was aborted, and WATCH ended with it: the next turn applies again
@@ -272,7 +279,7 @@ class Turn:
             Their outcome; None if nothing happened, because a client changed one of the keys since the turn began.
 
         Raises:
-            LinkLostError: the connection failed; the outcome is unknown.
+            LinkLostError: the connection failed, or transactions are not allowed any more; the outcome is unknown.
             KeyDeniedError: the server denies us writing one of the keys; nothing happened.
             PeerUnavailableError, RefusedError: the server accepts no writes.
         """

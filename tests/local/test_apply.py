@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -9,11 +10,11 @@ import redis
 from structlog.testing import capture_logs
 
 from redisrepl.changes import Deleted, ExpirySet, FieldsDeleted, HashSet, HashState, SequenceSet, StringSet
-from redisrepl.errors import LinkLostError, PeerUnavailableError, RefusedError
+from redisrepl.errors import LinkLostError, OutcomeUnknownError, PeerUnavailableError, RefusedError
 from redisrepl.local.address import parse_address
 from redisrepl.local.apply import Applied, SiteWriter
 from redisrepl.local.connection import open_client
-from testbed import RedisServer
+from testbed import RedisServer, eventually_async
 from tests.clock import Clock
 
 FAR = 4_102_444_800_000
@@ -289,24 +290,86 @@ async def test_who_may_not_write_is_refused(server, at_site, connected):
         redis.Redis(port=server.port, username="reader", password="pw").set("s", "1")
 
 
+@pytest.fixture
+def narrow(server, at_site):
+    """An address of a user who may run any command but these; call it again to change that."""
+
+    def allow(*denied):
+        words = "reset", "on", ">pw", "~*", "&*", "+@all", *(f"-{command}" for command in denied)
+        at_site.execute_command("ACL", "SETUSER", "narrow", *words)
+        return f"redis://narrow:pw@127.0.0.1:{server.port}"
+
+    return allow
+
+
 @pytest.mark.parametrize("command", ["multi", "exec"])
-async def test_without_transactions_nothing_is_written_until_they_are_allowed_again(
-    server, at_site, connected, command
-):
-    """A transaction that cannot be ended must not stay open; what follows a MULTI that is refused must not be run."""
-    user = {"username": "narrow", "enabled": True, "passwords": ["+pw"], "keys": ["*"], "channels": ["*"]}
-    at_site.acl_setuser(**user, commands=["+@all"])
-    writer = connected(f"redis://narrow:pw@127.0.0.1:{server.port}")
-    async with writer.turn([b"s"]) as turn:
-        at_site.acl_setuser(**user, commands=["+@all", f"-{command}"])
-        with pytest.raises((RefusedError, PeerUnavailableError), match=r"NOPERM|no permissions"):
-            await turn.apply([StringSet(b"s", b"first")])
-    at_site.delete("s")
-    with pytest.raises((RefusedError, PeerUnavailableError)):
-        async with writer.turn([b"s"]) as turn:
-            await turn.apply([StringSet(b"s", b"second")])
-    assert at_site.exists("s") == 0
-    at_site.acl_setuser(**user, commands=["+@all"])
+async def test_without_transactions_nothing_is_written_until_they_are_allowed(at_site, connected, narrow, command):
+    """Not even by the first apply: behind a MULTI that is refused, each command would be run by itself."""
+    writer = connected(narrow(command))
+    for _ in range(2):
+        with pytest.raises(RefusedError, match=r"refuses transactions.*(NOPERM|no permissions)"):
+            async with writer.turn([b"s"]) as turn:
+                await turn.apply([StringSet(b"s", b"ours")])
+    assert not at_site.exists("s")
+
+    narrow()
     async with writer.turn([b"s"]) as turn:
         assert await turn.apply([StringSet(b"s", b"ours")]) is not None
     assert at_site.get("s") == b"ours"
+
+
+async def test_a_script_that_runs_for_long_is_not_taken_for_a_missing_permission(server, at_site, connected):
+    at_site.config_set("busy-reply-threshold", 1)
+    writer = connected()
+    with ThreadPoolExecutor(1) as worker:
+        script = worker.submit(server.client().eval, "while true do end", 0)
+        try:
+            await eventually_async(lambda: is_busy(at_site))
+            with pytest.raises(PeerUnavailableError, match="BUSY"):
+                async with writer.turn([b"s"]):
+                    pass
+        finally:
+            at_site.script_kill()
+            script.exception()
+    async with writer.turn([b"s"]) as turn:
+        assert await turn.apply([StringSet(b"s", b"ours")]) is not None
+
+
+def is_busy(at_site):
+    try:
+        return not at_site.ping()
+    except redis.exceptions.ResponseError:
+        return True
+
+
+async def test_a_transaction_that_cannot_be_ended_does_not_stay_open(at_site, connected, narrow):
+    writer = connected(narrow())
+    async with writer.turn([b"s"]) as turn:
+        narrow("exec")
+        with pytest.raises((RefusedError, PeerUnavailableError), match=r"NOPERM|no permissions"):
+            await turn.apply([StringSet(b"s", b"first")])
+    with pytest.raises((RefusedError, PeerUnavailableError), match=r"NOPERM|no permissions"):
+        async with writer.turn([b"s"]) as turn:
+            await turn.apply([StringSet(b"s", b"second")])
+    assert not at_site.exists("s")
+    narrow()
+    async with writer.turn([b"s"]) as turn:
+        assert await turn.apply([StringSet(b"s", b"ours")]) is not None
+    assert at_site.get("s") == b"ours"
+
+
+@pytest.mark.parametrize("others", [(), ("publish",)])
+async def test_whether_an_apply_was_executed_is_unknown_if_multi_is_denied_meanwhile(
+    at_site, connected, narrow, others
+):
+    """It was then, command by command: who takes it for refused takes it for a client's write later."""
+    writer = connected(narrow())
+    async with writer.turn([b"s"]) as turn:
+        narrow("multi", *others)
+        with pytest.raises(OutcomeUnknownError, match=r"NOPERM|no permissions"):
+            await turn.apply([StringSet(b"s", b"first")])
+    assert at_site.getdel("s") == b"first"
+    with pytest.raises(RefusedError, match="refuses transactions"):
+        async with writer.turn([b"s"]):
+            pass
+    assert not at_site.exists("s")
