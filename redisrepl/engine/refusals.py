@@ -43,7 +43,7 @@ class Refusals:
         self._more = False
         self._pause = _FIRST_PAUSE
         self._next_at: float | None = None
-        self._again: list[bytes] = []
+        self._passed: set[str] = set()  # kinds of reasons for which a key was refused that passed since `due`
         self._earlier: set[bytes] = set()  # refused in the last process, and not tried again by this one
         self._left_out = False
 
@@ -67,7 +67,6 @@ class Refusals:
         for key in saved if isinstance(saved, list) else ():
             with suppress(ValueError, TypeError):
                 self._earlier.add(bytes.fromhex(key))
-        self._again += self._earlier
 
     def take_left_out(self) -> bool:
         """Whether more were refused than are remembered, and keys pass again since: then all must be compared."""
@@ -87,16 +86,17 @@ class Refusals:
     def passed(self, keys: Iterable[bytes]) -> None:
         """The server took these after all."""
         for key in self._refused.keys() & keys:
-            reason = _kind(self._refused.pop(key))
-            self._again += [other for other, error in self._refused.items() if _kind(error) == reason]
+            # `due` looks for the others, once for all that passed: each time here, they would be ten thousand squared.
+            self._passed.add(_kind(self._refused.pop(key)))
             self._left_out, self._more = self._left_out or self._more, False
             self._pause = _FIRST_PAUSE
 
     def due(self, now: float) -> Iterable[bytes]:
         """Keys to try again now."""
-        if self._again:
-            again, self._again = dict.fromkeys(self._again), []
-            due = [key for key in again if key in self._refused or key in self._earlier]
+        if self._passed or self._earlier:
+            others = (key for key, error in self._refused.items() if _kind(error) in self._passed)
+            due = dict.fromkeys([*self._earlier, *others])
+            self._passed.clear()
             self._earlier.clear()
             return due
         if not self._refused:

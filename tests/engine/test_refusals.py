@@ -89,3 +89,17 @@ def test_too_many_to_be_saved(refusals, monkeypatch):
         refusals.name(key, "NOPERM")
         counts.append(refusals.saved() and len(refusals.saved()))
     assert counts == [1, 2, None, None]
+
+
+@pytest.mark.parametrize("together", [1, 50])
+def test_each_key_is_looked_at_once_however_many_pass(refusals, monkeypatch, together):
+    """Somebody mends an ACL, and all that it denied passes, batch by batch, before anything is tried again."""
+    keys = [b"%d" % number for number in range(300)]
+    for key in keys:
+        refusals.name(key, "NOPERM")
+    looked, kind = [], module._kind
+    monkeypatch.setattr(module, "_kind", lambda error: looked.append(error) or kind(error))
+    for start in range(0, 200, together):
+        refusals.passed(keys[start : start + together])
+    assert sorted(refusals.due(0.0)) == sorted(keys[200:])
+    assert len(looked) == 300
