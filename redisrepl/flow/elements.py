@@ -135,7 +135,9 @@ class LargeCollections:
             if part is None and (begun := self._to_go_on(key, large, epoch)) is not None:
                 if not begun.first and (suspect or begun.passed) and await self._is_as_agreed(key):
                     kept = _all_of(begun) if begun.passed else kept if known else None
-                    return Part(HashState({}, large.expires_at_ms, large.type), (), math.inf, kept)
+                    # Digests have no time of the hub; without one, nothing of the feed would be news any more.
+                    now = await self._ask(Question(key, large.type, b"named", begun.shape))
+                    return Part(HashState({}, large.expires_at_ms, large.type), (), now.time, kept)
                 if begun.first or not begun.passed:
                     return await self._next_piece(key, begun)
             part = part or await self._whole(key, large, epoch)

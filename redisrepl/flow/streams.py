@@ -13,7 +13,6 @@ From the beginning, it is read and compared piece by piece, as other large colle
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from typing import Protocol
@@ -124,7 +123,8 @@ class LargeStreams:
         """Nothing is left to compare of a stream that was seen before, if both sides hold what was agreed on."""
         if not await self._is_as_agreed(key):
             return None
-        return Part(HashState({}, large.expires_at_ms, "stream"), (), math.inf, seen)
+        now = await self._ask(key, BEGINNING, 0)  # digests have no time of the hub: see `flow.elements`
+        return Part(HashState({}, large.expires_at_ms, "stream"), (), now.time, seen)
 
     async def _end(self, key: bytes, seen: SeenStream) -> Part | None:
         """What is behind the last id that was known, and what is gone before it; None: something else has changed."""

@@ -75,6 +75,22 @@ def test_a_change_that_leaves_nothing_to_push_does_not_end_it(daemons, site, oth
     assert after["fed"] > before["fed"]
 
 
+def test_a_very_large_collection_does_not_end_it(daemons, site, other, hub, at_site, at_hub):
+    """Its digests are compared in the end, and nothing of it is fetched then."""
+    begin = "for i = 1, 45000 do redis.call('SADD', KEYS[1], 'member:' .. i) end"
+    at_hub.eval(begin, 1, "site1:large")
+    daemons.live(site, hub, "--replicate", "all")
+    follower = daemons.live(other, hub, "--replicate", "all")
+    at_other = other.client()
+    eventually(lambda: at_site.scard("site1:large") == at_other.scard("site1:large") == 45_000, 60)
+    before = quiet(follower)
+    lone_writes(at_site, at_other, lambda c: c.set("site1:k", "v"))
+    after = quiet(follower)
+
+    assert after["fetched"] == before["fetched"]
+    assert after["fed"] > before["fed"]
+
+
 def test_what_comes_by_the_feed_is_executed_once_and_does_not_come_back(daemons, site, other, hub, at_site):
     daemons.live(site, hub)
     daemons.live(other, hub)

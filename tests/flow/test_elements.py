@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from redisrepl.changes import HashState, LargeState
+from redisrepl.changes import Deleted, HashState, LargeState, StringSet
 from redisrepl.engine.continuity import Event
 from redisrepl.flow.applying import Applying
 from redisrepl.flow.elements import LargeCollections
@@ -296,6 +296,43 @@ async def test_a_very_large_collection_arrives_in_pieces_and_both_sides_are_agre
         world.put(world.at_hub, {b"new": world.value(7)})
         assert 0 < await world.announced() < COUNT // 4
         assert world.equal()
+
+
+async def feed_goes_on(world):
+    """Whether news of another key is taken as it is, and what is older than the comparison of this one is not."""
+    (before, rest), other = world.at_hub.time(), b"ns:other"
+    await world.comes_to_an_end(suspect=True)
+    assert not world.inbound.in_progress
+    world.inbound.feed(before * 1_000_000 + rest, [Deleted(KEY)], 0.0)
+    seconds, rest = world.at_hub.time()
+    world.inbound.feed(seconds * 1_000_000 + rest + 1, [StringSet(other, b"told")], 0.0)
+    world.applying.wake()
+    await world.applying.idle()
+    world.expected.void([other])
+    assert world.at_site.exists(KEY)
+    return world.inbound.counters.fed == 1 and world.at_site.get(other) == b"told"
+
+
+async def test_a_collection_that_was_compared_in_pieces_leaves_the_feed_of_other_keys_as_it_was(worlds):
+    async with worlds("hash", piece=PIECE) as world:
+        assert await feed_goes_on(world)
+        world.at_site.delete("ns:other")
+        world.inbound.counters.fed = 0
+        assert await feed_goes_on(world)  # digests alone are compared
+
+
+async def test_a_collection_that_is_gone_once_its_digests_were_compared_is_removed(worlds):
+    async with worlds("hash", piece=PIECE) as world:
+        await world.comes_to_an_end()
+        looks = world.elements.ask
+
+        async def ask(question):
+            world.at_hub.delete(KEY)
+            return await looks(question)
+
+        world.elements.ask = ask
+        await world.announced(suspect=True)
+        assert not world.at_site.exists(KEY)
 
 
 async def test_a_collection_is_in_doubt_until_its_last_piece_is_compared(worlds):

@@ -10,7 +10,7 @@ from redisrepl.remote.fetch import Fetched
 from redisrepl.wire.entries import LAST_ID, entry_name, is_entry
 from redisrepl.wire.entrypages import ENTRIES_SCRIPT, parse_entries, words_of
 from testbed import eventually_async
-from tests.flow.test_elements import KEY, Elements, LargeWorld, running
+from tests.flow.test_elements import KEY, Elements, LargeWorld, feed_goes_on, running
 from tests.flow.test_elements import servers as servers  # noqa: PLC0414 - a fixture
 
 COUNT = 7000
@@ -203,6 +203,11 @@ async def test_a_very_large_stream_arrives_in_pieces_and_both_sides_are_agreed_o
         world.at_hub.xadd(KEY, {"n": "added"})
         assert await world.announced() == 1
         assert world.equal()
+
+
+async def test_a_stream_that_was_compared_in_pieces_leaves_the_feed_of_other_keys_as_it_was(worlds):
+    async with worlds(piece=PIECE) as world:
+        assert await feed_goes_on(world)
 
 
 async def test_what_changes_between_two_pieces_of_a_stream_is_not_lost_and_no_removal_is_undone(worlds):
