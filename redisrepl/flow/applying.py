@@ -182,6 +182,8 @@ class Applying:
                 del fetched.states[key]
         large = dict(fetched.large)
         self.inbound.put_back([key for key in taken if key not in fetched.states and key not in large])
+        if self._elements is not None:
+            self._elements.not_large(fetched.states.keys())
         try:
             if fetched.states:
                 await self._compare(fetched, taken)

@@ -69,6 +69,11 @@ class Begun(NamedTuple):
     passed: int = 0
     sections: Sequence[Known] | None = ()
 
+    @property
+    def elements(self) -> int:
+        """Of how many something is kept."""
+        return 0 if self.sections is None else self.passed
+
 
 class SeenStream(NamedTuple):
     """What is kept of a stream.

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 from zlib import crc32
@@ -45,7 +45,7 @@ LEAST = 2000
 _PART = 4
 #: Sections that are not the server's hold each element several times; so often it may be, at the most.
 _OVERLAP = 2
-#: Elements of which something is kept, of all collections: 4 bytes each.
+#: Elements of which something is kept, of all collections, compared or begun: 4 bytes each.
 _KEPT = 4_000_000
 #: Collections that are known to be too large.
 _NOTED = 10_000
@@ -104,7 +104,7 @@ class LargeCollections:
         self._max_value = max_value
         self._least = least
         self._kept: dict[bytes, Kept] = {}
-        self._count = 0
+        self._count = 0  # elements of which something is kept, in `_kept` and `_begun`
         self._too_large: dict[bytes, int] = {}  # how many elements a collection had that was
         self._sides = sides
         self._piece = piece
@@ -142,7 +142,7 @@ class LargeCollections:
                     return await self._next_piece(key, begun)
             part = part or await self._whole(key, large, epoch)
         except ChangedError:
-            self._begun.pop(key, None)
+            self._take_begun(key)
             return None
         self._too_large.pop(key, None)
         if part.state == TOO_LARGE:
@@ -161,7 +161,7 @@ class LargeCollections:
             return self._streams.keep(key, part, complete=complete)
         if part.begun is not None:
             if complete:
-                self._begun[key] = part.begun
+                self._note_begun(key, part.begun)
             return complete
         kept = part.kept if complete else part.doubtful
         if kept is None or kept.epoch != self._core.continuity.epoch:
@@ -169,9 +169,15 @@ class LargeCollections:
         self._take(key)
         self._kept[key] = kept
         self._count += kept.elements
-        while self._count > _KEPT:
-            self._take(next(iter(self._kept)))
+        self._make_room()
         return False
+
+    def not_large(self, keys: Collection[bytes]) -> None:
+        """Forget how far these keys were compared: none of them holds a large collection any more."""
+        for key in self._begun.keys() & keys:
+            self._take_begun(key)
+        self._unfit.difference_update(keys)
+        self._streams.not_large(keys)
 
     def unfit(self, key: bytes) -> None:
         """What was read could not be compared: the site holds another type, or the ancestor says that it had it."""
@@ -179,11 +185,11 @@ class LargeCollections:
 
     def _to_go_on(self, key: bytes, large: LargeState, epoch: int) -> Begun | None:
         """Where to go on comparing a collection piece by piece; None: it is to be read at once."""
-        begun = self._begun.pop(key, None)
+        begun = self._take_begun(key)
         if not self._goes_in_pieces(key, large):
             return None
         if begun is None or (begun.epoch, begun.type) != (epoch, large.type):
-            return Begun(epoch, large.type, _shape(large.count))
+            return Begun(epoch, large.type, _shape(large.count), sections=() if large.count <= _KEPT else None)
         return begun
 
     def _goes_in_pieces(self, key: bytes, large: LargeState) -> bool:
@@ -218,6 +224,28 @@ class LargeCollections:
         if kept is not None:
             self._count -= kept.elements
         return kept
+
+    def _note_begun(self, key: bytes, begun: Begun) -> None:
+        self._take_begun(key)
+        self._begun[key] = begun
+        self._count += begun.elements
+        self._make_room()
+
+    def _take_begun(self, key: bytes) -> Begun | None:
+        begun = self._begun.pop(key, None)
+        if begun is not None:
+            self._count -= begun.elements
+        return begun
+
+    def _make_room(self) -> None:
+        """Keep something of no more than `_KEPT` elements, the latest ones."""
+        while self._count > _KEPT and self._kept:
+            self._take(next(iter(self._kept)))
+        for key, begun in self._begun.items():
+            if self._count <= _KEPT:
+                break
+            self._begun[key] = begun._replace(sections=None)  # it goes on, and is read once more when it changes
+            self._count -= begun.elements
 
     async def _ask(self, question: Question) -> Elements:
         page = await self._hub.ask(question)
@@ -260,7 +288,7 @@ class LargeCollections:
     async def _next_piece(self, key: bytes, begun: Begun) -> Part:
         """The next elements, some sections of them."""
         opens, found, size = not begun.passed, dict[bytes, bytes](), 0
-        self._begun[key] = begun  # should this fail, it is read again
+        self._note_begun(key, begun)  # should this fail, it is read again
         sections = None if begun.sections is None else list(begun.sections)
         first, passed = begun.first, begun.passed
         async with aclosing(self._pages(Question(key, begun.type, b"all", begun.shape, first))) as pages:
@@ -276,8 +304,6 @@ class LargeCollections:
                     raise ChangedError
                 if len(found) >= self._piece or size >= _PIECE_BYTES:
                     break
-        if passed > _KEPT:
-            sections = None
         state = HashState(found, page.expires_at_ms, begun.type)
         done = begun._replace(first=first, passed=passed, sections=sections)
         return Part(state, list(found), page.time, None, begun=done, opens=opens)

@@ -13,7 +13,7 @@ From the beginning, it is read and compared piece by piece, as other large colle
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable
 from contextlib import aclosing
 from typing import Protocol
 
@@ -118,6 +118,11 @@ class LargeStreams:
             if len(self._seen) > _KEPT:
                 del self._seen[next(iter(self._seen))]
         return False
+
+    def not_large(self, keys: Collection[bytes]) -> None:
+        """Forget how far these keys were compared: none of them holds a large stream any more."""
+        for key in self._begun.keys() & keys:
+            del self._begun[key]
 
     async def _unchanged(self, key: bytes, large: LargeState, seen: SeenStream) -> Part | None:
         """Nothing is left to compare of a stream that was seen before, if both sides hold what was agreed on."""

@@ -335,6 +335,55 @@ async def test_a_collection_that_is_gone_once_its_digests_were_compared_is_remov
         assert not world.at_site.exists(KEY)
 
 
+def names_kept(large):
+    """Of how many elements something is in memory."""
+    kept = [*large._kept.values(), *large._begun.values()]
+    return sum(len(known.names) for each in kept for known in each.sections or ())
+
+
+async def test_many_that_are_compared_side_by_side_are_kept_no_more_of_than_of_one(worlds, monkeypatch):
+    """And those that there is no room for come to an end likewise: all of them is read once."""
+    monkeypatch.setattr("redisrepl.flow.elements._KEPT", most := 2 * COUNT)
+    async with worlds("set", piece=PIECE) as world:
+        large, keys = world.applying._elements, [b"ns:large:%d" % number for number in range(4)]
+        for key in keys:
+            world.at_hub.copy(KEY, key)
+        state, passed = LargeState("set", COUNT, None), dict.fromkeys(keys, 0)
+        while waiting := [key for key in keys if passed[key] < COUNT]:
+            for key in waiting:
+                part = await large.read(key, state, suspect=False)
+                assert large.keep(key, part, complete=True)
+                passed[key] = part.begun.passed
+                assert names_kept(large) <= most
+        assert names_kept(large) > most // 2
+        assert large._count == names_kept(large)
+
+
+async def test_a_collection_of_more_elements_than_are_kept_leaves_what_is_kept_of_others(worlds, monkeypatch):
+    async with worlds("set", piece=PIECE) as world:
+        await world.comes_to_an_end()
+        kept = names_kept(large := world.applying._elements)
+        monkeypatch.setattr("redisrepl.flow.elements._KEPT", kept)
+        world.at_hub.copy(KEY, other := b"ns:larger")
+        part = await large.read(other, LargeState("set", kept + 1, None), suspect=False)
+        assert large.keep(other, part, complete=True)
+        assert names_kept(large) == kept > 0
+
+
+async def test_of_a_collection_that_is_gone_nothing_is_kept(worlds):
+    async with worlds("hash", piece=PIECE) as world:
+
+        def after_piece(number):
+            if number == 1:
+                assert world.applying._elements._begun
+                world.at_hub.delete(KEY)
+
+        await world.comes_to_an_end(after_piece=after_piece)
+        assert not world.at_site.exists(KEY)
+        assert not world.applying._elements._begun
+        assert not world.applying._elements._count
+
+
 async def test_a_collection_is_in_doubt_until_its_last_piece_is_compared(worlds):
     """Else what was sent of it without an answer would be forgotten after the first, and pass for somebody else's."""
     async with worlds("set", piece=PIECE) as world:

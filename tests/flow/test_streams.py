@@ -210,6 +210,19 @@ async def test_a_stream_that_was_compared_in_pieces_leaves_the_feed_of_other_key
         assert await feed_goes_on(world)
 
 
+async def test_of_a_stream_that_is_gone_nothing_is_kept(worlds):
+    async with worlds(piece=PIECE) as world:
+        begun = world.applying._elements._streams._begun
+
+        def after_piece(number):
+            if number == 1:
+                assert begun
+                world.at_hub.delete(KEY)
+
+        await world.comes_to_an_end(after_piece=after_piece)
+        assert not begun
+
+
 async def test_what_changes_between_two_pieces_of_a_stream_is_not_lost_and_no_removal_is_undone(worlds):
     async with worlds(piece=PIECE) as world:
 
