@@ -428,9 +428,7 @@ class Inbound:
         """It was refused, and is named; it is tried again now and then."""
         self.refusals.name(key, error)
         self._expected_local.void([key])
-        self._done_with(key)
-        self.dirty.pop(key, None)
-        self._resting.discard(key)
+        self._done_with(key)  # if it is dirty again, the hub holds something else by now, which may be taken
         self.counters.failed += 1
 
     @property

@@ -442,11 +442,23 @@ def test_what_is_equal_or_refused_is_done_with(world):
     world.inbound.take(2)
     assert not world.inbound.about_to_apply(KEY, [])
     world.inbound.about_to_apply(OTHER, [StringSet(OTHER, b"a")])
-    world.inbound.mark_dirty([OTHER])
     world.inbound.refused(OTHER, "WRONGTYPE")
     counters = world.inbound.counters
     assert (counters.equal, counters.failed, world.inbound.in_progress) == (1, 1, 0)
     assert len(world.local) == 0
+
+
+@pytest.mark.parametrize("suspect", [False, True])
+def test_what_the_hub_says_of_a_key_while_the_site_refuses_it_is_looked_at(world, suspect):
+    """That may be a value which the site takes; else it would wait for the turn of this key."""
+    world.inbound.mark_dirty([KEY])
+    world.inbound.take(1)
+    world.inbound.about_to_apply(KEY, [StringSet(KEY, b"a")])
+    world.inbound.suspect([KEY]) if suspect else world.inbound.events([(KEY, b"set")])
+    world.inbound.refused(KEY, "WRONGTYPE")
+    assert world.inbound.take(1) == {KEY: suspect}
+    assert not world.inbound.about_to_apply(KEY, [])
+    assert not world.inbound.refusals
 
 
 def test_the_echo_of_an_apply_is_expected_as_far_as_it_will_show():
