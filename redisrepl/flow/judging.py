@@ -35,7 +35,7 @@ from redisrepl.flow.repeating import repeat
 from redisrepl.local.history import SiteFacts, SiteHistory
 from redisrepl.local.mark import Marked
 from redisrepl.observe.failures import FailureLog
-from redisrepl.remote.fence import NoFence
+from redisrepl.remote.fence import Fence
 from redisrepl.remote.history import HubFacts, HubHistory
 from redisrepl.wire.digests import UNREADABLE
 from redisrepl.wire.replies import CLOCK_TOLERANCE
@@ -75,7 +75,7 @@ class Judging:
         known: Known,
         site: SiteHistory,
         hub: HubHistory,
-        fence: NoFence,
+        fence: Fence,
         number: Callable[[], int],
         read_to: Callable[[], int],
         agreed_since: Callable[[float, Position | None], Awaitable[Places | None]],

@@ -39,7 +39,7 @@ from redisrepl.flow.pages import Wholes
 from redisrepl.flow.reach import StreamReach
 from redisrepl.flow.repeating import repeat
 from redisrepl.observe.failures import FailureLog
-from redisrepl.remote.fence import NoFence
+from redisrepl.remote.fence import Fence, NoFence
 from redisrepl.remote.push import Pushed
 from redisrepl.store import Store
 from redisrepl.wire.entries import FIRST_ID, LAST_ID, is_entry, with_last_id
@@ -64,7 +64,7 @@ class PushTarget(Protocol):
     """
 
     max_body: int
-    fence: NoFence
+    fence: Fence | NoFence
 
     async def push(self, commands: Sequence[Sequence[bytes]], *, slot: int, number: int) -> Pushed:
         """Run these commands at the hub; return the error text of what was refused for good, by key."""

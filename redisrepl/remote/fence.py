@@ -76,56 +76,7 @@ NOT_LAST = 10_000
 _FLAWED = b"!"
 
 
-class NoFence:
-    """No fence: for `verify --repair`, which pushes once and stops at a failure."""
-
-    allowed = False
-    found: bool | None = None
-    highest = 0
-
-    def noted(self, fencing: Fencing) -> None:
-        """Do nothing."""
-
-    def forget(self) -> None:
-        """Do nothing."""
-
-    def holds_up_to(self) -> float:
-        """Infinity: nothing is known to be lost."""
-        return math.inf
-
-    async def ready(self) -> None:
-        """Do nothing: there is no epoch to raise."""
-
-    async def look(self) -> None:
-        """Do nothing."""
-
-    async def ask_again(self) -> None:
-        """Do nothing."""
-
-    async def mark(self, number: int) -> bool:  # noqa: ARG002 - as `Fence` has it
-        """True: no fence was lost."""
-        return True
-
-    async def is_there(self) -> bool:
-        """True: no fence was lost."""
-        return True
-
-    def was_executed(self, number: int) -> bool:  # noqa: ARG002 - as `Fence` has it
-        """False: that is unknown."""
-        return False
-
-    def doubt(self) -> None:
-        """Do nothing."""
-
-    def denied(self) -> None:
-        """Do nothing."""
-
-    def fencing(self, slot: int, number: int) -> Fencing:  # noqa: ARG002 - as `Fence` has it
-        """`NO_FENCE`."""
-        return NO_FENCE
-
-
-class Fence(NoFence):
+class Fence:
     """The fence of one site.
 
     Args:
@@ -339,6 +290,35 @@ class Fence(NoFence):
     def fencing(self, slot: int, number: int) -> Fencing:
         """The fencing that a request carries."""
         return Fencing(self.key, self.epoch, slot, number) if self.allowed else NO_FENCE
+
+
+class NoFence:
+    """Stands in for a fence where a pusher needs none: for `verify --repair`, which pushes once and stops at a failure.
+
+    It has what a pusher asks of a `Fence`, and nothing else.
+    """
+
+    allowed = False
+
+    async def ready(self) -> None:
+        """Do nothing: there is no epoch to raise."""
+
+    def fencing(self, slot: int, number: int) -> Fencing:  # noqa: ARG002 - as `Fence` has it
+        """`NO_FENCE`."""
+        return NO_FENCE
+
+    def noted(self, fencing: Fencing) -> None:
+        """Do nothing."""
+
+    def denied(self) -> None:
+        """Do nothing."""
+
+    def doubt(self) -> None:
+        """Do nothing."""
+
+    def was_executed(self, number: int) -> bool:  # noqa: ARG002 - as `Fence` has it
+        """False: that is unknown."""
+        return False
 
 
 def _number(text: bytes) -> int:

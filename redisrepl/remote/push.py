@@ -28,7 +28,7 @@ from redisrepl.errors import (
     denies_key,
 )
 from redisrepl.remote.bodies import LargeBodies
-from redisrepl.remote.fence import NOT_LAST, NoFence
+from redisrepl.remote.fence import NOT_LAST, Fence, NoFence
 from redisrepl.remote.fetch import HubReader
 from redisrepl.remote.hub import Hub
 from redisrepl.remote.patience import LARGE
@@ -114,7 +114,7 @@ class HubPusher:
         *,
         side_by_side: int = 32,
         teller: Teller | None = None,
-        fence: NoFence | None = None,
+        fence: Fence | None = None,
         on_fence_lost: Callable[[], None] = lambda: None,
         types: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
@@ -124,7 +124,7 @@ class HubPusher:
         self._script = push_script(frozenset(types))
         self._head = len(hub.spell([self._script, *batch_words(bytes(24))])) + _AROUND  # a body without commands
         self._reader = HubReader(hub, types=types)
-        self.fence = fence or NoFence()
+        self.fence: Fence | NoFence = fence or NoFence()
         self._on_fence_lost = on_fence_lost
         self._teller = teller
         self._single = asyncio.Semaphore(side_by_side)

@@ -23,7 +23,6 @@ from redisrepl.flow.judging import Judging
 from redisrepl.flow.known import Known
 from redisrepl.local.history import SiteFacts
 from redisrepl.local.mark import Marked
-from redisrepl.remote.fence import NoFence
 from redisrepl.remote.history import HubFacts
 from redisrepl.wire.digests import UNREADABLE, string_digest
 from testbed import eventually_async
@@ -35,7 +34,7 @@ RETRY = {"attempts": None, "timeout": None, "wait_initial": 0.001, "wait_max": 0
 NUMBER = 50  # agreements, by now
 
 
-class World(NoFence):
+class World:
     """Judging between two servers that tell what the test wants; it is their fence as well."""
 
     clock_ahead, clock_within, lacks_times, may_evict = None, 0.0, "", False

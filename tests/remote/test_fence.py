@@ -294,14 +294,11 @@ async def test_what_a_request_carries(session):
 async def test_who_needs_none_has_one_that_does_nothing():
     fence = NoFence()
     await fence.ready()
-    await fence.look()
     fence.doubt()
     fence.noted(NO_FENCE)
-    fence.forget()
-    assert await fence.mark(1)
-    assert await fence.is_there()
+    fence.denied()
     assert not fence.was_executed(1)
-    assert (fence.fencing(1, 2), fence.holds_up_to(), fence.found) == (NO_FENCE, math.inf, None)
+    assert (fence.fencing(1, 2), fence.allowed) == (NO_FENCE, False)
 
 
 async def test_a_fence_of_another_name_goes_on_where_that_was(hub, session):
