@@ -32,11 +32,9 @@ __all__ = [
     "body_pieces",
     "escape",
     "escape_words",
-    "flat_reply",
     "integer_body",
     "parse_integer",
     "parse_integers",
-    "parse_reply",
     "reply_in_steps",
     "script_body",
 ]
@@ -175,21 +173,6 @@ def reply_in_steps(reply: bytes, limit: int) -> Generator[None, None, Any]:
     if isinstance(value, hiredis.ReplyError):
         raise CommandError(str(value))
     return value
-
-
-def parse_reply(reply: bytes, limit: int = 1 << 30) -> Any:
-    """The same at once, which for a large reply takes seconds."""
-    steps = reply_in_steps(reply, limit)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            return done.value
-
-
-def flat_reply(reply: bytes) -> list[bytes]:
-    """Parse a `.raw` reply that must be a list of strings."""
-    return as_flat(parse_reply(reply))
 
 
 def as_flat(value: object) -> list[bytes]:

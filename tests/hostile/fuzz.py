@@ -43,12 +43,8 @@ from redisrepl.wire.states import parse_fetch, parse_states
 from redisrepl.wire.totals import parse_total
 from redisrepl.wire.unwanted import Unwanted
 from redisrepl.wire.walker import Walker
-from redisrepl.wire.webdis import (
-    CommandError,
-    flat_reply,
-    parse_integer,
-    parse_reply,
-)
+from redisrepl.wire.webdis import CommandError, parse_integer
+from tests.bodies import flat_reply, parse_reply
 from tests.wire.rdb import build
 
 #: Memory that no input may take, beside what the process had.

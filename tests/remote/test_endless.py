@@ -17,7 +17,7 @@ from redisrepl.remote.connection import Connection
 from redisrepl.remote.session import HubSession
 from redisrepl.wire.http import ResponseReader
 from redisrepl.wire.resp import parse_reply_in_steps
-from redisrepl.wire.webdis import parse_reply
+from tests.bodies import parse_reply
 
 PIECE = b"x" * 65536
 

@@ -28,10 +28,10 @@ from redisrepl.remote.refusals import is_passing, scripts_refused
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.wire.batches import MOVED, UNCHANGED
 from redisrepl.wire.digests import digest_of, element_of
-from redisrepl.wire.webdis import body, parse_reply
+from redisrepl.wire.webdis import body
 from redisrepl.wire.writes import commands_of_batch
 from testbed import Hub
-from tests.bodies import batch_body
+from tests.bodies import batch_body, parse_reply
 from tests.samples import ALL_BYTES, AWKWARD_NAMES, resp
 
 URL = "https://hub.example/redis/"

@@ -28,8 +28,9 @@ from redisrepl.errors import (
 from redisrepl.remote.session import HubSession, check_url
 from redisrepl.tls.contexts import CertificateFiles, client_context
 from redisrepl.wire.messages import MessageReader
-from redisrepl.wire.webdis import body, body_pieces, parse_reply
+from redisrepl.wire.webdis import body, body_pieces
 from testbed import FaultProxy, Hub, Nginx, eventually_async, free_port
+from tests.bodies import parse_reply
 from tests.samples import ALL_BYTES
 
 URL = "https://hub.example/redis/"

@@ -17,7 +17,7 @@ from redisrepl.wire.psync import encode_command
 from redisrepl.wire.replyreader import ReplyReader
 from redisrepl.wire.resp import DAMAGED, PIECE, RespReader, announces_much, parse_all, parse_one, resp_size
 from redisrepl.wire.walker import ELEMENT, LEFT_OUT, Walker
-from redisrepl.wire.webdis import parse_reply
+from tests.bodies import parse_reply
 
 HUGE = b"*1000000000\r\n"
 of = pytest.mark.parametrize

@@ -32,11 +32,9 @@ from redisrepl.wire.webdis import (
     body_pieces,
     escape,
     escape_words,
-    flat_reply,
     integer_body,
     parse_integer,
     parse_integers,
-    parse_reply,
 )
 from redisrepl.wire.writes import (
     MAX_FIELDS_PER_COMMAND,
@@ -48,7 +46,7 @@ from redisrepl.wire.writes import (
     written_keys,
 )
 from testbed import RedisServer, Webdis, eventually
-from tests.bodies import batch_body, fetch_body
+from tests.bodies import batch_body, fetch_body, flat_reply, parse_reply
 from tests.samples import ALL_BYTES, AWKWARD_NAMES, pieces, resp, resp_like
 
 FAR = 4_000_000_000_000
