@@ -1,7 +1,7 @@
 """The vocabulary: what can happen to one key, as frozen values of bytes.
 
 In: nothing. Out: the values that `wire.commands` makes, the pipelines pass along and `wire.writes` turns back.
-Left to others: which changes cross (`engine.outbound`, `engine.inbound`), how one is spelled (`wire`).
+Left to others: which are replicated (`engine.outbound`, `engine.inbound`), how one is spelled (`wire`).
 """
 
 from __future__ import annotations

@@ -209,7 +209,7 @@ class Daemon:
                 _log.debug("hub.not_asked", error=str(error))
 
     async def _tick(self) -> None:
-        """What time alone brings: overdue events, memory to give back, and the names of commands that do not cross."""
+        """What time alone brings: overdue events, memory to give back, and commands that are not replicated."""
         outbound = self._parts.outbound
         gave_back_at = cleared_at = time.monotonic()
         while True:

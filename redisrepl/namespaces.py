@@ -1,7 +1,7 @@
-"""Which keys may cross: the ones that start with a namespace, a literal prefix of bytes.
+"""Which keys may be replicated: the ones that start with a namespace, a literal prefix of bytes.
 
 In: the configured prefixes. Out: a yes or no for a key, and the glob that subscribes to a prefix.
-Left to others: which commands cross (`engine.outbound`).
+Left to others: which commands are replicated (`engine.outbound`).
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class Inbound:
 
     Args:
         covers: whether a key belongs to the namespaces: nothing else is ever fetched or applied.
-        kinds: which of `changes.KINDS` cross.
+        kinds: which of `changes.KINDS` are replicated.
         expected_local: filled before an apply.
         expected_remote: filled before a push (`outbound`), used up here.
         busy: whether a local change of a key waits or is on its way to the hub.
@@ -383,7 +383,7 @@ class Inbound:
         seen = (change for change in changes if is_replicated(change, self.kinds))  # as the stream's reader does
         if self._expected_local.expect_all(key, [*chain.from_iterable(map(self._echoes_of, seen))], math.inf):
             return True
-        self.not_applied((key,))  # no room for the expectation: its echo would cross
+        self.not_applied((key,))  # no room for the expectation: its echo would be pushed back
         return False
 
     def applied(self, keys: Iterable[bytes], deadline: float) -> None:

@@ -35,7 +35,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What else bears on the verdict; the same for all keys of one comparison, but for what a restart has cost.
+    """What else bears on the verdict on one key or element: expiry and losses differ from key to key.
 
     Attributes:
         removals: removals are replicated. Otherwise what one side lacks is copied back to it.

@@ -126,9 +126,9 @@ class Comparison:
         return self._expiries and look.expires_at_ms != agreed.expires_at_ms and not look.inexact
 
     async def _differing_buckets(self, side: Holder, prefix: bytes) -> list[int] | None:
-        """Buckets in which something is not as agreed; None: nothing is agreed, so all of them."""
+        """Buckets in which something is not as agreed; None: look at every key, sums do not tell."""
         if self._store.fresh or self._expiries:
-            return None  # sums do not tell expiries
+            return None  # nothing is agreed, or expiries count, which sums do not cover
         sums = [0] * BUCKETS
         scan = Scan(f"a scan of {side.where}")
         while True:

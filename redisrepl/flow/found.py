@@ -49,7 +49,7 @@ class Found:
 
     Attributes:
         process: which one, and its history.
-        judged, held, settled: see `Judgement`, and `engine.losses.Findings`.
+        judged, held, since: see `Judgement`, and `engine.losses.Findings`; `since` is saved as `settled`.
     """
 
     process: tuple[str, str]

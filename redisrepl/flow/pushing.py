@@ -195,7 +195,7 @@ class Pushing:
             return None
         batch = outbound.take(self._max_keys, self._hub.max_body * 15 // 16)  # the rest is for what escapes add
         if not batch.changes:
-            return None  # each key that waits is on its way as a seed
+            return None  # each that waits is on its way already: as a key in doubt, or as a change if it is in doubt
         self._pacer.left(len(batch.changes), now)
         return batch
 
