@@ -132,6 +132,11 @@ class Clocks:
         least = min([self._shift.ms, *self._former]) if side == "hub" else 0
         return max(shown - least, now * 1000)
 
+    def earliest_ms(self, side: Side) -> float:
+        """What was to expire by then, in the site's time, this server has let expire for sure."""
+        shown = (time.time() + self._ahead[side] - CLOCK_TOLERANCE) * 1000
+        return shown - (max([self._shift.ms, *self._former]) if side == "hub" else 0)
+
     def saved(self) -> dict[str, object]:
         """For the next process."""
         return {

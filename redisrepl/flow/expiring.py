@@ -12,9 +12,10 @@ another expiry may have expired at the hub before it hears of that: then the hub
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from redisrepl.changes import Change, Deleted, ExpirySet, FieldsDeleted, HashSet, SequenceSet, State, StringSet
-from redisrepl.engine.ancestor import Agreed, named_in
+from redisrepl.engine.ancestor import NOTHING_AGREED, Agreed, named_in
 from redisrepl.engine.outbound import Outbound
 from redisrepl.flow.clocks import Clocks
 from redisrepl.store import Facts, Store
@@ -24,6 +25,8 @@ __all__ = ["Expiring"]
 
 #: Milliseconds that a push may be under way to the hub.
 _UNDER_WAY = 10_000
+#: Keys that are remembered until the hub has let them expire too.
+_MOST_LEFT = 10_000
 
 
 class Expiring:
@@ -39,6 +42,7 @@ class Expiring:
         self._outbound = outbound
         self._store = store
         self._clocks = clocks
+        self._left = dict[bytes, Agreed]()  # keys that expired at the site, and may be at the hub still
 
     async def without(self, changes: Sequence[Change], *, fields: bool) -> Sequence[Change]:
         """What is left once keys are put in doubt that were removed or given another expiry, and may have expired.
@@ -50,6 +54,11 @@ class Expiring:
         removed = {change.key for change in {c.key: c for c in changes}.values() if type(change) is Deleted}
         whole = {change.key for change in changes if isinstance(change, StringSet | SequenceSet)}
         asked = removed | {change.key for change in changes if type(change) is ExpirySet} - whole
+        if anew := self._filled_anew({change.key for change in changes} - removed - whole):
+            for key in anew:
+                self._outbound.doubt(key)
+            changes = [change for change in changes if change.key not in anew]
+            asked -= anew
         if asked:
             agreed, by_then = await self._store.lookup(list(asked)), self._at_hub_ms()
             expiring = {
@@ -61,6 +70,28 @@ class Expiring:
                 self._outbound.doubt(key)
             changes = [change for change in changes if change.key not in expiring]
         return await self._without_fields(changes) if fields else changes
+
+    def _filled_anew(self, keys: set[bytes]) -> set[bytes]:
+        """Those of these of which the hub may hold a former key: what it holds is compared with that, and replaced."""
+        past = self._clocks.earliest_ms("hub")
+        while self._left and (next(iter(self._left.values())).expires_at_ms or 0) <= past:  # about in this order
+            self._left.pop(next(iter(self._left)))
+        return keys & self._left.keys()
+
+    def _left_at_hub(self, states: Mapping[bytes, State], ancestors: Mapping[bytes, Agreed]) -> dict[bytes, Agreed]:
+        """Of keys that were filled anew since they expired at the site: what the hub may hold."""
+        found = dict[bytes, Agreed]()
+        for key in self._filled_anew({key for key, state in states.items() if state is not None}):
+            known, left = ancestors.get(key, NOTHING_AGREED), self._left[key].or_gone()
+            if known.digest is not None:  # that is at the hub by now
+                del self._left[key]
+                continue
+            elements = {
+                name: (*left.element_intents.get(name, ()), *known.element_intents.get(name, ()))
+                for name in left.element_intents.keys() | known.element_intents.keys()
+            }
+            found[key] = replace(left, intents=(*left.intents, *known.intents), element_intents=elements)
+        return found
 
     async def _without_fields(self, changes: Sequence[Change]) -> Sequence[Change]:
         """Likewise fields that were removed."""
@@ -89,7 +120,7 @@ class Expiring:
                 Nothing is agreed on about such a key any more, so what is written there has nothing of that expiry.
             ancestors: what was agreed on.
         """
-        gone, may_be_gone = Facts(), dict[bytes, Agreed]()
+        gone, may_be_gone = Facts(), self._left_at_hub(states, ancestors)
         at_site, at_hub = self._clocks.latest_ms("site"), self._at_hub_ms()
         for key, known in ancestors.items():
             expires_at_ms, lacks = known.expires_at_ms, states.get(key, "unread") is None
@@ -98,6 +129,8 @@ class Expiring:
             if lacks:
                 del states[key]
                 gone.gone(key)
+                if len(self._left) < _MOST_LEFT:
+                    self._left[key] = known
             else:
                 may_be_gone[key] = known.or_gone()
         if gone:

@@ -1,11 +1,14 @@
 """What is to live for an hour lives for an hour on both sides, whatever the clocks show, and nobody removes it."""
 
+import time
+
 import pytest
 
 from testbed import Hub, RedisServer, eventually
 from testbed.clock import OtherClock
 from testbed.programs import hub_redis, site_redis
-from tests.e2e.support import SWIFT, all_replicated
+from tests.e2e.pairs import Pair
+from tests.e2e.support import PREFIX, SWIFT, all_replicated
 
 HOUR = 3600
 WITH_EXPIRIES = ("--replicate", "set,hset,del,expire")
@@ -95,3 +98,23 @@ def test_a_hub_two_hours_behind_whose_clock_is_set_takes_nothing_from_the_site(d
         assert lives(at_site, *keys)
         at_site.set(keys[0], "newer", ex=HOUR)
         eventually(lambda: hub.redis.get(keys[0]) == b"newer" and lives(hub.redis, keys[0]), 20)
+
+
+@pytest.mark.parametrize("source", ["psync", "notify"])
+def test_what_is_written_anew_has_nothing_of_what_a_hub_that_is_a_second_behind_still_holds(
+    daemons, certificates, site, at_site, source
+):
+    """The former key has expired at the site and will at the hub; the new one has neither its fields nor its expiry."""
+    with OtherClock(-1) as clock, Hub(certificates, redis={"program": clock.program(hub_redis())}) as hub:
+        pair = Pair(daemons, site, hub, "--replicate", "all", source=source)
+        keys = [PREFIX + b"%d" % number for number in range(60)]
+        for key in keys:
+            at_site.hset(key, mapping={"former": "v", "f": "former"})
+            at_site.pexpire(key, 1500)
+        eventually(lambda: hub.redis.dbsize() >= len(keys), description="the hub has them")
+        for key in keys:
+            eventually(lambda: not at_site.exists(key), 5, "it has expired")  # noqa: B023
+            time.sleep(0.01)
+            at_site.hset(key, "f", "anew")
+        time.sleep(2.5)
+        pair.expect({key: {b"f": b"anew"} for key in keys})

@@ -131,3 +131,30 @@ def test_what_was_not_read_is_as_it_was(expiring):
     ancestors = {K: agreed(SOON, b"f")}
     assert ours.where_passed({}, ancestors) == {K: ancestors[K].or_gone()}
     assert not store.gone
+
+
+async def test_what_is_filled_anew_may_find_at_the_hub_what_has_expired_at_the_site(expiring, doubts):
+    """All that the hub may hold, also once a push had no answer; until the new value is agreed on."""
+    ours, store = expiring()
+    former = agreed(-100, b"f")
+    ours.where_passed({K: None}, {K: former})
+    assert store.gone == [K]
+    anew = HashSet(K, {b"g": b"1"})
+    assert await ours.without([anew, HashSet(L, {b"g": b"1"})], fields=False) == [HashSet(L, {b"g": b"1"})]
+    assert doubts.keys == [K]
+    states = {K: HashState({b"g": b"1"})}
+    assert ours.where_passed(states, {}) == {K: former.or_gone()}
+    unanswered = Agreed(element_intents={b"g": (5,)})
+    known = ours.where_passed(states, {K: unanswered})[K]
+    assert (known.digest, known.intents) == (former.digest, (None,))
+    assert known.element_intents == {b"f": (None,), b"g": (5,)}
+    assert ours.where_passed(states, {K: agreed(None, b"g")})[K].digest is not None
+    assert await ours.without([anew], fields=False) == [anew]
+
+
+async def test_what_has_expired_at_the_hub_too_leaves_nothing(expiring, doubts):
+    ours, _ = expiring()
+    ours.where_passed({K: None}, {K: agreed(SOON, b"f")})
+    anew = HashSet(K, {b"g": b"1"})
+    assert await ours.without([anew], fields=False) == [anew]
+    assert not doubts.keys
