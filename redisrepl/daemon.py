@@ -192,7 +192,7 @@ class Daemon:
         return None
 
     async def _look_at_hub(self) -> None:
-        """Whether it was emptied, or is another process: of neither does an event tell."""
+        """Whether it was emptied, or is another process: of neither does an event tell. Nor of a clock that was set."""
         judging = self._parts.judging
         if self._parts.pull is None:
             judging.hub_heard()  # nobody listens: what is known of it is what it says when it is asked
@@ -203,6 +203,7 @@ class Daemon:
                 if time.monotonic() >= look_at:
                     look_at = time.monotonic() + self._settings.canary_period
                     await judging.look_at_hub()
+                    await judging.look_at_clock()
                 else:
                     await judging.mark()
             except RedisreplError as error:

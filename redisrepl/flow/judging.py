@@ -304,6 +304,15 @@ class Judging:
             return Judgement(Event.RESTARTED, "the site is another process")
         return Judgement(Event.WENT_BACK, _MAY_BE_OLDER, proof.number, proof.kept, kept_to or None, known_to)
 
+    async def look_at_clock(self) -> None:
+        """Check whether the site's clock was set: if its Redis is on another machine, no other clock shows that.
+
+        Raises:
+            RedisreplError: it cannot be asked.
+        """
+        if self._core.continuity.site.judged:
+            await self._ask_site()
+
     async def look_at_site(self) -> None:
         """Check whether the site's history changed since it was judged; keyspace events do not tell of that.
 

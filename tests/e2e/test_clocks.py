@@ -100,6 +100,18 @@ def test_a_hub_two_hours_behind_whose_clock_is_set_takes_nothing_from_the_site(d
         eventually(lambda: hub.redis.get(keys[0]) == b"newer" and lives(hub.redis, keys[0]), 20)
 
 
+def test_the_clock_of_a_site_on_another_machine_is_set_back(daemons, hub, at_hub):
+    """That is seen before the next regular comparison: until then what is written expires on its way to the hub."""
+    with OtherClock() as clock, RedisServer(program=clock.program(site_redis())) as site:
+        daemon = daemons.live(site, hub, *SWIFT, *WITH_EXPIRIES)
+        at_site = site.client()
+        all_replicated(at_site, at_hub)
+        clock.set(-2 * HOUR)
+        daemon.wait_for_log("site.clock_differs")
+        at_site.set("site1:short", "v", ex=HOUR)
+        eventually(lambda: lives(at_hub, "site1:short") and lives(at_site, "site1:short"), 10, "it lives for an hour")
+
+
 @pytest.mark.parametrize("source", ["psync", "notify"])
 def test_what_is_written_anew_has_nothing_of_what_a_hub_that_is_a_second_behind_still_holds(
     daemons, certificates, site, at_site, source
