@@ -25,7 +25,7 @@ from redisrepl.engine.losers import ConflictLoss, Losers
 from redisrepl.engine.losses import NO_FINDINGS, Findings, Losses
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.places import MOST_PLACES
-from redisrepl.engine.plans import Plan, Policy, plan_for
+from redisrepl.engine.plans import Plan, Policy, by_the_clock_as_set, plan_for
 from redisrepl.engine.pushes import OutboundOptions
 from redisrepl.engine.reconcile import Circumstances, circumstances
 from redisrepl.engine.record import StreamRecord
@@ -367,7 +367,8 @@ class Core:
             site_evicts=self.continuity.site.may_lack,
             hub_evicts=self.continuity.hub.may_lack,
         )
-        values = (state for state in (site, hub) if isinstance(state, StringState | HashState | SequenceState))
+        as_set = by_the_clock_as_set(hub, ancestor, self.policy)[0] if ancestor is not None else hub
+        values = (state for state in (site, as_set) if isinstance(state, StringState | HashState | SequenceState))
         expiries = [state.expires_at_ms for state in values]
         about = circumstances(
             of_all, None if ancestor is None else ancestor.expires_at_ms, now_ms=now_ms, expiries=expiries

@@ -44,6 +44,7 @@ __all__ = [
     "Expectation",
     "Plan",
     "Policy",
+    "by_the_clock_as_set",
     "plan_for",
     "replacing",
 ]
@@ -126,7 +127,7 @@ def plan_for(
         now_ms: what was to expire by then, Unix time in milliseconds, a server may have let expire.
     """
     ancestor = ancestor or NOTHING_AGREED
-    hub, off = _by_the_clock_as_set(hub, ancestor, policy)
+    hub, off = by_the_clock_as_set(hub, ancestor, policy)
     hub, off_fields = _fields_by_the_clock_as_set(hub, ancestor, policy)
     if isinstance(site, HashState) and isinstance(hub, HashState) and site.type == hub.type:
         plan = _plan_elements(key, site, hub, ancestor, policy, about, back, now_ms)
@@ -138,12 +139,12 @@ def plan_for(
     else:
         plan = _plan_whole(key, site, hub, ancestor, policy, about, back)
     plan.disputed = _is_disputed(plan, about)
-    if off and "expire" in policy.kinds and site is not None:
+    if off and "expire" in policy.kinds and (site is not None or not (plan.apply or plan.push)):
         _write_expiry_anew(plan, ancestor)
     return plan
 
 
-def _by_the_clock_as_set(hub: State, ancestor: Agreed, policy: Policy) -> tuple[State, bool]:
+def by_the_clock_as_set(hub: State, ancestor: Agreed, policy: Policy) -> tuple[State, bool]:
     """What the hub holds; if its expiry dates from before a clock was set, with the agreed one. And whether it does."""
     agreed = ancestor.expires_at_ms
     if agreed is None or not isinstance(hub, StringState | HashState | SequenceState) or hub.expires_at_ms is None:
@@ -169,8 +170,9 @@ def _fields_by_the_clock_as_set(
 
 
 def _write_fields_anew(plan: Plan, site: HashState, off: Mapping[bytes, Alternatives]) -> None:
-    """Nobody has changed these expiries at the hub, but they pass at the wrong time there."""
-    wrong = {name: held for name, held in off.items() if name in site.fields}
+    """Nobody has changed these expiries at the hub, but they pass at the wrong time there, or have passed here."""
+    back = {name for change in plan.apply if isinstance(change, HashSet) for name in change.fields}
+    wrong = {name: held for name, held in off.items() if name in site.fields or name not in back}
     if not wrong or isinstance(plan.push, Invalidated):
         return
     put: dict[bytes, bytes | None] = dict.fromkeys(wrong)

@@ -589,7 +589,23 @@ def test_an_expiry_of_a_field_from_before_the_clock_was_set_is_written_anew():
     gone_here = HashState({b"g": timed(), b"h": b"1"})
     found = plan(gone_here, hub, agreed, off_by=(-7000,))
     assert found.push == HashSet(KEY, {b"f": None})
+    assert found.expected == {b"f": (element_of(b"f", timed(LATER - 7000)),)}
     assert plan(agreed, hub, agreed).push is None  # no clock was set: then it is the hub's change
+
+
+def test_what_expired_at_the_site_does_not_stay_at_a_hub_whose_clock_was_set_back():
+    """Nobody has given it a later expiry. What a server lost is another matter: the hub's is all there is."""
+    policy, about = Policy(KINDS, "hub", frozenset({7000})), circumstances(ORDINARY, LATER, now_ms=LATER + 1)
+    agreed, hub = HashState({b"f": timed(), b"g": b"1"}), HashState({b"f": timed(LATER + 7000), b"g": b"1"})
+    found = plan_for(KEY, HashState({b"g": b"1"}), hub, ancestor_of(agreed), policy, ORDINARY, now_ms=LATER + 1)
+    assert (found.apply, found.push) == ([], HashSet(KEY, {b"f": None}))
+    assert found.expected == {b"f": (element_of(b"f", timed(LATER + 7000)),)}
+    agreed, hub = string("a", LATER), string("a", LATER + 7000)
+    assert plan_for(KEY, None, hub, ancestor_of(agreed), policy, about) == Plan(
+        KEY, push=ExpirySet(KEY, LATER), expected={}
+    )
+    lost = replace(about, site_lost=True)
+    assert plan_for(KEY, None, hub, ancestor_of(agreed), policy, lost).apply == [StringSet(KEY, b"a", LATER)]
 
 
 def test_of_a_collection_that_outlived_its_expiry_the_site_tells_the_new_one():
