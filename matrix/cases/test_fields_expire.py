@@ -108,6 +108,26 @@ def test_expired_while_away(timing):
     quiet(timing)
 
 
+@pytest.mark.parametrize("kept", ["later", "newer", "added"])
+def test_the_last_field_expired_while_the_hub_could_not_be_reached(timing, kept):
+    """What the hub's clients did to the hash meanwhile stays, however the site tells that it is gone."""
+    key, at = PREFIX + b"emptied:" + kept.encode(), now_ms() + 400_000
+    timing.at_site.hset(key, "a", "1")
+    timing.at_site.execute_command("HPEXPIRE", key, 2500, "FIELDS", 1, "a")
+    same(timing, key)
+    mark = timing.daemon.mark()
+    timing.hub.nginx.stop()
+    if kept == "later":
+        timing.at_hub.execute_command("HPEXPIREAT", key, at, "FIELDS", 1, "a")
+    else:
+        timing.at_hub.hset(key, "a" if kept == "newer" else "b", "2")
+    eventually(lambda: not timing.at_site.exists(key), 20, "it has expired")
+    timing.hub.nginx.start()
+    timing.wait_for_hub(mark)
+    same(timing, key, {"later": {b"a": (b"1", at)}, "newer": {b"a": (b"2", -1)}, "added": {b"b": (b"2", -1)}}[kept])
+    quiet(timing)
+
+
 def test_large_hash(timing):
     """One expiry of a large hash, on either side."""
     key, at = PREFIX + b"large", now_ms() + 400_000

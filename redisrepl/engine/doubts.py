@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 
-from redisrepl.changes import Change, FieldsDeleted, HashSet, Invalidated, State
+from redisrepl.changes import Change, Deleted, FieldsDeleted, HashSet, Invalidated, State
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.conditional import Condition, condition_for, condition_of_state, state_of
 from redisrepl.engine.pending import Pending
 from redisrepl.engine.plans import Expectation
 from redisrepl.engine.pushes import Pulling
 from redisrepl.wire.commands import ChangeDecoder
+from redisrepl.wire.opaque import OPAQUE
 from redisrepl.wire.rdb import Aux, Entry
 from redisrepl.wire.replies import number
 from redisrepl.wire.snapshots import is_alive, replicated_of
@@ -63,6 +64,7 @@ class Doubts:
         self._went_back = went_back
         self._evicts = evicts
         self._expected: dict[bytes, Expectation] = {}  # what the hub was seen to hold
+        self._lost_fields: bytes | None = None  # the hash that lost some last
         self._in_flight: dict[bytes, Expectation] = {}  # likewise, of keys that are on their way
 
     @property
@@ -77,6 +79,18 @@ class Doubts:
         else:
             self._expected[key] = expected
         self.queue.add(change or Invalidated(key, replaces=True))
+
+    def says_less(self, change: Change) -> bool:
+        """Whether this may not be what it seems: what a strange command names may be no key of it.
+
+        Nor need the end of a hash that lost fields just before be a removal: so (`HDEL`, `UNLINK`) Valkey 9 tells that
+        the last ones have expired. What others wrote to the hash stays then.
+        """
+        if isinstance(change, FieldsDeleted) and change.type == "hash":
+            self._lost_fields = change.key
+        if isinstance(change, Invalidated):
+            return change.kind == OPAQUE
+        return type(change) is Deleted and change.key == self._lost_fields
 
     def expects(self, key: bytes) -> bool:
         """Whether the hub was seen to hold something else than what was agreed on about a key."""

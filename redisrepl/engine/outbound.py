@@ -252,8 +252,8 @@ class Outbound:
             self._pulling.changed_at_site((change.key,), elements_changed(change))
         if isinstance(change, Invalidated) and change.kind == OPAQUE and change.key in self.pending:
             change = Invalidated(change.key, replaces=True)
-        # What is read again may be older than what was seen; what a strange command names may be no key of it.
-        if self.read_again_to or (isinstance(change, Invalidated) and change.kind == OPAQUE):
+        # What is read again may be older than what was seen.
+        if self.read_again_to or self.doubts.says_less(change):
             self.recent.add(Invalidated(change.key))
             self.doubt(change.key)
             return

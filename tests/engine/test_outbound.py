@@ -263,6 +263,14 @@ def test_what_is_read_again_after_a_restart_is_in_doubt_up_to_where_it_was_read(
     assert side.outbound.read_again_to == 0
 
 
+def test_the_end_of_a_hash_that_lost_fields_just_before_may_be_no_removal():
+    """Valkey tells so that its last fields have expired; of each it has told before."""
+    side = Side()
+    side.outbound.read([[b"HDEL", b"a:1", b"f"], [b"UNLINK", b"a:1"], [b"UNLINK", b"a:2"]], 10)
+    assert [change.key for change in side.outbound.doubtful.take(9, 999)] == [b"a:1"]
+    assert side.outbound.pending.take(9, 999) == [FieldsDeleted(b"a:1", (b"f",)), Deleted(b"a:2")]
+
+
 def test_what_a_command_of_a_module_names_is_in_doubt_unless_the_key_is_on_its_way_already():
     """What it names may be data; but a push that overtook one that waits would be overwritten by it."""
     side = Side(kinds=KINDS | {"opaque"})
