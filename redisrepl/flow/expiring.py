@@ -25,8 +25,9 @@ __all__ = ["Expiring"]
 
 #: Milliseconds that a push may be under way to the hub.
 _UNDER_WAY = 10_000
-#: Keys that are remembered until the hub has let them expire too.
+#: Keys that are remembered until the hub has let them expire too, and elements of each of them.
 _MOST_LEFT = 10_000
+_MOST_ELEMENTS = 1_000
 
 
 class Expiring:
@@ -54,7 +55,7 @@ class Expiring:
         removed = {change.key for change in {c.key: c for c in changes}.values() if type(change) is Deleted}
         whole = {change.key for change in changes if isinstance(change, StringSet | SequenceSet)}
         asked = removed | {change.key for change in changes if type(change) is ExpirySet} - whole
-        if anew := self._filled_anew({change.key for change in changes} - removed - whole):
+        if self._left and (anew := self._filled_anew({change.key for change in changes} - removed - whole)):
             for key in anew:
                 self._outbound.doubt(key)
             changes = [change for change in changes if change.key not in anew]
@@ -129,7 +130,7 @@ class Expiring:
             if lacks:
                 del states[key]
                 gone.gone(key)
-                if len(self._left) < _MOST_LEFT:
+                if len(self._left) < _MOST_LEFT and len(known.elements or ()) <= _MOST_ELEMENTS:
                     self._left[key] = known
             else:
                 may_be_gone[key] = known.or_gone()
