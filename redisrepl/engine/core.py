@@ -376,10 +376,9 @@ class Core:
         if without and isinstance(site, HashState) and isinstance(hub, HashState):
             site, hub = site.without(without), hub.without(without)
             ancestor = None if ancestor is None else ancestor.without(without)
-        plan = plan_for(key, site, hub, ancestor, self.policy, about, back, now_ms=now_ms)
-        if ancestor is None:
-            self._restrict(plan)
-        return plan
+        if ancestor is None and self.options.initial_sync != "both":
+            return self._plan_of_first_contact(key, site, hub, about, now_ms)
+        return plan_for(key, site, hub, ancestor, self.policy, about, back, now_ms=now_ms)
 
     def _went_back(
         self, key: bytes, site: State, hub: State, ancestor: Agreed, site_lost: bool, hub_lost: bool
@@ -394,14 +393,21 @@ class Core:
         known = (partial(known_of, key) for known_of in (losses.past, hub_losses.past, agreed))
         return WentBack(at_site, at_hub, *known)
 
-    def _restrict(self, plan: Plan) -> None:
+    def _plan_of_first_contact(self, key: bytes, site: State, hub: State, about: Circumstances, now_ms: float) -> Plan:
         """What has no ancestor is copied the ways that `--initial-sync` says, unless it may be newer than that."""
-        ways = self.options.initial_sync
-        if ways not in ("both", "pull") and not self.continuity.hub.missed:
+        ways, policy, of, inbound = self.options.initial_sync, self.policy, self.continuity, self.inbound
+        # What a link tells of was written since we came, and so after what stood there on the other side.
+        by_site = self.outbound.recent.streamed_keys.tells_of(key)
+        by_hub = inbound is not None and inbound.is_announced(key)
+        if by_site != by_hub:
+            policy = replace(policy, winner="site" if by_site else "hub")
+        plan = plan_for(key, site, hub, None, policy, about, now_ms=now_ms)
+        if ways != "pull" and not (of.hub.missed or by_hub):
             plan.apply = []
-        if ways not in ("both", "push") and not self.continuity.site.missed:
+        if ways != "push" and not (of.site.missed or by_site):
             plan.push = None
         plan.lost = [lost for lost in plan.lost if (plan.apply if lost.ruling.winner == "hub" else plan.push)]
+        return plan
 
     def push_planned(self, plan: Plan) -> None:
         """Have the hub get its part of a plan."""

@@ -39,15 +39,17 @@ from redisrepl.changes import (
     is_replicated,
     times_fields,
 )
+from redisrepl.engine.counters import InboundCounters
 from redisrepl.engine.echo import ExpectedEvents, shown_in_stream
 from redisrepl.engine.freshness import Freshness
 from redisrepl.engine.merging import merge
 from redisrepl.engine.refusals import Refusals
+from redisrepl.engine.suspicion import ANNOUNCED, SUSPECT, both
 from redisrepl.wire.groupcommands import without_groups
 from redisrepl.wire.keyspace import KeyEffect, announced_events, events_with
 from redisrepl.wire.writes import commands_of, events_of
 
-__all__ = ["Inbound", "InboundCounters"]
+__all__ = ["Inbound"]
 
 #: Events that only a removal causes.
 _REMOVALS = events_with(KeyEffect.GONE, KeyEffect.EVICTED, KeyEffect.REMOVED)
@@ -62,23 +64,6 @@ _OWN = 1000
 _EXPIRIES = events_with(KeyEffect.EXPIRY)
 _FIELD_EXPIRIES = events_with(KeyEffect.FIELD_EXPIRY)
 _GROUPS = events_with(KeyEffect.GROUPS)
-
-
-class InboundCounters:
-    """What went from hub to site since the start."""
-
-    __slots__ = ("applied", "conflicts", "echoes", "equal", "events", "failed", "fed", "fetched", "stale")
-
-    def __init__(self) -> None:
-        self.events = 0  # keyspace events of the namespaces
-        self.echoes = 0  # of those, caused by our own pushes
-        self.fed = 0  # changes that other sites' pushes told, taken without a fetch
-        self.fetched = 0  # keys read from the hub
-        self.stale = 0  # of those, thrown away because the site changed meanwhile (rule 2)
-        self.equal = 0  # of those, equal at the site already
-        self.applied = 0  # changes written to the site
-        self.failed = 0  # changes the site refused for good
-        self.conflicts = 0  # keys written by a client while our apply was on its way (rule 1)
 
 
 class Inbound:
@@ -98,7 +83,7 @@ class Inbound:
 
     Attributes:
         left_out: keys found no place among the dirty ones since `take_left_out` was asked last.
-        dirty: keys whose state at the hub must be looked at; the value says whether they are suspect.
+        dirty: keys whose state at the hub must be looked at; the value says which are suspect (`engine.suspicion`).
         put_backs: how often a key was taken, and became dirty again.
         echo_patience: None: the echoes of an apply are overdue once the site's stream is past it (`Outbound.read`);
             else after so many seconds (`tick`), see `expect_events`.
@@ -121,7 +106,7 @@ class Inbound:
         self._event_patience = event_patience
         self._max_keys = max_keys
         self.left_out = False
-        self.dirty: dict[bytes, bool] = {}
+        self.dirty: dict[bytes, int] = {}
         self.put_backs = 0
         self.counters = InboundCounters()
         self.kinds = kinds
@@ -135,7 +120,7 @@ class Inbound:
         self._epoch = epoch
         self._whole = whole
         self._fetching: dict[bytes, int] = {}  # key > the epoch in which it began; `_CHANGED`: the site changed since
-        self._suspect: set[bytes] = set()  # of `_fetching`, those that are suspect
+        self._suspect: dict[bytes, int] = {}  # of `_fetching`, those that are suspect, and what else is known of them
         self._own: dict[bytes, set[bytes]] = {}  # of `_fetching`, fields that the site itself changes or changed since
         self._resting: set[bytes] = set()  # of `dirty`, those that were fetched but for such fields, without news since
         self._fed: dict[bytes, tuple[Change, int]] = {}  # by the feed, waiting to be applied, and in which epoch
@@ -167,8 +152,8 @@ class Inbound:
         self.counters.echoes += len(heard) - len(foreign)
         full = len(dirty) + len(foreign) > self._max_keys
         for key, _ in foreign:
-            if not full or self._has_room_for(key):
-                dirty.setdefault(key, False)
+            if (not full or self._has_room_for(key)) and dirty.setdefault(key, False):
+                dirty[key] |= ANNOUNCED
         if self._resting:
             self._resting.difference_update(key for key, _ in foreign)
 
@@ -254,9 +239,9 @@ class Inbound:
         """These keys may have changed on both sides: they must be compared, with the ancestor."""
         for key in keys:
             if self._covers(key) and self._has_room_for(key):
-                self.dirty[key] = True
+                told = self._fed.pop(key, None) is not None  # what is fetched is newer
+                self.dirty[key] = both(self.dirty.get(key, False if told else SUSPECT), SUSPECT)
                 self._resting.discard(key)
-                self._fed.pop(key, None)  # what is fetched is newer
                 if key in self._fetching and key not in self._suspect:
                     self._fetching[key] = _CHANGED  # that fetch will not be compared with the ancestor
 
@@ -291,8 +276,8 @@ class Inbound:
 
     def take(self, most: int) -> dict[bytes, bool]:
         """Keys to fetch now, with whether they are suspect; none of them is pushed, fetched or applied."""
-        taken: dict[bytes, bool] = {}
-        blocked: dict[bytes, bool] = {}
+        taken: dict[bytes, int] = {}
+        blocked: dict[bytes, int] = {}
         for key, suspect in self.dirty.items():
             if key in self._fetching or self._expected_local.holds(key) or (self._busy(key) and not self._begin(key)):
                 blocked[key] = suspect
@@ -308,11 +293,11 @@ class Inbound:
             self._fed.pop(key, None)  # what is fetched is newer
             self._fetching[key] = self._epoch()
             if suspect:
-                self._suspect.add(key)
+                self._suspect[key] = suspect
         if len(blocked) >= most:  # they would stand in the way of others next time
             for key in blocked:
                 self.dirty[key] = self.dirty.pop(key)
-        return taken
+        return {key: bool(suspect) for key, suspect in taken.items()}
 
     def _begin(self, key: bytes) -> bool:
         """Whether a key that the site is changing may be fetched now: it changes some fields of a hash, and no more."""
@@ -349,7 +334,8 @@ class Inbound:
         """The fetch of these keys failed, or did not reach them: they stay dirty."""
         for key in keys:
             self.put_backs += 1
-            self.dirty[key] = self.dirty.get(key, False) or key in self._suspect
+            suspect = self._suspect.get(key, False)
+            self.dirty[key] = both(self.dirty.get(key, suspect), suspect)
             self._done_with(key)
 
     def fetched(self, states: Mapping[bytes, State], time: float = math.inf) -> dict[bytes, State]:
@@ -441,6 +427,10 @@ class Inbound:
         """Whether a suspect key may be left."""
         return self.left_out or bool(self._suspect or self._in_pieces) or any(self.dirty.values())
 
+    def is_announced(self, key: bytes) -> bool:
+        """Whether the hub has announced a write of this key, which is being fetched; else a comparison found it."""
+        return key in self._fetching and bool(self._suspect.get(key, ANNOUNCED) & ANNOUNCED)
+
     @contextmanager
     def piece(self, key: bytes) -> Iterator[None]:
         """A piece of this key is compared, and more of it will be: until then it is not settled."""
@@ -463,13 +453,13 @@ class Inbound:
     def _leave_own(self, key: bytes) -> None:
         """What the hub holds for the site's own fields is looked at once the site leaves the key alone."""
         if key in self._own and key not in self._taken_fed and key not in self.dirty and self._has_room_for(key):
-            self.dirty[key] = key in self._suspect
+            self.dirty[key] = self._suspect.get(key, False)
             self._resting.add(key)
 
     def _done_with(self, key: bytes) -> None:
         self._fetching.pop(key, None)
         self._own.pop(key, None)
-        self._suspect.discard(key)
+        self._suspect.pop(key, None)
         self._taken_fed.discard(key)
 
     def _stale(self, key: bytes) -> bool:

@@ -20,6 +20,7 @@ from dataclasses import replace
 
 from redisrepl.changes import Change, Flushed, Invalidated, State
 from redisrepl.engine.ancestor import Agreed
+from redisrepl.engine.counters import OutboundCounters
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.everywrite import EveryWrite
@@ -32,7 +33,6 @@ from redisrepl.engine.pushechoes import PushEchoes
 from redisrepl.engine.pushes import (
     Batch,
     Departure,
-    OutboundCounters,
     OutboundOptions,
     Pulling,
     types_left_out,

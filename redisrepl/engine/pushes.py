@@ -31,7 +31,6 @@ from redisrepl.wire.states import TOO_LARGE
 __all__ = [
     "Batch",
     "Departure",
-    "OutboundCounters",
     "OutboundOptions",
     "Pulling",
     "types_left_out",
@@ -59,20 +58,6 @@ class Pulling(Protocol):
 
     def pushed(self, keys: Collection[bytes], time: float) -> None:
         """The hub took our push of these keys at this time of its own, in microseconds."""
-
-
-class OutboundCounters:
-    """What went from site to hub since the start."""
-
-    __slots__ = ("answered", "echoes", "failed", "pushed", "read", "requests")
-
-    def __init__(self) -> None:
-        self.read = 0  # changes of the namespaces seen in the stream
-        self.echoes = 0  # of those, our own applies coming back
-        self.pushed = 0  # changes acknowledged by the hub
-        self.failed = 0  # changes refused by the hub for good
-        self.requests = 0  # batches sent
-        self.answered = 0  # changes that the hub has taken, refused or had already
 
 
 def with_values(change: Invalidated, state: State, kinds: frozenset[str]) -> list[Change]:

@@ -38,6 +38,21 @@ def test_first_contact(daemons, site, hub, at_site, at_hub, way, at_the_site, at
     eventually(lambda: (known(at_site), known(at_hub)) == (at_the_site, at_the_hub))
 
 
+@pytest.mark.parametrize("way", ["none", "push"])
+def test_what_is_written_during_the_first_comparison_did_not_stand_there(daemons, site, hub, at_site, at_hub, way):
+    """Whether or not the comparison finds it as well."""
+    at_hub.mset({f"site1:{number}": "stood there" for number in range(600)})
+    daemon = daemons.live(site, hub, *SWIFT, "--initial-sync", way, "--sweep-rate", "200")
+    new = {b"site1:0", b"site1:599", b"site1:hub", b"site1:site"}
+    at_hub.mset(dict.fromkeys(new - {b"site1:site"}, "new"))
+    at_site.set("site1:site", "new")
+    eventually(lambda: set(at_site.mget(new)) == {b"new"})
+    assert not daemon.logged("sweep.finished")
+    daemon.wait_for_log("sweep.finished", timeout=30)
+    all_replicated(at_site, at_hub)
+    assert {key for key in at_site.keys("site1:*") if not key.startswith(b"site1:~")} == new
+
+
 @pytest.mark.usefixtures("stood_there")
 def test_without_a_way_back_nothing_is_pushed_either(daemons, site, hub, at_site, at_hub):
     daemons.live(site, hub, *SWIFT, "--initial-sync", "none", rc=False)

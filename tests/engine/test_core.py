@@ -21,6 +21,7 @@ from redisrepl.engine.seen import Ring
 from redisrepl.engine.streamedkeys import NEVER, StreamedKeys
 from redisrepl.engine.winners import Lost, Ruling
 from redisrepl.wire.digests import digest_of, element_of
+from redisrepl.wire.writes import MOVED
 from tests.engine.sides import KEY, ancestor_of, hash_, string
 
 OTHER = b"ns:other"
@@ -949,6 +950,30 @@ def test_first_contact_copies_the_ways_that_were_asked_for(ways, states, pushes,
     # What has an ancestor is not a matter of first contact.
     assert core.plan(KEY, A, None, ancestor_of(B), 0.0).push == REPLACE
     assert core.plan(KEY, None, A, ancestor_of(B), 0.0).apply == [StringSet(KEY, b"a")]
+
+
+@pytest.mark.parametrize("winner", ["hub", "site"])
+@pytest.mark.parametrize("written_at", ["hub", "site"])
+@pytest.mark.parametrize("ways", ["none", "push", "pull", "both"])
+def test_what_is_written_since_we_came_did_not_stand_there(ways, written_at, winner):
+    """If it wins a conflict with what stands on the other side, that is kept."""
+    core = core_of(initial_sync=ways, winner=winner)
+    if written_at == "hub":
+        core.inbound.events([(KEY, b"set")])
+    else:
+        core.outbound.streamed_from(100)
+        core.outbound.resume_at(100, 0)
+        core.outbound.read([[b"SET", KEY, b"a"]], 200)
+    core.inbound.suspect([KEY])
+    core.inbound.take(1)
+    if written_at == "site":
+        assert core.inbound.dirty  # it is pushed first
+        core.outbound.succeeded(core.outbound.take(1, 1000), {KEY: MOVED})
+        assert core.inbound.take(1)
+    plan = core.plan(KEY, A, B, None, 0.0)
+    wins = winner if ways == "both" else written_at
+    assert (plan.push, plan.apply) == ((None, [StringSet(KEY, b"b")]) if wins == "hub" else (REPLACE, []))
+    assert [lost.ruling.winner for lost in plan.lost] == [wins]
 
 
 @pytest.mark.parametrize("winner", ["hub", "site"])

@@ -9,6 +9,7 @@ import pytest
 from redisrepl.changes import KINDS, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, StringState, TimedValue
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.inbound import Inbound
+from redisrepl.engine.suspicion import ANNOUNCED, SUSPECT
 
 KEY, OTHER = b"ns:key", b"ns:other"
 WRITE = HashSet(KEY, {b"g": b"v"})
@@ -299,13 +300,13 @@ def test_a_suspect_key_is_compared_whatever_else_was_heard_of_it(world):
     assert (world.inbound.in_progress, world.inbound.take_fed(1)) == (1, {})
     world.inbound.mark_dirty([KEY])
     world.inbound.events([(KEY, b"set")])
-    assert world.inbound.dirty == {KEY: True}
+    assert world.inbound.dirty == {KEY: SUSPECT | ANNOUNCED}
     assert world.inbound.compares
-    world.inbound.take(1)
+    assert world.inbound.take(1) == {KEY: True}
     assert world.inbound.compares
     world.inbound.mark_dirty([KEY])
     world.inbound.put_back([KEY])
-    assert world.inbound.dirty == {KEY: True}
+    assert world.inbound.dirty == {KEY: SUSPECT | ANNOUNCED}
     world.inbound.take(1)
     world.inbound.about_to_apply(KEY, [])
     assert not world.inbound.compares
@@ -355,7 +356,37 @@ def test_a_key_that_is_suspected_while_it_is_fetched_is_compared_with_the_ancest
     world.inbound.take(1)
     world.inbound.suspect([KEY])
     assert bool(world.inbound.fetched({KEY: A})) == suspect
-    assert world.inbound.dirty == {KEY: True}
+    assert world.inbound.dirty == {KEY: SUSPECT if suspect else SUSPECT | ANNOUNCED}
+
+
+@pytest.mark.parametrize("then", ["event", "told", "dirty", "event while it is fetched", "not"])
+@pytest.mark.parametrize("found", ["before", "after", "not"])
+def test_it_is_known_whether_the_hub_announced_a_key_that_a_comparison_found(world, found, then):
+    """Whichever came first, and whatever becomes of a fetch."""
+    assert not world.inbound.is_announced(KEY)
+    world.inbound.suspect([KEY] if found == "before" else ())
+    match then:
+        case "event":
+            world.inbound.events([(KEY, b"set")])
+        case "told":
+            world.inbound.feed(1, [StringSet(KEY, b"v")], now=0.0)
+            world.inbound.events([(KEY, b"set")])
+        case "dirty":
+            world.inbound.mark_dirty([KEY])
+        case "event while it is fetched":
+            world.inbound.take(1)
+            world.inbound.events([(KEY, b"set")])
+            world.inbound.put_back([KEY] if found == "before" else ())
+    world.inbound.suspect([KEY] if found == "after" else ())
+    if then == found == "not" or (then == "told" and found == "not"):
+        assert world.inbound.take(1) == {}  # nothing is fetched
+        return
+    assert world.inbound.take(1) == {KEY: found != "not"}
+    announced = then != "not" and (then, found) != ("dirty", "before")
+    assert world.inbound.is_announced(KEY) == announced
+    world.inbound.put_back([KEY])
+    assert world.inbound.take(1) == {KEY: found != "not"}
+    assert world.inbound.is_announced(KEY) == announced
 
 
 def test_events_of_applies_that_nobody_waits_for_any_more_may_still_come(world):
@@ -394,7 +425,7 @@ def test_the_event_of_a_client_may_have_been_taken_for_that_of_an_apply_that_did
     assert world.inbound.about_to_apply(KEY, [StringSet(KEY, b"of the hub")])
     assert world.local.consume(KEY, b"set") == by_events
     world.inbound.not_applied([KEY])
-    assert world.inbound.dirty == {KEY: by_events}
+    assert world.inbound.dirty == {KEY: SUSPECT | ANNOUNCED if by_events else 0}
     assert not world.local.holds(KEY)
 
 

@@ -88,7 +88,7 @@ def settled():
 class World:
     """The parts of a pull; the hub holds `hub`, and the site's stream is read up to `read_to`."""
 
-    def __init__(self, server, store, kinds=KINDS, winner="hub", linger=0.0):
+    def __init__(self, server, store, kinds=KINDS, winner="hub", linger=0.0, initial_sync="both"):
         address = parse_address(f"redis://127.0.0.1:{server.port}", flag="--raddr")
         self.client = open_client(address, 5.0, connections=2)
         self.hub = {}
@@ -102,7 +102,7 @@ class World:
         self.core = Core(
             lambda key: key.startswith(b"ns:"),
             kinds,
-            options=CoreOptions(winner=winner, expectations=1000),
+            options=CoreOptions(winner=winner, initial_sync=initial_sync, expectations=1000),
             continuity=Continuity(settled(), settled()),
             keep=self.lost.append,
         )
@@ -333,6 +333,40 @@ async def test_until_the_site_is_settled_everything_is_compared_with_what_was_ag
 
         assert at_site.get(KEY) == b"b"
         assert KEY in world.core.outbound.doubtful
+
+
+@pytest.mark.parametrize("found", ["no", "before", "after", "while fetched"])
+@pytest.mark.parametrize("ways", ["none", "push"])
+async def test_what_the_hub_announces_did_not_stand_there_at_first_contact(server, at_site, running, ways, found):
+    """Also if the first comparison, which is under way, finds the key too."""
+    async with running(server, initial_sync=ways) as world:
+        world.core.continuity.site.settled = world.core.continuity.hub.settled = False
+        world.hub = {KEY: A, OTHER: A}
+        world.inbound.suspect([OTHER, *([KEY] if found == "before" else ())])
+        world.inbound.events([(KEY, b"set")])
+        if found == "while fetched":
+            assert KEY in world.inbound.take(9)
+            world.inbound.suspect([KEY])
+            world.inbound.put_back([OTHER, KEY])
+        world.inbound.suspect([KEY] if found == "after" else ())
+        world.applying.wake()
+        await world.applying.idle()
+
+        assert (at_site.get(KEY), at_site.get(OTHER)) == (b"a", None)
+
+
+@pytest.mark.parametrize("ways", ["none", "push"])
+async def test_a_field_that_the_hub_writes_later_reaches_a_hash_that_has_always_been_another(
+    server, at_site, running, ways
+):
+    at_site.hset(KEY, "own", "s")
+    async with running(server, initial_sync=ways) as world:
+        world.hub = {KEY: HashState({b"old": b"h", b"new": b"h"})}
+        world.inbound.events([(KEY, b"hset")])
+        world.applying.wake()
+        await world.applying.idle()
+
+        assert at_site.hgetall(KEY) == {b"own": b"s", b"old": b"h", b"new": b"h"}
 
 
 @pytest.mark.parametrize("winner", ["hub", "site"])

@@ -173,7 +173,7 @@ MORE = [
     ),
     Mutant(outbound, "Outbound._add", "if self.read_again_to or", "if", ONE),
     Mutant(outbound, "Outbound.succeeded", "self._pulling.suspect(moved)", "pass", ONE),
-    Mutant(inbound, "Inbound.take", "self._suspect.add(key)", "pass", ONE),
+    Mutant(inbound, "Inbound.take", "self._suspect[key] = suspect", "pass", ONE),
     Mutant(sweep, "Sweep._sweep", "state.owed = state.owed or reason or", "state.owed = state.owed or", ONE),
     Mutant(
         applying,
