@@ -293,6 +293,12 @@ class Core:
 
     # What comparisons find.
 
+    def begin(self, sides: Iterable[Side]) -> dict[Side, str | None]:
+        """A comparison of these sides begins; why each was owed."""
+        if self.inbound is not None:
+            self.inbound.comparison_begins()
+        return {side: self.continuity.begin(side) for side in sides}
+
     def differs(self, side: Side, keys: Collection[bytes]) -> None:
         """What a side holds for these keys is not what was agreed on."""
         ways = self.options.initial_sync
@@ -318,7 +324,7 @@ class Core:
         return max(0, self.options.max_keys - waiting)
 
     def compared(self, sides: Iterable[Side]) -> None:
-        """These sides were gone through, and nothing of what was found is left."""
+        """These sides were gone through, and all that was found is decided, see `undecided`."""
         for side in sides:
             self.continuity.happened(side, Event.COMPARED)
         if self.continuity.site.settled:  # not if it is owed again: more was left out meanwhile
@@ -332,6 +338,11 @@ class Core:
     def quiet(self) -> bool:
         """Whether nothing is in doubt."""
         return not len(self.outbound.doubtful) and (self.inbound is None or not self.inbound.compares)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether of what a comparison found, something may be left that rests on what is known of the sides."""
+        return self.inbound is not None and self.inbound.undecided
 
     @property
     def certain(self) -> bool:

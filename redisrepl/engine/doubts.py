@@ -8,7 +8,7 @@ be compared as a whole instead (`engine.inbound`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
+from itertools import count, groupby
 from operator import attrgetter
 
 from redisrepl.changes import Change, Deleted, FieldsDeleted, HashSet, Invalidated, State
@@ -66,6 +66,7 @@ class Doubts:
         self._expected: dict[bytes, Expectation] = {}  # what the hub was seen to hold
         self._lost_fields: bytes | None = None  # the hash that lost some last
         self._in_flight: dict[bytes, Expectation] = {}  # likewise, of keys that are on their way
+        self._marks = count(1)  # stretches of the queue
 
     @property
     def _kinds(self) -> frozenset[str]:
@@ -91,6 +92,12 @@ class Doubts:
         if isinstance(change, Invalidated):
             return change.kind == OPAQUE
         return type(change) is Deleted and change.key == self._lost_fields
+
+    def mark(self) -> Callable[[], bool]:
+        """Tells, when asked, whether all that is in doubt now has left; what joins it later does not count."""
+        number = next(self._marks)
+        self.queue.read_up_to(number)
+        return lambda: self.queue.acknowledged >= number
 
     def expects(self, key: bytes) -> bool:
         """Whether the hub was seen to hold something else than what was agreed on about a key."""

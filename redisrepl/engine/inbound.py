@@ -44,7 +44,7 @@ from redisrepl.engine.echo import ExpectedEvents, shown_in_stream
 from redisrepl.engine.freshness import Freshness
 from redisrepl.engine.merging import merge
 from redisrepl.engine.refusals import Refusals
-from redisrepl.engine.suspicion import ANNOUNCED, SUSPECT, both
+from redisrepl.engine.suspicion import ANNOUNCED, OVERTAKEN, SUSPECT, both
 from redisrepl.wire.groupcommands import without_groups
 from redisrepl.wire.keyspace import KeyEffect, announced_events, events_with
 from redisrepl.wire.writes import commands_of, events_of
@@ -210,10 +210,14 @@ class Inbound:
 
     def changed_at_site(self, keys: Iterable[bytes], fields: Collection[bytes] | None = None) -> None:
         """A client of the site changed these keys, of hashes no more than these fields; their push will follow."""
-        fetching, fed, expected = self._fetching, self._fed, self._expected_local
-        if not (fetching or fed or len(expected)):
+        fetching, fed, expected, dirty = self._fetching, self._fed, self._expected_local, self.dirty
+        if not (fetching or fed or dirty or len(expected)):
             return  # the way most of a site's own writes go
         for key in keys:
+            if 0 < dirty.get(key, 0) < OVERTAKEN:  # it goes to the end, so that `undecided` soon comes to another
+                dirty[key] = dirty.pop(key) | OVERTAKEN
+            if key in self._suspect:
+                self._suspect[key] |= OVERTAKEN
             if key in fetching:
                 self._changed_while_fetched(key, fields)
             if key in fed:
@@ -426,6 +430,17 @@ class Inbound:
     def compares(self) -> bool:
         """Whether a suspect key may be left."""
         return self.left_out or bool(self._suspect or self._in_pieces) or any(self.dirty.values())
+
+    def comparison_begins(self) -> None:
+        """What the site has written before does not count: the comparison may find that it differs again."""
+        for suspects in (self.dirty, self._suspect):
+            suspects.update({key: suspect & ~OVERTAKEN for key, suspect in suspects.items() if suspect & OVERTAKEN})
+
+    @property
+    def undecided(self) -> bool:
+        """Whether a suspect key may be left that the site has not written since the comparison began."""
+        suspects = chain(self._suspect.values(), self.dirty.values())
+        return self.left_out or bool(self._in_pieces) or any(it and not it & OVERTAKEN for it in suspects)
 
     def is_announced(self, key: bytes) -> bool:
         """Whether the hub has announced a write of this key, which is being fetched; else a comparison found it."""

@@ -3,9 +3,12 @@
 In: which sides must be compared (`engine.continuity`). Out: keys that differ, handed to the core. Left to others:
 finding them (`flow.comparison`), what is done about each (`engine.core`, `flow.applying`, `flow.pushing`).
 
-A sweep ends when every key that it found has been dealt with. If keys are written all the time it ends after a while:
-the rest stays in memory, and is compared again if the daemon ends before. After a server went back it does not end
-early, because the rest may be older than it seems. A sweep that fails starts again; if nothing differs, that costs sums
+A sweep ends when every key that it found is decided. Until then it counts what is known of the sides (whether writes
+were missed, or all was removed), which is forgotten when they are settled. Keys that the site's clients write all the
+time are left after a while, since what they write is pushed and agreed on in any case; they stay in memory, and are
+compared again if the daemon ends before. After a server went back, or where more was agreed on than is known, these are
+waited for too, because they may be older than they seem. If another comparison is due first (the hub may never send one
+of the values), it includes the sides of this one. A sweep that fails starts again; if nothing differs, that costs sums
 only. While the ancestor cannot be written, both sides are compared with what is left of it: where the two differ, one
 of them differs from that. Keys that one side lacks are removed from the other only by the table of `engine.reconcile`,
 and not if they are more than `--max-removals`: then the sweep says so and waits for a person.
@@ -143,7 +146,7 @@ class Sweep:
         # With the ancestor half known, what differs on one side does not tell what differs.
         both = timer or not await self._store.fold()
         sides = [side for side in _SIDES if both or continuity.of(side).owed]
-        reasons = {side: continuity.begin(side) for side in sides}
+        reasons = self._core.begin(sides)
         self.running = next(filter(None, reasons.values()), "timer")
         went_back = any(continuity.of(side).proved != math.inf for side in _SIDES)
         patience = None if went_back else _PATIENCE
@@ -155,17 +158,17 @@ class Sweep:
                 found, self._held[side] = await self._compare(side)
                 different += found
             self._wake()
-            await self._until(lambda: self._core.quiet, patience)
+            decided = await self._decided(all_keys=went_back or continuity.behind)
         except BaseException as error:
-            for side, reason in reasons.items():
-                state = continuity.of(side)
-                state.owed = state.owed or reason or "timer"
+            self._owe_again(reasons)
             if isinstance(error, RedisreplError):
                 self.failure_log.failed(error)
             raise
         finally:
             reason, self.running = self.running, None
-        if not any(self._held[side] for side in sides):
+        if not decided:  # another side is owed, or the period has passed: then all are due
+            self._owe_again(reasons if self.owed else dict.fromkeys(_SIDES) | reasons)
+        elif not any(self._held[side] for side in sides):
             self._core.compared(sides)
         self.runs += 1
         self.failure_log.succeeded()
@@ -177,6 +180,31 @@ class Sweep:
         }
         _log.info("sweep.finished", **self.last)
         self.last["finished_at"] = round(time.time(), 3)
+
+    def _owe_again(self, reasons: Mapping[Side, str | None]) -> None:
+        for side, reason in reasons.items():
+            state = self._core.continuity.of(side)
+            state.owed = state.owed or reason or "timer"
+
+    async def _decided(self, *, all_keys: bool) -> bool:
+        """Wait until what was found is decided, `all_keys` or those that are not written all the time.
+
+        Returns:
+            Whether it is; otherwise another comparison is due before.
+        """
+        core = self._core
+        if all_keys:
+            return await self._unless_due(lambda: core.quiet)
+        await self._until(lambda: core.quiet, _PATIENCE)
+        if not await self._unless_due(lambda: not core.undecided):
+            return False
+        # What was decided for the hub waits among what is in doubt; what joins it from here on was seen to happen.
+        return await self._unless_due(core.outbound.doubts.mark())
+
+    async def _unless_due(self, condition: Callable[[], bool]) -> bool:
+        """Wait for this as long as no other comparison is due; whether it has come true."""
+        await self._until(lambda: condition() or self.owed is not None, self._period or None)
+        return condition()
 
     async def _compare(self, side: Side) -> tuple[int, int]:
         """How many keys differ on this side, and how many further removals wait for a person."""

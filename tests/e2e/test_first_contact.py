@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from testbed import Hub, eventually
+from testbed import FaultProxy, Hub, eventually
 from tests.e2e.pairs import REMOVALS, held, overrun, write
 from tests.e2e.support import SWIFT, all_replicated
 
@@ -74,6 +74,20 @@ def test_gaps_are_healed_the_way_that_was_missed(daemons, site, hub, at_site, at
     at_site.execute_command("DEBUG", "CHANGE-REPL-ID")
     at_site.execute_command("CLIENT", "KILL", "TYPE", "replica")
     eventually(lambda: known(at_site) == known(at_hub) == ("site", "hub", "hub"))
+
+
+def test_all_that_was_missed_comes_however_long_that_takes(daemons, site, hub, at_site, at_hub):
+    with FaultProxy(hub.port) as wire:
+        daemon = daemons.live(site, wire.port, *SWIFT, "--initial-sync", "none", "--batch", "10")
+        daemon.wait_for_log("sweep.finished")
+        all_replicated(at_site, at_hub)
+        mark = daemon.mark()
+        at_hub.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        at_hub.mset({f"site1:missed:{number}": bytes(7000) for number in range(300)})
+        daemon.wait_for_log("subscribe.started", after=mark)
+        wire.trickle(2_500, 0.1, "to_client")  # 25 kB/s for each of its connections
+        eventually(lambda: len(at_site.keys("site1:missed:*")) == 300, timeout=30)
+        daemon.wait_for_log("sweep.finished", after=mark)
 
 
 @pytest.mark.usefixtures("stood_there")

@@ -9,7 +9,7 @@ import pytest
 from redisrepl.changes import KINDS, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, StringState, TimedValue
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.inbound import Inbound
-from redisrepl.engine.suspicion import ANNOUNCED, SUSPECT
+from redisrepl.engine.suspicion import ANNOUNCED, OVERTAKEN, SUSPECT
 
 KEY, OTHER = b"ns:key", b"ns:other"
 WRITE = HashSet(KEY, {b"g": b"v"})
@@ -285,7 +285,8 @@ def test_what_was_fetched_is_void_if_the_key_may_have_changed_and_is_fetched_aga
     if void in {"changed", "busy", "epoch"}:
         assert world.inbound.fetched({KEY: A}) == {}
         assert world.inbound.counters.stale == 1
-    assert world.inbound.dirty == {KEY: suspect}
+    overtaken = OVERTAKEN if suspect and void == "changed" else 0
+    assert world.inbound.dirty == {KEY: suspect | overtaken}
     assert not world.local.holds(KEY)
     world.busy.clear()
     world.local.void_all()
@@ -387,6 +388,30 @@ def test_it_is_known_whether_the_hub_announced_a_key_that_a_comparison_found(wor
     world.inbound.put_back([KEY])
     assert world.inbound.take(1) == {KEY: found != "not"}
     assert world.inbound.is_announced(KEY) == announced
+
+
+@pytest.mark.parametrize("when", ["before it is found", "dirty", "fetched"])
+def test_what_the_site_has_written_since_a_comparison_found_it_is_not_undecided(world, when):
+    world.inbound.comparison_begins()
+    if when == "before it is found":
+        world.inbound.changed_at_site([KEY])
+    world.inbound.suspect([KEY])
+    if when == "dirty":
+        world.inbound.changed_at_site([KEY])
+    world.inbound.take(1)
+    if when == "fetched":
+        world.inbound.changed_at_site([KEY], [b"f"])
+    for _ in range(2):
+        assert world.inbound.undecided == (when == "before it is found")
+        world.inbound.put_back([KEY])
+    world.inbound.suspect([OTHER])
+    assert world.inbound.undecided
+    world.inbound.take(2)
+    world.inbound.about_to_apply(OTHER, [])
+    world.inbound.comparison_begins()
+    assert world.inbound.undecided
+    world.inbound.about_to_apply(KEY, [])
+    assert not world.inbound.undecided
 
 
 def test_events_of_applies_that_nobody_waits_for_any_more_may_still_come(world):

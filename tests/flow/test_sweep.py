@@ -202,6 +202,128 @@ async def test_a_sweep_ends_when_what_it_found_was_dealt_with(sweeping):
         assert (world.settled(), world.sweep.running) == (["site", "hub"], None)
 
 
+@pytest.mark.usefixtures("impatient")
+async def test_a_side_is_not_settled_before_what_was_found_is_decided(sweeping):
+    """By what was missed, and by a flush, keys are decided that come late over a slow link as well."""
+    async with sweeping() as world:
+        world.agree()
+        world.deals = False
+        world.hub.held |= {b"n:1": B, b"n:2": B}
+        world.core.flushed("hub")
+        world.core.continuity.hub.evicts = True
+        world.sweep.look()
+        await eventually_async(lambda: len(world.core.inbound.dirty) == 2)
+        await passes(world)
+        hub = world.core.continuity.hub
+        assert (hub.settled, hub.missed, hub.may_lack, world.sweep.runs) == (False, True, False, 0)
+        world.deals = True
+        world.wake()
+        await finished(world)
+        assert (hub.settled, hub.missed, hub.may_lack) == (True, False, True)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_is_in_doubt_for_what_was_found_is_waited_for_and_nothing_that_came_later(sweeping):
+    """As a site that writes keys all the time of which only a comparison tells what to push."""
+    async with sweeping() as world:
+        world.agree()
+        outbound = world.core.outbound
+        world.owe("hub")
+        outbound.doubt(b"n:1")
+        await eventually_async(lambda: world.hub.sums_read)
+        await passes(world)
+        assert world.settled() == ["site"]
+        batch = outbound.take(1, 1000)
+        outbound.doubt(b"n:1")
+        outbound.doubt(b"n:2")
+        outbound.succeeded(batch, {})
+        world.sweep.look()
+        await finished(world)
+        assert world.settled() == ["site", "hub"]
+        assert len(outbound.doubtful) == 2
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_keys_that_the_site_writes_all_the_time_are_not_waited_for(sweeping):
+    """They are pushed as they are, and agreed on by that."""
+    async with sweeping() as world:
+        world.agree()
+        world.deals = False
+        world.hub.held |= {b"n:1": B, b"n:2": B}
+        world.owe("hub")
+        await eventually_async(lambda: len(world.core.inbound.dirty) == 2)
+        world.core.inbound.changed_at_site([b"n:1"])
+        world.core.inbound.put_back(world.core.inbound.take(2))
+        await passes(world)
+        assert world.settled() == ["site"]
+        world.core.inbound.changed_at_site([b"n:2"])
+        world.sweep.look()
+        await finished(world)
+        assert world.settled() == ["site", "hub"]
+        assert world.core.inbound.dirty.keys() == {b"n:1", b"n:2"}
+        world.owe("hub")  # what it finds has to be decided again
+        await eventually_async(lambda: world.hub.sums_read == 2)
+        await passes(world)
+        assert world.settled() == ["site"]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("reason", ["went back", "is behind"])
+async def test_where_more_rests_on_it_all_keys_are_waited_for(sweeping, reason):
+    """What is left may be older than it seems, or would be removed."""
+    async with sweeping() as world:
+        world.agree()
+        world.deals = False
+        world.hub.held[b"n:1"] = B
+        if reason == "is behind":
+            world.core.continuity.is_behind()
+        world.owe("hub", event=Event.WENT_BACK if reason == "went back" else Event.GAP, proved=0)
+        await eventually_async(lambda: world.core.inbound.dirty)
+        world.core.inbound.changed_at_site([b"n:1"])
+        await passes(world)
+        assert world.sweep.runs == 0
+        assert world.core.continuity.behind == (reason == "is behind")
+        world.deals = True
+        world.wake()
+        await finished(world)
+        assert world.settled() == ["site", "hub"]
+        assert not world.core.continuity.behind
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("reason", ["timer", "owed", "owed, and it went back"])
+async def test_a_key_that_cannot_be_decided_keeps_no_other_comparison_from_being_made(sweeping, reason):
+    """As a value that the hub never sends."""
+    async with sweeping(period=0.1 if reason == "timer" else 0.0) as world:
+        world.agree()
+        world.deals = False
+        world.hub.held[b"n:1"] = B
+        world.owe("hub", event=Event.WENT_BACK if "went back" in reason else Event.GAP, proved=0)
+        await eventually_async(lambda: world.core.inbound.dirty)
+        if reason != "timer":
+            await passes(world)
+            world.owe("site")
+        await eventually_async(lambda: world.hub.sums_read >= 2 and world.site.sums_read)
+        assert (world.sweep.runs >= 1, world.core.continuity.hub.settled) == (True, False)
+        world.deals = True
+        world.wake()
+        await finished(world, world.sweep.runs + 1)
+        assert world.settled() == ["site", "hub"]
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A sweep waits for no key that is written all the time."""
+    monkeypatch.setattr("redisrepl.flow.sweep._PATIENCE", 0.01)
+
+
+async def passes(world):
+    """The patience is over."""
+    await asyncio.sleep(0.05)
+    world.sweep.look()
+    await asyncio.sleep(0.01)
+
+
 async def test_the_site_is_compared_once_what_its_snapshot_brought_is_pushed(sweeping):
     async with sweeping() as world:
         world.agree()

@@ -128,7 +128,7 @@ SAMPLE += [
     Mutant(
         pushing, "Pushing._with_values", 'if "del" in kinds else ()', "if False else ()", ONE, {"only": ("set", "hash")}
     ),
-    Mutant(conditional, "_condition_of_elements", "if f not in held]", "if False]", ONE),
+    Mutant(conditional, "_condition_of_elements", "if f not in held]", "if False]", ONE, {"only": ("hash",)}),
     Mutant(conditional, "condition_of_state", "[Deleted(key), HashSet", "[HashSet", ONE, {"only": (None,)}),
     Mutant(differences, "lacks", "return not ours.keys() <= fields.keys()", "return False", MERGED),
     Mutant(judging, "Judging._note_evictions", "self._evicted_to = facts.offset", "pass", (everybody, evicted)),
@@ -174,7 +174,7 @@ MORE = [
     Mutant(outbound, "Outbound._add", "if self.read_again_to or", "if", ONE),
     Mutant(outbound, "Outbound.succeeded", "self._pulling.suspect(moved)", "pass", ONE),
     Mutant(inbound, "Inbound.take", "self._suspect[key] = suspect", "pass", ONE),
-    Mutant(sweep, "Sweep._sweep", "state.owed = state.owed or reason or", "state.owed = state.owed or", ONE),
+    Mutant(sweep, "Sweep._owe_again", 'state.owed = state.owed or reason or "timer"', "pass", ONE),
     Mutant(
         applying,
         "Applying._sent",
