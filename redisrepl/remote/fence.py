@@ -59,11 +59,13 @@ out[#out + 1] = 'was'
 out[#out + 1] = redis.call('HGET', ARGV[1], 'epoch') or '0'
 return out
 """
-#: Sets the number of a slot and renews the expiry: `kept`. `lost`: there is no fence; `late`: it has another epoch.
+#: Sets the number of a slot and renews the expiry: `kept`. `lost`: there is no fence, or the slot has an earlier number
+#: than ARGV[6], so that the hub went back; `late`: it has another epoch.
 _MARK = b"""\
 local epoch = redis.call('HGET', ARGV[1], 'epoch')
 if not epoch then return {'lost'} end
 if epoch ~= ARGV[5] then return {'late'} end
+if tonumber(redis.call('HGET', ARGV[1], ARGV[2]) or 0) < tonumber(ARGV[6]) then return {'lost'} end
 redis.call('HSET', ARGV[1], ARGV[2], ARGV[3])
 redis.call('EXPIRE', ARGV[1], ARGV[4])
 return {'kept'}
@@ -223,7 +225,7 @@ class Fence:
         return True
 
     async def mark(self, number: int) -> bool:
-        """Set a number in the fence, as batches do; returns whether the fence was there, as far as the hub tells.
+        """Set a number in the fence, as batches do; returns whether it was as we left it, as far as the hub tells.
 
         Raises:
             RedisreplError: the hub cannot be asked.
@@ -231,7 +233,8 @@ class Fence:
         if not self.allowed or not self.raised:
             return True
         try:
-            words = (self.key, _MARKED, b"%d" % number, _LIFETIME, b"%d" % self.epoch)
+            known = b"%d" % self.known.get(int(_MARKED), 0)
+            words = (self.key, _MARKED, b"%d" % number, _LIFETIME, b"%d" % self.epoch, known)
             outcome = await self._hub.eval(_MARK, words, most=SMALL)
         except CommandRefusedError as error:
             self.denied(str(error))
@@ -289,7 +292,7 @@ class Fence:
 
     def fencing(self, slot: int, number: int) -> Fencing:
         """The fencing that a request carries."""
-        return Fencing(self.key, self.epoch, slot, number) if self.allowed else NO_FENCE
+        return Fencing(self.key, self.epoch, slot, number, self.known.get(slot, 0)) if self.allowed else NO_FENCE
 
 
 class NoFence:

@@ -56,21 +56,24 @@ class Fencing(NamedTuple):
         slot: which of the parallel requests this is.
         number: of the batch. The hub notes the last one of each slot, and again under `SLOT!` if not all of it was
             executed.
+        known: the number that the hub is known to have noted for this slot. One that has a lower number went back to
+            older data, and is not to note another before that was seen.
     """
 
     key: bytes = b""
     epoch: int = 0
     slot: int = 0
     number: int = 0
+    known: int = 0
 
 
 #: Runs each command by itself: one that fails does not stop the others. A write is a command, or a pair of an `MSET`.
 #: Pairs that cannot be set together are set one by one, so that only the bad key fails. If every write changed
 #: something, the script publishes them (`wire.feed`).
 #:
-#: ARGV: a token, a channel or nothing, the message for it, the key of the fence or nothing, the epoch, the slot and the
-#: number of the batch; then for each command its length and its words. `HSETNX` may name many fields. The conditional
-#: commands are described in `wire.writes.commands_if`.
+#: ARGV: a token, a channel or nothing, the message for it, the key of the fence or nothing, the epoch, the slot, the
+#: number of the batch, and the one that the slot is known to have; then for each command its length and its words.
+#: `HSETNX` may name many fields. The conditional commands are described in `wire.writes.commands_if`.
 #:
 #: Returns first the number of writes, the hub's time in microseconds and the token, by which we know that this is the
 #: reply to our request; then for each write that was not made as it stands `index error`, `index UNCHANGED` or
@@ -85,9 +88,11 @@ if fence ~= '' then
   local epoch = pcall('HGET', fence, 'epoch')
   if type(epoch) == 'table' then fence = '-'
   elseif epoch and tonumber(epoch) > tonumber(ARGV[5]) then return {'FENCED ' .. ARGV[1]}
-  elseif not epoch then fence = '?' end
+  elseif not epoch or ARGV[8] ~= '0' and tonumber(call('HGET', fence, ARGV[6]) or 0) < tonumber(ARGV[8]) then
+    fence = '?'
+  end
 end
-local out, i, n, flaw = {''}, 8, 0, ''
+local out, i, n, flaw = {''}, 9, 0, ''
 local function tried(reply, unchanged)
   if type(reply) == 'table' and reply.err then
     out[#out + 1] = n .. ' ' .. reply.err
@@ -324,7 +329,8 @@ class Answer(NamedTuple):
     Attributes:
         errors: by index of the write: an error, `UNCHANGED`, or `MOVED` if a condition did not hold.
         time: of the hub, in microseconds; infinity if it does not tell.
-        fence: `-`: the hub does not let us have a fence; `?`: it has lost our fence, and perhaps more; else empty.
+        fence: `-`: the hub does not let us have a fence; `?`: it has lost our fence, or its latest number, and perhaps
+            more; else empty.
     """
 
     errors: dict[int, str]

@@ -10,10 +10,15 @@ import pytest
 
 from testbed import Daemon, RedisServer, eventually
 from tests.e2e.pairs import REMOVALS, Pair, emptied, some, write, written
-from tests.e2e.support import Monitor
+from tests.e2e.support import BackgroundClient, Monitor
 
 #: Which server, and what becomes of the daemon meanwhile.
 CASES = [("site", "running"), ("site", "stopped"), ("hub", "running"), ("hub", "stopped")]
+
+
+class Busy(BackgroundClient):
+    def write(self, rng):
+        self.client.set("site1:busy:0", rng.random())
 
 
 def of(side, pair):
@@ -107,6 +112,22 @@ def test_a_server_that_comes_back_with_an_older_file_spreads_nothing_of_it(daemo
         assert emptied(watch) == {}
         assert written(watch, b"first") == []
     assert pair.daemon.logged("conflict.resolved") == []  # all of it is known to be older
+
+
+def test_a_hub_that_comes_back_with_an_older_file_while_the_site_writes_spreads_nothing_of_it(daemons, site, hub):
+    """What is pushed before anybody has asked the hub must not hide that it went back."""
+    pair = Pair(daemons, site, hub, *REMOVALS, "--flights", "1", "--canary-period", "5")
+    pair.fill(some("key", 80, "first"))
+    pair.at_hub.save()
+    since, end = some("key", 80, "second"), some("busy", 1, "end")
+    write(pair.at_site, since)
+    pair.expect(since)
+    with Busy("site", site, pause=0.003):
+        hub.server.kill()
+        hub.server.start()
+        eventually(lambda: pair.at_hub.get("site1:key:0") == b"second", description="the hub has its data back")
+    write(pair.at_site, end)
+    pair.expect(since, end)
 
 
 @pytest.mark.parametrize("side", ["site", "hub"])

@@ -170,6 +170,8 @@ class FenceHub:
                     found.append(b"lost")
                 elif fences[key]["epoch"] != int(arguments[3]):
                     found.append(b"late")
+                elif fences[key].get(int(arguments[0]), 0) < int(arguments[4]):
+                    found.append(b"lost")
                 else:
                     fences[key][int(arguments[0])] = int(arguments[1])
                     found.append(b"kept")

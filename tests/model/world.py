@@ -190,6 +190,8 @@ class World:
         if fencing.key and fence is not None and fence["epoch"] > fencing.epoch:
             self.note(f"{daemon.site.name}: FENCED {commands}")
             return None
+        if fence is not None and fence.get(fencing.slot, 0) < fencing.known:
+            fence = None  # the hub went back
         errors = []
         for command in commands:
             error = self.hub_run(command)

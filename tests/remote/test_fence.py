@@ -130,6 +130,22 @@ async def test_how_far_the_history_of_the_hub_reaches(hub, session, lost, held):
     assert fence.found == ("epoch" not in lost)
 
 
+async def test_what_follows_does_not_hide_that_the_hub_went_back(hub, session):
+    """Nobody has noticed yet that it is another process, and the epoch may be raised before that."""
+    fence, lost = Fence(session, b"us"), []
+    await fence.ready()
+    pusher = HubPusher(session, 900_000, fence=fence, on_fence_lost=lambda: lost.append(1))
+    await pusher.push([[b"SET", b"k", b"v"]], slot=0, number=8)
+    assert await fence.mark(9)
+    hub.redis.hset(KEY, mapping={"0": 4, "9998": 3})
+    fence.doubt()
+    await fence.ready()
+    await pusher.push([[b"SET", b"k", b"v"]], slot=0, number=10)
+    assert not await fence.mark(11)
+    await fence.look()
+    assert (fence.holds_up_to(), lost) == (3, [1])
+
+
 async def test_another_process_knows_what_the_last_one_knew(hub, session):
     fence = Fence(session, b"us")
     await fence.ready()

@@ -27,6 +27,7 @@ from redisrepl.wire.batches import (
     UNCHANGED,
     Answer,
     Fencing,
+    batch_words,
     changed_nothing,
     parse_batch_reply,
     push_script,
@@ -55,8 +56,7 @@ FENCE = b"redisrepl:fence:us"
 def answer_to(redis, *commands, fencing=NO_FENCE, feed=(b"", b""), token=TOKEN, script=PUSH_SCRIPT):
     """What the script answers to these commands."""
     words = [word for command in commands for word in (b"%d" % len(command), *command)]
-    fence = (fencing.key, b"%d" % fencing.epoch, b"%d" % fencing.slot, b"%d" % fencing.number)
-    items = redis.eval(script, 0, token, *feed, *fence, *words)
+    items = redis.eval(script, 0, *batch_words(token, feed, fencing), *words)
     return parse_batch_reply(items, sum(len(written_keys(command)) for command in commands), token)
 
 
@@ -585,6 +585,18 @@ def test_a_hub_that_has_lost_the_fence_says_so_and_makes_none(redis, there):
     assert answer_to(redis, SET, fencing=Fencing(FENCE, 7, 2, 40)).fence == "?"
     assert redis.get(K) == b"v"
     assert redis.hlen(FENCE) == len(there)
+
+
+@pytest.mark.parametrize(
+    ("held", "known", "lost"), [(9, 10, True), (None, 10, True), (10, 10, False), (100, 20, False)]
+)
+def test_a_hub_that_went_back_behind_a_number_says_so_and_keeps_that_it_did(redis, held, known, lost):
+    """By number, not as text."""
+    redis.hset(FENCE, mapping={"epoch": 7} | ({"2": held} if held else {}))
+    before = redis.hgetall(FENCE)
+    assert answer_to(redis, SET, fencing=Fencing(FENCE, 7, 2, 400, known)).fence == ("?" if lost else "")
+    assert redis.get(K) == b"v"
+    assert redis.hgetall(FENCE) == (before if lost else before | {b"2": b"400"})
 
 
 def test_a_hub_that_allows_no_fence_says_so_and_takes_the_batch(redis):

@@ -8,7 +8,7 @@ from redisrepl.changes import KINDS, Deleted, ExpirySet, SequenceSet, SequenceSt
 from redisrepl.engine.echo import shown_in_stream
 from redisrepl.engine.plans import replacing
 from redisrepl.local.apply import site_commands
-from redisrepl.wire.batches import MOVED, parse_batch_reply, push_script
+from redisrepl.wire.batches import MOVED, batch_words, parse_batch_reply, push_script
 from redisrepl.wire.collections import extra_types
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.digests import LOOK_SCRIPT, Look, digest_of, parse_looks
@@ -45,7 +45,7 @@ def note(redis):
 
 def pushed(redis, *command):
     words = (b"%d" % len(command), *command)
-    items = redis.eval(push_script(frozenset({"opaque"})), 0, b"t", b"", b"", b"", b"0", b"0", b"0", *words)
+    items = redis.eval(push_script(frozenset({"opaque"})), 0, *batch_words(b"t"), *words)
     return parse_batch_reply(items, 1, b"t").errors.get(0, "")
 
 
