@@ -51,6 +51,7 @@ from redisrepl.wire.webdis import (
     parse_integers,
     reply_in_steps,
     script_body,
+    script_pieces,
 )
 
 __all__ = ["HubSession", "check_url"]
@@ -177,7 +178,11 @@ class HubSession(Hub):
         most: int | None = None,
     ) -> list[bytes]:
         """See `Hub`."""
-        return as_flat(await self._value(script_body(script, words, spelled, by_hash=by_hash), most=most))
+        if len(spelled) == 1 and len(spelled[0]) > _PIECE:
+            pieces = script_pieces(script, words, spelled[0], by_hash=by_hash)
+        else:
+            pieces = [script_body(script, words, spelled, by_hash=by_hash)]
+        return as_flat(await self._value(*pieces, most=most))
 
     async def command(self, *argv: bytes) -> object:
         """See `Hub`."""

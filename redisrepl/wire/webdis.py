@@ -37,6 +37,7 @@ __all__ = [
     "parse_integers",
     "reply_in_steps",
     "script_body",
+    "script_pieces",
 ]
 
 #: Bytes of a reply in JSON, whose parser makes many times as much of it: a number, or the text of an error.
@@ -58,6 +59,8 @@ _PIECE = 64 << 10
 def escape_words(words: Sequence[bytes]) -> bytes:
     """Escape arguments for the body of a POST, with slashes between them; many are faster as one string."""
     if len(words) < _MANY:  # one of few words can be large, and joining would copy it twice more
+        if max(map(len, words), default=0) > _PIECE:
+            return b"".join(_escaped_in_pieces(words))
         return b"/".join(map(escape, words))
     joined = _BETWEEN.join(words)
     if joined.count(_BETWEEN) != len(words) - 1:  # a word contains it
@@ -73,9 +76,13 @@ def body(*argv: bytes) -> bytes:
 def body_pieces(*argv: bytes) -> list[bytes]:
     """The same in pieces, to be sent one after the other.
 
-    A piece of a large word stays in the processor's cache while it is escaped. And the whole word is never copied:
-    to allocate that much memory would cost more than escaping it.
+    The whole of a large word is never copied: to allocate that much memory would cost more than escaping it.
     """
+    return [*_escaped_in_pieces(argv), b".raw"]
+
+
+def _escaped_in_pieces(argv: Sequence[bytes]) -> list[bytes]:
+    """Escape arguments; a piece of a large word stays in the processor's cache meanwhile."""
     pieces: list[bytes] = []
     for large, words in groupby(argv, lambda word: len(word) > _PIECE):
         if not large:
@@ -84,7 +91,7 @@ def body_pieces(*argv: bytes) -> list[bytes]:
         for word in words:
             pieces.append(b"/")
             pieces += (escape(word[start : start + _PIECE]) for start in range(0, len(word), _PIECE))
-    return [*pieces[1:], b".raw"]
+    return pieces[1:]
 
 
 @cache
@@ -110,6 +117,11 @@ def script_body(
     """
     head = _hash_head(script) if by_hash else _script_head(script)
     return b"/".join([head, *([escape_words(words)] if words else []), *spelled]) + b".raw"
+
+
+def script_pieces(script: bytes, words: Sequence[bytes], spelled: bytes, *, by_hash: bool = False) -> list[bytes]:
+    """The same with one large argument, in pieces, so that it is not copied."""
+    return [script_body(script, words, by_hash=by_hash).removesuffix(b".raw"), b"/", spelled, b".raw"]
 
 
 def integer_body(*argv: bytes) -> bytes:

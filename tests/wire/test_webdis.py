@@ -35,6 +35,8 @@ from redisrepl.wire.webdis import (
     integer_body,
     parse_integer,
     parse_integers,
+    script_body,
+    script_pieces,
 )
 from redisrepl.wire.writes import (
     MAX_FIELDS_PER_COMMAND,
@@ -160,6 +162,16 @@ def test_a_body_in_pieces_is_the_same_body():
 
         assert b"".join(pieces) == body(*argv)
         assert max(map(len, pieces)) <= 70_000
+
+
+def test_a_script_with_a_large_argument_in_pieces_is_the_same_body():
+    for by_hash in (False, True):
+        spelled = escape_words([b"3", b"SET", ALL_BYTES * 513])
+        pieces = script_pieces(b"return {}", [b"t/"], spelled, by_hash=by_hash)
+
+        assert spelled == b"/".join(map(escape, [b"3", b"SET", ALL_BYTES * 513]))
+        assert b"".join(pieces) == script_body(b"return {}", [b"t/"], [spelled], by_hash=by_hash)
+        assert any(piece is spelled for piece in pieces)
 
 
 def unescaped(data):
