@@ -123,6 +123,7 @@ class Fence:
         self.raised = 0
         self.known = dict(known or {})
         self._known_then: Mapping[int, int] = {}  # `known` as it was when we last asked the hub
+        self._found: dict[int, int] = {}  # by slot, its number when the epoch was raised, if we have set none since
         self._forgotten = False  # whether the fence was lost and not raised since
 
     def noted(self, fencing: Fencing) -> None:
@@ -132,6 +133,7 @@ class Fence:
         """
         if fencing.slot < NOT_LAST and fencing.epoch == self.epoch:
             self.known[fencing.slot] = fencing.number
+            self._found.pop(fencing.slot, None)
 
     @property
     def newest(self) -> int:
@@ -169,6 +171,7 @@ class Fence:
         if await self._take(_RAISE, b"%d" % (self.epoch + 1), *self._before):
             self._before = ()
             self.raised, self._forgotten = wanted, False
+            self._found = dict(self.executed)
 
     async def look(self) -> None:
         """Find out whether the fence is as we left it, and what was executed; raise the epoch if that is due.
@@ -262,6 +265,7 @@ class Fence:
     def forget(self) -> None:
         """The fence was lost: the numbers that the hub was known to have had no longer mean anything."""
         self.known.clear()
+        self._found.clear()
         self.epoch += 1
         self._forgotten = True
 
@@ -292,7 +296,10 @@ class Fence:
 
     def fencing(self, slot: int, number: int) -> Fencing:
         """The fencing that a request carries."""
-        return Fencing(self.key, self.epoch, slot, number, self.known.get(slot, 0)) if self.allowed else NO_FENCE
+        if not self.allowed:
+            return NO_FENCE
+        of = slot % NOT_LAST
+        return Fencing(self.key, self.epoch, slot, number, max(self.known.get(of, 0), self._found.get(of, 0)))
 
 
 class NoFence:

@@ -57,7 +57,8 @@ class Fencing(NamedTuple):
         number: of the batch. The hub notes the last one of each slot, and again under `SLOT!` if not all of it was
             executed.
         known: the number that the hub is known to have noted for this slot. One that has a lower number went back to
-            older data, and is not to note another before that was seen.
+            older data, and is not to note another before that was seen. If it has a higher one, and not one before
+            `number`, this request has been executed already.
     """
 
     key: bytes = b""
@@ -77,7 +78,9 @@ class Fencing(NamedTuple):
 #:
 #: Returns first the number of writes, the hub's time in microseconds and the token, by which we know that this is the
 #: reply to our request; then for each write that was not made as it stands `index error`, `index UNCHANGED` or
-#: `index MOVED`. If the fence has a later epoch, it runs nothing, and returns `FENCED token`.
+#: `index MOVED`. If the fence has a later epoch, it runs nothing, and returns `FENCED token`; likewise `REPEATED token`
+#: if a proxy has sent a request again that was executed: others may have written since. Parts of a batch but its last
+#: have slots above 10000.
 _PUSH = (
     ELEMENTS_OF
     + SEQUENCE_DIGEST
@@ -88,8 +91,11 @@ if fence ~= '' then
   local epoch = pcall('HGET', fence, 'epoch')
   if type(epoch) == 'table' then fence = '-'
   elseif epoch and tonumber(epoch) > tonumber(ARGV[5]) then return {'FENCED ' .. ARGV[1]}
-  elseif not epoch or ARGV[8] ~= '0' and tonumber(call('HGET', fence, ARGV[6]) or 0) < tonumber(ARGV[8]) then
-    fence = '?'
+  elseif not epoch then fence = '?'
+  else
+    local noted, known = tonumber(call('HGET', fence, ARGV[6] % 10000) or 0), tonumber(ARGV[8])
+    if noted < known then fence = '?'
+    elseif noted > known and noted >= tonumber(ARGV[7]) then return {'REPEATED ' .. ARGV[1]} end
   end
 end
 local out, i, n, flaw = {''}, 9, 0, ''
@@ -342,12 +348,14 @@ def parse_batch_reply(items: Sequence[bytes], sent: int, token: bytes = b"") -> 
     """Parse the reply of `PUSH_SCRIPT` to the request with this token, of `sent` writes.
 
     Raises:
-        OutcomeUnknownError: it is the reply to another request.
+        OutcomeUnknownError: it is the reply to another request, or to a repetition of this one.
         FencedError: the hub knows a later epoch, and has executed nothing.
         ProtocolError: the reply does not account for all `sent` writes.
     """
     if list(items) == [b"FENCED " + token]:
         raise FencedError("the hub knows a later epoch of this site: another process of it pushes")
+    if list(items) == [b"REPEATED " + token]:
+        raise OutcomeUnknownError("a proxy has sent the request twice, and answers the second one")
     tried, _, rest = items[0].partition(b" ") if items else (b"", b"", b"")
     time, _, answers = rest.partition(b" ")
     if items and answers != token:

@@ -23,6 +23,7 @@ from redisrepl.changes import KINDS as ALL_KINDS
 from redisrepl.engine.continuity import Event
 from redisrepl.engine.losers import ConflictLoss
 from redisrepl.errors import OutcomeUnknownError, PeerUnavailableError, RedisreplError
+from redisrepl.remote.fence import NOT_LAST
 from redisrepl.wire.collections import COLLECTIONS, put_words
 from redisrepl.wire.digests import digest_of
 from redisrepl.wire.entries import entry_name, greater_id, plain_id
@@ -190,7 +191,10 @@ class World:
         if fencing.key and fence is not None and fence["epoch"] > fencing.epoch:
             self.note(f"{daemon.site.name}: FENCED {commands}")
             return None
-        if fence is not None and fence.get(fencing.slot, 0) < fencing.known:
+        noted = (fence or {}).get(fencing.slot % NOT_LAST, 0)
+        if fence is not None and fencing.number <= noted > fencing.known:
+            raise WrongError(f"{daemon.site.name}: refused as repeated: {fencing} {fence}")
+        if noted < fencing.known:
             fence = None  # the hub went back
         errors = []
         for command in commands:

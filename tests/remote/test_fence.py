@@ -8,7 +8,7 @@ import math
 import pytest
 from structlog.testing import capture_logs
 
-from redisrepl.errors import FencedError, HubError, PeerUnavailableError, ProtocolError
+from redisrepl.errors import FencedError, HubError, OutcomeUnknownError, PeerUnavailableError, ProtocolError
 from redisrepl.remote.fence import Fence, NoFence
 from redisrepl.remote.push import HubPusher
 from redisrepl.remote.session import HubSession, check_url
@@ -146,6 +146,21 @@ async def test_what_follows_does_not_hide_that_the_hub_went_back(hub, session):
     assert not await fence.mark(11)
     await fence.look()
     assert (fence.holds_up_to(), lost) == (3, [1])
+
+
+async def test_numbers_that_begin_anew_are_not_those_of_repeated_requests(hub, session):
+    """As after a journal was lost with the end of a power supply; what a proxy repeats is refused nonetheless."""
+    fence = Fence(session, b"us")
+    await fence.ready()
+    assert await pushed(fence, session, 100)
+    again = Fence(session, b"us", fence.epoch, {0: 50})
+    await again.ready()
+    for number in (51, 52):
+        assert await pushed(again, session, number)
+    assert (noted(hub), again.known) == ({0: 52}, {0: 52})
+    again.known[0] = 51
+    with pytest.raises(OutcomeUnknownError):
+        await pushed(again, session, 52)
 
 
 async def test_another_process_knows_what_the_last_one_knew(hub, session):

@@ -599,6 +599,31 @@ def test_a_hub_that_went_back_behind_a_number_says_so_and_keeps_that_it_did(redi
     assert redis.hgetall(FENCE) == (before if lost else before | {b"2": b"400"})
 
 
+@pytest.mark.parametrize(
+    ("slot", "number", "known", "held", "repeated"),
+    [
+        (2, 40, 9, 40, True),
+        (2, 40, 9, 100, True),
+        (2, 40, 40, 40, False),  # what was refused is tried once more
+        (2, 40, 50, 50, False),  # numbers begin anew after the journal was lost
+        (2, 40, 9, 39, False),
+        (10_002, 40, 9, 40, True),  # a part of a batch whose last part was executed
+        (10_002, 40, 9, 39, False),
+    ],
+)
+def test_a_request_that_was_executed_is_refused_when_it_comes_again(redis, slot, number, known, held, repeated):
+    redis.hset(FENCE, mapping={"epoch": 7, "2": held})
+    fencing = Fencing(FENCE, 7, slot, number, known)
+    if repeated:
+        with pytest.raises(OutcomeUnknownError, match="twice"):
+            answer_to(redis, SET, fencing=fencing)
+        assert not redis.exists(K)
+        assert redis.hgetall(FENCE) == {b"epoch": b"7", b"2": b"%d" % held}
+    else:
+        assert answer_to(redis, SET, fencing=fencing).fence == ""
+        assert redis.get(K) == b"v"
+
+
 def test_a_hub_that_allows_no_fence_says_so_and_takes_the_batch(redis):
     redis.execute_command("ACL", "SETUSER", "default", "resetkeys", "~k*")
     try:
