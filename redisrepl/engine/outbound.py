@@ -453,8 +453,8 @@ class Outbound:
         self.counters.pushed += len(batch.changes) - len(errors)
         keys = batch.keys
         self.doubts.arrived(keys)
-        if self.refusals:
-            self.refusals.passed(set(keys) - errors.keys())
+        if self.refusals:  # of the commands of a stream, one may change nothing
+            self.refusals.passed({key for key in keys if errors.get(key, UNCHANGED) == UNCHANGED})
         if self._pulling is not None:
             self._pulling.suspect(moved)
             self._pulling.pushed(keys, time)

@@ -553,6 +553,22 @@ def test_what_the_hub_did_not_do(error, doubt, suspect, failed):
     assert side.outbound.waiting == 0
 
 
+@pytest.mark.parametrize(
+    ("answer", "passed"), [({}, True), ({K: UNCHANGED}, True), ({K: MOVED}, False), ({K: "NOPERM"}, False)]
+)
+def test_a_refused_key_that_is_taken_has_others_tried_though_a_part_of_it_changed_nothing(answer, passed):
+    """Of a stream, the last id may be there with the entries that are put."""
+    side = Side()
+    for key in (K, b"a:2"):
+        side.outbound.given_up(key, "NOPERM")
+    side.outbound.doubt(K, StringSet(K, b"v"))
+    batch = side.outbound.take(1, 1 << 20)
+    side.outbound.prepare(batch.changes, 0.0)
+    side.outbound.succeeded(batch, answer, 7.0)
+    assert (K in side.outbound.refusals) != passed
+    assert list(side.outbound.refusals.due(1.0)) == ([b"a:2"] if passed else [])
+
+
 @pytest.mark.parametrize("doubt", [True, False])
 def test_a_batch_that_did_not_arrive_goes_again(doubt):
     side = Side()
