@@ -204,8 +204,7 @@ class Daemon:
                     look_at = time.monotonic() + self._settings.canary_period
                     await judging.look_at_hub()
                     await judging.look_at_clock()
-                else:
-                    await judging.mark()
+                await judging.mark()
             except RedisreplError as error:
                 _log.debug("hub.not_asked", error=str(error))
 

@@ -125,3 +125,17 @@ def test_what_the_hub_executed_though_its_proxy_answered_that_it_is_away_is_ours
     pair.start_again()
     pair.expect(some("key", 1, "last"))
     assert not pair.daemon.logged("conflict.resolved")
+
+
+def test_the_hub_notes_what_was_agreed_on_also_where_it_is_asked_each_second(daemons, site, hub, at_hub):
+    """Else a hub that went back could not tell how far, and all that was ever agreed on might be older there."""
+    pair = Pair(daemons, site, hub, *REMOVALS)
+
+    def noted():
+        return sum(int(at_hub.hget(key, "9998") or 0) for key in at_hub.keys("redisrepl:fence:*"))
+
+    for value in (b"first", b"second"):
+        before = noted()
+        at_hub.set("site1:k", value)
+        pair.expect({b"site1:k": value})
+        eventually(lambda before=before: noted() > before, description="the hub notes more")
