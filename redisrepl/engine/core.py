@@ -353,9 +353,12 @@ class Core:
 
     # What is to be done with one key.
 
-    def must_ask(self, *, suspect: bool) -> bool:
-        """Whether the ancestor of a fetched key must be known, even if the hub lacks nothing of it."""
-        return suspect or not self.continuity.site.settled
+    def must_ask(self, key: bytes, *, suspect: bool) -> bool:
+        """Whether the ancestor of a fetched key must be known, even if the hub lacks nothing of it.
+
+        So it is with what the site has written and the hub refused: by all else, the key rests as it was agreed on.
+        """
+        return suspect or key in self.outbound.refusals or not self.continuity.site.settled
 
     def plan(
         self,

@@ -4,7 +4,7 @@ In: which keys were refused, and which passed. Out: keys to try again. Left to o
 `engine.inbound`).
 
 An ACL that is edited, a type that clashes, a value that is too large: each of them may change at any time, and nobody
-says so. So one of the keys is tried now and then; once one passes, all that were refused for the same kind of reason
+says so. So a few of the keys are tried now and then; once one passes, all that were refused for the same kind of reason
 are. And all are when a daemon starts, for what was refused in the last process is saved.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import islice
 
 import structlog
 
@@ -25,7 +26,9 @@ _log = structlog.get_logger("redisrepl")
 _MOST = 10_000
 #: Of these, so many outlive the daemon. Of more, the next one compares all.
 _SAVED = 1000
-#: Seconds before one of them is tried again; twice as long each time that it was in vain.
+#: How many of them are tried at a time: of one that has changed at the hub meanwhile, a try tells nothing.
+_TRIED = 8
+#: Seconds before these are tried; twice as long each time that it was in vain.
 _FIRST_PAUSE = 30.0
 _LONGEST_PAUSE = 900.0
 
@@ -108,9 +111,9 @@ class Refusals:
             return ()
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         self._next_at = now + self._pause
-        key = next(iter(self._refused))
-        self._refused[key] = self._refused.pop(key)  # by turns: one may be refused for good
-        return (key,)
+        keys = list(islice(self._refused, _TRIED))
+        self._refused.update({key: self._refused.pop(key) for key in keys})  # by turns: one may be refused for good
+        return keys
 
 
 def _kind(error: str) -> str:

@@ -130,7 +130,7 @@ class LargeCollections:
                 in_pieces = self._goes_in_pieces(key, large)
                 part = await self._streams.read(key, large, suspect=suspect, in_pieces=in_pieces)
             known = kept is not None and (kept.epoch, kept.type) == (epoch, large.type)
-            if kept is not None and known and not self._core.must_ask(suspect=suspect):
+            if kept is not None and known and not self._core.must_ask(key, suspect=suspect):
                 part = await self._differing(key, kept)
             if part is None and (begun := self._to_go_on(key, large, epoch)) is not None:
                 if not begun.first and (suspect or begun.passed) and await self._is_as_agreed(key):

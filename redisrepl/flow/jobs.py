@@ -217,7 +217,7 @@ class FetchedJob:
         """See `Job.changes`."""
         core, states = self._core, self._states
         self._held = held = dict(zip(keys, await self._held_by_site(keys, replies), strict=True))
-        asked = [k for k in keys if core.must_ask(suspect=self._suspect[k]) or lacks(states[k], held[k])]
+        asked = [k for k in keys if core.must_ask(k, suspect=self._suspect[k]) or lacks(states[k], held[k])]
         lacking = [key for key in asked if lacks(states[key], held[key])]
         if lacking and not await self._same_hub():
             raise LinkLostError("the hub is not the server any more that it was: nothing is removed for what it lacks")

@@ -91,7 +91,7 @@ class LargeStreams:
         """
         epoch = self._core.continuity.epoch
         seen, begun = self._seen.pop(key, None), self._begun.pop(key, None)
-        if seen is not None and seen.epoch == epoch and not self._core.must_ask(suspect=suspect):
+        if seen is not None and seen.epoch == epoch and not self._core.must_ask(key, suspect=suspect):
             part = await self._end(key, seen)
             if part is not None:
                 return part

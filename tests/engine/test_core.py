@@ -262,7 +262,10 @@ UNSETTLED = SideState(followed=True, judged=True)
 
 def test_the_ancestor_is_asked_for_what_is_suspect_and_while_the_site_is_not_settled():
     for suspect, site in product((True, False), (None, UNSETTLED)):
-        assert core_of(site=site).must_ask(suspect=suspect) == (suspect or site is UNSETTLED)
+        core = core_of(site=site)
+        assert core.must_ask(b"ns:k", suspect=suspect) == (suspect or site is UNSETTLED)
+        core.outbound.refusals.name(b"ns:k", "NOPERM")
+        assert core.must_ask(b"ns:k", suspect=suspect)
 
 
 EVICTS = SideState(followed=True, judged=True, settled=True, evicts=True)

@@ -1,4 +1,4 @@
-"""Refused keys are named once, and tried again: one now and then, all of a kind once one of them passes."""
+"""Refused keys are named once, and tried again: a few now and then, all of a kind once one of them passes."""
 
 import pytest
 from structlog.testing import capture_logs
@@ -22,7 +22,19 @@ def test_a_key_is_named_once_for_each_reason(refusals):
     ]
 
 
-def test_one_is_tried_at_a_time_by_turns_and_ever_more_seldom(refusals):
+def test_a_few_are_tried_at_a_time_by_turns_and_ever_more_seldom(refusals):
+    for number in range(20):
+        refusals.name(b"%d" % number, "NOPERM")
+    tried = [(second, *map(int, keys)) for second in range(300) if (keys := refusals.due(float(second)))]
+    assert tried == [
+        (30, 0, 1, 2, 3, 4, 5, 6, 7),
+        (90, 8, 9, 10, 11, 12, 13, 14, 15),
+        (210, 16, 17, 18, 19, 0, 1, 2, 3),
+    ]
+
+
+def test_pauses_grow_to_a_quarter_of_an_hour(refusals, monkeypatch):
+    monkeypatch.setattr(module, "_TRIED", 1)
     refusals.name(b"a", "NOPERM")
     refusals.name(b"b", "NOPERM")
     tried = [(second, *keys) for second in range(4000) if (keys := refusals.due(float(second)))]

@@ -322,6 +322,18 @@ async def test_that_values_agree_is_noted_before_the_expiry_that_is_applied(serv
         assert await world.agreed() == told(StringState(b"a", 4_000_000_000_000))
 
 
+async def test_what_the_hub_refused_of_a_key_is_not_undone_by_what_it_announces_of_it(server, at_site, running):
+    """A client of the site removed a field, which the hub did not let us do; another one was added there since."""
+    at_site.hset(KEY, "kept", "1")
+    async with running(server) as world:
+        world.agree(KEY, HashState({b"kept": b"1", b"removed": b"2"}))
+        world.core.outbound.refusals.name(KEY, "NOPERM")
+        world.hub = {KEY: HashState({b"kept": b"1", b"removed": b"2", b"new": b"3"})}
+        world.dirty(KEY)
+        await world.applying.idle()
+        assert at_site.hgetall(KEY) == {b"kept": b"1", b"new": b"3"}
+
+
 async def test_until_the_site_is_settled_everything_is_compared_with_what_was_agreed(server, at_site, running):
     at_site.set(KEY, "b")
     async with running(server) as world:

@@ -149,7 +149,7 @@ class WithoutEpoch(Continuity):
 
 
 class AsksSeldom(Core):
-    def must_ask(self, *, suspect):
+    def must_ask(self, _key, *, suspect):
         return suspect
 
 
