@@ -18,7 +18,6 @@ from redisrepl.engine.pending import Pending
 from redisrepl.engine.plans import Expectation
 from redisrepl.engine.pushes import Pulling
 from redisrepl.wire.commands import ChangeDecoder
-from redisrepl.wire.opaque import OPAQUE
 from redisrepl.wire.rdb import Aux, Entry
 from redisrepl.wire.replies import number
 from redisrepl.wire.snapshots import is_alive, replicated_of
@@ -81,16 +80,13 @@ class Doubts:
             self._expected[key] = expected
         self.queue.add(change or Invalidated(key, replaces=True))
 
-    def says_less(self, change: Change) -> bool:
-        """Whether this may not be what it seems: what a strange command names may be no key of it.
+    def may_have_expired(self, change: Change) -> bool:
+        """Whether this may be no removal: by `HDEL` and `UNLINK` Valkey 9 tells that the last fields of a hash expired.
 
-        Nor need the end of a hash that lost fields just before be a removal: so (`HDEL`, `UNLINK`) Valkey 9 tells that
-        the last ones have expired. What others wrote to the hash stays then.
+        What others wrote to the hash stays then.
         """
         if isinstance(change, FieldsDeleted) and change.type == "hash":
             self._lost_fields = change.key
-        if isinstance(change, Invalidated):
-            return change.kind == OPAQUE
         return type(change) is Deleted and change.key == self._lost_fields
 
     def mark(self) -> Callable[[], bool]:

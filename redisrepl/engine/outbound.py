@@ -30,13 +30,7 @@ from redisrepl.engine.pending import Pending
 from redisrepl.engine.places import MOST_PLACES, Places
 from redisrepl.engine.plans import Expectation
 from redisrepl.engine.pushechoes import PushEchoes
-from redisrepl.engine.pushes import (
-    Batch,
-    Departure,
-    OutboundOptions,
-    Pulling,
-    types_left_out,
-)
+from redisrepl.engine.pushes import Batch, Departure, OutboundOptions, Pulling, types_left_out
 from redisrepl.engine.recent import RecentChanges
 from redisrepl.engine.refusals import Refusals
 from redisrepl.engine.renewed import Renewed
@@ -252,8 +246,11 @@ class Outbound:
             self._pulling.changed_at_site((change.key,), elements_changed(change))
         if isinstance(change, Invalidated) and change.kind == OPAQUE and change.key in self.pending:
             change = Invalidated(change.key, replaces=True)
-        # What is read again may be older than what was seen.
-        if self.read_again_to or self.doubts.says_less(change):
+        expired = self.decoder.times_fields and not self.every_write and self.doubts.may_have_expired(change)
+        if expired:
+            self.pending.forget(change)  # it was written before
+        # What is read again may be older than what was seen; what a strange command names may be no key of it.
+        if expired or self.read_again_to or (isinstance(change, Invalidated) and change.kind == OPAQUE):
             self.recent.add(Invalidated(change.key))
             self.doubt(change.key)
             return

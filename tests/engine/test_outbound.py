@@ -266,9 +266,19 @@ def test_what_is_read_again_after_a_restart_is_in_doubt_up_to_where_it_was_read(
 def test_the_end_of_a_hash_that_lost_fields_just_before_may_be_no_removal():
     """Valkey tells so that its last fields have expired; of each it has told before."""
     side = Side()
-    side.outbound.read([[b"HDEL", b"a:1", b"f"], [b"UNLINK", b"a:1"], [b"UNLINK", b"a:2"]], 10)
+    side.outbound.decoder.times_fields = True
+    side.outbound.read([[b"HSET", b"a:1", b"g", b"1"]], 10)
+    side.outbound.read([[b"HDEL", b"a:1", b"f"], [b"UNLINK", b"a:1"], [b"UNLINK", b"a:2"]], 20)
+    side.outbound.read([[b"HSET", b"a:1", b"h", b"2"]], 30)
     assert [change.key for change in side.outbound.doubtful.take(9, 999)] == [b"a:1"]
-    assert side.outbound.pending.take(9, 999) == [FieldsDeleted(b"a:1", (b"f",)), Deleted(b"a:2")]
+    assert side.outbound.pending.take(9, 999) == [Deleted(b"a:2"), HashSet(b"a:1", {b"h": b"2"})]
+
+
+def test_where_no_field_expires_the_end_of_a_hash_is_a_removal():
+    side = Side()
+    side.outbound.decoder.times_fields = False
+    side.outbound.read([[b"HSET", b"a:1", b"g", b"1"], [b"HDEL", b"a:1", b"f"], [b"UNLINK", b"a:1"]], 10)
+    assert side.outbound.pending.take(9, 999) == [Deleted(b"a:1")]
 
 
 def test_what_a_command_of_a_module_names_is_in_doubt_unless_the_key_is_on_its_way_already():
