@@ -38,7 +38,7 @@ from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.wire.commands import ChangeDecoder
 from redisrepl.wire.keyspace import announced_events
 from redisrepl.wire.opaque import OPAQUE
-from redisrepl.wire.writes import MOVED, UNCHANGED, commands_if, commands_of_batch
+from redisrepl.wire.writes import MOVED, UNCHANGED, commands_if, commands_of_batch, written_keys
 
 __all__ = ["Outbound"]
 
@@ -451,7 +451,10 @@ class Outbound:
         keys = batch.keys
         self.doubts.arrived(keys)
         if self.refusals:  # of the commands of a stream, one may change nothing
-            self.refusals.passed({key for key in keys if errors.get(key, UNCHANGED) == UNCHANGED})
+            taken = self.refusals.passed({key for key in keys if errors.get(key, UNCHANGED) == UNCHANGED})
+            sent = {key for command in commands for key in written_keys(command)}
+            for key in () if batch.in_doubt else taken & sent:  # a live change need not be what was refused before
+                self.doubt(key)
         if self._pulling is not None:
             self._pulling.suspect(moved)
             self._pulling.pushed(keys, time)

@@ -86,13 +86,15 @@ class Refusals:
         else:
             self._more = True
 
-    def passed(self, keys: Iterable[bytes]) -> None:
-        """The server took these after all."""
-        for key in self._refused.keys() & keys:
+    def passed(self, keys: Iterable[bytes]) -> set[bytes]:
+        """The server took something of these; returns those that it had refused: there may be more to take of them."""
+        taken = self._refused.keys() & keys
+        for key in taken:
             # `due` looks for the others, once for all that passed: each time here, they would be ten thousand squared.
             self._passed.add(_kind(self._refused.pop(key)))
             self._left_out, self._more = self._left_out or self._more, False
             self._pause = _FIRST_PAUSE
+        return taken
 
     def due(self, now: float) -> Iterable[bytes]:
         """Keys to try again now."""

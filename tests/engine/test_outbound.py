@@ -607,6 +607,16 @@ def test_an_event_that_a_push_did_not_cause_was_that_of_somebody_else(came):
     assert side.outbound.take(10, 1000) == batch
 
 
+def test_what_the_hub_refused_of_a_key_is_looked_at_when_it_takes_another_change_of_it():
+    """It let us set a field, but had refused that another one is removed."""
+    side = Side()
+    side.outbound.given_up(K, "NOPERM")
+    side.outbound.read([[b"HSET", K, b"f", b"1"]], 10)
+    side.outbound.succeeded(side.outbound.take(9, 999), {}, commands=[[b"HSET", K, b"f", b"1"]])
+    assert K not in side.outbound.refusals
+    assert [change.key for change in side.outbound.doubtful.take(9, 999)] == [K]
+
+
 @pytest.mark.parametrize("came", [True, False])
 def test_so_was_one_of_a_key_that_the_hub_refused(came):
     side = Side()

@@ -55,9 +55,9 @@ def test_once_one_passes_all_of_its_kind_are_tried(refusals):
     refusals.name(b"b", "NOPERM the key b")
     refusals.name(b"c", "WRONGTYPE")
     assert not refusals.due(0.0)
-    refusals.passed([b"other"])
+    assert not refusals.passed([b"other"])
     assert not refusals.due(1.0)
-    refusals.passed([b"a"])
+    assert refusals.passed([b"a"]) == {b"a"}
     assert list(refusals.due(2.0)) == [b"b"]
     assert not refusals.due(3.0)
     assert len(refusals) == 2

@@ -171,7 +171,7 @@ MORE = [
     Mutant(
         outbound, "Outbound.new_from", "self.read_again_to = min(self.read_again_to, offset)", "self.read_again_to = 0"
     ),
-    Mutant(outbound, "Outbound._add", "if self.read_again_to or", "if", ONE),
+    Mutant(outbound, "Outbound._add", "if expired or self.read_again_to or", "if expired or", ONE),
     Mutant(outbound, "Outbound.succeeded", "self._pulling.suspect(moved)", "pass", ONE),
     Mutant(inbound, "Inbound.take", "self._suspect[key] = suspect", "pass", ONE),
     Mutant(sweep, "Sweep._owe_again", 'state.owed = state.owed or reason or "timer"', "pass", ONE),
