@@ -98,9 +98,6 @@ class Ring:
         self._valueless_unsaved: deque[Place] = deque(maxlen=RING)
         self._valueless_saved = Pieces("untold", RING)
         self.complete, self.whole = 0, True
-        self._remember(seen)
-        self._do_not_know(valueless)
-        self.complete = self.complete if complete is None else complete
         self.number = number
         self._unread: int | None = None  # the number once the keys of changes that told no value were read
         self._milestones: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)  # offsets, each with its number
@@ -111,6 +108,9 @@ class Ring:
         self._reached_at = -1  # so many changes there were when such an offset was noted to be saved
         self._agreed: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)
         self._not_agreed: deque[tuple[int, int]] = deque(maxlen=_MILESTONES)  # of the offsets, since the last of those
+        self._remember(seen)
+        self._do_not_know(valueless)
+        self.complete = self.complete if complete is None else complete
 
     def __iter__(self) -> Iterator[Seen]:
         return iter(self._seen)

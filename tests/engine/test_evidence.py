@@ -604,3 +604,12 @@ def test_what_is_agreed_on_by_an_offset_is_told_by_the_look_before():
         ring.reached(offset)
     assert [ring.number_at(offset) for offset in (9, 20, 29, 30, 40)] == [0, 3, 3, 5, 5]
     assert Ring.load(ring.saved()).number_at(40) == 5
+
+
+def test_of_changes_without_a_value_the_latest_are_remembered():
+    """Keyspace events tell no value at all: after two links of a busy site the daemon ended."""
+    places = [(b"k%d" % number, None) for number in range(1500)]
+    ring = Ring(valueless=dict.fromkeys(places, 1))
+    assert list(ring.valueless) == places[-1024:]
+    assert not ring.whole
+    assert ring.complete == 0
