@@ -96,7 +96,7 @@ def test_a_very_large_collection_arrives_at_first_contact_without_being_held_who
 ):
     begin = f"for i = 1, tonumber(ARGV[1]) do redis.call('{add}) end"
     (at_site if owner == "site" else at_hub).eval(begin, 1, KEY, count)
-    daemon = daemons.live(site, hub, "--replicate", "all")
+    daemon = daemons.start(site, hub, "--replicate", "all")  # it is attached once all of the site was read
     size = at_site.scard if add.startswith("SADD") else at_site.xlen
     there = at_hub.scard if add.startswith("SADD") else at_hub.xlen
     eventually(lambda: size(KEY) == there(KEY) == count, 120, "all elements are on both sides")
