@@ -12,8 +12,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 
-import redis.exceptions
-
 from redisrepl.errors import (
     BodyTooLargeError,
     CommandRefusedError,
@@ -25,8 +23,7 @@ from redisrepl.errors import (
     RedisreplError,
 )
 from redisrepl.local.address import SiteAddress
-from redisrepl.local.client import ask, translated
-from redisrepl.local.connection import open_client
+from redisrepl.local.info import ask_info
 from redisrepl.namespaces import Namespaces, glob_escape, printable
 from redisrepl.opening import open_hub, refuse_one_for_both
 from redisrepl.remote.hub import Hub
@@ -109,8 +106,9 @@ async def _server(hub: Hub, settings: Settings, address: SiteAddress) -> AsyncIt
     """What the hub's Redis tells of itself."""
     info = await _answered(hub, b"INFO")
     info = as_info(b"" if info is None else info, f"INFO at the hub {hub.url}")
+    site = await ask_info(address, settings.connect_timeout)
     try:
-        refuse_one_for_both(address, await _run_id_of_site(settings, address), hub, info.text("run_id"))
+        refuse_one_for_both(address, site.run_id, hub, info.text("run_id"))
     except ConfigError as error:
         yield failed("hub", error)
     if info.text("cluster_enabled") == "1":
@@ -125,18 +123,6 @@ async def _server(hub: Hub, settings: Settings, address: SiteAddress) -> AsyncIt
     reply = await _answered(hub, b"TIME")
     if reply is not None:
         yield clock_finding("hub clock", as_clock(reply, f"TIME at the hub {hub.url}") / 1e6)
-
-
-async def _run_id_of_site(settings: Settings, address: SiteAddress) -> str | None:
-    """None: it does not tell, for a reason that was found before (`check_site`)."""
-    client = open_client(address, settings.connect_timeout, connections=1)
-    try:
-        with translated(address):
-            return as_info(await ask(client, b"INFO", b"server"), f"INFO at the site's Redis {address}").text("run_id")
-    except (RedisreplError, redis.exceptions.ResponseError):
-        return None
-    finally:
-        await client.aclose()
 
 
 async def _refused(hub: Hub, commands: Iterable[Command], refusals: Refusals) -> None:
