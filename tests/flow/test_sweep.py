@@ -202,17 +202,21 @@ async def test_a_sweep_ends_when_what_it_found_was_dealt_with(sweeping):
         assert (world.settled(), world.sweep.running) == (["site", "hub"], None)
 
 
+async def finds_two(world, owe):
+    """The hub, which is owed a comparison, differs in two keys, and nobody deals with them yet."""
+    world.agree()
+    world.deals = False
+    world.hub.held |= {b"n:1": B, b"n:2": B}
+    owe()
+    await eventually_async(lambda: len(world.core.inbound.dirty) == 2)
+
+
 @pytest.mark.usefixtures("impatient")
 async def test_a_side_is_not_settled_before_what_was_found_is_decided(sweeping):
     """By what was missed, and by a flush, keys are decided that come late over a slow link as well."""
     async with sweeping() as world:
-        world.agree()
-        world.deals = False
-        world.hub.held |= {b"n:1": B, b"n:2": B}
-        world.core.flushed("hub")
         world.core.continuity.hub.evicts = True
-        world.sweep.look()
-        await eventually_async(lambda: len(world.core.inbound.dirty) == 2)
+        await finds_two(world, lambda: (world.core.flushed("hub"), world.sweep.look()))
         await passes(world)
         hub = world.core.continuity.hub
         assert (hub.settled, hub.missed, hub.may_lack, world.sweep.runs) == (False, True, False, 0)
@@ -247,11 +251,7 @@ async def test_what_is_in_doubt_for_what_was_found_is_waited_for_and_nothing_tha
 async def test_keys_that_the_site_writes_all_the_time_are_not_waited_for(sweeping):
     """They are pushed as they are, and agreed on by that."""
     async with sweeping() as world:
-        world.agree()
-        world.deals = False
-        world.hub.held |= {b"n:1": B, b"n:2": B}
-        world.owe("hub")
-        await eventually_async(lambda: len(world.core.inbound.dirty) == 2)
+        await finds_two(world, lambda: world.owe("hub"))
         world.core.inbound.changed_at_site([b"n:1"])
         world.core.inbound.put_back(world.core.inbound.take(2))
         await passes(world)

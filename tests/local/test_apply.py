@@ -302,6 +302,12 @@ def narrow(server, at_site):
     return allow
 
 
+async def applies_again(writer, at_site):
+    async with writer.turn([b"s"]) as turn:
+        assert await turn.apply([StringSet(b"s", b"ours")]) is not None
+    assert at_site.get("s") == b"ours"
+
+
 @pytest.mark.parametrize("command", ["multi", "exec"])
 async def test_without_transactions_nothing_is_written_until_they_are_allowed(at_site, connected, narrow, command):
     """Not even by the first apply: behind a MULTI that is refused, each command would be run by itself."""
@@ -313,9 +319,7 @@ async def test_without_transactions_nothing_is_written_until_they_are_allowed(at
     assert not at_site.exists("s")
 
     narrow()
-    async with writer.turn([b"s"]) as turn:
-        assert await turn.apply([StringSet(b"s", b"ours")]) is not None
-    assert at_site.get("s") == b"ours"
+    await applies_again(writer, at_site)
 
 
 async def test_a_script_that_runs_for_long_is_not_taken_for_a_missing_permission(server, at_site, connected):
@@ -331,8 +335,7 @@ async def test_a_script_that_runs_for_long_is_not_taken_for_a_missing_permission
         finally:
             at_site.script_kill()
             script.exception()
-    async with writer.turn([b"s"]) as turn:
-        assert await turn.apply([StringSet(b"s", b"ours")]) is not None
+    await applies_again(writer, at_site)
 
 
 def is_busy(at_site):
@@ -353,9 +356,7 @@ async def test_a_transaction_that_cannot_be_ended_does_not_stay_open(at_site, co
             await turn.apply([StringSet(b"s", b"second")])
     assert not at_site.exists("s")
     narrow()
-    async with writer.turn([b"s"]) as turn:
-        assert await turn.apply([StringSet(b"s", b"ours")]) is not None
-    assert at_site.get("s") == b"ours"
+    await applies_again(writer, at_site)
 
 
 @pytest.mark.parametrize("others", [(), ("publish",)])
