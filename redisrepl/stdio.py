@@ -115,7 +115,7 @@ def writing(out: TextIO | BinaryIO) -> Iterator[None]:
 
 
 def _detach(out: TextIO | BinaryIO) -> None:
-    """Drop what waits in a buffer and can never be written, which Python would report as an error when it exits."""
+    """Drop what is buffered and can never be written, which Python would report as an error when it exits."""
     try:
         target = out.fileno()
         null = os.open(os.devnull, os.O_WRONLY)
