@@ -121,21 +121,23 @@ def pushed(site, timeout=15.0):
     eventually(acknowledged, timeout, "the daemon acknowledged everything written at the site")
 
 
-def all_replicated(site, hub, prefix=PREFIX, *, back=True):
+def all_replicated(site, hub, prefix=PREFIX, *, back=True, acknowledged=True):
     """Return when what was written before is replicated: later writes are, in both directions, twice.
 
-    Twice, because what comes with a marker may be a step behind it.
+    Twice, because what comes with a marker may be a step behind it. A site that is followed by its events has nothing
+    acknowledged.
     """
+    all_pushed = pushed if acknowledged else lambda _: None
     up, down = prefix + b"~marker:up", prefix + b"~marker:down"
     for _ in range(2):
         number = b"%d" % next(_numbers)
         site.set(up, number)
         eventually(lambda value=number: hub.get(up) == value, 15, "a marker reached the hub")
-        pushed(site)
+        all_pushed(site)
         if back:
             hub.set(down, number)
             eventually(lambda value=number: site.get(down) == value, 15, "a marker came back to the site")
-    pushed(site)
+    all_pushed(site)
 
 
 def settled(daemon):

@@ -88,20 +88,22 @@ def _in_order(kind, values):
 
 
 class Place:
-    """Two sites with a daemon each, and their hub."""
+    """Two sites with a daemon each, which follows the stream or the events, and their hub."""
 
-    def __init__(self, sites, hub, daemons):
+    def __init__(self, sites, hub, daemons, source):
         self.daemons = daemons
-        self.sites, self.hub = sites, hub
-        self.running = [daemons.live(site, self.hub, *SWIFT, *ALL) for site in self.sites]
+        self.sites, self.hub, self.source = sites, hub, source
+        self.running = [daemons.start(site, self.hub, *SWIFT, *ALL, "--source", source) for site in self.sites]
         for daemon in self.running:
+            daemon.wait_for_log("notice.started" if source == "notify" else "stream.attached")
+            daemon.wait_for_log("subscribe.started")
             settled(daemon)
         self.clients = [*(site.client() for site in self.sites), self.hub.redis]
 
     def assert_equal(self, log=()):
         """All three copies are equal, soon; else the last commands of a key are shown."""
         for site in self.clients[:2]:
-            all_replicated(site, self.clients[2])
+            all_replicated(site, self.clients[2], acknowledged=self.source == "psync")
 
         def equal():
             first, second, hub = map(held, self.clients)
@@ -117,10 +119,10 @@ class Place:
         return eventually(equal, 20, "all copies are equal")[0]
 
 
-@pytest.fixture(scope="module")
-def place(certificates):
+@pytest.fixture(scope="module", params=["psync", "notify"])
+def place(certificates, request):
     with RedisServer() as one, RedisServer() as two, Hub(certificates) as hub, Daemons(certificates) as daemons:
-        yield Place([one, two], hub, daemons)
+        yield Place([one, two], hub, daemons, request.param)
 
 
 def run(client, commands, way):

@@ -572,7 +572,9 @@ async def test_every_listed_command_on_a_real_server():
             part = []
         else:
             part.append(normal(change, now_ms))
-    assert [(line, got) for (line, _), got in zip(SAID, came[1:], strict=True)] == SAID
+    # Redis 8.6 says of HINCRBYFLOAT that the field keeps its expiry, whatever that is, so its value is read.
+    kept = [(line, [HashSet(K, {b"f": None})] if "FLOAT k f" in line else said) for line, said in SAID]
+    assert [(line, got) for (line, _), got in zip(SAID, came[1:], strict=True)] in (SAID, kept)
     assert followed.unreplicated == {"XGROUP": 1}
     assert not followed.in_transaction
 

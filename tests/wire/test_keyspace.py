@@ -1,12 +1,19 @@
 """The table of keyspace events, held against what a real server announces."""
 
+import os
+import random
 import re
 
 import pytest
+import redis
 
+from redisrepl.changes import KINDS
 from redisrepl.wire import keyspace
-from redisrepl.wire.keyspace import EVENTS, KeyEffect, KeyspaceEvent, events_with
+from redisrepl.wire.keyspace import EVENTS, KeyEffect, KeyspaceEvent, events_with, missing_flags
 from testbed import RedisServer
+from tests.e2e.commands import ARGUMENTS, Words, writes
+from tests.e2e.support import PREFIX
+from tests.e2e.test_types import held
 
 #: Commands, and the keys that they write; each stands for all that cause the same event.
 COMMANDS = [
@@ -106,6 +113,40 @@ def test_every_event_of_a_write_has_a_row(announced):
 
 def test_every_row_is_an_event(announced):
     assert EVENTS.keys() - announced - OTHERS == set()
+
+
+def test_each_key_that_a_listed_command_changes_has_an_event_that_has_a_row():
+    """For each that the server lists as a write, with arguments by chance, and with just the flags that we ask for."""
+    rng = random.Random(int(os.environ.get("TESTBED_SEED", "16")))
+    with RedisServer(config={"notify-keyspace-events": missing_flags("", KINDS)}) as server:
+        client = server.client()
+        client.sadd("dumped", 1, "x")
+        names = writes(client)
+        words = Words(rng, PREFIX, {b"set": client.dump("dumped")}, names)
+        pubsub = client.pubsub(ignore_subscribe_messages=True)
+        pubsub.psubscribe(b"__keyspace@0__:" + PREFIX + b"*", "end")
+        pubsub.get_message(timeout=5)
+        silent, changing, before = {}, set(), {}
+        for name in [name for _ in range(12) for name in rng.sample(names, len(names))]:
+            command = [name.upper().encode(), *ARGUMENTS[name](words)]
+            try:
+                client.execute_command(*command)
+            except redis.ResponseError:
+                continue
+            client.publish("end", "")
+            told = set()
+            while (message := pubsub.get_message(timeout=5)) is None or message["channel"] != b"end":
+                if message is not None and message["data"] in EVENTS:
+                    told.add(message["channel"].removeprefix(b"__keyspace@0__:"))
+            after = held(client)
+            changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+            if missed := changed - told:
+                silent[name] = command, missed
+            changing |= {name} if changed else set()
+            before = after
+        pubsub.close()
+    assert not silent
+    assert len(changing) > len(names) * 3 // 4
 
 
 def test_the_head_of_the_module_lists_the_effects():
