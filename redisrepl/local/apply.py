@@ -8,9 +8,10 @@ expecting its echo (`engine.inbound`); reading the keys (`local.read`).
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import redis.asyncio
@@ -25,7 +26,14 @@ from redisrepl.local.client import INFO, is_refused, stream_offset, translated
 from redisrepl.permission import Permission
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, as_server_takes, put_words
 from redisrepl.wire.commands import ORIGIN_CHANNEL
-from redisrepl.wire.entries import PUT_STREAM_IN_GROUPS_SCRIPT, PUT_STREAM_SCRIPT, REVIVED
+from redisrepl.wire.entries import (
+    HAS_GROUPS,
+    NO_GROUPS,
+    PUT_STREAM_IN_GROUPS_SCRIPT,
+    PUT_STREAM_SCRIPT,
+    REVIVED,
+    STREAMS,
+)
 from redisrepl.wire.fieldtimes import has_times, plain_values, timing_commands
 from redisrepl.wire.groups import is_of_group, removal_commands
 from redisrepl.wire.opaque import OPAQUE, restore_command
@@ -164,8 +172,8 @@ class SiteWriter:
         opening: list[Sequence[bytes]] = [[b"MULTI"]]
         if origin := self._published_origin:
             opening.append([b"PUBLISH", ORIGIN_CHANNEL, origin])
-        as_taken = [as_site_takes(command, groups=self._groups) for command in commands]
-        spelled = [*opening, *as_taken, [b"EXEC"], INFO]
+        as_taken = _together(commands, groups=self._groups)
+        spelled = [*opening, *(command for command, _ in as_taken), [b"EXEC"], INFO]
         replies = await self._replies(connection, spelled)
         begun, executed, info = replies[0], *replies[-2:]
         if isinstance(begun, Exception):  # it was allowed before: what followed was executed all the same, unwatched
@@ -184,7 +192,10 @@ class SiteWriter:
                     await connection.disconnect(nowait=True)
                 refused = (reply for reply in replies[:-2] if isinstance(reply, redis.exceptions.ResponseError))
                 raise next(refused, executed)
-        return (None if executed is None else executed[len(opening) - 1 :]), stream_offset(info)
+        if executed is not None:
+            counts = (count for _, count in as_taken)
+            executed = _apart(zip(counts, executed[len(opening) - 1 :], strict=True))
+        return executed, stream_offset(info)
 
     @property
     def _published_origin(self) -> bytes:
@@ -379,6 +390,48 @@ def as_site_takes(command: Sequence[bytes], *, groups: bool = False) -> Sequence
     if command[0] != b"STREAMSET":
         return command
     return [b"EVAL", PUT_STREAM_IN_GROUPS_SCRIPT if groups else PUT_STREAM_SCRIPT, b"1", *command[1:]]
+
+
+#: Puts several streams: of each the number of its words, and these. Returns what came of each, which may be an error.
+_PUT_STREAMS = b"""
+local replies, at = {}, 1
+for j = 1, #KEYS do
+  local set = {}
+  for k = 1, tonumber(ARGV[at]) do set[k] = ARGV[at + k] end
+  at = at + #set + 1
+  local ran, failed, _, _, revived = pcall(streams().put, KEYS[j], set)
+  if not ran and type(failed) ~= 'table' then failed = {err = failed} end
+  replies[j] = failed or revived and {ok = 'REVIVED'} or 1
+end
+return replies
+"""
+
+
+def _together(commands: Sequence[Sequence[bytes]], *, groups: bool) -> list[tuple[Sequence[bytes], int]]:
+    """Commands as the site's Redis runs them, and how many each stands for.
+
+    Streams that follow one another are put by one script: its text is a hundred times longer than most entries.
+    """
+    taken: list[tuple[Sequence[bytes], int]] = []
+    for are_streams, run in groupby(commands, lambda command: command[0] == b"STREAMSET"):
+        those = list(run)
+        if are_streams and len(those) > 1:
+            script = (HAS_GROUPS if groups else NO_GROUPS) + STREAMS + _PUT_STREAMS
+            words = [word for _, _, *put in those for word in (b"%d" % len(put), *put)]
+            taken.append(
+                ([b"EVAL", script, b"%d" % len(those), *(command[1] for command in those), *words], len(those))
+            )
+        else:
+            taken += ((as_site_takes(command, groups=groups), 1) for command in those)
+    return taken
+
+
+def _apart(replies: Iterable[tuple[int, Any]]) -> list[Any]:
+    """The reply to each command, from those to what `_together` made of them."""
+    each: list[Any] = []
+    for count, reply in replies:
+        each += reply if count > 1 and isinstance(reply, list) else [reply] * count
+    return each
 
 
 def _commands(changes: Sequence[Change]) -> tuple[list[list[bytes]], list[list[int]]]:

@@ -14,6 +14,7 @@ from redisrepl.errors import LinkLostError, OutcomeUnknownError, PeerUnavailable
 from redisrepl.local.address import parse_address
 from redisrepl.local.apply import Applied, SiteWriter
 from redisrepl.local.connection import open_client
+from redisrepl.wire.entries import LAST_ID, entry_name, entry_value
 from testbed import RedisServer, eventually_async
 from tests.clock import Clock
 
@@ -69,6 +70,28 @@ async def test_every_kind_of_change(at_site, connected):
     assert at_site.hgetall("h") == {b"f": b"1", b"g": b"\r\n"}
     assert (at_site.hgetall("f"), at_site.pexpiretime("f")) == ({b"b": b"2"}, FAR)
     assert not at_site.exists("gone")
+
+
+async def test_streams_of_one_turn_are_put_by_one_script_and_each_has_its_own_outcome(at_site, connected):
+    """One of them is no stream, and of one an entry is inserted."""
+    names = [b"s1", b"s2", b"s3", b"s4"]
+    entries = {entry_name(b"%d-1" % number): entry_value([b"f", b"%d" % number]) for number in (5, 7)}
+    at_site.set("s2", "x")
+    at_site.xadd("s3", {"f": "6"}, id="6-1")
+    at_site.config_resetstat()
+    async with connected().turn(names) as turn:
+        applied = await turn.apply([HashSet(name, {**entries, LAST_ID: b"9-0"}, "stream") for name in names])
+
+    assert list(applied.errors) == [1]
+    assert applied.errors[1].startswith("WRONGTYPE")
+    assert at_site.get("s2") == b"x"
+    assert [[id_ for id_, _ in at_site.xrange(name)] for name in ("s1", "s3", "s4")] == [
+        [b"5-1", b"7-1"],
+        [b"5-1", b"6-1", b"7-1"],
+        [b"5-1", b"7-1"],
+    ]
+    assert {at_site.xinfo_stream(name)["last-generated-id"] for name in ("s1", "s3", "s4")} == {b"9-0"}
+    assert at_site.info("commandstats")["cmdstat_eval"]["calls"] == 1
 
 
 async def test_what_was_written_before_the_turn_stands_before_its_offset(at_site, connected):
